@@ -1,0 +1,75 @@
+"""Image folders that tests make for themselves, and a listener that remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from wisesr_cli.results import Progress, Silent
+
+
+@dataclass(frozen=True)
+class Data:
+    """The `data:` section of a config with its defaults."""
+
+    dir: Path | None = None
+    train_dir: Path | None = None
+    validation_dir: Path | None = None
+    test_dir: Path | None = None
+    validation_split: float = 0.2
+    split_strategy: str = "stratified"
+    group_regex: str | None = None
+    image_size: tuple[int, int] = (16, 16)
+    resize: str = "squash"
+    on_error: str = "fail"
+    cache: str = "auto"
+
+
+@dataclass
+class Heard(Silent):
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    steps: dict[str, int] = field(default_factory=dict)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    @contextmanager
+    def progress(self, label: str, total: int | None) -> Iterator[Progress]:
+        yield Counter(self.steps, label)
+
+
+@dataclass
+class Counter:
+    steps: dict[str, int]
+    label: str
+
+    def advance(self, steps: int = 1) -> None:
+        self.steps[self.label] = self.steps.get(self.label, 0) + steps
+
+
+def make_image(path: Path, seed: int = 0, size: tuple[int, int] = (24, 20)) -> Path:
+    """Write an image that no other seed gives; `size` is (height, width)."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def make_folder(root: Path, counts: dict[str, int], *, first_seed: int = 0) -> Path:
+    """Write `counts[folder]` different images into each folder below `root`."""
+    seed = first_seed
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            seed += 1
+            make_image(root / folder / f"{number:03}.png", seed)
+    return root

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_folders import Data, make_folder, make_image
+from PIL import Image
+
+from wisesr_cli.dataset import build_index, inspect_data
+from wisesr_cli.results import CheckResult, Finding, Silent
+
+
+def findings(root: Path, **options: object) -> dict[str, Finding]:
+    found = inspect_data(Data(dir=root, **options), seed=0, listener=Silent())
+    assert all(finding.message.isprintable() for finding in found)
+    return {finding.code: finding for finding in found}
+
+
+def test_a_sound_folder_passes(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 5, "b": 5})
+    found = findings(tmp_path)
+    assert CheckResult(tuple(found.values())).status == "pass"
+    assert "2 classes (a 5, b 5); images: train 10" in found["classes"].message
+
+
+def test_a_missing_folder_is_a_finding_not_an_error(tmp_path: Path) -> None:
+    found = findings(tmp_path / "absent")
+    assert found["layout"].level == "fail"
+    assert "no such folder" in found["layout"].message
+
+
+@pytest.mark.parametrize(("on_error", "level"), [("fail", "fail"), ("skip", "warn")])
+def test_truncated_images_are_found_with_all_others(on_error: str, level: str, tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "a" / "zero.jpg").write_bytes(b"")
+    whole = make_image(tmp_path / "b" / "whole.png", seed=90).read_bytes()
+    (tmp_path / "b" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    for _ in range(2):
+        finding = findings(tmp_path, on_error=on_error)["unreadable-images"]
+        assert (finding.level, finding.count) == (level, 2)
+        assert finding.paths == ("a/zero.jpg", "b/cut.png")
+        assert "b/cut.png: truncated PNG" in finding.message
+
+
+def test_duplicates_fail(tmp_path: Path) -> None:
+    make_folder(tmp_path, {f"{split}/{name}": 3 for split in ("train", "test") for name in "ab"})
+    shutil.copy(tmp_path / "train/a/000.png", tmp_path / "test/a/copy.png")
+    finding = findings(tmp_path)["duplicates"]
+    assert (finding.level, finding.count) == ("fail", 1)
+    assert finding.paths == ("train/a/000.png", "test/a/copy.png")
+
+
+def test_imbalance_is_warned_of_from_tenfold_on(tmp_path: Path) -> None:
+    make_folder(tmp_path / "nine", {"a": 18, "b": 2})
+    make_folder(tmp_path / "ten", {"a": 20, "b": 2})
+    assert "imbalance" not in findings(tmp_path / "nine")
+    assert findings(tmp_path / "ten")["imbalance"].level == "warn"
+
+
+def test_class_problems_are_all_listed(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train/Cat": 2, "train/cat": 2, "train/empty": 0, "val/cat": 2, "val/new": 2})
+    found = findings(tmp_path)
+    assert {code for code, finding in found.items() if finding.level == "fail"} >= {
+        "class-names",
+        "class-folder",
+        "unknown-class",
+    }
+
+
+def test_one_class_and_a_class_too_small_to_split_fail(tmp_path: Path) -> None:
+    make_folder(tmp_path / "one", {"a": 3})
+    make_folder(tmp_path / "small", {"a": 3, "b": 1})
+    assert findings(tmp_path / "one")["one-class"].level == "fail"
+    assert findings(tmp_path / "small")["validation"].level == "fail"
+    assert "b (1)" in findings(tmp_path / "small")["validation"].message
+
+
+def test_odd_kinds_of_images_are_counted(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 3, "b": 3})
+    Image.new("RGB", (30, 30), (9, 9, 9)).save(tmp_path / "a" / "webp.jpg", format="WEBP")
+    Image.new("RGBA", (30, 30), (9, 9, 9, 9)).save(tmp_path / "a" / "alpha.png")
+    Image.fromarray(np.full((30, 30), 999, np.uint16)).save(tmp_path / "a" / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 30), (1, 2, 3)).save(tmp_path / "b" / "turned.jpg", exif=exif)
+    frames = [Image.new("RGB", (30, 30), (value, 0, 0)) for value in (10, 200)]
+    frames[0].save(tmp_path / "b" / "film.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "b" / "notes.txt").write_bytes(b"x")
+    found = findings(tmp_path)
+    assert found["wrong-suffix"].paths == ("a/webp.jpg",)
+    assert found["alpha"].paths == ("a/alpha.png",)
+    assert found["deep"].paths == ("a/deep.png",)
+    assert found["animated"].paths == ("b/film.gif",)
+    assert found["animated"].level == "warn"
+    assert found["orientation"].count == 1
+    assert found["ignored-files"].count == 1
+
+
+def test_images_far_smaller_than_the_image_size_are_warned_of(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 3, "b": 3})  # 24 x 20
+    assert "small-images" not in findings(tmp_path, image_size=(32, 32))
+    assert findings(tmp_path, image_size=(64, 64))["small-images"].count == 6
+
+
+def test_what_passes_the_check_can_be_indexed(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 5, "b": 5})
+    assert CheckResult(inspect_data(Data(dir=tmp_path), seed=0, listener=Silent())).status == "pass"
+    assert len(build_index(Data(dir=tmp_path), seed=0, listener=Silent()).splits) == 2

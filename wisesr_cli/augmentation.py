@@ -1,0 +1,138 @@
+"""Random changes of training images, on the device and in the training step only; never part of a saved model.
+
+To add one: a field in `config.AugmentConfig` and a row in `OPERATIONS`. The geometric operations are Keras' own; the
+two that it lacks are here. Positions outside the image repeat its border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from .config import AugmentConfig
+from .heads import HEADS, HeadOptions
+
+
+class RandomChannelShift(keras.layers.Layer):
+    """Adds one random value per image to all its channels, while training.
+
+    Args:
+        limit: largest value added or taken away, in the units of the pixels (0..255).
+        seed: start of the random draws.
+
+    Input and output shape:
+        (batch, height, width, 3). Values are clipped to 0..255.
+    """
+
+    def __init__(self, limit: float, *, seed: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.limit = limit
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Return the shifted images."""
+        if not training:
+            return inputs
+        shape = (ops.shape(inputs)[0], 1, 1, 1)
+        shift = keras.random.uniform(shape, -self.limit, self.limit, dtype=inputs.dtype, seed=self.seed_generator)
+        return ops.clip(inputs + shift, 0.0, 255.0)
+
+
+class RandomBrightnessFactor(keras.layers.Layer):
+    """Multiplies each image by one random factor, while training. Keras' RandomBrightness adds instead.
+
+    Args:
+        low: smallest factor.
+        high: largest factor.
+        seed: start of the random draws.
+
+    Input and output shape:
+        (batch, height, width, 3). Values are clipped to 0..255.
+    """
+
+    def __init__(self, low: float, high: float, *, seed: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.low, self.high = low, high
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Return the brightened or darkened images."""
+        if not training:
+            return inputs
+        shape = (ops.shape(inputs)[0], 1, 1, 1)
+        factor = keras.random.uniform(shape, self.low, self.high, dtype=inputs.dtype, seed=self.seed_generator)
+        return ops.clip(inputs * factor, 0.0, 255.0)
+
+
+def build_augmentation(config: AugmentConfig, *, seed: int) -> list[Any]:
+    """Return the layers that the config asks for, in the order in which they are applied to float32 pixels."""
+    return [layer for name, build in OPERATIONS.items() if (layer := build(config, seed)) is not None]
+
+
+def position_warning(config: AugmentConfig, head: HeadOptions) -> str | None:
+    """Return a warning where flips or a wide rotation meet a head that reads position."""
+    if not HEADS[head.name].reads_position:
+        return None
+    moves = [name for name in ("horizontal_flip", "vertical_flip") if getattr(config, name)]
+    moves += ["rotation"] if config.rotation >= 45 else []
+    if not moves:
+        return None
+    return (
+        f"augment has {', '.join(moves)}: that takes away the positions which the head '{head.name}' learns; "
+        "keep it only if the task itself does not care about position"
+    )
+
+
+def _flip(config: AugmentConfig, seed: int) -> Any:
+    modes = {(True, True): "horizontal_and_vertical", (True, False): "horizontal", (False, True): "vertical"}
+    mode = modes.get((config.horizontal_flip, config.vertical_flip))
+    return keras.layers.RandomFlip(mode, seed=seed, dtype="float32") if mode else None
+
+
+def _rotation(config: AugmentConfig, seed: int) -> Any:
+    if not config.rotation:
+        return None
+    return keras.layers.RandomRotation(config.rotation / 360.0, fill_mode="nearest", seed=seed + 1, dtype="float32")
+
+
+def _zoom(config: AugmentConfig, seed: int) -> Any:
+    if not config.zoom:
+        return None
+    limits = (-config.zoom, config.zoom)
+    return keras.layers.RandomZoom(limits, limits, fill_mode="nearest", seed=seed + 2, dtype="float32")
+
+
+def _shift(config: AugmentConfig, seed: int) -> Any:
+    if not config.shift:
+        return None
+    return keras.layers.RandomTranslation(
+        config.shift, config.shift, fill_mode="nearest", seed=seed + 3, dtype="float32"
+    )
+
+
+def _channel_shift(config: AugmentConfig, seed: int) -> Any:
+    return RandomChannelShift(config.channel_shift, seed=seed + 4, dtype="float32") if config.channel_shift else None
+
+
+def _brightness(config: AugmentConfig, seed: int) -> Any:
+    return RandomBrightnessFactor(*config.brightness, seed=seed + 5, dtype="float32") if config.brightness else None
+
+
+def _contrast(config: AugmentConfig, seed: int) -> Any:
+    if not config.contrast:
+        return None
+    return keras.layers.RandomContrast(config.contrast, value_range=(0, 255), seed=seed + 6, dtype="float32")
+
+
+OPERATIONS: dict[str, Callable[[AugmentConfig, int], Any]] = {
+    "flip": _flip,
+    "rotation": _rotation,
+    "zoom": _zoom,
+    "shift": _shift,
+    "channel_shift": _channel_shift,
+    "brightness": _brightness,
+    "contrast": _contrast,
+}

@@ -1,0 +1,72 @@
+"""The options that several commands share, and how they become values of the config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from ..config_reader import Override
+
+SetOptions = Annotated[
+    list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="Set any key of the config; repeatable.")
+]
+DataFolder = Annotated[str | None, typer.Option("--data", metavar="FOLDER", help="Image folder, over the config's.")]
+OutputDir = Annotated[str | None, typer.Option("-o", "--output-dir", metavar="DIR", help="Folder for run directories.")]
+RunName = Annotated[str | None, typer.Option("--name", help="Name of the run directory.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Start of every random draw.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
+BatchSize = Annotated[int | None, typer.Option("-b", "--batch-size", help="Images per step.")]
+ImageSize = Annotated[
+    str | None, typer.Option("--image-size", metavar="SIZE", help="Pixels: 224, or height x width as 224x320.")
+]
+BackboneName = Annotated[str | None, typer.Option("--backbone", help="A keras.applications name, or compact.")]
+HeadName = Annotated[str | None, typer.Option("--head", help="gap, gmp, depthwise, wise, flatten or fc.")]
+LearningRate = Annotated[float | None, typer.Option("--learning-rate", "--lr", help="Base learning rate.")]
+Precision = Annotated[
+    Literal["float32", "mixed_float16", "mixed_bfloat16"] | None, typer.Option("--precision", help="Arithmetic.")
+]
+DeviceChoice = Annotated[
+    Literal["auto", "cpu", "gpu"], typer.Option("--device", help="Where to compute; gpu is an error without one.")
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show warnings and results only.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show long tables whole.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+FailUnder = Annotated[
+    list[str] | None,
+    typer.Option("--fail-under", metavar="METRIC=VALUE", help="Exit with 7 when a metric misses this; repeatable."),
+]
+TableFormat = Annotated[Literal["table", "json", "csv", "markdown"], typer.Option("--format", help="Output format.")]
+
+NAMED_OPTIONS: dict[str, tuple[str, ...]] = {
+    "data": ("data", "dir"),
+    "output-dir": ("output_dir",),
+    "name": ("name",),
+    "seed": ("seed",),
+    "epochs": ("train", "epochs"),
+    "batch-size": ("train", "batch_size"),
+    "image-size": ("data", "image_size"),
+    "backbone": ("model", "backbone"),
+    "head": ("model", "head", "name"),
+    "learning-rate": ("train", "optimizer", "learning_rate"),
+    "precision": ("train", "precision"),
+}
+
+
+def new_app() -> typer.Typer:
+    """Return the Typer app of one command."""
+    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def overrides(settings: Sequence[str] | None, **named: Any) -> list[Override]:
+    """Return what the command line says about the config: `--set` first, then named options, which win."""
+    from ..config_reader import Override, parse_set
+
+    result = [parse_set(text) for text in settings or ()]
+    for option, value in named.items():
+        name = option.replace("_", "-")
+        if value is not None:
+            result.append(Override(NAMED_OPTIONS[name], value, f"--{name}"))
+    return result

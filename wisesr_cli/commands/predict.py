@@ -1,0 +1,82 @@
+"""`wisesr predict`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from . import options
+
+app = options.new_app()
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="A run directory, or its best.keras.")],
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="Images, folders (recursive), globs, or - for paths on standard input.")
+    ] = None,
+    from_file: Annotated[str | None, typer.Option("--from-file", metavar="LIST", help="A file with paths.")] = None,
+    null: Annotated[bool, typer.Option("--null", help="Paths that are read end in NUL.")] = False,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Labels per image.")] = 5,
+    min_score: Annotated[
+        float, typer.Option("--min-score", min=0, max=1, help="Below it the label stays empty.")
+    ] = 0.0,
+    batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per step.")] = 32,
+    output: Annotated[
+        Literal["table", "json", "jsonl", "csv", "markdown"], typer.Option("--format", help="Output format.")
+    ] = "table",
+    output_file: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="FILE", help="Write there, whole or not at all.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted output file.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when an image cannot be read.")] = False,
+    device: options.DeviceChoice = "auto",
+    precision: options.Precision = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Label images with a run: a record per image, in order.
+
+    Example: find photos -name '*.jpg' -print0 | wisesr predict runs/photos-wise - --null --format jsonl
+    """
+    from ..errors import UsageError
+    from ..runs import model_path
+    from ..text import counted
+
+    if not inputs and from_file is None:
+        raise UsageError("nothing to label: give images, folders, globs, - or --from-file LIST")
+    path = model_path(run)
+    from .. import runtime
+    from ..files import sha256
+    from ..output import JournalHeader, open_output
+    from ..prediction import find_inputs, not_empty
+    from ..report import TerminalListener
+
+    listener = TerminalListener(quiet=quiet, verbose=verbose)
+    arithmetic = precision or "float32"
+    chosen = {"top_k": top_k, "min_score": min_score, "precision": arithmetic}
+    output_to = open_output(
+        output, output_file, JournalHeader(sha256(path), chosen), overwrite=overwrite, resume=resume
+    )
+    paths = not_empty(find_inputs(inputs or (), from_file=from_file, null_separated=null))
+    listener.note(f"device: {runtime.start(device, precision=arithmetic)}")
+    from ..engines import load_engine
+    from ..prediction import predict_paths
+
+    engine = load_engine(path)
+    with output_to, listener.progress("labelling", None) as progress:
+        remaining = output_to.skip_done(paths)
+        for record in predict_paths(engine, remaining, top_k=top_k, min_score=min_score, batch_size=batch_size):
+            output_to.write(record)
+            progress.advance()
+        output_to.finish()
+    tally = output_to.tally
+    if tally.unreadable:
+        listener.warn(f"{tally.unreadable:,} of {counted(tally.records, 'image')} could not be read")
+    elif output_file is not None:
+        listener.note(f"{counted(tally.records, 'image')} labelled: {output_file}")
+    raise typer.Exit(tally.exit_code(strict=strict))

@@ -1,0 +1,129 @@
+"""`wisesr train`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options
+
+if TYPE_CHECKING:
+    from ..results import Listener, TrainingResult
+
+app = options.new_app()
+
+
+@app.command()
+def train(
+    source: Annotated[str, typer.Argument(help="A YAML config, or an image folder.")],
+    settings: options.SetOptions = None,
+    data: options.DataFolder = None,
+    output_dir: options.OutputDir = None,
+    name: options.RunName = None,
+    seed: options.Seed = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    image_size: options.ImageSize = None,
+    backbone: options.BackboneName = None,
+    head: options.HeadName = None,
+    learning_rate: options.LearningRate = None,
+    precision: options.Precision = None,
+    device: options.DeviceChoice = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of this name.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in the run of this name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="One step, save and reload, then stop.")] = False,
+    max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Stop after so many steps.")] = None,
+    time_limit: Annotated[
+        float | None, typer.Option("--time-limit", min=0, metavar="SECONDS", help="Stop after so many seconds.")
+    ] = None,
+    fail_under: options.FailUnder = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a classifier from a YAML config or an image folder.
+
+    An image folder has class folders, or train/, validation/ and test/ with class folders. Example:
+
+    wisesr train photos --backbone MobileNetV2 --epochs 20
+    """
+    from ..config_reader import load_config
+    from ..metrics import check_gates, parse_gate
+
+    gates = [parse_gate(gate) for gate in fail_under or ()]
+    loaded = load_config(
+        source,
+        options.overrides(
+            settings,
+            data=data,
+            output_dir=output_dir,
+            name=name,
+            seed=seed,
+            epochs=epochs,
+            batch_size=batch_size,
+            image_size=image_size,
+            backbone=backbone,
+            head=head,
+            learning_rate=learning_rate,
+            precision=precision,
+        ),
+    )
+    from ..display import TrainingDisplay
+    from ..training import TrainingOptions
+    from ..training import train as run_training
+
+    display = TrainingDisplay(quiet=quiet, verbose=verbose)
+    for note in loaded.notes:
+        display.note(note)
+    result = run_training(
+        loaded,
+        TrainingOptions(
+            resume=resume,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            max_steps=max_steps,
+            time_limit_seconds=time_limit,
+            device=device,
+        ),
+        display,
+    )
+    _show(result, display, dry_run=dry_run)
+    if result.metrics is not None:
+        check_gates(result.metrics, gates)
+
+
+def _show(result: TrainingResult, display: Listener, *, dry_run: bool) -> None:
+    from ..report import show_grid
+    from ..tables import training_grid
+
+    if dry_run:
+        display.note(f"to train: {_command_without('--dry-run')}")
+        return
+    show_grid(training_grid(result))
+    sys.stdout.flush()
+    run = shlex.quote(result.run_dir)
+    if result.stopped:
+        display.note(f"stopped: {result.stopped}")
+    elif result.epochs_done_now == 0:
+        display.note("nothing left to do: all epochs are done; a larger --epochs goes on")
+    if not result.finished:
+        display.note(f"to go on: {_command_without('--max-steps', '--time-limit', add='--resume')}")
+    if result.best_epoch is not None:
+        display.note(f"next: wisesr evaluate {run}")
+        display.note(f"      wisesr predict {run} IMAGE")
+
+
+def _command_without(*dropped: str, add: str | None = None) -> str:
+    """Return the command line of this process without some options and their values."""
+    words, arguments = ["wisesr"], iter(sys.argv[1:])
+    for argument in arguments:
+        option, equals, _ = argument.partition("=")
+        if option in dropped:
+            if not equals and option != "--dry-run":
+                next(arguments, None)
+        elif argument not in {"--overwrite", "--resume"} or add is None:
+            words.append(argument)
+    return shlex.join([*words, add] if add else words)

@@ -1,0 +1,403 @@
+"""The config: its records are the one source of defaults, checks, documentation and JSON Schema.
+
+`config_reader` turns YAML files and command lines into these records; nothing else makes them from user input.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
+
+from .backbones import BACKBONES, canonical_name
+from .heads import HEADS, HeadOptions, WiseOptions
+from .options import Options, one_of
+from .schedules import SCHEDULES, CosineOptions, ScheduleOptions
+
+SCHEMA_VERSION = 1
+SplitName = Literal["train", "validation", "test"]
+
+_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
+
+
+def _check_name(name: str) -> str:
+    if not _NAME.fullmatch(name) or name in {".", ".."} or name.startswith((".", "-")):
+        raise ValueError("must be a folder name without slashes that does not start with a dot or a dash")
+    return name
+
+
+def _check_group_regex(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return pattern
+
+
+def _as_size(value: Any) -> Any:
+    """Accept 224, [224, 320] and "224x320", all as (height, width)."""
+    if isinstance(value, str) and re.fullmatch(r"\d{1,6}(x\d{1,6})?", value):
+        value = [int(side) for side in value.split("x")]
+        value = value * 2 if len(value) == 1 else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value, value]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_path(value: Any) -> Any:
+    return Path(value) if isinstance(value, str) and value else value
+
+
+def _kind(value: Any) -> str:
+    return "mapping" if isinstance(value, dict | Options) else "name"
+
+
+Side = Annotated[int, Field(ge=8, le=8192)]
+ImageSize = Annotated[
+    tuple[Side, Side],
+    BeforeValidator(_as_size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 8, "maximum": 8192},
+                {
+                    "type": "array",
+                    "items": {"type": "integer", "minimum": 8, "maximum": 8192},
+                    "minItems": 2,
+                    "maxItems": 2,
+                },
+            ]
+        }
+    ),
+]
+FolderPath = Annotated[Path, BeforeValidator(_as_path), WithJsonSchema({"type": "string"})]
+RunName = Annotated[str, AfterValidator(_check_name)]
+BackboneName = Annotated[
+    str, AfterValidator(canonical_name), WithJsonSchema({"type": "string", "enum": list(BACKBONES)})
+]
+
+if TYPE_CHECKING:
+    AnyHead = HeadOptions
+    AnySchedule = ScheduleOptions
+else:
+    AnyHead = one_of((row.options for row in HEADS.values()), default="wise")
+    AnySchedule = one_of((row.options for row in SCHEDULES.values()), default="cosine")
+
+
+class DataConfig(Options):
+    """Where the images are, and how they become examples."""
+
+    dir: FolderPath | None = None
+    """One folder: class folders, or train/ + validation/ (+ test/) of class folders."""
+    train_dir: FolderPath | None = None
+    """Class folders to train on, when the splits are named one by one."""
+    validation_dir: FolderPath | None = None
+    """Class folders to validate on."""
+    test_dir: FolderPath | None = None
+    """Class folders that only `evaluate` reads."""
+    validation_split: float = Field(default=0.2, ge=0, lt=1)
+    """Fraction of the training images to validate on, when there is no validation folder; 0 is none."""
+    split_strategy: Literal["stratified", "hash", "group"] = "stratified"
+    """`stratified`: the fraction of every class; `hash`: stable when files are added; `group`: keeps groups together."""
+    group_regex: Annotated[str, AfterValidator(_check_group_regex)] | None = None
+    """For `group`: the part of the path that must not straddle splits (a patient, a scene); group 1, or the match."""
+    image_size: ImageSize = (224, 224)
+    """Height and width in pixels that every image is brought to."""
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    """How an image gets its size: without regard to its shape, cut to it, or filled up to it."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What an unreadable training image does."""
+    cache: Literal["auto", "none", "memory", "disk"] = "auto"
+    """Where decoded images are kept between epochs."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.dir is not None and self.train_dir is not None:
+            raise ValueError("data.dir and data.train_dir are both given; use one")
+        if self.train_dir is None and (self.validation_dir or self.test_dir) and self.dir is None:
+            raise ValueError("data.train_dir is missing beside data.validation_dir or data.test_dir")
+        if self.dir is not None and (self.validation_dir or self.test_dir):
+            raise ValueError(
+                "data.dir finds its own splits; use data.train_dir beside data.validation_dir or data.test_dir"
+            )
+        if self.split_strategy == "group" and self.group_regex is None:
+            raise ValueError("data.group_regex is missing: data.split_strategy is group")
+        if self.split_strategy != "group" and self.group_regex is not None:
+            raise ValueError(f"data.group_regex is given, but data.split_strategy is {self.split_strategy}, not group")
+        return self
+
+
+class AugmentConfig(Options):
+    """Random changes of training images; each is off unless it is given."""
+
+    horizontal_flip: bool = False
+    """Mirror left and right, half of the time."""
+    vertical_flip: bool = False
+    """Mirror top and bottom, half of the time."""
+    rotation: float = Field(default=0.0, ge=0, le=360)
+    """Largest rotation to either side, in degrees."""
+    zoom: float = Field(default=0.0, ge=0, lt=1)
+    """Largest change of height and of width, as a fraction."""
+    shift: float = Field(default=0.0, ge=0, lt=1)
+    """Largest shift to every side, as a fraction of the image."""
+    channel_shift: float = Field(default=0.0, ge=0, le=255)
+    """Largest value, in 0..255, that is added to or taken from all channels."""
+    brightness: tuple[float, float] | None = None
+    """Range of the factor that all channels are multiplied with."""
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+    """Largest change of contrast, as a fraction."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_ranges(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("brightness"), list):
+            value = {**value, "brightness": tuple(value["brightness"])}
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> AugmentConfig:
+        if self.brightness is not None and not 0 <= self.brightness[0] <= self.brightness[1] <= 10:
+            raise ValueError("augment.brightness must be two factors, the smaller first, in 0..10")
+        return self
+
+
+AUGMENTATIONS: dict[str, AugmentConfig] = {
+    "none": AugmentConfig(),
+    # No flips and no rotation: they would take away the positions that the heads here learn.
+    "light": AugmentConfig(zoom=0.1, shift=0.05, brightness=(0.85, 1.15), contrast=0.1),
+    # The notebooks' ImageDataGenerator.
+    "paper": AugmentConfig(
+        horizontal_flip=True,
+        vertical_flip=True,
+        rotation=360.0,
+        zoom=0.2,
+        shift=0.1,
+        channel_shift=50.0,
+        brightness=(0.0, 1.2),
+    ),
+}
+
+Augment = Annotated[
+    Annotated[Literal["none", "light", "paper"], Tag("name")] | Annotated[AugmentConfig, Tag("mapping")],
+    Discriminator(_kind),
+]
+
+
+class ModelConfig(Options):
+    """The network: backbone, its weights and scaling, and the head."""
+
+    backbone: BackboneName = "MobileNetV2"
+    """A keras.applications name in any case, or `compact` (small images, from scratch)."""
+    weights: str | None = None
+    """null (random), imagenet, a weights or .keras file, or a run directory."""
+    preprocessing: Literal["auto", "caffe", "tf", "torch", "none"] = "auto"
+    """How pixels are scaled; `auto` is what the backbone was trained with."""
+    feature_layer: str | None = None
+    """Cut the backbone at this layer instead of its end."""
+    head: AnyHead = Field(default=WiseOptions())
+    """What turns the feature map into logits."""
+
+
+class SgdOptions(Options):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(default=1e-2, gt=0, le=100)
+    """Base learning rate."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Fraction of the last update that is kept."""
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    """Decoupled weight decay."""
+
+
+class AdamOptions(Options):
+    """Adam (Kingma and Ba, 2015)."""
+
+    name: Literal["adam"] = "adam"
+    learning_rate: float = Field(default=1e-3, gt=0, le=100)
+    """Base learning rate."""
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    """Decoupled weight decay."""
+
+
+class AdamWOptions(Options):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+
+    name: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0, le=100)
+    """Base learning rate."""
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    """Decoupled weight decay."""
+
+
+AnyOptimizer = SgdOptions | AdamOptions | AdamWOptions
+_Optimizer = AnyOptimizer if TYPE_CHECKING else one_of((SgdOptions, AdamOptions, AdamWOptions), default="adamw")
+
+
+class PhaseConfig(Options):
+    """A stretch of epochs with its own optimizer, from a fresh start."""
+
+    epochs: int = Field(ge=1, le=100_000)
+    """Length of the phase."""
+    freeze: Literal["backbone", "none"] = "none"
+    """`backbone`: only the head is trained, and batch norm stays in inference mode."""
+    learning_rate: float | None = Field(default=None, gt=0, le=100)
+    """Base learning rate of the phase; null takes the optimizer's."""
+    schedule: AnySchedule | None = None
+    """Learning-rate schedule of the phase; null takes `train.schedule`."""
+
+
+class EarlyStoppingConfig(Options):
+    """When to stop before the last epoch."""
+
+    monitor: Literal["val_loss", "val_top1_accuracy", "loss", "top1_accuracy"] = "val_loss"
+    """What must get better."""
+    patience: int = Field(default=10, ge=1)
+    """Epochs without a better value before training stops."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """How much better a value must be to count."""
+
+
+Weight = Annotated[float, Field(gt=0, le=1e6)]
+
+
+class TrainConfig(Options):
+    """How the network is trained."""
+
+    epochs: int = Field(default=30, ge=1, le=100_000)
+    """Passes over the training images. With phases: their sum; another number changes the length of the last phase."""
+    batch_size: int = Field(default=32, ge=1, le=65_536)
+    """Images per step."""
+    optimizer: _Optimizer = Field(default=AdamWOptions())
+    """sgd (momentum: 0.9), adam or adamw."""
+    schedule: AnySchedule = Field(default=CosineOptions())
+    """constant, cosine, or exponential (decay_rate, decay_epochs, staircase)."""
+    phases: Annotated[list[PhaseConfig], Field(min_length=1, max_length=20)] | None = None
+    """Stretches of epochs, for instance [{epochs: 5, freeze: backbone}, {epochs: 20, learning_rate: 1e-4}]."""
+    class_weights: Annotated[
+        Annotated[Literal["none", "balanced"], Tag("name")] | Annotated[dict[str, Weight], Tag("mapping")],
+        Discriminator(_kind),
+    ] = "none"
+    """`balanced` weighs every class alike; a mapping gives weights per class name, 1 where it is silent."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of the target that is spread over all classes, in training only."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """null, or {monitor: val_loss, patience: 10}."""
+    best_by: Literal["top1_accuracy", "loss"] = "top1_accuracy"
+    """What makes an epoch the best, on validation; ties by lower loss; the last epoch without validation."""
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    """Arithmetic of training; saved models are float32."""
+    jit_compile: Literal["auto"] | bool = "auto"
+    """Whether XLA compiles the training step; `auto` where it was measured to help."""
+
+    @model_validator(mode="after")
+    def _fit_phases(self) -> TrainConfig:
+        """Make `epochs` and the phases say the same; `epochs`, when given, decides the length of the last phase."""
+        if self.phases is None:
+            return self
+        before = sum(phase.epochs for phase in self.phases[:-1])
+        if "epochs" not in self.model_fields_set:
+            object.__setattr__(self, "epochs", before + self.phases[-1].epochs)
+        elif self.epochs <= before:
+            raise ValueError(
+                f"train.epochs is {self.epochs}, but the phases before the last one already take {before} epochs"
+            )
+        else:
+            last = self.phases[-1].model_copy(update={"epochs": self.epochs - before})
+            object.__setattr__(self, "phases", [*self.phases[:-1], last])
+        return self
+
+
+class Config(Options):
+    """Everything that decides a training run."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this format."""
+    name: RunName | None = None
+    """Name of the run directory; null makes one from the source and the head."""
+    output_dir: FolderPath = Path("runs")
+    """Folder for run directories, relative to the current folder."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Start of every random draw."""
+    data: DataConfig = DataConfig()
+    augment: Augment = "light"
+    """none, light, paper, or a mapping of single operations."""
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        stopping = self.train.early_stopping
+        if stopping and stopping.monitor.startswith("val_") and not self.has_validation:
+            raise ValueError(f"train.early_stopping.monitor is {stopping.monitor}, but there is no validation split")
+        return self
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether some images are kept for validation, as far as the config alone tells."""
+        return self.data.validation_split > 0 or self.data.validation_dir is not None or self.data.dir is not None
+
+    @property
+    def augmentation(self) -> AugmentConfig:
+        """The operations that `augment` stands for."""
+        return AUGMENTATIONS[self.augment] if isinstance(self.augment, str) else self.augment
+
+    @property
+    def phases(self) -> tuple[PhaseConfig, ...]:
+        """The phases of training: those given, or one over all epochs."""
+        return tuple(self.train.phases or [PhaseConfig(epochs=self.train.epochs)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the resolved config as plain values, in the order of the documentation."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """Return the resolved config as YAML."""
+        return dump_yaml(self.to_dict())
+
+
+@dataclass(frozen=True)
+class Named:
+    """A mapping of the config whose `name` decides which other keys it may have."""
+
+    kind: str
+    default: str  # the name of a mapping without one
+    records: dict[str, type[Options]]
+
+
+NAMED: dict[tuple[str | int, ...], Named] = {
+    ("model", "head"): Named("head", "wise", {name: row.options for name, row in HEADS.items()}),
+    ("train", "optimizer"): Named(
+        "optimizer", "adamw", {"sgd": SgdOptions, "adam": AdamOptions, "adamw": AdamWOptions}
+    ),
+    ("train", "schedule"): Named("schedule", "cosine", {name: row.options for name, row in SCHEDULES.items()}),
+}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `yaml_reader` reads back: text that looks like a number to either YAML is quoted."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    quoted = '"' if re.match(r"[-+.\d~]", value) or not value.isprintable() else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=quoted)
+
+
+def _represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:float", repr(value))
+
+
+_Dumper.add_representer(str, _represent_text)
+_Dumper.add_representer(float, _represent_float)
+_Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]
+
+
+def dump_yaml(value: Any) -> str:
+    """Return plain values as YAML, keys in the order given."""
+    return str(
+        yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    )

@@ -1,0 +1,144 @@
+"""From image folders to a `DatasetIndex`: the one way in, for every command.
+
+The steps have files of their own: `folders` (what lies on the disk), `scan` (image headers), `splits` (validation
+without a folder), `index` (the records), `duplicates`, and `inspection` (the same with findings in place of errors).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wisesr_cli import folders, splits, text
+from wisesr_cli.duplicates import Duplicate, find_duplicates, warn_of_duplicates
+from wisesr_cli.errors import DataError
+from wisesr_cli.folders import Layout, find_splits
+from wisesr_cli.index import DatasetIndex, Split, index_from_rows
+from wisesr_cli.inspection import inspect_data
+from wisesr_cli.results import Listener
+from wisesr_cli.survey import DataOptions, list_examples, survey, tell
+
+__all__ = [
+    "DataOptions",
+    "DatasetIndex",
+    "Duplicate",
+    "Layout",
+    "Split",
+    "build_index",
+    "find_duplicates",
+    "find_splits",
+    "index_from_rows",
+    "inspect_data",
+    "scan_folder_for_evaluation",
+]
+
+
+def build_index(data: DataOptions, *, seed: int, listener: Listener) -> DatasetIndex:
+    """Return every example of the data folders, each image's header read, validation set aside where it has no folder.
+
+    Raises `DataError` for folders that cannot be used and, unless `data.on_error` is `skip`, for unreadable images.
+    """
+    found = survey(data, listener=listener)
+    if found.problems:
+        more = f" ({len(found.problems) - 1:,} more problems: see 'wisesr check')" if len(found.problems) > 1 else ""
+        raise DataError(found.problems[0].message + more)
+    refuse_or_warn(found.unreadable, on_error=data.on_error, listener=listener)
+    class_names, parts = found.class_names, dict(found.splits)
+    _check_every_class(parts["train"], class_names)
+    if "validation" not in parts and data.validation_split > 0:
+        train, validation = set_validation_aside(data, parts["train"], class_names, seed=seed)
+        parts = {"train": train, "validation": validation, **{k: v for k, v in parts.items() if k != "train"}}
+        _warn_of_emptied_classes(train, class_names, listener)
+    notes = tell(found, listener)
+    index = DatasetIndex(
+        class_names, found.layout.root, parts, found.layout.folders, tuple(found.unreadable), dict(found.ignored), notes
+    )
+    warn_of_duplicates(index, listener)
+    return index
+
+
+def set_validation_aside(
+    data: DataOptions, train: Split, class_names: tuple[str, ...], *, seed: int
+) -> tuple[Split, Split]:
+    """Return the images left for training and those for validation, by the strategy of the config."""
+    options = splits.SplitOptions(data.validation_split, seed, class_names, data.group_regex)
+    chosen = splits.choose_validation(data.split_strategy, train.paths, train.labels, options)
+    return train.taken(np.flatnonzero(~chosen)), train.taken(np.flatnonzero(chosen))
+
+
+def scan_folder_for_evaluation(
+    folder: str | os.PathLike[str], class_names: Sequence[str], *, on_error: str, listener: Listener
+) -> DatasetIndex:
+    """Return an index with the one split `test`: the images of a folder, their classes matched by name.
+
+    Where the folder holds splits, its test split is taken, else its validation split. A class without a folder has no
+    examples; a folder that is no class of `class_names` is a `DataError`.
+    """
+    root = _evaluation_folder(folder, listener)
+    listing = folders.list_split(root)
+    known = tuple(class_names)
+    unknown = [name for name in listing.class_names if name not in set(known)]
+    if unknown:
+        raise DataError(
+            f"{text.visible(root)}: {text.counted(len(unknown), 'class', 'classes')} that the run does not know: "
+            f"{text.joined(unknown[:5])}.{text.nearest(unknown[0], known)} Its classes: {text.joined(known[:20])}"
+            f"{', ...' if len(known) > 20 else ''}"
+        )
+    examples, unreadable = list_examples(listing, root, known, listener)
+    start = len(root.rstrip("/")) + 1
+    unreadable = [(path[start:], reason) for path, reason in listing.unreadable] + unreadable
+    refuse_or_warn(unreadable, on_error=on_error, listener=listener)
+    if not len(examples):
+        raise DataError(f"{text.visible(root)}: no images. {folders.LAYOUT}.")
+    for problem in listing.problems:
+        listener.note(problem.message)
+    if listing.ignored:
+        listener.note(folders.ignored_message(listing.ignored))
+    return DatasetIndex(known, root, {"test": examples}, {"test": root}, tuple(unreadable), dict(listing.ignored))
+
+
+def refuse_or_warn(unreadable: Sequence[tuple[str, str]], *, on_error: str, listener: Listener) -> None:
+    """Raise one `DataError` that names unreadable images, or with `skip` warn that they are left out."""
+    if not unreadable:
+        return
+    shown = "; ".join(f"{text.visible(path)}: {text.visible(reason)}" for path, reason in unreadable[:5])
+    more = f"; and {len(unreadable) - 5:,} more" if len(unreadable) > 5 else ""
+    count = text.counted(len(unreadable), "unreadable image")
+    if on_error == "skip":
+        listener.warn(f"{count} left out: {shown}{more}")
+    else:
+        raise DataError(f"{count}: {shown}{more}. Mend or remove them, or leave them out with --set data.on_error=skip")
+
+
+def _evaluation_folder(folder: str | os.PathLike[str], listener: Listener) -> str:
+    root = str(Path(folder).absolute())
+    found = folders.recognised_splits(root, folders.check_class_folders(root))
+    if not found:
+        return root
+    split = next((name for name in ("test", "validation") if name in found), None)
+    if split is None:
+        raise DataError(f"{text.visible(root)}: holds {text.joined(found.values())}, but no test or validation folder")
+    listener.note(f"{text.visible(root)} holds splits: evaluating on {text.visible(found[split])}/")
+    return f"{root}/{found[split]}"
+
+
+def _check_every_class(train: Split, class_names: tuple[str, ...]) -> None:
+    if lacking := _classes_without(train, class_names):
+        count = text.counted(len(lacking), "class", "classes")
+        raise DataError(f"{count} without a readable image: {text.joined(lacking[:5])}")
+
+
+def _warn_of_emptied_classes(train: Split, class_names: tuple[str, ...], listener: Listener) -> None:
+    """Warn of classes that lost all images to validation, which the strategy `hash` may do."""
+    if lacking := _classes_without(train, class_names):
+        listener.warn(
+            f"the split leaves no training image of {text.joined(lacking[:5])}; 'stratified' leaves some of each"
+        )
+
+
+def _classes_without(split: Split, class_names: tuple[str, ...]) -> list[str]:
+    counts = np.bincount(split.labels, minlength=len(class_names))
+    return [class_names[label] for label in np.flatnonzero(counts == 0)]

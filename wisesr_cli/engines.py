@@ -1,0 +1,69 @@
+"""What runs a saved model: loads it and turns uint8 batches into logits.
+
+To add one: a class with `info` and `logits`, and its choice in `load_engine`. Frameworks are imported inside methods.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import RunError
+from .runs import ModelInfo, model_path, read_model_info
+from .text import visible
+
+
+class Engine(Protocol):
+    """A loaded model."""
+
+    info: ModelInfo
+
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 (batch, classes) for uint8 pixels (batch, height, width, 3)."""
+
+
+class KerasEngine:
+    """Runs a `.keras` file on the backend and device that `runtime.start` chose.
+
+    Args:
+        path: the model file.
+
+    Raises:
+        RunError: the file is damaged, or is not a model of wisesr train.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import keras
+
+        from . import layers  # noqa: F401  (registers our layers)
+
+        self.info = read_model_info(path)
+        try:
+            self.model: Any = keras.models.load_model(path, compile=False, safe_mode=True)
+        except Exception as error:  # Keras raises whatever it likes on a damaged file
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(f"{visible(path)}: cannot be loaded: {visible(reason)}") from error
+        expected = (None, *self.info.image_size, 3), (None, len(self.info.class_names))
+        if (self.model.input_shape, self.model.output_shape) != expected:
+            raise RunError(f"{visible(path)}: damaged: the model does not have the shapes that its record says")
+
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 (batch, classes) for uint8 pixels (batch, height, width, 3)."""
+        return np.asarray(self.model.predict_on_batch(pixels.astype("float32")), dtype="float32")
+
+
+def load_engine(run: str | Path) -> KerasEngine:
+    """Return the engine for a run directory or a model file; `runtime.start` has been called before."""
+    return KerasEngine(model_path(run))
+
+
+def padded_logits(engine: Engine, pixels: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
+    """Return the logits of at most `batch_size` images, computed as a full batch, so that nothing is compiled twice."""
+    missing = batch_size - len(pixels)
+    if missing > 0:
+        pixels = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)])
+    logits = engine.logits(pixels)
+    return logits[: batch_size - missing] if missing > 0 else logits

@@ -1,0 +1,195 @@
+"""What happens at the end of every step and epoch of a training: checks, records, checkpoints, stops."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from .errors import DataError
+from .results import EpochResult, TrainingListener
+from .runs import Run
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+    from .training import Limits
+
+
+class TrainingStopped(Exception):  # noqa: N818  (no error: training ended as it was asked to)
+    """Training ends here; unlike Keras' `stop_training`, without another validation."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class EpochKeeper(keras.callbacks.Callback):
+    """Keeps order: sets the random draws of an epoch, checks every step, and writes what the epoch came to.
+
+    The best model is written before the state, so that a state never speaks of a best model that is not there.
+    """
+
+    def __init__(self, trainer: Trainer, run: Run, *, limits: Limits, listener: TrainingListener) -> None:
+        super().__init__()
+        self.trainer, self.run, self.limits, self.listener = trainer, run, limits, listener
+        self.phase, self.first_epoch_of_phase = 1, 0
+        self.steps_done = 0
+        self.epoch_started = 0.0
+        self.logs_writer = _TensorBoardWriter(run)
+        remaining = trainer.config.train.epochs - trainer.progress.epoch
+        self.display = listener.progress("training", remaining * trainer.steps_per_epoch)
+        self.bar = self.display.__enter__()
+
+    def close(self) -> None:
+        """End the display and the logs."""
+        self.display.__exit__(None, None, None)
+        self.logs_writer.close()
+
+    def begin_phase(self, number: int, first_epoch: int) -> None:
+        """Note which phase comes, and at which epoch (from 0) it begins."""
+        self.phase, self.first_epoch_of_phase = number, first_epoch
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Write a state before the first epoch, so that there is one to resume from at any moment."""
+        if self.trainer.progress.epoch == 0:
+            self.trainer.write_state(self.run.state)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Make the epoch depend on nothing but its number."""
+        self.trainer.begin_epoch(epoch)
+        self.epoch_started = time.monotonic()
+        self.bar.describe(f"epoch {epoch + 1}/{self.trainer.config.train.epochs}")
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Check the loss and whether to stop."""
+        self.steps_done += 1
+        self.bar.advance()
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            epoch = self.trainer.progress.epoch + 1
+            raise _not_finite("training loss", loss, f"step {batch + 1} of epoch {epoch}")
+        self.limits.stop.check("the state is that of the last whole epoch; go on with --resume")
+        if self.limits.max_steps is not None and self.steps_done >= self.limits.max_steps:
+            self._stop_unless_epoch_ends(batch, f"{self.steps_done} steps were asked for")
+        limit = self.limits.time_limit_seconds
+        if limit is not None and time.monotonic() - self.limits.started >= limit:
+            self._stop_unless_epoch_ends(batch, f"the time limit of {limit:g} seconds")
+
+    def _stop_unless_epoch_ends(self, batch: int, reason: str) -> None:
+        """Let an epoch whose last step is done finish, as it costs only its validation."""
+        if batch + 1 < self.trainer.steps_per_epoch:
+            raise TrainingStopped(reason)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Record the epoch, keep the best model, write the state, and decide whether to go on."""
+        row = self._row(epoch, logs or {})
+        if row.val_loss is not None and not math.isfinite(row.val_loss):
+            raise _not_finite("validation loss", row.val_loss, f"the end of epoch {row.epoch}")
+        progress = self.trainer.progress
+        progress.history.append(row)
+        is_best = self._keep_best(row)
+        stops = self._stops_early(row)
+        if stops or progress.epoch == self.trainer.config.train.epochs:
+            progress.finished_epochs_total = self.trainer.config.train.epochs
+        self.trainer.write_state(self.run.state)
+        self.run.write_history(progress.history)
+        self.logs_writer.write(row)
+        self.listener.epoch_finished(row, is_best=is_best, total=self.trainer.config.train.epochs)
+        self.limits.stop.check("go on with --resume")
+        if stops:
+            raise TrainingStopped(f"early stopping: {stops}")
+        self._check_limits_after_epoch()
+
+    def _check_limits_after_epoch(self) -> None:
+        if self.trainer.progress.epoch == self.trainer.config.train.epochs:
+            return
+        limits = self.limits
+        if limits.max_steps is not None and self.steps_done >= limits.max_steps:
+            raise TrainingStopped(f"{self.steps_done} steps were asked for")
+        if limits.time_limit_seconds is not None and time.monotonic() - limits.started >= limits.time_limit_seconds:
+            raise TrainingStopped(f"the time limit of {limits.time_limit_seconds:g} seconds")
+
+    def _row(self, epoch: int, logs: dict[str, Any]) -> EpochResult:
+        def value(name: str) -> float | None:
+            return float(logs[name]) if name in logs else None
+
+        return EpochResult(
+            epoch=epoch + 1,
+            phase=self.phase,
+            learning_rate=self.trainer.learning_rate(epoch - self.first_epoch_of_phase),
+            loss=float(logs["loss"]),
+            top1_accuracy=float(logs["top1_accuracy"]),
+            val_loss=value("val_loss"),
+            val_top1_accuracy=value("val_top1_accuracy"),
+            epoch_seconds=time.monotonic() - self.epoch_started,
+        )
+
+    def _keep_best(self, row: EpochResult) -> bool:
+        """Write the best model when this epoch is the best so far; without validation, the last one is."""
+        progress = self.trainer.progress
+        rank = _rank(row, self.trainer.config.train.best_by)
+        if rank and progress.best_rank and rank <= progress.best_rank:
+            return False
+        self.trainer.save_best(self.run.best, row.epoch)
+        progress.best_epoch, progress.best_rank = row.epoch, rank
+        return True
+
+    def _stops_early(self, row: EpochResult) -> str | None:
+        """Return why training should stop after this epoch, if it should."""
+        options, progress = self.trainer.config.train.early_stopping, self.trainer.progress
+        if options is None:
+            return None
+        value = getattr(row, options.monitor)
+        if value is None:
+            raise DataError(f"train.early_stopping.monitor is {options.monitor}, but there is no validation split")
+        gain = value if options.monitor.endswith("accuracy") else -value
+        if progress.stopping_best is None or gain > progress.stopping_best + options.min_delta:
+            progress.stopping_best, progress.stopping_wait = gain, 0
+            return None
+        progress.stopping_wait += 1
+        if progress.stopping_wait < options.patience:
+            return None
+        return f"{options.monitor} was not better for {progress.stopping_wait} epochs"
+
+
+def _rank(row: EpochResult, best_by: str) -> tuple[float, ...]:
+    if row.val_loss is None or row.val_top1_accuracy is None:
+        return ()
+    if best_by == "loss":
+        return -row.val_loss, row.val_top1_accuracy
+    return row.val_top1_accuracy, -row.val_loss
+
+
+def _not_finite(what: str, value: float, where: str) -> DataError:
+    return DataError(
+        f"the {what} became {value} at {where}; the best checkpoint is kept. Try a smaller --learning-rate, "
+        "a longer train.schedule.warmup_epochs, or --precision float32"
+    )
+
+
+class _TensorBoardWriter:
+    """Writes the rows of the history for TensorBoard, made when the first one comes."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.writers: dict[str, Any] = {}
+
+    def write(self, row: EpochResult) -> None:
+        self._add("train", row.epoch, loss=row.loss, top1_accuracy=row.top1_accuracy, learning_rate=row.learning_rate)
+        if row.val_loss is not None and row.val_top1_accuracy is not None:
+            self._add("validation", row.epoch, loss=row.val_loss, top1_accuracy=row.val_top1_accuracy)
+
+    def _add(self, name: str, epoch: int, **values: float) -> None:
+        from tensorboard.summary import Writer
+
+        if name not in self.writers:
+            self.writers[name] = Writer(str(self.run.tensorboard / name))
+        for tag, value in values.items():
+            self.writers[name].add_scalar(tag, value, epoch)
+        self.writers[name].flush()
+
+    def close(self) -> None:
+        for writer in self.writers.values():
+            writer.close()

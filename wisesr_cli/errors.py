@@ -1,0 +1,82 @@
+"""The whole family of errors a user can meet, each with the exit code that the program ends with.
+
+Raise the one that tells a script what to do next. A message says what happened, where, and what to do, in one line.
+Errors of other libraries are translated where they are called; whatever is not a `WisesrError` is a bug (exit code 1).
+"""
+
+from __future__ import annotations
+
+import errno
+
+SOME_UNREADABLE = 6  # finished, but some images could not be read
+PIPE_CLOSED = 141  # the reader of standard output went away
+
+
+class WisesrError(Exception):
+    """What a user can mend: shown as one line, never with a traceback (unless `--debug`)."""
+
+    exit_code = 1
+
+
+class UsageError(WisesrError):
+    """A command line that does not fit: an option, a name that is taken, an output that exists."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """One or more mistakes in a config, one line each."""
+
+
+class DataError(WisesrError):
+    """Images or folders that cannot be used, or a loss that is not finite."""
+
+    exit_code = 3
+
+
+class ImageError(DataError):
+    """One image that cannot be decoded; the message is the reason alone, without the path."""
+
+
+class RunError(WisesrError):
+    """A run directory or a model file that is missing, damaged, or does not belong to what was asked."""
+
+    exit_code = 4
+
+
+class MachineError(WisesrError):
+    """Disk full, no permission, a locked run, a GPU or a package that is absent."""
+
+    exit_code = 5
+
+
+class GateMissed(WisesrError):
+    """A `--fail-under` gate that was missed; everything else finished."""
+
+    exit_code = 7
+
+
+class Interrupted(WisesrError):
+    """Stopped by a signal, with a checkpoint to resume from. `exit_code` is 128 plus the signal's number."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+_MACHINE_ERRNOS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.EMFILE: "too many open files",
+}
+
+
+def machine_error(error: OSError) -> MachineError | None:
+    """Translate an `OSError` that the machine is to blame for; None when it is not."""
+    reason = _MACHINE_ERRNOS.get(error.errno or 0)
+    if reason is None:
+        return None
+    return MachineError(f"{error.filename}: {reason}" if error.filename else reason)

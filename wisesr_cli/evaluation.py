@@ -1,0 +1,183 @@
+"""Judges a run on labelled images, and writes what came out beside the run. No Keras here: an engine runs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .dataset import DatasetIndex, index_from_rows, scan_folder_for_evaluation
+from .engines import Engine, padded_logits
+from .errors import RunError, UsageError
+from .metrics import compute_metrics, most_confused, reliability_bins, softmax, worst_mistakes
+from .pipeline import Pixels, open_pixels
+from .plots import plot_confusion_matrix, plot_reliability
+from .results import Evaluation, Listener, Metrics
+from .runs import Run, model_path, open_run, read_model_info, write_json, write_rows
+from .survey import find_layout
+from .text import joined, visible
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The metrics of some examples, with the probabilities that they come from."""
+
+    metrics: Metrics
+    probabilities: NDArray[np.float64]  # (examples, classes)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The labelled images that a run is judged on: one split of an index, and the name of its results."""
+
+    index: DatasetIndex
+    split: str
+    name: str
+
+
+def evaluate_pixels(
+    engine: Engine, pixels: Pixels, labels: NDArray[np.int64], *, batch_size: int, listener: Listener
+) -> Judged:
+    """Return the metrics of a model on images with labels, int64 (examples,)."""
+    logits = np.empty((len(pixels), len(engine.info.class_names)), np.float32)
+    with listener.progress("evaluating", len(pixels)) as progress:
+        for start in range(0, len(pixels), batch_size):
+            chosen = np.arange(start, min(start + batch_size, len(pixels)))
+            logits[chosen] = padded_logits(engine, pixels.batch(chosen), batch_size)
+            progress.advance(len(chosen))
+    return Judged(compute_metrics(logits, labels, engine.info.class_names), softmax(logits))
+
+
+def choose_subject(
+    run_path: str | Path, *, split: str | None, data: str | Path | None, on_error: str, listener: Listener
+) -> Subject:
+    """Return what to judge on: a folder, a split of the run, or by default its test split, else validation.
+
+    Raises:
+        UsageError: both are given, or the run lacks the split.
+        RunError: a lone model file without a folder.
+    """
+    if split is not None and data is not None:
+        raise UsageError("--split and --data exclude each other")
+    if data is not None:
+        class_names = _class_names(run_path)
+        index = scan_folder_for_evaluation(data, class_names, on_error=on_error, listener=listener)
+        return Subject(index, "test", Path(data).absolute().name or "root")
+    run = open_run(run_path)
+    index = index_from_rows(_data_root(run), run.read_classes(), run.read_splits())
+    available = [name for name in ("test", "validation", "train") if name in index.splits]
+    if split is None:
+        chosen = next((name for name in available if name != "train"), None)
+        if chosen is None:
+            raise UsageError(f"{visible(run_path)}: the run has no test or validation split; give --data FOLDER")
+        return Subject(index, chosen, chosen)
+    if split not in available:
+        raise UsageError(f"{visible(run_path)}: the run has no {visible(split)} split; it has {joined(available)}")
+    return Subject(index, split, split)
+
+
+def error_rule(run_path: str | Path) -> str:
+    """Return what the run did about unreadable images; `fail` for a model file without its run directory."""
+    folder = Path(run_path)
+    run = Run(folder.parent if folder.is_file() else folder)
+    return run.load_config().data.on_error if run.is_complete else "fail"
+
+
+def _class_names(run_path: str | Path) -> tuple[str, ...]:
+    return read_model_info(model_path(run_path)).class_names
+
+
+def _data_root(run: Run) -> str:
+    data = run.load_config().data
+    folder = data.dir or data.train_dir
+    if folder is None or not folder.is_dir():
+        raise RunError(f"{visible(run.path)}: its images are no longer at {visible(folder)}; give --data FOLDER")
+    return find_layout(data).root
+
+
+def evaluate(
+    run_path: str | Path, engine: Engine, subject: Subject, *, batch_size: int, on_error: str, listener: Listener
+) -> Evaluation:
+    """Judge a model on a subject and write metrics, tables and plots beside the run.
+
+    Raises:
+        DataError: images cannot be read and `on_error` is not `skip`.
+        RunError: the model's classes are not those of the images.
+    """
+    if engine.info.class_names != subject.index.class_names:
+        raise RunError(f"{visible(run_path)}: the model file has other classes than the run")
+    paths = subject.index.absolute(subject.split)
+    pixels = open_pixels(
+        paths,
+        image_size=engine.info.image_size,
+        resize=engine.info.resize,
+        cache="none",
+        on_error="skip" if on_error == "skip" else "fail",
+        listener=listener,
+    )
+    with closing(pixels):
+        labels = subject.index.splits[subject.split].labels[pixels.kept]
+        judged = evaluate_pixels(engine, pixels, labels, batch_size=batch_size, listener=listener)
+        shown_paths = [subject.index.splits[subject.split].paths[position] for position in pixels.kept]
+    folder = Path(run_path)
+    output = Run(folder.parent if folder.is_file() else folder).evaluation_dir(subject.name)
+    evaluation = Evaluation(
+        split=subject.name,
+        metrics=judged.metrics,
+        most_confused=most_confused(judged.metrics),
+        worst_mistakes=worst_mistakes(shown_paths, labels, judged.probabilities, engine.info.class_names),
+        reliability=reliability_bins(judged.probabilities, labels),
+        output_dir=str(output),
+        unreadable=len(paths) - len(pixels),
+    )
+    _write(output, evaluation, shown_paths, labels, judged.probabilities)
+    return evaluation
+
+
+def _write(
+    output: Path,
+    evaluation: Evaluation,
+    paths: Sequence[str],
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    metrics = evaluation.metrics
+    write_json(output / "metrics.json", metrics.to_json())
+    write_rows(
+        output / "per_class.csv",
+        ("label", "support", "precision", "recall", "f1"),
+        ((row.label, str(row.support), *map(_cell, (row.precision, row.recall, row.f1))) for row in metrics.per_class),
+    )
+    write_rows(
+        output / "confusion_matrix.csv",
+        ("truth", *metrics.classes),
+        ((name, *map(str, row)) for name, row in zip(metrics.classes, metrics.confusion_matrix, strict=True)),
+    )
+    predicted = probabilities.argmax(axis=1)
+    write_rows(
+        output / "predictions.csv",
+        ("path", "truth", "predicted", "score", "truth_score", "correct"),
+        (
+            (
+                path,
+                metrics.classes[truth],
+                metrics.classes[guess],
+                repr(float(row[guess])),
+                repr(float(row[truth])),
+                str(truth == guess).lower(),
+            )
+            for path, truth, guess, row in zip(paths, labels, predicted, probabilities, strict=True)
+        ),
+    )
+    plots = Run(output.parent).plots
+    plot_confusion_matrix(metrics, plots / f"confusion_matrix-{evaluation.split}.png")
+    plot_reliability(evaluation.reliability, metrics.ece, plots / f"reliability-{evaluation.split}.png")
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else repr(value)

@@ -1,0 +1,57 @@
+"""The images of a training, found, split and ready to be read. No Keras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import Config
+from .dataset import DatasetIndex, build_index
+from .errors import DataError
+from .pipeline import Pixels, open_pixels
+from .results import Listener
+from .text import visible
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The images of a training, ready to be read."""
+
+    index: DatasetIndex
+    train: Pixels
+    validation: Pixels | None
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """Return the labels of a split's images, int64 (examples,)."""
+        return self.index.splits[split].labels
+
+    def close(self) -> None:
+        """Let go of the images."""
+        self.train.close()
+        if self.validation is not None:
+            self.validation.close()
+
+
+def open_examples(config: Config, listener: Listener) -> Examples:
+    """Return the images of a config, every one of them readable; what was left out is in none of the splits."""
+    index = build_index(config.data, seed=config.seed, listener=listener)
+    pixels: dict[str, Pixels] = {}
+    splits = dict(index.splits)
+    for split in ("train", "validation"):
+        if split in splits:
+            pixels[split] = open_pixels(
+                index.absolute(split),
+                image_size=config.data.image_size,
+                resize=config.data.resize,
+                cache=config.data.cache,
+                on_error=config.data.on_error,
+                listener=listener,
+            )
+            splits[split] = splits[split].taken(pixels[split].kept)
+    index = replace(index, splits=splits)
+    for name, count in zip(index.class_names, index.counts("train"), strict=True):
+        if count == 0:
+            raise DataError(f"the class '{visible(name)}' has no readable training image")
+    return Examples(index, pixels["train"], pixels.get("validation"))

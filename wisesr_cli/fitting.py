@@ -1,0 +1,223 @@
+"""Runs a training on Keras: begins or resumes it, goes through its phases, and judges the best model at the end."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from . import runtime
+from .augmentation import position_warning
+from .backbones import BACKBONES
+from .config import Config
+from .engines import load_engine
+from .epochs import EpochKeeper, TrainingStopped
+from .errors import DataError, RunError
+from .evaluation import evaluate_pixels
+from .examples import Examples
+from .model import Classifier, notes_about
+from .plots import plot_learning_curves
+from .results import Listener, Metrics, TrainingListener, TrainingPlan, TrainingResult
+from .resume import Progress, check_resumable, circumstances_from_json
+from .runs import Run, Start
+from .runtime import Device
+from .state import read_state
+from .text import counted
+from .trainer import Arrays, Trainer
+from .training import Limits
+
+SMALL_DATA = 5_000  # images; below, a large network from random weights learns little
+LARGE_BACKBONE = 1_000_000  # parameters
+MAX_RELOAD_DIFFERENCE = 1e-4  # of logits
+
+
+def run(
+    config: Config, examples: Examples, device: Device, start: Start, limits: Limits, listener: TrainingListener
+) -> TrainingResult:
+    """Build the model, train it from where the run stands, and return what that came to."""
+    trainer = Trainer(config, examples, device)
+    optimizer_state = _begin(trainer, start, listener)
+    listener.prepared(plan_of(trainer, start.run))
+    before = trainer.progress.epoch
+    stopped = _fit(trainer, start.run, optimizer_state, limits, listener)
+    return _finish(trainer, start.run, trainer.progress.epoch - before, stopped, listener)
+
+
+def _begin(trainer: Trainer, start: Start, listener: Listener) -> Arrays | None:
+    """Set the trainer to where the run stands, and write what is known of a new one."""
+    if start.resumed:
+        return _restore(trainer, start.run, listener)
+    index = trainer.examples.index
+    start.run.write_start(trainer.config, index.class_names, index.rows(), environment(trainer.device))
+    return None
+
+
+def _restore(trainer: Trainer, run: Run, listener: Listener) -> Arrays:
+    """Set weights and progress from the run's state, and return the variables of the optimizer.
+
+    Raises:
+        RunError: the state is damaged, or something differs that would change the numbers.
+    """
+    state = read_state(run.state)
+    before = circumstances_from_json(state.progress["circumstances"])
+    differences = trainer.examples.index.differences(before.data)
+    for warning in check_resumable(before, trainer.circumstances(), differences):
+        listener.warn(warning)
+    trainer.restore("model", state.arrays["model"])
+    trainer.progress = progress = Progress.from_json(state.progress["progress"])
+    total = trainer.config.train.epochs
+    if progress.finished_epochs_total is not None and total > progress.finished_epochs_total:
+        listener.note(
+            f"going on to {counted(total, 'epoch')} after {progress.epoch}; from here the learning rate follows the "
+            f"schedule of {total} epochs"
+        )
+        progress.finished_epochs_total, progress.stopping_wait = None, 0
+        run.write_config(trainer.config)
+    run.write_history(progress.history)
+    return state.arrays["optimizer"]
+
+
+def _fit(
+    trainer: Trainer, run: Run, optimizer_state: Arrays | None, limits: Limits, listener: TrainingListener
+) -> str | None:
+    """Train from where the progress stands to the end; return why it stopped before, None when it did not."""
+    if trainer.progress.finished_epochs_total is not None:
+        return None
+    first = 0
+    with ExitStack() as stack:
+        keeper = EpochKeeper(trainer, run, limits=limits, listener=listener)
+        stack.callback(keeper.close)
+        for number, phase in enumerate(trainer.config.phases, start=1):
+            last = first + phase.epochs
+            done = trainer.progress.epoch
+            if done < last:
+                trainer.begin_phase(phase)
+                if optimizer_state is not None and done > first:
+                    trainer.restore("optimizer", optimizer_state)
+                keeper.begin_phase(number, first)
+                try:
+                    trainer.fit(keeper, first=done, last=last)
+                except TrainingStopped as stop:
+                    return stop.reason
+            first = last
+    return None
+
+
+def _finish(
+    trainer: Trainer, run: Run, epochs_done_now: int, stopped: str | None, listener: TrainingListener
+) -> TrainingResult:
+    """Evaluate the best model, draw the curves, and return what the training came to."""
+    progress = trainer.progress
+    metrics = _best_metrics(trainer, run, listener) if progress.best_epoch is not None else None
+    if metrics is not None:
+        run.write_metrics(metrics)
+    if progress.history:
+        plot_learning_curves(progress.history, run.plots / "learning_curves.png")
+    return _result(trainer, run, epochs_done_now=epochs_done_now, stopped=stopped, metrics=metrics)
+
+
+def _result(
+    trainer: Trainer, run: Run, *, epochs_done_now: int, stopped: str | None, metrics: Metrics | None
+) -> TrainingResult:
+    return TrainingResult(
+        run_dir=str(run.path),
+        history=tuple(trainer.progress.history),
+        best_epoch=trainer.progress.best_epoch,
+        metrics=metrics,
+        parameters=trainer.classifier.parameters,
+        head_parameters=trainer.classifier.head_parameters,
+        epochs_done_now=epochs_done_now,
+        stopped=stopped,
+        finished=trainer.progress.finished_epochs_total is not None,
+    )
+
+
+def _best_metrics(trainer: Trainer, run: Run, listener: Listener) -> Metrics | None:
+    examples = trainer.examples
+    if examples.validation is None:
+        return None
+    engine = load_engine(run.best)
+    labels = examples.labels("validation")
+    return evaluate_pixels(
+        engine, examples.validation, labels, batch_size=trainer.config.train.batch_size, listener=listener
+    ).metrics
+
+
+def try_one_step(
+    config: Config, examples: Examples, device: Device, run: Run, temporary: Run, listener: TrainingListener
+) -> TrainingResult:
+    """Do one real step, save state and model in a temporary run, and reload both.
+
+    Raises:
+        DataError: the loss is not finite.
+        RunError: the reloaded model gives other logits than the one that was saved.
+    """
+    trainer = Trainer(config, examples, device)
+    listener.prepared(plan_of(trainer, run))
+    trainer.begin_phase(config.phases[0])
+    trainer.begin_epoch(0)
+    loss = trainer.train_one_step()
+    if not math.isfinite(loss):
+        raise DataError(f"the loss of the first step is {loss}; try a smaller --learning-rate")
+    trainer.write_state(temporary.state)
+    trainer.restore("model", read_state(temporary.state).arrays["model"])
+    trainer.save_best(temporary.best, epoch=0)
+    difference = trainer.difference_after_reload(load_engine(temporary.best))
+    if difference > MAX_RELOAD_DIFFERENCE:
+        raise RunError(f"the saved model gives other logits: they differ by {difference:.3g}")
+    listener.note(f"dry run: one step with loss {loss:.4f}; saved and reloaded, logits differ by {difference:.1e}")
+    return _result(trainer, run, epochs_done_now=0, stopped="dry run", metrics=None)
+
+
+def plan_of(trainer: Trainer, run: Run) -> TrainingPlan:
+    """Return what a training is about to do."""
+    config, classifier, index = trainer.config, trainer.classifier, trainer.examples.index
+    return TrainingPlan(
+        run_dir=str(run.path),
+        device=str(trainer.device),
+        class_names=index.class_names,
+        counts={split: tuple(index.counts(split).tolist()) for split in index.splits},
+        image_size=config.data.image_size,
+        backbone=config.model.backbone,
+        loaded_tensors=classifier.loaded_tensors,
+        feature_map=classifier.feature_map,
+        head=config.model.head.name,
+        backbone_parameters=classifier.parameters - classifier.head_parameters,
+        head_parameters=classifier.head_parameters,
+        epochs=config.train.epochs,
+        steps_per_epoch=trainer.steps_per_epoch,
+        warnings=tuple(warnings_about(trainer)),
+    )
+
+
+def warnings_about(trainer: Trainer) -> list[str]:
+    """Return what a user should know before waiting for a training."""
+    config = trainer.config
+    warnings = notes_about(config.model, trainer.classifier.feature_map)
+    if warning := position_warning(config.augmentation, config.model.head):
+        warnings.append(warning)
+    count = len(trainer.examples.index.splits["train"])
+    if config.model.weights is None and _is_large(config, trainer.classifier) and count < SMALL_DATA:
+        warnings.append(
+            f"{config.model.backbone} starts from random weights on {counted(count, 'image')}; "
+            "--set model.weights=imagenet usually does much better"
+        )
+    return warnings
+
+
+def _is_large(config: Config, classifier: Classifier) -> bool:
+    return not BACKBONES[config.model.backbone].from_scratch and classifier.backbone.count_params() >= LARGE_BACKBONE
+
+
+def environment(device: Device) -> dict[str, Any]:
+    """Return what environment.json holds."""
+    return {
+        "versions": runtime.package_versions(),
+        "backend": runtime.backend_name(),
+        "device": str(device),
+        "threads": runtime.thread_count(),
+        "command_line": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

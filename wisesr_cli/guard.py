@@ -1,0 +1,72 @@
+"""Signals and locks: one run at a time in a run directory, and a stop that loses nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from .errors import Interrupted, MachineError
+from .text import visible
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file at `path`; a lock whose process died does not block.
+
+    Raises:
+        MachineError: another live process holds it; the message names its pid.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            raise MachineError(
+                f"{visible(path.parent)}: in use by another wisesr (pid {visible(holder)}); wait for it or stop it"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class StopRequest:
+    """Whether a signal asked to stop; long loops look at it between steps."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+    def receive(self, signal_number: int, frame: FrameType | None) -> None:
+        """Note the first signal; the second ends the process at once, as files are whole at any moment."""
+        if self.signal_number is not None:
+            os._exit(128 + signal_number)
+        self.signal_number = signal_number
+
+    def check(self, hint: str) -> None:
+        """Raise `Interrupted` with `hint` when a signal came."""
+        if self.signal_number is not None:
+            name = signal.Signals(self.signal_number).name
+            raise Interrupted(f"stopped by {name}; {hint}", self.signal_number)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn SIGINT and SIGTERM into a request to stop for as long as the block runs (main thread only)."""
+    request = StopRequest()
+    previous: dict[int, Any] = {}
+    with suppress(ValueError):  # not the main thread: a library user handles signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, request.receive)
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

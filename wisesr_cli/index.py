@@ -1,0 +1,162 @@
+"""The records of a dataset: which files belong to which split and class.
+
+Compact enough for a million files: paths as one tuple of strings, labels and facts as NumPy arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wisesr_cli import text
+
+Labels = npt.NDArray[np.int64]
+Facts = npt.NDArray[np.void]
+
+# What is known of a file: from its folder (size, time), from its first and last bytes (a hash of them, for finding
+# duplicates), and from its image header.
+FACTS = np.dtype(
+    [
+        ("size", "<i8"),
+        ("mtime_ns", "<i8"),
+        ("ends", "<u8"),
+        ("width", "<i4"),
+        ("height", "<i4"),
+        ("format", "u1"),  # position in images.SUPPORTED
+        ("orientation", "u1"),
+        ("flags", "u1"),
+    ]
+)
+ANIMATED, ALPHA, DEEP = 1, 2, 4  # bits of `flags`
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The examples of one split, in a stable order."""
+
+    paths: tuple[str, ...]  # relative to the index's root, with /
+    labels: Labels  # positions in the index's class names
+    facts: Facts | None = None  # dtype FACTS; None when the files were not looked at
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def taken(self, positions: npt.NDArray[np.intp]) -> Split:
+        """Return the examples at `positions`."""
+        paths = tuple(self.paths[position] for position in positions)
+        return Split(paths, self.labels[positions], None if self.facts is None else self.facts[positions])
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetIndex:
+    """Every example of a dataset; a label is a position in `class_names`, which are sorted by code point."""
+
+    class_names: tuple[str, ...]
+    root: str  # the data folder
+    splits: dict[str, Split]  # `train`, and `validation` and `test` where there are any
+    folders: dict[str, str] = field(default_factory=dict)  # split -> its folder, where it has one of its own
+    unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason) of what was left out
+    ignored: dict[str, int] = field(default_factory=dict)  # suffix or kind -> files that were passed over
+    notes: tuple[str, ...] = ()
+
+    def absolute(self, split: str) -> list[str]:
+        """Return the absolute paths of a split, in the order of its labels."""
+        start = self.root.rstrip("/") + "/"
+        return [start + path for path in self.splits[split].paths]
+
+    def counts(self, split: str) -> Labels:
+        """Return how many examples each class has in a split: (classes,)."""
+        return np.bincount(self.splits[split].labels, minlength=len(self.class_names)).astype(np.int64)
+
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        """Give (path, class name, split) of every example."""
+        for name, split in self.splits.items():
+            for path, label in zip(split.paths, split.labels.tolist(), strict=True):
+                yield path, self.class_names[label], name
+
+    def record(self) -> dict[str, Any]:
+        """Return what `differences` compares with: per split and class the number of files and a hash of them.
+
+        The hash is over relative path, size and modification time: it notices every edit without reading the files.
+        """
+        return {
+            "classes": list(self.class_names),
+            "splits": {name: self._split_record(split) for name, split in self.splits.items()},
+        }
+
+    def fingerprint(self) -> str:
+        """Return a hash over the class names and every file's relative path, split, label, size and time."""
+        return hashlib.blake2b(repr(self.record()).encode("ascii", "backslashreplace"), digest_size=16).hexdigest()
+
+    def differences(self, record: dict[str, Any]) -> tuple[str, ...]:
+        """Return what changed since `record` was taken, a line each; empty when nothing did."""
+        now = self.record()
+        lines = []
+        if now["classes"] != record.get("classes"):
+            lines.append(_class_difference(record.get("classes", []), now["classes"]))
+        before_splits: dict[str, Any] = record.get("splits", {})
+        for split in sorted(before_splits.keys() | now["splits"].keys()):
+            before, after = before_splits.get(split, {}), now["splits"].get(split, {})
+            lines.extend(_split_differences(split, before, after))
+        return tuple(lines)
+
+    def _split_record(self, split: Split) -> dict[str, list[Any]]:
+        order = np.argsort(split.labels, kind="stable")
+        bounds = np.searchsorted(split.labels[order], np.arange(len(self.class_names) + 1))
+        result: dict[str, list[Any]] = {}
+        for label, name in enumerate(self.class_names):
+            members = order[bounds[label] : bounds[label + 1]]
+            if len(members):
+                result[name] = [len(members), _hash_files(split.taken(members))]
+        return result
+
+
+def index_from_rows(root: str, class_names: Iterable[str], rows: Iterable[tuple[str, str, str]]) -> DatasetIndex:
+    """Return the index of stored rows (path, class name, split); the files themselves are not looked at."""
+    names = tuple(class_names)
+    positions = {name: label for label, name in enumerate(names)}
+    paths: dict[str, list[str]] = {}
+    labels: dict[str, list[int]] = {}
+    for path, name, split in rows:
+        paths.setdefault(split, []).append(path)
+        labels.setdefault(split, []).append(positions[name])
+    splits = {split: Split(tuple(paths[split]), np.array(labels[split], np.int64)) for split in paths}
+    return DatasetIndex(names, root, splits)
+
+
+def _hash_files(split: Split) -> str:
+    order = sorted(range(len(split)), key=split.paths.__getitem__)
+    digest = hashlib.blake2b(
+        "\0".join(split.paths[i] for i in order).encode("utf-8", "surrogateescape"), digest_size=16
+    )
+    if split.facts is not None:
+        chosen = split.facts[order]
+        digest.update(np.ascontiguousarray(chosen["size"]).tobytes())
+        digest.update(np.ascontiguousarray(chosen["mtime_ns"]).tobytes())
+    return digest.hexdigest()
+
+
+def _class_difference(before: list[str], after: list[str]) -> str:
+    gone, new = sorted(set(before) - set(after)), sorted(set(after) - set(before))
+    parts = [f"no longer there: {text.joined(gone[:5])}"] if gone else []
+    parts += [f"new: {text.joined(new[:5])}"] if new else []
+    return f"classes: {len(before):,} before, {len(after):,} now" + "".join(f"; {part}" for part in parts)
+
+
+def _split_differences(split: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    lines = []
+    for name in changed[:5]:
+        old, new = before.get(name, [0])[0], after.get(name, [0])[0]
+        what = (
+            f"{old:,} files before, {new:,} now" if old != new else f"of {text.counted(old, 'file')} some were changed"
+        )
+        lines.append(f"{split}, class '{text.visible(name)}': {what}")
+    if len(changed) > 5:
+        lines.append(f"{split}: {len(changed) - 5:,} more classes differ")
+    return lines

@@ -1,0 +1,356 @@
+"""What the answers of a model are worth: scalar metrics, confusions, mistakes, calibration and `--fail-under` gates.
+
+To add a metric, write a function that takes `Outcomes` and returns a float (None where the metric is not defined), add
+a row to `METRICS` at the foot, and the field of the same name to `results.Metrics`. Gates, tables and JSON follow.
+NumPy only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from wisesr_cli import errors, text
+from wisesr_cli.results import ClassMetrics, ConfusedPair, Metrics, Mistake, ReliabilityBin
+
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
+Doubles: TypeAlias = npt.NDArray[np.float64]
+Integers: TypeAlias = npt.NDArray[np.int64]
+Gate: TypeAlias = tuple[str, float]
+
+CALIBRATION_BINS = 15
+_BLOCK_NUMBERS = 4_000_000  # 32 MB of float64: what one step of a pass over the logits may hold
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a model answered to every example, gathered in one pass over the logits.
+
+    Labels are class indices (examples,); the rank of the true class counts the classes put before it, 0 being best,
+    and among equal logits the lower index comes first, as `argmax` has it.
+    """
+
+    logits: Floats  # (examples, classes)
+    log_totals: Doubles  # (examples,), so that log probability = logit - log total
+    labels: Integers  # (examples,)
+    predicted: Integers  # (examples,)
+    true_rank: Integers  # (examples,)
+    true_log_probability: Doubles  # (examples,)
+    top_probability: Doubles  # (examples,)
+    confusion: Integers  # (classes, classes), rows are the truth
+
+
+class Metric(NamedTuple):
+    """How a metric is computed, and whether a better model has more or less of it."""
+
+    compute: Callable[[Outcomes], float | None]
+    better: Literal["higher", "lower"]
+
+
+def compute_metrics(logits: Floats, labels: npt.ArrayLike, class_names: Sequence[str]) -> Metrics:
+    """Return every metric of `logits` (examples, classes) against `labels` (examples,), which are class indices.
+
+    Without examples every metric is None. Raises `errors.DataError` for logits that are not finite.
+    """
+    outcomes = judge(logits, labels, classes=len(class_names))
+    values = {name: metric.compute(outcomes) if len(outcomes.labels) else None for name, metric in METRICS.items()}
+    return Metrics(
+        examples=len(outcomes.labels),
+        **values,
+        classes=tuple(class_names),
+        per_class=_class_metrics(outcomes.confusion, class_names),
+        confusion_matrix=tuple(tuple(row) for row in outcomes.confusion.tolist()),
+    )
+
+
+def judge(logits: Floats, labels: npt.ArrayLike, *, classes: int) -> Outcomes:
+    """Return what the metrics need to know of every example, in float64 and in blocks that stay small in memory."""
+    logits, truth = np.asarray(logits), np.asarray(labels, dtype=np.int64)
+    _check_shapes(logits, truth, classes)
+    examples = len(truth)
+    numbers, indices = np.empty((3, examples)), np.empty((2, examples), dtype=np.int64)
+    for rows in _slices(examples, row_length=classes):
+        numbers[:, rows], indices[:, rows] = _judge_block(logits[rows].astype(np.float64), truth[rows])
+    (log_totals, true_log_probability, top_probability), (predicted, true_rank) = numbers, indices
+    _check_finite(log_totals)
+    pairs = np.bincount(truth * classes + predicted, minlength=classes * classes)
+    return Outcomes(
+        logits=logits,
+        log_totals=log_totals,
+        labels=truth,
+        predicted=predicted,
+        true_rank=true_rank,
+        true_log_probability=true_log_probability,
+        top_probability=top_probability,
+        confusion=pairs.reshape(classes, classes),
+    )
+
+
+def softmax(logits: Floats) -> Doubles:
+    """Return the probabilities of `logits` (examples, classes) in float64."""
+    values = np.array(logits, dtype=np.float64)
+    values -= values.max(axis=1, keepdims=True)
+    np.exp(values, out=values)
+    values /= values.sum(axis=1, keepdims=True)
+    return values
+
+
+def top1_accuracy(outcomes: Outcomes) -> float:
+    """Return the fraction of examples whose best class is the true one."""
+    return float(np.mean(outcomes.true_rank == 0))
+
+
+def top5_accuracy(outcomes: Outcomes) -> float:
+    """Return the fraction of examples whose true class is among the five best."""
+    return float(np.mean(outcomes.true_rank < 5))
+
+
+def balanced_accuracy(outcomes: Outcomes) -> float:
+    """Return the mean recall of the classes with support."""
+    support, _, correct = _class_counts(outcomes.confusion)
+    present = support > 0
+    return float(np.mean(correct[present] / support[present]))
+
+
+def macro_precision(outcomes: Outcomes) -> float:
+    """Return the mean precision of the classes with support, 0 for one that was never predicted."""
+    support, predicted, correct = _class_counts(outcomes.confusion)
+    present = support > 0
+    return float(np.mean(correct[present] / np.maximum(predicted[present], 1)))
+
+
+def macro_f1(outcomes: Outcomes) -> float:
+    """Return the mean F1 of the classes with support."""
+    support, predicted, correct = _class_counts(outcomes.confusion)
+    present = support > 0
+    return float(np.mean(2 * correct[present] / (support + predicted)[present]))
+
+
+def macro_auc(outcomes: Outcomes) -> float | None:
+    """Return the mean area under the ROC curve of each class against the rest, over classes that have both.
+
+    Examples with equal scores share their mean rank. Scores are log probabilities: the order of the probabilities,
+    but those too small for a float stay apart.
+    """
+    examples, classes = outcomes.logits.shape
+    support = np.bincount(outcomes.labels, minlength=classes)
+    indices = np.flatnonzero((support > 0) & (support < examples))
+    if not indices.size:
+        return None
+    members = np.split(np.argsort(outcomes.labels, kind="stable"), np.cumsum(support)[:-1])
+    total = 0.0
+    for part in _slices(len(indices), row_length=examples):
+        scores = (outcomes.logits[:, indices[part]] - outcomes.log_totals[:, None]).T  # (classes, examples)
+        total += sum(_auc(column, members[k]) for column, k in zip(scores, indices[part], strict=True))
+    return total / len(indices)
+
+
+def log_loss(outcomes: Outcomes) -> float:
+    """Return the mean negative natural logarithm of the probability given to the true class."""
+    # Subtracted from zero, so that a perfect model scores 0.0 and not -0.0.
+    return float(0.0 - np.mean(outcomes.true_log_probability))
+
+
+def ece(outcomes: Outcomes) -> float:
+    """Return the expected calibration error: the mean gap between confidence and accuracy, in 15 equal bins."""
+    counts, confidences, correct = _bin_sums(outcomes.top_probability, outcomes.true_rank == 0, CALIBRATION_BINS)
+    return float(np.sum(np.abs(confidences - correct)) / np.sum(counts))
+
+
+def reliability_bins(
+    probabilities: Floats, labels: npt.ArrayLike, *, bins: int = CALIBRATION_BINS
+) -> tuple[ReliabilityBin, ...]:
+    """Return bins of equal width over the top probability of `probabilities` (examples, classes).
+
+    A bin holds its upper edge and not its lower one; confidence and accuracy of an empty bin are None.
+    """
+    examples = np.arange(len(probabilities))
+    predicted = probabilities.argmax(axis=1)
+    sums = _bin_sums(probabilities[examples, predicted], predicted == np.asarray(labels), bins)
+    edges = np.linspace(0, 1, bins + 1).tolist()
+    return tuple(
+        ReliabilityBin(low, high, int(count), _ratio(confidence, count), _ratio(correct, count))
+        for low, high, count, confidence, correct in zip(edges[:-1], edges[1:], *sums, strict=True)
+    )
+
+
+def most_confused(metrics: Metrics, *, limit: int = 10) -> tuple[ConfusedPair, ...]:
+    """Return the pairs of classes most often taken for each other; of equal counts, the rarer true class first."""
+    confusion = np.array(metrics.confusion_matrix, dtype=np.int64)
+    support = confusion.sum(axis=1)
+    np.fill_diagonal(confusion, 0)
+    truths, predictions = np.nonzero(confusion)
+    counts = confusion[truths, predictions]
+    order = np.lexsort((predictions, truths, support[truths], -counts))[:limit]
+    return tuple(
+        ConfusedPair(metrics.classes[truth], metrics.classes[predicted], int(count), float(count / support[truth]))
+        for truth, predicted, count in zip(truths[order], predictions[order], counts[order], strict=True)
+    )
+
+
+def worst_mistakes(
+    paths: Sequence[str],
+    labels: npt.ArrayLike,
+    probabilities: Floats,
+    class_names: Sequence[str],
+    *,
+    limit: int = 20,
+) -> tuple[Mistake, ...]:
+    """Return the wrongly labelled images, the surest mistake first and by path among equals."""
+    truth, predicted = np.asarray(labels), probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != truth).tolist()
+    wrong.sort(key=lambda example: (-probabilities[example, predicted[example]], paths[example]))
+    return tuple(
+        Mistake(
+            path=paths[example],
+            truth=class_names[truth[example]],
+            predicted=class_names[predicted[example]],
+            score=float(probabilities[example, predicted[example]]),
+            truth_score=float(probabilities[example, truth[example]]),
+        )
+        for example in wrong[:limit]
+    )
+
+
+def parse_gate(argument: str) -> Gate:
+    """Return the metric and the threshold of a `--fail-under` argument such as `top1_accuracy=0.9`.
+
+    Raises `errors.UsageError` for an unknown metric and for a threshold that is no number or that no model can meet.
+    """
+    name, equals, number = (part.strip() for part in argument.partition("="))
+    where = f"--fail-under {text.visible(argument)}"
+    if name not in METRICS:
+        hint = text.nearest(name, METRICS)
+        raise errors.UsageError(f"{where}: no metric '{text.visible(name)}'.{hint} Choices: {text.joined(METRICS)}")
+    try:
+        threshold = float(number)
+    except ValueError:
+        threshold = math.nan
+    if not equals or not math.isfinite(threshold):
+        raise errors.UsageError(f"{where}: give a number, for example --fail-under {name}=0.9")
+    if threshold > 1 and METRICS[name].better == "higher":
+        raise errors.UsageError(f"{where}: {name} is a fraction and never above 1; 90 % is 0.9")
+    if threshold < 0 and METRICS[name].better == "lower":
+        raise errors.UsageError(f"{where}: {name} is never below 0")
+    return name, threshold
+
+
+def check_gates(metrics: Metrics, gates: Sequence[Gate]) -> None:
+    """Raise `errors.GateMissed`, naming every gate that `metrics` miss; a metric that is not defined misses."""
+    missed = [(name, threshold) for name, threshold in gates if not _meets(getattr(metrics, name), name, threshold)]
+    if not missed:
+        return
+    reasons = [_missed_gate(name, getattr(metrics, name), threshold) for name, threshold in missed]
+    raise errors.GateMissed(f"missed {text.counted(len(missed), 'gate')}: " + "; ".join(reasons))
+
+
+def _meets(value: float | None, name: str, threshold: float) -> bool:
+    if value is None:
+        return False
+    return value >= threshold if METRICS[name].better == "higher" else value <= threshold
+
+
+def _missed_gate(name: str, value: float | None, threshold: float) -> str:
+    shown = "not defined" if value is None else f"{value:.6g}"
+    bound = "at least" if METRICS[name].better == "higher" else "at most"
+    return f"{name} is {shown}, must be {bound} {threshold:g}"
+
+
+def _judge_block(block: Doubles, labels: Integers) -> tuple[tuple[Doubles, ...], tuple[Integers, ...]]:
+    """Return (log totals, true log probability, top probability) and (predicted, true rank) of some examples."""
+    examples = np.arange(len(labels))
+    predicted = block.argmax(axis=1)
+    highest, true_logit = block[examples, predicted], block[examples, labels]
+    equal_before = (block == true_logit[:, None]) & (np.arange(block.shape[1]) < labels[:, None])
+    true_rank = (block > true_logit[:, None]).sum(axis=1) + equal_before.sum(axis=1)
+    with np.errstate(invalid="ignore"):  # infinite logits are reported once, by _check_finite
+        log_totals = highest + np.log(np.exp(block - highest[:, None]).sum(axis=1))
+        # A logit of minus infinity would hide in a finite total.
+        log_totals[~np.isfinite(block).all(axis=1)] = np.nan
+    return (log_totals, true_logit - log_totals, np.exp(highest - log_totals)), (predicted, true_rank)
+
+
+def _check_shapes(logits: Floats, labels: Integers, classes: int) -> None:
+    if logits.ndim != 2 or labels.ndim != 1 or logits.shape != (len(labels), classes):
+        raise ValueError(
+            f"logits must be (examples, classes) and labels (examples,). Received: logits.shape={logits.shape}, "
+            f"labels.shape={labels.shape}, classes={classes}"
+        )
+    if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(f"labels must lie in 0..{classes - 1}. Received: {labels.min()}..{labels.max()}")
+
+
+def _check_finite(log_totals: Doubles) -> None:
+    broken = int(np.count_nonzero(~np.isfinite(log_totals)))
+    if broken:
+        raise errors.DataError(
+            f"the model's logits are not finite for {broken:,} of {text.counted(len(log_totals), 'image')}: "
+            "no metric is defined for them; train again with a lower learning rate, or in float32"
+        )
+
+
+def _slices(length: int, *, row_length: int) -> Iterator[slice]:
+    """Give slices over `length` rows of `row_length` numbers that stay within `_BLOCK_NUMBERS`."""
+    step = max(1, _BLOCK_NUMBERS // max(1, row_length))
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
+
+
+def _class_counts(confusion: Integers) -> tuple[Integers, Integers, Integers]:
+    """Return how often each class was true, predicted, and both."""
+    return confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
+
+
+def _class_metrics(confusion: Integers, class_names: Sequence[str]) -> tuple[ClassMetrics, ...]:
+    counts = zip(class_names, *(column.tolist() for column in _class_counts(confusion)), strict=True)
+    return tuple(
+        ClassMetrics(
+            label=name,
+            support=support,
+            precision=_ratio(correct, predicted),
+            recall=_ratio(correct, support),
+            f1=_ratio(2 * correct, support + predicted) if support else None,
+        )
+        for name, support, predicted, correct in counts
+    )
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _auc(scores: Doubles, members: Integers) -> float:
+    """Return the chance that a member scores above another example, by the rank sum of Mann and Whitney (1947)."""
+    # Sorting all scores and looking up the few members is several times sooner than ranking everything.
+    ordered, own = np.sort(scores), scores[members]
+    below = np.searchsorted(ordered, own, side="left")
+    not_above = np.searchsorted(ordered, own, side="right")
+    rank_sum = float(np.sum((below + not_above + 1) / 2))
+    inside, outside = len(members), len(scores) - len(members)
+    return (rank_sum - inside * (inside + 1) / 2) / (inside * outside)
+
+
+def _bin_sums(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int) -> tuple[Integers, Doubles, Doubles]:
+    """Return per bin how many examples it holds, and their summed confidence and correct answers."""
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    return counts, np.bincount(index, confidence, bins), np.bincount(index, correct, bins)
+
+
+METRICS: dict[str, Metric] = {
+    "top1_accuracy": Metric(top1_accuracy, "higher"),
+    "top5_accuracy": Metric(top5_accuracy, "higher"),
+    "balanced_accuracy": Metric(balanced_accuracy, "higher"),
+    "macro_precision": Metric(macro_precision, "higher"),
+    "macro_recall": Metric(balanced_accuracy, "higher"),  # by definition the same number
+    "macro_f1": Metric(macro_f1, "higher"),
+    "macro_auc": Metric(macro_auc, "higher"),
+    "log_loss": Metric(log_loss, "lower"),
+    "ece": Metric(ece, "lower"),
+}

@@ -1,0 +1,125 @@
+"""Builds classifiers: pixels -> scaling -> backbone -> head -> logits, as one Keras model that a file can hold.
+
+A classifier takes float32 or uint8 pixels (batch, height, width, 3), RGB in 0..255, and returns logits
+(batch, classes). Augmentation is never part of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from .backbones import (
+    BACKBONES,
+    build_backbone,
+    cut_backbone,
+    limit_momentum,
+    preprocess,
+    resolve_preprocessing,
+)
+from .config import ModelConfig
+from .errors import DataError
+from .heads import FeatureMap, build_head, effective_options
+from .runtime import seed_everything
+from .weights import load_backbone_weights
+
+BACKBONE_LAYER = "backbone"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A Keras model and what to know of how it was built.
+
+    `loaded_tensors` counts the weights that were loaded into the backbone; None when it started at random.
+    """
+
+    model: Any
+    loaded_tensors: int | None
+
+    @property
+    def backbone(self) -> Any:
+        """The backbone, a Keras model inside the model."""
+        return self.model.get_layer(BACKBONE_LAYER)
+
+    @property
+    def feature_map(self) -> FeatureMap:
+        """Height, width and channels of the feature map."""
+        height, width, channels = self.backbone.output_shape[1:]
+        return height, width, channels
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return int(self.model.count_params())
+
+    @property
+    def head_parameters(self) -> int:
+        """Parameters of the head, its classifier layer included."""
+        return self.parameters - int(self.backbone.count_params())
+
+
+def build_classifier(
+    config: ModelConfig,
+    *,
+    image_size: tuple[int, int],
+    classes: int,
+    seed: int = 0,
+    steps_per_epoch: int | None = None,
+) -> Classifier:
+    """Return a new classifier.
+
+    Args:
+        config: backbone, weights, preprocessing, feature layer and head.
+        image_size: height and width in pixels.
+        classes: number of logits.
+        seed: start of the random weights; equal seeds give equal backbones under every head.
+        steps_per_epoch: of the training to come, for the momentum of batch norm; None leaves it.
+
+    Raises:
+        ConfigError: the image is too small, or a layer does not exist.
+        RunError: weights that do not fit.
+    """
+    if classes < 2:
+        raise DataError(f"a classifier needs at least 2 classes; found {classes}")
+    seed_everything(seed)
+    backbone, loaded = _build_loaded_backbone(config, image_size)
+    if steps_per_epoch is not None and config.weights is None:
+        limit_momentum(backbone, steps_per_epoch)
+    pixels = keras.Input((*image_size, 3), name="pixels")
+    feature_map = backbone(preprocess(pixels, resolve_preprocessing(config.backbone, config.preprocessing)))
+    model = keras.Model(pixels, build_head(feature_map, classes, config.head), name="classifier")
+    return Classifier(model, loaded)
+
+
+def _build_loaded_backbone(config: ModelConfig, image_size: tuple[int, int]) -> tuple[Any, int | None]:
+    """Return the backbone with its weights, cut at the feature layer, and how many tensors were loaded."""
+    backbone, loaded = load_backbone_weights(config.backbone, image_size, config.weights)
+    if config.feature_layer is not None:
+        backbone = cut_backbone(backbone, config.feature_layer)
+    return backbone, loaded
+
+
+def feature_map_of(config: ModelConfig, image_size: tuple[int, int]) -> tuple[FeatureMap, Any]:
+    """Return the shape of the feature map and a backbone without values, quickly: nothing is computed or loaded."""
+    with keras.StatelessScope(initialize_variables=False):
+        backbone = build_backbone(config.backbone, image_size)
+        if config.feature_layer is not None:
+            backbone = cut_backbone(backbone, config.feature_layer)
+    height, width, channels = backbone.output_shape[1:]
+    return (height, width, channels), backbone
+
+
+def notes_about(config: ModelConfig, feature_map: FeatureMap) -> list[str]:
+    """Return what a user should know of a model before training it."""
+    notes = []
+    head = config.head
+    if effective_options(feature_map, head).name != head.name:
+        notes.append(f"the feature map has one position only, so the head '{head.name}' is GAP; use larger images")
+    row = BACKBONES[config.backbone]
+    if row.scales_inside and config.preprocessing not in {"auto", "none"}:
+        notes.append(
+            f"{config.backbone} scales its pixels itself; model.preprocessing {config.preprocessing} comes on top"
+        )
+    return notes

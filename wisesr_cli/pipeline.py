@@ -1,0 +1,301 @@
+"""uint8 batches of images: decoded once and kept, or decoded again for every epoch.
+
+Training and evaluation read `Pixels`, which knows its files beforehand; prediction streams with `decode_in_order`,
+whose memory does not grow with the number of inputs. Decoding runs in threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from wisesr_cli import images, pixel_cache, text
+from wisesr_cli.errors import DataError, ImageError
+from wisesr_cli.parallel import map_in_order, worker_count
+from wisesr_cli.results import Listener
+from wisesr_cli.verified import Keys, file_keys, recall_verified, remember_verified
+
+Cache = Literal["auto", "none", "memory", "disk"]
+Positions = npt.NDArray[np.int64]
+Shape = tuple[int, int, int, int]  # (files, height, width, 3)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One input of a stream: its pixels (height, width, 3), or the reason why there are none."""
+
+    path: str
+    pixels: images.Pixels | None
+    error: str | None = None
+
+
+class Pixels:
+    """The images of a list of files at one size, by position among those that could be read.
+
+    `kept` holds, for every position, the position in the list of files: labels go with `labels[pixels.kept]`.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], kept: Positions, read: Callable[[int], images.Pixels], shape: Shape, workers: int
+    ) -> None:
+        self.kept = kept
+        self.cache: Cache = "none"
+        self._paths = paths
+        self._read = read
+        self._shape = shape[1:]
+        self._rows: images.Pixels | None = None
+        self._disk: pixel_cache.DiskCache | None = None
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="wisesr")
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def batch(self, indices: npt.NDArray[np.integer]) -> images.Pixels:
+        """Return the images at `indices`, uint8 (batch, height, width, 3); may be called from several threads.
+
+        Raises `DataError` for a file that is gone or damaged since it was first read.
+        """
+        positions = self.kept[indices]
+        if self._rows is not None:
+            chosen: images.Pixels = self._rows[positions]
+            return chosen
+        batch = np.empty((len(positions), *self._shape), np.uint8)
+        for row, pixels in enumerate(self._pool.map(self._decode, positions.tolist())):
+            batch[row] = pixels
+        return batch
+
+    def close(self) -> None:
+        """Stop the threads and let go of the cache."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._rows = None
+        if self._disk is not None:
+            self._disk.close()
+
+    def keep_rows(self, rows: images.Pixels, disk: pixel_cache.DiskCache | None = None) -> None:
+        """Serve batches from `rows`, (files, height, width, 3), from now on."""
+        self._rows, self._disk = rows, disk
+        self.cache = "disk" if disk else "memory"
+
+    def _decode(self, position: int) -> images.Pixels:
+        try:
+            return self._read(position)
+        except ImageError as error:
+            path = text.visible(self._paths[position])
+            raise DataError(f"{path}: {error}; it could be read when the run started") from error
+
+
+def open_pixels(
+    paths: Sequence[str],
+    *,
+    image_size: tuple[int, int],
+    resize: images.Resize,
+    cache: Cache,
+    on_error: Literal["fail", "skip"],
+    listener: Listener,
+    workers: int | None = None,
+) -> Pixels:
+    """Return the images of files, every one of them decoded once before this returns, or known to be sound.
+
+    `auto` keeps them in memory when they fill at most a quarter of what is available, else on disk, else nowhere.
+    Unreadable images are one `DataError`, or with `skip` a warning.
+    """
+    shape = (len(paths), *image_size, 3)
+    workers = workers or worker_count()
+
+    def read(position: int) -> images.Pixels:
+        return images.decode_image(paths[position], image_size=image_size, resize=resize)
+
+    loading = _Loading(paths, file_keys(paths), shape, read, on_error, listener, workers)
+    for name in _caches_to_try(cache, shape):
+        loaded = _LOADERS[name](loading, resize)
+        if loaded is not None:
+            return loaded
+        listener.warn(f"no room to keep decoded images ({name}): decoding them again in every epoch")
+    return _load_nothing(loading, resize)
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> Positions:
+    """Return the order of `count` examples in an epoch: a permutation made from `seed` and `epoch` alone."""
+    return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int64)
+
+
+def decode_in_order(
+    paths: Iterable[str],
+    *,
+    image_size: tuple[int, int],
+    resize: images.Resize,
+    batch_size: int,
+    workers: int | None = None,
+) -> Iterator[list[Decoded]]:
+    """Give the inputs decoded, in order, in lists of at most `batch_size`; `paths` is read only a little ahead.
+
+    Closing the iterator early stops the threads.
+    """
+
+    def decode(path: str) -> Decoded:
+        try:
+            return Decoded(path, images.decode_image(path, image_size=image_size, resize=resize))
+        except ImageError as error:
+            return Decoded(path, None, str(error))
+
+    workers = workers or worker_count()
+    decoded = map_in_order(decode, paths, workers=workers, look_ahead=batch_size + 2 * workers)
+    with contextlib.closing(decoded):  # type: ignore[type-var]
+        batch: list[Decoded] = []
+        for item in decoded:
+            batch.append(item)
+            if len(batch) == batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+@dataclass
+class _Loading:
+    """What the ways of loading have in common."""
+
+    paths: Sequence[str]
+    keys: Keys
+    shape: Shape
+    read: Callable[[int], images.Pixels]
+    on_error: str
+    listener: Listener
+    workers: int
+
+    def pixels(self, readable: npt.NDArray[np.bool_]) -> Pixels:
+        kept = np.flatnonzero(readable).astype(np.int64)
+        return Pixels(self.paths, kept, self.read, self.shape, self.workers)
+
+    def decode(self, positions: Positions, store: Callable[[int, images.Pixels], None]) -> npt.NDArray[np.bool_]:
+        """Decode files and store their pixels; return which of all files are readable."""
+        readable = np.ones(len(self.paths), np.bool_)
+        reasons: dict[int, str] = {}
+
+        def work(position: int) -> str | None:
+            try:
+                store(position, self.read(position))
+            except ImageError as error:
+                return str(error)
+            return None
+
+        with self.listener.progress("reading images", len(positions)) as progress:
+            answers = map_in_order(work, positions.tolist(), workers=self.workers)
+            for position, reason in zip(positions.tolist(), answers, strict=True):
+                if reason is not None:
+                    reasons[position] = reason
+                progress.advance()
+        readable[list(reasons)] = False
+        self.report(reasons)
+        remember_verified(self.keys[readable & (self.keys != 0)])
+        return readable
+
+    def report(self, reasons: dict[int, str]) -> None:
+        """Raise for unreadable images, or warn of them, as the config wants."""
+        if not reasons:
+            return
+        named = [f"{text.visible(self.paths[position])}: {reason}" for position, reason in sorted(reasons.items())]
+        shown = "; ".join(named[:5]) + (f"; and {len(named) - 5:,} more" if len(named) > 5 else "")
+        count = text.counted(len(named), "unreadable image")
+        if self.on_error != "skip":
+            raise DataError(f"{count}: {shown}. Mend or remove them, or leave them out with --set data.on_error=skip")
+        if len(reasons) == len(self.paths):
+            raise DataError(f"no image can be read: {shown}")
+        self.listener.warn(f"{count} left out: {shown}")
+
+
+def _load_into_memory(loading: _Loading, resize: str) -> Pixels | None:
+    try:
+        rows = np.empty(loading.shape, np.uint8)
+    except MemoryError:
+        return None
+    readable = loading.decode(np.arange(len(loading.paths)), rows.__setitem__)
+    pixels = loading.pixels(readable)
+    pixels.keep_rows(rows)
+    return pixels
+
+
+def _load_onto_disk(loading: _Loading, resize: str) -> Pixels | None:
+    path = pixel_cache.cache_path(loading.keys, loading.shape[1:3], resize)
+    found = pixel_cache.open_cache(path, loading.shape)
+    if found is not None:
+        _report_again(loading, found)
+    else:
+        try:
+            with pixel_cache.new_cache(path, loading.shape) as writer:
+                loading.decode(np.arange(len(loading.paths)), writer.write)
+        except OSError:
+            return None
+        found = pixel_cache.open_cache(path, loading.shape)
+        if found is None:
+            return None
+    pixels = loading.pixels(found.readable)
+    pixels.keep_rows(found.rows, found)
+    return pixels
+
+
+def _report_again(loading: _Loading, found: pixel_cache.DiskCache) -> None:
+    """Report what could not be read when the cache was written: decoding it again gives the reasons."""
+    unreadable = np.flatnonzero(~found.readable)
+    if len(unreadable):
+        try:
+            loading.decode(unreadable, lambda position, pixels: None)
+        except DataError:
+            found.close()
+            raise
+
+
+def _load_nothing(loading: _Loading, resize: str) -> Pixels:
+    """Only try the files that were never decoded to their end; keep no pixels."""
+    unknown = np.flatnonzero(~recall_verified(loading.keys))
+    everything = np.ones(len(loading.paths), np.bool_)
+    return loading.pixels(loading.decode(unknown, lambda position, pixels: None) if len(unknown) else everything)
+
+
+def _caches_to_try(cache: Cache, shape: Shape) -> list[str]:
+    if cache != "auto":
+        return [] if cache == "none" else [cache]
+    if int(np.prod(shape)) <= available_memory_bytes() // 4:
+        return ["memory"]
+    return ["disk"] if pixel_cache.has_room(shape) else []
+
+
+def available_memory_bytes() -> int:
+    """Return the memory that can still be taken, within the limit of a container, too; a guess where nobody says."""
+    answers = [_memory_of_machine(), _memory_of_container()]
+    known = [answer for answer in answers if answer is not None]
+    return min(known, default=2 * 10**9)
+
+
+def _memory_of_machine() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (OSError, ValueError):
+        return None
+
+
+def _memory_of_container() -> int | None:
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii")
+        used = (group / "memory.current").read_text(encoding="ascii")
+        return max(0, int(limit) - int(used))
+    except (OSError, ValueError):  # no control groups, or no limit ("max")
+        return None
+
+
+_LOADERS: dict[str, Callable[[_Loading, str], Pixels | None]] = {"memory": _load_into_memory, "disk": _load_onto_disk}

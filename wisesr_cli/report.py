@@ -1,0 +1,238 @@
+"""Shows results: rich tables for people, JSON, CSV and Markdown for programs. Knows results, not Keras.
+
+Data goes to standard output, everything else to standard error. To add an output format: a renderer and a row in
+`FORMATS`. All text from outside passes through `text.visible` before it reaches a terminal.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from .text import csv_cell, visible
+
+LONG_TABLE = 40  # rows; longer tables are shortened on a terminal
+PLAIN_WIDTH = 10_000  # off a terminal nothing is wrapped
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a `Grid`: its title, and whether it holds numbers."""
+
+    title: str
+    number: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table before it is drawn: plain text, as wide as it likes."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+
+
+def console(file: TextIO | None = None) -> Console:
+    """Return a console for standard output, or another stream, that neither wraps nor colours off a terminal."""
+    stream = file or sys.stdout
+    width = None if stream.isatty() else PLAIN_WIDTH
+    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=not stream.isatty())
+
+
+def show_grid(grid: Grid, *, file: TextIO | None = None, limit: int | None = LONG_TABLE) -> None:
+    """Draw a table; with more than `limit` rows only its ends."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=any(column.title for column in grid.columns), pad_edge=False)
+    for column in grid.columns:
+        justify: Literal["left", "right"] = "right" if column.number else "left"
+        table.add_column(Text(visible(column.title)), justify=justify, overflow="fold")
+    for row in _shortened(grid.rows, limit):
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    output = console(file)
+    if grid.title:
+        output.print(Text(visible(grid.title), style="bold"))
+    output.print(table)
+    if grid.caption:
+        output.print(Text(visible(grid.caption), style="dim"))
+
+
+def _shortened(rows: Sequence[tuple[str, ...]], limit: int | None) -> Iterator[tuple[str, ...]]:
+    if limit is None or len(rows) <= limit:
+        yield from rows
+        return
+    half = limit // 2
+    yield from rows[:half]
+    yield (f"... {len(rows) - 2 * half:,} more ...", *("" for _ in rows[0][1:]))
+    yield from rows[-half:]
+
+
+def to_markdown(grid: Grid) -> str:
+    """Return a Markdown table; what means something in Markdown is escaped."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(_markdown_cell(cell) for cell in cells) + " |\n"
+
+    rule = "|" + "|".join(" ---: " if column.number else " --- " for column in grid.columns) + "|\n"
+    return line([column.title for column in grid.columns]) + rule + "".join(line(row) for row in grid.rows)
+
+
+def _markdown_cell(cell: str) -> str:
+    return "".join("\\" + c if c in "\\|*_`[]<>#" else c for c in visible(cell))
+
+
+def to_csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return CSV text with cells that no spreadsheet takes for a formula."""
+    output = io.StringIO()
+    writer = csv.writer(output, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([csv_value(cell) for cell in row] for row in rows)
+    return output.getvalue()
+
+
+def csv_value(value: Any) -> str:
+    """Return one CSV cell: empty for None, exact for numbers, made safe for text."""
+    if value is None:
+        return ""
+    return csv_cell(value) if isinstance(value, str) else str(value)
+
+
+def to_json(value: Any) -> str:
+    """Return one line of JSON; values that are not finite are a bug."""
+    return json.dumps(value, allow_nan=False)
+
+
+def write_output(text: str, file: TextIO | None = None) -> None:
+    """Write data to standard output at once, so that a closed pipe or a full disk is noticed here."""
+    stream = file or sys.stdout
+    stream.write(text)
+    stream.flush()
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction as `93.4 %`."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def decimal(value: float | None, digits: int = 4) -> str:
+    """Return a number with so many digits after the point."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def score_bar(score: float | None, width: int = 10) -> str:
+    """Return a fraction as a bar of text."""
+    if score is None:
+        return ""
+    eighths = round(score * width * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+
+
+class TerminalListener:
+    """Tells a person what happens, on standard error: bars on a terminal, plain lines elsewhere.
+
+    Args:
+        quiet: show warnings only.
+        verbose: do not shorten long tables.
+    """
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet, self.verbose = quiet, verbose
+        self.console = console(sys.stderr)
+
+    def note(self, message: str) -> None:
+        """Say something a user wants to know."""
+        if not self.quiet:
+            self._print(message, "")
+
+    def warn(self, message: str) -> None:
+        """Say something a user should look into."""
+        self._print(f"warning: {message}", "yellow")
+
+    def grid(self, grid: Grid) -> None:
+        """Show a table beside the data, on standard error."""
+        if not self.quiet:
+            show_grid(grid, file=sys.stderr, limit=None if self.verbose else LONG_TABLE)
+
+    def _print(self, message: str, style: str) -> None:
+        self.console.print(Text(visible(message), style=style), soft_wrap=True)
+
+    @contextmanager
+    def progress(self, label: str, total: int | None) -> Iterator[Bar]:
+        """Show a bar with the remaining time, on a terminal."""
+        if self.quiet or not self.console.is_terminal:
+            yield Bar(None, None)
+            return
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        with Progress(*columns, console=self.console, transient=True) as live:
+            yield Bar(live, live.add_task(visible(label), total=total))
+
+
+class Bar:
+    """A `results.Progress` on the terminal, or nowhere."""
+
+    def __init__(self, live: Progress | None, task: Any) -> None:
+        self.live, self.task = live, task
+
+    def advance(self, steps: int = 1) -> None:
+        """Count `steps` more as done."""
+        if self.live is not None:
+            self.live.advance(self.task, steps)
+
+    def describe(self, label: str) -> None:
+        """Say what is being done now."""
+        if self.live is not None:
+            self.live.update(self.task, description=visible(label))
+
+
+Renderer = Callable[[Grid, Sequence[str], Sequence[Sequence[Any]], Any], str]
+
+FORMATS: dict[str, Renderer] = {
+    "json": lambda grid, header, rows, value: to_json(value) + "\n",
+    "csv": lambda grid, header, rows, value: to_csv(header, rows),
+    "markdown": lambda grid, header, rows, value: to_markdown(grid),
+}
+
+
+def show_result(
+    chosen: str,
+    *,
+    grids: Sequence[Grid],
+    header: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    value: Any,
+    limit: int | None = LONG_TABLE,
+) -> None:
+    """Write a result to standard output in the format that was asked for.
+
+    Args:
+        chosen: `table`, or a key of `FORMATS`.
+        grids: the tables for people; Markdown takes the first.
+        header: column names of the CSV.
+        rows: rows of the CSV.
+        value: what JSON holds.
+        limit: rows of a table that are shown; None is all.
+    """
+    if chosen == "table":
+        for grid in grids:
+            show_grid(grid, limit=limit)
+        sys.stdout.flush()
+    else:
+        write_output(FORMATS[chosen](grids[0], header, rows, value))

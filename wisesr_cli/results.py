@@ -1,0 +1,294 @@
+"""What the work hands to the display: frozen records, with the field names of the JSON that users read.
+
+A record can be shown without a model, and a model runs without a terminal. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+Level = Literal["pass", "warn", "fail"]
+
+
+class Progress(Protocol):
+    """How long work reports that it goes on; `report.TerminalProgress` shows it, `silent` does not."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Count `steps` more of the announced total as done."""
+
+    def describe(self, label: str) -> None:
+        """Say what is being done now."""
+
+
+class Listener(Protocol):
+    """Whom long work tells what happens. Every text is plain: the listener makes it safe for its reader."""
+
+    def note(self, message: str) -> None:
+        """Say something a user wants to know."""
+
+    def warn(self, message: str) -> None:
+        """Say something a user should look into."""
+
+    def progress(self, label: str, total: int | None) -> Any:
+        """Return a context manager that gives a `Progress` for `total` steps (None: not known)."""
+
+
+class Silent:
+    """A `TrainingListener` that shows nothing, for use as a library."""
+
+    def note(self, message: str) -> None:
+        """Do nothing."""
+
+    def warn(self, message: str) -> None:
+        """Do nothing."""
+
+    @contextmanager
+    def progress(self, label: str, total: int | None) -> Iterator[Progress]:
+        """Give a progress that is not shown."""
+        yield self
+
+    def advance(self, steps: int = 1) -> None:
+        """Do nothing."""
+
+    def describe(self, label: str) -> None:
+        """Do nothing."""
+
+    def prepared(self, plan: TrainingPlan) -> None:
+        """Do nothing."""
+
+    def epoch_finished(self, row: EpochResult, *, is_best: bool, total: int) -> None:
+        """Do nothing."""
+
+
+class TrainingListener(Listener, Protocol):
+    """Whom a training also tells of its stages."""
+
+    def prepared(self, plan: TrainingPlan) -> None:
+        """Hear that data and model are ready, before the first step."""
+
+    def epoch_finished(self, row: EpochResult, *, is_best: bool, total: int) -> None:
+        """Hear of a finished epoch, of `total`."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of `wisesr check`: what was looked at, and what was found."""
+
+    level: Level
+    code: str
+    message: str
+    count: int = 0
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """All findings about a config and its image folders."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def status(self) -> Level:
+        """The worst level found."""
+        levels = {finding.level for finding in self.findings}
+        return "fail" if "fail" in levels else "warn" if "warn" in levels else "pass"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of `wisesr check --format json`."""
+        return {"status": self.status, "findings": [asdict(finding) for finding in self.findings]}
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """Metrics of one class; None where they are not defined."""
+
+    label: str
+    support: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics of one evaluation: fractions in 0..1, None where one is not defined."""
+
+    examples: int
+    top1_accuracy: float | None
+    top5_accuracy: float | None
+    balanced_accuracy: float | None
+    macro_precision: float | None
+    macro_recall: float | None
+    macro_f1: float | None
+    macro_auc: float | None
+    log_loss: float | None
+    ece: float | None
+    classes: tuple[str, ...]
+    per_class: tuple[ClassMetrics, ...]
+    confusion_matrix: tuple[tuple[int, ...], ...]  # rows are the truth
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of `wisesr evaluate --format json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """How often images of one class were taken for another."""
+
+    truth: str
+    predicted: str
+    count: int
+    fraction_of_truth: float
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One wrongly labelled image, with the probability given to the wrong and to the true class."""
+
+    path: str
+    truth: str
+    predicted: str
+    score: float
+    truth_score: float
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The examples whose top probability lies in [low, high]: how sure the model was, and how often right."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics and what explains them: where the model errs, and whether its probabilities can be trusted."""
+
+    split: str
+    metrics: Metrics
+    most_confused: tuple[ConfusedPair, ...]
+    worst_mistakes: tuple[Mistake, ...]
+    reliability: tuple[ReliabilityBin, ...]
+    output_dir: str
+    unreadable: int = 0
+
+
+@dataclass(frozen=True)
+class ScoredLabel:
+    """A class name and the probability given to it."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The labels of one image, best first, or the reason why it could not be read."""
+
+    path: str
+    label: str | None
+    score: float | None
+    top: tuple[ScoredLabel, ...] = ()
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of one line of `wisesr predict --format jsonl`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """Parameters, FLOPs (one multiply-add is 2) and size of one backbone with one head at one image size."""
+
+    backbone: str
+    image_height: int
+    image_width: int
+    classes: int
+    head: str
+    feature_map: tuple[int, int, int]
+    backbone_parameters: int
+    head_parameters: int
+    total_parameters: int
+    trainable_parameters: int
+    head_flops: int
+    total_flops: int
+    size_mb: float
+    latency_ms: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return one row of `wisesr summarize --format json`; `latency_ms` only when it was measured."""
+        row = asdict(self)
+        if self.latency_ms is None:
+            del row["latency_ms"]
+        return row
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rows of `wisesr summarize`, and what was left out and why."""
+
+    rows: tuple[SummaryRow, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of `wisesr summarize --format json`."""
+        return {"rows": [row.to_json() for row in self.rows]}
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One row of history.csv: a finished epoch."""
+
+    epoch: int
+    phase: int
+    learning_rate: float
+    loss: float
+    top1_accuracy: float
+    val_loss: float | None
+    val_top1_accuracy: float | None
+    epoch_seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a training is about to do: its data, its model, its device, and what to look into before waiting."""
+
+    run_dir: str
+    device: str
+    class_names: tuple[str, ...]
+    counts: dict[str, tuple[int, ...]]  # split -> images per class
+    image_size: tuple[int, int]
+    backbone: str
+    loaded_tensors: int | None
+    feature_map: tuple[int, int, int]
+    head: str
+    backbone_parameters: int
+    head_parameters: int
+    epochs: int
+    steps_per_epoch: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training run came to. `stopped` says why it ended before its last epoch, None when it did not.
+
+    `finished` says whether nothing is left to do for the number of epochs that was asked for.
+    """
+
+    run_dir: str
+    history: tuple[EpochResult, ...]
+    best_epoch: int | None
+    metrics: Metrics | None
+    parameters: int
+    head_parameters: int
+    epochs_done_now: int
+    stopped: str | None = None
+    finished: bool = True

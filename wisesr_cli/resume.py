@@ -1,0 +1,139 @@
+"""What a training has come to, as the state directory keeps it, and whether another may go on from there. No Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .config import Config
+from .errors import RunError
+from .results import EpochResult
+from .text import joined, visible
+
+FORMAT = 1
+
+# Settings that touch only where and how something is kept, not what is computed.
+_FREE = ("name", "output_dir", "data.cache", "train.epochs", "train.jit_compile")
+_LAST_PHASE = "train.phases"
+
+
+@dataclass
+class Progress:
+    """Everything beside the arrays that a resumed training continues from.
+
+    `best_epoch`, `best_rank`: the best epoch so far and what it is compared by, larger is better.
+    `stopping_best`, `stopping_wait`: the best value that early stopping saw, and the epochs since.
+    `finished_epochs_total`: the number of epochs that a finished run was asked for; None while it is not finished.
+    """
+
+    history: list[EpochResult] = field(default_factory=list)
+    best_epoch: int | None = None
+    best_rank: tuple[float, ...] = ()
+    stopping_best: float | None = None
+    stopping_wait: int = 0
+    finished_epochs_total: int | None = None
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs have finished."""
+        return len(self.history)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the state directory."""
+        return {**asdict(self), "best_rank": list(self.best_rank)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Progress:
+        """Return the progress that `to_json` wrote.
+
+        Raises:
+            RunError: it was written by another version, or is damaged.
+        """
+        try:
+            history = [EpochResult(**row) for row in values["history"]]
+            return cls(**{**values, "history": history, "best_rank": tuple(values["best_rank"])})
+        except (KeyError, TypeError) as error:
+            raise RunError(f"the state is damaged or of another version: {visible(error)}; use --overwrite") from None
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What must not change between a training and its resumption, and what may with a warning."""
+
+    config: dict[str, Any]
+    classes: tuple[str, ...]
+    data: dict[str, Any]
+    versions: dict[str, str]
+    backend: str
+    threads: int
+    device: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the state directory."""
+        return asdict(self)
+
+
+def circumstances_from_json(values: Mapping[str, Any]) -> Circumstances:
+    """Return what `Circumstances.to_json` wrote."""
+    try:
+        return Circumstances(**{**values, "classes": tuple(values["classes"])})
+    except (KeyError, TypeError) as error:
+        raise RunError(f"the state is damaged or of another version: {visible(error)}; use --overwrite") from None
+
+
+def check_resumable(before: Circumstances, now: Circumstances, data_differences: list[str]) -> list[str]:
+    """Return warnings about what may change, or refuse what would silently differ.
+
+    Raises:
+        RunError: config, classes, data, library versions or backend differ; the message lists the differences.
+    """
+    differences = _config_differences(before.config, now.config)
+    if before.classes != now.classes:
+        differences.append(f"classes: {joined(before.classes)} -> {joined(now.classes)}")
+    differences += data_differences
+    if before.backend != now.backend:
+        differences.append(f"backend: {before.backend} -> {now.backend}")
+    for package in sorted(before.versions.keys() | now.versions.keys()):
+        old, new = before.versions.get(package), now.versions.get(package)
+        if old != new:
+            differences.append(f"{package}: {old or 'absent'} -> {new or 'absent'}")
+    if differences:
+        shown = "; ".join(differences[:10]) + (f"; and {len(differences) - 10} more" if len(differences) > 10 else "")
+        raise RunError(f"cannot resume, as this would differ: {shown}; undo the change, or start anew with --overwrite")
+    warnings = []
+    if before.threads != now.threads:
+        warnings.append(f"threads: {before.threads} -> {now.threads}; the last bits of the numbers may differ")
+    if before.device != now.device:
+        warnings.append(f"device: {before.device} -> {now.device}; the last bits of the numbers may differ")
+    return warnings
+
+
+def config_for_comparison(config: Config) -> dict[str, Any]:
+    """Return the settings that decide the numbers, flat: `train.batch_size` -> 32."""
+    flat = _flatten(config.to_dict())
+    phases = flat.pop(_LAST_PHASE)
+    for index, phase in enumerate(phases or ()):
+        flat.update(_flatten(phase, f"{_LAST_PHASE}.{index}."))
+    if phases:
+        del flat[f"{_LAST_PHASE}.{len(phases) - 1}.epochs"]  # the last phase grows with train.epochs
+    return {key: value for key, value in flat.items() if key not in _FREE}
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    keys = list(dict.fromkeys((*before, *now)))
+    return [
+        f"{visible(key)}: {visible(before.get(key))} -> {visible(now.get(key))}"
+        for key in keys
+        if before.get(key) != now.get(key)
+    ]

@@ -1,0 +1,320 @@
+"""Run directories and model files: their names, how they are made, and how they are read. No Keras.
+
+Only this module knows what the files of a run directory are called.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from .config import Config
+from .config_reader import load_config
+from .errors import RunError, UsageError
+from .files import TEMPORARY_PREFIX, replacing, write_text
+from .results import EpochResult, Metrics
+from .text import csv_cell, parse_csv_cell, visible
+
+BEST = "best.keras"
+CONFIG = "config.yaml"
+CLASSES = "classes.json"
+SPLITS = "splits.csv"
+ENVIRONMENT = "environment.json"
+HISTORY = "history.csv"
+METRICS = "metrics.json"
+STATE = "state"
+PLOTS = "plots"
+TENSORBOARD = "tensorboard"
+LOCK = ".lock"
+MODEL_INFO = "wisesr.json"  # a member of the archive of a model
+MODEL_INFO_BYTES = 4 * 1024 * 1024
+
+_OURS = (BEST, CONFIG, CLASSES, SPLITS, ENVIRONMENT, HISTORY, METRICS, STATE, PLOTS, TENSORBOARD)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has what a training writes before its first step."""
+        return (self.path / CONFIG).is_file() and (self.path / CLASSES).is_file()
+
+    @property
+    def best(self) -> Path:
+        """The best model so far."""
+        return self.path / BEST
+
+    @property
+    def state(self) -> Path:
+        """The folder that resuming reads."""
+        return self.path / STATE
+
+    @property
+    def lock(self) -> Path:
+        """The file that a running training holds."""
+        return self.path / LOCK
+
+    @property
+    def plots(self) -> Path:
+        """The folder of pictures, made when it is asked for."""
+        folder = self.path / PLOTS
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's logs."""
+        return self.path / TENSORBOARD
+
+    def evaluation_dir(self, split: str) -> Path:
+        """The folder for the evaluation of a split or of a folder of that name."""
+        return self.path / f"evaluate-{split}"
+
+    def load_config(self) -> Config:
+        """Return the resolved config of the run."""
+        return load_config(self.path / CONFIG).config
+
+    def write_start(
+        self,
+        config: Config,
+        class_names: Sequence[str],
+        splits: Iterable[tuple[str, str, str]],
+        environment: dict[str, Any],
+    ) -> None:
+        """Write what is known before the first step: config, classes, splits and environment."""
+        self.write_config(config)
+        write_json(self.path / CLASSES, list(class_names))
+        write_rows(self.path / SPLITS, ("path", "label", "split"), splits)
+        write_json(self.path / ENVIRONMENT, environment)
+
+    def write_config(self, config: Config) -> None:
+        """Write the resolved config, so that `wisesr train` on it repeats the run."""
+        write_text(self.path / CONFIG, stored_config(config).to_yaml())
+
+    def read_classes(self) -> tuple[str, ...]:
+        """Return the class names in index order."""
+        names = _read_json(self.path / CLASSES)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise RunError(f"{visible(self.path / CLASSES)}: damaged: not a list of class names")
+        return tuple(names)
+
+    def read_splits(self) -> list[tuple[str, str, str]]:
+        """Return path (relative to the data folder), label and split of every example."""
+        return [(row[0], row[1], row[2]) for row in read_rows(self.path / SPLITS, 3)]
+
+    def write_history(self, history: Iterable[EpochResult]) -> None:
+        """Write a row per finished epoch; numbers are written so that they read back exactly."""
+        names = tuple(field.name for field in fields(EpochResult))
+        rows = (["" if value is None else repr(value) for value in asdict(row).values()] for row in history)
+        write_rows(self.path / HISTORY, names, rows)
+
+    def write_metrics(self, metrics: Metrics) -> None:
+        """Write the metrics of the best epoch."""
+        write_json(self.path / METRICS, metrics.to_json())
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model file says of itself, readable without Keras."""
+
+    class_names: tuple[str, ...]
+    image_size: tuple[int, int]
+    resize: Literal["squash", "crop", "pad"]
+    background: tuple[int, int, int]
+    backbone: str
+    head: str
+    epoch: int
+    versions: dict[str, str]
+
+
+def open_run(path: str | Path) -> Run:
+    """Return the run directory at `path`, or the one that a `best.keras` lies in.
+
+    Raises:
+        RunError: it is not a run directory; the message says what is there and what to type.
+    """
+    folder = Path(path)
+    folder = folder.parent if folder.is_file() else folder
+    if not folder.is_dir():
+        raise RunError(f"{visible(path)}: no such run directory; wisesr train makes one")
+    run = Run(folder)
+    if not run.is_complete:
+        raise RunError(
+            f"{visible(path)}: not a run directory: it has no {CONFIG} and {CLASSES}; wisesr train makes one"
+        )
+    return run
+
+
+def model_path(run: str | Path) -> Path:
+    """Return the model file of a run directory, or the `.keras` file itself.
+
+    Raises:
+        RunError: there is none.
+    """
+    path = Path(run)
+    if path.is_file():
+        if path.suffix != ".keras":
+            raise RunError(f"{visible(run)}: neither a run directory nor a .keras file")
+        return path
+    best = open_run(path).best
+    if not best.is_file():
+        raise RunError(f"{visible(run)}: no {BEST} yet: no epoch has finished; go on with wisesr train --resume")
+    return best
+
+
+def read_model_info(path: Path) -> ModelInfo:
+    """Return what the model file at `path` says of itself.
+
+    Raises:
+        RunError: it is not a whole archive, or was not written by wisesr.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.getinfo(MODEL_INFO)
+            if member.file_size > MODEL_INFO_BYTES:
+                raise RunError(f"{visible(path)}: {MODEL_INFO} in it is too large")
+            values = json.loads(archive.read(member))
+        return ModelInfo(
+            class_names=tuple(values["class_names"]),
+            image_size=(int(values["image_size"][0]), int(values["image_size"][1])),
+            resize=values["resize"],
+            background=tuple(values["background"]),
+            backbone=values["backbone"],
+            head=values["head"],
+            epoch=int(values["epoch"]),
+            versions=dict(values["versions"]),
+        )
+    except KeyError as error:
+        raise RunError(f"{visible(path)}: not a model of wisesr train: {visible(error)} is missing") from None
+    except (OSError, zipfile.BadZipFile, ValueError, TypeError, EOFError, NotImplementedError) as error:
+        raise RunError(f"{visible(path)}: damaged: {visible(error)}") from None
+
+
+def append_model_info(path: Path, info: ModelInfo) -> None:
+    """Add what a model says of itself to its archive, which is not yet under its final name."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(MODEL_INFO, json.dumps(asdict(info), indent=1))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training writes, and whether it goes on with what is there."""
+
+    run: Run
+    resumed: bool
+
+
+def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bool) -> Start:
+    """Return the run directory to train in, without writing anything yet.
+
+    Raises:
+        UsageError: the name was given and is taken, or the folder holds something else.
+    """
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    parent = Path(config.output_dir).expanduser()
+    if config.name is not None:
+        run = Run(parent / config.name)
+        if not _taken(run.path):
+            return Start(run, resumed=False)
+        if resume and (run.path / CONFIG).is_file():
+            return Start(run, resumed=True)
+        if overwrite:
+            return Start(run, resumed=False)
+        raise UsageError(
+            f"{visible(run.path)} exists; give another --name, go on with --resume, or start anew with --overwrite"
+        )
+    names = [default_name, *(f"{default_name}-{number}" for number in range(2, 100_000))]
+    taken = [name for name in _until_free(parent, names)]
+    if (resume or overwrite) and taken:
+        newest = max(
+            (parent / name for name in taken),
+            key=lambda path: (path / CONFIG).stat().st_mtime_ns if (path / CONFIG).exists() else 0,
+        )
+        if (newest / CONFIG).is_file():
+            return Start(Run(newest), resumed=resume)
+    return Start(Run(parent / names[len(taken)]), resumed=False)
+
+
+def _until_free(parent: Path, names: Iterable[str]) -> Iterable[str]:
+    for name in names:
+        if not _taken(parent / name):
+            return
+        yield name
+
+
+def _taken(path: Path) -> bool:
+    return path.exists() and not (path.is_dir() and set(os.listdir(path)) <= {LOCK})
+
+
+def prepare_folder(run: Run, *, overwrite: bool) -> None:
+    """Make the run directory; with `overwrite`, take away what an earlier run wrote there, and nothing else."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        for path in [run.path / name for name in _OURS] + sorted(run.path.glob("evaluate-*")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    for leftover in run.path.glob(f"{TEMPORARY_PREFIX}*"):
+        leftover.unlink()
+
+
+def stored_config(config: Config) -> Config:
+    """Return the config as a run keeps it: without a name and with absolute paths, so that it repeats the run."""
+    output_dir = Path(config.output_dir).expanduser().absolute()
+    return config.model_copy(update={"name": None, "output_dir": output_dir})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as a whole; values that are not finite are a bug."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV file as a whole, with cells that no spreadsheet takes for a formula."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows([csv_cell(cell) for cell in row] for row in rows)
+
+
+def read_rows(path: Path, columns: int) -> list[list[str]]:
+    """Return the rows of a CSV file that `write_rows` wrote, without the header.
+
+    Raises:
+        RunError: the file is missing, or a row has another number of columns.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{visible(path)}: cannot be read: {visible(error)}") from None
+    rows = [[parse_csv_cell(cell) for cell in row] for row in csv.reader(io.StringIO(text))][1:]
+    for number, row in enumerate(rows, start=2):
+        if len(row) != columns:
+            raise RunError(f"{visible(path)}:{number}: damaged: {len(row)} columns, expected {columns}")
+    return rows
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{visible(path)}: cannot be read: {visible(error)}") from None

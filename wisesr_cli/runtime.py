@@ -1,0 +1,175 @@
+"""Starts Keras: which backend, which device, which arithmetic, and nothing printed that nobody asked for.
+
+TensorFlow is imported here and in `export`, nowhere else. Keras' own settings file of the user changes nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from .errors import MachineError
+
+DeviceChoice = Literal["auto", "cpu", "gpu"]
+
+GPU_INSTALL = "pip install 'wisesr[gpu]'"
+VERSIONED_PACKAGES = ("wisesr", "keras", "tensorflow", "jax", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Device:
+    """What computes, and why: one line for the user."""
+
+    kind: Literal["cpu", "gpu"]
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.upper()}: {self.name} ({self.reason})"
+
+
+def backend_name() -> str:
+    """Return which Keras backend is used: TensorFlow unless KERAS_BACKEND says jax."""
+    name = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if name not in {"tensorflow", "jax"}:
+        raise MachineError(f"KERAS_BACKEND is {name!r}; allowed: tensorflow, jax")
+    return name
+
+
+def start(device: DeviceChoice = "auto", *, precision: str = "float32") -> Device:
+    """Import Keras with its backend and set device and precision for this process.
+
+    Args:
+        device: `auto` takes a GPU when the backend sees one.
+        precision: Keras' dtype policy for layers made from now on.
+
+    Raises:
+        MachineError: `gpu` was asked for and there is none, or the backend is not installed.
+    """
+    backend = backend_name()
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if device == "cpu" and backend == "jax":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    try:
+        with _quiet_start():
+            framework = importlib.import_module(backend)
+            keras = importlib.import_module("keras")
+    except ModuleNotFoundError as error:
+        raise MachineError(f"{error.name} is not installed; install it with: pip install {error.name}") from None
+    _ignore_user_settings(keras)
+    found = _tensorflow_device(framework, device) if backend == "tensorflow" else _jax_device(framework, device)
+    keras.config.set_dtype_policy(precision)
+    if precision == "float32":
+        _full_float32(framework, backend)
+    return found
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Keep what the frameworks' C++ code prints while it starts off the terminal, unless starting fails."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            if failed:
+                log.seek(0)
+                sys.stderr.write(log.read().decode(errors="replace"))
+
+
+def _ignore_user_settings(keras: Any) -> None:
+    """Undo what ~/.keras/keras.json says, so that a run means the same for everybody."""
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+
+
+def _tensorflow_device(tensorflow: Any, choice: DeviceChoice) -> Device:
+    with _quiet_start():
+        gpus = tensorflow.config.list_physical_devices("GPU")
+        if choice == "cpu":
+            tensorflow.config.set_visible_devices([], "GPU")
+    if choice == "cpu":
+        return Device("cpu", processor(), "asked for")
+    if not gpus:
+        built = tensorflow.test.is_built_with_cuda()
+        reason = f"TensorFlow sees no GPU; for NVIDIA: {GPU_INSTALL}" if built else "this TensorFlow has no GPU support"
+        return _cpu_or_error(choice, reason)
+    for gpu in gpus:
+        tensorflow.config.experimental.set_memory_growth(gpu, True)
+    name = tensorflow.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
+    return Device("gpu", name, "asked for" if choice == "gpu" else "TensorFlow sees it")
+
+
+def _jax_device(jax: Any, choice: DeviceChoice) -> Device:
+    with _quiet_start():
+        devices = jax.devices()
+    if devices[0].platform == "cpu":
+        reason = "asked for" if choice == "cpu" else "JAX sees no GPU; for NVIDIA: pip install 'jax[cuda13]'"
+        return _cpu_or_error(choice, reason)
+    return Device("gpu", devices[0].device_kind, "asked for" if choice == "gpu" else "JAX sees it")
+
+
+def _cpu_or_error(choice: DeviceChoice, reason: str) -> Device:
+    if choice == "gpu":
+        raise MachineError(f"no GPU: {reason}")
+    return Device("cpu", processor(), reason)
+
+
+def _full_float32(framework: Any, backend: str) -> None:
+    """Turn TF32 off: it rounds the products of float32 to 10 bits."""
+    if backend == "tensorflow":
+        framework.config.experimental.enable_tensor_float_32_execution(False)
+    else:
+        framework.config.update("jax_default_matmul_precision", "highest")
+
+
+def processor() -> str:
+    """Return the processor's name and the number of threads that this process may use."""
+    return f"{platform.processor() or platform.machine()}, {thread_count()} threads"
+
+
+def thread_count() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and the backend, for the random start of weights."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of what decides the numbers, Python included."""
+    versions = {"python": platform.python_version()}
+    for package in VERSIONED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def uses_xla(jit_compile: bool | Literal["auto"], device: Device) -> bool:
+    """Return whether XLA compiles the training step. JAX always does.
+
+    `auto` is off on TensorFlow: on a CPU its convolutions were measured to be many times slower under XLA.
+    """
+    return jit_compile if isinstance(jit_compile, bool) else backend_name() == "jax"

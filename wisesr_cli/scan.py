@@ -1,0 +1,110 @@
+"""Read the header of every image in parallel, and remember what was seen.
+
+The memory of a data folder lies in the cache folder. It holds a file's facts under its relative path; they count only
+while size and modification time are the same, so a second scan costs a look into the folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wisesr_cli import caches, images
+from wisesr_cli.errors import ImageError
+from wisesr_cli.index import ALPHA, ANIMATED, DEEP, FACTS, Facts
+from wisesr_cli.parallel import map_in_order
+from wisesr_cli.results import Listener
+
+_VERSION = 1  # to be raised when `FACTS` or the meaning of a field changes
+_ENDS_BYTES = 4096
+_FORMATS = {name: position for position, name in enumerate(images.SUPPORTED)}
+
+
+def scan_files(
+    root: str,
+    paths: Sequence[str],
+    sizes: Sequence[int],
+    mtimes: Sequence[int],
+    *,
+    memory_of: str,
+    listener: Listener,
+) -> tuple[Facts, dict[int, str]]:
+    """Return the facts of the files, and position -> reason for those whose header cannot be read.
+
+    `paths` are relative to `root`; `sizes` and `mtimes` (nanoseconds) are as they are now. Each folder `memory_of` has
+    a memory of its own.
+    """
+    facts = np.zeros(len(paths), FACTS)
+    facts["size"], facts["mtime_ns"] = sizes, mtimes
+    memory = _memory_path(root, memory_of)
+    unknown = _recall(memory, paths, facts)
+    if not len(unknown):
+        return facts, {}
+    unreadable: dict[int, str] = {}
+    with listener.progress("looking at images", len(paths)) as progress:
+        progress.advance(len(paths) - len(unknown))
+        chunks = [unknown[start : start + 64].tolist() for start in range(0, len(unknown), 64)]
+        read = map_in_order(lambda chunk: [_read_fact(f"{root}/{paths[i]}") for i in chunk], chunks)
+        for chunk, found in zip(chunks, read, strict=True):
+            for position, fact in zip(chunk, found, strict=True):
+                if isinstance(fact, str):
+                    unreadable[position] = fact
+                else:
+                    facts[_READ_FIELDS][position] = fact
+            progress.advance(len(chunk))
+    if len(unreadable) < len(unknown):
+        _remember(memory, paths, facts, unreadable)
+    return facts, unreadable
+
+
+def _read_fact(path: str) -> tuple[int, ...] | str:
+    """Return the values of `_READ_FIELDS`, or why the file cannot be read."""
+    try:
+        with images.open_regular(path) as file:
+            first = file.read(_ENDS_BYTES)
+            size = file.seek(0, io.SEEK_END)
+            file.seek(max(0, size - _ENDS_BYTES))
+            ends = hashlib.blake2b(first + file.read(_ENDS_BYTES), digest_size=8).digest()
+            header = images.read_header(file)
+    except ImageError as error:
+        return str(error)
+    except OSError as error:
+        return (error.strerror or "cannot be read").lower()
+    flags = ANIMATED * header.animated | ALPHA * header.alpha | DEEP * (header.bits > 8)
+    where = _FORMATS[header.format]
+    return int.from_bytes(ends, "little"), header.width, header.height, where, header.orientation, flags
+
+
+_READ_FIELDS = ["ends", "width", "height", "format", "orientation", "flags"]
+
+
+def _memory_path(root: str, folder: str) -> Path:
+    key = hashlib.blake2b(f"{root}\0{folder}".encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return caches.cache_dir() / "scans" / f"{key}-{_VERSION}-{images.DECODER_VERSION}.npz"
+
+
+def _recall(memory: Path, paths: Sequence[str], facts: Facts) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """Fill in the facts of files seen before; return the positions of the others."""
+    stored = caches.load_arrays(memory)
+    everything = np.arange(len(paths))
+    if not {"names", "facts"} <= stored.keys() or stored["facts"].dtype != FACTS:
+        return everything
+    names = stored["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+    if len(names) != len(stored["facts"]):
+        return everything
+    rows = {name: row for row, name in enumerate(names)}
+    found = np.array([rows.get(path, -1) for path in paths], np.intp)
+    known = stored["facts"][found]  # -1 takes the last row, which the next line rules out
+    same = (found >= 0) & (known["size"] == facts["size"]) & (known["mtime_ns"] == facts["mtime_ns"])
+    facts[same] = known[same]
+    return np.flatnonzero(~same)
+
+
+def _remember(memory: Path, paths: Sequence[str], facts: Facts, unreadable: dict[int, str]) -> None:
+    readable = np.array([i for i in range(len(paths)) if i not in unreadable], np.intp)
+    names = "\0".join(paths[i] for i in readable).encode("utf-8", "surrogateescape")
+    caches.save_arrays(memory, {"names": np.frombuffer(names, np.uint8), "facts": facts[readable]})

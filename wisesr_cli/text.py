@@ -1,0 +1,91 @@
+"""The one gate for text that comes from outside (file names, class names, config values) on its way to a reader.
+
+A terminal gets no control characters, a spreadsheet no formulas. JSON needs nothing of this: `json.dumps` with its
+default of ASCII escapes is exact and safe. Standard library only.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# Control characters, invisible formatting (bidi overrides among them), lone surrogates, private and unassigned code
+# points, and the two line separators.
+_HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def visible(text: object) -> str:
+    """Return `text` with every character that does not show itself written as an escape, `\\n` or `\\x1b`."""
+    string = str(text)
+    if string.isascii() and string.isprintable():
+        return string
+    return "".join(_escape(c) if unicodedata.category(c) in _HIDDEN_CATEGORIES else c for c in string)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    simple = {9: "\\t", 10: "\\n", 13: "\\r"}.get(code)
+    if simple is not None:
+        return simple
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def csv_cell(text: str) -> str:
+    """Return `text` as a CSV cell that no spreadsheet takes for a formula; `parse_csv_cell` gives it back.
+
+    Backslashes are doubled, hidden characters are escaped, and a quote is put before what could start a formula.
+    """
+    escaped = "".join("\\\\" if c == "\\" else visible(c) for c in text)
+    if text.startswith((*_FORMULA_STARTS, "'")):
+        return "'" + escaped
+    return escaped
+
+
+def parse_csv_cell(cell: str) -> str:
+    """Return the text that `csv_cell` was given."""
+    if cell.startswith("'"):
+        cell = cell[1:]
+    parts: list[str] = []
+    position = 0
+    widths = {"x": 2, "u": 4, "U": 8}
+    simple = {"\\": "\\", "t": "\t", "n": "\n", "r": "\r"}
+    while position < len(cell):
+        character = cell[position]
+        if character != "\\" or position + 1 == len(cell):
+            parts.append(character)
+            position += 1
+            continue
+        kind = cell[position + 1]
+        width = widths.get(kind, 0)
+        digits = cell[position + 2 : position + 2 + width]
+        if kind in simple:
+            parts.append(simple[kind])
+            position += 2
+        elif width and len(digits) == width:
+            parts.append(chr(int(digits, 16)))
+            position += 2 + width
+        else:
+            parts.append(character)
+            position += 1
+    return "".join(parts)
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the choice nearest in spelling, or an empty string."""
+    lowered = {choice.lower(): choice for choice in choices}
+    matches = get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.6)
+    return f" Did you mean '{lowered[matches[0]]}'?" if matches else ""
+
+
+def joined(words: Iterable[object]) -> str:
+    """Return words as one readable list: `a, b, c`."""
+    return ", ".join(visible(word) for word in words)
+
+
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """Return `1 image` or `2 images`, with a comma between thousands."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -1,0 +1,319 @@
+"""The trained model with everything around it: batches, optimizer, random draws, and its way to and from the disk."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from . import runtime
+from .augmentation import build_augmentation
+from .config import AdamOptions, AdamWOptions, Config, ModelConfig, PhaseConfig, SgdOptions
+from .engines import KerasEngine
+from .errors import DataError, RunError
+from .examples import Examples
+from .files import replacing
+from .images import BACKGROUND
+from .model import Classifier, build_classifier
+from .pipeline import Pixels, epoch_order
+from .resume import Circumstances, Progress, config_for_comparison
+from .runs import ModelInfo, append_model_info
+from .runtime import Device
+from .schedules import learning_rates
+from .state import write_state
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of one split: uint8 pixels, one-hot targets, and weights when there are any.
+
+    Args:
+        pixels: the images.
+        labels: int64 (examples,).
+        classes: number of classes.
+        batch_size: examples per batch; the last batch of an epoch may be smaller.
+        seed: start of the order of every epoch; None keeps the given order.
+        smoothing: fraction of the target that is spread over all classes.
+        class_weights: float32 (classes,), or None.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        labels: NDArray[np.int64],
+        *,
+        classes: int,
+        batch_size: int,
+        seed: int | None = None,
+        smoothing: float = 0.0,
+        class_weights: NDArray[np.float32] | None = None,
+    ) -> None:
+        # Two threads fetch ahead; Keras' own prefetching would block at the end of an epoch.
+        super().__init__(workers=2, max_queue_size=8)
+        self.pixels, self.labels = pixels, labels
+        self.batch_size, self.seed = batch_size, seed
+        self.class_weights = class_weights
+        self.targets = np.eye(classes, dtype="float32") * (1.0 - smoothing) + np.float32(smoothing / classes)
+        self.order: NDArray[np.int64] = np.arange(len(labels))
+
+    @property
+    def num_batches(self) -> int:
+        """Batches per epoch."""
+        return math.ceil(len(self.labels) / self.batch_size)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the order of an epoch, which depends on nothing but the seed and the epoch."""
+        if self.seed is not None:
+            self.order = epoch_order(len(self.labels), seed=self.seed, epoch=epoch)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[Any], ...]:
+        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        labels = self.labels[chosen]
+        batch = self.pixels.batch(chosen), self.targets[labels]
+        return batch if self.class_weights is None else (*batch, self.class_weights[labels])
+
+
+@keras.saving.register_keras_serializable(package="wisesr")
+class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Looks the learning rate of a step up in a table.
+
+    Args:
+        rates: the learning rate of every step, float32 (steps,); beyond its end the last one holds.
+    """
+
+    def __init__(self, rates: Any) -> None:
+        super().__init__()
+        self.rates = np.asarray(rates, dtype="float32")
+
+    def __call__(self, step: Any) -> Any:
+        last = len(self.rates) - 1
+        return keras.ops.take(self.rates, keras.ops.minimum(keras.ops.cast(step, "int32"), last))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the table."""
+        return {"rates": self.rates.tolist()}
+
+
+def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    """Return weights with which every class counts alike; their mean over the examples is 1."""
+    counts = np.bincount(labels, minlength=classes)
+    return (len(labels) / (classes * np.maximum(counts, 1))).astype("float32")
+
+
+def class_weights(
+    config: Config, class_names: tuple[str, ...], labels: NDArray[np.int64]
+) -> NDArray[np.float32] | None:
+    """Return the weight of every class, float32 (classes,), or None when all are 1.
+
+    Raises:
+        DataError: the config weighs a class that the data does not have.
+    """
+    weights = config.train.class_weights
+    if weights == "none":
+        return None
+    if isinstance(weights, str):
+        return balanced_weights(labels, len(class_names))
+    unknown = sorted(weights.keys() - set(class_names))
+    if unknown:
+        raise DataError(f"train.class_weights has '{unknown[0]}', which is no class; classes: {', '.join(class_names)}")
+    return np.asarray([weights.get(name, 1.0) for name in class_names], dtype="float32")
+
+
+def build_optimizer(config: Config, phase: PhaseConfig, steps_per_epoch: int) -> Any:
+    """Return the fresh optimizer of a phase, with its learning-rate schedule."""
+    options = config.train.optimizer
+    rates = learning_rates(
+        phase.learning_rate or options.learning_rate,
+        phase.schedule or config.train.schedule,
+        total_epochs=phase.epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    schedule, decay = StepSchedule(rates), options.weight_decay or None
+    if isinstance(options, SgdOptions):
+        return keras.optimizers.SGD(schedule, momentum=options.momentum, weight_decay=decay)
+    if isinstance(options, AdamWOptions):
+        return keras.optimizers.AdamW(schedule, weight_decay=options.weight_decay)
+    assert isinstance(options, AdamOptions)
+    return keras.optimizers.Adam(schedule, weight_decay=decay)
+
+
+class Trainer:
+    """A classifier with augmentation before it, its optimizer, and what has been reached.
+
+    The trained model is `augmentation -> classifier`; only the classifier is ever saved.
+    """
+
+    def __init__(self, config: Config, examples: Examples, device: Device) -> None:
+        self.config, self.examples, self.device = config, examples, device
+        classes = len(examples.index.class_names)
+        self.batches = Batches(
+            examples.train,
+            examples.labels("train"),
+            classes=classes,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            smoothing=config.train.label_smoothing,
+            class_weights=class_weights(config, examples.index.class_names, examples.labels("train")),
+        )
+        self.validation = None
+        if examples.validation is not None:
+            self.validation = Batches(
+                examples.validation, examples.labels("validation"), classes=classes, batch_size=config.train.batch_size
+            )
+        self.classifier = self._build(config.model)
+        self.float32_classifier = self.classifier if config.train.precision == "float32" else self._build_float32()
+        self.model = self._with_augmentation()
+        self.progress = Progress()
+
+    def _build(self, model: ModelConfig) -> Classifier:
+        return build_classifier(
+            model,
+            image_size=self.config.data.image_size,
+            classes=len(self.examples.index.class_names),
+            seed=self.config.seed,
+            steps_per_epoch=self.batches.num_batches,
+        )
+
+    def _build_float32(self) -> Classifier:
+        """Build the twin that is saved: a model file never asks for mixed precision."""
+        keras.config.set_dtype_policy("float32")
+        twin = self._build(self.config.model.model_copy(update={"weights": None}))
+        keras.config.set_dtype_policy(self.config.train.precision)
+        return twin
+
+    def _with_augmentation(self) -> Any:
+        pixels = keras.Input((*self.config.data.image_size, 3), dtype="uint8", name="raw_pixels")
+        images = keras.layers.Rescaling(1.0, dtype="float32", name="to_float")(pixels)
+        for layer in build_augmentation(self.config.augmentation, seed=self.config.seed):
+            images = layer(images)
+        return keras.Model(pixels, self.classifier.model(images), name="training")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch."""
+        return self.batches.num_batches
+
+    def begin_phase(self, phase: PhaseConfig) -> None:
+        """Compile anew, with a fresh optimizer and the layers of the phase frozen."""
+        self.classifier.backbone.trainable = phase.freeze != "backbone"
+        self.model.compile(
+            optimizer=build_optimizer(self.config, phase, self.steps_per_epoch),
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+            metrics=[keras.metrics.CategoricalAccuracy(name="top1_accuracy")],
+            jit_compile=runtime.uses_xla(self.config.train.jit_compile, self.device),
+        )
+        self.model.optimizer.build(self.model.trainable_variables)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the order of the examples and every random draw of an epoch from (seed, epoch) alone."""
+        self.batches.begin_epoch(epoch)
+        for number, variable in enumerate(self._seed_states()):
+            state = np.random.SeedSequence([self.config.seed, epoch, number]).generate_state(2)
+            variable.assign((state & 0x7FFFFFFF).astype(variable.dtype))
+
+    def _seed_states(self) -> list[Any]:
+        return [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
+
+    def fit(self, keeper: keras.callbacks.Callback, *, first: int, last: int) -> None:
+        """Train the epochs from `first` (from 0) to before `last`; the keeper hears of every step and epoch."""
+        self.model.fit(
+            self.batches,
+            initial_epoch=first,
+            epochs=last,
+            shuffle=False,  # the order is that of `Batches`
+            validation_data=self.validation,
+            callbacks=[keeper],
+            verbose=0,
+        )
+
+    def train_one_step(self) -> float:
+        """Train on the first batch and return its loss."""
+        batch = self.batches[0]
+        weights = batch[2] if len(batch) == 3 else None
+        return float(self.model.train_on_batch(batch[0], batch[1], sample_weight=weights, return_dict=True)["loss"])
+
+    def difference_after_reload(self, engine: KerasEngine) -> float:
+        """Return the largest difference of logits between a reloaded model and this one, on a few images."""
+        pixels = self.batches[0][0][:4]
+        here = keras.ops.convert_to_numpy(self.float32_classifier.model(pixels, training=False))
+        return float(np.max(np.abs(here - engine.logits(pixels))))
+
+    def learning_rate(self, epoch_in_phase: int) -> float:
+        """Return the learning rate of the last step of an epoch of the current phase, from 0."""
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        rates = optimizer._learning_rate.rates
+        return float(rates[min(len(rates), (epoch_in_phase + 1) * self.steps_per_epoch) - 1])
+
+    def arrays(self) -> dict[str, Arrays]:
+        """Return all weights and optimizer variables as arrays."""
+        return {
+            "model": _to_arrays(self.classifier.model.weights),
+            "optimizer": _to_arrays(self.model.optimizer.variables),
+        }
+
+    def restore(self, group: str, arrays: Arrays) -> None:
+        """Set all weights, or all optimizer variables, from what `arrays` gave.
+
+        Raises:
+            RunError: names or shapes differ.
+        """
+        variables = self.classifier.model.weights if group == "model" else self.model.optimizer.variables
+        expected = {_array_name(number, variable): variable for number, variable in enumerate(variables)}
+        if expected.keys() != arrays.keys():
+            odd = sorted(expected.keys() ^ arrays.keys())[0]
+            raise RunError(f"the state does not fit the model: '{odd}' is in only one of them; use --overwrite")
+        for name, variable in expected.items():
+            if tuple(variable.shape) != arrays[name].shape:
+                raise RunError(f"the state does not fit the model: '{name}' has another shape; use --overwrite")
+            variable.assign(arrays[name])
+
+    def save_best(self, path: Path, epoch: int) -> None:
+        """Write the classifier as it is now, in float32 and with what it says of itself."""
+        if self.float32_classifier is not self.classifier:
+            self.float32_classifier.model.set_weights(self.classifier.model.get_weights())
+        info = ModelInfo(
+            class_names=self.examples.index.class_names,
+            image_size=self.config.data.image_size,
+            resize=self.config.data.resize,
+            background=BACKGROUND,
+            backbone=self.config.model.backbone,
+            head=self.config.model.head.name,
+            epoch=epoch,
+            versions=runtime.package_versions(),
+        )
+        with replacing(path) as temporary:
+            self.float32_classifier.model.save(temporary)
+            append_model_info(temporary, info)
+
+    def circumstances(self) -> Circumstances:
+        """Return what must not change before a resumption."""
+        return Circumstances(
+            config=config_for_comparison(self.config),
+            classes=self.examples.index.class_names,
+            data=self.examples.index.record(),
+            versions=runtime.package_versions(),
+            backend=runtime.backend_name(),
+            threads=runtime.thread_count(),
+            device=self.device.name,
+        )
+
+    def write_state(self, folder: Path) -> None:
+        """Write everything that resuming needs."""
+        record = {"circumstances": self.circumstances().to_json(), "progress": self.progress.to_json()}
+        write_state(folder, self.progress.epoch, self.arrays(), record)
+
+
+def _array_name(number: int, variable: Any) -> str:
+    return f"{number:05d} {variable.path}"
+
+
+def _to_arrays(variables: list[Any]) -> Arrays:
+    return {
+        _array_name(number, variable): keras.ops.convert_to_numpy(variable.value)
+        for number, variable in enumerate(variables)
+    }

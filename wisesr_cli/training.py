@@ -1,0 +1,90 @@
+"""Trains a classifier: from a config and its images to a run directory with the best model and a state to resume from.
+
+Everything that can be wrong with config, names and images is found here, before Keras is started; `fitting` does the
+rest.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import runtime
+from .config_reader import LoadedConfig
+from .examples import open_examples
+from .guard import StopRequest, locked, stop_on_signals
+from .results import Silent, TrainingListener, TrainingResult
+from .runs import Run, choose_run, prepare_folder
+from .runtime import DeviceChoice
+from .state import has_state
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What a call of `train` asks for beside the config.
+
+    `max_steps` and `time_limit_seconds` stop before the last epoch; `dry_run` does one step, a save and a reload.
+    """
+
+    resume: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    max_steps: int | None = None
+    time_limit_seconds: float | None = None
+    device: DeviceChoice = "auto"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop before the last epoch. Steps and seconds are counted from the start of this call of `train`."""
+
+    stop: StopRequest
+    started: float
+    max_steps: int | None = None
+    time_limit_seconds: float | None = None
+
+
+def train(
+    loaded: LoadedConfig, options: TrainingOptions | None = None, listener: TrainingListener | None = None
+) -> TrainingResult:
+    """Train, and return what it came to.
+
+    Raises:
+        UsageError: the run's name is taken.
+        DataError: the images cannot be used, or the loss is not finite.
+        RunError: the state to resume from is damaged or does not fit.
+        MachineError: no GPU where one was asked for, no room on the disk, no permission, or the run is in use.
+        Interrupted: a signal asked to stop; there is a state to resume from.
+    """
+    options, listener, started = options or TrainingOptions(), listener or Silent(), time.monotonic()
+    start = choose_run(loaded.config, loaded.default_name, resume=options.resume, overwrite=options.overwrite)
+    if options.dry_run:
+        return _dry_run(loaded, start.run, options, listener)
+    start.run.path.mkdir(parents=True, exist_ok=True)
+    with locked(start.run.lock), stop_on_signals() as stop, ExitStack() as stack:
+        if start.resumed and not has_state(start.run.state):
+            start = replace(start, resumed=False)
+        prepare_folder(start.run, overwrite=options.overwrite)
+        examples = open_examples(loaded.config, listener)
+        stack.callback(examples.close)
+        device = runtime.start(options.device, precision=loaded.config.train.precision)
+        from . import fitting
+
+        limits = Limits(stop, started, options.max_steps, options.time_limit_seconds)
+        return fitting.run(loaded.config, examples, device, start, limits, listener)
+
+
+def _dry_run(loaded: LoadedConfig, run: Run, options: TrainingOptions, listener: TrainingListener) -> TrainingResult:
+    """Do one real step, save and reload, in a folder beside the run that is gone afterwards."""
+    parent = run.path.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".wisesr-dry-run-", dir=parent) as folder, ExitStack() as stack:
+        examples = open_examples(loaded.config, listener)
+        stack.callback(examples.close)
+        device = runtime.start(options.device, precision=loaded.config.train.precision)
+        from . import fitting
+
+        return fitting.try_one_step(loaded.config, examples, device, run, Run(Path(folder)), listener)

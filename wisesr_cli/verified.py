@@ -1,0 +1,58 @@
+"""A memory of the files that were decoded to their end, so that nobody has to try them again before training.
+
+One 64-bit hash per file, over its absolute path, size and modification time. A file that changed has another hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from wisesr_cli import caches
+from wisesr_cli.images import DECODER_VERSION
+
+MOST_FILES = 5_000_000  # 40 MB; beyond that, the memory starts anew
+
+Keys = npt.NDArray[np.uint64]
+
+
+def file_keys(paths: Sequence[str]) -> Keys:
+    """Return a hash per file over absolute path, size and modification time; 0 for files that are not there."""
+    return np.array([_file_key(path) for path in paths], np.uint64)
+
+
+def recall_verified(keys: Keys) -> npt.NDArray[np.bool_]:
+    """Return which of the files are known to decode to their end."""
+    known: npt.NDArray[np.bool_] = np.isin(keys, _stored()) & (keys != 0)
+    return known
+
+
+def remember_verified(keys: Keys) -> None:
+    """Add files that were decoded to their end."""
+    known = _stored()
+    together = np.union1d(known, keys) if len(known) + len(keys) <= MOST_FILES else np.unique(keys)
+    if len(together) > len(known) or len(known) + len(keys) > MOST_FILES:
+        caches.save_arrays(_path(), {"keys": together})
+
+
+def _file_key(path: str) -> int:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - called for every file of a dataset
+    except (OSError, ValueError):
+        return 0
+    facts = f"{DECODER_VERSION} {status.st_size} {status.st_mtime_ns} {path}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(facts, digest_size=8).digest(), "little")
+
+
+def _stored() -> Keys:
+    keys = caches.load_arrays(_path()).get("keys", np.zeros(0, np.uint64))
+    return keys if keys.dtype == np.uint64 and keys.ndim == 1 else np.zeros(0, np.uint64)
+
+
+def _path() -> Path:
+    return caches.cache_dir() / "verified.npz"

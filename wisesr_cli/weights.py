@@ -1,0 +1,111 @@
+"""Loads weights into a backbone, and makes sure that every tensor really arrived.
+
+Sources: `imagenet` (Keras downloads them), a `.keras` file, a `.weights.h5` or older `.h5` file, or a run directory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from .backbones import build_backbone
+from .errors import MachineError, RunError, WisesrError
+from .runs import BEST
+from .text import visible
+
+
+def load_backbone_weights(name: str, image_size: tuple[int, int], source: str | None) -> tuple[Any, int | None]:
+    """Return a whole backbone and how many tensors were loaded into it, None when it starts at random.
+
+    Raises:
+        RunError: the file is missing or damaged, or a tensor of it does not fit; the message names the layer.
+        MachineError: ImageNet weights could not be downloaded.
+    """
+    if source is None:
+        return build_backbone(name, image_size), None
+    if source == "imagenet":
+        backbone = _with_imagenet_weights(name, image_size)
+        return backbone, len(backbone.weights)
+    backbone = build_backbone(name, image_size)
+    path = Path(source)
+    if path.is_dir():
+        path = path / BEST
+    if not path.is_file():
+        raise RunError(
+            f"model.weights: {visible(path)}: no such file; allowed: imagenet, a weights or .keras file, a run"
+        )
+    try:
+        if path.suffix == ".keras":
+            _copy_from_model(backbone, path)
+        else:
+            _load_h5(backbone, path)
+    except WisesrError:
+        raise
+    except Exception as error:  # Keras and HDF5 raise whatever they like on a damaged file
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(f"model.weights: {visible(path)}: cannot be loaded: {visible(reason)}") from error
+    return backbone, len(backbone.weights)
+
+
+def _with_imagenet_weights(name: str, image_size: tuple[int, int]) -> Any:
+    try:
+        return build_backbone(name, image_size, weights="imagenet")
+    except WisesrError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MachineError(
+            f"model.weights: the ImageNet weights of {name} could not be downloaded: {visible(reason)}; "
+            "without a network give a file or null"
+        ) from error
+
+
+def _copy_from_model(backbone: Any, path: Path) -> None:
+    """Copy layer by layer, in order, from a saved model, which may have more layers after the backbone."""
+    from . import layers  # noqa: F401  (registers our layers, so that runs can be loaded)
+
+    source = keras.models.load_model(path, compile=False, safe_mode=True)
+    nested = [layer for layer in source.layers if layer.name == backbone.name and hasattr(layer, "layers")]
+    source_layers = [layer for layer in _flat_layers(nested[0] if nested else source) if layer.weights]
+    target_layers = [layer for layer in _flat_layers(backbone) if layer.weights]
+    if len(source_layers) < len(target_layers):
+        raise RunError(
+            f"model.weights: {visible(path)}: has {len(source_layers)} layers with weights; "
+            f"the backbone has {len(target_layers)}"
+        )
+    for target, origin in zip(target_layers, source_layers, strict=False):
+        _copy_layer(target, origin, path)
+
+
+def _copy_layer(target: Any, origin: Any, path: Path) -> None:
+    expected = [tuple(weight.shape) for weight in target.weights]
+    found = [tuple(weight.shape) for weight in origin.weights]
+    if type(target) is not type(origin) or expected != found:
+        raise RunError(
+            f"model.weights: {visible(path)}: the layer '{visible(origin.name)}' ({type(origin).__name__} {found}) does "
+            f"not fit the backbone's '{target.name}' ({type(target).__name__} {expected})"
+        )
+    target.set_weights(origin.get_weights())
+
+
+def _flat_layers(model: Any) -> list[Any]:
+    layers: list[Any] = []
+    for layer in model.layers:
+        layers.extend(_flat_layers(layer) if hasattr(layer, "layers") else [layer])
+    return layers
+
+
+def _load_h5(backbone: Any, path: Path) -> None:
+    """Load an HDF5 file of weights; a tensor that the file did not set keeps the mark it was given before."""
+    for weight in backbone.weights:
+        weight.assign(np.full(weight.shape, np.nan, dtype="float32").astype(weight.dtype))
+    backbone.load_weights(path)
+    for layer in _flat_layers(backbone):
+        for weight in layer.weights:
+            if np.isnan(keras.ops.convert_to_numpy(weight)).any():
+                raise RunError(
+                    f"model.weights: {visible(path)}: no values for '{weight.name}' of the layer '{layer.name}'"
+                )
