@@ -1,1 +1,44 @@
+"""wisesr: train, judge, explain and ship image classifiers that keep what global average pooling throws away.
+
+    import wisesr_cli
+
+    result = wisesr_cli.train("photos", {"train.epochs": 5, "model.head.name": "wise"})
+    print(wisesr_cli.evaluate(result.run_dir).metrics.top1_accuracy)
+    for prediction in wisesr_cli.predict(result.run_dir, ["holiday.jpg"]):
+        print(prediction.label, prediction.score)
+
+Nothing is imported before it is used: Keras is started by the first call that needs it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wisesr_cli.api import evaluate, load_config, predict, summarize, train
+    from wisesr_cli.layers import PositionWeightedPooling2D, TileAveragePooling2D
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "PositionWeightedPooling2D",
+    "TileAveragePooling2D",
+    "evaluate",
+    "load_config",
+    "predict",
+    "summarize",
+    "train",
+]
+
+_LAYERS = ("PositionWeightedPooling2D", "TileAveragePooling2D")
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, when it is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'wisesr_cli' has no attribute {name!r}")
+    from importlib import import_module
+
+    if name in _LAYERS:
+        import_module("wisesr_cli.runtime").start()
+    return getattr(import_module("wisesr_cli.layers" if name in _LAYERS else "wisesr_cli.api"), name)

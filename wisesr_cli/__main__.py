@@ -15,7 +15,7 @@ def _forget_current_folder() -> None:
     """Never import from the current folder: a `json.py` or `keras_cv.py` that lies beside images is no code of ours."""
     import os
 
-    here = {"", ".", os.getcwd()}
+    here = {"", ".", os.getcwd()}  # noqa: PTH109  (pathlib would be imported from there)
     sys.path[:] = [path for path in sys.path if path not in here]
 
 

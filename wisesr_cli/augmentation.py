@@ -12,8 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from .config import AugmentConfig
-from .heads import HEADS, HeadOptions
+from wisesr_cli.config import AugmentConfig
 
 
 class RandomChannelShift(keras.layers.Layer):
@@ -70,20 +69,6 @@ class RandomBrightnessFactor(keras.layers.Layer):
 def build_augmentation(config: AugmentConfig, *, seed: int) -> list[Any]:
     """Return the layers that the config asks for, in the order in which they are applied to float32 pixels."""
     return [layer for name, build in OPERATIONS.items() if (layer := build(config, seed)) is not None]
-
-
-def position_warning(config: AugmentConfig, head: HeadOptions) -> str | None:
-    """Return a warning where flips or a wide rotation meet a head that reads position."""
-    if not HEADS[head.name].reads_position:
-        return None
-    moves = [name for name in ("horizontal_flip", "vertical_flip") if getattr(config, name)]
-    moves += ["rotation"] if config.rotation >= 45 else []
-    if not moves:
-        return None
-    return (
-        f"augment has {', '.join(moves)}: that takes away the positions which the head '{head.name}' learns; "
-        "keep it only if the task itself does not care about position"
-    )
 
 
 def _flip(config: AugmentConfig, seed: int) -> Any:

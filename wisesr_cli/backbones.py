@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .errors import ConfigError
-from .text import joined, nearest
+from wisesr_cli.errors import ConfigError
+from wisesr_cli.text import joined, nearest
 
 # How pixels 0..255 are scaled before the backbone sees them. `caffe`: blue, green, red, each less its ImageNet mean;
 # `tf`: -1..1; `torch`: less the ImageNet mean, by its deviation; `none`: as they are.
@@ -143,7 +143,9 @@ def _application(name: str) -> Callable[[tuple[int, int], str | None, str], Any]
         import keras
 
         application = getattr(keras.applications, name)
-        return application(include_top=False, weights=weights, input_shape=(*image_size, 3), name=model_name)
+        backbone = application(include_top=False, weights=weights, input_shape=(*image_size, 3))
+        # Renamed from outside: EfficientNetV2 looks its own settings up by the name that it is given.
+        return keras.Model(backbone.input, backbone.output, name=model_name)
 
     return build
 

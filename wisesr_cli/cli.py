@@ -14,8 +14,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from .errors import PIPE_CLOSED, WisesrError, machine_error
-from .text import nearest, visible
+from wisesr_cli.errors import PIPE_CLOSED, WisesrError, machine_error
+from wisesr_cli.text import nearest, visible
 
 COMMANDS: dict[str, str] = {
     "demo": "Make a small image folder, train the GAP and the Wise head on it, and compare them.",
@@ -65,7 +65,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from . import __version__
+        from wisesr_cli import __version__
 
         typer.echo(f"wisesr {__version__}")
         raise typer.Exit

@@ -11,22 +11,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
-from .backbones import BACKBONES, canonical_name
-from .heads import HEADS, HeadOptions, WiseOptions
-from .options import Options, one_of
-from .schedules import SCHEDULES, CosineOptions, ScheduleOptions
+from wisesr_cli.backbones import BACKBONES, canonical_name
+from wisesr_cli.heads import HEADS, HeadOptions, WiseOptions
+from wisesr_cli.options import Options, one_of
+from wisesr_cli.schedules import SCHEDULES, CosineOptions, ScheduleOptions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 SplitName = Literal["train", "validation", "test"]
 
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 
 
 def _check_name(name: str) -> str:
-    if not _NAME.fullmatch(name) or name in {".", ".."} or name.startswith((".", "-")):
-        raise ValueError("must be a folder name without slashes that does not start with a dot or a dash")
+    # A file system counts bytes, at most 255 of them, and some are kept for what is put behind a name.
+    too_long = len(name.encode("utf-8", "surrogatepass")) > 200
+    if not _NAME.fullmatch(name) or name.startswith((".", "-")) or too_long:
+        raise ValueError("must be a folder name without slashes, up to 200 bytes, that starts with no dot or dash")
     return name
 
 
@@ -49,6 +60,8 @@ def _as_size(value: Any) -> Any:
 
 
 def _as_path(value: Any) -> Any:
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("a path has no NUL character")
     return Path(value) if isinstance(value, str) and value else value
 
 
@@ -181,6 +194,21 @@ AUGMENTATIONS: dict[str, AugmentConfig] = {
     ),
 }
 
+
+def position_warning(config: AugmentConfig, head: HeadOptions) -> str | None:
+    """Return a warning where flips or a wide rotation meet a head that reads position."""
+    if not HEADS[head.name].reads_position:
+        return None
+    moves = [name for name in ("horizontal_flip", "vertical_flip") if getattr(config, name)]
+    moves += ["rotation"] if config.rotation >= 45 else []
+    if not moves:
+        return None
+    return (
+        f"augment has {', '.join(moves)}: that takes away the positions which the head '{head.name}' learns; "
+        "keep it only if the task itself does not care about position"
+    )
+
+
 Augment = Annotated[
     Annotated[Literal["none", "light", "paper"], Tag("name")] | Annotated[AugmentConfig, Tag("mapping")],
     Discriminator(_kind),
@@ -234,8 +262,10 @@ class AdamWOptions(Options):
     """Decoupled weight decay."""
 
 
-AnyOptimizer = SgdOptions | AdamOptions | AdamWOptions
-_Optimizer = AnyOptimizer if TYPE_CHECKING else one_of((SgdOptions, AdamOptions, AdamWOptions), default="adamw")
+if TYPE_CHECKING:
+    AnyOptimizer = SgdOptions | AdamOptions | AdamWOptions
+else:
+    AnyOptimizer = one_of((SgdOptions, AdamOptions, AdamWOptions), default="adamw")
 
 
 class PhaseConfig(Options):
@@ -272,7 +302,7 @@ class TrainConfig(Options):
     """Passes over the training images. With phases: their sum; another number changes the length of the last phase."""
     batch_size: int = Field(default=32, ge=1, le=65_536)
     """Images per step."""
-    optimizer: _Optimizer = Field(default=AdamWOptions())
+    optimizer: AnyOptimizer = Field(default=AdamWOptions())
     """sgd (momentum: 0.9), adam or adamw."""
     schedule: AnySchedule = Field(default=CosineOptions())
     """constant, cosine, or exponential (decay_rate, decay_epochs, staircase)."""
@@ -312,8 +342,16 @@ class TrainConfig(Options):
         return self
 
 
+def _allow_extends(schema: dict[str, Any]) -> None:
+    """Tell editors of the one key that only files have."""
+    about = "Another config, relative to this file, that this one is laid over."
+    schema["properties"] = {"extends": {"type": "string", "description": about}, **schema["properties"]}
+
+
 class Config(Options):
     """Everything that decides a training run."""
+
+    model_config = ConfigDict(json_schema_extra=_allow_extends)
 
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this format."""
@@ -387,12 +425,7 @@ def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=quoted)
 
 
-def _represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:float", repr(value))
-
-
 _Dumper.add_representer(str, _represent_text)
-_Dumper.add_representer(float, _represent_float)
 _Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]
 
 

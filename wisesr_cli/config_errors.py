@@ -7,15 +7,16 @@ allowed is read from the JSON Schema, so that nothing is said twice.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
-from .config import NAMED, Config
-from .errors import ConfigError
-from .text import joined, nearest, visible
-from .yaml_reader import Document, KeyPath
+from wisesr_cli.config import NAMED, Config
+from wisesr_cli.errors import ConfigError
+from wisesr_cli.text import joined, nearest, visible
+from wisesr_cli.yaml_reader import Document, KeyPath
 
 
 def validate(document: Document) -> Config:
@@ -39,7 +40,8 @@ class _Explainer:
         found: dict[KeyPath, str] = {}
         for item in error.errors(include_url=False):
             path = self.path_of(item["loc"], missing=item["type"] == "missing")
-            if item["type"] == "union_tag_invalid" and path in NAMED and "name" in self.value(path):
+            found_there = self.value(path)
+            if item["type"] == "union_tag_invalid" and isinstance(found_there, dict) and "name" in found_there:
                 path = (*path, "name")
             if path not in found:
                 found[path] = self.line(path, item)
@@ -121,7 +123,8 @@ class _Explainer:
             return joined(schema["enum"])
         if "const" in schema:
             return _plain(schema["const"])
-        return _TYPES.get(schema.get("type", ""), lambda _: "another value")(schema)
+        describe = _TYPES.get(str(schema.get("type")))
+        return describe(schema) if describe is not None else "another value"
 
     def schema_at(self, path: KeyPath) -> dict[str, Any]:
         """Return the node of the JSON Schema for a path of the document."""
@@ -131,8 +134,11 @@ class _Explainer:
             properties = node.get("properties", {})
             if key in properties:
                 node = properties[key]
+            elif isinstance(key, int):
+                positions = node.get("prefixItems", ())
+                node = positions[key] if key < len(positions) else node.get("items", {})
             else:
-                node = node.get("items", {}) if isinstance(key, int) else node.get("additionalProperties") or {}
+                node = node.get("additionalProperties") or {}
         return self.resolve(self.choose(self.resolve(node), self.value(path)))
 
     def choose(self, node: dict[str, Any], value: Any) -> dict[str, Any]:
@@ -180,19 +186,30 @@ def _bounds(schema: dict[str, Any]) -> str:
     texts = []
     for key, text in (("minimum", "at least"), ("exclusiveMinimum", "above"), ("maximum", "at most")):
         if key in schema:
-            texts.append(f"{text} {schema[key]:g}" if schema[key] < 1e6 else f"{text} {schema[key]:,}")
+            texts.append(f"{text} {_number(schema[key])}")
     if "exclusiveMaximum" in schema:
-        texts.append(f"below {schema['exclusiveMaximum']:g}")
+        texts.append(f"below {_number(schema['exclusiveMaximum'])}")
     return f" {' and '.join(texts)}" if texts else ""
 
 
-_TYPES = {
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"
+
+
+def _list(schema: dict[str, Any]) -> str:
+    low, high = schema.get("minItems"), schema.get("maxItems")
+    if low is None:
+        return "a list"
+    return f"a list of {low}" if low == high else f"a list of {low} to {high}"
+
+
+_TYPES: dict[str, Callable[[dict[str, Any]], str]] = {
     "integer": lambda schema: "a whole number" + _bounds(schema),
     "number": lambda schema: "a number" + _bounds(schema),
-    "string": lambda schema: "text",
+    "string": lambda _: "text",
     "boolean": lambda schema: "true, false",
     "null": lambda schema: "null",
-    "array": lambda schema: f"a list of {schema['minItems']}" if "minItems" in schema else "a list",
+    "array": _list,
     "object": lambda schema: "a mapping",
 }
 

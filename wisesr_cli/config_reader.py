@@ -6,27 +6,30 @@ file and line (or the option), key, what was found, what is allowed, and the nea
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import NAMED, Config
-from .config_errors import shown, validate
-from .errors import ConfigError, DataError, UsageError
-from .text import joined, visible
-from .yaml_reader import Document, KeyPath, read_yaml, read_yaml_file
+from wisesr_cli.config import NAMED, Config
+from wisesr_cli.config_errors import shown, validate
+from wisesr_cli.errors import ConfigError, DataError, UsageError
+from wisesr_cli.heads import HeadOptions
+from wisesr_cli.text import joined, visible
+from wisesr_cli.yaml_reader import Document, KeyPath, read_yaml, read_yaml_file
 
 MAX_EXTENDS = 10
 
-_PATHS: tuple[KeyPath, ...] = (
+_PATHS: tuple[tuple[str, str], ...] = (
     ("data", "dir"),
     ("data", "train_dir"),
     ("data", "validation_dir"),
     ("data", "test_dir"),
     ("model", "weights"),
 )
+_SPLIT_FOLDERS = _PATHS[1:4]
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,30 @@ def load_config(source: str | Path | None, overrides: Iterable[Override] = ()) -
     return LoadedConfig(config, tuple(notes), _default_name(source, config))
 
 
+def parse_head(text: str, *, base: HeadOptions | None = None) -> HeadOptions:
+    """Return the options of a head given as `wise` or `wise:pooling=valid:initializer=paper`.
+
+    Args:
+        text: the head, with any options behind colons.
+        base: options of the config; those of the same head are where the ones given here are laid over.
+
+    Raises:
+        ConfigError: an unknown head or option, or a value that it does not allow.
+    """
+    name, *options = text.split(":")
+    same = base is not None and base.name == name
+    values: dict[str, Any] = base.model_dump(mode="json") if base is not None and same else {"name": name}
+    document = Document({"model": {"head": values}}, {("model", "head"): f"head '{text}'"})
+    for option in options:
+        override = parse_set(f"model.head.{option}")
+        values[str(override.path[-1])] = override.value
+    return validate(document).model.head
+
+
 def _read_source(source: str | Path | None) -> Document:
     if source is None:
         return Document({})
-    path = Path(source).expanduser()
+    path = _expanded(source)
     if path.is_dir():
         return Document({"data": {"dir": str(path.absolute())}}, {("data", "dir"): visible(source)})
     if not path.exists():
@@ -109,25 +132,40 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> Document:
     place = visible(document.places[("extends",)])
     if not isinstance(base_name, str):
         raise ConfigError(f"{place}: extends is {shown(base_name)}; allowed: the path of another config")
-    base_path = resolved.parent / Path(base_name).expanduser()
+    base_path = resolved.parent / _expanded(base_name)
     if not base_path.is_file():
         raise ConfigError(f"{place}: extends '{visible(base_name)}': no such file; paths are relative to this file")
     base = _read_with_bases(base_path, (*seen, resolved))
+    _let_new_folders_win(base, document.value.get("data"))
     _merge(base, document.value, document.places, ())
     return base
 
 
+def _let_new_folders_win(base: Document, data: Any) -> None:
+    """Drop the base's way of naming image folders where the file that extends it uses the other one."""
+    if not isinstance(data, dict):
+        return
+    if data.get("dir") is not None:
+        _forget_split_folders(base)
+    elif data.get("train_dir") is not None and isinstance(base.value.get("data"), dict):
+        base.value["data"].pop("dir", None)
+        _forget(base.places, ("data", "dir"))
+
+
 def _make_paths_absolute(tree: dict[str, Any], folder: Path) -> None:
-    for path in _PATHS:
-        parent = tree
-        for key in path[:-1]:
-            parent = parent.get(key) if isinstance(parent, dict) else None  # type: ignore[assignment, arg-type]
-        if isinstance(parent, dict) and isinstance(parent.get(path[-1]), str) and parent[path[-1]] != "imagenet":
-            parent[path[-1]] = _absolute(parent[path[-1]], folder)  # type: ignore[index]
+    for section, key in _PATHS:
+        values = tree.get(section)
+        if isinstance(values, dict) and isinstance(values.get(key), str) and values[key] != "imagenet":
+            values[key] = _absolute(values[key], folder)
 
 
 def _absolute(path: str, folder: Path) -> str:
-    return str(folder / Path(path).expanduser()) if path else path
+    return str(folder / _expanded(path)) if path else path
+
+
+def _expanded(path: str | Path) -> Path:
+    """Return a path with `~` filled in; unlike `Path.expanduser`, `~nobody` stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def _merge(base: Document, value: Any, places: dict[KeyPath, str], path: KeyPath) -> None:
@@ -156,12 +194,13 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
     if override.path in _PATHS and isinstance(value, str) and value != "imagenet":
         value = _absolute(value, Path.cwd())
     if override.path == ("data", "dir"):
-        for _, key in _PATHS[1:4]:
-            document.value.get("data", {}).pop(key, None)
+        _forget_split_folders(document)
     tree = document.value
     for key in override.path[:-1]:
-        if not isinstance(tree.get(key), dict):
+        if tree.get(key) is None or isinstance(tree[key], str):  # `none` gives way to a mapping
             tree[key] = {}
+        if not isinstance(tree[key], dict):
+            return  # a mistake of the file, which validation names
         tree = tree[key]
     parent, last = override.path[:-1], override.path[-1]
     if parent in NAMED and last == "name" and isinstance(value, str):
@@ -169,6 +208,15 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
     tree[last] = value
     _forget(document.places, override.path)
     document.places[override.path] = override.origin
+
+
+def _forget_split_folders(document: Document) -> None:
+    """Take away the folders named one by one, as one folder takes their place."""
+    data = document.value.get("data")
+    for path in _SPLIT_FOLDERS:
+        if isinstance(data, dict):
+            data.pop(path[-1], None)
+        _forget(document.places, path)
 
 
 def _drop_what_does_not_fit(
@@ -202,5 +250,6 @@ def _default_name(source: str | Path | None, config: Config) -> str:
     path = Path(source).absolute() if source is not None else None
     folder = config.data.dir or config.data.train_dir
     stem = path.stem if path is not None and path.is_file() and path.stem != "config" else None
-    stem = stem or (folder.name if folder is not None else "") or "run"
-    return re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:100] + f"-{config.model.head.name}"
+    stem = re.sub(r"[^\w.-]+", "-", stem or (folder.name if folder is not None else ""))
+    stem = stem.strip("-.").encode("utf-8")[:100].decode("utf-8", "ignore")  # a file system counts bytes
+    return f"{stem or 'run'}-{config.model.head.name}"

@@ -19,7 +19,7 @@ from wisesr_cli.folders import Layout, find_splits
 from wisesr_cli.index import DatasetIndex, Split, index_from_rows
 from wisesr_cli.inspection import inspect_data
 from wisesr_cli.results import Listener
-from wisesr_cli.survey import DataOptions, list_examples, survey, tell
+from wisesr_cli.survey import DataOptions, find_layout, list_examples, survey, tell
 
 __all__ = [
     "DataOptions",
@@ -28,6 +28,7 @@ __all__ = [
     "Layout",
     "Split",
     "build_index",
+    "count_classes",
     "find_duplicates",
     "find_splits",
     "index_from_rows",
@@ -58,6 +59,11 @@ def build_index(data: DataOptions, *, seed: int, listener: Listener) -> DatasetI
     )
     warn_of_duplicates(index, listener)
     return index
+
+
+def count_classes(data: DataOptions) -> int:
+    """Return the number of class folders for training; no image is looked at."""
+    return len(folders.list_split(find_layout(data).folders["train"]).class_names)
 
 
 def set_validation_aside(

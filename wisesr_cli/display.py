@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .report import TerminalListener
-from .results import EpochResult, TrainingPlan
-from .tables import data_grid, epoch_line, model_grid
+from wisesr_cli.report import TerminalListener
+from wisesr_cli.results import EpochResult, TrainingPlan
+from wisesr_cli.tables import data_grid, epoch_line, model_grid
 
 
 class TrainingDisplay(TerminalListener):

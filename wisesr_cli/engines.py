@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RunError
-from .runs import ModelInfo, model_path, read_model_info
-from .text import visible
+from wisesr_cli.errors import RunError
+from wisesr_cli.runs import ModelInfo, model_path, read_model_info
+from wisesr_cli.text import visible
 
 
 class Engine(Protocol):
@@ -38,7 +38,7 @@ class KerasEngine:
     def __init__(self, path: Path) -> None:
         import keras
 
-        from . import layers  # noqa: F401  (registers our layers)
+        from wisesr_cli import layers  # noqa: F401  (registers our layers)
 
         self.info = read_model_info(path)
         try:
@@ -52,7 +52,12 @@ class KerasEngine:
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (batch, classes) for uint8 pixels (batch, height, width, 3)."""
-        return np.asarray(self.model.predict_on_batch(pixels.astype("float32")), dtype="float32")
+        return numpy_logits(self.model, pixels)
+
+
+def numpy_logits(model: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what a Keras classifier says of uint8 pixels, float32 (batch, classes)."""
+    return np.asarray(model.predict_on_batch(pixels.astype("float32")), dtype="float32")
 
 
 def load_engine(run: str | Path) -> KerasEngine:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from .errors import DataError
-from .results import EpochResult, TrainingListener
-from .runs import Run
+from wisesr_cli.errors import DataError
+from wisesr_cli.results import EpochResult, TrainingListener
+from wisesr_cli.runs import Run
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
-    from .training import Limits
+    from wisesr_cli.trainer import Trainer
+    from wisesr_cli.training import Limits
 
 
 class TrainingStopped(Exception):  # noqa: N818  (no error: training ended as it was asked to)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 
+from wisesr_cli.text import visible
+
 SOME_UNREADABLE = 6  # finished, but some images could not be read
 PIPE_CLOSED = 141  # the reader of standard output went away
 
@@ -50,13 +52,13 @@ class MachineError(WisesrError):
     exit_code = 5
 
 
-class GateMissed(WisesrError):
+class GateMissed(WisesrError):  # noqa: N818  (everything else went well)
     """A `--fail-under` gate that was missed; everything else finished."""
 
     exit_code = 7
 
 
-class Interrupted(WisesrError):
+class Interrupted(WisesrError):  # noqa: N818  (it was asked for)
     """Stopped by a signal, with a checkpoint to resume from. `exit_code` is 128 plus the signal's number."""
 
     def __init__(self, message: str, signal_number: int) -> None:
@@ -79,4 +81,4 @@ def machine_error(error: OSError) -> MachineError | None:
     reason = _MACHINE_ERRNOS.get(error.errno or 0)
     if reason is None:
         return None
-    return MachineError(f"{error.filename}: {reason}" if error.filename else reason)
+    return MachineError(f"{visible(error.filename)}: {reason}" if error.filename else reason)

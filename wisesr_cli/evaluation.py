@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .dataset import DatasetIndex, index_from_rows, scan_folder_for_evaluation
-from .engines import Engine, padded_logits
-from .errors import RunError, UsageError
-from .metrics import compute_metrics, most_confused, reliability_bins, softmax, worst_mistakes
-from .pipeline import Pixels, open_pixels
-from .plots import plot_confusion_matrix, plot_reliability
-from .results import Evaluation, Listener, Metrics
-from .runs import Run, model_path, open_run, read_model_info, write_json, write_rows
-from .survey import find_layout
-from .text import joined, visible
+from wisesr_cli.dataset import DatasetIndex, index_from_rows, scan_folder_for_evaluation
+from wisesr_cli.engines import Engine, padded_logits
+from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.metrics import compute_metrics, most_confused, reliability_bins, softmax, worst_mistakes
+from wisesr_cli.pipeline import Pixels, open_pixels
+from wisesr_cli.plots import plot_confusion_matrix, plot_reliability
+from wisesr_cli.results import Evaluation, Listener, Metrics
+from wisesr_cli.runs import Run, model_path, open_run, read_model_info, write_json, write_rows
+from wisesr_cli.survey import find_layout
+from wisesr_cli.text import joined, visible
 
 
 @dataclass(frozen=True)

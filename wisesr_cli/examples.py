@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import Config
-from .dataset import DatasetIndex, build_index
-from .errors import DataError
-from .pipeline import Pixels, open_pixels
-from .results import Listener
-from .text import visible
+from wisesr_cli.config import Config
+from wisesr_cli.dataset import DatasetIndex, build_index
+from wisesr_cli.errors import DataError
+from wisesr_cli.pipeline import Pixels, open_pixels
+from wisesr_cli.results import Listener
+from wisesr_cli.text import visible
 
 
 @dataclass(frozen=True)

@@ -8,25 +8,24 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from . import runtime
-from .augmentation import position_warning
-from .backbones import BACKBONES
-from .config import Config
-from .engines import load_engine
-from .epochs import EpochKeeper, TrainingStopped
-from .errors import DataError, RunError
-from .evaluation import evaluate_pixels
-from .examples import Examples
-from .model import Classifier, notes_about
-from .plots import plot_learning_curves
-from .results import Listener, Metrics, TrainingListener, TrainingPlan, TrainingResult
-from .resume import Progress, check_resumable, circumstances_from_json
-from .runs import Run, Start
-from .runtime import Device
-from .state import read_state
-from .text import counted
-from .trainer import Arrays, Trainer
-from .training import Limits
+from wisesr_cli import runtime
+from wisesr_cli.backbones import BACKBONES
+from wisesr_cli.config import Config, position_warning
+from wisesr_cli.engines import load_engine
+from wisesr_cli.epochs import EpochKeeper, TrainingStopped
+from wisesr_cli.errors import DataError, RunError
+from wisesr_cli.evaluation import evaluate_pixels
+from wisesr_cli.examples import Examples
+from wisesr_cli.model import Classifier, notes_about
+from wisesr_cli.plots import plot_learning_curves
+from wisesr_cli.results import Listener, Metrics, TrainingListener, TrainingPlan, TrainingResult
+from wisesr_cli.resume import Progress, check_resumable, circumstances_from_json
+from wisesr_cli.runs import Run, Start
+from wisesr_cli.runtime import Device
+from wisesr_cli.state import read_state
+from wisesr_cli.text import counted
+from wisesr_cli.trainer import Arrays, Trainer
+from wisesr_cli.training import Limits
 
 SMALL_DATA = 5_000  # images; below, a large network from random weights learns little
 LARGE_BACKBONE = 1_000_000  # parameters
@@ -62,7 +61,7 @@ def _restore(trainer: Trainer, run: Run, listener: Listener) -> Arrays:
     """
     state = read_state(run.state)
     before = circumstances_from_json(state.progress["circumstances"])
-    differences = trainer.examples.index.differences(before.data)
+    differences = list(trainer.examples.index.differences(before.data))
     for warning in check_resumable(before, trainer.circumstances(), differences):
         listener.warn(warning)
     trainer.restore("model", state.arrays["model"])

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from .errors import Interrupted, MachineError
-from .text import visible
+from wisesr_cli.errors import Interrupted, MachineError
+from wisesr_cli.text import visible
 
 
 @contextmanager
@@ -61,7 +61,7 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a request to stop for as long as the block runs (main thread only)."""
     request = StopRequest()
-    previous: dict[int, Any] = {}
+    previous: dict[signal.Signals, Any] = {}
     with suppress(ValueError):  # not the main thread: a library user handles signals
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, request.receive)

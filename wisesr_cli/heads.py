@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .errors import ConfigError
-from .options import Options
+from wisesr_cli.errors import ConfigError
+from wisesr_cli.options import Options
 
 FeatureMap = tuple[int, int, int]  # height, width, channels
 
@@ -181,7 +181,7 @@ def _build_gmp(feature_map: Any, options: GmpOptions) -> Any:
 
 
 def _build_position_weights(feature_map: Any, options: DepthwiseOptions | WiseOptions) -> Any:
-    from .layers import PositionWeightedPooling2D
+    from wisesr_cli.layers import PositionWeightedPooling2D
 
     shape = tuple(feature_map.shape[1:])
     return PositionWeightedPooling2D(
@@ -198,7 +198,7 @@ def _build_position_weights(feature_map: Any, options: DepthwiseOptions | WiseOp
 def _build_flatten(feature_map: Any, options: FlattenOptions | FcOptions) -> Any:
     import keras
 
-    from .layers import TileAveragePooling2D
+    from wisesr_cli.layers import TileAveragePooling2D
 
     shape = tuple(feature_map.shape[1:])
     size = pool_size(shape, options)

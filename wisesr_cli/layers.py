@@ -15,7 +15,7 @@ PACKAGE = "wisesr"
 
 
 def tile_bounds(side: int, tiles: int) -> tuple[int, ...]:
-    """Return the `tiles + 1` bounds that cut `side` positions into tiles that differ by at most one: 7, 3 -> 0 2 5 7."""
+    """Return the `tiles + 1` bounds that cut a side into tiles that differ by at most one position: 7, 3 -> 0 2 5 7."""
     return tuple(int(np.floor(index * side / tiles + 0.5)) for index in range(tiles + 1))
 
 
@@ -108,14 +108,14 @@ class PositionWeightedPooling2D(keras.layers.Layer):
             fits = (height // pool_height, width // pool_width) == self.grid_size
         if not fits:
             raise ValueError(
-                f"a grid of {rows}x{columns} with pool_size={self.pool_size} does not fit a feature map of "
-                f"{height}x{width}"
+                f"a grid of {rows}x{columns} with pool_size={self.pool_size} must fit the feature map. "
+                f"Received: a map of {height}x{width}"
             )
 
     def _kernel_initializer(self, height: int, width: int) -> Any:
         if self.initializer == "paper":
             return keras.initializers.RandomNormal(stddev=0.01)
-        rows, columns, cells = self._tiles(height, width)
+        _, _, cells = self._tiles(height, width)
         uniform = cells / cells.sum()
 
         def start(shape: tuple[int, ...], dtype: Any = None) -> Any:
@@ -230,7 +230,7 @@ class TileAveragePooling2D(keras.layers.Layer):
 def _averages(side: int | None, tiles: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Return the matrix (tiles, side) that averages the positions of each tile."""
     if side is None or side < tiles:
-        raise ValueError(f"a side of {side} positions cannot be cut into {tiles} tiles")
+        raise ValueError(f"a side must have at least a position for each of {tiles} tiles. Received: side={side}")
     member = tile_of_position(side, tiles)[None, :] == np.arange(tiles)[:, None]
     return (member / member.sum(axis=1, keepdims=True)).astype("float32")
 

@@ -339,8 +339,9 @@ def _bin_sums(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int) -> 
     """Return per bin how many examples it holds, and their summed confidence and correct answers."""
     edges = np.linspace(0, 1, bins + 1)
     index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    counts = np.bincount(index, minlength=bins)
-    return counts, np.bincount(index, confidence, bins), np.bincount(index, correct, bins)
+    counts = np.bincount(index, minlength=bins).astype(np.int64)
+    confidences, corrects = np.bincount(index, confidence, bins), np.bincount(index, correct, bins)
+    return counts, confidences.astype(np.float64), corrects.astype(np.float64)
 
 
 METRICS: dict[str, Metric] = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from .backbones import (
+from wisesr_cli.backbones import (
     BACKBONES,
     build_backbone,
     cut_backbone,
@@ -19,11 +19,11 @@ from .backbones import (
     preprocess,
     resolve_preprocessing,
 )
-from .config import ModelConfig
-from .errors import DataError
-from .heads import FeatureMap, build_head, effective_options
-from .runtime import seed_everything
-from .weights import load_backbone_weights
+from wisesr_cli.config import ModelConfig
+from wisesr_cli.errors import DataError
+from wisesr_cli.heads import FeatureMap, build_head, effective_options
+from wisesr_cli.runtime import seed_everything
+from wisesr_cli.weights import load_backbone_weights
 
 BACKBONE_LAYER = "backbone"
 

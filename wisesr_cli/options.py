@@ -14,6 +14,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 
 
+def _describe_name(schema: dict[str, Any]) -> None:
+    """Let editors show what a record is where its name is typed."""
+    name = schema.get("properties", {}).get("name", {})
+    if "const" in name:
+        name.setdefault("description", schema["description"])
+
+
 class Options(BaseModel):
     """A frozen, strictly checked record of settings."""
 
@@ -24,6 +31,7 @@ class Options(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
         hide_input_in_errors=True,
+        json_schema_extra=_describe_name,
     )
 
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from .errors import SOME_UNREADABLE, DataError, RunError, UsageError
-from .files import flush_to_disk, replacing
-from .report import Grid, show_grid, to_csv, to_json, to_markdown
-from .results import Prediction, ScoredLabel
-from .tables import prediction_cells, prediction_columns
-from .text import counted, visible
+from wisesr_cli.errors import SOME_UNREADABLE, DataError, RunError, UsageError
+from wisesr_cli.files import flush_to_disk, replacing
+from wisesr_cli.report import Grid, show_grid, to_csv, to_json, to_markdown
+from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.tables import prediction_cells, prediction_columns
+from wisesr_cli.text import counted, visible
 
 TABLE_ROWS = 200  # rows of a table are drawn in parts of this size, so that memory does not grow
 CSV_HEADER = ("path", "label", "score", "error")
@@ -150,14 +150,16 @@ class FileOutput:
         self.tally = Tally()
 
     def __enter__(self) -> FileOutput:
-        going_on = self.resume and self.journal_path.exists()
-        self.done = self._whole_lines() if going_on else 0
+        self.end = 0
+        self.done = self._whole_lines() if self.resume and self.journal_path.exists() else 0
+        going_on = self.end > 0
         self.journal = self.journal_path.open("r+b" if going_on else "wb")
         if going_on:
             self.journal.seek(self.end)
             self.journal.truncate()
         else:
             self.journal.write(self.header.to_line().encode("ascii"))
+            self.journal.flush()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -165,20 +167,22 @@ class FileOutput:
 
     def _whole_lines(self) -> int:
         """Return how many records the journal holds, noting where the last whole one ends."""
-        count = -1
-        self.end = 0
+        header = self.header.to_line().encode("ascii")
+        count = 0
         with self.journal_path.open("rb") as file:
+            first = file.readline()
+            if first != header:
+                if header.startswith(first):  # killed while the header was written
+                    return 0
+                raise RunError(
+                    f"{visible(self.journal_path)}: was written with another model or other options; use --overwrite"
+                )
+            self.end = len(header)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                if count < 0 and line.decode("ascii", "replace") != self.header.to_line():
-                    raise RunError(
-                        f"{visible(self.journal_path)}: was written with another model or other options; use --overwrite"
-                    )
                 self.end += len(line)
                 count += 1
-        if count < 0:
-            raise RunError(f"{visible(self.journal_path)}: damaged; use --overwrite")
         return count
 
     def skip_done(self, paths: Iterable[str]) -> Iterator[str]:
@@ -197,8 +201,11 @@ class FileOutput:
     def _records(self, count: int) -> Iterator[Prediction]:
         with self.journal_path.open("rb") as file:
             file.readline()
-            for _ in range(count):
-                yield _from_json(json.loads(file.readline()))
+            for number in range(2, count + 2):
+                try:
+                    yield _from_json(json.loads(file.readline()))
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    raise RunError(f"{visible(self.journal_path)}:{number}: damaged; use --overwrite") from None
 
     def write(self, record: Prediction) -> None:
         """Append one record to the journal."""

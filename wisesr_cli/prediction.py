@@ -8,18 +8,18 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
 import numpy as np
 
-from .engines import Engine, padded_logits
-from .errors import DataError
-from .images import SUFFIXES
-from .metrics import softmax
-from .pipeline import Decoded, decode_in_order
-from .results import Prediction, ScoredLabel
-from .text import visible
+from wisesr_cli.engines import Engine, padded_logits
+from wisesr_cli.errors import DataError
+from wisesr_cli.images import SUFFIXES
+from wisesr_cli.metrics import softmax
+from wisesr_cli.pipeline import Decoded, decode_in_order
+from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.text import visible
 
 
 def find_inputs(inputs: Iterable[str], *, from_file: str | None = None, null_separated: bool = False) -> Iterator[str]:
@@ -60,19 +60,20 @@ def not_empty(paths: Iterable[str]) -> Iterator[str]:
 
 
 def _expand(argument: str) -> Iterator[str]:
-    if Path(argument).is_dir():
+    if argument and Path(argument).is_dir():
         yield from _images_below(argument)
     elif os.path.lexists(argument) or not glob.has_magic(argument):
         yield argument  # a file that is named is always tried; a missing one gets a record that says so
     else:
-        matches = sorted(glob.glob(argument, recursive=True))
+        matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  (paths stay as they were typed)
         if not matches:
             raise DataError(f"{visible(argument)}: matches no file")
+        given: set[str] = set()  # `photos/**` matches a folder and what is in it
         for match in matches:
-            if Path(match).is_dir():
-                yield from _images_below(match)
-            else:
-                yield match
+            for path in _images_below(match) if Path(match).is_dir() else (match,):
+                if path not in given:
+                    given.add(path)
+                    yield path
 
 
 def _images_below(folder: str) -> Iterator[str]:
@@ -87,7 +88,7 @@ def _images_below(folder: str) -> Iterator[str]:
             continue
         if entry.is_dir(follow_symlinks=False):
             folders.append(entry.path)
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+        elif PurePath(entry.name).suffix.lower() in SUFFIXES:
             yield entry.path
     for path in folders:
         yield from _images_below(path)
@@ -96,7 +97,7 @@ def _images_below(folder: str) -> Iterator[str]:
 def _read_paths(file: IO[bytes], null_separated: bool) -> Iterator[str]:
     separator = b"\0" if null_separated else b"\n"
     rest = b""
-    while block := file.read1(65536) if hasattr(file, "read1") else file.read(65536):
+    while block := file.read(65536):
         *lines, rest = (rest + block).split(separator)
         yield from (os.fsdecode(_stripped(line, null_separated)) for line in lines if _stripped(line, null_separated))
     if _stripped(rest, null_separated):

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from .text import csv_cell, visible
+from wisesr_cli.text import csv_cell, visible
 
 LONG_TABLE = 40  # rows; longer tables are shortened on a terminal
 PLAIN_WIDTH = 10_000  # off a terminal nothing is wrapped

@@ -292,3 +292,24 @@ class TrainingResult:
     epochs_done_now: int
     stopped: str | None = None
     finished: bool = True
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """What one head came to."""
+
+    head: str
+    run_dir: str
+    metrics: Metrics
+    head_parameters: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo came to: a row per head, a few predictions of the last head, and where to look."""
+
+    rows: tuple[DemoRow, ...]
+    predictions: tuple[Prediction, ...]
+    config_path: str
+    contact_sheet: str

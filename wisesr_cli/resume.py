@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .config import Config
-from .errors import RunError
-from .results import EpochResult
-from .text import joined, visible
+from wisesr_cli.config import Config
+from wisesr_cli.errors import RunError
+from wisesr_cli.results import EpochResult
+from wisesr_cli.text import joined, visible
 
 FORMAT = 1
 

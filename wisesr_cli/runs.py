@@ -8,20 +8,24 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
+import lzma
+import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
-from .config import Config
-from .config_reader import load_config
-from .errors import RunError, UsageError
-from .files import TEMPORARY_PREFIX, replacing, write_text
-from .results import EpochResult, Metrics
-from .text import csv_cell, parse_csv_cell, visible
+from wisesr_cli.config import Config
+from wisesr_cli.config_reader import load_config
+from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.files import TEMPORARY_PREFIX, replacing, write_text
+from wisesr_cli.results import EpochResult, Metrics
+from wisesr_cli.text import csv_cell, parse_csv_cell, visible
 
 BEST = "best.keras"
 CONFIG = "config.yaml"
@@ -37,7 +41,16 @@ LOCK = ".lock"
 MODEL_INFO = "wisesr.json"  # a member of the archive of a model
 MODEL_INFO_BYTES = 4 * 1024 * 1024
 
-_OURS = (BEST, CONFIG, CLASSES, SPLITS, ENVIRONMENT, HISTORY, METRICS, STATE, PLOTS, TENSORBOARD)
+# What `--overwrite` takes away; whatever else lies in a run directory is the user's.
+_OURS = (
+    *(BEST, CONFIG, CLASSES, SPLITS, ENVIRONMENT, HISTORY, METRICS),
+    f"{STATE}/epoch-*",
+    f"{STATE}/{TEMPORARY_PREFIX}*",
+    f"{PLOTS}/*.png",
+    f"{TENSORBOARD}/**/events.out.tfevents.*",
+    *(f"evaluate-*/{name}" for name in ("*.json", "*.csv", "*.png", "report.html")),
+)
+_OUR_FOLDERS = (STATE, PLOTS, f"{TENSORBOARD}/*", TENSORBOARD, "evaluate-*")
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,11 @@ class Run:
     def name(self) -> str:
         """The folder's name."""
         return self.path.name
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved config."""
+        return self.path / CONFIG
 
     @property
     def is_complete(self) -> bool:
@@ -89,7 +107,7 @@ class Run:
 
     def load_config(self) -> Config:
         """Return the resolved config of the run."""
-        return load_config(self.path / CONFIG).config
+        return load_config(self.config_path).config
 
     def write_start(
         self,
@@ -106,7 +124,7 @@ class Run:
 
     def write_config(self, config: Config) -> None:
         """Write the resolved config, so that `wisesr train` on it repeats the run."""
-        write_text(self.path / CONFIG, stored_config(config).to_yaml())
+        write_text(self.config_path, stored_config(config).to_yaml())
 
     def read_classes(self) -> tuple[str, ...]:
         """Return the class names in index order."""
@@ -162,6 +180,13 @@ def open_run(path: str | Path) -> Run:
     return run
 
 
+def config_source(source: str | Path | None) -> str | Path | None:
+    """Return the config of a run directory, or what was given when it is none."""
+    if source is not None and Run(Path(source)).is_complete:
+        return Run(Path(source)).config_path
+    return source
+
+
 def model_path(run: str | Path) -> Path:
     """Return the model file of a run directory, or the `.keras` file itself.
 
@@ -203,8 +228,10 @@ def read_model_info(path: Path) -> ModelInfo:
         )
     except KeyError as error:
         raise RunError(f"{visible(path)}: not a model of wisesr train: {visible(error)} is missing") from None
-    except (OSError, zipfile.BadZipFile, ValueError, TypeError, EOFError, NotImplementedError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
         raise RunError(f"{visible(path)}: damaged: {visible(error)}") from None
+    except (IndexError, TypeError, ValueError) as error:
+        raise RunError(f"{visible(path)}: {MODEL_INFO} in it is damaged: {visible(error)}") from None
 
 
 def append_model_info(path: Path, info: ModelInfo) -> None:
@@ -236,45 +263,57 @@ def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bo
             return Start(run, resumed=False)
         if resume and (run.path / CONFIG).is_file():
             return Start(run, resumed=True)
+        if not run.path.is_dir():
+            raise UsageError(f"{visible(run.path)} is not a folder; give another --name")
         if overwrite:
             return Start(run, resumed=False)
         raise UsageError(
             f"{visible(run.path)} exists; give another --name, go on with --resume, or start anew with --overwrite"
         )
-    names = [default_name, *(f"{default_name}-{number}" for number in range(2, 100_000))]
-    taken = [name for name in _until_free(parent, names)]
-    if (resume or overwrite) and taken:
-        newest = max(
-            (parent / name for name in taken),
-            key=lambda path: (path / CONFIG).stat().st_mtime_ns if (path / CONFIG).exists() else 0,
-        )
-        if (newest / CONFIG).is_file():
-            return Start(Run(newest), resumed=resume)
-    return Start(Run(parent / names[len(taken)]), resumed=False)
+    if (resume or overwrite) and (newest := _newest(parent, default_name)) is not None:
+        return Start(Run(newest), resumed=resume)
+    names = chain((default_name,), (f"{default_name}-{number}" for number in count(2)))
+    return Start(Run(next(parent / name for name in names if not _taken(parent / name))), resumed=False)
 
 
-def _until_free(parent: Path, names: Iterable[str]) -> Iterable[str]:
-    for name in names:
-        if not _taken(parent / name):
-            return
-        yield name
+def _newest(parent: Path, default_name: str) -> Path | None:
+    """Return the run that was started last among `default_name`, `default_name`-2, and so on."""
+    pattern = re.compile(re.escape(default_name) + r"(-([2-9]|[1-9]\d+))?")
+    folders = sorted(parent.iterdir()) if parent.is_dir() else []
+    runs = [path for path in folders if pattern.fullmatch(path.name) and (path / CONFIG).is_file()]
+    return max(runs, key=lambda path: (path / CONFIG).stat().st_mtime_ns, default=None)
 
 
 def _taken(path: Path) -> bool:
-    return path.exists() and not (path.is_dir() and set(os.listdir(path)) <= {LOCK})
+    """Return whether there is more at `path` than what a training killed before its first file left there."""
+    if not path.is_dir():
+        return path.exists() or path.is_symlink()
+    return any(entry.name != LOCK and not entry.name.startswith(TEMPORARY_PREFIX) for entry in path.iterdir())
 
 
 def prepare_folder(run: Run, *, overwrite: bool) -> None:
     """Make the run directory; with `overwrite`, take away what an earlier run wrote there, and nothing else."""
     run.path.mkdir(parents=True, exist_ok=True)
     if overwrite:
-        for path in [run.path / name for name in _OURS] + sorted(run.path.glob("evaluate-*")):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        for pattern in _OURS:
+            for path in sorted(run.path.glob(pattern)):
+                _remove(path)
+        for folder in sorted(path for pattern in _OUR_FOLDERS for path in run.path.glob(pattern)):
+            _remove_if_empty(folder)
     for leftover in run.path.glob(f"{TEMPORARY_PREFIX}*"):
         leftover.unlink()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # the user's files are in it, or it is no folder
+        folder.rmdir()
 
 
 def stored_config(config: Config) -> Config:
@@ -306,7 +345,10 @@ def read_rows(path: Path, columns: int) -> list[list[str]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{visible(path)}: cannot be read: {visible(error)}") from None
-    rows = [[parse_csv_cell(cell) for cell in row] for row in csv.reader(io.StringIO(text))][1:]
+    try:
+        rows = [[parse_csv_cell(cell) for cell in row] for row in csv.reader(io.StringIO(text))][1:]
+    except csv.Error as error:
+        raise RunError(f"{visible(path)}: damaged: {visible(error)}") from None
     for number, row in enumerate(rows, start=2):
         if len(row) != columns:
             raise RunError(f"{visible(path)}:{number}: damaged: {len(row)} columns, expected {columns}")

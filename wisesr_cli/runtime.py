@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from .errors import MachineError
+from wisesr_cli.errors import MachineError
 
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from .options import Options
+from wisesr_cli.options import Options
 
 Floats = NDArray[np.float64]
 
@@ -71,7 +71,8 @@ def cosine(epochs: Floats, total_epochs: float, options: CosineOptions) -> Float
 def exponential(epochs: Floats, total_epochs: float, options: ExponentialOptions) -> Floats:
     """Return `decay_rate` to the power of the decays that have passed."""
     decays = epochs / options.decay_epochs
-    return np.power(options.decay_rate, np.floor(decays) if options.staircase else decays)
+    # A little more, as 0.3 / 0.1 is just below 3.
+    return np.power(options.decay_rate, np.floor(decays + 1e-9) if options.staircase else decays)
 
 
 def learning_rates(

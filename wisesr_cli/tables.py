@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .report import Column, Grid, decimal, percent, score_bar
-from .results import (
+from wisesr_cli.report import Column, Grid, decimal, percent, score_bar
+from wisesr_cli.results import (
     CheckResult,
+    DemoResult,
     EpochResult,
     Evaluation,
     Metrics,
@@ -70,8 +71,8 @@ def evaluation_grids(evaluation: Evaluation) -> list[Grid]:
     if pairs:
         columns = (Column("class"), Column("taken for"), Column("images", N), Column("of the class", N))
         grids.append(Grid("Most confused", columns, pairs))
-        columns = (Column("image"), Column("class"), Column("taken for"), Column("score", N), Column("true class", N))
-        grids.append(Grid("Worst mistakes", columns, mistakes))
+        shown = (Column("image"), Column("class"), Column("taken for"), Column("score", N), Column("true class", N))
+        grids.append(Grid("Worst mistakes", shown, mistakes))
     return grids
 
 
@@ -88,10 +89,52 @@ def prediction_cells(prediction: Prediction) -> tuple[str, ...]:
     return prediction.path, prediction.label or "-", percent(prediction.score), score_bar(prediction.score), others
 
 
+def predictions_grid(predictions: Sequence[Prediction]) -> Grid:
+    """Return predictions as one table."""
+    return Grid("Predictions", prediction_columns(), tuple(prediction_cells(row) for row in predictions))
+
+
+def demo_grid(result: DemoResult) -> Grid:
+    """Return the heads of the demo side by side."""
+    columns = (
+        Column("head"),
+        Column("top-1 accuracy", N),
+        Column("macro F1", N),
+        Column("test pictures", N),
+        Column("head parameters", N),
+        Column("all parameters", N),
+        Column("run directory"),
+    )
+    rows = tuple(
+        (
+            row.head,
+            percent(row.metrics.top1_accuracy),
+            percent(row.metrics.macro_f1),
+            f"{row.metrics.examples:,}",
+            f"{row.head_parameters:,}",
+            f"{row.parameters:,}",
+            row.run_dir,
+        )
+        for row in result.rows
+    )
+    return Grid("Demo: where are the red sails? (chance 11.1 %)", columns, rows)
+
+
 def check_grid(result: CheckResult) -> Grid:
     """Return the findings of a check."""
     rows = tuple((row.level.upper(), row.code, row.message) for row in result.findings)
     return Grid("Check", (Column("result"), Column("what"), Column("found")), rows)
+
+
+def check_paths_grid(result: CheckResult, *, limit: int | None) -> Grid:
+    """Return the files that the findings name, at most `limit` for each."""
+    rows = [
+        (row.code, path)
+        for row in result.findings
+        if row.level != "pass"
+        for path in (row.paths if limit is None else row.paths[:limit])
+    ]
+    return Grid("Files", (Column("what"), Column("file")), tuple(rows))
 
 
 SUMMARY_HEADER = (

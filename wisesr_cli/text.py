@@ -6,6 +6,7 @@ default of ASCII escapes is exact and safe. Standard library only.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,6 +14,7 @@ from difflib import get_close_matches
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 # Control characters, invisible formatting (bidi overrides among them), lone surrogates, private and unassigned code
 # points, and the two line separators.
+_ESCAPED = re.compile(r"\\(?:([\\tnr])|x([0-9a-f]{2})|u([0-9a-f]{4})|U(0010[0-9a-f]{4}|000[0-9a-f]{5}))")
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
@@ -47,31 +49,14 @@ def csv_cell(text: str) -> str:
 
 def parse_csv_cell(cell: str) -> str:
     """Return the text that `csv_cell` was given."""
-    if cell.startswith("'"):
-        cell = cell[1:]
-    parts: list[str] = []
-    position = 0
-    widths = {"x": 2, "u": 4, "U": 8}
-    simple = {"\\": "\\", "t": "\t", "n": "\n", "r": "\r"}
-    while position < len(cell):
-        character = cell[position]
-        if character != "\\" or position + 1 == len(cell):
-            parts.append(character)
-            position += 1
-            continue
-        kind = cell[position + 1]
-        width = widths.get(kind, 0)
-        digits = cell[position + 2 : position + 2 + width]
-        if kind in simple:
-            parts.append(simple[kind])
-            position += 2
-        elif width and len(digits) == width:
-            parts.append(chr(int(digits, 16)))
-            position += 2 + width
-        else:
-            parts.append(character)
-            position += 1
-    return "".join(parts)
+    return _ESCAPED.sub(_unescape, cell.removeprefix("'"))
+
+
+def _unescape(match: re.Match[str]) -> str:
+    simple, *codes = match.groups()
+    if simple is not None:
+        return {"t": "\t", "n": "\n", "r": "\r"}.get(simple, simple)
+    return chr(int(next(code for code in codes if code is not None), 16))
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -10,21 +10,21 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from . import runtime
-from .augmentation import build_augmentation
-from .config import AdamOptions, AdamWOptions, Config, ModelConfig, PhaseConfig, SgdOptions
-from .engines import KerasEngine
-from .errors import DataError, RunError
-from .examples import Examples
-from .files import replacing
-from .images import BACKGROUND
-from .model import Classifier, build_classifier
-from .pipeline import Pixels, epoch_order
-from .resume import Circumstances, Progress, config_for_comparison
-from .runs import ModelInfo, append_model_info
-from .runtime import Device
-from .schedules import learning_rates
-from .state import write_state
+from wisesr_cli import runtime
+from wisesr_cli.augmentation import build_augmentation
+from wisesr_cli.config import AdamOptions, AdamWOptions, Config, ModelConfig, PhaseConfig, SgdOptions
+from wisesr_cli.engines import KerasEngine
+from wisesr_cli.errors import DataError, RunError
+from wisesr_cli.examples import Examples
+from wisesr_cli.files import replacing
+from wisesr_cli.color import BACKGROUND
+from wisesr_cli.model import Classifier, build_classifier
+from wisesr_cli.pipeline import Pixels, epoch_order
+from wisesr_cli.resume import Circumstances, Progress, config_for_comparison
+from wisesr_cli.runs import ModelInfo, append_model_info
+from wisesr_cli.runtime import Device
+from wisesr_cli.schedules import learning_rates
+from wisesr_cli.state import write_state
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -72,6 +72,7 @@ class Batches(keras.utils.PyDataset):
             self.order = epoch_order(len(self.labels), seed=self.seed, epoch=epoch)
 
     def __getitem__(self, index: int) -> tuple[NDArray[Any], ...]:
+        """Return pixels (batch, height, width, 3), targets (batch, classes) and, if any, weights (batch,)."""
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         labels = self.labels[chosen]
         batch = self.pixels.batch(chosen), self.targets[labels]

@@ -12,14 +12,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import runtime
-from .config_reader import LoadedConfig
-from .examples import open_examples
-from .guard import StopRequest, locked, stop_on_signals
-from .results import Silent, TrainingListener, TrainingResult
-from .runs import Run, choose_run, prepare_folder
-from .runtime import DeviceChoice
-from .state import has_state
+from wisesr_cli import runtime
+from wisesr_cli.config_reader import LoadedConfig
+from wisesr_cli.examples import open_examples
+from wisesr_cli.guard import StopRequest, locked, stop_on_signals
+from wisesr_cli.results import Silent, TrainingListener, TrainingResult
+from wisesr_cli.runs import Run, choose_run, prepare_folder
+from wisesr_cli.runtime import DeviceChoice
+from wisesr_cli.state import has_state
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def train(
         examples = open_examples(loaded.config, listener)
         stack.callback(examples.close)
         device = runtime.start(options.device, precision=loaded.config.train.precision)
-        from . import fitting
+        from wisesr_cli import fitting
 
         limits = Limits(stop, started, options.max_steps, options.time_limit_seconds)
         return fitting.run(loaded.config, examples, device, start, limits, listener)
@@ -85,6 +85,6 @@ def _dry_run(loaded: LoadedConfig, run: Run, options: TrainingOptions, listener:
         examples = open_examples(loaded.config, listener)
         stack.callback(examples.close)
         device = runtime.start(options.device, precision=loaded.config.train.precision)
-        from . import fitting
+        from wisesr_cli import fitting
 
         return fitting.try_one_step(loaded.config, examples, device, run, Run(Path(folder)), listener)

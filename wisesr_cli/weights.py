@@ -11,10 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from .backbones import build_backbone
-from .errors import MachineError, RunError, WisesrError
-from .runs import BEST
-from .text import visible
+from wisesr_cli.backbones import build_backbone
+from wisesr_cli.errors import MachineError, RunError, WisesrError
+from wisesr_cli.runs import BEST
+from wisesr_cli.text import visible
 
 
 def load_backbone_weights(name: str, image_size: tuple[int, int], source: str | None) -> tuple[Any, int | None]:
@@ -65,7 +65,7 @@ def _with_imagenet_weights(name: str, image_size: tuple[int, int]) -> Any:
 
 def _copy_from_model(backbone: Any, path: Path) -> None:
     """Copy layer by layer, in order, from a saved model, which may have more layers after the backbone."""
-    from . import layers  # noqa: F401  (registers our layers, so that runs can be loaded)
+    from wisesr_cli import layers  # noqa: F401  (registers our layers, so that runs can be loaded)
 
     source = keras.models.load_model(path, compile=False, safe_mode=True)
     nested = [layer for layer in source.layers if layer.name == backbone.name and hasattr(layer, "layers")]

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from .errors import ConfigError
-from .text import visible
+from wisesr_cli.errors import ConfigError
+from wisesr_cli.text import visible
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 20
@@ -62,9 +62,10 @@ def read_yaml_file(path: Path) -> Document:
 def read_yaml(text: str, *, origin: str) -> Document:
     """Read one YAML document; `origin` names it in errors."""
     reader = _Reader(origin)
+    loader = None
     try:
-        _check_events(text, reader)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = _CheckedLoader(text, reader)
+        node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         problem = " ".join(str(error.problem or error.context or "not YAML").split())
         raise reader.error(problem, error.problem_mark or error.context_mark) from None
@@ -73,29 +74,43 @@ def read_yaml(text: str, *, origin: str) -> Document:
         before = text[:position] if isinstance(position, int) else ""
         column = len(before) - before.rfind("\n")
         raise ConfigError(f"{visible(origin)}:{before.count(chr(10)) + 1}:{column}: a character not allowed") from None
+    except (ValueError, OverflowError):  # PyYAML's own, from an escape like "\\UFFFFFFFF" or a huge version number
+        raise reader.error("a number or an escape that YAML does not allow", loader and loader.get_mark()) from None
     document = Document(None)
     if node is not None:
         document.value = reader.value(node, (), document.places)
     return document
 
 
-def _check_events(text: str, reader: _Reader) -> None:
-    """Refuse what must not even be composed: nesting, several documents, tags."""
-    depth = documents = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+class _CheckedLoader(yaml.SafeLoader):
+    """Refuses what must not even be composed: nesting, too many values, several documents, tags."""
+
+    def __init__(self, text: str, reader: _Reader) -> None:
+        self.reader = reader
+        self.depth = self.documents = self.values = 0
+        super().__init__(text)
+
+    def get_event(self) -> Any:
+        """Return the next event, having checked it."""
+        event: Any = super().get_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-            if documents > 1:
-                raise reader.error("several documents in one file", event.start_mark)
+            self.documents += 1
+            if self.documents > 1:
+                raise self.reader.error("several documents in one file", event.start_mark)
+        elif isinstance(event, yaml.NodeEvent):
+            self.values += 1
+            if self.values > MAX_NODES:
+                raise self.reader.error(f"more than {MAX_NODES:,} values; a config is a page of text", event.start_mark)
         if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise reader.error(f"nested deeper than {MAX_DEPTH} levels", event.start_mark)
+            self.depth += 1
+            if self.depth > MAX_DEPTH:
+                raise self.reader.error(f"nested deeper than {MAX_DEPTH} levels", event.start_mark)
         elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+            self.depth -= 1
         tag = getattr(event, "tag", None)
         if tag not in (None, "!"):
-            raise reader.error(f"tags like '{visible(tag)}' are not allowed", event.start_mark)
+            raise self.reader.error(f"tags like '{tag}' are not allowed", event.start_mark)
+        return event
 
 
 class _Reader:
@@ -134,7 +149,7 @@ class _Reader:
 
     def scalar(self, node: yaml.Node) -> Any:
         text: str = node.value
-        if node.style is not None:  # quoted or block text
+        if getattr(node, "style", None) is not None:  # quoted or block text
             return text
         if text in _CONSTANTS:
             return _CONSTANTS[text]

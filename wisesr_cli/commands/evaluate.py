@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from . import options
+from wisesr_cli.commands import options
 
 app = options.new_app()
 
@@ -36,24 +36,23 @@ def evaluate(
 
     Example: wisesr evaluate runs/photos-wise --fail-under top1_accuracy=0.9
     """
-    from .. import runtime
-    from ..metrics import check_gates, parse_gate
-    from ..report import LONG_TABLE, TerminalListener, show_result
-    from ..runs import model_path
-    from ..tables import evaluation_grids, metrics_rows
+    from wisesr_cli import api
+    from wisesr_cli.metrics import check_gates, parse_gate
+    from wisesr_cli.report import LONG_TABLE, TerminalListener, show_result
+    from wisesr_cli.tables import evaluation_grids, metrics_rows
 
     gates = [parse_gate(gate) for gate in fail_under or ()]
     listener = TerminalListener(quiet=quiet, verbose=verbose)
-    path = model_path(run)
-    from ..evaluation import choose_subject, error_rule
-    from ..evaluation import evaluate as judge
-
-    rule = on_error or error_rule(run)
-    subject = choose_subject(run, split=split, data=data, on_error=rule, listener=listener)
-    listener.note(f"device: {runtime.start(device, precision=precision or 'float32')}")
-    from ..engines import load_engine
-
-    result = judge(run, load_engine(path), subject, batch_size=batch_size, on_error=rule, listener=listener)
+    result = api.evaluate(
+        run,
+        split=split,
+        data=data,
+        batch_size=batch_size,
+        on_error=on_error,
+        device=device,
+        precision=precision or "float32",
+        listener=listener,
+    )
     show_result(
         output,
         grids=evaluation_grids(result),

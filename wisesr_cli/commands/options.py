@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from ..config_reader import Override
+    from wisesr_cli.config_reader import Override
 
 SetOptions = Annotated[
     list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="Set any key of the config; repeatable.")
@@ -62,7 +62,7 @@ def new_app() -> typer.Typer:
 
 def overrides(settings: Sequence[str] | None, **named: Any) -> list[Override]:
     """Return what the command line says about the config: `--set` first, then named options, which win."""
-    from ..config_reader import Override, parse_set
+    from wisesr_cli.config_reader import Override, parse_set
 
     result = [parse_set(text) for text in settings or ()]
     for option, value in named.items():

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from . import options
+from wisesr_cli.commands import options
 
 app = options.new_app()
 
@@ -43,18 +43,18 @@ def predict(
 
     Example: find photos -name '*.jpg' -print0 | wisesr predict runs/photos-wise - --null --format jsonl
     """
-    from ..errors import UsageError
-    from ..runs import model_path
-    from ..text import counted
+    from wisesr_cli.errors import UsageError
+    from wisesr_cli.runs import model_path
+    from wisesr_cli.text import counted
 
     if not inputs and from_file is None:
         raise UsageError("nothing to label: give images, folders, globs, - or --from-file LIST")
     path = model_path(run)
-    from .. import runtime
-    from ..files import sha256
-    from ..output import JournalHeader, open_output
-    from ..prediction import find_inputs, not_empty
-    from ..report import TerminalListener
+    from wisesr_cli import runtime
+    from wisesr_cli.files import sha256
+    from wisesr_cli.output import JournalHeader, open_output
+    from wisesr_cli.prediction import find_inputs, not_empty
+    from wisesr_cli.report import TerminalListener
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)
     arithmetic = precision or "float32"
@@ -64,8 +64,8 @@ def predict(
     )
     paths = not_empty(find_inputs(inputs or (), from_file=from_file, null_separated=null))
     listener.note(f"device: {runtime.start(device, precision=arithmetic)}")
-    from ..engines import load_engine
-    from ..prediction import predict_paths
+    from wisesr_cli.engines import load_engine
+    from wisesr_cli.prediction import predict_paths
 
     engine = load_engine(path)
     with output_to, listener.progress("labelling", None) as progress:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options
+from wisesr_cli.commands import options
 
 if TYPE_CHECKING:
-    from ..results import Listener, TrainingResult
+    from wisesr_cli.results import Listener, TrainingResult
 
 app = options.new_app()
 
@@ -50,8 +50,8 @@ def train(
 
     wisesr train photos --backbone MobileNetV2 --epochs 20
     """
-    from ..config_reader import load_config
-    from ..metrics import check_gates, parse_gate
+    from wisesr_cli.config_reader import load_config
+    from wisesr_cli.metrics import check_gates, parse_gate
 
     gates = [parse_gate(gate) for gate in fail_under or ()]
     loaded = load_config(
@@ -71,16 +71,16 @@ def train(
             precision=precision,
         ),
     )
-    from ..display import TrainingDisplay
-    from ..training import TrainingOptions
-    from ..training import train as run_training
+    from wisesr_cli import api
+    from wisesr_cli.display import TrainingDisplay
+    from wisesr_cli.training import TrainingOptions
 
     display = TrainingDisplay(quiet=quiet, verbose=verbose)
     for note in loaded.notes:
         display.note(note)
-    result = run_training(
+    result = api.train(
         loaded,
-        TrainingOptions(
+        options=TrainingOptions(
             resume=resume,
             overwrite=overwrite,
             dry_run=dry_run,
@@ -88,7 +88,7 @@ def train(
             time_limit_seconds=time_limit,
             device=device,
         ),
-        display,
+        listener=display,
     )
     _show(result, display, dry_run=dry_run)
     if result.metrics is not None:
@@ -96,8 +96,8 @@ def train(
 
 
 def _show(result: TrainingResult, display: Listener, *, dry_run: bool) -> None:
-    from ..report import show_grid
-    from ..tables import training_grid
+    from wisesr_cli.report import show_grid
+    from wisesr_cli.tables import training_grid
 
     if dry_run:
         display.note(f"to train: {_command_without('--dry-run')}")

@@ -1,0 +1,414 @@
+"""The layers against slow loops and against the stock Keras layers that they stand for; runs on every backend."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import ml_dtypes
+import numpy as np
+import pytest
+
+from wisesr_cli.layers import PositionWeightedPooling2D, TileAveragePooling2D, tile_bounds, tile_of_position
+
+TILED = [  # height, width, grid
+    (7, 7, (3, 3)),
+    (16, 8, (5, 4)),
+    (5, 9, (5, 9)),
+    (5, 9, (2, 4)),
+    (11, 6, (2, 3)),
+    (1, 8, (1, 4)),
+    (6, 1, (2, 1)),
+    (1, 1, (1, 1)),
+]
+VALID = [  # height, width, grid, pool
+    (7, 7, (3, 3), (2, 2)),
+    (16, 16, (5, 5), (3, 3)),
+    (11, 6, (2, 3), (4, 2)),
+    (11, 11, (2, 2), (4, 4)),
+    (5, 9, (2, 4), (2, 2)),
+    (5, 9, (5, 9), (1, 1)),
+    (4, 1, (2, 1), (2, 1)),
+    (1, 1, (1, 1), (1, 1)),
+]
+ALL = [(*case, None) for case in TILED] + VALID
+CHANNELS = 3
+
+
+def make_map(height: int, width: int, channels: int = CHANNELS, *, batch: int = 2, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).normal(size=(batch, height, width, channels)).astype("float32")
+
+
+def make_layer(height: int, width: int, grid: Any, pool: Any, *, constraint: str = "none") -> PositionWeightedPooling2D:
+    """Return a built layer whose weights are all different, some of them negative."""
+    layer = PositionWeightedPooling2D(grid, pool_size=pool, constraint=constraint)
+    layer.build((None, height, width, CHANNELS))
+    draws = np.random.default_rng(1)
+    layer.set_weights([draws.normal(size=(*grid, CHANNELS)), draws.normal(size=CHANNELS)])
+    return layer
+
+
+def cells_of(index: int, side: int, tiles: int, pool: int | None) -> list[int]:
+    """Return the positions of a side that belong to one tile or window."""
+    if pool is not None:
+        return [position for position in range(side) if index * pool <= position < (index + 1) * pool]
+    first, last = ((2 * number * side + tiles) // (2 * tiles) for number in (index, index + 1))
+    return list(range(first, last))
+
+
+def slow_average(feature_map: Any, grid: tuple[int, int], pool: tuple[int, int] | None) -> Any:
+    batch, height, width, channels = feature_map.shape
+    result = np.zeros((batch, *grid, channels))
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            rows = cells_of(row, height, grid[0], pool and pool[0])
+            columns = cells_of(column, width, grid[1], pool and pool[1])
+            for y in rows:
+                for x in columns:
+                    result[:, row, column] += feature_map[:, y, x].astype("float64") / (len(rows) * len(columns))
+    return result
+
+
+def slow_pooling(feature_map: Any, kernel: Any, bias: Any, pool: tuple[int, int] | None) -> Any:
+    averaged = slow_average(feature_map, kernel.shape[:2], pool)
+    result = np.zeros((len(feature_map), feature_map.shape[-1]))
+    for image in range(result.shape[0]):
+        for channel in range(result.shape[1]):
+            result[image, channel] = bias[channel]
+            for row in range(kernel.shape[0]):
+                for column in range(kernel.shape[1]):
+                    result[image, channel] += kernel[row, column, channel] * averaged[image, row, column, channel]
+    return result
+
+
+def to_numpy(tensor: Any) -> Any:
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+def outputs_and_gradients(model: Any, inputs: Any, upstream: Any) -> tuple[Any, list[Any]]:
+    """Return the outputs, and the gradients of their sum weighted by `upstream`: of the inputs, then of each weight."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tensor = tf.constant(inputs)
+        with tf.GradientTape() as tape:
+            tape.watch(tensor)
+            outputs = model(tensor)
+            total = tf.reduce_sum(outputs * upstream)
+        return outputs.numpy(), [g.numpy() for g in tape.gradient(total, [tensor, *model.trainable_weights])]
+    import jax
+
+    fixed = [variable.value for variable in model.non_trainable_variables]
+
+    def weighted_sum(tensor: Any, weights: list[Any]) -> tuple[Any, Any]:
+        outputs, _ = model.stateless_call(weights, fixed, tensor)
+        return (outputs * upstream).sum(), outputs
+
+    weights = [variable.value for variable in model.trainable_variables]
+    (_, outputs), (of_inputs, of_weights) = jax.value_and_grad(weighted_sum, (0, 1), has_aux=True)(inputs, weights)
+    return np.asarray(outputs), [np.asarray(gradient) for gradient in (of_inputs, *of_weights)]
+
+
+def compiled(layer: Any) -> Any:
+    """Return a function that runs a layer under XLA."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(layer, jit_compile=True)
+    import jax
+
+    return jax.jit(lambda inputs: layer.stateless_call([v.value for v in layer.variables], [], inputs)[0])
+
+
+def close(left: Any, right: Any, tolerance: float = 1e-5) -> None:
+    np.testing.assert_allclose(to_numpy(left), to_numpy(right), rtol=tolerance, atol=tolerance)
+
+
+# --- tiles ---
+
+
+def test_seven_positions_make_tiles_of_two_three_and_two() -> None:
+    assert tile_bounds(7, 3) == (0, 2, 5, 7)
+    assert tile_of_position(7, 3).tolist() == [0, 0, 1, 1, 1, 2, 2]
+
+
+def test_tiles_cover_every_position_once_and_differ_by_at_most_one() -> None:
+    for side in range(1, 40):
+        for tiles in range(1, side + 1):
+            sizes = np.diff(tile_bounds(side, tiles))
+            assert sizes.sum() == side
+            assert sizes.max() - sizes.min() <= 1
+            members = [cells_of(tile, side, tiles, None) for tile in range(tiles)]
+            assert tile_of_position(side, tiles).tolist() == [i for i, tile in enumerate(members) for _ in tile]
+
+
+# --- PositionWeightedPooling2D ---
+
+
+def test_position_weighted_pooling_basics(tmp_path: Path) -> None:
+    inputs = keras.Input((7, 5, CHANNELS))
+    layer = PositionWeightedPooling2D((3, 2), constraint="unit_sum", initializer="paper", name="wise")
+    model = keras.Model(inputs, layer(inputs))
+    assert model.output_shape == layer.compute_output_shape((None, 7, 5, CHANNELS)) == (None, CHANNELS)
+    assert [tuple(weight.shape) for weight in layer.weights] == [(3, 2, CHANNELS), (CHANNELS,)]
+    assert model.count_params() == (3 * 2 + 1) * CHANNELS
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.get_layer("wise").get_config() == layer.get_config()
+    feature_map = make_map(7, 5)
+    assert np.array_equal(loaded.predict_on_batch(feature_map), model.predict_on_batch(feature_map))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_position_weighted_pooling_trains_as_computed_by_hand(policy: str) -> None:
+    inputs = keras.Input((4, 6, CHANNELS))
+    layer = PositionWeightedPooling2D((2, 2), dtype=policy)
+    model = keras.Model(inputs, keras.layers.Activation("linear", dtype="float32")(layer(inputs)))
+    model.compile(keras.optimizers.SGD(5.0), "mse", jit_compile=False)
+    feature_map, target = make_map(4, 6), make_map(1, 1)[:, 0, 0]
+    kernel, bias = layer.get_weights()
+    averaged = slow_average(feature_map, (2, 2), None)
+    error = 2.0 * (slow_pooling(feature_map, kernel, bias, None) - target) / target.size
+    model.train_on_batch(feature_map, target)
+    tolerance = {"float32": 1e-5, "mixed_float16": 5e-3, "mixed_bfloat16": 5e-2}[policy]
+    expected = np.maximum(kernel - 5.0 * np.einsum("byxc,bc->yxc", averaged, error), 0.0)
+    assert (expected == 0).any()  # or nothing would show that the constraint works
+    close(layer.kernel, expected, tolerance)
+    close(layer.bias, bias - 5.0 * error.sum(axis=0), tolerance)
+    assert layer.kernel.dtype == layer.bias.dtype == "float32"
+
+
+@pytest.mark.parametrize(("height", "width", "grid", "pool"), ALL)
+def test_position_weighted_pooling_equals_the_slow_loop(height: int, width: int, grid: Any, pool: Any) -> None:
+    layer = make_layer(height, width, grid, pool)
+    feature_map = make_map(height, width)
+    close(layer(feature_map), slow_pooling(feature_map, *layer.get_weights(), pool))
+
+
+@pytest.mark.parametrize(("height", "width", "grid", "pool"), ALL)
+def test_position_weights_times_the_map_plus_bias_is_the_output(height: int, width: int, grid: Any, pool: Any) -> None:
+    for constraint in PositionWeightedPooling2D.CONSTRAINTS:
+        layer = make_layer(height, width, grid, pool, constraint=constraint)
+        feature_map = make_map(height, width)
+        weights = to_numpy(layer.position_weights(height, width))
+        assert weights.shape == (height, width, CHANNELS)
+        close(layer(feature_map), (feature_map * weights).sum(axis=(1, 2)) + to_numpy(layer.bias))
+
+
+def test_positions_that_valid_pooling_drops_weigh_nothing() -> None:
+    weights = to_numpy(make_layer(11, 7, (2, 3), (4, 2)).position_weights(11, 7))
+    assert np.all(weights[8:] == 0)
+    assert np.all(weights[:, 6:] == 0)
+    assert np.all(weights[:8, :6] != 0)
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), TILED)
+def test_uniform_weights_are_global_average_pooling(height: int, width: int, grid: Any) -> None:
+    feature_map = make_map(height, width, seed=2)
+    for constraint in PositionWeightedPooling2D.CONSTRAINTS:
+        layer = PositionWeightedPooling2D(grid, constraint=constraint)
+        close(layer(feature_map), feature_map.astype("float64").mean(axis=(1, 2)), 1e-6)
+
+
+def test_uniform_weights_with_valid_pooling_are_the_mean_of_what_is_kept() -> None:
+    feature_map = make_map(11, 7, seed=2)
+    layer = PositionWeightedPooling2D((2, 3), pool_size=(4, 2))
+    close(layer(feature_map), feature_map[:, :8, :6].astype("float64").mean(axis=(1, 2)), 1e-6)
+
+
+def test_the_start_of_the_paper_is_normal_with_a_hundredth() -> None:
+    keras.utils.set_random_seed(0)
+    layer = PositionWeightedPooling2D((8, 8), initializer="paper")
+    layer.build((None, 8, 8, 512))
+    kernel, bias = layer.get_weights()
+    assert abs(kernel.mean()) < 3 * 0.01 / np.sqrt(kernel.size)
+    assert abs(kernel.std() - 0.01) < 1e-4
+    assert np.all(bias == 0)
+
+
+def test_unit_sum_weights_are_relu_divided_by_their_sum() -> None:
+    layer = make_layer(7, 7, (3, 3), None, constraint="unit_sum")
+    positive = np.maximum(layer.get_weights()[0], 0.0)
+    close(layer.effective_kernel(), positive / positive.sum(axis=(0, 1)), 1e-6)
+    close(to_numpy(layer.effective_kernel()).sum(axis=(0, 1)), np.ones(CHANNELS), 1e-6)
+    close(to_numpy(layer.position_weights(7, 7)).sum(axis=(0, 1)), np.ones(CHANNELS), 1e-6)
+
+
+def test_unit_sum_weights_that_are_all_negative_give_the_bias_and_no_nan() -> None:
+    layer = make_layer(4, 4, (2, 2), None, constraint="unit_sum")
+    layer.set_weights([np.full((2, 2, CHANNELS), -1.0), np.arange(CHANNELS)])
+    close(layer(make_map(4, 4)), np.tile(np.arange(CHANNELS), (2, 1)))
+
+
+@pytest.mark.parametrize("constraint", PositionWeightedPooling2D.CONSTRAINTS)
+def test_only_non_negative_clamps_the_weights_after_an_update(constraint: str) -> None:
+    inputs = keras.Input((4, 4, CHANNELS))
+    layer = PositionWeightedPooling2D((2, 2), constraint=constraint)
+    model = keras.Model(inputs, layer(inputs))
+    model.compile(keras.optimizers.SGD(5.0), "mse", jit_compile=False)
+    model.train_on_batch(make_map(4, 4), make_map(1, 1)[:, 0, 0])
+    assert (layer.get_weights()[0].min() >= 0) == (constraint == "non_negative")
+
+
+@pytest.mark.parametrize(("height", "width", "grid", "pool"), VALID)
+def test_outputs_and_gradients_equal_those_of_the_stock_layers(height: int, width: int, grid: Any, pool: Any) -> None:
+    layer = make_layer(height, width, grid, pool)
+    kernel, bias = layer.get_weights()
+    stock = keras.Sequential(
+        [
+            keras.Input((height, width, CHANNELS)),
+            keras.layers.AveragePooling2D(pool),
+            keras.layers.DepthwiseConv2D(grid),
+            keras.layers.Flatten(),
+        ]
+    )
+    stock.set_weights([kernel[..., None], bias])
+    feature_map, upstream = make_map(height, width), make_map(1, 1, seed=5)[:, 0, 0]
+    expected, (of_inputs, of_kernel, of_bias) = outputs_and_gradients(stock, feature_map, upstream)
+    outputs, gradients = outputs_and_gradients(layer, feature_map, upstream)
+    close(outputs, expected)
+    for gradient, stock_gradient in zip(gradients, (of_inputs, of_kernel[..., 0], of_bias), strict=True):
+        close(gradient, stock_gradient)
+
+
+@pytest.mark.parametrize(("height", "width", "grid", "pool"), [ALL[0], ALL[4], VALID[2], VALID[-1]])
+def test_position_weighted_pooling_is_the_same_under_xla(height: int, width: int, grid: Any, pool: Any) -> None:
+    layer = make_layer(height, width, grid, pool)
+    feature_map = make_map(height, width)
+    close(compiled(layer)(feature_map), layer(feature_map), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("policy", "narrow", "height", "width"),
+    [("mixed_float16", np.float16, 64, 64), ("mixed_bfloat16", ml_dtypes.bfloat16, 16, 32)],
+)
+def test_sums_are_computed_in_float32_under_mixed_precision(policy: str, narrow: Any, height: int, width: int) -> None:
+    ones = np.ones((1, height, width, 1), "float32")
+    total = narrow(0)
+    for _ in range(height * width):
+        total = narrow(total + narrow(1))
+    assert float(total) == height * width / 2  # a narrow sum stands still where one more is lost to rounding
+    layer = PositionWeightedPooling2D((height, width), constraint="none", dtype=policy)
+    layer.build(ones.shape)
+    layer.set_weights([ones[0], np.zeros(1)])
+    result = layer(ones)
+    assert keras.backend.standardize_dtype(result.dtype) == policy.removeprefix("mixed_")
+    assert float(to_numpy(result).astype("float32").item()) == height * width
+    tiles = TileAveragePooling2D((1, 1), dtype=policy)
+    assert float(to_numpy(tiles(ones)).astype("float32").item()) == 1.0
+
+
+def test_partial_sums_beyond_the_range_of_float16_do_no_harm() -> None:
+    feature_map = np.full((1, 32, 32, 1), 1000.0, "float32")
+    feature_map[:, 16:] = -999.0
+    with np.errstate(over="ignore"):
+        assert not np.isfinite(np.add.accumulate(feature_map.astype("float16").ravel(), dtype="float16")[511])
+    layer = PositionWeightedPooling2D((32, 32), constraint="none", dtype="mixed_float16")
+    layer.build(feature_map.shape)
+    layer.set_weights([np.ones((32, 32, 1)), np.zeros(1)])
+    assert float(to_numpy(layer(feature_map)).item()) == 512.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "received"),
+    [
+        ({"grid_size": (3,)}, r"Received: grid_size=\(3,\)"),
+        ({"grid_size": (0, 3)}, r"Received: grid_size=\(0, 3\)"),
+        ({"grid_size": 3}, "Received: grid_size=3"),
+        ({"grid_size": (3, 3), "pool_size": (2, 2.5)}, r"Received: pool_size=\(2, 2.5\)"),
+        ({"grid_size": (3, 3), "constraint": "positive"}, "Received: constraint='positive'"),
+        ({"grid_size": (3, 3), "initializer": "zeros"}, "Received: initializer='zeros'"),
+    ],
+)
+def test_a_wrong_argument_is_shown_with_what_is_expected(arguments: dict[str, Any], received: str) -> None:
+    with pytest.raises(ValueError, match=rf"must be .*\. {received}"):
+        PositionWeightedPooling2D(**arguments)
+
+
+def test_a_map_that_the_grid_does_not_fit_is_refused_with_what_was_received() -> None:
+    with pytest.raises(ValueError, match=r"grid of 3x3 .* must fit .*Received: a map of 2x7"):
+        PositionWeightedPooling2D((3, 3)).build((None, 2, 7, 4))
+    with pytest.raises(ValueError, match=r"grid of 3x3 with pool_size=\(2, 2\) must fit .*Received: a map of 8x8"):
+        PositionWeightedPooling2D((3, 3), pool_size=(2, 2)).build((None, 8, 8, 4))
+    with pytest.raises(ValueError, match=r"must be known\. Received: input_shape=\(None, None, 7, 4\)"):
+        PositionWeightedPooling2D((3, 3)).build((None, None, 7, 4))
+    with pytest.raises(ValueError, match=r"each of 6 tiles\. Received: side=5"):
+        TileAveragePooling2D((6, 2)).build((None, 5, 5, 4))
+    with pytest.raises(ValueError, match=r"Received: grid_size='3x3'"):
+        TileAveragePooling2D("3x3")
+
+
+# --- TileAveragePooling2D ---
+
+
+def test_tile_average_pooling_basics(tmp_path: Path) -> None:
+    inputs = keras.Input((7, 5, CHANNELS))
+    convolved = keras.layers.Conv2D(CHANNELS, 1, name="mix")(inputs)
+    layer = TileAveragePooling2D((3, 2), name="tiles")
+    model = keras.Model(inputs, layer(convolved))
+    assert model.output_shape == layer.compute_output_shape((None, 7, 5, CHANNELS)) == (None, 3, 2, CHANNELS)
+    assert layer.count_params() == 0
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.get_layer("tiles").get_config() == layer.get_config()
+    feature_map = make_map(7, 5)
+    assert np.array_equal(loaded.predict_on_batch(feature_map), model.predict_on_batch(feature_map))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_a_training_step_reaches_through_tile_average_pooling(policy: str) -> None:
+    inputs = keras.Input((7, 5, CHANNELS))
+    mix = keras.layers.Conv2D(CHANNELS, 1, use_bias=False, dtype="float32")
+    model = keras.Model(
+        inputs, keras.layers.Flatten(dtype="float32")(TileAveragePooling2D((3, 2), dtype=policy)(mix(inputs)))
+    )
+    model.compile(keras.optimizers.SGD(0.5), "mse", jit_compile=False)
+    feature_map, target = make_map(7, 5), make_map(3, 2, seed=3)
+    kernel = mix.get_weights()[0][0, 0]
+    averaged = slow_average(feature_map, (3, 2), None)  # the mean and a 1x1 convolution may change places
+    error = 2.0 * (averaged @ kernel - target) / target.size
+    model.train_on_batch(feature_map, target.reshape(2, -1))
+    expected = kernel - 0.5 * np.einsum("byxi,byxo->io", averaged, error)
+    close(mix.get_weights()[0][0, 0], expected, {"float32": 1e-5}.get(policy, 2e-2))
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), TILED)
+def test_tile_average_pooling_equals_the_slow_loop(height: int, width: int, grid: Any) -> None:
+    feature_map = make_map(height, width)
+    layer = TileAveragePooling2D(grid)
+    close(layer(feature_map), slow_average(feature_map, grid, None), 1e-6)
+    close(compiled(layer)(feature_map), layer(feature_map), 1e-6)
+
+
+def test_tiles_that_divide_the_map_equal_stock_average_pooling() -> None:
+    feature_map, upstream = make_map(6, 8), make_map(3, 2, seed=5)
+    stock = keras.Sequential([keras.Input((6, 8, CHANNELS)), keras.layers.AveragePooling2D((2, 4))])
+    expected, expected_gradients = outputs_and_gradients(stock, feature_map, upstream)
+    tiles = TileAveragePooling2D((3, 2))
+    tiles.build(feature_map.shape)
+    outputs, gradients = outputs_and_gradients(tiles, feature_map, upstream)
+    close(outputs, expected)
+    close(gradients[0], expected_gradients[0])
+
+
+# --- both ---
+
+
+def test_a_fresh_process_loads_both_layers_once_they_are_imported(tmp_path: Path) -> None:
+    inputs = keras.Input((7, 5, CHANNELS))
+    tiles = TileAveragePooling2D((3, 2))(inputs)
+    model = keras.Model(inputs, PositionWeightedPooling2D((3, 2), initializer="paper")(tiles))
+    model.save(tmp_path / "model.keras")
+    feature_map = make_map(7, 5)
+    np.save(tmp_path / "map.npy", feature_map)
+    program = (
+        "import numpy, wisesr_cli.layers, keras; model = keras.models.load_model('model.keras'); "
+        "numpy.save('logits.npy', model.predict_on_batch(numpy.load('map.npy')))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=120)
+    close(np.load(tmp_path / "logits.npy"), model.predict_on_batch(feature_map), 1e-6)

@@ -1,0 +1,212 @@
+"""What the commands do, as typed Python functions. The commands call these and show what they return.
+
+Paths are relative to the current folder. Every function takes a `listener`, which is told what happens; without one
+nothing is shown. What goes wrong is a `wisesr_cli.errors.WisesrError`, with the exit code that the program would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from wisesr_cli import config_reader, runtime, training
+from wisesr_cli.config import Config, SplitName
+from wisesr_cli.config_reader import LoadedConfig, Override, parse_head
+from wisesr_cli.evaluation import choose_subject, error_rule
+from wisesr_cli.evaluation import evaluate as evaluate_subject
+from wisesr_cli.heads import HEADS
+from wisesr_cli.prediction import find_inputs, not_empty, predict_paths
+from wisesr_cli.results import Evaluation, Listener, Prediction, Silent, Summary, TrainingListener, TrainingResult
+from wisesr_cli.runs import Run, config_source, model_path
+from wisesr_cli.runtime import DeviceChoice
+from wisesr_cli.training import TrainingOptions
+
+Settings = Mapping[str, Any] | Sequence[Override]
+Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
+
+DEFAULT_CLASSES = 10
+
+
+def load_config(source: str | Path | None = None, settings: Settings | None = None) -> Config:
+    """Return the resolved config of a YAML file, an image folder or a run directory; None gives the defaults.
+
+    Args:
+        source: where the config comes from.
+        settings: values laid over it, by key: `{"train.epochs": 5}`.
+
+    Raises:
+        ConfigError: mistakes in the config, a line each.
+    """
+    return _load(source, settings).config
+
+
+def _load(source: str | Path | None, settings: Settings | None) -> LoadedConfig:
+    if isinstance(settings, Mapping):
+        settings = [Override(tuple(key.split(".")), value, f"{key}={value}") for key, value in settings.items()]
+    return config_reader.load_config(config_source(source), settings or ())
+
+
+def train(
+    source: str | Path | LoadedConfig,
+    settings: Settings | None = None,
+    *,
+    options: TrainingOptions | None = None,
+    listener: TrainingListener | None = None,
+) -> TrainingResult:
+    """Train a classifier and return what it came to, its run directory first of all.
+
+    Args:
+        source: a YAML config or an image folder.
+        settings: values laid over the config, by key: `{"train.epochs": 5}`.
+        options: resume, overwrite, limits, device.
+        listener: who is told what happens.
+
+    Raises:
+        WisesrError: see `training.train`.
+    """
+    loaded = source if isinstance(source, LoadedConfig) else _load(source, settings)
+    return training.train(loaded, options or TrainingOptions(), listener or Silent())
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    split: SplitName | None = None,
+    data: str | Path | None = None,
+    batch_size: int = 32,
+    on_error: Literal["fail", "skip"] | None = None,
+    device: DeviceChoice = "auto",
+    precision: Precision = "float32",
+    listener: Listener | None = None,
+) -> Evaluation:
+    """Judge a run on labelled images, and write metrics, tables and plots beside it.
+
+    Args:
+        run: a run directory, or its best.keras.
+        split: a split of the run; None is its test split when it has one, else validation.
+        data: another image folder instead; classes are matched by name.
+        batch_size: images per step; does not change the metrics.
+        on_error: what an unreadable image does; None does as the run did.
+        device: where to compute.
+        precision: arithmetic.
+        listener: who is told what happens.
+
+    Raises:
+        WisesrError: the run, the split or the images cannot be used.
+    """
+    listener = listener or Silent()
+    path = model_path(run)
+    rule = on_error or error_rule(run)
+    subject = choose_subject(run, split=split, data=data, on_error=rule, listener=listener)
+    listener.note(f"device: {runtime.start(device, precision=precision)}")
+    from wisesr_cli.engines import load_engine
+
+    return evaluate_subject(run, load_engine(path), subject, batch_size=batch_size, on_error=rule, listener=listener)
+
+
+def predict(
+    run: str | Path,
+    inputs: Iterable[str | Path],
+    *,
+    top_k: int = 5,
+    min_score: float = 0.0,
+    batch_size: int = 32,
+    device: DeviceChoice = "auto",
+    precision: Precision = "float32",
+    listener: Listener | None = None,
+) -> Iterator[Prediction]:
+    """Label images: a record per image, in order; an unreadable one has the reason in `error`.
+
+    Args:
+        run: a run directory, or its best.keras.
+        inputs: files, folders (recursive) and globs.
+        top_k: labels per image.
+        min_score: below it a record's label is None.
+        batch_size: images per step; does not change the scores.
+        device: where to compute.
+        precision: arithmetic.
+        listener: who is told what happens.
+
+    Raises:
+        WisesrError: the run cannot be used, or there is no input.
+    """
+    path = model_path(run)
+    paths = not_empty(find_inputs(str(item) for item in inputs))
+    (listener or Silent()).note(f"device: {runtime.start(device, precision=precision)}")
+    from wisesr_cli.engines import load_engine
+
+    return predict_paths(load_engine(path), paths, top_k=top_k, min_score=min_score, batch_size=batch_size)
+
+
+def summarize(
+    source: str | Path | None = None,
+    settings: Settings | None = None,
+    *,
+    backbones: Sequence[str] = (),
+    heads: Sequence[str] = (),
+    image_sizes: Sequence[str | int] = (),
+    classes: int | None = None,
+    latency: bool = False,
+    device: DeviceChoice = "auto",
+    listener: Listener | None = None,
+) -> Summary:
+    """Return parameters, FLOPs and sizes of backbones with heads, a row each.
+
+    Args:
+        source: a config, an image folder or a run directory; None is MobileNetV2 at 224 pixels.
+        settings: values laid over the config, by key.
+        backbones: names, or `all`; empty is the config's.
+        heads: heads, also as `wise:pooling=valid`, or `all`; empty is all.
+        image_sizes: 224 or "224x320" (height x width); empty is the config's.
+        classes: number of classes; None counts those of the source, else 10.
+        latency: also time one image through each model.
+        device: where to compute the latency.
+        listener: who is told what happens.
+
+    Raises:
+        ConfigError: an unknown name, or nothing that can be built.
+    """
+    config = _load(source, settings).config
+    names = _backbone_names(backbones, config)
+    options = {name: parse_head(name, base=config.model.head) for name in (heads if _given(heads) else HEADS)}
+    sizes = tuple(_image_size(size) for size in image_sizes) or (config.data.image_size,)
+    classes = classes or _count_classes(source, config)
+    runtime.start(device)
+    from wisesr_cli.summary import SummaryRequest, choose_models
+    from wisesr_cli.summary import summarize as summarize_models
+
+    request = SummaryRequest(choose_models(config.model, names), options, sizes, classes, latency)
+    return summarize_models(request, listener or Silent())
+
+
+def _given(names: Sequence[str]) -> bool:
+    return bool(names) and not any(name.lower() == "all" for name in names)
+
+
+def _backbone_names(names: Sequence[str], config: Config) -> list[str]:
+    from wisesr_cli.backbones import BACKBONES, canonical_name
+    from wisesr_cli.errors import ConfigError
+
+    if not names:
+        return [config.model.backbone]
+    try:
+        return [canonical_name(name) for name in names] if _given(names) else list(BACKBONES)
+    except ValueError as error:
+        raise ConfigError(f"--backbone: {error}") from None
+
+
+def _image_size(size: str | int) -> tuple[int, int]:
+    override = Override(("data", "image_size"), size, f"--image-size {size}")
+    return config_reader.load_config(None, [override]).config.data.image_size
+
+
+def _count_classes(source: str | Path | None, config: Config) -> int:
+    """Return the number of classes of a run or of class folders, or 10 where no images are named."""
+    from wisesr_cli.dataset import count_classes
+
+    if source is not None and Run(Path(source)).is_complete:
+        return len(Run(Path(source)).read_classes())
+    if config.data.dir is None and config.data.train_dir is None:
+        return DEFAULT_CLASSES
+    return count_classes(config.data)

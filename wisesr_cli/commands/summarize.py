@@ -1,0 +1,66 @@
+"""`wisesr summarize`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from wisesr_cli.commands import options
+
+app = options.new_app()
+
+
+@app.command()
+def summarize(
+    source: Annotated[str | None, typer.Argument(help="A YAML config, an image folder, or a run directory.")] = None,
+    backbone: Annotated[
+        list[str] | None, typer.Option("--backbone", help="A keras.applications name, compact, or all; repeatable.")
+    ] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option("--head", help="A head, also as wise:pooling=valid, or all (the default); repeatable."),
+    ] = None,
+    classes: Annotated[int | None, typer.Option("--classes", min=2, help="Number of classes.")] = None,
+    image_size: Annotated[
+        list[str] | None, typer.Option("--image-size", metavar="SIZE", help="224 or 224x320; repeatable.")
+    ] = None,
+    settings: options.SetOptions = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Also time one image through each model.")] = False,
+    device: options.DeviceChoice = "auto",
+    output: options.TableFormat = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show parameters, FLOPs and sizes per backbone and head, side by side.
+
+    Without SOURCE: MobileNetV2, all heads, 10 classes, 224 pixels. Example:
+
+    wisesr summarize --backbone Xception --classes 70
+    """
+    from wisesr_cli import api
+    from wisesr_cli.report import TerminalListener, show_result
+    from wisesr_cli.tables import SUMMARY_HEADER, summary_grids, summary_rows
+
+    listener = TerminalListener(quiet=quiet, verbose=verbose)
+    summary = api.summarize(
+        source,
+        options.overrides(settings),
+        backbones=backbone or (),
+        heads=head or (),
+        image_sizes=image_size or (),
+        classes=classes,
+        latency=latency,
+        device=device,
+        listener=listener,
+    )
+    show_result(
+        output,
+        grids=summary_grids(summary),
+        header=SUMMARY_HEADER,
+        rows=summary_rows(summary),
+        value=summary.to_json(),
+    )
+    for note in summary.notes:
+        listener.note(note)

@@ -1,0 +1,115 @@
+"""Looks at this machine: versions, devices, folders, and whether a training step really works.
+
+To add a check: a function that gives a finding, and a row in `CHECKS`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from wisesr_cli import runtime
+from wisesr_cli.caches import cache_dir
+from wisesr_cli.errors import MachineError
+from wisesr_cli.pipeline import available_memory_bytes
+from wisesr_cli.results import CheckResult, Finding, Listener
+from wisesr_cli.runtime import DeviceChoice
+from wisesr_cli.text import visible
+
+GIGABYTE = 1e9
+LITTLE_DISK_BYTES = 2e9
+LITTLE_MEMORY_BYTES = 2e9
+
+
+def diagnose(output_dir: str, device: DeviceChoice, listener: Listener) -> CheckResult:
+    """Return a finding per check; nothing is raised, and nothing is left behind."""
+    findings: list[Finding] = []
+    with listener.progress("looking at this machine", len(CHECKS)) as progress:
+        for code, check in CHECKS.items():
+            try:
+                level, message = check(output_dir, device)
+                findings.append(Finding(level, code, message))  # type: ignore[arg-type]
+            except Exception as error:
+                findings.append(Finding("fail", code, " ".join(str(error).split())[:500] or type(error).__name__))
+            progress.advance()
+    return CheckResult(tuple(findings))
+
+
+def _versions(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
+    versions = ", ".join(f"{name} {version}" for name, version in runtime.package_versions().items())
+    return "pass", f"{versions}; {platform.platform()}"
+
+
+def _memory(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
+    free = available_memory_bytes()
+    return "pass" if free >= LITTLE_MEMORY_BYTES else "warn", f"{free / GIGABYTE:.1f} GB of memory free"
+
+
+def _output_folder(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
+    return _writable(Path(output_dir).absolute())
+
+
+def _cache_folder(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
+    return _writable(cache_dir())
+
+
+def _writable(folder: Path) -> tuple[str, str]:
+    """Try to write in a folder, or in the nearest one above it that exists."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise MachineError(f"{visible(existing)}: cannot be written: {error.strerror}") from None
+    free = shutil.disk_usage(existing).free
+    return (
+        "pass" if free >= LITTLE_DISK_BYTES else "warn",
+        f"{visible(folder)}: writable, {free / GIGABYTE:.1f} GB free",
+    )
+
+
+def _bytecode(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
+    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        return "warn", "PYTHONDONTWRITEBYTECODE is set: TensorFlow may take three times as long to start; unset it"
+    return "pass", "compiled Python files are kept"
+
+
+def _device(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
+    started = time.monotonic()
+    found = runtime.start(device)
+    return "pass", f"{found}; {runtime.backend_name()} backend, started in {time.monotonic() - started:.1f} s"
+
+
+def _training_step(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
+    """Train a small network with the Wise head for one step."""
+    runtime.start(device)
+    import keras
+    import numpy as np
+
+    from wisesr_cli.config import ModelConfig
+    from wisesr_cli.model import build_classifier
+
+    model = build_classifier(ModelConfig(backbone="compact_small"), image_size=(32, 32), classes=2).model
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    started = time.monotonic()
+    loss = float(model.train_on_batch(np.zeros((4, 32, 32, 3), "float32"), np.array([0, 1, 0, 1])))
+    if not math.isfinite(loss):
+        raise MachineError(f"the loss of a training step is {loss}")
+    return "pass", f"one step with the head 'wise' took {time.monotonic() - started:.1f} s, its start included"
+
+
+CHECKS: dict[str, Callable[[str, DeviceChoice], tuple[str, str]]] = {
+    "versions": _versions,
+    "memory": _memory,
+    "output-folder": _output_folder,
+    "cache-folder": _cache_folder,
+    "bytecode": _bytecode,
+    "device": _device,
+    "training-step": _training_step,
+}

@@ -1,0 +1,173 @@
+"""Draws results as PNG files, each written as a whole. matplotlib is imported when a figure is made.
+
+To add a plot: a function from a record to a figure, saved with `_save`. Class names pass through `text.visible` and are
+never read as formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from wisesr_cli.files import replacing
+from wisesr_cli.results import EpochResult, Metrics, ReliabilityBin
+from wisesr_cli.text import visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind readers, too.
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
+DOTS_PER_INCH = 150
+CLASSES_WITH_NUMBERS = 20  # larger confusion matrices show no numbers in their cells
+CLASSES_WITH_LABELS = 60  # larger ones name only some of the classes
+LONGEST_NAME = 24  # characters
+CAPTION_HEIGHT = 22  # pixels below each picture of a contact sheet
+BORDER = 4
+
+
+def plot_learning_curves(history: Sequence[EpochResult], path: Path) -> None:
+    """Draw loss and top-1 accuracy of every epoch, for training and validation; phases are set apart by lines."""
+    figure = _figure(9.0, 3.6)
+    epochs = [row.epoch for row in history]
+    marker = "o" if len(history) < 3 else None
+    for position, (field, title) in enumerate((("loss", "loss"), ("top1_accuracy", "top-1 accuracy")), start=1):
+        axes = figure.add_subplot(1, 2, position)
+        axes.plot(epochs, [getattr(row, field) for row in history], color=BLUE, label="training", marker=marker)
+        validation = [(row.epoch, value) for row in history if (value := getattr(row, f"val_{field}")) is not None]
+        if validation:
+            axes.plot(*zip(*validation, strict=True), color=ORANGE, label="validation", marker=marker)
+        for before, after in zip(history, history[1:], strict=False):
+            if before.phase != after.phase:
+                axes.axvline(before.epoch + 0.5, color=GREY, linewidth=0.8, linestyle=":")
+        axes.set_xlabel("epoch")
+        axes.set_title(title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if field == "top1_accuracy":
+            axes.set_ylim(0, 1.02)
+        axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
+    """Draw the confusion matrix, rows the truth, coloured by the fraction of the row."""
+    counts = np.asarray(metrics.confusion_matrix, dtype=float)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
+    classes = len(metrics.classes)
+    side = min(3.0 + 0.42 * classes, 14.0)
+    figure = _figure(side + 0.8, side)
+    axes = figure.add_subplot()
+    picture = axes.imshow(fractions, cmap="Blues", vmin=0.0, vmax=1.0)
+    _name_classes(axes, metrics.classes)
+    if classes <= CLASSES_WITH_NUMBERS:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                color = "white" if fractions[row, column] > 0.55 else "black"
+                axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=color, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("truth")
+    figure.colorbar(picture, ax=axes, label="fraction of the class", fraction=0.045)
+    _save(figure, path)
+
+
+def plot_reliability(bins: Sequence[ReliabilityBin], ece: float | None, path: Path) -> None:
+    """Draw how often the model was right against how sure it was, and how many images each bin holds."""
+    figure = _figure(4.6, 5.4)
+    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
+    filled = [row for row in bins if row.accuracy is not None and row.confidence is not None]
+    middles = [(row.low + row.high) / 2 for row in filled]
+    width = bins[0].high - bins[0].low if bins else 1.0
+    upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="as sure as right")
+    upper.bar(middles, [row.accuracy or 0.0 for row in filled], width * 0.95, color=BLUE, alpha=0.8, label="accuracy")
+    upper.plot(
+        [row.confidence or 0.0 for row in filled],
+        [row.accuracy or 0.0 for row in filled],
+        color=ORANGE,
+        marker="o",
+        markersize=4,
+        linestyle="none",
+        label="mean score",
+    )
+    upper.set_ylim(0, 1.02)
+    upper.set_ylabel("top-1 accuracy")
+    upper.set_title("reliability" if ece is None else f"reliability, ECE {100 * ece:.1f} %")
+    upper.legend(loc="lower right")
+    lower.bar([(row.low + row.high) / 2 for row in bins], [row.count for row in bins], width * 0.95, color=GREY)
+    lower.set_xlim(0, 1)
+    lower.set_xlabel("score of the predicted class")
+    lower.set_ylabel("images")
+    _save(figure, path)
+
+
+def contact_sheet(
+    tiles: Sequence[tuple[Image.Image | NDArray[np.uint8], str, bool | None]], *, columns: int, tile: int, path: Path
+) -> None:
+    """Draw pictures in rows with a caption each; a border in green or red says right or wrong.
+
+    Args:
+        tiles: picture, caption, and whether it is right (None: no border).
+        columns: pictures per row.
+        tile: side of a picture in pixels; pictures are enlarged or shrunk to it, keeping their shape.
+        path: the PNG file.
+    """
+    cell_width, cell_height = tile + 2 * BORDER + 8, tile + 2 * BORDER + CAPTION_HEIGHT + 8
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * cell_width + 8, rows * cell_height + 8), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=14)
+    for number, (picture, caption, correct) in enumerate(tiles):
+        left, top = 8 + number % columns * cell_width, 8 + number // columns * cell_height
+        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+        if correct is not None:
+            color = GREEN if correct else RED
+            draw.rectangle((left, top, left + tile + 2 * BORDER - 1, top + tile + 2 * BORDER - 1), fill=color)
+        _paste(sheet, image.convert("RGB"), left + BORDER, top + BORDER, tile)
+        draw.text((left + BORDER, top + tile + 2 * BORDER + 2), _shortened(caption), fill="black", font=font)
+    with replacing(path) as temporary:
+        sheet.save(temporary, "PNG")
+
+
+def _paste(sheet: Image.Image, image: Image.Image, left: int, top: int, tile: int) -> None:
+    scale = tile / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    resampling = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
+    sheet.paste("white", (left, top, left + tile, top + tile))
+    sheet.paste(image.resize(size, resampling), (left + (tile - size[0]) // 2, top + (tile - size[1]) // 2))
+
+
+def _name_classes(axes: Axes, names: Sequence[str]) -> None:
+    """Name the classes on both axes, or some of them when there are many."""
+    step = max(1, -(-len(names) // CLASSES_WITH_LABELS))
+    positions = list(range(0, len(names), step))
+    labels = [_shortened(names[position]) for position in positions]
+    size = 8 if len(names) <= CLASSES_WITH_NUMBERS else 6
+    axes.set_xticks(positions, labels, rotation=90, fontsize=size, parse_math=False)
+    axes.set_yticks(positions, labels, fontsize=size, parse_math=False)
+
+
+def _shortened(name: str) -> str:
+    text = visible(name)
+    return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a figure as PNG; characters that the font lacks are drawn as boxes without a warning."""
+    import logging
+    import warnings
+
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.1)
