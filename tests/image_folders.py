@@ -55,6 +55,8 @@ class Counter:
     def advance(self, steps: int = 1) -> None:
         self.steps[self.label] = self.steps.get(self.label, 0) + steps
 
+    def describe(self, label: str) -> None: ...
+
 
 def make_image(path: Path, seed: int = 0, size: tuple[int, int] = (24, 20)) -> Path:
     """Write an image that no other seed gives; `size` is (height, width)."""

@@ -139,8 +139,8 @@ def test_an_efficientnet_from_random_weights_scales_as_with_imagenet_weights(nam
     with keras.StatelessScope(initialize_variables=False):
         plain = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(32, 32, 3))
     assert [tuple(weight.shape) for weight in ours.weights] == [tuple(weight.shape) for weight in plain.weights]
-    assert [layer.name for layer in ours.layers if layer.name != "imagenet_scaling"] == [
-        layer.name.replace(plain.layers[0].name, ours.layers[0].name) for layer in plain.layers
+    assert [type(layer) for layer in ours.layers if layer.name != "imagenet_scaling"] == [
+        type(layer) for layer in plain.layers
     ]
     names = [layer.name for layer in ours.layers]
     assert names[names.index("imagenet_scaling") - 1] == "normalization"

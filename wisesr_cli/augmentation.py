@@ -68,13 +68,20 @@ class RandomBrightnessFactor(keras.layers.Layer):
 
 def build_augmentation(config: AugmentConfig, *, seed: int) -> list[Any]:
     """Return the layers that the config asks for, in the order in which they are applied to float32 pixels."""
-    return [layer for name, build in OPERATIONS.items() if (layer := build(config, seed)) is not None]
+    layers = [layer for build in OPERATIONS.values() if (layer := build(config, seed)) is not None]
+    if keras.backend.backend() == "jax":
+        for layer in layers:
+            layer.supports_jit = True  # Keras says no for TensorFlow's sake; on JAX nothing at all would be compiled
+    return layers
 
 
-def _flip(config: AugmentConfig, seed: int) -> Any:
-    modes = {(True, True): "horizontal_and_vertical", (True, False): "horizontal", (False, True): "vertical"}
-    mode = modes.get((config.horizontal_flip, config.vertical_flip))
-    return keras.layers.RandomFlip(mode, seed=seed, dtype="float32") if mode else None
+def _horizontal_flip(config: AugmentConfig, seed: int) -> Any:
+    return keras.layers.RandomFlip("horizontal", seed=seed, dtype="float32") if config.horizontal_flip else None
+
+
+def _vertical_flip(config: AugmentConfig, seed: int) -> Any:
+    # A layer of its own: Keras' "horizontal_and_vertical" makes one draw, and flips both ways or not at all.
+    return keras.layers.RandomFlip("vertical", seed=seed + 7, dtype="float32") if config.vertical_flip else None
 
 
 def _rotation(config: AugmentConfig, seed: int) -> Any:
@@ -113,7 +120,8 @@ def _contrast(config: AugmentConfig, seed: int) -> Any:
 
 
 OPERATIONS: dict[str, Callable[[AugmentConfig, int], Any]] = {
-    "flip": _flip,
+    "horizontal_flip": _horizontal_flip,
+    "vertical_flip": _vertical_flip,
     "rotation": _rotation,
     "zoom": _zoom,
     "shift": _shift,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from wisesr_cli.errors import ConfigError
-from wisesr_cli.text import joined, nearest
+from wisesr_cli.text import joined, nearest, visible
 
 # How pixels 0..255 are scaled before the backbone sees them. `caffe`: blue, green, red, each less its ImageNet mean;
 # `tf`: -1..1; `torch`: less the ImageNet mean, by its deviation; `none`: as they are.
@@ -52,7 +52,7 @@ def canonical_name(name: str) -> str:
     for known in BACKBONES:
         if known.lower() == name.lower():
             return known
-    raise ValueError(f"no backbone is called '{name}'.{nearest(name, BACKBONES)} Allowed: {joined(BACKBONES)}")
+    raise ValueError(f"no backbone is called '{visible(name)}'.{nearest(name, BACKBONES)} Allowed: {joined(BACKBONES)}")
 
 
 def build_backbone(name: str, image_size: tuple[int, int], *, weights: str | None = None) -> Any:

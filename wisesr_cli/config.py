@@ -26,6 +26,7 @@ from wisesr_cli.backbones import BACKBONES, canonical_name
 from wisesr_cli.heads import HEADS, HeadOptions, WiseOptions
 from wisesr_cli.options import Options, one_of
 from wisesr_cli.schedules import SCHEDULES, CosineOptions, ScheduleOptions
+from wisesr_cli.text import visible
 
 SCHEMA_VERSION: Literal[1] = 1
 SplitName = Literal["train", "validation", "test"]
@@ -45,7 +46,7 @@ def _check_group_regex(pattern: str) -> str:
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"not a regular expression: {error}") from None
+        raise ValueError(f"not a regular expression: {visible(error)}") from None
     return pattern
 
 
@@ -115,7 +116,7 @@ class DataConfig(Options):
     validation_split: float = Field(default=0.2, ge=0, lt=1)
     """Fraction of the training images to validate on, when there is no validation folder; 0 is none."""
     split_strategy: Literal["stratified", "hash", "group"] = "stratified"
-    """`stratified`: the fraction of every class; `hash`: stable when files are added; `group`: keeps groups together."""
+    """`stratified`: the fraction of every class; `hash`: stable when files come; `group`: keeps groups together."""
     group_regex: Annotated[str, AfterValidator(_check_group_regex)] | None = None
     """For `group`: the part of the path that must not straddle splits (a patient, a scene); group 1, or the match."""
     image_size: ImageSize = (224, 224)
@@ -391,11 +392,20 @@ class Config(Options):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved config as plain values, in the order of the documentation."""
-        return self.model_dump(mode="json")
+        return dict(_plain(self.model_dump()))
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML."""
         return dump_yaml(self.to_dict())
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as YAML and JSON know it; pydantic's own way loses the bytes of names that are not UTF-8."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Turns what pydantic finds wrong with a config into one line per mistake, for the person who wrote it.
 
-A line gives file and line (or the option typed), key, what was found, what is allowed, and the nearest spelling. What is
-allowed is read from the JSON Schema, so that nothing is said twice.
+A line gives file and line (or the option typed), key, what was found, what is allowed, and the nearest spelling. What
+is allowed is read from the JSON Schema, so that nothing is said twice.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -33,7 +34,7 @@ class _Explainer:
     """Turns what pydantic found into lines for the person who wrote the config."""
 
     document: Document
-    schema: dict[str, Any] = field(default_factory=Config.model_json_schema)
+    schema: dict[str, Any] = field(default_factory=cache(Config.model_json_schema))
 
     def lines(self, error: ValidationError) -> list[str]:
         """Return a line per key with a mistake, in the order of the file's keys."""
@@ -68,7 +69,7 @@ class _Explainer:
         if kind == "missing":
             return f"{self.place(path[:-1])}: {key} is missing; allowed: {self.allowed(path)}"
         if kind == "value_error":
-            message = str(item["ctx"]["error"])
+            message = visible(item["ctx"]["error"])
             named = re.search(r"\b(?:[a-z_]+\.)+[a-z_]+\b", message)
             if named and not isinstance(self.value(path), str):
                 return f"{self.place(self.nearest_place(tuple(named.group().split('.'))))}: {message}"

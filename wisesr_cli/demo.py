@@ -1,6 +1,6 @@
 """The demo: a harbour in which only position tells, learned with GAP and with Wise, side by side.
 
-It calls what `train`, `evaluate` and `predict` call, on pictures that it draws itself, so it needs no data and no network.
+It calls what `train`, `evaluate` and `predict` call, on pictures that it draws itself: no data and no network needed.
 """
 
 from __future__ import annotations

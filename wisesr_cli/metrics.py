@@ -36,7 +36,8 @@ class Outcomes:
     """
 
     logits: Floats  # (examples, classes)
-    log_totals: Doubles  # (examples,), so that log probability = logit - log total
+    highest: Doubles  # (examples,), the largest logit
+    log_sums: Doubles  # (examples,), so that log probability = (logit - highest) - log sum
     labels: Integers  # (examples,)
     predicted: Integers  # (examples,)
     true_rank: Integers  # (examples,)
@@ -76,17 +77,18 @@ def judge(logits: Floats, labels: npt.ArrayLike, *, classes: int) -> Outcomes:
     numbers, indices = np.empty((3, examples)), np.empty((2, examples), dtype=np.int64)
     for rows in _slices(examples, row_length=classes):
         numbers[:, rows], indices[:, rows] = _judge_block(logits[rows].astype(np.float64), truth[rows])
-    (log_totals, true_log_probability, top_probability), (predicted, true_rank) = numbers, indices
-    _check_finite(log_totals)
+    (highest, log_sums, true_log_probability), (predicted, true_rank) = numbers, indices
+    _check_finite(log_sums)
     pairs = np.bincount(truth * classes + predicted, minlength=classes * classes)
     return Outcomes(
         logits=logits,
-        log_totals=log_totals,
+        highest=highest,
+        log_sums=log_sums,
         labels=truth,
         predicted=predicted,
         true_rank=true_rank,
         true_log_probability=true_log_probability,
-        top_probability=top_probability,
+        top_probability=np.exp(-log_sums),
         confusion=pairs.reshape(classes, classes),
     )
 
@@ -145,7 +147,8 @@ def macro_auc(outcomes: Outcomes) -> float | None:
     members = np.split(np.argsort(outcomes.labels, kind="stable"), np.cumsum(support)[:-1])
     total = 0.0
     for part in _slices(len(indices), row_length=examples):
-        scores = (outcomes.logits[:, indices[part]] - outcomes.log_totals[:, None]).T  # (classes, examples)
+        logits = outcomes.logits[:, indices[part]]
+        scores = (logits - outcomes.highest[:, None] - outcomes.log_sums[:, None]).T  # (classes, examples)
         total += sum(_auc(column, members[k]) for column, k in zip(scores, indices[part], strict=True))
     return total / len(indices)
 
@@ -180,7 +183,7 @@ def reliability_bins(
 
 
 def most_confused(metrics: Metrics, *, limit: int = 10) -> tuple[ConfusedPair, ...]:
-    """Return the pairs of classes most often taken for each other; of equal counts, the rarer true class first."""
+    """Return the pairs of classes most often taken for each other; of equal counts, the larger share first."""
     confusion = np.array(metrics.confusion_matrix, dtype=np.int64)
     support = confusion.sum(axis=1)
     np.fill_diagonal(confusion, 0)
@@ -262,17 +265,20 @@ def _missed_gate(name: str, value: float | None, threshold: float) -> str:
 
 
 def _judge_block(block: Doubles, labels: Integers) -> tuple[tuple[Doubles, ...], tuple[Integers, ...]]:
-    """Return (log totals, true log probability, top probability) and (predicted, true rank) of some examples."""
+    """Return (highest logit, log sum, true log probability) and (predicted, true rank) of some examples."""
     examples = np.arange(len(labels))
     predicted = block.argmax(axis=1)
     highest, true_logit = block[examples, predicted], block[examples, labels]
     equal_before = (block == true_logit[:, None]) & (np.arange(block.shape[1]) < labels[:, None])
     true_rank = (block > true_logit[:, None]).sum(axis=1) + equal_before.sum(axis=1)
     with np.errstate(invalid="ignore"):  # infinite logits are reported once, by _check_finite
-        log_totals = highest + np.log(np.exp(block - highest[:, None]).sum(axis=1))
-        # A logit of minus infinity would hide in a finite total.
-        log_totals[~np.isfinite(block).all(axis=1)] = np.nan
-    return (log_totals, true_logit - log_totals, np.exp(highest - log_totals)), (predicted, true_rank)
+        powers = np.exp(block - highest[:, None])
+        # The power of the highest logit is 1: added last, it does not swallow the small ones.
+        powers[examples, predicted] = 0
+        log_sums = np.log1p(powers.sum(axis=1))
+        # A logit of minus infinity would hide in a finite sum.
+        log_sums[~np.isfinite(block).all(axis=1)] = np.nan
+        return (highest, log_sums, true_logit - highest - log_sums), (predicted, true_rank)
 
 
 def _check_shapes(logits: Floats, labels: Integers, classes: int) -> None:
@@ -285,11 +291,11 @@ def _check_shapes(logits: Floats, labels: Integers, classes: int) -> None:
         raise ValueError(f"labels must lie in 0..{classes - 1}. Received: {labels.min()}..{labels.max()}")
 
 
-def _check_finite(log_totals: Doubles) -> None:
-    broken = int(np.count_nonzero(~np.isfinite(log_totals)))
+def _check_finite(log_sums: Doubles) -> None:
+    broken = int(np.count_nonzero(~np.isfinite(log_sums)))
     if broken:
         raise errors.DataError(
-            f"the model's logits are not finite for {broken:,} of {text.counted(len(log_totals), 'image')}: "
+            f"the model's logits are not finite for {broken:,} of {text.counted(len(log_sums), 'image')}: "
             "no metric is defined for them; train again with a lower learning rate, or in float32"
         )
 

@@ -7,6 +7,7 @@ never read as formulas.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ BORDER = 4
 
 def plot_learning_curves(history: Sequence[EpochResult], path: Path) -> None:
     """Draw loss and top-1 accuracy of every epoch, for training and validation; phases are set apart by lines."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(9.0, 3.6)
     epochs = [row.epoch for row in history]
     marker = "o" if len(history) < 3 else None
@@ -43,12 +46,12 @@ def plot_learning_curves(history: Sequence[EpochResult], path: Path) -> None:
         validation = [(row.epoch, value) for row in history if (value := getattr(row, f"val_{field}")) is not None]
         if validation:
             axes.plot(*zip(*validation, strict=True), color=ORANGE, label="validation", marker=marker)
-        for before, after in zip(history, history[1:], strict=False):
+        for before, after in pairwise(history):
             if before.phase != after.phase:
                 axes.axvline(before.epoch + 0.5, color=GREY, linewidth=0.8, linestyle=":")
         axes.set_xlabel("epoch")
         axes.set_title(title)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if field == "top1_accuracy":
             axes.set_ylim(0, 1.02)
         axes.legend(frameon=False)

@@ -154,7 +154,7 @@ def _data(facts: FolderFacts) -> list[str]:
         f"  resize: {facts.resize}                # squash | crop | pad",
         "  on_error: fail                # skip leaves unreadable images out",
         "",
-        "augment: light                  # none | light | paper; flips would take away the positions that `wise` learns",
+        "augment: light                  # none | light | paper; flips would take away what `wise` learns",
         "",
     ]
 
@@ -164,7 +164,7 @@ def _model(facts: FolderFacts) -> list[str]:
         backbone = ["  backbone: compact             # trained from scratch"]
     else:
         backbone = [
-            "  backbone: MobileNetV2         # any of keras.applications; `wisesr summarize --backbone all` compares them",
+            "  backbone: MobileNetV2         # any of keras.applications; compare: wisesr summarize --backbone all",
             "  weights: imagenet             # downloaded once by Keras; null starts at random",
         ]
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from numpy.typing import NDArray
 
 from wisesr_cli import runtime
 from wisesr_cli.augmentation import build_augmentation
+from wisesr_cli.color import BACKGROUND
 from wisesr_cli.config import AdamOptions, AdamWOptions, Config, ModelConfig, PhaseConfig, SgdOptions
 from wisesr_cli.engines import KerasEngine
-from wisesr_cli.errors import DataError, RunError
+from wisesr_cli.errors import DataError, RunError, WisesrError
 from wisesr_cli.examples import Examples
 from wisesr_cli.files import replacing
-from wisesr_cli.color import BACKGROUND
 from wisesr_cli.model import Classifier, build_classifier
 from wisesr_cli.pipeline import Pixels, epoch_order
 from wisesr_cli.resume import Circumstances, Progress, config_for_comparison
@@ -60,6 +61,7 @@ class Batches(keras.utils.PyDataset):
         self.class_weights = class_weights
         self.targets = np.eye(classes, dtype="float32") * (1.0 - smoothing) + np.float32(smoothing / classes)
         self.order: NDArray[np.int64] = np.arange(len(labels))
+        self.error: WisesrError | None = None
 
     @property
     def num_batches(self) -> int:
@@ -75,7 +77,11 @@ class Batches(keras.utils.PyDataset):
         """Return pixels (batch, height, width, 3), targets (batch, classes) and, if any, weights (batch,)."""
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         labels = self.labels[chosen]
-        batch = self.pixels.batch(chosen), self.targets[labels]
+        try:
+            batch = self.pixels.batch(chosen), self.targets[labels]
+        except WisesrError as error:
+            self.error = error  # TensorFlow hands on nothing but its text
+            raise
         return batch if self.class_weights is None else (*batch, self.class_weights[labels])
 
 
@@ -92,6 +98,7 @@ class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         self.rates = np.asarray(rates, dtype="float32")
 
     def __call__(self, step: Any) -> Any:
+        """Return the learning rate of a step."""
         last = len(self.rates) - 1
         return keras.ops.take(self.rates, keras.ops.minimum(keras.ops.cast(step, "int32"), last))
 
@@ -209,6 +216,18 @@ class Trainer:
             jit_compile=runtime.uses_xla(self.config.train.jit_compile, self.device),
         )
         self.model.optimizer.build(self.model.trainable_variables)
+        self._build_loss_and_metrics()
+
+    def _build_loss_and_metrics(self) -> None:
+        """Make the variables of loss and metrics before `fit` does.
+
+        It would make them while it traces, and trace again (TensorFlow), or fetch batches before the epoch's order is
+        set, and train on them (JAX).
+        """
+        targets = keras.ops.convert_to_tensor(self.batches.targets)
+        self.model.compute_loss(None, targets, targets, None)
+        self.model.compute_metrics(None, targets, targets, None)
+        self.model.reset_metrics()
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the order of the examples and every random draw of an epoch from (seed, epoch) alone."""
@@ -221,16 +240,26 @@ class Trainer:
         return [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
 
     def fit(self, keeper: keras.callbacks.Callback, *, first: int, last: int) -> None:
-        """Train the epochs from `first` (from 0) to before `last`; the keeper hears of every step and epoch."""
-        self.model.fit(
-            self.batches,
-            initial_epoch=first,
-            epochs=last,
-            shuffle=False,  # the order is that of `Batches`
-            validation_data=self.validation,
-            callbacks=[keeper],
-            verbose=0,
-        )
+        """Train the epochs from `first` (from 0) to before `last`; the keeper hears of every step and epoch.
+
+        Raises:
+            DataError: an image can no longer be read.
+        """
+        try:
+            self.model.fit(
+                self.batches,
+                initial_epoch=first,
+                epochs=last,
+                shuffle=False,  # the order is that of `Batches`
+                validation_data=self.validation,
+                callbacks=[keeper],
+                verbose=0,
+            )
+        except Exception:
+            errors = [batches.error for batches in (self.batches, self.validation) if batches and batches.error]
+            if errors:
+                raise errors[0] from None
+            raise
 
     def train_one_step(self) -> float:
         """Train on the first batch and return its loss."""
@@ -310,7 +339,8 @@ class Trainer:
 
 
 def _array_name(number: int, variable: Any) -> str:
-    return f"{number:05d} {variable.path}"
+    """Return a name that is the same in every process: Keras counts layers and optimizers on while a process lives."""
+    return f"{number:05d} {re.sub(r'_[0-9]+(?=[/_]|$)', '', variable.path)}"
 
 
 def _to_arrays(variables: list[Any]) -> Arrays:

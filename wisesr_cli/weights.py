@@ -71,13 +71,13 @@ def _copy_from_model(backbone: Any, path: Path) -> None:
     nested = [layer for layer in source.layers if layer.name == backbone.name and hasattr(layer, "layers")]
     source_layers = [layer for layer in _flat_layers(nested[0] if nested else source) if layer.weights]
     target_layers = [layer for layer in _flat_layers(backbone) if layer.weights]
-    if len(source_layers) < len(target_layers):
-        raise RunError(
-            f"model.weights: {visible(path)}: has {len(source_layers)} layers with weights; "
-            f"the backbone has {len(target_layers)}"
-        )
     for target, origin in zip(target_layers, source_layers, strict=False):
         _copy_layer(target, origin, path)
+    if len(source_layers) < len(target_layers):
+        raise RunError(
+            f"model.weights: {visible(path)}: has {len(source_layers)} layers with weights, but the backbone has "
+            f"{len(target_layers)}; the first one without any is '{target_layers[len(source_layers)].name}'"
+        )
 
 
 def _copy_layer(target: Any, origin: Any, path: Path) -> None:
@@ -85,8 +85,8 @@ def _copy_layer(target: Any, origin: Any, path: Path) -> None:
     found = [tuple(weight.shape) for weight in origin.weights]
     if type(target) is not type(origin) or expected != found:
         raise RunError(
-            f"model.weights: {visible(path)}: the layer '{visible(origin.name)}' ({type(origin).__name__} {found}) does "
-            f"not fit the backbone's '{target.name}' ({type(target).__name__} {expected})"
+            f"model.weights: {visible(path)}: the layer '{visible(origin.name)}' ({type(origin).__name__} {found}) "
+            f"does not fit the backbone's '{target.name}' ({type(target).__name__} {expected})"
         )
     target.set_weights(origin.get_weights())
 
