@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from command_line import CommandLine, Trained
 
 
 @pytest.fixture(autouse=True)
@@ -11,3 +15,21 @@ def caches_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
     folder = tmp_path_factory.mktemp("caches")
     monkeypatch.setenv("WISESR_CACHE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture
+def wisesr(capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """Give a function that runs a command line in this process."""
+    from command_line import CommandLine
+
+    return CommandLine(capsys)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Give a small finished run; tests that write into it copy it first."""
+    from command_line import train_small
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WISESR_CACHE_DIR", str(tmp_path_factory.mktemp("caches")))
+        return train_small(tmp_path_factory.mktemp("trained"))

@@ -143,7 +143,7 @@ def test_an_efficientnet_from_random_weights_scales_as_with_imagenet_weights(nam
         type(layer) for layer in plain.layers
     ]
     names = [layer.name for layer in ours.layers]
-    assert names[names.index("imagenet_scaling") - 1] == "normalization"
+    assert names[names.index("imagenet_scaling") - 1].startswith("normalization")
     scaling = ours.get_layer("imagenet_scaling")
     ones = np.ones((1, 1, 1, 3), "float32")
     # Keras divides by the root of the deviation: its own inconsistency, which the weights were trained with.

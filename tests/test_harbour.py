@@ -68,7 +68,9 @@ def test_the_colours_of_a_picture_do_not_tell_its_class() -> None:
 
 
 def test_the_place_of_the_red_sails_does_tell_the_class() -> None:
-    centres = [[np.argwhere(red_sails(picture(position, seed))).mean(axis=0) for seed in range(10)] for position in range(9)]
+    centres = [
+        [np.argwhere(red_sails(picture(position, seed))).mean(axis=0) for seed in range(10)] for position in range(9)
+    ]
     cells = np.rint((np.array(centres) - 24) / 24).astype(int)
     assert (cells[..., 0] * 3 + cells[..., 1] == np.arange(9)[:, None]).all()
 

@@ -302,6 +302,19 @@ def test_sums_are_computed_in_float32_under_mixed_precision(policy: str, narrow:
     assert float(to_numpy(tiles(ones)).astype("float32").item()) == 1.0
 
 
+@pytest.mark.parametrize(("policy", "narrow"), [("mixed_float16", np.float16), ("mixed_bfloat16", ml_dtypes.bfloat16)])
+def test_products_keep_the_digits_that_a_narrow_type_would_round_away(policy: str, narrow: Any) -> None:
+    step = 2.0**-6 if narrow is np.float16 else 2.0**-5
+    assert float(narrow(1 + step) * narrow(1 + step)) == 1 + 2 * step  # its square is lost
+    feature_map, kernel = np.empty((1, 8, 16, 1)), np.empty((8, 16, 1))
+    feature_map[0, :, ::2], feature_map[0, :, 1::2] = 1 + step, -1.0
+    kernel[:, ::2], kernel[:, 1::2] = 1 + step, 1 + 2 * step
+    layer = PositionWeightedPooling2D((8, 16), constraint="none", dtype=policy)
+    layer.build(feature_map.shape)
+    layer.set_weights([kernel, np.zeros(1)])
+    assert float(to_numpy(layer(feature_map)).astype("float32").item()) == 64 * step**2
+
+
 def test_partial_sums_beyond_the_range_of_float16_do_no_harm() -> None:
     feature_map = np.full((1, 32, 32, 1), 1000.0, "float32")
     feature_map[:, 16:] = -999.0

@@ -167,6 +167,12 @@ def test_examples_with_the_same_logits_share_their_rank(seed: int) -> None:
     assert compute_metrics(logits, labels, names(classes)).macro_auc == pytest.approx(expected, abs=1e-12)
 
 
+def test_scores_so_near_to_one_that_a_float_cannot_tell_them_apart_keep_their_order() -> None:
+    logits = np.array([[60.0, 0], [61, 0], [62, 0]])
+    assert compute_metrics(logits, [1, 0, 0], names(2)).macro_auc == 1.0
+    assert compute_metrics(logits, [0, 0, 1], names(2)).macro_auc == 0.0
+
+
 def test_ece_equals_a_slow_loop_at_least_for_most_cases() -> None:
     assert sum(no_bin_edges(random_case(seed)[0]) for seed in range(40)) >= 30
 
@@ -382,7 +388,7 @@ def test_every_metric_can_be_a_gate_that_is_met_and_missed(name: str) -> None:
     draws = np.random.default_rng(2)
     found = compute_metrics(draws.normal(size=(90, 7)), draws.integers(0, 7, 90), names(7))
     value = getattr(found, name)
-    assert 0 < value
+    assert value > 0
     step = 1e-6 if METRICS[name].better == "higher" else -1e-6
     check_gates(found, [parse_gate(f"{name}={value!r}"), parse_gate(f"{name}={value - step!r}")])
     with pytest.raises(GateMissed, match=name):

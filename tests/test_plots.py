@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def read_whole(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         assert image.format == "PNG"
         pixels = np.asarray(image.convert("RGB"))
-    assert 300 < min(pixels.shape[:2])
+    assert min(pixels.shape[:2]) > 300
     assert max(pixels.shape[:2]) < 3_000
     assert len(np.unique(pixels @ (65536, 256, 1))) > 10  # colours
     return pixels
@@ -112,7 +113,9 @@ def test_any_class_name_can_be_drawn(tmp_path: Path, name: str) -> None:
     read_whole(tmp_path / "matrix.png")
 
 
-@pytest.mark.parametrize(("epochs", "validation", "phases"), [(1, True, 1), (1, False, 1), (2, True, 2), (30, False, 3)])
+@pytest.mark.parametrize(
+    ("epochs", "validation", "phases"), [(1, True, 1), (1, False, 1), (2, True, 2), (30, False, 3)]
+)
 def test_learning_curves_are_drawn_from_the_first_epoch_with_or_without_validation(
     tmp_path: Path, epochs: int, validation: bool, phases: int
 ) -> None:
@@ -177,7 +180,9 @@ def test_a_sheet_has_green_and_red_borders_at_the_right_tiles(tmp_path: Path) ->
     grey = np.full((16, 16, 3), 128, np.uint8)
     verdicts = (True, False, None, False, True)
     path = tmp_path / "sheet.png"
-    contact_sheet([(grey, f"tile {number}", right) for number, right in enumerate(verdicts)], columns=2, tile=64, path=path)
+    contact_sheet(
+        [(grey, f"tile {number}", right) for number, right in enumerate(verdicts)], columns=2, tile=64, path=path
+    )
     sheet = np.asarray(Image.open(path).convert("RGB"))
     width, height = 64 + 2 * plots.BORDER + 8, 64 + 2 * plots.BORDER + plots.CAPTION_HEIGHT + 8
     assert sheet.shape == (3 * height + 8, 2 * width + 8, 3)
@@ -206,3 +211,34 @@ def test_any_caption_can_be_drawn(tmp_path: Path, caption: str) -> None:
     contact_sheet([(Image.new("L", (9, 9)), caption, True)], columns=3, tile=40, path=tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as image:
         image.load()
+
+
+def test_a_long_caption_ends_before_the_next_tile(tmp_path: Path) -> None:
+    tiles = [(np.zeros((9, 9, 3), np.uint8), "m" * 300, None), (np.zeros((9, 9, 3), np.uint8), "", None)]
+    contact_sheet(tiles, columns=2, tile=60, path=tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
+    captions, second = sheet[-plots.CAPTION_HEIGHT - 8 :], 8 + 60 + 2 * plots.BORDER + 8
+    assert (captions[:, :second] < 128).any()
+    assert (captions[:, second:] == 255).all()
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 30])
+def test_the_epochs_on_the_axis_are_whole_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    plot_learning_curves(history(epochs), tmp_path / "curves.png")
+    for axes in figures[0].axes:
+        ticks = [tick for tick in axes.get_xticks() if 0.5 <= tick <= epochs + 0.5]
+        assert ticks
+        assert all(tick == round(tick) for tick in ticks)
+
+
+def test_a_confusion_of_a_few_percent_can_be_seen_among_many_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    plot_confusion_matrix(judged(40), tmp_path / "matrix.png")
+    picture = figures[0].axes[0].images[0]
+    shade, paper = (np.array(picture.cmap(picture.norm(fraction))[:3]) * 255 for fraction in (0.03, 0.0))
+    assert np.abs(shade - paper).max() > 25

@@ -122,7 +122,7 @@ def test_circumstances_and_progress_survive_json() -> None:
     before = circumstances(PHASES, classes=("caf\u00e9", "\udcff"))
     assert circumstances_from_json(json.loads(json.dumps(before.to_json()))) == before
     row = EpochResult(1, 1, 1e-3, 0.1 + 0.2, 0.5, None, None, 1.25)
-    progress = Progress([row, replace(row, epoch=2, val_loss=1e-300)], 2, (0.5, -0.1), 0.25, 3, None)
+    progress = Progress([row, replace(row, epoch=2, val_loss=1e-300)], 2, (0.5, -0.1), 0.25, 3, 7, True)
     again = Progress.from_json(json.loads(json.dumps(progress.to_json())))
     assert again == progress
     assert again.epoch == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -222,7 +223,8 @@ def test_imagenet_weights_are_taken_from_where_keras_keeps_them(
     source.save(tmp_path / "models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5")
     monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))
     monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", no_network)
-    backbone, loaded = load_backbone_weights(NAME, SIZE, "imagenet")
+    with warnings.catch_warnings(action="error"):
+        backbone, loaded = load_backbone_weights(NAME, SIZE, "imagenet")
     assert loaded == len(source.weights)
     assert backbone.name == "backbone"
     assert same_weights(backbone, source)

@@ -98,8 +98,11 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped", 130, debug)
     except BrokenPipeError:
-        _drop_output()
-        return PIPE_CLOSED
+        return _pipe_closed()
+    except SystemExit as stop:  # Typer turns a closed pipe into an exit with 1
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        return _pipe_closed()
     except OSError as error:
         translated = machine_error(error)
         if translated is None:
@@ -114,6 +117,11 @@ def _escape_odd_names() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+def _pipe_closed() -> int:
+    _drop_output()
+    return PIPE_CLOSED
 
 
 def _drop_output() -> None:

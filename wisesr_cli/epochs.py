@@ -92,7 +92,7 @@ class EpochKeeper(keras.callbacks.Callback):
         is_best = self._keep_best(row)
         stops = self._stops_early(row)
         if stops or progress.epoch == self.trainer.config.train.epochs:
-            progress.finished_epochs_total = self.trainer.config.train.epochs
+            progress.finished = True
         self.trainer.write_state(self.run.state)
         self.run.write_history(progress.history)
         self.logs_writer.write(row)

@@ -65,27 +65,36 @@ def _restore(trainer: Trainer, run: Run, listener: Listener) -> Arrays:
     for warning in check_resumable(before, trainer.circumstances(), differences):
         listener.warn(warning)
     trainer.restore("model", state.arrays["model"])
-    trainer.progress = progress = Progress.from_json(state.progress["progress"])
-    total = trainer.config.train.epochs
-    if progress.finished_epochs_total is not None and total > progress.finished_epochs_total:
-        listener.note(
-            f"going on to {counted(total, 'epoch')} after {progress.epoch}; from here the learning rate follows the "
-            f"schedule of {total} epochs"
-        )
-        progress.finished_epochs_total, progress.stopping_wait = None, 0
-        run.write_config(trainer.config)
+    progress = trainer.progress = Progress.from_json(state.progress["progress"])
+    _replan(trainer, run, listener)
     run.write_history(progress.history)
     return state.arrays["optimizer"]
+
+
+def _replan(trainer: Trainer, run: Run, listener: Listener) -> None:
+    """Let another number of epochs than before hold from here on, where it leaves something to do."""
+    progress, total = trainer.progress, trainer.config.train.epochs
+    if total == progress.planned_epochs or total <= progress.epoch:
+        return
+    listener.note(
+        f"going on to {counted(total, 'epoch')} after {progress.epoch}; from here the learning rate follows the "
+        f"schedule of {total} epochs"
+    )
+    progress.planned_epochs = total
+    if progress.finished:
+        progress.finished, progress.stopping_wait = False, 0
+    run.write_config(trainer.config)
 
 
 def _fit(
     trainer: Trainer, run: Run, optimizer_state: Arrays | None, limits: Limits, listener: TrainingListener
 ) -> str | None:
     """Train from where the progress stands to the end; return why it stopped before, None when it did not."""
-    if trainer.progress.finished_epochs_total is not None:
+    if trainer.progress.finished:
         return None
     first = 0
     with ExitStack() as stack:
+        stack.enter_context(limits.stop.deferred())
         keeper = EpochKeeper(trainer, run, limits=limits, listener=listener)
         stack.callback(keeper.close)
         for number, phase in enumerate(trainer.config.phases, start=1):
@@ -129,7 +138,7 @@ def _result(
         head_parameters=trainer.classifier.head_parameters,
         epochs_done_now=epochs_done_now,
         stopped=stopped,
-        finished=trainer.progress.finished_epochs_total is not None,
+        finished=trainer.progress.finished,
     )
 
 

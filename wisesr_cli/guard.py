@@ -39,16 +39,28 @@ def locked(path: Path) -> Iterator[None]:
 
 
 class StopRequest:
-    """Whether a signal asked to stop; long loops look at it between steps."""
+    """Whether a signal asked to stop. Loops that must reach a step's end defer it and look; else it stops at once."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self.deferring = False
 
     def receive(self, signal_number: int, frame: FrameType | None) -> None:
         """Note the first signal; the second ends the process at once, as files are whole at any moment."""
         if self.signal_number is not None:
             os._exit(128 + signal_number)
         self.signal_number = signal_number
+        if not self.deferring:
+            self.check("no epoch was under way")
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let the block decide when to stop, with `check`."""
+        self.deferring = True
+        try:
+            yield
+        finally:
+            self.deferring = False
 
     def check(self, hint: str) -> None:
         """Raise `Interrupted` with `hint` when a signal came."""

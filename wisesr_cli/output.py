@@ -100,6 +100,11 @@ class StreamOutput:
         self.renderer = Renderer(chosen, sys.stdout)
         self.tally = Tally()
 
+    @property
+    def leaves_terminal_free(self) -> bool:
+        """Whether a progress bar would not stand between the records."""
+        return not sys.stdout.isatty()
+
     def __enter__(self) -> StreamOutput:
         self.renderer.start()
         return self
@@ -148,6 +153,11 @@ class FileOutput:
         self.chosen, self.path, self.header, self.resume = chosen, path, header, resume
         self.journal_path = path.with_name(path.name + ".partial")
         self.tally = Tally()
+
+    @property
+    def leaves_terminal_free(self) -> bool:
+        """Whether a progress bar would not stand between the records."""
+        return True
 
     def __enter__(self) -> FileOutput:
         self.end = 0

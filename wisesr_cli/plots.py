@@ -6,6 +6,7 @@ never read as formulas.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -25,10 +26,24 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart by colour-blind readers, too.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
+# matplotlib brings the first; the others are asked, where the system has them, for the scripts that it lacks.
+FONTS = (
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Micro Hei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Apple SD Gothic Neo",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Arial Unicode MS",
+)
 DOTS_PER_INCH = 150
 CLASSES_WITH_NUMBERS = 20  # larger confusion matrices show no numbers in their cells
 CLASSES_WITH_LABELS = 60  # larger ones name only some of the classes
 LONGEST_NAME = 24  # characters
+PIXELATED_FROM = 4  # a picture enlarged this many times keeps its pixels as squares
 CAPTION_HEIGHT = 22  # pixels below each picture of a contact sheet
 BORDER = 4
 
@@ -48,10 +63,12 @@ def plot_learning_curves(history: Sequence[EpochResult], path: Path) -> None:
             axes.plot(*zip(*validation, strict=True), color=ORANGE, label="validation", marker=marker)
         for before, after in pairwise(history):
             if before.phase != after.phase:
-                axes.axvline(before.epoch + 0.5, color=GREY, linewidth=0.8, linestyle=":")
+                axes.axvline(before.epoch + 0.5, color="black", linewidth=1, linestyle=":")
         axes.set_xlabel("epoch")
         axes.set_title(title)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(color=GREY, alpha=0.2)
         if field == "top1_accuracy":
             axes.set_ylim(0, 1.02)
         axes.legend(frameon=False)
@@ -60,13 +77,17 @@ def plot_learning_curves(history: Sequence[EpochResult], path: Path) -> None:
 
 def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
     """Draw the confusion matrix, rows the truth, coloured by the fraction of the row."""
+    from matplotlib.colors import PowerNorm
+
     counts = np.asarray(metrics.confusion_matrix, dtype=float)
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
     classes = len(metrics.classes)
     side = min(3.0 + 0.42 * classes, 14.0)
     figure = _figure(side + 0.8, side)
     axes = figure.add_subplot()
-    picture = axes.imshow(fractions, cmap="Blues", vmin=0.0, vmax=1.0)
+    # Without numbers the shade alone must show a confusion of a few percent.
+    norm = PowerNorm(1.0 if classes <= CLASSES_WITH_NUMBERS else 0.5, vmin=0.0, vmax=1.0)
+    picture = axes.imshow(fractions, cmap="Blues", norm=norm)
     _name_classes(axes, metrics.classes)
     if classes <= CLASSES_WITH_NUMBERS:
         for (row, column), count in np.ndenumerate(counts):
@@ -75,33 +96,30 @@ def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
                 axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=color, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth")
-    figure.colorbar(picture, ax=axes, label="fraction of the class", fraction=0.045)
+    figure.colorbar(picture, ax=axes, label="fraction of the class", fraction=0.045, pad=0.02)
     _save(figure, path)
 
 
 def plot_reliability(bins: Sequence[ReliabilityBin], ece: float | None, path: Path) -> None:
     """Draw how often the model was right against how sure it was, and how many images each bin holds."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(4.6, 5.4)
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
     filled = [row for row in bins if row.accuracy is not None and row.confidence is not None]
     middles = [(row.low + row.high) / 2 for row in filled]
     width = bins[0].high - bins[0].low if bins else 1.0
-    upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="as sure as right")
-    upper.bar(middles, [row.accuracy or 0.0 for row in filled], width * 0.95, color=BLUE, alpha=0.8, label="accuracy")
-    upper.plot(
-        [row.confidence or 0.0 for row in filled],
-        [row.accuracy or 0.0 for row in filled],
-        color=ORANGE,
-        marker="o",
-        markersize=4,
-        linestyle="none",
-        label="mean score",
-    )
+    heights = [row.accuracy or 0.0 for row in filled]
+    upper.bar(middles, heights, width * 0.95, color=BLUE, alpha=0.6, label="how often right")
+    upper.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="as often right as sure")
+    scores = [row.confidence or 0.0 for row in filled]
+    upper.plot(scores, heights, "o", color=ORANGE, markeredgecolor="black", markersize=5, label="mean score of a bin")
     upper.set_ylim(0, 1.02)
     upper.set_ylabel("top-1 accuracy")
     upper.set_title("reliability" if ece is None else f"reliability, ECE {100 * ece:.1f} %")
-    upper.legend(loc="lower right")
+    upper.legend(loc="upper left", fontsize=8)
     lower.bar([(row.low + row.high) / 2 for row in bins], [row.count for row in bins], width * 0.95, color=GREY)
+    lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3, min_n_ticks=1))
     lower.set_xlim(0, 1)
     lower.set_xlabel("score of the predicted class")
     lower.set_ylabel("images")
@@ -111,7 +129,7 @@ def plot_reliability(bins: Sequence[ReliabilityBin], ece: float | None, path: Pa
 def contact_sheet(
     tiles: Sequence[tuple[Image.Image | NDArray[np.uint8], str, bool | None]], *, columns: int, tile: int, path: Path
 ) -> None:
-    """Draw pictures in rows with a caption each; a border in green or red says right or wrong.
+    """Draw pictures in rows with a caption of one line each; a border in green or red says right or wrong.
 
     Args:
         tiles: picture, caption, and whether it is right (None: no border).
@@ -123,7 +141,7 @@ def contact_sheet(
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * cell_width + 8, rows * cell_height + 8), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=14)
+    font = _caption_font(size=14)
     for number, (picture, caption, correct) in enumerate(tiles):
         left, top = 8 + number % columns * cell_width, 8 + number // columns * cell_height
         image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
@@ -131,7 +149,8 @@ def contact_sheet(
             color = GREEN if correct else RED
             draw.rectangle((left, top, left + tile + 2 * BORDER - 1, top + tile + 2 * BORDER - 1), fill=color)
         _paste(sheet, image.convert("RGB"), left + BORDER, top + BORDER, tile)
-        draw.text((left + BORDER, top + tile + 2 * BORDER + 2), _shortened(caption), fill="black", font=font)
+        shown = _fitted(visible(caption), font, width=tile + BORDER)
+        draw.text((left + BORDER, top + tile + 2 * BORDER + 2), shown, fill="black", font=font)
     with replacing(path) as temporary:
         sheet.save(temporary, "PNG")
 
@@ -139,9 +158,29 @@ def contact_sheet(
 def _paste(sheet: Image.Image, image: Image.Image, left: int, top: int, tile: int) -> None:
     scale = tile / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    resampling = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
+    resampling = Image.Resampling.NEAREST if scale >= PIXELATED_FROM else Image.Resampling.LANCZOS
     sheet.paste("white", (left, top, left + tile, top + tile))
     sheet.paste(image.resize(size, resampling), (left + (tile - size[0]) // 2, top + (tile - size[1]) // 2))
+
+
+def _caption_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font of the plots, which knows more scripts than Pillow's own; matplotlib itself is not loaded."""
+    package = importlib.util.find_spec("matplotlib")
+    if package is not None and package.origin is not None:
+        path = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(path, size)
+    return ImageFont.load_default(size)
+
+
+def _fitted(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, *, width: int) -> str:
+    """Return a caption that is at most `width` pixels wide, its end replaced by an ellipsis where it must be."""
+    if font.getlength(caption) <= width:
+        return caption
+    kept = min(len(caption), width)  # no letter is narrower than a pixel
+    while kept and font.getlength(caption[:kept] + "…") > width:
+        kept -= 1
+    return caption[:kept] + "…"
 
 
 def _name_classes(axes: Axes, names: Sequence[str]) -> None:
@@ -150,8 +189,16 @@ def _name_classes(axes: Axes, names: Sequence[str]) -> None:
     positions = list(range(0, len(names), step))
     labels = [_shortened(names[position]) for position in positions]
     size = 8 if len(names) <= CLASSES_WITH_NUMBERS else 6
-    axes.set_xticks(positions, labels, rotation=90, fontsize=size, parse_math=False)
-    axes.set_yticks(positions, labels, fontsize=size, parse_math=False)
+    family = _installed_fonts()
+    axes.set_xticks(positions, labels, rotation=90, fontsize=size, fontfamily=family, parse_math=False)
+    axes.set_yticks(positions, labels, fontsize=size, fontfamily=family, parse_math=False)
+
+
+def _installed_fonts() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return [name for name in FONTS if name in installed]
 
 
 def _shortened(name: str) -> str:

@@ -24,7 +24,7 @@ class Progress:
 
     `best_epoch`, `best_rank`: the best epoch so far and what it is compared by, larger is better.
     `stopping_best`, `stopping_wait`: the best value that early stopping saw, and the epochs since.
-    `finished_epochs_total`: the number of epochs that a finished run was asked for; None while it is not finished.
+    `planned_epochs`: the number of epochs that was asked for; `finished`: whether nothing of it is left to do.
     """
 
     history: list[EpochResult] = field(default_factory=list)
@@ -32,7 +32,8 @@ class Progress:
     best_rank: tuple[float, ...] = ()
     stopping_best: float | None = None
     stopping_wait: int = 0
-    finished_epochs_total: int | None = None
+    planned_epochs: int = 0
+    finished: bool = False
 
     @property
     def epoch(self) -> int:

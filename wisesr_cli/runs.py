@@ -298,7 +298,7 @@ def prepare_folder(run: Run, *, overwrite: bool) -> None:
         for pattern in _OURS:
             for path in sorted(run.path.glob(pattern)):
                 _remove(path)
-        for folder in sorted(path for pattern in _OUR_FOLDERS for path in run.path.glob(pattern)):
+        for folder in sorted((path for pattern in _OUR_FOLDERS for path in run.path.glob(pattern)), reverse=True):
             _remove_if_empty(folder)
     for leftover in run.path.glob(f"{TEMPORARY_PREFIX}*"):
         leftover.unlink()
@@ -358,5 +358,5 @@ def read_rows(path: Path, columns: int) -> list[list[str]]:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{visible(path)}: cannot be read: {visible(error)}") from None

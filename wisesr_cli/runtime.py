@@ -167,7 +167,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def uses_xla(jit_compile: bool | Literal["auto"], device: Device) -> bool:
+def uses_xla(jit_compile: bool | Literal["auto"]) -> bool:
     """Return whether XLA compiles the training step. JAX always does.
 
     `auto` is off on TensorFlow: on a CPU its convolutions were measured to be many times slower under XLA.

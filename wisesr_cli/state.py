@@ -134,7 +134,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{visible(path)}: damaged or missing: {visible(error)}") from None
     if not isinstance(value, dict):
         raise RunError(f"{visible(path)}: damaged: not a record")

@@ -176,7 +176,7 @@ class Trainer:
         self.classifier = self._build(config.model)
         self.float32_classifier = self.classifier if config.train.precision == "float32" else self._build_float32()
         self.model = self._with_augmentation()
-        self.progress = Progress()
+        self.progress = Progress(planned_epochs=config.train.epochs)
 
     def _build(self, model: ModelConfig) -> Classifier:
         return build_classifier(
@@ -213,7 +213,7 @@ class Trainer:
             optimizer=build_optimizer(self.config, phase, self.steps_per_epoch),
             loss=keras.losses.CategoricalCrossentropy(from_logits=True),
             metrics=[keras.metrics.CategoricalAccuracy(name="top1_accuracy")],
-            jit_compile=runtime.uses_xla(self.config.train.jit_compile, self.device),
+            jit_compile=runtime.uses_xla(self.config.train.jit_compile),
         )
         self.model.optimizer.build(self.model.trainable_variables)
         self._build_loss_and_metrics()

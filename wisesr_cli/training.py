@@ -60,9 +60,10 @@ def train(
         Interrupted: a signal asked to stop; there is a state to resume from.
     """
     options, listener, started = options or TrainingOptions(), listener or Silent(), time.monotonic()
-    start = choose_run(loaded.config, loaded.default_name, resume=options.resume, overwrite=options.overwrite)
     if options.dry_run:
+        start = choose_run(loaded.config, loaded.default_name, resume=False, overwrite=True)
         return _dry_run(loaded, start.run, options, listener)
+    start = choose_run(loaded.config, loaded.default_name, resume=options.resume, overwrite=options.overwrite)
     start.run.path.mkdir(parents=True, exist_ok=True)
     with locked(start.run.lock), stop_on_signals() as stop, ExitStack() as stack:
         if start.resumed and not has_state(start.run.state):

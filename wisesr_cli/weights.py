@@ -5,6 +5,7 @@ Sources: `imagenet` (Keras downloads them), a `.keras` file, a `.weights.h5` or 
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,11 @@ def load_backbone_weights(name: str, image_size: tuple[int, int], source: str | 
             f"model.weights: {visible(path)}: no such file; allowed: imagenet, a weights or .keras file, a run"
         )
     try:
-        if path.suffix == ".keras":
-            _copy_from_model(backbone, path)
-        else:
-            _load_h5(backbone, path)
+        with warnings.catch_warnings(action="ignore"):  # what did not arrive is an error here
+            if path.suffix == ".keras":
+                _copy_from_model(backbone, path)
+            else:
+                _load_h5(backbone, path)
     except WisesrError:
         raise
     except Exception as error:  # Keras and HDF5 raise whatever they like on a damaged file
@@ -52,7 +54,8 @@ def load_backbone_weights(name: str, image_size: tuple[int, int], source: str | 
 
 def _with_imagenet_weights(name: str, image_size: tuple[int, int]) -> Any:
     try:
-        return build_backbone(name, image_size, weights="imagenet")
+        with warnings.catch_warnings(action="ignore"):  # of sizes that need the same weights
+            return build_backbone(name, image_size, weights="imagenet")
     except WisesrError:
         raise
     except Exception as error:

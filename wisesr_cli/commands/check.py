@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -30,9 +31,10 @@ def check(
     from wisesr_cli.config_reader import load_config
     from wisesr_cli.errors import DataError
     from wisesr_cli.report import TerminalListener, show_result
+    from wisesr_cli.runs import config_source
     from wisesr_cli.tables import check_grid, check_paths_grid
 
-    loaded = load_config(source, options.overrides(settings, data=data, image_size=image_size))
+    loaded = load_config(config_source(source), options.overrides(settings, data=data, image_size=image_size))
     listener = TerminalListener(quiet=quiet, verbose=verbose)
     result = check_config(loaded.config, listener)
     paths = check_paths_grid(result, limit=None if verbose else 5)
@@ -46,4 +48,4 @@ def check(
     )
     if result.status == "fail":
         raise DataError("the check failed: see the FAIL rows")
-    listener.note(f"next: wisesr train {source}")
+    listener.note(f"next: wisesr train {shlex.quote(source)}")

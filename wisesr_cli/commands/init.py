@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -41,5 +42,5 @@ def init(
     for choice in facts.choices():
         listener.note(choice)
     listener.note(f"written: {output}")
-    listener.note(f"next: wisesr check {output}")
-    listener.note(f"      wisesr train {output}")
+    listener.note(f"next: wisesr check {shlex.quote(output)}")
+    listener.note(f"      wisesr train {shlex.quote(output)}")

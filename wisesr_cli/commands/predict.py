@@ -55,6 +55,7 @@ def predict(
     from wisesr_cli.output import JournalHeader, open_output
     from wisesr_cli.prediction import find_inputs, not_empty
     from wisesr_cli.report import TerminalListener
+    from wisesr_cli.results import Silent
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)
     arithmetic = precision or "float32"
@@ -62,13 +63,16 @@ def predict(
     output_to = open_output(
         output, output_file, JournalHeader(sha256(path), chosen), overwrite=overwrite, resume=resume
     )
-    paths = not_empty(find_inputs(inputs or (), from_file=from_file, null_separated=null))
+    given = list(inputs or ())
+    total = None if "-" in given else sum(1 for _ in find_inputs(given, from_file=from_file, null_separated=null))
+    paths = not_empty(find_inputs(given, from_file=from_file, null_separated=null))
     listener.note(f"device: {runtime.start(device, precision=arithmetic)}")
     from wisesr_cli.engines import load_engine
     from wisesr_cli.prediction import predict_paths
 
     engine = load_engine(path)
-    with output_to, listener.progress("labelling", None) as progress:
+    bar = listener.progress("labelling", total) if output_to.leaves_terminal_free else Silent().progress("", None)
+    with output_to, bar as progress:
         remaining = output_to.skip_done(paths)
         for record in predict_paths(engine, remaining, top_k=top_k, min_score=min_score, batch_size=batch_size):
             output_to.write(record)

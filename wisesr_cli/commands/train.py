@@ -51,11 +51,13 @@ def train(
     wisesr train photos --backbone MobileNetV2 --epochs 20
     """
     from wisesr_cli.config_reader import load_config
+    from wisesr_cli.errors import GateMissed
     from wisesr_cli.metrics import check_gates, parse_gate
+    from wisesr_cli.runs import config_source
 
     gates = [parse_gate(gate) for gate in fail_under or ()]
     loaded = load_config(
-        source,
+        config_source(source),
         options.overrides(
             settings,
             data=data,
@@ -91,7 +93,9 @@ def train(
         listener=display,
     )
     _show(result, display, dry_run=dry_run)
-    if result.metrics is not None:
+    if gates and not dry_run:
+        if result.metrics is None:
+            raise GateMissed("--fail-under: there are no validation metrics: no validation split, or no finished epoch")
         check_gates(result.metrics, gates)
 
 

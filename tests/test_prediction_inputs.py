@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wisesr_cli.errors import DataError
+from wisesr_cli.prediction import find_inputs, not_empty
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make(*names: str) -> None:
+    for name in names:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def found(*inputs: str, **options: object) -> list[str]:
+    return list(find_inputs(inputs, **options))  # type: ignore[arg-type]
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+
+
+def test_a_named_file_is_given_as_typed_whatever_it_is(here: Path) -> None:
+    make("a.jpg", "notes.txt", ".hidden.png")
+    typed = ["./a.jpg", "notes.txt", ".hidden.png", str(here / "a.jpg"), "gone.jpg", "a.jpg", "a.jpg"]
+    assert found(*typed) == typed
+
+
+def test_a_folder_gives_its_images_sorted_then_those_of_its_folders() -> None:
+    make(
+        "p/b.JPG",
+        "p/a.png",
+        "p/10.webp",
+        "p/2.tiff",
+        "p/notes.txt",
+        "p/z/y/c.gif",
+        "p/z/b.bmp",
+        "p/a/d.jpeg",
+        "p/q.eps",
+    )
+    expected = ["p/10.webp", "p/2.tiff", "p/a.png", "p/b.JPG", "p/a/d.jpeg", "p/z/b.bmp", "p/z/y/c.gif"]
+    assert found("p") == found("p/") == expected
+    assert found("./p")[0] == "./p/10.webp"
+
+
+def test_hidden_files_and_folders_in_a_folder_are_passed_over_and_links_to_folders_not_followed() -> None:
+    make("p/a.png", "p/.b.png", "p/._a.png", "p/.cache/c.png", "q/d.png")
+    Path("p/loop").symlink_to(".", target_is_directory=True)
+    Path("p/link.png").symlink_to("../q/d.png")
+    assert found("p") == ["p/a.png", "p/link.png"]
+
+
+def test_a_linked_folder_that_is_named_is_read() -> None:
+    make("q/d.png")
+    Path("p").symlink_to("q")
+    assert found("p") == ["p/d.png"]
+
+
+def test_inputs_come_in_the_order_typed() -> None:
+    make("p/a.png", "b.png", "c.png")
+    assert found("c.png", "p", "b.png") == ["c.png", "p/a.png", "b.png"]
+
+
+def test_a_glob_gives_its_matches_sorted_and_folders_expanded() -> None:
+    make("p/b1.png", "p/a1.png", "p/c.txt", "p/b2/x.png", "p/b2/x.txt")
+    assert found("p/*1.png") == ["p/a1.png", "p/b1.png"]
+    assert found("p/b*") == ["p/b1.png", "p/b2/x.png"]
+    assert found("p/[ab]1.png") == ["p/a1.png", "p/b1.png"]
+
+
+def test_a_recursive_glob_gives_every_image_once() -> None:
+    make("p/a.png", "p/q/b.png", "p/q/r/c.png")
+    assert sorted(found("p/**")) == sorted(found("p/**/*")) == ["p/a.png", "p/q/b.png", "p/q/r/c.png"]
+    assert found("p/**/*.png") == ["p/a.png", "p/q/b.png", "p/q/r/c.png"]
+
+
+def test_a_file_with_the_name_of_a_pattern_is_taken_for_itself() -> None:
+    make("a[1].png", "a1.png", "what?.png")
+    assert found("a[1].png", "what?.png") == ["a[1].png", "what?.png"]
+
+
+def test_a_pattern_that_matches_nothing_is_an_error_that_shows_it() -> None:
+    with pytest.raises(DataError, match=r"^\*\\x1b\.png: matches no file$"):
+        found("*\x1b.png")
+
+
+def test_a_folder_without_images_gives_nothing_and_nothing_at_all_is_an_error() -> None:
+    make("p/notes.txt")
+    assert found("p") == []
+    with pytest.raises(DataError, match="no image to label"):
+        not_empty(found("p"))
+    assert list(not_empty(["a", "b"])) == ["a", "b"]
+
+
+def test_no_input_is_no_folder() -> None:
+    make("a.png")
+    assert found("") == [""]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a.png\nb.png\n", ["a.png", "b.png"]),
+        (b"a.png\r\nb c.png", ["a.png", "b c.png"]),
+        (b"\n\na.png\n\n", ["a.png"]),
+        (b"", []),
+        (b"*.png\n-\np\n", ["*.png", "-", "p"]),
+        (b"caf\xc3\xa9.png\n\xff.png\n", ["caf\u00e9.png", "\udcff.png"]),
+    ],
+)
+def test_paths_come_from_standard_input_and_from_a_list_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, expected: list[str]
+) -> None:
+    type_in(monkeypatch, content)
+    assert found("-") == expected
+    Path("list.txt").write_bytes(content)
+    assert found(from_file="list.txt") == expected
+
+
+def test_paths_separated_by_nul_may_hold_line_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"a\nb.png\0c\r\0\0d.png"
+    type_in(monkeypatch, content)
+    assert found("-", null_separated=True) == ["a\nb.png", "c\r", "d.png"]
+    Path("list").write_bytes(content + b"\0")
+    assert found(from_file="list", null_separated=True) == ["a\nb.png", "c\r", "d.png"]
+
+
+def test_arguments_standard_input_and_a_list_go_together_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    type_in(monkeypatch, b"b.png\n")
+    Path("list").write_bytes(b"d.png\n")
+    assert found("a.png", "-", "c.png", from_file="list") == ["a.png", "b.png", "c.png", "d.png"]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=9).filter(lambda name: b"\0" not in name), max_size=30))
+def test_any_names_survive_a_list_separated_by_nul(
+    tmp_path_factory: pytest.TempPathFactory, names: list[bytes]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "list"
+    path.write_bytes(b"\0".join(names))
+    assert [os.fsencode(name) for name in find_inputs([], from_file=str(path), null_separated=True)] == names
+
+
+def test_a_list_longer_than_a_block_is_cut_at_no_wrong_place() -> None:
+    names = [f"{number:05}-{'x' * (number % 97)}.png" for number in range(5000)]
+    Path("list").write_text("\n".join(names), encoding="ascii")
+    assert found(from_file="list") == names
+
+
+def test_names_that_are_not_utf_8_are_found_and_keep_their_bytes(here: Path) -> None:
+    name = os.fsencode(here) + b"/p/\xff\xfe.png"
+    Path("p").mkdir()
+    with open(name, "wb"):  # noqa: PTH123
+        pass
+    assert found("p") == ["p/\udcff\udcfe.png"]
+    assert found("p/*.png") == ["p/\udcff\udcfe.png"]
+    assert os.fsencode(found("p")[0]) == b"p/\xff\xfe.png"
+
+
+def test_a_list_that_cannot_be_read_is_an_error_that_names_it() -> None:
+    with pytest.raises(DataError, match=r"gone\\n\.txt: cannot be read: No such file"):
+        found(from_file="gone\n.txt")
+    Path("folder").mkdir()
+    with pytest.raises(DataError, match="folder: cannot be read"):
+        found(from_file="folder")
+
+
+def test_inputs_are_found_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    make("a.png")
+    paths = find_inputs(["a.png", "*.nothing"])
+    assert next(paths) == "a.png"
+    with pytest.raises(DataError):
+        next(paths)
