@@ -77,7 +77,7 @@ def test_every_file_of_an_evaluation_agrees_with_the_metrics(wisesr: CommandLine
         "confusion_matrix.csv",
         "predictions.csv",
     }
-    assert not [path for path in run.rglob(".wisesr-*")]
+    assert not list(run.rglob(".wisesr-*"))
     per_class = list(csv.DictReader((folder / "per_class.csv").open(encoding="utf-8")))
     assert [row["label"] for row in per_class] == data["classes"]
     assert [float(row["recall"]) for row in per_class] == [row["recall"] for row in data["per_class"]]
@@ -113,7 +113,6 @@ def test_a_folder_that_lacks_a_class_shows_support_0(wisesr: CommandLine, run: P
     assert [row["support"] for row in answer.data["per_class"]] == [4, 0, 4]
     assert answer.data["per_class"][1]["recall"] is None
     assert answer.data["balanced_accuracy"] == np.mean([answer.data["per_class"][label]["recall"] for label in (0, 2)])
-    assert "green" in answer.err
 
 
 def test_a_folder_with_an_unknown_class_is_3_and_names_it(wisesr: CommandLine, run: Path, test_photos: Path) -> None:

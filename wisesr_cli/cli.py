@@ -148,4 +148,4 @@ def _show_usage_error(error: Any, debug: bool) -> int:
         print(message)
         return 2
     where = context.command_path if context is not None else "wisesr"
-    return _fail(f"{message} See '{where} --help'.", error.exit_code, debug)
+    return _fail(f"{visible(message)} See '{where} --help'.", error.exit_code, debug)

@@ -246,10 +246,14 @@ def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
 
 
 def _default_name(source: str | Path | None, config: Config) -> str:
-    """Return `SOURCE-HEAD`: a config's name, or that of the image folder when the config is called config.yaml."""
+    """Return `SOURCE-HEAD`: a config's name, or that of the image folder when the config is called config.yaml.
+
+    A source that ends in the head's name already is not given it twice.
+    """
     path = Path(source).absolute() if source is not None else None
     folder = config.data.dir or config.data.train_dir
     stem = path.stem if path is not None and path.is_file() and path.stem != "config" else None
     stem = re.sub(r"[^\w.-]+", "-", stem or (folder.name if folder is not None else ""))
     stem = stem.strip("-.").encode("utf-8")[:100].decode("utf-8", "ignore")  # a file system counts bytes
-    return f"{stem or 'run'}-{config.model.head.name}"
+    head = config.model.head.name
+    return stem if stem.endswith((f"-{head}", f"_{head}")) else f"{stem or 'run'}-{head}"
