@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,14 @@ def caches_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
     folder = tmp_path_factory.mktemp("caches")
     monkeypatch.setenv("WISESR_CACHE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def models_are_let_go() -> Iterator[None]:
+    """Free what Keras remembers of a module's models, so that the whole suite fits in little memory."""
+    yield
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.clear_session(free_memory=True)
 
 
 @pytest.fixture

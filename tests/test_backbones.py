@@ -18,15 +18,16 @@ from wisesr_cli.backbones import (
     preprocess,
     resolve_preprocessing,
 )
+from wisesr_cli.config import ModelConfig
 from wisesr_cli.errors import ConfigError
+from wisesr_cli.model import build_without_values, feature_map_of
 
 APPLICATIONS = sorted(name for name in dir(keras.applications) if name[0].isupper())
 EFFICIENTNETS = [name for name in BACKBONES if name.startswith("EfficientNetB")]
 
 
-def build_without_values(name: str, image_size: tuple[int, int]) -> Any:
-    with keras.StatelessScope(initialize_variables=False):
-        return build_backbone(name, image_size)
+def build_cheaply(name: str, image_size: tuple[int, int]) -> Any:
+    return build_without_values(lambda: build_backbone(name, image_size))
 
 
 def stock_preprocessing(name: str) -> Any:
@@ -51,7 +52,7 @@ def test_the_table_holds_every_keras_application_and_ours() -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_backbone_builds_at_its_minimum_size_and_not_below(name: str) -> None:
     minimum = BACKBONES[name].minimum_size
-    backbone = build_without_values(name, (minimum, minimum))
+    backbone = build_cheaply(name, (minimum, minimum))
     _, height, width, channels = backbone.output_shape
     assert backbone.name == "backbone"
     assert min(height, width) >= 1
@@ -83,6 +84,13 @@ def test_imagenet_weights_of_a_backbone_without_any_are_a_config_error() -> None
     for name in ("compact", "compact_small"):
         with pytest.raises(ConfigError, match=rf"weights is imagenet, but {name} is trained from scratch"):
             build_backbone(name, (32, 32), weights="imagenet")
+
+
+def test_a_backbone_that_is_only_counted_never_gets_values() -> None:
+    shape, backbone = feature_map_of(ModelConfig(backbone="compact"), (64, 64))
+    assert shape == (8, 8, 256)
+    keras.layers.Dense(2)(keras.Input((3,)))  # here Keras gives values to the variables that it still remembers
+    assert [weight.path for weight in backbone.weights if weight._value is not None] == []
 
 
 # --- pixels ---
@@ -125,7 +133,7 @@ def test_a_preprocessing_that_is_named_wins_over_the_backbones_own() -> None:
 
 @pytest.mark.parametrize("name", ["compact", "compact_small"])
 def test_our_own_backbones_scale_pixels_to_minus_one_and_one(name: str) -> None:
-    backbone = build_without_values(name, (16, 16))
+    backbone = build_cheaply(name, (16, 16))
     pixels = np.array([0.0, 127.5, 255.0], "float32")
     assert keras.ops.convert_to_numpy(backbone.get_layer("scaling")(pixels)).tolist() == [-1.0, 0.0, 1.0]
 
@@ -135,9 +143,9 @@ def test_our_own_backbones_scale_pixels_to_minus_one_and_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", EFFICIENTNETS)
 def test_an_efficientnet_from_random_weights_scales_as_with_imagenet_weights(name: str) -> None:
-    ours = build_without_values(name, (32, 32))
-    with keras.StatelessScope(initialize_variables=False):
-        plain = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(32, 32, 3))
+    ours = build_cheaply(name, (32, 32))
+    application = getattr(keras.applications, name)
+    plain = build_without_values(lambda: application(include_top=False, weights=None, input_shape=(32, 32, 3)))
     assert [tuple(weight.shape) for weight in ours.weights] == [tuple(weight.shape) for weight in plain.weights]
     assert [type(layer) for layer in ours.layers if layer.name != "imagenet_scaling"] == [
         type(layer) for layer in plain.layers
@@ -155,7 +163,7 @@ def test_an_efficientnet_from_random_weights_scales_as_with_imagenet_weights(nam
 
 
 def test_a_backbone_can_be_cut_at_a_layer() -> None:
-    backbone = build_without_values("MobileNetV2", (96, 64))
+    backbone = build_cheaply("MobileNetV2", (96, 64))
     cut = cut_backbone(backbone, "block_6_expand_relu")
     assert cut.output_shape == (None, 12, 8, 192)
     assert cut.name == backbone.name
@@ -164,13 +172,13 @@ def test_a_backbone_can_be_cut_at_a_layer() -> None:
 
 
 def test_cutting_at_an_unknown_layer_names_the_nearest_and_the_last_ones() -> None:
-    backbone = build_without_values("MobileNetV2", (96, 96))
+    backbone = build_cheaply("MobileNetV2", (96, 96))
     with pytest.raises(ConfigError, match=r"'block_6_expand_rely'.*'block_6_expand_relu'.*last ones are .*out_relu"):
         cut_backbone(backbone, "block_6_expand_rely")
 
 
 def test_cutting_where_there_is_no_feature_map_is_an_error() -> None:
-    backbone = build_without_values("EfficientNetB0", (32, 32))
+    backbone = build_cheaply("EfficientNetB0", (32, 32))
     with pytest.raises(ConfigError, match=r"'block1a_se_squeeze' gives no feature map but \(None, 32\)"):
         cut_backbone(backbone, "block1a_se_squeeze")
 
@@ -180,7 +188,7 @@ def test_cutting_where_there_is_no_feature_map_is_an_error() -> None:
 
 @pytest.mark.parametrize(("steps", "momentum"), [(1, 0.9), (99, 0.9), (100, 0.99), (5000, 0.99)])
 def test_batch_norm_momentum_is_limited_by_the_length_of_an_epoch(steps: int, momentum: float) -> None:
-    backbone = build_without_values("MobileNetV2", (32, 32))
+    backbone = build_cheaply("MobileNetV2", (32, 32))
     norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert {layer.momentum for layer in norms} == {0.999}
     norms[0].momentum = 0.5
@@ -193,9 +201,9 @@ def test_batch_norm_momentum_is_limited_by_the_length_of_an_epoch(steps: int, mo
 
 
 def test_the_maps_of_the_compact_backbones() -> None:
-    assert build_without_values("compact", (96, 96)).output_shape == (None, 12, 12, 256)
-    assert build_without_values("compact_small", (96, 96)).output_shape == (None, 12, 12, 64)
-    assert build_without_values("compact", (64, 40)).output_shape == (None, 8, 5, 256)
+    assert build_cheaply("compact", (96, 96)).output_shape == (None, 12, 12, 256)
+    assert build_cheaply("compact_small", (96, 96)).output_shape == (None, 12, 12, 64)
+    assert build_cheaply("compact", (64, 40)).output_shape == (None, 8, 5, 256)
 
 
 @pytest.mark.parametrize("axis", [0, 1])

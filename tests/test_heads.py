@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import pytest
 
-from wisesr_cli.backbones import build_backbone
 from wisesr_cli.config import ModelConfig
 from wisesr_cli.config_reader import parse_head
 from wisesr_cli.errors import ConfigError
@@ -29,7 +28,7 @@ from wisesr_cli.heads import (
     head_parameters,
     pool_size,
 )
-from wisesr_cli.model import build_classifier, feature_map_of, notes_about
+from wisesr_cli.model import build_classifier, build_without_values, feature_map_of, notes_about
 
 MAPS = [(7, 7, 32), (16, 16, 8), (5, 9, 4), (1, 1, 8), (3, 3, 6)]
 POOLING = ["pooling=tile", "pooling=valid", "pre_pool=1", "pre_pool=3", "pre_pool=2:pooling=valid"]
@@ -45,8 +44,7 @@ PAPER_MAP = (7, 7, 2048)
 def build(feature_map: tuple[int, int, int], classes: int, options: HeadOptions, *, values: bool = True) -> Any:
     """Return a Keras model of the head alone; without values it is made quickly and can only be counted."""
     if not values:
-        with keras.StatelessScope(initialize_variables=False):
-            return build(feature_map, classes, options)
+        return build_without_values(lambda: build(feature_map, classes, options))
     inputs = keras.Input(feature_map)
     return keras.Model(inputs, build_head(inputs, classes, options))
 
@@ -105,9 +103,10 @@ def slow_flops(feature_map: tuple[int, int, int], classes: int, variant: str) ->
     if "pre_pool" in given and name in {"wise", "flatten"}:
         sides = [int(given["pre_pool"])] * 2
     grid = height // sides[0], width // sides[1]
+    read = grid[0] * sides[0] * grid[1] * sides[1] if given.get("pooling") == "valid" else height * width
     flops = 0
     for _ in range(channels):
-        for _ in range(height * width):
+        for _ in range(read):
             # One addition each in a pooling; where nothing is pooled, the head reads the position itself.
             flops += 1 if name in {"gap", "gmp"} or sides != [1, 1] else 0
         for _ in range(grid[0] * grid[1]):
@@ -129,11 +128,14 @@ def test_head_flops_equal_a_slow_count(feature_map: Any, variant: str) -> None:
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("name", HEADS)
 def test_logits_are_float32_under_mixed_precision(name: str, policy: str) -> None:
-    keras.config.set_dtype_policy(policy)
-    try:
-        model = build((3, 3, 6), 4, HEADS[name].options(dropout=0.5), values=False)
-    finally:
-        keras.config.set_dtype_policy("float32")
+    def build_with_policy() -> Any:
+        keras.config.set_dtype_policy(policy)  # of this thread
+        return build((3, 3, 6), 4, HEADS[name].options(dropout=0.5))
+
+    model = build_without_values(build_with_policy)
+    assert keras.config.dtype_policy().name == "float32"
+    narrow = {layer.compute_dtype for layer in model.layers}
+    assert narrow == {policy.removeprefix("mixed_"), "float32"}
     assert model.output.dtype == "float32"
     assert {weight.dtype for weight in model.weights} == {"float32"}
 
@@ -286,5 +288,4 @@ def test_flatten_with_valid_pooling_is_average_pooling_then_flatten() -> None:
 
 def test_the_backbones_of_the_paper_give_maps_of_seven_by_seven() -> None:
     for name in ("Xception", "ResNet50", "DenseNet169"):
-        with keras.StatelessScope(initialize_variables=False):
-            assert build_backbone(name, (224, 224)).output_shape[1:3] == (7, 7)
+        assert feature_map_of(ModelConfig(backbone=name), (224, 224))[0][:2] == (7, 7)

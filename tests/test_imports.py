@@ -135,7 +135,9 @@ def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [["train"], ["check"], ["config", "show"], ["summarize"]])
 def test_a_typo_in_a_config_is_2_without_keras(words: list[str], tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("schema_version: 1\nmodel:\n  head: {name: wise, prepool: 2}\n")
+    (tmp_path / "config.yaml").write_text(
+        "schema_version: 1\nmodel:\n  head: {name: wise, prepool: 2}\n", encoding="utf-8"
+    )
     code, loaded, err = loaded_after(command(*words, "config.yaml"), tmp_path)
     assert code == 2
     assert err == (

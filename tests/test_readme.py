@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from image_folders import make_image
 
 ROOT = Path(__file__).parent.parent

@@ -382,7 +382,6 @@ def test_an_error_about_an_odd_name_is_one_visible_line(wisesr: CommandLine) -> 
     assert not HIDDEN.search(answer.err)
 
 
-@pytest.mark.xfail(strict=True, reason="runs.write_rows writes its header, here class names, as it is")
 def test_every_file_of_an_evaluation_of_odd_names_is_printable(wisesr: CommandLine, odd_run: Trained) -> None:
     assert wisesr("evaluate", odd_run.run).code == 0
     for path in (odd_run.run / "evaluate-validation").iterdir():

@@ -61,16 +61,20 @@ def build(path: Path, classes: int) -> tuple[tuple[int, ...], int]:
 
     from wisesr_cli.backbones import preprocess, resolve_preprocessing
     from wisesr_cli.heads import build_head
+    from wisesr_cli.model import build_without_values
 
     config = load_config(path).config
     size, model = config.data.image_size, config.model
     backbone = backbone_without_values(model.backbone, size)
-    with keras.StatelessScope(initialize_variables=False):
+
+    def build_classifier() -> keras.Model:
         pixels = keras.Input((*size, 3))
         feature_map = backbone(preprocess(pixels, resolve_preprocessing(model.backbone, model.preprocessing)))
-        classifier = keras.Model(pixels, build_head(feature_map, classes, model.head))
+        return keras.Model(pixels, build_head(feature_map, classes, model.head))
+
+    classifier = build_without_values(build_classifier)
     assert classifier.output_shape == (None, classes)
-    return tuple(feature_map.shape[1:]), classifier.count_params() - backbone.count_params()
+    return tuple(backbone.output_shape[1:]), classifier.count_params() - backbone.count_params()
 
 
 def formula(name: str, pool: int, feature_map: tuple[int, int, int], classes: int) -> int:

@@ -12,9 +12,11 @@ Nothing is imported before it is used: Keras is started by the first call that n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+# Not imported from `typing`: this runs before `__main__` takes the current folder off the path.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from wisesr_cli.api import evaluate, load_config, predict, summarize, train
     from wisesr_cli.layers import PositionWeightedPooling2D, TileAveragePooling2D
 

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from wisesr_cli.errors import PIPE_CLOSED, WisesrError, machine_error
+from wisesr_cli.errors import INTERRUPTED, PIPE_CLOSED, WisesrError, machine_error
 from wisesr_cli.text import nearest, visible
 
 COMMANDS: dict[str, str] = {
@@ -90,13 +90,15 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = typer.main.get_command(app).main(list(arguments), prog_name="wisesr", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # Typer's silent answer to Ctrl-C
+            return _fail("stopped", INTERRUPTED, debug)
         return code if isinstance(code, int) else 0
     except WisesrError as error:
         return _fail(str(error), error.exit_code, debug)
     except typer.TyperException as error:
         return _show_usage_error(error, debug)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped", 130, debug)
+        return _fail("stopped", INTERRUPTED, debug)
     except BrokenPipeError:
         return _pipe_closed()
     except SystemExit as stop:  # Typer turns a closed pipe into an exit with 1

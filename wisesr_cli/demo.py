@@ -11,6 +11,7 @@ from wisesr_cli import api, harbour
 from wisesr_cli.config_reader import Override, load_config
 from wisesr_cli.files import write_text
 from wisesr_cli.results import DemoResult, DemoRow, Prediction, TrainingListener
+from wisesr_cli.runs import check_output_folder
 from wisesr_cli.training import TrainingOptions
 
 HEADS = ("gap", "wise")
@@ -41,6 +42,7 @@ train:
 
 def run_demo(output_dir: Path, *, seed: int, listener: TrainingListener) -> DemoResult:
     """Draw the harbour, train and judge both heads on it, and label some pictures with the last one."""
+    check_output_folder(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     pictures = output_dir / "harbour"
     harbour.make_harbour(pictures, seed=seed, listener=listener)

@@ -38,6 +38,8 @@ class EpochKeeper(keras.callbacks.Callback):
         self.steps_done = 0
         self.epoch_started = 0.0
         self.logs_writer = _TensorBoardWriter(run)
+        if not self.logs_writer.is_possible:
+            listener.warn("no TensorBoard logs: the run directory's name is not UTF-8")
         remaining = trainer.config.train.epochs - trainer.progress.epoch
         self.display = listener.progress("training", remaining * trainer.steps_per_epoch)
         self.bar = self.display.__enter__()
@@ -164,7 +166,7 @@ def _rank(row: EpochResult, best_by: str) -> tuple[float, ...]:
 
 def _not_finite(what: str, value: float, where: str) -> DataError:
     return DataError(
-        f"the {what} became {value} at {where}; the best checkpoint is kept. Try a smaller --learning-rate, "
+        f"the {what} became {value} at {where}; what earlier epochs wrote is kept. Try a smaller --learning-rate, "
         "a longer train.schedule.warmup_epochs, or --precision float32"
     )
 
@@ -176,7 +178,18 @@ class _TensorBoardWriter:
         self.run = run
         self.writers: dict[str, Any] = {}
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether TensorBoard can write there: it takes names that are UTF-8 only."""
+        try:
+            str(self.run.tensorboard).encode("utf-8")
+        except UnicodeEncodeError:
+            return False
+        return True
+
     def write(self, row: EpochResult) -> None:
+        if not self.is_possible:
+            return
         self._add("train", row.epoch, loss=row.loss, top1_accuracy=row.top1_accuracy, learning_rate=row.learning_rate)
         if row.val_loss is not None and row.val_top1_accuracy is not None:
             self._add("validation", row.epoch, loss=row.val_loss, top1_accuracy=row.val_top1_accuracy)

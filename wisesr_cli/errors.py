@@ -11,6 +11,7 @@ import errno
 from wisesr_cli.text import visible
 
 SOME_UNREADABLE = 6  # finished, but some images could not be read
+INTERRUPTED = 130  # stopped from the keyboard
 PIPE_CLOSED = 141  # the reader of standard output went away
 
 

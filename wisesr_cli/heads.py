@@ -243,9 +243,13 @@ def _fc_parameters(feature_map: FeatureMap, options: HeadOptions) -> tuple[int, 
 
 def _pooling_flops(feature_map: FeatureMap, options: HeadOptions) -> int:
     """Count one addition for every value of the map that a pooling reads."""
-    if pool_size(feature_map, options) == (1, 1) and not isinstance(options, GapOptions | GmpOptions):
+    height, width, channels = feature_map
+    pool_height, pool_width = pool_size(feature_map, options)
+    if (pool_height, pool_width) == (1, 1) and not isinstance(options, GapOptions | GmpOptions):
         return 0
-    return prod(feature_map)
+    if isinstance(options, PooledOptions) and options.pooling == "valid":
+        height, width = height - height % pool_height, width - width % pool_width
+    return height * width * channels
 
 
 def _position_flops(feature_map: FeatureMap, options: HeadOptions) -> int:

@@ -6,6 +6,8 @@ A classifier takes float32 or uint8 pixels (batch, height, width, 3), RGB in 0..
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,12 +103,29 @@ def _build_loaded_backbone(config: ModelConfig, image_size: tuple[int, int]) -> 
     return backbone, loaded
 
 
+def build_without_values(build: Callable[[], Any]) -> Any:
+    """Return what `build` makes of Keras layers, with variables that hold no values; only shapes and counts are right.
+
+    It runs in a thread of its own, with Keras' default precision: Keras remembers such variables per thread, and would
+    give all of them values at the next model that this thread builds (gigabytes, minutes).
+    """
+
+    def build_in_scope() -> Any:
+        with keras.StatelessScope(initialize_variables=False):
+            return build()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(build_in_scope).result()
+
+
 def feature_map_of(config: ModelConfig, image_size: tuple[int, int]) -> tuple[FeatureMap, Any]:
     """Return the shape of the feature map and a backbone without values, quickly: nothing is computed or loaded."""
-    with keras.StatelessScope(initialize_variables=False):
+
+    def build() -> Any:
         backbone = build_backbone(config.backbone, image_size)
-        if config.feature_layer is not None:
-            backbone = cut_backbone(backbone, config.feature_layer)
+        return backbone if config.feature_layer is None else cut_backbone(backbone, config.feature_layer)
+
+    backbone = build_without_values(build)
     height, width, channels = backbone.output_shape[1:]
     return (height, width, channels), backbone
 

@@ -257,6 +257,7 @@ def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bo
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
     parent = Path(config.output_dir).expanduser()
+    check_output_folder(parent)
     if config.name is not None:
         run = Run(parent / config.name)
         if not _taken(run.path):
@@ -282,6 +283,13 @@ def _newest(parent: Path, default_name: str) -> Path | None:
     folders = sorted(parent.iterdir()) if parent.is_dir() else []
     runs = [path for path in folders if pattern.fullmatch(path.name) and (path / CONFIG).is_file()]
     return max(runs, key=lambda path: (path / CONFIG).stat().st_mtime_ns, default=None)
+
+
+def check_output_folder(folder: Path) -> None:
+    """Raise a `UsageError` when a file stands where the folder should be made."""
+    blocked = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
+    if blocked is not None:
+        raise UsageError(f"{visible(blocked)} is a file; the output directory must be a folder")
 
 
 def _taken(path: Path) -> bool:
@@ -331,7 +339,7 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
     """Write a CSV file as a whole, with cells that no spreadsheet takes for a formula."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
+        writer.writerow([csv_cell(cell) for cell in header])
         writer.writerows([csv_cell(cell) for cell in row] for row in rows)
 
 

@@ -99,7 +99,13 @@ def _ignore_user_settings(keras: Any) -> None:
     keras.config.set_image_data_format("channels_last")
 
 
+def _calm_tensorflow(tensorflow: Any) -> None:
+    """Keep TensorFlow's hints about its own tracing, meant for authors of models, from users."""
+    tensorflow.get_logger().setLevel("ERROR")
+
+
 def _tensorflow_device(tensorflow: Any, choice: DeviceChoice) -> Device:
+    _calm_tensorflow(tensorflow)
     with _quiet_start():
         gpus = tensorflow.config.list_physical_devices("GPU")
         if choice == "cpu":
