@@ -80,16 +80,17 @@ def _quiet_start() -> Iterator[None]:
     saved = os.dup(2)
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
-        failed = True
+        said = b""
         try:
             yield
-            failed = False
+        except (ImportError, OSError, RuntimeError):
+            log.seek(0)
+            said = log.read()
+            raise
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-            if failed:
-                log.seek(0)
-                sys.stderr.write(log.read().decode(errors="replace"))
+            sys.stderr.write(said.decode(errors="replace"))
 
 
 def _ignore_user_settings(keras: Any) -> None:
