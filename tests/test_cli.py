@@ -39,6 +39,8 @@ OPTIONS = {
 }
 WITH_PROGRESS = ("demo", "init", "check", "train", "evaluate", "predict", "summarize", "doctor")
 
+DISK_FULL = "wisesr: the disk is full; free some room, then repeat the command (train and predict -o: with --resume)\n"
+
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -318,7 +320,7 @@ def write_to(stdout: object, line: list[str], folder: Path) -> tuple[int, str]:
 def test_a_full_disk_behind_standard_output_is_5(line: list[str], tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 3)
     with Path("/dev/full").open("wb") as full:
-        assert write_to(full, line, tmp_path) == (5, "wisesr: the disk is full\n")
+        assert write_to(full, line, tmp_path) == (5, DISK_FULL)
 
 
 @pytest.mark.parametrize("line", CHEAP, ids=" ".join)
@@ -353,7 +355,7 @@ def test_results_that_nobody_takes_are_5_and_141(
     code = run([*(words.get(word, word) for word in command.split()), "-q"])
     monkeypatch.undo()
     stream.close()
-    assert (code, capsys.readouterr().err) == ((5, "wisesr: the disk is full\n") if broken == "full" else (141, ""))
+    assert (code, capsys.readouterr().err) == ((5, DISK_FULL) if broken == "full" else (141, ""))
 
 
 # Unreadable images: 6, gates: 7
@@ -572,7 +574,10 @@ def test_csv_and_markdown_are_tables_with_rows_of_one_length(
     if output == "csv":
         assert len({len(row) for row in rows}) == 1
     else:
-        assert all(line.startswith("|") and line.endswith("|") for line in answer.out.splitlines())
+        tables = [line for line in answer.out.splitlines() if line.startswith("|")]
+        assert all(line.endswith("|") for line in tables)
+        assert answer.out.count("| --- |") + answer.out.count("| ---: |") > 0
+        assert "### " in answer.out  # every table has its title
 
 
 def test_tables_are_data_and_go_to_standard_output(wisesr: CommandLine, trained: Trained) -> None:

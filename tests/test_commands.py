@@ -137,7 +137,7 @@ def test_check_fails_on_what_training_would_refuse_and_names_the_files(wisesr: C
 def test_check_fails_on_a_size_below_the_backbones_minimum(wisesr: CommandLine, trained: Trained) -> None:
     answer = wisesr("check", trained.photos, "--image-size", "16", "--format", "json")
     assert answer.code == 3
-    assert "image-size" in {row["code"] for row in answer.data["findings"] if row["level"] == "fail"}
+    assert "backbone" in {row["code"] for row in answer.data["findings"] if row["level"] == "fail"}
 
 
 def test_check_warns_about_a_frozen_backbone_of_random_weights(wisesr: CommandLine, trained: Trained) -> None:

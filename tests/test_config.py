@@ -452,11 +452,6 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     ),
     "both folders": ("data:\n  dir: a\n  train_dir: b", 2, "data.dir and data.train_dir are both given"),
     "no training folder": ("data: {test_dir: b}", 1, "data.train_dir is missing beside"),
-    "stopping without validation": (
-        "data: {validation_split: 0}\ntrain:\n  early_stopping: {monitor: val_loss}",
-        3,
-        "train.early_stopping.monitor is val_loss, but there is no validation split",
-    ),
     "version": ("schema_version: 2", 1, "schema_version is 2; allowed: 1"),
     "name with a path": ("name: ../x", 1, "name is '../x': must be a folder name without slashes"),
     "absolute name": ("name: /x", 1, "name is '/x': must be a folder name"),

@@ -219,7 +219,7 @@ def test_any_name_works_as_class_and_as_file(name: str, tmp_path: Path) -> None:
         assert name in index.class_names
         assert len(index.splits["train"]) == 7
         assert all(Path(path).is_file() for path in index.absolute("train"))
-        assert index.fingerprint()
+        assert index.record()
     (tmp_path / name / "bad\x1b\n.png").write_bytes(b"")
     assert "empty file" in refused(tmp_path)
 
@@ -301,7 +301,7 @@ def test_the_second_scan_reads_no_image(tmp_path: Path, monkeypatch: pytest.Monk
     make_folder(tmp_path, {"a": 5, "b": 5})
     first = built(tmp_path)
     monkeypatch.setattr("wisesr_cli.images.read_header", lambda *_: pytest.fail("a header was read"))
-    assert built(tmp_path).fingerprint() == first.fingerprint()
+    assert built(tmp_path).record() == first.record()
 
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_damaged_memory_of_the_scan_is_ignored(damage: str, tmp_path: Path, ca
         content = bytearray(memory.read_bytes())
         content[len(content) // 3 : len(content) // 3 + 40] = b"\xa5" * 40
         memory.write_bytes({"cut": content[: len(content) // 2], "noise": content, "empty": b""}[damage])
-    assert built(tmp_path).fingerprint() == first.fingerprint()
+    assert built(tmp_path).record() == first.record()
 
 
 def test_a_cache_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +339,7 @@ def test_fingerprint_and_differences_notice_added_removed_and_changed_files(tmp_
     make_image(tmp_path / "a" / "new.png", seed=77)
     make_image(tmp_path / "b" / "000.png", seed=78)
     after = built(tmp_path, validation_split=0.0)
-    assert after.fingerprint() != before.fingerprint()
+    assert after.record() != before.record()
     assert after.differences(record) == (
         "train, class 'a': 6 files before, 7 now",
         "train, class 'b': of 6 files some were changed",

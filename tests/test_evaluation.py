@@ -289,3 +289,15 @@ def test_the_python_functions_do_what_the_commands_do(wisesr: CommandLine, run: 
     records = [json.loads(json.dumps(record.to_json())) for record in wisesr_cli.predict(run, [photo])]
     assert records == wisesr("predict", run, photo, "--format", "json").data
     assert wisesr_cli.load_config(run).model.backbone == "compact_small"
+
+
+def test_mixed_precision_changes_the_arithmetic_and_hardly_the_scores(trained: Trained) -> None:
+    from wisesr_cli.engines import load_engine
+
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    exact, coarse = load_engine(trained.run), load_engine(trained.run, "mixed_bfloat16")
+    assert {layer.compute_dtype for layer in exact.model.layers} == {"float32"}
+    assert "bfloat16" in {layer.compute_dtype for layer in coarse.model.layers}
+    assert coarse.model.output.dtype == "float32"
+    difference = np.abs(exact.logits(pixels) - coarse.logits(pixels)).max()
+    assert 0 < difference < 0.2

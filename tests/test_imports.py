@@ -23,9 +23,9 @@ LAYERS = (
     {"heads", "backbones", "schedules", "images", "tables", "splits", "state"},
     {"config", "folders", "verified", "duplicates", "scan", "display", "output"},
     {"config_errors", "pixel_cache", "survey", "resume"},
-    {"config_reader", "inspection", "pipeline"},
+    {"config_reader", "inspection"},
     {"dataset", "runs"},
-    {"checking", "starter", "examples", "engines", "augmentation", "layers", "diagnosis", "weights"},
+    {"checking", "pipeline", "starter", "examples", "engines", "augmentation", "layers", "diagnosis", "weights"},
     {"model", "evaluation", "prediction", "training"},
     {"trainer", "epochs", "summary"},
     {"fitting"},
@@ -141,10 +141,8 @@ def test_a_typo_in_a_config_is_2_without_keras(words: list[str], tmp_path: Path)
     code, loaded, err = loaded_after(command(*words, "config.yaml"), tmp_path)
     assert code == 2
     assert err == (
-        "wisesr: config.yaml:3: model.head.prepool is not an option of the head 'wise'. Did you mean 'pre_pool'?"
-        + err[err.index("'pre_pool'?") + len("'pre_pool'?") :]
+        "wisesr: config.yaml:3: model.head.prepool is not an option of the head 'wise'. Did you mean 'pre_pool'?\n"
     )
-    assert err.count("\n") == 1
     assert not loaded & set(KERAS)
 
 

@@ -18,7 +18,7 @@ from image_folders import Heard, make_image
 from wisesr_cli import pipeline, pixel_cache
 from wisesr_cli.errors import DataError
 from wisesr_cli.images import decode_image
-from wisesr_cli.pipeline import Pixels, decode_in_order, epoch_order, open_pixels
+from wisesr_cli.pipeline import DecodedImages, decode_in_order, epoch_order, open_pixels
 from wisesr_cli.results import Silent
 
 SIZE = (12, 16)
@@ -30,7 +30,7 @@ def paths(tmp_path: Path) -> list[str]:
     return [str(make_image(tmp_path / f"{number:02}.png", number)) for number in range(23)]
 
 
-def opened(paths: list[str], cache: str, listener: Silent | None = None, on_error: str = "fail") -> Pixels:
+def opened(paths: list[str], cache: str, listener: Silent | None = None, on_error: str = "fail") -> DecodedImages:
     return open_pixels(
         paths, image_size=SIZE, resize="squash", cache=cache, on_error=on_error, listener=listener or Silent()
     )

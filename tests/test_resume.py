@@ -47,10 +47,10 @@ REFUSED = {
     "learning rate": (["train.optimizer.learning_rate=0.1"], "train.optimizer.learning_rate: 0.001 -> 0.1"),
     "image size": (["data.image_size=96"], "data.image_size: [224, 224] -> [96, 96]"),
     "augmentation": (["augment=none"], "augment: light -> none"),
-    "folder": (["data.dir=/elsewhere"], "data.dir: None -> /elsewhere"),
-    "class weights": (["train.class_weights={cat: 2}"], "train.class_weights.cat: None -> 2.0"),
-    "phases": ([PHASES], "train.phases.0.epochs: None -> 5"),
-    "early stopping": (["train.early_stopping={patience: 3}"], "train.early_stopping.patience: None -> 3"),
+    "folder": (["data.dir=/elsewhere"], "data.dir: null -> /elsewhere"),
+    "class weights": (["train.class_weights={cat: 2}"], "train.class_weights.cat: null -> 2.0"),
+    "phases": ([PHASES], "train.phases.0.epochs: null -> 5"),
+    "early stopping": (["train.early_stopping={patience: 3}"], "train.early_stopping.patience: null -> 3"),
 }
 
 
@@ -101,7 +101,7 @@ def test_with_phases_the_last_one_may_grow_and_the_others_may_not() -> None:
     assert check_resumable(circumstances(PHASES), circumstances(PHASES, "train.epochs=40"), []) == []
     with pytest.raises(RunError, match=r"train\.phases\.0\.epochs: 5 -> 6"):
         check_resumable(circumstances(PHASES), circumstances(PHASES.replace("5,", "6,")), [])
-    with pytest.raises(RunError, match=r"train\.phases\.1\.learning_rate: None -> 0\.1"):
+    with pytest.raises(RunError, match=r"train\.phases\.1\.learning_rate: null -> 0\.1"):
         check_resumable(circumstances(PHASES), circumstances(PHASES.replace("20", "20, learning_rate: 0.1")), [])
 
 
@@ -115,7 +115,7 @@ def test_every_setting_but_the_free_ones_is_compared() -> None:
     compared = {key.split(".")[0] + "." + key.split(".")[1] for key in config_for_comparison(config()) if "." in key}
     dumped = Config().to_dict()
     expected = {f"{part}.{key}" for part in ("data", "model", "train") for key in dumped[part]}
-    assert expected - compared == {"data.cache", "train.epochs", "train.jit_compile", "train.phases"}
+    assert expected - compared == {"data.cache", "train.epochs", "train.phases"}
 
 
 def test_circumstances_and_progress_survive_json() -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wisesr_cli.color import BACKGROUND
 from wisesr_cli.config import Config
 from wisesr_cli.config_reader import load_config, parse_set
 from wisesr_cli.errors import MachineError, RunError, UsageError
@@ -30,7 +31,7 @@ from wisesr_cli.runs import (
     write_rows,
 )
 
-INFO = ModelInfo(("cat", "d\udcff"), (96, 128), "pad", (0, 0, 0), "compact", "wise", 3, {"keras": "3.15.1"})
+INFO = ModelInfo(("cat", "d\udcff"), (96, 128), "pad", BACKGROUND, "compact", "wise", 3, {"keras": "3.15.1"})
 
 
 def make_run(path: Path, age: int = 0) -> Path:

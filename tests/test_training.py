@@ -22,7 +22,7 @@ from wisesr_cli.config import Config, PhaseConfig
 from wisesr_cli.config_reader import LoadedConfig, Override, load_config
 from wisesr_cli.engines import load_engine, numpy_logits
 from wisesr_cli.epochs import EpochKeeper, TrainingStopped
-from wisesr_cli.errors import DataError, RunError, UsageError
+from wisesr_cli.errors import ConfigError, DataError, RunError, UsageError
 from wisesr_cli.examples import open_examples
 from wisesr_cli.guard import StopRequest
 from wisesr_cli.model import build_classifier
@@ -427,7 +427,7 @@ def test_balanced_weights_make_every_class_count_alike() -> None:
 
 
 def test_a_weight_for_an_unknown_class_is_an_error_that_lists_the_classes(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"class_weights has 'd', which is no class; classes: a, b, c"):
+    with pytest.raises(ConfigError, match=r"class_weights has 'd', which is no class; classes: a, b, c"):
         train_on(images, tmp_path, {"train.class_weights": {"d": 2.0}})
 
 

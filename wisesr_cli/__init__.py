@@ -41,6 +41,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'wisesr_cli' has no attribute {name!r}")
     from importlib import import_module
 
-    if name in _LAYERS:
-        import_module("wisesr_cli.runtime").start()
     return getattr(import_module("wisesr_cli.layers" if name in _LAYERS else "wisesr_cli.api"), name)

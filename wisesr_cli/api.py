@@ -102,7 +102,9 @@ def evaluate(
     listener.note(f"device: {runtime.start(device, precision=precision)}")
     from wisesr_cli.engines import load_engine
 
-    return evaluate_subject(run, load_engine(path), subject, batch_size=batch_size, on_error=rule, listener=listener)
+    return evaluate_subject(
+        run, load_engine(path, precision), subject, batch_size=batch_size, on_error=rule, listener=listener
+    )
 
 
 def predict(
@@ -136,7 +138,7 @@ def predict(
     (listener or Silent()).note(f"device: {runtime.start(device, precision=precision)}")
     from wisesr_cli.engines import load_engine
 
-    return predict_paths(load_engine(path), paths, top_k=top_k, min_score=min_score, batch_size=batch_size)
+    return predict_paths(load_engine(path, precision), paths, top_k=top_k, min_score=min_score, batch_size=batch_size)
 
 
 def summarize(

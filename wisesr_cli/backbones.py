@@ -66,17 +66,18 @@ def build_backbone(name: str, image_size: tuple[int, int], *, weights: str | Non
     Raises:
         ConfigError: the image is smaller than the backbone's minimum, or ImageNet weights do not exist.
     """
-    row = BACKBONES[name]
-    if min(image_size) < row.minimum_size:
-        raise ConfigError(
-            f"data.image_size is {image_size[0]}x{image_size[1]}, but {name} needs at least "
-            f"{row.minimum_size}x{row.minimum_size}"
-        )
-    if weights == "imagenet" and row.from_scratch:
-        raise ConfigError(
-            f"model.weights is imagenet, but {name} is trained from scratch; allowed: null, a file, a run"
-        )
-    return row.build(image_size, weights, "backbone")
+    check_backbone(name, image_size, weights)
+    return BACKBONES[name].build(image_size, weights, "backbone")
+
+
+def check_backbone(name: str, image_size: tuple[int, int], weights: str | None) -> None:
+    """Raise a `ConfigError` when the image is too small for a backbone, or it has no ImageNet weights."""
+    height, width = image_size
+    minimum = BACKBONES[name].minimum_size
+    if min(image_size) < minimum:
+        raise ConfigError(f"data.image_size is {height}x{width}, but {name} needs at least {minimum}x{minimum}")
+    if weights == "imagenet" and BACKBONES[name].from_scratch:
+        raise ConfigError(f"model.weights is imagenet, but {name} starts from scratch; allowed: null, a file, a run")
 
 
 def cut_backbone(backbone: Any, layer_name: str) -> Any:

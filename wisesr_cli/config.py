@@ -368,18 +368,6 @@ class Config(Options):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
 
-    @model_validator(mode="after")
-    def _check(self) -> Config:
-        stopping = self.train.early_stopping
-        if stopping and stopping.monitor.startswith("val_") and not self.has_validation:
-            raise ValueError(f"train.early_stopping.monitor is {stopping.monitor}, but there is no validation split")
-        return self
-
-    @property
-    def has_validation(self) -> bool:
-        """Whether some images are kept for validation, as far as the config alone tells."""
-        return self.data.validation_split > 0 or self.data.validation_dir is not None or self.data.dir is not None
-
     @property
     def augmentation(self) -> AugmentConfig:
         """The operations that `augment` stands for."""

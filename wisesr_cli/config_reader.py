@@ -105,6 +105,8 @@ def parse_head(text: str, *, base: HeadOptions | None = None) -> HeadOptions:
 def _read_source(source: str | Path | None) -> Document:
     if source is None:
         return Document({})
+    if not str(source):
+        raise UsageError("the source is empty; give a YAML config (.yaml, .yml) or a folder of images")
     path = _expanded(source)
     if path.is_dir():
         return Document({"data": {"dir": str(path.absolute())}}, {("data", "dir"): visible(source)})
@@ -208,6 +210,17 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
     tree[last] = value
     _forget(document.places, override.path)
     document.places[override.path] = override.origin
+    if override.path == ("train", "optimizer", "learning_rate"):
+        _note_phases_with_their_own(document, override, notes)
+
+
+def _note_phases_with_their_own(document: Document, override: Override, notes: list[str]) -> None:
+    """Say that phases keep the learning rates that they name."""
+    phases = document.value["train"].get("phases")
+    numbered = enumerate(phases, start=1) if isinstance(phases, list) else ()
+    own = [str(number) for number, phase in numbered if isinstance(phase, dict) and "learning_rate" in phase]
+    if own:
+        notes.append(f"{override.origin}: phase {', '.join(own)} keeps its own learning_rate")
 
 
 def _forget_split_folders(document: Document) -> None:

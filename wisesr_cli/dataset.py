@@ -50,7 +50,7 @@ def build_index(data: DataOptions, *, seed: int, listener: Listener) -> DatasetI
     class_names, parts = found.class_names, dict(found.splits)
     _check_every_class(parts["train"], class_names)
     if "validation" not in parts and data.validation_split > 0:
-        train, validation = set_validation_aside(data, parts["train"], class_names, seed=seed)
+        train, validation = splits.set_validation_aside(data, parts["train"], class_names, seed=seed)
         parts = {"train": train, "validation": validation, **{k: v for k, v in parts.items() if k != "train"}}
         _warn_of_emptied_classes(train, class_names, listener)
     notes = tell(found, listener)
@@ -64,15 +64,6 @@ def build_index(data: DataOptions, *, seed: int, listener: Listener) -> DatasetI
 def count_classes(data: DataOptions) -> int:
     """Return the number of class folders for training; no image is looked at."""
     return len(folders.list_split(find_layout(data).folders["train"]).class_names)
-
-
-def set_validation_aside(
-    data: DataOptions, train: Split, class_names: tuple[str, ...], *, seed: int
-) -> tuple[Split, Split]:
-    """Return the images left for training and those for validation, by the strategy of the config."""
-    options = splits.SplitOptions(data.validation_split, seed, class_names, data.group_regex)
-    chosen = splits.choose_validation(data.split_strategy, train.paths, train.labels, options)
-    return train.taken(np.flatnonzero(~chosen)), train.taken(np.flatnonzero(chosen))
 
 
 def scan_folder_for_evaluation(
@@ -116,7 +107,10 @@ def refuse_or_warn(unreadable: Sequence[tuple[str, str]], *, on_error: str, list
     if on_error == "skip":
         listener.warn(f"{count} left out: {shown}{more}")
     else:
-        raise DataError(f"{count}: {shown}{more}. Mend or remove them, or leave them out with --set data.on_error=skip")
+        raise DataError(
+            f"{count}: {shown}{more}. Mend or remove them, or leave them out with --set data.on_error=skip "
+            "(evaluate: --on-error skip)"
+        )
 
 
 def _evaluation_folder(folder: str | os.PathLike[str], listener: Listener) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.errors import RunError
+from wisesr_cli.heads import CLASSIFIER_LAYER
 from wisesr_cli.runs import ModelInfo, model_path, read_model_info
 from wisesr_cli.text import visible
 
@@ -30,12 +31,13 @@ class KerasEngine:
 
     Args:
         path: the model file.
+        precision: arithmetic; a model file holds float32, other arithmetic is laid over its layers.
 
     Raises:
         RunError: the file is damaged, or is not a model of wisesr train.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, precision: str = "float32") -> None:
         import keras
 
         from wisesr_cli import layers  # noqa: F401  (registers our layers)
@@ -49,10 +51,27 @@ class KerasEngine:
         expected = (None, *self.info.image_size, 3), (None, len(self.info.class_names))
         if (self.model.input_shape, self.model.output_shape) != expected:
             raise RunError(f"{visible(path)}: damaged: the model does not have the shapes that its record says")
+        if precision != "float32":
+            self.model = _in_precision(self.model, precision)
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (batch, classes) for uint8 pixels (batch, height, width, 3)."""
         return numpy_logits(self.model, pixels)
+
+
+def _in_precision(model: Any, precision: str) -> Any:
+    """Return the same model with another dtype policy; the classifier layer stays in float32, as in training."""
+    import keras
+
+    def clone(layer: Any) -> Any:
+        config = layer.get_config()
+        if layer.name != CLASSIFIER_LAYER:
+            config["dtype"] = precision
+        return layer.__class__.from_config(config)
+
+    cloned = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    cloned.set_weights(model.get_weights())
+    return cloned
 
 
 def numpy_logits(model: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -60,9 +79,9 @@ def numpy_logits(model: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(model.predict_on_batch(pixels.astype("float32")), dtype="float32")
 
 
-def load_engine(run: str | Path) -> KerasEngine:
+def load_engine(run: str | Path, precision: str = "float32") -> KerasEngine:
     """Return the engine for a run directory or a model file; `runtime.start` has been called before."""
-    return KerasEngine(model_path(run))
+    return KerasEngine(model_path(run), precision)
 
 
 def padded_logits(engine: Engine, pixels: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from wisesr_cli.errors import DataError
+from wisesr_cli.guard import Limits
 from wisesr_cli.results import EpochResult, TrainingListener
 from wisesr_cli.runs import Run
 
 if TYPE_CHECKING:
     from wisesr_cli.trainer import Trainer
-    from wisesr_cli.training import Limits
 
 
 class TrainingStopped(Exception):  # noqa: N818  (no error: training ended as it was asked to)
@@ -90,8 +90,8 @@ class EpochKeeper(keras.callbacks.Callback):
         if row.val_loss is not None and not math.isfinite(row.val_loss):
             raise _not_finite("validation loss", row.val_loss, f"the end of epoch {row.epoch}")
         progress = self.trainer.progress
-        progress.history.append(row)
         is_best = self._keep_best(row)
+        progress.history.append(row)
         stops = self._stops_early(row)
         if stops or progress.epoch == self.trainer.config.train.epochs:
             progress.finished = True
@@ -134,6 +134,8 @@ class EpochKeeper(keras.callbacks.Callback):
         rank = _rank(row, self.trainer.config.train.best_by)
         if rank and progress.best_rank and rank <= progress.best_rank:
             return False
+        if row.val_loss is None and not self.trainer.weights_are_finite():
+            raise _not_finite("weights", math.nan, f"the end of epoch {row.epoch}")
         self.trainer.save_best(self.run.best, row.epoch)
         progress.best_epoch, progress.best_rank = row.epoch, rank
         return True
@@ -144,8 +146,7 @@ class EpochKeeper(keras.callbacks.Callback):
         if options is None:
             return None
         value = getattr(row, options.monitor)
-        if value is None:
-            raise DataError(f"train.early_stopping.monitor is {options.monitor}, but there is no validation split")
+        assert value is not None, "checked before training"
         gain = value if options.monitor.endswith("accuracy") else -value
         if progress.stopping_best is None or gain > progress.stopping_best + options.min_delta:
             progress.stopping_best, progress.stopping_wait = gain, 0

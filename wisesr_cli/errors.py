@@ -68,8 +68,8 @@ class Interrupted(WisesrError):  # noqa: N818  (it was asked for)
 
 
 _MACHINE_ERRNOS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
+    errno.ENOSPC: "the disk is full; free some room, then repeat the command (train and predict -o: with --resume)",
+    errno.EDQUOT: "the disk quota is used up; free some room, then repeat the command with --resume",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",

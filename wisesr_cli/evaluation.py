@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wisesr_cli.config import SplitName
 from wisesr_cli.dataset import DatasetIndex, index_from_rows, scan_folder_for_evaluation
 from wisesr_cli.engines import Engine, padded_logits
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.metrics import compute_metrics, most_confused, reliability_bins, softmax, worst_mistakes
-from wisesr_cli.pipeline import Pixels, open_pixels
+from wisesr_cli.pipeline import DecodedImages, open_pixels
 from wisesr_cli.plots import plot_confusion_matrix, plot_reliability
 from wisesr_cli.results import Evaluation, Listener, Metrics
 from wisesr_cli.runs import Run, model_path, open_run, read_model_info, write_json, write_rows
@@ -40,7 +42,7 @@ class Subject:
 
 
 def evaluate_pixels(
-    engine: Engine, pixels: Pixels, labels: NDArray[np.int64], *, batch_size: int, listener: Listener
+    engine: Engine, pixels: DecodedImages, labels: NDArray[np.int64], *, batch_size: int, listener: Listener
 ) -> Judged:
     """Return the metrics of a model on images with labels, int64 (examples,)."""
     logits = np.empty((len(pixels), len(engine.info.class_names)), np.float32)
@@ -66,9 +68,16 @@ def choose_subject(
     if data is not None:
         class_names = _class_names(run_path)
         index = scan_folder_for_evaluation(data, class_names, on_error=on_error, listener=listener)
-        return Subject(index, "test", Path(data).absolute().name or "root")
+        name = Path(data).absolute().name or "root"
+        if name in get_args(SplitName):
+            listener.warn(f"evaluate-{name} may hold results of the run's own {name} split: they are replaced")
+        return Subject(index, "test", name)
+    if Path(run_path).is_file() and not Run(Path(run_path).parent).is_complete:
+        raise RunError(f"{visible(run_path)}: a model file without its run directory has no splits; give --data FOLDER")
     run = open_run(run_path)
-    index = index_from_rows(_data_root(run), run.read_classes(), run.read_splits())
+    class_names, rows = run.read_classes(), run.read_splits()
+    run.check_splits(class_names, rows)
+    index = index_from_rows(_data_root(run), class_names, rows)
     available = [name for name in ("test", "validation", "train") if name in index.splits]
     if split is None:
         chosen = next((name for name in available if name != "train"), None)

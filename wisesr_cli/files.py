@@ -13,12 +13,24 @@ TEMPORARY_PREFIX = ".wisesr-"
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error while writing say where: the system names no file when a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; what was written there replaces `path` when the block ends without error."""
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{path.suffix}")
     try:
-        yield temporary
-        flush_to_disk(temporary)
+        with naming(path):
+            yield temporary
+            flush_to_disk(temporary)
         temporary.replace(path)
         flush_to_disk(path.parent)
     finally:

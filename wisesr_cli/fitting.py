@@ -16,16 +16,17 @@ from wisesr_cli.epochs import EpochKeeper, TrainingStopped
 from wisesr_cli.errors import DataError, RunError
 from wisesr_cli.evaluation import evaluate_pixels
 from wisesr_cli.examples import Examples
+from wisesr_cli.guard import Limits
 from wisesr_cli.model import Classifier, notes_about
+from wisesr_cli.parallel import worker_count
 from wisesr_cli.plots import plot_learning_curves
 from wisesr_cli.results import Listener, Metrics, TrainingListener, TrainingPlan, TrainingResult
 from wisesr_cli.resume import Progress, check_resumable, circumstances_from_json
-from wisesr_cli.runs import Run, Start
+from wisesr_cli.runs import Run, Start, check_model_file
 from wisesr_cli.runtime import Device
 from wisesr_cli.state import read_state
 from wisesr_cli.text import counted
 from wisesr_cli.trainer import Arrays, Trainer
-from wisesr_cli.training import Limits
 
 SMALL_DATA = 5_000  # images; below, a large network from random weights learns little
 LARGE_BACKBONE = 1_000_000  # parameters
@@ -61,11 +62,14 @@ def _restore(trainer: Trainer, run: Run, listener: Listener) -> Arrays:
     """
     state = read_state(run.state)
     before = circumstances_from_json(state.progress["circumstances"])
-    differences = list(trainer.examples.index.differences(before.data))
+    differences = trainer.examples.differences(before.data)
     for warning in check_resumable(before, trainer.circumstances(), differences):
         listener.warn(warning)
     trainer.restore("model", state.arrays["model"])
     progress = trainer.progress = Progress.from_json(state.progress["progress"])
+    if progress.best_epoch is not None:
+        check_model_file(run.best)
+    run.write_examples(trainer.examples.index.class_names, trainer.examples.index.rows())
     _replan(trainer, run, listener)
     run.write_history(progress.history)
     return state.arrays["optimizer"]
@@ -138,7 +142,7 @@ def _result(
         head_parameters=trainer.classifier.head_parameters,
         epochs_done_now=epochs_done_now,
         stopped=stopped,
-        finished=trainer.progress.finished,
+        finished=trainer.progress.finished or trainer.progress.epoch >= trainer.config.train.epochs,
     )
 
 
@@ -203,9 +207,14 @@ def plan_of(trainer: Trainer, run: Run) -> TrainingPlan:
 def warnings_about(trainer: Trainer) -> list[str]:
     """Return what a user should know before waiting for a training."""
     config = trainer.config
-    warnings = notes_about(config.model, trainer.classifier.feature_map)
+    warnings = notes_about(config.model, trainer.classifier.feature_map, config.data.image_size)
     if warning := position_warning(config.augmentation, config.model.head):
         warnings.append(warning)
+    if config.train.jit_compile is True and not trainer.uses_xla:
+        warnings.append(
+            "train.jit_compile is true, but TensorFlow cannot compile an augmentation that turns, zooms or shifts: "
+            "training runs without XLA; use augment: none, or KERAS_BACKEND=jax"
+        )
     count = len(trainer.examples.index.splits["train"])
     if config.model.weights is None and _is_large(config, trainer.classifier) and count < SMALL_DATA:
         warnings.append(
@@ -225,7 +234,7 @@ def environment(device: Device) -> dict[str, Any]:
         "versions": runtime.package_versions(),
         "backend": runtime.backend_name(),
         "device": str(device),
-        "threads": runtime.thread_count(),
+        "threads": worker_count(),
         "command_line": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -67,6 +68,16 @@ class StopRequest:
         if self.signal_number is not None:
             name = signal.Signals(self.signal_number).name
             raise Interrupted(f"stopped by {name}; {hint}", self.signal_number)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop before the last epoch. Steps and seconds are counted from the start of this call of `train`."""
+
+    stop: StopRequest
+    started: float
+    max_steps: int | None = None
+    time_limit_seconds: float | None = None
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from wisesr_cli.options import Options
 
 FeatureMap = tuple[int, int, int]  # height, width, channels
 
+CLASSIFIER_LAYER = "classifier"
 FC_UNITS = 4096  # the two hidden layers of VGG (Simonyan and Zisserman, 2015)
 
 
@@ -121,7 +122,7 @@ def pool_size(feature_map: FeatureMap, options: HeadOptions) -> tuple[int, int]:
 
 def effective_options(feature_map: FeatureMap, options: HeadOptions) -> HeadOptions:
     """Return the options of the head that is really built: on a 1x1 map there are no positions, and it is GAP."""
-    if feature_map[:2] == (1, 1) and HEADS[options.name].reads_position:
+    if feature_map[:2] == (1, 1) and HEADS[options.name].is_gap_at_one_position:
         return GapOptions(classifier_initializer=options.classifier_initializer, dropout=options.dropout)
     return options
 
@@ -142,7 +143,7 @@ def build_head(feature_map: Any, classes: int, options: HeadOptions) -> Any:
         features = keras.layers.Dropout(options.dropout, name="head_dropout")(features)
     # Logits stay in float32 under mixed precision: the loss loses digits otherwise.
     return keras.layers.Dense(
-        classes, kernel_initializer=_dense_initializer(options), dtype="float32", name="classifier"
+        classes, kernel_initializer=_dense_initializer(options), dtype="float32", name=CLASSIFIER_LAYER
     )(features)
 
 
@@ -266,7 +267,8 @@ class Head:
     """A row of `HEADS`.
 
     `build` gives the feature vector of a symbolic feature map. `parameters` gives the parameters before the classifier
-    layer and the length of the feature vector; `flops` the FLOPs before the classifier layer.
+    layer and the length of the feature vector; `flops` the FLOPs before the classifier layer. `is_gap_at_one_position`:
+    on a 1x1 map the head can do no more than GAP, and GAP is built.
     """
 
     options: type[HeadOptions]
@@ -274,15 +276,15 @@ class Head:
     parameters: Callable[[FeatureMap, Any], tuple[int, int]]
     flops: Callable[[FeatureMap, Any], int]
     reads_position: bool
+    is_gap_at_one_position: bool
 
 
 HEADS: dict[str, Head] = {
-    "gap": Head(GapOptions, _build_gap, _global_parameters, _pooling_flops, reads_position=False),
-    "gmp": Head(GmpOptions, _build_gmp, _global_parameters, _pooling_flops, reads_position=False),
-    "depthwise": Head(
-        DepthwiseOptions, _build_position_weights, _position_parameters, _position_flops, reads_position=True
-    ),
-    "wise": Head(WiseOptions, _build_position_weights, _position_parameters, _position_flops, reads_position=True),
-    "flatten": Head(FlattenOptions, _build_flatten, _flatten_parameters, _pooling_flops, reads_position=True),
-    "fc": Head(FcOptions, _build_fc, _fc_parameters, _fc_flops, reads_position=True),
+    "gap": Head(GapOptions, _build_gap, _global_parameters, _pooling_flops, False, False),
+    "gmp": Head(GmpOptions, _build_gmp, _global_parameters, _pooling_flops, False, False),
+    "depthwise": Head(DepthwiseOptions, _build_position_weights, _position_parameters, _position_flops, True, True),
+    "wise": Head(WiseOptions, _build_position_weights, _position_parameters, _position_flops, True, True),
+    "flatten": Head(FlattenOptions, _build_flatten, _flatten_parameters, _pooling_flops, True, True),
+    # Its hidden layers make it another network than GAP on any map.
+    "fc": Head(FcOptions, _build_fc, _fc_parameters, _fc_flops, True, False),
 }

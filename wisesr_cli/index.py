@@ -89,10 +89,6 @@ class DatasetIndex:
             "splits": {name: self._split_record(split) for name, split in self.splits.items()},
         }
 
-    def fingerprint(self) -> str:
-        """Return a hash over the class names and every file's relative path, split, label, size and time."""
-        return hashlib.blake2b(repr(self.record()).encode("ascii", "backslashreplace"), digest_size=16).hexdigest()
-
     def differences(self, record: dict[str, Any]) -> tuple[str, ...]:
         """Return what changed since `record` was taken, a line each; empty when nothing did."""
         now = self.record()

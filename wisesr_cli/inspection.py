@@ -6,6 +6,7 @@ Every problem becomes a row, none an error. To add a check, write a function tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +33,17 @@ class Case:
     listener: Listener
 
     def index(self) -> DatasetIndex:
-        """Return the surveyed splits as an index, without validation images set aside."""
+        """Return the splits as they are on the disk."""
         return DatasetIndex(self.found.class_names, self.found.layout.root, self.found.splits)
+
+    def training_index(self) -> DatasetIndex:
+        """Return the splits as training would have them; as they are on the disk where none can be set aside."""
+        parts, data = dict(self.found.splits), self.data
+        if "validation" not in parts and data.validation_split > 0:
+            with suppress(DataError):  # a row of its own
+                aside = splits.set_validation_aside(data, parts["train"], self.found.class_names, seed=self.seed)
+                parts["train"], parts["validation"] = aside
+        return DatasetIndex(self.found.class_names, self.found.layout.root, parts)
 
 
 def inspect_data(data: DataOptions, *, seed: int, listener: Listener) -> tuple[Finding, ...]:
@@ -81,15 +91,14 @@ def _check_validation(case: Case) -> Iterator[Finding]:
     if data.validation_split <= 0:
         yield Finding("warn", "validation", "no validation images: the last epoch is kept, not the best")
         return
-    options = splits.SplitOptions(data.validation_split, case.seed, found.class_names, data.group_regex)
     train = found.splits["train"]
     try:
-        chosen = splits.choose_validation(data.split_strategy, train.paths, train.labels, options)
+        _, validation = splits.set_validation_aside(data, train, found.class_names, seed=case.seed)
     except DataError as error:
         yield Finding("fail", "validation", str(error))
         return
-    count = int(chosen.sum())
-    yield Finding("pass", "validation", f"{text.counted(count, 'image')} of {len(chosen):,} go to validation", count)
+    count = len(validation)
+    yield Finding("pass", "validation", f"{text.counted(count, 'image')} of {len(train):,} go to validation", count)
 
 
 def _check_readable(case: Case) -> Iterator[Finding]:
@@ -104,7 +113,7 @@ def _check_readable(case: Case) -> Iterator[Finding]:
 
 
 def _check_duplicates(case: Case) -> Iterator[Finding]:
-    found = find_duplicates(case.index(), case.listener)
+    found = find_duplicates(case.training_index(), case.listener)
     if not found:
         yield Finding("pass", "duplicates", "no image is in two splits or under two labels")
         return

@@ -25,7 +25,7 @@ from wisesr_cli.config import ModelConfig
 from wisesr_cli.errors import DataError
 from wisesr_cli.heads import FeatureMap, build_head, effective_options
 from wisesr_cli.runtime import seed_everything
-from wisesr_cli.weights import load_backbone_weights
+from wisesr_cli.weights import load_backbone
 
 BACKBONE_LAYER = "backbone"
 
@@ -86,21 +86,13 @@ def build_classifier(
     if classes < 2:
         raise DataError(f"a classifier needs at least 2 classes; found {classes}")
     seed_everything(seed)
-    backbone, loaded = _build_loaded_backbone(config, image_size)
+    backbone, loaded = load_backbone(config.backbone, image_size, config.weights, config.feature_layer)
     if steps_per_epoch is not None and config.weights is None:
         limit_momentum(backbone, steps_per_epoch)
     pixels = keras.Input((*image_size, 3), name="pixels")
     feature_map = backbone(preprocess(pixels, resolve_preprocessing(config.backbone, config.preprocessing)))
     model = keras.Model(pixels, build_head(feature_map, classes, config.head), name="classifier")
     return Classifier(model, loaded)
-
-
-def _build_loaded_backbone(config: ModelConfig, image_size: tuple[int, int]) -> tuple[Any, int | None]:
-    """Return the backbone with its weights, cut at the feature layer, and how many tensors were loaded."""
-    backbone, loaded = load_backbone_weights(config.backbone, image_size, config.weights)
-    if config.feature_layer is not None:
-        backbone = cut_backbone(backbone, config.feature_layer)
-    return backbone, loaded
 
 
 def build_without_values(build: Callable[[], Any]) -> Any:
@@ -130,9 +122,12 @@ def feature_map_of(config: ModelConfig, image_size: tuple[int, int]) -> tuple[Fe
     return (height, width, channels), backbone
 
 
-def notes_about(config: ModelConfig, feature_map: FeatureMap) -> list[str]:
+def notes_about(config: ModelConfig, feature_map: FeatureMap, image_size: tuple[int, int] | None = None) -> list[str]:
     """Return what a user should know of a model before training it."""
     notes = []
+    native = BACKBONES[config.backbone].native_size
+    if config.weights == "imagenet" and image_size is not None and 2 * max(image_size) < native:
+        notes.append(f"{config.backbone} was trained at {native} pixels: at {max(image_size)} its weights see less")
     head = config.head
     if effective_options(feature_map, head).name != head.name:
         notes.append(f"the feature map has one position only, so the head '{head.name}' is GAP; use larger images")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from wisesr_cli.errors import SOME_UNREADABLE, DataError, RunError, UsageError
-from wisesr_cli.files import flush_to_disk, replacing
+from wisesr_cli.files import flush_to_disk, naming, replacing
 from wisesr_cli.report import Grid, show_grid, to_csv, to_json, to_markdown
 from wisesr_cli.results import Prediction, ScoredLabel
 from wisesr_cli.tables import prediction_cells, prediction_columns
@@ -220,8 +220,9 @@ class FileOutput:
     def write(self, record: Prediction) -> None:
         """Append one record to the journal."""
         self.tally.add(record)
-        self.journal.write((to_json(record.to_json()) + "\n").encode("ascii"))
-        self.journal.flush()
+        with naming(self.journal_path):
+            self.journal.write((to_json(record.to_json()) + "\n").encode("ascii"))
+            self.journal.flush()
 
     def finish(self) -> None:
         """Render the journal into the output, as a whole, and take the journal away."""
@@ -264,8 +265,13 @@ def open_output(
     file = Path(path)
     if overwrite and resume:
         raise UsageError("--resume and --overwrite exclude each other")
+    if not path:
+        raise UsageError("-o is empty; it takes a file")
     if file.is_dir():
         raise UsageError(f"{visible(path)} is a folder; -o takes a file")
+    if file.exists() and not file.is_file():
+        raise UsageError(f"{visible(path)} is not a regular file; leave -o out, and write > {visible(path)}")
+    file = file.resolve()  # a link stays, and what it points to is written
     output = FileOutput(chosen, file, header, resume=resume)
     if file.exists() and not overwrite and not (resume and output.journal_path.exists()):
         if resume:

@@ -1,7 +1,7 @@
 """uint8 batches of images: decoded once and kept, or decoded again for every epoch.
 
-Training and evaluation read `Pixels`, which knows its files beforehand; prediction streams with `decode_in_order`,
-whose memory does not grow with the number of inputs. Decoding runs in threads.
+Training and evaluation read `DecodedImages`, which knows its files beforehand; prediction streams with
+`decode_in_order`, whose memory does not grow with the number of inputs. Decoding runs in threads.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli import images, pixel_cache, text
+from wisesr_cli.dataset import refuse_or_warn
 from wisesr_cli.errors import DataError, ImageError
 from wisesr_cli.parallel import map_in_order, worker_count
 from wisesr_cli.results import Listener
@@ -37,7 +38,7 @@ class Decoded:
     error: str | None = None
 
 
-class Pixels:
+class DecodedImages:
     """The images of a list of files at one size, by position among those that could be read.
 
     `kept` holds, for every position, the position in the list of files: labels go with `labels[pixels.kept]`.
@@ -101,7 +102,7 @@ def open_pixels(
     on_error: Literal["fail", "skip"],
     listener: Listener,
     workers: int | None = None,
-) -> Pixels:
+) -> DecodedImages:
     """Return the images of files, every one of them decoded once before this returns, or known to be sound.
 
     `auto` keeps them in memory when they fill at most a quarter of what is available, else on disk, else nowhere.
@@ -171,9 +172,9 @@ class _Loading:
     listener: Listener
     workers: int
 
-    def pixels(self, readable: npt.NDArray[np.bool_]) -> Pixels:
+    def pixels(self, readable: npt.NDArray[np.bool_]) -> DecodedImages:
         kept = np.flatnonzero(readable).astype(np.int64)
-        return Pixels(self.paths, kept, self.read, self.shape, self.workers)
+        return DecodedImages(self.paths, kept, self.read, self.shape, self.workers)
 
     def decode(self, positions: Positions, store: Callable[[int, images.Pixels], None]) -> npt.NDArray[np.bool_]:
         """Decode files and store their pixels; return which of all files are readable."""
@@ -202,17 +203,13 @@ class _Loading:
         """Raise for unreadable images, or warn of them, as the config wants."""
         if not reasons:
             return
-        named = [f"{text.visible(self.paths[position])}: {reason}" for position, reason in sorted(reasons.items())]
-        shown = "; ".join(named[:5]) + (f"; and {len(named) - 5:,} more" if len(named) > 5 else "")
-        count = text.counted(len(named), "unreadable image")
-        if self.on_error != "skip":
-            raise DataError(f"{count}: {shown}. Mend or remove them, or leave them out with --set data.on_error=skip")
-        if len(reasons) == len(self.paths):
-            raise DataError(f"no image can be read: {shown}")
-        self.listener.warn(f"{count} left out: {shown}")
+        unreadable = [(self.paths[position], reason) for position, reason in sorted(reasons.items())]
+        if self.on_error == "skip" and len(unreadable) == len(self.paths):
+            raise DataError(f"no image can be read: {text.visible(unreadable[0][0])}: {unreadable[0][1]}; ...")
+        refuse_or_warn(unreadable, on_error=self.on_error, listener=self.listener)
 
 
-def _load_into_memory(loading: _Loading, resize: str) -> Pixels | None:
+def _load_into_memory(loading: _Loading, resize: str) -> DecodedImages | None:
     try:
         rows = np.empty(loading.shape, np.uint8)
     except MemoryError:
@@ -223,7 +220,7 @@ def _load_into_memory(loading: _Loading, resize: str) -> Pixels | None:
     return pixels
 
 
-def _load_onto_disk(loading: _Loading, resize: str) -> Pixels | None:
+def _load_onto_disk(loading: _Loading, resize: str) -> DecodedImages | None:
     path = pixel_cache.cache_path(loading.keys, loading.shape[1:3], resize)
     found = pixel_cache.open_cache(path, loading.shape)
     if found is not None:
@@ -253,7 +250,7 @@ def _report_again(loading: _Loading, found: pixel_cache.DiskCache) -> None:
             raise
 
 
-def _load_nothing(loading: _Loading, resize: str) -> Pixels:
+def _load_nothing(loading: _Loading, resize: str) -> DecodedImages:
     """Only try the files that were never decoded to their end; keep no pixels."""
     unknown = np.flatnonzero(~recall_verified(loading.keys))
     everything = np.ones(len(loading.paths), np.bool_)
@@ -298,4 +295,7 @@ def _memory_of_container() -> int | None:
         return None
 
 
-_LOADERS: dict[str, Callable[[_Loading, str], Pixels | None]] = {"memory": _load_into_memory, "disk": _load_onto_disk}
+_LOADERS: dict[str, Callable[[_Loading, str], DecodedImages | None]] = {
+    "memory": _load_into_memory,
+    "disk": _load_onto_disk,
+}

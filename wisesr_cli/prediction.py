@@ -68,11 +68,13 @@ def _expand(argument: str) -> Iterator[str]:
         matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  (paths stay as they were typed)
         if not matches:
             raise DataError(f"{visible(argument)}: matches no file")
-        given: set[str] = set()  # `photos/**` matches a folder and what is in it
+        # `photos/**` matches a folder and what is in it, and goes through links that lead back.
+        identify = os.path.realpath if "**" in argument else str
+        given: set[str] = set()
         for match in matches:
             for path in _images_below(match) if Path(match).is_dir() else (match,):
-                if path not in given:
-                    given.add(path)
+                if (identity := identify(path)) not in given:
+                    given.add(identity)
                     yield path
 
 

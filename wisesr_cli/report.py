@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from wisesr_cli import results
+from wisesr_cli.results import Silent
 from wisesr_cli.text import csv_cell, visible
 
 LONG_TABLE = 40  # rows; longer tables are shortened on a terminal
+PLAIN_SECONDS = 10.0  # between lines of progress off a terminal
 PLAIN_WIDTH = 10_000  # off a terminal nothing is wrapped
 
 
@@ -86,6 +90,12 @@ def to_markdown(grid: Grid) -> str:
 
     rule = "|" + "|".join(" ---: " if column.number else " --- " for column in grid.columns) + "|\n"
     return line([column.title for column in grid.columns]) + rule + "".join(line(row) for row in grid.rows)
+
+
+def _markdown_section(grid: Grid) -> str:
+    """Return a Markdown table with its title above and its caption below."""
+    title = f"### {_markdown_cell(grid.title)}\n\n" if grid.title else ""
+    return title + to_markdown(grid) + (f"\n{_markdown_cell(grid.caption)}\n" if grid.caption else "")
 
 
 def _markdown_cell(cell: str) -> str:
@@ -169,10 +179,13 @@ class TerminalListener:
         self.console.print(Text(visible(message), style=style), soft_wrap=True)
 
     @contextmanager
-    def progress(self, label: str, total: int | None) -> Iterator[Bar]:
-        """Show a bar with the remaining time, on a terminal."""
-        if self.quiet or not self.console.is_terminal:
-            yield Bar(None, None)
+    def progress(self, label: str, total: int | None) -> Iterator[results.Progress]:
+        """Show a bar with the remaining time on a terminal, and a line now and then elsewhere."""
+        if self.quiet:
+            yield Silent()
+            return
+        if not self.console.is_terminal:
+            yield PlainProgress(self, label, total)
             return
         columns = (
             SpinnerColumn(),
@@ -186,28 +199,53 @@ class TerminalListener:
 
 
 class Bar:
-    """A `results.Progress` on the terminal, or nowhere."""
+    """A `results.Progress` on the terminal."""
 
-    def __init__(self, live: Progress | None, task: Any) -> None:
+    def __init__(self, live: Progress, task: Any) -> None:
         self.live, self.task = live, task
 
     def advance(self, steps: int = 1) -> None:
         """Count `steps` more as done."""
-        if self.live is not None:
-            self.live.advance(self.task, steps)
+        self.live.advance(self.task, steps)
 
     def describe(self, label: str) -> None:
         """Say what is being done now."""
-        if self.live is not None:
-            self.live.update(self.task, description=visible(label))
+        self.live.update(self.task, description=visible(label))
 
 
-Renderer = Callable[[Grid, Sequence[str], Sequence[Sequence[Any]], Any], str]
+class PlainProgress:
+    """A `results.Progress` off a terminal: a line every `PLAIN_SECONDS`, with the remaining time where it is known."""
+
+    def __init__(self, listener: TerminalListener, label: str, total: int | None) -> None:
+        self.listener, self.label, self.total = listener, label, total
+        self.done = 0
+        self.started = self.told = time.monotonic()
+
+    def advance(self, steps: int = 1) -> None:
+        """Count `steps` more as done."""
+        self.done += steps
+        now = time.monotonic()
+        if now - self.told >= PLAIN_SECONDS:
+            self.told = now
+            self.listener.note(self._line(now - self.started))
+
+    def _line(self, seconds: float) -> str:
+        if not self.total:
+            return f"{self.label}: {self.done:,}"
+        left = seconds * max(0, self.total - self.done) / self.done
+        return f"{self.label}: {self.done:,} of {self.total:,}, about {left:,.0f} s left"
+
+    def describe(self, label: str) -> None:
+        """Say what is being done now."""
+        self.label = label
+
+
+Renderer = Callable[[Sequence[Grid], Sequence[str], Sequence[Sequence[Any]], Any], str]
 
 FORMATS: dict[str, Renderer] = {
-    "json": lambda grid, header, rows, value: to_json(value) + "\n",
-    "csv": lambda grid, header, rows, value: to_csv(header, rows),
-    "markdown": lambda grid, header, rows, value: to_markdown(grid),
+    "json": lambda grids, header, rows, value: to_json(value) + "\n",
+    "csv": lambda grids, header, rows, value: to_csv(header, rows),
+    "markdown": lambda grids, header, rows, value: "\n".join(_markdown_section(grid) for grid in grids),
 }
 
 
@@ -224,7 +262,7 @@ def show_result(
 
     Args:
         chosen: `table`, or a key of `FORMATS`.
-        grids: the tables for people; Markdown takes the first.
+        grids: the tables for people, and for Markdown.
         header: column names of the CSV.
         rows: rows of the CSV.
         value: what JSON holds.
@@ -235,4 +273,4 @@ def show_result(
             show_grid(grid, limit=limit)
         sys.stdout.flush()
     else:
-        write_output(FORMATS[chosen](grids[0], header, rows, value))
+        write_output(FORMATS[chosen](grids, header, rows, value))

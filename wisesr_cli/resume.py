@@ -11,10 +11,8 @@ from wisesr_cli.errors import RunError
 from wisesr_cli.results import EpochResult
 from wisesr_cli.text import joined, visible
 
-FORMAT = 1
-
 # Settings that touch only where and how something is kept, not what is computed.
-_FREE = ("name", "output_dir", "data.cache", "train.epochs", "train.jit_compile")
+_FREE = ("name", "output_dir", "data.cache", "train.epochs")
 _LAST_PHASE = "train.phases"
 
 
@@ -131,10 +129,14 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _shown(value: Any) -> str:
+    return "null" if value is None else visible(value)
+
+
 def _config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     keys = list(dict.fromkeys((*before, *now)))
     return [
-        f"{visible(key)}: {visible(before.get(key))} -> {visible(now.get(key))}"
+        f"{visible(key)}: {_shown(before.get(key))} -> {_shown(now.get(key))}"
         for key in keys
         if before.get(key) != now.get(key)
     ]

@@ -13,14 +13,15 @@ import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import chain, count
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args
 
-from wisesr_cli.config import Config
+from wisesr_cli.color import BACKGROUND
+from wisesr_cli.config import Config, SplitName
 from wisesr_cli.config_reader import load_config
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.files import TEMPORARY_PREFIX, replacing, write_text
@@ -41,14 +42,16 @@ LOCK = ".lock"
 MODEL_INFO = "wisesr.json"  # a member of the archive of a model
 MODEL_INFO_BYTES = 4 * 1024 * 1024
 
+_EVALUATION_FILES = (METRICS, "per_class.csv", "confusion_matrix.csv", "predictions.csv", "report.html")
+
 # What `--overwrite` takes away; whatever else lies in a run directory is the user's.
 _OURS = (
     *(BEST, CONFIG, CLASSES, SPLITS, ENVIRONMENT, HISTORY, METRICS),
     f"{STATE}/epoch-*",
     f"{STATE}/{TEMPORARY_PREFIX}*",
-    f"{PLOTS}/*.png",
+    *(f"{PLOTS}/{name}.png" for name in ("learning_curves", "confusion_matrix-*", "reliability-*")),
     f"{TENSORBOARD}/**/events.out.tfevents.*",
-    *(f"evaluate-*/{name}" for name in ("*.json", "*.csv", "*.png", "report.html")),
+    *(f"evaluate-*/{name}" for name in _EVALUATION_FILES),
 )
 _OUR_FOLDERS = (STATE, PLOTS, f"{TENSORBOARD}/*", TENSORBOARD, "evaluate-*")
 
@@ -117,10 +120,14 @@ class Run:
         environment: dict[str, Any],
     ) -> None:
         """Write what is known before the first step: config, classes, splits and environment."""
+        self.write_examples(class_names, splits)
         self.write_config(config)
+        write_json(self.path / ENVIRONMENT, environment)
+
+    def write_examples(self, class_names: Sequence[str], splits: Iterable[tuple[str, str, str]]) -> None:
+        """Write the classes, which make the folder a run's, and which image is in which split."""
         write_json(self.path / CLASSES, list(class_names))
         write_rows(self.path / SPLITS, ("path", "label", "split"), splits)
-        write_json(self.path / ENVIRONMENT, environment)
 
     def write_config(self, config: Config) -> None:
         """Write the resolved config, so that `wisesr train` on it repeats the run."""
@@ -134,8 +141,19 @@ class Run:
         return tuple(names)
 
     def read_splits(self) -> list[tuple[str, str, str]]:
-        """Return path (relative to the data folder), label and split of every example."""
-        return [(row[0], row[1], row[2]) for row in read_rows(self.path / SPLITS, 3)]
+        """Return path (relative to the data folder), label and split of every example.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        return [(path, label, split) for path, label, split in read_rows(self.path / SPLITS, 3)]
+
+    def check_splits(self, class_names: Sequence[str], rows: Iterable[tuple[str, str, str]]) -> None:
+        """Raise a `RunError` when a row of splits.csv is no example of this run."""
+        for number, (path, label, split) in enumerate(rows, start=2):
+            outside = PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
+            if outside or label not in class_names or split not in get_args(SplitName):
+                raise RunError(f"{visible(self.path / SPLITS)}:{number}: damaged: not an example of this run")
 
     def write_history(self, history: Iterable[EpochResult]) -> None:
         """Write a row per finished epoch; numbers are written so that they read back exactly."""
@@ -182,9 +200,11 @@ def open_run(path: str | Path) -> Run:
 
 def config_source(source: str | Path | None) -> str | Path | None:
     """Return the config of a run directory, or what was given when it is none."""
-    if source is not None and Run(Path(source)).is_complete:
-        return Run(Path(source)).config_path
-    return source
+    if source is None or not str(source):
+        return source
+    path = Path(source)
+    run = Run(path.parent if path.suffix == ".keras" and path.is_file() else path)
+    return run.config_path if run.is_complete else source
 
 
 def model_path(run: str | Path) -> Path:
@@ -204,6 +224,39 @@ def model_path(run: str | Path) -> Path:
     return best
 
 
+def weights_file(source: str) -> Path:
+    """Return the file that `model.weights` names: itself, or the best model of a run directory.
+
+    Raises:
+        RunError: there is none.
+    """
+    path = Path(source) / BEST if Path(source).is_dir() else Path(source)
+    if not path.is_file():
+        raise RunError(
+            f"model.weights: {visible(path)}: no such file; allowed: imagenet, a weights or .keras file, a run"
+        )
+    return path
+
+
+def check_model_file(path: Path) -> None:
+    """Raise a `RunError` when a model file is missing or not as it was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        ValueError,
+        zlib.error,
+        lzma.LZMAError,
+        NotImplementedError,
+        EOFError,
+    ) as error:
+        raise RunError(f"{visible(path)}: missing or damaged: {visible(error)}; start anew with --overwrite") from None
+    if damaged is not None:
+        raise RunError(f"{visible(path)}: damaged: {visible(damaged)} in it; start anew with --overwrite")
+
+
 def read_model_info(path: Path) -> ModelInfo:
     """Return what the model file at `path` says of itself.
 
@@ -216,6 +269,8 @@ def read_model_info(path: Path) -> ModelInfo:
             if member.file_size > MODEL_INFO_BYTES:
                 raise RunError(f"{visible(path)}: {MODEL_INFO} in it is too large")
             values = json.loads(archive.read(member))
+        if tuple(values["background"]) != BACKGROUND:
+            raise RunError(f"{visible(path)}: was trained with another background than this wisesr lays under images")
         return ModelInfo(
             class_names=tuple(values["class_names"]),
             image_size=(int(values["image_size"][0]), int(values["image_size"][1])),
@@ -262,12 +317,12 @@ def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bo
         run = Run(parent / config.name)
         if not _taken(run.path):
             return Start(run, resumed=False)
-        if resume and (run.path / CONFIG).is_file():
-            return Start(run, resumed=True)
         if not run.path.is_dir():
             raise UsageError(f"{visible(run.path)} is not a folder; give another --name")
-        if overwrite:
-            return Start(run, resumed=False)
+        if not (run.path / CLASSES).is_file():
+            raise UsageError(f"{visible(run.path)} holds something that is no run; give another --name")
+        if resume or overwrite:
+            return Start(run, resumed=resume)
         raise UsageError(
             f"{visible(run.path)} exists; give another --name, go on with --resume, or start anew with --overwrite"
         )
@@ -310,6 +365,18 @@ def prepare_folder(run: Run, *, overwrite: bool) -> None:
             _remove_if_empty(folder)
     for leftover in run.path.glob(f"{TEMPORARY_PREFIX}*"):
         leftover.unlink()
+
+
+@contextmanager
+def forget_if_empty(run: Run) -> Iterator[None]:
+    """Take the run directory away when the block fails before anything was written into it."""
+    try:
+        yield
+    except BaseException:
+        if not _taken(run.path):
+            run.lock.unlink(missing_ok=True)
+            _remove_if_empty(run.path)
+        raise
 
 
 def _remove(path: Path) -> None:

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from wisesr_cli.errors import MachineError
+from wisesr_cli.parallel import worker_count
 
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 
@@ -110,7 +111,7 @@ def _tensorflow_device(tensorflow: Any, choice: DeviceChoice) -> Device:
     with _quiet_start():
         gpus = tensorflow.config.list_physical_devices("GPU")
         if choice == "cpu":
-            tensorflow.config.set_visible_devices([], "GPU")
+            _hide_gpus(tensorflow)
     if choice == "cpu":
         return Device("cpu", processor(), "asked for")
     if not gpus:
@@ -121,6 +122,13 @@ def _tensorflow_device(tensorflow: Any, choice: DeviceChoice) -> Device:
         tensorflow.config.experimental.set_memory_growth(gpu, True)
     name = tensorflow.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
     return Device("gpu", name, "asked for" if choice == "gpu" else "TensorFlow sees it")
+
+
+def _hide_gpus(tensorflow: Any) -> None:
+    try:
+        tensorflow.config.set_visible_devices([], "GPU")
+    except RuntimeError:
+        raise MachineError("this process computes on a GPU already; ask for the CPU before the first model") from None
 
 
 def _jax_device(jax: Any, choice: DeviceChoice) -> Device:
@@ -148,12 +156,7 @@ def _full_float32(framework: Any, backend: str) -> None:
 
 def processor() -> str:
     """Return the processor's name and the number of threads that this process may use."""
-    return f"{platform.processor() or platform.machine()}, {thread_count()} threads"
-
-
-def thread_count() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{platform.processor() or platform.machine()}, {worker_count()} threads"
 
 
 def seed_everything(seed: int) -> None:

@@ -10,13 +10,17 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli import text
 from wisesr_cli.errors import DataError
-from wisesr_cli.index import Labels
+from wisesr_cli.index import Labels, Split
+
+if TYPE_CHECKING:
+    from wisesr_cli.survey import DataOptions
 
 Chosen = npt.NDArray[np.bool_]
 
@@ -29,6 +33,18 @@ class SplitOptions:
     seed: int
     class_names: tuple[str, ...]
     group_regex: str | None = None
+
+
+def set_validation_aside(
+    data: DataOptions, train: Split, class_names: tuple[str, ...], *, seed: int
+) -> tuple[Split, Split]:
+    """Return the images left for training and those for validation, by the strategy of the config.
+
+    Raises `DataError` when a side would be empty.
+    """
+    options = SplitOptions(data.validation_split, seed, class_names, data.group_regex)
+    chosen = choose_validation(data.split_strategy, train.paths, train.labels, options)
+    return train.taken(np.flatnonzero(~chosen)), train.taken(np.flatnonzero(chosen))
 
 
 def choose_validation(strategy: str, paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:

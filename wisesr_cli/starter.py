@@ -21,7 +21,6 @@ from wisesr_cli.text import counted, visible
 from wisesr_cli.yaml_reader import read_yaml
 
 SMALL_IMAGES = 96  # pixels of the median shorter side; below, a network from scratch at that size
-LARGE_IMAGES = 1_000
 IMBALANCE = 3.0  # times as many images in the largest class as in the smallest
 
 
@@ -142,6 +141,8 @@ def _data(facts: FolderFacts) -> list[str]:
     lines = ["data:", f"  dir: {_scalar(str(facts.folder))}"]
     if "validation" in facts.splits:
         lines.append(f"  # its folders are used as they are: {', '.join(facts.splits)}")
+    elif min(facts.counts) < 2:
+        lines.append("  validation_split: 0           # a class has one image only: nothing can be set aside")
     else:
         lines += [
             "  validation_split: 0.2         # of every class; there is no validation folder",

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.errors import RunError
-from wisesr_cli.files import TEMPORARY_PREFIX, flush_to_disk, sha256
+from wisesr_cli.files import TEMPORARY_PREFIX, flush_to_disk, naming, sha256
 from wisesr_cli.text import visible
 
 MANIFEST = "manifest.json"
@@ -47,11 +47,12 @@ def write_state(folder: Path, epoch: int, arrays: Mapping[str, Arrays], progress
     temporary = folder / f"{TEMPORARY_PREFIX}epoch-{epoch:06d}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    for group, values in arrays.items():
-        with (temporary / f"{group}.npz").open("wb") as file:
-            np.savez(file, **values)  # type: ignore[arg-type]
-    (temporary / PROGRESS).write_text(json.dumps(progress, indent=1), encoding="utf-8")
-    _write_manifest(temporary)
+    with naming(folder):
+        for group, values in arrays.items():
+            with (temporary / f"{group}.npz").open("wb") as file:
+                np.savez(file, **values)  # type: ignore[arg-type]
+        (temporary / PROGRESS).write_text(json.dumps(progress, indent=1), encoding="utf-8")
+        _write_manifest(temporary)
     final = _free_path(folder, epoch)
     temporary.rename(final)
     flush_to_disk(folder)

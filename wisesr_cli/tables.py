@@ -17,6 +17,7 @@ from wisesr_cli.results import (
     TrainingPlan,
     TrainingResult,
 )
+from wisesr_cli.text import counted
 
 N = True  # a column of numbers
 
@@ -65,7 +66,7 @@ def evaluation_grids(evaluation: Evaluation) -> list[Grid]:
     )
     mistakes = tuple(
         (mistake.path, mistake.truth, mistake.predicted, percent(mistake.score), percent(mistake.truth_score))
-        for mistake in evaluation.worst_mistakes[:10]
+        for mistake in evaluation.worst_mistakes
     )
     grids = [metrics_grid(evaluation.metrics, f"Evaluation on {evaluation.split}"), per_class_grid(evaluation.metrics)]
     if pairs:
@@ -195,12 +196,18 @@ def _summary_grid(key: tuple[str, int, int, int], rows: Sequence[SummaryRow]) ->
     return Grid(title, tuple(columns), tuple(cells), caption)
 
 
+def summary_header(summary: Summary) -> tuple[str, ...]:
+    """Return the columns of the CSV; latency is one of them only when it was measured."""
+    timed = any(row.latency_ms is not None for row in summary.rows)
+    return (*SUMMARY_HEADER, "latency_ms") if timed else SUMMARY_HEADER
+
+
 def summary_rows(summary: Summary) -> list[list[object]]:
     """Return the rows of the CSV."""
     return [
         [
             "x".join(map(str, row.feature_map)) if name == "feature_map" else getattr(row, name)
-            for name in SUMMARY_HEADER
+            for name in summary_header(summary)
         ]
         for row in summary.rows
     ]
@@ -225,7 +232,7 @@ def model_grid(plan: TrainingPlan) -> Grid:
         ("backbone", f"{plan.backbone}, {plan.backbone_parameters:,} parameters, weights: {loaded}"),
         ("feature map", f"{height}x{width}x{channels}"),
         ("head", f"{plan.head}, {plan.head_parameters:,} parameters"),
-        ("training", f"{plan.epochs:,} epochs of {plan.steps_per_epoch:,} steps"),
+        ("training", f"{counted(plan.epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}"),
     )
     return Grid("Model", (Column(""), Column("")), rows)
 

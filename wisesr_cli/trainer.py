@@ -16,11 +16,12 @@ from wisesr_cli.augmentation import build_augmentation
 from wisesr_cli.color import BACKGROUND
 from wisesr_cli.config import AdamOptions, AdamWOptions, Config, ModelConfig, PhaseConfig, SgdOptions
 from wisesr_cli.engines import KerasEngine
-from wisesr_cli.errors import DataError, RunError, WisesrError
+from wisesr_cli.errors import RunError, WisesrError
 from wisesr_cli.examples import Examples
 from wisesr_cli.files import replacing
 from wisesr_cli.model import Classifier, build_classifier
-from wisesr_cli.pipeline import Pixels, epoch_order
+from wisesr_cli.parallel import worker_count
+from wisesr_cli.pipeline import DecodedImages, epoch_order
 from wisesr_cli.resume import Circumstances, Progress, config_for_comparison
 from wisesr_cli.runs import ModelInfo, append_model_info
 from wisesr_cli.runtime import Device
@@ -45,7 +46,7 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        pixels: Pixels,
+        pixels: DecodedImages,
         labels: NDArray[np.int64],
         *,
         classes: int,
@@ -116,19 +117,12 @@ def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.floa
 def class_weights(
     config: Config, class_names: tuple[str, ...], labels: NDArray[np.int64]
 ) -> NDArray[np.float32] | None:
-    """Return the weight of every class, float32 (classes,), or None when all are 1.
-
-    Raises:
-        DataError: the config weighs a class that the data does not have.
-    """
+    """Return the weight of every class, float32 (classes,), or None when all are 1."""
     weights = config.train.class_weights
     if weights == "none":
         return None
     if isinstance(weights, str):
         return balanced_weights(labels, len(class_names))
-    unknown = sorted(weights.keys() - set(class_names))
-    if unknown:
-        raise DataError(f"train.class_weights has '{unknown[0]}', which is no class; classes: {', '.join(class_names)}")
     return np.asarray([weights.get(name, 1.0) for name in class_names], dtype="float32")
 
 
@@ -184,7 +178,8 @@ class Trainer:
             image_size=self.config.data.image_size,
             classes=len(self.examples.index.class_names),
             seed=self.config.seed,
-            steps_per_epoch=self.batches.num_batches,
+            # From scratch only; the float32 twin is built without weights, but takes them over.
+            steps_per_epoch=self.batches.num_batches if self.config.model.weights is None else None,
         )
 
     def _build_float32(self) -> Classifier:
@@ -213,10 +208,17 @@ class Trainer:
             optimizer=build_optimizer(self.config, phase, self.steps_per_epoch),
             loss=keras.losses.CategoricalCrossentropy(from_logits=True),
             metrics=[keras.metrics.CategoricalAccuracy(name="top1_accuracy")],
-            jit_compile=runtime.uses_xla(self.config.train.jit_compile),
+            jit_compile=self.uses_xla,
         )
         self.model.optimizer.build(self.model.trainable_variables)
         self._build_loss_and_metrics()
+
+    @property
+    def uses_xla(self) -> bool:
+        """Whether XLA compiles the training step; TensorFlow cannot where augmentation turns, zooms or shifts."""
+        return runtime.uses_xla(self.config.train.jit_compile) and all(
+            layer.supports_jit for layer in self.model.layers
+        )
 
     def _build_loss_and_metrics(self) -> None:
         """Make the variables of loss and metrics before `fit` does.
@@ -302,6 +304,10 @@ class Trainer:
                 raise RunError(f"the state does not fit the model: '{name}' has another shape; use --overwrite")
             variable.assign(arrays[name])
 
+    def weights_are_finite(self) -> bool:
+        """Return whether no weight is NaN or infinite."""
+        return all(np.isfinite(array).all() for array in _to_arrays(self.classifier.model.weights).values())
+
     def save_best(self, path: Path, epoch: int) -> None:
         """Write the classifier as it is now, in float32 and with what it says of itself."""
         if self.float32_classifier is not self.classifier:
@@ -325,10 +331,10 @@ class Trainer:
         return Circumstances(
             config=config_for_comparison(self.config),
             classes=self.examples.index.class_names,
-            data=self.examples.index.record(),
+            data=self.examples.training_record(),
             versions=runtime.package_versions(),
             backend=runtime.backend_name(),
-            threads=runtime.thread_count(),
+            threads=worker_count(),
             device=self.device.name,
         )
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wisesr_cli import runtime
+from wisesr_cli.checking import check_settings
 from wisesr_cli.config_reader import LoadedConfig
+from wisesr_cli.errors import RunError
 from wisesr_cli.examples import open_examples
-from wisesr_cli.guard import StopRequest, locked, stop_on_signals
+from wisesr_cli.guard import Limits, locked, stop_on_signals
 from wisesr_cli.results import Silent, TrainingListener, TrainingResult
-from wisesr_cli.runs import Run, choose_run, prepare_folder
+from wisesr_cli.runs import Run, choose_run, forget_if_empty, prepare_folder
 from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.state import has_state
 
@@ -37,16 +39,6 @@ class TrainingOptions:
     device: DeviceChoice = "auto"
 
 
-@dataclass(frozen=True)
-class Limits:
-    """When to stop before the last epoch. Steps and seconds are counted from the start of this call of `train`."""
-
-    stop: StopRequest
-    started: float
-    max_steps: int | None = None
-    time_limit_seconds: float | None = None
-
-
 def train(
     loaded: LoadedConfig, options: TrainingOptions | None = None, listener: TrainingListener | None = None
 ) -> TrainingResult:
@@ -60,13 +52,16 @@ def train(
         Interrupted: a signal asked to stop; there is a state to resume from.
     """
     options, listener, started = options or TrainingOptions(), listener or Silent(), time.monotonic()
+    check_settings(loaded.config)
     if options.dry_run:
         start = choose_run(loaded.config, loaded.default_name, resume=False, overwrite=True)
         return _dry_run(loaded, start.run, options, listener)
     start = choose_run(loaded.config, loaded.default_name, resume=options.resume, overwrite=options.overwrite)
     start.run.path.mkdir(parents=True, exist_ok=True)
-    with locked(start.run.lock), stop_on_signals() as stop, ExitStack() as stack:
+    with forget_if_empty(start.run), locked(start.run.lock), stop_on_signals() as stop, ExitStack() as stack:
         if start.resumed and not has_state(start.run.state):
+            if start.run.best.exists():
+                raise RunError(f"{start.run.state}: no state to resume from; start anew with --overwrite")
             start = replace(start, resumed=False)
         prepare_folder(start.run, overwrite=options.overwrite)
         examples = open_examples(loaded.config, listener)

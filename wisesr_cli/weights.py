@@ -12,44 +12,44 @@ from typing import Any
 import keras
 import numpy as np
 
-from wisesr_cli.backbones import build_backbone
+from wisesr_cli.backbones import build_backbone, cut_backbone
 from wisesr_cli.errors import MachineError, RunError, WisesrError
-from wisesr_cli.runs import BEST
+from wisesr_cli.runs import weights_file
 from wisesr_cli.text import visible
 
 
-def load_backbone_weights(name: str, image_size: tuple[int, int], source: str | None) -> tuple[Any, int | None]:
-    """Return a whole backbone and how many tensors were loaded into it, None when it starts at random.
+def load_backbone(
+    name: str, image_size: tuple[int, int], source: str | None, feature_layer: str | None = None
+) -> tuple[Any, int | None]:
+    """Return a backbone, cut at `feature_layer`, and how many of its tensors were loaded (None: it starts at random).
 
     Raises:
         RunError: the file is missing or damaged, or a tensor of it does not fit; the message names the layer.
         MachineError: ImageNet weights could not be downloaded.
     """
+    build = _with_imagenet_weights if source == "imagenet" else build_backbone
+    whole = build(name, image_size)
+    backbone = whole if feature_layer is None else cut_backbone(whole, feature_layer)
     if source is None:
-        return build_backbone(name, image_size), None
-    if source == "imagenet":
-        backbone = _with_imagenet_weights(name, image_size)
-        return backbone, len(backbone.weights)
-    backbone = build_backbone(name, image_size)
-    path = Path(source)
-    if path.is_dir():
-        path = path / BEST
-    if not path.is_file():
-        raise RunError(
-            f"model.weights: {visible(path)}: no such file; allowed: imagenet, a weights or .keras file, a run"
-        )
+        return backbone, None
+    if source != "imagenet":
+        _load_file(whole, backbone, weights_file(source))
+    return backbone, len(backbone.weights)
+
+
+def _load_file(whole: Any, cut: Any, path: Path) -> None:
+    """Fill the whole backbone, or only what is left of it where the file holds no more."""
     try:
         with warnings.catch_warnings(action="ignore"):  # what did not arrive is an error here
             if path.suffix == ".keras":
-                _copy_from_model(backbone, path)
+                _copy_from_model(whole, cut, path)
             else:
-                _load_h5(backbone, path)
+                _load_h5(whole, path)
     except WisesrError:
         raise
     except Exception as error:  # Keras and HDF5 raise whatever they like on a damaged file
         reason = " ".join(str(error).split())[:300]
         raise RunError(f"model.weights: {visible(path)}: cannot be loaded: {visible(reason)}") from error
-    return backbone, len(backbone.weights)
 
 
 def _with_imagenet_weights(name: str, image_size: tuple[int, int]) -> Any:
@@ -66,14 +66,20 @@ def _with_imagenet_weights(name: str, image_size: tuple[int, int]) -> Any:
         ) from error
 
 
-def _copy_from_model(backbone: Any, path: Path) -> None:
-    """Copy layer by layer, in order, from a saved model, which may have more layers after the backbone."""
+def _copy_from_model(whole: Any, cut: Any, path: Path) -> None:
+    """Copy layer by layer, in order, from a saved model, which may have more layers after the backbone.
+
+    A run whose backbone was cut at the same layer fills the cut one.
+    """
     from wisesr_cli import layers  # noqa: F401  (registers our layers, so that runs can be loaded)
 
     source = keras.models.load_model(path, compile=False, safe_mode=True)
-    nested = [layer for layer in source.layers if layer.name == backbone.name and hasattr(layer, "layers")]
+    nested = [layer for layer in source.layers if layer.name == whole.name and hasattr(layer, "layers")]
     source_layers = [layer for layer in _flat_layers(nested[0] if nested else source) if layer.weights]
-    target_layers = [layer for layer in _flat_layers(backbone) if layer.weights]
+    target_layers = [layer for layer in _flat_layers(whole) if layer.weights]
+    in_cut = [layer for layer in _flat_layers(cut) if layer.weights]
+    if nested and len(source_layers) == len(in_cut):
+        target_layers = in_cut
     for target, origin in zip(target_layers, source_layers, strict=False):
         _copy_layer(target, origin, path)
     if len(source_layers) < len(target_layers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -64,13 +65,14 @@ def predict(
         output, output_file, JournalHeader(sha256(path), chosen), overwrite=overwrite, resume=resume
     )
     given = list(inputs or ())
-    total = None if "-" in given else sum(1 for _ in find_inputs(given, from_file=from_file, null_separated=null))
+    once_only = "-" in given or (from_file is not None and not Path(from_file).is_file())  # pipes are read once
+    total = None if once_only else sum(1 for _ in find_inputs(given, from_file=from_file, null_separated=null))
     paths = not_empty(find_inputs(given, from_file=from_file, null_separated=null))
     listener.note(f"device: {runtime.start(device, precision=arithmetic)}")
     from wisesr_cli.engines import load_engine
     from wisesr_cli.prediction import predict_paths
 
-    engine = load_engine(path)
+    engine = load_engine(path, arithmetic)
     bar = listener.progress("labelling", total) if output_to.leaves_terminal_free else Silent().progress("", None)
     with output_to, bar as progress:
         remaining = output_to.skip_done(paths)
@@ -79,8 +81,9 @@ def predict(
             progress.advance()
         output_to.finish()
     tally = output_to.tally
+    code = tally.exit_code(strict=strict)
     if tally.unreadable:
         listener.warn(f"{tally.unreadable:,} of {counted(tally.records, 'image')} could not be read")
     elif output_file is not None:
         listener.note(f"{counted(tally.records, 'image')} labelled: {output_file}")
-    raise typer.Exit(tally.exit_code(strict=strict))
+    raise typer.Exit(code)

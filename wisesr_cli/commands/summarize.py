@@ -41,7 +41,7 @@ def summarize(
     """
     from wisesr_cli import api
     from wisesr_cli.report import TerminalListener, show_result
-    from wisesr_cli.tables import SUMMARY_HEADER, summary_grids, summary_rows
+    from wisesr_cli.tables import summary_grids, summary_header, summary_rows
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)
     summary = api.summarize(
@@ -58,7 +58,7 @@ def summarize(
     show_result(
         output,
         grids=summary_grids(summary),
-        header=SUMMARY_HEADER,
+        header=summary_header(summary),
         rows=summary_rows(summary),
         value=summary.to_json(),
     )

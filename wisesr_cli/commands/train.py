@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -104,7 +106,7 @@ def _show(result: TrainingResult, display: Listener, *, dry_run: bool) -> None:
     from wisesr_cli.tables import training_grid
 
     if dry_run:
-        display.note(f"to train: {_command_without('--dry-run')}")
+        display.note(f"to train: {_command_without(flags=('--dry-run',))}")
         return
     show_grid(training_grid(result))
     sys.stdout.flush()
@@ -114,20 +116,26 @@ def _show(result: TrainingResult, display: Listener, *, dry_run: bool) -> None:
     elif result.epochs_done_now == 0:
         display.note("nothing left to do: all epochs are done; a larger --epochs goes on")
     if not result.finished:
-        display.note(f"to go on: {_command_without('--max-steps', '--time-limit', add='--resume')}")
+        display.note(f"to go on: {_command_to_go_on(result.run_dir)}")
     if result.best_epoch is not None:
-        display.note(f"next: wisesr evaluate {run}")
+        display.note(f"next: wisesr evaluate {run}" + ("" if result.metrics else " --data FOLDER"))
         display.note(f"      wisesr predict {run} IMAGE")
 
 
-def _command_without(*dropped: str, add: str | None = None) -> str:
-    """Return the command line of this process without some options and their values."""
+def _command_to_go_on(run_dir: str) -> str:
+    """Return the command line that resumes this very run, whatever others are called by then."""
+    flags, add = ("--overwrite", "--resume"), ["--name", Path(run_dir).name, "--resume"]
+    return _command_without("--max-steps", "--time-limit", "--name", flags=flags, add=add)
+
+
+def _command_without(*dropped: str, flags: Sequence[str] = (), add: Sequence[str] = ()) -> str:
+    """Return the command line of this process without some options with their values, and without some flags."""
     words, arguments = ["wisesr"], iter(sys.argv[1:])
     for argument in arguments:
         option, equals, _ = argument.partition("=")
         if option in dropped:
-            if not equals and option != "--dry-run":
+            if not equals:
                 next(arguments, None)
-        elif argument not in {"--overwrite", "--resume"} or add is None:
+        elif argument not in flags:
             words.append(argument)
-    return shlex.join([*words, add] if add else words)
+    return shlex.join([*words, *add])
