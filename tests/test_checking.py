@@ -86,3 +86,15 @@ def test_a_folder_that_was_there_before_is_kept_when_training_fails(photos: Path
     with pytest.raises(ConfigError):
         train(LoadedConfig(config, (), "photos-wise"))
     assert (tmp_path / "runs").is_dir()
+
+
+def test_runs_among_the_class_folders_are_refused(photos: Path) -> None:
+    config = config_of(photos, photos / "runs")
+    with pytest.raises(ConfigError, match="lies among the class folders"):
+        train(LoadedConfig(config, (), "photos-wise"))
+    assert sorted(path.name for path in photos.iterdir()) == ["cat", "dog"]
+
+
+def test_runs_beside_the_folders_of_splits_are_fine(tmp_path: Path) -> None:
+    photos = make_folder(tmp_path / "photos", {"train/cat": 3, "train/dog": 3, "test/cat": 1, "test/dog": 1})
+    check_settings(config_of(photos, photos / "runs"))

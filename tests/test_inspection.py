@@ -108,3 +108,12 @@ def test_what_passes_the_check_can_be_indexed(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 5, "b": 5})
     assert CheckResult(inspect_data(Data(dir=tmp_path), seed=0, listener=Silent())).status == "pass"
     assert len(build_index(Data(dir=tmp_path), seed=0, listener=Silent()).splits) == 2
+
+
+def test_copies_that_the_split_would_tear_apart_fail(tmp_path: Path) -> None:
+    for number in range(8):
+        make_image(tmp_path / "a" / f"{number}.png", 1)
+        make_image(tmp_path / "b" / f"{number}.png", 10 + number)
+    found = findings(tmp_path)["duplicates"]
+    assert found.level == "fail"
+    assert "in two splits" in found.message

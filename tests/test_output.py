@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -300,3 +302,19 @@ def test_whatever_the_names_every_format_stays_valid(records: list[Prediction]) 
     assert [parse_csv_cell(row[0]) for row in rows] == [record.path for record in records]
     assert len(render("markdown", records).splitlines()) == (len(records) + 2 if records else 0)
     render("table", records).encode("utf-8")
+
+
+def test_an_output_that_is_no_regular_file_is_refused_and_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="not a regular file"):
+        open_output("jsonl", str(tmp_path / "pipe"), HEADER, overwrite=True, resume=False)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.jsonl", tmp_path / "link.jsonl"
+    target.write_text("old\n", encoding="utf-8")
+    link.symlink_to(target)
+    write_file("jsonl", link, predictions(2), overwrite=True)
+    assert link.is_symlink()
+    assert target.read_text(encoding="utf-8") == render("jsonl", predictions(2))

@@ -398,3 +398,14 @@ def test_a_gate_with_escapes_is_refused_without_them() -> None:
 
     with pytest.raises(UsageError, match=re.escape(r"x\x1b[31m")):
         parse_gate("x\x1b[31m=1")
+
+
+def test_off_a_terminal_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter([0.0, 1.0, 12.0, 13.0, 30.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wisesr_cli.report.time.monotonic", lambda: next(clock))
+        with TerminalListener().progress("reading", 40) as progress:
+            for _ in range(4):
+                progress.advance(5)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["reading: 10 of 40, about 36 s left", "reading: 20 of 40, about 30 s left"]

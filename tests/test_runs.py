@@ -339,3 +339,21 @@ def test_a_model_that_says_nonsense_of_itself_is_a_run_error(tmp_path: Path, tex
         archive.writestr("wisesr.json", text)
     with pytest.raises(RunError, match=r"best\.keras"):
         read_model_info(path)
+
+
+@pytest.mark.parametrize("choice", ["resume", "overwrite"])
+def test_a_folder_that_is_no_run_is_refused_whatever_was_asked(tmp_path: Path, choice: str) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("my: config\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="holds something that is no run"):
+        choose(tmp_path, name="mine", **{choice: True})
+    assert (folder / "config.yaml").read_text(encoding="utf-8") == "my: config\n"
+
+
+@pytest.mark.parametrize("row", ["../x.png,cat,train", "/etc/x.png,cat,train", "x.png,cow,train", "x.png,cat,dev"])
+def test_a_row_of_the_splits_that_is_no_example_of_the_run_is_named(tmp_path: Path, row: str) -> None:
+    run = Run(tmp_path)
+    (tmp_path / "splits.csv").write_text(f"path,label,split\na.png,cat,train\n{row}\n", encoding="utf-8")
+    with pytest.raises(RunError, match=r"splits\.csv:3: damaged"):
+        run.check_splits(("cat", "dog"), run.read_splits())

@@ -239,3 +239,17 @@ def test_classes_are_counted_in_the_folder(wisesr: CommandLine, tmp_path: Any) -
     make_photos(tmp_path / "photos", 2, classes=("a", "b", "c", "d"))
     rows = rows_of(wisesr, tmp_path / "photos", "--backbone", "compact_small", "--head", "gap")
     assert rows[0]["classes"] == 4
+
+
+def test_latency_is_a_column_of_the_csv_when_it_was_measured(wisesr: CommandLine) -> None:
+    words = ("summarize", "--backbone", "compact_small", "--image-size", "32", "--head", "gap", "--format", "csv")
+    plain, timed = wisesr(*words).out.splitlines(), wisesr(*words, "--latency").out.splitlines()
+    assert timed[0] == plain[0] + ",latency_ms"
+    assert float(timed[1].rsplit(",", 1)[1]) > 0
+
+
+def test_markdown_holds_a_table_per_backbone_and_size_with_its_title(wisesr: CommandLine) -> None:
+    sizes = ("--image-size", "32", "--image-size", "64")
+    answer = wisesr("summarize", "--backbone", "compact", "--backbone", "compact_small", *sizes, "--format", "markdown")
+    titles = [line for line in answer.out.splitlines() if line.startswith("### ")]
+    assert [title.split()[1] for title in titles] == ["compact", "compact", "compact\\_small", "compact\\_small"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -547,3 +548,92 @@ def test_a_validation_loss_that_is_not_finite_keeps_the_earlier_epoch(tmp_path: 
     with pytest.raises(DataError, match="validation loss became nan at the end of epoch 2"):
         feed(keeper, [(0.5, 1.0), (0.9, float("nan"))])
     assert saved == [1]
+
+
+# --- resuming from a run that something happened to ---
+
+
+@pytest.fixture
+def two_epochs(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_a_finished_run_without_its_state_is_not_started_anew(images: Path, two_epochs: Path) -> None:
+    before = (two_epochs / "best.keras").read_bytes()
+    shutil.rmtree(two_epochs / "state")
+    with pytest.raises(RunError, match="no state to resume from"):
+        train_on(images, two_epochs.parent, {"augment": "paper", "train.epochs": 3}, resume=True)
+    assert (two_epochs / "best.keras").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
+def test_a_damaged_best_model_is_found_before_another_epoch(images: Path, two_epochs: Path, damage: str) -> None:
+    best, history = two_epochs / "best.keras", (two_epochs / "history.csv").read_bytes()
+    content = bytearray(best.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    best.unlink()
+    if damage != "missing":
+        best.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    heard = Heard()
+    with pytest.raises(RunError, match=r"best\.keras: "):
+        train_on(images, two_epochs.parent, {"augment": "paper", "train.epochs": 3}, heard, resume=True)
+    assert heard.rows == []
+    assert (two_epochs / "history.csv").read_bytes() == history
+
+
+def test_classes_and_splits_are_written_again_by_a_resumption(images: Path, two_epochs: Path) -> None:
+    splits = (two_epochs / "splits.csv").read_bytes()
+    (two_epochs / "splits.csv").unlink()
+    (two_epochs / "classes.json").write_text('["x"]', encoding="utf-8")
+    train_on(images, two_epochs.parent, {"augment": "paper", "train.epochs": 3}, resume=True)
+    assert (two_epochs / "splits.csv").read_bytes() == splits
+    assert Run(two_epochs).read_classes() == CLASSES
+
+
+def test_fewer_epochs_than_are_done_leave_nothing_to_do(images: Path, two_epochs: Path) -> None:
+    result = train_on(images, two_epochs.parent, {"augment": "paper", "train.epochs": 1}, resume=True)
+    assert (result.finished, result.epochs_done_now, len(result.history)) == (True, 0, 2)
+
+
+def test_a_changed_test_image_does_not_keep_a_run_from_going_on(tmp_path: Path) -> None:
+    counts = {f"{split}/{name}": 4 for split in ("train", "validation", "test") for name in CLASSES}
+    photos = make_folder(tmp_path / "photos", counts)
+    train_on(photos, tmp_path, {"train.epochs": 1})
+    make_image(photos / "test" / "a" / "000.png", 999)
+    assert len(train_on(photos, tmp_path, resume=True).history) == 2
+    make_image(photos / "validation" / "a" / "000.png", 998)
+    with pytest.raises(RunError, match="validation, class 'a'"):
+        train_on(photos, tmp_path, {"train.epochs": 3}, resume=True)
+
+
+def test_weights_that_are_not_finite_are_never_the_best_model(tmp_path: Path) -> None:
+    def spoiled(self: Trainer) -> bool:
+        return len(self.progress.history) == 0  # as if the last step of epoch 2 had spoilt them
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "weights_are_finite", spoiled)
+        photos = make_folder(tmp_path / "photos", dict.fromkeys(CLASSES, 8))
+        with pytest.raises(DataError, match="weights became nan at the end of epoch 2"):
+            train_on(photos, tmp_path, {"data.validation_split": 0, "train.epochs": 3})
+    assert Progress.from_json(read_state(tmp_path / "run" / "state").progress["progress"]).best_epoch == 1
+    assert np.isfinite(load_engine(tmp_path / "run").logits(np.zeros((1, 32, 32, 3), np.uint8))).all()
+
+
+def test_weights_are_finite_looks_at_every_weight(images: Path, tmp_path: Path) -> None:
+    trainer = build_trainer(images, tmp_path)
+    assert trainer.weights_are_finite()
+    bias = trainer.classifier.model.weights[-1]
+    bias.assign(np.full(bias.shape, np.nan))
+    assert not trainer.weights_are_finite()
+
+
+def test_the_float32_twin_keeps_the_batch_norm_of_loaded_weights(images: Path, tmp_path: Path) -> None:
+    source = train_on(images, tmp_path, {"train.epochs": 1, "name": "source"})
+    settings = {"model.weights": source.run_dir, "train.precision": "mixed_bfloat16"}
+    trainer = build_trainer(images, tmp_path, settings)
+    momenta = [
+        [layer.momentum for layer in classifier.backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
+        for classifier in (trainer.classifier, trainer.float32_classifier)
+    ]
+    assert momenta[0] == momenta[1] != []

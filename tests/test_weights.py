@@ -255,3 +255,15 @@ def test_without_a_network_imagenet_weights_are_a_machine_error_with_a_way_out(
     monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", no_network)
     with pytest.raises(MachineError, match=r"ImageNet weights of MobileNetV2 .*no route.*; without a network give"):
         load_backbone(NAME, SIZE, "imagenet")
+
+
+def test_a_run_that_was_cut_gives_its_weights_to_a_backbone_cut_alike(tmp_path: Path) -> None:
+    layer = "stage1_relu"
+    first = ModelConfig(backbone="compact", feature_layer=layer)
+    origin = build_classifier(first, image_size=(32, 32), classes=3)
+    randomize(origin.model)
+    origin.model.save(tmp_path / "best.keras")
+    again = ModelConfig(backbone="compact", feature_layer=layer, weights=str(tmp_path / "best.keras"))
+    loaded = build_classifier(again, image_size=(32, 32), classes=3)
+    assert loaded.loaded_tensors == len(origin.backbone.weights)
+    assert same_weights(loaded.backbone, origin.backbone)
