@@ -82,7 +82,7 @@ def test_an_unknown_backbone_is_answered_with_the_nearest_and_all() -> None:
 
 def test_imagenet_weights_of_a_backbone_without_any_are_a_config_error() -> None:
     for name in ("compact", "compact_small"):
-        with pytest.raises(ConfigError, match=rf"weights is imagenet, but {name} is trained from scratch"):
+        with pytest.raises(ConfigError, match=rf"weights is imagenet, but {name} starts from scratch"):
             build_backbone(name, (32, 32), weights="imagenet")
 
 

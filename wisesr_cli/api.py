@@ -1,4 +1,4 @@
-"""What the commands do, as typed Python functions. The commands call these and show what they return.
+"""What the commands do, as typed Python functions; `predict` streams here, and the command adds its journal.
 
 Paths are relative to the current folder. Every function takes a `listener`, which is told what happens; without one
 nothing is shown. What goes wrong is a `wisesr_cli.errors.WisesrError`, with the exit code that the program would have.
