@@ -20,7 +20,7 @@ LAYERS = (
     {"text"},
     {"errors", "results", "files", "caches", "flops", "signatures", "parallel"},
     {"options", "guard", "runtime", "color", "metrics", "report", "yaml_reader", "index", "harbour", "plots"},
-    {"heads", "backbones", "schedules", "images", "tables", "splits", "state"},
+    {"gates", "heads", "backbones", "schedules", "images", "tables", "splits", "state"},
     {"config", "folders", "verified", "duplicates", "scan", "display", "output"},
     {"config_errors", "pixel_cache", "survey", "resume"},
     {"config_reader", "inspection"},

@@ -394,7 +394,7 @@ def test_every_file_of_an_evaluation_of_odd_names_is_printable(wisesr: CommandLi
 
 
 def test_a_gate_with_escapes_is_refused_without_them() -> None:
-    from wisesr_cli.metrics import parse_gate
+    from wisesr_cli.gates import parse_gate
 
     with pytest.raises(UsageError, match=re.escape(r"x\x1b[31m")):
         parse_gate("x\x1b[31m=1")

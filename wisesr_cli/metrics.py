@@ -1,4 +1,4 @@
-"""What the answers of a model are worth: scalar metrics, confusions, mistakes, calibration and `--fail-under` gates.
+"""What the answers of a model are worth: scalar metrics, confusions, mistakes, calibration.
 
 To add a metric, write a function that takes `Outcomes` and returns a float (None where the metric is not defined), add
 a row to `METRICS` at the foot, and the field of the same name to `results.Metrics`. Gates, tables and JSON follow.
@@ -7,7 +7,6 @@ NumPy only.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -21,7 +20,6 @@ from wisesr_cli.results import ClassMetrics, ConfusedPair, Metrics, Mistake, Rel
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Doubles: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
-Gate: TypeAlias = tuple[str, float]
 
 CALIBRATION_BINS = 15
 _BLOCK_NUMBERS = 4_000_000  # 32 MB of float64: what one step of a pass over the logits may hold
@@ -218,50 +216,6 @@ def worst_mistakes(
         )
         for example in wrong[:limit]
     )
-
-
-def parse_gate(argument: str) -> Gate:
-    """Return the metric and the threshold of a `--fail-under` argument such as `top1_accuracy=0.9`.
-
-    Raises `errors.UsageError` for an unknown metric and for a threshold that is no number or that no model can meet.
-    """
-    name, equals, number = (part.strip() for part in argument.partition("="))
-    where = f"--fail-under {text.visible(argument)}"
-    if name not in METRICS:
-        hint = text.nearest(name, METRICS)
-        raise errors.UsageError(f"{where}: no metric '{text.visible(name)}'.{hint} Choices: {text.joined(METRICS)}")
-    try:
-        threshold = float(number)
-    except ValueError:
-        threshold = math.nan
-    if not equals or not math.isfinite(threshold):
-        raise errors.UsageError(f"{where}: give a number, for example --fail-under {name}=0.9")
-    if threshold > 1 and METRICS[name].better == "higher":
-        raise errors.UsageError(f"{where}: {name} is a fraction and never above 1; 90 % is 0.9")
-    if threshold < 0 and METRICS[name].better == "lower":
-        raise errors.UsageError(f"{where}: {name} is never below 0")
-    return name, threshold
-
-
-def check_gates(metrics: Metrics, gates: Sequence[Gate]) -> None:
-    """Raise `errors.GateMissed`, naming every gate that `metrics` miss; a metric that is not defined misses."""
-    missed = [(name, threshold) for name, threshold in gates if not _meets(getattr(metrics, name), name, threshold)]
-    if not missed:
-        return
-    reasons = [_missed_gate(name, getattr(metrics, name), threshold) for name, threshold in missed]
-    raise errors.GateMissed(f"missed {text.counted(len(missed), 'gate')}: " + "; ".join(reasons))
-
-
-def _meets(value: float | None, name: str, threshold: float) -> bool:
-    if value is None:
-        return False
-    return value >= threshold if METRICS[name].better == "higher" else value <= threshold
-
-
-def _missed_gate(name: str, value: float | None, threshold: float) -> str:
-    shown = "not defined" if value is None else f"{value:.6g}"
-    bound = "at least" if METRICS[name].better == "higher" else "at most"
-    return f"{name} is {shown}, must be {bound} {threshold:g}"
 
 
 def _judge_block(block: Doubles, labels: Integers) -> tuple[tuple[Doubles, ...], tuple[Integers, ...]]:

@@ -37,7 +37,7 @@ def evaluate(
     Example: wisesr evaluate runs/photos-wise --fail-under top1_accuracy=0.9
     """
     from wisesr_cli import api
-    from wisesr_cli.metrics import check_gates, parse_gate
+    from wisesr_cli.gates import check_gates, parse_gate
     from wisesr_cli.report import LONG_TABLE, TerminalListener, show_result
     from wisesr_cli.tables import evaluation_grids, metrics_rows
 
