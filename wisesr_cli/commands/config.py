@@ -35,6 +35,7 @@ def show(
     debug: options.Debug = False,
 ) -> None:
     """Show every setting as it will be used: defaults, the file, --set and named options together."""
+    named = options.named(locals())
     import sys
 
     from wisesr_cli.config_reader import load_config
@@ -43,20 +44,7 @@ def show(
 
     loaded = load_config(
         config_source(source),
-        options.overrides(
-            settings,
-            data=data,
-            output_dir=output_dir,
-            name=name,
-            seed=seed,
-            epochs=epochs,
-            batch_size=batch_size,
-            image_size=image_size,
-            backbone=backbone,
-            head=head,
-            learning_rate=learning_rate,
-            precision=precision,
-        ),
+        options.overrides(settings, **named),
     )
     listener = TerminalListener()
     for note in loaded.notes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -58,6 +58,11 @@ NAMED_OPTIONS: dict[str, tuple[str, ...]] = {
 def new_app() -> typer.Typer:
     """Return the Typer app of one command."""
     return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def named(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments of a command that are named options of the config."""
+    return {name: value for name, value in arguments.items() if name.replace("_", "-") in NAMED_OPTIONS}
 
 
 def overrides(settings: Sequence[str] | None, **named: Any) -> list[Override]:

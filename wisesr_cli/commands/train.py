@@ -52,6 +52,7 @@ def train(
 
     wisesr train photos --backbone MobileNetV2 --epochs 20
     """
+    named = options.named(locals())
     from wisesr_cli.config_reader import load_config
     from wisesr_cli.gates import check_gates, parse_gate
     from wisesr_cli.runs import config_source
@@ -59,20 +60,7 @@ def train(
     gates = [parse_gate(gate) for gate in fail_under or ()]
     loaded = load_config(
         config_source(source),
-        options.overrides(
-            settings,
-            data=data,
-            output_dir=output_dir,
-            name=name,
-            seed=seed,
-            epochs=epochs,
-            batch_size=batch_size,
-            image_size=image_size,
-            backbone=backbone,
-            head=head,
-            learning_rate=learning_rate,
-            precision=precision,
-        ),
+        options.overrides(settings, **named),
     )
     from wisesr_cli import api
     from wisesr_cli.display import TrainingDisplay
