@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def _run(command: str, folder: Path, *, timeout_seconds: float = 300) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment["WISESR_CACHE_DIR"] = str(folder / "cache")
     return subprocess.run(
@@ -41,7 +42,7 @@ def _run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout_seconds,
         check=False,
     )
 
@@ -62,9 +63,23 @@ def test_the_python_example_runs(folder: Path) -> None:
     assert "photos/cat/0.jpg" in done.stdout
 
 
-def test_the_two_commands_install_this_project_and_its_tests() -> None:
-    assert _block("first command").strip().endswith("pip install . && wisesr demo")
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_first_command_installs_and_runs_the_demo_word_for_word(tmp_path: Path) -> None:
+    copy = tmp_path / "wisesr"
+    shutil.copytree(
+        ROOT, copy, ignore=shutil.ignore_patterns(".*", "demo", "runs", "build", "*.egg-info", "__pycache__")
+    )
+    done = _run(_block("first command"), copy, timeout_seconds=1400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "where are the red sails?" in done.stdout
+    assert (copy / "demo" / "contact_sheet.png").is_file()
+
+
+def test_the_second_command_installs_what_tests_need_and_runs_them() -> None:
+    # Run word for word by .ci/run: a test cannot run itself.
     assert _block("second command").strip() == "pip install -e '.[test]' && pytest"
+    assert "second command" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_the_table_of_heads_holds_what_summarize_says() -> None:

@@ -76,7 +76,7 @@ def _writable(folder: Path) -> tuple[str, str]:
 
 def _bytecode(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
-        return "warn", "PYTHONDONTWRITEBYTECODE is set: TensorFlow may take three times as long to start; unset it"
+        return "warn", "PYTHONDONTWRITEBYTECODE is set: TensorFlow starts much more slowly; unset it"
     return "pass", "compiled Python files are kept"
 
 

@@ -32,7 +32,7 @@ class PositionWeightedPooling2D(keras.layers.Layer):
     The map is first averaged down to a grid; the output of channel `c` is the sum over the grid of weight times value,
     plus a bias. This is the average pooling and depthwise convolution of Wise-SrNet in one step: the weights of the
     grid are spread over the map, and one multiplication and sum remain, since a convolution with a kernel as large as
-    its input is slow on every backend (25 times slower under XLA on a CPU).
+    its input is slow, above all to train and under XLA.
 
     Args:
         grid_size: two positive integers, height and width of the grid. As large as the map, nothing is averaged

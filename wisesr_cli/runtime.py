@@ -180,6 +180,6 @@ def package_versions() -> dict[str, str]:
 def uses_xla(jit_compile: bool | Literal["auto"]) -> bool:
     """Return whether XLA compiles the training step. JAX always does.
 
-    `auto` is off on TensorFlow: on a CPU its convolutions were measured to be many times slower under XLA.
+    `auto` is off on TensorFlow: on a CPU, XLA is slow at depthwise convolutions and compiles for long first.
     """
     return jit_compile if isinstance(jit_compile, bool) else backend_name() == "jax"

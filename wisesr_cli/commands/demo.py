@@ -26,7 +26,7 @@ def demo(
 ) -> None:
     """Make a small image folder, train the GAP and the Wise head on it, and compare them.
 
-    Takes a minute or two on a laptop, without a network.
+    Needs no network and no data.
     """
     from wisesr_cli.demo import run_demo
     from wisesr_cli.display import TrainingDisplay
