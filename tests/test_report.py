@@ -198,7 +198,7 @@ def test_csv_numbers_are_exact_and_none_is_empty() -> None:
     assert to_csv(("a", "b", "c", "d"), [(0.1 + 0.2, None, -1.5, 3)]) == "a,b,c,d\n0.30000000000000004,,-1.5,3\n"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(st.characters()))
 def test_any_text_comes_back_from_a_csv_cell(text: str) -> None:
     cell = csv_cell(text)
@@ -207,14 +207,14 @@ def test_any_text_comes_back_from_a_csv_cell(text: str) -> None:
     assert not cell.startswith(("=", "+", "-", "@"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(st.characters()))
 def test_any_text_is_made_visible(text: str) -> None:
     assert not HIDDEN.search(visible(text))
     assert "\n" not in visible(text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(st.characters(), min_size=1))
 def test_any_name_gives_one_line_of_json_that_gives_it_back(name: str) -> None:
     text = to_json({"label": name})
