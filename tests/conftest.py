@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from reliability import Row, all_as_promised, collect_rows, print_rows
 
 if TYPE_CHECKING:
     from command_line import CommandLine, Trained
@@ -15,6 +16,38 @@ if TYPE_CHECKING:
 # The same examples on every machine, and no limit on time: how fast a machine draws them is no property of the code.
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the reports of tests say which lines of `reliability.LINES` they show."""
+    for item in items:
+        item.user_properties += [("line", line) for mark in item.iter_markers("reliability") for line in mark.args]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print a row per line when the lines were asked for."""
+    if config.option.markexpr == "reliability":
+        print_rows(_rows(terminalreporter))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Let a line without a test that passed be a failure, when all lines were asked for."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    whole = session.config.option.markexpr == "reliability" and not session.config.option.keyword
+    if whole and exitstatus == 0 and not all_as_promised(_rows(reporter)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _rows(reporter: Any) -> dict[int, Row]:
+    outcomes = ("passed", "failed", "error", "skipped")
+    reports = [report for outcome in outcomes for report in reporter.stats.get(outcome, ())]
+    return collect_rows(report for report in reports if isinstance(report, pytest.TestReport))
+
+
+@pytest.fixture
+def seen(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Give a function that notes what a test of a line saw, for the table."""
+    return lambda text: request.node.user_properties.append(("seen", text))
 
 
 @pytest.fixture(autouse=True)
