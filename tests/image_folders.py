@@ -27,6 +27,7 @@ class Data:
     image_size: tuple[int, int] = (16, 16)
     resize: str = "squash"
     on_error: str = "fail"
+    pixel_limit: int = 100_000_000
     cache: str = "auto"
 
 

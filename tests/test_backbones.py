@@ -20,7 +20,8 @@ from wisesr_cli.backbones import (
 )
 from wisesr_cli.config import ModelConfig
 from wisesr_cli.errors import ConfigError
-from wisesr_cli.model import build_without_values, feature_map_of
+from wisesr_cli.model import feature_map_of
+from wisesr_cli.valueless import build_without_values
 
 APPLICATIONS = sorted(name for name in dir(keras.applications) if name[0].isupper())
 EFFICIENTNETS = [name for name in BACKBONES if name.startswith("EfficientNetB")]

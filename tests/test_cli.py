@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ OPTIONS = {
     "check": "-s --set --data --image-size --format",
     "train": "-s --set --data -o --output-dir --name --seed --epochs -b --batch-size --image-size --backbone --head "
     "--learning-rate --lr --device --precision --resume --overwrite --dry-run --max-steps --time-limit --fail-under",
-    "evaluate": "--split --data -b --batch-size --fail-under --device --precision --format",
+    "evaluate": "--split --data -b --batch-size --pixel-limit --fail-under --device --precision --format",
     "predict": "--from-file --null --top-k --min-score -b --batch-size --format -o --output --overwrite --resume "
-    "--strict --device --precision",
+    "--strict --pixel-limit --device --precision",
     "summarize": "--backbone --head --classes --image-size -s --set --latency --device --format",
     "config show": "-s --set --data -o --output-dir --name --seed --epochs -b --batch-size --image-size --backbone "
     "--head --learning-rate --lr --precision --format",
@@ -111,6 +112,13 @@ def test_an_unknown_command_is_2_with_the_nearest_spelling(wisesr: CommandLine, 
     answer = wisesr(command, "x")
     assert (answer.code, answer.out) == (2, "")
     assert f"Did you mean '{meant}'?" in answer.error
+
+
+def test_an_unknown_command_below_config_is_2_with_the_nearest_spelling_or_all_of_them(wisesr: CommandLine) -> None:
+    for word, meant in (("shwo", "Did you mean 'show'?"), ("nothing", "Allowed: show, schema.")):
+        answer = wisesr("config", word)
+        assert (answer.code, answer.out) == (2, "")
+        assert meant in answer.error
 
 
 @pytest.mark.parametrize(
@@ -316,6 +324,7 @@ def write_to(stdout: object, line: list[str], folder: Path) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.reliability(43)
 @pytest.mark.parametrize("line", CHEAP, ids=" ".join)
 def test_a_full_disk_behind_standard_output_is_5(line: list[str], tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 3)
@@ -323,6 +332,7 @@ def test_a_full_disk_behind_standard_output_is_5(line: list[str], tmp_path: Path
         assert write_to(full, line, tmp_path) == (5, DISK_FULL)
 
 
+@pytest.mark.reliability(43)
 @pytest.mark.parametrize("line", CHEAP, ids=" ".join)
 def test_a_closed_pipe_is_141_and_silent(line: list[str], tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 3)
@@ -332,9 +342,15 @@ def test_a_closed_pipe_is_141_and_silent(line: list[str], tmp_path: Path) -> Non
     os.close(write_end)
 
 
-@pytest.mark.parametrize(
-    "command", ["predict RUN PHOTOS --format jsonl", "predict RUN PHOTOS", "evaluate RUN --format json"]
+PRINTING = (
+    *(f"predict RUN PHOTOS --format {name}" for name in ("table", "json", "jsonl", "csv", "markdown")),
+    *(f"evaluate RUN --format {name}" for name in ("table", "json", "csv", "markdown")),
+    *("summarize --backbone compact_small --head gap", "check PHOTOS", "doctor --format json"),
 )
+
+
+@pytest.mark.reliability(43)
+@pytest.mark.parametrize("command", PRINTING)
 @pytest.mark.parametrize("broken", ["full", "pipe"])
 def test_results_that_nobody_takes_are_5_and_141(
     command: str,
@@ -343,6 +359,7 @@ def test_results_that_nobody_takes_are_5_and_141(
     photos: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    seen: Callable[[str], None],
 ) -> None:
     words = {"RUN": str(trained.run), "PHOTOS": str(photos)}
     if broken == "full":
@@ -356,6 +373,7 @@ def test_results_that_nobody_takes_are_5_and_141(
     monkeypatch.undo()
     stream.close()
     assert (code, capsys.readouterr().err) == ((5, DISK_FULL) if broken == "full" else (141, ""))
+    seen(f"{len(PRINTING)} commands: {'/dev/full' if broken == 'full' else 'closed pipe'}: exit {code}")
 
 
 # Unreadable images: 6, gates: 7
@@ -370,6 +388,7 @@ def mixed(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.reliability(41)
 def test_unreadable_images_are_6_with_a_record_for_every_input_in_order(
     wisesr: CommandLine, trained: Trained, mixed: Path
 ) -> None:
@@ -387,6 +406,7 @@ def test_unreadable_images_are_6_with_a_record_for_every_input_in_order(
     assert "3 of 5 images could not be read" in answer.err
 
 
+@pytest.mark.reliability(41)
 def test_strict_makes_unreadable_images_3_at_the_end(wisesr: CommandLine, trained: Trained, mixed: Path) -> None:
     answer = wisesr("predict", trained.run, mixed, "--strict", "--format", "jsonl")
     assert answer.code == 3
@@ -394,6 +414,7 @@ def test_strict_makes_unreadable_images_3_at_the_end(wisesr: CommandLine, traine
     assert "2 of 4 images" in answer.error
 
 
+@pytest.mark.reliability(41)
 def test_no_readable_image_and_no_image_at_all_are_3(wisesr: CommandLine, trained: Trained, mixed: Path) -> None:
     assert wisesr("predict", trained.run, mixed / "02.jpg", "--format", "jsonl").code == 3
     assert wisesr("predict", trained.run, "missing.png").code == 3
@@ -452,6 +473,7 @@ def interrupt_when_longer(path: Path, size: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.reliability(24)
 def test_a_training_stopped_by_signals_is_143_and_130_and_goes_on(
     wisesr: CommandLine, photos: Path, tmp_path: Path
 ) -> None:
@@ -622,6 +644,33 @@ def test_a_traceback_is_shown_with_debug_only(wisesr: CommandLine) -> None:
     assert answer.err.startswith("wisesr: nowhere")
 
 
+def test_a_traceback_shows_odd_names_as_escapes(wisesr: CommandLine, tmp_path: Path) -> None:
+    answer = wisesr("train", "no\x1b[31m\n\u202e", "--debug")
+    assert answer.code == 3
+    assert "Traceback" in answer.err
+    assert "\x1b" not in answer.err
+    assert "\u202e" not in answer.err
+    program = "import wisesr_cli.checking as c\ndef bug(*_): raise KeyError('\\x1b[31m\\u202e')\nc.check_config = bug\n"
+    program += "import sys; sys.argv = ['wisesr', 'check', 'photos']\nfrom wisesr_cli.__main__ import main; main()"
+    make_photos(tmp_path / "photos", 3)
+    bug = fresh(cwd=tmp_path, program=("-c", program))
+    assert bug.code == 1
+    assert "KeyError" in bug.err
+    assert "\x1b" not in bug.err
+
+
+def test_too_little_memory_is_5_and_one_line(
+    trained: Trained, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise MemoryError("Unable to allocate 286. GiB")
+
+    monkeypatch.setattr("wisesr_cli.labelling.predict_paths", refuse)
+    answer = wisesr("predict", trained.run, trained.photos / "test", "-b", 100_000_000)
+    assert answer.code == 5
+    assert answer.error == "wisesr: not enough memory: Unable to allocate 286. GiB"
+
+
 def test_a_bug_shows_its_traceback_and_is_1(tmp_path: Path) -> None:
     program = "import wisesr_cli.commands.check, wisesr_cli.checking as c\nc.check_config = None\n"
     program += "import sys; sys.argv = ['wisesr', 'check', 'photos']\nfrom wisesr_cli.__main__ import main; main()"
@@ -635,6 +684,7 @@ def test_a_bug_shows_its_traceback_and_is_1(tmp_path: Path) -> None:
 # The program
 
 
+@pytest.mark.reliability(35)
 def test_python_m_is_the_same_program_and_ignores_modules_in_the_current_folder(tmp_path: Path, photos: Path) -> None:
     for name in ("json", "keras_cv", "keras_hub", "typer", "yaml", "numpy", "rich", "os", "re", "difflib"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('code of the current folder was run')", encoding="utf-8")
@@ -650,6 +700,7 @@ def test_python_m_is_the_same_program_and_ignores_modules_in_the_current_folder(
         assert (done.returncode, done.stdout, done.stderr) == (answer.code, answer.out, answer.err)
 
 
+@pytest.mark.reliability(35, 37)
 def test_neither_modules_in_the_current_folder_nor_the_users_keras_settings_change_a_prediction(
     wisesr: CommandLine, tmp_path: Path, trained: Trained
 ) -> None:

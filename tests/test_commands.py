@@ -101,7 +101,9 @@ def test_init_never_writes_over_a_file_unasked(wisesr: CommandLine, trained: Tra
     assert load_config("config.yaml").config.data.dir == trained.photos
 
 
-@pytest.mark.parametrize("name", ["a: b", "no", "100", "#x", "it's", "esc\x1b[31m", "two\nlines", "猫", "{x}", "'q'"])
+@pytest.mark.parametrize(
+    "name", ["a: b", "no", "100", "#x", "it's", "esc\x1b[31m", "two\nlines", "猫", "{x}", "'q'", "\U0001f63a", "\u202e"]
+)
 def test_init_reads_back_any_folder_and_class_name(wisesr: CommandLine, tmp_path: Path, name: str) -> None:
     photos = make_photos(tmp_path / name, 3, classes=(name, "other"))
     assert wisesr("init", photos).code == 0

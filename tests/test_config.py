@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable
@@ -34,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
         "image_size": [224, 224],
         "resize": "squash",
         "on_error": "fail",
+        "pixel_limit": 100_000_000,
         "cache": "auto",
     },
     "augment": "light",
@@ -84,6 +86,7 @@ data:
   image_size: [224, 224]      # height, width
   resize: squash              # squash | crop | pad
   on_error: fail              # fail | skip: what an unreadable training image does
+  pixel_limit: 100000000      # width times height above which an image is refused
   cache: auto                 # auto | none | memory | disk
 augment: light                # none | light | paper | a mapping of single operations
 model:
@@ -137,6 +140,7 @@ PROMISED = [
     *(f"data.cache={value}" for value in ("auto", "none", "memory", "disk")),
     *(f"model.preprocessing={value}" for value in ("auto", "caffe", "tf", "torch", "none")),
     "data.on_error=skip",
+    "data.pixel_limit=500000000",
     "data.split_strategy=hash",
     "data.image_size=224x320",
     "data.image_size=96",
@@ -499,6 +503,25 @@ def test_a_mistake_of_the_file_is_not_hidden_by_an_option_below_it(tmp_path: Pat
 def test_a_setting_that_is_not_key_and_yaml_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--set "):
         parse_set(text)
+
+
+def test_a_mapping_given_as_a_setting_stays_as_it_is() -> None:
+    given: dict[str, Any] = {"epochs": 3}
+    config = load_config(None, [Override(("train",), given, "a"), Override(("train", "epochs"), 5, "b")]).config
+    assert (config.train.epochs, given) == (5, {"epochs": 3})
+
+
+def test_a_mistake_below_a_key_that_does_not_exist_names_the_option() -> None:
+    assert errors(None, "a.b.c.d=1")[0].startswith("--set a.b.c.d=1: a is not a key of a config.")
+    assert errors(None, "train.optimizer.x.y=1")[0].startswith("--set train.optimizer.x.y=1: train.optimizer.x is not")
+
+
+def test_what_does_not_show_itself_is_escaped_in_a_written_config_and_reads_back(tmp_path: Path) -> None:
+    names = ["\u202egnp", "a\nb\x1b", "\u2028", "\U000e0001", "\U0001f63a", os.fsdecode(b"\xff"), "  x \u200f  y"]
+    tree = {"train": {"class_weights": dict.fromkeys(names, 1.0)}, "data": {"dir": "/" + "".join(names)}}
+    text = dump_yaml(tree)
+    assert all(shows_itself(line) for line in text.split("\n"))
+    assert read_yaml(text, origin="again").value == tree
 
 
 def test_a_setting_takes_the_place_of_a_word_by_a_mapping() -> None:

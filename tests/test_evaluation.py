@@ -173,7 +173,8 @@ def test_the_best_model_of_a_run_is_the_run(wisesr: CommandLine, run: Path) -> N
     assert by_file.data == wisesr("evaluate", run, "--format", "json").data
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 32])
+@pytest.mark.reliability(44)
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 32, 64])
 def test_batch_size_and_neighbours_change_no_score(
     wisesr: CommandLine, trained: Trained, batch_size: int, tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_batch_size_and_neighbours_change_no_score(
     assert np.abs(found - expected).max() <= 1e-5
 
 
+@pytest.mark.reliability(44)
 def test_batch_size_changes_no_metric(wisesr: CommandLine, run: Path) -> None:
     answers = [wisesr("evaluate", run, "-b", size, "--format", "json").data for size in (7, 32)]
     for answer in answers[1:]:

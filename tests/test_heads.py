@@ -28,7 +28,8 @@ from wisesr_cli.heads import (
     head_parameters,
     pool_size,
 )
-from wisesr_cli.model import build_classifier, build_without_values, feature_map_of, notes_about
+from wisesr_cli.model import build_classifier, feature_map_of, notes_about
+from wisesr_cli.valueless import build_without_values
 
 MAPS = [(7, 7, 32), (16, 16, 8), (5, 9, 4), (1, 1, 8), (3, 3, 6)]
 POOLING = ["pooling=tile", "pooling=valid", "pre_pool=1", "pre_pool=3", "pre_pool=2:pooling=valid"]

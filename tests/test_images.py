@@ -6,18 +6,21 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from wisesr_cli import images
 from wisesr_cli.errors import ImageError
-from wisesr_cli.images import BACKGROUND, SUPPORTED, decode_image, read_header
+from wisesr_cli.images import BACKGROUND, SUPPORTED, decode_image, decode_with_header, read_header
 
 ROWS, COLUMNS = np.mgrid[0:120, 0:160]
 SMOOTH = np.stack([COLUMNS, ROWS * 2, (ROWS + COLUMNS) // 2], axis=-1).astype(np.uint8)
@@ -66,6 +69,7 @@ def test_every_supported_format_decodes_as_the_reference_does(format_name: str) 
     assert read_header(io.BytesIO(data)).format == format_name
 
 
+@pytest.mark.reliability(6)
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "CMYK", "YCbCr", "LAB"])
 def test_colour_modes_become_rgb_as_the_reference_does(mode: str) -> None:
     image = Image.fromarray(SMOOTH)
@@ -76,12 +80,14 @@ def test_colour_modes_become_rgb_as_the_reference_does(mode: str) -> None:
     assert np.array_equal(decode_image(data, image_size=None), reference(data))
 
 
+@pytest.mark.reliability(6)
 def test_cmyk_jpeg_inverted_as_adobe_does_keeps_its_colours() -> None:
     data = encoded(Image.fromarray(SMOOTH).convert("CMYK"), "JPEG", quality=95)
     assert b"Adobe" in data
     assert difference(decode_image(data, image_size=None), SMOOTH) < 4
 
 
+@pytest.mark.reliability(6)
 @pytest.mark.parametrize("bits_per_pixel", [16, 32])
 def test_bitfield_bmp_has_the_colours_of_its_masks(bits_per_pixel: int) -> None:
     masks = (0xF800, 0x07E0, 0x001F) if bits_per_pixel == 16 else (0xFF0000, 0xFF00, 0xFF)
@@ -94,6 +100,7 @@ def test_bitfield_bmp_has_the_colours_of_its_masks(bits_per_pixel: int) -> None:
     assert decode_image(data, image_size=None).tolist() == expected
 
 
+@pytest.mark.reliability(6)
 def test_palette_bmp_gives_colours_not_indices() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([250, 20, 30, 10, 240, 60])
@@ -101,6 +108,7 @@ def test_palette_bmp_gives_colours_not_indices() -> None:
     assert decode_image(encoded(image, "BMP"), image_size=None).tolist() == [[[250, 20, 30], [10, 240, 60]]]
 
 
+@pytest.mark.reliability(6)
 @pytest.mark.parametrize("format_name", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bit_grey_ramp_keeps_its_256_levels(format_name: str) -> None:
     ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
@@ -137,6 +145,32 @@ def test_float_tiff_with_nan_and_infinity_is_clipped() -> None:
     assert decode_image(encoded(values, "TIFF"), image_size=None)[0, :, 0].tolist() == [0, 255, 0, 100]
 
 
+def test_every_kind_of_nan_is_black_without_a_warning() -> None:
+    kinds = np.array([[0x7FC00000, 0x7F800001, 0xFF800001, 0x7FFFFFFF]], np.uint32).view(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode_image(encoded(kinds, "TIFF"), image_size=None).max() == 0
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "F", "I;16"])
+def test_bands_give_what_the_whole_gives(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if mode in ("RGBA", "LA"):
+        image = Image.fromarray(NOISE).convert(mode)
+        image.putalpha(Image.fromarray(COLUMNS.astype(np.uint8)))
+        data = encoded(image, "PNG")
+    elif mode == "P":
+        data = encoded(Image.fromarray(NOISE).convert("P"), "PNG", transparency=7)
+    elif mode == "F":
+        data = encoded((COLUMNS / 200).astype(np.float32), "TIFF")
+    else:
+        data = encoded((COLUMNS * 400).astype(np.uint16), "PNG")
+    whole = decode_image(data, image_size=None)
+    monkeypatch.setattr("wisesr_cli.color._BAND_PIXELS", 1000)  # 6 of 120 rows
+    assert np.array_equal(decode_image(data, image_size=None), whole)
+    assert len(np.unique(whole)) > 5
+
+
+@pytest.mark.reliability(6)
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 @pytest.mark.parametrize("format_name", ["PNG", "TIFF", "WEBP"])
 def test_alpha_is_laid_over_the_background(mode: str, format_name: str) -> None:
@@ -169,6 +203,7 @@ def test_transparent_colours_show_the_background() -> None:
     assert decode_image(grey, image_size=None)[0, :, 0].tolist() == [255, 100]
 
 
+@pytest.mark.reliability(5)
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_exif_orientation_gives_the_upright_image(orientation: int, format_name: str) -> None:
@@ -232,6 +267,7 @@ def test_crop_keeps_the_centre() -> None:
     assert (decode_image(encoded(pixels, "PNG"), image_size=(10, 10), resize="crop") == 200).all()
 
 
+@pytest.mark.reliability(3)
 @pytest.mark.parametrize("share", [0.5, 0.99])
 @pytest.mark.parametrize("pixels", [SMOOTH, NOISE])
 @pytest.mark.parametrize(
@@ -328,12 +364,14 @@ def test_what_is_no_supported_image_is_told_apart(content: bytes, expected: str,
     assert reason(path) == expected
 
 
+@pytest.mark.reliability(9)
 @pytest.mark.parametrize("format_name", ["ICO", "JPEG2000", "TGA", "PCX", "SGI", "DDS", "PDF", "EPS", "ICNS"])
 def test_formats_that_are_not_listed_are_refused(format_name: str) -> None:
     data = encoded(Image.fromarray(SMOOTH).resize((64, 64)), format_name)
     assert reason(data) in ("not a supported format", "not an image")
 
 
+@pytest.mark.reliability(9)
 def test_no_program_is_started_for_postscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     marker = tmp_path / "started"
     program = tmp_path / "gs"
@@ -375,6 +413,7 @@ def test_file_without_permission_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert reason(tmp_path / "a.jpg") == "permission denied"
 
 
+@pytest.mark.reliability(7)
 @pytest.mark.parametrize("format_name", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_animated_image_gives_its_first_frame(format_name: str) -> None:
     first, second = Image.new("RGB", (9, 7), (255, 0, 0)), Image.new("RGB", (9, 7), (0, 0, 255))
@@ -385,9 +424,66 @@ def test_animated_image_gives_its_first_frame(format_name: str) -> None:
     assert (decode_image(data, image_size=None) == (255, 0, 0)).all()
 
 
+@pytest.mark.parametrize("damage", [b"!", b",", b"!\xf9\0", b"," + b"\xff" * 9])
+def test_damage_behind_the_first_frame_of_a_gif_does_not_cost_it(damage: bytes) -> None:
+    data = encoded(SMOOTH, "GIF")
+    damaged = data[:-1] + damage
+    pixels, header = decode_with_header(damaged, image_size=(120, 160), resize="squash", pixel_limit=10**6)
+    assert np.array_equal(pixels, decode_image(data, image_size=(120, 160)))
+    assert header == read_header(io.BytesIO(damaged))
+    assert not header.animated
+
+
+def test_a_scan_too_many_is_refused_and_a_film_behind_the_photo_is_no_scan() -> None:
+    data = encoded(SMOOTH, "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    assert reason(data[:-2] + scan * 100 + data[-2:]) == "damaged JPEG: more than 100 scans"
+    assert decode_image(data[:-2] + scan * 50 + data[-2:], image_size=None).shape == SMOOTH.shape
+    film = b"\xff\xda" * 5000
+    inside = data[:2] + b"\xff\xe5" + struct.pack(">H", 2 + len(film)) + film + data[2:]
+    for whole in (data + film, inside):
+        assert np.array_equal(decode_image(whole, image_size=None), reference(data))
+
+
+@pytest.mark.parametrize("planes", [1, 2])
+def test_a_tiff_that_lacks_strips_is_refused_not_filled(planes: int) -> None:
+    whole = encoded(SMOOTH, "TIFF", tiffinfo={278: 10})  # 12 strips of 10 rows
+    image = Image.open(io.BytesIO(whole))
+    assert len(image.tag_v2[273]) == 12
+    assert np.array_equal(decode_image(whole, image_size=None), SMOOTH)
+    entry = struct.pack("<HHI", 273, 4, 12)
+    assert whole.count(entry) == 1
+    assert (
+        reason(whole.replace(entry, struct.pack("<HHI", 273, 4, 11)))
+        == "damaged TIFF: parts of the picture are missing"
+    )
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "LARGE", SMOOTH.shape[0] * SMOOTH.shape[1])
+    load, running, most = ImageFile.ImageFile.load, [], []
+
+    def counting(self: ImageFile.ImageFile) -> object:
+        running.append(self)
+        most.append(len(running))
+        time.sleep(0.01)
+        try:
+            return load(self)
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", counting)
+    for pixels, expected in ((SMOOTH, 1), (SMOOTH[:-1], 2)):
+        most.clear()
+        data = encoded(pixels, "BMP")
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda content: decode_image(content, image_size=None), [data] * 16))
+        assert (max(most) == 1) == (expected == 1)
+
+
 def test_pixel_limit_is_checked_before_decoding_and_is_an_option() -> None:
     data = encoded(SMOOTH, "PNG")
-    with pytest.raises(ImageError, match=r"^over the pixel limit of 1,000 pixels \(160x120\)$"):
+    with pytest.raises(ImageError, match=r"^over the pixel limit of 1,000 pixels \(160x120\); .*--pixel-limit"):
         decode_image(data, image_size=None, pixel_limit=1000)
     assert decode_image(data, image_size=(2, 2), pixel_limit=160 * 120).shape == (2, 2, 3)
 
@@ -400,7 +496,8 @@ def test_webp_canvas_over_the_limit_is_refused_before_its_decoder_takes_memory(m
         assert "160x120" in reason(data, pixel_limit=1000)
 
 
-def test_a_bomb_of_196_megapixels_takes_less_than_500_megabytes(tmp_path: Path) -> None:
+@pytest.mark.reliability(4)
+def test_a_bomb_of_196_megapixels_takes_less_than_500_megabytes(tmp_path: Path, seen: Callable[[str], None]) -> None:
     path = tmp_path / "bomb.png"
     line = b"\0" * (14000 * 3 + 1)
     compressor = zlib.compressobj(9)
@@ -425,8 +522,9 @@ def test_a_bomb_of_196_megapixels_takes_less_than_500_megabytes(tmp_path: Path) 
     """)
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True, timeout=60)
     message, grown = done.stdout.splitlines()
-    assert message == "over the pixel limit of 100,000,000 pixels (14000x14000)"
+    assert message.startswith("over the pixel limit of 100,000,000 pixels (14000x14000)")
     assert int(grown) < 500
+    seen(f"{path.stat().st_size:,} bytes, 14000x14000: refused, {grown} MB")
     assert done.stderr == ""
 
 

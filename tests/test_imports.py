@@ -18,23 +18,26 @@ KERAS = ("tensorflow", "keras", "jax", "matplotlib")
 # The bottom first. A module imports only from layers below its own, or from its own where that makes no circle.
 LAYERS = (
     {"text"},
-    {"errors", "results", "files", "caches", "flops", "signatures", "parallel"},
-    {"options", "guard", "runtime", "color", "metrics", "report", "yaml_reader", "index", "harbour", "plots"},
-    {"gates", "heads", "backbones", "schedules", "images", "tables", "splits", "state"},
-    {"config", "folders", "verified", "duplicates", "scan", "display", "output"},
-    {"config_errors", "pixel_cache", "survey", "resume"},
+    {"allowed", "caches", "errors", "files", "flops", "hdf5", "parallel", "results", "signatures", "valueless"},
+    {"isolation", "options", "guard", "runtime", "color", "metrics", "report", "yaml_reader", "index", "plots"},
+    {"archive", "harbour", "pillow_setup", "refusals", "resizing"},
+    {"gates", "heads", "backbones", "schedules", "images", "journal", "tables", "splits", "state"},
+    {"config", "folders", "model_file", "verified", "duplicates", "scan", "display", "output"},
+    {"config_errors", "pixel_cache", "oddities", "survey", "resume"},
     {"config_reader", "inspection"},
     {"dataset", "runs"},
-    {"checking", "pipeline", "starter", "examples", "engines", "augmentation", "layers", "diagnosis", "weights"},
+    {"checking", "pipeline", "starter", "examples", "engines", "augmentation", "layers", "diagnosis"},
+    {"loading"},
+    {"weights"},
     {"model", "evaluation", "prediction", "training"},
-    {"trainer", "epochs", "summary"},
+    {"trainer", "epochs", "labelling", "summary"},
     {"fitting"},
     {"api"},
     {"demo"},
     {"cli", "commands"},
     {"__main__"},
 )
-WITH_KERAS = {"augmentation", "epochs", "layers", "model", "trainer", "weights"}  # at their top
+WITH_KERAS = {"augmentation", "epochs", "layers", "loading", "model", "trainer", "valueless", "weights"}  # at their top
 WITHOUT_NUMPY = {"cli", "errors", "files", "guard", "options", "report", "results", "runtime", "tables", "text"}
 STANDARD_LIBRARY_ONLY = {"errors", "files", "guard", "results", "runtime", "signatures", "text"}
 

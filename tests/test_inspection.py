@@ -117,3 +117,12 @@ def test_copies_that_the_split_would_tear_apart_fail(tmp_path: Path) -> None:
     found = findings(tmp_path)["duplicates"]
     assert found.level == "fail"
     assert "in two splits" in found.message
+
+
+def test_a_class_whose_images_are_all_unreadable_fails_also_where_they_are_skipped(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 3, "b": 0, "c": 2})
+    (tmp_path / "b" / "zero.jpg").write_bytes(b"")
+    found = findings(tmp_path, on_error="skip", validation_split=0.0)
+    assert found["unreadable-images"].level == "warn"
+    assert found["class-without-images"].level == "fail"
+    assert found["class-without-images"].message == "1 class without a readable image: b"

@@ -195,30 +195,62 @@ def test_other_inputs_than_before_are_refused(tmp_path: Path, change: str) -> No
     with pytest.raises(Killed):
         write_file("jsonl", path, records, stop_before=4)
     other = {"reordered": records[::-1], "fewer": records[:3], "renamed": [predictions(9)[8], *records[1:]], "none": []}
-    with pytest.raises(RunError, match=r"out\.partial: the inputs are others than before"):
+    line = {"reordered": 3, "fewer": 6, "renamed": 3, "none": 3}[change]
+    with pytest.raises(RunError, match=rf"out\.partial:{line}: the inputs are others than before"):
         write_file("jsonl", path, other[change], resume=True)
     assert not path.exists()
     assert write_file("jsonl", path, records, resume=True) == 2
 
 
 @pytest.mark.parametrize(
-    "header", [JournalHeader("cd" * 32, HEADER.options), JournalHeader(HEADER.model, {"top_k": 1})]
+    ("header", "reason"),
+    [
+        (JournalHeader("cd" * 32, HEADER.options), "another model"),
+        (JournalHeader(HEADER.model, {"top_k": 1, "min_score": 0.0}), "other options: top_k was 5 and is 1"),
+    ],
 )
-def test_a_journal_of_another_model_or_other_options_is_refused(tmp_path: Path, header: JournalHeader) -> None:
+def test_a_journal_of_another_model_or_other_options_is_refused_and_stays(
+    tmp_path: Path, header: JournalHeader, reason: str
+) -> None:
     with pytest.raises(Killed):
         write_file("jsonl", tmp_path / "out", predictions(6), stop_before=4)
     output = FileOutput("jsonl", tmp_path / "out", header, resume=True)
-    with pytest.raises(RunError, match=r"out\.partial: was written with another model or other options"), output:
+    with pytest.raises(RunError, match=rf"out\.partial: was written with {reason}"), output:
         pass
+    assert write_file("jsonl", tmp_path / "out", predictions(6), resume=True) == 2
 
 
-@pytest.mark.parametrize(
-    "line", ["{}", "[]", "x", '{"path": "a", "label": null, "score": null, "top": 5, "error": ""}']
-)
-def test_a_damaged_line_in_a_journal_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
-    (tmp_path / "out.partial").write_text(HEADER.to_line() + line + "\n", encoding="ascii")
-    with pytest.raises(RunError, match=r"out\.partial:2: damaged"):
-        write_file("jsonl", tmp_path / "out", predictions(3), resume=True)
+def test_an_output_without_a_record_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        write_file("jsonl", tmp_path / "out", predictions(3), stop_before=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_process_that_was_killed_while_rendering_left_is_taken_away(tmp_path: Path) -> None:
+    output = open_output("csv", str(tmp_path / "out"), HEADER, overwrite=False, resume=False)
+    output._rendering.write_text("half", encoding="utf-8")  # type: ignore[union-attr]
+    write_file("csv", tmp_path / "out", predictions(3))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_journal_is_never_an_input_and_the_output_is_refused_as_one(tmp_path: Path) -> None:
+    other = tmp_path / "sub" / "out"
+    other.parent.mkdir()
+    other.touch()
+    with FileOutput("csv", tmp_path / "out", HEADER) as output:
+        typed = [str(tmp_path / "sub" / ".." / "out.partial"), "out.partial", str(other), str(tmp_path / "out")]
+        assert list(output.not_its_own(typed)) == typed[1:]
+        (tmp_path / "out").touch()
+        with pytest.raises(UsageError, match="out: is an input and the output"):
+            list(output.not_its_own(typed))
+
+
+def test_a_list_of_inputs_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("a.png", encoding="utf-8")
+    (tmp_path / "link").symlink_to("list")
+    for name in ("list", "link"):
+        with pytest.raises(UsageError, match="is the list of inputs and the output"):
+            open_output("csv", str(tmp_path / name), HEADER, overwrite=True, resume=False, reads=str(tmp_path / "list"))
 
 
 @pytest.mark.parametrize("chosen", FORMATS)
@@ -227,8 +259,7 @@ def test_an_existing_output_or_journal_is_refused_and_stays_byte_for_byte(tmp_pa
     path.write_text("old", encoding="utf-8")
     with pytest.raises(UsageError, match="out exists; replace it with --overwrite"):
         write_file(chosen, path, predictions(2))
-    with pytest.raises(UsageError, match="nothing to resume"):
-        write_file(chosen, path, predictions(2), resume=True)
+    assert open_output(chosen, str(path), HEADER, overwrite=False, resume=True).is_complete
     assert path.read_text(encoding="utf-8") == "old"
     with pytest.raises(Killed):
         write_file(chosen, path, predictions(2), stop_before=1, overwrite=True)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from wisesr_cli import plots
+from wisesr_cli.errors import MachineError
 from wisesr_cli.metrics import compute_metrics, reliability_bins, softmax
 from wisesr_cli.plots import contact_sheet, plot_confusion_matrix, plot_learning_curves, plot_reliability
 from wisesr_cli.results import EpochResult, Metrics
@@ -159,7 +160,7 @@ def test_a_failure_leaves_no_temporary_file_and_the_old_plot_as_it_was(
     plot_learning_curves(history(3), path)
     before = path.read_bytes()
     monkeypatch.setattr(Figure, "savefig", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(MachineError, match="the disk is full"):
         plot_learning_curves(history(4), path)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == before
@@ -171,7 +172,7 @@ def test_a_failure_while_a_sheet_is_saved_leaves_nothing(tmp_path: Path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(MachineError, match="the disk is full"):
         contact_sheet([(np.zeros((8, 8, 3), np.uint8), "x", None)], columns=1, tile=8, path=tmp_path / "sheet.png")
     assert not list(tmp_path.iterdir())
 
@@ -242,3 +243,14 @@ def test_a_confusion_of_a_few_percent_can_be_seen_among_many_classes(
     picture = figures[0].axes[0].images[0]
     shade, paper = (np.array(picture.cmap(picture.norm(fraction))[:3]) * 255 for fraction in (0.03, 0.0))
     assert np.abs(shade - paper).max() > 25
+
+
+def test_settings_of_matplotlib_change_no_plot(tmp_path: Path) -> None:
+    import matplotlib
+
+    history = [EpochResult(1, 1, 0.1, 1.0, 0.5, None, None, 1.0)]
+    plot_learning_curves(history, tmp_path / "plain.png")
+    with matplotlib.rc_context({"font.size": 40, "figure.facecolor": "red", "text.usetex": True}):
+        plot_learning_curves(history, tmp_path / "styled.png")
+        assert matplotlib.rcParams["font.size"] == 40
+    assert (tmp_path / "styled.png").read_bytes() == (tmp_path / "plain.png").read_bytes()

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wisesr_cli.errors import DataError
-from wisesr_cli.prediction import find_inputs, not_empty
+from wisesr_cli.prediction import LONGEST_PATH, find_inputs, not_empty
 
 
 @pytest.fixture(autouse=True)
@@ -184,3 +188,85 @@ def test_inputs_are_found_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert next(paths) == "a.png"
     with pytest.raises(DataError):
         next(paths)
+
+
+def test_folders_in_folders_as_deep_as_a_path_can_be_are_read(here: Path) -> None:
+    depth = 0
+    try:
+        while True:
+            Path("d").mkdir()
+            os.chdir("d")
+            depth += 1
+            if len(os.getcwd()) > 3_800:  # noqa: PTH109
+                break
+        Path("a.png").touch()
+        os.chdir(here)
+        assert depth > 1_500
+        assert found("d") == ["d/" * depth + "a.png"]
+    finally:
+        os.chdir(here)
+        subprocess.run(["rm", "-r", "d"], check=True)  # too deep for Python's own way
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Let standard input be a pipe; give the end that is written to."""
+    read_end, write_end = os.pipe()
+    with open(read_end, encoding="utf-8") as standard_input:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        yield write_end
+
+
+def test_a_pipe_says_whether_the_next_path_is_there(pipe: int) -> None:
+    paths = find_inputs(["first.png", "-"])
+    assert next(paths) == "first.png"
+    os.write(pipe, b"a.png\nb.png\nc.p")
+    assert next(paths) == "a.png"
+    assert paths.ready()
+    assert next(paths) == "b.png"
+    assert not paths.ready()
+    os.write(pipe, b"ng\n")
+    assert paths.ready()
+    assert next(paths) == "c.png"
+    assert not paths.ready()
+    os.close(pipe)
+    assert paths.ready()
+    assert next(paths, None) is None
+    assert paths.ready()
+
+
+def test_a_pipe_that_does_not_block_is_read_to_its_end(pipe: int) -> None:
+    os.set_blocking(sys.stdin.fileno(), False)
+    threading.Timer(0.1, lambda: (os.write(pipe, b"a.png\n"), os.close(pipe))).start()
+    assert found("-") == ["a.png"]
+
+
+def test_lists_of_files_and_the_disk_are_always_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    make("p/a.png")
+    Path("list").write_bytes(b"a.png\nb.png\n")
+    type_in(monkeypatch, b"c.png\n")
+    paths = find_inputs(["p", "-"], from_file="list")
+    assert [paths.ready() for _ in paths] == [True] * 4
+
+
+def test_what_is_no_list_of_paths_is_refused_before_it_fills_the_memory(pipe: int) -> None:
+    def write_on() -> None:
+        with suppress(BrokenPipeError):
+            while True:
+                os.write(pipe, bytes(65536))
+
+    threading.Thread(target=write_on, daemon=True).start()
+    with pytest.raises(DataError, match=r"standard input: holds a line that is no path; .* --null"):
+        found("-")
+    sys.stdin.close()
+
+
+def test_a_path_of_any_length_that_a_list_may_hold_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    type_in(monkeypatch, b"x" * LONGEST_PATH + b"\ny.png")
+    assert [len(path) for path in found("-")] == [LONGEST_PATH, 5]
+
+
+def test_standard_input_that_is_closed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(DataError, match="standard input: cannot be read: it is closed"):
+        found("-")

@@ -39,3 +39,9 @@ def test_a_line_without_a_passed_test_is_not_as_promised() -> None:
 def test_the_lines_are_those_of_the_page() -> None:
     numbers = [int(number) for number in re.findall(r"^(\d+)\. ", PAGE.read_text(encoding="utf-8"), re.MULTILINE)]
     assert numbers == list(LINES)
+
+
+def test_security_md_promises_the_same_lines() -> None:
+    text = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
+    rows = [row for row in text.splitlines() if re.match(r"\| \d+ \|", row)]
+    assert rows == [f"| {number} | {line.input} | {line.promised} |" for number, line in LINES.items()]

@@ -27,7 +27,7 @@ def circumstances(*settings: str, **changes: Any) -> Circumstances:
     before = Circumstances(
         config=config_for_comparison(config(*settings)),
         classes=("cat", "dog"),
-        data={},
+        data={"classes": ["cat", "dog"], "splits": {"train": {"cat": [5, "0a1b"]}}},
         versions={"keras": "3.15.1", "tensorflow": "2.21.0"},
         backend="tensorflow",
         threads=4,
@@ -137,3 +137,10 @@ def test_a_state_of_another_shape_is_an_error_that_says_what_to_do(values: dict[
         Progress.from_json(values)
     with pytest.raises(RunError, match=r"damaged or of another version.*--overwrite"):
         circumstances_from_json(values)
+
+
+@pytest.mark.parametrize("data", [{}, {"classes": 5}, {"classes": [], "splits": {"train": {"cat": "x"}}}, []])
+def test_a_record_of_the_images_that_is_none_is_an_error_that_says_what_to_do(data: Any) -> None:
+    values = json.loads(json.dumps(circumstances().to_json()))
+    with pytest.raises(RunError, match=r"damaged or of another version.*data.*--overwrite"):
+        circumstances_from_json({**values, "data": data})

@@ -1,37 +1,29 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wisesr_cli.color import BACKGROUND
 from wisesr_cli.config import Config
 from wisesr_cli.config_reader import load_config, parse_set
 from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.guard import locked
 from wisesr_cli.results import EpochResult
 from wisesr_cli.runs import (
-    ModelInfo,
     Run,
-    append_model_info,
     choose_run,
     model_path,
     open_run,
     prepare_folder,
-    read_model_info,
     stored_config,
     write_rows,
 )
-
-INFO = ModelInfo(("cat", "d\udcff"), (96, 128), "pad", BACKGROUND, "compact", "wise", 3, {"keras": "3.15.1"})
 
 
 def make_run(path: Path, age: int = 0) -> Path:
@@ -298,47 +290,6 @@ def test_a_run_is_opened_by_its_folder_or_its_model(tmp_path: Path) -> None:
         open_run(tmp_path)
     with pytest.raises(RunError, match=r"neither a run directory nor a \.keras file"):
         model_path(folder / "config.yaml")
-
-
-def test_a_model_file_says_what_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "best.keras"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("config.json", "{}")
-    with pytest.raises(RunError, match="not a model of wisesr train"):
-        read_model_info(path)
-    append_model_info(path, INFO)
-    assert read_model_info(path) == INFO
-
-
-def test_any_damage_to_a_model_file_is_a_run_error_or_not_seen_yet(tmp_path: Path) -> None:
-    path = tmp_path / "best.keras"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("wisesr.json", json.dumps(INFO.__dict__))
-    content = path.read_bytes()
-    for position in range(len(content)):
-        for bit in (1, 8, 128):
-            changed = bytearray(content)
-            changed[position] ^= bit
-            path.write_bytes(bytes(changed))
-            try:
-                read_model_info(path)
-            except RunError:
-                continue
-    for length in range(0, len(content), 7):
-        path.write_bytes(content[:length])
-        with pytest.raises(RunError, match=r"best\.keras"):
-            read_model_info(path)
-
-
-@pytest.mark.parametrize(
-    "text", ["[]", "{}", "5", '{"class_names": 5}', json.dumps({**INFO.__dict__, "image_size": [1]}), "[" * 50_000, "x"]
-)
-def test_a_model_that_says_nonsense_of_itself_is_a_run_error(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "best.keras"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("wisesr.json", text)
-    with pytest.raises(RunError, match=r"best\.keras"):
-        read_model_info(path)
 
 
 @pytest.mark.parametrize("choice", ["resume", "overwrite"])

@@ -61,7 +61,7 @@ def build(path: Path, classes: int) -> tuple[tuple[int, ...], int]:
 
     from wisesr_cli.backbones import preprocess, resolve_preprocessing
     from wisesr_cli.heads import build_head
-    from wisesr_cli.model import build_without_values
+    from wisesr_cli.valueless import build_without_values
 
     config = load_config(path).config
     size, model = config.data.image_size, config.model

@@ -52,6 +52,16 @@ def test_what_could_start_a_formula_gets_a_quote_before_it(text: str) -> None:
 
 
 @given(ANY_TEXT)
+@example("x;=1+1")
+@example("x;'=1")
+@example(";;-1;@x\\x3b;+")
+def test_a_cell_that_is_cut_at_its_semicolons_starts_no_formula_either(text: str) -> None:
+    cell = csv_cell(text)
+    assert parse_csv_cell(cell) == text
+    assert not [part for part in cell.split(";") if part.lstrip("'\"").startswith(("=", "+", "-", "@"))][1:]
+
+
+@given(ANY_TEXT)
 def test_a_damaged_cell_is_read_as_something_and_never_fails(cell: str) -> None:
     assert isinstance(parse_csv_cell(cell), str)
 

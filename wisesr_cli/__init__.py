@@ -10,9 +10,8 @@
 Nothing is imported before it is used: Keras is started by the first call that needs it.
 """
 
-from __future__ import annotations
-
-# Not imported from `typing`: this runs before `__main__` takes the current folder off the path.
+# Nothing is imported here, not even from `typing` or `__future__`: this runs before `__main__` takes the current folder
+# off the path, and would import from there.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -35,7 +34,7 @@ __all__ = [
 _LAYERS = ("PositionWeightedPooling2D", "TileAveragePooling2D")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import what is asked for, when it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'wisesr_cli' has no attribute {name!r}")

@@ -5,18 +5,33 @@ import sys
 
 def main() -> None:
     """Run `wisesr` with the arguments of this process and exit."""
-    _forget_current_folder()
-    from wisesr_cli.cli import run
+    if not _forget_current_folder():
+        sys.stderr.write("wisesr: the current folder no longer exists; change to another one\n")
+        sys.exit(5)
+    from wisesr_cli.cli import run, show_bug
 
+    sys.excepthook = show_bug
     sys.exit(run(sys.argv[1:]))
 
 
-def _forget_current_folder() -> None:
-    """Never import from the current folder: a `json.py` or `keras_cv.py` that lies beside images is no code of ours."""
+def _forget_current_folder() -> bool:
+    """Never import from the current folder: a `json.py` or `keras_cv.py` that lies beside images is no code of ours.
+
+    Returns False when there is no current folder any more. A current folder that Python or this package is installed in
+    stays, behind everything else.
+    """
     import os
 
-    here = {"", ".", os.getcwd()}  # noqa: PTH109  (pathlib would be imported from there)
-    sys.path[:] = [path for path in sys.path if path not in here]
+    try:
+        here = os.path.realpath(os.curdir)
+    except FileNotFoundError:
+        return False
+    own = os.path.realpath(os.path.dirname(os.path.dirname(__file__)))  # noqa: PTH120  (pathlib is not loaded yet)
+    libraries = [f"{os.path.realpath(folder)}/lib/python" for folder in (sys.prefix, sys.base_prefix)]
+    installed = here == own or here.startswith(tuple(libraries))
+    others = [path for path in sys.path if os.path.realpath(path) != here]
+    sys.path[:] = [*others, here] if installed and len(others) < len(sys.path) else others
+    return True
 
 
 if __name__ == "__main__":

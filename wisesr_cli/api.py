@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wisesr_cli import config_reader, runtime, training
+from wisesr_cli.archive import check_archive
 from wisesr_cli.config import Config, SplitName
 from wisesr_cli.config_reader import LoadedConfig, Override, parse_head
-from wisesr_cli.evaluation import choose_subject, error_rule
+from wisesr_cli.evaluation import choose_subject, data_settings
 from wisesr_cli.evaluation import evaluate as evaluate_subject
 from wisesr_cli.heads import HEADS
+from wisesr_cli.images import PIXEL_LIMIT
+from wisesr_cli.oddities import Oddities
 from wisesr_cli.prediction import find_inputs, not_empty, predict_paths
 from wisesr_cli.results import Evaluation, Listener, Prediction, Silent, Summary, TrainingListener, TrainingResult
 from wisesr_cli.runs import Run, config_source, model_path
@@ -76,6 +79,7 @@ def evaluate(
     data: str | Path | None = None,
     batch_size: int = 32,
     on_error: Literal["fail", "skip"] | None = None,
+    pixel_limit: int | None = None,
     device: DeviceChoice = "auto",
     precision: Precision = "float32",
     listener: Listener | None = None,
@@ -88,6 +92,7 @@ def evaluate(
         data: another image folder instead; classes are matched by name.
         batch_size: images per step; does not change the metrics.
         on_error: what an unreadable image does; None does as the run did.
+        pixel_limit: width times height above which an image is refused; None is the run's.
         device: where to compute.
         precision: arithmetic.
         listener: who is told what happens.
@@ -97,13 +102,21 @@ def evaluate(
     """
     listener = listener or Silent()
     path = model_path(run)
-    rule = on_error or error_rule(run)
-    subject = choose_subject(run, split=split, data=data, on_error=rule, listener=listener)
+    check_archive(path)
+    settings = data_settings(run)
+    rule, limit = on_error or settings.on_error, pixel_limit or settings.pixel_limit
+    subject = choose_subject(run, split=split, data=data, on_error=rule, pixel_limit=limit, listener=listener)
     listener.note(f"device: {runtime.start(device, precision=precision)}")
     from wisesr_cli.engines import load_engine
 
     return evaluate_subject(
-        run, load_engine(path, precision), subject, batch_size=batch_size, on_error=rule, listener=listener
+        run,
+        load_engine(path, precision),
+        subject,
+        batch_size=batch_size,
+        on_error=rule,
+        pixel_limit=limit,
+        listener=listener,
     )
 
 
@@ -114,6 +127,7 @@ def predict(
     top_k: int = 5,
     min_score: float = 0.0,
     batch_size: int = 32,
+    pixel_limit: int = PIXEL_LIMIT,
     device: DeviceChoice = "auto",
     precision: Precision = "float32",
     listener: Listener | None = None,
@@ -126,19 +140,36 @@ def predict(
         top_k: labels per image.
         min_score: below it a record's label is None.
         batch_size: images per step; does not change the scores.
+        pixel_limit: width times height above which an image is not decoded.
         device: where to compute.
         precision: arithmetic.
-        listener: who is told what happens.
+        listener: who is told what happens, and at the end what is odd about the images.
 
     Raises:
         WisesrError: the run cannot be used, or there is no input.
     """
+    listener, oddities = listener or Silent(), Oddities()
     path = model_path(run)
-    paths = not_empty(find_inputs(str(item) for item in inputs))
-    (listener or Silent()).note(f"device: {runtime.start(device, precision=precision)}")
+    check_archive(path)
+    paths = not_empty(find_inputs((str(item) for item in inputs), ignored=oddities.ignored))
+    listener.note(f"device: {runtime.start(device, precision=precision)}")
     from wisesr_cli.engines import load_engine
 
-    return predict_paths(load_engine(path, precision), paths, top_k=top_k, min_score=min_score, batch_size=batch_size)
+    records = predict_paths(
+        load_engine(path, precision),
+        paths,
+        top_k=top_k,
+        min_score=min_score,
+        batch_size=batch_size,
+        pixel_limit=pixel_limit,
+        oddities=oddities,
+    )
+    return _telling(records, oddities, listener)
+
+
+def _telling(records: Iterator[Prediction], oddities: Oddities, listener: Listener) -> Iterator[Prediction]:
+    yield from records
+    oddities.tell(listener)
 
 
 def summarize(

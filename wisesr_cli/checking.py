@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from wisesr_cli.archive import check_weights_file
 from wisesr_cli.backbones import check_backbone
 from wisesr_cli.config import Config, position_warning
 from wisesr_cli.dataset import DatasetIndex, build_index, inspect_data
@@ -36,7 +37,7 @@ def check_settings(config: Config) -> None:
 
     Raises:
         ConfigError: settings that exclude each other.
-        RunError: a file of weights that is not there.
+        RunError: a file of weights that is not there, or not fit to be loaded.
     """
     for check in SETTINGS.values():
         check(config)
@@ -84,7 +85,7 @@ def _backbone(config: Config) -> None:
 
 def _weights(config: Config) -> None:
     if config.model.weights not in (None, "imagenet"):
-        weights_file(config.model.weights)
+        check_weights_file(weights_file(config.model.weights))
 
 
 def _output_dir(config: Config) -> None:

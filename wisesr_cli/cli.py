@@ -9,12 +9,13 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from wisesr_cli.errors import INTERRUPTED, PIPE_CLOSED, WisesrError, machine_error
+from wisesr_cli.errors import INTERRUPTED, PIPE_CLOSED, ConfigError, WisesrError, machine_error
 from wisesr_cli.text import nearest, visible
 
 COMMANDS: dict[str, str] = {
@@ -93,6 +94,8 @@ def run(arguments: Sequence[str]) -> int:
         if code == INTERRUPTED:  # Typer's silent answer to Ctrl-C
             return _fail("stopped", INTERRUPTED, debug)
         return code if isinstance(code, int) else 0
+    except ConfigError as error:
+        return _fail_on_config(error, debug)
     except WisesrError as error:
         return _fail(str(error), error.exit_code, debug)
     except typer.TyperException as error:
@@ -105,6 +108,8 @@ def run(arguments: Sequence[str]) -> int:
         if not isinstance(stop.__context__, BrokenPipeError):
             raise
         return _pipe_closed()
+    except MemoryError as error:
+        return _fail(f"not enough memory: {error or 'a smaller --batch-size or --image-size may help'}", 5, debug)
     except OSError as error:
         translated = machine_error(error)
         if translated is None:
@@ -129,18 +134,38 @@ def _pipe_closed() -> int:
 def _drop_output() -> None:
     """Send what is still buffered nowhere: nobody can read it any more."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    with suppress(OSError):  # no file is behind it: the program runs inside another one
+        os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def _fail(message: str, code: int, debug: bool) -> int:
-    for line in message.splitlines() or [""]:
+    print(f"wisesr: {visible(message)}", file=sys.stderr)
+    if debug:
+        _print_traceback()
+    return code
+
+
+def _fail_on_config(error: ConfigError, debug: bool) -> int:
+    """Show a line for every mistake: the only error that has more than one."""
+    for line in str(error).split("\n"):
         print(f"wisesr: {visible(line)}", file=sys.stderr)
     if debug:
-        import traceback
+        _print_traceback()
+    return error.exit_code
 
-        traceback.print_exc()
-    return code
+
+def _print_traceback(error: BaseException | None = None) -> None:
+    """Show where an error comes from, the names in its messages made visible."""
+    import traceback
+
+    lines = "".join(traceback.format_exception(error or sys.exception())).split("\n")
+    print("\n".join(visible(line) for line in lines), file=sys.stderr, end="")
+
+
+def show_bug(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Show the traceback of what no command expected, in place of Python's own way, which shows names raw."""
+    _print_traceback(error)
 
 
 def _show_usage_error(error: Any, debug: bool) -> int:

@@ -9,6 +9,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -16,6 +19,7 @@ from PIL import Image
 Pixels = npt.NDArray[np.uint8]
 
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels, and beside a padded image
+_BAND_PIXELS = 1 << 20  # that are converted at a time
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -36,9 +40,33 @@ def to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
     if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-        return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+        return _over_background(image)
     return image.convert("RGB") if image.mode != "RGB" else image
+
+
+def _over_background(image: Image.Image) -> Image.Image:
+    """Return an image of any mode with transparency as RGB, made a band at a time: a whole one takes three copies."""
+    width, height = image.size
+    rgb = Image.new("RGB", image.size)
+    for start, end in _bands(width, height):
+        band = image.crop((0, start, width, end)).convert("RGBA")
+        opaque = Image.new("RGBA", band.size, (*BACKGROUND, 255))
+        rgb.paste(Image.alpha_composite(opaque, band).convert("RGB"), (0, start))
+    return rgb
+
+
+def _bands(width: int, height: int) -> Iterator[tuple[int, int]]:
+    rows = max(1, _BAND_PIXELS // width)
+    for start in range(0, height, rows):
+        yield start, min(start + rows, height)
+
+
+def _in_bands(values: npt.NDArray[Any], convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Pixels:
+    """Return what `convert` makes of an array (height, width), as bytes."""
+    levels = np.empty(values.shape, np.uint8)
+    for start, end in _bands(values.shape[1], values.shape[0]):
+        levels[start:end] = convert(values[start:end])
+    return levels
 
 
 def _highest_bits(image: Image.Image) -> Pixels:
@@ -47,18 +75,18 @@ def _highest_bits(image: Image.Image) -> Pixels:
     if tags := getattr(image, "tag_v2", None):
         bits = min(16, tags.get(258, (16,))[0])
         bits -= tags.get(339, (1,))[0] == 2 and bits == 16 and tags.get(258, (16,))[0] == 16
-    values = np.asarray(image).astype(np.int32)
-    levels = np.clip(values, 0, (1 << bits) - 1) >> (bits - 8)
-    if tags and tags.get(262) == 0:  # white is zero
-        levels = 255 - levels
-    return levels.astype(np.uint8)
+    levels = _in_bands(
+        np.asarray(image), lambda values: np.clip(values.astype(np.int32), 0, (1 << bits) - 1) >> (bits - 8)
+    )
+    return 255 - levels if tags and tags.get(262) == 0 else levels  # 0: white is zero
 
 
 def _float_to_bytes(values: npt.NDArray[np.float32]) -> Pixels:
-    values = np.nan_to_num(values, nan=0.0, posinf=np.inf, neginf=-np.inf)
-    factor = 255.0 if values.min() >= 0 and values.max() <= 1 else 1.0
-    levels: Pixels = np.rint(np.clip(values * factor, 0, 255)).astype(np.uint8)
-    return levels
+    with np.errstate(invalid="ignore"):  # NumPy would print a warning about some kinds of NaN
+        # A comparison with NaN is false, and fmin and fmax pass over it.
+        outside = np.fmin.reduce(values, axis=None) < 0 or np.fmax.reduce(values, axis=None) > 1
+        factor = 1.0 if outside else 255.0
+        return _in_bands(values, lambda band: np.rint(np.clip(np.nan_to_num(band, nan=0.0) * factor, 0, 255)))
 
 
 def _with_alpha(grey: Pixels, opaque: npt.NDArray[np.bool_] | None) -> Image.Image:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +36,21 @@ _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 
 
 def _check_name(name: str) -> str:
+    _check_path(name)
     # A file system counts bytes, at most 255 of them, and some are kept for what is put behind a name.
-    too_long = len(name.encode("utf-8", "surrogatepass")) > 200
-    if not _NAME.fullmatch(name) or name.startswith((".", "-")) or too_long:
+    if not _NAME.fullmatch(name) or name.startswith((".", "-")) or len(os.fsencode(name)) > 200:
         raise ValueError("must be a folder name without slashes, up to 200 bytes, that starts with no dot or dash")
     return name
+
+
+def _check_path(path: str) -> str:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError("no file can have this name: it holds half of a character (a lone surrogate)") from None
+    if "\0" in path:
+        raise ValueError("a path has no NUL character")
+    return path
 
 
 def _check_group_regex(pattern: str) -> str:
@@ -61,9 +72,7 @@ def _as_size(value: Any) -> Any:
 
 
 def _as_path(value: Any) -> Any:
-    if isinstance(value, str) and "\0" in value:
-        raise ValueError("a path has no NUL character")
-    return Path(value) if isinstance(value, str) and value else value
+    return Path(_check_path(value)) if isinstance(value, str) and value else value
 
 
 def _kind(value: Any) -> str:
@@ -125,6 +134,8 @@ class DataConfig(Options):
     """How an image gets its size: without regard to its shape, cut to it, or filled up to it."""
     on_error: Literal["fail", "skip"] = "fail"
     """What an unreadable training image does."""
+    pixel_limit: int = Field(default=100_000_000, ge=1, le=10_000_000_000)
+    """Width times height above which an image is refused; decoding takes 4 to 16 bytes for every pixel."""
     cache: Literal["auto", "none", "memory", "disk"] = "auto"
     """Where decoded images are kept between epochs."""
 
@@ -221,7 +232,7 @@ class ModelConfig(Options):
 
     backbone: BackboneName = "MobileNetV2"
     """A keras.applications name in any case, or `compact` (small images, from scratch)."""
-    weights: str | None = None
+    weights: Annotated[str, AfterValidator(_check_path)] | None = None
     """null (random), imagenet, a weights or .keras file, or a run directory."""
     preprocessing: Literal["auto", "caffe", "tf", "torch", "none"] = "auto"
     """How pixels are scaled; `auto` is what the backbone was trained with."""
@@ -428,7 +439,7 @@ _Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]
 
 
 def dump_yaml(value: Any) -> str:
-    """Return plain values as YAML, keys in the order given."""
-    return str(
-        yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
-    )
+    """Return plain values as YAML, keys in the order given; what does not show itself is escaped."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    # Text with such characters stands in double quotes, where the escapes of `visible` are those of YAML.
+    return "\n".join(visible(line) for line in text.split("\n"))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,13 +110,24 @@ def _read_source(source: str | Path | None) -> Document:
     if not str(source):
         raise UsageError("the source is empty; give a YAML config (.yaml, .yml) or a folder of images")
     path = _expanded(source)
-    if path.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{visible(source)}: {_reason(error)}") from None
+    if is_folder:
         return Document({"data": {"dir": str(path.absolute())}}, {("data", "dir"): visible(source)})
-    if not path.exists():
-        raise DataError(f"{visible(source)}: no such file or folder; give a config (YAML) or a folder of images")
     if path.suffix.lower() not in {".yaml", ".yml"}:
         raise UsageError(f"{visible(source)}: neither a YAML config (.yaml, .yml) nor a folder of images")
     return _read_with_bases(path, ())
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Return why a source cannot be looked at, and what it should be."""
+    from wisesr_cli.folders import LAYOUT  # brings NumPy and Pillow, which a config alone does not need
+
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+    found = "no such file or folder" if missing else str(getattr(error, "strerror", error)).lower()
+    return f"{found}; give a config (.yaml, .yml) or a folder of images. {LAYOUT}"
 
 
 def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> Document:
@@ -135,7 +148,7 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> Document:
     if not isinstance(base_name, str):
         raise ConfigError(f"{place}: extends is {shown(base_name)}; allowed: the path of another config")
     base_path = resolved.parent / _expanded(base_name)
-    if not base_path.is_file():
+    if not os.path.isfile(base_path):  # noqa: PTH113  (false, too, where the system cannot even look)
         raise ConfigError(f"{place}: extends '{visible(base_name)}': no such file; paths are relative to this file")
     base = _read_with_bases(base_path, (*seen, resolved))
     _let_new_folders_win(base, document.value.get("data"))
@@ -192,15 +205,16 @@ def _renamed(path: KeyPath, old: dict[str, Any], new: dict[str, Any]) -> bool:
 
 def _apply(document: Document, override: Override, notes: list[str]) -> None:
     """Lay one value of the command line over the document."""
-    value = override.value
+    value = deepcopy(override.value)  # later overrides may write into it
     if override.path in _PATHS and isinstance(value, str) and value != "imagenet":
         value = _absolute(value, Path.cwd())
     if override.path == ("data", "dir"):
         _forget_split_folders(document)
     tree = document.value
-    for key in override.path[:-1]:
+    for depth, key in enumerate(override.path[:-1], start=1):
         if tree.get(key) is None or isinstance(tree[key], str):  # `none` gives way to a mapping
             tree[key] = {}
+            document.places[override.path[:depth]] = override.origin
         if not isinstance(tree[key], dict):
             return  # a mistake of the file, which validation names
         tree = tree[key]

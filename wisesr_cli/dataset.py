@@ -15,11 +15,12 @@ import numpy as np
 from wisesr_cli import folders, splits, text
 from wisesr_cli.duplicates import Duplicate, find_duplicates, warn_of_duplicates
 from wisesr_cli.errors import DataError
-from wisesr_cli.folders import Layout, find_splits
+from wisesr_cli.folders import Layout, Problem, find_splits
+from wisesr_cli.images import PIXEL_LIMIT
 from wisesr_cli.index import DatasetIndex, Split, index_from_rows
 from wisesr_cli.inspection import inspect_data
 from wisesr_cli.results import Listener
-from wisesr_cli.survey import DataOptions, find_layout, list_examples, survey, tell
+from wisesr_cli.survey import DataOptions, Survey, find_layout, survey, tell, without_images_message
 
 __all__ = [
     "DataOptions",
@@ -43,12 +44,11 @@ def build_index(data: DataOptions, *, seed: int, listener: Listener) -> DatasetI
     Raises `DataError` for folders that cannot be used and, unless `data.on_error` is `skip`, for unreadable images.
     """
     found = survey(data, listener=listener)
-    if found.problems:
-        more = f" ({len(found.problems) - 1:,} more problems: see 'wisesr check')" if len(found.problems) > 1 else ""
-        raise DataError(found.problems[0].message + more)
+    _refuse(found.problems)
     refuse_or_warn(found.unreadable, on_error=data.on_error, listener=listener)
     class_names, parts = found.class_names, dict(found.splits)
-    _check_every_class(parts["train"], class_names)
+    if lacking := found.classes_without_images():
+        raise DataError(without_images_message(lacking))
     if "validation" not in parts and data.validation_split > 0:
         train, validation = splits.set_validation_aside(data, parts["train"], class_names, seed=seed)
         parts = {"train": train, "validation": validation, **{k: v for k, v in parts.items() if k != "train"}}
@@ -67,7 +67,12 @@ def count_classes(data: DataOptions) -> int:
 
 
 def scan_folder_for_evaluation(
-    folder: str | os.PathLike[str], class_names: Sequence[str], *, on_error: str, listener: Listener
+    folder: str | os.PathLike[str],
+    class_names: Sequence[str],
+    *,
+    on_error: str,
+    pixel_limit: int = PIXEL_LIMIT,
+    listener: Listener,
 ) -> DatasetIndex:
     """Return an index with the one split `test`: the images of a folder, their classes matched by name.
 
@@ -84,17 +89,23 @@ def scan_folder_for_evaluation(
             f"{text.joined(unknown[:5])}.{text.nearest(unknown[0], known)} Its classes: {text.joined(known[:20])}"
             f"{', ...' if len(known) > 20 else ''}"
         )
-    examples, unreadable = list_examples(listing, root, known, listener)
-    start = len(root.rstrip("/")) + 1
-    unreadable = [(path[start:], reason) for path, reason in listing.unreadable] + unreadable
-    refuse_or_warn(unreadable, on_error=on_error, listener=listener)
-    if not len(examples):
+    found = Survey(Layout(root, {"test": root}), known)
+    found.add("test", listing, listener, pixel_limit=pixel_limit)
+    _refuse(found.problems)
+    refuse_or_warn(found.unreadable, on_error=on_error, listener=listener)
+    if not len(found.splits["test"]):
         raise DataError(f"{text.visible(root)}: no images. {folders.LAYOUT}.")
-    for problem in listing.problems:
-        listener.note(problem.message)
-    if listing.ignored:
-        listener.note(folders.ignored_message(listing.ignored))
-    return DatasetIndex(known, root, {"test": examples}, {"test": root}, tuple(unreadable), dict(listing.ignored))
+    notes = tell(found, listener)
+    return DatasetIndex(
+        known, root, found.splits, found.layout.folders, tuple(found.unreadable), dict(found.ignored), notes
+    )
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
+    """Raise the first of the problems, with how many more there are."""
+    if problems:
+        more = f" ({text.counted(len(problems) - 1, 'more problem')})" if len(problems) > 1 else ""
+        raise DataError(problems[0].message + more)
 
 
 def refuse_or_warn(unreadable: Sequence[tuple[str, str]], *, on_error: str, listener: Listener) -> None:
@@ -125,20 +136,10 @@ def _evaluation_folder(folder: str | os.PathLike[str], listener: Listener) -> st
     return f"{root}/{found[split]}"
 
 
-def _check_every_class(train: Split, class_names: tuple[str, ...]) -> None:
-    if lacking := _classes_without(train, class_names):
-        count = text.counted(len(lacking), "class", "classes")
-        raise DataError(f"{count} without a readable image: {text.joined(lacking[:5])}")
-
-
 def _warn_of_emptied_classes(train: Split, class_names: tuple[str, ...], listener: Listener) -> None:
     """Warn of classes that lost all images to validation, which the strategy `hash` may do."""
-    if lacking := _classes_without(train, class_names):
+    counts = np.bincount(train.labels, minlength=len(class_names))
+    if lacking := [class_names[label] for label in np.flatnonzero(counts == 0)]:
         listener.warn(
             f"the split leaves no training image of {text.joined(lacking[:5])}; 'stratified' leaves some of each"
         )
-
-
-def _classes_without(split: Split, class_names: tuple[str, ...]) -> list[str]:
-    counts = np.bincount(split.labels, minlength=len(class_names))
-    return [class_names[label] for label in np.flatnonzero(counts == 0)]

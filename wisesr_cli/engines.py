@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from wisesr_cli.errors import RunError
 from wisesr_cli.heads import CLASSIFIER_LAYER
-from wisesr_cli.runs import ModelInfo, model_path, read_model_info
+from wisesr_cli.model_file import ModelInfo, read_model_info
+from wisesr_cli.runs import model_path
 from wisesr_cli.text import visible
 
 
@@ -38,16 +39,10 @@ class KerasEngine:
     """
 
     def __init__(self, path: Path, precision: str = "float32") -> None:
-        import keras
-
-        from wisesr_cli import layers  # noqa: F401  (registers our layers)
+        from wisesr_cli.loading import load_model
 
         self.info = read_model_info(path)
-        try:
-            self.model: Any = keras.models.load_model(path, compile=False, safe_mode=True)
-        except Exception as error:  # Keras raises whatever it likes on a damaged file
-            reason = " ".join(str(error).split())[:300]
-            raise RunError(f"{visible(path)}: cannot be loaded: {visible(reason)}") from error
+        self.model: Any = load_model(path)
         expected = (None, *self.info.image_size, 3), (None, len(self.info.class_names))
         if (self.model.input_shape, self.model.output_shape) != expected:
             raise RunError(f"{visible(path)}: damaged: the model does not have the shapes that its record says")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
 
 from wisesr_cli.errors import DataError
+from wisesr_cli.files import make_folder, naming
 from wisesr_cli.guard import Limits
 from wisesr_cli.results import EpochResult, TrainingListener
 from wisesr_cli.runs import Run
@@ -28,7 +33,7 @@ class TrainingStopped(Exception):  # noqa: N818  (no error: training ended as it
 class EpochKeeper(keras.callbacks.Callback):
     """Keeps order: sets the random draws of an epoch, checks every step, and writes what the epoch came to.
 
-    The best model is written before the state, so that a state never speaks of a best model that is not there.
+    The state is written first: should the best model not be written any more, the state holds what it is made from.
     """
 
     def __init__(self, trainer: Trainer, run: Run, *, limits: Limits, listener: TrainingListener) -> None:
@@ -90,12 +95,14 @@ class EpochKeeper(keras.callbacks.Callback):
         if row.val_loss is not None and not math.isfinite(row.val_loss):
             raise _not_finite("validation loss", row.val_loss, f"the end of epoch {row.epoch}")
         progress = self.trainer.progress
-        is_best = self._keep_best(row)
+        is_best = self._is_best(row)
         progress.history.append(row)
         stops = self._stops_early(row)
         if stops or progress.epoch == self.trainer.config.train.epochs:
             progress.finished = True
         self.trainer.write_state(self.run.state)
+        if is_best:
+            self.trainer.save_best(self.run.best, row.epoch)
         self.run.write_history(progress.history)
         self.logs_writer.write(row)
         self.listener.epoch_finished(row, is_best=is_best, total=self.trainer.config.train.epochs)
@@ -128,15 +135,14 @@ class EpochKeeper(keras.callbacks.Callback):
             epoch_seconds=time.monotonic() - self.epoch_started,
         )
 
-    def _keep_best(self, row: EpochResult) -> bool:
-        """Write the best model when this epoch is the best so far; without validation, the last one is."""
+    def _is_best(self, row: EpochResult) -> bool:
+        """Note and return whether this epoch is the best so far; without validation, the last one is."""
         progress = self.trainer.progress
         rank = _rank(row, self.trainer.config.train.best_by)
         if rank and progress.best_rank and rank <= progress.best_rank:
             return False
         if row.val_loss is None and not self.trainer.weights_are_finite():
             raise _not_finite("weights", math.nan, f"the end of epoch {row.epoch}")
-        self.trainer.save_best(self.run.best, row.epoch)
         progress.best_epoch, progress.best_rank = row.epoch, rank
         return True
 
@@ -173,15 +179,18 @@ def _not_finite(what: str, value: float, where: str) -> DataError:
 
 
 class _TensorBoardWriter:
-    """Writes the rows of the history for TensorBoard, made when the first one comes."""
+    """Writes the rows of the history for TensorBoard, into files that are made when the first row comes.
+
+    TensorBoard's own writer hands everything to a thread, in which a full disk is found too late and by nobody.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.writers: dict[str, Any] = {}
+        self.logs: dict[str, Any] = {}
 
     @property
     def is_possible(self) -> bool:
-        """Whether TensorBoard can write there: it takes names that are UTF-8 only."""
+        """Whether TensorBoard can read what is written there: it takes names that are UTF-8 only."""
         try:
             str(self.run.tensorboard).encode("utf-8")
         except UnicodeEncodeError:
@@ -196,14 +205,30 @@ class _TensorBoardWriter:
             self._add("validation", row.epoch, loss=row.val_loss, top1_accuracy=row.val_top1_accuracy)
 
     def _add(self, name: str, epoch: int, **values: float) -> None:
-        from tensorboard.summary import Writer
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-        if name not in self.writers:
-            self.writers[name] = Writer(str(self.run.tensorboard / name))
-        for tag, value in values.items():
-            self.writers[name].add_scalar(tag, value, epoch)
-        self.writers[name].flush()
+        with naming(self.run.tensorboard / name):
+            if name not in self.logs:
+                self.logs[name] = _new_log(self.run.tensorboard / name)
+            rows = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+            event = Event(wall_time=time.time(), step=epoch, summary=Summary(value=rows))
+            self.logs[name].write(event.SerializeToString())
+            self.logs[name].flush()
 
     def close(self) -> None:
-        for writer in self.writers.values():
-            writer.close()
+        for log in self.logs.values():
+            with suppress(OSError):  # rows that could not be written before
+                log.close()
+
+
+def _new_log(folder: Path) -> Any:
+    """Open a new file under a name that TensorBoard looks for."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    make_folder(folder)
+    name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{time.time_ns()}"
+    log = RecordWriter((folder / name).open("xb"))
+    log.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+    return log

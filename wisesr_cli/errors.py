@@ -7,6 +7,7 @@ Errors of other libraries are translated where they are called; whatever is not 
 from __future__ import annotations
 
 import errno
+import os
 
 from wisesr_cli.text import visible
 
@@ -74,12 +75,22 @@ _MACHINE_ERRNOS = {
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",
     errno.EMFILE: "too many open files",
+    errno.ENAMETOOLONG: "the name is too long for the file system",
+    errno.EIO: "the disk or its connection fails (input/output error); write to another one",
 }
 
 
 def machine_error(error: OSError) -> MachineError | None:
-    """Translate an `OSError` that the machine is to blame for; None when it is not."""
+    """Translate an `OSError` that the machine is to blame for wherever it comes from; None when it is not."""
     reason = _MACHINE_ERRNOS.get(error.errno or 0)
     if reason is None:
         return None
     return MachineError(f"{visible(error.filename)}: {reason}" if error.filename else reason)
+
+
+def writing_error(error: OSError, path: str | os.PathLike[str]) -> MachineError:
+    """Translate any `OSError` of writing to `path`, which the machine is always to blame for."""
+    reason = _MACHINE_ERRNOS.get(error.errno or 0)
+    if reason is None:
+        reason = f"cannot be written: {visible(error.strerror or error)}; write to another place"
+    return MachineError(f"{visible(path)}: {reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,17 +12,21 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from wisesr_cli.config import SplitName
+from wisesr_cli.config import DataConfig, SplitName
 from wisesr_cli.dataset import DatasetIndex, index_from_rows, scan_folder_for_evaluation
 from wisesr_cli.engines import Engine, padded_logits
 from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.images import PIXEL_LIMIT
 from wisesr_cli.metrics import compute_metrics, most_confused, reliability_bins, softmax, worst_mistakes
+from wisesr_cli.model_file import read_model_info
 from wisesr_cli.pipeline import DecodedImages, open_pixels
 from wisesr_cli.plots import plot_confusion_matrix, plot_reliability
 from wisesr_cli.results import Evaluation, Listener, Metrics
-from wisesr_cli.runs import Run, model_path, open_run, read_model_info, write_json, write_rows
+from wisesr_cli.runs import Run, model_path, open_run, write_json, write_rows
 from wisesr_cli.survey import find_layout
 from wisesr_cli.text import joined, visible
+
+LONGEST_NAME = 200  # bytes of a folder's name; a file system takes 255, and some are put before and behind it
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,13 @@ def evaluate_pixels(
 
 
 def choose_subject(
-    run_path: str | Path, *, split: str | None, data: str | Path | None, on_error: str, listener: Listener
+    run_path: str | Path,
+    *,
+    split: str | None,
+    data: str | Path | None,
+    on_error: str,
+    pixel_limit: int = PIXEL_LIMIT,
+    listener: Listener,
 ) -> Subject:
     """Return what to judge on: a folder, a split of the run, or by default its test split, else validation.
 
@@ -67,8 +78,10 @@ def choose_subject(
         raise UsageError("--split and --data exclude each other")
     if data is not None:
         class_names = _class_names(run_path)
-        index = scan_folder_for_evaluation(data, class_names, on_error=on_error, listener=listener)
-        name = Path(data).absolute().name or "root"
+        index = scan_folder_for_evaluation(
+            data, class_names, on_error=on_error, pixel_limit=pixel_limit, listener=listener
+        )
+        name = _name_of(data)
         if name in get_args(SplitName):
             listener.warn(f"evaluate-{name} may hold results of the run's own {name} split: they are replaced")
         return Subject(index, "test", name)
@@ -89,11 +102,19 @@ def choose_subject(
     return Subject(index, split, split)
 
 
-def error_rule(run_path: str | Path) -> str:
-    """Return what the run did about unreadable images; `fail` for a model file without its run directory."""
+def _name_of(folder: str | Path) -> str:
+    """Return what the results on a folder are called: its name, cut when no file could be called after it."""
+    name = Path(os.path.abspath(folder)).name or "root"  # noqa: PTH100  (unlike Path.absolute, it resolves `..`)
+    while len(os.fsencode(name)) > LONGEST_NAME:
+        name = name[:-1]
+    return name
+
+
+def data_settings(run_path: str | Path) -> DataConfig:
+    """Return the run's settings about images; the defaults for a model file without its run directory."""
     folder = Path(run_path)
     run = Run(folder.parent if folder.is_file() else folder)
-    return run.load_config().data.on_error if run.is_complete else "fail"
+    return run.load_config().data if run.is_complete else DataConfig()
 
 
 def _class_names(run_path: str | Path) -> tuple[str, ...]:
@@ -109,7 +130,14 @@ def _data_root(run: Run) -> str:
 
 
 def evaluate(
-    run_path: str | Path, engine: Engine, subject: Subject, *, batch_size: int, on_error: str, listener: Listener
+    run_path: str | Path,
+    engine: Engine,
+    subject: Subject,
+    *,
+    batch_size: int,
+    on_error: str,
+    pixel_limit: int = PIXEL_LIMIT,
+    listener: Listener,
 ) -> Evaluation:
     """Judge a model on a subject and write metrics, tables and plots beside the run.
 
@@ -126,6 +154,7 @@ def evaluate(
         resize=engine.info.resize,
         cache="none",
         on_error="skip" if on_error == "skip" else "fail",
+        pixel_limit=pixel_limit,
         listener=listener,
     )
     with closing(pixels):

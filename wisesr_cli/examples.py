@@ -62,6 +62,7 @@ def open_examples(config: Config, listener: Listener) -> Examples:
                 resize=config.data.resize,
                 cache=config.data.cache,
                 on_error=config.data.on_error,
+                pixel_limit=config.data.pixel_limit,
                 listener=listener,
             )
             splits[split] = splits[split].taken(pixels[split].kept)

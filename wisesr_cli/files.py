@@ -9,33 +9,62 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from wisesr_cli.errors import writing_error
+
 TEMPORARY_PREFIX = ".wisesr-"
+LONGEST_SUFFIX = 32  # bytes
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an error while writing say where: the system names no file when a disk is full."""
+    """Let any error of the system in the block, which writes to `path`, be one that names it.
+
+    Raises:
+        MachineError: the disk is full, the name too long, the folder gone, or whatever else keeps one from writing.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
+        raise writing_error(error, path) from error
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what was written there replaces `path` when the block ends without error."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{path.suffix}")
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what was written there replaces `path` when the block ends without error.
+
+    Args:
+        path: the file.
+        temporary: the temporary path; None is one that nothing else has.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    temporary = temporary or path.with_name(_temporary_name(path))
     try:
         with naming(path):
             yield temporary
             flush_to_disk(temporary)
-        temporary.replace(path)
-        flush_to_disk(path.parent)
+            temporary.replace(path)
+            flush_to_disk(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _temporary_name(path: Path) -> str:
+    """Return a name that nothing else has, with the suffix that libraries look at, and never too long."""
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
+    return f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{suffix}"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        MachineError: it cannot be made.
+    """
+    with naming(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from wisesr_cli import runtime
+from wisesr_cli.archive import check_archive
 from wisesr_cli.backbones import BACKBONES
 from wisesr_cli.config import Config, position_warning
 from wisesr_cli.engines import load_engine
@@ -18,14 +19,15 @@ from wisesr_cli.evaluation import evaluate_pixels
 from wisesr_cli.examples import Examples
 from wisesr_cli.guard import Limits
 from wisesr_cli.model import Classifier, notes_about
+from wisesr_cli.model_file import read_model_info
 from wisesr_cli.parallel import worker_count
 from wisesr_cli.plots import plot_learning_curves
 from wisesr_cli.results import Listener, Metrics, TrainingListener, TrainingPlan, TrainingResult
-from wisesr_cli.resume import Progress, check_resumable, circumstances_from_json
-from wisesr_cli.runs import Run, Start, check_model_file
+from wisesr_cli.resume import Progress, check_resumable, check_same_draws, circumstances_from_json
+from wisesr_cli.runs import Run, Start, prepare_folder
 from wisesr_cli.runtime import Device
 from wisesr_cli.state import read_state
-from wisesr_cli.text import counted
+from wisesr_cli.text import counted, visible
 from wisesr_cli.trainer import Arrays, Trainer
 
 SMALL_DATA = 5_000  # images; below, a large network from random weights learns little
@@ -47,6 +49,7 @@ def run(
 
 def _begin(trainer: Trainer, start: Start, listener: Listener) -> Arrays | None:
     """Set the trainer to where the run stands, and write what is known of a new one."""
+    prepare_folder(start.run, overwrite=not start.resumed)
     if start.resumed:
         return _restore(trainer, start.run, listener)
     index = trainer.examples.index
@@ -61,33 +64,55 @@ def _restore(trainer: Trainer, run: Run, listener: Listener) -> Arrays:
         RunError: the state is damaged, or something differs that would change the numbers.
     """
     state = read_state(run.state)
-    before = circumstances_from_json(state.progress["circumstances"])
+    before = circumstances_from_json(state.record("circumstances"))
     differences = trainer.examples.differences(before.data)
     for warning in check_resumable(before, trainer.circumstances(), differences):
         listener.warn(warning)
-    trainer.restore("model", state.arrays["model"])
-    progress = trainer.progress = Progress.from_json(state.progress["progress"])
-    if progress.best_epoch is not None:
-        check_model_file(run.best)
+    trainer.restore("model", state.group("model"))
+    progress = trainer.progress = Progress.from_json(state.record("progress"))
+    check_same_draws(state.group("random"), trainer.random_draws(progress.epoch), epoch=progress.epoch + 1)
+    _restore_best(trainer, run)
     run.write_examples(trainer.examples.index.class_names, trainer.examples.index.rows())
     _replan(trainer, run, listener)
     run.write_history(progress.history)
-    return state.arrays["optimizer"]
+    return state.group("optimizer")
+
+
+def _restore_best(trainer: Trainer, run: Run) -> None:
+    """Check that the best model is there, or make it from the state where a killed process did not come to it.
+
+    Raises:
+        RunError: it is damaged, or is not that of the best epoch.
+    """
+    progress = trainer.progress
+    if progress.best_epoch is None:
+        return
+    is_last = progress.best_epoch == progress.epoch
+    if not is_last or run.best.exists():
+        check_archive(run.best)
+        found = read_model_info(run.best).epoch
+        if found == progress.best_epoch:
+            return
+        if not is_last or found > progress.epoch:
+            raise RunError(
+                f"{visible(run.best)}: is the model of epoch {found}, but the best one is that of epoch "
+                f"{progress.best_epoch}; put it back, or start anew with --overwrite"
+            )
+    trainer.save_best(run.best, progress.epoch)
 
 
 def _replan(trainer: Trainer, run: Run, listener: Listener) -> None:
     """Let another number of epochs than before hold from here on, where it leaves something to do."""
     progress, total = trainer.progress, trainer.config.train.epochs
-    if total == progress.planned_epochs or total <= progress.epoch:
-        return
-    listener.note(
-        f"going on to {counted(total, 'epoch')} after {progress.epoch}; from here the learning rate follows the "
-        f"schedule of {total} epochs"
-    )
-    progress.planned_epochs = total
-    if progress.finished:
-        progress.finished, progress.stopping_wait = False, 0
-    run.write_config(trainer.config)
+    if total != progress.planned_epochs and total > progress.epoch:
+        listener.note(f"from here on, the learning rate follows the schedule of {counted(total, 'epoch')}")
+        progress.planned_epochs = total
+        if progress.finished:
+            progress.finished, progress.stopping_wait = False, 0
+    if total == progress.planned_epochs:
+        run.write_config(trainer.config)
+    if not progress.finished and total > progress.epoch:
+        listener.note(f"going on after epoch {progress.epoch} of {total}")
 
 
 def _fit(
@@ -174,7 +199,7 @@ def try_one_step(
     if not math.isfinite(loss):
         raise DataError(f"the loss of the first step is {loss}; try a smaller --learning-rate")
     trainer.write_state(temporary.state)
-    trainer.restore("model", read_state(temporary.state).arrays["model"])
+    trainer.restore("model", read_state(temporary.state).group("model"))
     trainer.save_best(temporary.best, epoch=0)
     difference = trainer.difference_after_reload(load_engine(temporary.best))
     if difference > MAX_RELOAD_DIFFERENCE:

@@ -120,7 +120,8 @@ def list_split(folder: str) -> Listing:
             listing.ignored[HIDDEN] += 1
         elif not _is_folder(entry):
             suffix = os.path.splitext(entry.name)[1].lower()
-            listing.ignored[OUTSIDE if suffix in SUFFIXES else suffix] += 1
+            if _status(entry, listing) is not None:  # a broken link may have been a class, and is named
+                listing.ignored[OUTSIDE if suffix in SUFFIXES else suffix] += 1
         elif entry.is_symlink() and _leads_back(entry.path, inside):
             listing.ignored[LINKED] += 1
         else:

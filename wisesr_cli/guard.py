@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from wisesr_cli.errors import Interrupted, MachineError
+from wisesr_cli.files import naming
 from wisesr_cli.text import visible
 
 
@@ -21,28 +22,41 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the lock file at `path`; a lock whose process died does not block.
 
     Raises:
-        MachineError: another live process holds it; the message names its pid.
+        MachineError: another live process holds it, which is named by its pid, or it cannot be written.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with naming(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            raise MachineError(
-                f"{visible(path.parent)}: in use by another wisesr (pid {visible(holder)}); wait for it or stop it"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        with naming(path):
+            _take(descriptor, path.parent)
         yield
     finally:
         os.close(descriptor)
 
 
+def _take(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+        raise MachineError(
+            f"{visible(folder)}: in use by another wisesr (pid {visible(holder)}); wait for it or stop it"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+
+
+class _StopNow(BaseException):
+    """Ends a block wherever it is. No `Exception`: decoders and Keras catch those, and threads that are just being
+    started are left in disorder by them.
+    """
+
+
 class StopRequest:
     """Whether a signal asked to stop. Loops that must reach a step's end defer it and look; else it stops at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, hint: str = "no epoch was under way; go on with --resume") -> None:
+        self.hint = hint  # for a stop at once
         self.signal_number: int | None = None
         self.deferring = False
 
@@ -52,7 +66,7 @@ class StopRequest:
             os._exit(128 + signal_number)
         self.signal_number = signal_number
         if not self.deferring:
-            self.check("no epoch was under way")
+            raise _StopNow
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -62,6 +76,7 @@ class StopRequest:
             yield
         finally:
             self.deferring = False
+        self.check(self.hint)
 
     def check(self, hint: str) -> None:
         """Raise `Interrupted` with `hint` when a signal came."""
@@ -81,15 +96,21 @@ class Limits:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a request to stop for as long as the block runs (main thread only)."""
-    request = StopRequest()
+def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
+    """Turn SIGINT and SIGTERM into a request to stop for as long as the block runs (main thread only).
+
+    Raises:
+        Interrupted: a signal came, and the block did not put its stop off.
+    """
+    request = request or StopRequest()
     previous: dict[signal.Signals, Any] = {}
     with suppress(ValueError):  # not the main thread: a library user handles signals
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, request.receive)
     try:
         yield request
+    except _StopNow:
+        request.check(request.hint)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,7 +1,8 @@
 """The only module that decodes images: the same pixels for training, evaluation, prediction and explanation.
 
 Whatever comes in leaves as upright RGB, uint8, the first frame of it. EXIF orientation is applied, colour profiles are
-not; the rules for transparency, more than 8 bits and other colour spaces are in `color.py`.
+not; the rules for transparency, more than 8 bits and other colour spaces are in `color.py`, those for another shape in
+`resizing.py`.
 
 A file that cannot be decoded to its end is an `ImageError`; nothing is ever filled in. Only the formats in `SUPPORTED`
 are tried, none of which starts another program. To add one, add its row there and its first bytes to `signatures.py`.
@@ -12,11 +13,10 @@ from __future__ import annotations
 import errno
 import io
 import os
-import re
 import stat
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import IO, Literal
 
@@ -29,12 +29,34 @@ from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 from wisesr_cli import signatures
 from wisesr_cli.color import BACKGROUND, is_deep, to_rgb
 from wisesr_cli.errors import ImageError
+from wisesr_cli.pillow_setup import prepare_pillow
+from wisesr_cli.refusals import refuse_before_loading
+from wisesr_cli.resizing import RESIZERS, Box
+
+__all__ = [
+    "BACKGROUND",
+    "DECODER_VERSION",
+    "PIXEL_LIMIT",
+    "RESIZERS",
+    "SUFFIXES",
+    "SUPPORTED",
+    "ImageHeader",
+    "Pixels",
+    "Resize",
+    "decode_image",
+    "decode_with_header",
+    "open_regular",
+    "read_header",
+    "size_reason",
+]
 
 Pixels = npt.NDArray[np.uint8]
 Resize = Literal["squash", "crop", "pad"]
-Box = tuple[float, float, float, float]  # left, upper, right, lower
+Source = str | os.PathLike[str] | bytes | IO[bytes]
 
-PIXEL_LIMIT = 100_000_000  # a 100-megapixel camera; one image then takes about 0.5 GB while it is decoded
+PIXEL_LIMIT = 100_000_000  # a 100-megapixel camera; one image then takes 0.4 to 1.6 GB while it is decoded
+SIDE_LIMIT = 1_000_000  # Pillow takes memory and time for every line, however short
+LARGE = 25_000_000  # pixels from which on images are decoded one at a time: threads must not multiply their memory
 FILE_LIMIT = 1 << 30  # for WebP alone, which is read as a whole
 DECODER_VERSION = 1  # to be raised when the same file would give other pixels: caches depend on it
 
@@ -53,29 +75,14 @@ class ImageHeader:
     bits: int  # per channel: 8 or 16 (16 stands for more, too)
 
 
-def read_header(source: str | os.PathLike[str] | IO[bytes], *, pixel_limit: int = PIXEL_LIMIT) -> ImageHeader:
+def read_header(source: Source, *, pixel_limit: int = PIXEL_LIMIT) -> ImageHeader:
     """Return what a file says about its image, without decoding it; raises `ImageError` with the bare reason."""
-    with _opened(source) as file, _translated(file):
-        image = _open_image(file, pixel_limit)
-        orientation = _orientation(image)
-        width, height = image.size
-        if orientation > 4 and image.format != "TIFF":  # Pillow turns TIFF by itself
-            width, height = height, width
-        return ImageHeader(
-            format="JPEG" if image.format == "MPO" else image.format or "",
-            width=width,
-            height=height,
-            mode=image.mode,
-            # An MPO's further frames are the same view for another eye, or a preview.
-            animated=image.format != "MPO" and bool(getattr(image, "is_animated", False)),
-            orientation=orientation,
-            alpha=image.has_transparency_data,
-            bits=16 if is_deep(image) else 8,
-        )
+    with _opened_image(source, pixel_limit) as (_, image):
+        return _header(image)
 
 
 def decode_image(
-    source: str | os.PathLike[str] | bytes | IO[bytes],
+    source: Source,
     *,
     image_size: tuple[int, int] | None,
     resize: Resize = "squash",
@@ -87,15 +94,24 @@ def decode_image(
     `squash` distorts, `crop` cuts the longer side's ends off, `pad` adds `BACKGROUND` on both ends of the shorter side.
     Raises `ImageError` with the bare reason.
     """
-    fit = RESIZERS[resize]
-    with _opened(source) as file, _translated(file):
-        image = _open_image(file, pixel_limit)
-        content = _load(image, file, image_size, resize)
-        upright = _upright(image, _orientation(image))
-        rgb = to_rgb(upright)
-        if image_size is not None:
-            rgb = fit(rgb, (image_size[1], image_size[0]), _turned(content, image, upright))
-        return np.array(rgb, dtype=np.uint8)
+    with _opened_image(source, pixel_limit) as (file, image):
+        return _decode(image, file, image_size, resize)
+
+
+def decode_with_header(
+    source: Source, *, image_size: tuple[int, int], resize: Resize, pixel_limit: int
+) -> tuple[Pixels, ImageHeader]:
+    """Return what `decode_image` and `read_header` do, the file opened once."""
+    with _opened_image(source, pixel_limit) as (file, image):
+        header = _header(image)
+        return _decode(image, file, image_size, resize), header
+
+
+def size_reason(width: int, height: int, pixel_limit: int) -> str:
+    """Return why an image of this size is refused, empty where it is not."""
+    if width * height > pixel_limit:
+        return f"over the pixel limit of {pixel_limit:,} pixels ({width}x{height}); {_RAISED_BY}"
+    return f"a side of more than {SIDE_LIMIT:,} pixels ({width}x{height})" if max(width, height) > SIDE_LIMIT else ""
 
 
 @contextmanager
@@ -115,7 +131,18 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
 
 
 @contextmanager
-def _opened(source: str | os.PathLike[str] | bytes | IO[bytes]) -> Iterator[IO[bytes]]:
+def _opened_image(source: Source, pixel_limit: int) -> Iterator[tuple[IO[bytes], ImageFile.ImageFile]]:
+    with _opened(source) as file, _translated(file):
+        format_name, early_size = _recognised(file)
+        _check_size(early_size, pixel_limit)
+        with _in_turn(early_size):
+            image = _open_image(file, format_name, pixel_limit)
+            with _in_turn(image.size):
+                yield file, image
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[IO[bytes]]:
     if isinstance(source, bytes):
         yield io.BytesIO(source)
     elif isinstance(source, str | os.PathLike):
@@ -148,51 +175,85 @@ def _reason(error: Exception, file: IO[bytes]) -> str:
     return f"{'truncated' if cut else 'damaged'} {_SHOWN_NAMES.get(name, name)}"
 
 
-def _open_image(file: IO[bytes], pixel_limit: int) -> ImageFile.ImageFile:
-    _prepare_pillow(pixel_limit)
+def _recognised(file: IO[bytes]) -> tuple[str, tuple[int, int]]:
+    """Return Pillow's name of a file's format, and the size where the first bytes say it."""
     file.seek(0)
     prefix = file.read(signatures.PREFIX_BYTES)
-    format_name = signatures.format_of(prefix)
     if not prefix:
         raise ImageError("empty file")
+    format_name = signatures.format_of(prefix)
     if format_name not in SUPPORTED:
         raise ImageError("not a supported format" if signatures.is_other_image(prefix) else "not an image")
-    _check_size(signatures.early_size(format_name, prefix), pixel_limit)
+    return format_name, signatures.early_size(format_name, prefix)
+
+
+def _open_image(file: IO[bytes], format_name: str, pixel_limit: int) -> ImageFile.ImageFile:
+    prepare_pillow(pixel_limit)
     if format_name == "WEBP" and file.seek(0, io.SEEK_END) > FILE_LIMIT:
         raise ImageError("over the file limit of 1 GiB")
     try:
         image = Image.open(file, formats=[format_name])
     except Image.DecompressionBombError as error:
-        raise ImageError(f"over the pixel limit of {pixel_limit:,} pixels") from error
+        raise ImageError(f"over the pixel limit of {pixel_limit:,} pixels; {_RAISED_BY}") from error
     _check_size(image.size, pixel_limit)
     return image
 
 
 def _check_size(size: tuple[int, int], pixel_limit: int) -> None:
-    width, height = size
-    if width * height > pixel_limit:
-        raise ImageError(f"over the pixel limit of {pixel_limit:,} pixels ({width}x{height})")
+    if reason := size_reason(*size, pixel_limit):
+        raise ImageError(reason)
 
 
-def _prepare_pillow(pixel_limit: int) -> None:
-    """Keep Pillow's warnings (odd EXIF, many pixels, palettes) off the terminal, and its own pixel limit above ours.
+@contextmanager
+def _in_turn(size: tuple[int, int]) -> Iterator[None]:
+    """Hold all other large images back while one is decoded."""
+    with _ONE_LARGE_IMAGE if size[0] * size[1] >= LARGE else nullcontext():
+        yield
 
-    `warnings.catch_warnings` is not safe while other threads decode: the rule is added once, and again when it is gone.
-    """
-    if _PILLOW_WARNINGS not in warnings.filters:
-        warnings.filterwarnings("ignore", module=r"PIL\b")
-    if Image.MAX_IMAGE_PIXELS is not None and pixel_limit > 2 * Image.MAX_IMAGE_PIXELS:  # it refuses from twice that on
-        Image.MAX_IMAGE_PIXELS = pixel_limit
+
+def _header(image: ImageFile.ImageFile) -> ImageHeader:
+    orientation = _orientation(image)
+    width, height = image.size
+    if orientation > 4 and image.format != "TIFF":  # Pillow turns TIFF by itself
+        width, height = height, width
+    return ImageHeader(
+        format="JPEG" if image.format == "MPO" else image.format or "",
+        width=width,
+        height=height,
+        mode=image.mode,
+        animated=_is_animated(image),
+        orientation=orientation,
+        alpha=image.has_transparency_data,
+        bits=16 if is_deep(image) else 8,
+    )
+
+
+def _is_animated(image: ImageFile.ImageFile) -> bool:
+    if image.format == "MPO":  # its further frames are the same view for another eye, or a preview
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # what follows the first frame of a GIF is damaged, and none of our business
+        return False
+
+
+def _decode(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, int] | None, resize: Resize) -> Pixels:
+    fit = RESIZERS[resize]
+    content = _load(image, file, image_size, resize)
+    upright = _upright(image, _orientation(image))
+    rgb = to_rgb(upright)
+    if image_size is not None:
+        rgb = fit(rgb, (image_size[1], image_size[0]), _turned(content, image, upright))
+    return np.array(rgb, dtype=np.uint8)
 
 
 def _load(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, int] | None, resize: Resize) -> Box:
     """Decode the first frame; return the part of it that holds the picture, as it is stored."""
+    refuse_before_loading(image, file)
     content: Box = (0, 0, *image.size)
     if image_size is not None and image.format in ("JPEG", "MPO"):
         drafted = image.draft(image.mode, _draft_size(image, image_size, resize))
         content = drafted[1] if drafted else content
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        _check_tiff_strips(image, file)
     image.load()
     if image.format == "PNG" and signatures.png_ends_early(file, file.seek(0, io.SEEK_END)):
         raise ImageError("truncated PNG")
@@ -208,16 +269,6 @@ def _draft_size(image: Image.Image, image_size: tuple[int, int], resize: Resize)
     if resize != "squash":
         across = down = max(across, down) if resize == "crop" else min(across, down)
     return max(1, round(2 * across * image.width)), max(1, round(2 * down * image.height))
-
-
-def _check_tiff_strips(image: TiffImagePlugin.TiffImageFile, file: IO[bytes]) -> None:
-    """Find a JPEG inside TIFF that was cut: its decoder would write a line to the terminal."""
-    tags = image.tag_v2
-    offsets, counts = tags.get(273) or tags.get(324), tags.get(279) or tags.get(325)
-    if tags.get(259) == 7 and offsets and counts:
-        size = file.seek(0, io.SEEK_END)
-        if any(offset + count > size for offset, count in zip(offsets, counts, strict=False)):
-            raise ImageError("truncated TIFF")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -245,34 +296,7 @@ def _turned(box: Box, image: Image.Image, upright: Image.Image) -> Box:
     return left, upper, left + width, upper + height
 
 
-def _squash(image: Image.Image, size: tuple[int, int], content: Box) -> Image.Image:
-    if image.size == size and content == (0, 0, *size):
-        return image
-    return image.resize(size, Image.Resampling.BILINEAR, box=content)
-
-
-def _crop(image: Image.Image, size: tuple[int, int], content: Box) -> Image.Image:
-    left, upper, right, lower = content
-    width = min(right - left, (lower - upper) * size[0] / size[1])
-    height = min(lower - upper, (right - left) * size[1] / size[0])
-    left += (right - left - width) / 2
-    upper += (lower - upper - height) / 2
-    # Rounding must not reach beyond the image.
-    box = (left, upper, min(left + width, image.width), min(upper + height, image.height))
-    return _squash(image, size, box)
-
-
-def _pad(image: Image.Image, size: tuple[int, int], content: Box) -> Image.Image:
-    width, height = content[2] - content[0], content[3] - content[1]
-    scale = min(size[0] / width, size[1] / height)
-    inner = max(1, min(size[0], round(width * scale))), max(1, min(size[1], round(height * scale)))
-    canvas = Image.new("RGB", size, BACKGROUND)
-    canvas.paste(_squash(image, inner, content), (round((size[0] - inner[0]) / 2), round((size[1] - inner[1]) / 2)))
-    return canvas
-
-
 _ORIENTATION_TAG = 0x0112
-_PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\b"), 0)
 
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -283,6 +307,10 @@ _TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_RAISED_BY = "data.pixel_limit or --pixel-limit raises it"
+
+_ONE_LARGE_IMAGE = threading.RLock()
 
 _OPEN_ERRORS = {
     errno.ENOENT: "no such file",
@@ -296,12 +324,6 @@ _OPEN_ERRORS = {
 }
 
 _SHOWN_NAMES = {"WEBP": "WebP"}
-
-RESIZERS: dict[str, Callable[[Image.Image, tuple[int, int], Box], Image.Image]] = {
-    "squash": _squash,
-    "crop": _crop,
-    "pad": _pad,
-}
 
 # Pillow's name of a format, and the suffixes by which its files are found in folders.
 SUPPORTED: dict[str, tuple[str, ...]] = {

@@ -17,7 +17,7 @@ from wisesr_cli.errors import DataError, ImageError
 from wisesr_cli.index import ALPHA, ANIMATED, DEEP, DatasetIndex
 from wisesr_cli.parallel import map_in_order
 from wisesr_cli.results import Finding, Level, Listener
-from wisesr_cli.survey import DataOptions, Survey, survey
+from wisesr_cli.survey import DataOptions, Survey, survey, without_images_message
 from wisesr_cli.verified import file_keys, recall_verified, remember_verified
 
 IMBALANCE = 10  # times as many images in the largest class as in the smallest, from which on it is worth a warning
@@ -74,6 +74,8 @@ def _check_classes(case: Case) -> Iterator[Finding]:
     splits_shown = ", ".join(f"{name} {len(split):,}" for name, split in index.splits.items())
     message = f"{text.counted(len(counts), 'class', 'classes')} ({shown}{more}); images: {splits_shown}"
     yield Finding("pass", "classes", message, len(counts))
+    if lacking := case.found.classes_without_images():
+        yield Finding("fail", "class-without-images", without_images_message(lacking), len(lacking))
     if len(counts) > 1 and counts.min() > 0 and counts.max() >= IMBALANCE * counts.min():
         ratio = counts.max() / counts.min()
         largest, smallest = (text.visible(index.class_names[order[position]]) for position in (0, -1))
@@ -172,13 +174,13 @@ def _decode_all(case: Case) -> list[tuple[str, str]]:
     """Return the images that do not decode to their end, with the reasons."""
     index = case.index()
     paths = [path for name in index.splits for path in index.absolute(name)]
-    keys = file_keys(paths)
+    keys = file_keys(paths, pixel_limit=case.data.pixel_limit)
     unknown = np.flatnonzero(~recall_verified(keys)).tolist()
     start = len(index.root.rstrip("/")) + 1
 
     def reason_of(position: int) -> str | None:
         try:
-            images.decode_image(paths[position], image_size=(8, 8))
+            images.decode_image(paths[position], image_size=(8, 8), pixel_limit=case.data.pixel_limit)
         except ImageError as error:
             return str(error)
         return None

@@ -6,8 +6,6 @@ A classifier takes float32 or uint8 pixels (batch, height, width, 3), RGB in 0..
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +23,7 @@ from wisesr_cli.config import ModelConfig
 from wisesr_cli.errors import DataError
 from wisesr_cli.heads import FeatureMap, build_head, effective_options
 from wisesr_cli.runtime import seed_everything
+from wisesr_cli.valueless import build_without_values
 from wisesr_cli.weights import load_backbone
 
 BACKBONE_LAYER = "backbone"
@@ -93,21 +92,6 @@ def build_classifier(
     feature_map = backbone(preprocess(pixels, resolve_preprocessing(config.backbone, config.preprocessing)))
     model = keras.Model(pixels, build_head(feature_map, classes, config.head), name="classifier")
     return Classifier(model, loaded)
-
-
-def build_without_values(build: Callable[[], Any]) -> Any:
-    """Return what `build` makes of Keras layers, with variables that hold no values; only shapes and counts are right.
-
-    It runs in a thread of its own, with Keras' default precision: Keras remembers such variables per thread, and would
-    give all of them values at the next model that this thread builds (gigabytes, minutes).
-    """
-
-    def build_in_scope() -> Any:
-        with keras.StatelessScope(initialize_variables=False):
-            return build()
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(build_in_scope).result()
 
 
 def feature_map_of(config: ModelConfig, image_size: tuple[int, int]) -> tuple[FeatureMap, Any]:

@@ -1,24 +1,23 @@
 """Where predictions go: streamed to standard output, or through a journal into a file that is whole or not there.
 
-The journal lies beside the output (`FILE.partial`): a header that says which model and options it belongs to, then a
-record per line. When all inputs are done it is rendered and renamed; when the process was killed, `--resume` counts its
-whole lines and goes on behind them, so that the output is byte for byte that of an uninterrupted run.
+When all inputs are done the journal is rendered and renamed; when the process was killed, `--resume` goes on behind the
+journal's last whole record, so that the output is byte for byte that of an uninterrupted run.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from wisesr_cli.errors import SOME_UNREADABLE, DataError, RunError, UsageError
-from wisesr_cli.files import flush_to_disk, naming, replacing
+from wisesr_cli.files import TEMPORARY_PREFIX, flush_to_disk, replacing
+from wisesr_cli.journal import FIRST_RECORD, SUFFIX, Journal, JournalHeader
 from wisesr_cli.report import Grid, show_grid, to_csv, to_json, to_markdown
-from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.results import Prediction
 from wisesr_cli.tables import prediction_cells, prediction_columns
 from wisesr_cli.text import counted, visible
 
@@ -106,11 +105,16 @@ class StreamOutput:
         return not sys.stdout.isatty()
 
     def __enter__(self) -> StreamOutput:
-        self.renderer.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         return None
+
+    is_complete = False
+
+    def not_its_own(self, paths: Iterable[str]) -> Iterable[str]:
+        """Return the inputs: none of them is the output."""
+        return paths
 
     def skip_done(self, paths: Iterable[str]) -> Iterable[str]:
         """Return the inputs that are left: all of them."""
@@ -118,6 +122,8 @@ class StreamOutput:
 
     def write(self, record: Prediction) -> None:
         """Write one record."""
+        if not self.tally.records:  # not before: without an image, standard output stays empty
+            self.renderer.start()
         self.tally.add(record)
         self.renderer.write(record)
         self.renderer.stream.flush()
@@ -127,18 +133,6 @@ class StreamOutput:
         self.renderer.end()
 
 
-@dataclass(frozen=True)
-class JournalHeader:
-    """What the records of a journal depend on."""
-
-    model: str  # SHA-256 of the model file
-    options: dict[str, Any]
-
-    def to_line(self) -> str:
-        """Return the first line of a journal."""
-        return to_json({"wisesr_journal": 1, "model": self.model, "options": self.options}) + "\n"
-
-
 class FileOutput:
     """Predictions in a file, through a journal beside it.
 
@@ -146,12 +140,15 @@ class FileOutput:
         chosen: the format of the file.
         path: the file.
         header: what a journal to go on with must match.
+        overwrite: whether a file and a journal that lie there are replaced.
         resume: whether to go on with a journal that lies there.
     """
 
-    def __init__(self, chosen: str, path: Path, header: JournalHeader, *, resume: bool) -> None:
-        self.chosen, self.path, self.header, self.resume = chosen, path, header, resume
-        self.journal_path = path.with_name(path.name + ".partial")
+    def __init__(
+        self, chosen: str, path: Path, header: JournalHeader, *, overwrite: bool = False, resume: bool = False
+    ) -> None:
+        self.chosen, self.path, self.header, self.overwrite, self.resume = chosen, path, header, overwrite, resume
+        self.journal_path = path.with_name(path.name + SUFFIX)
         self.tally = Tally()
 
     @property
@@ -159,92 +156,110 @@ class FileOutput:
         """Whether a progress bar would not stand between the records."""
         return True
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing left to go on with."""
+        return self.resume and self.path.exists() and not self.journal_path.exists()
+
     def __enter__(self) -> FileOutput:
-        self.end = 0
-        self.done = self._whole_lines() if self.resume and self.journal_path.exists() else 0
-        going_on = self.end > 0
-        self.journal = self.journal_path.open("r+b" if going_on else "wb")
-        if going_on:
-            self.journal.seek(self.end)
-            self.journal.truncate()
-        else:
-            self.journal.write(self.header.to_line().encode("ascii"))
-            self.journal.flush()
+        """Open the journal, which keeps other processes out.
+
+        Raises:
+            UsageError: a file or a journal lies there, and nobody said what to do with it.
+            MachineError: another process writes this output, or nobody can.
+            RunError: the journal to go on with is damaged, or belongs to something else.
+        """
+        self.journal = Journal(self.journal_path, self.header)
+        try:
+            self._refuse_what_lies_there()
+            self._rendering.unlink(missing_ok=True)  # of a process that was killed
+            if self.resume:
+                self.journal.go_on()
+            else:
+                self.journal.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.journal.close()
 
-    def _whole_lines(self) -> int:
-        """Return how many records the journal holds, noting where the last whole one ends."""
-        header = self.header.to_line().encode("ascii")
-        count = 0
-        with self.journal_path.open("rb") as file:
-            first = file.readline()
-            if first != header:
-                if header.startswith(first):  # killed while the header was written
-                    return 0
-                raise RunError(
-                    f"{visible(self.journal_path)}: was written with another model or other options; use --overwrite"
-                )
-            self.end = len(header)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self.end += len(line)
-                count += 1
-        return count
+    def _refuse_what_lies_there(self) -> None:
+        if self.overwrite or self.resume:
+            return
+        if self.path.exists():
+            raise UsageError(f"{visible(self.path)} exists; replace it with --overwrite")
+        if self.journal.holds_records:
+            raise UsageError(
+                f"{visible(self.journal_path)} exists: go on with --resume, or start anew with --overwrite"
+            )
 
-    def skip_done(self, paths: Iterable[str]) -> Iterator[str]:
-        """Give the inputs that the journal does not hold yet.
+    def not_its_own(self, paths: Iterable[str]) -> Iterator[str]:
+        """Give the inputs without the journal, which a pattern may match.
+
+        Raises:
+            UsageError: the output itself is an input.
+        """
+        for path in paths:
+            name = Path(path).name
+            if name == self.path.name and _is_same(path, self.path):
+                raise UsageError(f"{visible(path)}: is an input and the output; choose another name with -o")
+            if name != self.journal_path.name or not _is_same(path, self.journal_path):
+                yield path
+
+    def skip_done(self, paths: Iterable[str]) -> Iterable[str]:
+        """Return the inputs that the journal does not hold yet.
 
         Raises:
             RunError: the inputs are not those that the journal was written for.
         """
         rest = iter(paths)
-        for record in self._records(self.done):
-            if next(rest, None) != record.path:
-                raise RunError(f"{visible(self.journal_path)}: the inputs are others than before; use --overwrite")
+        for number, record in enumerate(self.journal.records(), start=FIRST_RECORD):
+            path = next(rest, None)
+            if path != record.path:
+                raise RunError(
+                    f"{visible(self.journal_path)}:{number}: the inputs are others than before: {visible(record.path)} "
+                    f"was here, now {'nothing' if path is None else visible(path)}; start anew with --overwrite"
+                )
             self.tally.add(record)
-        yield from rest
-
-    def _records(self, count: int) -> Iterator[Prediction]:
-        with self.journal_path.open("rb") as file:
-            file.readline()
-            for number in range(2, count + 2):
-                try:
-                    yield _from_json(json.loads(file.readline()))
-                except (ValueError, KeyError, TypeError, RecursionError):
-                    raise RunError(f"{visible(self.journal_path)}:{number}: damaged; use --overwrite") from None
+        return rest
 
     def write(self, record: Prediction) -> None:
         """Append one record to the journal."""
         self.tally.add(record)
-        with naming(self.journal_path):
-            self.journal.write((to_json(record.to_json()) + "\n").encode("ascii"))
-            self.journal.flush()
+        self.journal.append(record)
+
+    @property
+    def _rendering(self) -> Path:
+        """The file that becomes the output; always of the same name, so that what a killed process left is found."""
+        return self.path.with_name(TEMPORARY_PREFIX + sha256(os.fsencode(self.path.name)).hexdigest()[:12])
 
     def finish(self) -> None:
         """Render the journal into the output, as a whole, and take the journal away."""
-        self.journal.flush()
-        os.fsync(self.journal.fileno())
-        with replacing(self.path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        self.journal.flush_to_disk()
+        with (
+            replacing(self.path, self._rendering) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as stream,
+        ):
             renderer = Renderer(self.chosen, stream)
             renderer.start()
-            for record in self._records(self.tally.records):
+            for record in self.journal.records():
                 renderer.write(record)
             renderer.end()
-        self.journal_path.unlink()
+        self.journal.remove()
         flush_to_disk(self.path.parent)
 
 
-def _from_json(values: dict[str, Any]) -> Prediction:
-    top = tuple(ScoredLabel(**scored) for scored in values["top"])
-    return Prediction(values["path"], values["label"], values["score"], top, values["error"])
+def _is_same(path: str, other: Path) -> bool:
+    try:
+        return Path(path).samefile(other)
+    except (OSError, ValueError):  # one is not there, or its name cannot be
+        return False
 
 
 def open_output(
-    chosen: str, path: str | None, header: JournalHeader, *, overwrite: bool, resume: bool
+    chosen: str, path: str | None, header: JournalHeader, *, overwrite: bool, resume: bool, reads: str | None = None
 ) -> StreamOutput | FileOutput:
     """Return where predictions go.
 
@@ -254,6 +269,7 @@ def open_output(
         header: what the records depend on.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with an interrupted one.
+        reads: a file that the inputs are read from, which cannot be the output.
 
     Raises:
         UsageError: the output exists, its folder does not, or resuming was asked for without a file.
@@ -272,13 +288,10 @@ def open_output(
     if file.exists() and not file.is_file():
         raise UsageError(f"{visible(path)} is not a regular file; leave -o out, and write > {visible(path)}")
     file = file.resolve()  # a link stays, and what it points to is written
-    output = FileOutput(chosen, file, header, resume=resume)
-    if file.exists() and not overwrite and not (resume and output.journal_path.exists()):
-        if resume:
-            raise UsageError(f"{visible(path)} is complete already: nothing to resume; replace it with --overwrite")
+    if reads is not None and _is_same(reads, file):
+        raise UsageError(f"{visible(path)}: is the list of inputs and the output; choose another name with -o")
+    if file.exists() and not overwrite and not resume:
         raise UsageError(f"{visible(path)} exists; replace it with --overwrite")
-    if output.journal_path.exists() and not overwrite and not resume:
-        raise UsageError(f"{visible(output.journal_path)} exists: go on with --resume, or start anew with --overwrite")
-    if not file.absolute().parent.is_dir():
+    if not file.parent.is_dir():
         raise UsageError(f"{visible(file.parent)}: no such folder for the output")
-    return output
+    return FileOutput(chosen, file, header, overwrite=overwrite, resume=resume)

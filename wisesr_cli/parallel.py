@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -45,5 +46,42 @@ def map_in_order(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def always() -> bool:
+    """Say that the next item is there without waiting: the rule for items that come from a list or the disk."""
+    return True
+
+
+def map_in_batches(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    batch_size: int,
+    workers: int | None = None,
+    ready: Callable[[], bool] = always,
+) -> Iterator[list[Result]]:
+    """Give `function(item)` for every item, in order, in lists of at most `batch_size`.
+
+    While one list is used, two items per worker of the next are under way. Where `ready` says that the next item is yet
+    to come, what is there is given first, as a shorter list: a slow source never holds back results. Closing the
+    iterator early stops the threads; an exception of `function` or of `items` passes through and stops them, too.
+    """
+    workers = workers or worker_count()
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="wisesr")
+    waiting: deque[Future[Result]] = deque()
+    rest = iter(items)
+    ended = False
+    try:
+        while True:
+            while not ended and len(waiting) < batch_size + 2 * workers and (not waiting or ready()):
+                taken = [executor.submit(function, item) for item in islice(rest, 1)]
+                waiting.extend(taken)
+                ended = not taken
+            if not waiting:
+                return
+            yield [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

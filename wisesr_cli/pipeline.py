@@ -6,7 +6,6 @@ Training and evaluation read `DecodedImages`, which knows its files beforehand; 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from wisesr_cli import images, pixel_cache, text
 from wisesr_cli.dataset import refuse_or_warn
 from wisesr_cli.errors import DataError, ImageError
-from wisesr_cli.parallel import map_in_order, worker_count
+from wisesr_cli.parallel import always, map_in_batches, map_in_order, worker_count
 from wisesr_cli.results import Listener
 from wisesr_cli.verified import Keys, file_keys, recall_verified, remember_verified
 
@@ -31,11 +30,12 @@ Shape = tuple[int, int, int, int]  # (files, height, width, 3)
 
 @dataclass(frozen=True)
 class Decoded:
-    """One input of a stream: its pixels (height, width, 3), or the reason why there are none."""
+    """One input of a stream: its pixels (height, width, 3) and header, or the reason why there are none."""
 
     path: str
     pixels: images.Pixels | None
     error: str | None = None
+    header: images.ImageHeader | None = None
 
 
 class DecodedImages:
@@ -100,6 +100,7 @@ def open_pixels(
     resize: images.Resize,
     cache: Cache,
     on_error: Literal["fail", "skip"],
+    pixel_limit: int = images.PIXEL_LIMIT,
     listener: Listener,
     workers: int | None = None,
 ) -> DecodedImages:
@@ -112,9 +113,9 @@ def open_pixels(
     workers = workers or worker_count()
 
     def read(position: int) -> images.Pixels:
-        return images.decode_image(paths[position], image_size=image_size, resize=resize)
+        return images.decode_image(paths[position], image_size=image_size, resize=resize, pixel_limit=pixel_limit)
 
-    loading = _Loading(paths, file_keys(paths), shape, read, on_error, listener, workers)
+    loading = _Loading(paths, file_keys(paths, pixel_limit=pixel_limit), shape, read, on_error, listener, workers)
     for name in _caches_to_try(cache, shape):
         loaded = _LOADERS[name](loading, resize)
         if loaded is not None:
@@ -134,30 +135,26 @@ def decode_in_order(
     image_size: tuple[int, int],
     resize: images.Resize,
     batch_size: int,
+    pixel_limit: int = images.PIXEL_LIMIT,
     workers: int | None = None,
+    ready: Callable[[], bool] = always,
 ) -> Iterator[list[Decoded]]:
     """Give the inputs decoded, in order, in lists of at most `batch_size`; `paths` is read only a little ahead.
 
-    Closing the iterator early stops the threads.
+    A list is shorter where `ready` says that the next path is yet to come. Closing the iterator early stops the
+    threads.
     """
 
     def decode(path: str) -> Decoded:
         try:
-            return Decoded(path, images.decode_image(path, image_size=image_size, resize=resize))
+            pixels, header = images.decode_with_header(
+                path, image_size=image_size, resize=resize, pixel_limit=pixel_limit
+            )
         except ImageError as error:
             return Decoded(path, None, str(error))
+        return Decoded(path, pixels, header=header)
 
-    workers = workers or worker_count()
-    decoded = map_in_order(decode, paths, workers=workers, look_ahead=batch_size + 2 * workers)
-    with contextlib.closing(decoded):  # type: ignore[type-var]
-        batch: list[Decoded] = []
-        for item in decoded:
-            batch.append(item)
-            if len(batch) == batch_size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+    return map_in_batches(decode, paths, batch_size=batch_size, workers=workers, ready=ready)
 
 
 @dataclass

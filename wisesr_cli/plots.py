@@ -7,10 +7,11 @@ never read as formulas.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,23 @@ CAPTION_HEIGHT = 22  # pixels below each picture of a contact sheet
 BORDER = 4
 
 
+Arguments = ParamSpec("Arguments")
+
+
+def _in_one_style(plot: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Draw the same for everybody, whatever a `matplotlibrc` in the current folder or the home says."""
+
+    @wraps(plot)
+    def styled(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
+        import matplotlib
+
+        with matplotlib.rc_context(matplotlib.rcParamsDefault):
+            plot(*arguments, **options)
+
+    return styled
+
+
+@_in_one_style
 def plot_learning_curves(history: Sequence[EpochResult], path: Path) -> None:
     """Draw loss and top-1 accuracy of every epoch, for training and validation; phases are set apart by lines."""
     from matplotlib.ticker import MaxNLocator
@@ -75,6 +93,7 @@ def plot_learning_curves(history: Sequence[EpochResult], path: Path) -> None:
     _save(figure, path)
 
 
+@_in_one_style
 def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
     """Draw the confusion matrix, rows the truth, coloured by the fraction of the row."""
     from matplotlib.colors import PowerNorm
@@ -100,6 +119,7 @@ def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
     _save(figure, path)
 
 
+@_in_one_style
 def plot_reliability(bins: Sequence[ReliabilityBin], ece: float | None, path: Path) -> None:
     """Draw how often the model was right against how sure it was, and how many images each bin holds."""
     from matplotlib.ticker import MaxNLocator

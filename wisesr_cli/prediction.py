@@ -4,46 +4,88 @@ from __future__ import annotations
 
 import glob
 import os
+import select
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import chain
-from pathlib import Path, PurePath
-from typing import IO
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wisesr_cli.engines import Engine, padded_logits
+from wisesr_cli.engines import Engine
 from wisesr_cli.errors import DataError
-from wisesr_cli.images import SUFFIXES
+from wisesr_cli.folders import HIDDEN, is_hidden
+from wisesr_cli.images import PIXEL_LIMIT, SUFFIXES
 from wisesr_cli.metrics import softmax
+from wisesr_cli.oddities import Oddities
+from wisesr_cli.parallel import always
 from wisesr_cli.pipeline import Decoded, decode_in_order
 from wisesr_cli.results import Prediction, ScoredLabel
 from wisesr_cli.text import visible
 
+BLOCK_BYTES = 65536  # that a list of paths is read in
+LONGEST_PATH = 65536  # bytes; the longest that a system opens are 4,096
 
-def find_inputs(inputs: Iterable[str], *, from_file: str | None = None, null_separated: bool = False) -> Iterator[str]:
+
+class Inputs(Iterator[str]):
+    """The paths of the images that are meant, in order, as typed; see `find_inputs`."""
+
+    def __init__(
+        self, arguments: Iterable[str], from_file: str | None, null_separated: bool, ignored: Counter[str]
+    ) -> None:
+        self._separator = b"\0" if null_separated else b"\n"
+        self._list: PathList | None = None
+        lists = () if from_file is None else (self._read_file(from_file),)
+        typed = (self._read_standard_input() if name == "-" else _expand(name, ignored) for name in arguments)
+        self._paths = chain.from_iterable(chain(typed, lists))
+
+    def __next__(self) -> str:
+        """Return the next path."""
+        return next(self._paths)
+
+    def ready(self) -> bool:
+        """Return whether the next path is there without waiting for whoever writes the list."""
+        return self._list is None or self._list.ready()
+
+    def _read_standard_input(self) -> Iterator[str]:
+        if sys.stdin is None:
+            raise DataError("standard input: cannot be read: it is closed")
+        return self._read("standard input", sys.stdin.buffer)
+
+    def _read_file(self, path: str) -> Iterator[str]:
+        with _reading(visible(path)), Path(path).open("rb") as file:
+            yield from self._read(visible(path), file)
+
+    def _read(self, name: str, file: BinaryIO) -> Iterator[str]:
+        self._list = PathList(name, file, self._separator)
+        with _reading(name):
+            yield from self._list
+        self._list = None
+
+
+def find_inputs(
+    inputs: Iterable[str],
+    *,
+    from_file: str | None = None,
+    null_separated: bool = False,
+    ignored: Counter[str] | None = None,
+) -> Inputs:
     """Give the paths of the images that are meant, in order, as typed.
 
     Args:
         inputs: files, folders (their images, recursive and sorted), globs, and `-` for paths on standard input.
         from_file: a file with a path per line.
         null_separated: paths that are read end in NUL instead of a line feed.
+        ignored: counts the files of folders that are passed over, by suffix, or as `folders.HIDDEN`.
 
     Raises:
-        DataError: an input is no file, no folder and matches nothing.
+        DataError: an input is no file, no folder and matches nothing, or a list cannot be read.
     """
-    for argument in inputs:
-        if argument == "-":
-            yield from _read_paths(sys.stdin.buffer, null_separated)
-        else:
-            yield from _expand(argument)
-    if from_file is not None:
-        try:
-            with Path(from_file).open("rb") as file:
-                yield from _read_paths(file, null_separated)
-        except OSError as error:
-            raise DataError(f"{visible(from_file)}: cannot be read: {error.strerror}") from None
+    return Inputs(inputs, from_file, null_separated, Counter() if ignored is None else ignored)
 
 
 def not_empty(paths: Iterable[str]) -> Iterator[str]:
@@ -59,59 +101,132 @@ def not_empty(paths: Iterable[str]) -> Iterator[str]:
     return chain((first,), iterator)
 
 
-def _expand(argument: str) -> Iterator[str]:
+def _expand(argument: str, ignored: Counter[str]) -> Iterator[str]:
     if argument and Path(argument).is_dir():
-        yield from _images_below(argument)
+        yield from _images_below(argument, ignored)
     elif os.path.lexists(argument) or not glob.has_magic(argument):
         yield argument  # a file that is named is always tried; a missing one gets a record that says so
     else:
-        matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  (paths stay as they were typed)
-        if not matches:
-            raise DataError(f"{visible(argument)}: matches no file")
-        # `photos/**` matches a folder and what is in it, and goes through links that lead back.
-        identify = os.path.realpath if "**" in argument else str
-        given: set[str] = set()
-        for match in matches:
-            for path in _images_below(match) if Path(match).is_dir() else (match,):
-                if (identity := identify(path)) not in given:
-                    given.add(identity)
-                    yield path
+        yield from _matches(argument, ignored)
 
 
-def _images_below(folder: str) -> Iterator[str]:
+def _matches(pattern: str, ignored: Counter[str]) -> Iterator[str]:
+    """Give what a pattern matches, sorted, and for folders the images in them."""
+    matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (paths stay as they were typed)
+    if not matches:
+        raise DataError(f"{visible(pattern)}: matches no file")
+    images = (_images_below(match, ignored) if Path(match).is_dir() else (match,) for match in matches)
+    paths = chain.from_iterable(images)
+    # `photos/**` matches a folder and what is in it, and goes through links that lead back.
+    return _each_file_once(paths) if "**" in pattern else paths
+
+
+def _each_file_once(paths: Iterable[str]) -> Iterator[str]:
+    given: set[str] = set()
+    for path in paths:
+        if (real := os.path.realpath(path)) not in given:
+            given.add(real)
+            yield path
+
+
+def _images_below(folder: str, ignored: Counter[str]) -> Iterator[str]:
     """Give the images of a folder and, after them, of its folders; hidden ones are passed over, links not followed."""
+    waiting = [folder]
+    while waiting:
+        folder = waiting.pop()
+        images, folders = _list_folder(folder, ignored)
+        yield from (os.path.join(folder, name) for name in images)  # noqa: PTH118  (paths stay as they were typed)
+        waiting += [os.path.join(folder, name) for name in reversed(folders)]  # noqa: PTH118
+
+
+def _list_folder(folder: str, ignored: Counter[str]) -> tuple[list[str], list[str]]:
+    """Return the names of the images in a folder, and of the folders in it, sorted; only names, to need little room."""
+    images, folders = [], []
+    with _reading(visible(folder)), os.scandir(folder) as entries:
+        for entry in entries:
+            suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  (pathlib would intern every name)
+            if is_hidden(entry.name):
+                ignored[HIDDEN] += 1
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+            elif suffix in SUFFIXES:
+                images.append(entry.name)
+            else:
+                ignored[suffix] += 1
+    images.sort()
+    folders.sort()
+    return images, folders
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Let an error of the system in the block be one of what is read there."""
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        yield
     except OSError as error:
-        raise DataError(f"{visible(folder)}: cannot be read: {error.strerror}") from None
-    folders = []
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            folders.append(entry.path)
-        elif PurePath(entry.name).suffix.lower() in SUFFIXES:
-            yield entry.path
-    for path in folders:
-        yield from _images_below(path)
+        raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
 
 
-def _read_paths(file: IO[bytes], null_separated: bool) -> Iterator[str]:
-    separator = b"\0" if null_separated else b"\n"
-    rest = b""
-    while block := file.read(65536):
-        *lines, rest = (rest + block).split(separator)
-        yield from (os.fsdecode(_stripped(line, null_separated)) for line in lines if _stripped(line, null_separated))
-    if _stripped(rest, null_separated):
-        yield os.fsdecode(_stripped(rest, null_separated))
+class PathList(Iterable[str]):
+    """The paths in a file or a pipe, read as they come.
 
+    Args:
+        name: what it is called in an error.
+        file: where they are read from.
+        separator: what stands behind each of them.
+    """
 
-def _stripped(line: bytes, null_separated: bool) -> bytes:
-    return line if null_separated else line.removesuffix(b"\r")
+    def __init__(self, name: str, file: BinaryIO, separator: bytes) -> None:
+        self.name, self.file, self.separator = name, file, separator
+        self._lines: deque[bytes] = deque()
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the paths; empty lines are none."""
+        rest = b""
+        while block := self._read():
+            *lines, rest = (rest + block).split(self.separator)
+            if len(rest) > LONGEST_PATH:
+                raise DataError(f"{self.name}: holds a line that is no path; paths that end in NUL need --null")
+            self._lines.extend(lines)
+            while self._lines:
+                yield from self._path(self._lines.popleft())
+        yield from self._path(rest)
+
+    def ready(self) -> bool:
+        """Return whether the next path, or the end, is there without waiting."""
+        return bool(self._lines) or self._wait(0)
+
+    def _read(self) -> bytes:
+        """Return what is there, without waiting for a whole block; nothing at the end."""
+        self._wait(None)
+        block: bytes = self.file.read1(BLOCK_BYTES)  # type: ignore[attr-defined]
+        return block
+
+    def _wait(self, seconds: float | None) -> bool:
+        """Wait until something can be read; return whether it can."""
+        try:
+            return bool(select.select([self.file], [], [], seconds)[0])
+        except (OSError, ValueError):  # no file of the system, or one that cannot be asked
+            return True
+
+    def _path(self, line: bytes) -> Iterator[str]:
+        if self.separator == b"\n":
+            line = line.removesuffix(b"\r")
+        if line:
+            yield os.fsdecode(line)
 
 
 def predict_paths(
-    engine: Engine, paths: Iterable[str], *, top_k: int = 5, min_score: float = 0.0, batch_size: int = 32
+    engine: Engine,
+    paths: Iterable[str],
+    *,
+    top_k: int = 5,
+    min_score: float = 0.0,
+    batch_size: int = 32,
+    pixel_limit: int = PIXEL_LIMIT,
+    oddities: Oddities | None = None,
+    ready: Callable[[], bool] = always,
+    first: int = 0,
 ) -> Iterator[Prediction]:
     """Give a record per path, in order; only a few batches are in memory at any time.
 
@@ -121,31 +236,59 @@ def predict_paths(
         top_k: how many labels a record lists.
         min_score: below it a record keeps its `top`, but its label is None.
         batch_size: images per call of the engine; does not change the scores.
+        pixel_limit: width times height above which an image is not decoded.
+        oddities: counts what is odd about images that can be read.
+        ready: whether the next path is there without waiting; where it is not, what is there is labelled first.
+        first: the number of the first path among all that are labelled, those of an earlier process included.
     """
+    oddities = oddities or Oddities()
     batches = decode_in_order(
-        paths, image_size=engine.info.image_size, resize=engine.info.resize, batch_size=batch_size
+        paths,
+        image_size=engine.info.image_size,
+        resize=engine.info.resize,
+        batch_size=batch_size,
+        pixel_limit=pixel_limit,
+        ready=ready,
     )
     with closing(batches):  # type: ignore[type-var]
         for batch in batches:
-            yield from _label(engine, batch, top_k=top_k, min_score=min_score, batch_size=batch_size)
+            probabilities = _probabilities(engine, batch, first, batch_size)
+            first += len(batch)
+            for decoded, row in zip(batch, probabilities, strict=True):
+                if decoded.header is not None:
+                    oddities.add(decoded.path, decoded.header)
+                yield _record(decoded, row, engine.info.class_names, top_k, min_score)
 
 
-def _label(
-    engine: Engine, batch: Sequence[Decoded], *, top_k: int, min_score: float, batch_size: int
-) -> Iterator[Prediction]:
-    images = [decoded.pixels for decoded in batch if decoded.pixels is not None]
-    rows = iter(softmax(padded_logits(engine, np.stack(images), batch_size)) if images else ())
-    for decoded in batch:
-        if decoded.pixels is None:
-            yield Prediction(decoded.path, None, None, (), decoded.error)
-            continue
-        top = _top(next(rows), engine.info.class_names, top_k)
-        label = top[0].label if top[0].score >= min_score else None
-        yield Prediction(decoded.path, label, top[0].score, top)
+def _probabilities(
+    engine: Engine, batch: Sequence[Decoded], first: int, batch_size: int
+) -> Sequence[NDArray[np.float64] | None]:
+    """Return the probabilities of every class for every input, None for those that could not be read.
+
+    The engine always sees a whole batch, so that nothing is compiled twice, and an image always in the row that its
+    number gives: whatever was unreadable, slow or labelled by an earlier process, no score changes by a single bit.
+    """
+    if all(decoded.pixels is None for decoded in batch):
+        return [None] * len(batch)
+    pixels = np.zeros((batch_size, *engine.info.image_size, 3), np.uint8)
+    rows = [number % batch_size for number in range(first, first + len(batch))]
+    for row, decoded in zip(rows, batch, strict=True):
+        if decoded.pixels is not None:
+            pixels[row] = decoded.pixels
+    probabilities = softmax(engine.logits(pixels)[rows])
+    return [None if decoded.pixels is None else row for decoded, row in zip(batch, probabilities, strict=True)]
 
 
-def _top(
-    probabilities: np.ndarray[tuple[int], np.dtype[np.float64]], names: Sequence[str], top_k: int
-) -> tuple[ScoredLabel, ...]:
+def _record(
+    decoded: Decoded, probabilities: NDArray[np.float64] | None, names: Sequence[str], top_k: int, min_score: float
+) -> Prediction:
+    if probabilities is None:
+        return Prediction(decoded.path, None, None, (), decoded.error)
+    top = _top(probabilities, names, top_k)
+    label = top[0].label if top[0].score >= min_score else None
+    return Prediction(decoded.path, label, top[0].score, top)
+
+
+def _top(probabilities: NDArray[np.float64], names: Sequence[str], top_k: int) -> tuple[ScoredLabel, ...]:
     best = np.argsort(-probabilities, kind="stable")[:top_k]
     return tuple(ScoredLabel(names[index], float(probabilities[index])) for index in best)

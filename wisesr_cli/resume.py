@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, InstanceOf, TypeAdapter, ValidationError
 
 from wisesr_cli.config import Config
 from wisesr_cli.errors import RunError
@@ -14,6 +18,10 @@ from wisesr_cli.text import joined, visible
 # Settings that touch only where and how something is kept, not what is computed.
 _FREE = ("name", "output_dir", "data.cache", "train.epochs")
 _LAST_PHASE = "train.phases"
+
+Text = InstanceOf[str]  # class names may come from file names that are not UTF-8, which pydantic's own check refuses
+Record = TypeVar("Record", "Progress", "Circumstances")
+Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass
@@ -49,20 +57,30 @@ class Progress:
         Raises:
             RunError: it was written by another version, or is damaged.
         """
-        try:
-            history = [EpochResult(**row) for row in values["history"]]
-            return cls(**{**values, "history": history, "best_rank": tuple(values["best_rank"])})
-        except (KeyError, TypeError) as error:
-            raise RunError(f"the state is damaged or of another version: {visible(error)}; use --overwrite") from None
+        return _read(cls, values)
+
+
+@dataclass
+class DataRecord:
+    """What `DatasetIndex.record` gives: the classes, and per split and class the number of files and their hash."""
+
+    classes: list[Text]
+    splits: dict[Text, dict[Text, tuple[int, Text]]]
+
+
+def _data_record(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values as they are, when they are a `DataRecord`."""
+    TypeAdapter(DataRecord).validate_python(values)
+    return values
 
 
 @dataclass(frozen=True)
 class Circumstances:
     """What must not change between a training and its resumption, and what may with a warning."""
 
-    config: dict[str, Any]
-    classes: tuple[str, ...]
-    data: dict[str, Any]
+    config: dict[Text, Any]
+    classes: tuple[Text, ...]
+    data: Annotated[dict[Text, Any], AfterValidator(_data_record)]
     versions: dict[str, str]
     backend: str
     threads: int
@@ -74,11 +92,30 @@ class Circumstances:
 
 
 def circumstances_from_json(values: Mapping[str, Any]) -> Circumstances:
-    """Return what `Circumstances.to_json` wrote."""
+    """Return what `Circumstances.to_json` wrote.
+
+    Raises:
+        RunError: it was written by another version, or is damaged.
+    """
+    return _read(Circumstances, values)
+
+
+def _read(record: type[Record], values: Mapping[str, Any]) -> Record:
+    """Return a record from plain values, every field there and of its type."""
+    names = {field.name for field in fields(record)}
     try:
-        return Circumstances(**{**values, "classes": tuple(values["classes"])})
-    except (KeyError, TypeError) as error:
-        raise RunError(f"the state is damaged or of another version: {visible(error)}; use --overwrite") from None
+        if odd := sorted(names ^ values.keys()):
+            raise ValueError(f"'{odd[0]}' is missing or unknown")
+        return TypeAdapter(record).validate_python(values)
+    except ValidationError as error:
+        place = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise _other_version(f"{place}: {error.errors()[0]['msg']}") from None
+    except ValueError as error:
+        raise _other_version(str(error)) from None
+
+
+def _other_version(reason: str) -> RunError:
+    return RunError(f"the state is damaged or of another version: {visible(reason)}; use --overwrite")
 
 
 def check_resumable(before: Circumstances, now: Circumstances, data_differences: list[str]) -> list[str]:
@@ -106,6 +143,20 @@ def check_resumable(before: Circumstances, now: Circumstances, data_differences:
     if before.device != now.device:
         warnings.append(f"device: {before.device} -> {now.device}; the last bits of the numbers may differ")
     return warnings
+
+
+def check_same_draws(before: Arrays, now: Arrays, *, epoch: int) -> None:
+    """Raise a `RunError` when an epoch would begin its random draws with other states than those that were stored."""
+    for name in sorted(before.keys() | now.keys()):
+        if name not in before or name not in now or not _same(before[name], now[name]):
+            raise RunError(
+                f"cannot resume, as the random draws of epoch {epoch} would differ ({visible(name)}); go on with the "
+                "wisesr that the run was begun with, or start anew with --overwrite"
+            )
+
+
+def _same(before: NDArray[Any], now: NDArray[Any]) -> bool:
+    return before.dtype == now.dtype and np.array_equal(before, now)
 
 
 def config_for_comparison(config: Config) -> dict[str, Any]:

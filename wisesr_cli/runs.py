@@ -1,4 +1,4 @@
-"""Run directories and model files: their names, how they are made, and how they are read. No Keras.
+"""Run directories: the names of their files, how they are made, and how they are read. No Keras.
 
 Only this module knows what the files of a run directory are called.
 """
@@ -8,23 +8,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-import lzma
+import os
 import re
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from wisesr_cli.color import BACKGROUND
 from wisesr_cli.config import Config, SplitName
 from wisesr_cli.config_reader import load_config
-from wisesr_cli.errors import RunError, UsageError
-from wisesr_cli.files import TEMPORARY_PREFIX, replacing, write_text
+from wisesr_cli.errors import ConfigError, MachineError, RunError, UsageError
+from wisesr_cli.files import TEMPORARY_PREFIX, make_folder, naming, replacing, write_text
 from wisesr_cli.results import EpochResult, Metrics
 from wisesr_cli.text import csv_cell, parse_csv_cell, visible
 
@@ -39,19 +36,19 @@ STATE = "state"
 PLOTS = "plots"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
-MODEL_INFO = "wisesr.json"  # a member of the archive of a model
-MODEL_INFO_BYTES = 4 * 1024 * 1024
 
 _EVALUATION_FILES = (METRICS, "per_class.csv", "confusion_matrix.csv", "predictions.csv", "report.html")
 
-# What `--overwrite` takes away; whatever else lies in a run directory is the user's.
-_OURS = (
-    *(BEST, CONFIG, CLASSES, SPLITS, ENVIRONMENT, HISTORY, METRICS),
-    f"{STATE}/epoch-*",
-    f"{STATE}/{TEMPORARY_PREFIX}*",
+_LEFTOVERS = tuple(f"{folder}{TEMPORARY_PREFIX}*" for folder in ("", f"{PLOTS}/", "evaluate-*/"))
+
+# What `--overwrite` takes away; whatever else lies in a run directory is the user's. The classes go last: with them a
+# folder is known to be a run, in which another process may take away what a killed one did not come to.
+_OUR_STATES = (f"{STATE}/epoch-{'[0-9]' * 6}*", f"{STATE}/{TEMPORARY_PREFIX}*")
+_OUR_FILES = (
     *(f"{PLOTS}/{name}.png" for name in ("learning_curves", "confusion_matrix-*", "reliability-*")),
     f"{TENSORBOARD}/**/events.out.tfevents.*",
     *(f"evaluate-*/{name}" for name in _EVALUATION_FILES),
+    *(BEST, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, CLASSES),
 )
 _OUR_FOLDERS = (STATE, PLOTS, f"{TENSORBOARD}/*", TENSORBOARD, "evaluate-*")
 
@@ -75,7 +72,8 @@ class Run:
     @property
     def is_complete(self) -> bool:
         """Whether it has what a training writes before its first step."""
-        return (self.path / CONFIG).is_file() and (self.path / CLASSES).is_file()
+        # Unlike Path.is_file, false also where the system cannot look: a name too long, a folder without permission.
+        return all(os.path.isfile(self.path / name) for name in (CONFIG, CLASSES))  # noqa: PTH113
 
     @property
     def best(self) -> Path:
@@ -95,9 +93,8 @@ class Run:
     @property
     def plots(self) -> Path:
         """The folder of pictures, made when it is asked for."""
-        folder = self.path / PLOTS
-        folder.mkdir(exist_ok=True)
-        return folder
+        make_folder(self.path / PLOTS)
+        return self.path / PLOTS
 
     @property
     def tensorboard(self) -> Path:
@@ -109,8 +106,16 @@ class Run:
         return self.path / f"evaluate-{split}"
 
     def load_config(self) -> Config:
-        """Return the resolved config of the run."""
-        return load_config(self.config_path).config
+        """Return the resolved config of the run.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        try:
+            return load_config(self.config_path).config
+        except ConfigError as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(f"{reason}; the run's own config is damaged: put it back, or train anew") from None
 
     def write_start(
         self,
@@ -166,20 +171,6 @@ class Run:
         write_json(self.path / METRICS, metrics.to_json())
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a model file says of itself, readable without Keras."""
-
-    class_names: tuple[str, ...]
-    image_size: tuple[int, int]
-    resize: Literal["squash", "crop", "pad"]
-    background: tuple[int, int, int]
-    backbone: str
-    head: str
-    epoch: int
-    versions: dict[str, str]
-
-
 def open_run(path: str | Path) -> Run:
     """Return the run directory at `path`, or the one that a `best.keras` lies in.
 
@@ -199,12 +190,19 @@ def open_run(path: str | Path) -> Run:
 
 
 def config_source(source: str | Path | None) -> str | Path | None:
-    """Return the config of a run directory, or what was given when it is none."""
+    """Return the config of a run directory, or what was given when it is none.
+
+    Raises:
+        RunError: the config of the run is damaged.
+    """
     if source is None or not str(source):
         return source
     path = Path(source)
     run = Run(path.parent if path.suffix == ".keras" and path.is_file() else path)
-    return run.config_path if run.is_complete else source
+    if not run.is_complete:
+        return source
+    run.load_config()
+    return run.config_path
 
 
 def model_path(run: str | Path) -> Path:
@@ -238,63 +236,6 @@ def weights_file(source: str) -> Path:
     return path
 
 
-def check_model_file(path: Path) -> None:
-    """Raise a `RunError` when a model file is missing or not as it was written."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        ValueError,
-        zlib.error,
-        lzma.LZMAError,
-        NotImplementedError,
-        EOFError,
-    ) as error:
-        raise RunError(f"{visible(path)}: missing or damaged: {visible(error)}; start anew with --overwrite") from None
-    if damaged is not None:
-        raise RunError(f"{visible(path)}: damaged: {visible(damaged)} in it; start anew with --overwrite")
-
-
-def read_model_info(path: Path) -> ModelInfo:
-    """Return what the model file at `path` says of itself.
-
-    Raises:
-        RunError: it is not a whole archive, or was not written by wisesr.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = archive.getinfo(MODEL_INFO)
-            if member.file_size > MODEL_INFO_BYTES:
-                raise RunError(f"{visible(path)}: {MODEL_INFO} in it is too large")
-            values = json.loads(archive.read(member))
-        if tuple(values["background"]) != BACKGROUND:
-            raise RunError(f"{visible(path)}: was trained with another background than this wisesr lays under images")
-        return ModelInfo(
-            class_names=tuple(values["class_names"]),
-            image_size=(int(values["image_size"][0]), int(values["image_size"][1])),
-            resize=values["resize"],
-            background=tuple(values["background"]),
-            backbone=values["backbone"],
-            head=values["head"],
-            epoch=int(values["epoch"]),
-            versions=dict(values["versions"]),
-        )
-    except KeyError as error:
-        raise RunError(f"{visible(path)}: not a model of wisesr train: {visible(error)} is missing") from None
-    except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
-        raise RunError(f"{visible(path)}: damaged: {visible(error)}") from None
-    except (IndexError, TypeError, ValueError) as error:
-        raise RunError(f"{visible(path)}: {MODEL_INFO} in it is damaged: {visible(error)}") from None
-
-
-def append_model_info(path: Path, info: ModelInfo) -> None:
-    """Add what a model says of itself to its archive, which is not yet under its final name."""
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(MODEL_INFO, json.dumps(asdict(info), indent=1))
-
-
 @dataclass(frozen=True)
 class Start:
     """Where a training writes, and whether it goes on with what is there."""
@@ -319,7 +260,7 @@ def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bo
             return Start(run, resumed=False)
         if not run.path.is_dir():
             raise UsageError(f"{visible(run.path)} is not a folder; give another --name")
-        if not (run.path / CLASSES).is_file():
+        if not (run.path / CLASSES).is_file() and not (resume and run.state.is_dir()):  # resuming writes them again
             raise UsageError(f"{visible(run.path)} holds something that is no run; give another --name")
         if resume or overwrite:
             return Start(run, resumed=resume)
@@ -341,10 +282,21 @@ def _newest(parent: Path, default_name: str) -> Path | None:
 
 
 def check_output_folder(folder: Path) -> None:
-    """Raise a `UsageError` when a file stands where the folder should be made."""
-    blocked = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
+    """Check that a folder is there or can be made in the one above it.
+
+    Raises:
+        UsageError: a file stands in its place.
+        MachineError: the folder above it is missing: a typo, or a disk that is not there.
+    """
+    with naming(folder):
+        blocked = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
+        is_missing = not folder.absolute().parent.exists()
     if blocked is not None:
         raise UsageError(f"{visible(blocked)} is a file; the output directory must be a folder")
+    if is_missing:
+        raise MachineError(
+            f"{visible(folder.absolute().parent)}: no such folder; make it first, or give another --output-dir"
+        )
 
 
 def _taken(path: Path) -> bool:
@@ -356,15 +308,25 @@ def _taken(path: Path) -> bool:
 
 def prepare_folder(run: Run, *, overwrite: bool) -> None:
     """Make the run directory; with `overwrite`, take away what an earlier run wrote there, and nothing else."""
-    run.path.mkdir(parents=True, exist_ok=True)
+    make_folder(run.path)
     if overwrite:
-        for pattern in _OURS:
+        for pattern in (*_OUR_STATES, *_OUR_FILES):
             for path in sorted(run.path.glob(pattern)):
                 _remove(path)
         for folder in sorted((path for pattern in _OUR_FOLDERS for path in run.path.glob(pattern)), reverse=True):
             _remove_if_empty(folder)
-    for leftover in run.path.glob(f"{TEMPORARY_PREFIX}*"):
-        leftover.unlink()
+    for leftover in (path for pattern in _LEFTOVERS for path in run.path.glob(pattern)):
+        _remove(leftover)
+
+
+def check_kinds(run: Run) -> None:
+    """Raise a `RunError` when a folder lies where a file of the run should be, or a file in place of a folder."""
+    for path in (path for pattern in (*_OUR_FILES, LOCK) for path in sorted(run.path.glob(pattern))):
+        if path.is_dir():
+            raise RunError(f"{visible(path)}: is a folder; a run has a file there: take it away")
+    for folder in (run.state, run.path / PLOTS, run.tensorboard):
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{visible(folder)}: is a file; a run has a folder there: take it away")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from wisesr_cli.errors import MachineError
 from wisesr_cli.parallel import worker_count
+from wisesr_cli.text import visible
 
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 
@@ -66,6 +67,10 @@ def start(device: DeviceChoice = "auto", *, precision: str = "float32") -> Devic
             keras = importlib.import_module("keras")
     except ModuleNotFoundError as error:
         raise MachineError(f"{error.name} is not installed; install it with: pip install {error.name}") from None
+    except (ValueError, TypeError, AttributeError, AssertionError) as error:  # Keras' own, from its settings
+        reason = visible(" ".join(str(error).split()) or "a setting that it does not know")
+        where = "~/.keras/keras.json, or the variables that begin with KERAS_"
+        raise MachineError(f"Keras cannot start: {reason}; mend or remove its settings: {where}") from error
     _ignore_user_settings(keras)
     found = _tensorflow_device(framework, device) if backend == "tensorflow" else _jax_device(framework, device)
     keras.config.set_dtype_policy(precision)
@@ -95,7 +100,9 @@ def _quiet_start() -> Iterator[None]:
 
 
 def _ignore_user_settings(keras: Any) -> None:
-    """Undo what ~/.keras/keras.json says, so that a run means the same for everybody."""
+    """Undo what ~/.keras/keras.json and variables say, so that a run means the same for everybody."""
+    keras.config.set_max_epochs(None)
+    keras.config.set_max_steps_per_epoch(None)
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")

@@ -33,9 +33,10 @@ def scan_files(
     mtimes: Sequence[int],
     *,
     memory_of: str,
+    pixel_limit: int,
     listener: Listener,
 ) -> tuple[Facts, dict[int, str]]:
-    """Return the facts of the files, and position -> reason for those whose header cannot be read.
+    """Return the facts of the files, and position -> reason for those whose header cannot be read or is refused.
 
     `paths` are relative to `root`; `sizes` and `mtimes` (nanoseconds) are as they are now. Each folder `memory_of` has
     a memory of its own.
@@ -44,13 +45,16 @@ def scan_files(
     facts["size"], facts["mtime_ns"] = sizes, mtimes
     memory = _memory_path(root, memory_of)
     unknown = _recall(memory, paths, facts)
+    too_large = _too_large(facts, pixel_limit)
     if not len(unknown):
-        return facts, {}
+        return facts, too_large
     unreadable: dict[int, str] = {}
     with listener.progress("looking at images", len(paths)) as progress:
         progress.advance(len(paths) - len(unknown))
         chunks = [unknown[start : start + 64].tolist() for start in range(0, len(unknown), 64)]
-        read = map_in_order(lambda chunk: [_read_fact(f"{root}/{paths[i]}") for i in chunk], chunks, workers=_WORKERS)
+        read = map_in_order(
+            lambda chunk: [_read_fact(f"{root}/{paths[i]}", pixel_limit) for i in chunk], chunks, workers=_WORKERS
+        )
         for chunk, found in zip(chunks, read, strict=True):
             for position, fact in zip(chunk, found, strict=True):
                 if isinstance(fact, str):
@@ -60,10 +64,19 @@ def scan_files(
             progress.advance(len(chunk))
     if len(unreadable) < len(unknown):
         _remember(memory, paths, facts, unreadable)
-    return facts, unreadable
+    return facts, {**unreadable, **too_large}
 
 
-def _read_fact(path: str) -> tuple[int, ...] | str:
+def _too_large(facts: Facts, pixel_limit: int) -> dict[int, str]:
+    """Return the files known from before, when the limit may have been another, that this one refuses."""
+    pixels = facts["width"].astype(np.int64) * facts["height"]
+    return {
+        position: images.size_reason(int(facts["width"][position]), int(facts["height"][position]), pixel_limit)
+        for position in np.flatnonzero(pixels > pixel_limit).tolist()
+    }
+
+
+def _read_fact(path: str, pixel_limit: int) -> tuple[int, ...] | str:
     """Return the values of `_READ_FIELDS`, or why the file cannot be read."""
     try:
         with images.open_regular(path) as file:
@@ -71,7 +84,7 @@ def _read_fact(path: str) -> tuple[int, ...] | str:
             size = file.seek(0, io.SEEK_END)
             file.seek(max(0, size - _ENDS_BYTES))
             ends = hashlib.blake2b(first + file.read(_ENDS_BYTES), digest_size=8).digest()
-            header = images.read_header(file)
+            header = images.read_header(file, pixel_limit=pixel_limit)
     except ImageError as error:
         return str(error)
     except OSError as error:

@@ -30,7 +30,7 @@ def is_cut_short(format_name: str, file: IO[bytes]) -> bool:
     size = file.seek(0, io.SEEK_END)
     try:
         return _ENDS_EARLY[format_name](file, size)
-    except struct.error:  # too short even for the fields that were looked for
+    except (struct.error, IndexError):  # too short even for the fields that were looked for
         return True
 
 
@@ -67,6 +67,40 @@ def png_ends_early(file: IO[bytes], size: int) -> bool:
             return False
         position += length + 12
     return True
+
+
+def jpeg_scans(file: IO[bytes], *, at_most: int) -> int:
+    """Return how many scans a JPEG has, counted up to `at_most`.
+
+    The bytes that begin a scan are looked for anywhere first: few files have so many that a closer look is needed,
+    which passes over what lies in segments and behind the end (a film, in the photos of some phones).
+    """
+    file.seek(0)
+    anywhere = 0
+    while block := file.read(_BLOCK_BYTES):
+        anywhere += block.count(b"\xff\xda")
+    return anywhere if anywhere < at_most else _jpeg_scans_in_order(file, at_most)
+
+
+def _jpeg_scans_in_order(file: IO[bytes], at_most: int) -> int:
+    file.seek(0)
+    data = file.read()
+    position, scans = 2, 0
+    while scans < at_most and (marker := _JPEG_MARKER.search(data, position)) and marker[1] != b"\xd9":
+        scans += marker[1] == b"\xda"
+        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+    return scans
+
+
+def plain_comments(file: IO[bytes]) -> int:
+    """Return how many comments a PPM of plain text may have at most; 0 for one of bytes."""
+    file.seek(0)
+    if file.read(2) not in (b"P1", b"P2", b"P3"):
+        return 0
+    comments = 0
+    while block := file.read(_BLOCK_BYTES):
+        comments += block.count(b"#")
+    return comments
 
 
 def _jpeg_ends_early(file: IO[bytes], size: int) -> bool:
@@ -110,8 +144,8 @@ def _tiff_ends_early(file: IO[bytes], size: int) -> bool:
 def _ppm_ends_early(file: IO[bytes], size: int) -> bool:
     file.seek(0)
     header = re.match(rb"P([56])\s+(?:#.*\n\s*)*(\d+)\s+(\d+)\s+(\d+)\s", file.read(PREFIX_BYTES))
-    if header is None:
-        return False
+    if header is None:  # a plain one, whose end cannot be told, or one that ends in its header
+        return size < _SHORT_PPM
     kind, width, height, maximum = map(int, header.groups())
     row_bytes = width * (3 if kind == 6 else 1) * (2 if maximum > 255 else 1)
     return size < header.end() + row_bytes * height
@@ -138,6 +172,10 @@ _OTHERS = re.compile(
     rb"|(?:\xef\xbb\xbf)?\s*<(?:\?xml|svg|!DOCTYPE svg)",
     re.DOTALL,
 )
+
+_BLOCK_BYTES = 1 << 20
+_SHORT_PPM = 12  # bytes, to a first pixel: P6, three numbers
+_JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")  # those with a segment behind them, and the end
 
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 

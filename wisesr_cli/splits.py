@@ -49,6 +49,8 @@ def set_validation_aside(
 
 def choose_validation(strategy: str, paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
     """Return for every image whether it goes to validation; raises `DataError` when a side would be empty."""
+    if not len(paths):
+        raise DataError("there are no training images that could be set aside for validation")
     chosen = SPLITTERS[strategy](paths, labels, options)
     if not chosen.any() or chosen.all():
         raise DataError(

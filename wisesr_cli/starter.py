@@ -5,12 +5,13 @@ The text is a template whose values are read back and checked as any config, so 
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from wisesr_cli.config import DataConfig
 from wisesr_cli.config_errors import validate
@@ -73,11 +74,15 @@ class FolderFacts:
         """Passes over the images: more when there are fewer."""
         return 60 if self.images < 1_000 else 30 if self.images < 20_000 else 15
 
+    def _images_per_class(self) -> str:
+        fewest, most = min(self.counts), max(self.counts)
+        return f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+
     def choices(self) -> list[str]:
         """Return what was seen and chosen, a line each."""
         lines = [
             f"{counted(len(self.class_names), 'class', 'classes')}, {counted(self.images, 'training image')}, "
-            f"{min(self.counts):,} to {max(self.counts):,} per class",
+            f"{self._images_per_class()} per class",
             f"typical image {self.median_height}x{self.median_width} (height x width): training at {self.image_size}, "
             f"resize: {self.resize}",
         ]
@@ -204,5 +209,8 @@ def _train(facts: FolderFacts) -> list[str]:
 
 
 def _scalar(text: str) -> str:
-    """Return text as YAML: as it is where that is safe, else in JSON's quotes, which YAML reads too."""
-    return text if re.fullmatch(r"/[\w./-]*", text) else json.dumps(text)
+    """Return text as YAML on one line: as it is where that is safe, else in quotes."""
+    if re.fullmatch(r"/[\w./-]*", text):
+        return text
+    # Not JSON: it writes what lies beyond U+FFFF as two escapes, which YAML reads as two characters.
+    return str(yaml.safe_dump(text, default_style='"', width=math.inf)).strip()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,7 @@ from wisesr_cli.errors import DataError
 from wisesr_cli.folders import Layout, Listing, Problem
 from wisesr_cli.images import SUFFIXES, SUPPORTED
 from wisesr_cli.index import ANIMATED, Split
+from wisesr_cli.oddities import animated_message, misnamed_message
 from wisesr_cli.results import Listener
 from wisesr_cli.scan import scan_files
 
@@ -44,6 +45,8 @@ class DataOptions(Protocol):
     def image_size(self) -> tuple[int, int]: ...  # noqa: D102
     @property
     def on_error(self) -> str: ...  # noqa: D102
+    @property
+    def pixel_limit(self) -> int: ...  # noqa: D102
 
 
 @dataclass
@@ -57,6 +60,33 @@ class Survey:
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # path relative to the root, reason
     ignored: Counter[str] = field(default_factory=Counter)
     nested: int = 0
+
+    def add(self, split: str, listing: Listing, listener: Listener, *, pixel_limit: int) -> None:
+        """Take in what was listed of a split's folder, the header of every image read."""
+        self.problems.extend(listing.problems)
+        self.ignored.update(listing.ignored)
+        self.nested += listing.nested
+        known = set(self.class_names)
+        unknown = [name for name in listing.class_names if name not in known]
+        if unknown:
+            message = (
+                f"the {split} folder has {text.counted(len(unknown), 'class', 'classes')} that training lacks: "
+                f"{text.joined(unknown[:5])} ({text.visible(listing.folder)})"
+            )
+            paths = tuple(f"{listing.folder}/{name}" for name in unknown)
+            self.problems.append(Problem("unknown-class", message, paths))
+        examples, unreadable = list_examples(
+            listing, self.layout.root, self.class_names, listener, pixel_limit=pixel_limit
+        )
+        self.splits[split] = examples
+        start = len(self.layout.root.rstrip("/")) + 1
+        self.unreadable.extend((path[start:], reason) for path, reason in listing.unreadable)
+        self.unreadable.extend(unreadable)
+
+    def classes_without_images(self) -> list[str]:
+        """Return the classes that have no readable image to train on."""
+        counts = np.bincount(self.splits["train"].labels, minlength=len(self.class_names))
+        return [self.class_names[label] for label in np.flatnonzero(counts == 0)]
 
     def paths_with(self, flag: int) -> list[str]:
         """Return the relative paths of the files whose facts have `flag` (ANIMATED, ALPHA, DEEP)."""
@@ -108,12 +138,12 @@ def survey(data: DataOptions, *, listener: Listener) -> Survey:
         only = f"only one class, '{text.visible(found.class_names[0])}'" if found.class_names else "no class"
         found.problems.append(Problem("one-class", f"{where}: {only}. {folders.LAYOUT}."))
     for split, listing in listings.items():
-        _add_listing(found, split, listing, listener)
+        found.add(split, listing, listener, pixel_limit=data.pixel_limit)
     return found
 
 
 def list_examples(
-    listing: Listing, root: str, class_names: tuple[str, ...], listener: Listener
+    listing: Listing, root: str, class_names: tuple[str, ...], listener: Listener, *, pixel_limit: int
 ) -> tuple[Split, list[tuple[str, str]]]:
     """Return the files of a listing as a split with their facts, and those whose header cannot be read.
 
@@ -124,29 +154,23 @@ def list_examples(
     labels = new_labels[listing.labels] if listing.labels else np.zeros(0, np.int64)
     start = len(root.rstrip("/")) + 1
     paths = tuple(path[start:] for path in listing.paths)
-    facts, reasons = scan_files(root, paths, listing.sizes, listing.mtimes, memory_of=listing.folder, listener=listener)
+    facts, reasons = scan_files(
+        root,
+        paths,
+        listing.sizes,
+        listing.mtimes,
+        memory_of=listing.folder,
+        pixel_limit=pixel_limit,
+        listener=listener,
+    )
     keep = np.array([label >= 0 and i not in reasons for i, label in enumerate(labels.tolist())], np.bool_)
     unreadable = [(paths[position], reason) for position, reason in sorted(reasons.items())]
     return Split(paths, labels, facts).taken(np.flatnonzero(keep)), unreadable
 
 
-def _add_listing(found: Survey, split: str, listing: Listing, listener: Listener) -> None:
-    found.problems.extend(listing.problems)
-    found.ignored.update(listing.ignored)
-    found.nested += listing.nested
-    unknown = [name for name in listing.class_names if name not in set(found.class_names)]
-    if unknown:
-        message = (
-            f"the {split} folder has {text.counted(len(unknown), 'class', 'classes')} that training lacks: "
-            f"{text.joined(unknown[:5])} ({text.visible(listing.folder)})"
-        )
-        found.problems.append(Problem("unknown-class", message, tuple(f"{listing.folder}/{name}" for name in unknown)))
-    root = found.layout.root
-    examples, unreadable = list_examples(listing, root, found.class_names, listener)
-    found.splits[split] = examples
-    start = len(root.rstrip("/")) + 1
-    found.unreadable.extend((path[start:], reason) for path, reason in listing.unreadable)
-    found.unreadable.extend(unreadable)
+def without_images_message(lacking: Sequence[str]) -> str:
+    """Return `2 classes without a readable image: a, b`."""
+    return f"{text.counted(len(lacking), 'class', 'classes')} without a readable image: {text.joined(lacking[:5])}"
 
 
 def tell(found: Survey, listener: Listener) -> tuple[str, ...]:
@@ -157,13 +181,10 @@ def tell(found: Survey, listener: Listener) -> tuple[str, ...]:
     if found.nested:
         notes.append(f"{text.counted(found.nested, 'image')} in folders below a class folder: merged into the class")
     if misnamed := found.misnamed():
-        notes.append(
-            f"{text.counted(len(misnamed), 'file')} read by content, not by suffix: {text.joined(misnamed[:3])}"
-        )
+        notes.append(misnamed_message(len(misnamed), misnamed))
     for note in notes:
         listener.note(note)
     if animated := found.paths_with(ANIMATED):
-        count = text.counted(len(animated), "animated or many-page image")
-        notes.append(f"{count}: only the first frame is used: {text.joined(animated[:3])}")
+        notes.append(animated_message(len(animated), animated))
         listener.warn(notes[-1])
     return tuple(notes)

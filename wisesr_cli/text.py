@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_ESCAPED = re.compile(r"\\(?:([\\tnr])|x([0-9a-f]{2})|u([0-9a-f]{4})|U(0010[0-9a-f]{4}|000[0-9a-f]{5}))")
+_CELL_AFTER_SEMICOLON = re.compile(r";(?=[\"']*[=+@-])")
 # Control characters, invisible formatting (bidi overrides among them), lone surrogates, private and unassigned code
 # points, and the two line separators.
-_ESCAPED = re.compile(r"\\(?:([\\tnr])|x([0-9a-f]{2})|u([0-9a-f]{4})|U(0010[0-9a-f]{4}|000[0-9a-f]{5}))")
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
@@ -39,9 +40,11 @@ def _escape(character: str) -> str:
 def csv_cell(text: str) -> str:
     """Return `text` as a CSV cell that no spreadsheet takes for a formula; `parse_csv_cell` gives it back.
 
-    Backslashes are doubled, hidden characters are escaped, and a quote is put before what could start a formula.
+    Backslashes are doubled, hidden characters are escaped, and a quote is put before what could start a formula. A
+    semicolon before such a start is escaped: where the comma is the decimal sign, spreadsheets end a cell at it.
     """
     escaped = "".join("\\\\" if c == "\\" else visible(c) for c in text)
+    escaped = _CELL_AFTER_SEMICOLON.sub(r"\\x3b", escaped)
     if text.startswith((*_FORMULA_STARTS, "'")):
         return "'" + escaped
     return escaped

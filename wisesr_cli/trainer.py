@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from pathlib import Path
@@ -20,10 +21,10 @@ from wisesr_cli.errors import RunError, WisesrError
 from wisesr_cli.examples import Examples
 from wisesr_cli.files import replacing
 from wisesr_cli.model import Classifier, build_classifier
+from wisesr_cli.model_file import ModelInfo, append_model_info
 from wisesr_cli.parallel import worker_count
 from wisesr_cli.pipeline import DecodedImages, epoch_order
 from wisesr_cli.resume import Circumstances, Progress, config_for_comparison
-from wisesr_cli.runs import ModelInfo, append_model_info
 from wisesr_cli.runtime import Device
 from wisesr_cli.schedules import learning_rates
 from wisesr_cli.state import write_state
@@ -234,12 +235,25 @@ class Trainer:
     def begin_epoch(self, epoch: int) -> None:
         """Set the order of the examples and every random draw of an epoch from (seed, epoch) alone."""
         self.batches.begin_epoch(epoch)
-        for number, variable in enumerate(self._seed_states()):
-            state = np.random.SeedSequence([self.config.seed, epoch, number]).generate_state(2)
-            variable.assign((state & 0x7FFFFFFF).astype(variable.dtype))
+        states = self._seed_states(epoch)
+        for number, variable in enumerate(self._seed_variables()):
+            variable.assign(states[number].astype(variable.dtype))
 
-    def _seed_states(self) -> list[Any]:
+    def _seed_variables(self) -> list[Any]:
         return [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
+
+    def _seed_states(self, epoch: int) -> list[NDArray[np.uint32]]:
+        """Return the state, uint32 (2,), that every seed generator begins an epoch with."""
+        seeds = [np.random.SeedSequence([self.config.seed, epoch, n]) for n in range(len(self._seed_variables()))]
+        return [seed.generate_state(2) & np.uint32(0x7FFFFFFF) for seed in seeds]
+
+    def random_draws(self, epoch: int) -> Arrays:
+        """Return what decides every random draw of an epoch: states of seed generators, and a hash of the order."""
+        order = epoch_order(len(self.batches.labels), seed=self.config.seed, epoch=epoch)
+        digest = hashlib.sha256(order.astype("<i8").tobytes()).digest()
+        states = self._seed_states(epoch)
+        seeds = {f"{number:05d} seed generator": state for number, state in enumerate(states)}
+        return {**seeds, "order of examples": np.frombuffer(digest, np.uint8)}
 
     def fit(self, keeper: keras.callbacks.Callback, *, first: int, last: int) -> None:
         """Train the epochs from `first` (from 0) to before `last`; the keeper hears of every step and epoch.
@@ -282,17 +296,18 @@ class Trainer:
         return float(rates[min(len(rates), (epoch_in_phase + 1) * self.steps_per_epoch) - 1])
 
     def arrays(self) -> dict[str, Arrays]:
-        """Return all weights and optimizer variables as arrays."""
+        """Return all weights, all optimizer variables, and what the next epoch begins its random draws with."""
         return {
             "model": _to_arrays(self.classifier.model.weights),
             "optimizer": _to_arrays(self.model.optimizer.variables),
+            "random": self.random_draws(self.progress.epoch),
         }
 
     def restore(self, group: str, arrays: Arrays) -> None:
         """Set all weights, or all optimizer variables, from what `arrays` gave.
 
         Raises:
-            RunError: names or shapes differ.
+            RunError: names, shapes or types differ.
         """
         variables = self.classifier.model.weights if group == "model" else self.model.optimizer.variables
         expected = {_array_name(number, variable): variable for number, variable in enumerate(variables)}
@@ -300,8 +315,9 @@ class Trainer:
             odd = sorted(expected.keys() ^ arrays.keys())[0]
             raise RunError(f"the state does not fit the model: '{odd}' is in only one of them; use --overwrite")
         for name, variable in expected.items():
-            if tuple(variable.shape) != arrays[name].shape:
-                raise RunError(f"the state does not fit the model: '{name}' has another shape; use --overwrite")
+            same_type = arrays[name].dtype.name == keras.backend.standardize_dtype(variable.dtype)
+            if tuple(variable.shape) != arrays[name].shape or not same_type:
+                raise RunError(f"the state does not fit the model: '{name}' has another shape or type; use --overwrite")
             variable.assign(arrays[name])
 
     def weights_are_finite(self) -> bool:

@@ -17,9 +17,10 @@ from wisesr_cli.checking import check_settings
 from wisesr_cli.config_reader import LoadedConfig
 from wisesr_cli.errors import RunError
 from wisesr_cli.examples import open_examples
+from wisesr_cli.files import make_folder, naming
 from wisesr_cli.guard import Limits, locked, stop_on_signals
 from wisesr_cli.results import Silent, TrainingListener, TrainingResult
-from wisesr_cli.runs import Run, choose_run, forget_if_empty, prepare_folder
+from wisesr_cli.runs import Run, check_kinds, choose_run, forget_if_empty
 from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.state import has_state
 
@@ -57,13 +58,13 @@ def train(
         start = choose_run(loaded.config, loaded.default_name, resume=False, overwrite=True)
         return _dry_run(loaded, start.run, options, listener)
     start = choose_run(loaded.config, loaded.default_name, resume=options.resume, overwrite=options.overwrite)
-    start.run.path.mkdir(parents=True, exist_ok=True)
+    make_folder(start.run.path)
+    check_kinds(start.run)
     with forget_if_empty(start.run), locked(start.run.lock), stop_on_signals() as stop, ExitStack() as stack:
         if start.resumed and not has_state(start.run.state):
             if start.run.best.exists():
                 raise RunError(f"{start.run.state}: no state to resume from; start anew with --overwrite")
             start = replace(start, resumed=False)
-        prepare_folder(start.run, overwrite=options.overwrite)
         examples = open_examples(loaded.config, listener)
         stack.callback(examples.close)
         device = runtime.start(options.device, precision=loaded.config.train.precision)
@@ -76,8 +77,10 @@ def train(
 def _dry_run(loaded: LoadedConfig, run: Run, options: TrainingOptions, listener: TrainingListener) -> TrainingResult:
     """Do one real step, save and reload, in a folder beside the run that is gone afterwards."""
     parent = run.path.parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".wisesr-dry-run-", dir=parent) as folder, ExitStack() as stack:
+    make_folder(parent)
+    with ExitStack() as stack:
+        with naming(parent):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".wisesr-dry-run-", dir=parent))
         examples = open_examples(loaded.config, listener)
         stack.callback(examples.close)
         device = runtime.start(options.device, precision=loaded.config.train.precision)

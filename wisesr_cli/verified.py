@@ -1,6 +1,7 @@
 """A memory of the files that were decoded to their end, so that nobody has to try them again before training.
 
-One 64-bit hash per file, over its absolute path, size and modification time. A file that changed has another hash.
+One 64-bit hash per file, over its absolute path, size and modification time, and over the pixel limit that it was
+decoded under. A file that changed has another hash.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli import caches
-from wisesr_cli.images import DECODER_VERSION
+from wisesr_cli.images import DECODER_VERSION, PIXEL_LIMIT
 
 MOST_FILES = 5_000_000  # 40 MB; beyond that, the memory starts anew
 
 Keys = npt.NDArray[np.uint64]
 
 
-def file_keys(paths: Sequence[str]) -> Keys:
-    """Return a hash per file over absolute path, size and modification time; 0 for files that are not there."""
-    return np.array([_file_key(path) for path in paths], np.uint64)
+def file_keys(paths: Sequence[str], *, pixel_limit: int = PIXEL_LIMIT) -> Keys:
+    """Return a hash per file over what decides whether it is sound; 0 for files that are not there."""
+    return np.array([_file_key(path, pixel_limit) for path in paths], np.uint64)
 
 
 def recall_verified(keys: Keys) -> npt.NDArray[np.bool_]:
@@ -40,12 +41,14 @@ def remember_verified(keys: Keys) -> None:
         caches.save_arrays(_path(), {"keys": together})
 
 
-def _file_key(path: str) -> int:
+def _file_key(path: str, pixel_limit: int) -> int:
     try:
         status = os.stat(path)  # noqa: PTH116 - called for every file of a dataset
     except (OSError, ValueError):
         return 0
-    facts = f"{DECODER_VERSION} {status.st_size} {status.st_mtime_ns} {path}".encode("utf-8", "surrogateescape")
+    facts = f"{DECODER_VERSION} {pixel_limit} {status.st_size} {status.st_mtime_ns} {path}".encode(
+        "utf-8", "surrogateescape"
+    )
     return int.from_bytes(hashlib.blake2b(facts, digest_size=8).digest(), "little")
 
 

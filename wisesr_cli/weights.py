@@ -12,8 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from wisesr_cli.archive import check_weights_file
 from wisesr_cli.backbones import build_backbone, cut_backbone
 from wisesr_cli.errors import MachineError, RunError, WisesrError
+from wisesr_cli.loading import load_model
 from wisesr_cli.runs import weights_file
 from wisesr_cli.text import visible
 
@@ -71,9 +73,10 @@ def _copy_from_model(whole: Any, cut: Any, path: Path) -> None:
 
     A run whose backbone was cut at the same layer fills the cut one.
     """
-    from wisesr_cli import layers  # noqa: F401  (registers our layers, so that runs can be loaded)
-
-    source = keras.models.load_model(path, compile=False, safe_mode=True)
+    try:
+        source = load_model(path)
+    except RunError as error:
+        raise RunError(f"model.weights: {error}") from None
     nested = [layer for layer in source.layers if layer.name == whole.name and hasattr(layer, "layers")]
     source_layers = [layer for layer in _flat_layers(nested[0] if nested else source) if layer.weights]
     target_layers = [layer for layer in _flat_layers(whole) if layer.weights]
@@ -109,6 +112,7 @@ def _flat_layers(model: Any) -> list[Any]:
 
 def _load_h5(backbone: Any, path: Path) -> None:
     """Load an HDF5 file of weights; a tensor that the file did not set keeps the mark it was given before."""
+    check_weights_file(path)
     for weight in backbone.weights:
         weight.assign(np.full(weight.shape, np.nan, dtype="float32").astype(weight.dtype))
     backbone.load_weights(path)

@@ -24,6 +24,7 @@ def evaluate(
     on_error: Annotated[
         Literal["fail", "skip"] | None, typer.Option("--on-error", help="Unreadable images; default: as the run did.")
     ] = None,
+    pixel_limit: options.PixelLimit = None,
     fail_under: options.FailUnder = None,
     device: options.DeviceChoice = "auto",
     precision: options.Precision = None,
@@ -49,6 +50,7 @@ def evaluate(
         data=data,
         batch_size=batch_size,
         on_error=on_error,
+        pixel_limit=pixel_limit,
         device=device,
         precision=precision or "float32",
         listener=listener,

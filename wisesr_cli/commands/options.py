@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from wisesr_cli.config_reader import Override
@@ -38,6 +39,10 @@ FailUnder = Annotated[
     list[str] | None,
     typer.Option("--fail-under", metavar="METRIC=VALUE", help="Exit with 7 when a metric misses this; repeatable."),
 ]
+PixelLimit = Annotated[
+    int | None,
+    typer.Option("--pixel-limit", metavar="N", min=1, help="Refuse images of more pixels, width times height."),
+]
 TableFormat = Annotated[Literal["table", "json", "csv", "markdown"], typer.Option("--format", help="Output format.")]
 
 NAMED_OPTIONS: dict[str, tuple[str, ...]] = {
@@ -55,9 +60,23 @@ NAMED_OPTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
+class Group(TyperGroup):
+    """A command that has commands of its own: `config`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command, or say which one was probably meant, or else which there are."""
+        from wisesr_cli.text import joined, nearest
+
+        names = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in names:
+            meant = nearest(args[0], names) or f" Allowed: {joined(names)}."
+            ctx.fail(f"no command is called '{args[0]}'.{meant}")
+        return super().resolve_command(ctx, args)
+
+
 def new_app() -> typer.Typer:
-    """Return the Typer app of one command."""
-    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    """Return the Typer app of one command, or of a group of them."""
+    return typer.Typer(cls=Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def named(arguments: Mapping[str, Any]) -> dict[str, Any]:

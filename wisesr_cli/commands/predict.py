@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -34,6 +33,7 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted output file.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when an image cannot be read.")] = False,
+    pixel_limit: options.PixelLimit = None,
     device: options.DeviceChoice = "auto",
     precision: options.Precision = None,
     quiet: options.Quiet = False,
@@ -45,45 +45,31 @@ def predict(
     Example: find photos -name '*.jpg' -print0 | wisesr predict runs/photos-wise - --null --format jsonl
     """
     from wisesr_cli.errors import UsageError
-    from wisesr_cli.runs import model_path
-    from wisesr_cli.text import counted
 
     if not inputs and from_file is None:
         raise UsageError("nothing to label: give images, folders, globs, - or --from-file LIST")
-    path = model_path(run)
-    from wisesr_cli import runtime
-    from wisesr_cli.files import sha256
-    from wisesr_cli.output import JournalHeader, open_output
-    from wisesr_cli.prediction import find_inputs, not_empty
+    from wisesr_cli.images import PIXEL_LIMIT
+    from wisesr_cli.labelling import Request, label
     from wisesr_cli.report import TerminalListener
-    from wisesr_cli.results import Silent
+    from wisesr_cli.text import counted, visible
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)
-    arithmetic = precision or "float32"
-    chosen = {"top_k": top_k, "min_score": min_score, "precision": arithmetic}
-    output_to = open_output(
-        output, output_file, JournalHeader(sha256(path), chosen), overwrite=overwrite, resume=resume
+    request = Request(
+        run=run,
+        inputs=tuple(inputs or ()),
+        from_file=from_file,
+        null_separated=null,
+        top_k=top_k,
+        min_score=min_score,
+        batch_size=batch_size,
+        pixel_limit=pixel_limit or PIXEL_LIMIT,
+        device=device,
+        precision=precision or "float32",
     )
-    given = list(inputs or ())
-    once_only = "-" in given or (from_file is not None and not Path(from_file).is_file())  # pipes are read once
-    total = None if once_only else sum(1 for _ in find_inputs(given, from_file=from_file, null_separated=null))
-    paths = not_empty(find_inputs(given, from_file=from_file, null_separated=null))
-    listener.note(f"device: {runtime.start(device, precision=arithmetic)}")
-    from wisesr_cli.engines import load_engine
-    from wisesr_cli.prediction import predict_paths
-
-    engine = load_engine(path, arithmetic)
-    bar = listener.progress("labelling", total) if output_to.leaves_terminal_free else Silent().progress("", None)
-    with output_to, bar as progress:
-        remaining = output_to.skip_done(paths)
-        for record in predict_paths(engine, remaining, top_k=top_k, min_score=min_score, batch_size=batch_size):
-            output_to.write(record)
-            progress.advance()
-        output_to.finish()
-    tally = output_to.tally
+    tally = label(request, chosen=output, file=output_file, overwrite=overwrite, resume=resume, listener=listener)
     code = tally.exit_code(strict=strict)
     if tally.unreadable:
         listener.warn(f"{tally.unreadable:,} of {counted(tally.records, 'image')} could not be read")
-    elif output_file is not None:
-        listener.note(f"{counted(tally.records, 'image')} labelled: {output_file}")
+    elif output_file is not None and tally.records:
+        listener.note(f"{counted(tally.records, 'image')} labelled: {visible(output_file)}")
     raise typer.Exit(code)

@@ -1,0 +1,140 @@
+"""Checks that a file of weights is what Keras writes: plain tables of numbers, all of them inside the file. No Keras.
+
+HDF5 can do much more: links into other files, data that lies in other files, compressed data and shapes of any size.
+Nothing of it is needed for weights, so nothing of it is accepted. `isolation` runs this in a process of its own.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+MOST_OBJECTS = 100_000  # groups and tables; the largest backbone has some 3,000
+MOST_ATTRIBUTE_BYTES = 1 << 20  # the older format lists the names of all layers in one
+MOST_PATH = 1000  # characters; real ones have 100
+
+
+@dataclass(frozen=True)
+class Table:
+    """The shape of a table, and a checksum of its numbers, whatever type they are stored in."""
+
+    shape: tuple[int, ...]
+    checksum: int
+
+
+def table_of(values: npt.NDArray[Any]) -> Table:
+    """Return what a table that holds these values would be."""
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        wide = values.astype("float64") if values.dtype.kind in "fiub" else values
+    return Table(values.shape, zlib.crc32(wide.tobytes()))
+
+
+class UnsafeFileError(ValueError):
+    """What a file holds that a file of weights does not."""
+
+
+def report(path: str, member: str) -> dict[str, Any]:
+    """Return what `check_weights` says of a file, or of a member of an archive, in plain values."""
+    try:
+        if member:
+            with zipfile.ZipFile(path) as archive:
+                file: IO[bytes] = io.BytesIO(archive.read(member))
+        else:
+            file = io.BytesIO(Path(path).read_bytes())
+        tables = check_weights(file)
+    except (UnsafeFileError, zipfile.BadZipFile, zlib.error, EOFError, MemoryError) as error:
+        return {"refused": str(error) or type(error).__name__}
+    return {"tables": {name: (table.shape, table.checksum) for name, table in tables.items()}}
+
+
+def check_weights(file: IO[bytes]) -> dict[str, Table]:
+    """Return every table of a file of weights by its path.
+
+    Raises:
+        UnsafeFileError: not HDF5, damaged, or more in it than tables of numbers; the message is the bare reason.
+    """
+    size = file.seek(0, 2)
+    try:
+        with h5py.File(file, "r") as root:
+            tables, stored = {}, 0
+            for path, table in _walk(root):
+                stored += _stored_bytes(path, table)
+                if stored > size:
+                    raise UnsafeFileError("its tables are larger than the file")
+                tables[path] = table_of(table[()])
+            return tables
+    except UnsafeFileError:
+        raise
+    except Exception as error:  # HDF5 raises whatever it likes on a damaged file
+        raise UnsafeFileError(f"damaged: {' '.join(str(error).split())[:200]}") from error
+
+
+def _walk(root: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Give every table below `root` with its path, having checked the links and attributes on the way."""
+    seen: set[int] = set()
+    count = 0
+    waiting: list[h5py.Group] = [root]
+    while waiting:
+        group = waiting.pop()
+        address = h5py.h5o.get_info(group.id).addr
+        if address in seen:
+            raise UnsafeFileError(f"the group {group.name} is linked twice")
+        seen.add(address)
+        _check_attributes(group)
+        for name in group:
+            count += 1
+            if count > MOST_OBJECTS:
+                raise UnsafeFileError(f"more than {MOST_OBJECTS:,} groups and tables")
+            path = f"{group.name.rstrip('/')}/{name}"
+            if len(path) > MOST_PATH:
+                raise UnsafeFileError(f"a path of more than {MOST_PATH} characters")
+            link = group.get(name, getclass=True, getlink=True)
+            if link is not h5py.HardLink:
+                raise UnsafeFileError(f"{path} is a link of the kind {link.__name__}")
+            found = group[name]
+            if isinstance(found, h5py.Group):
+                waiting.append(found)
+            elif isinstance(found, h5py.Dataset):
+                _check_attributes(found)
+                yield path, found
+            else:
+                raise UnsafeFileError(f"{path} is neither a group nor a table")
+
+
+def _check_attributes(found: h5py.Group | h5py.Dataset) -> None:
+    for name in found.attrs:
+        attribute = h5py.h5a.open(found.id, name.encode())
+        if math.prod(attribute.shape) * attribute.dtype.itemsize > MOST_ATTRIBUTE_BYTES:
+            raise UnsafeFileError(f"the attribute {name} of {found.name} is too large")
+        found.attrs[name]  # what cannot be read is found here, not by Keras
+
+
+def _stored_bytes(path: str, table: h5py.Dataset) -> int:
+    """Return how many bytes of the file a table takes, when it holds plain numbers in one piece."""
+    if table.external or table.is_virtual:
+        raise UnsafeFileError(f"{path} lies in another file")
+    if table.shape is None:
+        raise UnsafeFileError(f"{path} has no shape")
+    if table.dtype.kind not in "fiub" and not _is_bfloat16(table):
+        raise UnsafeFileError(f"{path} holds no numbers")
+    if table.chunks is not None or table.id.get_create_plist().get_nfilters():
+        raise UnsafeFileError(f"{path} is cut up or compressed; save the weights again with Keras, which does neither")
+    declared = math.prod(table.shape) * table.dtype.itemsize
+    if declared != table.id.get_storage_size():
+        raise UnsafeFileError(f"{path} declares {declared:,} bytes, but {table.id.get_storage_size():,} are there")
+    return int(declared)
+
+
+def _is_bfloat16(table: h5py.Dataset) -> bool:
+    """Return whether a table has the form in which Keras stores this type, which HDF5 does not know."""
+    return bool(table.dtype.kind == "V" and table.dtype.itemsize == 2 and table.attrs.get("dtype") == "bfloat16")

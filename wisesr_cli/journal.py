@@ -1,0 +1,218 @@
+"""The journal of predictions on their way into a file: what a process that was killed leaves to the next one.
+
+A journal lies beside the output (`FILE.partial`). Its first line says which process holds it, the second which model
+and options its records belong to; then comes a record per line. Every line from the second on starts with a checksum
+over itself and all lines before it, so that a line that was changed, lost or doubled is found.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BufferedReader, FileIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from wisesr_cli.errors import MachineError, RunError, UsageError
+from wisesr_cli.files import naming
+from wisesr_cli.report import to_json
+from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.text import visible
+
+SUFFIX = ".partial"
+FIRST_RECORD = 3  # the line that it stands in
+_MARK = b"wisesr journal 1, process "
+_HOLDER = _MARK + b"%10d\n"  # always of the same length: the next process writes over it
+_HOLDER_PATTERN = re.compile(_MARK + rb"(?=.{10}\n) *([0-9]+)\n")
+_HOLDER_BYTES = len(_HOLDER % 0)
+
+
+@dataclass(frozen=True)
+class JournalHeader:
+    """What the records of a journal depend on."""
+
+    model: str  # SHA-256 of the model file
+    options: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what stands in the second line of a journal."""
+        return {"model": self.model, "options": self.options}
+
+
+class Journal:
+    """An open journal, held by this process alone until it is closed.
+
+    Args:
+        path: the journal.
+        header: what its records depend on.
+
+    Raises:
+        MachineError: another process holds it, or it cannot be written.
+        UsageError: what lies there is no journal.
+    """
+
+    def __init__(self, path: Path, header: JournalHeader) -> None:
+        self.path, self.header = path, header
+        self.count = 0  # records
+        self._removed = False
+        with naming(path):
+            self._file = _open_alone(path)
+        try:
+            self._check_that_it_is_one()
+        except UsageError:
+            self._file.close()
+            raise
+
+    @property
+    def holds_records(self) -> bool:
+        """Whether there is more than what stands before the first record."""
+        with self._reader() as file:
+            file.readline()
+            return file.readline().endswith(b"\n") and file.readline().endswith(b"\n")
+
+    def start(self) -> None:
+        """Empty the journal and write what stands before the first record."""
+        self.count = 0
+        self._checksum, line = _checked(_encoded(self.header.to_json()), 0)
+        with naming(self.path):
+            self._file.truncate(0)
+            self._file.seek(0)
+            _write(self._file, _HOLDER % os.getpid() + line)
+
+    def go_on(self) -> None:
+        """Take over the journal: check every whole line, and cut off one that was not written to its end.
+
+        Raises:
+            RunError: it belongs to another model or other options, or a line is damaged.
+        """
+        self._checksum = end = 0
+        with self._reader() as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                self._check(line, number)
+                end += len(line)
+                self.count = max(0, number + 1 - FIRST_RECORD)
+        if end <= _HOLDER_BYTES:  # killed while the header was written
+            self.start()
+            return
+        with naming(self.path):
+            self._file.truncate(end)
+            self._file.seek(0)
+            _write(self._file, _HOLDER % os.getpid())
+            self._file.seek(end)
+
+    def records(self) -> Iterator[Prediction]:
+        """Give the records, first to last; none may be appended meanwhile."""
+        with self._reader() as file:
+            for line in islice(file, FIRST_RECORD - 1, FIRST_RECORD - 1 + self.count):
+                yield _from_json(json.loads(_content(line)))
+
+    def append(self, record: Prediction) -> None:
+        """Add one record."""
+        self._checksum, line = _checked(_encoded(record.to_json()), self._checksum)
+        with naming(self.path):
+            _write(self._file, line)
+        self.count += 1
+
+    def flush_to_disk(self) -> None:
+        """Make the records survive a loss of power."""
+        with naming(self.path):
+            os.fsync(self._file.fileno())
+
+    def remove(self) -> None:
+        """Take the journal away; `close` still has to be called."""
+        self.path.unlink(missing_ok=True)
+        self._removed = True
+
+    def close(self) -> None:
+        """Let other processes have the journal; one without records is taken away."""
+        if not self._removed and not self.holds_records:
+            self.remove()
+        self._file.close()
+
+    def _reader(self) -> BufferedReader:
+        return self.path.open("rb")
+
+    def _check_that_it_is_one(self) -> None:
+        start = self._file.read(len(_MARK))
+        if not _MARK.startswith(start):
+            raise UsageError(f"{visible(self.path)}: is in the way, and no journal of this version; move it elsewhere")
+
+    def _check(self, line: bytes, number: int) -> None:
+        """Raise a `RunError` unless a line is as it was written, behind the lines that were checked before."""
+        if number == 1:
+            whole = _HOLDER_PATTERN.fullmatch(line) is not None
+        else:
+            self._checksum, expected = _checked(_content(line), self._checksum)
+            whole = line == expected
+        if not whole:
+            raise RunError(f"{visible(self.path)}:{number}: damaged; start anew with --overwrite")
+        if number == 2:
+            self._check_header(json.loads(_content(line)))
+
+    def _check_header(self, found: Any) -> None:
+        if found["model"] != self.header.model:
+            raise RunError(f"{visible(self.path)}: was written with another model; start anew with --overwrite")
+        before, now = found["options"], self.header.options
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if changed:
+            listed = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in changed)
+            raise RunError(
+                f"{visible(self.path)}: was written with other options: {visible(listed)}; "
+                "give the same ones, or start anew with --overwrite"
+            )
+
+
+def _open_alone(path: Path) -> FileIO:
+    """Open the journal at `path`, made when there is none, and keep other processes out."""
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _HOLDER_PATTERN.match(file.read(_HOLDER_BYTES))
+            file.close()
+            pid = holder[1].decode("ascii") if holder else "unknown"
+            raise MachineError(
+                f"{visible(path)}: in use by another wisesr predict (pid {pid}); wait for it or stop it"
+            ) from None
+        except OSError:  # file systems that know no locks
+            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # finished and taken away by another process while it was opened here
+
+
+def _encoded(value: Any) -> bytes:
+    return to_json(value).encode("ascii")
+
+
+def _checked(content: bytes, checksum: int) -> tuple[int, bytes]:
+    """Return the checksum and the whole line of `content` that comes after lines with `checksum`."""
+    checksum = zlib.crc32(content, checksum)
+    return checksum, b"%08x %s\n" % (checksum, content)
+
+
+def _content(line: bytes) -> bytes:
+    return line.rstrip(b"\n").partition(b" ")[2]
+
+
+def _write(file: FileIO, content: bytes) -> None:
+    """Write all of it: one call may take a part only, when the disk is nearly full."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _from_json(values: dict[str, Any]) -> Prediction:
+    top = tuple(ScoredLabel(**scored) for scored in values["top"])
+    return Prediction(values["path"], values["label"], values["score"], top, values["error"])

@@ -1,0 +1,137 @@
+"""Labels images into an output: the work of `wisesr predict`, from what was typed to what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from wisesr_cli import runtime
+from wisesr_cli.archive import check_archive
+from wisesr_cli.engines import load_engine
+from wisesr_cli.files import sha256
+from wisesr_cli.guard import StopRequest, stop_on_signals
+from wisesr_cli.images import PIXEL_LIMIT
+from wisesr_cli.journal import JournalHeader
+from wisesr_cli.oddities import Oddities
+from wisesr_cli.output import FileOutput, StreamOutput, Tally, open_output
+from wisesr_cli.prediction import Inputs, find_inputs, not_empty, predict_paths
+from wisesr_cli.results import Listener, Prediction, Silent
+from wisesr_cli.runs import model_path
+from wisesr_cli.runtime import DeviceChoice
+from wisesr_cli.text import counted, visible
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to label, with which model, and how.
+
+    `inputs` and `from_file` are those of `prediction.find_inputs`; the others are the options of the command.
+    """
+
+    run: str
+    inputs: tuple[str, ...] = ()
+    from_file: str | None = None
+    null_separated: bool = False
+    top_k: int = 5
+    min_score: float = 0.0
+    batch_size: int = 32
+    pixel_limit: int = PIXEL_LIMIT
+    device: DeviceChoice = "auto"
+    precision: str = "float32"
+
+    def find(self, oddities: Oddities | None = None) -> Inputs:
+        """Return the inputs; what was passed over is counted among the oddities."""
+        ignored = None if oddities is None else oddities.ignored
+        return find_inputs(self.inputs, from_file=self.from_file, null_separated=self.null_separated, ignored=ignored)
+
+    @property
+    def is_read_once(self) -> bool:
+        """Whether the inputs come through a pipe, and cannot be counted beforehand."""
+        return "-" in self.inputs or (self.from_file is not None and not Path(self.from_file).is_file())
+
+    def header(self, model: Path) -> JournalHeader:
+        """Return what the records depend on."""
+        names = ("top_k", "min_score", "batch_size", "precision", "pixel_limit")
+        return JournalHeader(sha256(model), {name: getattr(self, name) for name in names})
+
+
+def label(
+    request: Request, *, chosen: str, file: str | None, overwrite: bool, resume: bool, listener: Listener
+) -> Tally:
+    """Label all inputs into an output, and return how many there were.
+
+    Args:
+        request: what to label and how.
+        chosen: the output's format.
+        file: the output; None is standard output.
+        overwrite: whether an output that exists is replaced.
+        resume: whether to go on with an output that was begun.
+        listener: who is told what happens.
+
+    Raises:
+        WisesrError: the model, the inputs or the output cannot be used; what was labelled before is kept.
+    """
+    path = model_path(request.run)
+    check_archive(path)
+    output = open_output(
+        chosen, file, request.header(path), overwrite=overwrite, resume=resume, reads=request.from_file
+    )
+    if output.is_complete:
+        listener.note(f"{visible(file)} is complete: nothing left to do; replace it with --overwrite")
+        return output.tally
+    hint = "the records so far were written" if file is None else "go on with the same command and --resume"
+    oddities = Oddities()
+    with stop_on_signals(StopRequest(hint)) as stop, output:
+        total = None if request.is_read_once else sum(1 for _ in output.not_its_own(request.find()))
+        found = request.find(oddities)
+        left = output.skip_done(not_empty(output.not_its_own(found)))
+        done = output.tally.records
+        if done:
+            listener.note(f"{counted(done, 'record')} found in the journal")
+        with stop.deferred():  # an import is not broken off
+            records = _records(request, path, left, found, oddities, done, listener)
+        _write(records, output, None if total is None else total - done, stop, hint, listener)
+    oddities.tell(listener)
+    return output.tally
+
+
+def _records(
+    request: Request,
+    path: Path,
+    left: Iterable[str],
+    found: Inputs,
+    oddities: Oddities,
+    done: int,
+    listener: Listener,
+) -> Iterator[Prediction]:
+    """Start Keras and return the records of the inputs that are left."""
+    listener.note(f"device: {runtime.start(request.device, precision=request.precision)}")
+    return predict_paths(
+        load_engine(path, request.precision),
+        left,
+        top_k=request.top_k,
+        min_score=request.min_score,
+        batch_size=request.batch_size,
+        pixel_limit=request.pixel_limit,
+        oddities=oddities,
+        ready=found.ready,
+        first=done,
+    )
+
+
+def _write(
+    records: Iterable[Prediction],
+    output: StreamOutput | FileOutput,
+    total: int | None,
+    stop: StopRequest,
+    hint: str,
+    listener: Listener,
+) -> None:
+    bar = listener.progress("labelling", total) if output.leaves_terminal_free else Silent().progress("", None)
+    with bar as progress:
+        for record in records:
+            stop.check(hint)
+            output.write(record)
+            progress.advance()
+    output.finish()

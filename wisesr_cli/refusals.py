@@ -1,0 +1,43 @@
+"""What is refused before its pixels are decoded, because the decoder itself would not: see `refuse_before_loading`."""
+
+from __future__ import annotations
+
+import io
+from typing import IO
+
+from PIL import ImageFile, TiffImagePlugin
+
+from wisesr_cli import signatures
+from wisesr_cli.errors import ImageError
+
+SCAN_LIMIT = 100  # passes over a progressive JPEG: ten are usual, and one of 14 bytes costs as much as a whole one
+SCAN_PIXELS = 2_500_000_000  # what the scans of a very large JPEG may go over together: two to three seconds
+COMMENT_LIMIT = 1000  # in a plain PPM, whose decoder copies a megabyte for each
+
+
+def refuse_before_loading(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
+    """Raise `ImageError` for what a decoder would take minutes for, or would fill in."""
+    position = file.tell()
+    if image.format in ("JPEG", "MPO"):
+        allowed = min(SCAN_LIMIT, max(SCAN_LIMIT // 4, SCAN_PIXELS // (image.width * image.height)))
+        if signatures.jpeg_scans(file, at_most=allowed + 1) > allowed:
+            raise ImageError(f"damaged JPEG: more than {allowed} scans")
+    if image.format == "PPM" and signatures.plain_comments(file) > COMMENT_LIMIT:
+        raise ImageError(f"damaged PPM: more than {COMMENT_LIMIT:,} comments")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiff_strips(image, file)
+    file.seek(position)
+
+
+def _check_tiff_strips(image: TiffImagePlugin.TiffImageFile, file: IO[bytes]) -> None:
+    """Find strips or tiles that are missing or cut: not every decoder in libtiff says so, and they would be filled."""
+    tags = image.tag_v2
+    offsets, counts = tags.get(273) or tags.get(324) or (), tags.get(279) or tags.get(325) or ()
+    width, height = tags[256], tags[257]
+    across, down = (tags.get(322, width), tags.get(323, height)) if 324 in tags else (width, tags.get(278, height))
+    planes = tags.get(277, 1) if tags.get(284) == 2 else 1
+    if len(offsets) < planes * -(-width // across) * -(-height // down):
+        raise ImageError("damaged TIFF: parts of the picture are missing")
+    size = file.seek(0, io.SEEK_END)
+    if tags.get(259, 1) != 1 and any(offset + count > size for offset, count in zip(offsets, counts, strict=False)):
+        raise ImageError("truncated TIFF")
