@@ -33,6 +33,7 @@ class Row:
 
     seen: list[str] = field(default_factory=list)
     outcomes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # the reasons
 
     @property
     def verdict(self) -> str:
@@ -51,6 +52,8 @@ def collect_rows(reports: Iterable[pytest.TestReport]) -> dict[int, Row]:
         numbers = [int(str(value)) for name, value in report.user_properties if name == "line"]
         for number in numbers:
             rows[number].outcomes.append(report.outcome)
+            if report.skipped and isinstance(report.longrepr, tuple):
+                rows[number].skipped.append(str(report.longrepr[2]).removeprefix("Skipped: "))
             for name, value in report.user_properties:
                 if name == "seen" and str(value) not in rows[number].seen:
                     rows[number].seen.append(str(value))
@@ -69,7 +72,8 @@ def print_rows(rows: dict[int, Row]) -> None:
     for number, line in LINES.items():
         row = rows.get(number, Row())
         waiting = [f"(waits for: {', '.join(line.waits_for)})"] if line.waits_for else []
-        seen = "\n".join([*row.seen, f"{len(row.outcomes)} tests", *waiting])
+        left_out = [f"{len(row.skipped)} skipped: {', '.join(sorted({*row.skipped}))}"] if row.skipped else []
+        seen = "\n".join([*row.seen, f"{row.outcomes.count('passed')} tests passed", *left_out, *waiting])
         table.add_row(str(number), Text(line.input), Text(line.promised), Text(seen), row.verdict)
     Console(width=width, soft_wrap=False).print(table)
 

@@ -70,6 +70,11 @@ def with_value(**values: object) -> str:
         with_value(resize="melt"),
         with_value(class_names=[["x"]]),
         with_value(background=[0, 0, 0]),
+        with_value(epoch=float("inf")),
+        with_value(image_size=[float("inf"), 3]),
+        with_value(image_size=[3.5, 3]),
+        with_value(class_names="abc"),
+        with_value(class_names=["a", "a"]),
     ],
 )
 def test_a_model_that_says_nonsense_of_itself_is_a_run_error(tmp_path: Path, text: str) -> None:

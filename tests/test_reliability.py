@@ -36,7 +36,7 @@ def test_a_line_without_a_passed_test_is_not_as_promised() -> None:
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="the page is not on this machine")
-def test_the_lines_are_those_of_the_page() -> None:
+def test_the_page_has_no_more_lines() -> None:
     numbers = [int(number) for number in re.findall(r"^(\d+)\. ", PAGE.read_text(encoding="utf-8"), re.MULTILINE)]
     assert numbers == list(LINES)
 

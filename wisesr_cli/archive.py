@@ -6,6 +6,7 @@ only those in `ALLOWED` pass, which are all that wisesr itself builds models of.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wisesr_cli.allowed import ALLOWED
-from wisesr_cli.errors import RunError
+from wisesr_cli.errors import MachineError, RunError, WisesrError
 from wisesr_cli.hdf5 import Table, UnsafeFileError
 from wisesr_cli.isolation import check_weights_apart
 from wisesr_cli.text import visible
@@ -57,10 +58,12 @@ def check_archive(path: Path) -> CheckedArchive:
         for name in (METADATA, MODEL_INFO):
             if name in archive.namelist():
                 archive.read(name)
-        try:
-            weights = check_weights_apart(path, WEIGHTS)
-        except UnsafeFileError as error:
-            raise UnsafeFileError(f"{WEIGHTS} in it: {error}") from None
+    try:
+        weights = check_weights_apart(path, WEIGHTS)
+    except UnsafeFileError as error:
+        raise RunError(f"{visible(path)}: refused: {WEIGHTS} in it: {visible(error)}") from None
+    except OSError as error:
+        raise _reading_error(path, error) from None
     return CheckedArchive(config, weights)
 
 
@@ -72,13 +75,13 @@ def check_weights_file(path: Path) -> None:
         elif path.suffix in {".h5", ".hdf5"}:
             check_weights_apart(path)
         else:
-            raise UnsafeFileError("neither a .keras nor a .h5 file")
+            raise UnsafeFileError("neither a .keras nor a .h5 or .hdf5 file")
     except RunError as error:
         raise RunError(f"model.weights: {error}") from None
     except UnsafeFileError as error:
         raise RunError(f"model.weights: {visible(path)}: refused: {visible(error)}") from None
     except OSError as error:
-        raise RunError(f"model.weights: {visible(path)}: cannot be read: {error.strerror}") from None
+        raise _reading_error(path, error) from None
 
 
 @contextmanager
@@ -98,12 +101,24 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     except UnsafeFileError as error:
         raise RunError(f"{visible(path)}: refused: {visible(error)}") from None
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunError(f"{visible(path)}: missing or damaged: {visible(reason)}") from None
+        raise _reading_error(path, error) from None
+    except MemoryError:
+        raise
     except KeyError as error:
         raise RunError(f"{visible(path)}: damaged: {visible(error.args[0])}") from None
     except Exception as error:  # zipfile and its decompressors raise a dozen kinds
         raise RunError(f"{visible(path)}: damaged: {visible(error)}") from None
+
+
+def _reading_error(path: Path, error: OSError) -> WisesrError:
+    """Return what an error while reading a model comes to: the machine's fault, or the file's."""
+    reason = f"{visible(path)}: {visible(error.strerror or error)}"
+    if error.errno in _MACHINE_ERRNOS:
+        return MachineError(f"{reason}; free some of it, and repeat the command")
+    return RunError(f"{visible(path)}: missing or damaged: {visible(error.strerror or error)}")
+
+
+_MACHINE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)  # files, memory or processes are used up
 
 
 class _Directory(io.FileIO):

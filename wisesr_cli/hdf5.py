@@ -12,7 +12,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import h5py
@@ -36,22 +35,22 @@ def table_of(values: npt.NDArray[Any]) -> Table:
     """Return what a table that holds these values would be."""
     with np.errstate(invalid="ignore"):  # signalling NaN
         wide = values.astype("float64") if values.dtype.kind in "fiub" else values
-    return Table(values.shape, zlib.crc32(wide.tobytes()))
+    return Table(values.shape, zlib.crc32(np.ascontiguousarray(wide).data))
 
 
 class UnsafeFileError(ValueError):
     """What a file holds that a file of weights does not."""
 
 
-def report(path: str, member: str) -> dict[str, Any]:
+def report(file: IO[bytes], member: str) -> dict[str, Any]:
     """Return what `check_weights` says of a file, or of a member of an archive, in plain values."""
     try:
         if member:
-            with zipfile.ZipFile(path) as archive:
-                file: IO[bytes] = io.BytesIO(archive.read(member))
+            with zipfile.ZipFile(file) as archive:
+                content = archive.read(member)
         else:
-            file = io.BytesIO(Path(path).read_bytes())
-        tables = check_weights(file)
+            content = file.read()
+        tables = check_weights(io.BytesIO(content))
     except (UnsafeFileError, zipfile.BadZipFile, zlib.error, EOFError, MemoryError) as error:
         return {"refused": str(error) or type(error).__name__}
     return {"tables": {name: (table.shape, table.checksum) for name, table in tables.items()}}

@@ -21,7 +21,7 @@ MEMORY_BYTES = 2 << 30  # beside three times the file; libraries take most of it
 
 _PROGRAM = """
 import json, sys
-seconds, memory, member, path = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+seconds, memory, member = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 sys.path[:] = json.loads(sys.argv[1])
 import resource
 from contextlib import suppress
@@ -29,7 +29,7 @@ for limit, value in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory
     with suppress(ValueError, OSError):
         resource.setrlimit(limit, (value, value))
 from wisesr_cli.hdf5 import report
-print(json.dumps(report(path, member)))
+print(json.dumps(report(open(0, "rb"), member)))
 """
 
 
@@ -40,22 +40,24 @@ def check_weights_apart(path: Path, member: str = "") -> dict[str, Table]:
         UnsafeFileError: it is refused, or reading it crashed, ran too long, or took too much memory.
         OSError: it cannot be read.
     """
-    status = path.stat()
-    identity = status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    return _check(str(path.absolute()), member, identity)
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+    identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return _check(path, member, identity)
 
 
 @lru_cache(maxsize=4)
-def _check(path: str, member: str, identity: tuple[int, int, int, int]) -> dict[str, Table]:
-    size = identity[1]
+def _check(path: Path, member: str, identity: tuple[int, int, int, int, int]) -> dict[str, Table]:
+    _, _, size, _, _ = identity
     seconds, memory = SECONDS + size // BYTES_PER_SECOND, MEMORY_BYTES + 3 * size
     limits = (json.dumps([entry for entry in sys.path if entry]), str(seconds), str(memory))
-    command = [sys.executable, "-I", "-c", _PROGRAM, *limits, member, path]
+    command = [sys.executable, "-I", "-c", _PROGRAM, *limits, member]
     variables = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")}  # threads take memory
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, env=variables, timeout=2 * seconds, check=False
-        )
+        with path.open("rb") as file:
+            done = subprocess.run(
+                command, stdin=file, capture_output=True, env=variables, timeout=2 * seconds, check=False
+            )
     except subprocess.TimeoutExpired:
         raise UnsafeFileError("reading it did not end") from None
     if done.returncode < 0 or b"MemoryError" in done.stderr:

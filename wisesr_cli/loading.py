@@ -41,6 +41,8 @@ def load_model(path: Path) -> Any:
         return model
     except RunError as error:
         raise RunError(f"{visible(path)}: refused: {error}") from None
+    except MemoryError:
+        raise
     except Exception as error:  # Keras raises whatever it likes on a damaged file
         reason = " ".join(str(error).split())[:300]
         raise RunError(f"{visible(path)}: cannot be loaded: {visible(reason)}") from error
@@ -65,7 +67,7 @@ def _check_size(checked: CheckedArchive) -> None:
 
 
 def _check_arrived(checked: CheckedArchive, model: Any) -> None:
-    """Raise when a weight does not hold what a table of the file holds: Keras leaves some out in silence."""
+    """Raise when a table of the file is found in no weight: Keras leaves some out in silence."""
     arrived = Counter(table_of(keras.ops.convert_to_numpy(weight)) for weight in model.weights)
     if lost := Counter(_weights_in(checked)) - arrived:
         raise RunError(f"Keras left {sum(lost.values())} of its weights out, one of the shape {next(iter(lost)).shape}")

@@ -46,7 +46,7 @@ def read_model_info(path: Path) -> ModelInfo:
         info = _from_json(json.loads(record))
     except KeyError as error:
         raise RunError(f"{visible(path)}: not a model of wisesr train: {visible(error)} is missing") from None
-    except (AttributeError, IndexError, TypeError, ValueError, RecursionError) as error:
+    except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{visible(path)}: {MODEL_INFO} in it is damaged: {visible(error)}") from None
     if info.background != BACKGROUND:
         raise RunError(f"{visible(path)}: was trained with another background than this wisesr lays under images")
@@ -54,15 +54,16 @@ def read_model_info(path: Path) -> ModelInfo:
 
 
 def _from_json(values: dict[str, Any]) -> ModelInfo:
-    height, width = map(int, values["image_size"])
-    if not 0 < min(height, width) <= max(height, width) <= MOST_SIDE:
+    height, width = values["image_size"]
+    if not all(type(side) is int and 0 < side <= MOST_SIDE for side in (height, width)):
         raise ValueError(f"the image size {height}x{width}")
     if values["resize"] not in get_args(Resize):
         raise ValueError(f"the resize rule {values['resize']!r}")
-    if not all(isinstance(name, str) for name in values["class_names"]):
-        raise ValueError("a class name that is no text")
+    names = values["class_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+        raise ValueError("its class names are no list of different texts")
     return ModelInfo(
-        class_names=tuple(values["class_names"]),
+        class_names=tuple(names),
         image_size=(height, width),
         resize=values["resize"],
         background=tuple(values["background"]),

@@ -139,7 +139,7 @@ def _read_manifest(path: Path) -> dict[str, tuple[int, str]]:
     values = _read_json(path)
     try:
         manifest = {name: (int(row["size"]), str(row["sha256"])) for name, row in values.items()}
-    except (KeyError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         manifest = {}
     foreign = [name for name in manifest if Path(name).name != name]
     if _manifest_text(manifest) != path.read_text(encoding="utf-8") or PROGRESS not in manifest or foreign:
