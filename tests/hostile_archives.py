@@ -151,9 +151,9 @@ def _overlapping(path: Path, members: Members) -> Path:
     return path
 
 
-def _encrypted(path: Path, members: Members) -> Path:
+def _flagged(path: Path, members: Members, flag: int) -> Path:
     content = bytearray(pack(path, members).read_bytes())
-    content[content.index(b"PK\1\2") + 8] |= 1
+    content[content.index(b"PK\1\2") + 8] |= flag
     path.write_bytes(content)
     return path
 
@@ -192,9 +192,10 @@ ARCHIVES: dict[str, Callable[[Path, Members], Path]] = {
     "a record of 5 MB": lambda path, members: pack(path, {**members, "wisesr.json": b" " * 5_000_000}),
     "weights packed with bzip2": lambda path, members: pack(path, members, packed=zipfile.ZIP_BZIP2),
     "weights packed with LZMA": lambda path, members: pack(path, members, packed=zipfile.ZIP_LZMA),
-    "an encrypted member": _encrypted,
+    "an encrypted member": lambda path, members: _flagged(path, members, 1),
     "members that overlap": _overlapping,
     "a member longer than it says": _says_less,
+    "a flag that nobody knows": lambda path, members: _flagged(path, members, 0x40),
     "a list of 30,000 members": _endless_list,
 }
 
@@ -217,7 +218,63 @@ def _wide_input(config: dict[str, Any]) -> None:
     config.update(json.loads(text))
 
 
+def _model_inside(config: dict[str, Any]) -> dict[str, Any]:
+    return next(layer for layer in config["config"]["layers"] if layer["class_name"] == "Functional")
+
+
+def _option(class_name: str, key: str, value: object) -> Callable[[dict[str, Any]], None]:
+    """Give an option of the first layer of a class inside the backbone another value."""
+
+    def change(config: dict[str, Any]) -> None:
+        layers = _model_inside(config)["config"]["layers"]
+        next(layer for layer in layers if layer["class_name"] == class_name)["config"][key] = value
+
+    return change
+
+
+def _loose_layer(config: dict[str, Any]) -> None:
+    """A layer with 3.6 GB of weights that leads nowhere."""
+    dense = json.loads(json.dumps(next(x for x in config["config"]["layers"] if x["class_name"] == "Dense")))
+    dense["name"] = dense["config"]["name"] = "loose"
+    dense["config"]["units"] = 30_000
+    dense["build_config"] = {"input_shape": [None, 30_000]}
+    config["config"]["layers"].insert(-1, dense)
+
+
+def _called_twice(config: dict[str, Any]) -> None:
+    inner = _model_inside(config)
+    inner["inbound_nodes"] = inner["inbound_nodes"] * 2
+
+
+def _backwards(config: dict[str, Any]) -> None:
+    config["config"]["layers"].reverse()
+
+
+def _models_in_models(config: dict[str, Any]) -> None:
+    for _ in range(6):
+        inner = json.loads(json.dumps(config))
+        inner.update(name="deeper", inbound_nodes=_model_inside(config)["inbound_nodes"])
+        _model_inside(config)["config"]["layers"].append(inner)
+
+
 CONFIGS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "a layer that leads nowhere": _loose_layer,
+    "a model that is called twice": _called_twice,
+    "layers before their inputs": _backwards,
+    "models in models in models": _models_in_models,
+    "a dilation of 3,000": _option("Conv2D", "dilation_rate", [3000, 3000]),
+    "a kernel of 100,000": _option("Conv2D", "kernel_size", [100_000, 100_000]),
+    "a grid of a billion positions": lambda config: next(
+        layer for layer in config["config"]["layers"] if layer["class_name"] == "PositionWeightedPooling2D"
+    )["config"].update(grid_size=[40_000, 40_000]),
+    "a slow initializer": _numbers("kernel_initializer", "orthogonal"),
+    "a name with a line feed": _numbers("name", "a\nb\x1b[31m"),
+    "a name with a space": _numbers("name", "a b"),
+    "an input of text": lambda config: config["config"]["layers"][0]["config"].update(dtype="string"),
+    "a sparse input": lambda config: config["config"]["layers"][0]["config"].update(sparse=True),
+    "a Sequential without layers": lambda config: config.update(
+        module="keras", class_name="Sequential", registered_name=None, config={"name": "x", "layers": []}
+    ),
     "a billion units": _numbers("units", 1_000_000_000),
     "a million units without their weights": _numbers("units", 1_000_000),
     "infinitely many units": _numbers("units", float("inf")),

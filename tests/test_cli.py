@@ -17,7 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import CLASSES, QUICK, SMALL, CommandLine, Trained, environment, fresh, make_photo, make_photos
+from command_line import (
+    CLASSES,
+    QUICK,
+    SMALL,
+    Answer,
+    CommandLine,
+    Trained,
+    environment,
+    fresh,
+    make_photo,
+    make_photos,
+)
 
 from wisesr_cli.cli import COMMANDS, run
 
@@ -727,6 +738,89 @@ def test_a_terminal_that_knows_ascii_only_gets_escapes_and_no_crash(tmp_path: Pa
     assert answer.code == 0, answer.err
     assert "\\u732b" in answer.out
     assert answer.out.isascii()
+
+
+CLOSED = ("<&-", ">&-", "2>&-", "<&- >&- 2>&-")
+
+
+def with_closed(closed: str, *arguments: object, folder: Path) -> Answer:
+    """Run a command line in a fresh process without some of its standard streams."""
+    script = f'exec "$0" -m wisesr_cli "$@" {closed}'
+    command = ["sh", "-c", script, sys.executable, *map(str, arguments)]
+    done = subprocess.run(
+        command, env=environment(folder), cwd=folder, capture_output=True, timeout=120, check=False, text=True
+    )
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+@pytest.mark.parametrize("line", [["--version"], ["config", "schema"]], ids=" ".join)
+def test_standard_streams_that_are_closed_are_no_bug(line: list[str], closed: str, tmp_path: Path) -> None:
+    answer = with_closed(closed, *line, folder=tmp_path)
+    assert (answer.code, answer.err) == (0, "")
+    assert (answer.out == "") == (" >&-" in f" {closed}")
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
+def test_without_standard_streams_a_prediction_is_the_same_and_no_file_takes_their_place(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path, closed: str
+) -> None:
+    line = ("predict", trained.run, trained.photos / "test", "--format", "jsonl", "-o")
+    assert wisesr(*line, tmp_path / "expected").code == 0
+    answer = with_closed(closed, *line, tmp_path / "out", folder=tmp_path)
+    assert answer.code == 0, answer.err
+    assert answer.out == ""
+    records, expected = (
+        [json.loads(line) for line in (tmp_path / name).read_text(encoding="utf-8").splitlines()]
+        for name in ("out", "expected")
+    )
+    assert [record["label"] for record in records] == [record["label"] for record in expected]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["expected", "out"]
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
+def test_paths_from_a_standard_input_that_is_closed_are_3(trained: Trained, tmp_path: Path, closed: str) -> None:
+    answer = with_closed(closed, "predict", trained.run, "-", folder=tmp_path)
+    assert answer.code == 3
+    if closed == "<&-":
+        assert "standard input: cannot be read: it is closed" in answer.error
+
+
+# The backend
+
+
+def with_tensorflow(code: str, folder: Path) -> Answer:
+    """Run a command line that needs a backend in a fresh process with this code in place of TensorFlow's."""
+    (folder / "modules").mkdir()
+    (folder / "modules" / "tensorflow.py").write_text(code, encoding="utf-8")
+    program = f"import sys; sys.path.insert(0, {str(folder / 'modules')!r})\n"
+    program += "sys.argv = ['wisesr', 'summarize', '--backbone', 'compact_small']\n"
+    program += "from wisesr_cli.__main__ import main; main()"
+    return fresh(cwd=folder, program=("-c", program))
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            "raise ImportError('libodd.so.1: cannot open\\nshared object file')",
+            "tensorflow cannot be loaded: libodd.so.1",
+        ),
+        ("import odd_package", "odd_package is not installed"),
+    ],
+)
+def test_a_backend_that_cannot_be_loaded_is_5_with_the_reason(code: str, said: str, tmp_path: Path) -> None:
+    answer = with_tensorflow(code, tmp_path)
+    assert (answer.code, answer.out) == (5, "")
+    assert said in answer.error
+    assert "keras.json" not in answer.error
+
+
+def test_a_bug_of_the_backend_is_not_blamed_on_settings_of_keras(tmp_path: Path) -> None:
+    answer = with_tensorflow("raise ValueError('a bug of its own')", tmp_path)
+    assert answer.code == 1
+    assert "ValueError: a bug of its own" in answer.err
+    assert "keras.json" not in answer.err
 
 
 def test_run_returns_the_exit_code_and_never_exits() -> None:

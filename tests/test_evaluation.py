@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import CLASSES, CommandLine, Trained, make_photo, make_photos
+from permissions import permissions_hold
 from PIL import Image
 
 
@@ -303,3 +304,55 @@ def test_mixed_precision_changes_the_arithmetic_and_hardly_the_scores(trained: T
     assert coarse.model.output.dtype == "float32"
     difference = np.abs(exact.logits(pixels) - coarse.logits(pixels)).max()
     assert 0 < difference < 0.2
+
+
+@pytest.mark.parametrize("name", ["evaluate-test", "plots"])
+def test_a_file_where_an_evaluation_has_a_folder_is_4_before_tensorflow_starts(
+    wisesr: CommandLine, run: Path, name: str
+) -> None:
+    shutil.rmtree(run / name, ignore_errors=True)
+    (run / name).write_bytes(b"mine")
+    answer = wisesr("evaluate", run)
+    assert (answer.code, answer.out) == (4, "")
+    assert f"{name}: is a file" in answer.error
+    assert "device" not in answer.err
+    assert (run / name).read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["evaluate-test/predictions.csv", "plots/reliability-test.png"])
+def test_a_folder_where_an_evaluation_has_a_file_is_4_before_tensorflow_starts(
+    wisesr: CommandLine, run: Path, name: str
+) -> None:
+    (run / name).mkdir(parents=True)
+    answer = wisesr("evaluate", run)
+    assert (answer.code, answer.out) == (4, "")
+    assert f"{name}: is a folder" in answer.error
+    assert "device" not in answer.err
+
+
+@pytest.mark.parametrize("closed", [".", "evaluate-test", "plots"])
+def test_an_evaluation_that_may_not_write_is_5_before_tensorflow_starts(
+    wisesr: CommandLine, run: Path, closed: str
+) -> None:
+    (run / closed).mkdir(exist_ok=True)
+    (run / closed).chmod(0o500)
+    with permissions_hold():
+        answer = wisesr("evaluate", run)
+    (run / closed).chmod(0o700)
+    assert (answer.code, answer.out) == (5, "")
+    assert f"{'evaluate-test' if closed == '.' else closed}: permission denied" in answer.error
+    assert "device" not in answer.err
+
+
+def test_an_evaluation_that_fails_leaves_no_empty_folder(
+    wisesr: CommandLine, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(run.rglob("*"))
+
+    def fail(*arguments: object, **options: object) -> None:
+        assert (run / "evaluate-test").is_dir()
+        raise MemoryError
+
+    monkeypatch.setattr("wisesr_cli.evaluation.evaluate_pixels", fail)
+    assert wisesr("evaluate", run).code == 5
+    assert sorted(run.rglob("*")) == before

@@ -266,7 +266,7 @@ def test_a_progress_record_that_is_too_large_is_not_read(tmp_path: Path, monkeyp
     write_state(tmp_path, 1, arrays(), PROGRESS)
     monkeypatch.setattr(state, "MAX_JSON_BYTES", 1000)
     forge(tmp_path, "progress.json", b"[" + b" " * 1000)
-    with pytest.raises(RunError, match=r"progress\.json: damaged or missing: not a file, or too large"):
+    with pytest.raises(RunError, match=r"progress\.json: damaged or missing: more than 1,000 bytes"):
         read_state(tmp_path)
 
 
@@ -408,3 +408,14 @@ def test_a_state_is_written_without_pickle_and_with_a_manifest_of_every_file(tmp
     assert names(folder) == sorted([*manifest, "manifest.json"])
     for name, row in manifest.items():
         assert row == {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+
+
+def test_a_pipe_or_a_link_in_place_of_an_older_state_is_taken_away_and_nothing_hangs(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    folder = tmp_path / "state"
+    folder.mkdir()
+    os.mkfifo(folder / ".wisesr-epoch-000007")
+    (folder / "epoch-000000").symlink_to(tmp_path / "mine")
+    write_state(folder, 1, {}, {})
+    assert [path.name for path in folder.iterdir()] == ["epoch-000001"]
+    assert (tmp_path / "mine").is_dir()

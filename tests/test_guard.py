@@ -6,11 +6,12 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from wisesr_cli.errors import Interrupted
-from wisesr_cli.guard import StopRequest, stop_on_signals
+from wisesr_cli.errors import Interrupted, RunError
+from wisesr_cli.guard import StopRequest, locked, stop_on_signals
 
 
 def send(number: signal.Signals) -> None:
@@ -75,3 +76,22 @@ def test_the_handlers_of_before_are_back_afterwards() -> None:
     with stop_on_signals():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "folder", "pipe"])
+def test_a_lock_that_is_no_file_of_its_own_is_refused_and_nothing_is_written(tmp_path: Path, kind: str) -> None:
+    precious, lock = tmp_path / "precious", tmp_path / "run" / ".lock"
+    lock.parent.mkdir()
+    precious.write_text("precious", encoding="utf-8")
+    makers: dict[str, Callable[[], object]] = {
+        "link": lambda: lock.symlink_to(precious),
+        "dangling link": lambda: lock.symlink_to(tmp_path / "nowhere"),
+        "hard link": lambda: lock.hardlink_to(precious),
+        "folder": lock.mkdir,
+        "pipe": lambda: os.mkfifo(lock),
+    }
+    makers[kind]()
+    with pytest.raises(RunError, match=r"\.lock: is no lock file; take it away"), locked(lock):
+        pass
+    assert precious.read_text(encoding="utf-8") == "precious"
+    assert not (tmp_path / "nowhere").exists()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from wisesr_cli import images
+from wisesr_cli import images, signatures
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import BACKGROUND, SUPPORTED, decode_image, decode_with_header, read_header
 
@@ -445,6 +446,63 @@ def test_a_scan_too_many_is_refused_and_a_film_behind_the_photo_is_no_scan() -> 
         assert np.array_equal(decode_image(whole, image_size=None), reference(data))
 
 
+def test_scans_are_counted_wherever_the_blocks_of_a_file_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(SMOOTH, "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    scans = data.count(b"\xff\xda")
+    long = b"\xff\xe5" + struct.pack(">H", 2 + 300) + b"\xff\xda" * 150
+    whole = data[:2] + long + data[2:-2] + long + scan * 7 + data[-2:] + scan * 9
+    for size in range(4, 40):
+        monkeypatch.setattr(signatures, "_JPEG_BLOCK_BYTES", size)
+        markers = list(signatures.jpeg_markers(io.BytesIO(whole)))
+        assert markers.count(signatures.JPEG_SCAN) == scans + 7
+
+
+@pytest.mark.parametrize("where", ["before the picture", "behind the picture"])
+def test_a_jpeg_of_a_million_empty_segments_is_refused_before_it_takes_memory(where: str) -> None:
+    data, segments = encoded(SMOOTH, "JPEG"), b"\xff\xe0\0\2" * 1_000_000
+    hostile = data[:2] + segments + data[2:] if where == "before the picture" else data[:-2] + segments + data[-2:]
+    tracemalloc.start()
+    try:
+        assert reason(hostile) == "damaged JPEG: more than 10,000 segments"
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000
+    assert decode_image(hostile.replace(segments, segments[:4000]), image_size=None).shape == SMOOTH.shape
+
+
+@pytest.mark.parametrize("where", ["behind the end", "before the end"])
+def test_a_jpeg_with_a_hole_takes_no_memory_for_the_hole(where: str, tmp_path: Path) -> None:
+    hole, scans = 200_000_000, b"\xff\xda\0\2" * 200
+    data = encoded(SMOOTH, "JPEG")
+    path = tmp_path / "hole.jpg"
+    path.write_bytes(data if where == "behind the end" else data[:-2])
+    with path.open("r+b") as file:
+        file.seek(hole)
+        file.write(scans)
+    tracemalloc.start()
+    try:
+        if where == "behind the end":
+            assert np.array_equal(decode_image(path, image_size=None), reference(data))
+        else:
+            assert reason(path) == "damaged JPEG: more than 100 scans"
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < hole / 10
+
+
+@pytest.mark.parametrize("format_name", SUPPORTED)
+def test_a_file_over_the_file_limit_is_refused_unread(format_name: str, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(encoded(SMOOTH, format_name))
+    os.truncate(path, images.FILE_LIMIT + 1)  # a hole: the disk holds a few kilobytes
+    assert reason(path) == "over the file limit of 1 GiB"
+    with pytest.raises(ImageError, match="over the file limit of 1 GiB"):
+        read_header(path)
+
+
 @pytest.mark.parametrize("planes", [1, 2])
 def test_a_tiff_that_lacks_strips_is_refused_not_filled(planes: int) -> None:
     whole = encoded(SMOOTH, "TIFF", tiffinfo={278: 10})  # 12 strips of 10 rows
@@ -558,7 +616,5 @@ def test_suffixes_come_from_the_table() -> None:
 
 
 def test_every_supported_format_has_its_signature() -> None:
-    from wisesr_cli import signatures
-
     for name in SUPPORTED:
         assert signatures.format_of(encoded(SMOOTH, name)[: signatures.PREFIX_BYTES]) == name

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from image_folders import Data, make_folder, make_image
+from image_folders import Data, Heard, make_folder, make_image
 from PIL import Image
 
 from wisesr_cli.dataset import build_index, inspect_data
-from wisesr_cli.results import CheckResult, Finding, Silent
+from wisesr_cli.oddities import animated_message, misnamed_message
+from wisesr_cli.results import CheckResult, Finding, Progress, Silent
 
 
 def findings(root: Path, **options: object) -> dict[str, Finding]:
@@ -94,6 +98,8 @@ def test_odd_kinds_of_images_are_counted(tmp_path: Path) -> None:
     assert found["deep"].paths == ("a/deep.png",)
     assert found["animated"].paths == ("b/film.gif",)
     assert found["animated"].level == "warn"
+    assert found["animated"].message == animated_message(1, ["b/film.gif"])
+    assert found["wrong-suffix"].message == misnamed_message(1, ["a/webp.jpg"])
     assert found["orientation"].count == 1
     assert found["ignored-files"].count == 1
 
@@ -126,3 +132,29 @@ def test_a_class_whose_images_are_all_unreadable_fails_also_where_they_are_skipp
     assert found["unreadable-images"].level == "warn"
     assert found["class-without-images"].level == "fail"
     assert found["class-without-images"].message == "1 class without a readable image: b"
+
+
+@pytest.mark.parametrize("stage", ["looking at images", "decoding images"])
+def test_a_stop_leaves_no_thread_behind(stage: str, tmp_path: Path) -> None:
+    class Stopping(Silent):
+        @contextmanager
+        def progress(self, label: str, total: int | None) -> Iterator[Progress]:
+            self.stage = label
+            yield self
+
+        def advance(self, steps: int = 1) -> None:
+            if self.stage == stage and steps:  # the scan begins with a step of those that it knows
+                raise KeyboardInterrupt
+
+    make_folder(tmp_path, {"a": 40, "b": 40})
+    with pytest.raises(KeyboardInterrupt) as caught:
+        inspect_data(Data(dir=tmp_path), seed=0, listener=Stopping())
+    assert caught.value.__traceback__ is not None  # whoever holds it holds the frames, and what they hold
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("wisesr")] == []
+
+
+def test_images_in_nested_folders_are_said_in_the_words_of_training(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 3, "b": 3, "b/below": 2})
+    heard = Heard()
+    build_index(Data(dir=tmp_path), seed=0, listener=heard)
+    assert findings(tmp_path)["nested-folders"].message in heard.notes

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from permissions import permissions_hold
 
+from wisesr_cli import journal as module
 from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.journal import FIRST_RECORD, Journal, JournalHeader
 from wisesr_cli.results import Prediction, ScoredLabel
@@ -72,7 +74,7 @@ def test_a_journal_that_was_taken_over_is_as_if_one_process_had_written_it(path:
 
 def test_cut_anywhere_a_journal_gives_its_first_records(path: Path) -> None:
     whole = written(path)
-    for length in range(len(whole) + 1):
+    for length in range(1, len(whole) + 1):
         path.write_bytes(whole[:length])
         expected = max(0, whole[:length].count(b"\n") + 1 - FIRST_RECORD)
         assert read(path) == RECORDS[:expected], length
@@ -126,7 +128,7 @@ def test_a_line_that_was_lost_doubled_swapped_or_put_in_is_found(path: Path, dam
 
 
 @pytest.mark.parametrize(
-    "content", [b"a download of somebody else", b"\0" * 99, b"wisesr journal 2, process          1\n"]
+    "content", [b"", b"a download of somebody else", b"\0" * 99, b"wisesr journal 2, process          1\n"]
 )
 def test_a_file_of_somebody_else_is_refused_and_stays(path: Path, content: bytes) -> None:
     path.write_bytes(content)
@@ -178,8 +180,6 @@ def test_a_journal_that_was_finished_while_it_was_opened_is_not_taken_for_the_ne
 def test_a_record_that_does_not_fit_on_the_disk_is_cut_off_and_the_others_stay(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wisesr_cli import journal as module
-
     written(path, RECORDS[:2])
     journal = Journal(path, HEADER)
     journal.go_on()
@@ -192,5 +192,67 @@ def test_a_record_that_does_not_fit_on_the_disk_is_cut_off_and_the_others_stay(
     with pytest.raises(MachineError, match=r"out\.partial: the disk is full"):
         journal.append(RECORDS[2])
     monkeypatch.undo()
+    journal.close()
+    assert read(path) == RECORDS[:2]
+
+
+def test_a_journal_is_never_empty_whenever_its_process_is_killed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Journal(path, HEADER)
+    content = path.read_bytes()
+    assert content
+    opened._file.close()  # as a kill does
+    assert read(path) == []
+    written(path)
+    started = Journal(path, HEADER)
+    monkeypatch.setattr(module, "_write", lambda file, content: None)
+    started.start()
+    started._file.close()
+    monkeypatch.undo()
+    assert path.read_bytes() == content
+    assert read(path) == []
+
+
+def test_a_journal_that_was_removed_meanwhile_is_read_and_closed_all_the_same(path: Path) -> None:
+    written(path)
+    journal = Journal(path, HEADER)
+    journal.go_on()
+    path.unlink()
+    assert list(journal.records()) == RECORDS
+    journal.close()
+    journal = Journal(path, HEADER)
+    journal.start()
+    path.unlink()
+    journal.close()
+    assert not path.exists()
+
+
+def test_what_lies_in_the_place_of_a_journal_that_was_removed_stays(path: Path) -> None:
+    journal = Journal(path, HEADER)
+    journal.start()
+    path.rename(path.with_name("moved"))
+    path.write_bytes(b"mine")
+    journal.close()
+    assert path.read_bytes() == b"mine"
+
+
+def test_an_error_inside_is_not_hidden_by_a_journal_that_cannot_be_taken_away(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    journal = Journal(folder / "out.partial", HEADER)
+    journal.start()
+    folder.chmod(0o500)
+    with permissions_hold():
+        journal.close()
+    folder.chmod(0o700)
+    assert read(folder / "out.partial") == []
+
+
+def test_records_may_be_read_while_others_are_appended(path: Path) -> None:
+    journal = Journal(path, HEADER)
+    journal.start()
+    journal.append(RECORDS[0])
+    reading = journal.records()
+    assert next(reading) == RECORDS[0]
+    journal.append(RECORDS[1])
     journal.close()
     assert read(path) == RECORDS[:2]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,75 @@ def test_left_overs_of_a_killed_process_are_removed(paths: list[str], caches_of_
     left_over.write_bytes(b"x" * 1000)
     opened(paths, "disk")
     assert not left_over.exists()
+
+
+class Stopping(Heard):
+    """A listener that is interrupted at the first step of whatever goes on."""
+
+    def advance(self, steps: int = 1) -> None:
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def progress(self, label: str, total: int | None) -> Iterator[Stopping]:
+        yield self
+
+
+def decoding_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("wisesr")]
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_a_stop_while_images_are_read_leaves_no_thread_behind(
+    cache: str, paths: list[str], caches_of_this_test: Path
+) -> None:
+    assert decoding_threads() == []
+    with pytest.raises(KeyboardInterrupt) as caught:
+        opened(paths, cache, Stopping())
+    assert caught.value.__traceback__ is not None  # whoever holds it holds the frames, and what they hold
+    assert decoding_threads() == []
+    assert list(caches_of_this_test.glob("pixels/*")) == []
+
+
+def test_a_writer_that_is_closed_writes_into_no_other_file(tmp_path: Path) -> None:
+    pixels = np.ones((*SIZE, 3), np.uint8)
+    with pixel_cache.new_cache(tmp_path / "a.pixels", (2, *SIZE, 3)) as writer:
+        number = writer._descriptor
+        writer.write(0, pixels)
+    with (tmp_path / "other").open("w+b") as other:
+        assert other.fileno() == number  # the lowest that is free
+        with pytest.raises(ValueError, match="closed"):
+            writer.write(1, pixels)
+        assert other.read() == b""
+
+
+def test_a_writer_is_not_closed_while_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite, begun, go_on = os.pwrite, threading.Event(), threading.Event()
+    failures: list[Exception] = []
+
+    def slow(descriptor: int, data: bytes, offset: int) -> int:
+        begun.set()
+        go_on.wait(30)
+        return pwrite(descriptor, data, offset)
+
+    def write() -> None:
+        try:
+            writer.write(0, np.ones((*SIZE, 3), np.uint8))
+        except Exception as error:
+            failures.append(error)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    later = threading.Timer(0.2, go_on.set)
+    with pixel_cache.new_cache(tmp_path / "a.pixels", (1, *SIZE, 3)) as writer:
+        thread = threading.Thread(target=write)
+        thread.start()
+        begun.wait(30)
+        later.start()
+    thread.join(30)
+    assert failures == []
+    found = pixel_cache.open_cache(tmp_path / "a.pixels", (1, *SIZE, 3))
+    assert found is not None
+    assert found.rows.all()
+    found.close()
 
 
 @pytest.mark.parametrize(

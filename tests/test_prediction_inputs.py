@@ -235,6 +235,34 @@ def test_a_pipe_says_whether_the_next_path_is_there(pipe: int) -> None:
     assert paths.ready()
 
 
+@pytest.mark.parametrize("before", ["first.png", "folder", "f*.png"])
+def test_what_stands_before_a_pipe_does_not_wait_for_it(pipe: int, before: str) -> None:
+    make("first.png", "folder/a.png")
+    paths = find_inputs([before, "-", "last.png"])
+    assert next(paths) in {"first.png", "folder/a.png"}
+    assert not paths.ready()
+    assert not paths.ready()
+    os.write(pipe, b"a.png\n")
+    assert paths.ready()
+    assert next(paths) == "a.png"
+    assert not paths.ready()
+    os.close(pipe)
+    assert paths.ready()
+    assert list(paths) == ["last.png"]
+
+
+def test_what_stands_before_a_named_pipe_does_not_wait_for_whoever_opens_it() -> None:
+    os.mkfifo("list")
+    paths = find_inputs(["a.png", "b.png"], from_file="list")
+    assert next(paths) == "a.png"
+    assert paths.ready()
+    assert next(paths) == "b.png"
+    assert not paths.ready()
+    threading.Thread(target=Path("list").write_bytes, args=(b"c.png\n",)).start()
+    assert next(paths) == "c.png"
+    assert list(paths) == []
+
+
 def test_a_pipe_that_does_not_block_is_read_to_its_end(pipe: int) -> None:
     os.set_blocking(sys.stdin.fileno(), False)
     threading.Timer(0.1, lambda: (os.write(pipe, b"a.png\n"), os.close(pipe))).start()

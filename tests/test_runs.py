@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +19,10 @@ from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.guard import locked
 from wisesr_cli.results import EpochResult
 from wisesr_cli.runs import (
+    CLASSES,
+    SPLITS,
     Run,
+    check_kinds,
     choose_run,
     model_path,
     open_run,
@@ -77,6 +83,28 @@ def test_what_a_killed_start_leaves_does_not_take_the_name(tmp_path: Path) -> No
     assert choose(tmp_path, name="photos-wise", resume=True) == ("photos-wise", False)
     prepare_folder(Run(folder), overwrite=False)
     assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+def test_a_folder_that_is_taken_away_while_it_is_looked_at_does_not_take_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, iterdir = tmp_path / "photos-wise", Path.iterdir
+    folder.mkdir()
+
+    def gone_meanwhile(path: Path) -> Iterator[Path]:
+        if path == folder:
+            path.rmdir()
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", gone_meanwhile)
+    assert choose(tmp_path) == ("photos-wise", False)
+
+
+def test_asking_a_run_for_a_path_makes_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    found = [run.plots, run.state, run.tensorboard, run.evaluation_dir("test")]
+    assert [path.name for path in found] == ["plots", "state", "tensorboard", "evaluate-test"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_given_name_that_is_taken_is_refused_with_the_ways_out(tmp_path: Path) -> None:
@@ -154,6 +182,22 @@ def test_overwrite_leaves_an_empty_folder_where_a_run_was(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("removing", ["pathlib.Path.unlink", "shutil.rmtree"])
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.ENOTEMPTY])
+def test_what_overwrite_cannot_take_away_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removing: str, number: int
+) -> None:
+    fill(tmp_path, OURS)
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(removing, refuse)
+    with pytest.raises(MachineError, match=os.strerror(number)) as caught:
+        prepare_folder(Run(tmp_path), overwrite=True)
+    assert str(caught.value).startswith(f"{tmp_path}/")
+
+
 def test_overwrite_follows_no_link_out_of_the_run(tmp_path: Path) -> None:
     fill(tmp_path / "elsewhere", ["a.npz"])
     (tmp_path / "run/state").mkdir(parents=True)
@@ -175,6 +219,64 @@ def test_a_second_holder_of_a_lock_in_this_process_is_refused_with_the_pid(tmp_p
             pass
         assert lock.read_text(encoding="ascii") == f"{os.getpid()}\n"
     with locked(lock):
+        pass
+
+
+@pytest.mark.parametrize("taken", ["the lock", "its folder"])
+def test_a_lock_that_was_taken_away_while_it_was_opened_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    path, flock, calls = tmp_path / "run" / ".lock", fcntl.flock, []
+
+    def finished_meanwhile(file: Any, operation: int) -> None:
+        calls.append(operation)
+        if len(calls) == 1:
+            path.unlink()
+            if taken == "its folder":
+                path.parent.rmdir()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", finished_meanwhile)
+    with locked(path):
+        assert path.read_text(encoding="ascii") == f"{os.getpid()}\n"
+        with pytest.raises(MachineError, match="in use by another"), locked(path):
+            pass
+
+
+def test_a_folder_that_was_taken_away_before_its_lock_was_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, calls = tmp_path / "run" / ".lock", []
+
+    def made_and_gone(folder: Path) -> None:
+        calls.append(folder)
+        if len(calls) > 1:
+            folder.mkdir()
+
+    monkeypatch.setattr("wisesr_cli.guard.make_folder", made_and_gone)
+    with locked(path):
+        assert path.exists()
+    assert len(calls) == 2
+
+
+def test_a_lock_that_is_taken_away_every_time_is_an_error_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ".lock"
+    monkeypatch.setattr(fcntl, "flock", lambda file, operation: path.unlink())
+    with pytest.raises(MachineError, match=r"\.lock: is taken away again and again"), locked(path):
+        pass
+
+
+def test_a_lock_on_a_file_system_that_knows_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(file: Any, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with (
+        pytest.raises(MachineError, match=r"\.lock: cannot be written: No locks available"),
+        locked(tmp_path / ".lock"),
+    ):
         pass
 
 
@@ -308,3 +410,27 @@ def test_a_row_of_the_splits_that_is_no_example_of_the_run_is_named(tmp_path: Pa
     (tmp_path / "splits.csv").write_text(f"path,label,split\na.png,cat,train\n{row}\n", encoding="utf-8")
     with pytest.raises(RunError, match=r"splits\.csv:3: damaged"):
         run.check_splits(("cat", "dog"), run.read_splits())
+
+
+def test_a_file_of_a_run_that_is_endless_or_huge_is_an_error_that_names_it(tmp_path: Path) -> None:
+    run = Run(make_run(tmp_path / "run"))
+    for name, read in ((CLASSES, run.read_classes), (SPLITS, run.read_splits)):
+        path = run.path / name
+        path.unlink(missing_ok=True)
+        with path.open("wb") as file:
+            file.truncate(20 << 30)
+        with pytest.raises(RunError, match=rf"{name}: cannot be read: more than"):
+            read()
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(RunError, match=rf"{name}: cannot be read: not a regular file"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["plots", "tensorboard", "state"])
+def test_a_folder_of_a_run_that_is_a_link_is_refused(tmp_path: Path, name: str) -> None:
+    run = Run(make_run(tmp_path / "run"))
+    (tmp_path / "elsewhere").mkdir()
+    (run.path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match=rf"{name}: is a link"):
+        check_kinds(run)

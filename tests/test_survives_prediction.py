@@ -234,23 +234,55 @@ def test_stopped_by_a_signal_while_it_waits_for_paths_it_says_how_to_go_on(
     seen(f"{stop.name}: exit {code}, resumed: identical")
 
 
+SLOW_IMPORT = """
+import sys, time
+from wisesr_cli import cli, runtime
+def slow(*arguments, **options):
+    print("importing", file=sys.stderr, flush=True)
+    time.sleep(600)
+runtime.start = slow
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
 @pytest.mark.reliability(42)
+@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
 def test_a_second_signal_ends_a_prediction_at_once_and_it_resumes(
-    wisesr: CommandLine, tiny: Path, tmp_path: Path
+    wisesr: CommandLine, tiny: Path, tmp_path: Path, seen: Seen, numbers: tuple[signal.Signals, signal.Signals]
 ) -> None:
     photos = spread(tmp_path / "photos", 10)
     line = ("predict", tiny, photos, "--format", "csv", "-o", tmp_path / "out")
-    process = start(*line, cwd=tmp_path)
-    assert wait_until(
-        (tmp_path / "out.partial").exists, process
-    )  # before TensorFlow is imported, which is not broken off
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) in {128 + signal.SIGINT, 128 + signal.SIGTERM}
-    end(process)
-    assert not (tmp_path / "out").exists()
+    process = start(*line, cwd=tmp_path, program=("-c", SLOW_IMPORT))
+    try:
+        assert b"importing\n" in process.stderr  # an import is not broken off by the first signal
+        process.send_signal(numbers[0])
+        time.sleep(0.5)  # two signals at one moment may count as one
+        assert process.poll() is None
+        process.send_signal(numbers[1])
+        code, said = end(process)
+    finally:
+        process.kill()
+        process.wait()
+    assert code == 128 + numbers[1]
+    assert "Traceback" not in said
+    assert names_in(tmp_path) == ["out.partial", "photos", "photos sources"]
     assert wisesr(*line, "--resume").code == 0
     assert len((tmp_path / "out").read_text(encoding="utf-8").splitlines()) == 11
+    seen(f"{numbers[0].name}, then {numbers[1].name} inside an import: exit {code}, resumed")
+
+
+@pytest.mark.reliability(42)
+def test_what_stands_before_a_slow_list_is_written_before_the_list_comes(
+    wisesr: CommandLine, tiny: Path, tmp_path: Path
+) -> None:
+    first, second = sorted(spread(tmp_path / "photos", 2).iterdir())
+    line = ("predict", tiny, first, "-", "--format", "jsonl", "-o", tmp_path / "out")
+    process = start(*line, cwd=tmp_path, stdin=subprocess.PIPE)
+    assert wait_until(lambda: journal_records(tmp_path / "out.partial") == 1, process)  # nothing was typed yet
+    code, said = end_of(process, f"{second}\n")
+    assert code == 0, said
+    expected = wisesr("predict", tiny, first, second, "--format", "jsonl").out
+    assert (tmp_path / "out").read_text(encoding="utf-8") == expected
 
 
 @pytest.mark.reliability(42)
@@ -267,7 +299,8 @@ def test_an_existing_output_is_2_unless_it_is_to_be_replaced_and_0_when_there_is
     seen(f"an output that exists: exit {answer.code}")
     answer = wisesr(*line, "--resume")
     assert answer.code == 0
-    assert "nothing left to do" in answer.err
+    assert "exists, and there is no journal beside it: nothing to go on with; replace it with --overwrite" in answer.err
+    assert "complete" not in answer.err
     assert out.read_bytes() == b"mine"
     with stopping_after(2):
         assert wisesr(*line, "--overwrite").code == 130

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import QUICK, SMALL, Answer, CommandLine, Trained, environment, fresh, make_photos
@@ -22,6 +23,7 @@ from run_states import check_whole, digest, leftovers, progress_of, read_history
 
 from wisesr_cli.archive import check_archive
 from wisesr_cli.files import sha256
+from wisesr_cli.runs import Start, choose_run
 from wisesr_cli.state import read_state, write_state
 
 Seen = Callable[[str], None]
@@ -448,6 +450,115 @@ def test_overwrite_takes_nothing_away_before_the_new_training_can_begin(
 
 
 # 30: a second process (a live one: with the signals above)
+
+HELD_BEFORE_READING = """
+import time, pathlib, wisesr_cli.training as training
+open_examples = training.open_examples
+def held(*arguments):
+    print("held", file=sys.stderr, flush=True)
+    while not pathlib.Path("go").exists():
+        time.sleep(0.05)
+    return open_examples(*arguments)
+training.open_examples = held
+"""
+
+
+@pytest.mark.reliability(30)
+def test_refused_processes_leave_the_lock_of_a_training_that_has_written_nothing_yet(
+    wisesr: CommandLine, photos: Path, tmp_path: Path, seen: Seen
+) -> None:
+    command = line(photos, tmp_path / "runs", epochs=1)
+    with started(command, tmp_path, before=HELD_BEFORE_READING) as process:
+        wait_for(process, "held")
+        refused = [wisesr(*command), wisesr(*command, "--resume"), wisesr(*command)]
+        (tmp_path / "go").touch()
+        answer = ending(process)
+    for second in refused:
+        assert second.code == 5, second.err
+        assert f"in use by another wisesr (pid {process.pid})" in second.error
+    assert answer.code == 0, answer.err
+    assert len(read_history(tmp_path / "runs" / "tiny")) == 1
+    seen(f"{len(refused)} more while the first reads images: exit 5 each, in use (pid ...); the first: exit 0")
+
+
+@pytest.mark.reliability(30)
+def test_a_run_that_another_process_finished_meanwhile_is_not_replaced(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: Seen
+) -> None:
+    run = tmp_path / "runs" / "tiny"
+
+    def finished_meanwhile(*arguments: Any, **options: Any) -> Start:
+        start = choose_run(*arguments, **options)
+        shutil.copytree(trained.run, run)
+        return start
+
+    monkeypatch.setattr("wisesr_cli.training.choose_run", finished_meanwhile)
+    answer = wisesr(*line(trained.photos, run.parent))
+    assert answer.code == 5
+    assert f"{run}: was made by another wisesr meanwhile; repeat the command" in answer.error
+    assert files_of(run) == files_of(trained.run)
+    seen(f"finished between the choice of a name and the lock: exit 5 {answer.error[-60:]}")
+
+
+@pytest.mark.reliability(30)
+def test_a_failed_start_that_has_the_lock_takes_its_folder_away(
+    wisesr: CommandLine, photos: Path, tmp_path: Path
+) -> None:
+    (photos_copy := Path(shutil.copytree(photos, tmp_path / "photos"))).joinpath("red", "05.png").write_bytes(b"")
+    assert wisesr(*line(photos_copy, tmp_path / "runs")).code == 3
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+# Dry runs
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_dry_run_and_leaves_nothing(
+    photos: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    command = line(photos, tmp_path / "runs", "--dry-run")
+    with started(command, tmp_path, before=HELD_BEFORE_READING) as process:
+        wait_for(process, "held")
+        assert len(list((tmp_path / "runs").iterdir())) == 1
+        process.send_signal(number)
+        answer = ending(process)
+    assert answer.code == code
+    assert f"stopped by {number.name}; a dry run keeps nothing" in answer.err
+    assert "Traceback" not in answer.err
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_dry_run_takes_away_whatever_dead_processes_left_and_no_folder_that_is_about_to_be_locked(
+    wisesr: CommandLine, photos: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    left: dict[str, tuple[str, ...]] = {
+        "empty": (), "unlocked": ("best.keras",), "locked": (".lock", "best.keras"), "starting": (".lock",)
+    }  # fmt: skip
+    for name, files in left.items():
+        (runs / f".wisesr-dry-run-{name}").mkdir(parents=True)
+        for file in files:
+            content = "" if name == "starting" else f"{os.getppid()}\n"
+            (runs / f".wisesr-dry-run-{name}" / file).write_text(content, encoding="ascii")
+    assert wisesr(*line(photos, runs, "--dry-run")).code == 0
+    assert [path.name for path in runs.iterdir()] == [".wisesr-dry-run-starting"]
+
+
+def test_a_dry_run_takes_away_what_killed_ones_left_and_nothing_of_a_live_one(
+    wisesr: CommandLine, photos: Path, tmp_path: Path
+) -> None:
+    command = line(photos, tmp_path / "runs", "--dry-run")
+    with started(command, tmp_path, before=HELD_BEFORE_READING) as process:
+        wait_for(process, "held")
+        (folder,) = (tmp_path / "runs").iterdir()
+        (folder / "best.keras").touch()
+        assert wisesr(*command).code == 0
+        assert sorted(path.name for path in folder.iterdir()) == [".lock", "best.keras"]
+        process.kill()
+        process.wait()
+    assert list((tmp_path / "runs").iterdir()) == [folder]
+    assert wisesr(*command).code == 0
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 @pytest.mark.reliability(30)

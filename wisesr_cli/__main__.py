@@ -5,6 +5,7 @@ import sys
 
 def main() -> None:
     """Run `wisesr` with the arguments of this process and exit."""
+    _open_closed_streams()
     if not _forget_current_folder():
         sys.stderr.write("wisesr: the current folder no longer exists; change to another one\n")
         sys.exit(5)
@@ -12,6 +13,25 @@ def main() -> None:
 
     sys.excepthook = show_bug
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_closed_streams() -> None:
+    """Let what is written to a closed standard stream go nowhere, and no file of ours get the number of one.
+
+    Standard input that is closed stays so for Python, as reading paths from it is a mistake worth a message.
+    """
+    import os
+
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.set_inheritable(number, True)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  (for as long as the process runs)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
 
 def _forget_current_folder() -> bool:

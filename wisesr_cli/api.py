@@ -14,12 +14,14 @@ from wisesr_cli import config_reader, runtime, training
 from wisesr_cli.archive import check_archive
 from wisesr_cli.config import Config, SplitName
 from wisesr_cli.config_reader import LoadedConfig, Override, parse_head
-from wisesr_cli.evaluation import choose_subject, data_settings
+from wisesr_cli.engines import load_engine
+from wisesr_cli.evaluation import choose_subject, data_settings, output_folder
 from wisesr_cli.evaluation import evaluate as evaluate_subject
 from wisesr_cli.heads import HEADS
 from wisesr_cli.images import PIXEL_LIMIT
+from wisesr_cli.labelling import Request, open_records
 from wisesr_cli.oddities import Oddities
-from wisesr_cli.prediction import find_inputs, not_empty, predict_paths
+from wisesr_cli.prediction import not_empty
 from wisesr_cli.results import Evaluation, Listener, Prediction, Silent, Summary, TrainingListener, TrainingResult
 from wisesr_cli.runs import Run, config_source, model_path
 from wisesr_cli.runtime import DeviceChoice
@@ -106,18 +108,18 @@ def evaluate(
     settings = data_settings(run)
     rule, limit = on_error or settings.on_error, pixel_limit or settings.pixel_limit
     subject = choose_subject(run, split=split, data=data, on_error=rule, pixel_limit=limit, listener=listener)
-    listener.note(f"device: {runtime.start(device, precision=precision)}")
-    from wisesr_cli.engines import load_engine
-
-    return evaluate_subject(
-        run,
-        load_engine(path, precision),
-        subject,
-        batch_size=batch_size,
-        on_error=rule,
-        pixel_limit=limit,
-        listener=listener,
-    )
+    with output_folder(run, subject) as output:
+        listener.note(f"device: {runtime.start(device, precision=precision)}")
+        return evaluate_subject(
+            run,
+            load_engine(path, precision),
+            subject,
+            batch_size=batch_size,
+            on_error=rule,
+            pixel_limit=limit,
+            output=output,
+            listener=listener,
+        )
 
 
 def predict(
@@ -149,21 +151,19 @@ def predict(
         WisesrError: the run cannot be used, or there is no input.
     """
     listener, oddities = listener or Silent(), Oddities()
-    path = model_path(run)
-    check_archive(path)
-    paths = not_empty(find_inputs((str(item) for item in inputs), ignored=oddities.ignored))
-    listener.note(f"device: {runtime.start(device, precision=precision)}")
-    from wisesr_cli.engines import load_engine
-
-    records = predict_paths(
-        load_engine(path, precision),
-        paths,
+    check_archive(model_path(run))
+    request = Request(
+        run=run,
+        inputs=tuple(str(item) for item in inputs),
         top_k=top_k,
         min_score=min_score,
         batch_size=batch_size,
         pixel_limit=pixel_limit,
-        oddities=oddities,
+        device=device,
+        precision=precision,
     )
+    found = request.find(oddities)
+    records = open_records(request, not_empty(found), oddities, listener, ready=found.ready)
     return _telling(records, oddities, listener)
 
 

@@ -1,4 +1,4 @@
-"""Checks a `.keras` archive before any code of Keras sees it: its members, their sizes, and every class it names.
+"""Checks a `.keras` archive before any code of Keras sees it: its members, their sizes, its config and its weights.
 
 Keras builds whatever classes and functions a model's `config.json` names; some of them run code or read files. Here
 only those in `ALLOWED` pass, which are all that wisesr itself builds models of. There is no option to allow more.
@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wisesr_cli.allowed import ALLOWED
 from wisesr_cli.errors import MachineError, RunError, WisesrError
 from wisesr_cli.hdf5 import Table, UnsafeFileError
 from wisesr_cli.isolation import check_weights_apart
+from wisesr_cli.model_config import check_model_config
 from wisesr_cli.text import visible
 
 CONFIG = "config.json"
@@ -33,9 +33,7 @@ MODEL_INFO = "wisesr.json"
 LIMITS = {CONFIG: 4 << 20, METADATA: 1 << 16, MODEL_INFO: 4 << 20}
 MOST_DIRECTORY_BYTES = 1 << 17  # a list of four members takes some 300, and a comment at most 65,535
 MOST_RATIO = 10  # unpacked to packed, of the weights: numbers hardly shrink
-MOST_DEPTH = 100  # of what is nested in config.json; real ones have 14
-MOST_NUMBER = 1 << 20  # any side, filter count or unit count of a layer
-_FREE_NUMBERS = frozenset({"seed", "shared_object_id"})
+_FLAGS = 0x2 | 0x4 | 0x8 | 0x800  # of a member: how it was packed, where its size stands, how its name is written
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def check_archive(path: Path) -> CheckedArchive:
     """
     with open_archive(path) as archive:
         config = _read_config(archive)
-        _check_objects(config)
+        check_model_config(config)
         for name in (METADATA, MODEL_INFO):
             if name in archive.namelist():
                 archive.read(name)
@@ -159,55 +157,17 @@ def _check_member(member: zipfile.ZipInfo) -> None:
     name = member.filename
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
         raise UnsafeFileError(f"the member '{name}' is no plain file")
-    if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    if member.flag_bits & ~_FLAGS or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UnsafeFileError(f"the member '{name}' is encrypted, or packed in a way that Keras does not use")
     limit = LIMITS.get(name, MOST_RATIO * member.compress_size)
     if member.file_size > limit:
         raise UnsafeFileError(f"the member '{name}' would take {member.file_size:,} bytes; at most {limit:,} are read")
 
 
-def _read_config(archive: zipfile.ZipFile) -> dict[str, Any]:
+def _read_config(archive: zipfile.ZipFile) -> Any:
     text = archive.read(CONFIG)
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UnsafeFileError(f"{CONFIG} in it is damaged: {str(error)[:200]}") from None
-    if not isinstance(config, dict) or "class_name" not in config:
-        raise UnsafeFileError(f"{CONFIG} in it describes no model")
     return config
-
-
-def _check_objects(config: dict[str, Any]) -> None:
-    """Raise for the first object, number or depth in a model's config that no model of wisesr has.
-
-    A compiled model's optimizer, loss and metrics are not looked at: Keras is told not to build them.
-    """
-    waiting: list[tuple[str, Any, int]] = [
-        (key, value, 1) for key, value in {**config, "compile_config": None}.items() if not isinstance(value, str)
-    ]
-    _check_class(config)
-    while waiting:
-        key, value, depth = waiting.pop()
-        if depth > MOST_DEPTH:
-            raise UnsafeFileError(f"{CONFIG} in it is nested more than {MOST_DEPTH} deep")
-        if isinstance(value, dict):
-            _check_class(value)
-            if value.get("compile_config"):
-                raise UnsafeFileError("a model inside the model is compiled")
-            waiting.extend((name, inner, depth + 1) for name, inner in value.items())
-        elif isinstance(value, list):
-            waiting.extend((key, inner, depth + 1) for inner in value)
-        elif isinstance(value, int | float) and key not in _FREE_NUMBERS and not abs(value) <= MOST_NUMBER:
-            raise UnsafeFileError(f"{CONFIG} in it has the number {value!r:.40} for '{key[:80]}'")
-
-
-def _check_class(value: dict[str, Any]) -> None:
-    if "class_name" not in value:
-        return
-    found = value.get("module"), value["class_name"], value.get("registered_name")
-    if not all(part is None or isinstance(part, str) for part in found) or found not in ALLOWED:
-        module, name = str(found[0] or "no module")[:80], str(found[1])[:80]
-        raise UnsafeFileError(
-            f"it has a '{name}' of {module}, which is in no model that wisesr builds; nothing of it was loaded. To use "
-            "the weights of another model, save those of its backbone alone, as .weights.h5"
-        )

@@ -42,9 +42,10 @@ class KerasEngine:
         from wisesr_cli.loading import load_model
 
         self.info = read_model_info(path)
-        self.model: Any = load_model(path)
+        self.model: Any = load_model(path, runs=True)
         expected = (None, *self.info.image_size, 3), (None, len(self.info.class_names))
-        if (self.model.input_shape, self.model.output_shape) != expected:
+        found = getattr(self.model, "input_shape", None), getattr(self.model, "output_shape", None)
+        if found != expected:
             raise RunError(f"{visible(path)}: damaged: the model does not have the shapes that its record says")
         if precision != "float32":
             self.model = _in_precision(self.model, precision)
@@ -60,7 +61,7 @@ def _in_precision(model: Any, precision: str) -> Any:
 
     def clone(layer: Any) -> Any:
         config = layer.get_config()
-        if layer.name != CLASSIFIER_LAYER:
+        if isinstance(layer, keras.Layer) and layer.name != CLASSIFIER_LAYER:  # operations have no precision
             config["dtype"] = precision
         return layer.__class__.from_config(config)
 
@@ -71,7 +72,12 @@ def _in_precision(model: Any, precision: str) -> Any:
 
 def numpy_logits(model: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return what a Keras classifier says of uint8 pixels, float32 (batch, classes)."""
-    return np.asarray(model.predict_on_batch(pixels.astype("float32")), dtype="float32")
+    try:
+        return np.asarray(model.predict_on_batch(pixels.astype("float32")), dtype="float32")
+    except Exception as error:  # every backend has kinds of its own
+        if type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error):
+            raise MemoryError("the model does not fit; a smaller --batch-size may help") from error
+        raise
 
 
 def load_engine(run: str | Path, precision: str = "float32") -> KerasEngine:

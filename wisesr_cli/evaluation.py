@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -22,7 +22,20 @@ from wisesr_cli.model_file import read_model_info
 from wisesr_cli.pipeline import DecodedImages, open_pixels
 from wisesr_cli.plots import plot_confusion_matrix, plot_reliability
 from wisesr_cli.results import Evaluation, Listener, Metrics
-from wisesr_cli.runs import Run, model_path, open_run, write_json, write_rows
+from wisesr_cli.runs import (
+    CONFUSION_MATRIX,
+    CONFUSION_PICTURE,
+    METRICS,
+    PER_CLASS,
+    PREDICTIONS,
+    RELIABILITY_PICTURE,
+    Run,
+    evaluation_folder,
+    model_path,
+    open_run,
+    write_json,
+    write_rows,
+)
 from wisesr_cli.survey import find_layout
 from wisesr_cli.text import joined, visible
 
@@ -112,9 +125,19 @@ def _name_of(folder: str | Path) -> str:
 
 def data_settings(run_path: str | Path) -> DataConfig:
     """Return the run's settings about images; the defaults for a model file without its run directory."""
-    folder = Path(run_path)
-    run = Run(folder.parent if folder.is_file() else folder)
+    run = _run_of(run_path)
     return run.load_config().data if run.is_complete else DataConfig()
+
+
+def output_folder(run_path: str | Path, subject: Subject) -> AbstractContextManager[Path]:
+    """Give the folder that the evaluation of a subject is written to; see `runs.evaluation_folder`."""
+    return evaluation_folder(_run_of(run_path), subject.name)
+
+
+def _run_of(run_path: str | Path) -> Run:
+    """Return the run directory itself, or the folder of a model file."""
+    path = Path(run_path)
+    return Run(path.parent if path.is_file() else path)
 
 
 def _class_names(run_path: str | Path) -> tuple[str, ...]:
@@ -137,9 +160,10 @@ def evaluate(
     batch_size: int,
     on_error: str,
     pixel_limit: int = PIXEL_LIMIT,
+    output: Path,
     listener: Listener,
 ) -> Evaluation:
-    """Judge a model on a subject and write metrics, tables and plots beside the run.
+    """Judge a model on a subject and write metrics and tables into the folder `output`, and plots beside it.
 
     Raises:
         DataError: images cannot be read and `on_error` is not `skip`.
@@ -161,8 +185,6 @@ def evaluate(
         labels = subject.index.splits[subject.split].labels[pixels.kept]
         judged = evaluate_pixels(engine, pixels, labels, batch_size=batch_size, listener=listener)
         shown_paths = [subject.index.splits[subject.split].paths[position] for position in pixels.kept]
-    folder = Path(run_path)
-    output = Run(folder.parent if folder.is_file() else folder).evaluation_dir(subject.name)
     evaluation = Evaluation(
         split=subject.name,
         metrics=judged.metrics,
@@ -183,22 +205,21 @@ def _write(
     labels: NDArray[np.int64],
     probabilities: NDArray[np.float64],
 ) -> None:
-    output.mkdir(parents=True, exist_ok=True)
     metrics = evaluation.metrics
-    write_json(output / "metrics.json", metrics.to_json())
+    write_json(output / METRICS, metrics.to_json())
     write_rows(
-        output / "per_class.csv",
+        output / PER_CLASS,
         ("label", "support", "precision", "recall", "f1"),
         ((row.label, str(row.support), *map(_cell, (row.precision, row.recall, row.f1))) for row in metrics.per_class),
     )
     write_rows(
-        output / "confusion_matrix.csv",
+        output / CONFUSION_MATRIX,
         ("truth", *metrics.classes),
         ((name, *map(str, row)) for name, row in zip(metrics.classes, metrics.confusion_matrix, strict=True)),
     )
     predicted = probabilities.argmax(axis=1)
     write_rows(
-        output / "predictions.csv",
+        output / PREDICTIONS,
         ("path", "truth", "predicted", "score", "truth_score", "correct"),
         (
             (
@@ -213,8 +234,8 @@ def _write(
         ),
     )
     plots = Run(output.parent).plots
-    plot_confusion_matrix(metrics, plots / f"confusion_matrix-{evaluation.split}.png")
-    plot_reliability(evaluation.reliability, metrics.ece, plots / f"reliability-{evaluation.split}.png")
+    plot_confusion_matrix(metrics, plots / CONFUSION_PICTURE.format(evaluation.split))
+    plot_reliability(evaluation.reliability, metrics.ece, plots / RELIABILITY_PICTURE.format(evaluation.split))
 
 
 def _cell(value: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -65,6 +66,28 @@ def make_folder(path: Path) -> None:
     """
     with naming(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Take away what lies at `path`: a folder with all that is in it, or a file; of a link, the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """Return the UTF-8 text of a file, which must be a regular one and not too large.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no regular file, too large, or not UTF-8.
+    """
+    if not path.is_file() and path.exists():
+        raise ValueError("not a regular file")
+    if path.stat().st_size > most_bytes:
+        raise ValueError(f"more than {most_bytes:,} bytes")
+    return path.read_text(encoding="utf-8")
 
 
 def write_text(path: Path, text: str) -> None:

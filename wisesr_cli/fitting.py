@@ -17,6 +17,7 @@ from wisesr_cli.epochs import EpochKeeper, TrainingStopped
 from wisesr_cli.errors import DataError, RunError
 from wisesr_cli.evaluation import evaluate_pixels
 from wisesr_cli.examples import Examples
+from wisesr_cli.files import make_folder
 from wisesr_cli.guard import Limits
 from wisesr_cli.model import Classifier, notes_about
 from wisesr_cli.model_file import read_model_info
@@ -24,7 +25,7 @@ from wisesr_cli.parallel import worker_count
 from wisesr_cli.plots import plot_learning_curves
 from wisesr_cli.results import Listener, Metrics, TrainingListener, TrainingPlan, TrainingResult
 from wisesr_cli.resume import Progress, check_resumable, check_same_draws, circumstances_from_json
-from wisesr_cli.runs import Run, Start, prepare_folder
+from wisesr_cli.runs import LEARNING_CURVES, Run, Start, prepare_folder
 from wisesr_cli.runtime import Device
 from wisesr_cli.state import read_state
 from wisesr_cli.text import counted, visible
@@ -151,7 +152,8 @@ def _finish(
     if metrics is not None:
         run.write_metrics(metrics)
     if progress.history:
-        plot_learning_curves(progress.history, run.plots / "learning_curves.png")
+        make_folder(run.plots)
+        plot_learning_curves(progress.history, run.plots / LEARNING_CURVES)
     return _result(trainer, run, epochs_done_now=epochs_done_now, stopped=stopped, metrics=metrics)
 
 

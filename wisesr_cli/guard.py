@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,26 +14,67 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from wisesr_cli.errors import Interrupted, MachineError
-from wisesr_cli.files import naming
+from wisesr_cli.errors import Interrupted, MachineError, RunError
+from wisesr_cli.files import make_folder, naming
 from wisesr_cli.text import visible
+
+TRIES = 100
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path`; a lock whose process died does not block.
+    """Hold the lock file at `path`, made with its folder; a lock whose process died does not block.
+
+    The holder may take both away: whoever opened them meanwhile makes them again.
 
     Raises:
         MachineError: another live process holds it, which is named by its pid, or it cannot be written.
     """
     with naming(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = _hold(path)
     try:
         with naming(path):
-            _take(descriptor, path.parent)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
     finally:
         os.close(descriptor)
+
+
+def _hold(path: Path) -> int:
+    """Return an open descriptor of the file at `path` that no other process holds."""
+    for _ in range(TRIES):
+        make_folder(path.parent)
+        with suppress(FileNotFoundError):  # taken away by another process between two of these lines
+            descriptor = _open_own(path)
+            try:
+                _take(descriptor, path.parent)
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+    raise MachineError(f"{visible(path)}: is taken away again and again by other processes; repeat the command")
+
+
+def _open_own(path: Path) -> int:
+    """Open the lock file, which must be a file of its own: what a link leads to would be overwritten.
+
+    Raises:
+        RunError: something else lies there.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise RunError(f"{visible(path)}: is no lock file; take it away") from None
+        raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(descriptor)
+        raise RunError(f"{visible(path)}: is no lock file; take it away")
+    return descriptor
 
 
 def _take(descriptor: int, folder: Path) -> None:
@@ -42,8 +85,6 @@ def _take(descriptor: int, folder: Path) -> None:
         raise MachineError(
             f"{visible(folder)}: in use by another wisesr (pid {visible(holder)}); wait for it or stop it"
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
 
 
 class _StopNow(BaseException):
@@ -70,7 +111,10 @@ class StopRequest:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let the block decide when to stop, with `check`."""
+        """Let the block decide when to stop, with `check`; one that does not look is stopped at its end.
+
+        An import belongs into such a block: broken off, it would leave halves of a library in `sys.modules`.
+        """
         self.deferring = True
         try:
             yield

@@ -51,7 +51,7 @@ def report(file: IO[bytes], member: str) -> dict[str, Any]:
         else:
             content = file.read()
         tables = check_weights(io.BytesIO(content))
-    except (UnsafeFileError, zipfile.BadZipFile, zlib.error, EOFError, MemoryError) as error:
+    except (UnsafeFileError, zipfile.BadZipFile, zlib.error, EOFError, MemoryError, NotImplementedError) as error:
         return {"refused": str(error) or type(error).__name__}
     return {"tables": {name: (table.shape, table.checksum) for name, table in tables.items()}}
 

@@ -30,7 +30,7 @@ from wisesr_cli import signatures
 from wisesr_cli.color import BACKGROUND, is_deep, to_rgb
 from wisesr_cli.errors import ImageError
 from wisesr_cli.pillow_setup import prepare_pillow
-from wisesr_cli.refusals import refuse_before_loading
+from wisesr_cli.refusals import refuse_before_loading, refuse_before_opening
 from wisesr_cli.resizing import RESIZERS, Box
 
 __all__ = [
@@ -57,7 +57,7 @@ Source = str | os.PathLike[str] | bytes | IO[bytes]
 PIXEL_LIMIT = 100_000_000  # a 100-megapixel camera; one image then takes 0.4 to 1.6 GB while it is decoded
 SIDE_LIMIT = 1_000_000  # Pillow takes memory and time for every line, however short
 LARGE = 25_000_000  # pixels from which on images are decoded one at a time: threads must not multiply their memory
-FILE_LIMIT = 1 << 30  # for WebP alone, which is read as a whole
+FILE_LIMIT = 1 << 30  # bytes; WebP is read as a whole, and the markers of a JPEG are looked for in all of it
 DECODER_VERSION = 1  # to be raised when the same file would give other pixels: caches depend on it
 
 
@@ -189,8 +189,9 @@ def _recognised(file: IO[bytes]) -> tuple[str, tuple[int, int]]:
 
 def _open_image(file: IO[bytes], format_name: str, pixel_limit: int) -> ImageFile.ImageFile:
     prepare_pillow(pixel_limit)
-    if format_name == "WEBP" and file.seek(0, io.SEEK_END) > FILE_LIMIT:
+    if file.seek(0, io.SEEK_END) > FILE_LIMIT:
         raise ImageError("over the file limit of 1 GiB")
+    refuse_before_opening(format_name, file)
     try:
         image = Image.open(file, formats=[format_name])
     except Image.DecompressionBombError as error:

@@ -13,12 +13,12 @@ import numpy as np
 
 from wisesr_cli import folders, images, splits, text
 from wisesr_cli.duplicates import find_duplicates
-from wisesr_cli.errors import DataError, ImageError
+from wisesr_cli.errors import DataError
 from wisesr_cli.index import ALPHA, ANIMATED, DEEP, DatasetIndex
-from wisesr_cli.parallel import map_in_order
+from wisesr_cli.oddities import animated_message, misnamed_message
 from wisesr_cli.results import Finding, Level, Listener
-from wisesr_cli.survey import DataOptions, Survey, survey, without_images_message
-from wisesr_cli.verified import file_keys, recall_verified, remember_verified
+from wisesr_cli.survey import DataOptions, Survey, nested_message, survey, without_images_message
+from wisesr_cli.verified import file_keys, find_unreadable, recall_verified
 
 IMBALANCE = 10  # times as many images in the largest class as in the smallest, from which on it is worth a warning
 
@@ -130,25 +130,23 @@ def _check_ignored(case: Case) -> Iterator[Finding]:
         message = folders.ignored_message(case.found.ignored)
         yield Finding(level, "ignored-files", message, sum(case.found.ignored.values()))
     if case.found.nested:
-        message = f"{text.counted(case.found.nested, 'image')} in folders below a class folder: merged into the class"
-        yield Finding("pass", "nested-folders", message, case.found.nested)
+        yield Finding("pass", "nested-folders", nested_message(case.found.nested), case.found.nested)
 
 
 def _check_kinds(case: Case) -> Iterator[Finding]:
-    rows: list[tuple[Level, str, list[str], str]] = [
-        (
-            "warn",
-            "animated",
-            case.found.paths_with(ANIMATED),
-            "animated or with many pages: only the first frame is used",
-        ),
-        ("warn", "wrong-suffix", case.found.misnamed(), "with another format's suffix: read by content"),
-        ("pass", "alpha", case.found.paths_with(ALPHA), "with transparency: laid over white"),
-        ("pass", "deep", case.found.paths_with(DEEP), "of 16 bits: the highest 8 are used"),
+    if animated := case.found.paths_with(ANIMATED):
+        message = animated_message(len(animated), animated)
+        yield Finding("warn", "animated", message, len(animated), tuple(animated))
+    if misnamed := case.found.misnamed():
+        message = misnamed_message(len(misnamed), misnamed)
+        yield Finding("warn", "wrong-suffix", message, len(misnamed), tuple(misnamed))
+    harmless: list[tuple[str, list[str], str]] = [
+        ("alpha", case.found.paths_with(ALPHA), "with transparency: laid over white"),
+        ("deep", case.found.paths_with(DEEP), "of 16 bits: the highest 8 are used"),
     ]
-    for level, code, paths, meaning in rows:
+    for code, paths, meaning in harmless:
         if paths:
-            yield Finding(level, code, f"{text.counted(len(paths), 'image')} {meaning}", len(paths), tuple(paths))
+            yield Finding("pass", code, f"{text.counted(len(paths), 'image')} {meaning}", len(paths), tuple(paths))
 
 
 def _check_sizes(case: Case) -> Iterator[Finding]:
@@ -176,23 +174,12 @@ def _decode_all(case: Case) -> list[tuple[str, str]]:
     paths = [path for name in index.splits for path in index.absolute(name)]
     keys = file_keys(paths, pixel_limit=case.data.pixel_limit)
     unknown = np.flatnonzero(~recall_verified(keys)).tolist()
+
+    def decode(position: int) -> images.Pixels:
+        return images.decode_image(paths[position], image_size=(8, 8), pixel_limit=case.data.pixel_limit)
+
+    reasons = find_unreadable(decode, unknown, keys, label="decoding images", listener=case.listener)
     start = len(index.root.rstrip("/")) + 1
-
-    def reason_of(position: int) -> str | None:
-        try:
-            images.decode_image(paths[position], image_size=(8, 8), pixel_limit=case.data.pixel_limit)
-        except ImageError as error:
-            return str(error)
-        return None
-
-    reasons: dict[int, str] = {}
-    with case.listener.progress("decoding images", len(unknown)) as progress:
-        for position, reason in zip(unknown, map_in_order(reason_of, unknown), strict=True):
-            if reason is not None:
-                reasons[position] = reason
-            progress.advance()
-    sound = np.array([position for position in unknown if position not in reasons], np.intp)
-    remember_verified(keys[sound][keys[sound] != 0])
     return [(paths[position][start:], reason) for position, reason in reasons.items()]
 
 

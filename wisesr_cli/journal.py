@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BufferedReader, FileIO
+from io import BufferedReader, FileIO, RawIOBase
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -61,28 +61,24 @@ class Journal:
     def __init__(self, path: Path, header: JournalHeader) -> None:
         self.path, self.header = path, header
         self.count = 0  # records
-        self._removed = False
         with naming(path):
             self._file = _open_alone(path)
         try:
             self._check_that_it_is_one()
-        except UsageError:
+            with naming(path):
+                first = list(islice(self._lines(), FIRST_RECORD))
+        except BaseException:
             self._file.close()
             raise
-
-    @property
-    def holds_records(self) -> bool:
-        """Whether there is more than what stands before the first record."""
-        with self._reader() as file:
-            file.readline()
-            return file.readline().endswith(b"\n") and file.readline().endswith(b"\n")
+        self.holds_records = len(first) == FIRST_RECORD and first[-1].endswith(b"\n")
 
     def start(self) -> None:
         """Empty the journal and write what stands before the first record."""
         self.count = 0
         self._checksum, line = _checked(_encoded(self.header.to_json()), 0)
         with naming(self.path):
-            self._file.truncate(0)
+            self._file.truncate(_HOLDER_BYTES)  # never empty: an empty file is no journal
+            self.holds_records = False
             self._file.seek(0)
             _write(self._file, _HOLDER % os.getpid() + line)
 
@@ -93,13 +89,12 @@ class Journal:
             RunError: it belongs to another model or other options, or a line is damaged.
         """
         self._checksum = end = 0
-        with self._reader() as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    break
-                self._check(line, number)
-                end += len(line)
-                self.count = max(0, number + 1 - FIRST_RECORD)
+        for number, line in enumerate(self._lines(), start=1):
+            if not line.endswith(b"\n"):
+                break
+            self._check(line, number)
+            end += len(line)
+            self.count = max(0, number + 1 - FIRST_RECORD)
         if end <= _HOLDER_BYTES:  # killed while the header was written
             self.start()
             return
@@ -108,12 +103,12 @@ class Journal:
             self._file.seek(0)
             _write(self._file, _HOLDER % os.getpid())
             self._file.seek(end)
+        self.holds_records = self.count > 0
 
     def records(self) -> Iterator[Prediction]:
-        """Give the records, first to last; none may be appended meanwhile."""
-        with self._reader() as file:
-            for line in islice(file, FIRST_RECORD - 1, FIRST_RECORD - 1 + self.count):
-                yield _from_json(json.loads(_content(line)))
+        """Give the records, first to last, as many as there are now."""
+        for line in islice(self._lines(), FIRST_RECORD - 1, FIRST_RECORD - 1 + self.count):
+            yield _from_json(json.loads(_content(line)))
 
     def append(self, record: Prediction) -> None:
         """Add one record."""
@@ -121,6 +116,7 @@ class Journal:
         with naming(self.path):
             _write(self._file, line)
         self.count += 1
+        self.holds_records = True
 
     def flush_to_disk(self) -> None:
         """Make the records survive a loss of power."""
@@ -129,21 +125,23 @@ class Journal:
 
     def remove(self) -> None:
         """Take the journal away; `close` still has to be called."""
-        self.path.unlink(missing_ok=True)
-        self._removed = True
+        if _lies_at(self.path, self._file):
+            self.path.unlink()
 
     def close(self) -> None:
-        """Let other processes have the journal; one without records is taken away."""
-        if not self._removed and not self.holds_records:
-            self.remove()
+        """Let other processes have the journal; one without records is taken away, where that can be done."""
+        if not self.holds_records:
+            with suppress(OSError):  # an error that led here is worth more than this one
+                self.remove()
         self._file.close()
 
-    def _reader(self) -> BufferedReader:
-        return self.path.open("rb")
+    def _lines(self) -> Iterator[bytes]:
+        """Give the lines, read from the open file: what lies at its path may be another one by now."""
+        return iter(BufferedReader(_FromStart(self._file)))
 
     def _check_that_it_is_one(self) -> None:
         start = self._file.read(len(_MARK))
-        if not _MARK.startswith(start):
+        if not start or not _MARK.startswith(start):
             raise UsageError(f"{visible(self.path)}: is in the way, and no journal of this version; move it elsewhere")
 
     def _check(self, line: bytes, number: int) -> None:
@@ -171,10 +169,58 @@ class Journal:
             )
 
 
+class _FromStart(RawIOBase):
+    """Reads a file from its start, and leaves the place alone that the file is written at."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file, self._position = file, 0
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into `buffer`; return how many bytes there were."""
+        content = os.pread(self._file.fileno(), len(buffer), self._position)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+def _lies_at(path: Path, file: FileIO) -> bool:
+    """Return whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _open(path: Path) -> FileIO:
+    """Open the journal at `path`; one that is made here says whose it is at once, as an empty file is no journal."""
+    flags = os.O_RDWR | os.O_CLOEXEC
+    while True:
+        with suppress(FileExistsError):
+            file = os.fdopen(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), "r+b", buffering=0)
+            _begin(path, file)
+            return file
+        with suppress(FileNotFoundError):  # taken away meanwhile
+            return os.fdopen(os.open(path, flags), "r+b", buffering=0)
+
+
+def _begin(path: Path, file: FileIO) -> None:
+    try:
+        _write(file, _HOLDER % os.getpid())
+        file.seek(0)
+    except BaseException:
+        path.unlink()
+        file.close()
+        raise
+
+
 def _open_alone(path: Path) -> FileIO:
     """Open the journal at `path`, made when there is none, and keep other processes out."""
     while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", buffering=0)
+        file = _open(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -186,9 +232,8 @@ def _open_alone(path: Path) -> FileIO:
             ) from None
         except OSError:  # file systems that know no locks
             return file
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
+        if _lies_at(path, file):
+            return file
         file.close()  # finished and taken away by another process while it was opened here
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from wisesr_cli.images import PIXEL_LIMIT
 from wisesr_cli.journal import JournalHeader
 from wisesr_cli.oddities import Oddities
 from wisesr_cli.output import FileOutput, StreamOutput, Tally, open_output
+from wisesr_cli.parallel import always
 from wisesr_cli.prediction import Inputs, find_inputs, not_empty, predict_paths
 from wisesr_cli.results import Listener, Prediction, Silent
 from wisesr_cli.runs import model_path
@@ -29,7 +30,7 @@ class Request:
     `inputs` and `from_file` are those of `prediction.find_inputs`; the others are the options of the command.
     """
 
-    run: str
+    run: str | Path
     inputs: tuple[str, ...] = ()
     from_file: str | None = None
     null_separated: bool = False
@@ -75,10 +76,13 @@ def label(
     path = model_path(request.run)
     check_archive(path)
     output = open_output(
-        chosen, file, request.header(path), overwrite=overwrite, resume=resume, reads=request.from_file
+        chosen, file, lambda: request.header(path), overwrite=overwrite, resume=resume, reads=request.from_file
     )
-    if output.is_complete:
-        listener.note(f"{visible(file)} is complete: nothing left to do; replace it with --overwrite")
+    if output.has_nothing_to_resume:
+        listener.note(
+            f"{visible(file)} exists, and there is no journal beside it: nothing to go on with; "
+            "replace it with --overwrite"
+        )
         return output.tally
     hint = "the records so far were written" if file is None else "go on with the same command and --resume"
     oddities = Oddities()
@@ -90,33 +94,33 @@ def label(
         if done:
             listener.note(f"{counted(done, 'record')} found in the journal")
         with stop.deferred():  # an import is not broken off
-            records = _records(request, path, left, found, oddities, done, listener)
+            records = open_records(request, left, oddities, listener, ready=found.ready, first=done)
         _write(records, output, None if total is None else total - done, stop, hint, listener)
     oddities.tell(listener)
     return output.tally
 
 
-def _records(
+def open_records(
     request: Request,
-    path: Path,
-    left: Iterable[str],
-    found: Inputs,
+    paths: Iterable[str],
     oddities: Oddities,
-    done: int,
     listener: Listener,
+    *,
+    ready: Callable[[], bool] = always,
+    first: int = 0,
 ) -> Iterator[Prediction]:
-    """Start Keras and return the records of the inputs that are left."""
+    """Start Keras and return the records of paths, computed as they are taken; see `prediction.predict_paths`."""
     listener.note(f"device: {runtime.start(request.device, precision=request.precision)}")
     return predict_paths(
-        load_engine(path, request.precision),
-        left,
+        load_engine(request.run, request.precision),
+        paths,
         top_k=request.top_k,
         min_score=request.min_score,
         batch_size=request.batch_size,
         pixel_limit=request.pixel_limit,
         oddities=oddities,
-        ready=found.ready,
-        first=done,
+        ready=ready,
+        first=first,
     )
 
 

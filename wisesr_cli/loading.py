@@ -22,19 +22,23 @@ from wisesr_cli.hdf5 import Table, table_of
 from wisesr_cli.text import visible
 from wisesr_cli.valueless import build_without_values
 
-MOST_OUTPUTS = 1 << 28  # numbers that one layer gives for one image: 1 GiB
+MOST_OUTPUTS = 1 << 26  # numbers that one layer gives for one image: 256 MiB, as VGG16 at 1024 pixels
 _OPTIMIZER = "/optimizer/"  # where Keras puts what a compiled model trains with
 
 
-def load_model(path: Path) -> Any:
+def load_model(path: Path, *, runs: bool = False) -> Any:
     """Return the Keras model that a `.keras` file holds, not compiled.
+
+    Args:
+        path: the file.
+        runs: whether the model will be run as it is, so that every size in it must be known.
 
     Raises:
         RunError: the file is missing or damaged, or holds what wisesr does not build models of.
     """
     checked = check_archive(path)
     try:
-        _check_size(checked)
+        _check_size(checked, runs=runs)
         with warnings.catch_warnings(action="ignore"):  # what did not arrive is an error here
             model = keras.models.load_model(path, compile=False, safe_mode=True)
         _check_arrived(checked, model)
@@ -48,7 +52,7 @@ def load_model(path: Path) -> Any:
         raise RunError(f"{visible(path)}: cannot be loaded: {visible(reason)}") from error
 
 
-def _check_size(checked: CheckedArchive) -> None:
+def _check_size(checked: CheckedArchive, *, runs: bool) -> None:
     """Compare a model without values with the weights that are there, every shape as often as the other has it.
 
     Keras takes the memory of a model before it looks for its weights.
@@ -61,7 +65,10 @@ def _check_size(checked: CheckedArchive) -> None:
         odd = next(iter((needed - stored) or (stored - needed)))
         kind = "needs" if needed - stored else "has no use for"
         raise RunError(f"the model {kind} a weight of the shape {odd} beside those that are in the file")
-    largest = max((prod(side or 1 for side in shape[1:]) for shape in _output_shapes(model)), default=0)
+    shapes = [shape[1:] for shape in _output_shapes(model)]
+    if runs and any(side is None for shape in shapes for side in shape):
+        raise RunError("the sizes inside it are not known")
+    largest = max((prod(side or 1 for side in shape) for shape in shapes), default=0)
     if largest > MOST_OUTPUTS:
         raise RunError(f"a layer of it gives {largest:,} numbers for one image; at most {MOST_OUTPUTS:,} are computed")
 

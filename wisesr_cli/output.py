@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import TextIO
@@ -16,7 +16,7 @@ from typing import TextIO
 from wisesr_cli.errors import SOME_UNREADABLE, DataError, RunError, UsageError
 from wisesr_cli.files import TEMPORARY_PREFIX, flush_to_disk, replacing
 from wisesr_cli.journal import FIRST_RECORD, SUFFIX, Journal, JournalHeader
-from wisesr_cli.report import Grid, show_grid, to_csv, to_json, to_markdown
+from wisesr_cli.report import Grid, csv_line, show_grid, to_json, to_markdown
 from wisesr_cli.results import Prediction
 from wisesr_cli.tables import prediction_cells, prediction_columns
 from wisesr_cli.text import counted, visible
@@ -35,7 +35,7 @@ class Renderer:
 
     def start(self) -> None:
         """Write what stands before the first record."""
-        self.stream.write({"json": "[", "csv": to_csv(CSV_HEADER, ())}.get(self.name, ""))
+        self.stream.write({"json": "[", "csv": csv_line(CSV_HEADER)}.get(self.name, ""))
 
     def write(self, record: Prediction) -> None:
         """Write one record."""
@@ -45,7 +45,7 @@ class Renderer:
                 self._draw()
         elif self.name == "csv":
             row = (record.path, record.label, record.score, record.error)
-            self.stream.write(to_csv(("",), [row]).partition("\n")[2])
+            self.stream.write(csv_line(row))
         else:
             separator = {"jsonl": "", "json": ",\n" if self.count else "\n"}[self.name]
             self.stream.write(separator + to_json(record.to_json()) + ("\n" if self.name == "jsonl" else ""))
@@ -81,6 +81,11 @@ class Tally:
         self.records += 1
         self.unreadable += record.error is not None
 
+    @property
+    def complaint(self) -> str:
+        """How many could not be read, as a sentence."""
+        return f"{self.unreadable:,} of {counted(self.records, 'image')} could not be read"
+
     def exit_code(self, *, strict: bool) -> int:
         """Return the exit code that the records come to.
 
@@ -88,7 +93,7 @@ class Tally:
             DataError: with `strict` one could not be read, or all could not.
         """
         if self.unreadable and (strict or self.unreadable == self.records):
-            raise DataError(f"{self.unreadable:,} of {counted(self.records, 'image')} could not be read")
+            raise DataError(self.complaint)
         return SOME_UNREADABLE if self.unreadable else 0
 
 
@@ -100,6 +105,11 @@ class StreamOutput:
         self.tally = Tally()
 
     @property
+    def has_nothing_to_resume(self) -> bool:
+        """Whether there is nothing to go on with; a stream always starts anew."""
+        return False
+
+    @property
     def leaves_terminal_free(self) -> bool:
         """Whether a progress bar would not stand between the records."""
         return not sys.stdout.isatty()
@@ -109,8 +119,6 @@ class StreamOutput:
 
     def __exit__(self, *exception: object) -> None:
         return None
-
-    is_complete = False
 
     def not_its_own(self, paths: Iterable[str]) -> Iterable[str]:
         """Return the inputs: none of them is the output."""
@@ -157,8 +165,8 @@ class FileOutput:
         return True
 
     @property
-    def is_complete(self) -> bool:
-        """Whether there is nothing left to go on with."""
+    def has_nothing_to_resume(self) -> bool:
+        """Whether resuming was asked for, and a file lies there without a journal to go on with."""
         return self.resume and self.path.exists() and not self.journal_path.exists()
 
     def __enter__(self) -> FileOutput:
@@ -259,14 +267,20 @@ def _is_same(path: str, other: Path) -> bool:
 
 
 def open_output(
-    chosen: str, path: str | None, header: JournalHeader, *, overwrite: bool, resume: bool, reads: str | None = None
+    chosen: str,
+    path: str | None,
+    header: Callable[[], JournalHeader],
+    *,
+    overwrite: bool,
+    resume: bool,
+    reads: str | None = None,
 ) -> StreamOutput | FileOutput:
     """Return where predictions go.
 
     Args:
         chosen: the format.
         path: the output file; None is standard output.
-        header: what the records depend on.
+        header: returns what the records depend on; called for a file only, as it hashes the model.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with an interrupted one.
         reads: a file that the inputs are read from, which cannot be the output.
@@ -294,4 +308,4 @@ def open_output(
         raise UsageError(f"{visible(path)} exists; replace it with --overwrite")
     if not file.parent.is_dir():
         raise UsageError(f"{visible(file.parent)}: no such folder for the output")
-    return FileOutput(chosen, file, header, overwrite=overwrite, resume=resume)
+    return FileOutput(chosen, file, header(), overwrite=overwrite, resume=resume)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -29,11 +29,12 @@ def map_in_order(
     *,
     workers: int | None = None,
     look_ahead: int | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Give `function(item)` for every item, in order; items are taken only as results are used.
 
-    At most `look_ahead` items (default: four per worker) are under way or waiting to be used. Closing the iterator
-    early stops the threads; an exception of `function` or of `items` passes through and stops them, too.
+    At most `look_ahead` items (default: four per worker) are under way or waiting to be used. Closing the generator
+    early stops the threads; an exception of `function` or of `items` passes through and stops them, too. One raised
+    where the results are used does not: use it within `contextlib.closing`.
     """
     workers = workers or worker_count()
     ahead = look_ahead or 4 * workers
@@ -62,12 +63,13 @@ def map_in_batches(
     batch_size: int,
     workers: int | None = None,
     ready: Callable[[], bool] = always,
-) -> Iterator[list[Result]]:
+) -> Generator[list[Result], None, None]:
     """Give `function(item)` for every item, in order, in lists of at most `batch_size`.
 
     While one list is used, two items per worker of the next are under way. Where `ready` says that the next item is yet
     to come, what is there is given first, as a shorter list: a slow source never holds back results. Closing the
-    iterator early stops the threads; an exception of `function` or of `items` passes through and stops them, too.
+    generator early stops the threads; an exception of `function` or of `items` passes through and stops them, too. One
+    raised where the results are used does not: use it within `contextlib.closing`.
     """
     workers = workers or worker_count()
     executor = ThreadPoolExecutor(workers, thread_name_prefix="wisesr")

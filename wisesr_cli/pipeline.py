@@ -7,7 +7,7 @@ Training and evaluation read `DecodedImages`, which knows its files beforehand; 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,9 @@ import numpy.typing as npt
 from wisesr_cli import images, pixel_cache, text
 from wisesr_cli.dataset import refuse_or_warn
 from wisesr_cli.errors import DataError, ImageError
-from wisesr_cli.parallel import always, map_in_batches, map_in_order, worker_count
+from wisesr_cli.parallel import always, map_in_batches, worker_count
 from wisesr_cli.results import Listener
-from wisesr_cli.verified import Keys, file_keys, recall_verified, remember_verified
+from wisesr_cli.verified import Keys, file_keys, find_unreadable, recall_verified
 
 Cache = Literal["auto", "none", "memory", "disk"]
 Positions = npt.NDArray[np.int64]
@@ -138,10 +138,10 @@ def decode_in_order(
     pixel_limit: int = images.PIXEL_LIMIT,
     workers: int | None = None,
     ready: Callable[[], bool] = always,
-) -> Iterator[list[Decoded]]:
+) -> Generator[list[Decoded], None, None]:
     """Give the inputs decoded, in order, in lists of at most `batch_size`; `paths` is read only a little ahead.
 
-    A list is shorter where `ready` says that the next path is yet to come. Closing the iterator early stops the
+    A list is shorter where `ready` says that the next path is yet to come. Closing the generator early stops the
     threads.
     """
 
@@ -175,25 +175,16 @@ class _Loading:
 
     def decode(self, positions: Positions, store: Callable[[int, images.Pixels], None]) -> npt.NDArray[np.bool_]:
         """Decode files and store their pixels; return which of all files are readable."""
-        readable = np.ones(len(self.paths), np.bool_)
-        reasons: dict[int, str] = {}
 
-        def work(position: int) -> str | None:
-            try:
-                store(position, self.read(position))
-            except ImageError as error:
-                return str(error)
-            return None
+        def decode(position: int) -> None:
+            store(position, self.read(position))
 
-        with self.listener.progress("reading images", len(positions)) as progress:
-            answers = map_in_order(work, positions.tolist(), workers=self.workers)
-            for position, reason in zip(positions.tolist(), answers, strict=True):
-                if reason is not None:
-                    reasons[position] = reason
-                progress.advance()
-        readable[list(reasons)] = False
+        reasons = find_unreadable(
+            decode, positions.tolist(), self.keys, label="reading images", listener=self.listener, workers=self.workers
+        )
         self.report(reasons)
-        remember_verified(self.keys[readable & (self.keys != 0)])
+        readable = np.ones(len(self.paths), np.bool_)
+        readable[list(reasons)] = False
         return readable
 
     def report(self, reasons: dict[int, str]) -> None:

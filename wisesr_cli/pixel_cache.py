@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,17 +47,30 @@ class DiskCache:
 
 
 class CacheWriter:
-    """Takes the pixels of a new cache, in any order and from any thread."""
+    """Takes the pixels of a new cache, in any order and from any thread, until it is closed."""
 
     def __init__(self, descriptor: int, shape: tuple[int, int, int, int]) -> None:
         self._descriptor = descriptor
+        # The number of a closed descriptor soon is that of another file: no write may be under way, or begin, by then.
+        self._lock = threading.Lock()
         self._count = shape[0]
         self._row_bytes = int(np.prod(shape[1:]))
 
     def write(self, position: int, pixels: Pixels) -> None:
-        """Store one image and mark it readable."""
-        _write_all(self._descriptor, np.ascontiguousarray(pixels).tobytes(), self._count + position * self._row_bytes)
-        _write_all(self._descriptor, b"\1", position)
+        """Store one image and mark it readable; raises `ValueError` once the cache is closed."""
+        data = np.ascontiguousarray(pixels).tobytes()
+        with self._lock:
+            if self._descriptor < 0:
+                raise ValueError("the cache is closed")
+            _write_all(self._descriptor, data, self._count + position * self._row_bytes)
+            _write_all(self._descriptor, b"\1", position)
+
+    def close(self) -> None:
+        """Close the file as soon as no thread is writing to it."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, -1
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 def cache_path(keys: Keys, image_size: tuple[int, int], resize: str) -> Path:
@@ -94,15 +108,16 @@ def new_cache(path: Path, shape: tuple[int, int, int, int]) -> Iterator[CacheWri
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     _make_room(path.parent, _total_bytes(shape))
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    writer = CacheWriter(descriptor, shape)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         _reserve(descriptor, _total_bytes(shape))
-        yield CacheWriter(descriptor, shape)
+        yield writer
         os.fsync(descriptor)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-        os.close(descriptor)
+        writer.close()
 
 
 def has_room(shape: tuple[int, int, int, int]) -> bool:

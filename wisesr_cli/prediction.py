@@ -9,7 +9,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +31,10 @@ BLOCK_BYTES = 65536  # that a list of paths is read in
 LONGEST_PATH = 65536  # bytes; the longest that a system opens are 4,096
 
 
+class _ListBegins:
+    """Stands among the paths where those of a list begin, which may be yet to come."""
+
+
 class Inputs(Iterator[str]):
     """The paths of the images that are meant, in order, as typed; see `find_inputs`."""
 
@@ -41,27 +45,49 @@ class Inputs(Iterator[str]):
         self._list: PathList | None = None
         lists = () if from_file is None else (self._read_file(from_file),)
         typed = (self._read_standard_input() if name == "-" else _expand(name, ignored) for name in arguments)
-        self._paths = chain.from_iterable(chain(typed, lists))
+        self._paths: Iterator[str | _ListBegins] = chain.from_iterable(chain(typed, lists))
+        self._ahead: deque[str] = deque()  # at most one path, which `ready` came upon
 
     def __next__(self) -> str:
         """Return the next path."""
-        return next(self._paths)
+        while not self._ahead:
+            self._take(next(self._paths))
+        return self._ahead.popleft()
 
     def ready(self) -> bool:
-        """Return whether the next path is there without waiting for whoever writes the list."""
-        return self._list is None or self._list.ready()
+        """Return whether the next path, or the end, is there without waiting for whoever writes the list.
 
-    def _read_standard_input(self) -> Iterator[str]:
+        Raises:
+            DataError: see `find_inputs`.
+        """
+        if self._ahead:
+            return True
+        if self._list is not None and not self._list.ready():
+            return False
+        for found in islice(self._paths, 1):
+            self._take(found)
+            if not self._ahead:  # a list begins
+                return self._list is not None and self._list.ready()
+        return True
+
+    def _take(self, found: str | _ListBegins) -> None:
+        if isinstance(found, str):
+            self._ahead.append(found)
+
+    def _read_standard_input(self) -> Iterator[str | _ListBegins]:
         if sys.stdin is None:
             raise DataError("standard input: cannot be read: it is closed")
         return self._read("standard input", sys.stdin.buffer)
 
-    def _read_file(self, path: str) -> Iterator[str]:
+    def _read_file(self, path: str) -> Iterator[str | _ListBegins]:
+        if not Path(path).is_file():
+            yield _ListBegins()  # opening a named pipe waits for whoever writes it
         with _reading(visible(path)), Path(path).open("rb") as file:
             yield from self._read(visible(path), file)
 
-    def _read(self, name: str, file: BinaryIO) -> Iterator[str]:
+    def _read(self, name: str, file: BinaryIO) -> Iterator[str | _ListBegins]:
         self._list = PathList(name, file, self._separator)
+        yield _ListBegins()
         with _reading(name):
             yield from self._list
         self._list = None
@@ -250,7 +276,7 @@ def predict_paths(
         pixel_limit=pixel_limit,
         ready=ready,
     )
-    with closing(batches):  # type: ignore[type-var]
+    with closing(batches):
         for batch in batches:
             probabilities = _probabilities(engine, batch, first, batch_size)
             first += len(batch)
@@ -275,7 +301,13 @@ def _probabilities(
     for row, decoded in zip(rows, batch, strict=True):
         if decoded.pixels is not None:
             pixels[row] = decoded.pixels
-    probabilities = softmax(engine.logits(pixels)[rows])
+    logits = engine.logits(pixels)[rows]
+    if not np.isfinite(logits).all():
+        raise DataError(
+            "the model's logits are not finite: no label is defined; train again with a lower learning rate, or in "
+            "float32"
+        )
+    probabilities = softmax(logits)
     return [None if decoded.pixels is None else row for decoded, row in zip(batch, probabilities, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""What is refused before its pixels are decoded, because the decoder itself would not: see `refuse_before_loading`."""
+"""What is refused before a decoder sees it, because the decoder itself would take minutes or all memory for it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,47 @@ from PIL import ImageFile, TiffImagePlugin
 from wisesr_cli import signatures
 from wisesr_cli.errors import ImageError
 
+SEGMENT_LIMIT = 10_000  # of a JPEG: a depth map takes hundreds; Pillow takes memory and time for each, however empty
 SCAN_LIMIT = 100  # passes over a progressive JPEG: ten are usual, and one of 14 bytes costs as much as a whole one
 SCAN_PIXELS = 2_500_000_000  # what the scans of a very large JPEG may go over together: two to three seconds
 COMMENT_LIMIT = 1000  # in a plain PPM, whose decoder copies a megabyte for each
+
+
+def refuse_before_opening(format_name: str, file: IO[bytes]) -> None:
+    """Raise `ImageError` for what Pillow would take minutes, or all memory, to read the header of."""
+    if format_name == "JPEG":
+        for number, marker in enumerate(signatures.jpeg_markers(file)):
+            if marker == signatures.JPEG_SCAN:
+                return
+            _check_segments(number)
 
 
 def refuse_before_loading(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
     """Raise `ImageError` for what a decoder would take minutes for, or would fill in."""
     position = file.tell()
     if image.format in ("JPEG", "MPO"):
-        allowed = min(SCAN_LIMIT, max(SCAN_LIMIT // 4, SCAN_PIXELS // (image.width * image.height)))
-        if signatures.jpeg_scans(file, at_most=allowed + 1) > allowed:
-            raise ImageError(f"damaged JPEG: more than {allowed} scans")
+        _check_jpeg_scans(image, file)
     if image.format == "PPM" and signatures.plain_comments(file) > COMMENT_LIMIT:
         raise ImageError(f"damaged PPM: more than {COMMENT_LIMIT:,} comments")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff_strips(image, file)
     file.seek(position)
+
+
+def _check_jpeg_scans(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
+    allowed = min(SCAN_LIMIT, max(SCAN_LIMIT // 4, SCAN_PIXELS // (image.width * image.height)))
+    scans = 0
+    for number, marker in enumerate(signatures.jpeg_markers(file)):
+        scans += marker == signatures.JPEG_SCAN
+        if scans > allowed:
+            raise ImageError(f"damaged JPEG: more than {allowed} scans")
+        _check_segments(number)
+
+
+def _check_segments(number: int) -> None:
+    """Refuse a JPEG for its segment `number`, from 0 on."""
+    if number >= SEGMENT_LIMIT:
+        raise ImageError(f"damaged JPEG: more than {SEGMENT_LIMIT:,} segments")
 
 
 def _check_tiff_strips(image: TiffImagePlugin.TiffImageFile, file: IO[bytes]) -> None:

@@ -104,10 +104,13 @@ def _markdown_cell(cell: str) -> str:
 
 def to_csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return CSV text with cells that no spreadsheet takes for a formula."""
+    return "".join(csv_line(row) for row in (header, *rows))
+
+
+def csv_line(row: Sequence[Any]) -> str:
+    """Return one line of CSV with cells that no spreadsheet takes for a formula."""
     output = io.StringIO()
-    writer = csv.writer(output, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([csv_value(cell) for cell in row] for row in rows)
+    csv.writer(output, lineterminator="\n").writerow([csv_value(cell) for cell in row])
     return output.getvalue()
 
 

@@ -10,18 +10,18 @@ import io
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
 from typing import Any, get_args
 
 from wisesr_cli.config import Config, SplitName
 from wisesr_cli.config_reader import load_config
 from wisesr_cli.errors import ConfigError, MachineError, RunError, UsageError
-from wisesr_cli.files import TEMPORARY_PREFIX, make_folder, naming, replacing, write_text
+from wisesr_cli.files import TEMPORARY_PREFIX, make_folder, naming, read_text, remove, replacing, write_text
 from wisesr_cli.results import EpochResult, Metrics
 from wisesr_cli.text import csv_cell, parse_csv_cell, visible
 
@@ -37,7 +37,20 @@ PLOTS = "plots"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 
-_EVALUATION_FILES = (METRICS, "per_class.csv", "confusion_matrix.csv", "predictions.csv", "report.html")
+MOST_TABLE_BYTES = 1 << 30  # splits.csv of ten million images
+MOST_JSON_BYTES = 1 << 26
+
+# In the folder of an evaluation, beside its metrics.
+PER_CLASS = "per_class.csv"
+CONFUSION_MATRIX = "confusion_matrix.csv"
+PREDICTIONS = "predictions.csv"
+EVALUATION_FILES = (METRICS, PER_CLASS, CONFUSION_MATRIX, PREDICTIONS)
+
+# In the folder of plots. Those with a gap, for what was evaluated, come with each evaluation.
+LEARNING_CURVES = "learning_curves.png"
+CONFUSION_PICTURE = "confusion_matrix-{}.png"
+RELIABILITY_PICTURE = "reliability-{}.png"
+EVALUATION_PICTURES = (CONFUSION_PICTURE, RELIABILITY_PICTURE)
 
 _LEFTOVERS = tuple(f"{folder}{TEMPORARY_PREFIX}*" for folder in ("", f"{PLOTS}/", "evaluate-*/"))
 
@@ -45,9 +58,9 @@ _LEFTOVERS = tuple(f"{folder}{TEMPORARY_PREFIX}*" for folder in ("", f"{PLOTS}/"
 # folder is known to be a run, in which another process may take away what a killed one did not come to.
 _OUR_STATES = (f"{STATE}/epoch-{'[0-9]' * 6}*", f"{STATE}/{TEMPORARY_PREFIX}*")
 _OUR_FILES = (
-    *(f"{PLOTS}/{name}.png" for name in ("learning_curves", "confusion_matrix-*", "reliability-*")),
+    *(f"{PLOTS}/{name}" for name in (LEARNING_CURVES, *(name.format("*") for name in EVALUATION_PICTURES))),
     f"{TENSORBOARD}/**/events.out.tfevents.*",
-    *(f"evaluate-*/{name}" for name in _EVALUATION_FILES),
+    *(f"evaluate-*/{name}" for name in (*EVALUATION_FILES, "report.html")),
     *(BEST, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, CLASSES),
 )
 _OUR_FOLDERS = (STATE, PLOTS, f"{TENSORBOARD}/*", TENSORBOARD, "evaluate-*")
@@ -92,8 +105,7 @@ class Run:
 
     @property
     def plots(self) -> Path:
-        """The folder of pictures, made when it is asked for."""
-        make_folder(self.path / PLOTS)
+        """The folder of pictures."""
         return self.path / PLOTS
 
     @property
@@ -155,9 +167,10 @@ class Run:
 
     def check_splits(self, class_names: Sequence[str], rows: Iterable[tuple[str, str, str]]) -> None:
         """Raise a `RunError` when a row of splits.csv is no example of this run."""
+        known = frozenset(class_names)
         for number, (path, label, split) in enumerate(rows, start=2):
             outside = PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
-            if outside or label not in class_names or split not in get_args(SplitName):
+            if outside or label not in known or split not in get_args(SplitName):
                 raise RunError(f"{visible(self.path / SPLITS)}:{number}: damaged: not an example of this run")
 
     def write_history(self, history: Iterable[EpochResult]) -> None:
@@ -238,10 +251,11 @@ def weights_file(source: str) -> Path:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training writes, and whether it goes on with what is there."""
+    """Where a training writes, and whether it goes on with what is there or finds the name free."""
 
     run: Run
     resumed: bool
+    is_new: bool = False
 
 
 def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bool) -> Start:
@@ -257,7 +271,7 @@ def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bo
     if config.name is not None:
         run = Run(parent / config.name)
         if not _taken(run.path):
-            return Start(run, resumed=False)
+            return Start(run, resumed=False, is_new=True)
         if not run.path.is_dir():
             raise UsageError(f"{visible(run.path)} is not a folder; give another --name")
         if not (run.path / CLASSES).is_file() and not (resume and run.state.is_dir()):  # resuming writes them again
@@ -270,7 +284,14 @@ def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bo
     if (resume or overwrite) and (newest := _newest(parent, default_name)) is not None:
         return Start(Run(newest), resumed=resume)
     names = chain((default_name,), (f"{default_name}-{number}" for number in count(2)))
-    return Start(Run(next(parent / name for name in names if not _taken(parent / name))), resumed=False)
+    free = next(parent / name for name in names if not _taken(parent / name))
+    return Start(Run(free), resumed=False, is_new=True)
+
+
+def check_still_new(start: Start) -> None:
+    """Raise a `MachineError` when a run was made where there was none; to be called with its lock held."""
+    if start.is_new and _taken(start.run.path):
+        raise MachineError(f"{visible(start.run.path)}: was made by another wisesr meanwhile; repeat the command")
 
 
 def _newest(parent: Path, default_name: str) -> Path | None:
@@ -303,49 +324,87 @@ def _taken(path: Path) -> bool:
     """Return whether there is more at `path` than what a training killed before its first file left there."""
     if not path.is_dir():
         return path.exists() or path.is_symlink()
-    return any(entry.name != LOCK and not entry.name.startswith(TEMPORARY_PREFIX) for entry in path.iterdir())
+    with suppress(FileNotFoundError):  # taken away by another process meanwhile
+        return any(entry.name != LOCK and not entry.name.startswith(TEMPORARY_PREFIX) for entry in path.iterdir())
+    return False
 
 
 def prepare_folder(run: Run, *, overwrite: bool) -> None:
     """Make the run directory; with `overwrite`, take away what an earlier run wrote there, and nothing else."""
     make_folder(run.path)
-    if overwrite:
-        for pattern in (*_OUR_STATES, *_OUR_FILES):
-            for path in sorted(run.path.glob(pattern)):
-                _remove(path)
-        for folder in sorted((path for pattern in _OUR_FOLDERS for path in run.path.glob(pattern)), reverse=True):
-            _remove_if_empty(folder)
-    for leftover in (path for pattern in _LEFTOVERS for path in run.path.glob(pattern)):
-        _remove(leftover)
+    with naming(run.path):
+        if overwrite:
+            for pattern in (*_OUR_STATES, *_OUR_FILES):
+                for path in sorted(run.path.glob(pattern)):
+                    _remove(path)
+            for folder in sorted((path for pattern in _OUR_FOLDERS for path in run.path.glob(pattern)), reverse=True):
+                _remove_if_empty(folder)
+        for leftover in (path for pattern in _LEFTOVERS for path in run.path.glob(pattern)):
+            _remove(leftover)
 
 
 def check_kinds(run: Run) -> None:
     """Raise a `RunError` when a folder lies where a file of the run should be, or a file in place of a folder."""
-    for path in (path for pattern in (*_OUR_FILES, LOCK) for path in sorted(run.path.glob(pattern))):
-        if path.is_dir():
-            raise RunError(f"{visible(path)}: is a folder; a run has a file there: take it away")
-    for folder in (run.state, run.path / PLOTS, run.tensorboard):
+    _check_kinds(
+        files=(path for pattern in (*_OUR_FILES, LOCK) for path in sorted(run.path.glob(pattern))),
+        folders=(run.state, run.plots, run.tensorboard),
+    )
+
+
+def _check_kinds(*, files: Iterable[Path], folders: Iterable[Path]) -> None:
+    for folder in folders:
+        if folder.is_symlink():
+            raise RunError(f"{visible(folder)}: is a link; nothing is written through it: take it away")
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{visible(folder)}: is a file; a run has a folder there: take it away")
+    for path in files:
+        if path.is_dir():
+            raise RunError(f"{visible(path)}: is a folder; a run has a file there: take it away")
+
+
+@contextmanager
+def evaluation_folder(run: Run, name: str) -> Iterator[Path]:
+    """Give the folder for an evaluation, having made sure that everything can be written there and into the plots.
+
+    A folder that was made here and is empty when the block fails is taken away.
+
+    Raises:
+        RunError: a file lies where a folder should be, or a folder in place of a file.
+        MachineError: nobody may write there.
+    """
+    folder, plots = run.evaluation_dir(name), run.plots
+    pictures = [plots / picture.format(name) for picture in EVALUATION_PICTURES]
+    with naming(folder):
+        _check_kinds(files=[*(folder / file for file in EVALUATION_FILES), *pictures], folders=(folder, plots))
+        made = [path for path in (folder, plots) if not path.exists()]
+    try:
+        for path in (folder, plots):
+            make_folder(path)
+            with naming(path), TemporaryFile(prefix=TEMPORARY_PREFIX, dir=path):
+                pass  # it can be written
+        yield folder
+    except BaseException:
+        for path in made:
+            _remove_if_empty(path)
+        raise
 
 
 @contextmanager
 def forget_if_empty(run: Run) -> Iterator[None]:
-    """Take the run directory away when the block fails before anything was written into it."""
+    """Take the run directory away when the block, which holds its lock, fails before anything was written into it."""
     try:
         yield
     except BaseException:
         if not _taken(run.path):
-            run.lock.unlink(missing_ok=True)
+            with suppress(OSError):  # what the block failed for is what counts
+                run.lock.unlink()
             _remove_if_empty(run.path)
         raise
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    with naming(path):
+        remove(path)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -379,8 +438,8 @@ def read_rows(path: Path, columns: int) -> list[list[str]]:
         RunError: the file is missing, or a row has another number of columns.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, MOST_TABLE_BYTES)
+    except (OSError, ValueError) as error:
         raise RunError(f"{visible(path)}: cannot be read: {visible(error)}") from None
     try:
         rows = [[parse_csv_cell(cell) for cell in row] for row in csv.reader(io.StringIO(text))][1:]
@@ -394,6 +453,6 @@ def read_rows(path: Path, columns: int) -> list[list[str]]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path, MOST_JSON_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{visible(path)}: cannot be read: {visible(error)}") from None

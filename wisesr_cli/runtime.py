@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,22 +62,44 @@ def start(device: DeviceChoice = "auto", *, precision: str = "float32") -> Devic
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if device == "cpu" and backend == "jax":
         os.environ["JAX_PLATFORMS"] = "cpu"
-    try:
-        with _quiet_start():
-            framework = importlib.import_module(backend)
-            keras = importlib.import_module("keras")
-    except ModuleNotFoundError as error:
-        raise MachineError(f"{error.name} is not installed; install it with: pip install {error.name}") from None
-    except (ValueError, TypeError, AttributeError, AssertionError) as error:  # Keras' own, from its settings
-        reason = visible(" ".join(str(error).split()) or "a setting that it does not know")
-        where = "~/.keras/keras.json, or the variables that begin with KERAS_"
-        raise MachineError(f"Keras cannot start: {reason}; mend or remove its settings: {where}") from error
+    framework, keras = _load(backend), _load("keras")
     _ignore_user_settings(keras)
     found = _tensorflow_device(framework, device) if backend == "tensorflow" else _jax_device(framework, device)
     keras.config.set_dtype_policy(precision)
     if precision == "float32":
         _full_float32(framework, backend)
     return found
+
+
+def _load(package: str) -> Any:
+    """Import a package.
+
+    Raises:
+        MachineError: it, or what it needs, is not installed or cannot be loaded, or refuses the settings of Keras.
+    """
+    try:
+        with _quiet_start():
+            return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise MachineError(f"{error.name} is not installed; install it with: pip install {error.name}") from None
+    except ImportError as error:
+        reason = visible(" ".join(str(error).split()))
+        raise MachineError(f"{package} cannot be loaded: {reason}; install it anew") from error
+    except (ValueError, TypeError, AttributeError, AssertionError) as error:
+        if not _is_about_settings(error):
+            raise
+        reason = visible(" ".join(str(error).split()) or "a setting that it does not know")
+        where = "~/.keras/keras.json, or the variables that begin with KERAS_"
+        raise MachineError(f"Keras cannot start: {reason}; mend or remove its settings: {where}") from error
+
+
+def _is_about_settings(error: BaseException) -> bool:
+    """Return whether Keras raised an error of importing it: it does so where it reads its settings.
+
+    TensorFlow holds a Keras of its own, which reads the same settings; an error elsewhere in TensorFlow is a bug.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and "keras" in str(frames[-1].f_globals.get("__name__")).split(".")
 
 
 @contextmanager

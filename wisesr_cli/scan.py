@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +56,14 @@ def scan_files(
         read = map_in_order(
             lambda chunk: [_read_fact(f"{root}/{paths[i]}", pixel_limit) for i in chunk], chunks, workers=_WORKERS
         )
-        for chunk, found in zip(chunks, read, strict=True):
-            for position, fact in zip(chunk, found, strict=True):
-                if isinstance(fact, str):
-                    unreadable[position] = fact
-                else:
-                    facts[_READ_FIELDS][position] = fact
-            progress.advance(len(chunk))
+        with closing(read):
+            for chunk, found in zip(chunks, read, strict=True):
+                for position, fact in zip(chunk, found, strict=True):
+                    if isinstance(fact, str):
+                        unreadable[position] = fact
+                    else:
+                        facts[_READ_FIELDS][position] = fact
+                progress.advance(len(chunk))
     if len(unreadable) < len(unknown):
         _remember(memory, paths, facts, unreadable)
     return facts, {**unreadable, **too_large}

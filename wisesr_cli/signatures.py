@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO
 
 PREFIX_BYTES = 512
+JPEG_SCAN = b"\xda"  # the marker of a pass over the picture
 
 
 def format_of(prefix: bytes) -> str | None:
@@ -69,27 +70,26 @@ def png_ends_early(file: IO[bytes], size: int) -> bool:
     return True
 
 
-def jpeg_scans(file: IO[bytes], *, at_most: int) -> int:
-    """Return how many scans a JPEG has, counted up to `at_most`.
+def jpeg_markers(file: IO[bytes]) -> Iterator[bytes]:
+    """Give the markers of a JPEG that have a segment behind them, a block of the file in memory at a time.
 
-    The bytes that begin a scan are looked for anywhere first: few files have so many that a closer look is needed,
-    which passes over what lies in segments and behind the end (a film, in the photos of some phones).
+    What lies in segments and behind the end (a film, in the photos of some phones) is passed over.
     """
-    file.seek(0)
-    anywhere = 0
-    while block := file.read(_BLOCK_BYTES):
-        anywhere += block.count(b"\xff\xda")
-    return anywhere if anywhere < at_most else _jpeg_scans_in_order(file, at_most)
-
-
-def _jpeg_scans_in_order(file: IO[bytes], at_most: int) -> int:
-    file.seek(0)
-    data = file.read()
-    position, scans = 2, 0
-    while scans < at_most and (marker := _JPEG_MARKER.search(data, position)) and marker[1] != b"\xd9":
-        scans += marker[1] == b"\xda"
-        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
-    return scans
+    start, block = 0, b""  # where in the file the block begins
+    position = 2  # in the file; nothing before it is looked at any more
+    while True:
+        marker = _JPEG_MARKER.search(block, max(0, position - start))
+        if marker is None:
+            start = max(position, start + len(block) - _JPEG_MARKER_BYTES + 1)  # the block may end within a marker
+            file.seek(start)
+            block = file.read(_JPEG_BLOCK_BYTES)
+            if len(block) < _JPEG_MARKER_BYTES:
+                return
+        elif marker[1] is None:
+            return
+        else:
+            yield marker[1]
+            position = start + marker.start(2) + int.from_bytes(marker[2])
 
 
 def plain_comments(file: IO[bytes]) -> int:
@@ -175,7 +175,10 @@ _OTHERS = re.compile(
 
 _BLOCK_BYTES = 1 << 20
 _SHORT_PPM = 12  # bytes, to a first pixel: P6, three numbers
-_JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")  # those with a segment behind them, and the end
+# The end, or a marker that has a segment behind it, which begins with its length.
+_JPEG_MARKER = re.compile(rb"\xff(?:\xd9|([\xc0-\xcf\xda-\xfe])(..))", re.DOTALL)
+_JPEG_MARKER_BYTES = 4
+_JPEG_BLOCK_BYTES = 1 << 16  # little, as of most files only the header is looked at
 
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 

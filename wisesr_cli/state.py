@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.errors import RunError
-from wisesr_cli.files import TEMPORARY_PREFIX, flush_to_disk, make_folder, naming, sha256
+from wisesr_cli.files import TEMPORARY_PREFIX, flush_to_disk, make_folder, naming, read_text, remove, sha256
 from wisesr_cli.text import visible
 
 MANIFEST = "manifest.json"
@@ -82,7 +82,7 @@ def _take_away_all_but(newest: Path) -> None:
     folder = newest.parent
     for other in (*_states(folder), *folder.glob(f"{TEMPORARY_PREFIX}epoch-*")):
         if other != newest:
-            shutil.rmtree(other)
+            remove(other)
 
 
 def _write_manifest(folder: Path) -> None:
@@ -193,9 +193,7 @@ def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MAX_JSON_BYTES or not path.is_file():
-            raise ValueError("not a file, or too large")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text(path, MAX_JSON_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{visible(path)}: damaged or missing: {visible(error)}; start anew with --overwrite") from None
     if not isinstance(value, dict):

@@ -173,13 +173,18 @@ def without_images_message(lacking: Sequence[str]) -> str:
     return f"{text.counted(len(lacking), 'class', 'classes')} without a readable image: {text.joined(lacking[:5])}"
 
 
+def nested_message(count: int) -> str:
+    """Return `3 images in folders below a class folder: merged into the class`."""
+    return f"{text.counted(count, 'image')} in folders below a class folder: merged into the class"
+
+
 def tell(found: Survey, listener: Listener) -> tuple[str, ...]:
     """Tell what was passed over and what is odd; return it as notes."""
     notes = list(found.layout.notes)
     if found.ignored:
         notes.append(folders.ignored_message(found.ignored))
     if found.nested:
-        notes.append(f"{text.counted(found.nested, 'image')} in folders below a class folder: merged into the class")
+        notes.append(nested_message(found.nested))
     if misnamed := found.misnamed():
         notes.append(misnamed_message(len(misnamed), misnamed))
     for note in notes:

@@ -1,4 +1,4 @@
-"""A memory of the files that were decoded to their end, so that nobody has to try them again before training.
+"""Which files decode to their end: tried once, and remembered, so that nobody has to try them again before training.
 
 One 64-bit hash per file, over its absolute path, size and modification time, and over the pixel limit that it was
 decoded under. A file that changed has another hash.
@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli import caches
+from wisesr_cli.errors import ImageError
 from wisesr_cli.images import DECODER_VERSION, PIXEL_LIMIT
+from wisesr_cli.parallel import map_in_order
+from wisesr_cli.results import Listener
 
 MOST_FILES = 5_000_000  # 40 MB; beyond that, the memory starts anew
 
@@ -39,6 +43,42 @@ def remember_verified(keys: Keys) -> None:
     together = np.union1d(known, keys) if len(known) + len(keys) <= MOST_FILES else np.unique(keys)
     if len(together) > len(known) or len(known) + len(keys) > MOST_FILES:
         caches.save_arrays(_path(), {"keys": together})
+
+
+def find_unreadable(
+    decode: Callable[[int], object],
+    positions: Sequence[int],
+    keys: Keys,
+    *,
+    label: str,
+    listener: Listener,
+    workers: int | None = None,
+) -> dict[int, str]:
+    """Return position -> reason for the files that `decode` raises an `ImageError` for; remember the others.
+
+    `keys` are those of all files, `label` names the progress. `decode` runs in threads, none of which is left when this
+    returns or raises.
+    """
+
+    def reason_of(position: int) -> str | None:
+        try:
+            decode(position)
+        except ImageError as error:
+            return str(error)
+        return None
+
+    reasons: dict[int, str] = {}
+    with (
+        listener.progress(label, len(positions)) as progress,
+        closing(map_in_order(reason_of, positions, workers=workers)) as answers,
+    ):
+        for position, reason in zip(positions, answers, strict=True):
+            if reason is not None:
+                reasons[position] = reason
+            progress.advance()
+    sound = np.array([position for position in positions if position not in reasons], np.intp)
+    remember_verified(keys[sound][keys[sound] != 0])
+    return reasons
 
 
 def _file_key(path: str, pixel_limit: int) -> int:

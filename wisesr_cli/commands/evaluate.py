@@ -40,6 +40,7 @@ def evaluate(
     from wisesr_cli import api
     from wisesr_cli.gates import check_gates, parse_gate
     from wisesr_cli.report import LONG_TABLE, TerminalListener, show_result
+    from wisesr_cli.runs import EVALUATION_FILES, EVALUATION_PICTURES, PLOTS
     from wisesr_cli.tables import evaluation_grids, metrics_rows
 
     gates = [parse_gate(gate) for gate in fail_under or ()]
@@ -65,7 +66,8 @@ def evaluate(
     )
     if result.unreadable:
         listener.warn(f"{result.unreadable:,} images could not be read and count nowhere")
-    listener.note(f"written to {result.output_dir}: metrics.json, per_class.csv, confusion_matrix.csv, predictions.csv")
-    listener.note(f"pictures beside it, in plots: confusion_matrix-{result.split}.png, reliability-{result.split}.png")
+    pictures = (name.format(result.split) for name in EVALUATION_PICTURES)
+    listener.note(f"written to {result.output_dir}: {', '.join(EVALUATION_FILES)}")
+    listener.note(f"pictures beside it, in {PLOTS}: {', '.join(pictures)}")
     sys.stdout.flush()
     check_gates(result.metrics, gates)

@@ -69,7 +69,7 @@ def predict(
     tally = label(request, chosen=output, file=output_file, overwrite=overwrite, resume=resume, listener=listener)
     code = tally.exit_code(strict=strict)
     if tally.unreadable:
-        listener.warn(f"{tally.unreadable:,} of {counted(tally.records, 'image')} could not be read")
+        listener.warn(tally.complaint)
     elif output_file is not None and tally.records:
         listener.note(f"{counted(tally.records, 'image')} labelled: {visible(output_file)}")
     raise typer.Exit(code)
