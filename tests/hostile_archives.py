@@ -268,6 +268,8 @@ CONFIGS: dict[str, Callable[[dict[str, Any]], None]] = {
         layer for layer in config["config"]["layers"] if layer["class_name"] == "PositionWeightedPooling2D"
     )["config"].update(grid_size=[40_000, 40_000]),
     "a slow initializer": _numbers("kernel_initializer", "orthogonal"),
+    "an activation of another kind": _numbers("activation", "glu"),
+    "an activation that is none": _numbers("activation", "get"),
     "a name with a line feed": _numbers("name", "a\nb\x1b[31m"),
     "a name with a space": _numbers("name", "a b"),
     "an input of text": lambda config: config["config"]["layers"][0]["config"].update(dtype="string"),

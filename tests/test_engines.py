@@ -63,3 +63,16 @@ def test_too_little_memory_for_a_batch_is_a_memory_error(trained: Trained, monke
     monkeypatch.setattr(keras.Model, "predict_on_batch", refuse)
     with pytest.raises(MemoryError, match="a smaller --batch-size may help"):
         engine.logits(np.zeros((1, *engine.info.image_size, 3), np.uint8))
+
+
+def test_a_model_that_loads_but_cannot_run_is_an_error_of_its_file(
+    trained: Trained, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(model: keras.Model, pixels: object) -> None:
+        raise ValueError("shapes\n do not fit\x1b[31m")
+
+    monkeypatch.setattr(keras.Model, "predict_on_batch", refuse)
+    for command in (("predict", trained.run, trained.photos / "test"), ("evaluate", trained.run)):
+        answer = wisesr(*command)
+        assert answer.code == 4
+        assert answer.error.endswith("best.keras: the model cannot be run: shapes do not fit\\x1b[31m")

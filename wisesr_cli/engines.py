@@ -41,7 +41,7 @@ class KerasEngine:
     def __init__(self, path: Path, precision: str = "float32") -> None:
         from wisesr_cli.loading import load_model
 
-        self.info = read_model_info(path)
+        self.path, self.info = path, read_model_info(path)
         self.model: Any = load_model(path, runs=True)
         expected = (None, *self.info.image_size, 3), (None, len(self.info.class_names))
         found = getattr(self.model, "input_shape", None), getattr(self.model, "output_shape", None)
@@ -51,8 +51,19 @@ class KerasEngine:
             self.model = _in_precision(self.model, precision)
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 (batch, classes) for uint8 pixels (batch, height, width, 3)."""
-        return numpy_logits(self.model, pixels)
+        """Return float32 (batch, classes) for uint8 pixels (batch, height, width, 3).
+
+        Raises:
+            RunError: the model cannot compute them, though it could be loaded.
+            MemoryError: the batch does not fit.
+        """
+        try:
+            return numpy_logits(self.model, pixels)
+        except MemoryError:
+            raise
+        except Exception as error:  # backends raise whatever they like
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(f"{visible(self.path)}: the model cannot be run: {visible(reason)}") from error
 
 
 def _in_precision(model: Any, precision: str) -> Any:

@@ -34,6 +34,29 @@ MOST: dict[str, int] = {
 }
 _ANY_NUMBER = frozenset({"seed", "shared_object_id"})
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")  # TensorFlow takes no others
+# Those of Keras that keep the shape, and need nothing but their input.
+_ACTIVATIONS = frozenset(
+    [
+        "elu",
+        "gelu",
+        "hard_sigmoid",
+        "hard_silu",
+        "hard_swish",
+        "leaky_relu",
+        "linear",
+        "mish",
+        "relu",
+        "relu6",
+        "selu",
+        "sigmoid",
+        "silu",
+        "softmax",
+        "softplus",
+        "softsign",
+        "swish",
+        "tanh",
+    ]
+)
 _INPUT_TYPES = ("float32", "float16", "bfloat16", "uint8")
 
 
@@ -90,6 +113,8 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
         raise UnsafeFileError("its input holds no plain numbers")
     if name == "Normalization" and isinstance(options.get("axis"), list) and len(options["axis"]) > 1:
         raise UnsafeFileError("a Normalization in it has more than one axis")
+    if isinstance(options.get("activation"), str) and options["activation"] not in _ACTIVATIONS:
+        raise UnsafeFileError(f"it has the activation '{options['activation'][:80]}', which is in no model of wisesr")
     for key, option in options.items():
         if key.endswith("_initializer") and isinstance(option, str):
             raise UnsafeFileError(f"'{key[:80]}' in it is not as Keras writes it")
