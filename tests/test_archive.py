@@ -293,3 +293,22 @@ def test_a_weight_that_keras_leaves_out_in_silence_is_an_error(
     assert answer.code == 4
     assert "Keras left 1 of its weights out, one of the shape (1, 1, 48, 64)" in answer.error
     seen(f"a weight that was not loaded: exit {answer.code}")
+
+
+@pytest.mark.reliability(36)
+@pytest.mark.parametrize("suffix", ["weights.h5", "keras"])
+def test_a_file_of_holes_is_refused_whatever_size_it_claims(tmp_path: Path, members: Members, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(pack(tmp_path / "whole", members).read_bytes() if suffix == "keras" else members[WEIGHTS])
+    with path.open("r+b") as file:
+        file.truncate(12 << 30)
+    with pytest.raises(RunError, match=rf"x\.{suffix}: (refused: most of its 12,884,901,888 bytes are holes|damaged)"):
+        check_weights_file(path)
+
+
+def test_a_large_file_of_numbers_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.weights.h5"
+    with h5py.File(path, "w") as root:
+        root["vars/0"] = np.random.default_rng(0).standard_normal((4096, 5120), "float32")
+    assert path.stat().st_size > 1 << 26
+    check_weights_file(path)

@@ -6,8 +6,10 @@ Nothing of it is needed for weights, so nothing of it is accepted. `isolation` r
 
 from __future__ import annotations
 
+import errno
 import io
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ import numpy.typing as npt
 
 MOST_OBJECTS = 100_000  # groups and tables; the largest backbone has some 3,000
 MOST_ATTRIBUTE_BYTES = 1 << 20  # the older format lists the names of all layers in one
+LARGE_BYTES = 1 << 26
 MOST_PATH = 1000  # characters; real ones have 100
 
 
@@ -45,6 +48,7 @@ class UnsafeFileError(ValueError):
 def report(file: IO[bytes], member: str) -> dict[str, Any]:
     """Return what `check_weights` says of a file, or of a member of an archive, in plain values."""
     try:
+        _check_holes(file)
         if member:
             with zipfile.ZipFile(file) as archive:
                 content = archive.read(member)
@@ -54,6 +58,23 @@ def report(file: IO[bytes], member: str) -> dict[str, Any]:
     except (UnsafeFileError, zipfile.BadZipFile, zlib.error, EOFError, MemoryError, NotImplementedError) as error:
         return {"refused": str(error) or type(error).__name__}
     return {"tables": {name: (table.shape, table.checksum) for name, table in tables.items()}}
+
+
+def _check_holes(file: IO[bytes]) -> None:
+    """Refuse a large file that takes little room on the disk: its size would be the measure of what it may take."""
+    size = file.seek(0, os.SEEK_END)
+    data = position = 0
+    try:
+        while size > LARGE_BYTES and position < size:
+            start = os.lseek(file.fileno(), position, os.SEEK_DATA)
+            position = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            data += position - start
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # a system that does not say; else nothing but a hole is behind this
+            data = size
+    if size > LARGE_BYTES and 2 * data < size:
+        raise UnsafeFileError(f"most of its {size:,} bytes are holes")
+    file.seek(0)
 
 
 def check_weights(file: IO[bytes]) -> dict[str, Table]:
