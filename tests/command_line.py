@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -96,6 +97,11 @@ class Trained:
 
     run: Path
     photos: Path
+
+    def copy_to(self, folder: Path) -> Path:
+        """Copy the run as training left it, without what other tests evaluated since."""
+        others = shutil.ignore_patterns("evaluate-*", "confusion_matrix-*", "reliability-*", ".lock")
+        return Path(shutil.copytree(self.run, folder, ignore=others))
 
 
 def train_small(folder: Path) -> Trained:

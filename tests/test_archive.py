@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -94,7 +93,7 @@ def test_a_class_that_is_not_on_the_list_is_refused_wherever_it_stands(
 def test_every_command_refuses_a_model_with_a_foreign_class_before_keras_loads_it(
     tmp_path: Path, trained: Trained, members: Members, wisesr: CommandLine, seen: Callable[[str], None], name: str
 ) -> None:
-    run = shutil.copytree(trained.run, tmp_path / "run")
+    run = trained.copy_to(tmp_path / "run")
     with_config(run / "best.keras", members, lambda config: put_layer(config, FOREIGN_OBJECTS[name]))
     photos = trained.photos
     for command in (
@@ -120,7 +119,7 @@ def test_a_lambda_that_would_write_a_file_never_runs(
     function = eval(source)
     model = keras.Model(pixels, keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.Lambda(function)(pixels))))
     trace.unlink(missing_ok=True)  # building it ran it
-    run = shutil.copytree(trained.run, tmp_path / "run")
+    run = trained.copy_to(tmp_path / "run")
     record = members_of(run / "best.keras")["wisesr.json"]
     config = model.get_config()
     bare = keras.src.utils.python_utils.func_dump(function)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import keras
@@ -41,7 +40,7 @@ def test_every_kind_of_layer_and_operation_runs_in_another_precision(
 def test_a_model_whose_weights_are_no_numbers_labels_nothing(
     chosen: str, tmp_path: Path, trained: Trained, wisesr: CommandLine
 ) -> None:
-    run = shutil.copytree(trained.run, tmp_path / "run")
+    run = trained.copy_to(tmp_path / "run")
     info, model = read_model_info(run / "best.keras"), load_model(run / "best.keras")
     model.set_weights([np.full(weight.shape, np.nan, "float32") for weight in model.weights])
     model.save(run / "best.keras")

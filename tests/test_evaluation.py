@@ -17,7 +17,7 @@ from PIL import Image
 @pytest.fixture
 def run(trained: Trained, tmp_path: Path) -> Path:
     """Give a copy of the run that a test may write into."""
-    return Path(shutil.copytree(trained.run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluate-*", ".lock")))
+    return trained.copy_to(tmp_path / "run")
 
 
 @pytest.fixture

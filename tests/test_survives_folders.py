@@ -42,7 +42,7 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(trained: Trained, tmp_path: Path) -> Path:
     """Give a copy of a finished run, which tests may write into."""
-    return Path(shutil.copytree(trained.run, tmp_path / "runs" / "tiny"))
+    return trained.copy_to(tmp_path / "runs" / "tiny")
 
 
 @pytest.fixture

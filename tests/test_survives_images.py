@@ -310,7 +310,7 @@ def test_turned_images_are_predicted_as_the_upright_ones(
 def test_turned_images_are_judged_as_the_upright_ones(
     wisesr: CommandLine, trained: Trained, turned_and_upright: tuple[Path, Path], tmp_path: Path, seen: Seen
 ) -> None:
-    run = shutil.copytree(trained.run, tmp_path / "run")
+    run = trained.copy_to(tmp_path / "run")
     answers = [wisesr("evaluate", run, "--data", folder, "--format", "json") for folder in turned_and_upright]
     assert [answer.code for answer in answers] == [0, 0]
     assert answers[0].data == answers[1].data
@@ -471,7 +471,7 @@ IGNORED = "7 files ignored: 6 .txt, 1 .cr2"
 def test_films_wrong_suffixes_and_other_files_are_counted_once(
     command: str, wisesr: CommandLine, trained: Trained, odd_photos: Path, tmp_path: Path, seen: Seen
 ) -> None:
-    run = shutil.copytree(trained.run, tmp_path / "run")
+    run = trained.copy_to(tmp_path / "run")
     lines: dict[str, tuple[object, ...]] = {
         "train": ("train", odd_photos, *QUICK, "--epochs", 1, "-o", "runs"),
         "evaluate": ("evaluate", run, "--data", odd_photos),

@@ -342,8 +342,7 @@ def test_results_on_a_folder_stay_in_the_run_whatever_it_is_called(
     monkeypatch: pytest.MonkeyPatch,
     seen: Seen,
 ) -> None:
-    others = shutil.ignore_patterns("evaluate-*")  # what other tests wrote there
-    run = Path(shutil.copytree(trained.run, tmp_path / "runs" / "tiny", ignore=others))
+    run = trained.copy_to(tmp_path / "runs" / "tiny")
     photos = make_photos(tmp_path / "folder" / name, 2, first_seed=900)
     monkeypatch.chdir(photos / here)
     elsewhere, before = below(tmp_path / "folder"), set(run.iterdir())

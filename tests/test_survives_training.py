@@ -41,7 +41,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def two_epochs(trained: Trained, tmp_path: Path) -> Path:
     """A copy of the finished run `tiny`."""
-    return Path(shutil.copytree(trained.run, tmp_path / "runs" / "tiny"))
+    return trained.copy_to(tmp_path / "runs" / "tiny")
 
 
 def line(photos: Path, runs: Path, *more: object, epochs: int = 2, name: str = "tiny") -> list[object]:
@@ -623,7 +623,7 @@ def test_every_damaged_file_of_a_run_is_named_or_not_needed(
             continue
         for command in ("train --resume", "evaluate", "predict"):
             shutil.rmtree(tmp_path / "runs", ignore_errors=True)
-            run = Path(shutil.copytree(trained.run, tmp_path / "runs" / "tiny"))
+            run = trained.copy_to(tmp_path / "runs" / "tiny")
             damage(run / name, how)
             if command == "train --resume":
                 answer = wisesr(*resumed(trained, run))
