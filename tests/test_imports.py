@@ -32,7 +32,7 @@ LAYERS = (
         "index",
         "plots",
     },
-    {"archive", "harbour", "pillow_setup", "refusals", "resizing"},
+    {"archive", "harbour", "opening", "ordinary", "pillow_setup", "refusals", "resizing", "upright"},
     {"gates", "heads", "backbones", "schedules", "images", "journal", "tables", "splits", "state"},
     {"config", "folders", "model_file", "verified", "duplicates", "scan", "display", "output"},
     {"config_errors", "pixel_cache", "oddities", "survey", "resume"},

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import gc
 import threading
+import time
+import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wisesr_cli.parallel import map_in_batches
+from wisesr_cli.parallel import for_each, map_in_batches
 
 
 def square(number: int) -> int:
@@ -69,3 +73,50 @@ def test_an_exception_passes_through_and_stops_the_threads(where: str) -> None:
     with pytest.raises(ZeroDivisionError):
         list(map_in_batches(lambda number: 6 // number if where == "function" else number, items(), batch_size=2))
     assert threading.active_count() == before
+
+
+@given(st.integers(0, 40), st.integers(1, 3))
+def test_each_item_is_worked_on_once_and_counted(count: int, workers: int) -> None:
+    seen: list[int] = []
+    told: list[int] = []
+    for_each(seen.append, range(count), workers=workers, finished=told.append)
+    assert sorted(seen) == list(range(count))
+    assert sum(told) == count
+
+
+def test_an_exception_keeps_nothing_alive_that_the_function_holds() -> None:
+    class Held:
+        def fail(self, _: int) -> None:
+            raise ZeroDivisionError
+
+    held = Held()
+    reference = weakref.ref(held)
+    gc.disable()
+    try:
+        with suppress(ZeroDivisionError):
+            for_each(held.fail, range(3), workers=2, finished=lambda _: None)
+        del held
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("where", ["function", "finished"])
+def test_an_exception_ends_the_work_on_items_not_begun(where: str) -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.001)
+        if where == "function" and number == 5:
+            raise ZeroDivisionError
+
+    def finished(count: int) -> None:
+        if where == "finished":
+            raise ZeroDivisionError
+
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError):
+        for_each(work, range(10_000), workers=2, finished=finished)
+    assert threading.active_count() == before
+    assert len(begun) < 10_000

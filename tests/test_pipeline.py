@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import pytest
 from image_folders import Heard, make_image
 
 from wisesr_cli import pipeline, pixel_cache
-from wisesr_cli.errors import DataError
+from wisesr_cli.errors import DataError, MachineError
 from wisesr_cli.images import decode_image
 from wisesr_cli.pipeline import DecodedImages, decode_in_order, epoch_order, open_pixels
 from wisesr_cli.results import Silent
@@ -116,6 +118,21 @@ def test_a_file_damaged_or_gone_later_is_named(paths: list[str]) -> None:
     assert len(pixels.batch(np.array([6]))) == 1
 
 
+def test_a_batch_that_failed_keeps_no_pixels_alive(paths: list[str]) -> None:
+    pixels = opened(paths, "none")
+    reference = weakref.ref(pixels)
+    Path(paths[7]).unlink()
+    gc.disable()  # threads and an open cache do not wait for it
+    try:
+        with suppress(DataError):
+            pixels.batch(np.array([7]))
+        pixels.close()
+        del pixels
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
 def test_reading_reports_every_image_once(paths: list[str]) -> None:
     heard = Heard()
     opened(paths, "memory", heard)
@@ -153,6 +170,34 @@ def test_a_cut_disk_cache_is_written_anew(paths: list[str], caches_of_this_test:
     (file,) = caches_of_this_test.glob("pixels/*")
     file.write_bytes(file.read_bytes()[:-5])
     assert np.array_equal(opened(paths, "disk").batch(np.arange(23)), decoded(paths))
+
+
+def test_a_disk_cache_cut_short_while_it_is_used_is_an_error_and_no_crash(
+    paths: list[str], caches_of_this_test: Path
+) -> None:
+    pixels = opened(paths, "disk")
+    (file,) = caches_of_this_test.glob("pixels/*")
+    os.truncate(file, 23 + 5 * SIZE[0] * SIZE[1] * 3)
+    assert np.array_equal(pixels.batch(np.arange(5)), decoded(paths[:5]))
+    with pytest.raises(MachineError, match=r"\.pixels: .*cut short; remove the file, or set data.cache: none"):
+        pixels.batch(np.array([5]))
+
+
+def test_a_disk_cache_is_not_closed_while_it_is_read(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = opened(paths, "disk")
+    expected = decoded(paths)
+    preadv = os.preadv
+
+    def closing(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        pixels.close()
+        with Path(paths[0]).open("rb") as other:
+            assert other.fileno() != descriptor
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", closing)
+    assert np.array_equal(pixels.batch(np.arange(23)), expected)
+    with pytest.raises(ValueError, match="closed"):
+        pixels.batch(np.arange(23))
 
 
 @pytest.mark.parametrize("call", ["posix_fallocate", "pwrite"])
@@ -280,7 +325,9 @@ def test_a_writer_is_not_closed_while_it_writes(tmp_path: Path, monkeypatch: pyt
     assert failures == []
     found = pixel_cache.open_cache(tmp_path / "a.pixels", (1, *SIZE, 3))
     assert found is not None
-    assert found.rows.all()
+    rows = np.zeros((1, *SIZE, 3), np.uint8)
+    found.read(np.array([0]), rows)
+    assert rows.all()
     found.close()
 
 

@@ -10,15 +10,12 @@ are tried, none of which starts another program. To add one, add its row there a
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,17 +23,20 @@ import numpy.typing as npt
 # Loading these registers their decoders; left to Pillow, the first TIFF or WebP would load every decoder there is.
 from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
-from wisesr_cli import signatures
+from wisesr_cli import ordinary, signatures
 from wisesr_cli.color import BACKGROUND, is_deep, to_rgb
 from wisesr_cli.errors import ImageError
+from wisesr_cli.opening import PREFIX_BYTES, Source, open_descriptor, open_regular, read_whole
 from wisesr_cli.pillow_setup import prepare_pillow
 from wisesr_cli.refusals import refuse_before_loading, refuse_before_opening
 from wisesr_cli.resizing import RESIZERS, Box
+from wisesr_cli.upright import orientation_of, turn, turned_box
 
 __all__ = [
     "BACKGROUND",
     "DECODER_VERSION",
     "PIXEL_LIMIT",
+    "PREFIX_BYTES",
     "RESIZERS",
     "SUFFIXES",
     "SUPPORTED",
@@ -45,6 +45,8 @@ __all__ = [
     "Resize",
     "decode_image",
     "decode_with_header",
+    "header_of_prefix",
+    "open_descriptor",
     "open_regular",
     "read_header",
     "size_reason",
@@ -52,7 +54,6 @@ __all__ = [
 
 Pixels = npt.NDArray[np.uint8]
 Resize = Literal["squash", "crop", "pad"]
-Source = str | os.PathLike[str] | bytes | IO[bytes]
 
 PIXEL_LIMIT = 100_000_000  # a 100-megapixel camera; one image then takes 0.4 to 1.6 GB while it is decoded
 SIDE_LIMIT = 1_000_000  # Pillow takes memory and time for every line, however short
@@ -61,8 +62,7 @@ FILE_LIMIT = 1 << 30  # bytes; WebP is read as a whole, and the markers of a JPE
 DECODER_VERSION = 1  # to be raised when the same file would give other pixels: caches depend on it
 
 
-@dataclass(frozen=True)
-class ImageHeader:
+class ImageHeader(NamedTuple):
     """What a file says about its image before it is decoded."""
 
     format: str
@@ -94,7 +94,12 @@ def decode_image(
     `squash` distorts, `crop` cuts the longer side's ends off, `pad` adds `BACKGROUND` on both ends of the shorter side.
     Raises `ImageError` with the bare reason.
     """
-    with _opened_image(source, pixel_limit) as (file, image):
+    content = read_whole(source)
+    if content is not None:
+        pixels = _decode_ordinary(content, _look_at(content, pixel_limit), image_size, resize)
+        if pixels is not None:
+            return pixels
+    with _opened_image(source if content is None else content, pixel_limit) as (file, image):
         return _decode(image, file, image_size, resize)
 
 
@@ -102,9 +107,21 @@ def decode_with_header(
     source: Source, *, image_size: tuple[int, int], resize: Resize, pixel_limit: int
 ) -> tuple[Pixels, ImageHeader]:
     """Return what `decode_image` and `read_header` do, the file opened once."""
-    with _opened_image(source, pixel_limit) as (file, image):
+    content = read_whole(source)
+    found = None if content is None else _look_at(content, pixel_limit)
+    if content is not None and found is not None:
+        pixels = _decode_ordinary(content, found, image_size, resize)
+        if pixels is not None:
+            return pixels, _ordinary_header(found)
+    with _opened_image(source if content is None else content, pixel_limit) as (file, image):
         header = _header(image)
         return _decode(image, file, image_size, resize), header
+
+
+def header_of_prefix(prefix: bytes, *, pixel_limit: int) -> ImageHeader | None:
+    """Return the header of a file from its first bytes; None where only `read_header` can tell, or would refuse it."""
+    found = _look_at(prefix, pixel_limit)
+    return None if found is None else _ordinary_header(found)
 
 
 def size_reason(width: int, height: int, pixel_limit: int) -> str:
@@ -114,20 +131,37 @@ def size_reason(width: int, height: int, pixel_limit: int) -> str:
     return f"a side of more than {SIDE_LIMIT:,} pixels ({width}x{height})" if max(width, height) > SIDE_LIMIT else ""
 
 
-@contextmanager
-def open_regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
-    """Open a regular file for reading; raises `ImageError` for anything else, without waiting on pipes or devices."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise ImageError(_OPEN_ERRORS.get(error.errno or 0, error.strerror or "cannot be opened")) from error
-    except ValueError as error:  # a name that no file can have
-        raise ImageError("no such file") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ImageError("not a regular file")
-    with os.fdopen(descriptor, "rb") as file:
-        yield file
+def _look_at(prefix: bytes, pixel_limit: int) -> ordinary.Ordinary | None:
+    """Return what is to be seen of an ordinary image that is within the limits."""
+    prepare_pillow(pixel_limit)  # EXIF is read by Pillow
+    found = ordinary.look_at(prefix)
+    return None if found is None or size_reason(found.width, found.height, pixel_limit) else found
+
+
+def _decode_ordinary(
+    content: bytes, found: ordinary.Ordinary | None, image_size: tuple[int, int] | None, resize: Resize
+) -> Pixels | None:
+    """Return the pixels of an ordinary image, None for what Pillow's readers must judge."""
+    if found is None or found.width * found.height >= LARGE:
+        return None
+    stored = found.width, found.height
+    scale = 1
+    if image_size is not None and found.format == "JPEG":
+        width, height = _draft_size(stored, found.orientation, image_size, resize)
+        fitting = min(stored[0] // width, stored[1] // height)
+        scale = next((scale for scale in (8, 4, 2) if fitting >= scale), 1)
+    image = ordinary.load(found, content, scale)
+    if image is None:
+        return None
+    content_box = 0, 0, stored[0] / scale, stored[1] / scale
+    return _finish(image, found.orientation, content_box, image_size, resize)
+
+
+def _ordinary_header(found: ordinary.Ordinary) -> ImageHeader:
+    width, height = found.width, found.height
+    if found.orientation > 4:
+        width, height = height, width
+    return ImageHeader(found.format, width, height, found.mode, False, found.orientation, alpha=False, bits=8)
 
 
 @contextmanager
@@ -213,7 +247,7 @@ def _in_turn(size: tuple[int, int]) -> Iterator[None]:
 
 
 def _header(image: ImageFile.ImageFile) -> ImageHeader:
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     width, height = image.size
     if orientation > 4 and image.format != "TIFF":  # Pillow turns TIFF by itself
         width, height = height, width
@@ -239,12 +273,19 @@ def _is_animated(image: ImageFile.ImageFile) -> bool:
 
 
 def _decode(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, int] | None, resize: Resize) -> Pixels:
-    fit = RESIZERS[resize]
     content = _load(image, file, image_size, resize)
-    upright = _upright(image, _orientation(image))
+    return _finish(image, orientation_of(image), content, image_size, resize)
+
+
+def _finish(
+    image: Image.Image, orientation: int, content: Box, image_size: tuple[int, int] | None, resize: Resize
+) -> Pixels:
+    """Return the pixels of a loaded image, whose part `content` holds the picture."""
+    upright = turn(image, orientation)
     rgb = to_rgb(upright)
     if image_size is not None:
-        rgb = fit(rgb, (image_size[1], image_size[0]), _turned(content, image, upright))
+        turned = content if upright is image else turned_box(content, image.size, orientation)
+        rgb = RESIZERS[resize](rgb, (image_size[1], image_size[0]), turned)
     return np.array(rgb, dtype=np.uint8)
 
 
@@ -253,7 +294,7 @@ def _load(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, in
     refuse_before_loading(image, file)
     content: Box = (0, 0, *image.size)
     if image_size is not None and image.format in ("JPEG", "MPO"):
-        drafted = image.draft(image.mode, _draft_size(image, image_size, resize))
+        drafted = image.draft(image.mode, _draft_size(image.size, orientation_of(image), image_size, resize))
         content = drafted[1] if drafted else content
     image.load()
     if image.format == "PNG" and signatures.png_ends_early(file, file.seek(0, io.SEEK_END)):
@@ -261,68 +302,22 @@ def _load(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, in
     return content
 
 
-def _draft_size(image: Image.Image, image_size: tuple[int, int], resize: Resize) -> tuple[int, int]:
+def _draft_size(
+    stored: tuple[int, int], orientation: int, image_size: tuple[int, int], resize: Resize
+) -> tuple[int, int]:
     """Return the size (width, height), as stored, that a JPEG must keep: twice what is needed, so nothing is lost."""
     height, width = image_size
-    if _orientation(image) > 4:
+    if orientation > 4:
         width, height = height, width
-    across, down = width / image.width, height / image.height
+    across, down = width / stored[0], height / stored[1]
     if resize != "squash":
         across = down = max(across, down) if resize == "crop" else min(across, down)
-    return max(1, round(2 * across * image.width)), max(1, round(2 * down * image.height))
+    return max(1, round(2 * across * stored[0])), max(1, round(2 * down * stored[1]))
 
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        # PNG's own `getexif` would decode the image to look for EXIF behind the pixels.
-        orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF is no reason to refuse the image
-        return 1
-    return int(orientation) if orientation in range(1, 9) else 1
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    transpose = _TRANSPOSES.get(orientation)
-    return image if transpose is None else image.transpose(transpose)
-
-
-def _turned(box: Box, image: Image.Image, upright: Image.Image) -> Box:
-    """Return the stored box (0, 0, right, lower) where it comes to lie in the upright image."""
-    if upright is image or (box[2], box[3]) == image.size:
-        return box if upright is image else (0, 0, *upright.size)
-    orientation = _orientation(image)
-    width, height = (box[3], box[2]) if orientation > 4 else (box[2], box[3])
-    left = upright.width - width if orientation in (2, 3, 6, 7) else 0
-    upper = upright.height - height if orientation in (3, 4, 7, 8) else 0
-    return left, upper, left + width, upper + height
-
-
-_ORIENTATION_TAG = 0x0112
-
-_TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 _RAISED_BY = "data.pixel_limit or --pixel-limit raises it"
 
 _ONE_LARGE_IMAGE = threading.RLock()
-
-_OPEN_ERRORS = {
-    errno.ENOENT: "no such file",
-    errno.ENOTDIR: "no such file",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-    errno.ELOOP: "a symbolic link that leads to itself",
-    errno.ENAMETOOLONG: "file name too long",
-    errno.ENXIO: "not a regular file",
-    errno.ENODEV: "not a regular file",
-}
 
 _SHOWN_NAMES = {"WEBP": "WebP"}
 

@@ -6,14 +6,17 @@ Decoders let go of Python's lock, so threads are enough for images. Standard lib
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_TOLD_EVERY_SECONDS = 0.1
 
 
 def worker_count() -> int:
@@ -23,31 +26,43 @@ def worker_count() -> int:
     return os.cpu_count() or 1
 
 
-def map_in_order(
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
+def for_each(
+    function: Callable[[Item], object],
+    items: Sequence[Item],
     *,
     workers: int | None = None,
-    look_ahead: int | None = None,
-) -> Generator[Result, None, None]:
-    """Give `function(item)` for every item, in order; items are taken only as results are used.
+    finished: Callable[[int], object],
+) -> None:
+    """Call `function(item)` for every item, in threads that take the next one as soon as they are done with one.
 
-    At most `look_ahead` items (default: four per worker) are under way or waiting to be used. Closing the generator
-    early stops the threads; an exception of `function` or of `items` passes through and stops them, too. One raised
-    where the results are used does not: use it within `contextlib.closing`.
+    `finished(count)` is called now and then, in the calling thread, with how many more items are done. An exception of
+    either passes through; no thread is left when this returns or raises.
     """
-    workers = workers or worker_count()
-    ahead = look_ahead or 4 * workers
+    workers = min(workers or worker_count(), len(items)) or 1
+    rest = iter(items)
+    done = [0] * workers
+    stopping = threading.Event()
+
+    def work(worker: int) -> None:
+        for item in rest:
+            if stopping.is_set():
+                return
+            function(item)
+            done[worker] += 1
+
+    told = 0
     executor = ThreadPoolExecutor(workers, thread_name_prefix="wisesr")
-    waiting: deque[Future[Result]] = deque()
     try:
-        for item in items:
-            waiting.append(executor.submit(function, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        pending = {executor.submit(work, worker) for worker in range(workers)}
+        while pending:
+            ended, pending = wait(pending, _TOLD_EVERY_SECONDS, FIRST_COMPLETED)
+            while ended:
+                ended.pop().result()  # in no variable: its error's traceback would keep it, and `function`, alive
+            count = sum(done)
+            finished(count - told)
+            told = count
     finally:
+        stopping.set()
         executor.shutdown(wait=True, cancel_futures=True)
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from wisesr_cli import images, pixel_cache, text
 from wisesr_cli.dataset import refuse_or_warn
-from wisesr_cli.errors import DataError, ImageError
+from wisesr_cli.errors import DataError, ImageError, MachineError
 from wisesr_cli.parallel import always, map_in_batches, worker_count
 from wisesr_cli.results import Listener
 from wisesr_cli.verified import Keys, file_keys, find_unreadable, recall_verified
@@ -54,6 +54,7 @@ class DecodedImages:
         self._shape = shape[1:]
         self._rows: images.Pixels | None = None
         self._disk: pixel_cache.DiskCache | None = None
+        self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="wisesr")
 
     def __len__(self) -> int:
@@ -69,8 +70,10 @@ class DecodedImages:
             chosen: images.Pixels = self._rows[positions]
             return chosen
         batch = np.empty((len(positions), *self._shape), np.uint8)
-        for row, pixels in enumerate(self._pool.map(self._decode, positions.tolist())):
-            batch[row] = pixels
+        if self._disk is not None:
+            self._read_disk(self._disk, positions, batch)
+        else:
+            self._decode_into(positions, batch)
         return batch
 
     def close(self) -> None:
@@ -80,10 +83,35 @@ class DecodedImages:
         if self._disk is not None:
             self._disk.close()
 
-    def keep_rows(self, rows: images.Pixels, disk: pixel_cache.DiskCache | None = None) -> None:
+    def keep_rows(self, rows: images.Pixels) -> None:
         """Serve batches from `rows`, (files, height, width, 3), from now on."""
-        self._rows, self._disk = rows, disk
-        self.cache = "disk" if disk else "memory"
+        self._rows, self.cache = rows, "memory"
+
+    def keep_disk(self, disk: pixel_cache.DiskCache) -> None:
+        """Serve batches from a cache on disk from now on."""
+        self._disk, self.cache = disk, "disk"
+
+    def _read_disk(self, disk: pixel_cache.DiskCache, positions: Positions, batch: images.Pixels) -> None:
+        try:
+            disk.read(positions, batch)
+        except OSError as error:
+            reason = error.strerror or "cannot be read"
+            raise MachineError(
+                f"{text.visible(str(disk.path))}: decoded images can no longer be read: {reason}; "
+                "remove the file, or set data.cache: none"
+            ) from error
+
+    def _decode_into(self, positions: Positions, batch: images.Pixels) -> None:
+        """Decode images into the rows of a batch; each thread takes the next one as soon as it is done with one."""
+        rest = iter(list(enumerate(positions.tolist())))
+
+        def fill() -> None:
+            for row, position in rest:
+                batch[row] = self._decode(position)
+
+        filling = [self._pool.submit(fill) for _ in range(min(self._workers, len(positions)))]
+        while filling:
+            filling.pop().result()  # in no variable: its error's traceback would keep it, and this object, alive
 
     def _decode(self, position: int) -> images.Pixels:
         try:
@@ -223,7 +251,7 @@ def _load_onto_disk(loading: _Loading, resize: str) -> DecodedImages | None:
         if found is None:
             return None
     pixels = loading.pixels(found.readable)
-    pixels.keep_rows(found.rows, found)
+    pixels.keep_disk(found)
     return pixels
 
 

@@ -29,21 +29,45 @@ SPARE_BYTES = 10**9  # what caches leave free on the disk
 
 
 class DiskCache:
-    """The pixels of a list of files, mapped from disk; call `close` to let others remove the file."""
+    """The pixels of a list of files on disk; call `close` to let others remove the file.
 
-    def __init__(self, path: Path, descriptor: int, shape: tuple[int, int, int, int]) -> None:
+    They are read, not mapped: pages of a mapped file count as memory of the process until the machine runs short, and a
+    file that someone cuts short would end the process instead of being an error.
+    """
+
+    def __init__(self, path: Path, file: _Descriptor, shape: tuple[int, int, int, int]) -> None:
         self.path = path
-        self._descriptor = descriptor
-        everything = np.memmap(path, np.uint8, mode="r")
-        self.readable: npt.NDArray[np.bool_] = np.asarray(everything[: shape[0]]) != 0
-        self.rows: Pixels = np.asarray(everything[shape[0] :]).reshape(shape)
+        self._file: _Descriptor | None = file
+        self._count = shape[0]
+        self._row_bytes = int(np.prod(shape[1:]))
+        flags = np.empty(shape[0], np.uint8)
+        _read_all(file.number, flags, 0)
+        self.readable: npt.NDArray[np.bool_] = flags != 0
+
+    def read(self, positions: npt.NDArray[np.int64], batch: Pixels) -> None:
+        """Fill `batch`, (positions, height, width, 3), with the images at `positions`; from any thread.
+
+        Raises `OSError` when the file was cut short, `ValueError` once it is closed.
+        """
+        file = self._file  # a reference: nobody closes the file while it is read
+        if file is None:
+            raise ValueError("the cache is closed")
+        for row, position in enumerate(positions.tolist()):
+            _read_all(file.number, batch[row], self._count + position * self._row_bytes)
 
     def close(self) -> None:
-        """Give up the lock; the pixels must not be used any more."""
-        self.rows = np.zeros((0, 1, 1, 3), np.uint8)
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Give up the lock, once no thread reads any more."""
+        self._file = None
+
+
+class _Descriptor:
+    """The number of an open file, which is closed when nobody refers to this any more."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
 
 
 class CacheWriter:
@@ -58,12 +82,12 @@ class CacheWriter:
 
     def write(self, position: int, pixels: Pixels) -> None:
         """Store one image and mark it readable; raises `ValueError` once the cache is closed."""
-        data = np.ascontiguousarray(pixels).tobytes()
+        data = np.ascontiguousarray(pixels).data.cast("B")
         with self._lock:
             if self._descriptor < 0:
                 raise ValueError("the cache is closed")
             _write_all(self._descriptor, data, self._count + position * self._row_bytes)
-            _write_all(self._descriptor, b"\1", position)
+            _write_all(self._descriptor, memoryview(b"\1"), position)
 
     def close(self) -> None:
         """Close the file as soon as no thread is writing to it."""
@@ -86,16 +110,16 @@ def open_cache(path: Path, shape: tuple[int, int, int, int]) -> DiskCache | None
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    file = _Descriptor(descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if os.fstat(descriptor).st_size == _total_bytes(shape):
-            with contextlib.suppress(OSError):
-                os.utime(path)
-            return DiskCache(path, descriptor, shape)
+        if os.fstat(descriptor).st_size != _total_bytes(shape):
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return DiskCache(path, file, shape)
     except OSError:
-        pass
-    os.close(descriptor)
-    return None
+        return None
 
 
 @contextlib.contextmanager
@@ -180,8 +204,17 @@ def _reserve(descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
 
 
-def _write_all(descriptor: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
+def _write_all(descriptor: int, view: memoryview, offset: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
+
+
+def _read_all(descriptor: int, values: npt.NDArray[np.uint8], offset: int) -> None:
+    """Fill an array from a file."""
+    view = values.data.cast("B")
+    while view:
+        count = os.preadv(descriptor, [view], offset)
+        if not count:
+            raise OSError(errno.EIO, "the file was cut short")
+        view, offset = view[count:], offset + count

@@ -7,9 +7,8 @@ while size and modification time are the same, so a second scan costs a look int
 from __future__ import annotations
 
 import hashlib
-import io
+import os
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from wisesr_cli import caches, images
 from wisesr_cli.errors import ImageError
 from wisesr_cli.index import ALPHA, ANIMATED, DEEP, FACTS, Facts
-from wisesr_cli.parallel import map_in_order
+from wisesr_cli.parallel import for_each
 from wisesr_cli.results import Listener
 
 _VERSION = 1  # to be raised when `FACTS` or the meaning of a field changes
@@ -50,23 +49,20 @@ def scan_files(
     if not len(unknown):
         return facts, too_large
     unreadable: dict[int, str] = {}
+
+    def read(position: int) -> None:
+        fact = _read_fact(f"{root}/{paths[position]}", pixel_limit)
+        if isinstance(fact, str):
+            unreadable[position] = fact
+        else:
+            facts[position] = (sizes[position], mtimes[position], *fact)
+
     with listener.progress("looking at images", len(paths)) as progress:
         progress.advance(len(paths) - len(unknown))
-        chunks = [unknown[start : start + 64].tolist() for start in range(0, len(unknown), 64)]
-        read = map_in_order(
-            lambda chunk: [_read_fact(f"{root}/{paths[i]}", pixel_limit) for i in chunk], chunks, workers=_WORKERS
-        )
-        with closing(read):
-            for chunk, found in zip(chunks, read, strict=True):
-                for position, fact in zip(chunk, found, strict=True):
-                    if isinstance(fact, str):
-                        unreadable[position] = fact
-                    else:
-                        facts[_READ_FIELDS][position] = fact
-                progress.advance(len(chunk))
+        for_each(read, unknown.tolist(), workers=_WORKERS, finished=progress.advance)
     if len(unreadable) < len(unknown):
         _remember(memory, paths, facts, unreadable)
-    return facts, {**unreadable, **too_large}
+    return facts, dict(sorted({**unreadable, **too_large}.items()))
 
 
 def _too_large(facts: Facts, pixel_limit: int) -> dict[int, str]:
@@ -79,24 +75,27 @@ def _too_large(facts: Facts, pixel_limit: int) -> dict[int, str]:
 
 
 def _read_fact(path: str, pixel_limit: int) -> tuple[int, ...] | str:
-    """Return the values of `_READ_FIELDS`, or why the file cannot be read."""
+    """Return the fields of `FACTS` from `ends` on, or why the file cannot be read."""
     try:
-        with images.open_regular(path) as file:
-            first = file.read(_ENDS_BYTES)
-            size = file.seek(0, io.SEEK_END)
-            file.seek(max(0, size - _ENDS_BYTES))
-            ends = hashlib.blake2b(first + file.read(_ENDS_BYTES), digest_size=8).digest()
-            header = images.read_header(file, pixel_limit=pixel_limit)
+        descriptor, size = images.open_descriptor(path)
+        try:
+            prefix = os.read(descriptor, images.PREFIX_BYTES)
+            start = max(0, size - _ENDS_BYTES)
+            last = prefix[start:] if size == len(prefix) else os.pread(descriptor, _ENDS_BYTES, start)
+        finally:
+            os.close(descriptor)
+        header = None if size > images.FILE_LIMIT else images.header_of_prefix(prefix, pixel_limit=pixel_limit)
+        if header is None:
+            with images.open_regular(path) as file:
+                header = images.read_header(file, pixel_limit=pixel_limit)
     except ImageError as error:
         return str(error)
     except OSError as error:
         return (error.strerror or "cannot be read").lower()
+    ends = hashlib.blake2b(prefix[:_ENDS_BYTES] + last, digest_size=8).digest()
     flags = ANIMATED * header.animated | ALPHA * header.alpha | DEEP * (header.bits > 8)
     where = _FORMATS[header.format]
     return int.from_bytes(ends, "little"), header.width, header.height, where, header.orientation, flags
-
-
-_READ_FIELDS = ["ends", "width", "height", "format", "orientation", "flags"]
 
 
 def _memory_path(root: str, folder: str) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from wisesr_cli import caches
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import DECODER_VERSION, PIXEL_LIMIT
-from wisesr_cli.parallel import map_in_order
+from wisesr_cli.parallel import for_each
 from wisesr_cli.results import Listener
 
 MOST_FILES = 5_000_000  # 40 MB; beyond that, the memory starts anew
@@ -60,25 +59,19 @@ def find_unreadable(
     returns or raises.
     """
 
-    def reason_of(position: int) -> str | None:
+    reasons: dict[int, str] = {}
+
+    def try_one(position: int) -> None:
         try:
             decode(position)
         except ImageError as error:
-            return str(error)
-        return None
+            reasons[position] = str(error)
 
-    reasons: dict[int, str] = {}
-    with (
-        listener.progress(label, len(positions)) as progress,
-        closing(map_in_order(reason_of, positions, workers=workers)) as answers,
-    ):
-        for position, reason in zip(positions, answers, strict=True):
-            if reason is not None:
-                reasons[position] = reason
-            progress.advance()
+    with listener.progress(label, len(positions)) as progress:
+        for_each(try_one, positions, workers=workers, finished=progress.advance)
     sound = np.array([position for position in positions if position not in reasons], np.intp)
     remember_verified(keys[sound][keys[sound] != 0])
-    return reasons
+    return dict(sorted(reasons.items()))
 
 
 def _file_key(path: str, pixel_limit: int) -> int:
