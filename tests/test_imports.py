@@ -38,7 +38,7 @@ LAYERS = (
     {"config_errors", "pixel_cache", "oddities", "survey", "resume"},
     {"config_reader", "inspection"},
     {"dataset", "runs"},
-    {"checking", "pipeline", "starter", "examples", "engines", "augmentation", "layers", "diagnosis"},
+    {"checking", "pipeline", "starter", "examples", "engines", "augmentation", "layers", "optimizers", "diagnosis"},
     {"loading"},
     {"weights"},
     {"model", "evaluation", "prediction", "training"},
@@ -49,7 +49,17 @@ LAYERS = (
     {"cli", "commands"},
     {"__main__"},
 )
-WITH_KERAS = {"augmentation", "epochs", "layers", "loading", "model", "trainer", "valueless", "weights"}  # at their top
+WITH_KERAS = {
+    "augmentation",
+    "epochs",
+    "layers",
+    "loading",
+    "model",
+    "optimizers",
+    "trainer",
+    "valueless",
+    "weights",
+}  # at their top
 WITHOUT_NUMPY = {"cli", "errors", "files", "guard", "options", "report", "results", "runtime", "tables", "text"}
 STANDARD_LIBRARY_ONLY = {"errors", "files", "guard", "results", "runtime", "signatures", "text"}
 

@@ -30,12 +30,13 @@ from wisesr_cli.errors import ConfigError, DataError, RunError, UsageError
 from wisesr_cli.examples import open_examples
 from wisesr_cli.guard import StopRequest
 from wisesr_cli.model import build_classifier
+from wisesr_cli.optimizers import SGD, Adam, AdamW, StepSchedule
 from wisesr_cli.pipeline import epoch_order
 from wisesr_cli.results import EpochResult, Silent, TrainingPlan, TrainingResult
 from wisesr_cli.resume import Progress
 from wisesr_cli.runs import Run
 from wisesr_cli.state import State, read_state, write_state
-from wisesr_cli.trainer import Batches, StepSchedule, Trainer, balanced_weights
+from wisesr_cli.trainer import Batches, Trainer, balanced_weights
 from wisesr_cli.training import Limits, TrainingOptions, train
 
 CLASSES = ("a", "b", "c")
@@ -460,7 +461,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best_model(
         values[STEPS + 1] = np.inf  # the second step of the second epoch spoils the weights
         return values
 
-    monkeypatch.setattr("wisesr_cli.trainer.learning_rates", rates)
+    monkeypatch.setattr("wisesr_cli.optimizers.learning_rates", rates)
     with pytest.raises(DataError, match=r"training loss became nan at step 3 of epoch 2; .*--learning-rate"):
         train_on(images, tmp_path)
     run = tmp_path / "run"
@@ -725,3 +726,43 @@ def test_the_float32_twin_keeps_the_batch_norm_of_loaded_weights(images: Path, t
         for classifier in (trainer.classifier, trainer.float32_classifier)
     ]
     assert momenta[0] == momenta[1] != []
+
+
+OPTIMIZERS = {
+    "sgd": (SGD, keras.optimizers.SGD, {"momentum": 0.0, "weight_decay": 0.1}),
+    "sgd with momentum": (SGD, keras.optimizers.SGD, {"momentum": 0.9}),
+    "adam": (Adam, keras.optimizers.Adam, {"weight_decay": 0.1}),
+    "adamw": (AdamW, keras.optimizers.AdamW, {"weight_decay": 0.1}),
+}
+
+
+def trained_for_three_steps(optimizer: Any, gradients: list[np.ndarray]) -> list[np.ndarray]:
+    """Return the variables of a small problem, and those of the optimizer, after three steps."""
+    variables = [keras.Variable(np.linspace(-1, 1, 7, dtype="float32") * scale) for scale in (0.1, 3.0, 50.0)]
+    optimizer.build(variables)
+    for step in range(3):
+        optimizer.apply([keras.ops.convert_to_tensor(gradient * (step + 1)) for gradient in gradients], variables)
+    return [keras.ops.convert_to_numpy(variable) for variable in (*variables, *optimizer.variables)]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_gives_bit_by_bit_what_that_of_keras_gives(name: str) -> None:
+    ours, keras_own, options = OPTIMIZERS[name]
+    gradients = list(np.random.default_rng(0).standard_normal((3, 7)).astype("float32"))
+    rates = np.array([0.1, 0.03, 0.007], "float32")
+    found = trained_for_three_steps(ours(StepSchedule(rates), **options), gradients)
+    expected = trained_for_three_steps(keras_own(StepSchedule(rates), **options), gradients)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_looks_the_learning_rate_up_once_for_all_variables(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, _, options = OPTIMIZERS[name]
+    looked_up = []
+    look_up = StepSchedule.__call__
+    monkeypatch.setattr(StepSchedule, "__call__", lambda self, step: looked_up.append(step) or look_up(self, step))
+    trained_for_three_steps(ours(StepSchedule([0.1]), **options), [np.ones(7, "float32")] * 3)
+    assert len(looked_up) <= 3 * 2  # for the decay and for the update of each step

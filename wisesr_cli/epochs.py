@@ -41,6 +41,7 @@ class EpochKeeper(keras.callbacks.Callback):
         self.trainer, self.run, self.limits, self.listener = trainer, run, limits, listener
         self.phase, self.first_epoch_of_phase = 1, 0
         self.steps_done = 0
+        self.unchecked: tuple[int, Any] | None = None  # a step, and the loss that it may still be computing
         self.epoch_started = 0.0
         self.logs_writer = _TensorBoardWriter(run)
         if not self.logs_writer.is_possible:
@@ -70,13 +71,16 @@ class EpochKeeper(keras.callbacks.Callback):
         self.bar.describe(f"epoch {epoch + 1}/{self.trainer.config.train.epochs}")
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Check the loss and whether to stop."""
+        """Check the loss of the step before, and whether to stop.
+
+        To look at a loss is to wait for it: a GPU that is at its step meanwhile never waits for the next one.
+        """
         self.steps_done += 1
         self.bar.advance()
-        loss = float((logs or {}).get("loss", 0.0))
-        if not math.isfinite(loss):
-            epoch = self.trainer.progress.epoch + 1
-            raise _not_finite("training loss", loss, f"step {batch + 1} of epoch {epoch}")
+        self._check_loss()
+        self.unchecked = batch + 1, (logs or {}).get("loss", 0.0)
+        if batch + 1 == self.trainer.steps_per_epoch:
+            self._check_loss()
         self.limits.stop.check("the state is that of the last whole epoch; go on with --resume")
         if self.limits.max_steps is not None and self.steps_done >= self.limits.max_steps:
             self._stop_unless_epoch_ends(batch, f"{self.steps_done} steps were asked for")
@@ -84,9 +88,19 @@ class EpochKeeper(keras.callbacks.Callback):
         if limit is not None and time.monotonic() - self.limits.started >= limit:
             self._stop_unless_epoch_ends(batch, f"the time limit of {limit:g} seconds")
 
+    def _check_loss(self) -> None:
+        """Raise a `DataError` when the loss that was not looked at yet is not finite."""
+        if self.unchecked is None:
+            return
+        (step, value), self.unchecked = self.unchecked, None
+        if not math.isfinite(loss := float(value)):
+            epoch = self.trainer.progress.epoch + 1
+            raise _not_finite("training loss", loss, f"step {step} of epoch {epoch}")
+
     def _stop_unless_epoch_ends(self, batch: int, reason: str) -> None:
         """Let an epoch whose last step is done finish, as it costs only its validation."""
         if batch + 1 < self.trainer.steps_per_epoch:
+            self._check_loss()
             raise TrainingStopped(reason)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

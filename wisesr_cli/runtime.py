@@ -5,6 +5,7 @@ TensorFlow is imported here and in `export`, nowhere else. Keras' own settings f
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import platform
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from wisesr_cli.errors import MachineError
 from wisesr_cli.parallel import worker_count
@@ -67,7 +68,7 @@ def start(device: DeviceChoice = "auto", *, precision: str = "float32") -> Devic
     found = _tensorflow_device(framework, device) if backend == "tensorflow" else _jax_device(framework, device)
     keras.config.set_dtype_policy(precision)
     if precision == "float32":
-        _full_float32(framework, backend)
+        full_float32()
     return found
 
 
@@ -78,7 +79,7 @@ def _load(package: str) -> Any:
         MachineError: it, or what it needs, is not installed or cannot be loaded, or refuses the settings of Keras.
     """
     try:
-        with _quiet_start():
+        with _quiet_start(), _without_collection(frozen=package not in sys.modules):
             return importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise MachineError(f"{error.name} is not installed; install it with: pip install {error.name}") from None
@@ -103,23 +104,51 @@ def _is_about_settings(error: BaseException) -> bool:
 
 
 @contextmanager
+def _without_collection(*, frozen: bool) -> Iterator[None]:
+    """Hold Python's garbage collection back, and keep it off what was made meanwhile when that is `frozen`.
+
+    A framework makes a million objects that stay: looking through them again and again, while they are imported and
+    while the first step is traced, took a tenth of the time to that step.
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if frozen:
+            gc.freeze()
+        if collected:
+            gc.enable()
+
+
+@contextmanager
 def _quiet_start() -> Iterator[None]:
     """Keep what the frameworks' C++ code prints while it starts off the terminal, unless starting fails."""
+    said = b""
+    try:
+        with quiet_stderr() as log:
+            try:
+                yield
+            except (ImportError, OSError, RuntimeError):
+                log.seek(0)
+                said = log.read()
+                raise
+    finally:
+        sys.stderr.write(said.decode(errors="replace"))
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[IO[bytes]]:
+    """Keep what C++ code prints off standard error, and give the file that it goes into. For the main thread only."""
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
-        said = b""
         try:
-            yield
-        except (ImportError, OSError, RuntimeError):
-            log.seek(0)
-            said = log.read()
-            raise
+            yield log
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-            sys.stderr.write(said.decode(errors="replace"))
 
 
 def _ignore_user_settings(keras: Any) -> None:
@@ -176,8 +205,10 @@ def _cpu_or_error(choice: DeviceChoice, reason: str) -> Device:
     return Device("cpu", processor(), reason)
 
 
-def _full_float32(framework: Any, backend: str) -> None:
-    """Turn TF32 off: it rounds the products of float32 to 10 bits."""
+def full_float32() -> None:
+    """Turn TF32 off, which rounds the products of float32 to 10 bits; the backend has been imported before."""
+    backend = backend_name()
+    framework = importlib.import_module(backend)
     if backend == "tensorflow":
         framework.config.experimental.enable_tensor_float_32_execution(False)
     else:
@@ -187,6 +218,11 @@ def _full_float32(framework: Any, backend: str) -> None:
 def processor() -> str:
     """Return the processor's name and the number of threads that this process may use."""
     return f"{platform.processor() or platform.machine()}, {worker_count()} threads"
+
+
+def has_nvidia_driver() -> bool:
+    """Return whether the driver of an NVIDIA GPU is loaded, which needs no framework to find out."""
+    return os.path.exists("/proc/driver/nvidia/version")  # noqa: PTH110  (pathlib would be the only use of it here)
 
 
 def seed_everything(seed: int) -> None:

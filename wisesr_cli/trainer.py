@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from wisesr_cli import runtime
 from wisesr_cli.augmentation import build_augmentation
 from wisesr_cli.color import BACKGROUND
-from wisesr_cli.config import AdamOptions, AdamWOptions, Config, ModelConfig, PhaseConfig, SgdOptions
+from wisesr_cli.config import Config, ModelConfig, PhaseConfig
 from wisesr_cli.engines import KerasEngine
 from wisesr_cli.errors import RunError, WisesrError
 from wisesr_cli.examples import Examples
 from wisesr_cli.files import replacing
 from wisesr_cli.model import Classifier, build_classifier
 from wisesr_cli.model_file import ModelInfo, append_model_info
+from wisesr_cli.optimizers import build_optimizer
 from wisesr_cli.parallel import worker_count
 from wisesr_cli.pipeline import DecodedImages, epoch_order
 from wisesr_cli.resume import Circumstances, Progress, config_for_comparison
 from wisesr_cli.runtime import Device
-from wisesr_cli.schedules import learning_rates
 from wisesr_cli.state import write_state
 
 Arrays = dict[str, NDArray[Any]]
@@ -87,28 +87,6 @@ class Batches(keras.utils.PyDataset):
         return batch if self.class_weights is None else (*batch, self.class_weights[labels])
 
 
-@keras.saving.register_keras_serializable(package="wisesr")
-class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Looks the learning rate of a step up in a table.
-
-    Args:
-        rates: the learning rate of every step, float32 (steps,); beyond its end the last one holds.
-    """
-
-    def __init__(self, rates: Any) -> None:
-        super().__init__()
-        self.rates = np.asarray(rates, dtype="float32")
-
-    def __call__(self, step: Any) -> Any:
-        """Return the learning rate of a step."""
-        last = len(self.rates) - 1
-        return keras.ops.take(self.rates, keras.ops.minimum(keras.ops.cast(step, "int32"), last))
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the table."""
-        return {"rates": self.rates.tolist()}
-
-
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
     """Return weights with which every class counts alike; their mean over the examples is 1."""
     counts = np.bincount(labels, minlength=classes)
@@ -125,24 +103,6 @@ def class_weights(
     if isinstance(weights, str):
         return balanced_weights(labels, len(class_names))
     return np.asarray([weights.get(name, 1.0) for name in class_names], dtype="float32")
-
-
-def build_optimizer(config: Config, phase: PhaseConfig, steps_per_epoch: int) -> Any:
-    """Return the fresh optimizer of a phase, with its learning-rate schedule."""
-    options = config.train.optimizer
-    rates = learning_rates(
-        phase.learning_rate or options.learning_rate,
-        phase.schedule or config.train.schedule,
-        total_epochs=phase.epochs,
-        steps_per_epoch=steps_per_epoch,
-    )
-    schedule, decay = StepSchedule(rates), options.weight_decay or None
-    if isinstance(options, SgdOptions):
-        return keras.optimizers.SGD(schedule, momentum=options.momentum, weight_decay=decay)
-    if isinstance(options, AdamWOptions):
-        return keras.optimizers.AdamW(schedule, weight_decay=options.weight_decay)
-    assert isinstance(options, AdamOptions)
-    return keras.optimizers.Adam(schedule, weight_decay=decay)
 
 
 class Trainer:
