@@ -10,6 +10,7 @@ from typing import Any
 
 from wisesr_cli.archive import check_archive
 from wisesr_cli.files import TEMPORARY_PREFIX
+from wisesr_cli.litert import read_litert
 from wisesr_cli.resume import Progress
 from wisesr_cli.state import has_state, read_state
 
@@ -46,7 +47,8 @@ def progress_of(run: Path) -> Progress | None:
 def check_whole(run: Path) -> Progress | None:
     """Check whatever a run holds at this moment, and return how far it has come.
 
-    The state loads; the best model, where there is one, is whole; the history has whole rows of finished epochs only.
+    The state loads; the best model, where there is one, is whole, and the one for LiteRT was made from it; the history
+    has whole rows of finished epochs only.
     """
     progress = progress_of(run)
     epochs = progress.epoch if progress else 0
@@ -54,6 +56,8 @@ def check_whole(run: Path) -> Progress | None:
         check_archive(run / "best.keras")
     elif progress is not None:  # not written yet, and made from the state
         assert progress.best_epoch in {None, progress.epoch}
+    if (run / "best.tflite").exists():
+        read_litert(run / "best.tflite", run / "best.keras")
     if (run / "history.csv").exists():
         rows = read_history(run)
         assert [int(row["epoch"]) for row in rows] == list(range(1, len(rows) + 1))

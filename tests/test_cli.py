@@ -794,7 +794,7 @@ def with_tensorflow(code: str, folder: Path) -> Answer:
     (folder / "modules").mkdir()
     (folder / "modules" / "tensorflow.py").write_text(code, encoding="utf-8")
     program = f"import sys; sys.path.insert(0, {str(folder / 'modules')!r})\n"
-    program += "sys.argv = ['wisesr', 'summarize', '--backbone', 'compact_small']\n"
+    program += "sys.argv = ['wisesr', 'summarize', '--backbone', 'compact_small', '--latency', '-q']\n"
     program += "from wisesr_cli.__main__ import main; main()"
     return fresh(cwd=folder, program=("-c", program))
 

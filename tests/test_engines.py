@@ -14,7 +14,8 @@ from wisesr_cli.config import ModelConfig
 from wisesr_cli.engines import KerasEngine
 from wisesr_cli.loading import load_model
 from wisesr_cli.model import build_classifier
-from wisesr_cli.model_file import ModelInfo, append_model_info, read_model_info
+from wisesr_cli.model_file import append_model_info, read_model_info
+from wisesr_cli.model_info import ModelInfo
 
 SIZE = (32, 32)
 
@@ -72,6 +73,6 @@ def test_a_model_that_loads_but_cannot_run_is_an_error_of_its_file(
 
     monkeypatch.setattr(keras.Model, "predict_on_batch", refuse)
     for command in (("predict", trained.run, trained.photos / "test"), ("evaluate", trained.run)):
-        answer = wisesr(*command)
+        answer = wisesr(*command, "--engine", "keras")
         assert answer.code == 4
         assert answer.error.endswith("best.keras: the model cannot be run: shapes do not fit\\x1b[31m")

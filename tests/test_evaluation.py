@@ -153,11 +153,12 @@ def test_a_lone_model_file_predicts_and_is_judged_on_a_folder(
     lone = tmp_path / "elsewhere" / "model.keras"
     lone.parent.mkdir()
     shutil.copy(trained.run / "best.keras", lone)
-    whole = wisesr("predict", run, test_photos, "--format", "json")
+    whole = wisesr("predict", run, test_photos, "--engine", "keras", "--format", "json")
     assert wisesr("predict", lone, test_photos, "--format", "json").data == whole.data
     answer = wisesr("evaluate", lone, "--data", test_photos, "--format", "json")
     assert answer.code == 0
-    assert answer.data == wisesr("evaluate", run, "--data", test_photos, "--format", "json").data
+    by_run = wisesr("evaluate", run, "--data", test_photos, "--engine", "keras", "--format", "json")
+    assert answer.data == by_run.data
     assert json.loads((lone.parent / "evaluate-fresh" / "metrics.json").read_text(encoding="utf-8")) == answer.data
 
 

@@ -17,11 +17,13 @@ KERAS = ("tensorflow", "keras", "jax", "matplotlib")
 
 # The bottom first. A module imports only from layers below its own, or from its own where that makes no circle.
 LAYERS = (
-    {"text"},
+    {"backbone_sizes", "text"},
     {"allowed", "caches", "errors", "files", "flops", "hdf5", "parallel", "results", "signatures", "valueless"},
     {
+        "backbone_table",
         "isolation",
         "model_config",
+        "model_info",
         "options",
         "guard",
         "runtime",
@@ -32,7 +34,7 @@ LAYERS = (
         "index",
         "plots",
     },
-    {"archive", "harbour", "opening", "ordinary", "pillow_setup", "refusals", "resizing", "upright"},
+    {"archive", "harbour", "litert", "opening", "ordinary", "pillow_setup", "refusals", "resizing", "upright"},
     {"gates", "heads", "backbones", "schedules", "images", "journal", "tables", "splits", "state"},
     {"config", "folders", "model_file", "verified", "duplicates", "scan", "display", "output"},
     {"config_errors", "pixel_cache", "oddities", "survey", "resume"},
@@ -41,7 +43,7 @@ LAYERS = (
     {"checking", "pipeline", "starter", "examples", "engines", "augmentation", "layers", "optimizers", "diagnosis"},
     {"loading"},
     {"weights"},
-    {"model", "evaluation", "prediction", "training"},
+    {"model", "evaluation", "export", "prediction", "training"},
     {"trainer", "epochs", "labelling", "summary"},
     {"fitting"},
     {"api"},
@@ -61,7 +63,8 @@ WITH_KERAS = {
     "weights",
 }  # at their top
 WITHOUT_NUMPY = {"cli", "errors", "files", "guard", "options", "report", "results", "runtime", "tables", "text"}
-STANDARD_LIBRARY_ONLY = {"errors", "files", "guard", "results", "runtime", "signatures", "text"}
+WITHOUT_NUMPY |= {"config_reader", "summary"}
+STANDARD_LIBRARY_ONLY = {"backbone_sizes", "errors", "files", "guard", "results", "runtime", "signatures", "text"}
 
 
 def module_of(path: Path) -> str:
@@ -135,6 +138,12 @@ def test_help_and_version_load_nothing_heavy(words: list[str], tmp_path: Path) -
     assert not loaded & set(HEAVY)
 
 
+def test_help_builds_no_options_of_the_commands_that_it_lists(tmp_path: Path) -> None:
+    asked = "assert run(['--help']) == 0\nassert not [name for name in sys.modules if 'wisesr_cli.commands' in name]"
+    code, _, err = loaded_after(f"from wisesr_cli.cli import run\n{asked}", tmp_path)
+    assert code == 0, err
+
+
 def test_an_unknown_command_is_answered_without_anything_heavy(tmp_path: Path) -> None:
     code, loaded, _ = loaded_after(command("tarin"), tmp_path)
     assert code == 2
@@ -169,6 +178,22 @@ def test_a_typo_in_a_config_is_2_without_keras(words: list[str], tmp_path: Path)
         "wisesr: config.yaml:3: model.head.prepool is not an option of the head 'wise'. Did you mean 'pre_pool'?\n"
     )
     assert not loaded & set(KERAS)
+
+
+def test_a_typo_in_the_config_of_a_training_needs_no_numpy(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("schema_version: 1\nsede: 3\n", encoding="utf-8")
+    code, loaded, err = loaded_after(command("train", "config.yaml"), tmp_path)
+    assert (code, err) == (2, "wisesr: config.yaml:2: sede is not a key of a config. Did you mean 'seed'?\n")
+    assert not loaded & {*KERAS, "numpy", "PIL", "rich", "h5py"}
+
+
+@pytest.mark.parametrize("words", [["--backbone", "all"], ["photos"], ["config.yaml", "--device", "cpu"]])
+def test_summarize_never_loads_keras(words: list[str], tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 1)
+    (tmp_path / "config.yaml").write_text("model: {backbone: Xception}\n", encoding="utf-8")
+    code, loaded, err = loaded_after(command("summarize", *words), tmp_path)
+    assert (code, err) == (0, "")
+    assert not loaded & {*KERAS, *(() if "photos" in words else ("numpy", "PIL"))}  # photos are counted
 
 
 def test_a_run_that_is_none_and_a_gate_that_is_none_are_answered_without_keras(tmp_path: Path) -> None:

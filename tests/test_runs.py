@@ -151,7 +151,7 @@ OURS = [
     "best.keras", "config.yaml", "classes.json", "splits.csv", "environment.json", "history.csv", "metrics.json",
     "state/epoch-000003/model.npz", "state/.wisesr-epoch-000004/model.npz", "plots/learning_curves.png",
     "tensorboard/train/events.out.tfevents.1.v2", "evaluate-test/metrics.json", "evaluate-test/predictions.csv",
-    "evaluate-my photos/report.html", ".wisesr-ab.keras",
+    "evaluate-my photos/report.html", ".wisesr-ab.keras", "best.tflite",
 ]  # fmt: skip
 FOREIGN = [
     "notes.txt", "thesis/chapter.txt", "state/notes.txt", "plots/drawing.svg", "tensorboard/train/mine.txt",

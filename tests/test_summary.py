@@ -253,3 +253,29 @@ def test_markdown_holds_a_table_per_backbone_and_size_with_its_title(wisesr: Com
     answer = wisesr("summarize", "--backbone", "compact", "--backbone", "compact_small", *sizes, "--format", "markdown")
     titles = [line for line in answer.out.splitlines() if line.startswith("### ")]
     assert [title.split()[1] for title in titles] == ["compact", "compact", "compact\\_small", "compact\\_small"]
+
+
+def test_a_backbone_that_is_cut_at_a_layer_is_built_in_keras_which_is_said(wisesr: CommandLine) -> None:
+    cut = ("-s", "model.backbone=compact", "-s", "model.feature_layer=stage1_relu")
+    answer = wisesr("summarize", *cut, "--image-size", "32x40", "--head", "gap", "--format", "json")
+    (row,) = answer.data["rows"]
+    assert row["feature_map"] == [16, 20, 64]
+    assert row["backbone_parameters"] == 9 * 3 * 32 + 4 * 32 + 9 * 32 * 64 + 4 * 64 + 9 * 64 * 64 + 4 * 64
+    assert row["total_flops"] - row["head_flops"] == 2 * 9 * (3 * 32 * 1280 + (32 + 64) * 64 * 320)
+    assert "building compact in Keras, as model.feature_layer is given" in answer.err
+
+
+def test_a_feature_layer_stays_with_its_own_backbone_and_the_others_come_from_the_table(wisesr: CommandLine) -> None:
+    cut = ("-s", "model.backbone=compact", "-s", "model.feature_layer=stage1_relu", "--image-size", "32")
+    whole = rows_of(wisesr, "--backbone", "compact_small", "--image-size", "32")
+    both = rows_of(wisesr, *cut, "--backbone", "compact", "--backbone", "compact_small")
+    assert both[len(HEADS) :] == whole
+    assert both[0]["feature_map"] == [16, 16, 64]
+
+
+def test_keras_is_started_only_where_the_output_says_why(wisesr: CommandLine) -> None:
+    line = ("summarize", "--backbone", "compact_small", "--image-size", "32", "--head", "gap")
+    assert wisesr(*line, "--device", "cpu").err == ""
+    assert "building compact_small in Keras, as --latency was asked for" in wisesr(*line, "--latency").err
+    other = ("--backbone", "compact", "--latency")
+    assert "building 2 backbones in Keras" in wisesr(*line, *other).err

@@ -251,7 +251,7 @@ def test_a_second_signal_ends_a_prediction_at_once_and_it_resumes(
     wisesr: CommandLine, tiny: Path, tmp_path: Path, seen: Seen, numbers: tuple[signal.Signals, signal.Signals]
 ) -> None:
     photos = spread(tmp_path / "photos", 10)
-    line = ("predict", tiny, photos, "--format", "csv", "-o", tmp_path / "out")
+    line = ("predict", tiny, photos, "--engine", "keras", "--format", "csv", "-o", tmp_path / "out")
     process = start(*line, cwd=tmp_path, program=("-c", SLOW_IMPORT))
     try:
         assert b"importing\n" in process.stderr  # an import is not broken off by the first signal
@@ -684,7 +684,7 @@ def test_an_image_always_stands_in_the_row_of_its_number(
     logits = KerasEngine.logits
     monkeypatch.setattr(KerasEngine, "logits", lambda self, pixels: (batches.append(pixels), logits(self, pixels))[1])
     photos = sorted((trained.photos / "test").rglob("*.png"))[:10]
-    line = ("predict", trained.run, *photos, "-b", "4", "-o", tmp_path / "out")
+    line = ("predict", trained.run, *photos, "--engine", "keras", "-b", "4", "-o", tmp_path / "out")
     with stopping_after(7):
         wisesr(*line)
     batches.clear()
@@ -705,7 +705,7 @@ def test_float32_is_exact_again_after_another_precision(wisesr: CommandLine, tra
     import tensorflow
 
     photos = sorted((trained.photos / "test").rglob("*.png"))
-    line = ("predict", trained.run, *photos, "--format", "json")
+    line = ("predict", trained.run, *photos, "--engine", "keras", "--format", "json")
     tensorflow.config.experimental.enable_tensor_float_32_execution(True)
     exact = scores_of(wisesr(*line))
     assert not tensorflow.config.experimental.tensor_float_32_execution_enabled()
@@ -722,7 +722,8 @@ def test_float32_is_exact_again_after_another_precision(wisesr: CommandLine, tra
 def test_evaluation_is_in_float32_again_after_another_precision(wisesr: CommandLine, tiny: Path, seen: Seen) -> None:
     import tensorflow
 
-    exact = wisesr("evaluate", tiny, "--format", "json").data
-    assert wisesr("evaluate", tiny, "--precision", "mixed_bfloat16", "--format", "json").data != exact
-    assert wisesr("evaluate", tiny, "--format", "json").data == exact
+    line = ("evaluate", tiny, "--engine", "keras", "--format", "json")
+    exact = wisesr(*line).data
+    assert wisesr(*line, "--precision", "mixed_bfloat16").data != exact
+    assert wisesr(*line).data == exact
     assert not tensorflow.config.experimental.tensor_float_32_execution_enabled()

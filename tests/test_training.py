@@ -154,6 +154,7 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_run_directory_holds_exactly_what_the_interface_says(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir() if not path.name.startswith(".")) == [
         "best.keras",
+        *(["best.tflite"] if keras.backend.backend() == "tensorflow" else []),
         "classes.json",
         "config.yaml",
         "environment.json",

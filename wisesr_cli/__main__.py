@@ -9,6 +9,7 @@ def main() -> None:
     if not _forget_current_folder():
         sys.stderr.write("wisesr: the current folder no longer exists; change to another one\n")
         sys.exit(5)
+    _keep_matrix_library_small()
     from wisesr_cli.cli import run, show_bug
 
     sys.excepthook = show_bug
@@ -32,6 +33,16 @@ def _open_closed_streams() -> None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  (for as long as the process runs)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+
+
+def _keep_matrix_library_small() -> None:
+    """Let NumPy's matrix library start no thread per processor when it is imported: nothing here multiplies with it.
+
+    They take as long to start as all the rest of NumPy.
+    """
+    import os
+
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _forget_current_folder() -> bool:

@@ -10,27 +10,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from wisesr_cli import config_reader, runtime, training
-from wisesr_cli.archive import check_archive
+from wisesr_cli import config_reader, training
 from wisesr_cli.config import Config, SplitName
-from wisesr_cli.config_reader import LoadedConfig, Override, parse_head
-from wisesr_cli.engines import load_engine
+from wisesr_cli.config_reader import LoadedConfig, Override
+from wisesr_cli.engines import EngineChoice, choose_engine
 from wisesr_cli.evaluation import choose_subject, data_settings, output_folder
 from wisesr_cli.evaluation import evaluate as evaluate_subject
-from wisesr_cli.heads import HEADS
 from wisesr_cli.images import PIXEL_LIMIT
 from wisesr_cli.labelling import Request, open_records
 from wisesr_cli.oddities import Oddities
 from wisesr_cli.prediction import not_empty
 from wisesr_cli.results import Evaluation, Listener, Prediction, Silent, Summary, TrainingListener, TrainingResult
-from wisesr_cli.runs import Run, config_source, model_path
+from wisesr_cli.runs import config_source
 from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.training import TrainingOptions
 
 Settings = Mapping[str, Any] | Sequence[Override]
 Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
-
-DEFAULT_CLASSES = 10
 
 
 def load_config(source: str | Path | None = None, settings: Settings | None = None) -> Config:
@@ -84,6 +80,7 @@ def evaluate(
     pixel_limit: int | None = None,
     device: DeviceChoice = "auto",
     precision: Precision = "float32",
+    engine: EngineChoice = "auto",
     listener: Listener | None = None,
 ) -> Evaluation:
     """Judge a run on labelled images, and write metrics, tables and plots beside it.
@@ -97,22 +94,21 @@ def evaluate(
         pixel_limit: width times height above which an image is refused; None is the run's.
         device: where to compute.
         precision: arithmetic.
+        engine: what runs the model; `auto` is LiteRT where it can, see `engines.choose_engine`.
         listener: who is told what happens.
 
     Raises:
         WisesrError: the run, the split or the images cannot be used.
     """
     listener = listener or Silent()
-    path = model_path(run)
-    check_archive(path)
+    chosen = choose_engine(run, engine, device=device, precision=precision, listener=listener)
     settings = data_settings(run)
     rule, limit = on_error or settings.on_error, pixel_limit or settings.pixel_limit
     subject = choose_subject(run, split=split, data=data, on_error=rule, pixel_limit=limit, listener=listener)
     with output_folder(run, subject) as output:
-        listener.note(f"device: {runtime.start(device, precision=precision)}")
         return evaluate_subject(
             run,
-            load_engine(path, precision),
+            chosen.start(listener),
             subject,
             batch_size=batch_size,
             on_error=rule,
@@ -132,6 +128,7 @@ def predict(
     pixel_limit: int = PIXEL_LIMIT,
     device: DeviceChoice = "auto",
     precision: Precision = "float32",
+    engine: EngineChoice = "auto",
     listener: Listener | None = None,
 ) -> Iterator[Prediction]:
     """Label images: a record per image, in order; an unreadable one has the reason in `error`.
@@ -145,13 +142,13 @@ def predict(
         pixel_limit: width times height above which an image is not decoded.
         device: where to compute.
         precision: arithmetic.
+        engine: what runs the model; `auto` is LiteRT where it can, see `engines.choose_engine`.
         listener: who is told what happens, and at the end what is odd about the images.
 
     Raises:
         WisesrError: the run cannot be used, or there is no input.
     """
     listener, oddities = listener or Silent(), Oddities()
-    check_archive(model_path(run))
     request = Request(
         run=run,
         inputs=tuple(str(item) for item in inputs),
@@ -161,9 +158,11 @@ def predict(
         pixel_limit=pixel_limit,
         device=device,
         precision=precision,
+        engine=engine,
     )
+    chosen = request.choose_engine(listener)
     found = request.find(oddities)
-    records = open_records(request, not_empty(found), oddities, listener, ready=found.ready)
+    records = open_records(request, chosen, not_empty(found), oddities, listener, ready=found.ready)
     return _telling(records, oddities, listener)
 
 
@@ -186,6 +185,8 @@ def summarize(
 ) -> Summary:
     """Return parameters, FLOPs and sizes of backbones with heads, a row each.
 
+    Keras is started only for latency, for a config with a `feature_layer`, and to see whether there is a GPU.
+
     Args:
         source: a config, an image folder or a run directory; None is MobileNetV2 at 224 pixels.
         settings: values laid over the config, by key.
@@ -200,46 +201,17 @@ def summarize(
     Raises:
         ConfigError: an unknown name, or nothing that can be built.
     """
+    from wisesr_cli import summary
+
     config = _load(source, settings).config
-    names = _backbone_names(backbones, config)
-    options = {name: parse_head(name, base=config.model.head) for name in (heads if _given(heads) else HEADS)}
-    sizes = tuple(_image_size(size) for size in image_sizes) or (config.data.image_size,)
-    classes = classes or _count_classes(source, config)
-    runtime.start(device)
-    from wisesr_cli.summary import SummaryRequest, choose_models
-    from wisesr_cli.summary import summarize as summarize_models
-
-    request = SummaryRequest(choose_models(config.model, names), options, sizes, classes, latency)
-    return summarize_models(request, listener or Silent())
-
-
-def _given(names: Sequence[str]) -> bool:
-    return bool(names) and not any(name.lower() == "all" for name in names)
-
-
-def _backbone_names(names: Sequence[str], config: Config) -> list[str]:
-    from wisesr_cli.backbones import BACKBONES, canonical_name
-    from wisesr_cli.errors import ConfigError
-
-    if not names:
-        return [config.model.backbone]
-    try:
-        return [canonical_name(name) for name in names] if _given(names) else list(BACKBONES)
-    except ValueError as error:
-        raise ConfigError(f"--backbone: {error}") from None
-
-
-def _image_size(size: str | int) -> tuple[int, int]:
-    override = Override(("data", "image_size"), size, f"--image-size {size}")
-    return config_reader.load_config(None, [override]).config.data.image_size
-
-
-def _count_classes(source: str | Path | None, config: Config) -> int:
-    """Return the number of classes of a run or of class folders, or 10 where no images are named."""
-    from wisesr_cli.dataset import count_classes
-
-    if source is not None and Run(Path(source)).is_complete:
-        return len(Run(Path(source)).read_classes())
-    if config.data.dir is None and config.data.train_dir is None:
-        return DEFAULT_CLASSES
-    return count_classes(config.data)
+    request = summary.request_of(
+        config,
+        source,
+        backbones=backbones,
+        heads=heads,
+        image_sizes=image_sizes,
+        classes=classes,
+        latency=latency,
+        device=device,
+    )
+    return summary.summarize(request, listener or Silent())

@@ -22,12 +22,12 @@ from wisesr_cli.errors import MachineError, RunError, WisesrError
 from wisesr_cli.hdf5 import Table, UnsafeFileError
 from wisesr_cli.isolation import check_weights_apart
 from wisesr_cli.model_config import check_model_config
+from wisesr_cli.model_info import MODEL_INFO
 from wisesr_cli.text import visible
 
 CONFIG = "config.json"
 METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
-MODEL_INFO = "wisesr.json"
 
 # The bytes that a member may have; weights may have as many as the archive.
 LIMITS = {CONFIG: 4 << 20, METADATA: 1 << 16, MODEL_INFO: 4 << 20}

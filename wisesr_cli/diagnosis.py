@@ -5,6 +5,7 @@ To add a check: a function that gives a finding, and a row in `CHECKS`.
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import platform
@@ -12,11 +13,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 from wisesr_cli import runtime
 from wisesr_cli.caches import cache_dir
 from wisesr_cli.errors import MachineError
+from wisesr_cli.litert import PACKAGE
 from wisesr_cli.pipeline import available_memory_bytes
 from wisesr_cli.results import CheckResult, Finding, Listener
 from wisesr_cli.runtime import DeviceChoice
@@ -80,6 +83,15 @@ def _bytecode(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
     return "pass", "compiled Python files are kept"
 
 
+def _litert(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
+    """Load what predicts without TensorFlow; prediction works without it, too."""
+    try:
+        importlib.import_module("ai_edge_litert.interpreter")
+    except ImportError as error:
+        return "warn", f"{PACKAGE} cannot be loaded ({error}): prediction starts TensorFlow; pip install {PACKAGE}"
+    return "pass", f"{PACKAGE} {version(PACKAGE)} predicts without TensorFlow"
+
+
 def _device(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
     started = time.monotonic()
     found = runtime.start(device)
@@ -110,6 +122,7 @@ CHECKS: dict[str, Callable[[str, DeviceChoice], tuple[str, str]]] = {
     "output-folder": _output_folder,
     "cache-folder": _cache_folder,
     "bytecode": _bytecode,
+    "litert": _litert,
     "device": _device,
     "training-step": _training_step,
 }

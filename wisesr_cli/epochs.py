@@ -116,6 +116,7 @@ class EpochKeeper(keras.callbacks.Callback):
             progress.finished = True
         self.trainer.write_state(self.run.state)
         if is_best:
+            self.run.forget_litert()
             self.trainer.save_best(self.run.best, row.epoch)
         self.run.write_history(progress.history)
         self.logs_writer.write(row)

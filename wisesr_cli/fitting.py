@@ -12,11 +12,12 @@ from wisesr_cli import runtime
 from wisesr_cli.archive import check_archive
 from wisesr_cli.backbones import BACKBONES
 from wisesr_cli.config import Config, position_warning
-from wisesr_cli.engines import load_engine
+from wisesr_cli.engines import KerasEngine, load_engine
 from wisesr_cli.epochs import EpochKeeper, TrainingStopped
 from wisesr_cli.errors import DataError, RunError
 from wisesr_cli.evaluation import evaluate_pixels
 from wisesr_cli.examples import Examples
+from wisesr_cli.export import has_litert, keep_litert
 from wisesr_cli.files import make_folder
 from wisesr_cli.guard import Limits
 from wisesr_cli.model import Classifier, notes_about
@@ -99,6 +100,7 @@ def _restore_best(trainer: Trainer, run: Run) -> None:
                 f"{visible(run.best)}: is the model of epoch {found}, but the best one is that of epoch "
                 f"{progress.best_epoch}; put it back, or start anew with --overwrite"
             )
+    run.forget_litert()
     trainer.save_best(run.best, progress.epoch)
 
 
@@ -146,15 +148,19 @@ def _fit(
 def _finish(
     trainer: Trainer, run: Run, epochs_done_now: int, stopped: str | None, listener: TrainingListener
 ) -> TrainingResult:
-    """Evaluate the best model, draw the curves, and return what the training came to."""
-    progress = trainer.progress
-    metrics = _best_metrics(trainer, run, listener) if progress.best_epoch is not None else None
-    if metrics is not None:
+    """Judge the best model, draw the curves, convert the model when training is done, and return what it came to."""
+    progress, metrics = trainer.progress, None
+    engine = load_engine(run.best) if progress.best_epoch is not None else None
+    if engine is not None and (metrics := _metrics(trainer, engine, listener)) is not None:
         run.write_metrics(metrics)
     if progress.history:
         make_folder(run.plots)
         plot_learning_curves(progress.history, run.plots / LEARNING_CURVES)
-    return _result(trainer, run, epochs_done_now=epochs_done_now, stopped=stopped, metrics=metrics)
+    result = _result(trainer, run, epochs_done_now=epochs_done_now, stopped=stopped, metrics=metrics)
+    if engine is not None and result.finished and not has_litert(run):
+        images = trainer.examples.validation or trainer.examples.train
+        keep_litert(run, engine, images, batch_size=trainer.config.train.batch_size, listener=listener)
+    return result
 
 
 def _result(
@@ -173,11 +179,11 @@ def _result(
     )
 
 
-def _best_metrics(trainer: Trainer, run: Run, listener: Listener) -> Metrics | None:
+def _metrics(trainer: Trainer, engine: KerasEngine, listener: Listener) -> Metrics | None:
+    """Return the metrics of a model on the validation images, where there are any."""
     examples = trainer.examples
     if examples.validation is None:
         return None
-    engine = load_engine(run.best)
     labels = examples.labels("validation")
     return evaluate_pixels(
         engine, examples.validation, labels, batch_size=trainer.config.train.batch_size, listener=listener

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wisesr_cli import runtime
-from wisesr_cli.archive import check_archive
-from wisesr_cli.engines import load_engine
+from wisesr_cli.engines import ChosenEngine, EngineChoice, choose_engine
 from wisesr_cli.files import sha256
 from wisesr_cli.guard import StopRequest, stop_on_signals
 from wisesr_cli.images import PIXEL_LIMIT
@@ -18,7 +16,6 @@ from wisesr_cli.output import FileOutput, StreamOutput, Tally, open_output
 from wisesr_cli.parallel import always
 from wisesr_cli.prediction import Inputs, find_inputs, not_empty, predict_paths
 from wisesr_cli.results import Listener, Prediction, Silent
-from wisesr_cli.runs import model_path
 from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.text import counted, visible
 
@@ -40,6 +37,7 @@ class Request:
     pixel_limit: int = PIXEL_LIMIT
     device: DeviceChoice = "auto"
     precision: str = "float32"
+    engine: EngineChoice = "auto"
 
     def find(self, oddities: Oddities | None = None) -> Inputs:
         """Return the inputs; what was passed over is counted among the oddities."""
@@ -51,10 +49,15 @@ class Request:
         """Whether the inputs come through a pipe, and cannot be counted beforehand."""
         return "-" in self.inputs or (self.from_file is not None and not Path(self.from_file).is_file())
 
-    def header(self, model: Path) -> JournalHeader:
+    def choose_engine(self, listener: Listener) -> ChosenEngine:
+        """Return what runs the model; see `engines.choose_engine`."""
+        return choose_engine(self.run, self.engine, device=self.device, precision=self.precision, listener=listener)
+
+    def header(self, chosen: ChosenEngine) -> JournalHeader:
         """Return what the records depend on."""
         names = ("top_k", "min_score", "batch_size", "precision", "pixel_limit")
-        return JournalHeader(sha256(model), {name: getattr(self, name) for name in names})
+        options = {name: getattr(self, name) for name in names}
+        return JournalHeader(sha256(chosen.path), {**options, "engine": chosen.identity})
 
 
 def label(
@@ -73,10 +76,9 @@ def label(
     Raises:
         WisesrError: the model, the inputs or the output cannot be used; what was labelled before is kept.
     """
-    path = model_path(request.run)
-    check_archive(path)
+    engine = request.choose_engine(listener)
     output = open_output(
-        chosen, file, lambda: request.header(path), overwrite=overwrite, resume=resume, reads=request.from_file
+        chosen, file, lambda: request.header(engine), overwrite=overwrite, resume=resume, reads=request.from_file
     )
     if output.has_nothing_to_resume:
         listener.note(
@@ -94,7 +96,7 @@ def label(
         if done:
             listener.note(f"{counted(done, 'record')} found in the journal")
         with stop.deferred():  # an import is not broken off
-            records = open_records(request, left, oddities, listener, ready=found.ready, first=done)
+            records = open_records(request, engine, left, oddities, listener, ready=found.ready, first=done)
         _write(records, output, None if total is None else total - done, stop, hint, listener)
     oddities.tell(listener)
     return output.tally
@@ -102,6 +104,7 @@ def label(
 
 def open_records(
     request: Request,
+    chosen: ChosenEngine,
     paths: Iterable[str],
     oddities: Oddities,
     listener: Listener,
@@ -109,10 +112,9 @@ def open_records(
     ready: Callable[[], bool] = always,
     first: int = 0,
 ) -> Iterator[Prediction]:
-    """Start Keras and return the records of paths, computed as they are taken; see `prediction.predict_paths`."""
-    listener.note(f"device: {runtime.start(request.device, precision=request.precision)}")
+    """Start the engine and return the records of paths, computed as they are taken; see `prediction.predict_paths`."""
     return predict_paths(
-        load_engine(request.run, request.precision),
+        chosen.start(listener),
         paths,
         top_k=request.top_k,
         min_score=request.min_score,

@@ -1,35 +1,16 @@
-"""What a model file says of itself, in a member that can be read without Keras: class names, sizes, versions."""
+"""The record in a model file, a member that can be read without Keras: see `model_info`."""
 
 from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
 
-from wisesr_cli.archive import MODEL_INFO, open_archive
-from wisesr_cli.color import BACKGROUND
+from wisesr_cli.archive import open_archive
 from wisesr_cli.errors import RunError
+from wisesr_cli.model_info import MODEL_INFO, ModelInfo, parse_model_info
 from wisesr_cli.text import visible
-
-MOST_SIDE = 8192  # pixels; a batch of larger images fits no memory
-
-Resize = Literal["squash", "crop", "pad"]
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a model file says of itself."""
-
-    class_names: tuple[str, ...]
-    image_size: tuple[int, int]
-    resize: Resize
-    background: tuple[int, int, int]
-    backbone: str
-    head: str
-    epoch: int
-    versions: dict[str, str]
 
 
 def read_model_info(path: Path) -> ModelInfo:
@@ -42,36 +23,7 @@ def read_model_info(path: Path) -> ModelInfo:
         if MODEL_INFO not in archive.namelist():
             raise RunError(f"{visible(path)}: not a model of wisesr train: '{MODEL_INFO}' is missing in it")
         record = archive.read(MODEL_INFO)
-    try:
-        info = _from_json(json.loads(record))
-    except KeyError as error:
-        raise RunError(f"{visible(path)}: not a model of wisesr train: {visible(error)} is missing") from None
-    except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError, RecursionError) as error:
-        raise RunError(f"{visible(path)}: {MODEL_INFO} in it is damaged: {visible(error)}") from None
-    if info.background != BACKGROUND:
-        raise RunError(f"{visible(path)}: was trained with another background than this wisesr lays under images")
-    return info
-
-
-def _from_json(values: dict[str, Any]) -> ModelInfo:
-    height, width = values["image_size"]
-    if not all(type(side) is int and 0 < side <= MOST_SIDE for side in (height, width)):
-        raise ValueError(f"the image size {height}x{width}")
-    if values["resize"] not in get_args(Resize):
-        raise ValueError(f"the resize rule {values['resize']!r}")
-    names = values["class_names"]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
-        raise ValueError("its class names are no list of different texts")
-    return ModelInfo(
-        class_names=tuple(names),
-        image_size=(height, width),
-        resize=values["resize"],
-        background=tuple(values["background"]),
-        backbone=str(values["backbone"]),
-        head=str(values["head"]),
-        epoch=int(values["epoch"]),
-        versions=dict(values["versions"]),
-    )
+    return parse_model_info(record, path)
 
 
 def append_model_info(path: Path, info: ModelInfo) -> None:

@@ -7,7 +7,8 @@ import os
 import select
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -276,39 +277,77 @@ def predict_paths(
         pixel_limit=pixel_limit,
         ready=ready,
     )
-    with closing(batches):
-        for batch in batches:
-            probabilities = _probabilities(engine, batch, first, batch_size)
-            first += len(batch)
-            for decoded, row in zip(batch, probabilities, strict=True):
-                if decoded.header is not None:
-                    oddities.add(decoded.path, decoded.header)
-                yield _record(decoded, row, engine.info.class_names, top_k, min_score)
+    with closing(batches), closing(_labelled(engine, batches, batch_size, first, ready)) as labelled:
+        for decoded, row in labelled:
+            if decoded.header is not None:
+                oddities.add(decoded.path, decoded.header)
+            yield _record(decoded, row, engine.info.class_names, top_k, min_score)
+
+
+Labelled = tuple[Decoded, NDArray[np.float64] | None]
+
+
+def _labelled(
+    engine: Engine, batches: Iterator[list[Decoded]], batch_size: int, first: int, ready: Callable[[], bool]
+) -> Generator[Labelled, None, None]:
+    """Give every input with its probabilities, in order. While the engine computes a batch, the next is decoded.
+
+    Where the next one is yet to come, nothing waits for it.
+    """
+    computing: deque[tuple[list[Decoded], Future[Sequence[NDArray[np.float64] | None]]]] = deque()
+
+    def finished() -> Iterator[Labelled]:
+        while computing:
+            batch, probabilities = computing.popleft()
+            yield from zip(batch, probabilities.result(), strict=True)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="engine") as executor:
+        while True:
+            try:
+                batch = next(batches, None) if not computing or ready() else []
+            except Exception:
+                yield from finished()  # what came before the mistake is worth as much as ever
+                raise
+            yield from finished()
+            if batch is None:
+                return
+            if batch:
+                computing.append((batch, executor.submit(_probabilities, engine, batch, first, batch_size)))
+                first += len(batch)
 
 
 def _probabilities(
     engine: Engine, batch: Sequence[Decoded], first: int, batch_size: int
 ) -> Sequence[NDArray[np.float64] | None]:
-    """Return the probabilities of every class for every input, None for those that could not be read.
-
-    The engine always sees a whole batch, so that nothing is compiled twice, and an image always in the row that its
-    number gives: whatever was unreadable, slow or labelled by an earlier process, no score changes by a single bit.
-    """
-    if all(decoded.pixels is None for decoded in batch):
-        return [None] * len(batch)
-    pixels = np.zeros((batch_size, *engine.info.image_size, 3), np.uint8)
-    rows = [number % batch_size for number in range(first, first + len(batch))]
-    for row, decoded in zip(rows, batch, strict=True):
-        if decoded.pixels is not None:
-            pixels[row] = decoded.pixels
-    logits = engine.logits(pixels)[rows]
+    """Return the probabilities of every class for every input, None for those that could not be read."""
+    readable = [position for position, decoded in enumerate(batch) if decoded.pixels is not None]
+    found: list[NDArray[np.float64] | None] = [None] * len(batch)
+    if not readable:
+        return found
+    pixels = np.stack([decoded.pixels for decoded in batch if decoded.pixels is not None])
+    if engine.full_batches:
+        logits = _in_full_batch(engine, pixels, [(first + position) % batch_size for position in readable], batch_size)
+    else:
+        logits = engine.logits(pixels)
     if not np.isfinite(logits).all():
         raise DataError(
             "the model's logits are not finite: no label is defined; train again with a lower learning rate, or in "
             "float32"
         )
-    probabilities = softmax(logits)
-    return [None if decoded.pixels is None else row for decoded, row in zip(batch, probabilities, strict=True)]
+    for position, row in zip(readable, softmax(logits), strict=True):
+        found[position] = row
+    return found
+
+
+def _in_full_batch(engine: Engine, pixels: NDArray[np.uint8], rows: list[int], batch_size: int) -> NDArray[np.float32]:
+    """Return the logits of images, computed in a whole batch, so that nothing is compiled twice.
+
+    An image is always in the row that its number gives: whatever was unreadable, slow or labelled by an earlier
+    process, no score changes by a single bit.
+    """
+    whole = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
+    whole[rows] = pixels
+    return engine.logits(whole)[rows]
 
 
 def _record(

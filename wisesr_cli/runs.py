@@ -16,16 +16,18 @@ from dataclasses import asdict, dataclass, fields
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from wisesr_cli.config import Config, SplitName
-from wisesr_cli.config_reader import load_config
 from wisesr_cli.errors import ConfigError, MachineError, RunError, UsageError
 from wisesr_cli.files import TEMPORARY_PREFIX, make_folder, naming, read_text, remove, replacing, write_text
-from wisesr_cli.results import EpochResult, Metrics
 from wisesr_cli.text import csv_cell, parse_csv_cell, visible
 
+if TYPE_CHECKING:  # `predict` looks for a model here, and needs no config, which takes a tenth of a second
+    from wisesr_cli.config import Config
+    from wisesr_cli.results import EpochResult, Metrics
+
 BEST = "best.keras"
+LITERT = "best.tflite"
 CONFIG = "config.yaml"
 CLASSES = "classes.json"
 SPLITS = "splits.csv"
@@ -61,7 +63,7 @@ _OUR_FILES = (
     *(f"{PLOTS}/{name}" for name in (LEARNING_CURVES, *(name.format("*") for name in EVALUATION_PICTURES))),
     f"{TENSORBOARD}/**/events.out.tfevents.*",
     *(f"evaluate-*/{name}" for name in (*EVALUATION_FILES, "report.html")),
-    *(BEST, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, CLASSES),
+    *(LITERT, BEST, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, CLASSES),
 )
 _OUR_FOLDERS = (STATE, PLOTS, f"{TENSORBOARD}/*", TENSORBOARD, "evaluate-*")
 
@@ -94,6 +96,11 @@ class Run:
         return self.path / BEST
 
     @property
+    def litert(self) -> Path:
+        """The best model once more, for prediction without TensorFlow."""
+        return litert_path(self.best)
+
+    @property
     def state(self) -> Path:
         """The folder that resuming reads."""
         return self.path / STATE
@@ -123,6 +130,8 @@ class Run:
         Raises:
             RunError: it is damaged.
         """
+        from wisesr_cli.config_reader import load_config
+
         try:
             return load_config(self.config_path).config
         except ConfigError as error:
@@ -167,14 +176,22 @@ class Run:
 
     def check_splits(self, class_names: Sequence[str], rows: Iterable[tuple[str, str, str]]) -> None:
         """Raise a `RunError` when a row of splits.csv is no example of this run."""
+        from wisesr_cli.config import SplitName
+
         known = frozenset(class_names)
         for number, (path, label, split) in enumerate(rows, start=2):
             outside = PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
             if outside or label not in known or split not in get_args(SplitName):
                 raise RunError(f"{visible(self.path / SPLITS)}:{number}: damaged: not an example of this run")
 
+    def forget_litert(self) -> None:
+        """Take away the model for prediction without TensorFlow, which is about to be that of another epoch."""
+        _remove(self.litert)
+
     def write_history(self, history: Iterable[EpochResult]) -> None:
         """Write a row per finished epoch; numbers are written so that they read back exactly."""
+        from wisesr_cli.results import EpochResult
+
         names = tuple(field.name for field in fields(EpochResult))
         rows = (["" if value is None else repr(value) for value in asdict(row).values()] for row in history)
         write_rows(self.path / HISTORY, names, rows)
@@ -233,6 +250,11 @@ def model_path(run: str | Path) -> Path:
     if not best.is_file():
         raise RunError(f"{visible(run)}: no {BEST} yet: no epoch has finished; go on with wisesr train --resume")
     return best
+
+
+def litert_path(model: Path) -> Path:
+    """Return where the same model for prediction without TensorFlow lies: beside the model file."""
+    return model.with_suffix(Path(LITERT).suffix)
 
 
 def weights_file(source: str) -> Path:

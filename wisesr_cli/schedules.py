@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from wisesr_cli.options import Options
 
-Floats = NDArray[np.float64]
+if TYPE_CHECKING:  # a config needs the options alone, and NumPy takes a third of the time in which a typo is answered
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats: TypeAlias = NDArray[np.float64]
 
 
 class ScheduleOptions(Options):
@@ -58,11 +60,15 @@ class ExponentialOptions(ScheduleOptions):
 
 def constant(epochs: Floats, total_epochs: float, options: ConstantOptions) -> Floats:
     """Return 1 everywhere."""
+    import numpy as np
+
     return np.ones_like(epochs)
 
 
 def cosine(epochs: Floats, total_epochs: float, options: CosineOptions) -> Floats:
     """Return half a cosine from 1 at the end of the warmup to 0 at `total_epochs`."""
+    import numpy as np
+
     length = max(total_epochs - options.warmup_epochs, 1e-9)
     position = np.clip((epochs - options.warmup_epochs) / length, 0.0, 1.0)
     return 0.5 * (1.0 + np.cos(np.pi * position))
@@ -70,6 +76,8 @@ def cosine(epochs: Floats, total_epochs: float, options: CosineOptions) -> Float
 
 def exponential(epochs: Floats, total_epochs: float, options: ExponentialOptions) -> Floats:
     """Return `decay_rate` to the power of the decays that have passed."""
+    import numpy as np
+
     decays = epochs / options.decay_epochs
     # A little more, as 0.3 / 0.1 is just below 3.
     return np.power(options.decay_rate, np.floor(decays + 1e-9) if options.staircase else decays)
@@ -79,6 +87,8 @@ def learning_rates(
     base: float, options: ScheduleOptions, *, total_epochs: int, steps_per_epoch: int
 ) -> NDArray[np.float32]:
     """Return the learning rate of every step of a phase, shape (total_epochs * steps_per_epoch,)."""
+    import numpy as np
+
     steps = np.arange(total_epochs * steps_per_epoch)
     epochs = steps / steps_per_epoch
     schedule = SCHEDULES[options.name]

@@ -21,7 +21,8 @@ from wisesr_cli.errors import RunError, WisesrError
 from wisesr_cli.examples import Examples
 from wisesr_cli.files import replacing
 from wisesr_cli.model import Classifier, build_classifier
-from wisesr_cli.model_file import ModelInfo, append_model_info
+from wisesr_cli.model_file import append_model_info
+from wisesr_cli.model_info import ModelInfo
 from wisesr_cli.optimizers import build_optimizer
 from wisesr_cli.parallel import worker_count
 from wisesr_cli.pipeline import DecodedImages, epoch_order

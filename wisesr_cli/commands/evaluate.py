@@ -28,6 +28,7 @@ def evaluate(
     fail_under: options.FailUnder = None,
     device: options.DeviceChoice = "auto",
     precision: options.Precision = None,
+    engine: options.EngineChoice = "auto",
     output: options.TableFormat = "table",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -54,6 +55,7 @@ def evaluate(
         pixel_limit=pixel_limit,
         device=device,
         precision=precision or "float32",
+        engine=engine,
         listener=listener,
     )
     show_result(

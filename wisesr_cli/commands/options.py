@@ -32,6 +32,10 @@ Precision = Annotated[
 DeviceChoice = Annotated[
     Literal["auto", "cpu", "gpu"], typer.Option("--device", help="Where to compute; gpu is an error without one.")
 ]
+EngineChoice = Annotated[
+    Literal["auto", "litert", "keras"],
+    typer.Option("--engine", help="What runs the model; auto is LiteRT on the CPU, else Keras."),
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show warnings and results only.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show long tables whole.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

@@ -36,6 +36,7 @@ def predict(
     pixel_limit: options.PixelLimit = None,
     device: options.DeviceChoice = "auto",
     precision: options.Precision = None,
+    engine: options.EngineChoice = "auto",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     debug: options.Debug = False,
@@ -65,6 +66,7 @@ def predict(
         pixel_limit=pixel_limit or PIXEL_LIMIT,
         device=device,
         precision=precision or "float32",
+        engine=engine,
     )
     tally = label(request, chosen=output, file=output_file, overwrite=overwrite, resume=resume, listener=listener)
     code = tally.exit_code(strict=strict)

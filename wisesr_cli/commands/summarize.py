@@ -39,22 +39,27 @@ def summarize(
 
     wisesr summarize --backbone Xception --classes 70
     """
-    from wisesr_cli import api
+    from wisesr_cli.config_reader import load_config
+    from wisesr_cli.runs import config_source
+
+    config = load_config(config_source(source), options.overrides(settings)).config
     from wisesr_cli.report import TerminalListener, show_result
+    from wisesr_cli.summary import request_of
+    from wisesr_cli.summary import summarize as summarize_models
     from wisesr_cli.tables import summary_grids, summary_header, summary_rows
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)
-    summary = api.summarize(
+    request = request_of(
+        config,
         source,
-        options.overrides(settings),
         backbones=backbone or (),
         heads=head or (),
         image_sizes=image_size or (),
         classes=classes,
         latency=latency,
         device=device,
-        listener=listener,
     )
+    summary = summarize_models(request, listener)
     show_result(
         output,
         grids=summary_grids(summary),

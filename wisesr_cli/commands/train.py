@@ -13,6 +13,7 @@ import typer
 from wisesr_cli.commands import options
 
 if TYPE_CHECKING:
+    from wisesr_cli.gates import Gate
     from wisesr_cli.results import Listener, TrainingResult
 
 app = options.new_app()
@@ -54,10 +55,9 @@ def train(
     """
     named = options.named(locals())
     from wisesr_cli.config_reader import load_config
-    from wisesr_cli.gates import check_gates, parse_gate
     from wisesr_cli.runs import config_source
 
-    gates = [parse_gate(gate) for gate in fail_under or ()]
+    gates = _parse_gates(fail_under or ())
     loaded = load_config(
         config_source(source),
         options.overrides(settings, **named),
@@ -82,8 +82,19 @@ def train(
         listener=display,
     )
     _show(result, display, dry_run=dry_run)
-    if not dry_run:
+    if gates and not dry_run:
+        from wisesr_cli.gates import check_gates
+
         check_gates(result.metrics, gates)
+
+
+def _parse_gates(texts: Sequence[str]) -> list[Gate]:
+    """Read the gates; where there are none, nothing of metrics is loaded, and a mistake in the config shows sooner."""
+    if not texts:
+        return []
+    from wisesr_cli.gates import parse_gate
+
+    return [parse_gate(text) for text in texts]
 
 
 def _show(result: TrainingResult, display: Listener, *, dry_run: bool) -> None:
