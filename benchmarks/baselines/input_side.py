@@ -1,0 +1,30 @@
+"""Prints the images per second that the input side of `wisesr train` gives, and nothing trains.
+
+Arguments: config, cache (memory or none), number of epochs. Two threads fetch batches, as in training.
+"""
+
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from wisesr_cli import runtime
+from wisesr_cli.config_reader import load_config, parse_set
+from wisesr_cli.examples import open_examples
+from wisesr_cli.results import Silent
+
+loaded = load_config(Path(sys.argv[1]), [parse_set(f"data.cache={sys.argv[2]}")])
+examples = open_examples(loaded.config, Silent())
+runtime.start("cpu")
+from wisesr_cli.trainer import Batches  # noqa: E402
+
+labels, epochs = examples.labels("train"), int(sys.argv[3])
+batch_size = loaded.config.train.batch_size
+batches = Batches(examples.train, labels, classes=len(examples.index.class_names), batch_size=batch_size, seed=0)
+with ThreadPoolExecutor(2) as threads:
+    started = time.perf_counter()
+    for epoch in range(epochs):
+        batches.begin_epoch(epoch)
+        images = sum(len(batch[0]) for batch in threads.map(batches.__getitem__, range(batches.num_batches)))
+    print("images_per_second", epochs * images / (time.perf_counter() - started))
+examples.close()

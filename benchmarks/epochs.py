@@ -1,0 +1,91 @@
+"""How long does an epoch of `wisesr train` take, beside Keras' own loop on arrays in memory?
+
+    python benchmarks/epochs.py
+
+MobileNetV2 at 96 px with the Wise head and light augmentation, batch 32. An epoch is all that belongs to one: its
+steps, the validation, the best model, and for wisesr the state to resume from, flushed to disk. Epochs after the first
+of whole processes in turns, the median of each; ours are those of history.csv. The baseline is `fit` with
+ModelCheckpoint.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import sys
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
+
+from wisesr_cli.harbour import make_harbour
+from wisesr_cli.images import decode_image
+from wisesr_cli.results import Silent
+
+SCRIPT = Path(__file__).with_name("baselines") / "train_epochs.py"
+SIDE, QUICK_SIDE = 96, 32
+EPOCHS, QUICK_EPOCHS = 6, 2
+
+
+def measure(settings: Settings) -> Iterator[Answer]:
+    """Give the one answer."""
+    side, epochs = (QUICK_SIDE, QUICK_EPOCHS) if settings.quick else (SIDE, EPOCHS)
+    train, validation = image_folders(settings)
+    arrays = settings.folder / "arrays.npz"
+    np.savez(arrays, **decoded("train", train, side), **decoded("validation", validation, side))
+    config = settings.folder / "config.yaml"
+    config.write_text(
+        f"schema_version: 1\ndata: {{train_dir: {train}, validation_dir: {validation}}}\n", encoding="utf-8"
+    )
+    numbers = count()
+
+    def ours() -> float:
+        runs = settings.folder / f"runs{next(numbers)}"
+        options = ["--image-size", str(side), "--epochs", str(epochs), "--name", "run", "--output-dir", str(runs), "-q"]
+        run_process([wisesr_command(), "train", str(config), *options])
+        with (runs / "run" / "history.csv").open(encoding="utf-8") as file:
+            return after_the_first([float(row["epoch_seconds"]) for row in csv.DictReader(file)])
+
+    def baseline() -> float:
+        best = settings.folder / "best.keras"
+        cost = run_process([sys.executable, str(SCRIPT), str(arrays), str(epochs), str(best)])
+        lines = [line.split() for line in cost.stdout.splitlines() if line.startswith("epoch_seconds ")]
+        return after_the_first([float(seconds) for _, seconds in lines])
+
+    question = Question(
+        f"an epoch after the first, MobileNetV2 at {side} px",
+        "Keras' fit with ModelCheckpoint",
+        "seconds",
+        None if settings.quick else 1.05,
+        None if settings.quick else 1.0,
+    )
+    note = f"median of the epochs 2 to {epochs} of every process"
+    yield Answer(question, *alternate(ours, baseline, repetitions=settings.repetitions), note=note)
+
+
+def after_the_first(seconds: list[float]) -> float:
+    """Return the median time of the epochs after the first."""
+    return statistics.median(seconds[1:])
+
+
+def image_folders(settings: Settings) -> tuple[Path, Path]:
+    """Return the folders of the training and of the validation images: real photos, or the harbour of the demo."""
+    if settings.images is not None and not settings.quick:
+        return settings.images, settings.images.with_name("validation")
+    each = 4 if settings.quick else 60
+    make_harbour(settings.folder / "harbour", train_per_class=each, test_per_class=each, seed=0, listener=Silent())
+    return settings.folder / "harbour" / "train", settings.folder / "harbour" / "test"
+
+
+def decoded(split: str, folder: Path, side: int) -> dict[str, np.ndarray]:
+    """Return the images and labels of a folder of class folders."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    paths = [(path, label) for label, one in enumerate(classes) for path in sorted(one.iterdir())]
+    images = np.stack([decode_image(path, image_size=(side, side)) for path, _ in paths])
+    return {split: images, f"{split}_labels": np.array([label for _, label in paths])}
+
+
+if __name__ == "__main__":
+    main(__doc__, measure)

@@ -1,0 +1,55 @@
+"""Does the memory of `wisesr train` grow with the number of images, when decoded images are kept on the disk?
+
+    python benchmarks/memory.py [--quick] [--repetitions N] [--json FILE]
+
+The highest resident memory of the whole process for one epoch on ten times the images, against that on the images once.
+Files: JPEG, 32x32, brought to 128x128; backbone: compact. Pages of a mapped file would count as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from images import make_images
+from measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
+
+GROWTH = Question(
+    "peak memory of `wisesr train`, data.cache: disk, {:,} images", "{:,} images", "MiB", reach=1.1, aim=1.05
+)
+SIDE = 128  # pixels: 48 KiB an image
+
+
+def measure(settings: Settings) -> Iterator[Answer]:
+    """Give the peak of ten times the images against that of the images once."""
+    few = 200 if settings.quick else 1_000
+    folders = [make_images(settings.folder / str(count), count, (32, 32), "jpg") for count in (few, 10 * few)]
+    once, ten_times = (Training(folder, settings.folder) for folder in folders)
+    question = Question(
+        GROWTH.name.format(10 * few), GROWTH.baseline.format(few), GROWTH.unit, GROWTH.reach, GROWTH.aim
+    )
+    kept = 10 * few * SIDE * SIDE * 3 / 2**20
+    yield Answer(
+        question,
+        *alternate(ten_times.peak_mebibytes, once.peak_mebibytes, repetitions=settings.repetitions),
+        note=f"the larger run keeps {kept:,.0f} MiB of decoded images on the disk",
+    )
+
+
+class Training:
+    """Trains for one epoch on a folder, each time in a fresh place."""
+
+    def __init__(self, data: Path, folder: Path) -> None:
+        self.data, self.folder, self.runs = data, folder, 0
+
+    def peak_mebibytes(self) -> float:
+        """Return the highest resident memory of a training from the decoding of the images on."""
+        self.runs += 1
+        place = self.folder / f"run-{self.data.name}-{self.runs}"
+        command = [wisesr_command(), "train", str(self.data), "--quiet", "--device", "cpu", "--output-dir", str(place)]
+        command += ["--epochs", "1", "--image-size", str(SIDE), "--backbone", "compact", "--set", "data.cache=disk"]
+        return run_process(command, environment={"WISESR_CACHE_DIR": str(place / "caches")}).peak_mebibytes
+
+
+if __name__ == "__main__":
+    main(__doc__, measure)

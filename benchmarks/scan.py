@@ -1,0 +1,81 @@
+"""How long does `wisesr` look at a folder of 100,000 images, the first and the second time?
+
+    python benchmarks/scan.py [--quick] [--repetitions N] [--json FILE]
+
+The scan lists the class folders and reads the size, format and orientation of every image, and a hash of its first and
+last bytes; the second time it compares size and modification time with what it remembers. The first time is measured
+with the files on the disk, as after copying a dataset or starting the machine (their pages are dropped from the
+machine's memory before), and with the files in memory. Also told: the bytes of what is remembered. Files: JPEG, 32x32.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from images import make_images
+from measuring import Answer, Question, Settings, main
+
+from wisesr_cli.config import DataConfig
+from wisesr_cli.results import Silent
+from wisesr_cli.survey import survey
+
+FROM_DISK = Question("scan of {:,} images, second time", "first time, files on disk", "seconds", reach=0.1)
+FROM_MEMORY = Question("scan of {:,} images, second time", "first time, files in memory", "seconds", reach=0.1)
+
+
+def measure(settings: Settings) -> Iterator[Answer]:
+    """Give the second scan against the first one, the files on the disk or in memory."""
+    count = 5_000 if settings.quick else 100_000
+    folder = settings.folder / "images"
+    spread_out(make_images(settings.folder / "made", 1_000, (32, 32), "jpg"), folder, count)
+    os.environ["WISESR_CACHE_DIR"] = str(settings.folder / "caches")
+    for question, prepare in ((FROM_DISK, drop_pages), (FROM_MEMORY, len)):
+        first, second = [], []
+        for _ in range(settings.repetitions):
+            shutil.rmtree(settings.folder / "caches", ignore_errors=True)
+            prepare([str(path) for path in folder.rglob("*.jpg")])
+            first.append(scan(folder))
+            second.append(scan(folder))
+        kept = sum(path.stat().st_size for path in (settings.folder / "caches").rglob("*") if path.is_file())
+        note = f"remembered: {kept / count:.1f} bytes an image, paths of {len('class0/000000.jpg')} bytes included"
+        if question is FROM_MEMORY:
+            note += "; both times list the folders, which is most of the second and waits for no disk in the first"
+        yield Answer(
+            Question(question.name.format(count), question.baseline, question.unit, question.reach),
+            second,
+            first,
+            note,
+        )
+
+
+def scan(folder: Path) -> float:
+    """Return the seconds that a scan takes."""
+    started = time.perf_counter()
+    survey(DataConfig(dir=folder), listener=Silent())
+    return time.perf_counter() - started
+
+
+def spread_out(source: Path, folder: Path, count: int) -> None:
+    """Write `count` files in ten class folders, in turns with the content of those in `source`."""
+    contents = [path.read_bytes() for path in sorted(source.rglob("*.jpg"))]
+    for number in range(count):
+        path = folder / f"class{number % 10}" / f"{number:06}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(contents[number % len(contents)])
+    os.sync()
+
+
+def drop_pages(paths: list[str]) -> None:
+    """Have the machine forget the content of files, not their names."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main(__doc__, measure)

@@ -1,0 +1,119 @@
+"""The benchmarks compare what they say they compare, and docs/performance.md shows the figures that are kept."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from command_line import REPOSITORY
+
+BENCHMARKS = REPOSITORY / "benchmarks"
+
+
+@pytest.fixture
+def measuring(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("measuring")
+
+
+@pytest.fixture
+def performance(measuring: ModuleType) -> ModuleType:
+    return importlib.import_module("performance")
+
+
+def scripts() -> list[str]:
+    return sorted(path.stem for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
+
+
+def test_the_ratio_is_that_of_the_medians_and_the_spread_that_of_the_pairs(measuring: ModuleType) -> None:
+    question = measuring.Question("a", "b", "seconds", 0.5, 0.25)
+    answer = measuring.Answer(question, [1.0, 3.0, 2.0], [4.0, 4.0, 10.0])
+    assert answer.ratio == 0.5
+    assert answer.spread == (0.2, 0.75)
+    assert measuring.Answer.from_json(json.loads(json.dumps(answer.to_json()))) == answer
+
+
+@pytest.mark.parametrize(
+    ("unit", "ours", "verdict"),
+    [
+        ("seconds", 6.0, "missed"),
+        ("seconds", 4.0, "reached"),
+        ("seconds", 2.0, "aim"),
+        ("MiB", 6.0, "missed"),
+        ("images/s", 1.0, "missed"),
+        ("images/s", 6.0, "reached"),
+        ("images/s", 12.0, "aim"),
+    ],
+)
+def test_less_time_and_memory_and_more_images_per_second_are_better(
+    unit: str, ours: float, verdict: str, measuring: ModuleType
+) -> None:
+    reach, aim = (0.5, 1.0) if unit == "images/s" else (0.5, 0.25)
+    answer = measuring.Answer(measuring.Question("a", "b", unit, reach, aim), [ours], [10.0])
+    assert answer.verdict == verdict
+
+
+def test_both_sides_are_measured_in_turns(measuring: ModuleType) -> None:
+    order: list[str] = []
+
+    def side(name: str, value: float) -> float:
+        order.append(name)
+        return value
+
+    figures = measuring.alternate(lambda: side("ours", 1.0), lambda: side("theirs", 2.0), repetitions=3)
+    assert order == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert figures == ([1.0] * 3, [2.0] * 3)
+
+
+def test_the_cost_of_a_process_is_its_time_and_its_memory(measuring: ModuleType) -> None:
+    cost = measuring.run_process([sys.executable, "-c", "x = b'1' * 300_000_000; print(len(x))"])
+    assert cost.stdout == "300000000\n"
+    assert cost.seconds > 0
+    assert cost.peak_mebibytes > 300_000_000 / 2**20
+
+
+def test_a_process_that_fails_ends_the_benchmark_with_what_it_said(measuring: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="no such thing"):
+        measuring.run_process([sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+def test_a_process_that_takes_too_long_is_ended(measuring: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="-9"):
+        measuring.run_process([sys.executable, "-c", "import time; time.sleep(100)"], timeout=0.2)
+
+
+def test_every_benchmark_of_the_document_is_a_script(performance: ModuleType) -> None:
+    assert {*performance.SCRIPTS, *performance.TABLES} <= set(scripts())
+
+
+def test_the_document_shows_the_figures_that_are_kept(
+    performance: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = tmp_path / "performance.md"
+    before = performance.DOCUMENT.read_text(encoding="utf-8")
+    document.write_text(before, encoding="utf-8")
+    monkeypatch.setattr(performance, "DOCUMENT", document)
+    performance.write_document()
+    assert document.read_text(encoding="utf-8") == before
+
+
+@pytest.mark.slow
+@pytest.mark.benchmark
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", scripts())
+def test_every_benchmark_runs(name: str, tmp_path: Path) -> None:
+    quick = ["--seeds", "1"] if name == "harbour_heads" else ["--write-only"] if name == "performance" else ["--quick"]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), *quick],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert name == "performance" or "|" in done.stdout
