@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--quick] [--repetitions N] [--json FILE]
 
 The highest resident memory of the whole process for one epoch on ten times the images, against that on the images once.
-Files: JPEG, 32x32, brought to 128x128; backbone: compact. Pages of a mapped file would count as well.
+Files: JPEG, 32x32, brought to 128x128; backbone: compact_small. Pages of a mapped file would count as well.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Training:
         self.runs += 1
         place = self.folder / f"run-{self.data.name}-{self.runs}"
         command = [wisesr_command(), "train", str(self.data), "--quiet", "--device", "cpu", "--output-dir", str(place)]
-        command += ["--epochs", "1", "--image-size", str(SIDE), "--backbone", "compact", "--set", "data.cache=disk"]
+        command += ["--epochs", "1", "--image-size", str(SIDE), "--backbone", "compact_small"]
+        command += ["--set", "data.cache=disk"]
         return run_process(command, environment={"WISESR_CACHE_DIR": str(place / "caches")}).peak_mebibytes
 
 

@@ -18,7 +18,6 @@ from contextlib import contextmanager, nullcontext
 from typing import IO, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 # Loading these registers their decoders; left to Pillow, the first TIFF or WebP would load every decoder there is.
 from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401
@@ -29,7 +28,7 @@ from wisesr_cli.errors import ImageError
 from wisesr_cli.opening import PREFIX_BYTES, Source, open_descriptor, open_regular, read_whole
 from wisesr_cli.pillow_setup import prepare_pillow
 from wisesr_cli.refusals import refuse_before_loading, refuse_before_opening
-from wisesr_cli.resizing import RESIZERS, Box
+from wisesr_cli.resizing import RESIZERS, Box, Pixels
 from wisesr_cli.upright import orientation_of, turn, turned_box
 
 __all__ = [
@@ -52,14 +51,13 @@ __all__ = [
     "size_reason",
 ]
 
-Pixels = npt.NDArray[np.uint8]
 Resize = Literal["squash", "crop", "pad"]
 
 PIXEL_LIMIT = 100_000_000  # a 100-megapixel camera; one image then takes 0.4 to 1.6 GB while it is decoded
 SIDE_LIMIT = 1_000_000  # Pillow takes memory and time for every line, however short
 LARGE = 25_000_000  # pixels from which on images are decoded one at a time: threads must not multiply their memory
 FILE_LIMIT = 1 << 30  # bytes; WebP is read as a whole, and the markers of a JPEG are looked for in all of it
-DECODER_VERSION = 1  # to be raised when the same file would give other pixels: caches depend on it
+DECODER_VERSION = 2  # to be raised when the same file would give other pixels: caches depend on it
 
 
 class ImageHeader(NamedTuple):
@@ -150,11 +148,10 @@ def _decode_ordinary(
         width, height = _draft_size(stored, found.orientation, image_size, resize)
         fitting = min(stored[0] // width, stored[1] // height)
         scale = next((scale for scale in (8, 4, 2) if fitting >= scale), 1)
-    image = ordinary.load(found, content, scale)
-    if image is None:
+    pixels = ordinary.load(found, content, scale)
+    if pixels is None:
         return None
-    content_box = 0, 0, stored[0] / scale, stored[1] / scale
-    return _finish(image, found.orientation, content_box, image_size, resize)
+    return _finish(pixels, found.orientation, (0, 0, stored[0] / scale, stored[1] / scale), image_size, resize)
 
 
 def _ordinary_header(found: ordinary.Ordinary) -> ImageHeader:
@@ -274,19 +271,30 @@ def _is_animated(image: ImageFile.ImageFile) -> bool:
 
 def _decode(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, int] | None, resize: Resize) -> Pixels:
     content = _load(image, file, image_size, resize)
-    return _finish(image, orientation_of(image), content, image_size, resize)
+    orientation = orientation_of(image)
+    rgb = to_rgb(image)
+    if image_size is not None and rgb.width * rgb.height >= LARGE:
+        # Resizing copies its image; of a large one, whole blocks of pixels are averaged first.
+        width, height = _draft_size(image.size, orientation, image_size, resize)
+        factor = max(1, min(rgb.width // width, rgb.height // height))
+        rgb, content = rgb.reduce(factor), _divided(content, factor)
+    return _finish(np.array(rgb, np.uint8), orientation, content, image_size, resize)
+
+
+def _divided(box: Box, factor: int) -> Box:
+    left, upper, right, lower = box
+    return left / factor, upper / factor, right / factor, lower / factor
 
 
 def _finish(
-    image: Image.Image, orientation: int, content: Box, image_size: tuple[int, int] | None, resize: Resize
+    pixels: Pixels, orientation: int, content: Box, image_size: tuple[int, int] | None, resize: Resize
 ) -> Pixels:
-    """Return the pixels of a loaded image, whose part `content` holds the picture."""
-    upright = turn(image, orientation)
-    rgb = to_rgb(upright)
-    if image_size is not None:
-        turned = content if upright is image else turned_box(content, image.size, orientation)
-        rgb = RESIZERS[resize](rgb, (image_size[1], image_size[0]), turned)
-    return np.array(rgb, dtype=np.uint8)
+    """Return stored RGB pixels, whose part `content` holds the picture, upright and in the size that is wanted."""
+    upright = turn(pixels, orientation)
+    if image_size is None:
+        return np.ascontiguousarray(upright)
+    turned = content if upright is pixels else turned_box(content, upright, orientation)
+    return RESIZERS[resize](upright, image_size, turned)
 
 
 def _load(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, int] | None, resize: Resize) -> Box:
@@ -305,7 +313,7 @@ def _load(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, in
 def _draft_size(
     stored: tuple[int, int], orientation: int, image_size: tuple[int, int], resize: Resize
 ) -> tuple[int, int]:
-    """Return the size (width, height), as stored, that a JPEG must keep: twice what is needed, so nothing is lost."""
+    """Return the size (width, height), as stored, that must be kept before resizing: twice what is needed."""
     height, width = image_size
     if orientation > 4:
         width, height = height, width

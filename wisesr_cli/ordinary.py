@@ -1,4 +1,4 @@
-"""Ordinary JPEG and PNG files, decoded without detours: the same decoders as Pillow's readers use, called directly.
+"""Ordinary JPEG and PNG files, decoded without detours: the libraries that Pillow's readers use, called directly.
 
 Pillow's readers look for far more than pixels, at a price that is most of what a small image takes. Here is only what
 nearly all files of a dataset are: 8-bit RGB or grey, JPEG with one or several scans, PNG without transparency. Anything
@@ -14,9 +14,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+import simplejpeg
 from PIL import Image
 
 from wisesr_cli import signatures
+from wisesr_cli.resizing import Pixels
 
 _SEGMENT_LIMIT = 200  # before the picture; a profile of a megabyte takes 16
 _SCANS = 25  # that a JPEG of any size may have, see `refusals`; ten are usual
@@ -40,16 +43,16 @@ def look_at(prefix: bytes) -> Ordinary | None:
     return _look_at_png(prefix) if prefix.startswith(_PNG_START) else None
 
 
-def load(found: Ordinary, content: bytes, scale: int) -> Image.Image | None:
-    """Return the picture, a JPEG's sides divided by `scale` (1, 2, 4, 8) and rounded up; None where it is not sound.
+def load(found: Ordinary, content: bytes, scale: int) -> Pixels | None:
+    """Return the picture as it is stored, RGB, a JPEG's sides divided by `scale` (1, 2, 4, 8) and rounded up.
 
-    `content` is the whole file that `found` was seen in.
+    None where it is not sound. `content` is the whole file that `found` was seen in.
     """
     try:
         if found.format == "JPEG":
             return _load_jpeg(found, content, scale)
         return _load_png(found, content)
-    except Exception:  # another Pillow may want other arguments: its readers know them
+    except Exception:  # a damaged file, or another Pillow that wants other arguments: its readers know
         return None
 
 
@@ -116,11 +119,13 @@ def _orientation(exif: bytes | None, xmp: bool) -> int | None:
     return int(orientation) if orientation in range(1, 9) else 1
 
 
-def _load_jpeg(found: Ordinary, content: bytes, scale: int) -> Image.Image | None:
+def _load_jpeg(found: Ordinary, content: bytes, scale: int) -> Pixels | None:
     if not _has_few_scans(content, found.start):
         return None
-    size = -(-found.width // scale), -(-found.height // scale)
-    return Image.frombytes(found.mode, size, content, "jpeg", (found.mode, "", scale, 0))
+    width, height = -(-found.width // scale), -(-found.height // scale)
+    smallest = {} if scale == 1 else {"min_width": width, "min_height": height}
+    pixels: Pixels = simplejpeg.decode_jpeg(content, "RGB", strict=True, **smallest)
+    return pixels if pixels.shape == (height, width, 3) else None
 
 
 def _has_few_scans(content: bytes, start: int) -> bool:
@@ -166,7 +171,7 @@ def _is_sound(content: bytes, kind: bytes, start: int, end: int) -> bool:
     return zlib.crc32(content[start:end], zlib.crc32(kind)) == int.from_bytes(content[end : end + 4])
 
 
-def _load_png(found: Ordinary, content: bytes) -> Image.Image | None:
+def _load_png(found: Ordinary, content: bytes) -> Pixels | None:
     """Decode what the IDAT chunks hold, when they follow upon each other and nothing but the end follows them."""
     parts: list[bytes] = []
     for kind, start, end in _chunks(content, found.start):
@@ -178,12 +183,14 @@ def _load_png(found: Ordinary, content: bytes) -> Image.Image | None:
     return None
 
 
-def _unpack(found: Ordinary, packed: bytes) -> Image.Image | None:
+def _unpack(found: Ordinary, packed: bytes) -> Pixels | None:
     """Return what a zlib stream holds; None where it may end before the last row, which the decoder does not say."""
     untouched = _UNTOUCHED[found.mode]
     image = Image.new(found.mode, (found.width, found.height), untouched)
     image.frombytes(packed, "zip", (found.mode,))
-    return None if image.getpixel((found.width - 1, found.height - 1)) == untouched else image
+    if image.getpixel((found.width - 1, found.height - 1)) == untouched:
+        return None
+    return np.array(image.convert("RGB"), np.uint8)
 
 
 _ORIENTATION_TAG = 0x0112

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from PIL import Image
 
-from wisesr_cli.resizing import Box
+from wisesr_cli.resizing import Box, Pixels
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -17,15 +19,14 @@ def orientation_of(image: Image.Image) -> int:
     return int(orientation) if orientation in range(1, 9) else 1
 
 
-def turn(image: Image.Image, orientation: int) -> Image.Image:
-    """Return an image as it is seen."""
-    transpose = _TRANSPOSES.get(orientation)
-    return image if transpose is None else image.transpose(transpose)
+def turn(pixels: Pixels, orientation: int) -> Pixels:
+    """Return pixels (height, width, 3) as they are seen: another view of the same ones."""
+    return _TURNS[orientation](pixels) if orientation in _TURNS else pixels
 
 
-def turned_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
-    """Return the stored box (0, 0, right, lower) of an image where it comes to lie in the upright image."""
-    whole_width, whole_height = (size[1], size[0]) if orientation > 4 else size
+def turned_box(box: Box, upright: Pixels, orientation: int) -> Box:
+    """Return the stored box (0, 0, right, lower) where it comes to lie in the upright pixels."""
+    whole_height, whole_width = upright.shape[:2]
     width, height = (box[3], box[2]) if orientation > 4 else (box[2], box[3])
     left = whole_width - width if orientation in (2, 3, 6, 7) else 0
     upper = whole_height - height if orientation in (3, 4, 7, 8) else 0
@@ -34,12 +35,12 @@ def turned_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
 
 _ORIENTATION_TAG = 0x0112
 
-_TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_TURNS: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
 }
