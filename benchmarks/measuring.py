@@ -82,7 +82,8 @@ class Answer:
             return ""
         if not self.question.is_met(self.ratio, self.question.reach):
             return "missed"
-        return "aim" if self.question.is_met(self.ratio, self.question.aim) else "reached"
+        has_aim = self.question.aim is not None
+        return "aim" if has_aim and self.question.is_met(self.ratio, self.question.aim) else "reached"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, from which `from_json` makes the same answer."""

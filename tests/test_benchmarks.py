@@ -58,6 +58,10 @@ def test_less_time_and_memory_and_more_images_per_second_are_better(
     assert answer.verdict == verdict
 
 
+def test_a_question_without_an_aim_is_reached_at_most(measuring: ModuleType) -> None:
+    assert measuring.Answer(measuring.Question("a", "b", "seconds", 0.5), [1.0], [10.0]).verdict == "reached"
+
+
 def test_both_sides_are_measured_in_turns(measuring: ModuleType) -> None:
     order: list[str] = []
 
