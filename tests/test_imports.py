@@ -18,7 +18,19 @@ KERAS = ("tensorflow", "keras", "jax", "matplotlib")
 # The bottom first. A module imports only from layers below its own, or from its own where that makes no circle.
 LAYERS = (
     {"backbone_sizes", "text"},
-    {"allowed", "caches", "errors", "files", "flops", "hdf5", "parallel", "results", "signatures", "valueless"},
+    {
+        "allowed",
+        "caches",
+        "errors",
+        "files",
+        "flops",
+        "hdf5",
+        "ordering",
+        "parallel",
+        "results",
+        "signatures",
+        "valueless",
+    },
     {
         "backbone_table",
         "isolation",

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wisesr_cli import prediction
 from wisesr_cli.errors import DataError
 from wisesr_cli.prediction import LONGEST_PATH, find_inputs, not_empty
 
@@ -298,3 +299,14 @@ def test_standard_input_that_is_closed_is_an_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(DataError, match="standard input: cannot be read: it is closed"):
         found("-")
+
+
+@pytest.mark.parametrize("run", [1, 4, 1000])
+def test_a_file_that_a_pattern_meets_twice_comes_once_however_many_there_are(
+    run: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction, "RUN", run)
+    names = [f"p/{number:02}.png" for number in range(30)]
+    make(*names)
+    Path("q").symlink_to("p")
+    assert found("[pq]/**") == names

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +24,7 @@ from wisesr_cli.folders import HIDDEN, is_hidden
 from wisesr_cli.images import PIXEL_LIMIT, SUFFIXES
 from wisesr_cli.metrics import softmax
 from wisesr_cli.oddities import Oddities
+from wisesr_cli.ordering import RUN, in_order
 from wisesr_cli.parallel import always
 from wisesr_cli.pipeline import Decoded, decode_in_order
 from wisesr_cli.results import Prediction, ScoredLabel
@@ -139,21 +141,42 @@ def _expand(argument: str, ignored: Counter[str]) -> Iterator[str]:
 
 def _matches(pattern: str, ignored: Counter[str]) -> Iterator[str]:
     """Give what a pattern matches, sorted, and for folders the images in them."""
-    matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (paths stay as they were typed)
-    if not matches:
+    matches = in_order(glob.iglob(pattern, recursive=True))  # noqa: PTH207  (paths stay as they were typed)
+    first = next(matches, None)
+    if first is None:
         raise DataError(f"{visible(pattern)}: matches no file")
-    images = (_images_below(match, ignored) if Path(match).is_dir() else (match,) for match in matches)
+    images = (_images_below(match, ignored) if Path(match).is_dir() else (match,) for match in chain((first,), matches))
     paths = chain.from_iterable(images)
     # `photos/**` matches a folder and what is in it, and goes through links that lead back.
     return _each_file_once(paths) if "**" in pattern else paths
 
 
 def _each_file_once(paths: Iterable[str]) -> Iterator[str]:
-    given: set[str] = set()
+    given = _Hashes()
     for path in paths:
-        if (real := os.path.realpath(path)) not in given:
-            given.add(real)
+        digest = blake2b(os.fsencode(os.path.realpath(path)), digest_size=8).digest()
+        if given.add(int.from_bytes(digest)):
             yield path
+
+
+class _Hashes:
+    """Hashes of 64 bits that were met, eight bytes each: a set of as many names takes twenty times as much."""
+
+    def __init__(self) -> None:
+        self._known = np.zeros(0, np.uint64)  # sorted
+        self._recent: set[int] = set()
+
+    def add(self, digest: int) -> bool:
+        """Keep a hash, and return whether it is new."""
+        position = int(np.searchsorted(self._known, np.uint64(digest)))
+        is_known = position < len(self._known) and int(self._known[position]) == digest
+        if is_known or digest in self._recent:
+            return False
+        self._recent.add(digest)
+        if len(self._recent) == RUN:
+            self._known = np.union1d(self._known, np.fromiter(self._recent, np.uint64))
+            self._recent = set()
+        return True
 
 
 def _images_below(folder: str, ignored: Counter[str]) -> Iterator[str]:
@@ -161,14 +184,14 @@ def _images_below(folder: str, ignored: Counter[str]) -> Iterator[str]:
     waiting = [folder]
     while waiting:
         folder = waiting.pop()
-        images, folders = _list_folder(folder, ignored)
+        folders: list[str] = []
+        images = in_order(_list_folder(folder, folders, ignored))
         yield from (os.path.join(folder, name) for name in images)  # noqa: PTH118  (paths stay as they were typed)
-        waiting += [os.path.join(folder, name) for name in reversed(folders)]  # noqa: PTH118
+        waiting += [os.path.join(folder, name) for name in sorted(folders, reverse=True)]  # noqa: PTH118
 
 
-def _list_folder(folder: str, ignored: Counter[str]) -> tuple[list[str], list[str]]:
-    """Return the names of the images in a folder, and of the folders in it, sorted; only names, to need little room."""
-    images, folders = [], []
+def _list_folder(folder: str, folders: list[str], ignored: Counter[str]) -> Iterator[str]:
+    """Give the names of the images in a folder, and add those of the folders in it to `folders`."""
     with _reading(visible(folder)), os.scandir(folder) as entries:
         for entry in entries:
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  (pathlib would intern every name)
@@ -177,12 +200,9 @@ def _list_folder(folder: str, ignored: Counter[str]) -> tuple[list[str], list[st
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
             elif suffix in SUFFIXES:
-                images.append(entry.name)
+                yield entry.name
             else:
                 ignored[suffix] += 1
-    images.sort()
-    folders.sort()
-    return images, folders
 
 
 @contextmanager
