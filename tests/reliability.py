@@ -97,7 +97,6 @@ LINES: dict[int, Line] = {
     5: Line(
         "EXIF orientation 1 to 8",
         "the same prediction as the upright image, in every command",
-        waits_for=("explain",),
     ),
     6: Line(
         "CMYK, grey, palette, grey+alpha, RGBA, 16-bit grey PNG and TIFF, palette BMP, bitfield BMP",
@@ -227,6 +226,5 @@ LINES: dict[int, Line] = {
     44: Line(
         "Other batch sizes and neighbours; precision",
         "no score changes by more than 1e-5; float32 with TF32 off unless --precision is given",
-        waits_for=("explain",),
     ),
 }

@@ -42,14 +42,16 @@ OPTIONS = {
     "--learning-rate --lr --device --precision --resume --overwrite --dry-run --max-steps --time-limit --fail-under",
     "evaluate": "--split --data -b --batch-size --pixel-limit --fail-under --device --precision --format",
     "predict": "--from-file --null --top-k --min-score -b --batch-size --format -o --output --overwrite --resume "
-    "--strict --pixel-limit --device --precision",
+    "--strict --pixel-limit --device --precision --explain --show",
+    "explain": "--class --weights -o --output-dir --from-file --null --pictures -b --batch-size --format --show "
+    "--pixel-limit --device",
     "summarize": "--backbone --head --classes --image-size -s --set --latency --device --format",
     "config show": "-s --set --data -o --output-dir --name --seed --epochs -b --batch-size --image-size --backbone "
     "--head --learning-rate --lr --precision --format",
     "config schema": "",
     "doctor": "--device --format",
 }
-WITH_PROGRESS = ("demo", "init", "check", "train", "evaluate", "predict", "summarize", "doctor")
+WITH_PROGRESS = ("demo", "init", "check", "train", "evaluate", "predict", "explain", "summarize", "doctor")
 
 DISK_FULL = "wisesr: the disk is full; free some room, then repeat the command (train and predict -o: with --resume)\n"
 

@@ -12,6 +12,7 @@ import yaml
 from command_line import CommandLine, Trained, make_photo, make_photos
 from PIL import Image
 
+import wisesr_cli
 from wisesr_cli import demo as demo_module
 from wisesr_cli import harbour
 from wisesr_cli.config_reader import load_config
@@ -279,8 +280,10 @@ def check_demo(wisesr: CommandLine, answer_code: int, out: str, err: str, per_cl
     assert "harbour-wise" in lines["wise"]
     assert "wisesr init YOUR_FOLDER" in err
     folder = Path("demo")
-    with Image.open(folder / "contact_sheet.png") as image:
-        image.load()
+    assert "wisesr explain demo/runs/harbour-wise" in err
+    for picture in ("contact_sheet.png", "explanation.png"):
+        with Image.open(folder / picture) as image:
+            image.load()
     for head in ("gap", "wise"):
         run = folder / "runs" / f"harbour-{head}"
         assert (run / "best.keras").is_file()
@@ -317,6 +320,10 @@ def test_the_demo_shows_that_wise_knows_where_and_gap_does_not(wisesr: CommandLi
     }
     assert accuracy["gap"] < 0.35
     assert accuracy["wise"] > 0.9
+    # Wise looks at the red sails: what decides lies in their third of the picture.
+    explanations = list(wisesr_cli.explain("demo/runs/harbour-wise", ["demo/harbour/test/nw"]))
+    corners = [np.array(row.decision.map)[:5, :5].sum() / row.decision.sum for row in explanations if row.decision]
+    assert np.median(corners) > 0.6
 
 
 def test_a_trained_run_has_the_files_of_the_interface(trained: Trained) -> None:

@@ -167,7 +167,7 @@ def test_a_failure_leaves_no_temporary_file_and_the_old_plot_as_it_was(
 
 
 def test_a_failure_while_a_sheet_is_saved_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Image.Image, path: Path, format: str) -> None:
+    def fail(self: Image.Image, path: Path, format: str, **options: object) -> None:
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
@@ -226,7 +226,7 @@ def test_a_long_caption_ends_before_the_next_tile(tmp_path: Path) -> None:
 @pytest.mark.parametrize("epochs", [1, 2, 3, 30])
 def test_the_epochs_on_the_axis_are_whole_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     figures: list[Any] = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
     plot_learning_curves(history(epochs), tmp_path / "curves.png")
     for axes in figures[0].axes:
         ticks = [tick for tick in axes.get_xticks() if 0.5 <= tick <= epochs + 0.5]
@@ -238,7 +238,7 @@ def test_a_confusion_of_a_few_percent_can_be_seen_among_many_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[Any] = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
     plot_confusion_matrix(judged(40), tmp_path / "matrix.png")
     picture = figures[0].axes[0].images[0]
     shade, paper = (np.array(picture.cmap(picture.norm(fraction))[:3]) * 255 for fraction in (0.03, 0.0))

@@ -614,6 +614,11 @@ def assert_nothing_raw(text: str) -> None:
         "predict RUN PHOTOS --format csv",
         "predict RUN PHOTOS --format markdown",
         "predict RUN PHOTOS --format csv -o OUT",
+        "explain RUN PHOTOS --pictures 9 -o OUT",
+        "explain RUN PHOTOS --pictures 0 -o OUT --format json",
+        "explain RUN PHOTOS --pictures 0 -o OUT --format markdown",
+        "explain RUN --weights -o OUT",
+        "explain RUN --weights -o OUT --format csv",
         "doctor --device cpu",
     ],
 )

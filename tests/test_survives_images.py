@@ -319,6 +319,27 @@ def test_turned_images_are_judged_as_the_upright_ones(
 
 
 @pytest.mark.reliability(5)
+def test_turned_images_are_explained_as_the_upright_ones(
+    wisesr: CommandLine, trained: Trained, turned_and_upright: tuple[Path, Path], tmp_path: Path, seen: Seen
+) -> None:
+    line = ("--format", "json", "--pictures", "5")
+    turned, upright = (
+        wisesr("explain", trained.run, folder, "-o", tmp_path / str(number), *line)
+        for number, folder in enumerate(turned_and_upright)
+    )
+    assert (turned.code, upright.code) == (0, 0)
+    assert len(turned.data["rows"]) == 96
+    for one, other in zip(turned.data["rows"], upright.data["rows"], strict=True):
+        assert Path(one["path"]).name == Path(other["path"]).name
+        assert {**one, "path": ""} == {**other, "path": ""}
+    pictures = [sorted((tmp_path / number).glob("*.png")) for number in "01"]
+    assert len(pictures[0]) == 5 + 4  # a sheet for every 24 images
+    for one, other in zip(*pictures, strict=True):
+        assert (one.name, one.read_bytes()) == (other.name, other.read_bytes())
+    seen("explain: 96 turned files have the maps, the pictures and the sheets of the upright ones")
+
+
+@pytest.mark.reliability(5)
 def test_turned_images_train_the_same_network(
     wisesr: CommandLine, turned_and_upright: tuple[Path, Path], seen: Seen
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from wisesr_cli import config_reader, training
 from wisesr_cli.config import Config, SplitName
@@ -18,13 +18,24 @@ from wisesr_cli.evaluation import choose_subject, data_settings, output_folder
 from wisesr_cli.evaluation import evaluate as evaluate_subject
 from wisesr_cli.images import PIXEL_LIMIT
 from wisesr_cli.labelling import Request, open_records
+from wisesr_cli.model_file import read_model_info
 from wisesr_cli.oddities import Oddities
-from wisesr_cli.prediction import not_empty
-from wisesr_cli.results import Evaluation, Listener, Prediction, Silent, Summary, TrainingListener, TrainingResult
-from wisesr_cli.runs import config_source
+from wisesr_cli.prediction import find_inputs, not_empty
+from wisesr_cli.results import (
+    Evaluation,
+    Explanation,
+    Listener,
+    Prediction,
+    Silent,
+    Summary,
+    TrainingListener,
+    TrainingResult,
+)
+from wisesr_cli.runs import config_source, model_path
 from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.training import TrainingOptions
 
+Record = TypeVar("Record")
 Settings = Mapping[str, Any] | Sequence[Override]
 Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
 
@@ -43,9 +54,13 @@ def load_config(source: str | Path | None = None, settings: Settings | None = No
 
 
 def _load(source: str | Path | None, settings: Settings | None) -> LoadedConfig:
+    return config_reader.load_config(config_source(source), _overrides(settings))
+
+
+def _overrides(settings: Settings | None) -> Sequence[Override]:
     if isinstance(settings, Mapping):
-        settings = [Override(tuple(key.split(".")), value, f"{key}={value}") for key, value in settings.items()]
-    return config_reader.load_config(config_source(source), settings or ())
+        return [Override(tuple(key.split(".")), value, f"{key}={value}") for key, value in settings.items()]
+    return settings or ()
 
 
 def train(
@@ -166,9 +181,50 @@ def predict(
     return _telling(records, oddities, listener)
 
 
-def _telling(records: Iterator[Prediction], oddities: Oddities, listener: Listener) -> Iterator[Prediction]:
+def _telling(records: Iterator[Record], oddities: Oddities, listener: Listener) -> Iterator[Record]:
     yield from records
     oddities.tell(listener)
+
+
+def explain(
+    run: str | Path,
+    inputs: Iterable[str | Path],
+    *,
+    classes: Sequence[str] = (),
+    batch_size: int = 32,
+    pixel_limit: int = PIXEL_LIMIT,
+    device: DeviceChoice = "auto",
+    listener: Listener | None = None,
+) -> Iterator[Explanation]:
+    """Explain images: a record per image, in order, of what every position of the feature map adds to the logits.
+
+    The sum of a map and its bias is the logit: exact on the feature map, not on pixels. `overlays.overlay` lays a map
+    over a photo. An unreadable image has the reason in `error`.
+
+    Args:
+        run: a run directory, or its best.keras.
+        inputs: files, folders (recursive) and globs.
+        classes: names of classes to explain beside the predicted one and its runner-up.
+        batch_size: images per step; does not change what is said.
+        pixel_limit: width times height above which an image is not decoded.
+        device: where to compute.
+        listener: who is told what happens, and at the end what is odd about the images.
+
+    Raises:
+        WisesrError: the run cannot be used, its head cannot be explained, a class is none of its, or there is no input.
+    """
+    from wisesr_cli.explaining import explain_paths, start_explainer
+    from wisesr_cli.illustrating import labels_of
+
+    listener, oddities = listener or Silent(), Oddities()
+    model = model_path(run)
+    labels = labels_of(classes, read_model_info(model).class_names)
+    paths = not_empty(find_inputs([str(item) for item in inputs], ignored=oddities.ignored))
+    explainer = start_explainer(model, device, listener)
+    records = explain_paths(
+        explainer, paths, labels=labels, batch_size=batch_size, pixel_limit=pixel_limit, oddities=oddities
+    )
+    return _telling(records, oddities, listener)
 
 
 def summarize(

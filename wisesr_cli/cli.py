@@ -19,12 +19,13 @@ from wisesr_cli.errors import INTERRUPTED, PIPE_CLOSED, ConfigError, WisesrError
 from wisesr_cli.text import nearest, visible
 
 COMMANDS: dict[str, str] = {
-    "demo": "Make a small image folder, train the GAP and the Wise head on it, and compare them.",
+    "demo": "Make a small image folder, train the GAP and the Wise head on it, compare and explain them.",
     "init": "Write a commented config for an image folder.",
     "check": "Check a config and its image folders without training.",
     "train": "Train a classifier from a YAML config or an image folder.",
     "evaluate": "Judge a run on labelled images.",
     "predict": "Label images with a run.",
+    "explain": "Show which positions of the feature map made a logit, exactly.",
     "summarize": "Show parameters, FLOPs and sizes per backbone and head.",
     "config": "Show the resolved config, or the JSON Schema for editors.",
     "doctor": "Check this machine: versions, devices, folders, one real training step.",

@@ -1,10 +1,11 @@
 """The demo: a harbour in which only position tells, learned with GAP and with Wise, side by side.
 
-It calls what `train`, `evaluate` and `predict` call, on pictures that it draws itself: no data and no network needed.
+It calls what `train`, `evaluate`, `predict` and `explain` call, on pictures that it draws itself: no data, no network.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from wisesr_cli import api, harbour
@@ -41,7 +42,7 @@ train:
 
 
 def run_demo(output_dir: Path, *, seed: int, listener: TrainingListener) -> DemoResult:
-    """Draw the harbour, train and judge both heads on it, and label some pictures with the last one."""
+    """Draw the harbour, train and judge both heads on it, label some pictures with the last one, and explain one."""
     check_output_folder(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     pictures = output_dir / "harbour"
@@ -53,7 +54,9 @@ def run_demo(output_dir: Path, *, seed: int, listener: TrainingListener) -> Demo
     predictions = tuple(api.predict(rows[-1].run_dir, examples))
     sheet = output_dir / "contact_sheet.png"
     _draw_sheet(predictions, sheet)
-    return DemoResult(rows, predictions, str(config_path), str(sheet))
+    explained = output_dir / "explanation.png"
+    _draw_explanations(rows, str(examples[0]), explained)
+    return DemoResult(rows, predictions, str(config_path), str(sheet), str(explained))
 
 
 def _train_and_judge(config_path: Path, head: str, output_dir: Path, seed: int, listener: TrainingListener) -> DemoRow:
@@ -78,3 +81,25 @@ def _draw_sheet(predictions: tuple[Prediction, ...], path: Path) -> None:
         for prediction in predictions
     ]
     contact_sheet(tiles, columns=3, tile=192, path=path)
+
+
+def _draw_explanations(rows: Sequence[DemoRow], picture: str, path: Path) -> None:
+    """Draw what each head made of the same picture, beside it."""
+    from wisesr_cli.explanation_pictures import decision_panel, shown_photo
+    from wisesr_cli.model_file import read_model_info
+    from wisesr_cli.own_pictures import write_picture
+    from wisesr_cli.panels import Panel, compose
+    from wisesr_cli.report import percent
+    from wisesr_cli.runs import model_path
+
+    photo = shown_photo(picture, read_model_info(model_path(rows[0].run_dir)))
+    panels = [Panel(photo, ("a test picture", f"the red sails are {Path(picture).parent.name}", ""))]
+    for row in rows:
+        (explanation,) = api.explain(row.run_dir, [picture])
+        panels.append(decision_panel(photo, explanation, title=f"{row.head}, score {percent(explanation.score)}"))
+    sentences = (
+        "What each position adds to the logit of the predicted class, minus that of the runner-up: exact on the "
+        "feature map, not on pixels.",
+        "GAP counts what it sees the same wherever it is; Wise has learned a weight for every place.",
+    )
+    write_picture(compose(panels, sentences), path)

@@ -73,8 +73,17 @@ class KerasEngine:
             RunError: the model cannot compute them, though it could be loaded.
             MemoryError: the batch does not fit.
         """
+        return self.outputs(self.model, pixels)[0]
+
+    def outputs(self, model: Any, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Return every output of a Keras model over the layers of this one, float32 (batch, ...), for uint8 pixels.
+
+        Raises:
+            RunError: they cannot be computed, though the model could be loaded.
+            MemoryError: the batch does not fit.
+        """
         try:
-            return numpy_logits(self.model, pixels)
+            return numpy_outputs(model, pixels)
         except MemoryError:
             raise
         except Exception as error:  # backends raise whatever they like
@@ -101,12 +110,18 @@ def _in_precision(model: Any, precision: str) -> Any:
 
 def numpy_logits(model: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return what a Keras classifier says of uint8 pixels, float32 (batch, classes)."""
+    return numpy_outputs(model, pixels)[0]
+
+
+def numpy_outputs(model: Any, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    """Return every output of a Keras model for uint8 pixels (batch, height, width, 3), float32 (batch, ...)."""
     try:
-        return np.asarray(model.predict_on_batch(pixels.astype("float32")), dtype="float32")
+        outputs = model.predict_on_batch(pixels.astype("float32"))
     except Exception as error:  # every backend has kinds of its own
         if type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error):
             raise MemoryError("the model does not fit; a smaller --batch-size may help") from error
         raise
+    return [np.asarray(output, dtype="float32") for output in (outputs if isinstance(outputs, list) else [outputs])]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from wisesr_cli.errors import DataError
+from wisesr_cli.errors import NotFiniteError
 from wisesr_cli.files import make_folder, naming
 from wisesr_cli.guard import Limits
 from wisesr_cli.results import EpochResult, TrainingListener
@@ -89,7 +89,7 @@ class EpochKeeper(keras.callbacks.Callback):
             self._stop_unless_epoch_ends(batch, f"the time limit of {limit:g} seconds")
 
     def _check_loss(self) -> None:
-        """Raise a `DataError` when the loss that was not looked at yet is not finite."""
+        """Raise a `NotFiniteError` when the loss that was not looked at yet is not finite."""
         if self.unchecked is None:
             return
         (step, value), self.unchecked = self.unchecked, None
@@ -186,8 +186,8 @@ def _rank(row: EpochResult, best_by: str) -> tuple[float, ...]:
     return row.val_top1_accuracy, -row.val_loss
 
 
-def _not_finite(what: str, value: float, where: str) -> DataError:
-    return DataError(
+def _not_finite(what: str, value: float, where: str) -> NotFiniteError:
+    return NotFiniteError(
         f"the {what} became {value} at {where}; what earlier epochs wrote is kept. Try a smaller --learning-rate, "
         "a longer train.schedule.warmup_epochs, or --precision float32"
     )

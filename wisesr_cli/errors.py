@@ -42,6 +42,10 @@ class ImageError(DataError):
     """One image that cannot be decoded; the message is the reason alone, without the path."""
 
 
+class NotFiniteError(DataError):
+    """A loss, or weights, that became NaN or infinite: training cannot go on, others can."""
+
+
 class RunError(WisesrError):
     """A run directory or a model file that is missing, damaged, or does not belong to what was asked."""
 

@@ -41,6 +41,26 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for it out of a folder, without a file in it.
+
+    Raises:
+        MachineError: another live process is in it, or it cannot be opened.
+    """
+    with naming(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # file systems that know no locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise MachineError(f"{visible(folder)}: in use by another wisesr; wait for it or stop it") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _hold(path: Path) -> int:
     """Return an open descriptor of the file at `path` that no other process holds."""
     for _ in range(TRIES):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wisesr_cli.engines import ChosenEngine, EngineChoice, choose_engine
 from wisesr_cli.files import sha256
@@ -18,6 +19,20 @@ from wisesr_cli.prediction import Inputs, find_inputs, not_empty, predict_paths
 from wisesr_cli.results import Listener, Prediction, Silent
 from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.text import counted, visible
+
+if TYPE_CHECKING:  # what draws is not loaded where nothing is drawn
+    from wisesr_cli.terminal_picture import Screen
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which pictures are made of the images that are labelled.
+
+    `folder`: where their explanations go, one by one, each before its record; `screen`: the terminal that shows them.
+    """
+
+    folder: Path | None = None
+    screen: Screen | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,14 @@ class Request:
 
 
 def label(
-    request: Request, *, chosen: str, file: str | None, overwrite: bool, resume: bool, listener: Listener
+    request: Request,
+    *,
+    chosen: str,
+    file: str | None,
+    overwrite: bool,
+    resume: bool,
+    pictures: Pictures | None = None,
+    listener: Listener,
 ) -> Tally:
     """Label all inputs into an output, and return how many there were.
 
@@ -71,6 +93,7 @@ def label(
         file: the output; None is standard output.
         overwrite: whether an output that exists is replaced.
         resume: whether to go on with an output that was begun.
+        pictures: which pictures are made; None is none.
         listener: who is told what happens.
 
     Raises:
@@ -89,17 +112,38 @@ def label(
     hint = "the records so far were written" if file is None else "go on with the same command and --resume"
     oddities = Oddities()
     with stop_on_signals(StopRequest(hint)) as stop, output:
-        total = None if request.is_read_once else sum(1 for _ in output.not_its_own(request.find()))
+        total = None if request.is_read_once else sum(1 for _ in _inputs(request.find(), output, pictures))
         found = request.find(oddities)
-        left = output.skip_done(not_empty(output.not_its_own(found)))
+        left = output.skip_done(not_empty(_inputs(found, output, pictures)))
         done = output.tally.records
         if done:
             listener.note(f"{counted(done, 'record')} found in the journal")
         with stop.deferred():  # an import is not broken off
             records = open_records(request, engine, left, oddities, listener, ready=found.ready, first=done)
+            if pictures is not None:
+                from wisesr_cli.prediction_pictures import illustrated
+
+                records = illustrated(
+                    records,
+                    pictures,
+                    model=engine.path,
+                    device=request.device,
+                    pixel_limit=request.pixel_limit,
+                    first=done,
+                    listener=listener,
+                )
         _write(records, output, None if total is None else total - done, stop, hint, listener)
     oddities.tell(listener)
     return output.tally
+
+
+def _inputs(found: Iterable[str], output: StreamOutput | FileOutput, pictures: Pictures | None) -> Iterable[str]:
+    """Return the inputs without what an earlier time wrote among them."""
+    if pictures is not None and pictures.folder is not None:
+        from wisesr_cli.own_pictures import without_own_pictures
+
+        found = without_own_pictures(found, pictures.folder)
+    return output.not_its_own(found)
 
 
 def open_records(

@@ -165,6 +165,16 @@ class PositionWeightedPooling2D(keras.layers.Layer):
         vector = ops.sum(positions * weights, axis=1) + ops.cast(self.bias, "float32")
         return ops.cast(vector, self.compute_dtype)
 
+    def pull_back(self, coefficients: Any) -> tuple[Any, Any]:
+        """Return weighted sums (rows, channels) of what the layer gives, written over its feature map.
+
+        Returns:
+            Coefficients (rows, height, width, channels) and what is left over, (rows, channels); see `attribution`.
+        """
+        _, height, width, _ = self.input.shape
+        weights = ops.convert_to_numpy(self.position_weights(height, width)).astype("float64")
+        return coefficients[:, None, None, :] * weights, coefficients * ops.convert_to_numpy(self.bias)
+
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return (batch, channels)."""
         return input_shape[0], input_shape[-1]
@@ -217,6 +227,17 @@ class TileAveragePooling2D(keras.layers.Layer):
         rows, columns = _averages(height, self.grid_size[0]), _averages(width, self.grid_size[1])
         pooled = ops.einsum("yh,bhwc->bywc", rows, ops.cast(inputs, "float32"))
         return ops.cast(ops.einsum("xw,bywc->byxc", columns, pooled), self.compute_dtype)
+
+    def pull_back(self, coefficients: Any) -> tuple[Any, Any]:
+        """Return weighted sums (rows, grid height, grid width, channels) of the means, written over the feature map.
+
+        Returns:
+            Coefficients (rows, height, width, channels), and zeros: nothing is left over; see `attribution`.
+        """
+        _, height, width, _ = self.input.shape
+        rows, columns = _averages(height, self.grid_size[0]), _averages(width, self.grid_size[1])
+        spread = np.einsum("yh,byxc->bhxc", rows, coefficients)
+        return np.einsum("xw,bhxc->bhwc", columns, spread), np.zeros(len(coefficients))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return (batch, grid height, grid width, channels)."""

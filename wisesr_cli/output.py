@@ -17,7 +17,7 @@ from wisesr_cli.errors import SOME_UNREADABLE, DataError, RunError, UsageError
 from wisesr_cli.files import TEMPORARY_PREFIX, flush_to_disk, replacing
 from wisesr_cli.journal import FIRST_RECORD, SUFFIX, Journal, JournalHeader
 from wisesr_cli.report import Grid, csv_line, show_grid, to_json, to_markdown
-from wisesr_cli.results import Prediction
+from wisesr_cli.results import Explanation, Prediction
 from wisesr_cli.tables import prediction_cells, prediction_columns
 from wisesr_cli.text import counted, visible
 
@@ -76,7 +76,7 @@ class Tally:
     def __init__(self) -> None:
         self.records = self.unreadable = 0
 
-    def add(self, record: Prediction) -> None:
+    def add(self, record: Prediction | Explanation) -> None:
         """Count one record."""
         self.records += 1
         self.unreadable += record.error is not None

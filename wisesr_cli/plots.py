@@ -1,7 +1,7 @@
 """Draws results as PNG files, each written as a whole. matplotlib is imported when a figure is made.
 
-To add a plot: a function from a record to a figure, saved with `_save`. Class names pass through `text.visible` and are
-never read as formulas.
+To add a plot: a function from a record to a figure, saved with `save_figure`. Class names pass through `text.visible`
+and are never read as formulas.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from wisesr_cli.files import replacing
 from wisesr_cli.results import EpochResult, Metrics, ReliabilityBin
@@ -47,12 +48,13 @@ LONGEST_NAME = 24  # characters
 PIXELATED_FROM = 4  # a picture enlarged this many times keeps its pixels as squares
 CAPTION_HEIGHT = 22  # pixels below each picture of a contact sheet
 BORDER = 4
+SOFTWARE = "wisesr"  # in the PNG files of `own_mark`
 
 
 Arguments = ParamSpec("Arguments")
 
 
-def _in_one_style(plot: Callable[Arguments, None]) -> Callable[Arguments, None]:
+def in_one_style(plot: Callable[Arguments, None]) -> Callable[Arguments, None]:
     """Draw the same for everybody, whatever a `matplotlibrc` in the current folder or the home says."""
 
     @wraps(plot)
@@ -65,12 +67,12 @@ def _in_one_style(plot: Callable[Arguments, None]) -> Callable[Arguments, None]:
     return styled
 
 
-@_in_one_style
+@in_one_style
 def plot_learning_curves(history: Sequence[EpochResult], path: Path) -> None:
     """Draw loss and top-1 accuracy of every epoch, for training and validation; phases are set apart by lines."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(9.0, 3.6)
+    figure = new_figure(9.0, 3.6)
     epochs = [row.epoch for row in history]
     marker = "o" if len(history) < 3 else None
     for position, (field, title) in enumerate((("loss", "loss"), ("top1_accuracy", "top-1 accuracy")), start=1):
@@ -90,10 +92,10 @@ def plot_learning_curves(history: Sequence[EpochResult], path: Path) -> None:
         if field == "top1_accuracy":
             axes.set_ylim(0, 1.02)
         axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-@_in_one_style
+@in_one_style
 def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
     """Draw the confusion matrix, rows the truth, coloured by the fraction of the row."""
     from matplotlib.colors import PowerNorm
@@ -102,7 +104,7 @@ def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
     classes = len(metrics.classes)
     side = min(3.0 + 0.42 * classes, 14.0)
-    figure = _figure(side + 0.8, side)
+    figure = new_figure(side + 0.8, side)
     axes = figure.add_subplot()
     # Without numbers the shade alone must show a confusion of a few percent.
     norm = PowerNorm(1.0 if classes <= CLASSES_WITH_NUMBERS else 0.5, vmin=0.0, vmax=1.0)
@@ -116,15 +118,15 @@ def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth")
     figure.colorbar(picture, ax=axes, label="fraction of the class", fraction=0.045, pad=0.02)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-@_in_one_style
+@in_one_style
 def plot_reliability(bins: Sequence[ReliabilityBin], ece: float | None, path: Path) -> None:
     """Draw how often the model was right against how sure it was, and how many images each bin holds."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(4.6, 5.4)
+    figure = new_figure(4.6, 5.4)
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
     filled = [row for row in bins if row.accuracy is not None and row.confidence is not None]
     middles = [(row.low + row.high) / 2 for row in filled]
@@ -143,11 +145,16 @@ def plot_reliability(bins: Sequence[ReliabilityBin], ece: float | None, path: Pa
     lower.set_xlim(0, 1)
     lower.set_xlabel("score of the predicted class")
     lower.set_ylabel("images")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def contact_sheet(
-    tiles: Sequence[tuple[Image.Image | NDArray[np.uint8], str, bool | None]], *, columns: int, tile: int, path: Path
+    tiles: Sequence[tuple[Image.Image | NDArray[np.uint8], str, bool | None]],
+    *,
+    columns: int,
+    tile: int,
+    path: Path,
+    foot: Sequence[str] = (),
 ) -> None:
     """Draw pictures in rows with a caption of one line each; a border in green or red says right or wrong.
 
@@ -156,12 +163,14 @@ def contact_sheet(
         columns: pictures per row.
         tile: side of a picture in pixels; pictures are enlarged or shrunk to it, keeping their shape.
         path: the PNG file.
+        foot: lines below all of them.
     """
     cell_width, cell_height = tile + 2 * BORDER + 8, tile + 2 * BORDER + CAPTION_HEIGHT + 8
     rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (columns * cell_width + 8, rows * cell_height + 8), "white")
+    width, height = columns * cell_width + 8, rows * cell_height + 8
+    sheet = Image.new("RGB", (width, height + len(foot) * CAPTION_HEIGHT), "white")
     draw = ImageDraw.Draw(sheet)
-    font = _caption_font(size=14)
+    font = caption_font(size=14)
     for number, (picture, caption, correct) in enumerate(tiles):
         left, top = 8 + number % columns * cell_width, 8 + number // columns * cell_height
         image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
@@ -169,10 +178,20 @@ def contact_sheet(
             color = GREEN if correct else RED
             draw.rectangle((left, top, left + tile + 2 * BORDER - 1, top + tile + 2 * BORDER - 1), fill=color)
         _paste(sheet, image.convert("RGB"), left + BORDER, top + BORDER, tile)
-        shown = _fitted(visible(caption), font, width=tile + BORDER)
+        shown = fitted(visible(caption), font, width=tile + BORDER)
         draw.text((left + BORDER, top + tile + 2 * BORDER + 2), shown, fill="black", font=font)
+    for number, line in enumerate(foot):
+        shown = fitted(visible(line), font, width=width - 16)
+        draw.text((8 + BORDER, height + number * CAPTION_HEIGHT), shown, fill="black", font=font)
     with replacing(path) as temporary:
-        sheet.save(temporary, "PNG")
+        sheet.save(temporary, "PNG", pnginfo=own_mark())
+
+
+def own_mark() -> PngInfo:
+    """Return what a PNG says of where it comes from, so that pictures of ours are told from those of others."""
+    mark = PngInfo()
+    mark.add_text("Software", SOFTWARE)
+    return mark
 
 
 def _paste(sheet: Image.Image, image: Image.Image, left: int, top: int, tile: int) -> None:
@@ -183,7 +202,7 @@ def _paste(sheet: Image.Image, image: Image.Image, left: int, top: int, tile: in
     sheet.paste(image.resize(size, resampling), (left + (tile - size[0]) // 2, top + (tile - size[1]) // 2))
 
 
-def _caption_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def caption_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Return the font of the plots, which knows more scripts than Pillow's own; matplotlib itself is not loaded."""
     package = importlib.util.find_spec("matplotlib")
     if package is not None and package.origin is not None:
@@ -193,11 +212,11 @@ def _caption_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _fitted(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, *, width: int) -> str:
+def fitted(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, *, width: int) -> str:
     """Return a caption that is at most `width` pixels wide, its end replaced by an ellipsis where it must be."""
     if font.getlength(caption) <= width:
         return caption
-    kept = min(len(caption), width)  # no letter is narrower than a pixel
+    kept = max(0, min(len(caption), width))  # no letter is narrower than a pixel
     while kept and font.getlength(caption[:kept] + "…") > width:
         kept -= 1
     return caption[:kept] + "…"
@@ -226,13 +245,14 @@ def _shortened(name: str) -> str:
     return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, width and height in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
     """Write a figure as PNG; characters that the font lacks are drawn as boxes without a warning."""
     import logging
     import warnings

@@ -86,7 +86,7 @@ def to_markdown(grid: Grid) -> str:
     """Return a Markdown table; what means something in Markdown is escaped."""
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(_markdown_cell(cell) for cell in cells) + " |\n"
+        return "| " + " | ".join(markdown_text(cell) for cell in cells) + " |\n"
 
     rule = "|" + "|".join(" ---: " if column.number else " --- " for column in grid.columns) + "|\n"
     return line([column.title for column in grid.columns]) + rule + "".join(line(row) for row in grid.rows)
@@ -94,11 +94,12 @@ def to_markdown(grid: Grid) -> str:
 
 def _markdown_section(grid: Grid) -> str:
     """Return a Markdown table with its title above and its caption below."""
-    title = f"### {_markdown_cell(grid.title)}\n\n" if grid.title else ""
-    return title + to_markdown(grid) + (f"\n{_markdown_cell(grid.caption)}\n" if grid.caption else "")
+    title = f"### {markdown_text(grid.title)}\n\n" if grid.title else ""
+    return title + to_markdown(grid) + (f"\n{markdown_text(grid.caption)}\n" if grid.caption else "")
 
 
-def _markdown_cell(cell: str) -> str:
+def markdown_text(cell: str) -> str:
+    """Return text for Markdown, what means something there escaped."""
     return "".join("\\" + c if c in "\\|*_`[]<>#" else c for c in visible(cell))
 
 

@@ -313,3 +313,60 @@ class DemoResult:
     predictions: tuple[Prediction, ...]
     config_path: str
     contact_sheet: str
+    explanation: str  # a picture of what each head looked at
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What every position of the feature map adds to one logit of one image; `sum` + `bias` equals `logit`.
+
+    `map` has the height and width of the feature map.
+    """
+
+    label: str
+    logit: float
+    bias: float
+    map: tuple[tuple[float, ...], ...]
+    sum: float
+
+    def minus(self, other: Contribution) -> Contribution:
+        """Return what decides between two classes: the contribution to the difference of their logits."""
+        rows = tuple(
+            tuple(a - b for a, b in zip(mine, theirs, strict=True))
+            for mine, theirs in zip(self.map, other.map, strict=True)
+        )
+        return Contribution(
+            label=f"{self.label} - {other.label}",
+            logit=self.logit - other.logit,
+            bias=self.bias - other.bias,
+            map=rows,
+            sum=self.sum - other.sum,
+        )
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why one image got its label, or the reason why it could not be read.
+
+    `predicted` and `runner_up` are the contributions to the two largest logits; `asked` those to the classes that were
+    asked for, in their order. `score` is the probability of the predicted class.
+    """
+
+    path: str
+    predicted: Contribution | None = None
+    runner_up: Contribution | None = None
+    score: float | None = None
+    asked: tuple[Contribution, ...] = ()
+    error: str | None = None
+
+    @property
+    def decision(self) -> Contribution | None:
+        """The contribution to the predicted logit less that of the runner-up."""
+        if self.predicted is None or self.runner_up is None:
+            return None
+        return self.predicted.minus(self.runner_up)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the rows of `wisesr explain --format json`: the classes asked for, else the predicted one."""
+        shown = self.asked or ((self.predicted,) if self.predicted else ())
+        return [{"path": self.path, **asdict(row)} for row in shown]

@@ -118,7 +118,13 @@ def _other_version(reason: str) -> RunError:
     return RunError(f"the state is damaged or of another version: {visible(reason)}; use --overwrite")
 
 
-def check_resumable(before: Circumstances, now: Circumstances, data_differences: list[str]) -> list[str]:
+def check_resumable(
+    before: Circumstances,
+    now: Circumstances,
+    data_differences: list[str],
+    *,
+    way_out: str = "start anew with --overwrite",
+) -> list[str]:
     """Return warnings about what may change, or refuse what would silently differ.
 
     Raises:
@@ -136,7 +142,7 @@ def check_resumable(before: Circumstances, now: Circumstances, data_differences:
             differences.append(f"{package}: {old or 'absent'} -> {new or 'absent'}")
     if differences:
         shown = "; ".join(differences[:10]) + (f"; and {len(differences) - 10} more" if len(differences) > 10 else "")
-        raise RunError(f"cannot resume, as this would differ: {shown}; undo the change, or start anew with --overwrite")
+        raise RunError(f"cannot resume, as this would differ: {shown}; undo the change, or {way_out}")
     warnings = []
     if before.threads != now.threads:
         warnings.append(f"threads: {before.threads} -> {now.threads}; the last bits of the numbers may differ")

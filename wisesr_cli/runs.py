@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from wisesr_cli.errors import ConfigError, MachineError, RunError, UsageError
 from wisesr_cli.files import TEMPORARY_PREFIX, make_folder, naming, read_text, remove, replacing, write_text
+from wisesr_cli.guard import alone_in
 from wisesr_cli.text import csv_cell, parse_csv_cell, visible
 
 if TYPE_CHECKING:  # `predict` looks for a model here, and needs no config, which takes a tenth of a second
@@ -47,6 +48,27 @@ PER_CLASS = "per_class.csv"
 CONFUSION_MATRIX = "confusion_matrix.csv"
 PREDICTIONS = "predictions.csv"
 EVALUATION_FILES = (METRICS, PER_CLASS, CONFUSION_MATRIX, PREDICTIONS)
+REPORT = "report.html"  # only where it was asked for
+
+# In the folder of explanations, `EXPLAIN` unless another one is given.
+EXPLAIN = "explain"
+CONTRIBUTIONS = "contributions.npz"
+EXPLANATIONS = "explanations.json"
+EXPLANATIONS_TABLE = "explanations.csv"
+EXPLAINED_PICTURE = "image-{:05}-{}.png"  # number and name of the image
+EXPLAINED_SHEET = "contact_sheet-{:03}.png"
+WEIGHTS_PICTURE = "weights.png"
+WEIGHTS_NUMBERS = "weights.npz"
+EXPLAINED_PATTERNS = (f"image-{'[0-9]' * 5}*-*.png", f"contact_sheet-{'[0-9]' * 3}*.png")
+EXPLANATION_FILES = (CONTRIBUTIONS, EXPLANATIONS, EXPLANATIONS_TABLE, WEIGHTS_PICTURE, WEIGHTS_NUMBERS)
+
+# In the folder of a comparison, beside a run directory for every head and seed; the first with its first training.
+TRAININGS = "trainings.json"
+COMPARISON = "comparison.json"
+COMPARISON_TABLE = "comparison.csv"
+COMPARISON_TEXT = "comparison.md"
+COMPARISON_FILES = (COMPARISON, COMPARISON_TABLE, COMPARISON_TEXT)
+ACCURACY_PICTURE = "accuracy.png"
 
 # In the folder of plots. Those with a gap, for what was evaluated, come with each evaluation.
 LEARNING_CURVES = "learning_curves.png"
@@ -54,7 +76,7 @@ CONFUSION_PICTURE = "confusion_matrix-{}.png"
 RELIABILITY_PICTURE = "reliability-{}.png"
 EVALUATION_PICTURES = (CONFUSION_PICTURE, RELIABILITY_PICTURE)
 
-_LEFTOVERS = tuple(f"{folder}{TEMPORARY_PREFIX}*" for folder in ("", f"{PLOTS}/", "evaluate-*/"))
+_LEFTOVERS = tuple(f"{folder}{TEMPORARY_PREFIX}*" for folder in ("", f"{PLOTS}/", f"{EXPLAIN}/", "evaluate-*/"))
 
 # What `--overwrite` takes away; whatever else lies in a run directory is the user's. The classes go last: with them a
 # folder is known to be a run, in which another process may take away what a killed one did not come to.
@@ -62,10 +84,11 @@ _OUR_STATES = (f"{STATE}/epoch-{'[0-9]' * 6}*", f"{STATE}/{TEMPORARY_PREFIX}*")
 _OUR_FILES = (
     *(f"{PLOTS}/{name}" for name in (LEARNING_CURVES, *(name.format("*") for name in EVALUATION_PICTURES))),
     f"{TENSORBOARD}/**/events.out.tfevents.*",
-    *(f"evaluate-*/{name}" for name in (*EVALUATION_FILES, "report.html")),
+    *(f"evaluate-*/{name}" for name in (*EVALUATION_FILES, REPORT)),
+    *(f"{EXPLAIN}/{name}" for name in (*EXPLANATION_FILES, *EXPLAINED_PATTERNS)),
     *(LITERT, BEST, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, CLASSES),
 )
-_OUR_FOLDERS = (STATE, PLOTS, f"{TENSORBOARD}/*", TENSORBOARD, "evaluate-*")
+_OUR_FOLDERS = (STATE, PLOTS, f"{TENSORBOARD}/*", TENSORBOARD, EXPLAIN, "evaluate-*")
 
 
 @dataclass(frozen=True)
@@ -196,9 +219,45 @@ class Run:
         rows = (["" if value is None else repr(value) for value in asdict(row).values()] for row in history)
         write_rows(self.path / HISTORY, names, rows)
 
+    def read_history(self) -> tuple[EpochResult, ...]:
+        """Return a row per finished epoch, in order.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        from wisesr_cli.results import EpochResult
+
+        columns = fields(EpochResult)
+        rows = read_rows(self.path / HISTORY, len(columns))
+        try:
+            values = [
+                [_number(cell, str(column.type)) for column, cell in zip(columns, row, strict=True)] for row in rows
+            ]
+        except ValueError as error:
+            raise RunError(f"{visible(self.path / HISTORY)}: damaged: {visible(error)}") from None
+        return tuple(EpochResult(*row) for row in values)  # type: ignore[arg-type]
+
+    def read_environment(self) -> dict[str, Any]:
+        """Return what the training ran on: versions, device, command line.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        values = _read_json(self.path / ENVIRONMENT)
+        if not isinstance(values, dict):
+            raise RunError(f"{visible(self.path / ENVIRONMENT)}: damaged: not a mapping")
+        return values
+
     def write_metrics(self, metrics: Metrics) -> None:
         """Write the metrics of the best epoch."""
         write_json(self.path / METRICS, metrics.to_json())
+
+
+def _number(cell: str, kind: str) -> float | None:
+    """Return what a cell of a column of that type holds; an empty one is None where there may be none."""
+    if not cell and kind.endswith("None"):
+        return None
+    return int(cell) if kind == "int" else float(cell)
 
 
 def open_run(path: str | Path) -> Run:
@@ -303,11 +362,37 @@ def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bo
         raise UsageError(
             f"{visible(run.path)} exists; give another --name, go on with --resume, or start anew with --overwrite"
         )
-    if (resume or overwrite) and (newest := _newest(parent, default_name)) is not None:
+    if (resume or overwrite) and (newest := _newest(parent, default_name, CONFIG)) is not None:
         return Start(Run(newest), resumed=resume)
+    return Start(Run(_free_folder(parent, default_name)), resumed=False, is_new=True)
+
+
+def choose_comparison(config: Config, default_name: str, *, resume: bool) -> Start:
+    """Return the folder for a comparison, without writing anything yet; its lock and its plots are where a run's are.
+
+    Raises:
+        UsageError: the name was given and is taken, or the folder holds something else.
+    """
+    parent = Path(config.output_dir).expanduser()
+    check_output_folder(parent)
+    if config.name is None:
+        newest = _newest(parent, default_name, TRAININGS) if resume else None
+        if newest is not None:
+            return Start(Run(newest), resumed=True)
+        return Start(Run(_free_folder(parent, default_name)), resumed=False, is_new=True)
+    path = parent / config.name
+    if not _taken(path):
+        return Start(Run(path), resumed=False, is_new=True)
+    if not (path / TRAININGS).is_file():
+        raise UsageError(f"{visible(path)} holds something that is no comparison; give another --name")
+    if not resume:
+        raise UsageError(f"{visible(path)} exists; give another --name, or go on with --resume")
+    return Start(Run(path), resumed=True)
+
+
+def _free_folder(parent: Path, default_name: str) -> Path:
     names = chain((default_name,), (f"{default_name}-{number}" for number in count(2)))
-    free = next(parent / name for name in names if not _taken(parent / name))
-    return Start(Run(free), resumed=False, is_new=True)
+    return next(parent / name for name in names if not _taken(parent / name))
 
 
 def check_still_new(start: Start) -> None:
@@ -316,12 +401,12 @@ def check_still_new(start: Start) -> None:
         raise MachineError(f"{visible(start.run.path)}: was made by another wisesr meanwhile; repeat the command")
 
 
-def _newest(parent: Path, default_name: str) -> Path | None:
-    """Return the run that was started last among `default_name`, `default_name`-2, and so on."""
+def _newest(parent: Path, default_name: str, mark: str) -> Path | None:
+    """Return the folder whose file `mark` is the newest among `default_name`, `default_name`-2, and so on."""
     pattern = re.compile(re.escape(default_name) + r"(-([2-9]|[1-9]\d+))?")
     folders = sorted(parent.iterdir()) if parent.is_dir() else []
-    runs = [path for path in folders if pattern.fullmatch(path.name) and (path / CONFIG).is_file()]
-    return max(runs, key=lambda path: (path / CONFIG).stat().st_mtime_ns, default=None)
+    marked = [path for path in folders if pattern.fullmatch(path.name) and (path / mark).is_file()]
+    return max(marked, key=lambda path: (path / mark).stat().st_mtime_ns, default=None)
 
 
 def check_output_folder(folder: Path) -> None:
@@ -373,6 +458,13 @@ def check_kinds(run: Run) -> None:
     )
 
 
+def check_comparison_kinds(folder: Run) -> None:
+    """Raise a `RunError` when a folder lies where a file of a comparison should be, or a file in place of a folder."""
+    pictures = [folder.plots / name for name in (ACCURACY_PICTURE, LEARNING_CURVES)]
+    names = (TRAININGS, *COMPARISON_FILES, LOCK)
+    _check_kinds(files=[*(folder.path / name for name in names), *pictures], folders=(folder.plots,))
+
+
 def _check_kinds(*, files: Iterable[Path], folders: Iterable[Path]) -> None:
     for folder in folders:
         if folder.is_symlink():
@@ -397,7 +489,8 @@ def evaluation_folder(run: Run, name: str) -> Iterator[Path]:
     folder, plots = run.evaluation_dir(name), run.plots
     pictures = [plots / picture.format(name) for picture in EVALUATION_PICTURES]
     with naming(folder):
-        _check_kinds(files=[*(folder / file for file in EVALUATION_FILES), *pictures], folders=(folder, plots))
+        files = [folder / file for file in (*EVALUATION_FILES, REPORT)]
+        _check_kinds(files=[*files, *pictures], folders=(folder, plots))
         made = [path for path in (folder, plots) if not path.exists()]
     try:
         for path in (folder, plots):
@@ -408,6 +501,38 @@ def evaluation_folder(run: Run, name: str) -> Iterator[Path]:
     except BaseException:
         for path in made:
             _remove_if_empty(path)
+        raise
+
+
+@contextmanager
+def explanation_folder(model: Path, given: str | None, option: str) -> Iterator[Path]:
+    """Give the folder for explanations, beside the model file unless one is given, having made sure of writing there.
+
+    `option` is the one that gives it, for an error. A folder that was made here and is empty when the block fails is
+    taken away.
+
+    Raises:
+        UsageError: a file lies in its place.
+        RunError: a folder lies in place of a file in it, or the one beside the model is a link.
+        MachineError: nobody may write there, another process does, or the folder above it is missing.
+    """
+    if given == "":
+        raise UsageError(f"{option} is empty; it takes a folder")
+    folder = model.parent / EXPLAIN if given is None else Path(given)
+    check_output_folder(folder)
+    with naming(folder):
+        _check_kinds(files=[folder / name for name in EXPLANATION_FILES], folders=(folder,) if given is None else ())
+        is_new = not folder.exists()
+    try:
+        make_folder(folder)
+        with alone_in(folder):
+            with naming(folder), TemporaryFile(prefix=TEMPORARY_PREFIX, dir=folder):  # it can be written
+                for leftover in sorted(folder.glob(f"{TEMPORARY_PREFIX}*.png")):  # of a process that was killed
+                    leftover.unlink(missing_ok=True)
+            yield folder
+    except BaseException:
+        if is_new:
+            _remove_if_empty(folder)
         raise
 
 

@@ -232,6 +232,16 @@ def seed_everything(seed: int) -> None:
     keras.utils.set_random_seed(seed)
 
 
+def forget_models() -> None:
+    """Let go of what Keras remembers of the models so far, and count their names from the start again.
+
+    What is trained next in this process is then what a fresh process would train, and memory does not grow with it.
+    """
+    keras = sys.modules.get("keras")
+    if keras is not None:
+        keras.utils.clear_session(free_memory=True)
+
+
 def package_versions() -> dict[str, str]:
     """Return the versions of what decides the numbers, Python included."""
     versions = {"python": platform.python_version()}

@@ -24,7 +24,7 @@ def demo(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Make a small image folder, train the GAP and the Wise head on it, and compare them.
+    """Make a small image folder, train the GAP and the Wise head on it, compare them, and show what they look at.
 
     Needs no network and no data.
     """
@@ -41,10 +41,13 @@ def demo(
     folder, run = shlex.quote(output_dir), shlex.quote(result.rows[-1].run_dir)
     display.note("GAP averages positions away; the pictures hold the same things, so only position tells.")
     display.note(f"the pictures, with the labels of Wise: {result.contact_sheet}")
+    display.note(f"what each of them looked at in one picture: {result.explanation}")
     display.note("try next:")
     for command in (
         f"wisesr evaluate {run}",
         f"wisesr predict {run} {folder}/harbour/test/nw",
+        f"wisesr explain {run} {folder}/harbour/test/nw --class nw",
+        f"wisesr explain {run} --weights",
         f"wisesr summarize {shlex.quote(result.config_path)}",
         f"wisesr train {shlex.quote(result.config_path)} --head depthwise --output-dir {folder}/runs",
         "wisesr init YOUR_FOLDER",

@@ -36,6 +36,7 @@ EngineChoice = Annotated[
     Literal["auto", "litert", "keras"],
     typer.Option("--engine", help="What runs the model; auto is LiteRT on the CPU, else Keras."),
 ]
+Show = Annotated[bool, typer.Option("--show", help="Show small pictures, on a terminal with colours and UTF-8.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show warnings and results only.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show long tables whole.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from contextlib import nullcontext
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -32,6 +33,11 @@ def predict(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted output file.")] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="DIR", help="Also write there why: a picture per image (starts Keras)."),
+    ] = None,
+    show: options.Show = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when an image cannot be read.")] = False,
     pixel_limit: options.PixelLimit = None,
     device: options.DeviceChoice = "auto",
@@ -50,8 +56,9 @@ def predict(
     if not inputs and from_file is None:
         raise UsageError("nothing to label: give images, folders, globs, - or --from-file LIST")
     from wisesr_cli.images import PIXEL_LIMIT
-    from wisesr_cli.labelling import Request, label
+    from wisesr_cli.labelling import Pictures, Request, label
     from wisesr_cli.report import TerminalListener
+    from wisesr_cli.runs import explanation_folder, model_path
     from wisesr_cli.text import counted, visible
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)
@@ -68,10 +75,26 @@ def predict(
         precision=precision or "float32",
         engine=engine,
     )
-    tally = label(request, chosen=output, file=output_file, overwrite=overwrite, resume=resume, listener=listener)
+    with nullcontext() if explain is None else explanation_folder(model_path(run), explain, "--explain") as folder:
+        pictures = Pictures(folder, _screen(listener) if show else None) if folder or show else None
+        tally = label(
+            request,
+            chosen=output,
+            file=output_file,
+            overwrite=overwrite,
+            resume=resume,
+            pictures=pictures,
+            listener=listener,
+        )
     code = tally.exit_code(strict=strict)
     if tally.unreadable:
         listener.warn(tally.complaint)
     elif output_file is not None and tally.records:
         listener.note(f"{counted(tally.records, 'image')} labelled: {visible(output_file)}")
     raise typer.Exit(code)
+
+
+def _screen(listener: Any) -> Any:
+    from wisesr_cli.terminal_picture import Screen
+
+    return Screen(listener)

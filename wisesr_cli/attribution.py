@@ -1,0 +1,244 @@
+"""Writes logits over the feature map: how much every position of it adds to each of them. NumPy, in float64.
+
+A head turns the feature map x (height, width, channels) into logits, and for every class k
+
+    logit_k = beta_k + sum over positions (i, j) of M_k(i, j),
+    M_k(i, j) = sum over channels c of g_kc(i, j) * x_c(i, j).
+
+g and beta come from pulling the classifier layer's column k back through the layers of the head, last one first: each
+layer turns a weighted sum of what it gives into a weighted sum of what it is given, plus a constant. Where every layer
+is linear, g and beta hold for every image; a ReLU or a maximum is linear in the piece that an image lies in, so there
+they hold near this image only. Either way the sum is exact.
+
+To add a layer of Keras: a rule in `RULES`. A layer of ours has its rule as a method, `pull_back`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.errors import RunError
+from wisesr_cli.text import visible
+
+Numbers = NDArray[np.float64]
+Pulled = tuple[Numbers, Numbers]  # coefficients (rows, *shape of a layer's input), what is added to them (rows, ...)
+
+BLOCK_NUMBERS = 1 << 22  # of a weight matrix that are turned into float64 at a time: 32 MiB
+
+
+@dataclass(frozen=True)
+class WeightedSums:
+    """Weighted sums of numbers (*shape), plus constants: `coefficients` (rows, *shape), `constants` (rows,).
+
+    `sizes` (rows,) are the sums of the sizes of what the constants were added up from.
+    """
+
+    coefficients: Numbers
+    constants: Numbers
+    sizes: Numbers
+
+    def plus(self, coefficients: Numbers, terms: Numbers) -> WeightedSums:
+        """Return sums with other coefficients and with terms (rows, ...) added to their constants."""
+        terms = terms.reshape(len(terms), -1)
+        return WeightedSums(coefficients, self.constants + terms.sum(axis=1), self.sizes + np.abs(terms).sum(axis=1))
+
+
+@dataclass(frozen=True)
+class Values:
+    """What a layer was given and what it gave: (rows, *shape), for the image that each row is about."""
+
+    inputs: NDArray[np.float32]
+    outputs: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a weighted sum of a layer's outputs is written over its inputs.
+
+    `pull_back` takes the layer, coefficients (rows, *output shape) and its `Values`, which only a layer that is not
+    linear looks at. It gives coefficients (rows, *input shape) and the terms (rows, ...) that are left over.
+    """
+
+    pull_back: Callable[[Any, Numbers, Values | None], Pulled]
+    is_linear: Callable[[Any], bool] = lambda layer: True
+
+
+def rule_of(layer: Any) -> Rule:
+    """Return the rule of a layer.
+
+    Raises:
+        RunError: it has none.
+    """
+    if hasattr(layer, "pull_back"):
+        return Rule(lambda ours, coefficients, values: ours.pull_back(coefficients))
+    rule = RULES.get(type(layer).__name__)
+    if rule is None:
+        raise _unexplained(layer, f"a layer {type(layer).__name__}")
+    return rule
+
+
+def is_linear(layers: Sequence[Any]) -> bool:
+    """Return whether the coefficients that layers pull back hold for every image.
+
+    Raises:
+        RunError: a layer has no rule.
+    """
+    return all(rule_of(layer).is_linear(layer) for layer in layers)
+
+
+def classifier_columns(classifier: Any, classes: Sequence[int]) -> WeightedSums:
+    """Return the logits of some classes as sums of the feature vector: coefficients (classes, features).
+
+    Raises:
+        RunError: the layer is not what gives logits: a dense layer without activation.
+    """
+    if type(classifier).__name__ != "Dense" or _activation(classifier) != "linear":
+        raise _unexplained(classifier, "an end that is no dense layer without activation")
+    from keras import ops
+
+    columns = ops.convert_to_numpy(ops.take(classifier.kernel, np.asarray(classes), axis=1))
+    bias = _array(classifier.bias)[list(classes)] if classifier.use_bias else np.zeros(len(classes))
+    return WeightedSums(columns.T.astype(np.float64), bias, np.abs(bias))
+
+
+def pull_back(layers: Sequence[Any], sums: WeightedSums, values: Sequence[Values] | None = None) -> WeightedSums:
+    """Return weighted sums of what layers give, written over what the first of them is given.
+
+    Args:
+        layers: in the order in which they compute.
+        sums: of what the last layer gives.
+        values: of each layer; None where all are linear.
+    """
+    for number in reversed(range(len(layers))):
+        at = None if values is None else values[number]
+        sums = sums.plus(*rule_of(layers[number]).pull_back(layers[number], sums.coefficients, at))
+    return sums
+
+
+def contributions(sums: WeightedSums, feature_maps: NDArray[np.floating[Any]]) -> Numbers:
+    """Return what every position adds, (rows, height, width).
+
+    Args:
+        sums: coefficients (rows or 1, height, width, channels).
+        feature_maps: (rows, height, width, channels).
+    """
+    return _along_channels(sums.coefficients, feature_maps)
+
+
+def sizes_added(sums: WeightedSums, feature_maps: NDArray[np.floating[Any]]) -> Numbers:
+    """Return the sum of the sizes of all that is added up, (rows,): what rounding errors are relative to.
+
+    The arguments are those of `contributions`, whose own sizes may be much smaller: channels cancel each other out.
+    """
+    products = _along_channels(np.abs(sums.coefficients), np.abs(feature_maps))
+    return np.asarray(products.sum(axis=(1, 2)) + sums.sizes)
+
+
+def _along_channels(coefficients: Numbers, feature_maps: NDArray[np.floating[Any]]) -> Numbers:
+    products: Numbers = np.einsum("...c,...c->...", coefficients, feature_maps)  # in float64, without a copy in it
+    return products
+
+
+def _array(variable: Any) -> Numbers:
+    return np.asarray(variable, dtype=np.float64)
+
+
+def _shape(layer: Any) -> tuple[int, ...]:
+    return tuple(layer.input.shape[1:])
+
+
+def _activation(layer: Any) -> str:
+    return str(getattr(layer.activation, "__name__", layer.activation))
+
+
+def _unexplained(layer: Any, what: str) -> RunError:
+    return RunError(f"the head has {what} ('{visible(layer.name)}'), over which no exact explanation is known")
+
+
+def _nothing(coefficients: Numbers) -> Numbers:
+    return np.zeros((len(coefficients), 0))
+
+
+def _identity(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
+    return coefficients, _nothing(coefficients)
+
+
+def _flatten(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
+    return coefficients.reshape(-1, *_shape(layer)), _nothing(coefficients)
+
+
+def _dense(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
+    """Multiply by the transposed weights; units whose ReLU is at zero pass nothing on."""
+    activation = _activation(layer)
+    if len(_shape(layer)) != 1:
+        raise _unexplained(layer, "a dense layer on a map")
+    if activation not in {"linear", "relu"}:
+        raise _unexplained(layer, f"a dense layer with the activation {visible(activation)}")
+    if activation == "relu" and values is not None:
+        coefficients = coefficients * (values.outputs > 0)
+    terms = coefficients * _array(layer.bias) if layer.use_bias else _nothing(coefficients)
+    kernel = np.asarray(layer.kernel)  # (inputs, units); gigabytes in a large map's first dense layer
+    pulled = np.empty((len(coefficients), len(kernel)))
+    step = max(1, BLOCK_NUMBERS // kernel.shape[1])
+    for start in range(0, len(kernel), step):
+        block = kernel[start : start + step].astype(np.float64)
+        pulled[:, start : start + step] = coefficients @ block.T
+    return pulled, terms
+
+
+def _batch_normalization(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
+    if layer.axis not in {-1, coefficients.ndim - 1}:
+        raise _unexplained(layer, f"a batch normalization of axis {layer.axis}")
+    scale = 1.0 / np.sqrt(_array(layer.moving_variance) + layer.epsilon)
+    if layer.scale:
+        scale = scale * _array(layer.gamma)
+    shift = -_array(layer.moving_mean) * scale
+    if layer.center:
+        shift = shift + _array(layer.beta)
+    return coefficients * scale, coefficients * shift
+
+
+def _global_average(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
+    height, width, channels = _shape(layer)
+    every = coefficients.reshape(-1, 1, 1, channels) / (height * width)
+    return np.broadcast_to(every, (len(every), height, width, channels)), _nothing(coefficients)
+
+
+def _global_max(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
+    """Give each channel's share to the position of its maximum, the first one where several are equal."""
+    assert values is not None
+    height, width, channels = _shape(layer)
+    first = values.inputs.reshape(-1, height * width, channels).argmax(axis=1, keepdims=True)
+    pulled = np.zeros((len(coefficients), height * width, channels))
+    np.put_along_axis(pulled, first, coefficients.reshape(-1, 1, channels), axis=1)
+    return pulled.reshape(-1, height, width, channels), _nothing(coefficients)
+
+
+def _average_pooling(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
+    """Spread each mean over its window; positions in no window get nothing."""
+    if layer.padding != "valid":
+        raise _unexplained(layer, f"an average pooling with padding '{visible(layer.padding)}'")
+    pulled = np.zeros((len(coefficients), *_shape(layer)))
+    (pool_height, pool_width), (down, right) = layer.pool_size, layer.strides
+    _, rows, columns, _ = coefficients.shape
+    for row in range(pool_height):
+        for column in range(pool_width):
+            window = np.s_[:, row : row + down * rows : down, column : column + right * columns : right]
+            pulled[window] += coefficients / (pool_height * pool_width)
+    return pulled, _nothing(coefficients)
+
+
+RULES: dict[str, Rule] = {
+    "AveragePooling2D": Rule(_average_pooling),
+    "BatchNormalization": Rule(_batch_normalization),
+    "Dense": Rule(_dense, is_linear=lambda layer: _activation(layer) == "linear"),
+    "Dropout": Rule(_identity),
+    "Flatten": Rule(_flatten),
+    "GlobalAveragePooling2D": Rule(_global_average),
+    "GlobalMaxPooling2D": Rule(_global_max, is_linear=lambda layer: False),
+}
