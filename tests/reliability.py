@@ -132,7 +132,6 @@ LINES: dict[int, Line] = {
     19: Line(
         "File and class names with Unicode, newline, [/red], :cat:, ESC, bidi controls, 255 bytes, not UTF-8",
         "every command finishes; terminals show visible escapes and no raw ESC; JSON, CSV and HTML stay valid",
-        waits_for=("evaluate --report",),
     ),
     20: Line("Classes that differ only in case or in Unicode normalisation", "exit 3, both listed"),
     21: Line(
@@ -208,7 +207,6 @@ LINES: dict[int, Line] = {
     40: Line(
         "CSV cells that start with = + - @ or tab; JSONL; HTML",
         "neutralised; exact; everything escaped and nothing loaded from outside",
-        waits_for=("evaluate --report",),
     ),
     41: Line(
         "One unreadable image of N; all unreadable; no input",

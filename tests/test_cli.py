@@ -40,7 +40,7 @@ OPTIONS = {
     "check": "-s --set --data --image-size --format",
     "train": "-s --set --data -o --output-dir --name --seed --epochs -b --batch-size --image-size --backbone --head "
     "--learning-rate --lr --device --precision --resume --overwrite --dry-run --max-steps --time-limit --fail-under",
-    "evaluate": "--split --data -b --batch-size --pixel-limit --fail-under --device --precision --format",
+    "evaluate": "--split --data -b --batch-size --pixel-limit --report --fail-under --device --precision --format",
     "predict": "--from-file --null --top-k --min-score -b --batch-size --format -o --output --overwrite --resume "
     "--strict --pixel-limit --device --precision --explain --show",
     "explain": "--class --weights -o --output-dir --from-file --null --pictures -b --batch-size --format --show "

@@ -608,6 +608,7 @@ def assert_nothing_raw(text: str) -> None:
         "evaluate RUN --format csv",
         "evaluate RUN --format markdown",
         "evaluate RUN --data PHOTOS",
+        "evaluate RUN --report",
         "predict RUN PHOTOS",
         "predict RUN PHOTOS --format json",
         "predict RUN PHOTOS --format jsonl",
@@ -651,7 +652,7 @@ def test_every_file_of_a_run_over_odd_names_gives_the_exact_names_back(
     wisesr: CommandLine, odd: Trained, seen: Seen
 ) -> None:
     run = odd.run
-    assert wisesr("evaluate", run).code == 0
+    assert wisesr("evaluate", run, "--report").code == 0
     assert re.fullmatch(r"[\w.-]+-wise", run.name)
     assert json.loads((run / "classes.json").read_text(encoding="utf-8")) == ODD_CLASSES
     rows = read_rows(run / "splits.csv", 3)

@@ -31,7 +31,7 @@ from wisesr_cli.results import (
     TrainingListener,
     TrainingResult,
 )
-from wisesr_cli.runs import config_source, model_path
+from wisesr_cli.runs import REPORT, config_source, model_path
 from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.training import TrainingOptions
 
@@ -96,6 +96,7 @@ def evaluate(
     device: DeviceChoice = "auto",
     precision: Precision = "float32",
     engine: EngineChoice = "auto",
+    report: bool = False,
     listener: Listener | None = None,
 ) -> Evaluation:
     """Judge a run on labelled images, and write metrics, tables and plots beside it.
@@ -110,20 +111,26 @@ def evaluate(
         device: where to compute.
         precision: arithmetic.
         engine: what runs the model; `auto` is LiteRT where it can, see `engines.choose_engine`.
+        report: also write a self-contained report.html, with contribution maps.
         listener: who is told what happens.
 
     Raises:
         WisesrError: the run, the split or the images cannot be used.
     """
+    if report:  # Jinja is loaded, and found to be there, before anything slow
+        from wisesr_cli.report_content import gather
+        from wisesr_cli.report_facts import ReportRequest
+        from wisesr_cli.report_page import write_report
     listener = listener or Silent()
     chosen = choose_engine(run, engine, device=device, precision=precision, listener=listener)
     settings = data_settings(run)
     rule, limit = on_error or settings.on_error, pixel_limit or settings.pixel_limit
     subject = choose_subject(run, split=split, data=data, on_error=rule, pixel_limit=limit, listener=listener)
     with output_folder(run, subject) as output:
-        return evaluate_subject(
+        started = chosen.start(listener)
+        evaluation, answers = evaluate_subject(
             run,
-            chosen.start(listener),
+            started,
             subject,
             batch_size=batch_size,
             on_error=rule,
@@ -131,6 +138,21 @@ def evaluate(
             output=output,
             listener=listener,
         )
+        if report:
+            request = ReportRequest(
+                run,
+                subject,
+                started.info,
+                chosen.name,
+                precision,
+                device=device,
+                batch_size=batch_size,
+                pixel_limit=limit,
+            )
+            write_report(gather(request, evaluation, answers, listener), output / REPORT)
+        elif (output / REPORT).exists():
+            listener.note(f"{output / REPORT} is of an earlier evaluation; --report writes it anew")
+        return evaluation
 
 
 def predict(

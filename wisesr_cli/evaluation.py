@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +50,27 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a model answered to the images of a subject that could be read, in the order of its index."""
+
+    paths: tuple[str, ...]  # relative to the index's root
+    labels: NDArray[np.int64]  # (examples,)
+    probabilities: NDArray[np.float64]  # (examples, classes)
+
+
+@dataclass(frozen=True)
 class Subject:
     """The labelled images that a run is judged on: one split of an index, and the name of its results."""
 
     index: DatasetIndex
     split: str
     name: str
+    is_own: bool  # a split of the run itself; a folder may be called as one
+
+    @property
+    def title(self) -> str:
+        """What a reader is told was judged on: `test`, or `folder test`."""
+        return self.name if self.is_own else f"folder {self.name}"
 
 
 def evaluate_pixels(
@@ -97,7 +111,7 @@ def choose_subject(
         name = _name_of(data)
         if name in get_args(SplitName):
             listener.warn(f"evaluate-{name} may hold results of the run's own {name} split: they are replaced")
-        return Subject(index, "test", name)
+        return Subject(index, "test", name, is_own=False)
     if Path(run_path).is_file() and not Run(Path(run_path).parent).is_complete:
         raise RunError(f"{visible(run_path)}: a model file without its run directory has no splits; give --data FOLDER")
     run = open_run(run_path)
@@ -109,10 +123,10 @@ def choose_subject(
         chosen = next((name for name in available if name != "train"), None)
         if chosen is None:
             raise UsageError(f"{visible(run_path)}: the run has no test or validation split; give --data FOLDER")
-        return Subject(index, chosen, chosen)
+        return Subject(index, chosen, chosen, is_own=True)
     if split not in available:
         raise UsageError(f"{visible(run_path)}: the run has no {visible(split)} split; it has {joined(available)}")
-    return Subject(index, split, split)
+    return Subject(index, split, split, is_own=True)
 
 
 def _name_of(folder: str | Path) -> str:
@@ -162,8 +176,10 @@ def evaluate(
     pixel_limit: int = PIXEL_LIMIT,
     output: Path,
     listener: Listener,
-) -> Evaluation:
+) -> tuple[Evaluation, Answers]:
     """Judge a model on a subject and write metrics and tables into the folder `output`, and plots beside it.
+
+    Beside the evaluation, return the answers to single images that it comes from.
 
     Raises:
         DataError: images cannot be read and `on_error` is not `skip`.
@@ -184,7 +200,7 @@ def evaluate(
     with closing(pixels):
         labels = subject.index.splits[subject.split].labels[pixels.kept]
         judged = evaluate_pixels(engine, pixels, labels, batch_size=batch_size, listener=listener)
-        shown_paths = [subject.index.splits[subject.split].paths[position] for position in pixels.kept]
+        shown_paths = tuple(subject.index.splits[subject.split].paths[position] for position in pixels.kept)
     evaluation = Evaluation(
         split=subject.name,
         metrics=judged.metrics,
@@ -194,17 +210,12 @@ def evaluate(
         output_dir=str(output),
         unreadable=len(paths) - len(pixels),
     )
-    _write(output, evaluation, shown_paths, labels, judged.probabilities)
-    return evaluation
+    answers = Answers(shown_paths, labels, judged.probabilities)
+    _write(output, evaluation, answers)
+    return evaluation, answers
 
 
-def _write(
-    output: Path,
-    evaluation: Evaluation,
-    paths: Sequence[str],
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.float64],
-) -> None:
+def _write(output: Path, evaluation: Evaluation, answers: Answers) -> None:
     metrics = evaluation.metrics
     write_json(output / METRICS, metrics.to_json())
     write_rows(
@@ -217,7 +228,7 @@ def _write(
         ("truth", *metrics.classes),
         ((name, *map(str, row)) for name, row in zip(metrics.classes, metrics.confusion_matrix, strict=True)),
     )
-    predicted = probabilities.argmax(axis=1)
+    probabilities, predicted = answers.probabilities, answers.probabilities.argmax(axis=1)
     write_rows(
         output / PREDICTIONS,
         ("path", "truth", "predicted", "score", "truth_score", "correct"),
@@ -230,7 +241,7 @@ def _write(
                 repr(float(row[truth])),
                 str(truth == guess).lower(),
             )
-            for path, truth, guess, row in zip(paths, labels, predicted, probabilities, strict=True)
+            for path, truth, guess, row in zip(answers.paths, answers.labels, predicted, probabilities, strict=True)
         ),
     )
     plots = Run(output.parent).plots

@@ -7,8 +7,10 @@ NumPy only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -178,6 +180,20 @@ def reliability_bins(
         ReliabilityBin(low, high, int(count), _ratio(confidence, count), _ratio(correct, count))
         for low, high, count, confidence, correct in zip(edges[:-1], edges[1:], *sums, strict=True)
     )
+
+
+def wilson_interval(correct: int, examples: int, *, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Return the interval in which a true fraction lies, by the score interval of Wilson (1927); None without examples.
+
+    It holds for few examples, and for fractions of 0 and 1, where the mean give or take twice its error does not.
+    """
+    if not examples:
+        return None
+    z, fraction = NormalDist().inv_cdf((1 + confidence) / 2), correct / examples
+    middle = fraction + z**2 / (2 * examples)
+    half = z * math.sqrt(fraction * (1 - fraction) / examples + z**2 / (4 * examples**2))
+    low, high = ((middle + sign * half) / (1 + z**2 / examples) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
 
 
 def most_confused(metrics: Metrics, *, limit: int = 10) -> tuple[ConfusedPair, ...]:

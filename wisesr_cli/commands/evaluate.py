@@ -25,6 +25,9 @@ def evaluate(
         Literal["fail", "skip"] | None, typer.Option("--on-error", help="Unreadable images; default: as the run did.")
     ] = None,
     pixel_limit: options.PixelLimit = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write report.html: one file with pictures and contribution maps.")
+    ] = False,
     fail_under: options.FailUnder = None,
     device: options.DeviceChoice = "auto",
     precision: options.Precision = None,
@@ -41,7 +44,7 @@ def evaluate(
     from wisesr_cli import api
     from wisesr_cli.gates import check_gates, parse_gate
     from wisesr_cli.report import LONG_TABLE, TerminalListener, show_result
-    from wisesr_cli.runs import EVALUATION_FILES, EVALUATION_PICTURES, PLOTS
+    from wisesr_cli.runs import EVALUATION_FILES, EVALUATION_PICTURES, PLOTS, REPORT
     from wisesr_cli.tables import evaluation_grids, metrics_rows
 
     gates = [parse_gate(gate) for gate in fail_under or ()]
@@ -56,6 +59,7 @@ def evaluate(
         device=device,
         precision=precision or "float32",
         engine=engine,
+        report=report,
         listener=listener,
     )
     show_result(
@@ -71,5 +75,7 @@ def evaluate(
     pictures = (name.format(result.split) for name in EVALUATION_PICTURES)
     listener.note(f"written to {result.output_dir}: {', '.join(EVALUATION_FILES)}")
     listener.note(f"pictures beside it, in {PLOTS}: {', '.join(pictures)}")
+    if report:
+        listener.note(f"report, to open in a browser or to mail: {result.output_dir}/{REPORT}")
     sys.stdout.flush()
     check_gates(result.metrics, gates)
