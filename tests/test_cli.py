@@ -45,13 +45,15 @@ OPTIONS = {
     "--strict --pixel-limit --device --precision --explain --show",
     "explain": "--class --weights -o --output-dir --from-file --null --pictures -b --batch-size --format --show "
     "--pixel-limit --device",
+    "compare": "--heads --seeds -s --set --data -o --output-dir --name --epochs -b --batch-size --image-size "
+    "--backbone --learning-rate --lr --precision --device --resume --format",
     "summarize": "--backbone --head --classes --image-size -s --set --latency --device --format",
     "config show": "-s --set --data -o --output-dir --name --seed --epochs -b --batch-size --image-size --backbone "
     "--head --learning-rate --lr --precision --format",
     "config schema": "",
     "doctor": "--device --format",
 }
-WITH_PROGRESS = ("demo", "init", "check", "train", "evaluate", "predict", "explain", "summarize", "doctor")
+WITH_PROGRESS = ("demo", "init", "check", "train", "evaluate", "predict", "explain", "compare", "summarize", "doctor")
 
 DISK_FULL = "wisesr: the disk is full; free some room, then repeat the command (train and predict -o: with --resume)\n"
 

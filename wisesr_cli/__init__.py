@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wisesr_cli.api import evaluate, explain, load_config, predict, summarize, train
+    from wisesr_cli.api import compare, evaluate, explain, load_config, predict, summarize, train
     from wisesr_cli.layers import PositionWeightedPooling2D, TileAveragePooling2D
 
 __version__ = "0.1.0"
@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PositionWeightedPooling2D",
     "TileAveragePooling2D",
+    "compare",
     "evaluate",
     "explain",
     "load_config",

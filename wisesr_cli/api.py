@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from wisesr_cli import config_reader, training
+from wisesr_cli.comparison import DEFAULT_HEADS, DEFAULT_SEEDS, request_of, seeds_up_to
 from wisesr_cli.config import Config, SplitName
 from wisesr_cli.config_reader import LoadedConfig, Override
 from wisesr_cli.engines import EngineChoice, choose_engine
@@ -22,6 +23,7 @@ from wisesr_cli.model_file import read_model_info
 from wisesr_cli.oddities import Oddities
 from wisesr_cli.prediction import find_inputs, not_empty
 from wisesr_cli.results import (
+    Comparison,
     Evaluation,
     Explanation,
     Listener,
@@ -201,6 +203,38 @@ def predict(
     found = request.find(oddities)
     records = open_records(request, chosen, not_empty(found), oddities, listener, ready=found.ready)
     return _telling(records, oddities, listener)
+
+
+def compare(
+    source: str | Path,
+    settings: Settings | None = None,
+    *,
+    heads: Sequence[str] = DEFAULT_HEADS,
+    seeds: int | Sequence[int] = DEFAULT_SEEDS,
+    resume: bool = False,
+    device: DeviceChoice = "auto",
+    listener: Listener | None = None,
+) -> Comparison:
+    """Train heads over seeds, all else equal, and return how they compare: mean, spread, paired difference, cost.
+
+    Args:
+        source: a YAML config or an image folder.
+        settings: values laid over the config, by key; `name` is that of the comparison's folder in `output_dir`.
+        heads: each as `wise` or `wise:pooling=valid`; the others are compared to the first one.
+        seeds: how many, 3 being 0, 1 and 2; or which ones.
+        resume: go on with the comparison of this name; what is trained is not trained again.
+        device: where to compute.
+        listener: who is told what happens.
+
+    Raises:
+        WisesrError: see `comparing.compare`. A loss that is not finite is none: see `missing_seeds` of the rows.
+    """
+    from wisesr_cli import comparing
+
+    chosen = seeds_up_to(seeds) if isinstance(seeds, int) else tuple(seeds)
+    request = request_of(config_source(source), _overrides(settings), heads=heads, seeds=chosen)
+    start = comparing.open_comparison(request, resume=resume)
+    return comparing.compare(request, start, device=device, listener=listener or Silent())
 
 
 def _telling(records: Iterator[Record], oddities: Oddities, listener: Listener) -> Iterator[Record]:

@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "Judge a run on labelled images.",
     "predict": "Label images with a run.",
     "explain": "Show which positions of the feature map made a logit, exactly.",
+    "compare": "Train several heads over several seeds and compare them with mean, spread and cost.",
     "summarize": "Show parameters, FLOPs and sizes per backbone and head.",
     "config": "Show the resolved config, or the JSON Schema for editors.",
     "doctor": "Check this machine: versions, devices, folders, one real training step.",

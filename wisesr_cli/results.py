@@ -317,6 +317,80 @@ class DemoResult:
 
 
 @dataclass(frozen=True)
+class ComparedTraining:
+    """One training of a comparison: a head and a seed, and what that came to; `error` says why it came to nothing.
+
+    `run` is the name of its run directory in the comparison's folder. `schedules` holds the numbers of epochs that were
+    asked for, one after the other: more than one when it was gone on with. `seconds_per_epoch` is the median over the
+    epochs. `epochs_to_first_best` counts the epochs after which it was as accurate as the first head of the comparison
+    ever was with the same seed; None when it never was. `accuracies` holds the top-1 accuracy after every epoch, on the
+    validation images, or on the training images where there are none.
+    """
+
+    head: str
+    seed: int
+    run: str
+    schedules: tuple[int, ...]
+    epochs: int
+    best_epoch: int | None
+    top1_accuracy: float | None
+    macro_f1: float | None
+    accuracies: tuple[float, ...]
+    seconds_per_epoch: float | None
+    epochs_to_first_best: int | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """A head over the seeds whose training came to something, and its paired difference to the first head.
+
+    Accuracies and macro F1 are fractions in 0..1 on the judged images. `*_std` is the standard deviation of the sample,
+    None for one seed. The difference is that of the top-1 accuracy; `difference_to_first_ci95` is its interval, see
+    `bootstrap.paired_interval`. `epochs_to_first_best_mean` is None when one of the trainings never got there.
+    """
+
+    head: str
+    seeds: tuple[int, ...]
+    top1_accuracy_mean: float | None
+    top1_accuracy_std: float | None
+    macro_f1_mean: float | None
+    macro_f1_std: float | None
+    head_parameters: int | None
+    total_parameters: int | None
+    seconds_per_epoch_mean: float | None
+    epochs_to_first_best_mean: float | None
+    difference_to_first_mean: float | None
+    difference_to_first_ci95: tuple[float, float] | None
+    missing_seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Heads side by side: a row per head, what the figures allow to say, and every training.
+
+    `examples` is the number of images that each training was judged on, those of `split`; `same_examples` says whether
+    they were the same for all seeds. `curves_of` says which images the accuracies after every epoch are of.
+    """
+
+    output_dir: str
+    split: str
+    examples: int
+    same_examples: bool
+    curves_of: Literal["validation", "training"]
+    feature_map: tuple[int, int, int]
+    rows: tuple[ComparisonRow, ...]
+    trainings: tuple[ComparedTraining, ...]
+    conclusions: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of `wisesr compare --format json`, which name no place on the disk."""
+        values = asdict(self)
+        del values["output_dir"]
+        return {"rows": values.pop("rows"), **values}
+
+
+@dataclass(frozen=True)
 class Contribution:
     """What every position of the feature map adds to one logit of one image; `sum` + `bias` equals `logit`.
 

@@ -1,0 +1,171 @@
+"""Says in words what the figures of a comparison allow, and what they do not. Claims nothing that was not computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from wisesr_cli.results import ComparedTraining, Comparison, ComparisonRow
+from wisesr_cli.text import counted, joined
+
+ENOUGH_SEEDS = 3  # with fewer, hardly anything is known of how trainings differ
+ADVISED_SEEDS = 5
+FEW_COMPARISONS = 2  # with more of them at once, a chance result among them is worth a word
+
+
+def conclude(comparison: Comparison, *, in_groups: bool = False) -> Comparison:
+    """Return the comparison with its conclusions, a sentence each; `in_groups`: some images belong together."""
+    sentences = (
+        *_about_the_map(comparison),
+        *_about_differences(comparison),
+        *_about_seeds(comparison),
+        *_about_the_split(comparison),
+        *_about_likeness(comparison, in_groups=in_groups),
+        *_about_what_is_missing(comparison),
+        *_about_schedules(comparison),
+        *_about_costs(comparison),
+    )
+    return replace(comparison, conclusions=tuple(sentences))
+
+
+def examples_of(comparison: Comparison) -> str:
+    """Return on how many examples was judged: `179 examples`."""
+    examples = counted(comparison.examples, "example")
+    return examples if comparison.same_examples else f"up to {examples} for each seed"
+
+
+def points(difference: float) -> str:
+    """Return a difference of fractions in percentage points, with its sign: `+3.1`."""
+    return f"{100 * difference:+.1f}".replace("-0.0", "+0.0").replace("+0.0", "0.0")
+
+
+def _about_the_map(comparison: Comparison) -> Iterator[str]:
+    if comparison.feature_map[:2] == (1, 1):
+        yield (
+            "the feature map has one position only, so every head that weighs or lays out positions is GAP here, and "
+            "they cannot differ but by chance: use larger images or another backbone"
+        )
+
+
+def _about_differences(comparison: Comparison) -> Iterator[str]:
+    first, *others = comparison.rows
+    for row in others:
+        if row.difference_to_first_mean is None or row.difference_to_first_ci95 is None:
+            yield f"{row.head} against {first.head}: no seed gave a result for both, so nothing can be said"
+            continue
+        yield _difference(row, first, comparison)
+    if len(others) > FEW_COMPARISONS:
+        yield (
+            f"{len(others)} heads are compared to {first.head}, each at 95 % on its own: the chance that at least one "
+            f"of the intervals misses the truth is up to {min(100, 5 * len(others))} %"
+        )
+
+
+def _shared(row: ComparisonRow, first: ComparisonRow) -> list[int]:
+    """Return the seeds of which both heads have a result."""
+    return [seed for seed in row.seeds if seed in first.seeds]
+
+
+def _difference(row: ComparisonRow, first: ComparisonRow, comparison: Comparison) -> str:
+    """Return what is known of one head against the first one."""
+    assert row.difference_to_first_mean is not None
+    assert row.difference_to_first_ci95 is not None
+    low, high = row.difference_to_first_ci95
+    shared = _shared(row, first)
+    seeds = counted(len(shared), "seed")
+    figures = (
+        f"{row.head} against {first.head}: {points(row.difference_to_first_mean)} points "
+        f"(95 % interval {points(low)} to {points(high)}; {seeds}, {examples_of(comparison)})"
+    )
+    if low == high:
+        return (
+            f"{figures}: all examples and seeds agree, so the interval has no width, and says nothing of other images"
+        )
+    if low <= 0 <= high:
+        return f"{figures}: the interval includes zero: these figures do not tell which is better"
+    better = "better" if low > 0 else "worse"
+    if len(shared) == 1:
+        return f"{figures}: this one training was {better} beyond chance of example; of others nothing is known"
+    return f"{figures}: {better} on images like these, beyond chance of seed and example"
+
+
+def _about_seeds(comparison: Comparison) -> Iterator[str]:
+    first, *others = comparison.rows
+    seeds = min((len(shared) for row in others if (shared := _shared(row, first))), default=0)
+    more = f"with --seeds {more_seeds([item.seed for item in comparison.trainings])} --resume"
+    if seeds == 1:
+        yield (
+            "1 seed: the intervals are over examples alone and know nothing of how much trainings differ: do "
+            f"{ENOUGH_SEEDS}, better {ADVISED_SEEDS}, {more}"
+        )
+    elif 1 < seeds < ENOUGH_SEEDS:
+        yield (
+            f"{seeds} seeds say hardly anything about how much trainings differ, so the intervals are wide: do "
+            f"{ENOUGH_SEEDS}, better {ADVISED_SEEDS}, {more}"
+        )
+
+
+def more_seeds(seeds: Sequence[int]) -> str:
+    """Return what `--seeds` takes for the seeds that there are and as many more as are advised."""
+    known = list(dict.fromkeys(seeds))
+    new = (seed for seed in range(ADVISED_SEEDS) if seed not in known)
+    wanted = known + [seed for seed, _ in zip(new, range(len(known), ADVISED_SEEDS), strict=False)]
+    return str(len(wanted)) if sorted(wanted) == list(range(len(wanted))) else ",".join(map(str, wanted))
+
+
+def _about_likeness(comparison: Comparison, *, in_groups: bool) -> Iterator[str]:
+    """Warn where images are no independent draws, as the intervals take them for."""
+    if not comparison.same_examples:
+        yield (
+            "every seed drew its own images to judge on, and its own to train on, from the same ones: the images of "
+            "different seeds overlap, which the intervals do not know, so with many seeds they are too narrow"
+        )
+    if in_groups:
+        yield "the intervals take the images of one group for independent; where they are alike, they are too narrow"
+
+
+def _about_the_split(comparison: Comparison) -> Iterator[str]:
+    if comparison.split == "validation":
+        yield (
+            "judged on validation, which also chose the best epochs: all accuracies are optimistic, and the "
+            "differences are those of such figures; test images would tell more"
+        )
+
+
+def _about_what_is_missing(comparison: Comparison) -> Iterator[str]:
+    for training in comparison.trainings:
+        if training.error is not None:
+            yield f"{training.head} has no result for seed {training.seed}: {training.error}"
+
+
+def _about_schedules(comparison: Comparison) -> Iterator[str]:
+    """Warn where heads of one seed were not trained alike: one straight through, another in two stretches."""
+    by_seed: dict[int, list[ComparedTraining]] = {}
+    for training in comparison.trainings:
+        if training.error is None:
+            by_seed.setdefault(training.seed, []).append(training)
+    for seed, trainings in by_seed.items():
+        if len({training.schedules for training in trainings}) > 1:
+            ways = joined(f"{item.head} {' and then '.join(map(str, item.schedules))}" for item in trainings)
+            yield (
+                f"seed {seed} was not trained alike under all heads, as learning rates follow the number of epochs "
+                f"asked for ({ways}): do not read much into its differences"
+            )
+
+
+def _about_costs(comparison: Comparison) -> Iterator[str]:
+    first, *others = comparison.rows
+    for row in others:
+        if row.head_parameters is None or first.head_parameters is None or row.total_parameters is None:
+            continue
+        assert first.total_parameters is not None
+        yield (
+            f"{row.head} has {row.head_parameters:,} parameters in its head, {first.head} {first.head_parameters:,} "
+            f"({_times(row.head_parameters, first.head_parameters)}); with the backbone "
+            f"{row.total_parameters:,} and {first.total_parameters:,} "
+            f"({_times(row.total_parameters, first.total_parameters)})"
+        )
+
+
+def _times(count: int, to: int) -> str:
+    return f"{count / to:,.2f} times"
