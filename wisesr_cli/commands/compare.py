@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,16 +94,8 @@ def _show(comparison: Comparison, chosen: str) -> None:
 def _command_to_go_on(name: str, *, seeds: str | None = None) -> str:
     """Return the command line that resumes this very comparison, whatever others are called by then."""
     dropped = ("--name",) if seeds is None else ("--name", "--seeds")
-    words, arguments = ["wisesr"], iter(sys.argv[1:])
-    for argument in arguments:
-        option, equals, _ = argument.partition("=")
-        if option in dropped:
-            if not equals:
-                next(arguments, None)
-        elif argument != "--resume":
-            words.append(argument)
     more = [] if seeds is None else ["--seeds", seeds]
-    return shlex.join([*words, *more, "--name", name, "--resume"])
+    return options.command_without(*dropped, flags=("--resume",), add=(*more, "--name", name, "--resume"))
 
 
 def _say_what_next(comparison: Comparison, listener: Listener) -> None:

@@ -77,5 +77,7 @@ def evaluate(
     listener.note(f"pictures beside it, in {PLOTS}: {', '.join(pictures)}")
     if report:
         listener.note(f"report, to open in a browser or to mail: {result.output_dir}/{REPORT}")
+    else:
+        listener.note(f"next: {options.command_without(add=('--report',))}")
     sys.stdout.flush()
     check_gates(result.metrics, gates)

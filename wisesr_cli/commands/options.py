@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -99,3 +101,16 @@ def overrides(settings: Sequence[str] | None, **named: Any) -> list[Override]:
         if value is not None:
             result.append(Override(NAMED_OPTIONS[name], value, f"--{name}"))
     return result
+
+
+def command_without(*dropped: str, flags: Sequence[str] = (), add: Sequence[str] = ()) -> str:
+    """Return the command line of this process without some options with their values, and without some flags."""
+    words, arguments = ["wisesr"], iter(sys.argv[1:])
+    for argument in arguments:
+        option, equals, _ = argument.partition("=")
+        if option in dropped:
+            if not equals:
+                next(arguments, None)
+        elif argument not in flags:
+            words.append(argument)
+    return shlex.join([*words, *add])

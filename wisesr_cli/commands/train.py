@@ -102,7 +102,7 @@ def _show(result: TrainingResult, display: Listener, *, dry_run: bool) -> None:
     from wisesr_cli.tables import training_grid
 
     if dry_run:
-        display.note(f"to train: {_command_without(flags=('--dry-run',))}")
+        display.note(f"to train: {options.command_without(flags=('--dry-run',))}")
         return
     show_grid(training_grid(result))
     sys.stdout.flush()
@@ -121,17 +121,4 @@ def _show(result: TrainingResult, display: Listener, *, dry_run: bool) -> None:
 def _command_to_go_on(run_dir: str) -> str:
     """Return the command line that resumes this very run, whatever others are called by then."""
     flags, add = ("--overwrite", "--resume"), ["--name", Path(run_dir).name, "--resume"]
-    return _command_without("--max-steps", "--time-limit", "--name", flags=flags, add=add)
-
-
-def _command_without(*dropped: str, flags: Sequence[str] = (), add: Sequence[str] = ()) -> str:
-    """Return the command line of this process without some options with their values, and without some flags."""
-    words, arguments = ["wisesr"], iter(sys.argv[1:])
-    for argument in arguments:
-        option, equals, _ = argument.partition("=")
-        if option in dropped:
-            if not equals:
-                next(arguments, None)
-        elif argument not in flags:
-            words.append(argument)
-    return shlex.join([*words, *add])
+    return options.command_without("--max-steps", "--time-limit", "--name", flags=flags, add=add)
