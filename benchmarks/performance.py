@@ -26,6 +26,7 @@ from measuring import Answer, figure, plain_environment, table
 from wisesr_cli.parallel import worker_count
 from wisesr_cli.report import to_markdown
 from wisesr_cli.runtime import package_versions
+from wisesr_cli.text import counted
 
 HERE = Path(__file__).resolve().parent
 DOCUMENT = HERE.parent / "docs" / "performance.md"
@@ -91,7 +92,8 @@ def machine() -> str:
     versions = package_versions()
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("tensorflow", "keras", "pillow") if name in versions)
     memory = figure(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
-    return f"{_processor()}, {worker_count()} cores, {memory} GiB; Python {platform.python_version()}, {libraries}"
+    cores = counted(worker_count(), "core")
+    return f"{_processor()}, {cores}, {memory} GiB; Python {platform.python_version()}, {libraries}"
 
 
 def _processor() -> str:

@@ -1,0 +1,183 @@
+"""Compares the heads on pictures of two kinds and backbones that see more and more, and writes docs/heads.md.
+
+    python benchmarks/heads.py                      # every block that docs/heads.md shows; about 3 hours of one core
+    python benchmarks/heads.py harbour clothing     # blocks of these pictures or backbones; the others stay
+    python benchmarks/heads.py --data FOLDER        # your own images, with every backbone; only printed
+    python benchmarks/heads.py --quick              # one small block; only printed
+    python benchmarks/heads.py --write-only         # only writes the page anew from docs/heads.json
+
+A block is one call of `wisesr compare`: pictures, a backbone cut where it sees so much of them, heads and seeds. The
+same command goes on where it was interrupted. What there is to compare stands in `heads_blocks.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import heads_plots
+from heads_blocks import (
+    BACKBONES,
+    BLOCKS,
+    FOLDER,
+    PICTURES,
+    SEEDS,
+    VARIANTS,
+    Block,
+    Pictures,
+    command_line,
+    harbour_of,
+    recipe,
+)
+from heads_document import keep, print_block, write_document
+from performance import machine
+
+from wisesr_cli import api
+from wisesr_cli.errors import Interrupted, WisesrError
+from wisesr_cli.report import TerminalListener
+from wisesr_cli.results import Comparison, Silent
+from wisesr_cli.text import visible
+
+
+def main() -> None:
+    """Compare what was asked for, and write or print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join((*PICTURES, *BACKBONES))}; default: all blocks"
+    )
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="compare on this image folder")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"where runs are kept, to go on; default: {FOLDER}")
+    parser.add_argument("--seeds", type=int, help=f"of each head; default: {SEEDS}")
+    parser.add_argument("--quick", action="store_true", help="two heads, two seeds, one epoch, few pictures")
+    parser.add_argument("--write-only", action="store_true", help="compare nothing")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - {*PICTURES, *BACKBONES}:
+        parser.error(f"no pictures and no backbone are called {', '.join(sorted(unknown))}")
+    try:
+        _run(arguments)
+    except Interrupted as error:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except WisesrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            print_block(run_block(*quick_block(), Path(folder)))
+    elif arguments.data:
+        for block, pictures in own_blocks(arguments.data, chosen_blocks(arguments.names, arguments.seeds)):
+            print_block(run_block(block, pictures, arguments.folder))
+    else:
+        for block in () if arguments.write_only else chosen_blocks(arguments.names, arguments.seeds):
+            if (figures := run_block(block, PICTURES[block.pictures], arguments.folder)) is not None:
+                keep(block.name, figures, order=[known.name for known in BLOCKS])
+        write_document()
+        heads_plots.draw_pictures()
+
+
+def chosen_blocks(names: Sequence[str], seeds: int | None) -> list[Block]:
+    """Return the blocks whose pictures and backbone are among the names, where any of the kind are."""
+    pictures, backbones = PICTURES.keys() & set(names) or PICTURES.keys(), BACKBONES.keys() & set(names) or BACKBONES
+    blocks = [block for block in BLOCKS if block.pictures in pictures and block.backbone in backbones]
+    return [block if seeds is None else replace(block, seeds=seeds) for block in blocks]
+
+
+def own_blocks(folder: Path, blocks: Sequence[Block]) -> list[tuple[Block, Pictures]]:
+    """Return a block per backbone on the pictures of a folder, with the recipe of the photos of clothing."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"data-{folder.resolve().name}")
+    title = f"The images of {visible(folder)}"
+    pictures = replace(PICTURES["clothing"], title=title, typed=str(folder), make=lambda _: folder)
+    by_backbone = {block.backbone: replace(block, pictures=name) for block in blocks if block.grows}
+    return [(block, pictures) for block in by_backbone.values()]
+
+
+def quick_block() -> tuple[Block, Pictures]:
+    """Return a block of seconds, on few pictures of the harbour."""
+    pictures = harbour_of(8, "harbour_quick", 4)
+    pictures = replace(pictures, settings={**pictures.settings, "train.epochs": 1, "data.image_size": 32})
+    return Block("harbour_quick", "compact_small", ("gap", "wise", VARIANTS[0]), seeds=2), pictures
+
+
+def run_block(block: Block, pictures: Pictures, folder: Path) -> dict[str, Any] | None:
+    """Compare, going on with what is in the folder, and return the figures; None where the pictures are missing."""
+    print(f"== {block.name}", file=sys.stderr, flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    source = pictures.make(folder)
+    if source is None:
+        print(f"left out: there are no pictures for {block.name} on this machine", file=sys.stderr)
+        return None
+    settings = recipe(block, pictures)
+    place = {"output_dir": str(folder.resolve()), "name": block.name}
+
+    def compare(heads: Sequence[str], listener: TerminalListener | Silent) -> Comparison:
+        return api.compare(
+            source, {**settings, **place}, heads=heads, seeds=block.seeds, resume=True, listener=listener
+        )
+
+    result = compare(block.heads, TerminalListener())
+    # All of them are trained by now: this only pairs them with another first head.
+    to_wise = compare(("wise", *(head for head in block.heads[1:] if head != "wise")), Silent())
+    compare(block.heads, Silent())  # leaves the comparison to the first head in the folder
+    return {
+        "pictures": block.pictures,
+        "backbone": block.backbone,
+        "grows": block.grows,
+        "title": pictures.title,
+        "settings": settings,
+        "command": command_line(settings, pictures, block),
+        "machine": machine(),
+        "measured": time.strftime("%Y-%m-%d"),
+        **receptive_field(settings),
+        **figures(result, to_wise),
+    }
+
+
+def receptive_field(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return how many pixels of how many a position sees; None where that is not known."""
+    from wisesr_cli.backbones import build_backbone, cut_backbone
+    from wisesr_cli.receptive_field import find_receptive_field
+    from wisesr_cli.valueless import build_without_values
+
+    side = int(settings["data.image_size"])
+
+    def build() -> Any:
+        backbone = build_backbone(settings["model.backbone"], (side, side))
+        layer = settings.get("model.feature_layer")
+        return cut_backbone(backbone, layer) if layer else backbone
+
+    field = find_receptive_field(build_without_values(build))
+    seen = {"pixels": field.size and field.size[0], "covers_picture": field.covers_image} if field else None
+    return {"image_side": side, "receptive_field": seen}
+
+
+def figures(result: Comparison, to_wise: Comparison) -> dict[str, Any]:
+    """Return what docs/heads.json keeps of a comparison, without what depends on the folder."""
+    rows = result.to_json()["rows"]
+    trainings = [training for training in result.trainings if training.error is None]
+    for row in rows:
+        own = [training for training in trainings if training.head == row["head"]]
+        row["accuracies"] = [training.top1_accuracy for training in own]
+    seconds = sum(training.epochs * (training.seconds_per_epoch or 0.0) for training in trainings)
+    return {
+        "split": result.split,
+        "examples": result.examples,
+        "feature_map": list(result.feature_map),
+        "training_seconds": round(seconds),
+        "rows": rows,
+        "rows_to_wise": to_wise.to_json()["rows"][1:],
+        "conclusions": list(result.conclusions),
+    }
+
+
+if __name__ == "__main__":
+    main()

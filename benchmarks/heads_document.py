@@ -1,0 +1,295 @@
+"""Writes docs/heads.md from docs/heads.json: what the comparisons of `heads.py` came to, in tables and in words.
+
+Words that depend on figures are made from them here, between the marks of the page; the rest of the page is written by
+hand. A difference counts as one where its 95 % interval leaves zero out, and else as not told apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from wisesr_cli.comparison_tables import spread
+from wisesr_cli.conclusions import points
+from wisesr_cli.files import write_text
+from wisesr_cli.report import Column, Grid, to_markdown
+from wisesr_cli.text import counted, joined
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "heads.md"
+FIGURES = DOCUMENT.with_suffix(".json")
+
+Block = dict[str, Any]
+Row = dict[str, Any]
+VERDICTS = ("better", "worse", "not told apart")
+# What a variant takes to be clearly better than the default.
+ENOUGH_SEEDS, ENOUGH_KINDS = 5, 2
+
+
+def stored() -> dict[str, Block]:
+    """Return the figures of all blocks that are known, by name."""
+    return json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
+
+
+def keep(name: str, block: Block, *, order: Sequence[str]) -> None:
+    """Put the figures of a block into the file."""
+    # The sentences are for the terminal; the page makes its own of several blocks.
+    kept = {**stored(), name: {key: value for key, value in block.items() if key != "conclusions"}}
+    text = json.dumps({key: kept[key] for key in order if key in kept}, indent=1)
+    write_text(FIGURES, f"{text}\n")
+
+
+def write_document() -> None:
+    """Replace what stands between the marks of the page."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    blocks = list(stored().values())
+    for mark, written in WRITERS.items():
+        begin, end = f"<!-- {mark}: written by benchmarks/heads.py -->\n", f"<!-- end of {mark} -->"
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise SystemExit(f"error: {DOCUMENT.name} has no marks '{begin.strip()}' and '{end}'")
+        text = f"{before}{begin}\n{written(blocks)}\n{end}{after}"
+    write_text(DOCUMENT, text)
+
+
+def print_block(block: Block | None) -> None:
+    """Print a block as the page has it, and what its figures allow to say."""
+    if block is not None:
+        print(section(block), *(f"- {line}" for line in block["conclusions"]), sep="\n")
+
+
+def answer(blocks: Sequence[Block]) -> str:
+    """Return Wise against GAP in every setting, and how often the heads differ from GAP and from Wise."""
+    growing = [block for block in blocks if block["grows"]]
+    kinds = [[block for block in growing if block["pictures"] == kind] for kind in _kinds(growing)]
+    said = "".join(f"- {_of_kind(kind)}\n" for kind in kinds)
+    counts = (_counts_grid(blocks, "rows", "GAP"), _counts_grid(blocks, "rows_to_wise", "Wise"))
+    return "\n".join([said, *(to_markdown(grid) for grid in (_wise_grid(blocks), *counts))])
+
+
+def _of_kind(blocks: Sequence[Block]) -> str:
+    """Say where Wise was better than GAP on one kind of pictures, from the most local backbone on."""
+    said = []
+    for verdict in VERDICTS:
+        found = [(block, row) for block, row in _heads(blocks, "wise") if verdict_of(row) == verdict]
+        places = joined(f"{sees(block)} ({points(row['difference_to_first_mean'])} points)" for block, row in found)
+        said += [f"{verdict} where a position sees {places}"] if found else []
+    return f"**{blocks[0]['pictures']}**: Wise is {'; '.join(said)}."
+
+
+def _wise_grid(blocks: Sequence[Block]) -> Grid:
+    columns = (
+        Column("pictures, backbone"),
+        Column("a position sees"),
+        Column("map", True),
+        Column("GAP, %", True),
+        Column("Wise, %", True),
+        Column("n", True),
+        Column("Wise - GAP, points", True),
+        Column("95 % interval", True),
+        Column("Wise is"),
+    )
+    return Grid("", columns, tuple(_wise_cells(block, wise) for block, wise in _heads(blocks, "wise")))
+
+
+def _wise_cells(block: Block, wise: Row) -> tuple[str, ...]:
+    gap = block["rows"][0]
+    return (
+        f"{block['pictures']}, {block['backbone']}",
+        sees(block),
+        map_size(block),
+        spread(gap["top1_accuracy_mean"], gap["top1_accuracy_std"]),
+        spread(wise["top1_accuracy_mean"], wise["top1_accuracy_std"]),
+        str(len(wise["seeds"])),
+        points(wise["difference_to_first_mean"]),
+        interval(wise),
+        verdict_of(wise),
+    )
+
+
+def _counts_grid(blocks: Sequence[Block], table: str, first: str) -> Grid:
+    """Return for each head in how many settings it was better than another one, and in how many worse."""
+    columns = (Column(f"against {first}"), *(Column(name, True) for name in ("settings", *VERDICTS)))
+    variants = variant_names(blocks)
+    heads = dict.fromkeys(row["head"] for block in blocks for row in block[table] if row["head"] not in variants)
+    verdicts = {head: [verdict_of(row) for _, row in _heads(blocks, head, table)] for head in heads}
+    rows = tuple(
+        (head, str(len(found)), *(str(found.count(verdict)) for verdict in VERDICTS))
+        for head, found in verdicts.items()
+        if found
+    )
+    return Grid("", columns, rows)
+
+
+def tables(blocks: Sequence[Block]) -> str:
+    """Return a section per block: what was compared, the table, the command, where and how long."""
+    return "\n".join(section(block) for block in blocks)
+
+
+def section(block: Block) -> str:
+    """Return one block: pictures, backbone and recipe, a row per head, the command, the machine."""
+    settings = block["settings"]
+    backbone = settings["model.backbone"]
+    if layer := settings.get("model.feature_layer"):
+        backbone = f"{backbone} up to `{layer}`"
+    optimizer = {"adamw": "AdamW", "sgd": "SGD"}[settings.get("train.optimizer.name", "adamw")]
+    facts = (
+        f"{block['title']}. {backbone} from random weights at {block['image_side']} px: a position sees {sees(block)}, "
+        f"map {map_size(block)}x{block['feature_map'][2]}. {counted(settings['train.epochs'], 'epoch')}, "
+        f"{optimizer} {settings['train.optimizer.learning_rate']:g}, augmentation {settings['augment']}; judged on "
+        f"{counted(block['examples'], 'picture')} of {block['split']}."
+    )
+    where = f"{block['training_seconds'] / 60:.0f} minutes of training on {block['machine']}; {block['measured']}."
+    return "\n".join(
+        [
+            f"### {block['pictures']}, {block['backbone']}\n",
+            f"{facts}\n",
+            to_markdown(_block_grid(block)),
+            f"```bash\n{block['command']}\n```\n",
+            f"{where}\n",
+        ]
+    )
+
+
+def _block_grid(block: Block) -> Grid:
+    columns = (
+        Column("head"),
+        Column("top-1 accuracy, %", True),
+        Column("macro F1, %", True),
+        Column("n", True),
+        Column("to gap, points", True),
+        Column("95 % interval", True),
+        Column("head parameters", True),
+        Column("s per epoch", True),
+        Column("epochs to gap's best", True),
+    )
+    return Grid("", columns, tuple(_block_cells(row) for row in block["rows"]))
+
+
+def _block_cells(row: Row) -> tuple[str, ...]:
+    """Return the cells of a head; a dash where none of its trainings came to a figure."""
+
+    def shown(name: str, form: str) -> str:
+        return "-" if row[name] is None else format(row[name], form)
+
+    return (
+        row["head"],
+        spread(row["top1_accuracy_mean"], row["top1_accuracy_std"]),
+        spread(row["macro_f1_mean"], row["macro_f1_std"]),
+        str(len(row["seeds"])),
+        points(row["difference_to_first_mean"]) if row["difference_to_first_ci95"] else "-",
+        interval(row),
+        shown("head_parameters", ","),
+        shown("seconds_per_epoch_mean", ".2f"),
+        shown("epochs_to_first_best_mean", ".1f"),
+    )
+
+
+def variants(blocks: Sequence[Block]) -> str:
+    """Return every variant against the default Wise head in every setting, and which are clearly better."""
+    columns = (
+        Column("variant"),
+        Column("pictures, backbone"),
+        Column("a position sees"),
+        Column("map", True),
+        Column("n", True),
+        Column("to wise, points", True),
+        Column("95 % interval", True),
+        Column("is"),
+    )
+    heads = ["depthwise", *variant_names(blocks)]  # depthwise is wise with pre_pool=1
+    rows = tuple(_variant_cells(block, row) for head in heads for block, row in _heads(blocks, head, "rows_to_wise"))
+    said = "".join(f"- `{head}`: {clearly(blocks, head)}\n" for head in heads)
+    return f"{to_markdown(Grid('', columns, rows))}\n{said}"
+
+
+def variant_names(blocks: Sequence[Block]) -> list[str]:
+    """Return every head that is Wise with other options than its defaults, once."""
+    rows = (row for block in blocks for row in block["rows"])
+    return list(dict.fromkeys(row["head"] for row in rows if row["head"].startswith("wise:")))
+
+
+def _variant_cells(block: Block, row: Row) -> tuple[str, ...]:
+    return (
+        row["head"],
+        f"{block['pictures']}, {block['backbone']}",
+        sees(block),
+        map_size(block),
+        str(len(row["seeds"])),
+        points(row["difference_to_first_mean"]),
+        interval(row),
+        verdict_of(row),
+    )
+
+
+def clearly(blocks: Sequence[Block], head: str) -> str:
+    """Say whether a variant is better, or worse, than the default on two kinds of pictures with enough seeds."""
+    kinds: dict[str, dict[str, None]] = {"better": {}, "worse": {}}  # a dict keeps the order
+    for block, row in _heads(blocks, head, "rows_to_wise"):
+        if len(row["seeds"]) >= ENOUGH_SEEDS and verdict_of(row) in kinds:
+            kinds[verdict_of(row)][data_set(block)] = None
+    better, worse = kinds.values()
+    if better and worse:
+        return f"better than the default on {_listed(better)}, worse on {_listed(worse)}."
+    for verdict, found in kinds.items():
+        if len(found) >= ENOUGH_KINDS:
+            return f"clearly {verdict} than the default, on {_listed(found)}."
+        if found:
+            return f"{verdict} than the default on {_listed(found)} only."
+    return "not told apart from the default anywhere."
+
+
+def data_set(block: Block) -> str:
+    """Return whose pictures a block has; few and many pictures of a harbour are one data set."""
+    name: str = block["pictures"]
+    return name.partition("_")[0]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(names)
+
+
+def _heads(blocks: Iterable[Block], head: str, table: str = "rows") -> Iterator[tuple[Block, Row]]:
+    """Give every block that has a head, with the head's row, where it has a difference."""
+    for block in blocks:
+        for row in block[table]:
+            if row["head"] == head and row["difference_to_first_ci95"]:
+                yield block, row
+
+
+def _kinds(blocks: Sequence[Block]) -> list[str]:
+    return list(dict.fromkeys(block["pictures"] for block in blocks))
+
+
+def verdict_of(row: Row) -> str:
+    """Return what the interval of a difference allows to say."""
+    low, high = row["difference_to_first_ci95"]
+    return "better" if low > 0 else "worse" if high < 0 else "not told apart"
+
+
+def interval(row: Row) -> str:
+    """Return the interval of a difference in points."""
+    if not row["difference_to_first_ci95"]:
+        return "-"
+    low, high = row["difference_to_first_ci95"]
+    return f"{points(low)} to {points(high)}"
+
+
+def sees(block: Block) -> str:
+    """Return how much of a picture a position of the map sees."""
+    field, side = block["receptive_field"], block["image_side"]
+    if field is None:
+        return f"not known, of {side} px"
+    if not field["covers_picture"]:
+        return f"{field['pixels']} of {side} px"
+    return f"all {side} px" + (f" (field {field['pixels']})" if field["pixels"] else "")
+
+
+def map_size(block: Block) -> str:
+    """Return height and width of the feature map."""
+    return "x".join(map(str, block["feature_map"][:2]))
+
+
+WRITERS: dict[str, Callable[[Sequence[Block]], str]] = {"answer": answer, "tables": tables, "variants": variants}

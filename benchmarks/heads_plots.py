@@ -1,0 +1,96 @@
+"""Draws what docs/heads.json holds: heads against what a position sees, variants of Wise against its default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from heads_document import DOCUMENT, Block, data_set, sees, stored, variant_names
+
+from wisesr_cli.plots import BLUE, GREEN, GREY, ORANGE, RED, in_one_style, new_figure, save_figure
+
+STYLES = {
+    "gap": (GREY, "o"),
+    "wise": (BLUE, "s"),
+    "depthwise": (GREEN, "D"),
+    "flatten": (ORANGE, "^"),
+    "gmp": (RED, "v"),
+}
+
+
+def draw_pictures() -> None:
+    """Draw both pictures beside the page."""
+    blocks = list(stored().values())
+    plot_fields([block for block in blocks if block["grows"]], DOCUMENT.with_name("heads.png"))
+    plot_variants(blocks, DOCUMENT.with_name("heads-variants.png"))
+
+
+@in_one_style
+def plot_fields(blocks: Sequence[Block], path: Path) -> None:
+    """Draw the accuracy of every head against the receptive field, a panel per kind of pictures."""
+    kinds = list(dict.fromkeys(block["pictures"] for block in blocks))
+    figure = new_figure(5.0 * len(kinds), 4.0)
+    for number, kind in enumerate(kinds):
+        axes = figure.add_subplot(1, len(kinds), number + 1)
+        _draw_kind(axes, [block for block in blocks if block["pictures"] == kind])
+        axes.set_title(f"{kind}: mean and standard deviation of {_seeds(blocks, kind)} seeds", fontsize=10)
+    save_figure(figure, path)
+
+
+def _seeds(blocks: Sequence[Block], kind: str) -> str:
+    counts = sorted({len(row["seeds"]) for block in blocks if block["pictures"] == kind for row in block["rows"]})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _draw_kind(axes: Any, blocks: Sequence[Block]) -> None:
+    """Draw a line per head; heads stand a little apart, so that equal ones can be seen."""
+    for shift, (head, (color, marker)) in enumerate(STYLES.items()):
+        found = [(place, row) for place, block in enumerate(blocks) for row in block["rows"] if row["head"] == head]
+        if not found:
+            continue
+        axes.errorbar(
+            [place + 0.05 * (shift - 2) for place, _ in found],
+            [100 * row["top1_accuracy_mean"] for _, row in found],
+            yerr=[100 * (row["top1_accuracy_std"] or 0.0) for _, row in found],
+            color=color,
+            marker=marker,
+            capsize=3,
+            linewidth=1.2,
+            label=head,
+        )
+    axes.set_xticks(range(len(blocks)), [sees(block).replace(" (", "\n(") for block in blocks])
+    axes.set_xlabel("what a position of the feature map sees")
+    axes.set_ylabel("top-1 accuracy, %")
+    axes.set_ylim(bottom=0)
+    axes.grid(color=GREY, alpha=0.2)
+    axes.legend(frameon=False, fontsize=8)
+
+
+@in_one_style
+def plot_variants(blocks: Sequence[Block], path: Path) -> None:
+    """Draw the paired difference of every variant to the default Wise head, with its 95 % interval."""
+    heads = ["depthwise", *variant_names(blocks)]
+    rows = [(block, row) for block in blocks for row in block["rows_to_wise"] if row["head"] in heads]
+    rows.sort(key=lambda pair: heads.index(pair[1]["head"]))
+    figure = new_figure(8.0, 0.8 + 0.19 * len(rows))
+    axes = figure.add_subplot()
+    kinds = list(dict.fromkeys(data_set(block) for block in blocks))
+    for place, (block, row) in enumerate(rows):
+        low, high = row["difference_to_first_ci95"]
+        color = (ORANGE, BLUE)[kinds.index(data_set(block)) % 2]
+        axes.plot([100 * low, 100 * high], [place, place], color=color, linewidth=2)
+        axes.plot([100 * row["difference_to_first_mean"]], [place], "o", color=color, markersize=5)
+    axes.axvline(0, color=GREY, linewidth=1)
+    labels = [f"{_short(row['head'])} | {block['pictures']}, {block['backbone']}" for block, row in rows]
+    axes.set_yticks(range(len(rows)), labels, fontsize=6)
+    axes.margins(y=0.02)
+    axes.invert_yaxis()
+    axes.set_xlabel("difference to the default wise head, points (95 % interval)")
+    axes.grid(color=GREY, alpha=0.2, axis="x")
+    save_figure(figure, path)
+
+
+def _short(head: str) -> str:
+    """Return a variant's options on one line, without the name of the head; depthwise has none."""
+    return (head.partition(":")[2] or head).replace(":", ", ").replace("classifier_initializer=paper", "classifier too")
