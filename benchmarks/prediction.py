@@ -43,7 +43,7 @@ from wisesr_cli.litert import LiteRtModel
 from wisesr_cli.model import build_classifier
 from wisesr_cli.model_file import append_model_info
 from wisesr_cli.model_info import ModelInfo
-from wisesr_cli.runs import litert_path
+from wisesr_cli.runs import (litert_path)
 path, formats = Path(sys.argv[1]), sys.argv[2:]
 keras.utils.set_random_seed(0)
 config = ModelConfig(backbone="MobileNetV2", head={"name": "gap"})

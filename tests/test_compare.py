@@ -410,7 +410,7 @@ def test_a_default_name_is_made_from_the_source_and_counted_on(
     request = request_of(compared.photos, (), heads=HEADS, seeds=SEEDS)
     loaded = load_config(compared.photos, ()).config.model_copy(update={"output_dir": tmp_path})
     assert request.default_name == "photos-compare"
-    from wisesr_cli.runs import choose_comparison
+    from wisesr_cli.run_folders import choose_comparison
 
     assert choose_comparison(loaded, "photos-compare", resume=False).run.path.name == "photos-compare-3"
 

@@ -22,7 +22,8 @@ from wisesr_cli.config_reader import LoadedConfig
 from wisesr_cli.errors import RunError
 from wisesr_cli.results import ComparedTraining, Comparison, ComparisonRow
 from wisesr_cli.resume import Circumstances
-from wisesr_cli.runs import PREDICTIONS, TRAININGS, Run, write_rows
+from wisesr_cli.run_files import PREDICTIONS, TRAININGS, write_rows
+from wisesr_cli.runs import Run
 
 
 def row(

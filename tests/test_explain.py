@@ -34,7 +34,8 @@ from wisesr_cli.own_pictures import picture_name
 from wisesr_cli.receptive_field import ReceptiveField
 from wisesr_cli.report import TerminalListener
 from wisesr_cli.results import Contribution, Explanation, Prediction
-from wisesr_cli.runs import Run, prepare_folder
+from wisesr_cli.run_folders import prepare_folder
+from wisesr_cli.runs import Run
 from wisesr_cli.terminal_picture import Screen
 
 Seen = Callable[[str], None]

@@ -70,11 +70,11 @@ LAYERS = (
         "resizing",
         "upright",
     },
-    {"gates", "heads", "backbones", "schedules", "images", "journal", "tables", "splits", "state"},
+    {"gates", "heads", "backbones", "schedules", "images", "journal", "run_files", "tables", "splits", "state"},
     {"config", "folders", "model_file", "verified", "duplicates", "scan", "display", "output", "terminal_picture"},
     {"config_errors", "pixel_cache", "oddities", "survey", "resume"},
     {"comparison", "config_reader", "inspection"},
-    {"comparison_figures", "comparison_files", "comparison_state", "dataset", "runs"},
+    {"comparison_figures", "comparison_files", "comparison_state", "dataset", "runs", "run_folders"},
     {
         "checking",
         "explanation_pictures",

@@ -18,18 +18,9 @@ from wisesr_cli.config_reader import load_config, parse_set
 from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.guard import locked
 from wisesr_cli.results import EpochResult
-from wisesr_cli.runs import (
-    CLASSES,
-    SPLITS,
-    Run,
-    check_kinds,
-    choose_run,
-    model_path,
-    open_run,
-    prepare_folder,
-    stored_config,
-    write_rows,
-)
+from wisesr_cli.run_files import CLASSES, SPLITS, write_rows
+from wisesr_cli.run_folders import check_kinds, choose_run, prepare_folder
+from wisesr_cli.runs import Run, model_path, open_run, stored_config
 
 
 def make_run(path: Path, age: int = 0) -> Path:

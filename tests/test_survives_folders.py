@@ -25,7 +25,7 @@ from command_line import (
 )
 from permissions import permissions_hold
 
-from wisesr_cli.runs import read_rows
+from wisesr_cli.run_files import read_rows
 
 Seen = Callable[[str], None]
 Command = Callable[[Path], Answer]

@@ -19,7 +19,7 @@ import pytest
 from command_line import QUICK, Answer, CommandLine, Trained, environment, fresh, make_photo, make_photos
 from test_yaml_reader import REFUSED
 
-from wisesr_cli.runs import read_rows
+from wisesr_cli.run_files import read_rows
 from wisesr_cli.text import parse_csv_cell
 from wisesr_cli.yaml_reader import MAX_BYTES
 

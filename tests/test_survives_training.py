@@ -23,7 +23,7 @@ from run_states import check_whole, digest, leftovers, progress_of, read_history
 
 from wisesr_cli.archive import check_archive
 from wisesr_cli.files import sha256
-from wisesr_cli.runs import Start, choose_run
+from wisesr_cli.run_folders import Start, choose_run
 from wisesr_cli.state import read_state, write_state
 
 Seen = Callable[[str], None]

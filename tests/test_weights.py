@@ -17,7 +17,7 @@ from wisesr_cli.config import ModelConfig
 from wisesr_cli.errors import MachineError, RunError
 from wisesr_cli.heads import WiseOptions
 from wisesr_cli.model import build_classifier
-from wisesr_cli.runs import BEST
+from wisesr_cli.run_files import BEST
 from wisesr_cli.weights import load_backbone
 
 SIZE = (32, 32)

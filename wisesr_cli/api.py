@@ -33,7 +33,8 @@ from wisesr_cli.results import (
     TrainingListener,
     TrainingResult,
 )
-from wisesr_cli.runs import REPORT, config_source, model_path
+from wisesr_cli.run_files import REPORT
+from wisesr_cli.runs import config_source, model_path
 from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.training import TrainingOptions
 

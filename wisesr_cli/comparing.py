@@ -30,10 +30,8 @@ from wisesr_cli.parallel import worker_count
 from wisesr_cli.report import percent
 from wisesr_cli.results import Comparison, Evaluation, Listener, TrainingResult
 from wisesr_cli.resume import Circumstances, check_resumable
-from wisesr_cli.runs import (
-    HISTORY,
-    TRAININGS,
-    Run,
+from wisesr_cli.run_files import HISTORY, TRAININGS
+from wisesr_cli.run_folders import (
     Start,
     check_comparison_kinds,
     check_still_new,
@@ -41,6 +39,7 @@ from wisesr_cli.runs import (
     forget_if_empty,
     prepare_folder,
 )
+from wisesr_cli.runs import Run
 from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.text import counted, visible
 from wisesr_cli.training import TrainingOptions

@@ -16,7 +16,8 @@ from wisesr_cli.comparison_state import ComparisonState, TrainingRecord
 from wisesr_cli.conclusions import conclude
 from wisesr_cli.errors import RunError
 from wisesr_cli.results import ComparedTraining, Comparison, ComparisonRow
-from wisesr_cli.runs import PREDICTIONS, Run, read_rows
+from wisesr_cli.run_files import PREDICTIONS, read_rows
+from wisesr_cli.runs import Run
 from wisesr_cli.text import visible
 
 

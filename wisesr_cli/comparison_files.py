@@ -7,15 +7,15 @@ from wisesr_cli.comparison_tables import CSV_HEADER, comparison_markdown, compar
 from wisesr_cli.files import make_folder, write_text
 from wisesr_cli.report import to_csv
 from wisesr_cli.results import Comparison
-from wisesr_cli.runs import (
+from wisesr_cli.run_files import (
     ACCURACY_PICTURE,
     COMPARISON,
     COMPARISON_TABLE,
     COMPARISON_TEXT,
     LEARNING_CURVES,
-    Run,
     write_json,
 )
+from wisesr_cli.runs import Run
 
 
 def write_comparison(folder: Run, comparison: Comparison) -> None:

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass as checked
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.files import read_text
 from wisesr_cli.resume import Circumstances, circumstances_from_json
-from wisesr_cli.runs import MOST_JSON_BYTES, TRAININGS, write_json
+from wisesr_cli.run_files import MOST_JSON_BYTES, TRAININGS, write_json
 from wisesr_cli.text import counted, visible
 
 WAY_OUT = "start anew under another --name"

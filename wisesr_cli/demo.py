@@ -12,7 +12,7 @@ from wisesr_cli import api, harbour
 from wisesr_cli.config_reader import Override, load_config
 from wisesr_cli.files import write_text
 from wisesr_cli.results import DemoResult, DemoRow, Prediction, TrainingListener
-from wisesr_cli.runs import check_output_folder
+from wisesr_cli.run_folders import check_output_folder
 from wisesr_cli.training import TrainingOptions
 
 HEADS = ("gap", "wise")

@@ -21,20 +21,18 @@ from wisesr_cli.model_file import read_model_info
 from wisesr_cli.pipeline import DecodedImages, open_pixels
 from wisesr_cli.plots import plot_confusion_matrix, plot_reliability
 from wisesr_cli.results import Evaluation, Listener, Metrics
-from wisesr_cli.runs import (
+from wisesr_cli.run_files import (
     CONFUSION_MATRIX,
     CONFUSION_PICTURE,
     METRICS,
     PER_CLASS,
     PREDICTIONS,
     RELIABILITY_PICTURE,
-    Run,
-    evaluation_folder,
-    model_path,
-    open_run,
     write_json,
     write_rows,
 )
+from wisesr_cli.run_folders import evaluation_folder
+from wisesr_cli.runs import Run, model_path, open_run
 from wisesr_cli.survey import find_layout
 from wisesr_cli.text import joined, visible
 

@@ -22,7 +22,7 @@ from wisesr_cli.overlays import overlay, scale_of
 from wisesr_cli.own_pictures import OwnPictures, check_place
 from wisesr_cli.plots import contact_sheet
 from wisesr_cli.results import Explanation
-from wisesr_cli.runs import CONTRIBUTIONS, EXPLAINED_SHEET, EXPLANATIONS, EXPLANATIONS_TABLE
+from wisesr_cli.run_files import CONTRIBUTIONS, EXPLAINED_SHEET, EXPLANATIONS, EXPLANATIONS_TABLE
 
 ROWS = {EXPLANATIONS: "json", EXPLANATIONS_TABLE: "csv"}
 TILES, SHEET_COLUMNS, TILE_SIDE = 24, 6, 200

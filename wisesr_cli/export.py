@@ -23,7 +23,8 @@ from wisesr_cli.litert import LiteRtEngine, LiteRtModel, UnusableError, read_lit
 from wisesr_cli.metrics import softmax
 from wisesr_cli.pipeline import DecodedImages
 from wisesr_cli.results import Listener
-from wisesr_cli.runs import LITERT, Run
+from wisesr_cli.run_files import LITERT
+from wisesr_cli.runs import Run
 from wisesr_cli.text import visible
 
 MOST_DIFFERENCE = 1e-5  # of probabilities

@@ -26,7 +26,9 @@ from wisesr_cli.parallel import worker_count
 from wisesr_cli.plots import plot_learning_curves
 from wisesr_cli.results import Listener, Metrics, TrainingListener, TrainingPlan, TrainingResult
 from wisesr_cli.resume import Progress, check_resumable, check_same_draws, circumstances_from_json
-from wisesr_cli.runs import LEARNING_CURVES, Run, Start, prepare_folder
+from wisesr_cli.run_files import LEARNING_CURVES
+from wisesr_cli.run_folders import Start, prepare_folder
+from wisesr_cli.runs import Run
 from wisesr_cli.runtime import Device
 from wisesr_cli.state import read_state
 from wisesr_cli.text import counted, visible

@@ -24,7 +24,7 @@ from wisesr_cli.own_pictures import without_own_pictures, write_picture
 from wisesr_cli.prediction import not_empty
 from wisesr_cli.report import percent, show_result
 from wisesr_cli.results import Explanation, Listener, Silent
-from wisesr_cli.runs import CONTRIBUTIONS, EXPLANATIONS, EXPLANATIONS_TABLE, WEIGHTS_NUMBERS, WEIGHTS_PICTURE
+from wisesr_cli.run_files import CONTRIBUTIONS, EXPLANATIONS, EXPLANATIONS_TABLE, WEIGHTS_NUMBERS, WEIGHTS_PICTURE
 from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.terminal_picture import Screen
 from wisesr_cli.text import counted, joined, nearest, visible

@@ -13,7 +13,7 @@ from PIL import Image
 from wisesr_cli.errors import UsageError
 from wisesr_cli.files import naming, replacing
 from wisesr_cli.plots import SOFTWARE, own_mark
-from wisesr_cli.runs import EXPLAINED_PATTERNS, EXPLAINED_PICTURE, WEIGHTS_PICTURE
+from wisesr_cli.run_files import EXPLAINED_PATTERNS, EXPLAINED_PICTURE, WEIGHTS_PICTURE
 from wisesr_cli.text import visible
 
 LONGEST_STEM = 80  # bytes of an image's name that are kept in that of its picture

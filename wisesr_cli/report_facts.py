@@ -24,7 +24,8 @@ from wisesr_cli.model_info import ModelInfo
 from wisesr_cli.report import percent
 from wisesr_cli.report_records import DataTable
 from wisesr_cli.results import EpochResult, Evaluation, Metrics
-from wisesr_cli.runs import CONFIG, ENVIRONMENT, HISTORY, SPLITS, Run, model_path
+from wisesr_cli.run_files import CONFIG, ENVIRONMENT, HISTORY, SPLITS
+from wisesr_cli.runs import Run, model_path
 from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.text import counted, visible
 

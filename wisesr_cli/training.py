@@ -22,7 +22,8 @@ from wisesr_cli.examples import open_examples
 from wisesr_cli.files import TEMPORARY_PREFIX, make_folder, naming
 from wisesr_cli.guard import Limits, StopRequest, locked, stop_on_signals
 from wisesr_cli.results import Silent, TrainingListener, TrainingResult
-from wisesr_cli.runs import Run, check_kinds, check_still_new, choose_run, forget_if_empty
+from wisesr_cli.run_folders import check_kinds, check_still_new, choose_run, forget_if_empty
+from wisesr_cli.runs import Run
 from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.state import has_state
 from wisesr_cli.text import visible

@@ -100,7 +100,7 @@ def _command_to_go_on(name: str, *, seeds: str | None = None) -> str:
 
 def _say_what_next(comparison: Comparison, listener: Listener) -> None:
     from wisesr_cli.conclusions import ENOUGH_SEEDS, more_seeds
-    from wisesr_cli.runs import ACCURACY_PICTURE, COMPARISON_FILES, LEARNING_CURVES, PLOTS
+    from wisesr_cli.run_files import ACCURACY_PICTURE, COMPARISON_FILES, LEARNING_CURVES, PLOTS
 
     folder = Path(comparison.output_dir)
     pictures = ", ".join(f"{PLOTS}/{name}" for name in (ACCURACY_PICTURE, LEARNING_CURVES))

@@ -44,7 +44,7 @@ def evaluate(
     from wisesr_cli import api
     from wisesr_cli.gates import check_gates, parse_gate
     from wisesr_cli.report import LONG_TABLE, TerminalListener, show_result
-    from wisesr_cli.runs import EVALUATION_FILES, EVALUATION_PICTURES, PLOTS, REPORT
+    from wisesr_cli.run_files import EVALUATION_FILES, EVALUATION_PICTURES, PLOTS, REPORT
     from wisesr_cli.tables import evaluation_grids, metrics_rows
 
     gates = [parse_gate(gate) for gate in fail_under or ()]

@@ -60,7 +60,8 @@ def explain(
     from wisesr_cli.labelling import Request
     from wisesr_cli.model_file import read_model_info
     from wisesr_cli.report import LONG_TABLE, TerminalListener
-    from wisesr_cli.runs import explanation_folder, model_path
+    from wisesr_cli.run_folders import explanation_folder
+    from wisesr_cli.runs import model_path
     from wisesr_cli.terminal_picture import Screen
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)

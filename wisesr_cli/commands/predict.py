@@ -58,7 +58,8 @@ def predict(
     from wisesr_cli.images import PIXEL_LIMIT
     from wisesr_cli.labelling import Pictures, Request, label
     from wisesr_cli.report import TerminalListener
-    from wisesr_cli.runs import explanation_folder, model_path
+    from wisesr_cli.run_folders import explanation_folder
+    from wisesr_cli.runs import model_path
     from wisesr_cli.text import counted, visible
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)

@@ -1,0 +1,268 @@
+"""Where a run, a comparison, an evaluation and explanations are written: folders chosen, checked, made and cleared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
+
+from wisesr_cli.errors import MachineError, RunError, UsageError
+from wisesr_cli.files import TEMPORARY_PREFIX, make_folder, naming, remove
+from wisesr_cli.guard import alone_in
+from wisesr_cli.run_files import (
+    ACCURACY_PICTURE,
+    CLASSES,
+    COMPARISON_FILES,
+    CONFIG,
+    EVALUATION_FILES,
+    EVALUATION_PICTURES,
+    EXPLAIN,
+    EXPLANATION_FILES,
+    LEARNING_CURVES,
+    LEFTOVERS,
+    LOCK,
+    OUR_FILES,
+    OUR_FOLDERS,
+    OUR_STATES,
+    REPORT,
+    TRAININGS,
+)
+from wisesr_cli.runs import Run
+from wisesr_cli.text import visible
+
+if TYPE_CHECKING:
+    from wisesr_cli.config import Config
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training writes, and whether it goes on with what is there or finds the name free."""
+
+    run: Run
+    resumed: bool
+    is_new: bool = False
+
+
+def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bool) -> Start:
+    """Return the run directory to train in, without writing anything yet.
+
+    Raises:
+        UsageError: the name was given and is taken, or the folder holds something else.
+    """
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    parent = Path(config.output_dir).expanduser()
+    check_output_folder(parent)
+    if config.name is not None:
+        run = Run(parent / config.name)
+        if not _taken(run.path):
+            return Start(run, resumed=False, is_new=True)
+        if not run.path.is_dir():
+            raise UsageError(f"{visible(run.path)} is not a folder; give another --name")
+        if not (run.path / CLASSES).is_file() and not (resume and run.state.is_dir()):  # resuming writes them again
+            raise UsageError(f"{visible(run.path)} holds something that is no run; give another --name")
+        if resume or overwrite:
+            return Start(run, resumed=resume)
+        raise UsageError(
+            f"{visible(run.path)} exists; give another --name, go on with --resume, or start anew with --overwrite"
+        )
+    if (resume or overwrite) and (newest := _newest(parent, default_name, CONFIG)) is not None:
+        return Start(Run(newest), resumed=resume)
+    return Start(Run(_free_folder(parent, default_name)), resumed=False, is_new=True)
+
+
+def choose_comparison(config: Config, default_name: str, *, resume: bool) -> Start:
+    """Return the folder for a comparison, without writing anything yet; its lock and its plots are where a run's are.
+
+    Raises:
+        UsageError: the name was given and is taken, or the folder holds something else.
+    """
+    parent = Path(config.output_dir).expanduser()
+    check_output_folder(parent)
+    if config.name is None:
+        newest = _newest(parent, default_name, TRAININGS) if resume else None
+        if newest is not None:
+            return Start(Run(newest), resumed=True)
+        return Start(Run(_free_folder(parent, default_name)), resumed=False, is_new=True)
+    path = parent / config.name
+    if not _taken(path):
+        return Start(Run(path), resumed=False, is_new=True)
+    if not (path / TRAININGS).is_file():
+        raise UsageError(f"{visible(path)} holds something that is no comparison; give another --name")
+    if not resume:
+        raise UsageError(f"{visible(path)} exists; give another --name, or go on with --resume")
+    return Start(Run(path), resumed=True)
+
+
+def _free_folder(parent: Path, default_name: str) -> Path:
+    names = chain((default_name,), (f"{default_name}-{number}" for number in count(2)))
+    return next(parent / name for name in names if not _taken(parent / name))
+
+
+def check_still_new(start: Start) -> None:
+    """Raise a `MachineError` when a run was made where there was none; to be called with its lock held."""
+    if start.is_new and _taken(start.run.path):
+        raise MachineError(f"{visible(start.run.path)}: was made by another wisesr meanwhile; repeat the command")
+
+
+def _newest(parent: Path, default_name: str, mark: str) -> Path | None:
+    """Return the folder whose file `mark` is the newest among `default_name`, `default_name`-2, and so on."""
+    pattern = re.compile(re.escape(default_name) + r"(-([2-9]|[1-9]\d+))?")
+    folders = sorted(parent.iterdir()) if parent.is_dir() else []
+    marked = [path for path in folders if pattern.fullmatch(path.name) and (path / mark).is_file()]
+    return max(marked, key=lambda path: (path / mark).stat().st_mtime_ns, default=None)
+
+
+def check_output_folder(folder: Path) -> None:
+    """Check that a folder is there or can be made in the one above it.
+
+    Raises:
+        UsageError: a file stands in its place.
+        MachineError: the folder above it is missing: a typo, or a disk that is not there.
+    """
+    with naming(folder):
+        blocked = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
+        is_missing = not folder.absolute().parent.exists()
+    if blocked is not None:
+        raise UsageError(f"{visible(blocked)} is a file; the output directory must be a folder")
+    if is_missing:
+        raise MachineError(
+            f"{visible(folder.absolute().parent)}: no such folder; make it first, or give another --output-dir"
+        )
+
+
+def _taken(path: Path) -> bool:
+    """Return whether there is more at `path` than what a training killed before its first file left there."""
+    if not path.is_dir():
+        return path.exists() or path.is_symlink()
+    with suppress(FileNotFoundError):  # taken away by another process meanwhile
+        return any(entry.name != LOCK and not entry.name.startswith(TEMPORARY_PREFIX) for entry in path.iterdir())
+    return False
+
+
+def prepare_folder(run: Run, *, overwrite: bool) -> None:
+    """Make the run directory; with `overwrite`, take away what an earlier run wrote there, and nothing else."""
+    make_folder(run.path)
+    with naming(run.path):
+        if overwrite:
+            for pattern in (*OUR_STATES, *OUR_FILES):
+                for path in sorted(run.path.glob(pattern)):
+                    _remove(path)
+            for folder in sorted((path for pattern in OUR_FOLDERS for path in run.path.glob(pattern)), reverse=True):
+                _remove_if_empty(folder)
+        for leftover in (path for pattern in LEFTOVERS for path in run.path.glob(pattern)):
+            _remove(leftover)
+
+
+def check_kinds(run: Run) -> None:
+    """Raise a `RunError` when a folder lies where a file of the run should be, or a file in place of a folder."""
+    _check_kinds(
+        files=(path for pattern in (*OUR_FILES, LOCK) for path in sorted(run.path.glob(pattern))),
+        folders=(run.state, run.plots, run.tensorboard),
+    )
+
+
+def check_comparison_kinds(folder: Run) -> None:
+    """Raise a `RunError` when a folder lies where a file of a comparison should be, or a file in place of a folder."""
+    pictures = [folder.plots / name for name in (ACCURACY_PICTURE, LEARNING_CURVES)]
+    names = (TRAININGS, *COMPARISON_FILES, LOCK)
+    _check_kinds(files=[*(folder.path / name for name in names), *pictures], folders=(folder.plots,))
+
+
+def _check_kinds(*, files: Iterable[Path], folders: Iterable[Path]) -> None:
+    for folder in folders:
+        if folder.is_symlink():
+            raise RunError(f"{visible(folder)}: is a link; nothing is written through it: take it away")
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{visible(folder)}: is a file; a run has a folder there: take it away")
+    for path in files:
+        if path.is_dir():
+            raise RunError(f"{visible(path)}: is a folder; a run has a file there: take it away")
+
+
+@contextmanager
+def evaluation_folder(run: Run, name: str) -> Iterator[Path]:
+    """Give the folder for an evaluation, having made sure that everything can be written there and into the plots.
+
+    A folder that was made here and is empty when the block fails is taken away.
+
+    Raises:
+        RunError: a file lies where a folder should be, or a folder in place of a file.
+        MachineError: nobody may write there.
+    """
+    folder, plots = run.evaluation_dir(name), run.plots
+    pictures = [plots / picture.format(name) for picture in EVALUATION_PICTURES]
+    with naming(folder):
+        files = [folder / file for file in (*EVALUATION_FILES, REPORT)]
+        _check_kinds(files=[*files, *pictures], folders=(folder, plots))
+        made = [path for path in (folder, plots) if not path.exists()]
+    try:
+        for path in (folder, plots):
+            make_folder(path)
+            with naming(path), TemporaryFile(prefix=TEMPORARY_PREFIX, dir=path):
+                pass  # it can be written
+        yield folder
+    except BaseException:
+        for path in made:
+            _remove_if_empty(path)
+        raise
+
+
+@contextmanager
+def explanation_folder(model: Path, given: str | None, option: str) -> Iterator[Path]:
+    """Give the folder for explanations, beside the model file unless one is given, having made sure of writing there.
+
+    `option` is the one that gives it, for an error. A folder that was made here and is empty when the block fails is
+    taken away.
+
+    Raises:
+        UsageError: a file lies in its place.
+        RunError: a folder lies in place of a file in it, or the one beside the model is a link.
+        MachineError: nobody may write there, another process does, or the folder above it is missing.
+    """
+    if given == "":
+        raise UsageError(f"{option} is empty; it takes a folder")
+    folder = model.parent / EXPLAIN if given is None else Path(given)
+    check_output_folder(folder)
+    with naming(folder):
+        _check_kinds(files=[folder / name for name in EXPLANATION_FILES], folders=(folder,) if given is None else ())
+        is_new = not folder.exists()
+    try:
+        make_folder(folder)
+        with alone_in(folder):
+            with naming(folder), TemporaryFile(prefix=TEMPORARY_PREFIX, dir=folder):  # it can be written
+                for leftover in sorted(folder.glob(f"{TEMPORARY_PREFIX}*.png")):  # of a process that was killed
+                    leftover.unlink(missing_ok=True)
+            yield folder
+    except BaseException:
+        if is_new:
+            _remove_if_empty(folder)
+        raise
+
+
+@contextmanager
+def forget_if_empty(run: Run) -> Iterator[None]:
+    """Take the run directory away when the block, which holds its lock, fails before anything was written into it."""
+    try:
+        yield
+    except BaseException:
+        if not _taken(run.path):
+            with suppress(OSError):  # what the block failed for is what counts
+                run.lock.unlink()
+            _remove_if_empty(run.path)
+        raise
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # the user's files are in it, or it is no folder
+        folder.rmdir()
+
+
+def _remove(path: Path) -> None:
+    with naming(path):
+        remove(path)
