@@ -78,7 +78,7 @@ def test_the_first_command_installs_and_runs_the_demo_word_for_word(tmp_path: Pa
 
 def test_the_second_command_installs_what_tests_need_and_runs_them() -> None:
     # Run word for word by .ci/run: a test cannot run itself.
-    assert _block("second command").strip() == "pip install -e '.[test]' && pytest"
+    assert _block("second command").strip() == "pip install -e '.[test]' && pytest -n auto"
     assert "second command" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 

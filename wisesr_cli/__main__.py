@@ -13,7 +13,10 @@ def main() -> None:
     from wisesr_cli.cli import run, show_bug
 
     sys.excepthook = show_bug
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code in (130, 143):
+        _let_threads_end_silently()
+    sys.exit(code)
 
 
 def _open_closed_streams() -> None:
@@ -33,6 +36,14 @@ def _open_closed_streams() -> None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  (for as long as the process runs)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+
+
+def _let_threads_end_silently() -> None:
+    """Send standard error nowhere: what still computes when a training is broken off complains that Python is gone."""
+    import os
+
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _keep_matrix_library_small() -> None:
