@@ -34,8 +34,9 @@ MAKE_RUN = """
 import sys
 from pathlib import Path
 import keras, numpy as np
-from wisesr_cli import export, runtime
+from wisesr_cli import runtime
 runtime.start("cpu")
+from wisesr_cli.best_litert import to_litert
 from wisesr_cli.config import ModelConfig
 from wisesr_cli.color import BACKGROUND
 from wisesr_cli.engines import load_engine
@@ -56,7 +57,7 @@ append_model_info(path, ModelInfo(names, (224, 224), "squash", BACKGROUND, "Mobi
 if "onnx" in formats:
     model.export(path.with_suffix(".onnx"), format="onnx", verbose=False)
 engine = load_engine(path)
-converted = LiteRtModel(litert_path(path), engine.info, export.to_litert(engine))
+converted = LiteRtModel(litert_path(path), engine.info, to_litert(engine))
 converted.path.write_bytes(converted.to_bytes(path))
 """
 

@@ -1,7 +1,8 @@
 """Collects the classes that models of wisesr are made of; `python tests/allowed_classes.py` writes the list anew.
 
 Every backbone is built with every preprocessing and every head (each of its options that changes layers), without
-values, and what Keras writes about each is searched for classes.
+values, and what Keras writes about each is searched for classes. So is a model of the layers that `wisesr upgrade`
+finds in ordinary classifiers of others.
 """
 
 from __future__ import annotations
@@ -55,6 +56,38 @@ def _records(name: str, image_size: tuple[int, int]) -> Iterator[Any]:
         yield keras.saving.serialize_keras_object(keras.Model(feature_map, head))
 
 
+def classes_of_others() -> set[Class]:
+    """Return the classes of what ordinary classifiers have beside those of wisesr: their layers, starts and scaling."""
+    return set(build_without_values(lambda: list(classes_in(keras.saving.serialize_keras_object(_ordinary())))))
+
+
+def _ordinary() -> Any:
+    """Return a classifier with one of each."""
+    layers, starts = keras.layers, keras.initializers
+    pixels = keras.Input((SIZE, SIZE, 3))
+    x = keras.applications.resnet50.preprocess_input(pixels) / 127.5 - 1.0
+    for change in (
+        layers.RandomFlip(),
+        layers.RandomRotation(0.1),
+        layers.RandomZoom(0.1),
+        layers.RandomTranslation(0.1, 0.1),
+        layers.RandomContrast(0.1),
+        layers.RandomBrightness(0.1),
+        layers.GaussianNoise(0.1),
+    ):
+        x = change(x)
+    for start in (starts.GlorotNormal(), starts.HeUniform(), starts.LecunNormal(), starts.LecunUniform()):
+        x = layers.Conv2D(4, 3, kernel_initializer=start, kernel_regularizer=keras.regularizers.L2(1e-4))(x)
+    for start in (starts.RandomUniform(), starts.TruncatedNormal(), starts.Constant(0.1)):
+        x = layers.Conv2D(4, 3, kernel_initializer=start, kernel_regularizer=keras.regularizers.L1(1e-4))(x)
+    for activation in (layers.LeakyReLU(), layers.PReLU(shared_axes=[1, 2]), layers.ELU(), layers.Identity()):
+        x = activation(x)
+    x = layers.Average()([layers.SpatialDropout2D(0.1)(x), layers.Maximum()([x, x])])
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.AlphaDropout(0.1)(layers.GaussianDropout(0.1)(x))
+    return keras.Model(pixels, layers.Softmax()(layers.Dense(3, kernel_regularizer=keras.regularizers.L1L2())(x)))
+
+
 def classes_in(record: Any) -> Iterator[Class]:
     """Give every class that a record of Keras names, at any depth."""
     if isinstance(record, dict):
@@ -72,8 +105,8 @@ def source_of(classes: Iterable[Class]) -> str:
     rows = "".join(f"        {row!r},\n" for row in sorted(classes, key=lambda row: (row[0] or "", row[1])))
     return (
         '"""Every class that a model of wisesr is made of, as Keras writes it: module, class, registered name.\n\n'
-        "Made by `python tests/allowed_classes.py`, which builds every backbone with every preprocessing and head; a "
-        'test\nmakes it again. Nothing else in a model file is ever loaded.\n"""\n\n'
+        "Made by `python tests/allowed_classes.py`, which builds every backbone with every preprocessing and head,\n"
+        'and an ordinary classifier of others; a test makes it again. Nothing else in a model file is loaded.\n"""\n\n'
         "from __future__ import annotations\n\n"
         "ALLOWED: frozenset[tuple[str | None, str, str | None]] = frozenset(\n    {\n"
         f"{rows}    }}\n)\n"
@@ -82,4 +115,4 @@ def source_of(classes: Iterable[Class]) -> str:
 
 if __name__ == "__main__":
     runtime.start("cpu")
-    TARGET.write_text(source_of(classes_of_models(BACKBONES)), encoding="utf-8")
+    TARGET.write_text(source_of(classes_of_models(BACKBONES) | classes_of_others()), encoding="utf-8")

@@ -39,21 +39,37 @@ OPTIONS = {
     "init": "-o --output --overwrite",
     "check": "-s --set --data --image-size --format",
     "train": "-s --set --data -o --output-dir --name --seed --epochs -b --batch-size --image-size --backbone --head "
-    "--learning-rate --lr --device --precision --resume --overwrite --dry-run --max-steps --time-limit --fail-under",
-    "evaluate": "--split --data -b --batch-size --pixel-limit --report --fail-under --device --precision --format",
+    "--learning-rate --lr --device --precision --resume --overwrite --dry-run --max-steps --time-limit "
+    "--coordinator --num-processes --process-id --fail-under",
+    "evaluate": "--split --data -b --batch-size --pixel-limit --report --fail-under --image-size --device --precision "
+    "--format",
     "predict": "--from-file --null --top-k --min-score -b --batch-size --format -o --output --overwrite --resume "
-    "--strict --pixel-limit --device --precision --explain --show",
+    "--strict --pixel-limit --image-size --device --precision --explain --show --engine",
     "explain": "--class --weights -o --output-dir --from-file --null --pictures -b --batch-size --format --show "
     "--pixel-limit --device",
     "compare": "--heads --seeds -s --set --data -o --output-dir --name --epochs -b --batch-size --image-size "
     "--backbone --learning-rate --lr --precision --device --resume --format",
+    "upgrade": "-s --set --data --classes --preprocessing --image-size --head -o --output-dir --name --overwrite "
+    "--device --format",
     "summarize": "--backbone --head --classes --image-size -s --set --latency --device --format",
     "config show": "-s --set --data -o --output-dir --name --seed --epochs -b --batch-size --image-size --backbone "
     "--head --learning-rate --lr --precision --format",
     "config schema": "",
     "doctor": "--device --format",
 }
-WITH_PROGRESS = ("demo", "init", "check", "train", "evaluate", "predict", "explain", "compare", "summarize", "doctor")
+WITH_PROGRESS = (
+    "demo",
+    "init",
+    "check",
+    "train",
+    "evaluate",
+    "predict",
+    "explain",
+    "compare",
+    "upgrade",
+    "summarize",
+    "doctor",
+)
 
 DISK_FULL = "wisesr: the disk is full; free some room, then repeat the command (train and predict -o: with --resume)\n"
 

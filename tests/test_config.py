@@ -42,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "model": {
         "backbone": "MobileNetV2",
         "weights": None,
+        "load_head": "auto",
         "preprocessing": "auto",
         "feature_layer": None,
         "head": {
@@ -66,6 +67,12 @@ DEFAULTS: dict[str, Any] = {
         "best_by": "top1_accuracy",
         "precision": "float32",
         "jit_compile": "auto",
+    },
+    "distribute": {
+        "strategy": "auto",
+        "devices": None,
+        "join_timeout_seconds": 300.0,
+        "lost_after_seconds": 30.0,
     },
 }
 
@@ -92,7 +99,8 @@ augment: light                # none | light | paper | a mapping of single opera
 model:
   backbone: MobileNetV2       # a keras.applications name (any case), or `compact` (small images, from scratch)
   weights: null               # null | imagenet | a weights or .keras file | a run directory
-  preprocessing: auto         # auto (what the backbone was trained with) | caffe | tf | torch | none
+  load_head: auto             # auto (from a run as `wisesr upgrade` made it) | true | false
+  preprocessing: auto         # auto (what the backbone was trained with) | caffe | tf | torch | unit | none
   feature_layer: null         # cut the backbone at this layer instead of its end
   head:
     name: wise                # gap | gmp | depthwise | wise | flatten | fc
@@ -138,7 +146,8 @@ PROMISED = [
     "augment={horizontal_flip: true, zoom: 0.2, brightness: [0, 1.2]}",
     *(f"data.{key}={value}" for key in ("resize",) for value in ("squash", "crop", "pad")),
     *(f"data.cache={value}" for value in ("auto", "none", "memory", "disk")),
-    *(f"model.preprocessing={value}" for value in ("auto", "caffe", "tf", "torch", "none")),
+    *(f"model.preprocessing={value}" for value in ("auto", "caffe", "tf", "torch", "unit", "none")),
+    *(f"model.load_head={value}" for value in ("auto", "true", "false")),
     "data.on_error=skip",
     "data.pixel_limit=500000000",
     "data.split_strategy=hash",

@@ -18,7 +18,7 @@ from command_line import QUICK, CommandLine, Trained
 from test_imports import command, loaded_after
 from test_survives_prediction import stopping_after
 
-from wisesr_cli import api, export, litert
+from wisesr_cli import api, best_litert, conversion, litert
 from wisesr_cli.engines import load_engine
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.litert import LiteRtEngine, LiteRtModel, UnusableError, read_litert
@@ -271,7 +271,7 @@ def test_a_model_that_wisesr_does_not_build_is_not_run_by_litert(
     build: Callable[[Any], Any], reason: str, run: Run, tmp_path: Path, trained: Trained, wisesr: CommandLine
 ) -> None:
     pixels = keras.Input((32, 32, 3))
-    export.write_litert(keras.Model(pixels, build(pixels)), tmp_path / "odd.tflite")
+    conversion.write_litert(keras.Model(pixels, build(pixels)), tmp_path / "odd.tflite")
     rewritten(run, lambda record: None, (tmp_path / "odd.tflite").read_bytes())
     with pytest.raises(UnusableError, match=f"{reason}.* that no model of wisesr has"):
         LiteRtEngine(read_litert(run.litert, run.best))
@@ -287,7 +287,7 @@ def test_a_model_that_cannot_be_converted_or_does_not_agree_is_a_warning_and_no_
     run = Run(trained.copy_to(tmp_path / "runs" / "tiny"))
     line = ("train", trained.photos, *QUICK, "--epochs", "2", "-o", tmp_path / "runs", "--name", "tiny", "--resume")
 
-    def refuse(model: object, target: Path) -> None:
+    def refuse(model: object, target: Path, quantize: str | None, examples: object) -> None:
         raise RuntimeError("cannot\n convert\x1b[31m")
 
     def fail(engine: LiteRtEngine, pixels: Any) -> Any:
@@ -297,14 +297,14 @@ def test_a_model_that_cannot_be_converted_or_does_not_agree_is_a_warning_and_no_
         return logits(engine, pixels) + np.linspace(0, 1e-3, 3, dtype=np.float32)
 
     logits = LiteRtEngine.logits
-    for where, name, replacement, reason in (
-        (export, "write_litert", refuse, "cannot be converted for LiteRT: cannot convert\\x1b[31m;"),
-        (LiteRtEngine, "logits", others, "gives other probabilities"),
-        (LiteRtEngine, "logits", fail, "the model cannot be run"),
+    for change, reason in (
+        (lambda patch: patch.setitem(conversion.WRITERS, "litert", refuse), "for LiteRT: cannot convert\\x1b[31m;"),
+        (lambda patch: patch.setattr(LiteRtEngine, "logits", others), "gives other probabilities"),
+        (lambda patch: patch.setattr(LiteRtEngine, "logits", fail), "the model cannot be run"),
     ):
         run.litert.unlink()
         with monkeypatch.context() as patch:
-            patch.setattr(where, name, replacement)
+            change(patch)
             answer = wisesr(*line)
         assert answer.code == 0, answer.err
         assert answer.err.count("no best.tflite") == 1
@@ -319,7 +319,7 @@ def test_without_tensorflow_a_note_says_that_there_is_no_file(
 ) -> None:
     run = Run(trained.copy_to(tmp_path / "runs" / "tiny"))
     run.litert.unlink()
-    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    monkeypatch.setattr(conversion, "find_spec", lambda name: None)
     line = ("train", trained.photos, *QUICK, "--epochs", "2", "-o", tmp_path / "runs", "--name", "tiny", "--resume")
     answer = wisesr(*line)
     assert answer.code == 0
@@ -333,11 +333,11 @@ def test_a_process_of_its_own_converts_where_keras_runs_on_jax(
 ) -> None:
     engine, expected = load_engine(run.path), read_litert(run.litert, run.best)
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    converted = LiteRtModel(run.litert, engine.info, export.to_litert(engine))
+    converted = LiteRtModel(run.litert, engine.info, best_litert.to_litert(engine))
     assert np.array_equal(LiteRtEngine(converted).logits(noise(5)), LiteRtEngine(expected).logits(noise(5)))
-    run.best.write_bytes(b"no model")
-    with pytest.raises(export.ExportError, match=r"cannot be converted for LiteRT: .*RunError: .*best\.keras"):
-        export.to_litert(engine)
+    monkeypatch.setattr(conversion, "_PROGRAM", "raise SystemExit('no\\x1b model')")
+    with pytest.raises(conversion.ConversionError, match=r"cannot be converted for LiteRT: no\\x1b model"):
+        best_litert.to_litert(engine)
 
 
 def test_training_that_goes_on_never_keeps_the_model_of_an_earlier_best_epoch(

@@ -162,7 +162,7 @@ def test_a_report_says_why_it_has_no_maps_and_shows_the_rest(
     (run / "history.csv").write_text("epoch\n1,2\n", encoding="utf-8")
 
     class Unexplained:
-        def __init__(self, path: Path) -> None:
+        def __init__(self, path: Path, image_size: tuple[int, int]) -> None:
             raise RunError(f"{path}: cannot be explained: its <head> is odd")
 
     monkeypatch.setattr("wisesr_cli.explaining.Explainer", Unexplained)

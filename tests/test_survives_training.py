@@ -454,11 +454,11 @@ def test_overwrite_takes_nothing_away_before_the_new_training_can_begin(
 HELD_BEFORE_READING = """
 import time, pathlib, wisesr_cli.training as training
 open_examples = training.open_examples
-def held(*arguments):
+def held(*arguments, **options):
     print("held", file=sys.stderr, flush=True)
     while not pathlib.Path("go").exists():
         time.sleep(0.05)
-    return open_examples(*arguments)
+    return open_examples(*arguments, **options)
 training.open_examples = held
 """
 

@@ -24,6 +24,7 @@ from run_states import digest
 from wisesr_cli import runtime
 from wisesr_cli.config import Config, PhaseConfig
 from wisesr_cli.config_reader import LoadedConfig, Override, load_config
+from wisesr_cli.distribution import ALONE
 from wisesr_cli.engines import load_engine, numpy_logits
 from wisesr_cli.epochs import EpochKeeper, TrainingStopped
 from wisesr_cli.errors import ConfigError, DataError, RunError, UsageError
@@ -498,6 +499,8 @@ def make_keeper(folder: Path, settings: dict[str, Any]) -> tuple[EpochKeeper, li
         learning_rate=lambda epoch: 0.1,
         save_best=lambda path, epoch: saved.append(epoch),
         write_state=lambda path: None,
+        is_at_full_size=True,
+        distribution=ALONE,
     )
     return EpochKeeper(trainer, Run(folder), limits=Limits(StopRequest(), 0.0), listener=Silent()), saved
 

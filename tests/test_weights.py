@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
@@ -13,12 +15,17 @@ import numpy as np
 import pytest
 
 from wisesr_cli.backbones import build_backbone
+from wisesr_cli.color import BACKGROUND
 from wisesr_cli.config import ModelConfig
-from wisesr_cli.errors import MachineError, RunError
-from wisesr_cli.heads import WiseOptions
+from wisesr_cli.errors import ConfigError, MachineError, RunError
+from wisesr_cli.heads import GapOptions, WiseOptions
+from wisesr_cli.loading import load_model
 from wisesr_cli.model import build_classifier
+from wisesr_cli.model_file import append_model_info
+from wisesr_cli.model_info import ModelInfo
 from wisesr_cli.run_files import BEST
-from wisesr_cli.weights import load_backbone
+from wisesr_cli.trainer import Trainer
+from wisesr_cli.weights import _copy_layer, load_backbone
 
 SIZE = (32, 32)
 NAME = "MobileNetV2"
@@ -270,3 +277,152 @@ def test_a_run_that_was_cut_gives_its_weights_to_a_backbone_cut_alike(tmp_path: 
     loaded = build_classifier(again, image_size=(32, 32), classes=3)
     assert loaded.loaded_tensors == len(origin.backbone.weights)
     assert same_weights(loaded.backbone, origin.backbone)
+
+
+# --- a backbone that is what the file holds, and heads that go on from one ---
+
+
+def save_run(folder: Path, *, epoch: int = 0, names: tuple[str, ...] = ("a", "b", "c"), **options: Any) -> Path:
+    """Save a classifier with weights of its own as the best model of a run, and return its folder."""
+    config = ModelConfig(backbone="compact_small", **options)
+    model = randomize(build_classifier(config, image_size=SIZE, classes=len(names)).model)
+    model.save(folder / BEST)
+    info = ModelInfo(names, SIZE, "squash", BACKGROUND, "from_weights", config.head.name, epoch, {})
+    append_model_info(folder / BEST, info)
+    return folder
+
+
+def from_run(run: Path, **options: Any) -> ModelConfig:
+    return ModelConfig(backbone="from_weights", weights=str(run), **options)
+
+
+def head_of(model: Any) -> list[Any]:
+    return [weight for layer in model.layers[2:] for weight in layer.get_weights()]
+
+
+@pytest.mark.parametrize(("scaling", "size"), [("auto", SIZE), ("caffe", SIZE), ("tf", (48, 40))])
+def test_a_backbone_from_weights_computes_as_that_of_the_run_does(tmp_path: Path, scaling: Any, size: Any) -> None:
+    run = save_run(tmp_path, preprocessing=scaling)
+    classifier = build_classifier(from_run(run), image_size=size, classes=5)
+    saved = load_model(run / BEST)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, *SIZE, 3)).astype("float32")
+    if size == SIZE:
+        both = [keras.Model(model.input, model.get_layer("wise").input) for model in (saved, classifier.model)]
+        np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(model(pixels, training=False)) for model in both))
+    assert same_weights(classifier.backbone, saved.get_layer("backbone"))
+    assert classifier.loaded_tensors == 15
+    assert classifier.feature_map == (size[0] // 8, size[1] // 8, 64)
+
+
+def test_a_head_is_loaded_from_an_upgraded_run_only_unless_it_is_asked_for(tmp_path: Path) -> None:
+    for folder, epoch in (("upgraded", 0), ("trained", 7)):
+        (tmp_path / folder).mkdir()
+        save_run(tmp_path / folder, epoch=epoch)
+    for folder, wanted, expected in (
+        ("upgraded", "auto", True),
+        ("upgraded", False, False),
+        ("trained", "auto", False),
+        ("trained", True, True),
+    ):
+        config = from_run(tmp_path / folder, load_head=wanted)
+        classifier = build_classifier(config, image_size=SIZE, classes=3)
+        saved = head_of(load_model(tmp_path / folder / BEST))
+        assert all(np.array_equal(*pair) for pair in zip(head_of(classifier.model), saved, strict=True)) == expected
+        assert (classifier.head_start is not None) == expected
+
+
+def test_a_head_of_a_named_backbone_is_loaded_too(tmp_path: Path) -> None:
+    config = ModelConfig(backbone="compact_small", weights=str(save_run(tmp_path, epoch=3)), load_head=True)
+    classifier = build_classifier(config, image_size=SIZE, classes=3)
+    assert same_weights(classifier.model, load_model(tmp_path / BEST))
+
+
+def test_classes_of_a_loaded_head_are_found_by_name(tmp_path: Path) -> None:
+    run = save_run(tmp_path)
+    classifier = build_classifier(from_run(run), image_size=SIZE, classes=3, class_names=("c", "a", "b"))
+    kernel, bias = load_model(run / BEST).get_layer("classifier").get_weights()
+    ours = classifier.model.get_layer("classifier").get_weights()
+    np.testing.assert_array_equal(ours[0], kernel[:, [2, 0, 1]])
+    np.testing.assert_array_equal(ours[1], bias[[2, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("options", "names", "size", "reason"),
+    [
+        ({}, ("a", "b", "x"), SIZE, "the file has the classes a, b, c, and the images a, b, x"),
+        ({"head": GapOptions()}, ("a", "b", "c"), SIZE, "the file has the head 'wise', which is another one"),
+        (
+            {"head": WiseOptions(constraint="none")},
+            None,
+            SIZE,
+            "constraint of its 'wise' is non_negative, and here none",
+        ),
+        ({"head": WiseOptions(pre_pool=2)}, None, SIZE, r"grid_size of its 'wise' is \(4, 4\), and here \(2, 2\)"),
+    ],
+)
+def test_a_head_that_does_not_fit_starts_anew_and_says_why_or_is_an_error_where_it_is_asked_for(
+    tmp_path: Path, options: dict[str, Any], names: Any, size: tuple[int, int], reason: str
+) -> None:
+    run = save_run(tmp_path)
+    classifier = build_classifier(from_run(run, **options), image_size=size, classes=3, class_names=names)
+    assert re.search(reason, str(classifier.head_start))
+    with pytest.raises(RunError, match=f"model.load_head is true, but the head of .* does not fit: {reason}"):
+        build_classifier(from_run(run, **options, load_head=True), image_size=size, classes=3, class_names=names)
+
+
+def test_a_backbone_from_weights_takes_the_precision_of_the_training_and_thaws(tmp_path: Path) -> None:
+    run = save_run(tmp_path)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        classifier = build_classifier(from_run(run), image_size=SIZE, classes=3)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    convolutions = [layer for layer in classifier.backbone.layers if layer.name.endswith("_convolution")]
+    assert {layer.dtype_policy.name for layer in convolutions} == {"mixed_bfloat16"}
+    assert all(layer.trainable for layer in convolutions)
+
+
+def test_a_source_that_holds_no_backbone_is_refused_with_what_to_do(keras_file: Path, h5_file: Path) -> None:
+    for weights in (None, "imagenet", str(h5_file)):
+        with pytest.raises(
+            ConfigError, match=r"model.weights is .*, which holds no backbone; give a run, or a \.keras"
+        ):
+            build_classifier(ModelConfig(backbone="from_weights", weights=weights), image_size=SIZE, classes=3)
+    with pytest.raises(RunError, match=r"is no model of wisesr, .*; make a run of it: wisesr upgrade .*stock\.keras"):
+        build_classifier(from_run(keras_file), image_size=SIZE, classes=3)
+    config = ModelConfig(backbone=NAME, weights=str(keras_file), load_head=True)
+    with pytest.raises(RunError, match=r"model.load_head is true, but model.weights is no run"):
+        build_classifier(config, image_size=SIZE, classes=3)
+
+
+def test_statistics_that_a_normalization_learned_are_computed_with_once_they_are_copied(tmp_path: Path) -> None:
+    learned, fresh = keras.layers.Normalization(), keras.layers.Normalization()
+    learned.adapt(np.random.default_rng(0).normal(7.0, 2.0, (50, 3)))
+    fresh.build((None, 3))
+    _copy_layer(fresh, learned, tmp_path)
+    values = np.full((1, 3), 5.0, "float32")
+    np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(layer(values)) for layer in (fresh, learned)))
+
+
+def test_a_restored_normalization_computes_with_what_was_restored() -> None:
+    def build() -> Any:
+        pixels = keras.Input((4, 4, 3))
+        return keras.Model(pixels, keras.layers.Normalization(name="norm")(pixels))
+
+    trained, resumed = build(), build()
+    values = [np.array([1.0, 2.0, 3.0], "float32"), np.array([4.0, 9.0, 16.0], "float32"), np.array(5, "int64")]
+    trained.get_layer("norm").load_own_variables({str(number): value for number, value in enumerate(values)})
+    Trainer.restore(stand_in(resumed), "model", Trainer.arrays(stand_in(trained))["model"])
+    pixels = np.ones((1, 4, 4, 3), "float32")
+    expected = (pixels - values[0]) / np.sqrt(values[1])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(resumed(pixels)), expected, rtol=1e-6)
+
+
+def stand_in(model: Any) -> Any:
+    """Return what has the model of a trainer, and no more."""
+    return SimpleNamespace(
+        classifier=SimpleNamespace(model=model),
+        model=SimpleNamespace(optimizer=SimpleNamespace(variables=[])),
+        progress=SimpleNamespace(epoch=0),
+        random_draws=lambda epoch: {},
+    )

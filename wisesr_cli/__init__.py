@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wisesr_cli.api import compare, evaluate, explain, load_config, predict, summarize, train
+    from wisesr_cli.api import compare, evaluate, explain, load_config, predict, summarize, train, upgrade
     from wisesr_cli.layers import PositionWeightedPooling2D, TileAveragePooling2D
 
 __version__ = "0.1.0"
@@ -31,6 +31,7 @@ __all__ = [
     "predict",
     "summarize",
     "train",
+    "upgrade",
 ]
 
 _LAYERS = ("PositionWeightedPooling2D", "TileAveragePooling2D")

@@ -7,6 +7,7 @@ nothing is shown. What goes wrong is a `wisesr_cli.errors.WisesrError`, with the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -32,9 +33,10 @@ from wisesr_cli.results import (
     Summary,
     TrainingListener,
     TrainingResult,
+    Upgrade,
 )
 from wisesr_cli.run_files import REPORT
-from wisesr_cli.runs import config_source, model_path
+from wisesr_cli.runs import config_source, model_path, place_of
 from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.training import TrainingOptions
 
@@ -76,7 +78,7 @@ def train(
     """Train a classifier and return what it came to, its run directory first of all.
 
     Args:
-        source: a YAML config or an image folder.
+        source: a YAML config, an image folder, or a run directory, which resuming goes on with.
         settings: values laid over the config, by key: `{"train.epochs": 5}`.
         options: resume, overwrite, limits, device.
         listener: who is told what happens.
@@ -84,8 +86,11 @@ def train(
     Raises:
         WisesrError: see `training.train`.
     """
-    loaded = source if isinstance(source, LoadedConfig) else _load(source, settings)
-    return training.train(loaded, options or TrainingOptions(), listener or Silent())
+    options = options or TrainingOptions()
+    if not isinstance(source, LoadedConfig):
+        own_place = place_of(source) if options.resume or options.overwrite else []
+        source = config_reader.load_config(config_source(source), [*own_place, *_overrides(settings)])
+    return training.train(source, options, listener or Silent())
 
 
 def evaluate(
@@ -98,6 +103,7 @@ def evaluate(
     pixel_limit: int | None = None,
     device: DeviceChoice = "auto",
     precision: Precision = "float32",
+    image_size: str | int | tuple[int, int] | None = None,
     engine: EngineChoice = "auto",
     report: bool = False,
     listener: Listener | None = None,
@@ -113,6 +119,8 @@ def evaluate(
         pixel_limit: width times height above which an image is refused; None is the run's.
         device: where to compute.
         precision: arithmetic.
+        image_size: 288, "224x320" or (224, 320), height and width; None is that of the training. Results at another
+            size have their own folder.
         engine: what runs the model; `auto` is LiteRT where it can, see `engines.choose_engine`.
         report: also write a self-contained report.html, with contribution maps.
         listener: who is told what happens.
@@ -125,10 +133,12 @@ def evaluate(
         from wisesr_cli.report_facts import ReportRequest
         from wisesr_cli.report_page import write_report
     listener = listener or Silent()
-    chosen = choose_engine(run, engine, device=device, precision=precision, listener=listener)
+    size = None if image_size is None else config_reader.parse_image_size(image_size)
+    chosen = choose_engine(run, engine, device=device, precision=precision, image_size=size, listener=listener)
     settings = data_settings(run)
     rule, limit = on_error or settings.on_error, pixel_limit or settings.pixel_limit
     subject = choose_subject(run, split=split, data=data, on_error=rule, pixel_limit=limit, listener=listener)
+    subject = replace(subject, image_size=chosen.image_size)
     with output_folder(run, subject) as output:
         started = chosen.start(listener)
         evaluation, answers = evaluate_subject(
@@ -168,6 +178,7 @@ def predict(
     pixel_limit: int = PIXEL_LIMIT,
     device: DeviceChoice = "auto",
     precision: Precision = "float32",
+    image_size: str | int | tuple[int, int] | None = None,
     engine: EngineChoice = "auto",
     listener: Listener | None = None,
 ) -> Iterator[Prediction]:
@@ -182,6 +193,7 @@ def predict(
         pixel_limit: width times height above which an image is not decoded.
         device: where to compute.
         precision: arithmetic.
+        image_size: 288, "224x320" or (224, 320), height and width; None is that of the training.
         engine: what runs the model; `auto` is LiteRT where it can, see `engines.choose_engine`.
         listener: who is told what happens, and at the end what is odd about the images.
 
@@ -198,6 +210,7 @@ def predict(
         pixel_limit=pixel_limit,
         device=device,
         precision=precision,
+        image_size=None if image_size is None else config_reader.parse_image_size(image_size),
         engine=engine,
     )
     chosen = request.choose_engine(listener)
@@ -282,6 +295,38 @@ def explain(
         explainer, paths, labels=labels, batch_size=batch_size, pixel_limit=pixel_limit, oddities=oddities
     )
     return _telling(records, oddities, listener)
+
+
+def upgrade(
+    model: str | Path,
+    settings: Settings | None = None,
+    *,
+    classes: str | Path | None = None,
+    overwrite: bool = False,
+    device: DeviceChoice = "auto",
+    listener: Listener | None = None,
+) -> Upgrade:
+    """Make a run of a Keras classifier that ends in global average pooling; its head gives the same outputs.
+
+    Args:
+        model: a `.keras` file, or a run whose head is `gap`.
+        settings: values of the run's config, by key: `data.dir` (images to compare on and to fine-tune on), `name`,
+            `output_dir`, `data.image_size` (where the model takes any), `model.preprocessing` (how pixels are scaled
+            before the model), options of the head.
+        classes: a file with a class name per line; None takes the image folder's, or makes names up.
+        overwrite: replace the run of this name.
+        device: where to compute.
+        listener: who is told what happens.
+
+    Raises:
+        WisesrError: see `upgrade_run.upgrade`.
+    """
+    from wisesr_cli.upgrade_run import UpgradeRequest
+    from wisesr_cli.upgrade_run import upgrade as make_run
+
+    file = None if classes is None else Path(classes)
+    request = UpgradeRequest(Path(model), _overrides(settings), file, overwrite, device)
+    return make_run(request, listener or Silent())
 
 
 def summarize(

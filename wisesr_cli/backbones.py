@@ -15,8 +15,10 @@ from wisesr_cli.errors import ConfigError
 from wisesr_cli.text import joined, nearest, visible
 
 # How pixels 0..255 are scaled before the backbone sees them. `caffe`: blue, green, red, each less its ImageNet mean;
-# `tf`: -1..1; `torch`: less the ImageNet mean, by its deviation; `none`: as they are.
-Preprocessing = Literal["caffe", "tf", "torch", "none"]
+# `tf`: -1..1; `torch`: less the ImageNet mean, by its deviation; `unit`: 0..1; `none`: as they are.
+Preprocessing = Literal["caffe", "tf", "torch", "unit", "none"]
+
+FROM_WEIGHTS = "from_weights"  # no row of `BACKBONES`: the backbone is what the file of `model.weights` holds
 
 MAX_MOMENTUM = 0.99  # Keras' MobileNets have 0.999: after a short run their statistics are those of the start
 SHORT_MOMENTUM = 0.9
@@ -49,10 +51,16 @@ def canonical_name(name: str) -> str:
     Raises:
         ValueError: when there is none; the message lists them.
     """
-    for known in BACKBONES:
+    names = (*BACKBONES, FROM_WEIGHTS)
+    for known in names:
         if known.lower() == name.lower():
             return known
-    raise ValueError(f"no backbone is called '{visible(name)}'.{nearest(name, BACKBONES)} Allowed: {joined(BACKBONES)}")
+    raise ValueError(f"no backbone is called '{visible(name)}'.{nearest(name, names)} Allowed: {joined(names)}")
+
+
+def row_of(name: str) -> Backbone:
+    """Return the row of a backbone; of one that comes from a file nothing is known but that it scales no pixels."""
+    return BACKBONES.get(name, _FROM_FILE)
 
 
 def build_backbone(name: str, image_size: tuple[int, int], *, weights: str | None = None) -> Any:
@@ -71,13 +79,25 @@ def build_backbone(name: str, image_size: tuple[int, int], *, weights: str | Non
 
 
 def check_backbone(name: str, image_size: tuple[int, int], weights: str | None) -> None:
-    """Raise a `ConfigError` when the image is too small for a backbone, or it has no ImageNet weights."""
+    """Raise a `ConfigError` when the image is too small for a backbone, or it has no such weights."""
+    if name == FROM_WEIGHTS:
+        _check_from_weights(weights)
+        return
     height, width = image_size
     minimum = BACKBONES[name].minimum_size
     if min(image_size) < minimum:
         raise ConfigError(f"data.image_size is {height}x{width}, but {name} needs at least {minimum}x{minimum}")
     if weights == "imagenet" and BACKBONES[name].from_scratch:
         raise ConfigError(f"model.weights is imagenet, but {name} starts from scratch; allowed: null, a file, a run")
+
+
+def _check_from_weights(weights: str | None) -> None:
+    if weights is None or weights == "imagenet" or weights.endswith((".h5", ".hdf5")):
+        given = "null" if weights is None else visible(weights)
+        raise ConfigError(
+            f"model.backbone is {FROM_WEIGHTS}, but model.weights is {given}, which holds no backbone; give a run, or "
+            "a .keras file of one"
+        )
 
 
 def cut_backbone(backbone: Any, layer_name: str) -> Any:
@@ -117,7 +137,7 @@ def limit_momentum(backbone: Any, steps_per_epoch: int) -> None:
 
 
 def resolve_preprocessing(name: str, preprocessing: str) -> Preprocessing:
-    """Return what `model.preprocessing` comes to for a backbone: `auto` is what it was trained with."""
+    """Return what `model.preprocessing` comes to for a row of `BACKBONES`: `auto` is what it was trained with."""
     return BACKBONES[name].scaling if preprocessing == "auto" else preprocessing  # type: ignore[return-value]
 
 
@@ -134,6 +154,8 @@ def preprocess(pixels: Any, preprocessing: Preprocessing) -> Any:
         scale = [1.0 / (255.0 * deviation) for deviation in _TORCH_DEVIATION]
         offset = [-mean / deviation for mean, deviation in zip(_TORCH_MEAN, _TORCH_DEVIATION, strict=True)]
         return keras.layers.Rescaling(scale, offset, name="torch_scaling")(pixels)
+    if preprocessing == "unit":
+        return keras.layers.Rescaling(1.0 / 255.0, name="unit_scaling")(pixels)
     return pixels
 
 
@@ -264,3 +286,5 @@ BACKBONES: dict[str, Backbone] = {
     **_row("VGG16", "caffe", 224),
     **_row("VGG19", "caffe", 224),
 }
+
+_FROM_FILE = Backbone("none", 0, lambda image_size, weights, name: None, minimum_size=8)

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from wisesr_cli.archive import check_weights_file
+from wisesr_cli.backbone_table import BACKBONE_SIZES
 from wisesr_cli.backbones import check_backbone
 from wisesr_cli.config import Config, position_warning
 from wisesr_cli.dataset import DatasetIndex, build_index, inspect_data
 from wisesr_cli.errors import ConfigError, DataError, WisesrError
+from wisesr_cli.image_sizes import check_map, naming_size, needs_of
 from wisesr_cli.results import CheckResult, Finding, Listener, Silent
 from wisesr_cli.runs import weights_file
 from wisesr_cli.survey import find_layout
@@ -83,6 +85,20 @@ def _backbone(config: Config) -> None:
     check_backbone(config.model.backbone, config.data.image_size, config.model.weights)
 
 
+def _phase_sizes(config: Config) -> None:
+    """Check the image sizes of phases; what a backbone that is cut or comes from a file allows, Keras will say."""
+    model, full_size = config.model, config.data.image_size
+    sizes = BACKBONE_SIZES.get(model.backbone) if model.feature_layer is None else None
+    for number, phase in enumerate(config.phases):
+        if phase.image_size is None or phase.image_size == full_size:
+            continue
+        with naming_size(f"train.phases.{number}.image_size", phase.image_size):
+            check_backbone(model.backbone, phase.image_size, model.weights)
+            if sizes is not None:
+                needs = needs_of(model.head, sizes.feature_map(full_size))
+                check_map(needs, model.backbone, full_size, phase.image_size)
+
+
 def _weights(config: Config) -> None:
     if config.model.weights not in (None, "imagenet"):
         check_weights_file(weights_file(config.model.weights))
@@ -121,7 +137,12 @@ def _early_stopping(config: Config, index: DatasetIndex) -> None:
         )
 
 
-SETTINGS: dict[str, Callable[[Config], None]] = {"backbone": _backbone, "weights": _weights, "output-dir": _output_dir}
+SETTINGS: dict[str, Callable[[Config], None]] = {
+    "backbone": _backbone,
+    "phase-sizes": _phase_sizes,
+    "weights": _weights,
+    "output-dir": _output_dir,
+}
 SETTINGS_WITH_DATA: dict[str, Callable[[Config, DatasetIndex], None]] = {
     "class-weights": _class_weights,
     "early-stopping": _early_stopping,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wisesr_cli import runtime, training
 from wisesr_cli.backbone_table import BACKBONE_SIZES
+from wisesr_cli.backbones import FROM_WEIGHTS
 from wisesr_cli.checking import check_settings, check_settings_with_data
 from wisesr_cli.comparison import ComparisonRequest, PlannedTraining
 from wisesr_cli.comparison_figures import compare_trainings, is_judged
@@ -122,7 +123,7 @@ def _check_heads(request: ComparisonRequest) -> None:
     """Raise a `ConfigError` for a head that cannot be built on the feature map, where a table knows its size."""
     for head in request.heads:
         config = head.loaded.config
-        if config.model.feature_layer is None:
+        if config.model.feature_layer is None and config.model.backbone != FROM_WEIGHTS:
             feature_map = BACKBONE_SIZES[config.model.backbone].feature_map(config.data.image_size)
             grid_size(feature_map, effective_options(feature_map, config.model.head))
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wisesr_cli.backbones import FROM_WEIGHTS
 from wisesr_cli.config_reader import LoadedConfig, Override, load_config, parse_set
 from wisesr_cli.errors import UsageError
 from wisesr_cli.heads import HEADS
@@ -141,7 +142,17 @@ def _compared_head(source: str | Path | None, overrides: Sequence[Override], tex
             raise UsageError(f"{visible(origin)}: expected HEAD:option=value, for instance wise:pooling=valid")
         parsed = parse_set(f"model.head.{option}")
         values.append(Override(parsed.path, parsed.value, origin))
-    return ComparedHead(text, load_config(source, (*overrides, *values)))
+    return ComparedHead(text, _with_new_head(load_config(source, (*overrides, *values))))
+
+
+def _with_new_head(loaded: LoadedConfig) -> LoadedConfig:
+    """Return the config with a head that starts anew: none of those compared begins with more than the others."""
+    model = loaded.config.model
+    notes = loaded.notes
+    if model.load_head is True or model.backbone == FROM_WEIGHTS:
+        notes = (*notes, "every head starts anew on the backbone of model.weights, whatever model.load_head says")
+    config = loaded.config.model_copy(update={"model": model.model_copy(update={"load_head": False})})
+    return replace(loaded, config=config, notes=notes)
 
 
 def parse_heads(text: str) -> tuple[str, ...]:

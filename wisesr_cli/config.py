@@ -23,11 +23,11 @@ from pydantic import (
     model_validator,
 )
 
-from wisesr_cli.backbones import BACKBONES, canonical_name
+from wisesr_cli.backbones import BACKBONES, FROM_WEIGHTS, canonical_name
 from wisesr_cli.heads import HEADS, HeadOptions, WiseOptions
 from wisesr_cli.options import Options, one_of
 from wisesr_cli.schedules import SCHEDULES, CosineOptions, ScheduleOptions
-from wisesr_cli.text import visible
+from wisesr_cli.text import size_text, visible
 
 SCHEMA_VERSION: Literal[1] = 1
 SplitName = Literal["train", "validation", "test"]
@@ -100,7 +100,7 @@ ImageSize = Annotated[
 FolderPath = Annotated[Path, BeforeValidator(_as_path), WithJsonSchema({"type": "string"})]
 RunName = Annotated[str, AfterValidator(_check_name)]
 BackboneName = Annotated[
-    str, AfterValidator(canonical_name), WithJsonSchema({"type": "string", "enum": list(BACKBONES)})
+    str, AfterValidator(canonical_name), WithJsonSchema({"type": "string", "enum": [*BACKBONES, FROM_WEIGHTS]})
 ]
 
 if TYPE_CHECKING:
@@ -231,10 +231,12 @@ class ModelConfig(Options):
     """The network: backbone, its weights and scaling, and the head."""
 
     backbone: BackboneName = "MobileNetV2"
-    """A keras.applications name in any case, or `compact` (small images, from scratch)."""
+    """A keras.applications name in any case, `compact` (small images), or `from_weights`: that of the run `weights`."""
     weights: Annotated[str, AfterValidator(_check_path)] | None = None
     """null (random), imagenet, a weights or .keras file, or a run directory."""
-    preprocessing: Literal["auto", "caffe", "tf", "torch", "none"] = "auto"
+    load_head: Literal["auto"] | bool = "auto"
+    """Whether the head is loaded from `weights`, too; `auto`: where it fits, from a run as `wisesr upgrade` made it."""
+    preprocessing: Literal["auto", "caffe", "tf", "torch", "unit", "none"] = "auto"
     """How pixels are scaled; `auto` is what the backbone was trained with."""
     feature_layer: str | None = None
     """Cut the backbone at this layer instead of its end."""
@@ -291,6 +293,8 @@ class PhaseConfig(Options):
     """Base learning rate of the phase; null takes the optimizer's."""
     schedule: AnySchedule | None = None
     """Learning-rate schedule of the phase; null takes `train.schedule`."""
+    image_size: ImageSize | None = None
+    """Height and width in pixels while it lasts; null takes `data.image_size`, which the last phase must have."""
 
 
 class EarlyStoppingConfig(Options):
@@ -354,6 +358,25 @@ class TrainConfig(Options):
         return self
 
 
+class DistributeConfig(Options):
+    """Which devices share the work of a training. It decides no number beyond rounding."""
+
+    strategy: Literal["auto", "none", "data_parallel"] = "auto"
+    """`auto`: all GPUs of a process, else its CPU; `none`: one device; `data_parallel`: all devices of one kind."""
+    devices: int | None = Field(default=None, ge=1, le=1024)
+    """Devices that each process uses; null is all of them. On a CPU, JAX makes that many virtual ones."""
+    join_timeout_seconds: float = Field(default=300.0, ge=1, le=86_400)
+    """How long the processes of a training wait at its start until all of them have come."""
+    lost_after_seconds: float = Field(default=30.0, ge=5, le=50)
+    """How long a process may be silent before it counts as lost and the others end."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DistributeConfig:
+        if self.strategy == "none" and self.devices not in (None, 1):
+            raise ValueError(f"distribute.devices is {self.devices}, but distribute.strategy is none: one device")
+        return self
+
+
 def _allow_extends(schema: dict[str, Any]) -> None:
     """Tell editors of the one key that only files have."""
     about = "Another config, relative to this file, that this one is laid over."
@@ -378,6 +401,35 @@ class Config(Options):
     """none, light, paper, or a mapping of single operations."""
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    distribute: DistributeConfig = DistributeConfig()
+
+    @model_validator(mode="after")
+    def _fit_image_sizes(self) -> Config:
+        """Make sure that training ends at the image size that the model is for."""
+        last = self.train.phases[-1].image_size if self.train.phases else None
+        if last is None or last == self.data.image_size:
+            return self
+        if "image_size" in self.data.model_fields_set:
+            raise ValueError(
+                f"train.phases.{len(self.phases) - 1}.image_size is {size_text(last)}, but data.image_size, which the "
+                f"model is for, is {size_text(self.data.image_size)}; leave image_size out of the last phase, or give "
+                "both the same"
+            )
+        object.__setattr__(self, "data", self.data.model_copy(update={"image_size": last}))
+        return self
+
+    def image_size_of_epoch(self, epoch: int) -> tuple[int, int]:
+        """Return the height and width that an epoch, from 0, is trained at; behind the last one, those of the model."""
+        for phase in self.phases:
+            if epoch < phase.epochs:
+                return phase.image_size or self.data.image_size
+            epoch -= phase.epochs
+        return self.data.image_size
+
+    @property
+    def changes_image_size(self) -> bool:
+        """Whether a phase is trained at another image size than the one that the model is for."""
+        return any(phase.image_size not in (None, self.data.image_size) for phase in self.phases)
 
     @property
     def augmentation(self) -> AugmentConfig:

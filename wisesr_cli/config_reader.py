@@ -81,7 +81,19 @@ def load_config(source: str | Path | None, overrides: Iterable[Override] = ()) -
     for override in overrides:
         _apply(document, override, notes)
     config = validate(document)
-    return LoadedConfig(config, tuple(notes), _default_name(source, config))
+    return LoadedConfig(config, tuple(notes), default_name(source, config))
+
+
+def parse_image_size(size: str | int | Sequence[int]) -> tuple[int, int]:
+    """Return height and width of an image size given as 224, "224x320" or (224, 320).
+
+    Raises:
+        ConfigError: it is none.
+    """
+    value = size if isinstance(size, str | int) else list(size)
+    typed = value if isinstance(value, str | int) else "x".join(map(str, value))
+    override = Override(("data", "image_size"), value, f"--image-size {typed}")
+    return load_config(None, [override]).config.data.image_size
 
 
 def parse_head(text: str, *, base: HeadOptions | None = None) -> HeadOptions:
@@ -215,6 +227,9 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
         if tree.get(key) is None or isinstance(tree[key], str):  # `none` gives way to a mapping
             tree[key] = {}
             document.places[override.path[:depth]] = override.origin
+        if isinstance(tree[key], list):
+            name = visible(".".join(map(str, override.path[:depth])))
+            raise ConfigError(f"{visible(override.origin)}: {name} is a list; give it whole: --set '{name}=[...]'")
         if not isinstance(tree[key], dict):
             return  # a mistake of the file, which validation names
         tree = tree[key]
@@ -272,7 +287,7 @@ def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
         del places[place]
 
 
-def _default_name(source: str | Path | None, config: Config) -> str:
+def default_name(source: str | Path | None, config: Config) -> str:
     """Return `SOURCE-HEAD`: a config's name, or that of the image folder when the config is called config.yaml.
 
     A source that ends in the head's name already is not given it twice.

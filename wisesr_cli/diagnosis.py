@@ -98,6 +98,19 @@ def _device(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
     return "pass", f"{found}; {runtime.backend_name()} backend, started in {time.monotonic() - started:.1f} s"
 
 
+def _distribution(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
+    """Say over how many devices `distribute: auto` would train, in one process."""
+    from wisesr_cli.channel import ALONE_CHANNEL
+    from wisesr_cli.config import DistributeConfig
+    from wisesr_cli.devices import start_devices
+
+    _, distribution = start_devices(DistributeConfig(), device, precision="float32", channel=ALONE_CHANNEL)
+    one_process = "one device" if not distribution.is_shared else str(distribution)
+    several = "several processes train together on JAX only" if runtime.backend_name() != "jax" else ""
+    several = several or "several processes: --coordinator HOST:PORT --num-processes N --process-id I"
+    return "pass", f"training takes {one_process}; {several}"
+
+
 def _training_step(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
     """Train a small network with the Wise head for one step."""
     runtime.start(device)
@@ -124,5 +137,6 @@ CHECKS: dict[str, Callable[[str, DeviceChoice], tuple[str, str]]] = {
     "bytecode": _bytecode,
     "litert": _litert,
     "device": _device,
+    "distribution": _distribution,
     "training-step": _training_step,
 }

@@ -1,26 +1,31 @@
 """What runs a saved model: loads it and turns uint8 batches into logits.
 
 To add one: a class with `info`, `full_batches` and `logits`, and its choice in `choose_engine`. Frameworks are imported
-inside methods.
+inside methods, as is what only Keras' models need: LiteRT is to label its first image in a fraction of a second.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli import runtime
-from wisesr_cli.errors import RunError, UsageError, WisesrError
+from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.litert import LiteRtEngine, UnusableError, read_litert
 from wisesr_cli.model_info import ModelInfo
 from wisesr_cli.results import Listener
+from wisesr_cli.run_files import LITERT
 from wisesr_cli.runs import litert_path, model_path
 from wisesr_cli.runtime import DeviceChoice
-from wisesr_cli.text import joined, visible
+from wisesr_cli.text import joined, size_text, visible
+
+if TYPE_CHECKING:
+    from wisesr_cli.image_sizes import ImageSize
 
 EngineName = Literal["litert", "keras"]
 EngineChoice = Literal["auto", "litert", "keras"]
@@ -46,14 +51,16 @@ class KerasEngine:
     Args:
         path: the model file.
         precision: arithmetic; a model file holds float32, other arithmetic is laid over its layers.
+        image_size: height and width that the model is rebuilt for; None is the size that it was trained at.
 
     Raises:
         RunError: the file is damaged, or is not a model of wisesr train.
+        UsageError: its head cannot be used at that image size.
     """
 
     full_batches = True  # every other size of a batch is traced or compiled anew
 
-    def __init__(self, path: Path, precision: str = "float32") -> None:
+    def __init__(self, path: Path, precision: str = "float32", image_size: ImageSize | None = None) -> None:
         from wisesr_cli.loading import load_model
         from wisesr_cli.model_file import read_model_info
 
@@ -63,6 +70,10 @@ class KerasEngine:
         found = getattr(self.model, "input_shape", None), getattr(self.model, "output_shape", None)
         if found != expected:
             raise RunError(f"{visible(path)}: damaged: the model does not have the shapes that its record says")
+        if image_size is not None and image_size != self.info.image_size:
+            from wisesr_cli.other_size import at_size
+
+            self.model, self.info = at_size(self.model, image_size), replace(self.info, image_size=image_size)
         if precision != "float32":
             self.model = _in_precision(self.model, precision)
 
@@ -96,6 +107,7 @@ def _in_precision(model: Any, precision: str) -> Any:
     import keras
 
     from wisesr_cli.heads import CLASSIFIER_LAYER
+    from wisesr_cli.loading import copy_weights
 
     def clone(layer: Any) -> Any:
         config = layer.get_config()
@@ -104,7 +116,7 @@ def _in_precision(model: Any, precision: str) -> Any:
         return layer.__class__.from_config(config)
 
     cloned = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    cloned.set_weights(model.get_weights())
+    copy_weights(cloned, model)
     return cloned
 
 
@@ -137,12 +149,13 @@ class ChosenEngine:
     device: DeviceChoice
     precision: str
     litert: LiteRtEngine | None = None
+    image_size: ImageSize | None = None  # other than the one that the model was trained at
 
     def start(self, listener: Listener) -> Engine:
         """Return the engine, ready to compute, and say where it does."""
         device = self.litert.device if self.litert else runtime.start(self.device, precision=self.precision)
         listener.note(f"device: {device}")
-        return self.litert or KerasEngine(self.path, self.precision)
+        return self.litert or KerasEngine(self.path, self.precision, self.image_size)
 
 
 def choose_engine(
@@ -151,52 +164,82 @@ def choose_engine(
     *,
     device: DeviceChoice = "auto",
     precision: str = "float32",
+    image_size: ImageSize | None = None,
     listener: Listener,
 ) -> ChosenEngine:
     """Return which engine runs a run directory or a model file: LiteRT where it can, unless another one is asked for.
 
-    LiteRT starts in a fraction of the time and is faster than Keras on a CPU; it has no GPU, and float32 only.
+    LiteRT starts in a fraction of the time and is faster than Keras on a CPU; it has no GPU, float32 only, and only
+    the image size that the model was trained at.
 
     Raises:
-        UsageError: LiteRT was asked for, and also what it cannot do; or something else than an engine.
+        UsageError: LiteRT was asked for, and also what it cannot do; or something else than an engine; or an image size
+            that the model cannot be used at, as far as that can be told without Keras.
         RunError: there is no model file, or it is refused, or LiteRT was asked for and there is no model for it.
         MachineError: LiteRT was asked for, and is not installed.
     """
     if choice not in get_args(EngineChoice):
         raise UsageError(f"engine {choice!r} is none of {joined(get_args(EngineChoice))}")
     path = model_path(run)
-    try:
-        if choice != "keras":
-            _check_options(device, precision)
-            model = read_litert(litert_path(path), path)
-            identity = f"litert {model.sha256[:12]}"
-            return ChosenEngine(path, "litert", identity, device, precision, LiteRtEngine(model))
-    except UnusableError as error:
-        if choice == "litert":
-            raise error.kind(f"--engine litert: {error}{_WAYS_OUT.get(error.kind, '')}") from None
-        listener.note(f"engine: Keras, as {error}")
-    from wisesr_cli.archive import check_archive
-
-    check_archive(path)
-    return ChosenEngine(path, "keras", "keras", device, precision)
+    size = None if image_size is None else _other_size(path, image_size)
+    if choice != "keras":
+        try:
+            return _on_litert(path, device, precision, size)
+        except UnusableError as error:
+            if choice == "litert":
+                raise error.kind(f"--engine litert: {error}{_way_out(error, run, size)}") from None
+            listener.note(f"engine: Keras, as {error}")
+    return _on_keras(path, device, precision, size)
 
 
-_WAYS_OUT: dict[type[WisesrError], str] = {
-    RunError: "; use --engine keras, or write the run's best.tflite with the command that trained it and --resume"
-}
+def _other_size(path: Path, image_size: ImageSize) -> ImageSize | None:
+    """Return an image size, or None where it is that of the model itself."""
+    from wisesr_cli.model_file import read_model_info
+
+    return None if read_model_info(path).image_size == image_size else image_size
 
 
-def _check_options(device: DeviceChoice, precision: str) -> None:
-    """Raise an `UnusableError` for what LiteRT cannot do."""
+def _on_litert(path: Path, device: DeviceChoice, precision: str, image_size: ImageSize | None) -> ChosenEngine:
+    """Return LiteRT for a model file, or raise an `UnusableError` for what it cannot do."""
+    if image_size is not None:
+        given = size_text(image_size)
+        reason = f"{LITERT} is for the image size of the training, and --image-size {given} was given"
+        raise UnusableError(reason, UsageError)
     if device == "gpu":
         raise UnusableError("LiteRT computes on the CPU, and --device gpu was given", UsageError)
     if precision != "float32":
         raise UnusableError(f"LiteRT computes in float32, and --precision {precision} was given", UsageError)
+    model = read_litert(litert_path(path), path)
+    return ChosenEngine(path, "litert", f"litert {model.sha256[:12]}", device, precision, LiteRtEngine(model))
 
 
-def load_engine(run: str | Path, precision: str = "float32") -> KerasEngine:
+def _way_out(error: UnusableError, run: str | Path, image_size: ImageSize | None) -> str:
+    """Return what to do where LiteRT was asked for, and cannot run the model."""
+    if error.kind is RunError:
+        return "; use --engine keras, or write the run's best.tflite with the command that trained it and --resume"
+    if image_size is None:
+        return ""
+    command = f"wisesr export {shlex.quote(visible(run))} --to litert --image-size {size_text(image_size)}"
+    return f"; use --engine keras, or make a model for LiteRT of that size: {command}"
+
+
+def _on_keras(path: Path, device: DeviceChoice, precision: str, image_size: ImageSize | None) -> ChosenEngine:
+    """Return Keras for a model file that has been checked, and for an image size that may do."""
+    from wisesr_cli.archive import check_archive
+    from wisesr_cli.image_sizes import check_image_size
+    from wisesr_cli.model_file import read_model_info
+
+    checked = check_archive(path)
+    if image_size is None:
+        return ChosenEngine(path, "keras", "keras", device, precision)
+    check_image_size(checked.config, read_model_info(path), image_size)
+    identity = f"keras at {size_text(image_size)}"
+    return ChosenEngine(path, "keras", identity, device, precision, image_size=image_size)
+
+
+def load_engine(run: str | Path, precision: str = "float32", image_size: ImageSize | None = None) -> KerasEngine:
     """Return what runs a run directory or a model file on Keras; `runtime.start` has been called before."""
-    return KerasEngine(model_path(run), precision)
+    return KerasEngine(model_path(run), precision, image_size)
 
 
 def padded_logits(engine: Engine, pixels: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:

@@ -6,7 +6,9 @@ import math
 import os
 import platform
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ import keras
 
 from wisesr_cli.errors import NotFiniteError
 from wisesr_cli.files import make_folder, naming
-from wisesr_cli.guard import Limits
+from wisesr_cli.guard import Limits, interrupted
 from wisesr_cli.results import EpochResult, TrainingListener
 from wisesr_cli.runs import Run
 
@@ -39,6 +41,7 @@ class EpochKeeper(keras.callbacks.Callback):
     def __init__(self, trainer: Trainer, run: Run, *, limits: Limits, listener: TrainingListener) -> None:
         super().__init__()
         self.trainer, self.run, self.limits, self.listener = trainer, run, limits, listener
+        self.channel = trainer.distribution.channel
         self.phase, self.first_epoch_of_phase = 1, 0
         self.steps_done = 0
         self.unchecked: tuple[int, Any] | None = None  # a step, and the loss that it may still be computing
@@ -46,14 +49,24 @@ class EpochKeeper(keras.callbacks.Callback):
         self.logs_writer = _TensorBoardWriter(run)
         if not self.logs_writer.is_possible:
             listener.warn("no TensorBoard logs: the run directory's name is not UTF-8")
-        remaining = trainer.config.train.epochs - trainer.progress.epoch
-        self.display = listener.progress("training", remaining * trainer.steps_per_epoch)
-        self.bar = self.display.__enter__()
+        self._show()
 
     def close(self) -> None:
         """End the display and the logs."""
         self.display.__exit__(None, None, None)
         self.logs_writer.close()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bar away for as long as something else shows one."""
+        self.display.__exit__(None, None, None)
+        yield
+        self._show()
+
+    def _show(self) -> None:
+        remaining = self.trainer.config.train.epochs - self.trainer.progress.epoch
+        self.display = self.listener.progress("training", remaining * self.trainer.steps_per_epoch)
+        self.bar = self.display.__enter__()
 
     def begin_phase(self, number: int, first_epoch: int) -> None:
         """Note which phase comes, and at which epoch (from 0) it begins."""
@@ -62,7 +75,7 @@ class EpochKeeper(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Write a state before the first epoch, so that there is one to resume from at any moment."""
         if self.trainer.progress.epoch == 0:
-            self.trainer.write_state(self.run.state)
+            self._write_state()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Make the epoch depend on nothing but its number."""
@@ -81,12 +94,30 @@ class EpochKeeper(keras.callbacks.Callback):
         self.unchecked = batch + 1, (logs or {}).get("loss", 0.0)
         if batch + 1 == self.trainer.steps_per_epoch:
             self._check_loss()
-        self.limits.stop.check("the state is that of the last whole epoch; go on with --resume")
+        reason = self._agreed_stop("the state is that of the last whole epoch; go on with --resume")
         if self.limits.max_steps is not None and self.steps_done >= self.limits.max_steps:
             self._stop_unless_epoch_ends(batch, f"{self.steps_done} steps were asked for")
+        if reason is not None:
+            self._stop_unless_epoch_ends(batch, reason)
+
+    def _agreed_stop(self, hint: str) -> str | None:
+        """Return why training stops behind this step, where time is up; all processes do so behind the same one.
+
+        Raises:
+            Interrupted: a signal came, to this process or to another one.
+        """
         limit = self.limits.time_limit_seconds
-        if limit is not None and time.monotonic() - self.limits.started >= limit:
-            self._stop_unless_epoch_ends(batch, f"the time limit of {limit:g} seconds")
+        wanted: dict[str, int | str] | None = None
+        if self.limits.stop.signal_number is not None:
+            wanted = {"signal": int(self.limits.stop.signal_number)}
+        elif self.channel.is_main and limit is not None and time.monotonic() - self.limits.started >= limit:
+            wanted = {"time": f"the time limit of {limit:g} seconds"}
+        agreed = self.channel.stop_after(self.steps_done, wanted)
+        if agreed is None:
+            return None
+        if "signal" in agreed:
+            raise interrupted(int(agreed["signal"]), hint)
+        return str(agreed["time"])
 
     def _check_loss(self) -> None:
         """Raise a `NotFiniteError` when the loss that was not looked at yet is not finite."""
@@ -105,7 +136,8 @@ class EpochKeeper(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Record the epoch, keep the best model, write the state, and decide whether to go on."""
-        row = self._row(epoch, logs or {})
+        # What is decided from the numbers is decided from the same bits everywhere.
+        row = EpochResult(**self.channel.from_main("epoch", asdict(self._row(epoch, logs or {}))))
         if row.val_loss is not None and not math.isfinite(row.val_loss):
             raise _not_finite("validation loss", row.val_loss, f"the end of epoch {row.epoch}")
         progress = self.trainer.progress
@@ -114,26 +146,38 @@ class EpochKeeper(keras.callbacks.Callback):
         stops = self._stops_early(row)
         if stops or progress.epoch == self.trainer.config.train.epochs:
             progress.finished = True
-        self.trainer.write_state(self.run.state)
+        self._write_state()
+        if self.channel.is_main:
+            self._write_epoch(row, is_best=is_best)
+        self.listener.epoch_finished(row, is_best=is_best, total=self.trainer.config.train.epochs)
+        reason = self._agreed_stop("go on with --resume")
+        if stops:
+            raise TrainingStopped(f"early stopping: {stops}")
+        self._check_limits_after_epoch(reason)
+
+    def _write_epoch(self, row: EpochResult, *, is_best: bool) -> None:
+        """Write the best model, and the row of the history."""
         if is_best:
             self.run.forget_litert()
             self.trainer.save_best(self.run.best, row.epoch)
-        self.run.write_history(progress.history)
+        self.run.write_history(self.trainer.progress.history)
         self.logs_writer.write(row)
-        self.listener.epoch_finished(row, is_best=is_best, total=self.trainer.config.train.epochs)
-        self.limits.stop.check("go on with --resume")
-        if stops:
-            raise TrainingStopped(f"early stopping: {stops}")
-        self._check_limits_after_epoch()
 
-    def _check_limits_after_epoch(self) -> None:
+    def _write_state(self) -> None:
+        """Write the state, where this is the main process, and note what is left should another one be lost."""
+        if self.channel.is_main:
+            self.trainer.write_state(self.run.state)
+        state = f"the state is that of epoch {self.trainer.progress.epoch}"
+        self.channel.watchdog.standing = f"{state}; go on with the same commands and --resume"
+
+    def _check_limits_after_epoch(self, reason: str | None) -> None:
         if self.trainer.progress.epoch == self.trainer.config.train.epochs:
             return
         limits = self.limits
         if limits.max_steps is not None and self.steps_done >= limits.max_steps:
             raise TrainingStopped(f"{self.steps_done} steps were asked for")
-        if limits.time_limit_seconds is not None and time.monotonic() - limits.started >= limits.time_limit_seconds:
-            raise TrainingStopped(f"the time limit of {limits.time_limit_seconds:g} seconds")
+        if reason is not None:
+            raise TrainingStopped(reason)
 
     def _row(self, epoch: int, logs: dict[str, Any]) -> EpochResult:
         def value(name: str) -> float | None:
@@ -158,13 +202,15 @@ class EpochKeeper(keras.callbacks.Callback):
             return False
         if row.val_loss is None and not self.trainer.weights_are_finite():
             raise _not_finite("weights", math.nan, f"the end of epoch {row.epoch}")
+        if not self.trainer.is_at_full_size:
+            return False
         progress.best_epoch, progress.best_rank = row.epoch, rank
         return True
 
     def _stops_early(self, row: EpochResult) -> str | None:
         """Return why training should stop after this epoch, if it should."""
         options, progress = self.trainer.config.train.early_stopping, self.trainer.progress
-        if options is None:
+        if options is None or not self.trainer.is_at_full_size:
             return None
         value = getattr(row, options.monitor)
         assert value is not None, "checked before training"

@@ -72,6 +72,14 @@ class Interrupted(WisesrError):  # noqa: N818  (it was asked for)
         self.exit_code = 128 + signal_number
 
 
+class EndedElsewhere(WisesrError):  # noqa: N818  (the error is that of another process)
+    """Another process of this training failed, was stopped, or was lost; all of them end with the same exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 _MACHINE_ERRNOS = {
     errno.ENOSPC: "the disk is full; free some room, then repeat the command (train and predict -o: with --resume)",
     errno.EDQUOT: "the disk quota is used up; free some room, then repeat the command with --resume",

@@ -15,6 +15,7 @@ from wisesr_cli.config import DataConfig, SplitName
 from wisesr_cli.dataset import DatasetIndex, index_from_rows, scan_folder_for_evaluation
 from wisesr_cli.engines import Engine, padded_logits
 from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.image_sizes import ImageSize
 from wisesr_cli.images import PIXEL_LIMIT
 from wisesr_cli.metrics import compute_metrics, most_confused, reliability_bins, softmax, worst_mistakes
 from wisesr_cli.model_file import read_model_info
@@ -34,7 +35,7 @@ from wisesr_cli.run_files import (
 from wisesr_cli.run_folders import evaluation_folder
 from wisesr_cli.runs import Run, model_path, open_run
 from wisesr_cli.survey import find_layout
-from wisesr_cli.text import joined, visible
+from wisesr_cli.text import joined, size_text, visible
 
 LONGEST_NAME = 200  # bytes of a folder's name; a file system takes 255, and some are put before and behind it
 
@@ -64,6 +65,12 @@ class Subject:
     split: str
     name: str
     is_own: bool  # a split of the run itself; a folder may be called as one
+    image_size: ImageSize | None = None  # where it is not the one that the model was trained at
+
+    @property
+    def results_name(self) -> str:
+        """What its results are called: `test`, or `test-288x288` at another image size than that of the training."""
+        return self.name if self.image_size is None else f"{self.name}-{size_text(self.image_size)}"
 
     @property
     def title(self) -> str:
@@ -96,7 +103,7 @@ def choose_subject(
     """Return what to judge on: a folder, a split of the run, or by default its test split, else validation.
 
     Raises:
-        UsageError: both are given, or the run lacks the split.
+        UsageError: both are given, or the run lacks the split, or has no images.
         RunError: a lone model file without a folder.
     """
     if split is not None and data is not None:
@@ -113,9 +120,10 @@ def choose_subject(
     if Path(run_path).is_file() and not Run(Path(run_path).parent).is_complete:
         raise RunError(f"{visible(run_path)}: a model file without its run directory has no splits; give --data FOLDER")
     run = open_run(run_path)
+    root = _data_root(run)
     class_names, rows = run.read_classes(), run.read_splits()
     run.check_splits(class_names, rows)
-    index = index_from_rows(_data_root(run), class_names, rows)
+    index = index_from_rows(root, class_names, rows)
     available = [name for name in ("test", "validation", "train") if name in index.splits]
     if split is None:
         chosen = next((name for name in available if name != "train"), None)
@@ -143,7 +151,7 @@ def data_settings(run_path: str | Path) -> DataConfig:
 
 def output_folder(run_path: str | Path, subject: Subject) -> AbstractContextManager[Path]:
     """Give the folder that the evaluation of a subject is written to; see `runs.evaluation_folder`."""
-    return evaluation_folder(_run_of(run_path), subject.name)
+    return evaluation_folder(_run_of(run_path), subject.results_name)
 
 
 def _run_of(run_path: str | Path) -> Run:
@@ -159,7 +167,9 @@ def _class_names(run_path: str | Path) -> tuple[str, ...]:
 def _data_root(run: Run) -> str:
     data = run.load_config().data
     folder = data.dir or data.train_dir
-    if folder is None or not folder.is_dir():
+    if folder is None:
+        raise UsageError(f"{visible(run.path)}: the run has no images of its own yet; give --data FOLDER")
+    if not folder.is_dir():
         raise RunError(f"{visible(run.path)}: its images are no longer at {visible(folder)}; give --data FOLDER")
     return find_layout(data).root
 
@@ -200,7 +210,7 @@ def evaluate(
         judged = evaluate_pixels(engine, pixels, labels, batch_size=batch_size, listener=listener)
         shown_paths = tuple(subject.index.splits[subject.split].paths[position] for position in pixels.kept)
     evaluation = Evaluation(
-        split=subject.name,
+        split=subject.results_name,
         metrics=judged.metrics,
         most_confused=most_confused(judged.metrics),
         worst_mistakes=worst_mistakes(shown_paths, labels, judged.probabilities, engine.info.class_names),

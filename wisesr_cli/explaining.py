@@ -32,6 +32,7 @@ from wisesr_cli.attribution import (
 )
 from wisesr_cli.engines import KerasEngine
 from wisesr_cli.errors import DataError, RunError, WisesrError
+from wisesr_cli.image_sizes import ImageSize
 from wisesr_cli.images import PIXEL_LIMIT
 from wisesr_cli.metrics import softmax
 from wisesr_cli.model_info import ModelInfo
@@ -78,10 +79,10 @@ class Explainer:
         RunError: the file is damaged, is not a model of wisesr train, or its head cannot be explained.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, image_size: ImageSize | None = None) -> None:
         import keras
 
-        self.path, self._engine = path, KerasEngine(path)
+        self.path, self._engine = path, KerasEngine(path, image_size=image_size)
         self.info: ModelInfo = self._engine.info
         model = self._engine.model
         try:
@@ -212,10 +213,15 @@ class Explainer:
         return Decision(logits, predicted, runner_up, tuple(asked))
 
 
-def start_explainer(model: Path, device: DeviceChoice, listener: Listener) -> Explainer:
-    """Start Keras in float32, say where it computes, and return what explains a model."""
+def start_explainer(
+    model: Path, device: DeviceChoice, listener: Listener, image_size: ImageSize | None = None
+) -> Explainer:
+    """Start Keras in float32, say where it computes, and return what explains a model.
+
+    `image_size` is None for the size that the model was trained at.
+    """
     listener.note(f"device: {runtime.start(device, precision='float32')}")
-    return Explainer(model)
+    return Explainer(model, image_size)
 
 
 def explain_paths(

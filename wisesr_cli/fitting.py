@@ -6,18 +6,20 @@ import math
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from wisesr_cli import runtime
 from wisesr_cli.archive import check_archive
 from wisesr_cli.backbones import BACKBONES
-from wisesr_cli.config import Config, position_warning
+from wisesr_cli.best_litert import has_litert, keep_litert
+from wisesr_cli.config import Config, PhaseConfig, position_warning
+from wisesr_cli.distribution import ALONE, Distribution
 from wisesr_cli.engines import KerasEngine, load_engine
 from wisesr_cli.epochs import EpochKeeper, TrainingStopped
 from wisesr_cli.errors import DataError, RunError
 from wisesr_cli.evaluation import evaluate_pixels
 from wisesr_cli.examples import Examples
-from wisesr_cli.export import has_litert, keep_litert
 from wisesr_cli.files import make_folder
 from wisesr_cli.guard import Limits
 from wisesr_cli.model import Classifier, notes_about
@@ -30,8 +32,8 @@ from wisesr_cli.run_files import LEARNING_CURVES
 from wisesr_cli.run_folders import Start, prepare_folder
 from wisesr_cli.runs import Run
 from wisesr_cli.runtime import Device
-from wisesr_cli.state import read_state
-from wisesr_cli.text import counted, visible
+from wisesr_cli.state import State, read_state
+from wisesr_cli.text import counted, size_text, visible
 from wisesr_cli.trainer import Arrays, Trainer
 
 SMALL_DATA = 5_000  # images; below, a large network from random weights learns little
@@ -40,46 +42,81 @@ MAX_RELOAD_DIFFERENCE = 1e-4  # of logits
 
 
 def run(
-    config: Config, examples: Examples, device: Device, start: Start, limits: Limits, listener: TrainingListener
+    config: Config,
+    examples: Examples,
+    device: Device,
+    start: Start,
+    limits: Limits,
+    listener: TrainingListener,
+    distribution: Distribution = ALONE,
 ) -> TrainingResult:
-    """Build the model, train it from where the run stands, and return what that came to."""
-    trainer = Trainer(config, examples, device)
-    optimizer_state = _begin(trainer, start, listener)
-    listener.prepared(plan_of(trainer, start.run))
-    before = trainer.progress.epoch
-    stopped = _fit(trainer, start.run, optimizer_state, limits, listener)
+    """Build the model, train it from where the run stands, and return what that came to.
+
+    Of several processes all build and train, and the main one writes and judges: the others have no metrics.
+    """
+    with distribution.scope():
+        trainer = Trainer(config, examples, device, distribution)
+        plan = plan_of(trainer, start.run)
+        optimizer_state = _begin(trainer, start, listener)
+        listener.prepared(plan)
+        before = trainer.progress.epoch
+        stopped = _fit(trainer, start.run, optimizer_state, limits, listener)
+    if not distribution.is_main:
+        return _result(trainer, start.run, trainer.progress.epoch - before, stopped, None)
     return _finish(trainer, start.run, trainer.progress.epoch - before, stopped, listener)
 
 
 def _begin(trainer: Trainer, start: Start, listener: Listener) -> Arrays | None:
     """Set the trainer to where the run stands, and write what is known of a new one."""
-    prepare_folder(start.run, overwrite=not start.resumed)
+    begun_from = trainer.config.model.weights
+    if trainer.distribution.is_main:
+        prepare_folder(
+            start.run,
+            overwrite=not start.resumed and not start.fine_tunes,
+            keep=None if begun_from is None else Path(begun_from),
+        )
     if start.resumed:
         return _restore(trainer, start.run, listener)
+    if not trainer.distribution.is_main:
+        return None
     index = trainer.examples.index
-    start.run.write_start(trainer.config, index.class_names, index.rows(), environment(trainer.device))
+    about = environment(trainer.device, trainer.distribution)
+    start.run.write_start(trainer.config, index.class_names, index.rows(), about)
     return None
 
 
 def _restore(trainer: Trainer, run: Run, listener: Listener) -> Arrays:
     """Set weights and progress from the run's state, and return the variables of the optimizer.
 
+    Of several processes the main one reads the state, and hands it to the others.
+
     Raises:
         RunError: the state is damaged, or something differs that would change the numbers.
     """
+    channel = trainer.distribution.channel
+    state = _read_state(trainer, run, listener) if channel.is_main else None
+    progress = Progress.from_json(channel.from_main("progress", state.record("progress") if state else None))
+    trainer.progress = progress
+    trainer.rebuild(trainer.config.image_size_of_epoch(max(progress.epoch - 1, 0)))  # what the state is of
+    trainer.restore("model", channel.arrays_from_main("model", state.group("model") if state else None))
+    if state is not None:
+        check_same_draws(state.group("random"), trainer.random_draws(progress.epoch), epoch=progress.epoch + 1)
+        _restore_best(trainer, run)
+        run.write_examples(trainer.examples.index.class_names, trainer.examples.index.rows())
+    _replan(trainer, run, listener)
+    if state is not None:
+        run.write_history(progress.history)
+    return channel.arrays_from_main("optimizer", state.group("optimizer") if state else None)
+
+
+def _read_state(trainer: Trainer, run: Run, listener: Listener) -> State:
+    """Return the state of a run, once it is sure that training may go on from it."""
     state = read_state(run.state)
     before = circumstances_from_json(state.record("circumstances"))
     differences = trainer.examples.differences(before.data)
     for warning in check_resumable(before, trainer.circumstances(), differences):
         listener.warn(warning)
-    trainer.restore("model", state.group("model"))
-    progress = trainer.progress = Progress.from_json(state.record("progress"))
-    check_same_draws(state.group("random"), trainer.random_draws(progress.epoch), epoch=progress.epoch + 1)
-    _restore_best(trainer, run)
-    run.write_examples(trainer.examples.index.class_names, trainer.examples.index.rows())
-    _replan(trainer, run, listener)
-    run.write_history(progress.history)
-    return state.group("optimizer")
+    return state
 
 
 def _restore_best(trainer: Trainer, run: Run) -> None:
@@ -114,14 +151,18 @@ def _replan(trainer: Trainer, run: Run, listener: Listener) -> None:
         progress.planned_epochs = total
         if progress.finished:
             progress.finished, progress.stopping_wait = False, 0
-    if total == progress.planned_epochs:
+    if total == progress.planned_epochs and trainer.distribution.is_main:
         run.write_config(trainer.config)
     if not progress.finished and total > progress.epoch:
         listener.note(f"going on after epoch {progress.epoch} of {total}")
 
 
 def _fit(
-    trainer: Trainer, run: Run, optimizer_state: Arrays | None, limits: Limits, listener: TrainingListener
+    trainer: Trainer,
+    run: Run,
+    optimizer_state: Arrays | None,
+    limits: Limits,
+    listener: TrainingListener,
 ) -> str | None:
     """Train from where the progress stands to the end; return why it stopped before, None when it did not."""
     if trainer.progress.finished:
@@ -135,6 +176,8 @@ def _fit(
             last = first + phase.epochs
             done = trainer.progress.epoch
             if done < last:
+                with keeper.paused(), limits.stop.at_once():
+                    _go_to_size(trainer, number, phase, listener)
                 trainer.begin_phase(phase)
                 if optimizer_state is not None and done > first:
                     trainer.restore("optimizer", optimizer_state)
@@ -147,18 +190,30 @@ def _fit(
     return None
 
 
+def _go_to_size(trainer: Trainer, number: int, phase: PhaseConfig, listener: Listener) -> None:
+    """Have the trainer see images of the size of a phase, and say so where phases differ."""
+    full_size = trainer.config.data.image_size
+    image_size = phase.image_size or full_size
+    if trainer.config.changes_image_size:
+        rest = "" if image_size == full_size else f"; the best epoch will be one at {size_text(full_size)}"
+        listener.note(f"phase {number} of {len(trainer.config.phases)}: images of {size_text(image_size)}{rest}")
+    trainer.use_size(image_size, listener)
+
+
 def _finish(
     trainer: Trainer, run: Run, epochs_done_now: int, stopped: str | None, listener: TrainingListener
 ) -> TrainingResult:
     """Judge the best model, draw the curves, convert the model when training is done, and return what it came to."""
     progress, metrics = trainer.progress, None
     engine = load_engine(run.best) if progress.best_epoch is not None else None
+    if engine is not None:
+        trainer.examples.open_at(engine.info.image_size, listener)
     if engine is not None and (metrics := _metrics(trainer, engine, listener)) is not None:
         run.write_metrics(metrics)
     if progress.history:
         make_folder(run.plots)
         plot_learning_curves(progress.history, run.plots / LEARNING_CURVES)
-    result = _result(trainer, run, epochs_done_now=epochs_done_now, stopped=stopped, metrics=metrics)
+    result = _result(trainer, run, epochs_done_now, stopped, metrics)
     if engine is not None and result.finished and not has_litert(run):
         images = trainer.examples.validation or trainer.examples.train
         keep_litert(run, engine, images, batch_size=trainer.config.train.batch_size, listener=listener)
@@ -166,15 +221,15 @@ def _finish(
 
 
 def _result(
-    trainer: Trainer, run: Run, *, epochs_done_now: int, stopped: str | None, metrics: Metrics | None
+    trainer: Trainer, run: Run, epochs_done_now: int, stopped: str | None, metrics: Metrics | None
 ) -> TrainingResult:
     return TrainingResult(
         run_dir=str(run.path),
         history=tuple(trainer.progress.history),
         best_epoch=trainer.progress.best_epoch,
         metrics=metrics,
-        parameters=trainer.classifier.parameters,
-        head_parameters=trainer.classifier.head_parameters,
+        parameters=trainer.parameters,
+        head_parameters=trainer.head_parameters,
         epochs_done_now=epochs_done_now,
         stopped=stopped,
         finished=trainer.progress.finished or trainer.progress.epoch >= trainer.config.train.epochs,
@@ -193,7 +248,13 @@ def _metrics(trainer: Trainer, engine: KerasEngine, listener: Listener) -> Metri
 
 
 def try_one_step(
-    config: Config, examples: Examples, device: Device, run: Run, temporary: Run, listener: TrainingListener
+    config: Config,
+    examples: Examples,
+    device: Device,
+    run: Run,
+    temporary: Run,
+    listener: TrainingListener,
+    distribution: Distribution = ALONE,
 ) -> TrainingResult:
     """Do one real step, save state and model in a temporary run, and reload both.
 
@@ -201,21 +262,37 @@ def try_one_step(
         DataError: the loss is not finite.
         RunError: the reloaded model gives other logits than the one that was saved.
     """
-    trainer = Trainer(config, examples, device)
-    listener.prepared(plan_of(trainer, run))
-    trainer.begin_phase(config.phases[0])
-    trainer.begin_epoch(0)
-    loss = trainer.train_one_step()
-    if not math.isfinite(loss):
-        raise DataError(f"the loss of the first step is {loss}; try a smaller --learning-rate")
-    trainer.write_state(temporary.state)
-    trainer.restore("model", read_state(temporary.state).group("model"))
+    channel, is_main = distribution.channel, distribution.is_main
+    with distribution.scope():
+        trainer = Trainer(config, examples, device, distribution)
+        listener.prepared(plan_of(trainer, run))
+        for phase in _one_of_each_size(config):
+            trainer.use_size(phase.image_size or config.data.image_size, listener)
+            trainer.begin_phase(phase)
+            trainer.begin_epoch(0)
+            loss = trainer.train_one_step()
+            if not math.isfinite(loss):
+                raise DataError(f"the loss of the first step is {loss}; try a smaller --learning-rate")
+        if is_main:
+            trainer.write_state(temporary.state)
+        saved = read_state(temporary.state).group("model") if is_main else None
+        trainer.restore("model", channel.arrays_from_main("model", saved))
+    if not is_main:
+        return _result(trainer, run, 0, "dry run", None)
     trainer.save_best(temporary.best, epoch=0)
     difference = trainer.difference_after_reload(load_engine(temporary.best))
     if difference > MAX_RELOAD_DIFFERENCE:
         raise RunError(f"the saved model gives other logits: they differ by {difference:.3g}")
     listener.note(f"dry run: one step with loss {loss:.4f}; saved and reloaded, logits differ by {difference:.1e}")
-    return _result(trainer, run, epochs_done_now=0, stopped="dry run", metrics=None)
+    return _result(trainer, run, 0, "dry run", None)
+
+
+def _one_of_each_size(config: Config) -> list[PhaseConfig]:
+    """Return the first phase of each image size, the size that the model is saved at last."""
+    first: dict[tuple[int, int], PhaseConfig] = {}
+    for phase in config.phases:
+        first.setdefault(phase.image_size or config.data.image_size, phase)
+    return sorted(first.values(), key=lambda phase: phase.image_size in (None, config.data.image_size))
 
 
 def plan_of(trainer: Trainer, run: Run) -> TrainingPlan:
@@ -223,7 +300,7 @@ def plan_of(trainer: Trainer, run: Run) -> TrainingPlan:
     config, classifier, index = trainer.config, trainer.classifier, trainer.examples.index
     return TrainingPlan(
         run_dir=str(run.path),
-        device=str(trainer.device),
+        device="; ".join(filter(None, (str(trainer.device), str(trainer.distribution)))),
         class_names=index.class_names,
         counts={split: tuple(index.counts(split).tolist()) for split in index.splits},
         image_size=config.data.image_size,
@@ -233,6 +310,7 @@ def plan_of(trainer: Trainer, run: Run) -> TrainingPlan:
         head=config.model.head.name,
         backbone_parameters=classifier.parameters - classifier.head_parameters,
         head_parameters=classifier.head_parameters,
+        head_start=classifier.head_start,
         epochs=config.train.epochs,
         steps_per_epoch=trainer.steps_per_epoch,
         warnings=tuple(warnings_about(trainer)),
@@ -247,8 +325,11 @@ def warnings_about(trainer: Trainer) -> list[str]:
         warnings.append(warning)
     if config.train.jit_compile is True and not trainer.uses_xla:
         warnings.append(
-            "train.jit_compile is true, but TensorFlow cannot compile an augmentation that turns, zooms or shifts: "
-            "training runs without XLA; use augment: none, or KERAS_BACKEND=jax"
+            "train.jit_compile is true, but TensorFlow cannot compile "
+            + ("the steps of several devices" if trainer.mirror else "an augmentation that turns, zooms or shifts")
+            + ": training runs without XLA; use "
+            + ("distribute.strategy=none" if trainer.mirror else "augment: none")
+            + ", or KERAS_BACKEND=jax"
         )
     count = len(trainer.examples.index.splits["train"])
     if config.model.weights is None and _is_large(config, trainer.classifier) and count < SMALL_DATA:
@@ -263,12 +344,13 @@ def _is_large(config: Config, classifier: Classifier) -> bool:
     return not BACKBONES[config.model.backbone].from_scratch and classifier.backbone.count_params() >= LARGE_BACKBONE
 
 
-def environment(device: Device) -> dict[str, Any]:
+def environment(device: Device, distribution: Distribution = ALONE) -> dict[str, Any]:
     """Return what environment.json holds."""
     return {
         "versions": runtime.package_versions(),
         "backend": runtime.backend_name(),
         "device": str(device),
+        "distribution": str(distribution) or None,
         "threads": worker_count(),
         "command_line": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

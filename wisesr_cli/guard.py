@@ -142,11 +142,25 @@ class StopRequest:
             self.deferring = False
         self.check(self.hint)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let a signal stop the block wherever it is, within one that puts stops off."""
+        self.check(self.hint)
+        self.deferring = False
+        try:
+            yield
+        finally:
+            self.deferring = True
+
     def check(self, hint: str) -> None:
         """Raise `Interrupted` with `hint` when a signal came."""
         if self.signal_number is not None:
-            name = signal.Signals(self.signal_number).name
-            raise Interrupted(f"stopped by {name}; {hint}", self.signal_number)
+            raise interrupted(self.signal_number, hint)
+
+
+def interrupted(signal_number: int, hint: str) -> Interrupted:
+    """Return the error that a signal which asked to stop becomes."""
+    return Interrupted(f"stopped by {signal.Signals(signal_number).name}; {hint}", signal_number)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from wisesr_cli.options import Options
 FeatureMap = tuple[int, int, int]  # height, width, channels
 
 CLASSIFIER_LAYER = "classifier"
+PRE_POOL = "pre_pool"  # the layer
 FC_UNITS = 4096  # the two hidden layers of VGG (Simonyan and Zisserman, 2015)
 
 
@@ -206,9 +207,9 @@ def _build_flatten(feature_map: Any, options: FlattenOptions | FcOptions) -> Any
     if size != (1, 1):
         grid = grid_size(shape, options)
         if isinstance(options, FlattenOptions) and options.pooling == "valid":
-            pooling = keras.layers.AveragePooling2D(size, name="pre_pool")
+            pooling = keras.layers.AveragePooling2D(size, name=PRE_POOL)
         else:
-            pooling = TileAveragePooling2D(grid, name="pre_pool")
+            pooling = TileAveragePooling2D(grid, name=PRE_POOL)
         feature_map = pooling(feature_map)
     return keras.layers.Flatten(name="flatten")(feature_map)
 

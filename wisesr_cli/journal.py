@@ -108,7 +108,7 @@ class Journal:
     def records(self) -> Iterator[Prediction]:
         """Give the records, first to last, as many as there are now."""
         for line in islice(self._lines(), FIRST_RECORD - 1, FIRST_RECORD - 1 + self.count):
-            yield _from_json(json.loads(_content(line)))
+            yield prediction_from_json(json.loads(_content(line)))
 
     def append(self, record: Prediction) -> None:
         """Add one record."""
@@ -162,11 +162,16 @@ class Journal:
         before, now = found["options"], self.header.options
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if changed:
-            listed = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in changed)
+            values = ((name, _shown(before.get(name)), _shown(now.get(name))) for name in changed)
+            listed = ", ".join(f"{name} was {old} and is {new}" for name, old, new in values)
             raise RunError(
                 f"{visible(self.path)}: was written with other options: {visible(listed)}; "
                 "give the same ones, or start anew with --overwrite"
             )
+
+
+def _shown(value: Any) -> Any:
+    return "not given" if value is None else value
 
 
 class _FromStart(RawIOBase):
@@ -258,6 +263,7 @@ def _write(file: FileIO, content: bytes) -> None:
         rest = rest[file.write(rest) :]
 
 
-def _from_json(values: dict[str, Any]) -> Prediction:
+def prediction_from_json(values: dict[str, Any]) -> Prediction:
+    """Return the record that `Prediction.to_json` wrote."""
     top = tuple(ScoredLabel(**scored) for scored in values["top"])
     return Prediction(values["path"], values["label"], values["score"], top, values["error"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.text import counted, visible
 
 if TYPE_CHECKING:  # what draws is not loaded where nothing is drawn
+    from wisesr_cli.image_sizes import ImageSize
     from wisesr_cli.terminal_picture import Screen
 
 
@@ -52,6 +54,7 @@ class Request:
     pixel_limit: int = PIXEL_LIMIT
     device: DeviceChoice = "auto"
     precision: str = "float32"
+    image_size: ImageSize | None = None
     engine: EngineChoice = "auto"
 
     def find(self, oddities: Oddities | None = None) -> Inputs:
@@ -66,7 +69,14 @@ class Request:
 
     def choose_engine(self, listener: Listener) -> ChosenEngine:
         """Return what runs the model; see `engines.choose_engine`."""
-        return choose_engine(self.run, self.engine, device=self.device, precision=self.precision, listener=listener)
+        return choose_engine(
+            self.run,
+            self.engine,
+            device=self.device,
+            precision=self.precision,
+            image_size=self.image_size,
+            listener=listener,
+        )
 
     def header(self, chosen: ChosenEngine) -> JournalHeader:
         """Return what the records depend on."""
@@ -127,12 +137,14 @@ def label(
                     records,
                     pictures,
                     model=engine.path,
+                    image_size=engine.image_size,
                     device=request.device,
                     pixel_limit=request.pixel_limit,
                     first=done,
                     listener=listener,
                 )
-        _write(records, output, None if total is None else total - done, stop, hint, listener)
+        with closing(records):
+            _write(records, output, None if total is None else total - done, stop, hint, listener)
     oddities.tell(listener)
     return output.tally
 
@@ -155,7 +167,7 @@ def open_records(
     *,
     ready: Callable[[], bool] = always,
     first: int = 0,
-) -> Iterator[Prediction]:
+) -> Generator[Prediction, None, None]:
     """Start the engine and return the records of paths, computed as they are taken; see `prediction.predict_paths`."""
     return predict_paths(
         chosen.start(listener),

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from wisesr_cli.resampling import Bounds, resample_weights
+
 PACKAGE = "wisesr"
 
 
@@ -174,6 +176,28 @@ class PositionWeightedPooling2D(keras.layers.Layer):
         _, height, width, _ = self.input.shape
         weights = ops.convert_to_numpy(self.position_weights(height, width)).astype("float64")
         return coefficients[:, None, None, :] * weights, coefficients * ops.convert_to_numpy(self.bias)
+
+    def take_over(self, layer: PositionWeightedPooling2D, before: tuple[int, int], after: tuple[int, int]) -> None:
+        """Set the weights from those of a layer for a map of another size; see `resampling`.
+
+        Sums over the grid stay, as do the signs of the weights; under `unit_sum` only what is positive counts.
+
+        Args:
+            layer: where the weights come from.
+            before: height and width of the map that `layer` is for.
+            after: height and width of the map that this layer is for.
+        """
+        kernel, bias = ops.convert_to_numpy(layer.kernel), ops.convert_to_numpy(layer.bias)
+        if self.constraint == "unit_sum":  # a negative weight is worth zero; spread, it would take from its neighbours
+            kernel = np.maximum(kernel, 0)
+        self.set_weights([resample_weights(kernel, layer._bounds(before), self._bounds(after)), bias])
+
+    def _bounds(self, feature_map: tuple[int, int]) -> tuple[Bounds, Bounds]:
+        """Return the bounds of the grid's cells, of rows and of columns; windows reach over what they keep."""
+        if self.pool_size is not None:
+            return tuple(range(tiles + 1) for tiles in self.grid_size)  # type: ignore[return-value]
+        rows, columns = map(tile_bounds, feature_map, self.grid_size)
+        return rows, columns
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return (batch, channels)."""

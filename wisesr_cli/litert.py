@@ -76,10 +76,16 @@ class LiteRtModel:
             "keras": {"bytes": model_file.stat().st_size, "sha256": sha256(model_file)},
             "litert": {"bytes": len(self.content), "sha256": self.sha256},
         }
-        tail = io.BytesIO()
-        with zipfile.ZipFile(tail, "w") as archive:
-            archive.writestr(zipfile.ZipInfo(MODEL_INFO), json.dumps(record, indent=1))
-        return self.content + tail.getvalue()
+        return with_members(self.content, {MODEL_INFO: json.dumps(record, indent=1)})
+
+
+def with_members(content: bytes, members: dict[str, str]) -> bytes:
+    """Return a model with a zip of texts behind it, which LiteRT does not look at. Equal texts give equal bytes."""
+    tail = io.BytesIO()
+    with zipfile.ZipFile(tail, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(zipfile.ZipInfo(name), text)
+    return content + tail.getvalue()
 
 
 def read_litert(path: Path, model_file: Path) -> LiteRtModel:

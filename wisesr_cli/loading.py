@@ -59,6 +59,8 @@ def _check_size(checked: CheckedArchive, *, runs: bool) -> None:
     """
     config = {**checked.config, "compile_config": None}
     model = build_without_values(lambda: keras.saving.deserialize_keras_object(config, safe_mode=True))
+    if not model.built:
+        raise RunError("it was saved before it was built: call it on images, and save it again")
     needed = Counter(tuple(variable.shape) for variable in model.weights)
     stored = Counter(table.shape for table in _weights_in(checked))
     if needed != stored:
@@ -68,9 +70,26 @@ def _check_size(checked: CheckedArchive, *, runs: bool) -> None:
     shapes = [shape[1:] for shape in _output_shapes(model)]
     if runs and any(side is None for shape in shapes for side in shape):
         raise RunError("the sizes inside it are not known")
-    largest = max((prod(side or 1 for side in shape) for shape in shapes), default=0)
-    if largest > MOST_OUTPUTS:
+    if (largest := largest_output(model)) > MOST_OUTPUTS:
         raise RunError(f"a layer of it gives {largest:,} numbers for one image; at most {MOST_OUTPUTS:,} are computed")
+
+
+def largest_output(model: Any) -> int:
+    """Return how many numbers that layer of a model gives for one image which gives the most of them."""
+    return max((prod(side or 1 for side in shape[1:]) for shape in _output_shapes(model)), default=0)
+
+
+def copy_weights(target: Any, origin: Any) -> None:
+    """Give a layer or model the weights of another one, also where it computes with what it made of them before."""
+    target.set_weights(origin.get_weights())
+    use_statistics(target)
+
+
+def use_statistics(model: Any) -> None:
+    """Let every Normalization of a layer or model compute with the weights that it was given."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it keeps mean and variance in another shape beside its weights
 
 
 def _check_arrived(checked: CheckedArchive, model: Any) -> None:

@@ -26,6 +26,16 @@ def read_model_info(path: Path) -> ModelInfo:
     return parse_model_info(record, path)
 
 
+def has_model_info(path: Path) -> bool:
+    """Return whether a model file says of itself what it is; one of Keras alone does not.
+
+    Raises:
+        RunError: it is no whole archive of a model.
+    """
+    with open_archive(path) as archive:
+        return MODEL_INFO in archive.namelist()
+
+
 def append_model_info(path: Path, info: ModelInfo) -> None:
     """Add what a model says of itself to its archive, which is not yet under its final name."""
     with zipfile.ZipFile(path, "a") as archive:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from wisesr_cli.color import BACKGROUND
 from wisesr_cli.errors import RunError
 from wisesr_cli.text import visible
 
 MODEL_INFO = "wisesr.json"  # what the record is called in an archive
+PLACEHOLDER = "class_{}"  # what the classes of a model are called that nobody named
 MOST_SIDE = 8192  # pixels; a batch of larger images fits no memory
 
 Resize = Literal["squash", "crop", "pad"]
@@ -30,6 +30,16 @@ class ModelInfo:
     epoch: int
     versions: dict[str, str]
 
+    @property
+    def is_upgraded(self) -> bool:
+        """Whether `wisesr upgrade` made the model and nobody trained it since: training counts epochs from 1."""
+        return self.epoch == 0
+
+    @property
+    def has_named_classes(self) -> bool:
+        """Whether anybody named the classes; otherwise they are taken in their order, whatever names they are given."""
+        return any(name != PLACEHOLDER.format(number) for number, name in enumerate(self.class_names))
+
 
 def parse_model_info(record: bytes, path: Path) -> ModelInfo:
     """Return what stands in the record of the model file at `path`.
@@ -37,6 +47,8 @@ def parse_model_info(record: bytes, path: Path) -> ModelInfo:
     Raises:
         RunError: it is damaged, or was not written by wisesr.
     """
+    from wisesr_cli.color import BACKGROUND  # loads Pillow, which those who want a file's name only do not need
+
     try:
         info = _from_json(json.loads(record))
     except KeyError as error:

@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from wisesr_cli.config import AdamOptions, AdamWOptions, Config, PhaseConfig, SgdOptions
+from wisesr_cli.mirrored import summed
 from wisesr_cli.schedules import learning_rates
 
 
@@ -54,7 +55,7 @@ class _SharedDecay:
 class _SharedSgd(_SharedDecay):
     def _backend_update_step(self: Any, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
         rate = ops.cast(learning_rate, "float32")
-        for gradient, variable in zip(gradients, variables, strict=True):
+        for gradient, variable in zip(summed(gradients), variables, strict=True):
             if not self.momentum:
                 self.assign_sub(variable, gradient * rate)
                 continue
@@ -68,7 +69,7 @@ class _SharedAdam(_SharedDecay):
         step = ops.cast(self.iterations + 1, "float32")
         first, second = (ops.power(ops.cast(beta, "float32"), step) for beta in (self.beta_1, self.beta_2))
         rate = ops.cast(learning_rate, "float32") * ops.sqrt(1 - second) / (1 - first)
-        for gradient, variable in zip(gradients, variables, strict=True):
+        for gradient, variable in zip(summed(gradients), variables, strict=True):
             index = self._get_variable_index(variable)
             mean, square = self._momentums[index], self._velocities[index]
             self.assign_add(mean, (gradient - mean.value) * (1 - self.beta_1))
@@ -88,8 +89,24 @@ class AdamW(_SharedAdam, keras.optimizers.AdamW):
     """Keras' AdamW, without AMSGrad."""
 
 
+class LossScale(keras.optimizers.LossScaleOptimizer):
+    """Keras' scaling of the loss in float16, with an eye on all devices: Keras looks for overflows on the first one."""
+
+    def check_finite(self, grads: Any) -> Any:
+        """Return whether the gradients are finite on every device that trains."""
+        [overflows] = summed([ops.cast(ops.logical_not(super().check_finite(grads)), "float32")])
+        return ops.equal(overflows, 0.0)
+
+
 def build_optimizer(config: Config, phase: PhaseConfig, steps_per_epoch: int) -> Any:
-    """Return the fresh optimizer of a phase, with its learning-rate schedule."""
+    """Return the fresh optimizer of a phase, with its learning-rate schedule; in float16, with a scaled loss."""
+    optimizer = _build_unscaled(config, phase, steps_per_epoch)
+    if config.train.precision == "mixed_float16":
+        return LossScale(optimizer, name="loss_scale_optimizer")
+    return optimizer
+
+
+def _build_unscaled(config: Config, phase: PhaseConfig, steps_per_epoch: int) -> Any:
     options = config.train.optimizer
     rates = learning_rates(
         phase.learning_rate or options.learning_rate,

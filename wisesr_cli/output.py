@@ -130,15 +130,20 @@ class StreamOutput:
 
     def write(self, record: Prediction) -> None:
         """Write one record."""
-        if not self.tally.records:  # not before: without an image, standard output stays empty
-            self.renderer.start()
+        self._start()
         self.tally.add(record)
         self.renderer.write(record)
         self.renderer.stream.flush()
 
     def finish(self) -> None:
-        """Write what stands after the last record."""
+        """Write what stands after the last record; a shard may have none."""
+        self._start()
         self.renderer.end()
+
+    def _start(self) -> None:
+        """Write what stands before the first record; not sooner, as standard output stays empty where all fails."""
+        if not self.tally.records:
+            self.renderer.start()
 
 
 class FileOutput:

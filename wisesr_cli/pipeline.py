@@ -6,6 +6,7 @@ Training and evaluation read `DecodedImages`, which knows its files beforehand; 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli import images, pixel_cache, text
+from wisesr_cli.channel import ALONE_CHANNEL, Channel
 from wisesr_cli.dataset import refuse_or_warn
 from wisesr_cli.errors import DataError, ImageError, MachineError
 from wisesr_cli.parallel import always, map_in_batches, worker_count
 from wisesr_cli.results import Listener
+from wisesr_cli.shares import share_of_files
 from wisesr_cli.verified import Keys, file_keys, find_unreadable, recall_verified
 
 Cache = Literal["auto", "none", "memory", "disk"]
@@ -53,6 +56,7 @@ class DecodedImages:
         self._read = read
         self._shape = shape[1:]
         self._rows: images.Pixels | None = None
+        self._known: npt.NDArray[np.bool_] | None = None  # which of the rows have been read; None: all
         self._disk: pixel_cache.DiskCache | None = None
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="wisesr")
@@ -67,6 +71,7 @@ class DecodedImages:
         """
         positions = self.kept[indices]
         if self._rows is not None:
+            self._read_lacking(self._rows, positions)
             chosen: images.Pixels = self._rows[positions]
             return chosen
         batch = np.empty((len(positions), *self._shape), np.uint8)
@@ -83,13 +88,22 @@ class DecodedImages:
         if self._disk is not None:
             self._disk.close()
 
-    def keep_rows(self, rows: images.Pixels) -> None:
-        """Serve batches from `rows`, (files, height, width, 3), from now on."""
-        self._rows, self.cache = rows, "memory"
+    def keep_rows(self, rows: images.Pixels, known: npt.NDArray[np.bool_] | None = None) -> None:
+        """Serve batches from `rows`, (files, height, width, 3), from now on; those not `known` are read first."""
+        self._rows, self._known, self.cache = rows, known, "memory"
 
     def keep_disk(self, disk: pixel_cache.DiskCache) -> None:
         """Serve batches from a cache on disk from now on."""
         self._disk, self.cache = disk, "disk"
+
+    def _read_lacking(self, rows: images.Pixels, positions: Positions) -> None:
+        """Decode those of the files at `positions` that nobody has asked for yet, and keep them."""
+        if self._known is None or len(lacking := positions[~self._known[positions]]) == 0:
+            return
+        batch = np.empty((len(lacking), *self._shape), np.uint8)
+        self._decode_into(lacking, batch)
+        rows[lacking] = batch
+        self._known[lacking] = True  # after the pixels: another thread may look at it
 
     def _read_disk(self, disk: pixel_cache.DiskCache, positions: Positions, batch: images.Pixels) -> None:
         try:
@@ -131,9 +145,11 @@ def open_pixels(
     pixel_limit: int = images.PIXEL_LIMIT,
     listener: Listener,
     workers: int | None = None,
+    channel: Channel = ALONE_CHANNEL,
 ) -> DecodedImages:
     """Return the images of files, every one of them decoded once before this returns, or known to be sound.
 
+    Of several processes each tries its share, and keeps what it tries and what it reads later, where there is room.
     `auto` keeps them in memory when they fill at most a quarter of what is available, else on disk, else nowhere.
     Unreadable images are one `DataError`, or with `skip` a warning.
     """
@@ -144,6 +160,8 @@ def open_pixels(
         return images.decode_image(paths[position], image_size=image_size, resize=resize, pixel_limit=pixel_limit)
 
     loading = _Loading(paths, file_keys(paths, pixel_limit=pixel_limit), shape, read, on_error, listener, workers)
+    if channel.processes > 1:
+        return _load_share(loading, cache, resize, channel)
     for name in _caches_to_try(cache, shape):
         loaded = _LOADERS[name](loading, resize)
         if loaded is not None:
@@ -203,17 +221,21 @@ class _Loading:
 
     def decode(self, positions: Positions, store: Callable[[int, images.Pixels], None]) -> npt.NDArray[np.bool_]:
         """Decode files and store their pixels; return which of all files are readable."""
-
-        def decode(position: int) -> None:
-            store(position, self.read(position))
-
-        reasons = find_unreadable(
-            decode, positions.tolist(), self.keys, label="reading images", listener=self.listener, workers=self.workers
-        )
+        reasons = self.reasons(positions, store)
         self.report(reasons)
         readable = np.ones(len(self.paths), np.bool_)
         readable[list(reasons)] = False
         return readable
+
+    def reasons(self, positions: Positions, store: Callable[[int, images.Pixels], None]) -> dict[int, str]:
+        """Decode files and store their pixels; return why some cannot be read, by position."""
+
+        def decode(position: int) -> None:
+            store(position, self.read(position))
+
+        return find_unreadable(
+            decode, positions.tolist(), self.keys, label="reading images", listener=self.listener, workers=self.workers
+        )
 
     def report(self, reasons: dict[int, str]) -> None:
         """Raise for unreadable images, or warn of them, as the config wants."""
@@ -271,6 +293,55 @@ def _load_nothing(loading: _Loading, resize: str) -> DecodedImages:
     unknown = np.flatnonzero(~recall_verified(loading.keys))
     everything = np.ones(len(loading.paths), np.bool_)
     return loading.pixels(loading.decode(unknown, lambda position, pixels: None) if len(unknown) else everything)
+
+
+def _load_share(loading: _Loading, cache: Cache, resize: str, channel: Channel) -> DecodedImages:
+    """Try this process's share of the files, and learn from the others which of theirs cannot be read.
+
+    No process decodes everything: in memory it keeps what it has decoded, and a cache on disk is used where there is a
+    complete one already.
+    """
+    mine = share_of_files(np.arange(len(loading.paths)), process=channel.process, processes=channel.processes)
+    disk, rows = _cache_of_share(loading, cache, resize, channel)
+    if rows is not None:
+        reasons = loading.reasons(mine, rows.__setitem__)
+    else:
+        sound = recall_verified(loading.keys) if disk is None else disk.readable
+        reasons = loading.reasons(mine[~sound[mine]], lambda position, pixels: None)
+    pixels = loading.pixels(_readable_everywhere(loading, reasons, channel))
+    if disk is not None:
+        pixels.keep_disk(disk)
+    elif rows is not None:
+        pixels.keep_rows(rows, np.isin(np.arange(len(rows)), mine))
+    return pixels
+
+
+def _cache_of_share(
+    loading: _Loading, cache: Cache, resize: str, channel: Channel
+) -> tuple[pixel_cache.DiskCache | None, images.Pixels | None]:
+    """Return a complete cache on disk, or room for all images, which takes memory only as it is filled; or neither."""
+    if cache in {"auto", "disk"}:
+        path = pixel_cache.cache_path(loading.keys, loading.shape[1:3], resize)
+        if (disk := pixel_cache.open_cache(path, loading.shape)) is not None:
+            return disk, None
+    together = int(np.prod(loading.shape)) * channel.place_on_host[1]
+    if cache == "memory" or (cache == "auto" and together <= available_memory_bytes() // 4):
+        with contextlib.suppress(MemoryError):
+            return None, np.empty(loading.shape, np.uint8)
+    if cache in {"memory", "disk"} and channel.is_main:
+        loading.listener.warn(f"no room to keep decoded images ({cache}): decoding them again in every epoch")
+    return None, None
+
+
+def _readable_everywhere(loading: _Loading, reasons: dict[int, str], channel: Channel) -> npt.NDArray[np.bool_]:
+    """Return which of all files every process takes; the main one reports those that cannot be read."""
+    told = channel.exchange("unreadable images", sorted(reasons.items()))
+    everywhere = {int(position): str(reason) for part in told for position, reason in part}
+    if channel.is_main:
+        loading.report(everywhere)
+    readable = np.ones(len(loading.paths), np.bool_)
+    readable[list(everywhere)] = False
+    return readable
 
 
 def _caches_to_try(cache: Cache, shape: Shape) -> list[str]:

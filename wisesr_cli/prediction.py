@@ -274,7 +274,7 @@ def predict_paths(
     oddities: Oddities | None = None,
     ready: Callable[[], bool] = always,
     first: int = 0,
-) -> Iterator[Prediction]:
+) -> Generator[Prediction, None, None]:
     """Give a record per path, in order; only a few batches are in memory at any time.
 
     Args:

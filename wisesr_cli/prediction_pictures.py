@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from wisesr_cli.errors import ImageError
@@ -11,6 +12,7 @@ from wisesr_cli.explanation_pictures import (
     explanation_picture,
     shown_photo,
 )
+from wisesr_cli.image_sizes import ImageSize
 from wisesr_cli.labelling import Pictures
 from wisesr_cli.model_file import read_model_info
 from wisesr_cli.model_info import ModelInfo
@@ -27,37 +29,41 @@ Draw = Callable[[int, Prediction], None]  # the number of a record, from 1, and 
 
 
 def illustrated(
-    records: Iterator[Prediction],
+    records: Generator[Prediction, None, None],
     pictures: Pictures,
     *,
     model: Path,
+    image_size: ImageSize | None = None,
     device: DeviceChoice,
     pixel_limit: int,
     first: int,
     listener: Listener,
-) -> Iterator[Prediction]:
+) -> Generator[Prediction, None, None]:
     """Return the records, each given after its pictures were made.
 
     Args:
         records: of images, in order.
         pictures: which ones are made; those of an earlier time are taken away, unless it is gone on with.
         model: the model file; Keras is started for a folder of explanations.
+        image_size: height and width that it was used at; None is the size of its training.
         device: where Keras computes.
         pixel_limit: width times height above which an image is not decoded.
         first: how many records an earlier process gave.
         listener: who is told what happens.
     """
     if pictures.folder is not None:
-        explainer = start_explainer(model, device, listener)
+        explainer = start_explainer(model, device, listener, image_size)
         listener.note(f"contribution maps, in {visible(pictures.folder)}: {explainer.statement}")
         own = OwnPictures(pictures.folder, goes_on=first > 0)
         records = drawn(records, to_folder(explainer, own, pixel_limit), first)
     if pictures.screen is not None:
-        records = drawn(records, to_screen(pictures.screen, read_model_info(model), pixel_limit), first)
+        info = read_model_info(model)
+        seen = replace(info, image_size=image_size or info.image_size)
+        records = drawn(records, to_screen(pictures.screen, seen, pixel_limit), first)
     return records
 
 
-def drawn(records: Iterable[Prediction], draw: Draw, first: int) -> Iterator[Prediction]:
+def drawn(records: Iterable[Prediction], draw: Draw, first: int) -> Generator[Prediction, None, None]:
     """Give the same records, each after its picture was drawn; `first` of them were given by an earlier process."""
     for number, record in enumerate(records, start=first + 1):
         if record.error is None:

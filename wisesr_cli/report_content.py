@@ -88,7 +88,7 @@ def _explain(cards: list[Card], request: ReportRequest, progress: Progress) -> t
     explained = []
     try:
         runtime.start(request.device, precision="float32")
-        explainer = Explainer(model_path(request.run_path))
+        explainer = Explainer(model_path(request.run_path), request.info.image_size)
         for start in range(0, len(cards), request.batch_size):
             some = cards[start : start + request.batch_size]
             asked = sorted({card.example.truth for card in some if not card.example.is_right})

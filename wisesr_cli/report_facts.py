@@ -151,7 +151,8 @@ def describe(request: ReportRequest, evaluation: Evaluation) -> Iterator[tuple[s
     versions = (f"{name} {info.versions[name]}" for name in ("wisesr", "keras", "tensorflow") if name in info.versions)
     yield "Model", f"{info.backbone}, head {info.head}, {counted(len(info.class_names), 'class', 'classes')}"
     yield "Trained", f"weights of epoch {info.epoch}; {', '.join(versions)}"
-    yield "Images seen at", f"{height} x {width} pixels (height x width), {_RESIZED[info.resize]}"
+    rest = "" if request.subject.image_size is None else "; the model was trained at another size"
+    yield "Images seen at", f"{height} x {width} pixels (height x width), {_RESIZED[info.resize]}{rest}"
     engine = f"{_ENGINES[request.engine]} in {request.precision}"
     yield "Evaluated on", f"{request.subject.title}: {counted(evaluation.metrics.examples, 'image')}, by {engine}"
     yield "Unreadable", _unreadable(index, evaluation)

@@ -258,7 +258,10 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a training is about to do: its data, its model, its device, and what to look into before waiting."""
+    """What a training is about to do: its data, its model, its device, and what to look into before waiting.
+
+    `head_start` says where the head's weights come from, or why not from where they might; None: it starts anew.
+    """
 
     run_dir: str
     device: str
@@ -274,6 +277,7 @@ class TrainingPlan:
     epochs: int
     steps_per_epoch: int
     warnings: tuple[str, ...]
+    head_start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -444,3 +448,40 @@ class Explanation:
         """Return the rows of `wisesr explain --format json`: the classes asked for, else the predicted one."""
         shown = self.asked or ((self.predicted,) if self.predicted else ())
         return [{"path": self.path, **asdict(row)} for row in shown]
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """What `wisesr upgrade` found in a Keras classifier, and the run that it made of it.
+
+    `tail` lists what stands behind the pooling; `activation` is the one at the end, sigmoid for one unit. `scaling`
+    is how pixels are scaled before the model, and `scaling_reason` how that is known. Differences are those between the
+    model and the run's file, read from the disk, over `compared_images`: the largest of probabilities, and the largest
+    of logarithms of probabilities, divided by the largest logarithm. `variation` is the largest difference between the
+    probabilities that two images have of a class: where it is small, the comparison says little.
+    """
+
+    run_dir: str
+    model: str
+    image_size: tuple[int, int]
+    layers: int
+    backbone_parameters: int
+    scaling: str
+    scaling_reason: str
+    feature_map: tuple[int, int, int]
+    pooling: str
+    tail: tuple[str, ...]
+    activation: str
+    class_names: tuple[str, ...]
+    head: str
+    head_parameters: int
+    compared_images: int
+    compared_on: str
+    max_probability_difference: float
+    max_log_difference: float
+    variation: float
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of `wisesr upgrade --format json`."""
+        return asdict(self)

@@ -17,6 +17,7 @@ from wisesr_cli.text import joined, visible
 
 # Settings that touch only where and how something is kept, not what is computed.
 _FREE = ("name", "output_dir", "data.cache", "train.epochs")
+_FREE_SECTION = "distribute."  # other devices and processes go on with a warning
 _LAST_PHASE = "train.phases"
 
 Text = InstanceOf[str]  # class names may come from file names that are not UTF-8, which pydantic's own check refuses
@@ -173,7 +174,12 @@ def config_for_comparison(config: Config) -> dict[str, Any]:
         flat.update(_flatten(phase, f"{_LAST_PHASE}.{index}."))
     if phases:
         del flat[f"{_LAST_PHASE}.{len(phases) - 1}.epochs"]  # the last phase grows with train.epochs
-    return {key: value for key, value in flat.items() if key not in _FREE}
+    return {key: value for key, value in flat.items() if key not in _FREE and not key.startswith(_FREE_SECTION)}
+
+
+def flat_settings(config: Config) -> dict[str, Any]:
+    """Return all settings, flat: `train.batch_size` -> 32; lists stay what they are."""
+    return _flatten(config.to_dict())
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,6 +18,7 @@ from wisesr_cli.text import csv_cell, parse_csv_cell, visible
 
 BEST = "best.keras"
 LITERT = "best.tflite"
+UPGRADED = "upgraded.keras"  # what `wisesr upgrade` made, and fine-tuning starts from
 CONFIG = "config.yaml"
 CLASSES = "classes.json"
 SPLITS = "splits.csv"
@@ -75,9 +76,9 @@ OUR_FILES = (
     f"{TENSORBOARD}/**/events.out.tfevents.*",
     *(f"evaluate-*/{name}" for name in (*EVALUATION_FILES, REPORT)),
     *(f"{EXPLAIN}/{name}" for name in (*EXPLANATION_FILES, *EXPLAINED_PATTERNS)),
-    *(LITERT, BEST, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, CLASSES),
+    *(LITERT, BEST, UPGRADED, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, CLASSES),
 )
-OUR_FOLDERS = (STATE, PLOTS, f"{TENSORBOARD}/*", TENSORBOARD, EXPLAIN, "evaluate-*")
+OUR_FOLDERS = (*(STATE, PLOTS, f"{TENSORBOARD}/*", TENSORBOARD, EXPLAIN, "evaluate-*"),)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.files import TEMPORARY_PREFIX, make_folder, naming, remove
-from wisesr_cli.guard import alone_in
+from wisesr_cli.guard import alone_in, locked
 from wisesr_cli.run_files import (
     ACCURACY_PICTURE,
     CLASSES,
@@ -41,11 +43,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training writes, and whether it goes on with what is there or finds the name free."""
+    """Where a training writes, and whether it goes on with what is there or finds the name free.
+
+    `fine_tunes`: the run is as `wisesr upgrade` made it; its model stays until an epoch has finished.
+    """
 
     run: Run
     resumed: bool
     is_new: bool = False
+    fine_tunes: bool = False
 
 
 def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bool) -> Start:
@@ -145,14 +151,18 @@ def _taken(path: Path) -> bool:
     return False
 
 
-def prepare_folder(run: Run, *, overwrite: bool) -> None:
-    """Make the run directory; with `overwrite`, take away what an earlier run wrote there, and nothing else."""
+def prepare_folder(run: Run, *, overwrite: bool, keep: Path | None = None) -> None:
+    """Make the run directory; with `overwrite`, take away what an earlier run wrote there, and nothing else.
+
+    `keep` is one of those files that stays all the same: what the next run starts from.
+    """
     make_folder(run.path)
     with naming(run.path):
         if overwrite:
             for pattern in (*OUR_STATES, *OUR_FILES):
                 for path in sorted(run.path.glob(pattern)):
-                    _remove(path)
+                    if keep is None or path.resolve() != keep.resolve():
+                        _remove(path)
             for folder in sorted((path for pattern in OUR_FOLDERS for path in run.path.glob(pattern)), reverse=True):
                 _remove_if_empty(folder)
         for leftover in (path for pattern in LEFTOVERS for path in run.path.glob(pattern)):
@@ -256,6 +266,31 @@ def forget_if_empty(run: Run) -> Iterator[None]:
                 run.lock.unlink()
             _remove_if_empty(run.path)
         raise
+
+
+@contextmanager
+def temporary_run(parent: Path, prefix: str) -> Iterator[Run]:
+    """Give a run in a folder that is gone afterwards; what killed processes left of theirs goes, too."""
+    make_folder(parent)
+    with naming(parent):
+        for leftover in sorted(parent.glob(f"{prefix}*")):
+            _remove_if_dead(Run(leftover))
+        run = Run(Path(tempfile.mkdtemp(prefix=prefix, dir=parent)))
+    try:
+        with locked(run.lock):
+            yield run
+    finally:
+        shutil.rmtree(run.path, ignore_errors=True)
+
+
+def _remove_if_dead(temporary: Run) -> None:
+    """Take away the folder of a process that ended without doing so."""
+    with suppress(OSError, MachineError):  # a live process holds it, or it belongs to another user
+        if not any(temporary.path.iterdir()):
+            temporary.path.rmdir()  # a live process that has just begun makes it again with its lock
+        elif not temporary.lock.exists() or temporary.lock.stat().st_size:  # an empty lock is about to be held
+            with locked(temporary.lock):
+                shutil.rmtree(temporary.path)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -23,6 +23,7 @@ from wisesr_cli.run_files import (
     SPLITS,
     STATE,
     TENSORBOARD,
+    UPGRADED,
     read_json,
     read_rows,
     write_json,
@@ -32,6 +33,7 @@ from wisesr_cli.text import visible
 
 if TYPE_CHECKING:
     from wisesr_cli.config import Config
+    from wisesr_cli.config_reader import Override
     from wisesr_cli.results import EpochResult, Metrics
 
 
@@ -61,6 +63,11 @@ class Run:
     def best(self) -> Path:
         """The best model so far."""
         return self.path / BEST
+
+    @property
+    def upgraded(self) -> Path:
+        """The model that `wisesr upgrade` made; only its runs have one."""
+        return self.path / UPGRADED
 
     @property
     def litert(self) -> Path:
@@ -237,6 +244,21 @@ def config_source(source: str | Path | None) -> str | Path | None:
         return source
     run.load_config()
     return run.config_path
+
+
+def place_of(source: str | Path | None) -> list[Override]:
+    """Return what the config of a run directory is to say for training to write into that very directory.
+
+    Nothing for a source of another kind.
+    """
+    from wisesr_cli.config_reader import Override
+
+    if source is None or config_source(source) == source:
+        return []
+    path = Path(source).absolute()
+    folder = path.parent if path.is_file() else path
+    origin = visible(source)
+    return [Override(("name",), folder.name, origin), Override(("output_dir",), str(folder.parent), origin)]
 
 
 def model_path(run: str | Path) -> Path:

@@ -1,6 +1,6 @@
 """Starts Keras: which backend, which device, which arithmetic, and nothing printed that nobody asked for.
 
-TensorFlow is imported here and in `export`, nowhere else. Keras' own settings file of the user changes nothing.
+TensorFlow is imported here, nowhere else. Keras' own settings file of the user changes nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import platform
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -48,12 +48,18 @@ def backend_name() -> str:
     return name
 
 
-def start(device: DeviceChoice = "auto", *, precision: str = "float32") -> Device:
+def start(
+    device: DeviceChoice = "auto",
+    *,
+    precision: str = "float32",
+    prepare: Callable[[Any, Any], object] | None = None,
+) -> Device:
     """Import Keras with its backend and set device and precision for this process.
 
     Args:
         device: `auto` takes a GPU when the backend sees one.
         precision: Keras' dtype policy for layers made from now on.
+        prepare: is called with backend and Keras before the devices are looked at.
 
     Raises:
         MachineError: `gpu` was asked for and there is none, or the backend is not installed.
@@ -65,11 +71,55 @@ def start(device: DeviceChoice = "auto", *, precision: str = "float32") -> Devic
         os.environ["JAX_PLATFORMS"] = "cpu"
     framework, keras = _load(backend), _load("keras")
     _ignore_user_settings(keras)
+    if prepare is not None:
+        with _quiet_start():
+            prepare(framework, keras)
     found = _tensorflow_device(framework, device) if backend == "tensorflow" else _jax_device(framework, device)
     keras.config.set_dtype_policy(precision)
     if precision == "float32":
         full_float32()
     return found
+
+
+def load_tensorflow() -> Any:
+    """Return TensorFlow, which converts models and runs converted ones; where Keras runs on JAX, for the CPU only.
+
+    Raises:
+        MachineError: it is not installed, or cannot be loaded.
+    """
+    tensorflow = _load("tensorflow")
+    if backend_name() != "tensorflow":
+        _calm_tensorflow(tensorflow)
+        _hide_gpus(tensorflow)
+    return tensorflow
+
+
+def loaded_tensorflow() -> Any:
+    """Return TensorFlow, which `start` has loaded as the backend; from any thread."""
+    return sys.modules["tensorflow"]
+
+
+def join_processes(keras: Any, address: str, processes: int, process: int) -> None:
+    """Let JAX and Keras work together with other processes, all of which do so now; before devices are looked at.
+
+    Raises:
+        MachineError: JAX cannot reach them.
+    """
+    # It takes SIGTERM for itself, so that nobody else hears of it.
+    loaded_jax().config.update("jax_enable_preemption_service", False)
+    keras.utils.set_random_seed(0)  # the seed of the config comes later; without one, Keras agrees on a random one
+    try:
+        with _quiet_stdout():  # what computes on processors tells of its connections
+            keras.distribution.initialize(address, processes, process)
+            importlib.import_module("jax.experimental.multihost_utils").sync_global_devices("wisesr")
+    except RuntimeError as error:
+        reason = visible(" ".join(str(error).split()))
+        raise MachineError(f"JAX cannot reach the other processes at {address}: {reason}") from error
+
+
+def loaded_jax() -> Any:
+    """Return JAX, which `start` has loaded as the backend."""
+    return sys.modules["jax"]
 
 
 def _load(package: str) -> Any:
@@ -149,6 +199,20 @@ def quiet_stderr() -> Iterator[IO[bytes]]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+
+
+@contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Keep what C++ code prints off standard output, which is for results. For the main thread only."""
+    sys.stdout.flush()
+    saved, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def _ignore_user_settings(keras: Any) -> None:

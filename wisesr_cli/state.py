@@ -101,6 +101,12 @@ def has_state(folder: Path) -> bool:
     return bool(_states(folder))
 
 
+def newest_epoch(folder: Path) -> int:
+    """Return how many epochs had finished when the newest state was written, by its name; 0 where there is none."""
+    states = _states(folder)
+    return int(states[-1].name.removeprefix("epoch-").partition(".")[0]) if states else 0
+
+
 def read_state(folder: Path) -> State:
     """Return the newest state.
 

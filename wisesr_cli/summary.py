@@ -15,9 +15,9 @@ from pathlib import Path
 
 from wisesr_cli import runtime
 from wisesr_cli.backbone_table import BACKBONE_SIZES
-from wisesr_cli.backbones import BACKBONES, canonical_name, check_backbone
+from wisesr_cli.backbones import BACKBONES, FROM_WEIGHTS, canonical_name, check_backbone
 from wisesr_cli.config import Config, ModelConfig
-from wisesr_cli.config_reader import Override, load_config, parse_head
+from wisesr_cli.config_reader import parse_head, parse_image_size
 from wisesr_cli.errors import ConfigError
 from wisesr_cli.heads import HEADS, FeatureMap, HeadOptions, effective_options, head_flops, head_parameters
 from wisesr_cli.results import Listener, Progress, Summary, SummaryRow
@@ -48,6 +48,8 @@ class SummaryRequest:
             built = names[0] if len(names) == 1 else f"{len(names)} backbones"
             return f"building {built} in Keras, as --latency was asked for"
         for model in self.models:
+            if model.backbone == FROM_WEIGHTS:
+                return f"reading the backbone of {model.weights} in Keras"
             if model.feature_layer is not None:
                 return f"building {model.backbone} in Keras, as model.feature_layer is given"
         return "starting Keras, as --device gpu was asked for" if self.device == "gpu" else None
@@ -129,7 +131,7 @@ def _rows(
 
 def _backbone_cost(model: ModelConfig, image_size: tuple[int, int]) -> _BackboneCost:
     """Return what the table knows of a backbone, or Keras of one that is cut at a layer."""
-    if model.feature_layer is not None:
+    if model.feature_layer is not None or model.backbone == FROM_WEIGHTS:
         return _cost_in_keras(model, image_size)
     check_backbone(model.backbone, image_size, None)
     sizes = BACKBONE_SIZES[model.backbone]
@@ -154,7 +156,8 @@ def _latency_ms(model: ModelConfig, head: HeadOptions, image_size: tuple[int, in
     from wisesr_cli.engines import numpy_logits
     from wisesr_cli.model import build_classifier
 
-    random = model.model_copy(update={"head": head, "weights": None})
+    weights = model.weights if model.backbone == FROM_WEIGHTS else None
+    random = model.model_copy(update={"head": head, "weights": weights, "load_head": False})
     classifier = build_classifier(random, image_size=image_size, classes=classes)
     pixels = np.zeros((1, *image_size, 3), np.uint8)
     numpy_logits(classifier.model, pixels)
@@ -186,7 +189,7 @@ def request_of(
     return SummaryRequest(
         models=choose_models(config.model, _backbone_names(backbones, config)),
         heads={name: parse_head(name, base=config.model.head) for name in chosen},
-        image_sizes=tuple(_image_size(size) for size in image_sizes) or (config.data.image_size,),
+        image_sizes=tuple(map(parse_image_size, image_sizes)) or (config.data.image_size,),
         classes=classes or _count_classes(source, config),
         latency=latency,
         device=device,
@@ -214,11 +217,6 @@ def _backbone_names(names: Sequence[str], config: Config) -> list[str]:
         return [canonical_name(name) for name in names] if _given(names) else list(BACKBONES)
     except ValueError as error:
         raise ConfigError(f"--backbone: {error}") from None
-
-
-def _image_size(size: str | int) -> tuple[int, int]:
-    override = Override(("data", "image_size"), size, f"--image-size {size}")
-    return load_config(None, [override]).config.data.image_size
 
 
 def _count_classes(source: str | Path | None, config: Config) -> int:

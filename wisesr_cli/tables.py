@@ -231,7 +231,7 @@ def model_grid(plan: TrainingPlan) -> Grid:
         ("image size", f"{plan.image_size[0]}x{plan.image_size[1]}"),
         ("backbone", f"{plan.backbone}, {plan.backbone_parameters:,} parameters, weights: {loaded}"),
         ("feature map", f"{height}x{width}x{channels}"),
-        ("head", f"{plan.head}, {plan.head_parameters:,} parameters"),
+        ("head", "; ".join(filter(None, (f"{plan.head}, {plan.head_parameters:,} parameters", plan.head_start)))),
         ("training", f"{counted(plan.epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}"),
     )
     return Grid("Model", (Column(""), Column("")), rows)

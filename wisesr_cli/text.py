@@ -77,3 +77,8 @@ def joined(words: Iterable[object]) -> str:
 def counted(number: int, singular: str, plural: str | None = None) -> str:
     """Return `1 image` or `2 images`, with a comma between thousands."""
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """Return height and width as they are typed: 224x320."""
+    return f"{size[0]}x{size[1]}"

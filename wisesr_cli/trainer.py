@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,28 @@ from numpy.typing import NDArray
 
 from wisesr_cli import runtime
 from wisesr_cli.augmentation import build_augmentation
+from wisesr_cli.backbones import FROM_WEIGHTS
 from wisesr_cli.color import BACKGROUND
 from wisesr_cli.config import Config, ModelConfig, PhaseConfig
+from wisesr_cli.distribution import ALONE, Distribution
 from wisesr_cli.engines import KerasEngine
 from wisesr_cli.errors import RunError, WisesrError
 from wisesr_cli.examples import Examples
 from wisesr_cli.files import replacing
+from wisesr_cli.image_sizes import naming_size
+from wisesr_cli.loading import copy_weights, use_statistics
+from wisesr_cli.mirrored import as_on_one_device, mirror_of
 from wisesr_cli.model import Classifier, build_classifier
 from wisesr_cli.model_file import append_model_info
 from wisesr_cli.model_info import ModelInfo
 from wisesr_cli.optimizers import build_optimizer
+from wisesr_cli.other_size import at_size, check_size
 from wisesr_cli.parallel import worker_count
 from wisesr_cli.pipeline import DecodedImages, epoch_order
+from wisesr_cli.results import Listener
 from wisesr_cli.resume import Circumstances, Progress, config_for_comparison
 from wisesr_cli.runtime import Device
+from wisesr_cli.sharded import sharded_over
 from wisesr_cli.state import write_state
 
 Arrays = dict[str, NDArray[Any]]
@@ -73,12 +82,20 @@ class Batches(keras.utils.PyDataset):
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the order of an epoch, which depends on nothing but the seed and the epoch."""
-        if self.seed is not None:
-            self.order = epoch_order(len(self.labels), seed=self.seed, epoch=epoch)
+        self.order = self.order_of(epoch)
+
+    def order_of(self, epoch: int) -> NDArray[np.int64]:
+        """Return the order of the examples in an epoch, int64 (examples,)."""
+        if self.seed is None:
+            return np.arange(len(self.labels))
+        return epoch_order(len(self.labels), seed=self.seed, epoch=epoch)
 
     def __getitem__(self, index: int) -> tuple[NDArray[Any], ...]:
         """Return pixels (batch, height, width, 3), targets (batch, classes) and, if any, weights (batch,)."""
-        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        return self.rows(self.order[index * self.batch_size : (index + 1) * self.batch_size])
+
+    def rows(self, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        """Return the examples at `chosen`, as `__getitem__` does."""
         labels = self.labels[chosen]
         try:
             batch = self.pixels.batch(chosen), self.targets[labels]
@@ -106,14 +123,21 @@ def class_weights(
     return np.asarray([weights.get(name, 1.0) for name in class_names], dtype="float32")
 
 
+def without_weights(model: ModelConfig) -> ModelConfig:
+    """Return the config of a model whose weights are set later; a backbone that is built from a file still is."""
+    weights = model.weights if model.backbone == FROM_WEIGHTS else None
+    return model.model_copy(update={"weights": weights, "load_head": False})
+
+
 class Trainer:
     """A classifier with augmentation before it, its optimizer, and what has been reached.
 
     The trained model is `augmentation -> classifier`; only the classifier is ever saved.
     """
 
-    def __init__(self, config: Config, examples: Examples, device: Device) -> None:
-        self.config, self.examples, self.device = config, examples, device
+    def __init__(self, config: Config, examples: Examples, device: Device, distribution: Distribution = ALONE) -> None:
+        self.config, self.examples, self.device, self.distribution = config, examples, device, distribution
+        self.mirror, self.sharded = mirror_of(distribution), sharded_over(distribution)
         classes = len(examples.index.class_names)
         self.batches = Batches(
             examples.train,
@@ -130,7 +154,17 @@ class Trainer:
                 examples.validation, examples.labels("validation"), classes=classes, batch_size=config.train.batch_size
             )
         self.classifier = self._build(config.model)
-        self.float32_classifier = self.classifier if config.train.precision == "float32" else self._build_float32()
+        is_saved_itself = config.train.precision == "float32" and distribution.processes == 1
+        self.float32_classifier = self.classifier if is_saved_itself else self._build_float32()
+        self.image_size = config.data.image_size
+        self.is_as_built = True  # not rebuilt for an image size yet
+        # Those of the model that is saved: `depthwise` has as many weights as its map has positions.
+        self.parameters, self.head_parameters = self.classifier.parameters, self.classifier.head_parameters
+        if config.changes_image_size:
+            for number, phase in enumerate(config.phases):
+                if phase.image_size is not None:
+                    with naming_size(f"train.phases.{number}.image_size", phase.image_size):
+                        check_size(self.classifier.model, phase.image_size)
         self.model = self._with_augmentation()
         self.progress = Progress(planned_epochs=config.train.epochs)
 
@@ -142,26 +176,63 @@ class Trainer:
             seed=self.config.seed,
             # From scratch only; the float32 twin is built without weights, but takes them over.
             steps_per_epoch=self.batches.num_batches if self.config.model.weights is None else None,
+            class_names=self.examples.index.class_names,
         )
 
     def _build_float32(self) -> Classifier:
-        """Build the twin that is saved: a model file never asks for mixed precision."""
+        """Build the twin that is saved: a model file never asks for mixed precision, nor for other processes."""
         keras.config.set_dtype_policy("float32")
-        twin = self._build(self.config.model.model_copy(update={"weights": None}))
+        with self.distribution.apart():
+            twin = self._build(without_weights(self.config.model))
         keras.config.set_dtype_policy(self.config.train.precision)
         return twin
 
     def _with_augmentation(self) -> Any:
-        pixels = keras.Input((*self.config.data.image_size, 3), dtype="uint8", name="raw_pixels")
+        pixels = keras.Input((*self.image_size, 3), dtype="uint8", name="raw_pixels")
         images = keras.layers.Rescaling(1.0, dtype="float32", name="to_float")(pixels)
         for layer in build_augmentation(self.config.augmentation, seed=self.config.seed):
             images = layer(images)
-        return keras.Model(pixels, self.classifier.model(images), name="training")
+        logits = self.classifier.model(images)
+        if self.mirror is not None:
+            return self.mirror.build_model(pixels, logits)
+        if self.sharded is not None:
+            return self.sharded.build_model(pixels, logits)
+        return keras.Model(pixels, logits, name="training")
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one epoch."""
         return self.batches.num_batches
+
+    def use_size(self, image_size: tuple[int, int], listener: Listener) -> None:
+        """Go over to images of another size: the model, with its weights, and what it is trained and validated on.
+
+        Raises:
+            DataError: an image can no longer be read.
+        """
+        self.rebuild(image_size)
+        self.examples.open_at(image_size, listener)
+        self.batches.pixels = self.examples.train
+        if self.validation is not None and self.examples.validation is not None:
+            self.validation.pixels = self.examples.validation
+
+    def rebuild(self, image_size: tuple[int, int]) -> None:
+        """Make the model, with its weights, one for images of another size.
+
+        A training whose phases differ in size rebuilds its model once even for the size that it was built for: names
+        and order of the weights are then the same whatever phase it was resumed in.
+        """
+        if image_size != self.image_size or (self.config.changes_image_size and self.is_as_built):
+            rebuilt = replace(self.classifier, model=at_size(self.classifier.model, image_size))
+            if self.float32_classifier is self.classifier:
+                self.float32_classifier = rebuilt  # the twin in float32 keeps the size that it is saved at
+            self.classifier, self.image_size, self.is_as_built = rebuilt, image_size, False
+            self.model = self._with_augmentation()
+
+    @property
+    def is_at_full_size(self) -> bool:
+        """Whether images have the size that the model is for; epochs at another one are compared with none."""
+        return self.image_size == self.config.data.image_size
 
     def begin_phase(self, phase: PhaseConfig) -> None:
         """Compile anew, with a fresh optimizer and the layers of the phase frozen."""
@@ -177,10 +248,12 @@ class Trainer:
 
     @property
     def uses_xla(self) -> bool:
-        """Whether XLA compiles the training step; TensorFlow cannot where augmentation turns, zooms or shifts."""
-        return runtime.uses_xla(self.config.train.jit_compile) and all(
-            layer.supports_jit for layer in self.model.layers
-        )
+        """Whether XLA compiles the training step.
+
+        TensorFlow cannot where augmentation turns, zooms or shifts, nor where several devices train together.
+        """
+        possible = self.mirror is None and all(layer.supports_jit for layer in self.model.layers)
+        return runtime.uses_xla(self.config.train.jit_compile) and possible
 
     def _build_loss_and_metrics(self) -> None:
         """Make the variables of loss and metrics before `fit` does.
@@ -199,6 +272,8 @@ class Trainer:
         states = self._seed_states(epoch)
         for number, variable in enumerate(self._seed_variables()):
             variable.assign(states[number].astype(variable.dtype))
+            if self.mirror is not None:
+                self.mirror.tell_apart(variable)
 
     def _seed_variables(self) -> list[Any]:
         return [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
@@ -216,20 +291,19 @@ class Trainer:
         seeds = {f"{number:05d} seed generator": state for number, state in enumerate(states)}
         return {**seeds, "order of examples": np.frombuffer(digest, np.uint8)}
 
-    def fit(self, keeper: keras.callbacks.Callback, *, first: int, last: int) -> None:
-        """Train the epochs from `first` (from 0) to before `last`; the keeper hears of every step and epoch.
+    def fit(self, *callbacks: keras.callbacks.Callback, first: int, last: int) -> None:
+        """Train the epochs from `first` (from 0) to before `last`; the callbacks hear of it, one after the other.
 
         Raises:
             DataError: an image can no longer be read.
         """
         try:
             self.model.fit(
-                self.batches,
+                **self._data(range(first, last)),
                 initial_epoch=first,
                 epochs=last,
                 shuffle=False,  # the order is that of `Batches`
-                validation_data=self.validation,
-                callbacks=[keeper],
+                callbacks=list(callbacks),
                 verbose=0,
             )
         except Exception:
@@ -238,8 +312,20 @@ class Trainer:
                 raise errors[0] from None
             raise
 
+    def _data(self, epochs: range) -> dict[str, Any]:
+        """Return the arguments of `fit` that say what is trained and validated on."""
+        if self.mirror is not None:
+            return self.mirror.data(self.batches, self.validation, epochs)
+        if self.sharded is not None:
+            return self.sharded.data(self.batches, self.validation)
+        return {"x": self.batches, "validation_data": self.validation}
+
     def train_one_step(self) -> float:
         """Train on the first batch and return its loss."""
+        if self.mirror is not None:
+            return self.mirror.train_one_step(self.model, self.batches)
+        if self.sharded is not None:
+            return self.sharded.train_one_step(self.model, self.batches)
         batch = self.batches[0]
         weights = batch[2] if len(batch) == 3 else None
         return float(self.model.train_on_batch(batch[0], batch[1], sample_weight=weights, return_dict=True)["loss"])
@@ -280,6 +366,8 @@ class Trainer:
             if tuple(variable.shape) != arrays[name].shape or not same_type:
                 raise RunError(f"the state does not fit the model: '{name}' has another shape or type; use --overwrite")
             variable.assign(arrays[name])
+        if group == "model":
+            use_statistics(self.classifier.model)
 
     def weights_are_finite(self) -> bool:
         """Return whether no weight is NaN or infinite."""
@@ -288,7 +376,7 @@ class Trainer:
     def save_best(self, path: Path, epoch: int) -> None:
         """Write the classifier as it is now, in float32 and with what it says of itself."""
         if self.float32_classifier is not self.classifier:
-            self.float32_classifier.model.set_weights(self.classifier.model.get_weights())
+            copy_weights(self.float32_classifier.model, self.classifier.model)
         info = ModelInfo(
             class_names=self.examples.index.class_names,
             image_size=self.config.data.image_size,
@@ -299,7 +387,7 @@ class Trainer:
             epoch=epoch,
             versions=runtime.package_versions(),
         )
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, as_on_one_device(self.float32_classifier.model):
             self.float32_classifier.model.save(temporary)
             append_model_info(temporary, info)
 
@@ -312,7 +400,7 @@ class Trainer:
             versions=runtime.package_versions(),
             backend=runtime.backend_name(),
             threads=worker_count(),
-            device=self.device.name,
+            device="; ".join(filter(None, (self.device.name, str(self.distribution)))),
         )
 
     def write_state(self, folder: Path) -> None:
@@ -328,6 +416,6 @@ def _array_name(number: int, variable: Any) -> str:
 
 def _to_arrays(variables: list[Any]) -> Arrays:
     return {
-        _array_name(number, variable): keras.ops.convert_to_numpy(variable.value)
+        _array_name(number, variable): keras.ops.convert_to_numpy(variable)  # its value is no array on several devices
         for number, variable in enumerate(variables)
     }

@@ -6,26 +6,28 @@ rest.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wisesr_cli import runtime
+from wisesr_cli.alike import check_alike, settings_of, versions
+from wisesr_cli.channel import Channel, join
 from wisesr_cli.checking import check_settings
+from wisesr_cli.cluster import Cluster
+from wisesr_cli.config import Config
 from wisesr_cli.config_reader import LoadedConfig
-from wisesr_cli.errors import MachineError, RunError
+from wisesr_cli.devices import check_cluster, part, start_devices
+from wisesr_cli.distribution import Distribution
+from wisesr_cli.errors import RunError
 from wisesr_cli.examples import open_examples
-from wisesr_cli.files import TEMPORARY_PREFIX, make_folder, naming
+from wisesr_cli.files import TEMPORARY_PREFIX
 from wisesr_cli.guard import Limits, StopRequest, locked, stop_on_signals
 from wisesr_cli.results import Silent, TrainingListener, TrainingResult
-from wisesr_cli.run_folders import check_kinds, check_still_new, choose_run, forget_if_empty
+from wisesr_cli.run_folders import Start, check_kinds, check_still_new, choose_run, forget_if_empty, temporary_run
 from wisesr_cli.runs import Run
-from wisesr_cli.runtime import DeviceChoice
-from wisesr_cli.state import has_state
+from wisesr_cli.runtime import Device, DeviceChoice
+from wisesr_cli.state import has_state, newest_epoch
 from wisesr_cli.text import visible
 
 DRY_RUN_PREFIX = f"{TEMPORARY_PREFIX}dry-run-"
@@ -36,6 +38,7 @@ class TrainingOptions:
     """What a call of `train` asks for beside the config.
 
     `max_steps` and `time_limit_seconds` stop before the last epoch; `dry_run` does one step, a save and a reload.
+    `cluster`: the processes that train together, see `cluster.find_cluster`; every one of them calls `train`.
     """
 
     resume: bool = False
@@ -44,6 +47,7 @@ class TrainingOptions:
     max_steps: int | None = None
     time_limit_seconds: float | None = None
     device: DeviceChoice = "auto"
+    cluster: Cluster | None = None
 
 
 def train(
@@ -57,67 +61,93 @@ def train(
         RunError: the state to resume from is damaged or does not fit.
         MachineError: no GPU where one was asked for, no room on the disk, no permission, or the run is in use.
         Interrupted: a signal asked to stop; there is a state to resume from.
+        EndedElsewhere: another process of the training failed, was stopped, or was lost.
     """
     options, listener, started = options or TrainingOptions(), listener or Silent(), time.monotonic()
     check_settings(loaded.config)
-    if options.dry_run:
-        start = choose_run(loaded.config, loaded.default_name, resume=False, overwrite=True)
-        return _dry_run(loaded, start.run, options, listener)
+    distribute = loaded.config.distribute
+    check_cluster(options.cluster, distribute)
+    with join(
+        options.cluster,
+        join_timeout=distribute.join_timeout_seconds,
+        lost_after=distribute.lost_after_seconds,
+        listener=listener,
+    ) as channel:
+        shown = listener if channel.is_main else Silent()
+        check_alike(channel, "settings", {**settings_of(loaded.config), **_options_for_all(options)})
+        check_alike(channel, "versions", versions())
+        if options.dry_run:
+            return _dry_run(loaded, options, channel, shown)
+        return _train(loaded, options, channel, started, shown)
+
+
+def _options_for_all(options: TrainingOptions) -> dict[str, bool | int | str | None]:
+    """Return the options that all processes of a training must be given alike: one that stops alone is waited for."""
+    return {"--dry-run": options.dry_run, "--max-steps": options.max_steps, "--device": options.device}
+
+
+def _train(
+    loaded: LoadedConfig, options: TrainingOptions, channel: Channel, started: float, listener: TrainingListener
+) -> TrainingResult:
+    with ExitStack() as held:
+        start, done = _begin_run(loaded, options, channel, held)
+        with stop_on_signals() as stop, ExitStack() as stack:
+            examples = open_examples(loaded.config, listener, epoch=done, channel=channel)
+            stack.callback(examples.close)
+            with stop.deferred():
+                device, distribution = _start_devices(loaded.config, options, channel)
+                from wisesr_cli import fitting
+
+            limits = Limits(stop, started, options.max_steps, options.time_limit_seconds)
+            result = fitting.run(loaded.config, examples, device, start, limits, listener, distribution)
+            part(channel)
+            return result
+
+
+def _begin_run(loaded: LoadedConfig, options: TrainingOptions, channel: Channel, held: ExitStack) -> tuple[Start, int]:
+    """Return where to train, its lock held, and how many epochs are done there.
+
+    The main process decides, and the others need not even see the folder.
+    """
+    if not channel.is_main:
+        path, resumed, done = channel.from_main("run")
+        return Start(Run(Path(path)), resumed=resumed), done
     start = choose_run(loaded.config, loaded.default_name, resume=options.resume, overwrite=options.overwrite)
     check_kinds(start.run)
     # Only who holds the lock may take it away: `forget_if_empty` stands behind it.
-    with locked(start.run.lock), forget_if_empty(start.run), stop_on_signals() as stop, ExitStack() as stack:
-        check_still_new(start)
-        if start.resumed and not has_state(start.run.state):
-            if start.run.best.exists():
-                raise RunError(f"{visible(start.run.state)}: no state to resume from; start anew with --overwrite")
-            start = replace(start, resumed=False)
-        examples = open_examples(loaded.config, listener)
-        stack.callback(examples.close)
-        with stop.deferred():
-            device = runtime.start(options.device, precision=loaded.config.train.precision)
-            from wisesr_cli import fitting
-
-        limits = Limits(stop, started, options.max_steps, options.time_limit_seconds)
-        return fitting.run(loaded.config, examples, device, start, limits, listener)
+    held.enter_context(locked(start.run.lock))
+    held.enter_context(forget_if_empty(start.run))
+    check_still_new(start)
+    if start.resumed and not has_state(start.run.state):
+        if start.run.best.exists() and not start.run.upgraded.exists():
+            raise RunError(f"{visible(start.run.state)}: no state to resume from; start anew with --overwrite")
+        start = replace(start, resumed=False, fine_tunes=start.run.upgraded.exists())
+    done = newest_epoch(start.run.state) if start.resumed else 0
+    channel.from_main("run", [str(start.run.path), start.resumed, done])
+    return start, done
 
 
-def _dry_run(loaded: LoadedConfig, run: Run, options: TrainingOptions, listener: TrainingListener) -> TrainingResult:
+def _start_devices(config: Config, options: TrainingOptions, channel: Channel) -> tuple[Device, Distribution]:
+    return start_devices(config.distribute, options.device, precision=config.train.precision, channel=channel)
+
+
+def _dry_run(
+    loaded: LoadedConfig, options: TrainingOptions, channel: Channel, listener: TrainingListener
+) -> TrainingResult:
     """Do one real step, save and reload, in a folder beside the run that is gone afterwards."""
-    with (
-        stop_on_signals(StopRequest("a dry run keeps nothing")) as stop,
-        _temporary_run(run.path.parent) as temporary,
-        ExitStack() as stack,
-    ):
-        examples = open_examples(loaded.config, listener)
+    run = Run(Path(channel.from_main("run", _name_of_run(loaded) if channel.is_main else None)))
+    with stop_on_signals(StopRequest("a dry run keeps nothing")) as stop, ExitStack() as stack:
+        temporary = stack.enter_context(temporary_run(run.path.parent, DRY_RUN_PREFIX)) if channel.is_main else run
+        examples = open_examples(loaded.config, listener, channel=channel)
         stack.callback(examples.close)
         with stop.deferred():
-            device = runtime.start(options.device, precision=loaded.config.train.precision)
+            device, distribution = _start_devices(loaded.config, options, channel)
             from wisesr_cli import fitting
 
-        return fitting.try_one_step(loaded.config, examples, device, run, temporary, listener)
+        result = fitting.try_one_step(loaded.config, examples, device, run, temporary, listener, distribution)
+        part(channel)
+        return result
 
 
-@contextmanager
-def _temporary_run(parent: Path) -> Iterator[Run]:
-    """Give a run in a folder that is gone afterwards; what killed processes left of theirs goes, too."""
-    make_folder(parent)
-    with naming(parent):
-        for leftover in sorted(parent.glob(f"{DRY_RUN_PREFIX}*")):
-            _remove_if_dead(Run(leftover))
-        run = Run(Path(tempfile.mkdtemp(prefix=DRY_RUN_PREFIX, dir=parent)))
-    try:
-        with locked(run.lock):
-            yield run
-    finally:
-        shutil.rmtree(run.path, ignore_errors=True)
-
-
-def _remove_if_dead(temporary: Run) -> None:
-    """Take away the folder of a dry run whose process ended without doing so."""
-    with suppress(OSError, MachineError):  # a live process holds it, or it belongs to another user
-        if not any(temporary.path.iterdir()):
-            temporary.path.rmdir()  # a live process that has just begun makes it again with its lock
-        elif not temporary.lock.exists() or temporary.lock.stat().st_size:  # an empty lock is about to be held
-            with locked(temporary.lock):
-                shutil.rmtree(temporary.path)
+def _name_of_run(loaded: LoadedConfig) -> str:
+    return str(choose_run(loaded.config, loaded.default_name, resume=False, overwrite=True).run.path)

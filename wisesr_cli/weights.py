@@ -1,11 +1,14 @@
 """Loads weights into a backbone, and makes sure that every tensor really arrived.
 
 Sources: `imagenet` (Keras downloads them), a `.keras` file, a `.weights.h5` or older `.h5` file, or a run directory.
+The backbone `from_weights` is built as well as filled from a run; the head may be filled from one, too.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +16,93 @@ import keras
 import numpy as np
 
 from wisesr_cli.archive import check_weights_file
-from wisesr_cli.backbones import build_backbone, cut_backbone
+from wisesr_cli.backbones import (
+    FROM_WEIGHTS,
+    Preprocessing,
+    build_backbone,
+    check_backbone,
+    cut_backbone,
+    resolve_preprocessing,
+)
+from wisesr_cli.config import ModelConfig
 from wisesr_cli.errors import MachineError, RunError, WisesrError
-from wisesr_cli.loading import load_model
+from wisesr_cli.loading import copy_weights, load_model
+from wisesr_cli.model_file import has_model_info, read_model_info
 from wisesr_cli.runs import weights_file
+from wisesr_cli.saved import SavedClassifier
 from wisesr_cli.text import visible
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a classifier starts from.
+
+    `tensors` counts the weights that were loaded into the backbone; None where it starts at random. `saved` is the
+    classifier of the run that they come from, for its head; None where there is none, or it is not wanted.
+    """
+
+    backbone: Any
+    tensors: int | None
+    preprocessing: Preprocessing
+    saved: SavedClassifier | None = None
+
+    def give_head(self, model: Any, class_names: Sequence[str] | None, wanted: bool | str) -> str | None:
+        """Give the head of a model the weights of the saved one, where they are wanted and fit; return what to say.
+
+        Raises:
+            RunError: they are asked for and do not fit, or there are none.
+        """
+        if wanted is False or (wanted == "auto" and (self.saved is None or not self.saved.info.is_upgraded)):
+            return None
+        if self.saved is None:
+            raise RunError("model.load_head is true, but model.weights is no run and no .keras file of one")
+        reason = self.saved.give_head(model, class_names)
+        if reason is None:
+            unnamed = "" if self.saved.info.has_named_classes else ", its classes taken in the order of the folders"
+            return f"the head's weights are those of {visible(self.saved.path)}{unnamed}"
+        if wanted is True:
+            raise RunError(
+                f"model.load_head is true, but the head of {visible(self.saved.path)} does not fit: {reason}; "
+                "--set model.load_head=false begins with a new one"
+            )
+        return f"the head starts anew: {reason}"
+
+
+def load_start(config: ModelConfig, image_size: tuple[int, int]) -> Start:
+    """Return the backbone of a config with its weights, and what its head may start from.
+
+    Raises:
+        ConfigError: the backbone is too small for the images, or has no such weights.
+        RunError: the file is missing or damaged, or a tensor of it does not fit; the message names the layer.
+        MachineError: ImageNet weights could not be downloaded.
+    """
+    name, source = config.backbone, config.weights
+    saved = None
+    if name == FROM_WEIGHTS or _may_give_head(source, config.load_head):
+        check_backbone(name, image_size, source)
+        saved = SavedClassifier(weights_file(str(source)), image_size)
+    if name != FROM_WEIGHTS or saved is None:
+        backbone, tensors = load_backbone(name, image_size, source, config.feature_layer)
+        return Start(backbone, tensors, resolve_preprocessing(name, config.preprocessing), saved)
+    backbone = saved.backbone()
+    if config.feature_layer is not None:
+        backbone = cut_backbone(backbone, config.feature_layer)
+    preprocessing = saved.preprocessing if config.preprocessing == "auto" else config.preprocessing
+    return Start(backbone, len(backbone.weights), preprocessing, None if config.load_head is False else saved)
+
+
+def _may_give_head(source: str | None, wanted: bool | str) -> bool:
+    """Return whether weights come from a model of wisesr whose head is asked for, or was just upgraded."""
+    if wanted is False or source is None or source == "imagenet":
+        return False
+    path = weights_file(source)
+    return path.suffix == ".keras" and has_model_info(path) and (wanted is True or read_model_info(path).is_upgraded)
 
 
 def load_backbone(
     name: str, image_size: tuple[int, int], source: str | None, feature_layer: str | None = None
 ) -> tuple[Any, int | None]:
-    """Return a backbone, cut at `feature_layer`, and how many of its tensors were loaded (None: it starts at random).
+    """Return a backbone of `BACKBONES`, cut at `feature_layer`, and how many of its tensors were loaded (None: none).
 
     Raises:
         RunError: the file is missing or damaged, or a tensor of it does not fit; the message names the layer.
@@ -100,7 +179,7 @@ def _copy_layer(target: Any, origin: Any, path: Path) -> None:
             f"model.weights: {visible(path)}: the layer '{visible(origin.name)}' ({type(origin).__name__} {found}) "
             f"does not fit the backbone's '{target.name}' ({type(target).__name__} {expected})"
         )
-    target.set_weights(origin.get_weights())
+    copy_weights(target, origin)
 
 
 def _flat_layers(model: Any) -> list[Any]:

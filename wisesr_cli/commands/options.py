@@ -25,6 +25,10 @@ BatchSize = Annotated[int | None, typer.Option("-b", "--batch-size", help="Image
 ImageSize = Annotated[
     str | None, typer.Option("--image-size", metavar="SIZE", help="Pixels: 224, or height x width as 224x320.")
 ]
+OtherImageSize = Annotated[
+    str | None,
+    typer.Option("--image-size", metavar="SIZE", help="Pixels, when not those of the training: 288, or 224x320."),
+]
 BackboneName = Annotated[str | None, typer.Option("--backbone", help="A keras.applications name, or compact.")]
 HeadName = Annotated[str | None, typer.Option("--head", help="gap, gmp, depthwise, wise, flatten or fc.")]
 LearningRate = Annotated[float | None, typer.Option("--learning-rate", "--lr", help="Base learning rate.")]

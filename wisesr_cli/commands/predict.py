@@ -42,6 +42,7 @@ def predict(
     pixel_limit: options.PixelLimit = None,
     device: options.DeviceChoice = "auto",
     precision: options.Precision = None,
+    image_size: options.OtherImageSize = None,
     engine: options.EngineChoice = "auto",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -74,6 +75,7 @@ def predict(
         pixel_limit=pixel_limit or PIXEL_LIMIT,
         device=device,
         precision=precision or "float32",
+        image_size=None if image_size is None else _image_size(image_size),
         engine=engine,
     )
     with nullcontext() if explain is None else explanation_folder(model_path(run), explain, "--explain") as folder:
@@ -93,6 +95,12 @@ def predict(
     elif output_file is not None and tally.records:
         listener.note(f"{counted(tally.records, 'image')} labelled: {visible(output_file)}")
     raise typer.Exit(code)
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    from wisesr_cli.config_reader import parse_image_size  # with YAML, which labelling has no other use for
+
+    return parse_image_size(text)
 
 
 def _screen(listener: Any) -> Any:

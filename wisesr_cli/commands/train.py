@@ -21,7 +21,9 @@ app = options.new_app()
 
 @app.command()
 def train(
-    source: Annotated[str, typer.Argument(help="A YAML config, or an image folder.")],
+    source: Annotated[
+        str, typer.Argument(help="A YAML config, an image folder, or a run (with --resume: that very run).")
+    ],
     settings: options.SetOptions = None,
     data: options.DataFolder = None,
     output_dir: options.OutputDir = None,
@@ -42,6 +44,15 @@ def train(
     time_limit: Annotated[
         float | None, typer.Option("--time-limit", min=0, metavar="SECONDS", help="Stop after so many seconds.")
     ] = None,
+    coordinator: Annotated[
+        str | None, typer.Option("--coordinator", metavar="HOST:PORT", help="Where process 0 of several listens.")
+    ] = None,
+    num_processes: Annotated[
+        int | None, typer.Option("--num-processes", metavar="N", help="How many processes train together.")
+    ] = None,
+    process_id: Annotated[
+        int | None, typer.Option("--process-id", metavar="I", help="Which of them this is, from 0.")
+    ] = None,
     fail_under: options.FailUnder = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -54,20 +65,20 @@ def train(
     wisesr train photos --backbone MobileNetV2 --epochs 20
     """
     named = options.named(locals())
+    from wisesr_cli.cluster import find_cluster
     from wisesr_cli.config_reader import load_config
-    from wisesr_cli.runs import config_source
+    from wisesr_cli.runs import config_source, place_of
 
+    cluster = find_cluster(coordinator, num_processes, process_id)
     gates = _parse_gates(fail_under or ())
-    loaded = load_config(
-        config_source(source),
-        options.overrides(settings, **named),
-    )
+    own_place = place_of(source) if resume or overwrite else []
+    loaded = load_config(config_source(source), [*own_place, *options.overrides(settings, **named)])
     from wisesr_cli import api
     from wisesr_cli.display import TrainingDisplay
     from wisesr_cli.training import TrainingOptions
 
     display = TrainingDisplay(quiet=quiet, verbose=verbose)
-    for note in loaded.notes:
+    for note in loaded.notes if cluster is None or cluster.process == 0 else ():
         display.note(note)
     result = api.train(
         loaded,
@@ -78,9 +89,12 @@ def train(
             max_steps=max_steps,
             time_limit_seconds=time_limit,
             device=device,
+            cluster=cluster,
         ),
         listener=display,
     )
+    if cluster is not None and cluster.process != 0:  # the main process shows what it came to
+        return
     _show(result, display, dry_run=dry_run)
     if gates and not dry_run:
         from wisesr_cli.gates import check_gates

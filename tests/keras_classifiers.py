@@ -1,0 +1,180 @@
+"""Small classifiers as others save them with Keras, with weights that no two layers share, and what they give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+from numpy.typing import NDArray
+
+SIDE = (32, 24)  # height, width
+
+
+def randomize(model: Any, seed: int = 0) -> Any:
+    """Give every weight values that no initializer gives, such that outputs differ from image to image."""
+    draws = np.random.default_rng(seed)
+    for weight in model.weights:
+        spread = 2.0 / np.sqrt(np.prod(weight.shape[:-1])) if len(weight.shape) > 1 else 0.2
+        if "variance" in weight.path or "gamma" in weight.path:
+            weight.assign(draws.uniform(0.5, 1.5, weight.shape))
+        elif weight.path.endswith(("kernel", "bias", "beta", "moving_mean")):
+            weight.assign(draws.normal(0.0, spread, weight.shape))
+    return model
+
+
+def feature_map(pixels: Any, name: str = "c") -> Any:
+    """Return a feature map (batch, 8, 6, 12) of pixels 0..255."""
+    x = layers.Rescaling(1 / 127.5, -1.0, name=f"{name}_rescaling")(pixels)
+    x = layers.Conv2D(8, 3, 2, padding="same", activation="relu", name=f"{name}_1")(x)
+    return layers.Conv2D(12, 3, 2, padding="same", activation="relu", name=f"{name}_2")(x)
+
+
+def ending(tail: Callable[[Any], Any], *, shape: tuple[int | None, ...] = (*SIDE, 3)) -> Any:
+    """Return a functional classifier whose end `tail` puts behind a feature map."""
+    pixels = keras.Input(shape)
+    return randomize(keras.Model(pixels, tail(feature_map(pixels))))
+
+
+def in_a_row(*tail: Any) -> Callable[[Any], Any]:
+    """Return a function that puts layers one behind the other."""
+
+    def put(x: Any) -> Any:
+        for layer in tail:
+            x = layer(x)
+        return x
+
+    return put
+
+
+def plain(classes: int = 3, *, shape: tuple[int | None, ...] = (*SIDE, 3)) -> Any:
+    """Return the ordinary one: pooling, dropout, softmax."""
+    tail = in_a_row(
+        layers.GlobalAveragePooling2D(name="pool"), layers.Dropout(0.4), layers.Dense(classes, activation="softmax")
+    )
+    return ending(tail, shape=shape)
+
+
+def nested() -> Any:
+    """Return a Sequential over a backbone that pools inside, batch normalization behind it."""
+    inside = keras.Input((*SIDE, 3))
+    backbone = keras.Model(inside, layers.GlobalAveragePooling2D()(feature_map(inside)), name="inner")
+    tail = (layers.Dropout(0.3), layers.BatchNormalization(), layers.Dense(3, activation="softmax"))
+    return randomize(keras.Sequential([keras.Input((*SIDE, 3)), layers.RandomFlip(), backbone, *tail]))
+
+
+ENDS: dict[str, Callable[[], Any]] = {
+    "softmax": plain,
+    "nested": nested,
+    "keepdims": lambda: ending(
+        in_a_row(layers.GlobalAveragePooling2D(keepdims=True), layers.Flatten(), layers.Dense(4, activation="softmax"))
+    ),
+    "average pooling over the map": lambda: ending(
+        in_a_row(layers.AveragePooling2D((8, 6)), layers.Flatten(), layers.Dense(4))
+    ),
+    "1x1 convolution": lambda: ending(
+        in_a_row(
+            layers.GlobalAveragePooling2D(keepdims=True),
+            layers.Dropout(0.1),
+            layers.Conv2D(4, 1),
+            layers.Reshape((4,)),
+            layers.Activation("softmax"),
+        )
+    ),
+    "norms and two dense layers": lambda: ending(
+        in_a_row(
+            layers.GlobalAveragePooling2D(),
+            layers.BatchNormalization(scale=False),
+            layers.Dense(5),
+            layers.BatchNormalization(center=False, epsilon=0.1),
+            layers.Dense(3, use_bias=False),
+            layers.BatchNormalization(),
+            layers.Softmax(),
+        )
+    ),
+    "one unit": lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(1, activation="sigmoid"))),
+}
+
+
+def two_pools(x: Any) -> Any:
+    """Put the mean and the maximum of a map side by side."""
+    both = [layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)]
+    return layers.Dense(3, activation="softmax")(layers.Concatenate(name="both")(both))
+
+
+def two_outputs(x: Any) -> Any:
+    """Give two predictions."""
+    pooled = layers.GlobalAveragePooling2D()(x)
+    return [layers.Dense(3)(pooled), layers.Dense(2)(pooled)]
+
+
+# What cannot be converted, and what the reason must say.
+OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
+    "maximum": (
+        lambda: ending(in_a_row(layers.GlobalMaxPooling2D(name="gmp"), layers.Dense(3))),
+        r"behind the feature map of 8x6x12 stands 'gmp' \(GlobalMaxPooling2D\), which takes the largest value",
+    ),
+    "flattened": (
+        lambda: ending(in_a_row(layers.Flatten(name="flat"), layers.Dense(3))),
+        r"stands 'flat' \(Flatten\), which flattens it, so that every position has weights of its own already",
+    ),
+    "part of the map": (
+        lambda: ending(in_a_row(layers.AveragePooling2D((4, 3), name="part"), layers.Flatten(), layers.Dense(3))),
+        r"stands 'flatten.*' \(Flatten\)",
+    ),
+    "two poolings": (lambda: ending(two_pools), r"'both' \(Concatenate\) puts 2 tensors together"),
+    "two outputs": (lambda: ending(two_outputs), r"1 input and 2 outputs; a classifier has one of each"),
+    "a hidden layer": (
+        lambda: ending(
+            in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(5, activation="relu"), layers.Dense(3, name="last"))
+        ),
+        r"'last' comes behind the activation relu; heads of wisesr have no hidden layer",
+    ),
+    "layer norm": (
+        lambda: ending(
+            in_a_row(layers.GlobalAveragePooling2D(), layers.LayerNormalization(name="ln"), layers.Dense(3))
+        ),
+        r"stands 'ln' \(LayerNormalization\), which no head of wisesr has",
+    ),
+    "several classes at once": (
+        lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(3, activation="sigmoid"))),
+        r"its 3 outputs are probabilities of their own \(sigmoid\)",
+    ),
+    "a number": (
+        lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(1))),
+        r"its one output has no sigmoid",
+    ),
+    "another end": (
+        lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(3, activation="tanh", name="last"))),
+        r"'last' ends in the activation tanh; a classifier ends in softmax or none",
+    ),
+    "features": (
+        lambda: ending(layers.GlobalAveragePooling2D()),
+        r"behind the pooling stands no dense layer: it gives features, not classes",
+    ),
+    "a feature map": (lambda: ending(lambda x: x), r"it gives a feature map of 8x6x12, not classes"),
+}
+
+
+def pixels_of(count: int, size: tuple[int, int] = SIDE) -> NDArray[np.uint8]:
+    """Return noise as images, uint8 (count, height, width, 3), each of another brightness."""
+    draws = np.random.default_rng(5)
+    noise = draws.integers(0, 120, (count, *size, 3))
+    return np.asarray(noise + draws.integers(0, 135, (count, 1, 1, 3)), np.uint8)
+
+
+def outputs_of(model: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return what a model gives at inference, float64 (images, outputs)."""
+    outputs = keras.ops.convert_to_numpy(model(pixels.astype("float32"), training=False))
+    return np.asarray(outputs, np.float64).reshape(len(pixels), -1)
+
+
+def save(model: Any, path: Path) -> Path:
+    """Save a model as others do: compiled, with the state of its optimizer."""
+    model.compile("adam", "categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)
+    model.save(path)
+    return path
