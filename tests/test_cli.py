@@ -49,6 +49,7 @@ OPTIONS = {
     "--pixel-limit --device",
     "compare": "--heads --seeds -s --set --data -o --output-dir --name --epochs -b --batch-size --image-size "
     "--backbone --learning-rate --lr --precision --device --resume --format",
+    "export": "--to --quantize --image-size --data -o --output-dir --overwrite --device --format",
     "upgrade": "-s --set --data --classes --preprocessing --image-size --head -o --output-dir --name --overwrite "
     "--device --format",
     "summarize": "--backbone --head --classes --image-size -s --set --latency --device --format",
@@ -66,6 +67,7 @@ WITH_PROGRESS = (
     "predict",
     "explain",
     "compare",
+    "export",
     "upgrade",
     "summarize",
     "doctor",

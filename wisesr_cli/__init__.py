@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wisesr_cli.api import compare, evaluate, explain, load_config, predict, summarize, train, upgrade
+    from wisesr_cli.api import compare, evaluate, explain, export, load_config, predict, summarize, train, upgrade
     from wisesr_cli.layers import PositionWeightedPooling2D, TileAveragePooling2D
 
 __version__ = "0.1.0"
@@ -27,6 +27,7 @@ __all__ = [
     "compare",
     "evaluate",
     "explain",
+    "export",
     "load_config",
     "predict",
     "summarize",

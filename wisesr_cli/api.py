@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from wisesr_cli import config_reader, training
 from wisesr_cli.comparison import DEFAULT_HEADS, DEFAULT_SEEDS, request_of, seeds_up_to
 from wisesr_cli.config import Config, SplitName
-from wisesr_cli.config_reader import LoadedConfig, Override
+from wisesr_cli.config_reader import LoadedConfig, Override, parse_image_size
 from wisesr_cli.engines import EngineChoice, choose_engine
 from wisesr_cli.evaluation import choose_subject, data_settings, output_folder
 from wisesr_cli.evaluation import evaluate as evaluate_subject
@@ -27,6 +27,7 @@ from wisesr_cli.results import (
     Comparison,
     Evaluation,
     Explanation,
+    Exports,
     Listener,
     Prediction,
     Silent,
@@ -295,6 +296,50 @@ def explain(
         explainer, paths, labels=labels, batch_size=batch_size, pixel_limit=pixel_limit, oddities=oddities
     )
     return _telling(records, oddities, listener)
+
+
+def export(
+    run: str | Path,
+    to: str | Sequence[str],
+    *,
+    quantize: Literal["int8", "float16"] | None = None,
+    image_size: str | int | tuple[int, int] | None = None,
+    data: str | Path | None = None,
+    output_dir: str | Path | None = None,
+    overwrite: bool = False,
+    device: DeviceChoice = "auto",
+    listener: Listener | None = None,
+) -> Exports:
+    """Write a run's best model in other formats, each loaded again by its own runtime and compared with the run.
+
+    Args:
+        run: a run directory, or its best.keras.
+        to: keras, onnx, litert, saved_model: several, or one.
+        quantize: how numbers are stored for LiteRT; the accuracy that it costs is in the record.
+        image_size: 224, "224x320" or (height, width); None is the size that the model was trained at.
+        data: compare on this image folder; None is the run's validation split, else test, else train.
+        output_dir: the folder; None is `export` beside the model file.
+        overwrite: replace earlier exports.
+        device: where to compute what the exports are compared with.
+        listener: who is told what happens.
+
+    Raises:
+        WisesrError: see `exporting.export`.
+    """
+    from wisesr_cli import exporting
+
+    sides = "x".join(map(str, image_size)) if isinstance(image_size, tuple) else image_size
+    request = exporting.Request(
+        run=run,
+        formats=exporting.formats_of([to] if isinstance(to, str) else to),
+        quantize=quantize,
+        image_size=None if sides is None else parse_image_size(sides),
+        data=data,
+        output_dir=None if output_dir is None else str(output_dir),
+        overwrite=overwrite,
+        device=device,
+    )
+    return exporting.export(request, listener or Silent())
 
 
 def upgrade(

@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "predict": "Label images with a run.",
     "explain": "Show which positions of the feature map made a logit, exactly.",
     "compare": "Train several heads over several seeds and compare them with mean, spread and cost.",
+    "export": "Write the model as ONNX, LiteRT, SavedModel or plain Keras, each compared with the run.",
     "upgrade": "Make a run of a Keras classifier that ends in global average pooling, with the same outputs.",
     "summarize": "Show parameters, FLOPs and sizes per backbone and head.",
     "config": "Show the resolved config, or the JSON Schema for editors.",

@@ -451,6 +451,52 @@ class Explanation:
 
 
 @dataclass(frozen=True)
+class ExportedModel:
+    """A model in another format, and how its answers differ from those of the run on the same images.
+
+    `file` is its name in the folder of exports. `compared_on` is a split of the run, or a folder. Differences are the
+    largest over `compared_images` of it and all classes; `top1_agreement` is the fraction of the images whose best
+    label is that of the run. Accuracies are those on `judged_images` labelled images, of a quantized model only.
+    """
+
+    format: str
+    file: str
+    quantize: str | None
+    bytes: int
+    compared_on: str
+    compared_images: int
+    max_probability_difference: float
+    max_logit_difference: float
+    top1_agreement: float
+    judged_images: int | None = None
+    run_top1_accuracy: float | None = None
+    top1_accuracy: float | None = None
+
+    @property
+    def top1_accuracy_difference(self) -> float | None:
+        """What quantization does to the top-1 accuracy: below zero it costs some."""
+        if self.top1_accuracy is None or self.run_top1_accuracy is None:
+            return None
+        return self.top1_accuracy - self.run_top1_accuracy
+
+    def to_json(self) -> dict[str, Any]:
+        """Return one row of `wisesr export --format json`."""
+        return {**asdict(self), "top1_accuracy_difference": self.top1_accuracy_difference}
+
+
+@dataclass(frozen=True)
+class Exports:
+    """What was exported, and where it lies."""
+
+    output_dir: str
+    rows: tuple[ExportedModel, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of `wisesr export --format json`."""
+        return {"output_dir": self.output_dir, "rows": [row.to_json() for row in self.rows]}
+
+
+@dataclass(frozen=True)
 class Upgrade:
     """What `wisesr upgrade` found in a Keras classifier, and the run that it made of it.
 

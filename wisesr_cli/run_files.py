@@ -14,6 +14,7 @@ from typing import Any
 
 from wisesr_cli.errors import RunError
 from wisesr_cli.files import TEMPORARY_PREFIX, read_text, replacing, write_text
+from wisesr_cli.model_info import MODEL_INFO
 from wisesr_cli.text import csv_cell, parse_csv_cell, visible
 
 BEST = "best.keras"
@@ -52,6 +53,27 @@ WEIGHTS_NUMBERS = "weights.npz"
 EXPLAINED_PATTERNS = (f"image-{'[0-9]' * 5}*-*.png", f"contact_sheet-{'[0-9]' * 3}*.png")
 EXPLANATION_FILES = (CONTRIBUTIONS, EXPLANATIONS, EXPLANATIONS_TABLE, WEIGHTS_PICTURE, WEIGHTS_NUMBERS)
 
+# In the folder of exports, `EXPORT` unless another one is given.
+EXPORT = "export"
+EXPORT_RECORD = "export.json"
+EXPORT_README = "README.md"
+LABELS = "labels.txt"
+EXPORTED_MODELS = {
+    ("keras", None): "model.keras",
+    ("onnx", None): "model.onnx",
+    ("litert", None): "model.tflite",
+    ("litert", "int8"): "model-int8.tflite",
+    ("litert", "float16"): "model-float16.tflite",
+    ("saved_model", None): "saved_model",
+}
+SAVED_MODEL_EXTRAS = "assets.extra"  # where TensorFlow leaves room for files of others
+SAVED_MODEL_FILES = (
+    *("saved_model.pb", "fingerprint.pb", "variables/variables.index", "variables/variables.data-*"),
+    *(f"{SAVED_MODEL_EXTRAS}/{name}" for name in (MODEL_INFO, LABELS)),
+)
+SAVED_MODEL_FOLDERS = ("variables", "assets", SAVED_MODEL_EXTRAS)
+EXPORT_FILES = (*(name for name in EXPORTED_MODELS.values() if "." in name), LABELS, EXPORT_README, EXPORT_RECORD)
+
 # In the folder of a comparison, beside a run directory for every head and seed; the first with its first training.
 TRAININGS = "trainings.json"
 COMPARISON = "comparison.json"
@@ -66,7 +88,9 @@ CONFUSION_PICTURE = "confusion_matrix-{}.png"
 RELIABILITY_PICTURE = "reliability-{}.png"
 EVALUATION_PICTURES = (CONFUSION_PICTURE, RELIABILITY_PICTURE)
 
-LEFTOVERS = tuple(f"{folder}{TEMPORARY_PREFIX}*" for folder in ("", f"{PLOTS}/", f"{EXPLAIN}/", "evaluate-*/"))
+LEFTOVERS = tuple(
+    f"{folder}{TEMPORARY_PREFIX}*" for folder in ("", f"{PLOTS}/", f"{EXPLAIN}/", f"{EXPORT}/", "evaluate-*/")
+)
 
 # What `--overwrite` takes away; whatever else lies in a run directory is the user's. The classes go last: with them a
 # folder is known to be a run, in which another process may take away what a killed one did not come to.
@@ -76,9 +100,13 @@ OUR_FILES = (
     f"{TENSORBOARD}/**/events.out.tfevents.*",
     *(f"evaluate-*/{name}" for name in (*EVALUATION_FILES, REPORT)),
     *(f"{EXPLAIN}/{name}" for name in (*EXPLANATION_FILES, *EXPLAINED_PATTERNS)),
+    *(f"{EXPORT}/{name}" for name in (*(f"saved_model/{name}" for name in SAVED_MODEL_FILES), *EXPORT_FILES)),
     *(LITERT, BEST, UPGRADED, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, CLASSES),
 )
-OUR_FOLDERS = (*(STATE, PLOTS, f"{TENSORBOARD}/*", TENSORBOARD, EXPLAIN, "evaluate-*"),)
+OUR_FOLDERS = (
+    *(STATE, PLOTS, f"{TENSORBOARD}/*", TENSORBOARD, EXPLAIN, "evaluate-*", EXPORT, f"{EXPORT}/saved_model"),
+    *(f"{EXPORT}/saved_model/{name}" for name in SAVED_MODEL_FOLDERS),
+)
 
 
 def write_json(path: Path, value: Any) -> None:
