@@ -1,0 +1,56 @@
+"""Writes docs/scale.md: the computed tables of `communication`, and the figures that `weak_scaling` measured.
+
+The figures are in docs/scale.json, with the machine that they were measured on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from communication import tables
+from measuring import Answer, table
+from performance import machine
+
+from wisesr_cli.report import to_markdown
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
+FIGURES = DOCUMENT.with_suffix(".json")
+
+
+def keep(figures: list[dict[str, Any]], *, load: float) -> None:
+    """Put the figures into the file, with the machine of this moment, and how busy others kept it before."""
+    kept = {"machine": machine(), "measured": time.strftime("%Y-%m-%d"), "load": load, "figures": figures}
+    FIGURES.write_text(f"{json.dumps(kept, indent=1)}\n", encoding="utf-8")
+
+
+def write_document() -> None:
+    """Replace what stands between the marks of the document."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for mark, content in CONTENTS.items():
+        begin, end = f"<!-- {mark}: written by benchmarks/weak_scaling.py -->\n", f"<!-- end of {mark} -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n{content()}\n{end}{after}"
+    DOCUMENT.write_text(text, encoding="utf-8")
+
+
+def communication() -> str:
+    """Return the tables of what is exchanged."""
+    return "\n".join(tables())
+
+
+def weak_scaling() -> str:
+    """Return the table of what was measured, and where."""
+    kept = json.loads(FIGURES.read_text(encoding="utf-8"))
+    answers = [Answer.from_json(values) for values in kept["figures"]]
+    notes = list(dict.fromkeys(answer.note for answer in answers))
+    busy = f"{kept['load']:.1f} processes of others wanted its cores when the measuring began"
+    where = f"Measured on {kept['machine']}; {kept['measured']}. {busy}."
+    return "\n".join((to_markdown(table(answers)), *(f"{note}.\n" for note in notes), where, ""))
+
+
+CONTENTS: dict[str, Callable[[], str]] = {"communication": communication, "weak scaling": weak_scaling}
