@@ -44,7 +44,8 @@ OPTIONS = {
     "evaluate": "--split --data -b --batch-size --pixel-limit --report --fail-under --image-size --device --precision "
     "--format",
     "predict": "--from-file --null --top-k --min-score -b --batch-size --format -o --output --overwrite --resume "
-    "--strict --pixel-limit --image-size --device --precision --explain --show --engine",
+    "--strict --pixel-limit --image-size --device --precision --explain --show --shard --engine --ray-address "
+    "--ray-workers",
     "explain": "--class --weights -o --output-dir --from-file --null --pictures -b --batch-size --format --show "
     "--pixel-limit --device",
     "compare": "--heads --seeds -s --set --data -o --output-dir --name --epochs -b --batch-size --image-size "

@@ -71,6 +71,7 @@ LAYERS = (
         "attribution",
         "resampling",
         "receptive_field",
+        "shards",
     },
     {
         "archive",
@@ -125,6 +126,8 @@ LAYERS = (
     {"loading", "stock_layers", "best_litert", "exported"},
     {"weights", "other_size", "rebuilding", "saved", "surgery", "folding"},
     {"model", "evaluation", "explaining", "prediction", "training"},
+    {"ray_session", "ray_worker"},
+    {"ray_prediction"},
     {
         "trainer",
         "comparing",

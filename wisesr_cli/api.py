@@ -19,7 +19,7 @@ from wisesr_cli.engines import EngineChoice, choose_engine
 from wisesr_cli.evaluation import choose_subject, data_settings, output_folder
 from wisesr_cli.evaluation import evaluate as evaluate_subject
 from wisesr_cli.images import PIXEL_LIMIT
-from wisesr_cli.labelling import Request, open_records
+from wisesr_cli.labelling import EngineOrRay, Request, open_records
 from wisesr_cli.model_file import read_model_info
 from wisesr_cli.oddities import Oddities
 from wisesr_cli.prediction import find_inputs, not_empty
@@ -39,6 +39,7 @@ from wisesr_cli.results import (
 from wisesr_cli.run_files import REPORT
 from wisesr_cli.runs import config_source, model_path, place_of
 from wisesr_cli.runtime import DeviceChoice
+from wisesr_cli.shards import parse_shard
 from wisesr_cli.training import TrainingOptions
 
 Record = TypeVar("Record")
@@ -180,7 +181,10 @@ def predict(
     device: DeviceChoice = "auto",
     precision: Precision = "float32",
     image_size: str | int | tuple[int, int] | None = None,
-    engine: EngineChoice = "auto",
+    engine: EngineOrRay = "auto",
+    shard: str | None = None,
+    ray_address: str | None = None,
+    ray_workers: int | None = None,
     listener: Listener | None = None,
 ) -> Iterator[Prediction]:
     """Label images: a record per image, in order; an unreadable one has the reason in `error`.
@@ -195,7 +199,11 @@ def predict(
         device: where to compute.
         precision: arithmetic.
         image_size: 288, "224x320" or (224, 320), height and width; None is that of the training.
-        engine: what runs the model; `auto` is LiteRT where it can, see `engines.choose_engine`.
+        engine: what runs the model; `auto` is LiteRT where it can, see `engines.choose_engine`; `ray`: workers of Ray,
+            of the cluster that the process is connected to, or else of the one at `ray_address`.
+        shard: "I/N" for part I, from 0, of N equal parts of the inputs; None is all.
+        ray_address: HOST:PORT of a Ray cluster, or auto; None is what RAY_ADDRESS says, else a Ray of its own.
+        ray_workers: how many label; None is one per processor, or per GPU.
         listener: who is told what happens, and at the end what is odd about the images.
 
     Raises:
@@ -213,10 +221,15 @@ def predict(
         precision=precision,
         image_size=None if image_size is None else config_reader.parse_image_size(image_size),
         engine=engine,
+        shard=None if shard is None else parse_shard(shard),
+        ray_address=ray_address,
+        ray_workers=ray_workers,
     )
+    request.check()
     chosen = request.choose_engine(listener)
     found = request.find(oddities)
-    records = open_records(request, chosen, not_empty(found), oddities, listener, ready=found.ready)
+    paths = not_empty(found) if request.shard is None else found  # a shard may well be empty
+    records = open_records(request, chosen, paths, oddities, listener, ready=found.ready)
     return _telling(records, oddities, listener)
 
 

@@ -19,8 +19,19 @@ Result = TypeVar("Result")
 _TOLD_EVERY_SECONDS = 0.1
 
 
+_most_workers: int | None = None  # in a process that shares its processors with others of its kind
+
+
+def limit_worker_count(most: int) -> None:
+    """Let this process use no more than so many processors from now on."""
+    global _most_workers
+    _most_workers = most
+
+
 def worker_count() -> int:
     """Return the number of processors that this process may use."""
+    if _most_workers is not None:
+        return _most_workers
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1

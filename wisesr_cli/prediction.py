@@ -28,6 +28,7 @@ from wisesr_cli.ordering import RUN, in_order
 from wisesr_cli.parallel import always
 from wisesr_cli.pipeline import Decoded, decode_in_order
 from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.shards import NO_INPUT
 from wisesr_cli.text import visible
 
 BLOCK_BYTES = 65536  # that a list of paths is read in
@@ -126,7 +127,7 @@ def not_empty(paths: Iterable[str]) -> Iterator[str]:
     iterator = iter(paths)
     first = next(iterator, None)
     if first is None:
-        raise DataError("no image to label: the folders, patterns and lists that were given hold none")
+        raise DataError(NO_INPUT)
     return chain((first,), iterator)
 
 

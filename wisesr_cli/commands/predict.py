@@ -43,7 +43,26 @@ def predict(
     device: options.DeviceChoice = "auto",
     precision: options.Precision = None,
     image_size: options.OtherImageSize = None,
-    engine: options.EngineChoice = "auto",
+    engine: Annotated[
+        Literal["auto", "litert", "keras", "ray"],
+        typer.Option(
+            "--engine", help="What runs the model; auto is LiteRT on the CPU, else Keras; ray: on many machines."
+        ),
+    ] = "auto",
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="I/N", help="Label part I, from 0, of N equal parts of the inputs.")
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="ADDRESS",
+            help="A Ray cluster: HOST:PORT or auto; default RAY_ADDRESS, else a new one.",
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option("--ray-workers", min=1, metavar="N", help="Ray workers; default one per CPU, or GPU.")
+    ] = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     debug: options.Debug = False,
@@ -61,6 +80,7 @@ def predict(
     from wisesr_cli.report import TerminalListener
     from wisesr_cli.run_folders import explanation_folder
     from wisesr_cli.runs import model_path
+    from wisesr_cli.shards import parse_shard
     from wisesr_cli.text import counted, visible
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)
@@ -77,6 +97,9 @@ def predict(
         precision=precision or "float32",
         image_size=None if image_size is None else _image_size(image_size),
         engine=engine,
+        shard=None if shard is None else parse_shard(shard),
+        ray_address=ray_address,
+        ray_workers=ray_workers,
     )
     with nullcontext() if explain is None else explanation_folder(model_path(run), explain, "--explain") as folder:
         pictures = Pictures(folder, _screen(listener) if show else None) if folder or show else None

@@ -1,0 +1,107 @@
+"""Splits the inputs of a prediction into shards, so that several processes or machines label a part each.
+
+Shard I of N takes every N-th input, from number I on, both counted from 0: the shards differ by at most one input in
+size, they depend on nothing but the list, and their outputs, a line of each in turn, are that of one run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from wisesr_cli.errors import DataError, UsageError
+from wisesr_cli.results import Listener
+from wisesr_cli.text import counted, visible
+
+MOST_SHARDS = 1_000_000
+NO_INPUT = "no image to label: the folders, patterns and lists that were given hold none"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the inputs is meant: number `index`, from 0, of `count`."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+def parse_shard(text: str) -> Shard:
+    """Return the shard of `--shard I/N`.
+
+    Raises:
+        UsageError: it is not one of them.
+    """
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
+    if found is None:
+        raise UsageError(f"--shard {visible(text)}: expected I/N, for instance 0/4, the first of four shards")
+    index, count = int(found[1]), int(found[2])
+    if not 1 <= count <= MOST_SHARDS:
+        raise UsageError(f"--shard {visible(text)}: {count:,} shards; allowed: 1 to {MOST_SHARDS:,}")
+    if index >= count:
+        raise UsageError(f"--shard {visible(text)}: shards count from 0; allowed: 0/{count} to {count - 1}/{count}")
+    return Shard(index, count)
+
+
+class ShardInputs(Iterator[str]):
+    """Those of the inputs that belong to a shard, in order.
+
+    Args:
+        paths: all inputs.
+        ready: whether the next of them, or their end, is there without waiting.
+        shard: which ones are given.
+    """
+
+    def __init__(self, paths: Iterator[str], ready: Callable[[], bool], shard: Shard) -> None:
+        self._paths, self._ready, self.shard = paths, ready, shard
+        self._ahead: deque[str] = deque()  # at most one path, which `ready` came upon
+        self._hash = blake2b(digest_size=4)
+        self.met = self.given = 0
+
+    def __next__(self) -> str:
+        """Return the next path.
+
+        Raises:
+            DataError: there is none in the whole list; a shard of a short list may well have none.
+        """
+        while not self._ahead:
+            self._take()
+        self.given += 1
+        return self._ahead.popleft()
+
+    def ready(self) -> bool:
+        """Return whether the next path, or the end, is there without waiting for whoever writes the list."""
+        while not self._ahead:
+            if not self._ready():
+                return False
+            try:
+                self._take()
+            except StopIteration:
+                break
+        return True
+
+    def _take(self) -> None:
+        """Look at one more of all paths."""
+        try:
+            path = next(self._paths)
+        except StopIteration:
+            if not self.met:
+                raise DataError(NO_INPUT) from None
+            raise
+        if self.met % self.shard.count == self.shard.index:
+            self._ahead.append(path)
+        self._hash.update(os.fsencode(path) + b"\0")
+        self.met += 1
+
+    def tell(self, listener: Listener) -> None:
+        """Say how many there were, and what tells the whole list from another one."""
+        listener.note(
+            f"shard {self.shard}: {self.given:,} of {counted(self.met, 'input')}; list {self._hash.hexdigest()}, "
+            "which must be the same for every shard"
+        )
