@@ -39,7 +39,7 @@ OPTIONS = {
     "init": "-o --output --overwrite",
     "check": "-s --set --data --image-size --format",
     "train": "-s --set --data -o --output-dir --name --seed --epochs -b --batch-size --image-size --backbone --head "
-    "--learning-rate --lr --device --precision --resume --overwrite --dry-run --max-steps --time-limit "
+    "--learning-rate --lr --device --precision --tracker --resume --overwrite --dry-run --max-steps --time-limit "
     "--coordinator --num-processes --process-id --fail-under",
     "evaluate": "--split --data -b --batch-size --pixel-limit --report --fail-under --image-size --device --precision "
     "--format",
@@ -49,7 +49,7 @@ OPTIONS = {
     "explain": "--class --weights -o --output-dir --from-file --null --pictures -b --batch-size --format --show "
     "--pixel-limit --device",
     "compare": "--heads --seeds -s --set --data -o --output-dir --name --epochs -b --batch-size --image-size "
-    "--backbone --learning-rate --lr --precision --device --resume --format",
+    "--backbone --learning-rate --lr --precision --device --tracker --resume --format",
     "export": "--to --quantize --image-size --data -o --output-dir --overwrite --device --format",
     "upgrade": "-s --set --data --classes --preprocessing --image-size --head -o --output-dir --name --overwrite "
     "--device --format",

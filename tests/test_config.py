@@ -67,6 +67,8 @@ DEFAULTS: dict[str, Any] = {
         "best_by": "top1_accuracy",
         "precision": "float32",
         "jit_compile": "auto",
+        "trackers": [],
+        "track_model": False,
     },
     "distribute": {
         "strategy": "auto",
@@ -122,6 +124,8 @@ train:
   best_by: top1_accuracy      # on validation; ties by lower loss; the last epoch when there is no validation
   precision: float32
   jit_compile: auto
+  trackers: []                # e.g. [mlflow, wandb]
+  track_model: false          # whether trackers keep a copy of best.keras, too
 """
 
 # Values that the comments of the example promise.

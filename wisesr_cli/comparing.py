@@ -43,6 +43,7 @@ from wisesr_cli.run_folders import (
 from wisesr_cli.runs import Run
 from wisesr_cli.runtime import DeviceChoice
 from wisesr_cli.text import counted, visible
+from wisesr_cli.trackers import check_trackers
 from wisesr_cli.training import TrainingOptions
 
 REFERENCE_SEED = 0  # of the split that is remembered, to notice that images have changed
@@ -86,6 +87,7 @@ def open_comparison(request: ComparisonRequest, *, resume: bool) -> Start:
     for head in request.heads:
         check_settings(head.loaded.config)
     _check_heads(request)
+    check_trackers(request.base.config.train.trackers)
     start = choose_comparison(request.base.config, request.default_name, resume=resume)
     check_comparison_kinds(start.run)
     return start

@@ -28,6 +28,7 @@ from wisesr_cli.heads import HEADS, HeadOptions, WiseOptions
 from wisesr_cli.options import Options, one_of
 from wisesr_cli.schedules import SCHEDULES, CosineOptions, ScheduleOptions
 from wisesr_cli.text import size_text, visible
+from wisesr_cli.trackers import TrackerName
 
 SCHEMA_VERSION: Literal[1] = 1
 SplitName = Literal["train", "validation", "test"]
@@ -51,6 +52,12 @@ def _check_path(path: str) -> str:
     if "\0" in path:
         raise ValueError("a path has no NUL character")
     return path
+
+
+def _check_once(names: list[TrackerName]) -> list[TrackerName]:
+    if len(set(names)) < len(names):
+        raise ValueError("the same tracker is there twice")
+    return names
 
 
 def _check_group_regex(pattern: str) -> str:
@@ -339,6 +346,10 @@ class TrainConfig(Options):
     """Arithmetic of training; saved models are float32."""
     jit_compile: Literal["auto"] | bool = "auto"
     """Whether XLA compiles the training step; `auto` where it was measured to help."""
+    trackers: Annotated[list[TrackerName], AfterValidator(_check_once)] = Field(default_factory=list, max_length=8)
+    """Experiment trackers that are told of the training, for instance [mlflow, wandb]; empty is none."""
+    track_model: bool = False
+    """Whether trackers keep a copy of the best model, too."""
 
     @model_validator(mode="after")
     def _fit_phases(self) -> TrainConfig:

@@ -34,6 +34,7 @@ from wisesr_cli.runs import Run
 from wisesr_cli.runtime import Device
 from wisesr_cli.state import State, read_state
 from wisesr_cli.text import counted, size_text, visible
+from wisesr_cli.tracking import Tracking
 from wisesr_cli.trainer import Arrays, Trainer
 
 SMALL_DATA = 5_000  # images; below, a large network from random weights learns little
@@ -54,16 +55,21 @@ def run(
 
     Of several processes all build and train, and the main one writes and judges: the others have no metrics.
     """
-    with distribution.scope():
-        trainer = Trainer(config, examples, device, distribution)
-        plan = plan_of(trainer, start.run)
-        optimizer_state = _begin(trainer, start, listener)
-        listener.prepared(plan)
-        before = trainer.progress.epoch
-        stopped = _fit(trainer, start.run, optimizer_state, limits, listener)
-    if not distribution.is_main:
-        return _result(trainer, start.run, trainer.progress.epoch - before, stopped, None)
-    return _finish(trainer, start.run, trainer.progress.epoch - before, stopped, listener)
+    with ExitStack() as stack:
+        with distribution.scope():
+            trainer = Trainer(config, examples, device, distribution)
+            plan = plan_of(trainer, start.run)
+            tracking = stack.enter_context(Tracking(trainer, start, environment(device, distribution), listener))
+            optimizer_state = _begin(trainer, start, listener)
+            tracking.go_on()
+            listener.prepared(plan)
+            before = trainer.progress.epoch
+            stopped = _fit(trainer, start.run, optimizer_state, limits, tracking, listener)
+        if not distribution.is_main:
+            return _result(trainer, start.run, trainer.progress.epoch - before, stopped, None)
+        result = _finish(trainer, start.run, trainer.progress.epoch - before, stopped, listener)
+        tracking.finished(result)
+        return result
 
 
 def _begin(trainer: Trainer, start: Start, listener: Listener) -> Arrays | None:
@@ -162,6 +168,7 @@ def _fit(
     run: Run,
     optimizer_state: Arrays | None,
     limits: Limits,
+    tracking: Tracking,
     listener: TrainingListener,
 ) -> str | None:
     """Train from where the progress stands to the end; return why it stopped before, None when it did not."""
@@ -183,7 +190,7 @@ def _fit(
                     trainer.restore("optimizer", optimizer_state)
                 keeper.begin_phase(number, first)
                 try:
-                    trainer.fit(keeper, first=done, last=last)
+                    trainer.fit(keeper, tracking, first=done, last=last)
                 except TrainingStopped as stop:
                     return stop.reason
             first = last

@@ -16,7 +16,7 @@ from wisesr_cli.results import EpochResult
 from wisesr_cli.text import joined, visible
 
 # Settings that touch only where and how something is kept, not what is computed.
-_FREE = ("name", "output_dir", "data.cache", "train.epochs")
+_FREE = ("name", "output_dir", "data.cache", "train.epochs", "train.trackers", "train.track_model")
 _FREE_SECTION = "distribute."  # other devices and processes go on with a warning
 _LAST_PHASE = "train.phases"
 

@@ -26,6 +26,7 @@ SPLITS = "splits.csv"
 ENVIRONMENT = "environment.json"
 HISTORY = "history.csv"
 METRICS = "metrics.json"
+TRACKED = "trackers.json"  # which runs of experiment trackers it is
 STATE = "state"
 PLOTS = "plots"
 TENSORBOARD = "tensorboard"
@@ -101,7 +102,7 @@ OUR_FILES = (
     *(f"evaluate-*/{name}" for name in (*EVALUATION_FILES, REPORT)),
     *(f"{EXPLAIN}/{name}" for name in (*EXPLANATION_FILES, *EXPLAINED_PATTERNS)),
     *(f"{EXPORT}/{name}" for name in (*(f"saved_model/{name}" for name in SAVED_MODEL_FILES), *EXPORT_FILES)),
-    *(LITERT, BEST, UPGRADED, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, CLASSES),
+    *(LITERT, BEST, UPGRADED, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, TRACKED, CLASSES),
 )
 OUR_FOLDERS = (
     *(STATE, PLOTS, f"{TENSORBOARD}/*", TENSORBOARD, EXPLAIN, "evaluate-*", EXPORT, f"{EXPORT}/saved_model"),

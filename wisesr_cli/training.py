@@ -29,6 +29,7 @@ from wisesr_cli.runs import Run
 from wisesr_cli.runtime import Device, DeviceChoice
 from wisesr_cli.state import has_state, newest_epoch
 from wisesr_cli.text import visible
+from wisesr_cli.trackers import check_trackers
 
 DRY_RUN_PREFIX = f"{TEMPORARY_PREFIX}dry-run-"
 
@@ -65,6 +66,8 @@ def train(
     """
     options, listener, started = options or TrainingOptions(), listener or Silent(), time.monotonic()
     check_settings(loaded.config)
+    if options.cluster is None or options.cluster.process == 0:
+        check_trackers(loaded.config.train.trackers)
     distribute = loaded.config.distribute
     check_cluster(options.cluster, distribute)
     with join(

@@ -35,6 +35,7 @@ def compare(
     backbone: options.BackboneName = None,
     learning_rate: options.LearningRate = None,
     precision: options.Precision = None,
+    tracker: options.Trackers = None,
     device: options.DeviceChoice = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison of this name.")] = False,
     output: options.TableFormat = "table",

@@ -56,6 +56,11 @@ PixelLimit = Annotated[
 ]
 TableFormat = Annotated[Literal["table", "json", "csv", "markdown"], typer.Option("--format", help="Output format.")]
 
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option("--tracker", metavar="NAME", help="Tell an experiment tracker, mlflow or wandb; repeatable."),
+]
+
 NAMED_OPTIONS: dict[str, tuple[str, ...]] = {
     "data": ("data", "dir"),
     "output-dir": ("output_dir",),
@@ -68,6 +73,7 @@ NAMED_OPTIONS: dict[str, tuple[str, ...]] = {
     "head": ("model", "head", "name"),
     "learning-rate": ("train", "optimizer", "learning_rate"),
     "precision": ("train", "precision"),
+    "tracker": ("train", "trackers"),
 }
 
 

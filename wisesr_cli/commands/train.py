@@ -36,6 +36,7 @@ def train(
     head: options.HeadName = None,
     learning_rate: options.LearningRate = None,
     precision: options.Precision = None,
+    tracker: options.Trackers = None,
     device: options.DeviceChoice = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of this name.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in the run of this name.")] = False,
