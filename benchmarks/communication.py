@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, replace
 
 from measuring import arguments_for, figure
 
-from wisesr_cli.backbone_table import BACKBONE_SIZES
-from wisesr_cli.config_reader import parse_head
-from wisesr_cli.heads import head_flops, head_parameters
-from wisesr_cli.report import Column, Grid, to_markdown
+from wisesr_cli.config.reader import parse_head
+from wisesr_cli.display.grid import Column, Grid, to_markdown
+from wisesr_cli.models.costs_table import BACKBONE_SIZES
+from wisesr_cli.models.heads import head_flops, head_parameters
 
 BYTES = 4  # variables and their gradients are float32, whatever the precision of a training
 # XLA exchanges, of every channel of a batch norm: its mean; the square of what is left, and the mean once more; on the

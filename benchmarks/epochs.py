@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
 
-from wisesr_cli.harbour import make_harbour
-from wisesr_cli.images import decode_image
+from wisesr_cli.demo.harbour import make_harbour
+from wisesr_cli.images.decoding import decode_image
 from wisesr_cli.results import Silent
 
 SCRIPT = Path(__file__).with_name("baselines") / "train_epochs.py"

@@ -13,10 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from wisesr_cli import api, demo, harbour
-from wisesr_cli.comparison_tables import comparison_markdown
-from wisesr_cli.images import decode_image
-from wisesr_cli.report import TerminalListener
+from wisesr_cli import api
+from wisesr_cli.comparison.tables import comparison_markdown
+from wisesr_cli.demo import demo, harbour
+from wisesr_cli.display.terminal import TerminalListener
+from wisesr_cli.images.decoding import decode_image
 from wisesr_cli.results import Comparison, ComparisonRow
 
 HEADS = ("gap", "gmp", "wise", "depthwise", "flatten")

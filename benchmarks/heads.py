@@ -40,8 +40,8 @@ from heads_document import keep, print_block, write_document
 from performance import machine
 
 from wisesr_cli import api
+from wisesr_cli.display.terminal import TerminalListener
 from wisesr_cli.errors import Interrupted, WisesrError
-from wisesr_cli.report import TerminalListener
 from wisesr_cli.results import Comparison, Silent
 from wisesr_cli.text import visible
 
@@ -144,9 +144,9 @@ def run_block(block: Block, pictures: Pictures, folder: Path) -> dict[str, Any] 
 
 def receptive_field(settings: dict[str, Any]) -> dict[str, Any]:
     """Return how many pixels of how many a position sees; None where that is not known."""
-    from wisesr_cli.backbones import build_backbone, cut_backbone
-    from wisesr_cli.receptive_field import find_receptive_field
-    from wisesr_cli.valueless import build_without_values
+    from wisesr_cli.explanation.receptive_field import find_receptive_field
+    from wisesr_cli.model_files.loading import build_without_values
+    from wisesr_cli.models.backbones import build_backbone, cut_backbone
 
     side = int(settings["data.image_size"])
 

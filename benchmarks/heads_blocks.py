@@ -13,7 +13,7 @@ from typing import Any
 
 from measuring import PHOTOS
 
-from wisesr_cli import harbour
+from wisesr_cli.demo import harbour
 
 SEEDS = 5
 FOLDER = Path("runs") / "benchmark-heads"

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wisesr_cli.comparison_tables import spread
-from wisesr_cli.conclusions import points
-from wisesr_cli.files import write_text
-from wisesr_cli.report import Column, Grid, to_markdown
+from wisesr_cli.comparison.conclusions import points
+from wisesr_cli.comparison.tables import spread
+from wisesr_cli.display.grid import Column, Grid, to_markdown
+from wisesr_cli.machine.files import write_text
 from wisesr_cli.text import counted, joined
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "heads.md"

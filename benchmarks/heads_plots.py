@@ -8,7 +8,8 @@ from typing import Any
 
 from heads_document import DOCUMENT, Block, data_set, sees, stored, variant_names
 
-from wisesr_cli.plots import BLUE, GREEN, GREY, ORANGE, RED, in_one_style, new_figure, save_figure
+from wisesr_cli.display.pictures import BLUE, GREEN, GREY, ORANGE, RED
+from wisesr_cli.display.plots import in_one_style, new_figure, save_figure
 
 STYLES = {
     "gap": (GREY, "o"),

@@ -31,9 +31,9 @@ BASELINE = Path(__file__).parent / "baselines" / "keras_images.py"
 WISESR = """
 import json, os, sys, tempfile, time
 from pathlib import Path
-from wisesr_cli.config import DataConfig
-from wisesr_cli.dataset import build_index
-from wisesr_cli.pipeline import epoch_order, open_pixels
+from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.data.dataset import build_index
+from wisesr_cli.data.pixels import epoch_order, open_pixels
 from wisesr_cli.results import Silent
 
 def seconds(folder, side, later):

@@ -20,8 +20,8 @@ import numpy as np
 from measuring import arguments_for
 from numpy.typing import NDArray
 
-from wisesr_cli import bootstrap
-from wisesr_cli.report import Column, Grid, to_markdown
+from wisesr_cli.comparison import bootstrap
+from wisesr_cli.display.grid import Column, Grid, to_markdown
 
 REPETITIONS, QUICK_REPETITIONS = 400, 20
 EXAMPLES = 200

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wisesr_cli.report import Column, Grid, to_markdown
+from wisesr_cli.display.grid import Column, Grid, to_markdown
 
 REPETITIONS, QUICK_REPETITIONS = 5, 2
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing"

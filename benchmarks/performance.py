@@ -23,9 +23,9 @@ from typing import Any
 
 from measuring import Answer, figure, plain_environment, table
 
-from wisesr_cli.parallel import worker_count
-from wisesr_cli.report import to_markdown
-from wisesr_cli.runtime import package_versions
+from wisesr_cli.display.grid import to_markdown
+from wisesr_cli.machine.keras_start import package_versions
+from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.text import counted
 
 HERE = Path(__file__).resolve().parent

@@ -34,17 +34,17 @@ MAKE_RUN = """
 import sys
 from pathlib import Path
 import keras, numpy as np
-from wisesr_cli import runtime
-runtime.start("cpu")
-from wisesr_cli.best_litert import to_litert
-from wisesr_cli.config import ModelConfig
-from wisesr_cli.color import BACKGROUND
-from wisesr_cli.engines import load_engine
-from wisesr_cli.litert import LiteRtModel
-from wisesr_cli.model import build_classifier
-from wisesr_cli.model_file import append_model_info
-from wisesr_cli.model_info import ModelInfo
-from wisesr_cli.runs import (litert_path)
+from wisesr_cli.machine import keras_start
+keras_start.start("cpu")
+from wisesr_cli.exporting.best_litert import to_litert
+from wisesr_cli.models.settings import ModelConfig
+from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.engines.keras import load_engine
+from wisesr_cli.engines.litert import LiteRtModel
+from wisesr_cli.models.build import build_classifier
+from wisesr_cli.model_files.info_file import append_model_info
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.run.run import litert_path
 path, formats = Path(sys.argv[1]), sys.argv[2:]
 keras.utils.set_random_seed(0)
 config = ModelConfig(backbone="MobileNetV2", head={"name": "gap"})

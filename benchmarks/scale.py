@@ -25,9 +25,9 @@ import numpy as np
 from measuring import ProcessCost, arguments_for, figure, run_process, wisesr_command
 from PIL import Image
 
-from wisesr_cli.heads import HEADS
-from wisesr_cli.parallel import worker_count
-from wisesr_cli.report import Column, Grid, to_markdown
+from wisesr_cli.display.grid import Column, Grid, to_markdown
+from wisesr_cli.machine.threads import worker_count
+from wisesr_cli.models.heads import HEADS
 
 EPOCHS = 3
 MILLION = 1_000_000

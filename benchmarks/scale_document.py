@@ -15,7 +15,7 @@ from communication import tables
 from measuring import Answer, table
 from performance import machine
 
-from wisesr_cli.report import to_markdown
+from wisesr_cli.display.grid import to_markdown
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
 FIGURES = DOCUMENT.with_suffix(".json")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
 
-from wisesr_cli.backbones import BACKBONES
+from wisesr_cli.models.backbones import BACKBONES
 
 SIDE, CLASSES = 224, 10
 SCRIPT = Path(__file__).parent / "baselines" / "count_parameters.py"

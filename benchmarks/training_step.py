@@ -44,9 +44,9 @@ def build_step(backbone: str, side: int, head: str, batch: int) -> Callable[[], 
     """Return a training step on random images, traced and taken twice."""
     import keras
 
-    from wisesr_cli.config import Config
-    from wisesr_cli.model import build_classifier
-    from wisesr_cli.optimizers import build_optimizer
+    from wisesr_cli.config.schema import Config
+    from wisesr_cli.models.build import build_classifier
+    from wisesr_cli.training.optimizers import build_optimizer
 
     config = Config.model_validate({"model": {"backbone": backbone, "head": {"name": head}}})
     model = build_classifier(config.model, image_size=(side, side), classes=CLASSES).model

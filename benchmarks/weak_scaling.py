@@ -35,7 +35,7 @@ from measuring import (
 )
 from PIL import Image
 
-from wisesr_cli.report import to_markdown
+from wisesr_cli.display.grid import to_markdown
 
 COUNTS = (1, 2, 4)
 CLASSES = 4

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wisesr_cli.report import to_csv
+from wisesr_cli.display.grid import to_csv
 from wisesr_cli.text import counted, csv_cell, joined, nearest, parse_csv_cell, visible
 
 # Every code point may turn up, lone surrogates from file names that are not UTF-8 among them.

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from wisesr_cli.api import compare, evaluate, explain, export, load_config, predict, summarize, train, upgrade
     from wisesr_cli.layers import PositionWeightedPooling2D, TileAveragePooling2D
-
-__version__ = "0.1.0"
+    from wisesr_cli.version import __version__
 
 __all__ = [
     "PositionWeightedPooling2D",
     "TileAveragePooling2D",
+    "__version__",
     "compare",
     "evaluate",
     "explain",
@@ -35,7 +35,11 @@ __all__ = [
     "upgrade",
 ]
 
-_LAYERS = ("PositionWeightedPooling2D", "TileAveragePooling2D")
+_HOMES = {
+    "PositionWeightedPooling2D": "wisesr_cli.layers",
+    "TileAveragePooling2D": "wisesr_cli.layers",
+    "__version__": "wisesr_cli.version",
+}
 
 
 def __getattr__(name: str) -> "Any":
@@ -44,4 +48,4 @@ def __getattr__(name: str) -> "Any":
         raise AttributeError(f"module 'wisesr_cli' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("wisesr_cli.layers" if name in _LAYERS else "wisesr_cli.api"), name)
+    return getattr(import_module(_HOMES.get(name, "wisesr_cli.api")), name)

@@ -10,7 +10,7 @@ def main() -> None:
         sys.stderr.write("wisesr: the current folder no longer exists; change to another one\n")
         sys.exit(5)
     _keep_matrix_library_small()
-    from wisesr_cli.cli import run, show_bug
+    from wisesr_cli.cli.main import run, show_bug
 
     sys.excepthook = show_bug
     code = run(sys.argv[1:])

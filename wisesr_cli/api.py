@@ -11,18 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from wisesr_cli import config_reader, training
-from wisesr_cli.comparison import DEFAULT_HEADS, DEFAULT_SEEDS, request_of, seeds_up_to
-from wisesr_cli.config import Config, SplitName
-from wisesr_cli.config_reader import LoadedConfig, Override, parse_image_size
-from wisesr_cli.engines import EngineChoice, choose_engine
-from wisesr_cli.evaluation import choose_subject, data_settings, output_folder
-from wisesr_cli.evaluation import evaluate as evaluate_subject
-from wisesr_cli.images import PIXEL_LIMIT
-from wisesr_cli.labelling import EngineOrRay, Request, open_records
-from wisesr_cli.model_file import read_model_info
-from wisesr_cli.oddities import Oddities
-from wisesr_cli.prediction import find_inputs, not_empty
+from wisesr_cli.comparison.request import DEFAULT_HEADS, DEFAULT_SEEDS, request_of, seeds_up_to
+from wisesr_cli.config import reader
+from wisesr_cli.config.reader import LoadedConfig, Override, parse_image_size
+from wisesr_cli.config.schema import Config
+from wisesr_cli.data.inputs import find_inputs, not_empty
+from wisesr_cli.data.oddities import Oddities
+from wisesr_cli.data.settings import SplitName
+from wisesr_cli.data.shards import parse_shard
+from wisesr_cli.engines.choose import EngineChoice, choose_engine
+from wisesr_cli.evaluation.evaluate import choose_subject, data_settings, output_folder
+from wisesr_cli.evaluation.evaluate import evaluate as evaluate_subject
+from wisesr_cli.images.decoding import PIXEL_LIMIT
+from wisesr_cli.machine.keras_start import DeviceChoice
+from wisesr_cli.model_files.info_file import read_model_info
+from wisesr_cli.prediction.predict import EngineOrRay, Request, open_records
 from wisesr_cli.results import (
     Comparison,
     Evaluation,
@@ -36,11 +39,10 @@ from wisesr_cli.results import (
     TrainingResult,
     Upgrade,
 )
-from wisesr_cli.run_files import REPORT
-from wisesr_cli.runs import config_source, model_path, place_of
-from wisesr_cli.runtime import DeviceChoice
-from wisesr_cli.shards import parse_shard
-from wisesr_cli.training import TrainingOptions
+from wisesr_cli.run.names import REPORT
+from wisesr_cli.run.run import config_source, model_path, place_of
+from wisesr_cli.training import train as training
+from wisesr_cli.training.train import TrainingOptions
 
 Record = TypeVar("Record")
 Settings = Mapping[str, Any] | Sequence[Override]
@@ -61,7 +63,7 @@ def load_config(source: str | Path | None = None, settings: Settings | None = No
 
 
 def _load(source: str | Path | None, settings: Settings | None) -> LoadedConfig:
-    return config_reader.load_config(config_source(source), _overrides(settings))
+    return reader.load_config(config_source(source), _overrides(settings))
 
 
 def _overrides(settings: Settings | None) -> Sequence[Override]:
@@ -86,12 +88,12 @@ def train(
         listener: who is told what happens.
 
     Raises:
-        WisesrError: see `training.train`.
+        WisesrError: see `training.train.train`.
     """
     options = options or TrainingOptions()
     if not isinstance(source, LoadedConfig):
         own_place = place_of(source) if options.resume or options.overwrite else []
-        source = config_reader.load_config(config_source(source), [*own_place, *_overrides(settings)])
+        source = reader.load_config(config_source(source), [*own_place, *_overrides(settings)])
     return training.train(source, options, listener or Silent())
 
 
@@ -123,7 +125,7 @@ def evaluate(
         precision: arithmetic.
         image_size: 288, "224x320" or (224, 320), height and width; None is that of the training. Results at another
             size have their own folder.
-        engine: what runs the model; `auto` is LiteRT where it can, see `engines.choose_engine`.
+        engine: what runs the model; `auto` is LiteRT where it can, see `choose.choose_engine`.
         report: also write a self-contained report.html, with contribution maps.
         listener: who is told what happens.
 
@@ -131,11 +133,11 @@ def evaluate(
         WisesrError: the run, the split or the images cannot be used.
     """
     if report:  # Jinja is loaded, and found to be there, before anything slow
-        from wisesr_cli.report_content import gather
-        from wisesr_cli.report_facts import ReportRequest
-        from wisesr_cli.report_page import write_report
+        from wisesr_cli.report.content import gather
+        from wisesr_cli.report.facts import ReportRequest
+        from wisesr_cli.report.page import write_report
     listener = listener or Silent()
-    size = None if image_size is None else config_reader.parse_image_size(image_size)
+    size = None if image_size is None else reader.parse_image_size(image_size)
     chosen = choose_engine(run, engine, device=device, precision=precision, image_size=size, listener=listener)
     settings = data_settings(run)
     rule, limit = on_error or settings.on_error, pixel_limit or settings.pixel_limit
@@ -199,7 +201,7 @@ def predict(
         device: where to compute.
         precision: arithmetic.
         image_size: 288, "224x320" or (224, 320), height and width; None is that of the training.
-        engine: what runs the model; `auto` is LiteRT where it can, see `engines.choose_engine`; `ray`: workers of Ray,
+        engine: what runs the model; `auto` is LiteRT where it can, see `choose.choose_engine`; `ray`: workers of Ray,
             of the cluster that the process is connected to, or else of the one at `ray_address`.
         shard: "I/N" for part I, from 0, of N equal parts of the inputs; None is all.
         ray_address: HOST:PORT of a Ray cluster, or auto; None is what RAY_ADDRESS says, else a Ray of its own.
@@ -219,7 +221,7 @@ def predict(
         pixel_limit=pixel_limit,
         device=device,
         precision=precision,
-        image_size=None if image_size is None else config_reader.parse_image_size(image_size),
+        image_size=None if image_size is None else reader.parse_image_size(image_size),
         engine=engine,
         shard=None if shard is None else parse_shard(shard),
         ray_address=ray_address,
@@ -255,9 +257,9 @@ def compare(
         listener: who is told what happens.
 
     Raises:
-        WisesrError: see `comparing.compare`. A loss that is not finite is none: see `missing_seeds` of the rows.
+        WisesrError: see `comparison.compare`. A loss that is not finite is none: see `missing_seeds` of the rows.
     """
-    from wisesr_cli import comparing
+    from wisesr_cli.comparison import compare as comparing
 
     chosen = seeds_up_to(seeds) if isinstance(seeds, int) else tuple(seeds)
     request = request_of(config_source(source), _overrides(settings), heads=heads, seeds=chosen)
@@ -297,8 +299,8 @@ def explain(
     Raises:
         WisesrError: the run cannot be used, its head cannot be explained, a class is none of its, or there is no input.
     """
-    from wisesr_cli.explaining import explain_paths, start_explainer
-    from wisesr_cli.illustrating import labels_of
+    from wisesr_cli.explanation.explain import labels_of
+    from wisesr_cli.explanation.explainer import explain_paths, start_explainer
 
     listener, oddities = listener or Silent(), Oddities()
     model = model_path(run)
@@ -337,9 +339,9 @@ def export(
         listener: who is told what happens.
 
     Raises:
-        WisesrError: see `exporting.export`.
+        WisesrError: see `exporting.export.export`.
     """
-    from wisesr_cli import exporting
+    from wisesr_cli.exporting import export as exporting
 
     sides = "x".join(map(str, image_size)) if isinstance(image_size, tuple) else image_size
     request = exporting.Request(
@@ -377,10 +379,10 @@ def upgrade(
         listener: who is told what happens.
 
     Raises:
-        WisesrError: see `upgrade_run.upgrade`.
+        WisesrError: see `upgrading.upgrade.upgrade`.
     """
-    from wisesr_cli.upgrade_run import UpgradeRequest
-    from wisesr_cli.upgrade_run import upgrade as make_run
+    from wisesr_cli.upgrading.upgrade import UpgradeRequest
+    from wisesr_cli.upgrading.upgrade import upgrade as make_run
 
     file = None if classes is None else Path(classes)
     request = UpgradeRequest(Path(model), _overrides(settings), file, overwrite, device)
@@ -417,10 +419,10 @@ def summarize(
     Raises:
         ConfigError: an unknown name, or nothing that can be built.
     """
-    from wisesr_cli import summary
+    from wisesr_cli.comparison import costs
 
     config = _load(source, settings).config
-    request = summary.request_of(
+    request = costs.request_of(
         config,
         source,
         backbones=backbones,
@@ -430,4 +432,4 @@ def summarize(
         latency=latency,
         device=device,
     )
-    return summary.summarize(request, listener or Silent())
+    return costs.summarize(request, listener or Silent())

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
-
-from wisesr_cli.resampling import Bounds, resample_weights
+from numpy.typing import NDArray
 
 PACKAGE = "wisesr"
 
@@ -178,7 +178,7 @@ class PositionWeightedPooling2D(keras.layers.Layer):
         return coefficients[:, None, None, :] * weights, coefficients * ops.convert_to_numpy(self.bias)
 
     def take_over(self, layer: PositionWeightedPooling2D, before: tuple[int, int], after: tuple[int, int]) -> None:
-        """Set the weights from those of a layer for a map of another size; see `resampling`.
+        """Set the weights from those of a layer for a map of another size; see `resample_grid`.
 
         Sums over the grid stay, as do the signs of the weights; under `unit_sum` only what is positive counts.
 
@@ -291,3 +291,32 @@ def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}. Received: {name}={value!r}")
     return value
+
+
+Bounds = Sequence[int]  # of the cells of a side, in positions, from 0 up to the side: 0 2 5 7
+
+
+def overlaps(before: Bounds, after: Bounds) -> NDArray[np.float64]:
+    """Return which part of each old cell lies on each new one, (new cells, old cells); every column sums to 1.
+
+    Both sides are measured in whole numbers, old side times new side long, so that equal cells get equal parts.
+    """
+    old, new = np.asarray(before) * after[-1], np.asarray(after) * before[-1]
+    common = np.minimum(new[1:, None], old[None, 1:]) - np.maximum(new[:-1, None], old[None, :-1])
+    found: NDArray[np.float64] = np.maximum(common, 0) / np.diff(old)
+    return found
+
+
+def resample_weights(
+    weights: NDArray[Any], before: tuple[Bounds, Bounds], after: tuple[Bounds, Bounds]
+) -> NDArray[np.float32]:
+    """Return weights (rows, columns, channels) of cells for others, float32; each channel's sum is what it was.
+
+    Args:
+        weights: a weight for each cell and channel.
+        before: bounds of the cells' rows and columns.
+        after: bounds of the new rows and columns.
+    """
+    rows, columns = (overlaps(*bounds) for bounds in zip(before, after, strict=True))
+    found: NDArray[np.float64] = np.einsum("yr,xc,rcd->yxd", rows, columns, weights.astype(np.float64), optimize=True)
+    return found.astype(np.float32)

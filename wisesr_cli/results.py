@@ -14,7 +14,7 @@ Level = Literal["pass", "warn", "fail"]
 
 
 class Progress(Protocol):
-    """How long work reports that it goes on; `report.Bar` shows it, `Silent` does not."""
+    """How long work reports that it goes on; `terminal.Bar` shows it, `Silent` does not."""
 
     def advance(self, steps: int = 1) -> None:
         """Count `steps` more of the announced total as done."""

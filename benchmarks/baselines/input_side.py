@@ -8,15 +8,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from wisesr_cli import runtime
-from wisesr_cli.config_reader import load_config, parse_set
-from wisesr_cli.examples import open_examples
+from wisesr_cli.config.reader import load_config, parse_set
+from wisesr_cli.machine import keras_start
 from wisesr_cli.results import Silent
+from wisesr_cli.training.examples import open_examples
 
 loaded = load_config(Path(sys.argv[1]), [parse_set(f"data.cache={sys.argv[2]}")])
 examples = open_examples(loaded.config, Silent())
-runtime.start("cpu")
-from wisesr_cli.trainer import Batches  # noqa: E402
+keras_start.start("cpu")
+from wisesr_cli.training.batches import Batches  # noqa: E402
 
 labels, epochs = examples.labels("train"), int(sys.argv[3])
 batch_size = loaded.config.train.batch_size

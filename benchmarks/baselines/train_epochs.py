@@ -10,9 +10,9 @@ import time
 import keras
 import numpy as np
 
-from wisesr_cli.augmentation import build_augmentation
-from wisesr_cli.config import Config
-from wisesr_cli.model import build_classifier
+from wisesr_cli.config.schema import Config
+from wisesr_cli.models.build import build_classifier
+from wisesr_cli.training.augmentation import build_augmentation
 
 with np.load(sys.argv[1]) as arrays:
     train, validation = arrays["train"], arrays["validation"]

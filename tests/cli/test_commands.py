@@ -1,0 +1,356 @@
+"""init, check, config, doctor and demo: what they write is right, and they leave nothing else behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from command_line import CommandLine, Trained, make_photo, make_photos
+from PIL import Image
+
+import wisesr_cli
+from wisesr_cli.config.reader import load_config
+from wisesr_cli.config.starter import IMBALANCE
+from wisesr_cli.demo import demo as demo_module
+from wisesr_cli.demo import harbour
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def large_photos(folder: Path, counts: dict[str, int], size: tuple[int, int] = (120, 160)) -> Path:
+    for label, (name, count) in enumerate(counts.items()):
+        for number in range(count):
+            make_photo(folder / name / f"{number}.png", label % 3, 50 * label + number, size=size)
+    return folder
+
+
+# init
+
+
+def test_init_writes_a_config_that_loads_checks_and_trains(wisesr: CommandLine, tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "my photos", 8)
+    answer = wisesr("init", photos)
+    assert (answer.code, answer.out) == (0, "")
+    assert "written: config.yaml" in answer.err
+    config = load_config("config.yaml").config
+    assert config.data.dir == photos
+    assert config.model.backbone == "compact"
+    assert config.model.weights is None
+    assert config.data.image_size == (32, 32)
+    assert wisesr("check", "config.yaml").code == 0
+    assert wisesr("train", "config.yaml", "--dry-run").code == 0
+    assert [path.name for path in Path().iterdir() if path.name != "runs"] == ["config.yaml"]
+
+
+def test_init_chooses_imagenet_weights_for_photos_and_says_so(wisesr: CommandLine, tmp_path: Path) -> None:
+    photos = large_photos(tmp_path / "photos", {"a": 4, "b": 4})
+    answer = wisesr("init", photos, "-o", "p.yaml")
+    assert answer.code == 0
+    config = load_config("p.yaml").config
+    assert (config.model.backbone, config.model.weights) == ("MobileNetV2", "imagenet")
+    assert config.data.image_size == (224, 224)
+    assert config.train.phases is not None
+    assert config.train.phases[0].freeze == "backbone"
+    assert "ImageNet" in answer.err
+    assert "#" in Path("p.yaml").read_text(encoding="utf-8")
+
+
+def test_the_phases_of_the_config_for_photos_train(wisesr: CommandLine, tmp_path: Path) -> None:
+    photos = large_photos(tmp_path / "photos", {"a": 4, "b": 4})
+    assert wisesr("init", photos).code == 0
+    line = ("-s", "model.weights=null", "--backbone", "compact_small", "--image-size", "64", "--dry-run")
+    assert wisesr("train", "config.yaml", *line).code == 0
+
+
+def test_init_balances_classes_of_very_different_sizes(wisesr: CommandLine, tmp_path: Path) -> None:
+    counts = {"many": int(4 * IMBALANCE), "few": 4}
+    answer = wisesr("init", large_photos(tmp_path / "photos", counts, size=(40, 40)))
+    assert answer.code == 0
+    assert load_config("config.yaml").config.train.class_weights == "balanced"
+    assert "3.0 times" in answer.err
+    assert wisesr("init", large_photos(tmp_path / "even", {"a": 4, "b": 4}, size=(40, 40)), "-o", "e.yaml").code == 0
+    assert load_config("e.yaml").config.train.class_weights == "none"
+
+
+def test_init_pads_images_that_are_far_from_square(wisesr: CommandLine, tmp_path: Path) -> None:
+    assert wisesr("init", large_photos(tmp_path / "wide", {"a": 3, "b": 3}, size=(30, 90))).code == 0
+    assert load_config("config.yaml").config.data.resize == "pad"
+
+
+def test_init_uses_folders_of_splits_as_they_are(wisesr: CommandLine, trained: Trained) -> None:
+    assert wisesr("init", trained.photos).code == 0
+    assert "train, validation, test" in Path("config.yaml").read_text(encoding="utf-8")
+    answer = wisesr("check", "config.yaml", "--format", "json")
+    assert answer.code == 0
+
+
+def test_init_never_writes_over_a_file_unasked(wisesr: CommandLine, trained: Trained) -> None:
+    Path("config.yaml").write_text("mine", encoding="utf-8")
+    answer = wisesr("init", trained.photos)
+    assert answer.code == 2
+    assert "--overwrite" in answer.error
+    assert Path("config.yaml").read_text(encoding="utf-8") == "mine"
+    assert wisesr("init", trained.photos, "--overwrite").code == 0
+    assert load_config("config.yaml").config.data.dir == trained.photos
+
+
+@pytest.mark.parametrize(
+    "name", ["a: b", "no", "100", "#x", "it's", "esc\x1b[31m", "two\nlines", "猫", "{x}", "'q'", "\U0001f63a", "\u202e"]
+)
+def test_init_reads_back_any_folder_and_class_name(wisesr: CommandLine, tmp_path: Path, name: str) -> None:
+    photos = make_photos(tmp_path / name, 3, classes=(name, "other"))
+    assert wisesr("init", photos).code == 0
+    assert load_config("config.yaml").config.data.dir == photos
+    text = Path("config.yaml").read_text(encoding="utf-8")
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_the_next_command_of_init_can_be_pasted_into_a_shell(wisesr: CommandLine, trained: Trained) -> None:
+    answer = wisesr("init", trained.photos, "-o", "my config.yaml")
+    assert "wisesr check 'my config.yaml'" in answer.err
+    assert "wisesr train 'my config.yaml'" in answer.err
+
+
+# check
+
+
+def test_check_fails_on_what_training_would_refuse_and_names_the_files(wisesr: CommandLine, tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", 4)
+    (photos / "red" / "empty.png").write_bytes(b"")
+    answer = wisesr("check", photos, "--format", "json")
+    assert answer.code == 3
+    assert answer.data["status"] == "fail"
+    broken = [row for row in answer.data["findings"] if row["level"] == "fail"]
+    assert [row["count"] for row in broken] == [1]
+    assert any(path.endswith("empty.png") for path in broken[0]["paths"])
+    table = wisesr("check", photos)
+    assert table.code == 3
+    assert "FAIL" in table.out
+    assert "empty.png" in table.out
+
+
+def test_check_fails_on_a_size_below_the_backbones_minimum(wisesr: CommandLine, trained: Trained) -> None:
+    answer = wisesr("check", trained.photos, "--image-size", "16", "--format", "json")
+    assert answer.code == 3
+    assert "backbone" in {row["code"] for row in answer.data["findings"] if row["level"] == "fail"}
+
+
+def test_check_warns_about_a_frozen_backbone_of_random_weights(wisesr: CommandLine, trained: Trained) -> None:
+    phases = "train.phases=[{epochs: 2, freeze: backbone}, {epochs: 3}]"
+    answer = wisesr("check", trained.photos, "-s", phases, "--format", "json")
+    assert answer.code == 0
+    assert "frozen-random-backbone" in {row["code"] for row in answer.data["findings"] if row["level"] == "warn"}
+
+
+def test_check_leaves_nothing_behind_in_the_folder(wisesr: CommandLine, trained: Trained) -> None:
+    before = sorted(trained.photos.rglob("*"))
+    assert wisesr("check", trained.photos).code == 0
+    assert sorted(trained.photos.rglob("*")) == before
+    assert not list(Path().iterdir())
+
+
+# config
+
+
+def test_config_show_gives_every_setting_and_reads_back_as_the_same(wisesr: CommandLine, trained: Trained) -> None:
+    settings = ("-s", "train.epochs=3", "--head", "flatten", "-s", "model.head.pre_pool=2", "--lr", "1e-4")
+    line = ("config", "show", trained.photos, *settings)
+    shown = wisesr(*line)
+    assert (shown.code, shown.err) == (0, "")
+    Path("again.yaml").write_text(shown.out, encoding="utf-8")
+    again = wisesr("config", "show", "again.yaml")
+    assert yaml.safe_load(again.out) == yaml.safe_load(shown.out)
+    first, second = load_config("again.yaml").config, json.loads(wisesr(*line, "--format", "json").out)
+    assert first.to_dict() == second
+    assert first.train.epochs == 3
+    assert first.model.head.name == "flatten"
+    assert first.train.optimizer.learning_rate == 1e-4
+
+
+def test_training_on_a_runs_config_again_makes_a_new_run_with_the_same_config(
+    wisesr: CommandLine, trained: Trained
+) -> None:
+    config = trained.run / "config.yaml"
+    answer = wisesr("train", config, "-o", "again", "--max-steps", "1")
+    assert answer.code == 0
+    (run,) = Path("again").iterdir()
+    old, new = (load_config(path).config.to_dict() for path in (config, run / "config.yaml"))
+    assert Path(old.pop("output_dir")).is_absolute()
+    assert Path(new.pop("output_dir")) == Path("again").absolute()
+    assert old == new
+    assert old["name"] is None
+
+
+def test_config_show_of_a_run_is_the_config_of_the_run(wisesr: CommandLine, trained: Trained) -> None:
+    shown = yaml.safe_load(wisesr("config", "show", trained.run).out)
+    assert shown == yaml.safe_load((trained.run / "config.yaml").read_text(encoding="utf-8"))
+
+
+def test_later_settings_win_and_named_options_win_over_all(wisesr: CommandLine) -> None:
+    Path("c.yaml").write_text("schema_version: 1\ntrain: {epochs: 3}\n", encoding="utf-8")
+
+    def epochs(*more: str) -> int:
+        return json.loads(wisesr("config", "show", "c.yaml", *more, "--format", "json").out)["train"]["epochs"]
+
+    assert epochs() == 3
+    assert epochs("-s", "train.epochs=4") == 4
+    assert epochs("-s", "train.epochs=4", "--set", "train.epochs=5") == 5
+    assert epochs("--epochs", "6", "-s", "train.epochs=4") == 6
+
+
+def test_config_show_without_a_source_is_all_defaults(wisesr: CommandLine) -> None:
+    shown = yaml.safe_load(wisesr("config", "show").out)
+    assert shown["schema_version"] == 1
+    assert shown["model"]["backbone"] == "MobileNetV2"
+    assert shown["train"]["epochs"] == 30
+
+
+def test_config_schema_is_a_json_schema_that_names_every_key(wisesr: CommandLine) -> None:
+    answer = wisesr("config", "schema")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.data["type"] == "object"
+    shown = yaml.safe_load(wisesr("config", "show").out)
+    assert set(answer.data["properties"]) >= set(shown)
+    assert answer.data["additionalProperties"] is False
+    definitions = answer.data["$defs"]
+    for reference in _references(answer.data):
+        assert reference.removeprefix("#/$defs/") in definitions
+
+
+def _references(value: object) -> list[str]:
+    if isinstance(value, dict):
+        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+        return own + [found for part in value.values() for found in _references(part)]
+    return [found for part in value for found in _references(part)] if isinstance(value, list) else []
+
+
+# doctor
+
+
+def test_doctor_passes_and_leaves_nothing_behind(wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    answer = wisesr("doctor", "--format", "json", "--device", "cpu")
+    assert answer.code == 0, answer.out
+    levels = {row["code"]: row["level"] for row in answer.data["findings"]}
+    assert levels["training-step"] == levels["device"] == levels["versions"] == "pass"
+    assert "fail" not in levels.values()
+    assert not list(Path().iterdir())
+    assert "wisesr" in wisesr("doctor", "--device", "cpu").out
+
+
+def test_doctor_warns_when_compiled_files_are_not_kept(wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    findings = {row["code"]: row for row in wisesr("doctor", "--format", "json").data["findings"]}
+    assert findings["bytecode"]["level"] == "warn"
+
+
+def test_doctor_shows_every_row_and_ends_with_5_when_one_fails(
+    wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wisesr_cli.training import diagnosis
+
+    def broken(output_dir: str, device: str) -> tuple[str, str]:
+        raise RuntimeError("something\nodd \x1b[31m")
+
+    monkeypatch.setitem(diagnosis.CHECKS, "device", broken)
+    answer = wisesr("doctor", "--format", "json")
+    assert answer.code == 5
+    assert [row["code"] for row in answer.data["findings"]] == list(diagnosis.CHECKS)
+    failed = next(row for row in answer.data["findings"] if row["code"] == "device")
+    assert failed["level"] == "fail"
+    assert "\n" not in failed["message"]
+    assert "\x1b" not in wisesr("doctor").out
+
+
+# demo
+
+
+def check_demo(wisesr: CommandLine, answer_code: int, out: str, err: str, per_class: int) -> None:
+    assert answer_code == 0, err
+    lines = {line.split()[0]: line for line in out.splitlines() if line.split()}
+    assert "harbour-gap" in lines["gap"]
+    assert "harbour-wise" in lines["wise"]
+    assert "wisesr init YOUR_FOLDER" in err
+    folder = Path("demo")
+    assert "wisesr explain demo/runs/harbour-wise" in err
+    for picture in ("contact_sheet.png", "explanation.png"):
+        with Image.open(folder / picture) as image:
+            image.load()
+    for head in ("gap", "wise"):
+        run = folder / "runs" / f"harbour-{head}"
+        assert (run / "best.keras").is_file()
+        metrics = json.loads((run / "evaluate-test" / "metrics.json").read_text(encoding="utf-8"))
+        assert metrics["examples"] == 9 * per_class
+        assert sorted(metrics["classes"]) == sorted(harbour.CLASS_NAMES)
+    assert wisesr("check", folder / "harbour.yaml").code == 0
+
+
+def test_the_demo_runs_to_its_end_also_over_one_that_was_stopped(
+    wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = harbour.make_harbour
+    monkeypatch.setattr(
+        harbour, "make_harbour", lambda folder, **options: make(folder, train_per_class=4, test_per_class=2, **options)
+    )
+    monkeypatch.setattr(demo_module, "CONFIG", demo_module.CONFIG.replace("epochs: 8", "epochs: 1"))
+    (Path("demo") / "runs" / "harbour-gap" / "state").mkdir(parents=True)  # left by a demo that was stopped
+    (Path("demo") / "runs" / "harbour-gap" / "config.yaml").write_text("schema_version: 1\n", encoding="utf-8")
+    answer = wisesr("demo", "--seed", "3")
+    check_demo(wisesr, answer.code, answer.out, answer.err, per_class=2)
+    assert sorted(path.name for path in Path("demo/runs").iterdir()) == ["harbour-gap", "harbour-wise"]
+
+
+@pytest.mark.slow
+def test_the_demo_shows_that_wise_knows_where_and_gap_does_not(wisesr: CommandLine) -> None:
+    answer = wisesr("demo")
+    check_demo(wisesr, answer.code, answer.out, answer.err, per_class=60)
+    accuracy = {
+        head: json.loads(Path(f"demo/runs/harbour-{head}/evaluate-test/metrics.json").read_text(encoding="utf-8"))[
+            "top1_accuracy"
+        ]
+        for head in ("gap", "wise")
+    }
+    assert accuracy["gap"] < 0.35
+    assert accuracy["wise"] > 0.9
+    # Wise looks at the red sails: what decides lies in their third of the picture.
+    explanations = list(wisesr_cli.explain("demo/runs/harbour-wise", ["demo/harbour/test/nw"]))
+    corners = [np.array(row.decision.map)[:5, :5].sum() / row.decision.sum for row in explanations if row.decision]
+    assert np.median(corners) > 0.6
+
+
+def test_a_trained_run_has_the_files_of_the_interface(trained: Trained) -> None:
+    files = {path.name for path in trained.run.iterdir()}
+    assert files >= {
+        "config.yaml",
+        "classes.json",
+        "splits.csv",
+        "environment.json",
+        "history.csv",
+        "best.keras",
+        "state",
+        "metrics.json",
+        "plots",
+    }
+    history = list(csv.DictReader((trained.run / "history.csv").open(encoding="utf-8")))
+    assert list(history[0]) == [
+        "epoch",
+        "phase",
+        "learning_rate",
+        "loss",
+        "top1_accuracy",
+        "val_loss",
+        "val_top1_accuracy",
+        "epoch_seconds",
+    ]
+    assert json.loads((trained.run / "classes.json").read_text(encoding="utf-8")) == ["blue", "green", "red"]
+    splits = list(csv.DictReader((trained.run / "splits.csv").open(encoding="utf-8")))
+    assert list(splits[0]) == ["path", "label", "split"]
+    assert np.unique([row["split"] for row in splits], return_counts=True)[1].tolist() == [15, 36, 15]

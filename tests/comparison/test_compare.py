@@ -1,0 +1,620 @@
+"""`wisesr compare`: heads over seeds, all else equal, resumable at any point."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+import os
+import shutil
+import signal
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import QUICK, REPOSITORY, CommandLine, fresh, make_photos
+from fresh_process import KERAS, command, loaded_after
+from run_states import digest
+
+import wisesr_cli
+from wisesr_cli.cli.compare import compare as compare_command
+from wisesr_cli.comparison import compare
+from wisesr_cli.comparison.progress import CombinedProgress
+from wisesr_cli.comparison.request import DEFAULT_HEADS, DEFAULT_SEEDS, parse_seeds, request_of
+from wisesr_cli.comparison.tables import CSV_HEADER
+from wisesr_cli.config.reader import load_config, parse_set
+from wisesr_cli.errors import Interrupted, NotFiniteError, UsageError
+from wisesr_cli.machine import keras_start
+from wisesr_cli.machine.locks import locked
+from wisesr_cli.machine.stopping import StopRequest
+from wisesr_cli.results import Progress, Silent, TrainingPlan
+from wisesr_cli.run.run import Run
+from wisesr_cli.training.examples import open_examples
+from wisesr_cli.training.trainer import Trainer
+
+HEADS = ("gap", "wise")
+SEEDS = (0, 1)
+OPTIONS = (*QUICK, "--heads", "gap,wise", "--seeds", "2", "--epochs", "2")
+ROW_FIELDS = {
+    "head",
+    "seeds",
+    "top1_accuracy_mean",
+    "top1_accuracy_std",
+    "macro_f1_mean",
+    "macro_f1_std",
+    "head_parameters",
+    "total_parameters",
+    "seconds_per_epoch_mean",
+    "difference_to_first_mean",
+    "difference_to_first_ci95",
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A finished comparison, its answer as JSON, and the images that it was made on."""
+
+    folder: Path
+    photos: Path
+    answer: dict[str, Any]
+
+    def copy_to(self, folder: Path) -> Path:
+        """Copy the whole comparison."""
+        return Path(shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(".lock")))
+
+    def line(self, folder: Path, *more: object) -> list[object]:
+        """Return the command line that makes, or goes on with, this comparison in another folder."""
+        return ["compare", self.photos, *OPTIONS, "-o", folder.parent, "--name", folder.name, *more]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    folder = tmp_path_factory.mktemp("compared")
+    photos = folder / "photos"
+    for number, (split, per_class) in enumerate((("train", 12), ("validation", 5), ("test", 7))):
+        make_photos(photos / split, per_class, first_seed=100 * number)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WISESR_CACHE_DIR", str(tmp_path_factory.mktemp("caches")))
+        result = wisesr_cli.compare(
+            photos, settings_of(folder / "runs" / "both"), heads=HEADS, seeds=2, listener=Silent()
+        )
+    assert result.output_dir == str(folder / "runs" / "both")
+    return Compared(folder / "runs" / "both", photos, json.loads(json.dumps(result.to_json())))
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """Return what `OPTIONS` say, as settings."""
+    return {
+        "output_dir": str(folder.parent),
+        "name": folder.name,
+        "model.backbone": "compact_small",
+        "data.image_size": 32,
+        "train.batch_size": 12,
+        "train.optimizer.learning_rate": 0.01,
+        "train.schedule.name": "constant",
+        "train.epochs": 2,
+    }
+
+
+def without_seconds(value: Any) -> Any:
+    """Return an answer without what a clock decides."""
+    if isinstance(value, dict):
+        return {key: without_seconds(item) for key, item in value.items() if "seconds" not in key}
+    return [without_seconds(item) for item in value] if isinstance(value, list) else value
+
+
+def correct(run: Path) -> list[bool]:
+    """Return which test images a run got right."""
+    with (run / "evaluate-test" / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        return [row["truth"] == row["predicted"] for row in csv.DictReader(file)]
+
+
+# What comes out
+
+
+def test_the_answer_has_the_promised_fields_and_the_figures_of_the_single_runs(compared: Compared) -> None:
+    answers = {(head, seed): correct(compared.folder / f"{head}-seed{seed}") for head in HEADS for seed in SEEDS}
+    gap, wise = compared.answer["rows"]
+    for row in (gap, wise):
+        accuracies = [statistics.mean(answers[row["head"], seed]) for seed in SEEDS]
+        assert row.keys() >= ROW_FIELDS
+        assert row["seeds"] == [0, 1]
+        assert row["top1_accuracy_mean"] == pytest.approx(statistics.mean(accuracies))
+        assert row["top1_accuracy_std"] == pytest.approx(statistics.stdev(accuracies))
+    assert gap["difference_to_first_mean"] is None
+    assert gap["difference_to_first_ci95"] is None
+    differences = [a - b for seed in SEEDS for a, b in zip(answers["wise", seed], answers["gap", seed], strict=True)]
+    assert wise["difference_to_first_mean"] == pytest.approx(statistics.mean(differences))
+    low, high = wise["difference_to_first_ci95"]
+    assert low <= wise["difference_to_first_mean"] <= high
+    assert (compared.answer["split"], compared.answer["examples"], compared.answer["same_examples"]) == (
+        "test",
+        21,
+        True,
+    )
+
+
+def test_every_training_is_a_run_of_its_own_that_other_commands_know(compared: Compared, wisesr: CommandLine) -> None:
+    run = compared.folder / "wise-seed1"
+    assert load_config(run / "config.yaml").config.seed == 1
+    assert wisesr("predict", run, compared.photos / "test" / "red", "-q").code == 0
+
+
+def test_json_csv_and_markdown_say_the_same(compared: Compared, wisesr: CommandLine) -> None:
+    line = ["compare", compared.photos, *OPTIONS, "-o", compared.folder.parent, "--name", compared.folder.name]
+    answer = wisesr(*line, "--resume", "--format", "json")
+    assert answer.data == compared.answer == json.loads((compared.folder / "comparison.json").read_text())
+    table = wisesr(*line, "--resume", "--format", "csv").out
+    assert table == (compared.folder / "comparison.csv").read_text()
+    rows = list(csv.DictReader(table.splitlines()))
+    assert tuple(rows[0]) == CSV_HEADER
+    assert [float(row["top1_accuracy_mean"]) for row in rows] == [
+        row["top1_accuracy_mean"] for row in compared.answer["rows"]
+    ]
+    text = (compared.folder / "comparison.md").read_text()
+    assert wisesr(*line, "--resume", "--format", "markdown").out == text
+    for sentence in compared.answer["conclusions"]:
+        assert f"- {sentence}" in text.replace("\\", "")
+    pictures = [(compared.folder / "plots" / name).read_bytes()[:4] for name in ("accuracy.png", "learning_curves.png")]
+    assert pictures == [b"\x89PNG"] * 2
+
+
+def test_epochs_to_the_first_heads_best_are_counted_in_the_curves_of_the_same_seed(compared: Compared) -> None:
+    for training in compared.answer["trainings"]:
+        first = next(
+            item for item in compared.answer["trainings"] if (item["head"], item["seed"]) == ("gap", training["seed"])
+        )
+        reached = [value >= max(first["accuracies"]) for value in training["accuracies"]]
+        assert training["epochs_to_first_best"] == (reached.index(True) + 1 if any(reached) else None)
+
+
+# All else equal
+
+
+def test_heads_of_one_seed_start_from_the_same_backbone_and_see_the_same_examples_in_the_same_order(
+    compared: Compared,
+) -> None:
+    device, starts = keras_start.start("cpu"), {}
+    for head in ("gap", "wise", "flatten", "fc"):
+        settings = {
+            **settings_of(compared.folder),
+            "model.head.name": head,
+            "data.dir": str(compared.photos / "train"),
+            "seed": 3,
+        }
+        config = wisesr_cli.load_config(None, settings)
+        examples = open_examples(config, Silent())
+        trainer = Trainer(config, examples, device)
+        orders = [trainer.random_draws(epoch)["order of examples"].tolist() for epoch in (0, 1)]
+        starts[head] = trainer.classifier.backbone.get_weights(), [*examples.index.rows()], orders
+        examples.close()
+    weights, split, orders = starts.pop("gap")
+    assert {name for _, _, name in split} == {"train", "validation"}  # drawn with the seed
+    for other_weights, *others in starts.values():
+        assert all(np.array_equal(mine, theirs) for mine, theirs in zip(weights, other_weights, strict=True))
+        assert others == [split, orders]
+
+
+def test_a_training_does_not_depend_on_those_before_it_in_the_same_process(compared: Compared, tmp_path: Path) -> None:
+    """The last of four trainings equals the same one in a process of its own, bit for bit."""
+    run = compared.folder / "wise-seed1"
+    variables = {"PYTHONPATH": str(REPOSITORY), "KERAS_BACKEND": keras_start.backend_name()}
+    line = ("train", run / "config.yaml", "-o", tmp_path, "--name", "alone", "-q")
+    answer = fresh(*line, cwd=tmp_path, variables=variables)
+    assert answer.code == 0, answer.err
+    assert digest(tmp_path / "alone") == digest(run)
+
+
+# Resuming
+
+
+def interrupt_after(steps: int, patch: pytest.MonkeyPatch) -> None:
+    """Let a signal come after so many steps of training."""
+    advance, done = CombinedProgress.advance, [0]
+
+    def advance_and_signal(self: CombinedProgress, count: int = 1) -> None:
+        advance(self, count)
+        done[0] += count
+        if done[0] == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    patch.setattr(CombinedProgress, "advance", advance_and_signal)
+
+
+@pytest.mark.reliability(24)
+def test_interrupted_and_resumed_it_ends_as_an_uninterrupted_one(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs" / "cut"
+    (tmp_path / "runs").mkdir()
+    with monkeypatch.context() as patch:
+        interrupt_after(11, patch)  # each training takes 6 steps: in the second epoch of the second one
+        stopped = wisesr(*compared.line(folder))
+    assert stopped.code == 143
+    assert "stopped by SIGTERM" in stopped.error
+    assert "to go on: wisesr " in stopped.err
+    trained: list[str] = []
+    with monkeypatch.context() as patch:
+        count_trainings(trained, patch)
+        answer = wisesr(*compared.line(folder, "--resume", "--format", "json"))
+    assert answer.code == 0, answer.err
+    assert trained == ["wise-seed0", "gap-seed1", "wise-seed1"]
+    assert without_seconds(answer.data) == without_seconds(compared.answer)
+    assert digest(folder / "wise-seed0") == digest(compared.folder / "wise-seed0")
+
+
+def count_trainings(trained: list[str], patch: pytest.MonkeyPatch) -> None:
+    """Note the name of every run that is trained."""
+    train = compare.training.train
+
+    def noted(loaded: Any, *arguments: Any) -> Any:
+        trained.append(loaded.config.name)
+        return train(loaded, *arguments)
+
+    patch.setattr(compare.training, "train", noted)
+
+
+def test_a_finished_comparison_is_told_again_without_keras(compared: Compared, tmp_path: Path) -> None:
+    folder = compared.copy_to(tmp_path / "again")
+    words = [str(word) for word in compared.line(folder, "--resume", "--format", "json")]
+    code, loaded, err = loaded_after(command(*words), tmp_path)
+    assert code == 0, err
+    assert not loaded & set(KERAS) - {"matplotlib"}
+    assert json.loads((folder / "comparison.json").read_text()) == compared.answer
+
+
+@pytest.mark.reliability(32)
+def test_with_more_seeds_a_loss_that_is_not_finite_leaves_out_its_training_alone(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, trained = compared.copy_to(tmp_path / "more"), []
+    train = compare.training.train
+
+    def fail_once(loaded: Any, *arguments: Any) -> Any:
+        trained.append(loaded.config.name)
+        if loaded.config.name == "gap-seed2":
+            raise NotFiniteError("the training loss became nan at step 1 of epoch 1")
+        return train(loaded, *arguments)
+
+    monkeypatch.setattr(compare.training, "train", fail_once)
+    answer = wisesr(*compared.line(folder, "--resume", "--format", "json", "--seeds", "3"))
+    assert answer.code == 3
+    assert answer.error == (
+        "wisesr: 1 training of 6 left out: gap, seed 2: the training loss became nan at step 1 of epoch 1"
+    )
+    assert trained == ["gap-seed2", "wise-seed2"]
+    gap, wise = json.loads(answer.out)["rows"]
+    assert (gap["seeds"], gap["missing_seeds"], wise["seeds"]) == ([0, 1], [2], [0, 1, 2])
+    assert wise["difference_to_first_mean"] == compared.answer["rows"][1]["difference_to_first_mean"]
+    monkeypatch.setattr(compare.training, "train", train)
+    mended = wisesr(*compared.line(folder, "--resume", "--format", "json", "--seeds", "3"))
+    assert mended.code == 0, mended.err
+    assert [row["seeds"] for row in mended.data["rows"]] == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_a_comparison_of_losses_that_are_not_finite_still_ends_with_its_table(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path
+) -> None:
+    # Every step makes every weight 99 times larger.
+    larger = "train.optimizer={name: sgd, learning_rate: 100, weight_decay: 1}"
+    broken = ["-s", larger, "--lr", "100", "-b", "1", "--seeds", "1", "--format", "json"]
+    answer = wisesr(*compared.line(tmp_path / "broken", *broken))
+    assert answer.code == 3
+    assert "2 trainings of 2 left out" in answer.error
+    assert [row["missing_seeds"] for row in json.loads(answer.out)["rows"]] == [[0], [0]]
+    assert not (tmp_path / "broken" / "plots").exists()
+
+
+def test_fewer_epochs_are_refused(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
+    folder = compared.copy_to(tmp_path / "shorter")
+    before = (folder / "trainings.json").read_bytes()
+    refused = wisesr(*compared.line(folder, "--resume", "--epochs", "1"))
+    assert (refused.code, "is one of 2 epochs; it can take more, not 1" in refused.error) == (2, True)
+    assert (folder / "trainings.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_more_epochs_go_on(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
+    folder = compared.copy_to(tmp_path / "longer")
+    answer = wisesr(*compared.line(folder, "--resume", "--format", "json", "--epochs", "3", "--seeds", "1"))
+    assert answer.code == 0, answer.err
+    assert [(item["schedules"], item["epochs"]) for item in answer.data["trainings"]] == [([2, 3], 3)] * 2
+
+
+@pytest.mark.reliability(27, 31)
+def test_another_config_other_images_or_damage_are_refused_and_nothing_is_lost(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path
+) -> None:
+    folder = compared.copy_to(tmp_path / "kept")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    changed = wisesr(*compared.line(folder, "--resume", "-b", "6"))
+    assert (changed.code, "train.batch_size: 12 -> 6" in changed.error) == (4, True)
+    assert "--overwrite" not in changed.error
+    other = wisesr(*compared.line(folder, "--resume", "--data", make_photos(tmp_path / "others", 6)))
+    assert other.code == 4
+    taken = wisesr(*compared.line(folder))
+    assert (taken.code, "exists; give another --name, or go on with --resume" in taken.error) == (2, True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"} == before
+    state = (folder / "trainings.json").read_text()
+    halves = (state.replace('"accuracies"', '"accuracy"'), state.replace('"epochs": 2', '"epochs": "x"'))
+    for damage in ("{", "[]", "null", '{"circumstances": {}, "epochs": 2, "trainings": {}}', *halves):
+        (folder / "trainings.json").write_text(damage)
+        damaged = wisesr(*compared.line(folder, "--resume"))
+        assert (damaged.code, "trainings.json: damaged" in damaged.error) == (4, True), damage
+
+
+def test_what_is_missing_of_a_judged_run_is_made_again_without_training(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path
+) -> None:
+    folder = compared.copy_to(tmp_path / "again")
+    shutil.rmtree(folder / "gap-seed1" / "evaluate-test")
+    history = (folder / "gap-seed1" / "history.csv").read_bytes()
+    answer = wisesr(*compared.line(folder, "--resume", "--format", "json"))
+    assert without_seconds(answer.data) == without_seconds(compared.answer)
+    assert (folder / "gap-seed1" / "history.csv").read_bytes() == history
+
+
+def test_a_run_that_was_judged_on_other_images_meanwhile_is_judged_again(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path
+) -> None:
+    """`wisesr evaluate RUN --data elsewhere/test` writes where the run's own test split is judged, too."""
+    folder = compared.copy_to(tmp_path / "judged")
+    for run, answer in (("gap-seed0", "false"), ("wise-seed1", "damaged")):
+        predictions = folder / run / "evaluate-test" / "predictions.csv"
+        lines = predictions.read_text().splitlines()
+        predictions.write_text("\n".join([lines[0], *(f"{line.rpartition(',')[0]},{answer}" for line in lines[1:])]))
+    again = wisesr(*compared.line(folder, "--resume", "--format", "json"))
+    assert (again.code, without_seconds(again.data)) == (0, without_seconds(compared.answer))
+
+
+def test_another_run_in_the_place_of_one_is_refused(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
+    folder = compared.copy_to(tmp_path / "swapped")
+    shutil.rmtree(folder / "wise-seed1")
+    shutil.copytree(folder / "gap-seed1", folder / "wise-seed1", ignore=shutil.ignore_patterns(".lock"))
+    swapped = wisesr(*compared.line(folder, "--resume"))
+    assert (swapped.code, "model.head.name: gap -> wise" in swapped.error) == (4, True), swapped.err
+    shutil.rmtree(folder / "wise-seed1")
+    (folder / "wise-seed1").write_text("mine")
+    blocked = wisesr(*compared.line(folder, "--resume"))
+    assert (blocked.code, f"take {folder / 'wise-seed1'} away" in blocked.error) == (2, True), blocked.err
+
+
+def test_a_run_that_was_taken_away_forgets_the_epochs_that_it_was_asked_for(compared: Compared, tmp_path: Path) -> None:
+    run = Run(compared.folder / "gap-seed0")
+    assert compare.schedules_of(run, (2,), 2) == (2,)
+    assert compare.schedules_of(run, (2,), 3) == (2, 3)
+    assert compare.schedules_of(Run(tmp_path / "gone"), (2,), 3) == (3,)
+    assert compare.schedules_of(Run(tmp_path / "gone"), (2, 3), 3) == (3,)
+
+
+@pytest.mark.reliability(30)
+def test_a_comparison_in_use_is_5(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
+    folder = compared.copy_to(tmp_path / "held")
+    with locked(folder / ".lock"):
+        answer = wisesr(*compared.line(folder, "--resume"))
+    assert (answer.code, f"in use by another wisesr (pid {os.getpid()})" in answer.error) == (5, True)
+
+
+def test_a_default_name_is_made_from_the_source_and_counted_on(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path
+) -> None:
+    compared.copy_to(tmp_path / "photos-compare")
+    line = ["compare", compared.photos, *OPTIONS, "-o", tmp_path]
+    again = wisesr(*line, "--resume", "-q", "--format", "json")
+    assert (again.code, again.data) == (0, compared.answer)
+    (tmp_path / "photos-compare-2").mkdir()
+    (tmp_path / "photos-compare-2" / "mine.txt").write_text("x")
+    request = request_of(compared.photos, (), heads=HEADS, seeds=SEEDS)
+    loaded = load_config(compared.photos, ()).config.model_copy(update={"output_dir": tmp_path})
+    assert request.default_name == "photos-compare"
+    from wisesr_cli.comparison.folder import choose_comparison
+
+    assert choose_comparison(loaded, "photos-compare", resume=False).run.path.name == "photos-compare-3"
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--heads", "gap,wiise"], "Did you mean 'wise'?"),
+        (["--heads", "gap,wise:prepool=2"], "Did you mean 'pre_pool'?"),
+        (["--heads", "gap,wise:pooling=best"], "model.head.pooling"),
+        (["--heads", "gap,wise:pooling"], "expected HEAD:option=value"),
+        (["--heads", "gap,wise:=3"], "--heads wise:=3: expected HEAD:option=value"),
+        (["--heads", "gap,wise:name=flatten"], "--heads wise:name=flatten: expected HEAD:option=value"),
+        (["--heads", "gap"], "at least two heads"),
+        (["--heads", "wise,gap,wise"], "'wise' is the same head as 'wise'"),
+        (["--heads", "wise,wise:pooling=tile"], "'wise:pooling=tile' is the same head as 'wise'"),
+        (["--heads", "gap,wise:pre_pool=9"], "model.head.pre_pool is 9, larger than the feature map"),
+        (["--seeds", "0"], "give 1 to 1,000 seeds"),
+        (["--seeds", "-1"], "--seeds -1: give how many"),
+        (["--seeds", "1,1"], "1 is there twice"),
+        (["--seeds", "two"], "--seeds two: give how many"),
+        (["--seeds", "1,99999999999"], "--seeds 1,99999999999: give how many"),
+        (["-s", "data.validation_split=0"], "nothing to judge on"),
+        (["--name", "../x"], "name"),
+    ],
+)
+def test_a_mistake_is_2_and_leaves_nothing(words: list[str], said: str, wisesr: CommandLine, tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", 4)
+    answer = wisesr("compare", photos, *QUICK, "-o", tmp_path / "runs", *words)
+    assert (answer.code, said in answer.error) == (2, True), answer.err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".png"]
+
+
+@pytest.mark.parametrize("words", [["--heads", "gap,wiise"], ["--seeds", "x"], ["-s", "sede=3"]])
+def test_mistakes_are_answered_without_keras(words: list[str], tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 2)
+    code, loaded, err = loaded_after(command("compare", "photos", *words), tmp_path)
+    assert code == 2, err
+    assert not loaded & set(KERAS)
+
+
+def test_seeds_are_a_number_of_them_or_a_list() -> None:
+    assert parse_seeds("3") == (0, 1, 2)
+    assert parse_seeds("0, 5,7") == (0, 5, 7)
+    assert parse_seeds("7,") == (7,)
+    with pytest.raises(UsageError):
+        request_of(None, (), heads=HEADS, seeds=())
+
+
+def test_the_command_and_the_function_compare_the_same_heads_where_none_are_named() -> None:
+    defaults = inspect.signature(compare_command).parameters
+    assert defaults["heads"].default == ",".join(DEFAULT_HEADS)
+    assert parse_seeds(defaults["seeds"].default) == tuple(range(DEFAULT_SEEDS))
+
+
+def test_options_of_the_config_hold_for_every_head_that_has_them(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("model: {head: {name: wise, dropout: 0.5, pooling: valid}}\n", encoding="utf-8")
+    request = request_of(tmp_path / "c.yaml", (), heads=("gap", "wise", "wise:pooling=tile"), seeds=(0,))
+    heads = [head.loaded.config.model.head.model_dump() for head in request.heads]
+    assert [head["dropout"] for head in heads] == [0.5, 0.5, 0.5]
+    assert [head.get("pooling") for head in heads] == [None, "valid", "tile"]
+    assert request.notes == ("--heads gap: the head 'gap' has no pooling; left out",)
+    names = [training.run for training in request.trainings(tmp_path)]
+    assert names == ["gap-dropout-0.5-seed0", "wise-dropout-0.5-pooling-valid-seed0", "wise-dropout-0.5-seed0"]
+
+
+def test_settings_that_compare_decides_itself_are_left_out_with_a_note(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("{seed: 5, model: {head: wise}}\n", encoding="utf-8")
+    given = [parse_set(text) for text in ("seed=7", "model.head.name=fc", "name=mine")]
+    request = request_of(tmp_path / "c.yaml", given, heads=HEADS, seeds=SEEDS)
+    assert request.notes == (
+        "--set seed=7: left out, as --seeds says which ones",
+        "--set model.head.name=fc: left out, as --heads says which ones",
+    )
+    assert {training.loaded.config.seed for training in request.trainings(tmp_path)} == {*SEEDS}
+
+
+# One display
+
+
+class Heard(Silent):
+    """Remembers what is told, and what is counted of the one bar."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+        self.bars: list[tuple[str, int | None]] = []
+        self.steps = 0
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    @contextmanager
+    def progress(self, label: str, total: int | None) -> Iterator[Progress]:
+        self.bars.append((label, total))
+        yield self
+
+    def advance(self, steps: int = 1) -> None:
+        self.steps += steps
+
+
+def test_a_warning_about_the_images_comes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, photos = Heard(), make_photos(tmp_path / "photos", 8)
+    shutil.copy(photos / "red" / "00.png", photos / "blue" / "00.png")
+
+    def only_look(loaded: Any, _: Any, listener: Any) -> Any:
+        open_examples(loaded.config, listener).close()
+        raise NotFiniteError("not trained")
+
+    monkeypatch.setattr(compare.training, "train", only_look)
+    wisesr_cli.compare(photos, settings_of(tmp_path / "twice"), heads=HEADS, seeds=1, listener=heard)
+    assert len([warning for warning in heard.warnings if "under two labels" in warning]) == 1
+
+
+def plan(*warnings: str) -> TrainingPlan:
+    counts = {"train": (8, 8), "test": (2, 2)}
+    return TrainingPlan(
+        "run", "CPU", ("a", "b"), counts, (32, 32), "compact", None, (4, 4, 8), "gap", 10, 5, 3, 4, warnings
+    )
+
+
+def test_one_bar_counts_the_steps_of_all_trainings_and_every_warning_comes_once() -> None:
+    heard = Heard()
+    combined = CombinedProgress(heard, trainings=2, epochs=3, stop=StopRequest())
+    for title, steps in (("gap, seed 0", 12), ("wise, seed 0", 8)):  # the second one is resumed after an epoch
+        combined.begin(title)
+        combined.prepared(plan("flips take positions away"))
+        with combined.progress("training", steps) as part:
+            part.advance(steps)
+        with combined.progress("evaluating", 100) as part:
+            part.advance(100)
+        combined.end()
+    combined.close()
+    assert heard.bars == [("gap, seed 0 (1 of 2)", 24)]
+    assert heard.steps == 24
+    assert heard.warnings == ["flips take positions away"]
+    assert heard.notes == ["device: CPU", "images: 16 train, 4 test; 2 classes"]
+
+
+def test_between_two_trainings_a_signal_stops_at_the_next_step() -> None:
+    stop = StopRequest()
+    combined = CombinedProgress(Heard(), trainings=1, epochs=3, stop=stop)
+    combined.begin("gap, seed 0")
+    combined.prepared(plan())
+    stop.signal_number = signal.SIGTERM
+    with combined.progress("evaluating", 100) as part, pytest.raises(Interrupted, match="go on with --resume"):
+        part.advance()
+
+
+def test_a_damaged_run_of_a_comparison_is_named_with_the_way_out(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path
+) -> None:
+    folder = compared.copy_to(tmp_path / "damaged")
+    (folder / "gap-seed1" / "best.keras").write_bytes(b"PK")
+    shutil.rmtree(folder / "gap-seed1" / "evaluate-test")
+    answer = wisesr(*compared.line(folder, "--resume"))
+    assert answer.code == 4
+    assert "best.keras" in answer.error
+    assert f"take {folder / 'gap-seed1'} away, and --resume trains it anew" in answer.error
+
+
+# Killed at any moment
+
+
+@pytest.mark.slow
+@pytest.mark.reliability(25)
+@pytest.mark.parametrize("moment", ["gap, seed 0 (1", "wise, seed 0 (2", "gap, seed 1 (3", "wise, seed 1 (4"])
+def test_killed_at_any_moment_and_resumed_it_ends_as_an_uninterrupted_one(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path, moment: str, seen: Callable[[str], None]
+) -> None:
+    """A process kills itself, first before and then after it remembers what a training came to, and is resumed."""
+    folder, number = tmp_path / "killed", moment[-1]
+    words = [str(word) for word in compared.line(folder, "--resume", "-q")]
+    for when in ("before", "after"):
+        program = KILLED.format(number=number, when=when)
+        answer = fresh(*words, cwd=tmp_path, program=("-c", program))
+        assert answer.code == -signal.SIGKILL, answer.err
+    answer = wisesr(*words[:-1], "--format", "json")
+    assert answer.code == 0, answer.err
+    assert without_seconds(answer.data) == without_seconds(compared.answer)
+    seen("killed twice in a training of a comparison: resumed to the same figures")
+
+
+KILLED = """
+import os, signal, sys
+from wisesr_cli.comparison import state
+from wisesr_cli.__main__ import main
+put, done = state.ComparisonState.put, []
+def killing(self, run, record):
+    done.append(run)
+    if record.is_done and len(set(self.trainings)) == {number}:
+        if "{when}" == "after":
+            put(self, run, record)
+        os.kill(os.getpid(), signal.SIGKILL)
+    put(self, run, record)
+state.ComparisonState.put = killing
+sys.argv[0] = "wisesr"
+main()
+"""

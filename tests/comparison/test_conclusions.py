@@ -1,0 +1,283 @@
+"""What a comparison says in words, in tables and in pictures, and how its figures come from single predictions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wisesr_cli.comparison import plots
+from wisesr_cli.comparison.bootstrap import paired_interval
+from wisesr_cli.comparison.conclusions import conclude, more_seeds, points
+from wisesr_cli.comparison.figures import compare_trainings, read_judgement
+from wisesr_cli.comparison.plots import plot_accuracies, plot_curves
+from wisesr_cli.comparison.request import PlannedTraining
+from wisesr_cli.comparison.state import ComparisonState, TrainingRecord
+from wisesr_cli.comparison.tables import comparison_grids, comparison_markdown, comparison_rows
+from wisesr_cli.config.reader import LoadedConfig
+from wisesr_cli.config.schema import Config
+from wisesr_cli.errors import RunError
+from wisesr_cli.results import ComparedTraining, Comparison, ComparisonRow
+from wisesr_cli.run.names import PREDICTIONS, TRAININGS
+from wisesr_cli.run.progress import Circumstances
+from wisesr_cli.run.records import write_rows
+from wisesr_cli.run.run import Run
+
+
+def row(
+    head: str,
+    low: float | None = None,
+    high: float | None = None,
+    seeds: int | tuple[int, ...] = 5,
+    **values: Any,
+) -> ComparisonRow:
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else seeds
+    interval = None if low is None or high is None else (low, high)
+    given = ComparisonRow(
+        head=head,
+        seeds=seeds,
+        top1_accuracy_mean=0.5,
+        top1_accuracy_std=0.01 if len(seeds) > 1 else None,
+        macro_f1_mean=0.4,
+        macro_f1_std=0.02 if len(seeds) > 1 else None,
+        head_parameters=1000,
+        total_parameters=5000,
+        seconds_per_epoch_mean=1.5,
+        epochs_to_first_best_mean=None,
+        difference_to_first_mean=None if interval is None else sum(interval) / 2,
+        difference_to_first_ci95=interval,
+    )
+    return replace(given, **values)
+
+
+def training(head: str, seed: int, **values: Any) -> ComparedTraining:
+    given = ComparedTraining(head, seed, f"{head}-seed{seed}", (3,), 3, 2, 0.5, 0.4, (0.2, 0.5, 0.4), 1.0, None)
+    return replace(given, **values)
+
+
+def comparison(*rows: ComparisonRow, **values: Any) -> Comparison:
+    trainings = tuple(training(row.head, seed) for row in rows for seed in row.seeds)
+    given = Comparison("somewhere", "test", 179, True, "validation", (7, 7, 64), rows, trainings, ())
+    return replace(given, **values)
+
+
+def said(*rows: ComparisonRow, **values: Any) -> str:
+    return "\n".join(conclude(comparison(*rows, **values)).conclusions)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.012, 0.05, "better on images like these, beyond chance of seed and example"),
+        (-0.05, -0.012, "worse on images like these, beyond chance of seed and example"),
+        (-0.01, 0.05, "the interval includes zero: these figures do not tell which is better"),
+        (0.0, 0.05, "the interval includes zero"),
+    ],
+)
+def test_a_verdict_is_given_only_where_the_interval_leaves_zero_out(low: float, high: float, verdict: str) -> None:
+    text = said(row("gap"), row("wise", low, high))
+    assert f"{points(low)} to {points(high)}; 5 seeds, 179 examples): {verdict}" in text
+    assert text.count("these figures do not tell") + text.count("beyond chance of seed") == 1
+
+
+def test_the_difference_is_told_in_points_with_its_interval() -> None:
+    text = said(row("gap"), row("wise", 0.012, 0.05))
+    assert "wise against gap: +3.1 points (95 % interval +1.2 to +5.0; 5 seeds, 179 examples)" in text
+
+
+@pytest.mark.parametrize("difference", [0.0, 1.0])
+def test_an_interval_without_width_is_no_verdict(difference: float) -> None:
+    text = said(row("gap"), row("wise", difference, difference))
+    assert "the interval has no width, and says nothing of other images" in text
+    assert "better on" not in text
+
+
+def test_one_seed_claims_nothing_about_other_trainings() -> None:
+    text = said(row("gap", seeds=1), row("wise", 0.01, 0.05, seeds=1))
+    assert "this one training was better beyond chance of example; of others nothing is known" in text
+    assert "1 seed: the intervals are over examples alone" in text
+    assert "--seeds 5 --resume" in text
+
+
+def test_two_seeds_are_told_to_be_few_and_three_are_not() -> None:
+    assert "2 seeds say hardly anything" in said(row("gap", seeds=2), row("wise", -0.1, 0.1, seeds=2))
+    assert "--seeds 5" not in said(row("gap", seeds=3), row("wise", -0.1, 0.1, seeds=3))
+
+
+def test_few_seeds_in_common_are_told_whatever_other_heads_lack() -> None:
+    failed = row("fc", seeds=0)
+    assert "1 seed: the intervals are over examples alone" in said(
+        row("gap", seeds=1), failed, row("wise", 0.01, 0.05, seeds=1)
+    )
+    text = said(row("gap", seeds=3), row("wise", 0.01, 0.05, seeds=(2, 3, 4)))
+    assert "1 seed: the intervals are over examples alone" in text
+
+
+def test_the_seeds_that_are_advised_hold_those_that_there_are() -> None:
+    assert [more_seeds(seeds) for seeds in ((0,), (0, 1), (7, 9), (1,), tuple(range(8)))] == [
+        "5",
+        "5",
+        "7,9,0,1,2",
+        "5",
+        "8",
+    ]
+    assert "--seeds 7,0,1,2,3 --resume" in said(row("gap", seeds=(7,)), row("wise", 0.01, 0.05, seeds=(7,)))
+
+
+def test_images_that_are_no_independent_draws_are_told() -> None:
+    rows = row("gap"), row("wise", 0.01, 0.05)
+    overlapping = said(*rows, split="validation", same_examples=False)
+    assert "the images of different seeds overlap" in overlapping
+    assert "up to 179 examples for each seed" in overlapping
+    assert "overlap" not in said(*rows, split="validation")
+    assert "group" not in said(*rows)
+    assert "of one group" in "".join(conclude(comparison(*rows), in_groups=True).conclusions)
+
+
+def test_many_comparisons_at_once_are_mentioned() -> None:
+    others = [row(head, 0.01, 0.02) for head in ("wise", "flatten", "depthwise")]
+    assert "3 heads are compared to gap, each at 95 % on its own" in said(row("gap"), *others)
+    assert "up to 15 %" in said(row("gap"), *others)
+    assert "on its own" not in said(row("gap"), *others[:2])
+
+
+def test_a_map_of_one_position_is_told_first() -> None:
+    lines = said(row("gap"), row("wise", 0.0, 0.0), feature_map=(1, 1, 64)).splitlines()
+    assert lines[0].startswith("the feature map has one position only")
+
+
+def test_validation_missing_trainings_and_unlike_schedules_are_told() -> None:
+    rows = row("gap", seeds=2), row("wise", -0.1, 0.1, seeds=2)
+    trainings = (
+        training("gap", 0, schedules=(3, 5)),
+        training("wise", 0, schedules=(5,)),
+        training("gap", 1),
+        training("wise", 1, error="the training loss became nan"),
+    )
+    text = said(*rows, split="validation", trainings=trainings)
+    assert "judged on validation, which also chose the best epochs" in text
+    assert "wise has no result for seed 1: the training loss became nan" in text
+    assert "seed 0 was not trained alike under all heads" in text
+    assert "(gap 3 and then 5, wise 5)" in text
+    assert "seed 1 was not trained alike" not in text
+
+
+def test_heads_without_a_seed_in_common_are_not_compared() -> None:
+    assert "no seed gave a result for both, so nothing can be said" in said(row("gap", seeds=0), row("wise"))
+
+
+def test_costs_are_told_in_parameters() -> None:
+    text = said(row("gap"), row("wise", 0, 0, head_parameters=2500, total_parameters=6500))
+    assert "wise has 2,500 parameters in its head, gap 1,000 (2.50 times)" in text
+    assert "with the backbone 6,500 and 5,000 (1.30 times)" in text
+
+
+def test_points_have_a_sign_but_zero_has_none() -> None:
+    assert [points(value) for value in (0.031, -0.0004, 0.0004, 0.0, -0.2)] == ["+3.1", "0.0", "0.0", "0.0", "-20.0"]
+
+
+def test_heads_of_which_nothing_is_known_have_dashes() -> None:
+    nothing = row("wise", seeds=0, top1_accuracy_mean=None, macro_f1_mean=None, head_parameters=None)
+    nothing = replace(nothing, total_parameters=None, seconds_per_epoch_mean=None)
+    accuracy, cost = comparison_grids(comparison(row("gap", seeds=1), nothing))
+    assert accuracy.rows[1] == ("wise", "0", "-", "-", "-", "-")
+    assert cost.rows[1] == ("wise", "-", "-", "-", "-")
+    assert accuracy.rows[0][2] == "50.0"  # one seed has no deviation
+    assert comparison_rows(comparison(nothing))[0].count(None) == 11
+
+
+def test_what_means_something_in_markdown_is_escaped() -> None:
+    failed = (training("wise", 0, error="a `b` | <i>c</i>"),)
+    text = comparison_markdown(conclude(comparison(row("gap"), row("wise:pre_pool=2", 0, 0), trainings=failed)))
+    assert "wise:pre\\_pool=2" in text
+    assert "a \\`b\\` \\| \\<i\\>c\\</i\\>" in text
+
+
+# Figures from predictions
+
+
+def judged(folder: Path, answers: dict[tuple[str, int], tuple[list[str], list[bool]]]) -> Comparison:
+    """Write what runs answered to which images, and return how their heads compare."""
+    state = ComparisonState(folder / TRAININGS, Circumstances({}, (), {}, {}, "", 1, ""), 3)
+    planned = []
+    for (head, seed), (paths, correct) in answers.items():
+        item = PlannedTraining(head, seed, f"{head}-seed{seed}", LoadedConfig(Config(), (), ""))
+        evaluated = Run(folder / item.run).evaluation_dir("test")
+        evaluated.mkdir(parents=True)
+        cells = [(path, "a", "a", "1.0", "1.0", str(right).lower()) for path, right in zip(paths, correct, strict=True)]
+        write_rows(evaluated / PREDICTIONS, ("path", "truth", "predicted", "score", "truth_score", "correct"), cells)
+        accuracy = float(np.mean(correct))
+        state.trainings[item.run] = TrainingRecord(
+            (3,),
+            is_done=True,
+            accuracies=(accuracy,),
+            epoch_seconds=(1.0,),
+            top1_accuracy=accuracy,
+            macro_f1=0.5,
+            head_parameters=1000,
+            total_parameters=5000,
+        )
+        planned.append(item)
+    return compare_trainings(Run(folder), planned, state, "test")
+
+
+def test_seeds_with_images_of_their_own_are_paired_within_the_seed(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    answers = {
+        (head, seed): ([f"{seed}-{n}.png" for n in range(30)], (random.random(30) < chance).tolist())
+        for seed in range(3)
+        for head, chance in (("gap", 0.4), ("wise", 0.7))
+    }
+    result = judged(tmp_path, answers)
+    assert result.same_examples is False
+    assert result.examples == 30
+    differences = [np.subtract(answers["wise", s][1], answers["gap", s][1], dtype=int) for s in range(3)]
+    assert result.rows[1].difference_to_first_mean == pytest.approx(np.mean(differences))
+    assert result.rows[1].difference_to_first_ci95 == paired_interval(differences, same_examples=False)
+
+
+def test_heads_that_were_judged_on_different_images_are_refused(tmp_path: Path) -> None:
+    answers = {("gap", 0): (["a.png"], [True]), ("wise", 0): (["b.png"], [True])}
+    with pytest.raises(RunError, match="were judged on different images"):
+        judged(tmp_path, answers)
+
+
+def test_predictions_that_do_not_say_what_is_correct_are_damaged(tmp_path: Path) -> None:
+    judged(tmp_path, {("gap", 0): (["a.png"], [True]), ("wise", 0): (["a.png"], [False])})
+    path = tmp_path / "gap-seed0" / "evaluate-test" / PREDICTIONS
+    path.write_text(path.read_text(encoding="utf-8").replace("true", "yes"), encoding="utf-8")
+    with pytest.raises(RunError, match="damaged"):
+        read_judgement(Run(tmp_path / "gap-seed0"), "test")
+
+
+# Pictures
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, plot: Any, shown: Comparison) -> Any:
+    """Return the axes that a plot draws."""
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    plot(shown, Path("nowhere.png"))
+    return figures[0].axes[0]
+
+
+def test_the_accuracy_of_every_head_stands_at_its_parameters_with_a_dot_per_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    axes = drawn(monkeypatch, plot_accuracies, comparison(row("gap"), row("wise", 0, 0, head_parameters=9000)))
+    assert axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["gap", "wise"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1k", "9k"]
+    dots = [line.get_xydata() for line in axes.lines if len(line.get_xydata()) == 5]
+    assert [points[:, 0].tolist() for points in dots] == [[1000.0] * 5, [9000.0] * 5]
+
+
+def test_learning_curves_of_trainings_that_ended_early_are_means_of_those_that_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainings = (training("gap", 0, accuracies=(0.1, 0.3)), training("gap", 1, accuracies=(0.3, 0.5, 0.9)))
+    axes = drawn(monkeypatch, plot_curves, comparison(row("gap", seeds=2), trainings=trainings))
+    assert axes.lines[0].get_ydata() == pytest.approx([20, 40, 90])

@@ -1,0 +1,281 @@
+"""What summarize says of a model is what Keras counts in it, and what a count by hand gives."""
+
+from __future__ import annotations
+
+import csv
+import io
+from itertools import pairwise
+from math import ceil
+from typing import Any
+
+import pytest
+from command_line import CommandLine, Trained, make_photos
+
+from wisesr_cli.config.reader import parse_head
+from wisesr_cli.machine import keras_start
+from wisesr_cli.models.build import build_classifier
+from wisesr_cli.models.flops import count_flops
+from wisesr_cli.models.heads import HEADS
+from wisesr_cli.models.settings import ModelConfig
+
+
+def rows_of(wisesr: CommandLine, *arguments: object) -> list[dict[str, Any]]:
+    answer = wisesr("summarize", *arguments, "--format", "json")
+    assert answer.code == 0, answer.err
+    return answer.data["rows"]
+
+
+def same(positions: int, stride: int) -> int:
+    return ceil(positions / stride)
+
+
+def compact_flops(side: int) -> int:
+    """Return the FLOPs of `compact`, layer by layer: seven 3x3 convolutions."""
+    total = 2 * 3 * 3 * 3 * 32 * side * side
+    channels = 32
+    for filters in (64, 128, 256):
+        side = same(side, 2)
+        total += 2 * 9 * channels * filters * side * side
+        total += 2 * 9 * filters * filters * side * side
+        channels = filters
+    return total
+
+
+def compact_parameters() -> int:
+    widths = [3, 32, 64, 64, 128, 128, 256, 256]
+    pairs = pairwise(widths)
+    return sum(9 * before * after + 4 * after for before, after in pairs)  # without bias; four numbers of batch norm
+
+
+def mobilenet_v2(side: int) -> tuple[int, int]:
+    """Return FLOPs and parameters of MobileNetV2 from the table of Sandler et al. (2018)."""
+    side = same(side, 2)
+    multiply_adds, parameters, channels = 27 * 32 * side * side, 27 * 32 + 4 * 32, 32
+    table = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    for expansion, filters, repeats, first_stride in table:
+        for repeat in range(repeats):
+            wide = expansion * channels
+            if expansion > 1:
+                multiply_adds += channels * wide * side * side
+                parameters += channels * wide + 4 * wide
+            side = same(side, first_stride if repeat == 0 else 1)
+            multiply_adds += 9 * wide * side * side + wide * filters * side * side
+            parameters += 9 * wide + 4 * wide + wide * filters + 4 * filters
+            channels = filters
+    multiply_adds += channels * 1280 * side * side
+    return 2 * multiply_adds, parameters + channels * 1280 + 4 * 1280
+
+
+@pytest.mark.parametrize("side", [32, 64, 56])
+def test_the_flops_of_compact_equal_a_count_by_hand(wisesr: CommandLine, side: int) -> None:
+    (row,) = rows_of(wisesr, "--backbone", "compact", "--image-size", side, "--head", "gap", "--classes", "7")
+    assert row["feature_map"] == [side // 8, side // 8, 256]
+    assert row["total_flops"] - row["head_flops"] == compact_flops(side)
+    assert row["backbone_parameters"] == compact_parameters()
+    assert row["head_flops"] == (side // 8) ** 2 * 256 + 2 * 256 * 7
+
+
+@pytest.mark.parametrize("side", [64, 96])
+def test_flops_and_parameters_of_mobilenetv2_equal_the_table_of_its_paper(wisesr: CommandLine, side: int) -> None:
+    (row,) = rows_of(wisesr, "--image-size", side, "--head", "gap")
+    flops, parameters = mobilenet_v2(side)
+    assert row["backbone"] == "MobileNetV2"
+    assert row["total_flops"] - row["head_flops"] == flops
+    assert row["backbone_parameters"] == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("compact", (40, 56)),
+        ("compact_small", (32, 32)),
+        ("MobileNet", (64, 96)),
+        ("EfficientNetB0", (64, 64)),
+        ("VGG16", (40, 32)),
+    ],
+)
+def test_parameters_equal_those_of_the_keras_model(wisesr: CommandLine, name: str, size: tuple[int, int]) -> None:
+    heads = ["wise:pooling=valid"]
+    if name == "compact_small":
+        heads = [*HEADS, "wise:pooling=valid", "flatten:pre_pool=2"]
+    chosen = [word for head in heads for word in ("--head", head)]
+    rows = rows_of(wisesr, "--backbone", name, "--image-size", f"{size[0]}x{size[1]}", "--classes", "6", *chosen)
+    assert [row["head"] for row in rows] == heads
+    keras_start.start("cpu")
+    for row in rows:
+        config = ModelConfig(backbone=name, head=parse_head(row["head"], base=ModelConfig().head))
+        model = build_classifier(config, image_size=size, classes=6).model
+        trainable = sum(int(weight.numpy().size) for weight in model.trainable_weights)
+        assert (row["image_height"], row["image_width"]) == size
+        assert row["total_parameters"] == model.count_params(), row["head"]
+        assert row["trainable_parameters"] == trainable, row["head"]
+        assert row["backbone_parameters"] + row["head_parameters"] == row["total_parameters"]
+        assert row["size_mb"] == pytest.approx(4 * row["total_parameters"] / 1e6)
+
+
+def slow_head_flops(name: str, height: int, width: int, channels: int, classes: int) -> int:
+    """Return FLOPs of the heads that read whole maps of even sides, one number at a time."""
+    pooled = height * width * channels  # one addition per number of the map
+    if name in {"gap", "gmp"}:
+        return pooled + 2 * channels * classes
+    if name == "depthwise":
+        return 2 * height * width * channels + 2 * channels * classes
+    if name == "flatten":
+        return 2 * height * width * channels * classes
+    return pooled + 2 * (height // 2) * (width // 2) * channels + 2 * channels * classes  # wise, pre_pool 2
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 64)])
+def test_the_flops_of_the_heads_equal_a_count_by_hand(wisesr: CommandLine, size: tuple[int, int]) -> None:
+    heads = ("gap", "gmp", "depthwise", "flatten", "wise:pre_pool=2")
+    chosen = [word for head in heads for word in ("--head", head)]
+    for row in rows_of(
+        wisesr, "--backbone", "compact", "--image-size", f"{size[0]}x{size[1]}", "--classes", "9", *chosen
+    ):
+        height, width, channels = row["feature_map"]
+        assert (height, width) == (size[0] // 8, size[1] // 8)
+        assert row["head_flops"] == slow_head_flops(row["head"].split(":")[0], height, width, channels, 9), row["head"]
+
+
+def test_valid_pooling_and_tiles_have_the_same_parameters(wisesr: CommandLine) -> None:
+    heads = ("--head", "wise:pre_pool=2", "--head", "wise:pre_pool=2:pooling=valid")
+    tile, valid = rows_of(wisesr, "--backbone", "compact", "--image-size", "40", *heads)
+    assert tile["feature_map"] == valid["feature_map"] == [5, 5, 256]
+    assert tile["head_parameters"] == valid["head_parameters"] == 2 * 2 * 256 + 256 + 256 * 10 + 10
+
+
+def test_valid_pooling_counts_no_flops_for_the_remainder_that_it_drops(wisesr: CommandLine) -> None:
+    heads = ("--head", "wise:pre_pool=2", "--head", "wise:pre_pool=2:pooling=valid")
+    tile, valid = rows_of(wisesr, "--backbone", "compact", "--image-size", "40", *heads)
+    assert tile["head_flops"] - valid["head_flops"] == (5 * 5 - 4 * 4) * 256
+
+
+def test_the_flops_of_a_nested_model_are_those_of_its_layers() -> None:
+    keras_start.start("cpu")
+    import keras
+
+    inputs = keras.Input((9, 7, 3))
+    inner = keras.Sequential([keras.Input((9, 7, 3)), keras.layers.Conv2D(4, (3, 2), strides=2, padding="valid")])
+    x = keras.layers.SeparableConv2D(5, 3, padding="same")(inner(inputs))
+    x = keras.layers.Conv2D(10, 1, groups=5)(x)
+    x = keras.layers.BatchNormalization()(keras.layers.MaxPooling2D(2)(x))
+    x = keras.layers.Dense(6)(keras.layers.GlobalAveragePooling2D()(x))
+    expected = 2 * (3 * 2 * 3) * (4 * 3 * 4)  # 4x3 positions, 4 filters
+    expected += 2 * 9 * (4 * 3 * 4) + 2 * 4 * (4 * 3 * 5)  # depthwise, then pointwise
+    expected += 2 * 1 * (4 * 3 * 10)  # each filter sees one channel
+    expected += 4 * (2 * 1 * 10) + 2 * 10 + 2 * 10 * 6
+    assert count_flops(keras.Model(inputs, x)) == expected
+
+
+def test_without_a_source_it_is_mobilenetv2_with_every_head_10_classes_and_224_pixels(wisesr: CommandLine) -> None:
+    rows = rows_of(wisesr)
+    assert [row["head"] for row in rows] == list(HEADS)
+    assert {(row["backbone"], row["image_height"], row["image_width"], row["classes"]) for row in rows} == {
+        ("MobileNetV2", 224, 224, 10)
+    }
+    assert rows[0]["feature_map"] == [7, 7, 1280]
+
+
+def test_a_size_below_the_minimum_of_a_backbone_is_left_out_with_a_note(wisesr: CommandLine) -> None:
+    line = ("--backbone", "MobileNetV2", "--backbone", "compact", "--image-size", "16", "--image-size", "32x40")
+    answer = wisesr("summarize", *line, "--head", "gap", "--format", "json")
+    assert answer.code == 0
+    shown = [(row["backbone"], row["image_height"], row["image_width"]) for row in answer.data["rows"]]
+    assert shown == [("MobileNetV2", 32, 40), ("compact", 16, 16), ("compact", 32, 40)]
+    assert "left out: data.image_size is 16x16, but MobileNetV2 needs at least 32x32" in answer.err
+
+
+def test_nothing_that_can_be_built_is_2(wisesr: CommandLine) -> None:
+    answer = wisesr("summarize", "--image-size", "16", "--format", "json")
+    assert (answer.code, answer.out) == (2, "")
+    assert "needs at least 32x32" in answer.error
+
+
+def test_a_feature_map_of_one_position_is_said_to_make_every_head_gap(wisesr: CommandLine) -> None:
+    answer = wisesr("summarize", "--image-size", "32", "--head", "wise", "--head", "gap", "--format", "json")
+    wise, gap = answer.data["rows"]
+    assert wise["feature_map"] == [1, 1, 1280]
+    assert wise["head_parameters"] == gap["head_parameters"]
+    assert "one position only, so wise is GAP" in answer.err
+
+
+def test_a_run_a_config_and_a_folder_can_be_the_source(wisesr: CommandLine, trained: Trained) -> None:
+    rows = rows_of(wisesr, trained.run)
+    assert [row["head"] for row in rows] == list(HEADS)
+    assert {(row["backbone"], row["image_height"], row["classes"]) for row in rows} == {("compact_small", 32, 3)}
+    assert rows_of(wisesr, trained.run / "config.yaml") == rows
+    overrides = ("--backbone", "compact_small", "--image-size", "32")
+    assert rows_of(wisesr, trained.photos, *overrides) == rows
+    assert rows_of(wisesr, trained.run, "--classes", "8")[0]["classes"] == 8
+    wise = next(row for row in rows if row["head"] == "wise")
+    answer = wisesr("train", trained.photos, *overrides, "--dry-run", "-o", trained.run.parent)
+    assert f"{wise['head_parameters']:,} parameters" in answer.err
+
+
+def test_csv_and_table_show_the_numbers_of_the_json(wisesr: CommandLine) -> None:
+    line = ("--backbone", "compact_small", "--image-size", "32", "--head", "gap", "--head", "wise")
+    rows = rows_of(wisesr, *line)
+    cells = list(csv.DictReader(io.StringIO(wisesr("summarize", *line, "--format", "csv").out)))
+    for row, found in zip(rows, cells, strict=True):
+        assert list(found) == list(row)
+        for key, value in row.items():
+            assert found[key] == ("x".join(map(str, value)) if key == "feature_map" else str(value))
+    table = wisesr("summarize", *line).out
+    for row in rows:
+        assert f"{row['head_parameters']:,}" in table
+        assert f"{row['total_parameters']:,}" in table
+    assert "1.00x" in table
+
+
+def test_latency_is_measured_only_when_it_is_asked_for(wisesr: CommandLine) -> None:
+    line = ("--backbone", "compact_small", "--image-size", "32", "--head", "gap")
+    (row,) = rows_of(wisesr, *line, "--latency")
+    assert 0 < row.pop("latency_ms") < 10_000
+    assert [row] == rows_of(wisesr, *line)
+    assert "ms per image" in wisesr("summarize", *line, "--latency").out
+
+
+def test_classes_are_counted_in_the_folder(wisesr: CommandLine, tmp_path: Any) -> None:
+    make_photos(tmp_path / "photos", 2, classes=("a", "b", "c", "d"))
+    rows = rows_of(wisesr, tmp_path / "photos", "--backbone", "compact_small", "--head", "gap")
+    assert rows[0]["classes"] == 4
+
+
+def test_latency_is_a_column_of_the_csv_when_it_was_measured(wisesr: CommandLine) -> None:
+    words = ("summarize", "--backbone", "compact_small", "--image-size", "32", "--head", "gap", "--format", "csv")
+    plain, timed = wisesr(*words).out.splitlines(), wisesr(*words, "--latency").out.splitlines()
+    assert timed[0] == plain[0] + ",latency_ms"
+    assert float(timed[1].rsplit(",", 1)[1]) > 0
+
+
+def test_markdown_holds_a_table_per_backbone_and_size_with_its_title(wisesr: CommandLine) -> None:
+    sizes = ("--image-size", "32", "--image-size", "64")
+    answer = wisesr("summarize", "--backbone", "compact", "--backbone", "compact_small", *sizes, "--format", "markdown")
+    titles = [line for line in answer.out.splitlines() if line.startswith("### ")]
+    assert [title.split()[1] for title in titles] == ["compact", "compact", "compact\\_small", "compact\\_small"]
+
+
+def test_a_backbone_that_is_cut_at_a_layer_is_built_in_keras_which_is_said(wisesr: CommandLine) -> None:
+    cut = ("-s", "model.backbone=compact", "-s", "model.feature_layer=stage1_relu")
+    answer = wisesr("summarize", *cut, "--image-size", "32x40", "--head", "gap", "--format", "json")
+    (row,) = answer.data["rows"]
+    assert row["feature_map"] == [16, 20, 64]
+    assert row["backbone_parameters"] == 9 * 3 * 32 + 4 * 32 + 9 * 32 * 64 + 4 * 64 + 9 * 64 * 64 + 4 * 64
+    assert row["total_flops"] - row["head_flops"] == 2 * 9 * (3 * 32 * 1280 + (32 + 64) * 64 * 320)
+    assert "building compact in Keras, as model.feature_layer is given" in answer.err
+
+
+def test_a_feature_layer_stays_with_its_own_backbone_and_the_others_come_from_the_table(wisesr: CommandLine) -> None:
+    cut = ("-s", "model.backbone=compact", "-s", "model.feature_layer=stage1_relu", "--image-size", "32")
+    whole = rows_of(wisesr, "--backbone", "compact_small", "--image-size", "32")
+    both = rows_of(wisesr, *cut, "--backbone", "compact", "--backbone", "compact_small")
+    assert both[len(HEADS) :] == whole
+    assert both[0]["feature_map"] == [16, 16, 64]
+
+
+def test_keras_is_started_only_where_the_output_says_why(wisesr: CommandLine) -> None:
+    line = ("summarize", "--backbone", "compact_small", "--image-size", "32", "--head", "gap")
+    assert wisesr(*line, "--device", "cpu").err == ""
+    assert "building compact_small in Keras, as --latency was asked for" in wisesr(*line, "--latency").err
+    other = ("--backbone", "compact", "--latency")
+    assert "building 2 backbones in Keras" in wisesr(*line, *other).err

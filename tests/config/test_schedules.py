@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wisesr_cli.config.schedules import (
+    SCHEDULES,
+    ConstantOptions,
+    CosineOptions,
+    ExponentialOptions,
+    ScheduleOptions,
+    learning_rates,
+)
+
+
+def rates(options: ScheduleOptions, *, epochs: int = 10, steps: int = 7, base: float = 1.0) -> list[float]:
+    return learning_rates(base, options, total_epochs=epochs, steps_per_epoch=steps).tolist()
+
+
+def slow_factor(options: ScheduleOptions, step: int, *, epochs: int, steps: int) -> float:
+    """Return the factor of one step, the obvious way."""
+    position = step / steps
+    if isinstance(options, ConstantOptions):
+        factor = 1.0
+    elif isinstance(options, CosineOptions):
+        fraction = 0.0
+        if position > options.warmup_epochs:
+            fraction = (position - options.warmup_epochs) / (epochs - options.warmup_epochs)
+        factor = (1 + math.cos(math.pi * fraction)) / 2
+    else:
+        assert isinstance(options, ExponentialOptions)
+        if options.staircase:
+            factor = 1.0
+            decay = options.decay_epochs
+            while position >= decay - 1e-7:
+                factor *= options.decay_rate
+                decay += options.decay_epochs
+        else:
+            factor = options.decay_rate ** (position / options.decay_epochs)
+    if position + 0.5 / steps < options.warmup_epochs:
+        factor *= (position + 0.5 / steps) / options.warmup_epochs
+    return factor
+
+
+OPTIONS = st.one_of(
+    st.builds(ConstantOptions, warmup_epochs=st.sampled_from([0.0, 0.5, 2.0])),
+    st.builds(CosineOptions, warmup_epochs=st.sampled_from([0.0, 0.5, 1.0, 3.0])),
+    st.builds(
+        ExponentialOptions,
+        warmup_epochs=st.sampled_from([0.0, 1.0]),
+        decay_rate=st.sampled_from([0.94, 0.5, 1.0]),
+        decay_epochs=st.sampled_from([0.1, 0.5, 1.0, 2.0, 2.5, 3.0, 100.0]),
+        staircase=st.booleans(),
+    ),
+)
+
+
+@given(OPTIONS, st.integers(4, 12), st.integers(1, 30))
+def test_every_schedule_is_what_a_slow_loop_gives(options: ScheduleOptions, epochs: int, steps: int) -> None:
+    expected = [0.3 * slow_factor(options, step, epochs=epochs, steps=steps) for step in range(epochs * steps)]
+    assert rates(options, epochs=epochs, steps=steps, base=0.3) == pytest.approx(expected, rel=1e-5, abs=1e-8)
+
+
+def test_exponential_falls_by_0_94_every_two_epochs_in_steps_as_in_the_notebooks() -> None:
+    found = np.array(rates(ExponentialOptions(), epochs=6, steps=5, base=0.045)).reshape(6, 5)
+    assert (found == found[:, :1]).all()
+    assert found[:, 0].tolist() == pytest.approx(
+        [0.045, 0.045, 0.045 * 0.94, 0.045 * 0.94, 0.045 * 0.94**2, 0.045 * 0.94**2]
+    )
+
+
+def test_exponential_without_stairs_falls_at_every_step() -> None:
+    found = rates(ExponentialOptions(staircase=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(found))
+    assert found[14] == pytest.approx(0.94)
+
+
+def test_stairs_come_on_time_where_the_fraction_is_not_exact() -> None:
+    # 0.3 / 0.1 is 2.9999999999999996.
+    found = rates(ExponentialOptions(decay_rate=0.5, decay_epochs=0.1), epochs=1, steps=10)
+    assert found == pytest.approx([0.5**step for step in range(10)])
+
+
+def test_cosine_starts_at_the_base_is_half_in_the_middle_and_ends_near_zero() -> None:
+    found = rates(CosineOptions(warmup_epochs=0), epochs=10, steps=100, base=0.2)
+    assert found[0] == pytest.approx(0.2)
+    assert found[500] == pytest.approx(0.1)
+    assert 0 < found[-1] < 1e-5
+    assert all(later <= earlier for earlier, later in itertools.pairwise(found))
+
+
+def test_warmup_rises_in_equal_steps_from_above_zero_to_the_base() -> None:
+    found = rates(ConstantOptions(warmup_epochs=2), epochs=4, steps=5)
+    assert found[:10] == pytest.approx([(step + 0.5) / 10 for step in range(10)])
+    assert found[10:] == [1.0] * 10
+
+
+def test_cosine_reaches_the_base_when_the_warmup_ends_and_falls_from_there() -> None:
+    found = rates(CosineOptions(warmup_epochs=1), epochs=5, steps=20)
+    assert max(found) == found[20] == 1.0
+    assert found[19] < 1.0
+    assert found[21] < 1.0
+
+
+def test_a_warmup_as_long_as_the_training_or_longer_only_rises() -> None:
+    for warmup in (3, 5):
+        found = rates(CosineOptions(warmup_epochs=warmup), epochs=3, steps=4)
+        assert all(earlier < later <= 1 for earlier, later in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_row_gives_a_finite_rate_per_step_never_above_the_base(name: str) -> None:
+    found = learning_rates(0.5, SCHEDULES[name].options(name=name), total_epochs=3, steps_per_epoch=4)
+    assert found.shape == (12,)
+    assert found.dtype == np.float32
+    assert np.isfinite(found).all()
+    assert (found > 0).all()
+    assert (found <= 0.5).all()
+    assert SCHEDULES[name].options.model_fields["name"].default == name

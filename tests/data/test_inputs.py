@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wisesr_cli.data import inputs
+from wisesr_cli.data.inputs import LONGEST_PATH, find_inputs, not_empty
+from wisesr_cli.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make(*names: str) -> None:
+    for name in names:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def found(*inputs: str, **options: object) -> list[str]:
+    return list(find_inputs(inputs, **options))  # type: ignore[arg-type]
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+
+
+def test_a_named_file_is_given_as_typed_whatever_it_is(here: Path) -> None:
+    make("a.jpg", "notes.txt", ".hidden.png")
+    typed = ["./a.jpg", "notes.txt", ".hidden.png", str(here / "a.jpg"), "gone.jpg", "a.jpg", "a.jpg"]
+    assert found(*typed) == typed
+
+
+def test_a_folder_gives_its_images_sorted_then_those_of_its_folders() -> None:
+    make(
+        "p/b.JPG",
+        "p/a.png",
+        "p/10.webp",
+        "p/2.tiff",
+        "p/notes.txt",
+        "p/z/y/c.gif",
+        "p/z/b.bmp",
+        "p/a/d.jpeg",
+        "p/q.eps",
+    )
+    expected = ["p/10.webp", "p/2.tiff", "p/a.png", "p/b.JPG", "p/a/d.jpeg", "p/z/b.bmp", "p/z/y/c.gif"]
+    assert found("p") == found("p/") == expected
+    assert found("./p")[0] == "./p/10.webp"
+
+
+def test_hidden_files_and_folders_in_a_folder_are_passed_over_and_links_to_folders_not_followed() -> None:
+    make("p/a.png", "p/.b.png", "p/._a.png", "p/.cache/c.png", "q/d.png")
+    Path("p/loop").symlink_to(".", target_is_directory=True)
+    Path("p/link.png").symlink_to("../q/d.png")
+    assert found("p") == ["p/a.png", "p/link.png"]
+
+
+def test_a_linked_folder_that_is_named_is_read() -> None:
+    make("q/d.png")
+    Path("p").symlink_to("q")
+    assert found("p") == ["p/d.png"]
+
+
+def test_inputs_come_in_the_order_typed() -> None:
+    make("p/a.png", "b.png", "c.png")
+    assert found("c.png", "p", "b.png") == ["c.png", "p/a.png", "b.png"]
+
+
+def test_a_glob_gives_its_matches_sorted_and_folders_expanded() -> None:
+    make("p/b1.png", "p/a1.png", "p/c.txt", "p/b2/x.png", "p/b2/x.txt")
+    assert found("p/*1.png") == ["p/a1.png", "p/b1.png"]
+    assert found("p/b*") == ["p/b1.png", "p/b2/x.png"]
+    assert found("p/[ab]1.png") == ["p/a1.png", "p/b1.png"]
+
+
+def test_a_recursive_glob_gives_every_image_once() -> None:
+    make("p/a.png", "p/q/b.png", "p/q/r/c.png")
+    assert sorted(found("p/**")) == sorted(found("p/**/*")) == ["p/a.png", "p/q/b.png", "p/q/r/c.png"]
+    assert found("p/**/*.png") == ["p/a.png", "p/q/b.png", "p/q/r/c.png"]
+
+
+def test_a_file_with_the_name_of_a_pattern_is_taken_for_itself() -> None:
+    make("a[1].png", "a1.png", "what?.png")
+    assert found("a[1].png", "what?.png") == ["a[1].png", "what?.png"]
+
+
+def test_a_pattern_that_matches_nothing_is_an_error_that_shows_it() -> None:
+    with pytest.raises(DataError, match=r"^\*\\x1b\.png: matches no file$"):
+        found("*\x1b.png")
+
+
+def test_a_folder_without_images_gives_nothing_and_nothing_at_all_is_an_error() -> None:
+    make("p/notes.txt")
+    assert found("p") == []
+    with pytest.raises(DataError, match="no image to label"):
+        not_empty(found("p"))
+    assert list(not_empty(["a", "b"])) == ["a", "b"]
+
+
+def test_no_input_is_no_folder() -> None:
+    make("a.png")
+    assert found("") == [""]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a.png\nb.png\n", ["a.png", "b.png"]),
+        (b"a.png\r\nb c.png", ["a.png", "b c.png"]),
+        (b"\n\na.png\n\n", ["a.png"]),
+        (b"", []),
+        (b"*.png\n-\np\n", ["*.png", "-", "p"]),
+        (b"caf\xc3\xa9.png\n\xff.png\n", ["caf\u00e9.png", "\udcff.png"]),
+    ],
+)
+def test_paths_come_from_standard_input_and_from_a_list_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, expected: list[str]
+) -> None:
+    type_in(monkeypatch, content)
+    assert found("-") == expected
+    Path("list.txt").write_bytes(content)
+    assert found(from_file="list.txt") == expected
+
+
+def test_paths_separated_by_nul_may_hold_line_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"a\nb.png\0c\r\0\0d.png"
+    type_in(monkeypatch, content)
+    assert found("-", null_separated=True) == ["a\nb.png", "c\r", "d.png"]
+    Path("list").write_bytes(content + b"\0")
+    assert found(from_file="list", null_separated=True) == ["a\nb.png", "c\r", "d.png"]
+
+
+def test_arguments_standard_input_and_a_list_go_together_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    type_in(monkeypatch, b"b.png\n")
+    Path("list").write_bytes(b"d.png\n")
+    assert found("a.png", "-", "c.png", from_file="list") == ["a.png", "b.png", "c.png", "d.png"]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=9).filter(lambda name: b"\0" not in name), max_size=30))
+def test_any_names_survive_a_list_separated_by_nul(
+    tmp_path_factory: pytest.TempPathFactory, names: list[bytes]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "list"
+    path.write_bytes(b"\0".join(names))
+    assert [os.fsencode(name) for name in find_inputs([], from_file=str(path), null_separated=True)] == names
+
+
+def test_a_list_longer_than_a_block_is_cut_at_no_wrong_place() -> None:
+    names = [f"{number:05}-{'x' * (number % 97)}.png" for number in range(5000)]
+    Path("list").write_text("\n".join(names), encoding="ascii")
+    assert found(from_file="list") == names
+
+
+def test_names_that_are_not_utf_8_are_found_and_keep_their_bytes(here: Path) -> None:
+    name = os.fsencode(here) + b"/p/\xff\xfe.png"
+    Path("p").mkdir()
+    with open(name, "wb"):  # noqa: PTH123
+        pass
+    assert found("p") == ["p/\udcff\udcfe.png"]
+    assert found("p/*.png") == ["p/\udcff\udcfe.png"]
+    assert os.fsencode(found("p")[0]) == b"p/\xff\xfe.png"
+
+
+def test_a_list_that_cannot_be_read_is_an_error_that_names_it() -> None:
+    with pytest.raises(DataError, match=r"gone\\n\.txt: cannot be read: No such file"):
+        found(from_file="gone\n.txt")
+    Path("folder").mkdir()
+    with pytest.raises(DataError, match="folder: cannot be read"):
+        found(from_file="folder")
+
+
+def test_inputs_are_found_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    make("a.png")
+    paths = find_inputs(["a.png", "*.nothing"])
+    assert next(paths) == "a.png"
+    with pytest.raises(DataError):
+        next(paths)
+
+
+def test_folders_in_folders_as_deep_as_a_path_can_be_are_read(here: Path) -> None:
+    depth = 0
+    try:
+        while True:
+            Path("d").mkdir()
+            os.chdir("d")
+            depth += 1
+            if len(os.getcwd()) > 3_800:  # noqa: PTH109
+                break
+        Path("a.png").touch()
+        os.chdir(here)
+        assert depth > 1_500
+        assert found("d") == ["d/" * depth + "a.png"]
+    finally:
+        os.chdir(here)
+        subprocess.run(["rm", "-r", "d"], check=True)  # too deep for Python's own way
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Let standard input be a pipe; give the end that is written to."""
+    read_end, write_end = os.pipe()
+    with open(read_end, encoding="utf-8") as standard_input:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        yield write_end
+
+
+def test_a_pipe_says_whether_the_next_path_is_there(pipe: int) -> None:
+    paths = find_inputs(["first.png", "-"])
+    assert next(paths) == "first.png"
+    os.write(pipe, b"a.png\nb.png\nc.p")
+    assert next(paths) == "a.png"
+    assert paths.ready()
+    assert next(paths) == "b.png"
+    assert not paths.ready()
+    os.write(pipe, b"ng\n")
+    assert paths.ready()
+    assert next(paths) == "c.png"
+    assert not paths.ready()
+    os.close(pipe)
+    assert paths.ready()
+    assert next(paths, None) is None
+    assert paths.ready()
+
+
+@pytest.mark.parametrize("before", ["first.png", "folder", "f*.png"])
+def test_what_stands_before_a_pipe_does_not_wait_for_it(pipe: int, before: str) -> None:
+    make("first.png", "folder/a.png")
+    paths = find_inputs([before, "-", "last.png"])
+    assert next(paths) in {"first.png", "folder/a.png"}
+    assert not paths.ready()
+    assert not paths.ready()
+    os.write(pipe, b"a.png\n")
+    assert paths.ready()
+    assert next(paths) == "a.png"
+    assert not paths.ready()
+    os.close(pipe)
+    assert paths.ready()
+    assert list(paths) == ["last.png"]
+
+
+def test_what_stands_before_a_named_pipe_does_not_wait_for_whoever_opens_it() -> None:
+    os.mkfifo("list")
+    paths = find_inputs(["a.png", "b.png"], from_file="list")
+    assert next(paths) == "a.png"
+    assert paths.ready()
+    assert next(paths) == "b.png"
+    assert not paths.ready()
+    threading.Thread(target=Path("list").write_bytes, args=(b"c.png\n",)).start()
+    assert next(paths) == "c.png"
+    assert list(paths) == []
+
+
+def test_a_pipe_that_does_not_block_is_read_to_its_end(pipe: int) -> None:
+    os.set_blocking(sys.stdin.fileno(), False)
+    threading.Timer(0.1, lambda: (os.write(pipe, b"a.png\n"), os.close(pipe))).start()
+    assert found("-") == ["a.png"]
+
+
+def test_lists_of_files_and_the_disk_are_always_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    make("p/a.png")
+    Path("list").write_bytes(b"a.png\nb.png\n")
+    type_in(monkeypatch, b"c.png\n")
+    paths = find_inputs(["p", "-"], from_file="list")
+    assert [paths.ready() for _ in paths] == [True] * 4
+
+
+def test_what_is_no_list_of_paths_is_refused_before_it_fills_the_memory(pipe: int) -> None:
+    def write_on() -> None:
+        with suppress(BrokenPipeError):
+            while True:
+                os.write(pipe, bytes(65536))
+
+    threading.Thread(target=write_on, daemon=True).start()
+    with pytest.raises(DataError, match=r"standard input: holds a line that is no path; .* --null"):
+        found("-")
+    sys.stdin.close()
+
+
+def test_a_path_of_any_length_that_a_list_may_hold_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    type_in(monkeypatch, b"x" * LONGEST_PATH + b"\ny.png")
+    assert [len(path) for path in found("-")] == [LONGEST_PATH, 5]
+
+
+def test_standard_input_that_is_closed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(DataError, match="standard input: cannot be read: it is closed"):
+        found("-")
+
+
+@pytest.mark.parametrize("run", [1, 4, 1000])
+def test_a_file_that_a_pattern_meets_twice_comes_once_however_many_there_are(
+    run: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "RUN", run)
+    names = [f"p/{number:02}.png" for number in range(30)]
+    make(*names)
+    Path("q").symlink_to("p")
+    assert found("[pq]/**") == names

@@ -1,0 +1,172 @@
+"""The harbour of the demo: only the place of the red sails tells the class, and the same seed gives the same pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_folders import Heard
+from PIL import Image
+
+from wisesr_cli.demo import harbour
+from wisesr_cli.demo.harbour import CLASS_NAMES, draw_harbour, make_harbour
+
+SAIL_COLORS = ((214, 38, 44), (166, 22, 38))  # lit and shaded
+CELL_CENTRES = (24, 48, 72)  # of 96 pixels
+
+
+def picture(position: int, *seed: int, size: int = 96) -> np.ndarray:
+    return np.asarray(draw_harbour(position, np.random.default_rng([*seed, position]), size=size))
+
+
+def red_sails(pixels: np.ndarray) -> np.ndarray:
+    """Return where the sails are, bool (height, width); the red of the buoys is another one."""
+    distances = [np.abs(pixels.astype(int) - color).max(axis=-1) for color in SAIL_COLORS]
+    return np.min(distances, axis=0) <= 3
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("position", range(9))
+def test_the_red_sails_are_in_the_cell_of_the_class(position: int) -> None:
+    row, column = divmod(position, 3)
+    for seed in range(12):
+        ys, xs = np.nonzero(red_sails(picture(position, seed)))
+        assert 50 < len(ys) < 200
+        assert abs(ys.mean() - CELL_CENTRES[row]) < 9
+        assert abs(xs.mean() - CELL_CENTRES[column]) < 9
+
+
+@pytest.mark.parametrize("position", range(9))
+def test_there_is_one_red_sail_only(position: int) -> None:
+    for seed in range(12):
+        ys, xs = np.nonzero(red_sails(picture(position, seed)))
+        assert np.hypot(ys - ys.mean(), xs - xs.mean()).max() < 14  # all of it lies within one boat
+
+
+def test_the_class_names_are_the_cells_row_by_row() -> None:
+    assert CLASS_NAMES == ("nw", "n", "ne", "w", "centre", "e", "sw", "s", "se")
+
+
+def test_the_colours_of_a_picture_do_not_tell_its_class() -> None:
+    def histogram(pixels: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.histogram(pixels[..., channel], 16, (0, 256))[0] for channel in range(3)])
+
+    pictures = np.array([[histogram(picture(position, seed)) for seed in range(40)] for position in range(9)])
+    known, asked = pictures[:, :20], pictures[:, 20:]  # (positions, seeds, numbers)
+    scale = known.reshape(-1, known.shape[-1]).std(axis=0) + 1e-6
+    distances = (((asked[:, :, None] - known.mean(axis=1)) / scale) ** 2).sum(axis=-1)
+    right = (distances.argmin(axis=-1) == np.arange(9)[:, None]).mean()
+    assert right < 0.20  # chance is 0.11; the spread of 180 answers is 0.024
+    standard_error = pictures.std(axis=1).mean(axis=0) / np.sqrt(pictures.shape[1])
+    assert (pictures.mean(axis=1).std(axis=0) < 3 * standard_error + 1e-9).all()
+
+
+def test_the_place_of_the_red_sails_does_tell_the_class() -> None:
+    centres = [
+        [np.argwhere(red_sails(picture(position, seed))).mean(axis=0) for seed in range(10)] for position in range(9)
+    ]
+    cells = np.rint((np.array(centres) - 24) / 24).astype(int)
+    assert (cells[..., 0] * 3 + cells[..., 1] == np.arange(9)[:, None]).all()
+
+
+def test_pictures_of_one_class_differ() -> None:
+    assert len({picture(4, seed).tobytes() for seed in range(20)}) == 20
+
+
+@pytest.mark.parametrize("size", [32, 96, 160])
+def test_a_picture_is_rgb_of_the_size_asked_for(size: int) -> None:
+    drawn = draw_harbour(0, np.random.default_rng(0), size=size)
+    assert (drawn.mode, drawn.size) == ("RGB", (size, size))
+
+
+@pytest.mark.parametrize("position", [-1, 9])
+def test_a_position_off_the_board_is_refused(position: int) -> None:
+    with pytest.raises(ValueError, match=f"position={position}"):
+        draw_harbour(position, np.random.default_rng(0))
+
+
+def test_every_class_has_its_folder_and_its_number_of_pictures(tmp_path: Path) -> None:
+    heard = Heard()
+    make_harbour(tmp_path, train_per_class=3, test_per_class=2, listener=heard)
+    expected = {f"train/{name}/{number:03}.png" for name in CLASS_NAMES for number in range(3)}
+    expected |= {f"test/{name}/{number:03}.png" for name in CLASS_NAMES for number in range(2)}
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == expected
+    assert heard.steps == {"drawing harbours": 45}
+    for path in found:
+        with Image.open(tmp_path / path) as image:
+            image.load()
+            assert (image.format, image.mode, image.size) == ("PNG", "RGB", (96, 96))
+
+
+def test_no_picture_is_there_twice(tmp_path: Path) -> None:
+    make_harbour(tmp_path, train_per_class=3, test_per_class=3)
+    digests = fingerprints(tmp_path)
+    assert len(set(digests.values())) == len(digests) == 54
+
+
+def test_the_files_show_the_class_of_their_folder(tmp_path: Path) -> None:
+    make_harbour(tmp_path, train_per_class=1, test_per_class=1, seed=5)
+    for position, name in enumerate(CLASS_NAMES):
+        for split in ("train", "test"):
+            pixels = np.asarray(Image.open(tmp_path / split / name / "000.png"))
+            row, column = np.rint((np.argwhere(red_sails(pixels)).mean(axis=0) - 24) / 24)
+            assert row * 3 + column == position
+
+
+def test_the_same_seed_gives_the_same_files_and_another_seed_others(tmp_path: Path) -> None:
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        make_harbour(tmp_path / folder, train_per_class=2, test_per_class=1, seed=seed)
+    first, again, other = (fingerprints(tmp_path / folder) for folder in "abc")
+    assert first == again
+    assert not set(first.values()) & set(other.values())
+
+
+def test_more_pictures_per_class_leave_the_others_as_they_are(tmp_path: Path) -> None:
+    make_harbour(tmp_path / "few", train_per_class=1, test_per_class=1)
+    make_harbour(tmp_path / "many", train_per_class=3, test_per_class=2)
+    assert fingerprints(tmp_path / "few").items() <= fingerprints(tmp_path / "many").items()
+
+
+def test_a_call_that_was_interrupted_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_harbour(tmp_path / "whole", train_per_class=2, test_per_class=1)
+    drawn = 0
+
+    def stopping(position: int, rng: np.random.Generator) -> Image.Image:
+        nonlocal drawn
+        drawn += 1
+        if drawn == 8:
+            raise KeyboardInterrupt
+        return draw_harbour(position, rng)
+
+    monkeypatch.setattr(harbour, "draw_harbour", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        make_harbour(tmp_path / "broken", train_per_class=2, test_per_class=1)
+    monkeypatch.undo()
+    half = fingerprints(tmp_path / "broken")
+    assert len(half) == 7
+    assert half.items() <= fingerprints(tmp_path / "whole").items()
+    make_harbour(tmp_path / "broken", train_per_class=2, test_per_class=1)
+    assert fingerprints(tmp_path / "broken") == fingerprints(tmp_path / "whole")
+
+
+def test_a_picture_that_was_cut_off_while_it_was_written_never_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(self: Image.Image, path: Path, format: str) -> None:
+        Path(path).write_bytes(b"half a picture")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        make_harbour(tmp_path, train_per_class=1, test_per_class=1)
+    monkeypatch.undo()
+    assert not list(tmp_path.rglob("*.png"))
+    make_harbour(tmp_path, train_per_class=1, test_per_class=1)
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]

@@ -1,0 +1,620 @@
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+import tracemalloc
+import warnings
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile, ImageOps
+
+from wisesr_cli.errors import ImageError
+from wisesr_cli.images import decoding, formats
+from wisesr_cli.images.decoding import BACKGROUND, SUPPORTED, decode_image, decode_with_header, read_header
+
+ROWS, COLUMNS = np.mgrid[0:120, 0:160]
+SMOOTH = np.stack([COLUMNS, ROWS * 2, (ROWS + COLUMNS) // 2], axis=-1).astype(np.uint8)
+NOISE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+EXIF_ORIENTATION = 0x0112
+
+
+def encoded(image: Image.Image | np.ndarray, format_name: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+def reference(data: bytes) -> np.ndarray:
+    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    assert one.shape == other.shape
+    return float(np.abs(one.astype(int) - other.astype(int)).mean())
+
+
+def reason(source: object, **options: object) -> str:
+    with pytest.raises(ImageError) as caught:
+        decode_image(source, image_size=None, **options)
+    return str(caught.value)
+
+
+def png(pixels: np.ndarray, bits: int, colour_type: int, *extra: tuple[bytes, bytes]) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width = pixels.shape[:2]
+    dtype = ">u2" if bits == 16 else "u1"
+    lines = b"".join(b"\0" + line.astype(dtype).tobytes() for line in pixels.reshape(height, -1))
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    body = chunk(b"IHDR", header) + b"".join(chunk(*one) for one in extra)
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("format_name", SUPPORTED)
+def test_every_supported_format_decodes_as_the_reference_does(format_name: str) -> None:
+    data = encoded(SMOOTH, format_name)
+    assert np.array_equal(decode_image(data, image_size=None), reference(data))
+    assert read_header(io.BytesIO(data)).format == format_name
+
+
+@pytest.mark.reliability(6)
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "CMYK", "YCbCr", "LAB"])
+def test_colour_modes_become_rgb_as_the_reference_does(mode: str) -> None:
+    image = Image.fromarray(SMOOTH)
+    if mode == "LAB":
+        image = Image.merge("LAB", image.split())
+    data = encoded(image.convert(mode) if mode != "LAB" else image, "TIFF")
+    assert Image.open(io.BytesIO(data)).mode == mode
+    assert np.array_equal(decode_image(data, image_size=None), reference(data))
+
+
+@pytest.mark.reliability(6)
+def test_cmyk_jpeg_inverted_as_adobe_does_keeps_its_colours() -> None:
+    data = encoded(Image.fromarray(SMOOTH).convert("CMYK"), "JPEG", quality=95)
+    assert b"Adobe" in data
+    assert difference(decode_image(data, image_size=None), SMOOTH) < 4
+
+
+@pytest.mark.reliability(6)
+@pytest.mark.parametrize("bits_per_pixel", [16, 32])
+def test_bitfield_bmp_has_the_colours_of_its_masks(bits_per_pixel: int) -> None:
+    masks = (0xF800, 0x07E0, 0x001F) if bits_per_pixel == 16 else (0xFF0000, 0xFF00, 0xFF)
+    pixels = [masks[0], masks[1], masks[2], 0] if bits_per_pixel == 16 else [0xFF0000, 0xFF00, 0xFF, 0]
+    body = struct.pack("<4H" if bits_per_pixel == 16 else "<4I", *pixels)
+    header = struct.pack("<IiiHHIIiiII", 40, 4, -1, 1, bits_per_pixel, 3, len(body), 0, 0, 0, 0)
+    start = 14 + 40 + 12
+    data = b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + header + struct.pack("<3I", *masks) + body
+    expected = [[[255, 0, 0], [0, 255, 0], [0, 0, 255], [0, 0, 0]]]
+    assert decode_image(data, image_size=None).tolist() == expected
+
+
+@pytest.mark.reliability(6)
+def test_palette_bmp_gives_colours_not_indices() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([250, 20, 30, 10, 240, 60])
+    image.putdata([0, 1])
+    assert decode_image(encoded(image, "BMP"), image_size=None).tolist() == [[[250, 20, 30], [10, 240, 60]]]
+
+
+@pytest.mark.reliability(6)
+@pytest.mark.parametrize("format_name", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bit_grey_ramp_keeps_its_256_levels(format_name: str) -> None:
+    ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    decoded = decode_image(encoded(ramp, format_name), image_size=None)
+    assert np.array_equal(decoded[..., 0], np.arange(256).reshape(16, 16))
+    assert np.array_equal(decoded[..., 0], decoded[..., 2])
+
+
+def test_big_endian_twelve_bit_and_wide_integer_tiff_are_scaled() -> None:
+    ramp = np.arange(256).reshape(16, 16)
+    big_endian = encoded(np.asarray(ramp * 257, dtype=">u2"), "TIFF")
+    assert Image.open(io.BytesIO(big_endian)).mode == "I;16B"
+    for data in (big_endian, encoded((ramp * 257).astype(np.int32), "TIFF")):
+        assert np.array_equal(decode_image(data, image_size=None)[..., 1], ramp)
+    assert read_header(io.BytesIO(big_endian)).bits == 16
+
+
+def test_sixteen_bit_rgb_png_keeps_its_256_levels() -> None:
+    ramp = np.repeat((np.arange(256) * 257).reshape(16, 16, 1), 3, axis=2)
+    data = png(ramp, 16, 2)
+    assert np.array_equal(decode_image(data, image_size=None), ramp // 257)
+    assert read_header(io.BytesIO(data)).bits == 16
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1 / 255, 1), (1, 1)])
+def test_float_tiff_is_zero_to_one_or_zero_to_255(scale: float, expected: int) -> None:
+    ramp = np.arange(256, dtype=np.float32).reshape(16, 16)
+    decoded = decode_image(encoded(ramp * np.float32(scale), "TIFF"), image_size=None)
+    assert np.array_equal(decoded[..., 0], ramp * expected)
+
+
+def test_float_tiff_with_nan_and_infinity_is_clipped() -> None:
+    values = np.array([[np.nan, np.inf, -np.inf, 100.0]], np.float32)
+    assert decode_image(encoded(values, "TIFF"), image_size=None)[0, :, 0].tolist() == [0, 255, 0, 100]
+
+
+def test_every_kind_of_nan_is_black_without_a_warning() -> None:
+    kinds = np.array([[0x7FC00000, 0x7F800001, 0xFF800001, 0x7FFFFFFF]], np.uint32).view(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode_image(encoded(kinds, "TIFF"), image_size=None).max() == 0
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "F", "I;16"])
+def test_bands_give_what_the_whole_gives(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if mode in ("RGBA", "LA"):
+        image = Image.fromarray(NOISE).convert(mode)
+        image.putalpha(Image.fromarray(COLUMNS.astype(np.uint8)))
+        data = encoded(image, "PNG")
+    elif mode == "P":
+        data = encoded(Image.fromarray(NOISE).convert("P"), "PNG", transparency=7)
+    elif mode == "F":
+        data = encoded((COLUMNS / 200).astype(np.float32), "TIFF")
+    else:
+        data = encoded((COLUMNS * 400).astype(np.uint16), "PNG")
+    whole = decode_image(data, image_size=None)
+    monkeypatch.setattr("wisesr_cli.images.color._BAND_PIXELS", 1000)  # 6 of 120 rows
+    assert np.array_equal(decode_image(data, image_size=None), whole)
+    assert len(np.unique(whole)) > 5
+
+
+@pytest.mark.reliability(6)
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("format_name", ["PNG", "TIFF", "WEBP"])
+def test_alpha_is_laid_over_the_background(mode: str, format_name: str) -> None:
+    if (mode, format_name) == ("LA", "WEBP"):
+        pytest.skip("WebP has no grey")
+    alpha = Image.fromarray((COLUMNS % 256).astype(np.uint8))
+    image = Image.fromarray(SMOOTH).convert(mode)
+    image.putalpha(alpha)
+    rgb, share = np.asarray(image.convert("RGB")).astype(float), np.asarray(alpha)[..., None] / 255
+    expected = rgb * share + np.array(BACKGROUND) * (1 - share)
+    options = {"lossless": True, "exact": True} if format_name == "WEBP" else {}
+    data = encoded(image, format_name, **options)
+    assert np.abs(decode_image(data, image_size=None) - expected).max() <= 1
+    assert read_header(io.BytesIO(data)).alpha
+
+
+def test_transparent_colours_show_the_background() -> None:
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([250, 20, 30, 10, 240, 60])
+    palette.putdata([0, 1])
+    cases = [
+        encoded(palette, "PNG", transparency=0),
+        encoded(palette, "GIF", transparency=0),
+        png(np.array([[[7, 7, 7], [10, 240, 60]]]), 8, 2, (b"tRNS", struct.pack(">3H", 7, 7, 7))),
+        png(np.array([[[1799] * 3, [2570, 61680, 15420]]]), 16, 2, (b"tRNS", struct.pack(">3H", 1799, 1799, 1799))),
+    ]
+    for data in cases:
+        assert decode_image(data, image_size=None).tolist() == [[list(BACKGROUND), [10, 240, 60]]]
+    grey = png(np.array([[300, 25700]]), 16, 0, (b"tRNS", struct.pack(">H", 300)))
+    assert decode_image(grey, image_size=None)[0, :, 0].tolist() == [255, 100]
+
+
+@pytest.mark.reliability(5)
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_exif_orientation_gives_the_upright_image(orientation: int, format_name: str) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    data = encoded(SMOOTH, format_name, exif=exif)
+    expected = reference(data)
+    assert np.array_equal(decode_image(data, image_size=None), expected)
+    header = read_header(io.BytesIO(data))
+    assert (header.height, header.width) == expected.shape[:2]
+    upright = encoded(expected, "PNG")
+    small = decode_image(data, image_size=(30, 40))
+    assert np.array_equal(small, decode_image(upright, image_size=(30, 40))) or format_name == "JPEG"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("resize", decoding.RESIZERS)
+@pytest.mark.parametrize("size", [(64, 48), (49, 80)])
+def test_large_turned_jpeg_is_resized_like_the_whole_decoded_one(
+    orientation: int, resize: str, size: tuple[int, int]
+) -> None:
+    rows, columns = np.mgrid[0:603, 0:805]
+    waves = np.stack([128 + 120 * np.sin(rows / 9), 128 + 120 * np.cos(columns / 7), columns % 256], -1).astype(
+        np.uint8
+    )
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    data = encoded(waves, "JPEG", quality=92, exif=exif)
+    assert difference(decode_image(data, image_size=size, resize=resize), resized(reference(data), size, resize)) < 2
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
+    image, (height, width) = Image.fromarray(pixels), size
+    if resize == "squash":
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    elif resize == "crop":
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    else:
+        image = ImageOps.pad(image, (width, height), Image.Resampling.BILINEAR, color=BACKGROUND)
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("resize", decoding.RESIZERS)
+@pytest.mark.parametrize("pixels", [NOISE, SMOOTH, np.tile(NOISE, (6, 6, 1)), NOISE[:, :3], NOISE[:5]])
+@pytest.mark.parametrize("size", [(32, 32), (17, 90), (90, 17), (200, 300)])
+def test_resizing_agrees_with_the_plain_reference(resize: str, pixels: np.ndarray, size: tuple[int, int]) -> None:
+    data = encoded(pixels, "PNG")
+    assert difference(decode_image(data, image_size=size, resize=resize), resized(pixels, size, resize)) < 2
+
+
+def test_pad_shows_the_background_beside_the_whole_image() -> None:
+    decoded = decode_image(encoded(np.zeros((10, 20, 3), np.uint8), "PNG"), image_size=(20, 20), resize="pad")
+    assert (decoded[:5] == 255).all()
+    assert (decoded[5:15] == 0).all()
+    assert (decoded[15:] == 255).all()
+
+
+def test_crop_keeps_the_centre() -> None:
+    pixels = np.zeros((10, 30, 3), np.uint8)
+    pixels[:, 10:20] = 200
+    assert (decode_image(encoded(pixels, "PNG"), image_size=(10, 10), resize="crop") == 200).all()
+
+
+@pytest.mark.reliability(3)
+@pytest.mark.parametrize("share", [0.5, 0.99])
+@pytest.mark.parametrize("pixels", [SMOOTH, NOISE])
+@pytest.mark.parametrize(
+    ("format_name", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+        ("BMP", {}),
+        ("PPM", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "jpeg"}),
+    ],
+)
+@pytest.mark.parametrize("image_size", [None, (8, 8)])
+def test_cut_file_is_truncated_not_filled(
+    format_name: str, options: dict[str, object], pixels: np.ndarray, share: float, image_size: tuple[int, int] | None
+) -> None:
+    data = encoded(pixels, format_name, **options)
+    with pytest.raises(ImageError, match=r"^truncated (JPEG|PNG|WebP|BMP|PPM|TIFF)$"):
+        decode_image(data[: int(len(data) * share)], image_size=image_size)
+
+
+def test_gif_cut_in_its_picture_is_truncated() -> None:
+    data = encoded(NOISE, "GIF")
+    assert reason(data[: len(data) // 2]) == "truncated GIF"
+
+
+def test_png_without_its_end_chunk_is_truncated_even_with_all_pixels() -> None:
+    assert reason(encoded(SMOOTH, "PNG")[:-12]) == "truncated PNG"
+
+
+@pytest.mark.parametrize("format_name", SUPPORTED)
+def test_bytes_after_the_end_do_no_harm(format_name: str) -> None:
+    data = encoded(SMOOTH, format_name)
+    assert np.array_equal(decode_image(data + b"\0" * 10_000, image_size=None), reference(data))
+
+
+@pytest.mark.parametrize("format_name", SUPPORTED)
+def test_no_damage_ever_raises_anything_but_an_image_error(format_name: str) -> None:
+    random = np.random.default_rng(1)
+    data = np.frombuffer(encoded(SMOOTH[:40, :50], format_name), np.uint8)
+    for _ in range(150):
+        damaged = data.copy()
+        where = random.integers(0, len(data), random.integers(1, 9))
+        damaged[where] = random.integers(0, 256, len(where))
+        for source in (damaged.tobytes(), damaged[: random.integers(0, len(data))].tobytes()):
+            with suppress(ImageError):
+                assert decode_image(source, image_size=(8, 8)).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "raised", [OSError, ValueError, SyntaxError, EOFError, TypeError, NotImplementedError, IndexError]
+)
+def test_whatever_a_decoder_raises_becomes_an_image_error(
+    raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise raised("inner words")
+
+    data = encoded(SMOOTH, "BMP")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    assert reason(data) == "damaged BMP"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "empty file"),
+        (b"Just some text.\n" * 100, "not an image"),
+        (b"BMW is a car, and this is a text about it.", "not an image"),
+        (b"P3 is a processor", "not an image"),
+        (b"{}", "not an image"),
+        (b"%PDF-1.7\n", "not a supported format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a supported format"),
+        (b"\xc5\xd0\xd3\xc6" + bytes(30), "not a supported format"),
+        (b"\0\0\1\0\1\0\x10\x10", "not a supported format"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "not a supported format"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "not a supported format"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "not a supported format"),
+        (b"8BPS\0\1" + bytes(20), "not a supported format"),
+        (b'<?xml version="1.0"?>\n<svg/>', "not a supported format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a supported format"),
+        (b"\xff\xd8\xff", "truncated JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "truncated PNG"),
+    ],
+)
+def test_what_is_no_supported_image_is_told_apart(content: bytes, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    assert reason(path) == expected
+
+
+@pytest.mark.reliability(9)
+@pytest.mark.parametrize("format_name", ["ICO", "JPEG2000", "TGA", "PCX", "SGI", "DDS", "PDF", "EPS", "ICNS"])
+def test_formats_that_are_not_listed_are_refused(format_name: str) -> None:
+    data = encoded(Image.fromarray(SMOOTH).resize((64, 64)), format_name)
+    assert reason(data) in ("not a supported format", "not an image")
+
+
+@pytest.mark.reliability(9)
+def test_no_program_is_started_for_postscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = tmp_path / "started"
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {marker}\n", encoding="ascii")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(SMOOTH, "EPS"))
+    assert reason(path) == "not a supported format"
+    assert not marker.exists()
+
+
+def test_content_decides_not_the_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded(SMOOTH, "WEBP"))
+    assert read_header(path).format == "WEBP"
+    assert decode_image(path, image_size=(9, 7)).shape == (9, 7, 3)
+
+
+def test_missing_folders_pipes_and_odd_names_are_image_errors(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    loop = tmp_path / "loop.jpg"
+    loop.symlink_to(loop)
+    assert reason(pipe) == "not a regular file"
+    assert reason("/dev/zero") == "not a regular file"
+    assert reason(tmp_path) == "not a regular file"
+    assert reason(tmp_path / "absent.jpg") == "no such file"
+    assert reason("a\0b.jpg") == "no such file"
+    assert reason(tmp_path / ("x" * 300)) == "file name too long"
+    assert "link" in reason(loop)
+
+
+def test_file_without_permission_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert reason(tmp_path / "a.jpg") == "permission denied"
+
+
+@pytest.mark.reliability(7)
+@pytest.mark.parametrize("format_name", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_animated_image_gives_its_first_frame(format_name: str) -> None:
+    first, second = Image.new("RGB", (9, 7), (255, 0, 0)), Image.new("RGB", (9, 7), (0, 0, 255))
+    options = {"lossless": True} if format_name == "WEBP" else {}
+    data = encoded(first, format_name, save_all=True, append_images=[second], **options)
+    assert read_header(io.BytesIO(data)).animated
+    assert not read_header(io.BytesIO(encoded(first, format_name))).animated
+    assert (decode_image(data, image_size=None) == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("damage", [b"!", b",", b"!\xf9\0", b"," + b"\xff" * 9])
+def test_damage_behind_the_first_frame_of_a_gif_does_not_cost_it(damage: bytes) -> None:
+    data = encoded(SMOOTH, "GIF")
+    damaged = data[:-1] + damage
+    pixels, header = decode_with_header(damaged, image_size=(120, 160), resize="squash", pixel_limit=10**6)
+    assert np.array_equal(pixels, decode_image(data, image_size=(120, 160)))
+    assert header == read_header(io.BytesIO(damaged))
+    assert not header.animated
+
+
+def test_a_scan_too_many_is_refused_and_a_film_behind_the_photo_is_no_scan() -> None:
+    data = encoded(SMOOTH, "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    assert reason(data[:-2] + scan * 100 + data[-2:]) == "damaged JPEG: more than 100 scans"
+    assert decode_image(data[:-2] + scan * 50 + data[-2:], image_size=None).shape == SMOOTH.shape
+    film = b"\xff\xda" * 5000
+    inside = data[:2] + b"\xff\xe5" + struct.pack(">H", 2 + len(film)) + film + data[2:]
+    for whole in (data + film, inside):
+        assert np.array_equal(decode_image(whole, image_size=None), reference(data))
+
+
+def test_scans_are_counted_wherever_the_blocks_of_a_file_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(SMOOTH, "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    scans = data.count(b"\xff\xda")
+    long = b"\xff\xe5" + struct.pack(">H", 2 + 300) + b"\xff\xda" * 150
+    whole = data[:2] + long + data[2:-2] + long + scan * 7 + data[-2:] + scan * 9
+    for size in range(4, 40):
+        monkeypatch.setattr(formats, "_JPEG_BLOCK_BYTES", size)
+        markers = list(formats.jpeg_markers(io.BytesIO(whole)))
+        assert markers.count(formats.JPEG_SCAN) == scans + 7
+
+
+@pytest.mark.parametrize("where", ["before the picture", "behind the picture"])
+def test_a_jpeg_of_a_million_empty_segments_is_refused_before_it_takes_memory(where: str) -> None:
+    data, segments = encoded(SMOOTH, "JPEG"), b"\xff\xe0\0\2" * 1_000_000
+    hostile = data[:2] + segments + data[2:] if where == "before the picture" else data[:-2] + segments + data[-2:]
+    tracemalloc.start()
+    try:
+        assert reason(hostile) == "damaged JPEG: more than 10,000 segments"
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000
+    assert decode_image(hostile.replace(segments, segments[:4000]), image_size=None).shape == SMOOTH.shape
+
+
+@pytest.mark.parametrize("where", ["behind the end", "before the end"])
+def test_a_jpeg_with_a_hole_takes_no_memory_for_the_hole(where: str, tmp_path: Path) -> None:
+    hole, scans = 200_000_000, b"\xff\xda\0\2" * 200
+    data = encoded(SMOOTH, "JPEG")
+    path = tmp_path / "hole.jpg"
+    path.write_bytes(data if where == "behind the end" else data[:-2])
+    with path.open("r+b") as file:
+        file.seek(hole)
+        file.write(scans)
+    tracemalloc.start()
+    try:
+        if where == "behind the end":
+            assert np.array_equal(decode_image(path, image_size=None), reference(data))
+        else:
+            assert reason(path) == "damaged JPEG: more than 100 scans"
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < hole / 10
+
+
+@pytest.mark.parametrize("format_name", SUPPORTED)
+def test_a_file_over_the_file_limit_is_refused_unread(format_name: str, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(encoded(SMOOTH, format_name))
+    os.truncate(path, decoding.FILE_LIMIT + 1)  # a hole: the disk holds a few kilobytes
+    assert reason(path) == "over the file limit of 1 GiB"
+    with pytest.raises(ImageError, match="over the file limit of 1 GiB"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("planes", [1, 2])
+def test_a_tiff_that_lacks_strips_is_refused_not_filled(planes: int) -> None:
+    whole = encoded(SMOOTH, "TIFF", tiffinfo={278: 10})  # 12 strips of 10 rows
+    image = Image.open(io.BytesIO(whole))
+    assert len(image.tag_v2[273]) == 12
+    assert np.array_equal(decode_image(whole, image_size=None), SMOOTH)
+    entry = struct.pack("<HHI", 273, 4, 12)
+    assert whole.count(entry) == 1
+    assert (
+        reason(whole.replace(entry, struct.pack("<HHI", 273, 4, 11)))
+        == "damaged TIFF: parts of the picture are missing"
+    )
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "LARGE", SMOOTH.shape[0] * SMOOTH.shape[1])
+    load, running, most = ImageFile.ImageFile.load, [], []
+
+    def counting(self: ImageFile.ImageFile) -> object:
+        running.append(self)
+        most.append(len(running))
+        time.sleep(0.01)
+        try:
+            return load(self)
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", counting)
+    for pixels, expected in ((SMOOTH, 1), (SMOOTH[:-1], 2)):
+        most.clear()
+        data = encoded(pixels, "BMP")
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda content: decode_image(content, image_size=None), [data] * 16))
+        assert (max(most) == 1) == (expected == 1)
+
+
+def test_pixel_limit_is_checked_before_decoding_and_is_an_option() -> None:
+    data = encoded(SMOOTH, "PNG")
+    with pytest.raises(ImageError, match=r"^over the pixel limit of 1,000 pixels \(160x120\); .*--pixel-limit"):
+        decode_image(data, image_size=None, pixel_limit=1000)
+    assert decode_image(data, image_size=(2, 2), pixel_limit=160 * 120).shape == (2, 2, 3)
+
+
+def test_webp_canvas_over_the_limit_is_refused_before_its_decoder_takes_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    lossy, lossless = encoded(SMOOTH, "WEBP"), encoded(SMOOTH, "WEBP", lossless=True)
+    animated = encoded(SMOOTH, "WEBP", save_all=True, append_images=[Image.fromarray(NOISE)])
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("the decoder was started"))
+    for data in (lossy, lossless, animated):
+        assert "160x120" in reason(data, pixel_limit=1000)
+
+
+@pytest.mark.reliability(4)
+def test_a_bomb_of_196_megapixels_takes_less_than_500_megabytes(tmp_path: Path, seen: Callable[[str], None]) -> None:
+    path = tmp_path / "bomb.png"
+    line = b"\0" * (14000 * 3 + 1)
+    compressor = zlib.compressobj(9)
+    body = b"".join(compressor.compress(line) for _ in range(14000)) + compressor.flush()
+    empty = png(np.zeros((1, 1, 3)), 8, 2)
+    header = struct.pack(">IIBBBBB", 14000, 14000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", body), (b"IEND", b"")]
+    path.write_bytes(
+        empty[:8]
+        + b"".join(struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks)
+    )
+    script = textwrap.dedent("""
+        import resource, sys
+        from wisesr_cli.errors import ImageError
+        from wisesr_cli.images.decoding import decode_image
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            decode_image(sys.argv[1], image_size=(224, 224))
+        except ImageError as error:
+            print(error)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+    """)
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True, timeout=60)
+    message, grown = done.stdout.splitlines()
+    assert message.startswith("over the pixel limit of 100,000,000 pixels (14000x14000)")
+    assert int(grown) < 500
+    seen(f"{path.stat().st_size:,} bytes, 14000x14000: refused, {grown} MB")
+    assert done.stderr == ""
+
+
+def test_pillows_warnings_do_not_reach_the_terminal() -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\xff" + b"\x01\x12\0\3"
+    data = encoded(SMOOTH, "JPEG", exif=exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode_image(data, image_size=None).shape == SMOOTH.shape
+        assert read_header(io.BytesIO(data)).orientation == 1
+        decode_image(png(np.zeros((9000, 10000)), 8, 0), image_size=(2, 2))  # Pillow warns from 89 megapixels on
+
+
+def test_damaged_exif_does_not_cost_the_image() -> None:
+    for exif in (b"Exif\0\0", b"Exif\0\0II", b"Exif\0\0" + b"\xff" * 40):
+        data = encoded(SMOOTH, "JPEG", exif=exif)
+        assert decode_image(data, image_size=None).shape == SMOOTH.shape
+
+
+def test_header_is_read_without_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = {name: encoded(SMOOTH, name) for name in SUPPORTED if name != "GIF"}
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_: pytest.fail("decoded"))
+    for name, data in sources.items():
+        header = read_header(io.BytesIO(data))
+        assert (header.format, header.width, header.height) == (name, 160, 120)
+
+
+def test_suffixes_come_from_the_table() -> None:
+    assert decoding.SUFFIXES[".jpg"] == "JPEG"
+    assert set(decoding.SUFFIXES.values()) == set(SUPPORTED)
+
+
+def test_every_supported_format_has_its_signature() -> None:
+    for name in SUPPORTED:
+        assert formats.format_of(encoded(SMOOTH, name)[: formats.PREFIX_BYTES]) == name

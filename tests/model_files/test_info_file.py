@@ -1,0 +1,85 @@
+"""What a model file says of itself comes back exactly, and any damage to it is one error."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import h5py
+import pytest
+
+from wisesr_cli.errors import RunError
+from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.model_files.info_file import append_model_info, read_model_info
+
+INFO = ModelInfo(("cat", "d\udcff"), (96, 128), "pad", BACKGROUND, "compact", "wise", 3, {"keras": "3.15.1"})
+
+
+def write_archive(path: Path, record: str | None = None) -> None:
+    """Write the least that has the members of a model."""
+    weights = io.BytesIO()
+    h5py.File(weights, "w").close()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", weights.getvalue())
+        if record is not None:
+            archive.writestr("wisesr.json", record)
+
+
+def test_a_model_file_says_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "best.keras"
+    write_archive(path)
+    with pytest.raises(RunError, match="not a model of wisesr train"):
+        read_model_info(path)
+    append_model_info(path, INFO)
+    assert read_model_info(path) == INFO
+
+
+def test_any_damage_to_a_model_file_is_a_run_error_or_not_seen_yet(tmp_path: Path) -> None:
+    path = tmp_path / "best.keras"
+    write_archive(path, json.dumps(INFO.__dict__))
+    content = path.read_bytes()
+    for position in range(len(content)):
+        for bit in (1, 8, 128):
+            changed = bytearray(content)
+            changed[position] ^= bit
+            path.write_bytes(bytes(changed))
+            try:
+                read_model_info(path)
+            except RunError:
+                continue
+    for length in range(0, len(content), 7):
+        path.write_bytes(content[:length])
+        with pytest.raises(RunError, match=r"best\.keras"):
+            read_model_info(path)
+
+
+def with_value(**values: object) -> str:
+    return json.dumps({**INFO.__dict__, **values})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "{}", "5", '{"class_names": 5}', "[" * 50_000, "x"),
+        with_value(image_size=[1]),
+        with_value(image_size=[99_999, 9]),
+        with_value(image_size=[0, 9]),
+        with_value(resize="melt"),
+        with_value(class_names=[["x"]]),
+        with_value(background=[0, 0, 0]),
+        with_value(epoch=float("inf")),
+        with_value(image_size=[float("inf"), 3]),
+        with_value(image_size=[3.5, 3]),
+        with_value(class_names="abc"),
+        with_value(class_names=["a", "a"]),
+    ],
+)
+def test_a_model_that_says_nonsense_of_itself_is_a_run_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "best.keras"
+    write_archive(path, text)
+    with pytest.raises(RunError, match=r"best\.keras"):
+        read_model_info(path)

@@ -1,0 +1,427 @@
+"""Weights from every kind of file reach the backbone whole, or the error says where they do not fit."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.error import URLError
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from wisesr_cli.errors import ConfigError, MachineError, RunError
+from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.model_files.info import BEST, ModelInfo
+from wisesr_cli.model_files.info_file import append_model_info
+from wisesr_cli.model_files.loading import load_model
+from wisesr_cli.models.backbones import build_backbone
+from wisesr_cli.models.build import build_classifier
+from wisesr_cli.models.heads import GapOptions, WiseOptions
+from wisesr_cli.models.settings import ModelConfig
+from wisesr_cli.models.weights import _copy_layer, load_backbone
+from wisesr_cli.training.trainer import Trainer
+
+SIZE = (32, 32)
+NAME = "MobileNetV2"
+
+
+def randomize(model: Any, seed: int = 0) -> Any:
+    """Give every tensor of a model values that no initializer gives, and return the model."""
+    draws = np.random.default_rng(seed)
+    model.set_weights([draws.uniform(0.5, 1.5, weight.shape).astype(weight.dtype) for weight in model.weights])
+    return model
+
+
+def stock(name: str = NAME, *, top: bool = False) -> Any:
+    application = getattr(keras.applications, name)
+    return randomize(application(include_top=top, weights=None, input_shape=(*SIZE, 3), classes=7))
+
+
+def same_weights(backbone: Any, expected: Any) -> bool:
+    """Return whether the backbone has the first tensors of `expected`, which may have more after them."""
+    pairs = zip(backbone.get_weights(), expected.get_weights(), strict=False)
+    return len(backbone.weights) <= len(expected.weights) and all(np.array_equal(a, b) for a, b in pairs)
+
+
+def remove_tensor(path: Path, member: str) -> None:
+    with h5py.File(path, "r+") as file:
+        del file[member]
+
+
+@pytest.fixture(scope="module")
+def keras_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "stock.keras"
+    stock().save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def h5_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "stock.weights.h5"
+    stock().save_weights(path)
+    return path
+
+
+def test_no_source_gives_random_weights() -> None:
+    backbone, loaded = load_backbone("compact_small", SIZE, None)
+    assert loaded is None
+    assert backbone.name == "backbone"
+
+
+@pytest.mark.parametrize("top", [False, True])
+def test_a_keras_file_of_a_stock_application_is_loaded(tmp_path: Path, top: bool) -> None:
+    source = stock(top=top)
+    source.save(tmp_path / "stock.keras")
+    backbone, loaded = load_backbone(NAME, SIZE, str(tmp_path / "stock.keras"))
+    assert loaded == len(backbone.weights) == 260
+    assert same_weights(backbone, source)
+
+
+@pytest.mark.parametrize("suffix", ["weights.h5", "h5"])
+def test_a_weights_file_of_a_stock_application_is_loaded(tmp_path: Path, suffix: str) -> None:
+    source, path = stock(), tmp_path / f"stock.{suffix}"
+    if suffix == "h5":
+        source.save(path)  # the older format, in which Keras publishes its weights
+    else:
+        source.save_weights(path)
+    backbone, loaded = load_backbone(NAME, SIZE, str(path))
+    assert loaded == len(backbone.weights)
+    assert same_weights(backbone, source)
+
+
+@pytest.mark.parametrize("suffix", ["keras", "weights.h5"])
+def test_weights_of_an_efficientnet_are_loaded_in_spite_of_the_extra_scaling(tmp_path: Path, suffix: str) -> None:
+    source, path = stock("EfficientNetB0"), tmp_path / f"stock.{suffix}"
+    source.save(path) if suffix == "keras" else source.save_weights(path)
+    backbone, loaded = load_backbone("EfficientNetB0", SIZE, str(path))
+    assert loaded == len(backbone.weights) == len(source.weights)
+    assert same_weights(backbone, source)
+
+
+def test_a_run_directory_gives_the_backbone_of_its_best_model(tmp_path: Path) -> None:
+    config = ModelConfig(backbone="compact_small", head=WiseOptions())
+    classifier = build_classifier(config, image_size=SIZE, classes=3)
+    randomize(classifier.backbone)
+    classifier.model.save(tmp_path / BEST)
+    for source in (tmp_path, tmp_path / BEST):
+        backbone, loaded = load_backbone("compact_small", (48, 40), str(source))
+        assert loaded == len(backbone.weights) == 15
+        assert same_weights(backbone, classifier.backbone)
+
+
+def test_a_classifier_starts_from_loaded_weights_and_says_how_many(keras_file: Path) -> None:
+    config = ModelConfig(backbone=NAME, weights=str(keras_file), feature_layer="block_6_expand_relu")
+    classifier = build_classifier(config, image_size=SIZE, classes=3, steps_per_epoch=5)
+    assert classifier.loaded_tensors == len(classifier.backbone.weights) == 95
+    assert classifier.feature_map == (4, 4, 192)
+    expected = keras.models.load_model(keras_file)
+    for layer in classifier.backbone.layers:
+        for ours, theirs in (
+            zip(layer.get_weights(), expected.get_layer(layer.name).get_weights(), strict=True)
+            if (layer.weights)
+            else ()
+        ):
+            assert np.array_equal(ours, theirs)
+    norm = classifier.backbone.get_layer("bn_Conv1")
+    assert norm.momentum == 0.999  # loaded statistics are right already
+
+
+# --- what does not fit ---
+
+
+def test_a_missing_file_says_what_is_allowed(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"model\.weights: .*nowhere\.keras: no such file; allowed: imagenet, "):
+        load_backbone(NAME, SIZE, str(tmp_path / "nowhere.keras"))
+    with pytest.raises(RunError, match=r"best\.keras: no such file"):
+        load_backbone(NAME, SIZE, str(tmp_path))
+
+
+def test_another_architecture_in_a_keras_file_names_both_layers(keras_file: Path) -> None:
+    with pytest.raises(RunError, match=r"stock\.keras: the layer 'Conv1' \(Conv2D .*does not fit .*'conv1_conv'"):
+        load_backbone("ResNet50", SIZE, str(keras_file))
+
+
+def test_a_layer_of_another_shape_in_a_keras_file_is_named(tmp_path: Path) -> None:
+    keras.applications.MobileNetV2(
+        alpha=0.35, include_top=False, weights=None, input_shape=(*SIZE, 3), name="thin"
+    ).save(tmp_path / "thin.keras")
+    with pytest.raises(RunError, match=r"the layer 'Conv1' .*3, 3, 3, 16.*backbone's 'Conv1' .*3, 3, 3, 32"):
+        load_backbone(NAME, SIZE, str(tmp_path / "thin.keras"))
+
+
+def test_a_keras_file_that_ends_too_early_names_the_first_layer_without_weights(tmp_path: Path) -> None:
+    whole = stock()
+    keras.Model(whole.input, whole.get_layer("out_relu").input).save(tmp_path / "whole.keras")
+    keras.Model(whole.input, whole.get_layer("Conv_1").input).save(tmp_path / "cut.keras")
+    assert load_backbone(NAME, SIZE, str(tmp_path / "whole.keras"))[1] == 260
+    with pytest.raises(RunError, match=r"has 102 layers .* has 104; the first one without any is 'Conv_1'"):
+        load_backbone(NAME, SIZE, str(tmp_path / "cut.keras"))
+
+
+@pytest.mark.parametrize("suffix", ["weights.h5", "h5"])
+def test_a_weights_file_of_another_architecture_is_refused(tmp_path: Path, suffix: str) -> None:
+    other, path = stock("MobileNet"), tmp_path / f"other.{suffix}"
+    other.save(path) if suffix == "h5" else other.save_weights(path)
+    with pytest.raises(RunError, match=r"model\.weights: .*other\..*h5: cannot be loaded: .*(conv|[Ll]ayer)"):
+        load_backbone(NAME, SIZE, str(path))
+
+
+def test_a_tensor_of_another_shape_in_a_weights_file_names_the_layer(tmp_path: Path) -> None:
+    path = tmp_path / "small.weights.h5"
+    build_backbone("compact_small", SIZE).save_weights(path)
+    with h5py.File(path, "r+") as file:
+        name = next(group for group in file["layers"] if group == "conv2d_1")
+        del file[f"layers/{name}/vars/0"]
+        file[f"layers/{name}/vars/0"] = np.zeros((3, 3, 24, 47), "float32")
+    with pytest.raises(RunError, match=r"small\.weights\.h5: cannot be loaded: .*down_convolution"):
+        load_backbone("compact_small", SIZE, str(path))
+
+
+@pytest.mark.parametrize("member", ["layers/conv2d_1/vars/0", "layers/conv2d_1", "layers/batch_normalization/vars/3"])
+def test_a_weights_file_that_lacks_a_tensor_is_refused_and_the_layer_named(tmp_path: Path, member: str) -> None:
+    path = tmp_path / "small.weights.h5"
+    build_backbone("compact_small", SIZE).save_weights(path)
+    remove_tensor(path, member)
+    layer = "down_convolution" if "conv2d" in member else "patch_norm"
+    with pytest.raises(RunError, match=rf"small\.weights\.h5: .*{layer}"):
+        load_backbone("compact_small", SIZE, str(path))
+
+
+@pytest.mark.reliability(31)
+def test_a_tensor_that_a_file_leaves_out_in_silence_is_an_error(h5_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_all_but_one(model: Any, path: Any) -> None:
+        for weight in model.weights:
+            if weight is not model.get_layer("block_3_expand_BN").weights[2]:
+                weight.assign(np.ones(weight.shape))
+
+    monkeypatch.setattr(keras.Model, "load_weights", load_all_but_one)
+    with pytest.raises(RunError, match=r"no values for 'moving_mean' of the layer 'block_3_expand_BN'"):
+        load_backbone(NAME, SIZE, str(h5_file))
+
+
+@pytest.mark.parametrize("suffix", ["keras", "weights.h5", "h5"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+def test_a_damaged_file_is_a_run_error_of_one_line(
+    tmp_path: Path, keras_file: Path, h5_file: Path, suffix: str, damage: str
+) -> None:
+    whole = (keras_file if suffix == "keras" else h5_file).read_bytes()
+    path = tmp_path / f"damaged.{suffix}"
+    path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"no weights\n" * 99}[damage])
+    with pytest.raises(
+        RunError, match=rf"^model\.weights: .*damaged\.{suffix}: (cannot be loaded|refused|damaged): [^\n]+$"
+    ):
+        load_backbone(NAME, SIZE, str(path))
+
+
+# --- imagenet, without a network ---
+
+
+def test_imagenet_weights_are_taken_from_where_keras_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*args: Any, **options: Any) -> None:
+        raise AssertionError("there is a network in use")
+
+    source = stock()
+    (tmp_path / "models").mkdir()
+    source.save(tmp_path / "models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5")
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))
+    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", no_network)
+    with warnings.catch_warnings(action="error"):
+        backbone, loaded = load_backbone(NAME, SIZE, "imagenet")
+    assert loaded == len(source.weights)
+    assert backbone.name == "backbone"
+    assert same_weights(backbone, source)
+
+
+def test_an_efficientnet_gives_the_same_from_imagenet_as_from_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(*SIZE, 3))
+    source.save(tmp_path / "efficientnet.h5")
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *a, **k: str(tmp_path / "efficientnet.h5"))
+    from_imagenet, loaded = load_backbone("EfficientNetB0", SIZE, "imagenet")
+    from_file, _ = load_backbone("EfficientNetB0", SIZE, str(tmp_path / "efficientnet.h5"))
+    assert loaded == len(source.weights)
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, *SIZE, 3)).astype("float32")
+    maps = [model.predict_on_batch(pixels) for model in (from_imagenet, from_file, source)]
+    np.testing.assert_allclose(maps[0], maps[1], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(maps[0], maps[2], rtol=1e-5, atol=1e-6)  # Keras without imagenet scales otherwise
+
+
+def test_without_a_network_imagenet_weights_are_a_machine_error_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*args: Any, **options: Any) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))
+    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", no_network)
+    with pytest.raises(MachineError, match=r"ImageNet weights of MobileNetV2 .*no route.*; without a network give"):
+        load_backbone(NAME, SIZE, "imagenet")
+
+
+def test_a_run_that_was_cut_gives_its_weights_to_a_backbone_cut_alike(tmp_path: Path) -> None:
+    layer = "stage1_relu"
+    first = ModelConfig(backbone="compact", feature_layer=layer)
+    origin = build_classifier(first, image_size=(32, 32), classes=3)
+    randomize(origin.model)
+    origin.model.save(tmp_path / "best.keras")
+    again = ModelConfig(backbone="compact", feature_layer=layer, weights=str(tmp_path / "best.keras"))
+    loaded = build_classifier(again, image_size=(32, 32), classes=3)
+    assert loaded.loaded_tensors == len(origin.backbone.weights)
+    assert same_weights(loaded.backbone, origin.backbone)
+
+
+# --- a backbone that is what the file holds, and heads that go on from one ---
+
+
+def save_run(folder: Path, *, epoch: int = 0, names: tuple[str, ...] = ("a", "b", "c"), **options: Any) -> Path:
+    """Save a classifier with weights of its own as the best model of a run, and return its folder."""
+    config = ModelConfig(backbone="compact_small", **options)
+    model = randomize(build_classifier(config, image_size=SIZE, classes=len(names)).model)
+    model.save(folder / BEST)
+    info = ModelInfo(names, SIZE, "squash", BACKGROUND, "from_weights", config.head.name, epoch, {})
+    append_model_info(folder / BEST, info)
+    return folder
+
+
+def from_run(run: Path, **options: Any) -> ModelConfig:
+    return ModelConfig(backbone="from_weights", weights=str(run), **options)
+
+
+def head_of(model: Any) -> list[Any]:
+    return [weight for layer in model.layers[2:] for weight in layer.get_weights()]
+
+
+@pytest.mark.parametrize(("scaling", "size"), [("auto", SIZE), ("caffe", SIZE), ("tf", (48, 40))])
+def test_a_backbone_from_weights_computes_as_that_of_the_run_does(tmp_path: Path, scaling: Any, size: Any) -> None:
+    run = save_run(tmp_path, preprocessing=scaling)
+    classifier = build_classifier(from_run(run), image_size=size, classes=5)
+    saved = load_model(run / BEST)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, *SIZE, 3)).astype("float32")
+    if size == SIZE:
+        both = [keras.Model(model.input, model.get_layer("wise").input) for model in (saved, classifier.model)]
+        np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(model(pixels, training=False)) for model in both))
+    assert same_weights(classifier.backbone, saved.get_layer("backbone"))
+    assert classifier.loaded_tensors == 15
+    assert classifier.feature_map == (size[0] // 8, size[1] // 8, 64)
+
+
+def test_a_head_is_loaded_from_an_upgraded_run_only_unless_it_is_asked_for(tmp_path: Path) -> None:
+    for folder, epoch in (("upgraded", 0), ("trained", 7)):
+        (tmp_path / folder).mkdir()
+        save_run(tmp_path / folder, epoch=epoch)
+    for folder, wanted, expected in (
+        ("upgraded", "auto", True),
+        ("upgraded", False, False),
+        ("trained", "auto", False),
+        ("trained", True, True),
+    ):
+        config = from_run(tmp_path / folder, load_head=wanted)
+        classifier = build_classifier(config, image_size=SIZE, classes=3)
+        saved = head_of(load_model(tmp_path / folder / BEST))
+        assert all(np.array_equal(*pair) for pair in zip(head_of(classifier.model), saved, strict=True)) == expected
+        assert (classifier.head_start is not None) == expected
+
+
+def test_a_head_of_a_named_backbone_is_loaded_too(tmp_path: Path) -> None:
+    config = ModelConfig(backbone="compact_small", weights=str(save_run(tmp_path, epoch=3)), load_head=True)
+    classifier = build_classifier(config, image_size=SIZE, classes=3)
+    assert same_weights(classifier.model, load_model(tmp_path / BEST))
+
+
+def test_classes_of_a_loaded_head_are_found_by_name(tmp_path: Path) -> None:
+    run = save_run(tmp_path)
+    classifier = build_classifier(from_run(run), image_size=SIZE, classes=3, class_names=("c", "a", "b"))
+    kernel, bias = load_model(run / BEST).get_layer("classifier").get_weights()
+    ours = classifier.model.get_layer("classifier").get_weights()
+    np.testing.assert_array_equal(ours[0], kernel[:, [2, 0, 1]])
+    np.testing.assert_array_equal(ours[1], bias[[2, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("options", "names", "size", "reason"),
+    [
+        ({}, ("a", "b", "x"), SIZE, "the file has the classes a, b, c, and the images a, b, x"),
+        ({"head": GapOptions()}, ("a", "b", "c"), SIZE, "the file has the head 'wise', which is another one"),
+        (
+            {"head": WiseOptions(constraint="none")},
+            None,
+            SIZE,
+            "constraint of its 'wise' is non_negative, and here none",
+        ),
+        ({"head": WiseOptions(pre_pool=2)}, None, SIZE, r"grid_size of its 'wise' is \(4, 4\), and here \(2, 2\)"),
+    ],
+)
+def test_a_head_that_does_not_fit_starts_anew_and_says_why_or_is_an_error_where_it_is_asked_for(
+    tmp_path: Path, options: dict[str, Any], names: Any, size: tuple[int, int], reason: str
+) -> None:
+    run = save_run(tmp_path)
+    classifier = build_classifier(from_run(run, **options), image_size=size, classes=3, class_names=names)
+    assert re.search(reason, str(classifier.head_start))
+    with pytest.raises(RunError, match=f"model.load_head is true, but the head of .* does not fit: {reason}"):
+        build_classifier(from_run(run, **options, load_head=True), image_size=size, classes=3, class_names=names)
+
+
+def test_a_backbone_from_weights_takes_the_precision_of_the_training_and_thaws(tmp_path: Path) -> None:
+    run = save_run(tmp_path)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        classifier = build_classifier(from_run(run), image_size=SIZE, classes=3)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    convolutions = [layer for layer in classifier.backbone.layers if layer.name.endswith("_convolution")]
+    assert {layer.dtype_policy.name for layer in convolutions} == {"mixed_bfloat16"}
+    assert all(layer.trainable for layer in convolutions)
+
+
+def test_a_source_that_holds_no_backbone_is_refused_with_what_to_do(keras_file: Path, h5_file: Path) -> None:
+    for weights in (None, "imagenet", str(h5_file)):
+        with pytest.raises(
+            ConfigError, match=r"model.weights is .*, which holds no backbone; give a run, or a \.keras"
+        ):
+            build_classifier(ModelConfig(backbone="from_weights", weights=weights), image_size=SIZE, classes=3)
+    with pytest.raises(RunError, match=r"is no model of wisesr, .*; make a run of it: wisesr upgrade .*stock\.keras"):
+        build_classifier(from_run(keras_file), image_size=SIZE, classes=3)
+    config = ModelConfig(backbone=NAME, weights=str(keras_file), load_head=True)
+    with pytest.raises(RunError, match=r"model.load_head is true, but model.weights is no run"):
+        build_classifier(config, image_size=SIZE, classes=3)
+
+
+def test_statistics_that_a_normalization_learned_are_computed_with_once_they_are_copied(tmp_path: Path) -> None:
+    learned, fresh = keras.layers.Normalization(), keras.layers.Normalization()
+    learned.adapt(np.random.default_rng(0).normal(7.0, 2.0, (50, 3)))
+    fresh.build((None, 3))
+    _copy_layer(fresh, learned, tmp_path)
+    values = np.full((1, 3), 5.0, "float32")
+    np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(layer(values)) for layer in (fresh, learned)))
+
+
+def test_a_restored_normalization_computes_with_what_was_restored() -> None:
+    def build() -> Any:
+        pixels = keras.Input((4, 4, 3))
+        return keras.Model(pixels, keras.layers.Normalization(name="norm")(pixels))
+
+    trained, resumed = build(), build()
+    values = [np.array([1.0, 2.0, 3.0], "float32"), np.array([4.0, 9.0, 16.0], "float32"), np.array(5, "int64")]
+    trained.get_layer("norm").load_own_variables({str(number): value for number, value in enumerate(values)})
+    Trainer.restore(stand_in(resumed), "model", Trainer.arrays(stand_in(trained))["model"])
+    pixels = np.ones((1, 4, 4, 3), "float32")
+    expected = (pixels - values[0]) / np.sqrt(values[1])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(resumed(pixels)), expected, rtol=1e-6)
+
+
+def stand_in(model: Any) -> Any:
+    """Return what has the model of a trainer, and no more."""
+    return SimpleNamespace(
+        classifier=SimpleNamespace(model=model),
+        model=SimpleNamespace(optimizer=SimpleNamespace(variables=[])),
+        progress=SimpleNamespace(epoch=0),
+        random_draws=lambda epoch: {},
+    )

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from permissions import permissions_hold
+
+from wisesr_cli.errors import MachineError, RunError, UsageError
+from wisesr_cli.prediction import journal as module
+from wisesr_cli.prediction.journal import FIRST_RECORD, Journal, JournalHeader
+from wisesr_cli.results import Prediction, ScoredLabel
+
+HEADER = JournalHeader("ab" * 32, {"top_k": 5, "min_score": 0.0})
+RECORDS = [
+    Prediction(
+        "caf\u00e9 \udcff\n.png", "a b", 0.1 + 0.2, (ScoredLabel("a b", 0.1 + 0.2), ScoredLabel("\x1b", 1e-300))
+    ),
+    Prediction("gone.png", None, None, (), "no such file"),
+    Prediction("unsure.png", None, 0.3, (ScoredLabel("a b", 0.3),)),
+    Prediction("unsure.png", None, 0.3, (ScoredLabel("a b", 0.3),)),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "out.partial"
+
+
+def written(path: Path, records: list[Prediction] = RECORDS) -> bytes:
+    """Write a journal as a process does that is killed at its end, and return its bytes."""
+    journal = Journal(path, HEADER)
+    journal.start()
+    for record in records:
+        journal.append(record)
+    journal.close()
+    return path.read_bytes()
+
+
+def read(path: Path) -> list[Prediction]:
+    journal = Journal(path, HEADER)
+    try:
+        journal.go_on()
+        return list(journal.records())
+    finally:
+        journal.close()
+
+
+def test_records_read_back_exactly(path: Path) -> None:
+    written(path)
+    assert read(path) == RECORDS
+
+
+def test_a_journal_that_was_taken_over_is_as_if_one_process_had_written_it(path: Path) -> None:
+    whole = written(path)
+    path.unlink()
+    written(path, RECORDS[:1])
+    for number in (1, 2, 3):
+        with path.open("ab") as file:
+            file.write(b"12345678 {half a li")
+        journal = Journal(path, HEADER)
+        journal.go_on()
+        assert list(journal.records()) == RECORDS[:number]
+        journal.append(RECORDS[number])
+        journal.close()
+    assert path.read_bytes() == whole
+
+
+def test_cut_anywhere_a_journal_gives_its_first_records(path: Path) -> None:
+    whole = written(path)
+    for length in range(1, len(whole) + 1):
+        path.write_bytes(whole[:length])
+        expected = max(0, whole[:length].count(b"\n") + 1 - FIRST_RECORD)
+        assert read(path) == RECORDS[:expected], length
+        assert path.exists() == (expected > 0)
+
+
+@given(st.data())
+def test_a_byte_that_was_changed_is_found_and_its_line_named(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "out.partial"
+    whole = written(path)
+    position = data.draw(st.integers(0, len(whole) - 1))
+    value = data.draw(st.integers(0, 255).filter(lambda value: value != whole[position]))
+    path.write_bytes(whole[:position] + bytes([value]) + whole[position + 1 :])
+    line = whole[:position].count(b"\n") + 1
+    found, refusal = None, None
+    try:
+        found = read(path)
+    except (UsageError, RunError) as error:
+        refusal = error
+    named = re.search(r"partial:([0-9]+): damaged", str(refusal))
+    if isinstance(refusal, UsageError):
+        assert line == 1
+        assert "is in the way" in str(refusal)
+    elif refusal is not None:
+        # A line feed that was changed makes one line of two, and the last one of a file an unfinished line.
+        assert named is not None
+        assert int(named[1]) == line
+    else:
+        last_line_feed = position == len(whole) - 1
+        assert found == (RECORDS[:-1] if last_line_feed else RECORDS)
+        assert last_line_feed or line == 1  # the number of the process says nothing about the records
+
+
+@pytest.mark.parametrize("damage", ["lost", "doubled", "swapped", "of another journal"])
+def test_a_line_that_was_lost_doubled_swapped_or_put_in_is_found(path: Path, damage: str) -> None:
+    lines = written(path).splitlines(keepends=True)
+    path.unlink()
+    foreign = written(path, [RECORDS[1], RECORDS[0]]).splitlines(keepends=True)
+    damaged = {
+        "lost": [*lines[:3], *lines[4:]],
+        "doubled": [*lines[:4], lines[3], *lines[4:]],
+        "swapped": [*lines[:2], lines[3], lines[2], *lines[4:]],
+        "of another journal": [*lines[:3], foreign[2], *lines[4:]],
+    }[damage]
+    path.write_bytes(b"".join(damaged))
+    with pytest.raises(RunError, match=r"out\.partial:[3-5]: damaged"):
+        read(path)
+    assert path.read_bytes() == b"".join(damaged)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"a download of somebody else", b"\0" * 99, b"wisesr journal 2, process          1\n"]
+)
+def test_a_file_of_somebody_else_is_refused_and_stays(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"out\.partial: is in the way"):
+        Journal(path, HEADER)
+    assert path.read_bytes() == content
+
+
+def test_a_second_holder_is_refused_with_the_pid_of_the_first_until_that_one_is_gone(path: Path) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom wisesr_cli.prediction.journal import Journal, JournalHeader\n"
+        "journal = Journal(Path(sys.argv[1]), JournalHeader('', {}))\njournal.start()\nprint(flush=True)\ninput()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert first.stdout is not None
+    assert first.stdout.readline() == "\n"
+    held = path.read_bytes()
+    with pytest.raises(MachineError, match=rf"in use by another wisesr predict \(pid {first.pid}\)"):
+        Journal(path, HEADER)
+    assert path.read_bytes() == held
+    first.kill()
+    first.communicate()
+    assert written(path) != held
+
+
+def test_a_journal_that_was_finished_while_it_was_opened_is_not_taken_for_the_new_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    written(path)
+    lock, calls = fcntl.flock, []
+
+    def finished_meanwhile(*arguments: object) -> None:
+        if not calls:
+            path.unlink()
+        calls.append(arguments)
+        lock(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fcntl, "flock", finished_meanwhile)
+    journal = Journal(path, HEADER)
+    assert os.path.samestat(os.fstat(journal._file.fileno()), path.stat())
+    journal.close()
+    assert len(calls) == 2
+
+
+def test_a_record_that_does_not_fit_on_the_disk_is_cut_off_and_the_others_stay(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(path, RECORDS[:2])
+    journal = Journal(path, HEADER)
+    journal.go_on()
+
+    def full(file: object, content: bytes) -> None:
+        os.write(journal._file.fileno(), content[:20])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "_write", full)
+    with pytest.raises(MachineError, match=r"out\.partial: the disk is full"):
+        journal.append(RECORDS[2])
+    monkeypatch.undo()
+    journal.close()
+    assert read(path) == RECORDS[:2]
+
+
+def test_a_journal_is_never_empty_whenever_its_process_is_killed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Journal(path, HEADER)
+    content = path.read_bytes()
+    assert content
+    opened._file.close()  # as a kill does
+    assert read(path) == []
+    written(path)
+    started = Journal(path, HEADER)
+    monkeypatch.setattr(module, "_write", lambda file, content: None)
+    started.start()
+    started._file.close()
+    monkeypatch.undo()
+    assert path.read_bytes() == content
+    assert read(path) == []
+
+
+def test_a_journal_that_was_removed_meanwhile_is_read_and_closed_all_the_same(path: Path) -> None:
+    written(path)
+    journal = Journal(path, HEADER)
+    journal.go_on()
+    path.unlink()
+    assert list(journal.records()) == RECORDS
+    journal.close()
+    journal = Journal(path, HEADER)
+    journal.start()
+    path.unlink()
+    journal.close()
+    assert not path.exists()
+
+
+def test_what_lies_in_the_place_of_a_journal_that_was_removed_stays(path: Path) -> None:
+    journal = Journal(path, HEADER)
+    journal.start()
+    path.rename(path.with_name("moved"))
+    path.write_bytes(b"mine")
+    journal.close()
+    assert path.read_bytes() == b"mine"
+
+
+def test_an_error_inside_is_not_hidden_by_a_journal_that_cannot_be_taken_away(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    journal = Journal(folder / "out.partial", HEADER)
+    journal.start()
+    folder.chmod(0o500)
+    with permissions_hold():
+        journal.close()
+    folder.chmod(0o700)
+    assert read(folder / "out.partial") == []
+
+
+def test_records_may_be_read_while_others_are_appended(path: Path) -> None:
+    journal = Journal(path, HEADER)
+    journal.start()
+    journal.append(RECORDS[0])
+    reading = journal.records()
+    assert next(reading) == RECORDS[0]
+    journal.append(RECORDS[1])
+    journal.close()
+    assert read(path) == RECORDS[:2]

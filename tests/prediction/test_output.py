@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wisesr_cli.data.oddities import Tally
+from wisesr_cli.errors import SOME_UNREADABLE, DataError, RunError, UsageError
+from wisesr_cli.prediction.output import FileOutput, JournalHeader, Renderer, StreamOutput, open_output
+from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.text import parse_csv_cell
+
+FORMATS = ["table", "json", "jsonl", "csv", "markdown"]
+HEADER = JournalHeader("ab" * 32, {"top_k": 5, "min_score": 0.0})
+ODD = [
+    "=1+1.jpg",
+    "a\nb.jpg",
+    "[/red].png",
+    ":cat:.png",
+    "\x1b[31m.png",
+    "\udcff.png",
+    "a|b*.png",
+    "\u202e.png",
+    '",".png',
+]
+
+
+def header() -> JournalHeader:
+    """Return what the journals of these tests depend on, as a command that hashes its model does."""
+    return HEADER
+
+
+def predictions(count: int) -> list[Prediction]:
+    records = []
+    for number in range(count):
+        path = f"{number:04}-{ODD[number % len(ODD)]}"
+        if number % 7 == 3:
+            records.append(Prediction(path, None, None, (), "truncated JPEG"))
+        else:
+            top = (ScoredLabel("dre|ss", 1 / (number + 1.5)), ScoredLabel("[b]h\udcffat", 0.1 + 0.2))
+            records.append(Prediction(path, top[0].label if number % 5 else None, top[0].score, top))
+    return records
+
+
+def render(name: str, records: Iterable[Prediction]) -> str:
+    stream = io.StringIO()
+    renderer = Renderer(name, stream)
+    renderer.start()
+    for record in records:
+        renderer.write(record)
+    renderer.end()
+    return stream.getvalue()
+
+
+class Killed(BaseException):
+    pass
+
+
+def write_file(
+    chosen: str, path: Path, records: list[Prediction], *, stop_before: int | None = None, **options: bool
+) -> int:
+    """Write predictions as the command does; return how many were computed rather than found in the journal."""
+    output = open_output(
+        chosen, str(path), header, overwrite=options.get("overwrite", False), resume=options.get("resume", False)
+    )
+    by_path = {record.path: record for record in records}
+    computed = 0
+    with output:
+        for name in output.skip_done(record.path for record in records):
+            if computed == stop_before:
+                raise Killed
+            output.write(by_path[name])
+            computed += 1
+        if computed == stop_before:
+            raise Killed
+        output.finish()
+    assert output.tally.records == len(records)
+    assert output.tally.unreadable == sum(record.error is not None for record in records)
+    return computed
+
+
+def test_jsonl_is_one_exact_record_per_line() -> None:
+    records = predictions(20)
+    lines = render("jsonl", records).splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {
+            "path": record.path,
+            "label": record.label,
+            "score": record.score,
+            "top": [{"label": top.label, "score": top.score} for top in record.top],
+            "error": record.error,
+        }
+        for record in records
+    ]
+    assert all(line.isascii() for line in lines)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 450])
+def test_json_is_one_valid_array_also_when_empty(count: int) -> None:
+    records = predictions(count)
+    found = json.loads(render("json", records))
+    assert isinstance(found, list)
+    assert [record["path"] for record in found] == [record.path for record in records]
+    assert found == [json.loads(line) for line in render("jsonl", records).splitlines()]
+
+
+def test_csv_has_a_safe_line_per_record_that_reads_back() -> None:
+    records = predictions(30)
+    text = render("csv", records)
+    assert len(text.splitlines()) == 31
+    header, *rows = csv.reader(io.StringIO(text))
+    assert header == ["path", "label", "score", "error"]
+    for row, record in zip(rows, records, strict=True):
+        assert [parse_csv_cell(cell) for cell in row] == [
+            record.path, record.label or "", repr(record.score) if record.score is not None else "", record.error or ""
+        ]  # fmt: skip
+    assert not any(cell.startswith(("=", "+", "-", "@", "\t")) for row in rows for cell in row)
+
+
+def test_a_name_that_would_be_a_formula_is_neutralised_in_csv_and_exact_in_jsonl() -> None:
+    record = Prediction("=cmd|' /C calc'!A0", "+1", 0.5, (ScoredLabel("+1", 0.5),))
+    assert render("csv", [record]).splitlines()[1] == "'=cmd|' /C calc'!A0,'+1,0.5,"
+    assert json.loads(render("jsonl", [record]))["path"] == "=cmd|' /C calc'!A0"
+
+
+@pytest.mark.parametrize("count", [0, 1, 199, 200, 201, 400, 450])
+def test_markdown_is_one_table_however_many_records(count: int) -> None:
+    lines = render("markdown", predictions(count)).splitlines()
+    assert len(lines) == (count + 2 if count else 0)
+    assert sum(line.startswith("| ---") for line in lines) == (1 if count else 0)
+    assert [line.split(" ")[1][:4] for line in lines[2:]] == [f"{number:04}" for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 200, 401])
+def test_a_table_shows_every_record_on_one_line_without_a_control_character(count: int) -> None:
+    text = render("table", predictions(count))
+    assert [f"{number:04}-" in text for number in range(count)] == [True] * count
+    assert all(character == "\n" or character.isprintable() for character in text)
+    assert all(sum(f"{number:04}-" in line for line in text.splitlines()) == 1 for number in range(count))
+
+
+@pytest.mark.parametrize("chosen", FORMATS)
+def test_a_file_holds_what_the_stream_would_and_its_journal_is_gone(tmp_path: Path, chosen: str) -> None:
+    records = predictions(450)
+    write_file(chosen, tmp_path / "out", records)
+    assert (tmp_path / "out").read_text(encoding="utf-8") == render(chosen, records)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("chosen", FORMATS)
+@pytest.mark.parametrize("stop_before", [0, 1, 199, 200, 201, 449, 450])
+def test_resumed_after_a_kill_the_output_is_byte_for_byte_that_of_an_uninterrupted_run(
+    tmp_path: Path, chosen: str, stop_before: int
+) -> None:
+    records = predictions(450)
+    path = tmp_path / "out"
+    with pytest.raises(Killed):
+        write_file(chosen, path, records, stop_before=stop_before)
+    assert not path.exists()
+    assert write_file(chosen, path, records, resume=True) == 450 - stop_before
+    assert path.read_text(encoding="utf-8") == render(chosen, records)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_resumed_twice_and_from_any_cut_of_the_journal_the_output_is_the_same(tmp_path: Path) -> None:
+    records, path = predictions(12), tmp_path / "out"
+    journal = tmp_path / "out.partial"
+    with pytest.raises(Killed):
+        write_file("jsonl", path, records, stop_before=9)
+    content = journal.read_bytes()
+    for length in range(1, len(content), 17):
+        journal.write_bytes(content[:length])
+        with pytest.raises(Killed):
+            write_file("jsonl", path, records, stop_before=1, resume=True)
+        write_file("jsonl", path, records, resume=True)
+        assert path.read_text(encoding="utf-8") == render("jsonl", records), length
+        path.unlink()
+
+
+def test_killed_between_rename_and_clean_up_resuming_ends_with_the_same_file(tmp_path: Path) -> None:
+    records, path = predictions(5), tmp_path / "out"
+    with pytest.raises(Killed):
+        write_file("csv", path, records, stop_before=5)
+    path.write_text(render("csv", records), encoding="utf-8")
+    assert write_file("csv", path, records, resume=True) == 0
+    assert path.read_text(encoding="utf-8") == render("csv", records)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("change", ["reordered", "fewer", "renamed", "none"])
+def test_other_inputs_than_before_are_refused(tmp_path: Path, change: str) -> None:
+    records, path = predictions(6), tmp_path / "out"
+    with pytest.raises(Killed):
+        write_file("jsonl", path, records, stop_before=4)
+    other = {"reordered": records[::-1], "fewer": records[:3], "renamed": [predictions(9)[8], *records[1:]], "none": []}
+    line = {"reordered": 3, "fewer": 6, "renamed": 3, "none": 3}[change]
+    with pytest.raises(RunError, match=rf"out\.partial:{line}: the inputs are others than before"):
+        write_file("jsonl", path, other[change], resume=True)
+    assert not path.exists()
+    assert write_file("jsonl", path, records, resume=True) == 2
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (JournalHeader("cd" * 32, HEADER.options), "another model"),
+        (JournalHeader(HEADER.model, {"top_k": 1, "min_score": 0.0}), "other options: top_k was 5 and is 1"),
+    ],
+)
+def test_a_journal_of_another_model_or_other_options_is_refused_and_stays(
+    tmp_path: Path, header: JournalHeader, reason: str
+) -> None:
+    with pytest.raises(Killed):
+        write_file("jsonl", tmp_path / "out", predictions(6), stop_before=4)
+    output = FileOutput("jsonl", tmp_path / "out", header, resume=True)
+    with pytest.raises(RunError, match=rf"out\.partial: was written with {reason}"), output:
+        pass
+    assert write_file("jsonl", tmp_path / "out", predictions(6), resume=True) == 2
+
+
+def test_an_output_without_a_record_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        write_file("jsonl", tmp_path / "out", predictions(3), stop_before=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_process_that_was_killed_while_rendering_left_is_taken_away(tmp_path: Path) -> None:
+    output = open_output("csv", str(tmp_path / "out"), header, overwrite=False, resume=False)
+    output._rendering.write_text("half", encoding="utf-8")  # type: ignore[union-attr]
+    write_file("csv", tmp_path / "out", predictions(3))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_journal_is_never_an_input_and_the_output_is_refused_as_one(tmp_path: Path) -> None:
+    other = tmp_path / "sub" / "out"
+    other.parent.mkdir()
+    other.touch()
+    with FileOutput("csv", tmp_path / "out", HEADER) as output:
+        typed = [str(tmp_path / "sub" / ".." / "out.partial"), "out.partial", str(other), str(tmp_path / "out")]
+        assert list(output.not_its_own(typed)) == typed[1:]
+        (tmp_path / "out").touch()
+        with pytest.raises(UsageError, match="out: is an input and the output"):
+            list(output.not_its_own(typed))
+
+
+def test_a_list_of_inputs_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("a.png", encoding="utf-8")
+    (tmp_path / "link").symlink_to("list")
+    for name in ("list", "link"):
+        with pytest.raises(UsageError, match="is the list of inputs and the output"):
+            open_output("csv", str(tmp_path / name), header, overwrite=True, resume=False, reads=str(tmp_path / "list"))
+
+
+@pytest.mark.parametrize("chosen", FORMATS)
+def test_an_existing_output_or_journal_is_refused_and_stays_byte_for_byte(tmp_path: Path, chosen: str) -> None:
+    path = tmp_path / "out"
+    path.write_text("old", encoding="utf-8")
+    with pytest.raises(UsageError, match="out exists; replace it with --overwrite"):
+        write_file(chosen, path, predictions(2))
+    assert open_output(chosen, str(path), header, overwrite=False, resume=True).has_nothing_to_resume
+    assert path.read_text(encoding="utf-8") == "old"
+    with pytest.raises(Killed):
+        write_file(chosen, path, predictions(2), stop_before=1, overwrite=True)
+    assert path.read_text(encoding="utf-8") == "old"
+    path.unlink()
+    with pytest.raises(UsageError, match=r"out\.partial exists: go on with --resume"):
+        write_file(chosen, path, predictions(2))
+    write_file(chosen, path, predictions(2), overwrite=True)
+    assert path.read_text(encoding="utf-8") == render(chosen, predictions(2))
+
+
+def test_an_output_that_cannot_be_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    def opened(path: str | None, *, overwrite: bool = False, resume: bool = False) -> None:
+        open_output("jsonl", path, header, overwrite=overwrite, resume=resume)
+
+    with pytest.raises(UsageError, match="is a folder"):
+        opened(str(tmp_path))
+    with pytest.raises(UsageError, match="no such folder"):
+        opened(str(tmp_path / "gone" / "out"))
+    with pytest.raises(UsageError, match="exclude each other"):
+        opened(str(tmp_path / "out"), overwrite=True, resume=True)
+    for options in ({"overwrite": True}, {"resume": True}):
+        with pytest.raises(UsageError, match="need -o FILE"):
+            opened(None, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("chosen", FORMATS)
+def test_a_stream_gives_the_same_as_a_file_without_skipping_any_input(
+    capsys: pytest.CaptureFixture[str], chosen: str
+) -> None:
+    records = predictions(12)
+    with StreamOutput(chosen) as output:
+        assert list(output.skip_done(["a", "b"])) == ["a", "b"]
+        for record in records:
+            output.write(record)
+        output.finish()
+    captured = capsys.readouterr()
+    assert captured.out == render(chosen, records)
+    assert captured.err == ""
+
+
+def test_the_exit_code_counts_what_could_not_be_read() -> None:
+    def tally(good: int, bad: int) -> Tally:
+        tally = Tally()
+        for record in [Prediction("a", "x", 1.0)] * good + [Prediction("b", None, None, (), "no")] * bad:
+            tally.add(record)
+        return tally
+
+    assert tally(3, 0).exit_code(strict=False) == tally(3, 0).exit_code(strict=True) == 0
+    assert tally(2, 1).exit_code(strict=False) == SOME_UNREADABLE
+    with pytest.raises(DataError, match="1 of 3 images could not be read"):
+        tally(2, 1).exit_code(strict=True)
+    with pytest.raises(DataError, match="2 of 2 images"):
+        tally(0, 2).exit_code(strict=False)
+
+
+ANY_TEXT = st.text(st.characters() | st.characters(categories=["Cs", "Cc", "Cf"]), max_size=8)
+SCORES = st.floats(0, 1)
+RECORDS = st.builds(
+    Prediction, ANY_TEXT, st.none() | ANY_TEXT, SCORES, st.lists(st.builds(ScoredLabel, ANY_TEXT, SCORES)).map(tuple)
+) | st.builds(Prediction, ANY_TEXT, st.none(), st.none(), st.just(()), ANY_TEXT)
+
+
+@given(st.lists(RECORDS, max_size=4))
+def test_whatever_the_names_every_format_stays_valid(records: list[Prediction]) -> None:
+    expected = [json.loads(json.dumps(record.to_json())) for record in records]
+    assert json.loads(render("json", records)) == expected
+    assert [json.loads(line) for line in render("jsonl", records).splitlines()] == expected
+    rows = list(csv.reader(io.StringIO(render("csv", records))))[1:]
+    assert [parse_csv_cell(row[0]) for row in rows] == [record.path for record in records]
+    assert len(render("markdown", records).splitlines()) == (len(records) + 2 if records else 0)
+    render("table", records).encode("utf-8")
+
+
+def test_an_output_that_is_no_regular_file_is_refused_and_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="not a regular file"):
+        open_output("jsonl", str(tmp_path / "pipe"), header, overwrite=True, resume=False)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.jsonl", tmp_path / "link.jsonl"
+    target.write_text("old\n", encoding="utf-8")
+    link.symlink_to(target)
+    write_file("jsonl", link, predictions(2), overwrite=True)
+    assert link.is_symlink()
+    assert target.read_text(encoding="utf-8") == render("jsonl", predictions(2))
+
+
+def test_standard_output_needs_no_header_and_nothing_is_hashed_for_it() -> None:
+    def hashed() -> JournalHeader:
+        raise AssertionError("the model was hashed")
+
+    assert isinstance(open_output("jsonl", None, hashed, overwrite=False, resume=False), StreamOutput)

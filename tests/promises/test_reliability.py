@@ -1,0 +1,47 @@
+"""The table of what must survive is whole, and says what the page it comes from says."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from command_line import REPOSITORY
+from reliability import LINES, Row, all_as_promised
+
+from wisesr_cli.cli.main import COMMANDS
+
+PAGE = REPOSITORY.parent / "shared" / "reliability.md"
+
+
+def test_there_are_44_lines_in_order() -> None:
+    assert list(LINES) == list(range(1, 45))
+
+
+def test_a_line_waits_only_for_what_does_not_exist() -> None:
+    for number, line in LINES.items():
+        for part in line.waits_for:
+            command, _, option = part.partition(" ")
+            if option:
+                source = (REPOSITORY / "wisesr_cli" / "commands" / f"{command}.py").read_text(encoding="utf-8")
+                assert f'"{option}"' not in source, f"line {number} waits for {part}, which exists now: test it"
+            else:
+                assert command not in COMMANDS, f"line {number} waits for {part}, which exists now: test it"
+
+
+def test_a_line_without_a_passed_test_is_not_as_promised() -> None:
+    good = {number: Row(outcomes=["passed"]) for number in LINES}
+    assert all_as_promised(good)
+    for outcomes in ([], ["failed"], ["passed", "failed"], ["skipped"]):
+        assert not all_as_promised({**good, 7: Row(outcomes=outcomes)})
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="the page is not on this machine")
+def test_the_page_has_no_more_lines() -> None:
+    numbers = [int(number) for number in re.findall(r"^(\d+)\. ", PAGE.read_text(encoding="utf-8"), re.MULTILINE)]
+    assert numbers == list(LINES)
+
+
+def test_security_md_promises_the_same_lines() -> None:
+    text = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
+    rows = [row for row in text.splitlines() if re.match(r"\| \d+ \|", row)]
+    assert rows == [f"| {number} | {line.input} | {line.promised} |" for number, line in LINES.items()]

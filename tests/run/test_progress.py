@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from wisesr_cli.config.reader import load_config, parse_set
+from wisesr_cli.config.schema import Config
+from wisesr_cli.errors import RunError
+from wisesr_cli.results import EpochResult
+from wisesr_cli.run.progress import (
+    Circumstances,
+    Progress,
+    check_resumable,
+    circumstances_from_json,
+    config_for_comparison,
+)
+
+
+def config(*settings: str) -> Config:
+    return load_config(None, [parse_set(text) for text in settings]).config
+
+
+def circumstances(*settings: str, **changes: Any) -> Circumstances:
+    before = Circumstances(
+        config=config_for_comparison(config(*settings)),
+        classes=("cat", "dog"),
+        data={"classes": ["cat", "dog"], "splits": {"train": {"cat": [5, "0a1b"]}}},
+        versions={"keras": "3.15.1", "tensorflow": "2.21.0"},
+        backend="tensorflow",
+        threads=4,
+        device="CPU",
+    )
+    return replace(before, **changes)
+
+
+PHASES = "train.phases=[{epochs: 5, freeze: backbone}, {epochs: 20}]"
+
+REFUSED = {
+    "batch size": (["train.batch_size=16"], "train.batch_size: 32 -> 16"),
+    "seed": (["seed=1"], "seed: 0 -> 1"),
+    "head": (["model.head={name: gap}"], "model.head.name: wise -> gap"),
+    "head's option": (["model.head.dropout=0.5"], "model.head.dropout: 0.0 -> 0.5"),
+    "optimizer": (["train.optimizer={name: sgd}"], "train.optimizer.name: adamw -> sgd"),
+    "learning rate": (["train.optimizer.learning_rate=0.1"], "train.optimizer.learning_rate: 0.001 -> 0.1"),
+    "image size": (["data.image_size=96"], "data.image_size: [224, 224] -> [96, 96]"),
+    "augmentation": (["augment=none"], "augment: light -> none"),
+    "folder": (["data.dir=/elsewhere"], "data.dir: null -> /elsewhere"),
+    "class weights": (["train.class_weights={cat: 2}"], "train.class_weights.cat: null -> 2.0"),
+    "phases": ([PHASES], "train.phases.0.epochs: null -> 5"),
+    "early stopping": (["train.early_stopping={patience: 3}"], "train.early_stopping.patience: null -> 3"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_changed_setting_is_refused_and_named_with_both_values(case: str) -> None:
+    settings, difference = REFUSED[case]
+    with pytest.raises(RunError, match=r"^cannot resume, as this would differ: .*--overwrite$") as caught:
+        check_resumable(circumstances(), circumstances(*settings), [])
+    assert difference in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"classes": ("cat", "dog", "emu")}, "classes: cat, dog -> cat, dog, emu"),
+        ({"classes": ("dog", "cat")}, "classes: cat, dog -> dog, cat"),
+        ({"classes": ("cat", "d\x1b[31m")}, "cat, d\\x1b[31m"),
+        ({"backend": "jax"}, "backend: tensorflow -> jax"),
+        ({"versions": {"keras": "3.16", "tensorflow": "2.21.0"}}, "keras: 3.15.1 -> 3.16"),
+        ({"versions": {"keras": "3.15.1"}}, "tensorflow: 2.21.0 -> absent"),
+        ({"versions": {"keras": "3.15.1", "tensorflow": "2.21.0", "jax": "1"}}, "jax: absent -> 1"),
+    ],
+)
+def test_changed_classes_versions_and_backend_are_refused_and_named(changes: dict[str, Any], difference: str) -> None:
+    with pytest.raises(RunError) as caught:
+        check_resumable(circumstances(), circumstances(**changes), [])
+    assert difference in str(caught.value)
+
+
+def test_changed_data_is_refused_with_what_changed() -> None:
+    with pytest.raises(RunError, match="train, class 'cat': 5 files before, 6 now"):
+        check_resumable(circumstances(), circumstances(), ["train, class 'cat': 5 files before, 6 now"])
+
+
+def test_many_differences_are_shortened_and_counted() -> None:
+    with pytest.raises(RunError, match=r"; and 5 more; undo"):
+        check_resumable(circumstances(), circumstances(), [f"difference {number}" for number in range(15)])
+
+
+@pytest.mark.parametrize("setting", ["train.epochs=99", "name=other", "output_dir=/other", "data.cache=none"])
+def test_epochs_may_grow_and_where_things_are_kept_may_change(setting: str) -> None:
+    assert check_resumable(circumstances(), circumstances(setting), []) == []
+
+
+def test_with_phases_the_last_one_may_grow_and_the_others_may_not() -> None:
+    longer = PHASES.replace("20", "30")
+    assert check_resumable(circumstances(PHASES), circumstances(longer), []) == []
+    assert check_resumable(circumstances(PHASES), circumstances(PHASES, "train.epochs=40"), []) == []
+    with pytest.raises(RunError, match=r"train\.phases\.0\.epochs: 5 -> 6"):
+        check_resumable(circumstances(PHASES), circumstances(PHASES.replace("5,", "6,")), [])
+    with pytest.raises(RunError, match=r"train\.phases\.1\.learning_rate: null -> 0\.1"):
+        check_resumable(circumstances(PHASES), circumstances(PHASES.replace("20", "20, learning_rate: 0.1")), [])
+
+
+def test_other_threads_and_another_device_go_on_with_a_warning() -> None:
+    warnings = check_resumable(circumstances(), circumstances(threads=8, device="GPU"), [])
+    assert [warning.partition(";")[0] for warning in warnings] == ["threads: 4 -> 8", "device: CPU -> GPU"]
+    assert check_resumable(circumstances(), circumstances(), []) == []
+
+
+def test_every_setting_but_the_free_ones_is_compared() -> None:
+    compared = {key.split(".")[0] + "." + key.split(".")[1] for key in config_for_comparison(config()) if "." in key}
+    dumped = Config().to_dict()
+    expected = {f"{part}.{key}" for part in ("data", "model", "train") for key in dumped[part]}
+    free = {"data.cache", "train.epochs", "train.phases", "train.trackers", "train.track_model"}
+    assert expected - compared == free
+
+
+def test_circumstances_and_progress_survive_json() -> None:
+    before = circumstances(PHASES, classes=("caf\u00e9", "\udcff"))
+    assert circumstances_from_json(json.loads(json.dumps(before.to_json()))) == before
+    row = EpochResult(1, 1, 1e-3, 0.1 + 0.2, 0.5, None, None, 1.25)
+    progress = Progress([row, replace(row, epoch=2, val_loss=1e-300)], 2, (0.5, -0.1), 0.25, 3, 7, True)
+    again = Progress.from_json(json.loads(json.dumps(progress.to_json())))
+    assert again == progress
+    assert again.epoch == 2
+    assert Progress.from_json(json.loads(json.dumps(Progress().to_json()))) == Progress()
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"history": 5}, {"history": [], "best_rank": [], "more": 1}, {"history": [{"x": 1}]}]
+)
+def test_a_state_of_another_shape_is_an_error_that_says_what_to_do(values: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match=r"damaged or of another version.*--overwrite"):
+        Progress.from_json(values)
+    with pytest.raises(RunError, match=r"damaged or of another version.*--overwrite"):
+        circumstances_from_json(values)
+
+
+@pytest.mark.parametrize("data", [{}, {"classes": 5}, {"classes": [], "splits": {"train": {"cat": "x"}}}, []])
+def test_a_record_of_the_images_that_is_none_is_an_error_that_says_what_to_do(data: Any) -> None:
+    values = json.loads(json.dumps(circumstances().to_json()))
+    with pytest.raises(RunError, match=r"damaged or of another version.*data.*--overwrite"):
+        circumstances_from_json({**values, "data": data})

@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wisesr_cli.config.reader import load_config, parse_set
+from wisesr_cli.config.schema import Config
+from wisesr_cli.errors import MachineError, RunError, UsageError
+from wisesr_cli.machine.locks import locked
+from wisesr_cli.results import EpochResult
+from wisesr_cli.run.folders import check_kinds, choose_run, prepare_folder
+from wisesr_cli.run.names import CLASSES, SPLITS
+from wisesr_cli.run.records import write_rows
+from wisesr_cli.run.run import Run, model_path, open_run, stored_config
+
+
+def make_run(path: Path, age: int = 0) -> Path:
+    """Write the least that makes a run directory; `age` in seconds."""
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text("seed: 1\n", encoding="utf-8")
+    (path / "classes.json").write_text('["a", "b"]', encoding="utf-8")
+    os.utime(path / "config.yaml", (1e9 - age, 1e9 - age))
+    return path
+
+
+def choose(folder: Path, *, name: str | None = None, resume: bool = False, overwrite: bool = False) -> tuple[str, bool]:
+    start = choose_run(Config(name=name, output_dir=folder), "photos-wise", resume=resume, overwrite=overwrite)
+    assert start.run.path.parent == folder
+    return start.run.name, start.resumed
+
+
+def test_a_default_name_that_is_taken_gets_the_next_number(tmp_path: Path) -> None:
+    assert choose(tmp_path) == ("photos-wise", False)
+    make_run(tmp_path / "photos-wise")
+    assert choose(tmp_path) == ("photos-wise-2", False)
+    make_run(tmp_path / "photos-wise-2")
+    make_run(tmp_path / "photos-wise-4")
+    assert choose(tmp_path) == ("photos-wise-3", False)
+
+
+def test_choosing_writes_nothing(tmp_path: Path) -> None:
+    choose(tmp_path / "runs")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["a file", "a folder with a file", "a broken link"])
+def test_a_default_name_avoids_whatever_lies_there(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "photos-wise"
+    if content == "a file":
+        path.touch()
+    elif content == "a broken link":
+        path.symlink_to("nowhere")
+    else:
+        path.mkdir()
+        (path / "notes.txt").touch()
+    assert choose(tmp_path) == ("photos-wise-2", False)
+
+
+def test_what_a_killed_start_leaves_does_not_take_the_name(tmp_path: Path) -> None:
+    folder = tmp_path / "photos-wise"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    (folder / ".wisesr-0123.yaml").touch()
+    assert choose(tmp_path) == ("photos-wise", False)
+    assert choose(tmp_path, name="photos-wise", resume=True) == ("photos-wise", False)
+    prepare_folder(Run(folder), overwrite=False)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+def test_a_folder_that_is_taken_away_while_it_is_looked_at_does_not_take_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, iterdir = tmp_path / "photos-wise", Path.iterdir
+    folder.mkdir()
+
+    def gone_meanwhile(path: Path) -> Iterator[Path]:
+        if path == folder:
+            path.rmdir()
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", gone_meanwhile)
+    assert choose(tmp_path) == ("photos-wise", False)
+
+
+def test_asking_a_run_for_a_path_makes_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    found = [run.plots, run.state, run.tensorboard, run.evaluation_dir("test")]
+    assert [path.name for path in found] == ["plots", "state", "tensorboard", "evaluate-test"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_given_name_that_is_taken_is_refused_with_the_ways_out(tmp_path: Path) -> None:
+    assert choose(tmp_path, name="mine") == ("mine", False)
+    make_run(tmp_path / "mine")
+    with pytest.raises(UsageError, match=r"mine exists; give another --name, go on with --resume, or .*--overwrite"):
+        choose(tmp_path, name="mine")
+    assert choose(tmp_path, name="mine", resume=True) == ("mine", True)
+    assert choose(tmp_path, name="mine", overwrite=True) == ("mine", False)
+
+
+def test_a_given_name_that_is_a_file_is_refused_even_with_overwrite(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="mine is not a folder"):
+            choose(tmp_path, name="mine", overwrite=overwrite)
+
+
+def test_resume_without_a_name_takes_the_newest_run_of_the_default_name(tmp_path: Path) -> None:
+    assert choose(tmp_path, resume=True) == ("photos-wise", False)
+    make_run(tmp_path / "photos-wise", age=30)
+    make_run(tmp_path / "photos-wise-2", age=10)
+    make_run(tmp_path / "photos-wise-3", age=20)
+    make_run(tmp_path / "photos-wise-10", age=25)
+    make_run(tmp_path / "photos-wise-x", age=0)
+    make_run(tmp_path / "photos-wise-1", age=0)
+    make_run(tmp_path / "other-photos-wise", age=0)
+    (tmp_path / "photos-wise-4").mkdir()
+    assert choose(tmp_path, resume=True) == ("photos-wise-2", True)
+    assert choose(tmp_path, overwrite=True) == ("photos-wise-2", False)
+
+
+def test_resume_finds_the_newest_run_also_when_an_earlier_one_was_deleted(tmp_path: Path) -> None:
+    make_run(tmp_path / "photos-wise-3")
+    assert choose(tmp_path, resume=True) == ("photos-wise-3", True)
+
+
+def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        choose(tmp_path, resume=True, overwrite=True)
+
+
+OURS = [
+    "best.keras", "config.yaml", "classes.json", "splits.csv", "environment.json", "history.csv", "metrics.json",
+    "state/epoch-000003/model.npz", "state/.wisesr-epoch-000004/model.npz", "plots/learning_curves.png",
+    "tensorboard/train/events.out.tfevents.1.v2", "evaluate-test/metrics.json", "evaluate-test/predictions.csv",
+    "evaluate-my photos/report.html", ".wisesr-ab.keras", "best.tflite",
+]  # fmt: skip
+FOREIGN = [
+    "notes.txt", "thesis/chapter.txt", "state/notes.txt", "plots/drawing.svg", "tensorboard/train/mine.txt",
+    "evaluate-test/notes.txt", "evaluate-notes.txt", "best.keras.bak", ".hidden",
+]  # fmt: skip
+
+
+def fill(folder: Path, files: list[str]) -> None:
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name, encoding="utf-8")
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def test_overwrite_takes_away_what_a_run_wrote_and_never_another_file(tmp_path: Path) -> None:
+    fill(tmp_path, [*OURS, *FOREIGN])
+    prepare_folder(Run(tmp_path), overwrite=True)
+    assert files_below(tmp_path) == sorted(FOREIGN)
+    assert all((tmp_path / name).read_text(encoding="utf-8") == name for name in FOREIGN)
+
+
+def test_overwrite_leaves_an_empty_folder_where_a_run_was(tmp_path: Path) -> None:
+    fill(tmp_path, OURS)
+    prepare_folder(Run(tmp_path), overwrite=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("removing", ["pathlib.Path.unlink", "shutil.rmtree"])
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.ENOTEMPTY])
+def test_what_overwrite_cannot_take_away_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removing: str, number: int
+) -> None:
+    fill(tmp_path, OURS)
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(removing, refuse)
+    with pytest.raises(MachineError, match=os.strerror(number)) as caught:
+        prepare_folder(Run(tmp_path), overwrite=True)
+    assert str(caught.value).startswith(f"{tmp_path}/")
+
+
+def test_overwrite_follows_no_link_out_of_the_run(tmp_path: Path) -> None:
+    fill(tmp_path / "elsewhere", ["a.npz"])
+    (tmp_path / "run/state").mkdir(parents=True)
+    (tmp_path / "run/state/epoch-000001").symlink_to(tmp_path / "elsewhere")
+    prepare_folder(Run(tmp_path / "run"), overwrite=True)
+    assert files_below(tmp_path / "elsewhere") == ["a.npz"]
+
+
+def test_without_overwrite_nothing_but_leftovers_goes(tmp_path: Path) -> None:
+    fill(tmp_path, OURS)
+    prepare_folder(Run(tmp_path), overwrite=False)
+    assert files_below(tmp_path) == sorted(name for name in OURS if name != ".wisesr-ab.keras")
+
+
+def test_a_second_holder_of_a_lock_in_this_process_is_refused_with_the_pid(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    with locked(lock):
+        with pytest.raises(MachineError, match=rf"in use by another wisesr \(pid {os.getpid()}\)"), locked(lock):
+            pass
+        assert lock.read_text(encoding="ascii") == f"{os.getpid()}\n"
+    with locked(lock):
+        pass
+
+
+@pytest.mark.parametrize("taken", ["the lock", "its folder"])
+def test_a_lock_that_was_taken_away_while_it_was_opened_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    path, flock, calls = tmp_path / "run" / ".lock", fcntl.flock, []
+
+    def finished_meanwhile(file: Any, operation: int) -> None:
+        calls.append(operation)
+        if len(calls) == 1:
+            path.unlink()
+            if taken == "its folder":
+                path.parent.rmdir()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", finished_meanwhile)
+    with locked(path):
+        assert path.read_text(encoding="ascii") == f"{os.getpid()}\n"
+        with pytest.raises(MachineError, match="in use by another"), locked(path):
+            pass
+
+
+def test_a_folder_that_was_taken_away_before_its_lock_was_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, calls = tmp_path / "run" / ".lock", []
+
+    def made_and_gone(folder: Path) -> None:
+        calls.append(folder)
+        if len(calls) > 1:
+            folder.mkdir()
+
+    monkeypatch.setattr("wisesr_cli.machine.locks.make_folder", made_and_gone)
+    with locked(path):
+        assert path.exists()
+    assert len(calls) == 2
+
+
+def test_a_lock_that_is_taken_away_every_time_is_an_error_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ".lock"
+    monkeypatch.setattr(fcntl, "flock", lambda file, operation: path.unlink())
+    with pytest.raises(MachineError, match=r"\.lock: is taken away again and again"), locked(path):
+        pass
+
+
+def test_a_lock_on_a_file_system_that_knows_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(file: Any, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with (
+        pytest.raises(MachineError, match=r"\.lock: cannot be written: No locks available"),
+        locked(tmp_path / ".lock"),
+    ):
+        pass
+
+
+def test_a_lock_of_a_live_process_blocks_and_that_of_a_killed_one_does_not(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    program = (
+        "import sys, time; from pathlib import Path; from wisesr_cli.machine.locks import locked\n"
+        f"with locked(Path({str(lock)!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(MachineError, match=rf"\(pid {holder.pid}\)"), locked(lock):
+            pass
+        holder.kill()
+    assert lock.read_text(encoding="ascii") == f"{holder.pid}\n"
+    with locked(lock):
+        assert lock.read_text(encoding="ascii") == f"{os.getpid()}\n"
+
+
+def test_a_stale_lock_with_any_content_does_not_block(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    lock.write_bytes(b"\xff\x1b[31m" * 100)
+    with locked(lock):
+        assert lock.read_bytes() == f"{os.getpid()}\n".encode()
+    lock.write_bytes(b"\xff\x1b[31m")
+    with lock.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(MachineError) as caught, locked(lock):
+            pass
+    assert "\x1b" not in str(caught.value)
+
+
+NAMES = st.text(st.characters() | st.characters(categories=["Cs", "Cc"]) | st.sampled_from("'=+-@\\\n\t\",\r"))
+
+
+@given(st.lists(st.tuples(NAMES, NAMES, st.sampled_from(["train", "validation", "test"])), max_size=5))
+def test_splits_read_back_whatever_the_names(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]
+) -> None:
+    run = Run(tmp_path_factory.getbasetemp() / "splits")
+    run.path.mkdir(exist_ok=True)
+    write_rows(run.path / "splits.csv", ("path", "label", "split"), rows)
+    assert run.read_splits() == rows
+    text = (run.path / "splits.csv").read_bytes().decode("utf-8")
+    assert text.count("\n") == len(rows) + 1
+    assert not any(line.startswith(("=", "+", "-", "@", "\t")) for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"path,label,split\na,b\n", r":2: damaged: 2 columns, expected 3"), (b"\xff\xfe", "cannot be read"),
+     (b"p,l,s\n" + b"x" * 200_000 + b",a,train\n", "damaged")],
+)  # fmt: skip
+def test_a_damaged_splits_file_is_an_error_that_names_it(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "splits.csv").write_bytes(content)
+    with pytest.raises(RunError, match=rf"splits\.csv.*{reason}|splits\.csv{reason}"):
+        Run(tmp_path).read_splits()
+
+
+@pytest.mark.parametrize("content", ["5", '{"a": 1}', "[1]", "[", "", "[" * 5000])
+def test_damaged_classes_are_an_error_that_names_the_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / "classes.json").write_text(content, encoding="utf-8")
+    with pytest.raises(RunError, match=r"classes\.json"):
+        Run(tmp_path).read_classes()
+
+
+def test_what_is_written_at_the_start_reads_back(tmp_path: Path) -> None:
+    config = load_config(None, [parse_set("name=x"), parse_set("output_dir=here"), parse_set("seed=3")]).config
+    classes = ["no", "[red]x[/red]", "\udcff", "a\nb"]
+    rows = [("no/1.png", "no", "train"), ("\udcff/\x1b.png", "\udcff", "validation")]
+    run = Run(tmp_path)
+    run.write_start(config, classes, rows, {"versions": {}})
+    assert run.is_complete
+    assert run.read_classes() == tuple(classes)
+    assert run.read_splits() == rows
+    assert run.load_config() == stored_config(config)
+    assert run.load_config().name is None
+    assert run.load_config().output_dir.is_absolute()
+
+
+def test_history_has_a_row_per_epoch_with_numbers_that_read_back_exactly(tmp_path: Path) -> None:
+    rows = [
+        EpochResult(1, 1, 1e-05, 0.1 + 0.2, 1 / 3, None, None, 2.5),
+        EpochResult(2, 1, 1e-3, 1e-300, 1.0, 2.0, 0.5, 1),
+    ]
+    Run(tmp_path).write_history(rows)
+    header, *lines = (tmp_path / "history.csv").read_text(encoding="utf-8").splitlines()
+    assert header == "epoch,phase,learning_rate,loss,top1_accuracy,val_loss,val_top1_accuracy,epoch_seconds"
+    assert [float(value) if value else None for value in lines[0].split(",")] == [
+        1,
+        1,
+        1e-05,
+        0.1 + 0.2,
+        1 / 3,
+        None,
+        None,
+        2.5,
+    ]
+    assert len(lines) == 2
+
+
+def test_a_run_is_opened_by_its_folder_or_its_model(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    with pytest.raises(RunError, match=r"no best\.keras yet.*--resume"):
+        model_path(folder)
+    (folder / "best.keras").touch()
+    assert open_run(folder).path == open_run(folder / "best.keras").path == folder
+    assert model_path(folder) == model_path(folder / "best.keras") == folder / "best.keras"
+    with pytest.raises(RunError, match="no such run directory"):
+        open_run(tmp_path / "gone")
+    with pytest.raises(RunError, match="not a run directory"):
+        open_run(tmp_path)
+    with pytest.raises(RunError, match=r"neither a run directory nor a \.keras file"):
+        model_path(folder / "config.yaml")
+
+
+@pytest.mark.parametrize("choice", ["resume", "overwrite"])
+def test_a_folder_that_is_no_run_is_refused_whatever_was_asked(tmp_path: Path, choice: str) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("my: config\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="holds something that is no run"):
+        choose(tmp_path, name="mine", **{choice: True})
+    assert (folder / "config.yaml").read_text(encoding="utf-8") == "my: config\n"
+
+
+@pytest.mark.parametrize("row", ["../x.png,cat,train", "/etc/x.png,cat,train", "x.png,cow,train", "x.png,cat,dev"])
+def test_a_row_of_the_splits_that_is_no_example_of_the_run_is_named(tmp_path: Path, row: str) -> None:
+    run = Run(tmp_path)
+    (tmp_path / "splits.csv").write_text(f"path,label,split\na.png,cat,train\n{row}\n", encoding="utf-8")
+    with pytest.raises(RunError, match=r"splits\.csv:3: damaged"):
+        run.check_splits(("cat", "dog"), run.read_splits())
+
+
+def test_a_file_of_a_run_that_is_endless_or_huge_is_an_error_that_names_it(tmp_path: Path) -> None:
+    run = Run(make_run(tmp_path / "run"))
+    for name, read in ((CLASSES, run.read_classes), (SPLITS, run.read_splits)):
+        path = run.path / name
+        path.unlink(missing_ok=True)
+        with path.open("wb") as file:
+            file.truncate(20 << 30)
+        with pytest.raises(RunError, match=rf"{name}: cannot be read: more than"):
+            read()
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(RunError, match=rf"{name}: cannot be read: not a regular file"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["plots", "tensorboard", "state"])
+def test_a_folder_of_a_run_that_is_a_link_is_refused(tmp_path: Path, name: str) -> None:
+    run = Run(make_run(tmp_path / "run"))
+    (tmp_path / "elsewhere").mkdir()
+    (run.path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match=rf"{name}: is a link"):
+        check_kinds(run)

@@ -1,0 +1,119 @@
+"""Collects the classes that models are made of; `python tests/support/allowed_classes.py` writes the list anew.
+
+Every backbone is built with every preprocessing and every head (each of its options that changes layers), without
+values, and what Keras writes about each is searched for classes. So is a model of the layers that `wisesr upgrade`
+finds in ordinary classifiers of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import keras
+
+from wisesr_cli.config.reader import parse_head
+from wisesr_cli.machine import keras_start
+from wisesr_cli.model_files.loading import build_without_values
+from wisesr_cli.models.backbones import BACKBONES, Preprocessing, build_backbone, preprocess
+from wisesr_cli.models.heads import HEADS, build_head
+
+Class = tuple[str | None, str, str | None]  # module, class, registered name
+
+TARGET = Path(__file__).parents[2] / "wisesr_cli" / "model_files" / "allowed.py"
+SIZE = 96
+VARIANTS = (
+    *HEADS,
+    *(f"{head}:dropout=0.5:classifier_initializer=paper" for head in HEADS),
+    *(f"wise:pooling={pooling}:pre_pool={side}" for pooling in ("tile", "valid") for side in (1, 2)),
+    *(f"flatten:pooling={pooling}:pre_pool=2" for pooling in ("tile", "valid")),
+    *(f"{head}:constraint={constraint}" for head in ("depthwise", "wise") for constraint in ("unit_sum", "none")),
+    *(f"{head}:initializer=paper" for head in ("depthwise", "wise")),
+)
+
+
+def classes_of_models(backbones: Iterable[str]) -> set[Class]:
+    """Return the classes of all models with these backbones."""
+    found: set[Class] = set()
+    for name in backbones:
+        side = max(SIZE, BACKBONES[name].minimum_size)
+        for record in build_without_values(lambda name=name, side=side: list(_records(name, (side, side)))):
+            found |= set(classes_in(record))
+    return found
+
+
+def _records(name: str, image_size: tuple[int, int]) -> Iterator[Any]:
+    """Give what Keras writes of a backbone, of what comes before it, and of what comes behind it."""
+    backbone = build_backbone(name, image_size)
+    yield keras.saving.serialize_keras_object(backbone)
+    for scaling in get_args(Preprocessing):
+        pixels = keras.Input((*image_size, 3))
+        yield keras.saving.serialize_keras_object(keras.Model(pixels, preprocess(pixels, scaling)))
+    for variant in VARIANTS:
+        feature_map = keras.Input(backbone.output_shape[1:])
+        head = build_head(feature_map, 3, parse_head(variant))
+        yield keras.saving.serialize_keras_object(keras.Model(feature_map, head))
+
+
+def classes_of_others() -> set[Class]:
+    """Return the classes of what ordinary classifiers have beside those of wisesr: their layers, starts and scaling."""
+    return set(build_without_values(lambda: list(classes_in(keras.saving.serialize_keras_object(_ordinary())))))
+
+
+def _ordinary() -> Any:
+    """Return a classifier with one of each."""
+    layers, starts = keras.layers, keras.initializers
+    pixels = keras.Input((SIZE, SIZE, 3))
+    x = keras.applications.resnet50.preprocess_input(pixels) / 127.5 - 1.0
+    for change in (
+        layers.RandomFlip(),
+        layers.RandomRotation(0.1),
+        layers.RandomZoom(0.1),
+        layers.RandomTranslation(0.1, 0.1),
+        layers.RandomContrast(0.1),
+        layers.RandomBrightness(0.1),
+        layers.GaussianNoise(0.1),
+    ):
+        x = change(x)
+    for start in (starts.GlorotNormal(), starts.HeUniform(), starts.LecunNormal(), starts.LecunUniform()):
+        x = layers.Conv2D(4, 3, kernel_initializer=start, kernel_regularizer=keras.regularizers.L2(1e-4))(x)
+    for start in (starts.RandomUniform(), starts.TruncatedNormal(), starts.Constant(0.1)):
+        x = layers.Conv2D(4, 3, kernel_initializer=start, kernel_regularizer=keras.regularizers.L1(1e-4))(x)
+    for activation in (layers.LeakyReLU(), layers.PReLU(shared_axes=[1, 2]), layers.ELU(), layers.Identity()):
+        x = activation(x)
+    x = layers.Average()([layers.SpatialDropout2D(0.1)(x), layers.Maximum()([x, x])])
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.AlphaDropout(0.1)(layers.GaussianDropout(0.1)(x))
+    return keras.Model(pixels, layers.Softmax()(layers.Dense(3, kernel_regularizer=keras.regularizers.L1L2())(x)))
+
+
+def classes_in(record: Any) -> Iterator[Class]:
+    """Give every class that a record of Keras names, at any depth."""
+    if isinstance(record, dict):
+        if "class_name" in record:
+            yield record.get("module"), record["class_name"], record.get("registered_name")
+        for value in record.values():
+            yield from classes_in(value)
+    elif isinstance(record, list | tuple):
+        for value in record:
+            yield from classes_in(value)
+
+
+def source_of(classes: Iterable[Class]) -> str:
+    """Return the module that holds the classes."""
+    rows = "".join(f"        {row!r},\n" for row in sorted(classes, key=lambda row: (row[0] or "", row[1])))
+    return (
+        '"""Every class that a model of wisesr is made of, as Keras writes it: module, class, registered name.\n\n'
+        "Made by `python tests/support/allowed_classes.py`, which builds every backbone with every preprocessing\n"
+        "and head,\n"
+        'and an ordinary classifier of others; a test makes it again. Nothing else in a model file is loaded.\n"""\n\n'
+        "from __future__ import annotations\n\n"
+        "ALLOWED: frozenset[tuple[str | None, str, str | None]] = frozenset(\n    {\n"
+        f"{rows}    }}\n)\n"
+    ).replace("'", '"')
+
+
+if __name__ == "__main__":
+    keras_start.start("cpu")
+    TARGET.write_text(source_of(classes_of_models(BACKBONES) | classes_of_others()), encoding="utf-8")

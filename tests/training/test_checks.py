@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from image_folders import Heard, make_folder
+
+from wisesr_cli.config.reader import LoadedConfig
+from wisesr_cli.config.schema import Config
+from wisesr_cli.errors import ConfigError, RunError, WisesrError
+from wisesr_cli.training.checks import check_config, check_settings
+from wisesr_cli.training.train import train
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "photos", {"cat": 6, "dog": 6})
+
+
+def config_of(photos: Path, output: Path, **sections: Any) -> Config:
+    tree: dict[str, Any] = {"output_dir": str(output), "model": {"backbone": "compact_small"}}
+    tree["data"] = {"dir": str(photos), "image_size": [32, 32], **sections.pop("data", {})}
+    for name, values in sections.items():
+        tree[name] = {**tree.get(name, {}), **values}
+    return Config.model_validate(tree)
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], type[WisesrError], str]] = {
+    "an image too small": (
+        {"model": {"backbone": "Xception"}},
+        ConfigError,
+        "data.image_size is 32x32, but Xception needs at least 71x71",
+    ),
+    "imagenet weights that do not exist": (
+        {"model": {"weights": "imagenet"}},
+        ConfigError,
+        "compact_small starts from",
+    ),
+    "a missing file of weights": (
+        {"model": {"weights": "/nowhere/x.keras"}},
+        RunError,
+        "/nowhere/x.keras: no such file",
+    ),
+    "a weight for an unknown class": (
+        {"train": {"class_weights": {"cow": 2.0}}},
+        ConfigError,
+        "train.class_weights has 'cow', which is no class; classes: cat, dog",
+    ),
+    "stopping by a validation that is not there": (
+        {"data": {"validation_split": 0}, "train": {"early_stopping": {"monitor": "val_loss"}}},
+        ConfigError,
+        "train.early_stopping.monitor is val_loss, but there is no validation split",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_found_before_training_and_leaves_no_run_directory(
+    name: str, photos: Path, tmp_path: Path
+) -> None:
+    sections, error, message = MISTAKES[name]
+    config = config_of(photos, tmp_path / "runs", **sections)
+    with pytest.raises(error, match=message):
+        train(LoadedConfig(config, (), "photos-wise"))
+    assert not (tmp_path / "runs" / "photos-wise").exists()
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_check_fails_with_the_words_that_training_would_end_with(name: str, photos: Path, tmp_path: Path) -> None:
+    sections, _, message = MISTAKES[name]
+    found = check_config(config_of(photos, tmp_path, **sections), Heard())
+    assert found.status == "fail"
+    assert [row for row in found.findings if row.level == "fail" and message in row.message]
+
+
+def test_sound_settings_pass(photos: Path, tmp_path: Path) -> None:
+    config = config_of(photos, tmp_path)
+    check_settings(config)
+    assert check_config(config, Heard()).status in {"pass", "warn"}  # the images are small
+
+
+def test_a_folder_that_was_there_before_is_kept_when_training_fails(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "photos-wise").mkdir(parents=True)
+    config = config_of(photos, tmp_path / "runs", train={"class_weights": {"cow": 2.0}}, data={"on_error": "skip"})
+    with pytest.raises(ConfigError):
+        train(LoadedConfig(config, (), "photos-wise"))
+    assert (tmp_path / "runs").is_dir()
+
+
+def test_runs_among_the_class_folders_are_refused(photos: Path) -> None:
+    config = config_of(photos, photos / "runs")
+    with pytest.raises(ConfigError, match="lies among the class folders"):
+        train(LoadedConfig(config, (), "photos-wise"))
+    assert sorted(path.name for path in photos.iterdir()) == ["cat", "dog"]
+
+
+def test_runs_beside_the_folders_of_splits_are_fine(tmp_path: Path) -> None:
+    photos = make_folder(tmp_path / "photos", {"train/cat": 3, "train/dog": 3, "test/cat": 1, "test/dog": 1})
+    check_settings(config_of(photos, photos / "runs"))

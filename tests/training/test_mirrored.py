@@ -1,0 +1,101 @@
+"""Several devices of TensorFlow: shares in which every example counts alike, and what Keras leaves undone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import REPOSITORY, environment
+
+from wisesr_cli.data.pixels import epoch_order
+from wisesr_cli.errors import MachineError
+from wisesr_cli.training.devices.distribution import ALONE
+from wisesr_cli.training.devices.mirrored import even_shares, mirror_of, mirrored_strategy, shares_of, summed
+
+
+class Order:
+    """What `shares_of` asks of the batches of a split."""
+
+    def __init__(self, examples: int, batch_size: int) -> None:
+        self.examples, self.batch_size = examples, batch_size
+
+    def order_of(self, epoch: int) -> Any:
+        return epoch_order(self.examples, seed=1, epoch=epoch)
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch_size", "devices"), [(29, 8, 2), (29, 8, 4), (24, 8, 3), (9, 9, 8), (8, 4, 1)]
+)
+def test_the_shares_of_a_batch_are_the_batch_and_of_nearly_one_size(
+    examples: int, batch_size: int, devices: int
+) -> None:
+    batches: Any = Order(examples, batch_size)
+    shares = shares_of(batches, 3, devices)
+    steps = [shares[start : start + devices] for start in range(0, len(shares), devices)]
+    assert len(steps) == -(-examples // batch_size)
+    assert np.array_equal(np.concatenate(shares), batches.order_of(3))
+    for step in steps[:-1]:
+        assert sum(map(len, step)) == batch_size
+    assert all(max(map(len, step)) - min(map(len, step)) <= 1 for step in steps)
+
+
+def test_a_batch_with_fewer_examples_than_devices_is_repeated_as_a_whole() -> None:
+    batches: Any = Order(9, 8)
+    last = shares_of(batches, 0, 4)[4:]
+    assert [share.tolist() for share in last] == [batches.order_of(0)[8:].tolist()] * 4
+    batches = Order(3, 8)
+    shares = shares_of(batches, 0, 4)
+    assert [len(share) for share in shares] == [2, 2, 1, 1]
+    assert np.unique(np.concatenate(shares), return_counts=True)[1].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch_size", "devices"), [(11, 8, 2), (33, 32, 32), (1000, 32, 8), (7, 4, 4), (64, 64, 1)]
+)
+def test_every_validation_example_counts_once(examples: int, batch_size: int, devices: int) -> None:
+    shares = even_shares(examples, batch_size, devices)
+    assert np.array_equal(np.concatenate(shares), np.arange(examples))
+    assert len(shares) % devices == 0
+    assert min(map(len, shares)) >= 1
+    assert max(map(len, shares)) <= max(2, -(-batch_size // devices))
+
+
+def test_fewer_validation_examples_than_devices_all_count_alike() -> None:
+    counts = np.bincount(np.concatenate(even_shares(3, 8, 4)))
+    assert counts.tolist() == [2, 2, 2]
+
+
+def test_one_device_sums_nothing_and_mirrors_nothing() -> None:
+    gradients = [np.ones(2)]
+    assert summed(gradients) is gradients
+    assert mirror_of(ALONE) is None
+
+
+def test_more_gpus_than_there_are_is_an_error_of_the_machine() -> None:
+    with pytest.raises(MachineError, match=r"distribute\.devices is 64, but TensorFlow sees"):
+        mirrored_strategy(64, "gpu")
+
+
+@pytest.mark.slow
+def test_what_keras_leaves_undone_is_done(tmp_path: Path) -> None:
+    script = Path(REPOSITORY / "tests" / "mirrored_facts.py")
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    # In float16, an overflow on any device skips the step on all of them; Keras looks at the first device only.
+    halved = {"weights": [1.0, 2.0], "scale": 4.0}
+    assert facts["overflows"] == [halved, halved, {"weights": [0.0, 0.0], "scale": 8.0}]
+    # Devices draw each their own.
+    assert not np.allclose(*facts["draws"])
+    # Batch norm takes the mean over all rows, however they are shared out; what is saved does not say so.
+    first, second, expected, said, synchronized = facts["statistics"]
+    assert first == second
+    np.testing.assert_allclose(first, expected, atol=1e-6)
+    assert (said, synchronized) == (False, True)

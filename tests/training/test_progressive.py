@@ -1,0 +1,327 @@
+"""Training whose phases differ in image size: what is trained when, what is kept, and going on in the middle of it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from command_line import CLASSES, Answer, CommandLine, make_photos
+from run_states import digest, read_history
+
+from wisesr_cli.cli.main import run
+from wisesr_cli.config.reader import Override, load_config
+from wisesr_cli.errors import ConfigError, DataError, Interrupted
+from wisesr_cli.machine import stopping as machine_stopping
+from wisesr_cli.machine.stopping import StopRequest
+from wisesr_cli.model_files.archive import check_archive
+from wisesr_cli.model_files.info_file import read_model_info
+from wisesr_cli.results import Silent
+from wisesr_cli.run.state import read_state
+from wisesr_cli.training import examples
+from wisesr_cli.training.checks import check_settings
+
+PHASES = "[{epochs: 1, image_size: 24}, {epochs: 2, image_size: 16x24, learning_rate: 0.005}, {epochs: 1}]"
+WISE = ("--head", "wise", "-s", "model.head.pre_pool=2")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number, (split, per_class) in enumerate((("train", 8), ("validation", 4))):
+        make_photos(folder / split, per_class, first_seed=100 * number)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _precision_of_this_test() -> Any:
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def line(photos: Path, runs: Path, name: str = "run", *more: object, phases: str = PHASES) -> list[object]:
+    settings = ("train.schedule.name=constant", f"train.phases={phases}", "augment={channel_shift: 20}")
+    words = [word for text in settings for word in ("-s", text)]
+    small = ("--backbone", "compact_small", "--image-size", "32", "-b", "8", "--lr", "0.01")
+    return ["train", photos, *small, *words, "-o", runs, "--name", name, *more]
+
+
+def done(answer: Answer) -> Answer:
+    assert answer.code == 0, answer.err
+    return answer
+
+
+def load(**settings: Any) -> Any:
+    values = {"model.backbone": "compact_small", **{key.replace("__", "."): value for key, value in settings.items()}}
+    return load_config(None, [Override(tuple(key.split(".")), value, key) for key, value in values.items()]).config
+
+
+# --- config ---
+
+
+def test_the_last_phase_has_the_image_size_that_the_model_is_for() -> None:
+    small_first = [{"epochs": 1, "image_size": 32}, {"epochs": 1, "image_size": "64x96"}]
+    assert load(train__phases=small_first).data.image_size == (64, 96)
+    config = load(train__phases=[*small_first[:1], {"epochs": 2}], data__image_size=64)
+    assert config.changes_image_size
+    assert [config.image_size_of_epoch(epoch) for epoch in range(4)] == [(32, 32), (64, 64), (64, 64), (64, 64)]
+    with pytest.raises(ConfigError, match=r"train.phases.1.image_size is 64x96, but data.image_size.* is 80x80; leave"):
+        load(train__phases=small_first, data__image_size=80)
+    assert not load(train__phases=[{"epochs": 1}, {"epochs": 1, "image_size": 224}]).changes_image_size
+
+
+def test_a_setting_of_a_single_phase_is_refused_and_not_passed_over() -> None:
+    with pytest.raises(ConfigError, match=r"train.phases is a list; give it whole: --set 'train.phases=\[...\]'"):
+        load(train__phases=[{"epochs": 1}], **{"train__phases__0__image_size": 32})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model__head__name": "flatten"}, "train.phases.0.image_size is 32x32: .*each of 8x8 positions"),
+        ({"model__head__name": "fc"}, "train.phases.0.image_size is 32x32: .*each of 8x8 positions"),
+        ({"model__head__pre_pool": 1}, "32x32: .* at least 8x8; the smallest image size that works is 57x57"),
+        ({"model__backbone": "Xception"}, "train.phases.0.image_size is 32x32, but Xception needs at least 71x71"),
+    ],
+)
+def test_phases_that_cannot_be_are_refused_before_anything_is_read(settings: dict[str, Any], message: str) -> None:
+    phases = [{"epochs": 1, "image_size": 32}, {"epochs": 1}]
+    sizes = {"data__image_size": 96 if "model__backbone" in settings else 64}
+    with pytest.raises(ConfigError, match=message):
+        check_settings(load(train__phases=phases, **sizes, **settings))
+
+
+def test_heads_that_go_to_any_map_pass() -> None:
+    phases = [{"epochs": 1, "image_size": 40}, {"epochs": 1, "image_size": 8}, {"epochs": 1}]
+    for head in ({"name": "gap"}, {"name": "depthwise"}, {"name": "flatten", "pre_pool": 8}):
+        check_settings(load(train__phases=phases, data__image_size=64, **{"model__head": head}))
+
+
+# --- a whole training ---
+
+HEAD = ("--head", "depthwise", "-s", "model.head.dropout=0.3")  # with as many weights as the map has positions
+
+
+class Watch:
+    """What was opened to be read, in order; images of one size are let go of before those of another are opened."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.opened: list[tuple[tuple[int, int], Any]] = []
+        self.open_pixels = examples.open_pixels
+        patch.setattr(examples, "open_pixels", self)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        size = options["image_size"]
+        assert all(pixels._pool._shutdown for other, pixels in self.opened if other != size)
+        self.opened.append((size, self.open_pixels(*arguments, **options)))
+        return self.opened[-1][1]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Return the image sizes, each once for training and once for validation."""
+        sizes = [size for size, _ in self.opened]
+        assert sizes[::2] == sizes[1::2]
+        return sizes[::2]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A training that was not cut, what it said, and the sizes that images were opened at."""
+
+    run: Path
+    said: str
+    sizes: list[tuple[int, int]]
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(StringIO()) as said:
+        patch.setenv("WISESR_CACHE_DIR", str(runs / "caches"))
+        watch = Watch(patch)
+        assert run([str(word) for word in line(photos, runs, "whole", *HEAD)]) == 0, said.getvalue()
+    return Whole(runs / "whole", said.getvalue(), watch.sizes)
+
+
+def test_every_phase_sees_images_of_its_size_and_the_model_is_that_of_the_last(
+    whole: Whole, wisesr: CommandLine
+) -> None:
+    assert whole.sizes == [(24, 24), (16, 24), (32, 32)]
+    assert "phase 2 of 3: images of 16x24; the best epoch will be one at 32x32" in whole.said
+    assert "phase 3 of 3: images of 32x32\n" in whole.said
+    rows = read_history(whole.run)
+    assert [row["phase"] for row in rows] == ["1", "2", "2", "3"]
+    numbers = ["learning_rate", "loss", "top1_accuracy", "val_loss", "val_top1_accuracy"]
+    assert list(rows[0]) == ["epoch", "phase", *numbers]
+    info = read_model_info(whole.run / "best.keras")
+    assert (info.image_size, info.epoch) == ((32, 32), 4)
+    metrics = json.loads((whole.run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["top1_accuracy"] == pytest.approx(float(rows[3]["val_top1_accuracy"]))
+    assert metrics["log_loss"] == pytest.approx(float(rows[3]["val_loss"]), abs=1e-4)
+    assert done(wisesr("evaluate", whole.run, "--format", "json")).data["examples"] == 4 * len(CLASSES)
+
+
+def test_a_training_cut_in_a_phase_goes_on_bit_for_bit(
+    whole: Whole, wisesr: CommandLine, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With three steps an epoch, it is cut in the first step of the second phase."""
+    done(wisesr(*line(photos, tmp_path, "cut", *HEAD, "--max-steps", 4)))
+    assert kernel_of(tmp_path / "cut").shape == (3, 3, 64)  # the state is that of the phase before
+    watch = Watch(monkeypatch)
+    done(wisesr(*line(photos, tmp_path, "cut", *HEAD, "--resume")))
+    assert watch.sizes == [(16, 24), (32, 32)]  # no image is read at the size that is done with
+    assert_equal_runs(tmp_path / "cut", whole.run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (*HEAD, "-s", "data.cache=disk", "-s", "train.class_weights=balanced"),
+        (*WISE, "--precision", "mixed_bfloat16", "-s", "augment=paper"),
+        (*WISE, "-s", "model.head.pooling=valid", "-s", "seed=3"),
+    ],
+)
+def test_a_training_cut_in_every_phase_goes_on_bit_for_bit(
+    wisesr: CommandLine, photos: Path, tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    """With three steps an epoch, it is cut in the first step of the second phase, and in that of its last epoch."""
+    done(wisesr(*line(photos, tmp_path, "whole", *settings)))
+    shapes = []
+    for steps in (4, 4, 6):
+        done(wisesr(*line(photos, tmp_path, "cut", *settings, "--resume", "--max-steps", steps)))
+        shapes.append(kernel_of(tmp_path / "cut").shape)
+    if "depthwise" in settings:
+        assert shapes == [(3, 3, 64), (2, 3, 64), (4, 4, 64)]
+    assert_equal_runs(tmp_path / "cut", tmp_path / "whole")
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    """Compare state, history and best model of two runs, bit for bit."""
+    assert digest(one) == digest(other)
+    tables = [check_archive(path / "best.keras").weights for path in (one, other)]
+    assert tables[0] == tables[1]
+
+
+def kernel_of(run: Path) -> Any:
+    """Return the position weights in the state of a run."""
+    arrays = read_state(run / "state").group("model")
+    return next(array for name, array in arrays.items() if name.endswith(("depthwise/kernel", "wise/kernel")))
+
+
+@pytest.mark.slow
+def test_epochs_at_another_size_do_not_count_for_early_stopping(
+    wisesr: CommandLine, photos: Path, tmp_path: Path
+) -> None:
+    phases = "[{epochs: 3, image_size: 16}, {epochs: 9}]"
+    stopping = ("-s", "train.early_stopping={monitor: val_loss, patience: 1, min_delta: 100}")
+    answer = done(wisesr(*line(photos, tmp_path, "run", *WISE, *stopping, phases=phases)))
+    assert len(read_history(tmp_path / "run")) == 5  # the first at full size is the best, the second is not better
+    assert "early stopping" in answer.out + answer.err
+    assert read_model_info(tmp_path / "run" / "best.keras").epoch >= 4
+
+
+@pytest.mark.slow
+def test_a_dry_run_does_a_step_at_every_size(
+    wisesr: CommandLine, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wisesr_cli.training.trainer import Trainer
+
+    sizes: list[tuple[int, int]] = []
+    step = Trainer.train_one_step
+
+    def watched(trainer: Trainer) -> float:
+        sizes.append(trainer.image_size)
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "train_one_step", watched)
+    answer = done(wisesr(*line(photos, tmp_path, "run", *WISE, "--dry-run", "--precision", "mixed_bfloat16")))
+    assert sizes == [(24, 24), (16, 24), (32, 32)]
+    assert "saved and reloaded" in answer.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_image_that_is_gone_when_a_phase_begins_is_named_even_where_unreadable_ones_are_left_out(
+    tmp_path: Path,
+) -> None:
+    """Labels and order count on what could be read when the run started."""
+    own = make_photos(tmp_path / "own", 4)
+    phases = [{"epochs": 1, "image_size": 16}, {"epochs": 1}]
+    config = load(data__dir=str(own), data__image_size=32, data__on_error="skip", train__phases=phases)
+    opened = examples.open_examples(config, Silent())
+    assert opened.image_size == (16, 16)
+    for photo in own.glob("*/03.png"):
+        photo.unlink()
+    with pytest.raises(DataError, match=r"03\.png"):
+        opened.open_at((32, 32), Silent())
+
+
+@pytest.mark.slow
+def test_an_image_that_is_gone_when_a_phase_begins_is_named_and_the_run_goes_on_when_it_is_back(
+    wisesr: CommandLine, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = make_photos(tmp_path / "own", 8)
+    lost = own / "red" / "03.png"
+    opened = 0
+    open_pixels = examples.open_pixels
+
+    def losing(*arguments: Any, **options: Any) -> Any:
+        nonlocal opened
+        opened += 1
+        if opened == 3:  # the second phase
+            lost.rename(tmp_path / "aside.png")
+        return open_pixels(*arguments, **options)
+
+    monkeypatch.setattr(examples, "open_pixels", losing)
+    phases = "[{epochs: 1, image_size: 16}, {epochs: 1}]"
+    command = line(own, tmp_path, "run", "--head", "gap", "-s", "data.on_error=skip", phases=phases)
+    answer = wisesr(*command)
+    assert answer.code == 3
+    assert "03.png" in answer.error
+    assert len(read_history(tmp_path / "run")) == 1
+    assert not (tmp_path / "run" / "best.keras").exists()  # no epoch was at full size yet
+    assert wisesr("evaluate", tmp_path / "run").code == 4
+    (tmp_path / "aside.png").rename(lost)
+    done(wisesr(*command, "--resume"))
+    assert len(read_history(tmp_path / "run")) == 2
+    assert read_model_info(tmp_path / "run" / "best.keras").image_size == (32, 32)
+
+
+def test_a_signal_stops_what_is_done_between_phases_at_once() -> None:
+    request = StopRequest()
+    with request.deferred():
+        with pytest.raises(machine_stopping._StopNow), request.at_once():
+            request.receive(15, None)
+        assert request.deferring
+        with pytest.raises(Interrupted), request.at_once():
+            pytest.fail("a request that came before the block is seen at its beginning")
+        request.signal_number = None
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the runs above are on this backend already")
+@pytest.mark.slow
+def test_the_sample_of_a_progressive_training_trains(wisesr: CommandLine, photos: Path, tmp_path: Path) -> None:
+    sample = Path(__file__).parents[2] / "sample_configs" / "progressive.yaml"
+    small = ("--backbone", "compact_small", "--image-size", "32", "-b", "8")
+    plain = ("-s", "model.weights=null", "-s", "model.head.pre_pool=2")
+    phases = "[{epochs: 1, image_size: 16}, {epochs: 1}]"
+    command = (
+        "train",
+        sample,
+        "--data",
+        photos,
+        *small,
+        *plain,
+        "-s",
+        f"train.phases={phases}",
+        "-s",
+        "train.epochs=2",
+    )
+    done(wisesr(*command, "-o", tmp_path))
+    assert np.isfinite(float(read_history(next(tmp_path.iterdir()))[-1]["val_loss"]))

@@ -1,0 +1,561 @@
+"""Trackers are told of a training, offline here; none of them can make one fail."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from command_line import QUICK, Answer, CommandLine, fresh, make_photos
+
+from wisesr_cli.api import load_config
+from wisesr_cli.errors import DataError, Interrupted, MachineError
+from wisesr_cli.results import EpochResult, Silent, TrainingResult
+from wisesr_cli.run.folders import Start
+from wisesr_cli.run.names import CONFIG, TRACKED, TRAININGS
+from wisesr_cli.run.progress import Progress
+from wisesr_cli.run.run import Run
+from wisesr_cli.training.trackers import table
+from wisesr_cli.training.trackers.callback import Tracking
+from wisesr_cli.training.trackers.table import TrackerRow
+from wisesr_cli.training.trackers.tracker import Status, TrackedRun
+
+COLUMNS = {
+    *("phase", "learning_rate", "loss", "top1_accuracy", "val_loss", "val_top1_accuracy", "epoch_seconds"),
+}
+REST = {"top1_accuracy": 0.5, "epoch_seconds": 2.0}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos") / "photos"
+    make_photos(folder / "train", 8)
+    make_photos(folder / "validation", 2, first_seed=100)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def history(run: Path) -> list[dict[str, float]]:
+    with (run / "history.csv").open(encoding="utf-8", newline="") as file:
+        return [{name: float(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+
+
+# A tracker that keeps what it is told, to see when it is told what
+
+
+@dataclass
+class Told:
+    """What one run of the tracker was told; `broken` names the method that fails."""
+
+    run: TrackedRun
+    id: str
+    where: str = "here"
+    broken: str = ""
+    rows: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    ends: list[Status] = field(default_factory=list)
+
+    def _fail_if(self, name: str) -> None:
+        if name == self.broken:
+            raise ConnectionError(f"{name}: nobody\x1b answers")
+
+    def log(self, values: Mapping[str, float], epoch: int) -> None:
+        self._fail_if("log")
+        self.rows.append((epoch, dict(values)))
+
+    def log_best(self, values: Mapping[str, float]) -> None:
+        self._fail_if("log_best")
+        self.best = dict(values)
+
+    def keep_file(self, path: Path) -> None:
+        self._fail_if("keep_file")
+        self.files.append(path.name)
+
+    def keep_model(self, path: Path) -> None:
+        self.files.append(path.name)
+
+    def end(self, status: Status) -> None:
+        self._fail_if("end")
+        self.ends.append(status)
+
+
+class Recorder:
+    """Stands in the table for a tracker."""
+
+    def __init__(self) -> None:
+        self.opened: list[Told] = []
+        self.known: list[str | None] = []
+        self.broken = ""
+
+    def open(self, run: TrackedRun, known: str | None) -> Told:
+        if self.broken == "open":
+            raise ConnectionError("nobody\x1b answers")
+        self.opened.append(Told(run, known or f"id-{len(self.opened)}", broken=self.broken))
+        self.known.append(known)
+        return self.opened[-1]
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder()
+    monkeypatch.setitem(table.TRACKERS, "wandb", TrackerRow("Recorder", ("json",), recorder.open))
+    return recorder
+
+
+def train(wisesr: CommandLine, photos: Path, *options: str) -> Answer:
+    return wisesr("train", photos, *QUICK, "--name", "a", "--tracker", "wandb", *options)
+
+
+def test_a_tracker_hears_of_every_epoch_once_also_over_a_stop_and_a_resumption(
+    wisesr: CommandLine, photos: Path, recorder: Recorder
+) -> None:
+    run = Path("runs/a")
+    assert train(wisesr, photos, "--epochs", "3", "--max-steps", "2").code == 0
+    first = recorder.opened[0]
+    assert (first.run.name, first.run.group, first.ends) == ("a", None, ["stopped"])
+    assert [epoch for epoch, _ in first.rows] == [1]
+    assert first.run.settings["model.head.name"] == "wise"
+    assert first.run.settings["train.trackers"] == ["wandb"]
+    assert first.run.tags["classes"] == "blue, green, red"
+    assert first.run.tags["backend"] == "tensorflow"
+    assert "best.keras" not in first.files
+    answer = train(wisesr, photos, "--epochs", "3", "--resume", "-s", "train.track_model=true")
+    assert answer.code == 0, answer.err
+    assert recorder.known == [None, "id-0"]
+    second = recorder.opened[1]
+    assert second.ends == ["finished"]
+    rows = [{"epoch": float(epoch), **values} for epoch, values in first.rows + second.rows]
+    assert rows == history(run)
+    assert set(rows[0]) == {"epoch", *COLUMNS}
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert second.best["top1_accuracy"] == metrics["top1_accuracy"]
+    assert all(math.isfinite(value) for value in second.best.values())
+    expected = {"config.yaml", "classes.json", "history.csv", "metrics.json", "learning_curves.png", "best.keras"}
+    assert set(second.files) == expected
+    # Nothing is left to do: no run is opened again.
+    assert train(wisesr, photos, "--epochs", "3", "--resume").code == 0
+    assert len(recorder.opened) == 2
+
+
+def test_a_tracker_that_cannot_be_used_is_5_before_anything_is_written(
+    wisesr: CommandLine, photos: Path, recorder: Recorder
+) -> None:
+    recorder.broken = "open"
+    answer = train(wisesr, photos, "--epochs", "2")
+    assert answer.code == 5
+    assert "Recorder cannot be used: nobody\\x1b answers; mend it, or train without the tracker wandb" in answer.error
+    assert not Path("runs/a").exists()
+
+
+# What drives them, without a training
+
+
+class Training:
+    """What `Tracking` knows of a training: its config, its history, and the run directory."""
+
+    def __init__(self, folder: Path, *names: str) -> None:
+        self.config = load_config(None, {"train.trackers": list(names)})
+        self.distribution = SimpleNamespace(is_main=True)
+        self.examples = SimpleNamespace(index=SimpleNamespace(class_names=("no", "yes")))
+        self.progress = Progress(planned_epochs=3)
+        self.run = Run(folder)
+        self.listener = Listening()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def tracking(self, *, resumed: bool = False) -> Tracking:
+        environment = {"versions": {"keras": "3"}, "backend": "jax", "device": "CPU", "threads": 2}
+        return Tracking(self, Start(self.run, resumed=resumed), environment, self.listener)  # type: ignore[arg-type]
+
+    def add_epoch(self, tracking: Tracking) -> None:
+        number = self.progress.epoch + 1
+        self.progress.history.append(EpochResult(number, 1, 0.1, 1 / number, 0.5, None, None, 2.0))
+        tracking.on_epoch_end(number - 1)
+
+    def result(self) -> TrainingResult:
+        return TrainingResult(str(self.run.path), tuple(self.progress.history), 1, None, 10, 1, 1, None, finished=True)
+
+
+class Listening(Silent):
+    """Keeps warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+@pytest.mark.parametrize("broken", ["log", "log_best", "keep_file", "end"])
+def test_a_tracker_that_fails_is_one_warning_and_hears_later_of_what_it_missed(
+    tmp_path: Path, recorder: Recorder, broken: str
+) -> None:
+    training = Training(tmp_path / "a", "wandb")
+    (tmp_path / "a" / CONFIG).write_text("", encoding="utf-8")
+    recorder.broken = broken
+    with training.tracking() as tracking:
+        tracking.go_on()
+        training.add_epoch(tracking)
+        training.add_epoch(tracking)
+        tracking.finished(training.result())
+    assert training.listener.warnings == [
+        f"Recorder failed: {broken}: nobody\\x1b answers; training goes on without it"
+    ]
+    recorder.broken = ""
+    with training.tracking(resumed=True) as tracking:
+        tracking.go_on()
+        training.add_epoch(tracking)
+        tracking.finished(training.result())
+    assert recorder.known == [None, "id-0"]
+    assert [epoch for told in recorder.opened for epoch, _ in told.rows] == [1, 2, 3]
+    assert recorder.opened[0].rows[:1] in ([], [(1, {"phase": 1, "learning_rate": 0.1, "loss": 1.0, **REST})])
+    assert (recorder.opened[-1].ends, recorder.opened[-1].best) == (["finished"], {"epoch": 1.0})
+
+
+def test_a_tracker_that_cannot_be_used_on_resuming_or_in_a_comparison_is_a_warning(
+    tmp_path: Path, recorder: Recorder
+) -> None:
+    recorder.broken = "open"
+    (tmp_path / TRAININGS).write_text("{}", encoding="utf-8")
+    for folder, resumed in ((tmp_path / "a", False), (tmp_path / "other" / "b", True)):
+        training = Training(folder, "wandb")
+        with training.tracking(resumed=resumed) as tracking:
+            tracking.go_on()
+            training.add_epoch(tracking)
+        expected = "Recorder cannot be used: nobody\\x1b answers; training goes on without it"
+        assert training.listener.warnings == [expected]
+    recorder.broken = ""
+    with Training(tmp_path / "c", "wandb").tracking():
+        assert recorder.opened[-1].run.group == tmp_path.name
+
+
+def test_where_one_of_two_trackers_cannot_be_used_the_run_in_the_other_one_is_ended(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Recorder()
+    broken.broken = "open"
+    monkeypatch.setitem(table.TRACKERS, "mlflow", TrackerRow("Other", ("json",), broken.open))
+    with (
+        pytest.raises(MachineError, match="Other cannot be used"),
+        Training(tmp_path / "a", "wandb", "mlflow").tracking(),
+    ):
+        pass
+    assert recorder.opened[0].ends == ["failed"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (DataError("NaN"), "failed"),
+        (ValueError("a bug"), "failed"),
+        (Interrupted("stopped", 15), "stopped"),
+        (KeyboardInterrupt(), "stopped"),
+    ],
+)
+def test_an_error_and_a_signal_are_told_after_the_epochs_before_them(
+    tmp_path: Path, recorder: Recorder, error: BaseException, status: str
+) -> None:
+    training = Training(tmp_path / "a", "wandb")
+
+    def fail() -> None:
+        with training.tracking() as tracking:
+            tracking.go_on()
+            training.progress.history.append(EpochResult(1, 1, 0.1, 1.0, 0.5, None, None, 2.0))
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert recorder.opened[0].ends == [status]
+    assert [epoch for epoch, _ in recorder.opened[0].rows] == [1]
+
+
+def test_a_tracker_that_comes_later_hears_of_all_epochs_and_a_damaged_record_begins_anew(
+    tmp_path: Path, recorder: Recorder
+) -> None:
+    training = Training(tmp_path / "a")
+    with training.tracking() as tracking:
+        tracking.go_on()
+        training.add_epoch(tracking)
+    assert not (tmp_path / "a" / TRACKED).exists()
+    for record in (None, "no JSON", "[1]", '{"wandb": 3}', '{"wandb": {"id": "x"}}'):
+        if record is not None:
+            (tmp_path / "a" / TRACKED).write_text(record, encoding="utf-8")
+        later = Training(tmp_path / "a", "wandb")
+        later.progress.history.extend(training.progress.history)
+        with later.tracking(resumed=True) as tracking:
+            tracking.go_on()
+        assert (recorder.known.pop(), [epoch for epoch, _ in recorder.opened[-1].rows]) == (None, [1])
+        assert len(later.listener.warnings) == (0 if record is None else 1)
+
+
+def test_only_the_main_process_tracks(tmp_path: Path, recorder: Recorder) -> None:
+    training = Training(tmp_path / "a", "wandb")
+    training.distribution.is_main = False
+    with training.tracking() as tracking:
+        tracking.go_on()
+        training.add_epoch(tracking)
+        tracking.finished(training.result())
+    assert recorder.opened == []
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_trainings_of_a_comparison_are_runs_of_one_group(
+    wisesr: CommandLine, photos: Path, recorder: Recorder
+) -> None:
+    words = ("compare", photos, "--heads", "gap,wise", "--seeds", "1,", *QUICK, "--epochs", "1", "--name", "both")
+    assert wisesr(*words, "--tracker", "wandb").code == 0
+    assert [(told.run.name, told.run.group) for told in recorder.opened] == [
+        ("gap-seed1", "both"),
+        ("wise-seed1", "both"),
+    ]
+    assert [told.ends for told in recorder.opened] == [["finished"], ["finished"]]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("words", [("train",), ("compare",)])
+def test_a_tracker_that_is_not_installed_is_5_with_its_install_line(
+    wisesr: CommandLine, photos: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    for name in ("mlflow", "wandb"):
+        row = table.TRACKERS[name]
+        monkeypatch.setitem(table.TRACKERS, name, TrackerRow(row.title, ("no_such_package",), row.open))
+        answer = wisesr(*words, photos, *QUICK, "--tracker", name)
+        assert answer.code == 5
+        assert answer.error.endswith(f"is not installed; install it with: pip install 'wisesr[{name}]'")
+    assert not Path("runs").exists()
+
+
+def test_a_tracker_of_no_kind_and_one_that_is_there_twice_are_2(wisesr: CommandLine, photos: Path) -> None:
+    answer = wisesr("train", photos, "--tracker", "mlfow")
+    assert (answer.code, answer.error) == (
+        2,
+        "wisesr: --tracker: train.trackers.0 is 'mlfow'; allowed: mlflow, wandb. Did you mean 'mlflow'?",
+    )
+    answer = wisesr("train", photos, "--tracker", "wandb", "--tracker", "wandb")
+    assert answer.code == 2
+    assert "the same tracker is there twice" in answer.error
+
+
+def test_without_the_option_the_trackers_are_those_of_the_config(
+    wisesr: CommandLine, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(table.TRACKERS, "wandb", TrackerRow("Recorder", ("no_such_package",), Recorder().open))
+    Path("c.yaml").write_text(f"data: {{dir: '{photos}'}}\ntrain: {{trackers: [wandb]}}\n", encoding="utf-8")
+    answer = wisesr("train", "c.yaml", *QUICK)
+    assert (answer.code, "Recorder is not installed" in answer.error) == (5, True)
+
+
+# MLflow and Weights & Biases themselves, without a network
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no connection of this process leave the machine."""
+    connect = socket.socket.connect
+
+    def inside(self: socket.socket, address: Any) -> Any:
+        local = self.family == socket.AF_UNIX or str(address[0]) in ("127.0.0.1", "::1", "localhost")
+        assert local, f"a connection to {address}"
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", inside)
+
+
+SETTINGS = {"train.epochs": 2, "data.dir": None, "class (a)": [1, 2], "name": "a\udc80b", "long": "x" * 10_000}
+RUN = TrackedRun("a\udc80", "group", SETTINGS, {"device": "CPU", "classes": "c" * 10_000})
+
+
+def test_mlflow_keeps_what_it_is_told(no_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    from wisesr_cli.training.trackers.mlflow import MlflowTracker
+
+    address = Path("mlruns").absolute().as_uri()
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    Path("config.yaml").write_text("seed: 0\n", encoding="utf-8")
+    tracker = MlflowTracker(RUN, None)
+    tracker.log({"loss": 0.5, "val_loss": 0.25}, 1)
+    tracker.end("stopped")
+    client = mlflow.MlflowClient(tracking_uri=address)
+    assert client.get_run(tracker.id).info.status == "KILLED"
+    again = MlflowTracker(TrackedRun("a", "group", {"train.epochs": 3}, {}), tracker.id)
+    assert (again.id, client.get_run(again.id).info.status) == (tracker.id, "RUNNING")
+    again.log({"loss": 0.125}, 2)
+    again.log_best({"epoch": 2.0, "top1_accuracy": 0.75})
+    again.keep_file(Path("config.yaml"))
+    again.keep_model(Path("config.yaml"))
+    again.end("finished")
+    found = client.get_run(tracker.id)
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "group/a\\udc80")
+    assert client.get_experiment(found.info.experiment_id).name == "wisesr"
+    assert [(row.step, row.value) for row in client.get_metric_history(tracker.id, "loss")] == [(1, 0.5), (2, 0.125)]
+    assert found.data.metrics["best/top1_accuracy"] == 0.75
+    assert found.data.params["train.epochs"] == "2"
+    assert (found.data.params["data.dir"], found.data.params["class _a_"]) == ("null", "[1, 2]")
+    assert found.data.params["name"] == "a\\udc80b"
+    assert found.data.tags["wisesr.group"] == "group"
+    assert [item.path for item in client.list_artifacts(tracker.id)] == ["config.yaml", "model"]
+    assert address in tracker.where
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_mlflow_without_the_packages_of_a_database_is_5_with_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    from wisesr_cli.training.trackers import mlflow as mlflow_tracker
+
+    monkeypatch.setattr(mlflow_tracker, "find_spec", lambda package: None)
+    for address in ("sqlite:///mlflow.db", "postgresql://host/db"):
+        with pytest.raises(MachineError, match=r"needs sqlalchemy: pip install 'wisesr\[mlflow\]'"):
+            mlflow_tracker.check_database(address)
+    for address in ("http://host:5000", "https://host", "file:/tmp/x", "/tmp/x", "./mlruns", "databricks"):
+        mlflow_tracker.check_database(address)
+
+
+def wandb_records(folder: Path) -> Iterator[Any]:
+    """Give the records of W&B's offline file: blocks of 32 KiB with chunks of LevelDB's log format."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = folder.glob("run-*.wandb")
+    content, position, pending = file.read_bytes(), 7, b""  # behind W&B's own header
+    while position + 7 <= len(content):
+        rest = 32768 - position % 32768
+        if rest < 7:
+            position += rest
+            continue
+        size = int.from_bytes(content[position + 4 : position + 6], "little")
+        kind = content[position + 6]
+        pending += content[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(pending)
+            pending = b""
+
+
+def test_wandb_keeps_what_it_is_told_offline(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    program = """
+import json, sys
+from pathlib import Path
+from wisesr_cli.training.trackers.tracker import TrackedRun
+from wisesr_cli.training.trackers.wandb import WandbTracker
+Path("config.yaml").write_text("seed: 0", encoding="utf-8")
+run = TrackedRun("a\\udc80", "group", {"train.epochs": 2, "name": "a\\udc80b", "sizes": [1, 2]}, {"device": "CPU"})
+tracker = WandbTracker(run, None)
+tracker.log({"loss": 0.5}, 1)
+tracker.end("stopped")
+again = WandbTracker(run, tracker.id)
+again.log({"loss": 0.25}, 2)
+again.log_best({"epoch": 2.0, "top1_accuracy": 0.75})
+again.keep_file(Path("config.yaml"))
+again.end("finished")
+assert again.id == tracker.id
+print(json.dumps([tracker.id, tracker.where, again.where]))
+"""
+    answer = fresh(cwd=tmp_path, program=("-c", program), variables={"WANDB_MODE": "offline"})
+    assert (answer.code, answer.err) == (0, "")
+    known, *sentences = answer.data  # nothing else stands on standard output
+    folders = [Path(sentence.removeprefix("offline; to send it: wandb sync ")) for sentence in sentences]
+    first, second = (list(wandb_records(folder)) for folder in folders)
+    begun = next(record.run for record in first if record.WhichOneof("record_type") == "run")
+    assert (begun.run_id, begun.display_name, begun.run_group, begun.project) == (known, "a\\udc80", "group", "wisesr")
+    assert rows_of(first) == [{"loss": 0.5, "epoch": 1.0, "_step": 1.0}]
+    assert rows_of(second) == [{"loss": 0.25, "epoch": 2.0, "_step": 2.0}]
+    config = {item.key: json.loads(item.value_json) for record in first for item in record.config.update}
+    assert config["train.epochs"] == 2
+    assert (config["name"], config["sizes"]) == ("a\\udc80b", [1, 2])
+    summary = {
+        (item.key or "/".join(item.nested_key)): json.loads(item.value_json)
+        for record in second
+        for item in record.summary.update
+    }
+    assert (summary["best/top1_accuracy"], summary["status"]) == (0.75, "finished")
+    codes = [record.exit.exit_code for record in (*first, *second) if record.WhichOneof("record_type") == "exit"]
+    assert codes == [130, 0]
+    assert (folders[1] / "files/wisesr/config.yaml").read_text(encoding="utf-8") == "seed: 0"
+
+
+def rows_of(records: list[Any]) -> list[dict[str, float]]:
+    """Return the rows of the history, without W&B's clocks."""
+    rows = [
+        {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.WhichOneof("record_type") == "history"
+    ]
+    return [{key: value for key, value in row.items() if key in ("loss", "epoch", "_step")} for row in rows]
+
+
+def test_wandb_without_a_login_is_5_and_asks_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    program = """
+from wisesr_cli.errors import MachineError
+from wisesr_cli.training.trackers.tracker import TrackedRun
+from wisesr_cli.training.trackers.wandb import WandbTracker
+try:
+    WandbTracker(TrackedRun("a", None, {}, {}), None)
+except MachineError as error:
+    print(error)
+"""
+    answer = fresh(cwd=tmp_path, program=("-c", program), variables={"WANDB_MODE": "online"})
+    expected = "nobody is logged in to Weights & Biases: wandb login, or set WANDB_MODE=offline\n"
+    assert (answer.code, answer.out, answer.err) == (0, expected, "")
+
+
+def test_wandb_that_is_turned_off_takes_everything_and_keeps_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    program = """
+from pathlib import Path
+from wisesr_cli.training.trackers.tracker import TrackedRun
+from wisesr_cli.training.trackers.wandb import WandbTracker
+tracker = WandbTracker(TrackedRun("a", None, {}, {}), None)
+tracker.log({"loss": 0.5}, 1)
+tracker.log_best({"epoch": 1.0})
+tracker.keep_file(Path("no such file"))
+tracker.end("finished")
+print(tracker.where)
+"""
+    answer = fresh(cwd=tmp_path, program=("-c", program), variables={"WANDB_MODE": "disabled"})
+    assert (answer.code, answer.out, answer.err) == (0, "turned off by WANDB_MODE=disabled\n", "")
+    assert not (tmp_path / "wandb").exists()
+
+
+@pytest.mark.slow
+def test_a_training_is_a_run_in_both_trackers_and_goes_on_there(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("wandb")
+    photos = make_photos(tmp_path / "photos", 4)
+    address = (tmp_path / "mlruns").as_uri()
+    variables = {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": address, "MLFLOW_ALLOW_FILE_STORE": "true"}
+    words = ("train", photos, *QUICK, "--epochs", "2", "--name", "a", "--tracker", "mlflow", "--tracker", "wandb")
+    stopped = fresh(*words, "--max-steps", "1", cwd=tmp_path, variables=variables)
+    assert stopped.code == 0, stopped.err
+    answer = fresh(*words, "--resume", cwd=tmp_path, variables=variables)
+    assert answer.code == 0, answer.err
+    assert "wandb" not in answer.out
+    rows = history(tmp_path / "runs/a")
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+    client = mlflow.MlflowClient(tracking_uri=address)
+    (run,) = client.search_runs([client.get_experiment_by_name("wisesr").experiment_id])
+    assert run.info.status == "FINISHED"
+    for name in COLUMNS:
+        told = [(row.step, row.value) for row in client.get_metric_history(run.info.run_id, name)]
+        assert told == [(int(row["epoch"]), row[name]) for row in rows]
+    folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    losses = [row["loss"] for folder in folders for row in rows_of(list(wandb_records(folder)))]
+    assert losses == [row["loss"] for row in rows]
+    shutil.rmtree(tmp_path / "mlruns")

@@ -1,0 +1,437 @@
+"""A classifier of others becomes a run with the same outputs, which every command knows and training goes on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from command_line import CLASSES, CommandLine, Trained, environment, fresh, make_photos
+from keras_classifiers import OTHERS, ending, in_a_row, nested, outputs_of, plain, save
+from numpy.typing import NDArray
+
+import wisesr_cli
+from wisesr_cli.comparison.request import request_of
+from wisesr_cli.images.decoding import decode_image
+from wisesr_cli.model_files.info_file import read_model_info
+from wisesr_cli.model_files.loading import load_model
+from wisesr_cli.run.state import read_state
+from wisesr_cli.upgrading import convert
+from wisesr_cli.upgrading.made_images import made_image
+
+SIZE = (32, 24)
+STILL = ("-s", "train.optimizer.learning_rate=1e-30", "-s", "augment=none", "-s", "train.schedule.name=constant")
+FROZEN = ("--epochs", "1", "-s", "train.phases=[{epochs: 1, freeze: backbone}]")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Takes most of the time of an upgrade; the fixture `upgraded` is made before, and has it.
+    monkeypatch.setattr(convert, "keep_litert", lambda *arguments, **options: None)
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(nested(), tmp_path_factory.mktemp("models") / "nested.keras")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number, (split, per_class) in enumerate((("train", 8), ("validation", 4), ("test", 3))):
+        make_photos(folder / split, per_class, first_seed=100 * number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def upgraded(model_file: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("upgraded")
+    settings = {"data.dir": str(photos), "output_dir": str(folder), "name": "run"}
+    return Path(wisesr_cli.upgrade(model_file, settings).run_dir)
+
+
+def probabilities_of(model_file: Path, folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return what the original says of the images of class folders, and their labels."""
+    paths = [(path, label) for label, name in enumerate(CLASSES) for path in sorted((folder / name).iterdir())]
+    pixels = np.stack([decode_image(str(path), image_size=SIZE, resize="squash") for path, _ in paths])
+    return outputs_of(keras.models.load_model(model_file, compile=False), pixels), np.array([n for _, n in paths])
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_a_run_is_made_with_all_that_a_run_has_before_its_first_epoch(upgraded: Path, model_file: Path) -> None:
+    kept = {"config.yaml", "classes.json", "environment.json", "splits.csv", "best.keras", "upgraded.keras"}
+    assert {path.name for path in upgraded.iterdir()} - {".lock"} == kept | {"best.tflite"}
+    assert json.loads((upgraded / "classes.json").read_text(encoding="utf-8")) == list(CLASSES)
+    assert sorted(path.name for path in upgraded.parent.iterdir()) == ["run"]
+    info = read_model_info(upgraded / "best.keras")
+    assert (info.backbone, info.head, info.epoch, info.image_size) == ("from_weights", "wise", 0, SIZE)
+    config = wisesr_cli.load_config(upgraded)
+    assert (config.model.weights, config.model.load_head) == (str(upgraded / "upgraded.keras"), True)
+    assert (config.model.preprocessing, config.model.head.dropout) == ("none", 0.3)
+    assert config.train.optimizer.learning_rate == 1e-4
+
+
+def test_every_command_gives_what_the_original_gives(
+    wisesr: CommandLine, upgraded: Path, model_file: Path, photos: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(upgraded, tmp_path / "copy")
+    expected, labels = probabilities_of(model_file, photos / "test")
+    assert np.ptp(expected, axis=0).max() > 0.1
+    for engine in ("keras", "litert"):
+        answer = wisesr("predict", run, photos / "test", "--format", "json", "--top-k", 3, "--engine", engine, "-q")
+        scores = [{top["label"]: top["score"] for top in row["top"]} for row in answer.data]
+        ours = [[row[name] for name in CLASSES] for row in scores]
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+    judged = wisesr("evaluate", run, "--format", "json", "-q").data
+    assert judged["top1_accuracy"] == (expected.argmax(axis=1) == labels).mean()
+    assert judged["log_loss"] == pytest.approx(-np.log(expected[np.arange(len(labels)), labels]).mean(), rel=1e-4)
+    explained = wisesr("explain", run, photos / "test", "--format", "json", "-q", "--pictures", 0).data["rows"]
+    assert all(row["sum"] + row["bias"] == pytest.approx(row["logit"], abs=1e-5) for row in explained)
+    row = wisesr("summarize", run, "--head", "wise", "--format", "json", "-q").data["rows"][0]
+    assert (row["backbone"], row["feature_map"]) == ("from_weights", [8, 6, 12])
+    assert row["total_parameters"] == load_model(run / "best.keras").count_params()
+
+
+def test_the_answer_says_what_was_found_and_what_to_type_next(
+    wisesr: CommandLine, photos: Path, model_file: Path, tmp_path: Path
+) -> None:
+    answer = wisesr("upgrade", model_file, "--data", photos, "-o", tmp_path / "runs")
+    assert answer.code == 0, answer.err
+    table = " ".join(answer.out.split())
+    assert "feature map 8x6x12" in table
+    assert "behind it Dropout 0.3, BatchNormalization, Dense 3 softmax" in table
+    assert "0..255 as they are: the model scales them itself (c_rescaling)" in table
+    assert "on 12 validation images" in table
+    run = tmp_path / "runs" / "nested-wise"
+    assert f"next: wisesr train {run} --resume\n" in answer.err
+    assert "left out, as augmentation is no part of a saved model: random_flip" in answer.err
+    again = wisesr("upgrade", model_file, "-o", tmp_path / "runs", "--name", run.name)
+    assert (again.code, "exists; give another --name" in again.error) == (2, True)
+    before = files_in(run)
+    other = wisesr("upgrade", model_file, "-o", tmp_path / "runs", "--name", run.name, "--overwrite", "--head", "gap")
+    assert other.code == 0
+    assert set(before) - set(files_in(run)) == {"splits.csv"}
+    assert read_model_info(run / "best.keras").head == "gap"
+    assert "--data FOLDER" in other.err
+
+
+def test_the_machine_readable_answer_holds_everything(wisesr: CommandLine, model_file: Path, tmp_path: Path) -> None:
+    found = wisesr("upgrade", model_file, "--format", "json", "-q").data
+    assert (found["feature_map"], found["activation"], found["class_names"][2]) == ([8, 6, 12], "softmax", "class_2")
+    assert 0 <= found["max_probability_difference"] <= 1e-5 < found["variation"]
+
+
+# Fine-tuning
+
+
+def original_loss(model_file: Path, photos: Path) -> tuple[float, float]:
+    """Return loss and accuracy of the original on the validation images."""
+    expected, labels = probabilities_of(model_file, photos / "validation")
+    right = expected.argmax(axis=1) == labels
+    return float(-np.log(expected[np.arange(len(labels)), labels]).mean()), float(right.mean())
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
+def test_resuming_an_upgraded_run_begins_with_the_loss_and_accuracy_of_the_original(
+    wisesr: CommandLine, upgraded: Path, model_file: Path, photos: Path, precision: str
+) -> None:
+    run = move_to(upgraded, Path("here") / "run")
+    answer = wisesr("train", run, "--resume", *STILL, *FROZEN, "--precision", precision)
+    assert answer.code == 0, answer.err
+    loss, accuracy = original_loss(model_file, photos)
+    history = read_history(run)
+    close = 1e-4 if precision == "float32" else 0.02
+    assert history["val_loss"] == pytest.approx(loss, rel=close)
+    if precision == "float32":
+        assert history["val_top1_accuracy"] == pytest.approx(accuracy)
+    assert sorted(path.name for path in run.parent.iterdir()) == ["run"]  # into that very run
+    assert "the head's weights are those of" in answer.err
+    again = wisesr("train", run, "--resume", *STILL, *FROZEN, "--precision", precision)
+    assert "nothing left to do" in again.err
+
+
+def move_to(upgraded: Path, run: Path) -> Path:
+    """Copy an upgraded run to another place, and let its config know."""
+    run = Path(shutil.copytree(upgraded, run.absolute(), ignore=shutil.ignore_patterns("evaluate-*", "explain")))
+    config = run / "config.yaml"
+    text = config.read_text().replace(str(upgraded / "upgraded.keras"), str(run / "upgraded.keras"))
+    config.write_text(text)
+    return run
+
+
+def read_history(run: Path) -> dict[str, float]:
+    header, row = (line.split(",") for line in (run / "history.csv").read_text().split("\n")[:2])
+    return {name: float(value) for name, value in zip(header, row, strict=True)}
+
+
+@pytest.mark.slow
+def test_fine_tuning_that_stops_and_goes_on_ends_bit_for_bit_as_one_that_does_not(
+    wisesr: CommandLine, upgraded: Path
+) -> None:
+    whole, parts = move_to(upgraded, Path("whole/run")), move_to(upgraded, Path("parts/run"))
+    quick = ("--resume", "-b", "12", "--epochs", "2", "-q", "--lr", "0.01")
+    assert wisesr("train", whole, *quick).code == 0
+    for steps in ("1", "3"):
+        assert wisesr("train", parts, *quick, "--max-steps", steps).code == 0
+        assert (parts / "best.keras").is_file()  # the upgraded one, until an epoch has finished
+    assert wisesr("train", parts, *quick).code == 0
+    states = [read_state(run / "state") for run in (whole, parts)]
+    for group in ("model", "optimizer", "random"):
+        one, other = (state.group(group) for state in states)
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name]) for name in one), group
+    assert not np.allclose(*(load_weights(whole / name) for name in ("upgraded.keras", "best.keras")))
+    anew = wisesr("train", whole, "--overwrite", *quick[1:], "--max-steps", "1")
+    assert anew.code == 0, anew.err
+    assert (whole / "upgraded.keras").is_file()
+    assert not (whole / "best.keras").exists()
+
+
+def load_weights(path: Path) -> NDArray[Any]:
+    return np.concatenate([weight.ravel() for weight in load_model(path).get_weights()])
+
+
+def test_a_run_without_images_is_trained_on_those_that_are_given_later(
+    wisesr: CommandLine, model_file: Path, photos: Path
+) -> None:
+    assert wisesr("upgrade", model_file, "-o", "runs", "--name", "run", "-q").code == 0
+    answer = wisesr("evaluate", "runs/run")
+    assert (answer.code, answer.error) == (
+        2,
+        "wisesr: runs/run: the run has no images of its own yet; give --data FOLDER",
+    )
+    answer = wisesr("train", "runs/run", "--resume", "--data", photos, *STILL, *FROZEN)
+    assert answer.code == 0, answer.err
+    assert "its classes taken in the order of the folders" in " ".join(answer.err.split())
+    assert read_history(Path("runs/run"))["val_loss"] == pytest.approx(original_loss(model_file, photos)[0], rel=1e-4)
+    assert json.loads(Path("runs/run/classes.json").read_text(encoding="utf-8")) == list(CLASSES)
+
+
+def test_a_config_that_names_the_run_starts_from_its_backbone_and_head(
+    wisesr: CommandLine, upgraded: Path, model_file: Path, photos: Path
+) -> None:
+    Path("c.yaml").write_text(
+        f"model: {{backbone: from_weights, weights: {upgraded}, head: {{name: wise}}}}\n"
+        f"data: {{dir: {photos}, image_size: [32, 24]}}\n",
+        encoding="utf-8",
+    )
+    answer = wisesr("train", "c.yaml", *STILL, *FROZEN, "--name", "same")
+    assert answer.code == 0, answer.err
+    assert read_history(Path("runs/same"))["val_loss"] == pytest.approx(original_loss(model_file, photos)[0], rel=1e-4)
+    answer = wisesr("train", "c.yaml", "--head", "gap", "--dry-run")
+    assert "the head starts anew: the file has the head 'wise'" in " ".join(answer.err.split())
+    answer = wisesr("train", "c.yaml", "--head", "gap", "-s", "model.load_head=true", "--dry-run")
+    assert (answer.code, "does not fit: the file has the head 'wise'" in answer.error) == (4, True)
+
+
+def test_compared_heads_all_start_anew(upgraded: Path) -> None:
+    request = request_of(upgraded / "config.yaml", [], heads=("gap", "wise"), seeds=(0,))
+    assert [head.loaded.config.model.load_head for head in request.heads] == [False, False]
+    assert any("every head starts anew" in note for note in request.notes)
+
+
+# Classes
+
+
+def test_class_names_of_a_file_are_in_the_order_of_the_outputs_and_the_run_has_them_in_that_of_its_folders(
+    wisesr: CommandLine, model_file: Path, photos: Path
+) -> None:
+    names = ["red", "blue", "green"]
+    Path("names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    assert wisesr("upgrade", model_file, "--classes", "names.txt", "--data", photos, "--name", "run", "-q").code == 0
+    expected, _ = probabilities_of(model_file, photos / "test")
+    rows = wisesr("predict", "runs/run", photos / "test", "--format", "json", "--top-k", 3, "-q").data
+    ours = [[{top["label"]: top["score"] for top in row["top"]}[name] for name in names] for row in rows]
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    assert json.loads(Path("runs/run/classes.json").read_text(encoding="utf-8")) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a\nb\n", "--classes has 2 classes, but the model has 3 outputs"),
+        ("a\nb\nb\n", "--classes names.txt:3: 'b' is there twice"),
+        ("a\n\nb\n", "--classes names.txt:2: an empty line"),
+        ("a\nb\nred\n", "'a' is only one of --classes and the class folders"),
+    ],
+)
+def test_class_names_that_do_not_fit_are_3(
+    wisesr: CommandLine, model_file: Path, photos: Path, text: str, reason: str
+) -> None:
+    Path("names.txt").write_text(text, encoding="utf-8")
+    answer = wisesr("upgrade", model_file, "--classes", "names.txt", "--data", photos)
+    assert (answer.code, answer.out) == (3, "")
+    assert reason in answer.error
+    assert files_in(Path("runs")) == [] if Path("runs").exists() else True
+
+
+def test_odd_names_are_shown_with_escapes_and_kept_exactly(wisesr: CommandLine) -> None:
+    names = ["=cmd", "\x1b[31mred", "[/red]:cat: \u202e"]
+    Path("odd.txt").write_text("\n".join(names), encoding="utf-8")
+    path = save(plain(), Path("\x1b[31m \u202ex.keras"))
+    answer = wisesr("upgrade", path, "--classes", "odd.txt", "--name", "run")
+    assert answer.code == 0, answer.err
+    assert not {"\x1b", "\u202e"} & {*answer.out, *answer.err}
+    assert json.loads(Path("runs/run/classes.json").read_text(encoding="utf-8")) == names
+
+
+def test_one_unit_becomes_no_and_yes_and_seventy_classes_stay_seventy(wisesr: CommandLine) -> None:
+    unit = in_a_row(keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1, activation="sigmoid"))
+    answer = wisesr("upgrade", save(ending(unit), Path("unit.keras")), "--format", "json")
+    assert answer.data["class_names"] == ["class_0", "class_1"]
+    assert "one unit with a sigmoid becomes two classes" in answer.err
+    answer = wisesr("upgrade", save(plain(70), Path("many.keras")))
+    assert answer.code == 0
+    assert "and 58 more" in answer.out
+
+
+@pytest.fixture
+def gap_run(photos: Path, tmp_path: Path) -> Path:
+    """A run of wisesr with global average pooling, which crops images and scales their pixels."""
+    settings = {"name": "photos-gap", "train.epochs": 1, "data.resize": "crop", "data.image_size": list(SIZE)}
+    model = {"model.backbone": "compact_small", "model.preprocessing": "caffe", "model.head.name": "gap"}
+    result = wisesr_cli.train(photos, {**settings, **model, "output_dir": str(tmp_path / "runs"), "augment": "none"})
+    return Path(result.run_dir)
+
+
+def test_a_run_of_wisesr_with_global_average_pooling_becomes_one_with_a_wise_head(
+    wisesr: CommandLine, gap_run: Path, photos: Path
+) -> None:
+    answer = wisesr("upgrade", gap_run, "--format", "json")
+    assert answer.code == 0, answer.err
+    found, run = answer.data, gap_run.with_name("photos-wise")
+    assert (Path(found["run_dir"]).name, found["class_names"]) == (run.name, list(CLASSES))
+    assert found["max_probability_difference"] <= 1e-5
+    info = read_model_info(run / "best.keras")
+    assert (info.head, info.resize, info.epoch) == ("wise", "crop", 0)
+    scores = []
+    for each in (gap_run, run):
+        rows = wisesr(
+            "predict", each, photos / "test", "--format", "json", "--top-k", 3, "--engine", "keras", "-q"
+        ).data
+        scores.append([{top["label"]: top["score"] for top in row["top"]}[name] for row in rows for name in CLASSES])
+    np.testing.assert_allclose(*scores, atol=1e-5)
+    assert np.ptp(scores[0]) > 0.01
+    Path("names.txt").write_text("one\ntwo\nthree\n", encoding="utf-8")
+    renamed = wisesr("upgrade", gap_run / "best.keras", "--classes", "names.txt", "--format", "json", "-q").data
+    assert (Path(renamed["run_dir"]).name, renamed["class_names"][0]) == ("photos-wise-2", "one")
+    again = wisesr("upgrade", run)
+    assert (again.code, "is a model of wisesr already, with the head 'wise'" in again.error) == (4, True)
+
+
+# What is refused
+
+
+def test_what_cannot_be_converted_is_4_and_leaves_nothing(wisesr: CommandLine) -> None:
+    build, _ = OTHERS["flattened"]
+    path = save(build(), Path("flat.keras"))
+    answer = wisesr("upgrade", path)
+    assert (answer.code, answer.out) == (4, "")
+    assert answer.error.startswith("wisesr: flat.keras: cannot be converted: behind the feature map of 8x6x12 stands")
+    assert files_in(Path()) in (["flat.keras"], ["flat.keras", "runs"])
+
+
+def test_other_outputs_are_4_and_leave_nothing(
+    wisesr: CommandLine, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert.Upgraded, "classifier", property(lambda found: tripled(found.parts.folded.classifier)))
+    answer = wisesr("upgrade", model_file)
+    assert answer.code == 4
+    assert "the run gives other outputs: probabilities differ by" in answer.error
+    assert files_in(Path("runs")) == []
+
+
+def tripled(affine: Any) -> Any:
+    return type(affine)(3 * affine.kernel, affine.bias)
+
+
+def test_a_signal_leaves_nothing(wisesr: CommandLine, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(convert, "compare", stop)
+    answer = wisesr("upgrade", model_file)
+    assert (answer.code, answer.error) == (143, "wisesr: stopped by SIGTERM; nothing was made")
+    assert files_in(Path("runs")) == []
+
+
+def test_mistakes_in_what_is_asked_for_are_2(wisesr: CommandLine, model_file: Path) -> None:
+    any_size = save(plain(shape=(None, None, 3)), Path("any.keras"))
+    pixels = keras.Input((*SIZE, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(pixels))
+    unscaled = save(keras.Model(pixels, keras.layers.Dense(3)(pooled)), Path("unscaled.keras"))
+    for words, reason in (
+        ((any_size,), "takes images of any size; give the one to use it at: --image-size 224"),
+        ((model_file, "--image-size", "64"), "the model is for 32x24"),
+        ((unscaled,), "does not say how its pixels are scaled before it; give --preprocessing none"),
+        ((model_file, "--head", "flatten"), "gives other outputs than global average pooling"),
+        ((model_file, "-s", "model.head.initializer=paper"), "only uniform starts equal"),
+        ((model_file, "-s", "model.head.pooling=valid"), "only tile averages all of the map"),
+        ((model_file, "-s", "model.backbone=Xception"), "the backbone is that of the model; leave it out"),
+    ):
+        answer = wisesr("upgrade", *words)
+        assert (answer.code, answer.out) == (2, ""), answer.err
+        assert reason in answer.error
+    for words in ((any_size, "--image-size", "48x40"), (unscaled, "--preprocessing", "unit")):
+        assert wisesr("upgrade", *words, "-q").code == 0
+
+
+def test_files_that_are_no_model_of_others_are_4_without_keras(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path
+) -> None:
+    for name, text in (("old.h5", ""), ("x.txt", ""), ("broken.keras", "no archive")):
+        (tmp_path / name).write_text(text)
+    for path, reason in (
+        ("nowhere.keras", "no such file"),
+        ("old.h5", "older format; save it anew"),
+        ("x.txt", "is no .keras file"),
+        ("", "is a folder; give a model that Keras saved as .keras"),
+        ("broken.keras", "damaged"),
+        (trained.run / "best.keras", "is a model of wisesr already"),
+    ):
+        answer = wisesr("upgrade", path)
+        assert (answer.code, answer.out) == (4, ""), answer.err
+        assert reason in answer.error
+    done = fresh("-c", NO_KERAS, trained.run / "best.keras", cwd=tmp_path, program=(), variables=environment(tmp_path))
+    assert (done.code, done.out) == (0, "4 False\n"), done.err
+
+
+NO_KERAS = """
+import sys
+from wisesr_cli.cli.main import run
+print(run(["upgrade", sys.argv[1]]), "keras" in sys.modules)
+"""
+
+
+def test_made_images_are_always_the_same_and_vary_as_photos_do() -> None:
+    images = np.stack([made_image(number, (64, 48)) for number in range(16)]).astype("float64")
+    assert np.array_equal(images[3], made_image(3, (64, 48)))
+    assert images.mean(axis=(1, 2, 3)).std() > 20  # brightness
+    neighbours = np.corrcoef(images[:, :, 1:].ravel(), images[:, :, :-1].ravel())[0, 1]
+    colours = np.corrcoef(images[..., 0].ravel(), images[..., 1].ravel())[0, 1]
+    assert neighbours > 0.7
+    assert colours > 0.5
+
+
+# Published networks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50"])
+def test_an_application_with_its_top_becomes_a_run(wisesr: CommandLine, name: str) -> None:
+    application = getattr(keras.applications, name)
+    save(application(weights=None, classes=10, input_shape=(64, 64, 3)), Path("top.keras"))
+    found = wisesr("upgrade", "top.keras", "--format", "json", "--overwrite", "--name", "run", "-q").data
+    assert found["scaling"] == {"MobileNetV2": "tf", "ResNet50": "caffe"}[name]
+    assert (found["activation"], found["feature_map"][:2]) == ("softmax", [2, 2])
+    assert found["max_probability_difference"] <= 1e-5

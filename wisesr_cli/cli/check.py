@@ -1,0 +1,51 @@
+"""`wisesr check`."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from wisesr_cli.cli import options
+
+app = options.new_app()
+
+
+@app.command()
+def check(
+    source: Annotated[str, typer.Argument(help="A YAML config, or an image folder.")],
+    settings: options.SetOptions = None,
+    data: options.DataFolder = None,
+    image_size: options.ImageSize = None,
+    output: options.TableFormat = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Check a config and its image folders without training: PASS, WARN and FAIL rows.
+
+    Every image is decoded to its end. Exit code 3 when a row says FAIL. Example: wisesr check photos
+    """
+    from wisesr_cli.config.reader import load_config
+    from wisesr_cli.data.tables import check_grid, check_paths_grid
+    from wisesr_cli.display.terminal import TerminalListener, show_result
+    from wisesr_cli.errors import DataError
+    from wisesr_cli.run.run import config_source
+    from wisesr_cli.training.checks import check_config
+
+    loaded = load_config(config_source(source), options.overrides(settings, data=data, image_size=image_size))
+    listener = TerminalListener(quiet=quiet, verbose=verbose)
+    result = check_config(loaded.config, listener)
+    paths = check_paths_grid(result, limit=None if verbose else 5)
+    show_result(
+        output,
+        grids=[check_grid(result), *([paths] if paths.rows else [])],
+        header=("level", "code", "message", "count"),
+        rows=[(row.level, row.code, row.message, row.count) for row in result.findings],
+        value=result.to_json(),
+        limit=None,
+    )
+    if result.status == "fail":
+        raise DataError("the check failed: see the FAIL rows")
+    listener.note(f"next: wisesr train {shlex.quote(source)}")

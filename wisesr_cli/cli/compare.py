@@ -1,0 +1,128 @@
+"""`wisesr compare`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wisesr_cli.cli import options
+
+if TYPE_CHECKING:
+    from wisesr_cli.results import Comparison, Listener
+
+app = options.new_app()
+
+
+@app.command()
+def compare(
+    source: Annotated[str, typer.Argument(help="A YAML config, or an image folder.")],
+    heads: Annotated[
+        str, typer.Option("--heads", metavar="HEADS", help="With commas between; also as wise:pooling=valid.")
+    ] = "gap,wise,flatten",
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="N", help="How many, 3 being 0, 1, 2; or which ones, as 0,5,7.")
+    ] = "3",
+    settings: options.SetOptions = None,
+    data: options.DataFolder = None,
+    output_dir: options.OutputDir = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the comparison's folder.")] = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    image_size: options.ImageSize = None,
+    backbone: options.BackboneName = None,
+    learning_rate: options.LearningRate = None,
+    precision: options.Precision = None,
+    tracker: options.Trackers = None,
+    device: options.DeviceChoice = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison of this name.")] = False,
+    output: options.TableFormat = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train several heads over several seeds, all else equal, and compare them with mean, spread and cost.
+
+    The heads are compared to the first one, in pairs of the same seed. With --resume, more heads, seeds or epochs may
+    be asked for than before. Example:
+
+    wisesr compare photos --heads gap,wise,flatten --seeds 5 --epochs 20
+    """
+    named = options.named(locals())
+    from wisesr_cli.comparison.request import parse_heads, parse_seeds, request_of
+    from wisesr_cli.run.run import config_source
+
+    overrides = options.overrides(settings, **named)
+    request = request_of(config_source(source), overrides, heads=parse_heads(heads), seeds=parse_seeds(seeds))
+    from wisesr_cli.comparison.compare import compare as compare_heads
+    from wisesr_cli.comparison.compare import open_comparison
+    from wisesr_cli.display.terminal import TerminalListener
+    from wisesr_cli.errors import Interrupted
+
+    listener = TerminalListener(quiet=quiet, verbose=verbose)
+    for note in request.notes:
+        listener.note(note)
+    start = open_comparison(request, resume=resume)
+    try:
+        comparison = compare_heads(request, start, device=device, listener=listener)
+    except Interrupted:
+        listener.note(f"to go on: {_command_to_go_on(start.run.name)}")
+        raise
+    _show(comparison, output)
+    _say_what_next(comparison, listener)
+    _fail_on_missing(comparison)
+
+
+def _show(comparison: Comparison, chosen: str) -> None:
+    from wisesr_cli.comparison import tables
+    from wisesr_cli.display.terminal import show_result, write_output
+
+    if chosen == "markdown":
+        write_output(tables.comparison_markdown(comparison))
+        return
+    show_result(
+        chosen,
+        grids=[*tables.comparison_grids(comparison), tables.conclusions_grid(comparison)],
+        header=tables.CSV_HEADER,
+        rows=tables.comparison_rows(comparison),
+        value=comparison.to_json(),
+        limit=None,
+    )
+
+
+def _command_to_go_on(name: str, *, seeds: str | None = None) -> str:
+    """Return the command line that resumes this very comparison, whatever others are called by then."""
+    dropped = ("--name",) if seeds is None else ("--name", "--seeds")
+    more = [] if seeds is None else ["--seeds", seeds]
+    return options.command_without(*dropped, flags=("--resume",), add=(*more, "--name", name, "--resume"))
+
+
+def _say_what_next(comparison: Comparison, listener: Listener) -> None:
+    from wisesr_cli.comparison.conclusions import ENOUGH_SEEDS, more_seeds
+    from wisesr_cli.run.names import ACCURACY_PICTURE, COMPARISON_FILES, LEARNING_CURVES, PLOTS
+
+    folder = Path(comparison.output_dir)
+    pictures = ", ".join(f"{PLOTS}/{name}" for name in (ACCURACY_PICTURE, LEARNING_CURVES))
+    runs = [item.run for item in comparison.trainings if item.best_epoch is not None]
+    listener.note(f"written to {folder}: {', '.join(COMPARISON_FILES)}" + (f", {pictures}" if runs else ""))
+    if not runs:
+        return
+    run = shlex.quote(str(folder / runs[-1]))
+    seeds = [item.seed for item in comparison.trainings]
+    if len({*seeds}) < ENOUGH_SEEDS:
+        listener.note(f"more seeds: {_command_to_go_on(folder.name, seeds=more_seeds(seeds))}")
+    listener.note(f"next: wisesr evaluate {run} --report")
+    listener.note(f"      wisesr explain {run} IMAGE")
+
+
+def _fail_on_missing(comparison: Comparison) -> None:
+    """Raise a `DataError` when trainings came to nothing, after everything else was shown."""
+    from wisesr_cli.errors import DataError
+    from wisesr_cli.text import counted
+
+    failed = [item for item in comparison.trainings if item.error is not None]
+    if failed:
+        count = f"{counted(len(failed), 'training')} of {len(comparison.trainings)}"
+        raise DataError(f"{count} left out: {failed[0].head}, seed {failed[0].seed}: {failed[0].error}")

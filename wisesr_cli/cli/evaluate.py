@@ -1,0 +1,85 @@
+"""`wisesr evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from wisesr_cli.cli import options
+
+app = options.new_app()
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run directory, or its best.keras.")],
+    split: Annotated[
+        Literal["train", "validation", "test"] | None,
+        typer.Option("--split", help="A split of the run; default: test when there is one, else validation."),
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="FOLDER", help="Judge on another image folder.")] = None,
+    batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per step.")] = 32,
+    on_error: Annotated[
+        Literal["fail", "skip"] | None, typer.Option("--on-error", help="Unreadable images; default: as the run did.")
+    ] = None,
+    pixel_limit: options.PixelLimit = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write report.html: one file with pictures and contribution maps.")
+    ] = False,
+    fail_under: options.FailUnder = None,
+    device: options.DeviceChoice = "auto",
+    precision: options.Precision = None,
+    image_size: options.OtherImageSize = None,
+    engine: options.EngineChoice = "auto",
+    output: options.TableFormat = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Judge a run on labelled images: metrics, confused classes, worst mistakes; tables, CSV, JSON and plots.
+
+    Example: wisesr evaluate runs/photos-wise --fail-under top1_accuracy=0.9
+    """
+    from wisesr_cli import api
+    from wisesr_cli.display.terminal import LONG_TABLE, TerminalListener, show_result
+    from wisesr_cli.evaluation.gates import check_gates, parse_gate
+    from wisesr_cli.evaluation.tables import evaluation_grids, metrics_rows
+    from wisesr_cli.run.names import EVALUATION_FILES, EVALUATION_PICTURES, PLOTS, REPORT
+
+    gates = [parse_gate(gate) for gate in fail_under or ()]
+    listener = TerminalListener(quiet=quiet, verbose=verbose)
+    result = api.evaluate(
+        run,
+        split=split,
+        data=data,
+        batch_size=batch_size,
+        on_error=on_error,
+        pixel_limit=pixel_limit,
+        device=device,
+        precision=precision or "float32",
+        image_size=image_size,
+        engine=engine,
+        report=report,
+        listener=listener,
+    )
+    show_result(
+        output,
+        grids=evaluation_grids(result),
+        header=("metric", "value"),
+        rows=metrics_rows(result.metrics),
+        value=result.metrics.to_json(),
+        limit=None if verbose else LONG_TABLE,
+    )
+    if result.unreadable:
+        listener.warn(f"{result.unreadable:,} images could not be read and count nowhere")
+    pictures = (name.format(result.split) for name in EVALUATION_PICTURES)
+    listener.note(f"written to {result.output_dir}: {', '.join(EVALUATION_FILES)}")
+    listener.note(f"pictures beside it, in {PLOTS}: {', '.join(pictures)}")
+    if report:
+        listener.note(f"report, to open in a browser or to mail: {result.output_dir}/{REPORT}")
+    else:
+        listener.note(f"next: {options.command_without(add=('--report',))}")
+    sys.stdout.flush()
+    check_gates(result.metrics, gates)

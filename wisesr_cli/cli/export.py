@@ -1,0 +1,78 @@
+"""`wisesr export`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from wisesr_cli.cli import options
+
+app = options.new_app()
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run directory, or its best.keras.")],
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--to", metavar="FORMAT", help="keras, onnx, litert or saved_model; several with commas, or repeated."
+        ),
+    ] = None,
+    quantize: Annotated[
+        Literal["int8", "float16"] | None,
+        typer.Option("--quantize", help="Smaller numbers, for LiteRT only; what that costs is said."),
+    ] = None,
+    image_size: options.ImageSize = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="FOLDER", help="Compare on this image folder; default: the run's validation."),
+    ] = None,
+    output_dir: Annotated[
+        str | None, typer.Option("-o", "--output-dir", metavar="DIR", help="Folder for exports; default: RUN/export.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier exports.")] = False,
+    device: options.DeviceChoice = "auto",
+    output: options.TableFormat = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write the best model in other formats, each loaded again by its own runtime and compared with the run.
+
+    Class names, image size and the scaling of pixels go with it; a README shows how each is used without wisesr.
+    Examples:
+
+    wisesr export runs/photos-wise --to onnx,litert
+
+    wisesr export runs/photos-wise --to litert --quantize int8
+    """
+    from wisesr_cli import api
+    from wisesr_cli.display.terminal import LONG_TABLE, TerminalListener, show_result
+    from wisesr_cli.exporting.tables import EXPORT_HEADER, export_grid, export_rows
+    from wisesr_cli.run.names import EXPORT_README, LABELS
+
+    listener = TerminalListener(quiet=quiet, verbose=verbose)
+    result = api.export(
+        run,
+        to or (),
+        quantize=quantize,
+        image_size=image_size,
+        data=data,
+        output_dir=output_dir,
+        overwrite=overwrite,
+        device=device,
+        listener=listener,
+    )
+    show_result(
+        output,
+        grids=[export_grid(result)],
+        header=EXPORT_HEADER,
+        rows=export_rows(result),
+        value=result.to_json(),
+        limit=None if verbose else LONG_TABLE,
+    )
+    names = [row.file for row in result.rows]
+    listener.note(f"written to {result.output_dir}: {', '.join([*names, LABELS, EXPORT_README])}")
+    listener.note(f"next: try what {result.output_dir}/{EXPORT_README} shows for each file, in that folder")

@@ -1,0 +1,182 @@
+"""The command line: the list of commands, looked up only when they are called, and the way from errors to exit codes.
+
+To add a command: a row in `COMMANDS` and a module of its name in `commands` with a Typer `app`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from wisesr_cli.errors import INTERRUPTED, PIPE_CLOSED, ConfigError, WisesrError, machine_error
+from wisesr_cli.text import nearest, visible
+
+COMMANDS: dict[str, str] = {
+    "demo": "Make a small image folder, train the GAP and the Wise head on it, compare and explain them.",
+    "init": "Write a commented config for an image folder.",
+    "check": "Check a config and its image folders without training.",
+    "train": "Train a classifier from a YAML config or an image folder.",
+    "evaluate": "Judge a run on labelled images.",
+    "predict": "Label images with a run.",
+    "explain": "Show which positions of the feature map made a logit, exactly.",
+    "compare": "Train several heads over several seeds and compare them with mean, spread and cost.",
+    "export": "Write the model as ONNX, LiteRT, SavedModel or plain Keras, each compared with the run.",
+    "upgrade": "Make a run of a Keras classifier that ends in global average pooling, with the same outputs.",
+    "summarize": "Show parameters, FLOPs and sizes per backbone and head.",
+    "config": "Show the resolved config, or the JSON Schema for editors.",
+    "doctor": "Check this machine: versions, devices, folders, one real training step.",
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands are imported when they are called; `--help` imports none of them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the order of `COMMANDS`."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"wisesr_cli.cli.{cmd_name}")
+        command = typer.main.get_command(module.app)
+        command.name = cmd_name
+        return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command, or say which one was probably meant."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            ctx.fail(f"no command is called '{args[0]}'.{nearest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands from their one-line help."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+app = typer.Typer(
+    cls=LazyGroup, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from wisesr_cli.version import __version__
+
+        typer.echo(f"wisesr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def wisesr(
+    version: bool = typer.Option(
+        False, "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
+    ),
+) -> None:
+    """Train, judge, explain and ship image classifiers that keep what global average pooling throws away.
+
+    Start with `wisesr demo`, or with a folder of images: `wisesr init FOLDER`.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code; errors are shown on standard error, one line each."""
+    debug = "--debug" in arguments
+    _escape_odd_names()
+    try:
+        code = typer.main.get_command(app).main(list(arguments), prog_name="wisesr", standalone_mode=False)
+        sys.stdout.flush()
+        if code == INTERRUPTED:  # Typer's silent answer to Ctrl-C
+            return _fail("stopped", INTERRUPTED, debug)
+        return code if isinstance(code, int) else 0
+    except ConfigError as error:
+        return _fail_on_config(error, debug)
+    except WisesrError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except typer.TyperException as error:
+        return _show_usage_error(error, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("stopped", INTERRUPTED, debug)
+    except BrokenPipeError:
+        return _pipe_closed()
+    except SystemExit as stop:  # Typer turns a closed pipe into an exit with 1
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        return _pipe_closed()
+    except MemoryError as error:
+        return _fail(f"not enough memory: {error or 'a smaller --batch-size or --image-size may help'}", 5, debug)
+    except OSError as error:
+        translated = machine_error(error)
+        if translated is None:
+            raise
+        _drop_output()
+        return _fail(str(translated), translated.exit_code, debug)
+
+
+def _escape_odd_names() -> None:
+    """Make file names that are not UTF-8 printable wherever they turn up."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _pipe_closed() -> int:
+    _drop_output()
+    return PIPE_CLOSED
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere: nobody can read it any more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError):  # no file is behind it: the program runs inside another one
+        os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    print(f"wisesr: {visible(message)}", file=sys.stderr)
+    if debug:
+        _print_traceback()
+    return code
+
+
+def _fail_on_config(error: ConfigError, debug: bool) -> int:
+    """Show a line for every mistake: the only error that has more than one."""
+    for line in str(error).split("\n"):
+        print(f"wisesr: {visible(line)}", file=sys.stderr)
+    if debug:
+        _print_traceback()
+    return error.exit_code
+
+
+def _print_traceback(error: BaseException | None = None) -> None:
+    """Show where an error comes from, the names in its messages made visible."""
+    import traceback
+
+    lines = "".join(traceback.format_exception(error or sys.exception())).split("\n")
+    print("\n".join(visible(line) for line in lines), file=sys.stderr, end="")
+
+
+def show_bug(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Show the traceback of what no command expected, in place of Python's own way, which shows names raw."""
+    _print_traceback(error)
+
+
+def _show_usage_error(error: Any, debug: bool) -> int:
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(message)
+        return 2
+    where = context.command_path if context is not None else "wisesr"
+    return _fail(f"{visible(message)} See '{where} --help'.", error.exit_code, debug)

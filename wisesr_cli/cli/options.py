@@ -1,0 +1,126 @@
+"""The options that several commands share, and how they become values of the config."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from wisesr_cli.config.reader import Override
+
+SetOptions = Annotated[
+    list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="Set any key of the config; repeatable.")
+]
+DataFolder = Annotated[str | None, typer.Option("--data", metavar="FOLDER", help="Image folder, over the config's.")]
+OutputDir = Annotated[str | None, typer.Option("-o", "--output-dir", metavar="DIR", help="Folder for run directories.")]
+RunName = Annotated[str | None, typer.Option("--name", help="Name of the run directory.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Start of every random draw.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
+BatchSize = Annotated[int | None, typer.Option("-b", "--batch-size", help="Images per step.")]
+ImageSize = Annotated[
+    str | None, typer.Option("--image-size", metavar="SIZE", help="Pixels: 224, or height x width as 224x320.")
+]
+OtherImageSize = Annotated[
+    str | None,
+    typer.Option("--image-size", metavar="SIZE", help="Pixels, when not those of the training: 288, or 224x320."),
+]
+BackboneName = Annotated[str | None, typer.Option("--backbone", help="A keras.applications name, or compact.")]
+HeadName = Annotated[str | None, typer.Option("--head", help="gap, gmp, depthwise, wise, flatten or fc.")]
+LearningRate = Annotated[float | None, typer.Option("--learning-rate", "--lr", help="Base learning rate.")]
+Precision = Annotated[
+    Literal["float32", "mixed_float16", "mixed_bfloat16"] | None, typer.Option("--precision", help="Arithmetic.")
+]
+DeviceChoice = Annotated[
+    Literal["auto", "cpu", "gpu"], typer.Option("--device", help="Where to compute; gpu is an error without one.")
+]
+EngineChoice = Annotated[
+    Literal["auto", "litert", "keras"],
+    typer.Option("--engine", help="What runs the model; auto is LiteRT on the CPU, else Keras."),
+]
+Show = Annotated[bool, typer.Option("--show", help="Show small pictures, on a terminal with colours and UTF-8.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show warnings and results only.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show long tables whole.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+FailUnder = Annotated[
+    list[str] | None,
+    typer.Option("--fail-under", metavar="METRIC=VALUE", help="Exit with 7 when a metric misses this; repeatable."),
+]
+PixelLimit = Annotated[
+    int | None,
+    typer.Option("--pixel-limit", metavar="N", min=1, help="Refuse images of more pixels, width times height."),
+]
+TableFormat = Annotated[Literal["table", "json", "csv", "markdown"], typer.Option("--format", help="Output format.")]
+
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option("--tracker", metavar="NAME", help="Tell an experiment tracker, mlflow or wandb; repeatable."),
+]
+
+NAMED_OPTIONS: dict[str, tuple[str, ...]] = {
+    "data": ("data", "dir"),
+    "output-dir": ("output_dir",),
+    "name": ("name",),
+    "seed": ("seed",),
+    "epochs": ("train", "epochs"),
+    "batch-size": ("train", "batch_size"),
+    "image-size": ("data", "image_size"),
+    "backbone": ("model", "backbone"),
+    "head": ("model", "head", "name"),
+    "learning-rate": ("train", "optimizer", "learning_rate"),
+    "precision": ("train", "precision"),
+    "tracker": ("train", "trackers"),
+}
+
+
+class Group(TyperGroup):
+    """A command that has commands of its own: `config`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command, or say which one was probably meant, or else which there are."""
+        from wisesr_cli.text import joined, nearest
+
+        names = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in names:
+            meant = nearest(args[0], names) or f" Allowed: {joined(names)}."
+            ctx.fail(f"no command is called '{args[0]}'.{meant}")
+        return super().resolve_command(ctx, args)
+
+
+def new_app() -> typer.Typer:
+    """Return the Typer app of one command, or of a group of them."""
+    return typer.Typer(cls=Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def named(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments of a command that are named options of the config."""
+    return {name: value for name, value in arguments.items() if name.replace("_", "-") in NAMED_OPTIONS}
+
+
+def overrides(settings: Sequence[str] | None, **named: Any) -> list[Override]:
+    """Return what the command line says about the config: `--set` first, then named options, which win."""
+    from wisesr_cli.config.reader import Override, parse_set
+
+    result = [parse_set(text) for text in settings or ()]
+    for option, value in named.items():
+        name = option.replace("_", "-")
+        if value is not None:
+            result.append(Override(NAMED_OPTIONS[name], value, f"--{name}"))
+    return result
+
+
+def command_without(*dropped: str, flags: Sequence[str] = (), add: Sequence[str] = ()) -> str:
+    """Return the command line of this process without some options with their values, and without some flags."""
+    words, arguments = ["wisesr"], iter(sys.argv[1:])
+    for argument in arguments:
+        option, equals, _ = argument.partition("=")
+        if option in dropped:
+            if not equals:
+                next(arguments, None)
+        elif argument not in flags:
+            words.append(argument)
+    return shlex.join([*words, *add])

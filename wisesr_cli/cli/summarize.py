@@ -1,0 +1,71 @@
+"""`wisesr summarize`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from wisesr_cli.cli import options
+
+app = options.new_app()
+
+
+@app.command()
+def summarize(
+    source: Annotated[str | None, typer.Argument(help="A YAML config, an image folder, or a run directory.")] = None,
+    backbone: Annotated[
+        list[str] | None, typer.Option("--backbone", help="A keras.applications name, compact, or all; repeatable.")
+    ] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option("--head", help="A head, also as wise:pooling=valid, or all (the default); repeatable."),
+    ] = None,
+    classes: Annotated[int | None, typer.Option("--classes", min=2, help="Number of classes.")] = None,
+    image_size: Annotated[
+        list[str] | None, typer.Option("--image-size", metavar="SIZE", help="224 or 224x320; repeatable.")
+    ] = None,
+    settings: options.SetOptions = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Also time one image through each model.")] = False,
+    device: options.DeviceChoice = "auto",
+    output: options.TableFormat = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show parameters, FLOPs and sizes per backbone and head, side by side.
+
+    Without SOURCE: MobileNetV2, all heads, 10 classes, 224 pixels. Example:
+
+    wisesr summarize --backbone Xception --classes 70
+    """
+    from wisesr_cli.config.reader import load_config
+    from wisesr_cli.run.run import config_source
+
+    config = load_config(config_source(source), options.overrides(settings)).config
+    from wisesr_cli.comparison.costs import request_of
+    from wisesr_cli.comparison.costs import summarize as summarize_models
+    from wisesr_cli.comparison.costs_tables import summary_grids, summary_header, summary_rows
+    from wisesr_cli.display.terminal import TerminalListener, show_result
+
+    listener = TerminalListener(quiet=quiet, verbose=verbose)
+    request = request_of(
+        config,
+        source,
+        backbones=backbone or (),
+        heads=head or (),
+        image_sizes=image_size or (),
+        classes=classes,
+        latency=latency,
+        device=device,
+    )
+    summary = summarize_models(request, listener)
+    show_result(
+        output,
+        grids=summary_grids(summary),
+        header=summary_header(summary),
+        rows=summary_rows(summary),
+        value=summary.to_json(),
+    )
+    for note in summary.notes:
+        listener.note(note)

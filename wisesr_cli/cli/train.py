@@ -1,0 +1,139 @@
+"""`wisesr train`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wisesr_cli.cli import options
+
+if TYPE_CHECKING:
+    from wisesr_cli.evaluation.gates import Gate
+    from wisesr_cli.results import Listener, TrainingResult
+
+app = options.new_app()
+
+
+@app.command()
+def train(
+    source: Annotated[
+        str, typer.Argument(help="A YAML config, an image folder, or a run (with --resume: that very run).")
+    ],
+    settings: options.SetOptions = None,
+    data: options.DataFolder = None,
+    output_dir: options.OutputDir = None,
+    name: options.RunName = None,
+    seed: options.Seed = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    image_size: options.ImageSize = None,
+    backbone: options.BackboneName = None,
+    head: options.HeadName = None,
+    learning_rate: options.LearningRate = None,
+    precision: options.Precision = None,
+    tracker: options.Trackers = None,
+    device: options.DeviceChoice = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of this name.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in the run of this name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="One step, save and reload, then stop.")] = False,
+    max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Stop after so many steps.")] = None,
+    time_limit: Annotated[
+        float | None, typer.Option("--time-limit", min=0, metavar="SECONDS", help="Stop after so many seconds.")
+    ] = None,
+    coordinator: Annotated[
+        str | None, typer.Option("--coordinator", metavar="HOST:PORT", help="Where process 0 of several listens.")
+    ] = None,
+    num_processes: Annotated[
+        int | None, typer.Option("--num-processes", metavar="N", help="How many processes train together.")
+    ] = None,
+    process_id: Annotated[
+        int | None, typer.Option("--process-id", metavar="I", help="Which of them this is, from 0.")
+    ] = None,
+    fail_under: options.FailUnder = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a classifier from a YAML config or an image folder.
+
+    An image folder has class folders, or train/, validation/ and test/ with class folders. Example:
+
+    wisesr train photos --backbone MobileNetV2 --epochs 20
+    """
+    named = options.named(locals())
+    from wisesr_cli.config.reader import load_config
+    from wisesr_cli.processes.launch import find_cluster
+    from wisesr_cli.run.run import config_source, place_of
+
+    cluster = find_cluster(coordinator, num_processes, process_id)
+    gates = _parse_gates(fail_under or ())
+    own_place = place_of(source) if resume or overwrite else []
+    loaded = load_config(config_source(source), [*own_place, *options.overrides(settings, **named)])
+    from wisesr_cli import api
+    from wisesr_cli.training.display import TrainingDisplay
+    from wisesr_cli.training.train import TrainingOptions
+
+    display = TrainingDisplay(quiet=quiet, verbose=verbose)
+    for note in loaded.notes if cluster is None or cluster.process == 0 else ():
+        display.note(note)
+    result = api.train(
+        loaded,
+        options=TrainingOptions(
+            resume=resume,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            max_steps=max_steps,
+            time_limit_seconds=time_limit,
+            device=device,
+            cluster=cluster,
+        ),
+        listener=display,
+    )
+    if cluster is not None and cluster.process != 0:  # the main process shows what it came to
+        return
+    _show(result, display, dry_run=dry_run)
+    if gates and not dry_run:
+        from wisesr_cli.evaluation.gates import check_gates
+
+        check_gates(result.metrics, gates)
+
+
+def _parse_gates(texts: Sequence[str]) -> list[Gate]:
+    """Read the gates; where there are none, nothing of metrics is loaded, and a mistake in the config shows sooner."""
+    if not texts:
+        return []
+    from wisesr_cli.evaluation.gates import parse_gate
+
+    return [parse_gate(text) for text in texts]
+
+
+def _show(result: TrainingResult, display: Listener, *, dry_run: bool) -> None:
+    from wisesr_cli.display.terminal import show_grid
+    from wisesr_cli.training.tables import training_grid
+
+    if dry_run:
+        display.note(f"to train: {options.command_without(flags=('--dry-run',))}")
+        return
+    show_grid(training_grid(result))
+    sys.stdout.flush()
+    run = shlex.quote(result.run_dir)
+    if result.stopped:
+        display.note(f"stopped: {result.stopped}")
+    elif result.epochs_done_now == 0:
+        display.note("nothing left to do: all epochs are done; a larger --epochs goes on")
+    if not result.finished:
+        display.note(f"to go on: {_command_to_go_on(result.run_dir)}")
+    if result.best_epoch is not None:
+        display.note(f"next: wisesr evaluate {run}" + ("" if result.metrics else " --data FOLDER"))
+        display.note(f"      wisesr predict {run} IMAGE")
+
+
+def _command_to_go_on(run_dir: str) -> str:
+    """Return the command line that resumes this very run, whatever others are called by then."""
+    flags, add = ("--overwrite", "--resume"), ["--name", Path(run_dir).name, "--resume"]
+    return options.command_without("--max-steps", "--time-limit", "--name", flags=flags, add=add)

@@ -1,0 +1,71 @@
+"""`wisesr upgrade`."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated, Literal
+
+import typer
+
+from wisesr_cli.cli import options
+
+app = options.new_app()
+
+
+@app.command()
+def upgrade(
+    model: Annotated[str, typer.Argument(help="A classifier that Keras saved as .keras, or a run whose head is gap.")],
+    settings: options.SetOptions = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="FOLDER", help="Images to compare on, name the classes by, and fine-tune on."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", metavar="FILE", help="Class names, a line per output of the model.")
+    ] = None,
+    preprocessing: Annotated[
+        Literal["auto", "caffe", "tf", "torch", "unit", "none"] | None,
+        typer.Option("--preprocessing", help="How pixels are scaled before the model; auto looks into it."),
+    ] = None,
+    image_size: options.ImageSize = None,
+    head: Annotated[str | None, typer.Option("--head", help="wise, depthwise or gap.")] = None,
+    output_dir: options.OutputDir = None,
+    name: options.RunName = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run of this name.")] = False,
+    device: options.DeviceChoice = "auto",
+    output: options.TableFormat = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Make a run of a Keras classifier that ends in global average pooling: the same outputs, ready for fine-tuning.
+
+    Its head weighs every position alike, as the pooling did, and learns better when it is trained. Example:
+
+    wisesr upgrade model.keras --data photos
+    """
+    named = options.named(locals())
+    from wisesr_cli import api
+    from wisesr_cli.display.terminal import TerminalListener, show_result
+    from wisesr_cli.upgrading.tables import UPGRADE_HEADER, upgrade_grid
+
+    scaling = [] if preprocessing is None else [f"model.preprocessing={preprocessing}"]
+    listener = TerminalListener(quiet=quiet, verbose=verbose)
+    result = api.upgrade(
+        model,
+        options.overrides([*(settings or ()), *scaling], **named),
+        classes=classes,
+        overwrite=overwrite,
+        device=device,
+        listener=listener,
+    )
+    grid = upgrade_grid(result)
+    show_result(output, grids=[grid], header=UPGRADE_HEADER, rows=grid.rows, value=result.to_json())
+    for note in result.notes:
+        listener.note(note)
+    run = shlex.quote(result.run_dir)
+    folder = "" if data else " --data FOLDER"
+    listener.note(f"next: wisesr train {run} --resume{folder}")
+    if data or classes:  # images are judged by the names of their classes
+        listener.note(f"      wisesr evaluate {run}{folder}")
+    listener.note(f"      wisesr predict {run} IMAGE")

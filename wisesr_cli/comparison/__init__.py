@@ -1,0 +1,1 @@
+"""Comparing heads: over seeds by training them, and by what they cost."""

@@ -1,0 +1,272 @@
+"""Does the work of a comparison: trains what is not trained yet, judges it, and brings the figures together.
+
+Everything that can be wrong is found before the first training. The records and predictions on the disk are the one
+source of the figures, so that an interrupted comparison ends as an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from wisesr_cli.comparison.figures import compare_trainings, is_judged
+from wisesr_cli.comparison.folder import check_comparison_kinds, choose_comparison
+from wisesr_cli.comparison.progress import CombinedProgress, WarnsOnce
+from wisesr_cli.comparison.request import ComparisonRequest, PlannedTraining
+from wisesr_cli.comparison.state import WAY_OUT, ComparisonState, TrainingRecord, read_comparison_state
+from wisesr_cli.comparison.tables import write_comparison
+from wisesr_cli.data.dataset import DatasetIndex, build_index
+from wisesr_cli.display.grid import percent
+from wisesr_cli.engines.choose import choose_engine
+from wisesr_cli.errors import NotFiniteError, RunError, UsageError
+from wisesr_cli.evaluation.evaluate import choose_subject, evaluate, output_folder
+from wisesr_cli.machine import keras_start
+from wisesr_cli.machine.keras_start import DeviceChoice
+from wisesr_cli.machine.locks import locked
+from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
+from wisesr_cli.machine.threads import worker_count
+from wisesr_cli.models.backbones import FROM_WEIGHTS
+from wisesr_cli.models.costs_table import BACKBONE_SIZES
+from wisesr_cli.models.heads import effective_options, grid_size
+from wisesr_cli.results import Comparison, Evaluation, Listener, TrainingResult
+from wisesr_cli.run.folders import Start, check_still_new, forget_if_empty, prepare_folder
+from wisesr_cli.run.names import HISTORY, TRAININGS
+from wisesr_cli.run.progress import Circumstances, check_resumable
+from wisesr_cli.run.run import Run
+from wisesr_cli.text import counted, visible
+from wisesr_cli.training import train
+from wisesr_cli.training.checks import check_settings, check_settings_with_data
+from wisesr_cli.training.trackers.table import check_trackers
+from wisesr_cli.training.train import TrainingOptions
+
+REFERENCE_SEED = 0  # of the split that is remembered, to notice that images have changed
+BATCH_SIZE = 32  # of judging; it changes no figure
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Where a comparison lies, what it remembers, what it judges on, and where it computes."""
+
+    folder: Path
+    state: ComparisonState
+    split: str
+    device: DeviceChoice
+
+    def is_done(self, item: PlannedTraining) -> bool:
+        """Return whether nothing of a training is left to do: it is remembered, and its files are there and its own."""
+        run, record = Run(self.folder / item.run), self.state.record(item.run)
+        is_trained = record.is_finished(self.state.epochs) and run.is_complete and run.best.is_file()
+        return is_trained and _is_of(run, item) and is_judged(run, self.split, record)
+
+
+def _is_of(run: Run, item: PlannedTraining) -> bool:
+    """Return whether a run is the training that was planned, and no other that was put in its place."""
+    planned = item.loaded.config
+    try:
+        config = run.load_config()
+    except RunError:  # resuming writes it again
+        return False
+    return (config.model.head, config.seed) == (planned.model.head, planned.seed)
+
+
+def open_comparison(request: ComparisonRequest, *, resume: bool) -> Start:
+    """Return the folder for a comparison whose settings are right, without writing anything yet.
+
+    Raises:
+        ConfigError: a head does not fit the feature map, or settings exclude each other.
+        UsageError: the name is taken.
+        RunError: something that is no file of a comparison lies in the place of one.
+    """
+    for head in request.heads:
+        check_settings(head.loaded.config)
+    _check_heads(request)
+    check_trackers(request.base.config.train.trackers)
+    start = choose_comparison(request.base.config, request.default_name, resume=resume)
+    check_comparison_kinds(start.run)
+    return start
+
+
+def compare(request: ComparisonRequest, start: Start, *, device: DeviceChoice, listener: Listener) -> Comparison:
+    """Train every head with every seed, judge all of them, and return how they compare.
+
+    A training whose loss is not finite is left out, with its reason; the others go on.
+
+    Raises:
+        ConfigError: a setting needs what the images do not have.
+        UsageError: there is nothing to judge on, or fewer epochs are asked for than were trained.
+        DataError: the images cannot be used.
+        RunError: what is there to resume from is damaged, or does not fit.
+        MachineError: no GPU where one was asked for, no room on the disk, no permission, or the folder is in use.
+        Interrupted: a signal asked to stop; resuming goes on.
+    """
+    listener, stop_request = WarnsOnce(listener), StopRequest("go on with --resume")
+    with locked(start.run.lock), forget_if_empty(start.run), stop_on_signals(stop_request) as stop:
+        check_still_new(start)
+        index = build_index(request.base.config.data, seed=REFERENCE_SEED, listener=listener)
+        check_settings_with_data(request.base.config, index)
+        split = _judged_split(index, listener)
+        work = _Work(start.run.path, _begin(start, request, index, listener), split, device)
+        planned = list(request.trainings(work.folder))
+        with stop.deferred():
+            _train_all(work, planned, stop, listener)
+            result = compare_trainings(start.run, planned, work.state, split)
+            write_comparison(start.run, result)
+        return result
+
+
+def _check_heads(request: ComparisonRequest) -> None:
+    """Raise a `ConfigError` for a head that cannot be built on the feature map, where a table knows its size."""
+    for head in request.heads:
+        config = head.loaded.config
+        if config.model.feature_layer is None and config.model.backbone != FROM_WEIGHTS:
+            feature_map = BACKBONE_SIZES[config.model.backbone].feature_map(config.data.image_size)
+            grid_size(feature_map, effective_options(feature_map, config.model.head))
+
+
+def _judged_split(index: DatasetIndex, listener: Listener) -> str:
+    """Return what the heads are judged on: the test split when there is one, else validation."""
+    if "test" in index.splits:
+        return "test"
+    if "validation" not in index.splits:
+        raise UsageError(
+            "nothing to judge on: there is neither a test nor a validation split; give test images, or a "
+            "--set data.validation_split above 0"
+        )
+    listener.warn(
+        "there is no test split: the heads are judged on validation, which also chooses the best epoch; the figures "
+        "are better than those on new images would be, for all heads"
+    )
+    return "validation"
+
+
+def _begin(start: Start, request: ComparisonRequest, index: DatasetIndex, listener: Listener) -> ComparisonState:
+    """Return what is known of the trainings so far, written down before the first of them begins.
+
+    Raises:
+        RunError: config, images or library versions are others than before.
+    """
+    now = Circumstances(
+        config=request.shared_settings(),
+        classes=index.class_names,
+        data=index.record(),
+        versions=keras_start.package_versions(),
+        backend=keras_start.backend_name(),
+        threads=worker_count(),
+        device="",  # each training checks its own
+    )
+    prepare_folder(start.run, overwrite=False)
+    state = ComparisonState(start.run.path / TRAININGS, now, request.epochs)
+    if start.resumed:
+        state = read_comparison_state(start.run.path)
+        changed = list(index.differences(state.circumstances.data))
+        for warning in check_resumable(state.circumstances, now, changed, way_out=WAY_OUT):
+            listener.warn(warning)
+        state.extend_to(request.epochs)
+    state.write()
+    return state
+
+
+def _train_all(work: _Work, planned: Sequence[PlannedTraining], stop: StopRequest, listener: Listener) -> None:
+    """Do the trainings that are not done yet, under one display."""
+    left = [item for item in planned if not work.is_done(item)]
+    total = counted(len(planned), "training")
+    listener.note(f"{work.folder}: {total}, {len(planned) - len(left)} of them done; each is a run directory there")
+    progress = CombinedProgress(listener, trainings=len(left), epochs=work.state.epochs, stop=stop)
+    try:
+        for item in left:
+            stop.check("go on with --resume")
+            started = time.monotonic()
+            progress.begin(f"{item.head}, seed {item.seed}")
+            record = _train_and_judge(work, item, progress)
+            progress.end()
+            listener.note(_line(item, record, work.split, time.monotonic() - started))
+    finally:
+        progress.close()
+
+
+def _line(item: PlannedTraining, record: TrainingRecord, split: str, seconds: float) -> str:
+    """Return a finished training as one line."""
+    title = f"{item.head}, seed {item.seed}:"
+    if record.error is not None:
+        return f"{title} left out: {record.error}"
+    epochs = f"best epoch {record.best_epoch} of {len(record.accuracies)}"
+    return f"{title} top-1 {percent(record.top1_accuracy)} on {split}, {epochs}, {seconds:.0f} s"
+
+
+def _train_and_judge(work: _Work, item: PlannedTraining, progress: CombinedProgress) -> TrainingRecord:
+    """Train to the end, going on with what is there, judge the best epoch, and remember what that came to."""
+    state = work.state
+    schedules = schedules_of(Run(work.folder / item.run), state.record(item.run).schedules, state.epochs)
+    state.put(item.run, TrainingRecord(schedules=schedules))
+    keras_start.forget_models()
+    try:
+        with _naming_the_way_out(work.folder / item.run):
+            result = train.train(item.loaded, TrainingOptions(resume=True, device=work.device), progress)
+    except NotFiniteError as error:
+        record = TrainingRecord(schedules=schedules, error=str(error))
+    else:
+        evaluation = _judge(result.run_dir, work.split, work.device, progress)
+        record = _record(schedules, result, evaluation, progress)
+    state.put(item.run, record)
+    return record
+
+
+def schedules_of(run: Run, before: tuple[int, ...], epochs: int) -> tuple[int, ...]:
+    """Return the numbers of epochs that a training was asked for, with this one: of a run that is gone, this alone."""
+    if not (run.path / HISTORY).is_file():
+        return (epochs,)
+    return before if before[-1:] == (epochs,) else (*before, epochs)
+
+
+@contextmanager
+def _naming_the_way_out(run: Path) -> Iterator[None]:
+    """Let an error of one run directory say what to do about it in a comparison."""
+    try:
+        yield
+    except (RunError, UsageError) as error:
+        way_out = f"in a comparison: take {visible(run)} away, and --resume trains it anew"
+        raise type(error)(f"{error}; {way_out}") from None
+
+
+def _judge(run: str, split: str, device: DeviceChoice, listener: Listener) -> Evaluation:
+    """Judge a run on a split of its own, as `wisesr evaluate` does."""
+    chosen = choose_engine(run, device=device, listener=listener)
+    data = Run(Path(run)).load_config().data
+    subject = choose_subject(
+        run, split=split, data=None, on_error=data.on_error, pixel_limit=data.pixel_limit, listener=listener
+    )
+    with output_folder(run, subject) as output:
+        evaluation, _ = evaluate(
+            run,
+            chosen.start(listener),
+            subject,
+            batch_size=BATCH_SIZE,
+            on_error=data.on_error,
+            pixel_limit=data.pixel_limit,
+            output=output,
+            listener=listener,
+        )
+    return evaluation
+
+
+def _record(
+    schedules: tuple[int, ...], result: TrainingResult, evaluation: Evaluation, progress: CombinedProgress
+) -> TrainingRecord:
+    assert progress.plan is not None, "a training says what it does"
+    validated = [row.val_top1_accuracy for row in result.history if row.val_top1_accuracy is not None]
+    return TrainingRecord(
+        schedules=schedules,
+        is_done=True,
+        best_epoch=result.best_epoch,
+        accuracies=tuple(validated or (row.top1_accuracy for row in result.history)),
+        curves_of="validation" if validated else "training",
+        epoch_seconds=tuple(row.epoch_seconds for row in result.history),
+        top1_accuracy=evaluation.metrics.top1_accuracy,
+        macro_f1=evaluation.metrics.macro_f1,
+        head_parameters=result.head_parameters,
+        total_parameters=result.parameters,
+        feature_map=progress.plan.feature_map,
+    )

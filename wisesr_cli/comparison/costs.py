@@ -1,0 +1,231 @@
+"""Compares what backbones and heads cost: parameters, FLOPs, megabytes and, when asked, milliseconds.
+
+A backbone's numbers come from `costs_table`, by arithmetic. Keras is started for what no table can know: a backbone
+that is cut at a layer, and times.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from wisesr_cli.config.reader import parse_head, parse_image_size
+from wisesr_cli.config.schema import Config
+from wisesr_cli.errors import ConfigError
+from wisesr_cli.machine import keras_start
+from wisesr_cli.machine.keras_start import DeviceChoice
+from wisesr_cli.models.backbones import BACKBONES, FROM_WEIGHTS, canonical_name, check_backbone
+from wisesr_cli.models.costs_table import BACKBONE_SIZES
+from wisesr_cli.models.heads import HEADS, FeatureMap, HeadOptions, effective_options, head_flops, head_parameters
+from wisesr_cli.models.settings import ModelConfig
+from wisesr_cli.results import Listener, Progress, Summary, SummaryRow
+from wisesr_cli.run.run import Run
+
+DEFAULT_CLASSES = 10
+BYTES_PER_PARAMETER = 4  # float32
+LATENCY_RUNS = 20
+
+
+@dataclass(frozen=True)
+class SummaryRequest:
+    """Which models to compare: every backbone with every head at every image size."""
+
+    models: tuple[ModelConfig, ...]  # one per backbone
+    heads: dict[str, HeadOptions]  # name in the table -> options
+    image_sizes: tuple[tuple[int, int], ...]
+    classes: int
+    latency: bool = False
+    device: DeviceChoice = "auto"
+
+    @property
+    def reason_for_keras(self) -> str | None:
+        """Why the table is not enough; None where it is."""
+        names = list(dict.fromkeys(model.backbone for model in self.models))
+        if self.latency:
+            built = names[0] if len(names) == 1 else f"{len(names)} backbones"
+            return f"building {built} in Keras, as --latency was asked for"
+        for model in self.models:
+            if model.backbone == FROM_WEIGHTS:
+                return f"reading the backbone of {model.weights} in Keras"
+            if model.feature_layer is not None:
+                return f"building {model.backbone} in Keras, as model.feature_layer is given"
+        return "starting Keras, as --device gpu was asked for" if self.device == "gpu" else None
+
+
+@dataclass(frozen=True)
+class _BackboneCost:
+    """What a backbone is at one image size."""
+
+    feature_map: FeatureMap
+    parameters: int
+    trainable_parameters: int
+    flops: int
+
+
+def summarize(request: SummaryRequest, listener: Listener) -> Summary:
+    """Return a row for every backbone, image size and head; what cannot be built is left out with a note.
+
+    Raises:
+        ConfigError: nothing at all could be built.
+        MachineError: Keras is needed and does not start, or not on the device that was asked for.
+    """
+    reason = request.reason_for_keras
+    if reason is None:
+        return _summarize(request, None)
+    listener.note(reason)
+    keras_start.start(request.device)
+    with listener.progress("building", len(request.models) * len(request.image_sizes)) as progress:
+        return _summarize(request, progress)
+
+
+def _summarize(request: SummaryRequest, progress: Progress | None) -> Summary:
+    rows: list[SummaryRow] = []
+    notes: list[str] = []
+    for model in request.models:
+        for image_size in request.image_sizes:
+            rows.extend(_rows(request, model, image_size, notes))
+            if progress is not None:
+                progress.advance()
+    if not rows:
+        raise ConfigError("; ".join(notes))
+    return Summary(tuple(rows), tuple(dict.fromkeys(notes)))
+
+
+def _rows(
+    request: SummaryRequest, model: ModelConfig, image_size: tuple[int, int], notes: list[str]
+) -> Iterator[SummaryRow]:
+    try:
+        backbone = _backbone_cost(model, image_size)
+    except ConfigError as error:
+        notes.append(f"left out: {error}")
+        return
+    for name, head in request.heads.items():
+        try:
+            in_head = head_parameters(backbone.feature_map, request.classes, head)
+            flops_of_head = head_flops(backbone.feature_map, request.classes, head)
+        except ConfigError as error:
+            notes.append(f"left out: {model.backbone} at {image_size[0]}x{image_size[1]} with {name}: {error}")
+            continue
+        if effective_options(backbone.feature_map, head).name != head.name:
+            notes.append(f"{model.backbone} at {image_size[0]}x{image_size[1]}: one position only, so {name} is GAP")
+        yield SummaryRow(
+            backbone=model.backbone,
+            image_height=image_size[0],
+            image_width=image_size[1],
+            classes=request.classes,
+            head=name,
+            feature_map=backbone.feature_map,
+            backbone_parameters=backbone.parameters,
+            head_parameters=in_head,
+            total_parameters=backbone.parameters + in_head,
+            trainable_parameters=backbone.trainable_parameters + in_head,
+            head_flops=flops_of_head,
+            total_flops=backbone.flops + flops_of_head,
+            size_mb=BYTES_PER_PARAMETER * (backbone.parameters + in_head) / 1e6,
+            latency_ms=_latency_ms(model, head, image_size, request.classes) if request.latency else None,
+        )
+
+
+def _backbone_cost(model: ModelConfig, image_size: tuple[int, int]) -> _BackboneCost:
+    """Return what the table knows of a backbone, or Keras of one that is cut at a layer."""
+    if model.feature_layer is not None or model.backbone == FROM_WEIGHTS:
+        return _cost_in_keras(model, image_size)
+    check_backbone(model.backbone, image_size, None)
+    sizes = BACKBONE_SIZES[model.backbone]
+    return _BackboneCost(
+        sizes.feature_map(image_size), sizes.parameters, sizes.trainable_parameters, sizes.flops(image_size)
+    )
+
+
+def _cost_in_keras(model: ModelConfig, image_size: tuple[int, int]) -> _BackboneCost:
+    from wisesr_cli.models.build import feature_map_of
+    from wisesr_cli.models.flops import count_flops
+
+    feature_map, backbone = feature_map_of(model, image_size)
+    trainable = sum(prod(weight.shape) for weight in backbone.trainable_weights)
+    return _BackboneCost(feature_map, int(backbone.count_params()), trainable, count_flops(backbone))
+
+
+def _latency_ms(model: ModelConfig, head: HeadOptions, image_size: tuple[int, int], classes: int) -> float:
+    """Return the median time of one image through a real model, in milliseconds."""
+    import numpy as np
+
+    from wisesr_cli.engines.keras import numpy_logits
+    from wisesr_cli.models.build import build_classifier
+
+    weights = model.weights if model.backbone == FROM_WEIGHTS else None
+    random = model.model_copy(update={"head": head, "weights": weights, "load_head": False})
+    classifier = build_classifier(random, image_size=image_size, classes=classes)
+    pixels = np.zeros((1, *image_size, 3), np.uint8)
+    numpy_logits(classifier.model, pixels)
+    times = []
+    for _ in range(LATENCY_RUNS):
+        started = time.perf_counter()
+        numpy_logits(classifier.model, pixels)
+        times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times)
+
+
+def request_of(
+    config: Config,
+    source: str | Path | None,
+    *,
+    backbones: Sequence[str] = (),
+    heads: Sequence[str] = (),
+    image_sizes: Sequence[str | int] = (),
+    classes: int | None = None,
+    latency: bool = False,
+    device: DeviceChoice = "auto",
+) -> SummaryRequest:
+    """Return what to compare: what is named, else what the config says, else (heads) all; see `api.summarize`.
+
+    Raises:
+        ConfigError: an unknown name, or a size that is none.
+    """
+    chosen = heads if _given(heads) else HEADS
+    return SummaryRequest(
+        models=choose_models(config.model, _backbone_names(backbones, config)),
+        heads={name: parse_head(name, base=config.model.head) for name in chosen},
+        image_sizes=tuple(map(parse_image_size, image_sizes)) or (config.data.image_size,),
+        classes=classes or _count_classes(source, config),
+        latency=latency,
+        device=device,
+    )
+
+
+def choose_models(base: ModelConfig, backbones: Sequence[str]) -> tuple[ModelConfig, ...]:
+    """Return the base with each of the backbones; a feature layer stays with its own backbone only."""
+    return tuple(
+        base.model_copy(
+            update={"backbone": name, "feature_layer": base.feature_layer if name == base.backbone else None}
+        )
+        for name in backbones
+    )
+
+
+def _given(names: Sequence[str]) -> bool:
+    return bool(names) and not any(name.lower() == "all" for name in names)
+
+
+def _backbone_names(names: Sequence[str], config: Config) -> list[str]:
+    if not names:
+        return [config.model.backbone]
+    try:
+        return [canonical_name(name) for name in names] if _given(names) else list(BACKBONES)
+    except ValueError as error:
+        raise ConfigError(f"--backbone: {error}") from None
+
+
+def _count_classes(source: str | Path | None, config: Config) -> int:
+    """Return the number of classes of a run or of class folders, or 10 where no images are named."""
+    if source is not None and Run(Path(source)).is_complete:
+        return len(Run(Path(source)).read_classes())
+    if config.data.dir is None and config.data.train_dir is None:
+        return DEFAULT_CLASSES
+    from wisesr_cli.data.dataset import count_classes  # brings NumPy and Pillow
+
+    return count_classes(config.data)

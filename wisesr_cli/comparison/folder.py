@@ -1,0 +1,51 @@
+"""Where a comparison is written: the folder chosen and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wisesr_cli.errors import UsageError
+from wisesr_cli.run.folders import Start, check_output_folder, free_folder, is_taken, newest_folder, refuse_wrong_kinds
+from wisesr_cli.run.names import (
+    ACCURACY_PICTURE,
+    COMPARISON_FILES,
+    LEARNING_CURVES,
+    LOCK,
+    TRAININGS,
+)
+from wisesr_cli.run.run import Run
+from wisesr_cli.text import visible
+
+if TYPE_CHECKING:
+    from wisesr_cli.config.schema import Config
+
+
+def choose_comparison(config: Config, default_name: str, *, resume: bool) -> Start:
+    """Return the folder for a comparison, without writing anything yet; its lock and its plots are where a run's are.
+
+    Raises:
+        UsageError: the name was given and is taken, or the folder holds something else.
+    """
+    parent = Path(config.output_dir).expanduser()
+    check_output_folder(parent)
+    if config.name is None:
+        newest = newest_folder(parent, default_name, TRAININGS) if resume else None
+        if newest is not None:
+            return Start(Run(newest), resumed=True)
+        return Start(Run(free_folder(parent, default_name)), resumed=False, is_new=True)
+    path = parent / config.name
+    if not is_taken(path):
+        return Start(Run(path), resumed=False, is_new=True)
+    if not (path / TRAININGS).is_file():
+        raise UsageError(f"{visible(path)} holds something that is no comparison; give another --name")
+    if not resume:
+        raise UsageError(f"{visible(path)} exists; give another --name, or go on with --resume")
+    return Start(Run(path), resumed=True)
+
+
+def check_comparison_kinds(folder: Run) -> None:
+    """Raise a `RunError` when a folder lies where a file of a comparison should be, or a file in place of a folder."""
+    pictures = [folder.plots / name for name in (ACCURACY_PICTURE, LEARNING_CURVES)]
+    names = (TRAININGS, *COMPARISON_FILES, LOCK)
+    refuse_wrong_kinds(files=[*(folder.path / name for name in names), *pictures], folders=(folder.plots,))

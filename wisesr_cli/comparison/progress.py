@@ -1,0 +1,122 @@
+"""One progress display for all trainings of a comparison, in place of one for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+from wisesr_cli.machine.stopping import StopRequest
+from wisesr_cli.results import EpochResult, Listener, Progress, Silent, TrainingPlan
+from wisesr_cli.text import counted
+
+STEPS = "training"  # the label under which a training reports its steps
+
+
+class WarnsOnce:
+    """A `results.Listener` that passes every warning on once: all trainings warn of the same images."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self._warned: set[str] = set()
+
+    def note(self, message: str) -> None:
+        """Pass it on."""
+        self.listener.note(message)
+
+    def warn(self, message: str) -> None:
+        """Pass it on, unless it was."""
+        if message not in self._warned:
+            self._warned.add(message)
+            self.listener.warn(message)
+
+    def progress(self, label: str, total: int | None) -> AbstractContextManager[Progress]:
+        """Pass it on."""
+        shown: AbstractContextManager[Progress] = self.listener.progress(label, total)
+        return shown
+
+
+class CombinedProgress:
+    """A `results.TrainingListener` for many trainings: one bar over the steps of all, every warning once.
+
+    Args:
+        listener: who is told.
+        trainings: how many are left to do.
+        epochs: of each.
+        stop: looked at with every step of whatever goes on between two trainings.
+    """
+
+    def __init__(self, listener: Listener, *, trainings: int, epochs: int, stop: StopRequest) -> None:
+        self.listener, self.trainings, self.epochs, self.stop = WarnsOnce(listener), trainings, epochs, stop
+        self.plan: TrainingPlan | None = None
+        self.bar: Progress | None = None
+        self.title = ""
+        self._number = self._steps = 0
+        self._stack = ExitStack()
+
+    def begin(self, title: str) -> None:
+        """Note which training comes next."""
+        self._number += 1
+        self.title = f"{title} ({self._number} of {self.trainings})"
+        self.describe("preparing")
+
+    def end(self) -> None:
+        """Count the steps that the training did not need, as it stopped early or was resumed."""
+        if self.bar is not None and self.plan is not None:
+            self.advance(self._number * self.epochs * self.plan.steps_per_epoch - self._steps)
+
+    def close(self) -> None:
+        """End the display."""
+        self._stack.close()
+
+    def note(self, message: str) -> None:
+        """Do nothing: what is worth a line is told once, by the comparison."""
+
+    def warn(self, message: str) -> None:
+        """Warn once of what every training would warn of."""
+        self.listener.warn(message)
+
+    def prepared(self, plan: TrainingPlan) -> None:
+        """Begin the bar with the first training, whose steps are now known."""
+        if self.plan is None:
+            images = ", ".join(f"{sum(counts):,} {split}" for split, counts in plan.counts.items())
+            self.listener.note(f"device: {plan.device}")
+            self.listener.note(f"images: {images}; {counted(len(plan.class_names), 'class', 'classes')}")
+            total = self.trainings * self.epochs * plan.steps_per_epoch
+            self.bar = self._stack.enter_context(self.listener.progress(self.title, total))
+        self.plan = plan
+        for warning in plan.warnings:
+            self.warn(warning)
+
+    def epoch_finished(self, row: EpochResult, *, is_best: bool, total: int) -> None:
+        """Do nothing: the bar says which epoch it is."""
+
+    @contextmanager
+    def progress(self, label: str, total: int | None) -> Iterator[Progress]:
+        """Give the part of a training, or of what goes on between two of them, in the one display."""
+        if self.bar is None:
+            with self.listener.progress(f"{self.title}: {label}", total) as own:
+                yield own
+            return
+        self.describe(label)
+        yield self if label == STEPS else _Between(self)
+
+    def advance(self, steps: int = 1) -> None:
+        """Count steps of the training as done."""
+        self._steps += steps
+        if self.bar is not None and steps > 0:
+            self.bar.advance(steps)
+
+    def describe(self, label: str) -> None:
+        """Say what is being done in the training now."""
+        if self.bar is not None:
+            self.bar.describe(f"{self.title}: {label}")
+
+
+class _Between(Silent):
+    """The progress of what is no training: not counted, but a place to stop at."""
+
+    def __init__(self, combined: CombinedProgress) -> None:
+        self.combined = combined
+
+    def advance(self, steps: int = 1) -> None:
+        self.combined.stop.check("go on with --resume")

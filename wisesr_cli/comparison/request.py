@@ -1,0 +1,192 @@
+"""What to compare: heads and seeds as they were asked for, and the config of every training. No Keras.
+
+Every training of a comparison differs from the others in its head and its seed alone. The seed decides the split, the
+order of the examples, the augmentation and the backbone that it starts from, so that heads with the same seed form a
+pair.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from wisesr_cli.config.reader import LoadedConfig, Override, load_config, parse_set
+from wisesr_cli.config.yaml_reader import KeyPath
+from wisesr_cli.errors import UsageError
+from wisesr_cli.models.backbones import FROM_WEIGHTS
+from wisesr_cli.models.heads import HEADS
+from wisesr_cli.run.progress import config_for_comparison
+from wisesr_cli.text import counted, visible
+
+DEFAULT_HEADS = ("gap", "wise", "flatten")
+DEFAULT_SEEDS = 3
+MOST_SEEDS = 1000
+DECIDED_BY: dict[KeyPath, str] = {("seed",): "--seeds", ("model", "head", "name"): "--heads"}
+LONGEST_FOLDER_NAME = 180  # bytes of a run's name before its seed
+
+
+@dataclass(frozen=True)
+class ComparedHead:
+    """A head as it was typed, and the config of a training with it; its seed is set for each training."""
+
+    label: str
+    loaded: LoadedConfig
+
+    @property
+    def folder_name(self) -> str:
+        """What its run directories are called before the seed: the head with the options that are not its defaults."""
+        head = self.loaded.config.model.head
+        defaults = HEADS[head.name].options(name=head.name)
+        given = [f"{key}-{value}" for key, value in head if key != "name" and value != getattr(defaults, key)]
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join((head.name, *given)))
+        return name.encode()[:LONGEST_FOLDER_NAME].decode()
+
+
+@dataclass(frozen=True)
+class PlannedTraining:
+    """One training of a comparison: which, the name of its run directory, and how it is done."""
+
+    head: str
+    seed: int
+    run: str
+    loaded: LoadedConfig
+
+
+@dataclass(frozen=True)
+class ComparisonRequest:
+    """Which trainings to do: every head with every seed. The first head is the one that the others are compared to.
+
+    `left_out` names what the command line said of heads and seeds beside that.
+    """
+
+    heads: tuple[ComparedHead, ...]
+    seeds: tuple[int, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def base(self) -> LoadedConfig:
+        """The config of the first head, which has everything that all trainings share."""
+        return self.heads[0].loaded
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs each training takes."""
+        return self.base.config.train.epochs
+
+    @property
+    def default_name(self) -> str:
+        """The name of the comparison's folder where none is given."""
+        head = self.base.config.model.head.name
+        return f"{self.base.default_name.removesuffix(f'-{head}')}-compare"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how the configs came about, each once."""
+        return (*self.left_out, *dict.fromkeys(note for head in self.heads for note in head.loaded.notes))
+
+    def shared_settings(self) -> dict[str, Any]:
+        """Return the settings that are the same for all trainings and decide their numbers, flat."""
+        settings = config_for_comparison(self.base.config)
+        return {key: value for key, value in settings.items() if key != "seed" and not key.startswith("model.head.")}
+
+    def trainings(self, folder: Path) -> Iterator[PlannedTraining]:
+        """Give every training, in order: all heads with the first seed, then all with the next one."""
+        for seed in self.seeds:
+            for head in self.heads:
+                run = f"{head.folder_name}-seed{seed}"
+                config = head.loaded.config.model_copy(update={"name": run, "output_dir": folder, "seed": seed})
+                yield PlannedTraining(head.label, seed, run, LoadedConfig(config, (), run))
+
+
+def request_of(
+    source: str | Path | None, overrides: Sequence[Override], *, heads: Sequence[str], seeds: Sequence[int]
+) -> ComparisonRequest:
+    """Return what to compare.
+
+    Args:
+        source: a config or an image folder.
+        overrides: what the command line says about the config, weakest first.
+        heads: each as `wise` or `wise:pooling=valid:initializer=paper`; the options of the config's own head hold where
+            it is of that kind.
+        seeds: each a whole number from 0.
+
+    Raises:
+        ConfigError: mistakes in the config or in a head.
+        UsageError: a head or a seed is there twice, or there is nothing to compare.
+    """
+    chosen = tuple(_compared_head(source, overrides, text.strip()) for text in heads)
+    if len(chosen) < 2:
+        raise UsageError("--heads: give at least two heads, separated by commas, for instance --heads gap,wise")
+    for number, head in enumerate(chosen):
+        for other in chosen[:number]:
+            if head.loaded.config.model.head == other.loaded.config.model.head:
+                raise UsageError(f"--heads: '{visible(head.label)}' is the same head as '{visible(other.label)}'")
+    left_out = tuple(
+        f"{visible(given.origin)}: left out, as {option} says which ones"
+        for given in overrides
+        if (option := DECIDED_BY.get(given.path)) is not None
+    )
+    return ComparisonRequest(chosen, _checked_seeds(seeds), left_out)
+
+
+def _compared_head(source: str | Path | None, overrides: Sequence[Override], text: str) -> ComparedHead:
+    name, *options = text.split(":")
+    origin = f"--heads {text}"
+    values = [Override(("model", "head", "name"), name, origin)]
+    for option in options:
+        key, equals, _ = option.partition("=")
+        if not equals or key.strip() in ("", "name"):  # another name than the one before the colon would mislabel it
+            raise UsageError(f"{visible(origin)}: expected HEAD:option=value, for instance wise:pooling=valid")
+        parsed = parse_set(f"model.head.{option}")
+        values.append(Override(parsed.path, parsed.value, origin))
+    return ComparedHead(text, _with_new_head(load_config(source, (*overrides, *values))))
+
+
+def _with_new_head(loaded: LoadedConfig) -> LoadedConfig:
+    """Return the config with a head that starts anew: none of those compared begins with more than the others."""
+    model = loaded.config.model
+    notes = loaded.notes
+    if model.load_head is True or model.backbone == FROM_WEIGHTS:
+        notes = (*notes, "every head starts anew on the backbone of model.weights, whatever model.load_head says")
+    config = loaded.config.model_copy(update={"model": model.model_copy(update={"load_head": False})})
+    return replace(loaded, config=config, notes=notes)
+
+
+def parse_heads(text: str) -> tuple[str, ...]:
+    """Return the heads of `--heads gap,wise:pooling=valid`."""
+    return tuple(head for head in (part.strip() for part in text.split(",")) if head)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds of `--seeds 3`, which is 0, 1, 2, or of `--seeds 0,5,7`.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if re.fullmatch(r"[0-9]{1,9}", text.strip()):
+        return seeds_up_to(int(text))
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(re.fullmatch(r"[0-9]{1,10}", part) for part in parts):
+        raise UsageError(f"--seeds {visible(text)}: give how many, as 3 for 0, 1, 2, or which ones, as 0,5,7")
+    return _checked_seeds([int(part) for part in parts])
+
+
+def seeds_up_to(count: int) -> tuple[int, ...]:
+    """Return the seeds 0, 1, ..., as many as `count`."""
+    if not 1 <= count <= MOST_SEEDS:
+        raise UsageError(f"--seeds {count}: give 1 to {MOST_SEEDS:,} seeds; a single one is given as {count},")
+    return tuple(range(count))
+
+
+def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    if not seeds or len(seeds) > MOST_SEEDS:
+        raise UsageError(f"--seeds: {counted(len(seeds), 'seed')}; give 1 to {MOST_SEEDS:,}")
+    for number, seed in enumerate(seeds):
+        if not 0 <= seed < 2**31:
+            raise UsageError(f"--seeds: {seed} is out of range; allowed: 0 to {2**31 - 1}")
+        if seed in seeds[:number]:
+            raise UsageError(f"--seeds: {seed} is there twice")
+    return tuple(seeds)

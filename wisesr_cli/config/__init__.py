@@ -1,0 +1,1 @@
+"""The config: its records, and how YAML and command lines become them."""

@@ -1,0 +1,301 @@
+"""Makes a `Config` of a YAML file or an image folder, and of what stands on the command line.
+
+Precedence: defaults < base named by `extends` < the file < `--set` < named option. Every mistake becomes one line with
+file and line (or the option), key, what was found, what is allowed, and the nearest spelling.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wisesr_cli.config.mistakes import shown, validate
+from wisesr_cli.config.schema import NAMED, Config
+from wisesr_cli.config.yaml_reader import Document, KeyPath, read_yaml, read_yaml_file
+from wisesr_cli.errors import ConfigError, DataError, UsageError
+from wisesr_cli.models.heads import HeadOptions
+from wisesr_cli.text import joined, visible
+
+MAX_EXTENDS = 10
+
+_PATHS: tuple[tuple[str, str], ...] = (
+    ("data", "dir"),
+    ("data", "train_dir"),
+    ("data", "validation_dir"),
+    ("data", "test_dir"),
+    ("model", "weights"),
+)
+_SPLIT_FOLDERS = _PATHS[1:4]
+
+
+@dataclass(frozen=True)
+class Override:
+    """A value given on the command line, with the text that the user typed for error messages."""
+
+    path: KeyPath
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A config, what the user should know about how it came about, and a name for a run of it."""
+
+    config: Config
+    notes: tuple[str, ...]
+    default_name: str
+
+
+def parse_set(text: str) -> Override:
+    """Read `key.sub=value` of `--set`; the value is YAML.
+
+    Raises:
+        UsageError: it has no key or no `=`, or the value is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    parts = tuple(key.strip().split("."))
+    if not equals or not all(parts):
+        raise UsageError(f"--set {visible(text)}: expected key=value, for instance --set train.epochs=5")
+    return Override(parts, read_yaml(value, origin=f"--set {text}").value, f"--set {text}")
+
+
+def load_config(source: str | Path | None, overrides: Iterable[Override] = ()) -> LoadedConfig:
+    """Return the resolved config of a YAML file, an image folder, or (None) of the defaults.
+
+    Args:
+        source: a config file or an image folder.
+        overrides: what the command line says, weakest first.
+
+    Raises:
+        ConfigError: every mistake found, a line each.
+        DataError: the source is neither a file nor a folder.
+    """
+    document = _read_source(source)
+    notes: list[str] = []
+    for override in overrides:
+        _apply(document, override, notes)
+    config = validate(document)
+    return LoadedConfig(config, tuple(notes), default_name(source, config))
+
+
+def parse_image_size(size: str | int | Sequence[int]) -> tuple[int, int]:
+    """Return height and width of an image size given as 224, "224x320" or (224, 320).
+
+    Raises:
+        ConfigError: it is none.
+    """
+    value = size if isinstance(size, str | int) else list(size)
+    typed = value if isinstance(value, str | int) else "x".join(map(str, value))
+    override = Override(("data", "image_size"), value, f"--image-size {typed}")
+    return load_config(None, [override]).config.data.image_size
+
+
+def parse_head(text: str, *, base: HeadOptions | None = None) -> HeadOptions:
+    """Return the options of a head given as `wise` or `wise:pooling=valid:initializer=paper`.
+
+    Args:
+        text: the head, with any options behind colons.
+        base: options of the config; those of the same head are where the ones given here are laid over.
+
+    Raises:
+        ConfigError: an unknown head or option, or a value that it does not allow.
+    """
+    name, *options = text.split(":")
+    same = base is not None and base.name == name
+    values: dict[str, Any] = base.model_dump(mode="json") if base is not None and same else {"name": name}
+    document = Document({"model": {"head": values}}, {("model", "head"): f"head '{text}'"})
+    for option in options:
+        override = parse_set(f"model.head.{option}")
+        values[str(override.path[-1])] = override.value
+    return validate(document).model.head
+
+
+def _read_source(source: str | Path | None) -> Document:
+    if source is None:
+        return Document({})
+    if not str(source):
+        raise UsageError("the source is empty; give a YAML config (.yaml, .yml) or a folder of images")
+    path = _expanded(source)
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{visible(source)}: {_reason(error)}") from None
+    if is_folder:
+        return Document({"data": {"dir": str(path.absolute())}}, {("data", "dir"): visible(source)})
+    if path.suffix.lower() not in {".yaml", ".yml"}:
+        raise UsageError(f"{visible(source)}: neither a YAML config (.yaml, .yml) nor a folder of images")
+    return _read_with_bases(path, ())
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Return why a source cannot be looked at, and what it should be."""
+    from wisesr_cli.data.folders import LAYOUT  # brings NumPy and Pillow, which a config alone does not need
+
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+    found = "no such file or folder" if missing else str(getattr(error, "strerror", error)).lower()
+    return f"{found}; give a config (.yaml, .yml) or a folder of images. {LAYOUT}"
+
+
+def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> Document:
+    """Read a file and, below it, what it extends."""
+    resolved = path.resolve()
+    if resolved in seen or len(seen) >= MAX_EXTENDS:
+        raise ConfigError(f"{visible(path)}: extends itself, or more than {MAX_EXTENDS} others")
+    document = read_yaml_file(path)
+    if document.value is None:
+        document.value = {}
+    if not isinstance(document.value, dict):
+        raise ConfigError(f"{visible(path)}:1: a config is a mapping of keys; found {shown(document.value)}")
+    base_name = document.value.pop("extends", None)
+    _make_paths_absolute(document.value, resolved.parent)
+    if base_name is None:
+        return document
+    place = visible(document.places[("extends",)])
+    if not isinstance(base_name, str):
+        raise ConfigError(f"{place}: extends is {shown(base_name)}; allowed: the path of another config")
+    base_path = resolved.parent / _expanded(base_name)
+    if not os.path.isfile(base_path):  # noqa: PTH113  (false, too, where the system cannot even look)
+        raise ConfigError(f"{place}: extends '{visible(base_name)}': no such file; paths are relative to this file")
+    base = _read_with_bases(base_path, (*seen, resolved))
+    _let_new_folders_win(base, document.value.get("data"))
+    _merge(base, document.value, document.places, ())
+    return base
+
+
+def _let_new_folders_win(base: Document, data: Any) -> None:
+    """Drop the base's way of naming image folders where the file that extends it uses the other one."""
+    if not isinstance(data, dict):
+        return
+    if data.get("dir") is not None:
+        _forget_split_folders(base)
+    elif data.get("train_dir") is not None and isinstance(base.value.get("data"), dict):
+        base.value["data"].pop("dir", None)
+        _forget(base.places, ("data", "dir"))
+
+
+def _make_paths_absolute(tree: dict[str, Any], folder: Path) -> None:
+    for section, key in _PATHS:
+        values = tree.get(section)
+        if isinstance(values, dict) and isinstance(values.get(key), str) and values[key] != "imagenet":
+            values[key] = _absolute(values[key], folder)
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return str(folder / _expanded(path)) if path else path
+
+
+def _expanded(path: str | Path) -> Path:
+    """Return a path with `~` filled in; unlike `Path.expanduser`, `~nobody` stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
+def _merge(base: Document, value: Any, places: dict[KeyPath, str], path: KeyPath) -> None:
+    """Lay `value` over the mapping of `base` at `path`; a mapping with another `name` replaces it as a whole."""
+    target = _at(base.value, path)
+    for key, new in value.items():
+        here = (*path, key)
+        old = target.get(key)
+        if isinstance(new, dict) and isinstance(old, dict) and not _renamed(here, old, new):
+            _merge(base, new, places, here)
+        else:
+            target[key] = new
+            _forget(base.places, here)
+        base.places.update({place: where for place, where in places.items() if place[: len(here)] == here})
+
+
+def _renamed(path: KeyPath, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    if path not in NAMED:
+        return False
+    return "name" in new and new["name"] != old.get("name", NAMED[path].default)
+
+
+def _apply(document: Document, override: Override, notes: list[str]) -> None:
+    """Lay one value of the command line over the document."""
+    value = deepcopy(override.value)  # later overrides may write into it
+    if override.path in _PATHS and isinstance(value, str) and value != "imagenet":
+        value = _absolute(value, Path.cwd())
+    if override.path == ("data", "dir"):
+        _forget_split_folders(document)
+    tree = document.value
+    for depth, key in enumerate(override.path[:-1], start=1):
+        if tree.get(key) is None or isinstance(tree[key], str):  # `none` gives way to a mapping
+            tree[key] = {}
+            document.places[override.path[:depth]] = override.origin
+        if isinstance(tree[key], list):
+            name = visible(".".join(map(str, override.path[:depth])))
+            raise ConfigError(f"{visible(override.origin)}: {name} is a list; give it whole: --set '{name}=[...]'")
+        if not isinstance(tree[key], dict):
+            return  # a mistake of the file, which validation names
+        tree = tree[key]
+    parent, last = override.path[:-1], override.path[-1]
+    if parent in NAMED and last == "name" and isinstance(value, str):
+        _drop_what_does_not_fit(tree, parent, value, override, notes)
+    tree[last] = value
+    _forget(document.places, override.path)
+    document.places[override.path] = override.origin
+    if override.path == ("train", "optimizer", "learning_rate"):
+        _note_phases_with_their_own(document, override, notes)
+
+
+def _note_phases_with_their_own(document: Document, override: Override, notes: list[str]) -> None:
+    """Say that phases keep the learning rates that they name."""
+    phases = document.value["train"].get("phases")
+    numbered = enumerate(phases, start=1) if isinstance(phases, list) else ()
+    own = [str(number) for number, phase in numbered if isinstance(phase, dict) and "learning_rate" in phase]
+    if own:
+        notes.append(f"{override.origin}: phase {', '.join(own)} keeps its own learning_rate")
+
+
+def _forget_split_folders(document: Document) -> None:
+    """Take away the folders named one by one, as one folder takes their place."""
+    data = document.value.get("data")
+    for path in _SPLIT_FOLDERS:
+        if isinstance(data, dict):
+            data.pop(path[-1], None)
+        _forget(document.places, path)
+
+
+def _drop_what_does_not_fit(
+    tree: dict[str, Any], path: KeyPath, name: str, override: Override, notes: list[str]
+) -> None:
+    """Take away options that the newly named record lacks but another one has; a misspelt one stays an error."""
+    records = NAMED[path].records
+    if name not in records:
+        return
+    known = {key for record in records.values() for key in record.model_fields}
+    dropped = [key for key in tree if key in known and key not in records[name].model_fields]
+    for key in dropped:
+        del tree[key]
+    if dropped:
+        notes.append(f"{override.origin}: the {NAMED[path].kind} '{name}' has no {joined(dropped)}; left out")
+
+
+def _at(tree: Any, path: Sequence[str | int]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
+    for place in [place for place in places if place[: len(path)] == path]:
+        del places[place]
+
+
+def default_name(source: str | Path | None, config: Config) -> str:
+    """Return `SOURCE-HEAD`: a config's name, or that of the image folder when the config is called config.yaml.
+
+    A source that ends in the head's name already is not given it twice.
+    """
+    path = Path(source).absolute() if source is not None else None
+    folder = config.data.dir or config.data.train_dir
+    stem = path.stem if path is not None and path.is_file() and path.stem != "config" else None
+    stem = re.sub(r"[^\w.-]+", "-", stem or (folder.name if folder is not None else ""))
+    stem = stem.strip("-.").encode("utf-8")[:100].decode("utf-8", "ignore")  # a file system counts bytes
+    head = config.model.head.name
+    return stem if stem.endswith((f"-{head}", f"_{head}")) else f"{stem or 'run'}-{head}"

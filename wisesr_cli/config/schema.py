@@ -1,0 +1,173 @@
+"""The config: its records are the one source of defaults, checks, documentation and JSON Schema.
+
+`reader` turns YAML files and command lines into these records; nothing else makes them from user input.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from wisesr_cli.config.schedules import SCHEDULES
+from wisesr_cli.config.training import (
+    AUGMENTATIONS,
+    AdamOptions,
+    AdamWOptions,
+    Augment,
+    AugmentConfig,
+    DistributeConfig,
+    PhaseConfig,
+    SgdOptions,
+    TrainConfig,
+)
+from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.models.heads import HEADS
+from wisesr_cli.models.settings import ModelConfig
+from wisesr_cli.settings import FolderPath, Options, check_path
+from wisesr_cli.text import size_text, visible
+
+SCHEMA_VERSION: Literal[1] = 1
+
+_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
+
+
+def _check_name(name: str) -> str:
+    check_path(name)
+    # A file system counts bytes, at most 255 of them, and some are kept for what is put behind a name.
+    if not _NAME.fullmatch(name) or name.startswith((".", "-")) or len(os.fsencode(name)) > 200:
+        raise ValueError("must be a folder name without slashes, up to 200 bytes, that starts with no dot or dash")
+    return name
+
+
+RunName = Annotated[str, AfterValidator(_check_name)]
+
+
+def _allow_extends(schema: dict[str, Any]) -> None:
+    """Tell editors of the one key that only files have."""
+    about = "Another config, relative to this file, that this one is laid over."
+    schema["properties"] = {"extends": {"type": "string", "description": about}, **schema["properties"]}
+
+
+class Config(Options):
+    """Everything that decides a training run."""
+
+    model_config = ConfigDict(json_schema_extra=_allow_extends)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this format."""
+    name: RunName | None = None
+    """Name of the run directory; null makes one from the source and the head."""
+    output_dir: FolderPath = Path("runs")
+    """Folder for run directories, relative to the current folder."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Start of every random draw."""
+    data: DataConfig = DataConfig()
+    augment: Augment = "light"
+    """none, light, paper, or a mapping of single operations."""
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    distribute: DistributeConfig = DistributeConfig()
+
+    @model_validator(mode="after")
+    def _fit_image_sizes(self) -> Config:
+        """Make sure that training ends at the image size that the model is for."""
+        last = self.train.phases[-1].image_size if self.train.phases else None
+        if last is None or last == self.data.image_size:
+            return self
+        if "image_size" in self.data.model_fields_set:
+            raise ValueError(
+                f"train.phases.{len(self.phases) - 1}.image_size is {size_text(last)}, but data.image_size, which the "
+                f"model is for, is {size_text(self.data.image_size)}; leave image_size out of the last phase, or give "
+                "both the same"
+            )
+        object.__setattr__(self, "data", self.data.model_copy(update={"image_size": last}))
+        return self
+
+    def image_size_of_epoch(self, epoch: int) -> tuple[int, int]:
+        """Return the height and width that an epoch, from 0, is trained at; behind the last one, those of the model."""
+        for phase in self.phases:
+            if epoch < phase.epochs:
+                return phase.image_size or self.data.image_size
+            epoch -= phase.epochs
+        return self.data.image_size
+
+    @property
+    def changes_image_size(self) -> bool:
+        """Whether a phase is trained at another image size than the one that the model is for."""
+        return any(phase.image_size not in (None, self.data.image_size) for phase in self.phases)
+
+    @property
+    def augmentation(self) -> AugmentConfig:
+        """The operations that `augment` stands for."""
+        return AUGMENTATIONS[self.augment] if isinstance(self.augment, str) else self.augment
+
+    @property
+    def phases(self) -> tuple[PhaseConfig, ...]:
+        """The phases of training: those given, or one over all epochs."""
+        return tuple(self.train.phases or [PhaseConfig(epochs=self.train.epochs)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the resolved config as plain values, in the order of the documentation."""
+        return dict(_plain(self.model_dump()))
+
+    def to_yaml(self) -> str:
+        """Return the resolved config as YAML."""
+        return dump_yaml(self.to_dict())
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as YAML and JSON know it; pydantic's own way loses the bytes of names that are not UTF-8."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+@dataclass(frozen=True)
+class Named:
+    """A mapping of the config whose `name` decides which other keys it may have."""
+
+    kind: str
+    default: str  # the name of a mapping without one
+    records: dict[str, type[Options]]
+
+
+NAMED: dict[tuple[str | int, ...], Named] = {
+    ("model", "head"): Named("head", "wise", {name: row.options for name, row in HEADS.items()}),
+    ("train", "optimizer"): Named(
+        "optimizer", "adamw", {"sgd": SgdOptions, "adam": AdamOptions, "adamw": AdamWOptions}
+    ),
+    ("train", "schedule"): Named("schedule", "cosine", {name: row.options for name, row in SCHEDULES.items()}),
+}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `yaml_reader` reads back: text that looks like a number to either YAML is quoted."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    quoted = '"' if re.match(r"[-+.\d~]", value) or not value.isprintable() else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=quoted)
+
+
+_Dumper.add_representer(str, _represent_text)
+_Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]
+
+
+def dump_yaml(value: Any) -> str:
+    """Return plain values as YAML, keys in the order given; what does not show itself is escaped."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    # Text with such characters stands in double quotes, where the escapes of `visible` are those of YAML.
+    return "\n".join(visible(line) for line in text.split("\n"))

@@ -1,0 +1,239 @@
+"""The settings of training: augmentation, optimizer, schedule, phases, devices, trackers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+from wisesr_cli.config.schedules import SCHEDULES, CosineOptions, ScheduleOptions
+from wisesr_cli.models.heads import HEADS, HeadOptions
+from wisesr_cli.settings import ImageSize, Options, kind_of, one_of
+
+TrackerName = Literal["mlflow", "wandb"]
+
+
+def _check_once(names: list[TrackerName]) -> list[TrackerName]:
+    if len(set(names)) < len(names):
+        raise ValueError("the same tracker is there twice")
+    return names
+
+
+if TYPE_CHECKING:
+    AnySchedule = ScheduleOptions
+else:
+    AnySchedule = one_of((row.options for row in SCHEDULES.values()), default="cosine")
+
+
+class AugmentConfig(Options):
+    """Random changes of training images; each is off unless it is given."""
+
+    horizontal_flip: bool = False
+    """Mirror left and right, half of the time."""
+    vertical_flip: bool = False
+    """Mirror top and bottom, half of the time."""
+    rotation: float = Field(default=0.0, ge=0, le=360)
+    """Largest rotation to either side, in degrees."""
+    zoom: float = Field(default=0.0, ge=0, lt=1)
+    """Largest change of height and of width, as a fraction."""
+    shift: float = Field(default=0.0, ge=0, lt=1)
+    """Largest shift to every side, as a fraction of the image."""
+    channel_shift: float = Field(default=0.0, ge=0, le=255)
+    """Largest value, in 0..255, that is added to or taken from all channels."""
+    brightness: tuple[float, float] | None = None
+    """Range of the factor that all channels are multiplied with."""
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+    """Largest change of contrast, as a fraction."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_ranges(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("brightness"), list):
+            value = {**value, "brightness": tuple(value["brightness"])}
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> AugmentConfig:
+        if self.brightness is not None and not 0 <= self.brightness[0] <= self.brightness[1] <= 10:
+            raise ValueError("augment.brightness must be two factors, the smaller first, in 0..10")
+        return self
+
+
+AUGMENTATIONS: dict[str, AugmentConfig] = {
+    "none": AugmentConfig(),
+    # No flips and no rotation: they would take away the positions that the heads here learn.
+    "light": AugmentConfig(zoom=0.1, shift=0.05, brightness=(0.85, 1.15), contrast=0.1),
+    # The notebooks' ImageDataGenerator.
+    "paper": AugmentConfig(
+        horizontal_flip=True,
+        vertical_flip=True,
+        rotation=360.0,
+        zoom=0.2,
+        shift=0.1,
+        channel_shift=50.0,
+        brightness=(0.0, 1.2),
+    ),
+}
+
+
+def position_warning(config: AugmentConfig, head: HeadOptions) -> str | None:
+    """Return a warning where flips or a wide rotation meet a head that reads position."""
+    if not HEADS[head.name].reads_position:
+        return None
+    moves = [name for name in ("horizontal_flip", "vertical_flip") if getattr(config, name)]
+    moves += ["rotation"] if config.rotation >= 45 else []
+    if not moves:
+        return None
+    return (
+        f"augment has {', '.join(moves)}: that takes away the positions which the head '{head.name}' learns; "
+        "keep it only if the task itself does not care about position"
+    )
+
+
+Augment = Annotated[
+    Annotated[Literal["none", "light", "paper"], Tag("name")] | Annotated[AugmentConfig, Tag("mapping")],
+    Discriminator(kind_of),
+]
+
+
+class SgdOptions(Options):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(default=1e-2, gt=0, le=100)
+    """Base learning rate."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Fraction of the last update that is kept."""
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    """Decoupled weight decay."""
+
+
+class AdamOptions(Options):
+    """Adam (Kingma and Ba, 2015)."""
+
+    name: Literal["adam"] = "adam"
+    learning_rate: float = Field(default=1e-3, gt=0, le=100)
+    """Base learning rate."""
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    """Decoupled weight decay."""
+
+
+class AdamWOptions(Options):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+
+    name: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0, le=100)
+    """Base learning rate."""
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    """Decoupled weight decay."""
+
+
+if TYPE_CHECKING:
+    AnyOptimizer = SgdOptions | AdamOptions | AdamWOptions
+else:
+    AnyOptimizer = one_of((SgdOptions, AdamOptions, AdamWOptions), default="adamw")
+
+
+class PhaseConfig(Options):
+    """A stretch of epochs with its own optimizer, from a fresh start."""
+
+    epochs: int = Field(ge=1, le=100_000)
+    """Length of the phase."""
+    freeze: Literal["backbone", "none"] = "none"
+    """`backbone`: only the head is trained, and batch norm stays in inference mode."""
+    learning_rate: float | None = Field(default=None, gt=0, le=100)
+    """Base learning rate of the phase; null takes the optimizer's."""
+    schedule: AnySchedule | None = None
+    """Learning-rate schedule of the phase; null takes `train.schedule`."""
+    image_size: ImageSize | None = None
+    """Height and width in pixels while it lasts; null takes `data.image_size`, which the last phase must have."""
+
+
+class EarlyStoppingConfig(Options):
+    """When to stop before the last epoch."""
+
+    monitor: Literal["val_loss", "val_top1_accuracy", "loss", "top1_accuracy"] = "val_loss"
+    """What must get better."""
+    patience: int = Field(default=10, ge=1)
+    """Epochs without a better value before training stops."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """How much better a value must be to count."""
+
+
+Weight = Annotated[float, Field(gt=0, le=1e6)]
+
+
+class TrainConfig(Options):
+    """How the network is trained."""
+
+    epochs: int = Field(default=30, ge=1, le=100_000)
+    """Passes over the training images. With phases: their sum; another number changes the length of the last phase."""
+    batch_size: int = Field(default=32, ge=1, le=65_536)
+    """Images per step."""
+    optimizer: AnyOptimizer = Field(default=AdamWOptions())
+    """sgd (momentum: 0.9), adam or adamw."""
+    schedule: AnySchedule = Field(default=CosineOptions())
+    """constant, cosine, or exponential (decay_rate, decay_epochs, staircase)."""
+    phases: Annotated[list[PhaseConfig], Field(min_length=1, max_length=20)] | None = None
+    """Stretches of epochs, for instance [{epochs: 5, freeze: backbone}, {epochs: 20, learning_rate: 1e-4}]."""
+    class_weights: Annotated[
+        Annotated[Literal["none", "balanced"], Tag("name")] | Annotated[dict[str, Weight], Tag("mapping")],
+        Discriminator(kind_of),
+    ] = "none"
+    """`balanced` weighs every class alike; a mapping gives weights per class name, 1 where it is silent."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of the target that is spread over all classes, in training only."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """null, or {monitor: val_loss, patience: 10}."""
+    best_by: Literal["top1_accuracy", "loss"] = "top1_accuracy"
+    """What makes an epoch the best, on validation; ties by lower loss; the last epoch without validation."""
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    """Arithmetic of training; saved models are float32."""
+    jit_compile: Literal["auto"] | bool = "auto"
+    """Whether XLA compiles the training step; `auto` where it was measured to help."""
+    trackers: Annotated[list[TrackerName], AfterValidator(_check_once)] = Field(default_factory=list, max_length=8)
+    """Experiment trackers that are told of the training, for instance [mlflow, wandb]; empty is none."""
+    track_model: bool = False
+    """Whether trackers keep a copy of the best model, too."""
+
+    @model_validator(mode="after")
+    def _fit_phases(self) -> TrainConfig:
+        """Make `epochs` and the phases say the same; `epochs`, when given, decides the length of the last phase."""
+        if self.phases is None:
+            return self
+        before = sum(phase.epochs for phase in self.phases[:-1])
+        if "epochs" not in self.model_fields_set:
+            object.__setattr__(self, "epochs", before + self.phases[-1].epochs)
+        elif self.epochs <= before:
+            raise ValueError(
+                f"train.epochs is {self.epochs}, but the phases before the last one already take {before} epochs"
+            )
+        else:
+            last = self.phases[-1].model_copy(update={"epochs": self.epochs - before})
+            object.__setattr__(self, "phases", [*self.phases[:-1], last])
+        return self
+
+
+class DistributeConfig(Options):
+    """Which devices share the work of a training. It decides no number beyond rounding."""
+
+    strategy: Literal["auto", "none", "data_parallel"] = "auto"
+    """`auto`: all GPUs of a process, else its CPU; `none`: one device; `data_parallel`: all devices of one kind."""
+    devices: int | None = Field(default=None, ge=1, le=1024)
+    """Devices that each process uses; null is all of them. On a CPU, JAX makes that many virtual ones."""
+    join_timeout_seconds: float = Field(default=300.0, ge=1, le=86_400)
+    """How long the processes of a training wait at its start until all of them have come."""
+    lost_after_seconds: float = Field(default=30.0, ge=5, le=50)
+    """How long a process may be silent before it counts as lost and the others end."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DistributeConfig:
+        if self.strategy == "none" and self.devices not in (None, 1):
+            raise ValueError(f"distribute.devices is {self.devices}, but distribute.strategy is none: one device")
+        return self

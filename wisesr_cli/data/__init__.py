@@ -1,0 +1,1 @@
+"""Image folders and lists: found, split, checked, decoded, cached."""

@@ -1,0 +1,146 @@
+"""From image folders to a `DatasetIndex`: the one way in, for every command.
+
+The steps have files of their own: `folders` (what lies on the disk), `scan` (image headers), `splits` (validation
+without a folder), `index` (the records), `duplicates`, and `inspection` (the same with findings in place of errors).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wisesr_cli import text
+from wisesr_cli.data import folders, splits
+from wisesr_cli.data.duplicates import Duplicate, find_duplicates, warn_of_duplicates
+from wisesr_cli.data.folders import Layout, Problem, find_splits
+from wisesr_cli.data.index import DatasetIndex, Split, index_from_rows
+from wisesr_cli.data.inspection import inspect_data
+from wisesr_cli.data.survey import DataOptions, Survey, find_layout, survey, tell, without_images_message
+from wisesr_cli.errors import DataError
+from wisesr_cli.images.decoding import PIXEL_LIMIT
+from wisesr_cli.results import Listener
+
+__all__ = [
+    "DataOptions",
+    "DatasetIndex",
+    "Duplicate",
+    "Layout",
+    "Split",
+    "build_index",
+    "count_classes",
+    "find_duplicates",
+    "find_splits",
+    "index_from_rows",
+    "inspect_data",
+    "scan_folder_for_evaluation",
+]
+
+
+def build_index(data: DataOptions, *, seed: int, listener: Listener) -> DatasetIndex:
+    """Return every example of the data folders, each image's header read, validation set aside where it has no folder.
+
+    Raises `DataError` for folders that cannot be used and, unless `data.on_error` is `skip`, for unreadable images.
+    """
+    found = survey(data, listener=listener)
+    _refuse(found.problems)
+    refuse_or_warn(found.unreadable, on_error=data.on_error, listener=listener)
+    class_names, parts = found.class_names, dict(found.splits)
+    if lacking := found.classes_without_images():
+        raise DataError(without_images_message(lacking))
+    if "validation" not in parts and data.validation_split > 0:
+        train, validation = splits.set_validation_aside(data, parts["train"], class_names, seed=seed)
+        parts = {"train": train, "validation": validation, **{k: v for k, v in parts.items() if k != "train"}}
+        _warn_of_emptied_classes(train, class_names, listener)
+    notes = tell(found, listener)
+    index = DatasetIndex(
+        class_names, found.layout.root, parts, found.layout.folders, tuple(found.unreadable), dict(found.ignored), notes
+    )
+    warn_of_duplicates(index, listener)
+    return index
+
+
+def count_classes(data: DataOptions) -> int:
+    """Return the number of class folders for training; no image is looked at."""
+    return len(folders.list_split(find_layout(data).folders["train"]).class_names)
+
+
+def scan_folder_for_evaluation(
+    folder: str | os.PathLike[str],
+    class_names: Sequence[str],
+    *,
+    on_error: str,
+    pixel_limit: int = PIXEL_LIMIT,
+    listener: Listener,
+) -> DatasetIndex:
+    """Return an index with the one split `test`: the images of a folder, their classes matched by name.
+
+    Where the folder holds splits, its test split is taken, else its validation split. A class without a folder has no
+    examples; a folder that is no class of `class_names` is a `DataError`.
+    """
+    root = _evaluation_folder(folder, listener)
+    listing = folders.list_split(root)
+    known = tuple(class_names)
+    unknown = [name for name in listing.class_names if name not in set(known)]
+    if unknown:
+        raise DataError(
+            f"{text.visible(root)}: {text.counted(len(unknown), 'class', 'classes')} that the run does not know: "
+            f"{text.joined(unknown[:5])}.{text.nearest(unknown[0], known)} Its classes: {text.joined(known[:20])}"
+            f"{', ...' if len(known) > 20 else ''}"
+        )
+    found = Survey(Layout(root, {"test": root}), known)
+    found.add("test", listing, listener, pixel_limit=pixel_limit)
+    _refuse(found.problems)
+    refuse_or_warn(found.unreadable, on_error=on_error, listener=listener)
+    if not len(found.splits["test"]):
+        raise DataError(f"{text.visible(root)}: no images. {folders.LAYOUT}.")
+    notes = tell(found, listener)
+    return DatasetIndex(
+        known, root, found.splits, found.layout.folders, tuple(found.unreadable), dict(found.ignored), notes
+    )
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
+    """Raise the first of the problems, with how many more there are."""
+    if problems:
+        more = f" ({text.counted(len(problems) - 1, 'more problem')})" if len(problems) > 1 else ""
+        raise DataError(problems[0].message + more)
+
+
+def refuse_or_warn(unreadable: Sequence[tuple[str, str]], *, on_error: str, listener: Listener) -> None:
+    """Raise one `DataError` that names unreadable images, or with `skip` warn that they are left out."""
+    if not unreadable:
+        return
+    shown = "; ".join(f"{text.visible(path)}: {text.visible(reason)}" for path, reason in unreadable[:5])
+    more = f"; and {len(unreadable) - 5:,} more" if len(unreadable) > 5 else ""
+    count = text.counted(len(unreadable), "unreadable image")
+    if on_error == "skip":
+        listener.warn(f"{count} left out: {shown}{more}")
+    else:
+        raise DataError(
+            f"{count}: {shown}{more}. Mend or remove them, or leave them out with --set data.on_error=skip "
+            "(evaluate: --on-error skip)"
+        )
+
+
+def _evaluation_folder(folder: str | os.PathLike[str], listener: Listener) -> str:
+    root = str(Path(folder).absolute())
+    found = folders.recognised_splits(root, folders.check_class_folders(root))
+    if not found:
+        return root
+    split = next((name for name in ("test", "validation") if name in found), None)
+    if split is None:
+        raise DataError(f"{text.visible(root)}: holds {text.joined(found.values())}, but no test or validation folder")
+    listener.note(f"{text.visible(root)} holds splits: evaluating on {text.visible(found[split])}/")
+    return f"{root}/{found[split]}"
+
+
+def _warn_of_emptied_classes(train: Split, class_names: tuple[str, ...], listener: Listener) -> None:
+    """Warn of classes that lost all images to validation, which the strategy `hash` may do."""
+    counts = np.bincount(train.labels, minlength=len(class_names))
+    if lacking := [class_names[label] for label in np.flatnonzero(counts == 0)]:
+        listener.warn(
+            f"the split leaves no training image of {text.joined(lacking[:5])}; 'stratified' leaves some of each"
+        )

@@ -1,0 +1,102 @@
+"""Find the same image under two labels or in two splits: it makes a test lie, or teaches two answers."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from wisesr_cli import text
+from wisesr_cli.data.index import DatasetIndex
+from wisesr_cli.errors import ImageError
+from wisesr_cli.images.decoding import open_regular
+from wisesr_cli.results import Listener
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Files with the same bytes, not all of them with one label in one split."""
+
+    paths: tuple[str, ...]  # relative to the index's root
+    labels: tuple[str, ...]
+    splits: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return the files and where each belongs, made visible."""
+        shown = zip(self.paths, self.splits, self.labels, strict=True)
+        return " = ".join(f"{text.visible(path)} ({split}, {text.visible(label)})" for path, split, label in shown)
+
+
+def find_duplicates(index: DatasetIndex, listener: Listener) -> tuple[Duplicate, ...]:
+    """Return groups of identical files that straddle splits or labels, compared byte for byte by their hashes.
+
+    Only files of equal size whose first and last bytes agree, as remembered by the scan, are read.
+    """
+    names = [name for name, split in index.splits.items() if split.facts is not None]
+    paths = [path for name in names for path in index.splits[name].paths]
+    if not paths:
+        return ()
+    splits = np.repeat(np.arange(len(names)), [len(index.splits[name]) for name in names])
+    labels = np.concatenate([index.splits[name].labels for name in names])
+    facts = np.concatenate([index.splits[name].facts[["size", "ends"]] for name in names])  # type: ignore[index]
+    candidates = _groups_across(facts, splits, labels)
+    found = []
+    with listener.progress("comparing equal files", len(candidates)) as progress:
+        for members in candidates:
+            for same in _same_content(index.root, paths, members):
+                if _straddles(splits[same], labels[same]):
+                    found.append(_duplicate(index, names, paths, splits, labels, same))
+            progress.advance()
+    return tuple(found)
+
+
+def warn_of_duplicates(index: DatasetIndex, listener: Listener) -> None:
+    """Warn, with the count and the first pairs, of images in two splits or under two labels."""
+    found = find_duplicates(index, listener)
+    if found:
+        shown = "; ".join(str(duplicate) for duplicate in found[:3])
+        count = text.counted(len(found), "image")
+        listener.warn(f"{count} in two splits or under two labels: {shown}{'; ...' if len(found) > 3 else ''}")
+
+
+def _groups_across(facts: np.ndarray, splits: np.ndarray, labels: np.ndarray) -> list[list[int]]:
+    """Return positions that share size and ends, where they differ in split or label."""
+    order = np.lexsort((facts["ends"], facts["size"]))
+    ordered = facts[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    ends = np.append(starts[1:], len(order))
+    several = ends - starts > 1
+    groups = [np.sort(order[start:end]) for start, end in zip(starts[several], ends[several], strict=True)]
+    return sorted(group.tolist() for group in groups if _straddles(splits[group], labels[group]))
+
+
+def _straddles(splits: np.ndarray, labels: np.ndarray) -> bool:
+    return len(splits) > 1 and bool(np.ptp(splits) > 0 or np.ptp(labels) > 0)
+
+
+def _same_content(root: str, paths: list[str], members: list[int]) -> list[list[int]]:
+    by_hash: dict[bytes, list[int]] = {}
+    for position in members:
+        try:
+            with open_regular(f"{root}/{paths[position]}") as file:
+                digest = hashlib.file_digest(file, "blake2b").digest()
+        except (ImageError, OSError):
+            continue  # gone since the scan; whoever decodes it says so
+        by_hash.setdefault(digest, []).append(position)
+    return list(by_hash.values())
+
+
+def _duplicate(
+    index: DatasetIndex,
+    names: list[str],
+    paths: list[str],
+    splits: np.ndarray,
+    labels: np.ndarray,
+    members: list[int],
+) -> Duplicate:
+    return Duplicate(
+        tuple(paths[position] for position in members),
+        tuple(index.class_names[labels[position]] for position in members),
+        tuple(names[splits[position]] for position in members),
+    )

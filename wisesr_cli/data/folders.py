@@ -1,0 +1,313 @@
+"""What lies on the disk: which folders are splits, which are classes, and which files are images by their suffix.
+
+Names are compared as they are, sorted by code point (so 0, 1, 10, 11, 2: the order of Keras), and kept with the escapes
+that Python gives to bytes that are not UTF-8. Nothing here opens an image. To recognise another folder name as a split,
+add it to `SPLIT_FOLDERS`. Standard library only.
+"""
+
+# A million files are listed here; a Path for each costs more than listing it.
+# ruff: noqa: PTH100, PTH116, PTH118, PTH122
+from __future__ import annotations
+
+import operator
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from wisesr_cli import text
+from wisesr_cli.errors import DataError
+from wisesr_cli.images.decoding import SUFFIXES
+
+LAYOUT = (
+    "Expected one folder per class, FOLDER/CLASS/IMAGE.jpg, or those inside of splits, "
+    "FOLDER/train/CLASS/IMAGE.jpg and FOLDER/validation/CLASS/IMAGE.jpg (and test)"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folder of each split: `train`, `validation`, `test`, those that exist; each holds class folders."""
+
+    root: str
+    folders: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something on the disk that keeps a folder from being used; `code` is that of the finding of `wisesr check`."""
+
+    code: str
+    message: str
+    paths: tuple[str, ...] = ()
+
+
+@dataclass
+class Listing:
+    """The image files of one split folder, class by class, and everything that was passed over."""
+
+    folder: str
+    class_names: tuple[str, ...] = ()
+    paths: list[str] = field(default_factory=list)  # absolute
+    labels: list[int] = field(default_factory=list)  # positions in class_names
+    sizes: list[int] = field(default_factory=list)
+    mtimes: list[int] = field(default_factory=list)  # nanoseconds
+    problems: list[Problem] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  # path, reason
+    ignored: Counter[str] = field(default_factory=Counter)  # suffix, or HIDDEN, or LINKED -> files
+    nested: int = 0  # files in folders below a class folder
+
+
+HIDDEN = "hidden or system"
+LINKED = "linked twice"
+OUTSIDE = "outside of the class folders"
+
+
+def find_splits(folder: str | os.PathLike[str]) -> Layout:
+    """Return which folders hold the splits of `folder`; raises `DataError` with the layout that is expected.
+
+    Without a folder for training among the folders in it, they are classes, all of them for training.
+    """
+    root = os.path.abspath(folder)
+    names = check_class_folders(root)
+    splits = recognised_splits(root, names)
+    if not splits:
+        return Layout(root, {"train": root})
+    if "train" not in splits:
+        raise DataError(
+            f"{text.visible(root)}: no folder train/ beside {text.joined(sorted(splits.values()))}. {LAYOUT}."
+        )
+    others = [name for name in names if name not in splits.values()]
+    notes = (
+        (f"{text.counted(len(others), 'folder')} beside the splits left out: {text.joined(others[:5])}",)
+        if others
+        else ()
+    )
+    return Layout(root, {split: os.path.join(root, splits[split]) for split in SPLITS if split in splits}, notes)
+
+
+def recognised_splits(root: str, names: list[str]) -> dict[str, str]:
+    """Return split -> folder name, empty when the folders `names` of `root` are classes.
+
+    They are splits when all of them are called so, or training and one more are, and hold folders of their own: a class
+    may be called `train`, too.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        split = SPLIT_FOLDERS.get(name.casefold())
+        if split is None or not _has_subfolders(os.path.join(root, name)):
+            continue
+        if split in found:
+            raise DataError(
+                f"{text.visible(root)}: {text.visible(found[split])}/ and {text.visible(name)}/ both hold the split "
+                f"'{split}'. Keep one of them."
+            )
+        found[split] = name
+    if len(found) == len(names) or ("train" in found and len(found) > 1):
+        return found
+    return {}
+
+
+def list_split(folder: str) -> Listing:
+    """Return the image files of a folder of class folders; what cannot be used is in `problems` and `unreadable`."""
+    listing = Listing(folder)
+    classes = []
+    inside = os.path.realpath(folder)
+    for entry in _sorted_entries(folder):
+        if is_hidden(entry.name):
+            listing.ignored[HIDDEN] += 1
+        elif not _is_folder(entry):
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if _status(entry, listing) is not None:  # a broken link may have been a class, and is named
+                listing.ignored[OUTSIDE if suffix in SUFFIXES else suffix] += 1
+        elif entry.is_symlink() and _leads_back(entry.path, inside):
+            listing.ignored[LINKED] += 1
+        else:
+            classes.append(entry)
+    listing.class_names = tuple(entry.name for entry in classes)
+    listing.problems.extend(_similar_names(listing.class_names))
+    for label, entry in enumerate(classes):
+        _list_class(listing, label, entry.path, inside)
+    return listing
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden, or belongs to an operating system or an archive program."""
+    return name.startswith(".") or name.casefold() in _SYSTEM_NAMES
+
+
+def ignored_message(ignored: Counter[str]) -> str:
+    """Return `3 files ignored: 2 .txt, 1 hidden or system`, or an empty string."""
+    if not ignored:
+        return ""
+    kinds = ", ".join(f"{count:,} {text.visible(kind or 'without suffix')}" for kind, count in ignored.most_common(8))
+    more = ", ..." if len(ignored) > 8 else ""
+    return f"{text.counted(sum(ignored.values()), 'file')} ignored: {kinds}{more}"
+
+
+def _list_class(listing: Listing, label: int, folder: str, inside: str) -> None:
+    before = len(listing.paths), sum(listing.ignored.values())
+    seen_files: set[tuple[int, int]] = set()
+    problem = ""
+    try:
+        for entry, status, depth in _walk(folder, inside, listing):
+            suffix = _suffix(entry.name)
+            if suffix not in SUFFIXES:
+                listing.ignored[suffix] += 1
+                continue
+            place = status.st_dev, status.st_ino
+            if place in seen_files:
+                listing.ignored[LINKED] += 1
+                continue
+            seen_files.add(place)
+            listing.paths.append(entry.path)
+            listing.labels.append(label)
+            listing.sizes.append(status.st_size)
+            listing.mtimes.append(status.st_mtime_ns)
+            listing.nested += depth > 0
+    except OSError as error:
+        problem = (error.strerror or "cannot be read").lower()
+    if len(listing.paths) == before[0] and not problem:
+        passed_over = sum(listing.ignored.values()) - before[1]
+        problem = f"no images ({text.counted(passed_over, 'other file')})" if passed_over else "an empty folder"
+    if problem:
+        name = listing.class_names[label]
+        message = f"class '{text.visible(name)}': {problem}: {text.visible(folder)}"
+        listing.problems.append(Problem("class-folder", message, (folder,)))
+
+
+def _suffix(name: str) -> str:
+    """Return what `os.path.splitext` gives for a name that does not begin with a dot, in a third of the time."""
+    position = name.rfind(".")
+    return name[position:].lower() if position > 0 else ""
+
+
+def _walk(folder: str, inside: str, listing: Listing) -> Iterator[tuple[os.DirEntry[str], os.stat_result, int]]:
+    """Give the files below a class folder, real ones before linked ones; raises `OSError` for `folder` itself."""
+    seen_folders = set()
+    pending = [(folder, 0)]
+    links: list[tuple[os.DirEntry[str], os.stat_result, int]] = []
+    while pending:
+        current, depth = pending.pop()
+        try:
+            status = os.stat(current)
+            entries = _sorted_entries(current)
+        except OSError as error:
+            if depth == 0:
+                raise
+            listing.unreadable.append((current, (error.strerror or "cannot be read").lower()))
+            continue
+        if (status.st_dev, status.st_ino) in seen_folders:
+            continue
+        seen_folders.add((status.st_dev, status.st_ino))
+        subfolders = []
+        for entry in entries:
+            name = entry.name
+            if name[0] == "." or name.casefold() in _SYSTEM_NAMES:  # `is_hidden`, without the call
+                listing.ignored[HIDDEN] += 1
+                continue
+            found = _status(entry, listing)
+            if found is None:
+                continue
+            if entry.is_dir():
+                if entry.is_symlink() and _leads_back(entry.path, inside):
+                    listing.ignored[LINKED] += 1
+                else:
+                    subfolders.append((entry.path, depth + 1))
+            elif entry.is_symlink():
+                links.append((entry, found, depth))
+            else:
+                yield entry, found, depth
+        pending.extend(reversed(subfolders))
+    yield from links
+
+
+def _status(entry: os.DirEntry[str], listing: Listing) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except OSError as error:
+        if not entry.is_symlink():
+            reason = (error.strerror or "cannot be read").lower()
+        elif isinstance(error, FileNotFoundError):
+            reason = "a broken link"
+        else:
+            reason = "a symbolic link that leads to itself"
+        listing.unreadable.append((entry.path, reason))
+        return None
+
+
+def _leads_back(path: str, inside: str) -> bool:
+    """Return whether a linked folder lies in the folder that is listed anyway, or holds it."""
+    target = os.path.realpath(path)
+    return target == inside or target.startswith(inside + os.sep) or inside.startswith(target.rstrip(os.sep) + os.sep)
+
+
+def _similar_names(names: tuple[str, ...]) -> Iterator[Problem]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        groups.setdefault(folded, []).append(name)
+    for group in groups.values():
+        if len(group) > 1:
+            shown = " and ".join(f"'{text.visible(name)}' ({name!a})" for name in group)
+            yield Problem("class-names", f"class names that differ only in case or in how Unicode spells them: {shown}")
+
+
+def check_class_folders(root: str) -> list[str]:
+    """Return the names of the folders in `root`; raises `DataError` with the expected layout when there are none."""
+    try:
+        names = [entry.name for entry in _sorted_entries(root) if _is_folder(entry) and not is_hidden(entry.name)]
+    except OSError as error:
+        reason = _FOLDER_REASONS.get(type(error), error.strerror or "cannot be read")
+        raise DataError(f"{text.visible(root)}: {reason}. {LAYOUT}.") from error
+    if not names:
+        raise DataError(f"{text.visible(root)}: no class folders in it. {LAYOUT}.")
+    return names
+
+
+def _has_subfolders(path: str) -> bool:
+    try:
+        return any(_is_folder(entry) and not is_hidden(entry.name) for entry in _sorted_entries(path))
+    except OSError:
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _sorted_entries(path: str) -> list[os.DirEntry[str]]:
+    with os.scandir(path) as entries:
+        return sorted(entries, key=_NAME)
+
+
+_NAME = operator.attrgetter("name")
+
+_FOLDER_REASONS: dict[type[OSError], str] = {
+    FileNotFoundError: "no such folder",
+    NotADirectoryError: "a file, not a folder",
+    PermissionError: "permission denied",
+}
+
+_SYSTEM_NAMES = frozenset(
+    {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
+)
+
+SPLITS = ("train", "validation", "test")
+
+# Names of folders, in any case, that are taken for splits.
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}

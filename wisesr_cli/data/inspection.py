@@ -1,0 +1,197 @@
+"""Findings about image folders, for `wisesr check`: what `dataset` would refuse, and what training would suffer from.
+
+Every problem becomes a row, none an error. To add a check, write a function that gives findings and add it to `CHECKS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from wisesr_cli import text
+from wisesr_cli.data import folders, splits
+from wisesr_cli.data.duplicates import find_duplicates
+from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, DatasetIndex
+from wisesr_cli.data.oddities import animated_message, misnamed_message
+from wisesr_cli.data.survey import DataOptions, Survey, nested_message, survey, without_images_message
+from wisesr_cli.data.verified import file_keys, find_unreadable, recall_verified
+from wisesr_cli.errors import DataError
+from wisesr_cli.images import decoding
+from wisesr_cli.results import Finding, Level, Listener
+
+IMBALANCE = 10  # times as many images in the largest class as in the smallest, from which on it is worth a warning
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a check may look at."""
+
+    data: DataOptions
+    seed: int
+    found: Survey
+    listener: Listener
+
+    def index(self) -> DatasetIndex:
+        """Return the splits as they are on the disk."""
+        return DatasetIndex(self.found.class_names, self.found.layout.root, self.found.splits)
+
+    def training_index(self) -> DatasetIndex:
+        """Return the splits as training would have them; as they are on the disk where none can be set aside."""
+        parts, data = dict(self.found.splits), self.data
+        if "validation" not in parts and data.validation_split > 0:
+            with suppress(DataError):  # a row of its own
+                aside = splits.set_validation_aside(data, parts["train"], self.found.class_names, seed=self.seed)
+                parts["train"], parts["validation"] = aside
+        return DatasetIndex(self.found.class_names, self.found.layout.root, parts)
+
+
+def inspect_data(data: DataOptions, *, seed: int, listener: Listener) -> tuple[Finding, ...]:
+    """Return what was found in the data folders, every image decoded to its end unless it is known to be sound."""
+    try:
+        found = survey(data, listener=listener)
+    except DataError as error:
+        return (Finding("fail", "layout", str(error)),)
+    case = Case(data, seed, found, listener)
+    return tuple(finding for check in CHECKS for finding in check(case))
+
+
+def _check_layout(case: Case) -> Iterator[Finding]:
+    where = ", ".join(f"{name}: {text.visible(folder)}" for name, folder in case.found.layout.folders.items())
+    yield Finding("pass", "layout", f"class folders found ({where})", len(case.found.layout.folders))
+    for problem in case.found.problems:
+        yield Finding("fail", problem.code, problem.message, max(1, len(problem.paths)), problem.paths)
+    for note in case.found.layout.notes:
+        yield Finding("warn", "folders-left-out", note)
+
+
+def _check_classes(case: Case) -> Iterator[Finding]:
+    index = case.index()
+    counts = index.counts("train")
+    order = np.argsort(-counts, kind="stable")
+    shown = ", ".join(f"{text.visible(index.class_names[label])} {counts[label]:,}" for label in order[:10])
+    more = ", ..." if len(order) > 10 else ""
+    splits_shown = ", ".join(f"{name} {len(split):,}" for name, split in index.splits.items())
+    message = f"{text.counted(len(counts), 'class', 'classes')} ({shown}{more}); images: {splits_shown}"
+    yield Finding("pass", "classes", message, len(counts))
+    if lacking := case.found.classes_without_images():
+        yield Finding("fail", "class-without-images", without_images_message(lacking), len(lacking))
+    if len(counts) > 1 and counts.min() > 0 and counts.max() >= IMBALANCE * counts.min():
+        ratio = counts.max() / counts.min()
+        largest, smallest = (text.visible(index.class_names[order[position]]) for position in (0, -1))
+        advice = "consider train.class_weights: balanced and judge by balanced_accuracy"
+        message = (
+            f"the largest class ({largest}) has {ratio:.0f} times the images of the smallest ({smallest}): {advice}"
+        )
+        yield Finding("warn", "imbalance", message, int(ratio))
+
+
+def _check_validation(case: Case) -> Iterator[Finding]:
+    found, data = case.found, case.data
+    if "validation" in found.splits:
+        return
+    if data.validation_split <= 0:
+        yield Finding("warn", "validation", "no validation images: the last epoch is kept, not the best")
+        return
+    train = found.splits["train"]
+    try:
+        _, validation = splits.set_validation_aside(data, train, found.class_names, seed=case.seed)
+    except DataError as error:
+        yield Finding("fail", "validation", str(error))
+        return
+    count = len(validation)
+    yield Finding("pass", "validation", f"{text.counted(count, 'image')} of {len(train):,} go to validation", count)
+
+
+def _check_readable(case: Case) -> Iterator[Finding]:
+    unreadable = [*case.found.unreadable, *_decode_all(case)]
+    if not unreadable:
+        yield Finding("pass", "unreadable-images", "every image decodes to its end")
+        return
+    level: Level = "warn" if case.data.on_error == "skip" else "fail"
+    shown = "; ".join(f"{text.visible(path)}: {text.visible(reason)}" for path, reason in unreadable[:3])
+    message = f"{text.counted(len(unreadable), 'unreadable image')}: {shown}{'; ...' if len(unreadable) > 3 else ''}"
+    yield Finding(level, "unreadable-images", message, len(unreadable), tuple(path for path, _ in unreadable))
+
+
+def _check_duplicates(case: Case) -> Iterator[Finding]:
+    found = find_duplicates(case.training_index(), case.listener)
+    if not found:
+        yield Finding("pass", "duplicates", "no image is in two splits or under two labels")
+        return
+    shown = "; ".join(str(duplicate) for duplicate in found[:3])
+    message = f"{text.counted(len(found), 'image')} in two splits or under two labels: {shown}"
+    yield Finding("fail", "duplicates", message, len(found), tuple(path for each in found for path in each.paths))
+
+
+def _check_ignored(case: Case) -> Iterator[Finding]:
+    if case.found.ignored:
+        level: Level = "warn" if case.found.ignored[folders.OUTSIDE] else "pass"
+        message = folders.ignored_message(case.found.ignored)
+        yield Finding(level, "ignored-files", message, sum(case.found.ignored.values()))
+    if case.found.nested:
+        yield Finding("pass", "nested-folders", nested_message(case.found.nested), case.found.nested)
+
+
+def _check_kinds(case: Case) -> Iterator[Finding]:
+    if animated := case.found.paths_with(ANIMATED):
+        message = animated_message(len(animated), animated)
+        yield Finding("warn", "animated", message, len(animated), tuple(animated))
+    if misnamed := case.found.misnamed():
+        message = misnamed_message(len(misnamed), misnamed)
+        yield Finding("warn", "wrong-suffix", message, len(misnamed), tuple(misnamed))
+    harmless: list[tuple[str, list[str], str]] = [
+        ("alpha", case.found.paths_with(ALPHA), "with transparency: laid over white"),
+        ("deep", case.found.paths_with(DEEP), "of 16 bits: the highest 8 are used"),
+    ]
+    for code, paths, meaning in harmless:
+        if paths:
+            yield Finding("pass", code, f"{text.counted(len(paths), 'image')} {meaning}", len(paths), tuple(paths))
+
+
+def _check_sizes(case: Case) -> Iterator[Finding]:
+    height, width = case.data.image_size
+    small: list[str] = []
+    turned = 0
+    for split in case.found.splits.values():
+        if split.facts is not None:
+            tiny = (split.facts["width"] * 2 <= width) & (split.facts["height"] * 2 <= height)
+            small.extend(split.paths[position] for position in np.flatnonzero(tiny))
+            turned += int((split.facts["orientation"] > 1).sum())
+    if small:
+        message = (
+            f"{text.counted(len(small), 'image')} at most half of {height}x{width}: consider a smaller data.image_size"
+        )
+        yield Finding("warn", "small-images", message, len(small), tuple(small))
+    if turned:
+        message = f"{text.counted(turned, 'image')} stored turned or mirrored (EXIF): shown upright to the model"
+        yield Finding("pass", "orientation", message, turned)
+
+
+def _decode_all(case: Case) -> list[tuple[str, str]]:
+    """Return the images that do not decode to their end, with the reasons."""
+    index = case.index()
+    paths = [path for name in index.splits for path in index.absolute(name)]
+    keys = file_keys(paths, pixel_limit=case.data.pixel_limit)
+    unknown = np.flatnonzero(~recall_verified(keys)).tolist()
+
+    def decode(position: int) -> decoding.Pixels:
+        return decoding.decode_image(paths[position], image_size=(8, 8), pixel_limit=case.data.pixel_limit)
+
+    reasons = find_unreadable(decode, unknown, keys, label="decoding images", listener=case.listener)
+    start = len(index.root.rstrip("/")) + 1
+    return [(paths[position][start:], reason) for position, reason in reasons.items()]
+
+
+CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
+    _check_layout,
+    _check_classes,
+    _check_validation,
+    _check_readable,
+    _check_duplicates,
+    _check_ignored,
+    _check_kinds,
+    _check_sizes,
+)

@@ -1,0 +1,325 @@
+"""uint8 batches of images: decoded once and kept, or decoded again for every epoch.
+
+Training and evaluation read `DecodedImages`, which knows its files beforehand; prediction streams with
+`decode_in_order`, whose memory does not grow with the number of inputs. Decoding runs in threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from wisesr_cli import text
+from wisesr_cli.data import pixel_cache
+from wisesr_cli.data.dataset import refuse_or_warn
+from wisesr_cli.data.verified import Keys, file_keys, find_unreadable, recall_verified
+from wisesr_cli.errors import DataError, ImageError, MachineError
+from wisesr_cli.images import decoding
+from wisesr_cli.machine.memory import available_memory_bytes
+from wisesr_cli.machine.threads import worker_count
+from wisesr_cli.processes.channel import ALONE_CHANNEL, Channel
+from wisesr_cli.results import Listener
+
+Cache = Literal["auto", "none", "memory", "disk"]
+Positions = npt.NDArray[np.int64]
+Shape = tuple[int, int, int, int]  # (files, height, width, 3)
+
+
+class DecodedImages:
+    """The images of a list of files at one size, by position among those that could be read.
+
+    `kept` holds, for every position, the position in the list of files: labels go with `labels[pixels.kept]`.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], kept: Positions, read: Callable[[int], decoding.Pixels], shape: Shape, workers: int
+    ) -> None:
+        self.kept = kept
+        self.cache: Cache = "none"
+        self._paths = paths
+        self._read = read
+        self._shape = shape[1:]
+        self._rows: decoding.Pixels | None = None
+        self._known: npt.NDArray[np.bool_] | None = None  # which of the rows have been read; None: all
+        self._disk: pixel_cache.DiskCache | None = None
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="wisesr")
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def batch(self, indices: npt.NDArray[np.integer]) -> decoding.Pixels:
+        """Return the images at `indices`, uint8 (batch, height, width, 3); may be called from several threads.
+
+        Raises `DataError` for a file that is gone or damaged since it was first read.
+        """
+        positions = self.kept[indices]
+        if self._rows is not None:
+            self._read_lacking(self._rows, positions)
+            chosen: decoding.Pixels = self._rows[positions]
+            return chosen
+        batch = np.empty((len(positions), *self._shape), np.uint8)
+        if self._disk is not None:
+            self._read_disk(self._disk, positions, batch)
+        else:
+            self._decode_into(positions, batch)
+        return batch
+
+    def close(self) -> None:
+        """Stop the threads and let go of the cache."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._rows = None
+        if self._disk is not None:
+            self._disk.close()
+
+    def keep_rows(self, rows: decoding.Pixels, known: npt.NDArray[np.bool_] | None = None) -> None:
+        """Serve batches from `rows`, (files, height, width, 3), from now on; those not `known` are read first."""
+        self._rows, self._known, self.cache = rows, known, "memory"
+
+    def keep_disk(self, disk: pixel_cache.DiskCache) -> None:
+        """Serve batches from a cache on disk from now on."""
+        self._disk, self.cache = disk, "disk"
+
+    def _read_lacking(self, rows: decoding.Pixels, positions: Positions) -> None:
+        """Decode those of the files at `positions` that nobody has asked for yet, and keep them."""
+        if self._known is None or len(lacking := positions[~self._known[positions]]) == 0:
+            return
+        batch = np.empty((len(lacking), *self._shape), np.uint8)
+        self._decode_into(lacking, batch)
+        rows[lacking] = batch
+        self._known[lacking] = True  # after the pixels: another thread may look at it
+
+    def _read_disk(self, disk: pixel_cache.DiskCache, positions: Positions, batch: decoding.Pixels) -> None:
+        try:
+            disk.read(positions, batch)
+        except OSError as error:
+            reason = error.strerror or "cannot be read"
+            raise MachineError(
+                f"{text.visible(str(disk.path))}: decoded images can no longer be read: {reason}; "
+                "remove the file, or set data.cache: none"
+            ) from error
+
+    def _decode_into(self, positions: Positions, batch: decoding.Pixels) -> None:
+        """Decode images into the rows of a batch; each thread takes the next one as soon as it is done with one."""
+        rest = iter(list(enumerate(positions.tolist())))
+
+        def fill() -> None:
+            for row, position in rest:
+                batch[row] = self._decode(position)
+
+        filling = [self._pool.submit(fill) for _ in range(min(self._workers, len(positions)))]
+        while filling:
+            filling.pop().result()  # in no variable: its error's traceback would keep it, and this object, alive
+
+    def _decode(self, position: int) -> decoding.Pixels:
+        try:
+            return self._read(position)
+        except ImageError as error:
+            path = text.visible(self._paths[position])
+            raise DataError(f"{path}: {error}; it could be read when the run started") from error
+
+
+def open_pixels(
+    paths: Sequence[str],
+    *,
+    image_size: tuple[int, int],
+    resize: decoding.Resize,
+    cache: Cache,
+    on_error: Literal["fail", "skip"],
+    pixel_limit: int = decoding.PIXEL_LIMIT,
+    listener: Listener,
+    workers: int | None = None,
+    channel: Channel = ALONE_CHANNEL,
+) -> DecodedImages:
+    """Return the images of files, every one of them decoded once before this returns, or known to be sound.
+
+    Of several processes each tries its share, and keeps what it tries and what it reads later, where there is room.
+    `auto` keeps them in memory when they fill at most a quarter of what is available, else on disk, else nowhere.
+    Unreadable images are one `DataError`, or with `skip` a warning.
+    """
+    shape = (len(paths), *image_size, 3)
+    workers = workers or worker_count()
+
+    def read(position: int) -> decoding.Pixels:
+        return decoding.decode_image(paths[position], image_size=image_size, resize=resize, pixel_limit=pixel_limit)
+
+    loading = _Loading(paths, file_keys(paths, pixel_limit=pixel_limit), shape, read, on_error, listener, workers)
+    if channel.processes > 1:
+        return _load_share(loading, cache, resize, channel)
+    for name in _caches_to_try(cache, shape):
+        loaded = _LOADERS[name](loading, resize)
+        if loaded is not None:
+            return loaded
+        listener.warn(f"no room to keep decoded images ({name}): decoding them again in every epoch")
+    return _load_nothing(loading, resize)
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> Positions:
+    """Return the order of `count` examples in an epoch: a permutation made from `seed` and `epoch` alone."""
+    return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int64)
+
+
+@dataclass
+class _Loading:
+    """What the ways of loading have in common."""
+
+    paths: Sequence[str]
+    keys: Keys
+    shape: Shape
+    read: Callable[[int], decoding.Pixels]
+    on_error: str
+    listener: Listener
+    workers: int
+
+    def pixels(self, readable: npt.NDArray[np.bool_]) -> DecodedImages:
+        kept = np.flatnonzero(readable).astype(np.int64)
+        return DecodedImages(self.paths, kept, self.read, self.shape, self.workers)
+
+    def decode(self, positions: Positions, store: Callable[[int, decoding.Pixels], None]) -> npt.NDArray[np.bool_]:
+        """Decode files and store their pixels; return which of all files are readable."""
+        reasons = self.reasons(positions, store)
+        self.report(reasons)
+        readable = np.ones(len(self.paths), np.bool_)
+        readable[list(reasons)] = False
+        return readable
+
+    def reasons(self, positions: Positions, store: Callable[[int, decoding.Pixels], None]) -> dict[int, str]:
+        """Decode files and store their pixels; return why some cannot be read, by position."""
+
+        def decode(position: int) -> None:
+            store(position, self.read(position))
+
+        return find_unreadable(
+            decode, positions.tolist(), self.keys, label="reading images", listener=self.listener, workers=self.workers
+        )
+
+    def report(self, reasons: dict[int, str]) -> None:
+        """Raise for unreadable images, or warn of them, as the config wants."""
+        if not reasons:
+            return
+        unreadable = [(self.paths[position], reason) for position, reason in sorted(reasons.items())]
+        if self.on_error == "skip" and len(unreadable) == len(self.paths):
+            raise DataError(f"no image can be read: {text.visible(unreadable[0][0])}: {unreadable[0][1]}; ...")
+        refuse_or_warn(unreadable, on_error=self.on_error, listener=self.listener)
+
+
+def _load_into_memory(loading: _Loading, resize: str) -> DecodedImages | None:
+    try:
+        rows = np.empty(loading.shape, np.uint8)
+    except MemoryError:
+        return None
+    readable = loading.decode(np.arange(len(loading.paths)), rows.__setitem__)
+    pixels = loading.pixels(readable)
+    pixels.keep_rows(rows)
+    return pixels
+
+
+def _load_onto_disk(loading: _Loading, resize: str) -> DecodedImages | None:
+    path = pixel_cache.cache_path(loading.keys, loading.shape[1:3], resize)
+    found = pixel_cache.open_cache(path, loading.shape)
+    if found is not None:
+        _report_again(loading, found)
+    else:
+        try:
+            with pixel_cache.new_cache(path, loading.shape) as writer:
+                loading.decode(np.arange(len(loading.paths)), writer.write)
+        except OSError:
+            return None
+        found = pixel_cache.open_cache(path, loading.shape)
+        if found is None:
+            return None
+    pixels = loading.pixels(found.readable)
+    pixels.keep_disk(found)
+    return pixels
+
+
+def _report_again(loading: _Loading, found: pixel_cache.DiskCache) -> None:
+    """Report what could not be read when the cache was written: decoding it again gives the reasons."""
+    unreadable = np.flatnonzero(~found.readable)
+    if len(unreadable):
+        try:
+            loading.decode(unreadable, lambda position, pixels: None)
+        except DataError:
+            found.close()
+            raise
+
+
+def _load_nothing(loading: _Loading, resize: str) -> DecodedImages:
+    """Only try the files that were never decoded to their end; keep no pixels."""
+    unknown = np.flatnonzero(~recall_verified(loading.keys))
+    everything = np.ones(len(loading.paths), np.bool_)
+    return loading.pixels(loading.decode(unknown, lambda position, pixels: None) if len(unknown) else everything)
+
+
+def _load_share(loading: _Loading, cache: Cache, resize: str, channel: Channel) -> DecodedImages:
+    """Try this process's share of the files, and learn from the others which of theirs cannot be read.
+
+    No process decodes everything: in memory it keeps what it has decoded, and a cache on disk is used where there is a
+    complete one already.
+    """
+    mine = share_of_files(np.arange(len(loading.paths)), process=channel.process, processes=channel.processes)
+    disk, rows = _cache_of_share(loading, cache, resize, channel)
+    if rows is not None:
+        reasons = loading.reasons(mine, rows.__setitem__)
+    else:
+        sound = recall_verified(loading.keys) if disk is None else disk.readable
+        reasons = loading.reasons(mine[~sound[mine]], lambda position, pixels: None)
+    pixels = loading.pixels(_readable_everywhere(loading, reasons, channel))
+    if disk is not None:
+        pixels.keep_disk(disk)
+    elif rows is not None:
+        pixels.keep_rows(rows, np.isin(np.arange(len(rows)), mine))
+    return pixels
+
+
+def _cache_of_share(
+    loading: _Loading, cache: Cache, resize: str, channel: Channel
+) -> tuple[pixel_cache.DiskCache | None, decoding.Pixels | None]:
+    """Return a complete cache on disk, or room for all images, which takes memory only as it is filled; or neither."""
+    if cache in {"auto", "disk"}:
+        path = pixel_cache.cache_path(loading.keys, loading.shape[1:3], resize)
+        if (disk := pixel_cache.open_cache(path, loading.shape)) is not None:
+            return disk, None
+    together = int(np.prod(loading.shape)) * channel.place_on_host[1]
+    if cache == "memory" or (cache == "auto" and together <= available_memory_bytes() // 4):
+        with contextlib.suppress(MemoryError):
+            return None, np.empty(loading.shape, np.uint8)
+    if cache in {"memory", "disk"} and channel.is_main:
+        loading.listener.warn(f"no room to keep decoded images ({cache}): decoding them again in every epoch")
+    return None, None
+
+
+def _readable_everywhere(loading: _Loading, reasons: dict[int, str], channel: Channel) -> npt.NDArray[np.bool_]:
+    """Return which of all files every process takes; the main one reports those that cannot be read."""
+    told = channel.exchange("unreadable images", sorted(reasons.items()))
+    everywhere = {int(position): str(reason) for part in told for position, reason in part}
+    if channel.is_main:
+        loading.report(everywhere)
+    readable = np.ones(len(loading.paths), np.bool_)
+    readable[list(everywhere)] = False
+    return readable
+
+
+def _caches_to_try(cache: Cache, shape: Shape) -> list[str]:
+    if cache != "auto":
+        return [] if cache == "none" else [cache]
+    if int(np.prod(shape)) <= available_memory_bytes() // 4:
+        return ["memory"]
+    return ["disk"] if pixel_cache.has_room(shape) else []
+
+
+_LOADERS: dict[str, Callable[[_Loading, str], DecodedImages | None]] = {
+    "memory": _load_into_memory,
+    "disk": _load_onto_disk,
+}
+
+
+def share_of_files(positions: Positions, *, process: int, processes: int) -> Positions:
+    """Return every `processes`-th of `positions`, so that no process gets all files of a class or of a camera."""
+    return positions[process::processes]

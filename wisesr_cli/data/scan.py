@@ -1,0 +1,127 @@
+"""Read the header of every image in parallel, and remember what was seen.
+
+The memory of a data folder lies in the cache folder. It holds a file's facts under its relative path; they count only
+while size and modification time are the same, so a second scan costs a look into the folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, FACTS, Facts
+from wisesr_cli.errors import ImageError
+from wisesr_cli.images import decoding
+from wisesr_cli.machine import caches
+from wisesr_cli.machine.threads import for_each
+from wisesr_cli.results import Listener
+
+_VERSION = 1  # to be raised when `FACTS` or the meaning of a field changes
+_ENDS_BYTES = 4096
+# Headers are parsed in Python: a second thread hides the waiting for the disk, four take twice as long as two.
+_WORKERS = 2
+_FORMATS = {name: position for position, name in enumerate(decoding.SUPPORTED)}
+
+
+def scan_files(
+    root: str,
+    paths: Sequence[str],
+    sizes: Sequence[int],
+    mtimes: Sequence[int],
+    *,
+    memory_of: str,
+    pixel_limit: int,
+    listener: Listener,
+) -> tuple[Facts, dict[int, str]]:
+    """Return the facts of the files, and position -> reason for those whose header cannot be read or is refused.
+
+    `paths` are relative to `root`; `sizes` and `mtimes` (nanoseconds) are as they are now. Each folder `memory_of` has
+    a memory of its own.
+    """
+    facts = np.zeros(len(paths), FACTS)
+    facts["size"], facts["mtime_ns"] = sizes, mtimes
+    memory = _memory_path(root, memory_of)
+    unknown = _recall(memory, paths, facts)
+    too_large = _too_large(facts, pixel_limit)
+    if not len(unknown):
+        return facts, too_large
+    unreadable: dict[int, str] = {}
+
+    def read(position: int) -> None:
+        fact = _read_fact(f"{root}/{paths[position]}", pixel_limit)
+        if isinstance(fact, str):
+            unreadable[position] = fact
+        else:
+            facts[position] = (sizes[position], mtimes[position], *fact)
+
+    with listener.progress("looking at images", len(paths)) as progress:
+        progress.advance(len(paths) - len(unknown))
+        for_each(read, unknown.tolist(), workers=_WORKERS, finished=progress.advance)
+    if len(unreadable) < len(unknown):
+        _remember(memory, paths, facts, unreadable)
+    return facts, dict(sorted({**unreadable, **too_large}.items()))
+
+
+def _too_large(facts: Facts, pixel_limit: int) -> dict[int, str]:
+    """Return the files known from before, when the limit may have been another, that this one refuses."""
+    pixels = facts["width"].astype(np.int64) * facts["height"]
+    return {
+        position: decoding.size_reason(int(facts["width"][position]), int(facts["height"][position]), pixel_limit)
+        for position in np.flatnonzero(pixels > pixel_limit).tolist()
+    }
+
+
+def _read_fact(path: str, pixel_limit: int) -> tuple[int, ...] | str:
+    """Return the fields of `FACTS` from `ends` on, or why the file cannot be read."""
+    try:
+        descriptor, size = decoding.open_descriptor(path)
+        try:
+            prefix = os.read(descriptor, decoding.PREFIX_BYTES)
+            start = max(0, size - _ENDS_BYTES)
+            last = prefix[start:] if size == len(prefix) else os.pread(descriptor, _ENDS_BYTES, start)
+        finally:
+            os.close(descriptor)
+        header = None if size > decoding.FILE_LIMIT else decoding.header_of_prefix(prefix, pixel_limit=pixel_limit)
+        if header is None:
+            with decoding.open_regular(path) as file:
+                header = decoding.read_header(file, pixel_limit=pixel_limit)
+    except ImageError as error:
+        return str(error)
+    except OSError as error:
+        return (error.strerror or "cannot be read").lower()
+    ends = hashlib.blake2b(prefix[:_ENDS_BYTES] + last, digest_size=8).digest()
+    flags = ANIMATED * header.animated | ALPHA * header.alpha | DEEP * (header.bits > 8)
+    where = _FORMATS[header.format]
+    return int.from_bytes(ends, "little"), header.width, header.height, where, header.orientation, flags
+
+
+def _memory_path(root: str, folder: str) -> Path:
+    key = hashlib.blake2b(f"{root}\0{folder}".encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return caches.cache_dir() / "scans" / f"{key}-{_VERSION}-{decoding.DECODER_VERSION}.npz"
+
+
+def _recall(memory: Path, paths: Sequence[str], facts: Facts) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """Fill in the facts of files seen before; return the positions of the others."""
+    stored = caches.load_arrays(memory)
+    everything = np.arange(len(paths))
+    if not {"names", "facts"} <= stored.keys() or stored["facts"].dtype != FACTS:
+        return everything
+    names = stored["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+    if len(names) != len(stored["facts"]):
+        return everything
+    rows = {name: row for row, name in enumerate(names)}
+    found = np.array([rows.get(path, -1) for path in paths], np.intp)
+    known = stored["facts"][found]  # -1 takes the last row, which the next line rules out
+    same = (found >= 0) & (known["size"] == facts["size"]) & (known["mtime_ns"] == facts["mtime_ns"])
+    facts[same] = known[same]
+    return np.flatnonzero(~same)
+
+
+def _remember(memory: Path, paths: Sequence[str], facts: Facts, unreadable: dict[int, str]) -> None:
+    readable = np.array([i for i in range(len(paths)) if i not in unreadable], np.intp)
+    names = "\0".join(paths[i] for i in readable).encode("utf-8", "surrogateescape")
+    caches.save_arrays(memory, {"names": np.frombuffer(names, np.uint8), "facts": facts[readable]})

@@ -1,0 +1,70 @@
+"""The settings of data: where the images are, and how they become examples."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    model_validator,
+)
+
+from wisesr_cli.settings import FolderPath, ImageSize, Options
+from wisesr_cli.text import visible
+
+SplitName = Literal["train", "validation", "test"]
+
+
+def _check_group_regex(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"not a regular expression: {visible(error)}") from None
+    return pattern
+
+
+class DataConfig(Options):
+    """Where the images are, and how they become examples."""
+
+    dir: FolderPath | None = None
+    """One folder: class folders, or train/ + validation/ (+ test/) of class folders."""
+    train_dir: FolderPath | None = None
+    """Class folders to train on, when the splits are named one by one."""
+    validation_dir: FolderPath | None = None
+    """Class folders to validate on."""
+    test_dir: FolderPath | None = None
+    """Class folders that only `evaluate` reads."""
+    validation_split: float = Field(default=0.2, ge=0, lt=1)
+    """Fraction of the training images to validate on, when there is no validation folder; 0 is none."""
+    split_strategy: Literal["stratified", "hash", "group"] = "stratified"
+    """`stratified`: the fraction of every class; `hash`: stable when files come; `group`: keeps groups together."""
+    group_regex: Annotated[str, AfterValidator(_check_group_regex)] | None = None
+    """For `group`: the part of the path that must not straddle splits (a patient, a scene); group 1, or the match."""
+    image_size: ImageSize = (224, 224)
+    """Height and width in pixels that every image is brought to."""
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    """How an image gets its size: without regard to its shape, cut to it, or filled up to it."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What an unreadable training image does."""
+    pixel_limit: int = Field(default=100_000_000, ge=1, le=10_000_000_000)
+    """Width times height above which an image is refused; decoding takes 4 to 16 bytes for every pixel."""
+    cache: Literal["auto", "none", "memory", "disk"] = "auto"
+    """Where decoded images are kept between epochs."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.dir is not None and self.train_dir is not None:
+            raise ValueError("data.dir and data.train_dir are both given; use one")
+        if self.train_dir is None and (self.validation_dir or self.test_dir) and self.dir is None:
+            raise ValueError("data.train_dir is missing beside data.validation_dir or data.test_dir")
+        if self.dir is not None and (self.validation_dir or self.test_dir):
+            raise ValueError(
+                "data.dir finds its own splits; use data.train_dir beside data.validation_dir or data.test_dir"
+            )
+        if self.split_strategy == "group" and self.group_regex is None:
+            raise ValueError("data.group_regex is missing: data.split_strategy is group")
+        if self.split_strategy != "group" and self.group_regex is not None:
+            raise ValueError(f"data.group_regex is given, but data.split_strategy is {self.split_strategy}, not group")
+        return self

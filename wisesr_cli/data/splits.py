@@ -1,0 +1,146 @@
+"""Ways to set training images aside for validation, where there is no folder for it.
+
+Each takes the relative paths and labels of all training images and returns which go to validation; the same seed gives
+the same split, in whatever order the files come. To add one, write such a function and add its row to `SPLITTERS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from wisesr_cli import text
+from wisesr_cli.data.index import Labels, Split
+from wisesr_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from wisesr_cli.data.survey import DataOptions
+
+Chosen = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """What a splitter may go by."""
+
+    fraction: float  # of the images, between 0 and 1
+    seed: int
+    class_names: tuple[str, ...]
+    group_regex: str | None = None
+
+
+def set_validation_aside(
+    data: DataOptions, train: Split, class_names: tuple[str, ...], *, seed: int
+) -> tuple[Split, Split]:
+    """Return the images left for training and those for validation, by the strategy of the config.
+
+    Raises `DataError` when a side would be empty.
+    """
+    options = SplitOptions(data.validation_split, seed, class_names, data.group_regex)
+    chosen = choose_validation(data.split_strategy, train.paths, train.labels, options)
+    return train.taken(np.flatnonzero(~chosen)), train.taken(np.flatnonzero(chosen))
+
+
+def choose_validation(strategy: str, paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
+    """Return for every image whether it goes to validation; raises `DataError` when a side would be empty."""
+    if not len(paths):
+        raise DataError("there are no training images that could be set aside for validation")
+    chosen = SPLITTERS[strategy](paths, labels, options)
+    if not chosen.any() or chosen.all():
+        raise DataError(
+            f"The split '{strategy}' with validation_split {options.fraction} puts {int(chosen.sum()):,} of "
+            f"{len(chosen):,} images into validation: one side is empty. Change data.validation_split or "
+            "data.split_strategy."
+        )
+    return chosen
+
+
+def split_stratified(paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
+    """Choose the fraction of every class, at least one image, and leave at least one."""
+    chosen = np.zeros(len(paths), np.bool_)
+    counts = np.bincount(labels, minlength=len(options.class_names))
+    small = np.flatnonzero(counts < 2)
+    if len(small):
+        shown = ", ".join(f"{text.visible(options.class_names[label])} ({counts[label]})" for label in small[:5])
+        raise DataError(
+            f"{text.counted(len(small), 'class', 'classes')} too small to split into training and validation: {shown}; "
+            "2 images are needed. Add images, or set data.validation_split to 0."
+        )
+    order = sorted(range(len(paths)), key=paths.__getitem__)
+    by_class = np.array(order, np.intp)[np.argsort(labels[order], kind="stable")]
+    for label, members in enumerate(np.split(by_class, np.cumsum(counts)[:-1])):
+        wanted = min(max(round(len(members) * options.fraction), 1), len(members) - 1)
+        # Seeded by the class's name, so that a new class moves no image of the others.
+        random = np.random.default_rng([options.seed, _hash(options.class_names[label])])
+        chosen[random.permutation(members)[:wanted]] = True
+    return chosen
+
+
+def split_by_hash(paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
+    """Choose by a hash of the path: adding or removing files never moves others."""
+    threshold = int(options.fraction * 2**64)
+    return np.array([_hash(f"{options.seed}\0{path}") < threshold for path in paths], np.bool_)
+
+
+def split_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
+    """Choose whole groups so that every class comes near the fraction; a class never loses all of its training images.
+
+    Groups are tried from the largest to the smallest, those of equal size in an order drawn with the seed.
+    """
+    members = _groups(paths, options.group_regex or "")
+    names = sorted(members)
+    drawn = np.random.default_rng([options.seed, 0]).permutation(len(names))
+    ranked = sorted(drawn.tolist(), key=lambda position: -len(members[names[position]]))
+    totals = np.bincount(labels, minlength=len(options.class_names)).astype(np.float64)
+    taken = np.zeros(len(totals))
+    chosen = np.zeros(len(paths), np.bool_)
+    passed_over: list[tuple[float, str]] = []
+    for position in ranked:
+        name = names[position]
+        found, counts = np.unique(labels[members[name]], return_counts=True)
+        if np.any(taken[found] + counts >= totals[found]):
+            continue
+        gap = options.fraction * totals[found] - taken[found]
+        change = float((((gap - counts) ** 2 - gap**2) / totals[found] ** 2).sum())
+        if change < 0:
+            chosen[members[name]] = True
+            taken[found] += counts
+        else:
+            passed_over.append((change, name))
+    if not chosen.any() and passed_over:
+        chosen[members[min(passed_over)[1]]] = True
+    return chosen
+
+
+def _groups(paths: Sequence[str], regex: str) -> dict[str, list[int]]:
+    pattern = re.compile(regex)
+    members: dict[str, list[int]] = {}
+    for position, path in enumerate(paths):
+        match = pattern.search(path)
+        if match is None or (pattern.groups and match.group(1) is None):
+            raise DataError(f"data.group_regex '{text.visible(regex)}' does not match {text.visible(path)}")
+        members.setdefault(match.group(1) if pattern.groups else match.group(), []).append(position)
+    if len(members) < 2:
+        raise DataError(
+            f"data.group_regex '{text.visible(regex)}' finds {text.counted(len(members), 'group')} in {len(paths):,} "
+            "images; a split needs at least 2"
+        )
+    return members
+
+
+def _hash(string: str) -> int:
+    """Return 64 bits of a hash that is the same in every process."""
+    return int.from_bytes(hashlib.blake2b(string.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+
+
+SPLITTERS: dict[str, Callable[[Sequence[str], Labels, SplitOptions], Chosen]] = {
+    "stratified": split_stratified,
+    "hash": split_by_hash,
+    "group": split_by_group,
+}

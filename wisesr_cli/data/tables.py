@@ -1,0 +1,25 @@
+"""The tables of a check."""
+
+from __future__ import annotations
+
+from wisesr_cli.display.grid import Column, Grid
+from wisesr_cli.results import (
+    CheckResult,
+)
+
+
+def check_grid(result: CheckResult) -> Grid:
+    """Return the findings of a check."""
+    rows = tuple((row.level.upper(), row.code, row.message) for row in result.findings)
+    return Grid("Check", (Column("result"), Column("what"), Column("found")), rows)
+
+
+def check_paths_grid(result: CheckResult, *, limit: int | None) -> Grid:
+    """Return the files that the findings name, at most `limit` for each."""
+    rows = [
+        (row.code, path)
+        for row in result.findings
+        if row.level != "pass"
+        for path in (row.paths if limit is None else row.paths[:limit])
+    ]
+    return Grid("Files", (Column("what"), Column("file")), tuple(rows))

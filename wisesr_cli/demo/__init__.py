@@ -1,0 +1,1 @@
+"""The demo: pictures of a harbour, drawn and trained on."""

@@ -1,0 +1,34 @@
+"""The table of the demo."""
+
+from __future__ import annotations
+
+from wisesr_cli.display.grid import Column, Grid, N, percent
+from wisesr_cli.results import (
+    DemoResult,
+)
+
+
+def demo_grid(result: DemoResult) -> Grid:
+    """Return the heads of the demo side by side."""
+    columns = (
+        Column("head"),
+        Column("top-1 accuracy", N),
+        Column("macro F1", N),
+        Column("test pictures", N),
+        Column("head parameters", N),
+        Column("all parameters", N),
+        Column("run directory"),
+    )
+    rows = tuple(
+        (
+            row.head,
+            percent(row.metrics.top1_accuracy),
+            percent(row.metrics.macro_f1),
+            f"{row.metrics.examples:,}",
+            f"{row.head_parameters:,}",
+            f"{row.parameters:,}",
+            row.run_dir,
+        )
+        for row in result.rows
+    )
+    return Grid("Demo: where are the red sails? (chance 11.1 %)", columns, rows)

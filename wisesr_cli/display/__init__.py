@@ -1,0 +1,1 @@
+"""Showing results: tables, progress, plots and pictures."""

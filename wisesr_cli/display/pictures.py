@@ -1,0 +1,123 @@
+"""Contact sheets, captions and colours of pictures that are drawn with Pillow."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from wisesr_cli.machine.files import replacing
+from wisesr_cli.text import visible
+
+if TYPE_CHECKING:
+    pass
+
+
+# Okabe and Ito's colours, told apart by colour-blind readers, too.
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
+
+# matplotlib brings the first; the others are asked, where the system has them, for the scripts that it lacks.
+FONTS = (
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Micro Hei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Apple SD Gothic Neo",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Arial Unicode MS",
+)
+PIXELATED_FROM = 4  # a picture enlarged this many times keeps its pixels as squares
+CAPTION_HEIGHT = 22  # pixels below each picture of a contact sheet
+BORDER = 4
+SOFTWARE = "wisesr"  # in the PNG files of `own_mark`
+
+
+def contact_sheet(
+    tiles: Sequence[tuple[Image.Image | NDArray[np.uint8], str, bool | None]],
+    *,
+    columns: int,
+    tile: int,
+    path: Path,
+    foot: Sequence[str] = (),
+) -> None:
+    """Draw pictures in rows with a caption of one line each; a border in green or red says right or wrong.
+
+    Args:
+        tiles: picture, caption, and whether it is right (None: no border).
+        columns: pictures per row.
+        tile: side of a picture in pixels; pictures are enlarged or shrunk to it, keeping their shape.
+        path: the PNG file.
+        foot: lines below all of them.
+    """
+    cell_width, cell_height = tile + 2 * BORDER + 8, tile + 2 * BORDER + CAPTION_HEIGHT + 8
+    rows = -(-len(tiles) // columns)
+    width, height = columns * cell_width + 8, rows * cell_height + 8
+    sheet = Image.new("RGB", (width, height + len(foot) * CAPTION_HEIGHT), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = caption_font(size=14)
+    for number, (picture, caption, correct) in enumerate(tiles):
+        left, top = 8 + number % columns * cell_width, 8 + number // columns * cell_height
+        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+        if correct is not None:
+            color = GREEN if correct else RED
+            draw.rectangle((left, top, left + tile + 2 * BORDER - 1, top + tile + 2 * BORDER - 1), fill=color)
+        _paste(sheet, image.convert("RGB"), left + BORDER, top + BORDER, tile)
+        shown = fitted(visible(caption), font, width=tile + BORDER)
+        draw.text((left + BORDER, top + tile + 2 * BORDER + 2), shown, fill="black", font=font)
+    for number, line in enumerate(foot):
+        shown = fitted(visible(line), font, width=width - 16)
+        draw.text((8 + BORDER, height + number * CAPTION_HEIGHT), shown, fill="black", font=font)
+    with replacing(path) as temporary:
+        sheet.save(temporary, "PNG", pnginfo=own_mark())
+
+
+def own_mark() -> PngInfo:
+    """Return what a PNG says of where it comes from, so that pictures of ours are told from those of others."""
+    mark = PngInfo()
+    mark.add_text("Software", SOFTWARE)
+    return mark
+
+
+def _paste(sheet: Image.Image, image: Image.Image, left: int, top: int, tile: int) -> None:
+    scale = tile / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    resampling = Image.Resampling.NEAREST if scale >= PIXELATED_FROM else Image.Resampling.LANCZOS
+    sheet.paste("white", (left, top, left + tile, top + tile))
+    sheet.paste(image.resize(size, resampling), (left + (tile - size[0]) // 2, top + (tile - size[1]) // 2))
+
+
+def caption_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font of the plots, which knows more scripts than Pillow's own; matplotlib itself is not loaded."""
+    package = importlib.util.find_spec("matplotlib")
+    if package is not None and package.origin is not None:
+        path = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(path, size)
+    return ImageFont.load_default(size)
+
+
+def fitted(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, *, width: int) -> str:
+    """Return a caption that is at most `width` pixels wide, its end replaced by an ellipsis where it must be."""
+    if font.getlength(caption) <= width:
+        return caption
+    kept = max(0, min(len(caption), width))  # no letter is narrower than a pixel
+    while kept and font.getlength(caption[:kept] + "…") > width:
+        kept -= 1
+    return caption[:kept] + "…"
+
+
+def installed_fonts() -> list[str]:
+    """Return those of `FONTS` that matplotlib finds."""
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return [name for name in FONTS if name in installed]

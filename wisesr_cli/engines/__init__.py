@@ -1,0 +1,1 @@
+"""Running a model: by LiteRT without TensorFlow, or by Keras."""

@@ -1,0 +1,131 @@
+"""What runs a saved model: loads it and turns uint8 batches into logits.
+
+To add one: a class with `info`, `full_batches` and `logits`, and its choice in `choose_engine`. Frameworks are imported
+inside methods, as is what only Keras' models need: LiteRT is to label its first image in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from wisesr_cli.engines.engine import Engine
+from wisesr_cli.engines.keras import KerasEngine
+from wisesr_cli.engines.litert import LiteRtEngine, UnusableError, read_litert
+from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.machine import keras_start
+from wisesr_cli.machine.keras_start import DeviceChoice
+from wisesr_cli.results import Listener
+from wisesr_cli.run.names import LITERT
+from wisesr_cli.run.run import litert_path, model_path
+from wisesr_cli.text import joined, size_text, visible
+
+if TYPE_CHECKING:
+    from wisesr_cli.models.image_sizes import ImageSize
+
+
+EngineName = Literal["litert", "keras"]
+EngineChoice = Literal["auto", "litert", "keras"]
+
+
+@dataclass(frozen=True)
+class ChosenEngine:
+    """Which engine runs a model file, before anything slow was started.
+
+    `name`: litert or keras; `identity`: what the scores depend on beside the model file.
+    """
+
+    path: Path
+    name: EngineName
+    identity: str
+    device: DeviceChoice
+    precision: str
+    litert: LiteRtEngine | None = None
+    image_size: ImageSize | None = None  # other than the one that the model was trained at
+
+    def start(self, listener: Listener) -> Engine:
+        """Return the engine, ready to compute, and say where it does."""
+        device = self.litert.device if self.litert else keras_start.start(self.device, precision=self.precision)
+        listener.note(f"device: {device}")
+        return self.litert or KerasEngine(self.path, self.precision, self.image_size)
+
+
+def choose_engine(
+    run: str | Path,
+    choice: EngineChoice = "auto",
+    *,
+    device: DeviceChoice = "auto",
+    precision: str = "float32",
+    image_size: ImageSize | None = None,
+    listener: Listener,
+) -> ChosenEngine:
+    """Return which engine runs a run directory or a model file: LiteRT where it can, unless another one is asked for.
+
+    LiteRT starts in a fraction of the time and is faster than Keras on a CPU; it has no GPU, float32 only, and only
+    the image size that the model was trained at.
+
+    Raises:
+        UsageError: LiteRT was asked for, and also what it cannot do; or something else than an engine; or an image size
+            that the model cannot be used at, as far as that can be told without Keras.
+        RunError: there is no model file, or it is refused, or LiteRT was asked for and there is no model for it.
+        MachineError: LiteRT was asked for, and is not installed.
+    """
+    if choice not in get_args(EngineChoice):
+        raise UsageError(f"engine {choice!r} is none of {joined(get_args(EngineChoice))}")
+    path = model_path(run)
+    size = None if image_size is None else _other_size(path, image_size)
+    if choice != "keras":
+        try:
+            return _on_litert(path, device, precision, size)
+        except UnusableError as error:
+            if choice == "litert":
+                raise error.kind(f"--engine litert: {error}{_way_out(error, run, size)}") from None
+            listener.note(f"engine: Keras, as {error}")
+    return _on_keras(path, device, precision, size)
+
+
+def _other_size(path: Path, image_size: ImageSize) -> ImageSize | None:
+    """Return an image size, or None where it is that of the model itself."""
+    from wisesr_cli.model_files.info_file import read_model_info
+
+    return None if read_model_info(path).image_size == image_size else image_size
+
+
+def _on_litert(path: Path, device: DeviceChoice, precision: str, image_size: ImageSize | None) -> ChosenEngine:
+    """Return LiteRT for a model file, or raise an `UnusableError` for what it cannot do."""
+    if image_size is not None:
+        given = size_text(image_size)
+        reason = f"{LITERT} is for the image size of the training, and --image-size {given} was given"
+        raise UnusableError(reason, UsageError)
+    if device == "gpu":
+        raise UnusableError("LiteRT computes on the CPU, and --device gpu was given", UsageError)
+    if precision != "float32":
+        raise UnusableError(f"LiteRT computes in float32, and --precision {precision} was given", UsageError)
+    model = read_litert(litert_path(path), path)
+    return ChosenEngine(path, "litert", f"litert {model.sha256[:12]}", device, precision, LiteRtEngine(model))
+
+
+def _way_out(error: UnusableError, run: str | Path, image_size: ImageSize | None) -> str:
+    """Return what to do where LiteRT was asked for, and cannot run the model."""
+    if error.kind is RunError:
+        return "; use --engine keras, or write the run's best.tflite with the command that trained it and --resume"
+    if image_size is None:
+        return ""
+    command = f"wisesr export {shlex.quote(visible(run))} --to litert --image-size {size_text(image_size)}"
+    return f"; use --engine keras, or make a model for LiteRT of that size: {command}"
+
+
+def _on_keras(path: Path, device: DeviceChoice, precision: str, image_size: ImageSize | None) -> ChosenEngine:
+    """Return Keras for a model file that has been checked, and for an image size that may do."""
+    from wisesr_cli.model_files.archive import check_archive
+    from wisesr_cli.model_files.info_file import read_model_info
+    from wisesr_cli.models.image_sizes import check_image_size
+
+    checked = check_archive(path)
+    if image_size is None:
+        return ChosenEngine(path, "keras", "keras", device, precision)
+    check_image_size(checked.config, read_model_info(path), image_size)
+    identity = f"keras at {size_text(image_size)}"
+    return ChosenEngine(path, "keras", identity, device, precision, image_size=image_size)

@@ -1,0 +1,113 @@
+"""The engine that runs a model with Keras, on either backend."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.errors import RunError
+from wisesr_cli.run.run import model_path
+from wisesr_cli.text import visible
+
+if TYPE_CHECKING:
+    from wisesr_cli.models.image_sizes import ImageSize
+
+
+class KerasEngine:
+    """Runs a `.keras` file on the backend and device that `keras_start.start` chose.
+
+    Args:
+        path: the model file.
+        precision: arithmetic; a model file holds float32, other arithmetic is laid over its layers.
+        image_size: height and width that the model is rebuilt for; None is the size that it was trained at.
+
+    Raises:
+        RunError: the file is damaged, or is not a model of wisesr train.
+        UsageError: its head cannot be used at that image size.
+    """
+
+    full_batches = True  # every other size of a batch is traced or compiled anew
+
+    def __init__(self, path: Path, precision: str = "float32", image_size: ImageSize | None = None) -> None:
+        from wisesr_cli.model_files.info_file import read_model_info
+        from wisesr_cli.model_files.loading import load_model
+
+        self.path, self.info = path, read_model_info(path)
+        self.model: Any = load_model(path, runs=True)
+        expected = (None, *self.info.image_size, 3), (None, len(self.info.class_names))
+        found = getattr(self.model, "input_shape", None), getattr(self.model, "output_shape", None)
+        if found != expected:
+            raise RunError(f"{visible(path)}: damaged: the model does not have the shapes that its record says")
+        if image_size is not None and image_size != self.info.image_size:
+            from wisesr_cli.models.other_size import at_size
+
+            self.model, self.info = at_size(self.model, image_size), replace(self.info, image_size=image_size)
+        if precision != "float32":
+            self.model = _in_precision(self.model, precision)
+
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 (batch, classes) for uint8 pixels (batch, height, width, 3).
+
+        Raises:
+            RunError: the model cannot compute them, though it could be loaded.
+            MemoryError: the batch does not fit.
+        """
+        return self.outputs(self.model, pixels)[0]
+
+    def outputs(self, model: Any, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Return every output of a Keras model over the layers of this one, float32 (batch, ...), for uint8 pixels.
+
+        Raises:
+            RunError: they cannot be computed, though the model could be loaded.
+            MemoryError: the batch does not fit.
+        """
+        try:
+            return numpy_outputs(model, pixels)
+        except MemoryError:
+            raise
+        except Exception as error:  # backends raise whatever they like
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(f"{visible(self.path)}: the model cannot be run: {visible(reason)}") from error
+
+
+def _in_precision(model: Any, precision: str) -> Any:
+    """Return the same model with another dtype policy; the classifier layer stays in float32, as in training."""
+    import keras
+
+    from wisesr_cli.model_files.loading import copy_weights
+    from wisesr_cli.models.heads import CLASSIFIER_LAYER
+
+    def clone(layer: Any) -> Any:
+        config = layer.get_config()
+        if isinstance(layer, keras.Layer) and layer.name != CLASSIFIER_LAYER:  # operations have no precision
+            config["dtype"] = precision
+        return layer.__class__.from_config(config)
+
+    cloned = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    copy_weights(cloned, model)
+    return cloned
+
+
+def numpy_logits(model: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what a Keras classifier says of uint8 pixels, float32 (batch, classes)."""
+    return numpy_outputs(model, pixels)[0]
+
+
+def numpy_outputs(model: Any, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    """Return every output of a Keras model for uint8 pixels (batch, height, width, 3), float32 (batch, ...)."""
+    try:
+        outputs = model.predict_on_batch(pixels.astype("float32"))
+    except Exception as error:  # every backend has kinds of its own
+        if type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error):
+            raise MemoryError("the model does not fit; a smaller --batch-size may help") from error
+        raise
+    return [np.asarray(output, dtype="float32") for output in (outputs if isinstance(outputs, list) else [outputs])]
+
+
+def load_engine(run: str | Path, precision: str = "float32", image_size: ImageSize | None = None) -> KerasEngine:
+    """Return what runs a run directory or a model file on Keras; `keras_start.start` has been called before."""
+    return KerasEngine(model_path(run), precision, image_size)

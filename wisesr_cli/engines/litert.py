@@ -1,0 +1,272 @@
+"""best.tflite, the best model for prediction without TensorFlow: what it holds, whether it fits, and how it is run.
+
+The file is a model for LiteRT with a zip behind it. Its one member holds what the model file says of itself, and which
+model file this one was made from; `unzip -p best.tflite wisesr.json` shows it. No Keras.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from hashlib import sha256 as new_sha256
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.errors import MachineError, RunError, WisesrError
+from wisesr_cli.machine.files import sha256
+from wisesr_cli.machine.keras_start import Device, has_nvidia_driver, processor, quiet_stderr
+from wisesr_cli.machine.threads import worker_count
+from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo, parse_model_info
+from wisesr_cli.text import visible
+
+PACKAGE = "ai-edge-litert"
+MOST_BYTES = 2 << 30  # of a file; positions in a model for LiteRT have 31 bits
+MOST_RECORD_BYTES = 4 << 20  # of the zip behind the model; class names take most of it
+MOST_RATIO, SPARE_BYTES = 2, 16 << 20  # position weights take more room than in the model file, where tiles are small
+MOST_NUMBERS = 1 << 26  # in what one operator gives for one image: 256 MiB, as VGG16 at 1024 pixels
+MOST_COPIES_BYTES = 1 << 29  # of weights: every image that is computed at the same time needs a copy
+
+# What the backbones and heads of wisesr come to. None of them calls another graph, or keeps anything.
+OPERATORS = {
+    *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "GATHER", "GELU"),
+    *("HARD_SWISH", "LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "NEG", "PACK", "PAD", "REDUCE_MAX"),
+    *("REDUCE_PROD", "RELU", "RELU6", "RESHAPE", "RSQRT", "SHAPE", "SQUARED_DIFFERENCE", "STRIDED_SLICE", "SUB", "SUM"),
+}
+
+
+class UnusableError(Exception):
+    """Why LiteRT does not run a model; the text is the bare reason.
+
+    Args:
+        reason: the text.
+        kind: what it is where nothing else may run the model.
+    """
+
+    def __init__(self, reason: str, kind: type[WisesrError] = RunError) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class LiteRtModel:
+    """A model for LiteRT in memory: the path of its file, the record in it, the model itself."""
+
+    path: Path
+    info: ModelInfo
+    content: bytes
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the model, without what lies behind it."""
+        return new_sha256(self.content).hexdigest()
+
+    def to_bytes(self, model_file: Path) -> bytes:
+        """Return what its file holds when it was made from a model file."""
+        record = {
+            **asdict(self.info),
+            "keras": {"bytes": model_file.stat().st_size, "sha256": sha256(model_file)},
+            "litert": {"bytes": len(self.content), "sha256": self.sha256},
+        }
+        return with_members(self.content, {MODEL_INFO: json.dumps(record, indent=1)})
+
+
+def with_members(content: bytes, members: dict[str, str]) -> bytes:
+    """Return a model with a zip of texts behind it, which LiteRT does not look at. Equal texts give equal bytes."""
+    tail = io.BytesIO()
+    with zipfile.ZipFile(tail, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(zipfile.ZipInfo(name), text)
+    return content + tail.getvalue()
+
+
+def read_litert(path: Path, model_file: Path) -> LiteRtModel:
+    """Return the model for LiteRT at `path`, which was made from `model_file` as it is now.
+
+    Raises:
+        UnusableError: it is missing, damaged, or made from another model file.
+    """
+    content, keras_bytes = _read(path, model_file)
+    try:
+        record = _read_record(content[-MOST_RECORD_BYTES:])
+        values = json.loads(record)
+        info = parse_model_info(record, path)
+        keras, litert = (dict(values[name]) for name in ("keras", "litert"))
+        size = int(litert["bytes"])
+        if keras["bytes"] != keras_bytes or keras["sha256"] != sha256(model_file):
+            raise UnusableError(f"{visible(path.name)} was made from another {visible(model_file.name)}")
+        model = LiteRtModel(path, info, content[:size])
+        if not size or len(model.content) != size or model.sha256 != litert["sha256"]:
+            raise UnusableError(f"{visible(path.name)} is damaged")
+    except OSError as error:
+        raise UnusableError(f"{visible(path.name)}: {visible(error.strerror or error)}") from None
+    except (RunError, ArithmeticError, KeyError, TypeError, ValueError, RecursionError):
+        raise UnusableError(f"{visible(path.name)} has no whole record of its model") from None
+    return model
+
+
+def _read(path: Path, model_file: Path) -> tuple[bytes, int]:
+    """Return the bytes of a file, and how many the model file has; one that is far larger is not read."""
+    try:
+        if not path.is_file():
+            raise UnusableError(f"there is no {visible(path.name)} beside {visible(model_file.name)}")
+        size, keras_bytes = path.stat().st_size, model_file.stat().st_size
+        if size > MOST_RATIO * keras_bytes + SPARE_BYTES:
+            raise UnusableError(f"{visible(path.name)} is far larger than {visible(model_file.name)}")
+        if size > MOST_BYTES:
+            raise UnusableError(f"{visible(path.name)} is larger than a model for LiteRT can be")
+        with path.open("rb") as file:
+            return file.read(size), keras_bytes
+    except OSError as error:
+        raise UnusableError(f"{visible(path.name)}: {visible(error.strerror or error)}") from None
+
+
+def _read_record(tail: bytes) -> bytes:
+    """Return the one member of the zip at the end of a file, which is not compressed: it is no larger than the file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(tail)) as archive:
+            (member,) = archive.infolist()
+            if member.filename == MODEL_INFO and member.compress_type == zipfile.ZIP_STORED:
+                return archive.read(member)
+    except MemoryError:
+        raise
+    except Exception:  # zipfile raises a dozen kinds on damaged files
+        pass
+    raise ValueError("no record")
+
+
+class LiteRtEngine:
+    """Runs a model for LiteRT on the CPU, one image at a time and several at once.
+
+    An image that is computed alone gives the same bits whatever else is labelled, and takes fewer processor seconds
+    than in a batch, whose layers outgrow the processor's caches.
+
+    Raises:
+        UnusableError: LiteRT is not installed, or refuses the model, or the model is not one of wisesr.
+    """
+
+    full_batches = False
+
+    def __init__(self, model: LiteRtModel) -> None:
+        self.model, self.info = model, model.info
+        at_once = max(1, min(worker_count(), MOST_COPIES_BYTES // len(model.content)))
+        self._at_once, self._threads = at_once, worker_count() // at_once
+        self._idle: deque[Any] = deque()
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="litert")
+        with quiet_stderr():
+            self._idle.append(self._first_interpreter())
+
+    @property
+    def device(self) -> Device:
+        """What computes, and why."""
+        hint = "; --device gpu computes on the GPU" if has_nvidia_driver() else ""
+        return Device("cpu", processor(), f"LiteRT runs {visible(self.model.path.name)}{hint}")
+
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 (batch, classes) for uint8 pixels (batch, height, width, 3).
+
+        Raises:
+            RunError: the model cannot compute them, though it could be loaded.
+            MemoryError: an image does not fit.
+        """
+        logits = np.empty((len(pixels), len(self.info.class_names)), np.float32)
+        step = max(1, len(pixels) // (4 * self._at_once))
+        parts = [slice(start, start + step) for start in range(0, len(pixels), step)]
+        computing = map if len(parts) == 1 else self._pool.map
+        for rows, found in zip(parts, computing(self._compute, (pixels[rows] for rows in parts)), strict=True):
+            logits[rows] = found
+        return logits
+
+    def _compute(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Return the logits of a few images, in whatever thread this is."""
+        try:
+            interpreter = self._next_interpreter()
+            found = [_run(interpreter, image) for image in pixels]
+        except MemoryError:
+            raise
+        except Exception as error:  # LiteRT raises whatever it likes
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(f"{visible(self.model.path)}: the model cannot be run: {visible(reason)}") from error
+        self._idle.append(interpreter)
+        return found
+
+    def _next_interpreter(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:  # every other one is at work in another thread
+            return self._interpreter()
+
+    def _first_interpreter(self) -> Any:
+        try:
+            return self._interpreter()
+        except ImportError as error:
+            reason = f"{PACKAGE} is not installed; install it with: pip install {PACKAGE}"
+            if not isinstance(error, ModuleNotFoundError):
+                reason = f"{PACKAGE} cannot be loaded: {visible(' '.join(str(error).split()))}; install it anew"
+            raise UnusableError(reason, MachineError) from None
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # also another LiteRT than is known here
+            name, reason = visible(self.model.path.name), visible(" ".join(str(error).split())[:200])
+            raise UnusableError(f"LiteRT does not take {name}: {reason}") from None
+
+    def _interpreter(self) -> Any:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_content=self.model.content, num_threads=self._threads)
+        self._check(interpreter)
+        interpreter.allocate_tensors()
+        return interpreter
+
+    def _check(self, interpreter: Any) -> None:
+        """Raise an `UnusableError` unless a model has the shapes and operators of one of wisesr.
+
+        LiteRT trusts what it runs more than a file from elsewhere deserves. Sizes are those that the file declares.
+        """
+        most = max(MOST_NUMBERS, len(self.model.content) // 4)
+        found = {
+            "inputs": [_signature(tensor) for tensor in interpreter.get_input_details()],
+            "outputs": [_signature(tensor) for tensor in interpreter.get_output_details()],
+            "graphs": interpreter.num_subgraphs(),
+            "operators": {operator["op_name"] for operator in interpreter._get_ops_details()} - OPERATORS,
+            "sizes": [size for size in map(_numbers, interpreter.get_tensor_details()) if not 0 <= size <= most],
+        }
+        expected = {
+            "inputs": [("float32", (-1, *self.info.image_size, 3))],
+            "outputs": [("float32", (-1, len(self.info.class_names)))],
+            "graphs": 1,
+            "operators": set(),
+            "sizes": [],
+        }
+        if odd := [name for name in expected if found[name] != expected[name]]:
+            name, values = visible(self.model.path.name), visible(found[odd[0]])
+            raise UnusableError(f"{name} has {odd[0]} that no model of wisesr has: {values}")
+
+
+def _signature(tensor: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+    """Return the type of a tensor and its shape, -1 where it may differ."""
+    return np.dtype(tensor["dtype"]).name, tuple(int(side) for side in tensor["shape_signature"])
+
+
+def _numbers(tensor: dict[str, Any]) -> int:
+    """Return how many numbers a tensor holds for one image."""
+    return prod(int(side) for side in tensor["shape"])
+
+
+def _run(interpreter: Any, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the logits of one image, float32 (classes,)."""
+    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.tensor(given["index"])()[0] = image  # uint8 becomes float32 on the way
+    interpreter.invoke()
+    logits: NDArray[np.float32] = interpreter.get_tensor(wanted["index"])[0]
+    return logits

@@ -1,0 +1,49 @@
+"""Where an evaluation is written: its folder, made whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
+
+from wisesr_cli.machine.files import TEMPORARY_PREFIX, make_folder, naming
+from wisesr_cli.run.folders import refuse_wrong_kinds, remove_if_empty
+from wisesr_cli.run.names import (
+    EVALUATION_FILES,
+    EVALUATION_PICTURES,
+    REPORT,
+)
+from wisesr_cli.run.run import Run
+
+if TYPE_CHECKING:
+    pass
+
+
+@contextmanager
+def evaluation_folder(run: Run, name: str) -> Iterator[Path]:
+    """Give the folder for an evaluation, having made sure that everything can be written there and into the plots.
+
+    A folder that was made here and is empty when the block fails is taken away.
+
+    Raises:
+        RunError: a file lies where a folder should be, or a folder in place of a file.
+        MachineError: nobody may write there.
+    """
+    folder, plots = run.evaluation_dir(name), run.plots
+    pictures = [plots / picture.format(name) for picture in EVALUATION_PICTURES]
+    with naming(folder):
+        files = [folder / file for file in (*EVALUATION_FILES, REPORT)]
+        refuse_wrong_kinds(files=[*files, *pictures], folders=(folder, plots))
+        made = [path for path in (folder, plots) if not path.exists()]
+    try:
+        for path in (folder, plots):
+            make_folder(path)
+            with naming(path), TemporaryFile(prefix=TEMPORARY_PREFIX, dir=path):
+                pass  # it can be written
+        yield folder
+    except BaseException:
+        for path in made:
+            remove_if_empty(path)
+        raise

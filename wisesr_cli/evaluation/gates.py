@@ -1,0 +1,61 @@
+"""The gates of `--fail-under`: a metric and the least, or for losses the most, that it may come to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from wisesr_cli import errors, text
+from wisesr_cli.evaluation.metrics import METRICS
+from wisesr_cli.results import Metrics
+
+Gate: TypeAlias = tuple[str, float]
+
+
+def parse_gate(argument: str) -> Gate:
+    """Return the metric and the threshold of a `--fail-under` argument such as `top1_accuracy=0.9`.
+
+    Raises `errors.UsageError` for an unknown metric and for a threshold that is no number or that no model can meet.
+    """
+    name, equals, number = (part.strip() for part in argument.partition("="))
+    where = f"--fail-under {text.visible(argument)}"
+    if name not in METRICS:
+        hint = text.nearest(name, METRICS)
+        raise errors.UsageError(f"{where}: no metric '{text.visible(name)}'.{hint} Choices: {text.joined(METRICS)}")
+    try:
+        threshold = float(number)
+    except ValueError:
+        threshold = math.nan
+    if not equals or not math.isfinite(threshold):
+        raise errors.UsageError(f"{where}: give a number, for example --fail-under {name}=0.9")
+    if threshold > 1 and METRICS[name].better == "higher":
+        raise errors.UsageError(f"{where}: {name} is a fraction and never above 1; 90 % is 0.9")
+    if threshold < 0 and METRICS[name].better == "lower":
+        raise errors.UsageError(f"{where}: {name} is never below 0")
+    return name, threshold
+
+
+def check_gates(metrics: Metrics | None, gates: Sequence[Gate]) -> None:
+    """Raise `errors.GateMissed`, naming every gate that `metrics` miss; a metric that is not defined misses."""
+    if metrics is None:
+        if gates:
+            raise errors.GateMissed("--fail-under: nothing was judged: no validation split, or no finished epoch")
+        return
+    missed = [(name, threshold) for name, threshold in gates if not _meets(getattr(metrics, name), name, threshold)]
+    if not missed:
+        return
+    reasons = [_missed_gate(name, getattr(metrics, name), threshold) for name, threshold in missed]
+    raise errors.GateMissed(f"missed {text.counted(len(missed), 'gate')}: " + "; ".join(reasons))
+
+
+def _meets(value: float | None, name: str, threshold: float) -> bool:
+    if value is None:
+        return False
+    return value >= threshold if METRICS[name].better == "higher" else value <= threshold
+
+
+def _missed_gate(name: str, value: float | None, threshold: float) -> str:
+    shown = "not defined" if value is None else f"{value:.6g}"
+    bound = "at least" if METRICS[name].better == "higher" else "at most"
+    return f"{name} is {shown}, must be {bound} {threshold:g}"

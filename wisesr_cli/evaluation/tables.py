@@ -1,0 +1,64 @@
+"""The tables of an evaluation."""
+
+from __future__ import annotations
+
+from wisesr_cli.display.grid import Column, Grid, N, decimal, percent
+from wisesr_cli.results import (
+    Evaluation,
+    Metrics,
+)
+
+_METRIC_NAMES = {
+    "top1_accuracy": "top-1 accuracy",
+    "top5_accuracy": "top-5 accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_precision": "macro precision",
+    "macro_recall": "macro recall",
+    "macro_f1": "macro F1",
+    "macro_auc": "macro AUC",
+}
+
+
+def metrics_grid(metrics: Metrics, title: str) -> Grid:
+    """Return the scalar metrics, a row each."""
+    rows = [(name, percent(getattr(metrics, field))) for field, name in _METRIC_NAMES.items()]
+    rows += [
+        ("log loss", decimal(metrics.log_loss)),
+        ("ECE", percent(metrics.ece)),
+        ("examples", f"{metrics.examples:,}"),
+    ]
+    return Grid(title, (Column("metric"), Column("value", N)), tuple(rows))
+
+
+def metrics_rows(metrics: Metrics) -> list[tuple[str, float | int | None]]:
+    """Return the scalar metrics for CSV, exact."""
+    return [(name, getattr(metrics, name)) for name in ("examples", *_METRIC_NAMES, "log_loss", "ece")]
+
+
+def per_class_grid(metrics: Metrics) -> Grid:
+    """Return precision, recall and F1 of every class."""
+    columns = (Column("class"), Column("support", N), Column("precision", N), Column("recall", N), Column("F1", N))
+    rows = [
+        (row.label, f"{row.support:,}", percent(row.precision), percent(row.recall), percent(row.f1))
+        for row in metrics.per_class
+    ]
+    return Grid("Classes", columns, tuple(rows))
+
+
+def evaluation_grids(evaluation: Evaluation) -> list[Grid]:
+    """Return everything about an evaluation: metrics, classes, confused pairs, worst mistakes."""
+    pairs = tuple(
+        (pair.truth, pair.predicted, f"{pair.count:,}", percent(pair.fraction_of_truth))
+        for pair in evaluation.most_confused
+    )
+    mistakes = tuple(
+        (mistake.path, mistake.truth, mistake.predicted, percent(mistake.score), percent(mistake.truth_score))
+        for mistake in evaluation.worst_mistakes
+    )
+    grids = [metrics_grid(evaluation.metrics, f"Evaluation on {evaluation.split}"), per_class_grid(evaluation.metrics)]
+    if pairs:
+        columns = (Column("class"), Column("taken for"), Column("images", N), Column("of the class", N))
+        grids.append(Grid("Most confused", columns, pairs))
+        shown = (Column("image"), Column("class"), Column("taken for"), Column("score", N), Column("true class", N))
+        grids.append(Grid("Worst mistakes", shown, mistakes))
+    return grids

@@ -1,0 +1,307 @@
+"""Explains what a trained model says of images: which positions of the feature map made each logit, exactly.
+
+The mathematics is in `attribution`. Here a model file becomes a feature map and logits, and images become records, in
+order and in constant memory; each sum is compared with the logit that the model itself gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.data.oddities import Oddities
+from wisesr_cli.data.stream import Decoded, decode_in_order
+from wisesr_cli.engines.keras import KerasEngine
+from wisesr_cli.errors import DataError, RunError, WisesrError
+from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.explanation.attribution import (
+    Numbers,
+    Values,
+    WeightedSums,
+    classifier_columns,
+    contributions,
+    is_linear,
+    pull_back,
+    sizes_added,
+)
+from wisesr_cli.explanation.position_weights import HeadWeights, read_position_weights
+from wisesr_cli.explanation.receptive_field import ReceptiveField, find_receptive_field
+from wisesr_cli.images.decoding import PIXEL_LIMIT
+from wisesr_cli.machine import keras_start
+from wisesr_cli.machine.keras_start import DeviceChoice
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.models.image_sizes import ImageSize
+from wisesr_cli.results import Contribution, Explanation, Listener
+from wisesr_cli.text import visible
+
+# Rows and columns of an array (images, classes), and the logits that stand there as sums.
+Placed = tuple[NDArray[Any], NDArray[Any], WeightedSums]
+
+TOLERANCE = 1e-5  # of a logit, relative to the sizes of all that is added up; float32 comes to 1e-7
+KEPT_NUMBERS = 1 << 24  # coefficients of classes that are kept for the next images: 128 MiB
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The logits of one image, float32 (classes,), and what made the two largest and those that were asked for."""
+
+    logits: NDArray[np.float32]
+    predicted: Contribution
+    runner_up: Contribution
+    asked: tuple[Contribution, ...] = ()
+
+    @property
+    def score(self) -> float:
+        """The probability of the predicted class."""
+        return float(softmax(self.logits[None]).max())
+
+
+class Explainer:
+    """A loaded model whose logits can be explained; `keras_start.start` has been called before.
+
+    Attributes:
+        info: what the model file says of itself: class names, image size, way of resizing.
+        feature_map: height, width and channels of the feature map.
+        is_linear: whether the coefficients hold for every image, or only near the one at hand (gmp, fc).
+        receptive_field: which pixels each position can see; None where it is not known.
+
+    Raises:
+        RunError: the file is damaged, is not a model of wisesr train, or its head cannot be explained.
+    """
+
+    def __init__(self, path: Path, image_size: ImageSize | None = None) -> None:
+        import keras
+
+        self.path, self._engine = path, KerasEngine(path, image_size=image_size)
+        self.info: ModelInfo = self._engine.info
+        model = self._engine.model
+        try:
+            *self._pooling, self._classifier = _head_layers(model)
+            self.is_linear = is_linear(self._pooling)
+            classifier_columns(self._classifier, [0])
+        except RunError as error:
+            raise RunError(f"{visible(path)}: cannot be explained: {error}") from None
+        feature_map = self._pooling[0].input
+        height, width, channels = feature_map.shape[1:]
+        self.feature_map: tuple[int, int, int] = (height, width, channels)
+        between = [] if self.is_linear else [layer.output for layer in self._pooling]
+        self._model = keras.Model(model.inputs[0], [feature_map, *between, model.outputs[0]])
+        self.receptive_field: ReceptiveField | None = find_receptive_field(keras.Model(model.inputs[0], feature_map))
+        self._rows = 0  # of the largest batch so far
+        self.logit_sum = lru_cache(max(1, KEPT_NUMBERS // prod(self.feature_map)))(self._write_out)
+
+    @property
+    def statement(self) -> str:
+        """One sentence for people: what of a contribution map is exact and what is not."""
+        height, width, _ = self.feature_map
+        scope = "exact" if self.is_linear else "exact for the image at hand only,"
+        return (
+            f"{scope} on the feature map of {height}x{width} positions (sum + bias = logit), not on pixels: "
+            f"{_sight(self.receptive_field, self.info.image_size)}"
+        )
+
+    def explain(self, pixels: NDArray[np.uint8], labels: Sequence[int] = ()) -> list[Decision]:
+        """Return what made the logits of images.
+
+        Args:
+            pixels: uint8 (batch, height, width, 3), at the model's image size.
+            labels: indices of classes to explain beside the two with the largest logits.
+
+        Raises:
+            DataError: the logits are not finite.
+            WisesrError: the contributions do not add up to the logits that the model gives; a bug.
+        """
+        if not len(pixels):
+            return []
+        feature_maps, *between, logits = self._compute(pixels)
+        if not np.isfinite(logits).all():
+            raise DataError(
+                "the model's logits are not finite: nothing can be explained; train again with a lower learning rate, "
+                "or in float32"
+            )
+        largest = np.argsort(-logits, axis=1, kind="stable")[:, :2]
+        classes = np.hstack([largest, np.tile(np.asarray(labels, np.int64), (len(pixels), 1))])
+        maps, biases = np.empty((*classes.shape, *self.feature_map[:2])), np.empty(classes.shape)
+        sums = self._by_class(classes) if self.is_linear else self._by_image(classes, [feature_maps, *between])
+        for images, places, wanted in sums:
+            features, chosen = feature_maps[images], classes[images, places]
+            found = contributions(wanted, features)
+            self._check(found.sum(axis=(1, 2)) + wanted.constants, logits[images, chosen], chosen, wanted, features)
+            maps[images, places], biases[images, places] = found, wanted.constants
+        return [self._decision(logits[image], classes[image], maps[image], biases[image]) for image in range(len(maps))]
+
+    def weights(self) -> HeadWeights:
+        """Return the position weights of the head; see `head_weights`."""
+        head = self.info.head
+        if not self.is_linear:
+            raise RunError(
+                f"{visible(self.path)}: the head '{visible(head)}' has no position weights: which position counts "
+                "depends on the image; explain images instead"
+            )
+        return read_position_weights(head, self._pooling, self._classifier, self.logit_sum, self.info.class_names)
+
+    def _compute(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Return feature maps, what is needed between, and logits, from one pass through the model.
+
+        A batch with fewer images than the largest so far is filled up: another size would be traced anew.
+        """
+        count = len(pixels)
+        self._rows = max(self._rows, count)
+        filler = np.zeros((self._rows - count, *pixels.shape[1:]), np.uint8)
+        outputs = self._engine.outputs(self._model, np.concatenate([pixels, filler]))
+        return [output[:count] for output in outputs]
+
+    def _write_out(self, label: int) -> WeightedSums:
+        """Return the logit of a class as a sum over the feature map, whatever the image is."""
+        return pull_back(self._pooling, classifier_columns(self._classifier, [label]))
+
+    def _by_class(self, classes: NDArray[np.int64]) -> Iterator[Placed]:
+        """Give, for every class, where it stands in `classes` (images, classes), and its logit as a sum."""
+        for label in np.unique(classes).tolist():
+            images, places = np.nonzero(classes == label)
+            yield images, places, self.logit_sum(label)
+
+    def _by_image(self, classes: NDArray[np.int64], outputs: Sequence[NDArray[np.float32]]) -> Iterator[Placed]:
+        """Give the same for some images and classes at a time, in the linear piece that each image lies in."""
+        every = np.indices(classes.shape).reshape(2, -1)
+        step = max(1, KEPT_NUMBERS // prod(self.feature_map))
+        for images, places in (every[:, start : start + step] for start in range(0, classes.size, step)):
+            values = [Values(inputs[images], given[images]) for inputs, given in pairwise(outputs)]
+            columns = classifier_columns(self._classifier, classes[images, places].tolist())
+            yield images, places, pull_back(self._pooling, columns, values)
+
+    def _check(
+        self,
+        sums: Numbers,
+        logits: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        written: WeightedSums,
+        features: NDArray[np.float32],
+    ) -> None:
+        """Raise where contributions do not add up: no map is shown that is not what the model computed."""
+        wrong = ~(np.abs(sums - logits) <= TOLERANCE * sizes_added(written, features))  # also what is not a number
+        for row in np.flatnonzero(wrong)[:1].tolist():
+            name = self.info.class_names[labels[row]]
+            raise WisesrError(
+                f"{visible(self.path)}: the contributions to '{visible(name)}' add up to {sums[row]:.7g}, but the "
+                f"model's logit is {logits[row]:.7g}: no explanation is given; please report this"
+            )
+
+    def _decision(
+        self, logits: NDArray[np.float32], classes: NDArray[np.int64], maps: Numbers, biases: Numbers
+    ) -> Decision:
+        predicted, runner_up, *asked = (
+            Contribution(
+                label=self.info.class_names[label],
+                logit=float(logits[label]),
+                bias=float(bias),
+                map=tuple(map(tuple, values.tolist())),
+                sum=math.fsum(values.ravel()),
+            )
+            for label, values, bias in zip(classes.tolist(), maps, biases, strict=True)
+        )
+        return Decision(logits, predicted, runner_up, tuple(asked))
+
+
+def start_explainer(
+    model: Path, device: DeviceChoice, listener: Listener, image_size: ImageSize | None = None
+) -> Explainer:
+    """Start Keras in float32, say where it computes, and return what explains a model.
+
+    `image_size` is None for the size that the model was trained at.
+    """
+    listener.note(f"device: {keras_start.start(device, precision='float32')}")
+    return Explainer(model, image_size)
+
+
+def explain_paths(
+    explainer: Explainer,
+    paths: Iterable[str],
+    *,
+    labels: Sequence[int] = (),
+    batch_size: int = 32,
+    pixel_limit: int = PIXEL_LIMIT,
+    oddities: Oddities | None = None,
+) -> Iterator[Explanation]:
+    """Give a record per path, in order; only a few batches are in memory at any time.
+
+    Args:
+        explainer: the loaded model.
+        paths: image files; one that cannot be read gets a record with the reason.
+        labels: indices of the classes that are asked for.
+        batch_size: images per pass through the model; does not change what is said.
+        pixel_limit: width times height above which an image is not decoded.
+        oddities: counts what is odd about images that can be read.
+
+    Raises:
+        WisesrError: see `Explainer.explain`.
+    """
+    info, oddities = explainer.info, oddities or Oddities()
+    batches = decode_in_order(
+        paths, image_size=info.image_size, resize=info.resize, batch_size=batch_size, pixel_limit=pixel_limit
+    )
+    with closing(batches):
+        for batch in batches:
+            readable = [decoded.pixels for decoded in batch if decoded.pixels is not None]
+            decisions = iter(explainer.explain(np.stack(readable), labels) if readable else [])
+            for decoded in batch:
+                if decoded.header is not None:
+                    oddities.add(decoded.path, decoded.header)
+                yield _record(decoded, None if decoded.pixels is None else next(decisions))
+
+
+def head_weights(explainer: Explainer) -> HeadWeights:
+    """Return the position weights that a head has learned.
+
+    Raises:
+        RunError: it has none that hold for every image (gmp, fc).
+    """
+    return explainer.weights()
+
+
+def _record(decoded: Decoded, decision: Decision | None) -> Explanation:
+    if decision is None:
+        return Explanation(decoded.path, error=decoded.error)
+    return Explanation(decoded.path, decision.predicted, decision.runner_up, decision.score, decision.asked)
+
+
+def _head_layers(model: Any) -> list[Any]:
+    """Return the layers behind the backbone, in the order in which they compute; the last one gives the logits."""
+    from wisesr_cli.models.build import BACKBONE_LAYER
+
+    operations = getattr(model, "operations", [])
+    before = next((number for number, operation in enumerate(operations) if operation.name == BACKBONE_LAYER), None)
+    if before is None:
+        raise RunError(f"the model has no layer '{BACKBONE_LAYER}'")
+    shape = getattr(operations[before].output, "shape", ())
+    if len(shape) != 4 or None in shape[1:]:
+        raise RunError(f"its backbone gives no feature map of known size but {shape}")
+    head = operations[before + 1 :]
+    inputs, outputs = [layer.input for layer in head], [layer.output for layer in head]
+    is_row = len(head) > 1 and all(given is taken for given, taken in zip(outputs, inputs[1:], strict=False))
+    if not is_row or outputs[-1] is not model.outputs[0] or getattr(inputs[0], "shape", None) != shape:
+        raise RunError("the layers behind its backbone do not stand in a row")
+    return list(head)
+
+
+def _sight(field: ReceptiveField | None, image_size: tuple[int, int]) -> str:
+    """Say which pixels a position sees."""
+    height, width = image_size
+    if field is None:
+        return f"which of the image's {height}x{width} pixels a position sees is not known"
+    size = "" if field.size is None else f" (its receptive field is {field.size[0]}x{field.size[1]})"
+    if field.covers_image:
+        return f"each position sees the whole image of {height}x{width} pixels{size}"
+    seen = field.most_seen
+    rest = "" if seen == field.size else size
+    return f"each position sees at most {seen[0]}x{seen[1]} of the image's {height}x{width} pixels{rest}"

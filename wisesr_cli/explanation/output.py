@@ -1,0 +1,137 @@
+"""Explanations as data: JSON, CSV, Markdown and a table, on standard output and beside the pictures.
+
+JSON and CSV are written while images go by; a table and Markdown keep a row of text per image until their end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from wisesr_cli.display.grid import Column, Grid, csv_line, percent, to_json, to_markdown
+from wisesr_cli.display.terminal import LONG_TABLE, show_grid
+from wisesr_cli.explanation.explainer import Explainer
+from wisesr_cli.explanation.pictures import strongest_position
+from wisesr_cli.results import Explanation
+
+N = True  # a column of numbers
+HEADER = (
+    "path",
+    "label",
+    "score",
+    "logit",
+    "bias",
+    "sum",
+    "strongest_other",
+    "difference",
+    "strongest_row",
+    "strongest_column",
+    "strongest_value",
+    "error",
+)
+COLUMNS = (
+    Column("image"),
+    Column("class"),
+    Column("score", N),
+    Column("logit", N),
+    Column("= sum", N),
+    Column("+ bias", N),
+    Column("against"),
+    Column("difference", N),
+    Column("strongest at", N),
+    Column("with", N),
+)
+
+
+class ExplanationWriter:
+    """Writes explanations to a stream in one format.
+
+    Args:
+        name: table, json, csv or markdown.
+        stream: where to.
+        explainer: whose statement and receptive field are fields of JSON.
+        limit: rows of a table that are shown; None is all.
+    """
+
+    def __init__(self, name: str, stream: TextIO, explainer: Explainer, *, limit: int | None = LONG_TABLE) -> None:
+        self.name, self.stream, self.explainer, self.limit = name, stream, explainer, limit
+        self._is_started = False
+        self._count = 0  # rows of JSON
+        self._cells: list[tuple[str, ...]] = []
+
+    def write(self, explanation: Explanation) -> None:
+        """Write one explanation: a row per class that was asked for, else of the predicted one."""
+        if not self._is_started:  # not before: without an image, nothing is written
+            self.stream.write({"json": '{"rows": [', "csv": csv_line(HEADER)}.get(self.name, ""))
+            self._is_started = True
+        if self.name == "json":
+            for row in explanation.to_json():
+                self.stream.write((",\n" if self._count else "\n") + to_json(row))
+                self._count += 1
+        elif self.name == "csv":
+            self.stream.writelines(csv_line(values) for values in _values(explanation))
+        else:
+            self._cells += [_cells(values) for values in _values(explanation)]
+        self.stream.flush()
+
+    def end(self) -> None:
+        """Write what stands after the last explanation."""
+        if self.name == "json":
+            found = self.explainer.receptive_field
+            field, statement = to_json(None if found is None else asdict(found)), to_json(self.explainer.statement)
+            self.stream.write(f'\n], "statement": {statement}, "receptive_field": {field}}}\n')
+        elif self.name != "csv":
+            caption = "positions (row, column) count from 0 at the top left"
+            grid = Grid("Explanations", COLUMNS, tuple(self._cells), caption)
+            if self.name == "table":
+                show_grid(grid, file=self.stream, limit=self.limit)
+            else:
+                self.stream.write(to_markdown(grid))
+        self.stream.flush()
+
+
+def _values(explanation: Explanation) -> Iterator[tuple[Any, ...]]:
+    """Give the rows of an explanation, their fields those of `HEADER`."""
+    predicted, runner_up = explanation.predicted, explanation.runner_up
+    if predicted is None:
+        yield (explanation.path, *(None,) * (len(HEADER) - 2), explanation.error)
+        return
+    for row in explanation.asked or (predicted,):
+        is_predicted = row.label == predicted.label
+        other = runner_up if is_predicted else predicted
+        yield (
+            explanation.path,
+            row.label,
+            explanation.score if is_predicted else None,
+            row.logit,
+            row.bias,
+            row.sum,
+            None if other is None else other.label,
+            None if other is None else row.logit - other.logit,
+            *strongest_position(row),
+            None,
+        )
+
+
+def _cells(values: tuple[Any, ...]) -> tuple[str, ...]:
+    """Return a row of `_values` as cells of a table."""
+    path, label, score, logit, bias, total, other, difference, row, column, strongest, error = values
+    if error is not None:
+        return (path, "-", "-", "-", "-", "-", f"unreadable: {error}", "-", "-", "-")
+    return (
+        path,
+        label,
+        percent(score),
+        _signed(logit),
+        _signed(total),
+        _signed(bias),
+        other or "-",
+        _signed(difference),
+        f"({row}, {column})",
+        f"{strongest:+.2g}",
+    )
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"

@@ -1,0 +1,135 @@
+"""Pictures of explanations: the photo as the model sees it, and beside it what every position adds to a logit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw
+
+from wisesr_cli.display.grid import percent
+from wisesr_cli.explanation.overlays import overlay, scale_of
+from wisesr_cli.explanation.panels import Panel, compose
+from wisesr_cli.explanation.receptive_field import Interval, ReceptiveField
+from wisesr_cli.images.decoding import PIXEL_LIMIT, decode_image, read_header
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.results import Contribution, Explanation
+
+if TYPE_CHECKING:  # it stands above: pictures need no model
+    from wisesr_cli.explanation.explainer import Explainer
+
+DISPLAY_SIDE = 448  # pixels of the longer side of a panel
+SMALLEST_BOX = 5  # pixels: what a position sees of a large image may be less than a line
+SHARP_FROM = 2  # an image that is enlarged so many times keeps its pixels as squares
+
+
+def shown_photo(path: str, info: ModelInfo, *, pixel_limit: int = PIXEL_LIMIT, side: int = DISPLAY_SIDE) -> Image.Image:
+    """Return an image as the model sees it, but larger: positions of the feature map fall where they do for the model.
+
+    The longer side has `side` pixels. Small images are enlarged with their pixels sharp.
+
+    Raises:
+        ImageError: it cannot be read; the message is the reason alone.
+    """
+    height, width = (max(1, round(length * side / max(info.image_size))) for length in info.image_size)
+    header = read_header(path, pixel_limit=pixel_limit)
+    down, across = height / header.height, width / header.width
+    if info.resize != "squash":
+        down = across = max(down, across) if info.resize == "crop" else min(down, across)
+    size = _own_pixels(height, down), _own_pixels(width, across)
+    pixels = decode_image(path, image_size=size, resize=info.resize, pixel_limit=pixel_limit)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
+
+
+def _own_pixels(length: int, factor: float) -> int:
+    """Return how many pixels to decode along a side: as many as the file has where it would be enlarged a lot."""
+    return max(1, round(length / factor)) if factor >= SHARP_FROM else length
+
+
+def explanation_picture(photo: Image.Image, explanation: Explanation, explainer: Explainer) -> Image.Image:
+    """Return the photo, the classes asked for or else the predicted one, and the predicted minus the runner-up.
+
+    The panels of classes share a scale of colours; the difference, which is smaller, has one of its own.
+
+    Args:
+        photo: the image as `shown_photo` gives it.
+        explanation: of an image that could be read.
+        explainer: what explained it: says what is exact, and which pixels a position sees.
+    """
+    classes = shown_classes(explanation)
+    scale = scale_of(classes)
+    panels = [_photo_panel(photo, explanation, explainer.receptive_field)]
+    panels += [Panel(overlay(photo, row, scale), _caption(row, explanation, scale)) for row in classes]
+    if explanation.decision is not None:
+        panels.append(decision_panel(photo, explanation))
+    return compose(panels, [f"Contribution maps: {explainer.statement}."])
+
+
+def _photo_panel(photo: Image.Image, explanation: Explanation, field: ReceptiveField | None) -> Panel:
+    """Return the photo, with a box around what the position that decides the most sees, where that is not all of it."""
+    predicted, decision = explanation.predicted, decision_of(explanation)
+    lines = [Path(explanation.path).name, "as the model sees it", ""]
+    if predicted is not None:
+        lines[1] += f"; predicted: {predicted.label} {percent(explanation.score)}"
+    if decision is not None and field is not None and not field.covers_image:
+        row, column, _ = strongest_position(decision)
+        photo = with_box(photo, field, row, column)
+        lines[2] = f"box: all that position ({row}, {column}), which decides most, sees"
+    return Panel(photo, tuple(lines))
+
+
+def decision_panel(photo: Image.Image, explanation: Explanation, *, title: str = "predicted minus runner-up") -> Panel:
+    """Return the predicted minus the runner-up, laid over a photo in the colours of its own scale."""
+    predicted, runner_up, decision = explanation.predicted, explanation.runner_up, explanation.decision
+    if predicted is None or runner_up is None or decision is None:
+        return Panel(photo, (title, explanation.error or "", ""))
+    names = f"{predicted.label} minus {runner_up.label}"
+    strength = f"{title}; full colour ±{scale_of([decision]):.2g}"
+    return Panel(overlay(photo, decision), (names, strength, f"difference {_equation(decision)}"))
+
+
+def with_box(photo: Image.Image, field: ReceptiveField, row: int, column: int) -> Image.Image:
+    """Return a photo, of any size, with a box around the pixels that one position of the feature map sees."""
+    photo = photo.copy()
+    upper, lower = _box_side(field.rows[row], photo.height, field.image_size[0])
+    left, right = _box_side(field.columns[column], photo.width, field.image_size[1])
+    draw = ImageDraw.Draw(photo)
+    draw.rectangle((left, upper, right, lower), outline="black", width=4)
+    draw.rectangle((left + 1, upper + 1, right - 1, lower - 1), outline="white", width=2)
+    return photo
+
+
+def _box_side(seen: Interval, shown: int, pixels: int) -> tuple[int, int]:
+    """Return the first and last pixel of a box along a side, which is shown with `shown` of its `pixels`."""
+    first, last = round(seen[0] * shown / pixels), round(seen[1] * shown / pixels) - 1
+    first = max(0, first - max(0, SMALLEST_BOX - 1 - (last - first)) // 2)
+    return first, max(last, first + SMALLEST_BOX - 1)
+
+
+def strongest_position(contribution: Contribution) -> tuple[int, int, float]:
+    """Return row, column and value of the position that adds or takes away the most."""
+    values = ((i, j, value) for i, row in enumerate(contribution.map) for j, value in enumerate(row))
+    return max(values, key=lambda found: abs(found[2]))
+
+
+def shown_classes(explanation: Explanation) -> tuple[Contribution, ...]:
+    """Return the contributions to the classes asked for, else to the predicted one."""
+    return explanation.asked or ((explanation.predicted,) if explanation.predicted else ())
+
+
+def decision_of(explanation: Explanation) -> Contribution | None:
+    """Return the contribution to what decided: the predicted minus the runner-up, or to the predicted one alone."""
+    return explanation.decision or explanation.predicted
+
+
+def _caption(row: Contribution, explanation: Explanation, scale: float) -> tuple[str, str, str]:
+    kind = "asked for"
+    if explanation.predicted is not None and row.label == explanation.predicted.label:
+        kind = f"predicted, score {percent(explanation.score)}"
+    elif explanation.runner_up is not None and row.label == explanation.runner_up.label:
+        kind = "runner-up"
+    return row.label, f"{kind}; full colour ±{scale:.2g}", f"logit {_equation(row)}"
+
+
+def _equation(row: Contribution) -> str:
+    return f"{row.logit:+.3f} = positions {row.sum:+.3f}, bias {row.bias:+.3f}"

@@ -1,0 +1,121 @@
+"""The weights that a trained head gives to positions, whatever the image is; no image is needed to see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wisesr_cli.explanation.attribution import Numbers, WeightedSums, classifier_columns, pull_back
+
+TOP_CHANNELS = 8
+MIXING = {"Dense", "Flatten"}  # behind these, no feature belongs to one channel of the map
+
+
+@dataclass(frozen=True)
+class ChannelWeights:
+    """What one channel counts for the logit of a class: at each position, classifier weight times position weight.
+
+    `weights` has the height and width of the feature map. In a flattened head every position has a classifier weight
+    of its own: `classifier_weight` is None, and `weights` holds them. `strength` is the sum over positions of the sizes
+    of what each counts.
+    """
+
+    channel: int
+    classifier_weight: float | None
+    strength: float
+    weights: Numbers
+
+
+@dataclass(frozen=True)
+class ClassWeights:
+    """How a class weighs positions: `average` (height, width) is the mean over channels of the sizes of their weights.
+
+    A channel's weights are here what it counts for the logit. `channels` are those with the greatest strength, the
+    strongest first. Weights alone say nothing of how large a feature usually is: a channel that is hardly ever active
+    may have large ones.
+    """
+
+    label: str
+    average: Numbers
+    channels: tuple[ChannelWeights, ...]
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """The position weights of a head.
+
+    `weights` is (height, width, channels): the feature of channel c is the sum over positions of weight times value,
+    plus a bias. A flattened head has none that all classes share: `weights` is None. `average` (height, width) is the
+    mean of the weights over channels, or, where classes share none, of the sizes of what features count over channels
+    and classes. `uniform` is what each weight is in global average pooling.
+    """
+
+    head: str
+    weights: Numbers | None
+    average: Numbers
+    uniform: float
+    class_names: tuple[str, ...]
+    classifier: Any
+    logit_sum: Callable[[int], WeightedSums]
+
+    @property
+    def statement(self) -> str:
+        """One sentence for people: what the weights are."""
+        height, width = self.average.shape
+        if self.weights is None:
+            return (
+                f"the head '{self.head}' has weights of its own for every class at each of {height}x{width} positions; "
+                "shown is the mean of their sizes"
+            )
+        if np.ptp(self.weights) == 0:
+            return f"the head '{self.head}' has learned no position weights: each of {height}x{width} counts the same"
+        return (
+            f"position weights of the head '{self.head}' at {height}x{width} positions, averaged over "
+            f"{self.weights.shape[2]} channels; {self.uniform:.3g} everywhere would be global average pooling"
+        )
+
+    def of_class(self, label: int, channels: int = TOP_CHANNELS) -> ClassWeights:
+        """Return how a class, by its index, weighs positions, and its `channels` strongest channels."""
+        coefficients = self.logit_sum(label).coefficients[0]  # (height, width, channels)
+        sizes = np.abs(coefficients)
+        strength = sizes.sum(axis=(0, 1))
+        strongest = np.argsort(-strength, kind="stable")[:channels].tolist()
+        column = classifier_columns(self.classifier, [label]).coefficients[0]
+        rows = (
+            # A copy: a view would keep the coefficients of all channels in memory, for every class.
+            ChannelWeights(channel, None, float(strength[channel]), coefficients[:, :, channel].copy())
+            if self.weights is None
+            else ChannelWeights(channel, float(column[channel]), float(strength[channel]), self.weights[:, :, channel])
+            for channel in strongest
+        )
+        return ClassWeights(self.class_names[label], sizes.mean(axis=2), tuple(rows))
+
+
+def read_position_weights(
+    head: str,
+    pooling: Sequence[Any],
+    classifier: Any,
+    logit_sum: Callable[[int], WeightedSums],
+    class_names: tuple[str, ...],
+) -> HeadWeights:
+    """Return the position weights of a head whose layers are all linear.
+
+    Args:
+        head: its name.
+        pooling: the layers between feature map and classifier layer.
+        classifier: the layer that gives the logits.
+        logit_sum: gives the logit of a class as a sum over the feature map.
+        class_names: in index order.
+    """
+    height, width, channels = pooling[0].input.shape[1:]
+    weights, average = None, None
+    if any(type(layer).__name__ in MIXING for layer in pooling):
+        sizes = (np.abs(logit_sum(label).coefficients[0]).mean(axis=2) for label in range(len(class_names)))
+        average = sum(sizes, np.zeros((height, width))) / len(class_names)
+    else:
+        weights = pull_back(pooling, WeightedSums(np.ones((1, channels)), np.zeros(1), np.zeros(1))).coefficients[0]
+        average = weights.mean(axis=2)
+    return HeadWeights(head, weights, average, 1 / (height * width), class_names, classifier, logit_sum)

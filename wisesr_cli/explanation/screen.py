@@ -1,0 +1,71 @@
+"""Small pictures in a terminal, two pixels per character, for `--show`: on standard error, where no data goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+from rich.console import Console
+from rich.text import Text
+
+from wisesr_cli.display.terminal import TerminalListener
+from wisesr_cli.explanation.overlays import overlay
+from wisesr_cli.results import Contribution
+from wisesr_cli.text import visible
+
+COLUMNS = 48  # characters across, each one pixel wide and two high
+ROWS = 24
+GAP = 2  # columns between two pictures
+
+
+class Screen:
+    """Shows pictures on the terminal that a listener speaks to; on one that cannot, says so once and shows none."""
+
+    def __init__(self, listener: TerminalListener) -> None:
+        self._console: Console | None = listener.console if _shows_pictures(listener.console) else None
+        if self._console is None:
+            listener.note("--show: this terminal shows no pictures: they need colours and UTF-8 on standard error")
+
+    def show(self, picture: Image.Image, caption: str, contribution: Contribution | None = None) -> None:
+        """Show one picture and a line below it; a contribution is laid over the picture once more, beside it.
+
+        A terminal that is too narrow for both shows the one with the contribution alone.
+        """
+        if self._console is None:
+            return
+        from rich_pixels import Pixels
+
+        columns = self._console.width - 1
+        size = _fitted_size(picture.size, min(COLUMNS, columns))
+        small = picture.convert("RGB").resize(size, _resampling(picture.size, size))
+        shown = [small]
+        if contribution is not None:  # laid over, a map with more positions than the picture has pixels enlarges it
+            shown.append(overlay(small, contribution).resize(size, Image.Resampling.BOX))
+        if 2 * size[0] + GAP > columns:
+            shown = shown[-1:]
+        self._console.print(Pixels.from_image(_side_by_side(shown)))
+        self._console.print(Text(visible(caption)), soft_wrap=True)
+
+
+def _shows_pictures(console: Console) -> bool:
+    has_colors = console.is_terminal and console.color_system is not None and not console.no_color
+    return has_colors and console.encoding.lower().replace("-", "") == "utf8"
+
+
+def _side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Return pictures of one size in a row, the gaps between them transparent."""
+    width, height = pictures[0].size
+    row = Image.new("RGBA", (len(pictures) * (width + GAP) - GAP, height))
+    for number, picture in enumerate(pictures):
+        row.paste(picture, (number * (width + GAP), 0))
+    return row
+
+
+def _fitted_size(size: tuple[int, int], columns: int) -> tuple[int, int]:
+    """Return the largest width and even height within `columns` and `ROWS`, the shape kept."""
+    scale = min(columns / size[0], 2 * ROWS / size[1])
+    return max(1, round(size[0] * scale)), max(2, 2 * round(size[1] * scale / 2))
+
+
+def _resampling(before: tuple[int, int], after: tuple[int, int]) -> Image.Resampling:
+    return Image.Resampling.BOX if after[0] <= before[0] else Image.Resampling.NEAREST

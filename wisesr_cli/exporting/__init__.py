@@ -1,0 +1,1 @@
+"""Exporting a run's model to other formats, each loaded again and compared."""

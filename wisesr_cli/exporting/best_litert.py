@@ -1,0 +1,89 @@
+"""Keeps a run's best model for LiteRT, too, at the end of its training; `litert` says what is in the file."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from wisesr_cli.data.pixels import DecodedImages
+from wisesr_cli.engines.engine import padded_logits
+from wisesr_cli.engines.keras import KerasEngine
+from wisesr_cli.engines.litert import LiteRtEngine, LiteRtModel, UnusableError, read_litert
+from wisesr_cli.errors import DataError, RunError
+from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.exporting.conversion import ConversionError, convert, missing_tensorflow
+from wisesr_cli.machine import keras_start
+from wisesr_cli.machine.files import replacing
+from wisesr_cli.results import Listener
+from wisesr_cli.run.names import LITERT
+from wisesr_cli.run.run import Run
+from wisesr_cli.text import visible
+
+MOST_DIFFERENCE = 1e-5  # of probabilities: scores are promised to be those of best.keras, which exports are not
+COMPARED = 16  # images
+
+
+def keep_litert(run: Run, engine: KerasEngine, images: DecodedImages, *, batch_size: int, listener: Listener) -> None:
+    """Write the best model of a run for LiteRT, too; where that cannot be done, a warning says so.
+
+    Args:
+        run: the run, whose lock is held.
+        engine: its best model.
+        images: what both are compared on.
+        batch_size: images that the engine computes at a time.
+        listener: who is told what happens.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    if reason := missing_tensorflow():
+        listener.note(f"no {LITERT}: {reason}")
+        return
+    listener.note(f"writing {LITERT}, which predicts without TensorFlow")
+    try:
+        model = LiteRtModel(run.litert, engine.info, to_litert(engine))
+        _check_agreement(engine, LiteRtEngine(model), images, batch_size)
+    except (ConversionError, UnusableError, DataError, RunError, MemoryError) as error:
+        reason = str(error) or "not enough memory"
+        listener.warn(f"no {LITERT}: {reason}; predict and evaluate run {run.best.name}")
+        return
+    with replacing(run.litert) as temporary:
+        temporary.write_bytes(model.to_bytes(run.best))
+
+
+def has_litert(run: Run) -> bool:
+    """Return whether a run has its best model for LiteRT; one that was made from another model is taken away."""
+    try:
+        read_litert(run.litert, run.best)
+    except UnusableError:
+        run.forget_litert()
+        return False
+    return True
+
+
+def to_litert(engine: KerasEngine) -> bytes:
+    """Return a model as LiteRT runs it, in float32 and for batches of any size.
+
+    Raises:
+        ConversionError: it cannot be converted.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder, LITERT)
+            convert(engine.model, "litert", target)
+            return target.read_bytes()
+    except OSError as error:  # of the folder for temporary files, not of the run
+        raise ConversionError(f"the model cannot be converted for LiteRT: {visible(error)}") from error
+
+
+def _check_agreement(engine: KerasEngine, converted: LiteRtEngine, images: DecodedImages, batch_size: int) -> None:
+    """Raise a `ConversionError` unless both give the same probabilities to images from all over a split."""
+    count = min(COMPARED, batch_size, len(images))
+    keras_start.full_float32()  # training in mixed precision left it as it was
+    pixels = images.batch(np.linspace(0, len(images) - 1, count).round().astype(np.int64))
+    exact, found = (softmax(logits) for logits in (padded_logits(engine, pixels, batch_size), converted.logits(pixels)))
+    difference = float(np.abs(exact - found).max())
+    if not difference <= MOST_DIFFERENCE:
+        raise ConversionError(f"the model for LiteRT gives other probabilities: they differ by {difference:.1e}")

@@ -1,0 +1,263 @@
+"""Writes Keras models in other formats. TensorFlow converts: here, or where Keras runs on JAX in another process.
+
+To add a format: a function that writes a model to a path, and a row in `WRITERS`.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.errors import machine_error
+from wisesr_cli.machine import keras_start
+from wisesr_cli.text import visible
+
+FormatName = Literal["keras", "onnx", "litert", "saved_model"]
+Quantization = Literal["int8", "float16"]
+Pixels = NDArray[np.uint8]
+
+TITLES: dict[str, str] = {"keras": "Keras", "onnx": "ONNX", "litert": "LiteRT", "saved_model": "a SavedModel"}
+INPUT, OUTPUT = "pixels", "logits"  # what ONNX calls them
+ONNX_OPSET = 15  # of 2021: all that the layers here need, and read by every runtime since
+FULL = "No space left on device"
+SECONDS = 3600  # for a process of its own; the largest backbone takes minutes
+
+_PROGRAM = """
+import json, sys
+from pathlib import Path
+sys.path[:] = json.loads(sys.argv[1])
+from wisesr_cli.exporting import conversion
+from wisesr_cli.machine import keras_start
+keras_start.start("cpu")
+import keras
+import numpy as np
+import wisesr_cli.layers
+name, source, target, quantize, examples = sys.argv[2:]
+model = keras.models.load_model(source, compile=False)
+pixels = np.load(examples, allow_pickle=False) if examples else None
+conversion.WRITERS[name](model, Path(target), quantize or None, pixels)
+"""
+
+
+class ConversionError(Exception):
+    """Why a model was not written in another format; the text is the bare reason."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error of another package says, on one line that is not too long."""
+    return visible(" ".join(str(error).split())[:300]) or type(error).__name__
+
+
+def missing_tensorflow() -> str | None:
+    """Return why nothing can be converted here, where TensorFlow is absent."""
+    if find_spec("tensorflow") is None:
+        return "TensorFlow converts models for LiteRT, and is not installed"
+    return None
+
+
+def convert(
+    model: Any,
+    name: FormatName,
+    target: Path,
+    *,
+    quantize: Quantization | None = None,
+    examples: Pixels | None = None,
+) -> None:
+    """Write a Keras model, which takes batches of any size, to `target` in another format.
+
+    Args:
+        model: a Keras model from float32 pixels (batch, height, width, 3) to logits (batch, classes).
+        name: the format.
+        target: a file or a folder that is not there yet.
+        quantize: for LiteRT, how numbers are stored: `float16` weights, or `int8` weights and activations.
+        examples: for `int8`, images (examples, height, width, 3) that activations are measured on.
+
+    Raises:
+        ConversionError: it cannot be converted.
+        OSError: it cannot be written.
+    """
+    try:
+        if keras_start.backend_name() == "tensorflow" or name == "keras":
+            WRITERS[name](model, target, quantize, examples)
+        else:
+            _convert_apart(model, name, target, quantize, examples)
+    except MemoryError:
+        raise
+    except Exception as error:  # TensorFlow raises whatever it likes
+        if FULL in str(error):  # TensorFlow and HDF5 have words of their own around it
+            raise OSError(errno.ENOSPC, FULL, str(target)) from error
+        if isinstance(error, OSError) and machine_error(error) is not None:
+            raise
+        raise ConversionError(f"the model cannot be converted for {TITLES[name]}: {reason_of(error)}") from error
+
+
+def write_keras(model: Any, target: Path, quantize: str | None = None, examples: Pixels | None = None) -> None:
+    """Save a model as a `.keras` archive. On JAX, Keras loads TensorFlow for it, which is not quiet."""
+    with keras_start.quiet_stderr():
+        model.save(target)
+
+
+def write_onnx(model: Any, target: Path, quantize: str | None = None, examples: Pixels | None = None) -> None:
+    """Convert a model to ONNX, and give input, output and batch the names that a reader expects."""
+    import onnx
+
+    with keras_start.quiet_stderr(), warnings.catch_warnings(action="ignore"), _plain_statistics(model):
+        _call_once(model)
+        _teach_erfc()
+        model.export(target, format="onnx", verbose=False, opset_version=ONNX_OPSET)
+    converted = onnx.load(target)
+    _rename(converted.graph, converted.graph.input[0].name, INPUT)
+    _rename(converted.graph, converted.graph.output[0].name, OUTPUT)
+    for value in (*converted.graph.input, *converted.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.checker.check_model(converted)
+    onnx.save(converted, target)
+
+
+@contextmanager
+def _plain_statistics(model: Any) -> Iterator[None]:
+    """Let the layers that normalize with given statistics have them as NumPy arrays, which become constants of a graph.
+
+    As tensors they are values from outside the graph, and would turn up as inputs of the ONNX file.
+    """
+    import keras
+
+    layers = [layer for layer in _layers_in(model) if isinstance(layer, keras.layers.Normalization)]
+    before = [(layer.mean, layer.variance) for layer in layers]
+    try:
+        for layer, (mean, variance) in zip(layers, before, strict=True):
+            layer.mean, layer.variance = np.asarray(mean), np.asarray(variance)
+        yield
+    finally:
+        for layer, (mean, variance) in zip(layers, before, strict=True):
+            layer.mean, layer.variance = mean, variance
+
+
+def _layers_in(model: Any) -> Iterator[Any]:
+    """Give the layers of a model, and of models inside it."""
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _layers_in(layer)
+        else:
+            yield layer
+
+
+def _call_once(model: Any) -> None:
+    """Let a model have been called: Keras converts no other one."""
+    model(np.zeros((1, *model.input_shape[1:]), np.float32), training=False)
+
+
+@lru_cache
+def _teach_erfc() -> None:
+    """Let tf2onnx know `Erfc`, which ConvNeXt's GELU comes to in TensorFlow: 1 less `Erf`, which ONNX has."""
+    from tf2onnx.handler import tf_op
+
+    class Erfc:
+        @classmethod
+        def version_9(cls, context: Any, node: Any, **kwargs: Any) -> None:
+            given, names, shapes, types = node.input[0], node.output, node.output_shapes, node.output_dtypes
+            context.remove_node(node.name)
+            error = context.make_node("Erf", [given], shapes=shapes, dtypes=types)
+            one = context.make_const(f"{node.name}_one", np.float32(1))
+            rest = [one.output[0], error.output[0]]
+            context.make_node("Sub", rest, name=node.name, outputs=names, shapes=shapes, dtypes=types)
+
+    tf_op("Erfc")(Erfc)
+
+
+def _rename(graph: Any, old: str, new: str) -> None:
+    """Give a value of an ONNX graph another name wherever it turns up."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        value.name = new if value.name == old else value.name
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+
+
+def write_litert(model: Any, target: Path, quantize: str | None = None, examples: Pixels | None = None) -> None:
+    """Convert a model for LiteRT; the converter's messages are for its authors."""
+    with keras_start.quiet_stderr():
+        model.export(target, format="litert", verbose=False, **_quantized(quantize, examples))
+
+
+def _quantized(quantize: str | None, examples: Pixels | None) -> dict[str, Any]:
+    """Return what TensorFlow's converter is told of how numbers are stored; what goes in and out stays float32."""
+    if quantize is None:
+        return {}
+    tensorflow = keras_start.load_tensorflow()
+    lite = tensorflow.lite
+    options: dict[str, Any] = {"optimizations": [lite.Optimize.DEFAULT]}
+    if quantize == "float16":
+        return {**options, "target_spec": {"supported_types": [tensorflow.float16]}}
+    assert examples is not None
+    operators = {"supported_ops": [lite.OpsSet.TFLITE_BUILTINS_INT8]}
+    return {**options, "target_spec": operators, "representative_dataset": functools.partial(_one_by_one, examples)}
+
+
+def _one_by_one(examples: Pixels) -> Iterator[list[NDArray[np.float32]]]:
+    for image in examples:
+        yield [image[None].astype(np.float32)]
+
+
+def write_saved_model(model: Any, target: Path, quantize: str | None = None, examples: Pixels | None = None) -> None:
+    """Write a model as TensorFlow loads it, with `serve` for float32 pixels and `serve_uint8` for those of a file."""
+    import keras
+
+    def serve_uint8(pixels: Any) -> Any:
+        return model(keras.ops.cast(pixels, "float32"), training=False)
+
+    archive = keras.export.ExportArchive()  # told of the model itself, it would write every variable twice
+    endpoints: dict[str, tuple[Callable[..., Any], str]] = {
+        "serve": (functools.partial(model.__call__, training=False), "float32"),
+        "serve_uint8": (serve_uint8, "uint8"),
+    }
+    with keras_start.quiet_stderr():
+        for name, (function, dtype) in endpoints.items():
+            shape = (None, *model.input_shape[1:])
+            archive.add_endpoint(name, function, [keras.InputSpec(dtype=dtype, shape=shape, name=INPUT)])
+        archive.write_out(target, verbose=False)
+
+
+def _convert_apart(model: Any, name: str, target: Path, quantize: str | None, examples: Pixels | None) -> None:
+    """Convert a model in a process that runs Keras on TensorFlow: on JAX, Keras cannot.
+
+    Raises:
+        RuntimeError: it cannot be done; the text is the last line of the traceback.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        source, array = Path(folder, "model.keras"), Path(folder, "examples.npy")
+        write_keras(model, source)
+        if examples is not None:
+            np.save(array, examples)
+        search = json.dumps([entry for entry in sys.path if entry])
+        words = (name, str(source), str(target.absolute()), quantize or "", "" if examples is None else str(array))
+        command = [sys.executable, "-I", "-c", _PROGRAM, search, *words]
+        variables = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+        done = subprocess.run(command, env=variables, capture_output=True, timeout=SECONDS, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
+
+
+Writer = Callable[[Any, Path, str | None, Pixels | None], None]
+
+WRITERS: dict[str, Writer] = {
+    "keras": write_keras,
+    "onnx": write_onnx,
+    "litert": write_litert,
+    "saved_model": write_saved_model,
+}

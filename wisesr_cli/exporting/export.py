@@ -1,0 +1,286 @@
+"""Exports a run: builds, writes, reloads and compares its model in other formats, and keeps all of them or none.
+
+To add a format: how it is written in `conversion`, how it is run in `runtimes`, what it says of itself in
+`metadata`, how it is used in `readme`, its name in `run.names`, and a row in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from wisesr_cli.engines.engine import padded_logits
+from wisesr_cli.engines.keras import KerasEngine, load_engine
+from wisesr_cli.errors import MachineError, RunError, UsageError
+from wisesr_cli.exporting import runtimes
+from wisesr_cli.exporting.conversion import ConversionError, FormatName, Quantization, convert, reason_of
+from wisesr_cli.exporting.folder import Place, export_folder, source_of
+from wisesr_cli.exporting.images import ExportImages, choose_images
+from wisesr_cli.exporting.metadata import (
+    describe_keras,
+    describe_litert,
+    describe_onnx,
+    describe_saved_model,
+    labels_text,
+)
+from wisesr_cli.exporting.readme import readme
+from wisesr_cli.exporting.runtimes import BATCH, RunModel, compare, doubt, logits_in_batches, objection
+from wisesr_cli.machine import keras_start
+from wisesr_cli.machine.files import flush_to_disk, naming
+from wisesr_cli.machine.keras_start import DeviceChoice
+from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
+from wisesr_cli.model_files.archive import check_archive
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.model_files.info_file import read_model_info
+from wisesr_cli.models.image_sizes import check_image_size
+from wisesr_cli.results import ExportedModel, Exports, Listener
+from wisesr_cli.run.names import EXPORT_README, EXPORTED_MODELS, LABELS
+from wisesr_cli.run.run import model_path
+from wisesr_cli.text import joined, nearest, visible
+
+STOPPED = "nothing was exported; repeat the command"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    `quantize` is for LiteRT only; `image_size` None is the size of the training; `data` None compares on images of the
+    run; `output_dir` None is the folder `export` beside the model file.
+    """
+
+    run: str | Path
+    formats: tuple[FormatName, ...]
+    quantize: Quantization | None = None
+    image_size: tuple[int, int] | None = None
+    data: str | Path | None = None
+    output_dir: str | None = None
+    overwrite: bool = False
+    device: DeviceChoice = "auto"
+
+    @property
+    def files(self) -> dict[FormatName, str]:
+        """The names of the exports by format."""
+        return {name: EXPORTED_MODELS[name, self.quantization(name)] for name in self.formats}
+
+    def quantization(self, name: FormatName) -> Quantization | None:
+        """Return how a format is quantized."""
+        return self.quantize if name == "litert" else None
+
+
+@dataclass(frozen=True)
+class Format:
+    """A row of `FORMATS`: what runs the result, how class names and preprocessing are put in, and what it takes."""
+
+    open: Callable[[Path], RunModel]
+    describe: Callable[[Path, ModelInfo, Quantization | None], None]
+    packages: tuple[str, ...]
+    install: str
+
+
+def formats_of(words: Sequence[str]) -> tuple[FormatName, ...]:
+    """Return the formats that `onnx,litert` and the like name, each once.
+
+    Raises:
+        UsageError: there is none, or one of them is unknown.
+    """
+    names = [name.strip() for word in words for name in word.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"--to is missing: {joined(FORMATS)}, several with commas")
+    for name in names:
+        if name not in FORMATS:
+            raise UsageError(
+                f"no format is called '{visible(name)}'.{nearest(name, FORMATS)} Allowed: {joined(FORMATS)}"
+            )
+    return tuple(dict.fromkeys(names))  # type: ignore[arg-type]
+
+
+def export(request: Request, listener: Listener) -> Exports:
+    """Write a run's best model in other formats into a folder, with class names, a README and a record beside.
+
+    Raises:
+        UsageError: the request does not fit, or something lies where an export would go.
+        MachineError: a package is missing, or nobody can write there.
+        RunError: the run cannot be used, or an export does not say what the run says: nothing is left of any then.
+        DataError: there are no images to compare on.
+    """
+    _check(request)
+    model = model_path(request.run)
+    checked, trained = check_archive(model), read_model_info(model)
+    if request.image_size is not None:
+        check_image_size(checked.config, trained, request.image_size)
+    images = choose_images(request.run, request.data, listener)
+    source = source_of(model, request.image_size or trained.image_size)
+    names = list(request.files.values())
+    with (
+        stop_on_signals(StopRequest(STOPPED)) as stop,
+        export_folder(model, request.output_dir, names, source, overwrite=request.overwrite) as place,
+    ):
+        with stop.deferred():
+            listener.note(f"device: {keras_start.start(request.device)}")
+            engine = load_engine(request.run, image_size=request.image_size)
+        rows = _Exporting(request, engine, images, place, listener).all()
+        _write_beside(place, engine.info, place.all_rows(rows))
+        if source_of(model, engine.info.image_size) != source:
+            raise RunError(f"{visible(model)}: was written anew meanwhile; repeat the command")
+        with stop.deferred():
+            place.take_in(rows)
+            stop.hint = f"all was exported to {visible(place.folder)}"
+    return Exports(str(place.folder), tuple(rows))
+
+
+def _check(request: Request) -> None:
+    """Refuse what can be refused before anything slow."""
+    if request.quantize is not None and "litert" not in request.formats:
+        raise UsageError(f"--quantize {request.quantize} is for LiteRT: add --to litert, or leave it out")
+    if request.quantize is not None and request.quantize not in get_args(Quantization):
+        raise UsageError(f"--quantize {visible(request.quantize)} is none of {joined(get_args(Quantization))}")
+    for name in request.formats:
+        for package in FORMATS[name].packages:
+            if find_spec(package) is None:
+                raise MachineError(
+                    f"--to {name} needs {package.replace('_', '-')}, which is not installed; install it with: "
+                    f"{FORMATS[name].install}"
+                )
+
+
+class _Exporting:
+    """Makes the exports of one request, one after the other."""
+
+    def __init__(
+        self, request: Request, engine: KerasEngine, images: ExportImages, place: Place, listener: Listener
+    ) -> None:
+        from wisesr_cli.exporting.stock_layers import with_stock_layers
+
+        self.request, self.engine, self.images, self.place, self.listener = request, engine, images, place, listener
+        self.model = with_stock_layers(engine.model)
+        self.pixels = images.compared(engine.info)
+        self.exact = logits_in_batches(lambda pixels: padded_logits(engine, pixels, BATCH), self.pixels)
+        if reason := doubt(self.exact):
+            listener.warn(f"{reason}; train it further, or compare on other images with --data FOLDER")
+
+    def all(self) -> list[ExportedModel]:
+        """Return a row for every export, made and found to say what the run says."""
+        rows = []
+        with self.listener.progress("exporting", len(self.request.formats)) as progress:
+            for name, file in self.request.files.items():
+                progress.describe(f"exporting {file}")
+                rows.append(self._one(name, file))
+                progress.advance()
+        return rows
+
+    def _one(self, name: FormatName, file: str) -> ExportedModel:
+        """Write one export, reload it, and compare it."""
+        quantize, target = self.request.quantization(name), self.place.temporary / file
+        self._write(name, target, quantize)
+        run = self._opened(name, target)
+        found = run_or_refuse(run, self.pixels, file)
+        agreement = compare(self.exact, found)
+        if reason := objection(agreement, self.exact, quantized=quantize is not None):
+            raise RunError(f"{file}: {reason}; compared on {agreement.images:,} images of {self.images.title}")
+        row = ExportedModel(
+            format=name,
+            file=file,
+            quantize=quantize,
+            bytes=_bytes_of(target),
+            compared_on=self.images.title,
+            compared_images=agreement.images,
+            max_probability_difference=agreement.probability_difference,
+            max_logit_difference=agreement.logit_difference,
+            top1_agreement=agreement.top1_agreement,
+        )
+        return row if quantize is None else self._judged(row, run)
+
+    def _write(self, name: FormatName, target: Path, quantize: Quantization | None) -> None:
+        examples = self.images.calibration(self.engine.info) if quantize == "int8" else None
+        try:
+            with naming(self.place.folder):
+                convert(self.model, name, target, quantize=quantize, examples=examples)
+                FORMATS[name].describe(target, self.engine.info, quantize)
+                for path in [target, *target.rglob("*")]:
+                    flush_to_disk(path)
+        except ConversionError as error:
+            if isinstance(error.__cause__, ImportError):
+                raise _unloadable(name, error.__cause__) from error
+            raise RunError(f"{visible(self.engine.path)}: {error}") from error
+
+    def _opened(self, name: FormatName, target: Path) -> RunModel:
+        try:
+            return FORMATS[name].open(target)
+        except (MachineError, MemoryError):
+            raise
+        except ImportError as error:
+            raise _unloadable(name, error) from error
+        except Exception as error:  # runtimes raise whatever they like
+            raise RunError(f"{target.name}: cannot be loaded again: {reason_of(error)}") from error
+
+    def _judged(self, row: ExportedModel, run: RunModel) -> ExportedModel:
+        """Return a row with the accuracies of the run and of a quantized model, on the same images."""
+        pixels, labels = self.images.judged(self.engine.info)
+        right = np.zeros(2, np.int64)
+        with closing(pixels), self.listener.progress(f"judging {row.file}", len(pixels)) as progress:
+            for start in range(0, len(pixels), BATCH):
+                rows = np.arange(start, min(start + BATCH, len(pixels)))
+                batch = pixels.batch(rows)
+                answers = padded_logits(self.engine, batch, BATCH), run_or_refuse(run, batch, row.file)
+                right += [(answer.argmax(axis=1) == labels[rows]).sum() for answer in answers]
+                progress.advance(len(rows))
+        before, after = (right / len(labels)).tolist()
+        values = {**asdict(row), "judged_images": len(labels), "run_top1_accuracy": before, "top1_accuracy": after}
+        return ExportedModel(**values)
+
+
+def run_or_refuse(run: RunModel, pixels: runtimes.Pixels, file: str) -> runtimes.Numbers:
+    """Return the logits of images, the first one computed alone.
+
+    Raises:
+        RunError: the exported model cannot compute them.
+    """
+    try:
+        return logits_in_batches(run, pixels)
+    except MemoryError:
+        raise
+    except Exception as error:  # runtimes raise whatever they like
+        raise RunError(f"{file}: its runtime cannot run it: {reason_of(error)}") from error
+
+
+def _unloadable(name: FormatName, error: ImportError) -> MachineError:
+    """Return the error of a package that is installed, but does not work here."""
+    return MachineError(
+        f"--to {name} needs a package that cannot be loaded: {reason_of(error)}; install it anew with: "
+        f"{FORMATS[name].install}"
+    )
+
+
+def _bytes_of(path: Path) -> int:
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+
+
+def _write_beside(place: Place, info: ModelInfo, rows: Sequence[ExportedModel]) -> None:
+    """Write what explains the exports."""
+    for name, text in ((LABELS, labels_text(info.class_names)), (EXPORT_README, readme(info, rows))):
+        path = place.temporary / name
+        with naming(place.folder):
+            path.write_text(text, encoding="utf-8", newline="")
+            flush_to_disk(path)
+
+
+ONNX_INSTALL = "pip install 'wisesr[onnx]'"
+
+FORMATS: dict[str, Format] = {
+    "keras": Format(runtimes.open_keras, describe_keras, (), "pip install keras"),
+    "onnx": Format(runtimes.open_onnx, describe_onnx, ("onnx", "onnxruntime", "tf2onnx", "tensorflow"), ONNX_INSTALL),
+    "litert": Format(
+        runtimes.open_litert,
+        describe_litert,
+        ("tensorflow", "ai_edge_litert"),
+        "pip install tensorflow ai-edge-litert",
+    ),
+    "saved_model": Format(runtimes.open_saved_model, describe_saved_model, ("tensorflow",), "pip install tensorflow"),
+}

@@ -1,0 +1,176 @@
+"""The folder of exports: what lies there and whose it is, and how new models get there, all of them or none.
+
+`export.json` lists what wisesr wrote. Nothing else in the folder is ever replaced or taken away. No Keras.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.machine.files import TEMPORARY_PREFIX, flush_to_disk, make_folder, naming, remove, sha256
+from wisesr_cli.machine.locks import alone_in
+from wisesr_cli.results import ExportedModel
+from wisesr_cli.run.folders import check_output_folder
+from wisesr_cli.run.names import (
+    EXPORT,
+    EXPORT_README,
+    EXPORT_RECORD,
+    EXPORTED_MODELS,
+    LABELS,
+    SAVED_MODEL_FILES,
+    SAVED_MODEL_FOLDERS,
+)
+from wisesr_cli.run.records import read_json, write_json
+from wisesr_cli.text import joined, visible
+
+ELSEWHERE = "give another folder with -o"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a folder's exports are made from: a model file, at an image size."""
+
+    bytes: int
+    sha256: str
+    image_size: tuple[int, int]
+
+
+def source_of(model: Path, image_size: tuple[int, int]) -> Source:
+    """Return what exports of a model file at an image size are known by."""
+    return Source(model.stat().st_size, sha256(model), image_size)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder that is ours to write exports into.
+
+    `temporary` is a folder in it where they are made, taken away at the end. `kept` holds the rows of the exports that
+    lie there already and stay; `outdated` the names of those that go, being made from something else.
+    """
+
+    folder: Path
+    temporary: Path
+    source: Source
+    kept: tuple[ExportedModel, ...]
+    outdated: tuple[str, ...]
+
+    def all_rows(self, new: Sequence[ExportedModel]) -> tuple[ExportedModel, ...]:
+        """Return a row for every model that lies there in the end, in the order of the formats."""
+        rows = {row.file: row for row in (*self.kept, *new)}
+        return tuple(rows[name] for name in EXPORTED_MODELS.values() if name in rows)
+
+    def take_in(self, new: Sequence[ExportedModel]) -> None:
+        """Move what lies in `temporary` into place. The record goes before it, so that all of it is known as ours.
+
+        Raises:
+            MachineError: it cannot be written.
+        """
+        rows = [asdict(row) for row in self.all_rows(new)]
+        with naming(self.folder):
+            for name in self.outdated:
+                remove(self.folder / name)
+        write_json(self.folder / EXPORT_RECORD, {"source": asdict(self.source), "rows": rows})
+        with naming(self.folder):
+            for path in sorted(self.temporary.iterdir()):
+                target = self.folder / path.name
+                if target.is_dir():  # a folder cannot be replaced by a rename
+                    target.rename(self.temporary / f"{TEMPORARY_PREFIX}{path.name}")
+                path.replace(target)
+            flush_to_disk(self.folder)
+
+
+@contextmanager
+def export_folder(
+    model: Path, given: str | None, names: Sequence[str], source: Source, *, overwrite: bool
+) -> Iterator[Place]:
+    """Give the folder for the exports `names`, beside the model file unless one is given, and room to make them in.
+
+    What is made is taken away when the block ends, unless it was taken in; so is a folder that was made here and is
+    empty then.
+
+    Raises:
+        UsageError: something lies there that may not be replaced.
+        RunError: the folder beside the model is a link, or its record is damaged.
+        MachineError: nobody may write there, another process does, or the folder above it is missing.
+    """
+    if given == "":
+        raise UsageError("-o is empty; it takes a folder")
+    folder = model.parent / EXPORT if given is None else Path(given)
+    check_output_folder(folder)
+    if given is None and folder.is_symlink():
+        raise RunError(f"{visible(folder)}: is a link; nothing is written through it: take it away")
+    with naming(folder):
+        is_new = not folder.exists()
+    try:
+        make_folder(folder)
+        with alone_in(folder):
+            kept, outdated = _look(folder, names, source, overwrite=overwrite)
+            with naming(folder):
+                for leftover in sorted(folder.glob(f"{TEMPORARY_PREFIX}*")):  # of a process that was killed
+                    remove(leftover)
+                temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder)
+            with temporary as made:
+                yield Place(folder, Path(made), source, kept, outdated)
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
+        raise
+
+
+def _look(
+    folder: Path, names: Sequence[str], source: Source, *, overwrite: bool
+) -> tuple[tuple[ExportedModel, ...], tuple[str, ...]]:
+    """Return the exports in a folder that stay beside the new ones, and the names of those that do not."""
+    earlier, rows = _read_record(folder) or (None, ())
+    own = {row.file for row in rows} | ({LABELS, EXPORT_README} if earlier else set())
+    taken = [name for name in (*names, LABELS, EXPORT_README) if (folder / name).exists()]
+    if foreign := [name for name in taken if name not in own or _is_foreign(folder / name)]:
+        raise UsageError(f"{visible(folder)} holds {joined(foreign)} that no export wrote; {ELSEWHERE}")
+    there = tuple(row for row in rows if (folder / row.file).exists())
+    if earlier is not None and earlier != source and there:
+        if not overwrite:
+            what = "image size" if earlier.sha256 == source.sha256 else "model"
+            raise UsageError(f"{visible(folder)} holds exports of another {what}; replace them with --overwrite")
+        if odd := [row.file for row in there if _is_foreign(folder / row.file)]:
+            raise UsageError(f"{visible(folder)} holds {joined(odd)} that no export wrote; {ELSEWHERE}")
+        return (), tuple(row.file for row in there if row.file not in names)
+    if not overwrite and (exist := [row.file for row in there if row.file in names]):
+        raise UsageError(f"{visible(folder / exist[0])} exists; replace it with --overwrite")
+    return there, ()
+
+
+def _read_record(folder: Path) -> tuple[Source, tuple[ExportedModel, ...]] | None:
+    """Return what the record of a folder says of its exports; None where there is none."""
+    path = folder / EXPORT_RECORD
+    if not path.exists() and not path.is_symlink():
+        return None
+    record = read_json(path)
+    try:
+        source = TypeAdapter(Source).validate_python(record["source"])
+        rows = TypeAdapter(tuple[ExportedModel, ...]).validate_python(record["rows"])
+    except (KeyError, TypeError, ValueError):
+        raise RunError(f"{visible(path)}: is no record of exports; take it away, or {ELSEWHERE}") from None
+    return source, tuple(row for row in rows if row.file in EXPORTED_MODELS.values())
+
+
+def _is_foreign(path: Path) -> bool:
+    """Return whether something lies at the place of an export that is not one: a file in a folder's place, or more."""
+    is_folder = path.is_dir() and not path.is_symlink()
+    if is_folder != (path.name == EXPORTED_MODELS["saved_model", None]):
+        return True
+    if not is_folder:
+        return path.is_symlink() or not path.is_file()
+    inside = [entry for entry in path.rglob("*") if not entry.is_dir() or entry.is_symlink()]
+    folders = [entry for entry in path.rglob("*") if entry.is_dir() and not entry.is_symlink()]
+    return any(
+        not any(fnmatch(str(entry.relative_to(path)), pattern) for pattern in SAVED_MODEL_FILES) for entry in inside
+    ) or any(str(entry.relative_to(path)) not in SAVED_MODEL_FOLDERS for entry in folders)

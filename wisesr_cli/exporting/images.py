@@ -1,0 +1,112 @@
+"""The real images that exported models are compared, calibrated and judged on. No Keras."""
+
+from __future__ import annotations
+
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.data.dataset import scan_folder_for_evaluation
+from wisesr_cli.data.pixels import DecodedImages, open_pixels
+from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.errors import UsageError
+from wisesr_cli.evaluation.evaluate import Subject, choose_subject, data_settings
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.model_files.info_file import read_model_info
+from wisesr_cli.results import Listener
+from wisesr_cli.run.run import Run, model_path
+from wisesr_cli.text import visible
+
+COMPARED = 64  # images from all over the split
+CALIBRATED = 200  # images that int8 activations are measured on
+FEW_CALIBRATED = 100
+SPLITS = ("validation", "test", "train")  # the first that a run has
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ExportImages:
+    """Labelled images, and how the run reads images."""
+
+    subject: Subject
+    settings: DataConfig
+    listener: Listener
+
+    @property
+    def title(self) -> str:
+        """What these images are called for people: `the validation split`, or `the folder photos`."""
+        return f"the {self.subject.name} split" if self.subject.is_own else f"the folder {self.subject.name}"
+
+    def compared(self, info: ModelInfo) -> Pixels:
+        """Return images from all over the split, uint8 (examples, height, width, 3)."""
+        paths = self.subject.index.absolute(self.subject.split)
+        chosen = np.unique(np.linspace(0, len(paths) - 1, min(COMPARED, len(paths))).round().astype(int))
+        return self._decoded([paths[position] for position in chosen], info)
+
+    def calibration(self, info: ModelInfo) -> Pixels:
+        """Return training images, always the same ones, or where there are none some of the others."""
+        splits = self.subject.index.splits
+        split = "train" if self.subject.is_own and "train" in splits else self.subject.split
+        paths = self.subject.index.absolute(split)
+        chosen = np.random.default_rng(0).permutation(len(paths))[:CALIBRATED]
+        if len(chosen) < FEW_CALIBRATED:
+            self.listener.warn(
+                f"int8 is calibrated on {len(chosen):,} images only; {FEW_CALIBRATED} or more make it better"
+            )
+        if split != "train":
+            self.listener.note(f"int8 is calibrated on images of {self.title}, which it is judged on, too")
+        return self._decoded([paths[position] for position in sorted(chosen.tolist())], info)
+
+    def judged(self, info: ModelInfo) -> tuple[DecodedImages, NDArray[np.int64]]:
+        """Return all images of the split, which the caller closes, and their labels, int64 (examples,)."""
+        pixels = self._open(self.subject.index.absolute(self.subject.split), info)
+        return pixels, self.subject.index.splits[self.subject.split].labels[pixels.kept]
+
+    def _decoded(self, paths: list[str], info: ModelInfo) -> Pixels:
+        with closing(self._open(paths, info)) as pixels:
+            return pixels.batch(np.arange(len(pixels)))
+
+    def _open(self, paths: list[str], info: ModelInfo) -> DecodedImages:
+        return open_pixels(
+            paths,
+            image_size=info.image_size,
+            resize=info.resize,
+            cache="none",
+            on_error="skip",  # training complained of them, or left them out
+            pixel_limit=self.settings.pixel_limit,
+            listener=self.listener,
+        )
+
+
+def choose_images(run: str | Path, data: str | Path | None, listener: Listener) -> ExportImages:
+    """Return the images of a folder, or of a run's first split among `SPLITS`.
+
+    Raises:
+        UsageError: a lone model file without a folder.
+        RunError: the run's images are not where they were.
+        DataError: the folder cannot be used.
+    """
+    settings = data_settings(run)
+    if data is not None:
+        return ExportImages(_folder(run, data, settings.pixel_limit, listener), settings, listener)
+    if Path(run).is_file() and not Run(Path(run).parent).is_complete:
+        raise UsageError(
+            f"{visible(run)}: a model file without its run directory has no images to compare exports on; "
+            "give --data FOLDER, with a folder per class"
+        )
+    for split in SPLITS:
+        with suppress(UsageError):  # the run lacks this split
+            limit = settings.pixel_limit
+            subject = choose_subject(run, split=split, data=None, on_error="skip", pixel_limit=limit, listener=listener)
+            return ExportImages(subject, settings, listener)
+    raise UsageError(f"{visible(run)}: the run has no images; give --data FOLDER")
+
+
+def _folder(run: str | Path, data: str | Path, pixel_limit: int, listener: Listener) -> Subject:
+    names = read_model_info(model_path(run)).class_names
+    index = scan_folder_for_evaluation(data, names, on_error="skip", pixel_limit=pixel_limit, listener=listener)
+    return Subject(index, "test", Path(data).absolute().name or "/", is_own=False)

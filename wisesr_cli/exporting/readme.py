@@ -1,0 +1,154 @@
+"""What lies beside exported models for those who use them: the class names, and how each model is loaded and run.
+
+To add a format: its lines in `LOADING`, and a row in `INSTALLS`. A test runs every snippet as it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from string import Template
+
+from wisesr_cli.display.grid import Column, Grid, markdown_text, percent, to_markdown
+from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo
+from wisesr_cli.results import ExportedModel
+from wisesr_cli.run.names import LABELS
+
+INSTALLS = {
+    "keras": "pip install keras tensorflow pillow",
+    "onnx": "pip install onnxruntime pillow",
+    "litert": "pip install ai-edge-litert pillow",
+    "saved_model": "pip install tensorflow pillow",
+}
+IMPORTS = {
+    "keras": "import keras",
+    "onnx": "import onnxruntime",
+    "litert": "from ai_edge_litert.interpreter import Interpreter",
+    "saved_model": "import tensorflow as tf",
+}
+LOADING = {
+    "keras": """\
+model = keras.models.load_model("$file")
+logits = np.asarray(model(pixels))[0]""",
+    "onnx": """\
+session = onnxruntime.InferenceSession("$file")
+logits = session.run(None, {"pixels": pixels})[0][0]""",
+    "litert": """\
+run = Interpreter("$file").get_signature_runner()
+logits = next(iter(run(pixels=pixels).values()))[0]""",
+    "saved_model": """\
+model = tf.saved_model.load("$file")
+logits = model.serve(pixels).numpy()[0]""",
+}
+RECORDS = {
+    "keras": f"The file also holds `{MODEL_INFO}`: `unzip -p $file {MODEL_INFO}`. Every layer in it is one of Keras.",
+    "onnx": (
+        "Its metadata has the same as JSON, a key each: "
+        '`json.loads(session.get_modelmeta().custom_metadata_map["class_names"])`.'
+    ),
+    "litert": f"A zip behind the model holds `{LABELS}` and `{MODEL_INFO}`: `unzip -p $file {MODEL_INFO}`.",
+    "saved_model": f"`serve_uint8` takes uint8 pixels. `assets.extra` in it holds `{LABELS}` and `{MODEL_INFO}`.",
+}
+QUANTIZED = {
+    "int8": "Weights and activations are 8-bit integers; pixels go in and logits come out as float32.",
+    "float16": "Weights are stored in 16 bits and computed with in 32.",
+}
+SNIPPET = Template("""\
+$imports
+
+labels = Path("labels.txt").read_text(encoding="utf-8").splitlines()
+image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+image = $resizing
+pixels = np.asarray(image, np.float32)[None]
+$loading
+scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+print(labels[scores.argmax()], scores.max())
+""")
+RESIZING = {
+    "squash": "image.resize(({width}, {height}), Image.Resampling.BILINEAR)",
+    "crop": "ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR)",
+    "pad": "ImageOps.pad(image, ({width}, {height}), Image.Resampling.BILINEAR, color={background})",
+}
+RULES = {
+    "squash": "is distorted to that size",
+    "crop": "is cut to the middle of that shape, and shrunk",
+    "pad": "is shrunk to fit in, and filled up with the background {background}",
+}
+
+
+def readme(info: ModelInfo, rows: Sequence[ExportedModel]) -> str:
+    """Return the README of a folder of exports, in Markdown."""
+    height, width = info.image_size
+    rule = RULES[info.resize].format(background=info.background)
+    parts = [
+        "# An image classifier\n",
+        f"{len(info.class_names):,} classes, backbone {markdown_text(info.backbone)}, head {markdown_text(info.head)}, "
+        f"{_age(info)}; written by wisesr {markdown_text(info.versions.get('wisesr', '?'))}.\n",
+        "Nothing of wisesr is needed to run these models:\n",
+        to_markdown(_grid(rows)),
+        f"Each takes float32 pixels (batch, {height}, {width}, 3), RGB in 0..255, as many images at a time as you "
+        "like, and gives logits (batch, classes). Pixels are scaled inside. "
+        f"An image is turned upright by its EXIF record, and {rule} (bilinear, antialiased). wisesr lays transparent "
+        f"images over {info.background}; the snippets below do not.\n",
+        f"`{LABELS}` holds a class name per line, in the order of the logits. Line breaks and other hidden characters "
+        f"in names are written as escapes there; `{MODEL_INFO}` in the models has the exact names, image size, rule "
+        "of resizing and versions.\n",
+    ]
+    return "\n".join([*parts, *(_section(info, row) for row in rows)])
+
+
+def _age(info: ModelInfo) -> str:
+    return "upgraded, and not trained since" if info.is_upgraded else f"the model after epoch {info.epoch}"
+
+
+def _grid(rows: Sequence[ExportedModel]) -> Grid:
+    columns = (
+        *(Column("file"), Column("MB", True), Column("images compared", True)),
+        *(Column("largest difference of a probability", True), Column("same best label", True)),
+    )
+    cells = tuple(
+        (
+            row.file,
+            f"{row.bytes / 1e6:,.2f}",
+            f"{row.compared_images:,}",
+            f"{row.max_probability_difference:.1e}",
+            percent(row.top1_agreement),
+        )
+        for row in rows
+    )
+    return Grid("", columns, cells)
+
+
+def _section(info: ModelInfo, row: ExportedModel) -> str:
+    """Return how one model is installed for, loaded and run."""
+    notes = [RECORDS[row.format].replace("$file", row.file)]
+    if row.quantize is not None:
+        notes.insert(0, QUANTIZED[row.quantize])
+    if row.top1_accuracy is not None:
+        notes.insert(
+            1,
+            f"Top-1 accuracy on {row.judged_images:,} images: {percent(row.top1_accuracy)}, before "
+            f"{percent(row.run_top1_accuracy)}.",
+        )
+    return (
+        f"## {row.file}\n\n{' '.join(notes)}\n\n```bash\n{INSTALLS[row.format]}\n```\n\n"
+        "Save this as `label.py` in this folder, and run `python label.py photo.jpg`:\n\n"
+        f"```python\n{snippet(info, row)}```\n"
+    )
+
+
+def snippet(info: ModelInfo, row: ExportedModel) -> str:
+    """Return a program that labels one image with an exported model."""
+    height, width = info.image_size
+    third_party = sorted(
+        ["import numpy as np", IMPORTS[row.format], "from PIL import Image, ImageOps"], key=_import_order
+    )
+    return SNIPPET.substitute(
+        imports="\n".join(["import sys", "from pathlib import Path", "", *third_party]),
+        resizing=RESIZING[info.resize].format(height=height, width=width, background=info.background),
+        loading=Template(LOADING[row.format]).substitute(file=row.file),
+    )
+
+
+def _import_order(line: str) -> tuple[bool, str]:
+    """Return what sorts imports as people do: whole modules first."""
+    return line.startswith("from "), line.split()[1].lower()

@@ -1,0 +1,1 @@
+"""Decoding images: one result, whatever the format and the path."""

@@ -1,0 +1,193 @@
+"""What a file's first bytes say about its format, and whether its end is missing.
+
+Nothing is decoded here. To add a format, give its first bytes in `_SUPPORTED`, and in `_ENDS_EARLY` how to see that the
+file was cut; the rest of a format (suffixes, decoder) is in `decoding.py`. Standard library only.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Callable, Iterator
+from typing import IO
+
+PREFIX_BYTES = 512
+JPEG_SCAN = b"\xda"  # the marker of a pass over the picture
+
+
+def format_of(prefix: bytes) -> str | None:
+    """Return Pillow's name of the supported format that `prefix`, a file's first bytes, begins."""
+    return next((name for name, pattern in _SUPPORTED.items() if pattern.match(prefix)), None)
+
+
+def is_other_image(prefix: bytes) -> bool:
+    """Return whether `prefix` begins an image or a page in a format that is not supported."""
+    return _OTHERS.match(prefix) is not None
+
+
+def is_cut_short(format_name: str, file: IO[bytes]) -> bool:
+    """Return whether a file that failed to decode ends before its format says it does."""
+    size = file.seek(0, io.SEEK_END)
+    try:
+        return _ENDS_EARLY[format_name](file, size)
+    except (struct.error, IndexError):  # too short even for the fields that were looked for
+        return True
+
+
+def early_size(format_name: str, prefix: bytes) -> tuple[int, int]:
+    """Return (width, height) from the first bytes where that is easy, (0, 0) elsewhere.
+
+    WebP needs it: its decoder takes memory for the whole canvas as soon as it is opened.
+    """
+    if len(prefix) < 30:
+        return 0, 0
+    if format_name == "PNG":
+        return int.from_bytes(prefix[16:20]), int.from_bytes(prefix[20:24])
+    return _webp_size(prefix) if format_name == "WEBP" else (0, 0)
+
+
+def _webp_size(prefix: bytes) -> tuple[int, int]:
+    kind = prefix[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(prefix[24:27], "little") + 1, int.from_bytes(prefix[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(prefix[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", prefix, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def png_ends_early(file: IO[bytes], size: int) -> bool:
+    """Return whether a PNG has no end chunk; decoders accept that, and what was lost before it may be picture."""
+    position = 8
+    while position + 12 <= size:
+        file.seek(position)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if kind == b"IEND":
+            return False
+        position += length + 12
+    return True
+
+
+def jpeg_markers(file: IO[bytes]) -> Iterator[bytes]:
+    """Give the markers of a JPEG that have a segment behind them, a block of the file in memory at a time.
+
+    What lies in segments and behind the end (a film, in the photos of some phones) is passed over.
+    """
+    start, block = 0, b""  # where in the file the block begins
+    position = 2  # in the file; nothing before it is looked at any more
+    while True:
+        marker = _JPEG_MARKER.search(block, max(0, position - start))
+        if marker is None:
+            start = max(position, start + len(block) - _JPEG_MARKER_BYTES + 1)  # the block may end within a marker
+            file.seek(start)
+            block = file.read(_JPEG_BLOCK_BYTES)
+            if len(block) < _JPEG_MARKER_BYTES:
+                return
+        elif marker[1] is None:
+            return
+        else:
+            yield marker[1]
+            position = start + marker.start(2) + int.from_bytes(marker[2])
+
+
+def plain_comments(file: IO[bytes]) -> int:
+    """Return how many comments a PPM of plain text may have at most; 0 for one of bytes."""
+    file.seek(0)
+    if file.read(2) not in (b"P1", b"P2", b"P3"):
+        return 0
+    comments = 0
+    while block := file.read(_BLOCK_BYTES):
+        comments += block.count(b"#")
+    return comments
+
+
+def _jpeg_ends_early(file: IO[bytes], size: int) -> bool:
+    file.seek(max(0, size - 4096))
+    return b"\xff\xd9" not in file.read()
+
+
+def _gif_ends_early(file: IO[bytes], size: int) -> bool:
+    file.seek(max(0, size - 1))
+    return file.read(1) != b";"
+
+
+def _bmp_ends_early(file: IO[bytes], size: int) -> bool:
+    file.seek(2)
+    (declared,) = struct.unpack("<I", file.read(4))
+    return bool(size < declared)
+
+
+def _webp_ends_early(file: IO[bytes], size: int) -> bool:
+    file.seek(4)
+    (declared,) = struct.unpack("<I", file.read(4))
+    return bool(size < declared + 8)
+
+
+def _tiff_ends_early(file: IO[bytes], size: int) -> bool:
+    file.seek(0)
+    order = "<" if file.read(2) == b"II" else ">"
+    version, directory = struct.unpack(order + "HI", file.read(6))
+    if version != 42 or directory >= size:
+        return bool(version == 42)
+    file.seek(directory)
+    (count,) = struct.unpack(order + "H", file.read(2))
+    for _ in range(count):
+        _, kind, length, offset = struct.unpack(order + "HHII", file.read(12))
+        value_bytes = length * _TIFF_TYPE_BYTES.get(kind, 0)
+        if value_bytes > 4 and offset + value_bytes > size:
+            return True
+    return False
+
+
+def _ppm_ends_early(file: IO[bytes], size: int) -> bool:
+    file.seek(0)
+    header = re.match(rb"P([56])\s+(?:#.*\n\s*)*(\d+)\s+(\d+)\s+(\d+)\s", file.read(PREFIX_BYTES))
+    if header is None:  # a plain one, whose end cannot be told, or one that ends in its header
+        return size < _SHORT_PPM
+    kind, width, height, maximum = map(int, header.groups())
+    row_bytes = width * (3 if kind == 6 else 1) * (2 if maximum > 255 else 1)
+    return size < header.end() + row_bytes * height
+
+
+_SUPPORTED = {
+    "JPEG": re.compile(rb"\xff\xd8\xff"),
+    "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "GIF": re.compile(rb"GIF8[79]a"),
+    "WEBP": re.compile(rb"RIFF.{4}WEBPVP8[ LX]", re.DOTALL),
+    "TIFF": re.compile(rb"II[*+]\0|MM\0[*+]"),
+    # The size of BMP's second header, and PPM's first number, tell them from text that begins with BM or P1.
+    "BMP": re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL),
+    "PPM": re.compile(rb"P[1-6]\s+(?:#|\d)"),
+}
+
+_OTHERS = re.compile(
+    rb"%PDF|%!PS|\xc5\xd0\xd3\xc6"  # PDF, PostScript, EPS with a preview
+    rb"|\0\0[\x01\x02]\0[^\0]\0|icns"  # ICO, CUR, ICNS
+    rb"|.{4}ftyp|.{4}jP  |\xff\x4f\xff\x51|\xff\x0a|.{4}JXL "  # AVIF, HEIC and films, JPEG 2000, JPEG XL
+    rb"|8BPS|gimp xcf|DDS |qoif|\x76\x2f\x31\x01|#\?RADIANCE|SIMPLE  =|.{128}DICM"
+    rb"|P7\n|P[Ff]\s|\x0a[\x00-\x05]\x01[\x01\x02\x04\x08]|\x01\xda[\x00\x01]"  # PAM, PFM, PCX, SGI
+    rb"|RIFF.{4}WEBP|BM.{4}\0{4}"  # flavours of supported formats that Pillow does not know
+    rb"|(?:\xef\xbb\xbf)?\s*<(?:\?xml|svg|!DOCTYPE svg)",
+    re.DOTALL,
+)
+
+_BLOCK_BYTES = 1 << 20
+_SHORT_PPM = 12  # bytes, to a first pixel: P6, three numbers
+# The end, or a marker that has a segment behind it, which begins with its length.
+_JPEG_MARKER = re.compile(rb"\xff(?:\xd9|([\xc0-\xcf\xda-\xfe])(..))", re.DOTALL)
+_JPEG_MARKER_BYTES = 4
+_JPEG_BLOCK_BYTES = 1 << 16  # little, as of most files only the header is looked at
+
+_TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+
+_ENDS_EARLY: dict[str, Callable[[IO[bytes], int], bool]] = {
+    "JPEG": _jpeg_ends_early,
+    "PNG": png_ends_early,
+    "GIF": _gif_ends_early,
+    "WEBP": _webp_ends_early,
+    "TIFF": _tiff_ends_early,
+    "BMP": _bmp_ends_early,
+    "PPM": _ppm_ends_early,
+}

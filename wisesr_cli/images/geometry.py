@@ -1,0 +1,107 @@
+"""Brings an image to a size: distorted, cut or filled up. To add a way, write a function and a row in `RESIZERS`.
+
+A way gets upright RGB pixels (height, width, 3), the size (height, width) and the part that holds the picture.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
+from PIL import Image
+
+from wisesr_cli.images.color import BACKGROUND
+
+Pixels = npt.NDArray[np.uint8]
+Box = tuple[float, float, float, float]  # left, upper, right, lower
+
+
+def _squash(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:
+    height, width = pixels.shape[:2]
+    if (height, width) == size and content == (0, 0, width, height):
+        return np.ascontiguousarray(pixels)
+    left, upper, right, lower = content
+    options = ResizeOptions(_ANTIALIASED, crop_box=CropBox(left, upper, right - left, lower - upper))
+    resized = ImageData(size[1], size[0], PixelType.U8x3)
+    _resizer().resize(ImageData(width, height, PixelType.U8x3, pixels.tobytes()), resized, options)
+    return np.frombuffer(bytearray(resized.get_buffer()), np.uint8).reshape(*size, 3)
+
+
+def _resizer() -> Resizer:
+    """Return what resizes in this thread: Pillow's bilinear filter, to within 1 of 255, but faster."""
+    if not hasattr(_OF_THREAD, "resizer"):
+        _OF_THREAD.resizer = Resizer()
+    resizer: Resizer = _OF_THREAD.resizer
+    return resizer
+
+
+_ANTIALIASED = ResizeAlg.convolution(FilterType.bilinear)
+_OF_THREAD = threading.local()
+
+
+def _crop(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:
+    left, upper, right, lower = content
+    width = min(right - left, (lower - upper) * size[1] / size[0])
+    height = min(lower - upper, (right - left) * size[0] / size[1])
+    left += (right - left - width) / 2
+    upper += (lower - upper - height) / 2
+    # Rounding must not reach beyond the image.
+    box = (left, upper, min(left + width, pixels.shape[1]), min(upper + height, pixels.shape[0]))
+    return _squash(pixels, size, box)
+
+
+def _pad(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:
+    width, height = content[2] - content[0], content[3] - content[1]
+    scale = min(size[0] / height, size[1] / width)
+    inner = max(1, min(size[0], round(height * scale))), max(1, min(size[1], round(width * scale)))
+    upper, left = (round((outside - inside) / 2) for outside, inside in zip(size, inner, strict=True))
+    canvas: Pixels = np.full((*size, 3), BACKGROUND, np.uint8)
+    canvas[upper : upper + inner[0], left : left + inner[1]] = _squash(pixels, inner, content)
+    return canvas
+
+
+RESIZERS: dict[str, Callable[[Pixels, tuple[int, int], Box], Pixels]] = {
+    "squash": _squash,
+    "crop": _crop,
+    "pad": _pad,
+}
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image, 1 to 8."""
+    try:
+        # PNG's own `getexif` would decode the image to look for EXIF behind the pixels.
+        orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF is no reason to refuse the image
+        return 1
+    return int(orientation) if orientation in range(1, 9) else 1
+
+
+def turn(pixels: Pixels, orientation: int) -> Pixels:
+    """Return pixels (height, width, 3) as they are seen: another view of the same ones."""
+    return _TURNS[orientation](pixels) if orientation in _TURNS else pixels
+
+
+def turned_box(box: Box, upright: Pixels, orientation: int) -> Box:
+    """Return the stored box (0, 0, right, lower) where it comes to lie in the upright pixels."""
+    whole_height, whole_width = upright.shape[:2]
+    width, height = (box[3], box[2]) if orientation > 4 else (box[2], box[3])
+    left = whole_width - width if orientation in (2, 3, 6, 7) else 0
+    upper = whole_height - height if orientation in (3, 4, 7, 8) else 0
+    return left, upper, left + width, upper + height
+
+
+_ORIENTATION_TAG = 0x0112
+
+_TURNS: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+}

@@ -1,0 +1,74 @@
+"""Opens image files: regular ones alone, without waiting on pipes or devices, and with a reason where that fails."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from wisesr_cli.errors import ImageError
+from wisesr_cli.images import ordinary
+
+Source = str | os.PathLike[str] | bytes | IO[bytes]
+
+WHOLE_LIMIT = 16 << 20  # bytes of a file that may be read as a whole: few JPEGs of less than `LARGE` pixels have more
+PREFIX_BYTES = 1 << 16  # that are read of a file first: the whole of most small ones, and the header of most others
+
+
+@contextmanager
+def open_regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
+    """Open a regular file for reading; raises `ImageError` for anything else, without waiting on pipes or devices."""
+    descriptor, _ = open_descriptor(path)
+    with os.fdopen(descriptor, "rb") as file:
+        yield file
+
+
+def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return the descriptor of a regular file, which the caller closes, and its size; raises as `open_regular` does."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ImageError(_OPEN_ERRORS.get(error.errno or 0, error.strerror or "cannot be opened")) from error
+    except ValueError as error:  # a name that no file can have
+        raise ImageError("no such file") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise ImageError("not a regular file")
+    return descriptor, status.st_size
+
+
+def read_whole(source: Source) -> bytes | None:
+    """Return the content of what may be an ordinary image; None for other formats, large files, and open ones."""
+    if isinstance(source, bytes):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        return None
+    descriptor, size = open_descriptor(source)
+    try:
+        if size > WHOLE_LIMIT:
+            return None
+        content = os.read(descriptor, PREFIX_BYTES)
+        if not content.startswith(ordinary.STARTS):
+            return None
+        return content if len(content) == size else os.pread(descriptor, size, 0)
+    except OSError:  # the second look words it
+        return None
+    finally:
+        os.close(descriptor)
+
+
+_OPEN_ERRORS = {
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ELOOP: "a symbolic link that leads to itself",
+    errno.ENAMETOOLONG: "file name too long",
+    errno.ENXIO: "not a regular file",
+    errno.ENODEV: "not a regular file",
+}

@@ -1,0 +1,218 @@
+"""Ordinary JPEG and PNG files, decoded without detours: the libraries that Pillow's readers use, called directly.
+
+Pillow's readers look for far more than pixels, at a price that is most of what a small image takes. Here is only what
+nearly all files of a dataset are: 8-bit RGB or grey, JPEG with one or several scans, PNG without transparency. Anything
+that is not exactly as expected is None, and Pillow's readers judge it: nothing here refuses or words an error. What is
+accepted gives the pixels that they give.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from wisesr_cli.images import formats
+from wisesr_cli.images.geometry import Pixels
+
+_SEGMENT_LIMIT = 200  # before the picture; a profile of a megabyte takes 16
+_SCANS = 25  # that a JPEG of any size may have, see `pillow`; ten are usual
+
+
+class Ordinary(NamedTuple):
+    """What the first bytes of an ordinary image say."""
+
+    format: str  # JPEG or PNG
+    mode: str  # Pillow's: RGB or L
+    width: int  # as stored
+    height: int
+    orientation: int  # EXIF, 1 to 8
+    start: int  # where the picture begins: behind the header of the first scan, at the first IDAT chunk
+
+
+def look_at(prefix: bytes) -> Ordinary | None:
+    """Return what the first bytes of a file say; None where they are too few, or the file is not ordinary."""
+    if prefix.startswith(_JPEG_START):
+        return _look_at_jpeg(prefix)
+    return _look_at_png(prefix) if prefix.startswith(_PNG_START) else None
+
+
+def load(found: Ordinary, content: bytes, scale: int) -> Pixels | None:
+    """Return the picture as it is stored, RGB, a JPEG's sides divided by `scale` (1, 2, 4, 8) and rounded up.
+
+    None where it is not sound. `content` is the whole file that `found` was seen in.
+    """
+    try:
+        if found.format == "JPEG":
+            return _load_jpeg(found, content, scale)
+        return _load_png(found, content)
+    except Exception:  # a damaged file, or another Pillow that wants other arguments: its readers know
+        return None
+
+
+def _look_at_jpeg(prefix: bytes) -> Ordinary | None:
+    """Walk over the segments to the first scan."""
+    frame, exif, xmp = b"", None, False
+    position = 2
+    for _ in range(_SEGMENT_LIMIT):
+        first, marker, high, low = prefix[position : position + 4].ljust(4, b"\0")
+        start, position = position + 4, position + 2 + (high << 8 | low)
+        if first != 0xFF or not start <= position <= len(prefix):
+            return None
+        if marker == _SCAN:
+            return _described(frame, exif, xmp, position)
+        body = prefix[start:position]
+        if marker in _FRAMES and not frame:
+            frame = body
+        elif marker == _EXIF and exif is None and body.startswith(b"Exif\0\0"):
+            exif = body
+        elif marker == _EXIF and body.startswith(_XMP):
+            xmp = True
+        elif marker in _FRAMES or not _is_harmless(marker, body):
+            return None
+    return None
+
+
+def _described(frame: bytes, exif: bytes | None, xmp: bool, start: int) -> Ordinary | None:
+    mode = _MODES.get(frame[5]) if len(frame) > 5 else None
+    if mode is None or len(frame) != 6 + 3 * frame[5] or frame[0] != 8:
+        return None
+    height, width = int.from_bytes(frame[1:3]), int.from_bytes(frame[3:5])
+    orientation = _orientation(exif, xmp)
+    if orientation is None or not width or not height:
+        return None
+    return Ordinary("JPEG", mode, width, height, orientation, start)
+
+
+def _is_harmless(marker: int, body: bytes) -> bool:
+    """Return whether Pillow's reader would make nothing of a segment but keep it."""
+    check = _CHECKS.get(marker)
+    return marker in _HARMLESS if check is None else check(body)
+
+
+def _is_table(body: bytes) -> bool:
+    """Return whether a segment holds whole quantization tables."""
+    position = 0
+    while position < len(body):
+        position += 65 if body[position] < 16 else 129
+    return position == len(body)
+
+
+def _orientation(exif: bytes | None, xmp: bool) -> int | None:
+    """Return the orientation, None where only Pillow's reader can tell: XMP may say it, too."""
+    if exif is None:
+        return None if xmp else 1
+    tags = Image.Exif()
+    try:
+        tags.load(exif)
+        orientation = tags.get(_ORIENTATION_TAG)
+    except Exception:  # whatever damaged EXIF makes of it
+        return None
+    if orientation is None:
+        return None if xmp else 1
+    return int(orientation) if orientation in range(1, 9) else 1
+
+
+def _load_jpeg(found: Ordinary, content: bytes, scale: int) -> Pixels | None:
+    if not _has_few_scans(content, found.start):
+        return None
+    width, height = -(-found.width // scale), -(-found.height // scale)
+    smallest = {} if scale == 1 else {"min_width": width, "min_height": height}
+    pixels: Pixels = simplejpeg.decode_jpeg(content, "RGB", strict=True, **smallest)
+    return pixels if pixels.shape == (height, width, 3) else None
+
+
+def _has_few_scans(content: bytes, start: int) -> bool:
+    """Return whether one scan ends the file, or a few do."""
+    following = _MARKER.search(content, start)
+    if following is None:
+        return False
+    if following[0] == b"\xff\xd9":
+        return True
+    scans = 0
+    for number, marker in enumerate(formats.jpeg_markers(io.BytesIO(content))):
+        scans += marker == formats.JPEG_SCAN
+        if scans > _SCANS or number > _SEGMENT_LIMIT:
+            return False
+    return True
+
+
+def _look_at_png(prefix: bytes) -> Ordinary | None:
+    chunks = _chunks(prefix)
+    kind, start, end = next(chunks, (b"", 0, 0))
+    header = prefix[start:end]
+    if kind != b"IHDR" or len(header) != 13 or header[8:] not in _PNG_KINDS or not _is_sound(prefix, kind, start, end):
+        return None
+    width, height = int.from_bytes(header[:4]), int.from_bytes(header[4:8])
+    for kind, start, end in chunks:
+        if kind == b"IDAT":
+            return Ordinary("PNG", _PNG_KINDS[header[8:]], width, height, 1, start - 8) if width and height else None
+        if _PNG_HARMLESS.get(kind) != end - start or not _is_sound(prefix, kind, start, end):
+            return None
+    return None
+
+
+def _chunks(content: bytes, position: int = 8) -> Iterator[tuple[bytes, int, int]]:
+    """Give kind, start and end of each chunk's content, of which the last may lie beyond what is there."""
+    while position + 8 <= len(content):
+        start = position + 8
+        end = start + int.from_bytes(content[position : position + 4])
+        yield content[position + 4 : start], start, end
+        position = end + 4
+
+
+def _is_sound(content: bytes, kind: bytes, start: int, end: int) -> bool:
+    return zlib.crc32(content[start:end], zlib.crc32(kind)) == int.from_bytes(content[end : end + 4])
+
+
+def _load_png(found: Ordinary, content: bytes) -> Pixels | None:
+    """Decode what the IDAT chunks hold, when they follow upon each other and nothing but the end follows them."""
+    parts: list[bytes] = []
+    for kind, start, end in _chunks(content, found.start):
+        if kind == b"IEND" and end + 4 <= len(content):
+            return _unpack(found, parts[0] if len(parts) == 1 else b"".join(parts))
+        if kind != b"IDAT":
+            return None
+        parts.append(content[start:end])
+    return None
+
+
+def _unpack(found: Ordinary, packed: bytes) -> Pixels | None:
+    """Return what a zlib stream holds; None where it may end before the last row, which the decoder does not say."""
+    untouched = _UNTOUCHED[found.mode]
+    image = Image.new(found.mode, (found.width, found.height), untouched)
+    image.frombytes(packed, "zip", (found.mode,))
+    if image.getpixel((found.width - 1, found.height - 1)) == untouched:
+        return None
+    return np.array(image.convert("RGB"), np.uint8)
+
+
+_ORIENTATION_TAG = 0x0112
+_SCAN, _EXIF = 0xDA, 0xE1
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
+_MODES = {1: "L", 3: "RGB"}  # by the number of components
+# A marker behind the first scan, but no restart of it.
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+# Huffman tables, restart interval, application segments, comment.
+_HARMLESS = {0xC4, 0xDD, *range(0xE0, 0xF0), 0xFE} - {0xED}  # 0xED: Photoshop's, whose parts Pillow walks over
+_CHECKS: dict[int, Callable[[bytes], bool]] = {
+    0xDB: _is_table,
+    0xE0: lambda body: not body.startswith(b"JFIF") or len(body) >= 12,
+    0xE1: lambda body: not body.startswith(b"Exif\0\0"),  # a second one: Pillow joins them
+    0xE2: lambda body: not body.startswith((b"MPF\0", b"ICC_PROFILE\0")) or (body[:1] == b"I" and len(body) > 13),
+    0xEE: lambda body: not body.startswith(b"Adobe") or len(body) >= 12,
+}
+
+_JPEG_START = b"\xff\xd8\xff"
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+STARTS = (_JPEG_START, _PNG_START)  # the first bytes of files that may be ordinary
+_PNG_KINDS = {b"\x08\x02\0\0\0": "RGB", b"\x08\0\0\0\0": "L"}  # 8 bits, not interlaced
+_UNTOUCHED: dict[str, int | tuple[int, ...]] = {"RGB": (187, 3, 91), "L": 91}  # colours that few pictures end with
+_PNG_HARMLESS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"tIME": 7, b"sBIT": 3, b"bKGD": 6}  # bytes of each

@@ -1,0 +1,325 @@
+"""Starts Keras: which backend, which device, which arithmetic, and nothing printed that nobody asked for.
+
+TensorFlow is imported here, nowhere else. Keras' own settings file of the user changes nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import platform
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import IO, Any, Literal
+
+from wisesr_cli.errors import MachineError
+from wisesr_cli.machine.threads import worker_count
+from wisesr_cli.text import visible
+
+DeviceChoice = Literal["auto", "cpu", "gpu"]
+
+GPU_INSTALL = "pip install 'wisesr[gpu]'"
+VERSIONED_PACKAGES = ("wisesr", "keras", "tensorflow", "jax", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Device:
+    """What computes, and why: one line for the user."""
+
+    kind: Literal["cpu", "gpu"]
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.upper()}: {self.name} ({self.reason})"
+
+
+def backend_name() -> str:
+    """Return which Keras backend is used: TensorFlow unless KERAS_BACKEND says jax."""
+    name = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if name not in {"tensorflow", "jax"}:
+        raise MachineError(f"KERAS_BACKEND is {name!r}; allowed: tensorflow, jax")
+    return name
+
+
+def start(
+    device: DeviceChoice = "auto",
+    *,
+    precision: str = "float32",
+    prepare: Callable[[Any, Any], object] | None = None,
+) -> Device:
+    """Import Keras with its backend and set device and precision for this process.
+
+    Args:
+        device: `auto` takes a GPU when the backend sees one.
+        precision: Keras' dtype policy for layers made from now on.
+        prepare: is called with backend and Keras before the devices are looked at.
+
+    Raises:
+        MachineError: `gpu` was asked for and there is none, or the backend is not installed.
+    """
+    backend = backend_name()
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if device == "cpu" and backend == "jax":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    framework, keras = _load(backend), _load("keras")
+    _ignore_user_settings(keras)
+    if prepare is not None:
+        with _quiet_start():
+            prepare(framework, keras)
+    found = _tensorflow_device(framework, device) if backend == "tensorflow" else _jax_device(framework, device)
+    keras.config.set_dtype_policy(precision)
+    if precision == "float32":
+        full_float32()
+    return found
+
+
+def load_tensorflow() -> Any:
+    """Return TensorFlow, which converts models and runs converted ones; where Keras runs on JAX, for the CPU only.
+
+    Raises:
+        MachineError: it is not installed, or cannot be loaded.
+    """
+    tensorflow = _load("tensorflow")
+    if backend_name() != "tensorflow":
+        _calm_tensorflow(tensorflow)
+        _hide_gpus(tensorflow)
+    return tensorflow
+
+
+def loaded_tensorflow() -> Any:
+    """Return TensorFlow, which `start` has loaded as the backend; from any thread."""
+    return sys.modules["tensorflow"]
+
+
+def join_processes(keras: Any, address: str, processes: int, process: int) -> None:
+    """Let JAX and Keras work together with other processes, all of which do so now; before devices are looked at.
+
+    Raises:
+        MachineError: JAX cannot reach them.
+    """
+    # It takes SIGTERM for itself, so that nobody else hears of it.
+    loaded_jax().config.update("jax_enable_preemption_service", False)
+    keras.utils.set_random_seed(0)  # the seed of the config comes later; without one, Keras agrees on a random one
+    try:
+        with _quiet_stdout():  # what computes on processors tells of its connections
+            keras.distribution.initialize(address, processes, process)
+            importlib.import_module("jax.experimental.multihost_utils").sync_global_devices("wisesr")
+    except RuntimeError as error:
+        reason = visible(" ".join(str(error).split()))
+        raise MachineError(f"JAX cannot reach the other processes at {address}: {reason}") from error
+
+
+def loaded_jax() -> Any:
+    """Return JAX, which `start` has loaded as the backend."""
+    return sys.modules["jax"]
+
+
+def _load(package: str) -> Any:
+    """Import a package.
+
+    Raises:
+        MachineError: it, or what it needs, is not installed or cannot be loaded, or refuses the settings of Keras.
+    """
+    try:
+        with _quiet_start(), _without_collection(frozen=package not in sys.modules):
+            return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise MachineError(f"{error.name} is not installed; install it with: pip install {error.name}") from None
+    except ImportError as error:
+        reason = visible(" ".join(str(error).split()))
+        raise MachineError(f"{package} cannot be loaded: {reason}; install it anew") from error
+    except (ValueError, TypeError, AttributeError, AssertionError) as error:
+        if not _is_about_settings(error):
+            raise
+        reason = visible(" ".join(str(error).split()) or "a setting that it does not know")
+        where = "~/.keras/keras.json, or the variables that begin with KERAS_"
+        raise MachineError(f"Keras cannot start: {reason}; mend or remove its settings: {where}") from error
+
+
+def _is_about_settings(error: BaseException) -> bool:
+    """Return whether Keras raised an error of importing it: it does so where it reads its settings.
+
+    TensorFlow holds a Keras of its own, which reads the same settings; an error elsewhere in TensorFlow is a bug.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and "keras" in str(frames[-1].f_globals.get("__name__")).split(".")
+
+
+@contextmanager
+def _without_collection(*, frozen: bool) -> Iterator[None]:
+    """Hold Python's garbage collection back, and keep it off what was made meanwhile when that is `frozen`.
+
+    A framework makes a million objects that stay: looking through them again and again, while they are imported and
+    while the first step is traced, took a tenth of the time to that step.
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if frozen:
+            gc.freeze()
+        if collected:
+            gc.enable()
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Keep what the frameworks' C++ code prints while it starts off the terminal, unless starting fails."""
+    said = b""
+    try:
+        with quiet_stderr() as log:
+            try:
+                yield
+            except (ImportError, OSError, RuntimeError):
+                log.seek(0)
+                said = log.read()
+                raise
+    finally:
+        sys.stderr.write(said.decode(errors="replace"))
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[IO[bytes]]:
+    """Keep what C++ code prints off standard error, and give the file that it goes into. For the main thread only."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield log
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+@contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Keep what C++ code prints off standard output, which is for results. For the main thread only."""
+    sys.stdout.flush()
+    saved, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def _ignore_user_settings(keras: Any) -> None:
+    """Undo what ~/.keras/keras.json and variables say, so that a run means the same for everybody."""
+    keras.config.set_max_epochs(None)
+    keras.config.set_max_steps_per_epoch(None)
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+
+
+def _calm_tensorflow(tensorflow: Any) -> None:
+    """Keep TensorFlow's hints about its own tracing, meant for authors of models, from users."""
+    tensorflow.get_logger().setLevel("ERROR")
+
+
+def _tensorflow_device(tensorflow: Any, choice: DeviceChoice) -> Device:
+    _calm_tensorflow(tensorflow)
+    with _quiet_start():
+        gpus = tensorflow.config.list_physical_devices("GPU")
+        if choice == "cpu":
+            _hide_gpus(tensorflow)
+    if choice == "cpu":
+        return Device("cpu", processor(), "asked for")
+    if not gpus:
+        built = tensorflow.test.is_built_with_cuda()
+        reason = f"TensorFlow sees no GPU; for NVIDIA: {GPU_INSTALL}" if built else "this TensorFlow has no GPU support"
+        return _cpu_or_error(choice, reason)
+    for gpu in gpus:
+        tensorflow.config.experimental.set_memory_growth(gpu, True)
+    name = tensorflow.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
+    return Device("gpu", name, "asked for" if choice == "gpu" else "TensorFlow sees it")
+
+
+def _hide_gpus(tensorflow: Any) -> None:
+    try:
+        tensorflow.config.set_visible_devices([], "GPU")
+    except RuntimeError:
+        raise MachineError("this process computes on a GPU already; ask for the CPU before the first model") from None
+
+
+def _jax_device(jax: Any, choice: DeviceChoice) -> Device:
+    with _quiet_start():
+        devices = jax.devices()
+    if devices[0].platform == "cpu":
+        reason = "asked for" if choice == "cpu" else "JAX sees no GPU; for NVIDIA: pip install 'jax[cuda13]'"
+        return _cpu_or_error(choice, reason)
+    return Device("gpu", devices[0].device_kind, "asked for" if choice == "gpu" else "JAX sees it")
+
+
+def _cpu_or_error(choice: DeviceChoice, reason: str) -> Device:
+    if choice == "gpu":
+        raise MachineError(f"no GPU: {reason}")
+    return Device("cpu", processor(), reason)
+
+
+def full_float32() -> None:
+    """Turn TF32 off, which rounds the products of float32 to 10 bits; the backend has been imported before."""
+    backend = backend_name()
+    framework = importlib.import_module(backend)
+    if backend == "tensorflow":
+        framework.config.experimental.enable_tensor_float_32_execution(False)
+    else:
+        framework.config.update("jax_default_matmul_precision", "highest")
+
+
+def processor() -> str:
+    """Return the processor's name and the number of threads that this process may use."""
+    return f"{platform.processor() or platform.machine()}, {worker_count()} threads"
+
+
+def has_nvidia_driver() -> bool:
+    """Return whether the driver of an NVIDIA GPU is loaded, which needs no framework to find out."""
+    return os.path.exists("/proc/driver/nvidia/version")  # noqa: PTH110  (pathlib would be the only use of it here)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and the backend, for the random start of weights."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+
+
+def forget_models() -> None:
+    """Let go of what Keras remembers of the models so far, and count their names from the start again.
+
+    What is trained next in this process is then what a fresh process would train, and memory does not grow with it.
+    """
+    keras = sys.modules.get("keras")
+    if keras is not None:
+        keras.utils.clear_session(free_memory=True)
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of what decides the numbers, Python included."""
+    versions = {"python": platform.python_version()}
+    for package in VERSIONED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def uses_xla(jit_compile: bool | Literal["auto"]) -> bool:
+    """Return whether XLA compiles the training step. JAX always does.
+
+    `auto` is off on TensorFlow: on a CPU, XLA is slow at depthwise convolutions and compiles for long first.
+    """
+    return jit_compile if isinstance(jit_compile, bool) else backend_name() == "jax"

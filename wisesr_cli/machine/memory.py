@@ -1,0 +1,36 @@
+"""How much memory can still be taken, on this machine and within its container."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def available_memory_bytes() -> int:
+    """Return the memory that can still be taken, within the limit of a container, too; a guess where nobody says."""
+    answers = [_memory_of_machine(), _memory_of_container()]
+    known = [answer for answer in answers if answer is not None]
+    return min(known, default=2 * 10**9)
+
+
+def _memory_of_machine() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (OSError, ValueError):
+        return None
+
+
+def _memory_of_container() -> int | None:
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii")
+        used = (group / "memory.current").read_text(encoding="ascii")
+        return max(0, int(limit) - int(used))
+    except (OSError, ValueError):  # no control groups, or no limit ("max")
+        return None

@@ -1,0 +1,1 @@
+"""Model files: what one may hold, checked before Keras reads it."""

@@ -1,0 +1,249 @@
+"""Checks what the `config.json` of a model file asks Keras to build, before Keras builds any of it.
+
+Every object must be of a class in `ALLOWED`, and every number within what models of this kind have: a few bytes could
+else ask for any memory or time. Every layer must be called once, by layers before it, and lead to the output: so the
+weights and the work are those that can be seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from wisesr_cli.model_files.allowed import ALLOWED
+from wisesr_cli.model_files.hdf5 import UnsafeFileError
+
+MOST_DEPTH = 100  # of what is nested; real ones have 14
+MOST_LAYERS = 3_000  # of one model; real ones have up to 1,039
+MOST_NESTED_MODELS = 4  # one in another; real ones have 3
+MOST_CONSTANTS = 32  # numbers, and lists around them, of a constant; the mean of ImageNet takes 7
+MOST_NUMBER = 1 << 20  # where `MOST` says nothing; real ones have up to 36,864
+
+# Several times what the backbones and heads have, by the name of the option.
+MOST: dict[str, int] = {
+    "axis": 4,
+    "batch_shape": 8192,
+    "cropping": 64,
+    "depth_multiplier": 16,
+    "dilation_rate": 16,
+    "grid_size": 1024,
+    "kernel_size": 128,
+    "padding": 64,
+    "pool_size": 128,
+    "strides": 64,
+}
+_ANY_NUMBER = frozenset({"seed", "shared_object_id"})
+_COMPUTED, _CONSTANT = "__keras_tensor__", "__tensor__"  # what Keras calls what a layer gave, and numbers in a call
+_OPERATIONS = "keras.src.ops.numpy"  # the module of what is no layer
+_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")  # TensorFlow takes no others
+# Those of Keras that keep the shape, and need nothing but their input.
+_ACTIVATIONS = frozenset(
+    [
+        "elu",
+        "gelu",
+        "hard_sigmoid",
+        "hard_silu",
+        "hard_swish",
+        "leaky_relu",
+        "linear",
+        "mish",
+        "relu",
+        "relu6",
+        "selu",
+        "sigmoid",
+        "silu",
+        "softmax",
+        "softplus",
+        "softsign",
+        "swish",
+        "tanh",
+    ]
+)
+_INPUT_TYPES = ("float32", "float16", "bfloat16", "uint8")
+
+
+def check_model_config(config: Any) -> None:
+    """Raise for the first thing in a model's config that no model of wisesr has.
+
+    A compiled model's optimizer, loss and metrics are not looked at: Keras is told not to build them.
+
+    Raises:
+        UnsafeFileError: the message is the bare reason.
+    """
+    if not isinstance(config, dict) or "class_name" not in config:
+        raise UnsafeFileError("config.json in it describes no model")
+    waiting: list[tuple[str, Any, int, int]] = [("", {**config, "compile_config": None}, 1, 0)]
+    found: list[tuple[dict[str, Any], int]] = []  # what describes a model, and how many models it lies in
+    while waiting:
+        key, value, depth, models = waiting.pop()
+        if depth > MOST_DEPTH:
+            raise UnsafeFileError(f"config.json in it is nested more than {MOST_DEPTH} deep")
+        if isinstance(value, dict):
+            if "class_name" in value:
+                _check_object(value, key)
+            if isinstance(value.get("layers"), list):
+                models += 1
+                found.append((value, models))
+            waiting.extend((name, inner, depth + 1, models) for name, inner in value.items())
+        elif isinstance(value, list):
+            waiting.extend((key, inner, depth + 1, models) for inner in value)
+        else:
+            _check_value(key, value)
+    for options, models in found:
+        _check_model(options, models)
+
+
+def _check_object(value: dict[str, Any], key: str) -> None:
+    found = value.get("module"), value["class_name"], value.get("registered_name")
+    is_known = all(part is None or isinstance(part, str) for part in found) and found in ALLOWED
+    if not is_known or (found[1] == _CONSTANT and key != "args"):  # a constant is what an operation is called on
+        module, name = str(found[0] or "no module")[:80], str(found[1])[:80]
+        raise UnsafeFileError(
+            f"it has a '{name}' of {module}, which is in no model that wisesr builds; nothing of it was loaded. To use "
+            "the weights of another model, save those of its backbone alone, as .weights.h5"
+        )
+    if value.get("compile_config"):
+        raise UnsafeFileError("a model inside the model is compiled; load it with compile=False before it is put in")
+    options = value.get("config")
+    if found[0] == "keras.initializers":
+        _check_initializer(options)
+    if isinstance(options, dict):
+        _check_options(str(found[1]), options)
+
+
+def _check_options(name: str, options: dict[str, Any]) -> None:
+    if name == _CONSTANT and (options.get("dtype") not in _INPUT_TYPES or not _is_short(options.get("value"))):
+        raise UnsafeFileError("a number that it computes with is no short row of plain numbers")
+    if name == "Rescaling":
+        for key in ("scale", "offset"):  # Keras takes any array, and says that the output is as large as the input
+            if not _is_short_row(options.get(key, 0.0)):
+                raise UnsafeFileError(f"the {key} of a Rescaling in it is no short row of plain numbers")
+    if name == "InputLayer" and (
+        options.get("dtype") not in _INPUT_TYPES or options.get("sparse") or options.get("ragged")
+    ):
+        raise UnsafeFileError("its input holds no plain numbers")
+    if name == "Normalization" and isinstance(options.get("axis"), list) and len(options["axis"]) > 1:
+        raise UnsafeFileError("a Normalization in it has more than one axis")
+    if isinstance(options.get("activation"), str) and options["activation"] not in _ACTIVATIONS:
+        raise UnsafeFileError(f"it has the activation '{options['activation'][:80]}', which is in no model of wisesr")
+    for key, option in options.items():
+        if key.endswith("_initializer") and isinstance(option, str):
+            raise UnsafeFileError(f"'{key[:80]}' in it is not as Keras writes it")
+
+
+def _check_initializer(options: Any) -> None:
+    """Raise for an initializer of more than plain values: one of an array makes as much as array times weights."""
+    values = options.values() if isinstance(options, dict) else [options]
+    if any(isinstance(value, list | dict) for value in values):
+        raise UnsafeFileError("an initializer in it has an option that is no plain value")
+
+
+def _is_short_row(value: Any) -> bool:
+    return _is_short(value) and not (isinstance(value, list) and any(isinstance(part, list) for part in value))
+
+
+def _is_short(value: Any) -> bool:
+    """Return whether a value is a number, or lists of at most `MOST_CONSTANTS` of them."""
+    waiting, numbers = [value], 0
+    while waiting:
+        part = waiting.pop()
+        numbers += 1
+        if isinstance(part, list):
+            waiting.extend(part)
+        elif not isinstance(part, int | float):
+            return False
+        if numbers > MOST_CONSTANTS:
+            return False
+    return True
+
+
+def _check_model(options: dict[str, Any], models: int) -> None:
+    """Check how the layers of a model are put together."""
+    layers = options["layers"]
+    if len(layers) > MOST_LAYERS or models > MOST_NESTED_MODELS:
+        raise UnsafeFileError("it has more layers, or more models in models, than any backbone")
+    if "output_layers" not in options:  # Sequential: every layer is called once, in order
+        return
+    inputs: dict[str, set[str]] = {}
+    for layer in layers:
+        if not isinstance(layer, dict) or not isinstance(layer.get("name"), str) or layer["name"] in inputs:
+            raise UnsafeFileError("a layer in it has no name of its own")
+        nodes = layer.get("inbound_nodes")
+        if not isinstance(nodes, list) or len(nodes) != (layer.get("class_name") != "InputLayer"):
+            raise UnsafeFileError(f"the layer '{layer['name'][:80]}' in it is not called exactly once")
+        before = _inputs_of(layer, nodes)
+        if not before <= inputs.keys():
+            raise UnsafeFileError(f"the layer '{layer['name'][:80]}' in it is called before its input is there")
+        inputs[layer["name"]] = before
+    waiting = [name for name in _texts(options["output_layers"]) if name in inputs]
+    used: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in used:
+            used.add(name)
+            waiting.extend(inputs[name])
+    if left := inputs.keys() - used:
+        raise UnsafeFileError(f"the layer '{min(left)[:80]}' in it does not lead to the output")
+
+
+def _inputs_of(layer: dict[str, Any], nodes: list[Any]) -> set[str]:
+    """Return the names of the layers whose results a layer is called on.
+
+    What Keras calls on numbers alone it computes at once, whatever memory that takes, before any size is looked at.
+    Operations may have a number beside what was computed; layers never have.
+    """
+    parts = list(_parts_of(nodes))
+    before = {_name_of(part) for part in parts if isinstance(part, dict) and part["class_name"] == _COMPUTED}
+    if nodes and not before:
+        raise UnsafeFileError(f"the layer '{layer['name'][:80]}' in it is called on nothing that was computed")
+    if layer.get("module") != _OPERATIONS and any(_is_constant(part) for part in parts):
+        raise UnsafeFileError(f"the layer '{layer['name'][:80]}' in it is called on numbers of its own")
+    return before
+
+
+def _parts_of(value: Any) -> Iterator[Any]:
+    """Give what a call takes: tensors as Keras writes them, numbers and texts."""
+    if isinstance(value, dict) and value.get("class_name") not in (_COMPUTED, _CONSTANT):
+        for inner in value.values():
+            yield from _parts_of(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _parts_of(inner)
+    else:
+        yield value
+
+
+def _name_of(tensor: dict[str, Any]) -> str:
+    """Return the name of the layer that gives a tensor."""
+    config = tensor.get("config")
+    history = config.get("keras_history") if isinstance(config, dict) else None
+    if not isinstance(history, list) or not history or not isinstance(history[0], str):
+        raise UnsafeFileError("a tensor in it comes from no layer")
+    return history[0]
+
+
+def _is_constant(part: Any) -> bool:
+    if isinstance(part, dict):
+        return bool(part["class_name"] == _CONSTANT)
+    return isinstance(part, int | float) and not isinstance(part, bool)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _check_value(key: str, value: Any) -> None:
+    if isinstance(value, int | float):
+        most = MOST.get(key, MOST_NUMBER)
+        if key not in _ANY_NUMBER and not abs(value) <= most:
+            raise UnsafeFileError(f"config.json in it has the number {value!r:.40} for '{key[:80]}'; at most {most}")
+    elif key == "name" and isinstance(value, str) and not _NAME.fullmatch(value):
+        raise UnsafeFileError(
+            f"config.json in it has the name '{value[:80]}'; TensorFlow takes letters, digits, '_', '-' and '.' only, "
+            "at most 200 of them"
+        )

@@ -1,0 +1,102 @@
+"""What a model says of itself: class names, sizes, versions. A record in JSON, whatever file it lies in. No Keras."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from wisesr_cli.errors import RunError
+from wisesr_cli.text import visible
+
+if TYPE_CHECKING:
+    pass
+
+
+MODEL_INFO = "wisesr.json"  # what the record is called in an archive
+PLACEHOLDER = "class_{}"  # what the classes of a model are called that nobody named
+MOST_SIDE = 8192  # pixels; a batch of larger images fits no memory
+
+Resize = Literal["squash", "crop", "pad"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model file says of itself."""
+
+    class_names: tuple[str, ...]
+    image_size: tuple[int, int]
+    resize: Resize
+    background: tuple[int, int, int]
+    backbone: str
+    head: str
+    epoch: int
+    versions: dict[str, str]
+
+    @property
+    def is_upgraded(self) -> bool:
+        """Whether `wisesr upgrade` made the model and nobody trained it since: training counts epochs from 1."""
+        return self.epoch == 0
+
+    @property
+    def has_named_classes(self) -> bool:
+        """Whether anybody named the classes; otherwise they are taken in their order, whatever names they are given."""
+        return any(name != PLACEHOLDER.format(number) for number, name in enumerate(self.class_names))
+
+
+def parse_model_info(record: bytes, path: Path) -> ModelInfo:
+    """Return what stands in the record of the model file at `path`.
+
+    Raises:
+        RunError: it is damaged, or was not written by wisesr.
+    """
+    from wisesr_cli.images.color import BACKGROUND  # loads Pillow, which those who want a file's name only do not need
+
+    try:
+        info = _from_json(json.loads(record))
+    except KeyError as error:
+        raise RunError(f"{visible(path)}: not a model of wisesr train: {visible(error)} is missing") from None
+    except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError, RecursionError) as error:
+        raise RunError(f"{visible(path)}: {MODEL_INFO} in it is damaged: {visible(error)}") from None
+    if info.background != BACKGROUND:
+        raise RunError(f"{visible(path)}: was trained with another background than this wisesr lays under images")
+    return info
+
+
+def _from_json(values: dict[str, Any]) -> ModelInfo:
+    height, width = values["image_size"]
+    if not all(type(side) is int and 0 < side <= MOST_SIDE for side in (height, width)):
+        raise ValueError(f"the image size {height}x{width}")
+    if values["resize"] not in get_args(Resize):
+        raise ValueError(f"the resize rule {values['resize']!r}")
+    names = values["class_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+        raise ValueError("its class names are no list of different texts")
+    return ModelInfo(
+        class_names=tuple(names),
+        image_size=(height, width),
+        resize=values["resize"],
+        background=tuple(values["background"]),
+        backbone=str(values["backbone"]),
+        head=str(values["head"]),
+        epoch=int(values["epoch"]),
+        versions=dict(values["versions"]),
+    )
+
+
+BEST = "best.keras"
+
+
+def weights_file(source: str) -> Path:
+    """Return the file that `model.weights` names: itself, or the best model of a run directory.
+
+    Raises:
+        RunError: there is none.
+    """
+    path = Path(source) / BEST if Path(source).is_dir() else Path(source)
+    if not path.is_file():
+        raise RunError(
+            f"model.weights: {visible(path)}: no such file; allowed: imagenet, a weights or .keras file, a run"
+        )
+    return path

@@ -1,0 +1,70 @@
+"""Reads files of weights in a process of its own first, with bounds on its time and memory.
+
+HDF5's library runs without end on some files that were made for that, or crashes. Keras reads the same bytes with the
+same library afterwards, so what ends well there ends well here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from wisesr_cli.model_files.hdf5 import Table, UnsafeFileError
+
+SECONDS = 20  # a small file takes 0.2
+BYTES_PER_SECOND = 20_000_000  # beyond that, on a slow disk
+MEMORY_BYTES = 2 << 30  # beside three times the file; libraries take most of it
+
+_PROGRAM = """
+import json, sys
+seconds, memory, member = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+sys.path[:] = json.loads(sys.argv[1])
+import resource
+from contextlib import suppress
+for limit, value in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
+    with suppress(ValueError, OSError):
+        resource.setrlimit(limit, (value, value))
+from wisesr_cli.model_files.hdf5 import report
+print(json.dumps(report(open(0, "rb"), member)))
+"""
+
+
+def check_weights_apart(path: Path, member: str = "") -> dict[str, Table]:
+    """Return what `hdf5.check_weights` gives for a file, or for a member of an archive.
+
+    Raises:
+        UnsafeFileError: it is refused, or reading it crashed, ran too long, or took too much memory.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+    identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return _check(path, member, identity)
+
+
+@lru_cache(maxsize=4)
+def _check(path: Path, member: str, identity: tuple[int, int, int, int, int]) -> dict[str, Table]:
+    _, _, size, _, _ = identity
+    seconds, memory = SECONDS + size // BYTES_PER_SECOND, MEMORY_BYTES + 3 * size
+    limits = (json.dumps([entry for entry in sys.path if entry]), str(seconds), str(memory))
+    command = [sys.executable, "-I", "-c", _PROGRAM, *limits, member]
+    variables = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")}  # threads take memory
+    try:
+        with path.open("rb") as file:
+            done = subprocess.run(
+                command, stdin=file, capture_output=True, env=variables, timeout=2 * seconds, check=False
+            )
+    except subprocess.TimeoutExpired:
+        raise UnsafeFileError("reading it did not end") from None
+    if done.returncode < 0 or b"MemoryError" in done.stderr:
+        raise UnsafeFileError("reading it crashed, did not end, or took too much memory")
+    if done.returncode:
+        raise RuntimeError(f"the check of {path} failed: {done.stderr.decode(errors='replace')}")
+    answer = json.loads(done.stdout)
+    if "refused" in answer:
+        raise UnsafeFileError(answer["refused"])
+    return {name: Table(tuple(shape), checksum) for name, (shape, checksum) in answer["tables"].items()}

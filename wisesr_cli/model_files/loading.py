@@ -1,0 +1,127 @@
+"""Loads `.keras` files: the one place where code of Keras reads a model that somebody else may have made.
+
+The archive is checked before (`archive`); then the model is built without values, so that its size is known before any
+memory is taken for it; only then does Keras load it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from wisesr_cli import layers  # noqa: F401  (registers our layers, which Keras does not import itself)
+from wisesr_cli.errors import RunError
+from wisesr_cli.model_files.archive import CheckedArchive, check_archive
+from wisesr_cli.model_files.hdf5 import Table, table_of
+from wisesr_cli.text import visible
+
+MOST_OUTPUTS = 1 << 26  # numbers that one layer gives for one image: 256 MiB, as VGG16 at 1024 pixels
+_OPTIMIZER = "/optimizer/"  # where Keras puts what a compiled model trains with
+
+
+def load_model(path: Path, *, runs: bool = False) -> Any:
+    """Return the Keras model that a `.keras` file holds, not compiled.
+
+    Args:
+        path: the file.
+        runs: whether the model will be run as it is, so that every size in it must be known.
+
+    Raises:
+        RunError: the file is missing or damaged, or holds what wisesr does not build models of.
+    """
+    checked = check_archive(path)
+    try:
+        _check_size(checked, runs=runs)
+        with warnings.catch_warnings(action="ignore"):  # what did not arrive is an error here
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
+        _check_arrived(checked, model)
+        return model
+    except RunError as error:
+        raise RunError(f"{visible(path)}: refused: {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Keras raises whatever it likes on a damaged file
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(f"{visible(path)}: cannot be loaded: {visible(reason)}") from error
+
+
+def _check_size(checked: CheckedArchive, *, runs: bool) -> None:
+    """Compare a model without values with the weights that are there, every shape as often as the other has it.
+
+    Keras takes the memory of a model before it looks for its weights.
+    """
+    config = {**checked.config, "compile_config": None}
+    model = build_without_values(lambda: keras.saving.deserialize_keras_object(config, safe_mode=True))
+    if not model.built:
+        raise RunError("it was saved before it was built: call it on images, and save it again")
+    needed = Counter(tuple(variable.shape) for variable in model.weights)
+    stored = Counter(table.shape for table in _weights_in(checked))
+    if needed != stored:
+        odd = next(iter((needed - stored) or (stored - needed)))
+        kind = "needs" if needed - stored else "has no use for"
+        raise RunError(f"the model {kind} a weight of the shape {odd} beside those that are in the file")
+    shapes = [shape[1:] for shape in _output_shapes(model)]
+    if runs and any(side is None for shape in shapes for side in shape):
+        raise RunError("the sizes inside it are not known")
+    if (largest := largest_output(model)) > MOST_OUTPUTS:
+        raise RunError(f"a layer of it gives {largest:,} numbers for one image; at most {MOST_OUTPUTS:,} are computed")
+
+
+def largest_output(model: Any) -> int:
+    """Return how many numbers that layer of a model gives for one image which gives the most of them."""
+    return max((prod(side or 1 for side in shape[1:]) for shape in _output_shapes(model)), default=0)
+
+
+def copy_weights(target: Any, origin: Any) -> None:
+    """Give a layer or model the weights of another one, also where it computes with what it made of them before."""
+    target.set_weights(origin.get_weights())
+    use_statistics(target)
+
+
+def use_statistics(model: Any) -> None:
+    """Let every Normalization of a layer or model compute with the weights that it was given."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it keeps mean and variance in another shape beside its weights
+
+
+def _check_arrived(checked: CheckedArchive, model: Any) -> None:
+    """Raise when a table of the file is found in no weight: Keras leaves some out in silence."""
+    arrived = Counter(table_of(keras.ops.convert_to_numpy(weight)) for weight in model.weights)
+    if lost := Counter(_weights_in(checked)) - arrived:
+        raise RunError(f"Keras left {sum(lost.values())} of its weights out, one of the shape {next(iter(lost)).shape}")
+
+
+def _weights_in(checked: CheckedArchive) -> list[Table]:
+    return [table for path, table in checked.weights.items() if not path.startswith(_OPTIMIZER)]
+
+
+def _output_shapes(model: Any) -> Iterator[tuple[int | None, ...]]:
+    """Give the shape of what every layer and operation of a model gives, those of models inside it, too."""
+    for operation in getattr(model, "operations", None) or model.layers:
+        if hasattr(operation, "layers"):
+            yield from _output_shapes(operation)
+        for tensor in keras.tree.flatten(operation.output):
+            yield tuple(tensor.shape)
+
+
+def build_without_values(build: Callable[[], Any]) -> Any:
+    """Return what `build` makes of Keras layers, with variables that hold no values; only shapes and counts are right.
+
+    It runs in a thread of its own, with Keras' default precision: Keras remembers such variables per thread, and would
+    give all of them values at the next model that this thread builds (gigabytes, minutes).
+    """
+
+    def build_in_scope() -> Any:
+        with keras.StatelessScope(initialize_variables=False):
+            return build()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(build_in_scope).result()

@@ -1,0 +1,1 @@
+"""Models: backbones, heads, their costs, how they are built, loaded and rebuilt."""

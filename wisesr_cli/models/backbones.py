@@ -1,0 +1,291 @@
+"""The backbones: everything before the feature map, and how each wants its pixels.
+
+To add one: a row in `BACKBONES` with its Keras name, the input scaling it was trained with, and its native image size;
+then `python tests/support/backbone_costs.py`, which writes what it costs. Keras is imported inside the build functions
+only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from wisesr_cli.errors import ConfigError
+from wisesr_cli.text import joined, nearest, visible
+
+# How pixels 0..255 are scaled before the backbone sees them. `caffe`: blue, green, red, each less its ImageNet mean;
+# `tf`: -1..1; `torch`: less the ImageNet mean, by its deviation; `unit`: 0..1; `none`: as they are.
+Preprocessing = Literal["caffe", "tf", "torch", "unit", "none"]
+
+FROM_WEIGHTS = "from_weights"  # no row of `BACKBONES`: the backbone is what the file of `model.weights` holds
+
+MAX_MOMENTUM = 0.99  # Keras' MobileNets have 0.999: after a short run their statistics are those of the start
+SHORT_MOMENTUM = 0.9
+SHORT_EPOCH_STEPS = 100
+
+_CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
+_TORCH_MEAN = (0.485, 0.456, 0.406)
+_TORCH_DEVIATION = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A row of `BACKBONES`.
+
+    `scaling` is what it was trained with; `none` for those that scale inside, and for those trained from scratch only.
+    `build` takes (height, width), `weights` None or "imagenet", and a name.
+    """
+
+    scaling: Preprocessing
+    native_size: int
+    build: Callable[[tuple[int, int], str | None, str], Any]
+    minimum_size: int = 32
+    scales_inside: bool = False
+    from_scratch: bool = False  # no ImageNet weights exist
+
+
+def canonical_name(name: str) -> str:
+    """Return a backbone's name as Keras spells it, whatever its case.
+
+    Raises:
+        ValueError: when there is none; the message lists them.
+    """
+    names = (*BACKBONES, FROM_WEIGHTS)
+    for known in names:
+        if known.lower() == name.lower():
+            return known
+    raise ValueError(f"no backbone is called '{visible(name)}'.{nearest(name, names)} Allowed: {joined(names)}")
+
+
+def row_of(name: str) -> Backbone:
+    """Return the row of a backbone; of one that comes from a file nothing is known but that it scales no pixels."""
+    return BACKBONES.get(name, _FROM_FILE)
+
+
+def build_backbone(name: str, image_size: tuple[int, int], *, weights: str | None = None) -> Any:
+    """Return a Keras model from scaled pixels (batch, height, width, 3) to a feature map.
+
+    Args:
+        name: a key of `BACKBONES`.
+        image_size: height and width in pixels.
+        weights: None (random start) or "imagenet" (downloaded by Keras into its cache).
+
+    Raises:
+        ConfigError: the image is smaller than the backbone's minimum, or ImageNet weights do not exist.
+    """
+    check_backbone(name, image_size, weights)
+    return BACKBONES[name].build(image_size, weights, "backbone")
+
+
+def check_backbone(name: str, image_size: tuple[int, int], weights: str | None) -> None:
+    """Raise a `ConfigError` when the image is too small for a backbone, or it has no such weights."""
+    if name == FROM_WEIGHTS:
+        _check_from_weights(weights)
+        return
+    height, width = image_size
+    minimum = BACKBONES[name].minimum_size
+    if min(image_size) < minimum:
+        raise ConfigError(f"data.image_size is {height}x{width}, but {name} needs at least {minimum}x{minimum}")
+    if weights == "imagenet" and BACKBONES[name].from_scratch:
+        raise ConfigError(f"model.weights is imagenet, but {name} starts from scratch; allowed: null, a file, a run")
+
+
+def _check_from_weights(weights: str | None) -> None:
+    if weights is None or weights == "imagenet" or weights.endswith((".h5", ".hdf5")):
+        given = "null" if weights is None else visible(weights)
+        raise ConfigError(
+            f"model.backbone is {FROM_WEIGHTS}, but model.weights is {given}, which holds no backbone; give a run, or "
+            "a .keras file of one"
+        )
+
+
+def cut_backbone(backbone: Any, layer_name: str) -> Any:
+    """Return the backbone up to one of its layers.
+
+    Raises:
+        ConfigError: there is no such layer, or it does not give a feature map.
+    """
+    import keras
+
+    layers = {layer.name: layer for layer in backbone.layers}
+    if layer_name not in layers:
+        maps = [name for name, layer in layers.items() if len(_output_shape(layer)) == 4]
+        raise ConfigError(
+            f"model.feature_layer is '{layer_name}', which the backbone does not have.{nearest(layer_name, maps)} "
+            f"Its last ones are {joined(maps[-8:])}"
+        )
+    layer = layers[layer_name]
+    if len(_output_shape(layer)) != 4:
+        raise ConfigError(f"model.feature_layer '{layer_name}' gives no feature map but {_output_shape(layer)}")
+    return keras.Model(backbone.input, layer.output, name=backbone.name)
+
+
+def _output_shape(layer: Any) -> tuple[Any, ...]:
+    output = layer.output
+    return tuple(output.shape) if hasattr(output, "shape") else ()
+
+
+def limit_momentum(backbone: Any, steps_per_epoch: int) -> None:
+    """Make batch-norm statistics follow a training from scratch fast enough to be right at its first evaluation."""
+    import keras
+
+    momentum = SHORT_MOMENTUM if steps_per_epoch < SHORT_EPOCH_STEPS else MAX_MOMENTUM
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = min(layer.momentum, momentum)
+
+
+def resolve_preprocessing(name: str, preprocessing: str) -> Preprocessing:
+    """Return what `model.preprocessing` comes to for a row of `BACKBONES`: `auto` is what it was trained with."""
+    return BACKBONES[name].scaling if preprocessing == "auto" else preprocessing  # type: ignore[return-value]
+
+
+def preprocess(pixels: Any, preprocessing: Preprocessing) -> Any:
+    """Return the scaled form of symbolic pixels (batch, height, width, 3), RGB in 0..255."""
+    import keras
+
+    if preprocessing == "caffe":
+        pixels = pixels[..., ::-1]
+        return keras.layers.Rescaling(1.0, [-mean for mean in _CAFFE_MEAN], name="caffe_scaling")(pixels)
+    if preprocessing == "tf":
+        return keras.layers.Rescaling(1.0 / 127.5, -1.0, name="tf_scaling")(pixels)
+    if preprocessing == "torch":
+        scale = [1.0 / (255.0 * deviation) for deviation in _TORCH_DEVIATION]
+        offset = [-mean / deviation for mean, deviation in zip(_TORCH_MEAN, _TORCH_DEVIATION, strict=True)]
+        return keras.layers.Rescaling(scale, offset, name="torch_scaling")(pixels)
+    if preprocessing == "unit":
+        return keras.layers.Rescaling(1.0 / 255.0, name="unit_scaling")(pixels)
+    return pixels
+
+
+def _application(name: str) -> Callable[[tuple[int, int], str | None, str], Any]:
+    """Return the build function of a model of `keras.applications`."""
+
+    def build(image_size: tuple[int, int], weights: str | None, model_name: str) -> Any:
+        import keras
+
+        application = getattr(keras.applications, name)
+        backbone = application(include_top=False, weights=weights, input_shape=(*image_size, 3))
+        # Renamed from outside: EfficientNetV2 looks its own settings up by the name that it is given.
+        return keras.Model(backbone.input, backbone.output, name=model_name)
+
+    return build
+
+
+def _efficientnet(name: str) -> Callable[[tuple[int, int], str | None, str], Any]:
+    """Return the build function of an EfficientNet of the first kind.
+
+    Keras gives them one more scaling of the input when they come with ImageNet weights. Here they always have it, so
+    that weights mean the same in every model, wherever they were loaded from.
+    """
+    build_plain = _application(name)
+
+    def build(image_size: tuple[int, int], weights: str | None, model_name: str) -> Any:
+        import keras
+
+        backbone = build_plain(image_size, weights, model_name)
+        if weights == "imagenet":
+            return backbone
+
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            output = layer(*args, **kwargs)
+            if not isinstance(layer, keras.layers.Normalization):
+                return output
+            scale = [1.0 / math.sqrt(deviation) for deviation in _TORCH_DEVIATION]
+            return keras.layers.Rescaling(scale, name="imagenet_scaling")(output)
+
+        return keras.models.clone_model(backbone, call_function=call)
+
+    return build
+
+
+def _build_compact(image_size: tuple[int, int], weights: str | None, model_name: str) -> Any:
+    """Seven 3x3 convolutions, eight times smaller at the end, for images up to about 128 pixels."""
+    import keras
+
+    inputs = x = keras.Input((*image_size, 3))
+    x = keras.layers.Rescaling(1.0 / 127.5, -1.0, name="scaling")(x)
+    x = _convolution(x, 32, kernel=3, stride=1, name="stem")
+    for stage, filters in enumerate((64, 128, 256), start=1):
+        x = _convolution(x, filters, kernel=3, stride=2, name=f"stage{stage}_down")
+        x = _convolution(x, filters, kernel=3, stride=1, name=f"stage{stage}")
+    return keras.Model(inputs, x, name=model_name)
+
+
+def _build_compact_small(image_size: tuple[int, int], weights: str | None, model_name: str) -> Any:
+    """Three convolutions with a receptive field of 12 pixels: small and local on purpose, for the demo."""
+    import keras
+
+    inputs = x = keras.Input((*image_size, 3))
+    x = keras.layers.Rescaling(1.0 / 127.5, -1.0, name="scaling")(x)
+    x = _convolution(x, 24, kernel=4, stride=4, name="patch")
+    x = _convolution(x, 48, kernel=3, stride=2, name="down")
+    x = _convolution(x, 64, kernel=1, stride=1, name="mix")
+    return keras.Model(inputs, x, name=model_name)
+
+
+def _convolution(x: Any, filters: int, *, kernel: int, stride: int, name: str) -> Any:
+    import keras
+
+    x = keras.layers.Conv2D(filters, kernel, stride, padding="same", use_bias=False, name=f"{name}_convolution")(x)
+    x = keras.layers.BatchNormalization(momentum=SHORT_MOMENTUM, name=f"{name}_norm")(x)
+    return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+
+def _row(name: str, scaling: Preprocessing, native_size: int, minimum_size: int = 32) -> dict[str, Backbone]:
+    return {name: Backbone(scaling, native_size, _application(name), minimum_size)}
+
+
+def _row_inside(name: str, native_size: int) -> dict[str, Backbone]:
+    build = _efficientnet(name) if name.startswith("EfficientNetB") else _application(name)
+    return {name: Backbone("none", native_size, build, scales_inside=True)}
+
+
+BACKBONES: dict[str, Backbone] = {
+    "compact": Backbone("none", 64, _build_compact, 8, scales_inside=True, from_scratch=True),
+    "compact_small": Backbone("none", 96, _build_compact_small, 8, scales_inside=True, from_scratch=True),
+    **_row("MobileNet", "tf", 224),
+    **_row("MobileNetV2", "tf", 224),
+    **_row_inside("MobileNetV3Small", 224),
+    **_row_inside("MobileNetV3Large", 224),
+    **_row("NASNetMobile", "tf", 224),
+    **_row("NASNetLarge", "tf", 331),
+    **_row("DenseNet121", "torch", 224),
+    **_row("DenseNet169", "torch", 224),
+    **_row("DenseNet201", "torch", 224),
+    **_row_inside("EfficientNetB0", 224),
+    **_row_inside("EfficientNetB1", 240),
+    **_row_inside("EfficientNetB2", 260),
+    **_row_inside("EfficientNetB3", 300),
+    **_row_inside("EfficientNetB4", 380),
+    **_row_inside("EfficientNetB5", 456),
+    **_row_inside("EfficientNetB6", 528),
+    **_row_inside("EfficientNetB7", 600),
+    **_row_inside("EfficientNetV2B0", 224),
+    **_row_inside("EfficientNetV2B1", 240),
+    **_row_inside("EfficientNetV2B2", 260),
+    **_row_inside("EfficientNetV2B3", 300),
+    **_row_inside("EfficientNetV2S", 384),
+    **_row_inside("EfficientNetV2M", 480),
+    **_row_inside("EfficientNetV2L", 480),
+    **_row_inside("ConvNeXtTiny", 224),
+    **_row_inside("ConvNeXtSmall", 224),
+    **_row_inside("ConvNeXtBase", 224),
+    **_row_inside("ConvNeXtLarge", 224),
+    **_row_inside("ConvNeXtXLarge", 224),
+    **_row("ResNet50", "caffe", 224),
+    **_row("ResNet101", "caffe", 224),
+    **_row("ResNet152", "caffe", 224),
+    **_row("ResNet50V2", "tf", 224),
+    **_row("ResNet101V2", "tf", 224),
+    **_row("ResNet152V2", "tf", 224),
+    **_row("InceptionV3", "tf", 299, minimum_size=75),
+    **_row("InceptionResNetV2", "tf", 299, minimum_size=75),
+    **_row("Xception", "tf", 299, minimum_size=71),
+    **_row("VGG16", "caffe", 224),
+    **_row("VGG19", "caffe", 224),
+}
+
+_FROM_FILE = Backbone("none", 0, lambda image_size, weights, name: None, minimum_size=8)

@@ -1,0 +1,139 @@
+"""Builds classifiers: pixels -> scaling -> backbone -> head -> logits, as one Keras model that a file can hold.
+
+A classifier takes float32 or uint8 pixels (batch, height, width, 3), RGB in 0..255, and returns logits
+(batch, classes). Augmentation is never part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from wisesr_cli.errors import DataError
+from wisesr_cli.machine.keras_start import seed_everything
+from wisesr_cli.model_files.loading import build_without_values
+from wisesr_cli.models.backbones import (
+    FROM_WEIGHTS,
+    Preprocessing,
+    build_backbone,
+    cut_backbone,
+    limit_momentum,
+    preprocess,
+    row_of,
+)
+from wisesr_cli.models.heads import FeatureMap, HeadOptions, build_head, effective_options
+from wisesr_cli.models.settings import ModelConfig
+from wisesr_cli.models.weights import load_start
+
+BACKBONE_LAYER = "backbone"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A Keras model and what to know of how it was built.
+
+    `loaded_tensors` counts the weights that were loaded into the backbone; None when it started at random.
+    `head_start` says where the head's weights come from, or why not from where they might; None where it starts anew.
+    """
+
+    model: Any
+    loaded_tensors: int | None
+    head_start: str | None = None
+
+    @property
+    def backbone(self) -> Any:
+        """The backbone, a Keras model inside the model."""
+        return self.model.get_layer(BACKBONE_LAYER)
+
+    @property
+    def feature_map(self) -> FeatureMap:
+        """Height, width and channels of the feature map."""
+        height, width, channels = self.backbone.output_shape[1:]
+        return height, width, channels
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return int(self.model.count_params())
+
+    @property
+    def head_parameters(self) -> int:
+        """Parameters of the head, its classifier layer included."""
+        return self.parameters - int(self.backbone.count_params())
+
+
+def build_classifier(
+    config: ModelConfig,
+    *,
+    image_size: tuple[int, int],
+    classes: int,
+    seed: int = 0,
+    steps_per_epoch: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Classifier:
+    """Return a new classifier.
+
+    Args:
+        config: backbone, weights, whether they are also the head's, preprocessing, feature layer and head.
+        image_size: height and width in pixels.
+        classes: number of logits.
+        seed: start of the random weights; equal seeds give equal backbones under every head.
+        steps_per_epoch: of the training to come, for the momentum of batch norm; None leaves it.
+        class_names: of the logits, by which those of a loaded head are found; None takes them in their order.
+
+    Raises:
+        ConfigError: the image is too small, or a layer does not exist.
+        RunError: weights that do not fit.
+    """
+    if classes < 2:
+        raise DataError(f"a classifier needs at least 2 classes; found {classes}")
+    seed_everything(seed)
+    start = load_start(config, image_size)
+    if steps_per_epoch is not None and config.weights is None:
+        limit_momentum(start.backbone, steps_per_epoch)
+    model = put_together(start.backbone, start.preprocessing, image_size, classes, config.head)
+    return Classifier(model, start.tensors, start.give_head(model, class_names, config.load_head))
+
+
+def put_together(
+    backbone: Any, preprocessing: Preprocessing, image_size: tuple[int, int], classes: int, head: HeadOptions
+) -> Any:
+    """Return the Keras model of a classifier: a backbone with the scaling before it and a new head behind it."""
+    pixels = keras.Input((*image_size, 3), name="pixels")
+    feature_map = backbone(preprocess(pixels, preprocessing))
+    return keras.Model(pixels, build_head(feature_map, classes, head), name="classifier")
+
+
+def feature_map_of(config: ModelConfig, image_size: tuple[int, int]) -> tuple[FeatureMap, Any]:
+    """Return the shape of the feature map and the backbone, quickly: without values, unless it comes from a file."""
+    if config.backbone == FROM_WEIGHTS:
+        backbone = load_start(config, image_size).backbone
+        return backbone.output_shape[1:], backbone
+
+    def build() -> Any:
+        backbone = build_backbone(config.backbone, image_size)
+        return backbone if config.feature_layer is None else cut_backbone(backbone, config.feature_layer)
+
+    backbone = build_without_values(build)
+    height, width, channels = backbone.output_shape[1:]
+    return (height, width, channels), backbone
+
+
+def notes_about(config: ModelConfig, feature_map: FeatureMap, image_size: tuple[int, int] | None = None) -> list[str]:
+    """Return what a user should know of a model before training it."""
+    notes = []
+    native = row_of(config.backbone).native_size
+    if config.weights == "imagenet" and image_size is not None and 2 * max(image_size) < native:
+        notes.append(f"{config.backbone} was trained at {native} pixels: at {max(image_size)} its weights see less")
+    head = config.head
+    if effective_options(feature_map, head).name != head.name:
+        notes.append(f"the feature map has one position only, so the head '{head.name}' is GAP; use larger images")
+    row = row_of(config.backbone)
+    if row.scales_inside and config.preprocessing not in {"auto", "none"}:
+        notes.append(
+            f"{config.backbone} scales its pixels itself; model.preprocessing {config.preprocessing} comes on top"
+        )
+    return notes

@@ -1,0 +1,192 @@
+"""Image sizes other than the one that a model was trained at: which ones its head and its backbone allow.
+
+What a model file says without Keras is enough to refuse most sizes that cannot be; `other_size` refuses the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from wisesr_cli.errors import ConfigError, UsageError
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.models.backbones import BACKBONES, check_backbone
+from wisesr_cli.models.costs_table import BACKBONE_SIZES
+from wisesr_cli.models.heads import (
+    FcOptions,
+    FeatureMap,
+    FlattenOptions,
+    HeadOptions,
+    PooledOptions,
+    WiseOptions,
+    effective_options,
+    grid_size,
+    pool_size,
+)
+from wisesr_cli.text import size_text
+
+ImageSize = tuple[int, int]  # height, width, in pixels
+MapSize = tuple[int, int]  # height, width, in positions
+
+
+def grid_at(options: dict[str, Any], feature_map: MapSize) -> MapSize:
+    """Return the grid that position weights have on a map; `options` is the layer's config.
+
+    Tiles stay as many, as they follow the map; windows of `valid` pooling keep their size, and `depthwise` its own
+    weight for every position.
+    """
+    if options["name"] == "depthwise":
+        return feature_map
+    if options["pool_size"] is None:
+        return options["grid_size"][0], options["grid_size"][1]
+    return feature_map[0] // options["pool_size"][0], feature_map[1] // options["pool_size"][1]
+
+
+def positions_needed(options: dict[str, Any]) -> MapSize:
+    """Return height and width of the smallest map for position weights, or for the pooling before; see `grid_at`."""
+    needed = (1, 1) if options["name"] == "depthwise" else options.get("pool_size") or options["grid_size"]
+    return needed[0], needed[1]
+
+
+def fits(feature_map: MapSize, needed: MapSize) -> bool:
+    """Return whether a map has at least so many positions, in both directions."""
+    return feature_map[0] >= needed[0] and feature_map[1] >= needed[1]
+
+
+def every_position_error(before: MapSize, after: MapSize) -> UsageError:
+    """Return the error of a head that has weights for every position, on a map with other ones."""
+    return UsageError(
+        f"the head has weights for each of {size_text(before)} positions; that image size gives {size_text(after)}: "
+        "flatten and fc work only where these stay as they are; gap, gmp, depthwise, wise, and flatten with pre_pool "
+        "work at other sizes"
+    )
+
+
+def too_few_positions_error(feature_map: MapSize, needed: MapSize, smallest: ImageSize) -> UsageError:
+    """Return the error of a map with fewer positions than a head needs."""
+    return UsageError(
+        f"that image size gives a feature map of {size_text(feature_map)} positions, and the head needs at least "
+        f"{size_text(needed)}; the smallest image size that works is {size_text(smallest)}"
+    )
+
+
+@contextmanager
+def naming_size(place: str, size: ImageSize) -> Iterator[None]:
+    """Let an error about an image size in the block be one of the key of a config that it stands at."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("data.image_size", place, 1)) from None
+    except UsageError as error:
+        raise ConfigError(f"{place} is {size_text(size)}: {error}") from None
+
+
+def smallest_side(fits: Callable[[int], bool], largest: int) -> int:
+    """Return the smallest side in pixels that fits; `largest` does, as does every side above one that does."""
+    low, high = 0, largest  # what is too small, and what fits
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
+
+
+@dataclass(frozen=True)
+class HeadNeeds:
+    """What a head needs of a map.
+
+    `positions`: height and width of the smallest one. `windows`: where every window of that many positions has weights
+    of its own, so that their number cannot change; None elsewhere.
+    """
+
+    positions: MapSize
+    windows: MapSize | None = None
+
+
+def check_image_size(config: dict[str, Any], info: ModelInfo, image_size: ImageSize) -> None:
+    """Raise what is wrong with an image size for a model, as far as it is known without Keras.
+
+    Args:
+        config: of the model, from its checked archive.
+        info: what the model file says of itself.
+        image_size: height and width in pixels.
+
+    Raises:
+        UsageError: the backbone needs larger images, or the head another map.
+    """
+    if info.backbone in BACKBONES:
+        try:
+            check_backbone(info.backbone, image_size, None)
+        except ConfigError as error:
+            raise UsageError(str(error).replace("data.image_size", "the image size", 1)) from None
+    layers = {layer["class_name"]: layer for layer in config["config"].get("layers", ())}
+    sizes = BACKBONE_SIZES.get(info.backbone)
+    if sizes is not None and _maps_read(layers) <= {sizes.feature_map(info.image_size)}:  # else cut at a layer
+        check_map(_needs_of_layers(layers), info.backbone, info.image_size, image_size)
+
+
+def check_map(needs: HeadNeeds, backbone: str, before: ImageSize, after: ImageSize) -> None:
+    """Raise a `UsageError` when a head cannot go over from the map of one image size to that of another."""
+    sizes = BACKBONE_SIZES[backbone]
+    old, new = sizes.feature_map(before)[:2], sizes.feature_map(after)[:2]
+    if not fits(new, needs.positions):
+        raise too_few_positions_error(new, needs.positions, _smallest_size(backbone, needs.positions))
+    if needs.windows is not None:
+        rows, columns = needs.windows
+        grids = [(height // rows, width // columns) for height, width in (old, new)]
+        if grids[0] != grids[1]:
+            raise every_position_error(*grids)
+
+
+def needs_of(head: HeadOptions, feature_map: FeatureMap) -> HeadNeeds:
+    """Return what a head that is built for a map needs of other maps."""
+    head = effective_options(feature_map, head)
+    pool, grid = pool_size(feature_map, head), grid_size(feature_map, head)
+    is_valid = isinstance(head, PooledOptions) and head.pooling == "valid"
+    if isinstance(head, WiseOptions):
+        return HeadNeeds(pool if is_valid else grid)
+    if isinstance(head, FcOptions) or (isinstance(head, FlattenOptions) and (is_valid or pool == (1, 1))):
+        return HeadNeeds(pool, windows=pool)
+    return HeadNeeds(grid if isinstance(head, FlattenOptions) else (1, 1))
+
+
+def _needs_of_layers(layers: dict[str, Any]) -> HeadNeeds:
+    """Return the same of the layers of a saved head, by the names of their classes."""
+    for name in ("PositionWeightedPooling2D", "TileAveragePooling2D"):
+        if name in layers:
+            return HeadNeeds(positions_needed(layers[name]["config"]))
+    if "Flatten" not in layers:
+        return HeadNeeds((1, 1))
+    pool = layers["AveragePooling2D"]["config"]["pool_size"] if "AveragePooling2D" in layers else (1, 1)
+    return HeadNeeds((pool[0], pool[1]), windows=(pool[0], pool[1]))
+
+
+def _maps_read(layers: dict[str, Any]) -> set[tuple[int, ...]]:
+    """Return the shapes of the maps that the layers of a head read, but those that its own pooling gives."""
+    first = next((name for name in ("TileAveragePooling2D", "AveragePooling2D") if name in layers), None)
+    readers = [first] if first else ["Flatten", "PositionWeightedPooling2D"]
+    return {tuple(shape[1:]) for name in readers if name in layers for shape in _shapes_in(layers[name])}
+
+
+def _shapes_in(layer: dict[str, Any]) -> Iterator[list[int]]:
+    """Give the shapes of what a layer is called with."""
+    waiting = [layer.get("inbound_nodes")]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if value.get("class_name") == "__keras_tensor__":
+                yield value["config"]["shape"]
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _smallest_size(backbone: str, needed: MapSize) -> ImageSize:
+    """Return the smallest image whose feature map has so many positions."""
+    sizes, minimum = BACKBONE_SIZES[backbone], BACKBONES[backbone].minimum_size
+
+    def side(axis: int) -> int:
+        return smallest_side(lambda pixels: sizes.feature_map((pixels, pixels))[axis] >= needed[axis], 1 << 20)
+
+    return max(minimum, side(0)), max(minimum, side(1))

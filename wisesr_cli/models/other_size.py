@@ -1,0 +1,161 @@
+"""Rebuilds a trained classifier for images of another size: the same layers on larger or smaller maps.
+
+Convolutions do not ask how large a map is. Three kinds of layer do:
+
+- position weights are carried over (`resample_grid`). The `wise` head keeps its grid, whose tiles follow the map; with
+  `valid` pooling it keeps its windows; `depthwise` has a weight for every position, however many there are;
+- the padding before a convolution of stride 2, which some families of `keras.applications` choose by whether a side is
+  even, becomes what they choose for the new size;
+- what reads every position with a weight of its own (`flatten`, `fc`) fits where the positions are as many as before,
+  and is refused elsewhere. The means of tiles that `flatten` may have before it stay as many at any size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from wisesr_cli.errors import RunError, UsageError, WisesrError
+from wisesr_cli.layers import PositionWeightedPooling2D
+from wisesr_cli.model_files.loading import MOST_OUTPUTS, build_without_values, copy_weights, largest_output
+from wisesr_cli.models.heads import PRE_POOL
+from wisesr_cli.models.image_sizes import (
+    ImageSize,
+    MapSize,
+    every_position_error,
+    fits,
+    grid_at,
+    positions_needed,
+    smallest_side,
+    too_few_positions_error,
+)
+from wisesr_cli.text import size_text, visible
+
+# Where Keras calls `correct_pad`: in EfficientNet, MobileNetV2, MobileNetV3, and twice in NASNet.
+_PADS_BY_SIZE = re.compile(r"(stem_conv|.*dwconv|.*depthwise|block_\d+)_pad|(separable_conv|reduction)(_\d+)?_pad_.*")
+
+
+class _TooFewPositionsError(Exception):
+    """A map has fewer positions than a layer needs."""
+
+    def __init__(self, found: MapSize, needed: MapSize) -> None:
+        super().__init__()
+        self.found, self.needed = found, needed
+
+
+def check_size(model: Any, image_size: ImageSize) -> None:
+    """Raise what `at_size` would raise, without taking memory for weights."""
+    try:
+        rebuilt = build_without_values(lambda: _rebuild(model, image_size, copies=False))
+    except _TooFewPositionsError as error:
+        raise too_few_positions_error(error.found, error.needed, _smallest_size(model)) from None
+    except (WisesrError, MemoryError):
+        raise
+    except Exception as error:  # layers raise whatever they like
+        reason = visible(" ".join(str(error).split())[:300])
+        raise RunError(f"the model cannot be rebuilt for {size_text(image_size)} pixels: {reason}") from error
+    if (largest := largest_output(rebuilt)) > MOST_OUTPUTS:
+        raise UsageError(
+            f"at an image size of {size_text(image_size)} a layer of the model gives {largest:,} numbers for one "
+            f"image; at most {MOST_OUTPUTS:,} are computed; give a smaller one"
+        )
+
+
+def at_size(model: Any, image_size: ImageSize) -> Any:
+    """Return a classifier for images of another size (height, width) with the weights of `model`, which stays as it is.
+
+    Raises:
+        UsageError: its head cannot be used at that size, or needs more positions than the map has, or a layer gives
+            more numbers than are computed.
+        RunError: a layer cannot be used at that size.
+    """
+    check_size(model, image_size)
+    return _rebuild(model, image_size, copies=True)
+
+
+def _rebuild(model: Any, image_size: ImageSize, *, copies: bool) -> Any:
+    """Return the model at another size, with the weights of the old one, or with none at all."""
+
+    def call(layer: Any, *inputs: Any, **options: Any) -> Any:
+        if not isinstance(layer, keras.Layer):  # an operation has no weights, and no size
+            return layer.__class__.from_config(layer.get_config())(*inputs, **options)
+        new = _counterpart(layer, inputs, call)
+        outputs = new(*inputs, **options)
+        if copies:
+            _take_over(new, layer)
+        new.trainable = layer.trainable
+        return outputs
+
+    return _on_new_input(model, (*image_size, model.input.shape[-1]), call)
+
+
+def _on_new_input(model: Any, shape: tuple[int | None, ...], call: Callable[..., Any]) -> Any:
+    """Return a functional model with an input of another shape, whose layers are those that `call` makes of the old."""
+    before = model.inputs[0]
+    name = next(layer.name for layer in model.layers if isinstance(layer, keras.layers.InputLayer))
+    pixels = keras.Input(shape, dtype=before.dtype, name=name)
+    inputs = pixels if model.input is before else [pixels]
+    return keras.models.clone_model(model, inputs, clone_function=lambda layer: layer, call_function=call)
+
+
+def _counterpart(layer: Any, inputs: tuple[Any, ...], call: Callable[..., Any]) -> Any:
+    """Return a new layer that is to `inputs` what the old one is to its own."""
+    if isinstance(layer, keras.Sequential):
+        parts = [part.__class__.from_config(part.get_config()) for part in layer.layers]
+        return keras.Sequential(parts, name=layer.name)
+    if isinstance(layer, keras.Model):
+        return _on_new_input(layer, inputs[0].shape[1:], call)
+    options = layer.get_config()
+    if layer.name == PRE_POOL or isinstance(layer, PositionWeightedPooling2D):
+        feature_map, needed = _map_size(inputs[0]), positions_needed(options)
+        if not fits(feature_map, needed):
+            raise _TooFewPositionsError(feature_map, needed)
+    if isinstance(layer, PositionWeightedPooling2D):
+        options["grid_size"] = grid_at(options, _map_size(inputs[0]))
+    elif isinstance(layer, keras.layers.Flatten) and layer.input.shape[1:3] != inputs[0].shape[1:3]:
+        raise every_position_error(_map_size(layer.input), _map_size(inputs[0]))
+    elif isinstance(layer, keras.layers.ZeroPadding2D) and _PADS_BY_SIZE.fullmatch(layer.name):
+        options["padding"] = _padding_at(layer, _map_size(inputs[0]))
+    return layer.__class__.from_config(options)
+
+
+def _take_over(new: Any, layer: Any) -> None:
+    """Give a new layer the weights of the old one; those of a functional model have got theirs one by one."""
+    if isinstance(layer, PositionWeightedPooling2D):
+        new.take_over(layer, _map_size(layer.input), _map_size(new.input))
+    elif isinstance(layer, keras.Sequential) or not isinstance(layer, keras.Model):
+        copy_weights(new, layer)
+
+
+def _map_size(tensor: Any) -> MapSize:
+    return tensor.shape[1], tensor.shape[2]
+
+
+def _padding_at(layer: Any, size: MapSize) -> tuple[tuple[int, int], ...]:
+    """Return the padding that Keras gives a map of that size where it gave this layer's to the old one.
+
+    It adds half a kernel to either side, and one less before the first position of a side that is even.
+    """
+
+    def chosen(sides: MapSize) -> tuple[tuple[int, int], ...]:
+        return tuple((after - (side % 2 == 0), after) for (_, after), side in zip(layer.padding, sides, strict=True))
+
+    found: tuple[tuple[int, int], ...] = layer.padding
+    return chosen(size) if found == chosen(_map_size(layer.input)) else found
+
+
+def _smallest_size(model: Any) -> ImageSize:
+    """Return the smallest square image that a model can be rebuilt for, by trying."""
+
+    def can_be_rebuilt(side: int) -> bool:
+        try:
+            build_without_values(lambda: _rebuild(model, (side, side), copies=False))
+        except Exception:  # layers raise whatever they like
+            return False
+        return True
+
+    side = smallest_side(can_be_rebuilt, max(_map_size(model.input)))
+    return side, side

@@ -1,0 +1,139 @@
+"""Calls the layers of a Keras model anew, one by one: models inside a model are opened, and every layer is a copy.
+
+What comes out is flat, computes in the precision that is asked for, and is as large as the pixels that it is called on.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from wisesr_cli.errors import RunError
+from wisesr_cli.model_files.loading import copy_weights
+from wisesr_cli.text import counted, visible
+
+# Layers that change images while training, and give them as they are otherwise.
+AUGMENTATION = (
+    "RandomBrightness",
+    "RandomContrast",
+    "RandomFlip",
+    "RandomRotation",
+    "RandomTranslation",
+    "RandomZoom",
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A layer or operation of the new model, the tensors that it was given, and the one that it gave."""
+
+    layer: Any
+    inputs: tuple[Any, ...]
+    output: Any
+
+    @property
+    def kind(self) -> str:
+        """The name of the layer's class."""
+        return type(self.layer).__name__
+
+
+@dataclass
+class Rebuilt:
+    """The calls of a model, in an order in which they can be computed. Copies hold the weights of the originals.
+
+    `precisions` are the dtype policies that the originals had; `left_out` names the augmentation, which has no copy;
+    `regularized` says whether any had a regularizer, which the copies do not have.
+    """
+
+    pixels: Any
+    calls: list[Call] = field(default_factory=list)
+    precisions: set[str] = field(default_factory=set)
+    left_out: list[str] = field(default_factory=list)
+    regularized: bool = False
+    output: Any = None
+    _names: set[str] = field(default_factory=set)
+    _last: Any = None
+
+    def model_up_to(self, tensor: Any, name: str) -> Any:
+        """Return a Keras model from the pixels to a tensor."""
+        return keras.Model(self.pixels, tensor, name=name)
+
+    def run(self, model: Any, tensor: Any, precision: str) -> Any:
+        """Call the layers of a model on a tensor and return what the last one gives.
+
+        Raises:
+            RunError: the model has several inputs or outputs.
+        """
+        if len(model.inputs) != 1 or len(model.outputs) != 1:
+            raise RunError(
+                f"'{visible(model.name)}' has {counted(len(model.inputs), 'input')} and "
+                f"{counted(len(model.outputs), 'output')}; a classifier has one of each"
+            )
+
+        def call(layer: Any, *inputs: Any, **options: Any) -> Any:
+            if hasattr(layer, "layers"):
+                self._last = self.run(layer, inputs[0], precision)
+            elif type(layer).__name__ in AUGMENTATION:
+                self.left_out.append(layer.name)
+                self._last = inputs[0]
+            else:
+                self._last = self._call(layer, inputs, options, precision)
+            return self._last
+
+        if isinstance(model, keras.Sequential):
+            for layer in model.layers:
+                tensor = call(layer, tensor)
+            return tensor
+        self._last = tensor
+        inputs = keras.tree.map_structure(lambda _: tensor, model.input)
+        keras.models.clone_model(model, input_tensors=inputs, clone_function=lambda layer: layer, call_function=call)
+        return self._last  # a layer without followers is the model's output
+
+    def _call(self, layer: Any, inputs: tuple[Any, ...], options: dict[str, Any], precision: str) -> Any:
+        copy = self._copy(layer, precision)
+        options.pop("training", None)  # for the caller of the new model to say
+        output = copy(*inputs, **options)
+        if getattr(layer, "weights", None):
+            copy_weights(copy, layer)
+        tensors = tuple(
+            tensor for tensor in keras.tree.flatten((inputs, options)) if keras.utils.is_keras_tensor(tensor)
+        )
+        self.calls.append(Call(copy, tensors, output))
+        return output
+
+    def _copy(self, layer: Any, precision: str) -> Any:
+        config = layer.get_config()
+        config["name"] = self._free_name(config["name"])
+        if isinstance(layer, keras.Layer):  # operations have neither precision nor weights
+            self.precisions.add(layer.dtype_policy.name)
+            config |= {"dtype": precision, "trainable": True}
+            for key in [key for key in config if key.endswith("_regularizer") and config[key] is not None]:
+                config[key], self.regularized = None, True
+        return type(layer).from_config(config)
+
+    def _free_name(self, name: str) -> str:
+        free, number = name, 1
+        while free in self._names:
+            free, number = f"{name}_{number}", number + 1
+        self._names.add(free)
+        return free
+
+
+def rebuild(model: Any, image_size: tuple[int, int], *, precision: str = "float32") -> Rebuilt:
+    """Return the calls of a model's layers on pixels (batch, height, width, channels) of that size.
+
+    Args:
+        model: a functional or sequential Keras model with one input and one output; it stays as it is.
+        image_size: height and width.
+        precision: the dtype policy of every layer.
+
+    Raises:
+        RunError: the model has several inputs or outputs.
+    """
+    rebuilt = Rebuilt(keras.Input((*image_size, model.inputs[0].shape[-1]), name="scaled_pixels"))
+    with warnings.catch_warnings(action="ignore"):  # of how the original names its input
+        rebuilt.output = rebuilt.run(model, rebuilt.pixels, precision)
+    return rebuilt

@@ -1,0 +1,127 @@
+"""Takes parts out of a saved classifier of wisesr: its backbone, how it scales pixels, and the weights of its head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import keras
+import numpy as np
+
+from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.layers import PositionWeightedPooling2D
+from wisesr_cli.model_files.info_file import has_model_info, read_model_info
+from wisesr_cli.model_files.loading import load_model
+from wisesr_cli.models.backbones import Preprocessing
+from wisesr_cli.models.other_size import at_size
+from wisesr_cli.models.rebuilding import rebuild
+from wisesr_cli.text import joined, visible
+
+BACKBONE_LAYER = "backbone"
+_SAME_HEAD = ("grid_size", "pool_size", "constraint")  # options of a layer that its weights mean nothing without
+
+
+class SavedClassifier:
+    """A model file of wisesr, for images of a size that may be another one than its own.
+
+    Args:
+        path: the file.
+        image_size: height and width.
+
+    Raises:
+        RunError: it is missing or damaged, or is no model of wisesr.
+    """
+
+    def __init__(self, path: Path, image_size: tuple[int, int]) -> None:
+        self.path, self.image_size = path, image_size
+        if not has_model_info(path):
+            raise RunError(
+                f"model.weights: {visible(path)}: is no model of wisesr, which alone says where its backbone ends; "
+                f"make a run of it: wisesr upgrade {visible(path)}"
+            )
+        self.info = read_model_info(path)
+        try:
+            self.model = load_model(path)
+            self._backbone = self.model.get_layer(BACKBONE_LAYER)
+        except RunError as error:
+            raise RunError(f"model.weights: {error}") from None
+        except ValueError:
+            raise RunError(f"model.weights: {visible(path)}: has no layer '{BACKBONE_LAYER}'") from None
+
+    def backbone(self) -> Any:
+        """Return the backbone as a new Keras model, in the precision of this process and with nothing frozen.
+
+        Raises:
+            RunError: it cannot be used at the image size.
+        """
+        backbone = self._sized(self._backbone)
+        rebuilt = rebuild(backbone, self.image_size, precision=keras.config.dtype_policy().name)
+        return rebuilt.model_up_to(rebuilt.output, BACKBONE_LAYER)
+
+    def _sized(self, model: Any) -> Any:
+        """Return the model, or the backbone of it, for the image size."""
+        try:
+            return model if self.image_size == self.info.image_size else at_size(model, self.image_size)
+        except (RunError, UsageError) as error:
+            raise RunError(f"model.weights: {visible(self.path)}: {error}") from None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pixels are scaled before the backbone."""
+        names = {layer.name for layer in self.model.layers}
+        found = (scaling for scaling in get_args(Preprocessing) if f"{scaling}_scaling" in names)
+        return next(found, "none")
+
+    def give_head(self, model: Any, class_names: Sequence[str] | None) -> str | None:
+        """Give the head of a classifier the weights of this one; return why it has not got them, or None.
+
+        Args:
+            model: the classifier.
+            class_names: the classes of its logits, in order; None: as many as it has, in the order of this one.
+        """
+        try:
+            ours, theirs = _head_layers(self._sized(self.model)), _head_layers(model)
+        except RunError as error:
+            return str(error)
+        if [type(layer) for layer in ours] != [type(layer) for layer in theirs]:
+            return f"the file has the head '{visible(self.info.head)}', which is another one"
+        order = self._order(class_names)
+        if isinstance(order, str):
+            return order
+        for origin, target in zip(ours, theirs, strict=True):
+            if reason := _difference(origin, target):
+                return reason
+        for origin, target in zip(ours[:-1], theirs[:-1], strict=True):
+            target.set_weights(origin.get_weights())
+        theirs[-1].set_weights([np.take(weight, order, axis=-1) for weight in ours[-1].get_weights()])
+        return None
+
+    def _order(self, class_names: Sequence[str] | None) -> list[int] | str:
+        """Return for each class its index in the file, or why there is none."""
+        known = self.info.class_names
+        if class_names is None or (not self.info.has_named_classes and len(class_names) == len(known)):
+            return list(range(len(known)))
+        if sorted(class_names) != sorted(known):
+            return f"the file has the classes {_few(known)}, and the images {_few(class_names)}"
+        return [known.index(name) for name in class_names]
+
+
+def _head_layers(model: Any) -> list[Any]:
+    """Return the layers with weights behind the backbone; the classifier layer is the last one."""
+    return [layer for layer in model.layers if layer.weights and layer.name != BACKBONE_LAYER]
+
+
+def _difference(origin: Any, target: Any) -> str | None:
+    """Return why the weights of one layer of a head are not those of another one, or None."""
+    if isinstance(origin, PositionWeightedPooling2D):
+        for name in _SAME_HEAD:
+            found, expected = getattr(origin, name), getattr(target, name)
+            if found != expected:
+                return f"{name} of its '{origin.name}' is {found}, and here {expected}"
+    found_shapes, shapes = ([tuple(weight.shape) for weight in layer.weights] for layer in (origin, target))
+    return None if found_shapes == shapes else f"its '{origin.name}' has weights {found_shapes}, and here {shapes}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return joined(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")

@@ -1,0 +1,1 @@
+"""Labelling images: resumable, in order, in constant memory."""

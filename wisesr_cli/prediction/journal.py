@@ -1,0 +1,269 @@
+"""The journal of predictions on their way into a file: what a process that was killed leaves to the next one.
+
+A journal lies beside the output (`FILE.partial`). Its first line says which process holds it, the second which model
+and options its records belong to; then comes a record per line. Every line from the second on starts with a checksum
+over itself and all lines before it, so that a line that was changed, lost or doubled is found.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BufferedReader, FileIO, RawIOBase
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from wisesr_cli.display.grid import to_json
+from wisesr_cli.errors import MachineError, RunError, UsageError
+from wisesr_cli.machine.files import naming
+from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.text import visible
+
+SUFFIX = ".partial"
+FIRST_RECORD = 3  # the line that it stands in
+_MARK = b"wisesr journal 1, process "
+_HOLDER = _MARK + b"%10d\n"  # always of the same length: the next process writes over it
+_HOLDER_PATTERN = re.compile(_MARK + rb"(?=.{10}\n) *([0-9]+)\n")
+_HOLDER_BYTES = len(_HOLDER % 0)
+
+
+@dataclass(frozen=True)
+class JournalHeader:
+    """What the records of a journal depend on."""
+
+    model: str  # SHA-256 of the model file
+    options: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what stands in the second line of a journal."""
+        return {"model": self.model, "options": self.options}
+
+
+class Journal:
+    """An open journal, held by this process alone until it is closed.
+
+    Args:
+        path: the journal.
+        header: what its records depend on.
+
+    Raises:
+        MachineError: another process holds it, or it cannot be written.
+        UsageError: what lies there is no journal.
+    """
+
+    def __init__(self, path: Path, header: JournalHeader) -> None:
+        self.path, self.header = path, header
+        self.count = 0  # records
+        with naming(path):
+            self._file = _open_alone(path)
+        try:
+            self._check_that_it_is_one()
+            with naming(path):
+                first = list(islice(self._lines(), FIRST_RECORD))
+        except BaseException:
+            self._file.close()
+            raise
+        self.holds_records = len(first) == FIRST_RECORD and first[-1].endswith(b"\n")
+
+    def start(self) -> None:
+        """Empty the journal and write what stands before the first record."""
+        self.count = 0
+        self._checksum, line = _checked(_encoded(self.header.to_json()), 0)
+        with naming(self.path):
+            self._file.truncate(_HOLDER_BYTES)  # never empty: an empty file is no journal
+            self.holds_records = False
+            self._file.seek(0)
+            _write(self._file, _HOLDER % os.getpid() + line)
+
+    def go_on(self) -> None:
+        """Take over the journal: check every whole line, and cut off one that was not written to its end.
+
+        Raises:
+            RunError: it belongs to another model or other options, or a line is damaged.
+        """
+        self._checksum = end = 0
+        for number, line in enumerate(self._lines(), start=1):
+            if not line.endswith(b"\n"):
+                break
+            self._check(line, number)
+            end += len(line)
+            self.count = max(0, number + 1 - FIRST_RECORD)
+        if end <= _HOLDER_BYTES:  # killed while the header was written
+            self.start()
+            return
+        with naming(self.path):
+            self._file.truncate(end)
+            self._file.seek(0)
+            _write(self._file, _HOLDER % os.getpid())
+            self._file.seek(end)
+        self.holds_records = self.count > 0
+
+    def records(self) -> Iterator[Prediction]:
+        """Give the records, first to last, as many as there are now."""
+        for line in islice(self._lines(), FIRST_RECORD - 1, FIRST_RECORD - 1 + self.count):
+            yield prediction_from_json(json.loads(_content(line)))
+
+    def append(self, record: Prediction) -> None:
+        """Add one record."""
+        self._checksum, line = _checked(_encoded(record.to_json()), self._checksum)
+        with naming(self.path):
+            _write(self._file, line)
+        self.count += 1
+        self.holds_records = True
+
+    def flush_to_disk(self) -> None:
+        """Make the records survive a loss of power."""
+        with naming(self.path):
+            os.fsync(self._file.fileno())
+
+    def remove(self) -> None:
+        """Take the journal away; `close` still has to be called."""
+        if _lies_at(self.path, self._file):
+            self.path.unlink()
+
+    def close(self) -> None:
+        """Let other processes have the journal; one without records is taken away, where that can be done."""
+        if not self.holds_records:
+            with suppress(OSError):  # an error that led here is worth more than this one
+                self.remove()
+        self._file.close()
+
+    def _lines(self) -> Iterator[bytes]:
+        """Give the lines, read from the open file: what lies at its path may be another one by now."""
+        return iter(BufferedReader(_FromStart(self._file)))
+
+    def _check_that_it_is_one(self) -> None:
+        start = self._file.read(len(_MARK))
+        if not start or not _MARK.startswith(start):
+            raise UsageError(f"{visible(self.path)}: is in the way, and no journal of this version; move it elsewhere")
+
+    def _check(self, line: bytes, number: int) -> None:
+        """Raise a `RunError` unless a line is as it was written, behind the lines that were checked before."""
+        if number == 1:
+            whole = _HOLDER_PATTERN.fullmatch(line) is not None
+        else:
+            self._checksum, expected = _checked(_content(line), self._checksum)
+            whole = line == expected
+        if not whole:
+            raise RunError(f"{visible(self.path)}:{number}: damaged; start anew with --overwrite")
+        if number == 2:
+            self._check_header(json.loads(_content(line)))
+
+    def _check_header(self, found: Any) -> None:
+        if found["model"] != self.header.model:
+            raise RunError(f"{visible(self.path)}: was written with another model; start anew with --overwrite")
+        before, now = found["options"], self.header.options
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if changed:
+            values = ((name, _shown(before.get(name)), _shown(now.get(name))) for name in changed)
+            listed = ", ".join(f"{name} was {old} and is {new}" for name, old, new in values)
+            raise RunError(
+                f"{visible(self.path)}: was written with other options: {visible(listed)}; "
+                "give the same ones, or start anew with --overwrite"
+            )
+
+
+def _shown(value: Any) -> Any:
+    return "not given" if value is None else value
+
+
+class _FromStart(RawIOBase):
+    """Reads a file from its start, and leaves the place alone that the file is written at."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file, self._position = file, 0
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into `buffer`; return how many bytes there were."""
+        content = os.pread(self._file.fileno(), len(buffer), self._position)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+def _lies_at(path: Path, file: FileIO) -> bool:
+    """Return whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _open(path: Path) -> FileIO:
+    """Open the journal at `path`; one that is made here says whose it is at once, as an empty file is no journal."""
+    flags = os.O_RDWR | os.O_CLOEXEC
+    while True:
+        with suppress(FileExistsError):
+            file = os.fdopen(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), "r+b", buffering=0)
+            _begin(path, file)
+            return file
+        with suppress(FileNotFoundError):  # taken away meanwhile
+            return os.fdopen(os.open(path, flags), "r+b", buffering=0)
+
+
+def _begin(path: Path, file: FileIO) -> None:
+    try:
+        _write(file, _HOLDER % os.getpid())
+        file.seek(0)
+    except BaseException:
+        path.unlink()
+        file.close()
+        raise
+
+
+def _open_alone(path: Path) -> FileIO:
+    """Open the journal at `path`, made when there is none, and keep other processes out."""
+    while True:
+        file = _open(path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _HOLDER_PATTERN.match(file.read(_HOLDER_BYTES))
+            file.close()
+            pid = holder[1].decode("ascii") if holder else "unknown"
+            raise MachineError(
+                f"{visible(path)}: in use by another wisesr predict (pid {pid}); wait for it or stop it"
+            ) from None
+        except OSError:  # file systems that know no locks
+            return file
+        if _lies_at(path, file):
+            return file
+        file.close()  # finished and taken away by another process while it was opened here
+
+
+def _encoded(value: Any) -> bytes:
+    return to_json(value).encode("ascii")
+
+
+def _checked(content: bytes, checksum: int) -> tuple[int, bytes]:
+    """Return the checksum and the whole line of `content` that comes after lines with `checksum`."""
+    checksum = zlib.crc32(content, checksum)
+    return checksum, b"%08x %s\n" % (checksum, content)
+
+
+def _content(line: bytes) -> bytes:
+    return line.rstrip(b"\n").partition(b" ")[2]
+
+
+def _write(file: FileIO, content: bytes) -> None:
+    """Write all of it: one call may take a part only, when the disk is nearly full."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def prediction_from_json(values: dict[str, Any]) -> Prediction:
+    """Return the record that `Prediction.to_json` wrote."""
+    top = tuple(ScoredLabel(**scored) for scored in values["top"])
+    return Prediction(values["path"], values["label"], values["score"], top, values["error"])

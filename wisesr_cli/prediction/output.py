@@ -1,0 +1,291 @@
+"""Where predictions go: streamed to standard output, or through a journal into a file that is whole or not there.
+
+When all inputs are done the journal is rendered and renamed; when the process was killed, `--resume` goes on behind the
+journal's last whole record, so that the output is byte for byte that of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import TextIO
+
+from wisesr_cli.data.oddities import Tally
+from wisesr_cli.display.grid import Grid, csv_line, to_json, to_markdown
+from wisesr_cli.display.terminal import show_grid
+from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.machine.files import TEMPORARY_PREFIX, flush_to_disk, replacing
+from wisesr_cli.prediction.journal import FIRST_RECORD, SUFFIX, Journal, JournalHeader
+from wisesr_cli.prediction.tables import prediction_cells, prediction_columns
+from wisesr_cli.results import Prediction
+from wisesr_cli.text import visible
+
+TABLE_ROWS = 200  # rows of a table are drawn in parts of this size, so that memory does not grow
+CSV_HEADER = ("path", "label", "score", "error")
+
+
+class Renderer:
+    """Writes records to a stream in one format; `start` and `end` stand around all of them."""
+
+    def __init__(self, name: str, stream: TextIO) -> None:
+        self.name, self.stream = name, stream
+        self.count = 0
+        self.waiting: list[Prediction] = []
+
+    def start(self) -> None:
+        """Write what stands before the first record."""
+        self.stream.write({"json": "[", "csv": csv_line(CSV_HEADER)}.get(self.name, ""))
+
+    def write(self, record: Prediction) -> None:
+        """Write one record."""
+        if self.name in {"table", "markdown"}:
+            self.waiting.append(record)
+            if len(self.waiting) == TABLE_ROWS:
+                self._draw()
+        elif self.name == "csv":
+            row = (record.path, record.label, record.score, record.error)
+            self.stream.write(csv_line(row))
+        else:
+            separator = {"jsonl": "", "json": ",\n" if self.count else "\n"}[self.name]
+            self.stream.write(separator + to_json(record.to_json()) + ("\n" if self.name == "jsonl" else ""))
+        self.count += 1
+
+    def end(self) -> None:
+        """Write what stands after the last record."""
+        if self.waiting:
+            self._draw()
+        if self.name == "json":
+            self.stream.write("\n]\n")
+        self.stream.flush()
+
+    def _draw(self) -> None:
+        grid = Grid("", prediction_columns(), tuple(prediction_cells(record) for record in self.waiting))
+        if self.name == "table":
+            show_grid(grid, file=self.stream, limit=None)
+        else:
+            text = to_markdown(grid)
+            first = self.count < TABLE_ROWS
+            self.stream.write(text if first else "".join(text.splitlines(keepends=True)[2:]))
+        self.waiting.clear()
+
+
+class StreamOutput:
+    """Predictions on standard output, flushed batch by batch."""
+
+    def __init__(self, chosen: str) -> None:
+        self.renderer = Renderer(chosen, sys.stdout)
+        self.tally = Tally()
+
+    @property
+    def has_nothing_to_resume(self) -> bool:
+        """Whether there is nothing to go on with; a stream always starts anew."""
+        return False
+
+    @property
+    def leaves_terminal_free(self) -> bool:
+        """Whether a progress bar would not stand between the records."""
+        return not sys.stdout.isatty()
+
+    def __enter__(self) -> StreamOutput:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def not_its_own(self, paths: Iterable[str]) -> Iterable[str]:
+        """Return the inputs: none of them is the output."""
+        return paths
+
+    def skip_done(self, paths: Iterable[str]) -> Iterable[str]:
+        """Return the inputs that are left: all of them."""
+        return paths
+
+    def write(self, record: Prediction) -> None:
+        """Write one record."""
+        self._start()
+        self.tally.add(record)
+        self.renderer.write(record)
+        self.renderer.stream.flush()
+
+    def finish(self) -> None:
+        """Write what stands after the last record; a shard may have none."""
+        self._start()
+        self.renderer.end()
+
+    def _start(self) -> None:
+        """Write what stands before the first record; not sooner, as standard output stays empty where all fails."""
+        if not self.tally.records:
+            self.renderer.start()
+
+
+class FileOutput:
+    """Predictions in a file, through a journal beside it.
+
+    Args:
+        chosen: the format of the file.
+        path: the file.
+        header: what a journal to go on with must match.
+        overwrite: whether a file and a journal that lie there are replaced.
+        resume: whether to go on with a journal that lies there.
+    """
+
+    def __init__(
+        self, chosen: str, path: Path, header: JournalHeader, *, overwrite: bool = False, resume: bool = False
+    ) -> None:
+        self.chosen, self.path, self.header, self.overwrite, self.resume = chosen, path, header, overwrite, resume
+        self.journal_path = path.with_name(path.name + SUFFIX)
+        self.tally = Tally()
+
+    @property
+    def leaves_terminal_free(self) -> bool:
+        """Whether a progress bar would not stand between the records."""
+        return True
+
+    @property
+    def has_nothing_to_resume(self) -> bool:
+        """Whether resuming was asked for, and a file lies there without a journal to go on with."""
+        return self.resume and self.path.exists() and not self.journal_path.exists()
+
+    def __enter__(self) -> FileOutput:
+        """Open the journal, which keeps other processes out.
+
+        Raises:
+            UsageError: a file or a journal lies there, and nobody said what to do with it.
+            MachineError: another process writes this output, or nobody can.
+            RunError: the journal to go on with is damaged, or belongs to something else.
+        """
+        self.journal = Journal(self.journal_path, self.header)
+        try:
+            self._refuse_what_lies_there()
+            self._rendering.unlink(missing_ok=True)  # of a process that was killed
+            if self.resume:
+                self.journal.go_on()
+            else:
+                self.journal.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.journal.close()
+
+    def _refuse_what_lies_there(self) -> None:
+        if self.overwrite or self.resume:
+            return
+        if self.path.exists():
+            raise UsageError(f"{visible(self.path)} exists; replace it with --overwrite")
+        if self.journal.holds_records:
+            raise UsageError(
+                f"{visible(self.journal_path)} exists: go on with --resume, or start anew with --overwrite"
+            )
+
+    def not_its_own(self, paths: Iterable[str]) -> Iterator[str]:
+        """Give the inputs without the journal, which a pattern may match.
+
+        Raises:
+            UsageError: the output itself is an input.
+        """
+        for path in paths:
+            name = Path(path).name
+            if name == self.path.name and _is_same(path, self.path):
+                raise UsageError(f"{visible(path)}: is an input and the output; choose another name with -o")
+            if name != self.journal_path.name or not _is_same(path, self.journal_path):
+                yield path
+
+    def skip_done(self, paths: Iterable[str]) -> Iterable[str]:
+        """Return the inputs that the journal does not hold yet.
+
+        Raises:
+            RunError: the inputs are not those that the journal was written for.
+        """
+        rest = iter(paths)
+        for number, record in enumerate(self.journal.records(), start=FIRST_RECORD):
+            path = next(rest, None)
+            if path != record.path:
+                raise RunError(
+                    f"{visible(self.journal_path)}:{number}: the inputs are others than before: {visible(record.path)} "
+                    f"was here, now {'nothing' if path is None else visible(path)}; start anew with --overwrite"
+                )
+            self.tally.add(record)
+        return rest
+
+    def write(self, record: Prediction) -> None:
+        """Append one record to the journal."""
+        self.tally.add(record)
+        self.journal.append(record)
+
+    @property
+    def _rendering(self) -> Path:
+        """The file that becomes the output; always of the same name, so that what a killed process left is found."""
+        return self.path.with_name(TEMPORARY_PREFIX + sha256(os.fsencode(self.path.name)).hexdigest()[:12])
+
+    def finish(self) -> None:
+        """Render the journal into the output, as a whole, and take the journal away."""
+        self.journal.flush_to_disk()
+        with (
+            replacing(self.path, self._rendering) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as stream,
+        ):
+            renderer = Renderer(self.chosen, stream)
+            renderer.start()
+            for record in self.journal.records():
+                renderer.write(record)
+            renderer.end()
+        self.journal.remove()
+        flush_to_disk(self.path.parent)
+
+
+def _is_same(path: str, other: Path) -> bool:
+    try:
+        return Path(path).samefile(other)
+    except (OSError, ValueError):  # one is not there, or its name cannot be
+        return False
+
+
+def open_output(
+    chosen: str,
+    path: str | None,
+    header: Callable[[], JournalHeader],
+    *,
+    overwrite: bool,
+    resume: bool,
+    reads: str | None = None,
+) -> StreamOutput | FileOutput:
+    """Return where predictions go.
+
+    Args:
+        chosen: the format.
+        path: the output file; None is standard output.
+        header: returns what the records depend on; called for a file only, as it hashes the model.
+        overwrite: whether an existing output may be replaced.
+        resume: whether to go on with an interrupted one.
+        reads: a file that the inputs are read from, which cannot be the output.
+
+    Raises:
+        UsageError: the output exists, its folder does not, or resuming was asked for without a file.
+    """
+    if path is None:
+        if resume or overwrite:
+            raise UsageError("--resume and --overwrite need -o FILE")
+        return StreamOutput(chosen)
+    file = Path(path)
+    if overwrite and resume:
+        raise UsageError("--resume and --overwrite exclude each other")
+    if not path:
+        raise UsageError("-o is empty; it takes a file")
+    if file.is_dir():
+        raise UsageError(f"{visible(path)} is a folder; -o takes a file")
+    if file.exists() and not file.is_file():
+        raise UsageError(f"{visible(path)} is not a regular file; leave -o out, and write > {visible(path)}")
+    file = file.resolve()  # a link stays, and what it points to is written
+    if reads is not None and _is_same(reads, file):
+        raise UsageError(f"{visible(path)}: is the list of inputs and the output; choose another name with -o")
+    if file.exists() and not overwrite and not resume:
+        raise UsageError(f"{visible(path)} exists; replace it with --overwrite")
+    if not file.parent.is_dir():
+        raise UsageError(f"{visible(file.parent)}: no such folder for the output")
+    return FileOutput(chosen, file, header(), overwrite=overwrite, resume=resume)

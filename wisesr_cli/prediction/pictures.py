@@ -1,0 +1,114 @@
+"""Pictures beside predictions, for `wisesr predict --explain DIR` and `--show`: drawn one by one, as records go by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wisesr_cli.display.grid import percent
+from wisesr_cli.errors import ImageError
+from wisesr_cli.explanation.explainer import Explainer, explain_paths, start_explainer
+from wisesr_cli.explanation.own_pictures import OwnPictures
+from wisesr_cli.explanation.pictures import explanation_picture, shown_photo
+from wisesr_cli.explanation.screen import Screen
+from wisesr_cli.machine.keras_start import DeviceChoice
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.model_files.info_file import read_model_info
+from wisesr_cli.models.image_sizes import ImageSize
+from wisesr_cli.results import Explanation, Listener, Prediction
+from wisesr_cli.text import visible
+
+SCREEN_SIDE = 96  # pixels: twice what a terminal shows
+
+Draw = Callable[[int, Prediction], None]  # the number of a record, from 1, and the record of an image that was read
+
+
+def illustrated(
+    records: Generator[Prediction, None, None],
+    pictures: Pictures,
+    *,
+    model: Path,
+    image_size: ImageSize | None = None,
+    device: DeviceChoice,
+    pixel_limit: int,
+    first: int,
+    listener: Listener,
+) -> Generator[Prediction, None, None]:
+    """Return the records, each given after its pictures were made.
+
+    Args:
+        records: of images, in order.
+        pictures: which ones are made; those of an earlier time are taken away, unless it is gone on with.
+        model: the model file; Keras is started for a folder of explanations.
+        image_size: height and width that it was used at; None is the size of its training.
+        device: where Keras computes.
+        pixel_limit: width times height above which an image is not decoded.
+        first: how many records an earlier process gave.
+        listener: who is told what happens.
+    """
+    if pictures.folder is not None:
+        explainer = start_explainer(model, device, listener, image_size)
+        listener.note(f"contribution maps, in {visible(pictures.folder)}: {explainer.statement}")
+        own = OwnPictures(pictures.folder, goes_on=first > 0)
+        records = drawn(records, to_folder(explainer, own, pixel_limit), first)
+    if pictures.screen is not None:
+        info = read_model_info(model)
+        seen = replace(info, image_size=image_size or info.image_size)
+        records = drawn(records, to_screen(pictures.screen, seen, pixel_limit), first)
+    return records
+
+
+def drawn(records: Iterable[Prediction], draw: Draw, first: int) -> Generator[Prediction, None, None]:
+    """Give the same records, each after its picture was drawn; `first` of them were given by an earlier process."""
+    for number, record in enumerate(records, start=first + 1):
+        if record.error is None:
+            draw(number, record)
+        yield record
+
+
+def to_folder(explainer: Explainer, own: OwnPictures, pixel_limit: int) -> Draw:
+    """Return what writes the picture of an explanation into a folder, one image at a time.
+
+    An image that was readable for the prediction and no longer is gets no picture.
+    """
+
+    def draw(number: int, record: Prediction) -> None:
+        explanation = explain_one(explainer, record.path, pixel_limit)
+        if explanation.error is None:
+            try:
+                photo = shown_photo(record.path, explainer.info, pixel_limit=pixel_limit)
+            except ImageError:
+                return
+            own.write(explanation_picture(photo, explanation, explainer), number, record.path)
+
+    return draw
+
+
+def explain_one(explainer: Explainer, path: str, pixel_limit: int) -> Explanation:
+    """Return the explanation of a single image."""
+    return next(iter(explain_paths(explainer, [path], batch_size=1, pixel_limit=pixel_limit)))
+
+
+def to_screen(screen: Screen, info: ModelInfo, pixel_limit: int) -> Draw:
+    """Return what shows an image as the model sees it, with its label, on a terminal."""
+
+    def draw(number: int, record: Prediction) -> None:
+        try:
+            photo = shown_photo(record.path, info, pixel_limit=pixel_limit, side=SCREEN_SIDE)
+        except ImageError:  # gone since it was labelled
+            return
+        screen.show(photo, f"{record.path}: {record.label or '-'} {percent(record.score)}")
+
+    return draw
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which pictures are made of the images that are labelled.
+
+    `folder`: where their explanations go, one by one, each before its record; `screen`: the terminal that shows them.
+    """
+
+    folder: Path | None = None
+    screen: Screen | None = None

@@ -1,0 +1,1 @@
+"""Labelling on the workers of a Ray cluster."""

@@ -1,0 +1,164 @@
+"""What labels on a worker of Ray: loads the model once, then gives the records of one block of inputs after another.
+
+A worker needs wisesr and its packages, and sees the images under the same paths; the model comes with the order. This
+module is imported on every worker, so that Ray itself is imported by nothing here but what is called there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from wisesr_cli.data.oddities import Oddities
+from wisesr_cli.display.grid import to_json
+from wisesr_cli.engines.choose import ChosenEngine
+from wisesr_cli.engines.engine import Engine
+from wisesr_cli.engines.keras import KerasEngine
+from wisesr_cli.engines.litert import LiteRtEngine, LiteRtModel
+from wisesr_cli.errors import DataError, MachineError, RunError, UsageError, WisesrError
+from wisesr_cli.images.decoding import ImageHeader
+from wisesr_cli.machine.threads import limit_worker_count
+from wisesr_cli.prediction.journal import prediction_from_json
+from wisesr_cli.prediction.stream import predict_paths
+from wisesr_cli.results import Prediction, Silent
+from wisesr_cli.text import visible
+from wisesr_cli.version import __version__
+
+Answer = tuple[Prediction, ImageHeader | None]  # of one input, and what its file says of itself where it can be read
+
+
+@dataclass(frozen=True)
+class Order:
+    """What every worker labels with.
+
+    `model`: the model for LiteRT, or the bytes of the model file for Keras; `folder`: where relative paths begin;
+    `threads`: how many a worker computes in; the rest is as in `predict.Request`.
+    """
+
+    engine: ChosenEngine
+    model: LiteRtModel | bytes
+    backend: str
+    folder: str
+    threads: int
+    top_k: int
+    min_score: float
+    batch_size: int
+    pixel_limit: int
+    version: str = __version__
+
+    def start(self) -> Engine:
+        """Return the engine, ready to compute in this process.
+
+        Raises:
+            WisesrError: it cannot be used on this worker.
+        """
+        if self.version != __version__:
+            raise MachineError(
+                f"a Ray worker has wisesr {visible(__version__)}, and {visible(self.version)} asks it; install the "
+                "same one on every machine"
+            )
+        limit_worker_count(self.threads)
+        if isinstance(self.model, LiteRtModel):
+            return LiteRtEngine(self.model)
+        os.environ["KERAS_BACKEND"] = self.backend
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(self.threads))
+        with tempfile.TemporaryDirectory(prefix="wisesr-") as folder:
+            file = Path(folder) / self.engine.path.name
+            file.write_bytes(self.model)
+            engine = replace(self.engine, path=file).start(Silent())
+        if isinstance(engine, KerasEngine):
+            engine.path = self.engine.path  # for errors
+        return engine
+
+
+class Labeller:
+    """Labels blocks of inputs; Ray Data makes one of these in every worker.
+
+    An error of ours, also one of its start, is an answer like others: what Ray makes of errors says little of them.
+
+    Args:
+        sent: holds a reference to the `Order`. A reference of its own among the arguments would be lost with the
+            machine that holds its copy.
+    """
+
+    def __init__(self, sent: Sequence[Any]) -> None:
+        import ray
+
+        self.problem: WisesrError | MemoryError | None = None
+        self.order: Order = ray.get(sent[0])
+        try:
+            self.engine = self.order.start()
+        except (WisesrError, MemoryError) as error:
+            self.problem = error
+
+    def __call__(self, block: Any) -> Any:
+        """Return a table of one row, the answers of a block: a table with the number and the path of every input."""
+        import pyarrow
+
+        first = block["number"][0].as_py()
+        paths = [os.fsdecode(path.as_py()) for path in block["path"]]
+        try:
+            if self.problem is not None:
+                raise self.problem
+            answers = encoded(self.answers(paths, first))
+        except (WisesrError, MemoryError) as error:
+            answers = to_json({"kind": type(error).__name__, "text": str(error)})
+        return pyarrow.table({"first": [first], "answers": [answers]})
+
+    def answers(self, paths: Sequence[str], first: int) -> list[Answer]:
+        """Return the answers of consecutive inputs, of which the first has the number `first` among all."""
+        order, headers = self.order, _Headers()
+        found = predict_paths(
+            self.engine,
+            (os.path.join(order.folder, path) if path else path for path in paths),  # noqa: PTH118  (as typed)
+            top_k=order.top_k,
+            min_score=order.min_score,
+            batch_size=order.batch_size,
+            pixel_limit=order.pixel_limit,
+            oddities=headers,
+            first=first,
+        )
+        return [(replace(record, path=path), headers.take()) for path, record in zip(paths, found, strict=True)]
+
+
+class _Headers(Oddities):
+    """Keeps the header of the image whose record was given last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: ImageHeader | None = None
+
+    def add(self, path: str, header: ImageHeader) -> None:
+        self._last = header
+
+    def take(self) -> ImageHeader | None:
+        last, self._last = self._last, None
+        return last
+
+
+def encoded(answers: Sequence[Answer]) -> str:
+    """Return answers as text, on their way between processes."""
+    return to_json([(record.to_json(), header) for record, header in answers])
+
+
+def decoded(text: str) -> list[Answer]:
+    """Return the answers that `encoded` was given.
+
+    Raises:
+        WisesrError: the one that a worker met instead.
+        MemoryError: the same.
+    """
+    found = json.loads(text)
+    if isinstance(found, dict):
+        raise MemoryError(found["text"]) if found["kind"] == "MemoryError" else _KINDS[found["kind"]](found["text"])
+    return [
+        (prediction_from_json(record), None if header is None else ImageHeader(*header)) for record, header in found
+    ]
+
+
+_KINDS: dict[str, type[WisesrError]] = {kind.__name__: kind for kind in (DataError, MachineError, RunError, UsageError)}

@@ -1,0 +1,142 @@
+"""Labels a stream of images: one record each, in order, in constant memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.data.oddities import Oddities
+from wisesr_cli.data.stream import Decoded, decode_in_order
+from wisesr_cli.engines.engine import Engine
+from wisesr_cli.errors import DataError
+from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.images.decoding import PIXEL_LIMIT
+from wisesr_cli.machine.threads import always
+from wisesr_cli.results import Prediction, ScoredLabel
+
+
+def predict_paths(
+    engine: Engine,
+    paths: Iterable[str],
+    *,
+    top_k: int = 5,
+    min_score: float = 0.0,
+    batch_size: int = 32,
+    pixel_limit: int = PIXEL_LIMIT,
+    oddities: Oddities | None = None,
+    ready: Callable[[], bool] = always,
+    first: int = 0,
+) -> Generator[Prediction, None, None]:
+    """Give a record per path, in order; only a few batches are in memory at any time.
+
+    Args:
+        engine: the loaded model.
+        paths: image files.
+        top_k: how many labels a record lists.
+        min_score: below it a record keeps its `top`, but its label is None.
+        batch_size: images per call of the engine; does not change the scores.
+        pixel_limit: width times height above which an image is not decoded.
+        oddities: counts what is odd about images that can be read.
+        ready: whether the next path is there without waiting; where it is not, what is there is labelled first.
+        first: the number of the first path among all that are labelled, those of an earlier process included.
+    """
+    oddities = oddities or Oddities()
+    batches = decode_in_order(
+        paths,
+        image_size=engine.info.image_size,
+        resize=engine.info.resize,
+        batch_size=batch_size,
+        pixel_limit=pixel_limit,
+        ready=ready,
+    )
+    with closing(batches), closing(_labelled(engine, batches, batch_size, first, ready)) as labelled:
+        for decoded, row in labelled:
+            if decoded.header is not None:
+                oddities.add(decoded.path, decoded.header)
+            yield _record(decoded, row, engine.info.class_names, top_k, min_score)
+
+
+Labelled = tuple[Decoded, NDArray[np.float64] | None]
+
+
+def _labelled(
+    engine: Engine, batches: Iterator[list[Decoded]], batch_size: int, first: int, ready: Callable[[], bool]
+) -> Generator[Labelled, None, None]:
+    """Give every input with its probabilities, in order. While the engine computes a batch, the next is decoded.
+
+    Where the next one is yet to come, nothing waits for it.
+    """
+    computing: deque[tuple[list[Decoded], Future[Sequence[NDArray[np.float64] | None]]]] = deque()
+
+    def finished() -> Iterator[Labelled]:
+        while computing:
+            batch, probabilities = computing.popleft()
+            yield from zip(batch, probabilities.result(), strict=True)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="engine") as executor:
+        while True:
+            try:
+                batch = next(batches, None) if not computing or ready() else []
+            except Exception:
+                yield from finished()  # what came before the mistake is worth as much as ever
+                raise
+            yield from finished()
+            if batch is None:
+                return
+            if batch:
+                computing.append((batch, executor.submit(_probabilities, engine, batch, first, batch_size)))
+                first += len(batch)
+
+
+def _probabilities(
+    engine: Engine, batch: Sequence[Decoded], first: int, batch_size: int
+) -> Sequence[NDArray[np.float64] | None]:
+    """Return the probabilities of every class for every input, None for those that could not be read."""
+    readable = [position for position, decoded in enumerate(batch) if decoded.pixels is not None]
+    found: list[NDArray[np.float64] | None] = [None] * len(batch)
+    if not readable:
+        return found
+    pixels = np.stack([decoded.pixels for decoded in batch if decoded.pixels is not None])
+    if engine.full_batches:
+        logits = _in_full_batch(engine, pixels, [(first + position) % batch_size for position in readable], batch_size)
+    else:
+        logits = engine.logits(pixels)
+    if not np.isfinite(logits).all():
+        raise DataError(
+            "the model's logits are not finite: no label is defined; train again with a lower learning rate, or in "
+            "float32"
+        )
+    for position, row in zip(readable, softmax(logits), strict=True):
+        found[position] = row
+    return found
+
+
+def _in_full_batch(engine: Engine, pixels: NDArray[np.uint8], rows: list[int], batch_size: int) -> NDArray[np.float32]:
+    """Return the logits of images, computed in a whole batch, so that nothing is compiled twice.
+
+    An image is always in the row that its number gives: whatever was unreadable, slow or labelled by an earlier
+    process, no score changes by a single bit.
+    """
+    whole = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
+    whole[rows] = pixels
+    return engine.logits(whole)[rows]
+
+
+def _record(
+    decoded: Decoded, probabilities: NDArray[np.float64] | None, names: Sequence[str], top_k: int, min_score: float
+) -> Prediction:
+    if probabilities is None:
+        return Prediction(decoded.path, None, None, (), decoded.error)
+    top = _top(probabilities, names, top_k)
+    label = top[0].label if top[0].score >= min_score else None
+    return Prediction(decoded.path, label, top[0].score, top)
+
+
+def _top(probabilities: NDArray[np.float64], names: Sequence[str], top_k: int) -> tuple[ScoredLabel, ...]:
+    best = np.argsort(-probabilities, kind="stable")[:top_k]
+    return tuple(ScoredLabel(names[index], float(probabilities[index])) for index in best)

@@ -1,0 +1,149 @@
+"""Gathers what a report.html shows: what the evaluation found, thumbnails, contribution maps, and the run's own files.
+
+What cannot be had (the maps of a head that has none, the files of a run beside a lone model) is left out and said.
+Keras is started for the maps alone, whatever engine the evaluation ran on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+
+from wisesr_cli.errors import WisesrError
+from wisesr_cli.evaluation.evaluate import Answers
+from wisesr_cli.evaluation.metrics import wilson_interval
+from wisesr_cli.machine import keras_start
+from wisesr_cli.report.facts import ReportRequest, cautions, data_table, describe, read_run_files, shorten_path
+from wisesr_cli.report.page import render
+from wisesr_cli.report.pictures import LARGE_SIDE, SMALL_SIDE, thumbnails, tinted_map
+from wisesr_cli.report.records import Card, Example, ReportContent, Thumbnail
+from wisesr_cli.report.selection import choose_listed, choose_mistakes, choose_right, examples_of
+from wisesr_cli.results import Evaluation, Explanation, Listener, Progress
+from wisesr_cli.run.run import model_path
+
+PAGE_BYTES = 4_900_000  # of the whole file, so that it can be mailed
+LIST_BYTES = 900_000  # of the images that cells name
+CARDS_BYTES = 2_000_000  # of the pictures on cards: the maps of a large feature map take as much as a photo
+THUMBNAIL_BYTES = 40  # of a thumbnail beside its picture
+
+
+def gather(request: ReportRequest, evaluation: Evaluation, answers: Answers, listener: Listener) -> ReportContent:
+    """Return what the report of an evaluation shows."""
+    examples = examples_of(answers)
+    mistakes, right = choose_mistakes(examples, evaluation.worst_mistakes), choose_right(examples)
+    listed = choose_listed(examples, LIST_BYTES)
+    files = read_run_files(request)
+    with listener.progress("looking at images for the report", 2 * (len(mistakes) + len(right))) as progress:
+        cards, statement, reason = _explain(_photograph([*mistakes, *right], request, progress), request, progress)
+    if reason:
+        listener.warn(f"the report has no contribution maps: {reason}")
+        files.left_out.append(f"Contribution maps: {reason}")
+    interval = wilson_interval(sum(row.is_right for row in examples), len(examples))
+    shown = _within(cards, CARDS_BYTES)
+    if len(shown) < len(cards):
+        files.left_out.append(
+            f"{len(cards) - len(shown):,} of {len(cards):,} images with maps: the file would be too large"
+        )
+    content = ReportContent(
+        title=request.name,
+        evaluation=evaluation,
+        interval=interval,
+        facts=tuple(describe(request, evaluation)),
+        cautions=tuple(cautions(evaluation.metrics, interval, request.subject)),
+        left_out=tuple(files.left_out),
+        data=data_table(request, files),
+        mistakes=tuple(card for card in shown if not card.example.is_right),
+        right=tuple(sorted((card for card in shown if card.example.is_right), key=_by_class)),
+        statement=statement,
+        listed=tuple(listed),
+        thumbnails={},
+        history=files.history,
+        best_epoch=request.info.epoch,
+        config=files.config,
+        environment=files.environment,
+    )
+    return _with_thumbnails(content, request, listener)
+
+
+def _by_class(card: Card) -> tuple[int, float, str]:
+    return card.example.truth, -card.example.score, card.example.path
+
+
+def _photograph(examples: Sequence[Example], request: ReportRequest, progress: Progress) -> list[Card]:
+    """Return a card for each of the examples, without maps yet."""
+    paths = [request.path_of(row.path) for row in examples]
+    cards = []
+    pictures = thumbnails(paths, LARGE_SIDE, request.info, pixel_limit=request.pixel_limit)
+    for example, picture in zip(examples, pictures, strict=True):
+        cards.append(Card(example, picture))
+        progress.advance()
+    return cards
+
+
+def _explain(cards: list[Card], request: ReportRequest, progress: Progress) -> tuple[list[Card], str, str]:
+    """Return the cards with their maps and what is exact about them; or as they were, and why they have none."""
+    from wisesr_cli.explanation.explainer import Explainer, explain_paths
+
+    explained = []
+    try:
+        keras_start.start(request.device, precision="float32")
+        explainer = Explainer(model_path(request.run_path), request.info.image_size)
+        for start in range(0, len(cards), request.batch_size):
+            some = cards[start : start + request.batch_size]
+            asked = sorted({card.example.truth for card in some if not card.example.is_right})
+            paths = [request.path_of(card.example.path) for card in some]
+            explanations = explain_paths(
+                explainer, paths, labels=asked, batch_size=request.batch_size, pixel_limit=request.pixel_limit
+            )
+            for card, explanation in zip(some, explanations, strict=True):
+                explained.append(_with_maps(card, explanation, explainer.info.class_names))
+                progress.advance()
+    except (WisesrError, MemoryError) as error:
+        return cards, "", shorten_path(str(error), request.run)
+    return explained, explainer.statement, ""
+
+
+def _with_maps(card: Card, explanation: Explanation, class_names: Sequence[str]) -> Card:
+    """Return a card with its maps; as it was where the image is gone, or another arithmetic gave another answer."""
+    predicted, other = explanation.predicted, explanation.runner_up
+    if predicted is None or other is None or predicted.label != class_names[card.example.predicted]:
+        return card
+    if not card.example.is_right:
+        other = next(row for row in explanation.asked if row.label == class_names[card.example.truth])
+    return replace(card, predicted=tinted_map(predicted), difference=tinted_map(predicted.minus(other)))
+
+
+def _within(cards: Sequence[Card], most_bytes: int) -> Sequence[Card]:
+    """Return the first of the cards, as many as have pictures of at most so many bytes."""
+    for number, card in enumerate(cards):
+        pictures = [tinted.png for tinted in (card.predicted, card.difference) if tinted is not None]
+        most_bytes -= sum(map(_encoded_bytes, [*pictures, *([card.thumbnail.content] if card.thumbnail else [])]))
+        if most_bytes < 0:
+            return cards[:number]
+    return cards
+
+
+def _encoded_bytes(content: bytes) -> int:
+    """Return how many bytes a picture takes in base64."""
+    return (len(content) + 2) // 3 * 4
+
+
+def _with_thumbnails(content: ReportContent, request: ReportRequest, listener: Listener) -> ReportContent:
+    """Return the content with small pictures of the first of the listed images that have no card, as many as fit."""
+    room = PAGE_BYTES - len(render(content).encode())
+    with_card = {card.example.position for card in (*content.mistakes, *content.right)}
+    waiting = [row for row in content.listed if row.position not in with_card]
+    found: dict[int, Thumbnail] = {}
+    paths = [request.path_of(row.path) for row in waiting]
+    pictures = thumbnails(paths, SMALL_SIDE, request.info, pixel_limit=request.pixel_limit)
+    with listener.progress("making thumbnails for the report", len(waiting)) as progress, closing(pictures):
+        for example, picture in zip(waiting, pictures, strict=True):
+            progress.advance()
+            if picture is None:
+                continue
+            room -= _encoded_bytes(picture.content) + THUMBNAIL_BYTES
+            if room < 0:
+                break
+            found[example.position] = picture
+    return replace(content, thumbnails=found)

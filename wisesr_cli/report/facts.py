@@ -1,0 +1,194 @@
+"""What a report says beside its pictures: run, model and data, what the figures do not show, and the run's own files.
+
+Folders are shortened to their last name: a report is made to be passed on, and the path of a home folder says more than
+its reader needs. The run's own files keep them whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from wisesr_cli.config.schema import dump_yaml
+from wisesr_cli.data.index import DatasetIndex
+from wisesr_cli.display.grid import percent
+from wisesr_cli.engines.choose import EngineName
+from wisesr_cli.errors import RunError
+from wisesr_cli.evaluation.evaluate import Subject
+from wisesr_cli.machine.keras_start import DeviceChoice
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.report.records import DataTable
+from wisesr_cli.results import EpochResult, Evaluation, Metrics
+from wisesr_cli.run.names import CONFIG, ENVIRONMENT, HISTORY, SPLITS
+from wisesr_cli.run.run import Run, model_path
+from wisesr_cli.text import counted, visible
+
+MOST_NAMED = 5  # unreadable images
+FEW_EXAMPLES = 30  # of a class: its recall then has a 95 % interval of 35 points, where half are right
+_FOLDERS = re.compile(r"(?:^|(?<==))/(?:.*/)?(?=[^/]+/?$)", re.DOTALL)
+_ENGINES: dict[EngineName, str] = {"litert": "LiteRT", "keras": "Keras"}
+_RESIZED = {
+    "squash": "squashed to it, whatever their shape",
+    "crop": "cut to its shape",
+    "pad": "padded to its shape",
+}
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """What was evaluated, and how: what a report needs beside what came out."""
+
+    run_path: str | Path
+    subject: Subject
+    info: ModelInfo
+    engine: EngineName  # what the evaluation ran on
+    precision: str
+    device: DeviceChoice
+    batch_size: int
+    pixel_limit: int
+
+    @property
+    def run(self) -> Run:
+        """The run directory, or the folder of a model file."""
+        return Run(model_path(self.run_path).parent)
+
+    @property
+    def name(self) -> str:
+        """What the run is called, whatever path it was given by; of a lone model, the name of its file."""
+        model = model_path(self.run_path)
+        return Run(model.parent.resolve()).name if self.run.is_complete else model.name
+
+    def path_of(self, relative: str) -> str:
+        """Return where an image of the subject lies."""
+        return f"{self.subject.index.root.rstrip('/')}/{relative}"
+
+
+@dataclass
+class RunFiles:
+    """What a run directory tells beside its model; `left_out` says what it does not, and why."""
+
+    history: tuple[EpochResult, ...] = ()
+    config: str = ""
+    environment: str = ""
+    splits: dict[str, tuple[int, ...]] = field(default_factory=dict)  # images per class
+    left_out: list[str] = field(default_factory=list)
+
+
+def read_run_files(request: ReportRequest) -> RunFiles:
+    """Return what the files of a run hold; what is missing or damaged is said, and the rest is shown."""
+    run, found = request.run, RunFiles()
+    if not run.is_complete:
+        found.left_out.append("Learning curves, config, environment: the model file lies in no run directory")
+        return found
+
+    def read(name: str, function: Callable[[], Value], default: Value) -> Value:
+        try:
+            return function()
+        except RunError as error:
+            found.left_out.append(f"{name}: {shorten_path(str(error), run)}")
+            return default
+
+    found.history = read(f"Learning curves ({HISTORY})", run.read_history, ())
+    found.config = read(f"Config ({CONFIG})", lambda: _config_text(run), "")
+    found.environment = read(f"Environment ({ENVIRONMENT})", lambda: _environment_text(run), "")
+    found.splits = read(f"Images per split ({SPLITS})", lambda: _count_splits(run, request.info.class_names), {})
+    return found
+
+
+def _config_text(run: Run) -> str:
+    return dump_yaml(without_folders(run.load_config().to_dict()))
+
+
+def _environment_text(run: Run) -> str:
+    return json.dumps(without_folders(run.read_environment()), indent=1, ensure_ascii=False)
+
+
+def _count_splits(run: Run, class_names: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    rows = run.read_splits()
+    run.check_splits(class_names, rows)
+    labels = {name: label for label, name in enumerate(class_names)}
+    counts: dict[str, list[int]] = {}
+    for _, name, split in rows:
+        counts.setdefault(split, [0] * len(class_names))[labels[name]] += 1
+    return {split: tuple(numbers) for split, numbers in counts.items()}
+
+
+def without_folders(value: Any) -> Any:
+    """Return plain values with every absolute path in them, also behind `name=`, shortened to its last name."""
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(item) for item in value]
+    return _FOLDERS.sub("\u2026/", value) if isinstance(value, str) else value
+
+
+def shorten_path(message: str, run: Run) -> str:
+    """Return a message about a file of the run without the folders that the run lies in."""
+    return message.replace(f"{visible(run.path)}/", "")
+
+
+def data_table(request: ReportRequest, files: RunFiles) -> DataTable:
+    """Return the images of every class in the run's splits, and in the folder that was judged on instead."""
+    columns = dict(files.splits)
+    subject = request.subject
+    if subject.title not in columns:
+        columns[subject.title] = tuple(subject.index.counts(subject.split).tolist())
+    return DataTable(tuple(columns), tuple(columns.values()), subject.title)
+
+
+def describe(request: ReportRequest, evaluation: Evaluation) -> Iterator[tuple[str, str]]:
+    """Give what was judged on what, as names and texts."""
+    info, index = request.info, request.subject.index
+    height, width = info.image_size
+    versions = (f"{name} {info.versions[name]}" for name in ("wisesr", "keras", "tensorflow") if name in info.versions)
+    yield "Model", f"{info.backbone}, head {info.head}, {counted(len(info.class_names), 'class', 'classes')}"
+    yield "Trained", f"weights of epoch {info.epoch}; {', '.join(versions)}"
+    rest = "" if request.subject.image_size is None else "; the model was trained at another size"
+    yield "Images seen at", f"{height} x {width} pixels (height x width), {_RESIZED[info.resize]}{rest}"
+    engine = f"{_ENGINES[request.engine]} in {request.precision}"
+    yield "Evaluated on", f"{request.subject.title}: {counted(evaluation.metrics.examples, 'image')}, by {engine}"
+    yield "Unreadable", _unreadable(index, evaluation)
+    if index.ignored:
+        yield "Passed over", ", ".join(f"{count:,} x {kind}" for kind, count in sorted(index.ignored.items()))
+
+
+def _unreadable(index: DatasetIndex, evaluation: Evaluation) -> str:
+    """Return how many images were left out, and the first of those that the folder's scan found."""
+    count = evaluation.unreadable + len(index.unreadable)
+    if not count:
+        return "none"
+    named = (f"{path}: {reason}" for path, reason in index.unreadable[:MOST_NAMED])
+    return "; ".join([f"{counted(count, 'image')} left out", *named])
+
+
+def cautions(metrics: Metrics, interval: tuple[float, float] | None, subject: Subject) -> Iterator[str]:
+    """Give what a reader should know before trusting the figures; `interval` is that of the top-1 accuracy."""
+    if interval is None:
+        return
+    yield (
+        f"Top-1 accuracy is {percent(metrics.top1_accuracy)} on {counted(metrics.examples, 'image')}. "
+        f"On all images of the same kind it may lie anywhere from {percent(interval[0])} to {percent(interval[1])} "
+        "(95 % interval, Wilson). That does not cover training again with another seed, nor images of another kind."
+    )
+    support = np.array([row.support for row in metrics.per_class])
+    most = int(support.argmax())
+    share = percent(float(support[most] / metrics.examples))
+    yield f"Always answering \u201c{visible(metrics.classes[most])}\u201d would be right for {share} of them."
+    if subject.is_own and subject.split == "validation":
+        yield "The best epoch was chosen on these images: on new ones expect somewhat less."
+    if subject.is_own and subject.split == "train":
+        yield "The model was trained on these images: the figures say how well it remembers, not how well it will do."
+    few, none = int(np.sum((support > 0) & (support < FEW_EXAMPLES))), int(np.sum(support == 0))
+    if few:
+        classes = counted(few, "class has", "classes have")
+        yield f"{classes} fewer than {FEW_EXAMPLES} images here: the figures of a single class are rough."
+    if none:
+        yield f"{counted(none, 'class has', 'classes have')} no image here: the means over classes leave them out."

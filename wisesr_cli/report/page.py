@@ -1,0 +1,217 @@
+"""Writes a report.html: what `content` gathered, as one file that asks nothing of any network.
+
+The templates lie in `templates/`. Whatever stands in the page passes `text.visible` and is escaped: the environment
+sees to it, so that no template can forget it. A policy in the page allows the one style sheet and the one script that
+are in it, by their hashes, and pictures that it holds itself; everything else a browser refuses to load or to run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from wisesr_cli.display.grid import decimal, percent
+from wisesr_cli.machine.files import write_text
+from wisesr_cli.report.charts import WIDTH, learning_curves, reliability_charts
+from wisesr_cli.report.pictures import SMALL_SIDE
+from wisesr_cli.report.records import ReportContent, Thumbnail, TintedMap
+from wisesr_cli.report.tables import class_rows, confused_pairs, matrix_of, split_rows
+from wisesr_cli.results import Metrics
+from wisesr_cli.text import visible
+from wisesr_cli.version import __version__
+
+SMALLEST_SQUARE = 4  # pixels; between smaller positions no lines are drawn, as they would be all that is seen
+MINUS = "\u2212"
+
+_MEANINGS = {
+    "top1_accuracy": ("Top-1 accuracy", "how often the best class is the true one"),
+    "top5_accuracy": ("Top-5 accuracy", "how often the true class is among the five best"),
+    "balanced_accuracy": ("Balanced accuracy", "mean recall of the classes: small ones count as much as large ones"),
+    "macro_precision": ("Macro precision", "mean over classes: of what was given a label, how much has it"),
+    "macro_f1": ("Macro F1", "mean over classes of the harmonic mean of precision and recall"),
+    "macro_auc": ("Macro AUC", "how well the scores of a class rank its images before all others"),
+    "log_loss": ("Log loss", "mean surprise at the true class; lower is better, 0 is certain and right"),
+    "ece": ("ECE", "mean distance between score and how often it is right; lower is better"),
+}
+_DECIMALS = {"log_loss"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with its name and what it says."""
+
+    name: str
+    value: str
+    note: str
+
+
+def write_report(content: ReportContent, path: Path) -> None:
+    """Write the page as a whole; raises `MachineError` when it cannot be written."""
+    write_text(path, render(content))
+
+
+def render(content: ReportContent) -> str:
+    """Return the page."""
+    environment = _environment()
+    style, script = _source(environment, "report.css"), _source(environment, "report.js")
+    metrics, names = content.evaluation.metrics, content.evaluation.metrics.classes
+    rows = class_rows(metrics, content.data)
+    return environment.get_template("report.html").render(
+        content=content,
+        policy=_policy(style, script),
+        style=Markup(style),
+        script=Markup(script),
+        version=__version__,
+        sections=_sections(content),
+        tiles=_tiles(content),
+        metrics=[_figure(metrics, field) for field in _MEANINGS],
+        classes=rows,
+        classes_left_out=len(names) - len(rows),
+        splits=split_rows(content.data),
+        names=names,
+        matrix=matrix_of(metrics),
+        pairs=confused_pairs(content.evaluation),
+        reliability=reliability_charts(content.evaluation.reliability, metrics.ece),
+        curves=learning_curves(content.history, content.best_epoch) if content.history else (),
+        width=WIDTH,
+        data=_data(content),
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("wisesr_cli.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "decimal": decimal, "signed": signed}
+    environment.filters |= {"data_uri": data_uri, "grid": grid_lines, "short": short}
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """Return text from outside with nothing hidden in it; what is HTML already, and numbers, as they are."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _source(environment: Environment, name: str) -> str:
+    if environment.loader is None:
+        raise AssertionError("the environment was made with a loader")
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _policy(style: str, script: str) -> str:
+    """Return the content security policy that allows this style sheet, this script and pictures in the page alone."""
+    hashes = {
+        kind: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for kind, text in (("style", style), ("script", script))
+    }
+    allowed = [f"{kind}-src 'sha256-{digest}'" for kind, digest in hashes.items()]
+    return "; ".join(["default-src 'none'", "img-src data:", *allowed, "base-uri 'none'", "form-action 'none'"])
+
+
+def signed(value: float, *, always: bool = False) -> str:
+    """Return a number with two digits after the point and a real minus; `always`: with a plus, too, set apart."""
+    text = f"{abs(value):.2f}"
+    is_negative = value < 0 and float(text) > 0
+    sign = MINUS if is_negative else "+" if always else ""
+    return f"{sign} {text}" if always else sign + text
+
+
+def short(count: int) -> str:
+    """Return a count that fits into a cell: exact below 10,000, else in thousands or millions."""
+    if count < 10_000:
+        return str(count)
+    return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.1f}M"
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    """Return a file as an address that holds it."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def grid_lines(tinted: TintedMap, thumbnail: Thumbnail) -> str:
+    """Return the SVG path of the lines between positions; empty where they would hide the picture."""
+    rows, columns = len(tinted.contribution.map), len(tinted.contribution.map[0])
+    across, down = thumbnail.width / columns, thumbnail.height / rows
+    if min(across, down) < SMALLEST_SQUARE:
+        return ""
+    upright = (f"M{across * column:.1f} 0V{thumbnail.height}" for column in range(1, columns))
+    level = (f"M0 {down * row:.1f}H{thumbnail.width}" for row in range(1, rows))
+    return "".join((*upright, *level))
+
+
+def _sections(content: ReportContent) -> list[tuple[str, str]]:
+    sections = [
+        ("summary", "Summary"),
+        ("classes", "Classes"),
+        ("data", "Data"),
+        ("confusion", "Confusion matrix"),
+        ("reliability", "Reliability"),
+    ]
+    if content.mistakes or content.right:
+        sections.append(("images", "What decided"))
+    if content.history:
+        sections.append(("learning", "Learning curves"))
+    if content.config or content.environment:
+        sections.append(("settings", "Config and environment"))
+    return sections
+
+
+def _figure(metrics: Metrics, field: str) -> Figure:
+    name, meaning = _MEANINGS[field]
+    value = getattr(metrics, field)
+    return Figure(name, decimal(value) if field in _DECIMALS else percent(value), meaning)
+
+
+def _tiles(content: ReportContent) -> list[Figure]:
+    metrics = content.evaluation.metrics
+    low, high = map(percent, content.interval or (None, None))
+    wrong = metrics.examples - sum(metrics.confusion_matrix[label][label] for label in range(len(metrics.classes)))
+    return [
+        Figure("Top-1 accuracy", percent(metrics.top1_accuracy), f"95 % interval {low} to {high}"),
+        Figure("Macro F1", percent(metrics.macro_f1), "mean over classes"),
+        Figure("Calibration error", percent(metrics.ece), "ECE, lower is better"),
+        Figure("Images", f"{metrics.examples:,}", f"{wrong:,} labelled wrong"),
+    ]
+
+
+def _data(content: ReportContent) -> dict[str, Any]:
+    """Return what the script lists in cells: images as rows, scores in thousandths, pictures by position."""
+    metrics = content.evaluation.metrics
+    return {
+        "classes": [visible(name) for name in metrics.classes],
+        "support": [row.support for row in metrics.per_class],
+        "examples": [
+            [
+                visible(row.path),
+                row.truth,
+                row.predicted,
+                round(1000 * row.score),
+                round(1000 * row.truth_score),
+                row.position,
+            ]
+            for row in sorted(content.listed, key=lambda row: (-row.score, row.path))
+        ],
+        "thumbnails": {
+            str(position): [base64.b64encode(found.content).decode(), *_fitted(found, SMALL_SIDE)]
+            for position, found in content.thumbnails.items()
+        },
+        "side": SMALL_SIDE,
+    }
+
+
+def _fitted(thumbnail: Thumbnail, side: int) -> Sequence[int]:
+    scale = side / max(thumbnail.width, thumbnail.height)
+    return round(thumbnail.width * scale), round(thumbnail.height * scale)

@@ -1,0 +1,121 @@
+"""The tables of a report: classes, splits, the confusion matrix and its largest cells; of very many classes a part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wisesr_cli.report.records import DataTable
+from wisesr_cli.results import ClassMetrics, Evaluation, Metrics
+
+MOST_CLASSES = 1000  # rows of the table of classes
+MOST_IN_MATRIX = 100  # classes; a larger matrix shows those that are confused most
+LARGE_CELLS, MEDIUM_CELLS = 20, 40  # classes up to which cells of the matrix have that size
+SHADES = 10
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A row of the table of classes: its figures, and its images in the splits that were not judged on."""
+
+    figures: ClassMetrics
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """What a split holds; `smallest` and `largest` are the images of a class, classes without any left out."""
+
+    name: str
+    images: int
+    classes_with_images: int
+    classes: int
+    smallest: int
+    largest: int
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """How many images of one class were taken for another; classes are positions among all."""
+
+    truth: int
+    predicted: int
+    count: int
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the confusion matrix; `shade` is 0 to `SHADES`."""
+
+    index: int
+    count: int
+    shade: int
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """A row of the confusion matrix: a true class."""
+
+    index: int
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The confusion matrix, or of very many classes those that are confused most."""
+
+    indices: tuple[int, ...]
+    rows: tuple[MatrixRow, ...]
+    left_out: int
+    size: str
+
+
+def class_rows(metrics: Metrics, data: DataTable) -> list[ClassRow]:
+    """Return the figures of every class; of very many, those with the lowest F1, in the order of all."""
+    others = [counts for name, counts in zip(data.columns, data.counts, strict=True) if name != data.judged]
+    lowest = sorted(range(len(metrics.classes)), key=lambda label: _or_infinite(metrics.per_class[label].f1))
+    chosen = sorted(lowest[:MOST_CLASSES])
+    return [ClassRow(metrics.per_class[label], tuple(counts[label] for counts in others)) for label in chosen]
+
+
+def _or_infinite(value: float | None) -> float:
+    return float("inf") if value is None else value
+
+
+def split_rows(data: DataTable) -> list[SplitRow]:
+    """Return what each split holds."""
+    rows = []
+    for name, counts in zip(data.columns, data.counts, strict=True):
+        filled = [count for count in counts if count]
+        rows.append(
+            SplitRow(name, sum(counts), len(filled), len(counts), min(filled, default=0), max(counts, default=0))
+        )
+    return rows
+
+
+def matrix_of(metrics: Metrics) -> Matrix:
+    """Return the cells of the confusion matrix, shaded by the fraction of their true class."""
+    confusion = np.asarray(metrics.confusion_matrix, dtype=np.int64)
+    support, right = confusion.sum(axis=1), confusion.diagonal()
+    confused = support + confusion.sum(axis=0) - 2 * right
+    indices = np.sort(np.argsort(-confused, kind="stable")[:MOST_IN_MATRIX]).tolist()
+    fractions = confusion / np.maximum(support, 1)[:, None]
+    # Without numbers the shade alone must show a confusion of a few percent.
+    shades = np.rint(SHADES * (fractions if len(indices) <= LARGE_CELLS else np.sqrt(fractions))).astype(int)
+    rows = tuple(
+        MatrixRow(row, tuple(Cell(column, int(confusion[row, column]), int(shades[row, column])) for column in indices))
+        for row in indices
+    )
+    size = "large" if len(indices) <= LARGE_CELLS else "medium" if len(indices) <= MEDIUM_CELLS else "many"
+    return Matrix(tuple(indices), rows, len(metrics.classes) - len(indices), size)
+
+
+def confused_pairs(evaluation: Evaluation) -> list[PairRow]:
+    """Return the pairs of classes that are confused most, the classes as positions among all."""
+    labels = {name: label for label, name in enumerate(evaluation.metrics.classes)}
+    return [
+        PairRow(labels[pair.truth], labels[pair.predicted], pair.count, pair.fraction_of_truth)
+        for pair in evaluation.most_confused
+    ]

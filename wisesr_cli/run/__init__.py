@@ -1,0 +1,1 @@
+"""The run directory: its names, its folders, its records, its state."""

@@ -1,0 +1,97 @@
+"""What the files of a run directory are called, and how its records and tables are written and read. No Keras.
+
+Only here stand the names of files that wisesr writes into a run, an evaluation, an explanation or a comparison.
+"""
+
+from __future__ import annotations
+
+from wisesr_cli.machine.files import TEMPORARY_PREFIX
+from wisesr_cli.model_files.info import BEST, MODEL_INFO
+
+LITERT = "best.tflite"
+UPGRADED = "upgraded.keras"  # what `wisesr upgrade` made, and fine-tuning starts from
+CONFIG = "config.yaml"
+CLASSES = "classes.json"
+SPLITS = "splits.csv"
+ENVIRONMENT = "environment.json"
+HISTORY = "history.csv"
+METRICS = "metrics.json"
+TRACKED = "trackers.json"  # which runs of experiment trackers it is
+STATE = "state"
+PLOTS = "plots"
+TENSORBOARD = "tensorboard"
+LOCK = ".lock"
+
+# In the folder of an evaluation, beside its metrics.
+PER_CLASS = "per_class.csv"
+CONFUSION_MATRIX = "confusion_matrix.csv"
+PREDICTIONS = "predictions.csv"
+EVALUATION_FILES = (METRICS, PER_CLASS, CONFUSION_MATRIX, PREDICTIONS)
+REPORT = "report.html"  # only where it was asked for
+
+# In the folder of explanations, `EXPLAIN` unless another one is given.
+EXPLAIN = "explain"
+CONTRIBUTIONS = "contributions.npz"
+EXPLANATIONS = "explanations.json"
+EXPLANATIONS_TABLE = "explanations.csv"
+EXPLAINED_PICTURE = "image-{:05}-{}.png"  # number and name of the image
+EXPLAINED_SHEET = "contact_sheet-{:03}.png"
+WEIGHTS_PICTURE = "weights.png"
+WEIGHTS_NUMBERS = "weights.npz"
+EXPLAINED_PATTERNS = (f"image-{'[0-9]' * 5}*-*.png", f"contact_sheet-{'[0-9]' * 3}*.png")
+EXPLANATION_FILES = (CONTRIBUTIONS, EXPLANATIONS, EXPLANATIONS_TABLE, WEIGHTS_PICTURE, WEIGHTS_NUMBERS)
+
+# In the folder of exports, `EXPORT` unless another one is given.
+EXPORT = "export"
+EXPORT_RECORD = "export.json"
+EXPORT_README = "README.md"
+LABELS = "labels.txt"
+EXPORTED_MODELS = {
+    ("keras", None): "model.keras",
+    ("onnx", None): "model.onnx",
+    ("litert", None): "model.tflite",
+    ("litert", "int8"): "model-int8.tflite",
+    ("litert", "float16"): "model-float16.tflite",
+    ("saved_model", None): "saved_model",
+}
+SAVED_MODEL_EXTRAS = "assets.extra"  # where TensorFlow leaves room for files of others
+SAVED_MODEL_FILES = (
+    *("saved_model.pb", "fingerprint.pb", "variables/variables.index", "variables/variables.data-*"),
+    *(f"{SAVED_MODEL_EXTRAS}/{name}" for name in (MODEL_INFO, LABELS)),
+)
+SAVED_MODEL_FOLDERS = ("variables", "assets", SAVED_MODEL_EXTRAS)
+EXPORT_FILES = (*(name for name in EXPORTED_MODELS.values() if "." in name), LABELS, EXPORT_README, EXPORT_RECORD)
+
+# In the folder of a comparison, beside a run directory for every head and seed; the first with its first training.
+TRAININGS = "trainings.json"
+COMPARISON = "comparison.json"
+COMPARISON_TABLE = "comparison.csv"
+COMPARISON_TEXT = "comparison.md"
+COMPARISON_FILES = (COMPARISON, COMPARISON_TABLE, COMPARISON_TEXT)
+ACCURACY_PICTURE = "accuracy.png"
+
+# In the folder of plots. Those with a gap, for what was evaluated, come with each evaluation.
+LEARNING_CURVES = "learning_curves.png"
+CONFUSION_PICTURE = "confusion_matrix-{}.png"
+RELIABILITY_PICTURE = "reliability-{}.png"
+EVALUATION_PICTURES = (CONFUSION_PICTURE, RELIABILITY_PICTURE)
+
+LEFTOVERS = tuple(
+    f"{folder}{TEMPORARY_PREFIX}*" for folder in ("", f"{PLOTS}/", f"{EXPLAIN}/", f"{EXPORT}/", "evaluate-*/")
+)
+
+# What `--overwrite` takes away; whatever else lies in a run directory is the user's. The classes go last: with them a
+# folder is known to be a run, in which another process may take away what a killed one did not come to.
+OUR_STATES = (f"{STATE}/epoch-{'[0-9]' * 6}*", f"{STATE}/{TEMPORARY_PREFIX}*")
+OUR_FILES = (
+    *(f"{PLOTS}/{name}" for name in (LEARNING_CURVES, *(name.format("*") for name in EVALUATION_PICTURES))),
+    f"{TENSORBOARD}/**/events.out.tfevents.*",
+    *(f"evaluate-*/{name}" for name in (*EVALUATION_FILES, REPORT)),
+    *(f"{EXPLAIN}/{name}" for name in (*EXPLANATION_FILES, *EXPLAINED_PATTERNS)),
+    *(f"{EXPORT}/{name}" for name in (*(f"saved_model/{name}" for name in SAVED_MODEL_FILES), *EXPORT_FILES)),
+    *(LITERT, BEST, UPGRADED, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, TRACKED, CLASSES),
+)
+OUR_FOLDERS = (
+    *(STATE, PLOTS, f"{TENSORBOARD}/*", TENSORBOARD, EXPLAIN, "evaluate-*", EXPORT, f"{EXPORT}/saved_model"),
+    *(f"{EXPORT}/saved_model/{name}" for name in SAVED_MODEL_FOLDERS),
+)

@@ -1,0 +1,205 @@
+"""What a training has come to, as the state directory keeps it, and whether another may go on from there. No Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, InstanceOf, TypeAdapter, ValidationError
+
+from wisesr_cli.config.schema import Config
+from wisesr_cli.errors import RunError
+from wisesr_cli.results import EpochResult
+from wisesr_cli.text import joined, visible
+
+# Settings that touch only where and how something is kept, not what is computed.
+_FREE = ("name", "output_dir", "data.cache", "train.epochs", "train.trackers", "train.track_model")
+_FREE_SECTION = "distribute."  # other devices and processes go on with a warning
+_LAST_PHASE = "train.phases"
+
+Text = InstanceOf[str]  # class names may come from file names that are not UTF-8, which pydantic's own check refuses
+Record = TypeVar("Record", "Progress", "Circumstances")
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass
+class Progress:
+    """Everything beside the arrays that a resumed training continues from.
+
+    `best_epoch`, `best_rank`: the best epoch so far and what it is compared by, larger is better.
+    `stopping_best`, `stopping_wait`: the best value that early stopping saw, and the epochs since.
+    `planned_epochs`: the number of epochs that was asked for; `finished`: whether nothing of it is left to do.
+    """
+
+    history: list[EpochResult] = field(default_factory=list)
+    best_epoch: int | None = None
+    best_rank: tuple[float, ...] = ()
+    stopping_best: float | None = None
+    stopping_wait: int = 0
+    planned_epochs: int = 0
+    finished: bool = False
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs have finished."""
+        return len(self.history)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the state directory."""
+        return {**asdict(self), "best_rank": list(self.best_rank)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Progress:
+        """Return the progress that `to_json` wrote.
+
+        Raises:
+            RunError: it was written by another version, or is damaged.
+        """
+        return _read(cls, values)
+
+
+@dataclass
+class DataRecord:
+    """What `DatasetIndex.record` gives: the classes, and per split and class the number of files and their hash."""
+
+    classes: list[Text]
+    splits: dict[Text, dict[Text, tuple[int, Text]]]
+
+
+def _data_record(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values as they are, when they are a `DataRecord`."""
+    TypeAdapter(DataRecord).validate_python(values)
+    return values
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What must not change between a training and its resumption, and what may with a warning."""
+
+    config: dict[Text, Any]
+    classes: tuple[Text, ...]
+    data: Annotated[dict[Text, Any], AfterValidator(_data_record)]
+    versions: dict[str, str]
+    backend: str
+    threads: int
+    device: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the state directory."""
+        return asdict(self)
+
+
+def circumstances_from_json(values: Mapping[str, Any]) -> Circumstances:
+    """Return what `Circumstances.to_json` wrote.
+
+    Raises:
+        RunError: it was written by another version, or is damaged.
+    """
+    return _read(Circumstances, values)
+
+
+def _read(record: type[Record], values: Mapping[str, Any]) -> Record:
+    """Return a record from plain values, every field there and of its type."""
+    names = {field.name for field in fields(record)}
+    try:
+        if odd := sorted(names ^ values.keys()):
+            raise ValueError(f"'{odd[0]}' is missing or unknown")
+        return TypeAdapter(record).validate_python(values)
+    except ValidationError as error:
+        place = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise _other_version(f"{place}: {error.errors()[0]['msg']}") from None
+    except ValueError as error:
+        raise _other_version(str(error)) from None
+
+
+def _other_version(reason: str) -> RunError:
+    return RunError(f"the state is damaged or of another version: {visible(reason)}; use --overwrite")
+
+
+def check_resumable(
+    before: Circumstances,
+    now: Circumstances,
+    data_differences: list[str],
+    *,
+    way_out: str = "start anew with --overwrite",
+) -> list[str]:
+    """Return warnings about what may change, or refuse what would silently differ.
+
+    Raises:
+        RunError: config, classes, data, library versions or backend differ; the message lists the differences.
+    """
+    differences = _config_differences(before.config, now.config)
+    if before.classes != now.classes:
+        differences.append(f"classes: {joined(before.classes)} -> {joined(now.classes)}")
+    differences += data_differences
+    if before.backend != now.backend:
+        differences.append(f"backend: {before.backend} -> {now.backend}")
+    for package in sorted(before.versions.keys() | now.versions.keys()):
+        old, new = before.versions.get(package), now.versions.get(package)
+        if old != new:
+            differences.append(f"{package}: {old or 'absent'} -> {new or 'absent'}")
+    if differences:
+        shown = "; ".join(differences[:10]) + (f"; and {len(differences) - 10} more" if len(differences) > 10 else "")
+        raise RunError(f"cannot resume, as this would differ: {shown}; undo the change, or {way_out}")
+    warnings = []
+    if before.threads != now.threads:
+        warnings.append(f"threads: {before.threads} -> {now.threads}; the last bits of the numbers may differ")
+    if before.device != now.device:
+        warnings.append(f"device: {before.device} -> {now.device}; the last bits of the numbers may differ")
+    return warnings
+
+
+def check_same_draws(before: Arrays, now: Arrays, *, epoch: int) -> None:
+    """Raise a `RunError` when an epoch would begin its random draws with other states than those that were stored."""
+    for name in sorted(before.keys() | now.keys()):
+        if name not in before or name not in now or not _same(before[name], now[name]):
+            raise RunError(
+                f"cannot resume, as the random draws of epoch {epoch} would differ ({visible(name)}); go on with the "
+                "wisesr that the run was begun with, or start anew with --overwrite"
+            )
+
+
+def _same(before: NDArray[Any], now: NDArray[Any]) -> bool:
+    return before.dtype == now.dtype and np.array_equal(before, now)
+
+
+def config_for_comparison(config: Config) -> dict[str, Any]:
+    """Return the settings that decide the numbers, flat: `train.batch_size` -> 32."""
+    flat = _flatten(config.to_dict())
+    phases = flat.pop(_LAST_PHASE)
+    for index, phase in enumerate(phases or ()):
+        flat.update(_flatten(phase, f"{_LAST_PHASE}.{index}."))
+    if phases:
+        del flat[f"{_LAST_PHASE}.{len(phases) - 1}.epochs"]  # the last phase grows with train.epochs
+    return {key: value for key, value in flat.items() if key not in _FREE and not key.startswith(_FREE_SECTION)}
+
+
+def flat_settings(config: Config) -> dict[str, Any]:
+    """Return all settings, flat: `train.batch_size` -> 32; lists stay what they are."""
+    return _flatten(config.to_dict())
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else visible(value)
+
+
+def _config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    keys = list(dict.fromkeys((*before, *now)))
+    return [
+        f"{visible(key)}: {_shown(before.get(key))} -> {_shown(now.get(key))}"
+        for key in keys
+        if before.get(key) != now.get(key)
+    ]

@@ -1,0 +1,286 @@
+"""Run directories, and how they are read. No Keras. What their files are called stands in `run.names`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, get_args
+
+from wisesr_cli.errors import ConfigError, RunError
+from wisesr_cli.machine.files import naming, remove, write_text
+from wisesr_cli.model_files.info import BEST
+from wisesr_cli.run.names import (
+    CLASSES,
+    CONFIG,
+    ENVIRONMENT,
+    HISTORY,
+    LITERT,
+    LOCK,
+    METRICS,
+    PLOTS,
+    SPLITS,
+    STATE,
+    TENSORBOARD,
+    UPGRADED,
+)
+from wisesr_cli.run.records import read_json, read_rows, write_json, write_rows
+from wisesr_cli.text import visible
+
+if TYPE_CHECKING:
+    from wisesr_cli.config.reader import Override
+    from wisesr_cli.config.schema import Config
+    from wisesr_cli.results import EpochResult, Metrics
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved config."""
+        return self.path / CONFIG
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has what a training writes before its first step."""
+        # Unlike Path.is_file, false also where the system cannot look: a name too long, a folder without permission.
+        return all(os.path.isfile(self.path / name) for name in (CONFIG, CLASSES))  # noqa: PTH113
+
+    @property
+    def best(self) -> Path:
+        """The best model so far."""
+        return self.path / BEST
+
+    @property
+    def upgraded(self) -> Path:
+        """The model that `wisesr upgrade` made; only its runs have one."""
+        return self.path / UPGRADED
+
+    @property
+    def litert(self) -> Path:
+        """The best model once more, for prediction without TensorFlow."""
+        return litert_path(self.best)
+
+    @property
+    def state(self) -> Path:
+        """The folder that resuming reads."""
+        return self.path / STATE
+
+    @property
+    def lock(self) -> Path:
+        """The file that a running training holds."""
+        return self.path / LOCK
+
+    @property
+    def plots(self) -> Path:
+        """The folder of pictures."""
+        return self.path / PLOTS
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's logs."""
+        return self.path / TENSORBOARD
+
+    def evaluation_dir(self, split: str) -> Path:
+        """The folder for the evaluation of a split or of a folder of that name."""
+        return self.path / f"evaluate-{split}"
+
+    def load_config(self) -> Config:
+        """Return the resolved config of the run.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        from wisesr_cli.config.reader import load_config
+
+        try:
+            return load_config(self.config_path).config
+        except ConfigError as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(f"{reason}; the run's own config is damaged: put it back, or train anew") from None
+
+    def write_start(
+        self,
+        config: Config,
+        class_names: Sequence[str],
+        splits: Iterable[tuple[str, str, str]],
+        environment: dict[str, Any],
+    ) -> None:
+        """Write what is known before the first step: config, classes, splits and environment."""
+        self.write_examples(class_names, splits)
+        self.write_config(config)
+        write_json(self.path / ENVIRONMENT, environment)
+
+    def write_examples(self, class_names: Sequence[str], splits: Iterable[tuple[str, str, str]]) -> None:
+        """Write the classes, which make the folder a run's, and which image is in which split."""
+        write_json(self.path / CLASSES, list(class_names))
+        write_rows(self.path / SPLITS, ("path", "label", "split"), splits)
+
+    def write_config(self, config: Config) -> None:
+        """Write the resolved config, so that `wisesr train` on it repeats the run."""
+        write_text(self.config_path, stored_config(config).to_yaml())
+
+    def read_classes(self) -> tuple[str, ...]:
+        """Return the class names in index order."""
+        names = read_json(self.path / CLASSES)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise RunError(f"{visible(self.path / CLASSES)}: damaged: not a list of class names")
+        return tuple(names)
+
+    def read_splits(self) -> list[tuple[str, str, str]]:
+        """Return path (relative to the data folder), label and split of every example.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        return [(path, label, split) for path, label, split in read_rows(self.path / SPLITS, 3)]
+
+    def check_splits(self, class_names: Sequence[str], rows: Iterable[tuple[str, str, str]]) -> None:
+        """Raise a `RunError` when a row of splits.csv is no example of this run."""
+        from wisesr_cli.data.settings import SplitName
+
+        known = frozenset(class_names)
+        for number, (path, label, split) in enumerate(rows, start=2):
+            outside = PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
+            if outside or label not in known or split not in get_args(SplitName):
+                raise RunError(f"{visible(self.path / SPLITS)}:{number}: damaged: not an example of this run")
+
+    def forget_litert(self) -> None:
+        """Take away the model for prediction without TensorFlow, which is about to be that of another epoch."""
+        with naming(self.litert):
+            remove(self.litert)
+
+    def write_history(self, history: Iterable[EpochResult]) -> None:
+        """Write a row per finished epoch; numbers are written so that they read back exactly."""
+        from wisesr_cli.results import EpochResult
+
+        names = tuple(field.name for field in fields(EpochResult))
+        rows = (["" if value is None else repr(value) for value in asdict(row).values()] for row in history)
+        write_rows(self.path / HISTORY, names, rows)
+
+    def read_history(self) -> tuple[EpochResult, ...]:
+        """Return a row per finished epoch, in order.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        from wisesr_cli.results import EpochResult
+
+        columns = fields(EpochResult)
+        rows = read_rows(self.path / HISTORY, len(columns))
+        try:
+            values = [
+                [_number(cell, str(column.type)) for column, cell in zip(columns, row, strict=True)] for row in rows
+            ]
+        except ValueError as error:
+            raise RunError(f"{visible(self.path / HISTORY)}: damaged: {visible(error)}") from None
+        return tuple(EpochResult(*row) for row in values)  # type: ignore[arg-type]
+
+    def read_environment(self) -> dict[str, Any]:
+        """Return what the training ran on: versions, device, command line.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        values = read_json(self.path / ENVIRONMENT)
+        if not isinstance(values, dict):
+            raise RunError(f"{visible(self.path / ENVIRONMENT)}: damaged: not a mapping")
+        return values
+
+    def write_metrics(self, metrics: Metrics) -> None:
+        """Write the metrics of the best epoch."""
+        write_json(self.path / METRICS, metrics.to_json())
+
+
+def _number(cell: str, kind: str) -> float | None:
+    """Return what a cell of a column of that type holds; an empty one is None where there may be none."""
+    if not cell and kind.endswith("None"):
+        return None
+    return int(cell) if kind == "int" else float(cell)
+
+
+def open_run(path: str | Path) -> Run:
+    """Return the run directory at `path`, or the one that a `best.keras` lies in.
+
+    Raises:
+        RunError: it is not a run directory; the message says what is there and what to type.
+    """
+    folder = Path(path)
+    folder = folder.parent if folder.is_file() else folder
+    if not folder.is_dir():
+        raise RunError(f"{visible(path)}: no such run directory; wisesr train makes one")
+    run = Run(folder)
+    if not run.is_complete:
+        raise RunError(
+            f"{visible(path)}: not a run directory: it has no {CONFIG} and {CLASSES}; wisesr train makes one"
+        )
+    return run
+
+
+def config_source(source: str | Path | None) -> str | Path | None:
+    """Return the config of a run directory, or what was given when it is none.
+
+    Raises:
+        RunError: the config of the run is damaged.
+    """
+    if source is None or not str(source):
+        return source
+    path = Path(source)
+    run = Run(path.parent if path.suffix == ".keras" and path.is_file() else path)
+    if not run.is_complete:
+        return source
+    run.load_config()
+    return run.config_path
+
+
+def place_of(source: str | Path | None) -> list[Override]:
+    """Return what the config of a run directory is to say for training to write into that very directory.
+
+    Nothing for a source of another kind.
+    """
+    from wisesr_cli.config.reader import Override
+
+    if source is None or config_source(source) == source:
+        return []
+    path = Path(source).absolute()
+    folder = path.parent if path.is_file() else path
+    origin = visible(source)
+    return [Override(("name",), folder.name, origin), Override(("output_dir",), str(folder.parent), origin)]
+
+
+def model_path(run: str | Path) -> Path:
+    """Return the model file of a run directory, or the `.keras` file itself.
+
+    Raises:
+        RunError: there is none.
+    """
+    path = Path(run)
+    if path.is_file():
+        if path.suffix != ".keras":
+            raise RunError(f"{visible(run)}: neither a run directory nor a .keras file")
+        return path
+    best = open_run(path).best
+    if not best.is_file():
+        raise RunError(f"{visible(run)}: no {BEST} yet: no epoch has finished; go on with wisesr train --resume")
+    return best
+
+
+def litert_path(model: Path) -> Path:
+    """Return where the same model for prediction without TensorFlow lies: beside the model file."""
+    return model.with_suffix(Path(LITERT).suffix)
+
+
+def stored_config(config: Config) -> Config:
+    """Return the config as a run keeps it: without a name and with absolute paths, so that it repeats the run."""
+    output_dir = Path(config.output_dir).expanduser().absolute()
+    return config.model_copy(update={"name": None, "output_dir": output_dir})

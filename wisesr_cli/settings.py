@@ -1,0 +1,148 @@
+"""What records of settings are made of: strict fields with meanings, choices by name, image sizes, paths."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache, reduce
+from itertools import pairwise
+from operator import or_
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+)
+from pydantic.json_schema import GenerateJsonSchema
+
+
+def _describe_name(schema: dict[str, Any]) -> None:
+    """Let editors show what a record is where its name is typed."""
+    name = schema.get("properties", {}).get("name", {})
+    if "const" in name:
+        name.setdefault("description", schema["description"])
+
+
+class SchemaWithMeanings(GenerateJsonSchema):
+    """Gives fields the text under them as description.
+
+    Pydantic can do so, but reads the source of every record when it is defined: a tenth of the time until a typo in a
+    config is answered, which needs none of the texts.
+    """
+
+    def model_schema(self, schema: Any) -> dict[str, Any]:
+        """Return the schema of a record, its fields described."""
+        described = super().model_schema(schema)
+        for record in schema["cls"].__mro__:
+            for name, meaning in _meanings_in(record.__module__).get(record.__name__, {}).items():
+                described["properties"][name].setdefault("description", meaning)
+        return described
+
+
+@cache
+def _meanings_in(module: str) -> Mapping[str, Mapping[str, str]]:
+    """Return the texts under the fields of a module's classes, by class and field."""
+    if module.partition(".")[0] != __name__.partition(".")[0]:
+        return {}
+    nodes = ast.parse(inspect.getsource(sys.modules[module])).body
+    return {node.name: dict(_meanings_of(node)) for node in nodes if isinstance(node, ast.ClassDef)}
+
+
+def _meanings_of(node: ast.ClassDef) -> Iterable[tuple[str, str]]:
+    for field, text in pairwise(node.body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(meaning))):
+                yield name, inspect.cleandoc(meaning)
+
+
+class Options(BaseModel):
+    """A frozen, strictly checked record of settings."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        json_schema_extra=_describe_name,
+    )
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **named: Any) -> dict[str, Any]:
+        """Return the JSON Schema, with the meaning of every field."""
+        return super().model_json_schema(*args, **{"schema_generator": SchemaWithMeanings, **named})
+
+
+def one_of(choices: Iterable[type[Options]], *, default: str) -> Any:
+    """Return a type that reads a mapping as the record whose `name` it gives, or as `default` without a name.
+
+    Every record has a field `name` with a literal type; that literal is what the mapping's `name` is compared with.
+    """
+
+    def tag_of(value: Any) -> str:
+        name = value.get("name", default) if isinstance(value, dict) else getattr(value, "name", None)
+        return name if isinstance(name, str) else ""
+
+    tagged = [Annotated[choice, Tag(choice.model_fields["name"].default)] for choice in choices]
+    return Annotated[reduce(or_, tagged), Discriminator(tag_of)]
+
+
+def check_path(path: str) -> str:
+    """Return a path that a file system can hold; raises a `ValueError` otherwise."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError("no file can have this name: it holds half of a character (a lone surrogate)") from None
+    if "\0" in path:
+        raise ValueError("a path has no NUL character")
+    return path
+
+
+def _as_size(value: Any) -> Any:
+    """Accept 224, [224, 320] and "224x320", all as (height, width)."""
+    if isinstance(value, str) and re.fullmatch(r"\d{1,6}(x\d{1,6})?", value):
+        value = [int(side) for side in value.split("x")]
+        value = value * 2 if len(value) == 1 else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value, value]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_path(value: Any) -> Any:
+    return Path(check_path(value)) if isinstance(value, str) and value else value
+
+
+def kind_of(value: Any) -> str:
+    """Return the tag of a setting that is either a name or a mapping."""
+    return "mapping" if isinstance(value, dict | Options) else "name"
+
+
+Side = Annotated[int, Field(ge=8, le=8192)]
+ImageSize = Annotated[
+    tuple[Side, Side],
+    BeforeValidator(_as_size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 8, "maximum": 8192},
+                {
+                    "type": "array",
+                    "items": {"type": "integer", "minimum": 8, "maximum": 8192},
+                    "minItems": 2,
+                    "maxItems": 2,
+                },
+            ]
+        }
+    ),
+]
+FolderPath = Annotated[Path, BeforeValidator(_as_path), WithJsonSchema({"type": "string"})]

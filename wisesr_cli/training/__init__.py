@@ -1,0 +1,1 @@
+"""Training a classifier: from a config to a run directory with its best model."""

@@ -1,0 +1,95 @@
+"""Batches of examples for a training, and the weights of their classes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.config.schema import Config
+from wisesr_cli.data.pixels import DecodedImages, epoch_order
+from wisesr_cli.errors import WisesrError
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of one split: uint8 pixels, one-hot targets, and weights when there are any.
+
+    Args:
+        pixels: the images.
+        labels: int64 (examples,).
+        classes: number of classes.
+        batch_size: examples per batch; the last batch of an epoch may be smaller.
+        seed: start of the order of every epoch; None keeps the given order.
+        smoothing: fraction of the target that is spread over all classes.
+        class_weights: float32 (classes,), or None.
+    """
+
+    def __init__(
+        self,
+        pixels: DecodedImages,
+        labels: NDArray[np.int64],
+        *,
+        classes: int,
+        batch_size: int,
+        seed: int | None = None,
+        smoothing: float = 0.0,
+        class_weights: NDArray[np.float32] | None = None,
+    ) -> None:
+        # Two threads fetch ahead; Keras' own prefetching would block at the end of an epoch.
+        super().__init__(workers=2, max_queue_size=8)
+        self.pixels, self.labels = pixels, labels
+        self.batch_size, self.seed = batch_size, seed
+        self.class_weights = class_weights
+        self.targets = np.eye(classes, dtype="float32") * (1.0 - smoothing) + np.float32(smoothing / classes)
+        self.order: NDArray[np.int64] = np.arange(len(labels))
+        self.error: WisesrError | None = None
+
+    @property
+    def num_batches(self) -> int:
+        """Batches per epoch."""
+        return math.ceil(len(self.labels) / self.batch_size)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the order of an epoch, which depends on nothing but the seed and the epoch."""
+        self.order = self.order_of(epoch)
+
+    def order_of(self, epoch: int) -> NDArray[np.int64]:
+        """Return the order of the examples in an epoch, int64 (examples,)."""
+        if self.seed is None:
+            return np.arange(len(self.labels))
+        return epoch_order(len(self.labels), seed=self.seed, epoch=epoch)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[Any], ...]:
+        """Return pixels (batch, height, width, 3), targets (batch, classes) and, if any, weights (batch,)."""
+        return self.rows(self.order[index * self.batch_size : (index + 1) * self.batch_size])
+
+    def rows(self, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        """Return the examples at `chosen`, as `__getitem__` does."""
+        labels = self.labels[chosen]
+        try:
+            batch = self.pixels.batch(chosen), self.targets[labels]
+        except WisesrError as error:
+            self.error = error  # TensorFlow hands on nothing but its text
+            raise
+        return batch if self.class_weights is None else (*batch, self.class_weights[labels])
+
+
+def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    """Return weights with which every class counts alike; their mean over the examples is 1."""
+    counts = np.bincount(labels, minlength=classes)
+    return (len(labels) / (classes * np.maximum(counts, 1))).astype("float32")
+
+
+def class_weights(
+    config: Config, class_names: tuple[str, ...], labels: NDArray[np.int64]
+) -> NDArray[np.float32] | None:
+    """Return the weight of every class, float32 (classes,), or None when all are 1."""
+    weights = config.train.class_weights
+    if weights == "none":
+        return None
+    if isinstance(weights, str):
+        return balanced_weights(labels, len(class_names))
+    return np.asarray([weights.get(name, 1.0) for name in class_names], dtype="float32")

@@ -1,0 +1,150 @@
+"""Checks a config, alone and with its image folders, without Keras: what training would refuse or suffer from.
+
+`train` raises what these checks raise before it makes or decodes anything; `check` turns them into rows. To add a check
+of settings: a function that raises, and a row in `SETTINGS` or `SETTINGS_WITH_DATA`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from wisesr_cli.config.schema import Config
+from wisesr_cli.config.training import position_warning
+from wisesr_cli.data.dataset import DatasetIndex, build_index, inspect_data
+from wisesr_cli.data.survey import find_layout
+from wisesr_cli.errors import ConfigError, DataError, WisesrError
+from wisesr_cli.model_files.archive import check_weights_file
+from wisesr_cli.model_files.info import weights_file
+from wisesr_cli.models.backbones import check_backbone
+from wisesr_cli.models.costs_table import BACKBONE_SIZES
+from wisesr_cli.models.image_sizes import check_map, naming_size, needs_of
+from wisesr_cli.results import CheckResult, Finding, Listener, Silent
+from wisesr_cli.text import counted, joined, visible
+
+
+def check_config(config: Config, listener: Listener) -> CheckResult:
+    """Return all findings: about the settings first, then about the images."""
+    model = f"{config.model.backbone} with the head '{config.model.head.name}'"
+    findings = [
+        Finding("pass", "config", model),
+        *_about_settings(config),
+        *inspect_data(config.data, seed=config.seed, listener=listener),
+        *_about_settings_with_data(config),
+    ]
+    return CheckResult(tuple(findings))
+
+
+def check_settings(config: Config) -> None:
+    """Raise what is wrong with the settings alone.
+
+    Raises:
+        ConfigError: settings that exclude each other.
+        RunError: a file of weights that is not there, or not fit to be loaded.
+    """
+    for check in SETTINGS.values():
+        check(config)
+
+
+def check_settings_with_data(config: Config, index: DatasetIndex) -> None:
+    """Raise what is wrong with the settings for these images.
+
+    Raises:
+        ConfigError: a setting needs what the images do not have.
+    """
+    for check in SETTINGS_WITH_DATA.values():
+        check(config, index)
+
+
+def _about_settings(config: Config) -> Iterator[Finding]:
+    for code, check in SETTINGS.items():
+        try:
+            check(config)
+        except WisesrError as error:
+            yield Finding("fail", code, str(error))
+    if warning := position_warning(config.augmentation, config.model.head):
+        yield Finding("warn", "augmentation", warning)
+    frozen = sum(phase.epochs for phase in config.phases if phase.freeze == "backbone")
+    if frozen and config.model.weights is None:
+        message = f"{counted(frozen, 'epoch')} train a head on a frozen backbone of random weights"
+        yield Finding("warn", "frozen-random-backbone", message)
+
+
+def _about_settings_with_data(config: Config) -> Iterator[Finding]:
+    try:
+        index = build_index(config.data.model_copy(update={"on_error": "skip"}), seed=config.seed, listener=Silent())
+    except DataError:
+        return  # a row about the images says so already
+    for code, check in SETTINGS_WITH_DATA.items():
+        try:
+            check(config, index)
+        except WisesrError as error:
+            yield Finding("fail", code, str(error))
+
+
+def _backbone(config: Config) -> None:
+    check_backbone(config.model.backbone, config.data.image_size, config.model.weights)
+
+
+def _phase_sizes(config: Config) -> None:
+    """Check the image sizes of phases; what a backbone that is cut or comes from a file allows, Keras will say."""
+    model, full_size = config.model, config.data.image_size
+    sizes = BACKBONE_SIZES.get(model.backbone) if model.feature_layer is None else None
+    for number, phase in enumerate(config.phases):
+        if phase.image_size is None or phase.image_size == full_size:
+            continue
+        with naming_size(f"train.phases.{number}.image_size", phase.image_size):
+            check_backbone(model.backbone, phase.image_size, model.weights)
+            if sizes is not None:
+                needs = needs_of(model.head, sizes.feature_map(full_size))
+                check_map(needs, model.backbone, full_size, phase.image_size)
+
+
+def _weights(config: Config) -> None:
+    if config.model.weights not in (None, "imagenet"):
+        check_weights_file(weights_file(config.model.weights))
+
+
+def _output_dir(config: Config) -> None:
+    """Runs below a folder of class folders would be taken for a class."""
+    try:
+        folders = find_layout(config.data).folders.values()
+    except DataError:
+        return  # said with the images
+    output = config.output_dir.expanduser().resolve()
+    inside = [folder for folder in folders if output.is_relative_to(Path(folder).resolve())]
+    if inside:
+        raise ConfigError(
+            f"output_dir {visible(config.output_dir)} lies among the class folders of {visible(inside[0])}, where runs "
+            "would be taken for a class; give another with --output-dir"
+        )
+
+
+def _class_weights(config: Config, index: DatasetIndex) -> None:
+    weights = config.train.class_weights
+    unknown = sorted(weights.keys() - set(index.class_names)) if isinstance(weights, dict) else []
+    if unknown:
+        raise ConfigError(
+            f"train.class_weights has '{visible(unknown[0])}', which is no class; classes: {joined(index.class_names)}"
+        )
+
+
+def _early_stopping(config: Config, index: DatasetIndex) -> None:
+    stopping = config.train.early_stopping
+    if stopping is not None and stopping.monitor.startswith("val_") and "validation" not in index.splits:
+        raise ConfigError(
+            f"train.early_stopping.monitor is {stopping.monitor}, but there is no validation split; allowed here: "
+            "loss, top1_accuracy"
+        )
+
+
+SETTINGS: dict[str, Callable[[Config], None]] = {
+    "backbone": _backbone,
+    "phase-sizes": _phase_sizes,
+    "weights": _weights,
+    "output-dir": _output_dir,
+}
+SETTINGS_WITH_DATA: dict[str, Callable[[Config, DatasetIndex], None]] = {
+    "class-weights": _class_weights,
+    "early-stopping": _early_stopping,
+}

@@ -1,0 +1,90 @@
+"""Makes sure that all processes of a training have the same settings, the same images and the same versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from wisesr_cli.config.schema import Config
+from wisesr_cli.data.index import DatasetIndex
+from wisesr_cli.errors import DataError, MachineError, UsageError
+from wisesr_cli.machine import keras_start
+from wisesr_cli.processes.channel import Channel
+from wisesr_cli.run.progress import config_for_comparison
+from wisesr_cli.text import visible
+
+# Where the images lie may differ from machine to machine; that they are the same ones is checked.
+_PLACES = ("data.dir", "data.train_dir", "data.validation_dir", "data.test_dir")
+_PACKAGES = ("python", "wisesr", "keras", "jax", "numpy", "pillow")  # those that decide the numbers on JAX
+
+_ERRORS: dict[str, type[UsageError | DataError | MachineError]] = {
+    "settings": UsageError,
+    "images": DataError,
+    "versions": MachineError,
+}
+_ADVICE = {
+    "settings": "start all with the same config and options",
+    "images": "the same files must lie on all machines",
+    "versions": "install the same on all machines",
+}
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """Return the settings that decide the numbers, by key."""
+    return {key: value for key, value in config_for_comparison(config).items() if key not in _PLACES}
+
+
+def images_of(index: DatasetIndex) -> dict[str, Any]:
+    """Return the class names, and per split how many images there are and a hash of their names, labels and sizes."""
+    found: dict[str, Any] = {"classes": list(index.class_names)}
+    for name in sorted(index.splits.keys() - {"test"}):
+        split = index.splits[name]
+        digest = hashlib.blake2b("\0".join(split.paths).encode("utf-8", "surrogateescape"), digest_size=16)
+        digest.update(split.labels.tobytes())
+        if split.facts is not None:
+            digest.update(split.facts["size"].tobytes())
+        found[f"{name} images"] = len(split)
+        found[f"names and sizes of the {name} images"] = digest.hexdigest()
+    return found
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions of what decides the numbers."""
+    found = keras_start.package_versions()
+    return {name: found.get(name) for name in _PACKAGES}
+
+
+def check_alike(channel: Channel, what: str, mine: Mapping[str, Any]) -> None:
+    """Compare something of all processes: `settings`, `images` or `versions`.
+
+    Raises:
+        UsageError, DataError, MachineError: they differ; raised by the main process, which ends the others with it.
+    """
+    if channel.processes == 1:
+        return
+    text = json.dumps(mine, sort_keys=True)
+    digests = channel.exchange(f"hash of {what}", hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest())
+    if len(set(digests)) == 1:
+        return
+    everything = channel.exchange(what, json.loads(text))  # only now, as it may be long
+    if channel.is_main:
+        raise _ERRORS[what](_difference(channel, what, everything))
+    channel.from_main("the end")  # which comes as an error
+
+
+def _difference(channel: Channel, what: str, everything: list[dict[str, Any]]) -> str:
+    """Return the first difference there is, in words."""
+    first = everything[0]
+    other = next(process for process, values in enumerate(everything) if values != first)
+    values = everything[other]
+    keys = [key for key in sorted(first.keys() | values.keys()) if first.get(key) != values.get(key)]
+    shown = "; ".join(f"{visible(key)}: {_short(first.get(key))} -> {_short(values.get(key))}" for key in keys[:5])
+    who = f"process {other} of {channel.processes} ({visible(channel.hosts[other])})"
+    return f"{who} has other {what} than process 0: {shown}; {_ADVICE[what]}"
+
+
+def _short(value: Any) -> str:
+    text = visible(json.dumps(value))
+    return text if len(text) <= 100 else f"{text[:97]}..."

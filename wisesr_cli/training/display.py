@@ -1,0 +1,24 @@
+"""Shows a training on the terminal: data and model first, then a bar with the remaining time and a line per epoch."""
+
+from __future__ import annotations
+
+from wisesr_cli.display.terminal import TerminalListener
+from wisesr_cli.results import EpochResult, TrainingPlan
+from wisesr_cli.training.tables import data_grid, epoch_line, model_grid
+
+
+class TrainingDisplay(TerminalListener):
+    """A `results.TrainingListener` for people, on standard error."""
+
+    def prepared(self, plan: TrainingPlan) -> None:
+        """Show what is trained on what, and where."""
+        self.grid(data_grid(plan))
+        self.grid(model_grid(plan))
+        self.note(f"device: {plan.device}")
+        self.note(f"run directory: {plan.run_dir}")
+        for warning in plan.warnings:
+            self.warn(warning)
+
+    def epoch_finished(self, row: EpochResult, *, is_best: bool, total: int) -> None:
+        """Show a finished epoch as a line."""
+        self.note(epoch_line(row, total=total, is_best=is_best))

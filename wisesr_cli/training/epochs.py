@@ -1,0 +1,295 @@
+"""What happens at the end of every step and epoch of a training: checks, records, checkpoints, stops."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from wisesr_cli.errors import NotFiniteError
+from wisesr_cli.machine.files import make_folder, naming
+from wisesr_cli.machine.stopping import Limits, interrupted
+from wisesr_cli.results import EpochResult, TrainingListener
+from wisesr_cli.run.run import Run
+
+if TYPE_CHECKING:
+    from wisesr_cli.training.trainer import Trainer
+
+
+class TrainingStopped(Exception):  # noqa: N818  (no error: training ended as it was asked to)
+    """Training ends here; unlike Keras' `stop_training`, without another validation."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class EpochKeeper(keras.callbacks.Callback):
+    """Keeps order: sets the random draws of an epoch, checks every step, and writes what the epoch came to.
+
+    The state is written first: should the best model not be written any more, the state holds what it is made from.
+    """
+
+    def __init__(self, trainer: Trainer, run: Run, *, limits: Limits, listener: TrainingListener) -> None:
+        super().__init__()
+        self.trainer, self.run, self.limits, self.listener = trainer, run, limits, listener
+        self.channel = trainer.distribution.channel
+        self.phase, self.first_epoch_of_phase = 1, 0
+        self.steps_done = 0
+        self.unchecked: tuple[int, Any] | None = None  # a step, and the loss that it may still be computing
+        self.epoch_started = 0.0
+        self.logs_writer = _TensorBoardWriter(run)
+        if not self.logs_writer.is_possible:
+            listener.warn("no TensorBoard logs: the run directory's name is not UTF-8")
+        self._show()
+
+    def close(self) -> None:
+        """End the display and the logs."""
+        self.display.__exit__(None, None, None)
+        self.logs_writer.close()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bar away for as long as something else shows one."""
+        self.display.__exit__(None, None, None)
+        yield
+        self._show()
+
+    def _show(self) -> None:
+        remaining = self.trainer.config.train.epochs - self.trainer.progress.epoch
+        self.display = self.listener.progress("training", remaining * self.trainer.steps_per_epoch)
+        self.bar = self.display.__enter__()
+
+    def begin_phase(self, number: int, first_epoch: int) -> None:
+        """Note which phase comes, and at which epoch (from 0) it begins."""
+        self.phase, self.first_epoch_of_phase = number, first_epoch
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Write a state before the first epoch, so that there is one to resume from at any moment."""
+        if self.trainer.progress.epoch == 0:
+            self._write_state()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Make the epoch depend on nothing but its number."""
+        self.trainer.begin_epoch(epoch)
+        self.epoch_started = time.monotonic()
+        self.bar.describe(f"epoch {epoch + 1}/{self.trainer.config.train.epochs}")
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Check the loss of the step before, and whether to stop.
+
+        To look at a loss is to wait for it: a GPU that is at its step meanwhile never waits for the next one.
+        """
+        self.steps_done += 1
+        self.bar.advance()
+        self._check_loss()
+        self.unchecked = batch + 1, (logs or {}).get("loss", 0.0)
+        if batch + 1 == self.trainer.steps_per_epoch:
+            self._check_loss()
+        reason = self._agreed_stop("the state is that of the last whole epoch; go on with --resume")
+        if self.limits.max_steps is not None and self.steps_done >= self.limits.max_steps:
+            self._stop_unless_epoch_ends(batch, f"{self.steps_done} steps were asked for")
+        if reason is not None:
+            self._stop_unless_epoch_ends(batch, reason)
+
+    def _agreed_stop(self, hint: str) -> str | None:
+        """Return why training stops behind this step, where time is up; all processes do so behind the same one.
+
+        Raises:
+            Interrupted: a signal came, to this process or to another one.
+        """
+        limit = self.limits.time_limit_seconds
+        wanted: dict[str, int | str] | None = None
+        if self.limits.stop.signal_number is not None:
+            wanted = {"signal": int(self.limits.stop.signal_number)}
+        elif self.channel.is_main and limit is not None and time.monotonic() - self.limits.started >= limit:
+            wanted = {"time": f"the time limit of {limit:g} seconds"}
+        agreed = self.channel.stop_after(self.steps_done, wanted)
+        if agreed is None:
+            return None
+        if "signal" in agreed:
+            raise interrupted(int(agreed["signal"]), hint)
+        return str(agreed["time"])
+
+    def _check_loss(self) -> None:
+        """Raise a `NotFiniteError` when the loss that was not looked at yet is not finite."""
+        if self.unchecked is None:
+            return
+        (step, value), self.unchecked = self.unchecked, None
+        if not math.isfinite(loss := float(value)):
+            epoch = self.trainer.progress.epoch + 1
+            raise _not_finite("training loss", loss, f"step {step} of epoch {epoch}")
+
+    def _stop_unless_epoch_ends(self, batch: int, reason: str) -> None:
+        """Let an epoch whose last step is done finish, as it costs only its validation."""
+        if batch + 1 < self.trainer.steps_per_epoch:
+            self._check_loss()
+            raise TrainingStopped(reason)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Record the epoch, keep the best model, write the state, and decide whether to go on."""
+        # What is decided from the numbers is decided from the same bits everywhere.
+        row = EpochResult(**self.channel.from_main("epoch", asdict(self._row(epoch, logs or {}))))
+        if row.val_loss is not None and not math.isfinite(row.val_loss):
+            raise _not_finite("validation loss", row.val_loss, f"the end of epoch {row.epoch}")
+        progress = self.trainer.progress
+        is_best = self._is_best(row)
+        progress.history.append(row)
+        stops = self._stops_early(row)
+        if stops or progress.epoch == self.trainer.config.train.epochs:
+            progress.finished = True
+        self._write_state()
+        if self.channel.is_main:
+            self._write_epoch(row, is_best=is_best)
+        self.listener.epoch_finished(row, is_best=is_best, total=self.trainer.config.train.epochs)
+        reason = self._agreed_stop("go on with --resume")
+        if stops:
+            raise TrainingStopped(f"early stopping: {stops}")
+        self._check_limits_after_epoch(reason)
+
+    def _write_epoch(self, row: EpochResult, *, is_best: bool) -> None:
+        """Write the best model, and the row of the history."""
+        if is_best:
+            self.run.forget_litert()
+            self.trainer.save_best(self.run.best, row.epoch)
+        self.run.write_history(self.trainer.progress.history)
+        self.logs_writer.write(row)
+
+    def _write_state(self) -> None:
+        """Write the state, where this is the main process, and note what is left should another one be lost."""
+        if self.channel.is_main:
+            self.trainer.write_state(self.run.state)
+        state = f"the state is that of epoch {self.trainer.progress.epoch}"
+        self.channel.watchdog.standing = f"{state}; go on with the same commands and --resume"
+
+    def _check_limits_after_epoch(self, reason: str | None) -> None:
+        if self.trainer.progress.epoch == self.trainer.config.train.epochs:
+            return
+        limits = self.limits
+        if limits.max_steps is not None and self.steps_done >= limits.max_steps:
+            raise TrainingStopped(f"{self.steps_done} steps were asked for")
+        if reason is not None:
+            raise TrainingStopped(reason)
+
+    def _row(self, epoch: int, logs: dict[str, Any]) -> EpochResult:
+        def value(name: str) -> float | None:
+            return float(logs[name]) if name in logs else None
+
+        return EpochResult(
+            epoch=epoch + 1,
+            phase=self.phase,
+            learning_rate=self.trainer.learning_rate(epoch - self.first_epoch_of_phase),
+            loss=float(logs["loss"]),
+            top1_accuracy=float(logs["top1_accuracy"]),
+            val_loss=value("val_loss"),
+            val_top1_accuracy=value("val_top1_accuracy"),
+            epoch_seconds=time.monotonic() - self.epoch_started,
+        )
+
+    def _is_best(self, row: EpochResult) -> bool:
+        """Note and return whether this epoch is the best so far; without validation, the last one is."""
+        progress = self.trainer.progress
+        rank = _rank(row, self.trainer.config.train.best_by)
+        if rank and progress.best_rank and rank <= progress.best_rank:
+            return False
+        if row.val_loss is None and not self.trainer.weights_are_finite():
+            raise _not_finite("weights", math.nan, f"the end of epoch {row.epoch}")
+        if not self.trainer.is_at_full_size:
+            return False
+        progress.best_epoch, progress.best_rank = row.epoch, rank
+        return True
+
+    def _stops_early(self, row: EpochResult) -> str | None:
+        """Return why training should stop after this epoch, if it should."""
+        options, progress = self.trainer.config.train.early_stopping, self.trainer.progress
+        if options is None or not self.trainer.is_at_full_size:
+            return None
+        value = getattr(row, options.monitor)
+        assert value is not None, "checked before training"
+        gain = value if options.monitor.endswith("accuracy") else -value
+        if progress.stopping_best is None or gain > progress.stopping_best + options.min_delta:
+            progress.stopping_best, progress.stopping_wait = gain, 0
+            return None
+        progress.stopping_wait += 1
+        if progress.stopping_wait < options.patience:
+            return None
+        return f"{options.monitor} was not better for {progress.stopping_wait} epochs"
+
+
+def _rank(row: EpochResult, best_by: str) -> tuple[float, ...]:
+    if row.val_loss is None or row.val_top1_accuracy is None:
+        return ()
+    if best_by == "loss":
+        return -row.val_loss, row.val_top1_accuracy
+    return row.val_top1_accuracy, -row.val_loss
+
+
+def _not_finite(what: str, value: float, where: str) -> NotFiniteError:
+    return NotFiniteError(
+        f"the {what} became {value} at {where}; what earlier epochs wrote is kept. Try a smaller --learning-rate, "
+        "a longer train.schedule.warmup_epochs, or --precision float32"
+    )
+
+
+class _TensorBoardWriter:
+    """Writes the rows of the history for TensorBoard, into files that are made when the first row comes.
+
+    TensorBoard's own writer hands everything to a thread, in which a full disk is found too late and by nobody.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.logs: dict[str, Any] = {}
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether TensorBoard can read what is written there: it takes names that are UTF-8 only."""
+        try:
+            str(self.run.tensorboard).encode("utf-8")
+        except UnicodeEncodeError:
+            return False
+        return True
+
+    def write(self, row: EpochResult) -> None:
+        if not self.is_possible:
+            return
+        self._add("train", row.epoch, loss=row.loss, top1_accuracy=row.top1_accuracy, learning_rate=row.learning_rate)
+        if row.val_loss is not None and row.val_top1_accuracy is not None:
+            self._add("validation", row.epoch, loss=row.val_loss, top1_accuracy=row.val_top1_accuracy)
+
+    def _add(self, name: str, epoch: int, **values: float) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        with naming(self.run.tensorboard / name):
+            if name not in self.logs:
+                self.logs[name] = _new_log(self.run.tensorboard / name)
+            rows = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+            event = Event(wall_time=time.time(), step=epoch, summary=Summary(value=rows))
+            self.logs[name].write(event.SerializeToString())
+            self.logs[name].flush()
+
+    def close(self) -> None:
+        for log in self.logs.values():
+            with suppress(OSError):  # rows that could not be written before
+                log.close()
+
+
+def _new_log(folder: Path) -> Any:
+    """Open a new file under a name that TensorBoard looks for."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    make_folder(folder)
+    name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{time.time_ns()}"
+    log = RecordWriter((folder / name).open("xb"))
+    log.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+    return log

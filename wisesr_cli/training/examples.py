@@ -1,0 +1,112 @@
+"""The images of a training, found, split and ready to be read. No Keras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.config.schema import Config
+from wisesr_cli.data.dataset import DatasetIndex, build_index
+from wisesr_cli.data.pixels import DecodedImages, open_pixels
+from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.errors import DataError
+from wisesr_cli.models.image_sizes import ImageSize
+from wisesr_cli.processes.channel import ALONE_CHANNEL, Channel
+from wisesr_cli.results import Listener
+from wisesr_cli.text import visible
+from wisesr_cli.training.checks import check_settings_with_data
+from wisesr_cli.training.devices.alike import check_alike, images_of
+
+
+@dataclass
+class Examples:
+    """The images of a training, ready to be read at one image size."""
+
+    config: DataConfig
+    index: DatasetIndex
+    image_size: ImageSize
+    train: DecodedImages
+    validation: DecodedImages | None
+    channel: Channel = ALONE_CHANNEL
+
+    def open_at(self, image_size: ImageSize, listener: Listener) -> None:
+        """Read the images at another size from now on; what was kept of them at the size before is let go of first.
+
+        Raises:
+            DataError: an image can no longer be read.
+        """
+        if image_size == self.image_size:
+            return
+        self.close()
+        # Which of them can be read was settled when the run started; labels and order count on it.
+        settled = self.config.model_copy(update={"on_error": "fail"})
+        found = _open(settled, self.index, image_size, listener, self.channel)
+        self.image_size, self.train, self.validation = image_size, found["train"], found.get("validation")
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """Return the labels of a split's images, int64 (examples,)."""
+        return self.index.splits[split].labels
+
+    def training_record(self) -> dict[str, Any]:
+        """Return what must stay as it is for a resumption: the test images decide nothing."""
+        return self._without_test().record()
+
+    def differences(self, record: dict[str, Any]) -> list[str]:
+        """Return what changed in training and validation images since `training_record`."""
+        return list(self._without_test().differences(record))
+
+    def _without_test(self) -> DatasetIndex:
+        splits = {name: split for name, split in self.index.splits.items() if name != "test"}
+        return replace(self.index, splits=splits)
+
+    def close(self) -> None:
+        """Let go of the images."""
+        self.train.close()
+        if self.validation is not None:
+            self.validation.close()
+
+
+def open_examples(config: Config, listener: Listener, *, epoch: int = 0, channel: Channel = ALONE_CHANNEL) -> Examples:
+    """Return the images of a config, every one of them readable; what was left out is in none of the splits.
+
+    They are read at the image size of `epoch`, from 0: the next one that is trained. Of several processes each tries
+    its share of them.
+    """
+    image_size = config.image_size_of_epoch(epoch)
+    if not channel.is_main:
+        channel.from_main("folders")  # so what is wrong with them is said once, and headers are read once
+    index = build_index(config.data, seed=config.seed, listener=listener)
+    if channel.is_main:
+        channel.from_main("folders", True)
+    check_alike(channel, "images", images_of(index))
+    check_settings_with_data(config, index)
+    pixels = _open(config.data, index, image_size, listener, channel)
+    splits = {name: split.taken(pixels[name].kept) if name in pixels else split for name, split in index.splits.items()}
+    index = replace(index, splits=splits)
+    for name, count in zip(index.class_names, index.counts("train"), strict=True):
+        if count == 0:
+            raise DataError(f"the class '{visible(name)}' has no readable training image")
+    return Examples(config.data, index, image_size, pixels["train"], pixels.get("validation"), channel)
+
+
+def _open(
+    config: DataConfig, index: DatasetIndex, image_size: ImageSize, listener: Listener, channel: Channel
+) -> dict[str, DecodedImages]:
+    """Return the images to train on and those to validate on, by the name of their split."""
+    return {
+        split: open_pixels(
+            index.absolute(split),
+            image_size=image_size,
+            resize=config.resize,
+            cache=config.cache,
+            on_error=config.on_error,
+            pixel_limit=config.pixel_limit,
+            listener=listener,
+            channel=channel,
+        )
+        for split in ("train", "validation")
+        if split in index.splits
+    }

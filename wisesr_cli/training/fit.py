@@ -1,0 +1,365 @@
+"""Runs a training on Keras: begins or resumes it, goes through its phases, and judges the best model at the end."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from wisesr_cli.config.schema import Config
+from wisesr_cli.config.training import PhaseConfig, position_warning
+from wisesr_cli.display.plots import plot_learning_curves
+from wisesr_cli.engines.keras import KerasEngine, load_engine
+from wisesr_cli.errors import DataError, RunError
+from wisesr_cli.evaluation.evaluate import evaluate_pixels
+from wisesr_cli.exporting.best_litert import has_litert, keep_litert
+from wisesr_cli.machine import keras_start
+from wisesr_cli.machine.files import make_folder
+from wisesr_cli.machine.keras_start import Device
+from wisesr_cli.machine.stopping import Limits
+from wisesr_cli.machine.threads import worker_count
+from wisesr_cli.model_files.archive import check_archive
+from wisesr_cli.model_files.info_file import read_model_info
+from wisesr_cli.models.backbones import BACKBONES
+from wisesr_cli.models.build import Classifier, notes_about
+from wisesr_cli.results import Listener, Metrics, TrainingListener, TrainingPlan, TrainingResult
+from wisesr_cli.run.folders import Start, prepare_folder
+from wisesr_cli.run.names import LEARNING_CURVES
+from wisesr_cli.run.progress import Progress, check_resumable, check_same_draws, circumstances_from_json
+from wisesr_cli.run.run import Run
+from wisesr_cli.run.state import State, read_state
+from wisesr_cli.text import counted, size_text, visible
+from wisesr_cli.training.devices.distribution import ALONE, Distribution
+from wisesr_cli.training.epochs import EpochKeeper, TrainingStopped
+from wisesr_cli.training.examples import Examples
+from wisesr_cli.training.trackers.callback import Tracking
+from wisesr_cli.training.trainer import Arrays, Trainer
+
+SMALL_DATA = 5_000  # images; below, a large network from random weights learns little
+LARGE_BACKBONE = 1_000_000  # parameters
+MAX_RELOAD_DIFFERENCE = 1e-4  # of logits
+
+
+def run(
+    config: Config,
+    examples: Examples,
+    device: Device,
+    start: Start,
+    limits: Limits,
+    listener: TrainingListener,
+    distribution: Distribution = ALONE,
+) -> TrainingResult:
+    """Build the model, train it from where the run stands, and return what that came to.
+
+    Of several processes all build and train, and the main one writes and judges: the others have no metrics.
+    """
+    with ExitStack() as stack:
+        with distribution.scope():
+            trainer = Trainer(config, examples, device, distribution)
+            plan = plan_of(trainer, start.run)
+            tracking = stack.enter_context(Tracking(trainer, start, environment(device, distribution), listener))
+            optimizer_state = _begin(trainer, start, listener)
+            tracking.go_on()
+            listener.prepared(plan)
+            before = trainer.progress.epoch
+            stopped = _fit(trainer, start.run, optimizer_state, limits, tracking, listener)
+        if not distribution.is_main:
+            return _result(trainer, start.run, trainer.progress.epoch - before, stopped, None)
+        result = _finish(trainer, start.run, trainer.progress.epoch - before, stopped, listener)
+        tracking.finished(result)
+        return result
+
+
+def _begin(trainer: Trainer, start: Start, listener: Listener) -> Arrays | None:
+    """Set the trainer to where the run stands, and write what is known of a new one."""
+    begun_from = trainer.config.model.weights
+    if trainer.distribution.is_main:
+        prepare_folder(
+            start.run,
+            overwrite=not start.resumed and not start.fine_tunes,
+            keep=None if begun_from is None else Path(begun_from),
+        )
+    if start.resumed:
+        return _restore(trainer, start.run, listener)
+    if not trainer.distribution.is_main:
+        return None
+    index = trainer.examples.index
+    about = environment(trainer.device, trainer.distribution)
+    start.run.write_start(trainer.config, index.class_names, index.rows(), about)
+    return None
+
+
+def _restore(trainer: Trainer, run: Run, listener: Listener) -> Arrays:
+    """Set weights and progress from the run's state, and return the variables of the optimizer.
+
+    Of several processes the main one reads the state, and hands it to the others.
+
+    Raises:
+        RunError: the state is damaged, or something differs that would change the numbers.
+    """
+    channel = trainer.distribution.channel
+    state = _read_state(trainer, run, listener) if channel.is_main else None
+    progress = Progress.from_json(channel.from_main("progress", state.record("progress") if state else None))
+    trainer.progress = progress
+    trainer.rebuild(trainer.config.image_size_of_epoch(max(progress.epoch - 1, 0)))  # what the state is of
+    trainer.restore("model", channel.arrays_from_main("model", state.group("model") if state else None))
+    if state is not None:
+        check_same_draws(state.group("random"), trainer.random_draws(progress.epoch), epoch=progress.epoch + 1)
+        _restore_best(trainer, run)
+        run.write_examples(trainer.examples.index.class_names, trainer.examples.index.rows())
+    _replan(trainer, run, listener)
+    if state is not None:
+        run.write_history(progress.history)
+    return channel.arrays_from_main("optimizer", state.group("optimizer") if state else None)
+
+
+def _read_state(trainer: Trainer, run: Run, listener: Listener) -> State:
+    """Return the state of a run, once it is sure that training may go on from it."""
+    state = read_state(run.state)
+    before = circumstances_from_json(state.record("circumstances"))
+    differences = trainer.examples.differences(before.data)
+    for warning in check_resumable(before, trainer.circumstances(), differences):
+        listener.warn(warning)
+    return state
+
+
+def _restore_best(trainer: Trainer, run: Run) -> None:
+    """Check that the best model is there, or make it from the state where a killed process did not come to it.
+
+    Raises:
+        RunError: it is damaged, or is not that of the best epoch.
+    """
+    progress = trainer.progress
+    if progress.best_epoch is None:
+        return
+    is_last = progress.best_epoch == progress.epoch
+    if not is_last or run.best.exists():
+        check_archive(run.best)
+        found = read_model_info(run.best).epoch
+        if found == progress.best_epoch:
+            return
+        if not is_last or found > progress.epoch:
+            raise RunError(
+                f"{visible(run.best)}: is the model of epoch {found}, but the best one is that of epoch "
+                f"{progress.best_epoch}; put it back, or start anew with --overwrite"
+            )
+    run.forget_litert()
+    trainer.save_best(run.best, progress.epoch)
+
+
+def _replan(trainer: Trainer, run: Run, listener: Listener) -> None:
+    """Let another number of epochs than before hold from here on, where it leaves something to do."""
+    progress, total = trainer.progress, trainer.config.train.epochs
+    if total != progress.planned_epochs and total > progress.epoch:
+        listener.note(f"from here on, the learning rate follows the schedule of {counted(total, 'epoch')}")
+        progress.planned_epochs = total
+        if progress.finished:
+            progress.finished, progress.stopping_wait = False, 0
+    if total == progress.planned_epochs and trainer.distribution.is_main:
+        run.write_config(trainer.config)
+    if not progress.finished and total > progress.epoch:
+        listener.note(f"going on after epoch {progress.epoch} of {total}")
+
+
+def _fit(
+    trainer: Trainer,
+    run: Run,
+    optimizer_state: Arrays | None,
+    limits: Limits,
+    tracking: Tracking,
+    listener: TrainingListener,
+) -> str | None:
+    """Train from where the progress stands to the end; return why it stopped before, None when it did not."""
+    if trainer.progress.finished:
+        return None
+    first = 0
+    with ExitStack() as stack:
+        stack.enter_context(limits.stop.deferred())
+        keeper = EpochKeeper(trainer, run, limits=limits, listener=listener)
+        stack.callback(keeper.close)
+        for number, phase in enumerate(trainer.config.phases, start=1):
+            last = first + phase.epochs
+            done = trainer.progress.epoch
+            if done < last:
+                with keeper.paused(), limits.stop.at_once():
+                    _go_to_size(trainer, number, phase, listener)
+                trainer.begin_phase(phase)
+                if optimizer_state is not None and done > first:
+                    trainer.restore("optimizer", optimizer_state)
+                keeper.begin_phase(number, first)
+                try:
+                    trainer.fit(keeper, tracking, first=done, last=last)
+                except TrainingStopped as stop:
+                    return stop.reason
+            first = last
+    return None
+
+
+def _go_to_size(trainer: Trainer, number: int, phase: PhaseConfig, listener: Listener) -> None:
+    """Have the trainer see images of the size of a phase, and say so where phases differ."""
+    full_size = trainer.config.data.image_size
+    image_size = phase.image_size or full_size
+    if trainer.config.changes_image_size:
+        rest = "" if image_size == full_size else f"; the best epoch will be one at {size_text(full_size)}"
+        listener.note(f"phase {number} of {len(trainer.config.phases)}: images of {size_text(image_size)}{rest}")
+    trainer.use_size(image_size, listener)
+
+
+def _finish(
+    trainer: Trainer, run: Run, epochs_done_now: int, stopped: str | None, listener: TrainingListener
+) -> TrainingResult:
+    """Judge the best model, draw the curves, convert the model when training is done, and return what it came to."""
+    progress, metrics = trainer.progress, None
+    engine = load_engine(run.best) if progress.best_epoch is not None else None
+    if engine is not None:
+        trainer.examples.open_at(engine.info.image_size, listener)
+    if engine is not None and (metrics := _metrics(trainer, engine, listener)) is not None:
+        run.write_metrics(metrics)
+    if progress.history:
+        make_folder(run.plots)
+        plot_learning_curves(progress.history, run.plots / LEARNING_CURVES)
+    result = _result(trainer, run, epochs_done_now, stopped, metrics)
+    if engine is not None and result.finished and not has_litert(run):
+        images = trainer.examples.validation or trainer.examples.train
+        keep_litert(run, engine, images, batch_size=trainer.config.train.batch_size, listener=listener)
+    return result
+
+
+def _result(
+    trainer: Trainer, run: Run, epochs_done_now: int, stopped: str | None, metrics: Metrics | None
+) -> TrainingResult:
+    return TrainingResult(
+        run_dir=str(run.path),
+        history=tuple(trainer.progress.history),
+        best_epoch=trainer.progress.best_epoch,
+        metrics=metrics,
+        parameters=trainer.parameters,
+        head_parameters=trainer.head_parameters,
+        epochs_done_now=epochs_done_now,
+        stopped=stopped,
+        finished=trainer.progress.finished or trainer.progress.epoch >= trainer.config.train.epochs,
+    )
+
+
+def _metrics(trainer: Trainer, engine: KerasEngine, listener: Listener) -> Metrics | None:
+    """Return the metrics of a model on the validation images, where there are any."""
+    examples = trainer.examples
+    if examples.validation is None:
+        return None
+    labels = examples.labels("validation")
+    return evaluate_pixels(
+        engine, examples.validation, labels, batch_size=trainer.config.train.batch_size, listener=listener
+    ).metrics
+
+
+def try_one_step(
+    config: Config,
+    examples: Examples,
+    device: Device,
+    run: Run,
+    temporary: Run,
+    listener: TrainingListener,
+    distribution: Distribution = ALONE,
+) -> TrainingResult:
+    """Do one real step, save state and model in a temporary run, and reload both.
+
+    Raises:
+        DataError: the loss is not finite.
+        RunError: the reloaded model gives other logits than the one that was saved.
+    """
+    channel, is_main = distribution.channel, distribution.is_main
+    with distribution.scope():
+        trainer = Trainer(config, examples, device, distribution)
+        listener.prepared(plan_of(trainer, run))
+        for phase in _one_of_each_size(config):
+            trainer.use_size(phase.image_size or config.data.image_size, listener)
+            trainer.begin_phase(phase)
+            trainer.begin_epoch(0)
+            loss = trainer.train_one_step()
+            if not math.isfinite(loss):
+                raise DataError(f"the loss of the first step is {loss}; try a smaller --learning-rate")
+        if is_main:
+            trainer.write_state(temporary.state)
+        saved = read_state(temporary.state).group("model") if is_main else None
+        trainer.restore("model", channel.arrays_from_main("model", saved))
+    if not is_main:
+        return _result(trainer, run, 0, "dry run", None)
+    trainer.save_best(temporary.best, epoch=0)
+    difference = trainer.difference_after_reload(load_engine(temporary.best))
+    if difference > MAX_RELOAD_DIFFERENCE:
+        raise RunError(f"the saved model gives other logits: they differ by {difference:.3g}")
+    listener.note(f"dry run: one step with loss {loss:.4f}; saved and reloaded, logits differ by {difference:.1e}")
+    return _result(trainer, run, 0, "dry run", None)
+
+
+def _one_of_each_size(config: Config) -> list[PhaseConfig]:
+    """Return the first phase of each image size, the size that the model is saved at last."""
+    first: dict[tuple[int, int], PhaseConfig] = {}
+    for phase in config.phases:
+        first.setdefault(phase.image_size or config.data.image_size, phase)
+    return sorted(first.values(), key=lambda phase: phase.image_size in (None, config.data.image_size))
+
+
+def plan_of(trainer: Trainer, run: Run) -> TrainingPlan:
+    """Return what a training is about to do."""
+    config, classifier, index = trainer.config, trainer.classifier, trainer.examples.index
+    return TrainingPlan(
+        run_dir=str(run.path),
+        device="; ".join(filter(None, (str(trainer.device), str(trainer.distribution)))),
+        class_names=index.class_names,
+        counts={split: tuple(index.counts(split).tolist()) for split in index.splits},
+        image_size=config.data.image_size,
+        backbone=config.model.backbone,
+        loaded_tensors=classifier.loaded_tensors,
+        feature_map=classifier.feature_map,
+        head=config.model.head.name,
+        backbone_parameters=classifier.parameters - classifier.head_parameters,
+        head_parameters=classifier.head_parameters,
+        head_start=classifier.head_start,
+        epochs=config.train.epochs,
+        steps_per_epoch=trainer.steps_per_epoch,
+        warnings=tuple(warnings_about(trainer)),
+    )
+
+
+def warnings_about(trainer: Trainer) -> list[str]:
+    """Return what a user should know before waiting for a training."""
+    config = trainer.config
+    warnings = notes_about(config.model, trainer.classifier.feature_map, config.data.image_size)
+    if warning := position_warning(config.augmentation, config.model.head):
+        warnings.append(warning)
+    if config.train.jit_compile is True and not trainer.uses_xla:
+        warnings.append(
+            "train.jit_compile is true, but TensorFlow cannot compile "
+            + ("the steps of several devices" if trainer.mirror else "an augmentation that turns, zooms or shifts")
+            + ": training runs without XLA; use "
+            + ("distribute.strategy=none" if trainer.mirror else "augment: none")
+            + ", or KERAS_BACKEND=jax"
+        )
+    count = len(trainer.examples.index.splits["train"])
+    if config.model.weights is None and _is_large(config, trainer.classifier) and count < SMALL_DATA:
+        warnings.append(
+            f"{config.model.backbone} starts from random weights on {counted(count, 'image')}; "
+            "--set model.weights=imagenet usually does much better"
+        )
+    return warnings
+
+
+def _is_large(config: Config, classifier: Classifier) -> bool:
+    return not BACKBONES[config.model.backbone].from_scratch and classifier.backbone.count_params() >= LARGE_BACKBONE
+
+
+def environment(device: Device, distribution: Distribution = ALONE) -> dict[str, Any]:
+    """Return what environment.json holds."""
+    return {
+        "versions": keras_start.package_versions(),
+        "backend": keras_start.backend_name(),
+        "device": str(device),
+        "distribution": str(distribution) or None,
+        "threads": worker_count(),
+        "command_line": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

@@ -1,0 +1,209 @@
+"""Tells trackers of a training: a Keras callback that none of them can make fail."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from wisesr_cli.errors import Interrupted, MachineError, RunError, WisesrError
+from wisesr_cli.results import EpochResult, Listener, TrainingResult
+from wisesr_cli.run.folders import Start
+from wisesr_cli.run.names import CLASSES, CONFIG, HISTORY, LEARNING_CURVES, METRICS, TRACKED, TRAININGS
+from wisesr_cli.run.progress import flat_settings
+from wisesr_cli.run.records import read_json, write_json
+from wisesr_cli.text import joined, visible
+from wisesr_cli.training.trackers.table import TRACKERS
+from wisesr_cli.training.trackers.tracker import Status, TrackedRun, Tracker
+
+if TYPE_CHECKING:
+    from wisesr_cli.training.trainer import Trainer
+
+
+class Tracking(keras.callbacks.Callback):
+    """Tells the trackers of a config of a training, as a context manager around it and as a callback within.
+
+    It stands behind what keeps the epochs: trackers hear only of epochs that the state on the disk has, and of every
+    one of them, also of one at whose end training was stopped. The history is what they are told, so that nothing is
+    lost between a training and its resumption, and a tracker that comes later hears of all epochs.
+
+    Args:
+        trainer: what is trained.
+        start: where it writes.
+        environment: what it runs on, as environment.json has it.
+        listener: is told where to look, and warned of a tracker that fails.
+
+    Raises:
+        MachineError: on entering, a tracker cannot be used for a new training; nothing was written yet.
+    """
+
+    def __init__(self, trainer: Trainer, start: Start, environment: dict[str, Any], listener: Listener) -> None:
+        super().__init__()
+        self.trainer, self.run, self.is_resumed = trainer, start.run, start.resumed
+        self.tags, self.listener = _tags(environment), listener
+        self.names = trainer.config.train.trackers if trainer.distribution.is_main else []
+        self.open: dict[str, Tracker] = {}
+        self.told: dict[str, tuple[str, int]] = {}  # by tracker: the run's id, and how many epochs it knows
+        self.status: Status = "stopped"
+
+    def __enter__(self) -> Tracking:
+        if not self.is_resumed:
+            try:
+                self._begin()
+            except BaseException:
+                self._end("failed")  # one tracker's run, where another one cannot be used
+                raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is not None:
+            is_error = issubclass(kind, Exception) and not issubclass(kind, Interrupted)
+            self.status = "failed" if is_error else "stopped"
+            with suppress(WisesrError):  # of a full disk, for one: the error that led here is worth more
+                self._tell_epochs()
+        self._end(self.status)
+
+    def _end(self, status: Status) -> None:
+        for name, tracker in list(self.open.items()):
+            with self._surviving(name):
+                tracker.end(status)
+        self.open = {}
+
+    def go_on(self) -> None:
+        """Take up the runs that the run directory remembers, or write down which ones it has now."""
+        if self.is_resumed and self.names:
+            self.told = self._remembered()
+            self._begin()
+            self._tell_epochs()
+        self._write_record()
+        self._keep(CONFIG, CLASSES)
+
+    def _begin(self) -> None:
+        """Open a run in every tracker, or the one that is remembered, unless it knows all and nothing is left to do."""
+        progress = self.trainer.progress
+        for name in self.names:
+            title = TRACKERS[name].title
+            known, epochs = self.told.get(name, (None, 0))
+            if progress.finished and epochs == progress.epoch:
+                continue
+            try:
+                tracker = self.open[name] = TRACKERS[name].open(self._tracked_run(), known)
+            except Exception as error:  # whatever its library raises
+                self._refuse(name, error)
+            else:
+                self.told[name] = tracker.id, epochs
+                self.listener.note(f"{title}: {tracker.where}")
+
+    def _refuse(self, name: str, error: Exception) -> None:
+        """Raise a `MachineError` for a training that stands alone and at its start; else only warn."""
+        reason = f"{TRACKERS[name].title} cannot be used: {_reason(error)}"
+        if not self.is_resumed and self._group() is None:
+            raise MachineError(f"{reason}; mend it, or train without the tracker {name}") from error
+        self.listener.warn(f"{reason}; training goes on without it")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Tell of the epoch."""
+        self._tell_epochs()
+
+    def finished(self, result: TrainingResult) -> None:
+        """Tell of what training came to."""
+        self._tell_epochs()
+        self.status = "finished" if result.finished else "stopped"
+        if result.best_epoch is not None:
+            best = {"epoch": float(result.best_epoch), **_numbers(result.metrics.to_json() if result.metrics else {})}
+            self._each(lambda tracker: tracker.log_best(best))
+        self._keep(CONFIG, HISTORY, METRICS)
+        self._keep_paths(self.run.plots / LEARNING_CURVES)
+        if self.trainer.config.train.track_model and self.run.best.is_file():
+            self._each(lambda tracker: tracker.keep_model(self.run.best))
+
+    def _tell_epochs(self) -> None:
+        """Tell every tracker of the epochs that it has not heard of."""
+        before = dict(self.told)
+        for name, tracker in list(self.open.items()):
+            with self._surviving(name):
+                for row in self.trainer.progress.history[self.told[name][1] :]:
+                    tracker.log(_row(row), row.epoch)
+                    self.told[name] = tracker.id, row.epoch
+        if self.told != before:
+            self._write_record()
+
+    def _keep(self, *names: str) -> None:
+        self._keep_paths(*(self.run.path / name for name in names))
+
+    def _keep_paths(self, *paths: Path) -> None:
+        def keep(tracker: Tracker) -> None:
+            for path in there:
+                tracker.keep_file(path)
+
+        there = [path for path in paths if path.is_file()]
+        self._each(keep)
+
+    def _each(self, tell: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self.open.items()):
+            with self._surviving(name):
+                tell(tracker)
+
+    @contextmanager
+    def _surviving(self, name: str) -> Iterator[None]:
+        """Warn of what a tracker raises in the block, once, and leave it alone from then on."""
+        try:
+            yield
+        except Exception as error:  # whatever its library raises: a training of days is worth more
+            if self.open.pop(name, None) is not None:
+                self.listener.warn(f"{TRACKERS[name].title} failed: {_reason(error)}; training goes on without it")
+
+    def _remembered(self) -> dict[str, tuple[str, int]]:
+        """Return the run's id in every tracker, and how many epochs it knows."""
+        path = self.run.path / TRACKED
+        if not path.exists():
+            return {}
+        try:
+            return {name: (str(row["id"]), int(row["epochs"])) for name, row in dict(read_json(path)).items()}
+        except (RunError, KeyError, TypeError, ValueError):
+            self.listener.warn(f"{visible(path)}: damaged; new runs are begun in the trackers")
+            return {}
+
+    def _write_record(self) -> None:
+        if self.told:
+            record = {name: {"id": run_id, "epochs": epochs} for name, (run_id, epochs) in self.told.items()}
+            write_json(self.run.path / TRACKED, record)
+
+    def _group(self) -> str | None:
+        """Return the name of the comparison that the run belongs to."""
+        folder = self.run.path.parent
+        return folder.name if (folder / TRAININGS).is_file() else None
+
+    def _tracked_run(self) -> TrackedRun:
+        names = self.trainer.examples.index.class_names
+        tags = {**self.tags, "classes": joined(names), "run_directory": str(self.run.path.absolute())}
+        return TrackedRun(self.run.name, self._group(), flat_settings(self.trainer.config), tags)
+
+
+def _tags(environment: dict[str, Any]) -> dict[str, str]:
+    """Return what a training runs on, as texts."""
+    versions = {f"versions.{package}": number for package, number in environment["versions"].items()}
+    others = {name: environment.get(name) for name in ("backend", "device", "distribution", "threads")}
+    return {**versions, **{name: str(value) for name, value in others.items() if value is not None}}
+
+
+def _row(row: EpochResult) -> dict[str, float]:
+    """Return the numbers of a row of history.csv."""
+    return {name: value for name, value in _numbers(asdict(row)).items() if name != "epoch"}
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _reason(error: Exception) -> str:
+    return visible(" ".join(str(error).split())[:300]) or type(error).__name__

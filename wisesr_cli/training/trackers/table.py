@@ -1,0 +1,50 @@
+"""Experiment trackers: what a training tells them, and whether they are installed. No Keras, and no tracker at the top.
+
+To add one: a module with a class that has what `Tracker` says, a row in `TRACKERS`, its name in `TrackerName`, and an
+extra of its name in pyproject.toml. `callback` drives them, and sees to it that none of them ends a training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from wisesr_cli.errors import MachineError
+from wisesr_cli.training.trackers.tracker import TrackedRun, Tracker
+
+
+@dataclass(frozen=True)
+class TrackerRow:
+    """A tracker: its name for people, the packages it needs, and what begins a run or goes on with the one of an id."""
+
+    title: str
+    packages: tuple[str, ...]
+    open: Callable[[TrackedRun, str | None], Tracker]
+
+
+def _open_mlflow(run: TrackedRun, known: str | None) -> Tracker:
+    from wisesr_cli.training.trackers.mlflow import MlflowTracker
+
+    return MlflowTracker(run, known)
+
+
+def _open_wandb(run: TrackedRun, known: str | None) -> Tracker:
+    from wisesr_cli.training.trackers.wandb import WandbTracker
+
+    return WandbTracker(run, known)
+
+
+TRACKERS: dict[str, TrackerRow] = {
+    "mlflow": TrackerRow("MLflow", ("mlflow",), _open_mlflow),
+    "wandb": TrackerRow("Weights & Biases", ("wandb",), _open_wandb),
+}
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Raise a `MachineError` for a tracker that is not installed."""
+    for name in names:
+        if any(find_spec(package) is None for package in TRACKERS[name].packages):
+            raise MachineError(
+                f"{TRACKERS[name].title} is not installed; install it with: pip install 'wisesr[{name}]'"
+            )

@@ -1,0 +1,105 @@
+"""A training as a run in Weights & Biases, online, or with WANDB_MODE=offline in a folder to be sent later."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wisesr_cli.errors import MachineError
+from wisesr_cli.text import visible
+from wisesr_cli.training.trackers.tracker import Status, TrackedRun
+
+PROJECT = "wisesr"  # unless WANDB_PROJECT says otherwise
+FOLDER = "wisesr"  # among the run's files: W&B has a config.yaml of its own
+INIT_SECONDS, FINISH_SECONDS = 30.0, 120.0  # within which a server must answer, and the rest must have been sent
+EXIT_CODES: dict[Status, int] = {"finished": 0, "stopped": 130, "failed": 1}
+DEFAULTS = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+
+
+class WandbTracker:
+    """An open run in Weights & Biases; see `tracker.Tracker`.
+
+    Args:
+        run: what the run is begun with.
+        known: the id of a run to go on with; None begins one.
+
+    Raises:
+        MachineError: nobody is logged in.
+        Exception: of W&B, where nobody answers.
+    """
+
+    def __init__(self, run: TrackedRun, known: str | None) -> None:
+        for name, value in DEFAULTS.items():
+            os.environ.setdefault(name, value)
+        import wandb
+
+        self._library = wandb
+        self._run: Any = wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or PROJECT,
+            name=visible(run.name),
+            group=None if run.group is None else visible(run.group),
+            id=known,
+            resume=None if known is None else "allow",
+            reinit="create_new",  # a run that the user's program has open stays its own
+            settings=self._settings(wandb),
+        )
+        self.id: str = self._run.id
+        settings = {visible(name): _value(value) for name, value in {**run.settings, **run.tags}.items()}
+        self._run.config.update(settings, allow_val_change=True)
+        self.where = self._where()
+
+    def _where(self) -> str:
+        if self._run.disabled:
+            return "turned off by WANDB_MODE=disabled"
+        folder = shlex.quote(visible(self._run.settings.sync_dir))
+        return self._run.url or f"offline; to send it: wandb sync {folder}"
+
+    @staticmethod
+    def _settings(wandb: Any) -> Any:
+        mode = os.environ.get("WANDB_MODE", "online")
+        if mode in ("online", "shared") and not wandb.login(prompt=False):  # it would ask on the terminal, and wait
+            raise MachineError("nobody is logged in to Weights & Biases: wandb login, or set WANDB_MODE=offline")
+        return wandb.Settings(
+            console="off",  # standard output is ours
+            disable_git=True,
+            disable_code=True,
+            init_timeout=INIT_SECONDS,
+            finish_timeout=FINISH_SECONDS,
+            finish_timeout_raises=True,
+        )
+
+    def log(self, values: Mapping[str, float], epoch: int) -> None:
+        """Keep numbers of an epoch, from 1; those of an epoch that is there already are left out by W&B."""
+        self._run.log({**values, "epoch": epoch}, step=epoch)
+
+    def log_best(self, values: Mapping[str, float]) -> None:
+        """Keep numbers of the best epoch, as `best/NAME` of the summary."""
+        self._run.summary.update({f"best/{name}": value for name, value in values.items()})
+
+    def keep_file(self, path: Path) -> None:
+        """Keep a copy of a small file."""
+        if self._run.disabled:  # it has no folder
+            return
+        folder = Path(self._run.dir) / FOLDER
+        folder.mkdir(exist_ok=True)
+        copied = shutil.copy(path, folder)
+        self._run.save(copied, base_path=self._run.dir, policy="now")
+
+    def keep_model(self, path: Path) -> None:
+        """Keep a copy of the model file, as an artifact with versions."""
+        artifact = self._library.Artifact(f"run-{self.id}-model", type="model")
+        artifact.add_file(str(path))
+        self._run.log_artifact(artifact)
+
+    def end(self, status: Status) -> None:
+        """Close the run, having sent what is left."""
+        self._run.summary.update({"status": status})
+        self._run.finish(exit_code=EXIT_CODES[status])
+
+
+def _value(value: Any) -> Any:
+    return visible(value) if isinstance(value, str) else value

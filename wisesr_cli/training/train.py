@@ -1,0 +1,157 @@
+"""Trains a classifier: from a config and its images to a run directory with the best model and a state to resume from.
+
+Everything that can be wrong with config, names and images is found here, before Keras is started; `fit` does the
+rest.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wisesr_cli.config.reader import LoadedConfig
+from wisesr_cli.config.schema import Config
+from wisesr_cli.errors import RunError
+from wisesr_cli.machine.files import TEMPORARY_PREFIX
+from wisesr_cli.machine.keras_start import Device, DeviceChoice
+from wisesr_cli.machine.locks import locked
+from wisesr_cli.machine.stopping import Limits, StopRequest, stop_on_signals
+from wisesr_cli.processes.channel import Channel, join
+from wisesr_cli.processes.launch import Cluster
+from wisesr_cli.results import Silent, TrainingListener, TrainingResult
+from wisesr_cli.run.folders import Start, check_kinds, check_still_new, choose_run, forget_if_empty, temporary_run
+from wisesr_cli.run.run import Run
+from wisesr_cli.run.state import has_state, newest_epoch
+from wisesr_cli.text import visible
+from wisesr_cli.training.checks import check_settings
+from wisesr_cli.training.devices.alike import check_alike, settings_of, versions
+from wisesr_cli.training.devices.distribution import Distribution
+from wisesr_cli.training.devices.start import check_cluster, part, start_devices
+from wisesr_cli.training.examples import open_examples
+from wisesr_cli.training.trackers.table import check_trackers
+
+DRY_RUN_PREFIX = f"{TEMPORARY_PREFIX}dry-run-"
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What a call of `train` asks for beside the config.
+
+    `max_steps` and `time_limit_seconds` stop before the last epoch; `dry_run` does one step, a save and a reload.
+    `cluster`: the processes that train together, see `launch.find_cluster`; every one of them calls `train`.
+    """
+
+    resume: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    max_steps: int | None = None
+    time_limit_seconds: float | None = None
+    device: DeviceChoice = "auto"
+    cluster: Cluster | None = None
+
+
+def train(
+    loaded: LoadedConfig, options: TrainingOptions | None = None, listener: TrainingListener | None = None
+) -> TrainingResult:
+    """Train, and return what it came to.
+
+    Raises:
+        UsageError: the run's name is taken.
+        DataError: the images cannot be used, or the loss is not finite.
+        RunError: the state to resume from is damaged or does not fit.
+        MachineError: no GPU where one was asked for, no room on the disk, no permission, or the run is in use.
+        Interrupted: a signal asked to stop; there is a state to resume from.
+        EndedElsewhere: another process of the training failed, was stopped, or was lost.
+    """
+    options, listener, started = options or TrainingOptions(), listener or Silent(), time.monotonic()
+    check_settings(loaded.config)
+    if options.cluster is None or options.cluster.process == 0:
+        check_trackers(loaded.config.train.trackers)
+    distribute = loaded.config.distribute
+    check_cluster(options.cluster, distribute)
+    with join(
+        options.cluster,
+        join_timeout=distribute.join_timeout_seconds,
+        lost_after=distribute.lost_after_seconds,
+        listener=listener,
+    ) as channel:
+        shown = listener if channel.is_main else Silent()
+        check_alike(channel, "settings", {**settings_of(loaded.config), **_options_for_all(options)})
+        check_alike(channel, "versions", versions())
+        if options.dry_run:
+            return _dry_run(loaded, options, channel, shown)
+        return _train(loaded, options, channel, started, shown)
+
+
+def _options_for_all(options: TrainingOptions) -> dict[str, bool | int | str | None]:
+    """Return the options that all processes of a training must be given alike: one that stops alone is waited for."""
+    return {"--dry-run": options.dry_run, "--max-steps": options.max_steps, "--device": options.device}
+
+
+def _train(
+    loaded: LoadedConfig, options: TrainingOptions, channel: Channel, started: float, listener: TrainingListener
+) -> TrainingResult:
+    with ExitStack() as held:
+        start, done = _begin_run(loaded, options, channel, held)
+        with stop_on_signals() as stop, ExitStack() as stack:
+            examples = open_examples(loaded.config, listener, epoch=done, channel=channel)
+            stack.callback(examples.close)
+            with stop.deferred():
+                device, distribution = _start_devices(loaded.config, options, channel)
+                from wisesr_cli.training import fit
+
+            limits = Limits(stop, started, options.max_steps, options.time_limit_seconds)
+            result = fit.run(loaded.config, examples, device, start, limits, listener, distribution)
+            part(channel)
+            return result
+
+
+def _begin_run(loaded: LoadedConfig, options: TrainingOptions, channel: Channel, held: ExitStack) -> tuple[Start, int]:
+    """Return where to train, its lock held, and how many epochs are done there.
+
+    The main process decides, and the others need not even see the folder.
+    """
+    if not channel.is_main:
+        path, resumed, done = channel.from_main("run")
+        return Start(Run(Path(path)), resumed=resumed), done
+    start = choose_run(loaded.config, loaded.default_name, resume=options.resume, overwrite=options.overwrite)
+    check_kinds(start.run)
+    # Only who holds the lock may take it away: `forget_if_empty` stands behind it.
+    held.enter_context(locked(start.run.lock))
+    held.enter_context(forget_if_empty(start.run))
+    check_still_new(start)
+    if start.resumed and not has_state(start.run.state):
+        if start.run.best.exists() and not start.run.upgraded.exists():
+            raise RunError(f"{visible(start.run.state)}: no state to resume from; start anew with --overwrite")
+        start = replace(start, resumed=False, fine_tunes=start.run.upgraded.exists())
+    done = newest_epoch(start.run.state) if start.resumed else 0
+    channel.from_main("run", [str(start.run.path), start.resumed, done])
+    return start, done
+
+
+def _start_devices(config: Config, options: TrainingOptions, channel: Channel) -> tuple[Device, Distribution]:
+    return start_devices(config.distribute, options.device, precision=config.train.precision, channel=channel)
+
+
+def _dry_run(
+    loaded: LoadedConfig, options: TrainingOptions, channel: Channel, listener: TrainingListener
+) -> TrainingResult:
+    """Do one real step, save and reload, in a folder beside the run that is gone afterwards."""
+    run = Run(Path(channel.from_main("run", _name_of_run(loaded) if channel.is_main else None)))
+    with stop_on_signals(StopRequest("a dry run keeps nothing")) as stop, ExitStack() as stack:
+        temporary = stack.enter_context(temporary_run(run.path.parent, DRY_RUN_PREFIX)) if channel.is_main else run
+        examples = open_examples(loaded.config, listener, channel=channel)
+        stack.callback(examples.close)
+        with stop.deferred():
+            device, distribution = _start_devices(loaded.config, options, channel)
+            from wisesr_cli.training import fit
+
+        result = fit.try_one_step(loaded.config, examples, device, run, temporary, listener, distribution)
+        part(channel)
+        return result
+
+
+def _name_of_run(loaded: LoadedConfig) -> str:
+    return str(choose_run(loaded.config, loaded.default_name, resume=False, overwrite=True).run.path)

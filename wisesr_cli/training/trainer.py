@@ -1,0 +1,342 @@
+"""The trained model with everything around it: batches, optimizer, random draws, and its way to and from the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.config.schema import Config
+from wisesr_cli.config.training import PhaseConfig
+from wisesr_cli.data.pixels import epoch_order
+from wisesr_cli.engines.keras import KerasEngine
+from wisesr_cli.errors import RunError
+from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.machine import keras_start
+from wisesr_cli.machine.files import replacing
+from wisesr_cli.machine.keras_start import Device
+from wisesr_cli.machine.threads import worker_count
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.model_files.info_file import append_model_info
+from wisesr_cli.model_files.loading import copy_weights, use_statistics
+from wisesr_cli.models.backbones import FROM_WEIGHTS
+from wisesr_cli.models.build import Classifier, build_classifier
+from wisesr_cli.models.image_sizes import naming_size
+from wisesr_cli.models.other_size import at_size, check_size
+from wisesr_cli.models.settings import ModelConfig
+from wisesr_cli.results import Listener
+from wisesr_cli.run.progress import Circumstances, Progress, config_for_comparison
+from wisesr_cli.run.state import write_state
+from wisesr_cli.training.augmentation import build_augmentation
+from wisesr_cli.training.batches import Batches, class_weights
+from wisesr_cli.training.devices.distribution import ALONE, Distribution
+from wisesr_cli.training.devices.mirrored import as_on_one_device, mirror_of
+from wisesr_cli.training.devices.sharded import sharded_over
+from wisesr_cli.training.examples import Examples
+from wisesr_cli.training.optimizers import build_optimizer
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def without_weights(model: ModelConfig) -> ModelConfig:
+    """Return the config of a model whose weights are set later; a backbone that is built from a file still is."""
+    weights = model.weights if model.backbone == FROM_WEIGHTS else None
+    return model.model_copy(update={"weights": weights, "load_head": False})
+
+
+class Trainer:
+    """A classifier with augmentation before it, its optimizer, and what has been reached.
+
+    The trained model is `augmentation -> classifier`; only the classifier is ever saved.
+    """
+
+    def __init__(self, config: Config, examples: Examples, device: Device, distribution: Distribution = ALONE) -> None:
+        self.config, self.examples, self.device, self.distribution = config, examples, device, distribution
+        self.mirror, self.sharded = mirror_of(distribution), sharded_over(distribution)
+        classes = len(examples.index.class_names)
+        self.batches = Batches(
+            examples.train,
+            examples.labels("train"),
+            classes=classes,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            smoothing=config.train.label_smoothing,
+            class_weights=class_weights(config, examples.index.class_names, examples.labels("train")),
+        )
+        self.validation = None
+        if examples.validation is not None:
+            self.validation = Batches(
+                examples.validation, examples.labels("validation"), classes=classes, batch_size=config.train.batch_size
+            )
+        self.classifier = self._build(config.model)
+        is_saved_itself = config.train.precision == "float32" and distribution.processes == 1
+        self.float32_classifier = self.classifier if is_saved_itself else self._build_float32()
+        self.image_size = config.data.image_size
+        self.is_as_built = True  # not rebuilt for an image size yet
+        # Those of the model that is saved: `depthwise` has as many weights as its map has positions.
+        self.parameters, self.head_parameters = self.classifier.parameters, self.classifier.head_parameters
+        if config.changes_image_size:
+            for number, phase in enumerate(config.phases):
+                if phase.image_size is not None:
+                    with naming_size(f"train.phases.{number}.image_size", phase.image_size):
+                        check_size(self.classifier.model, phase.image_size)
+        self.model = self._with_augmentation()
+        self.progress = Progress(planned_epochs=config.train.epochs)
+
+    def _build(self, model: ModelConfig) -> Classifier:
+        return build_classifier(
+            model,
+            image_size=self.config.data.image_size,
+            classes=len(self.examples.index.class_names),
+            seed=self.config.seed,
+            # From scratch only; the float32 twin is built without weights, but takes them over.
+            steps_per_epoch=self.batches.num_batches if self.config.model.weights is None else None,
+            class_names=self.examples.index.class_names,
+        )
+
+    def _build_float32(self) -> Classifier:
+        """Build the twin that is saved: a model file never asks for mixed precision, nor for other processes."""
+        keras.config.set_dtype_policy("float32")
+        with self.distribution.apart():
+            twin = self._build(without_weights(self.config.model))
+        keras.config.set_dtype_policy(self.config.train.precision)
+        return twin
+
+    def _with_augmentation(self) -> Any:
+        pixels = keras.Input((*self.image_size, 3), dtype="uint8", name="raw_pixels")
+        images = keras.layers.Rescaling(1.0, dtype="float32", name="to_float")(pixels)
+        for layer in build_augmentation(self.config.augmentation, seed=self.config.seed):
+            images = layer(images)
+        logits = self.classifier.model(images)
+        if self.mirror is not None:
+            return self.mirror.build_model(pixels, logits)
+        if self.sharded is not None:
+            return self.sharded.build_model(pixels, logits)
+        return keras.Model(pixels, logits, name="training")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch."""
+        return self.batches.num_batches
+
+    def use_size(self, image_size: tuple[int, int], listener: Listener) -> None:
+        """Go over to images of another size: the model, with its weights, and what it is trained and validated on.
+
+        Raises:
+            DataError: an image can no longer be read.
+        """
+        self.rebuild(image_size)
+        self.examples.open_at(image_size, listener)
+        self.batches.pixels = self.examples.train
+        if self.validation is not None and self.examples.validation is not None:
+            self.validation.pixels = self.examples.validation
+
+    def rebuild(self, image_size: tuple[int, int]) -> None:
+        """Make the model, with its weights, one for images of another size.
+
+        A training whose phases differ in size rebuilds its model once even for the size that it was built for: names
+        and order of the weights are then the same whatever phase it was resumed in.
+        """
+        if image_size != self.image_size or (self.config.changes_image_size and self.is_as_built):
+            rebuilt = replace(self.classifier, model=at_size(self.classifier.model, image_size))
+            if self.float32_classifier is self.classifier:
+                self.float32_classifier = rebuilt  # the twin in float32 keeps the size that it is saved at
+            self.classifier, self.image_size, self.is_as_built = rebuilt, image_size, False
+            self.model = self._with_augmentation()
+
+    @property
+    def is_at_full_size(self) -> bool:
+        """Whether images have the size that the model is for; epochs at another one are compared with none."""
+        return self.image_size == self.config.data.image_size
+
+    def begin_phase(self, phase: PhaseConfig) -> None:
+        """Compile anew, with a fresh optimizer and the layers of the phase frozen."""
+        self.classifier.backbone.trainable = phase.freeze != "backbone"
+        self.model.compile(
+            optimizer=build_optimizer(self.config, phase, self.steps_per_epoch),
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+            metrics=[keras.metrics.CategoricalAccuracy(name="top1_accuracy")],
+            jit_compile=self.uses_xla,
+        )
+        self.model.optimizer.build(self.model.trainable_variables)
+        self._build_loss_and_metrics()
+
+    @property
+    def uses_xla(self) -> bool:
+        """Whether XLA compiles the training step.
+
+        TensorFlow cannot where augmentation turns, zooms or shifts, nor where several devices train together.
+        """
+        possible = self.mirror is None and all(layer.supports_jit for layer in self.model.layers)
+        return keras_start.uses_xla(self.config.train.jit_compile) and possible
+
+    def _build_loss_and_metrics(self) -> None:
+        """Make the variables of loss and metrics before `fit` does.
+
+        It would make them while it traces, and trace again (TensorFlow), or fetch batches before the epoch's order is
+        set, and train on them (JAX).
+        """
+        targets = keras.ops.convert_to_tensor(self.batches.targets)
+        self.model.compute_loss(None, targets, targets, None)
+        self.model.compute_metrics(None, targets, targets, None)
+        self.model.reset_metrics()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the order of the examples and every random draw of an epoch from (seed, epoch) alone."""
+        self.batches.begin_epoch(epoch)
+        states = self._seed_states(epoch)
+        for number, variable in enumerate(self._seed_variables()):
+            variable.assign(states[number].astype(variable.dtype))
+            if self.mirror is not None:
+                self.mirror.tell_apart(variable)
+
+    def _seed_variables(self) -> list[Any]:
+        return [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
+
+    def _seed_states(self, epoch: int) -> list[NDArray[np.uint32]]:
+        """Return the state, uint32 (2,), that every seed generator begins an epoch with."""
+        seeds = [np.random.SeedSequence([self.config.seed, epoch, n]) for n in range(len(self._seed_variables()))]
+        return [seed.generate_state(2) & np.uint32(0x7FFFFFFF) for seed in seeds]
+
+    def random_draws(self, epoch: int) -> Arrays:
+        """Return what decides every random draw of an epoch: states of seed generators, and a hash of the order."""
+        order = epoch_order(len(self.batches.labels), seed=self.config.seed, epoch=epoch)
+        digest = hashlib.sha256(order.astype("<i8").tobytes()).digest()
+        states = self._seed_states(epoch)
+        seeds = {f"{number:05d} seed generator": state for number, state in enumerate(states)}
+        return {**seeds, "order of examples": np.frombuffer(digest, np.uint8)}
+
+    def fit(self, *callbacks: keras.callbacks.Callback, first: int, last: int) -> None:
+        """Train the epochs from `first` (from 0) to before `last`; the callbacks hear of it, one after the other.
+
+        Raises:
+            DataError: an image can no longer be read.
+        """
+        try:
+            self.model.fit(
+                **self._data(range(first, last)),
+                initial_epoch=first,
+                epochs=last,
+                shuffle=False,  # the order is that of `Batches`
+                callbacks=list(callbacks),
+                verbose=0,
+            )
+        except Exception:
+            errors = [batches.error for batches in (self.batches, self.validation) if batches and batches.error]
+            if errors:
+                raise errors[0] from None
+            raise
+
+    def _data(self, epochs: range) -> dict[str, Any]:
+        """Return the arguments of `fit` that say what is trained and validated on."""
+        if self.mirror is not None:
+            return self.mirror.data(self.batches, self.validation, epochs)
+        if self.sharded is not None:
+            return self.sharded.data(self.batches, self.validation)
+        return {"x": self.batches, "validation_data": self.validation}
+
+    def train_one_step(self) -> float:
+        """Train on the first batch and return its loss."""
+        if self.mirror is not None:
+            return self.mirror.train_one_step(self.model, self.batches)
+        if self.sharded is not None:
+            return self.sharded.train_one_step(self.model, self.batches)
+        batch = self.batches[0]
+        weights = batch[2] if len(batch) == 3 else None
+        return float(self.model.train_on_batch(batch[0], batch[1], sample_weight=weights, return_dict=True)["loss"])
+
+    def difference_after_reload(self, engine: KerasEngine) -> float:
+        """Return the largest difference of logits between a reloaded model and this one, on a few images."""
+        pixels = self.batches[0][0][:4]
+        here = keras.ops.convert_to_numpy(self.float32_classifier.model(pixels, training=False))
+        return float(np.max(np.abs(here - engine.logits(pixels))))
+
+    def learning_rate(self, epoch_in_phase: int) -> float:
+        """Return the learning rate of the last step of an epoch of the current phase, from 0."""
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        rates = optimizer._learning_rate.rates
+        return float(rates[min(len(rates), (epoch_in_phase + 1) * self.steps_per_epoch) - 1])
+
+    def arrays(self) -> dict[str, Arrays]:
+        """Return all weights, all optimizer variables, and what the next epoch begins its random draws with."""
+        return {
+            "model": _to_arrays(self.classifier.model.weights),
+            "optimizer": _to_arrays(self.model.optimizer.variables),
+            "random": self.random_draws(self.progress.epoch),
+        }
+
+    def restore(self, group: str, arrays: Arrays) -> None:
+        """Set all weights, or all optimizer variables, from what `arrays` gave.
+
+        Raises:
+            RunError: names, shapes or types differ.
+        """
+        variables = self.classifier.model.weights if group == "model" else self.model.optimizer.variables
+        expected = {_array_name(number, variable): variable for number, variable in enumerate(variables)}
+        if expected.keys() != arrays.keys():
+            odd = sorted(expected.keys() ^ arrays.keys())[0]
+            raise RunError(f"the state does not fit the model: '{odd}' is in only one of them; use --overwrite")
+        for name, variable in expected.items():
+            same_type = arrays[name].dtype.name == keras.backend.standardize_dtype(variable.dtype)
+            if tuple(variable.shape) != arrays[name].shape or not same_type:
+                raise RunError(f"the state does not fit the model: '{name}' has another shape or type; use --overwrite")
+            variable.assign(arrays[name])
+        if group == "model":
+            use_statistics(self.classifier.model)
+
+    def weights_are_finite(self) -> bool:
+        """Return whether no weight is NaN or infinite."""
+        return all(np.isfinite(array).all() for array in _to_arrays(self.classifier.model.weights).values())
+
+    def save_best(self, path: Path, epoch: int) -> None:
+        """Write the classifier as it is now, in float32 and with what it says of itself."""
+        if self.float32_classifier is not self.classifier:
+            copy_weights(self.float32_classifier.model, self.classifier.model)
+        info = ModelInfo(
+            class_names=self.examples.index.class_names,
+            image_size=self.config.data.image_size,
+            resize=self.config.data.resize,
+            background=BACKGROUND,
+            backbone=self.config.model.backbone,
+            head=self.config.model.head.name,
+            epoch=epoch,
+            versions=keras_start.package_versions(),
+        )
+        with replacing(path) as temporary, as_on_one_device(self.float32_classifier.model):
+            self.float32_classifier.model.save(temporary)
+            append_model_info(temporary, info)
+
+    def circumstances(self) -> Circumstances:
+        """Return what must not change before a resumption."""
+        return Circumstances(
+            config=config_for_comparison(self.config),
+            classes=self.examples.index.class_names,
+            data=self.examples.training_record(),
+            versions=keras_start.package_versions(),
+            backend=keras_start.backend_name(),
+            threads=worker_count(),
+            device="; ".join(filter(None, (self.device.name, str(self.distribution)))),
+        )
+
+    def write_state(self, folder: Path) -> None:
+        """Write everything that resuming needs."""
+        record = {"circumstances": self.circumstances().to_json(), "progress": self.progress.to_json()}
+        write_state(folder, self.progress.epoch, self.arrays(), record)
+
+
+def _array_name(number: int, variable: Any) -> str:
+    """Return a name that is the same in every process: Keras counts layers and optimizers on while a process lives."""
+    return f"{number:05d} {re.sub(r'_[0-9]+(?=[/_]|$)', '', variable.path)}"
+
+
+def _to_arrays(variables: list[Any]) -> Arrays:
+    return {
+        _array_name(number, variable): keras.ops.convert_to_numpy(variable)  # its value is no array on several devices
+        for number, variable in enumerate(variables)
+    }

@@ -1,0 +1,76 @@
+"""Class names for a classifier that has none: of a file, of the model itself, of the image folders, or made up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wisesr_cli.data.dataset import DatasetIndex
+from wisesr_cli.errors import DataError
+from wisesr_cli.machine.files import read_text
+from wisesr_cli.model_files.info import PLACEHOLDER, ModelInfo
+from wisesr_cli.text import counted, visible
+
+MOST_CLASS_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Named:
+    """Class names in the order of the model's outputs, and what they come from, in words."""
+
+    names: tuple[str, ...]
+    origin: str
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Return the class names of a file that has one per line, in the order of the model's outputs.
+
+    Raises:
+        DataError: it cannot be read, or a name is empty or there twice.
+    """
+    try:
+        names = read_text(path, MOST_CLASS_BYTES).removesuffix("\n").split("\n")
+    except (OSError, ValueError) as error:
+        raise DataError(f"--classes {visible(path)}: cannot be read: {visible(error)}") from None
+    names = [name.removesuffix("\r") for name in names]
+    for number, name in enumerate(names, start=1):
+        if not name.strip():
+            raise DataError(f"--classes {visible(path)}:{number}: an empty line; a class name stands on each")
+        if name in names[: number - 1]:
+            raise DataError(f"--classes {visible(path)}:{number}: '{visible(name)}' is there twice")
+    return tuple(names)
+
+
+def choose_names(path: Path | None, info: ModelInfo | None) -> Named | None:
+    """Return the class names of a file, or else those that a model of wisesr has; None where nobody named them."""
+    if path is not None:
+        return Named(read_class_names(path), "--classes")
+    return None if info is None or not info.has_named_classes else Named(info.class_names, "the model's classes")
+
+
+def choose_class_names(
+    classes: int, named: Named | None, index: DatasetIndex | None, *, of_one_unit: bool = False
+) -> tuple[str, ...]:
+    """Return the class names in the order of the model's outputs: those given, or of the folders, or made up.
+
+    Args:
+        classes: how many the model has.
+        named: names that are known.
+        index: the image folders.
+        of_one_unit: whether two classes are what one unit with a sigmoid stands for.
+
+    Raises:
+        DataError: there are more or fewer than the model has outputs, or the names given are not those of the folders.
+    """
+    names, origin = (None, "") if named is None else (named.names, named.origin)
+    folders = None if index is None else index.class_names
+    for given, where in ((names, f"{origin} has"), (folders, "the image folder has")):
+        if given is not None and len(given) != classes:
+            raise DataError(
+                f"{where} {counted(len(given), 'class', 'classes')}, but the model has {classes} outputs"
+                + (" (one unit with a sigmoid: no and yes)" if of_one_unit else "")
+            )
+    if names is not None and folders is not None and sorted(names) != sorted(folders):
+        odd = sorted(set(names) ^ set(folders))[0]
+        raise DataError(f"'{visible(odd)}' is only one of {origin} and the class folders; they must be the same")
+    return names or folders or tuple(PLACEHOLDER.format(number) for number in range(classes))

@@ -1,0 +1,298 @@
+"""The part of an upgrade that needs Keras: takes a classifier apart, puts a run's model together, and compares both."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.config.schema import Config
+from wisesr_cli.data.dataset import DatasetIndex
+from wisesr_cli.data.pixels import DecodedImages
+from wisesr_cli.engines.keras import KerasEngine, numpy_outputs
+from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.exporting.best_litert import keep_litert
+from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.machine import keras_start
+from wisesr_cli.machine.files import replacing
+from wisesr_cli.machine.keras_start import Device
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.model_files.info_file import append_model_info
+from wisesr_cli.model_files.loading import load_model
+from wisesr_cli.models.backbones import FROM_WEIGHTS, Preprocessing, preprocess
+from wisesr_cli.models.build import notes_about, put_together
+from wisesr_cli.models.heads import CLASSIFIER_LAYER
+from wisesr_cli.models.rebuilding import rebuild
+from wisesr_cli.results import Listener, Upgrade
+from wisesr_cli.run.names import CLASSES, ENVIRONMENT, SPLITS
+from wisesr_cli.run.records import write_json, write_rows
+from wisesr_cli.run.run import Run
+from wisesr_cli.text import counted, joined, visible
+from wisesr_cli.training.fit import environment
+from wisesr_cli.upgrading.families import family_of
+from wisesr_cli.upgrading.folding import Affine
+from wisesr_cli.upgrading.made_images import MadeImages
+from wisesr_cli.upgrading.surgery import Parts, take_apart
+
+MOST_DIFFERENCE = 1e-5  # of probabilities
+LITTLE_VARIATION = 1e-3  # of probabilities between images: below it, wrong weights might hardly show
+SMALLEST = 1e-30  # probability that a logarithm is taken of
+BATCH_SIZE = 8
+MOST_SIDE = 8192
+ASSUMED = "assumed to be scaled before"
+
+Images = DecodedImages | MadeImages
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """A classifier that was taken apart, and what is known of it.
+
+    `scaling` is how pixels are scaled before it, `scaling_reason` how that is known. `class_names` are in the order of
+    the run; `order` holds for each the index of its output in the model.
+    """
+
+    path: Path
+    model: Any
+    parts: Parts
+    image_size: tuple[int, int]
+    scaling: Preprocessing
+    scaling_reason: str
+    notes: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
+    order: tuple[int, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.parts.folded.classes
+
+    def with_classes(self, names: tuple[str, ...], index: DatasetIndex | None) -> Upgraded:
+        """Return it with classes, whose names are in the order of its outputs, in the order of the image folders."""
+        ordered = names if index is None else index.class_names
+        return replace(self, class_names=ordered, order=tuple(names.index(name) for name in ordered))
+
+    @property
+    def classifier(self) -> Affine:
+        """The classifier layer, its classes in the order of the run."""
+        affine, order = self.parts.folded.classifier, list(self.order)
+        return Affine(affine.kernel[:, order], affine.bias[order])
+
+
+def convert(path: Path, config: Config, image_size_given: bool, listener: Listener) -> Upgraded:
+    """Return a model file taken apart.
+
+    Raises:
+        UsageError: its image size, or how its pixels are scaled, must be given.
+        RunError: it is refused, or is no classifier that can be converted; the message says why.
+    """
+    listener.note(f"reading {visible(path)}")
+    model = load_model(path)
+    try:
+        _check_input(model)
+        image_size = _image_size(model, config.data.image_size if image_size_given else None, path)
+        parts = take_apart(model, image_size)
+    except RunError as error:
+        raise RunError(f"{visible(path)}: cannot be converted: {error}") from None
+    scaling, reason = _scaling(parts, config.model.preprocessing, path)
+    if reason.startswith(ASSUMED):
+        listener.warn(f"pixels: {reason}")
+    return Upgraded(path, model, parts, image_size, scaling, reason, tuple(_notes(parts, config)))
+
+
+def _check_input(model: Any) -> None:
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise RunError(
+            f"it has {counted(len(model.inputs), 'input')} and {counted(len(model.outputs), 'output')}; a classifier "
+            "has one of each"
+        )
+    shape = tuple(model.inputs[0].shape[1:])
+    if len(shape) != 3 or shape[-1] != 3:
+        raise RunError(f"it takes {_sides(shape)} numbers; images are height x width x 3")
+
+
+def _sides(shape: tuple[int | None, ...]) -> str:
+    return " x ".join("any" if side is None else str(side) for side in shape) or "single"
+
+
+def _image_size(model: Any, given: tuple[int, int] | None, path: Path) -> tuple[int, int]:
+    """Return the image size of a model, or the one given where it takes any."""
+    height, width = model.inputs[0].shape[1:3]
+    if (height is None or width is None) and given is None:
+        raise UsageError(f"{visible(path)}: takes images of any size; give the one to use it at: --image-size 224")
+    size = given or (height, width)
+    if any(own not in (None, side) for own, side in zip((height, width), size, strict=True)):
+        raise UsageError(
+            f"--image-size {size[0]}x{size[1]}: the model is for {height}x{width} and is upgraded at that size; "
+            "evaluate, predict and export take another one later"
+        )
+    if not all(8 <= side <= MOST_SIDE for side in size):
+        raise RunError(f"it is for images of {size[0]}x{size[1]}; wisesr takes sides of 8 to {MOST_SIDE} pixels")
+    return size
+
+
+def _scaling(parts: Parts, asked: str, path: Path) -> tuple[Preprocessing, str]:
+    """Return how pixels are scaled before a model, and how that is known.
+
+    Raises:
+        UsageError: nothing says so.
+    """
+    inside = f"the model scales them itself ({joined(parts.scaling[:3])})"
+    if asked == "none" and parts.scaling:
+        return "none", inside
+    if asked != "auto":
+        on_top = f"; {inside}, so that both happen" if parts.scaling else ""
+        return asked, f"as asked for{on_top}"  # type: ignore[return-value]
+    if parts.scaling:
+        return "none", inside
+    family = family_of(parts.layer_names)
+    if family is None:
+        raise UsageError(
+            f"{visible(path)}: does not say how its pixels are scaled before it; give --preprocessing none (0..255 as "
+            "they are), unit (0..1), tf (-1..1), torch or caffe (as keras.applications does)"
+        )
+    return (
+        family.scaling,
+        f"{ASSUMED}, as keras.applications does for {family.name}; if they were not, give --preprocessing",
+    )
+
+
+def _notes(parts: Parts, config: Config) -> list[str]:
+    """Return what of a model is another way in the run."""
+    notes = []
+    folded = parts.folded
+    if folded.norms or folded.dense_layers > 1:
+        notes.append("what stands between pooling and classes is folded into one classifier layer, which is exact")
+    if folded.activation == "sigmoid":
+        notes.append("one unit with a sigmoid becomes two classes: the first has the logit 0, the second the unit's")
+    if parts.augmentation:
+        notes.append(f"left out, as augmentation is no part of a saved model: {joined(parts.augmentation)}")
+    if parts.regularized:
+        notes.append("regularizers are left out: training has train.optimizer.weight_decay")
+    if odd := sorted(parts.precisions - {"float32"}):
+        notes.append(
+            f"the model computes in {joined(odd)}; the run does in float32, and is compared with it in float32"
+        )
+    return notes + notes_about(config.model, parts.feature_map)
+
+
+def write_model(found: Upgraded, config: Config, path: Path) -> None:
+    """Write the model of the run: its head gives what the model's pooling and classifier gave."""
+    classes = found.class_names
+    model = put_together(found.parts.backbone, found.scaling, found.image_size, len(classes), config.model.head)
+    weights = (found.classifier.kernel, found.classifier.bias)
+    model.get_layer(CLASSIFIER_LAYER).set_weights([np.asarray(weight, np.float32) for weight in weights])
+    info = ModelInfo(
+        class_names=classes,
+        image_size=found.image_size,
+        resize=config.data.resize,
+        background=BACKGROUND,
+        backbone=FROM_WEIGHTS,
+        head=config.model.head.name,
+        epoch=0,
+        versions=keras_start.package_versions(),
+    )
+    with replacing(path) as temporary:
+        model.save(temporary)
+        append_model_info(temporary, info)
+
+
+def compare(found: Upgraded, path: Path, images: Images, images_name: str, listener: Listener) -> Upgrade:
+    """Return how the model of the run, read from its file, differs from the original on images.
+
+    Raises:
+        RunError: by more than `MOST_DIFFERENCE`.
+    """
+    engine = KerasEngine(path)
+    original = _original(found)
+    expected, ours = [], []
+    with listener.progress("comparing", len(images)) as progress:
+        for first in range(0, len(images), BATCH_SIZE):
+            pixels = images.batch(np.arange(first, min(first + BATCH_SIZE, len(images))))
+            expected.append(_probabilities(numpy_outputs(original, pixels)[0], found))
+            ours.append(softmax(engine.logits(pixels)))
+            progress.advance(len(pixels))
+    result = _result(found, engine, np.concatenate(expected), np.concatenate(ours), images_name)
+    if not result.max_probability_difference <= MOST_DIFFERENCE:
+        raise RunError(
+            f"{visible(found.path)}: the run gives other outputs: probabilities differ by "
+            f"{result.max_probability_difference:.1e} on {len(images)} {images_name}, and at most {MOST_DIFFERENCE:g} "
+            "is allowed; nothing was made"
+        )
+    if result.variation < LITTLE_VARIATION:
+        listener.warn(
+            f"the model says nearly the same of all {len(images)} {images_name} (probabilities differ by "
+            f"{result.variation:.1e} between them): that both agree says little"
+            + ("" if "made" not in images_name else "; compare on photos with --data FOLDER")
+        )
+    return result
+
+
+def _original(found: Upgraded) -> Any:
+    """Return the model as it is, behind the scaling of pixels; in float32 where it computes in less."""
+    model = found.model
+    if found.parts.precisions - {"float32"}:
+        rebuilt = rebuild(model, found.image_size)
+        model = rebuilt.model_up_to(rebuilt.output, "original")
+    pixels = keras.Input((*found.image_size, 3), name="raw_pixels")
+    return keras.Model(pixels, model(preprocess(pixels, found.scaling), training=False))
+
+
+def _probabilities(outputs: NDArray[np.float32], found: Upgraded) -> Numbers:
+    """Return the probabilities (batch, classes) that a model's outputs stand for, in the order of the run's classes."""
+    values = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
+    if found.parts.folded.activation == "linear":
+        values = softmax(values)
+    elif found.parts.folded.activation == "sigmoid":
+        values = np.concatenate([1.0 - values, values], axis=1)
+    return values[:, list(found.order)]
+
+
+def _result(found: Upgraded, engine: KerasEngine, expected: Numbers, ours: Numbers, images_name: str) -> Upgrade:
+    logs = np.log(np.maximum(expected, SMALLEST))
+    difference = np.abs(logs - np.log(np.maximum(ours, SMALLEST))).max()
+    model, parts = engine.model, found.parts
+    in_backbone = int(parts.backbone.count_params())
+    return Upgrade(
+        run_dir="",
+        model=str(found.path),
+        image_size=found.image_size,
+        layers=parts.layers,
+        backbone_parameters=in_backbone,
+        scaling=found.scaling,
+        scaling_reason=found.scaling_reason,
+        feature_map=parts.feature_map,
+        pooling=parts.pooling,
+        tail=parts.tail,
+        activation=parts.folded.activation,
+        class_names=found.class_names,
+        head=engine.info.head,
+        head_parameters=int(model.count_params()) - in_backbone,
+        compared_images=len(expected),
+        compared_on=images_name,
+        max_probability_difference=float(np.abs(expected - ours).max()),
+        max_log_difference=float(difference / max(float(np.abs(logs).max()), SMALLEST)),
+        variation=float(np.ptp(expected, axis=0).max()),
+    )
+
+
+def write_rest(
+    run: Run, config: Config, index: DatasetIndex | None, device: Device, images: Images, listener: Listener
+) -> None:
+    """Write everything else that a run has before its first epoch, and the model for prediction without TensorFlow."""
+    with replacing(run.best) as temporary:
+        shutil.copyfile(run.upgraded, temporary)
+    engine = KerasEngine(run.best)
+    keep_litert(run, engine, images, batch_size=BATCH_SIZE, listener=listener)  # type: ignore[arg-type]
+    if index is not None:
+        write_rows(run.path / SPLITS, ("path", "label", "split"), index.rows())
+    write_json(run.path / ENVIRONMENT, environment(device))
+    run.write_config(config)
+    write_json(run.path / CLASSES, list(engine.info.class_names))

@@ -1,0 +1,170 @@
+"""Finds where the backbone of a classifier ends: its global average pooling, and what stands behind it.
+
+Keras classifiers are put together in many ways: a model of `keras.applications` as it is, one inside a `Sequential`, or
+its layers one by one. Here they are all the same row of calls; see `rebuilding`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from wisesr_cli.errors import RunError
+from wisesr_cli.models.rebuilding import Call, Rebuilt, rebuild
+from wisesr_cli.text import joined, visible
+from wisesr_cli.upgrading.folding import RULES, Folded, fold, two_classes
+
+BACKBONE = "backbone"
+_SCALING = ("Normalization", "Rescaling")
+_ARITHMETIC = ("Add", "GetItem", "Multiply", "Stack", "Subtract", "TrueDivide")  # operations on pixels
+_OTHER_ENDS = {
+    "Flatten": "flattens it, so that every position has weights of its own already",
+    "GlobalMaxPooling2D": "takes the largest value of each channel, not the mean",
+    "MaxPooling2D": "takes the largest values of it, not the mean",
+    "Reshape": "lines its positions up",
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A classifier in two: `backbone` gives the feature map of scaled pixels, `folded` the logits of its mean.
+
+    `pooling` and `tail` name the layers behind the backbone; `scaling` the layers that scale the pixels inside it.
+    `precisions` are the dtype policies of the original.
+    """
+
+    backbone: Any
+    pooling: str
+    tail: tuple[str, ...]
+    folded: Folded
+    scaling: tuple[str, ...]
+    layers: int
+    layer_names: frozenset[str]
+    augmentation: tuple[str, ...]
+    precisions: frozenset[str]
+    regularized: bool
+
+    @property
+    def feature_map(self) -> tuple[int, int, int]:
+        """Height, width and channels of the feature map."""
+        height, width, channels = self.backbone.output_shape[1:]
+        return height, width, channels
+
+
+def take_apart(model: Any, image_size: tuple[int, int]) -> Parts:
+    """Return the parts of a Keras classifier that ends in global average pooling and dense layers.
+
+    Args:
+        model: a functional or sequential model; it stays as it is.
+        image_size: height and width that it is to be used at.
+
+    Raises:
+        RunError: it is none; the message names the layer and says why.
+    """
+    rebuilt = rebuild(model, image_size)
+    if len(rebuilt.output.shape) == 4 and rebuilt.output.shape[1:3] != (1, 1):
+        raise RunError(f"it gives a feature map of {'x'.join(map(str, rebuilt.output.shape[1:]))}, not classes")
+    by_output = {id(call.output): call for call in rebuilt.calls}
+    _check_data_format(rebuilt)
+    tail: list[Call] = []
+    tensor = rebuilt.output
+    while not _is_mean_over_positions(call := _call_before(tensor, by_output)):
+        _check_in_tail(call)
+        tail.append(call)
+        tensor = call.inputs[0]
+    feature_map = call.inputs[0]
+    backbone = rebuilt.model_up_to(feature_map, BACKBONE)
+    folded = fold([call.layer for call in reversed(tail)], feature_map.shape[-1])
+    return Parts(
+        backbone=backbone,
+        pooling=call.layer.name,
+        tail=tuple(_described(each) for each in reversed(tail)),
+        folded=_checked(folded),
+        scaling=_scaling_inside(rebuilt.calls),
+        layers=len(backbone.layers) - 1,
+        layer_names=frozenset(layer.name for layer in backbone.layers),
+        augmentation=tuple(rebuilt.left_out),
+        precisions=frozenset(rebuilt.precisions),
+        regularized=rebuilt.regularized,
+    )
+
+
+def _call_before(tensor: Any, by_output: dict[int, Call]) -> Call:
+    call = by_output.get(id(tensor))
+    if call is None:
+        raise RunError("it has no global average pooling: dense layers come right behind the pixels")
+    return call
+
+
+def _check_in_tail(call: Call) -> None:
+    """Raise a `RunError` for a layer behind the feature map that no head has."""
+    name, shape = visible(call.layer.name), call.inputs[0].shape
+    if len(call.inputs) != 1:
+        raise RunError(
+            f"'{name}' ({call.kind}) puts {len(call.inputs)} tensors together behind the feature map; a head has one "
+            "pooling only"
+        )
+    if len(shape) == 4 and shape[1:3] != (1, 1):
+        height, width, channels = shape[1:]
+        reason = _OTHER_ENDS.get(call.kind, "is no global average pooling")
+        raise RunError(
+            f"behind the feature map of {height}x{width}x{channels} stands '{name}' ({call.kind}), which {reason}"
+        )
+    if call.kind not in RULES:
+        raise RunError(
+            f"between the pooling and the classes stands '{name}' ({call.kind}), which no head of wisesr has; allowed: "
+            f"{joined(sorted(RULES))}"
+        )
+
+
+def _is_mean_over_positions(call: Call) -> bool:
+    """Return whether a layer takes the mean of every channel over the whole map."""
+    if call.kind == "GlobalAveragePooling2D":
+        return True
+    if call.kind != "AveragePooling2D":
+        return False
+    return tuple(call.layer.pool_size) == tuple(call.inputs[0].shape[1:3]) != (1, 1)
+
+
+def _check_data_format(rebuilt: Rebuilt) -> None:
+    for call in rebuilt.calls:
+        if getattr(call.layer, "data_format", None) == "channels_first":
+            raise RunError(f"'{visible(call.layer.name)}' takes its channels first; wisesr keeps them last")
+
+
+def _checked(folded: Folded) -> Folded:
+    """Return the classifier layer of classes that exclude each other."""
+    if folded.classes > 1 and folded.activation == "sigmoid":
+        raise RunError(
+            f"its {folded.classes} outputs are probabilities of their own (sigmoid), so that an image may be of "
+            "several classes; those of a run exclude each other"
+        )
+    if folded.classes > 1:
+        return folded
+    if folded.activation != "sigmoid":
+        raise RunError("its one output has no sigmoid: it may be any number, and says nothing of classes")
+    return two_classes(folded)
+
+
+def _scaling_inside(calls: list[Call]) -> tuple[str, ...]:
+    """Return what a model does to its pixels before the first layer that looks at more than one of them."""
+    found = []
+    for call in calls:
+        if call.kind not in (*_SCALING, *_ARITHMETIC, "Identity", "ZeroPadding2D"):
+            break
+        if call.kind in (*_SCALING, *_ARITHMETIC):
+            found.append(call.layer.name)
+    return tuple(found)
+
+
+def _described(call: Call) -> str:
+    """Return a layer of the tail for people: its kind, and what of it counts."""
+    layer = call.layer
+    if hasattr(layer, "rate"):
+        return f"{call.kind} {layer.rate:g}"
+    if hasattr(layer, "units"):
+        activation = getattr(layer.activation, "__name__", "linear")
+        return f"Dense {layer.units}" + ("" if activation == "linear" else f" {activation}")
+    if call.kind == "Activation":
+        return f"Activation {layer.activation.__name__}"
+    return call.kind

@@ -1,0 +1,255 @@
+"""Makes a run of a Keras classifier: its backbone, and a head that gives the same outputs and can learn positions.
+
+Everything that can be wrong with names, settings and images is found before Keras is started. The run appears whole or
+not at all: it is made in a folder beside its place, and compared with the model before it is moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wisesr_cli.config.reader import LoadedConfig, Override, default_name, load_config
+from wisesr_cli.config.schema import Config
+from wisesr_cli.data.dataset import DatasetIndex, build_index
+from wisesr_cli.data.pixels import DecodedImages, open_pixels
+from wisesr_cli.errors import ConfigError, RunError, UsageError
+from wisesr_cli.machine import keras_start
+from wisesr_cli.machine.files import TEMPORARY_PREFIX, naming
+from wisesr_cli.machine.keras_start import DeviceChoice
+from wisesr_cli.machine.locks import locked
+from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
+from wisesr_cli.model_files.archive import check_archive
+from wisesr_cli.model_files.info import BEST, ModelInfo
+from wisesr_cli.model_files.info_file import has_model_info, read_model_info
+from wisesr_cli.models.backbones import FROM_WEIGHTS
+from wisesr_cli.models.heads import PooledOptions
+from wisesr_cli.results import Listener, Upgrade
+from wisesr_cli.run.folders import (
+    check_kinds,
+    check_still_new,
+    choose_run,
+    forget_if_empty,
+    prepare_folder,
+    temporary_run,
+)
+from wisesr_cli.run.names import CLASSES
+from wisesr_cli.run.run import Run
+from wisesr_cli.text import joined, visible
+from wisesr_cli.upgrading.class_names import Named, choose_class_names, choose_names
+from wisesr_cli.upgrading.made_images import MadeImages
+
+if TYPE_CHECKING:
+    from wisesr_cli.upgrading.convert import Upgraded
+
+HEAD_NAMES = ("wise", "depthwise", "gap")  # those that can be equal to global average pooling
+LEARNING_RATE = 1e-4  # of what is trained already
+COMPARED = 32  # images
+PREFIX = f"{TEMPORARY_PREFIX}upgrade-"
+_DECIDED: dict[tuple[str, ...], str] = {
+    ("model", "backbone"): "the backbone is that of the model",
+    ("model", "weights"): "the weights are those of the model",
+    ("model", "feature_layer"): "the backbone ends where the model pools",
+    ("model", "load_head"): "the head is that of the model",
+}
+
+
+@dataclass(frozen=True)
+class UpgradeRequest:
+    """What to make a run of, and how.
+
+    `model` is a file, or a run directory. `settings` are laid over the defaults of a config. `classes` is a file with
+    a class name per line.
+    """
+
+    model: Path
+    settings: Sequence[Override] = ()
+    classes: Path | None = None
+    overwrite: bool = False
+    device: DeviceChoice = "auto"
+
+    @property
+    def image_size_given(self) -> bool:
+        """Whether the image size was asked for."""
+        return any(override.path == ("data", "image_size") for override in self.settings)
+
+
+def upgrade(request: UpgradeRequest, listener: Listener) -> Upgrade:
+    """Make the run, and return what was found and how exact it is.
+
+    Raises:
+        UsageError: settings that an upgrade does not have, a scaling that is not known, or a name that is taken.
+        DataError: the classes or images are not those of the model.
+        RunError: the model is refused, or cannot be converted, or the run gives other outputs.
+        MachineError: no GPU where one was asked for, no room on the disk, or no permission.
+        Interrupted: a signal asked to stop; nothing is left behind.
+    """
+    path = request.model / BEST if (request.model / BEST).is_file() else request.model
+    info = check_model_file(path)
+    loaded = _load_settings(request, path, info)
+    named = choose_names(request.classes, info)
+    start = choose_run(loaded.config, loaded.default_name, resume=False, overwrite=request.overwrite)
+    check_kinds(start.run)
+    with (
+        locked(start.run.lock),
+        forget_if_empty(start.run),
+        stop_on_signals(StopRequest("nothing was made")) as stop,
+        temporary_run(start.run.path.parent, PREFIX) as aside,
+        ExitStack() as stack,
+    ):
+        check_still_new(start)
+        index = _index_of(loaded.config, listener)
+        with stop.deferred():
+            device = keras_start.start(request.device)
+            from wisesr_cli.upgrading import convert
+        listener.note(f"device: {device}")
+        found = convert.convert(path, loaded.config, request.image_size_given, listener)
+        names = choose_class_names(found.classes, named, index, of_one_unit=found.parts.folded.activation == "sigmoid")
+        found = found.with_classes(names, index)
+        config = _config_of(loaded.config, found, start.run)
+        images, compared_on = _open_images(config, index, listener)
+        if isinstance(images, DecodedImages):
+            stack.callback(images.close)
+        convert.write_model(found, config, aside.upgraded)
+        result = convert.compare(found, aside.upgraded, images, compared_on, listener)
+        convert.write_rest(aside, config, index, device, images, listener)
+        with stop.deferred():
+            prepare_folder(start.run, overwrite=True)
+            _move(aside, start.run)
+        return replace(result, run_dir=str(start.run.path), notes=_notes(named, index, found, info))
+
+
+def _load_settings(request: UpgradeRequest, path: Path, info: ModelInfo | None) -> LoadedConfig:
+    """Return the config of the run, as far as it can be known before the model is looked at."""
+    for override in request.settings:
+        if reason := _DECIDED.get(tuple(map(str, override.path))):
+            raise UsageError(f"{visible(override.origin)}: {reason}; leave it out")
+    defaults = [Override(("train", "optimizer", "learning_rate"), LEARNING_RATE, "upgrade")]
+    if info is not None:  # a model of wisesr scales pixels itself
+        defaults.append(Override(("model", "preprocessing"), "none", "upgrade"))
+        defaults.append(Override(("data", "resize"), info.resize, "upgrade"))
+    loaded = load_config(None, [*defaults, *request.settings])
+    _check_head(loaded.config)
+    name = default_name(path, loaded.config)
+    if path.name == BEST:  # that of the run it is in, whose name ends in its head
+        name = f"{path.absolute().parent.name.removesuffix('-gap')}-{loaded.config.model.head.name}"
+    return replace(loaded, default_name=name)
+
+
+def _check_head(config: Config) -> None:
+    """Raise a `ConfigError` for a head that cannot give what global average pooling gives."""
+    head = config.model.head
+    if head.name not in HEAD_NAMES:
+        raise ConfigError(
+            f"model.head.name is {head.name}, which gives other outputs than global average pooling; allowed here: "
+            f"{joined(HEAD_NAMES)}"
+        )
+    if getattr(head, "initializer", "uniform") != "uniform":
+        raise ConfigError("model.head.initializer is paper; only uniform starts equal to global average pooling")
+    if isinstance(head, PooledOptions) and head.pooling == "valid":
+        raise ConfigError("model.head.pooling is valid, which drops positions; only tile averages all of the map")
+
+
+def check_model_file(path: Path) -> ModelInfo | None:
+    """Return what a model of wisesr says of itself, and None for a model of others.
+
+    Raises:
+        RunError: it is no model that Keras saved, of classes that are safe to load; or it has a head of wisesr already.
+    """
+    if path.is_dir():
+        raise RunError(f"{visible(path)}: is a folder; give a model that Keras saved as .keras")
+    if not path.is_file():
+        raise RunError(f"{visible(path)}: no such file; give a model that Keras saved as .keras")
+    if path.suffix in {".h5", ".hdf5"}:
+        raise RunError(
+            f"{visible(path)}: is in Keras' older format; save it anew: "
+            "keras.models.load_model(...).save('model.keras')"
+        )
+    if path.suffix != ".keras":
+        raise RunError(f"{visible(path)}: is no .keras file")
+    check_archive(path)
+    if not has_model_info(path):
+        return None
+    info = read_model_info(path)
+    if info.head != "gap":
+        raise RunError(
+            f"{visible(path)}: is a model of wisesr already, with the head '{visible(info.head)}'; to train its "
+            f"backbone with another head: wisesr train FOLDER -s model.backbone={FROM_WEIGHTS} "
+            f"-s model.weights={visible(path)}"
+        )
+    return info
+
+
+def _index_of(config: Config, listener: Listener) -> DatasetIndex | None:
+    if config.data.dir is None and config.data.train_dir is None:
+        return None
+    return build_index(config.data, seed=config.seed, listener=listener)
+
+
+def _open_images(
+    config: Config, index: DatasetIndex | None, listener: Listener
+) -> tuple[DecodedImages | MadeImages, str]:
+    """Return photos from all over a split of the run, or made images where it has none, and what they are called."""
+    if index is None:
+        return MadeImages(COMPARED, config.data.image_size), "made images"
+    split = next(name for name in ("validation", "test", "train") if name in index.splits)
+    paths = index.absolute(split)
+    chosen = np.unique(np.linspace(0, len(paths) - 1, min(COMPARED, len(paths))).round().astype(int))
+    pixels = open_pixels(
+        [paths[position] for position in chosen],
+        image_size=config.data.image_size,
+        resize=config.data.resize,
+        cache="none",
+        on_error=config.data.on_error,
+        pixel_limit=config.data.pixel_limit,
+        listener=listener,
+    )
+    return pixels, f"{split} images"
+
+
+def _config_of(config: Config, found: Upgraded, run: Run) -> Config:
+    """Return the config with what the model decides; training with it starts from the model as it was upgraded."""
+    head = config.model.head
+    if "dropout" not in head.model_fields_set:
+        head = head.model_copy(update={"dropout": found.parts.folded.dropout})
+    model = config.model.model_copy(
+        update={
+            "backbone": FROM_WEIGHTS,
+            "weights": str(run.upgraded.absolute()),
+            "load_head": True,
+            "preprocessing": found.scaling,
+            "head": head,
+        }
+    )
+    data = config.data.model_copy(update={"image_size": found.image_size})
+    return config.model_copy(update={"model": model, "data": data})
+
+
+def _notes(named: Named | None, index: DatasetIndex | None, found: Upgraded, info: ModelInfo | None) -> tuple[str, ...]:
+    notes = list(found.notes)
+    if named is None and index is None:
+        notes.append(
+            f"the model does not name its classes: they are called class_0 to class_{found.classes - 1}; give the "
+            "names with --classes FILE, a line per class"
+        )
+    elif named is None:
+        notes.append("the classes are the folders in alphabetical order, as Keras reads them")
+    if index is not None and info is None:
+        notes.append(
+            "photos are shrunk with antialiasing here, and not by Keras' image_dataset_from_directory: accuracies on "
+            "them may differ from those that were measured there"
+        )
+    return tuple(notes)
+
+
+def _move(aside: Run, run: Run) -> None:
+    """Move what was made into the run directory; the classes, which make it a run, come last."""
+    with naming(run.path):
+        for path in sorted(aside.path.iterdir(), key=lambda path: (path.name == CLASSES, path.name)):
+            if path != aside.lock:
+                path.replace(run.path / path.name)
