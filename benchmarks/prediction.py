@@ -39,7 +39,7 @@ keras_start.start("cpu")
 from wisesr_cli.exporting.best_litert import to_litert
 from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.images.color import BACKGROUND
-from wisesr_cli.engines.keras import load_engine
+from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.engines.litert import LiteRtModel
 from wisesr_cli.models.build import build_classifier
 from wisesr_cli.model_files.info_file import append_model_info
@@ -56,7 +56,7 @@ names = tuple(f"class {number}" for number in range(10))
 append_model_info(path, ModelInfo(names, (224, 224), "squash", BACKGROUND, "MobileNetV2", "gap", 1, {}))
 if "onnx" in formats:
     model.export(path.with_suffix(".onnx"), format="onnx", verbose=False)
-engine = load_engine(path)
+engine = KerasEngine(path)
 converted = LiteRtModel(litert_path(path), engine.info, to_litert(engine))
 converted.path.write_bytes(converted.to_bytes(path))
 """

@@ -16,7 +16,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wisesr_cli.api import compare, evaluate, explain, export, load_config, predict, summarize, train, upgrade
+    from wisesr_cli.api import (
+        check,
+        compare,
+        doctor,
+        evaluate,
+        explain,
+        export,
+        init,
+        load_config,
+        position_weights,
+        predict,
+        summarize,
+        train,
+        upgrade,
+    )
     from wisesr_cli.layers import PositionWeightedPooling2D, TileAveragePooling2D
     from wisesr_cli.version import __version__
 
@@ -24,11 +38,15 @@ __all__ = [
     "PositionWeightedPooling2D",
     "TileAveragePooling2D",
     "__version__",
+    "check",
     "compare",
+    "doctor",
     "evaluate",
     "explain",
     "export",
+    "init",
     "load_config",
+    "position_weights",
     "predict",
     "summarize",
     "train",

@@ -65,7 +65,12 @@ class GateMissed(WisesrError):  # noqa: N818  (everything else went well)
 
 
 class Interrupted(WisesrError):  # noqa: N818  (it was asked for)
-    """Stopped by a signal, with a checkpoint to resume from. `exit_code` is 128 plus the signal's number."""
+    """Stopped by a signal, with a checkpoint to resume from. `exit_code` is 128 plus the signal's number.
+
+    `run_name`: what resuming is to be told by --name, where the command does not know it by itself.
+    """
+
+    run_name: str | None = None
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

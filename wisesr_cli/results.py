@@ -102,6 +102,14 @@ class CheckResult:
 
 
 @dataclass(frozen=True)
+class Starter:
+    """A first config for an image folder: its text, and what was seen and chosen, a line each."""
+
+    config: str
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ClassMetrics:
     """Metrics of one class; None where they are not defined."""
 

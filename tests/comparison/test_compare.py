@@ -24,14 +24,15 @@ from run_states import digest
 import wisesr_cli
 from wisesr_cli.cli.compare import compare as compare_command
 from wisesr_cli.comparison import compare
+from wisesr_cli.comparison.plan import parse_seeds, plan_of
 from wisesr_cli.comparison.progress import CombinedProgress
-from wisesr_cli.comparison.request import DEFAULT_HEADS, DEFAULT_SEEDS, parse_seeds, request_of
 from wisesr_cli.comparison.tables import CSV_HEADER
 from wisesr_cli.config.reader import load_config, parse_set
 from wisesr_cli.errors import Interrupted, NotFiniteError, UsageError
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.locks import locked
 from wisesr_cli.machine.stopping import StopRequest
+from wisesr_cli.requests import CompareRequest
 from wisesr_cli.results import Progress, Silent, TrainingPlan
 from wisesr_cli.run.run import Run
 from wisesr_cli.training.examples import open_examples
@@ -250,13 +251,13 @@ def test_interrupted_and_resumed_it_ends_as_an_uninterrupted_one(
 
 def count_trainings(trained: list[str], patch: pytest.MonkeyPatch) -> None:
     """Note the name of every run that is trained."""
-    train = compare.training.train
+    train = compare.train.train
 
     def noted(loaded: Any, *arguments: Any) -> Any:
         trained.append(loaded.config.name)
         return train(loaded, *arguments)
 
-    patch.setattr(compare.training, "train", noted)
+    patch.setattr(compare.train, "train", noted)
 
 
 def test_a_finished_comparison_is_told_again_without_keras(compared: Compared, tmp_path: Path) -> None:
@@ -273,7 +274,7 @@ def test_with_more_seeds_a_loss_that_is_not_finite_leaves_out_its_training_alone
     compared: Compared, wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, trained = compared.copy_to(tmp_path / "more"), []
-    train = compare.training.train
+    train = compare.train.train
 
     def fail_once(loaded: Any, *arguments: Any) -> Any:
         trained.append(loaded.config.name)
@@ -281,7 +282,7 @@ def test_with_more_seeds_a_loss_that_is_not_finite_leaves_out_its_training_alone
             raise NotFiniteError("the training loss became nan at step 1 of epoch 1")
         return train(loaded, *arguments)
 
-    monkeypatch.setattr(compare.training, "train", fail_once)
+    monkeypatch.setattr(compare.train, "train", fail_once)
     answer = wisesr(*compared.line(folder, "--resume", "--format", "json", "--seeds", "3"))
     assert answer.code == 3
     assert answer.error == (
@@ -291,7 +292,7 @@ def test_with_more_seeds_a_loss_that_is_not_finite_leaves_out_its_training_alone
     gap, wise = json.loads(answer.out)["rows"]
     assert (gap["seeds"], gap["missing_seeds"], wise["seeds"]) == ([0, 1], [2], [0, 1, 2])
     assert wise["difference_to_first_mean"] == compared.answer["rows"][1]["difference_to_first_mean"]
-    monkeypatch.setattr(compare.training, "train", train)
+    monkeypatch.setattr(compare.train, "train", train)
     mended = wisesr(*compared.line(folder, "--resume", "--format", "json", "--seeds", "3"))
     assert mended.code == 0, mended.err
     assert [row["seeds"] for row in mended.data["rows"]] == [[0, 1, 2], [0, 1, 2]]
@@ -409,9 +410,9 @@ def test_a_default_name_is_made_from_the_source_and_counted_on(
     assert (again.code, again.data) == (0, compared.answer)
     (tmp_path / "photos-compare-2").mkdir()
     (tmp_path / "photos-compare-2" / "mine.txt").write_text("x")
-    request = request_of(compared.photos, (), heads=HEADS, seeds=SEEDS)
+    plan = plan_of(CompareRequest(compared.photos, heads=HEADS, seeds=SEEDS))
     loaded = load_config(compared.photos, ()).config.model_copy(update={"output_dir": tmp_path})
-    assert request.default_name == "photos-compare"
+    assert plan.default_name == "photos-compare"
     from wisesr_cli.comparison.folder import choose_comparison
 
     assert choose_comparison(loaded, "photos-compare", resume=False).run.path.name == "photos-compare-3"
@@ -462,35 +463,35 @@ def test_seeds_are_a_number_of_them_or_a_list() -> None:
     assert parse_seeds("0, 5,7") == (0, 5, 7)
     assert parse_seeds("7,") == (7,)
     with pytest.raises(UsageError):
-        request_of(None, (), heads=HEADS, seeds=())
+        plan_of(CompareRequest("photos", heads=HEADS, seeds=()))
 
 
 def test_the_command_and_the_function_compare_the_same_heads_where_none_are_named() -> None:
-    defaults = inspect.signature(compare_command).parameters
-    assert defaults["heads"].default == ",".join(DEFAULT_HEADS)
-    assert parse_seeds(defaults["seeds"].default) == tuple(range(DEFAULT_SEEDS))
+    defaults, fields = inspect.signature(compare_command).parameters, CompareRequest("photos")
+    assert defaults["heads"].default == fields.heads
+    assert parse_seeds(defaults["seeds"].default) == tuple(range(int(fields.seeds)))  # type: ignore[arg-type]
 
 
 def test_options_of_the_config_hold_for_every_head_that_has_them(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("model: {head: {name: wise, dropout: 0.5, pooling: valid}}\n", encoding="utf-8")
-    request = request_of(tmp_path / "c.yaml", (), heads=("gap", "wise", "wise:pooling=tile"), seeds=(0,))
-    heads = [head.loaded.config.model.head.model_dump() for head in request.heads]
+    plan = plan_of(CompareRequest(tmp_path / "c.yaml", heads=("gap", "wise", "wise:pooling=tile"), seeds=(0,)))
+    heads = [head.loaded.config.model.head.model_dump() for head in plan.heads]
     assert [head["dropout"] for head in heads] == [0.5, 0.5, 0.5]
     assert [head.get("pooling") for head in heads] == [None, "valid", "tile"]
-    assert request.notes == ("--heads gap: the head 'gap' has no pooling; left out",)
-    names = [training.run for training in request.trainings(tmp_path)]
+    assert plan.notes == ("--heads gap: the head 'gap' has no pooling; left out",)
+    names = [training.run for training in plan.trainings(tmp_path)]
     assert names == ["gap-dropout-0.5-seed0", "wise-dropout-0.5-pooling-valid-seed0", "wise-dropout-0.5-seed0"]
 
 
 def test_settings_that_compare_decides_itself_are_left_out_with_a_note(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("{seed: 5, model: {head: wise}}\n", encoding="utf-8")
     given = [parse_set(text) for text in ("seed=7", "model.head.name=fc", "name=mine")]
-    request = request_of(tmp_path / "c.yaml", given, heads=HEADS, seeds=SEEDS)
-    assert request.notes == (
+    plan = plan_of(CompareRequest(tmp_path / "c.yaml", given, heads=HEADS, seeds=SEEDS))
+    assert plan.notes == (
         "--set seed=7: left out, as --seeds says which ones",
         "--set model.head.name=fc: left out, as --heads says which ones",
     )
-    assert {training.loaded.config.seed for training in request.trainings(tmp_path)} == {*SEEDS}
+    assert {training.loaded.config.seed for training in plan.trainings(tmp_path)} == {*SEEDS}
 
 
 # One display
@@ -528,7 +529,7 @@ def test_a_warning_about_the_images_comes_once(tmp_path: Path, monkeypatch: pyte
         open_examples(loaded.config, listener).close()
         raise NotFiniteError("not trained")
 
-    monkeypatch.setattr(compare.training, "train", only_look)
+    monkeypatch.setattr(compare.train, "train", only_look)
     wisesr_cli.compare(photos, settings_of(tmp_path / "twice"), heads=HEADS, seeds=1, listener=heard)
     assert len([warning for warning in heard.warnings if "under two labels" in warning]) == 1
 

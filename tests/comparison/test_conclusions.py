@@ -13,8 +13,8 @@ from wisesr_cli.comparison import plots
 from wisesr_cli.comparison.bootstrap import paired_interval
 from wisesr_cli.comparison.conclusions import conclude, more_seeds, points
 from wisesr_cli.comparison.figures import compare_trainings, read_judgement
+from wisesr_cli.comparison.plan import PlannedTraining
 from wisesr_cli.comparison.plots import plot_accuracies, plot_curves
-from wisesr_cli.comparison.request import PlannedTraining
 from wisesr_cli.comparison.state import ComparisonState, TrainingRecord
 from wisesr_cli.comparison.tables import comparison_grids, comparison_markdown, comparison_rows
 from wisesr_cli.config.reader import LoadedConfig

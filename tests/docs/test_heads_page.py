@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from command_line import REPOSITORY
 
-from wisesr_cli.comparison.request import request_of
+from wisesr_cli.comparison.plan import plan_of
 from wisesr_cli.config.reader import Override
+from wisesr_cli.requests import CompareRequest
 
 
 @pytest.fixture
@@ -63,8 +64,8 @@ def test_every_block_can_be_compared_as_it_is_written(heads: ModuleType) -> None
     for block in heads.BLOCKS:
         settings = heads.recipe(block, heads.PICTURES[block.pictures])
         overrides = [Override(tuple(key.split(".")), value, key) for key, value in settings.items()]
-        request = request_of(None, overrides, heads=block.heads, seeds=range(block.seeds))
-        assert len(request.seeds) >= 5
+        plan = plan_of(CompareRequest("", overrides, heads=block.heads, seeds=range(block.seeds)))
+        assert len(plan.seeds) >= 5
         assert block.heads[:2] == ("gap", "wise")
 
 

@@ -17,10 +17,10 @@ import pytest
 from command_line import QUICK, CommandLine, Trained
 from fresh_process import command, loaded_after
 from interruptions import stopping_after
+from loaded import load_engine
 
 from wisesr_cli import api
 from wisesr_cli.engines import litert
-from wisesr_cli.engines.keras import load_engine
 from wisesr_cli.engines.litert import LiteRtEngine, LiteRtModel, UnusableError, read_litert
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.evaluation.metrics import softmax

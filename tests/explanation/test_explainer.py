@@ -26,6 +26,7 @@ from wisesr_cli.models.backbones import build_backbone
 from wisesr_cli.models.build import build_classifier
 from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.prediction import stream
+from wisesr_cli.requests import PredictRequest
 from wisesr_cli.results import Contribution, Explanation
 
 SIZE = (40, 56)
@@ -138,7 +139,7 @@ def test_paths_are_explained_in_order_and_agree_with_what_is_predicted(trained: 
     paths[2:2] = [str(broken), str(tmp_path / "missing.png")]
     explainer, oddities = Explainer(trained.run / "best.keras"), Oddities()
     found = list(explain_paths(explainer, iter(paths), labels=[1], batch_size=4, oddities=oddities))
-    expected = list(stream.predict_paths(KerasEngine(explainer.path), paths, batch_size=4))
+    expected = list(stream.predict_paths(KerasEngine(explainer.path), paths, PredictRequest("", batch_size=4)))
     assert [record.path for record in found] == paths
     for explained, predicted in zip(found, expected, strict=True):
         assert explained.error == predicted.error

@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 from command_line import CLASSES, QUICK, CommandLine, Trained, environment, fresh
 from fresh_process import command, loaded_after
+from loaded import load_engine
 from PIL import Image, ImageOps
 
 import wisesr_cli
-from wisesr_cli.engines.keras import load_engine
 from wisesr_cli.evaluation.metrics import softmax
 from wisesr_cli.exporting import conversion, export, runtimes
 from wisesr_cli.exporting.metadata import labels_text

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 
 from wisesr_cli.data.oddities import Tally
 from wisesr_cli.errors import SOME_UNREADABLE, DataError, RunError, UsageError
-from wisesr_cli.prediction.output import FileOutput, JournalHeader, Renderer, StreamOutput, open_output
+from wisesr_cli.prediction.output import FileOutput, JournalHeader, Renderer, open_output
+from wisesr_cli.requests import PredictRequest
 from wisesr_cli.results import Prediction, ScoredLabel
 from wisesr_cli.text import parse_csv_cell
 
@@ -33,9 +35,11 @@ ODD = [
 ]
 
 
-def header() -> JournalHeader:
-    """Return what the journals of these tests depend on, as a command that hashes its model does."""
-    return HEADER
+def opened(output_format: str, path: Path | str | None, **options: Any) -> FileOutput | None:
+    """Return the output of a request; what its journal depends on is `HEADER`."""
+    output = None if path is None else str(path)
+    request = PredictRequest("run", output=output, output_format=output_format, **options)  # type: ignore[arg-type]
+    return open_output(request, lambda: HEADER)
 
 
 def predictions(count: int) -> list[Prediction]:
@@ -53,7 +57,6 @@ def predictions(count: int) -> list[Prediction]:
 def render(name: str, records: Iterable[Prediction]) -> str:
     stream = io.StringIO()
     renderer = Renderer(name, stream)
-    renderer.start()
     for record in records:
         renderer.write(record)
     renderer.end()
@@ -68,9 +71,8 @@ def write_file(
     chosen: str, path: Path, records: list[Prediction], *, stop_before: int | None = None, **options: bool
 ) -> int:
     """Write predictions as the command does; return how many were computed rather than found in the journal."""
-    output = open_output(
-        chosen, str(path), header, overwrite=options.get("overwrite", False), resume=options.get("resume", False)
-    )
+    output = opened(chosen, path, **options)
+    assert output is not None
     by_path = {record.path: record for record in records}
     computed = 0
     with output:
@@ -233,7 +235,7 @@ def test_an_output_without_a_record_leaves_nothing_behind(tmp_path: Path) -> Non
 
 
 def test_what_a_process_that_was_killed_while_rendering_left_is_taken_away(tmp_path: Path) -> None:
-    output = open_output("csv", str(tmp_path / "out"), header, overwrite=False, resume=False)
+    output = opened("csv", tmp_path / "out")
     output._rendering.write_text("half", encoding="utf-8")  # type: ignore[union-attr]
     write_file("csv", tmp_path / "out", predictions(3))
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
@@ -256,7 +258,7 @@ def test_a_list_of_inputs_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("list")
     for name in ("list", "link"):
         with pytest.raises(UsageError, match="is the list of inputs and the output"):
-            open_output("csv", str(tmp_path / name), header, overwrite=True, resume=False, reads=str(tmp_path / "list"))
+            opened("csv", tmp_path / name, overwrite=True, from_file=str(tmp_path / "list"))
 
 
 @pytest.mark.parametrize("chosen", FORMATS)
@@ -265,7 +267,9 @@ def test_an_existing_output_or_journal_is_refused_and_stays_byte_for_byte(tmp_pa
     path.write_text("old", encoding="utf-8")
     with pytest.raises(UsageError, match="out exists; replace it with --overwrite"):
         write_file(chosen, path, predictions(2))
-    assert open_output(chosen, str(path), header, overwrite=False, resume=True).has_nothing_to_resume
+    output = opened(chosen, path, resume=True)
+    assert output is not None
+    assert output.has_nothing_to_resume
     assert path.read_text(encoding="utf-8") == "old"
     with pytest.raises(Killed):
         write_file(chosen, path, predictions(2), stop_before=1, overwrite=True)
@@ -278,34 +282,16 @@ def test_an_existing_output_or_journal_is_refused_and_stays_byte_for_byte(tmp_pa
 
 
 def test_an_output_that_cannot_be_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    def opened(path: str | None, *, overwrite: bool = False, resume: bool = False) -> None:
-        open_output("jsonl", path, header, overwrite=overwrite, resume=resume)
-
     with pytest.raises(UsageError, match="is a folder"):
-        opened(str(tmp_path))
+        opened("jsonl", tmp_path)
     with pytest.raises(UsageError, match="no such folder"):
-        opened(str(tmp_path / "gone" / "out"))
+        opened("jsonl", tmp_path / "gone" / "out")
     with pytest.raises(UsageError, match="exclude each other"):
-        opened(str(tmp_path / "out"), overwrite=True, resume=True)
+        opened("jsonl", tmp_path / "out", overwrite=True, resume=True)
     for options in ({"overwrite": True}, {"resume": True}):
         with pytest.raises(UsageError, match="need -o FILE"):
-            opened(None, **options)
+            opened("jsonl", None, **options)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("chosen", FORMATS)
-def test_a_stream_gives_the_same_as_a_file_without_skipping_any_input(
-    capsys: pytest.CaptureFixture[str], chosen: str
-) -> None:
-    records = predictions(12)
-    with StreamOutput(chosen) as output:
-        assert list(output.skip_done(["a", "b"])) == ["a", "b"]
-        for record in records:
-            output.write(record)
-        output.finish()
-    captured = capsys.readouterr()
-    assert captured.out == render(chosen, records)
-    assert captured.err == ""
 
 
 def test_the_exit_code_counts_what_could_not_be_read() -> None:
@@ -344,7 +330,7 @@ def test_whatever_the_names_every_format_stays_valid(records: list[Prediction]) 
 def test_an_output_that_is_no_regular_file_is_refused_and_stays(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="not a regular file"):
-        open_output("jsonl", str(tmp_path / "pipe"), header, overwrite=True, resume=False)
+        opened("jsonl", tmp_path / "pipe", overwrite=True)
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
@@ -357,8 +343,8 @@ def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
     assert target.read_text(encoding="utf-8") == render("jsonl", predictions(2))
 
 
-def test_standard_output_needs_no_header_and_nothing_is_hashed_for_it() -> None:
+def test_without_a_file_there_is_no_output_and_nothing_is_hashed() -> None:
     def hashed() -> JournalHeader:
         raise AssertionError("the model was hashed")
 
-    assert isinstance(open_output("jsonl", None, hashed, overwrite=False, resume=False), StreamOutput)
+    assert open_output(PredictRequest("run"), hashed) is None

@@ -20,7 +20,7 @@ import pytest
 from command_line import CommandLine, Trained, environment, make_photo, make_photos
 
 from wisesr_cli.data.oddities import Oddities
-from wisesr_cli.engines.choose import choose_engine
+from wisesr_cli.engines.choose import ChosenEngine, choose_engine
 from wisesr_cli.errors import DataError, MachineError, RunError, UsageError
 from wisesr_cli.prediction.ray import driver
 from wisesr_cli.prediction.ray import session as ray_session
@@ -28,7 +28,9 @@ from wisesr_cli.prediction.ray.driver import block_size, order_of, ray_records
 from wisesr_cli.prediction.ray.session import RayOptions, session
 from wisesr_cli.prediction.ray.worker import Answer, Labeller, Order, decoded
 from wisesr_cli.prediction.stream import predict_paths
+from wisesr_cli.requests import PredictRequest
 from wisesr_cli.results import Silent
+from wisesr_cli.run.located import locate
 
 WAIT_SECONDS = 240
 
@@ -42,9 +44,14 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def order(trained: Trained, **options: Any) -> Order:
+    return order_of(*asked(trained, **options))
+
+
+def asked(trained: Trained, *, engine: str = "litert", **options: Any) -> tuple[PredictRequest, ChosenEngine]:
+    """Return a request, and the engine that was chosen for it."""
     values = {"top_k": 2, "min_score": 0.0, "batch_size": 4, "pixel_limit": 10**6, **options}
-    engine = values.pop("engine", "litert")
-    return order_of(choose_engine(trained.run, engine, listener=Silent()), **values)
+    chosen = choose_engine(locate(trained.run), engine, listener=Silent())  # type: ignore[arg-type]
+    return PredictRequest(trained.run, **values), chosen
 
 
 @pytest.fixture
@@ -62,8 +69,8 @@ def test_a_worker_gives_the_records_of_this_process_bit_by_bit(trained: Trained,
     photos = make_photos(Path("photos"), 3)
     paths = [*map(str, sorted(photos.rglob("*.png"))), "photos/missing.png", "", "photos/odd\udc80.png"]
     make_photo(Path("photos/red/odd.jpg"), 2, 1).rename(paths[-1])
-    local, oddities = choose_engine(trained.run, engine, listener=Silent()).start(Silent()), Oddities()
-    expected = list(predict_paths(local, paths, top_k=2, batch_size=4, pixel_limit=10**6, oddities=oddities))
+    local, oddities = choose_engine(locate(trained.run), engine, listener=Silent()).start(Silent()), Oddities()
+    expected = list(predict_paths(local, paths, asked(trained)[0], oddities=oddities))
     worker = labeller(order(trained, engine=engine))
     found, headers = [], []
     for first in range(0, len(paths), 4):
@@ -204,7 +211,7 @@ def test_ray_ends_where_labelling_is_stopped_before_its_first_record(
 
     monkeypatch.setattr(driver, "session", told)
     monkeypatch.setattr(driver, "_workers", lambda *_, **__: 1)
-    records = ray_records(order(trained), [], options=RayOptions(), oddities=Oddities(), listener=Silent())
+    records = ray_records(*asked(trained), [], oddities=Oddities())
     records.close()
     del records
     gc.collect()
@@ -343,12 +350,10 @@ def test_the_parts_of_a_long_list_follow_each_other_and_keras_labels_as_here(
     try:
         for engine, part, tolerance in (("litert", 5, 0.0), ("keras", 100, 1e-6)):
             monkeypatch.setattr(driver, "PART", part)
-            local = choose_engine(trained.run, engine, listener=Silent()).start(Silent())
-            expected = list(predict_paths(local, paths, top_k=2, batch_size=4))
-            options, oddities = RayOptions(), Oddities()
-            found = list(
-                ray_records(order(trained, engine=engine), paths, options=options, oddities=oddities, listener=Silent())
-            )
+            local = choose_engine(locate(trained.run), engine, listener=Silent()).start(Silent())
+            expected = list(predict_paths(local, paths, asked(trained)[0]))
+            oddities = Oddities()
+            found = list(ray_records(*asked(trained, engine=engine), paths, oddities=oddities))
             assert [(record.path, record.label) for record in found] == [
                 (record.path, record.label) for record in expected
             ]

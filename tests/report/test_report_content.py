@@ -19,16 +19,18 @@ from report_pages import Page, make_answers, make_contribution, make_evaluation
 
 from wisesr_cli.data.index import DatasetIndex, Split
 from wisesr_cli.errors import RunError
-from wisesr_cli.evaluation.evaluate import Subject
+from wisesr_cli.evaluation.evaluate import Evaluated, Subject
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.report import content as report_content
 from wisesr_cli.report.content import gather
-from wisesr_cli.report.facts import ReportRequest, without_folders
+from wisesr_cli.report.facts import without_folders
 from wisesr_cli.report.page import render
 from wisesr_cli.report.pictures import MOST_ASPECT, thumbnails, tinted_map
 from wisesr_cli.report.records import Card, Thumbnail
 from wisesr_cli.report.selection import choose_listed, choose_mistakes, choose_right, examples_of, listed_bytes
-from wisesr_cli.results import Progress, Silent
+from wisesr_cli.requests import EvaluateRequest
+from wisesr_cli.results import Progress
+from wisesr_cli.run.located import locate
 from wisesr_cli.run.run import Run
 
 
@@ -292,20 +294,22 @@ def test_a_report_of_many_images_and_classes_can_be_mailed(
     model.touch()
     info = ModelInfo(names, (224, 224), "squash", (255, 255, 255), "compact", "wise", 1, {})
     subject = Subject(index, "test", "test", is_own=True)
-    request = ReportRequest(model, subject, info, "litert", "float32", device="cpu", batch_size=32, pixel_limit=1)
+    evaluation = make_evaluation(answers, logits, names)
+    request = EvaluateRequest(model, device="cpu")
+    evaluated = Evaluated(request, locate(model), subject, info, "litert", 1, evaluation, answers)
 
     def noise(paths: list[str], side: int, info: ModelInfo, *, pixel_limit: int) -> Generator[Thumbnail, None, None]:
         """Give pictures as large as photos with much detail are."""
         for number in range(len(paths)):
             yield Thumbnail("image/webp", np.random.default_rng(number).bytes(side * side // 5), side, side)
 
-    def explain(cards: list[Card], request: ReportRequest, progress: Progress) -> tuple[list[Card], str, str]:
+    def explain(cards: list[Card], evaluated: Evaluated, progress: Progress) -> tuple[list[Card], str, str]:
         tinted = tinted_map(make_contribution("a", 1, (positions, positions)))
         return [replace(card, predicted=tinted, difference=tinted) for card in cards], "exact", ""
 
     monkeypatch.setattr(report_content, "thumbnails", noise)
     monkeypatch.setattr(report_content, "_explain", explain)
-    content = gather(request, make_evaluation(answers, logits, names), answers, Silent())
+    content = gather(evaluated)
     size = len(render(content).encode())
     assert size < 5_000_000
     with_card = {card.example.position for card in (*content.mistakes, *content.right)}

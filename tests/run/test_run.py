@@ -19,9 +19,10 @@ from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.machine.locks import locked
 from wisesr_cli.results import EpochResult
 from wisesr_cli.run.folders import check_kinds, choose_run, prepare_folder
+from wisesr_cli.run.located import locate
 from wisesr_cli.run.names import CLASSES, SPLITS
 from wisesr_cli.run.records import write_rows
-from wisesr_cli.run.run import Run, model_path, open_run, stored_config
+from wisesr_cli.run.run import Run, stored_config
 
 
 def make_run(path: Path, age: int = 0) -> Path:
@@ -374,16 +375,17 @@ def test_history_has_a_row_per_epoch_with_numbers_that_read_back_exactly(tmp_pat
 def test_a_run_is_opened_by_its_folder_or_its_model(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     with pytest.raises(RunError, match=r"no best\.keras yet.*--resume"):
-        model_path(folder)
+        locate(folder)
     (folder / "best.keras").touch()
-    assert open_run(folder).path == open_run(folder / "best.keras").path == folder
-    assert model_path(folder) == model_path(folder / "best.keras") == folder / "best.keras"
+    for path in (folder, folder / "best.keras"):
+        run = locate(path)
+        assert (run.run.path, run.model, run.is_complete) == (folder, folder / "best.keras", True)
     with pytest.raises(RunError, match="no such run directory"):
-        open_run(tmp_path / "gone")
+        locate(tmp_path / "gone")
     with pytest.raises(RunError, match="not a run directory"):
-        open_run(tmp_path)
+        locate(tmp_path)
     with pytest.raises(RunError, match=r"neither a run directory nor a \.keras file"):
-        model_path(folder / "config.yaml")
+        locate(folder / "config.yaml")
 
 
 @pytest.mark.parametrize("choice", ["resume", "overwrite"])

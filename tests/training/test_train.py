@@ -20,13 +20,14 @@ import numpy as np
 import pytest
 from command_line import REPOSITORY
 from image_folders import make_folder, make_image
+from loaded import load_engine
 from run_states import digest
 
 from wisesr_cli.config.reader import LoadedConfig, Override, load_config
 from wisesr_cli.config.schema import Config
 from wisesr_cli.config.training import PhaseConfig
 from wisesr_cli.data.pixels import epoch_order
-from wisesr_cli.engines.keras import load_engine, numpy_logits
+from wisesr_cli.engines.keras import numpy_logits
 from wisesr_cli.errors import ConfigError, DataError, RunError, UsageError
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.stopping import StopRequest

@@ -17,10 +17,11 @@ from keras_classifiers import OTHERS, ending, in_a_row, nested, outputs_of, plai
 from numpy.typing import NDArray
 
 import wisesr_cli
-from wisesr_cli.comparison.request import request_of
+from wisesr_cli.comparison.plan import plan_of
 from wisesr_cli.images.decoding import decode_image
 from wisesr_cli.model_files.info_file import read_model_info
 from wisesr_cli.model_files.loading import load_model
+from wisesr_cli.requests import CompareRequest
 from wisesr_cli.run.state import read_state
 from wisesr_cli.upgrading import convert
 from wisesr_cli.upgrading.made_images import made_image
@@ -235,9 +236,9 @@ def test_a_config_that_names_the_run_starts_from_its_backbone_and_head(
 
 
 def test_compared_heads_all_start_anew(upgraded: Path) -> None:
-    request = request_of(upgraded / "config.yaml", [], heads=("gap", "wise"), seeds=(0,))
-    assert [head.loaded.config.model.load_head for head in request.heads] == [False, False]
-    assert any("every head starts anew" in note for note in request.notes)
+    plan = plan_of(CompareRequest(upgraded / "config.yaml", heads=("gap", "wise"), seeds=(0,)))
+    assert [head.loaded.config.model.load_head for head in plan.heads] == [False, False]
+    assert any("every head starts anew" in note for note in plan.notes)
 
 
 # Classes

@@ -27,16 +27,13 @@ def check(
 
     Every image is decoded to its end. Exit code 3 when a row says FAIL. Example: wisesr check photos
     """
-    from wisesr_cli.config.reader import load_config
+    from wisesr_cli import api
     from wisesr_cli.data.tables import check_grid, check_paths_grid
     from wisesr_cli.display.terminal import TerminalListener, show_result
     from wisesr_cli.errors import DataError
-    from wisesr_cli.run.run import config_source
-    from wisesr_cli.training.checks import check_config
 
-    loaded = load_config(config_source(source), options.overrides(settings, data=data, image_size=image_size))
     listener = TerminalListener(quiet=quiet, verbose=verbose)
-    result = check_config(loaded.config, listener)
+    result = api.check(source, options.overrides(settings, data=data, image_size=image_size), listener=listener)
     paths = check_paths_grid(result, limit=None if verbose else 5)
     show_result(
         output,

@@ -50,25 +50,18 @@ def compare(
 
     wisesr compare photos --heads gap,wise,flatten --seeds 5 --epochs 20
     """
-    named = options.named(locals())
-    from wisesr_cli.comparison.request import parse_heads, parse_seeds, request_of
-    from wisesr_cli.run.run import config_source
-
-    overrides = options.overrides(settings, **named)
-    request = request_of(config_source(source), overrides, heads=parse_heads(heads), seeds=parse_seeds(seeds))
-    from wisesr_cli.comparison.compare import compare as compare_heads
-    from wisesr_cli.comparison.compare import open_comparison
+    arguments = locals()
+    arguments["settings"] = options.overrides(settings, **options.named(arguments))
+    from wisesr_cli import api
     from wisesr_cli.display.terminal import TerminalListener
     from wisesr_cli.errors import Interrupted
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)
-    for note in request.notes:
-        listener.note(note)
-    start = open_comparison(request, resume=resume)
     try:
-        comparison = compare_heads(request, start, device=device, listener=listener)
-    except Interrupted:
-        listener.note(f"to go on: {_command_to_go_on(start.run.name)}")
+        comparison = api.compare(**options.fields_of(api.compare, arguments), listener=listener)
+    except Interrupted as interrupted:
+        if interrupted.run_name is not None:
+            listener.note(f"to go on: {_command_to_go_on(interrupted.run_name)}")
         raise
     _show(comparison, output)
     _say_what_next(comparison, listener)

@@ -36,22 +36,12 @@ def show(
 ) -> None:
     """Show every setting as it will be used: defaults, the file, --set and named options together."""
     named = options.named(locals())
-    import sys
-
-    from wisesr_cli.config.reader import load_config
+    from wisesr_cli import api
     from wisesr_cli.display.grid import to_json
     from wisesr_cli.display.terminal import TerminalListener, write_output
-    from wisesr_cli.run.run import config_source
 
-    loaded = load_config(
-        config_source(source),
-        options.overrides(settings, **named),
-    )
-    listener = TerminalListener()
-    for note in loaded.notes:
-        listener.note(note)
-    resolved = loaded.config
-    write_output(resolved.to_yaml() if output == "yaml" else to_json(resolved.to_dict()) + "\n", sys.stdout)
+    resolved = api.load_config(source, options.overrides(settings, **named), listener=TerminalListener())
+    write_output(resolved.to_yaml() if output == "yaml" else to_json(resolved.to_dict()) + "\n")
 
 
 @app.command()

@@ -20,12 +20,12 @@ def doctor(
     debug: options.Debug = False,
 ) -> None:
     """Check this machine: versions, devices and why there is no GPU, writable folders, one real training step."""
+    from wisesr_cli import api
     from wisesr_cli.data.tables import check_grid
     from wisesr_cli.display.terminal import TerminalListener, show_result
     from wisesr_cli.errors import MachineError
-    from wisesr_cli.training.diagnosis import diagnose
 
-    result = diagnose(output_dir, device, TerminalListener(quiet=quiet))
+    result = api.doctor(output_dir, device=device, listener=TerminalListener(quiet=quiet))
     show_result(output, grids=[check_grid(result)], header=(), rows=(), value=result.to_json(), limit=None)
     if result.status == "fail":
         raise MachineError("this machine cannot train yet: see the FAIL rows")

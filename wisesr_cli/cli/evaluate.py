@@ -42,6 +42,7 @@ def evaluate(
 
     Example: wisesr evaluate runs/photos-wise --fail-under top1_accuracy=0.9
     """
+    arguments = locals()
     from wisesr_cli import api
     from wisesr_cli.display.terminal import LONG_TABLE, TerminalListener, show_result
     from wisesr_cli.evaluation.gates import check_gates, parse_gate
@@ -50,20 +51,7 @@ def evaluate(
 
     gates = [parse_gate(gate) for gate in fail_under or ()]
     listener = TerminalListener(quiet=quiet, verbose=verbose)
-    result = api.evaluate(
-        run,
-        split=split,
-        data=data,
-        batch_size=batch_size,
-        on_error=on_error,
-        pixel_limit=pixel_limit,
-        device=device,
-        precision=precision or "float32",
-        image_size=image_size,
-        engine=engine,
-        report=report,
-        listener=listener,
-    )
+    result = api.evaluate(**options.fields_of(api.evaluate, arguments), listener=listener)
     show_result(
         output,
         grids=evaluation_grids(result),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wisesr_cli.cli import options
+
+if TYPE_CHECKING:
+    from wisesr_cli.explanation.weights_output import LearnedWeights
 
 app = options.new_app()
 
@@ -28,12 +33,12 @@ def explain(
         str | None, typer.Option("-o", "--output-dir", metavar="DIR", help="Folder for pictures; default: RUN/explain.")
     ] = None,
     from_file: Annotated[str | None, typer.Option("--from-file", metavar="LIST", help="A file with paths.")] = None,
-    null: Annotated[bool, typer.Option("--null", help="Paths that are read end in NUL.")] = False,
+    null_separated: Annotated[bool, typer.Option("--null", help="Paths that are read end in NUL.")] = False,
     pictures: Annotated[
         int, typer.Option("--pictures", metavar="N", min=0, help="Images that get a picture of their own, at most.")
     ] = 1000,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per step.")] = 32,
-    output: options.TableFormat = "table",
+    output_format: options.TableFormat = "table",
     show: options.Show = False,
     pixel_limit: options.PixelLimit = None,
     device: options.DeviceChoice = "auto",
@@ -49,37 +54,45 @@ def explain(
 
     wisesr explain runs/photos-wise --weights
     """
+    arguments = locals()
     from wisesr_cli.errors import UsageError
 
     if weights and (inputs or from_file is not None):
         raise UsageError("--weights shows the head, which is the same for all images: leave the images out")
     if not weights and not inputs and from_file is None:
         raise UsageError("nothing to explain: give images, folders, globs, -, --from-file LIST, or --weights")
+    from wisesr_cli import api
     from wisesr_cli.display.terminal import LONG_TABLE, TerminalListener
-    from wisesr_cli.explanation.explain import Request, Wanted, explain_images, explain_weights, labels_of
-    from wisesr_cli.explanation.place import explanation_folder
-    from wisesr_cli.explanation.screen import Screen
-    from wisesr_cli.images.decoding import PIXEL_LIMIT
-    from wisesr_cli.model_files.info_file import read_model_info
-    from wisesr_cli.run.run import model_path
+    from wisesr_cli.explanation.output import ExplanationWriter
+    from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
 
-    listener = TerminalListener(quiet=quiet, verbose=verbose)
-    model = model_path(run)
-    labels = labels_of(classes or (), read_model_info(model).class_names)
-    with explanation_folder(model, output_dir, "-o") as folder:
-        wanted = Wanted(output, None if verbose else LONG_TABLE, pictures, Screen(listener) if show else None)
+    # A bar would stand between the records on the same screen; a table is drawn when it is gone.
+    bars = output_format in ("table", "markdown") or not sys.stdout.isatty()
+    listener = TerminalListener(quiet=quiet, verbose=verbose, bars=bars)
+    screen, limit = options.screen(listener) if show else None, None if verbose else LONG_TABLE
+    with stop_on_signals(StopRequest("nothing was written")) as stop:
         if weights:
-            explain_weights(labels, model, folder, wanted=wanted, device=device, listener=listener)
+            asked = options.fields_of(api.position_weights, arguments)
+            learned = api.position_weights(**asked, write=True, screen=screen, stop=stop, listener=listener)
+            _show_weights(learned, output_format, limit)
             return
-        request = Request(
-            inputs=tuple(inputs or ()),
-            from_file=from_file,
-            null_separated=null,
-            batch_size=batch_size,
-            pixel_limit=pixel_limit or PIXEL_LIMIT,
-            device=device,
-        )
-        tally = explain_images(request, labels, model, folder, wanted=wanted, listener=listener)
+        asked = options.fields_of(api.explain, arguments)
+        with closing(api.explain(**asked, write=True, screen=screen, stop=stop, listener=listener)) as explanations:
+            writer = ExplanationWriter(output_format, sys.stdout, explanations, limit=limit)
+            for explanation in explanations:
+                writer.write(explanation)
+            writer.end()
+    tally = explanations.tally
     if tally.unreadable:
         listener.warn(tally.complaint)
     raise typer.Exit(tally.exit_code(strict=False))
+
+
+def _show_weights(learned: LearnedWeights, chosen: str, limit: int | None) -> None:
+    from wisesr_cli.display.terminal import show_result
+    from wisesr_cli.explanation.weights_output import HEADER, weights_grid
+
+    rows = [row.cells() for row in learned.rows]
+    show_result(
+        chosen, grids=[weights_grid(learned.rows)], header=HEADER, rows=rows, value=learned.to_json(), limit=limit
+    )

@@ -48,23 +48,14 @@ def export(
 
     wisesr export runs/photos-wise --to litert --quantize int8
     """
+    arguments = {**locals(), "to": to or ()}
     from wisesr_cli import api
     from wisesr_cli.display.terminal import LONG_TABLE, TerminalListener, show_result
     from wisesr_cli.exporting.tables import EXPORT_HEADER, export_grid, export_rows
     from wisesr_cli.run.names import EXPORT_README, LABELS
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)
-    result = api.export(
-        run,
-        to or (),
-        quantize=quantize,
-        image_size=image_size,
-        data=data,
-        output_dir=output_dir,
-        overwrite=overwrite,
-        device=device,
-        listener=listener,
-    )
+    result = api.export(**options.fields_of(api.export, arguments), listener=listener)
     show_result(
         output,
         grids=[export_grid(result)],

@@ -25,7 +25,7 @@ def init(
 
     Example: wisesr init photos -o photos.yaml
     """
-    from wisesr_cli.config.starter import describe, write_starter
+    from wisesr_cli import api
     from wisesr_cli.display.terminal import TerminalListener
     from wisesr_cli.errors import UsageError
     from wisesr_cli.machine.files import write_text
@@ -37,9 +37,9 @@ def init(
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{visible(path.parent)}: no such folder for the config")
     listener = TerminalListener(quiet=quiet)
-    facts = describe(folder, listener)
-    write_text(path, write_starter(facts))
-    for choice in facts.choices():
+    starter = api.init(folder, listener=listener)
+    write_text(path, starter.config)
+    for choice in starter.choices:
         listener.note(choice)
     listener.note(f"written: {output}")
     listener.note(f"next: wisesr check {shlex.quote(output)}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -12,6 +13,8 @@ from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from wisesr_cli.config.reader import Override
+    from wisesr_cli.display.terminal import TerminalListener
+    from wisesr_cli.explanation.screen import Screen
 
 SetOptions = Annotated[
     list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="Set any key of the config; repeatable.")
@@ -91,9 +94,22 @@ class Group(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+def screen(listener: TerminalListener) -> Screen:
+    """Return what shows pictures on the terminal of a listener, for `--show`."""
+    from wisesr_cli.explanation.screen import Screen
+
+    return Screen(listener)
+
+
 def new_app() -> typer.Typer:
     """Return the Typer app of one command, or of a group of them."""
     return typer.Typer(cls=Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def fields_of(verb: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments of a command that a function of `api` takes; what is not given keeps its default there."""
+    taken = signature(verb).parameters
+    return {name: value for name, value in arguments.items() if name in taken and value is not None}
 
 
 def named(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import Annotated, Any, Literal
+import sys
+from contextlib import closing
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,16 +20,16 @@ def predict(
         list[str] | None, typer.Argument(help="Images, folders (recursive), globs, or - for paths on standard input.")
     ] = None,
     from_file: Annotated[str | None, typer.Option("--from-file", metavar="LIST", help="A file with paths.")] = None,
-    null: Annotated[bool, typer.Option("--null", help="Paths that are read end in NUL.")] = False,
+    null_separated: Annotated[bool, typer.Option("--null", help="Paths that are read end in NUL.")] = False,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Labels per image.")] = 5,
     min_score: Annotated[
         float, typer.Option("--min-score", min=0, max=1, help="Below it the label stays empty.")
     ] = 0.0,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per step.")] = 32,
-    output: Annotated[
+    output_format: Annotated[
         Literal["table", "json", "jsonl", "csv", "markdown"], typer.Option("--format", help="Output format.")
     ] = "table",
-    output_file: Annotated[
+    output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="FILE", help="Write there, whole or not at all.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
@@ -71,63 +72,35 @@ def predict(
 
     Example: find photos -name '*.jpg' -print0 | wisesr predict runs/photos-wise - --null --format jsonl
     """
+    arguments = locals()
     from wisesr_cli.errors import UsageError
 
     if not inputs and from_file is None:
         raise UsageError("nothing to label: give images, folders, globs, - or --from-file LIST")
-    from wisesr_cli.data.shards import parse_shard
+    from wisesr_cli import api
     from wisesr_cli.display.terminal import TerminalListener
-    from wisesr_cli.explanation.place import explanation_folder
-    from wisesr_cli.images.decoding import PIXEL_LIMIT
-    from wisesr_cli.prediction.pictures import Pictures
-    from wisesr_cli.prediction.predict import Request, label
-    from wisesr_cli.run.run import model_path
+    from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
+    from wisesr_cli.prediction.output import Renderer
     from wisesr_cli.text import counted, visible
 
-    listener = TerminalListener(quiet=quiet, verbose=verbose)
-    request = Request(
-        run=run,
-        inputs=tuple(inputs or ()),
-        from_file=from_file,
-        null_separated=null,
-        top_k=top_k,
-        min_score=min_score,
-        batch_size=batch_size,
-        pixel_limit=pixel_limit or PIXEL_LIMIT,
-        device=device,
-        precision=precision or "float32",
-        image_size=None if image_size is None else _image_size(image_size),
-        engine=engine,
-        shard=None if shard is None else parse_shard(shard),
-        ray_address=ray_address,
-        ray_workers=ray_workers,
-    )
-    with nullcontext() if explain is None else explanation_folder(model_path(run), explain, "--explain") as folder:
-        pictures = Pictures(folder, _screen(listener) if show else None) if folder or show else None
-        tally = label(
-            request,
-            chosen=output,
-            file=output_file,
-            overwrite=overwrite,
-            resume=resume,
-            pictures=pictures,
-            listener=listener,
-        )
+    # A bar would stand between the records on the same screen.
+    listener = TerminalListener(quiet=quiet, verbose=verbose, bars=output is not None or not sys.stdout.isatty())
+    screen = options.screen(listener) if show else None
+    hint = "the records so far were written" if output is None else "go on with the same command and --resume"
+    renderer = Renderer(output_format, sys.stdout)
+    with stop_on_signals(StopRequest(hint)) as stop:
+        asked = options.fields_of(api.predict, arguments)
+        with closing(api.predict(**asked, screen=screen, stop=stop, listener=listener)) as records:
+            for record in records:
+                if output is None:
+                    renderer.write(record)
+                    sys.stdout.flush()
+        if output is None:
+            renderer.end()
+    tally = records.tally
     code = tally.exit_code(strict=strict)
     if tally.unreadable:
         listener.warn(tally.complaint)
-    elif output_file is not None and tally.records:
-        listener.note(f"{counted(tally.records, 'image')} labelled: {visible(output_file)}")
+    elif output is not None and tally.records:
+        listener.note(f"{counted(tally.records, 'image')} labelled: {visible(output)}")
     raise typer.Exit(code)
-
-
-def _image_size(text: str) -> tuple[int, int]:
-    from wisesr_cli.config.reader import parse_image_size  # with YAML, which labelling has no other use for
-
-    return parse_image_size(text)
-
-
-def _screen(listener: Any) -> Any:
-    from wisesr_cli.explanation.screen import Screen
-
-    return Screen(listener)

@@ -14,15 +14,15 @@ app = options.new_app()
 @app.command()
 def summarize(
     source: Annotated[str | None, typer.Argument(help="A YAML config, an image folder, or a run directory.")] = None,
-    backbone: Annotated[
+    backbones: Annotated[
         list[str] | None, typer.Option("--backbone", help="A keras.applications name, compact, or all; repeatable.")
     ] = None,
-    head: Annotated[
+    heads: Annotated[
         list[str] | None,
         typer.Option("--head", help="A head, also as wise:pooling=valid, or all (the default); repeatable."),
     ] = None,
     classes: Annotated[int | None, typer.Option("--classes", min=2, help="Number of classes.")] = None,
-    image_size: Annotated[
+    image_sizes: Annotated[
         list[str] | None, typer.Option("--image-size", metavar="SIZE", help="224 or 224x320; repeatable.")
     ] = None,
     settings: options.SetOptions = None,
@@ -39,27 +39,13 @@ def summarize(
 
     wisesr summarize --backbone Xception --classes 70
     """
-    from wisesr_cli.config.reader import load_config
-    from wisesr_cli.run.run import config_source
-
-    config = load_config(config_source(source), options.overrides(settings)).config
-    from wisesr_cli.comparison.costs import request_of
-    from wisesr_cli.comparison.costs import summarize as summarize_models
+    arguments = {**locals(), "settings": options.overrides(settings)}
+    from wisesr_cli import api
     from wisesr_cli.comparison.costs_tables import summary_grids, summary_header, summary_rows
     from wisesr_cli.display.terminal import TerminalListener, show_result
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)
-    request = request_of(
-        config,
-        source,
-        backbones=backbone or (),
-        heads=head or (),
-        image_sizes=image_size or (),
-        classes=classes,
-        latency=latency,
-        device=device,
-    )
-    summary = summarize_models(request, listener)
+    summary = api.summarize(**options.fields_of(api.summarize, arguments), listener=listener)
     show_result(
         output,
         grids=summary_grids(summary),

@@ -66,14 +66,12 @@ def train(
     wisesr train photos --backbone MobileNetV2 --epochs 20
     """
     named = options.named(locals())
-    from wisesr_cli.config.reader import load_config
     from wisesr_cli.processes.launch import find_cluster
-    from wisesr_cli.run.run import config_source, place_of
+    from wisesr_cli.run.located import load_source
 
     cluster = find_cluster(coordinator, num_processes, process_id)
     gates = _parse_gates(fail_under or ())
-    own_place = place_of(source) if resume or overwrite else []
-    loaded = load_config(config_source(source), [*own_place, *options.overrides(settings, **named)])
+    loaded = load_source(source, options.overrides(settings, **named), in_place=resume or overwrite)
     from wisesr_cli import api
     from wisesr_cli.training.display import TrainingDisplay
     from wisesr_cli.training.train import TrainingOptions

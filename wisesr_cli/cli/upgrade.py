@@ -44,21 +44,16 @@ def upgrade(
 
     wisesr upgrade model.keras --data photos
     """
-    named = options.named(locals())
+    arguments = locals()
+    named = options.named(arguments)
     from wisesr_cli import api
     from wisesr_cli.display.terminal import TerminalListener, show_result
     from wisesr_cli.upgrading.tables import UPGRADE_HEADER, upgrade_grid
 
     scaling = [] if preprocessing is None else [f"model.preprocessing={preprocessing}"]
+    arguments["settings"] = options.overrides([*(settings or ()), *scaling], **named)
     listener = TerminalListener(quiet=quiet, verbose=verbose)
-    result = api.upgrade(
-        model,
-        options.overrides([*(settings or ()), *scaling], **named),
-        classes=classes,
-        overwrite=overwrite,
-        device=device,
-        listener=listener,
-    )
+    result = api.upgrade(**options.fields_of(api.upgrade, arguments), listener=listener)
     grid = upgrade_grid(result)
     show_result(output, grids=[grid], header=UPGRADE_HEADER, rows=grid.rows, value=result.to_json())
     for note in result.notes:

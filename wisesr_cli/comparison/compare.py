@@ -14,15 +14,15 @@ from pathlib import Path
 
 from wisesr_cli.comparison.figures import compare_trainings, is_judged
 from wisesr_cli.comparison.folder import check_comparison_kinds, choose_comparison
+from wisesr_cli.comparison.plan import ComparisonPlan, PlannedTraining, plan_of
 from wisesr_cli.comparison.progress import CombinedProgress, WarnsOnce
-from wisesr_cli.comparison.request import ComparisonRequest, PlannedTraining
 from wisesr_cli.comparison.state import WAY_OUT, ComparisonState, TrainingRecord, read_comparison_state
 from wisesr_cli.comparison.tables import write_comparison
 from wisesr_cli.data.dataset import DatasetIndex, build_index
+from wisesr_cli.data.settings import SplitName
 from wisesr_cli.display.grid import percent
-from wisesr_cli.engines.choose import choose_engine
-from wisesr_cli.errors import NotFiniteError, RunError, UsageError
-from wisesr_cli.evaluation.evaluate import choose_subject, evaluate, output_folder
+from wisesr_cli.errors import Interrupted, NotFiniteError, RunError, UsageError
+from wisesr_cli.evaluation.evaluate import evaluate
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.keras_start import DeviceChoice
 from wisesr_cli.machine.locks import locked
@@ -31,6 +31,7 @@ from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.heads import effective_options, grid_size
+from wisesr_cli.requests import CompareRequest, EvaluateRequest
 from wisesr_cli.results import Comparison, Evaluation, Listener, TrainingResult
 from wisesr_cli.run.folders import Start, check_still_new, forget_if_empty, prepare_folder
 from wisesr_cli.run.names import HISTORY, TRAININGS
@@ -43,7 +44,6 @@ from wisesr_cli.training.trackers.table import check_trackers
 from wisesr_cli.training.train import TrainingOptions
 
 REFERENCE_SEED = 0  # of the split that is remembered, to notice that images have changed
-BATCH_SIZE = 32  # of judging; it changes no figure
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _Work:
 
     folder: Path
     state: ComparisonState
-    split: str
+    split: SplitName
     device: DeviceChoice
 
     def is_done(self, item: PlannedTraining) -> bool:
@@ -72,7 +72,7 @@ def _is_of(run: Run, item: PlannedTraining) -> bool:
     return (config.model.head, config.seed) == (planned.model.head, planned.seed)
 
 
-def open_comparison(request: ComparisonRequest, *, resume: bool) -> Start:
+def open_comparison(plan: ComparisonPlan, *, resume: bool) -> Start:
     """Return the folder for a comparison whose settings are right, without writing anything yet.
 
     Raises:
@@ -80,53 +80,66 @@ def open_comparison(request: ComparisonRequest, *, resume: bool) -> Start:
         UsageError: the name is taken.
         RunError: something that is no file of a comparison lies in the place of one.
     """
-    for head in request.heads:
+    for head in plan.heads:
         check_settings(head.loaded.config)
-    _check_heads(request)
-    check_trackers(request.base.config.train.trackers)
-    start = choose_comparison(request.base.config, request.default_name, resume=resume)
+    _check_heads(plan)
+    check_trackers(plan.base.config.train.trackers)
+    start = choose_comparison(plan.base.config, plan.default_name, resume=resume)
     check_comparison_kinds(start.run)
     return start
 
 
-def compare(request: ComparisonRequest, start: Start, *, device: DeviceChoice, listener: Listener) -> Comparison:
+def compare(request: CompareRequest) -> Comparison:
     """Train every head with every seed, judge all of them, and return how they compare.
 
     A training whose loss is not finite is left out, with its reason; the others go on.
 
     Raises:
-        ConfigError: a setting needs what the images do not have.
-        UsageError: there is nothing to judge on, or fewer epochs are asked for than were trained.
+        ConfigError: a mistake in the config or a head, or a setting that needs what the images do not have.
+        UsageError: there is nothing to judge on, fewer epochs are asked for than were trained, or the name is taken.
         DataError: the images cannot be used.
         RunError: what is there to resume from is damaged, or does not fit.
         MachineError: no GPU where one was asked for, no room on the disk, no permission, or the folder is in use.
-        Interrupted: a signal asked to stop; resuming goes on.
+        Interrupted: a signal asked to stop; resuming the comparison of the name in `run_name` goes on.
     """
-    listener, stop_request = WarnsOnce(listener), StopRequest("go on with --resume")
-    with locked(start.run.lock), forget_if_empty(start.run), stop_on_signals(stop_request) as stop:
-        check_still_new(start)
-        index = build_index(request.base.config.data, seed=REFERENCE_SEED, listener=listener)
-        check_settings_with_data(request.base.config, index)
-        split = _judged_split(index, listener)
-        work = _Work(start.run.path, _begin(start, request, index, listener), split, device)
-        planned = list(request.trainings(work.folder))
-        with stop.deferred():
-            _train_all(work, planned, stop, listener)
-            result = compare_trainings(start.run, planned, work.state, split)
-            write_comparison(start.run, result)
-        return result
+    plan, listener, stop_request = plan_of(request), WarnsOnce(request.listener), StopRequest("go on with --resume")
+    for note in plan.notes:
+        listener.note(note)
+    start = open_comparison(plan, resume=request.resume)
+    try:
+        with locked(start.run.lock), forget_if_empty(start.run), stop_on_signals(stop_request) as stop:
+            check_still_new(start)
+            return _compare(plan, start, request.device, stop, listener)
+    except Interrupted as interrupted:
+        interrupted.run_name = start.run.name
+        raise
 
 
-def _check_heads(request: ComparisonRequest) -> None:
+def _compare(
+    plan: ComparisonPlan, start: Start, device: DeviceChoice, stop: StopRequest, listener: Listener
+) -> Comparison:
+    index = build_index(plan.base.config.data, seed=REFERENCE_SEED, listener=listener)
+    check_settings_with_data(plan.base.config, index)
+    split = _judged_split(index, listener)
+    work = _Work(start.run.path, _begin(start, plan, index, listener), split, device)
+    planned = list(plan.trainings(work.folder))
+    with stop.deferred():
+        _train_all(work, planned, stop, listener)
+        result = compare_trainings(start.run, planned, work.state, split)
+        write_comparison(start.run, result)
+    return result
+
+
+def _check_heads(plan: ComparisonPlan) -> None:
     """Raise a `ConfigError` for a head that cannot be built on the feature map, where a table knows its size."""
-    for head in request.heads:
+    for head in plan.heads:
         config = head.loaded.config
         if config.model.feature_layer is None and config.model.backbone != FROM_WEIGHTS:
             feature_map = BACKBONE_SIZES[config.model.backbone].feature_map(config.data.image_size)
             grid_size(feature_map, effective_options(feature_map, config.model.head))
 
 
-def _judged_split(index: DatasetIndex, listener: Listener) -> str:
+def _judged_split(index: DatasetIndex, listener: Listener) -> SplitName:
     """Return what the heads are judged on: the test split when there is one, else validation."""
     if "test" in index.splits:
         return "test"
@@ -142,14 +155,14 @@ def _judged_split(index: DatasetIndex, listener: Listener) -> str:
     return "validation"
 
 
-def _begin(start: Start, request: ComparisonRequest, index: DatasetIndex, listener: Listener) -> ComparisonState:
+def _begin(start: Start, plan: ComparisonPlan, index: DatasetIndex, listener: Listener) -> ComparisonState:
     """Return what is known of the trainings so far, written down before the first of them begins.
 
     Raises:
         RunError: config, images or library versions are others than before.
     """
     now = Circumstances(
-        config=request.shared_settings(),
+        config=plan.shared_settings(),
         classes=index.class_names,
         data=index.record(),
         versions=keras_start.package_versions(),
@@ -158,13 +171,13 @@ def _begin(start: Start, request: ComparisonRequest, index: DatasetIndex, listen
         device="",  # each training checks its own
     )
     prepare_folder(start.run, overwrite=False)
-    state = ComparisonState(start.run.path / TRAININGS, now, request.epochs)
+    state = ComparisonState(start.run.path / TRAININGS, now, plan.epochs)
     if start.resumed:
         state = read_comparison_state(start.run.path)
         changed = list(index.differences(state.circumstances.data))
         for warning in check_resumable(state.circumstances, now, changed, way_out=WAY_OUT):
             listener.warn(warning)
-        state.extend_to(request.epochs)
+        state.extend_to(plan.epochs)
     state.write()
     return state
 
@@ -208,7 +221,8 @@ def _train_and_judge(work: _Work, item: PlannedTraining, progress: CombinedProgr
     except NotFiniteError as error:
         record = TrainingRecord(schedules=schedules, error=str(error))
     else:
-        evaluation = _judge(result.run_dir, work.split, work.device, progress)
+        judging = EvaluateRequest(result.run_dir, split=work.split, device=work.device, listener=progress)
+        evaluation = evaluate(judging)
         record = _record(schedules, result, evaluation, progress)
     state.put(item.run, record)
     return record
@@ -229,27 +243,6 @@ def _naming_the_way_out(run: Path) -> Iterator[None]:
     except (RunError, UsageError) as error:
         way_out = f"in a comparison: take {visible(run)} away, and --resume trains it anew"
         raise type(error)(f"{error}; {way_out}") from None
-
-
-def _judge(run: str, split: str, device: DeviceChoice, listener: Listener) -> Evaluation:
-    """Judge a run on a split of its own, as `wisesr evaluate` does."""
-    chosen = choose_engine(run, device=device, listener=listener)
-    data = Run(Path(run)).load_config().data
-    subject = choose_subject(
-        run, split=split, data=None, on_error=data.on_error, pixel_limit=data.pixel_limit, listener=listener
-    )
-    with output_folder(run, subject) as output:
-        evaluation, _ = evaluate(
-            run,
-            chosen.start(listener),
-            subject,
-            batch_size=BATCH_SIZE,
-            on_error=data.on_error,
-            pixel_limit=data.pixel_limit,
-            output=output,
-            listener=listener,
-        )
-    return evaluation
 
 
 def _record(

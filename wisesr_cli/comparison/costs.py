@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from wisesr_cli.config.reader import parse_head, parse_image_size
+from wisesr_cli.config.reader import overrides_of, parse_head, parse_image_size
 from wisesr_cli.config.schema import Config
 from wisesr_cli.errors import ConfigError
 from wisesr_cli.machine import keras_start
@@ -22,7 +22,9 @@ from wisesr_cli.models.backbones import BACKBONES, FROM_WEIGHTS, canonical_name,
 from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.heads import HEADS, FeatureMap, HeadOptions, effective_options, head_flops, head_parameters
 from wisesr_cli.models.settings import ModelConfig
-from wisesr_cli.results import Listener, Progress, Summary, SummaryRow
+from wisesr_cli.requests import SummarizeRequest
+from wisesr_cli.results import Progress, Summary, SummaryRow
+from wisesr_cli.run.located import load_source
 from wisesr_cli.run.run import Run
 
 DEFAULT_CLASSES = 10
@@ -31,7 +33,7 @@ LATENCY_RUNS = 20
 
 
 @dataclass(frozen=True)
-class SummaryRequest:
+class CostPlan:
     """Which models to compare: every backbone with every head at every image size."""
 
     models: tuple[ModelConfig, ...]  # one per backbone
@@ -66,28 +68,29 @@ class _BackboneCost:
     flops: int
 
 
-def summarize(request: SummaryRequest, listener: Listener) -> Summary:
+def summarize(request: SummarizeRequest) -> Summary:
     """Return a row for every backbone, image size and head; what cannot be built is left out with a note.
 
     Raises:
-        ConfigError: nothing at all could be built.
+        ConfigError: a mistake in the config, an unknown name, or nothing at all could be built.
         MachineError: Keras is needed and does not start, or not on the device that was asked for.
     """
-    reason = request.reason_for_keras
+    plan = plan_of(request)
+    reason = plan.reason_for_keras
     if reason is None:
-        return _summarize(request, None)
-    listener.note(reason)
-    keras_start.start(request.device)
-    with listener.progress("building", len(request.models) * len(request.image_sizes)) as progress:
-        return _summarize(request, progress)
+        return _summarize(plan, None)
+    request.listener.note(reason)
+    keras_start.start(plan.device)
+    with request.listener.progress("building", len(plan.models) * len(plan.image_sizes)) as progress:
+        return _summarize(plan, progress)
 
 
-def _summarize(request: SummaryRequest, progress: Progress | None) -> Summary:
+def _summarize(plan: CostPlan, progress: Progress | None) -> Summary:
     rows: list[SummaryRow] = []
     notes: list[str] = []
-    for model in request.models:
-        for image_size in request.image_sizes:
-            rows.extend(_rows(request, model, image_size, notes))
+    for model in plan.models:
+        for image_size in plan.image_sizes:
+            rows.extend(_rows(plan, model, image_size, notes))
             if progress is not None:
                 progress.advance()
     if not rows:
@@ -95,18 +98,16 @@ def _summarize(request: SummaryRequest, progress: Progress | None) -> Summary:
     return Summary(tuple(rows), tuple(dict.fromkeys(notes)))
 
 
-def _rows(
-    request: SummaryRequest, model: ModelConfig, image_size: tuple[int, int], notes: list[str]
-) -> Iterator[SummaryRow]:
+def _rows(plan: CostPlan, model: ModelConfig, image_size: tuple[int, int], notes: list[str]) -> Iterator[SummaryRow]:
     try:
         backbone = _backbone_cost(model, image_size)
     except ConfigError as error:
         notes.append(f"left out: {error}")
         return
-    for name, head in request.heads.items():
+    for name, head in plan.heads.items():
         try:
-            in_head = head_parameters(backbone.feature_map, request.classes, head)
-            flops_of_head = head_flops(backbone.feature_map, request.classes, head)
+            in_head = head_parameters(backbone.feature_map, plan.classes, head)
+            flops_of_head = head_flops(backbone.feature_map, plan.classes, head)
         except ConfigError as error:
             notes.append(f"left out: {model.backbone} at {image_size[0]}x{image_size[1]} with {name}: {error}")
             continue
@@ -116,7 +117,7 @@ def _rows(
             backbone=model.backbone,
             image_height=image_size[0],
             image_width=image_size[1],
-            classes=request.classes,
+            classes=plan.classes,
             head=name,
             feature_map=backbone.feature_map,
             backbone_parameters=backbone.parameters,
@@ -126,7 +127,7 @@ def _rows(
             head_flops=flops_of_head,
             total_flops=backbone.flops + flops_of_head,
             size_mb=BYTES_PER_PARAMETER * (backbone.parameters + in_head) / 1e6,
-            latency_ms=_latency_ms(model, head, image_size, request.classes) if request.latency else None,
+            latency_ms=_latency_ms(model, head, image_size, plan.classes) if plan.latency else None,
         )
 
 
@@ -170,30 +171,21 @@ def _latency_ms(model: ModelConfig, head: HeadOptions, image_size: tuple[int, in
     return statistics.median(times)
 
 
-def request_of(
-    config: Config,
-    source: str | Path | None,
-    *,
-    backbones: Sequence[str] = (),
-    heads: Sequence[str] = (),
-    image_sizes: Sequence[str | int] = (),
-    classes: int | None = None,
-    latency: bool = False,
-    device: DeviceChoice = "auto",
-) -> SummaryRequest:
-    """Return what to compare: what is named, else what the config says, else (heads) all; see `api.summarize`.
+def plan_of(request: SummarizeRequest) -> CostPlan:
+    """Return what to compare: what is named, else what the config says, else (heads) all.
 
     Raises:
-        ConfigError: an unknown name, or a size that is none.
+        ConfigError: a mistake in the config, an unknown name, or a size that is none.
     """
-    chosen = heads if _given(heads) else HEADS
-    return SummaryRequest(
-        models=choose_models(config.model, _backbone_names(backbones, config)),
+    config = load_source(request.source, overrides_of(request.settings)).config
+    chosen = request.heads if _given(request.heads) else HEADS
+    return CostPlan(
+        models=choose_models(config.model, _backbone_names(request.backbones, config)),
         heads={name: parse_head(name, base=config.model.head) for name in chosen},
-        image_sizes=tuple(map(parse_image_size, image_sizes)) or (config.data.image_size,),
-        classes=classes or _count_classes(source, config),
-        latency=latency,
-        device=device,
+        image_sizes=tuple(map(parse_image_size, request.image_sizes)) or (config.data.image_size,),
+        classes=request.classes or _count_classes(request.source, config),
+        latency=request.latency,
+        device=request.device,
     )
 
 

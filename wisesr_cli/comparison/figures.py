@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wisesr_cli.comparison.bootstrap import paired_interval
 from wisesr_cli.comparison.conclusions import conclude
-from wisesr_cli.comparison.request import PlannedTraining
+from wisesr_cli.comparison.plan import PlannedTraining
 from wisesr_cli.comparison.state import ComparisonState, TrainingRecord
 from wisesr_cli.errors import RunError
 from wisesr_cli.results import ComparedTraining, Comparison, ComparisonRow

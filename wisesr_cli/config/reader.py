@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,13 @@ class LoadedConfig:
     config: Config
     notes: tuple[str, ...]
     default_name: str
+
+
+def overrides_of(settings: Mapping[str, Any] | Sequence[Override] | None) -> Sequence[Override]:
+    """Return values laid over a config, given by key as `{"train.epochs": 5}`, or as they are."""
+    if isinstance(settings, Mapping):
+        return [Override(tuple(key.split(".")), value, f"{key}={value}") for key, value in settings.items()]
+    return settings or ()
 
 
 def parse_set(text: str) -> Override:

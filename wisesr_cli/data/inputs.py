@@ -141,13 +141,13 @@ def find_inputs(
 
 
 @dataclass(frozen=True)
-class InputRequest:
+class WantedInputs:
     """Which images are meant: `inputs` and `from_file` are those of `find_inputs`.
 
     `shard`: which of them; None is all.
     """
 
-    inputs: tuple[str, ...] = ()
+    inputs: tuple[str, ...]
     from_file: str | None = None
     null_separated: bool = False
     shard: Shard | None = None

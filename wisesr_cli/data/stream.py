@@ -1,13 +1,18 @@
-"""Decodes a stream of paths in order, in lists of at most a batch, reading only a little ahead."""
+"""Streams of images: paths decoded in order, a little ahead, and the records that come of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
+from wisesr_cli.data.oddities import Tally
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import decoding
 from wisesr_cli.machine.threads import always, map_in_batches
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,38 @@ def decode_in_order(
         return Decoded(path, pixels, header=header)
 
     return map_in_batches(decode, paths, batch_size=batch_size, workers=workers, ready=ready)
+
+
+class Records(Iterator[Record]):
+    """Records as they are computed, with what stays open while they are: files, locks, threads.
+
+    Whoever does not take all of them calls `close`.
+
+    Args:
+        records: gives them; its `close` is called.
+        held: what is closed behind the last record, or with the error that ended them.
+        tally: counts them, with those that an earlier process gave.
+    """
+
+    def __init__(self, records: Generator[Record, None, None], held: ExitStack, tally: Tally) -> None:
+        self._records, self._held, self.tally = records, held, tally
+        held.callback(records.close)
+
+    def __next__(self) -> Record:
+        """Return the next record."""
+        try:
+            return next(self._records)
+        except StopIteration:
+            self._held.close()
+            raise
+        except BaseException:
+            with self._held:
+                raise
+
+    def close(self) -> None:
+        """Let go of everything before the last record was taken."""
+        broken_off = GeneratorExit()
+        self._held.__exit__(GeneratorExit, broken_off, None)
+
+    def __del__(self) -> None:
+        self.close()

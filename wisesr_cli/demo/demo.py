@@ -90,10 +90,9 @@ def _draw_explanations(rows: Sequence[DemoRow], picture: str, path: Path) -> Non
     from wisesr_cli.explanation.own_pictures import write_picture
     from wisesr_cli.explanation.panels import Panel, compose
     from wisesr_cli.explanation.pictures import decision_panel, shown_photo
-    from wisesr_cli.model_files.info_file import read_model_info
-    from wisesr_cli.run.run import model_path
+    from wisesr_cli.run.located import locate
 
-    photo = shown_photo(picture, read_model_info(model_path(rows[0].run_dir)))
+    photo = shown_photo(picture, locate(rows[0].run_dir).info)
     panels = [Panel(photo, ("a test picture", f"the red sails are {Path(picture).parent.name}", ""))]
     for row in rows:
         (explanation,) = api.explain(row.run_dir, [picture])

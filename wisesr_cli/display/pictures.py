@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +13,6 @@ from PIL.PngImagePlugin import PngInfo
 
 from wisesr_cli.machine.files import replacing
 from wisesr_cli.text import visible
-
-if TYPE_CHECKING:
-    pass
-
 
 # Okabe and Ito's colours, told apart by colour-blind readers, too.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"

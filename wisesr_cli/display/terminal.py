@@ -74,10 +74,11 @@ class TerminalListener:
     Args:
         quiet: show warnings only.
         verbose: do not shorten long tables.
+        bars: show progress; not where records are written on the same screen meanwhile.
     """
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
-        self.quiet, self.verbose = quiet, verbose
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, bars: bool = True) -> None:
+        self.quiet, self.verbose, self.bars = quiet, verbose, bars
         self.console = console(sys.stderr)
 
     def note(self, message: str) -> None:
@@ -100,7 +101,7 @@ class TerminalListener:
     @contextmanager
     def progress(self, label: str, total: int | None) -> Iterator[results.Progress]:
         """Show a bar with the remaining time on a terminal, and a line now and then elsewhere."""
-        if self.quiet:
+        if self.quiet or not self.bars:
             yield Silent()
             return
         if not self.console.is_terminal:

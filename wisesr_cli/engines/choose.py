@@ -17,9 +17,11 @@ from wisesr_cli.engines.litert import LiteRtEngine, UnusableError, read_litert
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.keras_start import DeviceChoice
+from wisesr_cli.requests import AnySize, EngineChoice
 from wisesr_cli.results import Listener
+from wisesr_cli.run.located import Located
 from wisesr_cli.run.names import LITERT
-from wisesr_cli.run.run import litert_path, model_path
+from wisesr_cli.run.run import litert_path
 from wisesr_cli.text import joined, size_text, visible
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 
 EngineName = Literal["litert", "keras"]
-EngineChoice = Literal["auto", "litert", "keras"]
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,15 @@ class ChosenEngine:
 
 
 def choose_engine(
-    run: str | Path,
+    run: Located,
     choice: EngineChoice = "auto",
     *,
     device: DeviceChoice = "auto",
     precision: str = "float32",
-    image_size: ImageSize | None = None,
+    image_size: AnySize | None = None,
     listener: Listener,
 ) -> ChosenEngine:
-    """Return which engine runs a run directory or a model file: LiteRT where it can, unless another one is asked for.
+    """Return which engine runs a model: LiteRT where it can, unless another one is asked for.
 
     LiteRT starts in a fraction of the time and is faster than Keras on a CPU; it has no GPU, float32 only, and only
     the image size that the model was trained at.
@@ -69,28 +70,28 @@ def choose_engine(
     Raises:
         UsageError: LiteRT was asked for, and also what it cannot do; or something else than an engine; or an image size
             that the model cannot be used at, as far as that can be told without Keras.
-        RunError: there is no model file, or it is refused, or LiteRT was asked for and there is no model for it.
+        RunError: the model file is refused, or LiteRT was asked for and there is no model for it.
         MachineError: LiteRT was asked for, and is not installed.
     """
     if choice not in get_args(EngineChoice):
         raise UsageError(f"engine {choice!r} is none of {joined(get_args(EngineChoice))}")
-    path = model_path(run)
-    size = None if image_size is None else _other_size(path, image_size)
+    size = None if image_size is None else _other_size(run, image_size)
     if choice != "keras":
         try:
-            return _on_litert(path, device, precision, size)
+            return _on_litert(run.model, device, precision, size)
         except UnusableError as error:
             if choice == "litert":
                 raise error.kind(f"--engine litert: {error}{_way_out(error, run, size)}") from None
             listener.note(f"engine: Keras, as {error}")
-    return _on_keras(path, device, precision, size)
+    return _on_keras(run, device, precision, size)
 
 
-def _other_size(path: Path, image_size: ImageSize) -> ImageSize | None:
+def _other_size(run: Located, image_size: AnySize) -> ImageSize | None:
     """Return an image size, or None where it is that of the model itself."""
-    from wisesr_cli.model_files.info_file import read_model_info
+    from wisesr_cli.config.reader import parse_image_size
 
-    return None if read_model_info(path).image_size == image_size else image_size
+    size = parse_image_size(image_size)
+    return None if run.info.image_size == size else size
 
 
 def _on_litert(path: Path, device: DeviceChoice, precision: str, image_size: ImageSize | None) -> ChosenEngine:
@@ -107,25 +108,24 @@ def _on_litert(path: Path, device: DeviceChoice, precision: str, image_size: Ima
     return ChosenEngine(path, "litert", f"litert {model.sha256[:12]}", device, precision, LiteRtEngine(model))
 
 
-def _way_out(error: UnusableError, run: str | Path, image_size: ImageSize | None) -> str:
+def _way_out(error: UnusableError, run: Located, image_size: ImageSize | None) -> str:
     """Return what to do where LiteRT was asked for, and cannot run the model."""
     if error.kind is RunError:
         return "; use --engine keras, or write the run's best.tflite with the command that trained it and --resume"
     if image_size is None:
         return ""
-    command = f"wisesr export {shlex.quote(visible(run))} --to litert --image-size {size_text(image_size)}"
+    command = f"wisesr export {shlex.quote(visible(run.given))} --to litert --image-size {size_text(image_size)}"
     return f"; use --engine keras, or make a model for LiteRT of that size: {command}"
 
 
-def _on_keras(path: Path, device: DeviceChoice, precision: str, image_size: ImageSize | None) -> ChosenEngine:
+def _on_keras(run: Located, device: DeviceChoice, precision: str, image_size: ImageSize | None) -> ChosenEngine:
     """Return Keras for a model file that has been checked, and for an image size that may do."""
     from wisesr_cli.model_files.archive import check_archive
-    from wisesr_cli.model_files.info_file import read_model_info
     from wisesr_cli.models.image_sizes import check_image_size
 
-    checked = check_archive(path)
+    checked = check_archive(run.model)
     if image_size is None:
-        return ChosenEngine(path, "keras", "keras", device, precision)
-    check_image_size(checked.config, read_model_info(path), image_size)
+        return ChosenEngine(run.model, "keras", "keras", device, precision)
+    check_image_size(checked.config, run.info, image_size)
     identity = f"keras at {size_text(image_size)}"
-    return ChosenEngine(path, "keras", identity, device, precision, image_size=image_size)
+    return ChosenEngine(run.model, "keras", identity, device, precision, image_size=image_size)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.model_files.info import ModelInfo
-
-if TYPE_CHECKING:
-    pass
 
 
 class Engine(Protocol):

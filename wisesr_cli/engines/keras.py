@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.errors import RunError
-from wisesr_cli.run.run import model_path
 from wisesr_cli.text import visible
 
 if TYPE_CHECKING:
@@ -106,8 +105,3 @@ def numpy_outputs(model: Any, pixels: NDArray[np.uint8]) -> list[NDArray[np.floa
             raise MemoryError("the model does not fit; a smaller --batch-size may help") from error
         raise
     return [np.asarray(output, dtype="float32") for output in (outputs if isinstance(outputs, list) else [outputs])]
-
-
-def load_engine(run: str | Path, precision: str = "float32", image_size: ImageSize | None = None) -> KerasEngine:
-    """Return what runs a run directory or a model file on Keras; `keras_start.start` has been called before."""
-    return KerasEngine(model_path(run), precision, image_size)

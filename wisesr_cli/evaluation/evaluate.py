@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -13,17 +14,19 @@ from numpy.typing import NDArray
 
 from wisesr_cli.data.dataset import DatasetIndex, index_from_rows, scan_folder_for_evaluation
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
-from wisesr_cli.data.settings import DataConfig, SplitName
+from wisesr_cli.data.settings import SplitName
 from wisesr_cli.data.survey import find_layout
 from wisesr_cli.display.plots import plot_confusion_matrix, plot_reliability
+from wisesr_cli.engines.choose import EngineName, choose_engine
 from wisesr_cli.engines.engine import Engine, padded_logits
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.evaluation.folder import evaluation_folder
 from wisesr_cli.evaluation.metrics import compute_metrics, most_confused, reliability_bins, softmax, worst_mistakes
-from wisesr_cli.images.decoding import PIXEL_LIMIT
-from wisesr_cli.model_files.info_file import read_model_info
+from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.image_sizes import ImageSize
+from wisesr_cli.requests import EvaluateRequest
 from wisesr_cli.results import Evaluation, Listener, Metrics
+from wisesr_cli.run.located import Located, locate
 from wisesr_cli.run.names import (
     CONFUSION_MATRIX,
     CONFUSION_PICTURE,
@@ -31,9 +34,10 @@ from wisesr_cli.run.names import (
     PER_CLASS,
     PREDICTIONS,
     RELIABILITY_PICTURE,
+    REPORT,
 )
 from wisesr_cli.run.records import write_json, write_rows
-from wisesr_cli.run.run import Run, model_path, open_run
+from wisesr_cli.run.run import Run
 from wisesr_cli.text import joined, size_text, visible
 
 LONGEST_NAME = 200  # bytes of a folder's name; a file system takes 255, and some are put before and behind it
@@ -77,6 +81,67 @@ class Subject:
         return self.name if self.is_own else f"folder {self.name}"
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation with all that it comes from, for whoever writes more about it."""
+
+    request: EvaluateRequest
+    run: Located
+    subject: Subject
+    info: ModelInfo
+    engine: EngineName
+    pixel_limit: int
+    evaluation: Evaluation
+    answers: Answers
+
+    def path_of(self, relative: str) -> str:
+        """Return where an image of the subject lies."""
+        return f"{self.subject.index.root.rstrip('/')}/{relative}"
+
+
+def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path], None] | None = None) -> Evaluation:
+    """Judge a run on labelled images, and write metrics and tables into a folder of the run, and plots beside it.
+
+    `write_beside` writes more into that folder, while nobody else does.
+
+    Raises:
+        WisesrError: the run, the split or the images cannot be used.
+    """
+    run, listener = locate(request.run), request.listener
+    chosen = choose_engine(
+        run,
+        request.engine,
+        device=request.device,
+        precision=request.precision,
+        image_size=request.image_size,
+        listener=listener,
+    )
+    on_error, pixel_limit = request.on_error or run.data.on_error, request.pixel_limit or run.data.pixel_limit
+    subject = choose_subject(
+        run, split=request.split, data=request.data, on_error=on_error, pixel_limit=pixel_limit, listener=listener
+    )
+    subject = replace(subject, image_size=chosen.image_size)
+    with evaluation_folder(run.run, subject.results_name) as output:
+        engine = chosen.start(listener)
+        if engine.info.class_names != subject.index.class_names:
+            raise RunError(f"{visible(run.given)}: the model file has other classes than the run")
+        pixels = _open_pixels(engine, subject, on_error, pixel_limit, listener)
+        with closing(pixels):
+            labels = subject.index.splits[subject.split].labels[pixels.kept]
+            judged = evaluate_pixels(engine, pixels, labels, batch_size=request.batch_size, listener=listener)
+        paths = tuple(subject.index.splits[subject.split].paths[position] for position in pixels.kept)
+        answers = Answers(paths, labels, judged.probabilities)
+        unreadable = len(subject.index.splits[subject.split]) - len(paths)
+        evaluation = _evaluation(judged, answers, str(output), subject.results_name, unreadable)
+        _write(output, evaluation, answers)
+        if write_beside is not None:
+            name, info = chosen.name, engine.info
+            write_beside(Evaluated(request, run, subject, info, name, pixel_limit, evaluation, answers), output)
+        elif (output / REPORT).exists():
+            listener.note(f"{output / REPORT} is of an earlier evaluation; --report writes it anew")
+        return evaluation
+
+
 def evaluate_pixels(
     engine: Engine, pixels: DecodedImages, labels: NDArray[np.int64], *, batch_size: int, listener: Listener
 ) -> Judged:
@@ -91,12 +156,12 @@ def evaluate_pixels(
 
 
 def choose_subject(
-    run_path: str | Path,
+    run: Located,
     *,
     split: str | None,
     data: str | Path | None,
     on_error: str,
-    pixel_limit: int = PIXEL_LIMIT,
+    pixel_limit: int,
     listener: Listener,
 ) -> Subject:
     """Return what to judge on: a folder, a split of the run, or by default its test split, else validation.
@@ -108,30 +173,27 @@ def choose_subject(
     if split is not None and data is not None:
         raise UsageError("--split and --data exclude each other")
     if data is not None:
-        class_names = _class_names(run_path)
         index = scan_folder_for_evaluation(
-            data, class_names, on_error=on_error, pixel_limit=pixel_limit, listener=listener
+            data, run.info.class_names, on_error=on_error, pixel_limit=pixel_limit, listener=listener
         )
         name = _name_of(data)
         if name in get_args(SplitName):
             listener.warn(f"evaluate-{name} may hold results of the run's own {name} split: they are replaced")
         return Subject(index, "test", name, is_own=False)
-    if Path(run_path).is_file() and not Run(Path(run_path).parent).is_complete:
-        raise RunError(f"{visible(run_path)}: a model file without its run directory has no splits; give --data FOLDER")
-    run = open_run(run_path)
+    where = visible(run.given)
+    if not run.is_complete:
+        raise RunError(f"{where}: a model file without its run directory has no splits; give --data FOLDER")
     root = _data_root(run)
-    class_names, rows = run.read_classes(), run.read_splits()
-    run.check_splits(class_names, rows)
+    class_names, rows = run.run.read_classes(), run.run.read_splits()
+    run.run.check_splits(class_names, rows)
     index = index_from_rows(root, class_names, rows)
     available = [name for name in ("test", "validation", "train") if name in index.splits]
-    if split is None:
-        chosen = next((name for name in available if name != "train"), None)
-        if chosen is None:
-            raise UsageError(f"{visible(run_path)}: the run has no test or validation split; give --data FOLDER")
-        return Subject(index, chosen, chosen, is_own=True)
-    if split not in available:
-        raise UsageError(f"{visible(run_path)}: the run has no {visible(split)} split; it has {joined(available)}")
-    return Subject(index, split, split, is_own=True)
+    chosen = split or next((name for name in available if name != "train"), None)
+    if chosen is None:
+        raise UsageError(f"{where}: the run has no test or validation split; give --data FOLDER")
+    if chosen not in available:
+        raise UsageError(f"{where}: the run has no {visible(chosen)} split; it has {joined(available)}")
+    return Subject(index, chosen, chosen, is_own=True)
 
 
 def _name_of(folder: str | Path) -> str:
@@ -142,61 +204,21 @@ def _name_of(folder: str | Path) -> str:
     return name
 
 
-def data_settings(run_path: str | Path) -> DataConfig:
-    """Return the run's settings about images; the defaults for a model file without its run directory."""
-    run = _run_of(run_path)
-    return run.load_config().data if run.is_complete else DataConfig()
-
-
-def output_folder(run_path: str | Path, subject: Subject) -> AbstractContextManager[Path]:
-    """Give the folder that the evaluation of a subject is written to; see `folder.evaluation_folder`."""
-    return evaluation_folder(_run_of(run_path), subject.results_name)
-
-
-def _run_of(run_path: str | Path) -> Run:
-    """Return the run directory itself, or the folder of a model file."""
-    path = Path(run_path)
-    return Run(path.parent if path.is_file() else path)
-
-
-def _class_names(run_path: str | Path) -> tuple[str, ...]:
-    return read_model_info(model_path(run_path)).class_names
-
-
-def _data_root(run: Run) -> str:
-    data = run.load_config().data
-    folder = data.dir or data.train_dir
+def _data_root(run: Located) -> str:
+    folder = run.data.dir or run.data.train_dir
+    where = visible(run.run.path)
     if folder is None:
-        raise UsageError(f"{visible(run.path)}: the run has no images of its own yet; give --data FOLDER")
+        raise UsageError(f"{where}: the run has no images of its own yet; give --data FOLDER")
     if not folder.is_dir():
-        raise RunError(f"{visible(run.path)}: its images are no longer at {visible(folder)}; give --data FOLDER")
-    return find_layout(data).root
+        raise RunError(f"{where}: its images are no longer at {visible(folder)}; give --data FOLDER")
+    return find_layout(run.data).root
 
 
-def evaluate(
-    run_path: str | Path,
-    engine: Engine,
-    subject: Subject,
-    *,
-    batch_size: int,
-    on_error: str,
-    pixel_limit: int = PIXEL_LIMIT,
-    output: Path,
-    listener: Listener,
-) -> tuple[Evaluation, Answers]:
-    """Judge a model on a subject and write metrics and tables into the folder `output`, and plots beside it.
-
-    Beside the evaluation, return the answers to single images that it comes from.
-
-    Raises:
-        DataError: images cannot be read and `on_error` is not `skip`.
-        RunError: the model's classes are not those of the images.
-    """
-    if engine.info.class_names != subject.index.class_names:
-        raise RunError(f"{visible(run_path)}: the model file has other classes than the run")
-    paths = subject.index.absolute(subject.split)
-    pixels = open_pixels(
-        paths,
+def _open_pixels(
+    engine: Engine, subject: Subject, on_error: str, pixel_limit: int, listener: Listener
+) -> DecodedImages:
+    return open_pixels(
+        subject.index.absolute(subject.split),
         image_size=engine.info.image_size,
         resize=engine.info.resize,
         cache="none",
@@ -204,22 +226,19 @@ def evaluate(
         pixel_limit=pixel_limit,
         listener=listener,
     )
-    with closing(pixels):
-        labels = subject.index.splits[subject.split].labels[pixels.kept]
-        judged = evaluate_pixels(engine, pixels, labels, batch_size=batch_size, listener=listener)
-        shown_paths = tuple(subject.index.splits[subject.split].paths[position] for position in pixels.kept)
-    evaluation = Evaluation(
-        split=subject.results_name,
-        metrics=judged.metrics,
-        most_confused=most_confused(judged.metrics),
-        worst_mistakes=worst_mistakes(shown_paths, labels, judged.probabilities, engine.info.class_names),
-        reliability=reliability_bins(judged.probabilities, labels),
-        output_dir=str(output),
-        unreadable=len(paths) - len(pixels),
+
+
+def _evaluation(judged: Judged, answers: Answers, output_dir: str, split: str, unreadable: int) -> Evaluation:
+    metrics = judged.metrics
+    return Evaluation(
+        split=split,
+        metrics=metrics,
+        most_confused=most_confused(metrics),
+        worst_mistakes=worst_mistakes(answers.paths, answers.labels, judged.probabilities, metrics.classes),
+        reliability=reliability_bins(judged.probabilities, answers.labels),
+        output_dir=output_dir,
+        unreadable=unreadable,
     )
-    answers = Answers(shown_paths, labels, judged.probabilities)
-    _write(output, evaluation, answers)
-    return evaluation, answers
 
 
 def _write(output: Path, evaluation: Evaluation, answers: Answers) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING
 
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, make_folder, naming
 from wisesr_cli.run.folders import refuse_wrong_kinds, remove_if_empty
@@ -16,9 +15,6 @@ from wisesr_cli.run.names import (
     REPORT,
 )
 from wisesr_cli.run.run import Run
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextmanager

@@ -7,7 +7,7 @@ order and in constant memory; each sum is compared with the logit that the model
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -232,7 +232,7 @@ def explain_paths(
     batch_size: int = 32,
     pixel_limit: int = PIXEL_LIMIT,
     oddities: Oddities | None = None,
-) -> Iterator[Explanation]:
+) -> Generator[Explanation, None, None]:
     """Give a record per path, in order; only a few batches are in memory at any time.
 
     Args:

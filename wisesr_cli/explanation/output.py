@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from wisesr_cli.display.grid import Column, Grid, csv_line, percent, to_json, to_markdown
 from wisesr_cli.display.terminal import LONG_TABLE, show_grid
-from wisesr_cli.explanation.explainer import Explainer
 from wisesr_cli.explanation.pictures import strongest_position
+from wisesr_cli.explanation.receptive_field import ReceptiveField
 from wisesr_cli.results import Explanation
 
 N = True  # a column of numbers
@@ -44,18 +44,30 @@ COLUMNS = (
 )
 
 
+class Source(Protocol):
+    """What explanations come from: an `Explainer`, or the records that `explain` gives."""
+
+    @property
+    def statement(self) -> str:
+        """What of them is exact."""
+
+    @property
+    def receptive_field(self) -> ReceptiveField | None:
+        """Which pixels each position can see."""
+
+
 class ExplanationWriter:
     """Writes explanations to a stream in one format.
 
     Args:
         name: table, json, csv or markdown.
         stream: where to.
-        explainer: whose statement and receptive field are fields of JSON.
+        source: whose statement and receptive field are fields of JSON.
         limit: rows of a table that are shown; None is all.
     """
 
-    def __init__(self, name: str, stream: TextIO, explainer: Explainer, *, limit: int | None = LONG_TABLE) -> None:
-        self.name, self.stream, self.explainer, self.limit = name, stream, explainer, limit
+    def __init__(self, name: str, stream: TextIO, source: Source, *, limit: int | None = LONG_TABLE) -> None:
+        self.name, self.stream, self.source, self.limit = name, stream, source, limit
         self._is_started = False
         self._count = 0  # rows of JSON
         self._cells: list[tuple[str, ...]] = []
@@ -78,8 +90,8 @@ class ExplanationWriter:
     def end(self) -> None:
         """Write what stands after the last explanation."""
         if self.name == "json":
-            found = self.explainer.receptive_field
-            field, statement = to_json(None if found is None else asdict(found)), to_json(self.explainer.statement)
+            found = self.source.receptive_field
+            field, statement = to_json(None if found is None else asdict(found)), to_json(self.source.statement)
             self.stream.write(f'\n], "statement": {statement}, "receptive_field": {field}}}\n')
         elif self.name != "csv":
             caption = "positions (row, column) count from 0 at the top left"

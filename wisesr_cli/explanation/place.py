@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING
 
 from wisesr_cli.errors import UsageError
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, make_folder, naming
@@ -17,16 +16,13 @@ from wisesr_cli.run.names import (
     EXPLANATION_FILES,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 @contextmanager
 def explanation_folder(model: Path, given: str | None, option: str) -> Iterator[Path]:
     """Give the folder for explanations, beside the model file unless one is given, having made sure of writing there.
 
-    `option` is the one that gives it, for an error. A folder that was made here and is empty when the block fails is
-    taken away.
+    `option` is the one that gives it, for an error. A folder that was made here and is empty behind the block is taken
+    away.
 
     Raises:
         UsageError: a file lies in its place.
@@ -49,7 +45,6 @@ def explanation_folder(model: Path, given: str | None, option: str) -> Iterator[
                 for leftover in sorted(folder.glob(f"{TEMPORARY_PREFIX}*.png")):  # of a process that was killed
                     leftover.unlink(missing_ok=True)
             yield folder
-    except BaseException:
+    finally:
         if is_new:
             remove_if_empty(folder)
-        raise

@@ -56,6 +56,18 @@ class WeightRow:
         return self.label, self.channel, self.classifier_weight, self.strength, largest, int(row), int(column)
 
 
+@dataclass(frozen=True)
+class LearnedWeights:
+    """What a head has learned about positions, and a sentence that says what the numbers mean."""
+
+    rows: tuple[WeightRow, ...]
+    statement: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of `wisesr explain --weights --format json`."""
+        return {"rows": [row.to_json() for row in self.rows], "statement": self.statement}
+
+
 def weight_rows(weights: HeadWeights, classes: Sequence[ClassWeights]) -> Iterator[WeightRow]:
     """Give the mean over channels, and for every class its mean and its strongest channels."""
     yield WeightRow(None, None, None, None, weights.average)

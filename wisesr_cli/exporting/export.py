@@ -15,8 +15,9 @@ from typing import get_args
 
 import numpy as np
 
+from wisesr_cli.config.reader import parse_image_size
 from wisesr_cli.engines.engine import padded_logits
-from wisesr_cli.engines.keras import KerasEngine, load_engine
+from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.exporting import runtimes
 from wisesr_cli.exporting.conversion import ConversionError, FormatName, Quantization, convert, reason_of
@@ -33,45 +34,17 @@ from wisesr_cli.exporting.readme import readme
 from wisesr_cli.exporting.runtimes import BATCH, RunModel, compare, doubt, logits_in_batches, objection
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import flush_to_disk, naming
-from wisesr_cli.machine.keras_start import DeviceChoice
 from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
 from wisesr_cli.model_files.archive import check_archive
 from wisesr_cli.model_files.info import ModelInfo
-from wisesr_cli.model_files.info_file import read_model_info
 from wisesr_cli.models.image_sizes import check_image_size
+from wisesr_cli.requests import ExportRequest
 from wisesr_cli.results import ExportedModel, Exports, Listener
+from wisesr_cli.run.located import locate
 from wisesr_cli.run.names import EXPORT_README, EXPORTED_MODELS, LABELS
-from wisesr_cli.run.run import model_path
 from wisesr_cli.text import joined, nearest, visible
 
 STOPPED = "nothing was exported; repeat the command"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for.
-
-    `quantize` is for LiteRT only; `image_size` None is the size of the training; `data` None compares on images of the
-    run; `output_dir` None is the folder `export` beside the model file.
-    """
-
-    run: str | Path
-    formats: tuple[FormatName, ...]
-    quantize: Quantization | None = None
-    image_size: tuple[int, int] | None = None
-    data: str | Path | None = None
-    output_dir: str | None = None
-    overwrite: bool = False
-    device: DeviceChoice = "auto"
-
-    @property
-    def files(self) -> dict[FormatName, str]:
-        """The names of the exports by format."""
-        return {name: EXPORTED_MODELS[name, self.quantization(name)] for name in self.formats}
-
-    def quantization(self, name: FormatName) -> Quantization | None:
-        """Return how a format is quantized."""
-        return self.quantize if name == "litert" else None
 
 
 @dataclass(frozen=True)
@@ -84,12 +57,13 @@ class Format:
     install: str
 
 
-def formats_of(words: Sequence[str]) -> tuple[FormatName, ...]:
+def formats_of(to: str | Sequence[str]) -> tuple[FormatName, ...]:
     """Return the formats that `onnx,litert` and the like name, each once.
 
     Raises:
         UsageError: there is none, or one of them is unknown.
     """
+    words = [to] if isinstance(to, str) else to
     names = [name.strip() for word in words for name in word.split(",") if name.strip()]
     if not names:
         raise UsageError(f"--to is missing: {joined(FORMATS)}, several with commas")
@@ -101,7 +75,7 @@ def formats_of(words: Sequence[str]) -> tuple[FormatName, ...]:
     return tuple(dict.fromkeys(names))  # type: ignore[arg-type]
 
 
-def export(request: Request, listener: Listener) -> Exports:
+def export(request: ExportRequest) -> Exports:
     """Write a run's best model in other formats into a folder, with class names, a README and a record beside.
 
     Raises:
@@ -110,22 +84,24 @@ def export(request: Request, listener: Listener) -> Exports:
         RunError: the run cannot be used, or an export does not say what the run says: nothing is left of any then.
         DataError: there are no images to compare on.
     """
-    _check(request)
-    model = model_path(request.run)
-    checked, trained = check_archive(model), read_model_info(model)
-    if request.image_size is not None:
-        check_image_size(checked.config, trained, request.image_size)
-    images = choose_images(request.run, request.data, listener)
-    source = source_of(model, request.image_size or trained.image_size)
-    names = list(request.files.values())
+    planned = _plan(request)
+    run, listener = locate(request.run), request.listener
+    model, checked = run.model, check_archive(run.model)
+    image_size = None if request.image_size is None else parse_image_size(request.image_size)
+    if image_size is not None:
+        check_image_size(checked.config, run.info, image_size)
+    images = choose_images(run, request.data, listener)
+    source = source_of(model, image_size or run.info.image_size)
+    names = [item.file for item in planned]
+    output_dir = None if request.output_dir is None else str(request.output_dir)
     with (
         stop_on_signals(StopRequest(STOPPED)) as stop,
-        export_folder(model, request.output_dir, names, source, overwrite=request.overwrite) as place,
+        export_folder(model, output_dir, names, source, overwrite=request.overwrite) as place,
     ):
         with stop.deferred():
             listener.note(f"device: {keras_start.start(request.device)}")
-            engine = load_engine(request.run, image_size=request.image_size)
-        rows = _Exporting(request, engine, images, place, listener).all()
+            engine = KerasEngine(model, image_size=image_size)
+        rows = _Exporting(engine, images, place, listener).all(planned)
         _write_beside(place, engine.info, place.all_rows(rows))
         if source_of(model, engine.info.image_size) != source:
             raise RunError(f"{visible(model)}: was written anew meanwhile; repeat the command")
@@ -135,49 +111,59 @@ def export(request: Request, listener: Listener) -> Exports:
     return Exports(str(place.folder), tuple(rows))
 
 
-def _check(request: Request) -> None:
-    """Refuse what can be refused before anything slow."""
-    if request.quantize is not None and "litert" not in request.formats:
+@dataclass(frozen=True)
+class _Planned:
+    """An export to be made: its format, the name of its file, and how it is quantized."""
+
+    format: FormatName
+    file: str
+    quantize: Quantization | None
+
+
+def _plan(request: ExportRequest) -> list[_Planned]:
+    """Return what is to be made; refuse what can be refused before anything slow."""
+    formats = formats_of(request.to)
+    if request.quantize is not None and "litert" not in formats:
         raise UsageError(f"--quantize {request.quantize} is for LiteRT: add --to litert, or leave it out")
     if request.quantize is not None and request.quantize not in get_args(Quantization):
         raise UsageError(f"--quantize {visible(request.quantize)} is none of {joined(get_args(Quantization))}")
-    for name in request.formats:
+    for name in formats:
         for package in FORMATS[name].packages:
             if find_spec(package) is None:
                 raise MachineError(
                     f"--to {name} needs {package.replace('_', '-')}, which is not installed; install it with: "
                     f"{FORMATS[name].install}"
                 )
+    quantized = {name: request.quantize if name == "litert" else None for name in formats}
+    return [_Planned(name, EXPORTED_MODELS[name, quantize], quantize) for name, quantize in quantized.items()]
 
 
 class _Exporting:
-    """Makes the exports of one request, one after the other."""
+    """Makes exports, one after the other."""
 
-    def __init__(
-        self, request: Request, engine: KerasEngine, images: ExportImages, place: Place, listener: Listener
-    ) -> None:
+    def __init__(self, engine: KerasEngine, images: ExportImages, place: Place, listener: Listener) -> None:
         from wisesr_cli.exporting.stock_layers import with_stock_layers
 
-        self.request, self.engine, self.images, self.place, self.listener = request, engine, images, place, listener
+        self.engine, self.images, self.place, self.listener = engine, images, place, listener
         self.model = with_stock_layers(engine.model)
         self.pixels = images.compared(engine.info)
         self.exact = logits_in_batches(lambda pixels: padded_logits(engine, pixels, BATCH), self.pixels)
         if reason := doubt(self.exact):
             listener.warn(f"{reason}; train it further, or compare on other images with --data FOLDER")
 
-    def all(self) -> list[ExportedModel]:
+    def all(self, planned: Sequence[_Planned]) -> list[ExportedModel]:
         """Return a row for every export, made and found to say what the run says."""
         rows = []
-        with self.listener.progress("exporting", len(self.request.formats)) as progress:
-            for name, file in self.request.files.items():
-                progress.describe(f"exporting {file}")
-                rows.append(self._one(name, file))
+        with self.listener.progress("exporting", len(planned)) as progress:
+            for item in planned:
+                progress.describe(f"exporting {item.file}")
+                rows.append(self._one(item.format, item.file, item.quantize))
                 progress.advance()
         return rows
 
-    def _one(self, name: FormatName, file: str) -> ExportedModel:
+    def _one(self, name: FormatName, file: str, quantize: Quantization | None) -> ExportedModel:
         """Write one export, reload it, and compare it."""
-        quantize, target = self.request.quantization(name), self.place.temporary / file
+        target = self.place.temporary / file
         self._write(name, target, quantize)
         run = self._opened(name, target)
         found = run_or_refuse(run, self.pixels, file)

@@ -13,11 +13,10 @@ from wisesr_cli.data.dataset import scan_folder_for_evaluation
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import UsageError
-from wisesr_cli.evaluation.evaluate import Subject, choose_subject, data_settings
+from wisesr_cli.evaluation.evaluate import Subject, choose_subject
 from wisesr_cli.model_files.info import ModelInfo
-from wisesr_cli.model_files.info_file import read_model_info
 from wisesr_cli.results import Listener
-from wisesr_cli.run.run import Run, model_path
+from wisesr_cli.run.located import Located
 from wisesr_cli.text import visible
 
 COMPARED = 64  # images from all over the split
@@ -82,7 +81,7 @@ class ExportImages:
         )
 
 
-def choose_images(run: str | Path, data: str | Path | None, listener: Listener) -> ExportImages:
+def choose_images(run: Located, data: str | Path | None, listener: Listener) -> ExportImages:
     """Return the images of a folder, or of a run's first split among `SPLITS`.
 
     Raises:
@@ -90,23 +89,21 @@ def choose_images(run: str | Path, data: str | Path | None, listener: Listener) 
         RunError: the run's images are not where they were.
         DataError: the folder cannot be used.
     """
-    settings = data_settings(run)
+    settings = run.data
+    limit = settings.pixel_limit
     if data is not None:
-        return ExportImages(_folder(run, data, settings.pixel_limit, listener), settings, listener)
-    if Path(run).is_file() and not Run(Path(run).parent).is_complete:
+        index = scan_folder_for_evaluation(
+            data, run.info.class_names, on_error="skip", pixel_limit=limit, listener=listener
+        )
+        subject = Subject(index, "test", Path(data).absolute().name or "/", is_own=False)
+        return ExportImages(subject, settings, listener)
+    if not run.is_complete:
         raise UsageError(
-            f"{visible(run)}: a model file without its run directory has no images to compare exports on; "
+            f"{visible(run.given)}: a model file without its run directory has no images to compare exports on; "
             "give --data FOLDER, with a folder per class"
         )
     for split in SPLITS:
         with suppress(UsageError):  # the run lacks this split
-            limit = settings.pixel_limit
             subject = choose_subject(run, split=split, data=None, on_error="skip", pixel_limit=limit, listener=listener)
             return ExportImages(subject, settings, listener)
-    raise UsageError(f"{visible(run)}: the run has no images; give --data FOLDER")
-
-
-def _folder(run: str | Path, data: str | Path, pixel_limit: int, listener: Listener) -> Subject:
-    names = read_model_info(model_path(run)).class_names
-    index = scan_folder_for_evaluation(data, names, on_error="skip", pixel_limit=pixel_limit, listener=listener)
-    return Subject(index, "test", Path(data).absolute().name or "/", is_own=False)
+    raise UsageError(f"{visible(run.given)}: the run has no images; give --data FOLDER")

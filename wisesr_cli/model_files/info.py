@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from wisesr_cli.errors import RunError
 from wisesr_cli.text import visible
-
-if TYPE_CHECKING:
-    pass
-
 
 MODEL_INFO = "wisesr.json"  # what the record is called in an archive
 PLACEHOLDER = "class_{}"  # what the classes of a model are called that nobody named

@@ -1,4 +1,4 @@
-"""Where predictions go: streamed to standard output, or through a journal into a file that is whole or not there.
+"""How predictions are written: to a stream, or through a journal into a file that is whole or not there.
 
 When all inputs are done the journal is rendered and renamed; when the process was killed, `--resume` goes on behind the
 journal's last whole record, so that the output is byte for byte that of an uninterrupted run.
@@ -7,7 +7,6 @@ journal's last whole record, so that the output is byte for byte that of an unin
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +19,7 @@ from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, flush_to_disk, replacing
 from wisesr_cli.prediction.journal import FIRST_RECORD, SUFFIX, Journal, JournalHeader
 from wisesr_cli.prediction.tables import prediction_cells, prediction_columns
+from wisesr_cli.requests import PredictRequest
 from wisesr_cli.results import Prediction
 from wisesr_cli.text import visible
 
@@ -28,38 +28,40 @@ CSV_HEADER = ("path", "label", "score", "error")
 
 
 class Renderer:
-    """Writes records to a stream in one format; `start` and `end` stand around all of them."""
+    """Writes records to a stream in one format, with what stands before the first and, by `end`, behind the last."""
 
     def __init__(self, name: str, stream: TextIO) -> None:
         self.name, self.stream = name, stream
         self.count = 0
         self.waiting: list[Prediction] = []
 
-    def start(self) -> None:
-        """Write what stands before the first record."""
-        self.stream.write({"json": "[", "csv": csv_line(CSV_HEADER)}.get(self.name, ""))
-
     def write(self, record: Prediction) -> None:
         """Write one record."""
+        self._begin()
         if self.name in {"table", "markdown"}:
             self.waiting.append(record)
             if len(self.waiting) == TABLE_ROWS:
                 self._draw()
         elif self.name == "csv":
-            row = (record.path, record.label, record.score, record.error)
-            self.stream.write(csv_line(row))
+            self.stream.write(csv_line((record.path, record.label, record.score, record.error)))
         else:
             separator = {"jsonl": "", "json": ",\n" if self.count else "\n"}[self.name]
             self.stream.write(separator + to_json(record.to_json()) + ("\n" if self.name == "jsonl" else ""))
         self.count += 1
 
     def end(self) -> None:
-        """Write what stands after the last record."""
+        """Write what stands behind the last record; a shard may have none."""
+        self._begin()
         if self.waiting:
             self._draw()
         if self.name == "json":
             self.stream.write("\n]\n")
         self.stream.flush()
+
+    def _begin(self) -> None:
+        """Write what stands before the first record; not sooner, as a stream stays empty where all fails."""
+        if not self.count:
+            self.stream.write({"json": "[", "csv": csv_line(CSV_HEADER)}.get(self.name, ""))
 
     def _draw(self) -> None:
         grid = Grid("", prediction_columns(), tuple(prediction_cells(record) for record in self.waiting))
@@ -70,55 +72,6 @@ class Renderer:
             first = self.count < TABLE_ROWS
             self.stream.write(text if first else "".join(text.splitlines(keepends=True)[2:]))
         self.waiting.clear()
-
-
-class StreamOutput:
-    """Predictions on standard output, flushed batch by batch."""
-
-    def __init__(self, chosen: str) -> None:
-        self.renderer = Renderer(chosen, sys.stdout)
-        self.tally = Tally()
-
-    @property
-    def has_nothing_to_resume(self) -> bool:
-        """Whether there is nothing to go on with; a stream always starts anew."""
-        return False
-
-    @property
-    def leaves_terminal_free(self) -> bool:
-        """Whether a progress bar would not stand between the records."""
-        return not sys.stdout.isatty()
-
-    def __enter__(self) -> StreamOutput:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        return None
-
-    def not_its_own(self, paths: Iterable[str]) -> Iterable[str]:
-        """Return the inputs: none of them is the output."""
-        return paths
-
-    def skip_done(self, paths: Iterable[str]) -> Iterable[str]:
-        """Return the inputs that are left: all of them."""
-        return paths
-
-    def write(self, record: Prediction) -> None:
-        """Write one record."""
-        self._start()
-        self.tally.add(record)
-        self.renderer.write(record)
-        self.renderer.stream.flush()
-
-    def finish(self) -> None:
-        """Write what stands after the last record; a shard may have none."""
-        self._start()
-        self.renderer.end()
-
-    def _start(self) -> None:
-        """Write what stands before the first record; not sooner, as standard output stays empty where all fails."""
-        if not self.tally.records:
-            self.renderer.start()
 
 
 class FileOutput:
@@ -138,11 +91,6 @@ class FileOutput:
         self.chosen, self.path, self.header, self.overwrite, self.resume = chosen, path, header, overwrite, resume
         self.journal_path = path.with_name(path.name + SUFFIX)
         self.tally = Tally()
-
-    @property
-    def leaves_terminal_free(self) -> bool:
-        """Whether a progress bar would not stand between the records."""
-        return True
 
     @property
     def has_nothing_to_resume(self) -> bool:
@@ -231,7 +179,6 @@ class FileOutput:
             temporary.open("w", encoding="utf-8", newline="") as stream,
         ):
             renderer = Renderer(self.chosen, stream)
-            renderer.start()
             for record in self.journal.records():
                 renderer.write(record)
             renderer.end()
@@ -246,34 +193,19 @@ def _is_same(path: str, other: Path) -> bool:
         return False
 
 
-def open_output(
-    chosen: str,
-    path: str | None,
-    header: Callable[[], JournalHeader],
-    *,
-    overwrite: bool,
-    resume: bool,
-    reads: str | None = None,
-) -> StreamOutput | FileOutput:
-    """Return where predictions go.
-
-    Args:
-        chosen: the format.
-        path: the output file; None is standard output.
-        header: returns what the records depend on; called for a file only, as it hashes the model.
-        overwrite: whether an existing output may be replaced.
-        resume: whether to go on with an interrupted one.
-        reads: a file that the inputs are read from, which cannot be the output.
+def open_output(request: PredictRequest, header: Callable[[], JournalHeader]) -> FileOutput | None:
+    """Return the file that the records of a request go to, None where it has none; `header` hashes the model.
 
     Raises:
         UsageError: the output exists, its folder does not, or resuming was asked for without a file.
     """
+    path = request.output
     if path is None:
-        if resume or overwrite:
+        if request.resume or request.overwrite:
             raise UsageError("--resume and --overwrite need -o FILE")
-        return StreamOutput(chosen)
+        return None
     file = Path(path)
-    if overwrite and resume:
+    if request.overwrite and request.resume:
         raise UsageError("--resume and --overwrite exclude each other")
     if not path:
         raise UsageError("-o is empty; it takes a file")
@@ -282,10 +214,10 @@ def open_output(
     if file.exists() and not file.is_file():
         raise UsageError(f"{visible(path)} is not a regular file; leave -o out, and write > {visible(path)}")
     file = file.resolve()  # a link stays, and what it points to is written
-    if reads is not None and _is_same(reads, file):
+    if request.from_file is not None and _is_same(request.from_file, file):
         raise UsageError(f"{visible(path)}: is the list of inputs and the output; choose another name with -o")
-    if file.exists() and not overwrite and not resume:
+    if file.exists() and not request.overwrite and not request.resume:
         raise UsageError(f"{visible(path)} exists; replace it with --overwrite")
     if not file.parent.is_dir():
         raise UsageError(f"{visible(file.parent)}: no such folder for the output")
-    return FileOutput(chosen, file, header(), overwrite=overwrite, resume=resume)
+    return FileOutput(request.output_format, file, header(), overwrite=request.overwrite, resume=request.resume)

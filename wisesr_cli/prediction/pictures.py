@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from wisesr_cli.display.grid import percent
+from wisesr_cli.engines.choose import ChosenEngine
 from wisesr_cli.errors import ImageError
 from wisesr_cli.explanation.explainer import Explainer, explain_paths, start_explainer
 from wisesr_cli.explanation.own_pictures import OwnPictures
 from wisesr_cli.explanation.pictures import explanation_picture, shown_photo
-from wisesr_cli.explanation.screen import Screen
-from wisesr_cli.machine.keras_start import DeviceChoice
+from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.model_files.info_file import read_model_info
-from wisesr_cli.models.image_sizes import ImageSize
-from wisesr_cli.results import Explanation, Listener, Prediction
+from wisesr_cli.requests import PredictRequest, Screen
+from wisesr_cli.results import Explanation, Prediction
 from wisesr_cli.text import visible
 
 SCREEN_SIDE = 96  # pixels: twice what a terminal shows
@@ -26,36 +26,31 @@ Draw = Callable[[int, Prediction], None]  # the number of a record, from 1, and 
 
 def illustrated(
     records: Generator[Prediction, None, None],
-    pictures: Pictures,
+    request: PredictRequest,
+    engine: ChosenEngine,
+    folder: Path | None,
     *,
-    model: Path,
-    image_size: ImageSize | None = None,
-    device: DeviceChoice,
-    pixel_limit: int,
     first: int,
-    listener: Listener,
 ) -> Generator[Prediction, None, None]:
     """Return the records, each given after its pictures were made.
 
     Args:
         records: of images, in order.
-        pictures: which ones are made; those of an earlier time are taken away, unless it is gone on with.
-        model: the model file; Keras is started for a folder of explanations.
-        image_size: height and width that it was used at; None is the size of its training.
-        device: where Keras computes.
-        pixel_limit: width times height above which an image is not decoded.
+        request: what is asked for.
+        engine: what gives the records; Keras is started for a folder of explanations.
+        folder: where explanations go; those of an earlier time are taken away, unless it is resumed.
         first: how many records an earlier process gave.
-        listener: who is told what happens.
     """
-    if pictures.folder is not None:
-        explainer = start_explainer(model, device, listener, image_size)
-        listener.note(f"contribution maps, in {visible(pictures.folder)}: {explainer.statement}")
-        own = OwnPictures(pictures.folder, goes_on=first > 0)
+    pixel_limit = request.pixel_limit or PIXEL_LIMIT
+    if folder is not None:
+        explainer = start_explainer(engine.path, request.device, request.listener, engine.image_size)
+        request.listener.note(f"contribution maps, in {visible(folder)}: {explainer.statement}")
+        own = OwnPictures(folder, goes_on=first > 0)
         records = drawn(records, to_folder(explainer, own, pixel_limit), first)
-    if pictures.screen is not None:
-        info = read_model_info(model)
-        seen = replace(info, image_size=image_size or info.image_size)
-        records = drawn(records, to_screen(pictures.screen, seen, pixel_limit), first)
+    if request.screen is not None:
+        info = read_model_info(engine.path)
+        seen = replace(info, image_size=engine.image_size or info.image_size)
+        records = drawn(records, to_screen(request.screen, seen, pixel_limit), first)
     return records
 
 
@@ -101,14 +96,3 @@ def to_screen(screen: Screen, info: ModelInfo, pixel_limit: int) -> Draw:
         screen.show(photo, f"{record.path}: {record.label or '-'} {percent(record.score)}")
 
     return draw
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Which pictures are made of the images that are labelled.
-
-    `folder`: where their explanations go, one by one, each before its record; `screen`: the terminal that shows them.
-    """
-
-    folder: Path | None = None
-    screen: Screen | None = None

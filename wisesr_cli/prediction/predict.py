@@ -1,232 +1,219 @@
-"""Labels images into an output: the work of `wisesr predict`, from what was typed to what was written."""
+"""Labels images: the work of `wisesr predict`, from what was asked for to the last record."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
-from wisesr_cli.data.inputs import InputRequest, not_empty
+from wisesr_cli.data.inputs import Inputs, WantedInputs, not_empty
 from wisesr_cli.data.oddities import Oddities, Tally
-from wisesr_cli.data.shards import ShardInputs
+from wisesr_cli.data.shards import ShardInputs, parse_shard
+from wisesr_cli.data.stream import Records
 from wisesr_cli.engines.choose import ChosenEngine, choose_engine
 from wisesr_cli.errors import UsageError
+from wisesr_cli.explanation.place import explanation_folder
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.machine.files import sha256
-from wisesr_cli.machine.keras_start import DeviceChoice
-from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
-from wisesr_cli.machine.threads import always
+from wisesr_cli.machine.stopping import StopRequest
 from wisesr_cli.prediction.journal import JournalHeader
-from wisesr_cli.prediction.output import FileOutput, StreamOutput, open_output
-from wisesr_cli.prediction.pictures import Pictures
+from wisesr_cli.prediction.output import FileOutput, open_output
 from wisesr_cli.prediction.stream import predict_paths
-from wisesr_cli.results import Listener, Prediction, Silent
+from wisesr_cli.requests import PredictRequest
+from wisesr_cli.results import Prediction, Silent
+from wisesr_cli.run.located import locate
 from wisesr_cli.text import counted, visible
 
-if TYPE_CHECKING:
-    from wisesr_cli.models.image_sizes import ImageSize
 
-
-EngineOrRay = Literal["auto", "litert", "keras", "ray"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request(InputRequest):
-    """What to label, with which model, and how; the engine `ray` is that of `auto` on the workers of Ray."""
-
-    run: str | Path
-    top_k: int = 5
-    min_score: float = 0.0
-    batch_size: int = 32
-    pixel_limit: int = PIXEL_LIMIT
-    device: DeviceChoice = "auto"
-    precision: str = "float32"
-    image_size: ImageSize | None = None
-    engine: EngineOrRay = "auto"
-    ray_address: str | None = None
-    ray_workers: int | None = None
-
-    def check(self) -> None:
-        """Find what excludes itself, and a package that is missing, before anything slow.
-
-        Raises:
-            UsageError: something is meant for Ray, and Ray is not asked for.
-            MachineError: Ray is asked for, and is not installed.
-        """
-        if self.engine == "ray":
-            from wisesr_cli.prediction.ray.session import check_installed
-
-            check_installed()
-        elif self.ray_address is not None or self.ray_workers is not None:
-            raise UsageError("--ray-address and --ray-workers need --engine ray")
-
-    def on_standard_output(self, listener: Listener) -> AbstractContextManager[None]:
-        """Return what keeps all but the records off standard output."""
-        if self.engine != "ray":
-            return nullcontext()
-        from wisesr_cli.prediction.ray.session import off_standard_output
-
-        return off_standard_output(listener)
-
-    def choose_engine(self, listener: Listener) -> ChosenEngine:
-        """Return what runs the model; see `choose.choose_engine`."""
-        choice = "auto" if self.engine == "ray" else self.engine
-        return choose_engine(
-            self.run,
-            choice,
-            device=self.device,
-            precision=self.precision,
-            image_size=self.image_size,
-            listener=listener,
-        )
-
-    def header(self, chosen: ChosenEngine) -> JournalHeader:
-        """Return what the records depend on."""
-        names = ("top_k", "min_score", "batch_size", "precision", "pixel_limit")
-        options = {name: getattr(self, name) for name in names}
-        options["shard"] = None if self.shard is None else str(self.shard)
-        return JournalHeader(sha256(chosen.path), {**options, "engine": chosen.identity})
-
-
-def label(
-    request: Request,
-    *,
-    chosen: str,
-    file: str | None,
-    overwrite: bool,
-    resume: bool,
-    pictures: Pictures | None = None,
-    listener: Listener,
-) -> Tally:
-    """Label all inputs into an output, and return how many there were.
-
-    Args:
-        request: what to label and how.
-        chosen: the output's format.
-        file: the output; None is standard output.
-        overwrite: whether an output that exists is replaced.
-        resume: whether to go on with an output that was begun.
-        pictures: which pictures are made; None is none.
-        listener: who is told what happens.
+def predict(request: PredictRequest) -> Records[Prediction]:
+    """Return a record per image, in order, computed as they are taken; with an output, each after it was written.
 
     Raises:
         WisesrError: the model, the inputs or the output cannot be used; what was labelled before is kept.
     """
-    request.check()
-    if request.engine == "ray" and pictures is not None:
-        raise UsageError("--engine ray makes no pictures: leave --explain and --show out, or use wisesr explain")
-    engine = request.choose_engine(listener)
-    output = open_output(
-        chosen, file, lambda: request.header(engine), overwrite=overwrite, resume=resume, reads=request.from_file
+    _check(request)
+    run = locate(request.run)
+    engine = choose_engine(
+        run,
+        "auto" if request.engine == "ray" else request.engine,
+        device=request.device,
+        precision=request.precision,
+        image_size=request.image_size,
+        listener=request.listener,
     )
-    if output.has_nothing_to_resume:
-        listener.note(
-            f"{visible(file)} exists, and there is no journal beside it: nothing to go on with; "
-            "replace it with --overwrite"
-        )
-        return output.tally
-    hint = "the records so far were written" if file is None else "go on with the same command and --resume"
-    oddities = Oddities()
-    with stop_on_signals(StopRequest(hint)) as stop, output, request.on_standard_output(listener):
-        total = None if request.is_read_once else sum(1 for _ in _inputs(request.find(), output, pictures))
-        found = request.find(oddities)
-        inputs = _inputs(found, output, pictures)
-        left = output.skip_done(inputs if isinstance(found, ShardInputs) else not_empty(inputs))
-        if request.engine == "ray":
-            left = _stoppable(left, stop)
-        done = output.tally.records
+    with ExitStack() as held:
+        folder = None
+        if request.explain is not None:
+            folder = held.enter_context(explanation_folder(run.model, request.explain, "--explain"))
+        output = open_output(request, lambda: _header(request, engine))
+        if output is not None and output.has_nothing_to_resume:
+            request.listener.note(
+                f"{visible(request.output)} exists, and there is no journal beside it: nothing to go on with; "
+                "replace it with --overwrite"
+            )
+            return Records(_nothing(), held.pop_all(), output.tally)
+        tally = Tally() if output is None else held.enter_context(output).tally
+        records = _Labelling(request, engine, output, folder, tally).records()
+        return Records(records, held.pop_all(), tally)
+
+
+def _nothing() -> Generator[Prediction, None, None]:
+    yield from ()
+
+
+def _check(request: PredictRequest) -> None:
+    """Find what excludes itself, and a package that is missing, before anything slow.
+
+    Raises:
+        UsageError: something is meant for Ray, and Ray is not asked for; or Ray cannot do it.
+        MachineError: Ray is asked for, and is not installed.
+    """
+    if request.engine == "ray":
+        from wisesr_cli.prediction.ray.session import check_installed
+
+        check_installed()
+        if request.explain is not None or request.screen is not None:
+            raise UsageError("--engine ray makes no pictures: leave --explain and --show out, or use wisesr explain")
+    elif request.ray_address is not None or request.ray_workers is not None:
+        raise UsageError("--ray-address and --ray-workers need --engine ray")
+
+
+def _header(request: PredictRequest, engine: ChosenEngine) -> JournalHeader:
+    """Return what the records depend on."""
+    names = ("top_k", "min_score", "batch_size", "precision")
+    options = {name: getattr(request, name) for name in names}
+    shard = None if request.shard is None else str(parse_shard(request.shard))
+    options |= {"pixel_limit": request.pixel_limit or PIXEL_LIMIT, "shard": shard, "engine": engine.identity}
+    return JournalHeader(sha256(engine.path), options)
+
+
+class _Labelling:
+    """The labelling of the inputs of one request.
+
+    Everything that can be wrong with the inputs' names and the model is found before the first record is asked for.
+    """
+
+    def __init__(
+        self,
+        request: PredictRequest,
+        engine: ChosenEngine,
+        output: FileOutput | None,
+        folder: Path | None,
+        tally: Tally,
+    ) -> None:
+        self.request, self.engine, self.output, self.folder, self.tally = request, engine, output, folder, tally
+        shard = None if request.shard is None else parse_shard(request.shard)
+        inputs = tuple(map(str, request.inputs))
+        self.wanted = WantedInputs(inputs, request.from_file, request.null_separated, shard)
+        self.stop = request.stop or StopRequest()
+
+    def records(self) -> Generator[Prediction, None, None]:
+        """Return the records that are left to give, having started what gives them."""
+        listener, oddities = self.request.listener, Oddities()
+        total = self._count()
+        found = self.wanted.find(oddities)
+        inputs = self._inputs(found)
+        paths = inputs if isinstance(found, ShardInputs) else not_empty(inputs)
+        left = paths if self.output is None else self.output.skip_done(paths)
+        done = self.tally.records
         if done:
             listener.note(f"{counted(done, 'record')} found in the journal")
-        with stop.deferred():  # an import is not broken off
-            records = open_records(request, engine, left, oddities, listener, ready=found.ready, first=done)
-            if pictures is not None:
-                from wisesr_cli.prediction.pictures import illustrated
+        with self.stop.deferred():  # an import is not broken off
+            records = self._open(left, found, oddities, done)
+        return self._given(records, found, oddities, None if total is None else total - done)
 
-                records = illustrated(
-                    records,
-                    pictures,
-                    model=engine.path,
-                    image_size=engine.image_size,
-                    device=request.device,
-                    pixel_limit=request.pixel_limit,
-                    first=done,
-                    listener=listener,
-                )
-        # A stop at once would break off whatever Ray is in the middle of, and crash the process.
-        with closing(records), stop.deferred() if request.engine == "ray" else nullcontext():
-            _write(records, output, None if total is None else total - done, stop, hint, listener)
+    def _count(self) -> int | None:
+        """Return how many inputs there are, where somebody is shown it and they can be read more than once."""
+        if isinstance(self.request.listener, Silent) or self.wanted.is_read_once:
+            return None
+        return sum(1 for _ in self._inputs(self.wanted.find()))
+
+    def _inputs(self, found: Iterable[str]) -> Iterable[str]:
+        """Return the inputs without what an earlier time wrote among them."""
+        if self.folder is not None:
+            from wisesr_cli.explanation.own_pictures import without_own_pictures
+
+            found = without_own_pictures(found, self.folder)
+        return found if self.output is None else self.output.not_its_own(found)
+
+    def _open(
+        self, paths: Iterable[str], found: Inputs | ShardInputs, oddities: Oddities, done: int
+    ) -> Generator[Prediction, None, None]:
+        """Start the engine and return the records of paths, computed as they are taken."""
+        request = self.request
+        if request.engine == "ray":
+            from wisesr_cli.prediction.ray.driver import ray_records
+
+            with self._off_standard_output():
+                return ray_records(request, self.engine, self._stoppable(paths), oddities=oddities, first=done)
+        records = predict_paths(
+            self.engine.start(request.listener),
+            paths,
+            request,
+            oddities=oddities,
+            ready=found.ready,
+            first=done,
+        )
+        if self.folder is None and request.screen is None:
+            return records
+        from wisesr_cli.prediction.pictures import illustrated
+
+        return illustrated(records, request, self.engine, self.folder, first=done)
+
+    def _given(
+        self,
+        records: Generator[Prediction, None, None],
+        found: Inputs | ShardInputs,
+        oddities: Oddities,
+        total: int | None,
+    ) -> Generator[Prediction, None, None]:
+        """Give every record, counted and written, and say at the end what was odd."""
+        listener = self.request.listener
+        with listener.progress("labelling", total) as progress:
+            for record in self._taken(records):
+                self.stop.check(self.stop.hint)
+                if self.output is None:
+                    self.tally.add(record)
+                else:
+                    self.output.write(record)
+                yield record
+                progress.advance()
+            if self.output is not None:
+                self.output.finish()
         if isinstance(found, ShardInputs):
             found.tell(listener)
-    oddities.tell(listener)
-    return output.tally
+        oddities.tell(listener)
 
+    def _taken(self, records: Generator[Prediction, None, None]) -> Iterator[Prediction]:
+        """Take record by record; a stop at once would break off whatever Ray is in the middle of, and crash it."""
+        try:
+            while True:
+                deferred = self.stop.deferred() if self.request.engine == "ray" else nullcontext()
+                with deferred, self._off_standard_output():
+                    record = next(records, None)
+                if record is None:
+                    return
+                yield record
+        finally:
+            records.close()
 
-def _stoppable(paths: Iterable[str], stop: StopRequest) -> Iterator[str]:
-    """Give the same paths; within a block that puts stops off, a signal still ends the wait for the next one."""
-    iterator = iter(paths)
-    while True:
-        with stop.at_once():
-            path = next(iterator, None)
-        if path is None:
+    def _stoppable(self, paths: Iterable[str]) -> Iterator[str]:
+        """Give the same paths; within a block that puts stops off, a signal still ends the wait for the next one."""
+        iterator = iter(paths)
+        while True:
+            with self.stop.at_once():
+                path = next(iterator, None)
+            if path is None:
+                return
+            yield path
+
+    @contextmanager
+    def _off_standard_output(self) -> Iterator[None]:
+        """Keep what Ray prints off standard output."""
+        if self.request.engine != "ray":
+            yield
             return
-        yield path
+        from wisesr_cli.prediction.ray.session import off_standard_output
 
-
-def _inputs(found: Iterable[str], output: StreamOutput | FileOutput, pictures: Pictures | None) -> Iterable[str]:
-    """Return the inputs without what an earlier time wrote among them."""
-    if pictures is not None and pictures.folder is not None:
-        from wisesr_cli.explanation.own_pictures import without_own_pictures
-
-        found = without_own_pictures(found, pictures.folder)
-    return output.not_its_own(found)
-
-
-def open_records(
-    request: Request,
-    chosen: ChosenEngine,
-    paths: Iterable[str],
-    oddities: Oddities,
-    listener: Listener,
-    *,
-    ready: Callable[[], bool] = always,
-    first: int = 0,
-) -> Generator[Prediction, None, None]:
-    """Start the engine and return the records of paths, computed as they are taken; see `stream.predict_paths`."""
-    if request.engine == "ray":
-        from wisesr_cli.prediction.ray import driver
-        from wisesr_cli.prediction.ray.session import RayOptions
-
-        names = ("top_k", "min_score", "batch_size", "pixel_limit")
-        order = driver.order_of(chosen, **{name: getattr(request, name) for name in names})
-        options = RayOptions(request.ray_address, request.ray_workers)
-        return driver.ray_records(order, paths, options=options, oddities=oddities, first=first, listener=listener)
-    return predict_paths(
-        chosen.start(listener),
-        paths,
-        top_k=request.top_k,
-        min_score=request.min_score,
-        batch_size=request.batch_size,
-        pixel_limit=request.pixel_limit,
-        oddities=oddities,
-        ready=ready,
-        first=first,
-    )
-
-
-def _write(
-    records: Iterable[Prediction],
-    output: StreamOutput | FileOutput,
-    total: int | None,
-    stop: StopRequest,
-    hint: str,
-    listener: Listener,
-) -> None:
-    bar = listener.progress("labelling", total) if output.leaves_terminal_free else Silent().progress("", None)
-    with bar as progress:
-        for record in records:
-            stop.check(hint)
-            output.write(record)
-            progress.advance()
-    output.finish()
+        with off_standard_output(self.request.listener):
+            yield

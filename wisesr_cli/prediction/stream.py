@@ -17,17 +17,15 @@ from wisesr_cli.errors import DataError
 from wisesr_cli.evaluation.metrics import softmax
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.machine.threads import always
+from wisesr_cli.requests import PredictRequest
 from wisesr_cli.results import Prediction, ScoredLabel
 
 
 def predict_paths(
     engine: Engine,
     paths: Iterable[str],
+    request: PredictRequest,
     *,
-    top_k: int = 5,
-    min_score: float = 0.0,
-    batch_size: int = 32,
-    pixel_limit: int = PIXEL_LIMIT,
     oddities: Oddities | None = None,
     ready: Callable[[], bool] = always,
     first: int = 0,
@@ -37,28 +35,25 @@ def predict_paths(
     Args:
         engine: the loaded model.
         paths: image files.
-        top_k: how many labels a record lists.
-        min_score: below it a record keeps its `top`, but its label is None.
-        batch_size: images per call of the engine; does not change the scores.
-        pixel_limit: width times height above which an image is not decoded.
+        request: `top_k`, `min_score` (below it a record keeps its `top`), `batch_size` and `pixel_limit` count here.
         oddities: counts what is odd about images that can be read.
         ready: whether the next path is there without waiting; where it is not, what is there is labelled first.
         first: the number of the first path among all that are labelled, those of an earlier process included.
     """
-    oddities = oddities or Oddities()
+    oddities, batch_size = oddities or Oddities(), request.batch_size
     batches = decode_in_order(
         paths,
         image_size=engine.info.image_size,
         resize=engine.info.resize,
         batch_size=batch_size,
-        pixel_limit=pixel_limit,
+        pixel_limit=request.pixel_limit or PIXEL_LIMIT,
         ready=ready,
     )
     with closing(batches), closing(_labelled(engine, batches, batch_size, first, ready)) as labelled:
         for decoded, row in labelled:
             if decoded.header is not None:
                 oddities.add(decoded.path, decoded.header)
-            yield _record(decoded, row, engine.info.class_names, top_k, min_score)
+            yield _record(decoded, row, engine.info.class_names, request)
 
 
 Labelled = tuple[Decoded, NDArray[np.float64] | None]
@@ -128,12 +123,12 @@ def _in_full_batch(engine: Engine, pixels: NDArray[np.uint8], rows: list[int], b
 
 
 def _record(
-    decoded: Decoded, probabilities: NDArray[np.float64] | None, names: Sequence[str], top_k: int, min_score: float
+    decoded: Decoded, probabilities: NDArray[np.float64] | None, names: Sequence[str], request: PredictRequest
 ) -> Prediction:
     if probabilities is None:
         return Prediction(decoded.path, None, None, (), decoded.error)
-    top = _top(probabilities, names, top_k)
-    label = top[0].label if top[0].score >= min_score else None
+    top = _top(probabilities, names, request.top_k)
+    label = top[0].label if top[0].score >= request.min_score else None
     return Prediction(decoded.path, label, top[0].score, top)
 
 

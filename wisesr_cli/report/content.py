@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 from wisesr_cli.errors import WisesrError
-from wisesr_cli.evaluation.evaluate import Answers
+from wisesr_cli.evaluation.evaluate import Evaluated
 from wisesr_cli.evaluation.metrics import wilson_interval
 from wisesr_cli.machine import keras_start
-from wisesr_cli.report.facts import ReportRequest, cautions, data_table, describe, read_run_files, shorten_path
+from wisesr_cli.machine.files import write_text
+from wisesr_cli.report.facts import cautions, data_table, describe, read_run_files, shorten_path
 from wisesr_cli.report.page import render
 from wisesr_cli.report.pictures import LARGE_SIDE, SMALL_SIDE, thumbnails, tinted_map
 from wisesr_cli.report.records import Card, Example, ReportContent, Thumbnail
 from wisesr_cli.report.selection import choose_listed, choose_mistakes, choose_right, examples_of
-from wisesr_cli.results import Evaluation, Explanation, Listener, Progress
-from wisesr_cli.run.run import model_path
+from wisesr_cli.results import Explanation, Progress
+from wisesr_cli.run.names import REPORT
 
 PAGE_BYTES = 4_900_000  # of the whole file, so that it can be mailed
 LIST_BYTES = 900_000  # of the images that cells name
@@ -28,14 +30,20 @@ CARDS_BYTES = 2_000_000  # of the pictures on cards: the maps of a large feature
 THUMBNAIL_BYTES = 40  # of a thumbnail beside its picture
 
 
-def gather(request: ReportRequest, evaluation: Evaluation, answers: Answers, listener: Listener) -> ReportContent:
+def write_report(evaluated: Evaluated, folder: Path) -> None:
+    """Write the report of an evaluation into its folder; raises `MachineError` when it cannot be written."""
+    write_text(folder / REPORT, render(gather(evaluated)))
+
+
+def gather(evaluated: Evaluated) -> ReportContent:
     """Return what the report of an evaluation shows."""
-    examples = examples_of(answers)
+    evaluation, listener = evaluated.evaluation, evaluated.request.listener
+    examples = examples_of(evaluated.answers)
     mistakes, right = choose_mistakes(examples, evaluation.worst_mistakes), choose_right(examples)
     listed = choose_listed(examples, LIST_BYTES)
-    files = read_run_files(request)
+    files = read_run_files(evaluated)
     with listener.progress("looking at images for the report", 2 * (len(mistakes) + len(right))) as progress:
-        cards, statement, reason = _explain(_photograph([*mistakes, *right], request, progress), request, progress)
+        cards, statement, reason = _explain(_photograph([*mistakes, *right], evaluated, progress), evaluated, progress)
     if reason:
         listener.warn(f"the report has no contribution maps: {reason}")
         files.left_out.append(f"Contribution maps: {reason}")
@@ -46,61 +54,61 @@ def gather(request: ReportRequest, evaluation: Evaluation, answers: Answers, lis
             f"{len(cards) - len(shown):,} of {len(cards):,} images with maps: the file would be too large"
         )
     content = ReportContent(
-        title=request.name,
+        title=evaluated.run.name,
         evaluation=evaluation,
         interval=interval,
-        facts=tuple(describe(request, evaluation)),
-        cautions=tuple(cautions(evaluation.metrics, interval, request.subject)),
+        facts=tuple(describe(evaluated)),
+        cautions=tuple(cautions(evaluation.metrics, interval, evaluated.subject)),
         left_out=tuple(files.left_out),
-        data=data_table(request, files),
+        data=data_table(evaluated, files),
         mistakes=tuple(card for card in shown if not card.example.is_right),
         right=tuple(sorted((card for card in shown if card.example.is_right), key=_by_class)),
         statement=statement,
         listed=tuple(listed),
         thumbnails={},
         history=files.history,
-        best_epoch=request.info.epoch,
+        best_epoch=evaluated.info.epoch,
         config=files.config,
         environment=files.environment,
     )
-    return _with_thumbnails(content, request, listener)
+    return _with_thumbnails(content, evaluated)
 
 
 def _by_class(card: Card) -> tuple[int, float, str]:
     return card.example.truth, -card.example.score, card.example.path
 
 
-def _photograph(examples: Sequence[Example], request: ReportRequest, progress: Progress) -> list[Card]:
+def _photograph(examples: Sequence[Example], evaluated: Evaluated, progress: Progress) -> list[Card]:
     """Return a card for each of the examples, without maps yet."""
-    paths = [request.path_of(row.path) for row in examples]
+    paths = [evaluated.path_of(row.path) for row in examples]
     cards = []
-    pictures = thumbnails(paths, LARGE_SIDE, request.info, pixel_limit=request.pixel_limit)
+    pictures = thumbnails(paths, LARGE_SIDE, evaluated.info, pixel_limit=evaluated.pixel_limit)
     for example, picture in zip(examples, pictures, strict=True):
         cards.append(Card(example, picture))
         progress.advance()
     return cards
 
 
-def _explain(cards: list[Card], request: ReportRequest, progress: Progress) -> tuple[list[Card], str, str]:
+def _explain(cards: list[Card], evaluated: Evaluated, progress: Progress) -> tuple[list[Card], str, str]:
     """Return the cards with their maps and what is exact about them; or as they were, and why they have none."""
     from wisesr_cli.explanation.explainer import Explainer, explain_paths
 
-    explained = []
+    explained, batch_size = [], evaluated.request.batch_size
     try:
-        keras_start.start(request.device, precision="float32")
-        explainer = Explainer(model_path(request.run_path), request.info.image_size)
-        for start in range(0, len(cards), request.batch_size):
-            some = cards[start : start + request.batch_size]
+        keras_start.start(evaluated.request.device, precision="float32")
+        explainer = Explainer(evaluated.run.model, evaluated.info.image_size)
+        for start in range(0, len(cards), batch_size):
+            some = cards[start : start + batch_size]
             asked = sorted({card.example.truth for card in some if not card.example.is_right})
-            paths = [request.path_of(card.example.path) for card in some]
+            paths = [evaluated.path_of(card.example.path) for card in some]
             explanations = explain_paths(
-                explainer, paths, labels=asked, batch_size=request.batch_size, pixel_limit=request.pixel_limit
+                explainer, paths, labels=asked, batch_size=batch_size, pixel_limit=evaluated.pixel_limit
             )
             for card, explanation in zip(some, explanations, strict=True):
                 explained.append(_with_maps(card, explanation, explainer.info.class_names))
                 progress.advance()
     except (WisesrError, MemoryError) as error:
-        return cards, "", shorten_path(str(error), request.run)
+        return cards, "", shorten_path(str(error), evaluated.run.run)
     return explained, explainer.statement, ""
 
 
@@ -129,15 +137,18 @@ def _encoded_bytes(content: bytes) -> int:
     return (len(content) + 2) // 3 * 4
 
 
-def _with_thumbnails(content: ReportContent, request: ReportRequest, listener: Listener) -> ReportContent:
+def _with_thumbnails(content: ReportContent, evaluated: Evaluated) -> ReportContent:
     """Return the content with small pictures of the first of the listed images that have no card, as many as fit."""
     room = PAGE_BYTES - len(render(content).encode())
     with_card = {card.example.position for card in (*content.mistakes, *content.right)}
     waiting = [row for row in content.listed if row.position not in with_card]
     found: dict[int, Thumbnail] = {}
-    paths = [request.path_of(row.path) for row in waiting]
-    pictures = thumbnails(paths, SMALL_SIDE, request.info, pixel_limit=request.pixel_limit)
-    with listener.progress("making thumbnails for the report", len(waiting)) as progress, closing(pictures):
+    paths = [evaluated.path_of(row.path) for row in waiting]
+    pictures = thumbnails(paths, SMALL_SIDE, evaluated.info, pixel_limit=evaluated.pixel_limit)
+    with (
+        evaluated.request.listener.progress("making thumbnails for the report", len(waiting)) as progress,
+        closing(pictures),
+    ):
         for example, picture in zip(waiting, pictures, strict=True):
             progress.advance()
             if picture is None:

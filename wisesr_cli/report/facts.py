@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,13 +19,11 @@ from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.display.grid import percent
 from wisesr_cli.engines.choose import EngineName
 from wisesr_cli.errors import RunError
-from wisesr_cli.evaluation.evaluate import Subject
-from wisesr_cli.machine.keras_start import DeviceChoice
-from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.evaluation.evaluate import Evaluated, Subject
 from wisesr_cli.report.records import DataTable
 from wisesr_cli.results import EpochResult, Evaluation, Metrics
 from wisesr_cli.run.names import CONFIG, ENVIRONMENT, HISTORY, SPLITS
-from wisesr_cli.run.run import Run, model_path
+from wisesr_cli.run.run import Run
 from wisesr_cli.text import counted, visible
 
 MOST_NAMED = 5  # unreadable images
@@ -42,35 +39,6 @@ _RESIZED = {
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
-class ReportRequest:
-    """What was evaluated, and how: what a report needs beside what came out."""
-
-    run_path: str | Path
-    subject: Subject
-    info: ModelInfo
-    engine: EngineName  # what the evaluation ran on
-    precision: str
-    device: DeviceChoice
-    batch_size: int
-    pixel_limit: int
-
-    @property
-    def run(self) -> Run:
-        """The run directory, or the folder of a model file."""
-        return Run(model_path(self.run_path).parent)
-
-    @property
-    def name(self) -> str:
-        """What the run is called, whatever path it was given by; of a lone model, the name of its file."""
-        model = model_path(self.run_path)
-        return Run(model.parent.resolve()).name if self.run.is_complete else model.name
-
-    def path_of(self, relative: str) -> str:
-        """Return where an image of the subject lies."""
-        return f"{self.subject.index.root.rstrip('/')}/{relative}"
-
-
 @dataclass
 class RunFiles:
     """What a run directory tells beside its model; `left_out` says what it does not, and why."""
@@ -82,9 +50,9 @@ class RunFiles:
     left_out: list[str] = field(default_factory=list)
 
 
-def read_run_files(request: ReportRequest) -> RunFiles:
+def read_run_files(evaluated: Evaluated) -> RunFiles:
     """Return what the files of a run hold; what is missing or damaged is said, and the rest is shown."""
-    run, found = request.run, RunFiles()
+    run, found = evaluated.run.run, RunFiles()
     if not run.is_complete:
         found.left_out.append("Learning curves, config, environment: the model file lies in no run directory")
         return found
@@ -99,7 +67,7 @@ def read_run_files(request: ReportRequest) -> RunFiles:
     found.history = read(f"Learning curves ({HISTORY})", run.read_history, ())
     found.config = read(f"Config ({CONFIG})", lambda: _config_text(run), "")
     found.environment = read(f"Environment ({ENVIRONMENT})", lambda: _environment_text(run), "")
-    found.splits = read(f"Images per split ({SPLITS})", lambda: _count_splits(run, request.info.class_names), {})
+    found.splits = read(f"Images per split ({SPLITS})", lambda: _count_splits(run, evaluated.info.class_names), {})
     return found
 
 
@@ -135,26 +103,26 @@ def shorten_path(message: str, run: Run) -> str:
     return message.replace(f"{visible(run.path)}/", "")
 
 
-def data_table(request: ReportRequest, files: RunFiles) -> DataTable:
+def data_table(evaluated: Evaluated, files: RunFiles) -> DataTable:
     """Return the images of every class in the run's splits, and in the folder that was judged on instead."""
     columns = dict(files.splits)
-    subject = request.subject
+    subject = evaluated.subject
     if subject.title not in columns:
         columns[subject.title] = tuple(subject.index.counts(subject.split).tolist())
     return DataTable(tuple(columns), tuple(columns.values()), subject.title)
 
 
-def describe(request: ReportRequest, evaluation: Evaluation) -> Iterator[tuple[str, str]]:
+def describe(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
     """Give what was judged on what, as names and texts."""
-    info, index = request.info, request.subject.index
+    info, index, evaluation = evaluated.info, evaluated.subject.index, evaluated.evaluation
     height, width = info.image_size
     versions = (f"{name} {info.versions[name]}" for name in ("wisesr", "keras", "tensorflow") if name in info.versions)
     yield "Model", f"{info.backbone}, head {info.head}, {counted(len(info.class_names), 'class', 'classes')}"
     yield "Trained", f"weights of epoch {info.epoch}; {', '.join(versions)}"
-    rest = "" if request.subject.image_size is None else "; the model was trained at another size"
+    rest = "" if evaluated.subject.image_size is None else "; the model was trained at another size"
     yield "Images seen at", f"{height} x {width} pixels (height x width), {_RESIZED[info.resize]}{rest}"
-    engine = f"{_ENGINES[request.engine]} in {request.precision}"
-    yield "Evaluated on", f"{request.subject.title}: {counted(evaluation.metrics.examples, 'image')}, by {engine}"
+    engine = f"{_ENGINES[evaluated.engine]} in {evaluated.request.precision}"
+    yield "Evaluated on", f"{evaluated.subject.title}: {counted(evaluation.metrics.examples, 'image')}, by {engine}"
     yield "Unreadable", _unreadable(index, evaluation)
     if index.ignored:
         yield "Passed over", ", ".join(f"{count:,} x {kind}" for kind, count in sorted(index.ignored.items()))

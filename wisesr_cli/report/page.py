@@ -11,14 +11,12 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from wisesr_cli.display.grid import decimal, percent
-from wisesr_cli.machine.files import write_text
 from wisesr_cli.report.charts import WIDTH, learning_curves, reliability_charts
 from wisesr_cli.report.pictures import SMALL_SIDE
 from wisesr_cli.report.records import ReportContent, Thumbnail, TintedMap
@@ -50,11 +48,6 @@ class Figure:
     name: str
     value: str
     note: str
-
-
-def write_report(content: ReportContent, path: Path) -> None:
-    """Write the page as a whole; raises `MachineError` when it cannot be written."""
-    write_text(path, render(content))
 
 
 def render(content: ReportContent) -> str:

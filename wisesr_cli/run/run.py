@@ -29,7 +29,6 @@ from wisesr_cli.run.records import read_json, read_rows, write_json, write_rows
 from wisesr_cli.text import visible
 
 if TYPE_CHECKING:
-    from wisesr_cli.config.reader import Override
     from wisesr_cli.config.schema import Config
     from wisesr_cli.results import EpochResult, Metrics
 
@@ -207,72 +206,6 @@ def _number(cell: str, kind: str) -> float | None:
     if not cell and kind.endswith("None"):
         return None
     return int(cell) if kind == "int" else float(cell)
-
-
-def open_run(path: str | Path) -> Run:
-    """Return the run directory at `path`, or the one that a `best.keras` lies in.
-
-    Raises:
-        RunError: it is not a run directory; the message says what is there and what to type.
-    """
-    folder = Path(path)
-    folder = folder.parent if folder.is_file() else folder
-    if not folder.is_dir():
-        raise RunError(f"{visible(path)}: no such run directory; wisesr train makes one")
-    run = Run(folder)
-    if not run.is_complete:
-        raise RunError(
-            f"{visible(path)}: not a run directory: it has no {CONFIG} and {CLASSES}; wisesr train makes one"
-        )
-    return run
-
-
-def config_source(source: str | Path | None) -> str | Path | None:
-    """Return the config of a run directory, or what was given when it is none.
-
-    Raises:
-        RunError: the config of the run is damaged.
-    """
-    if source is None or not str(source):
-        return source
-    path = Path(source)
-    run = Run(path.parent if path.suffix == ".keras" and path.is_file() else path)
-    if not run.is_complete:
-        return source
-    run.load_config()
-    return run.config_path
-
-
-def place_of(source: str | Path | None) -> list[Override]:
-    """Return what the config of a run directory is to say for training to write into that very directory.
-
-    Nothing for a source of another kind.
-    """
-    from wisesr_cli.config.reader import Override
-
-    if source is None or config_source(source) == source:
-        return []
-    path = Path(source).absolute()
-    folder = path.parent if path.is_file() else path
-    origin = visible(source)
-    return [Override(("name",), folder.name, origin), Override(("output_dir",), str(folder.parent), origin)]
-
-
-def model_path(run: str | Path) -> Path:
-    """Return the model file of a run directory, or the `.keras` file itself.
-
-    Raises:
-        RunError: there is none.
-    """
-    path = Path(run)
-    if path.is_file():
-        if path.suffix != ".keras":
-            raise RunError(f"{visible(run)}: neither a run directory nor a .keras file")
-        return path
-    best = open_run(path).best
-    if not best.is_file():
-        raise RunError(f"{visible(run)}: no {BEST} yet: no epoch has finished; go on with wisesr train --resume")
-    return best
 
 
 def litert_path(model: Path) -> Path:

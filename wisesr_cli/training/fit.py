@@ -12,7 +12,7 @@ from typing import Any
 from wisesr_cli.config.schema import Config
 from wisesr_cli.config.training import PhaseConfig, position_warning
 from wisesr_cli.display.plots import plot_learning_curves
-from wisesr_cli.engines.keras import KerasEngine, load_engine
+from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.errors import DataError, RunError
 from wisesr_cli.evaluation.evaluate import evaluate_pixels
 from wisesr_cli.exporting.best_litert import has_litert, keep_litert
@@ -213,7 +213,7 @@ def _finish(
 ) -> TrainingResult:
     """Judge the best model, draw the curves, convert the model when training is done, and return what it came to."""
     progress, metrics = trainer.progress, None
-    engine = load_engine(run.best) if progress.best_epoch is not None else None
+    engine = KerasEngine(run.best) if progress.best_epoch is not None else None
     if engine is not None:
         trainer.examples.open_at(engine.info.image_size, listener)
     if engine is not None and (metrics := _metrics(trainer, engine, listener)) is not None:
@@ -288,7 +288,7 @@ def try_one_step(
     if not is_main:
         return _result(trainer, run, 0, "dry run", None)
     trainer.save_best(temporary.best, epoch=0)
-    difference = trainer.difference_after_reload(load_engine(temporary.best))
+    difference = trainer.difference_after_reload(KerasEngine(temporary.best))
     if difference > MAX_RELOAD_DIFFERENCE:
         raise RunError(f"the saved model gives other logits: they differ by {difference:.3g}")
     listener.note(f"dry run: one step with loss {loss:.4f}; saved and reloaded, logits differ by {difference:.1e}")

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wisesr_cli.config.reader import LoadedConfig, Override, default_name, load_config
+from wisesr_cli.config.reader import LoadedConfig, Override, default_name, load_config, overrides_of
 from wisesr_cli.config.schema import Config
 from wisesr_cli.data.dataset import DatasetIndex, build_index
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.errors import ConfigError, RunError, UsageError
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, naming
-from wisesr_cli.machine.keras_start import DeviceChoice
 from wisesr_cli.machine.locks import locked
 from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
 from wisesr_cli.model_files.archive import check_archive
@@ -29,6 +28,7 @@ from wisesr_cli.model_files.info import BEST, ModelInfo
 from wisesr_cli.model_files.info_file import has_model_info, read_model_info
 from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.heads import PooledOptions
+from wisesr_cli.requests import UpgradeRequest
 from wisesr_cli.results import Listener, Upgrade
 from wisesr_cli.run.folders import (
     check_kinds,
@@ -59,27 +59,7 @@ _DECIDED: dict[tuple[str, ...], str] = {
 }
 
 
-@dataclass(frozen=True)
-class UpgradeRequest:
-    """What to make a run of, and how.
-
-    `model` is a file, or a run directory. `settings` are laid over the defaults of a config. `classes` is a file with
-    a class name per line.
-    """
-
-    model: Path
-    settings: Sequence[Override] = ()
-    classes: Path | None = None
-    overwrite: bool = False
-    device: DeviceChoice = "auto"
-
-    @property
-    def image_size_given(self) -> bool:
-        """Whether the image size was asked for."""
-        return any(override.path == ("data", "image_size") for override in self.settings)
-
-
-def upgrade(request: UpgradeRequest, listener: Listener) -> Upgrade:
+def upgrade(request: UpgradeRequest) -> Upgrade:
     """Make the run, and return what was found and how exact it is.
 
     Raises:
@@ -89,10 +69,12 @@ def upgrade(request: UpgradeRequest, listener: Listener) -> Upgrade:
         MachineError: no GPU where one was asked for, no room on the disk, or no permission.
         Interrupted: a signal asked to stop; nothing is left behind.
     """
-    path = request.model / BEST if (request.model / BEST).is_file() else request.model
+    listener, model, settings = request.listener, Path(request.model), overrides_of(request.settings)
+    path = model / BEST if (model / BEST).is_file() else model
     info = check_model_file(path)
-    loaded = _load_settings(request, path, info)
-    named = choose_names(request.classes, info)
+    loaded = _load_settings(settings, path, info)
+    named = choose_names(None if request.classes is None else Path(request.classes), info)
+    image_size_given = any(override.path == ("data", "image_size") for override in settings)
     start = choose_run(loaded.config, loaded.default_name, resume=False, overwrite=request.overwrite)
     check_kinds(start.run)
     with (
@@ -108,7 +90,7 @@ def upgrade(request: UpgradeRequest, listener: Listener) -> Upgrade:
             device = keras_start.start(request.device)
             from wisesr_cli.upgrading import convert
         listener.note(f"device: {device}")
-        found = convert.convert(path, loaded.config, request.image_size_given, listener)
+        found = convert.convert(path, loaded.config, image_size_given, listener)
         names = choose_class_names(found.classes, named, index, of_one_unit=found.parts.folded.activation == "sigmoid")
         found = found.with_classes(names, index)
         config = _config_of(loaded.config, found, start.run)
@@ -124,16 +106,16 @@ def upgrade(request: UpgradeRequest, listener: Listener) -> Upgrade:
         return replace(result, run_dir=str(start.run.path), notes=_notes(named, index, found, info))
 
 
-def _load_settings(request: UpgradeRequest, path: Path, info: ModelInfo | None) -> LoadedConfig:
+def _load_settings(settings: Sequence[Override], path: Path, info: ModelInfo | None) -> LoadedConfig:
     """Return the config of the run, as far as it can be known before the model is looked at."""
-    for override in request.settings:
+    for override in settings:
         if reason := _DECIDED.get(tuple(map(str, override.path))):
             raise UsageError(f"{visible(override.origin)}: {reason}; leave it out")
     defaults = [Override(("train", "optimizer", "learning_rate"), LEARNING_RATE, "upgrade")]
     if info is not None:  # a model of wisesr scales pixels itself
         defaults.append(Override(("model", "preprocessing"), "none", "upgrade"))
         defaults.append(Override(("data", "resize"), info.resize, "upgrade"))
-    loaded = load_config(None, [*defaults, *request.settings])
+    loaded = load_config(None, [*defaults, *settings])
     _check_head(loaded.config)
     name = default_name(path, loaded.config)
     if path.name == BEST:  # that of the run it is in, whose name ends in its head

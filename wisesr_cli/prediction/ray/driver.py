@@ -23,7 +23,8 @@ from wisesr_cli.errors import MachineError, WisesrError
 from wisesr_cli.machine import keras_start
 from wisesr_cli.prediction.ray.session import STORE_BYTES, RayOptions, first_line, session
 from wisesr_cli.prediction.ray.worker import Labeller, Order, decoded
-from wisesr_cli.results import Listener, Prediction
+from wisesr_cli.requests import PredictRequest
+from wisesr_cli.results import Listener, Prediction, Silent
 from wisesr_cli.text import counted
 
 PART = 1 << 18  # inputs that Ray Data knows of at a time; each part starts its workers anew
@@ -32,7 +33,7 @@ BLOCKS_PER_WORKER = 8  # at least, where there are as many batches, so that all 
 RESTARTS = 10  # of one worker; an image at which every one of them dies must not go round for ever
 
 
-def order_of(chosen: ChosenEngine, *, top_k: int, min_score: float, batch_size: int, pixel_limit: int) -> Order:
+def order_of(request: PredictRequest, chosen: ChosenEngine) -> Order:
     """Return what the workers label with: the model itself goes with it, so that no disk needs to be shared for it."""
     model: LiteRtModel | bytes = chosen.litert.model if chosen.litert else chosen.path.read_bytes()
     return Order(
@@ -41,35 +42,27 @@ def order_of(chosen: ChosenEngine, *, top_k: int, min_score: float, batch_size: 
         backend=keras_start.backend_name(),
         folder=os.getcwd(),  # noqa: PTH109  (bytes that are no UTF-8 stay as they are)
         threads=1,
-        top_k=top_k,
-        min_score=min_score,
-        batch_size=batch_size,
-        pixel_limit=pixel_limit,
+        request=replace(request, inputs=(), listener=Silent(), stop=None),
     )
 
 
 def ray_records(
-    order: Order,
-    paths: Iterable[str],
-    *,
-    options: RayOptions,
-    oddities: Oddities,
-    first: int = 0,
-    listener: Listener,
+    request: PredictRequest, chosen: ChosenEngine, paths: Iterable[str], *, oddities: Oddities, first: int = 0
 ) -> Generator[Prediction, None, None]:
     """Start or join Ray, and return the records of paths, in order, computed as they are taken.
 
     Args:
-        order: what the workers label with.
+        request: what is asked for.
+        chosen: the engine that the workers label with.
         paths: image files, read a part at a time.
-        options: where Ray runs.
         oddities: counts what is odd about images that can be read.
         first: the number of the first path among all that are labelled, those of an earlier process included.
-        listener: is told where it computes.
 
     Raises:
         MachineError: there is no such cluster, or it lacks what is needed.
     """
+    order, listener = order_of(request, chosen), request.listener
+    options = RayOptions(request.ray_address, request.ray_workers)
     needs_gpu = order.engine.device == "gpu"
     model_bytes = len(order.model.content if isinstance(order.model, LiteRtModel) else order.model)
     stack = ExitStack()
@@ -112,7 +105,7 @@ def _answers(
     import pyarrow
     import ray.data
 
-    size = block_size(len(part), order.batch_size, workers)
+    size = block_size(len(part), order.request.batch_size, workers)
     blocks = [
         ray.put(
             pyarrow.table(

@@ -25,6 +25,7 @@ from wisesr_cli.images.decoding import ImageHeader
 from wisesr_cli.machine.threads import limit_worker_count
 from wisesr_cli.prediction.journal import prediction_from_json
 from wisesr_cli.prediction.stream import predict_paths
+from wisesr_cli.requests import PredictRequest
 from wisesr_cli.results import Prediction, Silent
 from wisesr_cli.text import visible
 from wisesr_cli.version import __version__
@@ -37,7 +38,7 @@ class Order:
     """What every worker labels with.
 
     `model`: the model for LiteRT, or the bytes of the model file for Keras; `folder`: where relative paths begin;
-    `threads`: how many a worker computes in; the rest is as in `predict.Request`.
+    `threads`: how many a worker computes in; `request`: what is asked for, without whom it is told.
     """
 
     engine: ChosenEngine
@@ -45,10 +46,7 @@ class Order:
     backend: str
     folder: str
     threads: int
-    top_k: int
-    min_score: float
-    batch_size: int
-    pixel_limit: int
+    request: PredictRequest
     version: str = __version__
 
     def start(self) -> Engine:
@@ -116,10 +114,7 @@ class Labeller:
         found = predict_paths(
             self.engine,
             (os.path.join(order.folder, path) if path else path for path in paths),  # noqa: PTH118  (as typed)
-            top_k=order.top_k,
-            min_score=order.min_score,
-            batch_size=order.batch_size,
-            pixel_limit=order.pixel_limit,
+            order.request,
             oddities=headers,
             first=first,
         )

@@ -1,4 +1,4 @@
-"""What to compare: heads and seeds as they were asked for, and the config of every training. No Keras.
+"""The plan of a comparison: heads and seeds as they were asked for, and the config of every training. No Keras.
 
 Every training of a comparison differs from the others in its head and its seed alone. The seed decides the split, the
 order of the examples, the augmentation and the backbone that it starts from, so that heads with the same seed form a
@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wisesr_cli.config.reader import LoadedConfig, Override, load_config, parse_set
+from wisesr_cli.config.reader import LoadedConfig, Override, overrides_of, parse_set
 from wisesr_cli.config.yaml_reader import KeyPath
 from wisesr_cli.errors import UsageError
 from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.heads import HEADS
+from wisesr_cli.requests import CompareRequest
+from wisesr_cli.run.located import load_source
 from wisesr_cli.run.progress import config_for_comparison
 from wisesr_cli.text import counted, visible
 
-DEFAULT_HEADS = ("gap", "wise", "flatten")
-DEFAULT_SEEDS = 3
 MOST_SEEDS = 1000
 DECIDED_BY: dict[KeyPath, str] = {("seed",): "--seeds", ("model", "head", "name"): "--heads"}
 LONGEST_FOLDER_NAME = 180  # bytes of a run's name before its seed
@@ -56,7 +56,7 @@ class PlannedTraining:
 
 
 @dataclass(frozen=True)
-class ComparisonRequest:
+class ComparisonPlan:
     """Which trainings to do: every head with every seed. The first head is the one that the others are compared to.
 
     `left_out` names what the command line said of heads and seeds beside that.
@@ -101,23 +101,16 @@ class ComparisonRequest:
                 yield PlannedTraining(head.label, seed, run, LoadedConfig(config, (), run))
 
 
-def request_of(
-    source: str | Path | None, overrides: Sequence[Override], *, heads: Sequence[str], seeds: Sequence[int]
-) -> ComparisonRequest:
+def plan_of(request: CompareRequest) -> ComparisonPlan:
     """Return what to compare.
-
-    Args:
-        source: a config or an image folder.
-        overrides: what the command line says about the config, weakest first.
-        heads: each as `wise` or `wise:pooling=valid:initializer=paper`; the options of the config's own head hold where
-            it is of that kind.
-        seeds: each a whole number from 0.
 
     Raises:
         ConfigError: mistakes in the config or in a head.
         UsageError: a head or a seed is there twice, or there is nothing to compare.
     """
-    chosen = tuple(_compared_head(source, overrides, text.strip()) for text in heads)
+    overrides = overrides_of(request.settings)
+    heads = parse_heads(request.heads) if isinstance(request.heads, str) else request.heads
+    chosen = tuple(_compared_head(request.source, overrides, text.strip()) for text in heads)
     if len(chosen) < 2:
         raise UsageError("--heads: give at least two heads, separated by commas, for instance --heads gap,wise")
     for number, head in enumerate(chosen):
@@ -129,7 +122,13 @@ def request_of(
         for given in overrides
         if (option := DECIDED_BY.get(given.path)) is not None
     )
-    return ComparisonRequest(chosen, _checked_seeds(seeds), left_out)
+    return ComparisonPlan(chosen, _seeds_of(request.seeds), left_out)
+
+
+def _seeds_of(seeds: int | str | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(seeds, str):
+        return parse_seeds(seeds)
+    return seeds_up_to(seeds) if isinstance(seeds, int) else _checked_seeds(seeds)
 
 
 def _compared_head(source: str | Path | None, overrides: Sequence[Override], text: str) -> ComparedHead:
@@ -142,7 +141,7 @@ def _compared_head(source: str | Path | None, overrides: Sequence[Override], tex
             raise UsageError(f"{visible(origin)}: expected HEAD:option=value, for instance wise:pooling=valid")
         parsed = parse_set(f"model.head.{option}")
         values.append(Override(parsed.path, parsed.value, origin))
-    return ComparedHead(text, _with_new_head(load_config(source, (*overrides, *values))))
+    return ComparedHead(text, _with_new_head(load_source(source, (*overrides, *values))))
 
 
 def _with_new_head(loaded: LoadedConfig) -> LoadedConfig:

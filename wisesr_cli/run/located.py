@@ -1,0 +1,122 @@
+"""What a path on a command line leads to: a run directory, a model file, or the source of a config; looked up once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wisesr_cli.errors import RunError
+from wisesr_cli.model_files.info import BEST, ModelInfo
+from wisesr_cli.run.names import CLASSES, CONFIG
+from wisesr_cli.run.run import Run
+from wisesr_cli.text import visible
+
+if TYPE_CHECKING:
+    from wisesr_cli.config.reader import LoadedConfig, Override
+    from wisesr_cli.config.schema import Config
+    from wisesr_cli.data.settings import DataConfig
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model file, and the run directory that it lies in; see `locate`.
+
+    `given`: the path as it was typed, for messages; `run`: the run directory, or the folder of a lone model file.
+    """
+
+    given: str
+    run: Run
+    model: Path
+
+    @cached_property
+    def is_complete(self) -> bool:
+        """Whether the model file lies in a run directory."""
+        return self.run.is_complete
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        """What the model file says of itself.
+
+        Raises:
+            RunError: it is no model of wisesr, or damaged.
+        """
+        from wisesr_cli.model_files.info_file import read_model_info
+
+        return read_model_info(self.model)
+
+    @cached_property
+    def config(self) -> Config:
+        """The resolved config of the run."""
+        return self.run.load_config()
+
+    @property
+    def data(self) -> DataConfig:
+        """The run's settings about images; the defaults for a lone model file."""
+        from wisesr_cli.data.settings import DataConfig
+
+        return self.config.data if self.is_complete else DataConfig()
+
+    @property
+    def name(self) -> str:
+        """What the run is called, whatever path it was given by; of a lone model, the name of its file."""
+        return self.model.parent.resolve().name if self.is_complete else self.model.name
+
+
+def locate(path: str | Path) -> Located:
+    """Return the run at a path: a run directory with a model, or a `.keras` file itself.
+
+    Raises:
+        RunError: there is none; the message says what is there and what to type.
+    """
+    file = Path(path)
+    if file.is_file():
+        if file.suffix != ".keras":
+            raise RunError(f"{visible(path)}: neither a run directory nor a .keras file")
+        return Located(str(path), Run(file.parent), file)
+    if not file.is_dir():
+        raise RunError(f"{visible(path)}: no such run directory; wisesr train makes one")
+    run = Run(file)
+    if not run.is_complete:
+        raise RunError(
+            f"{visible(path)}: not a run directory: it has no {CONFIG} and {CLASSES}; wisesr train makes one"
+        )
+    if not run.best.is_file():
+        raise RunError(f"{visible(path)}: no {BEST} yet: no epoch has finished; go on with wisesr train --resume")
+    return Located(str(path), run, run.best)
+
+
+def load_source(
+    source: str | Path | None, overrides: Iterable[Override] = (), *, in_place: bool = False
+) -> LoadedConfig:
+    """Return the resolved config of a YAML file, an image folder, a run directory or its best.keras; None: defaults.
+
+    Args:
+        source: where the config comes from.
+        overrides: what the command line says, weakest first.
+        in_place: whether the config of a run directory is to say that training writes into that very directory.
+
+    Raises:
+        ConfigError: every mistake found, a line each.
+        DataError: the source is neither a file nor a folder.
+        RunError: the config of the run is damaged.
+    """
+    from wisesr_cli.config.reader import Override, load_config
+
+    run = _run_of(source)
+    if run is None:
+        return load_config(source, overrides)
+    run.load_config()  # a damaged one is the run's mistake, not that of who typed the command
+    path, origin = run.path.absolute(), visible(source)
+    place = [Override(("name",), path.name, origin), Override(("output_dir",), str(path.parent), origin)]
+    return load_config(run.config_path, [*(place if in_place else ()), *overrides])
+
+
+def _run_of(source: str | Path | None) -> Run | None:
+    if source is None or not str(source):
+        return None
+    path = Path(source)
+    run = Run(path.parent if path.suffix == ".keras" and path.is_file() else path)
+    return run if run.is_complete else None
