@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from wisesr_cli.run.names import PREDICTIONS
 from wisesr_cli.run.records import read_rows
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import visible
+
+# What a comparison remembers of a training and shows as it is.
+SHARED_FIELDS = {field.name for field in fields(ComparedTraining)} & {field.name for field in fields(TrainingRecord)}
 
 
 @dataclass(frozen=True)
@@ -144,15 +147,10 @@ def _training(
         head=item.head,
         seed=item.seed,
         run=item.run,
-        schedules=record.schedules,
         epochs=len(record.accuracies),
-        best_epoch=record.best_epoch,
-        top1_accuracy=record.top1_accuracy,
-        macro_f1=record.macro_f1,
-        accuracies=record.accuracies,
         seconds_per_epoch=statistics.median(record.epoch_seconds) if record.epoch_seconds else None,
         epochs_to_first_best=_epochs_to(done, item.head, first, item.seed),
-        error=record.error,
+        **{name: getattr(record, name) for name in SHARED_FIELDS},
     )
 
 

@@ -18,13 +18,13 @@ from wisesr_cli.data.duplicates import Duplicate, find_duplicates, warn_of_dupli
 from wisesr_cli.data.folders import Layout, Problem, find_splits
 from wisesr_cli.data.index import DatasetIndex, Split, index_from_rows
 from wisesr_cli.data.inspection import inspect_data
-from wisesr_cli.data.survey import DataOptions, Survey, find_layout, survey, tell, without_images_message
+from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.data.survey import Survey, find_layout, survey, tell, without_images_message
 from wisesr_cli.errors import DataError
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.results import Listener
 
 __all__ = [
-    "DataOptions",
     "DatasetIndex",
     "Duplicate",
     "Layout",
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-def build_index(data: DataOptions, *, seed: int, listener: Listener) -> DatasetIndex:
+def build_index(data: DataConfig, *, seed: int, listener: Listener) -> DatasetIndex:
     """Return every example of the data folders, each image's header read, validation set aside where it has no folder.
 
     Raises `DataError` for folders that cannot be used and, unless `data.on_error` is `skip`, for unreadable images.
@@ -62,7 +62,7 @@ def build_index(data: DataOptions, *, seed: int, listener: Listener) -> DatasetI
     return index
 
 
-def count_classes(data: DataOptions) -> int:
+def count_classes(data: DataConfig) -> int:
     """Return the number of class folders for training; no image is looked at."""
     return len(folders.list_split(find_layout(data).folders["train"]).class_names)
 

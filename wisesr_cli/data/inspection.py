@@ -16,7 +16,8 @@ from wisesr_cli.data import folders, splits
 from wisesr_cli.data.duplicates import find_duplicates
 from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, DatasetIndex
 from wisesr_cli.data.oddities import animated_message, misnamed_message
-from wisesr_cli.data.survey import DataOptions, Survey, nested_message, survey, without_images_message
+from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.data.survey import Survey, nested_message, survey, without_images_message
 from wisesr_cli.data.verified import file_keys, find_unreadable, recall_verified
 from wisesr_cli.errors import DataError
 from wisesr_cli.images import decoding
@@ -29,7 +30,7 @@ IMBALANCE = 10  # times as many images in the largest class as in the smallest, 
 class Case:
     """What a check may look at."""
 
-    data: DataOptions
+    data: DataConfig
     seed: int
     found: Survey
     listener: Listener
@@ -48,7 +49,7 @@ class Case:
         return DatasetIndex(self.found.class_names, self.found.layout.root, parts)
 
 
-def inspect_data(data: DataOptions, *, seed: int, listener: Listener) -> tuple[Finding, ...]:
+def inspect_data(data: DataConfig, *, seed: int, listener: Listener) -> tuple[Finding, ...]:
     """Return what was found in the data folders, every image decoded to its end unless it is known to be sound."""
     try:
         found = survey(data, listener=listener)

@@ -10,17 +10,14 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli import text
 from wisesr_cli.data.index import Labels, Split
+from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import DataError
-
-if TYPE_CHECKING:
-    from wisesr_cli.data.survey import DataOptions
 
 Chosen = npt.NDArray[np.bool_]
 
@@ -36,7 +33,7 @@ class SplitOptions:
 
 
 def set_validation_aside(
-    data: DataOptions, train: Split, class_names: tuple[str, ...], *, seed: int
+    data: DataConfig, train: Split, class_names: tuple[str, ...], *, seed: int
 ) -> tuple[Split, Split]:
     """Return the images left for training and those for validation, by the strategy of the config.
 

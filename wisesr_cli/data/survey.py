@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -20,34 +19,10 @@ from wisesr_cli.data.folders import Layout, Listing, Problem
 from wisesr_cli.data.index import ANIMATED, Split
 from wisesr_cli.data.oddities import animated_message, misnamed_message
 from wisesr_cli.data.scan import scan_files
+from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import DataError
 from wisesr_cli.images.decoding import SUFFIXES, SUPPORTED
 from wisesr_cli.results import Listener
-
-
-class DataOptions(Protocol):
-    """The part of a config that says where the images are; `settings.DataConfig` has it."""
-
-    @property
-    def dir(self) -> Path | None: ...  # noqa: D102
-    @property
-    def train_dir(self) -> Path | None: ...  # noqa: D102
-    @property
-    def validation_dir(self) -> Path | None: ...  # noqa: D102
-    @property
-    def test_dir(self) -> Path | None: ...  # noqa: D102
-    @property
-    def validation_split(self) -> float: ...  # noqa: D102
-    @property
-    def split_strategy(self) -> str: ...  # noqa: D102
-    @property
-    def group_regex(self) -> str | None: ...  # noqa: D102
-    @property
-    def image_size(self) -> tuple[int, int]: ...  # noqa: D102
-    @property
-    def on_error(self) -> str: ...  # noqa: D102
-    @property
-    def pixel_limit(self) -> int: ...  # noqa: D102
 
 
 @dataclass
@@ -114,7 +89,7 @@ def _chosen(split: Split, mask: np.ndarray) -> list[str]:
     return [split.paths[position] for position in np.flatnonzero(mask)]
 
 
-def find_layout(data: DataOptions) -> Layout:
+def find_layout(data: DataConfig) -> Layout:
     """Return the split folders that a config names, or those found in the one folder that it names."""
     if data.dir is not None:
         return folders.find_splits(data.dir)
@@ -129,7 +104,7 @@ def find_layout(data: DataOptions) -> Layout:
     return Layout(root, absolute)
 
 
-def survey(data: DataOptions, *, listener: Listener) -> Survey:
+def survey(data: DataConfig, *, listener: Listener) -> Survey:
     """Return what lies in the data folders, having read every header; raises `DataError` for the layout alone."""
     layout = find_layout(data)
     listings = {split: folders.list_split(folder) for split, folder in layout.folders.items()}
