@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wisesr_cli.config.reader import LoadedConfig, Override, overrides_of, parse_set
+from wisesr_cli.config.reader import LoadedConfig, Override, head_overrides, overrides_of
 from wisesr_cli.config.yaml_reader import KeyPath
 from wisesr_cli.errors import UsageError
 from wisesr_cli.models.backbones import FROM_WEIGHTS
@@ -132,16 +132,8 @@ def _seeds_of(seeds: int | str | Sequence[int]) -> tuple[int, ...]:
 
 
 def _compared_head(source: str | Path | None, overrides: Sequence[Override], text: str) -> ComparedHead:
-    name, *options = text.split(":")
-    origin = f"--heads {text}"
-    values = [Override(("model", "head", "name"), name, origin)]
-    for option in options:
-        key, equals, _ = option.partition("=")
-        if not equals or key.strip() in ("", "name"):  # another name than the one before the colon would mislabel it
-            raise UsageError(f"{visible(origin)}: expected HEAD:option=value, for instance wise:pooling=valid")
-        parsed = parse_set(f"model.head.{option}")
-        values.append(Override(parsed.path, parsed.value, origin))
-    return ComparedHead(text, _with_new_head(load_source(source, (*overrides, *values))))
+    loaded = load_source(source, (*overrides, *head_overrides(text, f"--heads {text}")))
+    return ComparedHead(text, _with_new_head(loaded))
 
 
 def _with_new_head(loaded: LoadedConfig) -> LoadedConfig:

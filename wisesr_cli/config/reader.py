@@ -112,15 +112,29 @@ def parse_head(text: str, *, base: HeadOptions | None = None) -> HeadOptions:
 
     Raises:
         ConfigError: an unknown head or option, or a value that it does not allow.
+        UsageError: an option that is not written as one.
+    """
+    overrides = head_overrides(text, f"head '{text}'")
+    if base is not None and base.name == overrides[0].value:
+        overrides.insert(0, Override(("model", "head"), base.model_dump(mode="json"), overrides[0].origin))
+    return load_config(None, overrides).config.model.head
+
+
+def head_overrides(text: str, origin: str) -> list[Override]:
+    """Return what a head given as `wise:pooling=valid` says: its name, then each of its options.
+
+    Raises:
+        UsageError: an option has no `=` or no value that is YAML, or is the name.
     """
     name, *options = text.split(":")
-    same = base is not None and base.name == name
-    values: dict[str, Any] = base.model_dump(mode="json") if base is not None and same else {"name": name}
-    document = Document({"model": {"head": values}}, {("model", "head"): f"head '{text}'"})
+    overrides = [Override(("model", "head", "name"), name, origin)]
     for option in options:
-        override = parse_set(f"model.head.{option}")
-        values[str(override.path[-1])] = override.value
-    return validate(document).model.head
+        key, equals, _ = option.partition("=")
+        if not equals or key.strip() in ("", "name"):  # another name than the one before the colon would mislabel it
+            raise UsageError(f"{visible(origin)}: expected HEAD:option=value, for instance wise:pooling=valid")
+        parsed = parse_set(f"model.head.{option}")
+        overrides.append(Override(parsed.path, parsed.value, origin))
+    return overrides
 
 
 def _read_source(source: str | Path | None) -> Document:
