@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -23,6 +22,7 @@ import numpy.typing as npt
 from wisesr_cli.data.verified import Keys
 from wisesr_cli.images.decoding import DECODER_VERSION, Pixels
 from wisesr_cli.machine import caches
+from wisesr_cli.machine.locks import take
 
 DISK_LIMIT_BYTES = 20 * 10**9  # of all caches together
 SPARE_BYTES = 10**9  # what caches leave free on the disk
@@ -112,7 +112,7 @@ def open_cache(path: Path, shape: tuple[int, int, int, int]) -> DiskCache | None
         return None
     file = _Descriptor(descriptor)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        take(descriptor, shared=True, wait=True)
         if os.fstat(descriptor).st_size != _total_bytes(shape):
             return None
         with contextlib.suppress(OSError):
@@ -134,7 +134,7 @@ def new_cache(path: Path, shape: tuple[int, int, int, int]) -> Iterator[CacheWri
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     writer = CacheWriter(descriptor, shape)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        take(descriptor, wait=True)
         _reserve(descriptor, _total_bytes(shape))
         yield writer
         os.fsync(descriptor)
@@ -187,7 +187,8 @@ def _remove_unused(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not take(descriptor):
+            return False
         path.unlink()
         return True
     except OSError:

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 from wisesr_cli.errors import MachineError, RunError
@@ -48,13 +49,34 @@ def alone_in(folder: Path) -> Iterator[None]:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with suppress(OSError):  # file systems that know no locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise MachineError(f"{visible(folder)}: in use by another wisesr; wait for it or stop it") from None
+            if not take(descriptor):
+                raise MachineError(f"{visible(folder)}: in use by another wisesr; wait for it or stop it")
         yield
     finally:
         os.close(descriptor)
+
+
+def take(file: int | FileIO, *, shared: bool = False, wait: bool = False) -> bool:
+    """Take the lock of an open file, which holds until it is closed; return False where another process has it.
+
+    `shared`: others may share it. `wait`: until no other process has it.
+
+    Raises:
+        OSError: the file system knows no locks.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lies_at(path: Path, file: int | FileIO) -> bool:
+    """Return whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file if isinstance(file, int) else file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _hold(path: Path) -> int:
@@ -64,8 +86,12 @@ def _hold(path: Path) -> int:
         with suppress(FileNotFoundError):  # taken away by another process between two of these lines
             descriptor = _open_own(path)
             try:
-                _take(descriptor, path.parent)
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                if not take(descriptor):
+                    holder = visible(os.read(descriptor, 32).decode(errors="replace").strip() or "unknown")
+                    raise MachineError(
+                        f"{visible(path.parent)}: in use by another wisesr (pid {holder}); wait for it or stop it"
+                    )
+                if lies_at(path, descriptor):
                     return descriptor
             except BaseException:
                 os.close(descriptor)
@@ -91,13 +117,3 @@ def _open_own(path: Path) -> int:
         os.close(descriptor)
         raise RunError(f"{visible(path)}: is no lock file; take it away")
     return descriptor
-
-
-def _take(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-        raise MachineError(
-            f"{visible(folder)}: in use by another wisesr (pid {visible(holder)}); wait for it or stop it"
-        ) from None

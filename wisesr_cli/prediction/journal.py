@@ -7,7 +7,6 @@ over itself and all lines before it, so that a line that was changed, lost or do
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from typing import Any
 from wisesr_cli.display.grid import to_json
 from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.machine.files import naming
+from wisesr_cli.machine.locks import lies_at, take
 from wisesr_cli.results import Prediction, ScoredLabel
 from wisesr_cli.text import visible
 
@@ -125,7 +125,7 @@ class Journal:
 
     def remove(self) -> None:
         """Take the journal away; `close` still has to be called."""
-        if _lies_at(self.path, self._file):
+        if lies_at(self.path, self._file):
             self.path.unlink()
 
     def close(self) -> None:
@@ -192,14 +192,6 @@ class _FromStart(RawIOBase):
         return len(content)
 
 
-def _lies_at(path: Path, file: FileIO) -> bool:
-    """Return whether an open file is still the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def _open(path: Path) -> FileIO:
     """Open the journal at `path`; one that is made here says whose it is at once, as an empty file is no journal."""
     flags = os.O_RDWR | os.O_CLOEXEC
@@ -227,17 +219,15 @@ def _open_alone(path: Path) -> FileIO:
     while True:
         file = _open(path)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            is_alone = take(file)
+        except OSError:  # file systems that know no locks
+            return file
+        if not is_alone:
             holder = _HOLDER_PATTERN.match(file.read(_HOLDER_BYTES))
             file.close()
             pid = holder[1].decode("ascii") if holder else "unknown"
-            raise MachineError(
-                f"{visible(path)}: in use by another wisesr predict (pid {pid}); wait for it or stop it"
-            ) from None
-        except OSError:  # file systems that know no locks
-            return file
-        if _lies_at(path, file):
+            raise MachineError(f"{visible(path)}: in use by another wisesr predict (pid {pid}); wait for it or stop it")
+        if lies_at(path, file):
             return file
         file.close()  # finished and taken away by another process while it was opened here
 
