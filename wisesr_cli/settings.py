@@ -127,22 +127,12 @@ def kind_of(value: Any) -> str:
     return "mapping" if isinstance(value, dict | Options) else "name"
 
 
-Side = Annotated[int, Field(ge=8, le=8192)]
+SMALLEST_SIDE, LARGEST_SIDE = 8, 8192  # pixels; a batch of larger images fits no memory
+_SIDE_SCHEMA = {"type": "integer", "minimum": SMALLEST_SIDE, "maximum": LARGEST_SIDE}
+Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 ImageSize = Annotated[
     tuple[Side, Side],
     BeforeValidator(_as_size),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 8, "maximum": 8192},
-                {
-                    "type": "array",
-                    "items": {"type": "integer", "minimum": 8, "maximum": 8192},
-                    "minItems": 2,
-                    "maxItems": 2,
-                },
-            ]
-        }
-    ),
+    WithJsonSchema({"anyOf": [_SIDE_SCHEMA, {"type": "array", "items": _SIDE_SCHEMA, "minItems": 2, "maxItems": 2}]}),
 ]
 FolderPath = Annotated[Path, BeforeValidator(_as_path), WithJsonSchema({"type": "string"})]

@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST_REASON = 500  # characters; some packages write down a whole model
+
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _ESCAPED = re.compile(r"\\(?:([\\tnr])|x([0-9a-f]{2})|u([0-9a-f]{4})|U(0010[0-9a-f]{4}|000[0-9a-f]{5}))")
 _CELL_AFTER_SEMICOLON = re.compile(r";(?=[\"']*[=+@-])")
@@ -60,6 +62,21 @@ def _unescape(match: re.Match[str]) -> str:
     if simple is not None:
         return {"t": "\t", "n": "\n", "r": "\r"}.get(simple, simple)
     return chr(int(next(code for code in codes if code is not None), 16))
+
+
+def on_one_line(error: object, *, whole: bool = False) -> str:
+    """Return what an error says, made visible, on one line of at most `LONGEST_REASON` characters, or whole.
+
+    One that says nothing gives the name of its kind.
+    """
+    reason = visible(" ".join(str(error).split()))
+    return (reason if whole else reason[:LONGEST_REASON]) or type(error).__name__
+
+
+def first_line(error: object) -> str:
+    """Return the first line of what an error says; what follows is of no use to a user: tracebacks, for instance."""
+    lines = str(error).strip().splitlines()
+    return on_one_line(lines[0]) if lines else type(error).__name__
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 import wisesr_cli
 from wisesr_cli.config.reader import load_config
-from wisesr_cli.config.starter import IMBALANCE
+from wisesr_cli.config.starter import WEIGHTED_IMBALANCE
 from wisesr_cli.demo import demo as demo_module
 from wisesr_cli.demo import harbour
 
@@ -71,7 +71,7 @@ def test_the_phases_of_the_config_for_photos_train(wisesr: CommandLine, tmp_path
 
 
 def test_init_balances_classes_of_very_different_sizes(wisesr: CommandLine, tmp_path: Path) -> None:
-    counts = {"many": int(4 * IMBALANCE), "few": 4}
+    counts = {"many": int(4 * WEIGHTED_IMBALANCE), "few": 4}
     answer = wisesr("init", large_photos(tmp_path / "photos", counts, size=(40, 40)))
     assert answer.code == 0
     assert load_config("config.yaml").config.train.class_weights == "balanced"

@@ -22,7 +22,7 @@ from wisesr_cli.results import Listener
 from wisesr_cli.text import counted, visible
 
 SMALL_IMAGES = 96  # pixels of the median shorter side; below, a network from scratch at that size
-IMBALANCE = 3.0  # times as many images in the largest class as in the smallest
+WEIGHTED_IMBALANCE = 3.0  # times as many images in the largest class as in the smallest, from which on they get weights
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class FolderFacts:
             lines.append("small images: backbone compact, from scratch")
         else:
             lines.append("photos: MobileNetV2 with ImageNet weights, the head first, then everything")
-        if self.imbalance >= IMBALANCE:
+        if self.imbalance >= WEIGHTED_IMBALANCE:
             lines.append(f"the largest class is {self.imbalance:.1f} times the smallest: class_weights balanced")
         if self.deep:
             lines.append(f"{counted(self.deep, 'image')} with 16 bits: scaled to 8, not clipped")
@@ -184,7 +184,7 @@ def _model(facts: FolderFacts) -> list[str]:
 
 
 def _train(facts: FolderFacts) -> list[str]:
-    balanced = facts.imbalance >= IMBALANCE
+    balanced = facts.imbalance >= WEIGHTED_IMBALANCE
     lines = [
         "train:",
         f"  batch_size: {32 if facts.images >= 320 else 16}",

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from wisesr_cli.errors import ConfigError
-from wisesr_cli.text import visible
+from wisesr_cli.text import on_one_line, visible
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 20
@@ -67,7 +67,7 @@ def read_yaml(text: str, *, origin: str) -> Document:
         loader = _CheckedLoader(text, reader)
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        problem = " ".join(str(error.problem or error.context or "not YAML").split())
+        problem = on_one_line(error.problem or error.context or "not YAML")
         raise reader.error(problem, error.problem_mark or error.context_mark) from None
     except yaml.YAMLError as error:  # a character that YAML does not allow
         position = getattr(error, "position", 0)

@@ -23,7 +23,7 @@ from wisesr_cli.errors import DataError
 from wisesr_cli.images import decoding
 from wisesr_cli.results import Finding, Level, Listener
 
-IMBALANCE = 10  # times as many images in the largest class as in the smallest, from which on it is worth a warning
+WARNED_IMBALANCE = 10  # times as many images in the largest class as in the smallest, from which on it is warned of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _check_classes(case: Case) -> Iterator[Finding]:
     yield Finding("pass", "classes", message, len(counts))
     if lacking := case.found.classes_without_images():
         yield Finding("fail", "class-without-images", without_images_message(lacking), len(lacking))
-    if len(counts) > 1 and counts.min() > 0 and counts.max() >= IMBALANCE * counts.min():
+    if len(counts) > 1 and counts.min() > 0 and counts.max() >= WARNED_IMBALANCE * counts.min():
         ratio = counts.max() / counts.min()
         largest, smallest = (text.visible(index.class_names[order[position]]) for position in (0, -1))
         advice = "consider train.class_weights: balanced and judge by balanced_accuracy"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.errors import RunError
-from wisesr_cli.text import visible
+from wisesr_cli.text import on_one_line, visible
 
 if TYPE_CHECKING:
     from wisesr_cli.models.image_sizes import ImageSize
@@ -69,8 +69,7 @@ class KerasEngine:
         except MemoryError:
             raise
         except Exception as error:  # backends raise whatever they like
-            reason = " ".join(str(error).split())[:300]
-            raise RunError(f"{visible(self.path)}: the model cannot be run: {visible(reason)}") from error
+            raise RunError(f"{visible(self.path)}: the model cannot be run: {on_one_line(error)}") from error
 
 
 def _in_precision(model: Any, precision: str) -> Any:

@@ -26,7 +26,7 @@ from wisesr_cli.machine.files import sha256
 from wisesr_cli.machine.keras_start import Device, has_nvidia_driver, processor, quiet_stderr
 from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo, parse_model_info
-from wisesr_cli.text import visible
+from wisesr_cli.text import on_one_line, visible
 
 PACKAGE = "ai-edge-litert"
 MOST_BYTES = 2 << 30  # of a file; positions in a model for LiteRT have 31 bits
@@ -197,8 +197,7 @@ class LiteRtEngine:
         except MemoryError:
             raise
         except Exception as error:  # LiteRT raises whatever it likes
-            reason = " ".join(str(error).split())[:300]
-            raise RunError(f"{visible(self.model.path)}: the model cannot be run: {visible(reason)}") from error
+            raise RunError(f"{visible(self.model.path)}: the model cannot be run: {on_one_line(error)}") from error
         self._idle.append(interpreter)
         return found
 
@@ -214,11 +213,10 @@ class LiteRtEngine:
         except ImportError as error:
             reason = f"{PACKAGE} is not installed; install it with: pip install {PACKAGE}"
             if not isinstance(error, ModuleNotFoundError):
-                reason = f"{PACKAGE} cannot be loaded: {visible(' '.join(str(error).split()))}; install it anew"
+                reason = f"{PACKAGE} cannot be loaded: {on_one_line(error, whole=True)}; install it anew"
             raise UnusableError(reason, MachineError) from None
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # also another LiteRT than is known here
-            name, reason = visible(self.model.path.name), visible(" ".join(str(error).split())[:200])
-            raise UnusableError(f"LiteRT does not take {name}: {reason}") from None
+            raise UnusableError(f"LiteRT does not take {visible(self.model.path.name)}: {on_one_line(error)}") from None
 
     def _interpreter(self) -> Any:
         from ai_edge_litert.interpreter import Interpreter

@@ -40,6 +40,7 @@ from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.keras_start import DeviceChoice
 from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.models.backbones import BACKBONE_LAYER
 from wisesr_cli.models.image_sizes import ImageSize
 from wisesr_cli.results import Contribution, Explanation, Listener
 from wisesr_cli.text import visible
@@ -277,8 +278,6 @@ def _record(decoded: Decoded, decision: Decision | None) -> Explanation:
 
 def _head_layers(model: Any) -> list[Any]:
     """Return the layers behind the backbone, in the order in which they compute; the last one gives the logits."""
-    from wisesr_cli.models.build import BACKBONE_LAYER
-
     operations = getattr(model, "operations", [])
     before = next((number for number, operation in enumerate(operations) if operation.name == BACKBONE_LAYER), None)
     if before is None:

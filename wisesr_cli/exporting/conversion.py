@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from wisesr_cli.errors import machine_error
 from wisesr_cli.machine import keras_start
-from wisesr_cli.text import visible
+from wisesr_cli.text import on_one_line
 
 FormatName = Literal["keras", "onnx", "litert", "saved_model"]
 Quantization = Literal["int8", "float16"]
@@ -56,11 +56,6 @@ conversion.WRITERS[name](model, Path(target), quantize or None, pixels)
 
 class ConversionError(Exception):
     """Why a model was not written in another format; the text is the bare reason."""
-
-
-def reason_of(error: Exception) -> str:
-    """Return what an error of another package says, on one line that is not too long."""
-    return visible(" ".join(str(error).split())[:300]) or type(error).__name__
 
 
 def missing_tensorflow() -> str | None:
@@ -103,7 +98,7 @@ def convert(
             raise OSError(errno.ENOSPC, FULL, str(target)) from error
         if isinstance(error, OSError) and machine_error(error) is not None:
             raise
-        raise ConversionError(f"the model cannot be converted for {TITLES[name]}: {reason_of(error)}") from error
+        raise ConversionError(f"the model cannot be converted for {TITLES[name]}: {on_one_line(error)}") from error
 
 
 def write_keras(model: Any, target: Path, quantize: str | None = None, examples: Pixels | None = None) -> None:

@@ -20,7 +20,7 @@ from wisesr_cli.engines.engine import padded_logits
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.exporting import runtimes
-from wisesr_cli.exporting.conversion import ConversionError, FormatName, Quantization, convert, reason_of
+from wisesr_cli.exporting.conversion import ConversionError, FormatName, Quantization, convert
 from wisesr_cli.exporting.folder import Place, export_folder, source_of
 from wisesr_cli.exporting.images import ExportImages, choose_images
 from wisesr_cli.exporting.metadata import (
@@ -42,7 +42,7 @@ from wisesr_cli.requests import ExportRequest
 from wisesr_cli.results import ExportedModel, Exports, Listener
 from wisesr_cli.run.located import locate
 from wisesr_cli.run.names import EXPORT_README, EXPORTED_MODELS, LABELS
-from wisesr_cli.text import joined, nearest, visible
+from wisesr_cli.text import joined, nearest, on_one_line, visible
 
 STOPPED = "nothing was exported; repeat the command"
 
@@ -204,7 +204,7 @@ class _Exporting:
         except ImportError as error:
             raise _unloadable(name, error) from error
         except Exception as error:  # runtimes raise whatever they like
-            raise RunError(f"{target.name}: cannot be loaded again: {reason_of(error)}") from error
+            raise RunError(f"{target.name}: cannot be loaded again: {on_one_line(error)}") from error
 
     def _judged(self, row: ExportedModel, run: RunModel) -> ExportedModel:
         """Return a row with the accuracies of the run and of a quantized model, on the same images."""
@@ -233,13 +233,13 @@ def run_or_refuse(run: RunModel, pixels: runtimes.Pixels, file: str) -> runtimes
     except MemoryError:
         raise
     except Exception as error:  # runtimes raise whatever they like
-        raise RunError(f"{file}: its runtime cannot run it: {reason_of(error)}") from error
+        raise RunError(f"{file}: its runtime cannot run it: {on_one_line(error)}") from error
 
 
 def _unloadable(name: FormatName, error: ImportError) -> MachineError:
     """Return the error of a package that is installed, but does not work here."""
     return MachineError(
-        f"--to {name} needs a package that cannot be loaded: {reason_of(error)}; install it anew with: "
+        f"--to {name} needs a package that cannot be loaded: {on_one_line(error)}; install it anew with: "
         f"{FORMATS[name].install}"
     )
 

@@ -20,7 +20,7 @@ from typing import IO, Any, Literal
 
 from wisesr_cli.errors import MachineError
 from wisesr_cli.machine.threads import worker_count
-from wisesr_cli.text import visible
+from wisesr_cli.text import on_one_line
 
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 
@@ -113,7 +113,7 @@ def join_processes(keras: Any, address: str, processes: int, process: int) -> No
             keras.distribution.initialize(address, processes, process)
             importlib.import_module("jax.experimental.multihost_utils").sync_global_devices("wisesr")
     except RuntimeError as error:
-        reason = visible(" ".join(str(error).split()))
+        reason = on_one_line(error, whole=True)
         raise MachineError(f"JAX cannot reach the other processes at {address}: {reason}") from error
 
 
@@ -134,12 +134,12 @@ def _load(package: str) -> Any:
     except ModuleNotFoundError as error:
         raise MachineError(f"{error.name} is not installed; install it with: pip install {error.name}") from None
     except ImportError as error:
-        reason = visible(" ".join(str(error).split()))
+        reason = on_one_line(error, whole=True)
         raise MachineError(f"{package} cannot be loaded: {reason}; install it anew") from error
     except (ValueError, TypeError, AttributeError, AssertionError) as error:
         if not _is_about_settings(error):
             raise
-        reason = visible(" ".join(str(error).split()) or "a setting that it does not know")
+        reason = on_one_line(error, whole=True) if str(error) else "a setting that it does not know"
         where = "~/.keras/keras.json, or the variables that begin with KERAS_"
         raise MachineError(f"Keras cannot start: {reason}; mend or remove its settings: {where}") from error
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from wisesr_cli.model_files.allowed import ALLOWED
 from wisesr_cli.model_files.hdf5 import UnsafeFileError
+from wisesr_cli.settings import LARGEST_SIDE
 
 MOST_DEPTH = 100  # of what is nested; real ones have 14
 MOST_LAYERS = 3_000  # of one model; real ones have up to 1,039
@@ -23,7 +24,7 @@ MOST_NUMBER = 1 << 20  # where `MOST` says nothing; real ones have up to 36,864
 # Several times what the backbones and heads have, by the name of the option.
 MOST: dict[str, int] = {
     "axis": 4,
-    "batch_shape": 8192,
+    "batch_shape": LARGEST_SIDE,
     "cropping": 64,
     "depth_multiplier": 16,
     "dilation_rate": 16,

@@ -23,7 +23,7 @@ from wisesr_cli.model_files.architecture import check_model_config
 from wisesr_cli.model_files.hdf5 import Table, UnsafeFileError
 from wisesr_cli.model_files.info import MODEL_INFO
 from wisesr_cli.model_files.isolation import check_weights_apart
-from wisesr_cli.text import visible
+from wisesr_cli.text import on_one_line, visible
 
 CONFIG = "config.json"
 METADATA = "metadata.json"
@@ -169,5 +169,5 @@ def _read_config(archive: zipfile.ZipFile) -> Any:
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnsafeFileError(f"{CONFIG} in it is damaged: {str(error)[:200]}") from None
+        raise UnsafeFileError(f"{CONFIG} in it is damaged: {on_one_line(error)}") from None
     return config

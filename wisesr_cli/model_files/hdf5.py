@@ -20,6 +20,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from wisesr_cli.text import on_one_line
+
 MOST_OBJECTS = 100_000  # groups and tables; the largest backbone has some 3,000
 MOST_ATTRIBUTE_BYTES = 1 << 20  # the older format lists the names of all layers in one
 LARGE_BYTES = 1 << 26
@@ -96,7 +98,7 @@ def check_weights(file: IO[bytes]) -> dict[str, Table]:
     except UnsafeFileError:
         raise
     except Exception as error:  # HDF5 raises whatever it likes on a damaged file
-        raise UnsafeFileError(f"damaged: {' '.join(str(error).split())[:200]}") from error
+        raise UnsafeFileError(f"damaged: {on_one_line(error)}") from error
 
 
 def _walk(root: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:

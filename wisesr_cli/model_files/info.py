@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from wisesr_cli.errors import RunError
+from wisesr_cli.settings import LARGEST_SIDE
 from wisesr_cli.text import visible
 
 MODEL_INFO = "wisesr.json"  # what the record is called in an archive
 PLACEHOLDER = "class_{}"  # what the classes of a model are called that nobody named
-MOST_SIDE = 8192  # pixels; a batch of larger images fits no memory
 
 Resize = Literal["squash", "crop", "pad"]
 
@@ -62,7 +62,7 @@ def parse_model_info(record: bytes, path: Path) -> ModelInfo:
 
 def _from_json(values: dict[str, Any]) -> ModelInfo:
     height, width = values["image_size"]
-    if not all(type(side) is int and 0 < side <= MOST_SIDE for side in (height, width)):
+    if not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in (height, width)):
         raise ValueError(f"the image size {height}x{width}")
     if values["resize"] not in get_args(Resize):
         raise ValueError(f"the resize rule {values['resize']!r}")

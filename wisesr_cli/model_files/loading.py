@@ -20,7 +20,7 @@ from wisesr_cli import layers  # noqa: F401  (registers our layers, which Keras 
 from wisesr_cli.errors import RunError
 from wisesr_cli.model_files.archive import CheckedArchive, check_archive
 from wisesr_cli.model_files.hdf5 import Table, table_of
-from wisesr_cli.text import visible
+from wisesr_cli.text import on_one_line, visible
 
 MOST_OUTPUTS = 1 << 26  # numbers that one layer gives for one image: 256 MiB, as VGG16 at 1024 pixels
 _OPTIMIZER = "/optimizer/"  # where Keras puts what a compiled model trains with
@@ -48,8 +48,7 @@ def load_model(path: Path, *, runs: bool = False) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # Keras raises whatever it likes on a damaged file
-        reason = " ".join(str(error).split())[:300]
-        raise RunError(f"{visible(path)}: cannot be loaded: {visible(reason)}") from error
+        raise RunError(f"{visible(path)}: cannot be loaded: {on_one_line(error)}") from error
 
 
 def _check_size(checked: CheckedArchive, *, runs: bool) -> None:

@@ -19,6 +19,7 @@ from wisesr_cli.text import joined, nearest, visible
 # `tf`: -1..1; `torch`: less the ImageNet mean, by its deviation; `unit`: 0..1; `none`: as they are.
 Preprocessing = Literal["caffe", "tf", "torch", "unit", "none"]
 
+BACKBONE_LAYER = "backbone"  # what the backbone is called inside a classifier
 FROM_WEIGHTS = "from_weights"  # no row of `BACKBONES`: the backbone is what the file of `model.weights` holds
 
 MAX_MOMENTUM = 0.99  # Keras' MobileNets have 0.999: after a short run their statistics are those of the start
@@ -76,7 +77,7 @@ def build_backbone(name: str, image_size: tuple[int, int], *, weights: str | Non
         ConfigError: the image is smaller than the backbone's minimum, or ImageNet weights do not exist.
     """
     check_backbone(name, image_size, weights)
-    return BACKBONES[name].build(image_size, weights, "backbone")
+    return BACKBONES[name].build(image_size, weights, BACKBONE_LAYER)
 
 
 def check_backbone(name: str, image_size: tuple[int, int], weights: str | None) -> None:

@@ -16,6 +16,7 @@ from wisesr_cli.errors import DataError
 from wisesr_cli.machine.keras_start import seed_everything
 from wisesr_cli.model_files.loading import build_without_values
 from wisesr_cli.models.backbones import (
+    BACKBONE_LAYER,
     FROM_WEIGHTS,
     Preprocessing,
     build_backbone,
@@ -27,8 +28,6 @@ from wisesr_cli.models.backbones import (
 from wisesr_cli.models.heads import FeatureMap, HeadOptions, build_head, effective_options
 from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.models.weights import load_start
-
-BACKBONE_LAYER = "backbone"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from wisesr_cli.models.image_sizes import (
     smallest_side,
     too_few_positions_error,
 )
-from wisesr_cli.text import size_text, visible
+from wisesr_cli.text import on_one_line, size_text
 
 # Where Keras calls `correct_pad`: in EfficientNet, MobileNetV2, MobileNetV3, and twice in NASNet.
 _PADS_BY_SIZE = re.compile(r"(stem_conv|.*dwconv|.*depthwise|block_\d+)_pad|(separable_conv|reduction)(_\d+)?_pad_.*")
@@ -55,8 +55,9 @@ def check_size(model: Any, image_size: ImageSize) -> None:
     except (WisesrError, MemoryError):
         raise
     except Exception as error:  # layers raise whatever they like
-        reason = visible(" ".join(str(error).split())[:300])
-        raise RunError(f"the model cannot be rebuilt for {size_text(image_size)} pixels: {reason}") from error
+        raise RunError(
+            f"the model cannot be rebuilt for {size_text(image_size)} pixels: {on_one_line(error)}"
+        ) from error
     if (largest := largest_output(rebuilt)) > MOST_OUTPUTS:
         raise UsageError(
             f"at an image size of {size_text(image_size)} a layer of the model gives {largest:,} numbers for one "

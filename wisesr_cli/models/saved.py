@@ -13,12 +13,11 @@ from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.layers import PositionWeightedPooling2D
 from wisesr_cli.model_files.info_file import has_model_info, read_model_info
 from wisesr_cli.model_files.loading import load_model
-from wisesr_cli.models.backbones import Preprocessing
+from wisesr_cli.models.backbones import BACKBONE_LAYER, Preprocessing
 from wisesr_cli.models.other_size import at_size
 from wisesr_cli.models.rebuilding import rebuild
 from wisesr_cli.text import joined, visible
 
-BACKBONE_LAYER = "backbone"
 _SAME_HEAD = ("grid_size", "pool_size", "constraint")  # options of a layer that its weights mean nothing without
 
 

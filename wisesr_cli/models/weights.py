@@ -30,7 +30,7 @@ from wisesr_cli.models.backbones import (
 )
 from wisesr_cli.models.saved import SavedClassifier
 from wisesr_cli.models.settings import ModelConfig
-from wisesr_cli.text import visible
+from wisesr_cli.text import on_one_line, visible
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,7 @@ def _load_file(whole: Any, cut: Any, path: Path) -> None:
     except WisesrError:
         raise
     except Exception as error:  # Keras and HDF5 raise whatever they like on a damaged file
-        reason = " ".join(str(error).split())[:300]
-        raise RunError(f"model.weights: {visible(path)}: cannot be loaded: {visible(reason)}") from error
+        raise RunError(f"model.weights: {visible(path)}: cannot be loaded: {on_one_line(error)}") from error
 
 
 def _with_imagenet_weights(name: str, image_size: tuple[int, int]) -> Any:
@@ -140,9 +139,9 @@ def _with_imagenet_weights(name: str, image_size: tuple[int, int]) -> Any:
     except WisesrError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise MachineError(
-            f"model.weights: the ImageNet weights of {name} could not be downloaded: {visible(reason)}; "
+            f"model.weights: the ImageNet weights of {name} could not be downloaded: "
+            f"{on_one_line(error, whole=True)}; "
             "without a network give a file or null"
         ) from error
 

@@ -26,7 +26,7 @@ from wisesr_cli.run.names import (
     UPGRADED,
 )
 from wisesr_cli.run.records import read_json, read_rows, write_json, write_rows
-from wisesr_cli.text import visible
+from wisesr_cli.text import first_line, visible
 
 if TYPE_CHECKING:
     from wisesr_cli.config.schema import Config
@@ -105,8 +105,9 @@ class Run:
         try:
             return load_config(self.config_path).config
         except ConfigError as error:
-            reason = str(error).splitlines()[0]
-            raise RunError(f"{reason}; the run's own config is damaged: put it back, or train anew") from None
+            raise RunError(
+                f"{first_line(error)}; the run's own config is damaged: put it back, or train anew"
+            ) from None
 
     def write_start(
         self,

@@ -23,7 +23,7 @@ from wisesr_cli.machine.caches import cache_dir
 from wisesr_cli.machine.keras_start import DeviceChoice
 from wisesr_cli.machine.memory import available_memory_bytes
 from wisesr_cli.results import CheckResult, Finding, Listener
-from wisesr_cli.text import visible
+from wisesr_cli.text import on_one_line, visible
 
 GIGABYTE = 1e9
 LITTLE_DISK_BYTES = 2e9
@@ -39,7 +39,7 @@ def diagnose(output_dir: str, device: DeviceChoice, listener: Listener) -> Check
                 level, message = check(output_dir, device)
                 findings.append(Finding(level, code, message))  # type: ignore[arg-type]
             except Exception as error:
-                findings.append(Finding("fail", code, " ".join(str(error).split())[:500] or type(error).__name__))
+                findings.append(Finding("fail", code, on_one_line(error)))
             progress.advance()
     return CheckResult(tuple(findings))
 

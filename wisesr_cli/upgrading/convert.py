@@ -33,6 +33,7 @@ from wisesr_cli.results import Listener, Upgrade
 from wisesr_cli.run.names import CLASSES, ENVIRONMENT, SPLITS
 from wisesr_cli.run.records import write_json, write_rows
 from wisesr_cli.run.run import Run
+from wisesr_cli.settings import LARGEST_SIDE, SMALLEST_SIDE
 from wisesr_cli.text import counted, joined, visible
 from wisesr_cli.training.fit import environment
 from wisesr_cli.upgrading.families import family_of
@@ -44,7 +45,6 @@ MOST_DIFFERENCE = 1e-5  # of probabilities
 LITTLE_VARIATION = 1e-3  # of probabilities between images: below it, wrong weights might hardly show
 SMALLEST = 1e-30  # probability that a logarithm is taken of
 BATCH_SIZE = 8
-MOST_SIDE = 8192
 ASSUMED = "assumed to be scaled before"
 
 Images = DecodedImages | MadeImages
@@ -133,8 +133,10 @@ def _image_size(model: Any, given: tuple[int, int] | None, path: Path) -> tuple[
             f"--image-size {size[0]}x{size[1]}: the model is for {height}x{width} and is upgraded at that size; "
             "evaluate, predict and export take another one later"
         )
-    if not all(8 <= side <= MOST_SIDE for side in size):
-        raise RunError(f"it is for images of {size[0]}x{size[1]}; wisesr takes sides of 8 to {MOST_SIDE} pixels")
+    if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in size):
+        raise RunError(
+            f"it is for images of {size[0]}x{size[1]}; wisesr takes sides of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels"
+        )
     return size
 
 

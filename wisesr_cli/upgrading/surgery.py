@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from wisesr_cli.errors import RunError
+from wisesr_cli.models.backbones import BACKBONE_LAYER
 from wisesr_cli.models.rebuilding import Call, Rebuilt, rebuild
 from wisesr_cli.text import joined, visible
 from wisesr_cli.upgrading.folding import RULES, Folded, fold, two_classes
 
-BACKBONE = "backbone"
 _SCALING = ("Normalization", "Rescaling")
 _ARITHMETIC = ("Add", "GetItem", "Multiply", "Stack", "Subtract", "TrueDivide")  # operations on pixels
 _OTHER_ENDS = {
@@ -73,7 +73,7 @@ def take_apart(model: Any, image_size: tuple[int, int]) -> Parts:
         tail.append(call)
         tensor = call.inputs[0]
     feature_map = call.inputs[0]
-    backbone = rebuilt.model_up_to(feature_map, BACKBONE)
+    backbone = rebuilt.model_up_to(feature_map, BACKBONE_LAYER)
     folded = fold([call.layer for call in reversed(tail)], feature_map.shape[-1])
     return Parts(
         backbone=backbone,

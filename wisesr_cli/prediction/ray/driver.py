@@ -21,11 +21,11 @@ from wisesr_cli.engines.choose import ChosenEngine
 from wisesr_cli.engines.litert import LiteRtModel
 from wisesr_cli.errors import MachineError, WisesrError
 from wisesr_cli.machine import keras_start
-from wisesr_cli.prediction.ray.session import STORE_BYTES, RayOptions, first_line, session
+from wisesr_cli.prediction.ray.session import STORE_BYTES, RayOptions, session
 from wisesr_cli.prediction.ray.worker import Labeller, Order, decoded
 from wisesr_cli.requests import PredictRequest
 from wisesr_cli.results import Listener, Prediction, Silent
-from wisesr_cli.text import counted
+from wisesr_cli.text import counted, first_line
 
 PART = 1 << 18  # inputs that Ray Data knows of at a time; each part starts its workers anew
 BLOCK = 256  # inputs in a block at most, where a batch is no larger

@@ -29,7 +29,7 @@ from wisesr_cli.machine.keras_start import quiet_stderr
 from wisesr_cli.machine.locks import alone_in
 from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.results import Listener
-from wisesr_cli.text import visible
+from wisesr_cli.text import first_line, visible
 
 INSTALL = "pip install 'wisesr[ray]'"
 STORE_BYTES = 128 << 20  # of a local Ray's object store, beside the model
@@ -226,9 +226,3 @@ def _data_context(data: Any) -> Iterator[None]:
             setattr(context, name, value)
         for handler in screens:
             logger.addHandler(handler)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what Ray says of an error; tracebacks of other processes follow."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return visible((lines or [type(error).__name__])[0][:300])

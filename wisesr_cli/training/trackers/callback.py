@@ -17,7 +17,7 @@ from wisesr_cli.run.folders import Start
 from wisesr_cli.run.names import CLASSES, CONFIG, HISTORY, LEARNING_CURVES, METRICS, TRACKED, TRAININGS
 from wisesr_cli.run.progress import flat_settings
 from wisesr_cli.run.records import read_json, write_json
-from wisesr_cli.text import joined, visible
+from wisesr_cli.text import joined, on_one_line, visible
 from wisesr_cli.training.trackers.table import TRACKERS
 from wisesr_cli.training.trackers.tracker import Status, TrackedRun, Tracker
 
@@ -101,7 +101,7 @@ class Tracking(keras.callbacks.Callback):
 
     def _refuse(self, name: str, error: Exception) -> None:
         """Raise a `MachineError` for a training that stands alone and at its start; else only warn."""
-        reason = f"{TRACKERS[name].title} cannot be used: {_reason(error)}"
+        reason = f"{TRACKERS[name].title} cannot be used: {on_one_line(error)}"
         if not self.is_resumed and self._group() is None:
             raise MachineError(f"{reason}; mend it, or train without the tracker {name}") from error
         self.listener.warn(f"{reason}; training goes on without it")
@@ -156,7 +156,7 @@ class Tracking(keras.callbacks.Callback):
             yield
         except Exception as error:  # whatever its library raises: a training of days is worth more
             if self.open.pop(name, None) is not None:
-                self.listener.warn(f"{TRACKERS[name].title} failed: {_reason(error)}; training goes on without it")
+                self.listener.warn(f"{TRACKERS[name].title} failed: {on_one_line(error)}; training goes on without it")
 
     def _remembered(self) -> dict[str, tuple[str, int]]:
         """Return the run's id in every tracker, and how many epochs it knows."""
@@ -203,7 +203,3 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
-
-
-def _reason(error: Exception) -> str:
-    return visible(" ".join(str(error).split())[:300]) or type(error).__name__
