@@ -22,7 +22,7 @@ from measuring import Answer, Question, Settings, alternate, main, run_process, 
 
 from wisesr_cli.demo.harbour import make_harbour
 from wisesr_cli.images.decoding import decode_image
-from wisesr_cli.results import Silent
+from wisesr_cli.listening import Silent
 
 SCRIPT = Path(__file__).with_name("baselines") / "train_epochs.py"
 SIDE, QUICK_SIDE = 96, 32

@@ -17,7 +17,7 @@ from pathlib import Path
 from measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
 
 from wisesr_cli.demo.harbour import make_harbour
-from wisesr_cli.results import Silent
+from wisesr_cli.listening import Silent
 
 SCRIPT = Path(__file__).with_name("baselines") / "train_first_step.py"
 SIDE, QUICK_SIDE = 96, 32

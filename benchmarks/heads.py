@@ -42,7 +42,8 @@ from performance import machine
 from wisesr_cli import api
 from wisesr_cli.display.terminal import TerminalListener
 from wisesr_cli.errors import Interrupted, WisesrError
-from wisesr_cli.results import Comparison, Silent
+from wisesr_cli.listening import Silent
+from wisesr_cli.results import Comparison
 from wisesr_cli.text import visible
 
 

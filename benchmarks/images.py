@@ -34,7 +34,7 @@ from pathlib import Path
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.pixels import epoch_order, open_pixels
-from wisesr_cli.results import Silent
+from wisesr_cli.listening import Silent
 
 def seconds(folder, side, later):
     started = time.perf_counter()

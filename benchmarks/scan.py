@@ -21,7 +21,7 @@ from measuring import Answer, Question, Settings, main
 
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.survey import survey
-from wisesr_cli.results import Silent
+from wisesr_cli.listening import Silent
 
 FROM_DISK = Question("scan of {:,} images, second time", "first time, files on disk", "seconds", reach=0.1)
 FROM_MEMORY = Question("scan of {:,} images, second time", "first time, files in memory", "seconds", reach=0.1)

@@ -13,6 +13,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from wisesr_cli.listening import Listener, Silent, TrainingListener
 from wisesr_cli.requests import (
     CompareRequest,
     EvaluateRequest,
@@ -28,12 +29,9 @@ from wisesr_cli.results import (
     Comparison,
     Evaluation,
     Exports,
-    Listener,
     Prediction,
-    Silent,
     Starter,
     Summary,
-    TrainingListener,
     TrainingResult,
     Upgrade,
 )

@@ -5,72 +5,17 @@ A record can be shown without a model, and a model runs without a terminal. Stan
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 Level = Literal["pass", "warn", "fail"]
 
 
-class Progress(Protocol):
-    """How long work reports that it goes on; `terminal.Bar` shows it, `Silent` does not."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Count `steps` more of the announced total as done."""
-
-    def describe(self, label: str) -> None:
-        """Say what is being done now."""
-
-
-class Listener(Protocol):
-    """Whom long work tells what happens. Every text is plain: the listener makes it safe for its reader."""
-
-    def note(self, message: str) -> None:
-        """Say something a user wants to know."""
-
-    def warn(self, message: str) -> None:
-        """Say something a user should look into."""
-
-    def progress(self, label: str, total: int | None) -> Any:
-        """Return a context manager that gives a `Progress` for `total` steps (None: not known)."""
-
-
-class Silent:
-    """A `TrainingListener` that shows nothing, for use as a library."""
-
-    def note(self, message: str) -> None:
-        """Do nothing."""
-
-    def warn(self, message: str) -> None:
-        """Do nothing."""
-
-    @contextmanager
-    def progress(self, label: str, total: int | None) -> Iterator[Progress]:
-        """Give a progress that is not shown."""
-        yield self
-
-    def advance(self, steps: int = 1) -> None:
-        """Do nothing."""
-
-    def describe(self, label: str) -> None:
-        """Do nothing."""
-
-    def prepared(self, plan: TrainingPlan) -> None:
-        """Do nothing."""
-
-    def epoch_finished(self, row: EpochResult, *, is_best: bool, total: int) -> None:
-        """Do nothing."""
-
-
-class TrainingListener(Listener, Protocol):
-    """Whom a training also tells of its stages."""
-
-    def prepared(self, plan: TrainingPlan) -> None:
-        """Hear that data and model are ready, before the first step."""
-
-    def epoch_finished(self, row: EpochResult, *, is_best: bool, total: int) -> None:
-        """Hear of a finished epoch, of `total`."""
+@dataclass(frozen=True)
+class _AsItIs:
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of `wisesr evaluate` and `upgrade --format json`, of a line of `predict --format jsonl`."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -121,7 +66,7 @@ class ClassMetrics:
 
 
 @dataclass(frozen=True)
-class Metrics:
+class Metrics(_AsItIs):
     """The metrics of one evaluation: fractions in 0..1, None where one is not defined."""
 
     examples: int
@@ -137,10 +82,6 @@ class Metrics:
     classes: tuple[str, ...]
     per_class: tuple[ClassMetrics, ...]
     confusion_matrix: tuple[tuple[int, ...], ...]  # rows are the truth
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields of `wisesr evaluate --format json`."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -197,7 +138,7 @@ class ScoredLabel:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(_AsItIs):
     """The labels of one image, best first, or the reason why it could not be read."""
 
     path: str
@@ -205,10 +146,6 @@ class Prediction:
     score: float | None
     top: tuple[ScoredLabel, ...] = ()
     error: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields of one line of `wisesr predict --format jsonl`."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -232,10 +169,7 @@ class SummaryRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return one row of `wisesr summarize --format json`; `latency_ms` only when it was measured."""
-        row = asdict(self)
-        if self.latency_ms is None:
-            del row["latency_ms"]
-        return row
+        return {name: value for name, value in asdict(self).items() if name != "latency_ms" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -265,35 +199,8 @@ class EpochResult:
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
-    """What a training is about to do: its data, its model, its device, and what to look into before waiting.
-
-    `head_start` says where the head's weights come from, or why not from where they might; None: it starts anew.
-    """
-
-    run_dir: str
-    device: str
-    class_names: tuple[str, ...]
-    counts: dict[str, tuple[int, ...]]  # split -> images per class
-    image_size: tuple[int, int]
-    backbone: str
-    loaded_tensors: int | None
-    feature_map: tuple[int, int, int]
-    head: str
-    backbone_parameters: int
-    head_parameters: int
-    epochs: int
-    steps_per_epoch: int
-    warnings: tuple[str, ...]
-    head_start: str | None = None
-
-
-@dataclass(frozen=True)
 class TrainingResult:
-    """What a training run came to. `stopped` says why it ended before its last epoch, None when it did not.
-
-    `finished` says whether nothing is left to do for the number of epochs that was asked for.
-    """
+    """The result of a training run."""
 
     run_dir: str
     history: tuple[EpochResult, ...]
@@ -302,64 +209,34 @@ class TrainingResult:
     parameters: int
     head_parameters: int
     epochs_done_now: int
-    stopped: str | None = None
-    finished: bool = True
-
-
-@dataclass(frozen=True)
-class DemoRow:
-    """What one head came to."""
-
-    head: str
-    run_dir: str
-    metrics: Metrics
-    head_parameters: int
-    parameters: int
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """What the demo came to: a row per head, a few predictions of the last head, and where to look."""
-
-    rows: tuple[DemoRow, ...]
-    predictions: tuple[Prediction, ...]
-    config_path: str
-    contact_sheet: str
-    explanation: str  # a picture of what each head looked at
+    stopped: str | None = None  # why it ended before its last epoch; None when it did not
+    finished: bool = True  # whether nothing is left to do for the number of epochs that was asked for
 
 
 @dataclass(frozen=True)
 class ComparedTraining:
-    """One training of a comparison: a head and a seed, and what that came to; `error` says why it came to nothing.
-
-    `run` is the name of its run directory in the comparison's folder. `schedules` holds the numbers of epochs that were
-    asked for, one after the other: more than one when it was gone on with. `seconds_per_epoch` is the median over the
-    epochs. `epochs_to_first_best` counts the epochs after which it was as accurate as the first head of the comparison
-    ever was with the same seed; None when it never was. `accuracies` holds the top-1 accuracy after every epoch, on the
-    validation images, or on the training images where there are none.
-    """
+    """One training of a comparison: a head and a seed, and its result."""
 
     head: str
     seed: int
-    run: str
-    schedules: tuple[int, ...]
+    run: str  # the name of its run directory in the comparison's folder
+    schedules: tuple[int, ...]  # the numbers of epochs that were asked for, more than one when it was resumed for more
     epochs: int
     best_epoch: int | None
     top1_accuracy: float | None
     macro_f1: float | None
-    accuracies: tuple[float, ...]
-    seconds_per_epoch: float | None
-    epochs_to_first_best: int | None
-    error: str | None = None
+    accuracies: tuple[float, ...]  # top-1 after every epoch, on validation images, or on those of training without any
+    seconds_per_epoch: float | None  # the median
+    epochs_to_first_best: int | None  # until as accurate as the first head ever was with the same seed; None: never
+    error: str | None = None  # why there is no result
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """A head over the seeds whose training came to something, and its paired difference to the first head.
+    """A head over the seeds whose training has a result, and its paired difference to the first head.
 
     Accuracies and macro F1 are fractions in 0..1 on the judged images. `*_std` is the standard deviation of the sample,
-    None for one seed. The difference is that of the top-1 accuracy; `difference_to_first_ci95` is its interval, see
-    `bootstrap.paired_interval`. `epochs_to_first_best_mean` is None when one of the trainings never got there.
+    None for one seed.
     """
 
     head: str
@@ -371,25 +248,21 @@ class ComparisonRow:
     head_parameters: int | None
     total_parameters: int | None
     seconds_per_epoch_mean: float | None
-    epochs_to_first_best_mean: float | None
-    difference_to_first_mean: float | None
-    difference_to_first_ci95: tuple[float, float] | None
+    epochs_to_first_best_mean: float | None  # None when one of the trainings never got there
+    difference_to_first_mean: float | None  # of the top-1 accuracy
+    difference_to_first_ci95: tuple[float, float] | None  # see `bootstrap.paired_interval`
     missing_seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Heads side by side: a row per head, what the figures allow to say, and every training.
-
-    `examples` is the number of images that each training was judged on, those of `split`; `same_examples` says whether
-    they were the same for all seeds. `curves_of` says which images the accuracies after every epoch are of.
-    """
+    """Heads side by side: a row per head, what the figures allow to say, and every training."""
 
     output_dir: str
     split: str
-    examples: int
-    same_examples: bool
-    curves_of: Literal["validation", "training"]
+    examples: int  # of `split`, on which each training was judged
+    same_examples: bool  # whether they were the same for all seeds
+    curves_of: Literal["validation", "training"]  # which images the accuracies after every epoch are of
     feature_map: tuple[int, int, int]
     rows: tuple[ComparisonRow, ...]
     trainings: tuple[ComparedTraining, ...]
@@ -417,17 +290,10 @@ class Contribution:
 
     def minus(self, other: Contribution) -> Contribution:
         """Return what decides between two classes: the contribution to the difference of their logits."""
-        rows = tuple(
-            tuple(a - b for a, b in zip(mine, theirs, strict=True))
-            for mine, theirs in zip(self.map, other.map, strict=True)
-        )
-        return Contribution(
-            label=f"{self.label} - {other.label}",
-            logit=self.logit - other.logit,
-            bias=self.bias - other.bias,
-            map=rows,
-            sum=self.sum - other.sum,
-        )
+        pairs = (zip(mine, theirs, strict=True) for mine, theirs in zip(self.map, other.map, strict=True))
+        less = tuple(tuple(a - b for a, b in row) for row in pairs)
+        label, logit, bias = f"{self.label} - {other.label}", self.logit - other.logit, self.bias - other.bias
+        return Contribution(label, logit, bias, less, self.sum - other.sum)
 
 
 @dataclass(frozen=True)
@@ -448,9 +314,7 @@ class Explanation:
     @property
     def decision(self) -> Contribution | None:
         """The contribution to the predicted logit less that of the runner-up."""
-        if self.predicted is None or self.runner_up is None:
-            return None
-        return self.predicted.minus(self.runner_up)
+        return self.predicted.minus(self.runner_up) if self.predicted and self.runner_up else None
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the rows of `wisesr explain --format json`: the classes asked for, else the predicted one."""
@@ -460,23 +324,18 @@ class Explanation:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A model in another format, and how its answers differ from those of the run on the same images.
-
-    `file` is its name in the folder of exports. `compared_on` is a split of the run, or a folder. Differences are the
-    largest over `compared_images` of it and all classes; `top1_agreement` is the fraction of the images whose best
-    label is that of the run. Accuracies are those on `judged_images` labelled images, of a quantized model only.
-    """
+    """A model in another format, and how its answers differ from those of the run on the same images."""
 
     format: str
-    file: str
+    file: str  # its name in the folder of exports
     quantize: str | None
     bytes: int
-    compared_on: str
+    compared_on: str  # a split of the run, or a folder
     compared_images: int
-    max_probability_difference: float
+    max_probability_difference: float  # the largest over the images and all classes
     max_logit_difference: float
-    top1_agreement: float
-    judged_images: int | None = None
+    top1_agreement: float  # the fraction of the images whose best label is that of the run
+    judged_images: int | None = None  # labelled ones that accuracies are of, for a quantized model only
     run_top1_accuracy: float | None = None
     top1_accuracy: float | None = None
 
@@ -505,14 +364,10 @@ class Exports:
 
 
 @dataclass(frozen=True)
-class Upgrade:
+class Upgrade(_AsItIs):
     """What `wisesr upgrade` found in a Keras classifier, and the run that it made of it.
 
-    `tail` lists what stands behind the pooling; `activation` is the one at the end, sigmoid for one unit. `scaling`
-    is how pixels are scaled before the model, and `scaling_reason` how that is known. Differences are those between the
-    model and the run's file, read from the disk, over `compared_images`: the largest of probabilities, and the largest
-    of logarithms of probabilities, divided by the largest logarithm. `variation` is the largest difference between the
-    probabilities that two images have of a class: where it is small, the comparison says little.
+    Differences are those between the model and the run's file, read from the disk, over `compared_images`.
     """
 
     run_dir: str
@@ -520,22 +375,18 @@ class Upgrade:
     image_size: tuple[int, int]
     layers: int
     backbone_parameters: int
-    scaling: str
-    scaling_reason: str
+    scaling: str  # how pixels are scaled before the model
+    scaling_reason: str  # how that is known
     feature_map: tuple[int, int, int]
     pooling: str
-    tail: tuple[str, ...]
-    activation: str
+    tail: tuple[str, ...]  # what stands behind the pooling
+    activation: str  # the one at the end, sigmoid for one unit
     class_names: tuple[str, ...]
     head: str
     head_parameters: int
     compared_images: int
     compared_on: str
     max_probability_difference: float
-    max_log_difference: float
-    variation: float
+    max_log_difference: float  # of logarithms of probabilities, divided by the largest logarithm
+    variation: float  # largest difference between two images' probabilities of a class; where small, little is shown
     notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields of `wisesr upgrade --format json`."""
-        return asdict(self)

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from wisesr_cli.config.reader import load_config, parse_set
+from wisesr_cli.listening import Silent
 from wisesr_cli.machine import keras_start
-from wisesr_cli.results import Silent
 from wisesr_cli.training.examples import open_examples
 
 loaded = load_config(Path(sys.argv[1]), [parse_set(f"data.cache={sys.argv[2]}")])

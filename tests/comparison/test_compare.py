@@ -29,11 +29,11 @@ from wisesr_cli.comparison.progress import CombinedProgress
 from wisesr_cli.comparison.tables import CSV_HEADER
 from wisesr_cli.config.reader import load_config, parse_set
 from wisesr_cli.errors import Interrupted, NotFiniteError, UsageError
+from wisesr_cli.listening import Progress, Silent, TrainingPlan
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.locks import locked
 from wisesr_cli.machine.stopping import StopRequest
 from wisesr_cli.requests import CompareRequest
-from wisesr_cli.results import Progress, Silent, TrainingPlan
 from wisesr_cli.run.run import Run
 from wisesr_cli.training.examples import open_examples
 from wisesr_cli.training.trainer import Trainer

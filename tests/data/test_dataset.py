@@ -18,7 +18,7 @@ from wisesr_cli.data.dataset import (
     scan_folder_for_evaluation,
 )
 from wisesr_cli.errors import DataError
-from wisesr_cli.results import Silent
+from wisesr_cli.listening import Silent
 
 
 def built(root: Path, heard: Silent | None = None, seed: int = 0, **options: object) -> DatasetIndex:

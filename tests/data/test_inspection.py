@@ -13,7 +13,8 @@ from PIL import Image
 
 from wisesr_cli.data.dataset import build_index, inspect_data
 from wisesr_cli.data.oddities import animated_message, misnamed_message
-from wisesr_cli.results import CheckResult, Finding, Progress, Silent
+from wisesr_cli.listening import Progress, Silent
+from wisesr_cli.results import CheckResult, Finding
 
 
 def findings(root: Path, **options: object) -> dict[str, Finding]:

@@ -25,8 +25,8 @@ from wisesr_cli.data.pixels import DecodedImages, epoch_order, open_pixels
 from wisesr_cli.data.stream import decode_in_order
 from wisesr_cli.errors import DataError, MachineError
 from wisesr_cli.images.decoding import decode_image
+from wisesr_cli.listening import Silent
 from wisesr_cli.machine import memory as machine_memory
-from wisesr_cli.results import Silent
 
 SIZE = (12, 16)
 CACHES = ["none", "memory", "disk", "auto"]

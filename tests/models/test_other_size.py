@@ -18,6 +18,7 @@ from wisesr_cli.engines import choose
 from wisesr_cli.engines.choose import choose_engine
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.errors import UsageError
+from wisesr_cli.listening import Silent
 from wisesr_cli.machine import keras_start
 from wisesr_cli.model_files.archive import check_archive
 from wisesr_cli.model_files.info import ModelInfo
@@ -29,7 +30,6 @@ from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.image_sizes import check_image_size, check_map, needs_of, smallest_side
 from wisesr_cli.models.other_size import _rebuild, at_size, check_size
 from wisesr_cli.models.settings import ModelConfig
-from wisesr_cli.results import Silent
 
 SIZE = (56, 40)  # a map of 7x5
 OTHERS = ((88, 36), (57, 72))  # maps of 11x5, 8x9

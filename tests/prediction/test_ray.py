@@ -22,6 +22,7 @@ from command_line import CommandLine, Trained, environment, make_photo, make_pho
 from wisesr_cli.data.oddities import Oddities
 from wisesr_cli.engines.choose import ChosenEngine, choose_engine
 from wisesr_cli.errors import DataError, MachineError, RunError, UsageError
+from wisesr_cli.listening import Silent
 from wisesr_cli.prediction.ray import driver
 from wisesr_cli.prediction.ray import session as ray_session
 from wisesr_cli.prediction.ray.driver import block_size, order_of, ray_records
@@ -29,7 +30,6 @@ from wisesr_cli.prediction.ray.session import RayOptions, session
 from wisesr_cli.prediction.ray.worker import Answer, Labeller, Order, decoded
 from wisesr_cli.prediction.stream import predict_paths
 from wisesr_cli.requests import PredictRequest
-from wisesr_cli.results import Silent
 from wisesr_cli.run.located import locate
 
 WAIT_SECONDS = 240

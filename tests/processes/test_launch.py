@@ -16,12 +16,12 @@ from command_line import make_photo
 from wisesr_cli.data.pixels import open_pixels, share_of_files
 from wisesr_cli.errors import DataError, EndedElsewhere, MachineError, UsageError, WisesrError
 from wisesr_cli.images import decoding
+from wisesr_cli.listening import Silent
 from wisesr_cli.processes.agreement import StopAgreement
 from wisesr_cli.processes.channel import Channel, join
 from wisesr_cli.processes.connection import Connection
 from wisesr_cli.processes.launch import Address, Cluster, find_cluster, first_host
 from wisesr_cli.processes.watchdog import Verdict, Watchdog
-from wisesr_cli.results import Silent
 from wisesr_cli.training.devices.sharded import filled_up, share_of_batch
 from wisesr_cli.version import __version__
 

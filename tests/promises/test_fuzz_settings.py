@@ -23,8 +23,9 @@ from wisesr_cli.config.schema import Config, dump_yaml
 from wisesr_cli.data.dataset import build_index, find_splits, inspect_data, scan_folder_for_evaluation
 from wisesr_cli.data.survey import Survey, survey
 from wisesr_cli.errors import ConfigError, DataError, UsageError
+from wisesr_cli.listening import Silent
 from wisesr_cli.models.heads import HEADS, HeadOptions
-from wisesr_cli.results import Finding, Silent
+from wisesr_cli.results import Finding
 
 SAMPLES = Path(__file__).parents[2] / "sample_configs"
 TEXTS = {path.relative_to(SAMPLES).as_posix(): path.read_bytes() for path in sorted(SAMPLES.rglob("*.yaml"))}

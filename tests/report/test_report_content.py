@@ -20,6 +20,7 @@ from report_pages import Page, make_answers, make_contribution, make_evaluation
 from wisesr_cli.data.index import DatasetIndex, Split
 from wisesr_cli.errors import RunError
 from wisesr_cli.evaluation.evaluate import Evaluated, Subject
+from wisesr_cli.listening import Progress
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.report import content as report_content
 from wisesr_cli.report.content import gather
@@ -29,7 +30,6 @@ from wisesr_cli.report.pictures import MOST_ASPECT, thumbnails, tinted_map
 from wisesr_cli.report.records import Card, Thumbnail
 from wisesr_cli.report.selection import choose_listed, choose_mistakes, choose_right, examples_of, listed_bytes
 from wisesr_cli.requests import EvaluateRequest
-from wisesr_cli.results import Progress
 from wisesr_cli.run.located import locate
 from wisesr_cli.run.run import Run
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wisesr_cli.results import Progress, Silent
+from wisesr_cli.listening import Progress, Silent
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from run_states import digest, read_history
 from wisesr_cli.cli.main import run
 from wisesr_cli.config.reader import Override, load_config
 from wisesr_cli.errors import ConfigError, DataError, Interrupted
+from wisesr_cli.listening import Silent
 from wisesr_cli.machine import stopping as machine_stopping
 from wisesr_cli.machine.stopping import StopRequest
 from wisesr_cli.model_files.archive import check_archive
 from wisesr_cli.model_files.info_file import read_model_info
-from wisesr_cli.results import Silent
 from wisesr_cli.run.state import read_state
 from wisesr_cli.training import examples
 from wisesr_cli.training.checks import check_settings

@@ -29,10 +29,11 @@ from wisesr_cli.config.training import PhaseConfig
 from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.engines.keras import numpy_logits
 from wisesr_cli.errors import ConfigError, DataError, RunError, UsageError
+from wisesr_cli.listening import Silent, TrainingPlan
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.stopping import StopRequest
 from wisesr_cli.models.build import build_classifier
-from wisesr_cli.results import EpochResult, Silent, TrainingPlan, TrainingResult
+from wisesr_cli.results import EpochResult, TrainingResult
 from wisesr_cli.run.progress import Progress
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.state import State, read_state, write_state

@@ -11,7 +11,8 @@ import typer
 from wisesr_cli.cli import options
 
 if TYPE_CHECKING:
-    from wisesr_cli.results import Comparison, Listener
+    from wisesr_cli.listening import Listener
+    from wisesr_cli.results import Comparison
 
 app = options.new_app()
 

@@ -14,7 +14,8 @@ from wisesr_cli.cli import options
 
 if TYPE_CHECKING:
     from wisesr_cli.evaluation.gates import Gate
-    from wisesr_cli.results import Listener, TrainingResult
+    from wisesr_cli.listening import Listener
+    from wisesr_cli.results import TrainingResult
 
 app = options.new_app()
 

@@ -23,6 +23,7 @@ from wisesr_cli.data.settings import SplitName
 from wisesr_cli.display.grid import percent
 from wisesr_cli.errors import Interrupted, NotFiniteError, RunError, UsageError
 from wisesr_cli.evaluation.evaluate import evaluate
+from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.keras_start import DeviceChoice
 from wisesr_cli.machine.locks import locked
@@ -32,7 +33,7 @@ from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.heads import effective_options, grid_size
 from wisesr_cli.requests import CompareRequest, EvaluateRequest
-from wisesr_cli.results import Comparison, Evaluation, Listener, TrainingResult
+from wisesr_cli.results import Comparison, Evaluation, TrainingResult
 from wisesr_cli.run.folders import Start, check_still_new, forget_if_empty, prepare_folder
 from wisesr_cli.run.names import HISTORY, TRAININGS
 from wisesr_cli.run.progress import Circumstances, check_resumable

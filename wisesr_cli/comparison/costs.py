@@ -16,6 +16,7 @@ from pathlib import Path
 from wisesr_cli.config.reader import overrides_of, parse_head, parse_image_size
 from wisesr_cli.config.schema import Config
 from wisesr_cli.errors import ConfigError
+from wisesr_cli.listening import Progress
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.keras_start import DeviceChoice
 from wisesr_cli.models.backbones import BACKBONES, FROM_WEIGHTS, canonical_name, check_backbone
@@ -23,7 +24,7 @@ from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.heads import HEADS, FeatureMap, HeadOptions, effective_options, head_flops, head_parameters
 from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.requests import SummarizeRequest
-from wisesr_cli.results import Progress, Summary, SummaryRow
+from wisesr_cli.results import Summary, SummaryRow
 from wisesr_cli.run.located import load_source
 from wisesr_cli.run.run import Run
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wisesr_cli.display.grid import Column, Grid, N, decimal
-from wisesr_cli.results import (
-    Summary,
-    SummaryRow,
-)
+from wisesr_cli.results import Summary, SummaryRow
 
 SUMMARY_HEADER = (
     "backbone",

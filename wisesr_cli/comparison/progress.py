@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
+from wisesr_cli.listening import Listener, Progress, Silent, TrainingPlan
 from wisesr_cli.machine.stopping import StopRequest
-from wisesr_cli.results import EpochResult, Listener, Progress, Silent, TrainingPlan
+from wisesr_cli.results import EpochResult
 from wisesr_cli.text import counted
 
 STEPS = "training"  # the label under which a training reports its steps
 
 
 class WarnsOnce:
-    """A `results.Listener` that passes every warning on once: all trainings warn of the same images."""
+    """A `listening.Listener` that passes every warning on once: all trainings warn of the same images."""
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
@@ -36,7 +37,7 @@ class WarnsOnce:
 
 
 class CombinedProgress:
-    """A `results.TrainingListener` for many trainings: one bar over the steps of all, every warning once.
+    """A `listening.TrainingListener` for many trainings: one bar over the steps of all, every warning once.
 
     Args:
         listener: who is told.

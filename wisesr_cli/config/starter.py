@@ -18,7 +18,7 @@ from wisesr_cli.config.yaml_reader import read_yaml
 from wisesr_cli.data.dataset import DatasetIndex, build_index
 from wisesr_cli.data.index import DEEP
 from wisesr_cli.data.settings import DataConfig
-from wisesr_cli.results import Listener
+from wisesr_cli.listening import Listener
 from wisesr_cli.text import counted, visible
 
 SMALL_IMAGES = 96  # pixels of the median shorter side; below, a network from scratch at that size

@@ -22,7 +22,7 @@ from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.survey import Survey, find_layout, survey, tell, without_images_message
 from wisesr_cli.errors import DataError
 from wisesr_cli.images.decoding import PIXEL_LIMIT
-from wisesr_cli.results import Listener
+from wisesr_cli.listening import Listener
 
 __all__ = [
     "DatasetIndex",

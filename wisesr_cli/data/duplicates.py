@@ -11,7 +11,7 @@ from wisesr_cli import text
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images.decoding import open_regular
-from wisesr_cli.results import Listener
+from wisesr_cli.listening import Listener
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from wisesr_cli.data.survey import Survey, nested_message, survey, without_image
 from wisesr_cli.data.verified import file_keys, find_unreadable, recall_verified
 from wisesr_cli.errors import DataError
 from wisesr_cli.images import decoding
-from wisesr_cli.results import Finding, Level, Listener
+from wisesr_cli.listening import Listener
+from wisesr_cli.results import Finding, Level
 
 WARNED_IMBALANCE = 10  # times as many images in the largest class as in the smallest, from which on it is warned of
 

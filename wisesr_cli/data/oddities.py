@@ -10,7 +10,8 @@ from pathlib import PurePath
 from wisesr_cli.data.folders import ignored_message
 from wisesr_cli.errors import SOME_UNREADABLE, DataError
 from wisesr_cli.images.decoding import SUFFIXES, ImageHeader
-from wisesr_cli.results import Explanation, Listener, Prediction
+from wisesr_cli.listening import Listener
+from wisesr_cli.results import Explanation, Prediction
 from wisesr_cli.text import counted, joined
 
 SHOWN = 3  # names in a message

@@ -21,10 +21,10 @@ from wisesr_cli.data.dataset import refuse_or_warn
 from wisesr_cli.data.verified import Keys, file_keys, find_unreadable, recall_verified
 from wisesr_cli.errors import DataError, ImageError, MachineError
 from wisesr_cli.images import decoding
+from wisesr_cli.listening import Listener
 from wisesr_cli.machine.memory import available_memory_bytes
 from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.processes.channel import ALONE_CHANNEL, Channel
-from wisesr_cli.results import Listener
 
 Cache = Literal["auto", "none", "memory", "disk"]
 Positions = npt.NDArray[np.int64]

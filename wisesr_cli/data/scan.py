@@ -16,9 +16,9 @@ import numpy as np
 from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, FACTS, Facts
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import decoding
+from wisesr_cli.listening import Listener
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.threads import for_each
-from wisesr_cli.results import Listener
 
 _VERSION = 1  # to be raised when `FACTS` or the meaning of a field changes
 _ENDS_BYTES = 4096

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from wisesr_cli.errors import DataError, UsageError
-from wisesr_cli.results import Listener
+from wisesr_cli.listening import Listener
 from wisesr_cli.text import counted, visible
 
 MOST_SHARDS = 1_000_000

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from wisesr_cli.display.grid import Column, Grid
-from wisesr_cli.results import (
-    CheckResult,
-)
+from wisesr_cli.results import CheckResult
 
 
 def check_grid(result: CheckResult) -> Grid:

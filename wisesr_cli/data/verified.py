@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images.decoding import DECODER_VERSION, PIXEL_LIMIT
+from wisesr_cli.listening import Listener
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.threads import for_each
-from wisesr_cli.results import Listener
 
 MOST_FILES = 5_000_000  # 40 MB; beyond that, the memory starts anew
 

@@ -6,13 +6,15 @@ It calls what `train`, `evaluate`, `predict` and `explain` call, on pictures tha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from wisesr_cli import api
 from wisesr_cli.config.reader import Override, load_config
 from wisesr_cli.demo import harbour
+from wisesr_cli.listening import TrainingListener
 from wisesr_cli.machine.files import write_text
-from wisesr_cli.results import DemoResult, DemoRow, Prediction, TrainingListener
+from wisesr_cli.results import Metrics, Prediction
 from wisesr_cli.run.folders import check_output_folder
 from wisesr_cli.training.train import TrainingOptions
 
@@ -40,6 +42,28 @@ train:
   optimizer: {{name: adamw, learning_rate: 5e-3}}
   schedule: {{name: exponential, decay_rate: 0.94, decay_epochs: 2}}
 """
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """What one head came to."""
+
+    head: str
+    run_dir: str
+    metrics: Metrics
+    head_parameters: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo came to: a row per head, a few predictions of the last head, and where to look."""
+
+    rows: tuple[DemoRow, ...]
+    predictions: tuple[Prediction, ...]
+    config_path: str
+    contact_sheet: str
+    explanation: str  # a picture of what each head looked at
 
 
 def run_demo(output_dir: Path, *, seed: int, listener: TrainingListener) -> DemoResult:

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw
 
-from wisesr_cli.results import Listener, Silent
+from wisesr_cli.listening import Listener, Silent
 
 Point: TypeAlias = tuple[float, float]
 Color: TypeAlias = tuple[int, int, int] | tuple[int, int, int, int]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from wisesr_cli.demo.demo import DemoResult
 from wisesr_cli.display.grid import Column, Grid, N, percent
-from wisesr_cli.results import (
-    DemoResult,
-)
 
 
 def demo_grid(result: DemoResult) -> Grid:

@@ -18,9 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from wisesr_cli import results
+from wisesr_cli import listening
 from wisesr_cli.display.grid import Grid, markdown_section, to_csv, to_json
-from wisesr_cli.results import Silent
+from wisesr_cli.listening import Silent
 from wisesr_cli.text import visible
 
 LONG_TABLE = 40  # rows; longer tables are shortened on a terminal
@@ -99,7 +99,7 @@ class TerminalListener:
         self.console.print(Text(visible(message), style=style), soft_wrap=True)
 
     @contextmanager
-    def progress(self, label: str, total: int | None) -> Iterator[results.Progress]:
+    def progress(self, label: str, total: int | None) -> Iterator[listening.Progress]:
         """Show a bar with the remaining time on a terminal, and a line now and then elsewhere."""
         if self.quiet or not self.bars:
             yield Silent()
@@ -119,7 +119,7 @@ class TerminalListener:
 
 
 class Bar:
-    """A `results.Progress` on the terminal."""
+    """A `listening.Progress` on the terminal."""
 
     def __init__(self, live: Progress, task: Any) -> None:
         self.live, self.task = live, task
@@ -134,7 +134,7 @@ class Bar:
 
 
 class PlainProgress:
-    """A `results.Progress` off a terminal: a line every `PLAIN_SECONDS`, with the remaining time where it is known."""
+    """A `listening.Progress` off a terminal: a line every `PLAIN_SECONDS`, with the time left where it is known."""
 
     def __init__(self, listener: TerminalListener, label: str, total: int | None) -> None:
         self.listener, self.label, self.total = listener, label, total

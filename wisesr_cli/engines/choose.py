@@ -15,10 +15,10 @@ from wisesr_cli.engines.engine import Engine
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.engines.litert import LiteRtEngine, UnusableError, read_litert
 from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.keras_start import DeviceChoice
 from wisesr_cli.requests import AnySize, EngineChoice
-from wisesr_cli.results import Listener
 from wisesr_cli.run.located import Located
 from wisesr_cli.run.names import LITERT
 from wisesr_cli.run.run import litert_path

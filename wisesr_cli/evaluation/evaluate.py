@@ -22,10 +22,11 @@ from wisesr_cli.engines.engine import Engine, padded_logits
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.evaluation.folder import evaluation_folder
 from wisesr_cli.evaluation.metrics import compute_metrics, most_confused, reliability_bins, softmax, worst_mistakes
+from wisesr_cli.listening import Listener
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.image_sizes import ImageSize
 from wisesr_cli.requests import EvaluateRequest
-from wisesr_cli.results import Evaluation, Listener, Metrics
+from wisesr_cli.results import Evaluation, Metrics
 from wisesr_cli.run.located import Located, locate
 from wisesr_cli.run.names import (
     CONFUSION_MATRIX,

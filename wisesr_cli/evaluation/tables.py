@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from wisesr_cli.display.grid import Column, Grid, N, decimal, percent
-from wisesr_cli.results import (
-    Evaluation,
-    Metrics,
-)
+from wisesr_cli.results import Evaluation, Metrics
 
 _METRIC_NAMES = {
     "top1_accuracy": "top-1 accuracy",

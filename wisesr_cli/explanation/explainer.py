@@ -37,12 +37,13 @@ from wisesr_cli.explanation.attribution import (
 from wisesr_cli.explanation.position_weights import HeadWeights, read_position_weights
 from wisesr_cli.explanation.receptive_field import ReceptiveField, find_receptive_field
 from wisesr_cli.images.decoding import PIXEL_LIMIT
+from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.keras_start import DeviceChoice
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.backbones import BACKBONE_LAYER
 from wisesr_cli.models.image_sizes import ImageSize
-from wisesr_cli.results import Contribution, Explanation, Listener
+from wisesr_cli.results import Contribution, Explanation
 from wisesr_cli.text import visible
 
 # Rows and columns of an array (images, classes), and the logits that stand there as sums.

@@ -14,9 +14,9 @@ from wisesr_cli.engines.litert import LiteRtEngine, LiteRtModel, UnusableError, 
 from wisesr_cli.errors import DataError, RunError
 from wisesr_cli.evaluation.metrics import softmax
 from wisesr_cli.exporting.conversion import ConversionError, convert, missing_tensorflow
+from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import replacing
-from wisesr_cli.results import Listener
 from wisesr_cli.run.names import LITERT
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import visible

@@ -32,6 +32,7 @@ from wisesr_cli.exporting.metadata import (
 )
 from wisesr_cli.exporting.readme import readme
 from wisesr_cli.exporting.runtimes import BATCH, RunModel, compare, doubt, logits_in_batches, objection
+from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import flush_to_disk, naming
 from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
@@ -39,7 +40,7 @@ from wisesr_cli.model_files.archive import check_archive
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.image_sizes import check_image_size
 from wisesr_cli.requests import ExportRequest
-from wisesr_cli.results import ExportedModel, Exports, Listener
+from wisesr_cli.results import ExportedModel, Exports
 from wisesr_cli.run.located import locate
 from wisesr_cli.run.names import EXPORT_README, EXPORTED_MODELS, LABELS
 from wisesr_cli.text import joined, nearest, on_one_line, visible

@@ -14,8 +14,8 @@ from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import UsageError
 from wisesr_cli.evaluation.evaluate import Subject, choose_subject
+from wisesr_cli.listening import Listener
 from wisesr_cli.model_files.info import ModelInfo
-from wisesr_cli.results import Listener
 from wisesr_cli.run.located import Located
 from wisesr_cli.text import visible
 

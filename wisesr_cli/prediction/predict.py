@@ -14,13 +14,14 @@ from wisesr_cli.engines.choose import ChosenEngine, choose_engine
 from wisesr_cli.errors import UsageError
 from wisesr_cli.explanation.place import explanation_folder
 from wisesr_cli.images.decoding import PIXEL_LIMIT
+from wisesr_cli.listening import Silent
 from wisesr_cli.machine.files import sha256
 from wisesr_cli.machine.stopping import StopRequest
 from wisesr_cli.prediction.journal import JournalHeader
 from wisesr_cli.prediction.output import FileOutput, open_output
 from wisesr_cli.prediction.stream import predict_paths
 from wisesr_cli.requests import PredictRequest
-from wisesr_cli.results import Prediction, Silent
+from wisesr_cli.results import Prediction
 from wisesr_cli.run.located import locate
 from wisesr_cli.text import counted, visible
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wisesr_cli.display.grid import Column, Grid, N, percent, score_bar
-from wisesr_cli.results import (
-    Prediction,
-)
+from wisesr_cli.results import Prediction
 
 
 def prediction_columns() -> tuple[Column, ...]:

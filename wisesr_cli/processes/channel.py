@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.errors import INTERRUPTED, EndedElsewhere, WisesrError
+from wisesr_cli.listening import Listener
 from wisesr_cli.processes.agreement import StopAgreement
 from wisesr_cli.processes.connection import Connection
 from wisesr_cli.processes.launch import Cluster
 from wisesr_cli.processes.meeting import meet
 from wisesr_cli.processes.watchdog import Verdict, Watchdog
-from wisesr_cli.results import Listener
 from wisesr_cli.text import visible
 
 LOST_EXIT_CODE = 5

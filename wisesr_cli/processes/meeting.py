@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from wisesr_cli.errors import EndedElsewhere, MachineError, UsageError
+from wisesr_cli.listening import Listener
 from wisesr_cli.processes.connection import Connection
 from wisesr_cli.processes.launch import Address, Cluster
-from wisesr_cli.results import Listener
 from wisesr_cli.text import counted, joined, visible
 from wisesr_cli.version import __version__
 

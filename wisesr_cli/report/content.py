@@ -14,6 +14,7 @@ from pathlib import Path
 from wisesr_cli.errors import WisesrError
 from wisesr_cli.evaluation.evaluate import Evaluated
 from wisesr_cli.evaluation.metrics import wilson_interval
+from wisesr_cli.listening import Progress
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import write_text
 from wisesr_cli.report.facts import cautions, data_table, describe, read_run_files, shorten_path
@@ -21,7 +22,7 @@ from wisesr_cli.report.page import render
 from wisesr_cli.report.pictures import LARGE_SIDE, SMALL_SIDE, thumbnails, tinted_map
 from wisesr_cli.report.records import Card, Example, ReportContent, Thumbnail
 from wisesr_cli.report.selection import choose_listed, choose_mistakes, choose_right, examples_of
-from wisesr_cli.results import Explanation, Progress
+from wisesr_cli.results import Explanation
 from wisesr_cli.run.names import REPORT
 
 PAGE_BYTES = 4_900_000  # of the whole file, so that it can be mailed

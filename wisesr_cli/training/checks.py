@@ -14,12 +14,13 @@ from wisesr_cli.config.training import position_warning
 from wisesr_cli.data.dataset import DatasetIndex, build_index, inspect_data
 from wisesr_cli.data.survey import find_layout
 from wisesr_cli.errors import ConfigError, DataError, WisesrError
+from wisesr_cli.listening import Listener, Silent
 from wisesr_cli.model_files.archive import check_weights_file
 from wisesr_cli.model_files.info import weights_file
 from wisesr_cli.models.backbones import check_backbone
 from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.image_sizes import check_map, naming_size, needs_of
-from wisesr_cli.results import CheckResult, Finding, Listener, Silent
+from wisesr_cli.results import CheckResult, Finding
 from wisesr_cli.text import counted, joined, visible
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 
 from wisesr_cli.engines.litert import PACKAGE
 from wisesr_cli.errors import MachineError
+from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.caches import cache_dir
 from wisesr_cli.machine.keras_start import DeviceChoice
 from wisesr_cli.machine.memory import available_memory_bytes
-from wisesr_cli.results import CheckResult, Finding, Listener
+from wisesr_cli.results import CheckResult, Finding
 from wisesr_cli.text import on_one_line, visible
 
 GIGABYTE = 1e9

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from wisesr_cli.display.terminal import TerminalListener
-from wisesr_cli.results import EpochResult, TrainingPlan
+from wisesr_cli.listening import TrainingPlan
+from wisesr_cli.results import EpochResult
 from wisesr_cli.training.tables import data_grid, epoch_line, model_grid
 
 
 class TrainingDisplay(TerminalListener):
-    """A `results.TrainingListener` for people, on standard error."""
+    """A `listening.TrainingListener` for people, on standard error."""
 
     def prepared(self, plan: TrainingPlan) -> None:
         """Show what is trained on what, and where."""

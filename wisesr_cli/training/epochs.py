@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from wisesr_cli.errors import NotFiniteError
+from wisesr_cli.listening import TrainingListener
 from wisesr_cli.machine.files import make_folder, naming
 from wisesr_cli.machine.stopping import Limits, interrupted
-from wisesr_cli.results import EpochResult, TrainingListener
+from wisesr_cli.results import EpochResult
 from wisesr_cli.run.run import Run
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from wisesr_cli.data.dataset import DatasetIndex, build_index
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import DataError
+from wisesr_cli.listening import Listener
 from wisesr_cli.models.image_sizes import ImageSize
 from wisesr_cli.processes.channel import ALONE_CHANNEL, Channel
-from wisesr_cli.results import Listener
 from wisesr_cli.text import visible
 from wisesr_cli.training.checks import check_settings_with_data
 from wisesr_cli.training.devices.alike import check_alike, images_of

@@ -16,6 +16,7 @@ from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.errors import DataError, RunError
 from wisesr_cli.evaluation.evaluate import evaluate_pixels
 from wisesr_cli.exporting.best_litert import has_litert, keep_litert
+from wisesr_cli.listening import Listener, TrainingListener, TrainingPlan
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import make_folder
 from wisesr_cli.machine.keras_start import Device
@@ -25,7 +26,7 @@ from wisesr_cli.model_files.archive import check_archive
 from wisesr_cli.model_files.info_file import read_model_info
 from wisesr_cli.models.backbones import BACKBONES
 from wisesr_cli.models.build import Classifier, notes_about
-from wisesr_cli.results import Listener, Metrics, TrainingListener, TrainingPlan, TrainingResult
+from wisesr_cli.results import Metrics, TrainingResult
 from wisesr_cli.run.folders import Start, prepare_folder
 from wisesr_cli.run.names import LEARNING_CURVES
 from wisesr_cli.run.progress import Progress, check_resumable, check_same_draws, circumstances_from_json

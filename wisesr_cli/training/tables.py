@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from wisesr_cli.display.grid import Column, Grid, N, percent
-from wisesr_cli.results import (
-    EpochResult,
-    TrainingPlan,
-    TrainingResult,
-)
+from wisesr_cli.listening import TrainingPlan
+from wisesr_cli.results import EpochResult, TrainingResult
 from wisesr_cli.text import counted
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from wisesr_cli.config.reader import LoadedConfig
 from wisesr_cli.config.schema import Config
 from wisesr_cli.errors import RunError
+from wisesr_cli.listening import Silent, TrainingListener
 from wisesr_cli.machine.files import TEMPORARY_PREFIX
 from wisesr_cli.machine.keras_start import Device, DeviceChoice
 from wisesr_cli.machine.locks import locked
 from wisesr_cli.machine.stopping import Limits, StopRequest, stop_on_signals
 from wisesr_cli.processes.channel import Channel, join
 from wisesr_cli.processes.launch import Cluster
-from wisesr_cli.results import Silent, TrainingListener, TrainingResult
+from wisesr_cli.results import TrainingResult
 from wisesr_cli.run.folders import Start, check_kinds, check_still_new, choose_run, forget_if_empty, temporary_run
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.state import has_state, newest_epoch

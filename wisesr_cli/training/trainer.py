@@ -18,6 +18,7 @@ from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.errors import RunError
 from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import replacing
 from wisesr_cli.machine.keras_start import Device
@@ -30,7 +31,6 @@ from wisesr_cli.models.build import Classifier, build_classifier
 from wisesr_cli.models.image_sizes import naming_size
 from wisesr_cli.models.other_size import at_size, check_size
 from wisesr_cli.models.settings import ModelConfig
-from wisesr_cli.results import Listener
 from wisesr_cli.run.progress import Circumstances, Progress, config_for_comparison
 from wisesr_cli.run.state import write_state
 from wisesr_cli.training.augmentation import build_augmentation

@@ -19,6 +19,7 @@ from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.evaluation.metrics import softmax
 from wisesr_cli.exporting.best_litert import keep_litert
 from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import replacing
 from wisesr_cli.machine.keras_start import Device
@@ -29,7 +30,7 @@ from wisesr_cli.models.backbones import FROM_WEIGHTS, Preprocessing, preprocess
 from wisesr_cli.models.build import notes_about, put_together
 from wisesr_cli.models.heads import CLASSIFIER_LAYER
 from wisesr_cli.models.rebuilding import rebuild
-from wisesr_cli.results import Listener, Upgrade
+from wisesr_cli.results import Upgrade
 from wisesr_cli.run.names import CLASSES, ENVIRONMENT, SPLITS
 from wisesr_cli.run.records import write_json, write_rows
 from wisesr_cli.run.run import Run

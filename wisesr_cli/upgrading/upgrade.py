@@ -19,6 +19,7 @@ from wisesr_cli.config.schema import Config
 from wisesr_cli.data.dataset import DatasetIndex, build_index
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.errors import ConfigError, RunError, UsageError
+from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, naming
 from wisesr_cli.machine.locks import locked
@@ -29,7 +30,7 @@ from wisesr_cli.model_files.info_file import has_model_info, read_model_info
 from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.heads import PooledOptions
 from wisesr_cli.requests import UpgradeRequest
-from wisesr_cli.results import Listener, Upgrade
+from wisesr_cli.results import Upgrade
 from wisesr_cli.run.folders import (
     check_kinds,
     check_still_new,

@@ -20,11 +20,12 @@ from wisesr_cli.data.oddities import Oddities
 from wisesr_cli.engines.choose import ChosenEngine
 from wisesr_cli.engines.litert import LiteRtModel
 from wisesr_cli.errors import MachineError, WisesrError
+from wisesr_cli.listening import Listener, Silent
 from wisesr_cli.machine import keras_start
 from wisesr_cli.prediction.ray.session import STORE_BYTES, RayOptions, session
 from wisesr_cli.prediction.ray.worker import Labeller, Order, decoded
 from wisesr_cli.requests import PredictRequest
-from wisesr_cli.results import Listener, Prediction, Silent
+from wisesr_cli.results import Prediction
 from wisesr_cli.text import counted, first_line
 
 PART = 1 << 18  # inputs that Ray Data knows of at a time; each part starts its workers anew

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from wisesr_cli.errors import MachineError, UsageError, WisesrError
+from wisesr_cli.listening import Listener
 from wisesr_cli.machine.keras_start import quiet_stderr
 from wisesr_cli.machine.locks import alone_in
 from wisesr_cli.machine.threads import worker_count
-from wisesr_cli.results import Listener
 from wisesr_cli.text import first_line, visible
 
 INSTALL = "pip install 'wisesr[ray]'"

@@ -22,11 +22,12 @@ from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.engines.litert import LiteRtEngine, LiteRtModel
 from wisesr_cli.errors import DataError, MachineError, RunError, UsageError, WisesrError
 from wisesr_cli.images.decoding import ImageHeader
+from wisesr_cli.listening import Silent
 from wisesr_cli.machine.threads import limit_worker_count
 from wisesr_cli.prediction.journal import prediction_from_json
 from wisesr_cli.prediction.stream import predict_paths
 from wisesr_cli.requests import PredictRequest
-from wisesr_cli.results import Prediction, Silent
+from wisesr_cli.results import Prediction
 from wisesr_cli.text import visible
 from wisesr_cli.version import __version__
 
