@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
-from wisesr_cli.display.grid import Column, Grid, N, decimal
+from wisesr_cli.display.grid import Grid, decimal, numbers, texts
 from wisesr_cli.results import Summary, SummaryRow
 
-SUMMARY_HEADER = (
-    "backbone",
-    "image_height",
-    "image_width",
-    "classes",
-    "head",
-    "feature_map",
-    "backbone_parameters",
-    "head_parameters",
-    "total_parameters",
-    "trainable_parameters",
-    "head_flops",
-    "total_flops",
-    "size_mb",
-)
+SUMMARY_HEADER = tuple(field.name for field in fields(SummaryRow) if field.name != "latency_ms")
 
 
 def summary_grids(summary: Summary) -> list[Grid]:
@@ -36,17 +23,8 @@ def _summary_grid(key: tuple[str, int, int, int], rows: Sequence[SummaryRow]) ->
     name, height, width, classes = key
     gap = next((row.head_parameters for row in rows if row.head == "gap"), None)
     timed = any(row.latency_ms is not None for row in rows)
-    columns = [
-        Column("head"),
-        Column("head parameters", N),
-        Column("to GAP", N),
-        Column("total parameters", N),
-        Column("head MFLOPs", N),
-        Column("total GFLOPs", N),
-        Column("MB", N),
-    ]
-    if timed:
-        columns.append(Column("ms per image", N))
+    titles = ("head parameters", "to GAP", "total parameters", "head MFLOPs", "total GFLOPs", "MB")
+    columns = (*texts("head"), *numbers(*titles, *(["ms per image"] if timed else [])))
     cells = []
     for row in rows:
         line = [
@@ -62,7 +40,7 @@ def _summary_grid(key: tuple[str, int, int, int], rows: Sequence[SummaryRow]) ->
     map_height, map_width, channels = rows[0].feature_map
     title = f"{name} · {height}x{width} pixels · {classes:,} classes"
     caption = f"feature map {map_height}x{map_width}x{channels}; backbone {rows[0].backbone_parameters:,} parameters"
-    return Grid(title, tuple(columns), tuple(cells), caption)
+    return Grid(title, columns, tuple(cells), caption)
 
 
 def summary_header(summary: Summary) -> tuple[str, ...]:

@@ -7,15 +7,13 @@ from dataclasses import fields
 
 from wisesr_cli.comparison.conclusions import examples_of, points
 from wisesr_cli.comparison.plots import plot_accuracies, plot_curves
-from wisesr_cli.display.grid import Column, Grid, decimal, markdown_text, to_csv
+from wisesr_cli.display.grid import Grid, decimal, markdown_text, numbers, texts, to_csv
 from wisesr_cli.display.terminal import FORMATS
 from wisesr_cli.machine.files import make_folder, write_text
 from wisesr_cli.results import Comparison, ComparisonRow
 from wisesr_cli.run.names import ACCURACY_PICTURE, COMPARISON, COMPARISON_TABLE, COMPARISON_TEXT, LEARNING_CURVES
 from wisesr_cli.run.records import write_json
 from wisesr_cli.run.run import Run
-
-N = True  # a column of numbers
 
 CSV_HEADER = (
     *(field.name for field in fields(ComparisonRow) if field.name != "difference_to_first_ci95"),
@@ -30,21 +28,11 @@ def comparison_grids(comparison: Comparison) -> list[Grid]:
 
 
 def _accuracy_grid(comparison: Comparison) -> Grid:
-    columns = (
-        Column("head"),
-        Column("n", N),
-        Column("top-1, %", N),
-        Column("macro F1, %", N),
-        Column(f"to {comparison.rows[0].head}, points", N),
-        Column("95 % interval", N),
-    )
+    difference = f"to {comparison.rows[0].head}, points"
+    columns = (*texts("head"), *numbers("n", "top-1, %", "macro F1, %", difference, "95 % interval"))
     caption = "mean ± standard deviation over n seeds; the difference is one of top-1 accuracy, in pairs of equal seeds"
-    return Grid(
-        f"Heads on {comparison.split}: {examples_of(comparison)}",
-        columns,
-        tuple(map(_accuracy_cells, comparison.rows)),
-        caption,
-    )
+    title = f"Heads on {comparison.split}: {examples_of(comparison)}"
+    return Grid(title, columns, tuple(map(_accuracy_cells, comparison.rows)), caption)
 
 
 def _accuracy_cells(row: ComparisonRow) -> tuple[str, ...]:
@@ -61,17 +49,11 @@ def _accuracy_cells(row: ComparisonRow) -> tuple[str, ...]:
 
 def _cost_grid(comparison: Comparison) -> Grid:
     first = comparison.rows[0].head
-    columns = (
-        Column("head"),
-        Column("head parameters", N),
-        Column("all parameters", N),
-        Column("s per epoch", N),
-        Column(f"epochs to {first}'s best", N),
-    )
+    counts = numbers("head parameters", "all parameters", "s per epoch", f"epochs to {first}'s best")
     caption = (
         f"epochs until as accurate as {first} ever was with the same seed, on {comparison.curves_of}; -: not always"
     )
-    return Grid("Cost", columns, tuple(map(_cost_cells, comparison.rows)), caption)
+    return Grid("Cost", (*texts("head"), *counts), tuple(map(_cost_cells, comparison.rows)), caption)
 
 
 def _cost_cells(row: ComparisonRow) -> tuple[str, ...]:
@@ -94,7 +76,7 @@ def spread(mean: float | None, deviation: float | None) -> str:
 def conclusions_grid(comparison: Comparison) -> Grid:
     """Return the conclusions, a row each."""
     lines = tuple(("-", line) for line in comparison.conclusions)
-    return Grid("What the figures allow to say", (Column(""), Column("")), lines)
+    return Grid("What the figures allow to say", texts("", ""), lines)
 
 
 def comparison_rows(comparison: Comparison) -> list[Sequence[object]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from wisesr_cli.display.grid import Column, Grid
+from wisesr_cli.display.grid import Grid, texts
 from wisesr_cli.results import CheckResult
 
 
 def check_grid(result: CheckResult) -> Grid:
     """Return the findings of a check."""
     rows = tuple((row.level.upper(), row.code, row.message) for row in result.findings)
-    return Grid("Check", (Column("result"), Column("what"), Column("found")), rows)
+    return Grid("Check", texts("result", "what", "found"), rows)
 
 
 def check_paths_grid(result: CheckResult, *, limit: int | None) -> Grid:
@@ -20,4 +20,4 @@ def check_paths_grid(result: CheckResult, *, limit: int | None) -> Grid:
         if row.level != "pass"
         for path in (row.paths if limit is None else row.paths[:limit])
     ]
-    return Grid("Files", (Column("what"), Column("file")), tuple(rows))
+    return Grid("Files", texts("what", "file"), tuple(rows))

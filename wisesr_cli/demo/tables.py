@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from wisesr_cli.demo.demo import DemoResult
-from wisesr_cli.display.grid import Column, Grid, N, percent
+from wisesr_cli.display.grid import Grid, numbers, percent, texts
 
 
 def demo_grid(result: DemoResult) -> Grid:
     """Return the heads of the demo side by side."""
-    columns = (
-        Column("head"),
-        Column("top-1 accuracy", N),
-        Column("macro F1", N),
-        Column("test pictures", N),
-        Column("head parameters", N),
-        Column("all parameters", N),
-        Column("run directory"),
-    )
+    figures = numbers("top-1 accuracy", "macro F1", "test pictures", "head parameters", "all parameters")
+    columns = (*texts("head"), *figures, *texts("run directory"))
     rows = tuple(
         (
             row.head,

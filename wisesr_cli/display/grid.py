@@ -20,6 +20,16 @@ class Column:
     number: bool = False
 
 
+def texts(*titles: str) -> tuple[Column, ...]:
+    """Return columns of text."""
+    return tuple(Column(title) for title in titles)
+
+
+def numbers(*titles: str) -> tuple[Column, ...]:
+    """Return columns of numbers."""
+    return tuple(Column(title, number=True) for title in titles)
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table before it is drawn: plain text, as wide as it likes."""
@@ -92,6 +102,3 @@ def score_bar(score: float | None, width: int = 10) -> str:
     eighths = round(score * width * 8)
     full, rest = divmod(eighths, 8)
     return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
-
-
-N = True  # a column of numbers

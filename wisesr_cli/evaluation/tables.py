@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wisesr_cli.display.grid import Column, Grid, N, decimal, percent
+from wisesr_cli.display.grid import Grid, decimal, numbers, percent, texts
 from wisesr_cli.results import Evaluation, Metrics
 
 _METRIC_NAMES = {
@@ -19,12 +19,9 @@ _METRIC_NAMES = {
 def metrics_grid(metrics: Metrics, title: str) -> Grid:
     """Return the scalar metrics, a row each."""
     rows = [(name, percent(getattr(metrics, field))) for field, name in _METRIC_NAMES.items()]
-    rows += [
-        ("log loss", decimal(metrics.log_loss)),
-        ("ECE", percent(metrics.ece)),
-        ("examples", f"{metrics.examples:,}"),
-    ]
-    return Grid(title, (Column("metric"), Column("value", N)), tuple(rows))
+    rows += [("log loss", decimal(metrics.log_loss)), ("ECE", percent(metrics.ece))]
+    rows += [("examples", f"{metrics.examples:,}")]
+    return Grid(title, (*texts("metric"), *numbers("value")), tuple(rows))
 
 
 def metrics_rows(metrics: Metrics) -> list[tuple[str, float | int | None]]:
@@ -34,7 +31,7 @@ def metrics_rows(metrics: Metrics) -> list[tuple[str, float | int | None]]:
 
 def per_class_grid(metrics: Metrics) -> Grid:
     """Return precision, recall and F1 of every class."""
-    columns = (Column("class"), Column("support", N), Column("precision", N), Column("recall", N), Column("F1", N))
+    columns = (*texts("class"), *numbers("support", "precision", "recall", "F1"))
     rows = [
         (row.label, f"{row.support:,}", percent(row.precision), percent(row.recall), percent(row.f1))
         for row in metrics.per_class
@@ -54,8 +51,8 @@ def evaluation_grids(evaluation: Evaluation) -> list[Grid]:
     )
     grids = [metrics_grid(evaluation.metrics, f"Evaluation on {evaluation.split}"), per_class_grid(evaluation.metrics)]
     if pairs:
-        columns = (Column("class"), Column("taken for"), Column("images", N), Column("of the class", N))
+        columns = (*texts("class", "taken for"), *numbers("images", "of the class"))
         grids.append(Grid("Most confused", columns, pairs))
-        shown = (Column("image"), Column("class"), Column("taken for"), Column("score", N), Column("true class", N))
+        shown = (*texts("image", "class", "taken for"), *numbers("score", "true class"))
         grids.append(Grid("Worst mistakes", shown, mistakes))
     return grids

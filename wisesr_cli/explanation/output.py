@@ -9,38 +9,19 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Protocol, TextIO
 
-from wisesr_cli.display.grid import Column, Grid, csv_line, percent, to_json, to_markdown
+from wisesr_cli.display.grid import Grid, csv_line, numbers, percent, texts, to_json, to_markdown
 from wisesr_cli.display.terminal import LONG_TABLE, show_grid
 from wisesr_cli.explanation.pictures import strongest_position
 from wisesr_cli.explanation.receptive_field import ReceptiveField
 from wisesr_cli.results import Explanation
 
-N = True  # a column of numbers
 HEADER = (
-    "path",
-    "label",
-    "score",
-    "logit",
-    "bias",
-    "sum",
-    "strongest_other",
-    "difference",
-    "strongest_row",
-    "strongest_column",
-    "strongest_value",
-    "error",
+    *("path", "label", "score", "logit", "bias", "sum", "strongest_other", "difference"),
+    *("strongest_row", "strongest_column", "strongest_value", "error"),
 )
 COLUMNS = (
-    Column("image"),
-    Column("class"),
-    Column("score", N),
-    Column("logit", N),
-    Column("= sum", N),
-    Column("+ bias", N),
-    Column("against"),
-    Column("difference", N),
-    Column("strongest at", N),
-    Column("with", N),
+    *(*texts("image", "class"), *numbers("score", "logit", "= sum", "+ bias")),
+    *(*texts("against"), *numbers("difference", "strongest at", "with")),
 )
 
 

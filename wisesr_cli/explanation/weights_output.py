@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wisesr_cli.display.grid import Column, Grid
+from wisesr_cli.display.grid import Grid, numbers, texts
 from wisesr_cli.explanation.attribution import Numbers
 from wisesr_cli.explanation.overlays import lay_over, tint_values
 from wisesr_cli.explanation.panels import Panel, compose
@@ -22,7 +22,6 @@ SHOWN_CHANNELS = 4  # of each class in the picture; more are in the arrays
 ROUNDING = 1e-6  # of the middle; smaller differences are those of float32
 SIDE = 180  # pixels of the longer side of a map in the picture
 HEADER = ("label", "channel", "classifier_weight", "strength", "largest", "largest_row", "largest_column")
-N = True  # a column of numbers
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,7 @@ class WeightRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return one row of `wisesr explain --weights --format json`."""
-        return {
-            "label": self.label,
-            "channel": self.channel,
-            "classifier_weight": self.classifier_weight,
-            "strength": self.strength,
-            "map": self.map.tolist(),
-        }
+        return {**vars(self), "map": self.map.tolist()}
 
     def cells(self) -> tuple[Any, ...]:
         """Return one row of CSV, its columns those of `HEADER`."""
@@ -80,14 +73,7 @@ def weight_rows(weights: HeadWeights, classes: Sequence[ClassWeights]) -> Iterat
 
 def weights_grid(rows: Sequence[WeightRow]) -> Grid:
     """Return the rows as a table."""
-    columns = (
-        Column("class"),
-        Column("channel", N),
-        Column("classifier weight", N),
-        Column("strength", N),
-        Column("largest weight", N),
-        Column("at", N),
-    )
+    columns = (*texts("class"), *numbers("channel", "classifier weight", "strength", "largest weight", "at"))
     cells = []
     for label, channel, factor, strength, largest, row, column in (row.cells() for row in rows):
         cells.append(

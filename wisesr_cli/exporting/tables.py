@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from wisesr_cli.display.grid import Column, Grid, percent
+from dataclasses import fields
+
+from wisesr_cli.display.grid import Grid, numbers, percent, texts
 from wisesr_cli.results import ExportedModel, Exports
 
-EXPORT_HEADER = (
-    *(
-        "format",
-        "file",
-        "quantize",
-        "bytes",
-        "compared_on",
-        "compared_images",
-        "max_probability_difference",
-        "max_logit_difference",
-    ),
-    *("top1_agreement", "judged_images", "run_top1_accuracy", "top1_accuracy", "top1_accuracy_difference"),
-)
+EXPORT_HEADER = (*(field.name for field in fields(ExportedModel)), "top1_accuracy_difference")
 
-_COLUMNS = (
-    *(Column("format"), Column("file"), Column("MB", True)),
-    *(Column("largest difference", True), Column("of logits", True), Column("same best label", True)),
-)
-_JUDGED_COLUMNS = (Column("top-1 accuracy", True), Column("of the run", True), Column("cost in points", True))
+_COLUMNS = (*texts("format", "file"), *numbers("MB", "largest difference", "of logits", "same best label"))
+_JUDGED_COLUMNS = numbers("top-1 accuracy", "of the run", "cost in points")
 
 
 def export_grid(exports: Exports) -> Grid:

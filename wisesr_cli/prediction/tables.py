@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wisesr_cli.display.grid import Column, Grid, N, percent, score_bar
+from wisesr_cli.display.grid import Column, Grid, numbers, percent, score_bar, texts
 from wisesr_cli.results import Prediction
 
 
 def prediction_columns() -> tuple[Column, ...]:
     """Return the columns of a table of predictions."""
-    return (Column("image"), Column("label"), Column("score", N), Column(""), Column("next best"))
+    return (*texts("image", "label"), *numbers("score"), *texts("", "next best"))
 
 
 def prediction_cells(prediction: Prediction) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wisesr_cli.display.grid import Column, Grid, N, percent
+from wisesr_cli.display.grid import Grid, numbers, percent, texts
 from wisesr_cli.listening import TrainingPlan
 from wisesr_cli.results import EpochResult, TrainingResult
 from wisesr_cli.text import counted
@@ -15,7 +15,7 @@ def data_grid(plan: TrainingPlan) -> Grid:
         (name, *(f"{plan.counts[split][label]:,}" for split in splits)) for label, name in enumerate(plan.class_names)
     ]
     total = ("all", *(f"{sum(plan.counts[split]):,}" for split in splits))
-    return Grid("Data", (Column("class"), *(Column(split, N) for split in splits)), (*rows, total))
+    return Grid("Data", (*texts("class"), *numbers(*splits)), (*rows, total))
 
 
 def model_grid(plan: TrainingPlan) -> Grid:
@@ -29,7 +29,7 @@ def model_grid(plan: TrainingPlan) -> Grid:
         ("head", "; ".join(filter(None, (f"{plan.head}, {plan.head_parameters:,} parameters", plan.head_start)))),
         ("training", f"{counted(plan.epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}"),
     )
-    return Grid("Model", (Column(""), Column("")), rows)
+    return Grid("Model", texts("", ""), rows)
 
 
 def epoch_line(row: EpochResult, *, total: int, is_best: bool) -> str:
@@ -57,4 +57,4 @@ def training_grid(result: TrainingResult) -> Grid:
             ("validation images", f"{result.metrics.examples:,}"),
         ]
     rows += [("parameters", f"{result.parameters:,}"), ("of the head", f"{result.head_parameters:,}")]
-    return Grid("Training", (Column(""), Column("", N)), tuple(rows))
+    return Grid("Training", (*texts(""), *numbers("")), tuple(rows))

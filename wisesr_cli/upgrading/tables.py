@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wisesr_cli.display.grid import Column, Grid
+from wisesr_cli.display.grid import Grid, texts
 from wisesr_cli.results import Upgrade
 from wisesr_cli.text import counted, joined
 
@@ -33,7 +33,7 @@ def upgrade_grid(result: Upgrade) -> Grid:
         ),
         ("run directory", result.run_dir),
     )
-    return Grid("Upgrade", (Column(""), Column("")), rows)
+    return Grid("Upgrade", texts("", ""), rows)
 
 
 _SCALED = {
