@@ -9,14 +9,10 @@ import pytest
 from image_folders import Data, Heard, make_folder, make_image
 from PIL import Image
 
-from wisesr_cli.data.dataset import (
-    DatasetIndex,
-    build_index,
-    find_duplicates,
-    find_splits,
-    index_from_rows,
-    scan_folder_for_evaluation,
-)
+from wisesr_cli.data.dataset import build_index, scan_folder_for_evaluation
+from wisesr_cli.data.duplicates import find_duplicates
+from wisesr_cli.data.folders import find_splits
+from wisesr_cli.data.index import DatasetIndex, index_from_rows
 from wisesr_cli.errors import DataError
 from wisesr_cli.listening import Silent
 

@@ -11,7 +11,8 @@ import pytest
 from image_folders import Data, Heard, make_folder, make_image
 from PIL import Image
 
-from wisesr_cli.data.dataset import build_index, inspect_data
+from wisesr_cli.data.dataset import build_index
+from wisesr_cli.data.inspection import inspect_data
 from wisesr_cli.data.oddities import animated_message, misnamed_message
 from wisesr_cli.listening import Progress, Silent
 from wisesr_cli.results import CheckResult, Finding

@@ -20,8 +20,9 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from wisesr_cli.errors import ImageError
-from wisesr_cli.images import decoding, formats
-from wisesr_cli.images.decoding import BACKGROUND, SUPPORTED, decode_image, decode_with_header, read_header
+from wisesr_cli.images import decoding, formats, geometry
+from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.images.decoding import SUPPORTED, decode_image, decode_with_header, read_header
 
 ROWS, COLUMNS = np.mgrid[0:120, 0:160]
 SMOOTH = np.stack([COLUMNS, ROWS * 2, (ROWS + COLUMNS) // 2], axis=-1).astype(np.uint8)
@@ -221,7 +222,7 @@ def test_exif_orientation_gives_the_upright_image(orientation: int, format_name:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("resize", decoding.RESIZERS)
+@pytest.mark.parametrize("resize", geometry.RESIZERS)
 @pytest.mark.parametrize("size", [(64, 48), (49, 80)])
 def test_large_turned_jpeg_is_resized_like_the_whole_decoded_one(
     orientation: int, resize: str, size: tuple[int, int]
@@ -247,7 +248,7 @@ def resized(pixels: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarra
     return np.asarray(image)
 
 
-@pytest.mark.parametrize("resize", decoding.RESIZERS)
+@pytest.mark.parametrize("resize", geometry.RESIZERS)
 @pytest.mark.parametrize("pixels", [NOISE, SMOOTH, np.tile(NOISE, (6, 6, 1)), NOISE[:, :3], NOISE[:5]])
 @pytest.mark.parametrize("size", [(32, 32), (17, 90), (90, 17), (200, 300)])
 def test_resizing_agrees_with_the_plain_reference(resize: str, pixels: np.ndarray, size: tuple[int, int]) -> None:

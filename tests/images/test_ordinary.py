@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from wisesr_cli.errors import ImageError
-from wisesr_cli.images import decoding, opening, ordinary
+from wisesr_cli.images import opening, ordinary
 from wisesr_cli.images.decoding import decode_image, decode_with_header, header_of_prefix, read_header
 
 ROWS, COLUMNS = np.mgrid[0:97, 0:131]
@@ -122,7 +122,7 @@ def test_ordinary_files_have_the_pixels_and_headers_of_pillows_readers(
         assert np.array_equal(decode_image(data, **options), by_pillow(monkeypatch, data, **options))
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     assert np.array_equal(decode_image(data, image_size=None), np.asarray(upright))
-    assert header_of_prefix(data[: decoding.PREFIX_BYTES], pixel_limit=10**6) in (None, read_header(io.BytesIO(data)))
+    assert header_of_prefix(data[: opening.PREFIX_BYTES], pixel_limit=10**6) in (None, read_header(io.BytesIO(data)))
     _, header = decode_with_header(data, image_size=(8, 8), resize="squash", pixel_limit=10**6)
     assert header == read_header(io.BytesIO(data))
 

@@ -18,7 +18,8 @@ from wisesr_cli.comparison.plan import ComparisonPlan, PlannedTraining, plan_of
 from wisesr_cli.comparison.progress import CombinedProgress, WarnsOnce
 from wisesr_cli.comparison.state import WAY_OUT, ComparisonState, TrainingRecord, read_comparison_state
 from wisesr_cli.comparison.tables import write_comparison
-from wisesr_cli.data.dataset import DatasetIndex, build_index
+from wisesr_cli.data.dataset import build_index
+from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.settings import SplitName
 from wisesr_cli.display.grid import percent
 from wisesr_cli.errors import Interrupted, NotFiniteError, RunError, UsageError

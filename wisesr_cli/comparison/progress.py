@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from wisesr_cli.listening import Listener, Progress, Silent, TrainingPlan
 from wisesr_cli.machine.stopping import StopRequest
-from wisesr_cli.results import EpochResult
 from wisesr_cli.text import counted
 
 STEPS = "training"  # the label under which a training reports its steps
@@ -36,8 +35,10 @@ class WarnsOnce:
         return shown
 
 
-class CombinedProgress:
+class CombinedProgress(Silent):
     """A `listening.TrainingListener` for many trainings: one bar over the steps of all, every warning once.
+
+    Of notes and epochs it says nothing: the comparison tells once what is worth a line, and the bar names the epoch.
 
     Args:
         listener: who is told.
@@ -69,9 +70,6 @@ class CombinedProgress:
         """End the display."""
         self._stack.close()
 
-    def note(self, message: str) -> None:
-        """Do nothing: what is worth a line is told once, by the comparison."""
-
     def warn(self, message: str) -> None:
         """Warn once of what every training would warn of."""
         self.listener.warn(message)
@@ -87,9 +85,6 @@ class CombinedProgress:
         self.plan = plan
         for warning in plan.warnings:
             self.warn(warning)
-
-    def epoch_finished(self, row: EpochResult, *, is_best: bool, total: int) -> None:
-        """Do nothing: the bar says which epoch it is."""
 
     @contextmanager
     def progress(self, label: str, total: int | None) -> Iterator[Progress]:

@@ -15,8 +15,8 @@ import yaml
 
 from wisesr_cli.config.mistakes import validate
 from wisesr_cli.config.yaml_reader import read_yaml
-from wisesr_cli.data.dataset import DatasetIndex, build_index
-from wisesr_cli.data.index import DEEP
+from wisesr_cli.data.dataset import build_index
+from wisesr_cli.data.index import DEEP, DatasetIndex
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.listening import Listener
 from wisesr_cli.text import counted, visible

@@ -14,29 +14,14 @@ import numpy as np
 
 from wisesr_cli import text
 from wisesr_cli.data import folders, splits
-from wisesr_cli.data.duplicates import Duplicate, find_duplicates, warn_of_duplicates
-from wisesr_cli.data.folders import Layout, Problem, find_splits
-from wisesr_cli.data.index import DatasetIndex, Split, index_from_rows
-from wisesr_cli.data.inspection import inspect_data
+from wisesr_cli.data.duplicates import warn_of_duplicates
+from wisesr_cli.data.folders import Layout, Problem
+from wisesr_cli.data.index import DatasetIndex, Split
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.survey import Survey, find_layout, survey, tell, without_images_message
 from wisesr_cli.errors import DataError
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.listening import Listener
-
-__all__ = [
-    "DatasetIndex",
-    "Duplicate",
-    "Layout",
-    "Split",
-    "build_index",
-    "count_classes",
-    "find_duplicates",
-    "find_splits",
-    "index_from_rows",
-    "inspect_data",
-    "scan_folder_for_evaluation",
-]
 
 
 def build_index(data: DataConfig, *, seed: int, listener: Listener) -> DatasetIndex:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from wisesr_cli import text
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.errors import ImageError
-from wisesr_cli.images.decoding import open_regular
+from wisesr_cli.images.opening import open_regular
 from wisesr_cli.listening import Listener
 
 
@@ -53,11 +54,15 @@ def find_duplicates(index: DatasetIndex, listener: Listener) -> tuple[Duplicate,
 
 def warn_of_duplicates(index: DatasetIndex, listener: Listener) -> None:
     """Warn, with the count and the first pairs, of images in two splits or under two labels."""
-    found = find_duplicates(index, listener)
-    if found:
-        shown = "; ".join(str(duplicate) for duplicate in found[:3])
-        count = text.counted(len(found), "image")
-        listener.warn(f"{count} in two splits or under two labels: {shown}{'; ...' if len(found) > 3 else ''}")
+    if found := find_duplicates(index, listener):
+        listener.warn(duplicates_message(found))
+
+
+def duplicates_message(found: Sequence[Duplicate]) -> str:
+    """Return how many there are, with the first of them."""
+    shown = "; ".join(str(duplicate) for duplicate in found[:3])
+    more = "; ..." if len(found) > 3 else ""
+    return f"{text.counted(len(found), 'image')} in two splits or under two labels: {shown}{more}"
 
 
 def _groups_across(facts: np.ndarray, splits: np.ndarray, labels: np.ndarray) -> list[list[int]]:
@@ -95,8 +100,5 @@ def _duplicate(
     labels: np.ndarray,
     members: list[int],
 ) -> Duplicate:
-    return Duplicate(
-        tuple(paths[position] for position in members),
-        tuple(index.class_names[labels[position]] for position in members),
-        tuple(names[splits[position]] for position in members),
-    )
+    rows = ((paths[i], index.class_names[labels[i]], names[splits[i]]) for i in members)
+    return Duplicate(*zip(*rows, strict=True))

@@ -13,7 +13,7 @@ import numpy as np
 
 from wisesr_cli import text
 from wisesr_cli.data import folders, splits
-from wisesr_cli.data.duplicates import find_duplicates
+from wisesr_cli.data.duplicates import duplicates_message, find_duplicates
 from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, DatasetIndex
 from wisesr_cli.data.oddities import animated_message, misnamed_message
 from wisesr_cli.data.settings import DataConfig
@@ -21,6 +21,7 @@ from wisesr_cli.data.survey import Survey, nested_message, survey, without_image
 from wisesr_cli.data.verified import file_keys, find_unreadable, recall_verified
 from wisesr_cli.errors import DataError
 from wisesr_cli.images import decoding
+from wisesr_cli.images.color import Pixels
 from wisesr_cli.listening import Listener
 from wisesr_cli.results import Finding, Level
 
@@ -123,9 +124,8 @@ def _check_duplicates(case: Case) -> Iterator[Finding]:
     if not found:
         yield Finding("pass", "duplicates", "no image is in two splits or under two labels")
         return
-    shown = "; ".join(str(duplicate) for duplicate in found[:3])
-    message = f"{text.counted(len(found), 'image')} in two splits or under two labels: {shown}"
-    yield Finding("fail", "duplicates", message, len(found), tuple(path for each in found for path in each.paths))
+    paths = tuple(path for each in found for path in each.paths)
+    yield Finding("fail", "duplicates", duplicates_message(found), len(found), paths)
 
 
 def _check_ignored(case: Case) -> Iterator[Finding]:
@@ -179,7 +179,7 @@ def _decode_all(case: Case) -> list[tuple[str, str]]:
     keys = file_keys(paths, pixel_limit=case.data.pixel_limit)
     unknown = np.flatnonzero(~recall_verified(keys)).tolist()
 
-    def decode(position: int) -> decoding.Pixels:
+    def decode(position: int) -> Pixels:
         return decoding.decode_image(paths[position], image_size=(8, 8), pixel_limit=case.data.pixel_limit)
 
     reasons = find_unreadable(decode, unknown, keys, label="decoding images", listener=case.listener)

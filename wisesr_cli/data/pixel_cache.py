@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli.data.verified import Keys
-from wisesr_cli.images.decoding import DECODER_VERSION, Pixels
+from wisesr_cli.images.color import Pixels
+from wisesr_cli.images.decoding import DECODER_VERSION
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.locks import take
 

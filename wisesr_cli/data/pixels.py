@@ -7,9 +7,10 @@ Training and evaluation read `DecodedImages`, which knows its files beforehand; 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from wisesr_cli.data.dataset import refuse_or_warn
 from wisesr_cli.data.verified import Keys, file_keys, find_unreadable, recall_verified
 from wisesr_cli.errors import DataError, ImageError, MachineError
 from wisesr_cli.images import decoding
+from wisesr_cli.images.color import Pixels
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine.memory import available_memory_bytes
 from wisesr_cli.machine.threads import worker_count
@@ -38,14 +40,14 @@ class DecodedImages:
     """
 
     def __init__(
-        self, paths: Sequence[str], kept: Positions, read: Callable[[int], decoding.Pixels], shape: Shape, workers: int
+        self, paths: Sequence[str], kept: Positions, read: Callable[[int], Pixels], shape: Shape, workers: int
     ) -> None:
         self.kept = kept
         self.cache: Cache = "none"
         self._paths = paths
         self._read = read
         self._shape = shape[1:]
-        self._rows: decoding.Pixels | None = None
+        self._rows: Pixels | None = None
         self._known: npt.NDArray[np.bool_] | None = None  # which of the rows have been read; None: all
         self._disk: pixel_cache.DiskCache | None = None
         self._workers = workers
@@ -54,7 +56,7 @@ class DecodedImages:
     def __len__(self) -> int:
         return len(self.kept)
 
-    def batch(self, indices: npt.NDArray[np.integer]) -> decoding.Pixels:
+    def batch(self, indices: npt.NDArray[np.integer]) -> Pixels:
         """Return the images at `indices`, uint8 (batch, height, width, 3); may be called from several threads.
 
         Raises `DataError` for a file that is gone or damaged since it was first read.
@@ -62,7 +64,7 @@ class DecodedImages:
         positions = self.kept[indices]
         if self._rows is not None:
             self._read_lacking(self._rows, positions)
-            chosen: decoding.Pixels = self._rows[positions]
+            chosen: Pixels = self._rows[positions]
             return chosen
         batch = np.empty((len(positions), *self._shape), np.uint8)
         if self._disk is not None:
@@ -78,7 +80,7 @@ class DecodedImages:
         if self._disk is not None:
             self._disk.close()
 
-    def keep_rows(self, rows: decoding.Pixels, known: npt.NDArray[np.bool_] | None = None) -> None:
+    def keep_rows(self, rows: Pixels, known: npt.NDArray[np.bool_] | None = None) -> None:
         """Serve batches from `rows`, (files, height, width, 3), from now on; those not `known` are read first."""
         self._rows, self._known, self.cache = rows, known, "memory"
 
@@ -86,7 +88,7 @@ class DecodedImages:
         """Serve batches from a cache on disk from now on."""
         self._disk, self.cache = disk, "disk"
 
-    def _read_lacking(self, rows: decoding.Pixels, positions: Positions) -> None:
+    def _read_lacking(self, rows: Pixels, positions: Positions) -> None:
         """Decode those of the files at `positions` that nobody has asked for yet, and keep them."""
         if self._known is None or len(lacking := positions[~self._known[positions]]) == 0:
             return
@@ -95,7 +97,7 @@ class DecodedImages:
         rows[lacking] = batch
         self._known[lacking] = True  # after the pixels: another thread may look at it
 
-    def _read_disk(self, disk: pixel_cache.DiskCache, positions: Positions, batch: decoding.Pixels) -> None:
+    def _read_disk(self, disk: pixel_cache.DiskCache, positions: Positions, batch: Pixels) -> None:
         try:
             disk.read(positions, batch)
         except OSError as error:
@@ -105,7 +107,7 @@ class DecodedImages:
                 "remove the file, or set data.cache: none"
             ) from error
 
-    def _decode_into(self, positions: Positions, batch: decoding.Pixels) -> None:
+    def _decode_into(self, positions: Positions, batch: Pixels) -> None:
         """Decode images into the rows of a batch; each thread takes the next one as soon as it is done with one."""
         rest = iter(list(enumerate(positions.tolist())))
 
@@ -117,7 +119,7 @@ class DecodedImages:
         while filling:
             filling.pop().result()  # in no variable: its error's traceback would keep it, and this object, alive
 
-    def _decode(self, position: int) -> decoding.Pixels:
+    def _decode(self, position: int) -> Pixels:
         try:
             return self._read(position)
         except ImageError as error:
@@ -146,18 +148,19 @@ def open_pixels(
     shape = (len(paths), *image_size, 3)
     workers = workers or worker_count()
 
-    def read(position: int) -> decoding.Pixels:
+    def read(position: int) -> Pixels:
         return decoding.decode_image(paths[position], image_size=image_size, resize=resize, pixel_limit=pixel_limit)
 
-    loading = _Loading(paths, file_keys(paths, pixel_limit=pixel_limit), shape, read, on_error, listener, workers)
+    keys = file_keys(paths, pixel_limit=pixel_limit)
+    loading = _Loading(paths, keys, shape, resize, read, on_error, listener, workers)
     if channel.processes > 1:
-        return _load_share(loading, cache, resize, channel)
+        return _load_share(loading, cache, channel)
     for name in _caches_to_try(cache, shape):
-        loaded = _LOADERS[name](loading, resize)
+        loaded = _LOADERS[name](loading)
         if loaded is not None:
             return loaded
         listener.warn(f"no room to keep decoded images ({name}): decoding them again in every epoch")
-    return _load_nothing(loading, resize)
+    return _load_nothing(loading)
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> Positions:
@@ -172,24 +175,32 @@ class _Loading:
     paths: Sequence[str]
     keys: Keys
     shape: Shape
-    read: Callable[[int], decoding.Pixels]
+    resize: str
+    read: Callable[[int], Pixels]
     on_error: str
     listener: Listener
     workers: int
+
+    def cache_path(self) -> Path:
+        return pixel_cache.cache_path(self.keys, self.shape[1:3], self.resize)
+
+    def readable(self, reasons: Iterable[int]) -> npt.NDArray[np.bool_]:
+        """Return which of all files can be read, from those that cannot."""
+        readable = np.ones(len(self.paths), np.bool_)
+        readable[list(reasons)] = False
+        return readable
 
     def pixels(self, readable: npt.NDArray[np.bool_]) -> DecodedImages:
         kept = np.flatnonzero(readable).astype(np.int64)
         return DecodedImages(self.paths, kept, self.read, self.shape, self.workers)
 
-    def decode(self, positions: Positions, store: Callable[[int, decoding.Pixels], None]) -> npt.NDArray[np.bool_]:
+    def decode(self, positions: Positions, store: Callable[[int, Pixels], None]) -> npt.NDArray[np.bool_]:
         """Decode files and store their pixels; return which of all files are readable."""
         reasons = self.reasons(positions, store)
         self.report(reasons)
-        readable = np.ones(len(self.paths), np.bool_)
-        readable[list(reasons)] = False
-        return readable
+        return self.readable(reasons)
 
-    def reasons(self, positions: Positions, store: Callable[[int, decoding.Pixels], None]) -> dict[int, str]:
+    def reasons(self, positions: Positions, store: Callable[[int, Pixels], None]) -> dict[int, str]:
         """Decode files and store their pixels; return why some cannot be read, by position."""
 
         def decode(position: int) -> None:
@@ -209,7 +220,7 @@ class _Loading:
         refuse_or_warn(unreadable, on_error=self.on_error, listener=self.listener)
 
 
-def _load_into_memory(loading: _Loading, resize: str) -> DecodedImages | None:
+def _load_into_memory(loading: _Loading) -> DecodedImages | None:
     try:
         rows = np.empty(loading.shape, np.uint8)
     except MemoryError:
@@ -220,8 +231,8 @@ def _load_into_memory(loading: _Loading, resize: str) -> DecodedImages | None:
     return pixels
 
 
-def _load_onto_disk(loading: _Loading, resize: str) -> DecodedImages | None:
-    path = pixel_cache.cache_path(loading.keys, loading.shape[1:3], resize)
+def _load_onto_disk(loading: _Loading) -> DecodedImages | None:
+    path = loading.cache_path()
     found = pixel_cache.open_cache(path, loading.shape)
     if found is not None:
         _report_again(loading, found)
@@ -250,21 +261,21 @@ def _report_again(loading: _Loading, found: pixel_cache.DiskCache) -> None:
             raise
 
 
-def _load_nothing(loading: _Loading, resize: str) -> DecodedImages:
+def _load_nothing(loading: _Loading) -> DecodedImages:
     """Only try the files that were never decoded to their end; keep no pixels."""
     unknown = np.flatnonzero(~recall_verified(loading.keys))
     everything = np.ones(len(loading.paths), np.bool_)
     return loading.pixels(loading.decode(unknown, lambda position, pixels: None) if len(unknown) else everything)
 
 
-def _load_share(loading: _Loading, cache: Cache, resize: str, channel: Channel) -> DecodedImages:
+def _load_share(loading: _Loading, cache: Cache, channel: Channel) -> DecodedImages:
     """Try this process's share of the files, and learn from the others which of theirs cannot be read.
 
     No process decodes everything: in memory it keeps what it has decoded, and a cache on disk is used where there is a
     complete one already.
     """
     mine = share_of_files(np.arange(len(loading.paths)), process=channel.process, processes=channel.processes)
-    disk, rows = _cache_of_share(loading, cache, resize, channel)
+    disk, rows = _cache_of_share(loading, cache, channel)
     if rows is not None:
         reasons = loading.reasons(mine, rows.__setitem__)
     else:
@@ -279,13 +290,12 @@ def _load_share(loading: _Loading, cache: Cache, resize: str, channel: Channel) 
 
 
 def _cache_of_share(
-    loading: _Loading, cache: Cache, resize: str, channel: Channel
-) -> tuple[pixel_cache.DiskCache | None, decoding.Pixels | None]:
+    loading: _Loading, cache: Cache, channel: Channel
+) -> tuple[pixel_cache.DiskCache | None, Pixels | None]:
     """Return a complete cache on disk, or room for all images, which takes memory only as it is filled; or neither."""
-    if cache in {"auto", "disk"}:
-        path = pixel_cache.cache_path(loading.keys, loading.shape[1:3], resize)
-        if (disk := pixel_cache.open_cache(path, loading.shape)) is not None:
-            return disk, None
+    disk = pixel_cache.open_cache(loading.cache_path(), loading.shape) if cache in {"auto", "disk"} else None
+    if disk is not None:
+        return disk, None
     together = int(np.prod(loading.shape)) * channel.place_on_host[1]
     if cache == "memory" or (cache == "auto" and together <= available_memory_bytes() // 4):
         with contextlib.suppress(MemoryError):
@@ -301,9 +311,7 @@ def _readable_everywhere(loading: _Loading, reasons: dict[int, str], channel: Ch
     everywhere = {int(position): str(reason) for part in told for position, reason in part}
     if channel.is_main:
         loading.report(everywhere)
-    readable = np.ones(len(loading.paths), np.bool_)
-    readable[list(everywhere)] = False
-    return readable
+    return loading.readable(everywhere)
 
 
 def _caches_to_try(cache: Cache, shape: Shape) -> list[str]:
@@ -314,7 +322,7 @@ def _caches_to_try(cache: Cache, shape: Shape) -> list[str]:
     return ["disk"] if pixel_cache.has_room(shape) else []
 
 
-_LOADERS: dict[str, Callable[[_Loading, str], DecodedImages | None]] = {
+_LOADERS: dict[str, Callable[[_Loading], DecodedImages | None]] = {
     "memory": _load_into_memory,
     "disk": _load_onto_disk,
 }

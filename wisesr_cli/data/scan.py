@@ -15,7 +15,7 @@ import numpy as np
 
 from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, FACTS, Facts
 from wisesr_cli.errors import ImageError
-from wisesr_cli.images import decoding
+from wisesr_cli.images import decoding, opening
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.threads import for_each
@@ -78,16 +78,16 @@ def _too_large(facts: Facts, pixel_limit: int) -> dict[int, str]:
 def _read_fact(path: str, pixel_limit: int) -> tuple[int, ...] | str:
     """Return the fields of `FACTS` from `ends` on, or why the file cannot be read."""
     try:
-        descriptor, size = decoding.open_descriptor(path)
+        descriptor, size = opening.open_descriptor(path)
         try:
-            prefix = os.read(descriptor, decoding.PREFIX_BYTES)
+            prefix = os.read(descriptor, opening.PREFIX_BYTES)
             start = max(0, size - _ENDS_BYTES)
             last = prefix[start:] if size == len(prefix) else os.pread(descriptor, _ENDS_BYTES, start)
         finally:
             os.close(descriptor)
         header = None if size > decoding.FILE_LIMIT else decoding.header_of_prefix(prefix, pixel_limit=pixel_limit)
         if header is None:
-            with decoding.open_regular(path) as file:
+            with opening.open_regular(path) as file:
                 header = decoding.read_header(file, pixel_limit=pixel_limit)
     except ImageError as error:
         return str(error)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from wisesr_cli.data.oddities import Tally
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import decoding
+from wisesr_cli.images.color import Pixels
 from wisesr_cli.machine.threads import always, map_in_batches
 
 Record = TypeVar("Record")
@@ -20,7 +21,7 @@ class Decoded:
     """One input of a stream: its pixels (height, width, 3) and header, or the reason why there are none."""
 
     path: str
-    pixels: decoding.Pixels | None
+    pixels: Pixels | None
     error: str | None = None
     header: decoding.ImageHeader | None = None
 

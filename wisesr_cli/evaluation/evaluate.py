@@ -12,7 +12,8 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from wisesr_cli.data.dataset import DatasetIndex, index_from_rows, scan_folder_for_evaluation
+from wisesr_cli.data.dataset import scan_folder_for_evaluation
+from wisesr_cli.data.index import DatasetIndex, index_from_rows
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.settings import SplitName
 from wisesr_cli.data.survey import find_layout

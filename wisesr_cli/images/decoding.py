@@ -24,30 +24,10 @@ from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import formats, ordinary
-from wisesr_cli.images.color import BACKGROUND, is_deep, to_rgb
-from wisesr_cli.images.geometry import RESIZERS, Box, Pixels, orientation_of, turn, turned_box
-from wisesr_cli.images.opening import PREFIX_BYTES, Source, open_descriptor, open_regular, read_whole
+from wisesr_cli.images.color import Pixels, is_deep, to_rgb
+from wisesr_cli.images.geometry import RESIZERS, Box, orientation_of, turn, turned_box
+from wisesr_cli.images.opening import Source, open_regular, read_whole
 from wisesr_cli.images.pillow import prepare_pillow, refuse_before_loading, refuse_before_opening
-
-__all__ = [
-    "BACKGROUND",
-    "DECODER_VERSION",
-    "PIXEL_LIMIT",
-    "PREFIX_BYTES",
-    "RESIZERS",
-    "SUFFIXES",
-    "SUPPORTED",
-    "ImageHeader",
-    "Pixels",
-    "Resize",
-    "decode_image",
-    "decode_with_header",
-    "header_of_prefix",
-    "open_descriptor",
-    "open_regular",
-    "read_header",
-    "size_reason",
-]
 
 Resize = Literal["squash", "crop", "pad"]
 

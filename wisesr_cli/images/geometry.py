@@ -9,13 +9,11 @@ import threading
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 from PIL import Image
 
-from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.images.color import BACKGROUND, Pixels
 
-Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # left, upper, right, lower
 
 

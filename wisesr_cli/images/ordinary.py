@@ -19,7 +19,7 @@ import simplejpeg
 from PIL import Image
 
 from wisesr_cli.images import formats
-from wisesr_cli.images.geometry import Pixels
+from wisesr_cli.images.color import Pixels
 
 _SEGMENT_LIMIT = 200  # before the picture; a profile of a megabyte takes 16
 _SCANS = 25  # that a JPEG of any size may have, see `pillow`; ten are usual

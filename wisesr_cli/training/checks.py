@@ -11,7 +11,9 @@ from pathlib import Path
 
 from wisesr_cli.config.schema import Config
 from wisesr_cli.config.training import position_warning
-from wisesr_cli.data.dataset import DatasetIndex, build_index, inspect_data
+from wisesr_cli.data.dataset import build_index
+from wisesr_cli.data.index import DatasetIndex
+from wisesr_cli.data.inspection import inspect_data
 from wisesr_cli.data.survey import find_layout
 from wisesr_cli.errors import ConfigError, DataError, WisesrError
 from wisesr_cli.listening import Listener, Silent

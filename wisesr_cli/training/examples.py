@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.config.schema import Config
-from wisesr_cli.data.dataset import DatasetIndex, build_index
+from wisesr_cli.data.dataset import build_index
+from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import DataError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from wisesr_cli.data.dataset import DatasetIndex
+from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.errors import DataError
 from wisesr_cli.machine.files import read_text
 from wisesr_cli.model_files.info import PLACEHOLDER, ModelInfo

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.config.schema import Config
-from wisesr_cli.data.dataset import DatasetIndex
+from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.pixels import DecodedImages
 from wisesr_cli.engines.keras import KerasEngine, numpy_outputs
 from wisesr_cli.errors import RunError, UsageError

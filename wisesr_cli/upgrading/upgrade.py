@@ -16,7 +16,8 @@ import numpy as np
 
 from wisesr_cli.config.reader import LoadedConfig, Override, default_name, load_config, overrides_of
 from wisesr_cli.config.schema import Config
-from wisesr_cli.data.dataset import DatasetIndex, build_index
+from wisesr_cli.data.dataset import build_index
+from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.errors import ConfigError, RunError, UsageError
 from wisesr_cli.listening import Listener
