@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING
 
 from wisesr_cli.errors import UsageError
 from wisesr_cli.run.folders import Start, check_output_folder, free_folder, is_taken, newest_folder, refuse_wrong_kinds
-from wisesr_cli.run.names import (
-    ACCURACY_PICTURE,
-    COMPARISON_FILES,
-    LEARNING_CURVES,
-    LOCK,
-    TRAININGS,
-)
+from wisesr_cli.run.names import ACCURACY_PICTURE, COMPARISON_FILES, LEARNING_CURVES, LOCK, TRAININGS
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import visible
 

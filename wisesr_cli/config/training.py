@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from wisesr_cli.config.schedules import SCHEDULES, CosineOptions, ScheduleOptions
 from wisesr_cli.models.heads import HEADS, HeadOptions

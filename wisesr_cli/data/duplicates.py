@@ -93,12 +93,7 @@ def _same_content(root: str, paths: list[str], members: list[int]) -> list[list[
 
 
 def _duplicate(
-    index: DatasetIndex,
-    names: list[str],
-    paths: list[str],
-    splits: np.ndarray,
-    labels: np.ndarray,
-    members: list[int],
+    index: DatasetIndex, names: list[str], paths: list[str], splits: np.ndarray, labels: np.ndarray, members: list[int]
 ) -> Duplicate:
     rows = ((paths[i], index.class_names[labels[i]], names[splits[i]]) for i in members)
     return Duplicate(*zip(*rows, strict=True))

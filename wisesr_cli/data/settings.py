@@ -5,11 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
 from wisesr_cli.settings import FolderPath, ImageSize, Options
 from wisesr_cli.text import visible

@@ -11,10 +11,7 @@ from wisesr_cli.errors import UsageError
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, make_folder, naming
 from wisesr_cli.machine.locks import alone_in
 from wisesr_cli.run.folders import check_output_folder, refuse_wrong_kinds, remove_if_empty
-from wisesr_cli.run.names import (
-    EXPLAIN,
-    EXPLANATION_FILES,
-)
+from wisesr_cli.run.names import EXPLAIN, EXPLANATION_FILES
 
 
 @contextmanager

@@ -58,11 +58,7 @@ def read_header(source: Source, *, pixel_limit: int = PIXEL_LIMIT) -> ImageHeade
 
 
 def decode_image(
-    source: Source,
-    *,
-    image_size: tuple[int, int] | None,
-    resize: Resize = "squash",
-    pixel_limit: int = PIXEL_LIMIT,
+    source: Source, *, image_size: tuple[int, int] | None, resize: Resize = "squash", pixel_limit: int = PIXEL_LIMIT
 ) -> Pixels:
     """Return an image as uint8 (height, width, 3), upright RGB.
 

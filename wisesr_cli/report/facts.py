@@ -30,11 +30,7 @@ MOST_NAMED = 5  # unreadable images
 FEW_EXAMPLES = 30  # of a class: its recall then has a 95 % interval of 35 points, where half are right
 _FOLDERS = re.compile(r"(?:^|(?<==))/(?:.*/)?(?=[^/]+/?$)", re.DOTALL)
 _ENGINES: dict[EngineName, str] = {"litert": "LiteRT", "keras": "Keras"}
-_RESIZED = {
-    "squash": "squashed to it, whatever their shape",
-    "crop": "cut to its shape",
-    "pad": "padded to its shape",
-}
+_RESIZED = {"squash": "squashed to it, whatever their shape", "crop": "cut to its shape", "pad": "padded to its shape"}
 
 Value = TypeVar("Value")
 
