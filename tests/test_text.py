@@ -9,7 +9,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wisesr_cli.display.grid import to_csv
-from wisesr_cli.text import counted, csv_cell, joined, nearest, parse_csv_cell, visible
+from wisesr_cli.text import (
+    LONGEST_REASON,
+    counted,
+    csv_cell,
+    first_line,
+    joined,
+    nearest,
+    on_one_line,
+    parse_csv_cell,
+    visible,
+)
 
 # Every code point may turn up, lone surrogates from file names that are not UTF-8 among them.
 ANY_TEXT = st.text(
@@ -120,3 +130,12 @@ def test_words_are_joined_and_counted_for_reading() -> None:
     assert joined(["a", "b\n", 3]) == "a, b\\n, 3"
     assert (counted(1, "image"), counted(0, "image"), counted(2000, "image")) == ("1 image", "0 images", "2,000 images")
     assert counted(2, "class", "classes") == "2 classes"
+
+
+def test_an_error_is_put_on_one_line_and_cut_unless_it_is_wanted_whole() -> None:
+    assert on_one_line(ValueError("a\n  b\x1b[31m")) == "a b\\x1b[31m"
+    assert on_one_line(KeyError()) == "KeyError"
+    assert len(on_one_line(ValueError("x" * 9999))) == LONGEST_REASON
+    assert on_one_line(ValueError("x" * 9999), whole=True) == "x" * 9999
+    assert first_line(ValueError("\n a\nTraceback")) == "a"
+    assert first_line(ValueError(" \n")) == "ValueError"

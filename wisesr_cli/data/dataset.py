@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from wisesr_cli import text
-from wisesr_cli.data import folders, splits
+from wisesr_cli.data import folders
 from wisesr_cli.data.duplicates import warn_of_duplicates
 from wisesr_cli.data.folders import Layout, Problem
 from wisesr_cli.data.index import DatasetIndex, Split
@@ -32,17 +32,12 @@ def build_index(data: DataConfig, *, seed: int, listener: Listener) -> DatasetIn
     found = survey(data, listener=listener)
     _refuse(found.problems)
     refuse_or_warn(found.unreadable, on_error=data.on_error, listener=listener)
-    class_names, parts = found.class_names, dict(found.splits)
     if lacking := found.classes_without_images():
         raise DataError(without_images_message(lacking))
-    if "validation" not in parts and data.validation_split > 0:
-        train, validation = splits.set_validation_aside(data, parts["train"], class_names, seed=seed)
-        parts = {"train": train, "validation": validation, **{k: v for k, v in parts.items() if k != "train"}}
-        _warn_of_emptied_classes(train, class_names, listener)
-    notes = tell(found, listener)
-    index = DatasetIndex(
-        class_names, found.layout.root, parts, found.layout.folders, tuple(found.unreadable), dict(found.ignored), notes
-    )
+    parts = found.splits_for_training(data, seed=seed)
+    if parts is not found.splits:
+        _warn_of_emptied_classes(parts["train"], found.class_names, listener)
+    index = found.index(parts, tell(found, listener))
     warn_of_duplicates(index, listener)
     return index
 
@@ -81,10 +76,7 @@ def scan_folder_for_evaluation(
     refuse_or_warn(found.unreadable, on_error=on_error, listener=listener)
     if not len(found.splits["test"]):
         raise DataError(f"{text.visible(root)}: no images. {folders.LAYOUT}.")
-    notes = tell(found, listener)
-    return DatasetIndex(
-        known, root, found.splits, found.layout.folders, tuple(found.unreadable), dict(found.ignored), notes
-    )
+    return found.index(notes=tell(found, listener))
 
 
 def _refuse(problems: Sequence[Problem]) -> None:

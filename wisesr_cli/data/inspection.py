@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wisesr_cli import text
-from wisesr_cli.data import folders, splits
+from wisesr_cli.data import folders
 from wisesr_cli.data.duplicates import duplicates_message, find_duplicates
 from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, DatasetIndex
 from wisesr_cli.data.oddities import animated_message, misnamed_message
@@ -37,18 +37,11 @@ class Case:
     found: Survey
     listener: Listener
 
-    def index(self) -> DatasetIndex:
-        """Return the splits as they are on the disk."""
-        return DatasetIndex(self.found.class_names, self.found.layout.root, self.found.splits)
-
     def training_index(self) -> DatasetIndex:
         """Return the splits as training would have them; as they are on the disk where none can be set aside."""
-        parts, data = dict(self.found.splits), self.data
-        if "validation" not in parts and data.validation_split > 0:
-            with suppress(DataError):  # a row of its own
-                aside = splits.set_validation_aside(data, parts["train"], self.found.class_names, seed=self.seed)
-                parts["train"], parts["validation"] = aside
-        return DatasetIndex(self.found.class_names, self.found.layout.root, parts)
+        with suppress(DataError):  # a row of its own
+            return self.found.index(self.found.splits_for_training(self.data, seed=self.seed))
+        return self.found.index()
 
 
 def inspect_data(data: DataConfig, *, seed: int, listener: Listener) -> tuple[Finding, ...]:
@@ -71,7 +64,7 @@ def _check_layout(case: Case) -> Iterator[Finding]:
 
 
 def _check_classes(case: Case) -> Iterator[Finding]:
-    index = case.index()
+    index = case.found.index()
     counts = index.counts("train")
     order = np.argsort(-counts, kind="stable")
     shown = ", ".join(f"{text.visible(index.class_names[label])} {counts[label]:,}" for label in order[:10])
@@ -98,14 +91,12 @@ def _check_validation(case: Case) -> Iterator[Finding]:
     if data.validation_split <= 0:
         yield Finding("warn", "validation", "no validation images: the last epoch is kept, not the best")
         return
-    train = found.splits["train"]
     try:
-        _, validation = splits.set_validation_aside(data, train, found.class_names, seed=case.seed)
+        count, images = len(found.splits_for_training(data, seed=case.seed)["validation"]), len(found.splits["train"])
     except DataError as error:
         yield Finding("fail", "validation", str(error))
         return
-    count = len(validation)
-    yield Finding("pass", "validation", f"{text.counted(count, 'image')} of {len(train):,} go to validation", count)
+    yield Finding("pass", "validation", f"{text.counted(count, 'image')} of {images:,} go to validation", count)
 
 
 def _check_readable(case: Case) -> Iterator[Finding]:
@@ -174,7 +165,7 @@ def _check_sizes(case: Case) -> Iterator[Finding]:
 
 def _decode_all(case: Case) -> list[tuple[str, str]]:
     """Return the images that do not decode to their end, with the reasons."""
-    index = case.index()
+    index = case.found.index()
     paths = [path for name in index.splits for path in index.absolute(name)]
     keys = file_keys(paths, pixel_limit=case.data.pixel_limit)
     unknown = np.flatnonzero(~recall_verified(keys)).tolist()

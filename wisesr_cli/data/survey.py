@@ -16,10 +16,11 @@ import numpy as np
 from wisesr_cli import text
 from wisesr_cli.data import folders
 from wisesr_cli.data.folders import Layout, Listing, Problem
-from wisesr_cli.data.index import ANIMATED, Split
+from wisesr_cli.data.index import ANIMATED, DatasetIndex, Split
 from wisesr_cli.data.oddities import animated_message, misnamed_message
 from wisesr_cli.data.scan import scan_files
 from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.data.splits import set_validation_aside
 from wisesr_cli.errors import DataError
 from wisesr_cli.images.decoding import SUFFIXES, SUPPORTED
 from wisesr_cli.listening import Listener
@@ -58,6 +59,20 @@ class Survey:
         start = len(self.layout.root.rstrip("/")) + 1
         self.unreadable.extend((path[start:], reason) for path, reason in listing.unreadable)
         self.unreadable.extend(unreadable)
+
+    def index(self, splits: dict[str, Split] | None = None, notes: tuple[str, ...] = ()) -> DatasetIndex:
+        """Return the splits as they are on the disk, or others made of them, as an index."""
+        where, left_out = self.layout, tuple(self.unreadable)
+        parts = self.splits if splits is None else splits
+        return DatasetIndex(self.class_names, where.root, parts, where.folders, left_out, dict(self.ignored), notes)
+
+    def splits_for_training(self, data: DataConfig, *, seed: int) -> dict[str, Split]:
+        """Return the splits, validation set aside where it has no folder; raises `DataError` when a side is empty."""
+        if "validation" in self.splits or data.validation_split <= 0:
+            return self.splits
+        train, validation = set_validation_aside(data, self.splits["train"], self.class_names, seed=seed)
+        others = {name: split for name, split in self.splits.items() if name != "train"}
+        return {"train": train, "validation": validation, **others}
 
     def classes_without_images(self) -> list[str]:
         """Return the classes that have no readable image to train on."""
