@@ -42,7 +42,7 @@ from wisesr_cli.images.color import BACKGROUND
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.engines.litert import LiteRtModel
 from wisesr_cli.models.build import build_classifier
-from wisesr_cli.model_files.info_file import append_model_info
+from wisesr_cli.model_files.archive import append_model_info, check_model
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.run.run import litert_path
 path, formats = Path(sys.argv[1]), sys.argv[2:]
@@ -56,7 +56,7 @@ names = tuple(f"class {number}" for number in range(10))
 append_model_info(path, ModelInfo(names, (224, 224), "squash", BACKGROUND, "MobileNetV2", "gap", 1, {}))
 if "onnx" in formats:
     model.export(path.with_suffix(".onnx"), format="onnx", verbose=False)
-engine = KerasEngine(path)
+engine = KerasEngine(check_model(path))
 converted = LiteRtModel(litert_path(path), engine.info, to_litert(engine))
 converted.path.write_bytes(converted.to_bytes(path))
 """

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from command_line import CommandLine, Trained
 
-from wisesr_cli.engines.keras import KerasEngine
+from wisesr_cli.engines.keras import load_engine
 from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.model_files.archive import append_model_info, check_model, read_model_info
 from wisesr_cli.model_files.info import ModelInfo
-from wisesr_cli.model_files.info_file import append_model_info, read_model_info
 from wisesr_cli.model_files.loading import load_model
 from wisesr_cli.models.build import build_classifier
 from wisesr_cli.models.settings import ModelConfig
@@ -31,8 +31,8 @@ def test_every_kind_of_layer_and_operation_runs_in_another_precision(
     build_classifier(config, image_size=SIZE, classes=2).model.save(path)
     append_model_info(path, ModelInfo(("a", "b"), SIZE, "squash", BACKGROUND, backbone, "wise", 1, {}))
     pixels = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
-    exact = KerasEngine(path).logits(pixels)
-    rounded = KerasEngine(path, "mixed_bfloat16").logits(pixels)
+    exact = load_engine(path).logits(pixels)
+    rounded = load_engine(path, "mixed_bfloat16").logits(pixels)
     np.testing.assert_allclose(rounded, exact, atol=0.1 * np.abs(exact).max() + 0.05)
     assert not np.array_equal(rounded, exact)
 
@@ -42,7 +42,7 @@ def test_a_model_whose_weights_are_no_numbers_labels_nothing(
     chosen: str, tmp_path: Path, trained: Trained, wisesr: CommandLine
 ) -> None:
     run = trained.copy_to(tmp_path / "run")
-    info, model = read_model_info(run / "best.keras"), load_model(run / "best.keras")
+    info, model = read_model_info(run / "best.keras"), load_model(check_model(run / "best.keras"))
     model.set_weights([np.full(weight.shape, np.nan, "float32") for weight in model.weights])
     model.save(run / "best.keras")
     append_model_info(run / "best.keras", info)
@@ -59,7 +59,7 @@ def test_too_little_memory_for_a_batch_is_a_memory_error(trained: Trained, monke
     def refuse(model: keras.Model, pixels: object) -> None:
         raise ResourceExhaustedError("OOM when allocating tensor")
 
-    engine = KerasEngine(trained.run / "best.keras")
+    engine = load_engine(trained.run / "best.keras")
     monkeypatch.setattr(keras.Model, "predict_on_batch", refuse)
     with pytest.raises(MemoryError, match="a smaller --batch-size may help"):
         engine.logits(np.zeros((1, *engine.info.image_size, 3), np.uint8))

@@ -34,7 +34,7 @@ from wisesr_cli.explanation.receptive_field import ReceptiveField
 from wisesr_cli.explanation.screen import Screen
 from wisesr_cli.images.decoding import decode_image
 from wisesr_cli.machine.locks import alone_in
-from wisesr_cli.model_files.info_file import read_model_info
+from wisesr_cli.model_files.archive import read_model_info
 from wisesr_cli.prediction import pictures as prediction_pictures
 from wisesr_cli.results import Contribution, Explanation, Prediction
 from wisesr_cli.run.folders import prepare_folder

@@ -13,14 +13,14 @@ from command_line import Trained
 
 from wisesr_cli.config.reader import parse_head
 from wisesr_cli.data.oddities import Oddities
-from wisesr_cli.engines.keras import KerasEngine
+from wisesr_cli.engines.keras import load_engine
 from wisesr_cli.errors import DataError, RunError, WisesrError
 from wisesr_cli.explanation import attribution
 from wisesr_cli.explanation.explainer import Explainer, explain_paths, head_weights
 from wisesr_cli.images.color import BACKGROUND
 from wisesr_cli.layers import PositionWeightedPooling2D
+from wisesr_cli.model_files.archive import append_model_info, check_model
 from wisesr_cli.model_files.info import ModelInfo
-from wisesr_cli.model_files.info_file import append_model_info
 from wisesr_cli.models import heads
 from wisesr_cli.models.backbones import build_backbone
 from wisesr_cli.models.build import build_classifier
@@ -31,6 +31,10 @@ from wisesr_cli.results import Contribution, Explanation
 
 SIZE = (40, 56)
 NAMES = ("[/red]", "b", "c", "d", "e")
+
+
+def explainer_of(path: Path) -> Explainer:
+    return Explainer(check_model(path))
 
 
 def save(
@@ -77,8 +81,8 @@ def test_a_model_file_is_explained_with_any_head(
 ) -> None:
     monkeypatch.setattr(heads, "FC_UNITS", 8)
     path = save(tmp_path / "best.keras", head, **options)
-    explainer, pixels = Explainer(path), random_pixels(3)
-    logits = KerasEngine(path).logits(pixels)
+    explainer, pixels = explainer_of(path), random_pixels(3)
+    logits = load_engine(path).logits(pixels)
     decisions = explainer.explain(pixels, [4, 0, 4])
     is_local = head.partition(":")[0] in {"gmp", "fc"}
     assert explainer.is_linear is not is_local
@@ -96,8 +100,8 @@ def test_a_model_file_is_explained_with_any_head(
 
 
 def test_gap_is_explained_as_its_formula_says(tmp_path: Path) -> None:
-    explainer, pixels = Explainer(save(tmp_path / "best.keras", "gap")), random_pixels(2)
-    model = KerasEngine(explainer.path).model
+    explainer, pixels = explainer_of(save(tmp_path / "best.keras", "gap")), random_pixels(2)
+    model = load_engine(explainer.path).model
     features = keras.Model(model.input, model.get_layer("gap").input).predict_on_batch(pixels.astype("float32"))
     kernel, bias = model.get_layer("classifier").get_weights()
     for image, decision in enumerate(explainer.explain(pixels, range(5))):
@@ -119,13 +123,13 @@ def all_maps(explainer: Explainer, pixels: Any, batch_size: int) -> Any:
 @pytest.mark.parametrize("head", ["wise", "gmp"])
 def test_batch_size_and_neighbours_change_nothing(head: str, tmp_path: Path) -> None:
     path, pixels = save(tmp_path / "best.keras", head), random_pixels(33)
-    expected = all_maps(Explainer(path), pixels, 32)
+    expected = all_maps(explainer_of(path), pixels, 32)
     for batch_size in (1, 7):
-        np.testing.assert_allclose(all_maps(Explainer(path), pixels, batch_size), expected, atol=1e-5)
+        np.testing.assert_allclose(all_maps(explainer_of(path), pixels, batch_size), expected, atol=1e-5)
 
 
 def test_a_smaller_batch_is_filled_up_and_traced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    explainer, sizes = Explainer(save(tmp_path / "best.keras", "wise")), []
+    explainer, sizes = explainer_of(save(tmp_path / "best.keras", "wise")), []
     predict = keras.Model.predict_on_batch
     monkeypatch.setattr(keras.Model, "predict_on_batch", lambda model, x: sizes.append(len(x)) or predict(model, x))
     assert [len(explainer.explain(random_pixels(count))) for count in (4, 1, 0, 3)] == [4, 1, 0, 3]
@@ -137,9 +141,9 @@ def test_paths_are_explained_in_order_and_agree_with_what_is_predicted(trained: 
     broken.write_bytes(b"no image")
     paths = [str(path) for path in sorted((trained.photos / "test").rglob("*.png"))]
     paths[2:2] = [str(broken), str(tmp_path / "missing.png")]
-    explainer, oddities = Explainer(trained.run / "best.keras"), Oddities()
+    explainer, oddities = explainer_of(trained.run / "best.keras"), Oddities()
     found = list(explain_paths(explainer, iter(paths), labels=[1], batch_size=4, oddities=oddities))
-    expected = list(stream.predict_paths(KerasEngine(explainer.path), paths, PredictRequest("", batch_size=4)))
+    expected = list(stream.predict_paths(load_engine(explainer.path), paths, PredictRequest("", batch_size=4)))
     assert [record.path for record in found] == paths
     for explained, predicted in zip(found, expected, strict=True):
         assert explained.error == predicted.error
@@ -162,7 +166,7 @@ def test_images_are_read_only_a_little_ahead(trained: Trained) -> None:
             taken.append(path)
             yield path
 
-    records = explain_paths(Explainer(trained.run / "best.keras"), endless(), batch_size=2)
+    records = explain_paths(explainer_of(trained.run / "best.keras"), endless(), batch_size=2)
     assert [next(records).error for _ in range(6)] == [None] * 6
     records.close()  # type: ignore[attr-defined]
     assert len(taken) < 300
@@ -172,7 +176,7 @@ def test_contributions_that_do_not_add_up_are_never_shown(tmp_path: Path, monkey
     def wrong(layer: Any, coefficients: Any) -> Any:
         return right(layer, coefficients * 1.001)
 
-    explainer, right = Explainer(save(tmp_path / "best.keras", "wise")), PositionWeightedPooling2D.pull_back
+    explainer, right = explainer_of(save(tmp_path / "best.keras", "wise")), PositionWeightedPooling2D.pull_back
     monkeypatch.setattr(PositionWeightedPooling2D, "pull_back", wrong)
     with pytest.raises(
         WisesrError, match=r"best\.keras: the contributions to '.*' add up to .*, but the model's logit"
@@ -182,14 +186,14 @@ def test_contributions_that_do_not_add_up_are_never_shown(tmp_path: Path, monkey
 
 def test_a_mistake_of_a_rule_is_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(attribution.RULES, "GlobalMaxPooling2D", attribution.RULES["GlobalAveragePooling2D"])
-    explainer = Explainer(save(tmp_path / "best.keras", "gmp"))
+    explainer = explainer_of(save(tmp_path / "best.keras", "gmp"))
     with pytest.raises(WisesrError, match="please report this") as caught:
         explainer.explain(random_pixels(1))
     assert caught.value.exit_code == 1
 
 
 def test_logits_that_are_no_numbers_are_not_explained(tmp_path: Path) -> None:
-    explainer = Explainer(save(tmp_path / "best.keras", "wise"))
+    explainer = explainer_of(save(tmp_path / "best.keras", "wise"))
     for layer in explainer._engine.model.layers:
         layer.set_weights([np.full(weight.shape, np.nan) for weight in layer.get_weights()])
     with pytest.raises(DataError, match="the model's logits are not finite: nothing can be explained"):
@@ -235,7 +239,7 @@ def probabilities(features: Any) -> Any:
 def test_a_head_that_cannot_be_explained_is_an_error_that_says_why(head: Any, reason: str, tmp_path: Path) -> None:
     path = rebuilt(tmp_path / "best.keras", head)
     with pytest.raises(RunError) as caught:
-        Explainer(path)
+        explainer_of(path)
     assert str(caught.value).startswith(f"{path}: cannot be explained: {reason}")
 
 
@@ -269,7 +273,7 @@ def vector() -> Any:
 def test_a_model_of_another_kind_is_an_error_that_says_why(build: Any, reason: str, tmp_path: Path) -> None:
     path = written(tmp_path / "best.keras", build())
     with pytest.raises(RunError) as caught:
-        Explainer(path)
+        explainer_of(path)
     assert str(caught.value) == f"{path}: cannot be explained: {reason}"
 
 
@@ -280,12 +284,12 @@ def test_a_batch_normalization_in_the_head_is_folded_in(tmp_path: Path) -> None:
         layer.set_weights([np.random.default_rng(number).uniform(0.5, 2, 64) for number in range(4)])
         return keras.layers.Dense(2)(pooled)
 
-    for decision in Explainer(rebuilt(tmp_path / "best.keras", head)).explain(random_pixels(2, (32, 32))):
+    for decision in explainer_of(rebuilt(tmp_path / "best.keras", head)).explain(random_pixels(2, (32, 32))):
         check_sum(decision.predicted)
 
 
 def test_a_map_of_one_position_holds_the_whole_logit(tmp_path: Path) -> None:
-    explainer = Explainer(save(tmp_path / "best.keras", "wise", size=(8, 8), names=("a", "b")))
+    explainer = explainer_of(save(tmp_path / "best.keras", "wise", size=(8, 8), names=("a", "b")))
     (decision,) = explainer.explain(random_pixels(1, (8, 8)))
     assert explainer.feature_map[:2] == (1, 1)
     ((value,),) = decision.predicted.map
@@ -294,7 +298,7 @@ def test_a_map_of_one_position_holds_the_whole_logit(tmp_path: Path) -> None:
 
 
 def test_the_statement_says_what_a_position_sees(tmp_path: Path) -> None:
-    explainer = Explainer(save(tmp_path / "best.keras", "wise"))
+    explainer = explainer_of(save(tmp_path / "best.keras", "wise"))
     assert explainer.statement == (
         "exact on the feature map of 5x7 positions (sum + bias = logit), not on pixels: each position sees at most "
         "12x12 of the image's 40x56 pixels"
@@ -304,9 +308,9 @@ def test_the_statement_says_what_a_position_sees(tmp_path: Path) -> None:
 
 
 def test_the_weights_of_a_head_with_position_weights_are_those_it_computes_with(tmp_path: Path) -> None:
-    explainer = Explainer(save(tmp_path / "best.keras", "wise:pre_pool=2"))
+    explainer = explainer_of(save(tmp_path / "best.keras", "wise:pre_pool=2"))
     found = head_weights(explainer)
-    model = KerasEngine(explainer.path).model
+    model = load_engine(explainer.path).model
     kernel, classifier = model.get_layer("wise").get_weights()[0], model.get_layer("classifier").get_weights()[0]
     rows, columns = (0, 0, 0, 1, 1), (0, 0, 1, 1, 1, 2, 2)  # tiles of 3, 2 and of 2, 3, 2 positions
     assert found.weights is not None
@@ -329,15 +333,15 @@ def test_the_weights_of_a_head_with_position_weights_are_those_it_computes_with(
 
 
 def test_global_average_pooling_weighs_every_position_alike(tmp_path: Path) -> None:
-    found = head_weights(Explainer(save(tmp_path / "best.keras", "gap")))
+    found = head_weights(explainer_of(save(tmp_path / "best.keras", "gap")))
     np.testing.assert_allclose(found.average, np.full((5, 7), 1 / 35))
     assert found.statement == "the head 'gap' has learned no position weights: each of 5x7 counts the same"
 
 
 def test_a_flattened_head_has_weights_of_its_own_for_every_class(tmp_path: Path) -> None:
-    explainer = Explainer(save(tmp_path / "best.keras", "flatten"))
+    explainer = explainer_of(save(tmp_path / "best.keras", "flatten"))
     found = head_weights(explainer)
-    kernel = KerasEngine(explainer.path).model.get_layer("classifier").get_weights()[0].reshape(5, 7, 64, 5)
+    kernel = load_engine(explainer.path).model.get_layer("classifier").get_weights()[0].reshape(5, 7, 64, 5)
     assert found.weights is None
     np.testing.assert_allclose(found.average, np.abs(kernel).mean(axis=(2, 3)), rtol=1e-6)
     of_class = found.of_class(2, 1)
@@ -351,4 +355,4 @@ def test_a_flattened_head_has_weights_of_its_own_for_every_class(tmp_path: Path)
 
 def test_heads_whose_weights_depend_on_the_image_have_none_to_show(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="the head 'gmp' has no position weights: which position counts depends on the"):
-        head_weights(Explainer(save(tmp_path / "best.keras", "gmp")))
+        head_weights(explainer_of(save(tmp_path / "best.keras", "gmp")))

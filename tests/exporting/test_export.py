@@ -26,14 +26,14 @@ from PIL import Image, ImageOps
 
 import wisesr_cli
 from wisesr_cli.evaluation.metrics import softmax
-from wisesr_cli.exporting import conversion, export, runtimes
+from wisesr_cli.exporting import agreement, conversion, export, runtimes
+from wisesr_cli.exporting.agreement import compare, logits_in_batches, objection
 from wisesr_cli.exporting.metadata import labels_text
 from wisesr_cli.exporting.readme import RESIZING, readme, snippet
-from wisesr_cli.exporting.runtimes import compare, logits_in_batches, objection
 from wisesr_cli.images.geometry import RESIZERS
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.locks import alone_in
-from wisesr_cli.model_files.info_file import read_model_info
+from wisesr_cli.model_files.archive import read_model_info
 from wisesr_cli.results import ExportedModel, Exports
 from wisesr_cli.run.folders import prepare_folder
 from wisesr_cli.run.names import EXPORTED_MODELS, OUR_FILES
@@ -421,10 +421,10 @@ def test_logits_that_are_off_are_seen_where_probabilities_hide_them() -> None:
 def test_images_that_the_run_cannot_tell_apart_are_said_to_prove_little() -> None:
     alike = np.float32([[0.5, -0.5], [0.5001, -0.5]])
     assert objection(compare(alike, alike[::-1]), alike, quantized=False) is None  # another model would pass
-    assert "logits differ by 1.0e-04" in (runtimes.doubt(alike) or "")
-    assert runtimes.doubt(alike[:1]) is not None
-    assert runtimes.doubt(alike * np.float32([[1], [1.1]])) is None
-    assert runtimes.doubt(np.float32([[900, 0], [902, 0]])) is not None
+    assert "logits differ by 1.0e-04" in (agreement.doubt(alike) or "")
+    assert agreement.doubt(alike[:1]) is not None
+    assert agreement.doubt(alike * np.float32([[1], [1.1]])) is None
+    assert agreement.doubt(np.float32([[900, 0], [902, 0]])) is not None
 
 
 def test_the_first_image_is_computed_alone_and_none_is_lost() -> None:
@@ -440,7 +440,7 @@ def test_the_first_image_is_computed_alone_and_none_is_lost() -> None:
         np.testing.assert_array_equal(logits_in_batches(model, pixels), pixels[:, 0, 0, :2])
         assert seen[0] == 1
         assert sum(seen) == count
-        assert max(seen) <= runtimes.BATCH
+        assert max(seen) <= agreement.BATCH
 
 
 def test_exports_are_replaced_only_when_asked_and_only_where_they_are_ours(run: Path, wisesr: CommandLine) -> None:

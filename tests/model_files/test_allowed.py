@@ -16,6 +16,7 @@ from wisesr_cli.config.reader import parse_head
 from wisesr_cli.errors import RunError
 from wisesr_cli.model_files.allowed import ALLOWED
 from wisesr_cli.model_files.architecture import check_model_config
+from wisesr_cli.model_files.archive import check_model
 from wisesr_cli.model_files.hdf5 import UnsafeFileError
 from wisesr_cli.model_files.loading import load_model
 from wisesr_cli.models.backbones import BACKBONES
@@ -32,7 +33,7 @@ def same_after_reload(backbone: str, head: str, preprocessing: str, folder: Path
     config = ModelConfig(backbone=backbone, head=parse_head(head), preprocessing=preprocessing)  # type: ignore[arg-type]
     model = build_classifier(config, image_size=(side, side), classes=3).model
     model.save(folder / "x.keras")
-    loaded = load_model(folder / "x.keras")
+    loaded = load_model(check_model(folder / "x.keras"))
     pixels = np.random.default_rng(0).uniform(0, 255, (1, side, side, 3)).astype("float32")
     weights = zip(model.get_weights(), loaded.get_weights(), strict=True)
     logits = [keras.ops.convert_to_numpy(each(pixels, training=False)) for each in (model, loaded)]
@@ -83,9 +84,9 @@ def test_a_short_constant_of_an_operation_is_loaded_and_a_long_one_is_not(tmp_pa
     for name, constant in (("short", np.ones((1, 1, 1, 3))), ("long", np.ones((1, 8, 8, 3)))):
         shifted = pixels + keras.ops.convert_to_tensor(constant.astype("float32"))
         keras.Model(pixels, keras.layers.Flatten()(shifted)).save(tmp_path / f"{name}.keras")
-    assert load_model(tmp_path / "short.keras").count_params() == 0
+    assert load_model(check_model(tmp_path / "short.keras")).count_params() == 0
     with pytest.raises(RunError, match=r"a number that it computes with is no short row of plain numbers"):
-        load_model(tmp_path / "long.keras")
+        load_model(check_model(tmp_path / "long.keras"))
 
 
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])

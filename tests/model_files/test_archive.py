@@ -37,7 +37,7 @@ from hostile_archives import (
 )
 
 from wisesr_cli.errors import RunError
-from wisesr_cli.model_files.archive import check_archive, check_weights_file
+from wisesr_cli.model_files.archive import check_model, check_weights_file
 from wisesr_cli.model_files.hdf5 import check_weights, table_of
 
 MEMORY_LIMIT_MB = 500
@@ -65,7 +65,7 @@ def no_keras(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_good_file_passes_and_says_what_it_holds(trained: Trained) -> None:
-    checked = check_archive(trained.run / "best.keras")
+    checked = check_model(trained.run / "best.keras")
     model = keras.models.load_model(trained.run / "best.keras")
     assert Counter(checked.weights.values()) == Counter(
         table_of(keras.ops.convert_to_numpy(weight)) for weight in model.weights
@@ -84,7 +84,7 @@ def test_a_class_that_is_not_on_the_list_is_refused_wherever_it_stands(
     with pytest.raises(
         RunError, match=r"x\.keras: refused: (it has a '.*' of .*, which is in no model|a model .* is compiled)"
     ):
-        check_archive(path)
+        check_model(path)
 
 
 @pytest.mark.reliability(34)
@@ -152,7 +152,7 @@ def test_nothing_of_ours_unpickles_or_offers_to_load_more() -> None:
 def test_an_archive_that_is_more_than_a_model_is_refused(tmp_path: Path, members: Members, name: str) -> None:
     path = ARCHIVES[name](tmp_path / "x.keras", members)
     with pytest.raises(RunError, match=r"x\.keras: (refused|damaged): ") as caught:
-        check_archive(path)
+        check_model(path)
     assert str(caught.value).isprintable()
     assert sorted(tmp_path.iterdir()) == [path]
 
@@ -179,7 +179,7 @@ def test_hdf5_that_is_more_than_numbers_in_one_file_is_refused(tmp_path: Path, m
     weights = WEIGHT_FILES[name](tmp_path, members[WEIGHTS])
     pack(tmp_path / "x.keras", {**members, WEIGHTS: weights})
     with pytest.raises(RunError, match=r"x\.keras: refused: model\.weights\.h5 in it: "):
-        check_archive(tmp_path / "x.keras")
+        check_model(tmp_path / "x.keras")
     path = tmp_path / "x.weights.h5"
     path.write_bytes(weights)
     with pytest.raises(RunError, match=r"^model\.weights: .*x\.weights\.h5: refused: "):
@@ -223,11 +223,12 @@ def test_all_of_them_together_take_little_memory(
     program = (
         "import resource, sys\nfrom pathlib import Path\n"
         "from wisesr_cli.machine import keras_start\nkeras_start.start('cpu')\n"
-        "from wisesr_cli.errors import RunError\nfrom wisesr_cli.model_files.loading import load_model\n"
-        "load_model(Path(sys.argv[1]))\n"
+        "from wisesr_cli.errors import RunError\nfrom wisesr_cli.model_files.archive import check_model\n"
+        "from wisesr_cli.model_files.loading import load_model\n"
+        "load_model(check_model(Path(sys.argv[1])))\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for path in sys.argv[2:]:\n"
-        "    try:\n        load_model(Path(path))\n        print('LOADED', path)\n"
+        "    try:\n        load_model(check_model(Path(path)))\n        print('LOADED', path)\n"
         "    except RunError:\n        pass\n"
         "print('GREW', (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)\n"
         "print('CHILD', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)\n"
@@ -249,7 +250,7 @@ def test_all_of_them_together_take_little_memory(
 
 def test_what_was_packed_again_with_a_common_program_still_loads(tmp_path: Path, members: Members) -> None:
     path = pack(tmp_path / "x.keras", members, packed=zipfile.ZIP_DEFLATED)
-    assert check_archive(path).weights
+    assert check_model(path).weights
 
 
 def test_bfloat16_and_scalars_are_numbers(tmp_path: Path) -> None:

@@ -16,13 +16,12 @@ from wisesr_cli import api
 from wisesr_cli.config.reader import parse_head
 from wisesr_cli.engines import choose
 from wisesr_cli.engines.choose import choose_engine
-from wisesr_cli.engines.keras import KerasEngine
+from wisesr_cli.engines.keras import load_engine
 from wisesr_cli.errors import UsageError
 from wisesr_cli.listening import Silent
 from wisesr_cli.machine import keras_start
-from wisesr_cli.model_files.archive import check_archive
+from wisesr_cli.model_files.archive import append_model_info, check_model, read_model_info
 from wisesr_cli.model_files.info import ModelInfo
-from wisesr_cli.model_files.info_file import append_model_info, read_model_info
 from wisesr_cli.model_files.loading import build_without_values, copy_weights
 from wisesr_cli.models.backbones import build_backbone
 from wisesr_cli.models.build import build_classifier
@@ -30,6 +29,9 @@ from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.image_sizes import check_image_size, check_map, needs_of, smallest_side
 from wisesr_cli.models.other_size import _rebuild, at_size, check_size
 from wisesr_cli.models.settings import ModelConfig
+from wisesr_cli.prediction.predict import header_of
+from wisesr_cli.requests import PredictRequest
+from wisesr_cli.run.located import locate
 
 SIZE = (56, 40)  # a map of 7x5
 OTHERS = ((88, 36), (57, 72))  # maps of 11x5, 8x9
@@ -174,7 +176,7 @@ def test_normalization_that_was_adapted_counts_at_another_size_and_in_another_pr
     kernel, bias = model.get_layer("classifier").get_weights()
     expected = np.full((1, 3), 40.0 / 20.0) @ kernel + bias
     np.testing.assert_allclose(rebuilt.predict_on_batch(pixels), expected, atol=1e-5)
-    engine = KerasEngine(save(model, tmp_path / "best.keras", "gap", (8, 8)), "mixed_bfloat16", (16, 8))
+    engine = load_engine(save(model, tmp_path / "best.keras", "gap", (8, 8)), "mixed_bfloat16", (16, 8))
     np.testing.assert_allclose(engine.logits(pixels.astype("uint8")), expected, rtol=0.02, atol=0.02)
 
 
@@ -245,7 +247,7 @@ def test_a_cut_backbone_is_not_judged_by_the_table_of_whole_ones(tmp_path: Path)
     config = ModelConfig(backbone="compact_small", feature_layer="patch_relu", head=parse_head("wise:pre_pool=2"))
     model = build_classifier(config, image_size=(32, 32), classes=3).model  # a map of 8x8, a grid of 4x4
     path = save(model, tmp_path / "best.keras", "wise", (32, 32))
-    check_image_size(check_archive(path).config, read_model_info(path), (16, 16))
+    check_image_size(check_model(path).config, read_model_info(path), (16, 16))
     assert at_size(model, (16, 16)).get_layer("backbone").output_shape == (None, 4, 4, 24)
     with pytest.raises(UsageError, match="the smallest image size that works is 13x13"):
         at_size(model, (12, 12))
@@ -266,9 +268,9 @@ def test_the_smallest_side_is_found_among_all() -> None:
 
 def test_an_engine_at_another_size_says_so_and_runs_in_any_precision(trained: Trained) -> None:
     path, pixels = trained.run / "best.keras", draw_pixels((48, 40)).astype("uint8")
-    engine = KerasEngine(path, image_size=(48, 40))
+    engine = load_engine(path, image_size=(48, 40))
     assert engine.info == replace(read_model_info(path), image_size=(48, 40))
-    rounded = KerasEngine(path, "mixed_bfloat16", (48, 40)).logits(pixels)
+    rounded = load_engine(path, "mixed_bfloat16", (48, 40)).logits(pixels)
     np.testing.assert_allclose(rounded, engine.logits(pixels), atol=0.05)
     assert not np.array_equal(rounded, engine.logits(pixels))
 
@@ -283,13 +285,13 @@ def test_litert_runs_the_size_of_the_training_only(trained: Trained) -> None:
             self.notes.append(message)
 
     same, other = Notes(), Notes()
-    chosen = choose_engine(trained.run, image_size=(32, 32), listener=same)
+    chosen = choose_engine(locate(trained.run), image_size=(32, 32), listener=same)
     assert (chosen.name, chosen.image_size, same.notes) == ("litert", None, [])
-    chosen = choose_engine(trained.run, image_size=(48, 32), listener=other)
+    chosen = choose_engine(locate(trained.run), image_size=(48, 32), listener=other)
     assert (chosen.name, chosen.image_size, chosen.identity) == ("keras", (48, 32), "keras at 48x32")
     assert "best.tflite is for the image size of the training, and --image-size 48x32 was given" in other.notes[0]
     with pytest.raises(UsageError, match=r"--engine litert: .* wisesr export .* --to litert --image-size 48x32"):
-        choose_engine(trained.run, "litert", image_size=(48, 32), listener=Silent())
+        choose_engine(locate(trained.run), "litert", image_size=(48, 32), listener=Silent())
 
 
 # --- commands ---
@@ -314,7 +316,7 @@ def test_evaluate_at_another_size_keeps_the_results_at_the_size_of_the_training(
     assert "the model was trained at another size" in page
     assert "exact on the feature map of 6x5 positions" in page
     assert "no contribution maps" not in answer.err
-    engine = KerasEngine(run / "best.keras", image_size=(48, 40))
+    engine = load_engine(run / "best.keras", image_size=(48, 40))
     rows = [line.split(",") for line in (folder / "predictions.csv").read_text(encoding="utf-8").splitlines()[1:]]
     records = api.predict(run, [trained.photos / row[0] for row in rows], image_size="48x40", engine="keras")
     assert [(record.label, pytest.approx(record.score, abs=1e-6)) for record in records] == [
@@ -337,12 +339,10 @@ def test_predict_at_another_size_is_part_of_what_an_output_is_resumed_by(
 
 
 def test_another_size_than_that_of_a_journal_is_refused(trained: Trained) -> None:
-    from wisesr_cli.prediction.predict import Request
-
-    headers = []
+    run, headers = locate(trained.run), []
     for size in (None, (32, 32), (40, 40), (48, 40)):
-        request = Request(trained.run, engine="keras", image_size=size)
-        headers.append(request.header(request.choose_engine(Silent())))
+        request = PredictRequest(trained.run, engine="keras", image_size=size)
+        headers.append(header_of(request, choose_engine(run, "keras", image_size=size, listener=Silent())))
     assert headers[0] == headers[1]
     assert len({str(header) for header in headers}) == 3
 

@@ -16,8 +16,8 @@ import pytest
 
 from wisesr_cli.errors import ConfigError, MachineError, RunError
 from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.model_files.archive import append_model_info, check_model
 from wisesr_cli.model_files.info import BEST, ModelInfo
-from wisesr_cli.model_files.info_file import append_model_info
 from wisesr_cli.model_files.loading import load_model
 from wisesr_cli.models.backbones import build_backbone
 from wisesr_cli.models.build import build_classifier
@@ -303,7 +303,7 @@ def head_of(model: Any) -> list[Any]:
 def test_a_backbone_from_weights_computes_as_that_of_the_run_does(tmp_path: Path, scaling: Any, size: Any) -> None:
     run = save_run(tmp_path, preprocessing=scaling)
     classifier = build_classifier(from_run(run), image_size=size, classes=5)
-    saved = load_model(run / BEST)
+    saved = load_model(check_model(run / BEST))
     pixels = np.random.default_rng(0).uniform(0, 255, (2, *SIZE, 3)).astype("float32")
     if size == SIZE:
         both = [keras.Model(model.input, model.get_layer("wise").input) for model in (saved, classifier.model)]
@@ -325,7 +325,7 @@ def test_a_head_is_loaded_from_an_upgraded_run_only_unless_it_is_asked_for(tmp_p
     ):
         config = from_run(tmp_path / folder, load_head=wanted)
         classifier = build_classifier(config, image_size=SIZE, classes=3)
-        saved = head_of(load_model(tmp_path / folder / BEST))
+        saved = head_of(load_model(check_model(tmp_path / folder / BEST)))
         assert all(np.array_equal(*pair) for pair in zip(head_of(classifier.model), saved, strict=True)) == expected
         assert (classifier.head_start is not None) == expected
 
@@ -333,13 +333,13 @@ def test_a_head_is_loaded_from_an_upgraded_run_only_unless_it_is_asked_for(tmp_p
 def test_a_head_of_a_named_backbone_is_loaded_too(tmp_path: Path) -> None:
     config = ModelConfig(backbone="compact_small", weights=str(save_run(tmp_path, epoch=3)), load_head=True)
     classifier = build_classifier(config, image_size=SIZE, classes=3)
-    assert same_weights(classifier.model, load_model(tmp_path / BEST))
+    assert same_weights(classifier.model, load_model(check_model(tmp_path / BEST)))
 
 
 def test_classes_of_a_loaded_head_are_found_by_name(tmp_path: Path) -> None:
     run = save_run(tmp_path)
     classifier = build_classifier(from_run(run), image_size=SIZE, classes=3, class_names=("c", "a", "b"))
-    kernel, bias = load_model(run / BEST).get_layer("classifier").get_weights()
+    kernel, bias = load_model(check_model(run / BEST)).get_layer("classifier").get_weights()
     ours = classifier.model.get_layer("classifier").get_weights()
     np.testing.assert_array_equal(ours[0], kernel[:, [2, 0, 1]])
     np.testing.assert_array_equal(ours[1], bias[[2, 0, 1]])

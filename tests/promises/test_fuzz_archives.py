@@ -17,7 +17,7 @@ import pytest
 from command_line import Trained
 from hostile_archives import CONFIG, WEIGHTS, Members, members_of, pack
 
-from wisesr_cli.engines.keras import KerasEngine
+from wisesr_cli.engines.keras import load_engine
 from wisesr_cli.errors import RunError
 
 VALUES = (None, True, -1, 0, 3, 1 << 40, 1e308, float("nan"), "", "relu", "Lambda", "../x", [], [[]], {}, [None, 7, 7])
@@ -81,7 +81,7 @@ def outcome_of(path: Path) -> str:
     """Load a model and return `loaded` or `refused`; whatever else happens fails the test."""
     refusal = ""
     try:
-        KerasEngine(path)
+        load_engine(path)
     except RunError as error:
         refusal = str(error)
     assert refusal.isprintable()

@@ -22,7 +22,7 @@ from disk_events import FullDisk, hearing
 from run_states import check_whole, digest, leftovers, progress_of, read_history
 
 from wisesr_cli.machine.files import sha256
-from wisesr_cli.model_files.archive import check_archive
+from wisesr_cli.model_files.archive import check_model
 from wisesr_cli.run.folders import Start, choose_run
 from wisesr_cli.run.state import read_state, write_state
 
@@ -671,7 +671,7 @@ def test_a_loss_that_is_not_finite_ends_with_3_says_the_step_and_keeps_the_best(
     assert "Try a smaller --learning-rate" in answer.error
     assert [row["epoch"] for row in read_history(run)] == ["1"]
     assert check_whole(run).epoch == 1  # type: ignore[union-attr]
-    check_archive(run / "best.keras")
+    check_model(run / "best.keras")
     predicted = wisesr("predict", run, photos / "red" / "00.png", "--format", "json")
     assert predicted.code == 0
     assert 0 < predicted.data[0]["score"] <= 1

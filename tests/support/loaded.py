@@ -11,4 +11,4 @@ from wisesr_cli.run.located import locate
 
 def load_engine(run: str | Path, precision: str = "float32", image_size: ImageSize | None = None) -> KerasEngine:
     """Return what runs a run directory or a model file on Keras, which has been started before."""
-    return KerasEngine(locate(run).model, precision, image_size)
+    return KerasEngine(locate(run).checked, precision, image_size)

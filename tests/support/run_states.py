@@ -10,7 +10,7 @@ from typing import Any
 
 from wisesr_cli.engines.litert import read_litert
 from wisesr_cli.machine.files import TEMPORARY_PREFIX
-from wisesr_cli.model_files.archive import check_archive
+from wisesr_cli.model_files.archive import check_model
 from wisesr_cli.run.progress import Progress
 from wisesr_cli.run.state import has_state, read_state
 
@@ -53,7 +53,7 @@ def check_whole(run: Path) -> Progress | None:
     progress = progress_of(run)
     epochs = progress.epoch if progress else 0
     if (run / "best.keras").exists():
-        check_archive(run / "best.keras")
+        check_model(run / "best.keras")
     elif progress is not None:  # not written yet, and made from the state
         assert progress.best_epoch in {None, progress.epoch}
     if (run / "best.tflite").exists():

@@ -21,8 +21,7 @@ from wisesr_cli.errors import ConfigError, DataError, Interrupted
 from wisesr_cli.listening import Silent
 from wisesr_cli.machine import stopping as machine_stopping
 from wisesr_cli.machine.stopping import StopRequest
-from wisesr_cli.model_files.archive import check_archive
-from wisesr_cli.model_files.info_file import read_model_info
+from wisesr_cli.model_files.archive import check_model, read_model_info
 from wisesr_cli.run.state import read_state
 from wisesr_cli.training import examples
 from wisesr_cli.training.checks import check_settings
@@ -205,7 +204,7 @@ def test_a_training_cut_in_every_phase_goes_on_bit_for_bit(
 def assert_equal_runs(one: Path, other: Path) -> None:
     """Compare state, history and best model of two runs, bit for bit."""
     assert digest(one) == digest(other)
-    tables = [check_archive(path / "best.keras").weights for path in (one, other)]
+    tables = [check_model(path / "best.keras").weights for path in (one, other)]
     assert tables[0] == tables[1]
 
 

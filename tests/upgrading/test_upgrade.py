@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import wisesr_cli
 from wisesr_cli.comparison.plan import plan_of
 from wisesr_cli.images.decoding import decode_image
-from wisesr_cli.model_files.info_file import read_model_info
+from wisesr_cli.model_files.archive import check_model, read_model_info
 from wisesr_cli.model_files.loading import load_model
 from wisesr_cli.requests import CompareRequest
 from wisesr_cli.run.state import read_state
@@ -100,7 +100,7 @@ def test_every_command_gives_what_the_original_gives(
     assert all(row["sum"] + row["bias"] == pytest.approx(row["logit"], abs=1e-5) for row in explained)
     row = wisesr("summarize", run, "--head", "wise", "--format", "json", "-q").data["rows"][0]
     assert (row["backbone"], row["feature_map"]) == ("from_weights", [8, 6, 12])
-    assert row["total_parameters"] == load_model(run / "best.keras").count_params()
+    assert row["total_parameters"] == load_model(check_model(run / "best.keras")).count_params()
 
 
 def test_the_answer_says_what_was_found_and_what_to_type_next(
@@ -199,7 +199,7 @@ def test_fine_tuning_that_stops_and_goes_on_ends_bit_for_bit_as_one_that_does_no
 
 
 def load_weights(path: Path) -> NDArray[Any]:
-    return np.concatenate([weight.ravel() for weight in load_model(path).get_weights()])
+    return np.concatenate([weight.ravel() for weight in load_model(check_model(path)).get_weights()])
 
 
 def test_a_run_without_images_is_trained_on_those_that_are_given_later(

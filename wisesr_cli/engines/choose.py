@@ -7,7 +7,7 @@ inside methods, as is what only Keras' models need: LiteRT is to label its first
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -25,6 +25,8 @@ from wisesr_cli.run.run import litert_path
 from wisesr_cli.text import joined, size_text, visible
 
 if TYPE_CHECKING:
+    from wisesr_cli.model_files.archive import CheckedModel
+    from wisesr_cli.model_files.info import ModelInfo
     from wisesr_cli.models.image_sizes import ImageSize
 
 
@@ -35,7 +37,8 @@ EngineName = Literal["litert", "keras"]
 class ChosenEngine:
     """Which engine runs a model file, before anything slow was started.
 
-    `name`: litert or keras; `identity`: what the scores depend on beside the model file.
+    `name`: litert or keras; `identity`: what the scores depend on beside the model file; `checked`: the model file,
+    where Keras runs it.
     """
 
     path: Path
@@ -44,13 +47,30 @@ class ChosenEngine:
     device: DeviceChoice
     precision: str
     litert: LiteRtEngine | None = None
+    checked: CheckedModel | None = None
     image_size: ImageSize | None = None  # other than the one that the model was trained at
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model says of itself, with the image size that it is used at."""
+        info = self.litert.info if self.litert else self.check().info
+        return info if self.image_size is None else replace(info, image_size=self.image_size)
 
     def start(self, listener: Listener) -> Engine:
         """Return the engine, ready to compute, and say where it does."""
         device = self.litert.device if self.litert else keras_start.start(self.device, precision=self.precision)
         listener.note(f"device: {device}")
-        return self.litert or KerasEngine(self.path, self.precision, self.image_size)
+        return self.litert or KerasEngine(self.check(), self.precision, self.image_size)
+
+    def check(self) -> CheckedModel:
+        """Return the model file for Keras, checked unless it has been.
+
+        Raises:
+            RunError: it is refused.
+        """
+        from wisesr_cli.model_files.archive import check_model  # with h5py, which LiteRT has no use for
+
+        return self.checked or check_model(self.path)
 
 
 def choose_engine(
@@ -75,6 +95,8 @@ def choose_engine(
     """
     if choice not in get_args(EngineChoice):
         raise UsageError(f"engine {choice!r} is none of {joined(get_args(EngineChoice))}")
+    if choice == "keras":
+        run.checked  # noqa: B018  (refused here, or read once for all that follows)
     size = None if image_size is None else _other_size(run, image_size)
     if choice != "keras":
         try:
@@ -119,13 +141,11 @@ def _way_out(error: UnusableError, run: Located, image_size: ImageSize | None) -
 
 
 def _on_keras(run: Located, device: DeviceChoice, precision: str, image_size: ImageSize | None) -> ChosenEngine:
-    """Return Keras for a model file that has been checked, and for an image size that may do."""
-    from wisesr_cli.model_files.archive import check_archive
+    """Return Keras for a model file, and for an image size that may do."""
     from wisesr_cli.models.image_sizes import check_image_size
 
-    checked = check_archive(run.model)
-    if image_size is None:
-        return ChosenEngine(run.model, "keras", "keras", device, precision)
-    check_image_size(checked.config, run.info, image_size)
-    identity = f"keras at {size_text(image_size)}"
-    return ChosenEngine(run.model, "keras", identity, device, precision, image_size=image_size)
+    identity, checked = "keras", run.checked
+    if image_size is not None:
+        check_image_size(checked.config, checked.info, image_size)
+        identity = f"keras at {size_text(image_size)}"
+    return ChosenEngine(run.model, "keras", identity, device, precision, checked=checked, image_size=image_size)

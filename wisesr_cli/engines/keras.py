@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from wisesr_cli.errors import RunError
 from wisesr_cli.text import on_one_line, visible
 
 if TYPE_CHECKING:
+    from wisesr_cli.model_files.archive import CheckedModel
     from wisesr_cli.models.image_sizes import ImageSize
 
 
@@ -20,7 +20,7 @@ class KerasEngine:
     """Runs a `.keras` file on the backend and device that `keras_start.start` chose.
 
     Args:
-        path: the model file.
+        checked: the model file.
         precision: arithmetic; a model file holds float32, other arithmetic is laid over its layers.
         image_size: height and width that the model is rebuilt for; None is the size that it was trained at.
 
@@ -31,16 +31,15 @@ class KerasEngine:
 
     full_batches = True  # every other size of a batch is traced or compiled anew
 
-    def __init__(self, path: Path, precision: str = "float32", image_size: ImageSize | None = None) -> None:
-        from wisesr_cli.model_files.info_file import read_model_info
+    def __init__(self, checked: CheckedModel, precision: str = "float32", image_size: ImageSize | None = None) -> None:
         from wisesr_cli.model_files.loading import load_model
 
-        self.path, self.info = path, read_model_info(path)
-        self.model: Any = load_model(path, runs=True)
+        self.path, self.info = checked.path, checked.info
+        self.model: Any = load_model(checked, runs=True)
         expected = (None, *self.info.image_size, 3), (None, len(self.info.class_names))
         found = getattr(self.model, "input_shape", None), getattr(self.model, "output_shape", None)
         if found != expected:
-            raise RunError(f"{visible(path)}: damaged: the model does not have the shapes that its record says")
+            raise RunError(f"{visible(self.path)}: damaged: the model does not have the shapes that its record says")
         if image_size is not None and image_size != self.info.image_size:
             from wisesr_cli.models.other_size import at_size
 

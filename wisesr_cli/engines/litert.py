@@ -6,9 +6,7 @@ model file this one was made from; `unzip -p best.tflite wisesr.json` shows it. 
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -25,6 +23,7 @@ from wisesr_cli.errors import MachineError, RunError, WisesrError
 from wisesr_cli.machine.files import sha256
 from wisesr_cli.machine.keras_start import Device, has_nvidia_driver, processor, quiet_stderr
 from wisesr_cli.machine.threads import worker_count
+from wisesr_cli.model_files.appended import read_member, with_members
 from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo, parse_model_info
 from wisesr_cli.text import on_one_line, visible
 
@@ -79,15 +78,6 @@ class LiteRtModel:
         return with_members(self.content, {MODEL_INFO: json.dumps(record, indent=1)})
 
 
-def with_members(content: bytes, members: dict[str, str]) -> bytes:
-    """Return a model with a zip of texts behind it, which LiteRT does not look at. Equal texts give equal bytes."""
-    tail = io.BytesIO()
-    with zipfile.ZipFile(tail, "w") as archive:
-        for name, text in members.items():
-            archive.writestr(zipfile.ZipInfo(name), text)
-    return content + tail.getvalue()
-
-
 def read_litert(path: Path, model_file: Path) -> LiteRtModel:
     """Return the model for LiteRT at `path`, which was made from `model_file` as it is now.
 
@@ -96,7 +86,7 @@ def read_litert(path: Path, model_file: Path) -> LiteRtModel:
     """
     content, keras_bytes = _read(path, model_file)
     try:
-        record = _read_record(content[-MOST_RECORD_BYTES:])
+        record = read_member(content[-MOST_RECORD_BYTES:], MODEL_INFO)
         values = json.loads(record)
         info = parse_model_info(record, path)
         keras, litert = (dict(values[name]) for name in ("keras", "litert"))
@@ -127,24 +117,6 @@ def _read(path: Path, model_file: Path) -> tuple[bytes, int]:
             return file.read(size), keras_bytes
     except OSError as error:
         raise UnusableError(f"{visible(path.name)}: {visible(error.strerror or error)}") from None
-
-
-def _read_record(tail: bytes) -> bytes:
-    """Return the one member of the zip at the end of a file, which is not compressed: it is no larger than the file.
-
-    Raises:
-        ValueError: there is none.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(tail)) as archive:
-            (member,) = archive.infolist()
-            if member.filename == MODEL_INFO and member.compress_type == zipfile.ZIP_STORED:
-                return archive.read(member)
-    except MemoryError:
-        raise
-    except Exception:  # zipfile raises a dozen kinds on damaged files
-        pass
-    raise ValueError("no record")
 
 
 class LiteRtEngine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,7 +120,13 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
     )
     on_error, pixel_limit = request.on_error or run.data.on_error, request.pixel_limit or run.data.pixel_limit
     subject = choose_subject(
-        run, split=request.split, data=request.data, on_error=on_error, pixel_limit=pixel_limit, listener=listener
+        run,
+        split=request.split,
+        data=request.data,
+        class_names=chosen.info.class_names,
+        on_error=on_error,
+        pixel_limit=pixel_limit,
+        listener=listener,
     )
     subject = replace(subject, image_size=chosen.image_size)
     with evaluation_folder(run.run, subject.results_name) as output:
@@ -162,11 +168,16 @@ def choose_subject(
     *,
     split: str | None,
     data: str | Path | None,
+    class_names: Sequence[str],
     on_error: str,
     pixel_limit: int,
     listener: Listener,
 ) -> Subject:
     """Return what to judge on: a folder, a split of the run, or by default its test split, else validation.
+
+    `class_names` are those of the model, which a folder must have.
+
+    `class_names` are those of the model, which a folder must have.
 
     Raises:
         UsageError: both are given, or the run lacks the split, or has no images.
@@ -176,7 +187,7 @@ def choose_subject(
         raise UsageError("--split and --data exclude each other")
     if data is not None:
         index = scan_folder_for_evaluation(
-            data, run.info.class_names, on_error=on_error, pixel_limit=pixel_limit, listener=listener
+            data, class_names, on_error=on_error, pixel_limit=pixel_limit, listener=listener
         )
         name = _name_of(data)
         if name in get_args(SplitName):
@@ -186,9 +197,9 @@ def choose_subject(
     if not run.is_complete:
         raise RunError(f"{where}: a model file without its run directory has no splits; give --data FOLDER")
     root = _data_root(run)
-    class_names, rows = run.run.read_classes(), run.run.read_splits()
-    run.run.check_splits(class_names, rows)
-    index = index_from_rows(root, class_names, rows)
+    own_names, rows = run.run.read_classes(), run.run.read_splits()
+    run.run.check_splits(own_names, rows)
+    index = index_from_rows(root, own_names, rows)
     available = [name for name in ("test", "validation", "train") if name in index.splits]
     chosen = split or next((name for name in available if name != "train"), None)
     if chosen is None:

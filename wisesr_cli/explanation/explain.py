@@ -75,7 +75,7 @@ def explain(request: ExplainRequest) -> Explanations:
             of its. Pictures that were written are kept.
     """
     run, stop = locate(request.run), request.stop or StopRequest()
-    labels = labels_of(request.classes, run.info.class_names)
+    labels = labels_of(request.classes, run.checked.info.class_names)
     with ExitStack() as held:
         folder = None
         if request.write:
@@ -87,7 +87,7 @@ def explain(request: ExplainRequest) -> Explanations:
             total = sum(1 for _ in _inputs(wanted.find(), folder))
         paths = not_empty(_inputs(wanted.find(oddities), folder))
         with stop.deferred():  # an import is not broken off
-            explainer = start_explainer(run.model, request.device, request.listener)
+            explainer = start_explainer(run.checked, request.device, request.listener)
         options = {"batch_size": request.batch_size, "pixel_limit": request.pixel_limit or PIXEL_LIMIT}
         found = explain_paths(explainer, paths, labels=labels, oddities=oddities, **options)
         held.callback(found.close)
@@ -141,13 +141,13 @@ def explain_weights(request: WeightsRequest) -> LearnedWeights:
         WisesrError: the run or the folder cannot be used, a class is none of its, or the head has no position weights.
     """
     run, stop, listener = locate(request.run), request.stop or StopRequest(), request.listener
-    labels = labels_of(request.classes, run.info.class_names)
+    labels = labels_of(request.classes, run.checked.info.class_names)
     with ExitStack() as held:
         folder = None
         if request.write:
             folder = held.enter_context(explanation_folder(run.model, request.output_dir, "-o"))
         with stop.deferred():
-            weights = head_weights(start_explainer(run.model, request.device, listener))
+            weights = head_weights(start_explainer(run.checked, request.device, listener))
         classes = [weights.of_class(label) for label in labels or range(len(weights.class_names))]
         if folder is not None:
             shown = classes if labels else classes[:SHOWN_CLASSES]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,7 @@ from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.keras_start import DeviceChoice
+from wisesr_cli.model_files.archive import CheckedModel
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.backbones import BACKBONE_LAYER
 from wisesr_cli.models.image_sizes import ImageSize
@@ -81,10 +81,10 @@ class Explainer:
         RunError: the file is damaged, is not a model of wisesr train, or its head cannot be explained.
     """
 
-    def __init__(self, path: Path, image_size: ImageSize | None = None) -> None:
+    def __init__(self, checked: CheckedModel, image_size: ImageSize | None = None) -> None:
         import keras
 
-        self.path, self._engine = path, KerasEngine(path, image_size=image_size)
+        self.path, self._engine = checked.path, KerasEngine(checked, image_size=image_size)
         self.info: ModelInfo = self._engine.info
         model = self._engine.model
         try:
@@ -92,7 +92,7 @@ class Explainer:
             self.is_linear = is_linear(self._pooling)
             classifier_columns(self._classifier, [0])
         except RunError as error:
-            raise RunError(f"{visible(path)}: cannot be explained: {error}") from None
+            raise RunError(f"{visible(self.path)}: cannot be explained: {error}") from None
         feature_map = self._pooling[0].input
         height, width, channels = feature_map.shape[1:]
         self.feature_map: tuple[int, int, int] = (height, width, channels)
@@ -216,7 +216,7 @@ class Explainer:
 
 
 def start_explainer(
-    model: Path, device: DeviceChoice, listener: Listener, image_size: ImageSize | None = None
+    model: CheckedModel, device: DeviceChoice, listener: Listener, image_size: ImageSize | None = None
 ) -> Explainer:
     """Start Keras in float32, say where it computes, and return what explains a model.
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from wisesr_cli.data.pixels import DecodedImages
 from wisesr_cli.engines.engine import padded_logits
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.engines.litert import LiteRtEngine, LiteRtModel, UnusableError, read_litert
 from wisesr_cli.errors import DataError, RunError
-from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.exporting.agreement import EXACT, Images, compare, sample
 from wisesr_cli.exporting.conversion import ConversionError, convert, missing_tensorflow
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
@@ -21,11 +20,10 @@ from wisesr_cli.run.names import LITERT
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import visible
 
-MOST_DIFFERENCE = 1e-5  # of probabilities: scores are promised to be those of best.keras, which exports are not
 COMPARED = 16  # images
 
 
-def keep_litert(run: Run, engine: KerasEngine, images: DecodedImages, *, batch_size: int, listener: Listener) -> None:
+def keep_litert(run: Run, engine: KerasEngine, images: Images, *, batch_size: int, listener: Listener) -> None:
     """Write the best model of a run for LiteRT, too; where that cannot be done, a warning says so.
 
     Args:
@@ -78,12 +76,10 @@ def to_litert(engine: KerasEngine) -> bytes:
         raise ConversionError(f"the model cannot be converted for LiteRT: {visible(error)}") from error
 
 
-def _check_agreement(engine: KerasEngine, converted: LiteRtEngine, images: DecodedImages, batch_size: int) -> None:
+def _check_agreement(engine: KerasEngine, converted: LiteRtEngine, images: Images, batch_size: int) -> None:
     """Raise a `ConversionError` unless both give the same probabilities to images from all over a split."""
-    count = min(COMPARED, batch_size, len(images))
     keras_start.full_float32()  # training in mixed precision left it as it was
-    pixels = images.batch(np.linspace(0, len(images) - 1, count).round().astype(np.int64))
-    exact, found = (softmax(logits) for logits in (padded_logits(engine, pixels, batch_size), converted.logits(pixels)))
-    difference = float(np.abs(exact - found).max())
-    if not difference <= MOST_DIFFERENCE:
-        raise ConversionError(f"the model for LiteRT gives other probabilities: they differ by {difference:.1e}")
+    pixels = images.batch(np.array(sample(range(len(images)), min(COMPARED, batch_size))))
+    found = compare(padded_logits(engine, pixels, batch_size), converted.logits(pixels)).probability_difference
+    if not found <= EXACT:
+        raise ConversionError(f"the model for LiteRT gives other probabilities: they differ by {found:.1e}")

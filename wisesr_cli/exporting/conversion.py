@@ -132,7 +132,9 @@ def _plain_statistics(model: Any) -> Iterator[None]:
     """
     import keras
 
-    layers = [layer for layer in _layers_in(model) if isinstance(layer, keras.layers.Normalization)]
+    from wisesr_cli.model_files.loading import layers_in
+
+    layers = [layer for layer in layers_in(model) if isinstance(layer, keras.layers.Normalization)]
     before = [(layer.mean, layer.variance) for layer in layers]
     try:
         for layer, (mean, variance) in zip(layers, before, strict=True):
@@ -141,15 +143,6 @@ def _plain_statistics(model: Any) -> Iterator[None]:
     finally:
         for layer, (mean, variance) in zip(layers, before, strict=True):
             layer.mean, layer.variance = mean, variance
-
-
-def _layers_in(model: Any) -> Iterator[Any]:
-    """Give the layers of a model, and of models inside it."""
-    for layer in model.layers:
-        if hasattr(layer, "layers"):
-            yield from _layers_in(layer)
-        else:
-            yield layer
 
 
 def _call_once(model: Any) -> None:

@@ -20,6 +20,16 @@ from wisesr_cli.engines.engine import padded_logits
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.exporting import runtimes
+from wisesr_cli.exporting.agreement import (
+    BATCH,
+    Numbers,
+    Pixels,
+    RunModel,
+    compare,
+    doubt,
+    logits_in_batches,
+    objection,
+)
 from wisesr_cli.exporting.conversion import ConversionError, FormatName, Quantization, convert
 from wisesr_cli.exporting.folder import Place, export_folder, source_of
 from wisesr_cli.exporting.images import ExportImages, choose_images
@@ -31,12 +41,10 @@ from wisesr_cli.exporting.metadata import (
     labels_text,
 )
 from wisesr_cli.exporting.readme import readme
-from wisesr_cli.exporting.runtimes import BATCH, RunModel, compare, doubt, logits_in_batches, objection
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import flush_to_disk, naming
 from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
-from wisesr_cli.model_files.archive import check_archive
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.image_sizes import check_image_size
 from wisesr_cli.requests import ExportRequest
@@ -87,12 +95,12 @@ def export(request: ExportRequest) -> Exports:
     """
     planned = _plan(request)
     run, listener = locate(request.run), request.listener
-    model, checked = run.model, check_archive(run.model)
+    model, checked = run.model, run.checked
     image_size = None if request.image_size is None else parse_image_size(request.image_size)
     if image_size is not None:
-        check_image_size(checked.config, run.info, image_size)
+        check_image_size(checked.config, checked.info, image_size)
     images = choose_images(run, request.data, listener)
-    source = source_of(model, image_size or run.info.image_size)
+    source = source_of(model, image_size or checked.info.image_size)
     names = [item.file for item in planned]
     output_dir = None if request.output_dir is None else str(request.output_dir)
     with (
@@ -101,7 +109,7 @@ def export(request: ExportRequest) -> Exports:
     ):
         with stop.deferred():
             listener.note(f"device: {keras_start.start(request.device)}")
-            engine = KerasEngine(model, image_size=image_size)
+            engine = KerasEngine(checked, image_size=image_size)
         rows = _Exporting(engine, images, place, listener).all(planned)
         _write_beside(place, engine.info, place.all_rows(rows))
         if source_of(model, engine.info.image_size) != source:
@@ -223,7 +231,7 @@ class _Exporting:
         return ExportedModel(**values)
 
 
-def run_or_refuse(run: RunModel, pixels: runtimes.Pixels, file: str) -> runtimes.Numbers:
+def run_or_refuse(run: RunModel, pixels: Pixels, file: str) -> Numbers:
     """Return the logits of images, the first one computed alone.
 
     Raises:

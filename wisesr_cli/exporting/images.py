@@ -14,6 +14,7 @@ from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import UsageError
 from wisesr_cli.evaluation.evaluate import Subject, choose_subject
+from wisesr_cli.exporting.agreement import Pixels, sample
 from wisesr_cli.listening import Listener
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.run.located import Located
@@ -23,8 +24,6 @@ COMPARED = 64  # images from all over the split
 CALIBRATED = 200  # images that int8 activations are measured on
 FEW_CALIBRATED = 100
 SPLITS = ("validation", "test", "train")  # the first that a run has
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ class ExportImages:
     def compared(self, info: ModelInfo) -> Pixels:
         """Return images from all over the split, uint8 (examples, height, width, 3)."""
         paths = self.subject.index.absolute(self.subject.split)
-        chosen = np.unique(np.linspace(0, len(paths) - 1, min(COMPARED, len(paths))).round().astype(int))
-        return self._decoded([paths[position] for position in chosen], info)
+        return self._decoded(sample(paths, COMPARED), info)
 
     def calibration(self, info: ModelInfo) -> Pixels:
         """Return training images, always the same ones, or where there are none some of the others."""
@@ -104,6 +102,14 @@ def choose_images(run: Located, data: str | Path | None, listener: Listener) -> 
         )
     for split in SPLITS:
         with suppress(UsageError):  # the run lacks this split
-            subject = choose_subject(run, split=split, data=None, on_error="skip", pixel_limit=limit, listener=listener)
+            subject = choose_subject(
+                run,
+                split=split,
+                data=None,
+                class_names=run.info.class_names,
+                on_error="skip",
+                pixel_limit=limit,
+                listener=listener,
+            )
             return ExportImages(subject, settings, listener)
     raise UsageError(f"{visible(run.given)}: the run has no images; give --data FOLDER")

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from wisesr_cli.engines.litert import with_members
 from wisesr_cli.exporting.conversion import Quantization
+from wisesr_cli.model_files.appended import with_members
+from wisesr_cli.model_files.archive import append_model_info
 from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo
-from wisesr_cli.model_files.info_file import append_model_info
 from wisesr_cli.run.names import LABELS, SAVED_MODEL_EXTRAS
 from wisesr_cli.text import visible
 

@@ -95,6 +95,18 @@ def check_model_config(config: Any) -> None:
         _check_model(options, models)
 
 
+def objects_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Give every mapping in what was read from JSON, those inside others, too."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+
+
 def _check_object(value: dict[str, Any], key: str) -> None:
     found = value.get("module"), value["class_name"], value.get("registered_name")
     is_known = all(part is None or isinstance(part, str) for part in found) and found in ALLOWED

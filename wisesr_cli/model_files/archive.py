@@ -2,6 +2,9 @@
 
 Keras builds whatever classes and functions a model's `config.json` names; some of them run code or read files. Here
 only those in `ALLOWED` pass, which are all that wisesr itself builds models of. There is no option to allow more.
+
+A model file is checked once; the `CheckedModel` is handed to all that work with it. What needs no more than the record
+of a model reads that alone.
 """
 
 from __future__ import annotations
@@ -14,15 +17,16 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from wisesr_cli.errors import MachineError, RunError, WisesrError
 from wisesr_cli.model_files.architecture import check_model_config
 from wisesr_cli.model_files.hdf5 import Table, UnsafeFileError
-from wisesr_cli.model_files.info import MODEL_INFO
-from wisesr_cli.model_files.isolation import check_weights_apart
+from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo, parse_model_info
+from wisesr_cli.model_files.isolation import CheckFailedError, Identity, check_weights_apart, identity_of
 from wisesr_cli.text import on_one_line, visible
 
 CONFIG = "config.json"
@@ -37,49 +41,107 @@ _FLAGS = 0x2 | 0x4 | 0x8 | 0x800  # of a member: how it was packed, where its si
 
 
 @dataclass(frozen=True)
-class CheckedArchive:
-    """What a checked archive holds: the model's config, and its weights by their path."""
+class CheckedModel:
+    """A model file that was checked: its config, its weights by their path, and its record, None where it has none.
 
+    `identity` is that of the file whose bytes were checked.
+    """
+
+    path: Path
+    identity: Identity
     config: dict[str, Any]
     weights: dict[str, Table]
+    record: bytes | None
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        """What the model says of itself.
+
+        Raises:
+            RunError: it was not written by wisesr, or the record is damaged.
+        """
+        return _parsed(self.record, self.path)
+
+    def check_unchanged(self) -> None:
+        """Raise a `RunError`, whose message is the bare reason, unless the checked file lies there as it was."""
+        if identity_of(self.path) != self.identity:
+            raise RunError("it was written anew since it was checked; repeat the command")
 
 
-def check_archive(path: Path) -> CheckedArchive:
+def check_model(path: Path) -> CheckedModel:
     """Return what a `.keras` archive holds, every byte of it read and found to be what a model needs.
 
     Raises:
         RunError: it is missing, damaged, or holds anything that wisesr does not build models of.
     """
     with open_archive(path) as archive:
+        assert archive.fp is not None
+        identity = identity_of(archive.fp.fileno())
         config = _read_config(archive)
         check_model_config(config)
-        for name in (METADATA, MODEL_INFO):
-            if name in archive.namelist():
-                archive.read(name)
-    try:
-        weights = check_weights_apart(path, WEIGHTS)
-    except UnsafeFileError as error:
-        raise RunError(f"{visible(path)}: refused: {WEIGHTS} in it: {visible(error)}") from None
-    except OSError as error:
-        raise _reading_error(path, error) from None
-    return CheckedArchive(config, weights)
+        members = {name: archive.read(name) for name in (METADATA, MODEL_INFO) if name in archive.namelist()}
+        try:
+            weights = check_weights_apart(archive.fp, WEIGHTS)
+        except UnsafeFileError as error:
+            raise UnsafeFileError(f"{WEIGHTS} in it: {error}") from None
+        if identity_of(archive.fp.fileno()) != identity:
+            raise UnsafeFileError("it was written to while it was read; repeat the command")
+    return CheckedModel(path, identity, config, weights, members.get(MODEL_INFO))
 
 
-def check_weights_file(path: Path) -> None:
-    """Raise a `RunError` when a file of weights (`.keras`, `.weights.h5` or `.h5`) is not fit to be loaded."""
+def check_weights_file(path: Path) -> CheckedModel | None:
+    """Return what is in a file of weights that is a model (`.keras`), None for `.weights.h5` and `.h5`.
+
+    Raises:
+        RunError: it is not fit to be loaded.
+    """
     try:
         if path.suffix == ".keras":
-            check_archive(path)
-        elif path.suffix in {".h5", ".hdf5"}:
-            check_weights_apart(path)
-        else:
+            return check_model(path)
+        if path.suffix not in {".h5", ".hdf5"}:
             raise UnsafeFileError("neither a .keras nor a .h5 or .hdf5 file")
+        with path.open("rb") as file:
+            check_weights_apart(file)
+        return None
     except RunError as error:
         raise RunError(f"model.weights: {error}") from None
     except UnsafeFileError as error:
         raise RunError(f"model.weights: {visible(path)}: refused: {visible(error)}") from None
     except OSError as error:
         raise _reading_error(path, error) from None
+
+
+def read_config(path: Path) -> Any:
+    """Return what a `.keras` archive asks Keras to build; nothing else of it is read or checked.
+
+    Raises:
+        RunError: it is not a whole archive of a model.
+    """
+    with open_archive(path) as archive:
+        return _read_config(archive)
+
+
+def read_model_info(path: Path) -> ModelInfo:
+    """Return what the model file at `path` says of itself; nothing else of it is read or checked.
+
+    Raises:
+        RunError: it is not a whole archive of a model, or was not written by wisesr.
+    """
+    with open_archive(path) as archive:
+        record = archive.read(MODEL_INFO) if MODEL_INFO in archive.namelist() else None
+    return _parsed(record, path)
+
+
+def _parsed(record: bytes | None, path: Path) -> ModelInfo:
+    if record is None:
+        raise RunError(f"{visible(path)}: not a model of wisesr train: '{MODEL_INFO}' is missing in it")
+    return parse_model_info(record, path)
+
+
+def append_model_info(path: Path, info: ModelInfo) -> None:
+    """Add what a model says of itself to its archive, which is not yet under its final name."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(MODEL_INFO, json.dumps(asdict(info), indent=1))
 
 
 @contextmanager
@@ -100,7 +162,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise RunError(f"{visible(path)}: refused: {visible(error)}") from None
     except OSError as error:
         raise _reading_error(path, error) from None
-    except MemoryError:
+    except (MemoryError, CheckFailedError):
         raise
     except KeyError as error:
         raise RunError(f"{visible(path)}: damaged: {visible(error.args[0])}") from None

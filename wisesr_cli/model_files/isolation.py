@@ -10,8 +10,10 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 from wisesr_cli.model_files.hdf5 import Table, UnsafeFileError
 
@@ -33,37 +35,54 @@ print(json.dumps(report(open(0, "rb"), member)))
 """
 
 
-def check_weights_apart(path: Path, member: str = "") -> dict[str, Table]:
-    """Return what `hdf5.check_weights` gives for a file, or for a member of an archive.
+class CheckFailedError(RuntimeError):
+    """The process that checks is at fault, not the file: a bug."""
+
+
+Identity = tuple[int, int, int, int, int]
+
+
+def identity_of(file: int | Path) -> Identity:
+    """Return what tells a file, at a path or open, from every other one and from itself once it was written to."""
+    status = os.stat(file)  # noqa: PTH116  (Path.stat takes no open file)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def check_weights_apart(file: IO[bytes], member: str = "") -> dict[str, Table]:
+    """Return what `hdf5.check_weights` gives for an open file, or for a member of an archive.
 
     Raises:
         UnsafeFileError: it is refused, or reading it crashed, ran too long, or took too much memory.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        status = os.fstat(file.fileno())
-    identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    return _check(path, member, identity)
+    return _check(_Opened(identity_of(file.fileno()), file), member)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An open file, equal to others with the same bytes."""
+
+    identity: Identity
+    file: IO[bytes] = field(compare=False)
 
 
 @lru_cache(maxsize=4)
-def _check(path: Path, member: str, identity: tuple[int, int, int, int, int]) -> dict[str, Table]:
-    _, _, size, _, _ = identity
+def _check(opened: _Opened, member: str) -> dict[str, Table]:
+    _, _, size, _, _ = opened.identity
     seconds, memory = SECONDS + size // BYTES_PER_SECOND, MEMORY_BYTES + 3 * size
     limits = (json.dumps([entry for entry in sys.path if entry]), str(seconds), str(memory))
     command = [sys.executable, "-I", "-c", _PROGRAM, *limits, member]
     variables = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")}  # threads take memory
     try:
-        with path.open("rb") as file:
-            done = subprocess.run(
-                command, stdin=file, capture_output=True, env=variables, timeout=2 * seconds, check=False
-            )
+        done = subprocess.run(
+            command, stdin=opened.file, capture_output=True, env=variables, timeout=2 * seconds, check=False
+        )
     except subprocess.TimeoutExpired:
         raise UnsafeFileError("reading it did not end") from None
     if done.returncode < 0 or b"MemoryError" in done.stderr:
         raise UnsafeFileError("reading it crashed, did not end, or took too much memory")
     if done.returncode:
-        raise RuntimeError(f"the check of {path} failed: {done.stderr.decode(errors='replace')}")
+        raise CheckFailedError(f"the check of {opened.file.name} failed: {done.stderr.decode(errors='replace')}")
     answer = json.loads(done.stdout)
     if "refused" in answer:
         raise UnsafeFileError(answer["refused"])

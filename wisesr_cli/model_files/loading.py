@@ -10,15 +10,15 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import keras
 
 from wisesr_cli import layers  # noqa: F401  (registers our layers, which Keras does not import itself)
 from wisesr_cli.errors import RunError
-from wisesr_cli.model_files.archive import CheckedArchive, check_archive
+from wisesr_cli.model_files.archive import CheckedModel
 from wisesr_cli.model_files.hdf5 import Table, table_of
 from wisesr_cli.text import on_one_line, visible
 
@@ -26,21 +26,23 @@ MOST_OUTPUTS = 1 << 26  # numbers that one layer gives for one image: 256 MiB, a
 _OPTIMIZER = "/optimizer/"  # where Keras puts what a compiled model trains with
 
 
-def load_model(path: Path, *, runs: bool = False) -> Any:
-    """Return the Keras model that a `.keras` file holds, not compiled.
+def load_model(checked: CheckedModel, *, runs: bool = False) -> Any:
+    """Return the Keras model that a checked `.keras` file holds, not compiled.
 
     Args:
-        path: the file.
+        checked: the file.
         runs: whether the model will be run as it is, so that every size in it must be known.
 
     Raises:
-        RunError: the file is missing or damaged, or holds what wisesr does not build models of.
+        RunError: the file is damaged, holds what wisesr does not build models of, or is no longer the one checked.
     """
-    checked = check_archive(path)
+    path = checked.path
     try:
         _check_size(checked, runs=runs)
+        checked.check_unchanged()
         with warnings.catch_warnings(action="ignore"):  # what did not arrive is an error here
             model = keras.models.load_model(path, compile=False, safe_mode=True)
+        checked.check_unchanged()
         _check_arrived(checked, model)
         return model
     except RunError as error:
@@ -51,12 +53,12 @@ def load_model(path: Path, *, runs: bool = False) -> Any:
         raise RunError(f"{visible(path)}: cannot be loaded: {on_one_line(error)}") from error
 
 
-def _check_size(checked: CheckedArchive, *, runs: bool) -> None:
+def _check_size(checked: CheckedModel, *, runs: bool) -> None:
     """Compare a model without values with the weights that are there, every shape as often as the other has it.
 
     Keras takes the memory of a model before it looks for its weights.
     """
-    config = {**checked.config, "compile_config": None}
+    config = deepcopy({**checked.config, "compile_config": None})  # Keras writes into what it reads
     model = build_without_values(lambda: keras.saving.deserialize_keras_object(config, safe_mode=True))
     if not model.built:
         raise RunError("it was saved before it was built: call it on images, and save it again")
@@ -86,19 +88,28 @@ def copy_weights(target: Any, origin: Any) -> None:
 
 def use_statistics(model: Any) -> None:
     """Let every Normalization of a layer or model compute with the weights that it was given."""
-    for layer in model._flatten_layers():
+    for layer in layers_in(model):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()  # it keeps mean and variance in another shape beside its weights
 
 
-def _check_arrived(checked: CheckedArchive, model: Any) -> None:
+def layers_in(layer: Any) -> Iterator[Any]:
+    """Give the layers of a model and of models inside it, in order; a layer that is no model gives itself."""
+    if hasattr(layer, "layers"):
+        for inner in layer.layers:
+            yield from layers_in(inner)
+    else:
+        yield layer
+
+
+def _check_arrived(checked: CheckedModel, model: Any) -> None:
     """Raise when a table of the file is found in no weight: Keras leaves some out in silence."""
     arrived = Counter(table_of(keras.ops.convert_to_numpy(weight)) for weight in model.weights)
     if lost := Counter(_weights_in(checked)) - arrived:
         raise RunError(f"Keras left {sum(lost.values())} of its weights out, one of the shape {next(iter(lost)).shape}")
 
 
-def _weights_in(checked: CheckedArchive) -> list[Table]:
+def _weights_in(checked: CheckedModel) -> list[Table]:
     return [table for path, table in checked.weights.items() if not path.startswith(_OPTIMIZER)]
 
 

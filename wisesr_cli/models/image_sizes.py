@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wisesr_cli.errors import ConfigError, UsageError
+from wisesr_cli.model_files.architecture import objects_in
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.backbones import BACKBONES, check_backbone
 from wisesr_cli.models.costs_table import BACKBONE_SIZES
@@ -166,20 +167,8 @@ def _maps_read(layers: dict[str, Any]) -> set[tuple[int, ...]]:
     """Return the shapes of the maps that the layers of a head read, but those that its own pooling gives."""
     first = next((name for name in ("TileAveragePooling2D", "AveragePooling2D") if name in layers), None)
     readers = [first] if first else ["Flatten", "PositionWeightedPooling2D"]
-    return {tuple(shape[1:]) for name in readers if name in layers for shape in _shapes_in(layers[name])}
-
-
-def _shapes_in(layer: dict[str, Any]) -> Iterator[list[int]]:
-    """Give the shapes of what a layer is called with."""
-    waiting = [layer.get("inbound_nodes")]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            if value.get("class_name") == "__keras_tensor__":
-                yield value["config"]["shape"]
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
+    called_with = objects_in([layers[name].get("inbound_nodes") for name in readers if name in layers])
+    return {tuple(part["config"]["shape"][1:]) for part in called_with if part.get("class_name") == "__keras_tensor__"}
 
 
 def _smallest_size(backbone: str, needed: MapSize) -> ImageSize:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import keras
@@ -11,7 +10,7 @@ import numpy as np
 
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.layers import PositionWeightedPooling2D
-from wisesr_cli.model_files.info_file import has_model_info, read_model_info
+from wisesr_cli.model_files.archive import CheckedModel
 from wisesr_cli.model_files.loading import load_model
 from wisesr_cli.models.backbones import BACKBONE_LAYER, Preprocessing
 from wisesr_cli.models.other_size import at_size
@@ -25,23 +24,23 @@ class SavedClassifier:
     """A model file of wisesr, for images of a size that may be another one than its own.
 
     Args:
-        path: the file.
+        checked: the file.
         image_size: height and width.
 
     Raises:
-        RunError: it is missing or damaged, or is no model of wisesr.
+        RunError: it is damaged, or is no model of wisesr.
     """
 
-    def __init__(self, path: Path, image_size: tuple[int, int]) -> None:
-        self.path, self.image_size = path, image_size
-        if not has_model_info(path):
+    def __init__(self, checked: CheckedModel, image_size: tuple[int, int]) -> None:
+        path = checked.path
+        if checked.record is None:
             raise RunError(
                 f"model.weights: {visible(path)}: is no model of wisesr, which alone says where its backbone ends; "
                 f"make a run of it: wisesr upgrade {visible(path)}"
             )
-        self.info = read_model_info(path)
+        self.path, self.info, self.image_size = path, checked.info, image_size
         try:
-            self.model = load_model(path)
+            self.model = load_model(checked)
             self._backbone = self.model.get_layer(BACKBONE_LAYER)
         except RunError as error:
             raise RunError(f"model.weights: {error}") from None

@@ -16,10 +16,9 @@ import keras
 import numpy as np
 
 from wisesr_cli.errors import MachineError, RunError, WisesrError
-from wisesr_cli.model_files.archive import check_weights_file
+from wisesr_cli.model_files.archive import CheckedModel, check_weights_file
 from wisesr_cli.model_files.info import weights_file
-from wisesr_cli.model_files.info_file import has_model_info, read_model_info
-from wisesr_cli.model_files.loading import copy_weights, load_model
+from wisesr_cli.model_files.loading import copy_weights, layers_in, load_model
 from wisesr_cli.models.backbones import (
     FROM_WEIGHTS,
     Preprocessing,
@@ -77,12 +76,13 @@ def load_start(config: ModelConfig, image_size: tuple[int, int]) -> Start:
         MachineError: ImageNet weights could not be downloaded.
     """
     name, source = config.backbone, config.weights
+    check_backbone(name, image_size, source)
+    checked = None if source in (None, "imagenet") else check_weights_file(weights_file(str(source)))
     saved = None
-    if name == FROM_WEIGHTS or _may_give_head(source, config.load_head):
-        check_backbone(name, image_size, source)
-        saved = SavedClassifier(weights_file(str(source)), image_size)
+    if checked is not None and (name == FROM_WEIGHTS or _may_give_head(checked, config.load_head)):
+        saved = SavedClassifier(checked, image_size)
     if name != FROM_WEIGHTS or saved is None:
-        backbone, tensors = load_backbone(name, image_size, source, config.feature_layer)
+        backbone, tensors = load_backbone(name, image_size, source, config.feature_layer, saved)
         return Start(backbone, tensors, resolve_preprocessing(name, config.preprocessing), saved)
     backbone = saved.backbone()
     if config.feature_layer is not None:
@@ -91,18 +91,21 @@ def load_start(config: ModelConfig, image_size: tuple[int, int]) -> Start:
     return Start(backbone, len(backbone.weights), preprocessing, None if config.load_head is False else saved)
 
 
-def _may_give_head(source: str | None, wanted: bool | str) -> bool:
+def _may_give_head(checked: CheckedModel, wanted: bool | str) -> bool:
     """Return whether weights come from a model of wisesr whose head is asked for, or was just upgraded."""
-    if wanted is False or source is None or source == "imagenet":
-        return False
-    path = weights_file(source)
-    return path.suffix == ".keras" and has_model_info(path) and (wanted is True or read_model_info(path).is_upgraded)
+    return wanted is not False and checked.record is not None and (wanted is True or checked.info.is_upgraded)
 
 
 def load_backbone(
-    name: str, image_size: tuple[int, int], source: str | None, feature_layer: str | None = None
+    name: str,
+    image_size: tuple[int, int],
+    source: str | None,
+    feature_layer: str | None = None,
+    saved: SavedClassifier | None = None,
 ) -> tuple[Any, int | None]:
     """Return a backbone of `BACKBONES`, cut at `feature_layer`, and how many of its tensors were loaded (None: none).
+
+    `saved` is the classifier in the source, where that has been loaded.
 
     Raises:
         RunError: the file is missing or damaged, or a tensor of it does not fit; the message names the layer.
@@ -114,16 +117,18 @@ def load_backbone(
     if source is None:
         return backbone, None
     if source != "imagenet":
-        _load_file(whole, backbone, weights_file(source))
+        _load_file(whole, backbone, weights_file(source), saved)
     return backbone, len(backbone.weights)
 
 
-def _load_file(whole: Any, cut: Any, path: Path) -> None:
+def _load_file(whole: Any, cut: Any, path: Path, saved: SavedClassifier | None) -> None:
     """Fill the whole backbone, or only what is left of it where the file holds no more."""
     try:
         with warnings.catch_warnings(action="ignore"):  # what did not arrive is an error here
-            if path.suffix == ".keras":
-                _copy_from_model(whole, cut, path)
+            if saved is not None:
+                _copy_from_model(whole, cut, saved.model, path)
+            elif (checked := check_weights_file(path)) is not None:
+                _copy_from_model(whole, cut, _loaded(checked), path)
             else:
                 _load_h5(whole, path)
     except WisesrError:
@@ -146,19 +151,22 @@ def _with_imagenet_weights(name: str, image_size: tuple[int, int]) -> Any:
         ) from error
 
 
-def _copy_from_model(whole: Any, cut: Any, path: Path) -> None:
+def _loaded(checked: CheckedModel) -> Any:
+    try:
+        return load_model(checked)
+    except RunError as error:
+        raise RunError(f"model.weights: {error}") from None
+
+
+def _copy_from_model(whole: Any, cut: Any, source: Any, path: Path) -> None:
     """Copy layer by layer, in order, from a saved model, which may have more layers after the backbone.
 
     A run whose backbone was cut at the same layer fills the cut one.
     """
-    try:
-        source = load_model(path)
-    except RunError as error:
-        raise RunError(f"model.weights: {error}") from None
     nested = [layer for layer in source.layers if layer.name == whole.name and hasattr(layer, "layers")]
-    source_layers = [layer for layer in _flat_layers(nested[0] if nested else source) if layer.weights]
-    target_layers = [layer for layer in _flat_layers(whole) if layer.weights]
-    in_cut = [layer for layer in _flat_layers(cut) if layer.weights]
+    source_layers = [layer for layer in layers_in(nested[0] if nested else source) if layer.weights]
+    target_layers = [layer for layer in layers_in(whole) if layer.weights]
+    in_cut = [layer for layer in layers_in(cut) if layer.weights]
     if nested and len(source_layers) == len(in_cut):
         target_layers = in_cut
     for target, origin in zip(target_layers, source_layers, strict=False):
@@ -181,20 +189,12 @@ def _copy_layer(target: Any, origin: Any, path: Path) -> None:
     copy_weights(target, origin)
 
 
-def _flat_layers(model: Any) -> list[Any]:
-    layers: list[Any] = []
-    for layer in model.layers:
-        layers.extend(_flat_layers(layer) if hasattr(layer, "layers") else [layer])
-    return layers
-
-
 def _load_h5(backbone: Any, path: Path) -> None:
     """Load an HDF5 file of weights; a tensor that the file did not set keeps the mark it was given before."""
-    check_weights_file(path)
     for weight in backbone.weights:
         weight.assign(np.full(weight.shape, np.nan, dtype="float32").astype(weight.dtype))
     backbone.load_weights(path)
-    for layer in _flat_layers(backbone):
+    for layer in layers_in(backbone):
         for weight in layer.weights:
             if np.isnan(keras.ops.convert_to_numpy(weight)).any():
                 raise RunError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from wisesr_cli.display.grid import percent
@@ -14,7 +13,6 @@ from wisesr_cli.explanation.own_pictures import OwnPictures
 from wisesr_cli.explanation.pictures import explanation_picture, shown_photo
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.model_files.info import ModelInfo
-from wisesr_cli.model_files.info_file import read_model_info
 from wisesr_cli.requests import PredictRequest, Screen
 from wisesr_cli.results import Explanation, Prediction
 from wisesr_cli.text import visible
@@ -43,14 +41,12 @@ def illustrated(
     """
     pixel_limit = request.pixel_limit or PIXEL_LIMIT
     if folder is not None:
-        explainer = start_explainer(engine.path, request.device, request.listener, engine.image_size)
+        explainer = start_explainer(engine.check(), request.device, request.listener, engine.image_size)
         request.listener.note(f"contribution maps, in {visible(folder)}: {explainer.statement}")
         own = OwnPictures(folder, goes_on=first > 0)
         records = drawn(records, to_folder(explainer, own, pixel_limit), first)
     if request.screen is not None:
-        info = read_model_info(engine.path)
-        seen = replace(info, image_size=engine.image_size or info.image_size)
-        records = drawn(records, to_screen(request.screen, seen, pixel_limit), first)
+        records = drawn(records, to_screen(request.screen, engine.info, pixel_limit), first)
     return records
 
 

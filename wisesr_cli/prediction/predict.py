@@ -46,7 +46,7 @@ def predict(request: PredictRequest) -> Records[Prediction]:
         folder = None
         if request.explain is not None:
             folder = held.enter_context(explanation_folder(run.model, request.explain, "--explain"))
-        output = open_output(request, lambda: _header(request, engine))
+        output = open_output(request, lambda: header_of(request, engine))
         if output is not None and output.has_nothing_to_resume:
             request.listener.note(
                 f"{visible(request.output)} exists, and there is no journal beside it: nothing to go on with; "
@@ -79,7 +79,7 @@ def _check(request: PredictRequest) -> None:
         raise UsageError("--ray-address and --ray-workers need --engine ray")
 
 
-def _header(request: PredictRequest, engine: ChosenEngine) -> JournalHeader:
+def header_of(request: PredictRequest, engine: ChosenEngine) -> JournalHeader:
     """Return what the records depend on."""
     names = ("top_k", "min_score", "batch_size", "precision")
     options = {name: getattr(request, name) for name in names}

@@ -97,7 +97,7 @@ def _explain(cards: list[Card], evaluated: Evaluated, progress: Progress) -> tup
     explained, batch_size = [], evaluated.request.batch_size
     try:
         keras_start.start(evaluated.request.device, precision="float32")
-        explainer = Explainer(evaluated.run.model, evaluated.info.image_size)
+        explainer = Explainer(evaluated.run.checked, evaluated.info.image_size)
         for start in range(0, len(cards), batch_size):
             some = cards[start : start + batch_size]
             asked = sorted({card.example.truth for card in some if not card.example.is_right})

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wisesr_cli.config.reader import LoadedConfig, Override
     from wisesr_cli.config.schema import Config
     from wisesr_cli.data.settings import DataConfig
+    from wisesr_cli.model_files.archive import CheckedModel
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,27 @@ class Located:
         return self.run.is_complete
 
     @cached_property
+    def checked(self) -> CheckedModel:
+        """The model file, every byte of it read and found to be what a model needs.
+
+        Raises:
+            RunError: it is refused.
+        """
+        from wisesr_cli.model_files.archive import check_model  # with h5py, which LiteRT has no use for
+
+        return check_model(self.model)
+
+    @cached_property
     def info(self) -> ModelInfo:
-        """What the model file says of itself.
+        """What the model file says of itself; where it was not checked before, nothing else of it is read.
 
         Raises:
             RunError: it is no model of wisesr, or damaged.
         """
-        from wisesr_cli.model_files.info_file import read_model_info
+        from wisesr_cli.model_files.archive import read_model_info
 
+        if "checked" in vars(self):
+            return self.checked.info
         return read_model_info(self.model)
 
     @cached_property

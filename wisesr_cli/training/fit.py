@@ -22,8 +22,7 @@ from wisesr_cli.machine.files import make_folder
 from wisesr_cli.machine.keras_start import Device
 from wisesr_cli.machine.stopping import Limits
 from wisesr_cli.machine.threads import worker_count
-from wisesr_cli.model_files.archive import check_archive
-from wisesr_cli.model_files.info_file import read_model_info
+from wisesr_cli.model_files.archive import check_model
 from wisesr_cli.models.backbones import BACKBONES
 from wisesr_cli.models.build import Classifier, notes_about
 from wisesr_cli.results import Metrics, TrainingResult
@@ -138,8 +137,7 @@ def _restore_best(trainer: Trainer, run: Run) -> None:
         return
     is_last = progress.best_epoch == progress.epoch
     if not is_last or run.best.exists():
-        check_archive(run.best)
-        found = read_model_info(run.best).epoch
+        found = check_model(run.best).info.epoch
         if found == progress.best_epoch:
             return
         if not is_last or found > progress.epoch:
@@ -214,7 +212,7 @@ def _finish(
 ) -> TrainingResult:
     """Judge the best model, draw the curves, convert the model when training is done, and return what it came to."""
     progress, metrics = trainer.progress, None
-    engine = KerasEngine(run.best) if progress.best_epoch is not None else None
+    engine = KerasEngine(check_model(run.best)) if progress.best_epoch is not None else None
     if engine is not None:
         trainer.examples.open_at(engine.info.image_size, listener)
     if engine is not None and (metrics := _metrics(trainer, engine, listener)) is not None:
@@ -289,7 +287,7 @@ def try_one_step(
     if not is_main:
         return _result(trainer, run, 0, "dry run", None)
     trainer.save_best(temporary.best, epoch=0)
-    difference = trainer.difference_after_reload(KerasEngine(temporary.best))
+    difference = trainer.difference_after_reload(KerasEngine(check_model(temporary.best)))
     if difference > MAX_RELOAD_DIFFERENCE:
         raise RunError(f"the saved model gives other logits: they differ by {difference:.3g}")
     listener.note(f"dry run: one step with loss {loss:.4f}; saved and reloaded, logits differ by {difference:.1e}")

@@ -23,8 +23,8 @@ from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import replacing
 from wisesr_cli.machine.keras_start import Device
 from wisesr_cli.machine.threads import worker_count
+from wisesr_cli.model_files.archive import append_model_info
 from wisesr_cli.model_files.info import ModelInfo
-from wisesr_cli.model_files.info_file import append_model_info
 from wisesr_cli.model_files.loading import copy_weights, use_statistics
 from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.build import Classifier, build_classifier

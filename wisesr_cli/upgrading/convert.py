@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from wisesr_cli.config.schema import Config
 from wisesr_cli.data.index import DatasetIndex
-from wisesr_cli.data.pixels import DecodedImages
 from wisesr_cli.engines.keras import KerasEngine, numpy_outputs
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.exporting.agreement import EXACT, Images, difference, variation
 from wisesr_cli.exporting.best_litert import keep_litert
 from wisesr_cli.images.color import BACKGROUND
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import replacing
 from wisesr_cli.machine.keras_start import Device
+from wisesr_cli.model_files.archive import CheckedModel, append_model_info, check_model
 from wisesr_cli.model_files.info import ModelInfo
-from wisesr_cli.model_files.info_file import append_model_info
 from wisesr_cli.model_files.loading import load_model
 from wisesr_cli.models.backbones import FROM_WEIGHTS, Preprocessing, preprocess
 from wisesr_cli.models.build import notes_about, put_together
@@ -39,16 +39,13 @@ from wisesr_cli.text import counted, joined, visible
 from wisesr_cli.training.fit import environment
 from wisesr_cli.upgrading.families import family_of
 from wisesr_cli.upgrading.folding import Affine
-from wisesr_cli.upgrading.made_images import MadeImages
 from wisesr_cli.upgrading.surgery import Parts, take_apart
 
-MOST_DIFFERENCE = 1e-5  # of probabilities
 LITTLE_VARIATION = 1e-3  # of probabilities between images: below it, wrong weights might hardly show
 SMALLEST = 1e-30  # probability that a logarithm is taken of
 BATCH_SIZE = 8
 ASSUMED = "assumed to be scaled before"
 
-Images = DecodedImages | MadeImages
 Numbers = NDArray[np.float64]
 
 
@@ -87,15 +84,16 @@ class Upgraded:
         return Affine(affine.kernel[:, order], affine.bias[order])
 
 
-def convert(path: Path, config: Config, image_size_given: bool, listener: Listener) -> Upgraded:
+def convert(checked: CheckedModel, config: Config, image_size_given: bool, listener: Listener) -> Upgraded:
     """Return a model file taken apart.
 
     Raises:
         UsageError: its image size, or how its pixels are scaled, must be given.
         RunError: it is refused, or is no classifier that can be converted; the message says why.
     """
+    path = checked.path
     listener.note(f"reading {visible(path)}")
-    model = load_model(path)
+    model = load_model(checked)
     try:
         _check_input(model)
         image_size = _image_size(model, config.data.image_size if image_size_given else None, path)
@@ -213,7 +211,7 @@ def compare(found: Upgraded, path: Path, images: Images, images_name: str, liste
     Raises:
         RunError: by more than `MOST_DIFFERENCE`.
     """
-    engine = KerasEngine(path)
+    engine = KerasEngine(check_model(path))
     original = _original(found)
     expected, ours = [], []
     with listener.progress("comparing", len(images)) as progress:
@@ -223,10 +221,10 @@ def compare(found: Upgraded, path: Path, images: Images, images_name: str, liste
             ours.append(softmax(engine.logits(pixels)))
             progress.advance(len(pixels))
     result = _result(found, engine, np.concatenate(expected), np.concatenate(ours), images_name)
-    if not result.max_probability_difference <= MOST_DIFFERENCE:
+    if not result.max_probability_difference <= EXACT:
         raise RunError(
             f"{visible(found.path)}: the run gives other outputs: probabilities differ by "
-            f"{result.max_probability_difference:.1e} on {len(images)} {images_name}, and at most {MOST_DIFFERENCE:g} "
+            f"{result.max_probability_difference:.1e} on {len(images)} {images_name}, and at most {EXACT:g} "
             "is allowed; nothing was made"
         )
     if result.variation < LITTLE_VARIATION:
@@ -260,7 +258,7 @@ def _probabilities(outputs: NDArray[np.float32], found: Upgraded) -> Numbers:
 
 def _result(found: Upgraded, engine: KerasEngine, expected: Numbers, ours: Numbers, images_name: str) -> Upgrade:
     logs = np.log(np.maximum(expected, SMALLEST))
-    difference = np.abs(logs - np.log(np.maximum(ours, SMALLEST))).max()
+    log_difference = difference(logs, np.log(np.maximum(ours, SMALLEST)))
     model, parts = engine.model, found.parts
     in_backbone = int(parts.backbone.count_params())
     return Upgrade(
@@ -280,9 +278,9 @@ def _result(found: Upgraded, engine: KerasEngine, expected: Numbers, ours: Numbe
         head_parameters=int(model.count_params()) - in_backbone,
         compared_images=len(expected),
         compared_on=images_name,
-        max_probability_difference=float(np.abs(expected - ours).max()),
-        max_log_difference=float(difference / max(float(np.abs(logs).max()), SMALLEST)),
-        variation=float(np.ptp(expected, axis=0).max()),
+        max_probability_difference=difference(expected, ours),
+        max_log_difference=log_difference / max(float(np.abs(logs).max()), SMALLEST),
+        variation=variation(expected),
     )
 
 
@@ -292,8 +290,8 @@ def write_rest(
     """Write everything else that a run has before its first epoch, and the model for prediction without TensorFlow."""
     with replacing(run.best) as temporary:
         shutil.copyfile(run.upgraded, temporary)
-    engine = KerasEngine(run.best)
-    keep_litert(run, engine, images, batch_size=BATCH_SIZE, listener=listener)  # type: ignore[arg-type]
+    engine = KerasEngine(check_model(run.best))
+    keep_litert(run, engine, images, batch_size=BATCH_SIZE, listener=listener)
     if index is not None:
         write_rows(run.path / SPLITS, ("path", "label", "split"), index.rows())
     write_json(run.path / ENVIRONMENT, environment(device))

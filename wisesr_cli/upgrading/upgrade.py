@@ -12,22 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from wisesr_cli.config.reader import LoadedConfig, Override, default_name, load_config, overrides_of
 from wisesr_cli.config.schema import Config
 from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.errors import ConfigError, RunError, UsageError
+from wisesr_cli.exporting.agreement import sample
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, naming
 from wisesr_cli.machine.locks import locked
 from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
-from wisesr_cli.model_files.archive import check_archive
+from wisesr_cli.model_files.archive import CheckedModel, check_model
 from wisesr_cli.model_files.info import BEST, ModelInfo
-from wisesr_cli.model_files.info_file import has_model_info, read_model_info
 from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.heads import PooledOptions
 from wisesr_cli.requests import UpgradeRequest
@@ -73,7 +71,8 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
     """
     listener, model, settings = request.listener, Path(request.model), overrides_of(request.settings)
     path = model / BEST if (model / BEST).is_file() else model
-    info = check_model_file(path)
+    checked = check_model_file(path)
+    info = None if checked.record is None else checked.info
     loaded = _load_settings(settings, path, info)
     named = choose_names(None if request.classes is None else Path(request.classes), info)
     image_size_given = any(override.path == ("data", "image_size") for override in settings)
@@ -92,7 +91,7 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
             device = keras_start.start(request.device)
             from wisesr_cli.upgrading import convert
         listener.note(f"device: {device}")
-        found = convert.convert(path, loaded.config, image_size_given, listener)
+        found = convert.convert(checked, loaded.config, image_size_given, listener)
         names = choose_class_names(found.classes, named, index, of_one_unit=found.parts.folded.activation == "sigmoid")
         found = found.with_classes(names, index)
         config = _config_of(loaded.config, found, start.run)
@@ -139,8 +138,8 @@ def _check_head(config: Config) -> None:
         raise ConfigError("model.head.pooling is valid, which drops positions; only tile averages all of the map")
 
 
-def check_model_file(path: Path) -> ModelInfo | None:
-    """Return what a model of wisesr says of itself, and None for a model of others.
+def check_model_file(path: Path) -> CheckedModel:
+    """Return what is in the file of a model of wisesr, or of others.
 
     Raises:
         RunError: it is no model that Keras saved, of classes that are safe to load; or it has a head of wisesr already.
@@ -156,17 +155,14 @@ def check_model_file(path: Path) -> ModelInfo | None:
         )
     if path.suffix != ".keras":
         raise RunError(f"{visible(path)}: is no .keras file")
-    check_archive(path)
-    if not has_model_info(path):
-        return None
-    info = read_model_info(path)
-    if info.head != "gap":
+    checked = check_model(path)
+    if checked.record is not None and (head := checked.info.head) != "gap":
         raise RunError(
-            f"{visible(path)}: is a model of wisesr already, with the head '{visible(info.head)}'; to train its "
+            f"{visible(path)}: is a model of wisesr already, with the head '{visible(head)}'; to train its "
             f"backbone with another head: wisesr train FOLDER -s model.backbone={FROM_WEIGHTS} "
             f"-s model.weights={visible(path)}"
         )
-    return info
+    return checked
 
 
 def _index_of(config: Config, listener: Listener) -> DatasetIndex | None:
@@ -182,10 +178,8 @@ def _open_images(
     if index is None:
         return MadeImages(COMPARED, config.data.image_size), "made images"
     split = next(name for name in ("validation", "test", "train") if name in index.splits)
-    paths = index.absolute(split)
-    chosen = np.unique(np.linspace(0, len(paths) - 1, min(COMPARED, len(paths))).round().astype(int))
     pixels = open_pixels(
-        [paths[position] for position in chosen],
+        sample(index.absolute(split), COMPARED),
         image_size=config.data.image_size,
         resize=config.data.resize,
         cache="none",

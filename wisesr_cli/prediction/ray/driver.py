@@ -38,7 +38,7 @@ def order_of(request: PredictRequest, chosen: ChosenEngine) -> Order:
     """Return what the workers label with: the model itself goes with it, so that no disk needs to be shared for it."""
     model: LiteRtModel | bytes = chosen.litert.model if chosen.litert else chosen.path.read_bytes()
     return Order(
-        engine=replace(chosen, litert=None),
+        engine=replace(chosen, litert=None, checked=None),
         model=model,
         backend=keras_start.backend_name(),
         folder=os.getcwd(),  # noqa: PTH109  (bytes that are no UTF-8 stay as they are)

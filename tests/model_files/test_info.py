@@ -12,8 +12,8 @@ import pytest
 
 from wisesr_cli.errors import RunError
 from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.model_files.archive import append_model_info, read_model_info
 from wisesr_cli.model_files.info import ModelInfo
-from wisesr_cli.model_files.info_file import append_model_info, read_model_info
 
 INFO = ModelInfo(("cat", "d\udcff"), (96, 128), "pad", BACKGROUND, "compact", "wise", 3, {"keras": "3.15.1"})
 
