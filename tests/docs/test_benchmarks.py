@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from command_line import REPOSITORY
 
-BENCHMARKS = REPOSITORY / "benchmarks"
-
-
-@pytest.fixture
-def measuring(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("measuring")
-
-
-@pytest.fixture
-def performance(measuring: ModuleType) -> ModuleType:
-    return importlib.import_module("performance")
+from benchmarks import measuring
+from benchmarks.speed import performance
 
 
 def scripts() -> list[str]:
-    return sorted(path.stem for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
+    """Return every module of the benchmarks that is run."""
+    files = sorted(path for path in (REPOSITORY / "benchmarks").glob("*/*.py") if "__main__" in path.read_text("utf-8"))
+    return [".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in files]
 
 
-def test_the_ratio_is_that_of_the_medians_and_the_spread_that_of_the_pairs(measuring: ModuleType) -> None:
+def test_the_ratio_is_that_of_the_medians_and_the_spread_that_of_the_pairs() -> None:
     question = measuring.Question("a", "b", "seconds", 0.5, 0.25)
     answer = measuring.Answer(question, [1.0, 3.0, 2.0], [4.0, 4.0, 10.0])
     assert answer.ratio == 0.5
@@ -50,19 +41,17 @@ def test_the_ratio_is_that_of_the_medians_and_the_spread_that_of_the_pairs(measu
         ("images/s", 12.0, "aim"),
     ],
 )
-def test_less_time_and_memory_and_more_images_per_second_are_better(
-    unit: str, ours: float, verdict: str, measuring: ModuleType
-) -> None:
+def test_less_time_and_memory_and_more_images_per_second_are_better(unit: str, ours: float, verdict: str) -> None:
     reach, aim = (0.5, 1.0) if unit == "images/s" else (0.5, 0.25)
     answer = measuring.Answer(measuring.Question("a", "b", unit, reach, aim), [ours], [10.0])
     assert answer.verdict == verdict
 
 
-def test_a_question_without_an_aim_is_reached_at_most(measuring: ModuleType) -> None:
+def test_a_question_without_an_aim_is_reached_at_most() -> None:
     assert measuring.Answer(measuring.Question("a", "b", "seconds", 0.5), [1.0], [10.0]).verdict == "reached"
 
 
-def test_both_sides_are_measured_in_turns(measuring: ModuleType) -> None:
+def test_both_sides_are_measured_in_turns() -> None:
     order: list[str] = []
 
     def side(name: str, value: float) -> float:
@@ -74,30 +63,29 @@ def test_both_sides_are_measured_in_turns(measuring: ModuleType) -> None:
     assert figures == ([1.0] * 3, [2.0] * 3)
 
 
-def test_the_cost_of_a_process_is_its_time_and_its_memory(measuring: ModuleType) -> None:
+def test_the_cost_of_a_process_is_its_time_and_its_memory() -> None:
     cost = measuring.run_process([sys.executable, "-c", "x = b'1' * 300_000_000; print(len(x))"])
     assert cost.stdout == "300000000\n"
     assert cost.seconds > 0
     assert cost.peak_mebibytes > 300_000_000 / 2**20
 
 
-def test_a_process_that_fails_ends_the_benchmark_with_what_it_said(measuring: ModuleType) -> None:
+def test_a_process_that_fails_ends_the_benchmark_with_what_it_said() -> None:
     with pytest.raises(SystemExit, match="no such thing"):
         measuring.run_process([sys.executable, "-c", "raise SystemExit('no such thing')"])
 
 
-def test_a_process_that_takes_too_long_is_ended(measuring: ModuleType) -> None:
+def test_a_process_that_takes_too_long_is_ended() -> None:
     with pytest.raises(SystemExit, match="-9"):
         measuring.run_process([sys.executable, "-c", "import time; time.sleep(100)"], timeout=0.2)
 
 
-def test_every_benchmark_of_the_document_is_a_script(performance: ModuleType) -> None:
-    assert {*performance.SCRIPTS, *performance.TABLES} <= set(scripts())
+def test_every_benchmark_of_the_document_is_a_script() -> None:
+    names = {f"benchmarks.speed.{name}" for name in performance.SCRIPTS} | set(performance.TABLES.values())
+    assert names <= set(scripts())
 
 
-def test_the_document_shows_the_figures_that_are_kept(
-    performance: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_document_shows_the_figures_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = tmp_path / "performance.md"
     before = performance.DOCUMENT.read_text(encoding="utf-8")
     document.write_text(before, encoding="utf-8")
@@ -111,13 +99,14 @@ def test_the_document_shows_the_figures_that_are_kept(
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", scripts())
 def test_every_benchmark_runs(name: str, tmp_path: Path) -> None:
-    quick = ["--seeds", "1"] if name == "harbour_heads" else ["--write-only"] if name == "performance" else ["--quick"]
+    more = {"benchmarks.heads.harbour": ["--seeds", "1"], "benchmarks.speed.performance": ["--write-only"]}
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / f"{name}.py"), *quick],
+        [sys.executable, "-m", name, *more.get(name, ["--quick"])],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert name == "performance" or "|" in done.stdout
+    assert name == "benchmarks.speed.performance" or "|" in done.stdout

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from command_line import REPOSITORY
 
+from benchmarks.heads import compare, page, plots
+from benchmarks.heads.blocks import BLOCKS, PICTURES, command_line, recipe
 from wisesr_cli.comparison.plan import plan_of
 from wisesr_cli.config.reader import Override
 from wisesr_cli.requests import CompareRequest
-
-
-@pytest.fixture
-def heads(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-    return importlib.import_module("heads")
-
-
-@pytest.fixture
-def page(heads: ModuleType) -> ModuleType:
-    return importlib.import_module("heads_document")
 
 
 def row(low: float, high: float, *, head: str = "wise:constraint=none", seeds: int = 5) -> dict[str, Any]:
@@ -35,9 +23,7 @@ def block(pictures: str, *rows: dict[str, Any]) -> dict[str, Any]:
     return {"pictures": pictures, "rows_to_wise": list(rows)}
 
 
-def test_the_page_shows_the_figures_that_are_kept(
-    page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_shows_the_figures_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = page.DOCUMENT.read_text(encoding="utf-8")
     copy = tmp_path / "heads.md"
     copy.write_text(before, encoding="utf-8")
@@ -46,44 +32,44 @@ def test_the_page_shows_the_figures_that_are_kept(
     assert copy.read_text(encoding="utf-8") == before
 
 
-def test_the_kept_figures_are_those_of_the_recipes_in_the_script(heads: ModuleType, page: ModuleType) -> None:
-    known = {block.name: block for block in heads.BLOCKS}
+def test_the_kept_figures_are_those_of_the_recipes_in_the_script() -> None:
+    known = {block.name: block for block in BLOCKS}
     for name, kept in page.stored().items():
-        pictures = heads.PICTURES[known[name].pictures]
-        assert kept["settings"] == heads.recipe(known[name], pictures), name
+        pictures = PICTURES[known[name].pictures]
+        assert kept["settings"] == recipe(known[name], pictures), name
         assert tuple(row["head"] for row in kept["rows"]) == known[name].heads, name
-        assert kept["command"] == heads.command_line(kept["settings"], pictures, known[name]), name
+        assert kept["command"] == command_line(kept["settings"], pictures, known[name]), name
 
 
-def test_the_page_names_no_place_on_the_machine_that_measured(page: ModuleType) -> None:
+def test_the_page_names_no_place_on_the_machine_that_measured() -> None:
     text = page.FIGURES.read_text(encoding="utf-8") + page.DOCUMENT.read_text(encoding="utf-8")
     assert not [place for place in ("/work/", "/tmp/", "/home/", "/root/") if place in text]
 
 
-def test_every_block_can_be_compared_as_it_is_written(heads: ModuleType) -> None:
-    for block in heads.BLOCKS:
-        settings = heads.recipe(block, heads.PICTURES[block.pictures])
+def test_every_block_can_be_compared_as_it_is_written() -> None:
+    for block in BLOCKS:
+        settings = recipe(block, PICTURES[block.pictures])
         overrides = [Override(tuple(key.split(".")), value, key) for key, value in settings.items()]
         plan = plan_of(CompareRequest("", overrides, heads=block.heads, seeds=range(block.seeds)))
         assert len(plan.seeds) >= 5
         assert block.heads[:2] == ("gap", "wise")
 
 
-def test_names_choose_the_blocks_of_their_pictures_and_backbones(heads: ModuleType) -> None:
-    assert heads.chosen_blocks([], None) == list(heads.BLOCKS)
-    chosen = heads.chosen_blocks(["harbour", "compact_small"], 7)
+def test_names_choose_the_blocks_of_their_pictures_and_backbones() -> None:
+    assert compare.chosen_blocks([], None) == list(BLOCKS)
+    chosen = compare.chosen_blocks(["harbour", "compact_small"], 7)
     assert [(block.name, block.seeds) for block in chosen] == [("harbour-compact_small", 7)]
 
 
-def test_own_images_are_compared_once_with_every_backbone(heads: ModuleType, tmp_path: Path) -> None:
+def test_own_images_are_compared_once_with_every_backbone(tmp_path: Path) -> None:
     folder = tmp_path / "two words"
-    own = heads.own_blocks(folder, heads.BLOCKS)
+    own = compare.own_blocks(folder, BLOCKS)
     assert [block.backbone for block, _ in own] == ["compact_small", "mobilenet_3", "mobilenet_5", "mobilenet_11"]
     assert own[0][0].name == "data-two-words-compact_small"
     assert own[0][1].make(tmp_path) == folder
 
 
-def test_only_an_interval_that_leaves_zero_out_is_a_difference(page: ModuleType) -> None:
+def test_only_an_interval_that_leaves_zero_out_is_a_difference() -> None:
     assert [page.verdict_of(row(*ends)) for ends in ((0.01, 0.2), (-0.2, -0.01), (-0.01, 0.2), (0.0, 0.2))] == [
         "better",
         "worse",
@@ -103,15 +89,11 @@ def test_only_an_interval_that_leaves_zero_out_is_a_difference(page: ModuleType)
         ([block("a", row(-0.1, 0.2)), block("b", row(-0.1, 0.2))], "not told apart from the default anywhere."),
     ],
 )
-def test_clearly_better_takes_two_kinds_of_pictures_and_five_seeds(
-    blocks: list[dict[str, Any]], said: str, page: ModuleType
-) -> None:
+def test_clearly_better_takes_two_kinds_of_pictures_and_five_seeds(blocks: list[dict[str, Any]], said: str) -> None:
     assert page.clearly(blocks, "wise:constraint=none") == said
 
 
-def test_figures_of_one_block_leave_the_others_as_they_were(
-    page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_figures_of_one_block_leave_the_others_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "FIGURES", tmp_path / "heads.json")
     for name in ("second", "first"):
         page.keep(name, {"is": name}, order=["first", "second", "third"])
@@ -123,10 +105,10 @@ def test_figures_of_one_block_leave_the_others_as_they_were(
 @pytest.mark.slow
 @pytest.mark.benchmark
 def test_the_pictures_of_the_page_can_be_drawn_anew_and_are_small(
-    heads: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heads.heads_plots, "DOCUMENT", tmp_path / "heads.md")
-    heads.heads_plots.draw_pictures()
+    monkeypatch.setattr(plots, "DOCUMENT", tmp_path / "heads.md")
+    plots.draw_pictures()
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert sizes.keys() == {"heads.png", "heads-variants.png"}
     assert max(sizes.values()) < 150_000

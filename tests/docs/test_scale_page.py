@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -11,12 +10,12 @@ import sys
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
 from command_line import REPOSITORY, CommandLine, environment, make_photos
 
+from benchmarks.scale import communication, page
 from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.heads import HEADS, head_parameters
 from wisesr_cli.processes.launch import Address, Cluster, find_cluster
@@ -25,20 +24,7 @@ DOCS = REPOSITORY / "docs"
 BATCH_SCRIPT, JOB = DOCS / "slurm" / "train.sbatch", DOCS / "kubernetes" / "train-job.yaml"
 
 
-@pytest.fixture
-def communication(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-    return importlib.import_module("communication")
-
-
-@pytest.fixture
-def page(communication: ModuleType) -> ModuleType:
-    return importlib.import_module("scale_document")
-
-
-def test_the_page_shows_what_is_kept_and_what_is_computed(
-    page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_shows_what_is_kept_and_what_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = page.DOCUMENT.read_text(encoding="utf-8")
     copy = tmp_path / "scale.md"
     copy.write_text(before, encoding="utf-8")
@@ -47,7 +33,7 @@ def test_the_page_shows_what_is_kept_and_what_is_computed(
     assert copy.read_text(encoding="utf-8") == before
 
 
-def test_a_ring_sends_what_passing_parts_round_sends(communication: ModuleType) -> None:
+def test_a_ring_sends_what_passing_parts_round_sends() -> None:
     """Every device passes one part on in each of N - 1 steps, and again to hand out the sums."""
     for devices in (2, 3, 8):
         parts = [1000 * devices // devices] * devices
@@ -55,7 +41,7 @@ def test_a_ring_sends_what_passing_parts_round_sends(communication: ModuleType) 
         assert communication.sent_bytes(sum(parts), devices) == pytest.approx(sent)
 
 
-def test_the_wise_head_sends_what_gap_sends_and_flatten_four_times_the_backbone(communication: ModuleType) -> None:
+def test_the_wise_head_sends_what_gap_sends_and_flatten_four_times_the_backbone() -> None:
     """The sentences of the page: 20,480 weights beside GAP's; 100,353,000 are four fifths of ResNet50's gradients."""
     gap, wise, flatten = (
         communication.step_of("ResNet50", head, communication.DEFAULTS) for head in communication.HEADS
@@ -69,7 +55,7 @@ def test_the_wise_head_sends_what_gap_sends_and_flatten_four_times_the_backbone(
     assert round(flatten.gradient_bytes / wise.gradient_bytes) == 18
 
 
-def test_more_work_per_device_hides_more_and_more_devices_wait_longer(communication: ModuleType) -> None:
+def test_more_work_per_device_hides_more_and_more_devices_wait_longer() -> None:
     step = communication.step_of("ResNet50", "wise", communication.DEFAULTS)
     parts = [communication.efficiency(step, devices, 100, communication.DEFAULTS) for devices in communication.DEVICES]
     assert parts == sorted(parts, reverse=True)
@@ -89,7 +75,7 @@ def test_more_work_per_device_hides_more_and_more_devices_wait_longer(communicat
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("EfficientNetB0", "ResNet50", "Xception")),
     ],
 )
-def test_batch_norms_are_counted_as_keras_has_them(backbone: str, communication: ModuleType) -> None:
+def test_batch_norms_are_counted_as_keras_has_them(backbone: str) -> None:
     from wisesr_cli.machine import keras_start
 
     keras_start.start("cpu")
@@ -103,7 +89,7 @@ def test_batch_norms_are_counted_as_keras_has_them(backbone: str, communication:
 
 
 @pytest.mark.slow
-def test_a_compiled_step_exchanges_what_is_computed_on_paper(communication: ModuleType, tmp_path: Path) -> None:
+def test_a_compiled_step_exchanges_what_is_computed_on_paper(tmp_path: Path) -> None:
     pytest.importorskip("jax")
     photos, dump = make_photos(tmp_path / "photos", 8), tmp_path / "hlo"
     words = [
@@ -230,12 +216,12 @@ def test_the_job_trains_with_options_that_there_are_and_gives_up_where_starting_
     assert fails["onExitCodes"]["values"] == [1, 2, 3, 4]
 
 
-def test_the_page_names_no_place_on_the_machine_that_measured(page: ModuleType) -> None:
+def test_the_page_names_no_place_on_the_machine_that_measured() -> None:
     text = page.FIGURES.read_text(encoding="utf-8") + page.DOCUMENT.read_text(encoding="utf-8")
     assert not [place for place in ("/work/", "/tmp/", "/home/", "/root/") if place in text]
 
 
-def test_kept_figures_have_a_note_of_what_was_trained(page: ModuleType) -> None:
+def test_kept_figures_have_a_note_of_what_was_trained() -> None:
     kept = json.loads(page.FIGURES.read_text(encoding="utf-8"))
     assert kept["machine"]
     assert all("images per process" in answer["note"] for answer in kept["figures"])

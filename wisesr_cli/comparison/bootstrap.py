@@ -30,8 +30,8 @@ def paired_interval(
     With few seeds the percentiles of plain drawing are too narrow: drawing n values anew has only (n - 1) / n of their
     variance, and the variance itself is hardly known. So the moves by seeds are made larger, by sqrt(n / (n - 1))
     and by Student's t over the normal quantile: 9 times for 2 seeds, 2.7 for 3, 1.6 for 5, 1.2 for 10. In a simulation
-    (`benchmarks/intervals.py`: 32 cases of 400 comparisons, 2 to 10 seeds) 94 to 100 % of the intervals held the true
-    difference; of those by plain drawing 72 to 100 %.
+    (`benchmarks/heads/intervals.py`: 32 cases of 400 comparisons, 2 to 10 seeds) 94 to 100 % of the intervals held the
+    true difference; of those by plain drawing 72 to 100 %.
 
     It errs on the wide side, most where seeds matter least: what depends on seed and example together counts in both
     moves. It takes examples for independent: with many seeds it is too narrow where seeds draw overlapping examples

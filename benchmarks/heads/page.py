@@ -1,4 +1,4 @@
-"""Writes docs/heads.md from docs/heads.json: what the comparisons of `heads.py` came to, in tables and in words.
+"""Writes docs/heads.md from docs/heads.json: the results of `compare`, in tables and in words.
 
 Words that depend on figures are made from them here, between the marks of the page; the rest of the page is written by
 hand. A difference counts as one where its 95 % interval leaves zero out, and else as not told apart.
@@ -6,18 +6,16 @@ hand. A difference counts as one where its 95 % interval leaves zero out, and el
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import DOCS, keep_figures, read_figures, write_between_marks
 from wisesr_cli.comparison.conclusions import points
 from wisesr_cli.comparison.tables import spread
 from wisesr_cli.display.grid import Column, Grid, to_markdown
-from wisesr_cli.machine.files import write_text
 from wisesr_cli.text import counted, joined
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "heads.md"
+DOCUMENT = DOCS / "heads.md"
 FIGURES = DOCUMENT.with_suffix(".json")
 
 Block = dict[str, Any]
@@ -29,29 +27,21 @@ ENOUGH_SEEDS, ENOUGH_KINDS = 5, 2
 
 def stored() -> dict[str, Block]:
     """Return the figures of all blocks that are known, by name."""
-    return json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
+    return read_figures(FIGURES)
 
 
 def keep(name: str, block: Block, *, order: Sequence[str]) -> None:
     """Put the figures of a block into the file."""
     # The sentences are for the terminal; the page makes its own of several blocks.
-    kept = {**stored(), name: {key: value for key, value in block.items() if key != "conclusions"}}
-    text = json.dumps({key: kept[key] for key in order if key in kept}, indent=1)
-    write_text(FIGURES, f"{text}\n")
+    kept = {key: value for key, value in block.items() if key != "conclusions"}
+    keep_figures(FIGURES, name, kept, order=order)
 
 
 def write_document() -> None:
     """Replace what stands between the marks of the page."""
-    text = DOCUMENT.read_text(encoding="utf-8")
     blocks = list(stored().values())
-    for mark, written in WRITERS.items():
-        begin, end = f"<!-- {mark}: written by benchmarks/heads.py -->\n", f"<!-- end of {mark} -->"
-        before, _, rest = text.partition(begin)
-        _, found, after = rest.partition(end)
-        if not found:
-            raise SystemExit(f"error: {DOCUMENT.name} has no marks '{begin.strip()}' and '{end}'")
-        text = f"{before}{begin}\n{written(blocks)}\n{end}{after}"
-    write_text(DOCUMENT, text)
+    contents = {mark: written(blocks) for mark, written in WRITERS.items()}
+    write_between_marks(DOCUMENT, "benchmarks.heads.compare", contents)
 
 
 def print_block(block: Block | None) -> None:

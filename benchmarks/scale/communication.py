@@ -1,7 +1,7 @@
 """Computes what the devices of a training send each other in a step, and how long that takes beside the step itself.
 
-    python benchmarks/communication.py
-    python benchmarks/communication.py --teraflops 100 --microseconds 5 --batch 64 --classes 70
+    python -m benchmarks.scale.communication
+    python -m benchmarks.scale.communication --teraflops 100 --microseconds 5 --batch 64 --classes 70
 
 Nothing is measured and no framework is started: the counts come from the table of backbones and the arithmetic of heads
 that `wisesr summarize` shows, too. What they are multiplied with is an assumption, and an option. A test compares the
@@ -14,8 +14,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 
-from measuring import arguments_for, figure
-
+from benchmarks.measuring import arguments_for, figure
 from wisesr_cli.config.reader import parse_head
 from wisesr_cli.display.grid import Column, Grid, to_markdown
 from wisesr_cli.models.costs_table import BACKBONE_SIZES

@@ -1,9 +1,9 @@
 """Compares heads on the demo's harbour over several seeds, prints the table, and draws the README's figure.
 
-    python benchmarks/harbour_heads.py --seeds 3 --figure docs/harbour.png
+    python -m benchmarks.heads.harbour --seeds 3 --figure docs/harbour.png
 
 The pictures, the backbone and the recipe are those of `wisesr demo`. GAP is the baseline. More pictures and backbones
-are in `heads.py`.
+are in `compare`.
 """
 
 from __future__ import annotations

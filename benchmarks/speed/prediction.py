@@ -1,6 +1,6 @@
 """How long does it take to label one photo, and a folder of them?
 
-    python benchmarks/prediction.py [--quick]
+    python -m benchmarks.speed.prediction [--quick]
 
 The model is a MobileNetV2 at 224 x 224 pixels with the GAP head and random weights; the head is GAP so that plain Keras
 loads the file. All figures are those of whole processes, from their start to their end, as users wait for them:
@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
 from PIL import Image
+
+from benchmarks.measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
 
 ONE_PHOTO = Question("predict one photo, whole process", "Keras script", "seconds", reach=0.10, aim=0.05)
 FOLDER = Question("predict a folder of {} photos", "Keras script", "images/s", reach=3.0, aim=6.0)

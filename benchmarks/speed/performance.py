@@ -1,19 +1,17 @@
 """Runs the benchmarks and writes their tables into docs/performance.md.
 
-    python benchmarks/performance.py                    # all of them; about an hour on 2 cores
-    python benchmarks/performance.py startup scan       # these two; the other rows stay as they were measured
-    python benchmarks/performance.py --write-only       # only writes the tables anew
+    python -m benchmarks.speed.performance                 # all of them; about an hour on 2 cores
+    python -m benchmarks.speed.performance startup scan    # these two; the other rows stay as they were measured
+    python -m benchmarks.speed.performance --write-only    # only writes the tables anew
 
 The figures are kept in docs/performance.json, each with the machine that it was measured on. To add a benchmark: a
-script that calls `measuring.main`, and its name in `SCRIPTS`.
+module beside this one that calls `measuring.main`, and its name in `SCRIPTS`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,15 +19,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import Answer, figure, plain_environment, table
-
+from benchmarks.measuring import Answer, plain_environment, table
+from benchmarks.pages import DOCS, REPOSITORY, keep_figures, machine, read_figures, write_between_marks
 from wisesr_cli.display.grid import to_markdown
-from wisesr_cli.machine.keras_start import package_versions
-from wisesr_cli.machine.threads import worker_count
-from wisesr_cli.text import counted
 
-HERE = Path(__file__).resolve().parent
-DOCUMENT = HERE.parent / "docs" / "performance.md"
+DOCUMENT = DOCS / "performance.md"
 FIGURES = DOCUMENT.with_suffix(".json")
 
 # In the order of the table.
@@ -45,7 +39,7 @@ SCRIPTS = (
     "scan",
     "memory",
 )
-TABLES = ("scale",)  # give whole tables of their own
+TABLES = {"scale": "benchmarks.scale.growth"}  # modules that give whole tables of their own
 
 
 def main() -> None:
@@ -69,56 +63,26 @@ def measured(name: str, repetitions: int | None) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
         more = ["--repetitions", str(repetitions)] if repetitions and name in SCRIPTS else []
-        command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(file), *more]
-        subprocess.run(command, check=True, env=plain_environment(), stdout=subprocess.DEVNULL)
+        module = TABLES.get(name, f"benchmarks.speed.{name}")
+        command = [sys.executable, "-m", module, "--json", str(file), *more]
+        subprocess.run(command, check=True, cwd=REPOSITORY, env=plain_environment(), stdout=subprocess.DEVNULL)
         return json.loads(file.read_text(encoding="utf-8"))
 
 
 def keep(name: str, figures: Any) -> None:
     """Put the figures of a script into the file, with the machine of this moment."""
-    kept = stored()
-    kept[name] = {"machine": machine(), "measured": time.strftime("%Y-%m-%d"), "figures": figures}
-    text = json.dumps({key: kept[key] for key in (*SCRIPTS, *TABLES) if key in kept}, indent=1)
-    FIGURES.write_text(f"{text}\n", encoding="utf-8")
-
-
-def stored() -> dict[str, Any]:
-    """Return all figures that are known, by the name of their script."""
-    return json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
-
-
-def machine() -> str:
-    """Return what decides the figures of this machine."""
-    versions = package_versions()
-    libraries = ", ".join(f"{name} {versions[name]}" for name in ("tensorflow", "keras", "pillow") if name in versions)
-    memory = figure(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
-    cores = counted(worker_count(), "core")
-    return f"{_processor()}, {cores}, {memory} GiB; Python {platform.python_version()}, {libraries}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    kept = {"machine": machine(), "measured": time.strftime("%Y-%m-%d"), "figures": figures}
+    keep_figures(FIGURES, name, kept, order=(*SCRIPTS, *TABLES))
 
 
 def write_document() -> None:
     """Replace what stands between the marks of the document."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    for mark, content in (("ratios", ratios()), ("tables", tables())):
-        begin, end = f"<!-- {mark}: written by benchmarks/performance.py -->\n", f"<!-- end of {mark} -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
-        text = f"{before}{begin}\n{content}\n{end}{after}"
-    DOCUMENT.write_text(text, encoding="utf-8")
+    write_between_marks(DOCUMENT, "benchmarks.speed.performance", {"ratios": ratios(), "tables": tables()})
 
 
 def ratios() -> str:
     """Return the table of all ratios, the notes on them, and where they were measured."""
-    kept = {name: record for name, record in stored().items() if name in SCRIPTS}
+    kept = {name: record for name, record in read_figures(FIGURES).items() if name in SCRIPTS}
     answers = [Answer.from_json(values) for record in kept.values() for values in record["figures"]]
     notes = "".join(f"- {answer.question.name}: {answer.note}\n" for answer in answers if answer.note)
     return "\n".join(part for part in (to_markdown(table(answers)), notes, _machines(kept)) if part)
@@ -126,7 +90,7 @@ def ratios() -> str:
 
 def tables() -> str:
     """Return the tables of the scripts that give whole ones, and where they were measured."""
-    kept = {name: record for name, record in stored().items() if name in TABLES}
+    kept = {name: record for name, record in read_figures(FIGURES).items() if name in TABLES}
     return "\n".join([*(record["figures"]["markdown"] for record in kept.values()), _machines(kept)])
 
 

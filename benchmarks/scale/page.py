@@ -8,16 +8,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from communication import tables
-from measuring import Answer, table
-from performance import machine
-
+from benchmarks.measuring import Answer, table
+from benchmarks.pages import DOCS, machine, write_between_marks
+from benchmarks.scale.communication import tables
 from wisesr_cli.display.grid import to_markdown
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
+DOCUMENT = DOCS / "scale.md"
 FIGURES = DOCUMENT.with_suffix(".json")
 
 
@@ -29,13 +27,8 @@ def keep(figures: list[dict[str, Any]], *, load: float) -> None:
 
 def write_document() -> None:
     """Replace what stands between the marks of the document."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    for mark, content in CONTENTS.items():
-        begin, end = f"<!-- {mark}: written by benchmarks/weak_scaling.py -->\n", f"<!-- end of {mark} -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
-        text = f"{before}{begin}\n{content()}\n{end}{after}"
-    DOCUMENT.write_text(text, encoding="utf-8")
+    contents = {mark: content() for mark, content in CONTENTS.items()}
+    write_between_marks(DOCUMENT, "benchmarks.scale.weak_scaling", contents)
 
 
 def communication() -> str:

@@ -1,13 +1,13 @@
 """Compares the heads on pictures of two kinds and backbones that see more and more, and writes docs/heads.md.
 
-    python benchmarks/heads.py                      # every block that docs/heads.md shows; about 3 hours of one core
-    python benchmarks/heads.py harbour clothing     # blocks of these pictures or backbones; the others stay
-    python benchmarks/heads.py --data FOLDER        # your own images, with every backbone; only printed
-    python benchmarks/heads.py --quick              # one small block; only printed
-    python benchmarks/heads.py --write-only         # only writes the page anew from docs/heads.json
+    python -m benchmarks.heads.compare                     # every block of docs/heads.md; about 3 hours of one core
+    python -m benchmarks.heads.compare harbour clothing    # blocks of these pictures or backbones; the others stay
+    python -m benchmarks.heads.compare --data FOLDER       # your own images, with every backbone; only printed
+    python -m benchmarks.heads.compare --quick             # one small block; only printed
+    python -m benchmarks.heads.compare --write-only        # only writes the page anew from docs/heads.json
 
 A block is one call of `wisesr compare`: pictures, a backbone cut where it sees so much of them, heads and seeds. The
-same command goes on where it was interrupted. What there is to compare stands in `heads_blocks.py`.
+same command goes on where it was interrupted. What there is to compare stands in `blocks`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import heads_plots
-from heads_blocks import (
+from benchmarks.heads.blocks import (
     BACKBONES,
     BLOCKS,
     FOLDER,
@@ -36,9 +35,9 @@ from heads_blocks import (
     harbour_of,
     recipe,
 )
-from heads_document import keep, print_block, write_document
-from performance import machine
-
+from benchmarks.heads.page import keep, print_block, write_document
+from benchmarks.heads.plots import draw_pictures
+from benchmarks.pages import machine
 from wisesr_cli import api
 from wisesr_cli.display.terminal import TerminalListener
 from wisesr_cli.errors import Interrupted, WisesrError
@@ -83,7 +82,7 @@ def _run(arguments: argparse.Namespace) -> None:
             if (figures := run_block(block, PICTURES[block.pictures], arguments.folder)) is not None:
                 keep(block.name, figures, order=[known.name for known in BLOCKS])
         write_document()
-        heads_plots.draw_pictures()
+        draw_pictures()
 
 
 def chosen_blocks(names: Sequence[str], seeds: int | None) -> list[Block]:

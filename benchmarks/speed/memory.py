@@ -1,6 +1,6 @@
 """Does the memory of `wisesr train` grow with the number of images, when decoded images are kept on the disk?
 
-    python benchmarks/memory.py [--quick] [--repetitions N] [--json FILE]
+    python -m benchmarks.speed.memory [--quick] [--repetitions N] [--json FILE]
 
 The highest resident memory of the whole process for one epoch on ten times the images, against that on the images once.
 Files: JPEG, 32x32, brought to 128x128; backbone: compact_small. Pages of a mapped file would count as well.
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from images import make_images
-from measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
+from benchmarks.measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
+from benchmarks.speed.images import make_images
 
 GROWTH = Question(
     "peak memory of `wisesr train`, data.cache: disk, {:,} images", "{:,} images", "MiB", reach=1.1, aim=1.05

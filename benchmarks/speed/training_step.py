@@ -1,6 +1,6 @@
 """What does a training step cost with the Wise head, beside the same model with global average pooling?
 
-    python benchmarks/training_step.py
+    python -m benchmarks.speed.training_step
 
 The whole step of `wisesr train` but augmentation: forward, backward, AdamW, on batches that lie in memory. Both models
 come from one process and take their steps in turns.
@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
-from measuring import Answer, Question, Settings, alternate, main
+
+from benchmarks.measuring import Answer, Question, Settings, alternate, main
 
 MODELS = (("MobileNetV2", 224), ("ResNet50", 96))
 QUICK_MODELS = (("MobileNetV2", 96),)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from heads_document import DOCUMENT, Block, data_set, sees, stored, variant_names
-
+from benchmarks.heads.page import DOCUMENT, Block, data_set, sees, stored, variant_names
 from wisesr_cli.display.pictures import BLUE, GREEN, GREY, ORANGE, RED
 from wisesr_cli.display.plots import in_one_style, new_figure, save_figure
 

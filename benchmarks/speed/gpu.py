@@ -1,7 +1,7 @@
 """How near does `wisesr train` come to what a GPU can do, and does the input side keep up?
 
     pip install "jax[cuda13]"
-    KERAS_BACKEND=jax python benchmarks/gpu.py
+    KERAS_BACKEND=jax python -m benchmarks.speed.gpu
 
 ResNet50 and EfficientNetV2B0 at 224 px in mixed_bfloat16, batch 128. Needs a CUDA GPU: on a CPU, only `--quick` ends
 within minutes, and its figures say nothing about a GPU; the device is named under the table. Runs with JAX, without
@@ -23,8 +23,9 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from measuring import Answer, Question, Settings, alternate, main, run_process
 from PIL import Image
+
+from benchmarks.measuring import Answer, Question, Settings, alternate, main, run_process
 
 BASELINES = Path(__file__).with_name("baselines")
 BACKBONES, QUICK_BACKBONES = ("ResNet50", "EfficientNetV2B0"), ("MobileNetV2",)

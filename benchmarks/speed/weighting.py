@@ -1,6 +1,6 @@
 """How fast are position weights as one multiplication and sum, beside the depthwise convolution of the paper?
 
-    python benchmarks/weighting.py
+    python -m benchmarks.speed.weighting
 
 Both layers hold a weight per position and channel and a bias, and give the same numbers. A step is one pass forward and
 one backward, to the weights and to the feature map, on 32 maps. The baseline is Keras' DepthwiseConv2D with a kernel as
@@ -15,7 +15,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from measuring import Answer, Question, Settings, alternate, main
+
+from benchmarks.measuring import Answer, Question, Settings, alternate, main
 
 BATCH = 32
 WANTED = {7: (4.0, None), 16: (15.0, None)}  # side of the map: times as fast

@@ -1,6 +1,6 @@
 """Measures how soon the program answers where nothing has to be computed.
 
-    python benchmarks/startup.py
+    python -m benchmarks.speed.startup
 
 `wisesr --help` against importing the library that it is written with, and a typo in a config against importing
 TensorFlow, which a program that checks its config too late does first. Each in a process of its own.
@@ -14,7 +14,16 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from measuring import Answer, Question, Settings, alternate, main, plain_environment, run_process, wisesr_command
+from benchmarks.measuring import (
+    Answer,
+    Question,
+    Settings,
+    alternate,
+    main,
+    plain_environment,
+    run_process,
+    wisesr_command,
+)
 
 HELP = Question("wisesr --help", "importing Typer", "seconds", reach=1.3, aim=1.15)
 TYPO = Question("wisesr train: a typo in the config", "importing TensorFlow", "seconds", reach=0.12, aim=0.08)

@@ -1,6 +1,6 @@
 """How long does `wisesr` look at a folder of 100,000 images, the first and the second time?
 
-    python benchmarks/scan.py [--quick] [--repetitions N] [--json FILE]
+    python -m benchmarks.speed.scan [--quick] [--repetitions N] [--json FILE]
 
 The scan lists the class folders and reads the size, format and orientation of every image, and a hash of its first and
 last bytes; the second time it compares size and modification time with what it remembers. The first time is measured
@@ -16,9 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from images import make_images
-from measuring import Answer, Question, Settings, main
-
+from benchmarks.measuring import Answer, Question, Settings, main
+from benchmarks.speed.images import make_images
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.survey import survey
 from wisesr_cli.listening import Silent

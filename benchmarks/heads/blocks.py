@@ -1,4 +1,4 @@
-"""What `heads.py` compares: kinds of pictures, backbones that see more and more of them, heads, and their recipe.
+"""What is compared: kinds of pictures, backbones that see more and more of them, heads, and their recipe.
 
 To add a block: a row in `PICTURES` or `BACKBONES` where it needs one, and a row in `BLOCKS`.
 """
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import PHOTOS
-
+from benchmarks.measuring import PHOTOS
 from wisesr_cli.demo import harbour
 
 SEEDS = 5

@@ -1,6 +1,6 @@
 """How long does an epoch of `wisesr train` take, beside Keras' own loop on arrays in memory?
 
-    python benchmarks/epochs.py
+    python -m benchmarks.speed.epochs
 
 MobileNetV2 at 96 px with the Wise head and light augmentation, batch 32. An epoch is all that belongs to one: its
 steps, the validation, the best model, and for wisesr the state to resume from, flushed to disk. Epochs after the first
@@ -18,8 +18,8 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
 
+from benchmarks.measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
 from wisesr_cli.demo.harbour import make_harbour
 from wisesr_cli.images.decoding import decode_image
 from wisesr_cli.listening import Silent

@@ -1,6 +1,6 @@
 """How fast do images reach a model, from an image folder to uint8 or float batches of one size?
 
-    python benchmarks/images.py [--quick] [--repetitions N] [--json FILE]
+    python -m benchmarks.speed.images [--quick] [--repetitions N] [--json FILE]
 
 The baseline is `keras.utils.image_dataset_from_directory`, without `.cache()`, which its plain use does not have. The
 first pass counts everything from the folder's name to the last batch of 32: listing the files, and with wisesr also
@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from measuring import Answer, Question, Settings, alternate, main, run_process
 from PIL import Image
+
+from benchmarks.measuring import Answer, Question, Settings, alternate, main, run_process
 
 KERAS = "image_dataset_from_directory"
 FIRST = Question("first pass", KERAS, "images/s")

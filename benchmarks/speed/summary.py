@@ -1,6 +1,6 @@
 """Measures how soon parameters and FLOPs of many models are known.
 
-    python benchmarks/summary.py          # an hour, and 20 GiB of memory: the baseline builds 240 models every time
+    python -m benchmarks.speed.summary    # an hour, and 20 GiB of memory: the baseline builds 240 models every time
 
 `wisesr summarize` with every head, against a plain Keras script that builds each of the models and counts its
 parameters (`baselines/count_parameters.py`). Whole processes; both must come to the same numbers.
@@ -13,8 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
-
+from benchmarks.measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
 from wisesr_cli.models.backbones import BACKBONES
 
 SIDE, CLASSES = 224, 10

@@ -1,6 +1,6 @@
 """How long does it take from the command to the end of the first training step?
 
-    python benchmarks/first_step.py
+    python -m benchmarks.speed.first_step
 
 Whole processes, MobileNetV2 at 96 px with AdamW, batch 32, horizontal flips. The baseline is a plain Keras script that
 reads the folder with `image_dataset_from_directory` and calls `fit` for one step; ours is `wisesr train --max-steps 1`,
@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
-
+from benchmarks.measuring import Answer, Question, Settings, alternate, main, run_process, wisesr_command
 from wisesr_cli.demo.harbour import make_harbour
 from wisesr_cli.listening import Silent
 

@@ -1,7 +1,7 @@
 """How often does the interval of `wisesr compare` hold the truth? A simulation with a truth that is known.
 
-    python benchmarks/intervals.py
-    python benchmarks/intervals.py --repetitions 2000
+    python -m benchmarks.heads.intervals
+    python -m benchmarks.heads.intervals --repetitions 2000
 
 Two heads with the same seeds answer the same 200 examples (crossed), or other ones with every seed (nested). An answer
 is right where a sum of normal draws is above zero: how hard the example is for both heads, for this head, how well this
@@ -17,9 +17,9 @@ from math import erf, sqrt
 from unittest.mock import patch
 
 import numpy as np
-from measuring import arguments_for
 from numpy.typing import NDArray
 
+from benchmarks.measuring import arguments_for
 from wisesr_cli.comparison import bootstrap
 from wisesr_cli.display.grid import Column, Grid, to_markdown
 

@@ -1,7 +1,7 @@
 """Measures how time, memory and disk grow with images, classes, image size and head: whole tables, one axis each.
 
-    python benchmarks/scale.py            # 20 minutes on 2 cores
-    python benchmarks/scale.py --quick    # a minute: shows that it runs
+    python -m benchmarks.scale.growth            # 20 minutes on 2 cores
+    python -m benchmarks.scale.growth --quick    # a minute: shows that it runs
 
 Every figure is measured once, in a process of its own. Of each table only the first column varies; its title names the
 rest. The images are made here, all different; the network is `compact_small`, so that 100,000 images can be waited
@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from measuring import ProcessCost, arguments_for, figure, run_process, wisesr_command
 from PIL import Image
 
+from benchmarks.measuring import ProcessCost, arguments_for, figure, run_process, wisesr_command
 from wisesr_cli.display.grid import Column, Grid, to_markdown
 from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.models.heads import HEADS

@@ -1,7 +1,7 @@
 """Measures how many images per second more processes, or more devices of one process, train with.
 
-    python benchmarks/weak_scaling.py --quick    # a minute: shows that it runs
-    python benchmarks/weak_scaling.py --write    # measures, and writes docs/scale.json and docs/scale.md
+    python -m benchmarks.scale.weak_scaling --quick    # a minute: shows that it runs
+    python -m benchmarks.scale.weak_scaling --write    # measures, and writes docs/scale.json and docs/scale.md
 
 Every process, or device, has a core of its own and as many images per step as the one it is compared with; processes
 talk over the loopback, on the JAX backend. Twice as many would train twice as many images per second if nothing were
@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scale_document
-from measuring import (
+from PIL import Image
+
+from benchmarks.measuring import (
     Answer,
     Question,
     Settings,
@@ -33,8 +34,7 @@ from measuring import (
     table,
     wisesr_command,
 )
-from PIL import Image
-
+from benchmarks.scale import page
 from wisesr_cli.display.grid import to_markdown
 
 COUNTS = (1, 2, 4)
@@ -176,15 +176,15 @@ def main() -> None:
     parser.add_argument("--write-only", action="store_true", help="measure nothing, only write docs/scale.md anew")
     arguments = parser.parse_args()
     if arguments.write_only:
-        scale_document.write_document()
+        page.write_document()
         return
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="wisesr-benchmark-") as folder:
         answers = measure(settings_for(arguments, Path(folder)))
     print(to_markdown(table(answers)), end="")
     if arguments.write:
-        scale_document.keep([answer.to_json() for answer in answers], load=load)
-        scale_document.write_document()
+        page.keep([answer.to_json() for answer in answers], load=load)
+        page.write_document()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The benchmarks; each is run from the root of the repository: `python -m benchmarks.speed.startup`."""
