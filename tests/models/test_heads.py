@@ -157,12 +157,16 @@ def test_dropout_acts_in_training_and_not_in_inference(name: str) -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_on_a_map_of_one_position_every_head_that_reads_positions_is_gap(name: str) -> None:
     options = HEADS[name].options(dropout=0.25, classifier_initializer="paper")
-    falls_back = name in {"depthwise", "wise", "flatten"}
+    falls_back = HEADS[name].is_gap_at_one_position
     expected = GapOptions(dropout=0.25, classifier_initializer="paper") if falls_back else options
     assert effective_options((1, 1, 8), options) == expected
     assert effective_options((1, 2, 8), options) == options
-    if name != "fc":
+    if falls_back:
         assert head_parameters((1, 1, 8), 5, options) == (8 + 1) * 5
+
+
+def test_the_published_heads_that_read_positions_are_gap_where_there_is_one() -> None:
+    assert {"depthwise", "wise", "flatten"} <= {name for name, head in HEADS.items() if head.is_gap_at_one_position}
 
 
 def test_falling_back_to_gap_is_said() -> None:

@@ -351,7 +351,7 @@ def test_another_size_than_that_of_a_journal_is_refused(trained: Trained) -> Non
 def test_what_cannot_be_is_said_before_keras_starts(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr(choose.runtime, "start", lambda *arguments, **options: pytest.fail("Keras was started"))
+    monkeypatch.setattr(choose.keras_start, "start", lambda *arguments, **options: pytest.fail("Keras was started"))
     run = tmp_path / "run"
     run.mkdir()
     save(build("flatten"), run / "best.keras", "flatten")

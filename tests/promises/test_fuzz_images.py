@@ -1,6 +1,7 @@
 """Whatever bytes come in, the decoder gives pixels or an `ImageError`, soon, in bounded memory, and prints nothing.
 
-For a longer hunt with other examples: `python tests/test_fuzz_images.py SECONDS SEED`.
+For a longer hunt with other examples: `PYTHONPATH=tests/support python tests/promises/test_fuzz_images.py
+SECONDS SEED`.
 """
 
 from __future__ import annotations

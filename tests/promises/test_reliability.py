@@ -22,7 +22,7 @@ def test_a_line_waits_only_for_what_does_not_exist() -> None:
         for part in line.waits_for:
             command, _, option = part.partition(" ")
             if option:
-                source = (REPOSITORY / "wisesr_cli" / "commands" / f"{command}.py").read_text(encoding="utf-8")
+                source = (REPOSITORY / "wisesr_cli" / "cli" / f"{command}.py").read_text(encoding="utf-8")
                 assert f'"{option}"' not in source, f"line {number} waits for {part}, which exists now: test it"
             else:
                 assert command not in COMMANDS, f"line {number} waits for {part}, which exists now: test it"

@@ -172,7 +172,7 @@ def source_of(table: dict[str, BackboneSizes]) -> str:
     return (
         '"""What each backbone costs: FLOPs of one position by resolution, (stride, added pixels).\n\n'
         "Made by `python tests/support/backbone_costs.py` of the Keras models, which tests compare it with. See "
-        '`backbone_sizes.py`.\n"""\n\n'
+        '`costs.py`.\n"""\n\n'
         "from __future__ import annotations\n\n"
         "from wisesr_cli.models.costs import BackboneSizes\n\n"
         f"# fmt: off\nBACKBONE_SIZES: dict[str, BackboneSizes] = {{\n{rows}}}\n"

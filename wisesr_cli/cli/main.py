@@ -1,6 +1,6 @@
 """The command line: the list of commands, looked up only when they are called, and the way from errors to exit codes.
 
-To add a command: a row in `COMMANDS` and a module of its name in `commands` with a Typer `app`.
+To add a command: a row in `COMMANDS` and a module of its name beside this one, with a Typer `app`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables of a comparison, as plain text in rows, and its CSV."""
+"""The tables of a comparison, as plain text in rows, and the files that it is written into."""
 
 from __future__ import annotations
 

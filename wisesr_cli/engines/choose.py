@@ -1,4 +1,4 @@
-"""What runs a saved model: loads it and turns uint8 batches into logits.
+"""Chooses the engine that runs a saved model, and starts it.
 
 To add one: a class with `info`, `full_batches` and `logits`, and its choice in `choose_engine`. Frameworks are imported
 inside methods, as is what only Keras' models need: LiteRT is to label its first image in a fraction of a second.

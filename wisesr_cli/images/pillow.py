@@ -1,4 +1,4 @@
-"""What is refused before a decoder sees it, because the decoder itself would take minutes or all memory for it."""
+"""How Pillow is set up, and what its decoders never get to see: files that would take minutes or all memory."""
 
 from __future__ import annotations
 

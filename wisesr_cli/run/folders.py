@@ -1,4 +1,4 @@
-"""Where a run, a comparison, an evaluation and explanations are written: folders chosen, checked, made and cleared."""
+"""Where a run is written: its folder chosen, checked, made and cleared, and what other folders of results share."""
 
 from __future__ import annotations
 

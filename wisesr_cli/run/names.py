@@ -1,6 +1,6 @@
-"""What the files of a run directory are called, and how its records and tables are written and read. No Keras.
+"""What the files of run directories, evaluations, exports, explanations and comparisons are called. No Keras.
 
-Only here stand the names of files that wisesr writes into a run, an evaluation, an explanation or a comparison.
+No other module spells the name of a file that wisesr writes into one of these.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Random changes of training images, on the device and in the training step only; never part of a saved model.
 
-To add one: a field in `training.AugmentConfig` and a row in `OPERATIONS`. The geometric operations are Keras' own; the
-two that it lacks are here. Positions outside the image repeat its border.
+To add one: a field in `AugmentConfig` (config/training.py) and a row in `OPERATIONS`. The geometric
+operations are Keras' own; the two that it lacks are here. Positions outside the image repeat its border.
 """
 
 from __future__ import annotations

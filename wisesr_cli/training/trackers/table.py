@@ -1,4 +1,4 @@
-"""Experiment trackers: what a training tells them, and whether they are installed. No Keras, and no tracker at the top.
+"""The experiment trackers that there are, and whether they are installed. No Keras, and no tracker at the top.
 
 To add one: a module with a class that has what `Tracker` says, a row in `TRACKERS`, its name in `TrackerName`, and an
 extra of its name in pyproject.toml. `callback` drives them, and sees to it that none of them ends a training.
