@@ -196,7 +196,7 @@ def test_odd_class_names_stay_on_their_lines_and_in_the_record(tmp_path: Path, t
 @pytest.mark.parametrize(
     ("words", "code", "reason"),
     [
-        ([], 2, "--to is missing: keras, onnx, litert, saved_model, several with commas"),
+        ([], 2, f"--to is missing: {', '.join(export.FORMATS)}, several with commas"),
         (["--to", "onx"], 2, "no format is called 'onx'. Did you mean 'onnx'? Allowed: keras, onnx"),
         (["--to", "onnx", "--quantize", "int8"], 2, "--quantize int8 is for LiteRT: add --to litert, or leave it out"),
         (["--to", "keras", "-o", ""], 2, "-o is empty; it takes a folder"),
