@@ -46,11 +46,11 @@ def test_the_page_names_no_place_on_the_machine_that_measured() -> None:
     assert not [place for place in ("/work/", "/tmp/", "/home/", "/root/") if place in text]
 
 
-def test_every_block_can_be_compared_as_it_is_written() -> None:
+def test_every_block_can_be_compared_as_it_is_written(tmp_path: Path) -> None:
     for block in BLOCKS:
         settings = recipe(block, PICTURES[block.pictures])
         overrides = [Override(tuple(key.split(".")), value, key) for key, value in settings.items()]
-        plan = plan_of(CompareRequest("", overrides, heads=block.heads, seeds=range(block.seeds)))
+        plan = plan_of(CompareRequest(tmp_path, overrides, heads=block.heads, seeds=range(block.seeds)))
         assert len(plan.seeds) >= 5
         assert block.heads[:2] == ("gap", "wise")
 
