@@ -247,7 +247,6 @@ def test_predictions_are_streamed_whole_in_every_format(chosen: str, count: int)
         for n in range(count)
     ]
     renderer = Renderer(chosen, stream)
-    renderer.start()
     for record in records:
         renderer.write(record)
     renderer.end()

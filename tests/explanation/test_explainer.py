@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import pytest
 from command_line import Trained
+from loaded import load_engine
 
 from wisesr_cli.config.reader import parse_head
 from wisesr_cli.data.oddities import Oddities
-from wisesr_cli.engines.keras import load_engine
 from wisesr_cli.errors import DataError, RunError, WisesrError
 from wisesr_cli.explanation import attribution
 from wisesr_cli.explanation.explainer import Explainer, explain_paths, head_weights

@@ -11,12 +11,12 @@ import keras
 import numpy as np
 import pytest
 from command_line import CommandLine, Trained
+from loaded import load_engine
 
 from wisesr_cli import api
 from wisesr_cli.config.reader import parse_head
 from wisesr_cli.engines import choose
 from wisesr_cli.engines.choose import choose_engine
-from wisesr_cli.engines.keras import load_engine
 from wisesr_cli.errors import UsageError
 from wisesr_cli.listening import Silent
 from wisesr_cli.machine import keras_start

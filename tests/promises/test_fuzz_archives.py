@@ -16,8 +16,8 @@ import h5py
 import pytest
 from command_line import Trained
 from hostile_archives import CONFIG, WEIGHTS, Members, members_of, pack
+from loaded import load_engine
 
-from wisesr_cli.engines.keras import load_engine
 from wisesr_cli.errors import RunError
 
 VALUES = (None, True, -1, 0, 3, 1 << 40, 1e308, float("nan"), "", "relu", "Lambda", "../x", [], [[]], {}, [None, 7, 7])
