@@ -47,13 +47,16 @@ def train(
         float | None, typer.Option("--time-limit", min=0, metavar="SECONDS", help="Stop after so many seconds.")
     ] = None,
     coordinator: Annotated[
-        str | None, typer.Option("--coordinator", metavar="HOST:PORT", help="Where process 0 of several listens.")
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", envvar="WISESR_COORDINATOR", help="Where process 0 of several listens; auto asks JAX."
+        ),
     ] = None,
     num_processes: Annotated[
-        int | None, typer.Option("--num-processes", metavar="N", help="How many processes train together.")
+        int | None, typer.Option(min=1, envvar="WISESR_NUM_PROCESSES", help="How many processes train together.")
     ] = None,
     process_id: Annotated[
-        int | None, typer.Option("--process-id", metavar="I", help="Which of them this is, from 0.")
+        int | None, typer.Option(min=0, envvar="WISESR_PROCESS_ID", help="Which of them this is, from 0.")
     ] = None,
     fail_under: options.FailUnder = None,
     quiet: options.Quiet = False,

@@ -222,9 +222,9 @@ class DistributeConfig(Options):
     devices: int | None = Field(default=None, ge=1, le=1024)
     """Devices that each process uses; null is all of them. On a CPU, JAX makes that many virtual ones."""
     join_timeout_seconds: float = Field(default=300.0, ge=1, le=86_400)
-    """How long the processes of a training wait at its start until all of them have come."""
+    """How long the processes of a training wait at its start until all of them have come: JAX's timeout of joining."""
     lost_after_seconds: float = Field(default=30.0, ge=5, le=50)
-    """How long a process may be silent before it counts as lost and the others end."""
+    """How long a process may be silent before JAX counts it as lost and ends the others: its timeout of heartbeats."""
 
     @model_validator(mode="after")
     def _check(self) -> DistributeConfig:

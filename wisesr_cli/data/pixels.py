@@ -307,7 +307,7 @@ def _cache_of_share(
 
 def _readable_everywhere(loading: _Loading, reasons: dict[int, str], channel: Channel) -> npt.NDArray[np.bool_]:
     """Return which of all files every process takes; the main one reports those that cannot be read."""
-    told = channel.exchange("unreadable images", sorted(reasons.items()))
+    told = channel.exchange(sorted(reasons.items()))
     everywhere = {int(position): str(reason) for part in told for position, reason in part}
     if channel.is_main:
         loading.report(everywhere)

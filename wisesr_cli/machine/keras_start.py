@@ -9,22 +9,25 @@ import gc
 import importlib
 import os
 import platform
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import IO, Any, Literal
 
-from wisesr_cli.errors import MachineError
+from wisesr_cli.errors import MachineError, UsageError
 from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.text import on_one_line
 
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 
 GPU_INSTALL = "pip install 'wisesr[gpu]'"
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+DETECTION_SECONDS = 300  # until process 0 has a name, in Kubernetes
 VERSIONED_PACKAGES = ("wisesr", "keras", "tensorflow", "jax", "numpy", "pillow")
 
 
@@ -52,33 +55,43 @@ def start(
     device: DeviceChoice = "auto",
     *,
     precision: str = "float32",
-    prepare: Callable[[Any, Any], object] | None = None,
+    prepare: Callable[[Any], object] | None = None,
 ) -> Device:
     """Import Keras with its backend and set device and precision for this process.
 
     Args:
         device: `auto` takes a GPU when the backend sees one.
         precision: Keras' dtype policy for layers made from now on.
-        prepare: is called with backend and Keras before the devices are looked at.
+        prepare: is called with the backend before the devices are looked at.
 
     Raises:
         MachineError: `gpu` was asked for and there is none, or the backend is not installed.
     """
-    backend = backend_name()
-    os.environ["KERAS_BACKEND"] = backend
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    backend, framework = backend_name(), load_backend()
     if device == "cpu" and backend == "jax":
-        os.environ["JAX_PLATFORMS"] = "cpu"
-    framework, keras = _load(backend), _load("keras")
+        framework.config.update("jax_platforms", "cpu")
+    keras = _load("keras")
     _ignore_user_settings(keras)
     if prepare is not None:
         with _quiet_start():
-            prepare(framework, keras)
+            prepare(framework)
     found = _tensorflow_device(framework, device) if backend == "tensorflow" else _jax_device(framework, device)
     keras.config.set_dtype_policy(precision)
     if precision == "float32":
         full_float32()
     return found
+
+
+def load_backend() -> Any:
+    """Return the backend, which knows of no device yet.
+
+    Raises:
+        MachineError: it is not installed, or cannot be loaded.
+    """
+    backend = backend_name()
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return _load(backend)
 
 
 def load_tensorflow() -> Any:
@@ -99,22 +112,69 @@ def loaded_tensorflow() -> Any:
     return sys.modules["tensorflow"]
 
 
-def join_processes(keras: Any, address: str, processes: int, process: int) -> None:
-    """Let JAX and Keras work together with other processes, all of which do so now; before devices are looked at.
+def detected_processes() -> tuple[str, int, int] | None:
+    """Return what JAX finds of a scheduler: the coordinator's address, how many processes, and which this is."""
+    environment = load_backend()._src.clusters.ClusterEnv
+    try:
+        found = environment.auto_detect_unset_distributed_params(None, None, None, [], None, DETECTION_SECONDS)
+    except (RuntimeError, ValueError, LookupError) as error:
+        raise MachineError(
+            f"JAX cannot tell which processes train together: {on_one_line(error, whole=True)}"
+        ) from error
+    return None if None in found[:3] else found[:3]
+
+
+def check_several_processes() -> None:
+    """Raise a `UsageError` where the backend is not JAX."""
+    if backend_name() != "jax":
+        raise UsageError(
+            "several processes train together on the JAX backend only, as TensorFlow's own way does not work with "
+            "Keras 3: pip install jax, then KERAS_BACKEND=jax wisesr train ... with the same options"
+        )
+
+
+def join_processes(
+    address: str, processes: int, process: int, *, join_timeout: float, lost_after: float
+) -> tuple[Any, Any]:
+    """Let JAX start its coordinator in process 0 and connect to it; return JAX and its `multihost_utils`.
 
     Raises:
-        MachineError: JAX cannot reach them.
+        MachineError: JAX cannot listen there. Where processes do not come in time, it ends this one.
     """
-    # It takes SIGTERM for itself, so that nobody else hears of it.
-    loaded_jax().config.update("jax_enable_preemption_service", False)
-    keras.utils.set_random_seed(0)  # the seed of the config comes later; without one, Keras agrees on a random one
+    jax, (host, _, port) = load_backend(), address.rpartition(":")
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM: not before there are steps
+    before = None
+    with suppress(ValueError):  # not the main thread
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python would hear of it when JAX has waited to the end
     try:
-        with _quiet_stdout():  # what computes on processors tells of its connections
-            keras.distribution.initialize(address, processes, process)
-            importlib.import_module("jax.experimental.multihost_utils").sync_global_devices("wisesr")
+        jax.distributed.initialize(
+            address,
+            processes,
+            process,
+            cluster_detection_method="deactivate",
+            initialization_timeout=int(join_timeout),
+            heartbeat_timeout_seconds=int(lost_after),
+            coordinator_bind_address=address if host in _LOOPBACK else f"[::]:{port}",
+        )
     except RuntimeError as error:
-        reason = on_one_line(error, whole=True)
-        raise MachineError(f"JAX cannot reach the other processes at {address}: {reason}") from error
+        raise MachineError(
+            f"JAX cannot reach the other processes at {address}: {on_one_line(error, whole=True)}"
+        ) from error
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+    jax.config.update("jax_enable_preemption_service", True)
+    return jax, _multihost_utils()
+
+
+def _multihost_utils() -> Any:
+    return importlib.import_module("jax.experimental.multihost_utils")
+
+
+def connect_devices() -> None:
+    """Let the devices of all processes find one another, which those of a CPU tell about on standard output."""
+    with _quiet_stdout():
+        _multihost_utils().sync_global_devices("wisesr")
 
 
 def loaded_jax() -> Any:

@@ -1,129 +1,95 @@
-"""Which processes train together: from the command line, or from what a scheduler says in the environment.
+"""Which processes train together, from the command line or a scheduler that JAX knows, and how they meet and part.
 
-A launch counts as one of several processes only where somebody says so for this very process: a batch script or a shell
-inside an allocation of SLURM is not a task of a step, and trains alone.
+A batch script or a shell inside an allocation of SLURM is not a task of a step, and trains alone.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from wisesr_cli.errors import UsageError
-from wisesr_cli.text import joined, visible
+from wisesr_cli.errors import MachineError, UsageError
+from wisesr_cli.listening import Listener
+from wisesr_cli.machine import keras_start
+from wisesr_cli.processes.channel import ALONE_CHANNEL, Channel
+from wisesr_cli.text import visible
 
-MOST_PROCESSES = 100_000
-SLURM_PORTS = range(61_440, 65_536)  # above those that Linux gives to outgoing connections
-
-_OPTIONS = ("--coordinator", "--num-processes", "--process-id")
-_OWN = ("WISESR_COORDINATOR", "WISESR_NUM_PROCESSES", "WISESR_PROCESS_ID")
-_KERAS = ("KERAS_DISTRIBUTION_JOB_ADDRESSES", "KERAS_DISTRIBUTION_NUM_PROCESSES", "KERAS_DISTRIBUTION_PROCESS_ID")
-_KUBERNETES_INDEX = "JOB_COMPLETION_INDEX"
-
-
-@dataclass(frozen=True)
-class Address:
-    """A host and a port, where the processes meet."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+_TASKS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # how many there are, say srun and mpirun to each
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.%\w]+\]|[\w.-]{1,253}):\d{1,5}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The processes of one training: where the first of them listens, how many there are, and which this is, from 0."""
+    """The processes of one training: HOST:PORT where the first of them listens, how many, and which this is, from 0."""
 
-    coordinator: Address
+    coordinator: str
     processes: int
     process: int
 
 
 def find_cluster(
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
-    *,
-    environment: Mapping[str, str] = os.environ,
+    coordinator: str | None, processes: int | None, process: int | None, *, environment: Mapping[str, str] = os.environ
 ) -> Cluster | None:
     """Return the processes to train with; None for a training of one process.
 
-    Options come before WISESR_* variables, these before KERAS_DISTRIBUTION_*, and these before SLURM's. Of the
-    options, `--num-processes 1` needs no other one beside it.
+    Where nothing is given, JAX is asked for the tasks of SLURM or Open MPI; `auto` asks it for whatever it knows.
 
     Raises:
         UsageError: something is missing beside what is given, or is no address or number.
     """
-    if num_processes == 1 and coordinator is None and process_id is None:
+    if processes == 1:
         return None
-    given = (coordinator, num_processes, process_id)
-    if any(value is not None for value in given):
-        return _complete(_OPTIONS, given)
-    own = tuple(environment.get(name) or None for name in _OWN)
-    if own[0] is not None or own[1] is not None:
-        index = own[2] or environment.get(_KUBERNETES_INDEX) or None
-        return _complete((*_OWN[:2], f"{_OWN[2]} (or {_KUBERNETES_INDEX})"), (*own[:2], index))
-    if own[2] is not None:
-        return _complete(_OWN, own)
-    keras = tuple(environment.get(name) or None for name in _KERAS)
-    if any(value is not None for value in keras):
-        first = keras[0].split(",")[0] if keras[0] else None
-        return _complete(_KERAS, (first, *keras[1:]))
-    return _slurm(environment)
+    if coordinator == "auto":
+        return _detected()
+    if coordinator is None and processes is None and process is None:
+        tasks = next((value for name in _TASKS if (value := environment.get(name))), "1")
+        # In a terminal of `srun --pty` the other tasks have ended: what is typed there would wait for nobody.
+        return None if tasks == "1" or "SLURM_PTY_PORT" in environment else _detected()
+    if process is None and (index := environment.get("JOB_COMPLETION_INDEX", "")).isdecimal():
+        process = int(index)  # an indexed Job of Kubernetes, which may do anything else, too
+    if coordinator is None or processes is None or process is None:
+        raise UsageError("several processes need all of --coordinator, --num-processes and --process-id")
+    if not 0 <= process < processes:
+        raise UsageError(f"--process-id is {process}; of {processes} processes it is 0 to {processes - 1}")
+    if not _ADDRESS.fullmatch(coordinator):
+        raise UsageError(f"--coordinator is '{visible(coordinator)}'; it takes HOST:PORT of process 0, or auto")
+    return Cluster(coordinator, processes, process)
 
 
-def _complete(names: tuple[str, ...], values: tuple[str | int | None, ...]) -> Cluster | None:
-    """Return the cluster that three values say; what is missing or wrong is named as it was given."""
-    missing = [name for name, value in zip(names, values, strict=True) if value is None]
-    if missing:
-        there = [name for name, value in zip(names, values, strict=True) if value is not None]
-        raise UsageError(f"{joined(missing)} missing beside {joined(there)}: training with several processes needs all")
-    processes = _number(names[1], values[1], 1, MOST_PROCESSES)
-    process = _number(names[2], values[2], 0, MOST_PROCESSES)
-    if process >= processes:
-        raise UsageError(f"{names[2]} is {process}; of {processes} processes it is 0 to {processes - 1}")
-    address = _address(names[0], str(values[0]))
-    return Cluster(address, processes, process) if processes > 1 else None
+def _detected() -> Cluster | None:
+    keras_start.check_several_processes()
+    found = keras_start.detected_processes()
+    if found is None:
+        raise UsageError("JAX cannot tell which processes train together; give --coordinator, or --num-processes 1")
+    return Cluster(*found) if found[1] > 1 else None
 
 
-def _number(name: str, value: Any, least: int, most: int) -> int:
-    text = str(value).strip()
-    if not re.fullmatch(r"\d{1,9}", text) or not least <= int(text) <= most:
-        raise UsageError(f"{name} is '{visible(value)}'; it takes a number from {least} to {most}")
-    return int(text)
-
-
-def _address(name: str, text: str) -> Address:
-    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([\w.-]{1,253})):(\d{1,5})", text.strip(), re.ASCII)
-    if found is None or not 1 <= int(found[3]) <= 65_535:
-        raise UsageError(f"{name} is '{visible(text)}'; it takes HOST:PORT of process 0, for instance 10.0.0.1:1234")
-    return Address(found[1] or found[2], int(found[3]))
-
-
-def _slurm(environment: Mapping[str, str]) -> Cluster | None:
-    """Return the tasks of a step of SLURM, which `srun` started; None for anything else.
-
-    With `srun --pty` the first task has the terminal and the others end: what is typed there would wait for nobody.
-    """
-    tasks = environment.get("SLURM_STEP_NUM_TASKS", "")
-    if not tasks.isdecimal() or int(tasks) < 2 or "SLURM_PTY_PORT" in environment:
-        return None
-    hosts = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST") or ""
-    if not (host := first_host(hosts)):
-        raise UsageError("SLURM_JOB_NODELIST is empty in a step of several tasks; give --coordinator HOST:PORT")
-    process = _number("SLURM_PROCID", environment.get("SLURM_PROCID", ""), 0, int(tasks) - 1)
-    numbers = [environment.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")]
-    chosen = sum(int(number) for number in numbers if number.isdecimal()) % len(SLURM_PORTS)
-    return Cluster(Address(host, SLURM_PORTS[chosen]), int(tasks), process)
-
-
-def first_host(hosts: str) -> str:
-    """Return the first host of a list as SLURM writes it: `node[07-09,12],login` is node07."""
-    first = re.match(r"(?:[^,\[\]]|\[[^\]]*\])*", hosts.strip())
-    assert first is not None, "the pattern matches nothing, too"
-    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first[0])
+@contextmanager
+def join(cluster: Cluster | None, *, join_timeout: float, lost_after: float, listener: Listener) -> Iterator[Channel]:
+    """Give the way to the other processes once all have come; an error of the block ends them, too."""
+    if cluster is None:
+        yield ALONE_CHANNEL
+        return
+    place = (cluster.coordinator, cluster.processes, cluster.process)
+    with listener.progress(f"waiting for {cluster.processes} processes", None):
+        jax, multihost = keras_start.join_processes(*place, join_timeout=join_timeout, lost_after=lost_after)
+    channel = Channel(cluster.processes, cluster.process, jax._src.distributed.global_state, multihost)
+    try:
+        channel.hosts = channel.exchange(socket.gethostname())
+        yield channel
+        channel.exchange("done")  # the main process may be busy for longer than JAX waits
+        jax.distributed.shutdown()
+    except jax.errors.JaxRuntimeError as error:
+        lost = MachineError(
+            f"JAX cannot go on with the other processes, one of which may be lost: {visible(error)}; what whole epochs "
+            "wrote is kept: go on with the same commands and --resume"
+        )
+        channel.fail(lost)
+        raise lost from error
+    except BaseException as error:
+        channel.fail(error)
+        raise

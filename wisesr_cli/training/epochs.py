@@ -138,7 +138,7 @@ class EpochKeeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Record the epoch, keep the best model, write the state, and decide whether to go on."""
         # What is decided from the numbers is decided from the same bits everywhere.
-        row = EpochResult(**self.channel.from_main("epoch", asdict(self._row(epoch, logs or {}))))
+        row = EpochResult(**self.channel.from_main(asdict(self._row(epoch, logs or {}))))
         if row.val_loss is not None and not math.isfinite(row.val_loss):
             raise _not_finite("validation loss", row.val_loss, f"the end of epoch {row.epoch}")
         progress = self.trainer.progress
@@ -165,11 +165,9 @@ class EpochKeeper(keras.callbacks.Callback):
         self.logs_writer.write(row)
 
     def _write_state(self) -> None:
-        """Write the state, where this is the main process, and note what is left should another one be lost."""
+        """Write the state, where this is the main process."""
         if self.channel.is_main:
             self.trainer.write_state(self.run.state)
-        state = f"the state is that of epoch {self.trainer.progress.epoch}"
-        self.channel.watchdog.standing = f"{state}; go on with the same commands and --resume"
 
     def _check_limits_after_epoch(self, reason: str | None) -> None:
         if self.trainer.progress.epoch == self.trainer.config.train.epochs:

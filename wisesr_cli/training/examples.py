@@ -78,10 +78,10 @@ def open_examples(config: Config, listener: Listener, *, epoch: int = 0, channel
     """
     image_size = config.image_size_of_epoch(epoch)
     if not channel.is_main:
-        channel.from_main("folders")  # so what is wrong with them is said once, and headers are read once
+        channel.from_main()  # so what is wrong with them is said once, and headers are read once
     index = build_index(config.data, seed=config.seed, listener=listener)
     if channel.is_main:
-        channel.from_main("folders", True)
+        channel.from_main(True)
     check_alike(channel, "images", images_of(index))
     check_settings_with_data(config, index)
     pixels = _open(config.data, index, image_size, listener, channel)

@@ -102,10 +102,10 @@ def _restore(trainer: Trainer, run: Run, listener: Listener) -> Arrays:
     """
     channel = trainer.distribution.channel
     state = _read_state(trainer, run, listener) if channel.is_main else None
-    progress = Progress.from_json(channel.from_main("progress", state.record("progress") if state else None))
+    progress = Progress.from_json(channel.from_main(state.record("progress") if state else None))
     trainer.progress = progress
     trainer.rebuild(trainer.config.image_size_of_epoch(max(progress.epoch - 1, 0)))  # what the state is of
-    trainer.restore("model", channel.arrays_from_main("model", state.group("model") if state else None))
+    trainer.restore("model", channel.arrays_from_main(state.group("model") if state else None))
     if state is not None:
         check_same_draws(state.group("random"), trainer.random_draws(progress.epoch), epoch=progress.epoch + 1)
         _restore_best(trainer, run)
@@ -113,7 +113,7 @@ def _restore(trainer: Trainer, run: Run, listener: Listener) -> Arrays:
     _replan(trainer, run, listener)
     if state is not None:
         run.write_history(progress.history)
-    return channel.arrays_from_main("optimizer", state.group("optimizer") if state else None)
+    return channel.arrays_from_main(state.group("optimizer") if state else None)
 
 
 def _read_state(trainer: Trainer, run: Run, listener: Listener) -> State:
@@ -177,6 +177,7 @@ def _fit(
     first = 0
     with ExitStack() as stack:
         stack.enter_context(limits.stop.deferred())
+        stack.enter_context(trainer.distribution.channel.agreeing_on_stops())
         keeper = EpochKeeper(trainer, run, limits=limits, listener=listener)
         stack.callback(keeper.close)
         for number, phase in enumerate(trainer.config.phases, start=1):
@@ -283,7 +284,7 @@ def try_one_step(
         if is_main:
             trainer.write_state(temporary.state)
         saved = read_state(temporary.state).group("model") if is_main else None
-        trainer.restore("model", channel.arrays_from_main("model", saved))
+        trainer.restore("model", channel.arrays_from_main(saved))
     if not is_main:
         return _result(trainer, run, 0, "dry run", None)
     trainer.save_best(temporary.best, epoch=0)

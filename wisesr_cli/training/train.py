@@ -19,8 +19,8 @@ from wisesr_cli.machine.files import TEMPORARY_PREFIX
 from wisesr_cli.machine.keras_start import Device, DeviceChoice
 from wisesr_cli.machine.locks import locked
 from wisesr_cli.machine.stopping import Limits, StopRequest, stop_on_signals
-from wisesr_cli.processes.channel import Channel, join
-from wisesr_cli.processes.launch import Cluster
+from wisesr_cli.processes.channel import Channel
+from wisesr_cli.processes.launch import Cluster, join
 from wisesr_cli.results import TrainingResult
 from wisesr_cli.run.folders import Start, check_kinds, check_still_new, choose_run, forget_if_empty, temporary_run
 from wisesr_cli.run.run import Run
@@ -29,7 +29,7 @@ from wisesr_cli.text import visible
 from wisesr_cli.training.checks import check_settings
 from wisesr_cli.training.devices.alike import check_alike, settings_of, versions
 from wisesr_cli.training.devices.distribution import Distribution
-from wisesr_cli.training.devices.start import check_cluster, part, start_devices
+from wisesr_cli.training.devices.start import check_cluster, start_devices
 from wisesr_cli.training.examples import open_examples
 from wisesr_cli.training.trackers.table import check_trackers
 
@@ -104,9 +104,7 @@ def _train(
                 from wisesr_cli.training import fit
 
             limits = Limits(stop, started, options.max_steps, options.time_limit_seconds)
-            result = fit.run(loaded.config, examples, device, start, limits, listener, distribution)
-            part(channel)
-            return result
+            return fit.run(loaded.config, examples, device, start, limits, listener, distribution)
 
 
 def _begin_run(loaded: LoadedConfig, options: TrainingOptions, channel: Channel, held: ExitStack) -> tuple[Start, int]:
@@ -115,7 +113,7 @@ def _begin_run(loaded: LoadedConfig, options: TrainingOptions, channel: Channel,
     The main process decides, and the others need not even see the folder.
     """
     if not channel.is_main:
-        path, resumed, done = channel.from_main("run")
+        path, resumed, done = channel.from_main()
         return Start(Run(Path(path)), resumed=resumed), done
     start = choose_run(loaded.config, loaded.default_name, resume=options.resume, overwrite=options.overwrite)
     check_kinds(start.run)
@@ -128,7 +126,7 @@ def _begin_run(loaded: LoadedConfig, options: TrainingOptions, channel: Channel,
             raise RunError(f"{visible(start.run.state)}: no state to resume from; start anew with --overwrite")
         start = replace(start, resumed=False, fine_tunes=start.run.upgraded.exists())
     done = newest_epoch(start.run.state) if start.resumed else 0
-    channel.from_main("run", [str(start.run.path), start.resumed, done])
+    channel.from_main([str(start.run.path), start.resumed, done])
     return start, done
 
 
@@ -140,7 +138,7 @@ def _dry_run(
     loaded: LoadedConfig, options: TrainingOptions, channel: Channel, listener: TrainingListener
 ) -> TrainingResult:
     """Do one real step, save and reload, in a folder beside the run that is gone afterwards."""
-    run = Run(Path(channel.from_main("run", _name_of_run(loaded) if channel.is_main else None)))
+    run = Run(Path(channel.from_main(_name_of_run(loaded) if channel.is_main else None)))
     with stop_on_signals(StopRequest("a dry run keeps nothing")) as stop, ExitStack() as stack:
         temporary = stack.enter_context(temporary_run(run.path.parent, DRY_RUN_PREFIX)) if channel.is_main else run
         examples = open_examples(loaded.config, listener, channel=channel)
@@ -149,9 +147,7 @@ def _dry_run(
             device, distribution = _start_devices(loaded.config, options, channel)
             from wisesr_cli.training import fit
 
-        result = fit.try_one_step(loaded.config, examples, device, run, temporary, listener, distribution)
-        part(channel)
-        return result
+        return fit.try_one_step(loaded.config, examples, device, run, temporary, listener, distribution)
 
 
 def _name_of_run(loaded: LoadedConfig) -> str:

@@ -65,13 +65,13 @@ def check_alike(channel: Channel, what: str, mine: Mapping[str, Any]) -> None:
     if channel.processes == 1:
         return
     text = json.dumps(mine, sort_keys=True)
-    digests = channel.exchange(f"hash of {what}", hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest())
+    digests = channel.exchange(hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest())
     if len(set(digests)) == 1:
         return
-    everything = channel.exchange(what, json.loads(text))  # only now, as it may be long
+    everything = channel.exchange(json.loads(text))  # only now, as it may be long
     if channel.is_main:
         raise _ERRORS[what](_difference(channel, what, everything))
-    channel.from_main("the end")  # which comes as an error
+    channel.from_main()  # which is the error
 
 
 def _difference(channel: Channel, what: str, everything: list[dict[str, Any]]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,7 @@ from wisesr_cli.errors import MachineError, UsageError
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.keras_start import Device, DeviceChoice
 from wisesr_cli.processes.channel import Channel
-from wisesr_cli.processes.forwarding import forward_to
-from wisesr_cli.processes.launch import Address, Cluster
-from wisesr_cli.processes.meeting import is_loopback
+from wisesr_cli.processes.launch import Cluster
 from wisesr_cli.text import counted
 from wisesr_cli.training.devices.distribution import Distribution
 
@@ -33,11 +30,7 @@ def check_cluster(cluster: Cluster | None, options: DistributeConfig) -> None:
             f"distribute.strategy is none, but there are {cluster.processes} processes; set it to auto, or train in "
             "one with --num-processes 1"
         )
-    if keras_start.backend_name() != "jax":
-        raise UsageError(
-            "several processes train together on the JAX backend only, as TensorFlow's own way does not work with "
-            "Keras 3: pip install jax, then KERAS_BACKEND=jax wisesr train ... with the same options"
-        )
+    keras_start.check_several_processes()
 
 
 def start_devices(
@@ -52,8 +45,8 @@ def start_devices(
         device = keras_start.start(choice, precision=precision)
         return device, _mirrored(options, device)
 
-    def prepare(jax: Any, keras: Any) -> None:
-        _prepare_jax(options, channel, jax, keras)
+    def prepare(jax: Any) -> None:
+        _prepare_jax(options, channel, jax)
 
     device = keras_start.start(choice, precision=precision, prepare=prepare)
     return device, _data_parallel(options, device, channel)
@@ -68,39 +61,14 @@ def _mirrored(options: DistributeConfig, device: Device) -> Distribution:
     return Distribution(local_devices=strategy.num_replicas_in_sync if strategy else 1, strategy=strategy)
 
 
-def _prepare_jax(options: DistributeConfig, channel: Channel, jax: Any, keras: Any) -> None:
-    """Say what JAX must know before it looks at the devices: how many virtual ones, and which other processes."""
+def _prepare_jax(options: DistributeConfig, channel: Channel, jax: Any) -> None:
+    """Say what JAX must know before it looks at the devices: how many virtual ones, and which GPUs are others'."""
     if (options.devices or 1) > 1:
         with suppress(RuntimeError):  # it has looked at them: whether there are enough is seen later
             jax.config.update("jax_num_cpu_devices", options.devices)
-    if channel.cluster is not None:
-        _join_jax(options, channel, channel.cluster, keras)
-
-
-def _join_jax(options: DistributeConfig, channel: Channel, cluster: Cluster, keras: Any) -> None:
-    """Let JAX know of the other processes, all of which have come by now."""
-    host = cluster.coordinator.host
-    port = int(channel.from_main("JAX's port", _free_port(host) if channel.is_main else None))
-    address = Address(host, port) if channel.is_main else Address("127.0.0.1", forward_to(host, port))
-    if is_loopback(host):
-        os.environ.setdefault("JAX_COORDINATOR_BIND_ADDRESS", str(address))
-    if (chosen := _gpus_of_this_process(options.devices, channel)) and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
-        # Else JAX takes one GPU per task of SLURM, even where a task has all of a machine.
-        os.environ["JAX_LOCAL_DEVICE_IDS"] = ",".join(str(number) for number in chosen)
-    keras_start.join_processes(keras, str(address), cluster.processes, cluster.process)
-
-
-def part(channel: Channel) -> None:
-    """Let JAX forget the other processes, once all are done: one that only left would look like a lost one."""
-    if channel.processes > 1:
-        channel.exchange("done", None)
-        keras_start.loaded_jax().distributed.shutdown()
-
-
-def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+    gpus = _gpus_of_this_process(options.devices, channel) if channel.processes > 1 else []
+    if gpus and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, gpus)))
 
 
 def _gpus_of_this_process(devices: int | None, channel: Channel) -> list[int]:
@@ -121,16 +89,18 @@ def _data_parallel(options: DistributeConfig, device: Device, channel: Channel) 
     """Return Keras' `DataParallel` over the devices of all processes, in the order of the processes."""
     found = keras_start.loaded_jax().devices()
     of_process = [[d for d in found if d.process_index == process] for process in range(channel.processes)]
-    here = _wanted_here(options, device, len(of_process[channel.process]), channel)
-    counts = channel.exchange("devices", here)
+    counts = [len(devices) for devices in of_process]
     if len(set(counts)) > 1:
         other = next(process for process, count in enumerate(counts) if count != counts[0])
         raise MachineError(
             f"process 0 has {counted(counts[0], 'device')}, process {other} has {counts[other]}: all need as many; "
             f"set distribute.devices={min(counts)}"
         )
+    here = _wanted_here(options, device, counts[0])
     if here * channel.processes == 1:
         return Distribution(channel=channel)
+    if channel.processes > 1:
+        keras_start.connect_devices()
     import keras
 
     names = [f"{d.platform}:{d.id}" for devices in of_process for d in devices[:here]]
@@ -138,7 +108,7 @@ def _data_parallel(options: DistributeConfig, device: Device, channel: Channel) 
     return Distribution(channel.processes, channel.process, here, strategy, channel)
 
 
-def _wanted_here(options: DistributeConfig, device: Device, local: int, channel: Channel) -> int:
+def _wanted_here(options: DistributeConfig, device: Device, local: int) -> int:
     """Return how many of its devices this process uses."""
     if options.strategy == "none":
         return 1
