@@ -71,7 +71,7 @@ class Folder:
         """Start a process that runs one training after the other."""
         files = [[str(self.path / f"{name}.npz"), words] for name, words in jobs]
         return subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "tests" / "shared_training.py"), json.dumps(files)],
+            [sys.executable, str(REPOSITORY / "tests" / "support" / "shared_training.py"), json.dumps(files)],
             env={**environment(self.path), "KERAS_BACKEND": backend},
             cwd=self.path,
             stdout=subprocess.PIPE,
