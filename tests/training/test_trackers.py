@@ -26,9 +26,9 @@ from wisesr_cli.run.names import CONFIG, TRACKED, TRAININGS
 from wisesr_cli.run.progress import Progress
 from wisesr_cli.run.run import Run
 from wisesr_cli.training.trackers import table
-from wisesr_cli.training.trackers.callback import Tracking
 from wisesr_cli.training.trackers.table import TrackerRow
 from wisesr_cli.training.trackers.tracker import Status, TrackedRun
+from wisesr_cli.training.trackers.tracking import Tracking
 
 COLUMNS = {
     *("phase", "learning_rate", "loss", "top1_accuracy", "val_loss", "val_top1_accuracy", "epoch_seconds"),
@@ -184,7 +184,7 @@ class Training:
     def add_epoch(self, tracking: Tracking) -> None:
         number = self.progress.epoch + 1
         self.progress.history.append(EpochResult(number, 1, 0.1, 1 / number, 0.5, None, None, 2.0))
-        tracking.on_epoch_end(number - 1)
+        tracking.tell_epochs()
 
     def result(self) -> TrainingResult:
         return TrainingResult(str(self.run.path), tuple(self.progress.history), 1, None, 10, 1, 1, None, finished=True)
@@ -324,6 +324,39 @@ def test_the_trainings_of_a_comparison_are_runs_of_one_group(
         ("wise-seed1", "both"),
     ]
     assert [told.ends for told in recorder.opened] == [["finished"], ["finished"]]
+
+
+def test_tensorboard_is_told_of_every_epoch_once(tmp_path: Path) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    training = Training(tmp_path / "a")
+    for resumed in (False, True):
+        with training.tracking(resumed=resumed) as tracking:
+            tracking.go_on()
+            training.add_epoch(tracking)
+            training.add_epoch(tracking)
+    found = event_accumulator.EventAccumulator(str(training.run.tensorboard / "train")).Reload()
+    assert sorted(found.Tags()["scalars"]) == ["learning_rate", "loss", "top1_accuracy"]
+    assert [(row.step, row.value) for row in found.Scalars("loss")] == [
+        (epoch, pytest.approx(1 / epoch)) for epoch in (1, 2, 3, 4)
+    ]
+    assert [path.name for path in training.run.tensorboard.iterdir()] == ["train"]  # nothing was validated
+
+
+def test_logs_that_cannot_be_written_end_the_training_after_the_trackers_were_told(
+    tmp_path: Path, recorder: Recorder
+) -> None:
+    training = Training(tmp_path / "a", "wandb")
+    training.run.tensorboard.write_text("in the way", encoding="utf-8")
+
+    def track() -> None:
+        with training.tracking() as tracking:
+            tracking.go_on()
+            training.add_epoch(tracking)
+
+    with pytest.raises(MachineError, match="tensorboard"):
+        track()
+    assert [epoch for epoch, _ in recorder.opened[0].rows] == [1]
+    assert recorder.opened[0].ends == ["failed"]
 
 
 # What is refused

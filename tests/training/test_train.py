@@ -507,7 +507,9 @@ def make_keeper(folder: Path, settings: dict[str, Any]) -> tuple[EpochKeeper, li
         is_at_full_size=True,
         distribution=ALONE,
     )
-    return EpochKeeper(trainer, Run(folder), limits=Limits(StopRequest(), 0.0), listener=Silent()), saved
+    tracking: Any = SimpleNamespace(tell_epochs=lambda: None)
+    limits = Limits(StopRequest(), 0.0)
+    return EpochKeeper(trainer, Run(folder), tracking, limits=limits, listener=Silent()), saved
 
 
 def feed(keeper: EpochKeeper, epochs: list[tuple[float, float]]) -> None:

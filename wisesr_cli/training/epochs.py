@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
 
 from wisesr_cli.errors import NotFiniteError
 from wisesr_cli.listening import TrainingListener
-from wisesr_cli.machine.files import make_folder, naming
 from wisesr_cli.machine.stopping import Limits, interrupted
 from wisesr_cli.results import EpochResult
 from wisesr_cli.run.run import Run
+from wisesr_cli.training.trackers.tracking import Tracking
 
 if TYPE_CHECKING:
     from wisesr_cli.training.trainer import Trainer
@@ -39,28 +36,26 @@ class EpochKeeper(keras.callbacks.Callback):
     The state is written first: should the best model not be written any more, the state holds what it is made from.
     """
 
-    def __init__(self, trainer: Trainer, run: Run, *, limits: Limits, listener: TrainingListener) -> None:
+    def __init__(
+        self, trainer: Trainer, run: Run, tracking: Tracking, *, limits: Limits, listener: TrainingListener
+    ) -> None:
         super().__init__()
-        self.trainer, self.run, self.limits, self.listener = trainer, run, limits, listener
+        self.trainer, self.run, self.tracking, self.limits, self.listener = trainer, run, tracking, limits, listener
         self.channel = trainer.distribution.channel
         self.phase, self.first_epoch_of_phase = 1, 0
         self.steps_done = 0
         self.unchecked: tuple[int, Any] | None = None  # a step, and the loss that it may still be computing
         self.epoch_started = 0.0
-        self.logs_writer = _TensorBoardWriter(run)
-        if not self.logs_writer.is_possible:
-            listener.warn("no TensorBoard logs: the run directory's name is not UTF-8")
         self._show()
 
     def close(self) -> None:
-        """End the display and the logs."""
+        """End the display."""
         self.display.__exit__(None, None, None)
-        self.logs_writer.close()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Take the bar away for as long as something else shows one."""
-        self.display.__exit__(None, None, None)
+        self.close()
         yield
         self._show()
 
@@ -151,6 +146,7 @@ class EpochKeeper(keras.callbacks.Callback):
         if self.channel.is_main:
             self._write_epoch(row, is_best=is_best)
         self.listener.epoch_finished(row, is_best=is_best, total=self.trainer.config.train.epochs)
+        self.tracking.tell_epochs()
         reason = self._agreed_stop("go on with --resume")
         if stops:
             raise TrainingStopped(f"early stopping: {stops}")
@@ -162,7 +158,6 @@ class EpochKeeper(keras.callbacks.Callback):
             self.run.forget_litert()
             self.trainer.save_best(self.run.best, row.epoch)
         self.run.write_history(self.trainer.progress.history)
-        self.logs_writer.write(row)
 
     def _write_state(self) -> None:
         """Write the state, where this is the main process."""
@@ -236,59 +231,3 @@ def _not_finite(what: str, value: float, where: str) -> NotFiniteError:
         f"the {what} became {value} at {where}; what earlier epochs wrote is kept. Try a smaller --learning-rate, "
         "a longer train.schedule.warmup_epochs, or --precision float32"
     )
-
-
-class _TensorBoardWriter:
-    """Writes the rows of the history for TensorBoard, into files that are made when the first row comes.
-
-    TensorBoard's own writer hands everything to a thread, in which a full disk is found too late and by nobody.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.logs: dict[str, Any] = {}
-
-    @property
-    def is_possible(self) -> bool:
-        """Whether TensorBoard can read what is written there: it takes names that are UTF-8 only."""
-        try:
-            str(self.run.tensorboard).encode("utf-8")
-        except UnicodeEncodeError:
-            return False
-        return True
-
-    def write(self, row: EpochResult) -> None:
-        if not self.is_possible:
-            return
-        self._add("train", row.epoch, loss=row.loss, top1_accuracy=row.top1_accuracy, learning_rate=row.learning_rate)
-        if row.val_loss is not None and row.val_top1_accuracy is not None:
-            self._add("validation", row.epoch, loss=row.val_loss, top1_accuracy=row.val_top1_accuracy)
-
-    def _add(self, name: str, epoch: int, **values: float) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        with naming(self.run.tensorboard / name):
-            if name not in self.logs:
-                self.logs[name] = _new_log(self.run.tensorboard / name)
-            rows = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-            event = Event(wall_time=time.time(), step=epoch, summary=Summary(value=rows))
-            self.logs[name].write(event.SerializeToString())
-            self.logs[name].flush()
-
-    def close(self) -> None:
-        for log in self.logs.values():
-            with suppress(OSError):  # rows that could not be written before
-                log.close()
-
-
-def _new_log(folder: Path) -> Any:
-    """Open a new file under a name that TensorBoard looks for."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    make_folder(folder)
-    name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{time.time_ns()}"
-    log = RecordWriter((folder / name).open("xb"))
-    log.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
-    return log

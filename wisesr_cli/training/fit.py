@@ -35,7 +35,7 @@ from wisesr_cli.text import counted, size_text, visible
 from wisesr_cli.training.devices.distribution import ALONE, Distribution
 from wisesr_cli.training.epochs import EpochKeeper, TrainingStopped
 from wisesr_cli.training.examples import Examples
-from wisesr_cli.training.trackers.callback import Tracking
+from wisesr_cli.training.trackers.tracking import Tracking
 from wisesr_cli.training.trainer import Arrays, Trainer
 
 SMALL_DATA = 5_000  # images; below, a large network from random weights learns little
@@ -178,7 +178,7 @@ def _fit(
     with ExitStack() as stack:
         stack.enter_context(limits.stop.deferred())
         stack.enter_context(trainer.distribution.channel.agreeing_on_stops())
-        keeper = EpochKeeper(trainer, run, limits=limits, listener=listener)
+        keeper = EpochKeeper(trainer, run, tracking, limits=limits, listener=listener)
         stack.callback(keeper.close)
         for number, phase in enumerate(trainer.config.phases, start=1):
             last = first + phase.epochs
@@ -191,7 +191,7 @@ def _fit(
                     trainer.restore("optimizer", optimizer_state)
                 keeper.begin_phase(number, first)
                 try:
-                    trainer.fit(keeper, tracking, first=done, last=last)
+                    trainer.fit(keeper, first=done, last=last)
                 except TrainingStopped as stop:
                     return stop.reason
             first = last

@@ -212,8 +212,8 @@ class Trainer:
         seeds = {f"{number:05d} seed generator": state for number, state in enumerate(states)}
         return {**seeds, "order of examples": np.frombuffer(digest, np.uint8)}
 
-    def fit(self, *callbacks: keras.callbacks.Callback, first: int, last: int) -> None:
-        """Train the epochs from `first` (from 0) to before `last`; the callbacks hear of it, one after the other.
+    def fit(self, callback: keras.callbacks.Callback, *, first: int, last: int) -> None:
+        """Train the epochs from `first` (from 0) to before `last`.
 
         Raises:
             DataError: an image can no longer be read.
@@ -224,7 +224,7 @@ class Trainer:
                 initial_epoch=first,
                 epochs=last,
                 shuffle=False,  # the order is that of `Batches`
-                callbacks=list(callbacks),
+                callbacks=[callback],
                 verbose=0,
             )
         except Exception:

@@ -1,7 +1,7 @@
 """The experiment trackers that there are, and whether they are installed. No Keras, and no tracker at the top.
 
 To add one: a module with a class that has what `Tracker` says, a row in `TRACKERS`, its name in `TrackerName`, and an
-extra of its name in pyproject.toml. `callback` drives them, and sees to it that none of them ends a training.
+extra of its name in pyproject.toml. `tracking` drives them, and sees to it that none of them ends a training.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tells trackers of a training: a Keras callback that none of them can make fail."""
+"""Tells trackers of a training, which none of them can make fail, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import keras
-
 from wisesr_cli.errors import Interrupted, MachineError, RunError, WisesrError
 from wisesr_cli.listening import Listener
 from wisesr_cli.results import EpochResult, TrainingResult
@@ -20,18 +18,20 @@ from wisesr_cli.run.progress import flat_settings
 from wisesr_cli.run.records import read_json, write_json
 from wisesr_cli.text import joined, on_one_line, visible
 from wisesr_cli.training.trackers.table import TRACKERS
+from wisesr_cli.training.trackers.tensorboard import TensorBoardTracker
 from wisesr_cli.training.trackers.tracker import Status, TrackedRun, Tracker
 
 if TYPE_CHECKING:
     from wisesr_cli.training.trainer import Trainer
 
 
-class Tracking(keras.callbacks.Callback):
-    """Tells the trackers of a config of a training, as a context manager around it and as a callback within.
+class Tracking:
+    """Tells TensorBoard and the trackers of a config of a training, as a context manager around it.
 
-    It stands behind what keeps the epochs: trackers hear only of epochs that the state on the disk has, and of every
-    one of them, also of one at whose end training was stopped. The history is what they are told, so that nothing is
-    lost between a training and its resumption, and a tracker that comes later hears of all epochs.
+    They hear only of epochs that the state on the disk has, and of every one of them, also of one at whose end training
+    was stopped. The history is what they are told, so that nothing is lost between a training and its resumption, and a
+    tracker that comes later hears of all epochs. TensorBoard's logs are files of the run: what keeps them from being
+    written ends the training, and a resumption adds to them.
 
     Args:
         trainer: what is trained.
@@ -44,13 +44,14 @@ class Tracking(keras.callbacks.Callback):
     """
 
     def __init__(self, trainer: Trainer, start: Start, environment: dict[str, Any], listener: Listener) -> None:
-        super().__init__()
         self.trainer, self.run, self.is_resumed = trainer, start.run, start.resumed
         self.tags, self.listener = _tags(environment), listener
         self.names = trainer.config.train.trackers if trainer.distribution.is_main else []
         self.open: dict[str, Tracker] = {}
         self.told: dict[str, tuple[str, int]] = {}  # by tracker: the run's id, and how many epochs it knows
         self.status: Status = "stopped"
+        self.tensorboard = TensorBoardTracker(start.run.tensorboard)
+        self.logged = 0  # epochs that TensorBoard knows
 
     def __enter__(self) -> Tracking:
         if not self.is_resumed:
@@ -66,8 +67,9 @@ class Tracking(keras.callbacks.Callback):
             is_error = issubclass(kind, Exception) and not issubclass(kind, Interrupted)
             self.status = "failed" if is_error else "stopped"
             with suppress(WisesrError):  # of a full disk, for one: the error that led here is worth more
-                self._tell_epochs()
+                self.tell_epochs()
         self._end(self.status)
+        self.tensorboard.end()
 
     def _end(self, status: Status) -> None:
         for name, tracker in list(self.open.items()):
@@ -80,9 +82,12 @@ class Tracking(keras.callbacks.Callback):
         if self.is_resumed and self.names:
             self.told = self._remembered()
             self._begin()
-            self._tell_epochs()
+            self._tell_trackers()
         self._write_record()
         self._keep(CONFIG, CLASSES)
+        self.logged = self.trainer.progress.epoch
+        if not self.tensorboard.is_possible and not self.trainer.progress.finished:
+            self.listener.warn("no TensorBoard logs: the run directory's name is not UTF-8")
 
     def _begin(self) -> None:
         """Open a run in every tracker, or the one that is remembered, unless it knows all and nothing is left to do."""
@@ -107,13 +112,8 @@ class Tracking(keras.callbacks.Callback):
             raise MachineError(f"{reason}; mend it, or train without the tracker {name}") from error
         self.listener.warn(f"{reason}; training goes on without it")
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Tell of the epoch."""
-        self._tell_epochs()
-
     def finished(self, result: TrainingResult) -> None:
         """Tell of what training came to."""
-        self._tell_epochs()
         self.status = "finished" if result.finished else "stopped"
         if result.best_epoch is not None:
             best = {"epoch": float(result.best_epoch), **_numbers(result.metrics.to_json() if result.metrics else {})}
@@ -123,8 +123,19 @@ class Tracking(keras.callbacks.Callback):
         if self.trainer.config.train.track_model and self.run.best.is_file():
             self._each(lambda tracker: tracker.keep_model(self.run.best))
 
-    def _tell_epochs(self) -> None:
-        """Tell every tracker of the epochs that it has not heard of."""
+    def tell_epochs(self) -> None:
+        """Tell TensorBoard and every tracker of the epochs that they have not heard of.
+
+        Raises:
+            MachineError: TensorBoard's logs cannot be written.
+        """
+        self._tell_trackers()
+        if self.trainer.distribution.is_main and self.tensorboard.is_possible:
+            for row in self.trainer.progress.history[self.logged :]:
+                self.logged = row.epoch  # one that cannot be written is not tried again
+                self.tensorboard.log(_row(row), row.epoch)
+
+    def _tell_trackers(self) -> None:
         before = dict(self.told)
         for name, tracker in list(self.open.items()):
             with self._surviving(name):
