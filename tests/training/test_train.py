@@ -43,7 +43,7 @@ from wisesr_cli.training.epochs import EpochKeeper, TrainingStopped
 from wisesr_cli.training.examples import open_examples
 from wisesr_cli.training.optimizers import SGD, Adam, AdamW, StepSchedule
 from wisesr_cli.training.train import Limits, TrainingOptions, train
-from wisesr_cli.training.trainer import Trainer
+from wisesr_cli.training.trainer import Trainer, named_arrays
 
 CLASSES = ("a", "b", "c")
 STEPS = 5  # of an epoch: 36 images in batches of 8, the last one of 4
@@ -747,13 +747,16 @@ OPTIMIZERS = {
 }
 
 
-def trained_for_three_steps(optimizer: Any, gradients: list[np.ndarray]) -> list[np.ndarray]:
+def trained_for_three_steps(optimizer: Any, gradients: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Return the variables of a small problem, and those of the optimizer, after three steps."""
-    variables = [keras.Variable(np.linspace(-1, 1, 7, dtype="float32") * scale) for scale in (0.1, 3.0, 50.0)]
+    variables = [
+        keras.Variable(np.linspace(-1, 1, 7, dtype="float32") * scale, name=f"of scale {scale}")
+        for scale in (0.1, 3.0, 50.0)
+    ]
     optimizer.build(variables)
     for step in range(3):
         optimizer.apply([keras.ops.convert_to_tensor(gradient * (step + 1)) for gradient in gradients], variables)
-    return [keras.ops.convert_to_numpy(variable) for variable in (*variables, *optimizer.variables)]
+    return named_arrays([*variables, *optimizer.variables])
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -763,8 +766,9 @@ def test_an_optimizer_gives_bit_by_bit_what_that_of_keras_gives(name: str) -> No
     rates = np.array([0.1, 0.03, 0.007], "float32")
     found = trained_for_three_steps(ours(StepSchedule(rates), **options), gradients)
     expected = trained_for_three_steps(keras_own(StepSchedule(rates), **options), gradients)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -776,4 +780,4 @@ def test_an_optimizer_looks_the_learning_rate_up_once_for_all_variables(
     look_up = StepSchedule.__call__
     monkeypatch.setattr(StepSchedule, "__call__", lambda self, step: looked_up.append(step) or look_up(self, step))
     trained_for_three_steps(ours(StepSchedule([0.1]), **options), [np.ones(7, "float32")] * 3)
-    assert len(looked_up) <= 3 * 2  # for the decay and for the update of each step
+    assert len(looked_up) == 3

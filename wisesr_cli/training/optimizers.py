@@ -1,12 +1,14 @@
 """The optimizers: those of Keras, which compute once per step what they would compute once per variable.
 
 Keras asks for the learning rate, the powers of beta and the distribution of every variable anew. That is half of the
-graph that TensorFlow traces and prepares before the first step, and much of what a small model waits for in every step.
-The operations that reach a variable are Keras' own, in their order, so that weights and state are the same bit by bit.
+graph that TensorFlow traces and prepares before the first step. `apply` is what a training calls, and is Keras' public
+place for an update of all variables together. The operations that reach a variable, and the variables of the optimizer,
+are those of Keras in their order, so that weights and state are the same bit by bit.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -15,11 +17,12 @@ from keras import ops
 
 from wisesr_cli.config.schedules import learning_rates
 from wisesr_cli.config.schema import Config
-from wisesr_cli.config.training import AdamOptions, AdamWOptions, PhaseConfig, SgdOptions
+from wisesr_cli.config.training import PhaseConfig, SgdOptions
 from wisesr_cli.training.devices.mirrored import summed
 
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # of Keras' Adam
 
-@keras.saving.register_keras_serializable(package="wisesr")
+
 class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """Looks the learning rate of a step up in a table.
 
@@ -36,58 +39,81 @@ class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         last = len(self.rates) - 1
         return ops.take(self.rates, ops.minimum(ops.cast(step, "int32"), last))
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the table."""
-        return {"rates": self.rates.tolist()}
+
+@dataclass(frozen=True)
+class _Row:
+    """A variable and what is kept for it; Keras would take one in a list or tuple for one of the optimizer's own."""
+
+    variable: Any
+    kept: list[Any]
 
 
-class _SharedDecay:
-    """Weight decay with one learning rate for all variables. Every variable is float32, whatever the precision."""
+class _Optimizer(keras.optimizers.Optimizer):
+    """Updates all variables at once. Every variable is float32, whatever the precision."""
 
-    def _apply_weight_decay(self: Any, variables: list[Any]) -> None:
-        if self.weight_decay is None:
-            return
-        decay, rate = ops.cast(self.weight_decay, "float32"), ops.cast(self.learning_rate, "float32")
-        for variable in variables:
-            if self._use_weight_decay(variable):
-                self.assign_sub(variable, variable.value * decay * rate)
+    def __init__(self, schedule: StepSchedule, kept: list[str], weight_decay: float | None) -> None:
+        super().__init__(schedule, weight_decay=weight_decay)
+        self.schedule, self.kept = schedule, kept
 
+    def build(self, variables: list[Any]) -> None:
+        """Make what is kept for every variable."""
+        super().build(variables)
+        made = self.add_optimizer_variables(variables, list(self.kept))
+        self.rows = [_Row(variable, kept) for variable, *kept in zip(variables, *made, strict=True)]
 
-class _SharedSgd(_SharedDecay):
-    def _backend_update_step(self: Any, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
-        rate = ops.cast(learning_rate, "float32")
-        for gradient, variable in zip(summed(gradients), variables, strict=True):
-            if not self.momentum:
-                self.assign_sub(variable, gradient * rate)
-                continue
-            momentum = self.momentums[self._get_variable_index(variable)]
-            self.assign(momentum, momentum.value * self.momentum - gradient * rate)
-            self.assign_add(variable, momentum.value)
-
-
-class _SharedAdam(_SharedDecay):
-    def _backend_update_step(self: Any, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
-        step = ops.cast(self.iterations + 1, "float32")
-        first, second = (ops.power(ops.cast(beta, "float32"), step) for beta in (self.beta_1, self.beta_2))
-        rate = ops.cast(learning_rate, "float32") * ops.sqrt(1 - second) / (1 - first)
-        for gradient, variable in zip(summed(gradients), variables, strict=True):
-            index = self._get_variable_index(variable)
-            mean, square = self._momentums[index], self._velocities[index]
-            self.assign_add(mean, (gradient - mean.value) * (1 - self.beta_1))
-            self.assign_add(square, (ops.square(gradient) - square.value) * (1 - self.beta_2))
-            self.assign_sub(variable, mean.value * rate / (ops.sqrt(square.value) + self.epsilon))
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Take a step with the gradients of the variables that the optimizer was built for."""
+        if not self.built:
+            self.build(list(trainable_variables))
+        rate = ops.cast(self.learning_rate, "float32")
+        if self.weight_decay is not None:
+            decay = ops.cast(self.weight_decay, "float32")
+            for row in self.rows:
+                self.assign_sub(row.variable, row.variable.value * decay * rate)
+        self.update(summed(grads), rate)
+        for variable in (row.variable for row in self.rows if row.variable.constraint is not None):
+            variable.assign(variable.constraint(variable))
+        self.iterations.assign_add(1)
 
 
-class SGD(_SharedSgd, keras.optimizers.SGD):
+class SGD(_Optimizer):
     """Keras' SGD, without Nesterov's momentum."""
 
+    def __init__(self, schedule: StepSchedule, *, momentum: float = 0.0, weight_decay: float | None = None) -> None:
+        super().__init__(schedule, ["momentum"] if momentum else [], weight_decay)
+        self.momentum = momentum
 
-class Adam(_SharedAdam, keras.optimizers.Adam):
+    def update(self, gradients: Any, rate: Any) -> None:
+        """Go down the gradients, and on as in the steps before."""
+        for row, gradient in zip(self.rows, gradients, strict=True):
+            if not row.kept:
+                self.assign_sub(row.variable, gradient * rate)
+                continue
+            [momentum] = row.kept
+            self.assign(momentum, momentum.value * self.momentum - gradient * rate)
+            self.assign_add(row.variable, momentum.value)
+
+
+class Adam(_Optimizer):
     """Keras' Adam, without AMSGrad."""
 
+    def __init__(self, schedule: StepSchedule, *, weight_decay: float | None = None) -> None:
+        super().__init__(schedule, ["momentum", "velocity"], weight_decay)
 
-class AdamW(_SharedAdam, keras.optimizers.AdamW):
-    """Keras' AdamW, without AMSGrad."""
+    def update(self, gradients: Any, rate: Any) -> None:
+        """Go down the running means of gradients, over the roots of those of their squares."""
+        step = ops.cast(self.iterations + 1, "float32")
+        first, second = (ops.power(ops.cast(beta, "float32"), step) for beta in (BETA_1, BETA_2))
+        rate = rate * ops.sqrt(1 - second) / (1 - first)
+        for row, gradient in zip(self.rows, gradients, strict=True):
+            mean, square = row.kept
+            self.assign_add(mean, (gradient - mean.value) * (1 - BETA_1))
+            self.assign_add(square, (ops.square(gradient) - square.value) * (1 - BETA_2))
+            self.assign_sub(row.variable, mean.value * rate / (ops.sqrt(square.value) + EPSILON))
+
+
+class AdamW(Adam):
+    """Keras' AdamW, which is its Adam under another name: both decay weights apart from the gradients."""
 
 
 class LossScale(keras.optimizers.LossScaleOptimizer):
@@ -118,7 +144,4 @@ def _build_unscaled(config: Config, phase: PhaseConfig, steps_per_epoch: int) ->
     schedule, decay = StepSchedule(rates), options.weight_decay or None
     if isinstance(options, SgdOptions):
         return SGD(schedule, momentum=options.momentum, weight_decay=decay)
-    if isinstance(options, AdamWOptions):
-        return AdamW(schedule, weight_decay=options.weight_decay)
-    assert isinstance(options, AdamOptions)
-    return Adam(schedule, weight_decay=decay)
+    return (AdamW if options.name == "adamw" else Adam)(schedule, weight_decay=decay)

@@ -259,15 +259,14 @@ class Trainer:
 
     def learning_rate(self, epoch_in_phase: int) -> float:
         """Return the learning rate of the last step of an epoch of the current phase, from 0."""
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        rates = optimizer._learning_rate.rates
+        rates = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer).schedule.rates
         return float(rates[min(len(rates), (epoch_in_phase + 1) * self.steps_per_epoch) - 1])
 
     def arrays(self) -> dict[str, Arrays]:
         """Return all weights, all optimizer variables, and what the next epoch begins its random draws with."""
         return {
-            "model": _to_arrays(self.classifier.model.weights),
-            "optimizer": _to_arrays(self.model.optimizer.variables),
+            "model": named_arrays(self.classifier.model.weights),
+            "optimizer": named_arrays(self.model.optimizer.variables),
             "random": self.random_draws(self.progress.epoch),
         }
 
@@ -292,7 +291,7 @@ class Trainer:
 
     def weights_are_finite(self) -> bool:
         """Return whether no weight is NaN or infinite."""
-        return all(np.isfinite(array).all() for array in _to_arrays(self.classifier.model.weights).values())
+        return all(np.isfinite(array).all() for array in named_arrays(self.classifier.model.weights).values())
 
     def save_best(self, path: Path, epoch: int) -> None:
         """Write the classifier as it is now, in float32 and with what it says of itself."""
@@ -335,7 +334,8 @@ def _array_name(number: int, variable: Any) -> str:
     return f"{number:05d} {re.sub(r'_[0-9]+(?=[/_]|$)', '', variable.path)}"
 
 
-def _to_arrays(variables: list[Any]) -> Arrays:
+def named_arrays(variables: list[Any]) -> Arrays:
+    """Return the values of variables by names that are the same in every process."""
     return {
         _array_name(number, variable): keras.ops.convert_to_numpy(variable)  # its value is no array on several devices
         for number, variable in enumerate(variables)
