@@ -132,9 +132,9 @@ def _plain_statistics(model: Any) -> Iterator[None]:
     """
     import keras
 
-    from wisesr_cli.model_files.loading import layers_in
+    from wisesr_cli.model_files.loading import layers_of
 
-    layers = [layer for layer in layers_in(model) if isinstance(layer, keras.layers.Normalization)]
+    layers = [layer for layer in layers_of(model) if isinstance(layer, keras.layers.Normalization)]
     before = [(layer.mean, layer.variance) for layer in layers]
     try:
         for layer, (mean, variance) in zip(layers, before, strict=True):

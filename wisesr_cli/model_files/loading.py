@@ -88,18 +88,15 @@ def copy_weights(target: Any, origin: Any) -> None:
 
 def use_statistics(model: Any) -> None:
     """Let every Normalization of a layer or model compute with the weights that it was given."""
-    for layer in layers_in(model):
+    for layer in layers_of(model):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()  # it keeps mean and variance in another shape beside its weights
 
 
-def layers_in(layer: Any) -> Iterator[Any]:
-    """Give the layers of a model and of models inside it, in order; a layer that is no model gives itself."""
-    if hasattr(layer, "layers"):
-        for inner in layer.layers:
-            yield from layers_in(inner)
-    else:
-        yield layer
+def layers_of(model: Any) -> Iterator[Any]:
+    """Give the layers of a model, those of models inside it in their places; a layer gives itself."""
+    for layer in model.layers if hasattr(model, "layers") else (model,):
+        yield from layers_of(layer) if hasattr(layer, "layers") else (layer,)
 
 
 def _check_arrived(checked: CheckedModel, model: Any) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from wisesr_cli.errors import MachineError, RunError, WisesrError
 from wisesr_cli.model_files.archive import CheckedModel, check_weights_file
 from wisesr_cli.model_files.info import weights_file
-from wisesr_cli.model_files.loading import copy_weights, layers_in, load_model
+from wisesr_cli.model_files.loading import copy_weights, layers_of, load_model
 from wisesr_cli.models.backbones import (
     FROM_WEIGHTS,
     Preprocessing,
@@ -164,9 +164,9 @@ def _copy_from_model(whole: Any, cut: Any, source: Any, path: Path) -> None:
     A run whose backbone was cut at the same layer fills the cut one.
     """
     nested = [layer for layer in source.layers if layer.name == whole.name and hasattr(layer, "layers")]
-    source_layers = [layer for layer in layers_in(nested[0] if nested else source) if layer.weights]
-    target_layers = [layer for layer in layers_in(whole) if layer.weights]
-    in_cut = [layer for layer in layers_in(cut) if layer.weights]
+    source_layers = [layer for layer in layers_of(nested[0] if nested else source) if layer.weights]
+    target_layers = [layer for layer in layers_of(whole) if layer.weights]
+    in_cut = [layer for layer in layers_of(cut) if layer.weights]
     if nested and len(source_layers) == len(in_cut):
         target_layers = in_cut
     for target, origin in zip(target_layers, source_layers, strict=False):
@@ -194,7 +194,7 @@ def _load_h5(backbone: Any, path: Path) -> None:
     for weight in backbone.weights:
         weight.assign(np.full(weight.shape, np.nan, dtype="float32").astype(weight.dtype))
     backbone.load_weights(path)
-    for layer in layers_in(backbone):
+    for layer in layers_of(backbone):
         for weight in layer.weights:
             if np.isnan(keras.ops.convert_to_numpy(weight)).any():
                 raise RunError(

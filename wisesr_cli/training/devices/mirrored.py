@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from wisesr_cli.errors import MachineError
 from wisesr_cli.machine.keras_start import loaded_tensorflow
+from wisesr_cli.model_files.loading import layers_of
 from wisesr_cli.text import counted
 from wisesr_cli.training.devices.distribution import Distribution
 
@@ -47,7 +48,10 @@ class MirroredModel(keras.Model):
         return loss * share + ops.stop_gradient(loss * (1 - share))
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Build nothing: the trainer did, and Keras would average a first batch whose shares may differ in size."""
+        """Build nothing: the trainer did, and Keras would average a first batch whose shares may differ in size.
+
+        A private method of Keras, which `fit` calls whatever is built; nothing public keeps it from the first batch.
+        """
 
 
 class Mirror:
@@ -160,13 +164,7 @@ def summed(gradients: Any) -> Any:
 
 def batch_norms(model: Any) -> list[Any]:
     """Return the batch-norm layers of a model, those of models inside it, too."""
-    found = []
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            found.append(layer)
-        elif hasattr(layer, "layers"):
-            found += batch_norms(layer)
-    return found
+    return [layer for layer in layers_of(model) if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 @contextmanager
