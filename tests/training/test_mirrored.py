@@ -83,7 +83,7 @@ def test_more_gpus_than_there_are_is_an_error_of_the_machine() -> None:
 
 @pytest.mark.slow
 def test_what_keras_leaves_undone_is_done(tmp_path: Path) -> None:
-    script = Path(REPOSITORY / "tests" / "mirrored_facts.py")
+    script = REPOSITORY / "tests" / "support" / "mirrored_facts.py"
     done = subprocess.run(
         [sys.executable, str(script)], env=environment(tmp_path), capture_output=True, text=True, check=False
     )

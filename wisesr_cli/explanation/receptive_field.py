@@ -164,7 +164,8 @@ def _size(field: Field) -> tuple[int, int] | None:
 
 def _through(model: Any, field: Field) -> Field:
     """Return the field behind a functional model: Keras goes through its graph and calls `_apply` for each layer."""
-    # Nothing public goes through a graph whose layers may be models and be used more than once.
+    # Private, but nothing public goes through a graph whose layers may be models and be used more than once without
+    # making all of its layers, or tensors that belong to a graph, anew.
     result = model._run_through_graph([field], operation_fn=lambda operation: partial(_apply, operation))
     fields = result if isinstance(result, list | tuple) else [result]
     if len(fields) != 1:
