@@ -154,7 +154,7 @@ def test_brightness_multiplies_each_image_by_one_factor_and_clips() -> None:
 
 def test_a_channel_shift_adds_one_value_to_each_image_and_clips() -> None:
     images = random_images(batch=64, side=8)
-    results = apply(RandomChannelShift(50.0, seed=0, dtype="float32"), images)
+    results = apply(RandomChannelShift(-50.0, 50.0, seed=0, dtype="float32"), images)
     shifts = []
     for before, after in zip(images, results, strict=True):
         place = np.unravel_index(np.argmin(np.abs(before - 127.0)), before.shape)
