@@ -58,6 +58,13 @@ def caches_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
     return folder
 
 
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make the test's own folder the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(autouse=True, scope="module")
 def models_are_let_go() -> Iterator[None]:
     """Free what Keras remembers of a module's models, so that the whole suite fits in little memory."""
@@ -79,6 +86,4 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Give a small finished run; tests that write into it copy it first."""
     from command_line import train_small
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WISESR_CACHE_DIR", str(tmp_path_factory.mktemp("caches")))
-        return train_small(tmp_path_factory.mktemp("trained"))
+    return train_small(tmp_path_factory.mktemp("trained"))

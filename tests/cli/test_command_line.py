@@ -4,31 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from command_line import (
-    CLASSES,
-    QUICK,
-    SMALL,
-    Answer,
-    CommandLine,
-    Trained,
-    environment,
-    fresh,
-    make_photo,
-    make_photos,
-)
+from command_line import CLASSES, QUICK, SMALL, Answer, CommandLine, Trained, fresh, make_photo, make_photos
 
 from wisesr_cli.cli.main import COMMANDS, run
 
@@ -59,22 +40,9 @@ OPTIONS = {
     "config schema": "",
     "doctor": "--device --format",
 }
-WITH_PROGRESS = (
-    "demo",
-    "init",
-    "check",
-    "train",
-    "evaluate",
-    "predict",
-    "explain",
-    "compare",
-    "export",
-    "upgrade",
-    "summarize",
-    "doctor",
-)
+WITHOUT_PROGRESS = ("config show", "config schema")
 
-DISK_FULL = "wisesr: the disk is full; free some room, then repeat the command (train and predict -o: with --resume)\n"
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 @pytest.fixture(scope="session")
@@ -82,29 +50,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_photos(tmp_path_factory.mktemp("photos") / "photos", 6)
 
 
-@pytest.fixture(autouse=True)
-def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-def has_gpu() -> bool:
-    import tensorflow
-
-    return bool(tensorflow.config.list_physical_devices("GPU"))
-
-
 # Help
 
 
 @pytest.mark.parametrize("command", ALL)
-def test_help_of_every_command_lists_its_options(
-    wisesr: CommandLine, command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_help_lists_every_option(wisesr: CommandLine, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     answer = wisesr(*command.split(), "--help")
     assert (answer.code, answer.err) == (0, "")
     words = set(answer.out.replace(",", " ").replace("/", " ").split())
-    wanted = {*OPTIONS[command].split(), "--debug", *(("-q", "--quiet") if command in WITH_PROGRESS else ())}
+    wanted = {*OPTIONS[command].split(), "--debug", *(("-q", "--quiet") if command not in WITHOUT_PROGRESS else ())}
     assert not wanted - words
     assert f"Usage: wisesr {command}" in answer.out
     assert "\x1b" not in answer.out
@@ -143,16 +98,12 @@ def test_version_is_one_line(wisesr: CommandLine) -> None:
     [("evaluat", "evaluate"), ("trian", "train"), ("sumarize", "summarize"), ("Predict", "predict")],
 )
 def test_an_unknown_command_is_2_with_the_nearest_spelling(wisesr: CommandLine, command: str, meant: str) -> None:
-    answer = wisesr(command, "x")
-    assert (answer.code, answer.out) == (2, "")
-    assert f"Did you mean '{meant}'?" in answer.error
+    wisesr(command, "x").refused(2, f"Did you mean '{meant}'?")
 
 
 def test_an_unknown_command_below_config_is_2_with_the_nearest_spelling_or_all_of_them(wisesr: CommandLine) -> None:
     for word, meant in (("shwo", "Did you mean 'show'?"), ("nothing", "Allowed: show, schema.")):
-        answer = wisesr("config", word)
-        assert (answer.code, answer.out) == (2, "")
-        assert meant in answer.error
+        wisesr("config", word).refused(2, meant)
 
 
 @pytest.mark.parametrize(
@@ -170,13 +121,8 @@ def test_an_unknown_command_below_config_is_2_with_the_nearest_spelling_or_all_o
         ("config show", "--nam=x", "--name"),
     ],
 )
-def test_an_unknown_option_is_2_with_the_nearest_spelling(
-    wisesr: CommandLine, command: str, option: str, meant: str
-) -> None:
-    answer = wisesr(*command.split(), option)
-    assert (answer.code, answer.out) == (2, "")
-    assert meant in answer.error
-    assert "--help" in answer.error
+def test_an_unknown_option_is_2_with_the_nearest(wisesr: CommandLine, command: str, option: str, meant: str) -> None:
+    wisesr(*command.split(), option).refused(2, meant, "--help")
 
 
 @pytest.mark.parametrize(
@@ -211,14 +157,8 @@ def test_an_unknown_option_is_2_with_the_nearest_spelling(
         "init PHOTOS -o missing/config.yaml",
     ],
 )
-def test_a_mistake_on_the_command_line_is_2_and_one_line(
-    wisesr: CommandLine, trained: Trained, photos: Path, line: str
-) -> None:
-    words = {"RUN": trained.run, "PHOTOS": photos}
-    answer = wisesr(*(words.get(word, word) for word in line.split()))
-    assert answer.code == 2
-    assert answer.out == ""
-    assert answer.error
+def test_a_mistake_is_2_and_one_line(wisesr: CommandLine, trained: Trained, photos: Path, line: str) -> None:
+    wisesr.line(line, RUN=trained.run, PHOTOS=photos).refused(2)
 
 
 def test_a_newline_in_what_was_typed_does_not_start_a_second_line(wisesr: CommandLine) -> None:
@@ -243,9 +183,7 @@ def test_every_mistake_in_a_config_is_one_line_with_file_line_and_key(wisesr: Co
 def test_a_name_that_was_given_and_is_taken_is_2(wisesr: CommandLine, trained: Trained) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.run.rglob("*")}
     answer = wisesr("train", trained.photos, *QUICK, "-o", trained.run.parent, "--name", trained.run.name)
-    assert answer.code == 2
-    assert "--resume" in answer.error
-    assert "--overwrite" in answer.error
+    answer.failed(2, "--resume", "--overwrite")
     assert {path: path.stat().st_mtime_ns for path in trained.run.rglob("*")} == before
 
 
@@ -254,41 +192,7 @@ def test_a_name_that_was_given_and_is_taken_is_2(wisesr: CommandLine, trained: T
 
 @pytest.mark.parametrize("command", ["train", "check", "init", "config show", "summarize"])
 def test_a_missing_folder_is_3(wisesr: CommandLine, command: str) -> None:
-    answer = wisesr(*command.split(), "no-such-folder")
-    assert (answer.code, answer.out) == (3, "")
-    assert "no-such-folder" in answer.error
-
-
-@pytest.mark.parametrize("command", ["train", "init"])
-def test_a_flat_folder_is_3_with_the_layout_that_is_expected(wisesr: CommandLine, command: str, tmp_path: Path) -> None:
-    make_photo(tmp_path / "flat" / "a.png", 0, 0)
-    answer = wisesr(command, tmp_path / "flat")
-    assert (answer.code, answer.out) == (3, "")
-    assert "FOLDER/CLASS/IMAGE.jpg" in answer.error
-
-
-def test_a_check_of_a_flat_folder_is_3_and_its_rows_say_the_layout(wisesr: CommandLine, tmp_path: Path) -> None:
-    make_photo(tmp_path / "flat" / "a.png", 0, 0)
-    answer = wisesr("check", tmp_path / "flat", "--format", "json")
-    assert answer.code == 3
-    assert answer.data["status"] == "fail"
-    assert "FOLDER/CLASS/IMAGE.jpg" in answer.out
-    assert answer.error
-
-
-def test_evaluating_on_a_missing_folder_is_3(wisesr: CommandLine, trained: Trained) -> None:
-    answer = wisesr("evaluate", trained.run, "--data", "nowhere")
-    assert (answer.code, answer.out) == (3, "")
-    assert "nowhere" in answer.error
-
-
-def test_an_empty_training_file_is_3_before_the_first_epoch(wisesr: CommandLine, tmp_path: Path) -> None:
-    folder = make_photos(tmp_path / "photos", 4)
-    (folder / "red" / "broken.png").write_bytes(b"")
-    answer = wisesr("train", folder, *QUICK, "-o", tmp_path / "runs")
-    assert answer.code == 3
-    assert "broken.png" in answer.error
-    assert "epoch 1/" not in answer.err
+    wisesr(*command.split(), "no-such-folder").refused(3, "no-such-folder")
 
 
 # Run directory: 4
@@ -301,35 +205,19 @@ def test_what_is_no_run_is_4(wisesr: CommandLine, photos: Path, tmp_path: Path, 
     (tmp_path / "broken.keras").write_bytes(b"PK\x03\x04 no archive")
     shutil.copytree(photos, tmp_path / "photos")
     more = [photos] if command == "predict" else ["--data", photos]
-    answer = wisesr(command, tmp_path / run_path, *more)
-    assert (answer.code, answer.out) == (4, "")
-    assert run_path in answer.error
+    wisesr(command, tmp_path / run_path, *more).refused(4, run_path)
 
 
 # The machine: 5
 
 
 @pytest.mark.parametrize("command", ["train PHOTOS", "evaluate RUN", "predict RUN PHOTOS", "summarize"])
-def test_a_gpu_that_is_not_there_is_5_with_the_line_that_installs_it(
-    wisesr: CommandLine, trained: Trained, photos: Path, command: str
-) -> None:
-    if has_gpu():
+def test_a_missing_gpu_is_5_with_the_cure(wisesr: CommandLine, trained: Trained, photos: Path, command: str) -> None:
+    import tensorflow
+
+    if tensorflow.config.list_physical_devices("GPU"):
         pytest.skip("this machine has a GPU")
-    words = {"RUN": trained.run, "PHOTOS": photos}
-    answer = wisesr(*(words.get(word, word) for word in command.split()), "--device", "gpu")
-    assert (answer.code, answer.out) == (5, "")
-    assert "pip install 'wisesr[gpu]'" in answer.error
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_to_write_is_5_before_training(
-    wisesr: CommandLine, photos: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "closed").mkdir(mode=0o500)
-    answer = wisesr("train", photos, *SMALL, "-o", tmp_path / "closed")
-    assert answer.code == 5
-    assert "epoch 1/" not in answer.err
-    assert answer.error
+    wisesr.line(command, "--device", "gpu", RUN=trained.run, PHOTOS=photos).refused(5, "pip install 'wisesr[gpu]'")
 
 
 def test_a_file_where_the_output_folder_should_be_is_no_bug(wisesr: CommandLine, photos: Path, tmp_path: Path) -> None:
@@ -339,78 +227,7 @@ def test_a_file_where_the_output_folder_should_be_is_no_bug(wisesr: CommandLine,
     assert "file" in answer.error
 
 
-CHEAP = (["config", "show"], ["--help"], ["config", "schema"], ["check", "photos", "--format", "json", "-q"])
-
-
-def write_to(stdout: object, line: list[str], folder: Path) -> tuple[int, str]:
-    """Run a command line in a fresh process with another standard output."""
-    command = [sys.executable, "-m", "wisesr_cli", *line]
-    done = subprocess.run(  # type: ignore[call-overload]
-        command,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        env=environment(folder),
-        cwd=folder,
-        timeout=120,
-        check=False,
-        text=True,
-    )
-    return done.returncode, done.stderr
-
-
-@pytest.mark.reliability(43)
-@pytest.mark.parametrize("line", CHEAP, ids=" ".join)
-def test_a_full_disk_behind_standard_output_is_5(line: list[str], tmp_path: Path) -> None:
-    make_photos(tmp_path / "photos", 3)
-    with Path("/dev/full").open("wb") as full:
-        assert write_to(full, line, tmp_path) == (5, DISK_FULL)
-
-
-@pytest.mark.reliability(43)
-@pytest.mark.parametrize("line", CHEAP, ids=" ".join)
-def test_a_closed_pipe_is_141_and_silent(line: list[str], tmp_path: Path) -> None:
-    make_photos(tmp_path / "photos", 3)
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    assert write_to(write_end, line, tmp_path) == (141, "")
-    os.close(write_end)
-
-
-PRINTING = (
-    *(f"predict RUN PHOTOS --format {name}" for name in ("table", "json", "jsonl", "csv", "markdown")),
-    *(f"evaluate RUN --format {name}" for name in ("table", "json", "csv", "markdown")),
-    *("summarize --backbone compact_small --head gap", "check PHOTOS", "doctor --format json"),
-)
-
-
-@pytest.mark.reliability(43)
-@pytest.mark.parametrize("command", PRINTING)
-@pytest.mark.parametrize("broken", ["full", "pipe"])
-def test_results_that_nobody_takes_are_5_and_141(
-    command: str,
-    broken: str,
-    trained: Trained,
-    photos: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    seen: Callable[[str], None],
-) -> None:
-    words = {"RUN": str(trained.run), "PHOTOS": str(photos)}
-    if broken == "full":
-        stream = Path("/dev/full").open("w", encoding="utf-8")  # noqa: SIM115
-    else:
-        read_end, write_end = os.pipe()
-        os.close(read_end)
-        stream = os.fdopen(write_end, "w", encoding="utf-8")
-    monkeypatch.setattr(sys, "stdout", stream)
-    code = run([*(words.get(word, word) for word in command.split()), "-q"])
-    monkeypatch.undo()
-    stream.close()
-    assert (code, capsys.readouterr().err) == ((5, DISK_FULL) if broken == "full" else (141, ""))
-    seen(f"{len(PRINTING)} commands: {'/dev/full' if broken == 'full' else 'closed pipe'}: exit {code}")
-
-
-# Unreadable images: 6, gates: 7
+# Gates: 7
 
 
 @pytest.fixture
@@ -420,41 +237,6 @@ def mixed(tmp_path: Path) -> Path:
     (folder / "02.jpg").write_text("this is text", encoding="utf-8")
     make_photo(folder / "03.png", 1, 3)
     return folder
-
-
-@pytest.mark.reliability(41)
-def test_unreadable_images_are_6_with_a_record_for_every_input_in_order(
-    wisesr: CommandLine, trained: Trained, mixed: Path
-) -> None:
-    answer = wisesr("predict", trained.run, mixed, mixed / "missing.png", "--format", "json")
-    assert answer.code == 6
-    assert [Path(row["path"]).name for row in answer.data] == ["00.png", "01.png", "02.jpg", "03.png", "missing.png"]
-    for number, row in enumerate(answer.data):
-        if number in {0, 3}:
-            assert row["error"] is None
-            assert row["label"] == row["top"][0]["label"]
-        else:
-            assert (row["label"], row["score"], row["top"]) == (None, None, [])
-            assert row["error"]
-    assert "truncated" in answer.data[1]["error"]
-    assert "3 of 5 images could not be read" in answer.err
-
-
-@pytest.mark.reliability(41)
-def test_strict_makes_unreadable_images_3_at_the_end(wisesr: CommandLine, trained: Trained, mixed: Path) -> None:
-    answer = wisesr("predict", trained.run, mixed, "--strict", "--format", "jsonl")
-    assert answer.code == 3
-    assert len(answer.out.splitlines()) == 4
-    assert "2 of 4 images" in answer.error
-
-
-@pytest.mark.reliability(41)
-def test_no_readable_image_and_no_image_at_all_are_3(wisesr: CommandLine, trained: Trained, mixed: Path) -> None:
-    assert wisesr("predict", trained.run, mixed / "02.jpg", "--format", "jsonl").code == 3
-    assert wisesr("predict", trained.run, "missing.png").code == 3
-    (mixed / "empty").mkdir()
-    assert wisesr("predict", trained.run, mixed / "empty").code == 3
-    assert wisesr("predict", trained.run, "nothing-*.png").code == 3
 
 
 def test_a_gate_that_is_missed_is_7_after_the_result(wisesr: CommandLine, trained: Trained) -> None:
@@ -475,106 +257,50 @@ def test_train_has_gates_too(wisesr: CommandLine, photos: Path, tmp_path: Path) 
     assert (tmp_path / "g" / "best.keras").is_file()
 
 
-# Signals: 130, 143
-
-
-def stop_after_an_epoch(command: list[str], number: int, folder: Path) -> tuple[int, str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "wisesr_cli", *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment(folder),
-        cwd=folder,
-        text=True,
-    )
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if line.startswith("epoch "):
-            process.send_signal(number)
-            break
-    lines += process.stderr.read().splitlines(keepends=True)
-    return process.wait(60), "".join(lines)
-
-
-def interrupt_when_longer(path: Path, size: int) -> None:
-    """Send SIGINT to this process as soon as the file has grown."""
-    for _ in range(1_200):
-        if path.stat().st_size > size:
-            os.kill(os.getpid(), signal.SIGINT)
-            return
-        time.sleep(0.05)
-
-
-@pytest.mark.reliability(24)
-def test_a_training_stopped_by_signals_is_143_and_130_and_goes_on(
-    wisesr: CommandLine, photos: Path, tmp_path: Path
-) -> None:
-    line = ["train", str(photos), *QUICK, "--epochs", "2000", "-o", str(tmp_path), "--name", "run"]
-    code, err = stop_after_an_epoch(line, signal.SIGTERM, tmp_path)
-    assert code == 143, err
-    last = err.splitlines()[-1]
-    assert last.startswith("wisesr: stopped by SIGTERM")
-    assert "--resume" in last
-    assert "Traceback" not in err
-    history = tmp_path / "run" / "history.csv"
-    threading.Thread(target=interrupt_when_longer, args=(history, history.stat().st_size), daemon=True).start()
-    answer = wisesr(*line, "--resume")
-    assert answer.code == 130
-    assert answer.error.startswith("wisesr: stopped by SIGINT")
-    epochs = len(history.read_text(encoding="utf-8").splitlines()) - 1
-    answer = wisesr(*line, "--resume", "--max-steps", "2")
-    assert answer.code == 0
-    assert "--resume" in answer.err
-    rows = list(csv.DictReader(history.open(encoding="utf-8")))
-    assert [int(row["epoch"]) for row in rows] == list(range(1, len(rows) + 1))
-    assert len(rows) >= epochs >= 2
-
-
 # Machine formats
 
 
-def keys(value: Any) -> list[str]:
-    return list(value)
+FIELDS: dict[str, tuple[str, str, str]] = {  # of the answer; what holds rows; of every row
+    "evaluate RUN": (
+        "examples top1_accuracy top5_accuracy balanced_accuracy macro_precision macro_recall macro_f1 macro_auc "
+        "log_loss ece classes per_class confusion_matrix",
+        "per_class",
+        "label support precision recall f1",
+    ),
+    "summarize --backbone compact_small --image-size 32": (
+        "rows",
+        "rows",
+        "backbone image_height image_width classes head feature_map backbone_parameters head_parameters "
+        "total_parameters trainable_parameters head_flops total_flops size_mb",
+    ),
+    "check PHOTOS --image-size 32": ("status findings", "findings", "level code message count paths"),
+}
 
 
-METRIC_KEYS = [
-    "examples",
-    "top1_accuracy",
-    "top5_accuracy",
-    "balanced_accuracy",
-    "macro_precision",
-    "macro_recall",
-    "macro_f1",
-    "macro_auc",
-    "log_loss",
-    "ece",
-    "classes",
-    "per_class",
-    "confusion_matrix",
-]
-
-
-def test_evaluate_json_has_exactly_the_promised_fields(wisesr: CommandLine, trained: Trained) -> None:
-    answer = wisesr("evaluate", trained.run, "--format", "json")
-    assert answer.code == 0
-    assert keys(answer.data) == METRIC_KEYS
-    assert answer.data["classes"] == list(CLASSES)
-    assert [keys(row) for row in answer.data["per_class"]] == [["label", "support", "precision", "recall", "f1"]] * 3
-    assert answer.data["top5_accuracy"] == 1.0
+@pytest.mark.parametrize("line", FIELDS)
+def test_json_has_exactly_the_promised_fields(wisesr: CommandLine, trained: Trained, photos: Path, line: str) -> None:
+    fields, rows, fields_of_rows = FIELDS[line]
+    answer = wisesr.line(line, "--format", "json", RUN=trained.run, PHOTOS=photos).worked()
+    assert list(answer.data) == fields.split()
+    assert {tuple(row) for row in answer.data[rows]} == {tuple(fields_of_rows.split())}
     assert answer.out.count("\n") == 1
-    assert "device: " in answer.err
+    if line.startswith("evaluate"):
+        assert answer.data["classes"] == list(CLASSES)
+        assert answer.data["top5_accuracy"] == 1.0
+        assert "device: " in answer.err
+    if line.startswith("check"):
+        assert answer.data["status"] in {"pass", "warn"}
+        assert {row["level"] for row in answer.data["findings"]} <= {"pass", "warn", "fail"}
 
 
 def test_predict_json_jsonl_and_csv_hold_the_same_records(wisesr: CommandLine, trained: Trained, mixed: Path) -> None:
     answers = {name: wisesr("predict", trained.run, mixed, "--format", name) for name in ("json", "jsonl", "csv")}
     assert {answer.code for answer in answers.values()} == {6}
     records = answers["json"].data
-    assert [json.loads(line) for line in answers["jsonl"].out.splitlines()] == records
+    assert answers["jsonl"].records == records
     for record in records:
-        assert keys(record) == ["path", "label", "score", "top", "error"]
-        assert all(keys(top) == ["label", "score"] for top in record["top"])
+        assert list(record) == ["path", "label", "score", "top", "error"]
+        assert all(list(top) == ["label", "score"] for top in record["top"])
         if record["error"] is None:
             scores = [top["score"] for top in record["top"]]
             assert scores == sorted(scores, reverse=True)
@@ -585,46 +311,12 @@ def test_predict_json_jsonl_and_csv_hold_the_same_records(wisesr: CommandLine, t
     assert [float(row["score"]) if row["score"] else None for row in rows] == [record["score"] for record in records]
 
 
-def test_summarize_json_has_exactly_the_promised_fields(wisesr: CommandLine) -> None:
-    answer = wisesr("summarize", "--backbone", "compact_small", "--image-size", "32", "--format", "json")
-    assert answer.code == 0
-    assert keys(answer.data) == ["rows"]
-    for row in answer.data["rows"]:
-        assert keys(row) == [
-            "backbone",
-            "image_height",
-            "image_width",
-            "classes",
-            "head",
-            "feature_map",
-            "backbone_parameters",
-            "head_parameters",
-            "total_parameters",
-            "trainable_parameters",
-            "head_flops",
-            "total_flops",
-            "size_mb",
-        ]
-
-
-def test_check_json_has_exactly_the_promised_fields(wisesr: CommandLine, photos: Path) -> None:
-    answer = wisesr("check", photos, "--image-size", "32", "--format", "json")
-    assert answer.code == 0
-    assert keys(answer.data) == ["status", "findings"]
-    assert answer.data["status"] in {"pass", "warn"}
-    for row in answer.data["findings"]:
-        assert keys(row) == ["level", "code", "message", "count", "paths"]
-        assert row["level"] in {"pass", "warn", "fail"}
-
-
 @pytest.mark.parametrize("output", ["csv", "markdown"])
 @pytest.mark.parametrize("command", ["evaluate RUN", "summarize --backbone compact_small", "check PHOTOS"])
 def test_csv_and_markdown_are_tables_with_rows_of_one_length(
     wisesr: CommandLine, trained: Trained, photos: Path, command: str, output: str
 ) -> None:
-    words = {"RUN": trained.run, "PHOTOS": photos}
-    answer = wisesr(*(words.get(word, word) for word in command.split()), "--format", output)
-    assert answer.code == 0
+    answer = wisesr.line(command, "--format", output, RUN=trained.run, PHOTOS=photos).worked()
     rows = list(csv.reader(io.StringIO(answer.out), delimiter="," if output == "csv" else "|"))
     assert len(rows) > 2
     if output == "csv":
@@ -690,13 +382,12 @@ def test_a_traceback_shows_odd_names_as_escapes(wisesr: CommandLine, tmp_path: P
     make_photos(tmp_path / "photos", 3)
     bug = fresh(cwd=tmp_path, program=("-c", program))
     assert bug.code == 1
+    assert "Traceback" in bug.err
     assert "KeyError" in bug.err
     assert "\x1b" not in bug.err
 
 
-def test_too_little_memory_is_5_and_one_line(
-    trained: Trained, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_memory_is_5(trained: Trained, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise MemoryError("Unable to allocate 286. GiB")
 
@@ -704,110 +395,6 @@ def test_too_little_memory_is_5_and_one_line(
     answer = wisesr("predict", trained.run, trained.photos / "test", "-b", 100_000_000)
     assert answer.code == 5
     assert answer.error == "wisesr: not enough memory: Unable to allocate 286. GiB"
-
-
-def test_a_bug_shows_its_traceback_and_is_1(tmp_path: Path) -> None:
-    program = "import wisesr_cli.cli.check, wisesr_cli.training.checks as c\nc.check_config = None\n"
-    program += "import sys; sys.argv = ['wisesr', 'check', 'photos']\nfrom wisesr_cli.__main__ import main; main()"
-    make_photos(tmp_path / "photos", 3)
-    answer = fresh(cwd=tmp_path, program=("-c", program))
-    assert answer.code == 1
-    assert "Traceback" in answer.err
-    assert "TypeError" in answer.err
-
-
-# The program
-
-
-@pytest.mark.reliability(35)
-def test_python_m_is_the_same_program_and_ignores_modules_in_the_current_folder(tmp_path: Path, photos: Path) -> None:
-    for name in ("json", "keras_cv", "keras_hub", "typer", "yaml", "numpy", "rich", "os", "re", "difflib"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('code of the current folder was run')", encoding="utf-8")
-    program = Path(sys.executable).with_name("wisesr")
-    lines = ([*["check", "--format", "json"], str(photos)], ["--version"], ["config", "show"], ["nothing"])
-    for line in lines:
-        answer = fresh(*line, cwd=tmp_path)
-        assert "code of the current folder" not in answer.out + answer.err
-        assert answer.code == (2 if line == ["nothing"] else 0), answer.err
-        done = subprocess.run(
-            [program, *line], cwd=tmp_path, env=environment(tmp_path), capture_output=True, check=False, text=True
-        )
-        assert (done.returncode, done.stdout, done.stderr) == (answer.code, answer.out, answer.err)
-
-
-@pytest.mark.reliability(35, 37)
-def test_neither_modules_in_the_current_folder_nor_the_users_keras_settings_change_a_prediction(
-    wisesr: CommandLine, tmp_path: Path, trained: Trained
-) -> None:
-    (tmp_path / ".keras").mkdir()
-    (tmp_path / ".keras" / "keras.json").write_text(
-        json.dumps({"floatx": "float16", "epsilon": 0.5, "image_data_format": "channels_first", "backend": "torch"}),
-        encoding="utf-8",
-    )
-    for name in ("json", "keras_cv", "keras_hub", "keras_nlp", "tensorflow_text"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('code of the current folder was run')", encoding="utf-8")
-    photo = trained.photos / "test" / "red" / "00.png"
-    answer = fresh("predict", trained.run, photo, "--format", "json", cwd=tmp_path)
-    assert answer.code == 0, answer.err
-    expected = wisesr("predict", trained.run, photo, "--format", "json").data[0]
-    assert answer.data[0]["label"] == expected["label"]
-    assert answer.data[0]["score"] == pytest.approx(expected["score"], abs=1e-5)
-    assert "\nWARNING" not in answer.err
-    assert all(not line.startswith(("I0", "W0", "E0")) for line in answer.err.splitlines())
-
-
-def test_a_terminal_that_knows_ascii_only_gets_escapes_and_no_crash(tmp_path: Path) -> None:
-    make_photos(tmp_path / "猫", 3)
-    answer = fresh("check", tmp_path / "猫", cwd=tmp_path, variables={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
-    assert answer.code == 0, answer.err
-    assert "\\u732b" in answer.out
-    assert answer.out.isascii()
-
-
-CLOSED = ("<&-", ">&-", "2>&-", "<&- >&- 2>&-")
-
-
-def with_closed(closed: str, *arguments: object, folder: Path) -> Answer:
-    """Run a command line in a fresh process without some of its standard streams."""
-    script = f'exec "$0" -m wisesr_cli "$@" {closed}'
-    command = ["sh", "-c", script, sys.executable, *map(str, arguments)]
-    done = subprocess.run(
-        command, env=environment(folder), cwd=folder, capture_output=True, timeout=120, check=False, text=True
-    )
-    return Answer(done.returncode, done.stdout, done.stderr)
-
-
-@pytest.mark.parametrize("closed", CLOSED)
-@pytest.mark.parametrize("line", [["--version"], ["config", "schema"]], ids=" ".join)
-def test_standard_streams_that_are_closed_are_no_bug(line: list[str], closed: str, tmp_path: Path) -> None:
-    answer = with_closed(closed, *line, folder=tmp_path)
-    assert (answer.code, answer.err) == (0, "")
-    assert (answer.out == "") == (" >&-" in f" {closed}")
-
-
-@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
-def test_without_standard_streams_a_prediction_is_the_same_and_no_file_takes_their_place(
-    wisesr: CommandLine, trained: Trained, tmp_path: Path, closed: str
-) -> None:
-    line = ("predict", trained.run, trained.photos / "test", "--format", "jsonl", "-o")
-    assert wisesr(*line, tmp_path / "expected").code == 0
-    answer = with_closed(closed, *line, tmp_path / "out", folder=tmp_path)
-    assert answer.code == 0, answer.err
-    assert answer.out == ""
-    records, expected = (
-        [json.loads(line) for line in (tmp_path / name).read_text(encoding="utf-8").splitlines()]
-        for name in ("out", "expected")
-    )
-    assert [record["label"] for record in records] == [record["label"] for record in expected]
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["expected", "out"]
-
-
-@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
-def test_paths_from_a_standard_input_that_is_closed_are_3(trained: Trained, tmp_path: Path, closed: str) -> None:
-    answer = with_closed(closed, "predict", trained.run, "-", folder=tmp_path)
-    assert answer.code == 3
-    if closed == "<&-":
-        assert "standard input: cannot be read: it is closed" in answer.error
 
 
 # The backend

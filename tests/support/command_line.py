@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from PIL import Image
 from wisesr_cli.cli.main import run
 
 REPOSITORY = Path(__file__).parents[2]
+WISESR = Path(sys.executable).with_name("wisesr")
 CLASSES = ("blue", "green", "red")
 SMALL = ("--backbone", "compact_small", "--image-size", "32", "-b", "12")
 QUICK = (*SMALL, "--lr", "0.01", "-s", "train.schedule.name=constant")
@@ -37,6 +39,20 @@ class Answer:
         return json.loads(self.out)
 
     @property
+    def records(self) -> list[dict[str, Any]]:
+        """Every line of standard output as JSON."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def finding(self, code: str) -> dict[str, Any]:
+        """Return the row of `check --format json` with this code."""
+        (row,) = (row for row in self.data["findings"] if row["code"] == code)
+        return dict(row)
+
+    def said(self, words: str) -> list[str]:
+        """Return the lines on standard error that hold these words."""
+        return [line for line in self.err.splitlines() if words in line]
+
+    @property
     def error(self) -> str:
         """The one line on standard error that says what is wrong; there is no traceback."""
         lines = [line for line in self.err.splitlines() if line.startswith("wisesr: ")]
@@ -44,6 +60,23 @@ class Answer:
         assert self.err.splitlines()[-1] == lines[0]
         assert "Traceback" not in self.err
         return lines[0]
+
+    def worked(self) -> Answer:
+        """Check that the exit code is 0."""
+        assert self.code == 0, self.err
+        return self
+
+    def failed(self, code: int, *said: str) -> Answer:
+        """Check the exit code, and that the one line about it says all this."""
+        assert self.code == code, self.err
+        error = self.error
+        assert [words for words in said if words not in error] == [], error
+        return self
+
+    def refused(self, code: int, *said: str) -> Answer:
+        """Check the same, and that nothing was written to standard output."""
+        assert self.out == ""
+        return self.failed(code, *said)
 
 
 class CommandLine:
@@ -58,6 +91,10 @@ class CommandLine:
         captured = self.capsys.readouterr()
         return Answer(code, captured.out, captured.err)
 
+    def line(self, words: str, *more: object, **places: object) -> Answer:
+        """Call `wisesr` with these words, those in `places` replaced by what stands there."""
+        return self(*(places.get(word, word) for word in words.split()), *more)
+
 
 def environment(folder: Path) -> dict[str, str]:
     """Return the environment of a fresh process whose caches and home are in `folder`."""
@@ -65,12 +102,30 @@ def environment(folder: Path) -> dict[str, str]:
     return {**kept, "WISESR_CACHE_DIR": str(folder / "caches"), "HOME": str(folder), "CUDA_VISIBLE_DEVICES": "-1"}
 
 
-def fresh(*arguments: object, cwd: Path, program: tuple[str, ...] = ("-m", "wisesr_cli"), **options: Any) -> Answer:
-    """Run `python -m wisesr_cli` in a fresh process."""
-    command = [sys.executable, *program, *map(str, arguments)]
-    variables = {**environment(cwd), **options.pop("variables", {})}
-    done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, timeout=120, check=False, **options)
-    return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
+def fresh(
+    *arguments: object,
+    cwd: Path,
+    executable: Path | str = sys.executable,
+    program: tuple[str, ...] = ("-m", "wisesr_cli"),
+    **options: Any,
+) -> Answer:
+    """Run `python -m wisesr_cli`, or another program, in a fresh process; its home is `home` or `cwd`."""
+    command = [str(executable), *program, *map(str, arguments)]
+    variables = {**environment(options.pop("home", cwd)), **options.pop("variables", {})}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120, **options}
+    done = subprocess.run(command, cwd=cwd, env=variables, check=False, **options)
+    return Answer(done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file, a column by its name."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def make_photo(path: Path, label: int, seed: int, size: tuple[int, int] = (32, 32)) -> Path:
@@ -91,6 +146,13 @@ def make_photos(folder: Path, per_class: int, *, first_seed: int = 0, classes: t
     return folder
 
 
+def make_splits(folder: Path, **per_class: int) -> Path:
+    """Write so many images of each class into each split, no two alike."""
+    for number, (split, count) in enumerate(per_class.items()):
+        make_photos(folder / split, count, first_seed=100 * number)
+    return folder
+
+
 @dataclass(frozen=True)
 class Trained:
     """A finished run with a test split, and the images that it was trained on."""
@@ -104,10 +166,16 @@ class Trained:
         return Path(shutil.copytree(self.run, folder, ignore=others))
 
 
+def train_apart(folder: Path, photos: Path, *more: str, name: str | None = "run") -> Trained:
+    """Train in this process with caches of its own, for a run that several tests share; `None` names no run."""
+    named = ["--name", name] if name else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WISESR_CACHE_DIR", str(photos.parent / "caches"))
+        assert run(["train", str(photos), *QUICK, "-o", str(folder), *named, *more]) == 0
+    return Trained(folder / (name or ""), photos)
+
+
 def train_small(folder: Path) -> Trained:
     """Train two epochs on tiny images in this process."""
-    photos = folder / "photos"
-    for number, (split, per_class) in enumerate((("train", 12), ("validation", 5), ("test", 5))):
-        make_photos(photos / split, per_class, first_seed=100 * number)
-    assert run(["train", str(photos), *QUICK, "--epochs", "2", "-o", str(folder / "runs"), "--name", "tiny"]) == 0
-    return Trained(folder / "runs" / "tiny", photos)
+    photos = make_splits(folder / "photos", train=12, validation=5, test=5)
+    return train_apart(folder / "runs", photos, "--epochs", "2", name="tiny")

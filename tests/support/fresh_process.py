@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from command_line import environment
+from command_line import Answer, environment, fresh
 
 HEAVY = ("tensorflow", "keras", "jax", "numpy", "pydantic", "yaml", "rich", "PIL", "matplotlib")
 
@@ -30,6 +30,22 @@ def loaded_after(code: str, folder: Path) -> tuple[int, set[str], str]:
     )
     last = next(line for line in reversed(done.stdout.splitlines()) if line.startswith("LOADED "))
     return done.returncode, {name.partition(".")[0] for name in json.loads(last[7:])}, done.stderr
+
+
+TELL_MEMORY = (
+    "import atexit, pathlib, sys\n"
+    "status = lambda: pathlib.Path('/proc/self/status').read_text()\n"
+    "peak = lambda: [line.split()[1] for line in status().splitlines() if line.startswith('VmHWM')][0]\n"
+    "atexit.register(lambda: pathlib.Path('peak').write_text(peak()))\n"
+    "from wisesr_cli.__main__ import main\n"
+    "main()"
+)
+
+
+def with_peak(folder: Path, *arguments: object) -> tuple[Answer, int]:
+    """Run a command in a fresh process; return its answer and its peak of memory in megabytes."""
+    answer = fresh(*arguments, cwd=folder, program=("-c", TELL_MEMORY))
+    return answer, int((folder / "peak").read_text(encoding="ascii")) // 1024
 
 
 def command(*words: str) -> str:

@@ -33,8 +33,11 @@ class Data:
 
 @dataclass
 class Heard(Silent):
+    """Remembers what is told, the bars with their totals, and the steps of each."""
+
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    bars: list[tuple[str, int | None]] = field(default_factory=list)
     steps: dict[str, int] = field(default_factory=dict)
 
     def note(self, message: str) -> None:
@@ -45,6 +48,7 @@ class Heard(Silent):
 
     @contextmanager
     def progress(self, label: str, total: int | None) -> Iterator[Progress]:
+        self.bars.append((label, total))
         yield Counter(self.steps, label)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 
 ODD_NAMES = {
     "Unicode": "\u732b \u00fc\u00e9 \U0001f63a",
@@ -26,6 +27,11 @@ ODD_NAMES = {
 }
 
 RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\ud800-\udfff]")
+
+
+def shows_itself(text: str) -> bool:
+    """Return whether a text holds nothing that a terminal would act on, line ends among it."""
+    return not any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for character in text)
 
 
 def assert_nothing_raw(text: str) -> None:

@@ -85,8 +85,7 @@ def all_as_promised(rows: dict[int, Row]) -> bool:
 
 LINES: dict[int, Line] = {
     1: Line(
-        "A training file of zero bytes",
-        "named before epoch 1, exit 3; with data.on_error: skip listed and left out",
+        "A training file of zero bytes", "named before epoch 1, exit 3; with data.on_error: skip listed and left out"
     ),
     2: Line("Text named .jpg", '"not an image", exit 3'),
     3: Line("JPEG, PNG, WebP cut at 50 % and at 99 %", '"truncated", exit 3; never silently filled'),
@@ -94,10 +93,7 @@ LINES: dict[int, Line] = {
         "A PNG of 14000x14000 pixels in 186 KB",
         '"over the pixel limit", exit 3; memory grows by less than 500 MB; the limit is an option',
     ),
-    5: Line(
-        "EXIF orientation 1 to 8",
-        "the same prediction as the upright image, in every command",
-    ),
+    5: Line("EXIF orientation 1 to 8", "the same prediction as the upright image, in every command"),
     6: Line(
         "CMYK, grey, palette, grey+alpha, RGBA, 16-bit grey PNG and TIFF, palette BMP, bitfield BMP",
         "the documented RGB; a 16-bit ramp keeps its 256 levels",
@@ -118,13 +114,9 @@ LINES: dict[int, Line] = {
         "ignored, counted",
     ),
     13: Line("A class folder that is empty, without images, or unreadable", "exit 3 with class and reason"),
-    14: Line(
-        "One class; a flat folder; an empty or missing folder",
-        "exit 3 with the layout that is expected",
-    ),
+    14: Line("One class; a flat folder; an empty or missing folder", "exit 3 with the layout that is expected"),
     15: Line(
-        "A folder that holds train/ and val/ (training, valid, validation, dev, test, testing)",
-        "recognised as splits",
+        "A folder that holds train/ and val/ (training, valid, validation, dev, test, testing)", "recognised as splits"
     ),
     16: Line("Nested folders below a class", "merged into the class, their count said"),
     17: Line("A loop of symbolic links; a broken link", "ends, each real file once; the broken link is named"),
@@ -138,14 +130,8 @@ LINES: dict[int, Line] = {
         "Classes 0..11; a test folder that lacks a class, has an unknown one, or is in another order",
         "one order everywhere; classes are matched by name: support 0, exit 3, identical metrics",
     ),
-    22: Line(
-        "The same image in two splits, or under two labels",
-        "a warning with count and pairs (check: FAIL)",
-    ),
-    23: Line(
-        "A class too small to split; 3,000 classes",
-        "exit 3 with counts; runs, tables shortened",
-    ),
+    22: Line("The same image in two splits, or under two labels", "a warning with count and pairs (check: FAIL)"),
+    23: Line("A class too small to split; 3,000 classes", "exit 3 with counts; runs, tables shortened"),
     24: Line(
         "SIGINT, SIGTERM; a second signal",
         "checkpoint complete, how to resume is said, exit 130 / 143; ends at once without damage",
@@ -172,17 +158,12 @@ LINES: dict[int, Line] = {
         "exit 2 unless --overwrite or --resume; files of others are never deleted",
     ),
     30: Line("A second process on a live run; a stale lock", "exit 5 with the pid; does not block"),
-    31: Line(
-        "A damaged checkpoint or file in it; a weight that was not loaded",
-        "exit 4, the file named; an error",
-    ),
+    31: Line("A damaged checkpoint or file in it; a weight that was not loaded", "exit 4, the file named; an error"),
     32: Line(
-        "The loss becomes NaN or infinite",
-        "stops, says at which step and what to try, exit 3, best checkpoint kept",
+        "The loss becomes NaN or infinite", "stops, says at which step and what to try, exit 3, best checkpoint kept"
     ),
     33: Line(
-        "An epoch that did not finish; a crash while a log is written",
-        "never in history.csv; earlier lines intact",
+        "An epoch that did not finish; a crash while a log is written", "never in history.csv; earlier lines intact"
     ),
     34: Line(
         "A model file with Lambda, TFSMLayer, TorchModuleWrapper, StringLookup or any layer wisesr does not build with",
@@ -209,18 +190,14 @@ LINES: dict[int, Line] = {
         "neutralised; exact; everything escaped and nothing loaded from outside",
     ),
     41: Line(
-        "One unreadable image of N; all unreadable; no input",
-        "N records, exit 6 (--strict: 3 at the end); exit 3",
+        "One unreadable image of N; all unreadable; no input", "N records, exit 6 (--strict: 3 at the end); exit 3"
     ),
     42: Line(
         "SIGKILL of predict, then --resume; an output that exists",
         "byte for byte the output of an uninterrupted run, its name there only when it is complete; exit 2 unless "
         "--overwrite or --resume",
     ),
-    43: Line(
-        "100,000 images against 10,000; | head -1; /dev/full",
-        "memory within 10 %; silent, exit 141; exit 5",
-    ),
+    43: Line("100,000 images against 10,000; | head -1; /dev/full", "memory within 10 %; silent, exit 141; exit 5"),
     44: Line(
         "Other batch sizes and neighbours; precision",
         "no score changes by more than 1e-5; float32 with TF32 off unless --precision is given",

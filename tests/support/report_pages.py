@@ -10,13 +10,7 @@ import numpy as np
 from PIL import Image
 
 from wisesr_cli.evaluation.evaluate import Answers
-from wisesr_cli.evaluation.metrics import (
-    compute_metrics,
-    most_confused,
-    reliability_bins,
-    softmax,
-    worst_mistakes,
-)
+from wisesr_cli.evaluation.metrics import compute_metrics, most_confused, reliability_bins, softmax, worst_mistakes
 from wisesr_cli.report.pictures import tinted_map
 from wisesr_cli.report.records import Card, DataTable, Example, ReportContent, Thumbnail
 from wisesr_cli.report.selection import choose_listed, choose_mistakes, choose_right, examples_of

@@ -1,0 +1,120 @@
+"""Standard streams that are closed, full, read by nobody or of ASCII alone: an exit code, and no bug."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+from command_line import Answer, CommandLine, Trained, fresh, make_photos
+
+from wisesr_cli.cli.main import run
+
+DISK_FULL = "wisesr: the disk is full; free some room, then repeat the command (train and predict -o: with --resume)\n"
+
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+
+CHEAP = (["config", "show"], ["--help"], ["config", "schema"], ["check", "photos", "--format", "json", "-q"])
+
+
+def nobody_takes(broken: str) -> TextIO:
+    """Return a stream on a full disk, or into a pipe that nobody reads."""
+    if broken == "full":
+        return Path("/dev/full").open("w", encoding="utf-8")
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    return os.fdopen(write_end, "w", encoding="utf-8")
+
+
+@pytest.mark.reliability(43)
+@pytest.mark.parametrize("line", CHEAP, ids=" ".join)
+@pytest.mark.parametrize(("broken", "code", "said"), [("full", 5, DISK_FULL), ("pipe", 141, "")])
+def test_output_nobody_takes_is_5_or_141(line: list[str], broken: str, code: int, said: str, tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 3)
+    with nobody_takes(broken) as stream:
+        answer = fresh(*line, cwd=tmp_path, stdout=stream)
+    assert (answer.code, answer.err) == (code, said)
+
+
+PRINTING = (
+    *(f"predict RUN PHOTOS --format {name}" for name in ("table", "json", "jsonl", "csv", "markdown")),
+    *(f"evaluate RUN --format {name}" for name in ("table", "json", "csv", "markdown")),
+    *("summarize --backbone compact_small --head gap", "check PHOTOS", "doctor --format json"),
+)
+
+
+@pytest.mark.reliability(43)
+@pytest.mark.parametrize("command", PRINTING)
+@pytest.mark.parametrize("broken", ["full", "pipe"])
+def test_results_that_nobody_takes_are_5_and_141(
+    command: str,
+    broken: str,
+    trained: Trained,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    seen: Callable[[str], None],
+) -> None:
+    words = {"RUN": str(trained.run), "PHOTOS": str(trained.photos / "train")}
+    stream = nobody_takes(broken)
+    monkeypatch.setattr(sys, "stdout", stream)
+    code = run([*(words.get(word, word) for word in command.split()), "-q"])
+    monkeypatch.undo()
+    stream.close()
+    assert (code, capsys.readouterr().err) == ((5, DISK_FULL) if broken == "full" else (141, ""))
+    seen(f"{len(PRINTING)} commands: {'/dev/full' if broken == 'full' else 'closed pipe'}: exit {code}")
+
+
+def test_a_terminal_that_knows_ascii_only_gets_escapes_and_no_crash(tmp_path: Path) -> None:
+    make_photos(tmp_path / "猫", 3)
+    answer = fresh("check", tmp_path / "猫", cwd=tmp_path, variables={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+    assert answer.code == 0, answer.err
+    assert "\\u732b" in answer.out
+    assert answer.out.isascii()
+
+
+CLOSED = ("<&-", ">&-", "2>&-", "<&- >&- 2>&-")
+
+
+def with_closed(closed: str, *arguments: object, folder: Path) -> Answer:
+    """Run a command line in a fresh process without some of its standard streams."""
+    script = f'exec "$0" -m wisesr_cli "$@" {closed}'
+    return fresh(*arguments, cwd=folder, executable="sh", program=("-c", script, sys.executable))
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+@pytest.mark.parametrize("line", [["--version"], ["config", "schema"]], ids=" ".join)
+def test_standard_streams_that_are_closed_are_no_bug(line: list[str], closed: str, tmp_path: Path) -> None:
+    answer = with_closed(closed, *line, folder=tmp_path)
+    assert (answer.code, answer.err) == (0, "")
+    assert (answer.out == "") == (" >&-" in f" {closed}")
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
+def test_without_standard_streams_a_prediction_is_the_same_and_no_file_takes_their_place(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path, closed: str
+) -> None:
+    line = ("predict", trained.run, trained.photos / "test", "--format", "jsonl", "-o")
+    assert wisesr(*line, tmp_path / "expected").code == 0
+    answer = with_closed(closed, *line, tmp_path / "out", folder=tmp_path)
+    assert answer.code == 0, answer.err
+    assert answer.out == ""
+    records, expected = (
+        [json.loads(line) for line in (tmp_path / name).read_text(encoding="utf-8").splitlines()]
+        for name in ("out", "expected")
+    )
+    assert [record["label"] for record in records] == [record["label"] for record in expected]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["expected", "out"]
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
+def test_paths_from_a_standard_input_that_is_closed_are_3(trained: Trained, tmp_path: Path, closed: str) -> None:
+    answer = with_closed(closed, "predict", trained.run, "-", folder=tmp_path)
+    assert answer.code == 3
+    if closed == "<&-":
+        assert "standard input: cannot be read: it is closed" in answer.error
