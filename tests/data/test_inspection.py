@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_folders import Data, Heard, make_folder, make_image
+from image_folders import Data, make_folder, make_image
 from PIL import Image
 
-from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.inspection import inspect_data
 from wisesr_cli.data.oddities import animated_message, misnamed_message
 from wisesr_cli.listening import Progress, Silent
@@ -31,12 +29,6 @@ def test_a_sound_folder_passes(tmp_path: Path) -> None:
     assert "2 classes (a 5, b 5); images: train 10" in found["classes"].message
 
 
-def test_a_missing_folder_is_a_finding_not_an_error(tmp_path: Path) -> None:
-    found = findings(tmp_path / "absent")
-    assert found["layout"].level == "fail"
-    assert "no such folder" in found["layout"].message
-
-
 @pytest.mark.parametrize(("on_error", "level"), [("fail", "fail"), ("skip", "warn")])
 def test_truncated_images_are_found_with_all_others(on_error: str, level: str, tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 5, "b": 5})
@@ -48,14 +40,6 @@ def test_truncated_images_are_found_with_all_others(on_error: str, level: str, t
         assert (finding.level, finding.count) == (level, 2)
         assert finding.paths == ("a/zero.jpg", "b/cut.png")
         assert "b/cut.png: truncated PNG" in finding.message
-
-
-def test_duplicates_fail(tmp_path: Path) -> None:
-    make_folder(tmp_path, {f"{split}/{name}": 3 for split in ("train", "test") for name in "ab"})
-    shutil.copy(tmp_path / "train/a/000.png", tmp_path / "test/a/copy.png")
-    finding = findings(tmp_path)["duplicates"]
-    assert (finding.level, finding.count) == ("fail", 1)
-    assert finding.paths == ("train/a/000.png", "test/a/copy.png")
 
 
 def test_imbalance_is_warned_of_from_tenfold_on(tmp_path: Path) -> None:
@@ -112,12 +96,6 @@ def test_images_far_smaller_than_the_image_size_are_warned_of(tmp_path: Path) ->
     assert findings(tmp_path, image_size=(64, 64))["small-images"].count == 6
 
 
-def test_what_passes_the_check_can_be_indexed(tmp_path: Path) -> None:
-    make_folder(tmp_path, {"a": 5, "b": 5})
-    assert CheckResult(inspect_data(Data(dir=tmp_path), seed=0, listener=Silent())).status == "pass"
-    assert len(build_index(Data(dir=tmp_path), seed=0, listener=Silent()).splits) == 2
-
-
 def test_copies_that_the_split_would_tear_apart_fail(tmp_path: Path) -> None:
     for number in range(8):
         make_image(tmp_path / "a" / f"{number}.png", 1)
@@ -153,10 +131,3 @@ def test_a_stop_leaves_no_thread_behind(stage: str, tmp_path: Path) -> None:
         inspect_data(Data(dir=tmp_path), seed=0, listener=Stopping())
     assert caught.value.__traceback__ is not None  # whoever holds it holds the frames, and what they hold
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("wisesr")] == []
-
-
-def test_images_in_nested_folders_are_said_in_the_words_of_training(tmp_path: Path) -> None:
-    make_folder(tmp_path, {"a": 3, "b": 3, "b/below": 2})
-    heard = Heard()
-    build_index(Data(dir=tmp_path), seed=0, listener=heard)
-    assert findings(tmp_path)["nested-folders"].message in heard.notes

@@ -19,6 +19,8 @@ from wisesr_cli.data.shards import Shard, ShardInputs, parse_shard
 from wisesr_cli.errors import DataError, UsageError
 from wisesr_cli.machine.threads import always
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 NAMES = st.lists(st.text(max_size=5).map(lambda text: text.replace("\0", "")), min_size=1, max_size=40)
 
 
@@ -77,11 +79,6 @@ def test_a_shard_is_ready_only_when_an_input_of_its_own_has_come() -> None:
 # The command
 
 
-@pytest.fixture(autouse=True)
-def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.mark.parametrize("source", ["folder", "list", "pipe"])
 def test_the_lines_of_all_shards_in_turn_are_those_of_one_run(
     wisesr: CommandLine, trained: Trained, source: str, monkeypatch: pytest.MonkeyPatch
@@ -114,9 +111,7 @@ def test_keras_gives_an_image_the_same_scores_in_every_shard_to_rounding(wisesr:
             assert row["score"] == pytest.approx(whole[row["path"]]["score"], abs=1e-6)
 
 
-def test_a_shard_says_how_many_inputs_it_had_and_what_tells_the_list_from_another(
-    wisesr: CommandLine, trained: Trained
-) -> None:
+def test_a_shard_counts_its_inputs_and_tells_its_list_from_another(wisesr: CommandLine, trained: Trained) -> None:
     make_photos(Path("photos"), 2)
     notes = [
         wisesr("predict", trained.run, "photos", "--shard", f"{index}/4", "--format", "jsonl").err for index in range(4)
@@ -137,9 +132,7 @@ def test_a_shard_says_how_many_inputs_it_had_and_what_tells_the_list_from_anothe
 @pytest.mark.parametrize(
     ("chosen", "expected"), [("jsonl", ""), ("json", "[\n]\n"), ("csv", "path,label,score,error\n"), ("table", "")]
 )
-def test_an_empty_shard_ends_0_with_an_output_that_is_whole(
-    wisesr: CommandLine, trained: Trained, chosen: str, expected: str
-) -> None:
+def test_an_empty_shard_has_a_whole_output(wisesr: CommandLine, trained: Trained, chosen: str, expected: str) -> None:
     make_photos(Path("photos"), 1)
     words = ("predict", trained.run, "photos", "--shard", "3/4", "--format", chosen)
     answer = wisesr(*words)
@@ -149,9 +142,7 @@ def test_an_empty_shard_ends_0_with_an_output_that_is_whole(
     assert Path("labels").read_text(encoding="utf-8") == expected
 
 
-def test_an_interrupted_shard_is_gone_on_with_as_that_shard_only(
-    wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shard_resumes_only_as_itself(wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     from wisesr_cli.prediction.output import FileOutput
 
     def killed(self: FileOutput) -> None:
@@ -163,9 +154,7 @@ def test_an_interrupted_shard_is_gone_on_with_as_that_shard_only(
         patch.setattr(FileOutput, "finish", killed)
         assert wisesr(*words, "--shard", "1/2").code == 130
     for other in ((), ("--shard", "0/2"), ("--shard", "1/3")):
-        refused = wisesr(*words, *other, "--resume")
-        assert refused.code == 4
-        assert "with other options: shard was 1/2 and is" in refused.error
+        wisesr(*words, *other, "--resume").failed(4, "with other options: shard was 1/2 and is")
     assert wisesr(*words, "--shard", "1/2", "--resume").code == 0
     found = [json.loads(line)["path"] for line in Path("labels.jsonl").read_text(encoding="utf-8").splitlines()]
     assert found == [str(path) for path in sorted(Path("photos").rglob("*.png"))][1::2]
@@ -173,6 +162,4 @@ def test_an_interrupted_shard_is_gone_on_with_as_that_shard_only(
 
 def test_a_wrong_shard_is_2_before_the_model_is_looked_at(wisesr: CommandLine) -> None:
     for text in ("0/0", "5/4", "a/b"):
-        answer = wisesr("predict", "nowhere", "photos", "--shard", text)
-        assert answer.code == 2
-        assert f"--shard {text}" in answer.error
+        wisesr("predict", "nowhere", "photos", "--shard", text).failed(2, f"--shard {text}")

@@ -33,9 +33,7 @@ def test_the_fraction_is_met(strategy: str, fraction: float) -> None:
 
 
 @pytest.mark.parametrize(("count", "fraction", "expected"), [(2, 0.01, 1), (2, 0.99, 1), (10, 0.2, 2), (7, 0.5, 4)])
-def test_stratified_takes_the_fraction_of_each_class_but_at_least_one_and_not_all(
-    count: int, fraction: float, expected: int
-) -> None:
+def test_stratified_takes_at_least_one_of_each_class_and_not_all(count: int, fraction: float, expected: int) -> None:
     paths = [f"{name}/{number}" for name in CLASSES for number in range(count)]
     labels = np.repeat(np.arange(3), count)
     chosen = choose_validation("stratified", paths, labels, options(fraction))

@@ -3,20 +3,19 @@ from __future__ import annotations
 import io
 import os
 import struct
-import subprocess
-import sys
-import textwrap
 import time
 import tracemalloc
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+import hostile_images
 import numpy as np
 import pytest
+from hostile_images import ORIENTATION, PNG_START, chunk
 from PIL import Image, ImageFile, ImageOps
 
 from wisesr_cli.errors import ImageError
@@ -27,14 +26,11 @@ from wisesr_cli.images.decoding import SUPPORTED, decode_image, decode_with_head
 ROWS, COLUMNS = np.mgrid[0:120, 0:160]
 SMOOTH = np.stack([COLUMNS, ROWS * 2, (ROWS + COLUMNS) // 2], axis=-1).astype(np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
-EXIF_ORIENTATION = 0x0112
 
 
 def encoded(image: Image.Image | np.ndarray, format_name: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    image.save(buffer, format_name, **options)
-    return buffer.getvalue()
+    return hostile_images.encoded(image, format_name, **options)
 
 
 def reference(data: bytes) -> np.ndarray:
@@ -52,23 +48,32 @@ def reason(source: object, **options: object) -> str:
     return str(caught.value)
 
 
-def png(pixels: np.ndarray, bits: int, colour_type: int, *extra: tuple[bytes, bytes]) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+@contextmanager
+def less_memory_than(most: int) -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
 
+
+def png(pixels: np.ndarray, bits: int, colour_type: int, *extra: tuple[bytes, bytes]) -> bytes:
     height, width = pixels.shape[:2]
     dtype = ">u2" if bits == 16 else "u1"
     lines = b"".join(b"\0" + line.astype(dtype).tobytes() for line in pixels.reshape(height, -1))
     header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
     body = chunk(b"IHDR", header) + b"".join(chunk(*one) for one in extra)
-    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return PNG_START + body + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND")
 
 
 @pytest.mark.parametrize("format_name", SUPPORTED)
-def test_every_supported_format_decodes_as_the_reference_does(format_name: str) -> None:
+def test_every_supported_format_decodes_as_the_reference_does_whatever_stands_behind_it(format_name: str) -> None:
     data = encoded(SMOOTH, format_name)
-    assert np.array_equal(decode_image(data, image_size=None), reference(data))
+    for more in (b"", b"\0" * 10_000):
+        assert np.array_equal(decode_image(data + more, image_size=None), reference(data))
     assert read_header(io.BytesIO(data)).format == format_name
+    assert formats.format_of(data[: formats.PREFIX_BYTES]) == format_name
 
 
 @pytest.mark.reliability(6)
@@ -102,52 +107,28 @@ def test_bitfield_bmp_has_the_colours_of_its_masks(bits_per_pixel: int) -> None:
     assert decode_image(data, image_size=None).tolist() == expected
 
 
-@pytest.mark.reliability(6)
-def test_palette_bmp_gives_colours_not_indices() -> None:
-    image = Image.new("P", (2, 1))
-    image.putpalette([250, 20, 30, 10, 240, 60])
-    image.putdata([0, 1])
-    assert decode_image(encoded(image, "BMP"), image_size=None).tolist() == [[[250, 20, 30], [10, 240, 60]]]
+RAMP = np.arange(256).reshape(16, 16)
+DEEP = {  # files of more than 8 bits, and how many they say
+    **{name: (encoded((RAMP * 257).astype(np.uint16), name), 16) for name in ("PNG", "TIFF", "PPM")},
+    "big-endian TIFF": (encoded((RAMP * 257).astype(">u2"), "TIFF"), 16),
+    "TIFF of wide integers": (encoded((RAMP * 257).astype(np.int32), "TIFF"), None),
+    "PNG in colour": (png(np.repeat(RAMP[..., None] * 257, 3, axis=2), 16, 2), 16),
+    "TIFF from 0 to 1": (encoded(RAMP.astype(np.float32) / np.float32(255), "TIFF"), None),
+    "TIFF of floats from 0 to 255": (encoded(RAMP.astype(np.float32), "TIFF"), None),
+}
 
 
 @pytest.mark.reliability(6)
-@pytest.mark.parametrize("format_name", ["PNG", "TIFF", "PPM"])
-def test_sixteen_bit_grey_ramp_keeps_its_256_levels(format_name: str) -> None:
-    ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
-    decoded = decode_image(encoded(ramp, format_name), image_size=None)
-    assert np.array_equal(decoded[..., 0], np.arange(256).reshape(16, 16))
-    assert np.array_equal(decoded[..., 0], decoded[..., 2])
+@pytest.mark.parametrize("case", DEEP)
+def test_a_ramp_of_more_than_8_bits_keeps_its_256_levels(case: str) -> None:
+    data, bits = DEEP[case]
+    assert np.array_equal(decode_image(data, image_size=None), np.repeat(RAMP[..., None], 3, axis=2))
+    assert bits is None or read_header(io.BytesIO(data)).bits == bits
 
 
-def test_big_endian_twelve_bit_and_wide_integer_tiff_are_scaled() -> None:
-    ramp = np.arange(256).reshape(16, 16)
-    big_endian = encoded(np.asarray(ramp * 257, dtype=">u2"), "TIFF")
-    assert Image.open(io.BytesIO(big_endian)).mode == "I;16B"
-    for data in (big_endian, encoded((ramp * 257).astype(np.int32), "TIFF")):
-        assert np.array_equal(decode_image(data, image_size=None)[..., 1], ramp)
-    assert read_header(io.BytesIO(big_endian)).bits == 16
-
-
-def test_sixteen_bit_rgb_png_keeps_its_256_levels() -> None:
-    ramp = np.repeat((np.arange(256) * 257).reshape(16, 16, 1), 3, axis=2)
-    data = png(ramp, 16, 2)
-    assert np.array_equal(decode_image(data, image_size=None), ramp // 257)
-    assert read_header(io.BytesIO(data)).bits == 16
-
-
-@pytest.mark.parametrize(("scale", "expected"), [(1 / 255, 1), (1, 1)])
-def test_float_tiff_is_zero_to_one_or_zero_to_255(scale: float, expected: int) -> None:
-    ramp = np.arange(256, dtype=np.float32).reshape(16, 16)
-    decoded = decode_image(encoded(ramp * np.float32(scale), "TIFF"), image_size=None)
-    assert np.array_equal(decoded[..., 0], ramp * expected)
-
-
-def test_float_tiff_with_nan_and_infinity_is_clipped() -> None:
+def test_nan_and_infinity_in_a_tiff_are_clipped_without_a_warning() -> None:
     values = np.array([[np.nan, np.inf, -np.inf, 100.0]], np.float32)
     assert decode_image(encoded(values, "TIFF"), image_size=None)[0, :, 0].tolist() == [0, 255, 0, 100]
-
-
-def test_every_kind_of_nan_is_black_without_a_warning() -> None:
     kinds = np.array([[0x7FC00000, 0x7F800001, 0xFF800001, 0x7FFFFFFF]], np.uint32).view(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -210,7 +191,7 @@ def test_transparent_colours_show_the_background() -> None:
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_exif_orientation_gives_the_upright_image(orientation: int, format_name: str) -> None:
     exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = orientation
+    exif[ORIENTATION] = orientation
     data = encoded(SMOOTH, format_name, exif=exif)
     expected = reference(data)
     assert np.array_equal(decode_image(data, image_size=None), expected)
@@ -224,15 +205,13 @@ def test_exif_orientation_gives_the_upright_image(orientation: int, format_name:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("resize", geometry.RESIZERS)
 @pytest.mark.parametrize("size", [(64, 48), (49, 80)])
-def test_large_turned_jpeg_is_resized_like_the_whole_decoded_one(
-    orientation: int, resize: str, size: tuple[int, int]
-) -> None:
+def test_a_large_turned_jpeg_is_resized_like_the_whole(orientation: int, resize: str, size: tuple[int, int]) -> None:
     rows, columns = np.mgrid[0:603, 0:805]
     waves = np.stack([128 + 120 * np.sin(rows / 9), 128 + 120 * np.cos(columns / 7), columns % 256], -1).astype(
         np.uint8
     )
     exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = orientation
+    exif[ORIENTATION] = orientation
     data = encoded(waves, "JPEG", quality=92, exif=exif)
     assert difference(decode_image(data, image_size=size, resize=resize), resized(reference(data), size, resize)) < 2
 
@@ -256,14 +235,9 @@ def test_resizing_agrees_with_the_plain_reference(resize: str, pixels: np.ndarra
     assert difference(decode_image(data, image_size=size, resize=resize), resized(pixels, size, resize)) < 2
 
 
-def test_pad_shows_the_background_beside_the_whole_image() -> None:
+def test_pad_shows_the_background_beside_the_whole_image_and_crop_keeps_the_centre() -> None:
     decoded = decode_image(encoded(np.zeros((10, 20, 3), np.uint8), "PNG"), image_size=(20, 20), resize="pad")
-    assert (decoded[:5] == 255).all()
-    assert (decoded[5:15] == 0).all()
-    assert (decoded[15:] == 255).all()
-
-
-def test_crop_keeps_the_centre() -> None:
+    assert [set(rows.ravel()) for rows in np.split(decoded, [5, 15])] == [{255}, {0}, {255}]
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, 10:20] = 200
     assert (decode_image(encoded(pixels, "PNG"), image_size=(10, 10), resize="crop") == 200).all()
@@ -296,46 +270,10 @@ def test_cut_file_is_truncated_not_filled(
         decode_image(data[: int(len(data) * share)], image_size=image_size)
 
 
-def test_gif_cut_in_its_picture_is_truncated() -> None:
+def test_a_gif_cut_in_its_picture_and_a_png_without_its_end_chunk_are_truncated() -> None:
     data = encoded(NOISE, "GIF")
     assert reason(data[: len(data) // 2]) == "truncated GIF"
-
-
-def test_png_without_its_end_chunk_is_truncated_even_with_all_pixels() -> None:
     assert reason(encoded(SMOOTH, "PNG")[:-12]) == "truncated PNG"
-
-
-@pytest.mark.parametrize("format_name", SUPPORTED)
-def test_bytes_after_the_end_do_no_harm(format_name: str) -> None:
-    data = encoded(SMOOTH, format_name)
-    assert np.array_equal(decode_image(data + b"\0" * 10_000, image_size=None), reference(data))
-
-
-@pytest.mark.parametrize("format_name", SUPPORTED)
-def test_no_damage_ever_raises_anything_but_an_image_error(format_name: str) -> None:
-    random = np.random.default_rng(1)
-    data = np.frombuffer(encoded(SMOOTH[:40, :50], format_name), np.uint8)
-    for _ in range(150):
-        damaged = data.copy()
-        where = random.integers(0, len(data), random.integers(1, 9))
-        damaged[where] = random.integers(0, 256, len(where))
-        for source in (damaged.tobytes(), damaged[: random.integers(0, len(data))].tobytes()):
-            with suppress(ImageError):
-                assert decode_image(source, image_size=(8, 8)).shape == (8, 8, 3)
-
-
-@pytest.mark.parametrize(
-    "raised", [OSError, ValueError, SyntaxError, EOFError, TypeError, NotImplementedError, IndexError]
-)
-def test_whatever_a_decoder_raises_becomes_an_image_error(
-    raised: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise raised("inner words")
-
-    data = encoded(SMOOTH, "BMP")
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
-    assert reason(data) == "damaged BMP"
 
 
 @pytest.mark.parametrize(
@@ -373,26 +311,6 @@ def test_formats_that_are_not_listed_are_refused(format_name: str) -> None:
     assert reason(data) in ("not a supported format", "not an image")
 
 
-@pytest.mark.reliability(9)
-def test_no_program_is_started_for_postscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    marker = tmp_path / "started"
-    program = tmp_path / "gs"
-    program.write_text(f"#!/bin/sh\ntouch {marker}\n", encoding="ascii")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    path = tmp_path / "a.png"
-    path.write_bytes(encoded(SMOOTH, "EPS"))
-    assert reason(path) == "not a supported format"
-    assert not marker.exists()
-
-
-def test_content_decides_not_the_suffix(tmp_path: Path) -> None:
-    path = tmp_path / "a.jpg"
-    path.write_bytes(encoded(SMOOTH, "WEBP"))
-    assert read_header(path).format == "WEBP"
-    assert decode_image(path, image_size=(9, 7)).shape == (9, 7, 3)
-
-
 def test_missing_folders_pipes_and_odd_names_are_image_errors(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.jpg"
     os.mkfifo(pipe)
@@ -405,14 +323,6 @@ def test_missing_folders_pipes_and_odd_names_are_image_errors(tmp_path: Path) ->
     assert reason("a\0b.jpg") == "no such file"
     assert reason(tmp_path / ("x" * 300)) == "file name too long"
     assert "link" in reason(loop)
-
-
-def test_file_without_permission_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> int:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "open", refuse)
-    assert reason(tmp_path / "a.jpg") == "permission denied"
 
 
 @pytest.mark.reliability(7)
@@ -463,13 +373,8 @@ def test_scans_are_counted_wherever_the_blocks_of_a_file_begin(monkeypatch: pyte
 def test_a_jpeg_of_a_million_empty_segments_is_refused_before_it_takes_memory(where: str) -> None:
     data, segments = encoded(SMOOTH, "JPEG"), b"\xff\xe0\0\2" * 1_000_000
     hostile = data[:2] + segments + data[2:] if where == "before the picture" else data[:-2] + segments + data[-2:]
-    tracemalloc.start()
-    try:
+    with less_memory_than(10_000_000):
         assert reason(hostile) == "damaged JPEG: more than 10,000 segments"
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 10_000_000
     assert decode_image(hostile.replace(segments, segments[:4000]), image_size=None).shape == SMOOTH.shape
 
 
@@ -482,16 +387,11 @@ def test_a_jpeg_with_a_hole_takes_no_memory_for_the_hole(where: str, tmp_path: P
     with path.open("r+b") as file:
         file.seek(hole)
         file.write(scans)
-    tracemalloc.start()
-    try:
+    with less_memory_than(hole // 10):
         if where == "behind the end":
             assert np.array_equal(decode_image(path, image_size=None), reference(data))
         else:
             assert reason(path) == "damaged JPEG: more than 100 scans"
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < hole / 10
 
 
 @pytest.mark.parametrize("format_name", SUPPORTED)
@@ -540,51 +440,12 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch)
         assert (max(most) == 1) == (expected == 1)
 
 
-def test_pixel_limit_is_checked_before_decoding_and_is_an_option() -> None:
-    data = encoded(SMOOTH, "PNG")
-    with pytest.raises(ImageError, match=r"^over the pixel limit of 1,000 pixels \(160x120\); .*--pixel-limit"):
-        decode_image(data, image_size=None, pixel_limit=1000)
-    assert decode_image(data, image_size=(2, 2), pixel_limit=160 * 120).shape == (2, 2, 3)
-
-
 def test_webp_canvas_over_the_limit_is_refused_before_its_decoder_takes_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     lossy, lossless = encoded(SMOOTH, "WEBP"), encoded(SMOOTH, "WEBP", lossless=True)
     animated = encoded(SMOOTH, "WEBP", save_all=True, append_images=[Image.fromarray(NOISE)])
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("the decoder was started"))
     for data in (lossy, lossless, animated):
-        assert "160x120" in reason(data, pixel_limit=1000)
-
-
-@pytest.mark.reliability(4)
-def test_a_bomb_of_196_megapixels_takes_less_than_500_megabytes(tmp_path: Path, seen: Callable[[str], None]) -> None:
-    path = tmp_path / "bomb.png"
-    line = b"\0" * (14000 * 3 + 1)
-    compressor = zlib.compressobj(9)
-    body = b"".join(compressor.compress(line) for _ in range(14000)) + compressor.flush()
-    empty = png(np.zeros((1, 1, 3)), 8, 2)
-    header = struct.pack(">IIBBBBB", 14000, 14000, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", body), (b"IEND", b"")]
-    path.write_bytes(
-        empty[:8]
-        + b"".join(struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks)
-    )
-    script = textwrap.dedent("""
-        import resource, sys
-        from wisesr_cli.errors import ImageError
-        from wisesr_cli.images.decoding import decode_image
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        try:
-            decode_image(sys.argv[1], image_size=(224, 224))
-        except ImageError as error:
-            print(error)
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
-    """)
-    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True, timeout=60)
-    message, grown = done.stdout.splitlines()
-    assert message.startswith("over the pixel limit of 100,000,000 pixels (14000x14000)")
-    assert int(grown) < 500
-    seen(f"{path.stat().st_size:,} bytes, 14000x14000: refused, {grown} MB")
-    assert done.stderr == ""
+        assert "over the pixel limit of 1,000 pixels (160x120); " in reason(data, pixel_limit=1000)
 
 
 def test_pillows_warnings_do_not_reach_the_terminal() -> None:
@@ -609,13 +470,3 @@ def test_header_is_read_without_decoding(monkeypatch: pytest.MonkeyPatch) -> Non
     for name, data in sources.items():
         header = read_header(io.BytesIO(data))
         assert (header.format, header.width, header.height) == (name, 160, 120)
-
-
-def test_suffixes_come_from_the_table() -> None:
-    assert decoding.SUFFIXES[".jpg"] == "JPEG"
-    assert set(decoding.SUFFIXES.values()) == set(SUPPORTED)
-
-
-def test_every_supported_format_has_its_signature() -> None:
-    for name in SUPPORTED:
-        assert formats.format_of(encoded(SMOOTH, name)[: formats.PREFIX_BYTES]) == name

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hostile_images
 import numpy as np
 import pytest
+from hostile_images import ORIENTATION, chunk
 from PIL import Image, ImageOps
 
 from wisesr_cli.errors import ImageError
@@ -23,14 +25,12 @@ WAYS = [(None, "squash"), ((30, 40), "squash"), ((12, 12), "crop"), ((14, 9), "p
 
 
 def encoded(pixels: np.ndarray, format_name: str, mode: str = "RGB", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, format_name, **options)
-    return buffer.getvalue()
+    return hostile_images.encoded(Image.fromarray(pixels).convert(mode), format_name, **options)
 
 
 def turned(orientation: int) -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = orientation
+    exif[ORIENTATION] = orientation
     return exif.tobytes()
 
 
@@ -64,10 +64,6 @@ def pngs() -> Iterator[bytes]:
 def with_segment(marker: int, content: bytes, **options: Any) -> bytes:
     data = encoded(PICTURE, "JPEG", **options)
     return data[:2] + bytes((0xFF, marker)) + struct.pack(">H", 2 + len(content)) + content + data[2:]
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def with_chunk(kind: bytes, content: bytes) -> bytes:
@@ -113,9 +109,7 @@ def outcome(data: bytes, **options: Any) -> np.ndarray | str:
 
 
 @pytest.mark.parametrize("data", [*jpegs(), *pngs()])
-def test_ordinary_files_have_the_pixels_and_headers_of_pillows_readers(
-    data: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ordinary_files_are_read_as_pillows_readers_do(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ordinary.look_at(data) is not None
     for image_size, resize in WAYS:
         options = {"image_size": image_size, "resize": resize}
@@ -183,9 +177,7 @@ def test_a_png_that_ends_with_the_colour_of_untouched_pixels_is_decoded(mode: st
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG"])
-def test_pillows_readers_take_over_when_a_decoder_wants_other_arguments(
-    format_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pillows_readers_take_over_where_arguments_differ(format_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(PICTURE, format_name)
     expected = decode_image(data, image_size=None)
 

@@ -1,16 +1,21 @@
-"""A signal stops a block wherever it is, in order; a block may put its stop off and look for itself."""
+"""A signal stops a block in order, unless the block puts its stop off; a lock is held by a process that lives."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from wisesr_cli.errors import Interrupted, RunError
+from wisesr_cli.errors import Interrupted, MachineError, RunError
 from wisesr_cli.machine.locks import locked
 from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
 
@@ -96,3 +101,89 @@ def test_a_lock_that_is_no_file_of_its_own_is_refused_and_nothing_is_written(tmp
         pass
     assert precious.read_text(encoding="utf-8") == "precious"
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("taken", ["the lock", "its folder"])
+def test_a_lock_taken_away_while_it_opens_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    path, flock, calls = tmp_path / "run" / ".lock", fcntl.flock, []
+
+    def finished_meanwhile(file: Any, operation: int) -> None:
+        calls.append(operation)
+        if len(calls) == 1:
+            path.unlink()
+            if taken == "its folder":
+                path.parent.rmdir()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", finished_meanwhile)
+    with locked(path):
+        assert path.read_text(encoding="ascii") == f"{os.getpid()}\n"
+        with pytest.raises(MachineError, match="in use by another"), locked(path):
+            pass
+
+
+def test_a_folder_taken_away_before_its_lock_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, calls = tmp_path / "run" / ".lock", []
+
+    def made_and_gone(folder: Path) -> None:
+        calls.append(folder)
+        if len(calls) > 1:
+            folder.mkdir()
+
+    monkeypatch.setattr("wisesr_cli.machine.locks.make_folder", made_and_gone)
+    with locked(path):
+        assert path.exists()
+    assert len(calls) == 2
+
+
+def test_a_lock_taken_away_every_time_is_an_error_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / ".lock"
+    monkeypatch.setattr(fcntl, "flock", lambda file, operation: path.unlink())
+    with pytest.raises(MachineError, match=r"\.lock: is taken away again and again"), locked(path):
+        pass
+
+
+def test_a_lock_on_a_file_system_that_knows_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(file: Any, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with (
+        pytest.raises(MachineError, match=r"\.lock: cannot be written: No locks available"),
+        locked(tmp_path / ".lock"),
+    ):
+        pass
+
+
+def test_a_lock_of_a_live_process_blocks_and_that_of_a_killed_one_does_not(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    program = (
+        "import sys, time; from pathlib import Path; from wisesr_cli.machine.locks import locked\n"
+        f"with locked(Path({str(lock)!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(MachineError, match=rf"\(pid {holder.pid}\)"), locked(lock):
+            pass
+        holder.kill()
+    assert lock.read_text(encoding="ascii") == f"{holder.pid}\n"
+    with locked(lock):
+        assert lock.read_text(encoding="ascii") == f"{os.getpid()}\n"
+
+
+def test_a_stale_lock_with_any_content_does_not_block_and_one_of_this_process_does(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    lock.write_bytes(b"\xff\x1b[31m" * 100)
+    with locked(lock):
+        with pytest.raises(MachineError, match=rf"in use by another wisesr \(pid {os.getpid()}\)"), locked(lock):
+            pass
+        assert lock.read_bytes() == f"{os.getpid()}\n".encode()
+    lock.write_bytes(b"\xff\x1b[31m")
+    with lock.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(MachineError) as caught, locked(lock):
+            pass
+    assert "\x1b" not in str(caught.value)

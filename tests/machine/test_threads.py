@@ -47,7 +47,7 @@ def test_what_is_there_is_given_before_the_next_item_is_waited_for() -> None:
     assert list(batches) == [[9, 16]]
 
 
-def test_items_are_taken_only_a_little_ahead() -> None:
+def test_items_are_taken_only_a_little_ahead_and_closing_early_stops_the_threads() -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -55,11 +55,14 @@ def test_items_are_taken_only_a_little_ahead() -> None:
             taken.append(number)
             yield number
 
+    before = threading.active_count()
     batches = map_in_batches(square, items(), batch_size=8, workers=2)
     next(batches)
     assert len(taken) == 12
+    assert threading.active_count() > before
     batches.close()  # type: ignore[attr-defined]
     assert len(taken) == 12
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("where", ["function", "items"])
