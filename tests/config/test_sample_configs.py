@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from functools import cache
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,16 @@ CLASSES = {"imagenet70": 70, "intel": 6, "mit": 67}
 # What the paper's notebooks train: head, pooling before, dropout, weights never negative.
 GAP, GAP_DROPOUT = ("gap", 1, 0.0, False), ("gap", 1, 0.5, False)
 DEPTHWISE, DEPTHWISE_NONNEG = ("depthwise", 1, 0.0, False), ("depthwise", 1, 0.0, True)
+WISE, WISE_DROPOUT = ("wise", 2, 0.0, True), ("wise", 2, 0.5, True)
 NOTEBOOKS = {
     "imagenet70_resnet50": {
-        "gap": GAP,
-        "gap_dropout": GAP_DROPOUT,
-        "depthwise": DEPTHWISE,
-        "depthwise_nonneg": DEPTHWISE_NONNEG,
-        "wise": ("wise", 2, 0.0, True),
-        "wise_dropout": ("wise", 2, 0.5, True),
+        **{"gap": GAP, "gap_dropout": GAP_DROPOUT, "depthwise": DEPTHWISE, "depthwise_nonneg": DEPTHWISE_NONNEG},
+        **{"wise": WISE, "wise_dropout": WISE_DROPOUT},
     },
-    "intel_densenet169": {"gap": GAP, "depthwise_nonneg": DEPTHWISE_NONNEG, "wise": ("wise", 2, 0.0, True)},
+    "intel_densenet169": {"gap": GAP, "depthwise_nonneg": DEPTHWISE_NONNEG, "wise": WISE},
     "mit_xception_224": {
-        "gap": GAP,
-        "gap_dropout": GAP_DROPOUT,
-        "depthwise_nonneg": DEPTHWISE_NONNEG,
-        "wise": ("wise", 2, 0.0, True),
-        "wise_dropout": ("wise", 2, 0.5, True),
+        **{"gap": GAP, "gap_dropout": GAP_DROPOUT, "depthwise_nonneg": DEPTHWISE_NONNEG},
+        **{"wise": WISE, "wise_dropout": WISE_DROPOUT},
     },
     "mit_xception_512": {"gap": GAP, "pool_flatten": ("flatten", 3, 0.0, False), "wise": ("wise", 3, 0.0, True)},
 }
@@ -156,18 +149,3 @@ def test_there_are_the_17_notebooks_and_their_4_bases_and_nothing_else() -> None
     }
     assert len(ALL_NOTEBOOKS) == 17
     assert {name for name in NAMES if name.startswith("paper/")} == expected
-
-
-def test_known_head_sizes_come_out() -> None:
-    assert formula("gap", 1, (7, 7, 2048), 70) == 143_430
-    assert formula("depthwise", 1, (7, 7, 2048), 70) == 245_830
-    assert formula("wise", 2, (7, 7, 2048), 70) == 163_910
-    assert prod((7, 7, 2048)) * 1000 == 100_352_000
-
-
-def test_data_on_the_command_line_replaces_the_notebook_s_folders(tmp_path: Path) -> None:
-    from wisesr_cli.config.reader import Override
-
-    path = FOLDER / "paper" / "mit_xception_224_wise.yaml"
-    data = load_config(path, [Override(("data", "dir"), str(tmp_path), "--data")]).config.data
-    assert (data.dir, data.train_dir, data.validation_dir) == (tmp_path, None, None)

@@ -66,20 +66,6 @@ def test_every_schedule_is_what_a_slow_loop_gives(options: ScheduleOptions, epoc
     assert rates(options, epochs=epochs, steps=steps, base=0.3) == pytest.approx(expected, rel=1e-5, abs=1e-8)
 
 
-def test_exponential_falls_by_0_94_every_two_epochs_in_steps_as_in_the_notebooks() -> None:
-    found = np.array(rates(ExponentialOptions(), epochs=6, steps=5, base=0.045)).reshape(6, 5)
-    assert (found == found[:, :1]).all()
-    assert found[:, 0].tolist() == pytest.approx(
-        [0.045, 0.045, 0.045 * 0.94, 0.045 * 0.94, 0.045 * 0.94**2, 0.045 * 0.94**2]
-    )
-
-
-def test_exponential_without_stairs_falls_at_every_step() -> None:
-    found = rates(ExponentialOptions(staircase=False))
-    assert all(later < earlier for earlier, later in itertools.pairwise(found))
-    assert found[14] == pytest.approx(0.94)
-
-
 def test_stairs_come_on_time_where_the_fraction_is_not_exact() -> None:
     # 0.3 / 0.1 is 2.9999999999999996.
     found = rates(ExponentialOptions(decay_rate=0.5, decay_epochs=0.1), epochs=1, steps=10)
@@ -98,13 +84,6 @@ def test_warmup_rises_in_equal_steps_from_above_zero_to_the_base() -> None:
     found = rates(ConstantOptions(warmup_epochs=2), epochs=4, steps=5)
     assert found[:10] == pytest.approx([(step + 0.5) / 10 for step in range(10)])
     assert found[10:] == [1.0] * 10
-
-
-def test_cosine_reaches_the_base_when_the_warmup_ends_and_falls_from_there() -> None:
-    found = rates(CosineOptions(warmup_epochs=1), epochs=5, steps=20)
-    assert max(found) == found[20] == 1.0
-    assert found[19] < 1.0
-    assert found[21] < 1.0
 
 
 def test_a_warmup_as_long_as_the_training_or_longer_only_rises() -> None:

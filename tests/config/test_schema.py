@@ -2,83 +2,23 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from config_trees import CONFIGS, SCHEMA, TREES
+from config_trees import CONFIGS, SCHEMA, complaints, errors, head_option, write
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from odd_names import shows_itself
 
 from wisesr_cli.config.mistakes import validate
-from wisesr_cli.config.reader import LoadedConfig, Override, load_config, parse_head, parse_set
+from wisesr_cli.config.reader import Override, load_config, parse_head, parse_set
 from wisesr_cli.config.schedules import SCHEDULES
 from wisesr_cli.config.schema import Config, dump_yaml
 from wisesr_cli.config.training import AUGMENTATIONS
 from wisesr_cli.config.yaml_reader import Document, read_yaml
 from wisesr_cli.errors import ConfigError, DataError, UsageError
 from wisesr_cli.models.heads import HEADS
-
-DEFAULTS: dict[str, Any] = {
-    "schema_version": 1,
-    "name": None,
-    "output_dir": "runs",
-    "seed": 0,
-    "data": {
-        "dir": None,
-        "train_dir": None,
-        "validation_dir": None,
-        "test_dir": None,
-        "validation_split": 0.2,
-        "split_strategy": "stratified",
-        "group_regex": None,
-        "image_size": [224, 224],
-        "resize": "squash",
-        "on_error": "fail",
-        "pixel_limit": 100_000_000,
-        "cache": "auto",
-    },
-    "augment": "light",
-    "model": {
-        "backbone": "MobileNetV2",
-        "weights": None,
-        "load_head": "auto",
-        "preprocessing": "auto",
-        "feature_layer": None,
-        "head": {
-            "name": "wise",
-            "pre_pool": "auto",
-            "pooling": "tile",
-            "constraint": "non_negative",
-            "initializer": "uniform",
-            "classifier_initializer": "default",
-            "dropout": 0.0,
-        },
-    },
-    "train": {
-        "epochs": 30,
-        "batch_size": 32,
-        "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4},
-        "schedule": {"name": "cosine", "warmup_epochs": 1},
-        "phases": None,
-        "class_weights": "none",
-        "label_smoothing": 0.0,
-        "early_stopping": None,
-        "best_by": "top1_accuracy",
-        "precision": "float32",
-        "jit_compile": "auto",
-        "trackers": [],
-        "track_model": False,
-    },
-    "distribute": {
-        "strategy": "auto",
-        "devices": None,
-        "join_timeout_seconds": 300.0,
-        "lost_after_seconds": 30.0,
-    },
-}
 
 # The example of the documentation, comments and all.
 EXAMPLE = """
@@ -128,6 +68,11 @@ train:
   jit_compile: auto
   trackers: []                # e.g. [mlflow, wandb]
   track_model: false          # whether trackers keep a copy of best.keras, too
+distribute:
+  strategy: auto
+  devices: null
+  join_timeout_seconds: 300.0
+  lost_after_seconds: 30.0
 """
 
 # Values that the comments of the example promise.
@@ -150,7 +95,7 @@ PROMISED = [
     "augment=none",
     "augment=paper",
     "augment={horizontal_flip: true, zoom: 0.2, brightness: [0, 1.2]}",
-    *(f"data.{key}={value}" for key in ("resize",) for value in ("squash", "crop", "pad")),
+    *(f"data.resize={value}" for value in ("squash", "crop", "pad")),
     *(f"data.cache={value}" for value in ("auto", "none", "memory", "disk")),
     *(f"model.preprocessing={value}" for value in ("auto", "caffe", "tf", "torch", "unit", "none")),
     *(f"model.load_head={value}" for value in ("auto", "true", "false")),
@@ -165,42 +110,14 @@ PROMISED = [
 ]
 
 
-def shows_itself(line: str) -> bool:
-    """Return whether a line holds nothing that a terminal would act on."""
-    return not any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for character in line)
-
-
-def write(folder: Path, text: str, name: str = "config.yaml") -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def errors(source: Path | None, *settings: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load_config(source, [parse_set(text) for text in settings])
-    lines = str(caught.value).splitlines()
-    assert all(shows_itself(line) for line in lines)
-    return lines
-
-
-def head_option(value: str) -> Override:
-    return Override(("model", "head", "name"), value, "--head")
-
-
-def test_the_defaults_are_those_of_the_documentation() -> None:
-    assert load_config(None).config.to_dict() == DEFAULTS
-
-
-def test_the_example_of_the_documentation_is_the_defaults(tmp_path: Path) -> None:
+def test_the_defaults_are_the_example_of_the_documentation(tmp_path: Path) -> None:
+    assert load_config(None).config.to_dict() == read_yaml(EXAMPLE, origin="example").value
     assert load_config(write(tmp_path, EXAMPLE)).config == Config()
+    assert load_config(write(tmp_path, "# nothing\n")).config == Config()
 
 
 @pytest.mark.parametrize("setting", PROMISED)
-def test_every_value_that_the_documentation_names_is_taken_and_survives_being_written(
-    tmp_path: Path, setting: str
-) -> None:
+def test_every_value_of_the_documentation_is_taken_and_survives_being_written(tmp_path: Path, setting: str) -> None:
     config = load_config(None, [parse_set(setting)]).config
     assert config != Config() or setting.partition("=")[2] in {"squash", "auto", "{name: wise}"}
     assert load_config(write(tmp_path, config.to_yaml())).config == config
@@ -249,9 +166,8 @@ def test_a_head_with_another_name_replaces_the_base_s_head_and_with_the_same_nam
 
 
 def test_a_base_that_is_missing_or_extends_itself_is_an_error_with_a_place(tmp_path: Path) -> None:
-    assert (
-        "config.yaml:2: extends 'gone.yaml': no such file" in errors(write(tmp_path, "seed: 1\nextends: gone.yaml"))[0]
-    )
+    missing = errors(write(tmp_path, "seed: 1\nextends: gone.yaml"))[0]
+    assert "config.yaml:2: extends 'gone.yaml': no such file" in missing
     assert "extends itself" in errors(write(tmp_path, "extends: config.yaml"))[0]
     assert "config.yaml:1: extends is 5" in errors(write(tmp_path, "extends: 5"))[0]
     for number in range(12):
@@ -264,18 +180,15 @@ def test_an_error_in_a_base_names_the_base_s_line(tmp_path: Path) -> None:
     base = write(tmp_path, "\n\ntrain:\n  epoch: 3", "base.yaml")
     child = write(tmp_path, "extends: base.yaml\ntrain: {batch_size: 0}")
     lines = errors(child)
-    assert lines == [
-        f"{base}:4: train.epoch is not an option of train. Did you mean 'epochs'?",
-        f"{child}:2: train.batch_size is 0; allowed: a whole number at least 1 and at most 65536",
-    ] or lines == [
-        f"{child}:2: train.batch_size is 0; allowed: a whole number at least 1 and at most 65536",
-        f"{base}:4: train.epoch is not an option of train. Did you mean 'epochs'?",
-    ]
+    assert sorted(lines) == sorted(
+        [
+            f"{base}:4: train.epoch is not an option of train. Did you mean 'epochs'?",
+            f"{child}:2: train.batch_size is 0; allowed: a whole number at least 1 and at most 65536",
+        ]
+    )
 
 
-def test_paths_are_relative_to_the_file_that_names_them_and_output_dir_to_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path, "data: {train_dir: t, validation_dir: ../v}\nmodel: {weights: w.keras}", "bases/base.yaml")
     path = write(tmp_path, "extends: ../bases/base.yaml\ndata: {test_dir: x}\noutput_dir: out", "configs/c.yaml")
@@ -320,10 +233,9 @@ def test_epochs_are_the_sum_of_the_phases_and_another_number_changes_the_last_on
     assert [phase.epochs for phase in longer.phases] == [5, 35]
     assert longer.phases[1].learning_rate == 1e-4
     assert load_config(write(tmp_path, longer.to_yaml())).config == longer
-    short = errors(path, "train.epochs=5")
-    assert short == [
-        "--set train.epochs=5: train.epochs is 5, but the phases before the last one already take 5 epochs"
-    ]
+    (short,) = errors(path, "train.epochs=5")
+    assert short.endswith(": train.epochs is 5, but the phases before the last one already take 5 epochs")
+    assert short.startswith("--set train.epochs=5: ")
     assert [phase.epochs for phase in Config().phases] == [30]
 
 
@@ -347,188 +259,10 @@ def test_an_optimizer_named_by_set_drops_what_it_lacks_too() -> None:
     assert "the optimizer 'adam' has no momentum" in loaded.notes[0]
 
 
-def test_a_misspelt_option_stays_an_error_whatever_head_the_command_line_names(tmp_path: Path) -> None:
-    path = write(tmp_path, "model:\n  head:\n    name: wise\n    prepool: 2")
-    with pytest.raises(ConfigError, match=r"config\.yaml:4: model\.head\.prepool is not an option of the head 'gap'"):
-        load_config(path, [head_option("gap")])
-
-
-# Mistakes: the file, the line, and what the message says.
-MISTAKES: dict[str, tuple[str, int, str]] = {
-    "unknown key": ("sed: 1", 1, "sed is not a key of a config. Did you mean 'seed'?"),
-    "misspelt extends": ("extend: a", 1, "extend is not a key of a config. Did you mean 'extends'?"),
-    "unknown key without a near one": (
-        "xyzzy: 1",
-        1,
-        "xyzzy is not a key of a config. Allowed: extends, schema_version,",
-    ),
-    "head's option": (
-        "model:\n  head:\n    name: wise\n    prepool: 2",
-        4,
-        "model.head.prepool is not an option of the head 'wise'. Did you mean 'pre_pool'?",
-    ),
-    "another head's option": (
-        "model:\n  head:\n    name: gap\n    pre_pool: 2",
-        4,
-        "model.head.pre_pool is not an option of the head 'gap'. Allowed: name, classifier_initializer, dropout",
-    ),
-    "head without a name": (
-        "model: {head: {momentum: 2}}",
-        1,
-        "model.head.momentum is not an option of the head 'wise'",
-    ),
-    "unknown head": (
-        "model:\n  head: {name: wize}",
-        2,
-        "model.head.name is 'wize'; allowed: gap, gmp, depthwise, wise,",
-    ),
-    "near head": ("model:\n  head: {name: wize}", 2, "Did you mean 'wise'?"),
-    "head as text": ("model:\n  head: gap", 2, "model.head is 'gap'; allowed: a mapping"),
-    "head as a number": ("model:\n  head: 5", 2, "model.head is 5; allowed: a mapping"),
-    "head as null": ("model:\n  head:", 2, "model.head is null; allowed: a mapping"),
-    "head's name as a list": ("model:\n  head: {name: [a]}", 2, "model.head.name is a list of 1; allowed: gap,"),
-    "optimizer's option": (
-        "train: {optimizer: {name: adam, momentum: 0.9}}",
-        1,
-        "train.optimizer.momentum is not an option of the optimizer 'adam'.",
-    ),
-    "schedule": (
-        "train: {schedule: {name: cosin}}",
-        1,
-        "train.schedule.name is 'cosin'; allowed: constant, cosine, expo",
-    ),
-    "backbone": ("model:\n  backbone: MobilNetV2", 2, "Did you mean 'MobileNetV2'?"),
-    "wrong type": (
-        "train:\n\n  epochs: many",
-        3,
-        "train.epochs is 'many'; allowed: a whole number at least 1 and at most",
-    ),
-    "a number as text": ("train: {epochs: '3'}", 1, "train.epochs is '3'; allowed: a whole number"),
-    "a float for an integer": ("train: {epochs: 3.5}", 1, "train.epochs is 3.5; allowed: a whole number"),
-    "a boolean for a number": (
-        "seed: true",
-        1,
-        "seed is true; allowed: a whole number at least 0 and below 2147483648",
-    ),
-    "too small": ("train: {batch_size: 0}", 1, "train.batch_size is 0; allowed: a whole number at least 1"),
-    "word": (
-        "data: {resize: squish}",
-        1,
-        "data.resize is 'squish'; allowed: squash, crop, pad. Did you mean 'squash'?",
-    ),
-    "word or mapping": (
-        "augment: lite",
-        1,
-        "augment is 'lite'; allowed: none, light, paper or a mapping. Did you mean",
-    ),
-    "word or number": (
-        "model: {head: {pre_pool: 0}}",
-        1,
-        "model.head.pre_pool is 0; allowed: auto or a whole number at",
-    ),
-    "word or boolean": ("train: {jit_compile: 3}", 1, "train.jit_compile is 3; allowed: auto or true, false"),
-    "section as null": ("data:", 1, "data is null; allowed: a mapping"),
-    "section as a list": ("train: [1]", 1, "train is a list of 1; allowed: a mapping"),
-    "size of three": ("data: {image_size: [1, 2, 3]}", 1, "data.image_size is a list of 3; allowed: a"),
-    "side too small": (
-        "data:\n  image_size:\n    - 224\n    - 2",
-        4,
-        "data.image_size.1 is 2; allowed: a whole number",
-    ),
-    "range of one": ("augment: {brightness: [1]}", 1, "augment.brightness.1 is missing; allowed: a number"),
-    "range upside down": (
-        "augment:\n  brightness: [2, 1]",
-        2,
-        "augment.brightness must be two factors, the smaller first",
-    ),
-    "phase": (
-        "train:\n  phases:\n    - epochs: 1\n    - {epoch: 2}",
-        4,
-        "train.phases.1.epochs is missing; allowed: a who",
-    ),
-    "phase's key": (
-        "train:\n  phases:\n    - {epochs: 1, frieze: 2}",
-        3,
-        "train.phases.0.frieze is not an option of train.",
-    ),
-    "no phase": ("train: {phases: []}", 1, "train.phases is a list of 0; allowed: a list of 1 to 20"),
-    "weight": (
-        "train:\n  class_weights:\n    cat: 0",
-        3,
-        "train.class_weights.cat is 0; allowed: a number above 0 and at m",
-    ),
-    "monitor": ("train: {early_stopping: {monitor: val_los}}", 1, "Did you mean 'val_loss'?"),
-    "group without a pattern": (
-        "data:\n  split_strategy: group",
-        1,
-        "data.group_regex is missing: data.split_strategy is",
-    ),
-    "pattern without group": ("data:\n  group_regex: a", 2, "data.split_strategy is stratified, not group"),
-    "pattern": (
-        "data: {split_strategy: group, group_regex: '('}",
-        1,
-        "data.group_regex is '(': not a regular expression",
-    ),
-    "both folders": ("data:\n  dir: a\n  train_dir: b", 2, "data.dir and data.train_dir are both given"),
-    "no training folder": ("data: {test_dir: b}", 1, "data.train_dir is missing beside"),
-    "version": ("schema_version: 2", 1, "schema_version is 2; allowed: 1"),
-    "name with a path": ("name: ../x", 1, "name is '../x': must be a folder name without slashes"),
-    "absolute name": ("name: /x", 1, "name is '/x': must be a folder name"),
-    "hidden name": ("name: .x", 1, "name is '.x': must be a folder name"),
-    "name like an option": ("name: -x", 1, "name is '-x': must be a folder name"),
-    "empty name": ("name: ''", 1, "name is '': must be a folder name"),
-    "long name": (f"name: {'é' * 101}", 1, "up to 200 bytes"),
-    "escape sequence": ('resize: "\\e[31m\\n"', 1, "resize is not a key of a config"),
-    "escape sequence as a value": ('data: {resize: "\\e[31m\\n"}', 1, "data.resize is '\\x1b[31m\\n'; allowed:"),
-    "path with a NUL": ('data: {dir: "a\\0b"}', 1, "a path has no NUL"),
-    "long text": (f"data: {{resize: {'x' * 5000}}}", 1, "xxx...; allowed: squash"),
-}
-
-
-@pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_gives_file_line_key_what_was_found_and_what_is_allowed(tmp_path: Path, case: str) -> None:
-    text, line, message = MISTAKES[case]
-    path = write(tmp_path, text)
-    found = errors(path)
-    assert all(re.match(re.escape(str(path)) + r":\d+: ", one) for one in found)
-    assert any(one.startswith(f"{path}:{line}: ") and message in one for one in found), found
-
-
-def test_every_mistake_is_a_line_of_its_own(tmp_path: Path) -> None:
-    path = write(tmp_path, "sed: 1\ntrain:\n  epochs: no\n  batchsize: 3\nmodel: {backbone: x}")
-    assert sorted(int(line.removeprefix(f"{path}:").split(":")[0]) for line in errors(path)) == [1, 3, 4, 5]
-
-
-def test_a_mistake_on_the_command_line_names_the_option() -> None:
-    assert errors(None, "train.epoch=3") == [
-        "--set train.epoch=3: train.epoch is not an option of train. Did you mean 'epochs'?"
-    ]
-    with pytest.raises(ConfigError, match=r"^--head: model\.head\.name is 'wize'; .*Did you mean 'wise'\?$"):
-        load_config(None, [head_option("wize")])
-
-
-def test_a_mistake_of_the_file_is_not_hidden_by_an_option_below_it(tmp_path: Path) -> None:
-    path = write(tmp_path, "train: 5")
-    assert errors(path, "train.epochs=3") == [f"{path}:1: train is 5; allowed: a mapping"]
-
-
-@pytest.mark.parametrize(
-    "text", ["train.epochs", "=3", ".a=3", "a..b=3", "a=[1", "a=!!x 1", "a=.nan", "a={b: 1, b: 2}"]
-)
-def test_a_setting_that_is_not_key_and_yaml_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"^--set "):
-        parse_set(text)
-
-
 def test_a_mapping_given_as_a_setting_stays_as_it_is() -> None:
     given: dict[str, Any] = {"epochs": 3}
     config = load_config(None, [Override(("train",), given, "a"), Override(("train", "epochs"), 5, "b")]).config
     assert (config.train.epochs, given) == (5, {"epochs": 3})
-
-
-def test_a_mistake_below_a_key_that_does_not_exist_names_the_option() -> None:
-    assert errors(None, "a.b.c.d=1")[0].startswith("--set a.b.c.d=1: a is not a key of a config.")
-    assert errors(None, "train.optimizer.x.y=1")[0].startswith("--set train.optimizer.x.y=1: train.optimizer.x is not")
 
 
 def test_what_does_not_show_itself_is_escaped_in_a_written_config_and_reads_back(tmp_path: Path) -> None:
@@ -555,9 +289,7 @@ def test_a_setting_takes_the_place_of_a_word_by_a_mapping() -> None:
         ("猫" * 80, None),
     ],
 )
-def test_a_run_s_default_name_is_a_folder_name_made_of_the_source(
-    tmp_path: Path, name: str, expected: str | None
-) -> None:
+def test_a_run_s_default_name_is_made_of_the_source(tmp_path: Path, name: str, expected: str | None) -> None:
     (tmp_path / name).mkdir()
     found = load_config(tmp_path / name).default_name
     assert found == expected or (expected is None and found.endswith("-wise"))
@@ -574,22 +306,11 @@ def test_a_run_of_a_config_is_called_after_the_file_and_of_a_run_s_config_after_
 
 
 @pytest.mark.parametrize(("name", "error"), [("gone", DataError), ("a.txt", UsageError), ("a.keras", UsageError)])
-def test_a_source_that_is_neither_config_nor_folder_is_refused(
-    tmp_path: Path, name: str, error: type[Exception]
-) -> None:
+def test_a_source_that_is_no_config_or_folder_is_refused(tmp_path: Path, name: str, error: type[Exception]) -> None:
     if name != "gone":
         (tmp_path / name).touch()
     with pytest.raises(error, match=name):
         load_config(tmp_path / name)
-
-
-@pytest.mark.parametrize("text", ["- 1", "5", "text", "[]"])
-def test_a_config_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
-    assert "config.yaml:1: a config is a mapping of keys; found" in errors(write(tmp_path, text))[0]
-
-
-def test_an_empty_config_is_the_defaults(tmp_path: Path) -> None:
-    assert load_config(write(tmp_path, "# nothing\n")).config == Config()
 
 
 def test_a_head_with_options_is_read_from_one_word() -> None:
@@ -611,65 +332,6 @@ def test_augmentations_are_what_the_documentation_says() -> None:
     assert not AUGMENTATIONS["light"].horizontal_flip
     assert AUGMENTATIONS["light"].rotation == 0
     assert not AUGMENTATIONS["none"].model_dump(exclude_defaults=True)
-
-
-# The JSON Schema, read by a small validator that knows the words which occur in it.
-
-TYPES: dict[str, Any] = {
-    "object": dict, "array": list, "string": str, "number": (int, float), "integer": int, "boolean": bool,
-    "null": type(None),
-}  # fmt: skip
-KNOWN_WORDS = {
-    "$defs", "$ref", "additionalProperties", "anyOf", "const", "default", "description", "discriminator", "enum",
-    "exclusiveMaximum", "exclusiveMinimum", "items", "maxItems", "maximum", "minItems", "minimum", "oneOf",
-    "prefixItems", "properties", "required", "title", "type",
-}  # fmt: skip
-
-
-def complaints(value: Any, schema: dict[str, Any] = SCHEMA, where: str = "config") -> list[str]:
-    """Return what a JSON value does to break a schema."""
-    assert set(schema) <= KNOWN_WORDS, set(schema) - KNOWN_WORDS
-    if "$ref" in schema:
-        return complaints(value, SCHEMA["$defs"][schema["$ref"].rsplit("/", 1)[1]], where)
-    alternatives = schema.get("anyOf") or schema.get("oneOf")
-    if alternatives:
-        fitting = [one for one in alternatives if not complaints(value, one, where)]
-        if "oneOf" in schema and len(fitting) > 1 and not isinstance(value, dict):
-            return [f"{where}: fits {len(fitting)} alternatives"]
-        return [] if fitting else [f"{where}: {value!r} fits no alternative"]
-    if "const" in schema and value != schema["const"]:
-        return [f"{where}: {value!r} is not {schema['const']!r}"]
-    if "enum" in schema and value not in schema["enum"]:
-        return [f"{where}: {value!r} is not one of {schema['enum']}"]
-    kind = schema.get("type")
-    if kind and (not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind in {"integer", "number"})):
-        return [f"{where}: {value!r} is no {kind}"]
-    found = [
-        f"{where}: {value!r} against {word} {schema[word]}"
-        for word, holds in (
-            ("minimum", lambda: value >= schema["minimum"]),
-            ("maximum", lambda: value <= schema["maximum"]),
-            ("exclusiveMinimum", lambda: value > schema["exclusiveMinimum"]),
-            ("exclusiveMaximum", lambda: value < schema["exclusiveMaximum"]),
-            ("minItems", lambda: len(value) >= schema["minItems"]),
-            ("maxItems", lambda: len(value) <= schema["maxItems"]),
-        )
-        if word in schema and not holds()
-    ]
-    if isinstance(value, list):
-        positions = schema.get("prefixItems", [schema.get("items", {})] * len(value))
-        for index, (item, one) in enumerate(zip(value, positions, strict=False)):
-            found += complaints(item, one, f"{where}[{index}]")
-    if isinstance(value, dict):
-        properties = schema.get("properties", {})
-        found += [f"{where}: {key} is missing" for key in schema.get("required", ()) if key not in value]
-        for key, item in value.items():
-            rest = schema.get("additionalProperties", {})
-            if key not in properties and rest is False:
-                found.append(f"{where}: {key} is not allowed")
-            else:
-                found += complaints(item, properties.get(key, rest or {}), f"{where}.{key}")
-    return found
 
 
 def test_the_json_schema_accepts_the_defaults_and_the_example_and_a_file_that_extends() -> None:
@@ -720,21 +382,6 @@ def test_any_tree_is_a_config_or_a_config_error(tree: dict[str, Any]) -> None:
     if config is not None:
         assert validate(Document(read_yaml(config.to_yaml(), origin="again").value)) == config
         assert complaints(config.to_dict()) == []
-
-
-SETTABLE = ["model.head.name", "model.head", "data.dir", "train", "train.epochs", "augment.zoom", "data", "seed.x"]
-
-
-@settings(max_examples=200)
-@given(st.lists(st.sampled_from(SETTABLE), max_size=4), CONFIGS, TREES)
-def test_any_command_line_over_any_file_is_a_config_or_a_config_error(
-    tmp_path_factory: pytest.TempPathFactory, keys: list[str], tree: dict[str, Any], value: Any
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "any.yaml"
-    path.write_text(dump_yaml(tree), encoding="utf-8")
-    overrides = [Override(tuple(key.split(".")), value, f"--{key}") for key in keys]
-    loaded, lines = loaded_or_refused(lambda: load_config(path, overrides))
-    assert isinstance(loaded, LoadedConfig) or all(line.strip() and shows_itself(line) for line in lines)
 
 
 @pytest.mark.parametrize("table", [HEADS, SCHEDULES])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from odd_names import shows_itself
 from refused_yaml import REFUSED
 
 from wisesr_cli.config.schema import dump_yaml
@@ -16,11 +16,6 @@ from wisesr_cli.config.yaml_reader import MAX_BYTES, read_yaml, read_yaml_file
 from wisesr_cli.errors import ConfigError
 
 # What is refused: the text, line and column of the complaint, and a word of it.
-
-
-def shows_itself(line: str) -> bool:
-    """Return whether a line holds nothing that a terminal would act on."""
-    return not any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for character in line)
 
 
 def read(text: str) -> Any:
@@ -59,43 +54,20 @@ def test_the_largest_files_take_less_than_a_second(text: str) -> None:
     assert complaint is None or re.match(r"config\.yaml:\d+:\d+: ", complaint)
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1e-3", 0.001),
-        ("1E3", 1000.0),
-        ("-.5", -0.5),
-        ("5.", 5.0),
-        ("+7", 7),
-        ("010", 10),
-        ("0", 0),
-        ("1_000", "1_000"),
-        ("12:30:45", "12:30:45"),
-        ("2020-01-01", "2020-01-01"),
-        ("no", "no"),
-        ("No", "No"),
-        ("yes", "yes"),
-        ("on", "on"),
-        ("OFF", "OFF"),
-        ("y", "y"),
-        ("true", True),
-        ("False", False),
-        ("TRUE", True),
-        ("'true'", "true"),
-        ('"1e-3"', "1e-3"),
-        ("|\n  7\n", "7\n"),
-        ("null", None),
-        ("~", None),
-        ("", None),
-        ("# nothing but a comment", None),
-        ("'null'", "null"),
-        ("e3", "e3"),
-        ("1e", "1e"),
-        ("infinity", "infinity"),
-        ("nan", "nan"),
-        ("=", "="),
-    ],
+AS_THEY_ARE = (
+    *("1_000", "12:30:45", "2020-01-01", "no", "No", "yes", "on", "OFF", "y"),
+    *("e3", "1e", "infinity", "nan", "="),
 )
+VALUES: dict[str, object] = {
+    **{"1e-3": 0.001, "1E3": 1000.0, "-.5": -0.5, "5.": 5.0, "+7": 7, "010": 10, "0": 0},
+    **{"true": True, "False": False, "TRUE": True},
+    **{"'true'": "true", '"1e-3"': "1e-3", "'null'": "null", "|\n  7\n": "7\n"},
+    **dict.fromkeys(("null", "~", "", "# nothing but a comment")),
+    **{text: text for text in AS_THEY_ARE},
+}
+
+
+@pytest.mark.parametrize(("text", "value"), VALUES.items())
 def test_plain_values_mean_what_yaml_1_2_says(text: str, value: object) -> None:
     found = read(text)
     assert found == value

@@ -1,15 +1,9 @@
-"""Whatever bytes come in, the decoder gives pixels or an `ImageError`, soon, in bounded memory, and prints nothing.
-
-For a longer hunt with other examples: `PYTHONPATH=tests/support python tests/promises/test_fuzz_images.py
-SECONDS SEED`.
-"""
+"""Whatever bytes come in, the decoder gives pixels or an `ImageError`, soon, in bounded memory, and prints nothing."""
 
 from __future__ import annotations
 
 import io
-import resource
 import struct
-import sys
 import time
 import zlib
 from collections import Counter
@@ -277,27 +271,3 @@ def forget_peak() -> int:
 def peak_megabytes() -> int:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
-
-
-def hunt(seconds: float, seed: int) -> None:
-    """Try changed files for a time, and print what is slow or no `ImageError`."""
-    random = np.random.default_rng(seed)
-    whole = [*variants().values(), *(content for content in hostile_images().values() if 30 < len(content) < 50_000)]
-    end, outcomes, slowest = time.monotonic() + seconds, Counter[str](), 0.0
-    while time.monotonic() < end:
-        content = mutated(whole[random.integers(len(whole))], whole, random)
-        start = time.perf_counter()
-        try:
-            outcomes[try_all(content)] += 1
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}: {content.hex()}", flush=True)
-        taken = time.perf_counter() - start
-        if taken > max(5, slowest):
-            slowest = taken
-            print(f"{taken:.1f} s: {content.hex()}", flush=True)
-    print(f"seed {seed}: {sum(outcomes.values()):,} files, {outcomes['decoded']:,} decoded, {outcomes.most_common(12)}")
-    print(f"slowest {slowest:.1f} s, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
-
-
-if __name__ == "__main__":
-    hunt(float(sys.argv[1]), int(sys.argv[2]))

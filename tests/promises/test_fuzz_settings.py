@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import stat
-import unicodedata
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +16,7 @@ from config_trees import SCHEMA, TREES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from image_folders import Data, make_image
+from odd_names import shows_itself
 
 from wisesr_cli.config.reader import LoadedConfig, Override, load_config, parse_head, parse_set
 from wisesr_cli.config.schema import Config, dump_yaml
@@ -32,10 +32,6 @@ from wisesr_cli.results import Finding
 SAMPLES = Path(__file__).parents[2] / "sample_configs"
 TEXTS = {path.relative_to(SAMPLES).as_posix(): path.read_bytes() for path in sorted(SAMPLES.rglob("*.yaml"))}
 PLACE = re.compile(r"(.+:\d+(:\d+)?|--\S.*|head '.*'|config): .")
-
-
-def shows_itself(text: str) -> bool:
-    return not any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for character in text)
 
 
 def refusal(load: Callable[[], Any]) -> list[str]:
@@ -92,9 +88,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=300)
 @given(name=st.sampled_from(sorted(TEXTS)), edits=EDITS)
-def test_a_sample_config_with_any_edits_is_a_config_or_an_error_with_a_place(
-    samples: Path, name: str, edits: list[tuple[int, int, bytes]]
-) -> None:
+def test_an_edited_sample_loads_or_has_a_place(samples: Path, name: str, edits: list[tuple[int, int, bytes]]) -> None:
     path = samples / name
     path.write_bytes(edited(TEXTS[name], edits))
     try:
@@ -137,25 +131,25 @@ ODD_VALUES = st.sampled_from([
 ])  # fmt: skip
 
 
-@pytest.mark.parametrize("way", ["option", "file"])
-@settings(max_examples=400)
+@pytest.mark.parametrize("way", ["options", "file", "options over a file"])
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.sampled_from(KEY_PATHS), TREES | ODD_VALUES), min_size=1, max_size=3))
 def test_any_value_at_any_key_is_a_config_or_an_error_with_a_place(
     tmp_path_factory: pytest.TempPathFactory, way: str, given_values: list[tuple[tuple[str, ...], Any]]
 ) -> None:
-    overrides = [Override(path, value, f"--set {'.'.join(path)}=...") for path, value in given_values]
-    source = None
-    if way == "file":
-        tree: dict[str, Any] = {}
-        for path, value in given_values:
-            inner = tree
-            for key in path[:-1]:
-                inner = inner.setdefault(key, {})
-                if not isinstance(inner, dict):
-                    break
-            else:
-                inner[path[-1]] = deepcopy(value)
-        source, overrides = tmp_path_factory.getbasetemp() / "values.yaml", []
+    in_file = {"options": 0, "file": 3, "options over a file": 1}[way]
+    overrides = [Override(path, value, f"--set {'.'.join(path)}=...") for path, value in given_values[in_file:]]
+    tree: dict[str, Any] = {}
+    for path, value in given_values[:in_file]:
+        inner = tree
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                break
+        else:
+            inner[path[-1]] = deepcopy(value)
+    source = tmp_path_factory.getbasetemp() / "values.yaml" if in_file else None
+    if source:
         source.write_text(dump_yaml(tree), encoding="utf-8")
     loaded = attempt(lambda: load_config(source, overrides))
     if loaded is not None:
