@@ -184,16 +184,11 @@ def test_metrics_equal_those_of_scikit_learn(seed: int) -> None:
     predicted, probabilities = logits.argmax(axis=1), softmax(logits)
     everything, present = list(range(classes)), sorted(set(labels.tolist()))
     assert found.top1_accuracy == pytest.approx(sklearn.accuracy_score(labels, predicted))
-    assert found.balanced_accuracy == pytest.approx(
-        sklearn.recall_score(labels, predicted, labels=present, average="macro", zero_division=0)
-    )
+    macro = {"labels": present, "average": "macro", "zero_division": 0}
+    assert found.balanced_accuracy == pytest.approx(sklearn.recall_score(labels, predicted, **macro))
     assert found.macro_recall == found.balanced_accuracy
-    assert found.macro_precision == pytest.approx(
-        sklearn.precision_score(labels, predicted, labels=present, average="macro", zero_division=0)
-    )
-    assert found.macro_f1 == pytest.approx(
-        sklearn.f1_score(labels, predicted, labels=present, average="macro", zero_division=0)
-    )
+    assert found.macro_precision == pytest.approx(sklearn.precision_score(labels, predicted, **macro))
+    assert found.macro_f1 == pytest.approx(sklearn.f1_score(labels, predicted, **macro))
     assert np.array_equal(found.confusion_matrix, sklearn.confusion_matrix(labels, predicted, labels=everything))
     if probabilities[np.arange(len(labels)), labels].min() > 1e-12:  # scikit-learn clips probabilities
         assert found.log_loss == pytest.approx(sklearn.log_loss(labels, probabilities, labels=everything), abs=1e-9)
@@ -213,16 +208,6 @@ def test_metrics_equal_those_of_scikit_learn(seed: int) -> None:
     )
     for row, *expected in zip(found.per_class, precision, recall, f1, support, strict=True):
         assert [row.precision or 0, row.recall or 0, row.f1 or 0, row.support] == pytest.approx(expected)
-
-
-def test_top5_accuracy_equals_scikit_learn_where_no_logits_are_equal() -> None:
-    pytest.importorskip("sklearn")
-    from sklearn.metrics import top_k_accuracy_score
-
-    draws = np.random.default_rng(3)
-    logits, labels = draws.normal(size=(200, 20)), draws.integers(0, 20, 200)
-    found = compute_metrics(logits, labels, names(20))
-    assert found.top5_accuracy == pytest.approx(top_k_accuracy_score(labels, logits, k=5, labels=range(20)))
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -356,12 +341,7 @@ def test_confused_pairs_are_counted_and_the_most_frequent_comes_first() -> None:
     truth = [0] * 6 + [1] * 3 + [2] * 2
     answers = [0, 0, 0, 1, 1, 2, 1, 0, 0, 2, 1]
     found = most_confused(compute_metrics(np.eye(3)[answers], truth, ["a", "b", "c"]))
-    assert [(pair.truth, pair.predicted, pair.count) for pair in found] == [
-        ("b", "a", 2),
-        ("a", "b", 2),
-        ("c", "b", 1),
-        ("a", "c", 1),
-    ]
+    assert [f"{pair.truth}{pair.predicted}{pair.count}" for pair in found] == ["ba2", "ab2", "cb1", "ac1"]
     assert [pair.fraction_of_truth for pair in found] == pytest.approx([2 / 3, 2 / 6, 1 / 2, 1 / 6])
     assert len(most_confused(compute_metrics(np.eye(3)[answers], truth, ["a", "b", "c"]), limit=2)) == 2
 

@@ -82,9 +82,7 @@ def test_cut_anywhere_a_journal_gives_its_first_records(path: Path) -> None:
 
 
 @given(st.data())
-def test_a_byte_that_was_changed_is_found_and_its_line_named(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_a_changed_byte_is_found_with_its_line(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("journal") / "out.partial"
     whole = written(path)
     position = data.draw(st.integers(0, len(whole) - 1))
@@ -156,9 +154,7 @@ def test_a_second_holder_is_refused_with_the_pid_of_the_first_until_that_one_is_
     assert written(path) != held
 
 
-def test_a_journal_that_was_finished_while_it_was_opened_is_not_taken_for_the_new_one(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_journal_finished_while_it_opens_is_not_the_new_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
     written(path)
@@ -177,9 +173,7 @@ def test_a_journal_that_was_finished_while_it_was_opened_is_not_taken_for_the_ne
     assert len(calls) == 2
 
 
-def test_a_record_that_does_not_fit_on_the_disk_is_cut_off_and_the_others_stay(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_record_that_does_not_fit_is_cut_off_and_others_stay(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(path, RECORDS[:2])
     journal = Journal(path, HEADER)
     journal.go_on()

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wisesr_cli.data.oddities import Tally
-from wisesr_cli.errors import SOME_UNREADABLE, DataError, RunError, UsageError
+from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.prediction.output import FileOutput, JournalHeader, Renderer, open_output
 from wisesr_cli.requests import PredictRequest
 from wisesr_cli.results import Prediction, ScoredLabel
@@ -22,17 +21,7 @@ from wisesr_cli.text import parse_csv_cell
 
 FORMATS = ["table", "json", "jsonl", "csv", "markdown"]
 HEADER = JournalHeader("ab" * 32, {"top_k": 5, "min_score": 0.0})
-ODD = [
-    "=1+1.jpg",
-    "a\nb.jpg",
-    "[/red].png",
-    ":cat:.png",
-    "\x1b[31m.png",
-    "\udcff.png",
-    "a|b*.png",
-    "\u202e.png",
-    '",".png',
-]
+ODD = ("=1+1", "a\nb", "[/red]", ":cat:", "\x1b[31m", "\udcff", "a|b*", "\u202e", '","')
 
 
 def opened(output_format: str, path: Path | str | None, **options: Any) -> FileOutput | None:
@@ -45,7 +34,7 @@ def opened(output_format: str, path: Path | str | None, **options: Any) -> FileO
 def predictions(count: int) -> list[Prediction]:
     records = []
     for number in range(count):
-        path = f"{number:04}-{ODD[number % len(ODD)]}"
+        path = f"{number:04}-{ODD[number % len(ODD)]}.png"
         if number % 7 == 3:
             records.append(Prediction(path, None, None, (), "truncated JPEG"))
         else:
@@ -89,8 +78,9 @@ def write_file(
     return computed
 
 
-def test_jsonl_is_one_exact_record_per_line() -> None:
-    records = predictions(20)
+@pytest.mark.parametrize("count", [0, 1, 2, 450])
+def test_jsonl_is_one_exact_record_per_line_and_json_an_array_of_them(count: int) -> None:
+    records = predictions(count)
     lines = render("jsonl", records).splitlines()
     assert [json.loads(line) for line in lines] == [
         {
@@ -103,15 +93,7 @@ def test_jsonl_is_one_exact_record_per_line() -> None:
         for record in records
     ]
     assert all(line.isascii() for line in lines)
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 450])
-def test_json_is_one_valid_array_also_when_empty(count: int) -> None:
-    records = predictions(count)
-    found = json.loads(render("json", records))
-    assert isinstance(found, list)
-    assert [record["path"] for record in found] == [record.path for record in records]
-    assert found == [json.loads(line) for line in render("jsonl", records).splitlines()]
+    assert json.loads(render("json", records)) == [json.loads(line) for line in lines]
 
 
 def test_csv_has_a_safe_line_per_record_that_reads_back() -> None:
@@ -125,12 +107,6 @@ def test_csv_has_a_safe_line_per_record_that_reads_back() -> None:
             record.path, record.label or "", repr(record.score) if record.score is not None else "", record.error or ""
         ]  # fmt: skip
     assert not any(cell.startswith(("=", "+", "-", "@", "\t")) for row in rows for cell in row)
-
-
-def test_a_name_that_would_be_a_formula_is_neutralised_in_csv_and_exact_in_jsonl() -> None:
-    record = Prediction("=cmd|' /C calc'!A0", "+1", 0.5, (ScoredLabel("+1", 0.5),))
-    assert render("csv", [record]).splitlines()[1] == "'=cmd|' /C calc'!A0,'+1,0.5,"
-    assert json.loads(render("jsonl", [record]))["path"] == "=cmd|' /C calc'!A0"
 
 
 @pytest.mark.parametrize("count", [0, 1, 199, 200, 201, 400, 450])
@@ -159,9 +135,7 @@ def test_a_file_holds_what_the_stream_would_and_its_journal_is_gone(tmp_path: Pa
 
 @pytest.mark.parametrize("chosen", FORMATS)
 @pytest.mark.parametrize("stop_before", [0, 1, 199, 200, 201, 449, 450])
-def test_resumed_after_a_kill_the_output_is_byte_for_byte_that_of_an_uninterrupted_run(
-    tmp_path: Path, chosen: str, stop_before: int
-) -> None:
+def test_resumed_after_a_kill_the_output_is_the_same_bytes(tmp_path: Path, chosen: str, stop_before: int) -> None:
     records = predictions(450)
     path = tmp_path / "out"
     with pytest.raises(Killed):
@@ -210,24 +184,6 @@ def test_other_inputs_than_before_are_refused(tmp_path: Path, change: str) -> No
     assert write_file("jsonl", path, records, resume=True) == 2
 
 
-@pytest.mark.parametrize(
-    ("header", "reason"),
-    [
-        (JournalHeader("cd" * 32, HEADER.options), "another model"),
-        (JournalHeader(HEADER.model, {"top_k": 1, "min_score": 0.0}), "other options: top_k was 5 and is 1"),
-    ],
-)
-def test_a_journal_of_another_model_or_other_options_is_refused_and_stays(
-    tmp_path: Path, header: JournalHeader, reason: str
-) -> None:
-    with pytest.raises(Killed):
-        write_file("jsonl", tmp_path / "out", predictions(6), stop_before=4)
-    output = FileOutput("jsonl", tmp_path / "out", header, resume=True)
-    with pytest.raises(RunError, match=rf"out\.partial: was written with {reason}"), output:
-        pass
-    assert write_file("jsonl", tmp_path / "out", predictions(6), resume=True) == 2
-
-
 def test_an_output_without_a_record_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         write_file("jsonl", tmp_path / "out", predictions(3), stop_before=0)
@@ -253,34 +209,6 @@ def test_the_journal_is_never_an_input_and_the_output_is_refused_as_one(tmp_path
             list(output.not_its_own(typed))
 
 
-def test_a_list_of_inputs_is_no_output(tmp_path: Path) -> None:
-    (tmp_path / "list").write_text("a.png", encoding="utf-8")
-    (tmp_path / "link").symlink_to("list")
-    for name in ("list", "link"):
-        with pytest.raises(UsageError, match="is the list of inputs and the output"):
-            opened("csv", tmp_path / name, overwrite=True, from_file=str(tmp_path / "list"))
-
-
-@pytest.mark.parametrize("chosen", FORMATS)
-def test_an_existing_output_or_journal_is_refused_and_stays_byte_for_byte(tmp_path: Path, chosen: str) -> None:
-    path = tmp_path / "out"
-    path.write_text("old", encoding="utf-8")
-    with pytest.raises(UsageError, match="out exists; replace it with --overwrite"):
-        write_file(chosen, path, predictions(2))
-    output = opened(chosen, path, resume=True)
-    assert output is not None
-    assert output.has_nothing_to_resume
-    assert path.read_text(encoding="utf-8") == "old"
-    with pytest.raises(Killed):
-        write_file(chosen, path, predictions(2), stop_before=1, overwrite=True)
-    assert path.read_text(encoding="utf-8") == "old"
-    path.unlink()
-    with pytest.raises(UsageError, match=r"out\.partial exists: go on with --resume"):
-        write_file(chosen, path, predictions(2))
-    write_file(chosen, path, predictions(2), overwrite=True)
-    assert path.read_text(encoding="utf-8") == render(chosen, predictions(2))
-
-
 def test_an_output_that_cannot_be_is_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder"):
         opened("jsonl", tmp_path)
@@ -292,21 +220,6 @@ def test_an_output_that_cannot_be_is_refused_before_anything_runs(tmp_path: Path
         with pytest.raises(UsageError, match="need -o FILE"):
             opened("jsonl", None, **options)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_exit_code_counts_what_could_not_be_read() -> None:
-    def tally(good: int, bad: int) -> Tally:
-        tally = Tally()
-        for record in [Prediction("a", "x", 1.0)] * good + [Prediction("b", None, None, (), "no")] * bad:
-            tally.add(record)
-        return tally
-
-    assert tally(3, 0).exit_code(strict=False) == tally(3, 0).exit_code(strict=True) == 0
-    assert tally(2, 1).exit_code(strict=False) == SOME_UNREADABLE
-    with pytest.raises(DataError, match="1 of 3 images could not be read"):
-        tally(2, 1).exit_code(strict=True)
-    with pytest.raises(DataError, match="2 of 2 images"):
-        tally(0, 2).exit_code(strict=False)
 
 
 ANY_TEXT = st.text(st.characters() | st.characters(categories=["Cs", "Cc", "Cf"]), max_size=8)
