@@ -8,16 +8,16 @@ import math
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import QUICK, Answer, CommandLine, Trained, environment, fresh, make_photo, make_photos
+from command_line import QUICK, WISESR, Answer, CommandLine, Trained, fresh, make_photo, make_photos, train_apart
 from refused_yaml import REFUSED
+from run_states import read_history
 
 from wisesr_cli.config.yaml_reader import MAX_BYTES
 from wisesr_cli.run.records import read_rows
@@ -26,10 +26,7 @@ from wisesr_cli.text import parse_csv_cell
 Seen = Callable[[str], None]
 
 
-@pytest.fixture(autouse=True)
-def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 # 35: modules in the current folder
 
@@ -59,40 +56,28 @@ def executed(tmp_path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-def run_program(program: str, words: list[str], folder: Path, **variables: str) -> Answer:
+PROGRAMS: dict[str, dict[str, Any]] = {"wisesr": {"executable": WISESR, "program": ()}, "python -m wisesr_cli": {}}
+
+
+def run_program(program: str, words: Sequence[str], folder: Path, **variables: str) -> Answer:
     """Run `wisesr` or `python -m wisesr_cli` in a folder, its home and caches elsewhere."""
-    start = {
-        "wisesr": [str(Path(sys.executable).with_name("wisesr"))],
-        "python -m wisesr_cli": [sys.executable, "-m", "wisesr_cli"],
-    }[program]
-    done = subprocess.run(
-        [*start, *words],
-        cwd=folder,
-        env={**environment(folder.parent), **variables},
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-
-PROGRAMS = ("wisesr", "python -m wisesr_cli")
+    return fresh(*words, cwd=folder, home=folder.parent, variables=variables, **PROGRAMS[program])
 
 
 @pytest.mark.reliability(35)
-@pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize(
-    ("words", "code"), [("--version", 0), ("config show", 0), ("check PHOTOS --image-size 32", 0), ("nothing", 2)]
+    ("words", "code"),
+    [("--version", 0), ("config show", 0), ("check PHOTOS --image-size 32 --format json", 0), ("nothing", 2)],
 )
-def test_no_module_of_the_current_folder_is_executed(
-    program: str, words: str, code: int, trapped: Path, trained: Trained, tmp_path: Path, seen: Seen
+def test_no_module_of_the_current_folder_is_executed_by_either_program_and_both_say_the_same(
+    words: str, code: int, trapped: Path, trained: Trained, tmp_path: Path, seen: Seen
 ) -> None:
-    answer = run_program(
-        program, [str(trained.photos) if word == "PHOTOS" else word for word in words.split()], trapped
-    )
+    line = words.replace("PHOTOS", str(trained.photos)).split()
+    ours, theirs = (run_program(program, line, trapped) for program in PROGRAMS)
     assert executed(tmp_path) == []
-    assert answer.code == code, answer.err
-    seen(f"{program} {words.split()[0]}: exit {code}, none of {len(list(trapped.glob('*.py')))} modules executed")
+    assert ours.code == code, ours.err
+    assert ours == theirs
+    seen(f"{words.split()[0]}: exit {code}, none of {len(list(trapped.glob('*.py')))} modules executed")
 
 
 @pytest.mark.reliability(35)
@@ -119,9 +104,7 @@ def test_no_module_of_the_current_folder_is_executed_by_any_command(
 
 
 @pytest.mark.reliability(35)
-def test_a_package_of_our_own_name_and_an_empty_entry_of_pythonpath_change_nothing(
-    tmp_path: Path, trained: Trained, seen: Seen
-) -> None:
+def test_our_own_name_and_an_empty_entry_of_pythonpath_do_nothing(tmp_path: Path, trained: Trained, seen: Seen) -> None:
     folder = tmp_path / "folder"
     note = f"with open({str(tmp_path / 'executed')!r}, 'a') as file: file.write(__name__ + '\\n')\n"
     for name in ("wisesr_cli", "json", "keras_cv", "typer"):
@@ -140,7 +123,7 @@ def test_a_package_of_our_own_name_and_an_empty_entry_of_pythonpath_change_nothi
 
 
 @pytest.mark.reliability(35)
-def test_settings_of_matplotlib_in_the_current_folder_change_no_picture(
+def test_settings_of_matplotlib_change_no_picture(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, seen: Seen
 ) -> None:
     pictures = []
@@ -149,8 +132,7 @@ def test_settings_of_matplotlib_in_the_current_folder_change_no_picture(
         if name == "styled":  # TeX would run a program
             settings = "text.usetex: True\nfont.size: 40\nfigure.facecolor: red\nsavefig.dpi: 20\n"
             (tmp_path / name / "matplotlibrc").write_text(settings, encoding="utf-8")
-        answer = fresh("evaluate", run, "--device", "cpu", cwd=tmp_path / name)
-        assert answer.code == 0, answer.err
+        fresh("evaluate", run, "--device", "cpu", cwd=tmp_path / name).worked()
         pictures.append([(path.name, path.read_bytes()) for path in sorted((run / "plots").iterdir())])
     assert pictures[0] == pictures[1]
     seen(f"a matplotlibrc with text.usetex beside the images: {len(pictures[0])} pictures byte for byte the same")
@@ -159,23 +141,14 @@ def test_settings_of_matplotlib_in_the_current_folder_change_no_picture(
 @pytest.mark.reliability(35)
 def test_the_program_runs_in_the_folders_that_it_is_installed_in(tmp_path: Path) -> None:
     for folder in (Path(pytest.__file__).parents[1], Path(os.__file__).parent):
-        done = subprocess.run(
-            [Path(sys.executable).with_name("wisesr"), "--version"],
-            cwd=folder,
-            env=environment(tmp_path),
-            capture_output=True,
-            check=False,
-            text=True,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
+        answer = fresh("--version", cwd=folder, home=tmp_path, **PROGRAMS["wisesr"])
+        assert (answer.code, answer.err) == (0, "")
 
 
 def test_a_current_folder_that_is_gone_is_5(tmp_path: Path) -> None:
     program = "import os\nos.rmdir(os.getcwd())\nfrom wisesr_cli.__main__ import main\nmain()"
     (tmp_path / "gone").mkdir()
-    answer = fresh(cwd=tmp_path / "gone", program=("-c", program))
-    assert answer.code == 5
-    assert "the current folder no longer exists" in answer.error
+    fresh(cwd=tmp_path / "gone", program=("-c", program)).failed(5, "the current folder no longer exists")
 
 
 # 37: Keras' own settings
@@ -183,22 +156,33 @@ def test_a_current_folder_that_is_gone_is_5(tmp_path: Path) -> None:
 KERAS_SETTINGS = {"floatx": "float16", "epsilon": 0.5, "image_data_format": "channels_first", "backend": "torch"}
 
 
+def write_settings(home: Path, settings: str) -> None:
+    (home / ".keras").mkdir()
+    (home / ".keras" / "keras.json").write_text(settings, encoding="utf-8")
+
+
 def train_fresh(folder: Path, photos: Path, settings: str | None, **variables: str) -> dict[str, Any]:
     """Train and predict in fresh processes with these settings of Keras in the home; return what came out."""
     folder.mkdir()
     if settings is not None:
-        (folder / ".keras").mkdir()
-        (folder / ".keras" / "keras.json").write_text(settings, encoding="utf-8")
+        write_settings(folder, settings)
     words = ("train", photos, *QUICK, "--epochs", "2", "--device", "cpu", "--name", "run", "-s", "augment=paper")
-    answer = fresh(*words, cwd=folder, variables=variables)
-    assert answer.code == 0, answer.err
+    fresh(*words, cwd=folder, variables=variables).worked()
     run = folder / "runs" / "run"
     line = ("predict", run, photos, "--format", "jsonl", "--device", "cpu", "--engine", "keras")
-    predicted = fresh(*line, cwd=folder, variables=variables)
-    assert predicted.code == 0, predicted.err
-    with (run / "history.csv").open(encoding="utf-8") as file:
-        history = [{key: value for key, value in row.items() if "_seconds" not in key} for row in csv.DictReader(file)]
-    return {"predictions": predicted.out, "history": history, "metrics": (run / "metrics.json").read_bytes()}
+    predicted = fresh(*line, cwd=folder, variables=variables).worked()
+    return {"predictions": predicted.out, "history": read_history(run), "metrics": (run / "metrics.json").read_bytes()}
+
+
+@pytest.mark.reliability(37)
+def test_settings_of_keras_change_no_prediction(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+    write_settings(tmp_path, json.dumps(KERAS_SETTINGS))
+    line = ("predict", trained.run, trained.photos / "test" / "red" / "00.png", "--format", "json")
+    answer, expected = fresh(*line, cwd=tmp_path), wisesr(*line).data[0]
+    assert answer.code == 0, answer.err
+    assert answer.data[0]["label"] == expected["label"]
+    assert answer.data[0]["score"] == pytest.approx(expected["score"], abs=1e-5)
+    assert not [line for line in answer.err.splitlines() if line.startswith(("WARNING", "I0", "W0", "E0"))]
 
 
 @pytest.mark.reliability(37)
@@ -217,15 +201,10 @@ def test_the_users_settings_of_keras_change_nothing(trained: Trained, tmp_path: 
 
 @pytest.mark.reliability(37)
 @pytest.mark.parametrize("settings", ['{"floatx": "bfloat16\\u001b[31m"}', "[1]"])
-def test_settings_that_keras_cannot_start_with_are_5_and_named(
-    trained: Trained, settings: str, tmp_path: Path, seen: Seen
-) -> None:
-    (tmp_path / ".keras").mkdir()
-    (tmp_path / ".keras" / "keras.json").write_text(settings, encoding="utf-8")
+def test_settings_that_keras_refuses_are_5(trained: Trained, settings: str, tmp_path: Path, seen: Seen) -> None:
+    write_settings(tmp_path, settings)
     assert fresh("predict", trained.run, trained.photos, cwd=tmp_path).code == 0  # LiteRT needs no settings of Keras
-    answer = fresh("predict", trained.run, trained.photos, "--engine", "keras", cwd=tmp_path)
-    assert (answer.code, answer.out) == (5, "")
-    assert "keras.json" in answer.error
+    answer = fresh("predict", trained.run, trained.photos, "--engine", "keras", cwd=tmp_path).refused(5, "keras.json")
     assert "\x1b" not in answer.err
     seen(f"a keras.json that Keras refuses: exit 5, {answer.error[:60]}...")
 
@@ -305,8 +284,7 @@ def test_a_run_s_name_that_leads_elsewhere_is_2_and_writes_nothing(
     source = tmp_path / "c.yaml" if way == "config" else trained.photos
     for more in ([], ["--overwrite"], ["--resume"], ["--dry-run"]):
         answer = wisesr("train", source, *QUICK, "-o", tmp_path / "runs", *given, *more)
-        assert (answer.code, answer.out) == (2, "")
-        assert "must be a folder name without slashes" in answer.error
+        answer.refused(2, "must be a folder name without slashes")
     assert below(tmp_path) == before
     seen(f"{way} {ascii(name)[:20]}: exit 2")
 
@@ -316,9 +294,7 @@ def test_a_run_s_name_that_leads_elsewhere_is_2_and_writes_nothing(
 def test_a_name_that_no_file_can_have_is_2(wisesr: CommandLine, trained: Trained, name: str) -> None:
     value = f'"{name}"' if name != "\0" else '"\\0"'
     for key in ("name", "output_dir", "data.dir", "data.train_dir", "model.weights"):
-        answer = wisesr("train", trained.photos, *QUICK, "-s", f"{key}={value}")
-        assert answer.code == 2, answer.err
-        assert key.split(".")[-1] in answer.error
+        wisesr("train", trained.photos, *QUICK, "-s", f"{key}={value}").failed(2, key.split(".")[-1])
 
 
 LONG = "\u732b" * 85  # 255 bytes
@@ -353,8 +329,7 @@ def test_results_on_a_folder_stay_in_the_run_whatever_it_is_called(
     photos = make_photos(tmp_path / "folder" / name, 2, first_seed=900)
     monkeypatch.chdir(photos / here)
     elsewhere, before = below(tmp_path / "folder"), set(run.iterdir())
-    answer = wisesr("evaluate", run, "--data", typed, "--format", "json")
-    assert answer.code == 0, answer.err
+    answer = wisesr("evaluate", run, "--data", typed, "--format", "json").worked()
     assert answer.data["examples"] == 6
     assert {path.name for path in set(run.iterdir()) - before} == {written}
     assert below(tmp_path / "folder") == elsewhere
@@ -370,16 +345,11 @@ FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1", "x;=1+1", "x,
 @pytest.fixture(scope="module")
 def formulas(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Give a run over classes, and files, that a spreadsheet would take for formulas."""
-    from wisesr_cli.cli.main import run
-
     root = tmp_path_factory.mktemp("formulas")
     for label, name in enumerate(FORMULAS):
         for number in range(3):
             make_photo(root / "photos" / name / f"{name}{number}.png", label % 3, 10 * label + number)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WISESR_CACHE_DIR", str(root / "caches"))
-        assert run(["train", str(root / "photos"), *QUICK, "--epochs", "1", "-o", str(root), "--name", "run"]) == 0
-    return Trained(root / "run", root / "photos")
+    return train_apart(root, root / "photos", "--epochs", "1")
 
 
 def cells_of(text: str, delimiter: str = ",") -> list[str]:
@@ -427,7 +397,7 @@ def test_no_cell_of_any_csv_is_a_formula_and_every_name_comes_back(
 @pytest.mark.reliability(40)
 def test_jsonl_holds_names_that_look_like_formulas_exactly(wisesr: CommandLine, formulas: Trained, seen: Seen) -> None:
     answer = wisesr("predict", formulas.run, formulas.photos, "--format", "jsonl")
-    records = [json.loads(line) for line in answer.out.splitlines()]
+    records = answer.records
     assert sorted(record["path"] for record in records) == sorted(map(str, formulas.photos.rglob("*.png")))
     assert {top["label"] for record in records for top in record["top"]} <= set(FORMULAS)
     assert answer.out.isascii()
