@@ -88,9 +88,7 @@ def test_equal_draws_give_equal_intervals_and_the_second_head_mirrors_the_first(
 
 
 @pytest.mark.parametrize("same_examples", [True, False])
-def test_few_seeds_hold_the_truth_as_often_as_promised_where_plain_percentiles_do_not(
-    same_examples: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_seeds_hold_the_truth_as_often_as_promised(same_examples: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three seeds, whose differences spread by 10 points around 10, and 400 examples; 400 times."""
 
     def held() -> float:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import CommandLine, Trained, make_photo
+from command_line import CommandLine, Trained, make_photo, rows_of, snapshot
 from fresh_process import KERAS, command, loaded_after
 from PIL import Image
 from rich.console import Console
@@ -79,8 +79,7 @@ def test_rows_hold_maps_whose_sum_and_bias_is_the_logit(wisesr: CommandLine, tra
 
 
 def test_the_folder_holds_a_picture_per_image_a_sheet_and_the_numbers(wisesr: CommandLine, trained: Trained) -> None:
-    answer = wisesr("explain", trained.run, "photos", "-o", "out", "--class", "red", "--class", "blue")
-    assert answer.code == 0
+    answer = wisesr("explain", trained.run, "photos", "-o", "out", "--class", "red", "--class", "blue").worked()
     pictures = {"image-00001-b.png", "image-00002-g.png", "image-00003-r.png"}
     assert names("out") == {*pictures, "contact_sheet-001.png", *NUMBERS}
     assert "exact on the feature map" in answer.err
@@ -106,8 +105,7 @@ def test_the_folder_holds_a_picture_per_image_a_sheet_and_the_numbers(wisesr: Co
 
 @pytest.mark.parametrize("chosen", ["table", "csv", "markdown"])
 def test_tables_name_class_logit_and_strongest_position(wisesr: CommandLine, trained: Trained, chosen: str) -> None:
-    answer = wisesr("explain", trained.run, "photos", "-o", "out", "--format", chosen, "--class", "red")
-    assert answer.code == 0
+    answer = wisesr("explain", trained.run, "photos", "-o", "out", "--format", chosen, "--class", "red").worked()
     if chosen != "csv":
         assert answer.out.count("photos/") == answer.out.count(" red ") == 3
         return
@@ -158,7 +156,7 @@ def test_an_unreadable_image_is_named_and_the_others_are_explained(wisesr: Comma
     assert "photos/c\\x1b.png: not an image" in answer.err
     assert "1 of 4 images could not be read" in answer.err
     assert {"image-00001-b.png", "image-00003-g.png"} <= names("out")  # numbers are those of the inputs
-    rows = list(csv.DictReader(io.StringIO(Path("out/explanations.csv").read_text(encoding="utf-8"))))
+    rows = rows_of(Path("out/explanations.csv"))
     assert [row["error"] for row in rows] == ["", "not an image", "", ""]
 
 
@@ -190,22 +188,18 @@ def test_a_rerun_takes_its_own_pictures_away_and_nothing_else(wisesr: CommandLin
 
 
 @pytest.mark.parametrize("words", [("explain", "-o"), ("predict", "--explain")])
-def test_a_rerun_that_can_read_nothing_leaves_what_an_earlier_one_made(
-    wisesr: CommandLine, trained: Trained, words: tuple[str, str]
-) -> None:
+def test_a_rerun_that_reads_nothing_leaves_all(wisesr: CommandLine, trained: Trained, words: tuple[str, str]) -> None:
     Path("bad.png").write_bytes(b"no image")
     name, option = words
     assert wisesr(name, trained.run, "photos", option, "out").code == 0
-    before = {path: path.read_bytes() for path in Path("out").iterdir()}
+    before = snapshot(Path("out"))
     assert wisesr(name, trained.run, "bad.png", option, "out").code == 3
-    assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
+    assert snapshot(Path("out")) == before
 
 
 @pytest.mark.parametrize("words", [("explain", "-o"), ("predict", "--explain")])
 @pytest.mark.parametrize("place", ["image-00001-b.png", "contact_sheet-001.png"])
-def test_a_picture_that_is_not_ours_is_never_replaced(
-    wisesr: CommandLine, trained: Trained, words: tuple[str, str], place: str
-) -> None:
+def test_a_picture_not_ours_stays(wisesr: CommandLine, trained: Trained, words: tuple[str, str], place: str) -> None:
     name, option = words
     Path("out").mkdir()
     mine = Path(shutil.copy("photos/r.png", Path("out", place)))
@@ -219,9 +213,7 @@ def test_a_picture_that_is_not_ours_is_never_replaced(
 @pytest.mark.parametrize(
     "words", [("explain", "photos", "-o"), ("explain", "--weights", "-o"), ("predict", "photos", "--explain")]
 )
-def test_two_processes_do_not_write_into_one_folder(
-    wisesr: CommandLine, trained: Trained, words: tuple[str, ...]
-) -> None:
+def test_two_processes_never_share_a_folder(wisesr: CommandLine, trained: Trained, words: tuple[str, ...]) -> None:
     Path("out").mkdir()
     name, *rest = words
     with alone_in(Path("out")):
@@ -247,8 +239,7 @@ def test_images_of_the_same_name_have_pictures_of_their_own(wisesr: CommandLine,
         make_photo(Path("made.png"), 1, 3)
         path.parent.mkdir()
         Path("made.png").replace(path)
-    answer = wisesr("explain", trained.run, *paths, Path("photos/b.png"), Path("photos/./b.png"), "-o", "out")
-    assert answer.code == 0
+    answer = wisesr("explain", trained.run, *paths, Path("photos/b.png"), Path("photos/./b.png"), "-o", "out").worked()
     assert "\x1b" not in answer.out + answer.err
     pictures = sorted(name for name in names("out") if name.startswith("image-"))
     assert len(pictures) == len(odd) + 2
@@ -266,7 +257,7 @@ def test_the_name_of_a_picture_is_one_file_in_its_folder(path: str) -> None:
     assert "\0" not in name
 
 
-def test_many_images_fill_several_sheets_and_pictures_are_limited(
+def test_sheets_fill_and_pictures_are_limited(
     wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(explanation_folder, "TILES", 2)
@@ -283,9 +274,7 @@ def test_a_lone_model_file_has_its_explanations_beside_it(wisesr: CommandLine, t
     assert names("explain") == {"image-00001-b.png", *NUMBERS}
 
 
-def test_ctrl_c_leaves_whole_pictures_and_no_halves(
-    wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_leaves_whole_pictures(wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     write = own_pictures.write_picture
 
     def stopped_after_the_second(picture: Image.Image, path: Path) -> None:
@@ -332,9 +321,7 @@ def test_a_reader_that_goes_away_is_silent_and_a_full_disk_is_named(
 
 
 @pytest.mark.reliability(44)
-def test_neither_batch_size_nor_neighbours_change_a_contribution(
-    wisesr: CommandLine, trained: Trained, seen: Seen
-) -> None:
+def test_batch_size_and_neighbours_change_no_map(wisesr: CommandLine, trained: Trained, seen: Seen) -> None:
     Path("broken.png").write_bytes(b"no image")
 
     def maps(*words: object) -> dict[str, tuple[float, np.ndarray]]:
@@ -375,8 +362,7 @@ def test_python_gets_records(trained: Trained) -> None:
 
 
 def test_the_weights_of_a_head_are_shown_without_an_image(wisesr: CommandLine, trained: Trained) -> None:
-    answer = wisesr("explain", trained.run, "--weights", "-o", "out", "--class", "red", "--format", "json")
-    assert answer.code == 0
+    answer = wisesr("explain", trained.run, "--weights", "-o", "out", "--class", "red", "--format", "json").worked()
     assert names("out") == {"weights.png", "weights.npz"}
     average, of_class, *channels = answer.data["rows"]
     assert (average["label"], average["channel"]) == (None, None)
@@ -404,8 +390,7 @@ def test_the_weights_of_a_head_are_shown_without_an_image(wisesr: CommandLine, t
 
 @pytest.mark.parametrize("chosen", ["table", "csv", "markdown"])
 def test_weights_come_in_every_format(wisesr: CommandLine, trained: Trained, chosen: str) -> None:
-    answer = wisesr("explain", trained.run, "--weights", "-o", "out", "--format", chosen, "--verbose")
-    assert answer.code == 0
+    answer = wisesr("explain", trained.run, "--weights", "-o", "out", "--format", chosen, "--verbose").worked()
     assert answer.out.count("green") == 9  # its mean and eight channels
     assert "position weights of the head 'wise'" in answer.err
 
@@ -439,8 +424,7 @@ def test_an_interrupted_predict_has_a_picture_for_every_record_and_goes_on(
     Path("why/.wisesr-123456789abc.png").write_bytes(b"of a process that was killed")
     before = {name: Path("why", name).stat().st_mtime_ns for name in names("why") if name.startswith("image")}
     assert set(before) == {"image-00001-b.png", "image-00002-g.png"}
-    answer = wisesr(*line, "--resume")
-    assert answer.code == 0
+    answer = wisesr(*line, "--resume").worked()
     assert "2 records found in the journal" in answer.err
     assert names("why") == {*before, "image-00003-r.png"}
     assert all(Path("why", name).stat().st_mtime_ns == moment for name, moment in before.items())
@@ -453,9 +437,7 @@ def test_an_interrupted_predict_has_a_picture_for_every_record_and_goes_on(
 @pytest.mark.parametrize(
     "words", [("predict", "photos"), ("explain", "photos", "-o", "out"), ("explain", "--weights", "-o", "out")]
 )
-def test_a_terminal_without_pictures_says_so_once(
-    wisesr: CommandLine, trained: Trained, words: tuple[str, ...]
-) -> None:
+def test_a_terminal_without_pictures_says_so(wisesr: CommandLine, trained: Trained, words: tuple[str, ...]) -> None:
     name, *rest = words
     line = (name, trained.run, *rest, "--format", "json")
     plain, shown = wisesr(*line), wisesr(*line, "--show")
@@ -522,9 +504,7 @@ def test_a_terminal_without_colours_is_shown_nothing() -> None:
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
 @pytest.mark.parametrize("size", [(700, 500), (300, 900), (30, 50)])
-def test_positions_of_the_shown_photo_fall_where_they_do_for_the_model(
-    trained: Trained, resize: str, size: tuple[int, int]
-) -> None:
+def test_positions_of_the_shown_photo_are_the_models(trained: Trained, resize: str, size: tuple[int, int]) -> None:
     from dataclasses import replace
 
     info = replace(read_model_info(trained.run / "best.keras"), resize=resize, image_size=(48, 64))

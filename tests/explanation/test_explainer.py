@@ -13,7 +13,6 @@ from command_line import Trained
 from loaded import load_engine
 
 from wisesr_cli.config.reader import parse_head
-from wisesr_cli.data.oddities import Oddities
 from wisesr_cli.errors import DataError, RunError, WisesrError
 from wisesr_cli.explanation import attribution
 from wisesr_cli.explanation.explainer import Explainer, explain_paths, head_weights
@@ -25,8 +24,6 @@ from wisesr_cli.models import heads
 from wisesr_cli.models.backbones import build_backbone
 from wisesr_cli.models.build import build_classifier
 from wisesr_cli.models.settings import ModelConfig
-from wisesr_cli.prediction import stream
-from wisesr_cli.requests import PredictRequest
 from wisesr_cli.results import Contribution, Explanation
 
 SIZE = (40, 56)
@@ -76,7 +73,7 @@ def check_sum(contribution: Contribution) -> None:
         ("fc:dropout=0.5", {}),
     ],
 )
-def test_a_model_file_is_explained_with_any_head(
+def test_any_head_is_explained(
     head: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heads, "FC_UNITS", 8)
@@ -113,49 +110,12 @@ def test_gap_is_explained_as_its_formula_says(tmp_path: Path) -> None:
                     assert contribution.map[row][column] == pytest.approx(expected, abs=1e-6)
 
 
-def all_maps(explainer: Explainer, pixels: Any, batch_size: int) -> Any:
-    """Return logits and maps of images that are explained some at a time."""
-    parts = [pixels[start : start + batch_size] for start in range(0, len(pixels), batch_size)]
-    decisions = [decision for part in parts for decision in explainer.explain(part, [2])]
-    return [np.ravel([*d.predicted.map, *d.runner_up.map, *d.asked[0].map]) for d in decisions]
-
-
-@pytest.mark.parametrize("head", ["wise", "gmp"])
-def test_batch_size_and_neighbours_change_nothing(head: str, tmp_path: Path) -> None:
-    path, pixels = save(tmp_path / "best.keras", head), random_pixels(33)
-    expected = all_maps(explainer_of(path), pixels, 32)
-    for batch_size in (1, 7):
-        np.testing.assert_allclose(all_maps(explainer_of(path), pixels, batch_size), expected, atol=1e-5)
-
-
 def test_a_smaller_batch_is_filled_up_and_traced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     explainer, sizes = explainer_of(save(tmp_path / "best.keras", "wise")), []
     predict = keras.Model.predict_on_batch
     monkeypatch.setattr(keras.Model, "predict_on_batch", lambda model, x: sizes.append(len(x)) or predict(model, x))
     assert [len(explainer.explain(random_pixels(count))) for count in (4, 1, 0, 3)] == [4, 1, 0, 3]
     assert sizes == [4, 4, 4]
-
-
-def test_paths_are_explained_in_order_and_agree_with_what_is_predicted(trained: Trained, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no image")
-    paths = [str(path) for path in sorted((trained.photos / "test").rglob("*.png"))]
-    paths[2:2] = [str(broken), str(tmp_path / "missing.png")]
-    explainer, oddities = explainer_of(trained.run / "best.keras"), Oddities()
-    found = list(explain_paths(explainer, iter(paths), labels=[1], batch_size=4, oddities=oddities))
-    expected = list(stream.predict_paths(load_engine(explainer.path), paths, PredictRequest("", batch_size=4)))
-    assert [record.path for record in found] == paths
-    for explained, predicted in zip(found, expected, strict=True):
-        assert explained.error == predicted.error
-        if predicted.error is None:
-            assert explained.predicted is not None
-            assert explained.decision is not None
-            assert explained.predicted.label == predicted.label
-            assert explained.runner_up is not None
-            assert explained.runner_up.label == predicted.top[1].label
-            assert explained.score == pytest.approx(predicted.score, abs=1e-5)
-            assert [row["label"] for row in explained.to_json()] == [explainer.info.class_names[1]]
-    assert sum(record.error is not None for record in found) == 2
 
 
 def test_images_are_read_only_a_little_ahead(trained: Trained) -> None:

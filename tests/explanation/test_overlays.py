@@ -38,9 +38,7 @@ def test_a_map_of_zeros_hides_nothing() -> None:
 
 
 @pytest.mark.parametrize(("map_size", "size"), [((7, 7), (100, 64)), ((3, 5), (91, 131)), ((2, 1), (40, 40))])
-def test_every_position_is_a_sharp_block_with_a_line_around_it(
-    map_size: tuple[int, int], size: tuple[int, int]
-) -> None:
+def test_every_position_is_a_sharp_block_with_an_outline(map_size: tuple[int, int], size: tuple[int, int]) -> None:
     steps = np.random.default_rng(0).permutation(np.linspace(-1, 1, map_size[0] * map_size[1]))
     values = steps.reshape(map_size)
     laid = np.asarray(overlay(Image.new("RGB", size, (90, 90, 90)), contribution(values)))

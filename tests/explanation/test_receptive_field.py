@@ -16,13 +16,8 @@ from wisesr_cli.models.backbones import BACKBONES, build_backbone, cut_backbone,
 
 # Araujo, Norris and Sim, 2019, Computing Receptive Fields of Convolutional Neural Networks (Distill), table 1.
 PUBLISHED = {
-    "MobileNet": 315,
-    "ResNet50": 483,
-    "ResNet101": 1027,
-    "ResNet152": 1507,
-    "VGG16": 212,
-    "InceptionV3": 1311,
-    "InceptionResNetV2": 3039,
+    **{"MobileNet": 315, "ResNet50": 483, "ResNet101": 1027, "ResNet152": 1507, "VGG16": 212},
+    **{"InceptionV3": 1311, "InceptionResNetV2": 3039},
 }
 
 

@@ -24,15 +24,8 @@ from wisesr_cli.text import visible
 NAMES = (ATTACKS[0], ODD_NAMES["not UTF-8"], "cat", "\u05d0\u05d1\u05d2")
 MANY = tuple(f"class {number:02}" for number in range(70))
 OPTIONS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--window-size=1200,900",
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-sync", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--window-size=1200,900"),
 )
 
 

@@ -104,12 +104,9 @@ def test_absolute_paths_are_shortened_to_their_last_name(value: object, shortene
     assert without_folders(value) == shortened
 
 
-def test_a_lone_model_has_a_report_without_what_only_a_run_knows(
-    wisesr: CommandLine, trained: Trained, tmp_path: Path
-) -> None:
+def test_a_lone_model_reports_without_what_a_run_knows(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
     shutil.copy(trained.run / "best.keras", tmp_path / "mine.keras")
-    answer = wisesr("evaluate", tmp_path / "mine.keras", "--data", trained.photos / "test", "--report")
-    assert answer.code == 0, answer.err
+    answer = wisesr("evaluate", tmp_path / "mine.keras", "--data", trained.photos / "test", "--report").worked()
     assert f"{tmp_path / 'evaluate-test' / 'report.html'}" in answer.err
     text, _ = page_of(tmp_path / "evaluate-test")
     assert "<title>mine.keras on test: wisesr report</title>" in text
@@ -119,16 +116,13 @@ def test_a_lone_model_has_a_report_without_what_only_a_run_knows(
     assert '<section id="images"' in text
 
 
-def test_a_report_names_images_that_were_left_out_and_the_classes_without_images(
-    wisesr: CommandLine, trained: Trained, tmp_path: Path
-) -> None:
+def test_a_report_names_images_and_classes_left_out(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
     photos = tmp_path / "fresh"
     for number in range(3):
         make_photo(photos / "red" / f"{number}.png", 2, number)
     (photos / "red" / "bad.png").write_bytes(b"no image at all, but text")
     run = trained.copy_to(tmp_path / "run")
-    answer = wisesr("evaluate", run, "--data", photos, "--on-error", "skip", "--report", "--engine", "keras")
-    assert answer.code == 0, answer.err
+    wisesr("evaluate", run, "--data", photos, "--on-error", "skip", "--report", "--engine", "keras").worked()
     text, data = page_of(run / "evaluate-fresh")
     shown = " ".join(Page(text).texts["bdi"])
     assert "1 image left out; red/bad.png: not an image" in shown
@@ -138,9 +132,7 @@ def test_a_report_names_images_that_were_left_out_and_the_classes_without_images
     assert re.search(r"<th scope=.col. class=.number.><bdi>validation</bdi> images</th>", text)
 
 
-def test_a_folder_called_as_a_split_of_the_run_is_not_taken_for_it(
-    wisesr: CommandLine, trained: Trained, tmp_path: Path
-) -> None:
+def test_a_folder_called_as_a_split_is_not_taken_for_it(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
     photos = tmp_path / "validation"
     for number in range(2):
         make_photo(photos / "red" / f"{number}.png", 2, number)
@@ -167,8 +159,7 @@ def test_a_report_says_why_it_has_no_maps_and_shows_the_rest(
             raise RunError(f"{path}: cannot be explained: its <head> is odd")
 
     monkeypatch.setattr("wisesr_cli.explanation.explainer.Explainer", Unexplained)
-    answer = wisesr("evaluate", run, "--report")
-    assert answer.code == 0, answer.err
+    answer = wisesr("evaluate", run, "--report").worked()
     assert "the report has no contribution maps" in answer.err
     text, data = page_of(run / "evaluate-test")
     left_out = Page(text).texts["bdi"]
@@ -207,14 +198,10 @@ def test_a_full_disk_is_5_and_the_older_report_stays(wisesr: CommandLine, report
     assert not list((reported / "evaluate-test").glob(".wisesr-*"))
 
 
-def test_a_folder_in_place_of_the_report_is_4_before_anything_is_judged(
-    wisesr: CommandLine, trained: Trained, tmp_path: Path
-) -> None:
+def test_a_folder_in_place_of_the_report_is_4_at_once(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
     run = trained.copy_to(tmp_path / "run")
     (run / "evaluate-test" / "report.html").mkdir(parents=True)
-    answer = wisesr("evaluate", run, "--report")
-    assert answer.code == 4
-    assert "report.html: is a folder" in answer.error
+    wisesr("evaluate", run, "--report").failed(4, "report.html: is a folder")
     assert not (run / "evaluate-test" / "metrics.json").exists()
 
 
@@ -266,9 +253,7 @@ def test_images_are_listed_evenly_over_cells_mistakes_before_right_answers_withi
         ("pad", (30, 30), (80, 40)),
     ],
 )
-def test_a_thumbnail_shows_what_the_model_sees(
-    tmp_path: Path, resize: str, size: tuple[int, int], shown: tuple[int, int]
-) -> None:
+def test_a_thumbnail_shows_all_seen(tmp_path: Path, resize: str, size: tuple[int, int], shown: tuple[int, int]) -> None:
     photo = make_photo(tmp_path / "a.png", 0, 1, size)
     info = ModelInfo(("a", "b"), (24, 48), resize, (255, 255, 255), "compact", "wise", 1, {})  # type: ignore[arg-type]
     gone = tmp_path / "gone.png"

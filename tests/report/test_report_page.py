@@ -175,9 +175,7 @@ def test_of_very_many_classes_those_with_the_lowest_f1_are_shown(monkeypatch: py
 
 
 @pytest.mark.parametrize(("correct", "examples"), [(0, 5), (5, 5), (38, 179), (1, 1), (9_000, 10_000)])
-def test_at_the_ends_of_wilsons_interval_the_fraction_lies_as_far_off_as_chance_brings_it(
-    correct: int, examples: int
-) -> None:
+def test_the_ends_of_wilsons_interval_lie_as_far_off_as_chance_brings_it(correct: int, examples: int) -> None:
     found = wilson_interval(correct, examples)
     assert found is not None
     for end in found:
