@@ -429,12 +429,12 @@ def test_a_mistake_is_2_and_leaves_nothing(words: list[str], said: str, wisesr: 
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".png"]
 
 
-def test_seeds_are_a_number_of_them_or_a_list() -> None:
+def test_seeds_are_a_number_of_them_or_a_list(tmp_path: Path) -> None:
     assert parse_seeds("3") == (0, 1, 2)
     assert parse_seeds("0, 5,7") == (0, 5, 7)
     assert parse_seeds("7,") == (7,)
     with pytest.raises(UsageError):
-        plan_of(CompareRequest("photos", heads=HEADS, seeds=()))
+        plan_of(CompareRequest(str(tmp_path), heads=HEADS, seeds=()))
 
 
 def test_the_command_and_the_function_compare_the_same_heads_where_none_are_named() -> None:

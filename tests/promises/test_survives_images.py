@@ -275,7 +275,7 @@ def thousand(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 OUR_LINES = re.compile(
     r"(device|run directory|next|wisesr|warning): .*|epoch 1/1 .*|      wisesr predict .*"
-    r"|\d+ files read by content, not by suffix: .*|[\d,]+ image.* labelled.*"
+    r"|\d+ files read by content, not by suffix: .*|[\d,]+ image.* labelled.*|labelling: .* left"
 )
 
 
