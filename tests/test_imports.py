@@ -68,7 +68,9 @@ ANSWERED_WITHOUT: list[tuple[str, int, set[str], str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("words", "code", "absent", "said"), ANSWERED_WITHOUT, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("words", "code", "absent", "said"), ANSWERED_WITHOUT, ids=[row[0] for row in ANSWERED_WITHOUT]
+)
 def test_nothing_unneeded_is_loaded(words: str, code: int, absent: set[str], said: str | None, tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 4)
     for name, text in (
