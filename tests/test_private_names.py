@@ -36,6 +36,7 @@ PRIVATE: dict[tuple[str, str], tuple[Callable[[], Any], list[str]]] = {
     ("explanation/receptive_field.py", "_run_through_graph"): (functional, ["inputs", "operation_fn", "call_fn"]),
     ("engines/litert.py", "_get_ops_details"): (lambda: Interpreter, []),
 }
+JAX = {("machine/keras_start.py", "_src"), ("processes/launch.py", "_src")}
 KERAS_BASES = (
     *(keras.Model, keras.Sequential, keras.layers.Layer, keras.Operation, keras.utils.PyDataset),
     *(keras.optimizers.Optimizer, keras.optimizers.LossScaleOptimizer, keras.optimizers.schedules.LearningRateSchedule),
@@ -88,7 +89,7 @@ def private_names() -> set[tuple[str, str]]:
 
 
 def test_the_private_names_that_are_used_are_those_of_the_table() -> None:
-    expected = set(PRIVATE)
+    expected = {*PRIVATE, *JAX}
     if keras.backend.backend() != "tensorflow":
         expected -= {("training/devices/mirrored.py", "_maybe_symbolic_build")}  # a method of that backend
     assert private_names() == expected
@@ -102,10 +103,21 @@ def test_a_private_name_is_there_and_takes_what_is_counted_on(file: str, name: s
     assert list(inspect.signature(getattr(owner(), name)).parameters) == ["self", *parameters]
 
 
-def test_keras_is_bounded_and_the_private_names_stand_beside_the_bounds() -> None:
+def test_jax_keeps_what_several_processes_use_of_it() -> None:
+    pytest.importorskip("jax")
+    from jax._src import clusters, distributed
+
+    detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
+    assert len(inspect.signature(detect).parameters) == 6
+    assert {"client", "initialize_preemption_sync_manager"} <= set(dir(distributed.global_state))
+
+
+def test_keras_and_jax_are_bounded_and_the_private_names_stand_beside_the_bounds() -> None:
     content = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-    requirements = map(Requirement, tomllib.loads(content)["project"]["dependencies"])
-    bound = next(requirement.specifier for requirement in requirements if requirement.name == "keras")
-    assert {limit.operator for limit in bound} == {">=", "<"}
-    assert version("keras") in bound
-    assert [name for _, name in PRIVATE if name not in content] == []
+    project = tomllib.loads(content)["project"]
+    for line in (*project["dependencies"], *project["optional-dependencies"]["jax"]):
+        needed = Requirement(line)
+        if needed.name in {"keras", "jax"}:
+            assert {limit.operator for limit in needed.specifier} == {">=", "<"}
+            assert needed.name == "jax" or version("keras") in needed.specifier
+    assert [name for _, name in {*PRIVATE, *JAX} if name not in content] == []
