@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from wisesr_cli.listening import Listener, Silent, TrainingListener
 from wisesr_cli.requests import (
@@ -85,6 +85,13 @@ def load_config(
     for note in loaded.notes:
         (listener or Silent()).note(note)
     return loaded.config
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a config, for editors that complete and check YAML."""
+    from wisesr_cli.config.schema import Config
+
+    return Config.model_json_schema()
 
 
 def init(folder: str | Path, *, listener: Listener | None = None) -> Starter:

@@ -49,7 +49,7 @@ def schema(debug: options.Debug = False) -> None:
     """Show the JSON Schema of the config, for editors that complete and check YAML."""
     import json
 
-    from wisesr_cli.config.schema import Config
+    from wisesr_cli import api
     from wisesr_cli.display.terminal import write_output
 
-    write_output(json.dumps(Config.model_json_schema(), indent=2) + "\n")
+    write_output(json.dumps(api.config_schema(), indent=2) + "\n")
