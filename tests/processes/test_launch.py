@@ -183,7 +183,7 @@ def test_processes_exchange_values_and_take_over_those_of_the_main_one(monkeypat
     def part(channel: Channel) -> object:
         if channel.process == 1:
             time.sleep(1.2)  # for longer than the others wait at a time
-        return channel.exchange(channel.process**2), channel.from_main(f"of {channel.process}"), channel.place_on_host
+        return channel.exchange(channel.process**2), channel.from_main(f"of {channel.process}"), channel.rank_on_host
 
     found = together(monkeypatch, part, part, part)
     assert found == [([0, 1, 4], "of 0", place) for place in ((0, 2), (1, 2), (0, 1))]
@@ -196,7 +196,7 @@ def test_one_process_alone_exchanges_with_nobody() -> None:
     assert channel.from_main(2) == 2
     assert channel.arrays_from_main(arrays) is arrays
     assert channel.stop_after(1, {"signal": 2}) == {"signal": 2}
-    assert channel.place_on_host == (0, 1)
+    assert channel.rank_on_host == (0, 1)
 
 
 @pytest.mark.parametrize("failing", [0, 1])

@@ -48,7 +48,7 @@ def draws() -> list[Any]:
     """Return what both devices draw with one seed generator."""
     with STRATEGY.scope():
         generator = keras.random.SeedGenerator(3)
-        Mirror(STRATEGY).tell_apart(generator.state)
+        Mirror(STRATEGY).diversify_seed(generator.state)
         return on_both(lambda _: keras.random.uniform((3,), seed=generator), np.float32(0), np.float32(0))
 
 

@@ -184,7 +184,7 @@ class Training:
     def add_epoch(self, tracking: Tracking) -> None:
         number = self.progress.epoch + 1
         self.progress.history.append(EpochResult(number, 1, 0.1, 1 / number, 0.5, None, None, 2.0))
-        tracking.tell_epochs()
+        tracking.report_epochs()
 
     def result(self) -> TrainingResult:
         return TrainingResult(str(self.run.path), tuple(self.progress.history), 1, None, 10, 1, 1, None, finished=True)
@@ -208,7 +208,7 @@ def test_a_tracker_that_fails_is_one_warning_and_hears_later_of_what_it_missed(
     (tmp_path / "a" / CONFIG).write_text("", encoding="utf-8")
     recorder.broken = broken
     with training.tracking() as tracking:
-        tracking.go_on()
+        tracking.open_runs()
         training.add_epoch(tracking)
         training.add_epoch(tracking)
         tracking.finished(training.result())
@@ -217,7 +217,7 @@ def test_a_tracker_that_fails_is_one_warning_and_hears_later_of_what_it_missed(
     ]
     recorder.broken = ""
     with training.tracking(resumed=True) as tracking:
-        tracking.go_on()
+        tracking.open_runs()
         training.add_epoch(tracking)
         tracking.finished(training.result())
     assert recorder.known == [None, "id-0"]
@@ -234,7 +234,7 @@ def test_a_tracker_that_cannot_be_used_on_resuming_or_in_a_comparison_is_a_warni
     for folder, resumed in ((tmp_path / "a", False), (tmp_path / "other" / "b", True)):
         training = Training(folder, "wandb")
         with training.tracking(resumed=resumed) as tracking:
-            tracking.go_on()
+            tracking.open_runs()
             training.add_epoch(tracking)
         expected = "Recorder cannot be used: nobody\\x1b answers; training goes on without it"
         assert training.listener.warnings == [expected]
@@ -273,7 +273,7 @@ def test_an_error_and_a_signal_are_told_after_the_epochs_before_them(
 
     def fail() -> None:
         with training.tracking() as tracking:
-            tracking.go_on()
+            tracking.open_runs()
             training.progress.history.append(EpochResult(1, 1, 0.1, 1.0, 0.5, None, None, 2.0))
             raise error
 
@@ -288,7 +288,7 @@ def test_a_tracker_that_comes_later_hears_of_all_epochs_and_a_damaged_record_beg
 ) -> None:
     training = Training(tmp_path / "a")
     with training.tracking() as tracking:
-        tracking.go_on()
+        tracking.open_runs()
         training.add_epoch(tracking)
     assert not (tmp_path / "a" / TRACKED).exists()
     for record in (None, "no JSON", "[1]", '{"wandb": 3}', '{"wandb": {"id": "x"}}'):
@@ -297,7 +297,7 @@ def test_a_tracker_that_comes_later_hears_of_all_epochs_and_a_damaged_record_beg
         later = Training(tmp_path / "a", "wandb")
         later.progress.history.extend(training.progress.history)
         with later.tracking(resumed=True) as tracking:
-            tracking.go_on()
+            tracking.open_runs()
         assert (recorder.known.pop(), [epoch for epoch, _ in recorder.opened[-1].rows]) == (None, [1])
         assert len(later.listener.warnings) == (0 if record is None else 1)
 
@@ -306,7 +306,7 @@ def test_only_the_main_process_tracks(tmp_path: Path, recorder: Recorder) -> Non
     training = Training(tmp_path / "a", "wandb")
     training.distribution.is_main = False
     with training.tracking() as tracking:
-        tracking.go_on()
+        tracking.open_runs()
         training.add_epoch(tracking)
         tracking.finished(training.result())
     assert recorder.opened == []
@@ -331,7 +331,7 @@ def test_tensorboard_is_told_of_every_epoch_once(tmp_path: Path) -> None:
     training = Training(tmp_path / "a")
     for resumed in (False, True):
         with training.tracking(resumed=resumed) as tracking:
-            tracking.go_on()
+            tracking.open_runs()
             training.add_epoch(tracking)
             training.add_epoch(tracking)
     found = event_accumulator.EventAccumulator(str(training.run.tensorboard / "train")).Reload()
@@ -350,7 +350,7 @@ def test_logs_that_cannot_be_written_end_the_training_after_the_trackers_were_to
 
     def track() -> None:
         with training.tracking() as tracking:
-            tracking.go_on()
+            tracking.open_runs()
             training.add_epoch(tracking)
 
     with pytest.raises(MachineError, match="tensorboard"):

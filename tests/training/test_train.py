@@ -507,7 +507,7 @@ def make_keeper(folder: Path, settings: dict[str, Any]) -> tuple[EpochKeeper, li
         is_at_full_size=True,
         distribution=ALONE,
     )
-    tracking: Any = SimpleNamespace(tell_epochs=lambda: None)
+    tracking: Any = SimpleNamespace(report_epochs=lambda: None)
     limits = Limits(StopRequest(), 0.0)
     return EpochKeeper(trainer, Run(folder), tracking, limits=limits, listener=Silent()), saved
 

@@ -296,7 +296,7 @@ def _cache_of_share(
     disk = pixel_cache.open_cache(loading.cache_path(), loading.shape) if cache in {"auto", "disk"} else None
     if disk is not None:
         return disk, None
-    together = int(np.prod(loading.shape)) * channel.place_on_host[1]
+    together = int(np.prod(loading.shape)) * channel.rank_on_host[1]
     if cache == "memory" or (cache == "auto" and together <= available_memory_bytes() // 4):
         with contextlib.suppress(MemoryError):
             return None, np.empty(loading.shape, np.uint8)

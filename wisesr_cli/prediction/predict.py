@@ -148,12 +148,7 @@ class _Labelling:
             with self._off_standard_output():
                 return ray_records(request, self.engine, self._stoppable(paths), oddities=oddities, first=done)
         records = predict_paths(
-            self.engine.start(request.listener),
-            paths,
-            request,
-            oddities=oddities,
-            ready=found.ready,
-            first=done,
+            self.engine.start(request.listener), paths, request, oddities=oddities, ready=found.ready, first=done
         )
         if self.folder is None and request.screen is None:
             return records

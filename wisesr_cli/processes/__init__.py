@@ -1,1 +1,1 @@
-"""Several processes that train together."""
+"""Distributed training in several processes."""

@@ -1,7 +1,7 @@
-"""What the processes of a training tell one another beside the numbers of a step, by way of JAX's coordinator.
+"""Communication between the processes of a training, beside that of a step, through JAX's coordinator.
 
-Values are JSON in the coordinator's store, which is there before any device is; arrays are handed out by the devices.
-JAX watches whether every process lives, and ends the others with a message of its own when one does not.
+Values are JSON in the coordinator's store, which exists before any device; arrays are broadcast by the devices.
+JAX monitors all processes, and ends the others with its own message when one is lost.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from typing import Any
 from wisesr_cli.errors import INTERRUPTED, EndedElsewhere
 from wisesr_cli.text import visible
 
-LOOK_MILLISECONDS = 1000  # after which a process that waits for a value hears of signals
-END_MILLISECONDS = 3000  # for which a process that ends waits for others that do
+POLL_MILLISECONDS = 1000  # interval in which a process that waits for a value handles signals
+END_MILLISECONDS = 3000  # for which a process that ends waits for others that end
 
 
 class Channel:
-    """The way to the other processes; of a training of one process, a way to nobody, which costs nothing.
+    """The connection to the other processes; a training of one process has a trivial one.
 
     Every process calls `exchange`, `from_main`, `arrays_from_main` and `stop_after` in the same order. `state` is JAX's
-    `distributed.global_state`, `multihost` its `multihost_utils`: this module is imported where there is no JAX.
+    `distributed.global_state`, `multihost` its `multihost_utils`, as this module is also imported without JAX.
     """
 
     def __init__(self, processes: int = 1, process: int = 0, state: Any = None, multihost: Any = None) -> None:
         self.processes, self.process = processes, process
         self.hosts: list[str] = []
         self._state, self._multihost = state, multihost
-        self._exchanges, self._told = 0, 0
+        self._exchanges, self._broadcasts = 0, 0
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and shows everything."""
+        """Whether this process, of rank 0, writes and shows everything."""
         return self.process == 0
 
     @property
-    def place_on_host(self) -> tuple[int, int]:
-        """Which process of its machine this is, from 0, and how many run there."""
+    def rank_on_host(self) -> tuple[int, int]:
+        """The rank of this process on its machine, from 0, and the number of processes there."""
         same = [number for number, host in enumerate(self.hosts) if host == self.hosts[self.process]] or [0]
         return same.index(self.process), len(same)
 
     def exchange(self, value: Any) -> list[Any]:
-        """Return what every process gave here, by process. Values are JSON's."""
+        """Return the JSON values of all processes, by rank."""
         if self.processes == 1:
             return [value]
         values, name = [value], f"exchange {self._exchanges} of"
@@ -60,20 +60,20 @@ class Channel:
         return list(self.from_main(values))
 
     def from_main(self, value: Any = None) -> Any:
-        """Return what the main process gave here; `value` of the others counts for nothing."""
+        """Return the main process's value; `value` of the others is ignored."""
         if self.processes > 1:
             if self.is_main:
-                self._put(f"main {self._told}", {"value": value})
+                self._put(f"main {self._broadcasts}", {"value": value})
             else:
-                value = self._get(f"main {self._told}")
-            self._told += 1
+                value = self._get(f"main {self._broadcasts}")
+            self._broadcasts += 1
         return value
 
     def arrays_from_main(self, arrays: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the arrays that the main process gave here; the devices have been started."""
+        """Return the main process's arrays; devices must have been started."""
         if self.processes == 1:
             return arrays or {}
-        import numpy as np  # not where a mistake in a config is answered
+        import numpy as np  # not needed to report a mistake in a config
 
         buffer = io.BytesIO()
         np.savez(buffer, **(arrays or {}))
@@ -84,59 +84,59 @@ class Channel:
             return {name: file[name] for name in file.files}
 
     @contextmanager
-    def agreeing_on_stops(self) -> Iterator[None]:
-        """Let JAX take SIGTERM for as long as the block runs, in which every step asks `stop_after`."""
+    def synchronized_stops(self) -> Iterator[None]:
+        """Let JAX handle SIGTERM within the block, in which every step calls `stop_after`."""
         if self.processes > 1:
             self._state.initialize_preemption_sync_manager()
         try:
             yield
         finally:
-            with suppress(ValueError, TypeError):  # not the main thread, or nobody in Python had it before
+            with suppress(ValueError, TypeError):  # not the main thread, or there was no Python handler before
                 signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
     def stop_after(self, step: int, wanted: Any) -> Any:
-        """Return why all processes stop after this step, or None; `wanted` is why this one would like to.
+        """Return the reason for which all processes stop after this step, or None; `wanted` is this process's reason.
 
-        JAX finds a step that none has done yet as soon as one process gets a SIGTERM. Whoever wants to stop for another
-        reason sends it to itself.
+        When one process gets a SIGTERM, JAX agrees on a step that none has reached yet. A process that wants to stop
+        for another reason sends a SIGTERM to itself.
         """
         if self.processes == 1:
             return wanted
         if wanted is not None:
-            os.kill(os.getpid(), signal.SIGTERM)  # the second and later ones are nothing new to JAX
+            os.kill(os.getpid(), signal.SIGTERM)  # JAX ignores repeated ones
         if not self._multihost.reached_preemption_sync_point(step):
             return None
         reasons = [reason for reason in self.exchange(wanted) if reason is not None]
         return reasons[0] if reasons else {"signal": int(signal.SIGTERM)}
 
     def fail(self, error: BaseException) -> None:
-        """Tell the others why this process ends, where they wait for what it would have said next."""
+        """Send the others the reason why this process ends, in place of the value that they wait for."""
         code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
-        key = f"main {self._told}" if self.is_main else f"exchange {self._exchanges} of {self.process}"
-        with suppress(RuntimeError):  # the coordinator may be what was lost
+        key = f"main {self._broadcasts}" if self.is_main else f"exchange {self._exchanges} of {self.process}"
+        with suppress(RuntimeError):  # the coordinator itself may be lost
             self._put(key, {"failed": f"process {self.process}: {error}", "exit_code": code})
-        atexit.register(self._end, code)  # before JAX's own, which waits for minutes for those that are lost
+        atexit.register(self._end, code)  # runs before JAX's handler, which waits minutes for lost processes
 
     def _put(self, key: str, message: dict[str, Any]) -> None:
         self._state.client.key_value_set(f"wisesr/{key}", json.dumps(message), allow_overwrite=True)
 
     def _get(self, key: str) -> Any:
-        """Return a value that another process gives, sooner or later: JAX ends this one when that one is lost."""
+        """Wait for a value of another process; JAX ends this one when that one is lost."""
         while True:
             try:
-                message = json.loads(self._state.client.blocking_key_value_get(f"wisesr/{key}", LOOK_MILLISECONDS))
+                message = json.loads(self._state.client.blocking_key_value_get(f"wisesr/{key}", POLL_MILLISECONDS))
                 break
             except RuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     raise
         if "failed" in message:
-            # Only the main process repeats why, as there may be a thousand others.
+            # Only the main process repeats the reason, as there may be a thousand others.
             why = visible(message["failed"]) if self.is_main else "another one says why"
             raise EndedElsewhere(f"process {self.process} ended with the others: {why}", int(message["exit_code"]))
         return message["value"]
 
     def _end(self, code: int) -> None:
-        """End this process, together with those that end for the same reason: JAX ends whoever loses the main one."""
+        """End this process together with the other failing ones: JAX would kill those that lose the main process."""
         sys.stdout.flush()
         sys.stderr.flush()
         with suppress(RuntimeError):

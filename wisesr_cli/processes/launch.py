@@ -1,4 +1,4 @@
-"""Which processes train together, from the command line or a scheduler that JAX knows, and how they meet and part.
+"""Finds the processes that train together, from options or a scheduler that JAX knows, and connects them.
 
 A batch script or a shell inside an allocation of SLURM is not a task of a step, and trains alone.
 """
@@ -18,13 +18,13 @@ from wisesr_cli.machine import keras_start
 from wisesr_cli.processes.channel import ALONE_CHANNEL, Channel
 from wisesr_cli.text import visible
 
-_TASKS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # how many there are, say srun and mpirun to each
+_TASKS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # number of processes, set by srun and mpirun
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.%\w]+\]|[\w.-]{1,253}):\d{1,5}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The processes of one training: HOST:PORT where the first of them listens, how many, and which this is, from 0."""
+    """The processes of one training: HOST:PORT of rank 0, number of processes, and rank of this one, from 0."""
 
     coordinator: str
     processes: int
@@ -36,10 +36,10 @@ def find_cluster(
 ) -> Cluster | None:
     """Return the processes to train with; None for a training of one process.
 
-    Where nothing is given, JAX is asked for the tasks of SLURM or Open MPI; `auto` asks it for whatever it knows.
+    Without arguments, tasks of SLURM or Open MPI are detected by JAX; `auto` allows any scheduler that JAX knows.
 
     Raises:
-        UsageError: something is missing beside what is given, or is no address or number.
+        UsageError: arguments are incomplete or invalid.
     """
     if processes == 1:
         return None
@@ -47,10 +47,10 @@ def find_cluster(
         return _detected()
     if coordinator is None and processes is None and process is None:
         tasks = next((value for name in _TASKS if (value := environment.get(name))), "1")
-        # In a terminal of `srun --pty` the other tasks have ended: what is typed there would wait for nobody.
+        # In a terminal of `srun --pty` the other tasks have ended, and would be waited for in vain.
         return None if tasks == "1" or "SLURM_PTY_PORT" in environment else _detected()
     if process is None and (index := environment.get("JOB_COMPLETION_INDEX", "")).isdecimal():
-        process = int(index)  # an indexed Job of Kubernetes, which may do anything else, too
+        process = int(index)  # an indexed Job of Kubernetes; on its own it does not imply distributed training
     if coordinator is None or processes is None or process is None:
         raise UsageError("several processes need all of --coordinator, --num-processes and --process-id")
     if not 0 <= process < processes:
@@ -70,7 +70,7 @@ def _detected() -> Cluster | None:
 
 @contextmanager
 def join(cluster: Cluster | None, *, join_timeout: float, lost_after: float, listener: Listener) -> Iterator[Channel]:
-    """Give the way to the other processes once all have come; an error of the block ends them, too."""
+    """Yield the connection to the other processes once all have joined; an error in the block ends them, too."""
     if cluster is None:
         yield ALONE_CHANNEL
         return
@@ -81,7 +81,7 @@ def join(cluster: Cluster | None, *, join_timeout: float, lost_after: float, lis
     try:
         channel.hosts = channel.exchange(socket.gethostname())
         yield channel
-        channel.exchange("done")  # the main process may be busy for longer than JAX waits
+        channel.exchange("done")  # the main process may be busy longer than JAX waits
         jax.distributed.shutdown()
     except jax.errors.JaxRuntimeError as error:
         lost = MachineError(

@@ -1,7 +1,7 @@
 """Random changes of training images, on the device and in the training step only; never part of a saved model.
 
-To add one: a field in `AugmentConfig` (config/training.py) and a row in `OPERATIONS`. The geometric
-operations are Keras' own; the two that it lacks are here. Positions outside the image repeat its border.
+To add one: a field in `AugmentConfig` (config/training.py) and a row in `OPERATIONS`. Positions outside the image
+repeat its border.
 """
 
 from __future__ import annotations
@@ -17,16 +17,7 @@ from wisesr_cli.config.training import AugmentConfig
 
 
 class _RandomValue(keras.layers.Layer):
-    """Changes each image by one random value, while training.
-
-    Args:
-        low: smallest value.
-        high: largest value.
-        seed: start of the random draws.
-
-    Input and output shape:
-        (batch, height, width, 3). Values are clipped to 0..255.
-    """
+    """Changes each image (batch, height, width, 3) by one random value, in training only; clips pixels to 0..255."""
 
     def __init__(self, low: float, high: float, *, seed: int, **options: Any) -> None:
         super().__init__(**options)
@@ -63,14 +54,14 @@ def build_augmentation(config: AugmentConfig, *, seed: int) -> list[Any]:
     ]
     if keras.backend.backend() == "jax":
         for layer in layers:
-            layer.supports_jit = True  # Keras says no for TensorFlow's sake; on JAX nothing at all would be compiled
+            layer.supports_jit = True  # false because of TensorFlow alone; on JAX nothing at all would be compiled
     return layers
 
 
-# By the name of the field: what is added to the seed of a run, and what builds the layer from the field's value.
+# By config field: the offset added to the run's seed, and what builds the layer from the field's value.
 OPERATIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "horizontal_flip": (0, lambda _, **options: keras.layers.RandomFlip("horizontal", **options)),
-    # A layer of its own: Keras' "horizontal_and_vertical" makes one draw, and flips both ways or not at all.
+    # Its own layer: Keras' "horizontal_and_vertical" draws once, and flips both ways or not at all.
     "vertical_flip": (7, lambda _, **options: keras.layers.RandomFlip("vertical", **options)),
     "rotation": (
         1,

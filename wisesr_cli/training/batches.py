@@ -15,14 +15,12 @@ from wisesr_cli.errors import WisesrError
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of one split: uint8 pixels, one-hot targets, and weights when there are any.
+    """Batches of one split: uint8 pixels, one-hot targets, and example weights if there are class weights.
 
     Args:
-        pixels: the images.
         labels: int64 (examples,).
-        classes: number of classes.
         batch_size: examples per batch; the last batch of an epoch may be smaller.
-        seed: start of the order of every epoch; None keeps the given order.
+        seed: random seed of the order of every epoch; None keeps the given order.
         smoothing: fraction of the target that is spread over all classes.
         class_weights: float32 (classes,), or None.
     """
@@ -53,7 +51,7 @@ class Batches(keras.utils.PyDataset):
         return math.ceil(len(self.labels) / self.batch_size)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the order of an epoch, which depends on nothing but the seed and the epoch."""
+        """Set the order of an epoch, which depends on seed and epoch only."""
         self.order = self.order_of(epoch)
 
     def order_of(self, epoch: int) -> NDArray[np.int64]:
@@ -72,13 +70,13 @@ class Batches(keras.utils.PyDataset):
         try:
             batch = self.pixels.batch(chosen), self.targets[labels]
         except WisesrError as error:
-            self.error = error  # TensorFlow hands on nothing but its text
+            self.error = error  # TensorFlow passes on only its text
             raise
         return batch if self.class_weights is None else (*batch, self.class_weights[labels])
 
 
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """Return weights with which every class counts alike; their mean over the examples is 1."""
+    """Return weights with which all classes have equal influence; their mean over the examples is 1."""
     counts = np.bincount(labels, minlength=classes)
     return (len(labels) / (classes * np.maximum(counts, 1))).astype("float32")
 
@@ -86,7 +84,7 @@ def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.floa
 def class_weights(
     config: Config, class_names: tuple[str, ...], labels: NDArray[np.int64]
 ) -> NDArray[np.float32] | None:
-    """Return the weight of every class, float32 (classes,), or None when all are 1."""
+    """Return the weight of every class, float32 (classes,), or None if all are 1."""
     weights = config.train.class_weights
     if weights == "none":
         return None

@@ -1,7 +1,7 @@
-"""Checks a config, alone and with its image folders, without Keras: what training would refuse or suffer from.
+"""Checks a config, alone and with its image folders, without Keras: errors and likely problems of a training.
 
-`train` raises what these checks raise before it makes or decodes anything; `check` turns them into rows. To add a check
-of settings: a function that raises, and a row in `SETTINGS` or `SETTINGS_WITH_DATA`.
+`train` raises what these checks raise before it creates or decodes anything; `check` turns them into rows. To add a
+check of settings: a function that raises, and a row in `SETTINGS` or `SETTINGS_WITH_DATA`.
 """
 
 from __future__ import annotations
@@ -39,22 +39,18 @@ def check_config(config: Config, listener: Listener) -> CheckResult:
 
 
 def check_settings(config: Config) -> None:
-    """Raise what is wrong with the settings alone.
+    """Check the settings alone.
 
     Raises:
         ConfigError: settings that exclude each other.
-        RunError: a file of weights that is not there, or not fit to be loaded.
+        RunError: a weights file that does not exist, or cannot be loaded.
     """
     for check in SETTINGS.values():
         check(config)
 
 
 def check_settings_with_data(config: Config, index: DatasetIndex) -> None:
-    """Raise what is wrong with the settings for these images.
-
-    Raises:
-        ConfigError: a setting needs what the images do not have.
-    """
+    """Raise a `ConfigError` for a setting that these images do not allow."""
     for check in SETTINGS_WITH_DATA.values():
         check(config, index)
 
@@ -77,7 +73,7 @@ def _about_settings_with_data(config: Config) -> Iterator[Finding]:
     try:
         index = build_index(config.data.model_copy(update={"on_error": "skip"}), seed=config.seed, listener=Silent())
     except DataError:
-        return  # a row about the images says so already
+        return  # already reported by a row about the images
     for code, check in SETTINGS_WITH_DATA.items():
         try:
             check(config, index)
@@ -90,7 +86,7 @@ def _backbone(config: Config) -> None:
 
 
 def _phase_sizes(config: Config) -> None:
-    """Check the image sizes of phases; what a backbone that is cut or comes from a file allows, Keras will say."""
+    """Check the image sizes of phases; for a cut backbone, or one from a file, Keras checks them later."""
     model, full_size = config.model, config.data.image_size
     sizes = BACKBONE_SIZES.get(model.backbone) if model.feature_layer is None else None
     for number, phase in enumerate(config.phases):
@@ -109,11 +105,11 @@ def _weights(config: Config) -> None:
 
 
 def _output_dir(config: Config) -> None:
-    """Runs below a folder of class folders would be taken for a class."""
+    """Check that runs are not written among class folders, where they would be read as a class."""
     try:
         folders = find_layout(config.data).folders.values()
     except DataError:
-        return  # said with the images
+        return  # reported with the images
     output = config.output_dir.expanduser().resolve()
     inside = [folder for folder in folders if output.is_relative_to(Path(folder).resolve())]
     if inside:

@@ -1,6 +1,6 @@
-"""Looks at this machine: versions, devices, folders, and whether a training step really works.
+"""Checks this machine: versions, devices, folders, and one real training step.
 
-To add a check: a function that gives a finding, and a row in `CHECKS`.
+To add a check: a function that returns level and message, and a row in `CHECKS`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LITTLE_MEMORY_BYTES = 2e9
 
 
 def diagnose(output_dir: str, device: DeviceChoice, listener: Listener) -> CheckResult:
-    """Return a finding per check; nothing is raised, and nothing is left behind."""
+    """Return a finding per check; raises nothing and leaves no files."""
     findings: list[Finding] = []
     with listener.progress("looking at this machine", len(CHECKS)) as progress:
         for code, check in CHECKS.items():
@@ -64,7 +64,7 @@ def _cache_folder(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
 
 
 def _writable(folder: Path) -> tuple[str, str]:
-    """Try to write in a folder, or in the nearest one above it that exists."""
+    """Try to write in a folder, or in its nearest existing parent."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=existing) as file:
@@ -72,10 +72,8 @@ def _writable(folder: Path) -> tuple[str, str]:
     except OSError as error:
         raise MachineError(f"{visible(existing)}: cannot be written: {error.strerror}") from None
     free = shutil.disk_usage(existing).free
-    return (
-        "pass" if free >= LITTLE_DISK_BYTES else "warn",
-        f"{visible(folder)}: writable, {free / GIGABYTE:.1f} GB free",
-    )
+    level = "pass" if free >= LITTLE_DISK_BYTES else "warn"
+    return level, f"{visible(folder)}: writable, {free / GIGABYTE:.1f} GB free"
 
 
 def _bytecode(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
@@ -85,7 +83,7 @@ def _bytecode(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
 
 
 def _litert(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
-    """Load what predicts without TensorFlow; prediction works without it, too."""
+    """Load LiteRT, which predicts without TensorFlow; it is optional."""
     try:
         importlib.import_module("ai_edge_litert.interpreter")
     except ImportError as error:
@@ -100,7 +98,7 @@ def _device(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
 
 
 def _distribution(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
-    """Say over how many devices `distribute: auto` would train, in one process."""
+    """Report the devices that `distribute: auto` would use in one process."""
     from wisesr_cli.config.training import DistributeConfig
     from wisesr_cli.processes.channel import ALONE_CHANNEL
     from wisesr_cli.training.devices.start import start_devices

@@ -12,7 +12,7 @@ class TrainingDisplay(TerminalListener):
     """A `listening.TrainingListener` for people, on standard error."""
 
     def prepared(self, plan: TrainingPlan) -> None:
-        """Show what is trained on what, and where."""
+        """Show data, model, device, run directory and warnings."""
         self.grid(data_grid(plan))
         self.grid(model_grid(plan))
         self.note(f"device: {plan.device}")

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from wisesr_cli.training.trainer import Trainer
 
 
-class TrainingStopped(Exception):  # noqa: N818  (no error: training ended as it was asked to)
-    """Training ends here; unlike Keras' `stop_training`, without another validation."""
+class TrainingStopped(Exception):  # noqa: N818  (not an error: training stopped as requested)
+    """Ends training here; unlike Keras' `stop_training`, without another validation."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -31,9 +31,9 @@ class TrainingStopped(Exception):  # noqa: N818  (no error: training ended as it
 
 
 class EpochKeeper(keras.callbacks.Callback):
-    """Keeps order: sets the random draws of an epoch, checks every step, and writes what the epoch came to.
+    """Sets the random state of an epoch, checks every step, and writes the epoch's results.
 
-    The state is written first: should the best model not be written any more, the state holds what it is made from.
+    The state is written before the best model, so that the model can be recovered from it.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class EpochKeeper(keras.callbacks.Callback):
         self.channel = trainer.distribution.channel
         self.phase, self.first_epoch_of_phase = 1, 0
         self.steps_done = 0
-        self.unchecked: tuple[int, Any] | None = None  # a step, and the loss that it may still be computing
+        self.unchecked: tuple[int, Any] | None = None  # a step, and its loss, which may still be pending
         self.epoch_started = 0.0
         self._show()
 
@@ -54,7 +54,7 @@ class EpochKeeper(keras.callbacks.Callback):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Take the bar away for as long as something else shows one."""
+        """Remove the progress bar while something else shows one."""
         self.close()
         yield
         self._show()
@@ -65,24 +65,24 @@ class EpochKeeper(keras.callbacks.Callback):
         self.bar = self.display.__enter__()
 
     def begin_phase(self, number: int, first_epoch: int) -> None:
-        """Note which phase comes, and at which epoch (from 0) it begins."""
+        """Set the current phase and its first epoch (from 0)."""
         self.phase, self.first_epoch_of_phase = number, first_epoch
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Write a state before the first epoch, so that there is one to resume from at any moment."""
+        """Write a state before the first epoch, so that training can be resumed at any time."""
         if self.trainer.progress.epoch == 0:
             self._write_state()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Make the epoch depend on nothing but its number."""
+        """Set the epoch's random state, which depends on seed and epoch only."""
         self.trainer.begin_epoch(epoch)
         self.epoch_started = time.monotonic()
         self.bar.describe(f"epoch {epoch + 1}/{self.trainer.config.train.epochs}")
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Check the loss of the step before, and whether to stop.
+        """Check the previous step's loss, and whether to stop.
 
-        To look at a loss is to wait for it: a GPU that is at its step meanwhile never waits for the next one.
+        Reading a loss waits for its step; reading the previous one keeps the GPU busy with the current step.
         """
         self.steps_done += 1
         self.bar.advance()
@@ -97,10 +97,10 @@ class EpochKeeper(keras.callbacks.Callback):
             self._stop_unless_epoch_ends(batch, reason)
 
     def _agreed_stop(self, hint: str) -> str | None:
-        """Return why training stops behind this step, where time is up; all processes do so behind the same one.
+        """Return the reason to stop after this step, or None; all processes stop after the same step.
 
         Raises:
-            Interrupted: a signal came, to this process or to another one.
+            Interrupted: this or another process received a signal.
         """
         limit = self.limits.time_limit_seconds
         wanted: dict[str, int | str] | None = None
@@ -116,7 +116,7 @@ class EpochKeeper(keras.callbacks.Callback):
         return str(agreed["time"])
 
     def _check_loss(self) -> None:
-        """Raise a `NotFiniteError` when the loss that was not looked at yet is not finite."""
+        """Raise a `NotFiniteError` if the pending loss is not finite."""
         if self.unchecked is None:
             return
         (step, value), self.unchecked = self.unchecked, None
@@ -125,14 +125,14 @@ class EpochKeeper(keras.callbacks.Callback):
             raise _not_finite("training loss", loss, f"step {step} of epoch {epoch}")
 
     def _stop_unless_epoch_ends(self, batch: int, reason: str) -> None:
-        """Let an epoch whose last step is done finish, as it costs only its validation."""
+        """Stop, unless this is the epoch's last step, after which only validation remains."""
         if batch + 1 < self.trainer.steps_per_epoch:
             self._check_loss()
             raise TrainingStopped(reason)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Record the epoch, keep the best model, write the state, and decide whether to go on."""
-        # What is decided from the numbers is decided from the same bits everywhere.
+        # All processes decide from bit-identical numbers.
         row = EpochResult(**self.channel.from_main(asdict(self._row(epoch, logs or {}))))
         if row.val_loss is not None and not math.isfinite(row.val_loss):
             raise _not_finite("validation loss", row.val_loss, f"the end of epoch {row.epoch}")
@@ -144,23 +144,18 @@ class EpochKeeper(keras.callbacks.Callback):
             progress.finished = True
         self._write_state()
         if self.channel.is_main:
-            self._write_epoch(row, is_best=is_best)
+            if is_best:
+                self.run.forget_litert()
+                self.trainer.save_best(self.run.best, row.epoch)
+            self.run.write_history(progress.history)
         self.listener.epoch_finished(row, is_best=is_best, total=self.trainer.config.train.epochs)
-        self.tracking.tell_epochs()
+        self.tracking.report_epochs()
         reason = self._agreed_stop("go on with --resume")
         if stops:
             raise TrainingStopped(f"early stopping: {stops}")
         self._check_limits_after_epoch(reason)
 
-    def _write_epoch(self, row: EpochResult, *, is_best: bool) -> None:
-        """Write the best model, and the row of the history."""
-        if is_best:
-            self.run.forget_litert()
-            self.trainer.save_best(self.run.best, row.epoch)
-        self.run.write_history(self.trainer.progress.history)
-
     def _write_state(self) -> None:
-        """Write the state, where this is the main process."""
         if self.channel.is_main:
             self.trainer.write_state(self.run.state)
 
@@ -189,7 +184,7 @@ class EpochKeeper(keras.callbacks.Callback):
         )
 
     def _is_best(self, row: EpochResult) -> bool:
-        """Note and return whether this epoch is the best so far; without validation, the last one is."""
+        """Record and return whether this epoch is the best so far; without validation, the last one is."""
         progress = self.trainer.progress
         rank = _rank(row, self.trainer.config.train.best_by)
         if rank and progress.best_rank and rank <= progress.best_rank:
@@ -202,7 +197,7 @@ class EpochKeeper(keras.callbacks.Callback):
         return True
 
     def _stops_early(self, row: EpochResult) -> str | None:
-        """Return why training should stop after this epoch, if it should."""
+        """Return the reason for early stopping after this epoch, or None."""
         options, progress = self.trainer.config.train.early_stopping, self.trainer.progress
         if options is None or not self.trainer.is_at_full_size:
             return None

@@ -24,7 +24,7 @@ from wisesr_cli.training.devices.alike import check_alike, images_of
 
 @dataclass
 class Examples:
-    """The images of a training, ready to be read at one image size."""
+    """The images of a training, readable at one image size."""
 
     config: DataConfig
     index: DatasetIndex
@@ -34,7 +34,7 @@ class Examples:
     channel: Channel = ALONE_CHANNEL
 
     def open_at(self, image_size: ImageSize, listener: Listener) -> None:
-        """Read the images at another size from now on; what was kept of them at the size before is let go of first.
+        """Read the images at another size from now on; pixels cached at the previous size are released first.
 
         Raises:
             DataError: an image can no longer be read.
@@ -42,7 +42,7 @@ class Examples:
         if image_size == self.image_size:
             return
         self.close()
-        # Which of them can be read was settled when the run started; labels and order count on it.
+        # Unreadable images were left out when the run started; labels and order depend on it.
         settled = self.config.model_copy(update={"on_error": "fail"})
         found = _open(settled, self.index, image_size, listener, self.channel)
         self.image_size, self.train, self.validation = image_size, found["train"], found.get("validation")
@@ -52,11 +52,11 @@ class Examples:
         return self.index.splits[split].labels
 
     def training_record(self) -> dict[str, Any]:
-        """Return what must stay as it is for a resumption: the test images decide nothing."""
+        """Return what must be unchanged to resume; test images do not count."""
         return self._without_test().record()
 
     def differences(self, record: dict[str, Any]) -> list[str]:
-        """Return what changed in training and validation images since `training_record`."""
+        """Return the changes of training and validation images since `training_record`."""
         return list(self._without_test().differences(record))
 
     def _without_test(self) -> DatasetIndex:
@@ -64,21 +64,20 @@ class Examples:
         return replace(self.index, splits=splits)
 
     def close(self) -> None:
-        """Let go of the images."""
+        """Release the images."""
         self.train.close()
         if self.validation is not None:
             self.validation.close()
 
 
 def open_examples(config: Config, listener: Listener, *, epoch: int = 0, channel: Channel = ALONE_CHANNEL) -> Examples:
-    """Return the images of a config, every one of them readable; what was left out is in none of the splits.
+    """Return the readable images of a config, at the image size of `epoch` (from 0), the next one to train.
 
-    They are read at the image size of `epoch`, from 0: the next one that is trained. Of several processes each tries
-    its share of them.
+    Each process checks its share of them.
     """
     image_size = config.image_size_of_epoch(epoch)
     if not channel.is_main:
-        channel.from_main()  # so what is wrong with them is said once, and headers are read once
+        channel.from_main()  # so that errors are reported once, and headers are read once
     index = build_index(config.data, seed=config.seed, listener=listener)
     if channel.is_main:
         channel.from_main(True)
@@ -96,7 +95,7 @@ def open_examples(config: Config, listener: Listener, *, epoch: int = 0, channel
 def _open(
     config: DataConfig, index: DatasetIndex, image_size: ImageSize, listener: Listener, channel: Channel
 ) -> dict[str, DecodedImages]:
-    """Return the images to train on and those to validate on, by the name of their split."""
+    """Return training and validation images by split name."""
     return {
         split: open_pixels(
             index.absolute(split),

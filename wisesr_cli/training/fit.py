@@ -1,4 +1,4 @@
-"""Runs a training on Keras: begins or resumes it, goes through its phases, and judges the best model at the end."""
+"""Runs a training on Keras: starts or resumes it, runs its phases, and evaluates the best model at the end."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ def run(
     listener: TrainingListener,
     distribution: Distribution = ALONE,
 ) -> TrainingResult:
-    """Build the model, train it from where the run stands, and return what that came to.
+    """Build the model, train it from the run's current epoch, and return the result.
 
-    Of several processes all build and train, and the main one writes and judges: the others have no metrics.
+    All processes build and train; only the main one writes and evaluates, so the others return no metrics.
     """
     with ExitStack() as stack:
         with distribution.scope():
             trainer = Trainer(config, examples, device, distribution)
             plan = plan_of(trainer, start.run)
             tracking = stack.enter_context(Tracking(trainer, start, environment(device, distribution), listener))
-            optimizer_state = _begin(trainer, start, listener)
-            tracking.go_on()
+            optimizer_state = _start_run(trainer, start, listener)
+            tracking.open_runs()
             listener.prepared(plan)
             before = trainer.progress.epoch
             stopped = _fit(trainer, start.run, optimizer_state, limits, tracking, listener)
@@ -73,15 +73,12 @@ def run(
         return result
 
 
-def _begin(trainer: Trainer, start: Start, listener: Listener) -> Arrays | None:
-    """Set the trainer to where the run stands, and write what is known of a new one."""
-    begun_from = trainer.config.model.weights
+def _start_run(trainer: Trainer, start: Start, listener: Listener) -> Arrays | None:
+    """Restore the trainer from the run's state, or write the first files of a new run."""
+    weights = trainer.config.model.weights
     if trainer.distribution.is_main:
-        prepare_folder(
-            start.run,
-            overwrite=not start.resumed and not start.fine_tunes,
-            keep=None if begun_from is None else Path(begun_from),
-        )
+        keep = None if weights is None else Path(weights)
+        prepare_folder(start.run, overwrite=not start.resumed and not start.fine_tunes, keep=keep)
     if start.resumed:
         return _restore(trainer, start.run, listener)
     if not trainer.distribution.is_main:
@@ -93,31 +90,31 @@ def _begin(trainer: Trainer, start: Start, listener: Listener) -> Arrays | None:
 
 
 def _restore(trainer: Trainer, run: Run, listener: Listener) -> Arrays:
-    """Set weights and progress from the run's state, and return the variables of the optimizer.
+    """Restore weights and progress from the run's state, and return the optimizer's variables.
 
-    Of several processes the main one reads the state, and hands it to the others.
+    The main process reads the state and broadcasts it.
 
     Raises:
-        RunError: the state is damaged, or something differs that would change the numbers.
+        RunError: the state is damaged, or a difference would change the numbers.
     """
     channel = trainer.distribution.channel
     state = _read_state(trainer, run, listener) if channel.is_main else None
     progress = Progress.from_json(channel.from_main(state.record("progress") if state else None))
     trainer.progress = progress
-    trainer.rebuild(trainer.config.image_size_of_epoch(max(progress.epoch - 1, 0)))  # what the state is of
+    trainer.rebuild(trainer.config.image_size_of_epoch(max(progress.epoch - 1, 0)))  # the size of the saved state
     trainer.restore("model", channel.arrays_from_main(state.group("model") if state else None))
     if state is not None:
         check_same_draws(state.group("random"), trainer.random_draws(progress.epoch), epoch=progress.epoch + 1)
         _restore_best(trainer, run)
         run.write_examples(trainer.examples.index.class_names, trainer.examples.index.rows())
-    _replan(trainer, run, listener)
+    _update_planned_epochs(trainer, run, listener)
     if state is not None:
         run.write_history(progress.history)
     return channel.arrays_from_main(state.group("optimizer") if state else None)
 
 
 def _read_state(trainer: Trainer, run: Run, listener: Listener) -> State:
-    """Return the state of a run, once it is sure that training may go on from it."""
+    """Return the state of a run after checking that training can resume from it."""
     state = read_state(run.state)
     before = circumstances_from_json(state.record("circumstances"))
     differences = trainer.examples.differences(before.data)
@@ -127,10 +124,10 @@ def _read_state(trainer: Trainer, run: Run, listener: Listener) -> State:
 
 
 def _restore_best(trainer: Trainer, run: Run) -> None:
-    """Check that the best model is there, or make it from the state where a killed process did not come to it.
+    """Check that the best model exists, or write it from the state if a killed process did not get to it.
 
     Raises:
-        RunError: it is damaged, or is not that of the best epoch.
+        RunError: it is damaged, or belongs to another epoch.
     """
     progress = trainer.progress
     if progress.best_epoch is None:
@@ -149,8 +146,8 @@ def _restore_best(trainer: Trainer, run: Run) -> None:
     trainer.save_best(run.best, progress.epoch)
 
 
-def _replan(trainer: Trainer, run: Run, listener: Listener) -> None:
-    """Let another number of epochs than before hold from here on, where it leaves something to do."""
+def _update_planned_epochs(trainer: Trainer, run: Run, listener: Listener) -> None:
+    """Adopt a changed number of epochs if it leaves epochs to train."""
     progress, total = trainer.progress, trainer.config.train.epochs
     if total != progress.planned_epochs and total > progress.epoch:
         listener.note(f"from here on, the learning rate follows the schedule of {counted(total, 'epoch')}")
@@ -171,13 +168,13 @@ def _fit(
     tracking: Tracking,
     listener: TrainingListener,
 ) -> str | None:
-    """Train from where the progress stands to the end; return why it stopped before, None when it did not."""
+    """Train the remaining epochs; return the reason for an early stop, or None."""
     if trainer.progress.finished:
         return None
     first = 0
     with ExitStack() as stack:
         stack.enter_context(limits.stop.deferred())
-        stack.enter_context(trainer.distribution.channel.agreeing_on_stops())
+        stack.enter_context(trainer.distribution.channel.synchronized_stops())
         keeper = EpochKeeper(trainer, run, tracking, limits=limits, listener=listener)
         stack.callback(keeper.close)
         for number, phase in enumerate(trainer.config.phases, start=1):
@@ -185,7 +182,7 @@ def _fit(
             done = trainer.progress.epoch
             if done < last:
                 with keeper.paused(), limits.stop.at_once():
-                    _go_to_size(trainer, number, phase, listener)
+                    _use_size_of_phase(trainer, number, phase, listener)
                 trainer.begin_phase(phase)
                 if optimizer_state is not None and done > first:
                     trainer.restore("optimizer", optimizer_state)
@@ -198,8 +195,8 @@ def _fit(
     return None
 
 
-def _go_to_size(trainer: Trainer, number: int, phase: PhaseConfig, listener: Listener) -> None:
-    """Have the trainer see images of the size of a phase, and say so where phases differ."""
+def _use_size_of_phase(trainer: Trainer, number: int, phase: PhaseConfig, listener: Listener) -> None:
+    """Switch the trainer to a phase's image size, and note it if phases differ in size."""
     full_size = trainer.config.data.image_size
     image_size = phase.image_size or full_size
     if trainer.config.changes_image_size:
@@ -211,7 +208,7 @@ def _go_to_size(trainer: Trainer, number: int, phase: PhaseConfig, listener: Lis
 def _finish(
     trainer: Trainer, run: Run, epochs_done_now: int, stopped: str | None, listener: TrainingListener
 ) -> TrainingResult:
-    """Judge the best model, draw the curves, convert the model when training is done, and return what it came to."""
+    """Evaluate the best model, draw the curves, convert the model when training is done, and return the result."""
     progress, metrics = trainer.progress, None
     engine = KerasEngine(check_model(run.best)) if progress.best_epoch is not None else None
     if engine is not None:
@@ -245,7 +242,7 @@ def _result(
 
 
 def _metrics(trainer: Trainer, engine: KerasEngine, listener: Listener) -> Metrics | None:
-    """Return the metrics of a model on the validation images, where there are any."""
+    """Return the metrics of a model on the validation images, or None without any."""
     examples = trainer.examples
     if examples.validation is None:
         return None
@@ -268,7 +265,7 @@ def try_one_step(
 
     Raises:
         DataError: the loss is not finite.
-        RunError: the reloaded model gives other logits than the one that was saved.
+        RunError: the reloaded model gives different logits.
     """
     channel, is_main = distribution.channel, distribution.is_main
     with distribution.scope():
@@ -296,7 +293,7 @@ def try_one_step(
 
 
 def _one_of_each_size(config: Config) -> list[PhaseConfig]:
-    """Return the first phase of each image size, the size that the model is saved at last."""
+    """Return the first phase of each image size; the model's own size comes last."""
     first: dict[tuple[int, int], PhaseConfig] = {}
     for phase in config.phases:
         first.setdefault(phase.image_size or config.data.image_size, phase)
@@ -304,7 +301,7 @@ def _one_of_each_size(config: Config) -> list[PhaseConfig]:
 
 
 def plan_of(trainer: Trainer, run: Run) -> TrainingPlan:
-    """Return what a training is about to do."""
+    """Return the plan that is shown before training."""
     config, classifier, index = trainer.config, trainer.classifier, trainer.examples.index
     return TrainingPlan(
         run_dir=str(run.path),
@@ -326,7 +323,7 @@ def plan_of(trainer: Trainer, run: Run) -> TrainingPlan:
 
 
 def warnings_about(trainer: Trainer) -> list[str]:
-    """Return what a user should know before waiting for a training."""
+    """Return the warnings that are shown before training."""
     config = trainer.config
     warnings = notes_about(config.model, trainer.classifier.feature_map, config.data.image_size)
     if warning := position_warning(config.augmentation, config.model.head):
@@ -353,7 +350,7 @@ def _is_large(config: Config, classifier: Classifier) -> bool:
 
 
 def environment(device: Device, distribution: Distribution = ALONE) -> dict[str, Any]:
-    """Return what environment.json holds."""
+    """Return the content of environment.json."""
     return {
         "versions": keras_start.package_versions(),
         "backend": keras_start.backend_name(),

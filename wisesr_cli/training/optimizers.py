@@ -1,9 +1,8 @@
-"""The optimizers: those of Keras, which compute once per step what they would compute once per variable.
+"""Keras' optimizers, with shared values computed once per step instead of once per variable.
 
-Keras asks for the learning rate, the powers of beta and the distribution of every variable anew. That is half of the
-graph that TensorFlow traces and prepares before the first step. `apply` is what a training calls, and is Keras' public
-place for an update of all variables together. The operations that reach a variable, and the variables of the optimizer,
-are those of Keras in their order, so that weights and state are the same bit by bit.
+Keras recomputes the learning rate, the powers of beta and the distribution for every variable, which is half of the
+graph that TensorFlow traces before the first step. `apply` is Keras' public method to update all variables together.
+Operations and optimizer variables are those of Keras in their order, so that weights and state are bit-identical.
 """
 
 from __future__ import annotations
@@ -24,11 +23,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # of Keras' Adam
 
 
 class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Looks the learning rate of a step up in a table.
-
-    Args:
-        rates: the learning rate of every step, float32 (steps,); beyond its end the last one holds.
-    """
+    """Looks up the learning rate of a step in `rates`, float32 (steps,); past its end the last one is used."""
 
     def __init__(self, rates: Any) -> None:
         super().__init__()
@@ -36,33 +31,32 @@ class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Any) -> Any:
         """Return the learning rate of a step."""
-        last = len(self.rates) - 1
-        return ops.take(self.rates, ops.minimum(ops.cast(step, "int32"), last))
+        return ops.take(self.rates, ops.minimum(ops.cast(step, "int32"), len(self.rates) - 1))
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A variable and what is kept for it; Keras would take one in a list or tuple for one of the optimizer's own."""
+    """A variable and its optimizer variables; in a list or tuple, Keras would track it as the optimizer's own."""
 
     variable: Any
     kept: list[Any]
 
 
 class _Optimizer(keras.optimizers.Optimizer):
-    """Updates all variables at once. Every variable is float32, whatever the precision."""
+    """Updates all variables at once; they are float32 in every numeric precision."""
 
     def __init__(self, schedule: StepSchedule, kept: list[str], weight_decay: float | None) -> None:
         super().__init__(schedule, weight_decay=weight_decay)
         self.schedule, self.kept = schedule, kept
 
     def build(self, variables: list[Any]) -> None:
-        """Make what is kept for every variable."""
+        """Create the optimizer variables of every variable."""
         super().build(variables)
         made = self.add_optimizer_variables(variables, list(self.kept))
         self.rows = [_Row(variable, kept) for variable, *kept in zip(variables, *made, strict=True)]
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        """Take a step with the gradients of the variables that the optimizer was built for."""
+        """Apply the gradients of the variables that the optimizer was built for."""
         if not self.built:
             self.build(list(trainable_variables))
         rate = ops.cast(self.learning_rate, "float32")
@@ -77,14 +71,14 @@ class _Optimizer(keras.optimizers.Optimizer):
 
 
 class SGD(_Optimizer):
-    """Keras' SGD, without Nesterov's momentum."""
+    """Keras' SGD, without Nesterov momentum."""
 
     def __init__(self, schedule: StepSchedule, *, momentum: float = 0.0, weight_decay: float | None = None) -> None:
         super().__init__(schedule, ["momentum"] if momentum else [], weight_decay)
         self.momentum = momentum
 
     def update(self, gradients: Any, rate: Any) -> None:
-        """Go down the gradients, and on as in the steps before."""
+        """Apply gradients with momentum."""
         for row, gradient in zip(self.rows, gradients, strict=True):
             if not row.kept:
                 self.assign_sub(row.variable, gradient * rate)
@@ -101,7 +95,7 @@ class Adam(_Optimizer):
         super().__init__(schedule, ["momentum", "velocity"], weight_decay)
 
     def update(self, gradients: Any, rate: Any) -> None:
-        """Go down the running means of gradients, over the roots of those of their squares."""
+        """Apply the running means of gradients, divided by the roots of those of their squares."""
         step = ops.cast(self.iterations + 1, "float32")
         first, second = (ops.power(ops.cast(beta, "float32"), step) for beta in (BETA_1, BETA_2))
         rate = rate * ops.sqrt(1 - second) / (1 - first)
@@ -113,20 +107,20 @@ class Adam(_Optimizer):
 
 
 class AdamW(Adam):
-    """Keras' AdamW, which is its Adam under another name: both decay weights apart from the gradients."""
+    """Keras' AdamW, which equals its Adam: both decouple weight decay from the gradients."""
 
 
 class LossScale(keras.optimizers.LossScaleOptimizer):
-    """Keras' scaling of the loss in float16, with an eye on all devices: Keras looks for overflows on the first one."""
+    """Keras' loss scaling in float16 that detects overflows on all devices; Keras itself checks only the first."""
 
     def check_finite(self, grads: Any) -> Any:
-        """Return whether the gradients are finite on every device that trains."""
+        """Return whether the gradients are finite on every device."""
         [overflows] = summed([ops.cast(ops.logical_not(super().check_finite(grads)), "float32")])
         return ops.equal(overflows, 0.0)
 
 
 def build_optimizer(config: Config, phase: PhaseConfig, steps_per_epoch: int) -> Any:
-    """Return the fresh optimizer of a phase, with its learning-rate schedule; in float16, with a scaled loss."""
+    """Return a new optimizer for a phase, with its learning-rate schedule; in float16, with loss scaling."""
     optimizer = _build_unscaled(config, phase, steps_per_epoch)
     if config.train.precision == "mixed_float16":
         return LossScale(optimizer, name="loss_scale_optimizer")

@@ -46,7 +46,7 @@ def epoch_line(row: EpochResult, *, total: int, is_best: bool) -> str:
 
 
 def training_grid(result: TrainingResult) -> Grid:
-    """Return what a training came to."""
+    """Return the result of a training."""
     rows = [("run directory", result.run_dir), ("epochs", str(len(result.history)))]
     if result.best_epoch is not None:
         rows.append(("best epoch", str(result.best_epoch)))

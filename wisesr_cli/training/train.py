@@ -1,7 +1,6 @@
 """Trains a classifier: from a config and its images to a run directory with the best model and a state to resume from.
 
-Everything that can be wrong with config, names and images is found here, before Keras is started; `fit` does the
-rest.
+Config, names and images are checked here, before Keras starts; `fit` does the rest.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ DRY_RUN_PREFIX = f"{TEMPORARY_PREFIX}dry-run-"
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What a call of `train` asks for beside the config.
+    """The options of `train` that are not part of the config.
 
     `max_steps` and `time_limit_seconds` stop before the last epoch; `dry_run` does one step, a save and a reload.
-    `cluster`: the processes that train together, see `launch.find_cluster`; every one of them calls `train`.
+    `cluster`: the processes that train together, see `launch.find_cluster`; each of them calls `train`.
     """
 
     resume: bool = False
@@ -56,14 +55,14 @@ class TrainingOptions:
 def train(
     loaded: LoadedConfig, options: TrainingOptions | None = None, listener: TrainingListener | None = None
 ) -> TrainingResult:
-    """Train, and return what it came to.
+    """Train and return the result.
 
     Raises:
         UsageError: the run's name is taken.
         DataError: the images cannot be used, or the loss is not finite.
-        RunError: the state to resume from is damaged or does not fit.
-        MachineError: no GPU where one was asked for, no room on the disk, no permission, or the run is in use.
-        Interrupted: a signal asked to stop; there is a state to resume from.
+        RunError: the state to resume from is damaged or does not match.
+        MachineError: no GPU although one was requested, disk full, no permission, or the run is in use.
+        Interrupted: a signal requested a stop; there is a state to resume from.
         EndedElsewhere: another process of the training failed, was stopped, or was lost.
     """
     options, listener, started = options or TrainingOptions(), listener or Silent(), time.monotonic()
@@ -72,23 +71,16 @@ def train(
         check_trackers(loaded.config.train.trackers)
     distribute = loaded.config.distribute
     check_cluster(options.cluster, distribute)
-    with join(
-        options.cluster,
-        join_timeout=distribute.join_timeout_seconds,
-        lost_after=distribute.lost_after_seconds,
-        listener=listener,
-    ) as channel:
+    join_timeout, lost_after = distribute.join_timeout_seconds, distribute.lost_after_seconds
+    with join(options.cluster, join_timeout=join_timeout, lost_after=lost_after, listener=listener) as channel:
         shown = listener if channel.is_main else Silent()
-        check_alike(channel, "settings", {**settings_of(loaded.config), **_options_for_all(options)})
+        # A process that stops alone would keep the others waiting, so these options must be equal, too.
+        shared = {"--dry-run": options.dry_run, "--max-steps": options.max_steps, "--device": options.device}
+        check_alike(channel, "settings", {**settings_of(loaded.config), **shared})
         check_alike(channel, "versions", versions())
         if options.dry_run:
             return _dry_run(loaded, options, channel, shown)
         return _train(loaded, options, channel, started, shown)
-
-
-def _options_for_all(options: TrainingOptions) -> dict[str, bool | int | str | None]:
-    """Return the options that all processes of a training must be given alike: one that stops alone is waited for."""
-    return {"--dry-run": options.dry_run, "--max-steps": options.max_steps, "--device": options.device}
 
 
 def _train(
@@ -108,16 +100,16 @@ def _train(
 
 
 def _begin_run(loaded: LoadedConfig, options: TrainingOptions, channel: Channel, held: ExitStack) -> tuple[Start, int]:
-    """Return where to train, its lock held, and how many epochs are done there.
+    """Return the locked run to train in and its number of finished epochs.
 
-    The main process decides, and the others need not even see the folder.
+    The main process decides; the others need no access to the folder.
     """
     if not channel.is_main:
         path, resumed, done = channel.from_main()
         return Start(Run(Path(path)), resumed=resumed), done
     start = choose_run(loaded.config, loaded.default_name, resume=options.resume, overwrite=options.overwrite)
     check_kinds(start.run)
-    # Only who holds the lock may take it away: `forget_if_empty` stands behind it.
+    # Only the holder of the lock may remove it, so `forget_if_empty` is entered after it.
     held.enter_context(locked(start.run.lock))
     held.enter_context(forget_if_empty(start.run))
     check_still_new(start)
@@ -137,8 +129,11 @@ def _start_devices(config: Config, options: TrainingOptions, channel: Channel) -
 def _dry_run(
     loaded: LoadedConfig, options: TrainingOptions, channel: Channel, listener: TrainingListener
 ) -> TrainingResult:
-    """Do one real step, save and reload, in a folder beside the run that is gone afterwards."""
-    run = Run(Path(channel.from_main(_name_of_run(loaded) if channel.is_main else None)))
+    """Do one real step, save and reload, in a temporary folder beside the run."""
+    path = None
+    if channel.is_main:
+        path = str(choose_run(loaded.config, loaded.default_name, resume=False, overwrite=True).run.path)
+    run = Run(Path(channel.from_main(path)))
     with stop_on_signals(StopRequest("a dry run keeps nothing")) as stop, ExitStack() as stack:
         temporary = stack.enter_context(temporary_run(run.path.parent, DRY_RUN_PREFIX)) if channel.is_main else run
         examples = open_examples(loaded.config, listener, channel=channel)
@@ -148,7 +143,3 @@ def _dry_run(
             from wisesr_cli.training import fit
 
         return fit.try_one_step(loaded.config, examples, device, run, temporary, listener, distribution)
-
-
-def _name_of_run(loaded: LoadedConfig) -> str:
-    return str(choose_run(loaded.config, loaded.default_name, resume=False, overwrite=True).run.path)

@@ -1,4 +1,4 @@
-"""The trained model with everything around it: batches, optimizer, random draws, and its way to and from the disk."""
+"""The model in training with its batches, optimizer and random state, and how it is saved and restored."""
 
 from __future__ import annotations
 
@@ -45,13 +45,16 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def without_weights(model: ModelConfig) -> ModelConfig:
-    """Return the config of a model whose weights are set later; a backbone that is built from a file still is."""
+    """Return the config without initial weights, for a model whose weights are set later.
+
+    A backbone that is built from a file still needs that file.
+    """
     weights = model.weights if model.backbone == FROM_WEIGHTS else None
     return model.model_copy(update={"weights": weights, "load_head": False})
 
 
 class Trainer:
-    """A classifier with augmentation before it, its optimizer, and what has been reached.
+    """A classifier with its augmentation, optimizer and progress.
 
     The trained model is `augmentation -> classifier`; only the classifier is ever saved.
     """
@@ -79,7 +82,7 @@ class Trainer:
         self.float32_classifier = self.classifier if is_saved_itself else self._build_float32()
         self.image_size = config.data.image_size
         self.is_as_built = True  # not rebuilt for an image size yet
-        # Those of the model that is saved: `depthwise` has as many weights as its map has positions.
+        # Of the saved model: the parameters of `depthwise` depend on the size of the feature map.
         self.parameters, self.head_parameters = self.classifier.parameters, self.classifier.head_parameters
         if config.changes_image_size:
             for number, phase in enumerate(config.phases):
@@ -95,13 +98,13 @@ class Trainer:
             image_size=self.config.data.image_size,
             classes=len(self.examples.index.class_names),
             seed=self.config.seed,
-            # From scratch only; the float32 twin is built without weights, but takes them over.
+            # From scratch only; the float32 twin is built without weights, but copies them later.
             steps_per_epoch=self.batches.num_batches if self.config.model.weights is None else None,
             class_names=self.examples.index.class_names,
         )
 
     def _build_float32(self) -> Classifier:
-        """Build the twin that is saved: a model file never asks for mixed precision, nor for other processes."""
+        """Build the twin that is saved: a model file never needs mixed precision or several processes."""
         keras.config.set_dtype_policy("float32")
         with self.distribution.apart():
             twin = self._build(without_weights(self.config.model))
@@ -126,7 +129,7 @@ class Trainer:
         return self.batches.num_batches
 
     def use_size(self, image_size: tuple[int, int], listener: Listener) -> None:
-        """Go over to images of another size: the model, with its weights, and what it is trained and validated on.
+        """Switch the model (with its weights) and its images to another size.
 
         Raises:
             DataError: an image can no longer be read.
@@ -138,25 +141,25 @@ class Trainer:
             self.validation.pixels = self.examples.validation
 
     def rebuild(self, image_size: tuple[int, int]) -> None:
-        """Make the model, with its weights, one for images of another size.
+        """Rebuild the model, with its weights, for images of another size.
 
-        A training whose phases differ in size rebuilds its model once even for the size that it was built for: names
-        and order of the weights are then the same whatever phase it was resumed in.
+        If phases differ in size, the model is rebuilt once even for its original size, so that names and order of the
+        weights do not depend on the phase in which training was resumed.
         """
         if image_size != self.image_size or (self.config.changes_image_size and self.is_as_built):
             rebuilt = replace(self.classifier, model=at_size(self.classifier.model, image_size))
             if self.float32_classifier is self.classifier:
-                self.float32_classifier = rebuilt  # the twin in float32 keeps the size that it is saved at
+                self.float32_classifier = rebuilt  # a float32 twin keeps the size at which it is saved
             self.classifier, self.image_size, self.is_as_built = rebuilt, image_size, False
             self.model = self._with_augmentation()
 
     @property
     def is_at_full_size(self) -> bool:
-        """Whether images have the size that the model is for; epochs at another one are compared with none."""
+        """Whether images have the model's own size; epochs at other sizes never count as the best."""
         return self.image_size == self.config.data.image_size
 
     def begin_phase(self, phase: PhaseConfig) -> None:
-        """Compile anew, with a fresh optimizer and the layers of the phase frozen."""
+        """Recompile with a new optimizer and the layers of the phase frozen."""
         self.classifier.backbone.trainable = phase.freeze != "backbone"
         self.model.compile(
             optimizer=build_optimizer(self.config, phase, self.steps_per_epoch),
@@ -171,16 +174,16 @@ class Trainer:
     def uses_xla(self) -> bool:
         """Whether XLA compiles the training step.
 
-        TensorFlow cannot where augmentation turns, zooms or shifts, nor where several devices train together.
+        TensorFlow cannot if augmentation rotates, zooms or shifts, or if several devices train together.
         """
         possible = self.mirror is None and all(layer.supports_jit for layer in self.model.layers)
         return keras_start.uses_xla(self.config.train.jit_compile) and possible
 
     def _build_loss_and_metrics(self) -> None:
-        """Make the variables of loss and metrics before `fit` does.
+        """Create the variables of loss and metrics before `fit` does.
 
-        It would make them while it traces, and trace again (TensorFlow), or fetch batches before the epoch's order is
-        set, and train on them (JAX).
+        `fit` would create them while tracing, and trace again (TensorFlow), or fetch batches before the epoch's order
+        is set, and train on them (JAX).
         """
         targets = keras.ops.convert_to_tensor(self.batches.targets)
         self.model.compute_loss(None, targets, targets, None)
@@ -188,24 +191,24 @@ class Trainer:
         self.model.reset_metrics()
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the order of the examples and every random draw of an epoch from (seed, epoch) alone."""
+        """Set the order of the examples and all random state of an epoch from (seed, epoch) alone."""
         self.batches.begin_epoch(epoch)
         states = self._seed_states(epoch)
         for number, variable in enumerate(self._seed_variables()):
             variable.assign(states[number].astype(variable.dtype))
             if self.mirror is not None:
-                self.mirror.tell_apart(variable)
+                self.mirror.diversify_seed(variable)
 
     def _seed_variables(self) -> list[Any]:
         return [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
 
     def _seed_states(self, epoch: int) -> list[NDArray[np.uint32]]:
-        """Return the state, uint32 (2,), that every seed generator begins an epoch with."""
+        """Return each seed generator's state at the start of an epoch, uint32 (2,)."""
         seeds = [np.random.SeedSequence([self.config.seed, epoch, n]) for n in range(len(self._seed_variables()))]
         return [seed.generate_state(2) & np.uint32(0x7FFFFFFF) for seed in seeds]
 
     def random_draws(self, epoch: int) -> Arrays:
-        """Return what decides every random draw of an epoch: states of seed generators, and a hash of the order."""
+        """Return the states of the seed generators and a hash of the example order at the start of an epoch."""
         order = epoch_order(len(self.batches.labels), seed=self.config.seed, epoch=epoch)
         digest = hashlib.sha256(order.astype("<i8").tobytes()).digest()
         states = self._seed_states(epoch)
@@ -234,7 +237,7 @@ class Trainer:
             raise
 
     def _data(self, epochs: range) -> dict[str, Any]:
-        """Return the arguments of `fit` that say what is trained and validated on."""
+        """Return the data arguments of `fit`."""
         if self.mirror is not None:
             return self.mirror.data(self.batches, self.validation, epochs)
         if self.sharded is not None:
@@ -263,7 +266,7 @@ class Trainer:
         return float(rates[min(len(rates), (epoch_in_phase + 1) * self.steps_per_epoch) - 1])
 
     def arrays(self) -> dict[str, Arrays]:
-        """Return all weights, all optimizer variables, and what the next epoch begins its random draws with."""
+        """Return all weights, all optimizer variables, and the random state of the next epoch."""
         return {
             "model": named_arrays(self.classifier.model.weights),
             "optimizer": named_arrays(self.model.optimizer.variables),
@@ -271,7 +274,7 @@ class Trainer:
         }
 
     def restore(self, group: str, arrays: Arrays) -> None:
-        """Set all weights, or all optimizer variables, from what `arrays` gave.
+        """Restore all weights, or all optimizer variables, from what `arrays` returned.
 
         Raises:
             RunError: names, shapes or types differ.
@@ -294,7 +297,7 @@ class Trainer:
         return all(np.isfinite(array).all() for array in named_arrays(self.classifier.model.weights).values())
 
     def save_best(self, path: Path, epoch: int) -> None:
-        """Write the classifier as it is now, in float32 and with what it says of itself."""
+        """Write the current classifier in float32, with its `ModelInfo`."""
         if self.float32_classifier is not self.classifier:
             copy_weights(self.float32_classifier.model, self.classifier.model)
         info = ModelInfo(
@@ -312,7 +315,7 @@ class Trainer:
             append_model_info(temporary, info)
 
     def circumstances(self) -> Circumstances:
-        """Return what must not change before a resumption."""
+        """Return what must be unchanged to resume."""
         return Circumstances(
             config=config_for_comparison(self.config),
             classes=self.examples.index.class_names,
@@ -330,13 +333,15 @@ class Trainer:
 
 
 def _array_name(number: int, variable: Any) -> str:
-    """Return a name that is the same in every process: Keras counts layers and optimizers on while a process lives."""
+    """Return a name without Keras' counters of layers and optimizers, which depend on what a process built before."""
     return f"{number:05d} {re.sub(r'_[0-9]+(?=[/_]|$)', '', variable.path)}"
 
 
 def named_arrays(variables: list[Any]) -> Arrays:
-    """Return the values of variables by names that are the same in every process."""
+    """Return the values of variables by process-independent names."""
     return {
-        _array_name(number, variable): keras.ops.convert_to_numpy(variable)  # its value is no array on several devices
+        _array_name(number, variable): keras.ops.convert_to_numpy(
+            variable
+        )  # `value` is not an array on several devices
         for number, variable in enumerate(variables)
     }

@@ -1,4 +1,4 @@
-"""Makes sure that all processes of a training have the same settings, the same images and the same versions."""
+"""Checks that all processes of a training have equal settings, images and versions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from wisesr_cli.processes.channel import Channel
 from wisesr_cli.run.progress import config_for_comparison
 from wisesr_cli.text import visible
 
-# Where the images lie may differ from machine to machine; that they are the same ones is checked.
+# Image folders may differ between machines; that they hold the same images is checked.
 _PLACES = ("data.dir", "data.train_dir", "data.validation_dir", "data.test_dir")
-_PACKAGES = ("python", "wisesr", "keras", "jax", "numpy", "pillow")  # those that decide the numbers on JAX
+_PACKAGES = ("python", "wisesr", "keras", "jax", "numpy", "pillow")  # those that affect results on JAX
 
 _ERRORS: dict[str, type[UsageError | DataError | MachineError]] = {
     "settings": UsageError,
@@ -32,12 +32,12 @@ _ADVICE = {
 
 
 def settings_of(config: Config) -> dict[str, Any]:
-    """Return the settings that decide the numbers, by key."""
+    """Return the settings that affect results, by key."""
     return {key: value for key, value in config_for_comparison(config).items() if key not in _PLACES}
 
 
 def images_of(index: DatasetIndex) -> dict[str, Any]:
-    """Return the class names, and per split how many images there are and a hash of their names, labels and sizes."""
+    """Return the class names, and per split the number of images and a hash of their names, labels and sizes."""
     found: dict[str, Any] = {"classes": list(index.class_names)}
     for name in sorted(index.splits.keys() - {"test"}):
         split = index.splits[name]
@@ -51,16 +51,16 @@ def images_of(index: DatasetIndex) -> dict[str, Any]:
 
 
 def versions() -> dict[str, Any]:
-    """Return the versions of what decides the numbers."""
+    """Return the versions of the packages that affect results."""
     found = keras_start.package_versions()
     return {name: found.get(name) for name in _PACKAGES}
 
 
 def check_alike(channel: Channel, what: str, mine: Mapping[str, Any]) -> None:
-    """Compare something of all processes: `settings`, `images` or `versions`.
+    """Compare `settings`, `images` or `versions` of all processes.
 
     Raises:
-        UsageError, DataError, MachineError: they differ; raised by the main process, which ends the others with it.
+        UsageError, DataError, MachineError: they differ; raised by the main process, which also ends the others.
     """
     if channel.processes == 1:
         return
@@ -71,11 +71,11 @@ def check_alike(channel: Channel, what: str, mine: Mapping[str, Any]) -> None:
     everything = channel.exchange(json.loads(text))  # only now, as it may be long
     if channel.is_main:
         raise _ERRORS[what](_difference(channel, what, everything))
-    channel.from_main()  # which is the error
+    channel.from_main()  # raises the main process's error
 
 
 def _difference(channel: Channel, what: str, everything: list[dict[str, Any]]) -> str:
-    """Return the first difference there is, in words."""
+    """Return the message about the first process that differs."""
     first = everything[0]
     other = next(process for process, values in enumerate(everything) if values != first)
     values = everything[other]

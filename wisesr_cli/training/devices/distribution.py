@@ -1,8 +1,7 @@
-"""Which devices share the work of a training, and which part of every batch is this process's.
+"""How a training is distributed over devices and processes.
 
-A batch is that of the whole training: its rows are dealt to the devices of all processes in order, and what a step
-computes of them (loss, gradients, statistics of batch norm) is that of the whole batch. JAX: Keras' `DataParallel`.
-TensorFlow: `MirroredStrategy` over the GPUs of one process.
+The rows of a global batch are distributed over the devices of all processes in order; loss, gradients and batch-norm
+statistics are those of the global batch. JAX: Keras' `DataParallel`. TensorFlow: `MirroredStrategy` in one process.
 """
 
 from __future__ import annotations
@@ -17,12 +16,10 @@ from wisesr_cli.processes.channel import ALONE_CHANNEL, Channel
 
 @dataclass(frozen=True)
 class Distribution:
-    """How the work is shared out.
+    """The devices and processes of a training.
 
-    `processes`, `process`: how many take part, and which of them this is.
-    `local_devices`: how many devices each process has. `strategy`: what the backend shares the work out with, None for
-    one device: a `keras.distribution.DataParallel`, or a `tensorflow.distribute.MirroredStrategy`. `channel`: the way
-    to the other processes.
+    `process`: the rank of this one, from 0. `local_devices`: number of devices per process. `strategy`: a
+    `keras.distribution.DataParallel` or a `tensorflow.distribute.MirroredStrategy`; None for one device.
     """
 
     processes: int = 1
@@ -33,12 +30,12 @@ class Distribution:
 
     @property
     def devices(self) -> int:
-        """How many devices there are in all."""
+        """Total number of devices."""
         return self.processes * self.local_devices
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and shows everything."""
+        """Whether this process, of rank 0, writes and shows everything."""
         return self.process == 0
 
     @property
@@ -57,7 +54,7 @@ class Distribution:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Build models of this process alone within the block, which the others know nothing of."""
+        """Build models local to this process within the block."""
         if self.processes == 1:
             yield
             return
@@ -71,7 +68,7 @@ class Distribution:
             keras.distribution.set_distribution(before)
 
     def __str__(self) -> str:
-        """Say how many devices there are, for a person; empty for one."""
+        """Return the number of devices as text; empty for one."""
         if not self.is_shared:
             return ""
         where = f" in {self.processes} processes" if self.processes > 1 else ""

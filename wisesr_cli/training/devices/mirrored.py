@@ -1,8 +1,7 @@
-"""Trains on several devices of one machine with TensorFlow: each holds the whole model and takes its share of a batch.
+"""Trains on several devices of one machine with TensorFlow: each holds the whole model and gets a share of each batch.
 
-`MirroredStrategy` and Keras do most of it. What they leave undone is here: shares of unequal size in which every image
-counts alike, batch norm over the whole batch, random draws that differ from device to device, and batches that are read
-ahead without ever being those of another epoch.
+This adds what `MirroredStrategy` and Keras lack: shares of unequal size with equal weight for every image, batch norm
+over the whole batch, different random draws per device, and prefetching that never mixes epochs.
 """
 
 from __future__ import annotations
@@ -25,23 +24,23 @@ from wisesr_cli.training.devices.distribution import Distribution
 if TYPE_CHECKING:
     from wisesr_cli.training.batches import Batches
 
-BATCHES_AHEAD = 2  # that wait on the host while one is trained on
+PREFETCHED_BATCHES = 2  # prefetched on the host during a step
 
 Positions = NDArray[np.int64]
 Arrays = tuple[NDArray[Any], ...]
 
 
 class MirroredModel(keras.Model):
-    """A model whose gradient is that of the mean over the whole batch, however its images are shared out."""
+    """A model whose gradient is that of the mean over the whole batch, however its images are distributed."""
 
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *rest: Any, **options: Any) -> Any:
-        """Return the loss of this device's share, of which Keras adds up gradients as if all shares were equal.
+        """Return the loss of this device's share, its gradient scaled by share size over mean share size.
 
-        The value stays as it is; the gradient is multiplied by the size of the share over that of the mean share.
+        Keras sums gradients as if all shares were equal. The value of the loss is unchanged.
         """
         loss = super().compute_loss(x, y, y_pred, *rest, **options)
         replica = loaded_tensorflow().distribute.get_replica_context()
-        if replica is None:  # outside of a step
+        if replica is None:  # outside a step
             return loss
         size = ops.cast(ops.shape(y)[0], loss.dtype)
         share = size * replica.num_replicas_in_sync / replica.all_reduce("SUM", size)
@@ -50,16 +49,12 @@ class MirroredModel(keras.Model):
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Build nothing: the trainer did, and Keras would average a first batch whose shares may differ in size.
 
-        A private method of Keras, which `fit` calls whatever is built; nothing public keeps it from the first batch.
+        A private method of Keras, which `fit` always calls; there is no public way to skip it.
         """
 
 
 class Mirror:
-    """The devices that train together, the first of which is the one that is saved.
-
-    Args:
-        strategy: a `tensorflow.distribute.MirroredStrategy`, in whose scope the model is built.
-    """
+    """The devices of a `MirroredStrategy`, in whose scope the model is built; the first device's model is saved."""
 
     def __init__(self, strategy: Any) -> None:
         self.strategy = strategy
@@ -72,10 +67,10 @@ class Mirror:
             layer.synchronized = True
         return model
 
-    def tell_apart(self, variable: Any) -> None:
-        """Give every device another state of a seed generator; the first one keeps the state that all have.
+    def diversify_seed(self, variable: Any) -> None:
+        """Give every device but the first a different state of a seed generator.
 
-        With the same one, all devices would turn, shift and drop out alike.
+        With equal states, all devices would draw the same augmentation and dropout.
         """
         copies = self.strategy.experimental_local_results(variable.value)
         state = np.asarray(copies[0])
@@ -84,7 +79,7 @@ class Mirror:
             copy.assign((seed.generate_state(len(state)) & np.uint32(0x7FFFFFFF)).astype(state.dtype))
 
     def data(self, batches: Batches, validation: Batches | None, epochs: range) -> dict[str, Any]:
-        """Return the arguments of `fit` that make it train on `batches`, share by share."""
+        """Return the data arguments of `fit` for training on `batches`, share by share."""
         found = {
             "x": self._dataset(batches, lambda: (shares_of(batches, epoch, self.devices) for epoch in epochs)),
             "steps_per_epoch": batches.num_batches,
@@ -96,40 +91,40 @@ class Mirror:
         return found
 
     def train_one_step(self, model: Any, batches: Batches) -> float:
-        """Train on the first batch of the first epoch, as `fit` does, and return its loss."""
+        """Train on the first batch of the first epoch and return its loss."""
         data = {**self.data(batches, None, range(1)), "steps_per_epoch": 1}
         return float(model.fit(**data, shuffle=False, verbose=0).history["loss"][0])
 
     def _dataset(self, batches: Batches, plan: Callable[[], Iterator[list[Positions]]]) -> Any:
-        """Return a dataset that gives the devices in turn one share each, over all epochs of the plan.
+        """Return a dataset that gives one share to each device in turn, over all epochs of the plan.
 
-        Keras takes it for endless, and reads ahead over the end of an epoch, which is why the order of an epoch does
-        not come from `Batches.begin_epoch`.
+        Keras treats it as endless and prefetches across the end of an epoch, so the order of an epoch cannot come from
+        `Batches.begin_epoch`.
         """
         data = loaded_tensorflow().data
         example = batches.rows(np.arange(1))
         signature = tuple(loaded_tensorflow().TensorSpec((None, *array.shape[1:]), array.dtype) for array in example)
         options = data.Options()
-        options.autotune.enabled = False  # else letting go of an iterator may take as long as using it did
+        options.autotune.enabled = False  # otherwise releasing an iterator may take as long as using it did
         stream = data.Dataset.from_generator(
             lambda: (batches.rows(chosen) for shares in plan() for chosen in shares), output_signature=signature
         )
-        stream = stream.prefetch(BATCHES_AHEAD * self.devices).with_options(options)
+        stream = stream.prefetch(PREFETCHED_BATCHES * self.devices).with_options(options)
         return self.strategy.distribute_datasets_from_function(lambda context: stream)
 
 
 def mirror_of(distribution: Distribution) -> Mirror | None:
-    """Return the devices that train together with TensorFlow; None on one device, and with JAX."""
+    """Return the mirrored devices for TensorFlow; None on one device, and with JAX."""
     if not distribution.is_shared or keras.backend.backend() != "tensorflow":
         return None
     return Mirror(distribution.strategy)
 
 
 def shares_of(batches: Batches, epoch: int, devices: int) -> list[Positions]:
-    """Return which examples every device takes in turn in every step of an epoch.
+    """Return the examples of every device, in turn, for every step of an epoch.
 
-    The shares of a batch differ in size by one at most, and none is empty: a batch with fewer images than there are
-    devices is repeated as a whole, which changes neither the mean of its losses nor its batch-norm statistics.
+    The shares of a batch differ in size by one at most, and none is empty: a batch with fewer images than devices is
+    repeated as a whole, which changes neither its mean loss nor its batch-norm statistics.
     """
     order, size = batches.order_of(epoch), batches.batch_size
     starts = range(0, len(order), size)
@@ -137,9 +132,9 @@ def shares_of(batches: Batches, epoch: int, devices: int) -> list[Positions]:
 
 
 def even_shares(examples: int, batch_size: int, devices: int) -> list[Positions]:
-    """Return which of the validation examples every device takes in turn: all of them once, in shares of one size.
+    """Return the validation examples of every device, in turn: all of them once, in shares of nearly equal size.
 
-    Where an example belongs matters for no metric, so a small rest is spread instead of repeated.
+    No metric depends on an example's batch, so a small last batch is spread instead of repeated.
     """
     steps = max(1, min(-(-examples // batch_size), examples // devices))
     return _split(np.arange(examples), steps * devices) if examples >= devices else _split(np.arange(examples), devices)
@@ -150,10 +145,7 @@ def _split(chosen: Positions, parts: int) -> list[Positions]:
 
 
 def summed(gradients: Any) -> Any:
-    """Return the sums of gradients over all devices that train together; as they are where one trains alone.
-
-    For the inside of a training step.
-    """
+    """Return the sums of gradients over all devices, inside a training step; unchanged on a single device."""
     if keras.backend.backend() != "tensorflow":
         return gradients
     replica = loaded_tensorflow().distribute.get_replica_context()
@@ -163,13 +155,13 @@ def summed(gradients: Any) -> Any:
 
 
 def batch_norms(model: Any) -> list[Any]:
-    """Return the batch-norm layers of a model, those of models inside it, too."""
+    """Return the batch-norm layers of a model, including nested models."""
     return [layer for layer in layers_of(model) if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 @contextmanager
 def as_on_one_device(model: Any) -> Iterator[None]:
-    """Let a model say nothing of several devices while it is saved: other backends refuse to load what does."""
+    """Mark a model's batch norm as unsynchronized while it is saved: other backends refuse to load it otherwise."""
     layers = [layer for layer in batch_norms(model) if layer.synchronized]
     for layer in layers:
         layer.synchronized = False
@@ -181,14 +173,14 @@ def as_on_one_device(model: Any) -> Iterator[None]:
 
 
 def mirrored_strategy(devices: int | None, kind: str) -> Any:
-    """Return what shares a training out over devices of one kind, or None where that is one device.
+    """Return a `MirroredStrategy` over devices of one kind, or None for one device.
 
     Args:
-        devices: how many; None takes all GPUs, or the processor as one.
-        kind: "gpu", or "cpu", which is made into as many devices as are asked for.
+        devices: how many; None uses all GPUs, or the CPU as one.
+        kind: "gpu", or "cpu", which is split into that many virtual devices.
 
     Raises:
-        MachineError: there are fewer, or TensorFlow has begun to compute on the processor as one device.
+        MachineError: there are fewer, or TensorFlow has already initialized the CPU as one device.
     """
     names = _gpus(devices) if kind == "gpu" else _parts_of_processor(devices or 1)
     return loaded_tensorflow().distribute.MirroredStrategy(names) if len(names) > 1 else None

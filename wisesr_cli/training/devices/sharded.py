@@ -1,9 +1,8 @@
-"""Trains on all devices of all processes with JAX: a step is that of the whole batch, its rows shared out.
+"""Trains on all devices of all processes with JAX; the rows of each batch are distributed over the devices.
 
-Keras' `DataParallel` does most of it, and the compiler adds what devices must tell one another: mean loss, gradients
-and the statistics of batch norm are those of the whole batch, as if one device had seen it. What is left is a batch
-that cannot be dealt out evenly, the last one of an epoch first of all. It is filled up with rows that the compiled step
-cuts off again; a compiled step may hold arrays of unequal parts, only what goes into it may not.
+With Keras' `DataParallel`, the compiler adds the communication: loss, gradients and batch-norm statistics are those of
+the whole batch, as on one device. A batch that cannot be divided evenly, usually the last of an epoch, is padded with
+rows that the compiled step removes: arrays inside a compiled step may be sharded unevenly, its inputs may not.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
 
 
 class ShardedModel(keras.Model):
-    """A model that is fed ((pixels, padding), targets[, weights]) and leaves the rows out that fill a batch up.
+    """A model with inputs ((pixels, padding), targets[, weights]) that ignores the padding rows.
 
-    padding: (devices, rows of padding + 1); only its shape counts, as a compiled step must know it beforehand.
+    padding: (devices, rows of padding + 1); only its shape is used, as a compiled step needs a static size.
     """
 
     strategy: Any = None
@@ -35,7 +34,7 @@ class ShardedModel(keras.Model):
         return super().train_step(state, self._examples(data))
 
     def test_step(self, state: Any, data: Any) -> Any:
-        """Judge the examples of a batch."""
+        """Evaluate the examples of a batch."""
         return super().test_step(state, self._examples(data))
 
     def _examples(self, data: Any) -> Any:
@@ -46,12 +45,12 @@ class ShardedModel(keras.Model):
         return tuple(self._cut(array, rows) for array in (pixels, *others))
 
     def _cut(self, array: Any, rows: int) -> Any:
-        """Return the first rows of an array, which stay on the devices that they are on."""
+        """Return the first rows of an array, on their current devices."""
         return keras.distribution.distribute_tensor(array[:rows], self.strategy.get_data_layout(array.shape))
 
 
 class ShardedBatches(keras.utils.PyDataset):
-    """The rows of every batch that this process reads, as many for each of its devices."""
+    """The rows of every batch that this process reads, equally many for each of its devices."""
 
     def __init__(self, batches: Batches, distribution: Distribution) -> None:
         super().__init__(workers=batches.workers, max_queue_size=batches.max_queue_size)
@@ -77,11 +76,7 @@ class ShardedBatches(keras.utils.PyDataset):
 
 
 class Sharded:
-    """The devices of all processes, over which a model is trained.
-
-    Args:
-        distribution: how the work is shared out; its strategy is a `keras.distribution.DataParallel`.
-    """
+    """The devices of all processes; the distribution's strategy is a `keras.distribution.DataParallel`."""
 
     def __init__(self, distribution: Distribution) -> None:
         self.distribution = distribution
@@ -93,9 +88,9 @@ class Sharded:
         return model
 
     def data(self, batches: Batches, validation: Batches | None) -> dict[str, Any]:
-        """Return the arguments of `fit` that make it train on `batches`."""
-        judged = None if validation is None else ShardedBatches(validation, self.distribution)
-        return {"x": ShardedBatches(batches, self.distribution), "validation_data": judged}
+        """Return the data arguments of `fit` for training on `batches`."""
+        evaluated = None if validation is None else ShardedBatches(validation, self.distribution)
+        return {"x": ShardedBatches(batches, self.distribution), "validation_data": evaluated}
 
     def train_one_step(self, model: Any, batches: Batches) -> float:
         """Train on the first batch and return its loss."""
@@ -105,7 +100,7 @@ class Sharded:
 
 
 def sharded_over(distribution: Distribution) -> Sharded | None:
-    """Return the devices to train over with JAX; None on one device, and with TensorFlow."""
+    """Return the devices for JAX; None on one device, and with TensorFlow."""
     if not distribution.is_shared or keras.backend.backend() != "jax":
         return None
     return Sharded(distribution)
@@ -113,9 +108,9 @@ def sharded_over(distribution: Distribution) -> Sharded | None:
 
 @dataclass(frozen=True)
 class Share:
-    """The rows of one batch that a process reads: examples, then `added` rows that are none.
+    """The rows of one batch that a process reads: examples, then `added` rows of padding.
 
-    `padding` is how many rows the whole batch was filled up with, over all processes.
+    `padding` is the number of padding rows in the whole batch, over all processes.
     """
 
     examples: Positions
@@ -124,7 +119,7 @@ class Share:
 
 
 def share_of_batch(batch: Positions, *, process: int, processes: int, devices: int) -> Share:
-    """Return the rows of a batch that `process` of `processes` reads, as many for each of all `devices`."""
+    """Return the rows of a batch that `process` of `processes` reads, equally many for each of all `devices`."""
     padding = -len(batch) % devices
     rows = (len(batch) + padding) // processes
     mine = batch[process * rows : (process + 1) * rows]
@@ -132,7 +127,5 @@ def share_of_batch(batch: Positions, *, process: int, processes: int, devices: i
 
 
 def filled_up(rows: NDArray[np.generic], added: int) -> NDArray[np.generic]:
-    """Return `rows` with `added` rows of zeros behind them."""
-    if not added:
-        return rows
-    return np.concatenate([rows, np.zeros((added, *rows.shape[1:]), rows.dtype)])
+    """Return `rows` followed by `added` rows of zeros."""
+    return np.concatenate([rows, np.zeros((added, *rows.shape[1:]), rows.dtype)]) if added else rows

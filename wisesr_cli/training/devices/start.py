@@ -1,9 +1,10 @@
-"""Starts the backend on the devices of a training: all of this machine, or of the machines of all processes."""
+"""Starts the backend on the devices of a training: those of this machine, or of all processes' machines."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def check_cluster(cluster: Cluster | None, options: DistributeConfig) -> None:
-    """Raise a `UsageError` when there are several processes, but backend or settings are for one only."""
+    """Raise a `UsageError` if there are several processes, but backend or settings allow one only."""
     if cluster is None:
         return
     if options.strategy == "none":
@@ -36,19 +37,15 @@ def check_cluster(cluster: Cluster | None, options: DistributeConfig) -> None:
 def start_devices(
     options: DistributeConfig, choice: DeviceChoice, *, precision: str, channel: Channel
 ) -> tuple[Device, Distribution]:
-    """Start Keras and return the kind of device, and how the work of a training is shared out over all of them.
+    """Start Keras and return the kind of device, and the distribution over all of them.
 
     Raises:
-        MachineError: there are fewer devices than asked for, or other numbers of them in other processes.
+        MachineError: there are fewer devices than requested, or processes have different numbers of them.
     """
     if keras_start.backend_name() == "tensorflow":
         device = keras_start.start(choice, precision=precision)
         return device, _mirrored(options, device)
-
-    def prepare(jax: Any) -> None:
-        _prepare_jax(options, channel, jax)
-
-    device = keras_start.start(choice, precision=precision, prepare=prepare)
+    device = keras_start.start(choice, precision=precision, prepare=partial(_prepare_jax, options, channel))
     return device, _data_parallel(options, device, channel)
 
 
@@ -62,9 +59,9 @@ def _mirrored(options: DistributeConfig, device: Device) -> Distribution:
 
 
 def _prepare_jax(options: DistributeConfig, channel: Channel, jax: Any) -> None:
-    """Say what JAX must know before it looks at the devices: how many virtual ones, and which GPUs are others'."""
+    """Configure JAX before it initializes devices: the number of virtual ones, and this process's GPUs."""
     if (options.devices or 1) > 1:
-        with suppress(RuntimeError):  # it has looked at them: whether there are enough is seen later
+        with suppress(RuntimeError):  # already initialized: whether there are enough is checked later
             jax.config.update("jax_num_cpu_devices", options.devices)
     gpus = _gpus_of_this_process(options.devices, channel) if channel.processes > 1 else []
     if gpus and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
@@ -72,21 +69,21 @@ def _prepare_jax(options: DistributeConfig, channel: Channel, jax: Any) -> None:
 
 
 def _gpus_of_this_process(devices: int | None, channel: Channel) -> list[int]:
-    """Return which of the GPUs that it sees a process takes: all, or its part where processes see the same ones."""
+    """Return the indices of the GPUs that this process uses: all visible ones, or its share if processes share them."""
     visible_gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         count = len([name for name in visible_gpus.split(",") if name]) if visible_gpus is not None else None
         count = len(list(NVIDIA_GPUS.iterdir())) if count is None else count
     except OSError:
         return []
-    place, processes = channel.place_on_host
+    rank, processes = channel.rank_on_host
     each = min(devices or count, count) if processes == 1 or count < processes else count // processes
-    first = 0 if processes == 1 or count < processes else place * each
+    first = 0 if processes == 1 or count < processes else rank * each
     return list(range(first, first + min(each, devices or each)))
 
 
 def _data_parallel(options: DistributeConfig, device: Device, channel: Channel) -> Distribution:
-    """Return Keras' `DataParallel` over the devices of all processes, in the order of the processes."""
+    """Return Keras' `DataParallel` over the devices of all processes, ordered by process."""
     found = keras_start.loaded_jax().devices()
     of_process = [[d for d in found if d.process_index == process] for process in range(channel.processes)]
     counts = [len(devices) for devices in of_process]
@@ -96,20 +93,20 @@ def _data_parallel(options: DistributeConfig, device: Device, channel: Channel) 
             f"process 0 has {counted(counts[0], 'device')}, process {other} has {counts[other]}: all need as many; "
             f"set distribute.devices={min(counts)}"
         )
-    here = _wanted_here(options, device, counts[0])
-    if here * channel.processes == 1:
+    local = _local_devices(options, device, counts[0])
+    if local * channel.processes == 1:
         return Distribution(channel=channel)
     if channel.processes > 1:
         keras_start.connect_devices()
     import keras
 
-    names = [f"{d.platform}:{d.id}" for devices in of_process for d in devices[:here]]
+    names = [f"{d.platform}:{d.id}" for devices in of_process for d in devices[:local]]
     strategy = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
-    return Distribution(channel.processes, channel.process, here, strategy, channel)
+    return Distribution(channel.processes, channel.process, local, strategy, channel)
 
 
-def _wanted_here(options: DistributeConfig, device: Device, local: int) -> int:
-    """Return how many of its devices this process uses."""
+def _local_devices(options: DistributeConfig, device: Device, local: int) -> int:
+    """Return the number of devices that this process uses."""
     if options.strategy == "none":
         return 1
     if options.devices is not None and options.devices > local:

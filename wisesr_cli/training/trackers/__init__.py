@@ -1,1 +1,1 @@
-"""Telling experiment trackers of trainings."""
+"""Experiment trackers."""

@@ -1,6 +1,6 @@
-"""A training as a run in MLflow, on a server, in a database or in a folder: wherever MLFLOW_TRACKING_URI says.
+"""A training as a run in MLflow, on the server, database or folder that MLFLOW_TRACKING_URI gives.
 
-It speaks through MLflow's client alone: no run becomes the active one of the process, and nothing logs by itself.
+Only MLflow's client is used: the process gets no active run, and nothing is logged automatically.
 """
 
 from __future__ import annotations
@@ -21,28 +21,24 @@ from wisesr_cli.errors import MachineError
 from wisesr_cli.text import visible
 from wisesr_cli.training.trackers.tracker import Status, TrackedRun
 
-EXPERIMENT = "wisesr"  # unless MLFLOW_EXPERIMENT_NAME says otherwise
+EXPERIMENT = "wisesr"  # unless MLFLOW_EXPERIMENT_NAME is set
 MOST_PARAMETERS = 100  # in one request
 LONGEST_PARAMETER, LONGEST_TAG = 6000, 5000  # characters
 STATUSES: dict[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # MLflow's own, 7 times 120 seconds, would hold up a training for as long where a server is gone.
+    # MLflow's own defaults, 7 times 120 seconds, would block training that long when a server is lost.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 
 
 class MlflowTracker:
-    """An open run in MLflow; see `tracker.Tracker`.
-
-    Args:
-        run: what the run is begun with.
-        known: the id of a run to go on with; None begins one.
+    """An open run in MLflow; see `tracker.Tracker`. `known` is the id of a run to resume; None creates one.
 
     Raises:
         MachineError: what MLflow needs for a database is missing.
-        Exception: of MLflow, where there is no such run or nobody answers.
+        Exception: of MLflow, if there is no such run or the server does not answer.
     """
 
     def __init__(self, run: TrackedRun, known: str | None) -> None:
@@ -55,34 +51,31 @@ class MlflowTracker:
         self._library, self._address = mlflow, mlflow.get_tracking_uri()
         check_database(self._address)
         self._client = mlflow.MlflowClient(tracking_uri=self._address)
-        self.id = self._begin(run) if known is None else self._go_on(known)
+        self.id = self._create(run) if known is None else known
+        if known is not None:
+            self._client.update_run(known, status="RUNNING")
         self.where = self._where()
 
-    def _begin(self, run: TrackedRun) -> str:
+    def _create(self, run: TrackedRun) -> str:
         tags = {_key(name): visible(value)[:LONGEST_TAG] for name, value in run.tags.items()}
         tags["mlflow.source.name"] = "wisesr train"
         if run.group is not None:
             tags["wisesr.group"] = visible(run.group)
         name = visible(run.name if run.group is None else f"{run.group}/{run.name}")
-        begun: str = self._client.create_run(self._experiment(), run_name=name, tags=tags).info.run_id
-        parameters = iter(
-            [self._library.entities.Param(_key(key), _parameter(value)) for key, value in run.settings.items()]
-        )
+        run_id: str = self._client.create_run(self._experiment(), run_name=name, tags=tags).info.run_id
+        entity = self._library.entities.Param
+        parameters = iter([entity(_key(key), _parameter(value)) for key, value in run.settings.items()])
         while batch := list(islice(parameters, MOST_PARAMETERS)):
-            self._client.log_batch(begun, params=batch)
-        return begun
+            self._client.log_batch(run_id, params=batch)
+        return run_id
 
     def _experiment(self) -> str:
-        """Return the id of the experiment, made where there is none."""
+        """Return the id of the experiment, created if necessary."""
         if known := os.environ.get("MLFLOW_EXPERIMENT_ID"):
             return known
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
         found = self._client.get_experiment_by_name(name)
         return str(found.experiment_id if found is not None else self._client.create_experiment(name))
-
-    def _go_on(self, known: str) -> str:
-        self._client.update_run(known, status="RUNNING")
-        return known
 
     def _where(self) -> str:
         experiment = self._client.get_run(self.id).info.experiment_id
@@ -91,21 +84,21 @@ class MlflowTracker:
         return f"run {self.id}; to look at it: mlflow ui --backend-store-uri {shlex.quote(visible(self._address))}"
 
     def log(self, values: Mapping[str, float], epoch: int) -> None:
-        """Keep numbers of an epoch, from 1."""
+        """Log numbers of an epoch, from 1."""
         now = int(time.time() * 1000)
         metrics = [self._library.entities.Metric(_key(name), value, now, epoch) for name, value in values.items()]
         self._client.log_batch(self.id, metrics=metrics)
 
     def log_best(self, values: Mapping[str, float]) -> None:
-        """Keep numbers of the best epoch, as `best/NAME`."""
+        """Log numbers of the best epoch, as `best/NAME`."""
         self.log({f"best/{name}": value for name, value in values.items()}, int(values["epoch"]))
 
     def keep_file(self, path: Path) -> None:
-        """Keep a copy of a small file."""
+        """Upload a small file."""
         self._client.log_artifact(self.id, str(path))
 
     def keep_model(self, path: Path) -> None:
-        """Keep a copy of the model file."""
+        """Upload the model file."""
         self._client.log_artifact(self.id, str(path), artifact_path="model")
 
     def end(self, status: Status) -> None:
@@ -114,7 +107,7 @@ class MlflowTracker:
 
 
 def check_database(address: str) -> None:
-    """Raise a `MachineError` for a database whose packages are missing: the small MLflow comes without."""
+    """Raise a `MachineError` for a database whose packages are missing: `mlflow-skinny` does not install them."""
     is_database = not re.match(r"(https?|file|databricks|uc):|databricks|/|\.", address)
     missing = [package for package in ("sqlalchemy", "alembic") if find_spec(package) is None]
     if is_database and missing:
@@ -125,7 +118,7 @@ def check_database(address: str) -> None:
 
 
 def _key(name: str) -> str:
-    """Return a name that MLflow takes."""
+    """Return a name that MLflow accepts."""
     return re.sub(r"[^\w\-. :/]", "_", name)[:250]
 
 

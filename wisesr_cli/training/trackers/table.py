@@ -1,7 +1,7 @@
-"""The experiment trackers that there are, and whether they are installed. No Keras, and no tracker at the top.
+"""The supported experiment trackers, and whether they are installed. Imports neither Keras nor a tracker.
 
-To add one: a module with a class that has what `Tracker` says, a row in `TRACKERS`, its name in `TrackerName`, and an
-extra of its name in pyproject.toml. `tracking` drives them, and sees to it that none of them ends a training.
+To add one: a module with a class that implements `Tracker`, a row in `TRACKERS`, its name in `TrackerName`, and an
+extra of its name in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from wisesr_cli.training.trackers.tracker import TrackedRun, Tracker
 
 @dataclass(frozen=True)
 class TrackerRow:
-    """A tracker: its name for people, the packages it needs, and what begins a run or goes on with the one of an id."""
+    """A tracker: its displayed name, required packages, and what creates a run or resumes the one with an id."""
 
     title: str
     packages: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""A training as TensorBoard's logs in its run directory: always there, and a part of the run like its history."""
+"""A training as TensorBoard logs in its run directory: always written, and part of the run like its history."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ VALIDATION = ("val_loss", "val_top1_accuracy")
 
 
 class TensorBoardTracker:
-    """Logs of the epochs, in files that are made when the first one comes; see `tracker.Tracker`.
+    """Logs epochs to files below `folder`, created with the first epoch; see `tracker.Tracker`.
 
-    TensorBoard's own writer hands everything to a thread, in which a full disk is found too late and by nobody.
-
-    Args:
-        folder: where the logs are.
+    TensorBoard's own writer uses a thread, whose errors, such as a full disk, are lost.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,7 +28,7 @@ class TensorBoardTracker:
 
     @property
     def is_possible(self) -> bool:
-        """Whether TensorBoard can read what is written there: it takes names that are UTF-8 only."""
+        """Whether TensorBoard can read the folder: its name must be UTF-8."""
         try:
             str(self.folder).encode("utf-8")
         except UnicodeEncodeError:
@@ -39,11 +36,7 @@ class TensorBoardTracker:
         return True
 
     def log(self, values: Mapping[str, float], epoch: int) -> None:
-        """Keep numbers of an epoch, from 1.
-
-        Raises:
-            MachineError: they cannot be written.
-        """
+        """Log numbers of an epoch, from 1; raises a `MachineError` if they cannot be written."""
         for split, names in (("train", TRAINING), ("validation", VALIDATION)):
             found = {name.removeprefix("val_"): values[name] for name in names if name in values}
             if found:
@@ -64,12 +57,12 @@ class TensorBoardTracker:
     def end(self) -> None:
         """Close the files."""
         for log in self._logs.values():
-            with suppress(OSError):  # rows that could not be written before
+            with suppress(OSError):  # of rows that could not be written before
                 log.close()
 
 
 def _new_log(folder: Path) -> Any:
-    """Open a new file under a name that TensorBoard looks for."""
+    """Open a new file with a name that TensorBoard recognizes."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 

@@ -1,4 +1,4 @@
-"""What an experiment tracker is told of a training, and what it must offer."""
+"""The interface of experiment trackers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-Status = Literal["finished", "stopped", "failed"]  # stopped: by a limit or a signal; resuming goes on with it
+Status = Literal["finished", "stopped", "failed"]  # stopped: by a limit or a signal; can be resumed
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told of a training at its start.
+    """What a tracker records at the start of a training.
 
-    `name`: that of the run directory; `group`: that of the comparison it belongs to; `settings`: the resolved config,
-    flat, as JSON knows it; `tags`: what it runs on.
+    `name`: of the run directory; `group`: of its comparison; `settings`: the resolved config, flat, with JSON values;
+    `tags`: versions, device and backend.
     """
 
     name: str
@@ -25,25 +25,25 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """A run that is open in a tracker. Every method may raise whatever the tracker's library does.
+    """An open run in a tracker. Every method may raise any exception of the tracker's library.
 
-    `id`: what the run is found again by; `where`: a sentence that says how to look at it.
+    `id`: identifies the run when it is resumed; `where`: how to view it.
     """
 
     id: str
     where: str
 
     def log(self, values: Mapping[str, float], epoch: int) -> None:
-        """Keep numbers of an epoch, from 1."""
+        """Log numbers of an epoch, from 1."""
 
     def log_best(self, values: Mapping[str, float]) -> None:
-        """Keep numbers of the best epoch."""
+        """Log numbers of the best epoch."""
 
     def keep_file(self, path: Path) -> None:
-        """Keep a copy of a small file."""
+        """Upload a small file."""
 
     def keep_model(self, path: Path) -> None:
-        """Keep a copy of the model file."""
+        """Upload the model file."""
 
     def end(self, status: Status) -> None:
-        """Close the run, having sent what is left."""
+        """Send pending data and close the run."""

@@ -1,4 +1,4 @@
-"""Tells trackers of a training, which none of them can make fail, and TensorBoard."""
+"""Reports a training to TensorBoard and to trackers; a tracker's failure never ends it."""
 
 from __future__ import annotations
 
@@ -26,18 +26,14 @@ if TYPE_CHECKING:
 
 
 class Tracking:
-    """Tells TensorBoard and the trackers of a config of a training, as a context manager around it.
+    """Reports a training to TensorBoard and to the config's trackers, as a context manager around it.
 
-    They hear only of epochs that the state on the disk has, and of every one of them, also of one at whose end training
-    was stopped. The history is what they are told, so that nothing is lost between a training and its resumption, and a
-    tracker that comes later hears of all epochs. TensorBoard's logs are files of the run: what keeps them from being
-    written ends the training, and a resumption adds to them.
+    Exactly the epochs in the state on disk are reported, including one at whose end training was stopped. They are read
+    from the history, so nothing is lost on resuming, and a tracker added later gets all epochs. TensorBoard logs are
+    files of the run: a failure to write them ends the training, and a resumed training appends to them.
 
     Args:
-        trainer: what is trained.
-        start: where it writes.
-        environment: what it runs on, as environment.json has it.
-        listener: is told where to look, and warned of a tracker that fails.
+        environment: the content of environment.json.
 
     Raises:
         MachineError: on entering, a tracker cannot be used for a new training; nothing was written yet.
@@ -48,17 +44,17 @@ class Tracking:
         self.tags, self.listener = _tags(environment), listener
         self.names = trainer.config.train.trackers if trainer.distribution.is_main else []
         self.open: dict[str, Tracker] = {}
-        self.told: dict[str, tuple[str, int]] = {}  # by tracker: the run's id, and how many epochs it knows
+        self.reported: dict[str, tuple[str, int]] = {}  # by tracker: the run's id, and its number of reported epochs
         self.status: Status = "stopped"
         self.tensorboard = TensorBoardTracker(start.run.tensorboard)
-        self.logged = 0  # epochs that TensorBoard knows
+        self.logged = 0  # epochs in TensorBoard's logs
 
     def __enter__(self) -> Tracking:
         if not self.is_resumed:
             try:
                 self._begin()
             except BaseException:
-                self._end("failed")  # one tracker's run, where another one cannot be used
+                self._end("failed")  # the run in one tracker, when another tracker cannot be used
                 raise
         return self
 
@@ -66,23 +62,23 @@ class Tracking:
         if kind is not None:
             is_error = issubclass(kind, Exception) and not issubclass(kind, Interrupted)
             self.status = "failed" if is_error else "stopped"
-            with suppress(WisesrError):  # of a full disk, for one: the error that led here is worth more
-                self.tell_epochs()
+            with suppress(WisesrError):  # a full disk, say; the original error matters more
+                self.report_epochs()
         self._end(self.status)
         self.tensorboard.end()
 
     def _end(self, status: Status) -> None:
         for name, tracker in list(self.open.items()):
-            with self._surviving(name):
+            with self._warning_on_failure(name):
                 tracker.end(status)
         self.open = {}
 
-    def go_on(self) -> None:
-        """Take up the runs that the run directory remembers, or write down which ones it has now."""
+    def open_runs(self) -> None:
+        """Reopen the runs that the run directory records, or record the new ones."""
         if self.is_resumed and self.names:
-            self.told = self._remembered()
+            self.reported = self._recorded_runs()
             self._begin()
-            self._tell_trackers()
+            self._report_to_trackers()
         self._write_record()
         self._keep(CONFIG, CLASSES)
         self.logged = self.trainer.progress.epoch
@@ -90,30 +86,30 @@ class Tracking:
             self.listener.warn("no TensorBoard logs: the run directory's name is not UTF-8")
 
     def _begin(self) -> None:
-        """Open a run in every tracker, or the one that is remembered, unless it knows all and nothing is left to do."""
+        """Open a new or the recorded run in every tracker, unless training is finished and completely reported."""
         progress = self.trainer.progress
         for name in self.names:
             title = TRACKERS[name].title
-            known, epochs = self.told.get(name, (None, 0))
+            known, epochs = self.reported.get(name, (None, 0))
             if progress.finished and epochs == progress.epoch:
                 continue
             try:
                 tracker = self.open[name] = TRACKERS[name].open(self._tracked_run(), known)
-            except Exception as error:  # whatever its library raises
+            except Exception as error:  # anything its library raises
                 self._refuse(name, error)
             else:
-                self.told[name] = tracker.id, epochs
+                self.reported[name] = tracker.id, epochs
                 self.listener.note(f"{title}: {tracker.where}")
 
     def _refuse(self, name: str, error: Exception) -> None:
-        """Raise a `MachineError` for a training that stands alone and at its start; else only warn."""
+        """Raise a `MachineError` for a new training outside a comparison; otherwise only warn."""
         reason = f"{TRACKERS[name].title} cannot be used: {on_one_line(error)}"
         if not self.is_resumed and self._group() is None:
             raise MachineError(f"{reason}; mend it, or train without the tracker {name}") from error
         self.listener.warn(f"{reason}; training goes on without it")
 
     def finished(self, result: TrainingResult) -> None:
-        """Tell of what training came to."""
+        """Report the result of the training."""
         self.status = "finished" if result.finished else "stopped"
         if result.best_epoch is not None:
             best = {"epoch": float(result.best_epoch), **_numbers(result.metrics.to_json() if result.metrics else {})}
@@ -123,26 +119,26 @@ class Tracking:
         if self.trainer.config.train.track_model and self.run.best.is_file():
             self._each(lambda tracker: tracker.keep_model(self.run.best))
 
-    def tell_epochs(self) -> None:
-        """Tell TensorBoard and every tracker of the epochs that they have not heard of.
+    def report_epochs(self) -> None:
+        """Report pending epochs to TensorBoard and every tracker.
 
         Raises:
             MachineError: TensorBoard's logs cannot be written.
         """
-        self._tell_trackers()
+        self._report_to_trackers()
         if self.trainer.distribution.is_main and self.tensorboard.is_possible:
             for row in self.trainer.progress.history[self.logged :]:
-                self.logged = row.epoch  # one that cannot be written is not tried again
+                self.logged = row.epoch  # before writing: a failed one is not retried
                 self.tensorboard.log(_row(row), row.epoch)
 
-    def _tell_trackers(self) -> None:
-        before = dict(self.told)
+    def _report_to_trackers(self) -> None:
+        before = dict(self.reported)
         for name, tracker in list(self.open.items()):
-            with self._surviving(name):
-                for row in self.trainer.progress.history[self.told[name][1] :]:
+            with self._warning_on_failure(name):
+                for row in self.trainer.progress.history[self.reported[name][1] :]:
                     tracker.log(_row(row), row.epoch)
-                    self.told[name] = tracker.id, row.epoch
-        if self.told != before:
+                    self.reported[name] = tracker.id, row.epoch
+        if self.reported != before:
             self._write_record()
 
     def _keep(self, *names: str) -> None:
@@ -150,28 +146,28 @@ class Tracking:
 
     def _keep_paths(self, *paths: Path) -> None:
         def keep(tracker: Tracker) -> None:
-            for path in there:
+            for path in existing:
                 tracker.keep_file(path)
 
-        there = [path for path in paths if path.is_file()]
+        existing = [path for path in paths if path.is_file()]
         self._each(keep)
 
     def _each(self, tell: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self.open.items()):
-            with self._surviving(name):
+            with self._warning_on_failure(name):
                 tell(tracker)
 
     @contextmanager
-    def _surviving(self, name: str) -> Iterator[None]:
-        """Warn of what a tracker raises in the block, once, and leave it alone from then on."""
+    def _warning_on_failure(self, name: str) -> Iterator[None]:
+        """Warn of a tracker's exception in the block, once, and stop using that tracker."""
         try:
             yield
-        except Exception as error:  # whatever its library raises: a training of days is worth more
+        except Exception as error:  # anything its library raises: a training of days is worth more
             if self.open.pop(name, None) is not None:
                 self.listener.warn(f"{TRACKERS[name].title} failed: {on_one_line(error)}; training goes on without it")
 
-    def _remembered(self) -> dict[str, tuple[str, int]]:
-        """Return the run's id in every tracker, and how many epochs it knows."""
+    def _recorded_runs(self) -> dict[str, tuple[str, int]]:
+        """Return the recorded id in every tracker and its number of reported epochs."""
         path = self.run.path / TRACKED
         if not path.exists():
             return {}
@@ -182,12 +178,12 @@ class Tracking:
             return {}
 
     def _write_record(self) -> None:
-        if self.told:
-            record = {name: {"id": run_id, "epochs": epochs} for name, (run_id, epochs) in self.told.items()}
+        if self.reported:
+            record = {name: {"id": run_id, "epochs": epochs} for name, (run_id, epochs) in self.reported.items()}
             write_json(self.run.path / TRACKED, record)
 
     def _group(self) -> str | None:
-        """Return the name of the comparison that the run belongs to."""
+        """Return the name of the run's comparison, if any."""
         folder = self.run.path.parent
         return folder.name if (folder / TRAININGS).is_file() else None
 
@@ -198,7 +194,7 @@ class Tracking:
 
 
 def _tags(environment: dict[str, Any]) -> dict[str, str]:
-    """Return what a training runs on, as texts."""
+    """Return versions, backend, devices and threads as strings."""
     versions = {f"versions.{package}": number for package, number in environment["versions"].items()}
     others = {name: environment.get(name) for name in ("backend", "device", "distribution", "threads")}
     return {**versions, **{name: str(value) for name, value in others.items() if value is not None}}

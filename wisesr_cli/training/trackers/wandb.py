@@ -13,23 +13,19 @@ from wisesr_cli.errors import MachineError
 from wisesr_cli.text import visible
 from wisesr_cli.training.trackers.tracker import Status, TrackedRun
 
-PROJECT = "wisesr"  # unless WANDB_PROJECT says otherwise
+PROJECT = "wisesr"  # unless WANDB_PROJECT is set
 FOLDER = "wisesr"  # among the run's files: W&B has a config.yaml of its own
-INIT_SECONDS, FINISH_SECONDS = 30.0, 120.0  # within which a server must answer, and the rest must have been sent
+INIT_SECONDS, FINISH_SECONDS = 30.0, 120.0  # time limits for the server's answer, and for sending pending data
 EXIT_CODES: dict[Status, int] = {"finished": 0, "stopped": 130, "failed": 1}
 DEFAULTS = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 
 
 class WandbTracker:
-    """An open run in Weights & Biases; see `tracker.Tracker`.
-
-    Args:
-        run: what the run is begun with.
-        known: the id of a run to go on with; None begins one.
+    """An open run in Weights & Biases; see `tracker.Tracker`. `known` is the id of a run to resume; None creates one.
 
     Raises:
         MachineError: nobody is logged in.
-        Exception: of W&B, where nobody answers.
+        Exception: of W&B, if the server does not answer.
     """
 
     def __init__(self, run: TrackedRun, known: str | None) -> None:
@@ -44,7 +40,7 @@ class WandbTracker:
             group=None if run.group is None else visible(run.group),
             id=known,
             resume=None if known is None else "allow",
-            reinit="create_new",  # a run that the user's program has open stays its own
+            reinit="create_new",  # independent of a run that the user's program has open
             settings=self._settings(wandb),
         )
         self.id: str = self._run.id
@@ -61,7 +57,7 @@ class WandbTracker:
     @staticmethod
     def _settings(wandb: Any) -> Any:
         mode = os.environ.get("WANDB_MODE", "online")
-        if mode in ("online", "shared") and not wandb.login(prompt=False):  # it would ask on the terminal, and wait
+        if mode in ("online", "shared") and not wandb.login(prompt=False):  # a prompt would block the terminal
             raise MachineError("nobody is logged in to Weights & Biases: wandb login, or set WANDB_MODE=offline")
         return wandb.Settings(
             console="off",  # standard output is ours
@@ -73,15 +69,15 @@ class WandbTracker:
         )
 
     def log(self, values: Mapping[str, float], epoch: int) -> None:
-        """Keep numbers of an epoch, from 1; those of an epoch that is there already are left out by W&B."""
+        """Log numbers of an epoch, from 1; W&B ignores an epoch that it already has."""
         self._run.log({**values, "epoch": epoch}, step=epoch)
 
     def log_best(self, values: Mapping[str, float]) -> None:
-        """Keep numbers of the best epoch, as `best/NAME` of the summary."""
+        """Log numbers of the best epoch, as `best/NAME` of the summary."""
         self._run.summary.update({f"best/{name}": value for name, value in values.items()})
 
     def keep_file(self, path: Path) -> None:
-        """Keep a copy of a small file."""
+        """Upload a small file."""
         if self._run.disabled:  # it has no folder
             return
         folder = Path(self._run.dir) / FOLDER
@@ -90,13 +86,13 @@ class WandbTracker:
         self._run.save(copied, base_path=self._run.dir, policy="now")
 
     def keep_model(self, path: Path) -> None:
-        """Keep a copy of the model file, as an artifact with versions."""
+        """Upload the model file, as a versioned artifact."""
         artifact = self._library.Artifact(f"run-{self.id}-model", type="model")
         artifact.add_file(str(path))
         self._run.log_artifact(artifact)
 
     def end(self, status: Status) -> None:
-        """Close the run, having sent what is left."""
+        """Send pending data and close the run."""
         self._run.summary.update({"status": status})
         self._run.finish(exit_code=EXIT_CODES[status])
 
