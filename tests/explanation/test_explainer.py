@@ -15,7 +15,7 @@ from loaded import load_engine
 from wisesr_cli.config.reader import parse_head
 from wisesr_cli.errors import DataError, RunError, WisesrError
 from wisesr_cli.explanation import attribution
-from wisesr_cli.explanation.explainer import Explainer, explain_paths, head_weights
+from wisesr_cli.explanation.explainer import Explainer, explain_paths
 from wisesr_cli.images.color import BACKGROUND
 from wisesr_cli.layers import PositionWeightedPooling2D
 from wisesr_cli.model_files.archive import append_model_info, check_model
@@ -269,7 +269,7 @@ def test_the_statement_says_what_a_position_sees(tmp_path: Path) -> None:
 
 def test_the_weights_of_a_head_with_position_weights_are_those_it_computes_with(tmp_path: Path) -> None:
     explainer = explainer_of(save(tmp_path / "best.keras", "wise:pre_pool=2"))
-    found = head_weights(explainer)
+    found = explainer.weights()
     model = load_engine(explainer.path).model
     kernel, classifier = model.get_layer("wise").get_weights()[0], model.get_layer("classifier").get_weights()[0]
     rows, columns = (0, 0, 0, 1, 1), (0, 0, 1, 1, 1, 2, 2)  # tiles of 3, 2 and of 2, 3, 2 positions
@@ -293,14 +293,14 @@ def test_the_weights_of_a_head_with_position_weights_are_those_it_computes_with(
 
 
 def test_global_average_pooling_weighs_every_position_alike(tmp_path: Path) -> None:
-    found = head_weights(explainer_of(save(tmp_path / "best.keras", "gap")))
+    found = explainer_of(save(tmp_path / "best.keras", "gap")).weights()
     np.testing.assert_allclose(found.average, np.full((5, 7), 1 / 35))
     assert found.statement == "the head 'gap' has learned no position weights: each of 5x7 counts the same"
 
 
 def test_a_flattened_head_has_weights_of_its_own_for_every_class(tmp_path: Path) -> None:
     explainer = explainer_of(save(tmp_path / "best.keras", "flatten"))
-    found = head_weights(explainer)
+    found = explainer.weights()
     kernel = load_engine(explainer.path).model.get_layer("classifier").get_weights()[0].reshape(5, 7, 64, 5)
     assert found.weights is None
     np.testing.assert_allclose(found.average, np.abs(kernel).mean(axis=(2, 3)), rtol=1e-6)
@@ -315,4 +315,4 @@ def test_a_flattened_head_has_weights_of_its_own_for_every_class(tmp_path: Path)
 
 def test_heads_whose_weights_depend_on_the_image_have_none_to_show(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="the head 'gmp' has no position weights: which position counts depends on the"):
-        head_weights(explainer_of(save(tmp_path / "best.keras", "gmp")))
+        explainer_of(save(tmp_path / "best.keras", "gmp")).weights()

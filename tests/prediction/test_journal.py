@@ -46,7 +46,7 @@ def written(path: Path, records: list[Prediction] = RECORDS) -> bytes:
 def read(path: Path) -> list[Prediction]:
     journal = Journal(path, HEADER)
     try:
-        journal.go_on()
+        journal.resume()
         return list(journal.records())
     finally:
         journal.close()
@@ -65,7 +65,7 @@ def test_a_journal_that_was_taken_over_is_as_if_one_process_had_written_it(path:
         with path.open("ab") as file:
             file.write(b"12345678 {half a li")
         journal = Journal(path, HEADER)
-        journal.go_on()
+        journal.resume()
         assert list(journal.records()) == RECORDS[:number]
         journal.append(RECORDS[number])
         journal.close()
@@ -176,7 +176,7 @@ def test_a_journal_finished_while_it_opens_is_not_the_new_one(path: Path, monkey
 def test_a_record_that_does_not_fit_is_cut_off_and_others_stay(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(path, RECORDS[:2])
     journal = Journal(path, HEADER)
-    journal.go_on()
+    journal.resume()
 
     def full(file: object, content: bytes) -> None:
         os.write(journal._file.fileno(), content[:20])
@@ -209,7 +209,7 @@ def test_a_journal_is_never_empty_whenever_its_process_is_killed(path: Path, mon
 def test_a_journal_that_was_removed_meanwhile_is_read_and_closed_all_the_same(path: Path) -> None:
     written(path)
     journal = Journal(path, HEADER)
-    journal.go_on()
+    journal.resume()
     path.unlink()
     assert list(journal.records()) == RECORDS
     journal.close()

@@ -203,10 +203,10 @@ def test_the_journal_is_never_an_input_and_the_output_is_refused_as_one(tmp_path
     other.touch()
     with FileOutput("csv", tmp_path / "out", HEADER) as output:
         typed = [str(tmp_path / "sub" / ".." / "out.partial"), "out.partial", str(other), str(tmp_path / "out")]
-        assert list(output.not_its_own(typed)) == typed[1:]
+        assert list(output.without_own_files(typed)) == typed[1:]
         (tmp_path / "out").touch()
         with pytest.raises(UsageError, match="out: is an input and the output"):
-            list(output.not_its_own(typed))
+            list(output.without_own_files(typed))
 
 
 def test_an_output_that_cannot_be_is_refused_before_anything_runs(tmp_path: Path) -> None:

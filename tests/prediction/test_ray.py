@@ -25,9 +25,9 @@ from wisesr_cli.errors import DataError, MachineError, RunError, UsageError
 from wisesr_cli.listening import Silent
 from wisesr_cli.prediction.ray import driver
 from wisesr_cli.prediction.ray import session as ray_session
-from wisesr_cli.prediction.ray.driver import block_size, order_of, ray_records
+from wisesr_cli.prediction.ray.driver import block_size, job_of, ray_records
 from wisesr_cli.prediction.ray.session import RayOptions, session
-from wisesr_cli.prediction.ray.worker import Answer, Labeller, Order, decoded
+from wisesr_cli.prediction.ray.worker import Answer, Job, Labeller, decoded
 from wisesr_cli.prediction.stream import predict_paths
 from wisesr_cli.requests import PredictRequest
 from wisesr_cli.run.located import locate
@@ -43,8 +43,8 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # What a worker does, in this process
 
 
-def order(trained: Trained, **options: Any) -> Order:
-    return order_of(*asked(trained, **options))
+def job(trained: Trained, **options: Any) -> Job:
+    return job_of(*asked(trained, **options))
 
 
 def asked(trained: Trained, *, engine: str = "litert", **options: Any) -> tuple[PredictRequest, ChosenEngine]:
@@ -56,7 +56,7 @@ def asked(trained: Trained, *, engine: str = "litert", **options: Any) -> tuple[
 
 @pytest.fixture
 def labeller(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Give a function that makes the labeller of an order, as a worker does, and leaves this process as it was."""
+    """Give a function that makes the labeller of a job, as a worker does, and leaves this process as it was."""
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "get", lambda reference: reference)
     monkeypatch.setattr("wisesr_cli.prediction.ray.worker.limit_worker_count", lambda most: None)
@@ -71,7 +71,7 @@ def test_a_worker_gives_the_records_of_this_process_bit_by_bit(trained: Trained,
     make_photo(Path("photos/red/odd.jpg"), 2, 1).rename(paths[-1])
     local, oddities = choose_engine(locate(trained.run), engine, listener=Silent()).start(Silent()), Oddities()
     expected = list(predict_paths(local, paths, asked(trained)[0], oddities=oddities))
-    worker = labeller(order(trained, engine=engine))
+    worker = labeller(job(trained, engine=engine))
     found, headers = [], []
     for first in range(0, len(paths), 4):
         block = {"number": range(first, first + len(paths[first : first + 4])), "path": paths[first : first + 4]}
@@ -93,13 +93,13 @@ def test_errors_of_a_worker_arrive_as_they_were(
     pyarrow = pytest.importorskip("pyarrow")
     block = pyarrow.table({"number": [0], "path": [b"a.png"]})
 
-    def answer(asked: Order) -> list[Answer]:
+    def answer(asked: Job) -> list[Answer]:
         return decoded(labeller(asked)(block)["answers"][0].as_py())
 
-    broken = Order(**{**vars(order(trained, engine="keras")), "model": b"no model"})
+    broken = Job(**{**vars(job(trained, engine="keras")), "model": b"no model"})
     with pytest.raises(RunError, match=r"best\.keras"):
         answer(broken)
-    asked = order(trained)
+    asked = job(trained)
     for error in (DataError("logits\udc80"), MemoryError("a smaller --batch-size may help")):
         with monkeypatch.context() as patch:
             patch.setattr("wisesr_cli.prediction.ray.worker.predict_paths", raising(error))

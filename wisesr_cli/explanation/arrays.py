@@ -1,6 +1,6 @@
-"""Contributions as arrays in one .npz file, written while images go by: what is kept in memory is their paths alone.
+"""Contributions as arrays in one .npz file, written incrementally: only paths are kept in memory.
 
-Numbers go to nameless files, which a process that is killed leaves nothing of, and from there into the archive.
+Numbers are collected in unnamed temporary files, of which a killed process leaves nothing.
 """
 
 from __future__ import annotations
@@ -24,16 +24,12 @@ KINDS = ("predicted", "runner_up", "decision")
 
 
 class ContributionArrays:
-    """Collects explanations, and writes them as arrays with a row per image that could be read.
+    """Collects explanations, and writes them to a file in `folder` as arrays with a row per readable image.
 
-    `paths`; `predicted_labels` and `runner_up_labels` (class indices, -1 where there is none); for each of `predicted`,
-    `runner_up` and `decision` (the first less the second) `_maps` (images, height, width), `_logits` and `_biases`
-    (images,); the same for `asked`, with an axis of classes second, and `asked_labels` (classes,); `class_names`.
-
-    Args:
-        folder: where the file will lie.
-        class_names: of the model.
-        asked: indices of the classes asked for.
+    `paths`; `predicted_labels` and `runner_up_labels` (class indices, -1 for none); for each of `predicted`,
+    `runner_up` and `decision` (the first minus the second) `_maps` (images, height, width), `_logits` and `_biases`
+    (images,); the same for the classes `asked` (indices), with an axis of classes second, and `asked_labels`
+    (classes,); `class_names`.
     """
 
     def __init__(self, folder: Path, class_names: Sequence[str], asked: Sequence[int] = ()) -> None:
@@ -50,7 +46,7 @@ class ContributionArrays:
         self._files.close()
 
     def add(self, explanation: Explanation) -> None:
-        """Add an image; one that could not be read is passed over."""
+        """Add an image; an unreadable one is ignored."""
         predicted, runner_up = explanation.predicted, explanation.runner_up
         if predicted is None:
             return
@@ -66,7 +62,7 @@ class ContributionArrays:
             self._append("asked_biases", np.asarray([row.bias for row in explanation.asked], np.float64))
 
     def write(self, path: Path) -> None:
-        """Write all that was added as a whole; `numpy.load` reads it as plain arrays."""
+        """Write all added images; `numpy.load` reads them as plain arrays."""
         fixed = {"class_names": np.asarray(self.class_names, np.str_)}
         if self.asked:
             fixed["asked_labels"] = np.asarray(self.asked, np.int64)
@@ -96,14 +92,14 @@ class ContributionArrays:
 
 
 class _Column:
-    """The values of one array, so far in a file of their own."""
+    """The values of one array, in a temporary file."""
 
     def __init__(self, file: IO[bytes], first: NDArray[Any]) -> None:
         self.file, self.dtype, self.shape = file, first.dtype, first.shape
 
 
 def _nothing_like(row: Contribution) -> Contribution:
-    """Return a contribution without values, for a class that there is not."""
+    """Return a contribution of NaN, for a class that does not exist."""
     missing = tuple(tuple(float("nan") for _ in values) for values in row.map)
     return Contribution("", float("nan"), float("nan"), missing, float("nan"))
 

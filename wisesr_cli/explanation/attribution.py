@@ -1,14 +1,14 @@
-"""Writes logits over the feature map: how much every position of it adds to each of them. NumPy, in float64.
+"""Writes logits as sums over the positions of the feature map. NumPy, in float64.
 
 A head turns the feature map x (height, width, channels) into logits, and for every class k
 
     logit_k = beta_k + sum over positions (i, j) of M_k(i, j),
     M_k(i, j) = sum over channels c of g_kc(i, j) * x_c(i, j).
 
-g and beta come from pulling the classifier layer's column k back through the layers of the head, last one first: each
-layer turns a weighted sum of what it gives into a weighted sum of what it is given, plus a constant. Where every layer
-is linear, g and beta hold for every image; a ReLU or a maximum is linear in the piece that an image lies in, so there
-they hold near this image only. Either way the sum is exact.
+g and beta result from pulling the classifier layer's column k back through the layers of the head, last one first: a
+weighted sum of a layer's outputs becomes a weighted sum of its inputs, plus a constant. If every layer is linear, g and
+beta hold for every image; a ReLU or a maximum is piecewise linear, so they hold near one image only. Either way the sum
+is exact.
 
 To add a layer of Keras: a rule in `RULES`. A layer of ours has its rule as a method, `pull_back`.
 """
@@ -26,16 +26,16 @@ from wisesr_cli.errors import RunError
 from wisesr_cli.text import visible
 
 Numbers = NDArray[np.float64]
-Pulled = tuple[Numbers, Numbers]  # coefficients (rows, *shape of a layer's input), what is added to them (rows, ...)
+Pulled = tuple[Numbers, Numbers]  # coefficients (rows, *shape of a layer's input), terms added to the sum (rows, ...)
 
-BLOCK_NUMBERS = 1 << 22  # of a weight matrix that are turned into float64 at a time: 32 MiB
+BLOCK_NUMBERS = 1 << 22  # of a weight matrix that are converted to float64 at a time: 32 MiB
 
 
 @dataclass(frozen=True)
 class WeightedSums:
     """Weighted sums of numbers (*shape), plus constants: `coefficients` (rows, *shape), `constants` (rows,).
 
-    `sizes` (rows,) are the sums of the sizes of what the constants were added up from.
+    `sizes` (rows,) are the sums of the absolute terms of the constants.
     """
 
     coefficients: Numbers
@@ -50,7 +50,7 @@ class WeightedSums:
 
 @dataclass(frozen=True)
 class Values:
-    """What a layer was given and what it gave: (rows, *shape), for the image that each row is about."""
+    """A layer's inputs and outputs (rows, *shape) for the image of each row."""
 
     inputs: NDArray[np.float32]
     outputs: NDArray[np.float32]
@@ -60,8 +60,8 @@ class Values:
 class Rule:
     """How a weighted sum of a layer's outputs is written over its inputs.
 
-    `pull_back` takes the layer, coefficients (rows, *output shape) and its `Values`, which only a layer that is not
-    linear looks at. It gives coefficients (rows, *input shape) and the terms (rows, ...) that are left over.
+    `pull_back` takes the layer, coefficients (rows, *output shape) and its `Values`, used by layers that are not linear
+    only. It returns coefficients (rows, *input shape) and constant terms (rows, ...).
     """
 
     pull_back: Callable[[Any, Numbers, Values | None], Pulled]
@@ -69,11 +69,7 @@ class Rule:
 
 
 def rule_of(layer: Any) -> Rule:
-    """Return the rule of a layer.
-
-    Raises:
-        RunError: it has none.
-    """
+    """Return the rule of a layer; raises a `RunError` if it has none."""
     if hasattr(layer, "pull_back"):
         return Rule(lambda ours, coefficients, values: ours.pull_back(coefficients))
     rule = RULES.get(type(layer).__name__)
@@ -83,11 +79,7 @@ def rule_of(layer: Any) -> Rule:
 
 
 def is_linear(layers: Sequence[Any]) -> bool:
-    """Return whether the coefficients that layers pull back hold for every image.
-
-    Raises:
-        RunError: a layer has no rule.
-    """
+    """Return whether pulled-back coefficients hold for every image; raises a `RunError` for a layer without rule."""
     return all(rule_of(layer).is_linear(layer) for layer in layers)
 
 
@@ -95,7 +87,7 @@ def classifier_columns(classifier: Any, classes: Sequence[int]) -> WeightedSums:
     """Return the logits of some classes as sums of the feature vector: coefficients (classes, features).
 
     Raises:
-        RunError: the layer is not what gives logits: a dense layer without activation.
+        RunError: the layer is not a dense layer without activation.
     """
     if type(classifier).__name__ != "Dense" or _activation(classifier) != "linear":
         raise _unexplained(classifier, "an end that is no dense layer without activation")
@@ -107,12 +99,12 @@ def classifier_columns(classifier: Any, classes: Sequence[int]) -> WeightedSums:
 
 
 def pull_back(layers: Sequence[Any], sums: WeightedSums, values: Sequence[Values] | None = None) -> WeightedSums:
-    """Return weighted sums of what layers give, written over what the first of them is given.
+    """Return weighted sums of the last layer's outputs, written over the first layer's inputs.
 
     Args:
-        layers: in the order in which they compute.
-        sums: of what the last layer gives.
-        values: of each layer; None where all are linear.
+        layers: in order of computation.
+        sums: over the last layer's outputs.
+        values: of each layer; None if all are linear.
     """
     for number in reversed(range(len(layers))):
         at = None if values is None else values[number]
@@ -121,19 +113,17 @@ def pull_back(layers: Sequence[Any], sums: WeightedSums, values: Sequence[Values
 
 
 def contributions(sums: WeightedSums, feature_maps: NDArray[np.floating[Any]]) -> Numbers:
-    """Return what every position adds, (rows, height, width).
+    """Return the contribution of every position, (rows, height, width).
 
-    Args:
-        sums: coefficients (rows or 1, height, width, channels).
-        feature_maps: (rows, height, width, channels).
+    Shapes: coefficients (rows or 1, height, width, channels), `feature_maps` (rows, height, width, channels).
     """
     return _along_channels(sums.coefficients, feature_maps)
 
 
 def sizes_added(sums: WeightedSums, feature_maps: NDArray[np.floating[Any]]) -> Numbers:
-    """Return the sum of the sizes of all that is added up, (rows,): what rounding errors are relative to.
+    """Return the sum of all absolute terms, (rows,), to which rounding errors are relative.
 
-    The arguments are those of `contributions`, whose own sizes may be much smaller: channels cancel each other out.
+    Takes the arguments of `contributions`, whose results may be much smaller, as channels cancel each other out.
     """
     products = _along_channels(np.abs(sums.coefficients), np.abs(feature_maps))
     return np.asarray(products.sum(axis=(1, 2)) + sums.sizes)
@@ -173,7 +163,7 @@ def _flatten(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled
 
 
 def _dense(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
-    """Multiply by the transposed weights; units whose ReLU is at zero pass nothing on."""
+    """Multiply by the transposed weights; units whose ReLU is zero contribute nothing."""
     activation = _activation(layer)
     if len(_shape(layer)) != 1:
         raise _unexplained(layer, "a dense layer on a map")
@@ -210,7 +200,7 @@ def _global_average(layer: Any, coefficients: Numbers, values: Values | None) ->
 
 
 def _global_max(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
-    """Give each channel's share to the position of its maximum, the first one where several are equal."""
+    """Assign each channel's coefficient to the position of its maximum, the first of equal ones."""
     assert values is not None
     height, width, channels = _shape(layer)
     first = values.inputs.reshape(-1, height * width, channels).argmax(axis=1, keepdims=True)
@@ -220,7 +210,7 @@ def _global_max(layer: Any, coefficients: Numbers, values: Values | None) -> Pul
 
 
 def _average_pooling(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
-    """Spread each mean over its window; positions in no window get nothing."""
+    """Spread each mean over its window; positions in no window get zero."""
     if layer.padding != "valid":
         raise _unexplained(layer, f"an average pooling with padding '{visible(layer.padding)}'")
     pulled = np.zeros((len(coefficients), *_shape(layer)))

@@ -1,4 +1,4 @@
-"""Explains images and heads: the work of `wisesr explain`, from what was asked for to the last record."""
+"""Explains images and heads: the work of `wisesr explain`, from the request to the last record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wisesr_cli.data.oddities import Oddities, Tally
 from wisesr_cli.data.stream import Records
 from wisesr_cli.display.grid import percent
 from wisesr_cli.errors import ImageError, UsageError
-from wisesr_cli.explanation.explainer import Explainer, explain_paths, head_weights, start_explainer
+from wisesr_cli.explanation.explainer import Explainer, explain_paths, start_explainer
 from wisesr_cli.explanation.folder import ExplanationFolder
 from wisesr_cli.explanation.own_pictures import without_own_pictures, write_picture
 from wisesr_cli.explanation.pictures import decision_of, shown_photo
@@ -39,14 +39,14 @@ from wisesr_cli.text import counted, joined, nearest, visible
 MOST_REASONS = 10  # unreadable images that are named
 NAMED_CLASSES = 10  # in an error
 
-Illustrated = tuple[Explanation, Image.Image | None]  # the photo is None where it is not shown, or cannot be read
+Illustrated = tuple[Explanation, Image.Image | None]  # the photo is None if it is not shown, or unreadable
 
 
 class Explanations(Records[Explanation]):
-    """Explanations as they are computed, with what holds for all of them.
+    """Lazily computed explanations.
 
-    `statement`: a sentence that says what of a contribution map is exact; `receptive_field`: which pixels each position
-    can see, None where it is not known.
+    `statement`: a sentence about what is exact in a contribution map; `receptive_field`: which pixels each position
+    can see, None if unknown.
     """
 
     statement: str
@@ -54,11 +54,7 @@ class Explanations(Records[Explanation]):
 
 
 def labels_of(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...]:
-    """Return the indices of classes, each once, in the order of asking.
-
-    Raises:
-        UsageError: the model has no class of that name.
-    """
+    """Return the unique indices of classes, in the given order; raises a `UsageError` for an unknown one."""
     for name in names:
         if name not in class_names:
             more = ", ..." if len(class_names) > NAMED_CLASSES else ""
@@ -68,11 +64,11 @@ def labels_of(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ..
 
 
 def explain(request: ExplainRequest) -> Explanations:
-    """Return a record per image, in order, computed as they are taken, each after it was written where that is asked.
+    """Return a lazily computed record per image, in order, each written before it is yielded if requested.
 
     Raises:
-        WisesrError: the run, the inputs or the folder cannot be used, its head cannot be explained, or a class is none
-            of its. Pictures that were written are kept.
+        WisesrError: the run, the inputs or the folder cannot be used, its head cannot be explained, or a class is
+            unknown. Pictures that were written are kept.
     """
     run, stop = locate(request.run), request.stop or StopRequest()
     labels = labels_of(request.classes, run.checked.info.class_names)
@@ -86,7 +82,7 @@ def explain(request: ExplainRequest) -> Explanations:
         if not isinstance(request.listener, Silent) and not wanted.is_read_once:
             total = sum(1 for _ in _inputs(wanted.find(), folder))
         paths = not_empty(_inputs(wanted.find(oddities), folder))
-        with stop.deferred():  # an import is not broken off
+        with stop.deferred():  # an import must not be interrupted
             explainer = start_explainer(run.checked, request.device, request.listener)
         options = {"batch_size": request.batch_size, "pixel_limit": request.pixel_limit or PIXEL_LIMIT}
         found = explain_paths(explainer, paths, labels=labels, oddities=oddities, **options)
@@ -94,17 +90,17 @@ def explain(request: ExplainRequest) -> Explanations:
         files, tally = None, Tally()
         if folder is not None:
             files = held.enter_context(ExplanationFolder(folder, explainer, labels, most_pictures=request.pictures))
-        records = Explanations(_given(request, found, files, explainer, oddities, tally, total), held.pop_all(), tally)
+        records = Explanations(_stream(request, found, files, explainer, oddities, tally, total), held.pop_all(), tally)
         records.statement, records.receptive_field = explainer.statement, explainer.receptive_field
         return records
 
 
 def _inputs(paths: Iterable[str], folder: Path | None) -> Iterable[str]:
-    """Return the inputs without what an earlier time wrote among them."""
+    """Return the inputs without pictures that earlier commands wrote among them."""
     return paths if folder is None else without_own_pictures(paths, folder)
 
 
-def _given(
+def _stream(
     request: ExplainRequest,
     found: Iterable[Explanation],
     files: ExplanationFolder | None,
@@ -113,7 +109,7 @@ def _given(
     tally: Tally,
     total: int | None,
 ) -> Generator[Explanation, None, None]:
-    """Give every explanation, counted, written and shown, and say at the end what was odd."""
+    """Count, write, show and yield every explanation, and report oddities at the end."""
     listener, screen = request.listener, request.screen
     shown = files is not None or screen is not None
     with listener.progress("explaining", total) as progress:
@@ -135,10 +131,10 @@ def _given(
 
 
 def explain_weights(request: WeightsRequest) -> LearnedWeights:
-    """Return what a head has learned about positions, having written it where that is asked.
+    """Return the learned position weights of a head, and write them if requested.
 
     Raises:
-        WisesrError: the run or the folder cannot be used, a class is none of its, or the head has no position weights.
+        WisesrError: the run or the folder cannot be used, a class is unknown, or the head has no position weights.
     """
     run, stop, listener = locate(request.run), request.stop or StopRequest(), request.listener
     labels = labels_of(request.classes, run.checked.info.class_names)
@@ -147,7 +143,7 @@ def explain_weights(request: WeightsRequest) -> LearnedWeights:
         if request.write:
             folder = held.enter_context(explanation_folder(run.model, request.output_dir, "-o"))
         with stop.deferred():
-            weights = head_weights(start_explainer(run.checked, request.device, listener))
+            weights = start_explainer(run.checked, request.device, listener).weights()
         classes = [weights.of_class(label) for label in labels or range(len(weights.class_names))]
         if folder is not None:
             shown = classes if labels else classes[:SHOWN_CLASSES]
@@ -167,7 +163,7 @@ def explain_weights(request: WeightsRequest) -> LearnedWeights:
 
 
 def show_decision(screen: Screen, photo: Image.Image, explanation: Explanation) -> None:
-    """Show a photo and what decided about it on a terminal."""
+    """Show a photo and the contributions to its decision on a terminal."""
     predicted, runner_up = explanation.predicted, explanation.runner_up
     if predicted is not None:
         against = "" if runner_up is None else f", not {runner_up.label}"
@@ -178,21 +174,21 @@ def show_decision(screen: Screen, photo: Image.Image, explanation: Explanation) 
 def _with_photos(
     explanations: Iterable[Explanation], explainer: Explainer, pixel_limit: int
 ) -> Generator[Illustrated, None, None]:
-    """Give explanations with the photos that they are about, in the size of a picture."""
+    """Yield explanations with their photos, in the size of a picture."""
     for explanation in explanations:
         if explanation.error is not None:
             yield explanation, None
             continue
         try:
             photo = shown_photo(explanation.path, explainer.info, pixel_limit=pixel_limit)
-        except ImageError as error:  # gone or changed since it was explained
+        except ImageError as error:  # removed or changed since it was explained
             yield Explanation(explanation.path, error=str(error)), None
         else:
             yield explanation, photo
 
 
 def _tell(files: ExplanationFolder, tally: Tally, listener: Listener) -> None:
-    """Say what the maps are worth and what was written."""
+    """Note what is exact in the maps and what was written."""
     listener.note(f"contribution maps: {files.explainer.statement}")
     readable = tally.records - tally.unreadable
     if files.pictures < readable:

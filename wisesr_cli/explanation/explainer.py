@@ -1,7 +1,7 @@
-"""Explains what a trained model says of images: which positions of the feature map made each logit, exactly.
+"""Explains the logits of a trained model: the exact contribution of every position of the feature map.
 
-The mathematics is in `attribution`. Here a model file becomes a feature map and logits, and images become records, in
-order and in constant memory; each sum is compared with the logit that the model itself gives.
+The mathematics is in `attribution`. Here images become records, in order and in constant memory; each sum of
+contributions is compared with the model's own logit.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from wisesr_cli.models.image_sizes import ImageSize
 from wisesr_cli.results import Contribution, Explanation
 from wisesr_cli.text import visible
 
-# Rows and columns of an array (images, classes), and the logits that stand there as sums.
+# Rows and columns in an array (images, classes), and the logits there as sums.
 Placed = tuple[NDArray[Any], NDArray[Any], WeightedSums]
 
-TOLERANCE = 1e-5  # of a logit, relative to the sizes of all that is added up; float32 comes to 1e-7
-KEPT_NUMBERS = 1 << 24  # coefficients of classes that are kept for the next images: 128 MiB
+TOLERANCE = 1e-5  # of a logit, relative to the sum of absolute terms; float32 reaches 1e-7
+KEPT_NUMBERS = 1 << 24  # cached coefficients of classes: 128 MiB
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The logits of one image, float32 (classes,), and what made the two largest and those that were asked for."""
+    """The logits of one image, float32 (classes,), and the contributions to the two largest and the requested ones."""
 
     logits: NDArray[np.float32]
     predicted: Contribution
@@ -72,10 +72,9 @@ class Explainer:
     """A loaded model whose logits can be explained; `keras_start.start` has been called before.
 
     Attributes:
-        info: what the model file says of itself: class names, image size, way of resizing.
         feature_map: height, width and channels of the feature map.
-        is_linear: whether the coefficients hold for every image, or only near the one at hand (gmp, fc).
-        receptive_field: which pixels each position can see; None where it is not known.
+        is_linear: whether the coefficients hold for every image, or only near a given one (gmp, fc).
+        receptive_field: which pixels each position can see; None if unknown.
 
     Raises:
         RunError: the file is damaged, is not a model of wisesr train, or its head cannot be explained.
@@ -100,28 +99,28 @@ class Explainer:
         self._model = keras.Model(model.inputs[0], [feature_map, *between, model.outputs[0]])
         self.receptive_field: ReceptiveField | None = find_receptive_field(keras.Model(model.inputs[0], feature_map))
         self._rows = 0  # of the largest batch so far
-        self.logit_sum = lru_cache(max(1, KEPT_NUMBERS // prod(self.feature_map)))(self._write_out)
+        self.logit_sum = lru_cache(max(1, KEPT_NUMBERS // prod(self.feature_map)))(self._as_sum)
 
     @property
     def statement(self) -> str:
-        """One sentence for people: what of a contribution map is exact and what is not."""
+        """One sentence about what is exact in a contribution map."""
         height, width, _ = self.feature_map
         scope = "exact" if self.is_linear else "exact for the image at hand only,"
         return (
             f"{scope} on the feature map of {height}x{width} positions (sum + bias = logit), not on pixels: "
-            f"{_sight(self.receptive_field, self.info.image_size)}"
+            f"{_visibility(self.receptive_field, self.info.image_size)}"
         )
 
     def explain(self, pixels: NDArray[np.uint8], labels: Sequence[int] = ()) -> list[Decision]:
-        """Return what made the logits of images.
+        """Return the contributions to the logits of images.
 
         Args:
             pixels: uint8 (batch, height, width, 3), at the model's image size.
-            labels: indices of classes to explain beside the two with the largest logits.
+            labels: indices of classes to explain in addition to the two with the largest logits.
 
         Raises:
             DataError: the logits are not finite.
-            WisesrError: the contributions do not add up to the logits that the model gives; a bug.
+            WisesrError: the contributions do not add up to the model's logits; a bug.
         """
         if not len(pixels):
             return []
@@ -143,7 +142,11 @@ class Explainer:
         return [self._decision(logits[image], classes[image], maps[image], biases[image]) for image in range(len(maps))]
 
     def weights(self) -> HeadWeights:
-        """Return the position weights of the head; see `head_weights`."""
+        """Return the position weights of the head.
+
+        Raises:
+            RunError: it has none that hold for every image (gmp, fc).
+        """
         head = self.info.head
         if not self.is_linear:
             raise RunError(
@@ -153,9 +156,9 @@ class Explainer:
         return read_position_weights(head, self._pooling, self._classifier, self.logit_sum, self.info.class_names)
 
     def _compute(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Return feature maps, what is needed between, and logits, from one pass through the model.
+        """Return feature maps, the head's intermediate outputs if needed, and logits, from one forward pass.
 
-        A batch with fewer images than the largest so far is filled up: another size would be traced anew.
+        A batch smaller than the largest so far is padded, as a new size would be traced again.
         """
         count = len(pixels)
         self._rows = max(self._rows, count)
@@ -163,18 +166,18 @@ class Explainer:
         outputs = self._engine.outputs(self._model, np.concatenate([pixels, filler]))
         return [output[:count] for output in outputs]
 
-    def _write_out(self, label: int) -> WeightedSums:
-        """Return the logit of a class as a sum over the feature map, whatever the image is."""
+    def _as_sum(self, label: int) -> WeightedSums:
+        """Return the logit of a class as a sum over the feature map, for any image."""
         return pull_back(self._pooling, classifier_columns(self._classifier, [label]))
 
     def _by_class(self, classes: NDArray[np.int64]) -> Iterator[Placed]:
-        """Give, for every class, where it stands in `classes` (images, classes), and its logit as a sum."""
+        """Yield, for every class, its positions in `classes` (images, classes), and its logit as a sum."""
         for label in np.unique(classes).tolist():
             images, places = np.nonzero(classes == label)
             yield images, places, self.logit_sum(label)
 
     def _by_image(self, classes: NDArray[np.int64], outputs: Sequence[NDArray[np.float32]]) -> Iterator[Placed]:
-        """Give the same for some images and classes at a time, in the linear piece that each image lies in."""
+        """Yield the same for blocks of images and classes, each in the linear piece of its image."""
         every = np.indices(classes.shape).reshape(2, -1)
         step = max(1, KEPT_NUMBERS // prod(self.feature_map))
         for images, places in (every[:, start : start + step] for start in range(0, classes.size, step)):
@@ -190,8 +193,8 @@ class Explainer:
         written: WeightedSums,
         features: NDArray[np.float32],
     ) -> None:
-        """Raise where contributions do not add up: no map is shown that is not what the model computed."""
-        wrong = ~(np.abs(sums - logits) <= TOLERANCE * sizes_added(written, features))  # also what is not a number
+        """Raise if contributions do not add up to the model's logits, so that no wrong map is shown."""
+        wrong = ~(np.abs(sums - logits) <= TOLERANCE * sizes_added(written, features))  # includes NaN
         for row in np.flatnonzero(wrong)[:1].tolist():
             name = self.info.class_names[labels[row]]
             raise WisesrError(
@@ -218,10 +221,7 @@ class Explainer:
 def start_explainer(
     model: CheckedModel, device: DeviceChoice, listener: Listener, image_size: ImageSize | None = None
 ) -> Explainer:
-    """Start Keras in float32, say where it computes, and return what explains a model.
-
-    `image_size` is None for the size that the model was trained at.
-    """
+    """Start Keras in float32, note its device, and return a model's explainer; `image_size` None is the model's own."""
     listener.note(f"device: {keras_start.start(device, precision='float32')}")
     return Explainer(model, image_size)
 
@@ -235,15 +235,14 @@ def explain_paths(
     pixel_limit: int = PIXEL_LIMIT,
     oddities: Oddities | None = None,
 ) -> Generator[Explanation, None, None]:
-    """Give a record per path, in order; only a few batches are in memory at any time.
+    """Yield a record per path, in order; only a few batches are in memory at any time.
 
     Args:
-        explainer: the loaded model.
-        paths: image files; one that cannot be read gets a record with the reason.
-        labels: indices of the classes that are asked for.
-        batch_size: images per pass through the model; does not change what is said.
+        paths: image files; an unreadable one gets a record with the reason.
+        labels: indices of the requested classes.
+        batch_size: images per forward pass; does not change results.
         pixel_limit: width times height above which an image is not decoded.
-        oddities: counts what is odd about images that can be read.
+        oddities: counts what is odd about readable images.
 
     Raises:
         WisesrError: see `Explainer.explain`.
@@ -262,15 +261,6 @@ def explain_paths(
                 yield _record(decoded, None if decoded.pixels is None else next(decisions))
 
 
-def head_weights(explainer: Explainer) -> HeadWeights:
-    """Return the position weights that a head has learned.
-
-    Raises:
-        RunError: it has none that hold for every image (gmp, fc).
-    """
-    return explainer.weights()
-
-
 def _record(decoded: Decoded, decision: Decision | None) -> Explanation:
     if decision is None:
         return Explanation(decoded.path, error=decoded.error)
@@ -278,7 +268,7 @@ def _record(decoded: Decoded, decision: Decision | None) -> Explanation:
 
 
 def _head_layers(model: Any) -> list[Any]:
-    """Return the layers behind the backbone, in the order in which they compute; the last one gives the logits."""
+    """Return the layers after the backbone, in order of computation; the last one returns the logits."""
     operations = getattr(model, "operations", [])
     before = next((number for number, operation in enumerate(operations) if operation.name == BACKBONE_LAYER), None)
     if before is None:
@@ -294,8 +284,8 @@ def _head_layers(model: Any) -> list[Any]:
     return list(head)
 
 
-def _sight(field: ReceptiveField | None, image_size: tuple[int, int]) -> str:
-    """Say which pixels a position sees."""
+def _visibility(field: ReceptiveField | None, image_size: tuple[int, int]) -> str:
+    """Return a clause about the pixels that a position sees."""
     height, width = image_size
     if field is None:
         return f"which of the image's {height}x{width} pixels a position sees is not known"

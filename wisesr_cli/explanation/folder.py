@@ -1,6 +1,6 @@
-"""What explanations become in a folder: a picture per image, sheets of many, their numbers as arrays, JSON and CSV.
+"""The files of explanations: a picture per image, contact sheets, and numbers as arrays, JSON and CSV.
 
-Every file is whole or not there. Pictures appear one by one, the sheets as they fill, the numbers at the end.
+Every file is written atomically: pictures one by one, sheets when they are full, numbers at the end.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ SHEET_FOOT = "orange speaks for the predicted class, blue for the runner-up; ±:
 
 
 class ExplanationFolder:
-    """Takes explanations one by one; `finish` writes what needs all of them. Memory grows by the path of every image.
+    """Adds explanations one by one; `finish` writes the rest. Memory grows by the path of every image.
 
     Args:
-        folder: where the files go; the pictures of an earlier time are taken away with the first new one.
-        explainer: what explains.
-        labels: the classes asked for, by index.
-        most_pictures: how many images get a picture of their own.
+        folder: earlier pictures in it are removed with the first new one.
+        labels: indices of the requested classes.
+        most_pictures: maximum number of images with their own picture.
     """
 
     def __init__(self, folder: Path, explainer: Explainer, labels: Sequence[int], *, most_pictures: int) -> None:
@@ -52,7 +51,7 @@ class ExplanationFolder:
         with ExitStack() as files, naming(self.folder):
             files.enter_context(self._arrays)
             for file, name in ROWS.items():
-                # Nameless: a process that is killed leaves nothing of it.
+                # Unnamed: a killed process leaves nothing of it.
                 stream = tempfile.TemporaryFile("w+", encoding="utf-8", newline="", dir=self.folder)
                 self._writers[file] = ExplanationWriter(name, files.enter_context(stream), self.explainer)
             self._files = files.pop_all()
@@ -62,7 +61,7 @@ class ExplanationFolder:
         self._files.close()
 
     def add(self, explanation: Explanation, photo: Image.Image | None) -> None:
-        """Add an image, the photo being that of `pictures.shown_photo`, or one that could not be read."""
+        """Add an image with the photo from `pictures.shown_photo`, or an unreadable one without."""
         self._number += 1
         self._arrays.add(explanation)
         with naming(self.folder):
@@ -81,7 +80,7 @@ class ExplanationFolder:
 
     def finish(self) -> None:
         """Write the last sheet, the arrays and the rows."""
-        if len(self._tiles) > (0 if self.sheets else 1):  # a single image has its picture
+        if len(self._tiles) > (0 if self.sheets else 1):  # a single image needs no sheet
             self._write_sheet()
         self._arrays.write(self.folder / CONTRIBUTIONS)
         for name, writer in self._writers.items():
@@ -101,7 +100,7 @@ class ExplanationFolder:
 
 
 def small_overlay(photo: Image.Image, explanation: Explanation, side: int = TILE_SIDE) -> Image.Image:
-    """Return the decision laid over a photo that is shrunk to `side` pixels, in the colours of its own scale."""
+    """Return a photo reduced to `side` pixels, overlaid with the decision in its own colour scale."""
     decision = decision_of(explanation)
     scale = side / max(photo.size)
     small = photo.resize((max(1, round(photo.width * scale)), max(1, round(photo.height * scale))))

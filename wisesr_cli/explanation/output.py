@@ -1,6 +1,6 @@
-"""Explanations as data: JSON, CSV, Markdown and a table, on standard output and beside the pictures.
+"""Explanations as JSON, CSV, Markdown and a table, on standard output and beside the pictures.
 
-JSON and CSV are written while images go by; a table and Markdown keep a row of text per image until their end.
+JSON and CSV are written incrementally; a table and Markdown keep a row of text per image until the end.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ COLUMNS = (
 
 
 class Source(Protocol):
-    """What explanations come from: an `Explainer`, or the records that `explain` gives."""
+    """The source of explanations: an `Explainer`, or the records of `explain`."""
 
     @property
     def statement(self) -> str:
-        """What of them is exact."""
+        """What is exact about them."""
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
@@ -42,8 +42,7 @@ class ExplanationWriter:
 
     Args:
         name: table, json, csv or markdown.
-        stream: where to.
-        source: whose statement and receptive field are fields of JSON.
+        source: its statement and receptive field are fields of JSON.
         limit: rows of a table that are shown; None is all.
     """
 
@@ -54,8 +53,8 @@ class ExplanationWriter:
         self._cells: list[tuple[str, ...]] = []
 
     def write(self, explanation: Explanation) -> None:
-        """Write one explanation: a row per class that was asked for, else of the predicted one."""
-        if not self._is_started:  # not before: without an image, nothing is written
+        """Write one explanation: a row per requested class, else of the predicted one."""
+        if not self._is_started:  # without an image, nothing is written
             self.stream.write({"json": '{"rows": [', "csv": csv_line(HEADER)}.get(self.name, ""))
             self._is_started = True
         if self.name == "json":
@@ -69,7 +68,7 @@ class ExplanationWriter:
         self.stream.flush()
 
     def end(self) -> None:
-        """Write what stands after the last explanation."""
+        """Write pending rows and the end of the format."""
         if self.name == "json":
             found = self.source.receptive_field
             field, statement = to_json(None if found is None else asdict(found)), to_json(self.source.statement)
@@ -85,7 +84,7 @@ class ExplanationWriter:
 
 
 def _values(explanation: Explanation) -> Iterator[tuple[Any, ...]]:
-    """Give the rows of an explanation, their fields those of `HEADER`."""
+    """Yield the rows of an explanation, with the fields of `HEADER`."""
     predicted, runner_up = explanation.predicted, explanation.runner_up
     if predicted is None:
         yield (explanation.path, *(None,) * (len(HEADER) - 2), explanation.error)
@@ -112,18 +111,9 @@ def _cells(values: tuple[Any, ...]) -> tuple[str, ...]:
     path, label, score, logit, bias, total, other, difference, row, column, strongest, error = values
     if error is not None:
         return (path, "-", "-", "-", "-", "-", f"unreadable: {error}", "-", "-", "-")
-    return (
-        path,
-        label,
-        percent(score),
-        _signed(logit),
-        _signed(total),
-        _signed(bias),
-        other or "-",
-        _signed(difference),
-        f"({row}, {column})",
-        f"{strongest:+.2g}",
-    )
+    logits = _signed(logit), _signed(total), _signed(bias)
+    against = other or "-", _signed(difference), f"({row}, {column})", f"{strongest:+.2g}"
+    return path, label, percent(score), *logits, *against
 
 
 def _signed(value: float | None) -> str:

@@ -1,7 +1,6 @@
-"""Contributions as colours: orange speaks for a class, blue against it, and the stronger, the less shines through.
+"""Contributions as colours: orange for a class, blue against it, the opacity being the strength.
 
-Every position of the feature map is one sharp block, as that is what is known exactly: nothing is blurred between them.
-NumPy and Pillow alone.
+Every position of the feature map is one sharp block without interpolation, as only that is exact. NumPy and Pillow.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from wisesr_cli.results import Contribution
 
 # Okabe and Ito's orange and blue, told apart by colour-blind readers, too.
 FOR, AGAINST = (0xE6, 0x9F, 0x00), (0x00, 0x72, 0xB2)
-STRONGEST = 216  # of 255: what a position shows of the photo is never hidden as a whole
-DARKEST = 64  # grey of a photo's black, in which colours could not be told apart
+STRONGEST = 216  # of 255: the photo is never completely hidden
+DARKEST = 64  # grey of a photo's black, on which colours could not be distinguished
 LINE = (255, 255, 255, 72)  # of the grid of positions
-SMALLEST_CELL = 5  # pixels; between smaller positions no lines are drawn, as they would be all that is seen
+SMALLEST_CELL = 5  # pixels; between smaller positions, lines would hide everything else
 
 
 def scale_of(contributions: Iterable[Contribution]) -> float:
-    """Return the value that is drawn at full strength: the largest of all positions, whatever its sign; never 0."""
+    """Return the value that is drawn at full strength: the largest absolute value of all positions; never 0."""
     largest = (abs(value) for contribution in contributions for row in contribution.map for value in row)
     return max(largest, default=0.0) or 1.0
 
@@ -32,9 +31,7 @@ def scale_of(contributions: Iterable[Contribution]) -> float:
 def tint(contribution: Contribution, scale: float | None = None) -> NDArray[np.uint8]:
     """Return the colours of a contribution, uint8 RGBA (map height, map width, 4): one pixel per position.
 
-    Args:
-        contribution: what every position adds to a logit.
-        scale: the value that is drawn at full strength, either sign; None is the largest of this contribution.
+    `scale` is the absolute value that is drawn at full strength; None is the largest of this contribution.
     """
     return tint_values(np.asarray(contribution.map, np.float64), scale or scale_of([contribution]))
 
@@ -49,16 +46,16 @@ def tint_values(values: NDArray[np.floating[Any]], scale: float) -> NDArray[np.u
 
 
 def overlay(picture: Image.Image, contribution: Contribution, scale: float | None = None) -> Image.Image:
-    """Return a photo with the tint laid over it, RGB, each position a sharp block, the grid of positions visible.
+    """Return a photo overlaid with the tint, RGB, each position a sharp block, with the grid of positions.
 
-    The photo is shown in grey: its own colours would be mistaken for the tint. One with fewer pixels than the map has
-    positions is enlarged until every position has one. `scale` is that of `tint`.
+    The photo is shown in grey, as its own colours could be mistaken for the tint. It is enlarged if it has fewer pixels
+    than the map has positions. `scale` is that of `tint`.
     """
     return lay_over(picture, tint(contribution, scale))
 
 
 def lay_over(picture: Image.Image, colors: NDArray[np.uint8]) -> Image.Image:
-    """Return a photo with the colours of `tint` or `tint_values` laid over it; see `overlay`."""
+    """Return a photo overlaid with the colours of `tint` or `tint_values`; see `overlay`."""
     grey = _large_enough(picture.convert("L"), colors.shape[1], colors.shape[0])
     faded = grey.point([DARKEST + value * (255 - DARKEST) // 255 for value in range(256)]).convert("RGBA")
     rows, columns = (_edges(count, pixels) for count, pixels in zip(colors.shape[:2], grey.size[::-1], strict=True))
@@ -73,7 +70,7 @@ def _large_enough(picture: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _edges(count: int, pixels: int) -> NDArray[np.int64]:
-    """Return where `count` positions begin and end along a side of so many pixels, which need not divide it."""
+    """Return the edges of `count` positions along a side of `pixels`, which need not be a multiple of it."""
     edges: NDArray[np.int64] = (np.arange(count + 1) * pixels + count // 2) // count
     return edges
 

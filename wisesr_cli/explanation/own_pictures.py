@@ -1,4 +1,4 @@
-"""Pictures of ours in a folder that may hold the user's, too: ours are marked; no others are taken away or replaced."""
+"""Our pictures in a folder that may also contain the user's: ours are marked; others are never removed or replaced."""
 
 from __future__ import annotations
 
@@ -24,23 +24,19 @@ _MARK_WITHIN = 128  # bytes from the start of a file
 
 
 class OwnPictures:
-    """The pictures of one time in a folder; those of an earlier time are taken away before the first of them.
+    """The pictures of one command in a folder; earlier ones are removed just before the first is written.
 
-    Not sooner: where no image can be read, what an earlier time made stays.
-
-    Args:
-        folder: where they go.
-        goes_on: whether the pictures that are there belong to this time, too.
+    Earlier pictures are thus kept if no image is readable, or if the command `is_resumed`.
     """
 
-    def __init__(self, folder: Path, *, goes_on: bool = False) -> None:
-        self.folder, self._is_begun = folder, goes_on
+    def __init__(self, folder: Path, *, is_resumed: bool = False) -> None:
+        self.folder, self._is_started = folder, is_resumed
 
     def begin(self) -> None:
-        """Take away the pictures and contact sheets of an earlier time, the first time this is called."""
-        if self._is_begun:
+        """Remove earlier pictures and contact sheets, on the first call only."""
+        if self._is_started:
             return
-        self._is_begun = True
+        self._is_started = True
         with naming(self.folder):
             for path in sorted(path for pattern in EXPLAINED_PATTERNS for path in self.folder.glob(pattern)):
                 if _is_own(path):
@@ -53,25 +49,21 @@ class OwnPictures:
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG as a whole, marked as ours.
-
-    Raises:
-        UsageError: something that is not ours lies there.
-    """
+    """Write a PNG atomically, marked as ours; raises a `UsageError` if the path exists and is not ours."""
     check_place(path)
     with replacing(path) as temporary:
         picture.save(temporary, "PNG", pnginfo=own_mark(), compress_level=PNG_EFFORT)
 
 
 def check_place(path: Path) -> None:
-    """Raise a `UsageError` where writing a picture would replace something that is not ours."""
+    """Raise a `UsageError` if writing a picture would replace something that is not ours."""
     with naming(path):
         if os.path.lexists(path) and not _is_own(path):
             raise UsageError(f"{visible(path)}: is no picture of wisesr and is not replaced; give another folder")
 
 
 def picture_name(number: int, path: str) -> str:
-    """Return what the picture of the image with this number, from 1, is called: safe, whatever the image's own name."""
+    """Return a safe file name for the picture of the image with this number, from 1, and this path."""
     stem = re.sub(r"[^\w.-]+", "_", Path(path).stem.encode("utf-8", "replace").decode()).strip("._")
     while len(os.fsencode(stem)) > LONGEST_STEM:
         stem = stem[:-1]
@@ -79,7 +71,7 @@ def picture_name(number: int, path: str) -> str:
 
 
 def without_own_pictures(paths: Iterable[str], folder: Path) -> Iterator[str]:
-    """Give inputs without the pictures that `wisesr explain` wrote into `folder`, where it lies among the images."""
+    """Yield inputs without the pictures that `wisesr explain` wrote into `folder`."""
     for path in paths:
         if not _is_of_folder(path, folder):
             yield path
@@ -91,7 +83,7 @@ def _is_of_folder(path: str, folder: Path) -> bool:
         return False
     try:
         return Path(path).parent.samefile(folder) and _is_own(Path(path))
-    except (OSError, ValueError):  # one is not there, cannot be read, or its name cannot be
+    except (OSError, ValueError):  # one does not exist or is unreadable, or its name is invalid
         return False
 
 

@@ -18,7 +18,7 @@ from wisesr_cli.text import visible
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 COLUMNS = 4  # panels in a row
-NARROWEST = 320  # pixels that a panel is given, so that its caption can be read
+NARROWEST = 320  # minimum pixels of a panel, so that its caption is readable
 MARGIN = 16
 LINE_HEIGHT = 19
 FONT_SIZE = 14
@@ -45,14 +45,13 @@ def compose(
     columns: int = COLUMNS,
     narrowest: int = NARROWEST,
 ) -> Image.Image:
-    """Return panels in rows on white, below them the scale of colours and the sentences.
+    """Return panels in rows on white, below them the colour scale and the sentences.
 
     Args:
-        panels: images with captions, at least one; their order is that of reading. None leaves a place empty.
-        sentences: what holds for all panels.
-        has_scale: whether the colours are explained; what full colour is, the captions say.
-        columns: panels in a row, at most.
-        narrowest: pixels that a panel is given at least.
+        panels: at least one, in reading order; None leaves a place empty.
+        has_scale: whether the colour scale is shown; the captions give the value of full colour.
+        columns: maximum panels in a row.
+        narrowest: minimum pixels of a panel.
     """
     font = caption_font(FONT_SIZE)
     rows = _draw_rows(panels, min(columns, len(panels)), narrowest, font)
@@ -92,7 +91,7 @@ def _draw_lines(
 
 
 def _draw_foot(sentences: Iterable[str], width: int, font: Font, *, has_scale: bool) -> Image.Image:
-    """Draw the scale of colours, where it is wanted, and the sentences."""
+    """Draw the optional colour scale and the sentences."""
     inner = width - 2 * MARGIN
     lines = [line for sentence in sentences for line in _wrapped(visible(sentence), font, width=inner)]
     top = 2 * LINE_HEIGHT if has_scale else 0
@@ -106,7 +105,7 @@ def _draw_foot(sentences: Iterable[str], width: int, font: Font, *, has_scale: b
 
 
 def _draw_scale(picture: Image.Image, width: int, font: Font) -> None:
-    """Draw the colours from strongest against to strongest for, in one line of so many pixels."""
+    """Draw the colours from strongest against to strongest for, in a line of `width` pixels."""
     colors = Image.fromarray(tint_values(np.linspace(-1, 1, SCALE_WIDTH)[None], 1.0))
     bar = Image.alpha_composite(Image.new("RGBA", colors.size, NOTHING), colors).resize((SCALE_WIDTH, SCALE_HEIGHT))
     draw = ImageDraw.Draw(picture)
@@ -118,7 +117,7 @@ def _draw_scale(picture: Image.Image, width: int, font: Font) -> None:
 
 
 def _wrapped(sentence: str, font: Font, *, width: int) -> Iterator[str]:
-    """Give a sentence in lines of at most so many pixels; a word that is longer is cut."""
+    """Yield a sentence in lines of at most `width` pixels; longer words are cut."""
     line = ""
     for word in sentence.split():
         longer = f"{line} {word}" if line else word

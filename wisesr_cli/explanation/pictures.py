@@ -1,4 +1,4 @@
-"""Pictures of explanations: the photo as the model sees it, and beside it what every position adds to a logit."""
+"""Pictures of explanations: the photo as the model sees it, and the contribution of every position to a logit."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from wisesr_cli.images.decoding import PIXEL_LIMIT, decode_image, read_header
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.results import Contribution, Explanation
 
-if TYPE_CHECKING:  # it stands above: pictures need no model
+if TYPE_CHECKING:  # pictures need no model
     from wisesr_cli.explanation.explainer import Explainer
 
 DISPLAY_SIDE = 448  # pixels of the longer side of a panel
-SMALLEST_BOX = 5  # pixels: what a position sees of a large image may be less than a line
-SHARP_FROM = 2  # an image that is enlarged so many times keeps its pixels as squares
+SMALLEST_BOX = 5  # pixels: a receptive field in a large image may be thinner than a line
+SHARP_FROM = 2  # enlargement from which pixels are kept as squares
 
 
 def shown_photo(path: str, info: ModelInfo, *, pixel_limit: int = PIXEL_LIMIT, side: int = DISPLAY_SIDE) -> Image.Image:
-    """Return an image as the model sees it, but larger: positions of the feature map fall where they do for the model.
-
-    The longer side has `side` pixels. Small images are enlarged with their pixels sharp.
+    """Return an image as the model sees it, but larger, its longer side of `side` pixels; small images stay sharp.
 
     Raises:
         ImageError: it cannot be read; the message is the reason alone.
@@ -42,19 +40,18 @@ def shown_photo(path: str, info: ModelInfo, *, pixel_limit: int = PIXEL_LIMIT, s
 
 
 def _own_pixels(length: int, factor: float) -> int:
-    """Return how many pixels to decode along a side: as many as the file has where it would be enlarged a lot."""
+    """Return the number of pixels to decode along a side: that of the file if it would be enlarged a lot."""
     return max(1, round(length / factor)) if factor >= SHARP_FROM else length
 
 
 def explanation_picture(photo: Image.Image, explanation: Explanation, explainer: Explainer) -> Image.Image:
-    """Return the photo, the classes asked for or else the predicted one, and the predicted minus the runner-up.
+    """Return panels of the photo, the requested classes or else the predicted one, and predicted minus runner-up.
 
-    The panels of classes share a scale of colours; the difference, which is smaller, has one of its own.
+    The panels of classes share a colour scale; the difference, which is smaller, has its own.
 
     Args:
-        photo: the image as `shown_photo` gives it.
-        explanation: of an image that could be read.
-        explainer: what explained it: says what is exact, and which pixels a position sees.
+        photo: the image from `shown_photo`.
+        explanation: of a readable image.
     """
     classes = shown_classes(explanation)
     scale = scale_of(classes)
@@ -66,7 +63,7 @@ def explanation_picture(photo: Image.Image, explanation: Explanation, explainer:
 
 
 def _photo_panel(photo: Image.Image, explanation: Explanation, field: ReceptiveField | None) -> Panel:
-    """Return the photo, with a box around what the position that decides the most sees, where that is not all of it."""
+    """Return the photo, with a box around the receptive field of the strongest position unless it covers the image."""
     predicted, decision = explanation.predicted, decision_of(explanation)
     lines = [Path(explanation.path).name, "as the model sees it", ""]
     if predicted is not None:
@@ -79,7 +76,7 @@ def _photo_panel(photo: Image.Image, explanation: Explanation, field: ReceptiveF
 
 
 def decision_panel(photo: Image.Image, explanation: Explanation, *, title: str = "predicted minus runner-up") -> Panel:
-    """Return the predicted minus the runner-up, laid over a photo in the colours of its own scale."""
+    """Return a photo overlaid with predicted minus runner-up, in its own colour scale."""
     predicted, runner_up, decision = explanation.predicted, explanation.runner_up, explanation.decision
     if predicted is None or runner_up is None or decision is None:
         return Panel(photo, (title, explanation.error or "", ""))
@@ -89,7 +86,7 @@ def decision_panel(photo: Image.Image, explanation: Explanation, *, title: str =
 
 
 def with_box(photo: Image.Image, field: ReceptiveField, row: int, column: int) -> Image.Image:
-    """Return a photo, of any size, with a box around the pixels that one position of the feature map sees."""
+    """Return a photo, of any size, with a box around the receptive field of a position."""
     photo = photo.copy()
     upper, lower = _box_side(field.rows[row], photo.height, field.image_size[0])
     left, right = _box_side(field.columns[column], photo.width, field.image_size[1])
@@ -100,25 +97,25 @@ def with_box(photo: Image.Image, field: ReceptiveField, row: int, column: int) -
 
 
 def _box_side(seen: Interval, shown: int, pixels: int) -> tuple[int, int]:
-    """Return the first and last pixel of a box along a side, which is shown with `shown` of its `pixels`."""
+    """Return the first and last pixel of a box along a side whose `pixels` are shown as `shown` pixels."""
     first, last = round(seen[0] * shown / pixels), round(seen[1] * shown / pixels) - 1
     first = max(0, first - max(0, SMALLEST_BOX - 1 - (last - first)) // 2)
     return first, max(last, first + SMALLEST_BOX - 1)
 
 
 def strongest_position(contribution: Contribution) -> tuple[int, int, float]:
-    """Return row, column and value of the position that adds or takes away the most."""
+    """Return row, column and value of the position with the largest absolute contribution."""
     values = ((i, j, value) for i, row in enumerate(contribution.map) for j, value in enumerate(row))
     return max(values, key=lambda found: abs(found[2]))
 
 
 def shown_classes(explanation: Explanation) -> tuple[Contribution, ...]:
-    """Return the contributions to the classes asked for, else to the predicted one."""
+    """Return the contributions to the requested classes, else to the predicted one."""
     return explanation.asked or ((explanation.predicted,) if explanation.predicted else ())
 
 
 def decision_of(explanation: Explanation) -> Contribution | None:
-    """Return the contribution to what decided: the predicted minus the runner-up, or to the predicted one alone."""
+    """Return the contribution to predicted minus runner-up, or to the predicted class alone."""
     return explanation.decision or explanation.predicted
 
 

@@ -1,4 +1,4 @@
-"""Where explanations are written: their folder, made and checked."""
+"""The output folder of explanations, created and checked."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from wisesr_cli.run.names import EXPLAIN, EXPLANATION_FILES
 
 @contextmanager
 def explanation_folder(model: Path, given: str | None, option: str) -> Iterator[Path]:
-    """Give the folder for explanations, beside the model file unless one is given, having made sure of writing there.
+    """Yield the writable, locked folder for explanations, by default beside the model file.
 
-    `option` is the one that gives it, for an error. A folder that was made here and is empty behind the block is taken
-    away.
+    `option` is the option of `given`, for errors. A folder created here that is still empty after the block is removed.
 
     Raises:
-        UsageError: a file lies in its place.
-        RunError: a folder lies in place of a file in it, or the one beside the model is a link.
-        MachineError: nobody may write there, another process does, or the folder above it is missing.
+        UsageError: it is a file.
+        RunError: it contains a folder named like a file of explanations, or the default folder is a link.
+        MachineError: no permission, another process uses it, or its parent folder is missing.
     """
     if given == "":
         raise UsageError(f"{option} is empty; it takes a folder")
@@ -38,7 +37,7 @@ def explanation_folder(model: Path, given: str | None, option: str) -> Iterator[
     try:
         make_folder(folder)
         with alone_in(folder):
-            with naming(folder), TemporaryFile(prefix=TEMPORARY_PREFIX, dir=folder):  # it can be written
+            with naming(folder), TemporaryFile(prefix=TEMPORARY_PREFIX, dir=folder):  # checks write permission
                 for leftover in sorted(folder.glob(f"{TEMPORARY_PREFIX}*.png")):  # of a process that was killed
                     leftover.unlink(missing_ok=True)
             yield folder

@@ -1,4 +1,4 @@
-"""The weights that a trained head gives to positions, whatever the image is; no image is needed to see them."""
+"""The weights that a trained head gives to positions, independent of the image."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ MIXING = {"Dense", "Flatten"}  # behind these, no feature belongs to one channel
 
 @dataclass(frozen=True)
 class ChannelWeights:
-    """What one channel counts for the logit of a class: at each position, classifier weight times position weight.
+    """The contribution of one channel to a class: at each position, classifier weight times position weight.
 
-    `weights` has the height and width of the feature map. In a flattened head every position has a classifier weight
-    of its own: `classifier_weight` is None, and `weights` holds them. `strength` is the sum over positions of the sizes
-    of what each counts.
+    `weights` (height, width) are the position weights; in a flattened head, whose positions have their own classifier
+    weights, they are those, and `classifier_weight` is None. `strength` is the sum of the products' absolute values.
     """
 
     channel: int
@@ -31,11 +30,10 @@ class ChannelWeights:
 
 @dataclass(frozen=True)
 class ClassWeights:
-    """How a class weighs positions: `average` (height, width) is the mean over channels of the sizes of their weights.
+    """How a class weighs positions: `average` (height, width) is the mean over channels of absolute weights.
 
-    A channel's weights are here what it counts for the logit. `channels` are those with the greatest strength, the
-    strongest first. Weights alone say nothing of how large a feature usually is: a channel that is hardly ever active
-    may have large ones.
+    Weights are those of features in the logit. `channels` are the strongest ones, in descending order. A channel that
+    is rarely active may have large weights.
     """
 
     label: str
@@ -48,9 +46,9 @@ class HeadWeights:
     """The position weights of a head.
 
     `weights` is (height, width, channels): the feature of channel c is the sum over positions of weight times value,
-    plus a bias. A flattened head has none that all classes share: `weights` is None. `average` (height, width) is the
-    mean of the weights over channels, or, where classes share none, of the sizes of what features count over channels
-    and classes. `uniform` is what each weight is in global average pooling.
+    plus a bias. It is None for a flattened head, whose classes share no weights. `average` (height, width) is the mean
+    of the weights over channels, or else of absolute weights over channels and classes. `uniform` is the weight in
+    global average pooling.
     """
 
     head: str
@@ -63,7 +61,7 @@ class HeadWeights:
 
     @property
     def statement(self) -> str:
-        """One sentence for people: what the weights are."""
+        """One sentence that describes the weights."""
         height, width = self.average.shape
         if self.weights is None:
             return (
@@ -78,7 +76,7 @@ class HeadWeights:
         )
 
     def of_class(self, label: int, channels: int = TOP_CHANNELS) -> ClassWeights:
-        """Return how a class, by its index, weighs positions, and its `channels` strongest channels."""
+        """Return the position weights of a class, by its index, and its `channels` strongest channels."""
         coefficients = self.logit_sum(label).coefficients[0]  # (height, width, channels)
         sizes = np.abs(coefficients)
         strength = sizes.sum(axis=(0, 1))
@@ -106,8 +104,7 @@ def read_position_weights(
     Args:
         head: its name.
         pooling: the layers between feature map and classifier layer.
-        classifier: the layer that gives the logits.
-        logit_sum: gives the logit of a class as a sum over the feature map.
+        logit_sum: returns the logit of a class as a sum over the feature map.
         class_names: in index order.
     """
     height, width, channels = pooling[0].input.shape[1:]

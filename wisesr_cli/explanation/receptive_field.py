@@ -1,8 +1,7 @@
-"""Finds which pixels each position of a feature map can see, from the layers between them. No values are computed.
+"""Finds the receptive field of each position of a feature map, from the layers alone. No values are computed.
 
-For every tensor of a Keras graph and both of its axes, the pixels that each position sees are carried along as an
-interval; a layer turns those of its inputs into those of its output. To add a layer: a rule in `RULES`. What holds a
-layer without one is not known, and never guessed.
+For every tensor of a Keras graph and both axes, each position has an interval of pixels, propagated from layer to
+layer. To add a layer: a rule in `RULES`. With a layer without rule the result is unknown, and never guessed.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Interval = tuple[int, int]  # the first pixel, and the one behind the last
+Interval = tuple[int, int]  # the first pixel, and the one after the last
 
-NOTHING = np.iinfo(np.int64).max  # the first pixel that a position of padding sees
+NOTHING = np.iinfo(np.int64).max  # the first pixel of a position of padding, which sees none
 
 
 @dataclass(frozen=True)
 class ReceptiveField:
     """Which pixels of an image the positions of a feature map can see at most.
 
-    `rows` and `columns` hold, for each row and column of the map, the interval of pixels it sees, within the image.
-    `size` is the height and width in pixels of what a position sees where no border of the image cuts it off; None
-    where something averages over the whole image on the way. `stride` is how far apart two positions look, in pixels.
+    `rows` and `columns` contain, for each row and column of the map, the interval of pixels it sees, within the image.
+    `size` is the height and width of the receptive field in pixels, not cut off at borders; None if a layer averages
+    over the whole image. `stride` is the distance of neighbouring positions in pixels.
     """
 
     image_size: tuple[int, int]
@@ -44,21 +43,21 @@ class ReceptiveField:
 
     @property
     def most_seen(self) -> tuple[int, int]:
-        """The height and width in pixels of what a position sees at most, within the image."""
+        """The largest height and width in pixels that a position sees within the image."""
         height, width = (max(end - first for first, end in axis) for axis in (self.rows, self.columns))
         return height, width
 
 
 class UnknownError(Exception):
-    """What an operation sees is not known."""
+    """The receptive field of an operation is unknown."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What the positions of one axis of a tensor see of the same axis of the image.
+    """What the positions along one axis of a tensor see of the same axis of the image.
 
-    Position p sees the pixels `first[p]` to `last[p]`, both included, and none where `last[p]` is the smaller. Without
-    any border, it would see `start + p * stride` to `end + p * stride`.
+    Position p sees the pixels `first[p]` to `last[p]`, both included, and none if `last[p]` is smaller. Without image
+    borders, it would see `start + p * stride` to `end + p * stride`.
     """
 
     first: NDArray[np.int64]
@@ -68,7 +67,7 @@ class Axis:
     stride: int
 
     def windows(self, size: int, stride: int, dilation: int, padding: str) -> Axis:
-        """Return what windows of positions see, as those of a convolution."""
+        """Return what windows of positions see, as in a convolution."""
         side, reach = len(self.first), (size - 1) * dilation + 1
         if padding == "same":
             count = -(-side // stride)
@@ -85,7 +84,7 @@ class Axis:
         return Axis(first, last, start, self.end + (reach - 1 - before) * self.stride, self.stride * stride)
 
     def padded(self, before: int, after: int) -> Axis:
-        """Return the same positions with others around them that see nothing."""
+        """Return the positions with padding, which sees nothing."""
         first = np.pad(self.first, (before, after), constant_values=NOTHING)
         last = np.pad(self.last, (before, after), constant_values=-1)
         shift = before * self.stride
@@ -102,7 +101,7 @@ class Axis:
         return Axis(self.first.min(keepdims=True), self.last.max(keepdims=True), -math.inf, math.inf, self.stride)
 
     def merged(self, other: Axis) -> Axis:
-        """Return positions that see what those of both see; a single position is spread over those of the other."""
+        """Return positions that see what those of both see; a single position is broadcast."""
         if len(self.first) < len(other.first):
             return other.merged(self)
         if len(other.first) not in {1, len(self.first)} or (self.stride != other.stride and len(other.first) > 1):
@@ -134,23 +133,15 @@ class Field:
 
 
 def find_receptive_field(model: Any) -> ReceptiveField | None:
-    """Return what the positions of a feature map see; None where it is not known.
-
-    Args:
-        model: a functional Keras model from pixels (batch, height, width, channels) of known size to a feature map.
-    """
+    """Return the receptive field of a functional model from pixels of known size to a feature map; None if unknown."""
     height, width = model.inputs[0].shape[1:3]
     try:
         field = _through(model, Field(_pixels(height), _pixels(width)))
     except UnknownError:
         return None
-    return ReceptiveField(
-        (height, width),
-        field.rows.intervals(),
-        field.columns.intervals(),
-        _size(field),
-        (field.rows.stride, field.columns.stride),
-    )
+    rows, columns = field.rows, field.columns
+    strides = rows.stride, columns.stride
+    return ReceptiveField((height, width), rows.intervals(), columns.intervals(), _size(field), strides)
 
 
 def _pixels(side: int) -> Axis:
@@ -163,9 +154,9 @@ def _size(field: Field) -> tuple[int, int] | None:
 
 
 def _through(model: Any, field: Field) -> Field:
-    """Return the field behind a functional model: Keras goes through its graph and calls `_apply` for each layer."""
-    # Private, but nothing public goes through a graph whose layers may be models and be used more than once without
-    # making all of its layers, or tensors that belong to a graph, anew.
+    """Return the field of a functional model's output: Keras traverses its graph and calls `_apply` for each layer."""
+    # Private, but no public function traverses a graph with nested models and shared layers without creating new layers
+    # or tensors.
     result = model._run_through_graph([field], operation_fn=lambda operation: partial(_apply, operation))
     fields = result if isinstance(result, list | tuple) else [result]
     if len(fields) != 1:
@@ -175,7 +166,7 @@ def _through(model: Any, field: Field) -> Field:
 
 
 def _apply(operation: Any, *arguments: Any, **options: Any) -> Field:
-    """Return the field of what an operation gives, in place of the operation itself."""
+    """Return the field of an operation's output."""
     flat = [item for one in arguments for item in (one if isinstance(one, list | tuple) else [one])]
     fields = [item for item in flat if isinstance(item, Field)]
     if hasattr(operation, "layers"):
@@ -187,7 +178,7 @@ def _apply(operation: Any, *arguments: Any, **options: Any) -> Field:
 
 
 def _inside(model: Any, fields: Sequence[Field]) -> Field:
-    """Return the field behind a model that is a layer of another one."""
+    """Return the field of a nested model's output."""
     if len(fields) != 1:
         raise UnknownError
     if type(model).__name__ == "Functional":
@@ -235,7 +226,7 @@ def _concatenate(operation: Any, fields: Sequence[Field], arguments: Any) -> Fie
 
 
 def _same(operation: Any, fields: Sequence[Field], arguments: Any) -> Field:
-    """Return the field of what looks at every position by itself."""
+    """Return the field of an operation on single positions."""
     return fields[0]
 
 
@@ -247,7 +238,7 @@ def _normalize_channels(operation: Any, fields: Sequence[Field], arguments: Any)
 
 
 def _reshape(operation: Any, fields: Sequence[Field], arguments: Any) -> Field:
-    """Return the field of a vector that becomes one position of a map, or the other way round."""
+    """Return the field of a vector that becomes one position of a map, or vice versa."""
     positions = len(fields[0].rows.first) * len(fields[0].columns.first)
     if positions != 1 or math.prod(operation.target_shape[:-1]) != 1:
         raise UnknownError

@@ -1,4 +1,4 @@
-"""Small pictures in a terminal, two pixels per character, for `--show`: on standard error, where no data goes."""
+"""Small pictures in a terminal, two pixels per character, for `--show`; on standard error, which carries no data."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from wisesr_cli.explanation.overlays import overlay
 from wisesr_cli.results import Contribution
 from wisesr_cli.text import visible
 
-COLUMNS = 48  # characters across, each one pixel wide and two high
+COLUMNS = 48  # characters, each one pixel wide and two high
 ROWS = 24
 GAP = 2  # columns between two pictures
 
 
 class Screen:
-    """Shows pictures on the terminal that a listener speaks to; on one that cannot, says so once and shows none."""
+    """Shows pictures on a listener's terminal; if that is not possible, notes it once."""
 
     def __init__(self, listener: TerminalListener) -> None:
         self._console: Console | None = listener.console if _shows_pictures(listener.console) else None
@@ -27,9 +27,9 @@ class Screen:
             listener.note("--show: this terminal shows no pictures: they need colours and UTF-8 on standard error")
 
     def show(self, picture: Image.Image, caption: str, contribution: Contribution | None = None) -> None:
-        """Show one picture and a line below it; a contribution is laid over the picture once more, beside it.
+        """Show a picture with a caption, and beside it the picture overlaid with a contribution.
 
-        A terminal that is too narrow for both shows the one with the contribution alone.
+        A terminal too narrow for both shows the overlaid one alone.
         """
         if self._console is None:
             return
@@ -39,7 +39,7 @@ class Screen:
         size = _fitted_size(picture.size, min(COLUMNS, columns))
         small = picture.convert("RGB").resize(size, _resampling(picture.size, size))
         shown = [small]
-        if contribution is not None:  # laid over, a map with more positions than the picture has pixels enlarges it
+        if contribution is not None:  # the overlay is larger if the map has more positions than the picture has pixels
             shown.append(overlay(small, contribution).resize(size, Image.Resampling.BOX))
         if 2 * size[0] + GAP > columns:
             shown = shown[-1:]

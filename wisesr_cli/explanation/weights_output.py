@@ -1,4 +1,4 @@
-"""What a head has learned about positions, for people and programs: a picture, arrays, and rows of JSON and CSV."""
+"""Output of learned position weights: a picture, arrays, and rows of JSON and CSV."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from wisesr_cli.explanation.panels import Panel, compose
 from wisesr_cli.explanation.position_weights import ClassWeights, HeadWeights
 from wisesr_cli.machine.files import replacing
 
-SHOWN_CLASSES = 20  # in the picture, unless classes were asked for
-SHOWN_CHANNELS = 4  # of each class in the picture; more are in the arrays
-ROUNDING = 1e-6  # of the middle; smaller differences are those of float32
+SHOWN_CLASSES = 20  # in the picture, unless classes were requested
+SHOWN_CHANNELS = 4  # of each class in the picture; the arrays have more
+ROUNDING = 1e-6  # of the middle; smaller differences are float32 rounding
 SIDE = 180  # pixels of the longer side of a map in the picture
 HEADER = ("label", "channel", "classifier_weight", "strength", "largest", "largest_row", "largest_column")
 
@@ -28,8 +28,8 @@ HEADER = ("label", "channel", "classifier_weight", "strength", "largest", "large
 class WeightRow:
     """A map of weights: of all channels (`label` and `channel` None), of a class (`channel` None), or of a channel.
 
-    For a class, `map` holds the mean over channels of the sizes of what they count for it; for a channel, its position
-    weights, `classifier_weight` being what multiplies them; in a flattened head, which has none, their product.
+    For a class, `map` is the mean over channels of absolute weights; for a channel, its position weights, which
+    `classifier_weight` multiplies; in a flattened head, which has none, their product.
     """
 
     label: str | None
@@ -51,7 +51,7 @@ class WeightRow:
 
 @dataclass(frozen=True)
 class LearnedWeights:
-    """What a head has learned about positions, and a sentence that says what the numbers mean."""
+    """Learned position weights, and a sentence that describes them."""
 
     rows: tuple[WeightRow, ...]
     statement: str
@@ -62,7 +62,7 @@ class LearnedWeights:
 
 
 def weight_rows(weights: HeadWeights, classes: Sequence[ClassWeights]) -> Iterator[WeightRow]:
-    """Give the mean over channels, and for every class its mean and its strongest channels."""
+    """Yield the mean over channels, and for every class its mean and its strongest channels."""
     yield WeightRow(None, None, None, None, weights.average)
     for found in classes:
         yield WeightRow(found.label, None, None, None, found.average)
@@ -90,11 +90,11 @@ def weights_grid(rows: Sequence[WeightRow]) -> Grid:
 
 
 def write_weights_arrays(weights: HeadWeights, classes: Sequence[ClassWeights], path: Path) -> None:
-    """Write the weights as arrays, which `numpy.load` reads as they are.
+    """Write the weights as arrays for `numpy.load`.
 
-    `average` (height, width); `weights` (height, width, channels), unless the head is a flattened one; `class_names`,
+    `average` (height, width); `weights` (height, width, channels), unless the head is flattened; `class_names`,
     `class_averages` (classes, height, width), `channels` (classes, strongest), `channel_weights` (classes, strongest,
-    height, width) and `classifier_weights` (classes, strongest), NaN where there are none.
+    height, width) and `classifier_weights` (classes, strongest), NaN if there are none.
     """
     missing = float("nan")
     arrays: dict[str, Any] = {
@@ -119,8 +119,8 @@ def write_weights_arrays(weights: HeadWeights, classes: Sequence[ClassWeights], 
 def weights_picture(weights: HeadWeights, classes: Sequence[ClassWeights]) -> Image.Image:
     """Return the mean over channels, then a row for each class: its mean and its strongest channels.
 
-    Colours show what is above and below: the weight of global average pooling for position weights, the mean of the
-    map for sizes, zero for the weights of a flattened head.
+    Colours show deviations from the weight of global average pooling for position weights, from the mean of the map for
+    absolute weights, and from zero for the weights of a flattened head.
     """
     shared, middle = weights.weights, _middle(weights)
     panels: list[Panel | None] = [mean_panel(weights), *(None,) * SHOWN_CHANNELS]
@@ -138,7 +138,7 @@ def weights_picture(weights: HeadWeights, classes: Sequence[ClassWeights]) -> Im
 
 
 def mean_panel(weights: HeadWeights) -> Panel:
-    """Return the mean over channels, in colours of what is above and below the middle; see `weights_picture`."""
+    """Return the mean over channels, in colours of deviations from the middle; see `weights_picture`."""
     middle = _middle(weights)
     return _panel("mean over channels", f"{middle:.3g} ", weights.average, middle)
 
@@ -148,7 +148,7 @@ def _middle(weights: HeadWeights) -> float:
 
 
 def _row_of_panels(found: ClassWeights, middle: float) -> list[Panel | None]:
-    """Return the mean of a class and its strongest channels, with empty places where a map has few channels."""
+    """Return the mean of a class and its strongest channels, padded with empty places."""
     mean = float(found.average.mean())
     panels: list[Panel | None] = [_panel(found.label, f"{mean:.3g} ", found.average, mean)]
     for row in found.channels[:SHOWN_CHANNELS]:

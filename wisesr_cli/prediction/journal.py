@@ -1,8 +1,8 @@
-"""The journal of predictions on their way into a file: what a process that was killed leaves to the next one.
+"""The journal of an incomplete prediction file, from which a later process resumes.
 
-A journal lies beside the output (`FILE.partial`). Its first line says which process holds it, the second which model
-and options its records belong to; then comes a record per line. Every line from the second on starts with a checksum
-over itself and all lines before it, so that a line that was changed, lost or doubled is found.
+It is stored beside the output (`FILE.partial`). Its first line names the process that holds it, the second the model
+and options of its records; then comes a record per line. Every line from the second on starts with a checksum over
+itself and all lines before it, so that changed, lost or duplicated lines are detected.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from wisesr_cli.results import Prediction, ScoredLabel
 from wisesr_cli.text import visible
 
 SUFFIX = ".partial"
-FIRST_RECORD = 3  # the line that it stands in
+FIRST_RECORD = 3  # its line number
 _MARK = b"wisesr journal 1, process "
-_HOLDER = _MARK + b"%10d\n"  # always of the same length: the next process writes over it
+_HOLDER = _MARK + b"%10d\n"  # of fixed length, as the next process overwrites it
 _HOLDER_PATTERN = re.compile(_MARK + rb"(?=.{10}\n) *([0-9]+)\n")
 _HOLDER_BYTES = len(_HOLDER % 0)
 
@@ -42,20 +42,16 @@ class JournalHeader:
     options: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what stands in the second line of a journal."""
+        """Return the content of a journal's second line."""
         return {"model": self.model, "options": self.options}
 
 
 class Journal:
-    """An open journal, held by this process alone until it is closed.
-
-    Args:
-        path: the journal.
-        header: what its records depend on.
+    """An open journal, locked by this process until it is closed.
 
     Raises:
         MachineError: another process holds it, or it cannot be written.
-        UsageError: what lies there is no journal.
+        UsageError: the existing file is not a journal.
     """
 
     def __init__(self, path: Path, header: JournalHeader) -> None:
@@ -64,26 +60,26 @@ class Journal:
         with naming(path):
             self._file = _open_alone(path)
         try:
-            self._check_that_it_is_one()
+            self._check_marker()
             with naming(path):
                 first = list(islice(self._lines(), FIRST_RECORD))
         except BaseException:
             self._file.close()
             raise
-        self.holds_records = len(first) == FIRST_RECORD and first[-1].endswith(b"\n")
+        self.has_records = len(first) == FIRST_RECORD and first[-1].endswith(b"\n")
 
     def start(self) -> None:
-        """Empty the journal and write what stands before the first record."""
+        """Empty the journal and write its first two lines."""
         self.count = 0
         self._checksum, line = _checked(_encoded(self.header.to_json()), 0)
         with naming(self.path):
-            self._file.truncate(_HOLDER_BYTES)  # never empty: an empty file is no journal
-            self.holds_records = False
+            self._file.truncate(_HOLDER_BYTES)  # never to zero: an empty file is not a journal
+            self.has_records = False
             self._file.seek(0)
             _write(self._file, _HOLDER % os.getpid() + line)
 
-    def go_on(self) -> None:
-        """Take over the journal: check every whole line, and cut off one that was not written to its end.
+    def resume(self) -> None:
+        """Take over the journal: check every line, and remove an incomplete last one.
 
         Raises:
             RunError: it belongs to another model or other options, or a line is damaged.
@@ -95,7 +91,7 @@ class Journal:
             self._check(line, number)
             end += len(line)
             self.count = max(0, number + 1 - FIRST_RECORD)
-        if end <= _HOLDER_BYTES:  # killed while the header was written
+        if end <= _HOLDER_BYTES:  # the process was killed while it wrote the header
             self.start()
             return
         with naming(self.path):
@@ -103,10 +99,10 @@ class Journal:
             self._file.seek(0)
             _write(self._file, _HOLDER % os.getpid())
             self._file.seek(end)
-        self.holds_records = self.count > 0
+        self.has_records = self.count > 0
 
     def records(self) -> Iterator[Prediction]:
-        """Give the records, first to last, as many as there are now."""
+        """Yield the records that exist now, first to last."""
         for line in islice(self._lines(), FIRST_RECORD - 1, FIRST_RECORD - 1 + self.count):
             yield prediction_from_json(json.loads(_content(line)))
 
@@ -116,36 +112,36 @@ class Journal:
         with naming(self.path):
             _write(self._file, line)
         self.count += 1
-        self.holds_records = True
+        self.has_records = True
 
     def flush_to_disk(self) -> None:
-        """Make the records survive a loss of power."""
+        """Make the records survive a power loss."""
         with naming(self.path):
             os.fsync(self._file.fileno())
 
     def remove(self) -> None:
-        """Take the journal away; `close` still has to be called."""
+        """Remove the journal; `close` still has to be called."""
         if lies_at(self.path, self._file):
             self.path.unlink()
 
     def close(self) -> None:
-        """Let other processes have the journal; one without records is taken away, where that can be done."""
-        if not self.holds_records:
-            with suppress(OSError):  # an error that led here is worth more than this one
+        """Release the journal; one without records is removed if possible."""
+        if not self.has_records:
+            with suppress(OSError):  # an earlier error matters more
                 self.remove()
         self._file.close()
 
     def _lines(self) -> Iterator[bytes]:
-        """Give the lines, read from the open file: what lies at its path may be another one by now."""
+        """Yield the lines of the open file; the path may refer to another one by now."""
         return iter(BufferedReader(_FromStart(self._file)))
 
-    def _check_that_it_is_one(self) -> None:
+    def _check_marker(self) -> None:
         start = self._file.read(len(_MARK))
         if not start or not _MARK.startswith(start):
             raise UsageError(f"{visible(self.path)}: is in the way, and no journal of this version; move it elsewhere")
 
     def _check(self, line: bytes, number: int) -> None:
-        """Raise a `RunError` unless a line is as it was written, behind the lines that were checked before."""
+        """Raise a `RunError` if a line is damaged, given the lines that were checked before."""
         if number == 1:
             whole = _HOLDER_PATTERN.fullmatch(line) is not None
         else:
@@ -175,17 +171,17 @@ def _shown(value: Any) -> Any:
 
 
 class _FromStart(RawIOBase):
-    """Reads a file from its start, and leaves the place alone that the file is written at."""
+    """Reads a file from its start without moving its write position."""
 
     def __init__(self, file: FileIO) -> None:
         self._file, self._position = file, 0
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read into `buffer`; return how many bytes there were."""
+        """Read into `buffer` and return the number of bytes."""
         content = os.pread(self._file.fileno(), len(buffer), self._position)
         buffer[: len(content)] = content
         self._position += len(content)
@@ -193,14 +189,14 @@ class _FromStart(RawIOBase):
 
 
 def _open(path: Path) -> FileIO:
-    """Open the journal at `path`; one that is made here says whose it is at once, as an empty file is no journal."""
+    """Open the journal at `path`; a new one gets its first line at once, as an empty file is not a journal."""
     flags = os.O_RDWR | os.O_CLOEXEC
     while True:
         with suppress(FileExistsError):
             file = os.fdopen(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), "r+b", buffering=0)
             _begin(path, file)
             return file
-        with suppress(FileNotFoundError):  # taken away meanwhile
+        with suppress(FileNotFoundError):  # removed meanwhile
             return os.fdopen(os.open(path, flags), "r+b", buffering=0)
 
 
@@ -215,12 +211,12 @@ def _begin(path: Path, file: FileIO) -> None:
 
 
 def _open_alone(path: Path) -> FileIO:
-    """Open the journal at `path`, made when there is none, and keep other processes out."""
+    """Open or create the journal at `path`, and lock it."""
     while True:
         file = _open(path)
         try:
             is_alone = take(file)
-        except OSError:  # file systems that know no locks
+        except OSError:  # the file system has no locks
             return file
         if not is_alone:
             holder = _HOLDER_PATTERN.match(file.read(_HOLDER_BYTES))
@@ -229,7 +225,7 @@ def _open_alone(path: Path) -> FileIO:
             raise MachineError(f"{visible(path)}: in use by another wisesr predict (pid {pid}); wait for it or stop it")
         if lies_at(path, file):
             return file
-        file.close()  # finished and taken away by another process while it was opened here
+        file.close()  # finished and removed by another process while it was opened here
 
 
 def _encoded(value: Any) -> bytes:
@@ -237,7 +233,7 @@ def _encoded(value: Any) -> bytes:
 
 
 def _checked(content: bytes, checksum: int) -> tuple[int, bytes]:
-    """Return the checksum and the whole line of `content` that comes after lines with `checksum`."""
+    """Return the new checksum and the line of `content`, following lines with `checksum`."""
     checksum = zlib.crc32(content, checksum)
     return checksum, b"%08x %s\n" % (checksum, content)
 
@@ -247,13 +243,13 @@ def _content(line: bytes) -> bytes:
 
 
 def _write(file: FileIO, content: bytes) -> None:
-    """Write all of it: one call may take a part only, when the disk is nearly full."""
+    """Write all of `content`: a single call may write only a part when the disk is nearly full."""
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
 
 
 def prediction_from_json(values: dict[str, Any]) -> Prediction:
-    """Return the record that `Prediction.to_json` wrote."""
+    """Return the record from `Prediction.to_json`."""
     top = tuple(ScoredLabel(**scored) for scored in values["top"])
     return Prediction(values["path"], values["label"], values["score"], top, values["error"])

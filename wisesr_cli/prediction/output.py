@@ -1,7 +1,7 @@
-"""How predictions are written: to a stream, or through a journal into a file that is whole or not there.
+"""Writes predictions to a stream, or through a journal to a file that is complete or does not exist.
 
-When all inputs are done the journal is rendered and renamed; when the process was killed, `--resume` goes on behind the
-journal's last whole record, so that the output is byte for byte that of an uninterrupted run.
+When all inputs are done the journal is rendered and renamed; after a killed process, `--resume` continues after the
+journal's last complete record, so that the output is byte for byte that of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from wisesr_cli.requests import PredictRequest
 from wisesr_cli.results import Prediction
 from wisesr_cli.text import visible
 
-TABLE_ROWS = 200  # rows of a table are drawn in parts of this size, so that memory does not grow
+TABLE_ROWS = 200  # tables are drawn in parts of this size, so that memory does not grow
 CSV_HEADER = ("path", "label", "score", "error")
 
 
 class Renderer:
-    """Writes records to a stream in one format, with what stands before the first and, by `end`, behind the last."""
+    """Writes records to a stream in one format, with a format's opening and, by `end`, its closing."""
 
     def __init__(self, name: str, stream: TextIO) -> None:
         self.name, self.stream = name, stream
@@ -50,7 +50,7 @@ class Renderer:
         self.count += 1
 
     def end(self) -> None:
-        """Write what stands behind the last record; a shard may have none."""
+        """Write pending rows and the closing; a shard may have no record."""
         self._begin()
         if self.waiting:
             self._draw()
@@ -59,7 +59,7 @@ class Renderer:
         self.stream.flush()
 
     def _begin(self) -> None:
-        """Write what stands before the first record; not sooner, as a stream stays empty where all fails."""
+        """Write the opening with the first record, not before, so that the stream stays empty after an error."""
         if not self.count:
             self.stream.write({"json": "[", "csv": csv_line(CSV_HEADER)}.get(self.name, ""))
 
@@ -79,10 +79,9 @@ class FileOutput:
 
     Args:
         chosen: the format of the file.
-        path: the file.
-        header: what a journal to go on with must match.
-        overwrite: whether a file and a journal that lie there are replaced.
-        resume: whether to go on with a journal that lies there.
+        header: what the journal must match to be resumed.
+        overwrite: whether an existing file and journal are replaced.
+        resume: whether an existing journal is resumed.
     """
 
     def __init__(
@@ -94,23 +93,23 @@ class FileOutput:
 
     @property
     def has_nothing_to_resume(self) -> bool:
-        """Whether resuming was asked for, and a file lies there without a journal to go on with."""
+        """Whether resuming was requested, and the file exists without a journal."""
         return self.resume and self.path.exists() and not self.journal_path.exists()
 
     def __enter__(self) -> FileOutput:
-        """Open the journal, which keeps other processes out.
+        """Open the journal, which locks the output.
 
         Raises:
-            UsageError: a file or a journal lies there, and nobody said what to do with it.
-            MachineError: another process writes this output, or nobody can.
-            RunError: the journal to go on with is damaged, or belongs to something else.
+            UsageError: the file or journal exists, and neither overwriting nor resuming was requested.
+            MachineError: another process writes this output, or it cannot be written.
+            RunError: the journal to resume is damaged, or belongs to another model or other options.
         """
         self.journal = Journal(self.journal_path, self.header)
         try:
-            self._refuse_what_lies_there()
+            self._refuse_existing()
             self._rendering.unlink(missing_ok=True)  # of a process that was killed
             if self.resume:
-                self.journal.go_on()
+                self.journal.resume()
             else:
                 self.journal.start()
         except BaseException:
@@ -121,18 +120,18 @@ class FileOutput:
     def __exit__(self, *exception: object) -> None:
         self.journal.close()
 
-    def _refuse_what_lies_there(self) -> None:
+    def _refuse_existing(self) -> None:
         if self.overwrite or self.resume:
             return
         if self.path.exists():
             raise UsageError(f"{visible(self.path)} exists; replace it with --overwrite")
-        if self.journal.holds_records:
+        if self.journal.has_records:
             raise UsageError(
                 f"{visible(self.journal_path)} exists: go on with --resume, or start anew with --overwrite"
             )
 
-    def not_its_own(self, paths: Iterable[str]) -> Iterator[str]:
-        """Give the inputs without the journal, which a pattern may match.
+    def without_own_files(self, paths: Iterable[str]) -> Iterator[str]:
+        """Yield the inputs without the journal, which a pattern may match.
 
         Raises:
             UsageError: the output itself is an input.
@@ -145,10 +144,10 @@ class FileOutput:
                 yield path
 
     def skip_done(self, paths: Iterable[str]) -> Iterable[str]:
-        """Return the inputs that the journal does not hold yet.
+        """Return the inputs that are not in the journal.
 
         Raises:
-            RunError: the inputs are not those that the journal was written for.
+            RunError: the inputs differ from those of the journal.
         """
         rest = iter(paths)
         for number, record in enumerate(self.journal.records(), start=FIRST_RECORD):
@@ -168,11 +167,11 @@ class FileOutput:
 
     @property
     def _rendering(self) -> Path:
-        """The file that becomes the output; always of the same name, so that what a killed process left is found."""
+        """The temporary file that becomes the output; its fixed name lets a later process remove a leftover."""
         return self.path.with_name(TEMPORARY_PREFIX + sha256(os.fsencode(self.path.name)).hexdigest()[:12])
 
     def finish(self) -> None:
-        """Render the journal into the output, as a whole, and take the journal away."""
+        """Render the journal into the output and remove the journal."""
         self.journal.flush_to_disk()
         with (
             replacing(self.path, self._rendering) as temporary,
@@ -189,15 +188,15 @@ class FileOutput:
 def _is_same(path: str, other: Path) -> bool:
     try:
         return Path(path).samefile(other)
-    except (OSError, ValueError):  # one is not there, or its name cannot be
+    except (OSError, ValueError):  # one does not exist, or its name is invalid
         return False
 
 
 def open_output(request: PredictRequest, header: Callable[[], JournalHeader]) -> FileOutput | None:
-    """Return the file that the records of a request go to, None where it has none; `header` hashes the model.
+    """Return the output file of a request, or None; `header` hashes the model, and is called last.
 
     Raises:
-        UsageError: the output exists, its folder does not, or resuming was asked for without a file.
+        UsageError: the output exists, its folder does not, or resuming was requested without a file.
     """
     path = request.output
     if path is None:
@@ -213,7 +212,7 @@ def open_output(request: PredictRequest, header: Callable[[], JournalHeader]) ->
         raise UsageError(f"{visible(path)} is a folder; -o takes a file")
     if file.exists() and not file.is_file():
         raise UsageError(f"{visible(path)} is not a regular file; leave -o out, and write > {visible(path)}")
-    file = file.resolve()  # a link stays, and what it points to is written
+    file = file.resolve()  # a link is kept, and its target written
     if request.from_file is not None and _is_same(request.from_file, file):
         raise UsageError(f"{visible(path)}: is the list of inputs and the output; choose another name with -o")
     if file.exists() and not request.overwrite and not request.resume:

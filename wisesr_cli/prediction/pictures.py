@@ -14,7 +14,7 @@ from wisesr_cli.explanation.pictures import explanation_picture, shown_photo
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.requests import PredictRequest, Screen
-from wisesr_cli.results import Explanation, Prediction
+from wisesr_cli.results import Prediction
 from wisesr_cli.text import visible
 
 SCREEN_SIDE = 96  # pixels: twice what a terminal shows
@@ -30,20 +30,17 @@ def illustrated(
     *,
     first: int,
 ) -> Generator[Prediction, None, None]:
-    """Return the records, each given after its pictures were made.
+    """Return the records, each yielded after its pictures were made.
 
     Args:
-        records: of images, in order.
-        request: what is asked for.
-        engine: what gives the records; Keras is started for a folder of explanations.
-        folder: where explanations go; those of an earlier time are taken away, unless it is resumed.
-        first: how many records an earlier process gave.
+        folder: for explanations, which start Keras; pictures of an earlier run are removed, unless it is resumed.
+        first: number of records that an earlier process yielded.
     """
     pixel_limit = request.pixel_limit or PIXEL_LIMIT
     if folder is not None:
         explainer = start_explainer(engine.check(), request.device, request.listener, engine.image_size)
         request.listener.note(f"contribution maps, in {visible(folder)}: {explainer.statement}")
-        own = OwnPictures(folder, goes_on=first > 0)
+        own = OwnPictures(folder, is_resumed=first > 0)
         records = drawn(records, to_folder(explainer, own, pixel_limit), first)
     if request.screen is not None:
         records = drawn(records, to_screen(request.screen, engine.info, pixel_limit), first)
@@ -51,7 +48,7 @@ def illustrated(
 
 
 def drawn(records: Iterable[Prediction], draw: Draw, first: int) -> Generator[Prediction, None, None]:
-    """Give the same records, each after its picture was drawn; `first` of them were given by an earlier process."""
+    """Yield the same records, each after its picture was drawn, numbered from `first` + 1."""
     for number, record in enumerate(records, start=first + 1):
         if record.error is None:
             draw(number, record)
@@ -59,13 +56,10 @@ def drawn(records: Iterable[Prediction], draw: Draw, first: int) -> Generator[Pr
 
 
 def to_folder(explainer: Explainer, own: OwnPictures, pixel_limit: int) -> Draw:
-    """Return what writes the picture of an explanation into a folder, one image at a time.
-
-    An image that was readable for the prediction and no longer is gets no picture.
-    """
+    """Return what writes the picture of an explanation into a folder; an image that is no longer readable gets none."""
 
     def draw(number: int, record: Prediction) -> None:
-        explanation = explain_one(explainer, record.path, pixel_limit)
+        explanation = next(explain_paths(explainer, [record.path], batch_size=1, pixel_limit=pixel_limit))
         if explanation.error is None:
             try:
                 photo = shown_photo(record.path, explainer.info, pixel_limit=pixel_limit)
@@ -76,18 +70,13 @@ def to_folder(explainer: Explainer, own: OwnPictures, pixel_limit: int) -> Draw:
     return draw
 
 
-def explain_one(explainer: Explainer, path: str, pixel_limit: int) -> Explanation:
-    """Return the explanation of a single image."""
-    return next(iter(explain_paths(explainer, [path], batch_size=1, pixel_limit=pixel_limit)))
-
-
 def to_screen(screen: Screen, info: ModelInfo, pixel_limit: int) -> Draw:
     """Return what shows an image as the model sees it, with its label, on a terminal."""
 
     def draw(number: int, record: Prediction) -> None:
         try:
             photo = shown_photo(record.path, info, pixel_limit=pixel_limit, side=SCREEN_SIDE)
-        except ImageError:  # gone since it was labelled
+        except ImageError:  # removed since it was labelled
             return
         screen.show(photo, f"{record.path}: {record.label or '-'} {percent(record.score)}")
 

@@ -1,4 +1,4 @@
-"""Labels images: the work of `wisesr predict`, from what was asked for to the last record."""
+"""Labels images: the work of `wisesr predict`, from the request to the last record."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from wisesr_cli.text import counted, visible
 
 
 def predict(request: PredictRequest) -> Records[Prediction]:
-    """Return a record per image, in order, computed as they are taken; with an output, each after it was written.
+    """Return a lazily computed record per image, in order; with an output, each is written before it is yielded.
 
     Raises:
-        WisesrError: the model, the inputs or the output cannot be used; what was labelled before is kept.
+        WisesrError: the model, the inputs or the output cannot be used; records written before are kept.
     """
     _check(request)
     run = locate(request.run)
@@ -63,11 +63,11 @@ def _nothing() -> Generator[Prediction, None, None]:
 
 
 def _check(request: PredictRequest) -> None:
-    """Find what excludes itself, and a package that is missing, before anything slow.
+    """Check the options that concern Ray, before anything slow.
 
     Raises:
-        UsageError: something is meant for Ray, and Ray is not asked for; or Ray cannot do it.
-        MachineError: Ray is asked for, and is not installed.
+        UsageError: an option is only for Ray, or not possible with it.
+        MachineError: Ray was requested, and is not installed.
     """
     if request.engine == "ray":
         from wisesr_cli.prediction.ray.session import check_installed
@@ -81,18 +81,14 @@ def _check(request: PredictRequest) -> None:
 
 def header_of(request: PredictRequest, engine: ChosenEngine) -> JournalHeader:
     """Return what the records depend on."""
-    names = ("top_k", "min_score", "batch_size", "precision")
-    options = {name: getattr(request, name) for name in names}
+    options = {name: getattr(request, name) for name in ("top_k", "min_score", "batch_size", "precision")}
     shard = None if request.shard is None else str(parse_shard(request.shard))
     options |= {"pixel_limit": request.pixel_limit or PIXEL_LIMIT, "shard": shard, "engine": engine.identity}
     return JournalHeader(sha256(engine.path), options)
 
 
 class _Labelling:
-    """The labelling of the inputs of one request.
-
-    Everything that can be wrong with the inputs' names and the model is found before the first record is asked for.
-    """
+    """The labelling of one request's inputs; their names and the model are checked before the first record."""
 
     def __init__(
         self,
@@ -109,7 +105,7 @@ class _Labelling:
         self.stop = request.stop or StopRequest()
 
     def records(self) -> Generator[Prediction, None, None]:
-        """Return the records that are left to give, having started what gives them."""
+        """Start the engine and return the remaining records."""
         listener, oddities = self.request.listener, Oddities()
         total = self._count()
         found = self.wanted.find(oddities)
@@ -119,34 +115,34 @@ class _Labelling:
         done = self.tally.records
         if done:
             listener.note(f"{counted(done, 'record')} found in the journal")
-        with self.stop.deferred():  # an import is not broken off
+        with self.stop.deferred():  # an import must not be interrupted
             records = self._open(left, found, oddities, done)
-        return self._given(records, found, oddities, None if total is None else total - done)
+        return self._written(records, found, oddities, None if total is None else total - done)
 
     def _count(self) -> int | None:
-        """Return how many inputs there are, where somebody is shown it and they can be read more than once."""
+        """Return the number of inputs, if it is shown and they can be read more than once."""
         if isinstance(self.request.listener, Silent) or self.wanted.is_read_once:
             return None
         return sum(1 for _ in self._inputs(self.wanted.find()))
 
     def _inputs(self, found: Iterable[str]) -> Iterable[str]:
-        """Return the inputs without what an earlier time wrote among them."""
+        """Return the inputs without files that earlier commands wrote among them."""
         if self.folder is not None:
             from wisesr_cli.explanation.own_pictures import without_own_pictures
 
             found = without_own_pictures(found, self.folder)
-        return found if self.output is None else self.output.not_its_own(found)
+        return found if self.output is None else self.output.without_own_files(found)
 
     def _open(
         self, paths: Iterable[str], found: Inputs | ShardInputs, oddities: Oddities, done: int
     ) -> Generator[Prediction, None, None]:
-        """Start the engine and return the records of paths, computed as they are taken."""
+        """Start the engine and return the lazily computed records of paths."""
         request = self.request
         if request.engine == "ray":
             from wisesr_cli.prediction.ray.driver import ray_records
 
             with self._off_standard_output():
-                return ray_records(request, self.engine, self._stoppable(paths), oddities=oddities, first=done)
+                return ray_records(request, self.engine, self._interruptible(paths), oddities=oddities, first=done)
         records = predict_paths(
             self.engine.start(request.listener), paths, request, oddities=oddities, ready=found.ready, first=done
         )
@@ -156,17 +152,17 @@ class _Labelling:
 
         return illustrated(records, request, self.engine, self.folder, first=done)
 
-    def _given(
+    def _written(
         self,
         records: Generator[Prediction, None, None],
         found: Inputs | ShardInputs,
         oddities: Oddities,
         total: int | None,
     ) -> Generator[Prediction, None, None]:
-        """Give every record, counted and written, and say at the end what was odd."""
+        """Count, write and yield every record, and report oddities at the end."""
         listener = self.request.listener
         with listener.progress("labelling", total) as progress:
-            for record in self._taken(records):
+            for record in self._iterate(records):
                 self.stop.check(self.stop.hint)
                 if self.output is None:
                     self.tally.add(record)
@@ -180,8 +176,8 @@ class _Labelling:
             found.tell(listener)
         oddities.tell(listener)
 
-    def _taken(self, records: Generator[Prediction, None, None]) -> Iterator[Prediction]:
-        """Take record by record; a stop at once would break off whatever Ray is in the middle of, and crash it."""
+    def _iterate(self, records: Generator[Prediction, None, None]) -> Iterator[Prediction]:
+        """Iterate over the records, deferring signals with Ray, which an immediate stop would crash."""
         try:
             while True:
                 deferred = self.stop.deferred() if self.request.engine == "ray" else nullcontext()
@@ -193,8 +189,8 @@ class _Labelling:
         finally:
             records.close()
 
-    def _stoppable(self, paths: Iterable[str]) -> Iterator[str]:
-        """Give the same paths; within a block that puts stops off, a signal still ends the wait for the next one."""
+    def _interruptible(self, paths: Iterable[str]) -> Iterator[str]:
+        """Yield the same paths; a signal ends the wait for the next one even while stops are deferred."""
         iterator = iter(paths)
         while True:
             with self.stop.at_once():
@@ -205,7 +201,7 @@ class _Labelling:
 
     @contextmanager
     def _off_standard_output(self) -> Iterator[None]:
-        """Keep what Ray prints off standard output."""
+        """Keep Ray's messages off standard output."""
         if self.request.engine != "ray":
             yield
             return

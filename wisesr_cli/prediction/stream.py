@@ -30,15 +30,13 @@ def predict_paths(
     ready: Callable[[], bool] = always,
     first: int = 0,
 ) -> Generator[Prediction, None, None]:
-    """Give a record per path, in order; only a few batches are in memory at any time.
+    """Yield a record per path, in order; only a few batches are in memory at any time.
 
     Args:
-        engine: the loaded model.
-        paths: image files.
-        request: `top_k`, `min_score` (below it a record keeps its `top`), `batch_size` and `pixel_limit` count here.
-        oddities: counts what is odd about images that can be read.
-        ready: whether the next path is there without waiting; where it is not, what is there is labelled first.
-        first: the number of the first path among all that are labelled, those of an earlier process included.
+        request: `top_k`, `min_score` (below it a record keeps its `top`), `batch_size` and `pixel_limit` are used.
+        oddities: counts what is odd about readable images.
+        ready: whether the next path is available without waiting; otherwise pending images are labelled first.
+        first: the number of the first path among all that are labelled, including those of an earlier process.
     """
     oddities, batch_size = oddities or Oddities(), request.batch_size
     batches = decode_in_order(
@@ -62,9 +60,9 @@ Labelled = tuple[Decoded, NDArray[np.float64] | None]
 def _labelled(
     engine: Engine, batches: Iterator[list[Decoded]], batch_size: int, first: int, ready: Callable[[], bool]
 ) -> Generator[Labelled, None, None]:
-    """Give every input with its probabilities, in order. While the engine computes a batch, the next is decoded.
+    """Yield every input with its probabilities, in order; a batch is decoded while the engine computes the previous.
 
-    Where the next one is yet to come, nothing waits for it.
+    If the next input is not available yet, finished results do not wait for it.
     """
     computing: deque[tuple[list[Decoded], Future[Sequence[NDArray[np.float64] | None]]]] = deque()
 
@@ -78,7 +76,7 @@ def _labelled(
             try:
                 batch = next(batches, None) if not computing or ready() else []
             except Exception:
-                yield from finished()  # what came before the mistake is worth as much as ever
+                yield from finished()  # records before the error are still valid
                 raise
             yield from finished()
             if batch is None:
@@ -91,7 +89,7 @@ def _labelled(
 def _probabilities(
     engine: Engine, batch: Sequence[Decoded], first: int, batch_size: int
 ) -> Sequence[NDArray[np.float64] | None]:
-    """Return the probabilities of every class for every input, None for those that could not be read."""
+    """Return the class probabilities of every input, None for unreadable ones."""
     readable = [position for position, decoded in enumerate(batch) if decoded.pixels is not None]
     found: list[NDArray[np.float64] | None] = [None] * len(batch)
     if not readable:
@@ -112,10 +110,10 @@ def _probabilities(
 
 
 def _in_full_batch(engine: Engine, pixels: NDArray[np.uint8], rows: list[int], batch_size: int) -> NDArray[np.float32]:
-    """Return the logits of images, computed in a whole batch, so that nothing is compiled twice.
+    """Return the logits of images, computed in a full batch, so that nothing is compiled twice.
 
-    An image is always in the row that its number gives: whatever was unreadable, slow or labelled by an earlier
-    process, no score changes by a single bit.
+    An image's row depends on its number alone: scores are bit-identical whatever was unreadable, slow or labelled by an
+    earlier process.
     """
     whole = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
     whole[rows] = pixels

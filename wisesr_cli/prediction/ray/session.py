@@ -1,6 +1,6 @@
-"""Ray for as long as something is labelled with it: a cluster that is joined, or one of our own that leaves nothing.
+"""A Ray session: joins a cluster, or starts a local Ray that leaves no files.
 
-What Ray prints stays off both streams; what goes wrong is an error of ours. Ray is imported inside functions.
+Ray's messages stay off both standard streams; its errors become ours. Ray is imported inside functions.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.text import first_line, visible
 
 INSTALL = "pip install 'wisesr[ray]'"
-STORE_BYTES = 128 << 20  # of a local Ray's object store, beside the model
+STORE_BYTES = 128 << 20  # of a local Ray's object store, in addition to the model
 CONNECT_SECONDS = 10.0
-SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # an empty frame of them, the first that either side of HTTP/2 sends
-TEMPORARY = "wisesr-ray-"  # begins the names of temporary folders
-JUST_MADE_SECONDS = 60.0  # in which a process takes hold of its folder
-LONGEST_TEMPORARY = 40  # characters; names of sockets below it have at most 107
+SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # an empty SETTINGS frame, the first that either side of HTTP/2 sends
+TEMPORARY = "wisesr-ray-"  # prefix of temporary folders
+JUST_MADE_SECONDS = 60.0  # within which a process locks its new folder
+LONGEST_TEMPORARY = 40  # characters; socket paths below it are limited to 107
 
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Where Ray runs, and how many workers label.
+    """Where Ray runs, and the number of workers.
 
-    `address`: of a cluster, as HOST:PORT, or `auto` for the one of this machine; None is what RAY_ADDRESS says, else a
-    Ray of this process' own. `workers`: None is one per processor, or per GPU where GPUs compute.
+    `address`: HOST:PORT of a cluster, or `auto` for that of this machine; None is RAY_ADDRESS, or else a local Ray of
+    this process. `workers`: None is one per CPU, or per GPU on GPUs.
     """
 
     address: str | None = None
@@ -53,7 +53,7 @@ class RayOptions:
 
     @property
     def target(self) -> str:
-        """What Ray is told of where to run."""
+        """The address for `ray.init`."""
         return self.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
@@ -66,20 +66,20 @@ def check_installed() -> None:
 
 @contextmanager
 def session(options: RayOptions, store_bytes: int) -> Iterator[None]:
-    """Be connected to Ray while the block runs; a Ray of our own is started for it, and leaves nothing behind.
+    """Connect to Ray within the block; a local Ray is started for it, and leaves no files.
 
     Raises:
-        MachineError: there is no such cluster, or it does not take this process.
+        MachineError: there is no such cluster, or it refuses this process.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its C++; what goes wrong is raised, too
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its C++; errors are also raised
     if options.target == "local" and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
-        # Other users of the machine are kept out; Ray itself would leave a token in the home directory for it.
+        # Keeps other users of the machine out; Ray itself would leave a token in the home directory.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     with warnings.catch_warnings(action="ignore"):
         import ray
         import ray.data
-    if ray.is_initialized():  # in a program of the user's, whose cluster it is
+    if ray.is_initialized():  # by the user's program
         with _data_context(ray.data):
             yield
         return
@@ -88,7 +88,7 @@ def session(options: RayOptions, store_bytes: int) -> Iterator[None]:
         stack.callback(restore)
         try:
             arguments = _init_arguments(options, store_bytes, stack)
-            stack.callback(ray.shutdown)  # before the folder of a Ray of our own goes
+            stack.callback(ray.shutdown)  # before a local Ray's folder is removed
             with warnings.catch_warnings(action="ignore"), quiet_stderr():
                 ray.init(**arguments)
         except WisesrError:
@@ -104,7 +104,7 @@ def session(options: RayOptions, store_bytes: int) -> Iterator[None]:
 
 
 def _signals_restored() -> Callable[[], None]:
-    """Return what gives SIGTERM back to whoever has it now: Ray takes it at its start, and lets go of it at its end."""
+    """Return a function that restores the current SIGTERM handler, which Ray replaces at its start and its end."""
     terminate = signal.getsignal(signal.SIGTERM)
 
     def restore() -> None:
@@ -132,12 +132,12 @@ def _init_arguments(options: RayOptions, store_bytes: int, stack: ExitStack) -> 
 
 @contextmanager
 def _temporary_folder() -> Iterator[str]:
-    """Give a folder for a Ray of our own that is gone afterwards; what killed processes left of theirs goes, too."""
+    """Yield a temporary folder for a local Ray, and remove those that killed processes left."""
     parent = Path(tempfile.gettempdir())
     if len(str(parent)) > LONGEST_TEMPORARY:
         parent = Path("/tmp")
     for leftover in sorted(parent.glob(f"{TEMPORARY}*")):
-        with suppress(OSError, MachineError):  # another user's, or a live process is in it
+        with suppress(OSError, MachineError):  # another user's, or in use
             if time.time() - leftover.stat().st_mtime > JUST_MADE_SECONDS:
                 with alone_in(leftover):
                     shutil.rmtree(leftover, ignore_errors=True)
@@ -150,7 +150,7 @@ def _temporary_folder() -> Iterator[str]:
 
 
 def _check_address(options: RayOptions) -> None:
-    """Raise unless a cluster listens at an address; Ray itself tries for minutes, and says less."""
+    """Raise unless a cluster listens at an address; Ray itself retries for minutes, with a worse message."""
     target, source = options.target, "--ray-address" if options.address else "RAY_ADDRESS"
     if target == "auto":
         return
@@ -170,9 +170,9 @@ def _check_address(options: RayOptions) -> None:
 
 
 def _check_protocol(connection: socket.socket) -> None:
-    """Raise an `OSError` unless whoever listens speaks HTTP/2, as the head of a Ray cluster does (RFC 9113, 3.4)."""
+    """Raise an `OSError` unless the server speaks HTTP/2, as the head of a Ray cluster does (RFC 9113, 3.4)."""
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("0", "false"):
-        return  # it would speak after a handshake with certificates only
+        return  # it answers only after a handshake with certificates
     connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
     with connection.makefile("rb") as answers:
         answer = answers.read(len(SETTINGS))
@@ -180,18 +180,18 @@ def _check_protocol(connection: socket.socket) -> None:
         raise OSError("something else listens there")
 
 
-class _Hearing(io.TextIOBase):
-    """Takes what Ray prints to standard output, where it has no business, and tells of the first death of a worker."""
+class _DiscardedOutput(io.TextIOBase):
+    """Discards Ray's messages on standard output, but warns of the first lost worker."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener, self._told = listener, False
 
     def writable(self) -> bool:
-        """Say that it can be written to."""
+        """Return True."""
         return True
 
     def write(self, text: str) -> int:
-        """Take a piece of text."""
+        """Discard a piece of text."""
         if not self._told and "died" in text:
             self._told = True
             self._listener.warn("Ray lost a worker: what it had begun is labelled again by another one")
@@ -200,14 +200,14 @@ class _Hearing(io.TextIOBase):
 
 @contextmanager
 def off_standard_output(listener: Listener) -> Iterator[None]:
-    """Keep standard output for the records, which are written to the stream that was there before the block."""
-    with redirect_stdout(_Hearing(listener)):
+    """Reserve standard output for records, which are written to the original stream."""
+    with redirect_stdout(_DiscardedOutput(listener)):
         yield
 
 
 @contextmanager
 def _data_context(data: Any) -> Iterator[None]:
-    """Let Ray Data keep the order of blocks and show nothing, for as long as the block runs."""
+    """Let Ray Data preserve the order of blocks and show nothing, within the block."""
     context, logger = data.DataContext.get_current(), logging.getLogger("ray.data")
     names = ("enable_progress_bars", "print_on_execution_start")
     before = {name: getattr(context, name) for name in names}

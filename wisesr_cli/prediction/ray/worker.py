@@ -1,7 +1,6 @@
-"""What labels on a worker of Ray: loads the model once, then gives the records of one block of inputs after another.
+"""Labels on a Ray worker: loads the model once, then labels one block of inputs after another.
 
-A worker needs wisesr and its packages, and sees the images under the same paths; the model comes with the order. This
-module is imported on every worker, so that Ray itself is imported by nothing here but what is called there.
+A worker needs wisesr and its packages, and the images under the same paths; the model comes with the `Job`.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ from wisesr_cli.results import Prediction
 from wisesr_cli.text import visible
 from wisesr_cli.version import __version__
 
-Answer = tuple[Prediction, ImageHeader | None]  # of one input, and what its file says of itself where it can be read
+Answer = tuple[Prediction, ImageHeader | None]  # of one input, and its header if it is readable
 
 
 @dataclass(frozen=True)
-class Order:
+class Job:
     """What every worker labels with.
 
-    `model`: the model for LiteRT, or the bytes of the model file for Keras; `folder`: where relative paths begin;
-    `threads`: how many a worker computes in; `request`: what is asked for, without whom it is told.
+    `model`: the model for LiteRT, or the bytes of the model file for Keras; `folder`: the base of relative paths;
+    `threads`: per worker; `request`: without inputs and listener.
     """
 
     engine: ChosenEngine
@@ -76,12 +75,12 @@ class Order:
 
 
 class Labeller:
-    """Labels blocks of inputs; Ray Data makes one of these in every worker.
+    """Labels blocks of inputs; Ray Data creates one in every worker.
 
-    An error of ours, also one of its start, is an answer like others: what Ray makes of errors says little of them.
+    Our errors, including those at the start, are returned as answers, as Ray's translation loses their message.
 
     Args:
-        sent: holds a reference to the `Order`. A reference of its own among the arguments would be lost with the
+        sent: contains a reference to the `Job`; passed directly as an argument, the reference would be lost with the
             machine that holds its copy.
     """
 
@@ -89,14 +88,14 @@ class Labeller:
         import ray
 
         self.problem: WisesrError | MemoryError | None = None
-        self.order: Order = ray.get(sent[0])
+        self.job: Job = ray.get(sent[0])
         try:
-            self.engine = self.order.start()
+            self.engine = self.job.start()
         except (WisesrError, MemoryError) as error:
             self.problem = error
 
     def __call__(self, block: Any) -> Any:
-        """Return a table of one row, the answers of a block: a table with the number and the path of every input."""
+        """Return the answers of a block (number and path of every input) as a table of one row."""
         import pyarrow
 
         first = block["number"][0].as_py()
@@ -110,12 +109,12 @@ class Labeller:
         return pyarrow.table({"first": [first], "answers": [answers]})
 
     def answers(self, paths: Sequence[str], first: int) -> list[Answer]:
-        """Return the answers of consecutive inputs, of which the first has the number `first` among all."""
-        order, headers = self.order, _Headers()
+        """Return the answers of consecutive inputs, the first of which has the number `first`."""
+        job, headers = self.job, _Headers()
         found = predict_paths(
             self.engine,
-            (os.path.join(order.folder, path) if path else path for path in paths),  # noqa: PTH118  (as typed)
-            order.request,
+            (os.path.join(job.folder, path) if path else path for path in paths),  # noqa: PTH118  (as typed)
+            job.request,
             oddities=headers,
             first=first,
         )
@@ -123,7 +122,7 @@ class Labeller:
 
 
 class _Headers(Oddities):
-    """Keeps the header of the image whose record was given last."""
+    """Keeps the header of the image whose record was yielded last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,17 +137,12 @@ class _Headers(Oddities):
 
 
 def encoded(answers: Sequence[Answer]) -> str:
-    """Return answers as text, on their way between processes."""
+    """Return answers as text, to be sent between processes."""
     return to_json([(record.to_json(), header) for record, header in answers])
 
 
 def decoded(text: str) -> list[Answer]:
-    """Return the answers that `encoded` was given.
-
-    Raises:
-        WisesrError: the one that a worker met instead.
-        MemoryError: the same.
-    """
+    """Return the answers given to `encoded`, or raise the `WisesrError` or `MemoryError` that a worker sent instead."""
     found = json.loads(text)
     if isinstance(found, dict):
         raise MemoryError(found["text"]) if found["kind"] == "MemoryError" else _KINDS[found["kind"]](found["text"])
