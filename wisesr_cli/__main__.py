@@ -1,4 +1,4 @@
-"""The program: runs a command line and turns what went wrong into one line and an exit code."""
+"""The program: runs a command line and exits with its code."""
 
 import sys
 
@@ -6,23 +6,23 @@ import sys
 def main() -> None:
     """Run `wisesr` with the arguments of this process and exit."""
     _open_closed_streams()
-    if not _forget_current_folder():
+    if not _exclude_current_folder():
         sys.stderr.write("wisesr: the current folder no longer exists; change to another one\n")
         sys.exit(5)
-    _keep_matrix_library_small()
+    _limit_matrix_threads()
     from wisesr_cli.cli.main import run, show_bug
 
     sys.excepthook = show_bug
     code = run(sys.argv[1:])
     if code in (130, 143):
-        _let_threads_end_silently()
+        _silence_threads()
     sys.exit(code)
 
 
 def _open_closed_streams() -> None:
-    """Let what is written to a closed standard stream go nowhere, and no file of ours get the number of one.
+    """Redirect closed standard streams to nowhere, so that no file of ours gets the number of one.
 
-    Standard input that is closed stays so for Python, as reading paths from it is a mistake worth a message.
+    A closed standard input stays closed for Python, as reading paths from it is an error to report.
     """
     import os
 
@@ -38,29 +38,28 @@ def _open_closed_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
 
-def _let_threads_end_silently() -> None:
-    """Send standard error nowhere: what still computes when a training is broken off complains that Python is gone."""
+def _silence_threads() -> None:
+    """Discard standard error: threads still running after an interrupted training complain that Python has ended."""
     import os
 
     sys.stderr.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def _keep_matrix_library_small() -> None:
-    """Let NumPy's matrix library start no thread per processor when it is imported: nothing here multiplies with it.
+def _limit_matrix_threads() -> None:
+    """Limit NumPy's matrix library to one thread: starting one per CPU takes as long as the rest of NumPy's import.
 
-    They take as long to start as all the rest of NumPy.
+    Nothing here multiplies with it.
     """
     import os
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def _forget_current_folder() -> bool:
-    """Never import from the current folder: a `json.py` or `keras_cv.py` that lies beside images is no code of ours.
+def _exclude_current_folder() -> bool:
+    """Never import from the current folder: a `json.py` or `keras_cv.py` beside images is not our code.
 
-    Returns False when there is no current folder any more. A current folder that Python or this package is installed in
-    stays, behind everything else.
+    Returns False if the current folder no longer exists. One that contains Python or this package stays, as the last.
     """
     import os
 

@@ -1,8 +1,8 @@
-"""What the commands do, as typed Python functions: one for each command, which returns or yields records.
+"""The commands as typed Python functions, which return or yield records.
 
-Paths are relative to the current folder. A function takes the fields of its request, a record in `requests` that gives
-the meaning of each. Without a `listener` nothing is shown. What goes wrong is a `wisesr_cli.errors.WisesrError`, with
-the exit code that the program would have. Nothing is imported before it is needed.
+Paths are relative to the current folder. A function takes the fields of its request, which are documented in
+`requests`. Without a `listener` nothing is shown. Errors are `wisesr_cli.errors.WisesrError`, with the program's exit
+code. Nothing is imported before it is needed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Result = TypeVar("Result")
 
 
 def takes(request: Callable[Fields, Request]) -> Callable[[Callable[[Request], Result]], Callable[Fields, Result]]:
-    """Let a function of a request be called with the request's fields, which are then its signature."""
+    """Let a function of a request be called with the request's fields, which become its signature."""
 
     def decorate(work: Callable[[Request], Result]) -> Callable[Fields, Result]:
         @wraps(work)
@@ -71,9 +71,8 @@ def load_config(
     """Return the resolved config of a YAML file, an image folder or a run directory; None gives the defaults.
 
     Args:
-        source: where the config comes from.
-        settings: values laid over it, by key: `{"train.epochs": 5}`.
-        listener: who is told what is odd about them.
+        settings: values that override it, by key: `{"train.epochs": 5}`.
+        listener: is notified of anything odd in them.
 
     Raises:
         ConfigError: mistakes in the config, a line each.
@@ -95,10 +94,10 @@ def config_schema() -> dict[str, Any]:
 
 
 def init(folder: str | Path, *, listener: Listener | None = None) -> Starter:
-    """Return a commented config for an image folder, its classes, sizes and balance looked at, and the choices made.
+    """Return a commented config for an image folder, chosen by its classes, sizes and balance, and the choices made.
 
     Raises:
-        DataError: it is no image folder.
+        DataError: it is not an image folder.
     """
     from wisesr_cli.config.starter import describe, write_starter
 
@@ -107,12 +106,11 @@ def init(folder: str | Path, *, listener: Listener | None = None) -> Starter:
 
 
 def check(source: str | Path, settings: Settings | None = None, *, listener: Listener | None = None) -> CheckResult:
-    """Return what is found about a config and its image folders, every image decoded to its end; nothing is trained.
+    """Return findings about a config and its image folders, with every image decoded completely; nothing is trained.
 
     Args:
         source: a YAML config, an image folder or a run directory.
-        settings: values laid over the config, by key.
-        listener: who is told what happens.
+        settings: values that override the config, by key.
 
     Raises:
         ConfigError: mistakes in the config, a line each.
@@ -130,13 +128,12 @@ def train(
     options: TrainingOptions | None = None,
     listener: TrainingListener | None = None,
 ) -> TrainingResult:
-    """Train a classifier and return what it came to, its run directory first of all.
+    """Train a classifier and return the result, including its run directory.
 
     Args:
-        source: a YAML config, an image folder, or a run directory, which resuming goes on with.
-        settings: values laid over the config, by key: `{"train.epochs": 5}`.
+        source: a YAML config, an image folder, or a run directory to resume or overwrite.
+        settings: values that override the config, by key: `{"train.epochs": 5}`.
         options: resume, overwrite, limits, device.
-        listener: who is told what happens.
 
     Raises:
         WisesrError: see `training.train.train`.
@@ -155,12 +152,12 @@ def train(
 
 @takes(EvaluateRequest)
 def evaluate(request: EvaluateRequest) -> Evaluation:
-    """Judge a run on labelled images, and write metrics, tables and plots beside it.
+    """Evaluate a run on labelled images, and write metrics, tables and plots beside it.
 
     Raises:
         WisesrError: the run, the split or the images cannot be used.
     """
-    if request.report:  # Jinja is loaded, and found to be there, before anything slow
+    if request.report:  # a missing Jinja is reported before anything slow
         from wisesr_cli.report.content import write_report
     from wisesr_cli.evaluation.evaluate import evaluate as evaluate_run
 
@@ -184,7 +181,7 @@ def compare(request: CompareRequest) -> Comparison:
     """Train heads over seeds, all else equal, and return how they compare: mean, spread, paired difference, cost.
 
     Raises:
-        WisesrError: see `comparison.compare`. A loss that is not finite is none: see `missing_seeds` of the rows.
+        WisesrError: see `comparison.compare`; not for a loss that is not finite, see `missing_seeds` of the rows.
     """
     from wisesr_cli.comparison.compare import compare as compare_heads
 
@@ -193,13 +190,13 @@ def compare(request: CompareRequest) -> Comparison:
 
 @takes(ExplainRequest)
 def explain(request: ExplainRequest) -> Explanations:
-    """Explain images: a record per image, in order, of what every position of the feature map adds to the logits.
+    """Explain images: a record per image, in order, of every position's contribution to the logits.
 
-    The sum of a map and its bias is the logit: exact on the feature map, not on pixels. `overlays.overlay` lays a map
-    over a photo. An unreadable image has the reason in `error`.
+    A map and its bias sum to the logit: exact on the feature map, not on pixels. `overlays.overlay` draws a map over a
+    photo. An unreadable image has the reason in `error`.
 
     Raises:
-        WisesrError: the run cannot be used, its head cannot be explained, a class is none of its, or there is no input.
+        WisesrError: the run cannot be used, its head cannot be explained, a class is unknown, or there is no input.
     """
     from wisesr_cli.explanation.explain import explain as explain_images
 
@@ -208,10 +205,10 @@ def explain(request: ExplainRequest) -> Explanations:
 
 @takes(WeightsRequest)
 def position_weights(request: WeightsRequest) -> LearnedWeights:
-    """Return what a head has learned about positions: the mean over channels, of each class, of its strongest channels.
+    """Return the learned position weights of a head: means over channels, and each class's strongest channels.
 
     Raises:
-        WisesrError: the run cannot be used, a class is none of its, or its head has no position weights.
+        WisesrError: the run cannot be used, a class is unknown, or its head has no position weights.
     """
     from wisesr_cli.explanation.explain import explain_weights
 
@@ -259,13 +256,7 @@ def summarize(request: SummarizeRequest) -> Summary:
 def doctor(
     output_dir: str | Path = "runs", *, device: DeviceChoice = "auto", listener: Listener | None = None
 ) -> CheckResult:
-    """Return what is found about this machine: versions, devices, writable folders, one real training step.
-
-    Args:
-        output_dir: where runs would go.
-        device: where to compute.
-        listener: who is told what happens.
-    """
+    """Return findings about this machine: versions, devices, a writable `output_dir`, one real training step."""
     from wisesr_cli.training.diagnosis import diagnose
 
     return diagnose(str(output_dir), device, listener or Silent())

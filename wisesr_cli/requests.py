@@ -1,4 +1,4 @@
-"""What a command asks for: a frozen record each, made once and handed along; what comes out of it is in `results`.
+"""The requests of commands, as frozen records; their outcomes are in `results`.
 
 The fields of a record are the arguments of the function of that name in `api`, and the options of the command. To add
 an option: a field here, its option in `cli`, and the place that uses it.
@@ -36,7 +36,7 @@ class Screen(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What every request has: where to compute, and who is told what happens."""
+    """The fields of every request."""
 
     device: DeviceChoice = "auto"
     """Where to compute."""
@@ -46,7 +46,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamRequest(Request):
-    """What a request has that works through any number of images."""
+    """The fields of a request for any number of images."""
 
     from_file: str | None = None
     """A file with a path per line, whose images come behind the inputs."""
@@ -64,7 +64,7 @@ class StreamRequest(Request):
 
 @dataclass(frozen=True)
 class EvaluateRequest(Request):
-    """Judge a run on labelled images."""
+    """Evaluate a run on labelled images."""
 
     run: str | Path
     """A run directory, or its best.keras."""

@@ -62,7 +62,7 @@ def compare(
         comparison = api.compare(**options.fields_of(api.compare, arguments), listener=listener)
     except Interrupted as interrupted:
         if interrupted.run_name is not None:
-            listener.note(f"to go on: {_command_to_go_on(interrupted.run_name)}")
+            listener.note(f"to go on: {_resume_command(interrupted.run_name)}")
         raise
     _show(comparison, output)
     _say_what_next(comparison, listener)
@@ -86,8 +86,8 @@ def _show(comparison: Comparison, chosen: str) -> None:
     )
 
 
-def _command_to_go_on(name: str, *, seeds: str | None = None) -> str:
-    """Return the command line that resumes this very comparison, whatever others are called by then."""
+def _resume_command(name: str, *, seeds: str | None = None) -> str:
+    """Return the command line that resumes this comparison, by its name."""
     dropped = ("--name",) if seeds is None else ("--name", "--seeds")
     more = [] if seeds is None else ["--seeds", seeds]
     return options.command_without(*dropped, flags=("--resume",), add=(*more, "--name", name, "--resume"))
@@ -106,13 +106,13 @@ def _say_what_next(comparison: Comparison, listener: Listener) -> None:
     run = shlex.quote(str(folder / runs[-1]))
     seeds = [item.seed for item in comparison.trainings]
     if len({*seeds}) < ENOUGH_SEEDS:
-        listener.note(f"more seeds: {_command_to_go_on(folder.name, seeds=more_seeds(seeds))}")
+        listener.note(f"more seeds: {_resume_command(folder.name, seeds=more_seeds(seeds))}")
     listener.note(f"next: wisesr evaluate {run} --report")
     listener.note(f"      wisesr explain {run} IMAGE")
 
 
 def _fail_on_missing(comparison: Comparison) -> None:
-    """Raise a `DataError` when trainings came to nothing, after everything else was shown."""
+    """Raise a `DataError` if trainings failed, after everything else was shown."""
     from wisesr_cli.errors import DataError
     from wisesr_cli.text import counted
 

@@ -1,4 +1,4 @@
-"""The command line: the list of commands, looked up only when they are called, and the way from errors to exit codes.
+"""The command line: the lazily imported commands, and the translation of errors into exit codes.
 
 To add a command: a row in `COMMANDS` and a module of its name beside this one, with a Typer `app`.
 """
@@ -123,7 +123,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _escape_odd_names() -> None:
-    """Make file names that are not UTF-8 printable wherever they turn up."""
+    """Make file names that are not UTF-8 printable."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -136,9 +136,9 @@ def _pipe_closed() -> int:
 
 
 def _drop_output() -> None:
-    """Send what is still buffered nowhere: nobody can read it any more."""
+    """Discard buffered output, which nobody can read any more."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    with suppress(OSError):  # no file is behind it: the program runs inside another one
+    with suppress(OSError):  # not a file: the program runs inside another one
         os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
@@ -168,7 +168,7 @@ def _print_traceback(error: BaseException | None = None) -> None:
 
 
 def show_bug(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Show the traceback of what no command expected, in place of Python's own way, which shows names raw."""
+    """Show the traceback of an unexpected exception; Python's own hook would show names unescaped."""
     _print_traceback(error)
 
 

@@ -1,4 +1,4 @@
-"""The options that several commands share, and how they become values of the config."""
+"""The options that several commands share, and their translation into config values."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def new_app() -> typer.Typer:
 
 
 def fields_of(verb: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those arguments of a command that a function of `api` takes; what is not given keeps its default there."""
+    """Return the arguments of a command that a function of `api` takes, without those that are None."""
     taken = signature(verb).parameters
     return {name: value for name, value in arguments.items() if name in taken and value is not None}
 
@@ -118,7 +118,7 @@ def named(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overrides(settings: Sequence[str] | None, **named: Any) -> list[Override]:
-    """Return what the command line says about the config: `--set` first, then named options, which win."""
+    """Return the command line's config overrides: `--set` first, then named options, which take precedence."""
     from wisesr_cli.config.reader import Override, parse_set
 
     result = [parse_set(text) for text in settings or ()]

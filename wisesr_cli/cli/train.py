@@ -96,7 +96,7 @@ def train(
         ),
         listener=display,
     )
-    if cluster is not None and cluster.process != 0:  # the main process shows what it came to
+    if cluster is not None and cluster.process != 0:  # the main process shows the result
         return
     _show(result, display, dry_run=dry_run)
     if gates and not dry_run:
@@ -106,7 +106,7 @@ def train(
 
 
 def _parse_gates(texts: Sequence[str]) -> list[Gate]:
-    """Read the gates; where there are none, nothing of metrics is loaded, and a mistake in the config shows sooner."""
+    """Parse the gates; without any, metrics are not imported, so that a mistake in the config shows sooner."""
     if not texts:
         return []
     from wisesr_cli.evaluation.gates import parse_gate
@@ -129,13 +129,13 @@ def _show(result: TrainingResult, display: Listener, *, dry_run: bool) -> None:
     elif result.epochs_done_now == 0:
         display.note("nothing left to do: all epochs are done; a larger --epochs goes on")
     if not result.finished:
-        display.note(f"to go on: {_command_to_go_on(result.run_dir)}")
+        display.note(f"to go on: {_resume_command(result.run_dir)}")
     if result.best_epoch is not None:
         display.note(f"next: wisesr evaluate {run}" + ("" if result.metrics else " --data FOLDER"))
         display.note(f"      wisesr predict {run} IMAGE")
 
 
-def _command_to_go_on(run_dir: str) -> str:
-    """Return the command line that resumes this very run, whatever others are called by then."""
+def _resume_command(run_dir: str) -> str:
+    """Return the command line that resumes this run, by its name."""
     flags, add = ("--overwrite", "--resume"), ["--name", Path(run_dir).name, "--resume"]
     return options.command_without("--max-steps", "--time-limit", "--name", flags=flags, add=add)
