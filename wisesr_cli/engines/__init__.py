@@ -1,1 +1,1 @@
-"""Running a model: by LiteRT without TensorFlow, or by Keras."""
+"""Engines that run a model: LiteRT without TensorFlow, or Keras."""

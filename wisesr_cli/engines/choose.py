@@ -1,7 +1,7 @@
 """Chooses the engine that runs a saved model, and starts it.
 
-To add one: a class with `info`, `full_batches` and `logits`, and its choice in `choose_engine`. Frameworks are imported
-inside methods, as is what only Keras' models need: LiteRT is to label its first image in a fraction of a second.
+To add one: a class with `info`, `full_batches` and `logits`, and its choice in `choose_engine`. Frameworks, and modules
+that only Keras models need, are imported inside methods: LiteRT should label its first image in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ EngineName = Literal["litert", "keras"]
 
 @dataclass(frozen=True)
 class ChosenEngine:
-    """Which engine runs a model file, before anything slow was started.
+    """The engine for a model file, chosen before anything slow is started.
 
-    `name`: litert or keras; `identity`: what the scores depend on beside the model file; `checked`: the model file,
+    `name`: litert or keras; `identity`: what the scores depend on besides the model file; `checked`: the model file,
     where Keras runs it.
     """
 
@@ -48,27 +48,23 @@ class ChosenEngine:
     precision: str
     litert: LiteRtEngine | None = None
     checked: CheckedModel | None = None
-    image_size: ImageSize | None = None  # other than the one that the model was trained at
+    image_size: ImageSize | None = None  # if it differs from the training's
 
     @property
     def info(self) -> ModelInfo:
-        """What the model says of itself, with the image size that it is used at."""
+        """The model's record, with the image size at which it is used."""
         info = self.litert.info if self.litert else self.check().info
         return info if self.image_size is None else replace(info, image_size=self.image_size)
 
     def start(self, listener: Listener) -> Engine:
-        """Return the engine, ready to compute, and say where it does."""
+        """Return the engine, ready to compute, and report its device."""
         device = self.litert.device if self.litert else keras_start.start(self.device, precision=self.precision)
         listener.note(f"device: {device}")
         return self.litert or KerasEngine(self.check(), self.precision, self.image_size)
 
     def check(self) -> CheckedModel:
-        """Return the model file for Keras, checked unless it has been.
-
-        Raises:
-            RunError: it is refused.
-        """
-        from wisesr_cli.model_files.archive import check_model  # with h5py, which LiteRT has no use for
+        """Return the model file for Keras, checking it at the first call; `RunError` when it is rejected."""
+        from wisesr_cli.model_files.archive import check_model  # imports h5py, which LiteRT does not need
 
         return self.checked or check_model(self.path)
 
@@ -82,34 +78,34 @@ def choose_engine(
     image_size: AnySize | None = None,
     listener: Listener,
 ) -> ChosenEngine:
-    """Return which engine runs a model: LiteRT where it can, unless another one is asked for.
+    """Return the engine for a model: LiteRT if it can run it, unless another one is requested.
 
-    LiteRT starts in a fraction of the time and is faster than Keras on a CPU; it has no GPU, float32 only, and only
-    the image size that the model was trained at.
+    LiteRT starts in a fraction of the time and is faster than Keras on a CPU; it has no GPU, float32 only, and only the
+    training's image size.
 
     Raises:
-        UsageError: LiteRT was asked for, and also what it cannot do; or something else than an engine; or an image size
-            that the model cannot be used at, as far as that can be told without Keras.
-        RunError: the model file is refused, or LiteRT was asked for and there is no model for it.
-        MachineError: LiteRT was asked for, and is not installed.
+        UsageError: an unknown engine, LiteRT together with what it does not support, or an image size that the model
+            cannot be used at, as far as that is known without Keras.
+        RunError: the model file is rejected, or LiteRT was requested and there is no model for it.
+        MachineError: LiteRT was requested and is not installed.
     """
     if choice not in get_args(EngineChoice):
         raise UsageError(f"engine {choice!r} is none of {joined(get_args(EngineChoice))}")
     if choice == "keras":
-        run.checked  # noqa: B018  (refused here, or read once for all that follows)
+        run.checked  # noqa: B018  (rejected here, or read once for all later uses)
     size = None if image_size is None else _other_size(run, image_size)
     if choice != "keras":
         try:
             return _on_litert(run.model, device, precision, size)
         except UnusableError as error:
             if choice == "litert":
-                raise error.kind(f"--engine litert: {error}{_way_out(error, run, size)}") from None
+                raise error.kind(f"--engine litert: {error}{_remedy(error, run, size)}") from None
             listener.note(f"engine: Keras, as {error}")
     return _on_keras(run, device, precision, size)
 
 
 def _other_size(run: Located, image_size: AnySize) -> ImageSize | None:
-    """Return an image size, or None where it is that of the model itself."""
+    """Return an image size, or None if it is the model's own."""
     from wisesr_cli.config.reader import parse_image_size
 
     size = parse_image_size(image_size)
@@ -117,7 +113,7 @@ def _other_size(run: Located, image_size: AnySize) -> ImageSize | None:
 
 
 def _on_litert(path: Path, device: DeviceChoice, precision: str, image_size: ImageSize | None) -> ChosenEngine:
-    """Return LiteRT for a model file, or raise an `UnusableError` for what it cannot do."""
+    """Return LiteRT for a model file, or raise `UnusableError` with what it does not support."""
     if image_size is not None:
         given = size_text(image_size)
         reason = f"{LITERT} is for the image size of the training, and --image-size {given} was given"
@@ -130,8 +126,8 @@ def _on_litert(path: Path, device: DeviceChoice, precision: str, image_size: Ima
     return ChosenEngine(path, "litert", f"litert {model.sha256[:12]}", device, precision, LiteRtEngine(model))
 
 
-def _way_out(error: UnusableError, run: Located, image_size: ImageSize | None) -> str:
-    """Return what to do where LiteRT was asked for, and cannot run the model."""
+def _remedy(error: UnusableError, run: Located, image_size: ImageSize | None) -> str:
+    """Return what to do when LiteRT was requested and cannot run the model."""
     if error.kind is RunError:
         return "; use --engine keras, or write the run's best.tflite with the command that trained it and --resume"
     if image_size is None:
@@ -141,7 +137,7 @@ def _way_out(error: UnusableError, run: Located, image_size: ImageSize | None) -
 
 
 def _on_keras(run: Located, device: DeviceChoice, precision: str, image_size: ImageSize | None) -> ChosenEngine:
-    """Return Keras for a model file, and for an image size that may do."""
+    """Return Keras for a model file, having checked the image size."""
     from wisesr_cli.models.image_sizes import check_image_size
 
     identity, checked = "keras", run.checked

@@ -1,4 +1,4 @@
-"""What an engine is: something that turns uint8 batches into logits."""
+"""The interface of engines, which compute logits from uint8 batches."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from wisesr_cli.model_files.info import ModelInfo
 class Engine(Protocol):
     """A loaded model.
 
-    `full_batches`: whether it is fast only where every batch has as many images as the one before, so that one with
-    fewer is filled up.
+    `full_batches`: it is fast only for batches of constant size, so that smaller ones are padded.
     """
 
     info: ModelInfo
@@ -25,7 +24,7 @@ class Engine(Protocol):
 
 
 def padded_logits(engine: Engine, pixels: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
-    """Return the logits of at most `batch_size` images, computed as a full batch where the engine wants one."""
+    """Return the logits of at most `batch_size` images, padded to a full batch if the engine needs one."""
     missing = batch_size - len(pixels)
     if missing <= 0 or not engine.full_batches:
         return engine.logits(pixels)

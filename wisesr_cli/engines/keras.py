@@ -19,17 +19,14 @@ if TYPE_CHECKING:
 class KerasEngine:
     """Runs a `.keras` file on the backend and device that `keras_start.start` chose.
 
-    Args:
-        checked: the model file.
-        precision: arithmetic; a model file holds float32, other arithmetic is laid over its layers.
-        image_size: height and width that the model is rebuilt for; None is the size that it was trained at.
+    `precision` replaces the float32 of the file; `image_size` (height, width) rebuilds the model for another size.
 
     Raises:
         RunError: the file is damaged, or is not a model of wisesr train.
         UsageError: its head cannot be used at that image size.
     """
 
-    full_batches = True  # every other size of a batch is traced or compiled anew
+    full_batches = True  # each new batch size is traced or compiled again
 
     def __init__(self, checked: CheckedModel, precision: str = "float32", image_size: ImageSize | None = None) -> None:
         from wisesr_cli.model_files.loading import load_model
@@ -48,26 +45,21 @@ class KerasEngine:
             self.model = _in_precision(self.model, precision)
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 (batch, classes) for uint8 pixels (batch, height, width, 3).
-
-        Raises:
-            RunError: the model cannot compute them, though it could be loaded.
-            MemoryError: the batch does not fit.
-        """
+        """Return float32 (batch, classes) for uint8 pixels (batch, height, width, 3); raises as `outputs` does."""
         return self.outputs(self.model, pixels)[0]
 
     def outputs(self, model: Any, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """Return every output of a Keras model over the layers of this one, float32 (batch, ...), for uint8 pixels.
 
         Raises:
-            RunError: they cannot be computed, though the model could be loaded.
+            RunError: they cannot be computed, although the model could be loaded.
             MemoryError: the batch does not fit.
         """
         try:
             return numpy_outputs(model, pixels)
         except MemoryError:
             raise
-        except Exception as error:  # backends raise whatever they like
+        except Exception as error:  # backends raise exceptions of any type
             raise RunError(f"{visible(self.path)}: the model cannot be run: {on_one_line(error)}") from error
 
 
@@ -80,7 +72,7 @@ def _in_precision(model: Any, precision: str) -> Any:
 
     def clone(layer: Any) -> Any:
         config = layer.get_config()
-        if isinstance(layer, keras.Layer) and layer.name != CLASSIFIER_LAYER:  # operations have no precision
+        if isinstance(layer, keras.Layer) and layer.name != CLASSIFIER_LAYER:  # operations have no dtype policy
             config["dtype"] = precision
         return layer.__class__.from_config(config)
 
@@ -90,7 +82,7 @@ def _in_precision(model: Any, precision: str) -> Any:
 
 
 def numpy_logits(model: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return what a Keras classifier says of uint8 pixels, float32 (batch, classes)."""
+    """Return the logits of a Keras classifier for uint8 pixels, float32 (batch, classes)."""
     return numpy_outputs(model, pixels)[0]
 
 
@@ -98,7 +90,7 @@ def numpy_outputs(model: Any, pixels: NDArray[np.uint8]) -> list[NDArray[np.floa
     """Return every output of a Keras model for uint8 pixels (batch, height, width, 3), float32 (batch, ...)."""
     try:
         outputs = model.predict_on_batch(pixels.astype("float32"))
-    except Exception as error:  # every backend has kinds of its own
+    except Exception as error:  # every backend has exceptions of its own
         if type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error):
             raise MemoryError("the model does not fit; a smaller --batch-size may help") from error
         raise

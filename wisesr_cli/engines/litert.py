@@ -1,7 +1,7 @@
-"""best.tflite, the best model for prediction without TensorFlow: what it holds, whether it fits, and how it is run.
+"""best.tflite, the best model for prediction without TensorFlow: reads, checks and runs it.
 
-The file is a model for LiteRT with a zip behind it. Its one member holds what the model file says of itself, and which
-model file this one was made from; `unzip -p best.tflite wisesr.json` shows it. No Keras.
+The file is a LiteRT model followed by a zip. Its only member has the record of the model and the identity of the model
+file that it was converted from; `unzip -p best.tflite wisesr.json` shows it. No Keras.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo, parse_model_info
 from wisesr_cli.text import on_one_line, visible
 
 PACKAGE = "ai-edge-litert"
-MOST_BYTES = 2 << 30  # of a file; positions in a model for LiteRT have 31 bits
-MOST_RECORD_BYTES = 4 << 20  # of the zip behind the model; class names take most of it
-MOST_RATIO, SPARE_BYTES = 2, 16 << 20  # position weights take more room than in the model file, where tiles are small
-MOST_NUMBERS = 1 << 26  # in what one operator gives for one image: 256 MiB, as VGG16 at 1024 pixels
-MOST_COPIES_BYTES = 1 << 29  # of weights: every image that is computed at the same time needs a copy
+MOST_BYTES = 2 << 30  # of a file; offsets in a LiteRT model have 31 bits
+MOST_RECORD_BYTES = 4 << 20  # of the zip after the model; class names take most of it
+MOST_RATIO, SPARE_BYTES = 2, 16 << 20  # position weights of small tiles take more space here than in the model file
+MOST_NUMBERS = 1 << 26  # in an operator's output for one image: 256 MiB, as VGG16 at 1024 pixels
+MOST_COPIES_BYTES = 1 << 29  # of weights: every image computed in parallel needs a copy
 
-# What the backbones and heads of wisesr come to. None of them calls another graph, or keeps anything.
+# The operators of wisesr's backbones and heads. None of them calls another graph or keeps state.
 OPERATORS = {
     *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "GATHER", "GELU"),
     *("HARD_SWISH", "LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "NEG", "PACK", "PAD", "REDUCE_MAX"),
@@ -43,11 +43,9 @@ OPERATORS = {
 
 
 class UnusableError(Exception):
-    """Why LiteRT does not run a model; the text is the bare reason.
+    """LiteRT cannot run a model; the text is the bare reason.
 
-    Args:
-        reason: the text.
-        kind: what it is where nothing else may run the model.
+    `kind` is the error to raise when no other engine may run the model.
     """
 
     def __init__(self, reason: str, kind: type[WisesrError] = RunError) -> None:
@@ -57,7 +55,7 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True)
 class LiteRtModel:
-    """A model for LiteRT in memory: the path of its file, the record in it, the model itself."""
+    """A LiteRT model in memory: the path of its file, its record, and the model itself."""
 
     path: Path
     info: ModelInfo
@@ -65,11 +63,11 @@ class LiteRtModel:
 
     @cached_property
     def sha256(self) -> str:
-        """The SHA-256 of the model, without what lies behind it."""
+        """The SHA-256 of the model, without the appended zip."""
         return new_sha256(self.content).hexdigest()
 
     def to_bytes(self, model_file: Path) -> bytes:
-        """Return what its file holds when it was made from a model file."""
+        """Return the content of its file when it was converted from `model_file`."""
         record = {
             **asdict(self.info),
             "keras": {"bytes": model_file.stat().st_size, "sha256": sha256(model_file)},
@@ -79,10 +77,9 @@ class LiteRtModel:
 
 
 def read_litert(path: Path, model_file: Path) -> LiteRtModel:
-    """Return the model for LiteRT at `path`, which was made from `model_file` as it is now.
+    """Return the LiteRT model at `path`, which must have been converted from the current `model_file`.
 
-    Raises:
-        UnusableError: it is missing, damaged, or made from another model file.
+    Raises `UnusableError` when it is missing, damaged, or converted from another model file.
     """
     content, keras_bytes = _read(path, model_file)
     try:
@@ -104,7 +101,7 @@ def read_litert(path: Path, model_file: Path) -> LiteRtModel:
 
 
 def _read(path: Path, model_file: Path) -> tuple[bytes, int]:
-    """Return the bytes of a file, and how many the model file has; one that is far larger is not read."""
+    """Return the bytes of a file, and the size of the model file; one that is far larger is not read."""
     try:
         if not path.is_file():
             raise UnusableError(f"there is no {visible(path.name)} beside {visible(model_file.name)}")
@@ -120,13 +117,12 @@ def _read(path: Path, model_file: Path) -> tuple[bytes, int]:
 
 
 class LiteRtEngine:
-    """Runs a model for LiteRT on the CPU, one image at a time and several at once.
+    """Runs a LiteRT model on the CPU, one image at a time and several in parallel.
 
-    An image that is computed alone gives the same bits whatever else is labelled, and takes fewer processor seconds
-    than in a batch, whose layers outgrow the processor's caches.
+    An image computed alone gives the same bits whatever the other images are, and takes less processor time than in a
+    batch, whose layers exceed the processor's caches.
 
-    Raises:
-        UnusableError: LiteRT is not installed, or refuses the model, or the model is not one of wisesr.
+    Raises `UnusableError` when LiteRT is not installed or rejects the model, or the model is not one of wisesr.
     """
 
     full_batches = False
@@ -142,7 +138,7 @@ class LiteRtEngine:
 
     @property
     def device(self) -> Device:
-        """What computes, and why."""
+        """The device, and the reason for it."""
         hint = "; --device gpu computes on the GPU" if has_nvidia_driver() else ""
         return Device("cpu", processor(), f"LiteRT runs {visible(self.model.path.name)}{hint}")
 
@@ -150,7 +146,7 @@ class LiteRtEngine:
         """Return float32 (batch, classes) for uint8 pixels (batch, height, width, 3).
 
         Raises:
-            RunError: the model cannot compute them, though it could be loaded.
+            RunError: the model cannot compute them, although it could be loaded.
             MemoryError: an image does not fit.
         """
         logits = np.empty((len(pixels), len(self.info.class_names)), np.float32)
@@ -162,13 +158,13 @@ class LiteRtEngine:
         return logits
 
     def _compute(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Return the logits of a few images, in whatever thread this is."""
+        """Return the logits of a few images; may run in any thread."""
         try:
             interpreter = self._next_interpreter()
             found = [_run(interpreter, image) for image in pixels]
         except MemoryError:
             raise
-        except Exception as error:  # LiteRT raises whatever it likes
+        except Exception as error:  # LiteRT raises exceptions of any type
             raise RunError(f"{visible(self.model.path)}: the model cannot be run: {on_one_line(error)}") from error
         self._idle.append(interpreter)
         return found
@@ -176,7 +172,7 @@ class LiteRtEngine:
     def _next_interpreter(self) -> Any:
         try:
             return self._idle.pop()
-        except IndexError:  # every other one is at work in another thread
+        except IndexError:  # all others are in use in other threads
             return self._interpreter()
 
     def _first_interpreter(self) -> Any:
@@ -187,7 +183,7 @@ class LiteRtEngine:
             if not isinstance(error, ModuleNotFoundError):
                 reason = f"{PACKAGE} cannot be loaded: {on_one_line(error, whole=True)}; install it anew"
             raise UnusableError(reason, MachineError) from None
-        except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # also another LiteRT than is known here
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # also from untested LiteRT versions
             raise UnusableError(f"LiteRT does not take {visible(self.model.path.name)}: {on_one_line(error)}") from None
 
     def _interpreter(self) -> Any:
@@ -199,9 +195,9 @@ class LiteRtEngine:
         return interpreter
 
     def _check(self, interpreter: Any) -> None:
-        """Raise an `UnusableError` unless a model has the shapes and operators of one of wisesr.
+        """Raise `UnusableError` unless a model has the shapes and operators of a wisesr model.
 
-        LiteRT trusts what it runs more than a file from elsewhere deserves. Sizes are those that the file declares.
+        LiteRT trusts files more than untrusted ones deserve. Sizes are those that the file declares.
         """
         most = max(MOST_NUMBERS, len(self.model.content) // 4)
         found = {
@@ -224,12 +220,12 @@ class LiteRtEngine:
 
 
 def _signature(tensor: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
-    """Return the type of a tensor and its shape, -1 where it may differ."""
+    """Return the type of a tensor and its shape, -1 for variable sides."""
     return np.dtype(tensor["dtype"]).name, tuple(int(side) for side in tensor["shape_signature"])
 
 
 def _numbers(tensor: dict[str, Any]) -> int:
-    """Return how many numbers a tensor holds for one image."""
+    """Return how many values a tensor has for one image."""
     return prod(int(side) for side in tensor["shape"])
 
 

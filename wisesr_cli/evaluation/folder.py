@@ -9,11 +9,7 @@ from tempfile import TemporaryFile
 
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, make_folder, naming
 from wisesr_cli.run.folders import refuse_wrong_kinds, remove_if_empty
-from wisesr_cli.run.names import (
-    EVALUATION_FILES,
-    EVALUATION_PICTURES,
-    REPORT,
-)
+from wisesr_cli.run.names import EVALUATION_FILES, EVALUATION_PICTURES, REPORT
 from wisesr_cli.run.run import Run
 
 

@@ -211,12 +211,7 @@ def most_confused(metrics: Metrics, *, limit: int = 10) -> tuple[ConfusedPair, .
 
 
 def worst_mistakes(
-    paths: Sequence[str],
-    labels: npt.ArrayLike,
-    probabilities: Floats,
-    class_names: Sequence[str],
-    *,
-    limit: int = 20,
+    paths: Sequence[str], labels: npt.ArrayLike, probabilities: Floats, class_names: Sequence[str], *, limit: int = 20
 ) -> tuple[Mistake, ...]:
     """Return the wrongly labelled images, the surest mistake first and by path among equals."""
     truth, predicted = np.asarray(labels), probabilities.argmax(axis=1)

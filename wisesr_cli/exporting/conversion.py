@@ -66,12 +66,7 @@ def missing_tensorflow() -> str | None:
 
 
 def convert(
-    model: Any,
-    name: FormatName,
-    target: Path,
-    *,
-    quantize: Quantization | None = None,
-    examples: Pixels | None = None,
+    model: Any, name: FormatName, target: Path, *, quantize: Quantization | None = None, examples: Pixels | None = None
 ) -> None:
     """Write a Keras model, which takes batches of any size, to `target` in another format.
 

@@ -272,10 +272,7 @@ FORMATS: dict[str, Format] = {
     "keras": Format(runtimes.open_keras, describe_keras, (), "pip install keras"),
     "onnx": Format(runtimes.open_onnx, describe_onnx, ("onnx", "onnxruntime", "tf2onnx", "tensorflow"), ONNX_INSTALL),
     "litert": Format(
-        runtimes.open_litert,
-        describe_litert,
-        ("tensorflow", "ai_edge_litert"),
-        "pip install tensorflow ai-edge-litert",
+        runtimes.open_litert, describe_litert, ("tensorflow", "ai_edge_litert"), "pip install tensorflow ai-edge-litert"
     ),
     "saved_model": Format(runtimes.open_saved_model, describe_saved_model, ("tensorflow",), "pip install tensorflow"),
 }

@@ -1,1 +1,1 @@
-"""Model files: what one may hold, checked before Keras reads it."""
+"""Model files, checked before Keras reads them."""

@@ -1,4 +1,4 @@
-"""The zip of texts behind a model for LiteRT, which LiteRT does not look at. No Keras."""
+"""The zip of text files appended to a LiteRT model; LiteRT ignores it. No Keras."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zipfile
 
 
 def with_members(content: bytes, members: dict[str, str]) -> bytes:
-    """Return a model with a zip of texts behind it. Equal texts give equal bytes."""
+    """Return a model with a zip of texts appended. Equal texts give equal bytes."""
     tail = io.BytesIO()
     with zipfile.ZipFile(tail, "w") as archive:
         for name, text in members.items():
@@ -16,10 +16,9 @@ def with_members(content: bytes, members: dict[str, str]) -> bytes:
 
 
 def read_member(tail: bytes, name: str) -> bytes:
-    """Return the one member of the zip at the end of a file, which is not compressed: it is no larger than the file.
+    """Return the only member of the zip at the end of a file; `ValueError` when it is not called `name`.
 
-    Raises:
-        ValueError: there is none of that name.
+    It must be uncompressed, so that it is no larger than the file.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(tail)) as archive:

@@ -1,8 +1,8 @@
 """Checks what the `config.json` of a model file asks Keras to build, before Keras builds any of it.
 
-Every object must be of a class in `ALLOWED`, and every number within what models of this kind have: a few bytes could
-else ask for any memory or time. Every layer must be called once, by layers before it, and lead to the output: so the
-weights and the work are those that can be seen.
+Every object must be of a class in `ALLOWED`, and every number within the range of such models: otherwise a few bytes
+could request any amount of memory or time. Every layer must be called exactly once, on outputs of earlier layers, and
+contribute to the output, so that the config shows all weights and all computation.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from wisesr_cli.model_files.allowed import ALLOWED
 from wisesr_cli.model_files.hdf5 import UnsafeFileError
 from wisesr_cli.settings import LARGEST_SIDE
 
-MOST_DEPTH = 100  # of what is nested; real ones have 14
-MOST_LAYERS = 3_000  # of one model; real ones have up to 1,039
-MOST_NESTED_MODELS = 4  # one in another; real ones have 3
-MOST_CONSTANTS = 32  # numbers, and lists around them, of a constant; the mean of ImageNet takes 7
-MOST_NUMBER = 1 << 20  # where `MOST` says nothing; real ones have up to 36,864
+MOST_DEPTH = 100  # nesting levels; real configs have 14
+MOST_LAYERS = 3_000  # per model; real models have up to 1,039
+MOST_NESTED_MODELS = 4  # one inside another; real models have 3
+MOST_CONSTANTS = 32  # numbers and enclosing lists of a constant; ImageNet's mean takes 7
+MOST_NUMBER = 1 << 20  # for options that `MOST` does not list; real models have up to 36,864
 
-# Several times what the backbones and heads have, by the name of the option.
+# By option name: several times the values in the backbones and heads.
 MOST: dict[str, int] = {
     "axis": 4,
     "batch_shape": LARGEST_SIDE,
@@ -35,49 +35,28 @@ MOST: dict[str, int] = {
     "strides": 64,
 }
 _ANY_NUMBER = frozenset({"seed", "shared_object_id"})
-_COMPUTED, _CONSTANT = "__keras_tensor__", "__tensor__"  # what Keras calls what a layer gave, and numbers in a call
-_OPERATIONS = "keras.src.ops.numpy"  # the module of what is no layer
-_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")  # TensorFlow takes no others
-# Those of Keras that keep the shape, and need nothing but their input.
-_ACTIVATIONS = frozenset(
-    [
-        "elu",
-        "gelu",
-        "hard_sigmoid",
-        "hard_silu",
-        "hard_swish",
-        "leaky_relu",
-        "linear",
-        "mish",
-        "relu",
-        "relu6",
-        "selu",
-        "sigmoid",
-        "silu",
-        "softmax",
-        "softplus",
-        "softsign",
-        "swish",
-        "tanh",
-    ]
-)
+_COMPUTED, _CONSTANT = "__keras_tensor__", "__tensor__"  # Keras' names for a layer's output, and for numbers in a call
+_OPERATIONS = "keras.src.ops.numpy"  # module of operations that are not layers
+_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")  # TensorFlow accepts no others
+# Keras' activations that keep the shape and need only their input.
+_ACTIVATIONS = {
+    *("elu", "gelu", "hard_sigmoid", "hard_silu", "hard_swish", "leaky_relu", "linear", "mish", "relu", "relu6"),
+    *("selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "swish", "tanh"),
+}
 _INPUT_TYPES = ("float32", "float16", "bfloat16", "uint8")
 
 
 def check_model_config(config: Any) -> None:
-    """Raise for the first thing in a model's config that no model of wisesr has.
+    """Raise `UnsafeFileError`, with the bare reason, for the first thing that no wisesr model has.
 
-    A compiled model's optimizer, loss and metrics are not looked at: Keras is told not to build them.
-
-    Raises:
-        UnsafeFileError: the message is the bare reason.
+    Optimizer, loss and metrics of a compiled model are not checked: Keras is told not to build them.
     """
     if not isinstance(config, dict) or "class_name" not in config:
         raise UnsafeFileError("config.json in it describes no model")
-    waiting: list[tuple[str, Any, int, int]] = [("", {**config, "compile_config": None}, 1, 0)]
-    found: list[tuple[dict[str, Any], int]] = []  # what describes a model, and how many models it lies in
-    while waiting:
-        key, value, depth, models = waiting.pop()
+    pending: list[tuple[str, Any, int, int]] = [("", {**config, "compile_config": None}, 1, 0)]
+    found: list[tuple[dict[str, Any], int]] = []  # descriptions of models, with their nesting depth
+    while pending:
+        key, value, depth, models = pending.pop()
         if depth > MOST_DEPTH:
             raise UnsafeFileError(f"config.json in it is nested more than {MOST_DEPTH} deep")
         if isinstance(value, dict):
@@ -86,9 +65,9 @@ def check_model_config(config: Any) -> None:
             if isinstance(value.get("layers"), list):
                 models += 1
                 found.append((value, models))
-            waiting.extend((name, inner, depth + 1, models) for name, inner in value.items())
+            pending.extend((name, inner, depth + 1, models) for name, inner in value.items())
         elif isinstance(value, list):
-            waiting.extend((key, inner, depth + 1, models) for inner in value)
+            pending.extend((key, inner, depth + 1, models) for inner in value)
         else:
             _check_value(key, value)
     for options, models in found:
@@ -96,21 +75,21 @@ def check_model_config(config: Any) -> None:
 
 
 def objects_in(value: Any) -> Iterator[dict[str, Any]]:
-    """Give every mapping in what was read from JSON, those inside others, too."""
-    waiting = [value]
-    while waiting:
-        part = waiting.pop()
+    """Yield every mapping in a parsed JSON value, nested ones included."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
         if isinstance(part, dict):
             yield part
-            waiting += part.values()
+            pending += part.values()
         elif isinstance(part, list):
-            waiting += part
+            pending += part
 
 
 def _check_object(value: dict[str, Any], key: str) -> None:
     found = value.get("module"), value["class_name"], value.get("registered_name")
     is_known = all(part is None or isinstance(part, str) for part in found) and found in ALLOWED
-    if not is_known or (found[1] == _CONSTANT and key != "args"):  # a constant is what an operation is called on
+    if not is_known or (found[1] == _CONSTANT and key != "args"):  # constants are arguments of operations only
         module, name = str(found[0] or "no module")[:80], str(found[1])[:80]
         raise UnsafeFileError(
             f"it has a '{name}' of {module}, which is in no model that wisesr builds; nothing of it was loaded. To use "
@@ -129,7 +108,7 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
     if name == _CONSTANT and (options.get("dtype") not in _INPUT_TYPES or not _is_short(options.get("value"))):
         raise UnsafeFileError("a number that it computes with is no short row of plain numbers")
     if name == "Rescaling":
-        for key in ("scale", "offset"):  # Keras takes any array, and says that the output is as large as the input
+        for key in ("scale", "offset"):  # Keras accepts any array, and reports the input's shape as the output's
             if not _is_short_row(options.get(key, 0.0)):
                 raise UnsafeFileError(f"the {key} of a Rescaling in it is no short row of plain numbers")
     if name == "InputLayer" and (
@@ -146,7 +125,7 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
 
 
 def _check_initializer(options: Any) -> None:
-    """Raise for an initializer of more than plain values: one of an array makes as much as array times weights."""
+    """Reject an initializer with non-scalar options: an array would be multiplied by the number of weights."""
     values = options.values() if isinstance(options, dict) else [options]
     if any(isinstance(value, list | dict) for value in values):
         raise UnsafeFileError("an initializer in it has an option that is no plain value")
@@ -158,12 +137,12 @@ def _is_short_row(value: Any) -> bool:
 
 def _is_short(value: Any) -> bool:
     """Return whether a value is a number, or lists of at most `MOST_CONSTANTS` of them."""
-    waiting, numbers = [value], 0
-    while waiting:
-        part = waiting.pop()
+    pending, numbers = [value], 0
+    while pending:
+        part = pending.pop()
         numbers += 1
         if isinstance(part, list):
-            waiting.extend(part)
+            pending.extend(part)
         elif not isinstance(part, int | float):
             return False
         if numbers > MOST_CONSTANTS:
@@ -172,7 +151,7 @@ def _is_short(value: Any) -> bool:
 
 
 def _check_model(options: dict[str, Any], models: int) -> None:
-    """Check how the layers of a model are put together."""
+    """Check how the layers of a model are connected."""
     layers = options["layers"]
     if len(layers) > MOST_LAYERS or models > MOST_NESTED_MODELS:
         raise UnsafeFileError("it has more layers, or more models in models, than any backbone")
@@ -189,22 +168,22 @@ def _check_model(options: dict[str, Any], models: int) -> None:
         if not before <= inputs.keys():
             raise UnsafeFileError(f"the layer '{layer['name'][:80]}' in it is called before its input is there")
         inputs[layer["name"]] = before
-    waiting = [name for name in _texts(options["output_layers"]) if name in inputs]
+    pending = [name for name in _texts(options["output_layers"]) if name in inputs]
     used: set[str] = set()
-    while waiting:
-        name = waiting.pop()
+    while pending:
+        name = pending.pop()
         if name not in used:
             used.add(name)
-            waiting.extend(inputs[name])
+            pending.extend(inputs[name])
     if left := inputs.keys() - used:
         raise UnsafeFileError(f"the layer '{min(left)[:80]}' in it does not lead to the output")
 
 
 def _inputs_of(layer: dict[str, Any], nodes: list[Any]) -> set[str]:
-    """Return the names of the layers whose results a layer is called on.
+    """Return the names of the layers whose outputs a layer is called on.
 
-    What Keras calls on numbers alone it computes at once, whatever memory that takes, before any size is looked at.
-    Operations may have a number beside what was computed; layers never have.
+    Keras computes a call on numbers alone immediately, before any size is checked, whatever memory that takes.
+    Operations may combine a number with a layer's output; layers never do.
     """
     parts = list(_parts_of(nodes))
     before = {_name_of(part) for part in parts if isinstance(part, dict) and part["class_name"] == _COMPUTED}
@@ -216,7 +195,7 @@ def _inputs_of(layer: dict[str, Any], nodes: list[Any]) -> set[str]:
 
 
 def _parts_of(value: Any) -> Iterator[Any]:
-    """Give what a call takes: tensors as Keras writes them, numbers and texts."""
+    """Yield the arguments of a call: serialized tensors, numbers and texts."""
     if isinstance(value, dict) and value.get("class_name") not in (_COMPUTED, _CONSTANT):
         for inner in value.values():
             yield from _parts_of(inner)
@@ -228,7 +207,7 @@ def _parts_of(value: Any) -> Iterator[Any]:
 
 
 def _name_of(tensor: dict[str, Any]) -> str:
-    """Return the name of the layer that gives a tensor."""
+    """Return the name of the layer that produces a tensor."""
     config = tensor.get("config")
     history = config.get("keras_history") if isinstance(config, dict) else None
     if not isinstance(history, list) or not history or not isinstance(history[0], str):

@@ -1,10 +1,10 @@
-"""Checks a `.keras` archive before any code of Keras sees it: its members, their sizes, its config and its weights.
+"""Checks the members, sizes, config and weights of a `.keras` archive before Keras reads it.
 
-Keras builds whatever classes and functions a model's `config.json` names; some of them run code or read files. Here
-only those in `ALLOWED` pass, which are all that wisesr itself builds models of. There is no option to allow more.
+Keras builds any class or function that a model's `config.json` names; some of them run code or read files. Only the
+classes in `ALLOWED`, of which wisesr builds its own models, are accepted. There is no option to allow more.
 
-A model file is checked once; the `CheckedModel` is handed to all that work with it. What needs no more than the record
-of a model reads that alone.
+A model file is checked once, and the `CheckedModel` is passed to all code that uses it. Code that needs only the
+model's record reads only that.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ CONFIG = "config.json"
 METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
 
-# The bytes that a member may have; weights may have as many as the archive.
+# Maximum bytes of a member; weights may have as many as the archive.
 LIMITS = {CONFIG: 4 << 20, METADATA: 1 << 16, MODEL_INFO: 4 << 20}
-MOST_DIRECTORY_BYTES = 1 << 17  # a list of four members takes some 300, and a comment at most 65,535
-MOST_RATIO = 10  # unpacked to packed, of the weights: numbers hardly shrink
-_FLAGS = 0x2 | 0x4 | 0x8 | 0x800  # of a member: how it was packed, where its size stands, how its name is written
+MOST_DIRECTORY_BYTES = 1 << 17  # four members take about 300, a comment at most 65,535
+MOST_RATIO = 10  # unpacked to packed size of the weights, which hardly compress
+_FLAGS = 0x2 | 0x4 | 0x8 | 0x800  # of a member: compression level, where its size is stored, encoding of its name
 
 
 @dataclass(frozen=True)
 class CheckedModel:
-    """A model file that was checked: its config, its weights by their path, and its record, None where it has none.
+    """A checked model file: its config, weights by path, and record (None if it has none).
 
-    `identity` is that of the file whose bytes were checked.
+    `identity` identifies the file whose bytes were checked.
     """
 
     path: Path
@@ -55,24 +55,19 @@ class CheckedModel:
 
     @cached_property
     def info(self) -> ModelInfo:
-        """What the model says of itself.
-
-        Raises:
-            RunError: it was not written by wisesr, or the record is damaged.
-        """
+        """The model's record; `RunError` when it is damaged or was not written by wisesr."""
         return _parsed(self.record, self.path)
 
     def check_unchanged(self) -> None:
-        """Raise a `RunError`, whose message is the bare reason, unless the checked file lies there as it was."""
+        """Raise `RunError`, with the bare reason, unless the checked file still exists unchanged."""
         if identity_of(self.path) != self.identity:
             raise RunError("it was written anew since it was checked; repeat the command")
 
 
 def check_model(path: Path) -> CheckedModel:
-    """Return what a `.keras` archive holds, every byte of it read and found to be what a model needs.
+    """Read and check every byte of a `.keras` archive.
 
-    Raises:
-        RunError: it is missing, damaged, or holds anything that wisesr does not build models of.
+    Raises `RunError` when it is missing, damaged, or contains anything that wisesr does not build models of.
     """
     with open_archive(path) as archive:
         assert archive.fp is not None
@@ -90,10 +85,9 @@ def check_model(path: Path) -> CheckedModel:
 
 
 def check_weights_file(path: Path) -> CheckedModel | None:
-    """Return what is in a file of weights that is a model (`.keras`), None for `.weights.h5` and `.h5`.
+    """Check a weights file; return its content for a model (`.keras`), None for `.weights.h5` and `.h5`.
 
-    Raises:
-        RunError: it is not fit to be loaded.
+    Raises `RunError` when it is not safe to load.
     """
     try:
         if path.suffix == ".keras":
@@ -112,20 +106,15 @@ def check_weights_file(path: Path) -> CheckedModel | None:
 
 
 def read_config(path: Path) -> Any:
-    """Return what a `.keras` archive asks Keras to build; nothing else of it is read or checked.
-
-    Raises:
-        RunError: it is not a whole archive of a model.
-    """
+    """Return the config of a `.keras` archive, reading and checking nothing else; `RunError` when it is incomplete."""
     with open_archive(path) as archive:
         return _read_config(archive)
 
 
 def read_model_info(path: Path) -> ModelInfo:
-    """Return what the model file at `path` says of itself; nothing else of it is read or checked.
+    """Return the record of the model file at `path`, reading and checking nothing else.
 
-    Raises:
-        RunError: it is not a whole archive of a model, or was not written by wisesr.
+    Raises `RunError` when the archive is incomplete or was not written by wisesr.
     """
     with open_archive(path) as archive:
         record = archive.read(MODEL_INFO) if MODEL_INFO in archive.namelist() else None
@@ -139,17 +128,16 @@ def _parsed(record: bytes | None, path: Path) -> ModelInfo:
 
 
 def append_model_info(path: Path, info: ModelInfo) -> None:
-    """Add what a model says of itself to its archive, which is not yet under its final name."""
+    """Add a model's record to its archive, which is not yet under its final name."""
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(MODEL_INFO, json.dumps(asdict(info), indent=1))
 
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a `.keras` archive whose list of members is that of a model; nothing is unpacked yet.
+    """Open a `.keras` archive whose list of members is that of a model, without unpacking anything.
 
-    Raises:
-        RunError: it is missing or damaged, now or while the block reads it, or has other members.
+    Raises `RunError` when it is missing, has other members, or is damaged, also while the block reads it.
     """
     try:
         with _Directory(path) as file, zipfile.ZipFile(file) as archive:
@@ -171,18 +159,18 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _reading_error(path: Path, error: OSError) -> WisesrError:
-    """Return what an error while reading a model comes to: the machine's fault, or the file's."""
+    """Return the error to report when reading a model fails: the machine's fault, or the file's."""
     reason = f"{visible(path)}: {visible(error.strerror or error)}"
     if error.errno in _MACHINE_ERRNOS:
         return MachineError(f"{reason}; free some of it, and repeat the command")
     return RunError(f"{visible(path)}: missing or damaged: {visible(error.strerror or error)}")
 
 
-_MACHINE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)  # files, memory or processes are used up
+_MACHINE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)  # files, memory or processes are exhausted
 
 
 class _Directory(io.FileIO):
-    """A file that gives at most a list of members at once, as long as `limit` says so."""
+    """A file that reads at most `limit` bytes at once, if there is one: enough for a list of members."""
 
     limit: int | None = MOST_DIRECTORY_BYTES
 
@@ -229,7 +217,6 @@ def _check_member(member: zipfile.ZipInfo) -> None:
 def _read_config(archive: zipfile.ZipFile) -> Any:
     text = archive.read(CONFIG)
     try:
-        config = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UnsafeFileError(f"{CONFIG} in it is damaged: {on_one_line(error)}") from None
-    return config

@@ -1,7 +1,7 @@
-"""Checks that a file of weights is what Keras writes: plain tables of numbers, all of them inside the file. No Keras.
+"""Checks that a weights file has only what Keras writes: plain tables of numbers, all inside the file. No Keras.
 
-HDF5 can do much more: links into other files, data that lies in other files, compressed data and shapes of any size.
-Nothing of it is needed for weights, so nothing of it is accepted. `isolation` runs this in a process of its own.
+HDF5 also allows links to other files, external data, compression and shapes of any size. Weights need none of that, so
+none of it is accepted. `isolation` runs this in a separate process.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ import numpy.typing as npt
 
 from wisesr_cli.text import on_one_line
 
-MOST_OBJECTS = 100_000  # groups and tables; the largest backbone has some 3,000
-MOST_ATTRIBUTE_BYTES = 1 << 20  # the older format lists the names of all layers in one
+MOST_OBJECTS = 100_000  # groups and tables; the largest backbone has about 3,000
+MOST_ATTRIBUTE_BYTES = 1 << 20  # the older format stores the names of all layers in one
 LARGE_BYTES = 1 << 26
 MOST_PATH = 1000  # characters; real ones have 100
 
 
 @dataclass(frozen=True)
 class Table:
-    """The shape of a table, and a checksum of its numbers, whatever type they are stored in."""
+    """The shape of a table, and a checksum of its values that does not depend on their stored type."""
 
     shape: tuple[int, ...]
     checksum: int
 
 
 def table_of(values: npt.NDArray[Any]) -> Table:
-    """Return what a table that holds these values would be."""
+    """Return the `Table` of these values."""
     with np.errstate(invalid="ignore"):  # signalling NaN
         wide = values.astype("float64") if values.dtype.kind in "fiub" else values
     return Table(values.shape, zlib.crc32(np.ascontiguousarray(wide).data))
 
 
 class UnsafeFileError(ValueError):
-    """What a file holds that a file of weights does not."""
+    """A file contains something that a weights file does not."""
 
 
 def report(file: IO[bytes], member: str) -> dict[str, Any]:
-    """Return what `check_weights` says of a file, or of a member of an archive, in plain values."""
+    """Return the result of `check_weights` for a file, or a member of an archive, as plain values."""
     try:
         _check_holes(file)
         if member:
@@ -63,7 +63,7 @@ def report(file: IO[bytes], member: str) -> dict[str, Any]:
 
 
 def _check_holes(file: IO[bytes]) -> None:
-    """Refuse a large file that takes little room on the disk: its size would be the measure of what it may take."""
+    """Reject a large sparse file: the memory that it may take is bounded by its size."""
     size = file.seek(0, os.SEEK_END)
     data = position = 0
     try:
@@ -72,7 +72,7 @@ def _check_holes(file: IO[bytes]) -> None:
             position = os.lseek(file.fileno(), start, os.SEEK_HOLE)
             data += position - start
     except OSError as error:
-        if error.errno != errno.ENXIO:  # a system that does not say; else nothing but a hole is behind this
+        if error.errno != errno.ENXIO:  # the system cannot tell; ENXIO: only a hole follows
             data = size
     if size > LARGE_BYTES and 2 * data < size:
         raise UnsafeFileError(f"most of its {size:,} bytes are holes")
@@ -80,10 +80,9 @@ def _check_holes(file: IO[bytes]) -> None:
 
 
 def check_weights(file: IO[bytes]) -> dict[str, Table]:
-    """Return every table of a file of weights by its path.
+    """Return every table of a weights file by its path.
 
-    Raises:
-        UnsafeFileError: not HDF5, damaged, or more in it than tables of numbers; the message is the bare reason.
+    Raises `UnsafeFileError`, with the bare reason, when it is not HDF5, damaged, or has more than tables of numbers.
     """
     size = file.seek(0, 2)
     try:
@@ -97,17 +96,17 @@ def check_weights(file: IO[bytes]) -> dict[str, Table]:
             return tables
     except UnsafeFileError:
         raise
-    except Exception as error:  # HDF5 raises whatever it likes on a damaged file
+    except Exception as error:  # HDF5 raises exceptions of any type on a damaged file
         raise UnsafeFileError(f"damaged: {on_one_line(error)}") from error
 
 
 def _walk(root: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Give every table below `root` with its path, having checked the links and attributes on the way."""
+    """Yield every table below `root` with its path, checking links and attributes on the way."""
     seen: set[int] = set()
     count = 0
-    waiting: list[h5py.Group] = [root]
-    while waiting:
-        group = waiting.pop()
+    pending: list[h5py.Group] = [root]
+    while pending:
+        group = pending.pop()
         address = h5py.h5o.get_info(group.id).addr
         if address in seen:
             raise UnsafeFileError(f"the group {group.name} is linked twice")
@@ -125,7 +124,7 @@ def _walk(root: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
                 raise UnsafeFileError(f"{path} is a link of the kind {link.__name__}")
             found = group[name]
             if isinstance(found, h5py.Group):
-                waiting.append(found)
+                pending.append(found)
             elif isinstance(found, h5py.Dataset):
                 _check_attributes(found)
                 yield path, found
@@ -138,11 +137,11 @@ def _check_attributes(found: h5py.Group | h5py.Dataset) -> None:
         attribute = h5py.h5a.open(found.id, name.encode())
         if math.prod(attribute.shape) * attribute.dtype.itemsize > MOST_ATTRIBUTE_BYTES:
             raise UnsafeFileError(f"the attribute {name} of {found.name} is too large")
-        found.attrs[name]  # what cannot be read is found here, not by Keras
+        found.attrs[name]  # so that unreadable values fail here, not in Keras
 
 
 def _stored_bytes(path: str, table: h5py.Dataset) -> int:
-    """Return how many bytes of the file a table takes, when it holds plain numbers in one piece."""
+    """Return how many bytes a table takes in the file, having checked that it is contiguous plain numbers."""
     if table.external or table.is_virtual:
         raise UnsafeFileError(f"{path} lies in another file")
     if table.shape is None:
@@ -158,5 +157,5 @@ def _stored_bytes(path: str, table: h5py.Dataset) -> int:
 
 
 def _is_bfloat16(table: h5py.Dataset) -> bool:
-    """Return whether a table has the form in which Keras stores this type, which HDF5 does not know."""
+    """Return whether a table is in Keras' format for bfloat16, which HDF5 does not have."""
     return bool(table.dtype.kind == "V" and table.dtype.itemsize == 2 and table.attrs.get("dtype") == "bfloat16")

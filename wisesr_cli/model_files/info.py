@@ -1,4 +1,4 @@
-"""What a model says of itself: class names, sizes, versions. A record in JSON, whatever file it lies in. No Keras."""
+"""The JSON record in a model file of any format: class names, image size, versions. No Keras."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from wisesr_cli.errors import RunError
 from wisesr_cli.settings import LARGEST_SIDE
 from wisesr_cli.text import visible
 
-MODEL_INFO = "wisesr.json"  # what the record is called in an archive
-PLACEHOLDER = "class_{}"  # what the classes of a model are called that nobody named
+MODEL_INFO = "wisesr.json"  # file name of the record in an archive
+PLACEHOLDER = "class_{}"  # name of a class without a given name
 
 Resize = Literal["squash", "crop", "pad"]
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model file says of itself."""
+    """The record in a model file."""
 
     class_names: tuple[str, ...]
     image_size: tuple[int, int]
@@ -37,17 +37,13 @@ class ModelInfo:
 
     @property
     def has_named_classes(self) -> bool:
-        """Whether anybody named the classes; otherwise they are taken in their order, whatever names they are given."""
+        """Whether the classes have given names; placeholders are matched to any names by their order."""
         return any(name != PLACEHOLDER.format(number) for number, name in enumerate(self.class_names))
 
 
 def parse_model_info(record: bytes, path: Path) -> ModelInfo:
-    """Return what stands in the record of the model file at `path`.
-
-    Raises:
-        RunError: it is damaged, or was not written by wisesr.
-    """
-    from wisesr_cli.images.color import BACKGROUND  # loads Pillow, which those who want a file's name only do not need
+    """Parse the record of the model file at `path`; `RunError` when it is damaged or not written by wisesr."""
+    from wisesr_cli.images.color import BACKGROUND  # imports Pillow, which file names alone do not need
 
     try:
         info = _from_json(json.loads(record))
@@ -85,11 +81,7 @@ BEST = "best.keras"
 
 
 def weights_file(source: str) -> Path:
-    """Return the file that `model.weights` names: itself, or the best model of a run directory.
-
-    Raises:
-        RunError: there is none.
-    """
+    """Return the file that `model.weights` names: itself, or a run's best model; `RunError` when it does not exist."""
     path = Path(source) / BEST if Path(source).is_dir() else Path(source)
     if not path.is_file():
         raise RunError(

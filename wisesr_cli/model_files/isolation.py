@@ -1,7 +1,7 @@
-"""Reads files of weights in a process of its own first, with bounds on its time and memory.
+"""Reads weights files in a separate process first, with limits on its time and memory.
 
-HDF5's library runs without end on some files that were made for that, or crashes. Keras reads the same bytes with the
-same library afterwards, so what ends well there ends well here.
+Crafted files can make HDF5's library hang or crash. Keras reads the same bytes with the same library afterwards, so a
+file that is read successfully there is read successfully here.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import IO
 from wisesr_cli.model_files.hdf5 import Table, UnsafeFileError
 
 SECONDS = 20  # a small file takes 0.2
-BYTES_PER_SECOND = 20_000_000  # beyond that, on a slow disk
-MEMORY_BYTES = 2 << 30  # beside three times the file; libraries take most of it
+BYTES_PER_SECOND = 20_000_000  # added for larger files, on a slow disk
+MEMORY_BYTES = 2 << 30  # plus three times the file; libraries take most of it
 
 _PROGRAM = """
 import json, sys
@@ -36,23 +36,23 @@ print(json.dumps(report(open(0, "rb"), member)))
 
 
 class CheckFailedError(RuntimeError):
-    """The process that checks is at fault, not the file: a bug."""
+    """The checking process itself failed, which is a bug; the file is not at fault."""
 
 
 Identity = tuple[int, int, int, int, int]
 
 
 def identity_of(file: int | Path) -> Identity:
-    """Return what tells a file, at a path or open, from every other one and from itself once it was written to."""
+    """Return the identity of a file, by path or descriptor; it changes when the file is written to."""
     status = os.stat(file)  # noqa: PTH116  (Path.stat takes no open file)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def check_weights_apart(file: IO[bytes], member: str = "") -> dict[str, Table]:
-    """Return what `hdf5.check_weights` gives for an open file, or for a member of an archive.
+    """Return the result of `hdf5.check_weights` for an open file, or for a member of an archive.
 
     Raises:
-        UnsafeFileError: it is refused, or reading it crashed, ran too long, or took too much memory.
+        UnsafeFileError: it is rejected, or reading it crashed, ran too long, or took too much memory.
         OSError: it cannot be read.
     """
     return _check(_Opened(identity_of(file.fileno()), file), member)

@@ -1,7 +1,7 @@
-"""Loads `.keras` files: the one place where code of Keras reads a model that somebody else may have made.
+"""Loads `.keras` files: the only place where Keras reads a model from an unknown source.
 
-The archive is checked before (`archive`); then the model is built without values, so that its size is known before any
-memory is taken for it; only then does Keras load it.
+`archive` checks the archive first; then the model is built without values, so that its size is known before memory is
+allocated for it; only then does Keras load it.
 """
 
 from __future__ import annotations
@@ -16,47 +16,43 @@ from typing import Any
 
 import keras
 
-from wisesr_cli import layers  # noqa: F401  (registers our layers, which Keras does not import itself)
+from wisesr_cli import layers  # noqa: F401  (registers our layers, which Keras does not import)
 from wisesr_cli.errors import RunError
 from wisesr_cli.model_files.archive import CheckedModel
 from wisesr_cli.model_files.hdf5 import Table, table_of
 from wisesr_cli.text import on_one_line, visible
 
-MOST_OUTPUTS = 1 << 26  # numbers that one layer gives for one image: 256 MiB, as VGG16 at 1024 pixels
-_OPTIMIZER = "/optimizer/"  # where Keras puts what a compiled model trains with
+MOST_OUTPUTS = 1 << 26  # values in a layer's output for one image: 256 MiB, as VGG16 at 1024 pixels
+_OPTIMIZER = "/optimizer/"  # where Keras stores the optimizer of a compiled model
 
 
 def load_model(checked: CheckedModel, *, runs: bool = False) -> Any:
-    """Return the Keras model that a checked `.keras` file holds, not compiled.
+    """Return the Keras model in a checked `.keras` file, not compiled.
 
-    Args:
-        checked: the file.
-        runs: whether the model will be run as it is, so that every size in it must be known.
-
-    Raises:
-        RunError: the file is damaged, holds what wisesr does not build models of, or is no longer the one checked.
+    `runs`: the model will be used unchanged, so every size in it must be known. Raises `RunError` when the file is
+    damaged, contains what wisesr does not build models of, or has changed since it was checked.
     """
     path = checked.path
     try:
         _check_size(checked, runs=runs)
         checked.check_unchanged()
-        with warnings.catch_warnings(action="ignore"):  # what did not arrive is an error here
+        with warnings.catch_warnings(action="ignore"):  # missing weights are an error below
             model = keras.models.load_model(path, compile=False, safe_mode=True)
         checked.check_unchanged()
-        _check_arrived(checked, model)
+        _check_all_loaded(checked, model)
         return model
     except RunError as error:
         raise RunError(f"{visible(path)}: refused: {error}") from None
     except MemoryError:
         raise
-    except Exception as error:  # Keras raises whatever it likes on a damaged file
+    except Exception as error:  # Keras raises exceptions of any type on a damaged file
         raise RunError(f"{visible(path)}: cannot be loaded: {on_one_line(error)}") from error
 
 
 def _check_size(checked: CheckedModel, *, runs: bool) -> None:
-    """Compare a model without values with the weights that are there, every shape as often as the other has it.
+    """Compare a model built without values with the stored weights: every shape must occur equally often.
 
-    Keras takes the memory of a model before it looks for its weights.
+    Keras allocates the memory of a model before it looks for its weights.
     """
     config = deepcopy({**checked.config, "compile_config": None})  # Keras writes into what it reads
     model = build_without_values(lambda: keras.saving.deserialize_keras_object(config, safe_mode=True))
@@ -76,33 +72,33 @@ def _check_size(checked: CheckedModel, *, runs: bool) -> None:
 
 
 def largest_output(model: Any) -> int:
-    """Return how many numbers that layer of a model gives for one image which gives the most of them."""
+    """Return the number of values in a model's largest layer output for one image."""
     return max((prod(side or 1 for side in shape[1:]) for shape in _output_shapes(model)), default=0)
 
 
 def copy_weights(target: Any, origin: Any) -> None:
-    """Give a layer or model the weights of another one, also where it computes with what it made of them before."""
+    """Copy the weights of a layer or model to another, and recompute what layers derive from them."""
     target.set_weights(origin.get_weights())
     use_statistics(target)
 
 
 def use_statistics(model: Any) -> None:
-    """Let every Normalization of a layer or model compute with the weights that it was given."""
+    """Make every Normalization of a layer or model use its current weights."""
     for layer in layers_of(model):
         if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # it keeps mean and variance in another shape beside its weights
+            layer.finalize_state()  # it keeps reshaped copies of mean and variance beside its weights
 
 
 def layers_of(model: Any) -> Iterator[Any]:
-    """Give the layers of a model, those of models inside it in their places; a layer gives itself."""
+    """Yield the layers of a model, with nested models replaced by their layers; a layer yields itself."""
     for layer in model.layers if hasattr(model, "layers") else (model,):
         yield from layers_of(layer) if hasattr(layer, "layers") else (layer,)
 
 
-def _check_arrived(checked: CheckedModel, model: Any) -> None:
-    """Raise when a table of the file is found in no weight: Keras leaves some out in silence."""
-    arrived = Counter(table_of(keras.ops.convert_to_numpy(weight)) for weight in model.weights)
-    if lost := Counter(_weights_in(checked)) - arrived:
+def _check_all_loaded(checked: CheckedModel, model: Any) -> None:
+    """Raise when a stored table is not among the loaded weights: Keras skips some silently."""
+    loaded = Counter(table_of(keras.ops.convert_to_numpy(weight)) for weight in model.weights)
+    if lost := Counter(_weights_in(checked)) - loaded:
         raise RunError(f"Keras left {sum(lost.values())} of its weights out, one of the shape {next(iter(lost)).shape}")
 
 
@@ -111,7 +107,7 @@ def _weights_in(checked: CheckedModel) -> list[Table]:
 
 
 def _output_shapes(model: Any) -> Iterator[tuple[int | None, ...]]:
-    """Give the shape of what every layer and operation of a model gives, those of models inside it, too."""
+    """Yield the output shape of every layer and operation of a model, nested models included."""
     for operation in getattr(model, "operations", None) or model.layers:
         if hasattr(operation, "layers"):
             yield from _output_shapes(operation)
@@ -120,10 +116,10 @@ def _output_shapes(model: Any) -> Iterator[tuple[int | None, ...]]:
 
 
 def build_without_values(build: Callable[[], Any]) -> Any:
-    """Return what `build` makes of Keras layers, with variables that hold no values; only shapes and counts are right.
+    """Return what `build` makes of Keras layers, with variables that have shapes but no values.
 
     It runs in a thread of its own, with Keras' default precision: Keras remembers such variables per thread, and would
-    give all of them values at the next model that this thread builds (gigabytes, minutes).
+    give all of them values at the next model built in this thread (gigabytes, minutes).
     """
 
     def build_in_scope() -> Any:

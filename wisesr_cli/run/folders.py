@@ -15,15 +15,7 @@ from typing import TYPE_CHECKING
 from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, make_folder, naming, remove
 from wisesr_cli.machine.locks import locked
-from wisesr_cli.run.names import (
-    CLASSES,
-    CONFIG,
-    LEFTOVERS,
-    LOCK,
-    OUR_FILES,
-    OUR_FOLDERS,
-    OUR_STATES,
-)
+from wisesr_cli.run.names import CLASSES, CONFIG, LEFTOVERS, LOCK, OUR_FILES, OUR_FOLDERS, OUR_STATES
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import visible
 
