@@ -492,13 +492,13 @@ def test_one_bar_counts_the_steps_of_all_trainings_and_every_warning_comes_once(
     heard = Heard()
     combined = CombinedProgress(heard, trainings=2, epochs=3, stop=StopRequest())
     for title, steps in (("gap, seed 0", 12), ("wise, seed 0", 8)):  # the second one is resumed after an epoch
-        combined.begin(title)
+        combined.start(title)
         combined.prepared(plan("flips take positions away"))
         with combined.progress("training", steps) as part:
             part.advance(steps)
         with combined.progress("evaluating", 100) as part:
             part.advance(100)
-        combined.end()
+        combined.finish()
     combined.close()
     assert heard.bars == [("gap, seed 0 (1 of 2)", 24)]
     assert heard.steps == {"gap, seed 0 (1 of 2)": 24}
@@ -509,7 +509,7 @@ def test_one_bar_counts_the_steps_of_all_trainings_and_every_warning_comes_once(
 def test_between_two_trainings_a_signal_stops_at_the_next_step() -> None:
     stop = StopRequest()
     combined = CombinedProgress(Heard(), trainings=1, epochs=3, stop=stop)
-    combined.begin("gap, seed 0")
+    combined.start("gap, seed 0")
     combined.prepared(plan())
     stop.signal_number = signal.SIGTERM
     with combined.progress("evaluating", 100) as part, pytest.raises(Interrupted, match="go on with --resume"):

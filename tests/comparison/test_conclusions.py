@@ -12,7 +12,7 @@ import pytest
 from wisesr_cli.comparison import plots
 from wisesr_cli.comparison.bootstrap import paired_interval
 from wisesr_cli.comparison.conclusions import conclude, more_seeds, points
-from wisesr_cli.comparison.figures import compare_trainings, read_judgement
+from wisesr_cli.comparison.figures import compare_trainings, read_example_results
 from wisesr_cli.comparison.plan import PlannedTraining
 from wisesr_cli.comparison.plots import plot_accuracies, plot_curves
 from wisesr_cli.comparison.state import ComparisonState, TrainingRecord
@@ -241,7 +241,7 @@ def test_predictions_that_do_not_say_what_is_correct_are_damaged(tmp_path: Path)
     path = tmp_path / "gap-seed0" / "evaluate-test" / PREDICTIONS
     path.write_text(path.read_text(encoding="utf-8").replace("true", "yes"), encoding="utf-8")
     with pytest.raises(RunError, match="damaged"):
-        read_judgement(Run(tmp_path / "gap-seed0"), "test")
+        read_example_results(Run(tmp_path / "gap-seed0"), "test")
 
 
 # Pictures

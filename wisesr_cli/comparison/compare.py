@@ -1,4 +1,4 @@
-"""Does the work of a comparison: trains what is not trained yet, judges it, and brings the figures together.
+"""Runs a comparison: does the remaining trainings, evaluates them, and combines the figures.
 
 Everything that can be wrong is found before the first training. The records and predictions on the disk are the one
 source of the figures, so that an interrupted comparison ends as an uninterrupted one does.
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from wisesr_cli.comparison.figures import compare_trainings, is_judged
+from wisesr_cli.comparison.figures import compare_trainings, is_evaluated
 from wisesr_cli.comparison.folder import check_comparison_kinds, choose_comparison
 from wisesr_cli.comparison.plan import ComparisonPlan, PlannedTraining, plan_of
 from wisesr_cli.comparison.progress import CombinedProgress, WarnsOnce
@@ -61,7 +61,7 @@ class _Work:
         """Return whether nothing of a training is left to do: it is remembered, and its files are there and its own."""
         run, record = Run(self.folder / item.run), self.state.record(item.run)
         is_trained = record.is_finished(self.state.epochs) and run.is_complete and run.best.is_file()
-        return is_trained and _is_of(run, item) and is_judged(run, self.split, record)
+        return is_trained and _is_of(run, item) and is_evaluated(run, self.split, record)
 
 
 def _is_of(run: Run, item: PlannedTraining) -> bool:
@@ -122,8 +122,8 @@ def _compare(
 ) -> Comparison:
     index = build_index(plan.base.config.data, seed=REFERENCE_SEED, listener=listener)
     check_settings_with_data(plan.base.config, index)
-    split = _judged_split(index, listener)
-    work = _Work(start.run.path, _begin(start, plan, index, listener), split, device)
+    split = _evaluation_split(index, listener)
+    work = _Work(start.run.path, _start_state(start, plan, index, listener), split, device)
     planned = list(plan.trainings(work.folder))
     with stop.deferred():
         _train_all(work, planned, stop, listener)
@@ -141,8 +141,8 @@ def _check_heads(plan: ComparisonPlan) -> None:
             grid_size(feature_map, effective_options(feature_map, config.model.head))
 
 
-def _judged_split(index: DatasetIndex, listener: Listener) -> SplitName:
-    """Return what the heads are judged on: the test split when there is one, else validation."""
+def _evaluation_split(index: DatasetIndex, listener: Listener) -> SplitName:
+    """Return the split to evaluate on: test if there is one, else validation."""
     if "test" in index.splits:
         return "test"
     if "validation" not in index.splits:
@@ -157,11 +157,10 @@ def _judged_split(index: DatasetIndex, listener: Listener) -> SplitName:
     return "validation"
 
 
-def _begin(start: Start, plan: ComparisonPlan, index: DatasetIndex, listener: Listener) -> ComparisonState:
-    """Return what is known of the trainings so far, written down before the first of them begins.
+def _start_state(start: Start, plan: ComparisonPlan, index: DatasetIndex, listener: Listener) -> ComparisonState:
+    """Return the state of the trainings, written before the first one starts.
 
-    Raises:
-        RunError: config, images or library versions are others than before.
+    Raises `RunError` when config, images or library versions have changed.
     """
     now = Circumstances(
         config=plan.shared_settings(),
@@ -194,9 +193,9 @@ def _train_all(work: _Work, planned: Sequence[PlannedTraining], stop: StopReques
         for item in left:
             stop.check("go on with --resume")
             started = time.monotonic()
-            progress.begin(f"{item.head}, seed {item.seed}")
-            record = _train_and_judge(work, item, progress)
-            progress.end()
+            progress.start(f"{item.head}, seed {item.seed}")
+            record = _train_and_evaluate(work, item, progress)
+            progress.finish()
             listener.note(_line(item, record, work.split, time.monotonic() - started))
     finally:
         progress.close()
@@ -211,8 +210,8 @@ def _line(item: PlannedTraining, record: TrainingRecord, split: str, seconds: fl
     return f"{title} top-1 {percent(record.top1_accuracy)} on {split}, {epochs}, {seconds:.0f} s"
 
 
-def _train_and_judge(work: _Work, item: PlannedTraining, progress: CombinedProgress) -> TrainingRecord:
-    """Train to the end, going on with what is there, judge the best epoch, and remember what that came to."""
+def _train_and_evaluate(work: _Work, item: PlannedTraining, progress: CombinedProgress) -> TrainingRecord:
+    """Train to the end, resuming if possible, evaluate the best epoch, and record the result."""
     state = work.state
     schedules = schedules_of(Run(work.folder / item.run), state.record(item.run).schedules, state.epochs)
     state.put(item.run, TrainingRecord(schedules=schedules))
@@ -223,8 +222,8 @@ def _train_and_judge(work: _Work, item: PlannedTraining, progress: CombinedProgr
     except NotFiniteError as error:
         record = TrainingRecord(schedules=schedules, error=str(error))
     else:
-        judging = EvaluateRequest(result.run_dir, split=work.split, device=work.device, listener=progress)
-        evaluation = evaluate(judging)
+        asked = EvaluateRequest(result.run_dir, split=work.split, device=work.device, listener=progress)
+        evaluation = evaluate(asked)
         record = _record(schedules, result, evaluation, progress)
     state.put(item.run, record)
     return record

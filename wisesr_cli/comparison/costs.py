@@ -175,8 +175,7 @@ def _latency_ms(model: ModelConfig, head: HeadOptions, image_size: tuple[int, in
 def plan_of(request: SummarizeRequest) -> CostPlan:
     """Return what to compare: what is named, else what the config says, else (heads) all.
 
-    Raises:
-        ConfigError: a mistake in the config, an unknown name, or a size that is none.
+    Raises `ConfigError` for a mistake in the config, an unknown name, or an invalid size.
     """
     config = load_source(request.source, overrides_of(request.settings)).config
     chosen = request.heads if _given(request.heads) else HEADS

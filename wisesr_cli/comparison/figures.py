@@ -26,8 +26,8 @@ SHARED_FIELDS = {field.name for field in fields(ComparedTraining)} & {field.name
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """Which images a training was judged on, and which of them it got right: bool (examples,)."""
+class ExampleResults:
+    """The images that a training was evaluated on, and whether each was right: bool (examples,)."""
 
     paths: tuple[str, ...]
     correct: NDArray[np.bool_]
@@ -35,27 +35,26 @@ class Judgement:
 
 @dataclass(frozen=True)
 class _Done:
-    """A training that came to something."""
+    """A training with a result."""
 
     planned: PlannedTraining
     record: TrainingRecord
-    judgement: Judgement
+    results: ExampleResults
 
 
 def compare_trainings(
     folder: Run, planned: Sequence[PlannedTraining], state: ComparisonState, split: str
 ) -> Comparison:
-    """Return how the heads compare; the first one that is planned is the one that the others are compared to.
+    """Compare the heads, each with the first one planned.
 
-    Raises:
-        RunError: predictions are missing or damaged, or two heads were judged on different images.
+    Raises `RunError` when predictions are missing or damaged, or two heads were evaluated on different images.
     """
     done: dict[tuple[str, int], _Done] = {}
     for item in planned:
         record = state.record(item.run)
         if record.is_done:
-            judgement = read_judgement(Run(folder.path / item.run), split)
-            done[item.head, item.seed] = _Done(item, record, judgement)
+            results = read_example_results(Run(folder.path / item.run), split)
+            done[item.head, item.seed] = _Done(item, record, results)
     same_examples = _check_pairs(done)
     heads = list(dict.fromkeys(item.head for item in planned))
     seeds = list(dict.fromkeys(item.seed for item in planned))
@@ -63,7 +62,7 @@ def compare_trainings(
     result = Comparison(
         output_dir=str(folder.path),
         split=split,
-        examples=max((len(item.judgement.paths) for item in done.values()), default=0),
+        examples=max((len(item.results.paths) for item in done.values()), default=0),
         same_examples=same_examples,
         curves_of=next((item.record.curves_of for item in done.values()), "validation"),
         feature_map=next((item.record.feature_map for item in done.values()), (0, 0, 0)),
@@ -74,27 +73,23 @@ def compare_trainings(
     return conclude(result, in_groups=planned[0].loaded.config.data.split_strategy == "group")
 
 
-def read_judgement(run: Run, split: str) -> Judgement:
-    """Return what an evaluation of a run wrote about single images.
-
-    Raises:
-        RunError: it is missing or damaged.
-    """
+def read_example_results(run: Run, split: str) -> ExampleResults:
+    """Return an evaluation's results for single images; `RunError` when missing or damaged."""
     path = run.evaluation_dir(split) / PREDICTIONS
     rows = read_rows(path, 6)
     answers = [row[5] for row in rows]
     if not rows or not {"true", "false"} >= set(answers):
         raise RunError(f"{visible(path)}: damaged: a row does not say whether it is correct")
-    return Judgement(tuple(row[0] for row in rows), np.array([answer == "true" for answer in answers]))
+    return ExampleResults(tuple(row[0] for row in rows), np.array([answer == "true" for answer in answers]))
 
 
-def is_judged(run: Run, split: str, record: TrainingRecord) -> bool:
+def is_evaluated(run: Run, split: str, record: TrainingRecord) -> bool:
     """Return whether an evaluation is there whole, and is the one that is remembered: any other may write there."""
     try:
-        judgement = read_judgement(run, split)
+        results = read_example_results(run, split)
     except RunError:
         return False
-    return record.top1_accuracy is not None and math.isclose(judgement.correct.mean(), record.top1_accuracy)
+    return record.top1_accuracy is not None and math.isclose(results.correct.mean(), record.top1_accuracy)
 
 
 def _check_pairs(done: dict[tuple[str, int], _Done]) -> bool:
@@ -102,12 +97,12 @@ def _check_pairs(done: dict[tuple[str, int], _Done]) -> bool:
     first: dict[int, _Done] = {}
     for (_, seed), item in done.items():
         other = first.setdefault(seed, item)
-        if other.judgement.paths != item.judgement.paths:
+        if other.results.paths != item.results.paths:
             raise RunError(
                 f"{visible(item.planned.run)} and {visible(other.planned.run)} were judged on different images: take "
                 "the evaluate folders of both away, and go on with --resume"
             )
-    return len({item.judgement.paths for item in first.values()}) <= 1
+    return len({item.results.paths for item in first.values()}) <= 1
 
 
 def _row(
@@ -120,7 +115,7 @@ def _row(
     f1 = [record.macro_f1 for record in records if record.macro_f1 is not None]
     shared = [seed for seed in own if (first, seed) in done] if head != first else []
     differences = [
-        done[head, seed].judgement.correct.astype(np.int64) - done[first, seed].judgement.correct for seed in shared
+        done[head, seed].results.correct.astype(np.int64) - done[first, seed].results.correct for seed in shared
     ]
     reached = [_epochs_to(done, head, first, seed) for seed in shared or own]
     return ComparisonRow(

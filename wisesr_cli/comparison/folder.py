@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 
 def choose_comparison(config: Config, default_name: str, *, resume: bool) -> Start:
-    """Return the folder for a comparison, without writing anything yet; its lock and its plots are where a run's are.
+    """Return the folder for a comparison, writing nothing; lock and plots are where a run's are.
 
-    Raises:
-        UsageError: the name was given and is taken, or the folder holds something else.
+    Raises `UsageError` when the given name is taken, or the folder has something else.
     """
     parent = Path(config.output_dir).expanduser()
     check_output_folder(parent)

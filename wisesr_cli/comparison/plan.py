@@ -109,7 +109,9 @@ def plan_of(request: CompareRequest) -> ComparisonPlan:
         UsageError: a head or a seed is there twice, or there is nothing to compare.
     """
     overrides = overrides_of(request.settings)
-    heads = parse_heads(request.heads) if isinstance(request.heads, str) else request.heads
+    heads = request.heads
+    if isinstance(heads, str):
+        heads = [part for part in heads.split(",") if part.strip()]
     chosen = tuple(_compared_head(request.source, overrides, text.strip()) for text in heads)
     if len(chosen) < 2:
         raise UsageError("--heads: give at least two heads, separated by commas, for instance --heads gap,wise")
@@ -146,17 +148,8 @@ def _with_new_head(loaded: LoadedConfig) -> LoadedConfig:
     return replace(loaded, config=config, notes=notes)
 
 
-def parse_heads(text: str) -> tuple[str, ...]:
-    """Return the heads of `--heads gap,wise:pooling=valid`."""
-    return tuple(head for head in (part.strip() for part in text.split(",")) if head)
-
-
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds of `--seeds 3`, which is 0, 1, 2, or of `--seeds 0,5,7`.
-
-    Raises:
-        UsageError: it is neither.
-    """
+    """Return the seeds of `--seeds 3`, which is 0, 1, 2, or of `--seeds 0,5,7`; `UsageError` for other texts."""
     if re.fullmatch(r"[0-9]{1,9}", text.strip()):
         return seeds_up_to(int(text))
     parts = [part.strip() for part in text.split(",") if part.strip()]

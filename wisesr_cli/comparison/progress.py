@@ -55,13 +55,13 @@ class CombinedProgress(Silent):
         self._number = self._steps = 0
         self._stack = ExitStack()
 
-    def begin(self, title: str) -> None:
+    def start(self, title: str) -> None:
         """Note which training comes next."""
         self._number += 1
         self.title = f"{title} ({self._number} of {self.trainings})"
         self.describe("preparing")
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """Count the steps that the training did not need, as it stopped early or was resumed."""
         if self.bar is not None and self.plan is not None:
             self.advance(self._number * self.epochs * self.plan.steps_per_epoch - self._steps)
@@ -75,7 +75,7 @@ class CombinedProgress(Silent):
         self.listener.warn(message)
 
     def prepared(self, plan: TrainingPlan) -> None:
-        """Begin the bar with the first training, whose steps are now known."""
+        """Start the bar with the first training, whose steps are now known."""
         if self.plan is None:
             images = ", ".join(f"{sum(counts):,} {split}" for split, counts in plan.counts.items())
             self.listener.note(f"device: {plan.device}")

@@ -30,8 +30,8 @@ class TrainingRecord:
     """What is known of one training.
 
     `schedules`: the numbers of epochs that were asked for, one after the other. `accuracies`: after every epoch, on the
-    images that `curves_of` names. `error`: why it came to nothing; `is_done`:
-    whether it was trained to the end and judged. Metrics are those of the judged images.
+    images that `curves_of` names. `error`: why it has no result; `is_done`: trained to the
+    end and evaluated. Metrics are those of the evaluated images.
     """
 
     schedules: tuple[int, ...] = ()
@@ -85,11 +85,7 @@ class ComparisonState:
         write_json(self.path, values)
 
     def extend_to(self, epochs: int) -> None:
-        """Let every training take so many epochs from now on.
-
-        Raises:
-            UsageError: some have been asked for more already.
-        """
+        """Set the number of epochs of every training; `UsageError` if some were asked for more."""
         if epochs < self.epochs:
             raise UsageError(
                 f"the comparison in {visible(self.path.parent)} is one of {counted(self.epochs, 'epoch')}; it can take "
@@ -99,11 +95,7 @@ class ComparisonState:
 
 
 def read_comparison_state(folder: Path) -> ComparisonState:
-    """Return what a comparison's folder remembers.
-
-    Raises:
-        RunError: it is damaged, or of another version.
-    """
+    """Return the stored state of a comparison; `RunError` when damaged or of another version."""
     path = folder / TRAININGS
     try:
         values: Any = json.loads(read_text(path, MOST_JSON_BYTES))

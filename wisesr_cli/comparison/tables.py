@@ -23,7 +23,7 @@ CSV_HEADER = (
 
 
 def comparison_grids(comparison: Comparison) -> list[Grid]:
-    """Return what the heads came to, with the difference to the first one, and what they cost."""
+    """Return the results of the heads, their difference to the first one, and their costs."""
     return [_accuracy_grid(comparison), _cost_grid(comparison)]
 
 
@@ -99,7 +99,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def write_comparison(folder: Run, comparison: Comparison) -> None:
-    """Write the tables and, where any training came to something, the pictures."""
+    """Write the tables and, if any training has a result, the plots."""
     write_json(folder.path / COMPARISON, comparison.to_json())
     write_text(folder.path / COMPARISON_TABLE, to_csv(CSV_HEADER, comparison_rows(comparison)))
     write_text(folder.path / COMPARISON_TEXT, comparison_markdown(comparison))

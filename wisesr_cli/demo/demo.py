@@ -46,7 +46,7 @@ train:
 
 @dataclass(frozen=True)
 class DemoRow:
-    """What one head came to."""
+    """The result of one head."""
 
     head: str
     run_dir: str
@@ -57,7 +57,7 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo came to: a row per head, a few predictions of the last head, and where to look."""
+    """The result of the demo: a row per head, some predictions of the last head, and paths."""
 
     rows: tuple[DemoRow, ...]
     predictions: tuple[Prediction, ...]
@@ -74,7 +74,7 @@ def run_demo(output_dir: Path, *, seed: int, listener: TrainingListener) -> Demo
     harbour.make_harbour(pictures, seed=seed, listener=listener)
     config_path = output_dir / "harbour.yaml"
     write_text(config_path, CONFIG.format(name=config_path))
-    rows = tuple(_train_and_judge(config_path, head, output_dir, seed, listener) for head in HEADS)
+    rows = tuple(_train_head(config_path, head, output_dir, seed, listener) for head in HEADS)
     examples = [sorted((pictures / "test" / name).iterdir())[0] for name in harbour.CLASS_NAMES]
     predictions = tuple(api.predict(rows[-1].run_dir, examples))
     sheet = output_dir / "contact_sheet.png"
@@ -84,7 +84,7 @@ def run_demo(output_dir: Path, *, seed: int, listener: TrainingListener) -> Demo
     return DemoResult(rows, predictions, str(config_path), str(sheet), str(explained))
 
 
-def _train_and_judge(config_path: Path, head: str, output_dir: Path, seed: int, listener: TrainingListener) -> DemoRow:
+def _train_head(config_path: Path, head: str, output_dir: Path, seed: int, listener: TrainingListener) -> DemoRow:
     values = {("model", "head", "name"): head, ("seed",): seed, ("output_dir",): str(output_dir / "runs")}
     loaded = load_config(config_path, [Override(path, value, "demo") for path, value in values.items()])
     result = api.train(loaded, options=TrainingOptions(overwrite=True), listener=listener)

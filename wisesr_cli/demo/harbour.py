@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -116,7 +117,8 @@ def _write(picture: Image.Image, path: Path) -> None:
 def _place(position: int, rng: np.random.Generator) -> list[tuple[int, Callable[[Brush, np.random.Generator], None]]]:
     """Return which thing stands in which cell; three cells stay empty."""
     others = rng.permutation([cell for cell in range(len(CLASS_NAMES)) if cell != position]).tolist()
-    things = [_draw_red_boat, *[_draw_white_boat] * 3, *[_draw_buoy] * 2]
+    red, white = (partial(_draw_boat, sails=sails) for sails in (_RED_SAILS, _WHITE_SAILS))
+    things: list[Callable[[Brush, np.random.Generator], None]] = [red, *[white] * 3, *[_draw_buoy] * 2]
     return list(zip([position, *others], things, strict=False))
 
 
@@ -150,14 +152,6 @@ def _draw_wavelets(draw: ImageDraw.ImageDraw, rng: np.random.Generator, *, unit:
         below = [(px, py + 0.8 * unit) for px, py in crest]
         draw.line(below, fill=(6, 44, 86, 60), width=round(0.6 * unit))
         draw.line(crest, fill=(232, 246, 250, round(50 + 80 * light)), width=round(0.5 * unit))
-
-
-def _draw_red_boat(brush: Brush, rng: np.random.Generator) -> None:
-    _draw_boat(brush, rng, sails=_RED_SAILS)
-
-
-def _draw_white_boat(brush: Brush, rng: np.random.Generator) -> None:
-    _draw_boat(brush, rng, sails=_WHITE_SAILS)
 
 
 def _draw_boat(brush: Brush, rng: np.random.Generator, *, sails: tuple[Color, Color]) -> None:

@@ -1,1 +1,1 @@
-"""Judging a run on labelled images."""
+"""Evaluating a run on labelled images."""

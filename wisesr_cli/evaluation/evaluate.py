@@ -1,4 +1,4 @@
-"""Judges a run on labelled images, and writes what came out beside the run. No Keras here: an engine runs the model."""
+"""Evaluates a run on labelled images, and writes the results into the run. No Keras here: an engine runs the model."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ LONGEST_NAME = 200  # bytes of a folder's name; a file system takes 255, and som
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The metrics of some examples, with the probabilities that they come from."""
+class Scored:
+    """The metrics of some examples, and the probabilities that they were computed from."""
 
     metrics: Metrics
     probabilities: NDArray[np.float64]  # (examples, classes)
@@ -55,7 +55,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answered to the images of a subject that could be read, in the order of its index."""
+    """A model's outputs for the readable images of a subject, in the order of its index."""
 
     paths: tuple[str, ...]  # relative to the index's root
     labels: NDArray[np.int64]  # (examples,)
@@ -64,7 +64,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Subject:
-    """The labelled images that a run is judged on: one split of an index, and the name of its results."""
+    """The labelled images that a run is evaluated on: one split of an index, and the name of its results."""
 
     index: DatasetIndex
     split: str
@@ -74,18 +74,18 @@ class Subject:
 
     @property
     def results_name(self) -> str:
-        """What its results are called: `test`, or `test-288x288` at another image size than that of the training."""
+        """The name of its results: `test`, or `test-288x288` at another image size than the training's."""
         return self.name if self.image_size is None else f"{self.name}-{size_text(self.image_size)}"
 
     @property
     def title(self) -> str:
-        """What a reader is told was judged on: `test`, or `folder test`."""
+        """Its name in a report: `test`, or `folder test`."""
         return self.name if self.is_own else f"folder {self.name}"
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation with all that it comes from, for whoever writes more about it."""
+    """An evaluation with all its inputs, for code that writes more about it."""
 
     request: EvaluateRequest
     run: Located
@@ -97,17 +97,15 @@ class Evaluated:
     answers: Answers
 
     def path_of(self, relative: str) -> str:
-        """Return where an image of the subject lies."""
+        """Return the path of an image of the subject."""
         return f"{self.subject.index.root.rstrip('/')}/{relative}"
 
 
 def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path], None] | None = None) -> Evaluation:
-    """Judge a run on labelled images, and write metrics and tables into a folder of the run, and plots beside it.
+    """Evaluate a run on labelled images; write metrics, tables and plots into the run.
 
-    `write_beside` writes more into that folder, while nobody else does.
-
-    Raises:
-        WisesrError: the run, the split or the images cannot be used.
+    `write_beside` writes more into the evaluation's folder. Raises `WisesrError` when run, split or images cannot be
+    used.
     """
     run, listener = locate(request.run), request.listener
     chosen = choose_engine(
@@ -133,14 +131,22 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         engine = chosen.start(listener)
         if engine.info.class_names != subject.index.class_names:
             raise RunError(f"{visible(run.given)}: the model file has other classes than the run")
-        pixels = _open_pixels(engine, subject, on_error, pixel_limit, listener)
+        pixels = open_pixels(
+            subject.index.absolute(subject.split),
+            image_size=engine.info.image_size,
+            resize=engine.info.resize,
+            cache="none",
+            on_error="skip" if on_error == "skip" else "fail",
+            pixel_limit=pixel_limit,
+            listener=listener,
+        )
         with closing(pixels):
             labels = subject.index.splits[subject.split].labels[pixels.kept]
-            judged = evaluate_pixels(engine, pixels, labels, batch_size=request.batch_size, listener=listener)
+            scored = evaluate_pixels(engine, pixels, labels, batch_size=request.batch_size, listener=listener)
         paths = tuple(subject.index.splits[subject.split].paths[position] for position in pixels.kept)
-        answers = Answers(paths, labels, judged.probabilities)
+        answers = Answers(paths, labels, scored.probabilities)
         unreadable = len(subject.index.splits[subject.split]) - len(paths)
-        evaluation = _evaluation(judged, answers, str(output), subject.results_name, unreadable)
+        evaluation = _evaluation(scored, answers, str(output), subject.results_name, unreadable)
         _write(output, evaluation, answers)
         if write_beside is not None:
             name, info = chosen.name, engine.info
@@ -152,7 +158,7 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
 
 def evaluate_pixels(
     engine: Engine, pixels: DecodedImages, labels: NDArray[np.int64], *, batch_size: int, listener: Listener
-) -> Judged:
+) -> Scored:
     """Return the metrics of a model on images with labels, int64 (examples,)."""
     logits = np.empty((len(pixels), len(engine.info.class_names)), np.float32)
     with listener.progress("evaluating", len(pixels)) as progress:
@@ -160,7 +166,7 @@ def evaluate_pixels(
             chosen = np.arange(start, min(start + batch_size, len(pixels)))
             logits[chosen] = padded_logits(engine, pixels.batch(chosen), batch_size)
             progress.advance(len(chosen))
-    return Judged(compute_metrics(logits, labels, engine.info.class_names), softmax(logits))
+    return Scored(compute_metrics(logits, labels, engine.info.class_names), softmax(logits))
 
 
 def choose_subject(
@@ -173,9 +179,7 @@ def choose_subject(
     pixel_limit: int,
     listener: Listener,
 ) -> Subject:
-    """Return what to judge on: a folder, a split of the run, or by default its test split, else validation.
-
-    `class_names` are those of the model, which a folder must have.
+    """Return the images to evaluate on: a folder, a split of the run, or by default test, else validation.
 
     `class_names` are those of the model, which a folder must have.
 
@@ -210,7 +214,7 @@ def choose_subject(
 
 
 def _name_of(folder: str | Path) -> str:
-    """Return what the results on a folder are called: its name, cut when no file could be called after it."""
+    """Return the name of the results on a folder: its own, cut to what a file system allows."""
     name = Path(os.path.abspath(folder)).name or "root"  # noqa: PTH100  (unlike Path.absolute, it resolves `..`)
     while len(os.fsencode(name)) > LONGEST_NAME:
         name = name[:-1]
@@ -227,28 +231,14 @@ def _data_root(run: Located) -> str:
     return find_layout(run.data).root
 
 
-def _open_pixels(
-    engine: Engine, subject: Subject, on_error: str, pixel_limit: int, listener: Listener
-) -> DecodedImages:
-    return open_pixels(
-        subject.index.absolute(subject.split),
-        image_size=engine.info.image_size,
-        resize=engine.info.resize,
-        cache="none",
-        on_error="skip" if on_error == "skip" else "fail",
-        pixel_limit=pixel_limit,
-        listener=listener,
-    )
-
-
-def _evaluation(judged: Judged, answers: Answers, output_dir: str, split: str, unreadable: int) -> Evaluation:
-    metrics = judged.metrics
+def _evaluation(scored: Scored, answers: Answers, output_dir: str, split: str, unreadable: int) -> Evaluation:
+    metrics = scored.metrics
     return Evaluation(
         split=split,
         metrics=metrics,
         most_confused=most_confused(metrics),
-        worst_mistakes=worst_mistakes(answers.paths, answers.labels, judged.probabilities, metrics.classes),
-        reliability=reliability_bins(judged.probabilities, answers.labels),
+        worst_mistakes=worst_mistakes(answers.paths, answers.labels, scored.probabilities, metrics.classes),
+        reliability=reliability_bins(scored.probabilities, answers.labels),
         output_dir=output_dir,
         unreadable=unreadable,
     )

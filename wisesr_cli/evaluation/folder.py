@@ -1,4 +1,4 @@
-"""Where an evaluation is written: its folder, made whole or not at all."""
+"""The folder that an evaluation is written into."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from wisesr_cli.run.run import Run
 
 @contextmanager
 def evaluation_folder(run: Run, name: str) -> Iterator[Path]:
-    """Give the folder for an evaluation, having made sure that everything can be written there and into the plots.
+    """Yield the folder for an evaluation, having checked that it and the plots folder are writable.
 
-    A folder that was made here and is empty when the block fails is taken away.
+    A folder created here and empty when the block fails is removed.
 
     Raises:
-        RunError: a file lies where a folder should be, or a folder in place of a file.
-        MachineError: nobody may write there.
+        RunError: a file exists where a folder should be, or vice versa.
+        MachineError: it is not writable.
     """
     folder, plots = run.evaluation_dir(name), run.plots
     pictures = [plots / picture.format(name) for picture in EVALUATION_PICTURES]

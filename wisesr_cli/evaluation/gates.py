@@ -1,4 +1,4 @@
-"""The gates of `--fail-under`: a metric and the least, or for losses the most, that it may come to."""
+"""The gates of `--fail-under`: a metric and its minimum, or for losses its maximum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the answers of a model are worth: scalar metrics, confusions, mistakes, calibration.
+"""Evaluates the outputs of a model: scalar metrics, confusions, mistakes, calibration.
 
 To add a metric, write a function that takes `Outcomes` and returns a float (None where the metric is not defined), add
 a row to `METRICS` at the foot, and the field of the same name to `results.Metrics`. Gates, tables and JSON follow.
@@ -29,10 +29,10 @@ _BLOCK_NUMBERS = 4_000_000  # 32 MB of float64: what one step of a pass over the
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a model answered to every example, gathered in one pass over the logits.
+    """A model's output for every example, collected in one pass over the logits.
 
-    Labels are class indices (examples,); the rank of the true class counts the classes put before it, 0 being best,
-    and among equal logits the lower index comes first, as `argmax` has it.
+    Labels are class indices (examples,). The rank of the true class counts the classes ranked before it, 0 being best;
+    among equal logits the lower index comes first, as in `argmax`.
     """
 
     logits: Floats  # (examples, classes)
@@ -58,7 +58,7 @@ def compute_metrics(logits: Floats, labels: npt.ArrayLike, class_names: Sequence
 
     Without examples every metric is None. Raises `errors.DataError` for logits that are not finite.
     """
-    outcomes = judge(logits, labels, classes=len(class_names))
+    outcomes = collect_outcomes(logits, labels, classes=len(class_names))
     values = {name: metric.compute(outcomes) if len(outcomes.labels) else None for name, metric in METRICS.items()}
     return Metrics(
         examples=len(outcomes.labels),
@@ -69,14 +69,14 @@ def compute_metrics(logits: Floats, labels: npt.ArrayLike, class_names: Sequence
     )
 
 
-def judge(logits: Floats, labels: npt.ArrayLike, *, classes: int) -> Outcomes:
+def collect_outcomes(logits: Floats, labels: npt.ArrayLike, *, classes: int) -> Outcomes:
     """Return what the metrics need to know of every example, in float64 and in blocks that stay small in memory."""
     logits, truth = np.asarray(logits), np.asarray(labels, dtype=np.int64)
     _check_shapes(logits, truth, classes)
     examples = len(truth)
     numbers, indices = np.empty((3, examples)), np.empty((2, examples), dtype=np.int64)
     for rows in _slices(examples, row_length=classes):
-        numbers[:, rows], indices[:, rows] = _judge_block(logits[rows].astype(np.float64), truth[rows])
+        numbers[:, rows], indices[:, rows] = _block_outcomes(logits[rows].astype(np.float64), truth[rows])
     (highest, log_sums, true_log_probability), (predicted, true_rank) = numbers, indices
     _check_finite(log_sums)
     pairs = np.bincount(truth * classes + predicted, minlength=classes * classes)
@@ -229,7 +229,7 @@ def worst_mistakes(
     )
 
 
-def _judge_block(block: Doubles, labels: Integers) -> tuple[tuple[Doubles, ...], tuple[Integers, ...]]:
+def _block_outcomes(block: Doubles, labels: Integers) -> tuple[tuple[Doubles, ...], tuple[Integers, ...]]:
     """Return (highest logit, log sum, true log probability) and (predicted, true rank) of some examples."""
     examples = np.arange(len(labels))
     predicted = block.argmax(axis=1)

@@ -43,7 +43,7 @@ class Images(Protocol):
 
 
 def sample(items: Sequence[Item], most: int) -> list[Item]:
-    """Return at most so many of a row of items, from all over it."""
+    """Return at most `most` items, evenly spread over the sequence."""
     chosen = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return [items[position] for position in np.unique(chosen)]
 
@@ -56,18 +56,18 @@ def logits_in_batches(run: RunModel, pixels: Pixels) -> Numbers:
 
 
 def difference(exact: NDArray[Any], found: NDArray[Any]) -> float:
-    """Return how far two models' answers are from each other at most; NaN differs by NaN."""
+    """Return the largest difference of two models' outputs; NaN differs by NaN."""
     return float(np.abs(exact - found).max())
 
 
 def variation(answers: NDArray[Any]) -> float:
-    """Return how far a model's answers (examples, classes) to different images are from each other at most."""
+    """Return how much a model's outputs (examples, classes) vary at most between images."""
     return float(np.ptp(answers, axis=0).max())
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a model's answers are from those of the run, at most, and how often the best label is the same."""
+    """The largest differences between a model and the run, and how often their best label is the same."""
 
     images: int
     probability_difference: float
@@ -87,9 +87,9 @@ def compare(exact: Numbers, found: Numbers) -> Agreement:
 
 
 def objection(agreement: Agreement, exact: Numbers, *, quantized: bool) -> str | None:
-    """Return why a model must not be kept, None where it may.
+    """Return why a model must be rejected, None if it is acceptable.
 
-    A quantized model is another one: what it costs is said, and it is kept unless it is broken.
+    A quantized model differs by design: its cost is reported, and it is kept unless it is broken.
     """
     if not np.isfinite(agreement.logit_difference):
         return "it gives numbers that are not finite"
@@ -106,7 +106,7 @@ def objection(agreement: Agreement, exact: Numbers, *, quantized: bool) -> str |
 
 
 def doubt(exact: Numbers) -> str | None:
-    """Return why images prove little of an export: the run gives all of them nearly the same logits."""
+    """Return why a comparison on these images proves little: the run gives nearly equal logits to all of them."""
     spread = variation(exact)
     if spread >= LEAST_SPREAD * _most_logit_difference(exact):
         return None

@@ -1,4 +1,4 @@
-"""Keeps a run's best model for LiteRT, too, at the end of its training; `litert` says what is in the file."""
+"""Converts a run's best model for LiteRT at the end of its training; `litert` describes the file."""
 
 from __future__ import annotations
 
@@ -24,17 +24,9 @@ COMPARED = 16  # images
 
 
 def keep_litert(run: Run, engine: KerasEngine, images: Images, *, batch_size: int, listener: Listener) -> None:
-    """Write the best model of a run for LiteRT, too; where that cannot be done, a warning says so.
+    """Convert the best model of a run (whose lock is held) for LiteRT; warn when that is impossible.
 
-    Args:
-        run: the run, whose lock is held.
-        engine: its best model.
-        images: what both are compared on.
-        batch_size: images that the engine computes at a time.
-        listener: who is told what happens.
-
-    Raises:
-        MachineError: it cannot be written.
+    Both are compared on `images`. Raises `MachineError` when the file cannot be written.
     """
     if reason := missing_tensorflow():
         listener.note(f"no {LITERT}: {reason}")
@@ -52,7 +44,7 @@ def keep_litert(run: Run, engine: KerasEngine, images: Images, *, batch_size: in
 
 
 def has_litert(run: Run) -> bool:
-    """Return whether a run has its best model for LiteRT; one that was made from another model is taken away."""
+    """Return whether a run has its best model for LiteRT; one converted from another model is removed."""
     try:
         read_litert(run.litert, run.best)
     except UnusableError:
@@ -62,17 +54,13 @@ def has_litert(run: Run) -> bool:
 
 
 def to_litert(engine: KerasEngine) -> bytes:
-    """Return a model as LiteRT runs it, in float32 and for batches of any size.
-
-    Raises:
-        ConversionError: it cannot be converted.
-    """
+    """Return a model converted for LiteRT, in float32, for any batch size; `ConversionError` when that fails."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder, LITERT)
             convert(engine.model, "litert", target)
             return target.read_bytes()
-    except OSError as error:  # of the folder for temporary files, not of the run
+    except OSError as error:  # from the folder for temporary files, not the run
         raise ConversionError(f"the model cannot be converted for LiteRT: {visible(error)}") from error
 
 

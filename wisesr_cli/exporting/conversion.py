@@ -1,4 +1,4 @@
-"""Writes Keras models in other formats. TensorFlow converts: here, or where Keras runs on JAX in another process.
+"""Writes Keras models in other formats. TensorFlow converts, in a separate process where Keras runs on JAX.
 
 To add a format: a function that writes a model to a path, and a row in `WRITERS`.
 """
@@ -35,7 +35,7 @@ TITLES: dict[str, str] = {"keras": "Keras", "onnx": "ONNX", "litert": "LiteRT", 
 INPUT, OUTPUT = "pixels", "logits"  # what ONNX calls them
 ONNX_OPSET = 15  # of 2021: all that the layers here need, and read by every runtime since
 FULL = "No space left on device"
-SECONDS = 3600  # for a process of its own; the largest backbone takes minutes
+SECONDS = 3600  # for a separate process; the largest backbone takes minutes
 
 _PROGRAM = """
 import json, sys
@@ -55,11 +55,11 @@ conversion.WRITERS[name](model, Path(target), quantize or None, pixels)
 
 
 class ConversionError(Exception):
-    """Why a model was not written in another format; the text is the bare reason."""
+    """A model could not be converted; the text is the bare reason."""
 
 
 def missing_tensorflow() -> str | None:
-    """Return why nothing can be converted here, where TensorFlow is absent."""
+    """Return why nothing can be converted, None if TensorFlow is installed."""
     if find_spec("tensorflow") is None:
         return "TensorFlow converts models for LiteRT, and is not installed"
     return None
@@ -68,14 +68,14 @@ def missing_tensorflow() -> str | None:
 def convert(
     model: Any, name: FormatName, target: Path, *, quantize: Quantization | None = None, examples: Pixels | None = None
 ) -> None:
-    """Write a Keras model, which takes batches of any size, to `target` in another format.
+    """Convert a Keras model to another format; it maps float32 pixels (any batch) to logits (batch, classes).
 
     Args:
-        model: a Keras model from float32 pixels (batch, height, width, 3) to logits (batch, classes).
+        model: the model.
         name: the format.
-        target: a file or a folder that is not there yet.
-        quantize: for LiteRT, how numbers are stored: `float16` weights, or `int8` weights and activations.
-        examples: for `int8`, images (examples, height, width, 3) that activations are measured on.
+        target: a file or folder that does not exist yet.
+        quantize: for LiteRT, the storage of numbers: `float16` weights, or `int8` weights and activations.
+        examples: for `int8`, images (examples, height, width, 3) to calibrate activations.
 
     Raises:
         ConversionError: it cannot be converted.
@@ -88,8 +88,8 @@ def convert(
             _convert_apart(model, name, target, quantize, examples)
     except MemoryError:
         raise
-    except Exception as error:  # TensorFlow raises whatever it likes
-        if FULL in str(error):  # TensorFlow and HDF5 have words of their own around it
+    except Exception as error:  # TensorFlow raises exceptions of any type
+        if FULL in str(error):  # TensorFlow and HDF5 wrap it in other text
             raise OSError(errno.ENOSPC, FULL, str(target)) from error
         if isinstance(error, OSError) and machine_error(error) is not None:
             raise
@@ -107,7 +107,7 @@ def write_onnx(model: Any, target: Path, quantize: str | None = None, examples: 
     import onnx
 
     with keras_start.quiet_stderr(), warnings.catch_warnings(action="ignore"), _plain_statistics(model):
-        _call_once(model)
+        model(np.zeros((1, *model.input_shape[1:]), np.float32), training=False)  # required before a conversion
         _teach_erfc()
         model.export(target, format="onnx", verbose=False, opset_version=ONNX_OPSET)
     converted = onnx.load(target)
@@ -121,9 +121,9 @@ def write_onnx(model: Any, target: Path, quantize: str | None = None, examples: 
 
 @contextmanager
 def _plain_statistics(model: Any) -> Iterator[None]:
-    """Let the layers that normalize with given statistics have them as NumPy arrays, which become constants of a graph.
+    """Store given statistics of normalization layers as NumPy arrays, which become constants of a graph.
 
-    As tensors they are values from outside the graph, and would turn up as inputs of the ONNX file.
+    Tensors would be captured from outside the graph and appear as inputs of the ONNX file.
     """
     import keras
 
@@ -140,14 +140,9 @@ def _plain_statistics(model: Any) -> Iterator[None]:
             layer.mean, layer.variance = mean, variance
 
 
-def _call_once(model: Any) -> None:
-    """Let a model have been called: Keras converts no other one."""
-    model(np.zeros((1, *model.input_shape[1:]), np.float32), training=False)
-
-
 @lru_cache
 def _teach_erfc() -> None:
-    """Let tf2onnx know `Erfc`, which ConvNeXt's GELU comes to in TensorFlow: 1 less `Erf`, which ONNX has."""
+    """Teach tf2onnx `Erfc`, TensorFlow's form of ConvNeXt's GELU, as 1 minus `Erf`, which ONNX has."""
     from tf2onnx.handler import tf_op
 
     class Erfc:
@@ -164,7 +159,7 @@ def _teach_erfc() -> None:
 
 
 def _rename(graph: Any, old: str, new: str) -> None:
-    """Give a value of an ONNX graph another name wherever it turns up."""
+    """Rename a value of an ONNX graph everywhere."""
     for value in (*graph.input, *graph.output, *graph.value_info):
         value.name = new if value.name == old else value.name
     for node in graph.node:
@@ -173,13 +168,13 @@ def _rename(graph: Any, old: str, new: str) -> None:
 
 
 def write_litert(model: Any, target: Path, quantize: str | None = None, examples: Pixels | None = None) -> None:
-    """Convert a model for LiteRT; the converter's messages are for its authors."""
+    """Convert a model for LiteRT, without the converter's messages."""
     with keras_start.quiet_stderr():
         model.export(target, format="litert", verbose=False, **_quantized(quantize, examples))
 
 
 def _quantized(quantize: str | None, examples: Pixels | None) -> dict[str, Any]:
-    """Return what TensorFlow's converter is told of how numbers are stored; what goes in and out stays float32."""
+    """Return the converter's quantization options; inputs and outputs stay float32."""
     if quantize is None:
         return {}
     tensorflow = keras_start.load_tensorflow()
@@ -198,7 +193,7 @@ def _one_by_one(examples: Pixels) -> Iterator[list[NDArray[np.float32]]]:
 
 
 def write_saved_model(model: Any, target: Path, quantize: str | None = None, examples: Pixels | None = None) -> None:
-    """Write a model as TensorFlow loads it, with `serve` for float32 pixels and `serve_uint8` for those of a file."""
+    """Write a SavedModel with `serve` for float32 pixels and `serve_uint8` for uint8 pixels."""
     import keras
 
     def serve_uint8(pixels: Any) -> Any:
@@ -217,10 +212,9 @@ def write_saved_model(model: Any, target: Path, quantize: str | None = None, exa
 
 
 def _convert_apart(model: Any, name: str, target: Path, quantize: str | None, examples: Pixels | None) -> None:
-    """Convert a model in a process that runs Keras on TensorFlow: on JAX, Keras cannot.
+    """Convert a model in a process that runs Keras on TensorFlow, as Keras cannot on JAX.
 
-    Raises:
-        RuntimeError: it cannot be done; the text is the last line of the traceback.
+    Raises `RuntimeError` with the last line of the traceback when that fails.
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         source, array = Path(folder, "model.keras"), Path(folder, "examples.npy")

@@ -1,6 +1,6 @@
 """Exports a run: builds, writes, reloads and compares its model in other formats, and keeps all of them or none.
 
-To add a format: how it is written in `conversion`, how it is run in `runtimes`, what it says of itself in
+To add a format: how it is written in `conversion`, how it is run in `runtimes`, its record in
 `metadata`, how it is used in `readme`, its name in `run.names`, and a row in `FORMATS`.
 """
 
@@ -58,7 +58,7 @@ STOPPED = "nothing was exported; repeat the command"
 
 @dataclass(frozen=True)
 class Format:
-    """A row of `FORMATS`: what runs the result, how class names and preprocessing are put in, and what it takes."""
+    """A row of `FORMATS`: functions that run and describe an export, required packages, install command."""
 
     open: Callable[[Path], RunModel]
     describe: Callable[[Path, ModelInfo, Quantization | None], None]
@@ -67,11 +67,7 @@ class Format:
 
 
 def formats_of(to: str | Sequence[str]) -> tuple[FormatName, ...]:
-    """Return the formats that `onnx,litert` and the like name, each once.
-
-    Raises:
-        UsageError: there is none, or one of them is unknown.
-    """
+    """Return the distinct formats in `onnx,litert` and the like; `UsageError` if none or an unknown one is given."""
     words = [to] if isinstance(to, str) else to
     names = [name.strip() for word in words for name in word.split(",") if name.strip()]
     if not names:
@@ -85,12 +81,12 @@ def formats_of(to: str | Sequence[str]) -> tuple[FormatName, ...]:
 
 
 def export(request: ExportRequest) -> Exports:
-    """Write a run's best model in other formats into a folder, with class names, a README and a record beside.
+    """Export a run's best model into a folder, with class names, a README and a record.
 
     Raises:
-        UsageError: the request does not fit, or something lies where an export would go.
-        MachineError: a package is missing, or nobody can write there.
-        RunError: the run cannot be used, or an export does not say what the run says: nothing is left of any then.
+        UsageError: the request is invalid, or a file exists where an export would be written.
+        MachineError: a package is missing, or the folder is not writable.
+        RunError: the run cannot be used, or an export disagrees with it: then no export is kept.
         DataError: there are no images to compare on.
     """
     planned = _plan(request)
@@ -110,7 +106,7 @@ def export(request: ExportRequest) -> Exports:
         with stop.deferred():
             listener.note(f"device: {keras_start.start(request.device)}")
             engine = KerasEngine(checked, image_size=image_size)
-        rows = _Exporting(engine, images, place, listener).all(planned)
+        rows = _Exporter(engine, images, place, listener).all(planned)
         _write_beside(place, engine.info, place.all_rows(rows))
         if source_of(model, engine.info.image_size) != source:
             raise RunError(f"{visible(model)}: was written anew meanwhile; repeat the command")
@@ -130,7 +126,7 @@ class _Planned:
 
 
 def _plan(request: ExportRequest) -> list[_Planned]:
-    """Return what is to be made; refuse what can be refused before anything slow."""
+    """Return the planned exports, having rejected what can be rejected before anything slow."""
     formats = formats_of(request.to)
     if request.quantize is not None and "litert" not in formats:
         raise UsageError(f"--quantize {request.quantize} is for LiteRT: add --to litert, or leave it out")
@@ -147,7 +143,7 @@ def _plan(request: ExportRequest) -> list[_Planned]:
     return [_Planned(name, EXPORTED_MODELS[name, quantize], quantize) for name, quantize in quantized.items()]
 
 
-class _Exporting:
+class _Exporter:
     """Makes exports, one after the other."""
 
     def __init__(self, engine: KerasEngine, images: ExportImages, place: Place, listener: Listener) -> None:
@@ -161,7 +157,7 @@ class _Exporting:
             listener.warn(f"{reason}; train it further, or compare on other images with --data FOLDER")
 
     def all(self, planned: Sequence[_Planned]) -> list[ExportedModel]:
-        """Return a row for every export, made and found to say what the run says."""
+        """Return a row for every export, each written, reloaded and compared with the run."""
         rows = []
         with self.listener.progress("exporting", len(planned)) as progress:
             for item in planned:
@@ -174,7 +170,7 @@ class _Exporting:
         """Write one export, reload it, and compare it."""
         target = self.place.temporary / file
         self._write(name, target, quantize)
-        run = self._opened(name, target)
+        run = self._reload(name, target)
         found = run_or_refuse(run, self.pixels, file)
         agreement = compare(self.exact, found)
         if reason := objection(agreement, self.exact, quantized=quantize is not None):
@@ -183,14 +179,14 @@ class _Exporting:
             format=name,
             file=file,
             quantize=quantize,
-            bytes=_bytes_of(target),
+            bytes=sum(part.stat().st_size for part in [target, *target.rglob("*")] if part.is_file()),
             compared_on=self.images.title,
             compared_images=agreement.images,
             max_probability_difference=agreement.probability_difference,
             max_logit_difference=agreement.logit_difference,
             top1_agreement=agreement.top1_agreement,
         )
-        return row if quantize is None else self._judged(row, run)
+        return row if quantize is None else self._with_accuracies(row, run)
 
     def _write(self, name: FormatName, target: Path, quantize: Quantization | None) -> None:
         examples = self.images.calibration(self.engine.info) if quantize == "int8" else None
@@ -205,19 +201,19 @@ class _Exporting:
                 raise _unloadable(name, error.__cause__) from error
             raise RunError(f"{visible(self.engine.path)}: {error}") from error
 
-    def _opened(self, name: FormatName, target: Path) -> RunModel:
+    def _reload(self, name: FormatName, target: Path) -> RunModel:
         try:
             return FORMATS[name].open(target)
         except (MachineError, MemoryError):
             raise
         except ImportError as error:
             raise _unloadable(name, error) from error
-        except Exception as error:  # runtimes raise whatever they like
+        except Exception as error:  # runtimes raise exceptions of any type
             raise RunError(f"{target.name}: cannot be loaded again: {on_one_line(error)}") from error
 
-    def _judged(self, row: ExportedModel, run: RunModel) -> ExportedModel:
-        """Return a row with the accuracies of the run and of a quantized model, on the same images."""
-        pixels, labels = self.images.judged(self.engine.info)
+    def _with_accuracies(self, row: ExportedModel, run: RunModel) -> ExportedModel:
+        """Return a row with the accuracies of the run and a quantized model on the same images."""
+        pixels, labels = self.images.labelled(self.engine.info)
         right = np.zeros(2, np.int64)
         with closing(pixels), self.listener.progress(f"judging {row.file}", len(pixels)) as progress:
             for start in range(0, len(pixels), BATCH):
@@ -232,29 +228,21 @@ class _Exporting:
 
 
 def run_or_refuse(run: RunModel, pixels: Pixels, file: str) -> Numbers:
-    """Return the logits of images, the first one computed alone.
-
-    Raises:
-        RunError: the exported model cannot compute them.
-    """
+    """Return logits, the first image computed alone; `RunError` when the exported model cannot compute them."""
     try:
         return logits_in_batches(run, pixels)
     except MemoryError:
         raise
-    except Exception as error:  # runtimes raise whatever they like
+    except Exception as error:  # runtimes raise exceptions of any type
         raise RunError(f"{file}: its runtime cannot run it: {on_one_line(error)}") from error
 
 
 def _unloadable(name: FormatName, error: ImportError) -> MachineError:
-    """Return the error of a package that is installed, but does not work here."""
+    """Return the error for a package that is installed but cannot be imported."""
     return MachineError(
         f"--to {name} needs a package that cannot be loaded: {on_one_line(error)}; install it anew with: "
         f"{FORMATS[name].install}"
     )
-
-
-def _bytes_of(path: Path) -> int:
-    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
 
 
 def _write_beside(place: Place, info: ModelInfo, rows: Sequence[ExportedModel]) -> None:

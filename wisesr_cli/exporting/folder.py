@@ -1,6 +1,6 @@
-"""The folder of exports: what lies there and whose it is, and how new models get there, all of them or none.
+"""The folder of exports: finds existing exports, and adds new ones, all of them or none.
 
-`export.json` lists what wisesr wrote. Nothing else in the folder is ever replaced or taken away. No Keras.
+`export.json` lists what wisesr wrote. Nothing else in the folder is ever replaced or removed. No Keras.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ELSEWHERE = "give another folder with -o"
 
 @dataclass(frozen=True)
 class Source:
-    """What a folder's exports are made from: a model file, at an image size."""
+    """The source of a folder's exports: a model file, at an image size."""
 
     bytes: int
     sha256: str
@@ -44,16 +44,16 @@ class Source:
 
 
 def source_of(model: Path, image_size: tuple[int, int]) -> Source:
-    """Return what exports of a model file at an image size are known by."""
+    """Return the source for a model file at an image size."""
     return Source(model.stat().st_size, sha256(model), image_size)
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder that is ours to write exports into.
+    """A folder for exports, held exclusively.
 
-    `temporary` is a folder in it where they are made, taken away at the end. `kept` holds the rows of the exports that
-    lie there already and stay; `outdated` the names of those that go, being made from something else.
+    `temporary`: a folder in it for new exports, removed at the end. `kept`: rows of existing exports that stay;
+    `outdated`: names of those to be removed, as they come from another source.
     """
 
     folder: Path
@@ -63,15 +63,14 @@ class Place:
     outdated: tuple[str, ...]
 
     def all_rows(self, new: Sequence[ExportedModel]) -> tuple[ExportedModel, ...]:
-        """Return a row for every model that lies there in the end, in the order of the formats."""
+        """Return the rows of all exports in the final folder, in the order of the formats."""
         rows = {row.file: row for row in (*self.kept, *new)}
         return tuple(rows[name] for name in EXPORTED_MODELS.values() if name in rows)
 
     def take_in(self, new: Sequence[ExportedModel]) -> None:
-        """Move what lies in `temporary` into place. The record goes before it, so that all of it is known as ours.
+        """Move the content of `temporary` into place; `MachineError` when it cannot be written.
 
-        Raises:
-            MachineError: it cannot be written.
+        The record is written first, so that every export is known as ours.
         """
         rows = [asdict(row) for row in self.all_rows(new)]
         with naming(self.folder):
@@ -91,15 +90,14 @@ class Place:
 def export_folder(
     model: Path, given: str | None, names: Sequence[str], source: Source, *, overwrite: bool
 ) -> Iterator[Place]:
-    """Give the folder for the exports `names`, beside the model file unless one is given, and room to make them in.
+    """Yield the folder for the exports `names`, next to the model file unless given, with a temporary folder.
 
-    What is made is taken away when the block ends, unless it was taken in; so is a folder that was made here and is
-    empty then.
+    New exports that were not moved into place are removed at the end; so is an empty folder that was created here.
 
     Raises:
-        UsageError: something lies there that may not be replaced.
-        RunError: the folder beside the model is a link, or its record is damaged.
-        MachineError: nobody may write there, another process does, or the folder above it is missing.
+        UsageError: it has a file that must not be replaced.
+        RunError: the folder next to the model is a link, or its record is damaged.
+        MachineError: it is not writable, in use by another process, or its parent is missing.
     """
     if given == "":
         raise UsageError("-o is empty; it takes a folder")
@@ -129,7 +127,7 @@ def export_folder(
 def _look(
     folder: Path, names: Sequence[str], source: Source, *, overwrite: bool
 ) -> tuple[tuple[ExportedModel, ...], tuple[str, ...]]:
-    """Return the exports in a folder that stay beside the new ones, and the names of those that do not."""
+    """Return the existing exports that stay, and the names of those that do not."""
     earlier, rows = _read_record(folder) or (None, ())
     own = {row.file for row in rows} | ({LABELS, EXPORT_README} if earlier else set())
     taken = [name for name in (*names, LABELS, EXPORT_README) if (folder / name).exists()]
@@ -149,7 +147,7 @@ def _look(
 
 
 def _read_record(folder: Path) -> tuple[Source, tuple[ExportedModel, ...]] | None:
-    """Return what the record of a folder says of its exports; None where there is none."""
+    """Return the source and rows in the record of a folder; None if there is no record."""
     path = folder / EXPORT_RECORD
     if not path.exists() and not path.is_symlink():
         return None
@@ -163,14 +161,15 @@ def _read_record(folder: Path) -> tuple[Source, tuple[ExportedModel, ...]] | Non
 
 
 def _is_foreign(path: Path) -> bool:
-    """Return whether something lies at the place of an export that is not one: a file in a folder's place, or more."""
+    """Return whether an export's path has something else: a file for a folder, or unknown files inside."""
     is_folder = path.is_dir() and not path.is_symlink()
     if is_folder != (path.name == EXPORTED_MODELS["saved_model", None]):
         return True
     if not is_folder:
         return path.is_symlink() or not path.is_file()
-    inside = [entry for entry in path.rglob("*") if not entry.is_dir() or entry.is_symlink()]
-    folders = [entry for entry in path.rglob("*") if entry.is_dir() and not entry.is_symlink()]
-    return any(
-        not any(fnmatch(str(entry.relative_to(path)), pattern) for pattern in SAVED_MODEL_FILES) for entry in inside
-    ) or any(str(entry.relative_to(path)) not in SAVED_MODEL_FOLDERS for entry in folders)
+    for entry in path.rglob("*"):
+        name = str(entry.relative_to(path))
+        allowed = SAVED_MODEL_FOLDERS if entry.is_dir() and not entry.is_symlink() else SAVED_MODEL_FILES
+        if not any(fnmatch(name, pattern) for pattern in allowed):
+            return True
+    return False

@@ -1,4 +1,4 @@
-"""The real images that exported models are compared, calibrated and judged on. No Keras."""
+"""The real images that exported models are compared, calibrated and evaluated on. No Keras."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ExportImages:
             self.listener.note(f"int8 is calibrated on images of {self.title}, which it is judged on, too")
         return self._decoded([paths[position] for position in sorted(chosen.tolist())], info)
 
-    def judged(self, info: ModelInfo) -> tuple[DecodedImages, NDArray[np.int64]]:
+    def labelled(self, info: ModelInfo) -> tuple[DecodedImages, NDArray[np.int64]]:
         """Return all images of the split, which the caller closes, and their labels, int64 (examples,)."""
         pixels = self._open(self.subject.index.absolute(self.subject.split), info)
         return pixels, self.subject.index.splits[self.subject.split].labels[pixels.kept]
@@ -73,7 +73,7 @@ class ExportImages:
             image_size=info.image_size,
             resize=info.resize,
             cache="none",
-            on_error="skip",  # training complained of them, or left them out
+            on_error="skip",  # training reported or skipped them
             pixel_limit=self.settings.pixel_limit,
             listener=self.listener,
         )

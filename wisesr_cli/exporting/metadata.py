@@ -1,4 +1,4 @@
-"""What an exported model says of itself, in whatever room its format has for that: class names, sizes, versions."""
+"""Writes the record of an exported model (class names, sizes, versions) as its format allows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wisesr_cli.text import visible
 
 
 def record_of(info: ModelInfo, quantize: str | None) -> dict[str, Any]:
-    """Return what an exported model says of itself, wherever its format has room for it."""
+    """Return the record of an exported model, for any format."""
     return {
         **asdict(info),
         "input": {"layout": "batch, height, width, RGB", "range": [0, 255], "type": "float32"},
@@ -46,7 +46,7 @@ def describe_onnx(path: Path, info: ModelInfo, quantize: Quantization | None) ->
 
 
 def describe_litert(path: Path, info: ModelInfo, quantize: Quantization | None) -> None:
-    """Put a zip with the record and the labels behind the model, where LiteRT's own metadata has files, too."""
+    """Append a zip with the record and the labels, as LiteRT's own metadata does."""
     content = path.read_bytes()
     path.write_bytes(with_members(content, _members(info, quantize)))
 

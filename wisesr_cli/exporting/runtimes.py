@@ -18,11 +18,7 @@ from wisesr_cli.model_files.archive import read_config
 
 
 def open_keras(path: Path) -> RunModel:
-    """Return what runs a `.keras` file of stock layers.
-
-    Raises:
-        ValueError: something in it is not of Keras itself.
-    """
+    """Return a runner for a `.keras` file of stock layers; `ValueError` if it has other layers."""
     import keras
 
     if foreign := sorted(_modules(path) - {"keras"}):
@@ -32,7 +28,7 @@ def open_keras(path: Path) -> RunModel:
 
 
 def _modules(path: Path) -> set[str]:
-    """Return the packages that the classes in a `.keras` file come from."""
+    """Return the packages of the classes in a `.keras` file."""
     names = [part.get("module") for part in objects_in(read_config(path))]
     return {name.partition(".")[0] for name in names if isinstance(name, str)} - {"builtins"}
 

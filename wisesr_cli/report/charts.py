@@ -123,7 +123,11 @@ def learning_curves(history: Sequence[EpochResult], best_epoch: int | None) -> t
 def _learning_curve(history: Sequence[EpochResult], field: str, title: str, best_epoch: int | None) -> Chart:
     named = {"training": field, "validation": f"val_{field}"}
     series = {
-        name: [(row.epoch, value) for row in history if _is_number(value := getattr(row, column))]
+        name: [
+            (row.epoch, value)
+            for row in history
+            if (value := getattr(row, column)) is not None and math.isfinite(value)
+        ]
         for name, column in named.items()
     }
     values = [value for points in series.values() for _, value in points]
@@ -170,10 +174,6 @@ def _learning_curve(history: Sequence[EpochResult], field: str, title: str, best
         curves=curves,
         lines=(*phases, *best),
     )
-
-
-def _is_number(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def _nice_ticks(values: Sequence[float], *, whole: bool = False) -> list[float]:

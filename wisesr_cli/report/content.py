@@ -1,6 +1,6 @@
 """Gathers what a report.html shows: what the evaluation found, thumbnails, contribution maps, and the run's own files.
 
-What cannot be had (the maps of a head that has none, the files of a run beside a lone model) is left out and said.
+Unavailable parts (maps of a head without them, run files for a lone model) are left out, and the report says so.
 Keras is started for the maps alone, whatever engine the evaluation ran on.
 """
 
@@ -142,15 +142,15 @@ def _with_thumbnails(content: ReportContent, evaluated: Evaluated) -> ReportCont
     """Return the content with small pictures of the first of the listed images that have no card, as many as fit."""
     room = PAGE_BYTES - len(render(content).encode())
     with_card = {card.example.position for card in (*content.mistakes, *content.right)}
-    waiting = [row for row in content.listed if row.position not in with_card]
+    pending = [row for row in content.listed if row.position not in with_card]
     found: dict[int, Thumbnail] = {}
-    paths = [evaluated.path_of(row.path) for row in waiting]
+    paths = [evaluated.path_of(row.path) for row in pending]
     pictures = thumbnails(paths, SMALL_SIDE, evaluated.info, pixel_limit=evaluated.pixel_limit)
     with (
-        evaluated.request.listener.progress("making thumbnails for the report", len(waiting)) as progress,
+        evaluated.request.listener.progress("making thumbnails for the report", len(pending)) as progress,
         closing(pictures),
     ):
-        for example, picture in zip(waiting, pictures, strict=True):
+        for example, picture in zip(pending, pictures, strict=True):
             progress.advance()
             if picture is None:
                 continue

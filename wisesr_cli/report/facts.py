@@ -61,14 +61,10 @@ def read_run_files(evaluated: Evaluated) -> RunFiles:
             return default
 
     found.history = read(f"Learning curves ({HISTORY})", run.read_history, ())
-    found.config = read(f"Config ({CONFIG})", lambda: _config_text(run), "")
+    found.config = read(f"Config ({CONFIG})", lambda: dump_yaml(without_folders(run.load_config().to_dict())), "")
     found.environment = read(f"Environment ({ENVIRONMENT})", lambda: _environment_text(run), "")
     found.splits = read(f"Images per split ({SPLITS})", lambda: _count_splits(run, evaluated.info.class_names), {})
     return found
-
-
-def _config_text(run: Run) -> str:
-    return dump_yaml(without_folders(run.load_config().to_dict()))
 
 
 def _environment_text(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,13 +76,10 @@ class Matrix:
 def class_rows(metrics: Metrics, data: DataTable) -> list[ClassRow]:
     """Return the figures of every class; of very many, those with the lowest F1, in the order of all."""
     others = [counts for name, counts in zip(data.columns, data.counts, strict=True) if name != data.judged]
-    lowest = sorted(range(len(metrics.classes)), key=lambda label: _or_infinite(metrics.per_class[label].f1))
+    f1 = [math.inf if row.f1 is None else row.f1 for row in metrics.per_class]
+    lowest = sorted(range(len(f1)), key=f1.__getitem__)
     chosen = sorted(lowest[:MOST_CLASSES])
     return [ClassRow(metrics.per_class[label], tuple(counts[label] for counts in others)) for label in chosen]
-
-
-def _or_infinite(value: float | None) -> float:
-    return float("inf") if value is None else value
 
 
 def split_rows(data: DataTable) -> list[SplitRow]:

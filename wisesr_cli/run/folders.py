@@ -1,4 +1,4 @@
-"""Where a run is written: its folder chosen, checked, made and cleared, and what other folders of results share."""
+"""Chooses, checks, creates and clears the folder of a run, and what other folders of results share."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training writes, and whether it goes on with what is there or finds the name free.
+    """The run directory of a training, and whether it is resumed or new.
 
-    `fine_tunes`: the run is as `wisesr upgrade` made it; its model stays until an epoch has finished.
+    `fine_tunes`: `wisesr upgrade` made the run, whose model is kept until an epoch has finished.
     """
 
     run: Run
@@ -37,11 +37,7 @@ class Start:
 
 
 def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bool) -> Start:
-    """Return the run directory to train in, without writing anything yet.
-
-    Raises:
-        UsageError: the name was given and is taken, or the folder holds something else.
-    """
+    """Return the run directory to train in, writing nothing; `UsageError` if its name is taken or not a run's."""
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
     parent = Path(config.output_dir).expanduser()
@@ -71,7 +67,7 @@ def free_folder(parent: Path, default_name: str) -> Path:
 
 
 def check_still_new(start: Start) -> None:
-    """Raise a `MachineError` when a run was made where there was none; to be called with its lock held."""
+    """Raise `MachineError` if a new run was created by another process meanwhile; call with its lock held."""
     if start.is_new and is_taken(start.run.path):
         raise MachineError(f"{visible(start.run.path)}: was made by another wisesr meanwhile; repeat the command")
 
@@ -85,11 +81,11 @@ def newest_folder(parent: Path, default_name: str, mark: str) -> Path | None:
 
 
 def check_output_folder(folder: Path) -> None:
-    """Check that a folder is there or can be made in the one above it.
+    """Check that a folder exists or can be created in an existing parent.
 
     Raises:
-        UsageError: a file stands in its place.
-        MachineError: the folder above it is missing: a typo, or a disk that is not there.
+        UsageError: a file exists at its path.
+        MachineError: its parent is missing: a typo, or a disk that is not mounted.
     """
     with naming(folder):
         blocked = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
@@ -103,18 +99,18 @@ def check_output_folder(folder: Path) -> None:
 
 
 def is_taken(path: Path) -> bool:
-    """Return whether there is more at `path` than what a training killed before its first file left there."""
+    """Return whether `path` has more than the leftovers of a training killed before its first file."""
     if not path.is_dir():
         return path.exists() or path.is_symlink()
-    with suppress(FileNotFoundError):  # taken away by another process meanwhile
+    with suppress(FileNotFoundError):  # removed by another process meanwhile
         return any(entry.name != LOCK and not entry.name.startswith(TEMPORARY_PREFIX) for entry in path.iterdir())
     return False
 
 
 def prepare_folder(run: Run, *, overwrite: bool, keep: Path | None = None) -> None:
-    """Make the run directory; with `overwrite`, take away what an earlier run wrote there, and nothing else.
+    """Create the run directory; with `overwrite`, remove what an earlier run wrote there, and nothing else.
 
-    `keep` is one of those files that stays all the same: what the next run starts from.
+    `keep` is a file to retain: the model that the next run starts from.
     """
     make_folder(run.path)
     with naming(run.path):
@@ -130,7 +126,7 @@ def prepare_folder(run: Run, *, overwrite: bool, keep: Path | None = None) -> No
 
 
 def check_kinds(run: Run) -> None:
-    """Raise a `RunError` when a folder lies where a file of the run should be, or a file in place of a folder."""
+    """Raise `RunError` when a folder exists in place of a file of the run, or a file in place of a folder."""
     refuse_wrong_kinds(
         files=(path for pattern in (*OUR_FILES, LOCK) for path in sorted(run.path.glob(pattern))),
         folders=(run.state, run.plots, run.tensorboard),
@@ -138,7 +134,7 @@ def check_kinds(run: Run) -> None:
 
 
 def refuse_wrong_kinds(*, files: Iterable[Path], folders: Iterable[Path]) -> None:
-    """Raise a `RunError` when a folder lies in the place of a file, or a file or a link in that of a folder."""
+    """Raise `RunError` when a folder exists in place of a file, or a file or link in place of a folder."""
     for folder in folders:
         if folder.is_symlink():
             raise RunError(f"{visible(folder)}: is a link; nothing is written through it: take it away")
@@ -151,12 +147,12 @@ def refuse_wrong_kinds(*, files: Iterable[Path], folders: Iterable[Path]) -> Non
 
 @contextmanager
 def forget_if_empty(run: Run) -> Iterator[None]:
-    """Take the run directory away when the block, which holds its lock, fails before anything was written into it."""
+    """Remove the run directory if the block, which holds its lock, fails before writing anything."""
     try:
         yield
     except BaseException:
         if not is_taken(run.path):
-            with suppress(OSError):  # what the block failed for is what counts
+            with suppress(OSError):  # the block's own error matters
                 run.lock.unlink()
             remove_if_empty(run.path)
         raise
@@ -164,7 +160,7 @@ def forget_if_empty(run: Run) -> Iterator[None]:
 
 @contextmanager
 def temporary_run(parent: Path, prefix: str) -> Iterator[Run]:
-    """Give a run in a folder that is gone afterwards; what killed processes left of theirs goes, too."""
+    """Yield a run in a folder that is removed afterwards; leftovers of killed processes are removed, too."""
     make_folder(parent)
     with naming(parent):
         for leftover in sorted(parent.glob(f"{prefix}*")):
@@ -178,17 +174,17 @@ def temporary_run(parent: Path, prefix: str) -> Iterator[Run]:
 
 
 def _remove_if_dead(temporary: Run) -> None:
-    """Take away the folder of a process that ended without doing so."""
+    """Remove the folder of a process that ended without removing it."""
     with suppress(OSError, MachineError):  # a live process holds it, or it belongs to another user
         if not any(temporary.path.iterdir()):
-            temporary.path.rmdir()  # a live process that has just begun makes it again with its lock
+            temporary.path.rmdir()  # a process that has just started creates it again with its lock
         elif not temporary.lock.exists() or temporary.lock.stat().st_size:  # an empty lock is about to be held
             with locked(temporary.lock):
                 shutil.rmtree(temporary.path)
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Take a folder away when nothing lies in it."""
+    """Remove a folder if it is empty."""
     with suppress(OSError):  # the user's files are in it, or it is no folder
         folder.rmdir()
 

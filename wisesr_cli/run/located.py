@@ -1,4 +1,4 @@
-"""What a path on a command line leads to: a run directory, a model file, or the source of a config; looked up once."""
+"""Resolves a path from the command line, once: to a run directory, a model file, or the source of a config."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Located:
-    """A model file, and the run directory that it lies in; see `locate`.
+    """A model file and its run directory; see `locate`.
 
-    `given`: the path as it was typed, for messages; `run`: the run directory, or the folder of a lone model file.
+    `given`: the path as typed, for messages; `run`: the run directory, or the folder of a lone model file.
     """
 
     given: str
@@ -39,22 +39,14 @@ class Located:
 
     @cached_property
     def checked(self) -> CheckedModel:
-        """The model file, every byte of it read and found to be what a model needs.
-
-        Raises:
-            RunError: it is refused.
-        """
-        from wisesr_cli.model_files.archive import check_model  # with h5py, which LiteRT has no use for
+        """The model file, with every byte read and checked; `RunError` when it is rejected."""
+        from wisesr_cli.model_files.archive import check_model  # imports h5py, which LiteRT does not need
 
         return check_model(self.model)
 
     @cached_property
     def info(self) -> ModelInfo:
-        """What the model file says of itself; where it was not checked before, nothing else of it is read.
-
-        Raises:
-            RunError: it is no model of wisesr, or damaged.
-        """
+        """The model's record, read alone unless the file was checked; `RunError` when damaged or not of wisesr."""
         from wisesr_cli.model_files.archive import read_model_info
 
         if "checked" in vars(self):
@@ -75,15 +67,14 @@ class Located:
 
     @property
     def name(self) -> str:
-        """What the run is called, whatever path it was given by; of a lone model, the name of its file."""
+        """The run's name, however its path was given; for a lone model, its file name."""
         return self.model.parent.resolve().name if self.is_complete else self.model.name
 
 
 def locate(path: str | Path) -> Located:
-    """Return the run at a path: a run directory with a model, or a `.keras` file itself.
+    """Return the run at a path: a run directory with a model, or a `.keras` file.
 
-    Raises:
-        RunError: there is none; the message says what is there and what to type.
+    Raises `RunError`, which says what is there and what to type, when there is none.
     """
     file = Path(path)
     if file.is_file():
@@ -107,10 +98,8 @@ def load_source(
 ) -> LoadedConfig:
     """Return the resolved config of a YAML file, an image folder, a run directory or its best.keras; None: defaults.
 
-    Args:
-        source: where the config comes from.
-        overrides: what the command line says, weakest first.
-        in_place: whether the config of a run directory is to say that training writes into that very directory.
+    `overrides` come from the command line, weakest first. `in_place`: the config of a run directory names that very
+    directory for output.
 
     Raises:
         ConfigError: every mistake found, a line each.
@@ -122,7 +111,7 @@ def load_source(
     run = _run_of(source)
     if run is None:
         return load_config(source, overrides)
-    run.load_config()  # a damaged one is the run's mistake, not that of who typed the command
+    run.load_config()  # a damaged config is an error of the run, not of the command line
     path, origin = run.path.absolute(), visible(source)
     place = [Override(("name",), path.name, origin), Override(("output_dir",), str(path.parent), origin)]
     return load_config(run.config_path, [*(place if in_place else ()), *overrides])

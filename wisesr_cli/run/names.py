@@ -1,4 +1,4 @@
-"""What the files of run directories, evaluations, exports, explanations and comparisons are called. No Keras.
+"""File names in run directories, evaluations, exports, explanations and comparisons. No Keras.
 
 No other module spells the name of a file that wisesr writes into one of these.
 """
@@ -80,8 +80,8 @@ LEFTOVERS = tuple(
     f"{folder}{TEMPORARY_PREFIX}*" for folder in ("", f"{PLOTS}/", f"{EXPLAIN}/", f"{EXPORT}/", "evaluate-*/")
 )
 
-# What `--overwrite` takes away; whatever else lies in a run directory is the user's. The classes go last: with them a
-# folder is known to be a run, in which another process may take away what a killed one did not come to.
+# What `--overwrite` removes; all other files in a run directory are the user's. The classes go last: they mark the
+# folder as a run, so that another process can remove what a killed one left.
 OUR_STATES = (f"{STATE}/epoch-{'[0-9]' * 6}*", f"{STATE}/{TEMPORARY_PREFIX}*")
 OUR_FILES = (
     *(f"{PLOTS}/{name}" for name in (LEARNING_CURVES, *(name.format("*") for name in EVALUATION_PICTURES))),

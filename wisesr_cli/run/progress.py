@@ -1,4 +1,4 @@
-"""What a training has come to, as the state directory keeps it, and whether another may go on from there. No Keras."""
+"""The progress of a training, as stored in the state directory, and whether it can be resumed. No Keras."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pydantic import AfterValidator, InstanceOf, TypeAdapter, ValidationError
 from wisesr_cli.config.schema import Config
 from wisesr_cli.errors import RunError
 from wisesr_cli.results import EpochResult
+from wisesr_cli.run.state import Arrays
 from wisesr_cli.text import joined, visible
 
-# Settings that touch only where and how something is kept, not what is computed.
+# Settings that affect where and how results are stored, not what is computed.
 _FREE = ("name", "output_dir", "data.cache", "train.epochs", "train.trackers", "train.track_model")
-_FREE_SECTION = "distribute."  # other devices and processes go on with a warning
+_FREE_SECTION = "distribute."  # other devices and processes cause a warning
 _LAST_PHASE = "train.phases"
 
 Text = InstanceOf[str]  # class names may come from file names that are not UTF-8, which pydantic's own check refuses
 Record = TypeVar("Record", "Progress", "Circumstances")
-Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass
@@ -53,11 +53,7 @@ class Progress:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Progress:
-        """Return the progress that `to_json` wrote.
-
-        Raises:
-            RunError: it was written by another version, or is damaged.
-        """
+        """Return the progress that `to_json` wrote; `RunError` when damaged or of another version."""
         return _read(cls, values)
 
 
@@ -93,11 +89,7 @@ class Circumstances:
 
 
 def circumstances_from_json(values: Mapping[str, Any]) -> Circumstances:
-    """Return what `Circumstances.to_json` wrote.
-
-    Raises:
-        RunError: it was written by another version, or is damaged.
-    """
+    """Return what `Circumstances.to_json` wrote; `RunError` when damaged or of another version."""
     return _read(Circumstances, values)
 
 
@@ -126,10 +118,9 @@ def check_resumable(
     *,
     way_out: str = "start anew with --overwrite",
 ) -> list[str]:
-    """Return warnings about what may change, or refuse what would silently differ.
+    """Return warnings about permitted changes.
 
-    Raises:
-        RunError: config, classes, data, library versions or backend differ; the message lists the differences.
+    Raises `RunError`, listing the differences, when config, classes, data, library versions or backend differ.
     """
     differences = _config_differences(before.config, now.config)
     if before.classes != now.classes:
@@ -153,7 +144,7 @@ def check_resumable(
 
 
 def check_same_draws(before: Arrays, now: Arrays, *, epoch: int) -> None:
-    """Raise a `RunError` when an epoch would begin its random draws with other states than those that were stored."""
+    """Raise `RunError` when an epoch would start its random draws from other states than those stored."""
     for name in sorted(before.keys() | now.keys()):
         if name not in before or name not in now or not _same(before[name], now[name]):
             raise RunError(

@@ -23,11 +23,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file of a run holds.
-
-    Raises:
-        RunError: it is missing, or damaged.
-    """
+    """Return the content of a JSON file of a run; `RunError` when missing or damaged."""
     try:
         return json.loads(read_text(path, MOST_JSON_BYTES))
     except (OSError, ValueError, RecursionError) as error:
@@ -43,10 +39,9 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
 
 
 def read_rows(path: Path, columns: int) -> list[list[str]]:
-    """Return the rows of a CSV file that `write_rows` wrote, without the header.
+    """Return the rows that `write_rows` wrote, without the header.
 
-    Raises:
-        RunError: the file is missing, or a row has another number of columns.
+    Raises `RunError` when the file is missing, or a row has another number of columns.
     """
     try:
         text = read_text(path, MOST_TABLE_BYTES)

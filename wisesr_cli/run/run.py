@@ -1,4 +1,4 @@
-"""Run directories, and how they are read. No Keras. What their files are called stands in `run.names`."""
+"""Reads and writes run directories. No Keras. `run.names` has the file names."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        """Whether it has what a training writes before its first step."""
+        """Whether it has the files written before the first step."""
         # Unlike Path.is_file, false also where the system cannot look: a name too long, a folder without permission.
         return all(os.path.isfile(self.path / name) for name in (CONFIG, CLASSES))  # noqa: PTH113
 
@@ -95,11 +95,7 @@ class Run:
         return self.path / f"evaluate-{split}"
 
     def load_config(self) -> Config:
-        """Return the resolved config of the run.
-
-        Raises:
-            RunError: it is damaged.
-        """
+        """Return the resolved config of the run; `RunError` when it is damaged."""
         from wisesr_cli.config.reader import load_config
 
         try:
@@ -138,11 +134,7 @@ class Run:
         return tuple(names)
 
     def read_splits(self) -> list[tuple[str, str, str]]:
-        """Return path (relative to the data folder), label and split of every example.
-
-        Raises:
-            RunError: the file is missing or damaged.
-        """
+        """Return path (relative to the data folder), label and split of every example; `RunError` when damaged."""
         return [(path, label, split) for path, label, split in read_rows(self.path / SPLITS, 3)]
 
     def check_splits(self, class_names: Sequence[str], rows: Iterable[tuple[str, str, str]]) -> None:
@@ -156,7 +148,7 @@ class Run:
                 raise RunError(f"{visible(self.path / SPLITS)}:{number}: damaged: not an example of this run")
 
     def forget_litert(self) -> None:
-        """Take away the model for prediction without TensorFlow, which is about to be that of another epoch."""
+        """Remove the LiteRT model, as the best model is about to be replaced."""
         with naming(self.litert):
             remove(self.litert)
 
@@ -169,11 +161,7 @@ class Run:
         write_rows(self.path / HISTORY, names, rows)
 
     def read_history(self) -> tuple[EpochResult, ...]:
-        """Return a row per finished epoch, in order.
-
-        Raises:
-            RunError: the file is missing or damaged.
-        """
+        """Return a row per finished epoch, in order; `RunError` when the file is missing or damaged."""
         from wisesr_cli.results import EpochResult
 
         columns = fields(EpochResult)
@@ -187,11 +175,7 @@ class Run:
         return tuple(EpochResult(*row) for row in values)  # type: ignore[arg-type]
 
     def read_environment(self) -> dict[str, Any]:
-        """Return what the training ran on: versions, device, command line.
-
-        Raises:
-            RunError: the file is missing or damaged.
-        """
+        """Return versions, device and command line of the training; `RunError` when missing or damaged."""
         values = read_json(self.path / ENVIRONMENT)
         if not isinstance(values, dict):
             raise RunError(f"{visible(self.path / ENVIRONMENT)}: damaged: not a mapping")

@@ -8,7 +8,7 @@
       manifest.json    size and SHA-256 of the others; written last
 
 A state that is written again for the same epoch gets a number behind its name: epoch-000000.000001.
-A state is written to a temporary name, flushed to disk and renamed; only then is the one before it taken away. Arrays
+A state is written to a temporary name, flushed to disk and renamed; only then is the previous one removed. Arrays
 are stored as they are, without compression, and read without pickle, so that reading takes no more memory than the
 files have bytes. NumPy only.
 """
@@ -61,7 +61,7 @@ class State:
 
 
 def write_state(folder: Path, epoch: int, arrays: Mapping[str, Arrays], progress: Mapping[str, Any]) -> None:
-    """Write the state after `epoch` finished epochs and take away those before it."""
+    """Write the state after `epoch` finished epochs and remove earlier ones."""
     make_folder(folder)
     temporary = folder / f"{TEMPORARY_PREFIX}epoch-{epoch:06d}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -75,10 +75,10 @@ def write_state(folder: Path, epoch: int, arrays: Mapping[str, Arrays], progress
         final = _free_path(folder, epoch)
         temporary.rename(final)
         flush_to_disk(folder)
-        _take_away_all_but(final)
+        _remove_all_but(final)
 
 
-def _take_away_all_but(newest: Path) -> None:
+def _remove_all_but(newest: Path) -> None:
     folder = newest.parent
     for other in (*_states(folder), *folder.glob(f"{TEMPORARY_PREFIX}epoch-*")):
         if other != newest:
@@ -108,11 +108,7 @@ def newest_epoch(folder: Path) -> int:
 
 
 def read_state(folder: Path) -> State:
-    """Return the newest state.
-
-    Raises:
-        RunError: there is none, or a file of it is damaged; the message names the file.
-    """
+    """Return the newest state; `RunError` when there is none, or naming a damaged file."""
     states = _states(folder)
     if not states:
         raise RunError(f"{visible(folder)}: no state to resume from; start anew with --overwrite")

@@ -16,18 +16,14 @@ MOST_CLASS_BYTES = 1 << 22
 
 @dataclass(frozen=True)
 class Named:
-    """Class names in the order of the model's outputs, and what they come from, in words."""
+    """Class names in the order of the model's outputs, and a description of their origin."""
 
     names: tuple[str, ...]
     origin: str
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Return the class names of a file that has one per line, in the order of the model's outputs.
-
-    Raises:
-        DataError: it cannot be read, or a name is empty or there twice.
-    """
+    """Read class names, one per line, in output order; `DataError` if unreadable, or a name is empty or repeated."""
     try:
         names = read_text(path, MOST_CLASS_BYTES).removesuffix("\n").split("\n")
     except (OSError, ValueError) as error:
@@ -42,7 +38,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def choose_names(path: Path | None, info: ModelInfo | None) -> Named | None:
-    """Return the class names of a file, or else those that a model of wisesr has; None where nobody named them."""
+    """Return the class names of a file, else those of a wisesr model; None where no names were given."""
     if path is not None:
         return Named(read_class_names(path), "--classes")
     return None if info is None or not info.has_named_classes else Named(info.class_names, "the model's classes")
@@ -51,16 +47,10 @@ def choose_names(path: Path | None, info: ModelInfo | None) -> Named | None:
 def choose_class_names(
     classes: int, named: Named | None, index: DatasetIndex | None, *, of_one_unit: bool = False
 ) -> tuple[str, ...]:
-    """Return the class names in the order of the model's outputs: those given, or of the folders, or made up.
+    """Return the class names in output order: those given, else the folders', else placeholders.
 
-    Args:
-        classes: how many the model has.
-        named: names that are known.
-        index: the image folders.
-        of_one_unit: whether two classes are what one unit with a sigmoid stands for.
-
-    Raises:
-        DataError: there are more or fewer than the model has outputs, or the names given are not those of the folders.
+    `of_one_unit`: the two classes come from a single sigmoid unit. Raises `DataError` when their number is not that of
+    the model's outputs, or the given names are not those of the folders.
     """
     names, origin = (None, "") if named is None else (named.names, named.origin)
     folders = None if index is None else index.class_names

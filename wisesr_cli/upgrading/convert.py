@@ -1,4 +1,4 @@
-"""The part of an upgrade that needs Keras: takes a classifier apart, puts a run's model together, and compares both."""
+"""The Keras part of an upgrade: splits a classifier, builds the run's model, and compares both."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Upgraded:
-    """A classifier that was taken apart, and what is known of it.
+    """A classifier split into parts, with its properties.
 
-    `scaling` is how pixels are scaled before it, `scaling_reason` how that is known. `class_names` are in the order of
-    the run; `order` holds for each the index of its output in the model.
+    `scaling`: how pixels are scaled before it, known from `scaling_reason`. `class_names` are in the run's order;
+    `order` has the model's output index for each.
     """
 
     path: Path
@@ -85,11 +85,11 @@ class Upgraded:
 
 
 def convert(checked: CheckedModel, config: Config, image_size_given: bool, listener: Listener) -> Upgraded:
-    """Return a model file taken apart.
+    """Return a model file split into its parts.
 
     Raises:
-        UsageError: its image size, or how its pixels are scaled, must be given.
-        RunError: it is refused, or is no classifier that can be converted; the message says why.
+        UsageError: its image size or pixel scaling must be given.
+        RunError: it is rejected, or is not a convertible classifier; the message gives the reason.
     """
     path = checked.path
     listener.note(f"reading {visible(path)}")
@@ -140,11 +140,7 @@ def _image_size(model: Any, given: tuple[int, int] | None, path: Path) -> tuple[
 
 
 def _scaling(parts: Parts, asked: str, path: Path) -> tuple[Preprocessing, str]:
-    """Return how pixels are scaled before a model, and how that is known.
-
-    Raises:
-        UsageError: nothing says so.
-    """
+    """Return the scaling of pixels before a model, and its reason; `UsageError` when it is unknown."""
     inside = f"the model scales them itself ({joined(parts.scaling[:3])})"
     if asked == "none" and parts.scaling:
         return "none", inside
@@ -166,7 +162,7 @@ def _scaling(parts: Parts, asked: str, path: Path) -> tuple[Preprocessing, str]:
 
 
 def _notes(parts: Parts, config: Config) -> list[str]:
-    """Return what of a model is another way in the run."""
+    """Return notes about what the run does differently from the model."""
     notes = []
     folded = parts.folded
     if folded.norms or folded.dense_layers > 1:
@@ -185,7 +181,7 @@ def _notes(parts: Parts, config: Config) -> list[str]:
 
 
 def write_model(found: Upgraded, config: Config, path: Path) -> None:
-    """Write the model of the run: its head gives what the model's pooling and classifier gave."""
+    """Write the run's model, whose head gives the same outputs as the model's pooling and classifier."""
     classes = found.class_names
     model = put_together(found.parts.backbone, found.scaling, found.image_size, len(classes), config.model.head)
     weights = (found.classifier.kernel, found.classifier.bias)
@@ -206,11 +202,7 @@ def write_model(found: Upgraded, config: Config, path: Path) -> None:
 
 
 def compare(found: Upgraded, path: Path, images: Images, images_name: str, listener: Listener) -> Upgrade:
-    """Return how the model of the run, read from its file, differs from the original on images.
-
-    Raises:
-        RunError: by more than `MOST_DIFFERENCE`.
-    """
+    """Compare the run's saved model with the original on images; `RunError` if they differ by more than `EXACT`."""
     engine = KerasEngine(check_model(path))
     original = _original(found)
     expected, ours = [], []
@@ -287,7 +279,7 @@ def _result(found: Upgraded, engine: KerasEngine, expected: Numbers, ours: Numbe
 def write_rest(
     run: Run, config: Config, index: DatasetIndex | None, device: Device, images: Images, listener: Listener
 ) -> None:
-    """Write everything else that a run has before its first epoch, and the model for prediction without TensorFlow."""
+    """Write all other files that a run has before its first epoch, and its LiteRT model."""
     with replacing(run.best) as temporary:
         shutil.copyfile(run.upgraded, temporary)
     engine = KerasEngine(check_model(run.best))

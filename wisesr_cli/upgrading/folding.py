@@ -1,4 +1,4 @@
-"""Folds what stands between global average pooling and the probabilities into one dense layer. NumPy, in float64.
+"""Folds the layers between global average pooling and the probabilities into one dense layer. NumPy, in float64.
 
 At inference, dropout is the identity and batch normalization a factor and an offset for every feature, so that any row
 of them with dense layers without activation is one dense layer. To add a layer of Keras: a rule in `RULES`.
@@ -42,10 +42,10 @@ class Affine:
 
 @dataclass(frozen=True)
 class Folded:
-    """A classifier layer that gives the logits of what it was folded from, and what was found on the way.
+    """A classifier layer equivalent to the folded layers, and their properties.
 
-    `activation` is the one at the end: linear, softmax or sigmoid. `dense_layers` counts those with weights for classes
-    or features; `norms` the batch normalizations; `dropout` is the rate of the dropout nearest to the end.
+    `activation`: the final one (linear, softmax or sigmoid). `dense_layers` and `norms` count dense and batch
+    normalization layers; `dropout` is the rate of the last dropout.
     """
 
     classifier: Affine
@@ -61,11 +61,7 @@ class Folded:
 
 
 def fold(layers: Sequence[Any], features: int) -> Folded:
-    """Return what Keras layers, in the order in which they compute, make of pooled features.
-
-    Raises:
-        RunError: a layer is none that folds; the message says which and why.
-    """
+    """Fold Keras layers, in order of computation, into one; `RunError` names a layer that cannot be folded."""
     affine, activation = Affine(np.eye(features), np.zeros(features)), "linear"
     for layer in layers:
         kind = type(layer).__name__

@@ -13,12 +13,7 @@ COMMON = 0.8  # how much of the variation the three colours share
 
 
 class MadeImages:
-    """A row of made images, read as decoded ones are: by their positions.
-
-    Args:
-        count: how many.
-        image_size: height and width in pixels.
-    """
+    """`count` synthetic images (height, width in pixels), read by index as decoded images are."""
 
     def __init__(self, count: int, image_size: tuple[int, int]) -> None:
         self.count, self.image_size = count, image_size

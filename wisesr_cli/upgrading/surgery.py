@@ -1,4 +1,4 @@
-"""Finds where the backbone of a classifier ends: its global average pooling, and what stands behind it.
+"""Finds where the backbone of a classifier ends: its global average pooling, and the layers after it.
 
 Keras classifiers are put together in many ways: a model of `keras.applications` as it is, one inside a `Sequential`, or
 its layers one by one. Here they are all the same row of calls; see `rebuilding`.
@@ -27,10 +27,10 @@ _OTHER_ENDS = {
 
 @dataclass(frozen=True)
 class Parts:
-    """A classifier in two: `backbone` gives the feature map of scaled pixels, `folded` the logits of its mean.
+    """A classifier in two parts: `backbone` gives the feature map of scaled pixels, `folded` the logits of its mean.
 
-    `pooling` and `tail` name the layers behind the backbone; `scaling` the layers that scale the pixels inside it.
-    `precisions` are the dtype policies of the original.
+    `pooling` and `tail` name the layers after the backbone, `scaling` the pixel-scaling layers inside it; `precisions`
+    are the original's dtype policies.
     """
 
     backbone: Any
@@ -52,14 +52,9 @@ class Parts:
 
 
 def take_apart(model: Any, image_size: tuple[int, int]) -> Parts:
-    """Return the parts of a Keras classifier that ends in global average pooling and dense layers.
+    """Split a Keras classifier that ends in global average pooling and dense layers, leaving it unchanged.
 
-    Args:
-        model: a functional or sequential model; it stays as it is.
-        image_size: height and width that it is to be used at.
-
-    Raises:
-        RunError: it is none; the message names the layer and says why.
+    Raises `RunError`, naming the layer and the reason, when it does not.
     """
     rebuilt = rebuild(model, image_size)
     if len(rebuilt.output.shape) == 4 and rebuilt.output.shape[1:3] != (1, 1):

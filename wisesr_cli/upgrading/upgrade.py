@@ -1,7 +1,7 @@
-"""Makes a run of a Keras classifier: its backbone, and a head that gives the same outputs and can learn positions.
+"""Converts a Keras classifier into a run: its backbone, and a head with the same outputs that can learn positions.
 
-Everything that can be wrong with names, settings and images is found before Keras is started. The run appears whole or
-not at all: it is made in a folder beside its place, and compared with the model before it is moved.
+Invalid names, settings and images are reported before Keras starts. The run appears complete or not at all: it is
+created in a temporary folder next to its own, and compared with the model before it is moved.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
         ExitStack() as stack,
     ):
         check_still_new(start)
-        index = _index_of(loaded.config, listener)
+        data = loaded.config.data
+        has_images = data.dir is not None or data.train_dir is not None
+        index = build_index(data, seed=loaded.config.seed, listener=listener) if has_images else None
         with stop.deferred():
             device = keras_start.start(request.device)
             from wisesr_cli.upgrading import convert
@@ -139,10 +141,9 @@ def _check_head(config: Config) -> None:
 
 
 def check_model_file(path: Path) -> CheckedModel:
-    """Return what is in the file of a model of wisesr, or of others.
+    """Check the file of a Keras or wisesr model.
 
-    Raises:
-        RunError: it is no model that Keras saved, of classes that are safe to load; or it has a head of wisesr already.
+    Raises `RunError` unless it is a model saved by Keras of classes that are safe to load, without a wisesr head.
     """
     if path.is_dir():
         raise RunError(f"{visible(path)}: is a folder; give a model that Keras saved as .keras")
@@ -163,12 +164,6 @@ def check_model_file(path: Path) -> CheckedModel:
             f"-s model.weights={visible(path)}"
         )
     return checked
-
-
-def _index_of(config: Config, listener: Listener) -> DatasetIndex | None:
-    if config.data.dir is None and config.data.train_dir is None:
-        return None
-    return build_index(config.data, seed=config.seed, listener=listener)
 
 
 def _open_images(
@@ -226,7 +221,7 @@ def _notes(named: Named | None, index: DatasetIndex | None, found: Upgraded, inf
 
 
 def _move(aside: Run, run: Run) -> None:
-    """Move what was made into the run directory; the classes, which make it a run, come last."""
+    """Move the created files into the run directory; the classes, which mark it as a run, come last."""
     with naming(run.path):
         for path in sorted(aside.path.iterdir(), key=lambda path: (path.name == CLASSES, path.name)):
             if path != aside.lock:
