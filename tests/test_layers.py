@@ -385,7 +385,7 @@ def carried(layer: PositionWeightedPooling2D, before: Any, after: Any, grid: Any
     """Return a layer for another map with the weights of `layer`."""
     new = PositionWeightedPooling2D.from_config({**layer.get_config(), "grid_size": grid})
     new.build((None, *after, CHANNELS))
-    new.take_over(layer, before, after)
+    new.resample_from(layer, before, after)
     return new
 
 
@@ -445,7 +445,7 @@ def test_negative_weights_under_unit_sum_take_nothing_from_their_neighbours_on_a
     layer.set_weights([np.array([-5.0, 1.0, 3.0, -2.0]).reshape(4, 1, 1), np.zeros(1)])
     new = PositionWeightedPooling2D((2, 1), constraint="unit_sum")
     new.build((None, 2, 1, 1))
-    new.take_over(layer, (4, 1), (2, 1))
+    new.resample_from(layer, (4, 1), (2, 1))
     close(to_numpy(new.effective_kernel()).ravel(), [0.25, 0.75], 1e-6)
     assert new.get_weights()[0].sum() == 4  # so that an optimizer's steps count as much as before
 

@@ -1,7 +1,7 @@
-"""The whole family of errors a user can meet, each with the exit code that the program ends with.
+"""All errors that a user can encounter, each with the exit code of the program.
 
 Raise the one that tells a script what to do next. A message says what happened, where, and what to do, in one line.
-Errors of other libraries are translated where they are called; whatever is not a `WisesrError` is a bug (exit code 1).
+Errors of other libraries are translated where they are called; any other exception is a bug (exit code 1).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ PIPE_CLOSED = 141  # the reader of standard output went away
 
 
 class WisesrError(Exception):
-    """What a user can mend: shown as one line, never with a traceback (unless `--debug`)."""
+    """An error that a user can fix: shown as one line, with a traceback only under `--debug`."""
 
     exit_code = 1
 
 
 class UsageError(WisesrError):
-    """A command line that does not fit: an option, a name that is taken, an output that exists."""
+    """An invalid command line: a wrong option, a name in use, an output that exists."""
 
     exit_code = 2
 
@@ -43,23 +43,23 @@ class ImageError(DataError):
 
 
 class NotFiniteError(DataError):
-    """A loss, or weights, that became NaN or infinite: training cannot go on, others can."""
+    """A loss, or weights, that became NaN or infinite: this training cannot continue, others can."""
 
 
 class RunError(WisesrError):
-    """A run directory or a model file that is missing, damaged, or does not belong to what was asked."""
+    """A run directory or a model file that is missing, damaged, or does not match the request."""
 
     exit_code = 4
 
 
 class MachineError(WisesrError):
-    """Disk full, no permission, a locked run, a GPU or a package that is absent."""
+    """Disk full, no permission, a locked run, a missing GPU or package."""
 
     exit_code = 5
 
 
 class GateMissed(WisesrError):  # noqa: N818  (everything else went well)
-    """A `--fail-under` gate that was missed; everything else finished."""
+    """A missed `--fail-under` gate; everything else succeeded."""
 
     exit_code = 7
 
@@ -67,7 +67,7 @@ class GateMissed(WisesrError):  # noqa: N818  (everything else went well)
 class Interrupted(WisesrError):  # noqa: N818  (it was asked for)
     """Stopped by a signal, with a checkpoint to resume from. `exit_code` is 128 plus the signal's number.
 
-    `run_name`: what resuming is to be told by --name, where the command does not know it by itself.
+    `run_name` is the value of --name for resuming, where the command cannot derive it.
     """
 
     run_name: str | None = None
@@ -78,7 +78,7 @@ class Interrupted(WisesrError):  # noqa: N818  (it was asked for)
 
 
 class EndedElsewhere(WisesrError):  # noqa: N818  (the error is that of another process)
-    """Another process of this training failed, was stopped, or was lost; all of them end with the same exit code."""
+    """Another process of this training failed, was stopped or lost; all end with the same exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -98,7 +98,7 @@ _MACHINE_ERRNOS = {
 
 
 def machine_error(error: OSError) -> MachineError | None:
-    """Translate an `OSError` that the machine is to blame for wherever it comes from; None when it is not."""
+    """Translate an `OSError` that is always a fault of the machine; None for others."""
     reason = _MACHINE_ERRNOS.get(error.errno or 0)
     if reason is None:
         return None
@@ -106,7 +106,7 @@ def machine_error(error: OSError) -> MachineError | None:
 
 
 def writing_error(error: OSError, path: str | os.PathLike[str]) -> MachineError:
-    """Translate any `OSError` of writing to `path`, which the machine is always to blame for."""
+    """Translate any `OSError` of writing to `path`; all of them are faults of the machine."""
     reason = _MACHINE_ERRNOS.get(error.errno or 0)
     if reason is None:
         reason = f"cannot be written: {visible(error.strerror or error)}; write to another place"

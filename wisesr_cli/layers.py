@@ -1,4 +1,4 @@
-"""The Keras layers that are ours, one idea each. Importing this module registers them, so that Keras can load a model.
+"""The Keras layers of this package. Importing this module registers them, so that Keras can load a model.
 
 `keras.models.load_model("RUN/best.keras")` works after `import wisesr_cli.layers`.
 """
@@ -17,12 +17,12 @@ PACKAGE = "wisesr"
 
 
 def tile_bounds(side: int, tiles: int) -> tuple[int, ...]:
-    """Return the `tiles + 1` bounds that cut a side into tiles that differ by at most one position: 7, 3 -> 0 2 5 7."""
+    """Return the `tiles + 1` bounds of tiles of a side, whose sizes differ by at most one: 7, 3 -> 0 2 5 7."""
     return tuple(int(np.floor(index * side / tiles + 0.5)) for index in range(tiles + 1))
 
 
 def tile_of_position(side: int, tiles: int) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """Return for each position of a side the tile that it belongs to: 7, 3 -> 0 0 1 1 1 2 2."""
+    """Return the tile of each position of a side: 7, 3 -> 0 0 1 1 1 2 2."""
     sizes = np.diff(tile_bounds(side, tiles))
     return np.repeat(np.arange(tiles, dtype="int32"), sizes)
 
@@ -101,7 +101,7 @@ class PositionWeightedPooling2D(keras.layers.Layer):
         self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros", autocast=False)
 
     def _check_map(self, height: int, width: int) -> None:
-        """Refuse a map that the grid does not fit on."""
+        """Raise `ValueError` for a map that the grid does not fit."""
         pool_height, pool_width = self.pool_size or (1, 1)
         rows, columns = self.grid_size
         if self.pool_size is None:
@@ -137,7 +137,7 @@ class PositionWeightedPooling2D(keras.layers.Layer):
         return rows, columns, cells
 
     def effective_kernel(self) -> Any:
-        """Return the weights of the grid as they enter the sum, float32 (grid height, grid width, channels)."""
+        """Return the constrained weights of the grid, float32 (grid height, grid width, channels)."""
         kernel = ops.cast(self.kernel, "float32")
         if self.constraint != "unit_sum":
             return kernel
@@ -168,32 +168,27 @@ class PositionWeightedPooling2D(keras.layers.Layer):
         return ops.cast(vector, self.compute_dtype)
 
     def pull_back(self, coefficients: Any) -> tuple[Any, Any]:
-        """Return weighted sums (rows, channels) of what the layer gives, written over its feature map.
+        """Express weighted sums (rows, channels) of the output as sums over the feature map; see `attribution`.
 
-        Returns:
-            Coefficients (rows, height, width, channels) and what is left over, (rows, channels); see `attribution`.
+        Returns coefficients (rows, height, width, channels) and the constant remainder (rows, channels).
         """
         _, height, width, _ = self.input.shape
         weights = ops.convert_to_numpy(self.position_weights(height, width)).astype("float64")
         return coefficients[:, None, None, :] * weights, coefficients * ops.convert_to_numpy(self.bias)
 
-    def take_over(self, layer: PositionWeightedPooling2D, before: tuple[int, int], after: tuple[int, int]) -> None:
-        """Set the weights from those of a layer for a map of another size; see `resample_grid`.
+    def resample_from(self, layer: PositionWeightedPooling2D, before: tuple[int, int], after: tuple[int, int]) -> None:
+        """Set the weights from a layer whose map has another size (height, width); see `resample_weights`.
 
-        Sums over the grid stay, as do the signs of the weights; under `unit_sum` only what is positive counts.
-
-        Args:
-            layer: where the weights come from.
-            before: height and width of the map that `layer` is for.
-            after: height and width of the map that this layer is for.
+        Sums over the grid and the signs of weights are preserved; under `unit_sum` only positive weights count.
+        `before` is the size of the map of `layer`, `after` that of this one.
         """
         kernel, bias = ops.convert_to_numpy(layer.kernel), ops.convert_to_numpy(layer.bias)
-        if self.constraint == "unit_sum":  # a negative weight is worth zero; spread, it would take from its neighbours
+        if self.constraint == "unit_sum":  # negative weights count as zero; they must not reduce others
             kernel = np.maximum(kernel, 0)
         self.set_weights([resample_weights(kernel, layer._bounds(before), self._bounds(after)), bias])
 
     def _bounds(self, feature_map: tuple[int, int]) -> tuple[Bounds, Bounds]:
-        """Return the bounds of the grid's cells, of rows and of columns; windows reach over what they keep."""
+        """Return the bounds of the grid's cells, of rows and of columns; windows have one unit each."""
         if self.pool_size is not None:
             return tuple(range(tiles + 1) for tiles in self.grid_size)  # type: ignore[return-value]
         rows, columns = map(tile_bounds, feature_map, self.grid_size)
@@ -241,7 +236,7 @@ class TileAveragePooling2D(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Check that the grid fits; there are no weights."""
+        """Check that the grid fits."""
         _averages(input_shape[1], self.grid_size[0])
         _averages(input_shape[2], self.grid_size[1])
 
@@ -253,10 +248,9 @@ class TileAveragePooling2D(keras.layers.Layer):
         return ops.cast(ops.einsum("xw,bywc->byxc", columns, pooled), self.compute_dtype)
 
     def pull_back(self, coefficients: Any) -> tuple[Any, Any]:
-        """Return weighted sums (rows, grid height, grid width, channels) of the means, written over the feature map.
+        """Express weighted sums (rows, grid height, grid width, channels) of the output as sums over the feature map.
 
-        Returns:
-            Coefficients (rows, height, width, channels), and zeros: nothing is left over; see `attribution`.
+        Returns coefficients (rows, height, width, channels), and zeros as the remainder; see `attribution`.
         """
         _, height, width, _ = self.input.shape
         rows, columns = _averages(height, self.grid_size[0]), _averages(width, self.grid_size[1])
@@ -293,13 +287,13 @@ def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-Bounds = Sequence[int]  # of the cells of a side, in positions, from 0 up to the side: 0 2 5 7
+Bounds = Sequence[int]  # of the cells of a side, in positions: 0 2 5 7
 
 
 def overlaps(before: Bounds, after: Bounds) -> NDArray[np.float64]:
-    """Return which part of each old cell lies on each new one, (new cells, old cells); every column sums to 1.
+    """Return the fraction of each old cell that overlaps each new one, (new cells, old cells); columns sum to 1.
 
-    Both sides are measured in whole numbers, old side times new side long, so that equal cells get equal parts.
+    Both sides are scaled to old side times new side, in integers, so that equal cells get equal fractions.
     """
     old, new = np.asarray(before) * after[-1], np.asarray(after) * before[-1]
     common = np.minimum(new[1:, None], old[None, 1:]) - np.maximum(new[:-1, None], old[None, :-1])
@@ -310,12 +304,9 @@ def overlaps(before: Bounds, after: Bounds) -> NDArray[np.float64]:
 def resample_weights(
     weights: NDArray[Any], before: tuple[Bounds, Bounds], after: tuple[Bounds, Bounds]
 ) -> NDArray[np.float32]:
-    """Return weights (rows, columns, channels) of cells for others, float32; each channel's sum is what it was.
+    """Return weights (rows, columns, channels) resampled to other cells, float32, preserving each channel's sum.
 
-    Args:
-        weights: a weight for each cell and channel.
-        before: bounds of the cells' rows and columns.
-        after: bounds of the new rows and columns.
+    `before` and `after` are the bounds of the old and new rows and columns.
     """
     rows, columns = (overlaps(*bounds) for bounds in zip(before, after, strict=True))
     found: NDArray[np.float64] = np.einsum("yr,xc,rcd->yxd", rows, columns, weights.astype(np.float64), optimize=True)

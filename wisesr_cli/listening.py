@@ -1,4 +1,4 @@
-"""Whom long work tells what happens: a person at a terminal, or nobody (`Silent`). Standard library only."""
+"""Interfaces for reporting progress, to a terminal or not at all (`Silent`). Standard library only."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from wisesr_cli.results import EpochResult
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a training is about to do: its data, its model, its device, and what to look into before waiting.
+    """The plan of a training: its data, its model, its device, and warnings.
 
-    `head_start` says where the head's weights come from, or why not from where they might; None: it starts anew.
+    `head_start` describes the origin of the head's weights, or why saved ones were not used; None: new ones.
     """
 
     run_dir: str
@@ -35,26 +35,26 @@ class TrainingPlan:
 
 
 class Progress(Protocol):
-    """How long work reports that it goes on; `terminal.Bar` shows it, `Silent` does not."""
+    """Progress of a long operation; `terminal.Bar` shows it, `Silent` does not."""
 
     def advance(self, steps: int = 1) -> None:
         """Count `steps` more of the announced total as done."""
 
     def describe(self, label: str) -> None:
-        """Say what is being done now."""
+        """Set the current activity."""
 
 
 class Listener(Protocol):
-    """Whom long work tells what happens. Every text is plain: the listener makes it safe for its reader."""
+    """Receives messages of long operations. Texts are plain: the listener escapes them."""
 
     def note(self, message: str) -> None:
-        """Say something a user wants to know."""
+        """Report information."""
 
     def warn(self, message: str) -> None:
-        """Say something a user should look into."""
+        """Report a warning."""
 
     def progress(self, label: str, total: int | None) -> Any:
-        """Return a context manager that gives a `Progress` for `total` steps (None: not known)."""
+        """Return a context manager that gives a `Progress` for `total` steps (None: unknown)."""
 
 
 class Silent:
@@ -85,10 +85,10 @@ class Silent:
 
 
 class TrainingListener(Listener, Protocol):
-    """Whom a training also tells of its stages."""
+    """Also receives the stages of a training."""
 
     def prepared(self, plan: TrainingPlan) -> None:
-        """Hear that data and model are ready, before the first step."""
+        """Called before the first step, when data and model are ready."""
 
     def epoch_finished(self, row: EpochResult, *, is_best: bool, total: int) -> None:
-        """Hear of a finished epoch, of `total`."""
+        """Called after each of `total` epochs."""

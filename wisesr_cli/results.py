@@ -1,7 +1,4 @@
-"""What the work hands to the display: frozen records, with the field names of the JSON that users read.
-
-A record can be shown without a model, and a model runs without a terminal. Standard library only.
-"""
+"""The results of all commands: frozen records whose fields are those of the JSON output. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ Level = Literal["pass", "warn", "fail"]
 
 
 @dataclass(frozen=True)
-class _AsItIs:
+class _PlainJson:
     def to_json(self) -> dict[str, Any]:
         """Return the fields of `wisesr evaluate` and `upgrade --format json`, of a line of `predict --format jsonl`."""
         return asdict(self)
@@ -20,7 +17,7 @@ class _AsItIs:
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of `wisesr check`: what was looked at, and what was found."""
+    """One row of `wisesr check`."""
 
     level: Level
     code: str
@@ -48,7 +45,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Starter:
-    """A first config for an image folder: its text, and what was seen and chosen, a line each."""
+    """A first config for an image folder: its text, and the reasons for its values, one per line."""
 
     config: str
     choices: tuple[str, ...]
@@ -66,7 +63,7 @@ class ClassMetrics:
 
 
 @dataclass(frozen=True)
-class Metrics(_AsItIs):
+class Metrics(_PlainJson):
     """The metrics of one evaluation: fractions in 0..1, None where one is not defined."""
 
     examples: int
@@ -86,7 +83,7 @@ class Metrics(_AsItIs):
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """How often images of one class were taken for another."""
+    """How often images of one class were predicted as another."""
 
     truth: str
     predicted: str
@@ -107,7 +104,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The examples whose top probability lies in [low, high]: how sure the model was, and how often right."""
+    """The examples whose top probability is in [low, high], with mean confidence and accuracy."""
 
     low: float
     high: float
@@ -118,7 +115,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics and what explains them: where the model errs, and whether its probabilities can be trusted."""
+    """Metrics, with the most frequent errors and the reliability of the probabilities."""
 
     split: str
     metrics: Metrics
@@ -138,8 +135,8 @@ class ScoredLabel:
 
 
 @dataclass(frozen=True)
-class Prediction(_AsItIs):
-    """The labels of one image, best first, or the reason why it could not be read."""
+class Prediction(_PlainJson):
+    """The labels of one image, best first, or the error of reading it."""
 
     path: str
     label: str | None
@@ -174,7 +171,7 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """The rows of `wisesr summarize`, and what was left out and why."""
+    """The rows of `wisesr summarize`, and notes about what was omitted."""
 
     rows: tuple[SummaryRow, ...]
     notes: tuple[str, ...] = ()
@@ -209,8 +206,8 @@ class TrainingResult:
     parameters: int
     head_parameters: int
     epochs_done_now: int
-    stopped: str | None = None  # why it ended before its last epoch; None when it did not
-    finished: bool = True  # whether nothing is left to do for the number of epochs that was asked for
+    stopped: str | None = None  # why it ended before its last epoch, if it did
+    finished: bool = True  # whether all requested epochs are done
 
 
 @dataclass(frozen=True)
@@ -220,23 +217,23 @@ class ComparedTraining:
     head: str
     seed: int
     run: str  # the name of its run directory in the comparison's folder
-    schedules: tuple[int, ...]  # the numbers of epochs that were asked for, more than one when it was resumed for more
+    schedules: tuple[int, ...]  # the requested numbers of epochs, several when it was resumed for more
     epochs: int
     best_epoch: int | None
     top1_accuracy: float | None
     macro_f1: float | None
     accuracies: tuple[float, ...]  # top-1 after every epoch, on validation images, or on those of training without any
     seconds_per_epoch: float | None  # the median
-    epochs_to_first_best: int | None  # until as accurate as the first head ever was with the same seed; None: never
+    epochs_to_first_best: int | None  # until the best accuracy of the first head with the same seed; None: never
     error: str | None = None  # why there is no result
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """A head over the seeds whose training has a result, and its paired difference to the first head.
+    """A head over all seeds with a result, and its paired difference to the first head.
 
-    Accuracies and macro F1 are fractions in 0..1 on the judged images. `*_std` is the standard deviation of the sample,
-    None for one seed.
+    Accuracies and macro F1 are fractions in 0..1 on the evaluated images. `*_std` is the standard deviation of the
+    sample, None for one seed.
     """
 
     head: str
@@ -248,7 +245,7 @@ class ComparisonRow:
     head_parameters: int | None
     total_parameters: int | None
     seconds_per_epoch_mean: float | None
-    epochs_to_first_best_mean: float | None  # None when one of the trainings never got there
+    epochs_to_first_best_mean: float | None  # None when a training never reached it
     difference_to_first_mean: float | None  # of the top-1 accuracy
     difference_to_first_ci95: tuple[float, float] | None  # see `bootstrap.paired_interval`
     missing_seeds: tuple[int, ...] = ()
@@ -256,11 +253,11 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Heads side by side: a row per head, what the figures allow to say, and every training."""
+    """A comparison of heads: a row per head, the conclusions, and every training."""
 
     output_dir: str
     split: str
-    examples: int  # of `split`, on which each training was judged
+    examples: int  # of `split`, on which each training was evaluated
     same_examples: bool  # whether they were the same for all seeds
     curves_of: Literal["validation", "training"]  # which images the accuracies after every epoch are of
     feature_map: tuple[int, int, int]
@@ -269,7 +266,7 @@ class Comparison:
     conclusions: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields of `wisesr compare --format json`, which name no place on the disk."""
+        """Return the fields of `wisesr compare --format json`, without paths."""
         values = asdict(self)
         del values["output_dir"]
         return {"rows": values.pop("rows"), **values}
@@ -277,7 +274,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Contribution:
-    """What every position of the feature map adds to one logit of one image; `sum` + `bias` equals `logit`.
+    """The contribution of every position of the feature map to one logit; `sum` + `bias` equals `logit`.
 
     `map` has the height and width of the feature map.
     """
@@ -289,7 +286,7 @@ class Contribution:
     sum: float
 
     def minus(self, other: Contribution) -> Contribution:
-        """Return what decides between two classes: the contribution to the difference of their logits."""
+        """Return the contribution to the difference of the logits of two classes."""
         pairs = (zip(mine, theirs, strict=True) for mine, theirs in zip(self.map, other.map, strict=True))
         less = tuple(tuple(a - b for a, b in row) for row in pairs)
         label, logit, bias = f"{self.label} - {other.label}", self.logit - other.logit, self.bias - other.bias
@@ -298,10 +295,10 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why one image got its label, or the reason why it could not be read.
+    """The explanation of one image's label, or the error of reading it.
 
-    `predicted` and `runner_up` are the contributions to the two largest logits; `asked` those to the classes that were
-    asked for, in their order. `score` is the probability of the predicted class.
+    `predicted` and `runner_up` are the contributions to the two largest logits; `asked` those to the requested
+    classes, in their order. `score` is the probability of the predicted class.
     """
 
     path: str
@@ -313,18 +310,18 @@ class Explanation:
 
     @property
     def decision(self) -> Contribution | None:
-        """The contribution to the predicted logit less that of the runner-up."""
+        """The contribution to the predicted logit minus that of the runner-up."""
         return self.predicted.minus(self.runner_up) if self.predicted and self.runner_up else None
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return the rows of `wisesr explain --format json`: the classes asked for, else the predicted one."""
+        """Return the rows of `wisesr explain --format json`: the requested classes, else the predicted one."""
         shown = self.asked or ((self.predicted,) if self.predicted else ())
         return [{"path": self.path, **asdict(row)} for row in shown]
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A model in another format, and how its answers differ from those of the run on the same images."""
+    """A model in another format, and the differences of its outputs from those of the run on the same images."""
 
     format: str
     file: str  # its name in the folder of exports
@@ -335,13 +332,13 @@ class ExportedModel:
     max_probability_difference: float  # the largest over the images and all classes
     max_logit_difference: float
     top1_agreement: float  # the fraction of the images whose best label is that of the run
-    judged_images: int | None = None  # labelled ones that accuracies are of, for a quantized model only
+    judged_images: int | None = None  # labelled images for the accuracies, for a quantized model only
     run_top1_accuracy: float | None = None
     top1_accuracy: float | None = None
 
     @property
     def top1_accuracy_difference(self) -> float | None:
-        """What quantization does to the top-1 accuracy: below zero it costs some."""
+        """The change of top-1 accuracy by quantization; negative is a loss."""
         if self.top1_accuracy is None or self.run_top1_accuracy is None:
             return None
         return self.top1_accuracy - self.run_top1_accuracy
@@ -353,7 +350,7 @@ class ExportedModel:
 
 @dataclass(frozen=True)
 class Exports:
-    """What was exported, and where it lies."""
+    """The exported models and their folder."""
 
     output_dir: str
     rows: tuple[ExportedModel, ...]
@@ -364,10 +361,10 @@ class Exports:
 
 
 @dataclass(frozen=True)
-class Upgrade(_AsItIs):
-    """What `wisesr upgrade` found in a Keras classifier, and the run that it made of it.
+class Upgrade(_PlainJson):
+    """The properties of a Keras classifier, and the run that `wisesr upgrade` created from it.
 
-    Differences are those between the model and the run's file, read from the disk, over `compared_images`.
+    Differences are between the model and the run's file over `compared_images`.
     """
 
     run_dir: str
@@ -379,7 +376,7 @@ class Upgrade(_AsItIs):
     scaling_reason: str  # how that is known
     feature_map: tuple[int, int, int]
     pooling: str
-    tail: tuple[str, ...]  # what stands behind the pooling
+    tail: tuple[str, ...]  # the layers after the pooling
     activation: str  # the one at the end, sigmoid for one unit
     class_names: tuple[str, ...]
     head: str
@@ -388,5 +385,5 @@ class Upgrade(_AsItIs):
     compared_on: str
     max_probability_difference: float
     max_log_difference: float  # of logarithms of probabilities, divided by the largest logarithm
-    variation: float  # largest difference between two images' probabilities of a class; where small, little is shown
+    variation: float  # largest difference of a class's probability between two images; if small, the test is weak
     notes: tuple[str, ...] = ()

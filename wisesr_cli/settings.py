@@ -1,4 +1,4 @@
-"""What records of settings are made of: strict fields with meanings, choices by name, image sizes, paths."""
+"""Building blocks of config records: strict fields with descriptions, choices by name, image sizes, paths."""
 
 from __future__ import annotations
 
@@ -14,30 +14,22 @@ from operator import or_
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
 
 
 def _describe_name(schema: dict[str, Any]) -> None:
-    """Let editors show what a record is where its name is typed."""
+    """Describe the field `name` by the record, for editors."""
     name = schema.get("properties", {}).get("name", {})
     if "const" in name:
         name.setdefault("description", schema["description"])
 
 
 class SchemaWithMeanings(GenerateJsonSchema):
-    """Gives fields the text under them as description.
+    """Describes fields by the docstrings under them.
 
-    Pydantic can do so, but reads the source of every record when it is defined: a tenth of the time until a typo in a
-    config is answered, which needs none of the texts.
+    Pydantic can do so, but parses the source when a record is defined, which takes a tenth of the time in which a typo
+    in a config is reported.
     """
 
     def model_schema(self, schema: Any) -> dict[str, Any]:
@@ -51,7 +43,7 @@ class SchemaWithMeanings(GenerateJsonSchema):
 
 @cache
 def _meanings_in(module: str) -> Mapping[str, Mapping[str, str]]:
-    """Return the texts under the fields of a module's classes, by class and field."""
+    """Return the docstrings of the fields of a module's classes, by class and field."""
     if module.partition(".")[0] != __name__.partition(".")[0]:
         return {}
     nodes = ast.parse(inspect.getsource(sys.modules[module])).body
@@ -98,7 +90,7 @@ def one_of(choices: Iterable[type[Options]], *, default: str) -> Any:
 
 
 def check_path(path: str) -> str:
-    """Return a path that a file system can hold; raises a `ValueError` otherwise."""
+    """Return a path that is valid in a file system; raises `ValueError` otherwise."""
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
@@ -127,7 +119,7 @@ def kind_of(value: Any) -> str:
     return "mapping" if isinstance(value, dict | Options) else "name"
 
 
-SMALLEST_SIDE, LARGEST_SIDE = 8, 8192  # pixels; a batch of larger images fits no memory
+SMALLEST_SIDE, LARGEST_SIDE = 8, 8192  # pixels; a batch of larger images does not fit in memory
 _SIDE_SCHEMA = {"type": "integer", "minimum": SMALLEST_SIDE, "maximum": LARGEST_SIDE}
 Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 ImageSize = Annotated[

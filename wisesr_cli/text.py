@@ -1,7 +1,7 @@
-"""The one gate for text that comes from outside (file names, class names, config values) on its way to a reader.
+"""Makes text from outside (file names, class names, config values) safe to show.
 
-A terminal gets no control characters, a spreadsheet no formulas. JSON needs nothing of this: `json.dumps` with its
-default of ASCII escapes is exact and safe. Standard library only.
+A terminal gets no control characters, a spreadsheet no formulas. JSON needs neither: `json.dumps` escapes to ASCII by
+default. Standard library only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-LONGEST_REASON = 500  # characters; some packages write down a whole model
+LONGEST_REASON = 500  # characters; some packages print a whole model
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _ESCAPED = re.compile(r"\\(?:([\\tnr])|x([0-9a-f]{2})|u([0-9a-f]{4})|U(0010[0-9a-f]{4}|000[0-9a-f]{5}))")
@@ -22,7 +22,7 @@ _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def visible(text: object) -> str:
-    """Return `text` with every character that does not show itself written as an escape, `\\n` or `\\x1b`."""
+    """Return `text` with every invisible character escaped, as `\\n` or `\\x1b`."""
     string = str(text)
     if string.isascii() and string.isprintable():
         return string
@@ -40,10 +40,10 @@ def _escape(character: str) -> str:
 
 
 def csv_cell(text: str) -> str:
-    """Return `text` as a CSV cell that no spreadsheet takes for a formula; `parse_csv_cell` gives it back.
+    """Return `text` as a CSV cell that no spreadsheet evaluates as a formula; `parse_csv_cell` is the inverse.
 
-    Backslashes are doubled, hidden characters are escaped, and a quote is put before what could start a formula. A
-    semicolon before such a start is escaped: where the comma is the decimal sign, spreadsheets end a cell at it.
+    Backslashes are doubled, hidden characters are escaped, and text that could start a formula is prefixed with a
+    quote. A semicolon before such a start is escaped: in locales with a decimal comma it ends a cell.
     """
     escaped = "".join("\\\\" if c == "\\" else visible(c) for c in text)
     escaped = _CELL_AFTER_SEMICOLON.sub(r"\\x3b", escaped)
@@ -65,16 +65,16 @@ def _unescape(match: re.Match[str]) -> str:
 
 
 def on_one_line(error: object, *, whole: bool = False) -> str:
-    """Return what an error says, made visible, on one line of at most `LONGEST_REASON` characters, or whole.
+    """Return the message of an error, made visible, on one line, shortened to `LONGEST_REASON` unless `whole`.
 
-    One that says nothing gives the name of its kind.
+    An empty message becomes the name of the error's type.
     """
     reason = visible(" ".join(str(error).split()))
     return (reason if whole else reason[:LONGEST_REASON]) or type(error).__name__
 
 
 def first_line(error: object) -> str:
-    """Return the first line of what an error says; what follows is of no use to a user: tracebacks, for instance."""
+    """Return the first line of an error's message; later lines, such as tracebacks, do not help a user."""
     lines = str(error).strip().splitlines()
     return on_one_line(lines[0]) if lines else type(error).__name__
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.heads.page import DOCUMENT, Block, data_set, sees, stored, variant_names
 from wisesr_cli.display.pictures import BLUE, GREEN, GREY, ORANGE, RED
-from wisesr_cli.display.plots import in_one_style, new_figure, save_figure
+from wisesr_cli.display.plots import new_figure, save_figure, with_default_style
 
 STYLES = {
     "gap": (GREY, "o"),
@@ -26,7 +26,7 @@ def draw_pictures() -> None:
     plot_variants(blocks, DOCUMENT.with_name("heads-variants.png"))
 
 
-@in_one_style
+@with_default_style
 def plot_fields(blocks: Sequence[Block], path: Path) -> None:
     """Draw the accuracy of every head against the receptive field, a panel per kind of pictures."""
     kinds = list(dict.fromkeys(block["pictures"] for block in blocks))
@@ -67,7 +67,7 @@ def _draw_kind(axes: Any, blocks: Sequence[Block]) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-@in_one_style
+@with_default_style
 def plot_variants(blocks: Sequence[Block], path: Path) -> None:
     """Draw the paired difference of every variant to the default Wise head, with its 95 % interval."""
     heads = ["depthwise", *variant_names(blocks)]

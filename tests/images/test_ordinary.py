@@ -97,7 +97,7 @@ def unusual() -> Iterator[bytes]:
 
 def by_pillow(monkeypatch: pytest.MonkeyPatch, data: bytes, **options: Any) -> np.ndarray | str:
     with monkeypatch.context() as patch:
-        patch.setattr(ordinary, "look_at", lambda _: None)
+        patch.setattr(ordinary, "parse", lambda _: None)
         return outcome(data, **options)
 
 
@@ -110,7 +110,7 @@ def outcome(data: bytes, **options: Any) -> np.ndarray | str:
 
 @pytest.mark.parametrize("data", [*jpegs(), *pngs()])
 def test_ordinary_files_are_read_as_pillows_readers_do(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ordinary.look_at(data) is not None
+    assert ordinary.parse(data) is not None
     for image_size, resize in WAYS:
         options = {"image_size": image_size, "resize": resize}
         assert np.array_equal(decode_image(data, **options), by_pillow(monkeypatch, data, **options))
@@ -123,7 +123,7 @@ def test_ordinary_files_are_read_as_pillows_readers_do(data: bytes, monkeypatch:
 
 @pytest.mark.parametrize("data", list(unusual()))
 def test_files_that_only_pillows_readers_understand_are_left_to_them(data: bytes) -> None:
-    assert ordinary.look_at(data) is None
+    assert ordinary.parse(data) is None
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     assert decode_image(data, image_size=None).shape == (*upright.size[::-1], 3)
 
@@ -164,7 +164,7 @@ def test_a_png_whose_stream_ends_before_its_last_row_is_never_filled_in(rows: in
     lines = [b"\0" + PICTURE[row].tobytes() for row in range(rows)]
     png = encoded(PICTURE, "PNG")
     short = in_pieces(png[:33] + chunk(b"IDAT", zlib.compress(b"".join(lines))), size)
-    found = ordinary.look_at(short)
+    found = ordinary.parse(short)
     assert found is not None
     assert ordinary.load(found, short, 1) is None
 
@@ -202,7 +202,7 @@ def test_a_large_file_is_not_read_as_a_whole(tmp_path: Path, monkeypatch: pytest
     path.write_bytes(encoded(PICTURE, "JPEG") + bytes(1000))
     whole = decode_image(path, image_size=(8, 8))
     monkeypatch.setattr(opening, "WHOLE_LIMIT", 1000)
-    monkeypatch.setattr(ordinary, "look_at", lambda _: pytest.fail("it was read as a whole"))
+    monkeypatch.setattr(ordinary, "parse", lambda _: pytest.fail("it was read as a whole"))
     assert np.array_equal(decode_image(path, image_size=(8, 8)), whole)
 
 

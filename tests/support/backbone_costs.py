@@ -7,7 +7,6 @@ image sizes; that takes minutes.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from math import prod
@@ -168,30 +167,28 @@ def sizes_to_verify(name: str) -> tuple[tuple[int, int], ...]:
 
 def source_of(table: dict[str, BackboneSizes]) -> str:
     """Return the module that holds the table."""
-    rows = "".join(f'    "{name}": BackboneSizes(\n{_source_of_row(sizes)}    ),\n' for name, sizes in table.items())
+    columns = ", ".join(field.name for field in fields(BackboneSizes))
+    rows = "".join(f'    "{name}": BackboneSizes({_source_of_row(sizes)}),\n' for name, sizes in table.items())
     return (
         '"""What each backbone costs: FLOPs of one position by resolution, (stride, added pixels).\n\n'
-        "Made by `python tests/support/backbone_costs.py` of the Keras models, which tests compare it with. See "
+        "Made by `python tests/support/backbone_costs.py` from the Keras models, which tests compare it with. See "
         '`costs.py`.\n"""\n\n'
         "from __future__ import annotations\n\n"
         "from wisesr_cli.models.costs import BackboneSizes\n\n"
-        f"# fmt: off\nBACKBONE_SIZES: dict[str, BackboneSizes] = {{\n{rows}}}\n"
+        f"# {columns}.\n# fmt: off\nBACKBONE_SIZES: dict[str, BackboneSizes] = {{\n{rows}}}\n"
     )
 
 
 def _source_of_row(sizes: BackboneSizes) -> str:
-    plain = [f"{field.name}={_source_of_value(getattr(sizes, field.name))}" for field in fields(sizes)[:-1]]
-    flops = [f"{key}: {value:_}" for key, value in sizes.flops_per_position.items()]
-    return _wrapped(f"{', '.join(plain)},") + _wrapped(f"flops_per_position={{{', '.join(flops)}}},")
+    """Return the arguments of a row: those of the backbone on the first line, FLOPs per position below."""
+    plain = ", ".join(_source_of_value(getattr(sizes, field.name)) for field in fields(sizes)[:-1])
+    parts = [f"{resolution}: {flops:_}" for resolution, flops in sizes.flops_per_position.items()]
+    lines = [", ".join(parts[start : start + 5]) for start in range(0, len(parts), 5)]
+    return f"{plain}, {{\n        " + ",\n        ".join(lines) + "}"
 
 
-def _source_of_value(value: Any) -> str:
+def _source_of_value(value: int | Resolution) -> str:
     return f"{value:_}" if isinstance(value, int) else str(value)
-
-
-def _wrapped(text: str) -> str:
-    lines = textwrap.wrap(text, 120, initial_indent=" " * 8, subsequent_indent=" " * 12)
-    return "".join(f"{line}\n" for line in lines)
 
 
 def main() -> None:

@@ -13,14 +13,14 @@ from wisesr_cli.errors import RunError
 from wisesr_cli.evaluation.metrics import softmax
 from wisesr_cli.model_files.loading import build_without_values
 from wisesr_cli.models.backbones import BACKBONES, build_backbone
-from wisesr_cli.models.build import put_together
+from wisesr_cli.models.build import assemble
 from wisesr_cli.upgrading.families import FAMILIES, family_of
 from wisesr_cli.upgrading.folding import fold
 from wisesr_cli.upgrading.surgery import Parts, take_apart
 
 
 def put_back(parts: Parts, head: str = "wise") -> keras.Model:
-    model = put_together(parts.backbone, "none", SIDE, parts.folded.classes, parse_head(head))
+    model = assemble(parts.backbone, "none", SIDE, parts.folded.classes, parse_head(head))
     affine = parts.folded.classifier
     model.get_layer("classifier").set_weights([affine.kernel.astype("float32"), affine.bias.astype("float32")])
     return model

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wisesr_cli.display.pictures import BLUE, GREEN, GREY, ORANGE, RED
-from wisesr_cli.display.plots import in_one_style, new_figure, save_figure
+from wisesr_cli.display.plots import new_figure, save_figure, with_default_style
 from wisesr_cli.results import ComparedTraining, Comparison, ComparisonRow
 from wisesr_cli.text import counted, visible
 
@@ -26,7 +26,7 @@ SIDE_BY_SIDE = 0.015  # between heads of equal parameters, as a fraction of the 
 TICK_DISTANCE = 0.1  # between two parameter counts that are named, as a fraction of the axis
 
 
-@in_one_style
+@with_default_style
 def plot_accuracies(comparison: Comparison, path: Path) -> None:
     """Draw the accuracy of every head against its parameters: mean, standard deviation, and a dot per seed."""
     from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
@@ -67,7 +67,7 @@ def plot_accuracies(comparison: Comparison, path: Path) -> None:
     save_figure(figure, path)
 
 
-@in_one_style
+@with_default_style
 def plot_curves(comparison: Comparison, path: Path) -> None:
     """Draw the accuracy of every head after every epoch: the mean over the seeds, in the band of all of them."""
     from matplotlib.ticker import MaxNLocator

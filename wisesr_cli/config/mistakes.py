@@ -1,7 +1,7 @@
-"""Turns what pydantic finds wrong with a config into one line per mistake, for the person who wrote it.
+"""Turns pydantic's validation errors into one line per mistake, for the person who wrote the config.
 
-A line gives file and line (or the option typed), key, what was found, what is allowed, and the nearest spelling. What
-is allowed is read from the JSON Schema, so that nothing is said twice.
+A line gives file and line (or the option typed), key, value, allowed values and the nearest spelling. The allowed
+values come from the JSON Schema, so they are defined once.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def validate(document: Document) -> Config:
 
 
 class _AllowedOnly(GenerateJsonSchema):
-    """A JSON Schema without defaults, which say nothing of what is allowed and take half of its time."""
+    """A JSON Schema without defaults: they do not restrict values, and take half of the time to generate."""
 
     def default_schema(self, schema: Any) -> dict[str, Any]:
-        """Return the schema of a field as if it had no default."""
+        """Return the schema of a field without its default."""
         return self.generate_inner(schema["schema"])
 
 
@@ -45,7 +45,7 @@ def _schema() -> dict[str, Any]:
 
 @dataclass
 class _Explainer:
-    """Turns what pydantic found into lines for the person who wrote the config."""
+    """Writes the lines for the errors in one document."""
 
     document: Document
     schema: dict[str, Any] = field(default_factory=_schema)
@@ -55,15 +55,15 @@ class _Explainer:
         found: dict[KeyPath, str] = {}
         for item in error.errors(include_url=False):
             path = self.path_of(item["loc"], missing=item["type"] == "missing")
-            found_there = self.value(path)
-            if item["type"] == "union_tag_invalid" and isinstance(found_there, dict) and "name" in found_there:
+            offending = self.value(path)
+            if item["type"] == "union_tag_invalid" and isinstance(offending, dict) and "name" in offending:
                 path = (*path, "name")
             if path not in found:
                 found[path] = self.line(path, item)
         return list(found.values())
 
     def path_of(self, loc: tuple[str | int, ...], *, missing: bool) -> KeyPath:
-        """Return the keys of a location, without the names of the alternatives that pydantic puts between them."""
+        """Return the keys of a location, without the union tags that pydantic inserts."""
         path: KeyPath = ()
         tree = self.document.value
         for position, part in enumerate(loc):
@@ -75,7 +75,7 @@ class _Explainer:
         return path
 
     def line(self, path: KeyPath, item: Any) -> str:
-        """Return one line: place, key, what was found, what is allowed."""
+        """Return one line: place, key, value, allowed values."""
         key = ".".join(visible(part) for part in path)
         kind = item["type"]
         if kind == "extra_forbidden":
@@ -91,7 +91,7 @@ class _Explainer:
         return f"{self.place(path)}: {key} is {shown(self.value(path))}; allowed: {self.allowed(path)}{self.near(path)}"
 
     def unknown_key(self, path: KeyPath) -> str:
-        """Say that a key does not exist, where it stands, and which one was probably meant."""
+        """Return the message for an unknown key, with the nearest known one."""
         schema = self.schema_at(path[:-1])
         keys = list(schema.get("properties", {}))
         key = ".".join(visible(part) for part in path)
@@ -106,12 +106,12 @@ class _Explainer:
         return f"{key} is not {place}.{suggestion or f' Allowed: {joined(keys)}'}"
 
     def near(self, path: KeyPath) -> str:
-        """Return the nearest of the allowed words."""
+        """Return the suggestion for a misspelt word, or an empty string."""
         value = self.value(path)
         return "." + suggestion if isinstance(value, str) and (suggestion := nearest(value, self.words(path))) else ""
 
     def words(self, path: KeyPath) -> list[str]:
-        """Return the words that are allowed at a path."""
+        """Return the words allowed at a path."""
         if path[:-1] in NAMED and path[-1] == "name":
             return list(NAMED[path[:-1]].records)
         nodes = [self.resolve(self.schema_at(path))]
@@ -123,13 +123,13 @@ class _Explainer:
         return words
 
     def allowed(self, path: KeyPath) -> str:
-        """Say what is allowed at a path."""
+        """Return a description of the values allowed at a path."""
         if path[:-1] in NAMED and path[-1] == "name":
             return joined(self.words(path))
         return self.described(self.schema_at(path))
 
     def described(self, schema: dict[str, Any]) -> str:
-        """Say in words what a node of the JSON Schema allows."""
+        """Return a description of the values that a node of the JSON Schema allows."""
         schema = self.resolve(schema)
         alternatives = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
         if alternatives:
@@ -177,7 +177,7 @@ class _Explainer:
         return node
 
     def value(self, path: KeyPath) -> Any:
-        """Return what the document has at a path, None where it has nothing."""
+        """Return the document's value at a path, None where there is none."""
         tree = self.document.value
         for key in path:
             try:
@@ -193,7 +193,7 @@ class _Explainer:
         return path
 
     def place(self, path: KeyPath) -> str:
-        """Return where a key stands, as file:line or the option typed."""
+        """Return the place of a key, as file:line or the option typed."""
         return visible(self.document.places.get(self.nearest_place(path), "config"))
 
 

@@ -1,4 +1,4 @@
-"""Makes a `Config` of a YAML file or an image folder, and of what stands on the command line.
+"""Builds a `Config` from a YAML file or an image folder, and from command-line overrides.
 
 Precedence: defaults < base named by `extends` < the file < `--set` < named option. Every mistake becomes one line with
 file and line (or the option), key, what was found, what is allowed, and the nearest spelling.
@@ -24,19 +24,13 @@ from wisesr_cli.text import joined, visible
 
 MAX_EXTENDS = 10
 
-_PATHS: tuple[tuple[str, str], ...] = (
-    ("data", "dir"),
-    ("data", "train_dir"),
-    ("data", "validation_dir"),
-    ("data", "test_dir"),
-    ("model", "weights"),
-)
-_SPLIT_FOLDERS = _PATHS[1:4]
+_SPLIT_FOLDERS = (("data", "train_dir"), ("data", "validation_dir"), ("data", "test_dir"))
+_PATHS = (("data", "dir"), *_SPLIT_FOLDERS, ("model", "weights"))
 
 
 @dataclass(frozen=True)
 class Override:
-    """A value given on the command line, with the text that the user typed for error messages."""
+    """A value given on the command line; `origin` is the text typed, for error messages."""
 
     path: KeyPath
     value: Any
@@ -45,7 +39,7 @@ class Override:
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A config, what the user should know about how it came about, and a name for a run of it."""
+    """A config, notes for the user about how it was resolved, and a default name for a run of it."""
 
     config: Config
     notes: tuple[str, ...]
@@ -53,18 +47,14 @@ class LoadedConfig:
 
 
 def overrides_of(settings: Mapping[str, Any] | Sequence[Override] | None) -> Sequence[Override]:
-    """Return values laid over a config, given by key as `{"train.epochs": 5}`, or as they are."""
+    """Return the overrides in a mapping like `{"train.epochs": 5}`; a sequence of overrides passes unchanged."""
     if isinstance(settings, Mapping):
         return [Override(tuple(key.split(".")), value, f"{key}={value}") for key, value in settings.items()]
     return settings or ()
 
 
 def parse_set(text: str) -> Override:
-    """Read `key.sub=value` of `--set`; the value is YAML.
-
-    Raises:
-        UsageError: it has no key or no `=`, or the value is not YAML.
-    """
+    """Parse `key.sub=value` of `--set`; the value is YAML. Raises `UsageError` for any other text."""
     key, equals, value = text.partition("=")
     parts = tuple(key.strip().split("."))
     if not equals or not all(parts):
@@ -73,15 +63,9 @@ def parse_set(text: str) -> Override:
 
 
 def load_config(source: str | Path | None, overrides: Iterable[Override] = ()) -> LoadedConfig:
-    """Return the resolved config of a YAML file, an image folder, or (None) of the defaults.
+    """Return the resolved config of a YAML file, an image folder, or (None) the defaults; later overrides win.
 
-    Args:
-        source: a config file or an image folder.
-        overrides: what the command line says, weakest first.
-
-    Raises:
-        ConfigError: every mistake found, a line each.
-        DataError: the source is neither a file nor a folder.
+    Raises `ConfigError` with one line per mistake, and `DataError` when the source is neither a file nor a folder.
     """
     document = _read_source(source)
     notes: list[str] = []
@@ -92,11 +76,7 @@ def load_config(source: str | Path | None, overrides: Iterable[Override] = ()) -
 
 
 def parse_image_size(size: str | int | Sequence[int]) -> tuple[int, int]:
-    """Return height and width of an image size given as 224, "224x320" or (224, 320).
-
-    Raises:
-        ConfigError: it is none.
-    """
+    """Return height and width of an image size given as 224, "224x320" or (224, 320); raises `ConfigError`."""
     value = size if isinstance(size, str | int) else list(size)
     typed = value if isinstance(value, str | int) else "x".join(map(str, value))
     override = Override(("data", "image_size"), value, f"--image-size {typed}")
@@ -106,13 +86,8 @@ def parse_image_size(size: str | int | Sequence[int]) -> tuple[int, int]:
 def parse_head(text: str, *, base: HeadOptions | None = None) -> HeadOptions:
     """Return the options of a head given as `wise` or `wise:pooling=valid:initializer=paper`.
 
-    Args:
-        text: the head, with any options behind colons.
-        base: options of the config; those of the same head are where the ones given here are laid over.
-
-    Raises:
-        ConfigError: an unknown head or option, or a value that it does not allow.
-        UsageError: an option that is not written as one.
+    Options that are not given come from `base` where that is the same head. Raises `ConfigError` for an unknown head,
+    option or value, and `UsageError` for an option without `=`.
     """
     overrides = head_overrides(text, f"head '{text}'")
     if base is not None and base.name == overrides[0].value:
@@ -121,10 +96,9 @@ def parse_head(text: str, *, base: HeadOptions | None = None) -> HeadOptions:
 
 
 def head_overrides(text: str, origin: str) -> list[Override]:
-    """Return what a head given as `wise:pooling=valid` says: its name, then each of its options.
+    """Return the overrides of a head given as `wise:pooling=valid`: its name, then each of its options.
 
-    Raises:
-        UsageError: an option has no `=` or no value that is YAML, or is the name.
+    Raises `UsageError` when an option has no `=`, has a value that is not YAML, or is the name.
     """
     name, *options = text.split(":")
     overrides = [Override(("model", "head", "name"), name, origin)]
@@ -155,8 +129,8 @@ def _read_source(source: str | Path | None) -> Document:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """Return why a source cannot be looked at, and what it should be."""
-    from wisesr_cli.data.folders import LAYOUT  # brings NumPy and Pillow, which a config alone does not need
+    """Return why a source cannot be read, and what it should be."""
+    from wisesr_cli.data.folders import LAYOUT  # imports NumPy and Pillow, which a config alone does not need
 
     missing = isinstance(error, FileNotFoundError | NotADirectoryError)
     found = "no such file or folder" if missing else str(getattr(error, "strerror", error)).lower()
@@ -164,7 +138,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> Document:
-    """Read a file and, below it, what it extends."""
+    """Read a file and merge it over the configs that it extends."""
     resolved = path.resolve()
     if resolved in seen or len(seen) >= MAX_EXTENDS:
         raise ConfigError(f"{visible(path)}: extends itself, or more than {MAX_EXTENDS} others")
@@ -181,16 +155,16 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> Document:
     if not isinstance(base_name, str):
         raise ConfigError(f"{place}: extends is {shown(base_name)}; allowed: the path of another config")
     base_path = resolved.parent / _expanded(base_name)
-    if not os.path.isfile(base_path):  # noqa: PTH113  (false, too, where the system cannot even look)
+    if not os.path.isfile(base_path):  # noqa: PTH113  (also false on an OSError)
         raise ConfigError(f"{place}: extends '{visible(base_name)}': no such file; paths are relative to this file")
     base = _read_with_bases(base_path, (*seen, resolved))
-    _let_new_folders_win(base, document.value.get("data"))
+    _drop_replaced_folders(base, document.value.get("data"))
     _merge(base, document.value, document.places, ())
     return base
 
 
-def _let_new_folders_win(base: Document, data: Any) -> None:
-    """Drop the base's way of naming image folders where the file that extends it uses the other one."""
+def _drop_replaced_folders(base: Document, data: Any) -> None:
+    """Drop the base's `dir` or split folders where the extending file uses the other form."""
     if not isinstance(data, dict):
         return
     if data.get("dir") is not None:
@@ -212,12 +186,12 @@ def _absolute(path: str, folder: Path) -> str:
 
 
 def _expanded(path: str | Path) -> Path:
-    """Return a path with `~` filled in; unlike `Path.expanduser`, `~nobody` stays as it is."""
+    """Return a path with `~` expanded; unlike `Path.expanduser`, this leaves an unknown `~user` unchanged."""
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def _merge(base: Document, value: Any, places: dict[KeyPath, str], path: KeyPath) -> None:
-    """Lay `value` over the mapping of `base` at `path`; a mapping with another `name` replaces it as a whole."""
+    """Merge `value` into the mapping of `base` at `path`; a mapping with another `name` replaces it entirely."""
     target = _at(base.value, path)
     for key, new in value.items():
         here = (*path, key)
@@ -231,13 +205,11 @@ def _merge(base: Document, value: Any, places: dict[KeyPath, str], path: KeyPath
 
 
 def _renamed(path: KeyPath, old: dict[str, Any], new: dict[str, Any]) -> bool:
-    if path not in NAMED:
-        return False
-    return "name" in new and new["name"] != old.get("name", NAMED[path].default)
+    return path in NAMED and "name" in new and new["name"] != old.get("name", NAMED[path].default)
 
 
 def _apply(document: Document, override: Override, notes: list[str]) -> None:
-    """Lay one value of the command line over the document."""
+    """Apply one command-line override to the document."""
     value = deepcopy(override.value)  # later overrides may write into it
     if override.path in _PATHS and isinstance(value, str) and value != "imagenet":
         value = _absolute(value, Path.cwd())
@@ -245,27 +217,27 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
         _forget_split_folders(document)
     tree = document.value
     for depth, key in enumerate(override.path[:-1], start=1):
-        if tree.get(key) is None or isinstance(tree[key], str):  # `none` gives way to a mapping
+        if tree.get(key) is None or isinstance(tree[key], str):  # a mapping replaces `none`
             tree[key] = {}
             document.places[override.path[:depth]] = override.origin
         if isinstance(tree[key], list):
             name = visible(".".join(map(str, override.path[:depth])))
             raise ConfigError(f"{visible(override.origin)}: {name} is a list; give it whole: --set '{name}=[...]'")
         if not isinstance(tree[key], dict):
-            return  # a mistake of the file, which validation names
+            return  # a mistake in the file, which validation reports
         tree = tree[key]
     parent, last = override.path[:-1], override.path[-1]
     if parent in NAMED and last == "name" and isinstance(value, str):
-        _drop_what_does_not_fit(tree, parent, value, override, notes)
+        _drop_inapplicable_options(tree, parent, value, override, notes)
     tree[last] = value
     _forget(document.places, override.path)
     document.places[override.path] = override.origin
     if override.path == ("train", "optimizer", "learning_rate"):
-        _note_phases_with_their_own(document, override, notes)
+        _note_phases_with_own_learning_rate(document, override, notes)
 
 
-def _note_phases_with_their_own(document: Document, override: Override, notes: list[str]) -> None:
-    """Say that phases keep the learning rates that they name."""
+def _note_phases_with_own_learning_rate(document: Document, override: Override, notes: list[str]) -> None:
+    """Note which phases keep their own learning rate."""
     phases = document.value["train"].get("phases")
     numbered = enumerate(phases, start=1) if isinstance(phases, list) else ()
     own = [str(number) for number, phase in numbered if isinstance(phase, dict) and "learning_rate" in phase]
@@ -274,7 +246,7 @@ def _note_phases_with_their_own(document: Document, override: Override, notes: l
 
 
 def _forget_split_folders(document: Document) -> None:
-    """Take away the folders named one by one, as one folder takes their place."""
+    """Remove the split folders, which a single folder replaces."""
     data = document.value.get("data")
     for path in _SPLIT_FOLDERS:
         if isinstance(data, dict):
@@ -282,10 +254,10 @@ def _forget_split_folders(document: Document) -> None:
         _forget(document.places, path)
 
 
-def _drop_what_does_not_fit(
+def _drop_inapplicable_options(
     tree: dict[str, Any], path: KeyPath, name: str, override: Override, notes: list[str]
 ) -> None:
-    """Take away options that the newly named record lacks but another one has; a misspelt one stays an error."""
+    """Remove options that the new record lacks but another one has; a misspelt one stays an error."""
     records = NAMED[path].records
     if name not in records:
         return
@@ -309,9 +281,9 @@ def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
 
 
 def default_name(source: str | Path | None, config: Config) -> str:
-    """Return `SOURCE-HEAD`: a config's name, or that of the image folder when the config is called config.yaml.
+    """Return `SOURCE-HEAD`, or SOURCE alone where it already ends in the head's name.
 
-    A source that ends in the head's name already is not given it twice.
+    SOURCE is the name of the config file, or of the image folder when the config is called config.yaml.
     """
     path = Path(source).absolute() if source is not None else None
     folder = config.data.dir or config.data.train_dir

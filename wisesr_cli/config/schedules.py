@@ -1,8 +1,8 @@
 """Learning-rate schedules, as NumPy functions of the position in training.
 
 To add one: write its options, a function, and a row in `SCHEDULES`. A function takes positions in epochs (0 is the
-start, 1.5 is half-way through the second epoch) and returns factors of the base learning rate. `learning_rates` turns
-it into one number per step, which training looks up; so every backend trains with the same numbers.
+start, 1.5 is half-way through the second epoch) and returns factors of the base learning rate. `learning_rates`
+evaluates it once per step, and training looks the numbers up, so every backend uses the same ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from wisesr_cli.settings import Options
 
-if TYPE_CHECKING:  # a config needs the options alone, and NumPy takes a third of the time in which a typo is answered
+if TYPE_CHECKING:  # reporting a typo in a config would take a third longer with NumPy
     import numpy as np
     from numpy.typing import NDArray
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # a config needs the options alone, and NumPy takes a third o
 
 
 class ScheduleOptions(Options):
-    """What every schedule has."""
+    """Options that every schedule has."""
 
     name: str
     warmup_epochs: float = Field(default=1.0, ge=0)
@@ -79,7 +79,7 @@ def exponential(epochs: Floats, total_epochs: float, options: ExponentialOptions
     import numpy as np
 
     decays = epochs / options.decay_epochs
-    # A little more, as 0.3 / 0.1 is just below 3.
+    # The tolerance is needed because 0.3 / 0.1 is just below 3.
     return np.power(options.decay_rate, np.floor(decays + 1e-9) if options.staircase else decays)
 
 
@@ -94,7 +94,7 @@ def learning_rates(
     schedule = SCHEDULES[options.name]
     factors = schedule.function(epochs, float(total_epochs), options)
     if options.warmup_epochs > 0:
-        # Half a step ahead, so that the first step of all is not wasted on a learning rate of zero.
+        # Shifted by half a step, so that the learning rate of the first step is not zero.
         factors = factors * np.minimum(1.0, (epochs + 0.5 / steps_per_epoch) / options.warmup_epochs)
     return (base * factors).astype(np.float32)
 

@@ -1,6 +1,6 @@
-"""The config: its records are the one source of defaults, checks, documentation and JSON Schema.
+"""The config records: the single source of defaults, checks, documentation and JSON Schema.
 
-`reader` turns YAML files and command lines into these records; nothing else makes them from user input.
+Only `reader` builds these records from user input.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from wisesr_cli.config.schedules import SCHEDULES
 from wisesr_cli.config.training import (
     AUGMENTATIONS,
-    AdamOptions,
-    AdamWOptions,
+    OPTIMIZERS,
     Augment,
     AugmentConfig,
     DistributeConfig,
     PhaseConfig,
-    SgdOptions,
     TrainConfig,
 )
 from wisesr_cli.data.settings import DataConfig
@@ -39,7 +37,7 @@ _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 
 def _check_name(name: str) -> str:
     check_path(name)
-    # A file system counts bytes, at most 255 of them, and some are kept for what is put behind a name.
+    # File systems allow 255 bytes; the rest is for suffixes that are appended to a name.
     if not _NAME.fullmatch(name) or name.startswith((".", "-")) or len(os.fsencode(name)) > 200:
         raise ValueError("must be a folder name without slashes, up to 200 bytes, that starts with no dot or dash")
     return name
@@ -49,7 +47,7 @@ RunName = Annotated[str, AfterValidator(_check_name)]
 
 
 def _allow_extends(schema: dict[str, Any]) -> None:
-    """Tell editors of the one key that only files have."""
+    """Add the key `extends`, which only files have, for editors."""
     about = "Another config, relative to this file, that this one is laid over."
     schema["properties"] = {"extends": {"type": "string", "description": about}, **schema["properties"]}
 
@@ -76,7 +74,7 @@ class Config(Options):
 
     @model_validator(mode="after")
     def _fit_image_sizes(self) -> Config:
-        """Make sure that training ends at the image size that the model is for."""
+        """Ensure that the last phase trains at the image size of the model."""
         last = self.train.phases[-1].image_size if self.train.phases else None
         if last is None or last == self.data.image_size:
             return self
@@ -90,7 +88,7 @@ class Config(Options):
         return self
 
     def image_size_of_epoch(self, epoch: int) -> tuple[int, int]:
-        """Return the height and width that an epoch, from 0, is trained at; behind the last one, those of the model."""
+        """Return the height and width of an epoch, counted from 0; after the last epoch, those of the model."""
         for phase in self.phases:
             if epoch < phase.epochs:
                 return phase.image_size or self.data.image_size
@@ -99,12 +97,12 @@ class Config(Options):
 
     @property
     def changes_image_size(self) -> bool:
-        """Whether a phase is trained at another image size than the one that the model is for."""
+        """Whether a phase trains at an image size other than the model's."""
         return any(phase.image_size not in (None, self.data.image_size) for phase in self.phases)
 
     @property
     def augmentation(self) -> AugmentConfig:
-        """The operations that `augment` stands for."""
+        """The operations that `augment` selects."""
         return AUGMENTATIONS[self.augment] if isinstance(self.augment, str) else self.augment
 
     @property
@@ -122,7 +120,7 @@ class Config(Options):
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as YAML and JSON know it; pydantic's own way loses the bytes of names that are not UTF-8."""
+    """Return a value as plain YAML and JSON types; pydantic's conversion loses bytes of names that are not UTF-8."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -141,15 +139,13 @@ class Named:
 
 NAMED: dict[tuple[str | int, ...], Named] = {
     ("model", "head"): Named("head", "wise", {name: row.options for name, row in HEADS.items()}),
-    ("train", "optimizer"): Named(
-        "optimizer", "adamw", {"sgd": SgdOptions, "adam": AdamOptions, "adamw": AdamWOptions}
-    ),
+    ("train", "optimizer"): Named("optimizer", "adamw", {row.model_fields["name"].default: row for row in OPTIMIZERS}),
     ("train", "schedule"): Named("schedule", "cosine", {name: row.options for name, row in SCHEDULES.items()}),
 }
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `yaml_reader` reads back: text that looks like a number to either YAML is quoted."""
+    """Writes YAML that `yaml_reader` reads back: text that YAML 1.1 or 1.2 takes for a number is quoted."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
@@ -162,7 +158,7 @@ _Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]
 
 
 def dump_yaml(value: Any) -> str:
-    """Return plain values as YAML, keys in the order given; what does not show itself is escaped."""
+    """Return plain values as YAML, keys in the order given; invisible characters are escaped."""
     text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
-    # Text with such characters stands in double quotes, where the escapes of `visible` are those of YAML.
+    # Text with invisible characters is double-quoted, where the escapes of `visible` are those of YAML.
     return "\n".join(visible(line) for line in text.split("\n"))

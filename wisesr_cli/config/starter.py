@@ -1,6 +1,6 @@
-"""Writes a first config for an image folder: looks at its classes, sizes and balance, chooses, and says why.
+"""Writes a first config for an image folder from its classes, image sizes and class balance, with reasons.
 
-The text is a template whose values are read back and checked as any config, so that it cannot be wrong.
+The text is a template that is read back and validated like any config.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ import yaml
 from wisesr_cli.config.mistakes import validate
 from wisesr_cli.config.yaml_reader import read_yaml
 from wisesr_cli.data.dataset import build_index
-from wisesr_cli.data.index import DEEP, DatasetIndex
+from wisesr_cli.data.folders import SPLITS
+from wisesr_cli.data.index import DEEP
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.listening import Listener
 from wisesr_cli.text import counted, visible
 
-SMALL_IMAGES = 96  # pixels of the median shorter side; below, a network from scratch at that size
-WEIGHTED_IMBALANCE = 3.0  # times as many images in the largest class as in the smallest, from which on they get weights
+SMALL_IMAGES = 96  # median shorter side in pixels; below it, a network is trained from scratch at that size
+WEIGHTED_IMBALANCE = 3.0  # largest class by smallest class; from here on classes are weighted
 
 
 @dataclass(frozen=True)
 class FolderFacts:
-    """What was seen of an image folder."""
+    """The properties of an image folder that decide its config."""
 
     folder: Path
     class_names: tuple[str, ...]
@@ -56,22 +57,22 @@ class FolderFacts:
 
     @property
     def imbalance(self) -> float:
-        """How many times larger the largest class is than the smallest."""
+        """The number of images of the largest class divided by that of the smallest."""
         return max(self.counts) / max(1, min(self.counts))
 
     @property
     def aspect(self) -> float:
-        """Width by height of a typical image."""
+        """Width divided by height of a typical image."""
         return self.median_width / self.median_height
 
     @property
     def resize(self) -> str:
-        """How images get their size: far from square, squashing bends what they show."""
+        """How images are resized; squashing distorts those that are far from square."""
         return "squash" if 0.6 <= self.aspect <= 1.67 else "pad"
 
     @property
     def epochs(self) -> int:
-        """Passes over the images: more when there are fewer."""
+        """Passes over the images, more for smaller folders."""
         return 60 if self.images < 1_000 else 30 if self.images < 20_000 else 15
 
     def _images_per_class(self) -> str:
@@ -79,7 +80,7 @@ class FolderFacts:
         return f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
 
     def choices(self) -> list[str]:
-        """Return what was seen and chosen, a line each."""
+        """Return the observations and choices, one per line."""
         lines = [
             f"{counted(len(self.class_names), 'class', 'classes')}, {counted(self.images, 'training image')}, "
             f"{self._images_per_class()} per class",
@@ -98,11 +99,7 @@ class FolderFacts:
 
 
 def describe(folder: str | Path, listener: Listener) -> FolderFacts:
-    """Return what a folder holds; unreadable images are left out with a warning.
-
-    Raises:
-        DataError: it is no image folder.
-    """
+    """Return the properties of an image folder; unreadable images are skipped with a warning. Raises `DataError`."""
     path = Path(folder).absolute()
     index = build_index(DataConfig(dir=path, validation_split=0.0, on_error="skip"), seed=0, listener=listener)
     train = index.splits["train"]
@@ -111,19 +108,15 @@ def describe(folder: str | Path, listener: Listener) -> FolderFacts:
         folder=path,
         class_names=index.class_names,
         counts=tuple(index.counts("train").tolist()),
-        splits=_own_splits(index),
+        splits=tuple(split for split in SPLITS if split in index.folders),
         median_height=int(np.median(train.facts["height"])),
         median_width=int(np.median(train.facts["width"])),
         deep=int(np.count_nonzero(train.facts["flags"] & DEEP)),
     )
 
 
-def _own_splits(index: DatasetIndex) -> tuple[str, ...]:
-    return tuple(split for split in ("train", "validation", "test") if split in index.folders)
-
-
 def write_starter(facts: FolderFacts) -> str:
-    """Return the text of the config; it has been read back and checked."""
+    """Return the text of the config, read back and validated."""
     text = "\n".join((*_header(facts), *_data(facts), *_model(facts), *_train(facts), ""))
     validate(read_yaml(text, origin="config.yaml"))
     return text
@@ -209,8 +202,8 @@ def _train(facts: FolderFacts) -> list[str]:
 
 
 def _scalar(text: str) -> str:
-    """Return text as YAML on one line: as it is where that is safe, else in quotes."""
+    """Return text as YAML on one line, quoted where necessary."""
     if re.fullmatch(r"/[\w./-]*", text):
         return text
-    # Not JSON: it writes what lies beyond U+FFFF as two escapes, which YAML reads as two characters.
+    # Not JSON: it writes characters beyond U+FFFF as two escapes, which YAML reads as two characters.
     return str(yaml.safe_dump(text, default_style='"', width=math.inf)).strip()

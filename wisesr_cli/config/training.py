@@ -61,7 +61,7 @@ class AugmentConfig(Options):
 
 AUGMENTATIONS: dict[str, AugmentConfig] = {
     "none": AugmentConfig(),
-    # No flips and no rotation: they would take away the positions that the heads here learn.
+    # No flips and no rotation: they would destroy the positions that the heads learn.
     "light": AugmentConfig(zoom=0.1, shift=0.05, brightness=(0.85, 1.15), contrast=0.1),
     # The notebooks' ImageDataGenerator.
     "paper": AugmentConfig(
@@ -77,7 +77,7 @@ AUGMENTATIONS: dict[str, AugmentConfig] = {
 
 
 def position_warning(config: AugmentConfig, head: HeadOptions) -> str | None:
-    """Return a warning where flips or a wide rotation meet a head that reads position."""
+    """Return a warning for flips or a wide rotation with a head that reads positions, else None."""
     if not HEADS[head.name].reads_position:
         return None
     moves = [name for name in ("horizontal_flip", "vertical_flip") if getattr(config, name)]
@@ -128,10 +128,12 @@ class AdamWOptions(Options):
     """Decoupled weight decay."""
 
 
+OPTIMIZERS = (SgdOptions, AdamOptions, AdamWOptions)
+
 if TYPE_CHECKING:
     AnyOptimizer = SgdOptions | AdamOptions | AdamWOptions
 else:
-    AnyOptimizer = one_of((SgdOptions, AdamOptions, AdamWOptions), default="adamw")
+    AnyOptimizer = one_of(OPTIMIZERS, default="adamw")
 
 
 class PhaseConfig(Options):
@@ -198,7 +200,7 @@ class TrainConfig(Options):
 
     @model_validator(mode="after")
     def _fit_phases(self) -> TrainConfig:
-        """Make `epochs` and the phases say the same; `epochs`, when given, decides the length of the last phase."""
+        """Make `epochs` and the phases consistent; `epochs`, when given, decides the length of the last phase."""
         if self.phases is None:
             return self
         before = sum(phase.epochs for phase in self.phases[:-1])

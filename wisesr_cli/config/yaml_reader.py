@@ -1,12 +1,13 @@
-"""Reads the YAML of a config: values as YAML 1.2 means them, the place of every key, and no surprises.
+"""Reads the YAML of a config: values as in YAML 1.2, and the place of every key.
 
-PyYAML parses; the values are ours, since YAML 1.1 reads `1e-3` as a string and `no` as false, and lets the second of
-two equal keys win. Keys are always text. Tags, several documents, values that are not finite, deep nesting, anchors
+PyYAML parses, but scalars are converted here: YAML 1.1 reads `1e-3` as a string and `no` as false, and lets the second
+of two equal keys win. Keys are always text. Tags, several documents, values that are not finite, deep nesting, anchors
 that multiply, and files over 64 KB are errors with line and column.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,14 +36,14 @@ _CONSTANTS: dict[str, Any] = {
 
 @dataclass
 class Document:
-    """The value of a YAML document, and for each key path the place where it stands, as `file:line`."""
+    """The value of a YAML document, and the place of each key path as `file:line`."""
 
     value: Any
     places: dict[KeyPath, str] = field(default_factory=dict)
 
 
 def read_yaml_file(path: Path) -> Document:
-    """Read one file; a `ConfigError` says what is wrong with it, with line and column."""
+    """Read one file; raises `ConfigError` with line and column."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -76,14 +77,12 @@ def read_yaml(text: str, *, origin: str) -> Document:
         raise ConfigError(f"{visible(origin)}:{before.count(chr(10)) + 1}:{column}: a character not allowed") from None
     except (ValueError, OverflowError):  # PyYAML's own, from an escape like "\\UFFFFFFFF" or a huge version number
         raise reader.error("a number or an escape that YAML does not allow", loader and loader.get_mark()) from None
-    document = Document(None)
-    if node is not None:
-        document.value = reader.value(node, (), document.places)
-    return document
+    places: dict[KeyPath, str] = {}
+    return Document(None if node is None else reader.value(node, (), places), places)
 
 
 class _CheckedLoader(yaml.SafeLoader):
-    """Refuses what must not even be composed: nesting, too many values, several documents, tags."""
+    """Refuses events before they are composed: deep nesting, too many values, several documents, tags."""
 
     def __init__(self, text: str, reader: _Reader) -> None:
         self.reader = reader
@@ -91,7 +90,7 @@ class _CheckedLoader(yaml.SafeLoader):
         super().__init__(text)
 
     def get_event(self) -> Any:
-        """Return the next event, having checked it."""
+        """Check and return the next event."""
         event: Any = super().get_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
@@ -114,7 +113,7 @@ class _CheckedLoader(yaml.SafeLoader):
 
 
 class _Reader:
-    """Turns composed nodes into values, counting them as they are expanded."""
+    """Turns composed nodes into values, and counts them as anchors are expanded."""
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
@@ -162,6 +161,6 @@ class _Reader:
         if _INTEGER.fullmatch(text):
             return int(text)
         number = float(text)
-        if number in (float("inf"), float("-inf")):
+        if math.isinf(number):
             raise self.error(f"{text} is not a finite number", node.start_mark)
         return number

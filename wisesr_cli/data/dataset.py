@@ -1,7 +1,7 @@
-"""From image folders to a `DatasetIndex`: the one way in, for every command.
+"""Builds a `DatasetIndex` from image folders, for every command.
 
-The steps have files of their own: `folders` (what lies on the disk), `scan` (image headers), `splits` (validation
-without a folder), `index` (the records), `duplicates`, and `inspection` (the same with findings in place of errors).
+The steps are in `folders` (listing the disk), `scan` (image headers), `splits` (validation without a folder), `index`
+(the records), `duplicates`, and `inspection` (the same, with findings instead of errors).
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from wisesr_cli.data.duplicates import warn_of_duplicates
 from wisesr_cli.data.folders import Layout, Problem
 from wisesr_cli.data.index import DatasetIndex, Split
 from wisesr_cli.data.settings import DataConfig
-from wisesr_cli.data.survey import Survey, find_layout, survey, tell, without_images_message
+from wisesr_cli.data.survey import Survey, find_layout, report_notes, survey, without_images_message
 from wisesr_cli.errors import DataError
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.listening import Listener
 
 
 def build_index(data: DataConfig, *, seed: int, listener: Listener) -> DatasetIndex:
-    """Return every example of the data folders, each image's header read, validation set aside where it has no folder.
+    """Return every example of the data folders, image headers read, validation split off where it has no folder.
 
     Raises `DataError` for folders that cannot be used and, unless `data.on_error` is `skip`, for unreadable images.
     """
     found = survey(data, listener=listener)
     _refuse(found.problems)
     refuse_or_warn(found.unreadable, on_error=data.on_error, listener=listener)
-    if lacking := found.classes_without_images():
-        raise DataError(without_images_message(lacking))
+    if empty := found.classes_without_images():
+        raise DataError(without_images_message(empty))
     parts = found.splits_for_training(data, seed=seed)
     if parts is not found.splits:
-        _warn_of_emptied_classes(parts["train"], found.class_names, listener)
-    index = found.index(parts, tell(found, listener))
+        _warn_of_empty_classes(parts["train"], found.class_names, listener)
+    index = found.index(parts, report_notes(found, listener))
     warn_of_duplicates(index, listener)
     return index
 
 
 def count_classes(data: DataConfig) -> int:
-    """Return the number of class folders for training; no image is looked at."""
+    """Return the number of class folders for training, without reading images."""
     return len(folders.list_split(find_layout(data).folders["train"]).class_names)
 
 
@@ -57,8 +57,8 @@ def scan_folder_for_evaluation(
 ) -> DatasetIndex:
     """Return an index with the one split `test`: the images of a folder, their classes matched by name.
 
-    Where the folder holds splits, its test split is taken, else its validation split. A class without a folder has no
-    examples; a folder that is no class of `class_names` is a `DataError`.
+    Of a folder with splits, the test split is used, else the validation split. A class without a folder has no
+    examples. Raises `DataError` for a folder whose name is not in `class_names`.
     """
     root = _evaluation_folder(folder, listener)
     listing = folders.list_split(root)
@@ -76,18 +76,18 @@ def scan_folder_for_evaluation(
     refuse_or_warn(found.unreadable, on_error=on_error, listener=listener)
     if not len(found.splits["test"]):
         raise DataError(f"{text.visible(root)}: no images. {folders.LAYOUT}.")
-    return found.index(notes=tell(found, listener))
+    return found.index(notes=report_notes(found, listener))
 
 
 def _refuse(problems: Sequence[Problem]) -> None:
-    """Raise the first of the problems, with how many more there are."""
+    """Raise the first problem, with the number of others."""
     if problems:
         more = f" ({text.counted(len(problems) - 1, 'more problem')})" if len(problems) > 1 else ""
         raise DataError(problems[0].message + more)
 
 
 def refuse_or_warn(unreadable: Sequence[tuple[str, str]], *, on_error: str, listener: Listener) -> None:
-    """Raise one `DataError` that names unreadable images, or with `skip` warn that they are left out."""
+    """Raise one `DataError` that names unreadable images; with `skip`, warn instead."""
     if not unreadable:
         return
     shown = "; ".join(f"{text.visible(path)}: {text.visible(reason)}" for path, reason in unreadable[:5])
@@ -114,10 +114,10 @@ def _evaluation_folder(folder: str | os.PathLike[str], listener: Listener) -> st
     return f"{root}/{found[split]}"
 
 
-def _warn_of_emptied_classes(train: Split, class_names: tuple[str, ...], listener: Listener) -> None:
-    """Warn of classes that lost all images to validation, which the strategy `hash` may do."""
+def _warn_of_empty_classes(train: Split, class_names: tuple[str, ...], listener: Listener) -> None:
+    """Warn of classes whose images are all in validation, which the strategy `hash` allows."""
     counts = np.bincount(train.labels, minlength=len(class_names))
-    if lacking := [class_names[label] for label in np.flatnonzero(counts == 0)]:
+    if empty := [class_names[label] for label in np.flatnonzero(counts == 0)]:
         listener.warn(
-            f"the split leaves no training image of {text.joined(lacking[:5])}; 'stratified' leaves some of each"
+            f"the split leaves no training image of {text.joined(empty[:5])}; 'stratified' leaves some of each"
         )

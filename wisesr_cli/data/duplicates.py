@@ -1,4 +1,4 @@
-"""Find the same image under two labels or in two splits: it makes a test lie, or teaches two answers."""
+"""Finds identical images with two labels or in two splits, which corrupt training or bias the evaluation."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from wisesr_cli.listening import Listener
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Files with the same bytes, not all of them with one label in one split."""
+    """Files with the same bytes, but different labels or splits."""
 
     paths: tuple[str, ...]  # relative to the index's root
     labels: tuple[str, ...]
     splits: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return the files and where each belongs, made visible."""
+        """Return the files with their splits and labels, made visible."""
         shown = zip(self.paths, self.splits, self.labels, strict=True)
         return " = ".join(f"{text.visible(path)} ({split}, {text.visible(label)})" for path, split, label in shown)
 
 
 def find_duplicates(index: DatasetIndex, listener: Listener) -> tuple[Duplicate, ...]:
-    """Return groups of identical files that straddle splits or labels, compared byte for byte by their hashes.
+    """Return groups of files with equal hashes that span splits or labels.
 
-    Only files of equal size whose first and last bytes agree, as remembered by the scan, are read.
+    Only files whose size, first and last bytes agree, as recorded by the scan, are read.
     """
     names = [name for name, split in index.splits.items() if split.facts is not None]
     paths = [path for name in names for path in index.splits[name].paths]
@@ -46,37 +46,37 @@ def find_duplicates(index: DatasetIndex, listener: Listener) -> tuple[Duplicate,
     with listener.progress("comparing equal files", len(candidates)) as progress:
         for members in candidates:
             for same in _same_content(index.root, paths, members):
-                if _straddles(splits[same], labels[same]):
+                if _spans_several(splits[same], labels[same]):
                     found.append(_duplicate(index, names, paths, splits, labels, same))
             progress.advance()
     return tuple(found)
 
 
 def warn_of_duplicates(index: DatasetIndex, listener: Listener) -> None:
-    """Warn, with the count and the first pairs, of images in two splits or under two labels."""
+    """Warn of images in two splits or under two labels."""
     if found := find_duplicates(index, listener):
         listener.warn(duplicates_message(found))
 
 
 def duplicates_message(found: Sequence[Duplicate]) -> str:
-    """Return how many there are, with the first of them."""
+    """Return the number of duplicates, with the first ones."""
     shown = "; ".join(str(duplicate) for duplicate in found[:3])
     more = "; ..." if len(found) > 3 else ""
     return f"{text.counted(len(found), 'image')} in two splits or under two labels: {shown}{more}"
 
 
 def _groups_across(facts: np.ndarray, splits: np.ndarray, labels: np.ndarray) -> list[list[int]]:
-    """Return positions that share size and ends, where they differ in split or label."""
+    """Return groups of positions with equal size and ends that differ in split or label."""
     order = np.lexsort((facts["ends"], facts["size"]))
     ordered = facts[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
     ends = np.append(starts[1:], len(order))
     several = ends - starts > 1
     groups = [np.sort(order[start:end]) for start, end in zip(starts[several], ends[several], strict=True)]
-    return sorted(group.tolist() for group in groups if _straddles(splits[group], labels[group]))
+    return sorted(group.tolist() for group in groups if _spans_several(splits[group], labels[group]))
 
 
-def _straddles(splits: np.ndarray, labels: np.ndarray) -> bool:
+def _spans_several(splits: np.ndarray, labels: np.ndarray) -> bool:
     return len(splits) > 1 and bool(np.ptp(splits) > 0 or np.ptp(labels) > 0)
 
 
@@ -87,7 +87,7 @@ def _same_content(root: str, paths: list[str], members: list[int]) -> list[list[
             with open_regular(f"{root}/{paths[position]}") as file:
                 digest = hashlib.file_digest(file, "blake2b").digest()
         except (ImageError, OSError):
-            continue  # gone since the scan; whoever decodes it says so
+            continue  # removed since the scan; decoding reports it
         by_hash.setdefault(digest, []).append(position)
     return list(by_hash.values())
 

@@ -1,11 +1,11 @@
-"""What lies on the disk: which folders are splits, which are classes, and which files are images by their suffix.
+"""Lists image folders: which folders are splits, which are classes, and which files are images by their suffix.
 
-Names are compared as they are, sorted by code point (so 0, 1, 10, 11, 2: the order of Keras), and kept with the escapes
-that Python gives to bytes that are not UTF-8. Nothing here opens an image. To recognise another folder name as a split,
-add it to `SPLIT_FOLDERS`. Standard library only.
+Names are sorted by code point (so 0, 1, 10, 11, 2: the order of Keras), and keep Python's surrogate escapes for bytes
+that are not UTF-8. Nothing here opens an image. To recognise another folder name as a split, add it to `SPLIT_FOLDERS`.
+Standard library only.
 """
 
-# A million files are listed here; a Path for each costs more than listing it.
+# A million files may be listed; creating a Path for each costs more than listing it.
 # ruff: noqa: PTH100, PTH116, PTH118, PTH122
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LAYOUT = (
 
 @dataclass(frozen=True)
 class Layout:
-    """The folder of each split: `train`, `validation`, `test`, those that exist; each holds class folders."""
+    """The folder of each existing split (`train`, `validation`, `test`); each contains class folders."""
 
     root: str
     folders: dict[str, str]
@@ -37,7 +37,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something on the disk that keeps a folder from being used; `code` is that of the finding of `wisesr check`."""
+    """A reason why a folder cannot be used; `code` is that of the finding in `wisesr check`."""
 
     code: str
     message: str
@@ -46,7 +46,7 @@ class Problem:
 
 @dataclass
 class Listing:
-    """The image files of one split folder, class by class, and everything that was passed over."""
+    """The image files of one split folder, class by class, and everything that was skipped."""
 
     folder: str
     class_names: tuple[str, ...] = ()
@@ -66,9 +66,9 @@ OUTSIDE = "outside of the class folders"
 
 
 def find_splits(folder: str | os.PathLike[str]) -> Layout:
-    """Return which folders hold the splits of `folder`; raises `DataError` with the layout that is expected.
+    """Return the split folders in `folder`; raises `DataError` with the expected layout.
 
-    Without a folder for training among the folders in it, they are classes, all of them for training.
+    A folder without splits contains the classes, all of them for training.
     """
     root = os.path.abspath(folder)
     names = check_class_folders(root)
@@ -76,23 +76,19 @@ def find_splits(folder: str | os.PathLike[str]) -> Layout:
     if not splits:
         return Layout(root, {"train": root})
     if "train" not in splits:
-        raise DataError(
-            f"{text.visible(root)}: no folder train/ beside {text.joined(sorted(splits.values()))}. {LAYOUT}."
-        )
+        found = text.joined(sorted(splits.values()))
+        raise DataError(f"{text.visible(root)}: no folder train/ beside {found}. {LAYOUT}.")
     others = [name for name in names if name not in splits.values()]
-    notes = (
-        (f"{text.counted(len(others), 'folder')} beside the splits left out: {text.joined(others[:5])}",)
-        if others
-        else ()
-    )
-    return Layout(root, {split: os.path.join(root, splits[split]) for split in SPLITS if split in splits}, notes)
+    note = f"{text.counted(len(others), 'folder')} beside the splits left out: {text.joined(others[:5])}"
+    paths = {split: os.path.join(root, splits[split]) for split in SPLITS if split in splits}
+    return Layout(root, paths, (note,) if others else ())
 
 
 def recognised_splits(root: str, names: list[str]) -> dict[str, str]:
     """Return split -> folder name, empty when the folders `names` of `root` are classes.
 
-    They are splits when all of them are called so, or training and one more are, and hold folders of their own: a class
-    may be called `train`, too.
+    They are splits when all of them, or training and one more, have the name of a split and contain folders: a class
+    may also be called `train`.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -105,13 +101,11 @@ def recognised_splits(root: str, names: list[str]) -> dict[str, str]:
                 f"'{split}'. Keep one of them."
             )
         found[split] = name
-    if len(found) == len(names) or ("train" in found and len(found) > 1):
-        return found
-    return {}
+    return found if len(found) == len(names) or ("train" in found and len(found) > 1) else {}
 
 
 def list_split(folder: str) -> Listing:
-    """Return the image files of a folder of class folders; what cannot be used is in `problems` and `unreadable`."""
+    """Return the image files of a folder of class folders, with `problems` and `unreadable` files."""
     listing = Listing(folder)
     classes = []
     inside = os.path.realpath(folder)
@@ -120,9 +114,9 @@ def list_split(folder: str) -> Listing:
             listing.ignored[HIDDEN] += 1
         elif not _is_folder(entry):
             suffix = os.path.splitext(entry.name)[1].lower()
-            if _status(entry, listing) is not None:  # a broken link may have been a class, and is named
+            if _status(entry, listing) is not None:  # a broken link may have been a class, and is reported
                 listing.ignored[OUTSIDE if suffix in SUFFIXES else suffix] += 1
-        elif entry.is_symlink() and _leads_back(entry.path, inside):
+        elif entry.is_symlink() and _links_inside(entry.path, inside):
             listing.ignored[LINKED] += 1
         else:
             classes.append(entry)
@@ -170,8 +164,8 @@ def _list_class(listing: Listing, label: int, folder: str, inside: str) -> None:
     except OSError as error:
         problem = (error.strerror or "cannot be read").lower()
     if len(listing.paths) == before[0] and not problem:
-        passed_over = sum(listing.ignored.values()) - before[1]
-        problem = f"no images ({text.counted(passed_over, 'other file')})" if passed_over else "an empty folder"
+        skipped = sum(listing.ignored.values()) - before[1]
+        problem = f"no images ({text.counted(skipped, 'other file')})" if skipped else "an empty folder"
     if problem:
         name = listing.class_names[label]
         message = f"class '{text.visible(name)}': {problem}: {text.visible(folder)}"
@@ -179,13 +173,13 @@ def _list_class(listing: Listing, label: int, folder: str, inside: str) -> None:
 
 
 def _suffix(name: str) -> str:
-    """Return what `os.path.splitext` gives for a name that does not begin with a dot, in a third of the time."""
+    """Return the suffix as `os.path.splitext` does, for a name that does not start with a dot, three times faster."""
     position = name.rfind(".")
     return name[position:].lower() if position > 0 else ""
 
 
 def _walk(folder: str, inside: str, listing: Listing) -> Iterator[tuple[os.DirEntry[str], os.stat_result, int]]:
-    """Give the files below a class folder, real ones before linked ones; raises `OSError` for `folder` itself."""
+    """Yield the files below a class folder, regular ones before links; raises `OSError` for `folder` itself."""
     seen_folders = set()
     pending = [(folder, 0)]
     links: list[tuple[os.DirEntry[str], os.stat_result, int]] = []
@@ -212,7 +206,7 @@ def _walk(folder: str, inside: str, listing: Listing) -> Iterator[tuple[os.DirEn
             if found is None:
                 continue
             if entry.is_dir():
-                if entry.is_symlink() and _leads_back(entry.path, inside):
+                if entry.is_symlink() and _links_inside(entry.path, inside):
                     listing.ignored[LINKED] += 1
                 else:
                     subfolders.append((entry.path, depth + 1))
@@ -238,8 +232,8 @@ def _status(entry: os.DirEntry[str], listing: Listing) -> os.stat_result | None:
         return None
 
 
-def _leads_back(path: str, inside: str) -> bool:
-    """Return whether a linked folder lies in the folder that is listed anyway, or holds it."""
+def _links_inside(path: str, inside: str) -> bool:
+    """Return whether a linked folder is inside the listed folder, or contains it."""
     target = os.path.realpath(path)
     return target == inside or target.startswith(inside + os.sep) or inside.startswith(target.rstrip(os.sep) + os.sep)
 
@@ -300,7 +294,7 @@ _SYSTEM_NAMES = frozenset(
 
 SPLITS = ("train", "validation", "test")
 
-# Names of folders, in any case, that are taken for splits.
+# Folder names, in any case, that mark splits.
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",

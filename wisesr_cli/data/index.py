@@ -1,7 +1,4 @@
-"""The records of a dataset: which files belong to which split and class.
-
-Compact enough for a million files: paths as one tuple of strings, labels and facts as NumPy arrays.
-"""
+"""The records of a dataset: which files belong to which split and class, compact enough for a million files."""
 
 from __future__ import annotations
 
@@ -18,8 +15,7 @@ from wisesr_cli import text
 Labels = npt.NDArray[np.int64]
 Facts = npt.NDArray[np.void]
 
-# What is known of a file: from its folder (size, time), from its first and last bytes (a hash of them, for finding
-# duplicates), and from its image header.
+# Facts about a file: size and time, a hash of its first and last bytes (for finding duplicates), and its image header.
 FACTS = np.dtype(
     [
         ("size", "<i8"),
@@ -41,7 +37,7 @@ class Split:
 
     paths: tuple[str, ...]  # relative to the index's root, with /
     labels: Labels  # positions in the index's class names
-    facts: Facts | None = None  # dtype FACTS; None when the files were not looked at
+    facts: Facts | None = None  # dtype FACTS; None when the files were not scanned
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -59,9 +55,9 @@ class DatasetIndex:
     class_names: tuple[str, ...]
     root: str  # the data folder
     splits: dict[str, Split]  # `train`, and `validation` and `test` where there are any
-    folders: dict[str, str] = field(default_factory=dict)  # split -> its folder, where it has one of its own
-    unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason) of what was left out
-    ignored: dict[str, int] = field(default_factory=dict)  # suffix or kind -> files that were passed over
+    folders: dict[str, str] = field(default_factory=dict)  # split -> its folder, if any
+    unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason)
+    ignored: dict[str, int] = field(default_factory=dict)  # suffix or kind -> number of skipped files
     notes: tuple[str, ...] = ()
 
     def absolute(self, split: str) -> list[str]:
@@ -70,19 +66,19 @@ class DatasetIndex:
         return [start + path for path in self.splits[split].paths]
 
     def counts(self, split: str) -> Labels:
-        """Return how many examples each class has in a split: (classes,)."""
+        """Return the number of examples of each class in a split: (classes,)."""
         return np.bincount(self.splits[split].labels, minlength=len(self.class_names)).astype(np.int64)
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
-        """Give (path, class name, split) of every example."""
+        """Yield (path, class name, split) of every example."""
         for name, split in self.splits.items():
             for path, label in zip(split.paths, split.labels.tolist(), strict=True):
                 yield path, self.class_names[label], name
 
     def record(self) -> dict[str, Any]:
-        """Return what `differences` compares with: per split and class the number of files and a hash of them.
+        """Return the record for `differences`: per split and class the number of files and a hash of them.
 
-        The hash is over relative path, size and modification time: it notices every edit without reading the files.
+        The hash covers relative path, size and modification time, and detects edits without reading the files.
         """
         return {
             "classes": list(self.class_names),
@@ -90,7 +86,7 @@ class DatasetIndex:
         }
 
     def differences(self, record: dict[str, Any]) -> tuple[str, ...]:
-        """Return what changed since `record` was taken, a line each; empty when nothing did."""
+        """Return the changes since `record` was taken, one per line."""
         now = self.record()
         lines = []
         if now["classes"] != record.get("classes"):
@@ -113,7 +109,7 @@ class DatasetIndex:
 
 
 def index_from_rows(root: str, class_names: Iterable[str], rows: Iterable[tuple[str, str, str]]) -> DatasetIndex:
-    """Return the index of stored rows (path, class name, split); the files themselves are not looked at."""
+    """Return the index of stored rows (path, class name, split), without reading the files."""
     names = tuple(class_names)
     positions = {name: label for label, name in enumerate(names)}
     paths: dict[str, list[str]] = {}
@@ -127,9 +123,8 @@ def index_from_rows(root: str, class_names: Iterable[str], rows: Iterable[tuple[
 
 def _hash_files(split: Split) -> str:
     order = sorted(range(len(split)), key=split.paths.__getitem__)
-    digest = hashlib.blake2b(
-        "\0".join(split.paths[i] for i in order).encode("utf-8", "surrogateescape"), digest_size=16
-    )
+    names = "\0".join(split.paths[i] for i in order).encode("utf-8", "surrogateescape")
+    digest = hashlib.blake2b(names, digest_size=16)
     if split.facts is not None:
         chosen = split.facts[order]
         digest.update(np.ascontiguousarray(chosen["size"]).tobytes())
@@ -149,10 +144,8 @@ def _split_differences(split: str, before: dict[str, Any], after: dict[str, Any]
     lines = []
     for name in changed[:5]:
         old, new = before.get(name, [0])[0], after.get(name, [0])[0]
-        what = (
-            f"{old:,} files before, {new:,} now" if old != new else f"of {text.counted(old, 'file')} some were changed"
-        )
-        lines.append(f"{split}, class '{text.visible(name)}': {what}")
+        counts, edited = f"{old:,} files before, {new:,} now", f"of {text.counted(old, 'file')} some were changed"
+        lines.append(f"{split}, class '{text.visible(name)}': {counts if old != new else edited}")
     if len(changed) > 5:
         lines.append(f"{split}: {len(changed) - 5:,} more classes differ")
     return lines

@@ -1,4 +1,4 @@
-"""Finds the inputs of `predict` and `explain`: files, folders, globs, lists of paths; in order, as they come."""
+"""Finds the inputs of `predict` and `explain`: files, folders, globs and lists of paths, in order, as a stream."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from wisesr_cli.errors import DataError
 from wisesr_cli.images.decoding import SUFFIXES
 from wisesr_cli.text import visible
 
-RUN = 4096  # names that are held as they are
+RUN = 4096  # names held uncompressed
 
 
-def in_order(names: Iterable[str]) -> Iterator[str]:
-    """Give names sorted as `sorted` does; all of them are read before this returns, and kept in packed runs.
+def sorted_names(names: Iterable[str]) -> Iterator[str]:
+    """Return names in the order of `sorted`, having read all of them into compressed runs; none may contain NUL.
 
-    A name takes a few bytes so, where a Python string takes fifty and its characters. None may hold NUL.
+    A name then takes a few bytes, where a Python string takes fifty and its characters.
     """
     rest = iter(names)
     runs = []
@@ -42,7 +42,7 @@ def in_order(names: Iterable[str]) -> Iterator[str]:
 
 
 def _unpacked(run: bytes) -> Iterator[str]:
-    """Give the names of a run one by one: merging begins all runs at once."""
+    """Yield the names of a run one by one, because merging opens all runs at once."""
     decompressor = zlib.decompressobj()
     rest = b""
     while not decompressor.eof:
@@ -53,16 +53,16 @@ def _unpacked(run: bytes) -> Iterator[str]:
     yield rest.decode("utf-8", "surrogatepass")
 
 
-BLOCK_BYTES = 65536  # that a list of paths is read in
-LONGEST_PATH = 65536  # bytes; the longest that a system opens are 4,096
+BLOCK_BYTES = 65536  # read at a time from a list of paths
+LONGEST_PATH = 65536  # bytes; operating systems open at most 4,096
 
 
-class _ListBegins:
-    """Stands among the paths where those of a list begin, which may be yet to come."""
+class _ListStart:
+    """Marks the start of a list among the paths; the list may not have been written yet."""
 
 
 class Inputs(Iterator[str]):
-    """The paths of the images that are meant, in order, as typed; see `find_inputs`."""
+    """The paths of the input images, in order, as typed; see `find_inputs`."""
 
     def __init__(
         self, arguments: Iterable[str], from_file: str | None, null_separated: bool, ignored: Counter[str]
@@ -71,8 +71,8 @@ class Inputs(Iterator[str]):
         self._list: PathList | None = None
         lists = () if from_file is None else (self._read_file(from_file),)
         typed = (self._read_standard_input() if name == "-" else _expand(name, ignored) for name in arguments)
-        self._paths: Iterator[str | _ListBegins] = chain.from_iterable(chain(typed, lists))
-        self._ahead: deque[str] = deque()  # at most one path, which `ready` came upon
+        self._paths: Iterator[str | _ListStart] = chain.from_iterable(chain(typed, lists))
+        self._ahead: deque[str] = deque()  # at most one path, read by `ready`
 
     def __next__(self) -> str:
         """Return the next path."""
@@ -81,10 +81,9 @@ class Inputs(Iterator[str]):
         return self._ahead.popleft()
 
     def ready(self) -> bool:
-        """Return whether the next path, or the end, is there without waiting for whoever writes the list.
+        """Return whether the next path, or the end, is available without waiting for the writer of the list.
 
-        Raises:
-            DataError: see `find_inputs`.
+        Raises `DataError` as `find_inputs` does.
         """
         if self._ahead:
             return True
@@ -92,28 +91,28 @@ class Inputs(Iterator[str]):
             return False
         for found in islice(self._paths, 1):
             self._take(found)
-            if not self._ahead:  # a list begins
+            if not self._ahead:  # a list starts
                 return self._list is not None and self._list.ready()
         return True
 
-    def _take(self, found: str | _ListBegins) -> None:
+    def _take(self, found: str | _ListStart) -> None:
         if isinstance(found, str):
             self._ahead.append(found)
 
-    def _read_standard_input(self) -> Iterator[str | _ListBegins]:
+    def _read_standard_input(self) -> Iterator[str | _ListStart]:
         if sys.stdin is None:
             raise DataError("standard input: cannot be read: it is closed")
         return self._read("standard input", sys.stdin.buffer)
 
-    def _read_file(self, path: str) -> Iterator[str | _ListBegins]:
+    def _read_file(self, path: str) -> Iterator[str | _ListStart]:
         if not Path(path).is_file():
-            yield _ListBegins()  # opening a named pipe waits for whoever writes it
+            yield _ListStart()  # opening a named pipe waits for its writer
         with _reading(visible(path)), Path(path).open("rb") as file:
             yield from self._read(visible(path), file)
 
-    def _read(self, name: str, file: BinaryIO) -> Iterator[str | _ListBegins]:
+    def _read(self, name: str, file: BinaryIO) -> Iterator[str | _ListStart]:
         self._list = PathList(name, file, self._separator)
-        yield _ListBegins()
+        yield _ListStart()
         with _reading(name):
             yield from self._list
         self._list = None
@@ -126,26 +125,20 @@ def find_inputs(
     null_separated: bool = False,
     ignored: Counter[str] | None = None,
 ) -> Inputs:
-    """Give the paths of the images that are meant, in order, as typed.
+    """Return the paths of the input images, in order, as typed.
 
-    Args:
-        inputs: files, folders (their images, recursive and sorted), globs, and `-` for paths on standard input.
-        from_file: a file with a path per line.
-        null_separated: paths that are read end in NUL instead of a line feed.
-        ignored: counts the files of folders that are passed over, by suffix, or as `folders.HIDDEN`.
+    `inputs` are files, folders (their images, recursive and sorted), globs, and `-` for paths on standard input;
+    `from_file` is a file with a path per line. `null_separated` lists end paths in NUL instead of a line feed.
+    `ignored` counts the skipped files of folders, by suffix or as `folders.HIDDEN`.
 
-    Raises:
-        DataError: an input is no file, no folder and matches nothing, or a list cannot be read.
+    Iteration raises `DataError` when a pattern matches nothing, or a list cannot be read.
     """
     return Inputs(inputs, from_file, null_separated, Counter() if ignored is None else ignored)
 
 
 @dataclass(frozen=True)
 class WantedInputs:
-    """Which images are meant: `inputs` and `from_file` are those of `find_inputs`.
-
-    `shard`: which of them; None is all.
-    """
+    """The arguments of `find_inputs`, and the shard of its paths to use (None: all)."""
 
     inputs: tuple[str, ...]
     from_file: str | None = None
@@ -153,23 +146,19 @@ class WantedInputs:
     shard: Shard | None = None
 
     def find(self, oddities: Oddities | None = None) -> Inputs | ShardInputs:
-        """Return the inputs; what was passed over is counted among the oddities."""
+        """Return the inputs; skipped files are counted in `oddities`."""
         ignored = None if oddities is None else oddities.ignored
         found = find_inputs(self.inputs, from_file=self.from_file, null_separated=self.null_separated, ignored=ignored)
         return found if self.shard is None else ShardInputs(found, found.ready, self.shard)
 
     @property
     def is_read_once(self) -> bool:
-        """Whether the inputs come through a pipe, and cannot be counted beforehand."""
+        """Whether the inputs come through a pipe, so that they cannot be counted beforehand."""
         return "-" in self.inputs or (self.from_file is not None and not Path(self.from_file).is_file())
 
 
 def not_empty(paths: Iterable[str]) -> Iterator[str]:
-    """Return the same paths, having made sure that there is a first one.
-
-    Raises:
-        DataError: there is none.
-    """
+    """Return the same paths; raises `DataError` where there are none."""
     iterator = iter(paths)
     first = next(iterator, None)
     if first is None:
@@ -181,20 +170,20 @@ def _expand(argument: str, ignored: Counter[str]) -> Iterator[str]:
     if argument and Path(argument).is_dir():
         yield from _images_below(argument, ignored)
     elif os.path.lexists(argument) or not glob.has_magic(argument):
-        yield argument  # a file that is named is always tried; a missing one gets a record that says so
+        yield argument  # a named file is always tried; a missing one gets a record with the error
     else:
         yield from _matches(argument, ignored)
 
 
 def _matches(pattern: str, ignored: Counter[str]) -> Iterator[str]:
-    """Give what a pattern matches, sorted, and for folders the images in them."""
-    matches = in_order(glob.iglob(pattern, recursive=True))  # noqa: PTH207  (paths stay as they were typed)
+    """Yield the sorted matches of a pattern, and for folders the images in them."""
+    matches = sorted_names(glob.iglob(pattern, recursive=True))  # noqa: PTH207  (paths stay as they were typed)
     first = next(matches, None)
     if first is None:
         raise DataError(f"{visible(pattern)}: matches no file")
     images = (_images_below(match, ignored) if Path(match).is_dir() else (match,) for match in chain((first,), matches))
     paths = chain.from_iterable(images)
-    # `photos/**` matches a folder and what is in it, and goes through links that lead back.
+    # `photos/**` matches a folder and its content, and follows links to folders above.
     return _each_file_once(paths) if "**" in pattern else paths
 
 
@@ -207,14 +196,14 @@ def _each_file_once(paths: Iterable[str]) -> Iterator[str]:
 
 
 class _Hashes:
-    """Hashes of 64 bits that were met, eight bytes each: a set of as many names takes twenty times as much."""
+    """A set of 64-bit hashes at eight bytes each: a set of the names takes twenty times as much memory."""
 
     def __init__(self) -> None:
         self._known = np.zeros(0, np.uint64)  # sorted
         self._recent: set[int] = set()
 
     def add(self, digest: int) -> bool:
-        """Keep a hash, and return whether it is new."""
+        """Add a hash; return whether it is new."""
         position = int(np.searchsorted(self._known, np.uint64(digest)))
         is_known = position < len(self._known) and int(self._known[position]) == digest
         if is_known or digest in self._recent:
@@ -227,18 +216,18 @@ class _Hashes:
 
 
 def _images_below(folder: str, ignored: Counter[str]) -> Iterator[str]:
-    """Give the images of a folder and, after them, of its folders; hidden ones are passed over, links not followed."""
-    waiting = [folder]
-    while waiting:
-        folder = waiting.pop()
+    """Yield the images of a folder, then of its subfolders; hidden ones are skipped, links not followed."""
+    pending = [folder]
+    while pending:
+        folder = pending.pop()
         folders: list[str] = []
-        images = in_order(_list_folder(folder, folders, ignored))
+        images = sorted_names(_list_folder(folder, folders, ignored))
         yield from (os.path.join(folder, name) for name in images)  # noqa: PTH118  (paths stay as they were typed)
-        waiting += [os.path.join(folder, name) for name in sorted(folders, reverse=True)]  # noqa: PTH118
+        pending += [os.path.join(folder, name) for name in sorted(folders, reverse=True)]  # noqa: PTH118
 
 
 def _list_folder(folder: str, folders: list[str], ignored: Counter[str]) -> Iterator[str]:
-    """Give the names of the images in a folder, and add those of the folders in it to `folders`."""
+    """Yield the names of the images in a folder, and add those of its subfolders to `folders`."""
     with _reading(visible(folder)), os.scandir(folder) as entries:
         for entry in entries:
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  (pathlib would intern every name)
@@ -254,7 +243,7 @@ def _list_folder(folder: str, folders: list[str], ignored: Counter[str]) -> Iter
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Let an error of the system in the block be one of what is read there."""
+    """Turn an `OSError` in the block into a `DataError` that names what is read."""
     try:
         yield
     except OSError as error:
@@ -262,20 +251,14 @@ def _reading(name: str) -> Iterator[None]:
 
 
 class PathList(Iterable[str]):
-    """The paths in a file or a pipe, read as they come.
-
-    Args:
-        name: what it is called in an error.
-        file: where they are read from.
-        separator: what stands behind each of them.
-    """
+    """The paths in a file or pipe, read as they arrive; each ends in `separator`. `name` is for errors."""
 
     def __init__(self, name: str, file: BinaryIO, separator: bytes) -> None:
         self.name, self.file, self.separator = name, file, separator
         self._lines: deque[bytes] = deque()
 
     def __iter__(self) -> Iterator[str]:
-        """Give the paths; empty lines are none."""
+        """Yield the paths; empty lines are skipped."""
         rest = b""
         while block := self._read():
             *lines, rest = (rest + block).split(self.separator)
@@ -287,20 +270,20 @@ class PathList(Iterable[str]):
         yield from self._path(rest)
 
     def ready(self) -> bool:
-        """Return whether the next path, or the end, is there without waiting."""
+        """Return whether the next path, or the end, is available without waiting."""
         return bool(self._lines) or self._wait(0)
 
     def _read(self) -> bytes:
-        """Return what is there, without waiting for a whole block; nothing at the end."""
+        """Return the available bytes without waiting for a whole block; empty at the end."""
         self._wait(None)
         block: bytes = self.file.read1(BLOCK_BYTES)  # type: ignore[attr-defined]
         return block
 
     def _wait(self, seconds: float | None) -> bool:
-        """Wait until something can be read; return whether it can."""
+        """Wait until the file is readable; return whether it is."""
         try:
             return bool(select.select([self.file], [], [], seconds)[0])
-        except (OSError, ValueError):  # no file of the system, or one that cannot be asked
+        except (OSError, ValueError):  # not a file of the operating system, or one that `select` does not support
             return True
 
     def _path(self, line: bytes) -> Iterator[str]:

@@ -1,6 +1,7 @@
-"""Findings about image folders, for `wisesr check`: what `dataset` would refuse, and what training would suffer from.
+"""Findings about image folders, for `wisesr check`: what `dataset` would reject, and what would harm training.
 
-Every problem becomes a row, none an error. To add a check, write a function that gives findings and add it to `CHECKS`.
+Every problem becomes a row, none an error. To add a check, write a function that yields findings and add it to
+`CHECKS`.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from wisesr_cli.images.color import Pixels
 from wisesr_cli.listening import Listener
 from wisesr_cli.results import Finding, Level
 
-WARNED_IMBALANCE = 10  # times as many images in the largest class as in the smallest, from which on it is warned of
+WARNED_IMBALANCE = 10  # largest class by smallest class, from which on there is a warning
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a check may look at."""
+    """The input of a check."""
 
     data: DataConfig
     seed: int
@@ -38,14 +39,14 @@ class Case:
     listener: Listener
 
     def training_index(self) -> DatasetIndex:
-        """Return the splits as training would have them; as they are on the disk where none can be set aside."""
+        """Return the splits that training would use, or those on the disk where validation cannot be split off."""
         with suppress(DataError):  # a row of its own
             return self.found.index(self.found.splits_for_training(self.data, seed=self.seed))
         return self.found.index()
 
 
 def inspect_data(data: DataConfig, *, seed: int, listener: Listener) -> tuple[Finding, ...]:
-    """Return what was found in the data folders, every image decoded to its end unless it is known to be sound."""
+    """Return the findings; every image not yet known to be valid is decoded completely."""
     try:
         found = survey(data, listener=listener)
     except DataError as error:
@@ -72,16 +73,14 @@ def _check_classes(case: Case) -> Iterator[Finding]:
     splits_shown = ", ".join(f"{name} {len(split):,}" for name, split in index.splits.items())
     message = f"{text.counted(len(counts), 'class', 'classes')} ({shown}{more}); images: {splits_shown}"
     yield Finding("pass", "classes", message, len(counts))
-    if lacking := case.found.classes_without_images():
-        yield Finding("fail", "class-without-images", without_images_message(lacking), len(lacking))
+    if empty := case.found.classes_without_images():
+        yield Finding("fail", "class-without-images", without_images_message(empty), len(empty))
     if len(counts) > 1 and counts.min() > 0 and counts.max() >= WARNED_IMBALANCE * counts.min():
         ratio = counts.max() / counts.min()
         largest, smallest = (text.visible(index.class_names[order[position]]) for position in (0, -1))
         advice = "consider train.class_weights: balanced and judge by balanced_accuracy"
-        message = (
-            f"the largest class ({largest}) has {ratio:.0f} times the images of the smallest ({smallest}): {advice}"
-        )
-        yield Finding("warn", "imbalance", message, int(ratio))
+        relation = f"has {ratio:.0f} times the images of the smallest ({smallest})"
+        yield Finding("warn", "imbalance", f"the largest class ({largest}) {relation}: {advice}", int(ratio))
 
 
 def _check_validation(case: Case) -> Iterator[Finding]:
@@ -154,9 +153,8 @@ def _check_sizes(case: Case) -> Iterator[Finding]:
             small.extend(split.paths[position] for position in np.flatnonzero(tiny))
             turned += int((split.facts["orientation"] > 1).sum())
     if small:
-        message = (
-            f"{text.counted(len(small), 'image')} at most half of {height}x{width}: consider a smaller data.image_size"
-        )
+        count = text.counted(len(small), "image")
+        message = f"{count} at most half of {height}x{width}: consider a smaller data.image_size"
         yield Finding("warn", "small-images", message, len(small), tuple(small))
     if turned:
         message = f"{text.counted(turned, 'image')} stored turned or mirrored (EXIF): shown upright to the model"
@@ -164,7 +162,7 @@ def _check_sizes(case: Case) -> Iterator[Finding]:
 
 
 def _decode_all(case: Case) -> list[tuple[str, str]]:
-    """Return the images that do not decode to their end, with the reasons."""
+    """Return the images that cannot be decoded completely, with the reasons."""
     index = case.found.index()
     paths = [path for name in index.splits for path in index.absolute(name)]
     keys = file_keys(paths, pixel_limit=case.data.pixel_limit)

@@ -1,4 +1,4 @@
-"""What is odd about images that can be read, counted and put in words with the first names."""
+"""Counts unusual images that can be read, and words the messages about them."""
 
 from __future__ import annotations
 
@@ -18,33 +18,8 @@ SHOWN = 3  # names in a message
 
 
 @dataclass
-class Oddities:
-    """Counts what is odd about a stream of images, in constant memory, to be told once at its end."""
-
-    animated: Counted = field(default_factory=lambda: Counted())
-    misnamed: Counted = field(default_factory=lambda: Counted())
-    ignored: Counter[str] = field(default_factory=Counter)  # suffix, or `folders.HIDDEN` -> files passed over
-
-    def add(self, path: str, header: ImageHeader) -> None:
-        """Count an image that was read."""
-        if header.animated:
-            self.animated.add(path)
-        if SUFFIXES.get(PurePath(path).suffix.lower(), header.format) != header.format:
-            self.misnamed.add(path)
-
-    def tell(self, listener: Listener) -> None:
-        """Say what was counted."""
-        if self.ignored:
-            listener.note(ignored_message(self.ignored))
-        if self.misnamed.count:
-            listener.note(misnamed_message(self.misnamed.count, self.misnamed.first))
-        if self.animated.count:
-            listener.warn(animated_message(self.animated.count, self.animated.first))
-
-
-@dataclass
 class Counted:
-    """How many there were, and the names of the first."""
+    """A count, and the names of the first."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -54,6 +29,31 @@ class Counted:
         self.count += 1
         if len(self.first) < SHOWN:
             self.first.append(path)
+
+
+@dataclass
+class Oddities:
+    """Counts of unusual images in a stream, in constant memory, to be reported at its end."""
+
+    animated: Counted = field(default_factory=Counted)
+    misnamed: Counted = field(default_factory=Counted)
+    ignored: Counter[str] = field(default_factory=Counter)  # suffix, or `folders.HIDDEN` -> skipped files
+
+    def add(self, path: str, header: ImageHeader) -> None:
+        """Count a decoded image."""
+        if header.animated:
+            self.animated.add(path)
+        if SUFFIXES.get(PurePath(path).suffix.lower(), header.format) != header.format:
+            self.misnamed.add(path)
+
+    def tell(self, listener: Listener) -> None:
+        """Report the counts."""
+        if self.ignored:
+            listener.note(ignored_message(self.ignored))
+        if self.misnamed.count:
+            listener.note(misnamed_message(self.misnamed.count, self.misnamed.first))
+        if self.animated.count:
+            listener.warn(animated_message(self.animated.count, self.animated.first))
 
 
 def misnamed_message(count: int, paths: Sequence[str]) -> str:
@@ -71,7 +71,7 @@ def _first(count: int, paths: Sequence[str]) -> str:
 
 
 class Tally:
-    """How many records there were, and how many of them could not be read."""
+    """The numbers of records and of unreadable ones."""
 
     def __init__(self) -> None:
         self.records = self.unreadable = 0
@@ -83,15 +83,11 @@ class Tally:
 
     @property
     def complaint(self) -> str:
-        """How many could not be read, as a sentence."""
+        """The number of unreadable images, as a sentence."""
         return f"{self.unreadable:,} of {counted(self.records, 'image')} could not be read"
 
     def exit_code(self, *, strict: bool) -> int:
-        """Return the exit code that the records come to.
-
-        Raises:
-            DataError: with `strict` one could not be read, or all could not.
-        """
+        """Return the exit code; raises `DataError` where all images, or with `strict` any, could not be read."""
         if self.unreadable and (strict or self.unreadable == self.records):
             raise DataError(self.complaint)
         return SOME_UNREADABLE if self.unreadable else 0

@@ -1,8 +1,8 @@
 """Decoded images on disk, one file per dataset and image size, shared by all runs.
 
-A file `KEY.pixels` holds a byte per image (1: it was readable), then every image as uint8 (height, width, 3). The key
-covers the files, their times and the way of decoding, so a cache never goes stale; it is removed when others need its
-room. A lock on the file says that a process is using it.
+A file `KEY.pixels` contains a byte per image (1: readable), then every image as uint8 (height, width, 3). The key
+covers the files, their times and the decoding options, so a cache never goes stale; it is removed when others need its
+space. A process locks the file while it uses it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from wisesr_cli.images.decoding import DECODER_VERSION
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.locks import take
 
-DISK_LIMIT_BYTES = 20 * 10**9  # of all caches together
-SPARE_BYTES = 10**9  # what caches leave free on the disk
+DISK_LIMIT_BYTES = 20 * 10**9  # total of all caches
+SPARE_BYTES = 10**9  # left free on the disk
 
 
 class DiskCache:
     """The pixels of a list of files on disk; call `close` to let others remove the file.
 
-    They are read, not mapped: pages of a mapped file count as memory of the process until the machine runs short, and a
-    file that someone cuts short would end the process instead of being an error.
+    They are read, not mapped: mapped pages count as memory of the process until the machine runs short, and a truncated
+    file would kill the process instead of raising an error.
     """
 
     def __init__(self, path: Path, file: _Descriptor, shape: tuple[int, int, int, int]) -> None:
@@ -48,21 +48,21 @@ class DiskCache:
     def read(self, positions: npt.NDArray[np.int64], batch: Pixels) -> None:
         """Fill `batch`, (positions, height, width, 3), with the images at `positions`; from any thread.
 
-        Raises `OSError` when the file was cut short, `ValueError` once it is closed.
+        Raises `OSError` when the file was truncated, `ValueError` once it is closed.
         """
-        file = self._file  # a reference: nobody closes the file while it is read
+        file = self._file  # this reference keeps the file open while it is read
         if file is None:
             raise ValueError("the cache is closed")
         for row, position in enumerate(positions.tolist()):
             _read_all(file.number, batch[row], self._count + position * self._row_bytes)
 
     def close(self) -> None:
-        """Give up the lock, once no thread reads any more."""
+        """Release the lock as soon as no thread is reading."""
         self._file = None
 
 
 class _Descriptor:
-    """The number of an open file, which is closed when nobody refers to this any more."""
+    """A file descriptor, closed when the last reference to this object is gone."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -72,11 +72,11 @@ class _Descriptor:
 
 
 class CacheWriter:
-    """Takes the pixels of a new cache, in any order and from any thread, until it is closed."""
+    """Writes the pixels of a new cache, in any order and from any thread, until it is closed."""
 
     def __init__(self, descriptor: int, shape: tuple[int, int, int, int]) -> None:
         self._descriptor = descriptor
-        # The number of a closed descriptor soon is that of another file: no write may be under way, or begin, by then.
+        # The system reuses the number of a closed descriptor: no write may be in progress, or start, after closing.
         self._lock = threading.Lock()
         self._count = shape[0]
         self._row_bytes = int(np.prod(shape[1:]))
@@ -99,14 +99,14 @@ class CacheWriter:
 
 
 def cache_path(keys: Keys, image_size: tuple[int, int], resize: str) -> Path:
-    """Return where the pixels of files with these keys (see `verified.file_keys`) are kept."""
+    """Return the path of the cache for files with these keys (see `verified.file_keys`)."""
     digest = hashlib.blake2b(f"{DECODER_VERSION} {image_size} {resize}".encode(), digest_size=16)
     digest.update(keys.tobytes())
     return caches.cache_dir() / "pixels" / f"{digest.hexdigest()}.pixels"
 
 
 def open_cache(path: Path, shape: tuple[int, int, int, int]) -> DiskCache | None:
-    """Return a complete cache, marked as used now; None when there is none."""
+    """Return a complete cache and update its time of use; None when there is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -125,10 +125,7 @@ def open_cache(path: Path, shape: tuple[int, int, int, int]) -> DiskCache | None
 
 @contextlib.contextmanager
 def new_cache(path: Path, shape: tuple[int, int, int, int]) -> Iterator[CacheWriter]:
-    """Write a cache; it gets its name when the block ends well, and is removed when it does not.
-
-    Raises `OSError` when there is no room for it.
-    """
+    """Write a cache, which gets its name when the block succeeds, else is removed; raises `OSError` without space."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     _make_room(path.parent, _total_bytes(shape))
@@ -146,7 +143,7 @@ def new_cache(path: Path, shape: tuple[int, int, int, int]) -> Iterator[CacheWri
 
 
 def has_room(shape: tuple[int, int, int, int]) -> bool:
-    """Return whether a cache of this shape may be written: within the limit, and on the disk."""
+    """Return whether a cache of this shape fits within the limit and on the disk."""
     needed = _total_bytes(shape)
     folder = caches.cache_dir()
     while not folder.exists() and folder != folder.parent:
@@ -163,7 +160,7 @@ def _total_bytes(shape: tuple[int, int, int, int]) -> int:
 
 
 def _make_room(folder: Path, needed: int) -> None:
-    """Remove what killed processes left, then caches, least recently used first, until `needed` more bytes fit."""
+    """Remove files of killed processes, then the least recently used caches, until `needed` more bytes fit."""
     for left_over in sorted(folder.glob("*.tmp")):
         _remove_unused(left_over)
     ages = []
@@ -199,7 +196,7 @@ def _remove_unused(path: Path) -> bool:
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Take the disk's blocks now: a full disk is found here, not by a later read of a hole."""
+    """Allocate the disk blocks now, so that a full disk is an error here."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
     else:
@@ -213,7 +210,6 @@ def _write_all(descriptor: int, view: memoryview, offset: int) -> None:
 
 
 def _read_all(descriptor: int, values: npt.NDArray[np.uint8], offset: int) -> None:
-    """Fill an array from a file."""
     view = values.data.cast("B")
     while view:
         count = os.preadv(descriptor, [view], offset)

@@ -1,8 +1,4 @@
-"""uint8 batches of images: decoded once and kept, or decoded again for every epoch.
-
-Training and evaluation read `DecodedImages`, which knows its files beforehand; prediction streams with
-`decode_in_order`, whose memory does not grow with the number of inputs. Decoding runs in threads.
-"""
+"""uint8 batches of images for training and evaluation, decoded in threads: once and cached, or again in every epoch."""
 
 from __future__ import annotations
 
@@ -34,9 +30,9 @@ Shape = tuple[int, int, int, int]  # (files, height, width, 3)
 
 
 class DecodedImages:
-    """The images of a list of files at one size, by position among those that could be read.
+    """The readable images of a list of files at one size, by index.
 
-    `kept` holds, for every position, the position in the list of files: labels go with `labels[pixels.kept]`.
+    `kept` maps an index to its position in the list of files: the labels are `labels[pixels.kept]`.
     """
 
     def __init__(
@@ -48,7 +44,7 @@ class DecodedImages:
         self._read = read
         self._shape = shape[1:]
         self._rows: Pixels | None = None
-        self._known: npt.NDArray[np.bool_] | None = None  # which of the rows have been read; None: all
+        self._known: npt.NDArray[np.bool_] | None = None  # which rows have been read; None: all
         self._disk: pixel_cache.DiskCache | None = None
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="wisesr")
@@ -59,11 +55,11 @@ class DecodedImages:
     def batch(self, indices: npt.NDArray[np.integer]) -> Pixels:
         """Return the images at `indices`, uint8 (batch, height, width, 3); may be called from several threads.
 
-        Raises `DataError` for a file that is gone or damaged since it was first read.
+        Raises `DataError` for a file that was removed or damaged since it was first read.
         """
         positions = self.kept[indices]
         if self._rows is not None:
-            self._read_lacking(self._rows, positions)
+            self._read_missing(self._rows, positions)
             chosen: Pixels = self._rows[positions]
             return chosen
         batch = np.empty((len(positions), *self._shape), np.uint8)
@@ -74,28 +70,28 @@ class DecodedImages:
         return batch
 
     def close(self) -> None:
-        """Stop the threads and let go of the cache."""
+        """Stop the threads and release the cache."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._rows = None
         if self._disk is not None:
             self._disk.close()
 
     def keep_rows(self, rows: Pixels, known: npt.NDArray[np.bool_] | None = None) -> None:
-        """Serve batches from `rows`, (files, height, width, 3), from now on; those not `known` are read first."""
+        """Serve batches from `rows`, (files, height, width, 3); rows that are not `known` are read on demand."""
         self._rows, self._known, self.cache = rows, known, "memory"
 
     def keep_disk(self, disk: pixel_cache.DiskCache) -> None:
-        """Serve batches from a cache on disk from now on."""
+        """Serve batches from a cache on disk."""
         self._disk, self.cache = disk, "disk"
 
-    def _read_lacking(self, rows: Pixels, positions: Positions) -> None:
-        """Decode those of the files at `positions` that nobody has asked for yet, and keep them."""
-        if self._known is None or len(lacking := positions[~self._known[positions]]) == 0:
+    def _read_missing(self, rows: Pixels, positions: Positions) -> None:
+        """Decode and store those files at `positions` that have not been read yet."""
+        if self._known is None or len(missing := positions[~self._known[positions]]) == 0:
             return
-        batch = np.empty((len(lacking), *self._shape), np.uint8)
-        self._decode_into(lacking, batch)
-        rows[lacking] = batch
-        self._known[lacking] = True  # after the pixels: another thread may look at it
+        batch = np.empty((len(missing), *self._shape), np.uint8)
+        self._decode_into(missing, batch)
+        rows[missing] = batch
+        self._known[missing] = True  # after the pixels: other threads may read it
 
     def _read_disk(self, disk: pixel_cache.DiskCache, positions: Positions, batch: Pixels) -> None:
         try:
@@ -108,7 +104,7 @@ class DecodedImages:
             ) from error
 
     def _decode_into(self, positions: Positions, batch: Pixels) -> None:
-        """Decode images into the rows of a batch; each thread takes the next one as soon as it is done with one."""
+        """Decode images into the rows of a batch, in threads."""
         rest = iter(list(enumerate(positions.tolist())))
 
         def fill() -> None:
@@ -117,7 +113,7 @@ class DecodedImages:
 
         filling = [self._pool.submit(fill) for _ in range(min(self._workers, len(positions)))]
         while filling:
-            filling.pop().result()  # in no variable: its error's traceback would keep it, and this object, alive
+            filling.pop().result()  # no variable: a traceback would keep the future, and this object, alive
 
     def _decode(self, position: int) -> Pixels:
         try:
@@ -139,10 +135,10 @@ def open_pixels(
     workers: int | None = None,
     channel: Channel = ALONE_CHANNEL,
 ) -> DecodedImages:
-    """Return the images of files, every one of them decoded once before this returns, or known to be sound.
+    """Return the images of files, each decoded once before this returns, or known to be valid.
 
-    Of several processes each tries its share, and keeps what it tries and what it reads later, where there is room.
-    `auto` keeps them in memory when they fill at most a quarter of what is available, else on disk, else nowhere.
+    Each of several processes decodes its share, and caches what it decodes now and later where there is space. `auto`
+    caches in memory when the images fill at most a quarter of the available memory, else on disk, else not at all.
     Unreadable images are one `DataError`, or with `skip` a warning.
     """
     shape = (len(paths), *image_size, 3)
@@ -164,13 +160,13 @@ def open_pixels(
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> Positions:
-    """Return the order of `count` examples in an epoch: a permutation made from `seed` and `epoch` alone."""
+    """Return the order of `count` examples in an epoch: a permutation that depends only on `seed` and `epoch`."""
     return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int64)
 
 
 @dataclass
 class _Loading:
-    """What the ways of loading have in common."""
+    """The arguments that all ways of loading share."""
 
     paths: Sequence[str]
     keys: Keys
@@ -185,7 +181,7 @@ class _Loading:
         return pixel_cache.cache_path(self.keys, self.shape[1:3], self.resize)
 
     def readable(self, reasons: Iterable[int]) -> npt.NDArray[np.bool_]:
-        """Return which of all files can be read, from those that cannot."""
+        """Return which of all files are readable, given the unreadable positions."""
         readable = np.ones(len(self.paths), np.bool_)
         readable[list(reasons)] = False
         return readable
@@ -201,7 +197,7 @@ class _Loading:
         return self.readable(reasons)
 
     def reasons(self, positions: Positions, store: Callable[[int, Pixels], None]) -> dict[int, str]:
-        """Decode files and store their pixels; return why some cannot be read, by position."""
+        """Decode files and store their pixels; return position -> reason for the unreadable ones."""
 
         def decode(position: int) -> None:
             store(position, self.read(position))
@@ -211,7 +207,7 @@ class _Loading:
         )
 
     def report(self, reasons: dict[int, str]) -> None:
-        """Raise for unreadable images, or warn of them, as the config wants."""
+        """Raise or warn for unreadable images, as configured."""
         if not reasons:
             return
         unreadable = [(self.paths[position], reason) for position, reason in sorted(reasons.items())]
@@ -251,7 +247,7 @@ def _load_onto_disk(loading: _Loading) -> DecodedImages | None:
 
 
 def _report_again(loading: _Loading, found: pixel_cache.DiskCache) -> None:
-    """Report what could not be read when the cache was written: decoding it again gives the reasons."""
+    """Report the files that were unreadable when the cache was written; decoding them again gives the reasons."""
     unreadable = np.flatnonzero(~found.readable)
     if len(unreadable):
         try:
@@ -262,17 +258,16 @@ def _report_again(loading: _Loading, found: pixel_cache.DiskCache) -> None:
 
 
 def _load_nothing(loading: _Loading) -> DecodedImages:
-    """Only try the files that were never decoded to their end; keep no pixels."""
+    """Decode only files that are not known to be valid; store no pixels."""
     unknown = np.flatnonzero(~recall_verified(loading.keys))
     everything = np.ones(len(loading.paths), np.bool_)
     return loading.pixels(loading.decode(unknown, lambda position, pixels: None) if len(unknown) else everything)
 
 
 def _load_share(loading: _Loading, cache: Cache, channel: Channel) -> DecodedImages:
-    """Try this process's share of the files, and learn from the others which of theirs cannot be read.
+    """Decode this process's share of the files, and receive from the others which of theirs are unreadable.
 
-    No process decodes everything: in memory it keeps what it has decoded, and a cache on disk is used where there is a
-    complete one already.
+    In memory it caches only what it has decoded; a cache on disk is used where a complete one exists.
     """
     mine = share_of_files(np.arange(len(loading.paths)), process=channel.process, processes=channel.processes)
     disk, rows = _cache_of_share(loading, cache, channel)
@@ -292,7 +287,7 @@ def _load_share(loading: _Loading, cache: Cache, channel: Channel) -> DecodedIma
 def _cache_of_share(
     loading: _Loading, cache: Cache, channel: Channel
 ) -> tuple[pixel_cache.DiskCache | None, Pixels | None]:
-    """Return a complete cache on disk, or room for all images, which takes memory only as it is filled; or neither."""
+    """Return a complete cache on disk, or an array for all images, which takes memory as it is filled, or neither."""
     disk = pixel_cache.open_cache(loading.cache_path(), loading.shape) if cache in {"auto", "disk"} else None
     if disk is not None:
         return disk, None
@@ -306,9 +301,9 @@ def _cache_of_share(
 
 
 def _readable_everywhere(loading: _Loading, reasons: dict[int, str], channel: Channel) -> npt.NDArray[np.bool_]:
-    """Return which of all files every process takes; the main one reports those that cannot be read."""
-    told = channel.exchange(sorted(reasons.items()))
-    everywhere = {int(position): str(reason) for part in told for position, reason in part}
+    """Return which files are readable in every process; the main one reports the others."""
+    exchanged = channel.exchange(sorted(reasons.items()))
+    everywhere = {int(position): str(reason) for part in exchanged for position, reason in part}
     if channel.is_main:
         loading.report(everywhere)
     return loading.readable(everywhere)
@@ -322,12 +317,9 @@ def _caches_to_try(cache: Cache, shape: Shape) -> list[str]:
     return ["disk"] if pixel_cache.has_room(shape) else []
 
 
-_LOADERS: dict[str, Callable[[_Loading], DecodedImages | None]] = {
-    "memory": _load_into_memory,
-    "disk": _load_onto_disk,
-}
+_LOADERS: dict[str, Callable[[_Loading], DecodedImages | None]] = {"memory": _load_into_memory, "disk": _load_onto_disk}
 
 
 def share_of_files(positions: Positions, *, process: int, processes: int) -> Positions:
-    """Return every `processes`-th of `positions`, so that no process gets all files of a class or of a camera."""
+    """Return every `processes`-th position, so that no process gets all files of a class or camera."""
     return positions[process::processes]

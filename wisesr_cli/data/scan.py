@@ -1,7 +1,7 @@
-"""Read the header of every image in parallel, and remember what was seen.
+"""Reads the header of every image in threads, and caches the facts.
 
-The memory of a data folder lies in the cache folder. It holds a file's facts under its relative path; they count only
-while size and modification time are the same, so a second scan costs a look into the folders.
+The cache of a data folder is in the cache folder. It maps relative paths to facts, which are valid only while size and
+modification time are the same; a second scan only lists the folders.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from wisesr_cli.listening import Listener
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.threads import for_each
 
-_VERSION = 1  # to be raised when `FACTS` or the meaning of a field changes
+_VERSION = 1  # increase it when `FACTS` or the meaning of a field changes
 _ENDS_BYTES = 4096
-# Headers are parsed in Python: a second thread hides the waiting for the disk, four take twice as long as two.
+# Headers are parsed in Python: a second thread hides disk latency, but four take twice as long as two.
 _WORKERS = 2
 _FORMATS = {name: position for position, name in enumerate(decoding.SUPPORTED)}
 
@@ -33,19 +33,19 @@ def scan_files(
     sizes: Sequence[int],
     mtimes: Sequence[int],
     *,
-    memory_of: str,
+    cache_of: str,
     pixel_limit: int,
     listener: Listener,
 ) -> tuple[Facts, dict[int, str]]:
     """Return the facts of the files, and position -> reason for those whose header cannot be read or is refused.
 
-    `paths` are relative to `root`; `sizes` and `mtimes` (nanoseconds) are as they are now. Each folder `memory_of` has
-    a memory of its own.
+    `paths` are relative to `root`; `sizes` and `mtimes` (nanoseconds) are the current ones. Each folder `cache_of` has
+    its own cache.
     """
     facts = np.zeros(len(paths), FACTS)
     facts["size"], facts["mtime_ns"] = sizes, mtimes
-    memory = _memory_path(root, memory_of)
-    unknown = _recall(memory, paths, facts)
+    cache = _cache_path(root, cache_of)
+    unknown = _recall(cache, paths, facts)
     too_large = _too_large(facts, pixel_limit)
     if not len(unknown):
         return facts, too_large
@@ -62,12 +62,12 @@ def scan_files(
         progress.advance(len(paths) - len(unknown))
         for_each(read, unknown.tolist(), workers=_WORKERS, finished=progress.advance)
     if len(unreadable) < len(unknown):
-        _remember(memory, paths, facts, unreadable)
+        _remember(cache, paths, facts, unreadable)
     return facts, dict(sorted({**unreadable, **too_large}.items()))
 
 
 def _too_large(facts: Facts, pixel_limit: int) -> dict[int, str]:
-    """Return the files known from before, when the limit may have been another, that this one refuses."""
+    """Return the cached files over the current limit, which may have been higher before."""
     pixels = facts["width"].astype(np.int64) * facts["height"]
     return {
         position: decoding.size_reason(int(facts["width"][position]), int(facts["height"][position]), pixel_limit)
@@ -76,7 +76,7 @@ def _too_large(facts: Facts, pixel_limit: int) -> dict[int, str]:
 
 
 def _read_fact(path: str, pixel_limit: int) -> tuple[int, ...] | str:
-    """Return the fields of `FACTS` from `ends` on, or why the file cannot be read."""
+    """Return the fields of `FACTS` from `ends` on, or the reason why the file cannot be read."""
     try:
         descriptor, size = opening.open_descriptor(path)
         try:
@@ -99,20 +99,20 @@ def _read_fact(path: str, pixel_limit: int) -> tuple[int, ...] | str:
     return int.from_bytes(ends, "little"), header.width, header.height, where, header.orientation, flags
 
 
-def _memory_path(root: str, folder: str) -> Path:
+def _cache_path(root: str, folder: str) -> Path:
     key = hashlib.blake2b(f"{root}\0{folder}".encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
     return caches.cache_dir() / "scans" / f"{key}-{_VERSION}-{decoding.DECODER_VERSION}.npz"
 
 
-def _recall(memory: Path, paths: Sequence[str], facts: Facts) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    """Fill in the facts of files seen before; return the positions of the others."""
-    stored = caches.load_arrays(memory)
-    everything = np.arange(len(paths))
+def _recall(cache: Path, paths: Sequence[str], facts: Facts) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """Fill in the cached facts; return the positions of the other files."""
+    stored = caches.load_arrays(cache)
+    every_position = np.arange(len(paths))
     if not {"names", "facts"} <= stored.keys() or stored["facts"].dtype != FACTS:
-        return everything
+        return every_position
     names = stored["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
     if len(names) != len(stored["facts"]):
-        return everything
+        return every_position
     rows = {name: row for row, name in enumerate(names)}
     found = np.array([rows.get(path, -1) for path in paths], np.intp)
     known = stored["facts"][found]  # -1 takes the last row, which the next line rules out
@@ -121,7 +121,7 @@ def _recall(memory: Path, paths: Sequence[str], facts: Facts) -> np.ndarray[tupl
     return np.flatnonzero(~same)
 
 
-def _remember(memory: Path, paths: Sequence[str], facts: Facts, unreadable: dict[int, str]) -> None:
+def _remember(cache: Path, paths: Sequence[str], facts: Facts, unreadable: dict[int, str]) -> None:
     readable = np.array([i for i in range(len(paths)) if i not in unreadable], np.intp)
     names = "\0".join(paths[i] for i in readable).encode("utf-8", "surrogateescape")
-    caches.save_arrays(memory, {"names": np.frombuffer(names, np.uint8), "facts": facts[readable]})
+    caches.save_arrays(cache, {"names": np.frombuffer(names, np.uint8), "facts": facts[readable]})

@@ -1,7 +1,7 @@
-"""Splits the inputs of a prediction into shards, so that several processes or machines label a part each.
+"""Splits the inputs of a prediction into shards, so that several processes or machines label one part each.
 
-Shard I of N takes every N-th input, from number I on, both counted from 0: the shards differ by at most one input in
-size, they depend on nothing but the list, and their outputs, a line of each in turn, are that of one run.
+Shard I of N takes every N-th input from number I on, counted from 0: sizes differ by at most one input, shards depend
+only on the list, and interleaving the lines of their outputs gives the output of a single run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NO_INPUT = "no image to label: the folders, patterns and lists that were given h
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of the inputs is meant: number `index`, from 0, of `count`."""
+    """Part `index`, from 0, of `count` parts of the inputs."""
 
     index: int
     count: int
@@ -33,11 +33,7 @@ class Shard:
 
 
 def parse_shard(text: str) -> Shard:
-    """Return the shard of `--shard I/N`.
-
-    Raises:
-        UsageError: it is not one of them.
-    """
+    """Return the shard of `--shard I/N`; raises `UsageError` for any other text."""
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
     if found is None:
         raise UsageError(f"--shard {visible(text)}: expected I/N, for instance 0/4, the first of four shards")
@@ -50,33 +46,23 @@ def parse_shard(text: str) -> Shard:
 
 
 class ShardInputs(Iterator[str]):
-    """Those of the inputs that belong to a shard, in order.
-
-    Args:
-        paths: all inputs.
-        ready: whether the next of them, or their end, is there without waiting.
-        shard: which ones are given.
-    """
+    """The inputs that belong to a shard, in order; `ready` tells whether the next of all paths is available."""
 
     def __init__(self, paths: Iterator[str], ready: Callable[[], bool], shard: Shard) -> None:
         self._paths, self._ready, self.shard = paths, ready, shard
-        self._ahead: deque[str] = deque()  # at most one path, which `ready` came upon
+        self._ahead: deque[str] = deque()  # at most one path, read by `ready`
         self._hash = blake2b(digest_size=4)
-        self.met = self.given = 0
+        self.read = self.yielded = 0
 
     def __next__(self) -> str:
-        """Return the next path.
-
-        Raises:
-            DataError: there is none in the whole list; a shard of a short list may well have none.
-        """
+        """Return the next path; raises `DataError` where the whole list, not only this shard, is empty."""
         while not self._ahead:
             self._take()
-        self.given += 1
+        self.yielded += 1
         return self._ahead.popleft()
 
     def ready(self) -> bool:
-        """Return whether the next path, or the end, is there without waiting for whoever writes the list."""
+        """Return whether the next path, or the end, is available without waiting for the writer of the list."""
         while not self._ahead:
             if not self._ready():
                 return False
@@ -87,21 +73,21 @@ class ShardInputs(Iterator[str]):
         return True
 
     def _take(self) -> None:
-        """Look at one more of all paths."""
+        """Read one more of all paths."""
         try:
             path = next(self._paths)
         except StopIteration:
-            if not self.met:
+            if not self.read:
                 raise DataError(NO_INPUT) from None
             raise
-        if self.met % self.shard.count == self.shard.index:
+        if self.read % self.shard.count == self.shard.index:
             self._ahead.append(path)
         self._hash.update(os.fsencode(path) + b"\0")
-        self.met += 1
+        self.read += 1
 
     def tell(self, listener: Listener) -> None:
-        """Say how many there were, and what tells the whole list from another one."""
+        """Report the counts, and a hash that identifies the whole list."""
         listener.note(
-            f"shard {self.shard}: {self.given:,} of {counted(self.met, 'input')}; list {self._hash.hexdigest()}, "
+            f"shard {self.shard}: {self.yielded:,} of {counted(self.read, 'input')}; list {self._hash.hexdigest()}, "
             "which must be the same for every shard"
         )

@@ -1,7 +1,7 @@
-"""Ways to set training images aside for validation, where there is no folder for it.
+"""Strategies for splitting off validation images where there is no validation folder.
 
 Each takes the relative paths and labels of all training images and returns which go to validation; the same seed gives
-the same split, in whatever order the files come. To add one, write such a function and add its row to `SPLITTERS`.
+the same split for any order of the files. To add one, write such a function and add its row to `SPLITTERS`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Chosen = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """What a splitter may go by."""
+    """The arguments of a splitter."""
 
     fraction: float  # of the images, between 0 and 1
     seed: int
@@ -32,20 +32,17 @@ class SplitOptions:
     group_regex: str | None = None
 
 
-def set_validation_aside(
+def split_off_validation(
     data: DataConfig, train: Split, class_names: tuple[str, ...], *, seed: int
 ) -> tuple[Split, Split]:
-    """Return the images left for training and those for validation, by the strategy of the config.
-
-    Raises `DataError` when a side would be empty.
-    """
+    """Return the images for training and those for validation; raises `DataError` when one would be empty."""
     options = SplitOptions(data.validation_split, seed, class_names, data.group_regex)
     chosen = choose_validation(data.split_strategy, train.paths, train.labels, options)
     return train.taken(np.flatnonzero(~chosen)), train.taken(np.flatnonzero(chosen))
 
 
 def choose_validation(strategy: str, paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
-    """Return for every image whether it goes to validation; raises `DataError` when a side would be empty."""
+    """Return which images go to validation; raises `DataError` when a side would be empty."""
     if not len(paths):
         raise DataError("there are no training images that could be set aside for validation")
     chosen = SPLITTERS[strategy](paths, labels, options)
@@ -59,7 +56,7 @@ def choose_validation(strategy: str, paths: Sequence[str], labels: Labels, optio
 
 
 def split_stratified(paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
-    """Choose the fraction of every class, at least one image, and leave at least one."""
+    """Choose the fraction of every class: at least one image, but not all."""
     chosen = np.zeros(len(paths), np.bool_)
     counts = np.bincount(labels, minlength=len(options.class_names))
     small = np.flatnonzero(counts < 2)
@@ -73,7 +70,7 @@ def split_stratified(paths: Sequence[str], labels: Labels, options: SplitOptions
     by_class = np.array(order, np.intp)[np.argsort(labels[order], kind="stable")]
     for label, members in enumerate(np.split(by_class, np.cumsum(counts)[:-1])):
         wanted = min(max(round(len(members) * options.fraction), 1), len(members) - 1)
-        # Seeded by the class's name, so that a new class moves no image of the others.
+        # Seeded by the class name, so that a new class moves no image of the others.
         random = np.random.default_rng([options.seed, _hash(options.class_names[label])])
         chosen[random.permutation(members)[:wanted]] = True
     return chosen
@@ -86,9 +83,9 @@ def split_by_hash(paths: Sequence[str], labels: Labels, options: SplitOptions) -
 
 
 def split_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
-    """Choose whole groups so that every class comes near the fraction; a class never loses all of its training images.
+    """Choose whole groups to approximate the fraction in every class, never all training images of a class.
 
-    Groups are tried from the largest to the smallest, those of equal size in an order drawn with the seed.
+    Groups are tried from the largest to the smallest, those of equal size in random order.
     """
     members = _groups(paths, options.group_regex or "")
     names = sorted(members)
@@ -97,7 +94,7 @@ def split_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions) 
     totals = np.bincount(labels, minlength=len(options.class_names)).astype(np.float64)
     taken = np.zeros(len(totals))
     chosen = np.zeros(len(paths), np.bool_)
-    passed_over: list[tuple[float, str]] = []
+    rejected: list[tuple[float, str]] = []
     for position in ranked:
         name = names[position]
         found, counts = np.unique(labels[members[name]], return_counts=True)
@@ -109,9 +106,9 @@ def split_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions) 
             chosen[members[name]] = True
             taken[found] += counts
         else:
-            passed_over.append((change, name))
-    if not chosen.any() and passed_over:
-        chosen[members[min(passed_over)[1]]] = True
+            rejected.append((change, name))
+    if not chosen.any() and rejected:
+        chosen[members[min(rejected)[1]]] = True
     return chosen
 
 
@@ -132,7 +129,7 @@ def _groups(paths: Sequence[str], regex: str) -> dict[str, list[int]]:
 
 
 def _hash(string: str) -> int:
-    """Return 64 bits of a hash that is the same in every process."""
+    """Return a 64-bit hash that is the same in every process."""
     return int.from_bytes(hashlib.blake2b(string.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
 
 

@@ -1,4 +1,4 @@
-"""Streams of images: paths decoded in order, a little ahead, and the records that come of them."""
+"""Streams of images: paths decoded in order, slightly ahead, and the resulting records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Decoded:
-    """One input of a stream: its pixels (height, width, 3) and header, or the reason why there are none."""
+    """One input of a stream: its pixels (height, width, 3) and header, or the error."""
 
     path: str
     pixels: Pixels | None
@@ -36,10 +36,9 @@ def decode_in_order(
     workers: int | None = None,
     ready: Callable[[], bool] = always,
 ) -> Generator[list[Decoded], None, None]:
-    """Give the inputs decoded, in order, in lists of at most `batch_size`; `paths` is read only a little ahead.
+    """Yield the decoded inputs in order, in lists of at most `batch_size`; `paths` is read only slightly ahead.
 
-    A list is shorter where `ready` says that the next path is yet to come. Closing the generator early stops the
-    threads.
+    A list is shorter where `ready` returns False. Closing the generator early stops the threads.
     """
 
     def decode(path: str) -> Decoded:
@@ -55,14 +54,10 @@ def decode_in_order(
 
 
 class Records(Iterator[Record]):
-    """Records as they are computed, with what stays open while they are: files, locks, threads.
+    """Records as they are computed, with the files, locks and threads that stay open meanwhile.
 
-    Whoever does not take all of them calls `close`.
-
-    Args:
-        records: gives them; its `close` is called.
-        held: what is closed behind the last record, or with the error that ended them.
-        tally: counts them, with those that an earlier process gave.
+    A caller that stops early calls `close`. `held` is closed after the last record, or with the error that ended them;
+    `tally` also counts the records of an earlier process.
     """
 
     def __init__(self, records: Generator[Record, None, None], held: ExitStack, tally: Tally) -> None:
@@ -81,9 +76,8 @@ class Records(Iterator[Record]):
                 raise
 
     def close(self) -> None:
-        """Let go of everything before the last record was taken."""
-        broken_off = GeneratorExit()
-        self._held.__exit__(GeneratorExit, broken_off, None)
+        """Release everything before the last record."""
+        self._held.__exit__(GeneratorExit, GeneratorExit(), None)
 
     def __del__(self) -> None:
         self.close()

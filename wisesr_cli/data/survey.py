@@ -1,6 +1,6 @@
-"""Everything that is found in the data folders, good and bad, before anyone decides what to make of it.
+"""Lists everything in the data folders, good and bad.
 
-`dataset` raises errors for what is bad here, `inspection` makes a row of `wisesr check` of it.
+`dataset` raises errors for the problems, `inspection` turns them into rows of `wisesr check`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from wisesr_cli.data.index import ANIMATED, DatasetIndex, Split
 from wisesr_cli.data.oddities import animated_message, misnamed_message
 from wisesr_cli.data.scan import scan_files
 from wisesr_cli.data.settings import DataConfig
-from wisesr_cli.data.splits import set_validation_aside
+from wisesr_cli.data.splits import split_off_validation
 from wisesr_cli.errors import DataError
 from wisesr_cli.images.decoding import SUFFIXES, SUPPORTED
 from wisesr_cli.listening import Listener
@@ -28,7 +28,7 @@ from wisesr_cli.listening import Listener
 
 @dataclass
 class Survey:
-    """What the folders of a dataset hold. The splits have every file whose header can be read."""
+    """The content of the folders of a dataset; the splits contain every file whose header can be read."""
 
     layout: Layout
     class_names: tuple[str, ...]
@@ -39,7 +39,7 @@ class Survey:
     nested: int = 0
 
     def add(self, split: str, listing: Listing, listener: Listener, *, pixel_limit: int) -> None:
-        """Take in what was listed of a split's folder, the header of every image read."""
+        """Add the listing of a split's folder, reading the header of every image."""
         self.problems.extend(listing.problems)
         self.ignored.update(listing.ignored)
         self.nested += listing.nested
@@ -61,16 +61,16 @@ class Survey:
         self.unreadable.extend(unreadable)
 
     def index(self, splits: dict[str, Split] | None = None, notes: tuple[str, ...] = ()) -> DatasetIndex:
-        """Return the splits as they are on the disk, or others made of them, as an index."""
+        """Return an index of the splits as they are on the disk, or of `splits`."""
         where, left_out = self.layout, tuple(self.unreadable)
         parts = self.splits if splits is None else splits
         return DatasetIndex(self.class_names, where.root, parts, where.folders, left_out, dict(self.ignored), notes)
 
     def splits_for_training(self, data: DataConfig, *, seed: int) -> dict[str, Split]:
-        """Return the splits, validation set aside where it has no folder; raises `DataError` when a side is empty."""
+        """Return the splits, validation split off where it has no folder; raises `DataError` when a side is empty."""
         if "validation" in self.splits or data.validation_split <= 0:
             return self.splits
-        train, validation = set_validation_aside(data, self.splits["train"], self.class_names, seed=seed)
+        train, validation = split_off_validation(data, self.splits["train"], self.class_names, seed=seed)
         others = {name: split for name, split in self.splits.items() if name != "train"}
         return {"train": train, "validation": validation, **others}
 
@@ -81,7 +81,8 @@ class Survey:
 
     def paths_with(self, flag: int) -> list[str]:
         """Return the relative paths of the files whose facts have `flag` (ANIMATED, ALPHA, DEEP)."""
-        return [path for split, rows in self._facts() for path in _chosen(split, rows["flags"] & flag != 0)]
+        flagged = ((split, np.flatnonzero(rows["flags"] & flag)) for split, rows in self._facts())
+        return [split.paths[position] for split, positions in flagged for position in positions]
 
     def misnamed(self) -> list[str]:
         """Return the relative paths of the files whose suffix is that of another format."""
@@ -100,12 +101,8 @@ class Survey:
                 yield split, split.facts
 
 
-def _chosen(split: Split, mask: np.ndarray) -> list[str]:
-    return [split.paths[position] for position in np.flatnonzero(mask)]
-
-
 def find_layout(data: DataConfig) -> Layout:
-    """Return the split folders that a config names, or those found in the one folder that it names."""
+    """Return the split folders named in a config, or found in its one folder."""
     if data.dir is not None:
         return folders.find_splits(data.dir)
     named = {"train": data.train_dir, "validation": data.validation_dir, "test": data.test_dir}
@@ -120,7 +117,7 @@ def find_layout(data: DataConfig) -> Layout:
 
 
 def survey(data: DataConfig, *, listener: Listener) -> Survey:
-    """Return what lies in the data folders, having read every header; raises `DataError` for the layout alone."""
+    """Return the content of the data folders with every header read; raises `DataError` only for the layout."""
     layout = find_layout(data)
     listings = {split: folders.list_split(folder) for split, folder in layout.folders.items()}
     found = Survey(layout, listings["train"].class_names)
@@ -136,7 +133,7 @@ def survey(data: DataConfig, *, listener: Listener) -> Survey:
 def list_examples(
     listing: Listing, root: str, class_names: tuple[str, ...], listener: Listener, *, pixel_limit: int
 ) -> tuple[Split, list[tuple[str, str]]]:
-    """Return the files of a listing as a split with their facts, and those whose header cannot be read.
+    """Return the files of a listing as a split, and those whose header cannot be read.
 
     The labels are positions in `class_names`; files of other classes are left out.
     """
@@ -146,16 +143,17 @@ def list_examples(
     start = len(root.rstrip("/")) + 1
     paths = tuple(path[start:] for path in listing.paths)
     facts, reasons = scan_files(
-        root, paths, listing.sizes, listing.mtimes, memory_of=listing.folder, pixel_limit=pixel_limit, listener=listener
+        root, paths, listing.sizes, listing.mtimes, cache_of=listing.folder, pixel_limit=pixel_limit, listener=listener
     )
     keep = np.array([label >= 0 and i not in reasons for i, label in enumerate(labels.tolist())], np.bool_)
     unreadable = [(paths[position], reason) for position, reason in sorted(reasons.items())]
     return Split(paths, labels, facts).taken(np.flatnonzero(keep)), unreadable
 
 
-def without_images_message(lacking: Sequence[str]) -> str:
+def without_images_message(class_names: Sequence[str]) -> str:
     """Return `2 classes without a readable image: a, b`."""
-    return f"{text.counted(len(lacking), 'class', 'classes')} without a readable image: {text.joined(lacking[:5])}"
+    count = text.counted(len(class_names), "class", "classes")
+    return f"{count} without a readable image: {text.joined(class_names[:5])}"
 
 
 def nested_message(count: int) -> str:
@@ -163,8 +161,8 @@ def nested_message(count: int) -> str:
     return f"{text.counted(count, 'image')} in folders below a class folder: merged into the class"
 
 
-def tell(found: Survey, listener: Listener) -> tuple[str, ...]:
-    """Tell what was passed over and what is odd; return it as notes."""
+def report_notes(found: Survey, listener: Listener) -> tuple[str, ...]:
+    """Report what was skipped or is unusual; return the notes."""
     notes = list(found.layout.notes)
     if found.ignored:
         notes.append(folders.ignored_message(found.ignored))

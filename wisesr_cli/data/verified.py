@@ -1,7 +1,7 @@
-"""Which files decode to their end: tried once, and remembered, so that nobody has to try them again before training.
+"""Remembers which files decode completely, so that they need not be decoded again before training.
 
-One 64-bit hash per file, over its absolute path, size and modification time, and over the pixel limit that it was
-decoded under. A file that changed has another hash.
+It stores one 64-bit hash per file, over its absolute path, size and modification time, and the pixel limit. A file that
+changed has another hash.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from wisesr_cli.listening import Listener
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.threads import for_each
 
-MOST_FILES = 5_000_000  # 40 MB; beyond that, the memory starts anew
+MOST_FILES = 5_000_000  # 40 MB; beyond that, the store is cleared
 
 Keys = npt.NDArray[np.uint64]
 
 
 def file_keys(paths: Sequence[str], *, pixel_limit: int = PIXEL_LIMIT) -> Keys:
-    """Return a hash per file over what decides whether it is sound; 0 for files that are not there."""
+    """Return a hash per file over what decides whether it is valid; 0 for missing files."""
     return np.array([_file_key(path, pixel_limit) for path in paths], np.uint64)
 
 
 def recall_verified(keys: Keys) -> npt.NDArray[np.bool_]:
-    """Return which of the files are known to decode to their end."""
+    """Return which of the files are known to decode completely."""
     known: npt.NDArray[np.bool_] = np.isin(keys, _stored()) & (keys != 0)
     return known
 
 
 def remember_verified(keys: Keys) -> None:
-    """Add files that were decoded to their end."""
+    """Add files that were decoded completely."""
     known = _stored()
     together = np.union1d(known, keys) if len(known) + len(keys) <= MOST_FILES else np.unique(keys)
     if len(together) > len(known) or len(known) + len(keys) > MOST_FILES:
@@ -55,10 +55,9 @@ def find_unreadable(
 ) -> dict[int, str]:
     """Return position -> reason for the files that `decode` raises an `ImageError` for; remember the others.
 
-    `keys` are those of all files, `label` names the progress. `decode` runs in threads, none of which is left when this
+    `keys` are those of all files, `label` names the progress. `decode` runs in threads, which have all ended when this
     returns or raises.
     """
-
     reasons: dict[int, str] = {}
 
     def try_one(position: int) -> None:
@@ -69,8 +68,8 @@ def find_unreadable(
 
     with listener.progress(label, len(positions)) as progress:
         for_each(try_one, positions, workers=workers, finished=progress.advance)
-    sound = np.array([position for position in positions if position not in reasons], np.intp)
-    remember_verified(keys[sound][keys[sound] != 0])
+    valid = np.array([position for position in positions if position not in reasons], np.intp)
+    remember_verified(keys[valid][keys[valid] != 0])
     return dict(sorted(reasons.items()))
 
 
@@ -79,10 +78,9 @@ def _file_key(path: str, pixel_limit: int) -> int:
         status = os.stat(path)  # noqa: PTH116 - called for every file of a dataset
     except (OSError, ValueError):
         return 0
-    facts = f"{DECODER_VERSION} {pixel_limit} {status.st_size} {status.st_mtime_ns} {path}".encode(
-        "utf-8", "surrogateescape"
-    )
-    return int.from_bytes(hashlib.blake2b(facts, digest_size=8).digest(), "little")
+    facts = f"{DECODER_VERSION} {pixel_limit} {status.st_size} {status.st_mtime_ns} {path}"
+    digest = hashlib.blake2b(facts.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def _stored() -> Keys:

@@ -1,4 +1,4 @@
-"""Tables as plain text in rows, and how they are written as Markdown, CSV and JSON."""
+"""Tables of plain text, and their output as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wisesr_cli.text import csv_cell, visible
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a `Grid`: its title, and whether it holds numbers."""
+    """A column of a `Grid`; `number` aligns it to the right."""
 
     title: str
     number: bool = False
@@ -32,7 +32,7 @@ def numbers(*titles: str) -> tuple[Column, ...]:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table before it is drawn: plain text, as wide as it likes."""
+    """A table of plain text, of any width."""
 
     title: str
     columns: tuple[Column, ...]
@@ -41,7 +41,7 @@ class Grid:
 
 
 def to_markdown(grid: Grid) -> str:
-    """Return a Markdown table; what means something in Markdown is escaped."""
+    """Return a Markdown table, special characters escaped."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(markdown_text(cell) for cell in cells) + " |\n"
@@ -57,41 +57,41 @@ def markdown_section(grid: Grid) -> str:
 
 
 def markdown_text(cell: str) -> str:
-    """Return text for Markdown, what means something there escaped."""
+    """Return text with the special characters of Markdown escaped."""
     return "".join("\\" + c if c in "\\|*_`[]<>#" else c for c in visible(cell))
 
 
 def to_csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return CSV text with cells that no spreadsheet takes for a formula."""
+    """Return CSV text whose cells no spreadsheet evaluates as formulas."""
     return "".join(csv_line(row) for row in (header, *rows))
 
 
 def csv_line(row: Sequence[Any]) -> str:
-    """Return one line of CSV with cells that no spreadsheet takes for a formula."""
+    """Return one line of CSV whose cells no spreadsheet evaluates as formulas."""
     output = io.StringIO()
     csv.writer(output, lineterminator="\n").writerow([csv_value(cell) for cell in row])
     return output.getvalue()
 
 
 def csv_value(value: Any) -> str:
-    """Return one CSV cell: empty for None, exact for numbers, made safe for text."""
+    """Return one CSV cell: empty for None, exact for numbers, escaped for text."""
     if value is None:
         return ""
     return csv_cell(value) if isinstance(value, str) else str(value)
 
 
 def to_json(value: Any) -> str:
-    """Return one line of JSON; values that are not finite are a bug."""
+    """Return one line of JSON; raises `ValueError` for values that are not finite."""
     return json.dumps(value, allow_nan=False)
 
 
 def percent(value: float | None) -> str:
-    """Return a fraction as `93.4 %`."""
+    """Return a fraction as `93.4 %`, `-` for None."""
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def decimal(value: float | None, digits: int = 4) -> str:
-    """Return a number with so many digits after the point."""
+    """Return a number with `digits` decimals, `-` for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 

@@ -1,4 +1,4 @@
-"""Contact sheets, captions and colours of pictures that are drawn with Pillow."""
+"""Contact sheets, captions and colours of pictures drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from PIL.PngImagePlugin import PngInfo
 from wisesr_cli.machine.files import replacing
 from wisesr_cli.text import visible
 
-# Okabe and Ito's colours, told apart by colour-blind readers, too.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
 
-# matplotlib brings the first; the others are asked, where the system has them, for the scripts that it lacks.
+# matplotlib contains the first; the others, where installed, cover scripts that it lacks.
 FONTS = (
     "DejaVu Sans",
     "Noto Sans CJK SC",
@@ -30,10 +30,10 @@ FONTS = (
     "Noto Sans Thai",
     "Arial Unicode MS",
 )
-PIXELATED_FROM = 4  # a picture enlarged this many times keeps its pixels as squares
+PIXELATED_FROM = 4  # from this enlargement on, pixels stay squares
 CAPTION_HEIGHT = 22  # pixels below each picture of a contact sheet
 BORDER = 4
-SOFTWARE = "wisesr"  # in the PNG files of `own_mark`
+SOFTWARE = "wisesr"  # in the PNG files of `software_tag`
 
 
 def contact_sheet(
@@ -44,14 +44,10 @@ def contact_sheet(
     path: Path,
     foot: Sequence[str] = (),
 ) -> None:
-    """Draw pictures in rows with a caption of one line each; a border in green or red says right or wrong.
+    """Write a PNG of pictures in rows with one-line captions, and the lines of `foot` below.
 
-    Args:
-        tiles: picture, caption, and whether it is right (None: no border).
-        columns: pictures per row.
-        tile: side of a picture in pixels; pictures are enlarged or shrunk to it, keeping their shape.
-        path: the PNG file.
-        foot: lines below all of them.
+    `tiles` are picture, caption, and whether it is right: a green or red border (None: no border). Pictures are scaled
+    to fit a square of `tile` pixels.
     """
     cell_width, cell_height = tile + 2 * BORDER + 8, tile + 2 * BORDER + CAPTION_HEIGHT + 8
     rows = -(-len(tiles) // columns)
@@ -72,11 +68,11 @@ def contact_sheet(
         shown = fitted(visible(line), font, width=width - 16)
         draw.text((8 + BORDER, height + number * CAPTION_HEIGHT), shown, fill="black", font=font)
     with replacing(path) as temporary:
-        sheet.save(temporary, "PNG", pnginfo=own_mark())
+        sheet.save(temporary, "PNG", pnginfo=software_tag())
 
 
-def own_mark() -> PngInfo:
-    """Return what a PNG says of where it comes from, so that pictures of ours are told from those of others."""
+def software_tag() -> PngInfo:
+    """Return the PNG metadata that identifies pictures written by wisesr."""
     mark = PngInfo()
     mark.add_text("Software", SOFTWARE)
     return mark
@@ -91,7 +87,7 @@ def _paste(sheet: Image.Image, image: Image.Image, left: int, top: int, tile: in
 
 
 def caption_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return the font of the plots, which knows more scripts than Pillow's own; matplotlib itself is not loaded."""
+    """Return matplotlib's font, which covers more scripts than Pillow's, without importing matplotlib."""
     package = importlib.util.find_spec("matplotlib")
     if package is not None and package.origin is not None:
         path = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -101,7 +97,7 @@ def caption_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def fitted(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, *, width: int) -> str:
-    """Return a caption that is at most `width` pixels wide, its end replaced by an ellipsis where it must be."""
+    """Return a caption of at most `width` pixels, shortened with an ellipsis where necessary."""
     if font.getlength(caption) <= width:
         return caption
     kept = max(0, min(len(caption), width))  # no letter is narrower than a pixel
@@ -111,7 +107,7 @@ def fitted(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, *, 
 
 
 def installed_fonts() -> list[str]:
-    """Return those of `FONTS` that matplotlib finds."""
+    """Return those `FONTS` that matplotlib finds."""
     from matplotlib.font_manager import fontManager
 
     installed = {font.name for font in fontManager.ttflist}

@@ -1,7 +1,7 @@
-"""Draws results as PNG files, each written as a whole. matplotlib is imported when a figure is made.
+"""Draws results as PNG files, written atomically. matplotlib is imported when a figure is created.
 
 To add a plot: a function from a record to a figure, saved with `save_figure`. Class names pass through `text.visible`
-and are never read as formulas.
+and are never parsed as formulas.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ LONGEST_NAME = 24  # characters
 Arguments = ParamSpec("Arguments")
 
 
-def in_one_style(plot: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Draw the same for everybody, whatever a `matplotlibrc` in the current folder or the home says."""
+def with_default_style(plot: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Draw with default settings, ignoring any `matplotlibrc` of the current folder or the user."""
 
     @wraps(plot)
     def styled(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
@@ -45,9 +45,9 @@ def in_one_style(plot: Callable[Arguments, None]) -> Callable[Arguments, None]:
     return styled
 
 
-@in_one_style
+@with_default_style
 def plot_learning_curves(history: Sequence[EpochResult], path: Path) -> None:
-    """Draw loss and top-1 accuracy of every epoch, for training and validation; phases are set apart by lines."""
+    """Draw training and validation loss and top-1 accuracy of every epoch, with lines between phases."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(9.0, 3.6)
@@ -73,9 +73,9 @@ def plot_learning_curves(history: Sequence[EpochResult], path: Path) -> None:
     save_figure(figure, path)
 
 
-@in_one_style
+@with_default_style
 def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
-    """Draw the confusion matrix, rows the truth, coloured by the fraction of the row."""
+    """Draw the confusion matrix (rows: truth), coloured by the fraction of the row."""
     from matplotlib.colors import PowerNorm
 
     counts = np.asarray(metrics.confusion_matrix, dtype=float)
@@ -84,7 +84,7 @@ def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
     side = min(3.0 + 0.42 * classes, 14.0)
     figure = new_figure(side + 0.8, side)
     axes = figure.add_subplot()
-    # Without numbers the shade alone must show a confusion of a few percent.
+    # Without numbers, the shade alone must show a confusion of a few percent.
     norm = PowerNorm(1.0 if classes <= CLASSES_WITH_NUMBERS else 0.5, vmin=0.0, vmax=1.0)
     picture = axes.imshow(fractions, cmap="Blues", norm=norm)
     _name_classes(axes, metrics.classes)
@@ -99,9 +99,9 @@ def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
     save_figure(figure, path)
 
 
-@in_one_style
+@with_default_style
 def plot_reliability(bins: Sequence[ReliabilityBin], ece: float | None, path: Path) -> None:
-    """Draw how often the model was right against how sure it was, and how many images each bin holds."""
+    """Draw accuracy against confidence, and the number of images in each bin."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(4.6, 5.4)
@@ -127,7 +127,7 @@ def plot_reliability(bins: Sequence[ReliabilityBin], ece: float | None, path: Pa
 
 
 def _name_classes(axes: Axes, names: Sequence[str]) -> None:
-    """Name the classes on both axes, or some of them when there are many."""
+    """Label both axes with the classes, or with some of them when there are many."""
     step = max(1, -(-len(names) // CLASSES_WITH_LABELS))
     positions = list(range(0, len(names), step))
     labels = [_shortened(names[position]) for position in positions]

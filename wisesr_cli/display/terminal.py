@@ -1,4 +1,4 @@
-"""Shows results: rich tables for people, JSON, CSV and Markdown for programs. Knows results, not Keras.
+"""Shows results: rich tables for people, JSON, CSV and Markdown for programs.
 
 Data goes to standard output, everything else to standard error. To add an output format: a renderer and a row in
 `FORMATS`. All text from outside passes through `text.visible` before it reaches a terminal.
@@ -24,19 +24,19 @@ from wisesr_cli.listening import Silent
 from wisesr_cli.text import visible
 
 LONG_TABLE = 40  # rows; longer tables are shortened on a terminal
-PLAIN_SECONDS = 10.0  # between lines of progress off a terminal
-PLAIN_WIDTH = 10_000  # off a terminal nothing is wrapped
+PLAIN_SECONDS = 10.0  # between lines of progress without a terminal
+PLAIN_WIDTH = 10_000  # without a terminal nothing is wrapped
 
 
 def console(file: TextIO | None = None) -> Console:
-    """Return a console for standard output, or another stream, that neither wraps nor colours off a terminal."""
+    """Return a console that neither wraps nor colours when the stream is not a terminal."""
     stream = file or sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
     return Console(file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=not stream.isatty())
 
 
 def show_grid(grid: Grid, *, file: TextIO | None = None, limit: int | None = LONG_TABLE) -> None:
-    """Draw a table; with more than `limit` rows only its ends."""
+    """Draw a table; of more than `limit` rows only the first and last."""
     table = Table(box=box.SIMPLE_HEAD, show_header=any(column.title for column in grid.columns), pad_edge=False)
     for column in grid.columns:
         justify: Literal["left", "right"] = "right" if column.number else "left"
@@ -62,19 +62,17 @@ def _shortened(rows: Sequence[tuple[str, ...]], limit: int | None) -> Iterator[t
 
 
 def write_output(text: str, file: TextIO | None = None) -> None:
-    """Write data to standard output at once, so that a closed pipe or a full disk is noticed here."""
+    """Write and flush data, so that a closed pipe or a full disk is an error here."""
     stream = file or sys.stdout
     stream.write(text)
     stream.flush()
 
 
 class TerminalListener:
-    """Tells a person what happens, on standard error: bars on a terminal, plain lines elsewhere.
+    """Reports to a person on standard error: progress bars on a terminal, plain lines elsewhere.
 
-    Args:
-        quiet: show warnings only.
-        verbose: do not shorten long tables.
-        bars: show progress; not where records are written on the same screen meanwhile.
+    `quiet` shows warnings only; `verbose` does not shorten tables; without `bars`, which would disturb records written
+    to the same screen, no progress is shown.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, bars: bool = True) -> None:
@@ -82,16 +80,16 @@ class TerminalListener:
         self.console = console(sys.stderr)
 
     def note(self, message: str) -> None:
-        """Say something a user wants to know."""
+        """Report information."""
         if not self.quiet:
             self._print(message, "")
 
     def warn(self, message: str) -> None:
-        """Say something a user should look into."""
+        """Report a warning."""
         self._print(f"warning: {message}", "yellow")
 
     def grid(self, grid: Grid) -> None:
-        """Show a table beside the data, on standard error."""
+        """Show a table on standard error."""
         if not self.quiet:
             show_grid(grid, file=sys.stderr, limit=None if self.verbose else LONG_TABLE)
 
@@ -100,7 +98,7 @@ class TerminalListener:
 
     @contextmanager
     def progress(self, label: str, total: int | None) -> Iterator[listening.Progress]:
-        """Show a bar with the remaining time on a terminal, and a line now and then elsewhere."""
+        """Show a bar with the remaining time on a terminal, and occasional lines elsewhere."""
         if self.quiet or not self.bars:
             yield Silent()
             return
@@ -129,24 +127,24 @@ class Bar:
         self.live.advance(self.task, steps)
 
     def describe(self, label: str) -> None:
-        """Say what is being done now."""
+        """Show the current activity."""
         self.live.update(self.task, description=visible(label))
 
 
 class PlainProgress:
-    """A `listening.Progress` off a terminal: a line every `PLAIN_SECONDS`, with the time left where it is known."""
+    """A `listening.Progress` without a terminal: a line every `PLAIN_SECONDS`, with the remaining time if known."""
 
     def __init__(self, listener: TerminalListener, label: str, total: int | None) -> None:
         self.listener, self.label, self.total = listener, label, total
         self.done = 0
-        self.started = self.told = time.monotonic()
+        self.started = self.reported = time.monotonic()
 
     def advance(self, steps: int = 1) -> None:
         """Count `steps` more as done."""
         self.done += steps
         now = time.monotonic()
-        if now - self.told >= PLAIN_SECONDS:
-            self.told = now
+        if now - self.reported >= PLAIN_SECONDS:
+            self.reported = now
             self.listener.note(self._line(now - self.started))
 
     def _line(self, seconds: float) -> str:
@@ -156,7 +154,7 @@ class PlainProgress:
         return f"{self.label}: {self.done:,} of {self.total:,}, about {left:,.0f} s left"
 
     def describe(self, label: str) -> None:
-        """Say what is being done now."""
+        """Show the current activity."""
         self.label = label
 
 
@@ -178,15 +176,10 @@ def show_result(
     value: Any,
     limit: int | None = LONG_TABLE,
 ) -> None:
-    """Write a result to standard output in the format that was asked for.
+    """Write a result to standard output as `chosen`: `table`, or a key of `FORMATS`.
 
-    Args:
-        chosen: `table`, or a key of `FORMATS`.
-        grids: the tables for people, and for Markdown.
-        header: column names of the CSV.
-        rows: rows of the CSV.
-        value: what JSON holds.
-        limit: rows of a table that are shown; None is all.
+    `grids` are for tables and Markdown, `header` and `rows` for CSV, `value` for JSON. `limit` is the number of table
+    rows shown; None is all.
     """
     if chosen == "table":
         for grid in grids:

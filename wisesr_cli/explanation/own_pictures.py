@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from wisesr_cli.display.pictures import SOFTWARE, own_mark
+from wisesr_cli.display.pictures import SOFTWARE, software_tag
 from wisesr_cli.errors import UsageError
 from wisesr_cli.machine.files import naming, replacing
 from wisesr_cli.run.names import EXPLAINED_PATTERNS, EXPLAINED_PICTURE, WEIGHTS_PICTURE
@@ -52,7 +52,7 @@ def write_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG atomically, marked as ours; raises a `UsageError` if the path exists and is not ours."""
     check_place(path)
     with replacing(path) as temporary:
-        picture.save(temporary, "PNG", pnginfo=own_mark(), compress_level=PNG_EFFORT)
+        picture.save(temporary, "PNG", pnginfo=software_tag(), compress_level=PNG_EFFORT)
 
 
 def check_place(path: Path) -> None:

@@ -1,9 +1,9 @@
-"""The rules by which every kind of pixel becomes 8-bit RGB.
+"""Conversion of every kind of pixel to 8-bit RGB.
 
-- Transparency (an alpha channel, a transparent palette entry, a transparent colour) is laid over `BACKGROUND`.
-- Integers of more than 8 bits keep their highest 8: 0..65535 becomes 0..255. Integers stored in 32 bits are taken as
-  16-bit ones. Negative values are black.
-- Floating-point TIFF: 0..1 when no value lies outside, 0..255 otherwise; values outside are clipped, NaN is black.
+- Transparency (an alpha channel, a transparent palette entry, a transparent colour) is composited over `BACKGROUND`.
+- Integers of more than 8 bits keep their highest 8: 0..65535 becomes 0..255. Integers stored in 32 bits count as
+  16-bit. Negative values are black.
+- Floating-point TIFF: 0..1 when no value is outside, 0..255 otherwise; values outside are clipped, NaN is black.
 - CMYK (inverted by Adobe or not), YCbCr, Lab, palettes, grey and 1-bit images become RGB as Pillow converts them.
 """
 
@@ -18,17 +18,17 @@ from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 
-BACKGROUND = (255, 255, 255)  # what shows through transparent pixels, and beside a padded image
-_BAND_PIXELS = 1 << 20  # that are converted at a time
+BACKGROUND = (255, 255, 255)  # behind transparent pixels, and the padding of an image
+_BAND_PIXELS = 1 << 20  # converted at a time
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Return whether an image that is opened, but not loaded, has more than 8 bits per channel."""
+    """Return whether an opened, not yet loaded image has more than 8 bits per channel."""
     return image.mode[0] in "IF" or any(";16" in str(tile) for tile in getattr(image, "tile", ()))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return a loaded image of any of Pillow's modes as RGB."""
+    """Return a loaded image of any Pillow mode as RGB."""
     transparent = image.info.get("transparency")
     if image.mode[0] == "I":
         alpha = None if transparent is None else np.asarray(image) != transparent
@@ -45,7 +45,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _over_background(image: Image.Image) -> Image.Image:
-    """Return an image of any mode with transparency as RGB, made a band at a time: a whole one takes three copies."""
+    """Return a transparent image as RGB, band by band, because a whole image would take three copies."""
     width, height = image.size
     rgb = Image.new("RGB", image.size)
     for start, end in _bands(width, height):
@@ -62,7 +62,7 @@ def _bands(width: int, height: int) -> Iterator[tuple[int, int]]:
 
 
 def _in_bands(values: npt.NDArray[Any], convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Pixels:
-    """Return what `convert` makes of an array (height, width), as bytes."""
+    """Apply `convert` to an array (height, width) band by band; return bytes."""
     levels = np.empty(values.shape, np.uint8)
     for start, end in _bands(values.shape[1], values.shape[0]):
         levels[start:end] = convert(values[start:end])
@@ -70,7 +70,7 @@ def _in_bands(values: npt.NDArray[Any], convert: Callable[[npt.NDArray[Any]], np
 
 
 def _highest_bits(image: Image.Image) -> Pixels:
-    """Return the highest 8 bits of integers whose file says how many they have (12, 15 for signed, 16)."""
+    """Return the highest 8 bits of integers with the depth stated in the file (12, 15 for signed, 16)."""
     bits = 16
     if tags := getattr(image, "tag_v2", None):
         bits = min(16, tags.get(258, (16,))[0])
@@ -82,8 +82,8 @@ def _highest_bits(image: Image.Image) -> Pixels:
 
 
 def _float_to_bytes(values: npt.NDArray[np.float32]) -> Pixels:
-    with np.errstate(invalid="ignore"):  # NumPy would print a warning about some kinds of NaN
-        # A comparison with NaN is false, and fmin and fmax pass over it.
+    with np.errstate(invalid="ignore"):  # NumPy warns about some kinds of NaN
+        # Comparisons with NaN are false, and fmin and fmax ignore it.
         outside = np.fmin.reduce(values, axis=None) < 0 or np.fmax.reduce(values, axis=None) > 1
         factor = 1.0 if outside else 255.0
         return _in_bands(values, lambda band: np.rint(np.clip(np.nan_to_num(band, nan=0.0) * factor, 0, 255)))

@@ -1,11 +1,11 @@
 """The only module that decodes images: the same pixels for training, evaluation, prediction and explanation.
 
-Whatever comes in leaves as upright RGB, uint8, the first frame of it. EXIF orientation is applied, colour profiles are
-not; the rules for transparency, more than 8 bits and other colour spaces are in `color.py`, those for another shape in
-`geometry.py`.
+The result is always the first frame as upright RGB, uint8. EXIF orientation is applied, colour profiles are not;
+transparency, more than 8 bits and other colour spaces are handled in `color.py`, resizing in `geometry.py`.
 
-A file that cannot be decoded to its end is an `ImageError`; nothing is ever filled in. Only the formats in `SUPPORTED`
-are tried, none of which starts another program. To add one, add its row there and its first bytes to `formats.py`.
+A file that cannot be decoded completely is an `ImageError`; missing data is never filled in. Only the formats in
+`SUPPORTED` are tried, none of which starts another program. To add one, add its row there and its first bytes to
+`formats.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
-# Loading these registers their decoders; left to Pillow, the first TIFF or WebP would load every decoder there is.
+# Importing these registers their decoders; otherwise Pillow imports every decoder at the first TIFF or WebP.
 from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from wisesr_cli.errors import ImageError
@@ -33,26 +33,26 @@ Resize = Literal["squash", "crop", "pad"]
 
 PIXEL_LIMIT = 100_000_000  # a 100-megapixel camera; one image then takes 0.4 to 1.6 GB while it is decoded
 SIDE_LIMIT = 1_000_000  # Pillow takes memory and time for every line, however short
-LARGE = 25_000_000  # pixels from which on images are decoded one at a time: threads must not multiply their memory
-FILE_LIMIT = 1 << 30  # bytes; WebP is read as a whole, and the markers of a JPEG are looked for in all of it
-DECODER_VERSION = 2  # to be raised when the same file would give other pixels: caches depend on it
+LARGE = 25_000_000  # pixels; images from this size on are decoded one at a time, to limit memory
+FILE_LIMIT = 1 << 30  # bytes; WebP is read entirely, and a JPEG is searched entirely for markers
+DECODER_VERSION = 2  # increase it when decoding changes any pixel: caches depend on it
 
 
 class ImageHeader(NamedTuple):
-    """What a file says about its image before it is decoded."""
+    """The properties of an image, known before it is decoded."""
 
     format: str
-    width: int  # as it is seen, after EXIF orientation
+    width: int  # after EXIF orientation
     height: int
     mode: str  # Pillow's: RGB, L, P, CMYK, I;16, ...
     animated: bool
     orientation: int  # EXIF, 1 to 8
     alpha: bool
-    bits: int  # per channel: 8 or 16 (16 stands for more, too)
+    bits: int  # per channel: 8, or 16 for 16 and more
 
 
 def read_header(source: Source, *, pixel_limit: int = PIXEL_LIMIT) -> ImageHeader:
-    """Return what a file says about its image, without decoding it; raises `ImageError` with the bare reason."""
+    """Return the header of an image without decoding it; raises `ImageError` with only the reason."""
     with _opened_image(source, pixel_limit) as (_, image):
         return _header(image)
 
@@ -62,13 +62,13 @@ def decode_image(
 ) -> Pixels:
     """Return an image as uint8 (height, width, 3), upright RGB.
 
-    `image_size` is (height, width); None keeps the image's own. `resize` says what happens to another aspect ratio:
-    `squash` distorts, `crop` cuts the longer side's ends off, `pad` adds `BACKGROUND` on both ends of the shorter side.
-    Raises `ImageError` with the bare reason.
+    `image_size` is (height, width); None keeps the original size. `resize` handles other aspect ratios: `squash`
+    distorts, `crop` cuts off both ends of the longer side, `pad` adds `BACKGROUND` at both ends of the shorter side.
+    Raises `ImageError` with only the reason.
     """
     content = read_whole(source)
     if content is not None:
-        pixels = _decode_ordinary(content, _look_at(content, pixel_limit), image_size, resize)
+        pixels = _decode_ordinary(content, _parse_ordinary(content, pixel_limit), image_size, resize)
         if pixels is not None:
             return pixels
     with _opened_image(source if content is None else content, pixel_limit) as (file, image):
@@ -78,9 +78,9 @@ def decode_image(
 def decode_with_header(
     source: Source, *, image_size: tuple[int, int], resize: Resize, pixel_limit: int
 ) -> tuple[Pixels, ImageHeader]:
-    """Return what `decode_image` and `read_header` do, the file opened once."""
+    """Return the results of `decode_image` and `read_header`, opening the file once."""
     content = read_whole(source)
-    found = None if content is None else _look_at(content, pixel_limit)
+    found = None if content is None else _parse_ordinary(content, pixel_limit)
     if content is not None and found is not None:
         pixels = _decode_ordinary(content, found, image_size, resize)
         if pixels is not None:
@@ -91,29 +91,29 @@ def decode_with_header(
 
 
 def header_of_prefix(prefix: bytes, *, pixel_limit: int) -> ImageHeader | None:
-    """Return the header of a file from its first bytes; None where only `read_header` can tell, or would refuse it."""
-    found = _look_at(prefix, pixel_limit)
+    """Return the header from the first bytes of a file; None where `read_header` is needed, or would refuse it."""
+    found = _parse_ordinary(prefix, pixel_limit)
     return None if found is None else _ordinary_header(found)
 
 
 def size_reason(width: int, height: int, pixel_limit: int) -> str:
-    """Return why an image of this size is refused, empty where it is not."""
+    """Return why an image of this size is refused, or an empty string."""
     if width * height > pixel_limit:
         return f"over the pixel limit of {pixel_limit:,} pixels ({width}x{height}); {_RAISED_BY}"
     return f"a side of more than {SIDE_LIMIT:,} pixels ({width}x{height})" if max(width, height) > SIDE_LIMIT else ""
 
 
-def _look_at(prefix: bytes, pixel_limit: int) -> ordinary.Ordinary | None:
-    """Return what is to be seen of an ordinary image that is within the limits."""
+def _parse_ordinary(prefix: bytes, pixel_limit: int) -> ordinary.Ordinary | None:
+    """Return the header of an ordinary image that is within the limits, else None."""
     prepare_pillow(pixel_limit)  # EXIF is read by Pillow
-    found = ordinary.look_at(prefix)
+    found = ordinary.parse(prefix)
     return None if found is None or size_reason(found.width, found.height, pixel_limit) else found
 
 
 def _decode_ordinary(
     content: bytes, found: ordinary.Ordinary | None, image_size: tuple[int, int] | None, resize: Resize
 ) -> Pixels | None:
-    """Return the pixels of an ordinary image, None for what Pillow's readers must judge."""
+    """Return the pixels of an ordinary image; None where Pillow must decode it."""
     if found is None or found.width * found.height >= LARGE:
         return None
     stored = found.width, found.height
@@ -140,9 +140,9 @@ def _opened_image(source: Source, pixel_limit: int) -> Iterator[tuple[IO[bytes],
     with _opened(source) as file, _translated(file):
         format_name, early_size = _recognised(file)
         _check_size(early_size, pixel_limit)
-        with _in_turn(early_size):
+        with _one_large_at_a_time(early_size):
             image = _open_image(file, format_name, pixel_limit)
-            with _in_turn(image.size):
+            with _one_large_at_a_time(image.size):
                 yield file, image
 
 
@@ -159,7 +159,7 @@ def _opened(source: Source) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _translated(file: IO[bytes]) -> Iterator[None]:
-    """Turn whatever a decoder raises into an `ImageError` with a short reason."""
+    """Turn any exception of a decoder into an `ImageError` with a short reason."""
     try:
         yield
     except ImageError:
@@ -181,7 +181,7 @@ def _reason(error: Exception, file: IO[bytes]) -> str:
 
 
 def _recognised(file: IO[bytes]) -> tuple[str, tuple[int, int]]:
-    """Return Pillow's name of a file's format, and the size where the first bytes say it."""
+    """Return Pillow's name of a file's format, and the size where the first bytes contain it."""
     file.seek(0)
     prefix = file.read(formats.PREFIX_BYTES)
     if not prefix:
@@ -211,8 +211,8 @@ def _check_size(size: tuple[int, int], pixel_limit: int) -> None:
 
 
 @contextmanager
-def _in_turn(size: tuple[int, int]) -> Iterator[None]:
-    """Hold all other large images back while one is decoded."""
+def _one_large_at_a_time(size: tuple[int, int]) -> Iterator[None]:
+    """Block other large images while one is decoded."""
     with _ONE_LARGE_IMAGE if size[0] * size[1] >= LARGE else nullcontext():
         yield
 
@@ -220,7 +220,7 @@ def _in_turn(size: tuple[int, int]) -> Iterator[None]:
 def _header(image: ImageFile.ImageFile) -> ImageHeader:
     orientation = orientation_of(image)
     width, height = image.size
-    if orientation > 4 and image.format != "TIFF":  # Pillow turns TIFF by itself
+    if orientation > 4 and image.format != "TIFF":  # Pillow rotates TIFF itself
         width, height = height, width
     return ImageHeader(
         format="JPEG" if image.format == "MPO" else image.format or "",
@@ -235,11 +235,11 @@ def _header(image: ImageFile.ImageFile) -> ImageHeader:
 
 
 def _is_animated(image: ImageFile.ImageFile) -> bool:
-    if image.format == "MPO":  # its further frames are the same view for another eye, or a preview
+    if image.format == "MPO":  # further frames are a second eye's view or a preview
         return False
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # what follows the first frame of a GIF is damaged, and none of our business
+    except Exception:  # damage after the first frame of a GIF does not matter
         return False
 
 
@@ -248,22 +248,18 @@ def _decode(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, 
     orientation = orientation_of(image)
     rgb = to_rgb(image)
     if image_size is not None and rgb.width * rgb.height >= LARGE:
-        # Resizing copies its image; of a large one, whole blocks of pixels are averaged first.
+        # Resizing copies the image; large ones are first reduced by averaging blocks of pixels.
         width, height = _draft_size(image.size, orientation, image_size, resize)
         factor = max(1, min(rgb.width // width, rgb.height // height))
-        rgb, content = rgb.reduce(factor), _divided(content, factor)
+        left, upper, right, lower = (side / factor for side in content)
+        rgb, content = rgb.reduce(factor), (left, upper, right, lower)
     return _finish(np.array(rgb, np.uint8), orientation, content, image_size, resize)
-
-
-def _divided(box: Box, factor: int) -> Box:
-    left, upper, right, lower = box
-    return left / factor, upper / factor, right / factor, lower / factor
 
 
 def _finish(
     pixels: Pixels, orientation: int, content: Box, image_size: tuple[int, int] | None, resize: Resize
 ) -> Pixels:
-    """Return stored RGB pixels, whose part `content` holds the picture, upright and in the size that is wanted."""
+    """Return stored RGB pixels upright and resized; `content` is the part that contains the picture."""
     upright = turn(pixels, orientation)
     if image_size is None:
         return np.ascontiguousarray(upright)
@@ -272,7 +268,7 @@ def _finish(
 
 
 def _load(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, int] | None, resize: Resize) -> Box:
-    """Decode the first frame; return the part of it that holds the picture, as it is stored."""
+    """Decode the first frame; return the part that contains the picture, as stored."""
     refuse_before_loading(image, file)
     content: Box = (0, 0, *image.size)
     if image_size is not None and image.format in ("JPEG", "MPO"):
@@ -287,7 +283,7 @@ def _load(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, in
 def _draft_size(
     stored: tuple[int, int], orientation: int, image_size: tuple[int, int], resize: Resize
 ) -> tuple[int, int]:
-    """Return the size (width, height), as stored, that must be kept before resizing: twice what is needed."""
+    """Return the smallest stored size (width, height) before resizing: twice the final one."""
     height, width = image_size
     if orientation > 4:
         width, height = height, width
@@ -303,7 +299,7 @@ _ONE_LARGE_IMAGE = threading.RLock()
 
 _SHOWN_NAMES = {"WEBP": "WebP"}
 
-# Pillow's name of a format, and the suffixes by which its files are found in folders.
+# Pillow's name of each format, and the suffixes of its files.
 SUPPORTED: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),

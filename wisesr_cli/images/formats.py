@@ -1,7 +1,7 @@
-"""What a file's first bytes say about its format, and whether its end is missing.
+"""Detects the format of a file from its first bytes, and whether it is truncated.
 
-Nothing is decoded here. To add a format, give its first bytes in `_SUPPORTED`, and in `_ENDS_EARLY` how to see that the
-file was cut; the rest of a format (suffixes, decoder) is in `decoding.py`. Standard library only.
+Nothing is decoded here. To add a format, add its first bytes to `_SUPPORTED`, and a check for truncation to
+`_ENDS_EARLY`; suffixes and decoders are in `decoding.py`. Standard library only.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 PREFIX_BYTES = 512
-JPEG_SCAN = b"\xda"  # the marker of a pass over the picture
+JPEG_SCAN = b"\xda"  # the marker of a scan
 
 
 def format_of(prefix: bytes) -> str | None:
-    """Return Pillow's name of the supported format that `prefix`, a file's first bytes, begins."""
+    """Return Pillow's name of the supported format of a file that starts with `prefix`."""
     return next((name for name, pattern in _SUPPORTED.items() if pattern.match(prefix)), None)
 
 
 def is_other_image(prefix: bytes) -> bool:
-    """Return whether `prefix` begins an image or a page in a format that is not supported."""
+    """Return whether `prefix` starts an image or document in an unsupported format."""
     return _OTHERS.match(prefix) is not None
 
 
 def is_cut_short(format_name: str, file: IO[bytes]) -> bool:
-    """Return whether a file that failed to decode ends before its format says it does."""
+    """Return whether a file that failed to decode is truncated, according to its format."""
     size = file.seek(0, io.SEEK_END)
     try:
         return _ENDS_EARLY[format_name](file, size)
-    except (struct.error, IndexError):  # too short even for the fields that were looked for
+    except (struct.error, IndexError):  # too short even for the required fields
         return True
 
 
 def early_size(format_name: str, prefix: bytes) -> tuple[int, int]:
-    """Return (width, height) from the first bytes where that is easy, (0, 0) elsewhere.
+    """Return (width, height) from the first bytes of PNG and WebP, (0, 0) for other formats.
 
-    WebP needs it: its decoder takes memory for the whole canvas as soon as it is opened.
+    WebP needs it: its decoder allocates the whole canvas as soon as a file is opened.
     """
     if len(prefix) < 30:
         return 0, 0
@@ -59,7 +59,7 @@ def _webp_size(prefix: bytes) -> tuple[int, int]:
 
 
 def png_ends_early(file: IO[bytes], size: int) -> bool:
-    """Return whether a PNG has no end chunk; decoders accept that, and what was lost before it may be picture."""
+    """Return whether a PNG has no end chunk, which decoders accept, although pixels may be missing."""
     position = 8
     while position + 12 <= size:
         file.seek(position)
@@ -71,12 +71,12 @@ def png_ends_early(file: IO[bytes], size: int) -> bool:
 
 
 def jpeg_markers(file: IO[bytes]) -> Iterator[bytes]:
-    """Give the markers of a JPEG that have a segment behind them, a block of the file in memory at a time.
+    """Yield the markers of a JPEG that start a segment, holding one block of the file in memory at a time.
 
-    What lies in segments and behind the end (a film, in the photos of some phones) is passed over.
+    The content of segments, and data after the end (a video, in photos of some phones), is skipped.
     """
-    start, block = 0, b""  # where in the file the block begins
-    position = 2  # in the file; nothing before it is looked at any more
+    start, block = 0, b""  # where the block starts in the file
+    position = 2  # in the file; everything before it has been read
     while True:
         marker = _JPEG_MARKER.search(block, max(0, position - start))
         if marker is None:
@@ -93,7 +93,7 @@ def jpeg_markers(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def plain_comments(file: IO[bytes]) -> int:
-    """Return how many comments a PPM of plain text may have at most; 0 for one of bytes."""
+    """Return an upper bound of the number of comments in a plain-text PPM; 0 for a binary one."""
     file.seek(0)
     if file.read(2) not in (b"P1", b"P2", b"P3"):
         return 0
@@ -144,7 +144,7 @@ def _tiff_ends_early(file: IO[bytes], size: int) -> bool:
 def _ppm_ends_early(file: IO[bytes], size: int) -> bool:
     file.seek(0)
     header = re.match(rb"P([56])\s+(?:#.*\n\s*)*(\d+)\s+(\d+)\s+(\d+)\s", file.read(PREFIX_BYTES))
-    if header is None:  # a plain one, whose end cannot be told, or one that ends in its header
+    if header is None:  # plain text, whose end is unknown, or truncated in the header
         return size < _SHORT_PPM
     kind, width, height, maximum = map(int, header.groups())
     row_bytes = width * (3 if kind == 6 else 1) * (2 if maximum > 255 else 1)
@@ -157,7 +157,7 @@ _SUPPORTED = {
     "GIF": re.compile(rb"GIF8[79]a"),
     "WEBP": re.compile(rb"RIFF.{4}WEBPVP8[ LX]", re.DOTALL),
     "TIFF": re.compile(rb"II[*+]\0|MM\0[*+]"),
-    # The size of BMP's second header, and PPM's first number, tell them from text that begins with BM or P1.
+    # The size of BMP's second header, and PPM's first number, exclude text that starts with BM or P1.
     "BMP": re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL),
     "PPM": re.compile(rb"P[1-6]\s+(?:#|\d)"),
 }
@@ -165,20 +165,20 @@ _SUPPORTED = {
 _OTHERS = re.compile(
     rb"%PDF|%!PS|\xc5\xd0\xd3\xc6"  # PDF, PostScript, EPS with a preview
     rb"|\0\0[\x01\x02]\0[^\0]\0|icns"  # ICO, CUR, ICNS
-    rb"|.{4}ftyp|.{4}jP  |\xff\x4f\xff\x51|\xff\x0a|.{4}JXL "  # AVIF, HEIC and films, JPEG 2000, JPEG XL
+    rb"|.{4}ftyp|.{4}jP  |\xff\x4f\xff\x51|\xff\x0a|.{4}JXL "  # AVIF, HEIC and videos, JPEG 2000, JPEG XL
     rb"|8BPS|gimp xcf|DDS |qoif|\x76\x2f\x31\x01|#\?RADIANCE|SIMPLE  =|.{128}DICM"
     rb"|P7\n|P[Ff]\s|\x0a[\x00-\x05]\x01[\x01\x02\x04\x08]|\x01\xda[\x00\x01]"  # PAM, PFM, PCX, SGI
-    rb"|RIFF.{4}WEBP|BM.{4}\0{4}"  # flavours of supported formats that Pillow does not know
+    rb"|RIFF.{4}WEBP|BM.{4}\0{4}"  # variants of supported formats that Pillow does not know
     rb"|(?:\xef\xbb\xbf)?\s*<(?:\?xml|svg|!DOCTYPE svg)",
     re.DOTALL,
 )
 
 _BLOCK_BYTES = 1 << 20
-_SHORT_PPM = 12  # bytes, to a first pixel: P6, three numbers
-# The end, or a marker that has a segment behind it, which begins with its length.
+_SHORT_PPM = 12  # bytes up to the first pixel: P6, three numbers
+# The end, or a marker followed by a segment, which starts with its length.
 _JPEG_MARKER = re.compile(rb"\xff(?:\xd9|([\xc0-\xcf\xda-\xfe])(..))", re.DOTALL)
 _JPEG_MARKER_BYTES = 4
-_JPEG_BLOCK_BYTES = 1 << 16  # little, as of most files only the header is looked at
+_JPEG_BLOCK_BYTES = 1 << 16  # small, because of most files only the header is read
 
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 

@@ -1,6 +1,6 @@
-"""Brings an image to a size: distorted, cut or filled up. To add a way, write a function and a row in `RESIZERS`.
+"""Resizes images: squashed, cropped or padded. To add a mode, write a function and a row in `RESIZERS`.
 
-A way gets upright RGB pixels (height, width, 3), the size (height, width) and the part that holds the picture.
+A function gets upright RGB pixels (height, width, 3), the size (height, width) and the part that contains the picture.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _squash(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:
 
 
 def _resizer() -> Resizer:
-    """Return what resizes in this thread: Pillow's bilinear filter, to within 1 of 255, but faster."""
+    """Return the resizer of this thread: Pillow's bilinear filter, to within 1 of 255, but faster."""
     if not hasattr(_OF_THREAD, "resizer"):
         _OF_THREAD.resizer = Resizer()
     resizer: Resizer = _OF_THREAD.resizer
@@ -46,7 +46,7 @@ def _crop(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:
     height = min(lower - upper, (right - left) * size[0] / size[1])
     left += (right - left - width) / 2
     upper += (lower - upper - height) / 2
-    # Rounding must not reach beyond the image.
+    # Rounding must not exceed the image.
     box = (left, upper, min(left + width, pixels.shape[1]), min(upper + height, pixels.shape[0]))
     return _squash(pixels, size, box)
 
@@ -61,17 +61,13 @@ def _pad(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:
     return canvas
 
 
-RESIZERS: dict[str, Callable[[Pixels, tuple[int, int], Box], Pixels]] = {
-    "squash": _squash,
-    "crop": _crop,
-    "pad": _pad,
-}
+RESIZERS: dict[str, Callable[[Pixels, tuple[int, int], Box], Pixels]] = {"squash": _squash, "crop": _crop, "pad": _pad}
 
 
 def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation of an opened image, 1 to 8."""
     try:
-        # PNG's own `getexif` would decode the image to look for EXIF behind the pixels.
+        # PNG's own `getexif` would decode the image to find EXIF after the pixels.
         orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
     except Exception:  # damaged EXIF is no reason to refuse the image
         return 1
@@ -79,12 +75,12 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def turn(pixels: Pixels, orientation: int) -> Pixels:
-    """Return pixels (height, width, 3) as they are seen: another view of the same ones."""
+    """Return a view of pixels (height, width, 3) turned upright."""
     return _TURNS[orientation](pixels) if orientation in _TURNS else pixels
 
 
 def turned_box(box: Box, upright: Pixels, orientation: int) -> Box:
-    """Return the stored box (0, 0, right, lower) where it comes to lie in the upright pixels."""
+    """Return the position of the stored box (0, 0, right, lower) in the upright pixels."""
     whole_height, whole_width = upright.shape[:2]
     width, height = (box[3], box[2]) if orientation > 4 else (box[2], box[3])
     left = whole_width - width if orientation in (2, 3, 6, 7) else 0

@@ -1,4 +1,4 @@
-"""Opens image files: regular ones alone, without waiting on pipes or devices, and with a reason where that fails."""
+"""Opens image files: only regular ones, without waiting on pipes or devices."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from wisesr_cli.images import ordinary
 
 Source = str | os.PathLike[str] | bytes | IO[bytes]
 
-WHOLE_LIMIT = 16 << 20  # bytes of a file that may be read as a whole: few JPEGs of less than `LARGE` pixels have more
-PREFIX_BYTES = 1 << 16  # that are read of a file first: the whole of most small ones, and the header of most others
+WHOLE_LIMIT = 16 << 20  # bytes of a file read entirely: few JPEGs of less than `LARGE` pixels have more
+PREFIX_BYTES = 1 << 16  # read first: all of most small files, and the header of most others
 
 
 @contextmanager
@@ -28,12 +28,12 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
 
 
 def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return the descriptor of a regular file, which the caller closes, and its size; raises as `open_regular` does."""
+    """Return the descriptor of a regular file, for the caller to close, and its size; raises as `open_regular` does."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ImageError(_OPEN_ERRORS.get(error.errno or 0, error.strerror or "cannot be opened")) from error
-    except ValueError as error:  # a name that no file can have
+    except ValueError as error:  # an invalid file name
         raise ImageError("no such file") from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
@@ -43,7 +43,7 @@ def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def read_whole(source: Source) -> bytes | None:
-    """Return the content of what may be an ordinary image; None for other formats, large files, and open ones."""
+    """Return the content of a possibly ordinary image; None for other formats, large files, and open files."""
     if isinstance(source, bytes):
         return source
     if not isinstance(source, str | os.PathLike):
@@ -56,7 +56,7 @@ def read_whole(source: Source) -> bytes | None:
         if not content.startswith(ordinary.STARTS):
             return None
         return content if len(content) == size else os.pread(descriptor, size, 0)
-    except OSError:  # the second look words it
+    except OSError:  # opening it again reports the error
         return None
     finally:
         os.close(descriptor)

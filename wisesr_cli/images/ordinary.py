@@ -1,9 +1,8 @@
-"""Ordinary JPEG and PNG files, decoded without detours: the libraries that Pillow's readers use, called directly.
+"""Decodes ordinary JPEG and PNG files by calling the libraries below Pillow directly.
 
-Pillow's readers look for far more than pixels, at a price that is most of what a small image takes. Here is only what
+Pillow's readers extract far more than pixels, which is most of the time for a small image. Supported here is what
 nearly all files of a dataset are: 8-bit RGB or grey, JPEG with one or several scans, PNG without transparency. Anything
-that is not exactly as expected is None, and Pillow's readers judge it: nothing here refuses or words an error. What is
-accepted gives the pixels that they give.
+else is None and left to Pillow, which also reports the errors. The pixels equal those of Pillow.
 """
 
 from __future__ import annotations
@@ -21,43 +20,43 @@ from PIL import Image
 from wisesr_cli.images import formats
 from wisesr_cli.images.color import Pixels
 
-_SEGMENT_LIMIT = 200  # before the picture; a profile of a megabyte takes 16
-_SCANS = 25  # that a JPEG of any size may have, see `pillow`; ten are usual
+_SEGMENT_LIMIT = 200  # before the picture; a colour profile of 1 MB takes 16
+_SCANS = 25  # allowed in a JPEG of any size, see `pillow`; ten are usual
 
 
 class Ordinary(NamedTuple):
-    """What the first bytes of an ordinary image say."""
+    """The header of an ordinary image."""
 
     format: str  # JPEG or PNG
     mode: str  # Pillow's: RGB or L
     width: int  # as stored
     height: int
     orientation: int  # EXIF, 1 to 8
-    start: int  # where the picture begins: behind the header of the first scan, at the first IDAT chunk
+    start: int  # of the picture: after the header of the first scan, or at the first IDAT chunk
 
 
-def look_at(prefix: bytes) -> Ordinary | None:
-    """Return what the first bytes of a file say; None where they are too few, or the file is not ordinary."""
+def parse(prefix: bytes) -> Ordinary | None:
+    """Return the header of a file from its first bytes; None where they are too few, or the file is not ordinary."""
     if prefix.startswith(_JPEG_START):
-        return _look_at_jpeg(prefix)
-    return _look_at_png(prefix) if prefix.startswith(_PNG_START) else None
+        return _parse_jpeg(prefix)
+    return _parse_png(prefix) if prefix.startswith(_PNG_START) else None
 
 
 def load(found: Ordinary, content: bytes, scale: int) -> Pixels | None:
-    """Return the picture as it is stored, RGB, a JPEG's sides divided by `scale` (1, 2, 4, 8) and rounded up.
+    """Return the picture as stored, RGB, the sides of a JPEG divided by `scale` (1, 2, 4, 8) and rounded up.
 
-    None where it is not sound. `content` is the whole file that `found` was seen in.
+    None for damaged files. `content` is the whole file with the header `found`.
     """
     try:
         if found.format == "JPEG":
             return _load_jpeg(found, content, scale)
         return _load_png(found, content)
-    except Exception:  # a damaged file, or another Pillow that wants other arguments: its readers know
+    except Exception:  # a damaged file, or a Pillow version with other arguments
         return None
 
 
-def _look_at_jpeg(prefix: bytes) -> Ordinary | None:
-    """Walk over the segments to the first scan."""
+def _parse_jpeg(prefix: bytes) -> Ordinary | None:
+    """Parse the segments up to the first scan."""
     frame, exif, xmp = b"", None, False
     position = 2
     for _ in range(_SEGMENT_LIMIT):
@@ -91,13 +90,13 @@ def _described(frame: bytes, exif: bytes | None, xmp: bool, start: int) -> Ordin
 
 
 def _is_harmless(marker: int, body: bytes) -> bool:
-    """Return whether Pillow's reader would make nothing of a segment but keep it."""
+    """Return whether a segment has no effect in Pillow's reader."""
     check = _CHECKS.get(marker)
     return marker in _HARMLESS if check is None else check(body)
 
 
 def _is_table(body: bytes) -> bool:
-    """Return whether a segment holds whole quantization tables."""
+    """Return whether a segment contains complete quantization tables."""
     position = 0
     while position < len(body):
         position += 65 if body[position] < 16 else 129
@@ -105,14 +104,14 @@ def _is_table(body: bytes) -> bool:
 
 
 def _orientation(exif: bytes | None, xmp: bool) -> int | None:
-    """Return the orientation, None where only Pillow's reader can tell: XMP may say it, too."""
+    """Return the orientation; None where XMP may define it, which only Pillow reads."""
     if exif is None:
         return None if xmp else 1
     tags = Image.Exif()
     try:
         tags.load(exif)
         orientation = tags.get(_ORIENTATION_TAG)
-    except Exception:  # whatever damaged EXIF makes of it
+    except Exception:  # damaged EXIF
         return None
     if orientation is None:
         return None if xmp else 1
@@ -129,7 +128,7 @@ def _load_jpeg(found: Ordinary, content: bytes, scale: int) -> Pixels | None:
 
 
 def _has_few_scans(content: bytes, start: int) -> bool:
-    """Return whether one scan ends the file, or a few do."""
+    """Return whether the file has one scan or a few."""
     following = _MARKER.search(content, start)
     if following is None:
         return False
@@ -143,23 +142,23 @@ def _has_few_scans(content: bytes, start: int) -> bool:
     return True
 
 
-def _look_at_png(prefix: bytes) -> Ordinary | None:
+def _parse_png(prefix: bytes) -> Ordinary | None:
     chunks = _chunks(prefix)
     kind, start, end = next(chunks, (b"", 0, 0))
     header = prefix[start:end]
-    if kind != b"IHDR" or len(header) != 13 or header[8:] not in _PNG_KINDS or not _is_sound(prefix, kind, start, end):
+    if kind != b"IHDR" or len(header) != 13 or header[8:] not in _PNG_KINDS or not _is_intact(prefix, kind, start, end):
         return None
     width, height = int.from_bytes(header[:4]), int.from_bytes(header[4:8])
     for kind, start, end in chunks:
         if kind == b"IDAT":
             return Ordinary("PNG", _PNG_KINDS[header[8:]], width, height, 1, start - 8) if width and height else None
-        if _PNG_HARMLESS.get(kind) != end - start or not _is_sound(prefix, kind, start, end):
+        if _PNG_HARMLESS.get(kind) != end - start or not _is_intact(prefix, kind, start, end):
             return None
     return None
 
 
 def _chunks(content: bytes, position: int = 8) -> Iterator[tuple[bytes, int, int]]:
-    """Give kind, start and end of each chunk's content, of which the last may lie beyond what is there."""
+    """Yield kind, start and end of each chunk; the end of the last may be beyond `content`."""
     while position + 8 <= len(content):
         start = position + 8
         end = start + int.from_bytes(content[position : position + 4])
@@ -167,12 +166,12 @@ def _chunks(content: bytes, position: int = 8) -> Iterator[tuple[bytes, int, int
         position = end + 4
 
 
-def _is_sound(content: bytes, kind: bytes, start: int, end: int) -> bool:
+def _is_intact(content: bytes, kind: bytes, start: int, end: int) -> bool:
     return zlib.crc32(content[start:end], zlib.crc32(kind)) == int.from_bytes(content[end : end + 4])
 
 
 def _load_png(found: Ordinary, content: bytes) -> Pixels | None:
-    """Decode what the IDAT chunks hold, when they follow upon each other and nothing but the end follows them."""
+    """Decode the IDAT chunks, if they are consecutive and only the end follows."""
     parts: list[bytes] = []
     for kind, start, end in _chunks(content, found.start):
         if kind == b"IEND" and end + 4 <= len(content):
@@ -184,7 +183,7 @@ def _load_png(found: Ordinary, content: bytes) -> Pixels | None:
 
 
 def _unpack(found: Ordinary, packed: bytes) -> Pixels | None:
-    """Return what a zlib stream holds; None where it may end before the last row, which the decoder does not say."""
+    """Decompress the pixels; None where the stream may end before the last row, which the decoder does not report."""
     untouched = _UNTOUCHED[found.mode]
     image = Image.new(found.mode, (found.width, found.height), untouched)
     image.frombytes(packed, "zip", (found.mode,))
@@ -198,10 +197,10 @@ _SCAN, _EXIF = 0xDA, 0xE1
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
 _MODES = {1: "L", 3: "RGB"}  # by the number of components
-# A marker behind the first scan, but no restart of it.
+# A marker after the first scan, except restarts.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 # Huffman tables, restart interval, application segments, comment.
-_HARMLESS = {0xC4, 0xDD, *range(0xE0, 0xF0), 0xFE} - {0xED}  # 0xED: Photoshop's, whose parts Pillow walks over
+_HARMLESS = {0xC4, 0xDD, *range(0xE0, 0xF0), 0xFE} - {0xED}  # 0xED: Photoshop's, which Pillow parses
 _CHECKS: dict[int, Callable[[bytes], bool]] = {
     0xDB: _is_table,
     0xE0: lambda body: not body.startswith(b"JFIF") or len(body) >= 12,
@@ -214,5 +213,5 @@ _JPEG_START = b"\xff\xd8\xff"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 STARTS = (_JPEG_START, _PNG_START)  # the first bytes of files that may be ordinary
 _PNG_KINDS = {b"\x08\x02\0\0\0": "RGB", b"\x08\0\0\0\0": "L"}  # 8 bits, not interlaced
-_UNTOUCHED: dict[str, int | tuple[int, ...]] = {"RGB": (187, 3, 91), "L": 91}  # colours that few pictures end with
+_UNTOUCHED: dict[str, int | tuple[int, ...]] = {"RGB": (187, 3, 91), "L": 91}  # colours that rarely end a picture
 _PNG_HARMLESS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"tIME": 7, b"sBIT": 3, b"bKGD": 6}  # bytes of each

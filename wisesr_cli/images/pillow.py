@@ -1,4 +1,4 @@
-"""How Pillow is set up, and what its decoders never get to see: files that would take minutes or all memory."""
+"""Configures Pillow, and refuses files whose decoding would take minutes or all memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from PIL import Image, ImageFile, TiffImagePlugin, _imaging
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import formats
 
-SEGMENT_LIMIT = 10_000  # of a JPEG: a depth map takes hundreds; Pillow takes memory and time for each, however empty
-SCAN_LIMIT = 100  # passes over a progressive JPEG: ten are usual, and one of 14 bytes costs as much as a whole one
-SCAN_PIXELS = 2_500_000_000  # what the scans of a very large JPEG may go over together: two to three seconds
-COMMENT_LIMIT = 1000  # in a plain PPM, whose decoder copies a megabyte for each
+SEGMENT_LIMIT = 10_000  # in a JPEG: a depth map takes hundreds; each costs Pillow memory and time
+SCAN_LIMIT = 100  # in a progressive JPEG: ten are usual, and a scan of 14 bytes costs as much as a full one
+SCAN_PIXELS = 2_500_000_000  # total over all scans of a very large JPEG: two to three seconds
+COMMENT_LIMIT = 1000  # in a plain PPM, whose decoder copies 1 MB for each
 
 
 def refuse_before_opening(format_name: str, file: IO[bytes]) -> None:
-    """Raise `ImageError` for what Pillow would take minutes, or all memory, to read the header of."""
+    """Raise `ImageError` for files whose header would take Pillow minutes or all memory."""
     if format_name == "JPEG":
         for number, marker in enumerate(formats.jpeg_markers(file)):
             if marker == formats.JPEG_SCAN:
@@ -31,7 +31,7 @@ def refuse_before_opening(format_name: str, file: IO[bytes]) -> None:
 
 
 def refuse_before_loading(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
-    """Raise `ImageError` for what a decoder would take minutes for, or would fill in."""
+    """Raise `ImageError` for files that take minutes to decode, or whose missing data would be filled in."""
     position = file.tell()
     if image.format in ("JPEG", "MPO"):
         _check_jpeg_scans(image, file)
@@ -53,13 +53,13 @@ def _check_jpeg_scans(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
 
 
 def _check_segments(number: int) -> None:
-    """Refuse a JPEG for its segment `number`, from 0 on."""
+    """Raise when `number`, counted from 0, exceeds the limit of JPEG segments."""
     if number >= SEGMENT_LIMIT:
         raise ImageError(f"damaged JPEG: more than {SEGMENT_LIMIT:,} segments")
 
 
 def _check_tiff_strips(image: TiffImagePlugin.TiffImageFile, file: IO[bytes]) -> None:
-    """Find strips or tiles that are missing or cut: not every decoder in libtiff says so, and they would be filled."""
+    """Refuse missing or truncated strips or tiles, which some decoders of libtiff fill in silently."""
     tags = image.tag_v2
     offsets, counts = tags.get(273) or tags.get(324) or (), tags.get(279) or tags.get(325) or ()
     width, height = tags[256], tags[257]
@@ -73,24 +73,24 @@ def _check_tiff_strips(image: TiffImagePlugin.TiffImageFile, file: IO[bytes]) ->
 
 
 def prepare_pillow(pixel_limit: int) -> None:
-    """Keep Pillow's warnings (odd EXIF, many pixels, palettes) off the terminal, and its own pixel limit above ours.
+    """Silence Pillow's warnings (EXIF, many pixels, palettes), and raise its pixel limit above `pixel_limit`.
 
-    `warnings.catch_warnings` is not safe while other threads decode: the rule is added once, and again when it is gone.
+    `warnings.catch_warnings` is not thread-safe, so a filter is added once, and again if it was removed.
     """
     if _WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\b")
-    if Image.MAX_IMAGE_PIXELS is not None and pixel_limit > 2 * Image.MAX_IMAGE_PIXELS:  # it refuses from twice that on
+    if Image.MAX_IMAGE_PIXELS is not None and pixel_limit > 2 * Image.MAX_IMAGE_PIXELS:  # it refuses twice that
         Image.MAX_IMAGE_PIXELS = pixel_limit
     silence_logs()
 
 
 @cache
 def silence_logs() -> bool:
-    """Let Pillow and libtiff raise what is wrong without writing it to standard error; return whether both obey.
+    """Keep Pillow and libtiff from writing errors to standard error; return whether that worked for both.
 
-    libtiff is found through Pillow's own module, wherever a system keeps it; built into that module, it may be hidden.
+    libtiff is found through Pillow's extension module; when linked statically, it may be hidden.
     """
-    # Python itself writes a library's errors to standard error when nobody has taken charge of its log.
+    # Without a handler, Python writes a library's log to standard error.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     try:
         pillow = ctypes.CDLL(_imaging.__file__)

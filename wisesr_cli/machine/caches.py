@@ -1,6 +1,6 @@
-"""Where wisesr keeps what it can do without: memories of scans and decoded pixels, outside of the user's data.
+"""The folder of caches (scans, decoded pixels), outside of the user's data.
 
-Nothing here may end a command: a cache that is damaged, or cannot be written, counts as empty.
+Errors here never end a command: a cache that is damaged, or cannot be written, counts as empty.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ def cache_dir() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     if base and Path(base).is_absolute():
         return Path(base) / "wisesr"
-    home = os.environ.get("HOME")  # Path.home() raises where there is none
+    home = os.environ.get("HOME")  # Path.home() raises where it is not set
     return Path(home or tempfile.gettempdir()) / ".cache" / "wisesr"
 
 
 def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays that `save_arrays` wrote, or an empty dict for a file that is absent or damaged."""
+    """Return the arrays written by `save_arrays`, or an empty dict for a missing or damaged file."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except Exception as error:  # zipfile and NumPy raise a dozen kinds on damaged files
+    except Exception as error:  # zipfile and NumPy raise many kinds on damaged files
         if isinstance(error, _ARRAY_ERRORS) or type(error).__module__ in ("zipfile", "zlib", "struct"):
             return {}
         raise
 
 
 def save_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    """Write arrays to a temporary name, then rename; silently give up when the folder cannot be written."""
+    """Write arrays to a temporary name, then rename it; ignores errors of the file system."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all: written to a temporary name in the same folder, flushed, then renamed."""
+"""Atomic file writes: to a temporary name in the same folder, flushed, then renamed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,7 @@ LONGEST_SUFFIX = 32  # bytes
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let any error of the system in the block, which writes to `path`, be one that names it.
-
-    Raises:
-        MachineError: the disk is full, the name too long, the folder gone, or whatever else keeps one from writing.
-    """
+    """Turn any `OSError` in the block into a `MachineError` that names `path`."""
     try:
         yield
     except OSError as error:
@@ -31,14 +27,9 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what was written there replaces `path` when the block ends without error.
+    """Yield a temporary path, which replaces `path` when the block ends without error.
 
-    Args:
-        path: the file.
-        temporary: the temporary path; None is one that nothing else has.
-
-    Raises:
-        MachineError: it cannot be written.
+    `temporary` is by default a unique name in the same folder. Raises `MachineError` when it cannot be written.
     """
     temporary = temporary or path.with_name(_temporary_name(path))
     try:
@@ -53,23 +44,19 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
 
 
 def _temporary_name(path: Path) -> str:
-    """Return a name that nothing else has, with the suffix that libraries look at, and never too long."""
+    """Return a unique name of limited length, with the suffix, because libraries depend on it."""
     suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
     return f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{suffix}"
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, unless it is there.
-
-    Raises:
-        MachineError: it cannot be made.
-    """
+    """Create a folder and its parents unless it exists; raises `MachineError`."""
     with naming(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def remove(path: Path) -> None:
-    """Take away what lies at `path`: a folder with all that is in it, or a file; of a link, the link alone."""
+    """Remove a folder with its content, or a file; of a link, only the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -77,11 +64,9 @@ def remove(path: Path) -> None:
 
 
 def read_text(path: Path, most_bytes: int) -> str:
-    """Return the UTF-8 text of a file, which must be a regular one and not too large.
+    """Return the UTF-8 text of a regular file.
 
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no regular file, too large, or not UTF-8.
+    Raises `OSError` when it cannot be read, and `ValueError` when it is not a regular file, too large, or not UTF-8.
     """
     if not path.is_file() and path.exists():
         raise ValueError("not a regular file")
@@ -91,13 +76,13 @@ def read_text(path: Path, most_bytes: int) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text as a whole."""
+    """Write UTF-8 text atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def flush_to_disk(path: Path) -> None:
-    """Make what was written to a file, or the names in a folder, survive a loss of power."""
+    """Flush a file, or the names in a folder, so that they survive a power loss."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

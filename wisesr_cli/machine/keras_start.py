@@ -1,6 +1,6 @@
-"""Starts Keras: which backend, which device, which arithmetic, and nothing printed that nobody asked for.
+"""Starts Keras: selects backend, device and numeric precision, and silences the frameworks.
 
-TensorFlow is imported here, nowhere else. Keras' own settings file of the user changes nothing.
+Only this module imports TensorFlow. The user's own settings of Keras are ignored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VERSIONED_PACKAGES = ("wisesr", "keras", "tensorflow", "jax", "numpy", "pillow")
 
 @dataclass(frozen=True)
 class Device:
-    """What computes, and why: one line for the user."""
+    """The device, and why it was chosen; as text, one line for the user."""
 
     kind: Literal["cpu", "gpu"]
     name: str
@@ -44,7 +44,7 @@ class Device:
 
 
 def backend_name() -> str:
-    """Return which Keras backend is used: TensorFlow unless KERAS_BACKEND says jax."""
+    """Return the Keras backend: TensorFlow unless KERAS_BACKEND is jax."""
     name = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if name not in {"tensorflow", "jax"}:
         raise MachineError(f"KERAS_BACKEND is {name!r}; allowed: tensorflow, jax")
@@ -52,20 +52,12 @@ def backend_name() -> str:
 
 
 def start(
-    device: DeviceChoice = "auto",
-    *,
-    precision: str = "float32",
-    prepare: Callable[[Any], object] | None = None,
+    device: DeviceChoice = "auto", *, precision: str = "float32", prepare: Callable[[Any], object] | None = None
 ) -> Device:
-    """Import Keras with its backend and set device and precision for this process.
+    """Import Keras with its backend and set device and precision (Keras' dtype policy) for this process.
 
-    Args:
-        device: `auto` takes a GPU when the backend sees one.
-        precision: Keras' dtype policy for layers made from now on.
-        prepare: is called with the backend before the devices are looked at.
-
-    Raises:
-        MachineError: `gpu` was asked for and there is none, or the backend is not installed.
+    `auto` takes a GPU when the backend sees one. `prepare` is called with the backend before devices are listed. Raises
+    `MachineError` when `gpu` is requested without a GPU, or the backend is not installed.
     """
     backend, framework = backend_name(), load_backend()
     if device == "cpu" and backend == "jax":
@@ -83,11 +75,7 @@ def start(
 
 
 def load_backend() -> Any:
-    """Return the backend, which knows of no device yet.
-
-    Raises:
-        MachineError: it is not installed, or cannot be loaded.
-    """
+    """Import the backend without initializing devices; raises `MachineError` when it cannot be loaded."""
     backend = backend_name()
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -95,37 +83,35 @@ def load_backend() -> Any:
 
 
 def load_tensorflow() -> Any:
-    """Return TensorFlow, which converts models and runs converted ones; where Keras runs on JAX, for the CPU only.
+    """Import TensorFlow to convert models and run converted ones; on the CPU only where Keras runs on JAX.
 
-    Raises:
-        MachineError: it is not installed, or cannot be loaded.
+    Raises `MachineError` when it cannot be loaded.
     """
     tensorflow = _load("tensorflow")
     if backend_name() != "tensorflow":
-        _calm_tensorflow(tensorflow)
+        _silence_tensorflow(tensorflow)
         _hide_gpus(tensorflow)
     return tensorflow
 
 
 def loaded_tensorflow() -> Any:
-    """Return TensorFlow, which `start` has loaded as the backend; from any thread."""
+    """Return TensorFlow, already loaded by `start` as the backend; from any thread."""
     return sys.modules["tensorflow"]
 
 
 def detected_processes() -> tuple[str, int, int] | None:
-    """Return what JAX finds of a scheduler: the coordinator's address, how many processes, and which this is."""
+    """Return the coordinator's address, the number of processes and this one's rank, if JAX finds a scheduler."""
     environment = load_backend()._src.clusters.ClusterEnv
     try:
         found = environment.auto_detect_unset_distributed_params(None, None, None, [], None, DETECTION_SECONDS)
     except (RuntimeError, ValueError, LookupError) as error:
-        raise MachineError(
-            f"JAX cannot tell which processes train together: {on_one_line(error, whole=True)}"
-        ) from error
+        reason = on_one_line(error, whole=True)
+        raise MachineError(f"JAX cannot tell which processes train together: {reason}") from error
     return None if None in found[:3] else found[:3]
 
 
 def check_several_processes() -> None:
-    """Raise a `UsageError` where the backend is not JAX."""
+    """Raise `UsageError` unless the backend is JAX."""
     if backend_name() != "jax":
         raise UsageError(
             "several processes train together on the JAX backend only, as TensorFlow's own way does not work with "
@@ -134,32 +120,30 @@ def check_several_processes() -> None:
 
 
 def join_processes(
-    address: str, processes: int, process: int, *, join_timeout: float, lost_after: float
+    address: str, processes: int, rank: int, *, join_timeout: float, lost_after: float
 ) -> tuple[Any, Any]:
     """Let JAX start its coordinator in process 0 and connect to it; return JAX and its `multihost_utils`.
 
-    Raises:
-        MachineError: JAX cannot listen there. Where processes do not come in time, it ends this one.
+    Raises `MachineError` when JAX cannot connect; after `join_timeout` seconds, JAX ends this process.
     """
     jax, (host, _, port) = load_backend(), address.rpartition(":")
-    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM: not before there are steps
+    jax.config.update("jax_enable_preemption_service", False)  # it handles SIGTERM: too early
     before = None
     with suppress(ValueError):  # not the main thread
-        before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python would hear of it when JAX has waited to the end
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python would handle it only after the wait
     try:
         jax.distributed.initialize(
             address,
             processes,
-            process,
+            rank,
             cluster_detection_method="deactivate",
             initialization_timeout=int(join_timeout),
             heartbeat_timeout_seconds=int(lost_after),
             coordinator_bind_address=address if host in _LOOPBACK else f"[::]:{port}",
         )
     except RuntimeError as error:
-        raise MachineError(
-            f"JAX cannot reach the other processes at {address}: {on_one_line(error, whole=True)}"
-        ) from error
+        reason = on_one_line(error, whole=True)
+        raise MachineError(f"JAX cannot reach the other processes at {address}: {reason}") from error
     finally:
         if before is not None:
             signal.signal(signal.SIGINT, before)
@@ -172,22 +156,18 @@ def _multihost_utils() -> Any:
 
 
 def connect_devices() -> None:
-    """Let the devices of all processes find one another, which those of a CPU tell about on standard output."""
+    """Connect the devices of all processes; CPU devices report this on standard output, which is silenced."""
     with _quiet_stdout():
         _multihost_utils().sync_global_devices("wisesr")
 
 
 def loaded_jax() -> Any:
-    """Return JAX, which `start` has loaded as the backend."""
+    """Return JAX, already loaded by `start` as the backend."""
     return sys.modules["jax"]
 
 
 def _load(package: str) -> Any:
-    """Import a package.
-
-    Raises:
-        MachineError: it, or what it needs, is not installed or cannot be loaded, or refuses the settings of Keras.
-    """
+    """Import a package; raises `MachineError` when it cannot be loaded, or rejects the settings of Keras."""
     try:
         with _quiet_start(), _without_collection(frozen=package not in sys.modules):
             return importlib.import_module(package)
@@ -205,9 +185,9 @@ def _load(package: str) -> Any:
 
 
 def _is_about_settings(error: BaseException) -> bool:
-    """Return whether Keras raised an error of importing it: it does so where it reads its settings.
+    """Return whether an import error was raised in Keras, which reads its settings on import.
 
-    TensorFlow holds a Keras of its own, which reads the same settings; an error elsewhere in TensorFlow is a bug.
+    TensorFlow contains a Keras that reads the same settings; an error elsewhere in TensorFlow is a bug.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and "keras" in str(frames[-1].f_globals.get("__name__")).split(".")
@@ -215,10 +195,10 @@ def _is_about_settings(error: BaseException) -> bool:
 
 @contextmanager
 def _without_collection(*, frozen: bool) -> Iterator[None]:
-    """Hold Python's garbage collection back, and keep it off what was made meanwhile when that is `frozen`.
+    """Pause Python's garbage collection; with `frozen`, exclude all current objects from it afterwards.
 
-    A framework makes a million objects that stay: looking through them again and again, while they are imported and
-    while the first step is traced, took a tenth of the time to that step.
+    A framework creates a million permanent objects: scanning them repeatedly, during the import and while the first
+    step is traced, took a tenth of the time to that step.
     """
     collected = gc.isenabled()
     gc.disable()
@@ -233,23 +213,23 @@ def _without_collection(*, frozen: bool) -> Iterator[None]:
 
 @contextmanager
 def _quiet_start() -> Iterator[None]:
-    """Keep what the frameworks' C++ code prints while it starts off the terminal, unless starting fails."""
-    said = b""
+    """Hide the output of the frameworks' C++ code while they start, unless starting fails."""
+    output = b""
     try:
         with quiet_stderr() as log:
             try:
                 yield
             except (ImportError, OSError, RuntimeError):
                 log.seek(0)
-                said = log.read()
+                output = log.read()
                 raise
     finally:
-        sys.stderr.write(said.decode(errors="replace"))
+        sys.stderr.write(output.decode(errors="replace"))
 
 
 @contextmanager
 def quiet_stderr() -> Iterator[IO[bytes]]:
-    """Keep what C++ code prints off standard error, and give the file that it goes into. For the main thread only."""
+    """Redirect standard error, including that of C++ code, to the yielded file. For the main thread only."""
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as log:
@@ -263,7 +243,7 @@ def quiet_stderr() -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _quiet_stdout() -> Iterator[None]:
-    """Keep what C++ code prints off standard output, which is for results. For the main thread only."""
+    """Discard the output of C++ code to standard output, which is for results. For the main thread only."""
     sys.stdout.flush()
     saved, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -276,7 +256,7 @@ def _quiet_stdout() -> Iterator[None]:
 
 
 def _ignore_user_settings(keras: Any) -> None:
-    """Undo what ~/.keras/keras.json and variables say, so that a run means the same for everybody."""
+    """Reset settings from ~/.keras/keras.json and environment variables, so that runs are reproducible."""
     keras.config.set_max_epochs(None)
     keras.config.set_max_steps_per_epoch(None)
     keras.config.set_floatx("float32")
@@ -284,13 +264,13 @@ def _ignore_user_settings(keras: Any) -> None:
     keras.config.set_image_data_format("channels_last")
 
 
-def _calm_tensorflow(tensorflow: Any) -> None:
-    """Keep TensorFlow's hints about its own tracing, meant for authors of models, from users."""
+def _silence_tensorflow(tensorflow: Any) -> None:
+    """Silence TensorFlow's hints about tracing, which are meant for authors of models."""
     tensorflow.get_logger().setLevel("ERROR")
 
 
 def _tensorflow_device(tensorflow: Any, choice: DeviceChoice) -> Device:
-    _calm_tensorflow(tensorflow)
+    _silence_tensorflow(tensorflow)
     with _quiet_start():
         gpus = tensorflow.config.list_physical_devices("GPU")
         if choice == "cpu":
@@ -330,7 +310,7 @@ def _cpu_or_error(choice: DeviceChoice, reason: str) -> Device:
 
 
 def full_float32() -> None:
-    """Turn TF32 off, which rounds the products of float32 to 10 bits; the backend has been imported before."""
+    """Disable TF32, which rounds float32 products to 10 bits; the backend must be imported."""
     backend = backend_name()
     framework = importlib.import_module(backend)
     if backend == "tensorflow":
@@ -340,26 +320,26 @@ def full_float32() -> None:
 
 
 def processor() -> str:
-    """Return the processor's name and the number of threads that this process may use."""
+    """Return the processor's name and the number of threads of this process."""
     return f"{platform.processor() or platform.machine()}, {worker_count()} threads"
 
 
 def has_nvidia_driver() -> bool:
-    """Return whether the driver of an NVIDIA GPU is loaded, which needs no framework to find out."""
+    """Return whether the driver of an NVIDIA GPU is loaded, without importing a framework."""
     return os.path.exists("/proc/driver/nvidia/version")  # noqa: PTH110  (pathlib would be the only use of it here)
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and the backend, for the random start of weights."""
+    """Set the random seed of Python, NumPy and the backend."""
     import keras
 
     keras.utils.set_random_seed(seed)
 
 
 def forget_models() -> None:
-    """Let go of what Keras remembers of the models so far, and count their names from the start again.
+    """Clear Keras' state of earlier models, including the counters of their names.
 
-    What is trained next in this process is then what a fresh process would train, and memory does not grow with it.
+    The next training then equals one in a fresh process, and memory does not grow.
     """
     keras = sys.modules.get("keras")
     if keras is not None:
@@ -367,7 +347,7 @@ def forget_models() -> None:
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of what decides the numbers, Python included."""
+    """Return the versions of Python and of the packages that affect numeric results."""
     versions = {"python": platform.python_version()}
     for package in VERSIONED_PACKAGES:
         try:

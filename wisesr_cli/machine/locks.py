@@ -20,12 +20,10 @@ TRIES = 100
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path`, made with its folder; a lock whose process died does not block.
+    """Hold the lock file at `path`, created with its folder; the lock of a dead process does not block.
 
-    The holder may take both away: whoever opened them meanwhile makes them again.
-
-    Raises:
-        MachineError: another live process holds it, which is named by its pid, or it cannot be written.
+    The holder may remove both; a process that waits then creates them again. Raises `MachineError` when another live
+    process holds the lock (naming its pid), or the file cannot be written.
     """
     with naming(path):
         descriptor = _hold(path)
@@ -40,15 +38,11 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for it out of a folder, without a file in it.
-
-    Raises:
-        MachineError: another live process is in it, or it cannot be opened.
-    """
+    """Lock a folder without a file in it; raises `MachineError` when another process holds it, or on any error."""
     with naming(folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with suppress(OSError):  # file systems that know no locks
+        with suppress(OSError):  # file systems without locks
             if not take(descriptor):
                 raise MachineError(f"{visible(folder)}: in use by another wisesr; wait for it or stop it")
         yield
@@ -57,12 +51,9 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def take(file: int | FileIO, *, shared: bool = False, wait: bool = False) -> bool:
-    """Take the lock of an open file, which holds until it is closed; return False where another process has it.
+    """Take the lock of an open file until it is closed; return False where another process holds it.
 
-    `shared`: others may share it. `wait`: until no other process has it.
-
-    Raises:
-        OSError: the file system knows no locks.
+    `shared` takes a shared lock; `wait` blocks until the lock is free. Raises `OSError` on file systems without locks.
     """
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
@@ -80,10 +71,10 @@ def lies_at(path: Path, file: int | FileIO) -> bool:
 
 
 def _hold(path: Path) -> int:
-    """Return an open descriptor of the file at `path` that no other process holds."""
+    """Return an open descriptor of the locked file at `path`."""
     for _ in range(TRIES):
         make_folder(path.parent)
-        with suppress(FileNotFoundError):  # taken away by another process between two of these lines
+        with suppress(FileNotFoundError):  # removed by another process meanwhile
             descriptor = _open_own(path)
             try:
                 if not take(descriptor):
@@ -101,11 +92,7 @@ def _hold(path: Path) -> int:
 
 
 def _open_own(path: Path) -> int:
-    """Open the lock file, which must be a file of its own: what a link leads to would be overwritten.
-
-    Raises:
-        RunError: something else lies there.
-    """
+    """Open the lock file; raises `RunError` for a link or anything else whose target would be overwritten."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How much memory can still be taken, on this machine and within its container."""
+"""The available memory, on this machine and within its container."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 
 
 def available_memory_bytes() -> int:
-    """Return the memory that can still be taken, within the limit of a container, too; a guess where nobody says."""
-    answers = [_memory_of_machine(), _memory_of_container()]
-    known = [answer for answer in answers if answer is not None]
-    return min(known, default=2 * 10**9)
+    """Return the available memory, within the limit of a container; 2 GB where it is unknown."""
+    found = (_memory_of_machine(), _memory_of_container())
+    return min((each for each in found if each is not None), default=2 * 10**9)
 
 
 def _memory_of_machine() -> int | None:

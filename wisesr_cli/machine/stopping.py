@@ -1,4 +1,4 @@
-"""Signals: a stop that loses nothing."""
+"""Stops on signals without losing work."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from wisesr_cli.errors import Interrupted
 
 
 class _StopNow(BaseException):
-    """Ends a block wherever it is. No `Exception`: decoders and Keras catch those, and threads that are just being
-    started are left in disorder by them.
+    """Ends a block immediately. It is not an `Exception`: decoders and Keras catch those, and an `Exception` while a
+    thread starts leaves `threading` inconsistent.
     """
 
 
 class StopRequest:
-    """Whether a signal asked to stop. Loops that must reach a step's end defer it and look; else it stops at once."""
+    """A request to stop by a signal. Loops that must finish a step defer it and call `check`."""
 
     def __init__(self, hint: str = "no epoch was under way; go on with --resume") -> None:
-        self.hint = hint  # for a stop at once
+        self.hint = hint  # for an immediate stop
         self.signal_number: int | None = None
         self.deferring = False
 
     def receive(self, signal_number: int, frame: FrameType | None) -> None:
-        """Note the first signal; the second ends the process at once, as files are whole at any moment."""
+        """Record the first signal; a second one ends the process at once, which leaves all files complete."""
         if self.signal_number is not None:
             os._exit(128 + signal_number)
         self.signal_number = signal_number
@@ -37,9 +37,9 @@ class StopRequest:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let the block decide when to stop, with `check`; one that does not look is stopped at its end.
+        """Defer stops to calls of `check` in the block, or to its end.
 
-        An import belongs into such a block: broken off, it would leave halves of a library in `sys.modules`.
+        Imports belong in such a block: an interrupted one would leave partial modules in `sys.modules`.
         """
         self.deferring = True
         try:
@@ -50,7 +50,7 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Let a signal stop the block wherever it is, within one that puts stops off."""
+        """Let a signal stop this block at once, inside a deferring one."""
         self.check(self.hint)
         self.deferring = False
         try:
@@ -59,19 +59,19 @@ class StopRequest:
             self.deferring = True
 
     def check(self, hint: str) -> None:
-        """Raise `Interrupted` with `hint` when a signal came."""
+        """Raise `Interrupted` with `hint` when a stop is pending."""
         if self.signal_number is not None:
             raise interrupted(self.signal_number, hint)
 
 
 def interrupted(signal_number: int, hint: str) -> Interrupted:
-    """Return the error that a signal which asked to stop becomes."""
+    """Return the error for a signal that requested a stop."""
     return Interrupted(f"stopped by {signal.Signals(signal_number).name}; {hint}", signal_number)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop before the last epoch. Steps and seconds are counted from the start of this call of `train`."""
+    """Limits of one call of `train`: steps and seconds count from its start."""
 
     stop: StopRequest
     started: float
@@ -81,10 +81,9 @@ class Limits:
 
 @contextmanager
 def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a request to stop for as long as the block runs (main thread only).
+    """Turn SIGINT and SIGTERM into a request to stop during the block (main thread only).
 
-    Raises:
-        Interrupted: a signal came, and the block did not put its stop off.
+    Raises `Interrupted` after a signal, unless the block deferred the stop.
     """
     request = request or StopRequest()
     previous: dict[signal.Signals, Any] = {}

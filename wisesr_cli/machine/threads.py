@@ -1,6 +1,6 @@
-"""Work on many items in threads, results in the order of the items, with a bounded number under way.
+"""Processes many items in threads, with results in order and a bounded number in progress.
 
-Decoders let go of Python's lock, so threads are enough for images. Standard library only.
+Decoders release Python's global lock, so threads suffice for images. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_TOLD_EVERY_SECONDS = 0.1
+_REPORT_SECONDS = 0.1
 
 
-_most_workers: int | None = None  # in a process that shares its processors with others of its kind
+_most_workers: int | None = None  # set in a process that shares its processors with similar ones
 
 
 def limit_worker_count(most: int) -> None:
-    """Let this process use no more than so many processors from now on."""
+    """Limit the processors that this process uses from now on."""
     global _most_workers
     _most_workers = most
 
@@ -44,10 +44,10 @@ def for_each(
     workers: int | None = None,
     finished: Callable[[int], object],
 ) -> None:
-    """Call `function(item)` for every item, in threads that take the next one as soon as they are done with one.
+    """Call `function(item)` for every item, in threads.
 
-    `finished(count)` is called now and then, in the calling thread, with how many more items are done. An exception of
-    either passes through; no thread is left when this returns or raises.
+    `finished(count)` is called repeatedly, in the calling thread, with the number of newly finished items. Exceptions
+    of both propagate; all threads have ended when this returns or raises.
     """
     workers = min(workers or worker_count(), len(items)) or 1
     rest = iter(items)
@@ -61,24 +61,24 @@ def for_each(
             function(item)
             done[worker] += 1
 
-    told = 0
+    reported = 0
     executor = ThreadPoolExecutor(workers, thread_name_prefix="wisesr")
     try:
         pending = {executor.submit(work, worker) for worker in range(workers)}
         while pending:
-            ended, pending = wait(pending, _TOLD_EVERY_SECONDS, FIRST_COMPLETED)
+            ended, pending = wait(pending, _REPORT_SECONDS, FIRST_COMPLETED)
             while ended:
-                ended.pop().result()  # in no variable: its error's traceback would keep it, and `function`, alive
+                ended.pop().result()  # no variable: a traceback would keep the future, and `function`, alive
             count = sum(done)
-            finished(count - told)
-            told = count
+            finished(count - reported)
+            reported = count
     finally:
         stopping.set()
         executor.shutdown(wait=True, cancel_futures=True)
 
 
 def always() -> bool:
-    """Say that the next item is there without waiting: the rule for items that come from a list or the disk."""
+    """Return True: the next item is available without waiting, as for items from a list or the disk."""
     return True
 
 
@@ -90,12 +90,12 @@ def map_in_batches(
     workers: int | None = None,
     ready: Callable[[], bool] = always,
 ) -> Generator[list[Result], None, None]:
-    """Give `function(item)` for every item, in order, in lists of at most `batch_size`.
+    """Yield `function(item)` for every item, in order, in lists of at most `batch_size`.
 
-    While one list is used, two items per worker of the next are under way. Where `ready` says that the next item is yet
-    to come, what is there is given first, as a shorter list: a slow source never holds back results. Closing the
-    generator early stops the threads; an exception of `function` or of `items` passes through and stops them, too. One
-    raised where the results are used does not: use it within `contextlib.closing`.
+    While one list is used, two items per worker of the next are in progress. Where `ready` returns False, the results
+    so far are yielded as a shorter list, so that a slow source never delays results. Closing the generator early stops
+    the threads, as does an exception of `function` or `items`, which propagates. One raised where the results are used
+    does not: use it within `contextlib.closing`.
     """
     workers = workers or worker_count()
     executor = ThreadPoolExecutor(workers, thread_name_prefix="wisesr")

@@ -1,8 +1,7 @@
-"""The backbones: everything before the feature map, and how each wants its pixels.
+"""The backbones: everything before the feature map, and the input scaling of each.
 
 To add one: a row in `BACKBONES` with its Keras name, the input scaling it was trained with, and its native image size;
-then `python tests/support/backbone_costs.py`, which writes what it costs. Keras is imported inside the build functions
-only.
+then run `python tests/support/backbone_costs.py`, which writes its costs. Only the build functions import Keras.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from typing import Any, Literal
 from wisesr_cli.errors import ConfigError
 from wisesr_cli.text import joined, nearest, visible
 
-# How pixels 0..255 are scaled before the backbone sees them. `caffe`: blue, green, red, each less its ImageNet mean;
-# `tf`: -1..1; `torch`: less the ImageNet mean, by its deviation; `unit`: 0..1; `none`: as they are.
+# How pixels 0..255 are scaled before the backbone. `caffe`: BGR minus the ImageNet mean; `tf`: -1..1; `torch`: minus
+# the ImageNet mean, divided by its deviation; `unit`: 0..1; `none`: unchanged.
 Preprocessing = Literal["caffe", "tf", "torch", "unit", "none"]
 
-BACKBONE_LAYER = "backbone"  # what the backbone is called inside a classifier
-FROM_WEIGHTS = "from_weights"  # no row of `BACKBONES`: the backbone is what the file of `model.weights` holds
+BACKBONE_LAYER = "backbone"  # the name of the backbone inside a classifier
+FROM_WEIGHTS = "from_weights"  # not a row of `BACKBONES`: the backbone in the file of `model.weights`
 
-MAX_MOMENTUM = 0.99  # Keras' MobileNets have 0.999: after a short run their statistics are those of the start
+MAX_MOMENTUM = 0.99  # Keras' MobileNets have 0.999: a short run would hardly change their statistics
 SHORT_MOMENTUM = 0.9
 SHORT_EPOCH_STEPS = 100
 
@@ -48,11 +47,7 @@ class Backbone:
 
 
 def canonical_name(name: str) -> str:
-    """Return a backbone's name as Keras spells it, whatever its case.
-
-    Raises:
-        ValueError: when there is none; the message lists them.
-    """
+    """Return a backbone's name as Keras spells it, given in any case; raises `ValueError` with all names."""
     names = (*BACKBONES, FROM_WEIGHTS)
     for known in names:
         if known.lower() == name.lower():
@@ -61,27 +56,21 @@ def canonical_name(name: str) -> str:
 
 
 def row_of(name: str) -> Backbone:
-    """Return the row of a backbone; of one that comes from a file nothing is known but that it scales no pixels."""
+    """Return the row of a backbone; one from a file has only defaults."""
     return BACKBONES.get(name, _FROM_FILE)
 
 
 def build_backbone(name: str, image_size: tuple[int, int], *, weights: str | None = None) -> Any:
     """Return a Keras model from scaled pixels (batch, height, width, 3) to a feature map.
 
-    Args:
-        name: a key of `BACKBONES`.
-        image_size: height and width in pixels.
-        weights: None (random start) or "imagenet" (downloaded by Keras into its cache).
-
-    Raises:
-        ConfigError: the image is smaller than the backbone's minimum, or ImageNet weights do not exist.
+    `weights` is None (random) or "imagenet" (downloaded by Keras into its cache). Raises as `check_backbone` does.
     """
     check_backbone(name, image_size, weights)
     return BACKBONES[name].build(image_size, weights, BACKBONE_LAYER)
 
 
 def check_backbone(name: str, image_size: tuple[int, int], weights: str | None) -> None:
-    """Raise a `ConfigError` when the image is too small for a backbone, or it has no such weights."""
+    """Raise `ConfigError` when the image is too small for a backbone, or it has no such weights."""
     if name == FROM_WEIGHTS:
         _check_from_weights(weights)
         return
@@ -103,11 +92,7 @@ def _check_from_weights(weights: str | None) -> None:
 
 
 def cut_backbone(backbone: Any, layer_name: str) -> Any:
-    """Return the backbone up to one of its layers.
-
-    Raises:
-        ConfigError: there is no such layer, or it does not give a feature map.
-    """
+    """Return the backbone up to a layer; raises `ConfigError` unless the layer exists and gives a feature map."""
     import keras
 
     layers = {layer.name: layer for layer in backbone.layers}
@@ -129,7 +114,7 @@ def _output_shape(layer: Any) -> tuple[Any, ...]:
 
 
 def limit_momentum(backbone: Any, steps_per_epoch: int) -> None:
-    """Make batch-norm statistics follow a training from scratch fast enough to be right at its first evaluation."""
+    """Lower the momentum of batch norm, so that its statistics are valid at the first evaluation from scratch."""
     import keras
 
     momentum = SHORT_MOMENTUM if steps_per_epoch < SHORT_EPOCH_STEPS else MAX_MOMENTUM
@@ -139,12 +124,12 @@ def limit_momentum(backbone: Any, steps_per_epoch: int) -> None:
 
 
 def resolve_preprocessing(name: str, preprocessing: str) -> Preprocessing:
-    """Return what `model.preprocessing` comes to for a row of `BACKBONES`: `auto` is what it was trained with."""
+    """Return the scaling for `model.preprocessing`; `auto` is the one that the backbone was trained with."""
     return BACKBONES[name].scaling if preprocessing == "auto" else preprocessing  # type: ignore[return-value]
 
 
 def preprocess(pixels: Any, preprocessing: Preprocessing) -> Any:
-    """Return the scaled form of symbolic pixels (batch, height, width, 3), RGB in 0..255."""
+    """Scale symbolic pixels (batch, height, width, 3), RGB in 0..255."""
     import keras
 
     if preprocessing == "caffe":
@@ -169,17 +154,17 @@ def _application(name: str) -> Callable[[tuple[int, int], str | None, str], Any]
 
         application = getattr(keras.applications, name)
         backbone = application(include_top=False, weights=weights, input_shape=(*image_size, 3))
-        # Renamed from outside: EfficientNetV2 looks its own settings up by the name that it is given.
+        # Renamed afterwards: EfficientNetV2 selects its settings by the name argument.
         return keras.Model(backbone.input, backbone.output, name=model_name)
 
     return build
 
 
 def _efficientnet(name: str) -> Callable[[tuple[int, int], str | None, str], Any]:
-    """Return the build function of an EfficientNet of the first kind.
+    """Return the build function of an EfficientNet B0 to B7.
 
-    Keras gives them one more scaling of the input when they come with ImageNet weights. Here they always have it, so
-    that weights mean the same in every model, wherever they were loaded from.
+    Keras adds a second input scaling only with ImageNet weights. Here it is always added, so that weights are
+    interchangeable between models.
     """
     build_plain = _application(name)
 
@@ -203,7 +188,7 @@ def _efficientnet(name: str) -> Callable[[tuple[int, int], str | None, str], Any
 
 
 def _build_compact(image_size: tuple[int, int], weights: str | None, model_name: str) -> Any:
-    """Seven 3x3 convolutions, eight times smaller at the end, for images up to about 128 pixels."""
+    """Build seven 3x3 convolutions with a total stride of 8, for images up to about 128 pixels."""
     import keras
 
     inputs = x = keras.Input((*image_size, 3))
@@ -216,7 +201,7 @@ def _build_compact(image_size: tuple[int, int], weights: str | None, model_name:
 
 
 def _build_compact_small(image_size: tuple[int, int], weights: str | None, model_name: str) -> Any:
-    """Three convolutions with a receptive field of 12 pixels: small and local on purpose, for the demo."""
+    """Build three convolutions with a receptive field of 12 pixels, deliberately local, for the demo."""
     import keras
 
     inputs = x = keras.Input((*image_size, 3))

@@ -1,4 +1,4 @@
-"""Builds classifiers: pixels -> scaling -> backbone -> head -> logits, as one Keras model that a file can hold.
+"""Builds classifiers: pixels -> scaling -> backbone -> head -> logits, as one Keras model that can be saved.
 
 A classifier takes float32 or uint8 pixels (batch, height, width, 3), RGB in 0..255, and returns logits
 (batch, classes). Augmentation is never part of it.
@@ -32,10 +32,10 @@ from wisesr_cli.models.weights import load_start
 
 @dataclass(frozen=True)
 class Classifier:
-    """A Keras model and what to know of how it was built.
+    """A Keras model and the origin of its weights.
 
-    `loaded_tensors` counts the weights that were loaded into the backbone; None when it started at random.
-    `head_start` says where the head's weights come from, or why not from where they might; None where it starts anew.
+    `loaded_tensors` counts the weights loaded into the backbone; None for random weights. `head_start` describes the
+    origin of the head's weights, or why saved ones were not used; None for new ones.
     """
 
     model: Any
@@ -73,19 +73,13 @@ def build_classifier(
     steps_per_epoch: int | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Classifier:
-    """Return a new classifier.
+    """Return a new classifier for images of height and width `image_size`, with `classes` logits.
 
-    Args:
-        config: backbone, weights, whether they are also the head's, preprocessing, feature layer and head.
-        image_size: height and width in pixels.
-        classes: number of logits.
-        seed: start of the random weights; equal seeds give equal backbones under every head.
-        steps_per_epoch: of the training to come, for the momentum of batch norm; None leaves it.
-        class_names: of the logits, by which those of a loaded head are found; None takes them in their order.
+    Equal values of `seed` give equal random backbones under every head. `steps_per_epoch` of the planned training sets
+    the momentum of batch norm (None: unchanged). `class_names` order the logits of a loaded head (None: its own order).
 
-    Raises:
-        ConfigError: the image is too small, or a layer does not exist.
-        RunError: weights that do not fit.
+    Raises `ConfigError` when the image is too small or a layer does not exist, and `RunError` for weights that do not
+    fit.
     """
     if classes < 2:
         raise DataError(f"a classifier needs at least 2 classes; found {classes}")
@@ -93,21 +87,21 @@ def build_classifier(
     start = load_start(config, image_size)
     if steps_per_epoch is not None and config.weights is None:
         limit_momentum(start.backbone, steps_per_epoch)
-    model = put_together(start.backbone, start.preprocessing, image_size, classes, config.head)
-    return Classifier(model, start.tensors, start.give_head(model, class_names, config.load_head))
+    model = assemble(start.backbone, start.preprocessing, image_size, classes, config.head)
+    return Classifier(model, start.tensors, start.initialize_head(model, class_names, config.load_head))
 
 
-def put_together(
+def assemble(
     backbone: Any, preprocessing: Preprocessing, image_size: tuple[int, int], classes: int, head: HeadOptions
 ) -> Any:
-    """Return the Keras model of a classifier: a backbone with the scaling before it and a new head behind it."""
+    """Return the Keras model of a classifier: scaling, backbone and a new head."""
     pixels = keras.Input((*image_size, 3), name="pixels")
     feature_map = backbone(preprocess(pixels, preprocessing))
     return keras.Model(pixels, build_head(feature_map, classes, head), name="classifier")
 
 
 def feature_map_of(config: ModelConfig, image_size: tuple[int, int]) -> tuple[FeatureMap, Any]:
-    """Return the shape of the feature map and the backbone, quickly: without values, unless it comes from a file."""
+    """Return the shape of the feature map and the backbone, without weight values unless it comes from a file."""
     if config.backbone == FROM_WEIGHTS:
         backbone = load_start(config, image_size).backbone
         return backbone.output_shape[1:], backbone
@@ -122,7 +116,7 @@ def feature_map_of(config: ModelConfig, image_size: tuple[int, int]) -> tuple[Fe
 
 
 def notes_about(config: ModelConfig, feature_map: FeatureMap, image_size: tuple[int, int] | None = None) -> list[str]:
-    """Return what a user should know of a model before training it."""
+    """Return notes for the user about a model that is to be trained."""
     notes = []
     native = row_of(config.backbone).native_size
     if config.weights == "imagenet" and image_size is not None and 2 * max(image_size) < native:

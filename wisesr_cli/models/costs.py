@@ -1,8 +1,8 @@
-"""What a backbone costs at any image size, without building it: parameters, feature map and FLOPs by arithmetic.
+"""Computes the costs of a backbone at any image size without building it: parameters, feature map and FLOPs.
 
-Every map inside a backbone has sides of (pixels + added) // stride of the image's: a resolution. So it is enough to
-know the FLOPs of one position at each of a backbone's resolutions. `costs_table.py` holds them, made of the Keras
-models by `python tests/support/backbone_costs.py`.
+The sides of every map inside a backbone are (pixels + added) // stride: a resolution. Therefore the FLOPs of one
+position at each resolution suffice. `costs_table.py` contains them, generated from the Keras models by
+`python tests/support/backbone_costs.py`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,13 @@ Resolution = tuple[int, int]  # stride, added: (32, 31) is ceil(pixels / 32), (3
 
 @dataclass(frozen=True)
 class BackboneSizes:
-    """A row of the table.
+    """A row of the table."""
 
-    Args:
-        parameters: of the backbone; its own scaling of the pixels is part of it.
-        trainable_parameters: those that training changes.
-        channels: of the feature map.
-        resolution: of the feature map.
-        flops_elsewhere: those that are the same at every image size, as in squeeze-and-excite.
-        flops_per_position: by the resolution of the positions.
-    """
-
-    parameters: int
+    parameters: int  # with the backbone's own scaling of pixels
     trainable_parameters: int
-    channels: int
-    resolution: Resolution
-    flops_elsewhere: int
+    channels: int  # of the feature map
+    resolution: Resolution  # of the feature map
+    flops_elsewhere: int  # independent of the image size, as in squeeze-and-excite
     flops_per_position: dict[Resolution, int]
 
     def feature_map(self, image_size: tuple[int, int]) -> tuple[int, int, int]:
@@ -47,6 +38,6 @@ class BackboneSizes:
 
 
 def side_at(resolution: Resolution, pixels: int) -> int:
-    """Return how many positions a resolution has along a side of the image."""
+    """Return the number of positions of a resolution along a side of the image."""
     stride, added = resolution
     return (pixels + added) // stride

@@ -1,7 +1,7 @@
 """Counts the FLOPs of a Keras model without running it: one multiply-add is 2, one addition of a pooling is 1.
 
-Convolutions, dense layers and pooling count; batch norm, activations, scaling and elementwise sums do not. To add a
-layer: a function and a row in `COUNTS`.
+Convolutions, dense layers and pooling are counted; batch norm, activations, scaling and elementwise sums are not. To
+add a layer: a function and a row in `COUNTS`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The heads: everything between the feature map and the logits.
 
 Every head is pool -> dropout -> classifier layer: it turns a feature map (batch, height, width, channels) into a
-feature vector (batch, features), drops some of it while training, and ends in one dense layer that gives logits.
+feature vector (batch, features), applies dropout in training, and ends in one dense layer that gives logits.
 
 To add one: write its options, a function that builds its pooling, two that count its parameters and FLOPs, and a row in
-`HEADS`. A layer that Keras does not have goes to `layers.py`. Keras is imported inside the build functions only.
+`HEADS`. Custom layers belong in `layers.py`. Only the build functions import Keras.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FC_UNITS = 4096  # the two hidden layers of VGG (Simonyan and Zisserman, 2015)
 
 
 class HeadOptions(Options):
-    """What every head has."""
+    """Options that every head has."""
 
     name: str
     classifier_initializer: Literal["default", "paper"] = "default"
@@ -59,7 +59,7 @@ class DepthwiseOptions(HeadOptions):
 
 
 class PooledOptions(HeadOptions):
-    """What heads that pool before they read positions share."""
+    """Options of heads that pool before they read positions."""
 
     pre_pool: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Side of the average pooling before, in positions; 1 is none."""
@@ -90,15 +90,14 @@ class FcOptions(HeadOptions):
 
 
 def pool_side(side: int, pre_pool: Literal["auto"] | int) -> int:
-    """Return how many positions of a map's side are averaged into one; `auto` gives 7 -> 2, 16 -> 3 as published."""
+    """Return the number of positions of a side averaged into one; `auto` gives 7 -> 2, 16 -> 3 as published."""
     return side // 6 + 1 if pre_pool == "auto" else pre_pool
 
 
 def grid_size(feature_map: FeatureMap, options: HeadOptions) -> tuple[int, int]:
-    """Return the height and width of the grid whose positions the head can tell apart; (1, 1) is none at all.
+    """Return the height and width of the grid of positions that the head distinguishes; (1, 1) for none.
 
-    Raises:
-        ConfigError: `pre_pool` is larger than the feature map.
+    Raises `ConfigError` when `pre_pool` is larger than the feature map.
     """
     height, width, _ = feature_map
     if isinstance(options, GapOptions | GmpOptions):
@@ -113,7 +112,7 @@ def grid_size(feature_map: FeatureMap, options: HeadOptions) -> tuple[int, int]:
 
 
 def pool_size(feature_map: FeatureMap, options: HeadOptions) -> tuple[int, int]:
-    """Return height and width of the average pooling before positions are read, in positions."""
+    """Return height and width, in positions, of the average pooling before positions are read."""
     if not isinstance(options, PooledOptions):
         return 1, 1
     if isinstance(options, FlattenOptions) and options.pre_pool == "auto":
@@ -122,30 +121,24 @@ def pool_size(feature_map: FeatureMap, options: HeadOptions) -> tuple[int, int]:
 
 
 def effective_options(feature_map: FeatureMap, options: HeadOptions) -> HeadOptions:
-    """Return the options of the head that is really built: on a 1x1 map there are no positions, and it is GAP."""
+    """Return the options of the head that is built: GAP where a 1x1 map has no positions to distinguish."""
     if feature_map[:2] == (1, 1) and HEADS[options.name].is_gap_at_one_position:
         return GapOptions(classifier_initializer=options.classifier_initializer, dropout=options.dropout)
     return options
 
 
 def build_head(feature_map: Any, classes: int, options: HeadOptions) -> Any:
-    """Return the logits, a symbolic tensor (batch, classes) in float32, of a symbolic feature map.
-
-    Args:
-        feature_map: symbolic tensor (batch, height, width, channels) with known height and width.
-        classes: number of logits.
-        options: which head, and how.
-    """
+    """Return symbolic logits (batch, classes), float32, for a symbolic feature map (batch, height, width, channels)."""
     import keras
 
     options = effective_options(tuple(feature_map.shape[1:]), options)
     features = HEADS[options.name].build(feature_map, options)
     if options.dropout:
         features = keras.layers.Dropout(options.dropout, name="head_dropout")(features)
-    # Logits stay in float32 under mixed precision: the loss loses digits otherwise.
-    return keras.layers.Dense(
-        classes, kernel_initializer=_dense_initializer(options), dtype="float32", name=CLASSIFIER_LAYER
-    )(features)
+    # Logits stay in float32 under mixed precision, to keep the accuracy of the loss.
+    initializer = _dense_initializer(options)
+    classifier = keras.layers.Dense(classes, kernel_initializer=initializer, dtype="float32", name=CLASSIFIER_LAYER)
+    return classifier(features)
 
 
 def head_parameters(feature_map: FeatureMap, classes: int, options: HeadOptions) -> int:
@@ -186,11 +179,10 @@ def _build_position_weights(feature_map: Any, options: DepthwiseOptions | WiseOp
     from wisesr_cli.layers import PositionWeightedPooling2D
 
     shape = tuple(feature_map.shape[1:])
+    is_valid = isinstance(options, WiseOptions) and options.pooling == "valid"
     return PositionWeightedPooling2D(
         grid_size(shape, options),
-        pool_size=pool_size(shape, options)
-        if isinstance(options, WiseOptions) and options.pooling == "valid"
-        else None,
+        pool_size=pool_size(shape, options) if is_valid else None,
         constraint=options.constraint,
         initializer=options.initializer,
         name=options.name,
@@ -244,7 +236,7 @@ def _fc_parameters(feature_map: FeatureMap, options: HeadOptions) -> tuple[int, 
 
 
 def _pooling_flops(feature_map: FeatureMap, options: HeadOptions) -> int:
-    """Count one addition for every value of the map that a pooling reads."""
+    """Return one addition for every value of the map that a pooling reads."""
     height, width, channels = feature_map
     pool_height, pool_width = pool_size(feature_map, options)
     if (pool_height, pool_width) == (1, 1) and not isinstance(options, GapOptions | GmpOptions):

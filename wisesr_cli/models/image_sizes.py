@@ -1,6 +1,6 @@
-"""Image sizes other than the one that a model was trained at: which ones its head and its backbone allow.
+"""Checks which image sizes, other than the one of training, the head and the backbone of a model support.
 
-What a model file says without Keras is enough to refuse most sizes that cannot be; `other_size` refuses the rest.
+Without Keras, the model file suffices to refuse most unsupported sizes; `other_size` refuses the rest.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ MapSize = tuple[int, int]  # height, width, in positions
 
 
 def grid_at(options: dict[str, Any], feature_map: MapSize) -> MapSize:
-    """Return the grid that position weights have on a map; `options` is the layer's config.
+    """Return the grid of position weights on a map; `options` is the layer's config.
 
-    Tiles stay as many, as they follow the map; windows of `valid` pooling keep their size, and `depthwise` its own
-    weight for every position.
+    The number of tiles is fixed; windows of `valid` pooling keep their size; `depthwise` has a weight for every
+    position.
     """
     if options["name"] == "depthwise":
         return feature_map
@@ -46,18 +46,18 @@ def grid_at(options: dict[str, Any], feature_map: MapSize) -> MapSize:
 
 
 def positions_needed(options: dict[str, Any]) -> MapSize:
-    """Return height and width of the smallest map for position weights, or for the pooling before; see `grid_at`."""
+    """Return height and width of the smallest map for a layer of position weights or tiles; see `grid_at`."""
     needed = (1, 1) if options["name"] == "depthwise" else options.get("pool_size") or options["grid_size"]
     return needed[0], needed[1]
 
 
 def fits(feature_map: MapSize, needed: MapSize) -> bool:
-    """Return whether a map has at least so many positions, in both directions."""
+    """Return whether a map has at least the needed positions, in both directions."""
     return feature_map[0] >= needed[0] and feature_map[1] >= needed[1]
 
 
 def every_position_error(before: MapSize, after: MapSize) -> UsageError:
-    """Return the error of a head that has weights for every position, on a map with other ones."""
+    """Return the error for a head with weights for every position, on a map with another number of them."""
     return UsageError(
         f"the head has weights for each of {size_text(before)} positions; that image size gives {size_text(after)}: "
         "flatten and fc work only where these stay as they are; gap, gmp, depthwise, wise, and flatten with pre_pool "
@@ -66,7 +66,7 @@ def every_position_error(before: MapSize, after: MapSize) -> UsageError:
 
 
 def too_few_positions_error(feature_map: MapSize, needed: MapSize, smallest: ImageSize) -> UsageError:
-    """Return the error of a map with fewer positions than a head needs."""
+    """Return the error for a map with fewer positions than a head needs."""
     return UsageError(
         f"that image size gives a feature map of {size_text(feature_map)} positions, and the head needs at least "
         f"{size_text(needed)}; the smallest image size that works is {size_text(smallest)}"
@@ -75,7 +75,7 @@ def too_few_positions_error(feature_map: MapSize, needed: MapSize, smallest: Ima
 
 @contextmanager
 def naming_size(place: str, size: ImageSize) -> Iterator[None]:
-    """Let an error about an image size in the block be one of the key of a config that it stands at."""
+    """Turn errors about an image size in the block into errors about the config key `place`."""
     try:
         yield
     except ConfigError as error:
@@ -85,8 +85,8 @@ def naming_size(place: str, size: ImageSize) -> Iterator[None]:
 
 
 def smallest_side(fits: Callable[[int], bool], largest: int) -> int:
-    """Return the smallest side in pixels that fits; `largest` does, as does every side above one that does."""
-    low, high = 0, largest  # what is too small, and what fits
+    """Return the smallest side in pixels that fits, by bisection; `largest` must fit."""
+    low, high = 0, largest  # too small; fits
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle, high)
@@ -95,10 +95,10 @@ def smallest_side(fits: Callable[[int], bool], largest: int) -> int:
 
 @dataclass(frozen=True)
 class HeadNeeds:
-    """What a head needs of a map.
+    """The requirements of a head on its map.
 
-    `positions`: height and width of the smallest one. `windows`: where every window of that many positions has weights
-    of its own, so that their number cannot change; None elsewhere.
+    `positions`: height and width of the smallest map. `windows`: the size of windows that each have their own weights,
+    so that their number is fixed; None without.
     """
 
     positions: MapSize
@@ -106,15 +106,9 @@ class HeadNeeds:
 
 
 def check_image_size(config: dict[str, Any], info: ModelInfo, image_size: ImageSize) -> None:
-    """Raise what is wrong with an image size for a model, as far as it is known without Keras.
+    """Raise `UsageError` for an unsupported image size, as far as it is known without Keras.
 
-    Args:
-        config: of the model, from its checked archive.
-        info: what the model file says of itself.
-        image_size: height and width in pixels.
-
-    Raises:
-        UsageError: the backbone needs larger images, or the head another map.
+    `config` is that of the model, from its checked archive.
     """
     if info.backbone in BACKBONES:
         try:
@@ -128,7 +122,7 @@ def check_image_size(config: dict[str, Any], info: ModelInfo, image_size: ImageS
 
 
 def check_map(needs: HeadNeeds, backbone: str, before: ImageSize, after: ImageSize) -> None:
-    """Raise a `UsageError` when a head cannot go over from the map of one image size to that of another."""
+    """Raise `UsageError` when a head cannot change from the map of one image size to that of another."""
     sizes = BACKBONE_SIZES[backbone]
     old, new = sizes.feature_map(before)[:2], sizes.feature_map(after)[:2]
     if not fits(new, needs.positions):
@@ -141,7 +135,7 @@ def check_map(needs: HeadNeeds, backbone: str, before: ImageSize, after: ImageSi
 
 
 def needs_of(head: HeadOptions, feature_map: FeatureMap) -> HeadNeeds:
-    """Return what a head that is built for a map needs of other maps."""
+    """Return the requirements on other maps of a head built for `feature_map`."""
     head = effective_options(feature_map, head)
     pool, grid = pool_size(feature_map, head), grid_size(feature_map, head)
     is_valid = isinstance(head, PooledOptions) and head.pooling == "valid"
@@ -153,7 +147,7 @@ def needs_of(head: HeadOptions, feature_map: FeatureMap) -> HeadNeeds:
 
 
 def _needs_of_layers(layers: dict[str, Any]) -> HeadNeeds:
-    """Return the same of the layers of a saved head, by the names of their classes."""
+    """Return the requirements of a saved head, from its layers by class name."""
     for name in ("PositionWeightedPooling2D", "TileAveragePooling2D"):
         if name in layers:
             return HeadNeeds(positions_needed(layers[name]["config"]))
@@ -164,7 +158,7 @@ def _needs_of_layers(layers: dict[str, Any]) -> HeadNeeds:
 
 
 def _maps_read(layers: dict[str, Any]) -> set[tuple[int, ...]]:
-    """Return the shapes of the maps that the layers of a head read, but those that its own pooling gives."""
+    """Return the shapes of the maps that the head reads, before its own pooling."""
     first = next((name for name in ("TileAveragePooling2D", "AveragePooling2D") if name in layers), None)
     readers = [first] if first else ["Flatten", "PositionWeightedPooling2D"]
     called_with = objects_in([layers[name].get("inbound_nodes") for name in readers if name in layers])
@@ -172,7 +166,7 @@ def _maps_read(layers: dict[str, Any]) -> set[tuple[int, ...]]:
 
 
 def _smallest_size(backbone: str, needed: MapSize) -> ImageSize:
-    """Return the smallest image whose feature map has so many positions."""
+    """Return the smallest image whose feature map has the needed positions."""
     sizes, minimum = BACKBONE_SIZES[backbone], BACKBONES[backbone].minimum_size
 
     def side(axis: int) -> int:

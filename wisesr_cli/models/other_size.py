@@ -1,13 +1,13 @@
 """Rebuilds a trained classifier for images of another size: the same layers on larger or smaller maps.
 
-Convolutions do not ask how large a map is. Three kinds of layer do:
+Convolutions do not depend on the size of a map. Three kinds of layer do:
 
-- position weights are carried over (`resample_grid`). The `wise` head keeps its grid, whose tiles follow the map; with
-  `valid` pooling it keeps its windows; `depthwise` has a weight for every position, however many there are;
-- the padding before a convolution of stride 2, which some families of `keras.applications` choose by whether a side is
-  even, becomes what they choose for the new size;
-- what reads every position with a weight of its own (`flatten`, `fc`) fits where the positions are as many as before,
-  and is refused elsewhere. The means of tiles that `flatten` may have before it stay as many at any size.
+- position weights are resampled (`resample_weights`). The `wise` head keeps its grid, whose tiles scale with the map;
+  with `valid` pooling it keeps its windows; `depthwise` has a weight for every position of the new map;
+- the padding before a convolution of stride 2, which some families of `keras.applications` choose by the parity of a
+  side, becomes the one that they choose for the new size;
+- layers with a weight for every position (`flatten`, `fc`) are refused unless the number of positions stays the same.
+  The tiles that may precede `flatten` have the same number at any size.
 """
 
 from __future__ import annotations
@@ -47,17 +47,16 @@ class _TooFewPositionsError(Exception):
 
 
 def check_size(model: Any, image_size: ImageSize) -> None:
-    """Raise what `at_size` would raise, without taking memory for weights."""
+    """Raise as `at_size` does, without allocating memory for weights."""
     try:
         rebuilt = build_without_values(lambda: _rebuild(model, image_size, copies=False))
     except _TooFewPositionsError as error:
         raise too_few_positions_error(error.found, error.needed, _smallest_size(model)) from None
     except (WisesrError, MemoryError):
         raise
-    except Exception as error:  # layers raise whatever they like
-        raise RunError(
-            f"the model cannot be rebuilt for {size_text(image_size)} pixels: {on_one_line(error)}"
-        ) from error
+    except Exception as error:  # layers raise any exception
+        size = size_text(image_size)
+        raise RunError(f"the model cannot be rebuilt for {size} pixels: {on_one_line(error)}") from error
     if (largest := largest_output(rebuilt)) > MOST_OUTPUTS:
         raise UsageError(
             f"at an image size of {size_text(image_size)} a layer of the model gives {largest:,} numbers for one "
@@ -66,27 +65,25 @@ def check_size(model: Any, image_size: ImageSize) -> None:
 
 
 def at_size(model: Any, image_size: ImageSize) -> Any:
-    """Return a classifier for images of another size (height, width) with the weights of `model`, which stays as it is.
+    """Return a classifier for images of another size (height, width) with the weights of `model`, which is unchanged.
 
-    Raises:
-        UsageError: its head cannot be used at that size, or needs more positions than the map has, or a layer gives
-            more numbers than are computed.
-        RunError: a layer cannot be used at that size.
+    Raises `UsageError` when the head does not support that size or a layer's output is too large, and `RunError` when
+    another layer does not support it.
     """
     check_size(model, image_size)
     return _rebuild(model, image_size, copies=True)
 
 
 def _rebuild(model: Any, image_size: ImageSize, *, copies: bool) -> Any:
-    """Return the model at another size, with the weights of the old one, or with none at all."""
+    """Return the model at another size; with `copies`, with the weights of the old one."""
 
     def call(layer: Any, *inputs: Any, **options: Any) -> Any:
-        if not isinstance(layer, keras.Layer):  # an operation has no weights, and no size
+        if not isinstance(layer, keras.Layer):  # operations have neither weights nor size
             return layer.__class__.from_config(layer.get_config())(*inputs, **options)
         new = _counterpart(layer, inputs, call)
         outputs = new(*inputs, **options)
         if copies:
-            _take_over(new, layer)
+            _copy_or_resample(new, layer)
         new.trainable = layer.trainable
         return outputs
 
@@ -94,7 +91,7 @@ def _rebuild(model: Any, image_size: ImageSize, *, copies: bool) -> Any:
 
 
 def _on_new_input(model: Any, shape: tuple[int | None, ...], call: Callable[..., Any]) -> Any:
-    """Return a functional model with an input of another shape, whose layers are those that `call` makes of the old."""
+    """Return a functional model with an input of another shape, whose layers are created by `call`."""
     before = model.inputs[0]
     name = next(layer.name for layer in model.layers if isinstance(layer, keras.layers.InputLayer))
     pixels = keras.Input(shape, dtype=before.dtype, name=name)
@@ -103,7 +100,7 @@ def _on_new_input(model: Any, shape: tuple[int | None, ...], call: Callable[...,
 
 
 def _counterpart(layer: Any, inputs: tuple[Any, ...], call: Callable[..., Any]) -> Any:
-    """Return a new layer that is to `inputs` what the old one is to its own."""
+    """Return a new layer equivalent to the old one for `inputs`."""
     if isinstance(layer, keras.Sequential):
         parts = [part.__class__.from_config(part.get_config()) for part in layer.layers]
         return keras.Sequential(parts, name=layer.name)
@@ -123,10 +120,10 @@ def _counterpart(layer: Any, inputs: tuple[Any, ...], call: Callable[..., Any]) 
     return layer.__class__.from_config(options)
 
 
-def _take_over(new: Any, layer: Any) -> None:
-    """Give a new layer the weights of the old one; those of a functional model have got theirs one by one."""
+def _copy_or_resample(new: Any, layer: Any) -> None:
+    """Give a new layer the weights of the old one; layers of a functional model are copied one by one."""
     if isinstance(layer, PositionWeightedPooling2D):
-        new.take_over(layer, _map_size(layer.input), _map_size(new.input))
+        new.resample_from(layer, _map_size(layer.input), _map_size(new.input))
     elif isinstance(layer, keras.Sequential) or not isinstance(layer, keras.Model):
         copy_weights(new, layer)
 
@@ -136,9 +133,9 @@ def _map_size(tensor: Any) -> MapSize:
 
 
 def _padding_at(layer: Any, size: MapSize) -> tuple[tuple[int, int], ...]:
-    """Return the padding that Keras gives a map of that size where it gave this layer's to the old one.
+    """Return the padding that Keras chooses for a map of another size.
 
-    It adds half a kernel to either side, and one less before the first position of a side that is even.
+    It adds half a kernel at both ends, and one less at the start of an even side.
     """
 
     def chosen(sides: MapSize) -> tuple[tuple[int, int], ...]:
@@ -149,12 +146,12 @@ def _padding_at(layer: Any, size: MapSize) -> tuple[tuple[int, int], ...]:
 
 
 def _smallest_size(model: Any) -> ImageSize:
-    """Return the smallest square image that a model can be rebuilt for, by trying."""
+    """Return the smallest square image for which the model can be rebuilt, by trying."""
 
     def can_be_rebuilt(side: int) -> bool:
         try:
             build_without_values(lambda: _rebuild(model, (side, side), copies=False))
-        except Exception:  # layers raise whatever they like
+        except Exception:  # layers raise any exception
             return False
         return True
 

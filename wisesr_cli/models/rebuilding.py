@@ -1,6 +1,6 @@
-"""Calls the layers of a Keras model anew, one by one: models inside a model are opened, and every layer is a copy.
+"""Rebuilds a Keras model from copies of its layers, with nested models flattened.
 
-What comes out is flat, computes in the precision that is asked for, and is as large as the pixels that it is called on.
+The result has the requested precision and image size.
 """
 
 from __future__ import annotations
@@ -15,20 +15,13 @@ from wisesr_cli.errors import RunError
 from wisesr_cli.model_files.loading import copy_weights
 from wisesr_cli.text import counted, visible
 
-# Layers that change images while training, and give them as they are otherwise.
-AUGMENTATION = (
-    "RandomBrightness",
-    "RandomContrast",
-    "RandomFlip",
-    "RandomRotation",
-    "RandomTranslation",
-    "RandomZoom",
-)
+# Layers that change images only in training.
+AUGMENTATION = ("RandomBrightness", "RandomContrast", "RandomFlip", "RandomRotation", "RandomTranslation", "RandomZoom")
 
 
 @dataclass(frozen=True)
 class Call:
-    """A layer or operation of the new model, the tensors that it was given, and the one that it gave."""
+    """A layer or operation of the new model, with its input tensors and its output."""
 
     layer: Any
     inputs: tuple[Any, ...]
@@ -42,10 +35,10 @@ class Call:
 
 @dataclass
 class Rebuilt:
-    """The calls of a model, in an order in which they can be computed. Copies hold the weights of the originals.
+    """The calls of a model in topological order. Copies have the weights of the originals.
 
-    `precisions` are the dtype policies that the originals had; `left_out` names the augmentation, which has no copy;
-    `regularized` says whether any had a regularizer, which the copies do not have.
+    `precisions` are the dtype policies of the originals; `left_out` names the augmentation, which is not copied;
+    `regularized` tells whether any original had a regularizer, which the copies lack.
     """
 
     pixels: Any
@@ -62,10 +55,9 @@ class Rebuilt:
         return keras.Model(self.pixels, tensor, name=name)
 
     def run(self, model: Any, tensor: Any, precision: str) -> Any:
-        """Call the layers of a model on a tensor and return what the last one gives.
+        """Call copies of the layers of a model on a tensor; return the output.
 
-        Raises:
-            RunError: the model has several inputs or outputs.
+        Raises `RunError` when the model has several inputs or outputs.
         """
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             raise RunError(
@@ -90,18 +82,16 @@ class Rebuilt:
         self._last = tensor
         inputs = keras.tree.map_structure(lambda _: tensor, model.input)
         keras.models.clone_model(model, input_tensors=inputs, clone_function=lambda layer: layer, call_function=call)
-        return self._last  # a layer without followers is the model's output
+        return self._last  # the last layer's output is the model's
 
     def _call(self, layer: Any, inputs: tuple[Any, ...], options: dict[str, Any], precision: str) -> Any:
         copy = self._copy(layer, precision)
-        options.pop("training", None)  # for the caller of the new model to say
+        options.pop("training", None)  # the caller of the new model decides
         output = copy(*inputs, **options)
         if getattr(layer, "weights", None):
             copy_weights(copy, layer)
-        tensors = tuple(
-            tensor for tensor in keras.tree.flatten((inputs, options)) if keras.utils.is_keras_tensor(tensor)
-        )
-        self.calls.append(Call(copy, tensors, output))
+        tensors = filter(keras.utils.is_keras_tensor, keras.tree.flatten((inputs, options)))
+        self.calls.append(Call(copy, tuple(tensors), output))
         return output
 
     def _copy(self, layer: Any, precision: str) -> Any:
@@ -125,15 +115,10 @@ class Rebuilt:
 def rebuild(model: Any, image_size: tuple[int, int], *, precision: str = "float32") -> Rebuilt:
     """Return the calls of a model's layers on pixels (batch, height, width, channels) of that size.
 
-    Args:
-        model: a functional or sequential Keras model with one input and one output; it stays as it is.
-        image_size: height and width.
-        precision: the dtype policy of every layer.
-
-    Raises:
-        RunError: the model has several inputs or outputs.
+    `model` is functional or sequential, and is not changed. `precision` is the dtype policy of every layer. Raises
+    `RunError` when the model has several inputs or outputs.
     """
     rebuilt = Rebuilt(keras.Input((*image_size, model.inputs[0].shape[-1]), name="scaled_pixels"))
-    with warnings.catch_warnings(action="ignore"):  # of how the original names its input
+    with warnings.catch_warnings(action="ignore"):  # about the names of the original inputs
         rebuilt.output = rebuilt.run(model, rebuilt.pixels, precision)
     return rebuilt

@@ -1,4 +1,4 @@
-"""Takes parts out of a saved classifier of wisesr: its backbone, how it scales pixels, and the weights of its head."""
+"""Extracts the backbone, the scaling and the weights of the head from a saved classifier of wisesr."""
 
 from __future__ import annotations
 
@@ -17,18 +17,13 @@ from wisesr_cli.models.other_size import at_size
 from wisesr_cli.models.rebuilding import rebuild
 from wisesr_cli.text import joined, visible
 
-_SAME_HEAD = ("grid_size", "pool_size", "constraint")  # options of a layer that its weights mean nothing without
+_SAME_HEAD = ("grid_size", "pool_size", "constraint")  # options that must agree for weights to be reusable
 
 
 class SavedClassifier:
-    """A model file of wisesr, for images of a size that may be another one than its own.
+    """A model file of wisesr, used at `image_size` (height, width), which may differ from its own.
 
-    Args:
-        checked: the file.
-        image_size: height and width.
-
-    Raises:
-        RunError: it is damaged, or is no model of wisesr.
+    Raises `RunError` when the file is damaged, or not a model of wisesr.
     """
 
     def __init__(self, checked: CheckedModel, image_size: tuple[int, int]) -> None:
@@ -50,15 +45,14 @@ class SavedClassifier:
     def backbone(self) -> Any:
         """Return the backbone as a new Keras model, in the precision of this process and with nothing frozen.
 
-        Raises:
-            RunError: it cannot be used at the image size.
+        Raises `RunError` when it does not support the image size.
         """
         backbone = self._sized(self._backbone)
         rebuilt = rebuild(backbone, self.image_size, precision=keras.config.dtype_policy().name)
         return rebuilt.model_up_to(rebuilt.output, BACKBONE_LAYER)
 
     def _sized(self, model: Any) -> Any:
-        """Return the model, or the backbone of it, for the image size."""
+        """Return the model, or its backbone, for the image size."""
         try:
             return model if self.image_size == self.info.image_size else at_size(model, self.image_size)
         except (RunError, UsageError) as error:
@@ -66,17 +60,15 @@ class SavedClassifier:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How pixels are scaled before the backbone."""
+        """The scaling of pixels before the backbone."""
         names = {layer.name for layer in self.model.layers}
         found = (scaling for scaling in get_args(Preprocessing) if f"{scaling}_scaling" in names)
         return next(found, "none")
 
-    def give_head(self, model: Any, class_names: Sequence[str] | None) -> str | None:
-        """Give the head of a classifier the weights of this one; return why it has not got them, or None.
+    def copy_head(self, model: Any, class_names: Sequence[str] | None) -> str | None:
+        """Copy the weights of the head to that of another classifier; return why that is impossible, or None.
 
-        Args:
-            model: the classifier.
-            class_names: the classes of its logits, in order; None: as many as it has, in the order of this one.
+        `class_names` are the classes of the logits of `model`, in order; None: the same as here.
         """
         try:
             ours, theirs = _head_layers(self._sized(self.model)), _head_layers(model)
@@ -96,7 +88,7 @@ class SavedClassifier:
         return None
 
     def _order(self, class_names: Sequence[str] | None) -> list[int] | str:
-        """Return for each class its index in the file, or why there is none."""
+        """Return the index in the file of each class, or why there is none."""
         known = self.info.class_names
         if class_names is None or (not self.info.has_named_classes and len(class_names) == len(known)):
             return list(range(len(known)))
@@ -106,12 +98,12 @@ class SavedClassifier:
 
 
 def _head_layers(model: Any) -> list[Any]:
-    """Return the layers with weights behind the backbone; the classifier layer is the last one."""
+    """Return the layers with weights after the backbone; the classifier layer is the last one."""
     return [layer for layer in model.layers if layer.weights and layer.name != BACKBONE_LAYER]
 
 
 def _difference(origin: Any, target: Any) -> str | None:
-    """Return why the weights of one layer of a head are not those of another one, or None."""
+    """Return why the weights of one layer do not fit another one, or None."""
     if isinstance(origin, PositionWeightedPooling2D):
         for name in _SAME_HEAD:
             found, expected = getattr(origin, name), getattr(target, name)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from wisesr_cli.models.backbones import BACKBONES, FROM_WEIGHTS, canonical_name
 from wisesr_cli.models.heads import HEADS, HeadOptions, WiseOptions

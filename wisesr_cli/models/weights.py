@@ -1,7 +1,7 @@
-"""Loads weights into a backbone, and makes sure that every tensor really arrived.
+"""Loads weights into a backbone, and verifies that every tensor was loaded.
 
 Sources: `imagenet` (Keras downloads them), a `.keras` file, a `.weights.h5` or older `.h5` file, or a run directory.
-The backbone `from_weights` is built as well as filled from a run; the head may be filled from one, too.
+The backbone `from_weights` takes both layers and weights from a run; the head may be loaded from one, too.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from wisesr_cli.text import on_one_line, visible
 
 @dataclass(frozen=True)
 class Start:
-    """What a classifier starts from.
+    """The initial state of a classifier.
 
-    `tensors` counts the weights that were loaded into the backbone; None where it starts at random. `saved` is the
-    classifier of the run that they come from, for its head; None where there is none, or it is not wanted.
+    `tensors` counts the weights loaded into the backbone; None for random ones. `saved` is the classifier of the run
+    that they come from, for its head; None where there is none, or it is not used.
     """
 
     backbone: Any
@@ -45,17 +45,16 @@ class Start:
     preprocessing: Preprocessing
     saved: SavedClassifier | None = None
 
-    def give_head(self, model: Any, class_names: Sequence[str] | None, wanted: bool | str) -> str | None:
-        """Give the head of a model the weights of the saved one, where they are wanted and fit; return what to say.
+    def initialize_head(self, model: Any, class_names: Sequence[str] | None, wanted: bool | str) -> str | None:
+        """Copy the weights of the saved head where they are wanted and fit; return a note for the user, or None.
 
-        Raises:
-            RunError: they are asked for and do not fit, or there are none.
+        Raises `RunError` when they are required, but do not exist or fit.
         """
         if wanted is False or (wanted == "auto" and (self.saved is None or not self.saved.info.is_upgraded)):
             return None
         if self.saved is None:
             raise RunError("model.load_head is true, but model.weights is no run and no .keras file of one")
-        reason = self.saved.give_head(model, class_names)
+        reason = self.saved.copy_head(model, class_names)
         if reason is None:
             unnamed = "" if self.saved.info.has_named_classes else ", its classes taken in the order of the folders"
             return f"the head's weights are those of {visible(self.saved.path)}{unnamed}"
@@ -68,12 +67,9 @@ class Start:
 
 
 def load_start(config: ModelConfig, image_size: tuple[int, int]) -> Start:
-    """Return the backbone of a config with its weights, and what its head may start from.
+    """Return the backbone of a config with its weights, and the source of its head's weights.
 
-    Raises:
-        ConfigError: the backbone is too small for the images, or has no such weights.
-        RunError: the file is missing or damaged, or a tensor of it does not fit; the message names the layer.
-        MachineError: ImageNet weights could not be downloaded.
+    Raises `ConfigError` as `check_backbone` does, and otherwise as `load_backbone`.
     """
     name, source = config.backbone, config.weights
     check_backbone(name, image_size, source)
@@ -92,7 +88,7 @@ def load_start(config: ModelConfig, image_size: tuple[int, int]) -> Start:
 
 
 def _may_give_head(checked: CheckedModel, wanted: bool | str) -> bool:
-    """Return whether weights come from a model of wisesr whose head is asked for, or was just upgraded."""
+    """Return whether weights come from a model of wisesr whose head is required, or was just upgraded."""
     return wanted is not False and checked.record is not None and (wanted is True or checked.info.is_upgraded)
 
 
@@ -105,11 +101,8 @@ def load_backbone(
 ) -> tuple[Any, int | None]:
     """Return a backbone of `BACKBONES`, cut at `feature_layer`, and how many of its tensors were loaded (None: none).
 
-    `saved` is the classifier in the source, where that has been loaded.
-
-    Raises:
-        RunError: the file is missing or damaged, or a tensor of it does not fit; the message names the layer.
-        MachineError: ImageNet weights could not be downloaded.
+    `saved` is the classifier in the source, if already loaded. Raises `RunError` when the file is missing or damaged,
+    or a tensor does not fit, naming the layer, and `MachineError` when ImageNet weights cannot be downloaded.
     """
     build = _with_imagenet_weights if source == "imagenet" else build_backbone
     whole = build(name, image_size)
@@ -122,9 +115,9 @@ def load_backbone(
 
 
 def _load_file(whole: Any, cut: Any, path: Path, saved: SavedClassifier | None) -> None:
-    """Fill the whole backbone, or only what is left of it where the file holds no more."""
+    """Fill the whole backbone, or only the cut one where the file contains no more."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # what did not arrive is an error here
+        with warnings.catch_warnings(action="ignore"):  # missing tensors are an error here
             if saved is not None:
                 _copy_from_model(whole, cut, saved.model, path)
             elif (checked := check_weights_file(path)) is not None:
@@ -133,20 +126,20 @@ def _load_file(whole: Any, cut: Any, path: Path, saved: SavedClassifier | None) 
                 _load_h5(whole, path)
     except WisesrError:
         raise
-    except Exception as error:  # Keras and HDF5 raise whatever they like on a damaged file
+    except Exception as error:  # Keras and HDF5 raise any exception on a damaged file
         raise RunError(f"model.weights: {visible(path)}: cannot be loaded: {on_one_line(error)}") from error
 
 
 def _with_imagenet_weights(name: str, image_size: tuple[int, int]) -> Any:
     try:
-        with warnings.catch_warnings(action="ignore"):  # of sizes that need the same weights
+        with warnings.catch_warnings(action="ignore"):  # about sizes that share weights
             return build_backbone(name, image_size, weights="imagenet")
     except WisesrError:
         raise
     except Exception as error:
+        reason = on_one_line(error, whole=True)
         raise MachineError(
-            f"model.weights: the ImageNet weights of {name} could not be downloaded: "
-            f"{on_one_line(error, whole=True)}; "
+            f"model.weights: the ImageNet weights of {name} could not be downloaded: {reason}; "
             "without a network give a file or null"
         ) from error
 
@@ -190,7 +183,7 @@ def _copy_layer(target: Any, origin: Any, path: Path) -> None:
 
 
 def _load_h5(backbone: Any, path: Path) -> None:
-    """Load an HDF5 file of weights; a tensor that the file did not set keeps the mark it was given before."""
+    """Load an HDF5 file of weights; tensors are first set to NaN, to detect those that the file does not contain."""
     for weight in backbone.weights:
         weight.assign(np.full(weight.shape, np.nan, dtype="float32").astype(weight.dtype))
     backbone.load_weights(path)

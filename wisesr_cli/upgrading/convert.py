@@ -27,7 +27,7 @@ from wisesr_cli.model_files.archive import CheckedModel, append_model_info, chec
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.model_files.loading import load_model
 from wisesr_cli.models.backbones import FROM_WEIGHTS, Preprocessing, preprocess
-from wisesr_cli.models.build import notes_about, put_together
+from wisesr_cli.models.build import assemble, notes_about
 from wisesr_cli.models.heads import CLASSIFIER_LAYER
 from wisesr_cli.models.rebuilding import rebuild
 from wisesr_cli.results import Upgrade
@@ -183,7 +183,7 @@ def _notes(parts: Parts, config: Config) -> list[str]:
 def write_model(found: Upgraded, config: Config, path: Path) -> None:
     """Write the run's model, whose head gives the same outputs as the model's pooling and classifier."""
     classes = found.class_names
-    model = put_together(found.parts.backbone, found.scaling, found.image_size, len(classes), config.model.head)
+    model = assemble(found.parts.backbone, found.scaling, found.image_size, len(classes), config.model.head)
     weights = (found.classifier.kernel, found.classifier.bias)
     model.get_layer(CLASSIFIER_LAYER).set_weights([np.asarray(weight, np.float32) for weight in weights])
     info = ModelInfo(
