@@ -21,6 +21,7 @@ from wisesr_cli.data.index import DatasetIndex, Split
 from wisesr_cli.errors import RunError
 from wisesr_cli.evaluation.evaluate import Evaluated, Subject
 from wisesr_cli.listening import Progress
+from wisesr_cli.model_files.archive import CheckedModel
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.report import content as report_content
 from wisesr_cli.report.content import gather
@@ -155,8 +156,8 @@ def test_a_report_says_why_it_has_no_maps_and_shows_the_rest(
     (run / "history.csv").write_text("epoch\n1,2\n", encoding="utf-8")
 
     class Unexplained:
-        def __init__(self, path: Path, image_size: tuple[int, int]) -> None:
-            raise RunError(f"{path}: cannot be explained: its <head> is odd")
+        def __init__(self, checked: CheckedModel, image_size: tuple[int, int]) -> None:
+            raise RunError(f"{checked.path}: cannot be explained: its <head> is odd")
 
     monkeypatch.setattr("wisesr_cli.explanation.explainer.Explainer", Unexplained)
     answer = wisesr("evaluate", run, "--report").worked()

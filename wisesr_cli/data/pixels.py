@@ -35,9 +35,7 @@ class DecodedImages:
     `kept` maps an index to its position in the list of files: the labels are `labels[pixels.kept]`.
     """
 
-    def __init__(
-        self, paths: Sequence[str], kept: Positions, read: Callable[[int], Pixels], shape: Shape, workers: int
-    ) -> None:
+    def __init__(self, paths: Sequence[str], kept: Positions, read: Callable[[int], Pixels], shape: Shape) -> None:
         self.kept = kept
         self.cache: Cache = "none"
         self._paths = paths
@@ -46,8 +44,8 @@ class DecodedImages:
         self._rows: Pixels | None = None
         self._known: npt.NDArray[np.bool_] | None = None  # which rows have been read; None: all
         self._disk: pixel_cache.DiskCache | None = None
-        self._workers = workers
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="wisesr")
+        self._workers = worker_count()
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="wisesr")
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -132,7 +130,6 @@ def open_pixels(
     on_error: Literal["fail", "skip"],
     pixel_limit: int = decoding.PIXEL_LIMIT,
     listener: Listener,
-    workers: int | None = None,
     channel: Channel = ALONE_CHANNEL,
 ) -> DecodedImages:
     """Return the images of files, each decoded once before this returns, or known to be valid.
@@ -142,13 +139,12 @@ def open_pixels(
     Unreadable images are one `DataError`, or with `skip` a warning.
     """
     shape = (len(paths), *image_size, 3)
-    workers = workers or worker_count()
 
     def read(position: int) -> Pixels:
         return decoding.decode_image(paths[position], image_size=image_size, resize=resize, pixel_limit=pixel_limit)
 
     keys = file_keys(paths, pixel_limit=pixel_limit)
-    loading = _Loading(paths, keys, shape, resize, read, on_error, listener, workers)
+    loading = _Loading(paths, keys, shape, resize, read, on_error, listener)
     if channel.processes > 1:
         return _load_share(loading, cache, channel)
     for name in _caches_to_try(cache, shape):
@@ -175,7 +171,6 @@ class _Loading:
     read: Callable[[int], Pixels]
     on_error: str
     listener: Listener
-    workers: int
 
     def cache_path(self) -> Path:
         return pixel_cache.cache_path(self.keys, self.shape[1:3], self.resize)
@@ -188,7 +183,7 @@ class _Loading:
 
     def pixels(self, readable: npt.NDArray[np.bool_]) -> DecodedImages:
         kept = np.flatnonzero(readable).astype(np.int64)
-        return DecodedImages(self.paths, kept, self.read, self.shape, self.workers)
+        return DecodedImages(self.paths, kept, self.read, self.shape)
 
     def decode(self, positions: Positions, store: Callable[[int, Pixels], None]) -> npt.NDArray[np.bool_]:
         """Decode files and store their pixels; return which of all files are readable."""
@@ -202,9 +197,7 @@ class _Loading:
         def decode(position: int) -> None:
             store(position, self.read(position))
 
-        return find_unreadable(
-            decode, positions.tolist(), self.keys, label="reading images", listener=self.listener, workers=self.workers
-        )
+        return find_unreadable(decode, positions.tolist(), self.keys, label="reading images", listener=self.listener)
 
     def report(self, reasons: dict[int, str]) -> None:
         """Raise or warn for unreadable images, as configured."""

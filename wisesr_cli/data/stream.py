@@ -33,7 +33,6 @@ def decode_in_order(
     resize: decoding.Resize,
     batch_size: int,
     pixel_limit: int = decoding.PIXEL_LIMIT,
-    workers: int | None = None,
     ready: Callable[[], bool] = always,
 ) -> Generator[list[Decoded], None, None]:
     """Yield the decoded inputs in order, in lists of at most `batch_size`; `paths` is read only slightly ahead.
@@ -50,7 +49,7 @@ def decode_in_order(
             return Decoded(path, None, str(error))
         return Decoded(path, pixels, header=header)
 
-    return map_in_batches(decode, paths, batch_size=batch_size, workers=workers, ready=ready)
+    return map_in_batches(decode, paths, batch_size=batch_size, ready=ready)
 
 
 class Records(Iterator[Record]):

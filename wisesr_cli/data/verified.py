@@ -51,7 +51,6 @@ def find_unreadable(
     *,
     label: str,
     listener: Listener,
-    workers: int | None = None,
 ) -> dict[int, str]:
     """Return position -> reason for the files that `decode` raises an `ImageError` for; remember the others.
 
@@ -67,7 +66,7 @@ def find_unreadable(
             reasons[position] = str(error)
 
     with listener.progress(label, len(positions)) as progress:
-        for_each(try_one, positions, workers=workers, finished=progress.advance)
+        for_each(try_one, positions, finished=progress.advance)
     valid = np.array([position for position in positions if position not in reasons], np.intp)
     remember_verified(keys[valid][keys[valid] != 0])
     return dict(sorted(reasons.items()))
