@@ -95,7 +95,7 @@ class Folder:
 def finish(*processes: subprocess.Popen[str]) -> None:
     """Wait for processes, all of which must succeed."""
     try:
-        answers = [process.communicate(timeout=200) for process in processes]
+        answers = [process.communicate(timeout=500) for process in processes]
     finally:
         for process in processes:
             process.kill()

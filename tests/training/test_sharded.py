@@ -20,7 +20,7 @@ from run_states import read_history
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 
 SMALL = ("--backbone", "compact_small", "--image-size", "32", "-b", "8", "--lr", "0.01", "--device", "cpu")
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 400
 LONG = (pytest.mark.slow, pytest.mark.benchmark)  # with `pytest -m benchmark`
 
 
