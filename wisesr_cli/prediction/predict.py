@@ -69,6 +69,8 @@ def _check(request: PredictRequest) -> None:
         UsageError: an option is only for Ray, or not possible with it.
         MachineError: Ray was requested, and is not installed.
     """
+    if request.shard is not None:
+        parse_shard(request.shard)
     if request.engine == "ray":
         from wisesr_cli.prediction.ray.session import check_installed
 

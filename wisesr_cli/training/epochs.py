@@ -148,8 +148,8 @@ class EpochKeeper(keras.callbacks.Callback):
                 self.run.forget_litert()
                 self.trainer.save_best(self.run.best, row.epoch)
             self.run.write_history(progress.history)
-        self.listener.epoch_finished(row, is_best=is_best, total=self.trainer.config.train.epochs)
         self.tracking.report_epochs()
+        self.listener.epoch_finished(row, is_best=is_best, total=self.trainer.config.train.epochs)
         reason = self._agreed_stop("go on with --resume")
         if stops:
             raise TrainingStopped(f"early stopping: {stops}")

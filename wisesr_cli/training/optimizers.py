@@ -33,6 +33,10 @@ class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         """Return the learning rate of a step."""
         return ops.take(self.rates, ops.minimum(ops.cast(step, "int32"), len(self.rates) - 1))
 
+    def get_config(self) -> dict[str, Any]:
+        """Return the table."""
+        return {"rates": self.rates.tolist()}
+
 
 @dataclass(frozen=True)
 class _Row:

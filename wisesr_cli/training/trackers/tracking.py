@@ -47,7 +47,7 @@ class Tracking:
         self.reported: dict[str, tuple[str, int]] = {}  # by tracker: the run's id, and its number of reported epochs
         self.status: Status = "stopped"
         self.tensorboard = TensorBoardTracker(start.run.tensorboard)
-        self.logged = 0  # epochs in TensorBoard's logs
+        self.logged: int | None = None  # epochs in TensorBoard's logs; None until the run's own are known
 
     def __enter__(self) -> Tracking:
         if not self.is_resumed:
@@ -126,7 +126,7 @@ class Tracking:
             MachineError: TensorBoard's logs cannot be written.
         """
         self._report_to_trackers()
-        if self.trainer.distribution.is_main and self.tensorboard.is_possible:
+        if self.logged is not None and self.trainer.distribution.is_main and self.tensorboard.is_possible:
             for row in self.trainer.progress.history[self.logged :]:
                 self.logged = row.epoch  # before writing: a failed one is not retried
                 self.tensorboard.log(_row(row), row.epoch)
