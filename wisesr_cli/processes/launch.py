@@ -83,7 +83,11 @@ def join(cluster: Cluster | None, *, join_timeout: float, lost_after: float, lis
         yield channel
         channel.exchange("done")  # the main process may be busy longer than JAX waits
         jax.distributed.shutdown()
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # Outside of a compiled step JAX passes on what its transport, Gloo, says as a ValueError.
+        if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error):
+            channel.fail(error)
+            raise
         lost = MachineError(
             f"JAX cannot go on with the other processes, one of which may be lost: {visible(error)}; what whole epochs "
             "wrote is kept: go on with the same commands and --resume"
