@@ -249,11 +249,9 @@ def test_a_gate_that_is_missed_is_7_after_the_result(wisesr: CommandLine, traine
 
 
 def test_train_has_gates_too(wisesr: CommandLine, photos: Path, tmp_path: Path) -> None:
-    answer = wisesr(
+    wisesr(
         "train", photos, *QUICK, "--epochs", "1", "-o", tmp_path, "--fail-under", "log_loss=0", "--name", "g"
-    )
-    assert answer.code == 7
-    assert "log_loss" in answer.error
+    ).failed(7, "log_loss")
     assert (tmp_path / "g" / "best.keras").is_file()
 
 
@@ -421,9 +419,7 @@ def with_tensorflow(code: str, folder: Path) -> Answer:
     ],
 )
 def test_a_backend_that_cannot_be_loaded_is_5_with_the_reason(code: str, said: str, tmp_path: Path) -> None:
-    answer = with_tensorflow(code, tmp_path)
-    assert (answer.code, answer.out) == (5, "")
-    assert said in answer.error
+    answer = with_tensorflow(code, tmp_path).refused(5, said)
     assert "keras.json" not in answer.error
 
 

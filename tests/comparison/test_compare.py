@@ -301,8 +301,7 @@ def test_losses_that_are_not_finite_end_in_a_table(compared: Compared, wisesr: C
 def test_fewer_epochs_are_refused(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
     folder = compared.copy_to(tmp_path / "shorter")
     before = (folder / "trainings.json").read_bytes()
-    refused = wisesr(*compared.line(folder, "--resume", "--epochs", "1"))
-    assert (refused.code, "is one of 2 epochs; it can take more, not 1" in refused.error) == (2, True)
+    wisesr(*compared.line(folder, "--resume", "--epochs", "1")).failed(2, "is one of 2 epochs; it can take more, not 1")
     assert (folder / "trainings.json").read_bytes() == before
 
 
@@ -317,13 +316,11 @@ def test_more_epochs_go_on(compared: Compared, wisesr: CommandLine, tmp_path: Pa
 def test_another_config_images_and_damage_are_4(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
     folder = compared.copy_to(tmp_path / "kept")
     before = snapshot(folder)
-    changed = wisesr(*compared.line(folder, "--resume", "-b", "6"))
-    assert (changed.code, "train.batch_size: 12 -> 6" in changed.error) == (4, True)
+    changed = wisesr(*compared.line(folder, "--resume", "-b", "6")).failed(4, "train.batch_size: 12 -> 6")
     assert "--overwrite" not in changed.error
     other = wisesr(*compared.line(folder, "--resume", "--data", make_photos(tmp_path / "others", 6)))
     assert other.code == 4
-    taken = wisesr(*compared.line(folder))
-    assert (taken.code, "exists; give another --name, or go on with --resume" in taken.error) == (2, True)
+    wisesr(*compared.line(folder)).failed(2, "exists; give another --name, or go on with --resume")
     (folder / ".lock").unlink()
     assert snapshot(folder) == before
     state = (folder / "trainings.json").read_text()
@@ -358,12 +355,10 @@ def test_another_run_in_the_place_of_one_is_refused(compared: Compared, wisesr: 
     folder = compared.copy_to(tmp_path / "swapped")
     shutil.rmtree(folder / "wise-seed1")
     shutil.copytree(folder / "gap-seed1", folder / "wise-seed1", ignore=shutil.ignore_patterns(".lock"))
-    swapped = wisesr(*compared.line(folder, "--resume"))
-    assert (swapped.code, "model.head.name: gap -> wise" in swapped.error) == (4, True), swapped.err
+    wisesr(*compared.line(folder, "--resume")).failed(4, "model.head.name: gap -> wise")
     shutil.rmtree(folder / "wise-seed1")
     (folder / "wise-seed1").write_text("mine")
-    blocked = wisesr(*compared.line(folder, "--resume"))
-    assert (blocked.code, f"take {folder / 'wise-seed1'} away" in blocked.error) == (2, True), blocked.err
+    wisesr(*compared.line(folder, "--resume")).failed(2, f"take {folder / 'wise-seed1'} away")
 
 
 def test_a_run_that_was_taken_away_forgets_the_epochs_that_it_was_asked_for(compared: Compared, tmp_path: Path) -> None:
@@ -424,8 +419,7 @@ def test_a_default_name_is_the_source_s_counted_on(compared: Compared, wisesr: C
 )
 def test_a_mistake_is_2_and_leaves_nothing(words: list[str], said: str, wisesr: CommandLine, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 4)
-    answer = wisesr("compare", photos, *QUICK, "-o", tmp_path / "runs", *words)
-    assert (answer.code, said in answer.error) == (2, True), answer.err
+    wisesr("compare", photos, *QUICK, "-o", tmp_path / "runs", *words).failed(2, said)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".png"]
 
 

@@ -94,8 +94,7 @@ def test_another_best_model_is_run_by_keras_and_one_note_says_why(
     with run.best.open("ab") as file:
         file.write(b"\n")
     line = (command, run.path, *([trained.photos / "test"] if command == "predict" else []))
-    answer = wisesr(*line)
-    assert answer.code == 0
+    answer = wisesr(*line).worked()
     assert answer.err.count("engine: Keras, as best.tflite was made from another best.keras\n") == 1
     assert "LiteRT" not in answer.err
     answer = wisesr(*line, "--engine", "litert")
@@ -128,13 +127,10 @@ def test_without_its_file_or_its_package_litert_is_an_error_where_it_was_asked_f
     answer = wisesr("predict", run.path, photos, "--engine", "litert")
     assert (answer.code, answer.out) == (5, "")
     assert answer.error.endswith("ai-edge-litert is not installed; install it with: pip install ai-edge-litert")
-    answer = wisesr("predict", run.path, photos)
-    assert answer.code == 0
+    answer = wisesr("predict", run.path, photos).worked()
     assert "engine: Keras, as ai-edge-litert is not installed" in answer.err
     run.litert.unlink()
-    answer = wisesr("predict", run.path, photos, "--engine", "litert")
-    assert answer.code == 4
-    assert "there is no best.tflite beside best.keras" in answer.error
+    wisesr("predict", run.path, photos, "--engine", "litert").failed(4, "there is no best.tflite beside best.keras")
 
 
 def test_evaluate_gives_the_same_metrics_with_both_engines(run: Run, wisesr: CommandLine) -> None:
@@ -157,10 +153,7 @@ def test_a_prediction_resumes_on_the_engine_that_it_was_begun_with_or_not_at_all
     assert wisesr(*line, tmp_path / "whole").code == 0
     with stopping_after(7):
         assert wisesr(*line, tmp_path / "out").code == 130
-    answer = wisesr(*line, tmp_path / "out", "--resume", "--engine", "keras")
-    assert answer.code == 4
-    assert "engine was litert " in answer.error
-    assert " and is keras" in answer.error
+    wisesr(*line, tmp_path / "out", "--resume", "--engine", "keras").failed(4, "engine was litert ", " and is keras")
     assert wisesr(*line, tmp_path / "out", "--resume").code == 0
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
 
@@ -250,8 +243,7 @@ def test_another_litert_that_cannot_say_its_operators_is_not_trusted(
     from ai_edge_litert.interpreter import Interpreter
 
     monkeypatch.delattr(Interpreter, "_get_ops_details")
-    answer = wisesr("predict", run.path, trained.photos / "test")
-    assert answer.code == 0, answer.err
+    answer = wisesr("predict", run.path, trained.photos / "test").worked()
     assert "engine: Keras, as LiteRT does not take best.tflite" in answer.err
 
 
@@ -277,8 +269,7 @@ def test_a_model_that_wisesr_does_not_build_is_not_run_by_litert(
     rewritten(run, lambda record: None, (tmp_path / "odd.tflite").read_bytes())
     with pytest.raises(UnusableError, match=f"{reason}.* that no model of wisesr has"):
         LiteRtEngine(read_litert(run.litert, run.best))
-    answer = wisesr("predict", run.path, trained.photos / "test")
-    assert answer.code == 0
+    answer = wisesr("predict", run.path, trained.photos / "test").worked()
     assert "that no model of wisesr has" in answer.err
     assert "LiteRT runs" not in answer.err
 
@@ -323,8 +314,7 @@ def test_without_tensorflow_a_note_says_that_there_is_no_file(
     run.litert.unlink()
     monkeypatch.setattr(conversion, "find_spec", lambda name: None)
     line = ("train", trained.photos, *QUICK, "--epochs", "2", "-o", tmp_path / "runs", "--name", "tiny", "--resume")
-    answer = wisesr(*line)
-    assert answer.code == 0
+    answer = wisesr(*line).worked()
     assert "no best.tflite: TensorFlow converts models for LiteRT, and is not installed\n" in answer.err
     assert not run.litert.exists()
 
@@ -350,8 +340,7 @@ def test_training_that_goes_on_never_keeps_the_model_of_an_earlier_best_epoch(
     before = run.litert.read_bytes()
     answer = wisesr(*line, "--epochs", "2", "--resume")
     assert run.litert.read_bytes() == before  # nothing was left to do
-    answer = wisesr(*line, "--epochs", "6", "--resume", "--max-steps", "3")
-    assert answer.code == 0
+    answer = wisesr(*line, "--epochs", "6", "--resume", "--max-steps", "3").worked()
     assert "writing best.tflite" not in answer.err
     is_old = run.best.read_bytes() == (trained.run / "best.keras").read_bytes()
     assert run.litert.exists() == is_old

@@ -139,9 +139,7 @@ def test_mistakes_are_answered_before_keras_is_imported(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, words: list[str], code: int, said: str
 ) -> None:
     words = [str(trained.run) if word == "RUN" else word for word in words]
-    answer = wisesr("explain", *words)
-    assert answer.code == code
-    assert said in answer.error
+    wisesr("explain", *words).failed(code, said)
     if "gren" in words or "nowhere" in words:
         found, loaded, _ = loaded_after(command("explain", *words), tmp_path)
         assert found == code
@@ -283,9 +281,7 @@ def test_ctrl_c_leaves_whole_pictures(wisesr: CommandLine, trained: Trained, mon
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(own_pictures, "write_picture", stopped_after_the_second)
-    answer = wisesr("explain", trained.run, "photos", "-o", "out")
-    assert answer.code == 130
-    assert "the pictures so far are in out" in answer.error
+    wisesr("explain", trained.run, "photos", "-o", "out").failed(130, "the pictures so far are in out")
     assert names("out") == {"image-00001-b.png", "image-00002-g.png"}
 
 

@@ -207,9 +207,7 @@ def test_odd_class_names_stay_on_their_lines_and_in_the_record(tmp_path: Path, t
 def test_what_cannot_be_is_refused_in_one_line(
     words: list[str], code: int, reason: str, trained: Trained, wisesr: CommandLine
 ) -> None:
-    answer = wisesr("export", trained.run, *words)
-    assert (answer.code, answer.out) == (code, "")
-    assert reason in answer.error
+    wisesr("export", trained.run, *words).refused(code, reason)
     assert not (trained.run / "export").exists()
 
 
@@ -243,8 +241,7 @@ def test_refusals_and_missing_packages_are_said_before_keras_is_loaded(trained: 
 def test_a_lone_model_is_compared_on_a_folder_of_images(trained: Trained, tmp_path: Path, wisesr: CommandLine) -> None:
     model = trained.copy_to(tmp_path / "run") / "best.keras"
     lone = model.rename(tmp_path / "best.keras")
-    answer = wisesr("export", lone, "--to", "keras", "--data", trained.photos / "test", "--format", "json")
-    assert answer.code == 0, answer.err
+    answer = wisesr("export", lone, "--to", "keras", "--data", trained.photos / "test", "--format", "json").worked()
     (row,) = answer.data["rows"]
     assert (row["file"], row["compared_on"], row["compared_images"]) == ("model.keras", "the folder test", 15)
     assert "warning" not in answer.err
@@ -319,9 +316,7 @@ def test_an_export_that_fails_leaves_nothing_and_what_was_there_before(
     before = sorted(run.rglob("*"))
     with monkeypatch.context() as patch:
         patch.setitem(conversion.WRITERS, "keras", write)
-        answer = wisesr("export", run, "--to", "keras")
-        assert (answer.code, answer.out) == (code, "")
-        assert reason in answer.error
+        wisesr("export", run, "--to", "keras").refused(code, reason)
         assert sorted(run.rglob("*")) == before
     if write is not wrong_weights:
         return
@@ -449,21 +444,17 @@ def test_exports_are_replaced_only_when_asked_and_only_where_they_are_ours(run: 
     assert wisesr(*line).code == 0
     (folder / "notes.txt").write_text("mine")
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    answer = wisesr(*line)
-    assert answer.code == 2
-    assert "model.keras exists; replace it with --overwrite" in answer.error
+    wisesr(*line).failed(2, "model.keras exists; replace it with --overwrite")
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert wisesr(*line, "--overwrite").code == 0
-    answer = wisesr("export", run, "--to", "litert", "--overwrite")
-    assert answer.code == 0
+    wisesr("export", run, "--to", "litert", "--overwrite").worked()
     assert "## model.keras" in (folder / "README.md").read_text()
     assert "## model.tflite" in (folder / "README.md").read_text()
     assert [row["file"] for row in json.loads((folder / "export.json").read_text())["rows"]] == [
         *("model.keras", "model.tflite")
     ]
     save_again(run / "best.keras")
-    answer = wisesr(*line)
-    assert (answer.code, "holds exports of another model; replace them with --overwrite" in answer.error) == (2, True)
+    wisesr(*line).failed(2, "holds exports of another model; replace them with --overwrite")
     assert wisesr(*line, "--overwrite").code == 0
     assert not (folder / "model.tflite").exists()
     assert (folder / "notes.txt").read_text() == "mine"
@@ -497,8 +488,7 @@ def test_what_no_export_wrote_is_never_replaced(run: Path, tmp_path: Path, wises
     record = json.loads((place / "export.json").read_text())
     for damaged in ({}, [], {**record, "rows": [{**record["rows"][0], "bytes": "many"}]}, {**record, "rows": 1}):
         (place / "export.json").write_text(json.dumps(damaged))
-        answer = wisesr("export", run, "--to", "litert", "-o", place)
-        assert (answer.code, "is no record of exports" in answer.error) == (4, True)
+        wisesr("export", run, "--to", "litert", "-o", place).failed(4, "is no record of exports")
 
 
 @pytest.mark.reliability(30)
@@ -538,15 +528,13 @@ def test_the_table_and_the_csv_name_every_export(exports: Exports, wisesr: Comma
 
 
 def test_another_image_size_is_exported_with_weights_that_fit(run: Path, wisesr: CommandLine) -> None:
-    answer = wisesr("export", run, "--to", "keras,onnx", "--image-size", "40x48", "--format", "json")
-    assert answer.code == 0, answer.err
+    wisesr("export", run, "--to", "keras,onnx", "--image-size", "40x48", "--format", "json").worked()
     model = runtimes.open_onnx(run / "export" / "model.onnx")
     pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 48, 3), dtype=np.uint8)
     engine = load_engine(run, image_size=(40, 48))
     np.testing.assert_allclose(softmax(model(pixels)), softmax(engine.logits(pixels)), atol=1e-5)
     assert "(48, 40)" in (run / "export" / "README.md").read_text()
-    answer = wisesr("export", run, "--to", "litert")
-    assert (answer.code, "holds exports of another image size" in answer.error) == (2, True)
+    wisesr("export", run, "--to", "litert").failed(2, "holds exports of another image size")
 
 
 def test_a_snippet_has_about_ten_lines(trained: Trained) -> None:
@@ -571,14 +559,12 @@ def test_every_head_is_exported_in_every_format(
     }.get(head, ["-s", "train.precision=mixed_bfloat16"])
     line = ("train", trained.photos, *QUICK, "--epochs", "1", "-o", tmp_path, "--name", head, "--head", head)
     assert wisesr(*line, "--image-size", "40x56", *settings).code == 0
-    answer = wisesr("export", tmp_path / head, "--to", "keras,onnx,litert,saved_model", "--format", "json")
-    assert answer.code == 0, answer.err
+    answer = wisesr("export", tmp_path / head, "--to", "keras,onnx,litert,saved_model", "--format", "json").worked()
     assert len(answer.data["rows"]) == 4
 
 
 @pytest.mark.slow
 def test_where_keras_runs_on_jax_formats_of_tensorflow_are_exported_too(run: Path) -> None:
     line = ("export", run, "--to", "keras,litert,saved_model", "--quantize", "int8", "--format", "json")
-    answer = fresh(*line, cwd=run.parent, variables={"KERAS_BACKEND": "jax"})
-    assert answer.code == 0, answer.err
+    answer = fresh(*line, cwd=run.parent, variables={"KERAS_BACKEND": "jax"}).worked()
     assert [row["top1_agreement"] for row in answer.data["rows"]] == [1.0] * 3

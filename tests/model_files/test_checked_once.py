@@ -61,8 +61,7 @@ def test_a_command_opens_and_checks_the_best_model_once(
 ) -> None:
     times, line = COMMANDS[command]
     places = {"run": trained.copy_to(tmp_path / "run"), "photos": trained.photos, "tmp": tmp_path}
-    answer = wisesr(*(word.format(**places) for word in line.split()))
-    assert answer.code == 0, answer.err
+    wisesr(*(word.format(**places) for word in line.split())).worked()
     assert counted["best.keras", "opened"] == counted["best.keras", "checked"] == times
 
 
@@ -71,8 +70,7 @@ def test_an_upgrade_opens_and_checks_a_model_once(
 ) -> None:
     monkeypatch.setattr(convert, "keep_litert", lambda *arguments, **options: None)  # takes most of the time
     plain().save(tmp_path / "given.keras")
-    answer = wisesr("upgrade", tmp_path / "given.keras", "--preprocessing", "none", "-o", tmp_path / "runs")
-    assert answer.code == 0, answer.err
+    wisesr("upgrade", tmp_path / "given.keras", "--preprocessing", "none", "-o", tmp_path / "runs").worked()
     assert counted["given.keras", "opened"] == counted["given.keras", "checked"] == 1
 
 

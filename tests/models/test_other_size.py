@@ -303,8 +303,7 @@ def test_evaluate_at_another_size_keeps_the_results_at_the_size_of_the_training(
     run = trained.copy_to(tmp_path / "run")
     assert wisesr("evaluate", run).code == 0
     before = (run / "evaluate-test" / "metrics.json").read_bytes()
-    answer = wisesr("evaluate", run, "--image-size", "48x40", "--format", "json", "--report")
-    assert answer.code == 0, answer.err
+    answer = wisesr("evaluate", run, "--image-size", "48x40", "--format", "json", "--report").worked()
     assert (run / "evaluate-test" / "metrics.json").read_bytes() == before
     folder = run / "evaluate-test-48x40"
     assert json.loads((folder / "metrics.json").read_text(encoding="utf-8")) == answer.data

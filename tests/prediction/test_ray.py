@@ -152,9 +152,7 @@ def test_blocks_are_whole_batches_and_leave_every_worker_several(
 def test_what_does_not_go_with_ray_is_2(
     wisesr: CommandLine, trained: Trained, words: tuple[str, ...], reason: str
 ) -> None:
-    answer = wisesr("predict", trained.run, trained.photos / "test", *words)
-    assert (answer.code, answer.out) == (2, ""), answer.err
-    assert reason in answer.error
+    wisesr("predict", trained.run, trained.photos / "test", *words).refused(2, reason)
     assert not Path("why").exists()
 
 

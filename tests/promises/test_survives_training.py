@@ -125,8 +125,7 @@ def test_a_signal_in_the_middle_of_an_epoch_loses_no_more_than_that_epoch(
     assert progress.epoch >= 1
     assert len(read_history(tmp_path / "run")) == progress.epoch
     assert leftovers(tmp_path / "run") == []
-    after = wisesr(*command, "--resume", "--max-steps", "1")
-    assert after.code == 0
+    after = wisesr(*command, "--resume", "--max-steps", "1").worked()
     assert f"going on after epoch {progress.epoch} of 500" in after.err
     seen(f"exit {answer.code} {answer.error.removeprefix('wisesr: ')}")
     seen(f"second train: exit {second.code}, in use (pid ...)")
@@ -194,8 +193,7 @@ def test_a_second_signal_ends_at_once_even_inside_a_save(
     progress = check_whole(tmp_path / "tiny")
     assert progress is not None
     assert progress.epoch == 1
-    after = wisesr(*command, "--resume")
-    assert after.code == 0
+    after = wisesr(*command, "--resume").worked()
     assert "going on after epoch 1 of 4" in after.err
     assert leftovers(tmp_path / "tiny") == []
     seen(f"second signal inside a save: exit {answer.code}, the state of epoch 1 loads, goes on")
@@ -243,10 +241,7 @@ def test_a_change_that_would_change_the_numbers_is_refused_with_the_difference(
         write_state(two_epochs / "state", 2, state.arrays, state.progress)
         expected = "the random draws of epoch 3 would differ (order of examples)"
     before = files_of(two_epochs)
-    answer = wisesr(*resumed(moved, two_epochs, *more))
-    assert answer.code == 4
-    assert expected in answer.error
-    assert "--overwrite" in answer.error
+    wisesr(*resumed(moved, two_epochs, *more)).failed(4, expected, "--overwrite")
     assert files_of(two_epochs) == before
     seen(f"{change}: exit 4, ... {expected}")
 
@@ -257,8 +252,7 @@ def test_epochs_may_grow_and_the_run_may_move(
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     run = two_epochs.rename(tmp_path / "elsewhere" / "tiny")
-    answer = wisesr(*resumed(trained, run, "-s", "data.cache=none"))
-    assert answer.code == 0
+    answer = wisesr(*resumed(trained, run, "-s", "data.cache=none")).worked()
     notes = answer.err.splitlines()
     assert "from here on, the learning rate follows the schedule of 3 epochs" in notes
     assert "going on after epoch 2 of 3" in notes
@@ -421,10 +415,7 @@ def test_overwrite_takes_the_run_s_files_and_leaves_those_of_the_user(
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     before = files_of(two_epochs)
-    refused = wisesr(*line(trained.photos, two_epochs.parent, epochs=1))
-    assert refused.code == 2
-    assert "--resume" in refused.error
-    assert "--overwrite" in refused.error
+    wisesr(*line(trained.photos, two_epochs.parent, epochs=1)).failed(2, "--resume", "--overwrite")
     assert files_of(two_epochs) == before
     assert wisesr(*line(trained.photos, two_epochs.parent, "--overwrite", epochs=1)).code == 0
     assert all(path.read_text(encoding="utf-8") == text for path, text in kept.items())
@@ -564,8 +555,7 @@ def test_a_dry_run_takes_away_what_killed_ones_left_and_nothing_of_a_live_one(
 @pytest.mark.reliability(30)
 def test_a_stale_lock_does_not_block(wisesr: CommandLine, trained: Trained, two_epochs: Path, seen: Seen) -> None:
     (two_epochs / ".lock").write_text(f"{os.getppid()}\n", encoding="utf-8")  # lives, but is no wisesr
-    answer = wisesr(*resumed(trained, two_epochs))
-    assert answer.code == 0
+    wisesr(*resumed(trained, two_epochs)).worked()
     assert len(read_history(two_epochs)) == 3
     seen("stale lock with the pid of a live process: exit 0")
 
@@ -646,9 +636,7 @@ def test_a_damaged_config_of_a_run_is_4_and_not_a_mistake_of_the_user(
     wisesr: CommandLine, two_epochs: Path, seen: Seen, command: str
 ) -> None:
     (two_epochs / "config.yaml").write_text("schema_version: 1\ntrain: {epochs: \xff", encoding="latin-1")
-    answer = wisesr(command, two_epochs)
-    assert answer.code == 4
-    assert f"{two_epochs / 'config.yaml'}" in answer.error
+    wisesr(command, two_epochs).failed(4, f"{two_epochs / 'config.yaml'}")
     seen(f"{command}: exit 4, config.yaml named")
 
 
@@ -672,8 +660,7 @@ def test_a_loss_that_is_not_finite_ends_with_3_says_the_step_and_keeps_the_best(
     assert [row["epoch"] for row in read_history(run)] == ["1"]
     assert check_whole(run).epoch == 1  # type: ignore[union-attr]
     check_model(run / "best.keras")
-    predicted = wisesr("predict", run, photos / "red" / "00.png", "--format", "json")
-    assert predicted.code == 0
+    predicted = wisesr("predict", run, photos / "red" / "00.png", "--format", "json").worked()
     assert 0 < predicted.data[0]["score"] <= 1
     seen(f"{optimizer}: exit 3 {answer.error.removeprefix('wisesr: ')[:70]}...")
 
@@ -707,9 +694,7 @@ def test_the_history_is_whole_at_every_moment_and_has_finished_epochs_only(
 def test_a_place_that_takes_no_files_is_5_with_the_reason(wisesr: CommandLine, photos: Path, place: str) -> None:
     if not Path(place).parent.is_dir():
         pytest.skip(f"no {Path(place).parent} here")
-    answer = wisesr("init", photos, "-o", place)
-    assert answer.code == 5
-    assert place in answer.error
+    wisesr("init", photos, "-o", place).failed(5, place)
 
 
 @pytest.mark.parametrize("name", ["a" * 250 + ".yaml", "a." + "yaml" * 63 + "x"])

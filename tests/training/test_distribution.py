@@ -188,10 +188,9 @@ def test_several_processes_of_tensorflow_are_2_and_the_way_on_jax_is_named(
 ) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     words = ("--coordinator", "127.0.0.1:1234", "--num-processes", 2, "--process-id", 0)
-    answer = wisesr("train", folder.photos, "-o", folder.path / "runs", *words)
-    assert answer.code == 2
-    assert "JAX backend only" in answer.error
-    assert "KERAS_BACKEND=jax wisesr train" in answer.error
+    wisesr("train", folder.photos, "-o", folder.path / "runs", *words).failed(
+        2, "JAX backend only", "KERAS_BACKEND=jax wisesr train"
+    )
     assert not (folder.path / "runs").exists()
 
 

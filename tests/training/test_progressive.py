@@ -280,9 +280,7 @@ def test_an_image_that_is_gone_when_a_phase_begins_is_named_and_the_run_goes_on_
     monkeypatch.setattr(examples, "open_pixels", losing)
     phases = "[{epochs: 1, image_size: 16}, {epochs: 1}]"
     command = line(own, tmp_path, "run", "--head", "gap", "-s", "data.on_error=skip", phases=phases)
-    answer = wisesr(*command)
-    assert answer.code == 3
-    assert "03.png" in answer.error
+    wisesr(*command).failed(3, "03.png")
     assert len(read_history(tmp_path / "run")) == 1
     assert not (tmp_path / "run" / "best.keras").exists()  # no epoch was at full size yet
     assert wisesr("evaluate", tmp_path / "run").code == 4

@@ -134,8 +134,7 @@ def test_a_tracker_hears_of_every_epoch_once_also_over_a_stop_and_a_resumption(
     assert first.run.tags["classes"] == "blue, green, red"
     assert first.run.tags["backend"] == "tensorflow"
     assert "best.keras" not in first.files
-    answer = train(wisesr, photos, "--epochs", "3", "--resume", "-s", "train.track_model=true")
-    assert answer.code == 0, answer.err
+    train(wisesr, photos, "--epochs", "3", "--resume", "-s", "train.track_model=true").worked()
     assert recorder.known == [None, "id-0"]
     second = recorder.opened[1]
     assert second.ends == ["finished"]
@@ -381,9 +380,7 @@ def test_a_tracker_of_no_kind_and_one_that_is_there_twice_are_2(wisesr: CommandL
         2,
         "wisesr: --tracker: train.trackers.0 is 'mlfow'; allowed: mlflow, wandb. Did you mean 'mlflow'?",
     )
-    answer = wisesr("train", photos, "--tracker", "wandb", "--tracker", "wandb")
-    assert answer.code == 2
-    assert "the same tracker is there twice" in answer.error
+    wisesr("train", photos, "--tracker", "wandb", "--tracker", "wandb").failed(2, "the same tracker is there twice")
 
 
 def test_without_the_option_the_trackers_are_those_of_the_config(
@@ -391,8 +388,7 @@ def test_without_the_option_the_trackers_are_those_of_the_config(
 ) -> None:
     monkeypatch.setitem(table.TRACKERS, "wandb", TrackerRow("Recorder", ("no_such_package",), Recorder().open))
     Path("c.yaml").write_text(f"data: {{dir: '{photos}'}}\ntrain: {{trackers: [wandb]}}\n", encoding="utf-8")
-    answer = wisesr("train", "c.yaml", *QUICK)
-    assert (answer.code, "Recorder is not installed" in answer.error) == (5, True)
+    wisesr("train", "c.yaml", *QUICK).failed(5, "Recorder is not installed")
 
 
 # MLflow and Weights & Biases themselves, without a network
@@ -576,10 +572,8 @@ def test_a_training_is_a_run_in_both_trackers_and_goes_on_there(tmp_path: Path) 
     address = (tmp_path / "mlruns").as_uri()
     variables = {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": address, "MLFLOW_ALLOW_FILE_STORE": "true"}
     words = ("train", photos, *QUICK, "--epochs", "2", "--name", "a", "--tracker", "mlflow", "--tracker", "wandb")
-    stopped = fresh(*words, "--max-steps", "1", cwd=tmp_path, variables=variables)
-    assert stopped.code == 0, stopped.err
-    answer = fresh(*words, "--resume", cwd=tmp_path, variables=variables)
-    assert answer.code == 0, answer.err
+    fresh(*words, "--max-steps", "1", cwd=tmp_path, variables=variables).worked()
+    answer = fresh(*words, "--resume", cwd=tmp_path, variables=variables).worked()
     assert "wandb" not in answer.out
     rows = history(tmp_path / "runs/a")
     os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"

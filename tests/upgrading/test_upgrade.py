@@ -106,8 +106,7 @@ def test_every_command_gives_what_the_original_gives(
 def test_the_answer_says_what_was_found_and_what_to_type_next(
     wisesr: CommandLine, photos: Path, model_file: Path, tmp_path: Path
 ) -> None:
-    answer = wisesr("upgrade", model_file, "--data", photos, "-o", tmp_path / "runs")
-    assert answer.code == 0, answer.err
+    answer = wisesr("upgrade", model_file, "--data", photos, "-o", tmp_path / "runs").worked()
     table = " ".join(answer.out.split())
     assert "feature map 8x6x12" in table
     assert "behind it Dropout 0.3, BatchNormalization, Dense 3 softmax" in table
@@ -116,8 +115,7 @@ def test_the_answer_says_what_was_found_and_what_to_type_next(
     run = tmp_path / "runs" / "nested-wise"
     assert f"next: wisesr train {run} --resume\n" in answer.err
     assert "left out, as augmentation is no part of a saved model: random_flip" in answer.err
-    again = wisesr("upgrade", model_file, "-o", tmp_path / "runs", "--name", run.name)
-    assert (again.code, "exists; give another --name" in again.error) == (2, True)
+    wisesr("upgrade", model_file, "-o", tmp_path / "runs", "--name", run.name).failed(2, "exists; give another --name")
     before = files_in(run)
     other = wisesr("upgrade", model_file, "-o", tmp_path / "runs", "--name", run.name, "--overwrite", "--head", "gap")
     assert other.code == 0
@@ -147,8 +145,7 @@ def test_resuming_an_upgraded_run_begins_with_the_loss_and_accuracy_of_the_origi
     wisesr: CommandLine, upgraded: Path, model_file: Path, photos: Path, precision: str
 ) -> None:
     run = move_to(upgraded, Path("here") / "run")
-    answer = wisesr("train", run, "--resume", *STILL, *FROZEN, "--precision", precision)
-    assert answer.code == 0, answer.err
+    answer = wisesr("train", run, "--resume", *STILL, *FROZEN, "--precision", precision).worked()
     loss, accuracy = original_loss(model_file, photos)
     history = read_history(run)
     close = 1e-4 if precision == "float32" else 0.02
@@ -192,8 +189,7 @@ def test_fine_tuning_that_stops_and_goes_on_ends_bit_for_bit_as_one_that_does_no
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[name], other[name]) for name in one), group
     assert not np.allclose(*(load_weights(whole / name) for name in ("upgraded.keras", "best.keras")))
-    anew = wisesr("train", whole, "--overwrite", *quick[1:], "--max-steps", "1")
-    assert anew.code == 0, anew.err
+    wisesr("train", whole, "--overwrite", *quick[1:], "--max-steps", "1").worked()
     assert (whole / "upgraded.keras").is_file()
     assert not (whole / "best.keras").exists()
 
@@ -211,8 +207,7 @@ def test_a_run_without_images_is_trained_on_those_that_are_given_later(
         2,
         "wisesr: runs/run: the run has no images of its own yet; give --data FOLDER",
     )
-    answer = wisesr("train", "runs/run", "--resume", "--data", photos, *STILL, *FROZEN)
-    assert answer.code == 0, answer.err
+    answer = wisesr("train", "runs/run", "--resume", "--data", photos, *STILL, *FROZEN).worked()
     assert "its classes taken in the order of the folders" in " ".join(answer.err.split())
     assert read_history(Path("runs/run"))["val_loss"] == pytest.approx(original_loss(model_file, photos)[0], rel=1e-4)
     assert json.loads(Path("runs/run/classes.json").read_text(encoding="utf-8")) == list(CLASSES)
@@ -226,8 +221,7 @@ def test_a_config_that_names_the_run_starts_from_its_backbone_and_head(
         f"data: {{dir: {photos}, image_size: [32, 24]}}\n",
         encoding="utf-8",
     )
-    answer = wisesr("train", "c.yaml", *STILL, *FROZEN, "--name", "same")
-    assert answer.code == 0, answer.err
+    wisesr("train", "c.yaml", *STILL, *FROZEN, "--name", "same").worked()
     assert read_history(Path("runs/same"))["val_loss"] == pytest.approx(original_loss(model_file, photos)[0], rel=1e-4)
     answer = wisesr("train", "c.yaml", "--head", "gap", "--dry-run")
     assert "the head starts anew: the file has the head 'wise'" in " ".join(answer.err.split())
@@ -270,9 +264,7 @@ def test_class_names_that_do_not_fit_are_3(
     wisesr: CommandLine, model_file: Path, photos: Path, text: str, reason: str
 ) -> None:
     Path("names.txt").write_text(text, encoding="utf-8")
-    answer = wisesr("upgrade", model_file, "--classes", "names.txt", "--data", photos)
-    assert (answer.code, answer.out) == (3, "")
-    assert reason in answer.error
+    wisesr("upgrade", model_file, "--classes", "names.txt", "--data", photos).refused(3, reason)
     assert files_in(Path("runs")) == [] if Path("runs").exists() else True
 
 
@@ -280,8 +272,7 @@ def test_odd_names_are_shown_with_escapes_and_kept_exactly(wisesr: CommandLine) 
     names = ["=cmd", "\x1b[31mred", "[/red]:cat: \u202e"]
     Path("odd.txt").write_text("\n".join(names), encoding="utf-8")
     path = save(plain(), Path("\x1b[31m \u202ex.keras"))
-    answer = wisesr("upgrade", path, "--classes", "odd.txt", "--name", "run")
-    assert answer.code == 0, answer.err
+    answer = wisesr("upgrade", path, "--classes", "odd.txt", "--name", "run").worked()
     assert not {"\x1b", "\u202e"} & {*answer.out, *answer.err}
     assert json.loads(Path("runs/run/classes.json").read_text(encoding="utf-8")) == names
 
@@ -291,8 +282,7 @@ def test_one_unit_becomes_no_and_yes_and_seventy_classes_stay_seventy(wisesr: Co
     answer = wisesr("upgrade", save(ending(unit), Path("unit.keras")), "--format", "json")
     assert answer.data["class_names"] == ["class_0", "class_1"]
     assert "one unit with a sigmoid becomes two classes" in answer.err
-    answer = wisesr("upgrade", save(plain(70), Path("many.keras")))
-    assert answer.code == 0
+    answer = wisesr("upgrade", save(plain(70), Path("many.keras"))).worked()
     assert "and 58 more" in answer.out
 
 
@@ -308,8 +298,7 @@ def gap_run(photos: Path, tmp_path: Path) -> Path:
 def test_a_run_of_wisesr_with_global_average_pooling_becomes_one_with_a_wise_head(
     wisesr: CommandLine, gap_run: Path, photos: Path
 ) -> None:
-    answer = wisesr("upgrade", gap_run, "--format", "json")
-    assert answer.code == 0, answer.err
+    answer = wisesr("upgrade", gap_run, "--format", "json").worked()
     found, run = answer.data, gap_run.with_name("photos-wise")
     assert (Path(found["run_dir"]).name, found["class_names"]) == (run.name, list(CLASSES))
     assert found["max_probability_difference"] <= 1e-5
@@ -326,8 +315,7 @@ def test_a_run_of_wisesr_with_global_average_pooling_becomes_one_with_a_wise_hea
     Path("names.txt").write_text("one\ntwo\nthree\n", encoding="utf-8")
     renamed = wisesr("upgrade", gap_run / "best.keras", "--classes", "names.txt", "--format", "json", "-q").data
     assert (Path(renamed["run_dir"]).name, renamed["class_names"][0]) == ("photos-wise-2", "one")
-    again = wisesr("upgrade", run)
-    assert (again.code, "is a model of wisesr already, with the head 'wise'" in again.error) == (4, True)
+    wisesr("upgrade", run).failed(4, "is a model of wisesr already, with the head 'wise'")
 
 
 # What is refused
@@ -346,9 +334,7 @@ def test_other_outputs_are_4_and_leave_nothing(
     wisesr: CommandLine, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convert.Upgraded, "classifier", property(lambda found: tripled(found.parts.folded.classifier)))
-    answer = wisesr("upgrade", model_file)
-    assert answer.code == 4
-    assert "the run gives other outputs: probabilities differ by" in answer.error
+    wisesr("upgrade", model_file).failed(4, "the run gives other outputs: probabilities differ by")
     assert files_in(Path("runs")) == []
 
 
@@ -380,9 +366,7 @@ def test_mistakes_in_what_is_asked_for_are_2(wisesr: CommandLine, model_file: Pa
         ((model_file, "-s", "model.head.pooling=valid"), "only tile averages all of the map"),
         ((model_file, "-s", "model.backbone=Xception"), "the backbone is that of the model; leave it out"),
     ):
-        answer = wisesr("upgrade", *words)
-        assert (answer.code, answer.out) == (2, ""), answer.err
-        assert reason in answer.error
+        wisesr("upgrade", *words).refused(2, reason)
     for words in ((any_size, "--image-size", "48x40"), (unscaled, "--preprocessing", "unit")):
         assert wisesr("upgrade", *words, "-q").code == 0
 
@@ -400,9 +384,7 @@ def test_files_that_are_no_model_of_others_are_4_without_keras(
         ("broken.keras", "damaged"),
         (trained.run / "best.keras", "is a model of wisesr already"),
     ):
-        answer = wisesr("upgrade", path)
-        assert (answer.code, answer.out) == (4, ""), answer.err
-        assert reason in answer.error
+        wisesr("upgrade", path).refused(4, reason)
     done = fresh("-c", NO_KERAS, trained.run / "best.keras", cwd=tmp_path, program=(), variables=environment(tmp_path))
     assert (done.code, done.out) == (0, "4 False\n"), done.err
 
