@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
@@ -24,7 +23,6 @@ from wisesr_cli.models.build import build_classifier
 from wisesr_cli.models.heads import GapOptions, WiseOptions
 from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.models.weights import _copy_layer, load_backbone
-from wisesr_cli.training.trainer import Trainer
 
 SIZE = (32, 32)
 NAME = "MobileNetV2"
@@ -401,27 +399,3 @@ def test_statistics_that_a_normalization_learned_are_computed_with_once_they_are
     _copy_layer(fresh, learned, tmp_path)
     values = np.full((1, 3), 5.0, "float32")
     np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(layer(values)) for layer in (fresh, learned)))
-
-
-def test_a_restored_normalization_computes_with_what_was_restored() -> None:
-    def build() -> Any:
-        pixels = keras.Input((4, 4, 3))
-        return keras.Model(pixels, keras.layers.Normalization(name="norm")(pixels))
-
-    trained, resumed = build(), build()
-    values = [np.array([1.0, 2.0, 3.0], "float32"), np.array([4.0, 9.0, 16.0], "float32"), np.array(5, "int64")]
-    trained.get_layer("norm").load_own_variables({str(number): value for number, value in enumerate(values)})
-    Trainer.restore(stand_in(resumed), "model", Trainer.arrays(stand_in(trained))["model"])
-    pixels = np.ones((1, 4, 4, 3), "float32")
-    expected = (pixels - values[0]) / np.sqrt(values[1])
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(resumed(pixels)), expected, rtol=1e-6)
-
-
-def stand_in(model: Any) -> Any:
-    """Return what has the model of a trainer, and no more."""
-    return SimpleNamespace(
-        classifier=SimpleNamespace(model=model),
-        model=SimpleNamespace(optimizer=SimpleNamespace(variables=[])),
-        progress=SimpleNamespace(epoch=0),
-        random_draws=lambda epoch: {},
-    )

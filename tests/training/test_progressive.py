@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from command_line import CLASSES, Answer, CommandLine, make_photos
+from command_line import CLASSES, CommandLine, make_photos, make_splits
 from run_states import digest, read_history
 
 from wisesr_cli.cli.main import run
@@ -32,16 +32,7 @@ WISE = ("--head", "wise", "-s", "model.head.pre_pool=2")
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for number, (split, per_class) in enumerate((("train", 8), ("validation", 4))):
-        make_photos(folder / split, per_class, first_seed=100 * number)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _precision_of_this_test() -> Any:
-    yield
-    keras.config.set_dtype_policy("float32")
+    return make_splits(tmp_path_factory.mktemp("photos"), train=8, validation=4)
 
 
 def line(photos: Path, runs: Path, name: str = "run", *more: object, phases: str = PHASES) -> list[object]:
@@ -49,11 +40,6 @@ def line(photos: Path, runs: Path, name: str = "run", *more: object, phases: str
     words = [word for text in settings for word in ("-s", text)]
     small = ("--backbone", "compact_small", "--image-size", "32", "-b", "8", "--lr", "0.01")
     return ["train", photos, *small, *words, "-o", runs, "--name", name, *more]
-
-
-def done(answer: Answer) -> Answer:
-    assert answer.code == 0, answer.err
-    return answer
 
 
 def load(**settings: Any) -> Any:
@@ -163,17 +149,17 @@ def test_every_phase_sees_images_of_its_size_and_the_model_is_that_of_the_last(
     metrics = json.loads((whole.run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["top1_accuracy"] == pytest.approx(float(rows[3]["val_top1_accuracy"]))
     assert metrics["log_loss"] == pytest.approx(float(rows[3]["val_loss"]), abs=1e-4)
-    assert done(wisesr("evaluate", whole.run, "--format", "json")).data["examples"] == 4 * len(CLASSES)
+    assert wisesr("evaluate", whole.run, "--format", "json").worked().data["examples"] == 4 * len(CLASSES)
 
 
 def test_a_training_cut_in_a_phase_goes_on_bit_for_bit(
     whole: Whole, wisesr: CommandLine, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With three steps an epoch, it is cut in the first step of the second phase."""
-    done(wisesr(*line(photos, tmp_path, "cut", *HEAD, "--max-steps", 4)))
+    wisesr(*line(photos, tmp_path, "cut", *HEAD, "--max-steps", 4)).worked()
     assert kernel_of(tmp_path / "cut").shape == (3, 3, 64)  # the state is that of the phase before
     watch = Watch(monkeypatch)
-    done(wisesr(*line(photos, tmp_path, "cut", *HEAD, "--resume")))
+    wisesr(*line(photos, tmp_path, "cut", *HEAD, "--resume")).worked()
     assert watch.sizes == [(16, 24), (32, 32)]  # no image is read at the size that is done with
     assert_equal_runs(tmp_path / "cut", whole.run)
 
@@ -191,10 +177,10 @@ def test_a_training_cut_in_every_phase_goes_on_bit_for_bit(
     wisesr: CommandLine, photos: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
     """With three steps an epoch, it is cut in the first step of the second phase, and in that of its last epoch."""
-    done(wisesr(*line(photos, tmp_path, "whole", *settings)))
+    wisesr(*line(photos, tmp_path, "whole", *settings)).worked()
     shapes = []
     for steps in (4, 4, 6):
-        done(wisesr(*line(photos, tmp_path, "cut", *settings, "--resume", "--max-steps", steps)))
+        wisesr(*line(photos, tmp_path, "cut", *settings, "--resume", "--max-steps", steps)).worked()
         shapes.append(kernel_of(tmp_path / "cut").shape)
     if "depthwise" in settings:
         assert shapes == [(3, 3, 64), (2, 3, 64), (4, 4, 64)]
@@ -220,7 +206,7 @@ def test_epochs_at_another_size_do_not_count_for_early_stopping(
 ) -> None:
     phases = "[{epochs: 3, image_size: 16}, {epochs: 9}]"
     stopping = ("-s", "train.early_stopping={monitor: val_loss, patience: 1, min_delta: 100}")
-    answer = done(wisesr(*line(photos, tmp_path, "run", *WISE, *stopping, phases=phases)))
+    answer = wisesr(*line(photos, tmp_path, "run", *WISE, *stopping, phases=phases)).worked()
     assert len(read_history(tmp_path / "run")) == 5  # the first at full size is the best, the second is not better
     assert "early stopping" in answer.out + answer.err
     assert read_model_info(tmp_path / "run" / "best.keras").epoch >= 4
@@ -240,7 +226,7 @@ def test_a_dry_run_does_a_step_at_every_size(
         return step(trainer)
 
     monkeypatch.setattr(Trainer, "train_one_step", watched)
-    answer = done(wisesr(*line(photos, tmp_path, "run", *WISE, "--dry-run", "--precision", "mixed_bfloat16")))
+    answer = wisesr(*line(photos, tmp_path, "run", *WISE, "--dry-run", "--precision", "mixed_bfloat16")).worked()
     assert sizes == [(24, 24), (16, 24), (32, 32)]
     assert "saved and reloaded" in answer.err
     assert not (tmp_path / "run").exists()
@@ -285,7 +271,7 @@ def test_an_image_that_is_gone_when_a_phase_begins_is_named_and_the_run_goes_on_
     assert not (tmp_path / "run" / "best.keras").exists()  # no epoch was at full size yet
     assert wisesr("evaluate", tmp_path / "run").code == 4
     (tmp_path / "aside.png").rename(lost)
-    done(wisesr(*command, "--resume"))
+    wisesr(*command, "--resume").worked()
     assert len(read_history(tmp_path / "run")) == 2
     assert read_model_info(tmp_path / "run" / "best.keras").image_size == (32, 32)
 
@@ -320,5 +306,5 @@ def test_the_sample_of_a_progressive_training_trains(wisesr: CommandLine, photos
         "-s",
         "train.epochs=2",
     )
-    done(wisesr(*command, "-o", tmp_path))
+    wisesr(*command, "-o", tmp_path).worked()
     assert np.isfinite(float(read_history(next(tmp_path.iterdir()))[-1]["val_loss"]))

@@ -1,0 +1,88 @@
+"""The best epoch and early stopping, on epochs of the test's making."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from wisesr_cli.config.schema import Config
+from wisesr_cli.errors import DataError
+from wisesr_cli.listening import Silent
+from wisesr_cli.machine.stopping import StopRequest
+from wisesr_cli.run.progress import Progress
+from wisesr_cli.run.run import Run
+from wisesr_cli.training.devices.distribution import ALONE
+from wisesr_cli.training.epochs import EpochKeeper, TrainingStopped
+from wisesr_cli.training.train import Limits
+
+
+def make_keeper(folder: Path, settings: dict[str, Any]) -> tuple[EpochKeeper, list[int]]:
+    """Return a keeper of a training that only pretends, and the epochs whose model it saves."""
+    saved: list[int] = []
+    trainer: Any = SimpleNamespace(
+        config=Config.model_validate({"train": {"epochs": 50, **settings}, "data": {"dir": folder}}),
+        progress=Progress(),
+        steps_per_epoch=1,
+        learning_rate=lambda epoch: 0.1,
+        save_best=lambda path, epoch: saved.append(epoch),
+        write_state=lambda path: None,
+        is_at_full_size=True,
+        distribution=ALONE,
+    )
+    tracking: Any = SimpleNamespace(report_epochs=lambda: None)
+    limits = Limits(StopRequest(), 0.0)
+    return EpochKeeper(trainer, Run(folder), tracking, limits=limits, listener=Silent()), saved
+
+
+def feed(keeper: EpochKeeper, epochs: list[tuple[float, float]]) -> None:
+    for number, (accuracy, loss) in enumerate(epochs):
+        logs = {"loss": loss, "top1_accuracy": 0.5, "val_loss": loss, "val_top1_accuracy": accuracy}
+        keeper.on_epoch_end(number, logs)
+
+
+@pytest.mark.parametrize(
+    ("best_by", "saved_epochs"),
+    [
+        ("top1_accuracy", [1, 3, 5]),  # better accuracy; then the same one with a lower loss
+        ("loss", [1, 2, 5]),
+    ],
+)
+def test_the_best_epoch_is_by_accuracy_with_ties_by_loss(tmp_path: Path, best_by: str, saved_epochs: list[int]) -> None:
+    keeper, saved = make_keeper(tmp_path, {"best_by": best_by})
+    feed(keeper, [(0.5, 1.0), (0.4, 0.7), (0.6, 0.9), (0.6, 0.9), (0.6, 0.6), (0.6, 0.65)])
+    assert saved == saved_epochs
+    assert keeper.trainer.progress.best_epoch == saved_epochs[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "stops_after"),
+    [
+        ({"monitor": "val_loss", "patience": 2}, 4),
+        ({"monitor": "val_loss", "patience": 3}, None),
+        ({"monitor": "val_loss", "patience": 2, "min_delta": 0.15}, 3),
+        ({"monitor": "val_top1_accuracy", "patience": 2}, 3),
+    ],
+)
+def test_early_stopping_stops_when_nothing_got_better(
+    tmp_path: Path, options: dict[str, Any], stops_after: int | None
+) -> None:
+    keeper, _ = make_keeper(tmp_path, {"early_stopping": options})
+    epochs = [(0.5, 1.0), (0.5, 0.9), (0.5, 0.95), (0.6, 0.91), (0.7, 0.5)]
+    if stops_after is None:
+        feed(keeper, epochs)
+        return
+    with pytest.raises(TrainingStopped, match=f"early stopping: {options['monitor']} was not better for 2 epochs"):
+        feed(keeper, epochs)
+    progress = keeper.trainer.progress
+    assert progress.epoch == stops_after
+    assert progress.finished  # nothing is left to do
+
+
+def test_a_validation_loss_that_is_not_finite_keeps_the_earlier_epoch(tmp_path: Path) -> None:
+    keeper, saved = make_keeper(tmp_path, {})
+    with pytest.raises(DataError, match="validation loss became nan at the end of epoch 2"):
+        feed(keeper, [(0.5, 1.0), (0.9, float("nan"))])
+    assert saved == [1]

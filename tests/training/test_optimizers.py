@@ -1,0 +1,63 @@
+"""Optimizers do bit by bit what those of Keras do, with the learning rates of a schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from wisesr_cli.training.optimizers import SGD, Adam, AdamW, StepSchedule
+from wisesr_cli.training.trainer import named_arrays
+
+
+def test_the_learning_rate_of_every_step_is_looked_up() -> None:
+    schedule = StepSchedule([0.1, 0.2, 0.3])
+    rates = [float(schedule(step)) for step in (0, 1, 2, 3, 99)]
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.3])
+    assert StepSchedule.from_config(schedule.get_config()).rates.tolist() == schedule.rates.tolist()
+
+
+OPTIMIZERS = {
+    "sgd": (SGD, keras.optimizers.SGD, {"momentum": 0.0, "weight_decay": 0.1}),
+    "sgd with momentum": (SGD, keras.optimizers.SGD, {"momentum": 0.9}),
+    "adam": (Adam, keras.optimizers.Adam, {"weight_decay": 0.1}),
+    "adamw": (AdamW, keras.optimizers.AdamW, {"weight_decay": 0.1}),
+}
+
+
+def trained_for_three_steps(optimizer: Any, gradients: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the variables of a small problem, and those of the optimizer, after three steps."""
+    variables = [
+        keras.Variable(np.linspace(-1, 1, 7, dtype="float32") * scale, name=f"of scale {scale}")
+        for scale in (0.1, 3.0, 50.0)
+    ]
+    optimizer.build(variables)
+    for step in range(3):
+        optimizer.apply([keras.ops.convert_to_tensor(gradient * (step + 1)) for gradient in gradients], variables)
+    return named_arrays([*variables, *optimizer.variables])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_gives_bit_by_bit_what_that_of_keras_gives(name: str) -> None:
+    ours, keras_own, options = OPTIMIZERS[name]
+    gradients = list(np.random.default_rng(0).standard_normal((3, 7)).astype("float32"))
+    rates = np.array([0.1, 0.03, 0.007], "float32")
+    found = trained_for_three_steps(ours(StepSchedule(rates), **options), gradients)
+    expected = trained_for_three_steps(keras_own(StepSchedule(rates), **options), gradients)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_looks_the_learning_rate_up_once_for_all_variables(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, _, options = OPTIMIZERS[name]
+    looked_up = []
+    look_up = StepSchedule.__call__
+    monkeypatch.setattr(StepSchedule, "__call__", lambda self, step: looked_up.append(step) or look_up(self, step))
+    trained_for_three_steps(ours(StepSchedule([0.1]), **options), [np.ones(7, "float32")] * 3)
+    assert len(looked_up) == 3

@@ -1,0 +1,228 @@
+"""A training that was stopped, or that something happened to, goes on to the bit or says why not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import REPOSITORY
+from image_folders import make_folder, make_image
+from loaded import load_engine
+from run_states import digest, read_history
+from small_trainings import CLASSES, EVERYTHING_RANDOM, STEPS, HeardTraining, best_weights, train_on
+
+from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.results import TrainingResult
+from wisesr_cli.run.run import Run
+from wisesr_cli.run.state import read_state, write_state
+from wisesr_cli.training.trainer import Trainer
+
+
+@pytest.mark.reliability(26, 27)
+def test_a_training_interrupted_in_every_phase_ends_as_the_uninterrupted_one(
+    images: Path, tmp_path: Path, seen: Callable[[str], None]
+) -> None:
+    train_on(images, tmp_path / "whole", EVERYTHING_RANDOM)
+    stops = []
+    # In the middle of epoch 2; after 3, where a new phase is under way; then in the middle of its second epoch.
+    for max_steps in (STEPS + 2, 2 * STEPS, STEPS + 1):
+        result = train_on(images, tmp_path / "parts", EVERYTHING_RANDOM, resume=True, max_steps=max_steps)
+        stops.append((len(result.history), result.finished))
+    assert stops == [(1, False), (3, False), (4, False)]
+    _resume_in_a_fresh_process(images, tmp_path / "parts")
+    whole, parts = (tmp_path / name / "run" for name in ("whole", "parts"))
+    assert len(read_history(parts)) == 5
+    for left, right in zip(best_weights(whole), best_weights(parts), strict=True):
+        assert np.array_equal(left, right)
+    assert digest(whole) == digest(parts)
+    seen(f"stopped 3 times, twice inside an epoch: SHA-256 {digest(parts)[:12]}... as uninterrupted")
+
+
+def _resume_in_a_fresh_process(images: Path, folder: Path) -> None:
+    program = (
+        "import pathlib, small_trainings as t; "
+        f"t.train_on(pathlib.Path({str(images)!r}), pathlib.Path({str(folder)!r}), t.EVERYTHING_RANDOM, resume=True)"
+    )
+    places = os.pathsep.join((str(Path(__file__).parent), str(REPOSITORY / "tests" / "support"), str(REPOSITORY)))
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": places}, check=True, timeout=240)
+
+
+def test_a_finished_run_has_nothing_left_to_do_until_more_epochs_are_asked_for(images: Path, tmp_path: Path) -> None:
+    train_on(images, tmp_path)
+    before = read_history(tmp_path / "run")
+    result = train_on(images, tmp_path, resume=True)
+    assert (result.epochs_done_now, result.finished, result.best_epoch is not None) == (0, True, True)
+    assert read_history(tmp_path / "run") == before
+    heard = HeardTraining()
+    result = train_on(images, tmp_path, {"train.epochs": 3}, heard, resume=True)
+    assert (result.epochs_done_now, result.finished) == (1, True)
+    assert read_history(tmp_path / "run")[:2] == before
+    assert "from here on, the learning rate follows the schedule of 3 epochs" in heard.notes
+    assert "going on after epoch 2 of 3" in heard.notes
+
+
+def test_resuming_refuses_another_batch_size_and_other_images(tmp_path: Path) -> None:
+    images = make_folder(
+        tmp_path / "images", {f"{part}/{name}": 4 for part in ("train", "validation") for name in "ab"}
+    )
+    settings = {"train.batch_size": 4}
+    train_on(images, tmp_path, settings, max_steps=1)
+    with pytest.raises(RunError, match=r"train\.batch_size: 4 -> 2"):
+        train_on(images, tmp_path, {"train.batch_size": 2}, resume=True)
+    with pytest.raises(UsageError, match="exists; give another --name"):
+        train_on(images, tmp_path, settings)
+    extra = make_image(images / "train" / "a" / "extra.png", 999)
+    with pytest.raises(RunError, match=r"cannot resume.*train, class 'a'"):
+        train_on(images, tmp_path, settings, resume=True)
+    extra.unlink()
+    assert train_on(images, tmp_path, settings, resume=True).finished
+
+
+def test_resuming_refuses_a_damaged_state(images: Path, tmp_path: Path) -> None:
+    train_on(images, tmp_path, max_steps=STEPS)
+    file = next((tmp_path / "run" / "state").glob("*/optimizer.npz"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(RunError, match=r"optimizer\.npz: damaged"):
+        train_on(images, tmp_path, resume=True)
+
+
+@pytest.mark.reliability(27)
+def test_a_time_limit_ends_with_a_state_to_go_on_from(images: Path, tmp_path: Path) -> None:
+    result = train_on(images, tmp_path, time_limit_seconds=1e-6)
+    assert result.stopped == "the time limit of 1e-06 seconds"
+    assert (result.finished, result.history, result.best_epoch) == (False, (), None)
+    assert [path.name for path in (tmp_path / "run" / "state").iterdir()] == ["epoch-000000"]
+    assert train_on(images, tmp_path, resume=True).finished
+
+
+def test_as_many_steps_as_an_epoch_has_end_with_the_epoch_done(images: Path, tmp_path: Path) -> None:
+    result = train_on(images, tmp_path, max_steps=STEPS)
+    assert result.stopped == f"{STEPS} steps were asked for"
+    assert (len(result.history), result.best_epoch, result.finished) == (1, 1, False)
+
+
+@pytest.fixture
+def two_epochs(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_a_finished_run_without_its_state_is_not_started_anew(images: Path, two_epochs: Path) -> None:
+    before = (two_epochs / "best.keras").read_bytes()
+    shutil.rmtree(two_epochs / "state")
+    with pytest.raises(RunError, match="no state to resume from"):
+        resume(images, two_epochs)
+    assert (two_epochs / "best.keras").read_bytes() == before
+
+
+def make_best(run: Path, epoch: int) -> None:
+    """Write the state, and what the model says of itself, as if this epoch had been the best one."""
+    state = read_state(run / "state")
+    state.progress["progress"]["best_epoch"] = epoch
+    write_state(run / "state", 2, state.arrays, state.progress)
+    say_epoch(run / "best.keras", epoch)
+
+
+def say_epoch(model: Path, epoch: int) -> None:
+    """Let a model file say that it is of another epoch."""
+    with zipfile.ZipFile(model) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    info = {**json.loads(members["wisesr.json"]), "epoch": epoch}
+    with zipfile.ZipFile(model, "w") as archive:
+        for name, content in {**members, "wisesr.json": json.dumps(info).encode()}.items():
+            archive.writestr(name, content)
+
+
+def resume(images: Path, run: Path, listener: Any = None) -> TrainingResult:
+    return train_on(images, run.parent, {"augment": "paper", "train.epochs": 3}, listener, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "of the epoch before"])
+def test_a_best_model_that_a_killed_process_did_not_come_to_is_made_from_the_state(
+    images: Path, two_epochs: Path, damage: str
+) -> None:
+    best = two_epochs / "best.keras"
+    make_best(two_epochs, 2)
+    if damage == "missing":
+        best.unlink()
+    else:
+        say_epoch(best, 1)
+    result = train_on(images, two_epochs.parent, {"augment": "paper"}, resume=True)
+    assert (result.epochs_done_now, result.best_epoch) == (0, 2)
+    assert load_engine(two_epochs).info.epoch == 2
+    state = read_state(two_epochs / "state")
+    for ours, theirs in zip(state.group("model").values(), best_weights(two_epochs), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_a_best_model_of_an_epoch_that_is_not_the_best_one_is_refused(
+    images: Path, two_epochs: Path, epoch: int
+) -> None:
+    make_best(two_epochs, 1)
+    say_epoch(two_epochs / "best.keras", epoch)
+    with pytest.raises(
+        RunError, match=rf"best\.keras: is the model of epoch {epoch}, but the best one is that of epoch 1"
+    ):
+        resume(images, two_epochs)
+
+
+def test_random_draws_other_than_those_of_the_state_are_refused(
+    images: Path, two_epochs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = Trainer._seed_states
+    monkeypatch.setattr(Trainer, "_seed_states", lambda trainer, epoch: [state + 1 for state in drawn(trainer, epoch)])
+    with pytest.raises(RunError, match=r"the random draws of epoch 3 would differ \(00000 seed generator\)"):
+        resume(images, two_epochs)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
+def test_a_damaged_best_model_is_found_before_another_epoch(images: Path, two_epochs: Path, damage: str) -> None:
+    make_best(two_epochs, 1)
+    best, history = two_epochs / "best.keras", (two_epochs / "history.csv").read_bytes()
+    content = bytearray(best.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    best.unlink()
+    if damage != "missing":
+        best.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    heard = HeardTraining()
+    with pytest.raises(RunError, match=r"best\.keras: "):
+        resume(images, two_epochs, heard)
+    assert heard.rows == []
+    assert (two_epochs / "history.csv").read_bytes() == history
+
+
+def test_classes_and_splits_are_written_again_by_a_resumption(images: Path, two_epochs: Path) -> None:
+    splits = (two_epochs / "splits.csv").read_bytes()
+    (two_epochs / "splits.csv").unlink()
+    (two_epochs / "classes.json").write_text('["x"]', encoding="utf-8")
+    resume(images, two_epochs)
+    assert (two_epochs / "splits.csv").read_bytes() == splits
+    assert Run(two_epochs).read_classes() == CLASSES
+
+
+def test_fewer_epochs_than_are_done_leave_nothing_to_do(images: Path, two_epochs: Path) -> None:
+    result = train_on(images, two_epochs.parent, {"augment": "paper", "train.epochs": 1}, resume=True)
+    assert (result.finished, result.epochs_done_now, len(result.history)) == (True, 0, 2)
+
+
+def test_a_changed_test_image_does_not_keep_a_run_from_going_on(tmp_path: Path) -> None:
+    counts = {f"{split}/{name}": 4 for split in ("train", "validation", "test") for name in CLASSES}
+    photos = make_folder(tmp_path / "photos", counts)
+    train_on(photos, tmp_path, {"train.epochs": 1})
+    make_image(photos / "test" / "a" / "000.png", 999)
+    assert len(train_on(photos, tmp_path, resume=True).history) == 2
+    make_image(photos / "validation" / "a" / "000.png", 998)
+    with pytest.raises(RunError, match="validation, class 'a'"):
+        train_on(photos, tmp_path, {"train.epochs": 3}, resume=True)
