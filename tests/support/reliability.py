@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+Seen = Callable[[str], None]  # what the fixture `seen` gives: it notes what a test of a line saw
 
 
 @dataclass(frozen=True)
