@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from reliability import Row, all_as_promised, collect_rows, print_rows
+from reliability import Row, Seen, all_as_promised, collect_rows, print_rows
 
 if TYPE_CHECKING:
     from command_line import CommandLine, Trained
@@ -45,7 +45,7 @@ def _rows(reporter: Any) -> dict[int, Row]:
 
 
 @pytest.fixture
-def seen(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def seen(request: pytest.FixtureRequest) -> Seen:
     """Give a function that notes what a test of a line saw, for the table."""
     return lambda text: request.node.user_properties.append(("seen", text))
 
@@ -87,3 +87,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from command_line import train_small
 
     return train_small(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give class folders of 18 small images, which tests leave as they are."""
+    from command_line import make_photos
+
+    return make_photos(tmp_path_factory.mktemp("photos") / "photos", 6)

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import REPOSITORY, make_photos
-from fresh_process import HEAVY, KERAS, command, loaded_after
+from command_line import HEAVY, KERAS, REPOSITORY, command, loaded_after, make_photos
 
 import wisesr_cli
 

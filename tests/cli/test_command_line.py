@@ -45,11 +45,6 @@ WITHOUT_PROGRESS = ("config show", "config schema")
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos") / "photos", 6)
-
-
 # Help
 
 
@@ -324,37 +319,6 @@ def test_csv_and_markdown_are_tables_with_rows_of_one_length(
         assert all(line.endswith("|") for line in tables)
         assert answer.out.count("| --- |") + answer.out.count("| ---: |") > 0
         assert "### " in answer.out  # every table has its title
-
-
-def test_tables_are_data_and_go_to_standard_output(wisesr: CommandLine, trained: Trained) -> None:
-    answer = wisesr("evaluate", trained.run)
-    assert "top-1 accuracy" in answer.out
-    assert "top-1 accuracy" not in answer.err
-    assert "written to" in answer.err
-    assert "written to" not in answer.out
-
-
-def test_quiet_leaves_standard_error_empty(wisesr: CommandLine, trained: Trained, photos: Path) -> None:
-    for line in (
-        ["evaluate", trained.run, "-q"],
-        ["predict", trained.run, photos, "-q"],
-        ["check", photos, "-q"],
-        ["summarize", "--backbone", "compact_small", "--head", "gap", "-q"],
-        ["init", photos, "-q"],
-    ):
-        answer = wisesr(*line)
-        assert (answer.code, [line for line in answer.err.splitlines() if "retracing" not in line]) == (0, []), line
-
-
-def test_verbose_shows_a_long_table_whole(wisesr: CommandLine, tmp_path: Path) -> None:
-    for number in range(60):
-        make_photo(tmp_path / "many" / f"class {number:02}" / "a.png", number % 3, number)
-    line = ("train", tmp_path / "many", *SMALL, "--dry-run", "-s", "data.validation_split=0", "-o", tmp_path / "runs")
-    short, whole = wisesr(*line), wisesr(*line, "-v")
-    assert (short.code, whole.code) == (0, 0)
-    assert "class 30" not in short.err
-    assert "more ..." in short.err
-    assert all(f"class {number:02}" in whole.err for number in range(60))
 
 
 # Debug and bugs

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from command_line import CommandLine, Trained, make_photo, make_photos, rows_of
+from command_line import Answer, CommandLine, Trained, make_photo, make_photos
 from PIL import Image
 
 import wisesr_cli
@@ -238,14 +238,14 @@ def test_doctor_shows_every_row_and_is_5_when_one_fails(wisesr: CommandLine, mon
 # demo
 
 
-def check_demo(wisesr: CommandLine, answer_code: int, out: str, err: str, per_class: int) -> None:
-    assert answer_code == 0, err
-    lines = {line.split()[0]: line for line in out.splitlines() if line.split()}
+def check_demo(wisesr: CommandLine, answer: Answer, per_class: int) -> dict[str, float]:
+    """Check what the demo said and left; return the accuracy of each head."""
+    lines = {line.split()[0]: line for line in answer.worked().out.splitlines() if line.split()}
     assert "harbour-gap" in lines["gap"]
     assert "harbour-wise" in lines["wise"]
-    assert "wisesr init YOUR_FOLDER" in err
-    folder = Path("demo")
-    assert "wisesr explain demo/runs/harbour-wise" in err
+    assert "wisesr init YOUR_FOLDER" in answer.err
+    folder, accuracy = Path("demo"), {}
+    assert "wisesr explain demo/runs/harbour-wise" in answer.err
     for picture in ("contact_sheet.png", "explanation.png"):
         with Image.open(folder / picture) as image:
             image.load()
@@ -255,7 +255,9 @@ def check_demo(wisesr: CommandLine, answer_code: int, out: str, err: str, per_cl
         metrics = json.loads((run / "evaluate-test" / "metrics.json").read_text(encoding="utf-8"))
         assert metrics["examples"] == 9 * per_class
         assert sorted(metrics["classes"]) == sorted(harbour.CLASS_NAMES)
+        accuracy[head] = metrics["top1_accuracy"]
     assert wisesr("check", folder / "harbour.yaml").code == 0
+    return accuracy
 
 
 def test_the_demo_runs_also_over_one_that_was_stopped(wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,39 +268,16 @@ def test_the_demo_runs_also_over_one_that_was_stopped(wisesr: CommandLine, monke
     monkeypatch.setattr(demo_module, "CONFIG", demo_module.CONFIG.replace("epochs: 8", "epochs: 1"))
     (Path("demo") / "runs" / "harbour-gap" / "state").mkdir(parents=True)  # left by a demo that was stopped
     (Path("demo") / "runs" / "harbour-gap" / "config.yaml").write_text("schema_version: 1\n", encoding="utf-8")
-    answer = wisesr("demo", "--seed", "3")
-    check_demo(wisesr, answer.code, answer.out, answer.err, per_class=2)
+    check_demo(wisesr, wisesr("demo", "--seed", "3"), per_class=2)
     assert sorted(path.name for path in Path("demo/runs").iterdir()) == ["harbour-gap", "harbour-wise"]
 
 
 @pytest.mark.slow
 def test_the_demo_shows_that_wise_knows_where_and_gap_does_not(wisesr: CommandLine) -> None:
-    answer = wisesr("demo")
-    check_demo(wisesr, answer.code, answer.out, answer.err, per_class=60)
-    accuracy = {
-        head: json.loads(Path(f"demo/runs/harbour-{head}/evaluate-test/metrics.json").read_text(encoding="utf-8"))[
-            "top1_accuracy"
-        ]
-        for head in ("gap", "wise")
-    }
+    accuracy = check_demo(wisesr, wisesr("demo"), per_class=60)
     assert accuracy["gap"] < 0.35
     assert accuracy["wise"] > 0.9
     # Wise looks at the red sails: what decides lies in their third of the picture.
     explanations = list(wisesr_cli.explain("demo/runs/harbour-wise", ["demo/harbour/test/nw"]))
     corners = [np.array(row.decision.map)[:5, :5].sum() / row.decision.sum for row in explanations if row.decision]
     assert np.median(corners) > 0.6
-
-
-def test_a_trained_run_has_the_files_of_the_interface(trained: Trained) -> None:
-    files = {path.name for path in trained.run.iterdir()}
-    assert files >= {
-        *("config.yaml", "classes.json", "splits.csv", "environment.json", "history.csv", "best.keras", "state"),
-        *("metrics.json", "plots"),
-    }
-    history = rows_of(trained.run / "history.csv")
-    columns = "epoch phase learning_rate loss top1_accuracy val_loss val_top1_accuracy epoch_seconds"
-    assert list(history[0]) == columns.split()
-    assert json.loads((trained.run / "classes.json").read_text(encoding="utf-8")) == ["blue", "green", "red"]
-    splits = rows_of(trained.run / "splits.csv")
-    assert list(splits[0]) == ["path", "label", "split"]
-    assert np.unique([row["split"] for row in splits], return_counts=True)[1].tolist() == [15, 36, 15]

@@ -41,13 +41,8 @@ def test_what_is_not_typed_has_the_default_of_the_request(command: str) -> None:
     fields = signature(VERBS[command][0]).parameters
     typed = {name: parameter.default for name, parameter in parameters_of(command).items() if name in fields}
     differing = {name for name, default in typed.items() if default not in (None, fields[name].default)}
-    assert differing <= {
-        "run",
-        "source",
-        "model",
-        "output_format",
-        "seeds",
-    }  # required, of standard output, "3" as typed
+    # What is required; what is for standard output; "3" as it is typed.
+    assert differing <= {"run", "source", "model", "output_format", "seeds"}
 
 
 def test_a_field_that_is_misspelt_is_refused() -> None:

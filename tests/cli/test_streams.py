@@ -1,16 +1,16 @@
-"""Standard streams that are closed, full, read by nobody or of ASCII alone: an exit code, and no bug."""
+"""What goes to which standard stream; one that is closed, full, read by nobody or of ASCII alone is no bug."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 import pytest
-from command_line import Answer, CommandLine, Trained, fresh, make_photos
+from command_line import SMALL, Answer, CommandLine, Trained, fresh, make_photo, make_photos
+from reliability import Seen
 
 from wisesr_cli.cli.main import run
 
@@ -45,6 +45,7 @@ def test_output_nobody_takes_is_5_or_141(line: list[str], broken: str, code: int
 PRINTING = (
     *(f"predict RUN PHOTOS --format {name}" for name in ("table", "json", "jsonl", "csv", "markdown")),
     *(f"evaluate RUN --format {name}" for name in ("table", "json", "csv", "markdown")),
+    *(f"explain RUN PHOTOS -o out --pictures 2 --format {name}" for name in ("table", "csv")),
     *("summarize --backbone compact_small --head gap", "check PHOTOS", "doctor --format json"),
 )
 
@@ -58,7 +59,7 @@ def test_results_that_nobody_takes_are_5_and_141(
     trained: Trained,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    seen: Callable[[str], None],
+    seen: Seen,
 ) -> None:
     words = {"RUN": str(trained.run), "PHOTOS": str(trained.photos / "train")}
     stream = nobody_takes(broken)
@@ -67,6 +68,7 @@ def test_results_that_nobody_takes_are_5_and_141(
     monkeypatch.undo()
     stream.close()
     assert (code, capsys.readouterr().err) == ((5, DISK_FULL) if broken == "full" else (141, ""))
+    assert {path.suffix for path in Path().glob("out/*")} <= {".png"}
     seen(f"{len(PRINTING)} commands: {'/dev/full' if broken == 'full' else 'closed pipe'}: exit {code}")
 
 
@@ -118,3 +120,34 @@ def test_paths_from_a_standard_input_that_is_closed_are_3(trained: Trained, tmp_
     assert answer.code == 3
     if closed == "<&-":
         assert "standard input: cannot be read: it is closed" in answer.error
+
+
+def test_tables_are_data_and_go_to_standard_output(wisesr: CommandLine, trained: Trained) -> None:
+    answer = wisesr("evaluate", trained.run)
+    assert "top-1 accuracy" in answer.out
+    assert "top-1 accuracy" not in answer.err
+    assert "written to" in answer.err
+    assert "written to" not in answer.out
+
+
+def test_quiet_leaves_standard_error_empty(wisesr: CommandLine, trained: Trained, photos: Path) -> None:
+    for line in (
+        ["evaluate", trained.run, "-q"],
+        ["predict", trained.run, photos, "-q"],
+        ["check", photos, "-q"],
+        ["summarize", "--backbone", "compact_small", "--head", "gap", "-q"],
+        ["init", photos, "-q"],
+    ):
+        answer = wisesr(*line)
+        assert (answer.code, [line for line in answer.err.splitlines() if "retracing" not in line]) == (0, []), line
+
+
+def test_verbose_shows_a_long_table_whole(wisesr: CommandLine, tmp_path: Path) -> None:
+    for number in range(60):
+        make_photo(tmp_path / "many" / f"class {number:02}" / "a.png", number % 3, number)
+    line = ("train", tmp_path / "many", *SMALL, "--dry-run", "-s", "data.validation_split=0", "-o", tmp_path / "runs")
+    short, whole = wisesr(*line), wisesr(*line, "-v")
+    assert (short.code, whole.code) == (0, 0)
+    assert "class 30" not in short.err
+    assert "more ..." in short.err
+    assert all(f"class {number:02}" in whole.err for number in range(60))

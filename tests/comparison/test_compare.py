@@ -3,74 +3,48 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import json
 import os
 import shutil
 import signal
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from command_line import QUICK, REPOSITORY, CommandLine, fresh, make_photos, make_splits, rows_of, snapshot
-from fresh_process import KERAS, command, loaded_after
-from image_folders import Heard
+from command_line import (
+    KERAS,
+    REPOSITORY,
+    CommandLine,
+    command,
+    fresh,
+    loaded_after,
+    make_photos,
+    make_splits,
+    rows_of,
+    snapshot,
+)
+from comparisons import HEADS, OPTIONS, SEEDS, Compared, settings_of, without_seconds
+from reliability import Seen
 from run_states import digest
 
 import wisesr_cli
-from wisesr_cli.cli.compare import compare as compare_command
 from wisesr_cli.comparison import compare
-from wisesr_cli.comparison.plan import parse_seeds, plan_of
+from wisesr_cli.comparison.plan import plan_of
 from wisesr_cli.comparison.progress import CombinedProgress
 from wisesr_cli.comparison.tables import CSV_HEADER
-from wisesr_cli.config.reader import load_config, parse_set
-from wisesr_cli.errors import Interrupted, NotFiniteError, UsageError
-from wisesr_cli.listening import Silent, TrainingPlan
+from wisesr_cli.config.reader import load_config
+from wisesr_cli.errors import NotFiniteError
+from wisesr_cli.listening import Silent
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.locks import locked
-from wisesr_cli.machine.stopping import StopRequest
 from wisesr_cli.requests import CompareRequest
 from wisesr_cli.run.run import Run
-from wisesr_cli.training.examples import open_examples
-from wisesr_cli.training.trainer import Trainer
 
-HEADS = ("gap", "wise")
-SEEDS = (0, 1)
-OPTIONS = (*QUICK, "--heads", "gap,wise", "--seeds", "2", "--epochs", "2")
 ROW_FIELDS = {
-    "head",
-    "seeds",
-    "top1_accuracy_mean",
-    "top1_accuracy_std",
-    "macro_f1_mean",
-    "macro_f1_std",
-    "head_parameters",
-    "total_parameters",
-    "seconds_per_epoch_mean",
-    "difference_to_first_mean",
-    "difference_to_first_ci95",
+    *("head", "seeds", "top1_accuracy_mean", "top1_accuracy_std", "macro_f1_mean", "macro_f1_std", "head_parameters"),
+    *("total_parameters", "seconds_per_epoch_mean", "difference_to_first_mean", "difference_to_first_ci95"),
 }
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A finished comparison, its answer as JSON, and the images that it was made on."""
-
-    folder: Path
-    photos: Path
-    answer: dict[str, Any]
-
-    def copy_to(self, folder: Path) -> Path:
-        """Copy the whole comparison."""
-        return Path(shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(".lock")))
-
-    def line(self, folder: Path, *more: object) -> list[object]:
-        """Return the command line that makes, or goes on with, this comparison in another folder."""
-        return ["compare", self.photos, *OPTIONS, "-o", folder.parent, "--name", folder.name, *more]
 
 
 @pytest.fixture(scope="module")
@@ -84,27 +58,6 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
         )
     assert result.output_dir == str(folder / "runs" / "both")
     return Compared(folder / "runs" / "both", photos, json.loads(json.dumps(result.to_json())))
-
-
-def settings_of(folder: Path) -> dict[str, Any]:
-    """Return what `OPTIONS` say, as settings."""
-    return {
-        "output_dir": str(folder.parent),
-        "name": folder.name,
-        "model.backbone": "compact_small",
-        "data.image_size": 32,
-        "train.batch_size": 12,
-        "train.optimizer.learning_rate": 0.01,
-        "train.schedule.name": "constant",
-        "train.epochs": 2,
-    }
-
-
-def without_seconds(value: Any) -> Any:
-    """Return an answer without what a clock decides."""
-    if isinstance(value, dict):
-        return {key: without_seconds(item) for key, item in value.items() if "seconds" not in key}
-    return [without_seconds(item) for item in value] if isinstance(value, list) else value
 
 
 def correct(run: Path) -> list[bool]:
@@ -165,33 +118,6 @@ def test_epochs_to_the_first_heads_best_are_counted_in_the_curves_of_the_same_se
         )
         reached = [value >= max(first["accuracies"]) for value in training["accuracies"]]
         assert training["epochs_to_first_best"] == (reached.index(True) + 1 if any(reached) else None)
-
-
-# All else equal
-
-
-def test_heads_of_one_seed_start_alike_and_see_the_same_examples_in_the_same_order(
-    compared: Compared,
-) -> None:
-    device, starts = keras_start.start("cpu"), {}
-    for head in ("gap", "wise", "flatten", "fc"):
-        settings = {
-            **settings_of(compared.folder),
-            "model.head.name": head,
-            "data.dir": str(compared.photos / "train"),
-            "seed": 3,
-        }
-        config = wisesr_cli.load_config(None, settings)
-        examples = open_examples(config, Silent())
-        trainer = Trainer(config, examples, device)
-        orders = [trainer.random_draws(epoch)["order of examples"].tolist() for epoch in (0, 1)]
-        starts[head] = trainer.classifier.backbone.get_weights(), [*examples.index.rows()], orders
-        examples.close()
-    weights, split, orders = starts.pop("gap")
-    assert {name for _, _, name in split} == {"train", "validation"}  # drawn with the seed
-    for other_weights, *others in starts.values():
-        assert all(np.array_equal(mine, theirs) for mine, theirs in zip(weights, other_weights, strict=True))
-        assert others == [split, orders]
 
 
 def test_a_training_does_not_depend_on_those_before_it_in_the_same_process(compared: Compared, tmp_path: Path) -> None:
@@ -392,124 +318,6 @@ def test_a_default_name_is_the_source_s_counted_on(compared: Compared, wisesr: C
     assert choose_comparison(loaded, "photos-compare", resume=False).run.path.name == "photos-compare-3"
 
 
-# Mistakes
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--heads", "gap,wiise"], "Did you mean 'wise'?"),
-        (["--heads", "gap,wise:prepool=2"], "Did you mean 'pre_pool'?"),
-        (["--heads", "gap,wise:pooling=best"], "model.head.pooling"),
-        (["--heads", "gap,wise:pooling"], "expected HEAD:option=value"),
-        (["--heads", "gap,wise:=3"], "--heads wise:=3: expected HEAD:option=value"),
-        (["--heads", "gap,wise:name=flatten"], "--heads wise:name=flatten: expected HEAD:option=value"),
-        (["--heads", "gap"], "at least two heads"),
-        (["--heads", "wise,gap,wise"], "'wise' is the same head as 'wise'"),
-        (["--heads", "wise,wise:pooling=tile"], "'wise:pooling=tile' is the same head as 'wise'"),
-        (["--heads", "gap,wise:pre_pool=9"], "model.head.pre_pool is 9, larger than the feature map"),
-        (["--seeds", "0"], "give 1 to 1,000 seeds"),
-        (["--seeds", "-1"], "--seeds -1: give how many"),
-        (["--seeds", "1,1"], "1 is there twice"),
-        (["--seeds", "two"], "--seeds two: give how many"),
-        (["--seeds", "1,99999999999"], "--seeds 1,99999999999: give how many"),
-        (["-s", "data.validation_split=0"], "nothing to judge on"),
-        (["--name", "../x"], "name"),
-    ],
-)
-def test_a_mistake_is_2_and_leaves_nothing(words: list[str], said: str, wisesr: CommandLine, tmp_path: Path) -> None:
-    photos = make_photos(tmp_path / "photos", 4)
-    wisesr("compare", photos, *QUICK, "-o", tmp_path / "runs", *words).failed(2, said)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".png"]
-
-
-def test_seeds_are_a_number_of_them_or_a_list(tmp_path: Path) -> None:
-    assert parse_seeds("3") == (0, 1, 2)
-    assert parse_seeds("0, 5,7") == (0, 5, 7)
-    assert parse_seeds("7,") == (7,)
-    with pytest.raises(UsageError):
-        plan_of(CompareRequest(str(tmp_path), heads=HEADS, seeds=()))
-
-
-def test_the_command_and_the_function_compare_the_same_heads_where_none_are_named() -> None:
-    defaults, fields = inspect.signature(compare_command).parameters, CompareRequest("photos")
-    assert defaults["heads"].default == fields.heads
-    assert parse_seeds(defaults["seeds"].default) == tuple(range(int(fields.seeds)))  # type: ignore[arg-type]
-
-
-def test_options_of_the_config_hold_for_every_head_that_has_them(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("model: {head: {name: wise, dropout: 0.5, pooling: valid}}\n", encoding="utf-8")
-    plan = plan_of(CompareRequest(tmp_path / "c.yaml", heads=("gap", "wise", "wise:pooling=tile"), seeds=(0,)))
-    heads = [head.loaded.config.model.head.model_dump() for head in plan.heads]
-    assert [head["dropout"] for head in heads] == [0.5, 0.5, 0.5]
-    assert [head.get("pooling") for head in heads] == [None, "valid", "tile"]
-    assert plan.notes == ("--heads gap: the head 'gap' has no pooling; left out",)
-    names = [training.run for training in plan.trainings(tmp_path)]
-    assert names == ["gap-dropout-0.5-seed0", "wise-dropout-0.5-pooling-valid-seed0", "wise-dropout-0.5-seed0"]
-
-
-def test_settings_that_compare_decides_itself_are_left_out_with_a_note(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("{seed: 5, model: {head: wise}}\n", encoding="utf-8")
-    given = [parse_set(text) for text in ("seed=7", "model.head.name=fc", "name=mine")]
-    plan = plan_of(CompareRequest(tmp_path / "c.yaml", given, heads=HEADS, seeds=SEEDS))
-    assert plan.notes == (
-        "--set seed=7: left out, as --seeds says which ones",
-        "--set model.head.name=fc: left out, as --heads says which ones",
-    )
-    assert {training.loaded.config.seed for training in plan.trainings(tmp_path)} == {*SEEDS}
-
-
-# One display
-
-
-def test_a_warning_about_the_images_comes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard, photos = Heard(), make_photos(tmp_path / "photos", 8)
-    shutil.copy(photos / "red" / "00.png", photos / "blue" / "00.png")
-
-    def only_look(loaded: Any, _: Any, listener: Any) -> Any:
-        open_examples(loaded.config, listener).close()
-        raise NotFiniteError("not trained")
-
-    monkeypatch.setattr(compare.train, "train", only_look)
-    wisesr_cli.compare(photos, settings_of(tmp_path / "twice"), heads=HEADS, seeds=1, listener=heard)
-    assert len([warning for warning in heard.warnings if "under two labels" in warning]) == 1
-
-
-def plan(*warnings: str) -> TrainingPlan:
-    counts = {"train": (8, 8), "test": (2, 2)}
-    return TrainingPlan(
-        "run", "CPU", ("a", "b"), counts, (32, 32), "compact", None, (4, 4, 8), "gap", 10, 5, 3, 4, warnings
-    )
-
-
-def test_one_bar_counts_the_steps_of_all_trainings_and_every_warning_comes_once() -> None:
-    heard = Heard()
-    combined = CombinedProgress(heard, trainings=2, epochs=3, stop=StopRequest())
-    for title, steps in (("gap, seed 0", 12), ("wise, seed 0", 8)):  # the second one is resumed after an epoch
-        combined.start(title)
-        combined.prepared(plan("flips take positions away"))
-        with combined.progress("training", steps) as part:
-            part.advance(steps)
-        with combined.progress("evaluating", 100) as part:
-            part.advance(100)
-        combined.finish()
-    combined.close()
-    assert heard.bars == [("gap, seed 0 (1 of 2)", 24)]
-    assert heard.steps == {"gap, seed 0 (1 of 2)": 24}
-    assert heard.warnings == ["flips take positions away"]
-    assert heard.notes == ["device: CPU", "images: 16 train, 4 test; 2 classes"]
-
-
-def test_between_two_trainings_a_signal_stops_at_the_next_step() -> None:
-    stop = StopRequest()
-    combined = CombinedProgress(Heard(), trainings=1, epochs=3, stop=stop)
-    combined.start("gap, seed 0")
-    combined.prepared(plan())
-    stop.signal_number = signal.SIGTERM
-    with combined.progress("evaluating", 100) as part, pytest.raises(Interrupted, match="go on with --resume"):
-        part.advance()
-
-
 def test_a_damaged_run_is_named_with_the_way_out(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
     folder = compared.copy_to(tmp_path / "damaged")
     (folder / "gap-seed1" / "best.keras").write_bytes(b"PK")
@@ -525,7 +333,7 @@ def test_a_damaged_run_is_named_with_the_way_out(compared: Compared, wisesr: Com
 @pytest.mark.reliability(25)
 @pytest.mark.parametrize("moment", ["gap, seed 0 (1", "wise, seed 0 (2", "gap, seed 1 (3", "wise, seed 1 (4"])
 def test_killed_at_any_moment_and_resumed_it_ends_as_an_uninterrupted_one(
-    compared: Compared, wisesr: CommandLine, tmp_path: Path, moment: str, seen: Callable[[str], None]
+    compared: Compared, wisesr: CommandLine, tmp_path: Path, moment: str, seen: Seen
 ) -> None:
     """A process kills itself, first before and then after it remembers what a training came to, and is resumed."""
     folder, number = tmp_path / "killed", moment[-1]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wisesr_cli.data import inputs
-from wisesr_cli.data.inputs import LONGEST_PATH, find_inputs, not_empty
+from wisesr_cli.data.inputs import LONGEST_PATH, RUN, find_inputs, not_empty, sorted_names
 from wisesr_cli.errors import DataError
 
 
@@ -290,3 +291,18 @@ def test_a_file_that_a_pattern_meets_twice_comes_once(run: int, monkeypatch: pyt
     make(*names)
     Path("q").symlink_to("p")
     assert found("[pq]/**") == names
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, RUN, RUN + 1, 3 * RUN + 7])
+def test_names_come_in_the_order_that_sorted_gives(count: int) -> None:
+    draw = random.Random(count)
+    letters = ["a", "Z", "0", ".", "é", "\U0001f600", "\udcff", "\n", "/"]
+    names = ["".join(draw.choices(letters, k=draw.randrange(1, 40))) for _ in range(count)]
+    assert list(sorted_names(names)) == sorted(names)
+
+
+def test_names_are_read_at_once_and_given_one_by_one() -> None:
+    names = iter(["b", "a"])
+    ordered = sorted_names(names)
+    assert next(names, None) is None
+    assert next(ordered) == "a"

@@ -140,8 +140,7 @@ def test_the_batch_script_is_one_that_bash_reads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ended_with", "restarts", "expected"),
-    [(0, 0, 0), (143, 0, 0), (134, 0, 0), (5, 3, 0), (5, 20, 5), (3, 0, 3)],
+    ("ended_with", "restarts", "expected"), [(0, 0, 0), (143, 0, 0), (134, 0, 0), (5, 3, 0), (5, 20, 5), (3, 0, 3)]
 )
 def test_the_batch_script_starts_tasks_and_goes_back_into_the_queue(
     ended_with: int, restarts: int, expected: int, tmp_path: Path

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from command_line import CommandLine, Trained
-from loaded import load_engine
+from run_states import load_engine
 
 from wisesr_cli.images.color import BACKGROUND
 from wisesr_cli.model_files.archive import append_model_info, check_model, read_model_info

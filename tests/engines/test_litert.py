@@ -14,10 +14,9 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from command_line import QUICK, CommandLine, Trained
-from fresh_process import command, loaded_after
-from interruptions import stopping_after
-from loaded import load_engine
+from command_line import QUICK, CommandLine, Trained, command, loaded_after
+from predictions import stopping_after
+from run_states import load_engine
 
 from wisesr_cli import api
 from wisesr_cli.engines import litert

@@ -186,7 +186,7 @@ def test_the_python_functions_do_what_the_commands_do(wisesr: CommandLine, run: 
 
 
 def test_mixed_precision_changes_the_arithmetic_and_hardly_the_scores(trained: Trained) -> None:
-    from loaded import load_engine
+    from run_states import load_engine
 
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     exact, coarse = load_engine(trained.run), load_engine(trained.run, "mixed_bfloat16")

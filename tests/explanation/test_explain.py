@@ -3,44 +3,29 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 import os
-import re
 import shutil
 import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command_line import CommandLine, Trained, make_photo, rows_of, snapshot
-from fresh_process import KERAS, command, loaded_after
+from command_line import KERAS, CommandLine, Trained, command, loaded_after, make_photo, rows_of, snapshot
 from PIL import Image
-from rich.console import Console
+from reliability import Seen
 
 import wisesr_cli
-from wisesr_cli.display.terminal import TerminalListener
 from wisesr_cli.errors import MachineError, UsageError
 from wisesr_cli.explanation import folder as explanation_folder
 from wisesr_cli.explanation import own_pictures
-from wisesr_cli.explanation.explain import show_decision
-from wisesr_cli.explanation.own_pictures import picture_name
-from wisesr_cli.explanation.pictures import shown_photo, with_box
-from wisesr_cli.explanation.receptive_field import ReceptiveField
-from wisesr_cli.explanation.screen import Screen
-from wisesr_cli.images.decoding import decode_image
 from wisesr_cli.machine.locks import alone_in
-from wisesr_cli.model_files.archive import read_model_info
-from wisesr_cli.prediction import pictures as prediction_pictures
-from wisesr_cli.results import Contribution, Explanation, Prediction
+from wisesr_cli.results import Explanation
 from wisesr_cli.run.folders import prepare_folder
 from wisesr_cli.run.run import Run
 
-Seen = Callable[[str], None]
 NUMBERS = {"contributions.npz", "explanations.csv", "explanations.json"}
 
 
@@ -246,15 +231,6 @@ def test_images_of_the_same_name_have_pictures_of_their_own(wisesr: CommandLine,
         assert arrays["paths"].tolist()[: len(odd)] == list(map(str, paths))
 
 
-@pytest.mark.parametrize("path", ["/", ".", "..", "../..", "x/../y.png", "a" * 300, "\0", "", "a\\b.png", "con.png"])
-def test_the_name_of_a_picture_is_one_file_in_its_folder(path: str) -> None:
-    name = picture_name(3, path)
-    assert name.startswith("image-00003-")
-    assert Path(name).name == name
-    assert len(os.fsencode(name)) < 120
-    assert "\0" not in name
-
-
 def test_sheets_fill_and_pictures_are_limited(
     wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,37 +259,6 @@ def test_ctrl_c_leaves_whole_pictures(wisesr: CommandLine, trained: Trained, mon
     monkeypatch.setattr(own_pictures, "write_picture", stopped_after_the_second)
     wisesr("explain", trained.run, "photos", "-o", "out").failed(130, "the pictures so far are in out")
     assert names("out") == {"image-00001-b.png", "image-00002-g.png"}
-
-
-class Unwritable(io.StringIO):
-    """Standard output whose reader went away, or whose disk is full."""
-
-    def __init__(self, error: int) -> None:
-        super().__init__()
-        self.error = error
-
-    def write(self, text: str) -> int:
-        raise OSError(self.error, os.strerror(self.error))
-
-
-@pytest.mark.reliability(43)
-@pytest.mark.parametrize(("error", "code"), [(errno.EPIPE, 141), (errno.ENOSPC, 5)])
-@pytest.mark.parametrize("chosen", ["csv", "table"])
-def test_a_reader_that_goes_away_is_silent_and_a_full_disk_is_named(
-    trained: Trained,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    error: int,
-    code: int,
-    chosen: str,
-) -> None:
-    from wisesr_cli.cli.main import run
-
-    monkeypatch.setattr(sys, "stdout", Unwritable(error))
-    assert run(["explain", str(trained.run), "photos", "-o", "out", "--format", chosen, "-q"]) == code
-    said = capfd.readouterr().err
-    assert said == "" if code == 141 else said.startswith("wisesr: the disk is full")
-    assert all(name.endswith(".png") for name in names("out"))
 
 
 @pytest.mark.reliability(44)
@@ -439,98 +384,3 @@ def test_a_terminal_without_pictures_says_so(wisesr: CommandLine, trained: Train
     plain, shown = wisesr(*line), wisesr(*line, "--show")
     assert shown.out == plain.out
     assert shown.err.count("--show: this terminal shows no pictures") == 1
-
-
-def screen(width: int = 120, *, colors: bool = True) -> tuple[Screen, io.StringIO]:
-    """Return a screen and what was written on it."""
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    listener = TerminalListener()
-    listener.console = Console(
-        file=stream, force_terminal=True, width=width, color_system="truecolor" if colors else None, markup=False
-    )
-    return Screen(listener), stream
-
-
-def written(stream: io.TextIOWrapper) -> str:
-    stream.flush()
-    return stream.buffer.getvalue().decode()
-
-
-@pytest.mark.parametrize(("width", "across"), [(120, 98), (60, 48), (20, 19)])
-def test_a_terminal_shows_photo_and_map_in_half_blocks(width: int, across: int) -> None:
-    shown, stream = screen(width)
-    photo = Image.new("RGB", (64, 64), (10, 20, 30))
-    shown.show(photo, "name\x1b[2J.png: red", Contribution("red", 0.0, 0.0, ((1.0, -1.0), (0.0, 0.5)), 0.5))
-    lines = written(stream).splitlines()
-    assert "name\\x1b[2J.png: red" in lines[-1]
-    assert len(lines) - 1 == min(24, round(across / 2) if across < 48 else 24)
-    blocks = lines[0].count("▄")
-    assert blocks == (across - 2 if across == 98 else across)
-    if across == 98:
-        assert "48;2;10;20;30" in lines[0]
-
-
-def test_a_terminal_shows_all_of_a_map_with_more_positions_than_it_has_pixels() -> None:
-    shown, stream = screen(60)
-    row = (-1.0,) * 75 + (1.0,) * 25
-    shown.show(Image.new("RGB", (64, 64), "white"), "", Contribution("red", 0.0, 0.0, (row,) * 100, 0.0))
-    line = written(stream).splitlines()[0]
-    assert line.count("▄") == 48
-    reds = [int(red) for red in re.findall(r"48;2;(\d+);", line)]
-    assert reds[0] < 64 < 128 < reds[-1]  # blue at the left end, orange at the right
-
-
-def test_a_terminal_shows_what_predict_and_explain_say_of_an_image(trained: Trained) -> None:
-    shown, stream = screen()
-    record = Prediction("photos/b.png", "blue", 0.9)
-    prediction_pictures.to_screen(shown, read_model_info(trained.run / "best.keras"), 10**6)(1, record)
-    (explanation,) = wisesr_cli.explain(trained.run, ["photos/b.png"])
-    show_decision(shown, Image.new("RGB", (32, 32)), explanation)
-    captions = [line for line in written(stream).splitlines() if "photos/b.png" in line]
-    assert captions[0] == "photos/b.png: blue 90.0 %"
-    assert captions[1].startswith("photos/b.png: blue ")
-    assert f", not {explanation.runner_up.label}" in captions[1]
-
-
-def test_a_terminal_without_colours_is_shown_nothing() -> None:
-    shown, stream = screen(colors=False)
-    shown.show(Image.new("RGB", (8, 8)), "caption")
-    assert "caption" not in written(stream)
-
-
-@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-@pytest.mark.parametrize("size", [(700, 500), (300, 900), (30, 50)])
-def test_positions_of_the_shown_photo_are_the_models(trained: Trained, resize: str, size: tuple[int, int]) -> None:
-    from dataclasses import replace
-
-    info = replace(read_model_info(trained.run / "best.keras"), resize=resize, image_size=(48, 64))
-    coarse = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
-    Image.fromarray(coarse).resize((size[1], size[0]), Image.Resampling.NEAREST).save("photo.png")
-    shown = shown_photo("photo.png", info)
-    assert shown.size == (448, 336)
-    seen = decode_image("photo.png", image_size=(48, 64), resize=info.resize)
-    small = np.asarray(shown.resize((64, 48), Image.Resampling.BOX)).astype(float)
-    difference = np.abs(small - seen).mean()
-    shifted = [np.abs(np.roll(small, pixels, axis) - seen).mean() for pixels in (-3, 3) for axis in (0, 1)]
-    assert 2 * difference < min(shifted)
-
-
-@pytest.mark.parametrize("side", [16, 300, 4000])
-def test_the_box_holds_all_that_a_position_sees_however_little_that_is(side: int) -> None:
-    seen = tuple((max(0, 4 * place - 4), min(side, 4 * place + 8)) for place in range(side // 4))
-    field = ReceptiveField((side, side), seen, seen, (12, 12), (4, 4))
-    photo = Image.new("RGB", (96, 96), "grey")
-    for place in (0, side // 8, side // 4 - 1):
-        drawn = np.argwhere((np.asarray(with_box(photo, field, place, place)) == 0).all(axis=2))
-        first, end = seen[place][0] * 96 / side, seen[place][1] * 96 / side
-        assert (drawn.min(axis=0) <= np.ceil(first)).all()
-        assert (drawn.max(axis=0) >= np.floor(end) - 1).all()
-        assert (np.ptp(drawn, axis=0) <= max(4, end - first)).all()
-
-
-def test_a_small_image_is_shown_with_its_pixels_sharp(trained: Trained) -> None:
-    info = read_model_info(trained.run / "best.keras")
-    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save("small.png")
-    shown = np.asarray(shown_photo("small.png", info))
-    np.testing.assert_array_equal(shown, np.repeat(np.repeat(pixels, 14, axis=0), 14, axis=1))

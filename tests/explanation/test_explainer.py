@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from command_line import Trained
-from loaded import load_engine
+from run_states import load_engine
 
 from wisesr_cli.config.reader import parse_head
 from wisesr_cli.errors import DataError, RunError, WisesrError

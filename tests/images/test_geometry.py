@@ -6,8 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from hostile_images import ORIENTATION, encoded
+from image_references import NOISE, SMOOTH, difference, reference
+from PIL import Image, ImageOps
 
+from wisesr_cli.images import geometry
+from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.images.decoding import decode_image
 from wisesr_cli.images.geometry import RESIZERS, Box, Pixels
 
 RANDOM = np.random.default_rng(0)
@@ -50,3 +55,42 @@ def test_every_way_gives_the_size_that_is_wanted(name: str, given: tuple[int, in
     resized = RESIZERS[name](noise(*given), wanted, (0, 0, given[1] - 0.5, given[0] - 0.25))
     assert (resized.shape, resized.dtype) == ((*wanted, 3), np.uint8)
     assert resized.flags.writeable
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("resize", geometry.RESIZERS)
+@pytest.mark.parametrize("size", [(64, 48), (49, 80)])
+def test_a_large_turned_jpeg_is_resized_like_the_whole(orientation: int, resize: str, size: tuple[int, int]) -> None:
+    rows, columns = np.mgrid[0:603, 0:805]
+    waves = np.stack([128 + 120 * np.sin(rows / 9), 128 + 120 * np.cos(columns / 7), columns % 256], -1)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encoded(waves.astype(np.uint8), "JPEG", quality=92, exif=exif)
+    assert difference(decode_image(data, image_size=size, resize=resize), resized(reference(data), size, resize)) < 2
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
+    image, (height, width) = Image.fromarray(pixels), size
+    if resize == "squash":
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    elif resize == "crop":
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    else:
+        image = ImageOps.pad(image, (width, height), Image.Resampling.BILINEAR, color=BACKGROUND)
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("resize", geometry.RESIZERS)
+@pytest.mark.parametrize("pixels", [NOISE, SMOOTH, np.tile(NOISE, (6, 6, 1)), NOISE[:, :3], NOISE[:5]])
+@pytest.mark.parametrize("size", [(32, 32), (17, 90), (90, 17), (200, 300)])
+def test_resizing_agrees_with_the_plain_reference(resize: str, pixels: np.ndarray, size: tuple[int, int]) -> None:
+    data = encoded(pixels, "PNG")
+    assert difference(decode_image(data, image_size=size, resize=resize), resized(pixels, size, resize)) < 2
+
+
+def test_pad_shows_the_background_beside_the_whole_image_and_crop_keeps_the_centre() -> None:
+    decoded = decode_image(encoded(np.zeros((10, 20, 3), np.uint8), "PNG"), image_size=(20, 20), resize="pad")
+    assert [set(rows.ravel()) for rows in np.split(decoded, [5, 15])] == [{255}, {0}, {255}]
+    pixels = np.zeros((10, 30, 3), np.uint8)
+    pixels[:, 10:20] = 200
+    assert (decode_image(encoded(pixels, "PNG"), image_size=(10, 10), resize="crop") == 200).all()

@@ -48,31 +48,20 @@ def test_a_signal_is_not_swallowed_by_code_that_catches_every_exception(number: 
     assert done == []
 
 
-def test_a_block_that_puts_its_stop_off_is_stopped_where_it_looks() -> None:
+@pytest.mark.parametrize(("looks", "said"), [(True, "between steps"), (False, "go on later")])
+def test_a_block_that_puts_its_stop_off_is_stopped_where_it_looks_or_at_its_end(looks: bool, said: str) -> None:
     done = []
 
     def block(stop: StopRequest) -> None:
         with stop.deferred():
             send(signal.SIGTERM)
             done.append("a step")
-            stop.check("between steps")
-            done.append("more")
+            if looks:
+                stop.check("between steps")
+                done.append("more")
+        done.append("the rest")
 
-    with pytest.raises(Interrupted, match="between steps"):
-        run_guarded(block)
-    assert done == ["a step"]
-
-
-def test_a_block_that_puts_its_stop_off_and_never_looks_is_stopped_at_its_end() -> None:
-    done = []
-
-    def block(stop: StopRequest) -> None:
-        with stop.deferred():
-            send(signal.SIGTERM)
-            done.append("a step")
-        done.append("more")
-
-    with pytest.raises(Interrupted, match="go on later"):
+    with pytest.raises(Interrupted, match=said):
         run_guarded(block)
     assert done == ["a step"]
 

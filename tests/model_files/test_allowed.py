@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from allowed_classes import TARGET, VARIANTS, classes_of_models, classes_of_others, source_of
+from reliability import Seen
 
 from wisesr_cli.config.reader import parse_head
 from wisesr_cli.errors import RunError
@@ -47,9 +48,7 @@ def test_what_the_quick_backbones_are_made_of_is_on_the_list() -> None:
 @pytest.mark.slow
 @pytest.mark.reliability(34)
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the list is made on TensorFlow")
-def test_the_list_is_exactly_what_all_backbones_heads_and_preprocessings_are_made_of(
-    seen: Callable[[str], None],
-) -> None:
+def test_the_list_is_exactly_what_all_backbones_heads_and_preprocessings_are_made_of(seen: Seen) -> None:
     classes = classes_of_models(BACKBONES) | classes_of_others()
     assert classes == ALLOWED
     assert not set(source_of(classes).split()) - set(TARGET.read_text(encoding="utf-8").split())
@@ -72,7 +71,7 @@ def test_a_published_backbone_comes_back_through_the_checks(head: str, tmp_path:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.reliability(34)
-def test_every_backbone_comes_back_through_the_checks(tmp_path: Path, seen: Callable[[str], None]) -> None:
+def test_every_backbone_comes_back_through_the_checks(tmp_path: Path, seen: Seen) -> None:
     for name in BACKBONES:
         assert same_after_reload(name, "wise", "auto", tmp_path), name
         keras.utils.clear_session(free_memory=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import subprocess
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +15,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from command_line import REPOSITORY, CommandLine, Trained, environment
+from command_line import REPOSITORY, CommandLine, Trained, fresh
 from hostile_archives import (
     ARCHIVES,
     CONFIG,
@@ -35,6 +33,7 @@ from hostile_archives import (
     put_layer,
     with_config,
 )
+from reliability import Seen
 
 from wisesr_cli.errors import RunError
 from wisesr_cli.model_files.archive import check_model, check_weights_file
@@ -91,7 +90,7 @@ def test_a_class_that_is_not_on_the_list_is_refused_wherever_it_stands(
 @pytest.mark.usefixtures("no_keras")
 @pytest.mark.parametrize("name", ["Lambda", "TFSMLayer", "TorchModuleWrapper", "StringLookup", "a bare lambda"])
 def test_every_command_refuses_a_model_with_a_foreign_class_before_keras_loads_it(
-    tmp_path: Path, trained: Trained, members: Members, wisesr: CommandLine, seen: Callable[[str], None], name: str
+    tmp_path: Path, trained: Trained, members: Members, wisesr: CommandLine, seen: Seen, name: str
 ) -> None:
     run = trained.copy_to(tmp_path / "run")
     with_config(run / "best.keras", members, lambda config: put_layer(config, FOREIGN_OBJECTS[name]))
@@ -109,7 +108,7 @@ def test_every_command_refuses_a_model_with_a_foreign_class_before_keras_loads_i
 
 @pytest.mark.reliability(34)
 def test_a_lambda_that_would_write_a_file_never_runs(
-    tmp_path: Path, trained: Trained, wisesr: CommandLine, seen: Callable[[str], None]
+    tmp_path: Path, trained: Trained, wisesr: CommandLine, seen: Seen
 ) -> None:
     trace = tmp_path / "trace"
     pixels = keras.Input((32, 32, 3))
@@ -202,7 +201,7 @@ def test_a_file_of_weights_must_have_a_suffix_that_says_what_it_is(tmp_path: Pat
 
 @pytest.mark.reliability(36)
 def test_all_of_them_together_take_little_memory(
-    tmp_path: Path, members: Members, trained: Trained, seen: Callable[[str], None]
+    tmp_path: Path, members: Members, trained: Trained, seen: Seen
 ) -> None:
     paths = [make(tmp_path / f"archive{number}.keras", members) for number, make in enumerate(ARCHIVES.values())]
     paths += [
@@ -227,16 +226,11 @@ def test_all_of_them_together_take_little_memory(
         "print('GREW', (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)\n"
         "print('CHILD', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(trained.run / "best.keras"), *map(str, paths)],
-        capture_output=True,
-        text=True,
-        env={**environment(tmp_path), "PYTHONPATH": str(REPOSITORY), "KERAS_BACKEND": keras.backend.backend()},
-        timeout=300,
-        check=True,
-    )
-    assert "LOADED" not in done.stdout
-    grew, child = (int(done.stdout.split(f"{name} ")[1].split()[0]) for name in ("GREW", "CHILD"))
+    variables = {"PYTHONPATH": str(REPOSITORY), "KERAS_BACKEND": keras.backend.backend()}
+    line = (trained.run / "best.keras", *paths)
+    said = fresh(*line, cwd=tmp_path, program=("-c", program), variables=variables, timeout=300).worked().out
+    assert "LOADED" not in said
+    grew, child = (int(said.split(f"{name} ")[1].split()[0]) for name in ("GREW", "CHILD"))
     assert grew < MEMORY_LIMIT_MB
     assert child < CHILD_LIMIT_MB
     seen(f"{len(paths)} files that are refused: memory grew by {grew} MB; the process that reads HDF5: {child} MB")
@@ -274,7 +268,7 @@ def test_the_optimizer_of_a_compiled_model_does_no_harm(tmp_path: Path) -> None:
 
 @pytest.mark.reliability(31)
 def test_a_weight_that_keras_leaves_out_in_silence_is_an_error(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch, wisesr: CommandLine, seen: Callable[[str], None]
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, wisesr: CommandLine, seen: Seen
 ) -> None:
     original = keras.layers.Conv2D.load_own_variables
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from command_line import CommandLine, Trained
-from loaded import load_engine
+from run_states import load_engine
 
 from wisesr_cli import api
 from wisesr_cli.config.reader import parse_head
@@ -308,7 +308,7 @@ def test_evaluate_at_another_size_keeps_the_results_at_the_size_of_the_training(
     folder = run / "evaluate-test-48x40"
     assert json.loads((folder / "metrics.json").read_text(encoding="utf-8")) == answer.data
     assert {path.name for path in (run / "plots").iterdir()} >= {
-        *("confusion_matrix-test.png", "confusion_matrix-test-48x40.png", "reliability-test-48x40.png"),
+        *("confusion_matrix-test.png", "confusion_matrix-test-48x40.png", "reliability-test-48x40.png")
     }
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "48 x 40 pixels" in page

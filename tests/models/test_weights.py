@@ -46,22 +46,15 @@ def same_weights(backbone: Any, expected: Any) -> bool:
     return len(backbone.weights) <= len(expected.weights) and all(np.array_equal(a, b) for a, b in pairs)
 
 
-def remove_tensor(path: Path, member: str) -> None:
-    with h5py.File(path, "r+") as file:
-        del file[member]
-
-
 @pytest.fixture(scope="module")
 def keras_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "stock.keras"
-    stock().save(path)
+    stock().save(path := tmp_path_factory.mktemp("weights") / "stock.keras")
     return path
 
 
 @pytest.fixture(scope="module")
 def h5_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "stock.weights.h5"
-    stock().save_weights(path)
+    stock().save_weights(path := tmp_path_factory.mktemp("weights") / "stock.weights.h5")
     return path
 
 
@@ -71,33 +64,20 @@ def test_no_source_gives_random_weights() -> None:
     assert backbone.name == "backbone"
 
 
-@pytest.mark.parametrize("top", [False, True])
-def test_a_keras_file_of_a_stock_application_is_loaded(tmp_path: Path, top: bool) -> None:
-    source = stock(top=top)
-    source.save(tmp_path / "stock.keras")
-    backbone, loaded = load_backbone(NAME, SIZE, str(tmp_path / "stock.keras"))
-    assert loaded == len(backbone.weights) == 260
-    assert same_weights(backbone, source)
-
-
-@pytest.mark.parametrize("suffix", ["weights.h5", "h5"])
-def test_a_weights_file_of_a_stock_application_is_loaded(tmp_path: Path, suffix: str) -> None:
-    source, path = stock(), tmp_path / f"stock.{suffix}"
-    if suffix == "h5":
-        source.save(path)  # the older format, in which Keras publishes its weights
-    else:
-        source.save_weights(path)
-    backbone, loaded = load_backbone(NAME, SIZE, str(path))
-    assert loaded == len(backbone.weights)
-    assert same_weights(backbone, source)
-
-
-@pytest.mark.parametrize("suffix", ["keras", "weights.h5"])
-def test_weights_of_an_efficientnet_are_loaded_in_spite_of_the_extra_scaling(tmp_path: Path, suffix: str) -> None:
-    source, path = stock("EfficientNetB0"), tmp_path / f"stock.{suffix}"
-    source.save(path) if suffix == "keras" else source.save_weights(path)
-    backbone, loaded = load_backbone("EfficientNetB0", SIZE, str(path))
-    assert loaded == len(backbone.weights) == len(source.weights)
+@pytest.mark.parametrize(
+    ("name", "suffix", "top"),
+    [
+        *((NAME, suffix, False) for suffix in ("keras", "weights.h5", "h5")),
+        (NAME, "keras", True),
+        *(("EfficientNetB0", suffix, False) for suffix in ("keras", "weights.h5")),  # in spite of its extra scaling
+    ],
+)
+def test_a_file_of_a_stock_application_is_loaded(tmp_path: Path, name: str, suffix: str, top: bool) -> None:
+    source, path = stock(name, top=top), tmp_path / f"stock.{suffix}"
+    # The older format, .h5, is the one in which Keras publishes its weights.
+    source.save_weights(path) if suffix == "weights.h5" else source.save(path)
+    backbone, loaded = load_backbone(name, SIZE, str(path))
+    assert loaded == len(backbone.weights) == len(source.weights) - (2 if top else 0)
     assert same_weights(backbone, source)
 
 
@@ -119,12 +99,9 @@ def test_a_classifier_starts_from_loaded_weights_and_says_how_many(keras_file: P
     assert classifier.feature_map == (4, 4, 192)
     expected = keras.models.load_model(keras_file)
     for layer in classifier.backbone.layers:
-        for ours, theirs in (
-            zip(layer.get_weights(), expected.get_layer(layer.name).get_weights(), strict=True)
-            if (layer.weights)
-            else ()
-        ):
-            assert np.array_equal(ours, theirs)
+        if layer.weights:
+            pairs = zip(layer.get_weights(), expected.get_layer(layer.name).get_weights(), strict=True)
+            assert all(np.array_equal(*pair) for pair in pairs)
     norm = classifier.backbone.get_layer("bn_Conv1")
     assert norm.momentum == 0.999  # loaded statistics are right already
 
@@ -184,7 +161,8 @@ def test_a_tensor_of_another_shape_in_a_weights_file_names_the_layer(tmp_path: P
 def test_a_weights_file_that_lacks_a_tensor_is_refused_and_the_layer_named(tmp_path: Path, member: str) -> None:
     path = tmp_path / "small.weights.h5"
     build_backbone("compact_small", SIZE).save_weights(path)
-    remove_tensor(path, member)
+    with h5py.File(path, "r+") as file:
+        del file[member]
     layer = "down_convolution" if "conv2d" in member else "patch_norm"
     with pytest.raises(RunError, match=rf"small\.weights\.h5: .*{layer}"):
         load_backbone("compact_small", SIZE, str(path))

@@ -34,10 +34,7 @@ from wisesr_cli.run.located import locate
 
 WAIT_SECONDS = 240
 
-
-@pytest.fixture(autouse=True)
-def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 # What a worker does, in this process

@@ -16,7 +16,8 @@ import h5py
 import pytest
 from command_line import Trained
 from hostile_archives import CONFIG, WEIGHTS, Members, members_of, pack
-from loaded import load_engine
+from reliability import Seen
+from run_states import load_engine
 
 from wisesr_cli.errors import RunError
 
@@ -132,7 +133,7 @@ def test_a_changed_model_file_is_loaded_or_refused(
 @pytest.mark.reliability(36)
 @pytest.mark.parametrize("fuzzer", FUZZERS, ids=lambda fuzzer: fuzzer.__name__)
 def test_many_changed_model_files_are_loaded_or_refused(
-    fuzzer: Callable[..., Path], tmp_path: Path, trained: Trained, seen: Callable[[str], None]
+    fuzzer: Callable[..., Path], tmp_path: Path, trained: Trained, seen: Seen
 ) -> None:
     outcomes = fuzz(fuzzer, tmp_path, members_of(trained.run / "best.keras"), seed=1, times=300)
     assert outcomes["refused"] > 0

@@ -25,6 +25,7 @@ from hostile_images import (
     variants,
     with_chunks,
 )
+from reliability import Seen
 
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images.decoding import PIXEL_LIMIT, decode_image, read_header
@@ -137,7 +138,7 @@ def _nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 
 @pytest.mark.reliability(9)
 @pytest.mark.parametrize("seed", range(8))
-def test_changed_files_give_pixels_or_an_image_error(seed: int, seen: Callable[[str], None]) -> None:
+def test_changed_files_give_pixels_or_an_image_error(seed: int, seen: Seen) -> None:
     random = np.random.default_rng(seed)
     whole = list(variants().values())
     outcomes = Counter(
@@ -243,7 +244,7 @@ def shared_exif() -> bytes:
 
 @pytest.mark.reliability(9)
 @pytest.mark.parametrize("name", COSTLY)
-def test_no_small_file_takes_long_or_much_memory(name: str, seen: Callable[[str], None]) -> None:
+def test_no_small_file_takes_long_or_much_memory(name: str, seen: Seen) -> None:
     content = COSTLY[name]()
     assert len(content) < 1.7 * MEGABYTE
     before = forget_peak()

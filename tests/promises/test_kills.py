@@ -9,13 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from command_line import environment, make_photos
+from reliability import Seen
 from run_states import check_whole, digest, leftovers
 from yaml import safe_dump
 
@@ -181,7 +181,7 @@ def break_and_mend(chain: Chain, kills: int) -> None:
 @pytest.mark.slow
 @pytest.mark.reliability(25, 26, 27, 33)
 @pytest.mark.timeout(3600)
-def test_fifty_kills_lose_nothing_and_change_nothing(tmp_path: Path, seen: Callable[[str], None]) -> None:
+def test_fifty_kills_lose_nothing_and_change_nothing(tmp_path: Path, seen: Seen) -> None:
     photos = make_photos(tmp_path / "photos", 16)
     config = tmp_path / "config.yaml"
     config.write_text(safe_dump(CONFIG), encoding="utf-8")

@@ -11,22 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import QUICK, Answer, CommandLine, Trained, make_photos, rows_of, snapshot
-from fresh_process import with_peak
-from hostile_images import (
-    FORMATS,
-    big_png,
-    encoded,
-    photo,
-)
+from command_line import QUICK, Answer, CommandLine, Trained, make_photos, rows_of, snapshot, with_peak
+from hostile_images import FORMATS, big_png, encoded, photo
 from PIL import Image, ImageFile
+from reliability import Seen
 from run_states import read_history
 
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.training.display import TrainingDisplay
 
-Seen = Callable[[str], None]
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 HINT = "data.pixel_limit or --pixel-limit raises it"

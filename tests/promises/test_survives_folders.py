@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,22 +9,12 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from command_line import (
-    QUICK,
-    Answer,
-    CommandLine,
-    Trained,
-    make_photo,
-    make_photos,
-    make_splits,
-    snapshot,
-    train_apart,
-)
+from command_line import QUICK, Answer, CommandLine, Trained, make_photo, make_photos, make_splits, snapshot
 from permissions import permissions_hold
+from reliability import Seen
 
 from wisesr_cli.run.records import read_rows
 
-Seen = Callable[[str], None]
 Command = Callable[[Path], Answer]
 Commands = dict[str, Command]
 
@@ -322,76 +311,6 @@ def test_classes_that_differ_only_in_case_or_normalisation_are_3_and_both_are_li
     assert ascii(first) in found
     assert ascii(second) in found
     seen(f"exit 3, '{first}' ({first!a}) and '{second}' ({second!a})")
-
-
-# 21: the order of classes
-
-NUMBERS = tuple(str(number) for number in range(12))
-ORDER = ("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")
-
-
-@pytest.fixture(scope="module")
-def twelve(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Give a run over classes called 0 to 11."""
-    root = tmp_path_factory.mktemp("twelve")
-    for number, (split, count) in enumerate((("train", 4), ("val", 2), ("test", 3))):
-        make_numbered(root / "photos" / split, count, first_seed=100 * number)
-    return train_apart(root, root / "photos", "--epochs", "2")
-
-
-def make_numbered(folder: Path, count: int, *, first_seed: int, names: tuple[str, ...] = NUMBERS) -> Path:
-    for name in names:
-        for number in range(count):
-            make_photo(folder / name / f"{number}.png", int(name) % 3, first_seed + 1000 * int(name) + number)
-    return folder
-
-
-@pytest.mark.reliability(21)
-def test_classes_have_one_order_everywhere(wisesr: CommandLine, twelve: Trained, tmp_path: Path, seen: Seen) -> None:
-    run = twelve.copy_to(tmp_path / "run")
-    assert tuple(json.loads((run / "classes.json").read_text(encoding="utf-8"))) == ORDER
-    metrics = wisesr("evaluate", run, "--format", "json").data
-    assert tuple(metrics["classes"]) == ORDER
-    assert tuple(row["label"] for row in metrics["per_class"]) == ORDER
-    assert tuple(row[0] for row in read_rows(run / "evaluate-test" / "per_class.csv", 5)) == ORDER
-    with (run / "evaluate-test" / "confusion_matrix.csv").open(encoding="utf-8") as file:
-        assert next(csv.reader(file)) == ["truth", *ORDER]
-    predictions = wisesr("predict", run, twelve.photos / "test", "--format", "json", "--top-k", "12").data
-    evaluated = {row[0]: row[2] for row in read_rows(run / "evaluate-test" / "predictions.csv", 6)}
-    assert len(predictions) == len(evaluated) == 36
-    for record in predictions:
-        assert sorted(top["label"] for top in record["top"]) == sorted(ORDER)
-        assert evaluated[str(Path(record["path"]).relative_to(twelve.photos))] == record["label"]
-    matrix = [[0] * 12 for _ in ORDER]
-    for record in predictions:
-        matrix[ORDER.index(Path(record["path"]).parent.name)][ORDER.index(record["label"])] += 1
-    assert matrix == metrics["confusion_matrix"]
-    seen(f"classes.json, evaluate and predict: {', '.join(ORDER)}")
-
-
-@pytest.mark.reliability(21)
-def test_classes_match_by_name_in_any_order(wisesr: CommandLine, twelve: Trained, tmp_path: Path, seen: Seen) -> None:
-    run = twelve.copy_to(tmp_path / "run")
-    answers = []
-    for order in (NUMBERS, NUMBERS[::-1], NUMBERS[6:] + NUMBERS[:6]):
-        folder = make_numbered(tmp_path / f"order {order[0]}" / "fresh", 2, first_seed=500, names=order)
-        answers.append(wisesr("evaluate", run, "--data", folder, "--format", "json"))
-    assert {answer.code for answer in answers} == {0}
-    assert len({answer.out for answer in answers}) == 1
-    lacking = make_numbered(tmp_path / "lacking", 2, first_seed=500, names=("3", "11", "7"))
-    few = wisesr("evaluate", run, "--data", lacking, "--format", "json").data
-    assert tuple(few["classes"]) == ORDER
-    support = {row["label"]: row["support"] for row in few["per_class"]}
-    assert support == {name: 2 if name in {"3", "11", "7"} else 0 for name in ORDER}
-    assert {row["label"] for row in few["per_class"] if row["recall"] is None} == {*ORDER} - {"3", "11", "7"}
-    whole = answers[0].data["confusion_matrix"]
-    for name in ("3", "11", "7"):
-        assert few["confusion_matrix"][ORDER.index(name)] == whole[ORDER.index(name)]
-    make_numbered(lacking, 1, first_seed=1, names=("12",))
-    before = snapshot(run)
-    wisesr("evaluate", run, "--data", lacking).refused(3, "1 class that the run does not know: 12")
-    assert snapshot(run) == before
-    seen("three orders: identical output; 9 classes lacking: support 0; class 12: exit 3")
 
 
 # 22: the same image twice

@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import CLASSES, QUICK, Answer, CommandLine, Trained, fresh, make_photos, rows_of
-from fresh_process import with_peak
+from command_line import CLASSES, QUICK, Answer, CommandLine, Trained, fresh, make_photos, rows_of, with_peak
 from hostile_images import (
     FORMATS,
     ORIENTATION,
@@ -25,11 +23,11 @@ from hostile_images import (
 )
 from image_folders import Heard
 from PIL import Image, ImageOps
+from reliability import Seen
 from run_states import read_history
 
 from wisesr_cli import api
 
-Seen = Callable[[str], None]
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 # 5: orientation

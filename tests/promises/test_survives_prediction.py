@@ -6,17 +6,15 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from command_line import Answer, CommandLine, Trained
-from interruptions import stopping_after
-from predictions import FORMATS, end, names_in, spread, start
-
-Seen = Callable[[str], None]
+from predictions import FORMATS, end, names_in, spread, start, stopping_after
+from reliability import Seen
 
 
 @pytest.fixture

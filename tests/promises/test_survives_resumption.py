@@ -14,15 +14,13 @@ from pathlib import Path
 
 import pytest
 from command_line import CommandLine, Trained, environment, fresh
-from interruptions import stopping_after
 from permissions import permissions_hold
-from predictions import FORMATS, end, journal_records, names_in, spread, start, wait_until
+from predictions import FORMATS, end, journal_records, names_in, spread, start, stopping_after, wait_until
+from reliability import Seen
 
 from wisesr_cli.machine.files import TEMPORARY_PREFIX
 
 SUPPORT = Path(__file__).parents[1] / "support"
-
-Seen = Callable[[str], None]
 
 
 @pytest.fixture
@@ -296,7 +294,7 @@ def test_a_disk_that_fills_up_is_5_and_goes_on_later(tiny: Path, tmp_path: Path,
     photos = spread(tmp_path / "photos", 300)
     disk = tmp_path / "disk"
     disk.mkdir()
-    script = ["unshare", "-rm", sys.executable, SUPPORT / "full_disk_prediction.py", tiny, photos, chosen, disk]
+    script = ["unshare", "-rm", sys.executable, SUPPORT / "full_disk.py", "predict", tiny, photos, chosen, disk]
     done = subprocess.run(script, capture_output=True, text=True, env=environment(tmp_path), timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     closed, *rows = json.loads(done.stdout.splitlines()[-1])

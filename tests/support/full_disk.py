@@ -1,17 +1,20 @@
-"""Trains on small disks of growing sizes; run in a user and mount namespace of its own: unshare -rm.
+"""Trains, or predicts into files, on small disks of growing sizes; run in a namespace of its own: unshare -rm.
 
-Arguments: a folder of images, and a folder to work in. Prints a line of JSON with a row per disk.
+Arguments: `train`, a folder of images, and a folder to work in; or `predict`, a run, a folder of images, a format, and
+an empty folder to mount disks on. Prints a line of JSON with a row per disk.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +23,33 @@ from run_states import check_whole, digest, leftovers
 
 from wisesr_cli.cli.main import run
 
-SIZES = 12
+TRAININGS = 12
+PREDICTIONS = range(4, 200, 12)  # kilobytes
 LAST_KILOBYTES = 4096  # room for everything
 
 
-def mount(folder: Path, kilobytes: int, *, again: bool = False) -> None:
-    options = f"size={kilobytes}k" + (",remount" if again else "")
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    mount(folder, options)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def mount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
 
 
-def train(photos: Path, disk: Path, *more: str) -> tuple[int, str]:
+def wisesr(*line: str) -> tuple[int, str]:
     """Run the command line; return its exit code and what it wrote to standard error."""
-    line = ["train", str(photos), *QUICK, "--epochs", "2", "-o", str(disk), "--name", "run", *more]
     said = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-        return run(line), said.getvalue()
+        return run([*line]), said.getvalue()
+
+
+def train(photos: Path, disk: Path, *more: str) -> tuple[int, str]:
+    return wisesr("train", str(photos), *QUICK, "--epochs", "2", "-o", str(disk), "--name", "run", *more)
 
 
 def needed_kilobytes(disk: Path) -> int:
@@ -42,13 +57,12 @@ def needed_kilobytes(disk: Path) -> int:
     return int(blocks.split()[0])
 
 
-def try_disk(photos: Path, disk: Path, kilobytes: int, *more: str) -> dict[str, Any]:
+def train_on_disk(photos: Path, disk: Path, kilobytes: int, *more: str) -> dict[str, Any]:
     """Train on a disk of this size, then go on with more room."""
-    mount(disk, kilobytes)
-    try:
+    with mounted(disk, f"size={kilobytes}k"):
         code, said = train(photos, disk, *more)
         progress = check_whole(disk / "run")
-        mount(disk, LAST_KILOBYTES, again=True)
+        mount(disk, f"size={LAST_KILOBYTES}k,remount")
         resumed, said_then = train(photos, disk, "--resume", *more) if code else (0, "")
         return {
             "kilobytes": kilobytes,
@@ -60,34 +74,65 @@ def try_disk(photos: Path, disk: Path, kilobytes: int, *more: str) -> dict[str, 
             "digest": digest(disk / "run"),
             "leftovers": leftovers(disk / "run"),
         }
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def full_cache(photos: Path, disk: Path, caches: Path) -> dict[str, Any]:
     """Train where only the folder of caches is on a full disk."""
     caches.mkdir()
-    mount(caches, 8)
+    mount(caches, "size=8k")
     (caches / "fill").write_bytes(bytes(4096))
     os.environ["WISESR_CACHE_DIR"] = str(caches)
-    return {**try_disk(photos, disk, LAST_KILOBYTES, "-s", "data.cache=disk"), "kilobytes": "caches"}
+    return {**train_on_disk(photos, disk, LAST_KILOBYTES, "-s", "data.cache=disk"), "kilobytes": "caches"}
 
 
-def main(photos: Path, folder: Path) -> None:
+def trainings(photos: Path, folder: Path) -> list[dict[str, Any]]:
     """Measure the room that is needed, then train with parts of it, the last time with all."""
     disk = folder / "disk"
     disk.mkdir()
-    mount(disk, LAST_KILOBYTES)
-    code, said = train(photos, disk)
-    assert code == 0, said
-    needed = needed_kilobytes(disk)
-    subprocess.run(["umount", disk], check=True)
-    rows = [try_disk(photos, disk, max(4, needed * number // SIZES)) for number in range(SIZES)]
+    with mounted(disk, f"size={LAST_KILOBYTES}k"):
+        code, said = train(photos, disk)
+        assert code == 0, said
+        needed = needed_kilobytes(disk)
+    rows = [train_on_disk(photos, disk, max(4, needed * number // TRAININGS)) for number in range(TRAININGS)]
     rows.append(full_cache(photos, disk, folder / "small caches"))
-    rows.append(try_disk(photos, disk, LAST_KILOBYTES))
+    rows.append(train_on_disk(photos, disk, LAST_KILOBYTES))
     shutil.rmtree(folder / "small caches", ignore_errors=True)
-    print(json.dumps(rows))
+    return rows
+
+
+def predict_on_disk(line: list[str], disk: Path, kilobytes: int) -> dict[str, Any]:
+    """Predict on a disk of this size, then go on with more room."""
+    output = disk / "out"
+    with mounted(disk, f"size={kilobytes}k"):
+        code, said = wisesr(*line, "-o", str(output))
+        left = sorted(path.name for path in disk.iterdir())
+        lines = (disk / "out.partial").read_bytes().count(b"\n") if "out.partial" in left else 0
+        mount(disk, f"size={LAST_KILOBYTES}k,remount")
+        resumed, said_then = wisesr(*line, "-o", str(output), "--resume")
+        return {
+            "kilobytes": kilobytes,
+            "code": code,
+            "said": said,
+            "left": left,
+            "journal_lines": lines,
+            "resumed": resumed,
+            "said_then": said_then,
+            "digest": hashlib.sha256(output.read_bytes()).hexdigest(),
+            "left_then": sorted(path.name for path in disk.iterdir()),
+        }
+
+
+def predictions(trained: str, photos: str, chosen: str, disk: Path) -> list[dict[str, Any]]:
+    """Try a disk that nobody may write to, then disks that are too small until one is large enough."""
+    line = ["predict", trained, photos, "--format", chosen]
+    with mounted(disk, "ro"):
+        code, said = wisesr(*line, "-o", str(disk / "out"))
+    return [{"code": code, "said": said}, *(predict_on_disk(line, disk, kilobytes) for kilobytes in PREDICTIONS)]
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    what, *places = sys.argv[1:]
+    if what == "train":
+        print(json.dumps(trainings(Path(places[0]), Path(places[1]))))
+    else:
+        print(json.dumps(predictions(*places[:3], Path(places[3]))))

@@ -84,28 +84,27 @@ def put_layer(config: dict[str, Any], record: dict[str, Any]) -> None:
 
 def put_nested(config: dict[str, Any], record: dict[str, Any]) -> None:
     """Add a layer to the model inside the model."""
-    inner = next(layer for layer in config["config"]["layers"] if layer["class_name"] == "Functional")
+    inner = first_of(config, "Functional")
     inner["config"]["layers"].append(record)
 
 
 def put_initializer(config: dict[str, Any], record: dict[str, Any]) -> None:
     """Ask for an object in place of an initializer, deep inside a layer."""
-    dense = next(layer for layer in config["config"]["layers"] if layer["class_name"] == "Dense")
-    dense["config"]["kernel_initializer"] = [{"deep": [record]}]
+    first_of(config, "Dense")["config"]["kernel_initializer"] = [{"deep": [record]}]
 
 
 def put_compiled(config: dict[str, Any], record: dict[str, Any]) -> None:
     """Ask for an object when the model inside the model is compiled."""
-    inner = next(layer for layer in config["config"]["layers"] if layer["class_name"] == "Functional")
+    inner = first_of(config, "Functional")
     inner["compile_config"] = {"optimizer": record}
 
 
-PLACES: tuple[Callable[[dict[str, Any], dict[str, Any]], None], ...] = (
-    put_layer,
-    put_nested,
-    put_initializer,
-    put_compiled,
-)
+PLACES = (put_layer, put_nested, put_initializer, put_compiled)
+
+
+def first_of(config: dict[str, Any], class_name: str) -> dict[str, Any]:
+    """Return the first layer of a class in a model."""
+    return next(layer for layer in config["config"]["layers"] if layer["class_name"] == class_name)
 
 
 def with_config(path: Path, members: Members, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -117,15 +116,20 @@ def with_config(path: Path, members: Members, change: Callable[[dict[str, Any]],
 # --- what an archive may be ---
 
 
-def _member(name: str, mode: int = stat.S_IFREG | 0o644) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name)
+def _without(members: Members, name: str) -> Members:
+    return {key: content for key, content in members.items() if key != name}
+
+
+def _of_kind(path: Path, members: Members, mode: int, content: bytes) -> Path:
+    """A record that is no regular file."""
+    info = zipfile.ZipInfo("metadata.json")
     info.external_attr = mode << 16
-    return info
+    return pack(path, _without(members, "metadata.json"), (info, content))
 
 
 def _bomb(path: Path, members: Members) -> Path:
     """Weights of 400 MB in 400 KB."""
-    pack(path, {name: content for name, content in members.items() if name != WEIGHTS})
+    pack(path, _without(members, WEIGHTS))
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open(WEIGHTS, "w") as file:
         for _ in range(400):
             file.write(bytes(1_000_000))
@@ -172,18 +176,10 @@ ARCHIVES: dict[str, Callable[[Path, Members], Path]] = {
     "a name with a line feed": lambda path, members: pack(path, members, ("x\n\x1b[31m", b"")),
     "the config twice": lambda path, members: pack(path, members, (CONFIG, b"{}")),
     "the weights twice": lambda path, members: pack(path, members, (WEIGHTS, b"x")),
-    "no config": lambda path, members: pack(path, {k: v for k, v in members.items() if k != CONFIG}),
-    "no weights": lambda path, members: pack(path, {k: v for k, v in members.items() if k != WEIGHTS}),
-    "a link": lambda path, members: pack(
-        path,
-        {k: v for k, v in members.items() if k != "metadata.json"},
-        (_member("metadata.json", stat.S_IFLNK | 0o777), b"/etc/passwd"),
-    ),
-    "a device": lambda path, members: pack(
-        path,
-        {k: v for k, v in members.items() if k != "metadata.json"},
-        (_member("metadata.json", stat.S_IFCHR | 0o600), b""),
-    ),
+    "no config": lambda path, members: pack(path, _without(members, CONFIG)),
+    "no weights": lambda path, members: pack(path, _without(members, WEIGHTS)),
+    "a link": lambda path, members: _of_kind(path, members, stat.S_IFLNK | 0o777, b"/etc/passwd"),
+    "a device": lambda path, members: _of_kind(path, members, stat.S_IFCHR | 0o600, b""),
     "weights that unpack to a thousand times their size": _bomb,
     "a config of 5 MB": lambda path, members: pack(path, {**members, CONFIG: b'{"class_name":' + b" " * 5_000_000}),
     "a config of 5 MB, packed": lambda path, members: pack(
@@ -205,8 +201,7 @@ ARCHIVES: dict[str, Callable[[Path, Members], Path]] = {
 
 def _numbers(key: str, value: object) -> Callable[[dict[str, Any]], None]:
     def change(config: dict[str, Any]) -> None:
-        dense = next(layer for layer in config["config"]["layers"] if layer["class_name"] == "Dense")
-        dense["config"][key] = value
+        first_of(config, "Dense")["config"][key] = value
 
     return change
 
@@ -218,23 +213,18 @@ def _wide_input(config: dict[str, Any]) -> None:
     config.update(json.loads(text))
 
 
-def _model_inside(config: dict[str, Any]) -> dict[str, Any]:
-    return next(layer for layer in config["config"]["layers"] if layer["class_name"] == "Functional")
-
-
 def _option(class_name: str, key: str, value: object) -> Callable[[dict[str, Any]], None]:
     """Give an option of the first layer of a class inside the backbone another value."""
 
     def change(config: dict[str, Any]) -> None:
-        layers = _model_inside(config)["config"]["layers"]
-        next(layer for layer in layers if layer["class_name"] == class_name)["config"][key] = value
+        first_of(first_of(config, "Functional"), class_name)["config"][key] = value
 
     return change
 
 
 def _loose_layer(config: dict[str, Any]) -> None:
     """A layer with 3.6 GB of weights that leads nowhere."""
-    dense = json.loads(json.dumps(next(x for x in config["config"]["layers"] if x["class_name"] == "Dense")))
+    dense = json.loads(json.dumps(first_of(config, "Dense")))
     dense["name"] = dense["config"]["name"] = "loose"
     dense["config"]["units"] = 30_000
     dense["build_config"] = {"input_shape": [None, 30_000]}
@@ -242,7 +232,7 @@ def _loose_layer(config: dict[str, Any]) -> None:
 
 
 def _called_twice(config: dict[str, Any]) -> None:
-    inner = _model_inside(config)
+    inner = first_of(config, "Functional")
     inner["inbound_nodes"] = inner["inbound_nodes"] * 2
 
 
@@ -253,8 +243,8 @@ def _backwards(config: dict[str, Any]) -> None:
 def _models_in_models(config: dict[str, Any]) -> None:
     for _ in range(6):
         inner = json.loads(json.dumps(config))
-        inner.update(name="deeper", inbound_nodes=_model_inside(config)["inbound_nodes"])
-        _model_inside(config)["config"]["layers"].append(inner)
+        inner.update(name="deeper", inbound_nodes=first_of(config, "Functional")["inbound_nodes"])
+        first_of(config, "Functional")["config"]["layers"].append(inner)
 
 
 CONFIGS: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -264,9 +254,9 @@ CONFIGS: dict[str, Callable[[dict[str, Any]], None]] = {
     "models in models in models": _models_in_models,
     "a dilation of 3,000": _option("Conv2D", "dilation_rate", [3000, 3000]),
     "a kernel of 100,000": _option("Conv2D", "kernel_size", [100_000, 100_000]),
-    "a grid of a billion positions": lambda config: next(
-        layer for layer in config["config"]["layers"] if layer["class_name"] == "PositionWeightedPooling2D"
-    )["config"].update(grid_size=[40_000, 40_000]),
+    "a grid of a billion positions": lambda config: first_of(config, "PositionWeightedPooling2D")["config"].update(
+        grid_size=[40_000, 40_000]
+    ),
     "a slow initializer": _numbers("kernel_initializer", "orthogonal"),
     "an activation of another kind": _numbers("activation", "glu"),
     "an activation that is none": _numbers("activation", "get"),
@@ -297,10 +287,8 @@ RAW_CONFIGS: dict[str, bytes] = {
     "a list": b"[]",
     "nothing": b"",
     "nested a million deep": b'{"class_name":' * 1_000_000,
-    "nested 500 deep": b'{"module":"keras","class_name":"Sequential","registered_name":null,"config":'
-    + b"[" * 500
-    + b"]" * 500
-    + b"}",
+    "nested 500 deep": b'{"module":"keras","class_name":"Sequential","registered_name":null,"config":%b}'
+    % (b"[" * 500 + b"]" * 500),
     "not UTF-8": b'{"class_name": "\xff\xfe"}',
 }
 
@@ -327,7 +315,7 @@ def first_table(root: h5py.File) -> str:
     return found[0]
 
 
-def _replace(make: Callable[[h5py.File, str, Any], None]) -> Callable[[h5py.File], None]:
+def _instead(make: Callable[[h5py.File, str, Any], None]) -> Callable[[Path, bytes], bytes]:
     """Put something else in the place of the first table."""
 
     def change(root: h5py.File) -> None:
@@ -336,7 +324,7 @@ def _replace(make: Callable[[h5py.File, str, Any], None]) -> Callable[[h5py.File
         del root[path]
         make(root, path, values)
 
-    return change
+    return _changed_weights(change)
 
 
 def _external(root: h5py.File, path: str, values: Any) -> None:
@@ -367,30 +355,22 @@ GREEDY = zlib.decompress(
 )
 
 WEIGHT_FILES: dict[str, Callable[[Path, bytes], bytes]] = {
-    "a link into another file": _changed_weights(
-        _replace(lambda root, path, values: root.__setitem__(path, h5py.ExternalLink("/etc/passwd", "/")))
+    "a link into another file": _instead(
+        lambda root, path, values: root.__setitem__(path, h5py.ExternalLink("/etc/passwd", "/"))
     ),
-    "a soft link": _changed_weights(_replace(lambda root, path, values: root.__setitem__(path, h5py.SoftLink("/a")))),
-    "numbers in another file": _changed_weights(_replace(_external)),
-    "a virtual table": _changed_weights(_replace(_virtual)),
-    "a packed table": _changed_weights(
-        _replace(lambda root, path, values: root.create_dataset(path, data=values, compression="gzip"))
+    "a soft link": _instead(lambda root, path, values: root.__setitem__(path, h5py.SoftLink("/a"))),
+    "numbers in another file": _instead(_external),
+    "a virtual table": _instead(_virtual),
+    "a packed table": _instead(lambda root, path, values: root.create_dataset(path, data=values, compression="gzip")),
+    "a table of 4 TB": _instead(lambda root, path, values: root.create_dataset(path, shape=(1 << 40,), dtype="f4")),
+    "a table of text": _instead(
+        lambda root, path, values: root.create_dataset(path, data=["text"] * 3, dtype=h5py.string_dtype())
     ),
-    "a table of 4 TB": _changed_weights(
-        _replace(lambda root, path, values: root.create_dataset(path, shape=(1 << 40,), dtype="f4"))
+    "a table of references": _instead(
+        lambda root, path, values: root.create_dataset(path, shape=(3,), dtype=h5py.ref_dtype)
     ),
-    "a table of text": _changed_weights(
-        _replace(lambda root, path, values: root.create_dataset(path, data=["text"] * 3, dtype=h5py.string_dtype()))
-    ),
-    "a table of references": _changed_weights(
-        _replace(lambda root, path, values: root.create_dataset(path, shape=(3,), dtype=h5py.ref_dtype))
-    ),
-    "a table without a shape": _changed_weights(
-        _replace(lambda root, path, values: root.create_dataset(path, data=h5py.Empty("f4")))
-    ),
-    "a type in place of a table": _changed_weights(
-        _replace(lambda root, path, values: root.__setitem__(path, np.dtype("f4")))
-    ),
+    "a table without a shape": _instead(lambda root, path, values: root.create_dataset(path, data=h5py.Empty("f4"))),
+    "a type in place of a table": _instead(lambda root, path, values: root.__setitem__(path, np.dtype("f4"))),
     "a group that holds itself": _changed_weights(lambda root: root.__setitem__("loop", root["/"])),
     "one table under a thousand names": _changed_weights(
         lambda root: [root.__setitem__(f"again{number}", root[first_table(root)]) for number in range(1000)] and None
@@ -404,12 +384,12 @@ WEIGHT_FILES: dict[str, Callable[[Path, bytes], bytes]] = {
 
 # These are fit to be read, but are not the weights of the model.
 OTHER_WEIGHTS: dict[str, Callable[[Path, bytes], bytes]] = {
-    "a table missing": _changed_weights(_replace(lambda root, path, values: None)),
-    "a table of another shape": _changed_weights(
-        _replace(lambda root, path, values: root.create_dataset(path, data=np.zeros((5, 5), "f4")))
+    "a table missing": _instead(lambda root, path, values: None),
+    "a table of another shape": _instead(
+        lambda root, path, values: root.create_dataset(path, data=np.zeros((5, 5), "f4"))
     ),
-    "a table turned round": _changed_weights(
-        _replace(lambda root, path, values: root.create_dataset(path, data=np.ascontiguousarray(values.T)))
+    "a table turned round": _instead(
+        lambda root, path, values: root.create_dataset(path, data=np.ascontiguousarray(values.T))
     ),
     "a table too many": _changed_weights(lambda root: root.create_dataset("more/vars/0", data=np.zeros(3, "f4"))),
     "a group renamed": _changed_weights(lambda root: root.move(first_table(root).partition("/vars")[0], "elsewhere")),

@@ -20,29 +20,13 @@ File = tuple[str, bytes]  # name, content
 SIZE = (23, 17)  # width, height
 FORMATS = {"jpg": "JPEG", "png": "PNG", "gif": "GIF", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP", "ppm": "PPM"}
 MODES = (
-    "1",
-    "L",
-    "P",
-    "RGB",
-    "RGBA",
-    "CMYK",
-    "YCbCr",
-    "LAB",
-    "HSV",
-    "I",
-    "F",
-    "LA",
-    "La",
-    "PA",
-    "RGBX",
-    "RGBa",
-    "I;16",
+    *("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "La", "PA", "RGBX", "RGBa", "I;16"),
 )
 COMPRESSIONS = (
     *("group3", "group4", "tiff_ccitt", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "jpeg"),
     *("lzma", "zstd"),
 )
-UNSUPPORTED = (*("ICO", "JPEG2000", "TGA", "PCX", "SGI", "DDS", "EPS", "ICNS", "MSP", "SPIDER", "XBM", "AVIF", "BLP"),)
+UNSUPPORTED = ("ICO", "JPEG2000", "TGA", "PCX", "SGI", "DDS", "EPS", "ICNS", "MSP", "SPIDER", "XBM", "AVIF", "BLP")
 ORIENTATION = 0x0112
 SOUND = ("whole", "mode", "unusual")  # beginnings of names
 
@@ -79,9 +63,10 @@ def photo(mode: str = "RGB", size: tuple[int, int] = SIZE, seed: int = 0) -> Ima
     return Image.merge("LAB", rgb.split()) if mode == "LAB" else rgb.convert(mode)
 
 
-def encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
+def encoded(image: Image.Image | np.ndarray, format_name: str, **options: object) -> bytes:
     """Return an image as a file's bytes."""
     buffer = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     image.save(buffer, format_name, **options)  # type: ignore[arg-type]
     return buffer.getvalue()
 

@@ -1,4 +1,4 @@
-"""Predictions in processes of their own, and the many images that they are of."""
+"""Predictions in processes of their own, or interrupted at a chosen moment, and the many images that they are of."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from command_line import environment, make_photo
+
+from wisesr_cli.prediction import output
 
 FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 
@@ -55,3 +59,20 @@ def wait_until(condition: Callable[[], bool], process: Any) -> bool:
 
 def journal_records(journal: Path) -> int:
     return max(0, journal.read_bytes().count(b"\n") - 2) if journal.exists() else 0
+
+
+@contextmanager
+def stopping_after(count: int) -> Iterator[None]:
+    """Let a prediction into a file stop, as from the keyboard, when so many more records were written."""
+    write, written = output.FileOutput.write, 0
+
+    def write_or_stop(self: output.FileOutput, record: Any) -> None:
+        nonlocal written
+        if written == count:
+            raise KeyboardInterrupt
+        written += 1
+        write(self, record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output.FileOutput, "write", write_or_stop)
+        yield

@@ -11,6 +11,8 @@ from typing import Any
 from wisesr_cli.engines.litert import read_litert
 from wisesr_cli.machine.files import TEMPORARY_PREFIX
 from wisesr_cli.model_files.archive import check_model
+from wisesr_cli.models.image_sizes import ImageSize
+from wisesr_cli.run.located import locate
 from wisesr_cli.run.progress import Progress
 from wisesr_cli.run.state import has_state, read_state
 
@@ -69,3 +71,10 @@ def check_whole(run: Path) -> Progress | None:
 def leftovers(run: Path) -> list[str]:
     """Return the temporary files and folders in a run."""
     return sorted(str(path.relative_to(run)) for path in run.rglob(f"{TEMPORARY_PREFIX}*"))
+
+
+def load_engine(run: str | Path, precision: str = "float32", image_size: ImageSize | None = None) -> Any:
+    """Return what runs a run directory or a model file on Keras, which has been started before."""
+    from wisesr_cli.engines.keras import KerasEngine  # brings Keras, which not all who compare runs have started
+
+    return KerasEngine(locate(run).checked, precision, image_size)

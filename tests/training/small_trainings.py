@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from image_folders import Heard
-from loaded import load_engine
+from run_states import load_engine
 
 from wisesr_cli.config.reader import LoadedConfig, Override, load_config
 from wisesr_cli.listening import Silent, TrainingPlan

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import CLASSES, REPOSITORY, CommandLine, environment, make_photos
+from command_line import CLASSES, CommandLine, environment, make_photos
 from numpy.typing import NDArray
 from run_states import read_history
 
@@ -71,7 +71,7 @@ class Folder:
         """Start a process that runs one training after the other."""
         files = [[str(self.path / f"{name}.npz"), words] for name, words in jobs]
         return subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "tests" / "support" / "shared_training.py"), json.dumps(files)],
+            [sys.executable, str(Path(__file__).with_name("shared_training.py")), json.dumps(files)],
             env={**environment(self.path), "KERAS_BACKEND": backend},
             cwd=self.path,
             stdout=subprocess.PIPE,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command_line import REPOSITORY, environment
+from command_line import fresh
 
 from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.errors import MachineError
@@ -83,12 +81,8 @@ def test_more_gpus_than_there_are_is_an_error_of_the_machine() -> None:
 
 @pytest.mark.slow
 def test_what_keras_leaves_undone_is_done(tmp_path: Path) -> None:
-    script = REPOSITORY / "tests" / "support" / "mirrored_facts.py"
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment(tmp_path), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout.splitlines()[-1])
+    script = Path(__file__).with_name("mirrored_facts.py")
+    facts = json.loads(fresh(cwd=tmp_path, program=(str(script),), timeout=600).worked().out.splitlines()[-1])
     # In float16, an overflow on any device skips the step on all of them; Keras looks at the first device only.
     halved = {"weights": [1.0, 2.0], "scale": 4.0}
     assert facts["overflows"] == [halved, halved, {"weights": [0.0, 0.0], "scale": 8.0}]

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import numpy as np
 import pytest
 from command_line import REPOSITORY
 from image_folders import make_folder, make_image
-from loaded import load_engine
-from run_states import digest, read_history
+from reliability import Seen
+from run_states import digest, load_engine, read_history
 from small_trainings import CLASSES, EVERYTHING_RANDOM, STEPS, HeardTraining, best_weights, train_on
 
-from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.errors import RunError
 from wisesr_cli.results import TrainingResult
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.state import read_state, write_state
@@ -29,7 +28,7 @@ from wisesr_cli.training.trainer import Trainer
 
 @pytest.mark.reliability(26, 27)
 def test_a_training_interrupted_in_every_phase_ends_as_the_uninterrupted_one(
-    images: Path, tmp_path: Path, seen: Callable[[str], None]
+    images: Path, tmp_path: Path, seen: Seen
 ) -> None:
     train_on(images, tmp_path / "whole", EVERYTHING_RANDOM)
     stops = []
@@ -68,23 +67,6 @@ def test_a_finished_run_has_nothing_left_to_do_until_more_epochs_are_asked_for(i
     assert read_history(tmp_path / "run")[:2] == before
     assert "from here on, the learning rate follows the schedule of 3 epochs" in heard.notes
     assert "going on after epoch 2 of 3" in heard.notes
-
-
-def test_resuming_refuses_another_batch_size_and_other_images(tmp_path: Path) -> None:
-    images = make_folder(
-        tmp_path / "images", {f"{part}/{name}": 4 for part in ("train", "validation") for name in "ab"}
-    )
-    settings = {"train.batch_size": 4}
-    train_on(images, tmp_path, settings, max_steps=1)
-    with pytest.raises(RunError, match=r"train\.batch_size: 4 -> 2"):
-        train_on(images, tmp_path, {"train.batch_size": 2}, resume=True)
-    with pytest.raises(UsageError, match="exists; give another --name"):
-        train_on(images, tmp_path, settings)
-    extra = make_image(images / "train" / "a" / "extra.png", 999)
-    with pytest.raises(RunError, match=r"cannot resume.*train, class 'a'"):
-        train_on(images, tmp_path, settings, resume=True)
-    extra.unlink()
-    assert train_on(images, tmp_path, settings, resume=True).finished
 
 
 def test_resuming_refuses_a_damaged_state(images: Path, tmp_path: Path) -> None:

@@ -187,10 +187,7 @@ def test_a_lost_process_ends_the_others_within_a_minute_with_a_state_to_resume_f
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 130, marks=LONG),
-    ],
+    [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), pytest.param(signal.SIGINT, 130, marks=LONG)],
 )
 def test_a_signal_to_one_process_stops_all_with_a_state_to_resume_from(
     number: signal.Signals, code: int, photos: Path, tmp_path: Path

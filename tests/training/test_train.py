@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,7 @@ import keras
 import numpy as np
 import pytest
 from image_folders import make_folder
-from loaded import load_engine
-from run_states import read_history
+from run_states import load_engine, read_history
 from small_trainings import CLASSES, EVERYTHING_RANDOM, STEPS, HeardTraining, best_weights, train_on
 
 from wisesr_cli.engines.keras import numpy_logits
@@ -42,10 +43,14 @@ def test_the_run_directory_holds_exactly_what_the_interface_says(finished: Path)
     assert [path.name for path in (finished / "plots").iterdir()] == ["learning_curves.png"]
 
 
-def test_the_history_has_the_columns_of_the_interface(finished: Path) -> None:
+def test_history_splits_and_classes_are_as_the_interface_says(finished: Path) -> None:
     header, *rows = (finished / "history.csv").read_text(encoding="utf-8").splitlines()
     assert header == "epoch,phase,learning_rate,loss,top1_accuracy,val_loss,val_top1_accuracy,epoch_seconds"
     assert [row.split(",")[:2] for row in rows] == [["1", "1"], ["2", "1"]]
+    header, *rows = (finished / "splits.csv").read_text(encoding="utf-8").splitlines()
+    assert header == "path,label,split"
+    assert Counter(row.rpartition(",")[2] for row in rows) == {"train": 36, "validation": 12}
+    assert json.loads((finished / "classes.json").read_text(encoding="utf-8")) == list(CLASSES)
 
 
 def test_the_saved_model_has_no_random_layer_and_answers_alike_every_time(finished: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from loaded import load_engine
+from run_states import load_engine
 from small_trainings import CLASSES, STEPS, backbone_arrays, build_trainer, load, train_on
 
 from wisesr_cli.config.training import PhaseConfig

@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from command_line import CLASSES, CommandLine, Trained, environment, fresh, make_photos
+from command_line import CLASSES, Answer, CommandLine, Trained, command, loaded_after, make_splits, rows_of
 from keras_classifiers import OTHERS, ending, in_a_row, nested, outputs_of, plain, save
 from numpy.typing import NDArray
 
@@ -32,8 +33,7 @@ FROZEN = ("--epochs", "1", "-s", "train.phases=[{epochs: 1, freeze: backbone}]")
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def _in_a_folder_of_its_own(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Takes most of the time of an upgrade; the fixture `upgraded` is made before, and has it.
     monkeypatch.setattr(convert, "keep_litert", lambda *arguments, **options: None)
 
@@ -45,10 +45,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for number, (split, per_class) in enumerate((("train", 8), ("validation", 4), ("test", 3))):
-        make_photos(folder / split, per_class, first_seed=100 * number)
-    return folder
+    return make_splits(tmp_path_factory.mktemp("photos"), train=8, validation=4, test=3)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +60,12 @@ def probabilities_of(model_file: Path, folder: Path) -> tuple[NDArray[np.float64
     paths = [(path, label) for label, name in enumerate(CLASSES) for path in sorted((folder / name).iterdir())]
     pixels = np.stack([decode_image(str(path), image_size=SIZE, resize="squash") for path, _ in paths])
     return outputs_of(keras.models.load_model(model_file, compile=False), pixels), np.array([n for _, n in paths])
+
+
+def scores_of(answer: Answer, names: Sequence[str] = CLASSES) -> list[list[float]]:
+    """Return what predictions say of each class."""
+    rows = [{top["label"]: top["score"] for top in row["top"]} for row in answer.data]
+    return [[row[name] for name in names] for row in rows]
 
 
 def files_in(folder: Path) -> list[str]:
@@ -90,9 +93,7 @@ def test_every_command_gives_what_the_original_gives(
     assert np.ptp(expected, axis=0).max() > 0.1
     for engine in ("keras", "litert"):
         answer = wisesr("predict", run, photos / "test", "--format", "json", "--top-k", 3, "--engine", engine, "-q")
-        scores = [{top["label"]: top["score"] for top in row["top"]} for row in answer.data]
-        ours = [[row[name] for name in CLASSES] for row in scores]
-        np.testing.assert_allclose(ours, expected, atol=1e-5)
+        np.testing.assert_allclose(scores_of(answer), expected, atol=1e-5)
     judged = wisesr("evaluate", run, "--format", "json", "-q").data
     assert judged["top1_accuracy"] == (expected.argmax(axis=1) == labels).mean()
     assert judged["log_loss"] == pytest.approx(-np.log(expected[np.arange(len(labels)), labels]).mean(), rel=1e-4)
@@ -162,14 +163,12 @@ def move_to(upgraded: Path, run: Path) -> Path:
     """Copy an upgraded run to another place, and let its config know."""
     run = Path(shutil.copytree(upgraded, run.absolute(), ignore=shutil.ignore_patterns("evaluate-*", "explain")))
     config = run / "config.yaml"
-    text = config.read_text().replace(str(upgraded / "upgraded.keras"), str(run / "upgraded.keras"))
-    config.write_text(text)
+    config.write_text(config.read_text().replace(str(upgraded / "upgraded.keras"), str(run / "upgraded.keras")))
     return run
 
 
 def read_history(run: Path) -> dict[str, float]:
-    header, row = (line.split(",") for line in (run / "history.csv").read_text().split("\n")[:2])
-    return {name: float(value) for name, value in zip(header, row, strict=True)}
+    return {name: float(value) for name, value in rows_of(run / "history.csv")[0].items()}
 
 
 @pytest.mark.slow
@@ -202,11 +201,7 @@ def test_a_run_without_images_is_trained_on_those_that_are_given_later(
     wisesr: CommandLine, model_file: Path, photos: Path
 ) -> None:
     assert wisesr("upgrade", model_file, "-o", "runs", "--name", "run", "-q").code == 0
-    answer = wisesr("evaluate", "runs/run")
-    assert (answer.code, answer.error) == (
-        2,
-        "wisesr: runs/run: the run has no images of its own yet; give --data FOLDER",
-    )
+    wisesr("evaluate", "runs/run").failed(2, "runs/run: the run has no images of its own yet; give --data FOLDER")
     answer = wisesr("train", "runs/run", "--resume", "--data", photos, *STILL, *FROZEN).worked()
     assert "its classes taken in the order of the folders" in " ".join(answer.err.split())
     assert read_history(Path("runs/run"))["val_loss"] == pytest.approx(original_loss(model_file, photos)[0], rel=1e-4)
@@ -245,9 +240,8 @@ def test_class_names_of_a_file_are_in_the_order_of_the_outputs_and_the_run_has_t
     Path("names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     assert wisesr("upgrade", model_file, "--classes", "names.txt", "--data", photos, "--name", "run", "-q").code == 0
     expected, _ = probabilities_of(model_file, photos / "test")
-    rows = wisesr("predict", "runs/run", photos / "test", "--format", "json", "--top-k", 3, "-q").data
-    ours = [[{top["label"]: top["score"] for top in row["top"]}[name] for name in names] for row in rows]
-    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    answer = wisesr("predict", "runs/run", photos / "test", "--format", "json", "--top-k", 3, "-q")
+    np.testing.assert_allclose(scores_of(answer, names), expected, atol=1e-5)
     assert json.loads(Path("runs/run/classes.json").read_text(encoding="utf-8")) == sorted(names)
 
 
@@ -306,10 +300,8 @@ def test_a_run_of_wisesr_with_global_average_pooling_becomes_one_with_a_wise_hea
     assert (info.head, info.resize, info.epoch) == ("wise", "crop", 0)
     scores = []
     for each in (gap_run, run):
-        rows = wisesr(
-            "predict", each, photos / "test", "--format", "json", "--top-k", 3, "--engine", "keras", "-q"
-        ).data
-        scores.append([{top["label"]: top["score"] for top in row["top"]}[name] for row in rows for name in CLASSES])
+        line = ("predict", each, photos / "test", "--format", "json", "--top-k", 3, "--engine", "keras", "-q")
+        scores.append(scores_of(wisesr(*line)))
     np.testing.assert_allclose(*scores, atol=1e-5)
     assert np.ptp(scores[0]) > 0.01
     Path("names.txt").write_text("one\ntwo\nthree\n", encoding="utf-8")
@@ -322,33 +314,26 @@ def test_a_run_of_wisesr_with_global_average_pooling_becomes_one_with_a_wise_hea
 
 
 def test_what_cannot_be_converted_is_4_and_leaves_nothing(wisesr: CommandLine) -> None:
-    build, _ = OTHERS["flattened"]
-    path = save(build(), Path("flat.keras"))
-    answer = wisesr("upgrade", path)
-    assert (answer.code, answer.out) == (4, "")
-    assert answer.error.startswith("wisesr: flat.keras: cannot be converted: behind the feature map of 8x6x12 stands")
+    path = save(OTHERS["flattened"][0](), Path("flat.keras"))
+    wisesr("upgrade", path).refused(4, "flat.keras: cannot be converted: behind the feature map of 8x6x12 stands")
     assert files_in(Path()) in (["flat.keras"], ["flat.keras", "runs"])
 
 
 def test_other_outputs_are_4_and_leave_nothing(
     wisesr: CommandLine, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert.Upgraded, "classifier", property(lambda found: tripled(found.parts.folded.classifier)))
+    def tripled(found: convert.Upgraded) -> Any:
+        affine = found.parts.folded.classifier
+        return type(affine)(3 * affine.kernel, affine.bias)
+
+    monkeypatch.setattr(convert.Upgraded, "classifier", property(tripled))
     wisesr("upgrade", model_file).failed(4, "the run gives other outputs: probabilities differ by")
     assert files_in(Path("runs")) == []
 
 
-def tripled(affine: Any) -> Any:
-    return type(affine)(3 * affine.kernel, affine.bias)
-
-
 def test_a_signal_leaves_nothing(wisesr: CommandLine, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*arguments: object) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(convert, "compare", stop)
-    answer = wisesr("upgrade", model_file)
-    assert (answer.code, answer.error) == (143, "wisesr: stopped by SIGTERM; nothing was made")
+    monkeypatch.setattr(convert, "compare", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
+    wisesr("upgrade", model_file).failed(143, "stopped by SIGTERM; nothing was made")
     assert files_in(Path("runs")) == []
 
 
@@ -385,15 +370,8 @@ def test_files_that_are_no_model_of_others_are_4_without_keras(
         (trained.run / "best.keras", "is a model of wisesr already"),
     ):
         wisesr("upgrade", path).refused(4, reason)
-    done = fresh("-c", NO_KERAS, trained.run / "best.keras", cwd=tmp_path, program=(), variables=environment(tmp_path))
-    assert (done.code, done.out) == (0, "4 False\n"), done.err
-
-
-NO_KERAS = """
-import sys
-from wisesr_cli.cli.main import run
-print(run(["upgrade", sys.argv[1]]), "keras" in sys.modules)
-"""
+    code, loaded, err = loaded_after(command("upgrade", str(trained.run / "best.keras")), tmp_path)
+    assert (code, "keras" in loaded) == (4, False), err
 
 
 def test_made_images_are_always_the_same_and_vary_as_photos_do() -> None:

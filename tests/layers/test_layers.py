@@ -13,6 +13,7 @@ import keras
 import ml_dtypes
 import numpy as np
 import pytest
+from slow_layers import CHANNELS, cells_of, close, make_layer, make_map, slow_average, slow_pooling, to_numpy
 
 from wisesr_cli.layers import PositionWeightedPooling2D, TileAveragePooling2D, tile_bounds, tile_of_position
 
@@ -37,57 +38,6 @@ VALID = [  # height, width, grid, pool
     (1, 1, (1, 1), (1, 1)),
 ]
 ALL = [(*case, None) for case in TILED] + VALID
-CHANNELS = 3
-
-
-def make_map(height: int, width: int, channels: int = CHANNELS, *, batch: int = 2, seed: int = 0) -> Any:
-    return np.random.default_rng(seed).normal(size=(batch, height, width, channels)).astype("float32")
-
-
-def make_layer(height: int, width: int, grid: Any, pool: Any, *, constraint: str = "none") -> PositionWeightedPooling2D:
-    """Return a built layer whose weights are all different, some of them negative."""
-    layer = PositionWeightedPooling2D(grid, pool_size=pool, constraint=constraint)
-    layer.build((None, height, width, CHANNELS))
-    draws = np.random.default_rng(1)
-    layer.set_weights([draws.normal(size=(*grid, CHANNELS)), draws.normal(size=CHANNELS)])
-    return layer
-
-
-def cells_of(index: int, side: int, tiles: int, pool: int | None) -> list[int]:
-    """Return the positions of a side that belong to one tile or window."""
-    if pool is not None:
-        return [position for position in range(side) if index * pool <= position < (index + 1) * pool]
-    first, last = ((2 * number * side + tiles) // (2 * tiles) for number in (index, index + 1))
-    return list(range(first, last))
-
-
-def slow_average(feature_map: Any, grid: tuple[int, int], pool: tuple[int, int] | None) -> Any:
-    batch, height, width, channels = feature_map.shape
-    result = np.zeros((batch, *grid, channels))
-    for row in range(grid[0]):
-        for column in range(grid[1]):
-            rows = cells_of(row, height, grid[0], pool and pool[0])
-            columns = cells_of(column, width, grid[1], pool and pool[1])
-            for y in rows:
-                for x in columns:
-                    result[:, row, column] += feature_map[:, y, x].astype("float64") / (len(rows) * len(columns))
-    return result
-
-
-def slow_pooling(feature_map: Any, kernel: Any, bias: Any, pool: tuple[int, int] | None) -> Any:
-    averaged = slow_average(feature_map, kernel.shape[:2], pool)
-    result = np.zeros((len(feature_map), feature_map.shape[-1]))
-    for image in range(result.shape[0]):
-        for channel in range(result.shape[1]):
-            result[image, channel] = bias[channel]
-            for row in range(kernel.shape[0]):
-                for column in range(kernel.shape[1]):
-                    result[image, channel] += kernel[row, column, channel] * averaged[image, row, column, channel]
-    return result
-
-
-def to_numpy(tensor: Any) -> Any:
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
 def outputs_and_gradients(model: Any, inputs: Any, upstream: Any) -> tuple[Any, list[Any]]:
@@ -123,10 +73,6 @@ def compiled(layer: Any) -> Any:
     import jax
 
     return jax.jit(lambda inputs: layer.stateless_call([v.value for v in layer.variables], [], inputs)[0])
-
-
-def close(left: Any, right: Any, tolerance: float = 1e-5) -> None:
-    np.testing.assert_allclose(to_numpy(left), to_numpy(right), rtol=tolerance, atol=tolerance)
 
 
 # --- tiles ---
@@ -357,99 +303,6 @@ def test_a_map_that_the_grid_does_not_fit_is_refused_with_what_was_received() ->
         TileAveragePooling2D("3x3")
 
 
-# --- maps of another size ---
-
-OTHER_MAPS = [  # height, width, grid, pool; height, width, grid
-    (7, 7, (3, 3), None, 8, 5, (3, 3)),
-    (4, 9, (2, 4), None, 8, 18, (2, 4)),
-    (7, 5, (7, 5), None, 4, 9, (4, 9)),
-    (3, 3, (3, 3), None, 1, 10, (1, 10)),
-    (7, 7, (3, 3), (2, 2), 9, 4, (4, 2)),
-    (11, 6, (2, 3), (4, 2), 4, 13, (1, 6)),
-]
-
-
-def bounds_of(side: int, tiles: int, pool: int | None) -> list[float]:
-    """Return where the cells of a side end, as fractions of what they cover."""
-    ends = [cells_of(tile, side, tiles, pool)[-1] + 1 for tile in range(tiles)]
-    return [0.0, *(end / ends[-1] for end in ends)]
-
-
-def slow_share(before: list[float], after: list[float], old: int, new: int) -> float:
-    """Return which part of an old cell lies on a new one."""
-    begin, end = max(before[old], after[new]), min(before[old + 1], after[new + 1])
-    return max(0.0, end - begin) / (before[old + 1] - before[old])
-
-
-def carried(layer: PositionWeightedPooling2D, before: Any, after: Any, grid: Any) -> PositionWeightedPooling2D:
-    """Return a layer for another map with the weights of `layer`."""
-    new = PositionWeightedPooling2D.from_config({**layer.get_config(), "grid_size": grid})
-    new.build((None, *after, CHANNELS))
-    new.resample_from(layer, before, after)
-    return new
-
-
-@pytest.mark.parametrize(("height", "width", "grid", "pool", "new_height", "new_width", "new_grid"), OTHER_MAPS)
-def test_weights_on_another_map_are_the_parts_of_the_old_cells_that_lie_on_the_new_ones(
-    height: int, width: int, grid: Any, pool: Any, new_height: int, new_width: int, new_grid: Any
-) -> None:
-    layer = make_layer(height, width, grid, pool)
-    new = carried(layer, (height, width), (new_height, new_width), new_grid)
-    old, bias = layer.get_weights()
-    rows = [bounds_of(side, tiles, pool and pool[0]) for side, tiles in ((height, grid[0]), (new_height, new_grid[0]))]
-    columns = [bounds_of(side, tiles, pool and pool[1]) for side, tiles in ((width, grid[1]), (new_width, new_grid[1]))]
-    expected = np.zeros((*new_grid, CHANNELS))
-    for y, x in np.ndindex(*new_grid):
-        for r, c in np.ndindex(*grid):
-            expected[y, x] += old[r, c] * slow_share(*rows, r, y) * slow_share(*columns, c, x)
-    close(new.kernel, expected, 1e-6)
-    close(to_numpy(new.kernel).sum(axis=(0, 1)), old.sum(axis=(0, 1)), 1e-6)
-    assert np.array_equal(new.get_weights()[1], bias)
-
-
-@pytest.mark.parametrize(("height", "width", "grid", "pool", "new_height", "new_width", "new_grid"), OTHER_MAPS)
-@pytest.mark.parametrize("constraint", PositionWeightedPooling2D.CONSTRAINTS)
-def test_a_layer_that_is_gap_is_gap_on_another_map(
-    height: int, width: int, grid: Any, pool: Any, new_height: int, new_width: int, new_grid: Any, constraint: str
-) -> None:
-    layer = PositionWeightedPooling2D(grid, pool_size=pool, constraint=constraint)
-    layer.build((None, height, width, CHANNELS))
-    new = carried(layer, (height, width), (new_height, new_width), new_grid)
-    feature_map = make_map(new_height, new_width, seed=3)
-    rows, columns = (side * window for side, window in zip(new_grid, pool or (1, 1), strict=True))
-    kept = feature_map if pool is None else feature_map[:, :rows, :columns]  # `valid` drops the rest at any size
-    close(new(feature_map), kept.astype("float64").mean(axis=(1, 2)), 1e-6)
-
-
-def test_equal_weights_of_positions_are_equal_to_the_last_bit_on_any_other_map() -> None:
-    for before in range(1, 12):
-        layer = PositionWeightedPooling2D((before, 3))
-        layer.build((None, before, 3, CHANNELS))
-        for after in range(1, 12):
-            kernel = carried(layer, (before, 3), (after, 7), (after, 7)).get_weights()[0]
-            assert len(np.unique(kernel)) == 1
-
-
-def test_weights_keep_their_signs_and_stay_as_they_are_where_cells_cover_the_same_parts() -> None:
-    layer = make_layer(6, 9, (3, 3), None)
-    layer.set_weights([np.abs(layer.get_weights()[0]), layer.get_weights()[1]])
-    assert np.all(carried(layer, (6, 9), (7, 4), (3, 3)).get_weights()[0] > 0)
-    close(carried(layer, (6, 9), (12, 18), (3, 3)).kernel, layer.get_weights()[0], 1e-7)
-    back = carried(carried(layer, (6, 9), (60, 3), (3, 3)), (60, 3), (6, 9), (3, 3))
-    close(back.kernel, layer.get_weights()[0], 1e-6)
-
-
-def test_negative_weights_under_unit_sum_take_nothing_from_their_neighbours_on_another_map() -> None:
-    layer = PositionWeightedPooling2D((4, 1), constraint="unit_sum")
-    layer.build((None, 4, 1, 1))
-    layer.set_weights([np.array([-5.0, 1.0, 3.0, -2.0]).reshape(4, 1, 1), np.zeros(1)])
-    new = PositionWeightedPooling2D((2, 1), constraint="unit_sum")
-    new.build((None, 2, 1, 1))
-    new.resample_from(layer, (4, 1), (2, 1))
-    close(to_numpy(new.effective_kernel()).ravel(), [0.25, 0.75], 1e-6)
-    assert new.get_weights()[0].sum() == 4  # so that an optimizer's steps count as much as before
-
-
 # --- TileAveragePooling2D ---
 
 
@@ -503,6 +356,6 @@ def test_a_fresh_process_loads_both_layers_once_they_are_imported(tmp_path: Path
         "import numpy, wisesr_cli.layers, keras; model = keras.models.load_model('model.keras'); "
         "numpy.save('logits.npy', model.predict_on_batch(numpy.load('map.npy')))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=120)
     close(np.load(tmp_path / "logits.npy"), model.predict_on_batch(feature_map), 1e-6)

@@ -1,6 +1,6 @@
 """Runs trainings in a process of its own, and writes what every device holds when one has gone through its epochs.
 
-    python tests/support/shared_training.py '[["weights.npz", ["train", "photos", ...]], ...]'
+    python tests/training/shared_training.py '[["weights.npz", ["train", "photos", ...]], ...]'
 
 Each training is a command line; the weights of a device are written as `DEVICE NUMBER PATH`.
 """
