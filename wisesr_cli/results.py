@@ -63,6 +63,16 @@ class ClassMetrics:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """One sentence about what the figures of a model mean, and the command to try next, if there is one."""
+
+    code: str
+    level: Level
+    message: str
+    command: str | None = None
+
+
+@dataclass(frozen=True)
 class Metrics(_PlainJson):
     """The metrics of one evaluation: fractions in 0..1, None where one is not defined."""
 
@@ -79,6 +89,8 @@ class Metrics(_PlainJson):
     classes: tuple[str, ...]
     per_class: tuple[ClassMetrics, ...]
     confusion_matrix: tuple[tuple[int, ...], ...]  # rows are the truth
+    interval: tuple[float, float] | None = None  # 95 % interval of the top-1 accuracy, by Wilson (1927)
+    verdict: tuple[Verdict, ...] = ()  # see `evaluation.verdict`
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,19 @@ def findings(root: Path, **options: object) -> dict[str, Finding]:
 
 
 def test_a_sound_folder_passes(tmp_path: Path) -> None:
-    make_folder(tmp_path, {"a": 5, "b": 5})
+    make_folder(tmp_path, {"train/a": 10, "train/b": 10, "validation/a": 50, "validation/b": 50})
     found = findings(tmp_path)
     assert CheckResult(tuple(found.values())).status == "pass"
-    assert "2 classes (a 5, b 5); images: train 10" in found["classes"].message
+    assert "2 classes (a 10, b 10); images: train 20, validation 100" in found["classes"].message
+
+
+def test_classes_of_few_images_and_splits_that_tell_nothing_are_warned_of(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train/a": 10, "train/b": 9, "validation/a": 99, "test/a": 50, "test/b": 50})
+    (tmp_path / "validation" / "b").mkdir()
+    found = findings(tmp_path)
+    assert found["few-images"].level == found["small-split"].level == "warn"
+    assert found["few-images"].message.startswith("1 class has fewer than 10 images to train on: b;")
+    assert found["small-split"].message.startswith("99 validation images: an accuracy of 80 % on them is known to 8 ")
 
 
 @pytest.mark.parametrize(("on_error", "level"), [("fail", "fail"), ("skip", "warn")])

@@ -355,5 +355,5 @@ def test_worst_mistakes_are_the_wrong_ones_with_the_surest_first() -> None:
 
 
 def test_every_row_of_metrics_is_a_field_of_the_record_and_the_other_way_round() -> None:
-    others = {"examples", "classes", "per_class", "confusion_matrix"}
+    others = {"examples", "classes", "per_class", "confusion_matrix", "interval", "verdict"}
     assert {field.name for field in fields(Metrics)} - others == set(METRICS)

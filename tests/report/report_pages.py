@@ -14,7 +14,7 @@ from wisesr_cli.evaluation.metrics import compute_metrics, most_confused, reliab
 from wisesr_cli.report.pictures import tinted_map
 from wisesr_cli.report.records import Card, DataTable, Example, ReportContent, Thumbnail
 from wisesr_cli.report.selection import choose_listed, choose_mistakes, choose_right, examples_of
-from wisesr_cli.results import Contribution, EpochResult, Evaluation
+from wisesr_cli.results import Contribution, EpochResult, Evaluation, Verdict
 
 
 def make_answers(classes: int, paths: Sequence[str], seed: int = 0) -> tuple[Answers, np.ndarray]:
@@ -75,8 +75,8 @@ def make_content(class_names: Sequence[str], paths: Sequence[str], *, title: str
     return ReportContent(
         title=title,
         evaluation=evaluation,
-        interval=(0.4, 0.9),
         facts=(("Model", f"compact, head wise, {class_names[0]}"),),
+        verdict=(Verdict("accuracy", "warn", f"{class_names[0]} may be no better", f"wisesr check {title}"),),
         cautions=(f"Always answering {class_names[0]} would be right for 33 %.",),
         left_out=(f"Something of {title}",),
         data=DataTable(("train", "test"), (tuple(3 * count for count in counts), counts), "test"),

@@ -116,12 +116,15 @@ def _parse_gates(texts: Sequence[str]) -> list[Gate]:
 
 def _show(result: TrainingResult, display: Listener, *, dry_run: bool) -> None:
     from wisesr_cli.display.terminal import show_grid
+    from wisesr_cli.evaluation.tables import verdict_grid
     from wisesr_cli.training.tables import training_grid
 
     if dry_run:
         display.note(f"to train: {options.command_without(flags=('--dry-run',))}")
         return
     show_grid(training_grid(result))
+    if result.metrics is not None:
+        show_grid(verdict_grid(result.metrics))
     sys.stdout.flush()
     run = shlex.quote(result.run_dir)
     if result.stopped:

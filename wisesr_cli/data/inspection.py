@@ -26,6 +26,8 @@ from wisesr_cli.images.color import Pixels
 from wisesr_cli.listening import Listener
 from wisesr_cli.results import Finding, Level
 
+FEW_IMAGES = 10  # of a class, to train on
+SMALL_SPLIT = 100  # images; of fewer, an accuracy near 80 % is known to 8 points at best
 WARNED_IMBALANCE = 10  # largest class by smallest class, from which on there is a warning
 
 
@@ -81,6 +83,27 @@ def _check_classes(case: Case) -> Iterator[Finding]:
         advice = "consider train.class_weights: balanced and judge by balanced_accuracy"
         relation = f"has {ratio:.0f} times the images of the smallest ({smallest})"
         yield Finding("warn", "imbalance", f"the largest class ({largest}) {relation}: {advice}", int(ratio))
+
+
+def _check_counts(case: Case) -> Iterator[Finding]:
+    index = case.training_index()
+    counts = index.counts("train")
+    few = [name for name, count in zip(index.class_names, counts, strict=True) if 0 < count < FEW_IMAGES]
+    if few:
+        shown = text.joined(few[:5]) + (", ..." if len(few) > 5 else "")
+        kinds = text.counted(len(few), "class has", "classes have")
+        message = f"{kinds} fewer than {FEW_IMAGES} images to train on: {shown}; add images, or leave them out"
+        yield Finding("warn", "few-images", message, len(few))
+    for name, split in index.splits.items():
+        count = len(split)
+        if name == "train" or not 0 < count < SMALL_SPLIT:
+            continue
+        points = 100 * 1.96 * (0.8 * 0.2 / count) ** 0.5
+        message = (
+            f"{text.counted(count, f'{name} image')}: an accuracy of 80 % on them is known to {points:.0f} points "
+            "only, so that smaller differences tell nothing"
+        )
+        yield Finding("warn", "small-split", message, count)
 
 
 def _check_validation(case: Case) -> Iterator[Finding]:
@@ -179,6 +202,7 @@ def _decode_all(case: Case) -> list[tuple[str, str]]:
 CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _check_layout,
     _check_classes,
+    _check_counts,
     _check_validation,
     _check_readable,
     _check_duplicates,

@@ -23,6 +23,7 @@ from wisesr_cli.engines.engine import Engine, padded_logits
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.evaluation.folder import evaluation_folder
 from wisesr_cli.evaluation.metrics import compute_metrics, most_confused, reliability_bins, softmax, worst_mistakes
+from wisesr_cli.evaluation.verdict import Training, training_of, with_verdict
 from wisesr_cli.listening import Listener
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.image_sizes import ImageSize
@@ -146,7 +147,8 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         paths = tuple(subject.index.splits[subject.split].paths[position] for position in pixels.kept)
         answers = Answers(paths, labels, scored.probabilities)
         unreadable = len(subject.index.splits[subject.split]) - len(paths)
-        evaluation = _evaluation(scored, answers, str(output), subject.results_name, unreadable)
+        metrics = with_verdict(scored.metrics, scored.probabilities, _training_behind(run, subject, scored.metrics))
+        evaluation = _evaluation(metrics, answers, str(output), subject.results_name, unreadable)
         _write(output, evaluation, answers)
         if write_beside is not None:
             name, info = chosen.name, engine.info
@@ -157,16 +159,23 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
 
 
 def evaluate_pixels(
-    engine: Engine, pixels: DecodedImages, labels: NDArray[np.int64], *, batch_size: int, listener: Listener
+    engine: Engine,
+    pixels: DecodedImages,
+    labels: NDArray[np.int64],
+    *,
+    batch_size: int,
+    listener: Listener,
+    chosen: NDArray[np.int64] | None = None,
 ) -> Scored:
-    """Return the metrics of a model on images with labels, int64 (examples,)."""
-    logits = np.empty((len(pixels), len(engine.info.class_names)), np.float32)
-    with listener.progress("evaluating", len(pixels)) as progress:
-        for start in range(0, len(pixels), batch_size):
-            chosen = np.arange(start, min(start + batch_size, len(pixels)))
-            logits[chosen] = padded_logits(engine, pixels.batch(chosen), batch_size)
-            progress.advance(len(chosen))
-    return Scored(compute_metrics(logits, labels, engine.info.class_names), softmax(logits))
+    """Return the metrics of a model on images with labels, int64 (images,); on those at `chosen` (None: all)."""
+    rows = np.arange(len(pixels)) if chosen is None else chosen
+    logits = np.empty((len(rows), len(engine.info.class_names)), np.float32)
+    with listener.progress("evaluating", len(rows)) as progress:
+        for start in range(0, len(rows), batch_size):
+            some = rows[start : start + batch_size]
+            logits[start : start + len(some)] = padded_logits(engine, pixels.batch(some), batch_size)
+            progress.advance(len(some))
+    return Scored(compute_metrics(logits, labels[rows], engine.info.class_names), softmax(logits))
 
 
 def choose_subject(
@@ -231,14 +240,21 @@ def _data_root(run: Located) -> str:
     return find_layout(run.data).root
 
 
-def _evaluation(scored: Scored, answers: Answers, output_dir: str, split: str, unreadable: int) -> Evaluation:
-    metrics = scored.metrics
+def _training_behind(run: Located, subject: Subject, metrics: Metrics) -> Training | None:
+    """Return what is known of the training of a model that was evaluated on a subject."""
+    training = training_of(run)
+    if training is None or not (subject.is_own and subject.split == "train"):
+        return training
+    return replace(training, train_accuracy=metrics.top1_accuracy)
+
+
+def _evaluation(metrics: Metrics, answers: Answers, output_dir: str, split: str, unreadable: int) -> Evaluation:
     return Evaluation(
         split=split,
         metrics=metrics,
         most_confused=most_confused(metrics),
-        worst_mistakes=worst_mistakes(answers.paths, answers.labels, scored.probabilities, metrics.classes),
-        reliability=reliability_bins(scored.probabilities, answers.labels),
+        worst_mistakes=worst_mistakes(answers.paths, answers.labels, answers.probabilities, metrics.classes),
+        reliability=reliability_bins(answers.probabilities, answers.labels),
         output_dir=output_dir,
         unreadable=unreadable,
     )

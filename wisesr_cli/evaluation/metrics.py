@@ -59,13 +59,16 @@ def compute_metrics(logits: Floats, labels: npt.ArrayLike, class_names: Sequence
     Without examples every metric is None. Raises `errors.DataError` for logits that are not finite.
     """
     outcomes = collect_outcomes(logits, labels, classes=len(class_names))
-    values = {name: metric.compute(outcomes) if len(outcomes.labels) else None for name, metric in METRICS.items()}
+    values: dict[str, Any] = {
+        name: metric.compute(outcomes) if len(outcomes.labels) else None for name, metric in METRICS.items()
+    }
     return Metrics(
         examples=len(outcomes.labels),
         **values,
         classes=tuple(class_names),
         per_class=_class_metrics(outcomes.confusion, class_names),
         confusion_matrix=tuple(tuple(row) for row in outcomes.confusion.tolist()),
+        interval=wilson_interval(int(outcomes.confusion.trace()), len(outcomes.labels)),
     )
 
 
@@ -193,7 +196,7 @@ def wilson_interval(correct: int, examples: int, *, confidence: float = 0.95) ->
     middle = fraction + z**2 / (2 * examples)
     half = z * math.sqrt(fraction * (1 - fraction) / examples + z**2 / (4 * examples**2))
     low, high = ((middle + sign * half) / (1 + z**2 / examples) for sign in (-1, 1))
-    return max(0.0, low), min(1.0, high)
+    return max(0.0, min(low, fraction)), min(1.0, max(high, fraction))  # rounding may pass the fraction itself
 
 
 def most_confused(metrics: Metrics, *, limit: int = 10) -> tuple[ConfusedPair, ...]:

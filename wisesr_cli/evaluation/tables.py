@@ -29,6 +29,14 @@ def metrics_rows(metrics: Metrics) -> list[tuple[str, float | int | None]]:
     return [(name, getattr(metrics, name)) for name in ("examples", *_METRIC_NAMES, "log_loss", "ece")]
 
 
+def verdict_grid(metrics: Metrics) -> Grid:
+    """Return what the metrics mean, a row per sentence, and below it the command to try next."""
+    rows: list[tuple[str, str]] = []
+    for row in metrics.verdict:
+        rows += [(row.level.upper(), row.message), *([("", f"try: {row.command}")] if row.command else [])]
+    return Grid("Verdict", texts("", ""), tuple(rows))
+
+
 def per_class_grid(metrics: Metrics) -> Grid:
     """Return precision, recall and F1 of every class."""
     columns = (*texts("class"), *numbers("support", "precision", "recall", "F1"))
@@ -55,4 +63,4 @@ def evaluation_grids(evaluation: Evaluation) -> list[Grid]:
         grids.append(Grid("Most confused", columns, pairs))
         shown = (*texts("image", "class", "taken for"), *numbers("score", "true class"))
         grids.append(Grid("Worst mistakes", shown, mistakes))
-    return grids
+    return [*grids, verdict_grid(evaluation.metrics)]

@@ -13,11 +13,10 @@ from pathlib import Path
 
 from wisesr_cli.errors import WisesrError
 from wisesr_cli.evaluation.evaluate import Evaluated
-from wisesr_cli.evaluation.metrics import wilson_interval
 from wisesr_cli.listening import Progress
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import write_text
-from wisesr_cli.report.facts import cautions, data_table, describe, read_run_files, shorten_path
+from wisesr_cli.report.facts import cautions, data_table, describe, read_run_files, shorten_path, verdict_of
 from wisesr_cli.report.page import render
 from wisesr_cli.report.pictures import LARGE_SIDE, SMALL_SIDE, thumbnails, tinted_map
 from wisesr_cli.report.records import Card, Example, ReportContent, Thumbnail
@@ -48,7 +47,6 @@ def gather(evaluated: Evaluated) -> ReportContent:
     if reason:
         listener.warn(f"the report has no contribution maps: {reason}")
         files.left_out.append(f"Contribution maps: {reason}")
-    interval = wilson_interval(sum(row.is_right for row in examples), len(examples))
     shown = _within(cards, CARDS_BYTES)
     if len(shown) < len(cards):
         files.left_out.append(
@@ -57,9 +55,9 @@ def gather(evaluated: Evaluated) -> ReportContent:
     content = ReportContent(
         title=evaluated.run.name,
         evaluation=evaluation,
-        interval=interval,
         facts=tuple(describe(evaluated)),
-        cautions=tuple(cautions(evaluation.metrics, interval, evaluated.subject)),
+        verdict=verdict_of(evaluated),
+        cautions=tuple(cautions(evaluation.metrics, evaluated.subject)),
         left_out=tuple(files.left_out),
         data=data_table(evaluated, files),
         mistakes=tuple(card for card in shown if not card.example.is_right),

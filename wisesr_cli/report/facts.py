@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from wisesr_cli.config.schema import dump_yaml
 from wisesr_cli.data.index import DatasetIndex
-from wisesr_cli.display.grid import percent
 from wisesr_cli.engines.choose import EngineName
 from wisesr_cli.errors import RunError
 from wisesr_cli.evaluation.evaluate import Evaluated, Subject
 from wisesr_cli.report.records import DataTable
-from wisesr_cli.results import EpochResult, Evaluation, Metrics
+from wisesr_cli.results import EpochResult, Evaluation, Metrics, Verdict
 from wisesr_cli.run.names import CONFIG, ENVIRONMENT, HISTORY, SPLITS
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import counted, visible
@@ -95,6 +94,15 @@ def shorten_path(message: str, run: Run) -> str:
     return message.replace(f"{visible(run.path)}/", "")
 
 
+def verdict_of(evaluated: Evaluated) -> tuple[Verdict, ...]:
+    """Return the verdict, its commands without the folders that the run lies in."""
+    folder = f"{evaluated.run.run.path.parent}/"
+    return tuple(
+        replace(row, command=row.command.replace(folder, "\u2026/")) if row.command and folder[0] == "/" else row
+        for row in evaluated.evaluation.metrics.verdict
+    )
+
+
 def data_table(evaluated: Evaluated, files: RunFiles) -> DataTable:
     """Return the images of every class in the run's splits, and in the folder that was judged on instead."""
     columns = dict(files.splits)
@@ -129,19 +137,12 @@ def _unreadable(index: DatasetIndex, evaluation: Evaluation) -> str:
     return "; ".join([f"{counted(count, 'image')} left out", *named])
 
 
-def cautions(metrics: Metrics, interval: tuple[float, float] | None, subject: Subject) -> Iterator[str]:
-    """Give what a reader should know before trusting the figures; `interval` is that of the top-1 accuracy."""
-    if interval is None:
+def cautions(metrics: Metrics, subject: Subject) -> Iterator[str]:
+    """Give what a reader should know before trusting the figures."""
+    if metrics.interval is None:
         return
-    yield (
-        f"Top-1 accuracy is {percent(metrics.top1_accuracy)} on {counted(metrics.examples, 'image')}. "
-        f"On all images of the same kind it may lie anywhere from {percent(interval[0])} to {percent(interval[1])} "
-        "(95 % interval, Wilson). That does not cover training again with another seed, nor images of another kind."
-    )
+    yield "The interval does not cover training again with another seed, nor images of another kind."
     support = np.array([row.support for row in metrics.per_class])
-    most = int(support.argmax())
-    share = percent(float(support[most] / metrics.examples))
-    yield f"Always answering \u201c{visible(metrics.classes[most])}\u201d would be right for {share} of them."
     if subject.is_own and subject.split == "validation":
         yield "The best epoch was chosen on these images: on new ones expect somewhat less."
     if subject.is_own and subject.split == "train":

@@ -170,7 +170,7 @@ def _figure(metrics: Metrics, field: str) -> Figure:
 
 def _tiles(content: ReportContent) -> list[Figure]:
     metrics = content.evaluation.metrics
-    low, high = map(percent, content.interval or (None, None))
+    low, high = map(percent, content.evaluation.metrics.interval or (None, None))
     wrong = metrics.examples - sum(metrics.confusion_matrix[label][label] for label in range(len(metrics.classes)))
     return [
         Figure("Top-1 accuracy", percent(metrics.top1_accuracy), f"95 % interval {low} to {high}"),

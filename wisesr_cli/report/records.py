@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wisesr_cli.results import Contribution, EpochResult, Evaluation
+from wisesr_cli.results import Contribution, EpochResult, Evaluation, Verdict
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class ReportContent:
 
     title: str
     evaluation: Evaluation
-    interval: tuple[float, float] | None  # 95 %, of the top-1 accuracy
     facts: tuple[tuple[str, str], ...]
+    verdict: tuple[Verdict, ...]
     cautions: tuple[str, ...]
     left_out: tuple[str, ...]
     data: DataTable

@@ -6,15 +6,18 @@ import math
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wisesr_cli.config.schema import Config
 from wisesr_cli.config.training import PhaseConfig, position_warning
+from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.display.plots import plot_learning_curves
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.errors import DataError, RunError
 from wisesr_cli.evaluation.evaluate import evaluate_pixels
+from wisesr_cli.evaluation.verdict import Training, with_verdict
 from wisesr_cli.exporting.best_litert import has_litert, keep_litert
 from wisesr_cli.listening import Listener, TrainingListener, TrainingPlan
 from wisesr_cli.machine import keras_start
@@ -40,6 +43,7 @@ from wisesr_cli.training.trainer import Arrays, Trainer
 
 SMALL_DATA = 5_000  # images; below, a large network from random weights learns little
 LARGE_BACKBONE = 1_000_000  # parameters
+SAMPLED_IMAGES = 256  # of the training images, on which a model that disappoints is evaluated, too
 MAX_RELOAD_DIFFERENCE = 1e-4  # of logits
 
 
@@ -213,7 +217,7 @@ def _finish(
     engine = KerasEngine(check_model(run.best)) if progress.best_epoch is not None else None
     if engine is not None:
         trainer.examples.open_at(engine.info.image_size, listener)
-    if engine is not None and (metrics := _metrics(trainer, engine, listener)) is not None:
+    if engine is not None and (metrics := _metrics(trainer, run, engine, listener)) is not None:
         run.write_metrics(metrics)
     if progress.history:
         make_folder(run.plots)
@@ -241,15 +245,23 @@ def _result(
     )
 
 
-def _metrics(trainer: Trainer, engine: KerasEngine, listener: Listener) -> Metrics | None:
-    """Return the metrics of a model on the validation images, or None without any."""
-    examples = trainer.examples
+def _metrics(trainer: Trainer, run: Run, engine: KerasEngine, listener: Listener) -> Metrics | None:
+    """Return the metrics of the best model on the validation images, with their verdict, or None without any."""
+    examples, batch_size = trainer.examples, trainer.config.train.batch_size
     if examples.validation is None:
         return None
     labels = examples.labels("validation")
-    return evaluate_pixels(
-        engine, examples.validation, labels, batch_size=trainer.config.train.batch_size, listener=listener
-    ).metrics
+    scored = evaluate_pixels(engine, examples.validation, labels, batch_size=batch_size, listener=listener)
+    counts = tuple(examples.index.counts("train").tolist())
+    progress = trainer.progress
+    training = Training(str(run.path), trainer.config, tuple(progress.history), progress.best_epoch, counts)
+    if training.falls_behind(scored.metrics):
+        chosen = epoch_order(len(examples.train), seed=trainer.config.seed, epoch=0)[:SAMPLED_IMAGES]
+        on_training = evaluate_pixels(
+            engine, examples.train, examples.labels("train"), batch_size=batch_size, listener=listener, chosen=chosen
+        )
+        training = replace(training, train_accuracy=on_training.metrics.top1_accuracy)
+    return with_verdict(scored.metrics, scored.probabilities, training)
 
 
 def try_one_step(

@@ -1,0 +1,281 @@
+"""What the figures of a model mean, in sentences, each with the one command to try next.
+
+To add a sentence: a function from `Case` to a `Verdict` or None, and a row in `VERDICTS`. Terminal, JSON and report
+show what it returns.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.config.schema import Config
+from wisesr_cli.display.grid import percent
+from wisesr_cli.errors import WisesrError
+from wisesr_cli.models.backbones import row_of
+from wisesr_cli.results import EpochResult, Level, Metrics, Verdict
+from wisesr_cli.run.located import Located
+from wisesr_cli.run.names import CONFIG
+from wisesr_cli.text import counted, joined, visible
+
+FEW_TRAINING_IMAGES = 5_000  # below, a network from random weights learns little
+GOOD_ACCURACY = 0.95  # from here on, nothing is said about how to train better
+OVERFITTING_GAP = 0.15  # of top-1 accuracy, training minus validation
+STATISTICS_GAP = 0.2  # of top-1 accuracy on training images, in training minus in evaluation
+IMBALANCE = 3.0  # largest class by smallest class, from where weights per class may help
+MIN_LOSS_DROP = 0.02  # of the loss of the first epoch
+SHORT_HISTORY = 4  # epochs; of fewer nothing can be read
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training of a model: its config, epochs, and images per class.
+
+    `train_accuracy` is the top-1 accuracy that the best model was evaluated at on training images; None: it was not.
+    """
+
+    run_dir: str
+    config: Config
+    history: tuple[EpochResult, ...]
+    best_epoch: int | None
+    class_counts: tuple[int, ...]
+    train_accuracy: float | None = None
+
+    @property
+    def best(self) -> EpochResult | None:
+        """The epoch of the model."""
+        return next((row for row in self.history if row.epoch == self.best_epoch), None)
+
+    @property
+    def starts_at_random(self) -> bool:
+        """Whether its backbone started from random weights."""
+        return self.config.model.weights is None
+
+    def falls_behind(self, metrics: Metrics) -> bool:
+        """Whether the model does so much worse than in training that its statistics may be wrong."""
+        if self.best is None or metrics.top1_accuracy is None:
+            return False
+        return self.best.top1_accuracy - metrics.top1_accuracy >= STATISTICS_GAP
+
+    def again(self, *options: str) -> str:
+        """Return the command that trains anew with other options."""
+        return shlex.join(["wisesr", "train", f"{self.run_dir}/{CONFIG}", *options])
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a verdict is about: metrics, the highest probability of every example, and the training, if known."""
+
+    metrics: Metrics
+    confidences: NDArray[np.float64]  # (examples,)
+    training: Training | None
+
+    @property
+    def accuracy(self) -> float:
+        """The top-1 accuracy."""
+        assert self.metrics.top1_accuracy is not None, "there are examples"
+        return self.metrics.top1_accuracy
+
+    @property
+    def support(self) -> NDArray[np.int64]:
+        """How many examples each class has."""
+        return np.array([row.support for row in self.metrics.per_class])
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """How often each class was predicted."""
+        counts: NDArray[np.int64] = np.array(self.metrics.confusion_matrix, dtype=np.int64).sum(axis=0)
+        return counts
+
+    @property
+    def most_frequent(self) -> float:
+        """The accuracy of always naming the most frequent class."""
+        return float(self.support.max() / self.metrics.examples)
+
+
+def with_verdict(metrics: Metrics, probabilities: NDArray[np.float64], training: Training | None) -> Metrics:
+    """Return the metrics with their verdict; without examples there is none.
+
+    `probabilities` are those of the examples, (examples, classes).
+    """
+    if not metrics.examples:
+        return metrics
+    case = Case(metrics, probabilities.max(axis=1), training)
+    found = (judge(case) for judge in VERDICTS)
+    return replace(metrics, verdict=tuple(verdict for verdict in found if verdict is not None))
+
+
+def training_of(run: Located) -> Training | None:
+    """Return what the run directory of a model tells of its training, or None where that is missing or damaged."""
+    if not run.is_complete:
+        return None
+    try:
+        names, counts = run.run.read_classes(), dict.fromkeys(run.run.read_classes(), 0)
+        for _, label, split in run.run.read_splits():
+            if split == "train" and label in counts:
+                counts[label] += 1
+        history = run.run.read_history()
+        return Training(str(run.run.path), run.config, history, run.info.epoch, tuple(counts[name] for name in names))
+    except WisesrError:
+        return None
+
+
+def _accuracy(case: Case) -> Verdict:
+    metrics, training = case.metrics, case.training
+    assert metrics.interval is not None, "there are examples"
+    low, high = (percent(value) for value in metrics.interval)
+    name = visible(metrics.classes[int(case.support.argmax())])
+    message = (
+        f"top-1 accuracy {percent(case.accuracy)} on {counted(metrics.examples, 'image')} (95 % interval {low} to "
+        f"{high}); chance is {percent(1 / len(metrics.classes))}, always naming '{name}' would be right for "
+        f"{percent(case.most_frequent)}"
+    )
+    level: Level = "pass"
+    if case.accuracy <= case.most_frequent:
+        level, message = "fail", f"{message}: the model has learned nothing that helps"
+    elif metrics.interval[0] <= case.most_frequent:
+        level, message = "warn", f"{message}: it may be no better than that"
+    command = None if level == "pass" or training is None else f"wisesr check {training.run_dir}/{CONFIG}"
+    return Verdict("accuracy", level, message, command)
+
+
+def _one_label(case: Case) -> Verdict | None:
+    if np.count_nonzero(case.predicted) > 1 or np.count_nonzero(case.support) == 1:
+        return None
+    name = visible(case.metrics.classes[int(case.predicted.argmax())])
+    rate = _learning_rate(case.training, 0.1)
+    return Verdict("one-label", "fail", f"the model calls every image '{name}'", rate)
+
+
+def _equal_scores(case: Case) -> Verdict | None:
+    chance = 1 / len(case.metrics.classes)
+    highest = float(np.quantile(case.confidences, 0.95))
+    if highest >= chance + 0.1 * (1 - chance):
+        return None
+    message = f"the scores of all classes are nearly equal: the best label of an image has {percent(highest)} or less"
+    return Verdict("equal-scores", "warn", message, _learning_rate(case.training, 10))
+
+
+def _never_predicted(case: Case) -> Verdict | None:
+    missing = np.flatnonzero((case.support > 0) & (case.predicted == 0))
+    if not missing.size or np.count_nonzero(case.predicted) == 1:
+        return None
+    names = [case.metrics.classes[label] for label in missing]
+    shown = joined(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")
+    message = f"{counted(len(names), 'class is', 'classes are')} never predicted: {shown}"
+    training, command = case.training, None
+    if training is not None:
+        counts = training.class_counts
+        if training.config.train.class_weights == "none" and max(counts) >= IMBALANCE * max(1, min(counts)):
+            command = training.again("-s", "train.class_weights=balanced")
+        else:
+            command = shlex.join(["wisesr", "evaluate", training.run_dir, "--report"])
+    return Verdict("never-predicted", "warn", message, command)
+
+
+def _overfitting(case: Case) -> Verdict | None:
+    training = case.training
+    best = training.best if training is not None else None
+    if training is None or best is None or best.val_top1_accuracy is None:
+        return None
+    if best.top1_accuracy - best.val_top1_accuracy < OVERFITTING_GAP or best.val_top1_accuracy >= GOOD_ACCURACY:
+        return None
+    message = (
+        f"epoch {best.epoch} reached {percent(best.top1_accuracy)} on the training images and "
+        f"{percent(best.val_top1_accuracy)} on validation: the model knows its images by heart"
+    )
+    config = training.config
+    if config.augment == "none":
+        command = training.again("-s", "augment=light")
+    elif config.model.head.dropout < 0.5:
+        command = training.again("-s", "model.head.dropout=0.5")
+    else:
+        command = training.again("-s", "train.optimizer.weight_decay=0.01")
+    return Verdict("overfitting", "warn", message, command)
+
+
+def _statistics(case: Case) -> Verdict | None:
+    training = case.training
+    best = training.best if training is not None else None
+    if training is None or best is None or training.train_accuracy is None:
+        return None
+    if best.top1_accuracy - training.train_accuracy < STATISTICS_GAP:
+        return None
+    message = (
+        f"on its own training images the saved model is right for {percent(training.train_accuracy)}, in training it "
+        f"was for {percent(best.top1_accuracy)}: its batch norm does not fit its weights"
+    )
+    return Verdict("statistics", "fail", message, training.again("-b", str(2 * training.config.train.batch_size)))
+
+
+def _still_improving(case: Case) -> Verdict | None:
+    training = case.training
+    if training is None or case.accuracy >= GOOD_ACCURACY or len(training.history) < SHORT_HISTORY:
+        return None
+    last, before = training.history[-1], training.history[-1 - max(1, len(training.history) // 5)]
+    epochs = training.config.train.epochs
+    if last.epoch != epochs or training.best_epoch != last.epoch or last.val_loss is None or before.val_loss is None:
+        return None
+    if last.val_loss > 0.98 * before.val_loss:
+        return None
+    message = f"the last of {counted(epochs, 'epoch')} was the best, and the validation loss still fell"
+    command = shlex.join(["wisesr", "train", training.run_dir, "--resume", "--epochs", str(2 * epochs)])
+    return Verdict("still-improving", "warn", message, command)
+
+
+def _best_first(case: Case) -> Verdict | None:
+    training = case.training
+    if training is None or training.best_epoch != 1 or len(training.history) < SHORT_HISTORY:
+        return None
+    message = f"the first of {counted(len(training.history), 'epoch')} was the best: training made the model worse"
+    return Verdict("best-first", "warn", message, _learning_rate(training, 0.1))
+
+
+def _loss_did_not_move(case: Case) -> Verdict | None:
+    training = case.training
+    if training is None or len(training.history) < 2:
+        return None
+    first, least = training.history[0].loss, min(row.loss for row in training.history)
+    if first - least >= MIN_LOSS_DROP * first:
+        return None
+    message = f"the training loss did not move: {first:.4f} in the first epoch, {least:.4f} at its least"
+    return Verdict("loss-did-not-move", "fail", message, _learning_rate(training, 10))
+
+
+def _random_weights(case: Case) -> Verdict | None:
+    training = case.training
+    if training is None or not training.starts_at_random or case.accuracy >= GOOD_ACCURACY:
+        return None
+    images = sum(training.class_counts)
+    if images >= FEW_TRAINING_IMAGES:
+        return None
+    backbone = training.config.model.backbone
+    message = f"{backbone} started from random weights on {counted(images, 'training image')}"
+    if row_of(backbone).from_scratch:
+        return Verdict("random-weights", "warn", f"{message}: ImageNet weights need far fewer", "wisesr weights list")
+    return Verdict("random-weights", "warn", message, training.again("-s", "model.weights=imagenet"))
+
+
+def _learning_rate(training: Training | None, factor: float) -> str | None:
+    """Return the command that trains with a learning rate that many times as large."""
+    if training is None:
+        return None
+    return training.again("--learning-rate", f"{factor * training.config.train.optimizer.learning_rate:.3g}")
+
+
+VERDICTS: tuple[Callable[[Case], Verdict | None], ...] = (
+    _accuracy,
+    _one_label,
+    _equal_scores,
+    _never_predicted,
+    _overfitting,
+    _statistics,
+    _loss_did_not_move,
+    _best_first,
+    _still_improving,
+    _random_weights,
+)
