@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_line import SMALL, Answer, CommandLine, Trained, make_photos
+from command_line import QUICK, SMALL, Answer, CommandLine, Trained, make_photos
 from disk_events import hearing
 from quick_trainings import files_of, line, resumed
 from reliability import Seen
@@ -82,7 +82,17 @@ def test_epochs_may_grow_and_the_run_may_move(
     assert "from here on, the learning rate follows the schedule of 3 epochs" in notes
     assert "going on after epoch 2 of 3" in notes
     assert [row["epoch"] for row in read_history(run)] == ["1", "2", "3"]
+    assert "learning rate of the epochs to come is below" not in answer.err
     seen("epochs 2 -> 3: exit 0, schedule of 3 epochs said")
+
+
+def test_more_epochs_at_a_rate_near_zero_are_warned_of(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+    schedule = ("-s", "train.schedule={name: exponential, decay_rate: 1e-3, decay_epochs: 1, staircase: true}")
+    words = ("train", trained.photos, *QUICK, "-o", tmp_path, "--name", "run", *schedule)
+    wisesr(*words, "--epochs", "1").worked()
+    answer = wisesr(*words, "--epochs", "2", "--resume").worked()
+    assert "the learning rate of the epochs to come is below 1% of its start" in answer.err
+    assert f"wisesr train {tmp_path}/run/config.yaml -s model.weights={tmp_path}/run" in answer.err
 
 
 @pytest.mark.reliability(27)

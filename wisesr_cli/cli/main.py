@@ -15,6 +15,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from wisesr_cli.cli import words
 from wisesr_cli.errors import INTERRUPTED, PIPE_CLOSED, ConfigError, WisesrError, machine_error
 from wisesr_cli.text import nearest, visible
 
@@ -51,6 +52,12 @@ class LazyGroup(TyperGroup):
         command.name = cmd_name
         return command
 
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Take `help COMMAND` for `COMMAND --help`, and `version` for `--version`."""
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        return super().parse_args(ctx, ["--version"] if args == ["version"] else args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find a command, or say which one was probably meant."""
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
@@ -64,7 +71,12 @@ class LazyGroup(TyperGroup):
 
 
 app = typer.Typer(
-    cls=LazyGroup, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True
+    cls=LazyGroup,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},  # every command has those of the group
 )
 
 
@@ -179,4 +191,6 @@ def _show_usage_error(error: Any, debug: bool) -> int:
         print(message)
         return 2
     where = context.command_path if context is not None else "wisesr"
+    if meant := words.translation(error):
+        message = meant
     return _fail(f"{visible(message)} See '{where} --help'.", error.exit_code, debug)

@@ -32,8 +32,39 @@ OtherImageSize = Annotated[
     str | None,
     typer.Option("--image-size", metavar="SIZE", help="Pixels, when not those of the training: 288, or 224x320."),
 ]
-BackboneName = Annotated[str | None, typer.Option("--backbone", help="A keras.applications name, or compact.")]
-HeadName = Annotated[str | None, typer.Option("--head", help="gap, gmp, depthwise, wise, flatten or fc.")]
+
+
+def _backbones() -> list[str]:
+    from wisesr_cli.models.backbones import BACKBONES
+
+    return list(BACKBONES)
+
+
+BackboneName = Annotated[
+    str | None,
+    typer.Option("--backbone", help="A keras.applications name, or compact.", autocompletion=_backbones),
+]
+HeadName = Annotated[
+    str | None,
+    typer.Option(
+        "--head",
+        help="gap, gmp, depthwise, wise, flatten or fc.",
+        autocompletion=lambda: ["gap", "gmp", "depthwise", "wise", "flatten", "fc"],
+    ),
+]
+Freeze = Annotated[
+    Literal["backbone", "none"] | None,
+    typer.Option("--freeze", help="One phase: backbone trains the head alone, none everything."),
+]
+Augment = Annotated[
+    Literal["none", "light", "paper"] | None, typer.Option("--augment", help="Random changes of training images.")
+]
+Optimizer = Annotated[Literal["sgd", "adam", "adamw"] | None, typer.Option("--optimizer", help="The optimizer.")]
+Schedule = Annotated[
+    Literal["constant", "cosine", "exponential"] | None,
+    typer.Option("--schedule", help="How the learning rate changes."),
+]
+Dropout = Annotated[float | None, typer.Option("--dropout", help="Fraction of the feature vector that training drops.")]
 LearningRate = Annotated[float | None, typer.Option("--learning-rate", "--lr", help="Base learning rate.")]
 Precision = Annotated[
     Literal["float32", "mixed_float16", "mixed_bfloat16"] | None, typer.Option("--precision", help="Arithmetic.")
@@ -64,6 +95,9 @@ Trackers = Annotated[
     typer.Option("--tracker", metavar="NAME", help="Tell an experiment tracker, mlflow or wandb; repeatable."),
 ]
 
+FROZEN_EPOCHS = 20
+FROZEN_LEARNING_RATE = 1e-2  # a head alone takes larger steps than a network
+
 NAMED_OPTIONS: dict[str, tuple[str, ...]] = {
     "data": ("data", "dir"),
     "output-dir": ("output_dir",),
@@ -74,6 +108,11 @@ NAMED_OPTIONS: dict[str, tuple[str, ...]] = {
     "image-size": ("data", "image_size"),
     "backbone": ("model", "backbone"),
     "head": ("model", "head", "name"),
+    "dropout": ("model", "head", "dropout"),
+    "augment": ("augment",),
+    "freeze": ("train", "phases"),
+    "optimizer": ("train", "optimizer", "name"),
+    "schedule": ("train", "schedule", "name"),
     "learning-rate": ("train", "optimizer", "learning_rate"),
     "precision": ("train", "precision"),
     "tracker": ("train", "trackers"),
@@ -125,8 +164,17 @@ def overrides(settings: Sequence[str] | None, **named: Any) -> list[Override]:
     for option, value in named.items():
         name = option.replace("_", "-")
         if value is not None:
-            result.append(Override(NAMED_OPTIONS[name], value, f"--{name}"))
+            given = _phases(value, named) if name == "freeze" else value
+            result.append(Override(NAMED_OPTIONS[name], given, f"--{name}"))
     return result
+
+
+def _phases(freeze: str, named: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the one phase that `--freeze` asks for; its length is that of `--epochs`, where that is given."""
+    phase: dict[str, Any] = {"epochs": named.get("epochs") or FROZEN_EPOCHS, "freeze": freeze}
+    if freeze == "backbone" and named.get("learning_rate") is None:
+        phase["learning_rate"] = FROZEN_LEARNING_RATE
+    return [phase]
 
 
 def command_without(*dropped: str, flags: Sequence[str] = (), add: Sequence[str] = ()) -> str:

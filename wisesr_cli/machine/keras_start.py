@@ -43,6 +43,9 @@ class Device:
         return f"{self.kind.upper()}: {self.name} ({self.reason})"
 
 
+BACKEND_TITLES = {"tensorflow": "TensorFlow", "jax": "JAX"}
+
+
 def backend_name() -> str:
     """Return the Keras backend: TensorFlow unless KERAS_BACKEND is jax."""
     name = os.environ.get("KERAS_BACKEND") or "tensorflow"

@@ -128,7 +128,8 @@ def check_resumable(
     differences += data_differences
     if before.backend != now.backend:
         differences.append(f"backend: {before.backend} -> {now.backend}")
-    for package in sorted(before.versions.keys() | now.versions.keys()):
+    unused = {"jax", "tensorflow"} - {now.backend}
+    for package in sorted((before.versions.keys() | now.versions.keys()) - unused):
         old, new = before.versions.get(package), now.versions.get(package)
         if old != new:
             differences.append(f"{package}: {old or 'absent'} -> {new or 'absent'}")

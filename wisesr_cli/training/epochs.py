@@ -44,6 +44,7 @@ class EpochKeeper(keras.callbacks.Callback):
         self.channel = trainer.distribution.channel
         self.phase, self.first_epoch_of_phase = 1, 0
         self.steps_done = 0
+        self.label, self.is_compiled = "", False
         self.unchecked: tuple[int, Any] | None = None  # a step, and its loss, which may still be pending
         self.epoch_started = 0.0
         self._show()
@@ -67,6 +68,7 @@ class EpochKeeper(keras.callbacks.Callback):
     def begin_phase(self, number: int, first_epoch: int) -> None:
         """Set the current phase and its first epoch (from 0)."""
         self.phase, self.first_epoch_of_phase = number, first_epoch
+        self.is_compiled = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Write a state before the first epoch, so that training can be resumed at any time."""
@@ -77,7 +79,9 @@ class EpochKeeper(keras.callbacks.Callback):
         """Set the epoch's random state, which depends on seed and epoch only."""
         self.trainer.begin_epoch(epoch)
         self.epoch_started = time.monotonic()
-        self.bar.describe(f"epoch {epoch + 1}/{self.trainer.config.train.epochs}")
+        self.label = f"epoch {epoch + 1}/{self.trainer.config.train.epochs}"
+        # The first step of a phase traces and compiles, which takes many times as long as a step.
+        self.bar.describe(self.label if self.is_compiled else "compiling the training step, 10 to 60 s")
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Check the previous step's loss, and whether to stop.
@@ -85,6 +89,9 @@ class EpochKeeper(keras.callbacks.Callback):
         Reading a loss waits for its step; reading the previous one keeps the GPU busy with the current step.
         """
         self.steps_done += 1
+        if not self.is_compiled:
+            self.is_compiled = True
+            self.bar.describe(self.label)
         self.bar.advance()
         self._check_loss()
         self.unchecked = batch + 1, (logs or {}).get("loss", 0.0)

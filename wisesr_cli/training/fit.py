@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 import time
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wisesr_cli.config.schedules import learning_rates
 from wisesr_cli.config.schema import Config
 from wisesr_cli.config.training import PhaseConfig, position_warning
 from wisesr_cli.data.pixels import epoch_order
@@ -44,6 +46,7 @@ from wisesr_cli.training.trainer import Arrays, Trainer
 SMALL_DATA = 5_000  # images; below, a large network from random weights learns little
 LARGE_BACKBONE = 1_000_000  # parameters
 SAMPLED_IMAGES = 256  # of the training images, on which a model that disappoints is evaluated, too
+NEARLY_ZERO = 0.01  # of the first learning rate of a phase
 MAX_RELOAD_DIFFERENCE = 1e-4  # of logits
 
 
@@ -155,6 +158,7 @@ def _update_planned_epochs(trainer: Trainer, run: Run, listener: Listener) -> No
     progress, total = trainer.progress, trainer.config.train.epochs
     if total != progress.planned_epochs and total > progress.epoch:
         listener.note(f"from here on, the learning rate follows the schedule of {counted(total, 'epoch')}")
+        _warn_of_small_steps(trainer.config, run, progress.epoch, listener)
         progress.planned_epochs = total
         if progress.finished:
             progress.finished, progress.stopping_wait = False, 0
@@ -162,6 +166,19 @@ def _update_planned_epochs(trainer: Trainer, run: Run, listener: Listener) -> No
         run.write_config(trainer.config)
     if not progress.finished and total > progress.epoch:
         listener.note(f"going on after epoch {progress.epoch} of {total}")
+
+
+def _warn_of_small_steps(config: Config, run: Run, done: int, listener: Listener) -> None:
+    """Warn when the schedule leaves nearly no learning rate for the epochs after the first `done`."""
+    phase = config.phases[-1]
+    schedule = phase.schedule or config.train.schedule
+    rates = learning_rates(1.0, schedule, total_epochs=phase.epochs, steps_per_epoch=1)
+    if rates[max(0, done - config.train.epochs + phase.epochs) :].max() < NEARLY_ZERO:
+        path, weights = shlex.quote(str(run.config_path)), shlex.quote(f"model.weights={run.path}")
+        listener.warn(
+            f"the learning rate of the epochs to come is below {NEARLY_ZERO:.0%} of its start: they will change "
+            f"little; to train on from these weights with a schedule of its own: wisesr train {path} -s {weights}"
+        )
 
 
 def _fit(

@@ -15,7 +15,7 @@ from wisesr_cli.config.schema import Config
 from wisesr_cli.errors import RunError
 from wisesr_cli.listening import Silent, TrainingListener
 from wisesr_cli.machine.files import TEMPORARY_PREFIX
-from wisesr_cli.machine.keras_start import Device, DeviceChoice
+from wisesr_cli.machine.keras_start import BACKEND_TITLES, Device, DeviceChoice, backend_name
 from wisesr_cli.machine.locks import locked
 from wisesr_cli.machine.stopping import Limits, StopRequest, stop_on_signals
 from wisesr_cli.processes.channel import Channel
@@ -92,7 +92,7 @@ def _train(
             examples = open_examples(loaded.config, listener, epoch=done, channel=channel)
             stack.callback(examples.close)
             with stop.deferred():
-                device, distribution = _start_devices(loaded.config, options, channel)
+                device, distribution = _start_devices(loaded.config, options, channel, listener)
                 from wisesr_cli.training import fit
 
             limits = Limits(stop, started, options.max_steps, options.time_limit_seconds)
@@ -122,8 +122,11 @@ def _begin_run(loaded: LoadedConfig, options: TrainingOptions, channel: Channel,
     return start, done
 
 
-def _start_devices(config: Config, options: TrainingOptions, channel: Channel) -> tuple[Device, Distribution]:
-    return start_devices(config.distribute, options.device, precision=config.train.precision, channel=channel)
+def _start_devices(
+    config: Config, options: TrainingOptions, channel: Channel, listener: TrainingListener
+) -> tuple[Device, Distribution]:
+    with listener.progress(f"starting {BACKEND_TITLES[backend_name()]}", None):
+        return start_devices(config.distribute, options.device, precision=config.train.precision, channel=channel)
 
 
 def _dry_run(
@@ -139,7 +142,7 @@ def _dry_run(
         examples = open_examples(loaded.config, listener, channel=channel)
         stack.callback(examples.close)
         with stop.deferred():
-            device, distribution = _start_devices(loaded.config, options, channel)
+            device, distribution = _start_devices(loaded.config, options, channel, listener)
             from wisesr_cli.training import fit
 
         return fit.try_one_step(loaded.config, examples, device, run, temporary, listener, distribution)

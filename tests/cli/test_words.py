@@ -1,0 +1,87 @@
+"""Help in every form, the words of other tools, and the named options of a training."""
+
+from __future__ import annotations
+
+import pytest
+from command_line import CommandLine
+
+from wisesr_cli.cli import options
+from wisesr_cli.cli.main import COMMANDS
+from wisesr_cli.cli.words import OPTIONS
+from wisesr_cli.config.reader import load_config
+
+
+@pytest.mark.parametrize("words", [("train",), ("config", "show")])
+def test_help_has_three_forms(wisesr: CommandLine, words: tuple[str, ...]) -> None:
+    expected = wisesr(*words, "--help").worked().out
+    assert expected.startswith(f"Usage: wisesr {' '.join(words)} ")
+    assert wisesr(*words, "-h").worked().out == wisesr("help", *words).worked().out == expected
+
+
+def test_help_and_version_are_words_too(wisesr: CommandLine) -> None:
+    assert wisesr("help").worked().out == wisesr("--help").worked().out
+    assert wisesr("version").worked().out == wisesr("--version").worked().out
+    wisesr("help", "trian").failed(2, "Did you mean 'train'?")
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        (("--imgsz", "64"), "Type --image-size SIZE."),
+        (("--batch", "8"), "Type --batch-size N."),
+        (("--lr0", "0.1"), "Type --learning-rate RATE."),
+        (("--model", "x"), "Type --backbone NAME"),
+        (("--patience", "3"), "Type -s train.early_stopping.patience=EPOCHS."),
+        (("epochs=2",), "Type --epochs 2."),
+        (("epochs=2", "imgsz=64"), "Type --epochs 2 --image-size 64."),
+        (("--learning-rat", "2"), "(Possible options: --learning-rate)"),
+        (("more",), "unexpected extra argument"),
+    ],
+)
+def test_the_words_of_other_tools_are_answered_with_ours(
+    wisesr: CommandLine, typed: tuple[str, ...], hint: str
+) -> None:
+    wisesr("train", "photos", *typed).failed(2, hint)
+
+
+def test_no_hint_names_an_option_that_exists_or_one_that_does_not(wisesr: CommandLine) -> None:
+    known = {word.strip(",") for command in COMMANDS for word in wisesr(command, "--help").out.split()}
+    assert not known & {name for name in OPTIONS if name not in ("--output",)}
+    assert {meant.split()[0] for meant in OPTIONS.values() if meant.startswith("--")} <= known
+
+
+def test_named_options_reach_their_keys() -> None:
+    given = {"dropout": 0.3, "augment": "none", "optimizer": "sgd", "schedule": "constant"}
+    config = load_config(None, options.overrides(None, **given)).config
+    assert (config.model.head.dropout, config.augment) == (0.3, "none")
+    assert (config.train.optimizer.name, config.train.schedule.name) == ("sgd", "constant")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"freeze": "backbone"}, (20, "backbone", 1e-2)),
+        ({"freeze": "backbone", "epochs": 7}, (7, "backbone", 1e-2)),
+        ({"freeze": "backbone", "learning_rate": 0.1}, (20, "backbone", None)),
+        ({"freeze": "none", "epochs": 7}, (7, "none", None)),
+    ],
+)
+def test_freeze_makes_one_phase(given: dict[str, object], expected: tuple[object, ...]) -> None:
+    (phase,) = load_config(None, options.overrides(None, **given)).config.phases
+    assert (phase.epochs, phase.freeze, phase.learning_rate) == expected
+
+
+@pytest.mark.parametrize(("option", "value"), [("head", "wise"), ("backbone", "MobileNetV2"), ("schedule", "cosine")])
+def test_values_are_completed(
+    option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from wisesr_cli.cli.main import run
+
+    line = f"wisesr train photos --{option} {value[:2]}"
+    monkeypatch.setenv("_WISESR_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", "4")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", line)
+    with pytest.raises(SystemExit):
+        run([])
+    assert value in capsys.readouterr().out.split()
