@@ -55,7 +55,15 @@ def caches_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
     """Keep every test's caches apart, and out of the user's home."""
     folder = tmp_path_factory.mktemp("caches")
     monkeypatch.setenv("WISESR_CACHE_DIR", str(folder))
+    monkeypatch.setenv("KERAS_HOME", str(folder / "keras"))  # weights, too
+    monkeypatch.delenv("WISESR_WEIGHTS", raising=False)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test reach a server for weights; one that has a server of its own names it."""
+    monkeypatch.setattr("wisesr_cli.models.at_hand.is_reachable", lambda url: False)
 
 
 @pytest.fixture

@@ -17,19 +17,23 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wisesr_cli.api import (
+        add_weights,
         check,
         compare,
         doctor,
         evaluate,
         explain,
         export,
+        fetch_weights,
         init,
+        list_weights,
         load_config,
         position_weights,
         predict,
         summarize,
         train,
         upgrade,
+        weights_paths,
     )
     from wisesr_cli.layers import PositionWeightedPooling2D, TileAveragePooling2D
     from wisesr_cli.version import __version__
@@ -38,19 +42,23 @@ __all__ = [
     "PositionWeightedPooling2D",
     "TileAveragePooling2D",
     "__version__",
+    "add_weights",
     "check",
     "compare",
     "doctor",
     "evaluate",
     "explain",
     "export",
+    "fetch_weights",
     "init",
+    "list_weights",
     "load_config",
     "position_weights",
     "predict",
     "summarize",
     "train",
     "upgrade",
+    "weights_paths",
 ]
 
 _HOMES = {

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from wisesr_cli.listening import Listener, Silent, TrainingListener
 from wisesr_cli.requests import (
+    AddWeightsRequest,
     CompareRequest,
     EvaluateRequest,
     ExplainRequest,
     ExportRequest,
+    FetchWeightsRequest,
     PredictRequest,
     SummarizeRequest,
     UpgradeRequest,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from wisesr_cli.explanation.explain import Explanations
     from wisesr_cli.explanation.weights_output import LearnedWeights
     from wisesr_cli.machine.keras_start import DeviceChoice
+    from wisesr_cli.pretrained.records import PretrainedWeights
     from wisesr_cli.requests import Settings
     from wisesr_cli.training.train import TrainingOptions
 
@@ -251,6 +254,48 @@ def summarize(request: SummarizeRequest) -> Summary:
     from wisesr_cli.comparison.costs import summarize as count_costs
 
     return count_costs(request)
+
+
+def list_weights() -> tuple[PretrainedWeights, ...]:
+    """Return, for every backbone with ImageNet weights, Keras' release, and the file on this machine, if any."""
+    from wisesr_cli.pretrained.manage import list_weights as list_all
+
+    return list_all()
+
+
+def weights_paths(backbone: str | None = None) -> tuple[Path, ...]:
+    """Return the file of a backbone's ImageNet weights, or (None) the folders in which weights are looked for.
+
+    Raises:
+        RunError: the backbone's weights are not on this machine.
+    """
+    from wisesr_cli.pretrained.manage import paths
+
+    return paths(backbone)
+
+
+@takes(FetchWeightsRequest)
+def fetch_weights(request: FetchWeightsRequest) -> tuple[PretrainedWeights, ...]:
+    """Download Keras' ImageNet weights of backbones, checked by their checksums, into Keras' cache or a folder.
+
+    Raises:
+        WisesrError: see `pretrained.manage.fetch`.
+    """
+    from wisesr_cli.pretrained.manage import fetch
+
+    return fetch(request)
+
+
+@takes(AddWeightsRequest)
+def add_weights(request: AddWeightsRequest) -> PretrainedWeights:
+    """Add a file to the ImageNet weights of this machine, after it was found to fit the backbone.
+
+    Raises:
+        WisesrError: see `pretrained.manage.add`.
+    """
+    from wisesr_cli.pretrained.manage import add
+
+    return add(request)
 
 
 def doctor(

@@ -167,6 +167,32 @@ class WeightsRequest(Request):
 
 
 @dataclass(frozen=True)
+class FetchWeightsRequest(Request):
+    """Download Keras' ImageNet weights of backbones."""
+
+    backbones: Sequence[str]
+    """Their names."""
+    _: KW_ONLY
+    output_dir: str | Path | None = None
+    """The folder, from which they are carried elsewhere; None is Keras' cache."""
+    overwrite: bool = False
+    """Whether files that are there are downloaded anew."""
+
+
+@dataclass(frozen=True)
+class AddWeightsRequest(Request):
+    """Add a file to the ImageNet weights of this machine, after it was found to fit the backbone."""
+
+    backbone: str
+    """Its name."""
+    file: str | Path
+    """Keras' release, or another `.h5` or `.keras` file, or a run, with weights that fit."""
+    _: KW_ONLY
+    overwrite: bool = False
+    """Whether other weights that are there are replaced."""
+
+
+@dataclass(frozen=True)
 class ExportRequest(Request):
     """Write a run's best model in other formats, each loaded again by its own runtime and compared with the run."""
 

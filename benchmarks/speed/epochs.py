@@ -43,8 +43,8 @@ def measure(settings: Settings) -> Iterator[Answer]:
 
     def ours() -> float:
         runs = settings.folder / f"runs{next(numbers)}"
-        options = ["--image-size", str(side), "--epochs", str(epochs), "--name", "run", "--output-dir", str(runs), "-q"]
-        run_process([wisesr_command(), "train", str(config), *options])
+        options = ["--weights", "none", "--image-size", str(side), "--epochs", str(epochs), "--name", "run"]
+        run_process([wisesr_command(), "train", str(config), *options, "--output-dir", str(runs), "-q"])
         with (runs / "run" / "history.csv").open(encoding="utf-8") as file:
             return after_the_first([float(row["epoch_seconds"]) for row in csv.DictReader(file)])
 

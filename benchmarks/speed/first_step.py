@@ -20,6 +20,7 @@ from wisesr_cli.listening import Silent
 
 SCRIPT = Path(__file__).with_name("baselines") / "train_first_step.py"
 SIDE, QUICK_SIDE = 96, 32
+FIXED = ("--weights", "none", "--max-steps", "1", "-q")
 SETTINGS = ("--set", "augment={horizontal_flip: true}", "--head", "gap", "--seed", "0")
 
 
@@ -31,7 +32,7 @@ def measure(settings: Settings) -> Iterator[Answer]:
 
     def ours() -> float:
         runs = settings.folder / f"runs{next(numbers)}"
-        options = ["--image-size", str(side), "--backbone", "MobileNetV2", "--max-steps", "1", "-q"]
+        options = ["--image-size", str(side), "--backbone", "MobileNetV2", *FIXED]
         command = [wisesr_command(), "train", str(folder), *options, *SETTINGS, "--output-dir", str(runs)]
         return run_process(command).seconds
 

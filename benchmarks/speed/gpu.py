@@ -33,7 +33,7 @@ CLASSES = 10
 CONFIG = """\
 schema_version: 1
 data: {{dir: {images}, image_size: [{side}, {side}]}}
-model: {{backbone: {backbone}, head: {{name: gap}}}}
+model: {{backbone: {backbone}, weights: none, head: {{name: gap}}}}
 train: {{epochs: {epochs}, batch_size: {batch}, precision: {precision}}}
 """
 

@@ -13,15 +13,19 @@ from command_line import CLASSES, QUICK, SMALL, Answer, CommandLine, Trained, fr
 
 from wisesr_cli.cli.main import COMMANDS, run
 
-ALL = ("config show", "config schema", *(name for name in COMMANDS if name != "config"))
+GROUPS = ("config", "weights")
+ALL = (
+    *("config show", "config schema", "weights list", "weights fetch", "weights add", "weights path"),
+    *(name for name in COMMANDS if name not in GROUPS),
+)
 
 OPTIONS = {
     "demo": "-o --output-dir --seed",
     "init": "-o --output --overwrite",
-    "check": "-s --set --data --image-size --format",
+    "check": "-s --set --data --image-size --weights --format",
     "train": "-s --set --data -o --output-dir --name --seed --epochs -b --batch-size --image-size --backbone --head "
-    "--learning-rate --lr --device --precision --tracker --resume --overwrite --dry-run --max-steps --time-limit "
-    "--coordinator --num-processes --process-id --fail-under",
+    "--weights --learning-rate --lr --device --precision --tracker --resume --overwrite --dry-run --max-steps "
+    "--time-limit --coordinator --num-processes --process-id --fail-under",
     "evaluate": "--split --data -b --batch-size --pixel-limit --report --fail-under --image-size --device --precision "
     "--format",
     "predict": "--from-file --null --top-k --min-score -b --batch-size --format -o --output --overwrite --resume "
@@ -30,17 +34,21 @@ OPTIONS = {
     "explain": "--class --weights -o --output-dir --from-file --null --pictures -b --batch-size --format --show "
     "--pixel-limit --device",
     "compare": "--heads --seeds -s --set --data -o --output-dir --name --epochs -b --batch-size --image-size "
-    "--backbone --learning-rate --lr --precision --device --tracker --resume --format",
+    "--backbone --weights --learning-rate --lr --precision --device --tracker --resume --format",
     "export": "--to --quantize --image-size --data -o --output-dir --overwrite --device --format",
     "upgrade": "-s --set --data --classes --preprocessing --image-size --head -o --output-dir --name --overwrite "
     "--device --format",
     "summarize": "--backbone --head --classes --image-size -s --set --latency --device --format",
     "config show": "-s --set --data -o --output-dir --name --seed --epochs -b --batch-size --image-size --backbone "
-    "--head --learning-rate --lr --precision --format",
+    "--head --weights --learning-rate --lr --precision --format",
     "config schema": "",
+    "weights list": "--format",
+    "weights fetch": "-o --output-dir --overwrite",
+    "weights add": "--overwrite",
+    "weights path": "",
     "doctor": "--device --format",
 }
-WITHOUT_PROGRESS = ("config show", "config schema")
+WITHOUT_PROGRESS = ("config show", "config schema", "weights list", "weights path")
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -42,7 +42,7 @@ def test_init_writes_a_config_that_loads_checks_and_trains(wisesr: CommandLine, 
     config = load_config("config.yaml").config
     assert config.data.dir == photos
     assert config.model.backbone == "compact"
-    assert config.model.weights is None
+    assert config.model.weights == "auto"
     assert config.data.image_size == (32, 32)
     assert wisesr("check", "config.yaml").code == 0
     assert wisesr("train", "config.yaml", "--dry-run").code == 0
@@ -64,7 +64,7 @@ def test_init_chooses_imagenet_weights_for_photos_and_says_so(wisesr: CommandLin
 def test_the_phases_of_the_config_for_photos_train(wisesr: CommandLine, tmp_path: Path) -> None:
     photos = large_photos(tmp_path / "photos", {"a": 4, "b": 4})
     assert wisesr("init", photos).code == 0
-    line = ("-s", "model.weights=null", "--backbone", "compact_small", "--image-size", "64", "--dry-run")
+    line = ("-s", "model.weights=none", "--backbone", "compact_small", "--image-size", "64", "--dry-run")
     assert wisesr("train", "config.yaml", *line).code == 0
 
 

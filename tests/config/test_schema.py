@@ -42,7 +42,8 @@ data:
 augment: light                # none | light | paper | a mapping of single operations
 model:
   backbone: MobileNetV2       # a keras.applications name (any case), or `compact` (small images, from scratch)
-  weights: null               # null | imagenet | a weights or .keras file | a run directory
+  weights: auto               # auto | imagenet | none | a weights or .keras file | a run directory
+  weights_dir: null           # where ImageNet weights are looked for first
   load_head: auto             # auto (from a run as `wisesr upgrade` made it) | true | false
   preprocessing: auto         # auto (what the backbone was trained with) | caffe | tf | torch | unit | none
   feature_layer: null         # cut the backbone at this layer instead of its end
@@ -50,9 +51,9 @@ model:
     name: wise                # gap | gmp | depthwise | wise | flatten | fc
     pre_pool: auto            # wise, flatten: side of the average pooling, in positions; 1 is none
     pooling: tile             # wise, flatten: tile (covers the whole map) | valid (as published)
-    constraint: non_negative  # depthwise, wise: non_negative | unit_sum | none
+    constraint: unit_sum      # depthwise, wise: non_negative | unit_sum | none
     initializer: uniform      # depthwise, wise: uniform (starts equal to GAP) | paper (normal, 0.01)
-    classifier_initializer: default   # every head: default | paper (normal, 0.01)
+    classifier_initializer: paper     # every head: default | paper (normal, 0.01)
     dropout: 0.0              # every head
 train:
   epochs: 30
@@ -81,6 +82,8 @@ PROMISED = [
     "model.head={name: flatten, pre_pool: 3, pooling: valid, dropout: 0.5, classifier_initializer: paper}",
     "model.head={name: depthwise, constraint: unit_sum, initializer: paper}",
     "model.head={constraint: none}",
+    "model.weights=none",
+    "model.weights_dir=folder",
     "train.phases=[{epochs: 5, freeze: backbone}, {epochs: 20, learning_rate: 1e-4}]",
     "train.early_stopping={monitor: val_loss, patience: 10}",
     "train.optimizer={name: sgd, momentum: 0.9}",
@@ -160,7 +163,7 @@ def test_extends_lays_a_file_over_its_base_over_that_one_s_base(tmp_path: Path) 
 def test_a_head_with_another_name_replaces_the_base_s_head_and_with_the_same_name_adds_to_it(tmp_path: Path) -> None:
     write(tmp_path, "model: {head: {name: wise, pre_pool: 3, dropout: 0.5}}", "base.yaml")
     other = load_config(write(tmp_path, "extends: base.yaml\nmodel: {head: {name: gap}}")).config.model.head
-    assert other.model_dump() == {"name": "gap", "classifier_initializer": "default", "dropout": 0.0}
+    assert other.model_dump() == {"name": "gap", "classifier_initializer": "paper", "dropout": 0.0}
     same = load_config(write(tmp_path, "extends: base.yaml\nmodel: {head: {pooling: valid}}")).config.model.head
     assert (same.name, same.model_dump()["pre_pool"], same.dropout) == ("wise", 3, 0.5)
 

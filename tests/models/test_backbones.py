@@ -15,6 +15,7 @@ from wisesr_cli.models.backbones import (
     BACKBONES,
     build_backbone,
     canonical_name,
+    check_backbone,
     cut_backbone,
     limit_momentum,
     preprocess,
@@ -84,7 +85,7 @@ def test_an_unknown_backbone_is_answered_with_the_nearest_and_all() -> None:
 def test_imagenet_weights_of_a_backbone_without_any_are_a_config_error() -> None:
     for name in ("compact", "compact_small"):
         with pytest.raises(ConfigError, match=rf"weights is imagenet, but {name} starts from scratch"):
-            build_backbone(name, (32, 32), weights="imagenet")
+            check_backbone(name, (32, 32), "imagenet")
 
 
 def test_a_backbone_that_is_only_counted_never_gets_values() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import h5py
 import keras
 import numpy as np
 import pytest
+from served import write_release
 
 from wisesr_cli.errors import ConfigError, MachineError, RunError
 from wisesr_cli.images.color import BACKGROUND
@@ -21,9 +22,11 @@ from wisesr_cli.model_files.loading import load_model
 from wisesr_cli.models.backbones import build_backbone
 from wisesr_cli.models.build import build_classifier
 from wisesr_cli.models.heads import GapOptions, WiseOptions
+from wisesr_cli.models.released import RELEASES
 from wisesr_cli.models.settings import ModelConfig
-from wisesr_cli.models.weights import _copy_layer, load_backbone
+from wisesr_cli.models.weights import _copy_layer, load_backbone, load_start
 
+REAL = os.environ.get("WISESR_TEST_WEIGHTS")
 SIZE = (32, 32)
 NAME = "MobileNetV2"
 
@@ -197,49 +200,60 @@ def test_a_damaged_file_is_a_run_error_of_one_line(
 # --- imagenet, without a network ---
 
 
-def test_imagenet_weights_are_taken_from_where_keras_keeps_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_network(*args: Any, **options: Any) -> None:
-        raise AssertionError("there is a network in use")
-
-    source = stock()
-    (tmp_path / "models").mkdir()
-    source.save(tmp_path / "models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5")
-    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))
-    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", no_network)
+def test_imagenet_weights_are_taken_from_where_keras_keeps_them(caches_of_this_test: Path) -> None:
+    path = caches_of_this_test / "keras/models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+    source = write_release(NAME, path)
     with warnings.catch_warnings(action="error"):
-        backbone, loaded = load_backbone(NAME, SIZE, "imagenet")
-    assert loaded == len(source.weights)
-    assert backbone.name == "backbone"
-    assert same_weights(backbone, source)
+        start = load_start(ModelConfig(backbone=NAME, weights="imagenet"), SIZE)
+    assert start.tensors == len(source.weights)
+    assert start.backbone.name == "backbone"
+    assert same_weights(start.backbone, source)
 
 
-def test_an_efficientnet_gives_the_same_from_imagenet_as_from_its_file(
+def test_an_efficientnet_gives_the_same_from_our_loader_as_from_keras(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    path = tmp_path / "efficientnetb0_notop.h5"
     source = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(*SIZE, 3))
-    source.save(tmp_path / "efficientnet.h5")
-    monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *a, **k: str(tmp_path / "efficientnet.h5"))
-    from_imagenet, loaded = load_backbone("EfficientNetB0", SIZE, "imagenet")
-    from_file, _ = load_backbone("EfficientNetB0", SIZE, str(tmp_path / "efficientnet.h5"))
-    assert loaded == len(source.weights)
+    source.save(path)
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *a, **k: str(path))
+    of_keras = keras.applications.EfficientNetB0(include_top=False, input_shape=(*SIZE, 3))
+    start = load_start(ModelConfig(backbone="EfficientNetB0", weights="imagenet", weights_dir=tmp_path), SIZE)
+    assert start.tensors == len(source.weights)
     pixels = np.random.default_rng(0).uniform(0, 255, (1, *SIZE, 3)).astype("float32")
-    maps = [model.predict_on_batch(pixels) for model in (from_imagenet, from_file, source)]
+    maps = [model.predict_on_batch(pixels) for model in (start.backbone, of_keras, source)]
     np.testing.assert_allclose(maps[0], maps[1], rtol=1e-5, atol=1e-6)
     assert not np.allclose(maps[0], maps[2], rtol=1e-5, atol=1e-6)  # Keras without imagenet scales otherwise
 
 
-def test_without_a_network_imagenet_weights_are_a_machine_error_with_a_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["MobileNet", "MobileNetV3Small", "DenseNet121", "ConvNeXtTiny", "NASNetMobile"])
+def test_what_keras_downloads_gives_the_same_maps_from_our_loader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    def no_network(*args: Any, **options: Any) -> None:
-        raise URLError("no route to host")
+    path = tmp_path / RELEASES[name].file_name
+    write_release(name, path)
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *a, **k: str(path))
+    with warnings.catch_warnings(action="ignore"):  # about sizes that share weights
+        of_keras = getattr(keras.applications, name)(include_top=False, input_shape=(*SIZE, 3))
+    start = load_start(ModelConfig(backbone=name, weights="imagenet", weights_dir=tmp_path), SIZE)
+    assert start.tensors == len(of_keras.weights)
+    assert same_weights(start.backbone, of_keras)
 
-    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))
-    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", no_network)
-    with pytest.raises(MachineError, match=r"ImageNet weights of MobileNetV2 .*no route.*; without a network give"):
-        load_backbone(NAME, SIZE, "imagenet")
+
+def test_imagenet_weights_that_are_not_here_are_a_machine_error_with_a_way_out() -> None:
+    with pytest.raises(
+        MachineError, match=r"ImageNet weights of MobileNetV2 are not on this machine: .*--weights none"
+    ):
+        load_start(ModelConfig(backbone=NAME, weights="imagenet"), SIZE)
+
+
+@pytest.mark.skipif(REAL is None, reason="WISESR_TEST_WEIGHTS names no folder with the weights of MobileNet")
+def test_the_real_weights_of_mobilenet_tell_photos_apart() -> None:
+    config = ModelConfig(backbone="MobileNet", weights="imagenet", weights_dir=Path(REAL or ""))
+    start = load_start(config, (96, 96))
+    assert (start.tensors, start.preprocessing) == (135, "tf")
+    kernel = start.backbone.get_layer("conv1").get_weights()[0]
+    assert 0.1 < float(kernel.std()) < 1.0  # trained; Glorot's start has 0.08
 
 
 def test_a_run_that_was_cut_gives_its_weights_to_a_backbone_cut_alike(tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_a_signal_stops_what_is_done_between_phases_at_once() -> None:
 def test_the_sample_of_a_progressive_training_trains(wisesr: CommandLine, photos: Path, tmp_path: Path) -> None:
     sample = Path(__file__).parents[2] / "sample_configs" / "progressive.yaml"
     small = ("--backbone", "compact_small", "--image-size", "32", "-b", "8")
-    plain = ("-s", "model.weights=null", "-s", "model.head.pre_pool=2")
+    plain = ("-s", "model.weights=none", "-s", "model.head.pre_pool=2")
     phases = "[{epochs: 1, image_size: 16}, {epochs: 1}]"
     command = (
         "train",

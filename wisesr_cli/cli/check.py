@@ -18,6 +18,7 @@ def check(
     settings: options.SetOptions = None,
     data: options.DataFolder = None,
     image_size: options.ImageSize = None,
+    weights: options.Weights = None,
     output: options.TableFormat = "table",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -27,13 +28,14 @@ def check(
 
     Every image is decoded to its end. Exit code 3 when a row says FAIL. Example: wisesr check photos
     """
+    named = options.named(locals())
     from wisesr_cli import api
     from wisesr_cli.data.tables import check_grid, check_paths_grid
     from wisesr_cli.display.terminal import TerminalListener, show_result
     from wisesr_cli.errors import DataError
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)
-    result = api.check(source, options.overrides(settings, data=data, image_size=image_size), listener=listener)
+    result = api.check(source, options.overrides(settings, **named), listener=listener)
     paths = check_paths_grid(result, limit=None if verbose else 5)
     show_result(
         output,

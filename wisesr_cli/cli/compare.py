@@ -34,6 +34,7 @@ def compare(
     batch_size: options.BatchSize = None,
     image_size: options.ImageSize = None,
     backbone: options.BackboneName = None,
+    weights: options.Weights = None,
     learning_rate: options.LearningRate = None,
     precision: options.Precision = None,
     tracker: options.Trackers = None,

@@ -28,6 +28,7 @@ def show(
     batch_size: options.BatchSize = None,
     image_size: options.ImageSize = None,
     backbone: options.BackboneName = None,
+    weights: options.Weights = None,
     head: options.HeadName = None,
     dropout: options.Dropout = None,
     freeze: options.Freeze = None,

@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "compare": "Train several heads over several seeds and compare them with mean, spread and cost.",
     "export": "Write the model as ONNX, LiteRT, SavedModel or plain Keras, each compared with the run.",
     "upgrade": "Make a run of a Keras classifier that ends in global average pooling, with the same outputs.",
+    "weights": "Show, fetch and add the ImageNet weights that backbones start from.",
     "summarize": "Show parameters, FLOPs and sizes per backbone and head.",
     "config": "Show the resolved config, or the JSON Schema for editors.",
     "doctor": "Check this machine: versions, devices, folders, one real training step.",

@@ -44,6 +44,15 @@ BackboneName = Annotated[
     str | None,
     typer.Option("--backbone", help="A keras.applications name, or compact.", autocompletion=_backbones),
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="WEIGHTS",
+        help="What the backbone starts from: auto, imagenet, none, FILE or RUN.",
+        autocompletion=lambda: ["auto", "imagenet", "none"],
+    ),
+]
 HeadName = Annotated[
     str | None,
     typer.Option(
@@ -107,6 +116,7 @@ NAMED_OPTIONS: dict[str, tuple[str, ...]] = {
     "batch-size": ("train", "batch_size"),
     "image-size": ("data", "image_size"),
     "backbone": ("model", "backbone"),
+    "weights": ("model", "weights"),
     "head": ("model", "head", "name"),
     "dropout": ("model", "head", "dropout"),
     "augment": ("augment",),

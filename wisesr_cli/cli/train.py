@@ -34,6 +34,7 @@ def train(
     batch_size: options.BatchSize = None,
     image_size: options.ImageSize = None,
     backbone: options.BackboneName = None,
+    weights: options.Weights = None,
     head: options.HeadName = None,
     dropout: options.Dropout = None,
     freeze: options.Freeze = None,

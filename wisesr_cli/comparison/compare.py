@@ -30,6 +30,7 @@ from wisesr_cli.machine.keras_start import DeviceChoice
 from wisesr_cli.machine.locks import locked
 from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
 from wisesr_cli.machine.threads import worker_count
+from wisesr_cli.models.at_hand import resolve_weights
 from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.heads import effective_options, grid_size
@@ -111,10 +112,29 @@ def compare(request: CompareRequest) -> Comparison:
     try:
         with locked(start.run.lock), forget_if_empty(start.run), stop_on_signals(stop_request) as stop:
             check_still_new(start)
-            return _compare(plan, start, request.device, stop, listener)
+            plan, warning = _with_resolved_weights(plan, start, listener)
+            result = _compare(plan, start, request.device, stop, listener)
+            if warning is not None:  # once more, where it is read
+                request.listener.warn(warning)
+            return result
     except Interrupted as interrupted:
         interrupted.run_name = start.run.name
         raise
+
+
+def _with_resolved_weights(plan: ComparisonPlan, start: Start, listener: Listener) -> tuple[ComparisonPlan, str | None]:
+    """Return the plan with the weights that every training starts from, and a warning about them, given here once.
+
+    A comparison that is resumed has decided before what `auto` is. Raises as `resolve_weights` does.
+    """
+    model = plan.base.config.model
+    if model.weights == "auto" and start.resumed:
+        before = read_comparison_state(start.run.path).circumstances.config
+        model = model.model_copy(update={"weights": before["model.weights"]})
+    resolved = resolve_weights(model, listener)
+    if resolved.warning is not None:
+        listener.warn(resolved.warning)
+    return plan.starting_from(resolved.model.weights), resolved.warning
 
 
 def _compare(

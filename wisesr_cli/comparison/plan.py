@@ -87,6 +87,17 @@ class ComparisonPlan:
         """What the user should know of how the configs came about, each once."""
         return (*self.left_out, *dict.fromkeys(note for head in self.heads for note in head.loaded.notes))
 
+    def starting_from(self, weights: str | None) -> ComparisonPlan:
+        """Return the plan with these `model.weights` in every training."""
+
+        def of(head: ComparedHead) -> ComparedHead:
+            model = head.loaded.config.model.model_copy(update={"weights": weights})
+            return replace(
+                head, loaded=replace(head.loaded, config=head.loaded.config.model_copy(update={"model": model}))
+            )
+
+        return replace(self, heads=tuple(map(of, self.heads)))
+
     def shared_settings(self) -> dict[str, Any]:
         """Return the settings that are the same for all trainings and decide their numbers, flat."""
         settings = config_for_comparison(self.base.config)

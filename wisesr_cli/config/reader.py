@@ -20,12 +20,14 @@ from wisesr_cli.config.schema import NAMED, Config
 from wisesr_cli.config.yaml_reader import Document, KeyPath, read_yaml, read_yaml_file
 from wisesr_cli.errors import ConfigError, DataError, UsageError
 from wisesr_cli.models.heads import HeadOptions
+from wisesr_cli.models.settings import WEIGHTS_WORDS
 from wisesr_cli.text import joined, visible
 
 MAX_EXTENDS = 10
 
 _SPLIT_FOLDERS = (("data", "train_dir"), ("data", "validation_dir"), ("data", "test_dir"))
-_PATHS = (("data", "dir"), *_SPLIT_FOLDERS, ("model", "weights"))
+_WEIGHTS = ("model", "weights")
+_PATHS = (("data", "dir"), *_SPLIT_FOLDERS, _WEIGHTS, ("model", "weights_dir"))
 
 
 @dataclass(frozen=True)
@@ -177,12 +179,14 @@ def _drop_replaced_folders(base: Document, data: Any) -> None:
 def _make_paths_absolute(tree: dict[str, Any], folder: Path) -> None:
     for section, key in _PATHS:
         values = tree.get(section)
-        if isinstance(values, dict) and isinstance(values.get(key), str) and values[key] != "imagenet":
-            values[key] = _absolute(values[key], folder)
+        if isinstance(values, dict) and key in values:
+            values[key] = _absolute((section, key), values[key], folder)
 
 
-def _absolute(path: str, folder: Path) -> str:
-    return str(folder / _expanded(path)) if path else path
+def _absolute(key: KeyPath, value: Any, folder: Path) -> Any:
+    """Return the value of a key of `_PATHS`, a path relative to a folder made absolute; a word stays as it is."""
+    is_path = isinstance(value, str) and value and not (key == _WEIGHTS and value in WEIGHTS_WORDS)
+    return str(folder / _expanded(value)) if is_path else value
 
 
 def _expanded(path: str | Path) -> Path:
@@ -211,8 +215,8 @@ def _renamed(path: KeyPath, old: dict[str, Any], new: dict[str, Any]) -> bool:
 def _apply(document: Document, override: Override, notes: list[str]) -> None:
     """Apply one command-line override to the document."""
     value = deepcopy(override.value)  # later overrides may write into it
-    if override.path in _PATHS and isinstance(value, str) and value != "imagenet":
-        value = _absolute(value, Path.cwd())
+    if override.path in _PATHS:
+        value = _absolute(override.path, value, Path.cwd())
     if override.path == ("data", "dir"):
         _forget_split_folders(document)
     tree = document.value

@@ -53,7 +53,7 @@ class Training:
     @property
     def starts_at_random(self) -> bool:
         """Whether its backbone started from random weights."""
-        return self.config.model.weights is None
+        return self.config.model.is_random
 
     def falls_behind(self, metrics: Metrics) -> bool:
         """Whether the model does so much worse than in training that its statistics may be wrong."""

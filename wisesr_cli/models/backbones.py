@@ -35,12 +35,12 @@ class Backbone:
     """A row of `BACKBONES`.
 
     `scaling` is what it was trained with; `none` for those that scale inside, and for those trained from scratch only.
-    `build` takes (height, width), `weights` None or "imagenet", and a name.
+    `build` takes (height, width) and a name.
     """
 
     scaling: Preprocessing
     native_size: int
-    build: Callable[[tuple[int, int], str | None, str], Any]
+    build: Callable[[tuple[int, int], str], Any]
     minimum_size: int = 32
     scales_inside: bool = False
     from_scratch: bool = False  # no ImageNet weights exist
@@ -60,13 +60,13 @@ def row_of(name: str) -> Backbone:
     return BACKBONES.get(name, _FROM_FILE)
 
 
-def build_backbone(name: str, image_size: tuple[int, int], *, weights: str | None = None) -> Any:
-    """Return a Keras model from scaled pixels (batch, height, width, 3) to a feature map.
+def build_backbone(name: str, image_size: tuple[int, int]) -> Any:
+    """Return a Keras model from scaled pixels (batch, height, width, 3) to a feature map, its weights random.
 
-    `weights` is None (random) or "imagenet" (downloaded by Keras into its cache). Raises as `check_backbone` does.
+    Raises as `check_backbone` does.
     """
-    check_backbone(name, image_size, weights)
-    return BACKBONES[name].build(image_size, weights, BACKBONE_LAYER)
+    check_backbone(name, image_size, None)
+    return BACKBONES[name].build(image_size, BACKBONE_LAYER)
 
 
 def check_backbone(name: str, image_size: tuple[int, int], weights: str | None) -> None:
@@ -79,12 +79,12 @@ def check_backbone(name: str, image_size: tuple[int, int], weights: str | None) 
     if min(image_size) < minimum:
         raise ConfigError(f"data.image_size is {height}x{width}, but {name} needs at least {minimum}x{minimum}")
     if weights == "imagenet" and BACKBONES[name].from_scratch:
-        raise ConfigError(f"model.weights is imagenet, but {name} starts from scratch; allowed: null, a file, a run")
+        raise ConfigError(f"model.weights is imagenet, but {name} starts from scratch; allowed: none, a file, a run")
 
 
 def _check_from_weights(weights: str | None) -> None:
-    if weights is None or weights == "imagenet" or weights.endswith((".h5", ".hdf5")):
-        given = "null" if weights is None else visible(weights)
+    if weights in (None, "auto", "imagenet") or weights.endswith((".h5", ".hdf5")):
+        given = "none" if weights is None else visible(weights)
         raise ConfigError(
             f"model.backbone is {FROM_WEIGHTS}, but model.weights is {given}, which holds no backbone; give a run, or "
             "a .keras file of one"
@@ -146,21 +146,21 @@ def preprocess(pixels: Any, preprocessing: Preprocessing) -> Any:
     return pixels
 
 
-def _application(name: str) -> Callable[[tuple[int, int], str | None, str], Any]:
+def _application(name: str) -> Callable[[tuple[int, int], str], Any]:
     """Return the build function of a model of `keras.applications`."""
 
-    def build(image_size: tuple[int, int], weights: str | None, model_name: str) -> Any:
+    def build(image_size: tuple[int, int], model_name: str) -> Any:
         import keras
 
         application = getattr(keras.applications, name)
-        backbone = application(include_top=False, weights=weights, input_shape=(*image_size, 3))
+        backbone = application(include_top=False, weights=None, input_shape=(*image_size, 3))
         # Renamed afterwards: EfficientNetV2 selects its settings by the name argument.
         return keras.Model(backbone.input, backbone.output, name=model_name)
 
     return build
 
 
-def _efficientnet(name: str) -> Callable[[tuple[int, int], str | None, str], Any]:
+def _efficientnet(name: str) -> Callable[[tuple[int, int], str], Any]:
     """Return the build function of an EfficientNet B0 to B7.
 
     Keras adds a second input scaling only with ImageNet weights. Here it is always added, so that weights are
@@ -168,12 +168,8 @@ def _efficientnet(name: str) -> Callable[[tuple[int, int], str | None, str], Any
     """
     build_plain = _application(name)
 
-    def build(image_size: tuple[int, int], weights: str | None, model_name: str) -> Any:
+    def build(image_size: tuple[int, int], model_name: str) -> Any:
         import keras
-
-        backbone = build_plain(image_size, weights, model_name)
-        if weights == "imagenet":
-            return backbone
 
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
             output = layer(*args, **kwargs)
@@ -182,12 +178,12 @@ def _efficientnet(name: str) -> Callable[[tuple[int, int], str | None, str], Any
             scale = [1.0 / math.sqrt(deviation) for deviation in _TORCH_DEVIATION]
             return keras.layers.Rescaling(scale, name="imagenet_scaling")(output)
 
-        return keras.models.clone_model(backbone, call_function=call)
+        return keras.models.clone_model(build_plain(image_size, model_name), call_function=call)
 
     return build
 
 
-def _build_compact(image_size: tuple[int, int], weights: str | None, model_name: str) -> Any:
+def _build_compact(image_size: tuple[int, int], model_name: str) -> Any:
     """Build seven 3x3 convolutions with a total stride of 8, for images up to about 128 pixels."""
     import keras
 
@@ -200,7 +196,7 @@ def _build_compact(image_size: tuple[int, int], weights: str | None, model_name:
     return keras.Model(inputs, x, name=model_name)
 
 
-def _build_compact_small(image_size: tuple[int, int], weights: str | None, model_name: str) -> Any:
+def _build_compact_small(image_size: tuple[int, int], model_name: str) -> Any:
     """Build three convolutions with a receptive field of 12 pixels, deliberately local, for the demo."""
     import keras
 
@@ -274,4 +270,4 @@ BACKBONES: dict[str, Backbone] = {
     **_row("VGG19", "caffe", 224),
 }
 
-_FROM_FILE = Backbone("none", 0, lambda image_size, weights, name: None, minimum_size=8)
+_FROM_FILE = Backbone("none", 0, lambda image_size, name: None, minimum_size=8)

@@ -85,7 +85,7 @@ def build_classifier(
         raise DataError(f"a classifier needs at least 2 classes; found {classes}")
     seed_everything(seed)
     start = load_start(config, image_size)
-    if steps_per_epoch is not None and config.weights is None:
+    if steps_per_epoch is not None and config.is_random:
         limit_momentum(start.backbone, steps_per_epoch)
     model = assemble(start.backbone, start.preprocessing, image_size, classes, config.head)
     return Classifier(model, start.tensors, start.initialize_head(model, class_names, config.load_head))

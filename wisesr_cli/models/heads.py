@@ -30,8 +30,8 @@ class HeadOptions(Options):
     """Options that every head has."""
 
     name: str
-    classifier_initializer: Literal["default", "paper"] = "default"
-    """Start of the classifier layer: `default` is Glorot uniform, `paper` normal with standard deviation 0.01."""
+    classifier_initializer: Literal["default", "paper"] = "paper"
+    """Start of the classifier layer: `paper` is normal with standard deviation 0.01, `default` Glorot uniform."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the feature vector that training drops."""
 
@@ -52,8 +52,8 @@ class DepthwiseOptions(HeadOptions):
     """A learned weight for every position of every channel (Wise-SrNet without its pooling)."""
 
     name: Literal["depthwise"] = "depthwise"
-    constraint: Literal["non_negative", "unit_sum", "none"] = "non_negative"
-    """What the position weights must be: at least zero, also with sum 1 per channel, or anything."""
+    constraint: Literal["non_negative", "unit_sum", "none"] = "unit_sum"
+    """What the position weights must be: at least zero with sum 1 per channel, at least zero, or anything."""
     initializer: Literal["uniform", "paper"] = "uniform"
     """Start of the position weights: `uniform` makes the head equal to GAP, `paper` is normal(0, 0.01)."""
 
@@ -71,8 +71,8 @@ class WiseOptions(PooledOptions):
     """Wise-SrNet: average pooling, then a learned weight for every pooled position of every channel."""
 
     name: Literal["wise"] = "wise"
-    constraint: Literal["non_negative", "unit_sum", "none"] = "non_negative"
-    """What the position weights must be: at least zero, also with sum 1 per channel, or anything."""
+    constraint: Literal["non_negative", "unit_sum", "none"] = "unit_sum"
+    """What the position weights must be: at least zero with sum 1 per channel, at least zero, or anything."""
     initializer: Literal["uniform", "paper"] = "uniform"
     """Start of the position weights: `uniform` makes the head equal to GAP, `paper` is normal(0, 0.01)."""
 

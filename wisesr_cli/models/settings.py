@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from wisesr_cli.models.backbones import BACKBONES, FROM_WEIGHTS, canonical_name
 from wisesr_cli.models.heads import HEADS, HeadOptions, WiseOptions
-from wisesr_cli.settings import Options, check_path, one_of
+from wisesr_cli.settings import FolderPath, Options, check_path, one_of
 
 BackboneName = Annotated[
     str, AfterValidator(canonical_name), WithJsonSchema({"type": "string", "enum": [*BACKBONES, FROM_WEIGHTS]})
 ]
+
+WEIGHTS_WORDS = ("auto", "imagenet", "none")  # values of `weights` that are no paths
+
+
+def _none_as_null(value: Any) -> Any:
+    return None if value == "none" else value
+
 
 if TYPE_CHECKING:
     AnyHead = HeadOptions
@@ -25,8 +32,11 @@ class ModelConfig(Options):
 
     backbone: BackboneName = "MobileNetV2"
     """A keras.applications name in any case, `compact` (small images), or `from_weights`: that of the run `weights`."""
-    weights: Annotated[str, AfterValidator(check_path)] | None = None
-    """null (random), imagenet, a weights or .keras file, or a run directory."""
+    weights: Annotated[Annotated[str, AfterValidator(check_path)] | None, BeforeValidator(_none_as_null)] = "auto"
+    """auto (imagenet where such weights are here or can be downloaded, else none), imagenet, none or null (random), a
+    weights or .keras file, or a run directory."""
+    weights_dir: FolderPath | None = None
+    """Folder in which ImageNet weights are looked for first; then that of WISESR_WEIGHTS, then Keras' cache."""
     load_head: Literal["auto"] | bool = "auto"
     """Whether the head is loaded from `weights`, too; `auto`: where it fits, from a run as `wisesr upgrade` made it."""
     preprocessing: Literal["auto", "caffe", "tf", "torch", "unit", "none"] = "auto"
@@ -35,3 +45,8 @@ class ModelConfig(Options):
     """Cut the backbone at this layer instead of its end."""
     head: AnyHead = Field(default=WiseOptions())
     """What turns the feature map into logits."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the backbone starts from random weights, as `auto` does that no command has resolved."""
+        return self.weights in (None, "auto")

@@ -1,6 +1,7 @@
 """Loads weights into a backbone, and verifies that every tensor was loaded.
 
-Sources: `imagenet` (Keras downloads them), a `.keras` file, a `.weights.h5` or older `.h5` file, or a run directory.
+Sources: `imagenet` (a file that `at_hand` finds), a `.keras` file, a `.weights.h5` or older `.h5` file, or a run
+directory.
 The backbone `from_weights` takes both layers and weights from a run; the head may be loaded from one, too.
 """
 
@@ -15,10 +16,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from wisesr_cli.errors import MachineError, RunError, WisesrError
+from wisesr_cli.errors import RunError, WisesrError
 from wisesr_cli.model_files.archive import CheckedModel, check_weights_file
 from wisesr_cli.model_files.info import weights_file
 from wisesr_cli.model_files.loading import copy_weights, layers_of, load_model
+from wisesr_cli.models.at_hand import find_weights, missing_weights
 from wisesr_cli.models.backbones import (
     FROM_WEIGHTS,
     Preprocessing,
@@ -69,11 +71,13 @@ class Start:
 def load_start(config: ModelConfig, image_size: tuple[int, int]) -> Start:
     """Return the backbone of a config with its weights, and the source of its head's weights.
 
-    Raises `ConfigError` as `check_backbone` does, and otherwise as `load_backbone`.
+    Raises `ConfigError` as `check_backbone` does, `MachineError` for ImageNet weights that are not on this machine, and
+    otherwise as `load_backbone`.
     """
-    name, source = config.backbone, config.weights
-    check_backbone(name, image_size, source)
-    checked = None if source in (None, "imagenet") else check_weights_file(weights_file(str(source)))
+    name = config.backbone
+    check_backbone(name, image_size, config.weights)
+    source = _file_of(config)
+    checked = None if source is None else check_weights_file(source)
     saved = None
     if checked is not None and (name == FROM_WEIGHTS or _may_give_head(checked, config.load_head)):
         saved = SavedClassifier(checked, image_size)
@@ -87,6 +91,17 @@ def load_start(config: ModelConfig, image_size: tuple[int, int]) -> Start:
     return Start(backbone, len(backbone.weights), preprocessing, None if config.load_head is False else saved)
 
 
+def _file_of(config: ModelConfig) -> Path | None:
+    if config.is_random:
+        return None
+    if config.weights != "imagenet":
+        return weights_file(str(config.weights))
+    path = find_weights(config.backbone, config.weights_dir)
+    if path is None:
+        raise missing_weights(config.backbone, config.weights_dir)
+    return path
+
+
 def _may_give_head(checked: CheckedModel, wanted: bool | str) -> bool:
     """Return whether weights come from a model of wisesr whose head is required, or was just upgraded."""
     return wanted is not False and checked.record is not None and (wanted is True or checked.info.is_upgraded)
@@ -95,22 +110,20 @@ def _may_give_head(checked: CheckedModel, wanted: bool | str) -> bool:
 def load_backbone(
     name: str,
     image_size: tuple[int, int],
-    source: str | None,
+    source: str | Path | None,
     feature_layer: str | None = None,
     saved: SavedClassifier | None = None,
 ) -> tuple[Any, int | None]:
     """Return a backbone of `BACKBONES`, cut at `feature_layer`, and how many of its tensors were loaded (None: none).
 
-    `saved` is the classifier in the source, if already loaded. Raises `RunError` when the file is missing or damaged,
-    or a tensor does not fit, naming the layer, and `MachineError` when ImageNet weights cannot be downloaded.
+    `source` is a file or a run, `saved` the classifier in it, if already loaded. Raises `RunError` when the file is
+    missing or damaged, or a tensor does not fit, naming the layer.
     """
-    build = _with_imagenet_weights if source == "imagenet" else build_backbone
-    whole = build(name, image_size)
+    whole = build_backbone(name, image_size)
     backbone = whole if feature_layer is None else cut_backbone(whole, feature_layer)
     if source is None:
         return backbone, None
-    if source != "imagenet":
-        _load_file(whole, backbone, weights_file(source), saved)
+    _load_file(whole, backbone, weights_file(str(source)), saved)
     return backbone, len(backbone.weights)
 
 
@@ -128,20 +141,6 @@ def _load_file(whole: Any, cut: Any, path: Path, saved: SavedClassifier | None) 
         raise
     except Exception as error:  # Keras and HDF5 raise any exception on a damaged file
         raise RunError(f"model.weights: {visible(path)}: cannot be loaded: {on_one_line(error)}") from error
-
-
-def _with_imagenet_weights(name: str, image_size: tuple[int, int]) -> Any:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about sizes that share weights
-            return build_backbone(name, image_size, weights="imagenet")
-    except WisesrError:
-        raise
-    except Exception as error:
-        reason = on_one_line(error, whole=True)
-        raise MachineError(
-            f"model.weights: the ImageNet weights of {name} could not be downloaded: {reason}; "
-            "without a network give a file or null"
-        ) from error
 
 
 def _loaded(checked: CheckedModel) -> Any:

@@ -17,7 +17,7 @@ from wisesr_cli.run.state import Arrays
 from wisesr_cli.text import joined, visible
 
 # Settings that affect where and how results are stored, not what is computed.
-_FREE = ("name", "output_dir", "data.cache", "train.epochs", "train.trackers", "train.track_model")
+_FREE = ("name", "output_dir", "data.cache", "train.epochs", "train.trackers", "train.track_model", "model.weights_dir")
 _FREE_SECTION = "distribute."  # other devices and processes cause a warning
 _LAST_PHASE = "train.phases"
 

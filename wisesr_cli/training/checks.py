@@ -19,6 +19,7 @@ from wisesr_cli.errors import ConfigError, DataError, WisesrError
 from wisesr_cli.listening import Listener, Silent
 from wisesr_cli.model_files.archive import check_weights_file
 from wisesr_cli.model_files.info import weights_file
+from wisesr_cli.models.at_hand import resolve_weights
 from wisesr_cli.models.backbones import check_backbone
 from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.image_sizes import check_map, naming_size, needs_of
@@ -29,13 +30,25 @@ from wisesr_cli.text import counted, joined, visible
 def check_config(config: Config, listener: Listener) -> CheckResult:
     """Return all findings: about the settings first, then about the images."""
     model = f"{config.model.backbone} with the head '{config.model.head.name}'"
+    config, about_weights = _with_resolved_weights(config)
     findings = [
         Finding("pass", "config", model),
         *_about_settings(config),
+        *about_weights,
         *inspect_data(config.data, seed=config.seed, listener=listener),
         *_about_settings_with_data(config),
     ]
     return CheckResult(tuple(findings))
+
+
+def _with_resolved_weights(config: Config) -> tuple[Config, list[Finding]]:
+    """Return the config with the weights that a training would start from now, and what is wrong with them."""
+    try:
+        resolved = resolve_weights(config.model, Silent(), may_download=False)
+    except WisesrError as error:
+        return config, [Finding("fail", "imagenet-weights", str(error))]
+    warnings = [Finding("warn", "imagenet-weights", resolved.warning)] if resolved.warning else []
+    return config.model_copy(update={"model": resolved.model}), warnings
 
 
 def check_settings(config: Config) -> None:
@@ -100,8 +113,9 @@ def _phase_sizes(config: Config) -> None:
 
 
 def _weights(config: Config) -> None:
-    if config.model.weights not in (None, "imagenet"):
-        check_weights_file(weights_file(config.model.weights))
+    model = config.model
+    if not model.is_random and model.weights != "imagenet":
+        check_weights_file(weights_file(str(model.weights)))
 
 
 def _output_dir(config: Config) -> None:

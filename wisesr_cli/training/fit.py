@@ -82,9 +82,9 @@ def run(
 
 def _start_run(trainer: Trainer, start: Start, listener: Listener) -> Arrays | None:
     """Restore the trainer from the run's state, or write the first files of a new run."""
-    weights = trainer.config.model.weights
+    model = trainer.config.model
     if trainer.distribution.is_main:
-        keep = None if weights is None else Path(weights)
+        keep = None if model.is_random else Path(str(model.weights))
         prepare_folder(start.run, overwrite=not start.resumed and not start.fine_tunes, keep=keep)
     if start.resumed:
         return _restore(trainer, start.run, listener)
@@ -366,10 +366,10 @@ def warnings_about(trainer: Trainer) -> list[str]:
             + ", or KERAS_BACKEND=jax"
         )
     count = len(trainer.examples.index.splits["train"])
-    if config.model.weights is None and _is_large(config, trainer.classifier) and count < SMALL_DATA:
+    if config.model.is_random and _is_large(config, trainer.classifier) and count < SMALL_DATA:
         warnings.append(
             f"{config.model.backbone} starts from random weights on {counted(count, 'image')}; "
-            "--set model.weights=imagenet usually does much better"
+            "--weights imagenet usually does much better"
         )
     return warnings
 

@@ -6,18 +6,19 @@ Config, names and images are checked here, before Keras starts; `fit` does the r
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wisesr_cli.config.reader import LoadedConfig
 from wisesr_cli.config.schema import Config
 from wisesr_cli.errors import RunError
-from wisesr_cli.listening import Silent, TrainingListener
+from wisesr_cli.listening import Listener, Silent, TrainingListener
 from wisesr_cli.machine.files import TEMPORARY_PREFIX
 from wisesr_cli.machine.keras_start import BACKEND_TITLES, Device, DeviceChoice, backend_name
 from wisesr_cli.machine.locks import locked
 from wisesr_cli.machine.stopping import Limits, StopRequest, stop_on_signals
+from wisesr_cli.models.at_hand import resolve_weights
 from wisesr_cli.processes.channel import Channel
 from wisesr_cli.processes.launch import Cluster, join
 from wisesr_cli.results import TrainingResult
@@ -89,14 +90,42 @@ def _train(
     with ExitStack() as held:
         start, done = _begin_run(loaded, options, channel, held)
         with stop_on_signals() as stop, ExitStack() as stack:
-            examples = open_examples(loaded.config, listener, epoch=done, channel=channel)
+            config, warning = _with_resolved_weights(loaded.config, start, channel, listener)
+            examples = open_examples(config, listener, epoch=done, channel=channel)
             stack.callback(examples.close)
             with stop.deferred():
-                device, distribution = _start_devices(loaded.config, options, channel, listener)
+                device, distribution = _start_devices(config, options, channel, listener)
                 from wisesr_cli.training import fit
 
             limits = Limits(stop, started, options.max_steps, options.time_limit_seconds)
-            return fit.run(loaded.config, examples, device, start, limits, listener, distribution)
+            result = fit.run(config, examples, device, start, limits, listener, distribution)
+            if warning is not None:  # once more, where it is read
+                listener.warn(warning)
+            return result
+
+
+def _with_resolved_weights(
+    config: Config, start: Start, channel: Channel, listener: Listener
+) -> tuple[Config, str | None]:
+    """Return the config with the weights that training starts from, and a warning about them, given here once.
+
+    The main process decides what `auto` is, a run that is resumed having decided it before.
+
+    Raises as `resolve_weights` does.
+    """
+    model, warning = config.model, None
+    if model.weights == "auto" and start.resumed and channel.is_main:
+        with suppress(RunError):  # a damaged config is written anew
+            model = model.model_copy(update={"weights": start.run.load_config().model.weights})
+    if channel.is_main:
+        resolved = resolve_weights(model, listener)
+        model, warning = resolved.model, resolved.warning
+    model = model.model_copy(update={"weights": channel.from_main(model.weights)})
+    if not channel.is_main:
+        model = resolve_weights(model, listener).model
+    if warning is not None:
+        listener.warn(warning)
+    return config.model_copy(update={"model": model}), warning
 
 
 def _begin_run(loaded: LoadedConfig, options: TrainingOptions, channel: Channel, held: ExitStack) -> tuple[Start, int]:
@@ -139,10 +168,11 @@ def _dry_run(
     run = Run(Path(channel.from_main(path)))
     with stop_on_signals(StopRequest("a dry run keeps nothing")) as stop, ExitStack() as stack:
         temporary = stack.enter_context(temporary_run(run.path.parent, DRY_RUN_PREFIX)) if channel.is_main else run
-        examples = open_examples(loaded.config, listener, channel=channel)
+        config, _ = _with_resolved_weights(loaded.config, Start(run, resumed=False), channel, listener)
+        examples = open_examples(config, listener, channel=channel)
         stack.callback(examples.close)
         with stop.deferred():
-            device, distribution = _start_devices(loaded.config, options, channel, listener)
+            device, distribution = _start_devices(config, options, channel, listener)
             from wisesr_cli.training import fit
 
-        return fit.try_one_step(loaded.config, examples, device, run, temporary, listener, distribution)
+        return fit.try_one_step(config, examples, device, run, temporary, listener, distribution)

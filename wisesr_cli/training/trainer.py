@@ -99,7 +99,7 @@ class Trainer:
             classes=len(self.examples.index.class_names),
             seed=self.config.seed,
             # From scratch only; the float32 twin is built without weights, but copies them later.
-            steps_per_epoch=self.batches.num_batches if self.config.model.weights is None else None,
+            steps_per_epoch=self.batches.num_batches if self.config.model.is_random else None,
             class_names=self.examples.index.class_names,
         )
 

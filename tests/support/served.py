@@ -1,0 +1,62 @@
+"""Weights that a test makes, under the names of Keras' releases, and a server on this machine that they lie on."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wisesr_cli.models.released import RELEASES
+
+
+def write_release(name: str, path: Path, seed: int = 0) -> Any:
+    """Write weights of a backbone that no initializer gives, in the format of Keras' releases; return the model."""
+    import keras
+
+    model = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(32, 32, 3))
+    draws = np.random.default_rng(seed)
+    model.set_weights([draws.uniform(0.5, 1.5, weight.shape).astype(weight.dtype) for weight in model.weights])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.save(path)
+    return model
+
+
+def md5_of(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def release_as(patch: pytest.MonkeyPatch, name: str, **fields: Any) -> None:
+    """Let the release of a backbone have other fields: the checksum of weights that a test made, or their place."""
+    patch.setitem(RELEASES, name, replace(RELEASES[name], **fields))
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+class Short(_Quiet):
+    """Announces more than it sends."""
+
+    def send_header(self, keyword: str, value: str) -> None:
+        super().send_header(keyword, str(int(value) + 5) if keyword == "Content-Length" else value)
+
+
+@contextmanager
+def served(folder: Path, handler: type[SimpleHTTPRequestHandler] = _Quiet) -> Iterator[str]:
+    """Serve a folder on the loopback; give its URL, which ends in a slash."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
