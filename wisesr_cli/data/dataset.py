@@ -10,13 +10,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from wisesr_cli import text
 from wisesr_cli.data import folders
-from wisesr_cli.data.duplicates import warn_of_duplicates
+from wisesr_cli.data.duplicates import duplicates_message, find_duplicates
 from wisesr_cli.data.folders import Layout, Problem
-from wisesr_cli.data.index import DatasetIndex, Split
+from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.survey import Survey, find_layout, report_notes, survey, without_images_message
 from wisesr_cli.errors import DataError
@@ -32,13 +30,17 @@ def build_index(data: DataConfig, *, seed: int, listener: Listener) -> DatasetIn
     found = survey(data, listener=listener)
     _refuse(found.problems)
     refuse_or_warn(found.unreadable, on_error=data.on_error, listener=listener)
-    if empty := found.classes_without_images():
+    if empty := found.classes_without_images(found.splits["train"]):
         raise DataError(without_images_message(empty))
     parts = found.splits_for_training(data, seed=seed)
-    if parts is not found.splits:
-        _warn_of_empty_classes(parts["train"], found.class_names, listener)
-    index = found.index(parts, report_notes(found, listener))
-    warn_of_duplicates(index, listener)
+    if empty := found.classes_without_images(parts["train"]):  # all are in validation, which `hash` allows
+        listener.warn(
+            f"the split leaves no training image of {text.joined(empty[:5])}; 'stratified' leaves some of each"
+        )
+    report_notes(found, listener)
+    index = found.index(parts)
+    if duplicates := find_duplicates(index, listener):
+        listener.warn(duplicates_message(duplicates))
     return index
 
 
@@ -76,7 +78,8 @@ def scan_folder_for_evaluation(
     refuse_or_warn(found.unreadable, on_error=on_error, listener=listener)
     if not len(found.splits["test"]):
         raise DataError(f"{text.visible(root)}: no images. {folders.LAYOUT}.")
-    return found.index(notes=report_notes(found, listener))
+    report_notes(found, listener)
+    return found.index()
 
 
 def _refuse(problems: Sequence[Problem]) -> None:
@@ -112,12 +115,3 @@ def _evaluation_folder(folder: str | os.PathLike[str], listener: Listener) -> st
         raise DataError(f"{text.visible(root)}: holds {text.joined(found.values())}, but no test or validation folder")
     listener.note(f"{text.visible(root)} holds splits: evaluating on {text.visible(found[split])}/")
     return f"{root}/{found[split]}"
-
-
-def _warn_of_empty_classes(train: Split, class_names: tuple[str, ...], listener: Listener) -> None:
-    """Warn of classes whose images are all in validation, which the strategy `hash` allows."""
-    counts = np.bincount(train.labels, minlength=len(class_names))
-    if empty := [class_names[label] for label in np.flatnonzero(counts == 0)]:
-        listener.warn(
-            f"the split leaves no training image of {text.joined(empty[:5])}; 'stratified' leaves some of each"
-        )

@@ -47,15 +47,10 @@ def find_duplicates(index: DatasetIndex, listener: Listener) -> tuple[Duplicate,
         for members in candidates:
             for same in _same_content(index.root, paths, members):
                 if _spans_several(splits[same], labels[same]):
-                    found.append(_duplicate(index, names, paths, splits, labels, same))
+                    rows = ((paths[i], index.class_names[labels[i]], names[splits[i]]) for i in same)
+                    found.append(Duplicate(*zip(*rows, strict=True)))
             progress.advance()
     return tuple(found)
-
-
-def warn_of_duplicates(index: DatasetIndex, listener: Listener) -> None:
-    """Warn of images in two splits or under two labels."""
-    if found := find_duplicates(index, listener):
-        listener.warn(duplicates_message(found))
 
 
 def duplicates_message(found: Sequence[Duplicate]) -> str:
@@ -90,10 +85,3 @@ def _same_content(root: str, paths: list[str], members: list[int]) -> list[list[
             continue  # removed since the scan; decoding reports it
         by_hash.setdefault(digest, []).append(position)
     return list(by_hash.values())
-
-
-def _duplicate(
-    index: DatasetIndex, names: list[str], paths: list[str], splits: np.ndarray, labels: np.ndarray, members: list[int]
-) -> Duplicate:
-    rows = ((paths[i], index.class_names[labels[i]], names[splits[i]]) for i in members)
-    return Duplicate(*zip(*rows, strict=True))

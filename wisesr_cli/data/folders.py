@@ -277,10 +277,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _sorted_entries(path: str) -> list[os.DirEntry[str]]:
     with os.scandir(path) as entries:
-        return sorted(entries, key=_NAME)
+        return sorted(entries, key=operator.attrgetter("name"))
 
-
-_NAME = operator.attrgetter("name")
 
 _FOLDER_REASONS: dict[type[OSError], str] = {
     FileNotFoundError: "no such folder",

@@ -58,7 +58,6 @@ class DatasetIndex:
     folders: dict[str, str] = field(default_factory=dict)  # split -> its folder, if any
     unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason)
     ignored: dict[str, int] = field(default_factory=dict)  # suffix or kind -> number of skipped files
-    notes: tuple[str, ...] = ()
 
     def absolute(self, split: str) -> list[str]:
         """Return the absolute paths of a split, in the order of its labels."""

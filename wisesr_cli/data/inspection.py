@@ -75,7 +75,7 @@ def _check_classes(case: Case) -> Iterator[Finding]:
     splits_shown = ", ".join(f"{name} {len(split):,}" for name, split in index.splits.items())
     message = f"{text.counted(len(counts), 'class', 'classes')} ({shown}{more}); images: {splits_shown}"
     yield Finding("pass", "classes", message, len(counts))
-    if empty := case.found.classes_without_images():
+    if empty := case.found.classes_without_images(case.found.splits["train"]):
         yield Finding("fail", "class-without-images", without_images_message(empty), len(empty))
     if len(counts) > 1 and counts.min() > 0 and counts.max() >= WARNED_IMBALANCE * counts.min():
         ratio = counts.max() / counts.min()

@@ -133,7 +133,10 @@ def new_cache(path: Path, shape: tuple[int, int, int, int]) -> Iterator[CacheWri
     writer = CacheWriter(descriptor, shape)
     try:
         take(descriptor, wait=True)
-        _reserve(descriptor, _total_bytes(shape))
+        if hasattr(os, "posix_fallocate"):  # it allocates the disk blocks now, so that a full disk is an error here
+            os.posix_fallocate(descriptor, 0, _total_bytes(shape))
+        else:
+            os.ftruncate(descriptor, _total_bytes(shape))
         yield writer
         os.fsync(descriptor)
         temporary.replace(path)
@@ -193,14 +196,6 @@ def _remove_unused(path: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Allocate the disk blocks now, so that a full disk is an error here."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.ftruncate(descriptor, size)
 
 
 def _write_all(descriptor: int, view: memoryview, offset: int) -> None:

@@ -152,7 +152,10 @@ def open_pixels(
         if loaded is not None:
             return loaded
         listener.warn(f"no room to keep decoded images ({name}): decoding them again in every epoch")
-    return _load_nothing(loading)
+    # Only files that are not known to be valid are decoded, and no pixels stored.
+    unknown = np.flatnonzero(~recall_verified(keys))
+    readable = loading.decode(unknown, lambda position, pixels: None) if len(unknown) else loading.readable(())
+    return loading.pixels(readable)
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> Positions:
@@ -248,13 +251,6 @@ def _report_again(loading: _Loading, found: pixel_cache.DiskCache) -> None:
         except DataError:
             found.close()
             raise
-
-
-def _load_nothing(loading: _Loading) -> DecodedImages:
-    """Decode only files that are not known to be valid; store no pixels."""
-    unknown = np.flatnonzero(~recall_verified(loading.keys))
-    everything = np.ones(len(loading.paths), np.bool_)
-    return loading.pixels(loading.decode(unknown, lambda position, pixels: None) if len(unknown) else everything)
 
 
 def _load_share(loading: _Loading, cache: Cache, channel: Channel) -> DecodedImages:

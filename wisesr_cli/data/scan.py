@@ -44,7 +44,8 @@ def scan_files(
     """
     facts = np.zeros(len(paths), FACTS)
     facts["size"], facts["mtime_ns"] = sizes, mtimes
-    cache = _cache_path(root, cache_of)
+    key = hashlib.blake2b(f"{root}\0{cache_of}".encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    cache = caches.cache_dir() / "scans" / f"{key}-{_VERSION}-{decoding.DECODER_VERSION}.npz"
     unknown = _recall(cache, paths, facts)
     too_large = _too_large(facts, pixel_limit)
     if not len(unknown):
@@ -97,11 +98,6 @@ def _read_fact(path: str, pixel_limit: int) -> tuple[int, ...] | str:
     flags = ANIMATED * header.animated | ALPHA * header.alpha | DEEP * (header.bits > 8)
     where = _FORMATS[header.format]
     return int.from_bytes(ends, "little"), header.width, header.height, where, header.orientation, flags
-
-
-def _cache_path(root: str, folder: str) -> Path:
-    key = hashlib.blake2b(f"{root}\0{folder}".encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-    return caches.cache_dir() / "scans" / f"{key}-{_VERSION}-{decoding.DECODER_VERSION}.npz"
 
 
 def _recall(cache: Path, paths: Sequence[str], facts: Facts) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

@@ -60,11 +60,11 @@ class Survey:
         self.unreadable.extend((path[start:], reason) for path, reason in listing.unreadable)
         self.unreadable.extend(unreadable)
 
-    def index(self, splits: dict[str, Split] | None = None, notes: tuple[str, ...] = ()) -> DatasetIndex:
+    def index(self, splits: dict[str, Split] | None = None) -> DatasetIndex:
         """Return an index of the splits as they are on the disk, or of `splits`."""
         where, left_out = self.layout, tuple(self.unreadable)
         parts = self.splits if splits is None else splits
-        return DatasetIndex(self.class_names, where.root, parts, where.folders, left_out, dict(self.ignored), notes)
+        return DatasetIndex(self.class_names, where.root, parts, where.folders, left_out, dict(self.ignored))
 
     def splits_for_training(self, data: DataConfig, *, seed: int) -> dict[str, Split]:
         """Return the splits, validation split off where it has no folder; raises `DataError` when a side is empty."""
@@ -74,9 +74,9 @@ class Survey:
         others = {name: split for name, split in self.splits.items() if name != "train"}
         return {"train": train, "validation": validation, **others}
 
-    def classes_without_images(self) -> list[str]:
+    def classes_without_images(self, train: Split) -> list[str]:
         """Return the classes that have no readable image to train on."""
-        counts = np.bincount(self.splits["train"].labels, minlength=len(self.class_names))
+        counts = np.bincount(train.labels, minlength=len(self.class_names))
         return [self.class_names[label] for label in np.flatnonzero(counts == 0)]
 
     def paths_with(self, flag: int) -> list[str]:
@@ -161,8 +161,8 @@ def nested_message(count: int) -> str:
     return f"{text.counted(count, 'image')} in folders below a class folder: merged into the class"
 
 
-def report_notes(found: Survey, listener: Listener) -> tuple[str, ...]:
-    """Report what was skipped or is unusual; return the notes."""
+def report_notes(found: Survey, listener: Listener) -> None:
+    """Report what was skipped or is unusual."""
     notes = list(found.layout.notes)
     if found.ignored:
         notes.append(folders.ignored_message(found.ignored))
@@ -173,6 +173,4 @@ def report_notes(found: Survey, listener: Listener) -> tuple[str, ...]:
     for note in notes:
         listener.note(note)
     if animated := found.paths_with(ANIMATED):
-        notes.append(animated_message(len(animated), animated))
-        listener.warn(notes[-1])
-    return tuple(notes)
+        listener.warn(animated_message(len(animated), animated))

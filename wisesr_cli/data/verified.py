@@ -36,8 +36,7 @@ def recall_verified(keys: Keys) -> npt.NDArray[np.bool_]:
     return known
 
 
-def remember_verified(keys: Keys) -> None:
-    """Add files that were decoded completely."""
+def _remember(keys: Keys) -> None:
     known = _stored()
     together = np.union1d(known, keys) if len(known) + len(keys) <= MOST_FILES else np.unique(keys)
     if len(together) > len(known) or len(known) + len(keys) > MOST_FILES:
@@ -68,7 +67,7 @@ def find_unreadable(
     with listener.progress(label, len(positions)) as progress:
         for_each(try_one, positions, finished=progress.advance)
     valid = np.array([position for position in positions if position not in reasons], np.intp)
-    remember_verified(keys[valid][keys[valid] != 0])
+    _remember(keys[valid][keys[valid] != 0])
     return dict(sorted(reasons.items()))
 
 

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.machine.files import naming, replacing
-from wisesr_cli.results import Contribution, Explanation
+from wisesr_cli.results import Explanation
 
 PATHS_AT_A_TIME = 1000
 BLOCK_BYTES = 1 << 20
-KINDS = ("predicted", "runner_up", "decision")
+FIELDS = {"maps": "map", "logits": "logit", "biases": "bias"}  # ending of an array's name -> field of `Contribution`
 
 
 class ContributionArrays:
@@ -36,7 +36,7 @@ class ContributionArrays:
         self.folder, self.class_names, self.asked = folder, tuple(class_names), tuple(asked)
         self._index = {name: label for label, name in enumerate(class_names)}
         self._paths: list[str] = []
-        self._columns: dict[str, _Column] = {}
+        self._columns: dict[str, tuple[IO[bytes], NDArray[Any]]] = {}  # a temporary file, and the first value
         self._files = ExitStack()
 
     def __enter__(self) -> ContributionArrays:
@@ -51,15 +51,17 @@ class ContributionArrays:
         if predicted is None:
             return
         self._paths.append(explanation.path)
-        nothing = _nothing_like(predicted)
-        for kind, row in zip(KINDS, (predicted, runner_up, explanation.decision), strict=True):
-            self._append_row(kind, row or nothing)
+        kinds = {"predicted": predicted, "runner_up": runner_up, "decision": explanation.decision}
+        missing = np.nan * np.asarray(predicted.map)  # of a class that does not exist
+        for kind, row in kinds.items():
+            for ending, name in FIELDS.items():
+                value = missing if ending == "maps" else np.nan
+                self._append(f"{kind}_{ending}", np.float64(value if row is None else getattr(row, name)))
         for kind, row in (("predicted", predicted), ("runner_up", runner_up)):
             self._append(f"{kind}_labels", np.int64(-1 if row is None else self._index[row.label]))
-        if self.asked:
-            self._append("asked_maps", np.asarray([row.map for row in explanation.asked], np.float64))
-            self._append("asked_logits", np.asarray([row.logit for row in explanation.asked], np.float64))
-            self._append("asked_biases", np.asarray([row.bias for row in explanation.asked], np.float64))
+        for ending, name in FIELDS.items() if self.asked else ():
+            values = [getattr(row, name) for row in explanation.asked]
+            self._append(f"asked_{ending}", np.asarray(values, np.float64))
 
     def write(self, path: Path) -> None:
         """Write all added images; `numpy.load` reads them as plain arrays."""
@@ -75,33 +77,15 @@ class ContributionArrays:
             longest = max(map(len, self._paths), default=1) or 1
             kind = np.dtype(f"<U{longest}")
             _write_member(archive, "paths", kind, (len(self._paths),), _in_blocks(self._paths, kind))
-            for name, column in self._columns.items():
-                _write_member(archive, name, column.dtype, (len(self._paths), *column.shape), _read_again(column.file))
-
-    def _append_row(self, kind: str, row: Contribution) -> None:
-        self._append(f"{kind}_maps", np.asarray(row.map, np.float64))
-        self._append(f"{kind}_logits", np.float64(row.logit))
-        self._append(f"{kind}_biases", np.float64(row.bias))
+            for name, (file, first) in self._columns.items():
+                _write_member(archive, name, first.dtype, (len(self._paths), *first.shape), _read_again(file))
 
     def _append(self, name: str, value: Any) -> None:
         with naming(self.folder):
             if name not in self._columns:
                 file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115  (closed with this object)
-                self._columns[name] = _Column(self._files.enter_context(file), np.asarray(value))
-            self._columns[name].file.write(np.ascontiguousarray(value).tobytes())
-
-
-class _Column:
-    """The values of one array, in a temporary file."""
-
-    def __init__(self, file: IO[bytes], first: NDArray[Any]) -> None:
-        self.file, self.dtype, self.shape = file, first.dtype, first.shape
-
-
-def _nothing_like(row: Contribution) -> Contribution:
-    """Return a contribution of NaN, for a class that does not exist."""
-    missing = tuple(tuple(float("nan") for _ in values) for values in row.map)
-    return Contribution("", float("nan"), float("nan"), missing, float("nan"))
+                self._columns[name] = self._files.enter_context(file), np.asarray(value)
+            self._columns[name][0].write(np.ascontiguousarray(value).tobytes())
 
 
 def _in_blocks(paths: Sequence[str], kind: np.dtype[Any]) -> Iterator[bytes]:

@@ -86,8 +86,7 @@ def is_linear(layers: Sequence[Any]) -> bool:
 def classifier_columns(classifier: Any, classes: Sequence[int]) -> WeightedSums:
     """Return the logits of some classes as sums of the feature vector: coefficients (classes, features).
 
-    Raises:
-        RunError: the layer is not a dense layer without activation.
+    Raises a `RunError` unless it is a dense layer without activation.
     """
     if type(classifier).__name__ != "Dense" or _activation(classifier) != "linear":
         raise _unexplained(classifier, "an end that is no dense layer without activation")
@@ -101,10 +100,7 @@ def classifier_columns(classifier: Any, classes: Sequence[int]) -> WeightedSums:
 def pull_back(layers: Sequence[Any], sums: WeightedSums, values: Sequence[Values] | None = None) -> WeightedSums:
     """Return weighted sums of the last layer's outputs, written over the first layer's inputs.
 
-    Args:
-        layers: in order of computation.
-        sums: over the last layer's outputs.
-        values: of each layer; None if all are linear.
+    `layers` are in order of computation; `values` are those of each layer, None if all are linear.
     """
     for number in reversed(range(len(layers))):
         at = None if values is None else values[number]
@@ -152,10 +148,6 @@ def _unexplained(layer: Any, what: str) -> RunError:
 
 def _nothing(coefficients: Numbers) -> Numbers:
     return np.zeros((len(coefficients), 0))
-
-
-def _identity(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
-    return coefficients, _nothing(coefficients)
 
 
 def _flatten(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
@@ -227,7 +219,7 @@ RULES: dict[str, Rule] = {
     "AveragePooling2D": Rule(_average_pooling),
     "BatchNormalization": Rule(_batch_normalization),
     "Dense": Rule(_dense, is_linear=lambda layer: _activation(layer) == "linear"),
-    "Dropout": Rule(_identity),
+    "Dropout": Rule(lambda layer, coefficients, values: (coefficients, _nothing(coefficients))),
     "Flatten": Rule(_flatten),
     "GlobalAveragePooling2D": Rule(_global_average),
     "GlobalMaxPooling2D": Rule(_global_max, is_linear=lambda layer: False),

@@ -66,9 +66,8 @@ def labels_of(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ..
 def explain(request: ExplainRequest) -> Explanations:
     """Return a lazily computed record per image, in order, each written before it is yielded if requested.
 
-    Raises:
-        WisesrError: the run, the inputs or the folder cannot be used, its head cannot be explained, or a class is
-            unknown. Pictures that were written are kept.
+    Raises a `WisesrError` if the run, the inputs or the folder cannot be used, the head cannot be explained, or a class
+    is unknown. Pictures that were written are kept.
     """
     run, stop = locate(request.run), request.stop or StopRequest()
     labels = labels_of(request.classes, run.checked.info.class_names)
@@ -133,8 +132,7 @@ def _stream(
 def explain_weights(request: WeightsRequest) -> LearnedWeights:
     """Return the learned position weights of a head, and write them if requested.
 
-    Raises:
-        WisesrError: the run or the folder cannot be used, a class is unknown, or the head has no position weights.
+    Raises a `WisesrError` if the run or the folder cannot be used, a class is unknown, or the head has none.
     """
     run, stop, listener = locate(request.run), request.stop or StopRequest(), request.listener
     labels = labels_of(request.classes, run.checked.info.class_names)

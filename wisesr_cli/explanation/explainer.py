@@ -142,11 +142,7 @@ class Explainer:
         return [self._decision(logits[image], classes[image], maps[image], biases[image]) for image in range(len(maps))]
 
     def weights(self) -> HeadWeights:
-        """Return the position weights of the head.
-
-        Raises:
-            RunError: it has none that hold for every image (gmp, fc).
-        """
+        """Return the position weights of the head; raises a `RunError` if none hold for every image (gmp, fc)."""
         head = self.info.head
         if not self.is_linear:
             raise RunError(
@@ -237,15 +233,8 @@ def explain_paths(
 ) -> Generator[Explanation, None, None]:
     """Yield a record per path, in order; only a few batches are in memory at any time.
 
-    Args:
-        paths: image files; an unreadable one gets a record with the reason.
-        labels: indices of the requested classes.
-        batch_size: images per forward pass; does not change results.
-        pixel_limit: width times height above which an image is not decoded.
-        oddities: counts what is odd about readable images.
-
-    Raises:
-        WisesrError: see `Explainer.explain`.
+    An unreadable image gets a record with the reason. `labels` are the indices of the requested classes; `batch_size`
+    does not change results; `oddities` counts what is odd about readable images. Raises as `Explainer.explain` does.
     """
     info, oddities = explainer.info, oddities or Oddities()
     batches = decode_in_order(

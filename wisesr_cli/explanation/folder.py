@@ -32,10 +32,7 @@ SHEET_FOOT = "orange speaks for the predicted class, blue for the runner-up; ±:
 class ExplanationFolder:
     """Adds explanations one by one; `finish` writes the rest. Memory grows by the path of every image.
 
-    Args:
-        folder: earlier pictures in it are removed with the first new one.
-        labels: indices of the requested classes.
-        most_pictures: maximum number of images with their own picture.
+    Earlier pictures in `folder` are removed with the first new one. `labels` are indices of the requested classes.
     """
 
     def __init__(self, folder: Path, explainer: Explainer, labels: Sequence[int], *, most_pictures: int) -> None:
@@ -74,7 +71,7 @@ class ExplanationFolder:
             picture = explanation_picture(photo, explanation, self.explainer)
             self._own.write(picture, self._number, explanation.path)
             self.pictures += 1
-        self._tiles.append((small_overlay(photo, explanation), f"{self._number}: {_tile_caption(explanation)}", None))
+        self._tiles.append((_small_overlay(photo, explanation), f"{self._number}: {_tile_caption(explanation)}", None))
         if len(self._tiles) == TILES:
             self._write_sheet()
 
@@ -99,10 +96,10 @@ class ExplanationFolder:
         self._tiles.clear()
 
 
-def small_overlay(photo: Image.Image, explanation: Explanation, side: int = TILE_SIDE) -> Image.Image:
-    """Return a photo reduced to `side` pixels, overlaid with the decision in its own colour scale."""
+def _small_overlay(photo: Image.Image, explanation: Explanation) -> Image.Image:
+    """Return a photo reduced to the size of a tile, overlaid with the decision in its own colour scale."""
     decision = decision_of(explanation)
-    scale = side / max(photo.size)
+    scale = TILE_SIDE / max(photo.size)
     small = photo.resize((max(1, round(photo.width * scale)), max(1, round(photo.height * scale))))
     return small if decision is None else overlay(small, decision)
 

@@ -38,12 +38,9 @@ class Source(Protocol):
 
 
 class ExplanationWriter:
-    """Writes explanations to a stream in one format.
+    """Writes explanations to a stream in the format `name`: table, json, csv or markdown.
 
-    Args:
-        name: table, json, csv or markdown.
-        source: its statement and receptive field are fields of JSON.
-        limit: rows of a table that are shown; None is all.
+    Statement and receptive field of `source` are fields of JSON; `limit` is the number of table rows shown (None: all).
     """
 
     def __init__(self, name: str, stream: TextIO, source: Source, *, limit: int | None = LONG_TABLE) -> None:

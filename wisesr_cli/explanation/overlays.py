@@ -56,17 +56,14 @@ def overlay(picture: Image.Image, contribution: Contribution, scale: float | Non
 
 def lay_over(picture: Image.Image, colors: NDArray[np.uint8]) -> Image.Image:
     """Return a photo overlaid with the colours of `tint` or `tint_values`; see `overlay`."""
-    grey = _large_enough(picture.convert("L"), colors.shape[1], colors.shape[0])
+    grey = picture.convert("L")
+    if (size := (max(grey.width, colors.shape[1]), max(grey.height, colors.shape[0]))) != grey.size:
+        grey = grey.resize(size, Image.Resampling.NEAREST)
     faded = grey.point([DARKEST + value * (255 - DARKEST) // 255 for value in range(256)]).convert("RGBA")
     rows, columns = (_edges(count, pixels) for count, pixels in zip(colors.shape[:2], grey.size[::-1], strict=True))
     blocks = np.repeat(np.repeat(colors, np.diff(rows), axis=0), np.diff(columns), axis=1)
     tinted = Image.alpha_composite(faded, Image.fromarray(blocks))
     return Image.alpha_composite(tinted, _grid(tinted.size, rows, columns)).convert("RGB")
-
-
-def _large_enough(picture: Image.Image, width: int, height: int) -> Image.Image:
-    size = max(picture.width, width), max(picture.height, height)
-    return picture if size == picture.size else picture.resize(size, Image.Resampling.NEAREST)
 
 
 def _edges(count: int, pixels: int) -> NDArray[np.int64]:

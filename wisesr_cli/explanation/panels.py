@@ -45,13 +45,9 @@ def compose(
     columns: int = COLUMNS,
     narrowest: int = NARROWEST,
 ) -> Image.Image:
-    """Return panels in rows on white, below them the colour scale and the sentences.
+    """Return panels in rows on white, at most `columns` in each, below them the colour scale and the sentences.
 
-    Args:
-        panels: at least one, in reading order; None leaves a place empty.
-        has_scale: whether the colour scale is shown; the captions give the value of full colour.
-        columns: maximum panels in a row.
-        narrowest: minimum pixels of a panel.
+    `panels` are in reading order; None leaves a place empty. `narrowest` is the minimum pixels of a panel.
     """
     font = caption_font(FONT_SIZE)
     rows = _draw_rows(panels, min(columns, len(panels)), narrowest, font)

@@ -26,8 +26,7 @@ SHARP_FROM = 2  # enlargement from which pixels are kept as squares
 def shown_photo(path: str, info: ModelInfo, *, pixel_limit: int = PIXEL_LIMIT, side: int = DISPLAY_SIDE) -> Image.Image:
     """Return an image as the model sees it, but larger, its longer side of `side` pixels; small images stay sharp.
 
-    Raises:
-        ImageError: it cannot be read; the message is the reason alone.
+    Raises an `ImageError`, whose message is the reason alone, if it cannot be read.
     """
     height, width = (max(1, round(length * side / max(info.image_size))) for length in info.image_size)
     header = read_header(path, pixel_limit=pixel_limit)
@@ -47,13 +46,10 @@ def _own_pixels(length: int, factor: float) -> int:
 def explanation_picture(photo: Image.Image, explanation: Explanation, explainer: Explainer) -> Image.Image:
     """Return panels of the photo, the requested classes or else the predicted one, and predicted minus runner-up.
 
-    The panels of classes share a colour scale; the difference, which is smaller, has its own.
-
-    Args:
-        photo: the image from `shown_photo`.
-        explanation: of a readable image.
+    The panels of classes share a colour scale; the difference, which is smaller, has its own. `photo` is the image from
+    `shown_photo`.
     """
-    classes = shown_classes(explanation)
+    classes = explanation.asked or ((explanation.predicted,) if explanation.predicted else ())
     scale = scale_of(classes)
     panels = [_photo_panel(photo, explanation, explainer.receptive_field)]
     panels += [Panel(overlay(photo, row, scale), _caption(row, explanation, scale)) for row in classes]
@@ -107,11 +103,6 @@ def strongest_position(contribution: Contribution) -> tuple[int, int, float]:
     """Return row, column and value of the position with the largest absolute contribution."""
     values = ((i, j, value) for i, row in enumerate(contribution.map) for j, value in enumerate(row))
     return max(values, key=lambda found: abs(found[2]))
-
-
-def shown_classes(explanation: Explanation) -> tuple[Contribution, ...]:
-    """Return the contributions to the requested classes, else to the predicted one."""
-    return explanation.asked or ((explanation.predicted,) if explanation.predicted else ())
 
 
 def decision_of(explanation: Explanation) -> Contribution | None:

@@ -101,11 +101,8 @@ def read_position_weights(
 ) -> HeadWeights:
     """Return the position weights of a head whose layers are all linear.
 
-    Args:
-        head: its name.
-        pooling: the layers between feature map and classifier layer.
-        logit_sum: returns the logit of a class as a sum over the feature map.
-        class_names: in index order.
+    `pooling` are the layers between feature map and classifier layer; `logit_sum` returns the logit of a class as a sum
+    over the feature map.
     """
     height, width, channels = pooling[0].input.shape[1:]
     weights, average = None, None

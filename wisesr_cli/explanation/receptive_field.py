@@ -140,17 +140,13 @@ def find_receptive_field(model: Any) -> ReceptiveField | None:
     except UnknownError:
         return None
     rows, columns = field.rows, field.columns
-    strides = rows.stride, columns.stride
-    return ReceptiveField((height, width), rows.intervals(), columns.intervals(), _size(field), strides)
+    sides = [axis.end - axis.start + 1 for axis in (rows, columns)]
+    size = (int(sides[0]), int(sides[1])) if all(map(math.isfinite, sides)) else None
+    return ReceptiveField((height, width), rows.intervals(), columns.intervals(), size, (rows.stride, columns.stride))
 
 
 def _pixels(side: int) -> Axis:
     return Axis(np.arange(side), np.arange(side), 0, 0, 1)
-
-
-def _size(field: Field) -> tuple[int, int] | None:
-    sides = [axis.end - axis.start + 1 for axis in (field.rows, field.columns)]
-    return (int(sides[0]), int(sides[1])) if all(map(math.isfinite, sides)) else None
 
 
 def _through(model: Any, field: Field) -> Field:
@@ -254,29 +250,16 @@ def _turn_channels(operation: Any, fields: Sequence[Field], arguments: Any) -> F
 
 
 RULES: dict[str, Callable[[Any, Sequence[Field], Any], Field]] = {
-    "Activation": _same,
-    "Add": _merge,
-    "AveragePooling2D": partial(_windows, "pool_size"),
-    "BatchNormalization": _same,
+    **dict.fromkeys(("Activation", "BatchNormalization", "Dense", "Dropout", "InputLayer", "LayerScale"), _same),
+    **dict.fromkeys(("Normalization", "ReLU", "Rescaling"), _same),
+    **dict.fromkeys(("Conv2D", "DepthwiseConv2D", "SeparableConv2D"), partial(_windows, "kernel_size")),
+    **dict.fromkeys(("AveragePooling2D", "MaxPooling2D"), partial(_windows, "pool_size")),
+    **dict.fromkeys(("GlobalAveragePooling2D", "GlobalMaxPooling2D"), _everything),
+    **dict.fromkeys(("Add", "CustomScaleLayer", "Multiply"), _merge),
     "Concatenate": _concatenate,
-    "Conv2D": partial(_windows, "kernel_size"),
     "Cropping2D": _crop,
-    "CustomScaleLayer": _merge,
-    "Dense": _same,
-    "DepthwiseConv2D": partial(_windows, "kernel_size"),
-    "Dropout": _same,
     "GetItem": _turn_channels,
-    "GlobalAveragePooling2D": _everything,
-    "GlobalMaxPooling2D": _everything,
-    "InputLayer": _same,
     "LayerNormalization": _normalize_channels,
-    "LayerScale": _same,
-    "MaxPooling2D": partial(_windows, "pool_size"),
-    "Multiply": _merge,
-    "Normalization": _same,
-    "ReLU": _same,
-    "Rescaling": _same,
     "Reshape": _reshape,
-    "SeparableConv2D": partial(_windows, "kernel_size"),
     "ZeroPadding2D": _pad,
 }

@@ -37,7 +37,8 @@ class Screen:
 
         columns = self._console.width - 1
         size = _fitted_size(picture.size, min(COLUMNS, columns))
-        small = picture.convert("RGB").resize(size, _resampling(picture.size, size))
+        filtering = Image.Resampling.BOX if size[0] <= picture.width else Image.Resampling.NEAREST
+        small = picture.convert("RGB").resize(size, filtering)
         shown = [small]
         if contribution is not None:  # the overlay is larger if the map has more positions than the picture has pixels
             shown.append(overlay(small, contribution).resize(size, Image.Resampling.BOX))
@@ -65,7 +66,3 @@ def _fitted_size(size: tuple[int, int], columns: int) -> tuple[int, int]:
     """Return the largest width and even height within `columns` and `ROWS`, the shape kept."""
     scale = min(columns / size[0], 2 * ROWS / size[1])
     return max(1, round(size[0] * scale)), max(2, 2 * round(size[1] * scale / 2))
-
-
-def _resampling(before: tuple[int, int], after: tuple[int, int]) -> Image.Resampling:
-    return Image.Resampling.BOX if after[0] <= before[0] else Image.Resampling.NEAREST
