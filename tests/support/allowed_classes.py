@@ -7,6 +7,7 @@ finds in ordinary classifiers of others.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +22,7 @@ from wisesr_cli.models.heads import HEADS, build_head
 
 Class = tuple[str | None, str, str | None]  # module, class, registered name
 
+START = "_NAMES: dict[tuple[str | None, str | None], str] = {\n"
 TARGET = Path(__file__).parents[2] / "wisesr_cli" / "model_files" / "allowed.py"
 SIZE = 96
 VARIANTS = (
@@ -102,16 +104,18 @@ def classes_in(record: Any) -> Iterator[Class]:
 
 def source_of(classes: Iterable[Class]) -> str:
     """Return the module that holds the classes."""
-    rows = "".join(f"        {row!r},\n" for row in sorted(classes, key=lambda row: (row[0] or "", row[1])))
-    return (
-        '"""Every class that a model of wisesr is made of, as Keras writes it: module, class, registered name.\n\n'
-        "Made by `python tests/support/allowed_classes.py`, which builds every backbone with every preprocessing\n"
-        "and head,\n"
-        'and an ordinary classifier of others; a test makes it again. Nothing else in a model file is loaded.\n"""\n\n'
-        "from __future__ import annotations\n\n"
-        "ALLOWED: frozenset[tuple[str | None, str, str | None]] = frozenset(\n    {\n"
-        f"{rows}    }}\n)\n"
-    ).replace("'", '"')
+    groups: dict[tuple[str | None, str | None], list[str]] = {}
+    for module, name, registered in sorted(classes, key=lambda row: (row[0] or "", row[1])):
+        start = None if registered is None else registered.removesuffix(name)
+        groups.setdefault((module, start), []).append(name)
+    rows = []
+    for place, names in groups.items():
+        lines = textwrap.wrap(" ".join(names), 100)
+        texts = "".join(f'        "{line}{" " if line is not lines[-1] else ""}"\n' for line in lines)
+        rows.append(f"    {place!r}: (\n{texts}    ),\n" if len(lines) > 1 else f'    {place!r}: "{lines[0]}",\n')
+    text = TARGET.read_text(encoding="utf-8")
+    start, end = text.index(START) + len(START), text.index("\n}\n")
+    return text[:start] + "".join(rows).replace("'", '"').rstrip("\n") + text[end:]
 
 
 if __name__ == "__main__":

@@ -1,85 +1,37 @@
 """Every class that a model of wisesr is made of, as Keras writes it: module, class, registered name.
 
-Made by `python tests/support/allowed_classes.py`, which builds every backbone with every preprocessing and head,
+`python tests/support/allowed_classes.py` writes `_NAMES`: it builds every backbone with every preprocessing and head,
 and an ordinary classifier of others; a test makes it again. Nothing else in a model file is loaded.
 """
 
 from __future__ import annotations
 
+# By module, and what stands before the class in its registered name (None: it has none): the names of classes.
+_NAMES: dict[tuple[str | None, str | None], str] = {
+    (None, None): "__ellipsis__ __keras_tensor__ __slice__ __tensor__",
+    ("keras", None): "DTypePolicy Sequential",
+    ("keras.initializers", None): (
+        "Constant GlorotNormal GlorotUniform HeNormal HeUniform LecunNormal LecunUniform Ones RandomNormal "
+        "RandomUniform TruncatedNormal VarianceScaling Zeros"
+    ),
+    ("keras.layers", None): (
+        "Activation Add AlphaDropout Average AveragePooling2D BatchNormalization Concatenate Conv2D "
+        "Cropping2D Dense DepthwiseConv2D Dropout ELU Flatten GaussianDropout GaussianNoise "
+        "GlobalAveragePooling2D GlobalMaxPooling2D Identity InputLayer LayerNormalization LeakyReLU "
+        "MaxPooling2D Maximum Multiply Normalization PReLU RandomBrightness RandomContrast RandomFlip "
+        "RandomRotation RandomTranslation RandomZoom ReLU Rescaling Reshape SeparableConv2D Softmax "
+        "SpatialDropout2D ZeroPadding2D"
+    ),
+    ("keras.regularizers", None): "L1 L1L2 L2",
+    ("keras.src.applications.convnext", ""): "LayerScale",
+    ("keras.src.applications.inception_resnet_v2", ""): "CustomScaleLayer",
+    ("keras.src.models.functional", ""): "Functional",
+    ("keras.src.ops.numpy", ""): "Add GetItem Multiply Stack Subtract TrueDivide",
+    ("wisesr_cli.layers", "wisesr>"): "PositionWeightedPooling2D TileAveragePooling2D",
+}
+
 ALLOWED: frozenset[tuple[str | None, str, str | None]] = frozenset(
-    {
-        (None, "__ellipsis__", None),
-        (None, "__keras_tensor__", None),
-        (None, "__slice__", None),
-        (None, "__tensor__", None),
-        ("keras", "DTypePolicy", None),
-        ("keras", "Sequential", None),
-        ("keras.initializers", "Constant", None),
-        ("keras.initializers", "GlorotNormal", None),
-        ("keras.initializers", "GlorotUniform", None),
-        ("keras.initializers", "HeNormal", None),
-        ("keras.initializers", "HeUniform", None),
-        ("keras.initializers", "LecunNormal", None),
-        ("keras.initializers", "LecunUniform", None),
-        ("keras.initializers", "Ones", None),
-        ("keras.initializers", "RandomNormal", None),
-        ("keras.initializers", "RandomUniform", None),
-        ("keras.initializers", "TruncatedNormal", None),
-        ("keras.initializers", "VarianceScaling", None),
-        ("keras.initializers", "Zeros", None),
-        ("keras.layers", "Activation", None),
-        ("keras.layers", "Add", None),
-        ("keras.layers", "AlphaDropout", None),
-        ("keras.layers", "Average", None),
-        ("keras.layers", "AveragePooling2D", None),
-        ("keras.layers", "BatchNormalization", None),
-        ("keras.layers", "Concatenate", None),
-        ("keras.layers", "Conv2D", None),
-        ("keras.layers", "Cropping2D", None),
-        ("keras.layers", "Dense", None),
-        ("keras.layers", "DepthwiseConv2D", None),
-        ("keras.layers", "Dropout", None),
-        ("keras.layers", "ELU", None),
-        ("keras.layers", "Flatten", None),
-        ("keras.layers", "GaussianDropout", None),
-        ("keras.layers", "GaussianNoise", None),
-        ("keras.layers", "GlobalAveragePooling2D", None),
-        ("keras.layers", "GlobalMaxPooling2D", None),
-        ("keras.layers", "Identity", None),
-        ("keras.layers", "InputLayer", None),
-        ("keras.layers", "LayerNormalization", None),
-        ("keras.layers", "LeakyReLU", None),
-        ("keras.layers", "MaxPooling2D", None),
-        ("keras.layers", "Maximum", None),
-        ("keras.layers", "Multiply", None),
-        ("keras.layers", "Normalization", None),
-        ("keras.layers", "PReLU", None),
-        ("keras.layers", "RandomBrightness", None),
-        ("keras.layers", "RandomContrast", None),
-        ("keras.layers", "RandomFlip", None),
-        ("keras.layers", "RandomRotation", None),
-        ("keras.layers", "RandomTranslation", None),
-        ("keras.layers", "RandomZoom", None),
-        ("keras.layers", "ReLU", None),
-        ("keras.layers", "Rescaling", None),
-        ("keras.layers", "Reshape", None),
-        ("keras.layers", "SeparableConv2D", None),
-        ("keras.layers", "Softmax", None),
-        ("keras.layers", "SpatialDropout2D", None),
-        ("keras.layers", "ZeroPadding2D", None),
-        ("keras.regularizers", "L1", None),
-        ("keras.regularizers", "L1L2", None),
-        ("keras.regularizers", "L2", None),
-        ("keras.src.applications.convnext", "LayerScale", "LayerScale"),
-        ("keras.src.applications.inception_resnet_v2", "CustomScaleLayer", "CustomScaleLayer"),
-        ("keras.src.models.functional", "Functional", "Functional"),
-        ("keras.src.ops.numpy", "Add", "Add"),
-        ("keras.src.ops.numpy", "GetItem", "GetItem"),
-        ("keras.src.ops.numpy", "Multiply", "Multiply"),
-        ("keras.src.ops.numpy", "Stack", "Stack"),
-        ("keras.src.ops.numpy", "Subtract", "Subtract"),
-        ("keras.src.ops.numpy", "TrueDivide", "TrueDivide"),
-        ("wisesr_cli.layers", "PositionWeightedPooling2D", "wisesr>PositionWeightedPooling2D"),
-        ("wisesr_cli.layers", "TileAveragePooling2D", "wisesr>TileAveragePooling2D"),
-    }
+    (module, name, None if start is None else start + name)
+    for (module, start), names in _NAMES.items()
+    for name in names.split()
 )

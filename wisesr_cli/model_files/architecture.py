@@ -98,8 +98,10 @@ def _check_object(value: dict[str, Any], key: str) -> None:
     if value.get("compile_config"):
         raise UnsafeFileError("a model inside the model is compiled; load it with compile=False before it is put in")
     options = value.get("config")
-    if found[0] == "keras.initializers":
-        _check_initializer(options)
+    if found[0] == "keras.initializers":  # an array would be multiplied by the number of weights
+        values = options.values() if isinstance(options, dict) else [options]
+        if any(isinstance(value, list | dict) for value in values):
+            raise UnsafeFileError("an initializer in it has an option that is no plain value")
     if isinstance(options, dict):
         _check_options(str(found[1]), options)
 
@@ -122,13 +124,6 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
     for key, option in options.items():
         if key.endswith("_initializer") and isinstance(option, str):
             raise UnsafeFileError(f"'{key[:80]}' in it is not as Keras writes it")
-
-
-def _check_initializer(options: Any) -> None:
-    """Reject an initializer with non-scalar options: an array would be multiplied by the number of weights."""
-    values = options.values() if isinstance(options, dict) else [options]
-    if any(isinstance(value, list | dict) for value in values):
-        raise UnsafeFileError("an initializer in it has an option that is no plain value")
 
 
 def _is_short_row(value: Any) -> bool:

@@ -39,7 +39,10 @@ def load_model(checked: CheckedModel, *, runs: bool = False) -> Any:
         with warnings.catch_warnings(action="ignore"):  # missing weights are an error below
             model = keras.models.load_model(path, compile=False, safe_mode=True)
         checked.check_unchanged()
-        _check_all_loaded(checked, model)
+        loaded = Counter(table_of(keras.ops.convert_to_numpy(weight)) for weight in model.weights)
+        if lost := Counter(_weights_in(checked)) - loaded:  # Keras skips some silently
+            shape = next(iter(lost)).shape
+            raise RunError(f"Keras left {sum(lost.values())} of its weights out, one of the shape {shape}")
         return model
     except RunError as error:
         raise RunError(f"{visible(path)}: refused: {error}") from None
@@ -93,13 +96,6 @@ def layers_of(model: Any) -> Iterator[Any]:
     """Yield the layers of a model, with nested models replaced by their layers; a layer yields itself."""
     for layer in model.layers if hasattr(model, "layers") else (model,):
         yield from layers_of(layer) if hasattr(layer, "layers") else (layer,)
-
-
-def _check_all_loaded(checked: CheckedModel, model: Any) -> None:
-    """Raise when a stored table is not among the loaded weights: Keras skips some silently."""
-    loaded = Counter(table_of(keras.ops.convert_to_numpy(weight)) for weight in model.weights)
-    if lost := Counter(_weights_in(checked)) - loaded:
-        raise RunError(f"Keras left {sum(lost.values())} of its weights out, one of the shape {next(iter(lost)).shape}")
 
 
 def _weights_in(checked: CheckedModel) -> list[Table]:

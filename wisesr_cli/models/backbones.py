@@ -216,58 +216,42 @@ def _convolution(x: Any, filters: int, *, kernel: int, stride: int, name: str) -
     return keras.layers.ReLU(name=f"{name}_relu")(x)
 
 
-def _row(name: str, scaling: Preprocessing, native_size: int, minimum_size: int = 32) -> dict[str, Backbone]:
-    return {name: Backbone(scaling, native_size, _application(name), minimum_size)}
+def _rows(scaling: Preprocessing, native_size: int, *names: str, minimum_size: int = 32) -> dict[str, Backbone]:
+    return {name: Backbone(scaling, native_size, _application(name), minimum_size) for name in names}
 
 
-def _row_inside(name: str, native_size: int) -> dict[str, Backbone]:
-    build = _efficientnet(name) if name.startswith("EfficientNetB") else _application(name)
-    return {name: Backbone("none", native_size, build, scales_inside=True)}
+def _rows_inside(native_size: int, *names: str) -> dict[str, Backbone]:
+    builders = {name: _efficientnet if name.startswith("EfficientNetB") else _application for name in names}
+    return {name: Backbone("none", native_size, build(name), scales_inside=True) for name, build in builders.items()}
 
 
 BACKBONES: dict[str, Backbone] = {
     "compact": Backbone("none", 64, _build_compact, 8, scales_inside=True, from_scratch=True),
     "compact_small": Backbone("none", 96, _build_compact_small, 8, scales_inside=True, from_scratch=True),
-    **_row("MobileNet", "tf", 224),
-    **_row("MobileNetV2", "tf", 224),
-    **_row_inside("MobileNetV3Small", 224),
-    **_row_inside("MobileNetV3Large", 224),
-    **_row("NASNetMobile", "tf", 224),
-    **_row("NASNetLarge", "tf", 331),
-    **_row("DenseNet121", "torch", 224),
-    **_row("DenseNet169", "torch", 224),
-    **_row("DenseNet201", "torch", 224),
-    **_row_inside("EfficientNetB0", 224),
-    **_row_inside("EfficientNetB1", 240),
-    **_row_inside("EfficientNetB2", 260),
-    **_row_inside("EfficientNetB3", 300),
-    **_row_inside("EfficientNetB4", 380),
-    **_row_inside("EfficientNetB5", 456),
-    **_row_inside("EfficientNetB6", 528),
-    **_row_inside("EfficientNetB7", 600),
-    **_row_inside("EfficientNetV2B0", 224),
-    **_row_inside("EfficientNetV2B1", 240),
-    **_row_inside("EfficientNetV2B2", 260),
-    **_row_inside("EfficientNetV2B3", 300),
-    **_row_inside("EfficientNetV2S", 384),
-    **_row_inside("EfficientNetV2M", 480),
-    **_row_inside("EfficientNetV2L", 480),
-    **_row_inside("ConvNeXtTiny", 224),
-    **_row_inside("ConvNeXtSmall", 224),
-    **_row_inside("ConvNeXtBase", 224),
-    **_row_inside("ConvNeXtLarge", 224),
-    **_row_inside("ConvNeXtXLarge", 224),
-    **_row("ResNet50", "caffe", 224),
-    **_row("ResNet101", "caffe", 224),
-    **_row("ResNet152", "caffe", 224),
-    **_row("ResNet50V2", "tf", 224),
-    **_row("ResNet101V2", "tf", 224),
-    **_row("ResNet152V2", "tf", 224),
-    **_row("InceptionV3", "tf", 299, minimum_size=75),
-    **_row("InceptionResNetV2", "tf", 299, minimum_size=75),
-    **_row("Xception", "tf", 299, minimum_size=71),
-    **_row("VGG16", "caffe", 224),
-    **_row("VGG19", "caffe", 224),
+    **_rows("tf", 224, "MobileNet", "MobileNetV2"),
+    **_rows_inside(224, "MobileNetV3Small", "MobileNetV3Large"),
+    **_rows("tf", 224, "NASNetMobile"),
+    **_rows("tf", 331, "NASNetLarge"),
+    **_rows("torch", 224, "DenseNet121", "DenseNet169", "DenseNet201"),
+    **_rows_inside(224, "EfficientNetB0"),
+    **_rows_inside(240, "EfficientNetB1"),
+    **_rows_inside(260, "EfficientNetB2"),
+    **_rows_inside(300, "EfficientNetB3"),
+    **_rows_inside(380, "EfficientNetB4"),
+    **_rows_inside(456, "EfficientNetB5"),
+    **_rows_inside(528, "EfficientNetB6"),
+    **_rows_inside(600, "EfficientNetB7"),
+    **_rows_inside(224, "EfficientNetV2B0"),
+    **_rows_inside(240, "EfficientNetV2B1"),
+    **_rows_inside(260, "EfficientNetV2B2"),
+    **_rows_inside(300, "EfficientNetV2B3"),
+    **_rows_inside(384, "EfficientNetV2S"),
+    **_rows_inside(480, "EfficientNetV2M", "EfficientNetV2L"),
+    **_rows_inside(224, "ConvNeXtTiny", "ConvNeXtSmall", "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge"),
+    **_rows("caffe", 224, "ResNet50", "ResNet101", "ResNet152"),
+    **_rows("tf", 224, "ResNet50V2", "ResNet101V2", "ResNet152V2"),
+    **_rows("tf", 299, "InceptionV3", "InceptionResNetV2", minimum_size=75),
+    **_rows("tf", 299, "Xception", minimum_size=71),
+    **_rows("caffe", 224, "VGG16", "VGG19"),
 }
-
 _FROM_FILE = Backbone("none", 0, lambda image_size, name: None, minimum_size=8)

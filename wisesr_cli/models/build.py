@@ -118,13 +118,13 @@ def feature_map_of(config: ModelConfig, image_size: tuple[int, int]) -> tuple[Fe
 def notes_about(config: ModelConfig, feature_map: FeatureMap, image_size: tuple[int, int] | None = None) -> list[str]:
     """Return notes for the user about a model that is to be trained."""
     notes = []
-    native = row_of(config.backbone).native_size
-    if config.weights == "imagenet" and image_size is not None and 2 * max(image_size) < native:
-        notes.append(f"{config.backbone} was trained at {native} pixels: at {max(image_size)} its weights see less")
+    row = row_of(config.backbone)
+    if config.weights == "imagenet" and image_size is not None and 2 * max(image_size) < row.native_size:
+        size = max(image_size)
+        notes.append(f"{config.backbone} was trained at {row.native_size} pixels: at {size} its weights see less")
     head = config.head
     if effective_options(feature_map, head).name != head.name:
         notes.append(f"the feature map has one position only, so the head '{head.name}' is GAP; use larger images")
-    row = row_of(config.backbone)
     if row.scales_inside and config.preprocessing not in {"auto", "none"}:
         notes.append(
             f"{config.backbone} scales its pixels itself; model.preprocessing {config.preprocessing} comes on top"

@@ -26,38 +26,23 @@ def _shape(tensor: Any) -> tuple[int, ...]:
     return tuple(tensor.shape[1:])
 
 
-def _convolution(layer: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> int:
-    return 2 * int(prod(layer.kernel_size)) * (inputs[-1] // int(layer.groups)) * prod(outputs)
-
-
-def _depthwise(layer: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> int:
-    return 2 * int(prod(layer.kernel_size)) * prod(outputs)
+def _window(layer: Any) -> int:
+    return int(prod(layer.pool_size if hasattr(layer, "pool_size") else layer.kernel_size))
 
 
 def _separable(layer: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> int:
     positions, channels = prod(outputs[:-1]), inputs[-1] * int(layer.depth_multiplier)
-    return 2 * positions * channels * (int(prod(layer.kernel_size)) + outputs[-1])
+    return 2 * positions * channels * (_window(layer) + outputs[-1])
 
 
-def _dense(layer: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> int:
-    return 2 * inputs[-1] * prod(outputs)
-
-
-def _pooling(layer: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> int:
-    return int(prod(layer.pool_size)) * prod(outputs)
-
-
-def _global_pooling(layer: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> int:
-    return prod(inputs)
-
-
+# Each takes the layer and the shapes of its input and its output.
 COUNTS: dict[str, Callable[[Any, tuple[int, ...], tuple[int, ...]], int]] = {
-    "Conv2D": _convolution,
-    "DepthwiseConv2D": _depthwise,
+    "Conv2D": lambda layer, inputs, outputs: 2 * _window(layer) * (inputs[-1] // int(layer.groups)) * prod(outputs),
+    "DepthwiseConv2D": lambda layer, inputs, outputs: 2 * _window(layer) * prod(outputs),
     "SeparableConv2D": _separable,
-    "Dense": _dense,
-    "AveragePooling2D": _pooling,
-    "MaxPooling2D": _pooling,
-    "GlobalAveragePooling2D": _global_pooling,
-    "GlobalMaxPooling2D": _global_pooling,
+    "Dense": lambda layer, inputs, outputs: 2 * inputs[-1] * prod(outputs),
+    **dict.fromkeys(
+        ("AveragePooling2D", "MaxPooling2D"), lambda layer, inputs, outputs: _window(layer) * prod(outputs)
+    ),
+    **dict.fromkeys(("GlobalAveragePooling2D", "GlobalMaxPooling2D"), lambda layer, inputs, outputs: prod(inputs)),
 }

@@ -48,14 +48,19 @@ class GmpOptions(HeadOptions):
     name: Literal["gmp"] = "gmp"
 
 
-class DepthwiseOptions(HeadOptions):
-    """A learned weight for every position of every channel (Wise-SrNet without its pooling)."""
+class PositionOptions(HeadOptions):
+    """Options of heads with a learned weight for every position."""
 
-    name: Literal["depthwise"] = "depthwise"
     constraint: Literal["non_negative", "unit_sum", "none"] = "unit_sum"
     """What the position weights must be: at least zero with sum 1 per channel, at least zero, or anything."""
     initializer: Literal["uniform", "paper"] = "uniform"
     """Start of the position weights: `uniform` makes the head equal to GAP, `paper` is normal(0, 0.01)."""
+
+
+class DepthwiseOptions(PositionOptions):
+    """A learned weight for every position of every channel (Wise-SrNet without its pooling)."""
+
+    name: Literal["depthwise"] = "depthwise"
 
 
 class PooledOptions(HeadOptions):
@@ -67,14 +72,10 @@ class PooledOptions(HeadOptions):
     """`tile` covers the whole map with tiles; `valid` drops the remainder at the bottom and right, as published."""
 
 
-class WiseOptions(PooledOptions):
+class WiseOptions(PositionOptions, PooledOptions):
     """Wise-SrNet: average pooling, then a learned weight for every pooled position of every channel."""
 
     name: Literal["wise"] = "wise"
-    constraint: Literal["non_negative", "unit_sum", "none"] = "unit_sum"
-    """What the position weights must be: at least zero with sum 1 per channel, at least zero, or anything."""
-    initializer: Literal["uniform", "paper"] = "uniform"
-    """Start of the position weights: `uniform` makes the head equal to GAP, `paper` is normal(0, 0.01)."""
 
 
 class FlattenOptions(PooledOptions):
@@ -163,19 +164,14 @@ def _dense_initializer(options: HeadOptions) -> Any:
     return "glorot_uniform"
 
 
-def _build_gap(feature_map: Any, options: GapOptions) -> Any:
+def _build_global(feature_map: Any, options: GapOptions | GmpOptions) -> Any:
     import keras
 
-    return keras.layers.GlobalAveragePooling2D(name="gap")(feature_map)
+    layers = {"gap": keras.layers.GlobalAveragePooling2D, "gmp": keras.layers.GlobalMaxPooling2D}
+    return layers[options.name](name=options.name)(feature_map)
 
 
-def _build_gmp(feature_map: Any, options: GmpOptions) -> Any:
-    import keras
-
-    return keras.layers.GlobalMaxPooling2D(name="gmp")(feature_map)
-
-
-def _build_position_weights(feature_map: Any, options: DepthwiseOptions | WiseOptions) -> Any:
+def _build_position_weights(feature_map: Any, options: PositionOptions) -> Any:
     from wisesr_cli.layers import PositionWeightedPooling2D
 
     shape = tuple(feature_map.shape[1:])
@@ -273,8 +269,8 @@ class Head:
 
 
 HEADS: dict[str, Head] = {
-    "gap": Head(GapOptions, _build_gap, _global_parameters, _pooling_flops, False, False),
-    "gmp": Head(GmpOptions, _build_gmp, _global_parameters, _pooling_flops, False, False),
+    "gap": Head(GapOptions, _build_global, _global_parameters, _pooling_flops, False, False),
+    "gmp": Head(GmpOptions, _build_global, _global_parameters, _pooling_flops, False, False),
     "depthwise": Head(DepthwiseOptions, _build_position_weights, _position_parameters, _position_flops, True, True),
     "wise": Head(WiseOptions, _build_position_weights, _position_parameters, _position_flops, True, True),
     "flatten": Head(FlattenOptions, _build_flatten, _flatten_parameters, _pooling_flops, True, True),

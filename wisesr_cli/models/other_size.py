@@ -82,8 +82,10 @@ def _rebuild(model: Any, image_size: ImageSize, *, copies: bool) -> Any:
             return layer.__class__.from_config(layer.get_config())(*inputs, **options)
         new = _counterpart(layer, inputs, call)
         outputs = new(*inputs, **options)
-        if copies:
-            _copy_or_resample(new, layer)
+        if copies and isinstance(layer, PositionWeightedPooling2D):
+            new.resample_from(layer, _map_size(layer.input), _map_size(new.input))
+        elif copies and (isinstance(layer, keras.Sequential) or not isinstance(layer, keras.Model)):
+            copy_weights(new, layer)  # those of a functional model are copied layer by layer
         new.trainable = layer.trainable
         return outputs
 
@@ -118,14 +120,6 @@ def _counterpart(layer: Any, inputs: tuple[Any, ...], call: Callable[..., Any]) 
     elif isinstance(layer, keras.layers.ZeroPadding2D) and _PADS_BY_SIZE.fullmatch(layer.name):
         options["padding"] = _padding_at(layer, _map_size(inputs[0]))
     return layer.__class__.from_config(options)
-
-
-def _copy_or_resample(new: Any, layer: Any) -> None:
-    """Give a new layer the weights of the old one; layers of a functional model are copied one by one."""
-    if isinstance(layer, PositionWeightedPooling2D):
-        new.resample_from(layer, _map_size(layer.input), _map_size(new.input))
-    elif isinstance(layer, keras.Sequential) or not isinstance(layer, keras.Model):
-        copy_weights(new, layer)
 
 
 def _map_size(tensor: Any) -> MapSize:

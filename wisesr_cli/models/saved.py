@@ -103,7 +103,6 @@ def _head_layers(model: Any) -> list[Any]:
 
 
 def _difference(origin: Any, target: Any) -> str | None:
-    """Return why the weights of one layer do not fit another one, or None."""
     if isinstance(origin, PositionWeightedPooling2D):
         for name in _SAME_HEAD:
             found, expected = getattr(origin, name), getattr(target, name)
