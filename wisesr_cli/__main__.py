@@ -9,13 +9,19 @@ def main() -> None:
     if not _exclude_current_folder():
         sys.stderr.write("wisesr: the current folder no longer exists; change to another one\n")
         sys.exit(5)
-    _limit_matrix_threads()
+    import os
+
+    # Otherwise NumPy's matrix library, with which nothing here multiplies, starts a thread per CPU, which takes as long
+    # as the rest of NumPy's import.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from wisesr_cli.cli.main import run, show_bug
 
     sys.excepthook = show_bug
     code = run(sys.argv[1:])
     if code in (130, 143):
-        _silence_threads()
+        # Threads still running after an interrupted training complain on standard error that Python has ended.
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sys.exit(code)
 
 
@@ -36,24 +42,6 @@ def _open_closed_streams() -> None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  (for as long as the process runs)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
-
-
-def _silence_threads() -> None:
-    """Discard standard error: threads still running after an interrupted training complain that Python has ended."""
-    import os
-
-    sys.stderr.flush()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
-
-def _limit_matrix_threads() -> None:
-    """Limit NumPy's matrix library to one thread: starting one per CPU takes as long as the rest of NumPy's import.
-
-    Nothing here multiplies with it.
-    """
-    import os
-
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _exclude_current_folder() -> bool:

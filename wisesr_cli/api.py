@@ -99,8 +99,7 @@ def config_schema() -> dict[str, Any]:
 def init(folder: str | Path, *, listener: Listener | None = None) -> Starter:
     """Return a commented config for an image folder, chosen by its classes, sizes and balance, and the choices made.
 
-    Raises:
-        DataError: it is not an image folder.
+    Raises a `DataError` for any other folder.
     """
     from wisesr_cli.config.starter import describe, write_starter
 
@@ -157,8 +156,7 @@ def train(
 def evaluate(request: EvaluateRequest) -> Evaluation:
     """Evaluate a run on labelled images, and write metrics, tables and plots beside it.
 
-    Raises:
-        WisesrError: the run, the split or the images cannot be used.
+    Raises a `WisesrError` if the run, the split or the images cannot be used.
     """
     if request.report:  # a missing Jinja is reported before anything slow
         from wisesr_cli.report.content import write_report
@@ -171,8 +169,7 @@ def evaluate(request: EvaluateRequest) -> Evaluation:
 def predict(request: PredictRequest) -> Records[Prediction]:
     """Label images: a record per image, in order; an unreadable one has the reason in `error`.
 
-    Raises:
-        WisesrError: the run or the output cannot be used, or there is no input.
+    Raises a `WisesrError` if the run or the output cannot be used, or there is no input.
     """
     from wisesr_cli.prediction.predict import predict as label_images
 
@@ -183,8 +180,7 @@ def predict(request: PredictRequest) -> Records[Prediction]:
 def compare(request: CompareRequest) -> Comparison:
     """Train heads over seeds, all else equal, and return how they compare: mean, spread, paired difference, cost.
 
-    Raises:
-        WisesrError: see `comparison.compare`; not for a loss that is not finite, see `missing_seeds` of the rows.
+    Raises as `comparison.compare` does; not for a loss that is not finite, see `missing_seeds` of the rows.
     """
     from wisesr_cli.comparison.compare import compare as compare_heads
 
@@ -196,10 +192,8 @@ def explain(request: ExplainRequest) -> Explanations:
     """Explain images: a record per image, in order, of every position's contribution to the logits.
 
     A map and its bias sum to the logit: exact on the feature map, not on pixels. `overlays.overlay` draws a map over a
-    photo. An unreadable image has the reason in `error`.
-
-    Raises:
-        WisesrError: the run cannot be used, its head cannot be explained, a class is unknown, or there is no input.
+    photo. An unreadable image has the reason in `error`. Raises a `WisesrError` if the run cannot be used, its head
+    cannot be explained, a class is unknown, or there is no input.
     """
     from wisesr_cli.explanation.explain import explain as explain_images
 
@@ -210,8 +204,7 @@ def explain(request: ExplainRequest) -> Explanations:
 def position_weights(request: WeightsRequest) -> LearnedWeights:
     """Return the learned position weights of a head: means over channels, and each class's strongest channels.
 
-    Raises:
-        WisesrError: the run cannot be used, a class is unknown, or its head has no position weights.
+    Raises a `WisesrError` if the run cannot be used, a class is unknown, or its head has no position weights.
     """
     from wisesr_cli.explanation.explain import explain_weights
 
@@ -222,8 +215,7 @@ def position_weights(request: WeightsRequest) -> LearnedWeights:
 def export(request: ExportRequest) -> Exports:
     """Write a run's best model in other formats, each loaded again by its own runtime and compared with the run.
 
-    Raises:
-        WisesrError: see `exporting.export.export`.
+    Raises as `exporting.export.export` does.
     """
     from wisesr_cli.exporting.export import export as export_model
 
@@ -234,8 +226,7 @@ def export(request: ExportRequest) -> Exports:
 def upgrade(request: UpgradeRequest) -> Upgrade:
     """Make a run of a Keras classifier that ends in global average pooling; its head gives the same outputs.
 
-    Raises:
-        WisesrError: see `upgrading.upgrade.upgrade`.
+    Raises as `upgrading.upgrade.upgrade` does.
     """
     from wisesr_cli.upgrading.upgrade import upgrade as make_run
 
@@ -246,10 +237,8 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
 def summarize(request: SummarizeRequest) -> Summary:
     """Return parameters, FLOPs and sizes of backbones with heads, a row each.
 
-    Keras is started only for latency, for a config with a `feature_layer`, and to see whether there is a GPU.
-
-    Raises:
-        ConfigError: an unknown name, or nothing that can be built.
+    Keras is started only for latency, for a config with a `feature_layer`, and to see whether there is a GPU. Raises a
+    `ConfigError` for an unknown name, or when nothing can be built.
     """
     from wisesr_cli.comparison.costs import summarize as count_costs
 

@@ -104,15 +104,17 @@ def wisesr(
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; errors are shown on standard error, one line each."""
     debug = "--debug" in arguments
-    _escape_odd_names()
+    for stream in (sys.stdout, sys.stderr):  # file names that are not UTF-8 are made printable
+        if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
+            reconfigure(errors="backslashreplace")
     try:
         code = typer.main.get_command(app).main(list(arguments), prog_name="wisesr", standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:  # Typer's silent answer to Ctrl-C
             return _fail("stopped", INTERRUPTED, debug)
         return code if isinstance(code, int) else 0
-    except ConfigError as error:
-        return _fail_on_config(error, debug)
+    except ConfigError as error:  # the only error that has more than one line: one for every mistake
+        return _fail(str(error), error.exit_code, debug, lines=str(error).split("\n"))
     except WisesrError as error:
         return _fail(str(error), error.exit_code, debug)
     except typer.TyperException as error:
@@ -120,11 +122,11 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped", INTERRUPTED, debug)
     except BrokenPipeError:
-        return _pipe_closed()
+        return _drop_output()
     except SystemExit as stop:  # Typer turns a closed pipe into an exit with 1
         if not isinstance(stop.__context__, BrokenPipeError):
             raise
-        return _pipe_closed()
+        return _drop_output()
     except MemoryError as error:
         return _fail(f"not enough memory: {error or 'a smaller --batch-size or --image-size may help'}", 5, debug)
     except OSError as error:
@@ -135,41 +137,21 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(translated), translated.exit_code, debug)
 
 
-def _escape_odd_names() -> None:
-    """Make file names that are not UTF-8 printable."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
-
-
-def _pipe_closed() -> int:
-    _drop_output()
-    return PIPE_CLOSED
-
-
-def _drop_output() -> None:
-    """Discard buffered output, which nobody can read any more."""
+def _drop_output() -> int:
+    """Discard buffered output, which nobody can read any more; return the exit code of a closed pipe."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError):  # not a file: the program runs inside another one
         os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
+    return PIPE_CLOSED
 
 
-def _fail(message: str, code: int, debug: bool) -> int:
-    print(f"wisesr: {visible(message)}", file=sys.stderr)
-    if debug:
-        _print_traceback()
-    return code
-
-
-def _fail_on_config(error: ConfigError, debug: bool) -> int:
-    """Show a line for every mistake: the only error that has more than one."""
-    for line in str(error).split("\n"):
+def _fail(message: str, code: int, debug: bool, *, lines: Sequence[str] = ()) -> int:
+    for line in lines or (message,):
         print(f"wisesr: {visible(line)}", file=sys.stderr)
     if debug:
         _print_traceback()
-    return error.exit_code
+    return code
 
 
 def _print_traceback(error: BaseException | None = None) -> None:

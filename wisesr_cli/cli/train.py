@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,7 +79,11 @@ def train(
     from wisesr_cli.run.located import load_source
 
     cluster = find_cluster(coordinator, num_processes, process_id)
-    gates = _parse_gates(fail_under or ())
+    gates: list[Gate] = []
+    if fail_under:  # otherwise metrics are not imported, so that a mistake in the config shows sooner
+        from wisesr_cli.evaluation.gates import parse_gate
+
+        gates = [parse_gate(text) for text in fail_under]
     loaded = load_source(source, options.overrides(settings, **named), in_place=resume or overwrite)
     from wisesr_cli import api
     from wisesr_cli.training.display import TrainingDisplay
@@ -111,15 +114,6 @@ def train(
         check_gates(result.metrics, gates)
 
 
-def _parse_gates(texts: Sequence[str]) -> list[Gate]:
-    """Parse the gates; without any, metrics are not imported, so that a mistake in the config shows sooner."""
-    if not texts:
-        return []
-    from wisesr_cli.evaluation.gates import parse_gate
-
-    return [parse_gate(text) for text in texts]
-
-
 def _show(result: TrainingResult, display: Listener, *, dry_run: bool) -> None:
     from wisesr_cli.display.terminal import show_grid
     from wisesr_cli.evaluation.tables import verdict_grid
@@ -145,6 +139,5 @@ def _show(result: TrainingResult, display: Listener, *, dry_run: bool) -> None:
 
 
 def _resume_command(run_dir: str) -> str:
-    """Return the command line that resumes this run, by its name."""
     flags, add = ("--overwrite", "--resume"), ["--name", Path(run_dir).name, "--resume"]
     return options.command_without("--max-steps", "--time-limit", "--name", flags=flags, add=add)

@@ -222,7 +222,6 @@ def _train_all(work: _Work, planned: Sequence[PlannedTraining], stop: StopReques
 
 
 def _line(item: PlannedTraining, record: TrainingRecord, split: str, seconds: float) -> str:
-    """Return a finished training as one line."""
     title = f"{item.head}, seed {item.seed}:"
     if record.error is not None:
         return f"{title} left out: {record.error}"

@@ -35,8 +35,6 @@ class ExampleResults:
 
 @dataclass(frozen=True)
 class _Done:
-    """A training with a result."""
-
     planned: PlannedTraining
     record: TrainingRecord
     results: ExampleResults

@@ -135,28 +135,21 @@ def plan_of(request: CompareRequest) -> ComparisonPlan:
         for given in overrides
         if (option := DECIDED_BY.get(given.path)) is not None
     )
-    return ComparisonPlan(chosen, _seeds_of(request.seeds), left_out)
-
-
-def _seeds_of(seeds: int | str | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(seeds, str):
-        return parse_seeds(seeds)
-    return seeds_up_to(seeds) if isinstance(seeds, int) else _checked_seeds(seeds)
+    seeds = request.seeds
+    if isinstance(seeds, int):
+        return ComparisonPlan(chosen, seeds_up_to(seeds), left_out)
+    return ComparisonPlan(chosen, parse_seeds(seeds) if isinstance(seeds, str) else _checked_seeds(seeds), left_out)
 
 
 def _compared_head(source: str | Path | None, overrides: Sequence[Override], text: str) -> ComparedHead:
+    """Return a head with its config, starting anew: none of those compared begins with more than the others."""
     loaded = load_source(source, (*overrides, *head_overrides(text, f"--heads {text}")))
-    return ComparedHead(text, _with_new_head(loaded))
-
-
-def _with_new_head(loaded: LoadedConfig) -> LoadedConfig:
-    """Return the config with a head that starts anew: none of those compared begins with more than the others."""
     model = loaded.config.model
     notes = loaded.notes
     if model.load_head is True or model.backbone == FROM_WEIGHTS:
         notes = (*notes, "every head starts anew on the backbone of model.weights, whatever model.load_head says")
     config = loaded.config.model_copy(update={"model": model.model_copy(update={"load_head": False})})
-    return replace(loaded, config=config, notes=notes)
+    return ComparedHead(text, replace(loaded, config=config, notes=notes))
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

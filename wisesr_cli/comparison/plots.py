@@ -35,7 +35,8 @@ def plot_accuracies(comparison: Comparison, path: Path) -> None:
     axes = figure.add_subplot()
     places = _places(comparison.rows)
     for number, row in enumerate(comparison.rows):
-        values = _accuracies(row, comparison)
+        accuracies = (item.top1_accuracy for item in _trainings(row, comparison))
+        values = [100 * value for value in accuracies if value is not None]
         if not values or row.top1_accuracy_mean is None:
             continue
         color, place = COLORS[number % len(COLORS)], places[row.head]
@@ -137,12 +138,6 @@ def _places(rows: Sequence[ComparisonRow]) -> dict[str, float]:
 
 def _trainings(row: ComparisonRow, comparison: Comparison) -> list[ComparedTraining]:
     return [item for item in comparison.trainings if item.head == row.head and item.seed in row.seeds]
-
-
-def _accuracies(row: ComparisonRow, comparison: Comparison) -> list[float]:
-    """Return the accuracy of every seed on the judged images, in percent."""
-    values = (item.top1_accuracy for item in _trainings(row, comparison))
-    return [100 * value for value in values if value is not None]
 
 
 def _add_legend(axes: Axes, heads: int) -> None:

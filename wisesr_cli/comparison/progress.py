@@ -38,13 +38,8 @@ class WarnsOnce:
 class CombinedProgress(Silent):
     """A `listening.TrainingListener` for many trainings: one bar over the steps of all, every warning once.
 
-    Of notes and epochs it says nothing: the comparison tells once what is worth a line, and the bar names the epoch.
-
-    Args:
-        listener: who is told.
-        trainings: how many are left to do.
-        epochs: of each.
-        stop: looked at with every step of whatever goes on between two trainings.
+    It shows no notes and epochs: the comparison reports once what is worth a line, and the bar names the epoch.
+    `trainings` is the number of those left to do; `stop` is checked with every step of what is done between them.
     """
 
     def __init__(self, listener: Listener, *, trainings: int, epochs: int, stop: StopRequest) -> None:

@@ -7,7 +7,6 @@ between two such moments is too little, never wrong: that training is resumed, a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -103,17 +102,13 @@ def read_comparison_state(folder: Path) -> ComparisonState:
             raise ValueError("not what a comparison writes")
         records = TypeAdapter(dict[str, TrainingRecord]).validate_python(values["trainings"])
         epochs = TypeAdapter(int).validate_python(values["epochs"])
-        return ComparisonState(path, circumstances_from_json(_circumstances(values)), epochs, records)
+        found = values["circumstances"]
+        if not isinstance(found, dict) or found.keys() != {item.name for item in fields(Circumstances)}:
+            raise ValueError("its circumstances are of another version")
+        return ComparisonState(path, circumstances_from_json(found), epochs, records)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise RunError(f"{visible(path)}: damaged: {visible(place)}: {first['msg']}; {WAY_OUT}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{visible(path)}: damaged: {visible(error)}; {WAY_OUT}") from None
-
-
-def _circumstances(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = values["circumstances"]
-    if not isinstance(found, dict) or found.keys() != {item.name for item in fields(Circumstances)}:
-        raise ValueError("its circumstances are of another version")
-    return found

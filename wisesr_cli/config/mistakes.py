@@ -45,8 +45,6 @@ def _schema() -> dict[str, Any]:
 
 @dataclass
 class _Explainer:
-    """Writes the lines for the errors in one document."""
-
     document: Document
     schema: dict[str, Any] = field(default_factory=_schema)
 

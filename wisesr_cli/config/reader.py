@@ -150,7 +150,10 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> Document:
     if not isinstance(document.value, dict):
         raise ConfigError(f"{visible(path)}:1: a config is a mapping of keys; found {shown(document.value)}")
     base_name = document.value.pop("extends", None)
-    _make_paths_absolute(document.value, resolved.parent)
+    for section, key in _PATHS:
+        values = document.value.get(section)
+        if isinstance(values, dict) and key in values:
+            values[key] = _absolute((section, key), values[key], resolved.parent)
     if base_name is None:
         return document
     place = visible(document.places[("extends",)])
@@ -176,13 +179,6 @@ def _drop_replaced_folders(base: Document, data: Any) -> None:
         _forget(base.places, ("data", "dir"))
 
 
-def _make_paths_absolute(tree: dict[str, Any], folder: Path) -> None:
-    for section, key in _PATHS:
-        values = tree.get(section)
-        if isinstance(values, dict) and key in values:
-            values[key] = _absolute((section, key), values[key], folder)
-
-
 def _absolute(key: KeyPath, value: Any, folder: Path) -> Any:
     """Return the value of a key of `_PATHS`, a path relative to a folder made absolute; a word stays as it is."""
     is_path = isinstance(value, str) and value and not (key == _WEIGHTS and value in WEIGHTS_WORDS)
@@ -196,11 +192,16 @@ def _expanded(path: str | Path) -> Path:
 
 def _merge(base: Document, value: Any, places: dict[KeyPath, str], path: KeyPath) -> None:
     """Merge `value` into the mapping of `base` at `path`; a mapping with another `name` replaces it entirely."""
-    target = _at(base.value, path)
+    target = base.value
+    for key in path:
+        target = target[key]
     for key, new in value.items():
         here = (*path, key)
         old = target.get(key)
-        if isinstance(new, dict) and isinstance(old, dict) and not _renamed(here, old, new):
+        is_merged = isinstance(new, dict) and isinstance(old, dict)
+        if is_merged and here in NAMED and "name" in new:
+            is_merged = new["name"] == old.get("name", NAMED[here].default)
+        if is_merged:
             _merge(base, new, places, here)
         else:
             target[key] = new
@@ -208,12 +209,7 @@ def _merge(base: Document, value: Any, places: dict[KeyPath, str], path: KeyPath
         base.places.update({place: where for place, where in places.items() if place[: len(here)] == here})
 
 
-def _renamed(path: KeyPath, old: dict[str, Any], new: dict[str, Any]) -> bool:
-    return path in NAMED and "name" in new and new["name"] != old.get("name", NAMED[path].default)
-
-
 def _apply(document: Document, override: Override, notes: list[str]) -> None:
-    """Apply one command-line override to the document."""
     value = deepcopy(override.value)  # later overrides may write into it
     if override.path in _PATHS:
         value = _absolute(override.path, value, Path.cwd())
@@ -241,7 +237,6 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
 
 
 def _note_phases_with_own_learning_rate(document: Document, override: Override, notes: list[str]) -> None:
-    """Note which phases keep their own learning rate."""
     phases = document.value["train"].get("phases")
     numbered = enumerate(phases, start=1) if isinstance(phases, list) else ()
     own = [str(number) for number, phase in numbered if isinstance(phase, dict) and "learning_rate" in phase]
@@ -271,12 +266,6 @@ def _drop_inapplicable_options(
         del tree[key]
     if dropped:
         notes.append(f"{override.origin}: the {NAMED[path].kind} '{name}' has no {joined(dropped)}; left out")
-
-
-def _at(tree: Any, path: Sequence[str | int]) -> Any:
-    for key in path:
-        tree = tree[key]
-    return tree
 
 
 def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:

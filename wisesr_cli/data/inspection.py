@@ -185,7 +185,6 @@ def _check_sizes(case: Case) -> Iterator[Finding]:
 
 
 def _decode_all(case: Case) -> list[tuple[str, str]]:
-    """Return the images that cannot be decoded completely, with the reasons."""
     index = case.found.index()
     paths = [path for name in index.splits for path in index.absolute(name)]
     keys = file_keys(paths, pixel_limit=case.data.pixel_limit)

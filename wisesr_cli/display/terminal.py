@@ -61,11 +61,10 @@ def _shortened(rows: Sequence[tuple[str, ...]], limit: int | None) -> Iterator[t
     yield from rows[-half:]
 
 
-def write_output(text: str, file: TextIO | None = None) -> None:
+def write_output(text: str) -> None:
     """Write and flush data, so that a closed pipe or a full disk is an error here."""
-    stream = file or sys.stdout
-    stream.write(text)
-    stream.flush()
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 class TerminalListener:

@@ -93,7 +93,12 @@ def choose_engine(
         raise UsageError(f"engine {choice!r} is none of {joined(get_args(EngineChoice))}")
     if choice == "keras":
         run.checked  # noqa: B018  (rejected here, or read once for all later uses)
-    size = None if image_size is None else _other_size(run, image_size)
+    size = None
+    if image_size is not None:
+        from wisesr_cli.config.reader import parse_image_size
+
+        size = parse_image_size(image_size)
+        size = None if run.info.image_size == size else size
     if choice != "keras":
         try:
             return _on_litert(run.model, device, precision, size)
@@ -102,14 +107,6 @@ def choose_engine(
                 raise error.kind(f"--engine litert: {error}{_remedy(error, run, size)}") from None
             listener.note(f"engine: Keras, as {error}")
     return _on_keras(run, device, precision, size)
-
-
-def _other_size(run: Located, image_size: AnySize) -> ImageSize | None:
-    """Return an image size, or None if it is the model's own."""
-    from wisesr_cli.config.reader import parse_image_size
-
-    size = parse_image_size(image_size)
-    return None if run.info.image_size == size else size
 
 
 def _on_litert(path: Path, device: DeviceChoice, precision: str, image_size: ImageSize | None) -> ChosenEngine:

@@ -160,7 +160,10 @@ class LiteRtEngine:
     def _compute(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """Return the logits of a few images; may run in any thread."""
         try:
-            interpreter = self._next_interpreter()
+            try:
+                interpreter = self._idle.pop()
+            except IndexError:  # all others are in use in other threads
+                interpreter = self._interpreter()
             found = [_run(interpreter, image) for image in pixels]
         except MemoryError:
             raise
@@ -168,12 +171,6 @@ class LiteRtEngine:
             raise RunError(f"{visible(self.model.path)}: the model cannot be run: {on_one_line(error)}") from error
         self._idle.append(interpreter)
         return found
-
-    def _next_interpreter(self) -> Any:
-        try:
-            return self._idle.pop()
-        except IndexError:  # all others are in use in other threads
-            return self._interpreter()
 
     def _first_interpreter(self) -> Any:
         try:

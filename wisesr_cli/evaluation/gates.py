@@ -42,20 +42,11 @@ def check_gates(metrics: Metrics | None, gates: Sequence[Gate]) -> None:
         if gates:
             raise errors.GateMissed("--fail-under: nothing was judged: no validation split, or no finished epoch")
         return
-    missed = [(name, threshold) for name, threshold in gates if not _meets(getattr(metrics, name), name, threshold)]
-    if not missed:
-        return
-    reasons = [_missed_gate(name, getattr(metrics, name), threshold) for name, threshold in missed]
-    raise errors.GateMissed(f"missed {text.counted(len(missed), 'gate')}: " + "; ".join(reasons))
-
-
-def _meets(value: float | None, name: str, threshold: float) -> bool:
-    if value is None:
-        return False
-    return value >= threshold if METRICS[name].better == "higher" else value <= threshold
-
-
-def _missed_gate(name: str, value: float | None, threshold: float) -> str:
-    shown = "not defined" if value is None else f"{value:.6g}"
-    bound = "at least" if METRICS[name].better == "higher" else "at most"
-    return f"{name} is {shown}, must be {bound} {threshold:g}"
+    missed = []
+    for name, threshold in gates:
+        value, higher = getattr(metrics, name), METRICS[name].better == "higher"
+        if value is None or not (value >= threshold if higher else value <= threshold):
+            shown = "not defined" if value is None else f"{value:.6g}"
+            missed.append(f"{name} is {shown}, must be {'at least' if higher else 'at most'} {threshold:g}")
+    if missed:
+        raise errors.GateMissed(f"missed {text.counted(len(missed), 'gate')}: " + "; ".join(missed))

@@ -186,7 +186,6 @@ def _with_photos(
 
 
 def _tell(files: ExplanationFolder, tally: Tally, listener: Listener) -> None:
-    """Note what is exact in the maps and what was written."""
     listener.note(f"contribution maps: {files.explainer.statement}")
     readable = tally.records - tally.unreadable
     if files.pictures < readable:

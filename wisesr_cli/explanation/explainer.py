@@ -274,7 +274,6 @@ def _head_layers(model: Any) -> list[Any]:
 
 
 def _visibility(field: ReceptiveField | None, image_size: tuple[int, int]) -> str:
-    """Return a clause about the pixels that a position sees."""
     height, width = image_size
     if field is None:
         return f"which of the image's {height}x{width} pixels a position sees is not known"

@@ -22,7 +22,10 @@ class Screen:
     """Shows pictures on a listener's terminal; if that is not possible, notes it once."""
 
     def __init__(self, listener: TerminalListener) -> None:
-        self._console: Console | None = listener.console if _shows_pictures(listener.console) else None
+        console = listener.console
+        has_colors = console.is_terminal and console.color_system is not None and not console.no_color
+        shows_pictures = has_colors and console.encoding.lower().replace("-", "") == "utf8"
+        self._console: Console | None = console if shows_pictures else None
         if self._console is None:
             listener.note("--show: this terminal shows no pictures: they need colours and UTF-8 on standard error")
 
@@ -46,11 +49,6 @@ class Screen:
             shown = shown[-1:]
         self._console.print(Pixels.from_image(_side_by_side(shown)))
         self._console.print(Text(visible(caption)), soft_wrap=True)
-
-
-def _shows_pictures(console: Console) -> bool:
-    has_colors = console.is_terminal and console.color_system is not None and not console.no_color
-    return has_colors and console.encoding.lower().replace("-", "") == "utf8"
 
 
 def _side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:

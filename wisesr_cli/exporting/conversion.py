@@ -70,12 +70,8 @@ def convert(
 ) -> None:
     """Convert a Keras model to another format; it maps float32 pixels (any batch) to logits (batch, classes).
 
-    Args:
-        model: the model.
-        name: the format.
-        target: a file or folder that does not exist yet.
-        quantize: for LiteRT, the storage of numbers: `float16` weights, or `int8` weights and activations.
-        examples: for `int8`, images (examples, height, width, 3) to calibrate activations.
+    `target` does not exist yet. `quantize` is how LiteRT stores numbers: `float16` weights, or `int8` weights and
+    activations, which are calibrated on `examples`, images (examples, height, width, 3).
 
     Raises:
         ConversionError: it cannot be converted.
@@ -183,13 +179,10 @@ def _quantized(quantize: str | None, examples: Pixels | None) -> dict[str, Any]:
     if quantize == "float16":
         return {**options, "target_spec": {"supported_types": [tensorflow.float16]}}
     assert examples is not None
+    images: Pixels = examples
     operators = {"supported_ops": [lite.OpsSet.TFLITE_BUILTINS_INT8]}
-    return {**options, "target_spec": operators, "representative_dataset": functools.partial(_one_by_one, examples)}
-
-
-def _one_by_one(examples: Pixels) -> Iterator[list[NDArray[np.float32]]]:
-    for image in examples:
-        yield [image[None].astype(np.float32)]
+    options["representative_dataset"] = lambda: ([image[None].astype(np.float32)] for image in images)
+    return {**options, "target_spec": operators}
 
 
 def write_saved_model(model: Any, target: Path, quantize: str | None = None, examples: Pixels | None = None) -> None:

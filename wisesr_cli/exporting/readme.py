@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from string import Template
 
-from wisesr_cli.display.grid import Column, Grid, markdown_text, percent, to_markdown
+from wisesr_cli.display.grid import Grid, markdown_text, numbers, percent, texts, to_markdown
 from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo
 from wisesr_cli.results import ExportedModel
 from wisesr_cli.run.names import LABELS
@@ -79,10 +79,11 @@ def readme(info: ModelInfo, rows: Sequence[ExportedModel]) -> str:
     """Return the README of a folder of exports, in Markdown."""
     height, width = info.image_size
     rule = RULES[info.resize].format(background=info.background)
+    age = "upgraded, and not trained since" if info.is_upgraded else f"the model after epoch {info.epoch}"
     parts = [
         "# An image classifier\n",
         f"{len(info.class_names):,} classes, backbone {markdown_text(info.backbone)}, head {markdown_text(info.head)}, "
-        f"{_age(info)}; written by wisesr {markdown_text(info.versions.get('wisesr', '?'))}.\n",
+        f"{age}; written by wisesr {markdown_text(info.versions.get('wisesr', '?'))}.\n",
         "Nothing of wisesr is needed to run these models:\n",
         to_markdown(_grid(rows)),
         f"Each takes float32 pixels (batch, {height}, {width}, 3), RGB in 0..255, as many images at a time as you "
@@ -96,15 +97,8 @@ def readme(info: ModelInfo, rows: Sequence[ExportedModel]) -> str:
     return "\n".join([*parts, *(_section(info, row) for row in rows)])
 
 
-def _age(info: ModelInfo) -> str:
-    return "upgraded, and not trained since" if info.is_upgraded else f"the model after epoch {info.epoch}"
-
-
 def _grid(rows: Sequence[ExportedModel]) -> Grid:
-    columns = (
-        *(Column("file"), Column("MB", True), Column("images compared", True)),
-        *(Column("largest difference of a probability", True), Column("same best label", True)),
-    )
+    figures = numbers("MB", "images compared", "largest difference of a probability", "same best label")
     cells = tuple(
         (
             row.file,
@@ -115,7 +109,7 @@ def _grid(rows: Sequence[ExportedModel]) -> Grid:
         )
         for row in rows
     )
-    return Grid("", columns, cells)
+    return Grid("", (*texts("file"), *figures), cells)
 
 
 def _section(info: ModelInfo, row: ExportedModel) -> str:
@@ -139,16 +133,10 @@ def _section(info: ModelInfo, row: ExportedModel) -> str:
 def snippet(info: ModelInfo, row: ExportedModel) -> str:
     """Return a program that labels one image with an exported model."""
     height, width = info.image_size
-    third_party = sorted(
-        ["import numpy as np", IMPORTS[row.format], "from PIL import Image, ImageOps"], key=_import_order
-    )
+    imports = ["import numpy as np", IMPORTS[row.format], "from PIL import Image, ImageOps"]
+    imports.sort(key=lambda line: (line.startswith("from "), line.split()[1].lower()))  # whole modules first
     return SNIPPET.substitute(
-        imports="\n".join(["import sys", "from pathlib import Path", "", *third_party]),
+        imports="\n".join(["import sys", "from pathlib import Path", "", *imports]),
         resizing=RESIZING[info.resize].format(height=height, width=width, background=info.background),
         loading=Template(LOADING[row.format]).substitute(file=row.file),
     )
-
-
-def _import_order(line: str) -> tuple[bool, str]:
-    """Return what sorts imports as people do: whole modules first."""
-    return line.startswith("from "), line.split()[1].lower()

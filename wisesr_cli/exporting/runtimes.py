@@ -21,16 +21,12 @@ def open_keras(path: Path) -> RunModel:
     """Return a runner for a `.keras` file of stock layers; `ValueError` if it has other layers."""
     import keras
 
-    if foreign := sorted(_modules(path) - {"keras"}):
+    names = [part.get("module") for part in objects_in(read_config(path))]
+    packages = {name.partition(".")[0] for name in names if isinstance(name, str)}
+    if foreign := sorted(packages - {"builtins", "keras"}):
         raise ValueError(f"it needs {', '.join(foreign)}")
     model = keras.models.load_model(path, compile=False, safe_mode=True)
     return lambda pixels: numpy_logits(model, pixels)
-
-
-def _modules(path: Path) -> set[str]:
-    """Return the packages of the classes in a `.keras` file."""
-    names = [part.get("module") for part in objects_in(read_config(path))]
-    return {name.partition(".")[0] for name in names if isinstance(name, str)} - {"builtins"}
 
 
 def open_onnx(path: Path) -> RunModel:

@@ -31,8 +31,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Return a loaded image of any Pillow mode as RGB."""
     transparent = image.info.get("transparency")
     if image.mode[0] == "I":
-        alpha = None if transparent is None else np.asarray(image) != transparent
-        image = _with_alpha(_highest_bits(image), alpha)
+        grey = _highest_bits(image)
+        if transparent is not None:
+            alpha = np.where(np.asarray(image) != transparent, 255, 0).astype(np.uint8)
+            grey = np.stack([grey, alpha], axis=-1)
+        image = Image.fromarray(grey)
     elif image.mode == "F":
         image = Image.fromarray(_float_to_bytes(np.asarray(image)))
     elif image.mode == "La":
@@ -87,9 +90,3 @@ def _float_to_bytes(values: npt.NDArray[np.float32]) -> Pixels:
         outside = np.fmin.reduce(values, axis=None) < 0 or np.fmax.reduce(values, axis=None) > 1
         factor = 1.0 if outside else 255.0
         return _in_bands(values, lambda band: np.rint(np.clip(np.nan_to_num(band, nan=0.0) * factor, 0, 255)))
-
-
-def _with_alpha(grey: Pixels, opaque: npt.NDArray[np.bool_] | None) -> Image.Image:
-    if opaque is None:
-        return Image.fromarray(grey)
-    return Image.fromarray(np.stack([grey, np.where(opaque, 255, 0).astype(np.uint8)], axis=-1))

@@ -31,7 +31,9 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
 
     `temporary` is by default a unique name in the same folder. Raises `MachineError` when it cannot be written.
     """
-    temporary = temporary or path.with_name(_temporary_name(path))
+    if temporary is None:  # with the suffix, because libraries depend on it
+        suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{suffix}")
     try:
         with naming(path):
             yield temporary
@@ -41,12 +43,6 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _temporary_name(path: Path) -> str:
-    """Return a unique name of limited length, with the suffix, because libraries depend on it."""
-    suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
-    return f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{suffix}"
 
 
 def make_folder(path: Path) -> None:

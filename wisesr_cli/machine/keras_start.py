@@ -66,7 +66,12 @@ def start(
     if device == "cpu" and backend == "jax":
         framework.config.update("jax_platforms", "cpu")
     keras = _load("keras")
-    _ignore_user_settings(keras)
+    # Settings from ~/.keras/keras.json and environment variables are reset, so that runs are reproducible.
+    keras.config.set_max_epochs(None)
+    keras.config.set_max_steps_per_epoch(None)
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
     if prepare is not None:
         with _quiet_start():
             prepare(framework)
@@ -92,7 +97,7 @@ def load_tensorflow() -> Any:
     """
     tensorflow = _load("tensorflow")
     if backend_name() != "tensorflow":
-        _silence_tensorflow(tensorflow)
+        tensorflow.get_logger().setLevel("ERROR")
         _hide_gpus(tensorflow)
     return tensorflow
 
@@ -258,22 +263,8 @@ def _quiet_stdout() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _ignore_user_settings(keras: Any) -> None:
-    """Reset settings from ~/.keras/keras.json and environment variables, so that runs are reproducible."""
-    keras.config.set_max_epochs(None)
-    keras.config.set_max_steps_per_epoch(None)
-    keras.config.set_floatx("float32")
-    keras.config.set_epsilon(1e-7)
-    keras.config.set_image_data_format("channels_last")
-
-
-def _silence_tensorflow(tensorflow: Any) -> None:
-    """Silence TensorFlow's hints about tracing, which are meant for authors of models."""
-    tensorflow.get_logger().setLevel("ERROR")
-
-
 def _tensorflow_device(tensorflow: Any, choice: DeviceChoice) -> Device:
-    _silence_tensorflow(tensorflow)
+    tensorflow.get_logger().setLevel("ERROR")  # silences hints about tracing, which are for authors of models
     with _quiet_start():
         gpus = tensorflow.config.list_physical_devices("GPU")
         if choice == "cpu":

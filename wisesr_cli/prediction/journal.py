@@ -60,7 +60,9 @@ class Journal:
         with naming(path):
             self._file = _open_alone(path)
         try:
-            self._check_marker()
+            start = self._file.read(len(_MARK))
+            if not start or not _MARK.startswith(start):
+                raise UsageError(f"{visible(path)}: is in the way, and no journal of this version; move it elsewhere")
             with naming(path):
                 first = list(islice(self._lines(), FIRST_RECORD))
         except BaseException:
@@ -71,7 +73,7 @@ class Journal:
     def start(self) -> None:
         """Empty the journal and write its first two lines."""
         self.count = 0
-        self._checksum, line = _checked(_encoded(self.header.to_json()), 0)
+        self._checksum, line = _checked(to_json(self.header.to_json()).encode("ascii"), 0)
         with naming(self.path):
             self._file.truncate(_HOLDER_BYTES)  # never to zero: an empty file is not a journal
             self.has_records = False
@@ -81,8 +83,7 @@ class Journal:
     def resume(self) -> None:
         """Take over the journal: check every line, and remove an incomplete last one.
 
-        Raises:
-            RunError: it belongs to another model or other options, or a line is damaged.
+        Raises a `RunError` if it belongs to another model or other options, or a line is damaged.
         """
         self._checksum = end = 0
         for number, line in enumerate(self._lines(), start=1):
@@ -108,7 +109,7 @@ class Journal:
 
     def append(self, record: Prediction) -> None:
         """Add one record."""
-        self._checksum, line = _checked(_encoded(record.to_json()), self._checksum)
+        self._checksum, line = _checked(to_json(record.to_json()).encode("ascii"), self._checksum)
         with naming(self.path):
             _write(self._file, line)
         self.count += 1
@@ -134,11 +135,6 @@ class Journal:
     def _lines(self) -> Iterator[bytes]:
         """Yield the lines of the open file; the path may refer to another one by now."""
         return iter(BufferedReader(_FromStart(self._file)))
-
-    def _check_marker(self) -> None:
-        start = self._file.read(len(_MARK))
-        if not start or not _MARK.startswith(start):
-            raise UsageError(f"{visible(self.path)}: is in the way, and no journal of this version; move it elsewhere")
 
     def _check(self, line: bytes, number: int) -> None:
         """Raise a `RunError` if a line is damaged, given the lines that were checked before."""
@@ -226,10 +222,6 @@ def _open_alone(path: Path) -> FileIO:
         if lies_at(path, file):
             return file
         file.close()  # finished and removed by another process while it was opened here
-
-
-def _encoded(value: Any) -> bytes:
-    return to_json(value).encode("ascii")
 
 
 def _checked(content: bytes, checksum: int) -> tuple[int, bytes]:

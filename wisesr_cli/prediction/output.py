@@ -75,13 +75,9 @@ class Renderer:
 
 
 class FileOutput:
-    """Predictions in a file, through a journal beside it.
+    """Predictions in a file of the format `chosen`, through a journal beside it.
 
-    Args:
-        chosen: the format of the file.
-        header: what the journal must match to be resumed.
-        overwrite: whether an existing file and journal are replaced.
-        resume: whether an existing journal is resumed.
+    `header` is what the journal must match to be resumed; `overwrite` replaces an existing file and journal.
     """
 
     def __init__(
@@ -90,11 +86,6 @@ class FileOutput:
         self.chosen, self.path, self.header, self.overwrite, self.resume = chosen, path, header, overwrite, resume
         self.journal_path = path.with_name(path.name + SUFFIX)
         self.tally = Tally()
-
-    @property
-    def has_nothing_to_resume(self) -> bool:
-        """Whether resuming was requested, and the file exists without a journal."""
-        return self.resume and self.path.exists() and not self.journal_path.exists()
 
     def __enter__(self) -> FileOutput:
         """Open the journal, which locks the output.
@@ -133,8 +124,7 @@ class FileOutput:
     def without_own_files(self, paths: Iterable[str]) -> Iterator[str]:
         """Yield the inputs without the journal, which a pattern may match.
 
-        Raises:
-            UsageError: the output itself is an input.
+        Raises a `UsageError` if the output itself is an input.
         """
         for path in paths:
             name = Path(path).name
@@ -144,11 +134,7 @@ class FileOutput:
                 yield path
 
     def skip_done(self, paths: Iterable[str]) -> Iterable[str]:
-        """Return the inputs that are not in the journal.
-
-        Raises:
-            RunError: the inputs differ from those of the journal.
-        """
+        """Return the inputs that are not in the journal; raises a `RunError` if the others differ from it."""
         rest = iter(paths)
         for number, record in enumerate(self.journal.records(), start=FIRST_RECORD):
             path = next(rest, None)
@@ -195,8 +181,7 @@ def _is_same(path: str, other: Path) -> bool:
 def open_output(request: PredictRequest, header: Callable[[], JournalHeader]) -> FileOutput | None:
     """Return the output file of a request, or None; `header` hashes the model, and is called last.
 
-    Raises:
-        UsageError: the output exists, its folder does not, or resuming was requested without a file.
+    Raises a `UsageError` if the output exists, its folder does not, or resuming was requested without a file.
     """
     path = request.output
     if path is None:

@@ -32,9 +32,8 @@ def illustrated(
 ) -> Generator[Prediction, None, None]:
     """Return the records, each yielded after its pictures were made.
 
-    Args:
-        folder: for explanations, which start Keras; pictures of an earlier run are removed, unless it is resumed.
-        first: number of records that an earlier process yielded.
+    `folder` is for explanations, which start Keras; pictures of an earlier run are removed, unless it is resumed.
+    `first` is the number of records that an earlier process yielded.
     """
     pixel_limit = request.pixel_limit or PIXEL_LIMIT
     if folder is not None:

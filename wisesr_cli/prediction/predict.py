@@ -29,8 +29,7 @@ from wisesr_cli.text import counted, visible
 def predict(request: PredictRequest) -> Records[Prediction]:
     """Return a lazily computed record per image, in order; with an output, each is written before it is yielded.
 
-    Raises:
-        WisesrError: the model, the inputs or the output cannot be used; records written before are kept.
+    Raises a `WisesrError` if the model, the inputs or the output cannot be used; records written before are kept.
     """
     _check(request)
     run = locate(request.run)
@@ -47,19 +46,17 @@ def predict(request: PredictRequest) -> Records[Prediction]:
         if request.explain is not None:
             folder = held.enter_context(explanation_folder(run.model, request.explain, "--explain"))
         output = open_output(request, lambda: header_of(request, engine))
-        if output is not None and output.has_nothing_to_resume:
+        is_done = output is not None and output.path.exists() and not output.journal_path.exists()
+        if output is not None and request.resume and is_done:
             request.listener.note(
                 f"{visible(request.output)} exists, and there is no journal beside it: nothing to go on with; "
                 "replace it with --overwrite"
             )
-            return Records(_nothing(), held.pop_all(), output.tally)
+            nothing: Generator[Prediction, None, None] = (record for record in list[Prediction]())
+            return Records(nothing, held.pop_all(), output.tally)
         tally = Tally() if output is None else held.enter_context(output).tally
         records = _Labelling(request, engine, output, folder, tally).records()
         return Records(records, held.pop_all(), tally)
-
-
-def _nothing() -> Generator[Prediction, None, None]:
-    yield from ()
 
 
 def _check(request: PredictRequest) -> None:
@@ -138,7 +135,6 @@ class _Labelling:
     def _open(
         self, paths: Iterable[str], found: Inputs | ShardInputs, oddities: Oddities, done: int
     ) -> Generator[Prediction, None, None]:
-        """Start the engine and return the lazily computed records of paths."""
         request = self.request
         if request.engine == "ray":
             from wisesr_cli.prediction.ray.driver import ray_records

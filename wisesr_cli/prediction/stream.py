@@ -32,11 +32,10 @@ def predict_paths(
 ) -> Generator[Prediction, None, None]:
     """Yield a record per path, in order; only a few batches are in memory at any time.
 
-    Args:
-        request: `top_k`, `min_score` (below it a record keeps its `top`), `batch_size` and `pixel_limit` are used.
-        oddities: counts what is odd about readable images.
-        ready: whether the next path is available without waiting; otherwise pending images are labelled first.
-        first: the number of the first path among all that are labelled, including those of an earlier process.
+    Of `request`, `top_k`, `min_score` (below it a record keeps its `top`), `batch_size` and `pixel_limit` are used.
+    `oddities` counts what is odd about readable images. Where `ready` says that the next path is not available without
+    waiting, pending images are labelled first. `first` is the number of the first path among all that are labelled,
+    including those of an earlier process.
     """
     oddities, batch_size = oddities or Oddities(), request.batch_size
     batches = decode_in_order(
@@ -125,11 +124,7 @@ def _record(
 ) -> Prediction:
     if probabilities is None:
         return Prediction(decoded.path, None, None, (), decoded.error)
-    top = _top(probabilities, names, request.top_k)
+    best = np.argsort(-probabilities, kind="stable")[: request.top_k]
+    top = tuple(ScoredLabel(names[index], float(probabilities[index])) for index in best)
     label = top[0].label if top[0].score >= request.min_score else None
     return Prediction(decoded.path, label, top[0].score, top)
-
-
-def _top(probabilities: NDArray[np.float64], names: Sequence[str], top_k: int) -> tuple[ScoredLabel, ...]:
-    best = np.argsort(-probabilities, kind="stable")[:top_k]
-    return tuple(ScoredLabel(names[index], float(probabilities[index])) for index in best)

@@ -37,9 +37,7 @@ def find_cluster(
     """Return the processes to train with; None for a training of one process.
 
     Without arguments, tasks of SLURM or Open MPI are detected by JAX; `auto` allows any scheduler that JAX knows.
-
-    Raises:
-        UsageError: arguments are incomplete or invalid.
+    Raises a `UsageError` for incomplete or invalid arguments.
     """
     if processes == 1:
         return None

@@ -177,7 +177,6 @@ def _learning_curve(history: Sequence[EpochResult], field: str, title: str, best
 
 
 def _nice_ticks(values: Sequence[float], *, whole: bool = False) -> list[float]:
-    """Return round numbers around the values."""
     from matplotlib.ticker import MaxNLocator  # loaded already, for the plots of every evaluation
 
     ticks = MaxNLocator(6, integer=whole, min_n_ticks=1).tick_values(min(values), max(values))

@@ -61,13 +61,13 @@ def read_run_files(evaluated: Evaluated) -> RunFiles:
 
     found.history = read(f"Learning curves ({HISTORY})", run.read_history, ())
     found.config = read(f"Config ({CONFIG})", lambda: dump_yaml(without_folders(run.load_config().to_dict())), "")
-    found.environment = read(f"Environment ({ENVIRONMENT})", lambda: _environment_text(run), "")
+    found.environment = read(
+        f"Environment ({ENVIRONMENT})",
+        lambda: json.dumps(without_folders(run.read_environment()), indent=1, ensure_ascii=False),
+        "",
+    )
     found.splits = read(f"Images per split ({SPLITS})", lambda: _count_splits(run, evaluated.info.class_names), {})
     return found
-
-
-def _environment_text(run: Run) -> str:
-    return json.dumps(without_folders(run.read_environment()), indent=1, ensure_ascii=False)
 
 
 def _count_splits(run: Run, class_names: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +52,8 @@ class Figure:
 def render(content: ReportContent) -> str:
     """Return the page."""
     environment = _environment()
-    style, script = _source(environment, "report.css"), _source(environment, "report.js")
+    assert environment.loader is not None
+    style, script = (environment.loader.get_source(environment, name)[0] for name in ("report.css", "report.js"))
     metrics, names = content.evaluation.metrics, content.evaluation.metrics.classes
     rows = class_rows(metrics, content.data)
     return environment.get_template("report.html").render(
@@ -96,12 +96,6 @@ def _environment() -> Environment:
 def _shown(value: Any) -> Any:
     """Return text from outside with nothing hidden in it; what is HTML already, and numbers, as they are."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _source(environment: Environment, name: str) -> str:
-    if environment.loader is None:
-        raise AssertionError("the environment was made with a loader")
-    return environment.loader.get_source(environment, name)[0]
 
 
 def _policy(style: str, script: str) -> str:
@@ -183,6 +177,11 @@ def _tiles(content: ReportContent) -> list[Figure]:
 def _data(content: ReportContent) -> dict[str, Any]:
     """Return what the script lists in cells: images as rows, scores in thousandths, pictures by position."""
     metrics = content.evaluation.metrics
+    fitted = {}
+    for position, found in content.thumbnails.items():
+        scale = SMALL_SIDE / max(found.width, found.height)
+        sides = round(found.width * scale), round(found.height * scale)
+        fitted[str(position)] = [base64.b64encode(found.content).decode(), *sides]
     return {
         "classes": [visible(name) for name in metrics.classes],
         "support": [row.support for row in metrics.per_class],
@@ -197,14 +196,6 @@ def _data(content: ReportContent) -> dict[str, Any]:
             ]
             for row in sorted(content.listed, key=lambda row: (-row.score, row.path))
         ],
-        "thumbnails": {
-            str(position): [base64.b64encode(found.content).decode(), *_fitted(found, SMALL_SIDE)]
-            for position, found in content.thumbnails.items()
-        },
+        "thumbnails": fitted,
         "side": SMALL_SIDE,
     }
-
-
-def _fitted(thumbnail: Thumbnail, side: int) -> Sequence[int]:
-    scale = side / max(thumbnail.width, thumbnail.height)
-    return round(thumbnail.width * scale), round(thumbnail.height * scale)

@@ -32,17 +32,12 @@ def thumbnails(
     It shows what the model sees, cut or padded where its rule says so. Where the rule squashes, the photo keeps its own
     aspect: squashing moves no position relative to the picture's edges.
     """
-    size = _encoded_size(info, side)
+    height, width = info.image_size
+    scale = min(1.0, side / max(height, width))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
     make = partial(_thumbnail, side=side, size=size, resize=info.resize, pixel_limit=pixel_limit)
     for batch in map_in_batches(make, paths, batch_size=THUMBNAILS_AT_ONCE):
         yield from batch
-
-
-def _encoded_size(info: ModelInfo, side: int) -> tuple[int, int]:
-    """Return height and width of the pixels: those of the model's images, the longer side at most `side`."""
-    height, width = info.image_size
-    scale = min(1.0, side / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _thumbnail(path: str, *, side: int, size: tuple[int, int], resize: Resize, pixel_limit: int) -> Thumbnail | None:

@@ -108,18 +108,12 @@ def load_source(
     """
     from wisesr_cli.config.reader import Override, load_config
 
-    run = _run_of(source)
-    if run is None:
+    given = Path(source) if source is not None and str(source) else None
+    is_model = given is not None and given.suffix == ".keras" and given.is_file()
+    run = None if given is None else Run(given.parent if is_model else given)
+    if run is None or not run.is_complete:
         return load_config(source, overrides)
     run.load_config()  # a damaged config is an error of the run, not of the command line
     path, origin = run.path.absolute(), visible(source)
     place = [Override(("name",), path.name, origin), Override(("output_dir",), str(path.parent), origin)]
     return load_config(run.config_path, [*(place if in_place else ()), *overrides])
-
-
-def _run_of(source: str | Path | None) -> Run | None:
-    if source is None or not str(source):
-        return None
-    path = Path(source)
-    run = Run(path.parent if path.suffix == ".keras" and path.is_file() else path)
-    return run if run.is_complete else None

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import AfterValidator, InstanceOf, TypeAdapter, ValidationError
 
 from wisesr_cli.config.schema import Config
@@ -147,15 +146,12 @@ def check_resumable(
 def check_same_draws(before: Arrays, now: Arrays, *, epoch: int) -> None:
     """Raise `RunError` when an epoch would start its random draws from other states than those stored."""
     for name in sorted(before.keys() | now.keys()):
-        if name not in before or name not in now or not _same(before[name], now[name]):
+        same = name in before and name in now and before[name].dtype == now[name].dtype
+        if not same or not np.array_equal(before[name], now[name]):
             raise RunError(
                 f"cannot resume, as the random draws of epoch {epoch} would differ ({visible(name)}); go on with the "
                 "wisesr that the run was begun with, or start anew with --overwrite"
             )
-
-
-def _same(before: NDArray[Any], now: NDArray[Any]) -> bool:
-    return before.dtype == now.dtype and np.array_equal(before, now)
 
 
 def config_for_comparison(config: Config) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from wisesr_cli.run.names import (
     HISTORY,
     LITERT,
     LOCK,
-    METRICS,
     PLOTS,
     SPLITS,
     STATE,
@@ -30,7 +29,7 @@ from wisesr_cli.text import first_line, visible
 
 if TYPE_CHECKING:
     from wisesr_cli.config.schema import Config
-    from wisesr_cli.results import EpochResult, Metrics
+    from wisesr_cli.results import EpochResult
 
 
 @dataclass(frozen=True)
@@ -180,10 +179,6 @@ class Run:
         if not isinstance(values, dict):
             raise RunError(f"{visible(self.path / ENVIRONMENT)}: damaged: not a mapping")
         return values
-
-    def write_metrics(self, metrics: Metrics) -> None:
-        """Write the metrics of the best epoch."""
-        write_json(self.path / METRICS, metrics.to_json())
 
 
 def _number(cell: str, kind: str) -> float | None:

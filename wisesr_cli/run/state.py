@@ -75,14 +75,9 @@ def write_state(folder: Path, epoch: int, arrays: Mapping[str, Arrays], progress
         final = _free_path(folder, epoch)
         temporary.rename(final)
         flush_to_disk(folder)
-        _remove_all_but(final)
-
-
-def _remove_all_but(newest: Path) -> None:
-    folder = newest.parent
-    for other in (*_states(folder), *folder.glob(f"{TEMPORARY_PREFIX}epoch-*")):
-        if other != newest:
-            remove(other)
+        for other in (*_states(folder), *folder.glob(f"{TEMPORARY_PREFIX}epoch-*")):
+            if other != final:
+                remove(other)
 
 
 def _write_manifest(folder: Path) -> None:
@@ -154,7 +149,6 @@ def _manifest_text(manifest: Mapping[str, tuple[int, str]]) -> str:
 
 
 def _member(record: Mapping[str, dict[str, Any]], name: str, path: Path) -> dict[str, Any]:
-    """Return `record[name]`, which is a record itself."""
     if not isinstance(record.get(name), dict):
         raise RunError(f"{visible(path)}: has no {name}: it is of another version; start anew with --overwrite")
     return record[name]

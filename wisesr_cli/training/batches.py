@@ -17,12 +17,9 @@ from wisesr_cli.errors import WisesrError
 class Batches(keras.utils.PyDataset):
     """Batches of one split: uint8 pixels, one-hot targets, and example weights if there are class weights.
 
-    Args:
-        labels: int64 (examples,).
-        batch_size: examples per batch; the last batch of an epoch may be smaller.
-        seed: random seed of the order of every epoch; None keeps the given order.
-        smoothing: fraction of the target that is spread over all classes.
-        class_weights: float32 (classes,), or None.
+    Shapes: `labels` int64 (examples,), `class_weights` float32 (classes,). The last batch of an epoch may be smaller.
+    `seed` is that of the order of every epoch (None: the given order); `smoothing` is the fraction of the target that
+    is spread over all classes.
     """
 
     def __init__(

@@ -55,14 +55,6 @@ def _memory(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
     return "pass" if free >= LITTLE_MEMORY_BYTES else "warn", f"{free / GIGABYTE:.1f} GB of memory free"
 
 
-def _output_folder(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
-    return _writable(Path(output_dir).absolute())
-
-
-def _cache_folder(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
-    return _writable(cache_dir())
-
-
 def _writable(folder: Path) -> tuple[str, str]:
     """Try to write in a folder, or in its nearest existing parent."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -131,8 +123,8 @@ def _training_step(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
 CHECKS: dict[str, Callable[[str, DeviceChoice], tuple[str, str]]] = {
     "versions": _versions,
     "memory": _memory,
-    "output-folder": _output_folder,
-    "cache-folder": _cache_folder,
+    "output-folder": lambda output_dir, device: _writable(Path(output_dir).absolute()),
+    "cache-folder": lambda output_dir, device: _writable(cache_dir()),
     "bytecode": _bytecode,
     "litert": _litert,
     "device": _device,

@@ -106,8 +106,7 @@ class EpochKeeper(keras.callbacks.Callback):
     def _agreed_stop(self, hint: str) -> str | None:
         """Return the reason to stop after this step, or None; all processes stop after the same step.
 
-        Raises:
-            Interrupted: this or another process received a signal.
+        Raises `Interrupted` if this or another process received a signal.
         """
         limit = self.limits.time_limit_seconds
         wanted: dict[str, int | str] | None = None
@@ -123,7 +122,6 @@ class EpochKeeper(keras.callbacks.Callback):
         return str(agreed["time"])
 
     def _check_loss(self) -> None:
-        """Raise a `NotFiniteError` if the pending loss is not finite."""
         if self.unchecked is None:
             return
         (step, value), self.unchecked = self.unchecked, None

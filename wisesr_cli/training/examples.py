@@ -36,8 +36,7 @@ class Examples:
     def open_at(self, image_size: ImageSize, listener: Listener) -> None:
         """Read the images at another size from now on; pixels cached at the previous size are released first.
 
-        Raises:
-            DataError: an image can no longer be read.
+        Raises a `DataError` if an image can no longer be read.
         """
         if image_size == self.image_size:
             return
@@ -95,7 +94,6 @@ def open_examples(config: Config, listener: Listener, *, epoch: int = 0, channel
 def _open(
     config: DataConfig, index: DatasetIndex, image_size: ImageSize, listener: Listener, channel: Channel
 ) -> dict[str, DecodedImages]:
-    """Return training and validation images by split name."""
     return {
         split: open_pixels(
             index.absolute(split),

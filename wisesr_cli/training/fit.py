@@ -29,11 +29,12 @@ from wisesr_cli.machine.stopping import Limits
 from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.model_files.archive import check_model
 from wisesr_cli.models.backbones import BACKBONES
-from wisesr_cli.models.build import Classifier, notes_about
+from wisesr_cli.models.build import notes_about
 from wisesr_cli.results import Metrics, TrainingResult
 from wisesr_cli.run.folders import Start, prepare_folder
-from wisesr_cli.run.names import LEARNING_CURVES
+from wisesr_cli.run.names import LEARNING_CURVES, METRICS
 from wisesr_cli.run.progress import Progress, check_resumable, check_same_draws, circumstances_from_json
+from wisesr_cli.run.records import write_json
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.state import State, read_state
 from wisesr_cli.text import counted, size_text, visible
@@ -99,10 +100,8 @@ def _start_run(trainer: Trainer, start: Start, listener: Listener) -> Arrays | N
 def _restore(trainer: Trainer, run: Run, listener: Listener) -> Arrays:
     """Restore weights and progress from the run's state, and return the optimizer's variables.
 
-    The main process reads the state and broadcasts it.
-
-    Raises:
-        RunError: the state is damaged, or a difference would change the numbers.
+    The main process reads the state and broadcasts it. Raises a `RunError` if the state is damaged, or a difference
+    would change the numbers.
     """
     channel = trainer.distribution.channel
     state = _read_state(trainer, run, listener) if channel.is_main else None
@@ -133,8 +132,7 @@ def _read_state(trainer: Trainer, run: Run, listener: Listener) -> State:
 def _restore_best(trainer: Trainer, run: Run) -> None:
     """Check that the best model exists, or write it from the state if a killed process did not get to it.
 
-    Raises:
-        RunError: it is damaged, or belongs to another epoch.
+    Raises a `RunError` if it is damaged, or belongs to another epoch.
     """
     progress = trainer.progress
     if progress.best_epoch is None:
@@ -235,7 +233,7 @@ def _finish(
     if engine is not None:
         trainer.examples.open_at(engine.info.image_size, listener)
     if engine is not None and (metrics := _metrics(trainer, run, engine, listener)) is not None:
-        run.write_metrics(metrics)
+        write_json(run.path / METRICS, metrics.to_json())
     if progress.history:
         make_folder(run.plots)
         plot_learning_curves(progress.history, run.plots / LEARNING_CURVES)
@@ -366,16 +364,13 @@ def warnings_about(trainer: Trainer) -> list[str]:
             + ", or KERAS_BACKEND=jax"
         )
     count = len(trainer.examples.index.splits["train"])
-    if config.model.is_random and _is_large(config, trainer.classifier) and count < SMALL_DATA:
+    lacks_weights = config.model.is_random and not BACKBONES[config.model.backbone].from_scratch
+    if lacks_weights and trainer.classifier.backbone.count_params() >= LARGE_BACKBONE and count < SMALL_DATA:
         warnings.append(
             f"{config.model.backbone} starts from random weights on {counted(count, 'image')}; "
             "--weights imagenet usually does much better"
         )
     return warnings
-
-
-def _is_large(config: Config, classifier: Classifier) -> bool:
-    return not BACKBONES[config.model.backbone].from_scratch and classifier.backbone.count_params() >= LARGE_BACKBONE
 
 
 def environment(device: Device, distribution: Distribution = ALONE) -> dict[str, Any]:

@@ -125,13 +125,6 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
 
 def build_optimizer(config: Config, phase: PhaseConfig, steps_per_epoch: int) -> Any:
     """Return a new optimizer for a phase, with its learning-rate schedule; in float16, with loss scaling."""
-    optimizer = _build_unscaled(config, phase, steps_per_epoch)
-    if config.train.precision == "mixed_float16":
-        return LossScale(optimizer, name="loss_scale_optimizer")
-    return optimizer
-
-
-def _build_unscaled(config: Config, phase: PhaseConfig, steps_per_epoch: int) -> Any:
     options = config.train.optimizer
     rates = learning_rates(
         phase.learning_rate or options.learning_rate,
@@ -141,5 +134,8 @@ def _build_unscaled(config: Config, phase: PhaseConfig, steps_per_epoch: int) ->
     )
     schedule, decay = StepSchedule(rates), options.weight_decay or None
     if isinstance(options, SgdOptions):
-        return SGD(schedule, momentum=options.momentum, weight_decay=decay)
-    return (AdamW if options.name == "adamw" else Adam)(schedule, weight_decay=decay)
+        optimizer: _Optimizer = SGD(schedule, momentum=options.momentum, weight_decay=decay)
+    else:
+        optimizer = (AdamW if options.name == "adamw" else Adam)(schedule, weight_decay=decay)
+    is_scaled = config.train.precision == "mixed_float16"
+    return LossScale(optimizer, name="loss_scale_optimizer") if is_scaled else optimizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -131,8 +132,7 @@ class Trainer:
     def use_size(self, image_size: tuple[int, int], listener: Listener) -> None:
         """Switch the model (with its weights) and its images to another size.
 
-        Raises:
-            DataError: an image can no longer be read.
+        Raises a `DataError` if one can no longer be read.
         """
         self.rebuild(image_size)
         self.examples.open_at(image_size, listener)
@@ -218,8 +218,7 @@ class Trainer:
     def fit(self, callback: keras.callbacks.Callback, *, first: int, last: int) -> None:
         """Train the epochs from `first` (from 0) to before `last`.
 
-        Raises:
-            DataError: an image can no longer be read.
+        Raises a `DataError` if an image can no longer be read.
         """
         try:
             self.model.fit(
@@ -237,7 +236,6 @@ class Trainer:
             raise
 
     def _data(self, epochs: range) -> dict[str, Any]:
-        """Return the data arguments of `fit`."""
         if self.mirror is not None:
             return self.mirror.data(self.batches, self.validation, epochs)
         if self.sharded is not None:
@@ -276,8 +274,7 @@ class Trainer:
     def restore(self, group: str, arrays: Arrays) -> None:
         """Restore all weights, or all optimizer variables, from what `arrays` returned.
 
-        Raises:
-            RunError: names, shapes or types differ.
+        Raises a `RunError` if names, shapes or types differ.
         """
         variables = self.classifier.model.weights if group == "model" else self.model.optimizer.variables
         expected = {_array_name(number, variable): variable for number, variable in enumerate(variables)}
@@ -339,9 +336,6 @@ def _array_name(number: int, variable: Any) -> str:
 
 def named_arrays(variables: list[Any]) -> Arrays:
     """Return the values of variables by process-independent names."""
-    return {
-        _array_name(number, variable): keras.ops.convert_to_numpy(
-            variable
-        )  # `value` is not an array on several devices
-        for number, variable in enumerate(variables)
-    }
+    # Of the variable, as its `value` is not an array on several devices.
+    arrays = map(keras.ops.convert_to_numpy, variables)
+    return dict(zip(itertools.starmap(_array_name, enumerate(variables)), arrays, strict=True))

@@ -114,11 +114,8 @@ def _check_input(model: Any) -> None:
         )
     shape = tuple(model.inputs[0].shape[1:])
     if len(shape) != 3 or shape[-1] != 3:
-        raise RunError(f"it takes {_sides(shape)} numbers; images are height x width x 3")
-
-
-def _sides(shape: tuple[int | None, ...]) -> str:
-    return " x ".join("any" if side is None else str(side) for side in shape) or "single"
+        sides = " x ".join("any" if side is None else str(side) for side in shape) or "single"
+        raise RunError(f"it takes {sides} numbers; images are height x width x 3")
 
 
 def _image_size(model: Any, given: tuple[int, int] | None, path: Path) -> tuple[int, int]:
@@ -162,7 +159,6 @@ def _scaling(parts: Parts, asked: str, path: Path) -> tuple[Preprocessing, str]:
 
 
 def _notes(parts: Parts, config: Config) -> list[str]:
-    """Return notes about what the run does differently from the model."""
     notes = []
     folded = parts.folded
     if folded.norms or folded.dense_layers > 1:

@@ -7,7 +7,7 @@ of them with dense layers without activation is one dense layer. To add a layer 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -87,7 +87,7 @@ def two_classes(folded: Folded) -> Folded:
     """Return the logits of two classes for one unit with a sigmoid: 0, and its own; softmax gives the same numbers."""
     kernel, bias = folded.classifier.kernel, folded.classifier.bias
     both = Affine(np.concatenate([np.zeros_like(kernel), kernel], axis=1), np.concatenate([[0.0], bias]))
-    return Folded(both, folded.activation, folded.dense_layers, folded.norms, folded.dropout)
+    return replace(folded, classifier=both)
 
 
 def _activation_after(layer: Any, before: str) -> str:

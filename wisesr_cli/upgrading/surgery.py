@@ -11,7 +11,7 @@ from typing import Any
 
 from wisesr_cli.errors import RunError
 from wisesr_cli.models.backbones import BACKBONE_LAYER
-from wisesr_cli.models.rebuilding import Call, Rebuilt, rebuild
+from wisesr_cli.models.rebuilding import Call, rebuild
 from wisesr_cli.text import joined, visible
 from wisesr_cli.upgrading.folding import RULES, Folded, fold, two_classes
 
@@ -60,7 +60,9 @@ def take_apart(model: Any, image_size: tuple[int, int]) -> Parts:
     if len(rebuilt.output.shape) == 4 and rebuilt.output.shape[1:3] != (1, 1):
         raise RunError(f"it gives a feature map of {'x'.join(map(str, rebuilt.output.shape[1:]))}, not classes")
     by_output = {id(call.output): call for call in rebuilt.calls}
-    _check_data_format(rebuilt)
+    for each in rebuilt.calls:
+        if getattr(each.layer, "data_format", None) == "channels_first":
+            raise RunError(f"'{visible(each.layer.name)}' takes its channels first; wisesr keeps them last")
     tail: list[Call] = []
     tensor = rebuilt.output
     while not _is_mean_over_positions(call := _call_before(tensor, by_output)):
@@ -119,12 +121,6 @@ def _is_mean_over_positions(call: Call) -> bool:
     if call.kind != "AveragePooling2D":
         return False
     return tuple(call.layer.pool_size) == tuple(call.inputs[0].shape[1:3]) != (1, 1)
-
-
-def _check_data_format(rebuilt: Rebuilt) -> None:
-    for call in rebuilt.calls:
-        if getattr(call.layer, "data_format", None) == "channels_first":
-            raise RunError(f"'{visible(call.layer.name)}' takes its channels first; wisesr keeps them last")
 
 
 def _checked(folded: Folded) -> Folded:

@@ -105,7 +105,10 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
         convert.write_rest(aside, config, index, device, images, listener)
         with stop.deferred():
             prepare_folder(start.run, overwrite=True)
-            _move(aside, start.run)
+            with naming(start.run.path):  # the classes, which mark it as a run, come last
+                for path in sorted(aside.path.iterdir(), key=lambda path: (path.name == CLASSES, path.name)):
+                    if path != aside.lock:
+                        path.replace(start.run.path / path.name)
         return replace(result, run_dir=str(start.run.path), notes=_notes(named, index, found, info))
 
 
@@ -218,11 +221,3 @@ def _notes(named: Named | None, index: DatasetIndex | None, found: Upgraded, inf
             "them may differ from those that were measured there"
         )
     return tuple(notes)
-
-
-def _move(aside: Run, run: Run) -> None:
-    """Move the created files into the run directory; the classes, which mark it as a run, come last."""
-    with naming(run.path):
-        for path in sorted(aside.path.iterdir(), key=lambda path: (path.name == CLASSES, path.name)):
-            if path != aside.lock:
-                path.replace(run.path / path.name)

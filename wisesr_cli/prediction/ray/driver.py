@@ -52,8 +52,7 @@ def ray_records(
 ) -> Generator[Prediction, None, None]:
     """Start or join Ray, and return the lazily computed records of paths, in order; see `stream.predict_paths`.
 
-    Raises:
-        MachineError: there is no such cluster, or it lacks resources.
+    Raises a `MachineError` if there is no such cluster, or it lacks resources.
     """
     job, listener = job_of(request, chosen), request.listener
     options = RayOptions(request.ray_address, request.ray_workers)
@@ -83,9 +82,7 @@ def _records(
         while part := list(islice(paths, PART)):
             with closing(_answers(part, first, job, sent, workers)) as answers:
                 for number, text in answers:
-                    if (
-                        number != first
-                    ):  # Ray Data keeps order; if it ever fails to, no output is better than a wrong one
+                    if number != first:  # Ray Data keeps the order; otherwise, no output is better than a wrong one
                         raise RuntimeError(f"Ray gave input {number} where {first} was due")
                     for record, header in decoded(text):
                         if header is not None:
@@ -154,7 +151,6 @@ def _workers(options: RayOptions, *, needs_gpu: bool, listener: Listener) -> int
 
 @contextmanager
 def _translated_errors() -> Iterator[None]:
-    """Translate Ray's exceptions into ours."""
     try:
         yield
     except (WisesrError, GeneratorExit):

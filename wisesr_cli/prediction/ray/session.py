@@ -68,8 +68,7 @@ def check_installed() -> None:
 def session(options: RayOptions, store_bytes: int) -> Iterator[None]:
     """Connect to Ray within the block; a local Ray is started for it, and leaves no files.
 
-    Raises:
-        MachineError: there is no such cluster, or it refuses this process.
+    Raises a `MachineError` if there is no such cluster, or it refuses this process.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its C++; errors are also raised

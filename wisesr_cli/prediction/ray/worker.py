@@ -50,11 +50,7 @@ class Job:
     version: str = __version__
 
     def start(self) -> Engine:
-        """Return the engine, ready to compute in this process.
-
-        Raises:
-            WisesrError: it cannot be used on this worker.
-        """
+        """Return the engine, ready to compute in this process; raises a `WisesrError` if it cannot be used."""
         if self.version != __version__:
             raise MachineError(
                 f"a Ray worker has wisesr {visible(__version__)}, and {visible(self.version)} asks it; install the "
@@ -77,11 +73,8 @@ class Job:
 class Labeller:
     """Labels blocks of inputs; Ray Data creates one in every worker.
 
-    Our errors, including those at the start, are returned as answers, as Ray's translation loses their message.
-
-    Args:
-        sent: contains a reference to the `Job`; passed directly as an argument, the reference would be lost with the
-            machine that holds its copy.
+    Our errors, including those at the start, are returned as answers, as Ray's translation loses their message. `sent`
+    contains a reference to the `Job`, which as an argument would be lost with the machine that holds its copy.
     """
 
     def __init__(self, sent: Sequence[Any]) -> None:

@@ -19,15 +19,11 @@ from wisesr_cli.text import visible
 _PLACES = ("data.dir", "data.train_dir", "data.validation_dir", "data.test_dir")
 _PACKAGES = ("python", "wisesr", "keras", "jax", "numpy", "pillow")  # those that affect results on JAX
 
-_ERRORS: dict[str, type[UsageError | DataError | MachineError]] = {
-    "settings": UsageError,
-    "images": DataError,
-    "versions": MachineError,
-}
-_ADVICE = {
-    "settings": "start all with the same config and options",
-    "images": "the same files must lie on all machines",
-    "versions": "install the same on all machines",
+# What is compared: the error when it differs, and the advice.
+_PARTS: dict[str, tuple[type[UsageError | DataError | MachineError], str]] = {
+    "settings": (UsageError, "start all with the same config and options"),
+    "images": (DataError, "the same files must lie on all machines"),
+    "versions": (MachineError, "install the same on all machines"),
 }
 
 
@@ -59,8 +55,7 @@ def versions() -> dict[str, Any]:
 def check_alike(channel: Channel, what: str, mine: Mapping[str, Any]) -> None:
     """Compare `settings`, `images` or `versions` of all processes.
 
-    Raises:
-        UsageError, DataError, MachineError: they differ; raised by the main process, which also ends the others.
+    If they differ, the main process raises a `UsageError`, `DataError` or `MachineError`, which also ends the others.
     """
     if channel.processes == 1:
         return
@@ -70,19 +65,19 @@ def check_alike(channel: Channel, what: str, mine: Mapping[str, Any]) -> None:
         return
     everything = channel.exchange(json.loads(text))  # only now, as it may be long
     if channel.is_main:
-        raise _ERRORS[what](_difference(channel, what, everything))
+        kind, advice = _PARTS[what]
+        raise kind(f"{_difference(channel, what, everything)}; {advice}")
     channel.from_main()  # raises the main process's error
 
 
 def _difference(channel: Channel, what: str, everything: list[dict[str, Any]]) -> str:
-    """Return the message about the first process that differs."""
     first = everything[0]
     other = next(process for process, values in enumerate(everything) if values != first)
     values = everything[other]
     keys = [key for key in sorted(first.keys() | values.keys()) if first.get(key) != values.get(key)]
     shown = "; ".join(f"{visible(key)}: {_short(first.get(key))} -> {_short(values.get(key))}" for key in keys[:5])
     who = f"process {other} of {channel.processes} ({visible(channel.hosts[other])})"
-    return f"{who} has other {what} than process 0: {shown}; {_ADVICE[what]}"
+    return f"{who} has other {what} than process 0: {shown}"
 
 
 def _short(value: Any) -> str:

@@ -175,12 +175,8 @@ def as_on_one_device(model: Any) -> Iterator[None]:
 def mirrored_strategy(devices: int | None, kind: str) -> Any:
     """Return a `MirroredStrategy` over devices of one kind, or None for one device.
 
-    Args:
-        devices: how many; None uses all GPUs, or the CPU as one.
-        kind: "gpu", or "cpu", which is split into that many virtual devices.
-
-    Raises:
-        MachineError: there are fewer, or TensorFlow has already initialized the CPU as one device.
+    `devices` None uses all GPUs, or the CPU as one; `kind` is "gpu", or "cpu", which is split into virtual devices.
+    Raises a `MachineError` if there are fewer, or TensorFlow has already initialized the CPU as one device.
     """
     names = _gpus(devices) if kind == "gpu" else _parts_of_processor(devices or 1)
     return loaded_tensorflow().distribute.MirroredStrategy(names) if len(names) > 1 else None

@@ -39,8 +39,7 @@ def start_devices(
 ) -> tuple[Device, Distribution]:
     """Start Keras and return the kind of device, and the distribution over all of them.
 
-    Raises:
-        MachineError: there are fewer devices than requested, or processes have different numbers of them.
+    Raises a `MachineError` if there are fewer devices than requested, or processes have different numbers of them.
     """
     if keras_start.backend_name() == "tensorflow":
         device = keras_start.start(choice, precision=precision)
@@ -106,7 +105,6 @@ def _data_parallel(options: DistributeConfig, device: Device, channel: Channel) 
 
 
 def _local_devices(options: DistributeConfig, device: Device, local: int) -> int:
-    """Return the number of devices that this process uses."""
     if options.strategy == "none":
         return 1
     if options.devices is not None and options.devices > local:

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from wisesr_cli.errors import MachineError
 from wisesr_cli.text import visible
@@ -64,7 +63,8 @@ class MlflowTracker:
         name = visible(run.name if run.group is None else f"{run.group}/{run.name}")
         run_id: str = self._client.create_run(self._experiment(), run_name=name, tags=tags).info.run_id
         entity = self._library.entities.Param
-        parameters = iter([entity(_key(key), _parameter(value)) for key, value in run.settings.items()])
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in run.settings.items()}
+        parameters = (entity(_key(key), visible(text)[:LONGEST_PARAMETER]) for key, text in texts.items())
         while batch := list(islice(parameters, MOST_PARAMETERS)):
             self._client.log_batch(run_id, params=batch)
         return run_id
@@ -118,10 +118,4 @@ def check_database(address: str) -> None:
 
 
 def _key(name: str) -> str:
-    """Return a name that MLflow accepts."""
     return re.sub(r"[^\w\-. :/]", "_", name)[:250]
-
-
-def _parameter(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return visible(text)[:LONGEST_PARAMETER]

@@ -62,7 +62,6 @@ class TensorBoardTracker:
 
 
 def _new_log(folder: Path) -> Any:
-    """Open a new file with a name that TensorBoard recognizes."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 

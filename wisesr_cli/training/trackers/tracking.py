@@ -6,14 +6,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wisesr_cli.errors import Interrupted, MachineError, RunError, WisesrError
 from wisesr_cli.listening import Listener
 from wisesr_cli.results import EpochResult, TrainingResult
 from wisesr_cli.run.folders import Start
-from wisesr_cli.run.names import CLASSES, CONFIG, HISTORY, LEARNING_CURVES, METRICS, TRACKED, TRAININGS
+from wisesr_cli.run.names import CLASSES, CONFIG, HISTORY, LEARNING_CURVES, METRICS, PLOTS, TRACKED, TRAININGS
 from wisesr_cli.run.progress import flat_settings
 from wisesr_cli.run.records import read_json, write_json
 from wisesr_cli.text import joined, on_one_line, visible
@@ -32,11 +31,8 @@ class Tracking:
     from the history, so nothing is lost on resuming, and a tracker added later gets all epochs. TensorBoard logs are
     files of the run: a failure to write them ends the training, and a resumed training appends to them.
 
-    Args:
-        environment: the content of environment.json.
-
-    Raises:
-        MachineError: on entering, a tracker cannot be used for a new training; nothing was written yet.
+    `environment` is the content of environment.json. Entering raises a `MachineError` if a tracker cannot be used for a
+    new training; nothing was written yet.
     """
 
     def __init__(self, trainer: Trainer, start: Start, environment: dict[str, Any], listener: Listener) -> None:
@@ -115,15 +111,14 @@ class Tracking:
             best = {"epoch": float(result.best_epoch), **_numbers(result.metrics.to_json() if result.metrics else {})}
             self._each(lambda tracker: tracker.log_best(best))
         self._keep(CONFIG, HISTORY, METRICS)
-        self._keep_paths(self.run.plots / LEARNING_CURVES)
+        self._keep(f"{PLOTS}/{LEARNING_CURVES}")
         if self.trainer.config.train.track_model and self.run.best.is_file():
             self._each(lambda tracker: tracker.keep_model(self.run.best))
 
     def report_epochs(self) -> None:
         """Report pending epochs to TensorBoard and every tracker.
 
-        Raises:
-            MachineError: TensorBoard's logs cannot be written.
+        Raises a `MachineError` if TensorBoard's logs cannot be written.
         """
         self._report_to_trackers()
         if self.logged is not None and self.trainer.distribution.is_main and self.tensorboard.is_possible:
@@ -142,14 +137,11 @@ class Tracking:
             self._write_record()
 
     def _keep(self, *names: str) -> None:
-        self._keep_paths(*(self.run.path / name for name in names))
-
-    def _keep_paths(self, *paths: Path) -> None:
         def keep(tracker: Tracker) -> None:
             for path in existing:
                 tracker.keep_file(path)
 
-        existing = [path for path in paths if path.is_file()]
+        existing = [path for name in names if (path := self.run.path / name).is_file()]
         self._each(keep)
 
     def _each(self, tell: Callable[[Tracker], None]) -> None:
@@ -183,7 +175,6 @@ class Tracking:
             write_json(self.run.path / TRACKED, record)
 
     def _group(self) -> str | None:
-        """Return the name of the run's comparison, if any."""
         folder = self.run.path.parent
         return folder.name if (folder / TRAININGS).is_file() else None
 
@@ -194,7 +185,6 @@ class Tracking:
 
 
 def _tags(environment: dict[str, Any]) -> dict[str, str]:
-    """Return versions, backend, devices and threads as strings."""
     versions = {f"versions.{package}": number for package, number in environment["versions"].items()}
     others = {name: environment.get(name) for name in ("backend", "device", "distribution", "threads")}
     return {**versions, **{name: str(value) for name, value in others.items() if value is not None}}

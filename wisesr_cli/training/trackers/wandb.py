@@ -44,15 +44,13 @@ class WandbTracker:
             settings=self._settings(wandb),
         )
         self.id: str = self._run.id
-        settings = {visible(name): _value(value) for name, value in {**run.settings, **run.tags}.items()}
-        self._run.config.update(settings, allow_val_change=True)
-        self.where = self._where()
-
-    def _where(self) -> str:
-        if self._run.disabled:
-            return "turned off by WANDB_MODE=disabled"
-        folder = shlex.quote(visible(self._run.settings.sync_dir))
-        return self._run.url or f"offline; to send it: wandb sync {folder}"
+        values = {**run.settings, **run.tags}
+        shown = {visible(name): visible(value) if isinstance(value, str) else value for name, value in values.items()}
+        self._run.config.update(shown, allow_val_change=True)
+        self.where = "turned off by WANDB_MODE=disabled"
+        if not self._run.disabled:
+            folder = shlex.quote(visible(self._run.settings.sync_dir))
+            self.where = self._run.url or f"offline; to send it: wandb sync {folder}"
 
     @staticmethod
     def _settings(wandb: Any) -> Any:
@@ -95,7 +93,3 @@ class WandbTracker:
         """Send pending data and close the run."""
         self._run.summary.update({"status": status})
         self._run.finish(exit_code=EXIT_CODES[status])
-
-
-def _value(value: Any) -> Any:
-    return visible(value) if isinstance(value, str) else value
