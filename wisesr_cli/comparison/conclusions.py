@@ -1,4 +1,4 @@
-"""Says in words what the figures of a comparison allow, and what they do not. Claims nothing that was not computed."""
+"""Writes the conclusions that the results of a comparison support. Claims nothing that was not computed."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import replace
 from wisesr_cli.results import ComparedTraining, Comparison, ComparisonRow
 from wisesr_cli.text import counted, joined
 
-ENOUGH_SEEDS = 3  # with fewer, hardly anything is known of how trainings differ
+ENOUGH_SEEDS = 3  # with fewer, the variation between trainings is hardly known
 ADVISED_SEEDS = 5
-FEW_COMPARISONS = 2  # with more of them at once, a chance result among them is worth a word
+FEW_COMPARISONS = 2  # with more at once, a sentence warns of chance results
 
 
 def conclude(comparison: Comparison, *, in_groups: bool = False) -> Comparison:
-    """Return the comparison with its conclusions, a sentence each; `in_groups`: some images belong together."""
+    """Return the comparison with its conclusions, a sentence each; `in_groups`: the images form groups."""
     sentences = (
-        *_about_the_map(comparison),
+        *_about_feature_map(comparison),
         *_about_differences(comparison),
         *_about_seeds(comparison),
-        *_about_the_split(comparison),
-        *_about_likeness(comparison, in_groups=in_groups),
-        *_about_what_is_missing(comparison),
+        *_about_split(comparison),
+        *_about_independence(comparison, in_groups=in_groups),
+        *_about_missing_results(comparison),
         *_about_schedules(comparison),
         *_about_costs(comparison),
     )
@@ -29,7 +29,7 @@ def conclude(comparison: Comparison, *, in_groups: bool = False) -> Comparison:
 
 
 def examples_of(comparison: Comparison) -> str:
-    """Return on how many examples was judged: `179 examples`."""
+    """Return the number of evaluated examples as text: `179 examples`."""
     examples = counted(comparison.examples, "example")
     return examples if comparison.same_examples else f"up to {examples} for each seed"
 
@@ -39,7 +39,7 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-0.0", "+0.0").replace("+0.0", "0.0")
 
 
-def _about_the_map(comparison: Comparison) -> Iterator[str]:
+def _about_feature_map(comparison: Comparison) -> Iterator[str]:
     if comparison.feature_map[:2] == (1, 1):
         yield (
             "the feature map has one position only, so every head that weighs or lays out positions is GAP here, and "
@@ -62,12 +62,12 @@ def _about_differences(comparison: Comparison) -> Iterator[str]:
 
 
 def _shared(row: ComparisonRow, first: ComparisonRow) -> list[int]:
-    """Return the seeds of which both heads have a result."""
+    """Return the seeds for which both heads have a result."""
     return [seed for seed in row.seeds if seed in first.seeds]
 
 
 def _difference(row: ComparisonRow, first: ComparisonRow, comparison: Comparison) -> str:
-    """Return what is known of one head against the first one."""
+    """Return the sentence that compares a head with the first one."""
     assert row.difference_to_first_mean is not None
     assert row.difference_to_first_ci95 is not None
     low, high = row.difference_to_first_ci95
@@ -106,15 +106,15 @@ def _about_seeds(comparison: Comparison) -> Iterator[str]:
 
 
 def more_seeds(seeds: Sequence[int]) -> str:
-    """Return what `--seeds` takes for the seeds that there are and as many more as are advised."""
+    """Return the value of `--seeds` for the existing seeds and as many more as are advised."""
     known = list(dict.fromkeys(seeds))
     new = (seed for seed in range(ADVISED_SEEDS) if seed not in known)
     wanted = known + [seed for seed, _ in zip(new, range(len(known), ADVISED_SEEDS), strict=False)]
     return str(len(wanted)) if sorted(wanted) == list(range(len(wanted))) else ",".join(map(str, wanted))
 
 
-def _about_likeness(comparison: Comparison, *, in_groups: bool) -> Iterator[str]:
-    """Warn where images are no independent draws, as the intervals take them for."""
+def _about_independence(comparison: Comparison, *, in_groups: bool) -> Iterator[str]:
+    """Warn if images are not independent, as the intervals assume."""
     if not comparison.same_examples:
         yield (
             "every seed drew its own images to judge on, and its own to train on, from the same ones: the images of "
@@ -124,7 +124,7 @@ def _about_likeness(comparison: Comparison, *, in_groups: bool) -> Iterator[str]
         yield "the intervals take the images of one group for independent; where they are alike, they are too narrow"
 
 
-def _about_the_split(comparison: Comparison) -> Iterator[str]:
+def _about_split(comparison: Comparison) -> Iterator[str]:
     if comparison.split == "validation":
         yield (
             "judged on validation, which also chose the best epochs: all accuracies are optimistic, and the "
@@ -132,14 +132,14 @@ def _about_the_split(comparison: Comparison) -> Iterator[str]:
         )
 
 
-def _about_what_is_missing(comparison: Comparison) -> Iterator[str]:
+def _about_missing_results(comparison: Comparison) -> Iterator[str]:
     for training in comparison.trainings:
         if training.error is not None:
             yield f"{training.head} has no result for seed {training.seed}: {training.error}"
 
 
 def _about_schedules(comparison: Comparison) -> Iterator[str]:
-    """Warn where heads of one seed were not trained alike: one straight through, another in two stretches."""
+    """Warn if heads with one seed had different schedules: one in a single run, another resumed for more epochs."""
     by_seed: dict[int, list[ComparedTraining]] = {}
     for training in comparison.trainings:
         if training.error is None:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours; more heads than these begin again with other line styles.
+# Okabe and Ito's colours; more heads repeat them with other line styles.
 COLORS = (GREY, BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9")
 STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"  # one fewer than the colours, so that no head looks like another
 HEIGHT, WIDTH, INCHES_PER_LETTER = 4.2, 5.8, 0.08
 SIDE_BY_SIDE = 0.015  # between heads of equal parameters, as a fraction of the axis
-TICK_DISTANCE = 0.1  # between two parameter counts that are named, as a fraction of the axis
+TICK_DISTANCE = 0.1  # between two labelled parameter counts, as a fraction of the axis
 
 
 @with_default_style
@@ -33,16 +33,16 @@ def plot_accuracies(comparison: Comparison, path: Path) -> None:
 
     figure = _new_figure(comparison)
     axes = figure.add_subplot()
-    places = _places(comparison.rows)
+    positions = _positions(comparison.rows)
     for number, row in enumerate(comparison.rows):
         accuracies = (item.top1_accuracy for item in _trainings(row, comparison))
         values = [100 * value for value in accuracies if value is not None]
         if not values or row.top1_accuracy_mean is None:
             continue
-        color, place = COLORS[number % len(COLORS)], places[row.head]
-        axes.plot([place] * len(values), values, "o", color=color, markersize=3.5, alpha=0.5)
+        color, position = COLORS[number % len(COLORS)], positions[row.head]
+        axes.plot([position] * len(values), values, "o", color=color, markersize=3.5, alpha=0.5)
         axes.errorbar(
-            [place],
+            [position],
             [100 * row.top1_accuracy_mean],
             yerr=None if row.top1_accuracy_std is None else [100 * row.top1_accuracy_std],
             fmt=MARKERS[number % len(MARKERS)],
@@ -70,7 +70,7 @@ def plot_accuracies(comparison: Comparison, path: Path) -> None:
 
 @with_default_style
 def plot_curves(comparison: Comparison, path: Path) -> None:
-    """Draw the accuracy of every head after every epoch: the mean over the seeds, in the band of all of them."""
+    """Draw the accuracy of every head after every epoch: the mean over seeds, and a band from lowest to highest."""
     from matplotlib.ticker import MaxNLocator
 
     figure = _new_figure(comparison)
@@ -80,7 +80,7 @@ def plot_curves(comparison: Comparison, path: Path) -> None:
         if not curves:
             continue
         epochs = np.arange(1, max(map(len, curves)) + 1)
-        # Trainings that stopped early end before the others: what is drawn is over those that are left.
+        # Some trainings may have stopped early: mean and band are those of the others.
         columns = [np.array([curve[epoch - 1] for curve in curves if len(curve) >= epoch]) for epoch in epochs]
         color, style = COLORS[number % len(COLORS)], STYLES[number // len(COLORS) % len(STYLES)]
         means = [column.mean() for column in columns]
@@ -108,13 +108,13 @@ def _new_figure(comparison: Comparison) -> Figure:
 
 
 def _decades(rows: Sequence[ComparisonRow]) -> float:
-    """Return how many powers of ten lie between the smallest and the largest head."""
+    """Return the number of powers of ten between the smallest and the largest head."""
     counts = [row.head_parameters for row in rows if row.head_parameters]
     return float(np.log10(max(counts) / min(counts))) if counts else 0.0
 
 
 def _ticks(rows: Sequence[ComparisonRow]) -> list[int]:
-    """Return the parameter counts of the heads that the axis names, all that do not stand too close to another."""
+    """Return the parameter counts that the axis labels: all that are not too close to the previous one."""
     named: list[int] = []
     for count in sorted({row.head_parameters for row in rows if row.head_parameters}):
         if not named or np.log10(count / named[-1]) > TICK_DISTANCE * _decades(rows):
@@ -122,8 +122,8 @@ def _ticks(rows: Sequence[ComparisonRow]) -> list[int]:
     return named
 
 
-def _places(rows: Sequence[ComparisonRow]) -> dict[str, float]:
-    """Return where each head stands: at its parameters; those with equal ones side by side, that all can be seen."""
+def _positions(rows: Sequence[ComparisonRow]) -> dict[str, float]:
+    """Return the position of each head on the axis: its parameters; heads with equal ones are drawn side by side."""
     step = 10 ** (SIDE_BY_SIDE * max(1.0, _decades(rows)))
     groups: dict[int, list[str]] = {}
     for row in rows:
@@ -141,5 +141,5 @@ def _trainings(row: ComparisonRow, comparison: Comparison) -> list[ComparedTrain
 
 
 def _add_legend(axes: Axes, heads: int) -> None:
-    """Name the heads beside the axes, where they cover nothing."""
+    """Add a legend beside the axes, where it covers nothing."""
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), ncols=1 + heads // 16)

@@ -1,6 +1,6 @@
-"""What lies beside exported models for those who use them: the class names, and how each model is loaded and run.
+"""The README beside exported models: the class names, and how each model is loaded and run.
 
-To add a format: its lines in `LOADING`, and a row in `INSTALLS`. A test runs every snippet as it is written.
+To add a format: a row in `INSTALLS`, `IMPORTS`, `LOADING` and `RECORDS`. A test runs every snippet as written.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _grid(rows: Sequence[ExportedModel]) -> Grid:
 
 
 def _section(info: ModelInfo, row: ExportedModel) -> str:
-    """Return how one model is installed for, loaded and run."""
+    """Return the section of one model: how to install its runtime, load it and run it."""
     notes = [RECORDS[row.format].replace("$file", row.file)]
     if row.quantize is not None:
         notes.insert(0, QUANTIZED[row.quantize])

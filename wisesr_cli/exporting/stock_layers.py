@@ -1,4 +1,4 @@
-"""Rebuilds a classifier of layers that Keras itself has and every format takes: loading it needs nothing of wisesr.
+"""Rebuilds a classifier from layers that Keras has and every format supports, so that it loads without wisesr.
 
 To add a layer: a function that calls stock layers in place of ours, and a row in `STOCK`.
 """
@@ -15,36 +15,36 @@ from wisesr_cli.layers import PositionWeightedPooling2D, TileAveragePooling2D, t
 
 
 def with_stock_layers(model: Any) -> Any:
-    """Return a classifier with the same outputs and without a layer of ours; all other layers are those of `model`."""
+    """Return a classifier with the same outputs and none of our layers; its other layers are those of `model`."""
     return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=_call)
 
 
 def _call(layer: Any, *inputs: Any, **options: Any) -> Any:
-    """Call a layer, or what stands for it; models inside the model are rebuilt only where something in them is."""
-    if isinstance(layer, keras.Model) and _is_rebuilt(layer):
+    """Call a layer, or its replacement; nested models are rebuilt only if a layer in them is replaced."""
+    if isinstance(layer, keras.Model) and _has_replaced(layer):
         layer = with_stock_layers(layer)
     rebuild = STOCK.get(type(layer))
     return layer(*inputs, **options) if rebuild is None else rebuild(layer, *inputs)
 
 
-def _is_rebuilt(model: Any) -> bool:
+def _has_replaced(model: Any) -> bool:
     return any(
-        _is_rebuilt(layer) if isinstance(layer, keras.Model) else type(layer) in STOCK and not _is_plain(layer)
+        _has_replaced(layer) if isinstance(layer, keras.Model) else type(layer) in STOCK and not _is_kept(layer)
         for layer in model.layers
     )
 
 
-def _is_plain(layer: Any) -> bool:
-    """Return whether a layer is a convolution that stays as it is."""
+def _is_kept(layer: Any) -> bool:
+    """Return whether a layer is a convolution that is not replaced."""
     return isinstance(layer, keras.layers.Conv2D) and not 1 < layer.groups == layer.filters
 
 
 def _convolution(layer: keras.layers.Conv2D, feature_map: Any) -> Any:
-    """Return what a convolution gives; one with a group per channel is a depthwise one, which ONNX can be told.
+    """Return the output of a convolution; one with a group per channel becomes a depthwise one, which ONNX has.
 
-    Keras gives groups to XLA, as a function of its own that no converter to ONNX looks into. ConvNeXt has them.
+    Keras compiles grouped convolutions, which ConvNeXt has, as an XLA function that converters to ONNX do not open.
     """
-    if _is_plain(layer) or feature_map.shape[-1] != layer.groups:
+    if _is_kept(layer) or feature_map.shape[-1] != layer.groups:
         return layer(feature_map)
     names = ("strides", "padding", "dilation_rate", "activation", "use_bias", "name")
     depthwise = keras.layers.DepthwiseConv2D(layer.kernel_size, **{name: getattr(layer, name) for name in names})
@@ -55,7 +55,7 @@ def _convolution(layer: keras.layers.Conv2D, feature_map: Any) -> Any:
 
 
 def _position_weights(layer: PositionWeightedPooling2D, feature_map: Any) -> Any:
-    """Return what a depthwise convolution gives whose kernel is as large as the map: tiles are spread over it."""
+    """Return the output of a depthwise convolution with a kernel as large as the map, over which tiles are spread."""
     _, height, width, _ = feature_map.shape
     convolution = keras.layers.DepthwiseConv2D((height, width), name=layer.name)
     vector = convolution(feature_map)  # (batch, 1, 1, channels)
@@ -65,7 +65,7 @@ def _position_weights(layer: PositionWeightedPooling2D, feature_map: Any) -> Any
 
 
 def _tile_averages(layer: TileAveragePooling2D, feature_map: Any) -> Any:
-    """Return the means of tiles: an average pooling where all are equal, else two products with averaging matrices."""
+    """Return the means of tiles: an average pooling if all have one size, else two products with averaging matrices."""
     (_, height, width, _), (rows, columns) = feature_map.shape, layer.grid_size
     if height % rows == 0 and width % columns == 0:
         return keras.layers.AveragePooling2D((height // rows, width // columns), name=layer.name)(feature_map)

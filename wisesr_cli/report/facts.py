@@ -104,7 +104,7 @@ def verdict_of(evaluated: Evaluated) -> tuple[Verdict, ...]:
 
 
 def data_table(evaluated: Evaluated, files: RunFiles) -> DataTable:
-    """Return the images of every class in the run's splits, and in the folder that was judged on instead."""
+    """Return the images of every class in the run's splits, and in the evaluated folder."""
     columns = dict(files.splits)
     subject = evaluated.subject
     if subject.title not in columns:
@@ -113,7 +113,7 @@ def data_table(evaluated: Evaluated, files: RunFiles) -> DataTable:
 
 
 def describe(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
-    """Give what was judged on what, as names and texts."""
+    """Yield what was evaluated on what, as names and texts."""
     info, index, evaluation = evaluated.info, evaluated.subject.index, evaluated.evaluation
     height, width = info.image_size
     versions = (f"{name} {info.versions[name]}" for name in ("wisesr", "keras", "tensorflow") if name in info.versions)

@@ -1,8 +1,8 @@
-"""Writes a report.html: what `content` gathered, as one file that asks nothing of any network.
+"""Renders report.html from what `content` gathered: one file that loads nothing from a network.
 
-The templates lie in `templates/`. Whatever stands in the page passes `text.visible` and is escaped: the environment
-sees to it, so that no template can forget it. A policy in the page allows the one style sheet and the one script that
-are in it, by their hashes, and pictures that it holds itself; everything else a browser refuses to load or to run.
+The templates are in `templates/`. The environment passes all text through `text.visible` and escapes it, so that no
+template can forget to. A content security policy allows the style sheet and the script of the page, by their hashes,
+and embedded pictures; a browser refuses everything else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from wisesr_cli.results import Metrics
 from wisesr_cli.text import visible
 from wisesr_cli.version import __version__
 
-SMALLEST_SQUARE = 4  # pixels; between smaller positions no lines are drawn, as they would be all that is seen
+SMALLEST_SQUARE = 4  # pixels; between smaller positions no lines are drawn, as they would hide the picture
 MINUS = "\u2212"
 
 _MEANINGS = {
@@ -42,7 +42,7 @@ _DECIMALS = {"log_loss"}
 
 @dataclass(frozen=True)
 class Figure:
-    """A number with its name and what it says."""
+    """A number with its name and its meaning."""
 
     name: str
     value: str
@@ -94,12 +94,12 @@ def _environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Return text from outside with nothing hidden in it; what is HTML already, and numbers, as they are."""
+    """Return text with its invisible characters escaped; HTML and numbers unchanged."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _policy(style: str, script: str) -> str:
-    """Return the content security policy that allows this style sheet, this script and pictures in the page alone."""
+    """Return the content security policy that allows only this style sheet, this script and embedded pictures."""
     hashes = {
         kind: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         for kind, text in (("style", style), ("script", script))
@@ -109,7 +109,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def signed(value: float, *, always: bool = False) -> str:
-    """Return a number with two digits after the point and a real minus; `always`: with a plus, too, set apart."""
+    """Return a number with two decimals and a minus sign; `always`: also a plus sign, and a space after either."""
     text = f"{abs(value):.2f}"
     is_negative = value < 0 and float(text) > 0
     sign = MINUS if is_negative else "+" if always else ""
@@ -124,7 +124,7 @@ def short(count: int) -> str:
 
 
 def data_uri(content: bytes, media_type: str) -> str:
-    """Return a file as an address that holds it."""
+    """Return a file as a data URI."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
@@ -175,7 +175,7 @@ def _tiles(content: ReportContent) -> list[Figure]:
 
 
 def _data(content: ReportContent) -> dict[str, Any]:
-    """Return what the script lists in cells: images as rows, scores in thousandths, pictures by position."""
+    """Return the data of the script, which lists images in cells: scores in thousandths, pictures by position."""
     metrics = content.evaluation.metrics
     fitted = {}
     for position, found in content.thumbnails.items():

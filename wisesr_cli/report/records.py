@@ -1,7 +1,7 @@
-"""What a report.html shows, as frozen records: gathered by `content`, turned into HTML by `page`.
+"""The content of a report.html as frozen records: gathered by `content`, rendered by `page`.
 
-Texts are as they came; the page makes them visible and escapes them. Images are named by their position among the
-answers of the evaluation. Standard library and the records of `results` only.
+Texts are not escaped yet; the page does so. Images are identified by their position among the answers of the
+evaluation. Standard library and the records of `results` only.
 """
 
 from __future__ import annotations
@@ -50,33 +50,32 @@ class TintedMap:
 
 @dataclass(frozen=True)
 class Card:
-    """One image that is looked at closely: what was answered, the picture, and the maps of what decided."""
+    """An image shown in detail: the answer, the picture, and the contribution maps."""
 
     example: Example
     thumbnail: Thumbnail | None
     predicted: TintedMap | None = None
-    difference: TintedMap | None = None  # predicted less true class, or less the runner-up where the answer is right
+    difference: TintedMap | None = None  # predicted minus true class, or minus the runner-up if the answer is right
 
 
 @dataclass(frozen=True)
 class DataTable:
-    """The images of every class, in columns for the splits of the run, and of the folder that was judged on.
+    """The images of every class, in columns for the splits of the run, and for the evaluated folder.
 
-    `judged` is the column of the images that were judged on.
+    `evaluated` is the column of the evaluated images.
     """
 
     columns: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]  # (columns, classes)
-    judged: str
+    evaluated: str
 
 
 @dataclass(frozen=True)
 class ReportContent:
     """Everything that a report.html shows.
 
-    `listed` are the examples that cells of the confusion matrix name; `thumbnails` those of them that have a picture
-    and no card. `facts` are rows of a name and a text; `cautions` say what the figures do not show; `left_out` what is
-    missing here and why.
+    `listed` are the examples that cells of the confusion matrix list; `thumbnails` shows those without a card. `facts`
+    are rows of name and text; `cautions` state the limits of the figures; `left_out` what is missing and why.
     """
 
     title: str
@@ -88,7 +87,7 @@ class ReportContent:
     data: DataTable
     mistakes: tuple[Card, ...]
     right: tuple[Card, ...]
-    statement: str  # what the maps say exactly, and what not; empty without maps
+    statement: str  # what is exact in the maps; empty without maps
     listed: tuple[Example, ...]
     thumbnails: Mapping[int, Thumbnail]
     history: tuple[EpochResult, ...]

@@ -1,6 +1,6 @@
-"""Which images a report shows: the worst mistakes, some right answers of every class, the rest while there is room.
+"""Selects the images of a report: the worst mistakes, some right answers of every class, others while there is space.
 
-NumPy only. A report is made to be mailed: what it holds is bounded by bytes, not by the number of images.
+NumPy only. A report can be mailed, so its content is limited in bytes, not in the number of images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from wisesr_cli.results import Mistake
 from wisesr_cli.text import visible
 
 MOST_MISTAKES = 60  # cards, each with two maps
-MOST_RIGHT = 200  # of a hundred classes, two
+MOST_RIGHT = 200  # two for each of a hundred classes
 MISTAKES_PER_RIGHT = 4
 ENTRY_BYTES = 40  # of a listed image beside its path: labels, scores, punctuation
 
@@ -49,25 +49,25 @@ def choose_mistakes(examples: Iterable[Example], worst: Sequence[Mistake]) -> li
 
 
 def choose_right(examples: Iterable[Example]) -> list[Example]:
-    """Return the surest right answer of every class, then the least sure one of every class; a bounded number."""
+    """Return the most confident right answer of every class, then the least confident ones; at most `MOST_RIGHT`."""
     right: dict[int, list[Example]] = {}
     for row in sorted((row for row in examples if row.is_right), key=lambda row: (row.truth, -row.score, row.path)):
         right.setdefault(row.truth, []).append(row)
-    surest = [rows[0] for rows in right.values()]
+    most_sure = [rows[0] for rows in right.values()]
     least_sure = [rows[-1] for rows in right.values() if len(rows) > 1]
-    return [*surest, *least_sure][:MOST_RIGHT]
+    return [*most_sure, *least_sure][:MOST_RIGHT]
 
 
 def listed_bytes(example: Example) -> int:
-    """Return about how many bytes it takes to name an image in the page."""
+    """Return the approximate number of bytes that listing an image takes in the page."""
     return len(visible(example.path).encode()) + ENTRY_BYTES
 
 
 def choose_listed(examples: Sequence[Example], most_bytes: int) -> list[Example]:
-    """Return the images that are named, the most important first, as many as `most_bytes` hold.
+    """Return the images to list, the most important first, within `most_bytes`.
 
-    The surest image of every cell of the confusion matrix comes before the second one of any, so that no cell stays
-    empty because another is full; of right answers there is one for `MISTAKES_PER_RIGHT` of a cell of mistakes.
+    The most confident image of every cell of the confusion matrix comes before the second one of any, so that no cell
+    is empty because another is full; a cell of right answers gets one for `MISTAKES_PER_RIGHT` of a cell of mistakes.
     """
     ordered = sorted(examples, key=lambda row: (-row.score, row.path))
     seen: dict[tuple[int, int], int] = {}
@@ -76,6 +76,6 @@ def choose_listed(examples: Sequence[Example], most_bytes: int) -> list[Example]
         rank = seen.get((row.truth, row.predicted), 0)
         seen[row.truth, row.predicted] = rank + 1
         ranked.append((rank * MISTAKES_PER_RIGHT if row.is_right else rank, row.is_right, row))
-    ranked.sort(key=lambda item: item[:2])  # stable: the surest first among equals
+    ranked.sort(key=lambda item: item[:2])  # stable: the most confident first among equals
     sizes = np.cumsum([listed_bytes(row) for *_, row in ranked])
     return [row for *_, row in ranked[: int(np.searchsorted(sizes, most_bytes, side="right"))]]

@@ -18,7 +18,7 @@ SHADES = 10
 
 @dataclass(frozen=True)
 class ClassRow:
-    """A row of the table of classes: its figures, and its images in the splits that were not judged on."""
+    """A row of the table of classes: its figures, and its images in the splits that were not evaluated."""
 
     figures: ClassMetrics
     counts: tuple[int, ...]
@@ -75,7 +75,7 @@ class Matrix:
 
 def class_rows(metrics: Metrics, data: DataTable) -> list[ClassRow]:
     """Return the figures of every class; of very many, those with the lowest F1, in the order of all."""
-    others = [counts for name, counts in zip(data.columns, data.counts, strict=True) if name != data.judged]
+    others = [counts for name, counts in zip(data.columns, data.counts, strict=True) if name != data.evaluated]
     f1 = [math.inf if row.f1 is None else row.f1 for row in metrics.per_class]
     lowest = sorted(range(len(f1)), key=f1.__getitem__)
     chosen = sorted(lowest[:MOST_CLASSES])
