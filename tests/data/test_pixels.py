@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from image_folders import Heard, make_image
 
-from wisesr_cli.data import pixel_cache
+from wisesr_cli.data import disk_cache
 from wisesr_cli.data import pixels as pipeline
 from wisesr_cli.data import stream as data_stream
 from wisesr_cli.data.pixels import DecodedImages, epoch_order, open_pixels
@@ -230,7 +230,7 @@ def test_the_oldest_unused_cache_makes_room_and_a_used_one_stays(
     paths: list[str], monkeypatch: pytest.MonkeyPatch, caches_of_this_test: Path
 ) -> None:
     one = 10 + 10 * SIZE[0] * SIZE[1] * 3
-    monkeypatch.setattr(pixel_cache, "DISK_LIMIT_BYTES", 2 * one)
+    monkeypatch.setattr(disk_cache, "DISK_LIMIT_BYTES", 2 * one)
     used = opened(paths[:10], "disk")
     opened(paths[1:11], "disk").close()
     files = {file.name for file in caches_of_this_test.glob("pixels/*")}
@@ -243,7 +243,7 @@ def test_the_oldest_unused_cache_makes_room_and_a_used_one_stays(
 
 
 def test_a_cache_that_does_not_fit_the_limit_is_not_written(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixel_cache, "DISK_LIMIT_BYTES", 100)
+    monkeypatch.setattr(disk_cache, "DISK_LIMIT_BYTES", 100)
     heard = Heard()
     assert opened(paths, "disk", heard).cache == "none"
     assert len(heard.warnings) == 1
@@ -284,7 +284,7 @@ def test_a_stop_while_images_are_read_leaves_no_thread(cache: str, paths: list[s
 
 def test_a_writer_that_is_closed_writes_into_no_other_file(tmp_path: Path) -> None:
     pixels = np.ones((*SIZE, 3), np.uint8)
-    with pixel_cache.new_cache(tmp_path / "a.pixels", (2, *SIZE, 3)) as writer:
+    with disk_cache.new_cache(tmp_path / "a.pixels", (2, *SIZE, 3)) as writer:
         number = writer._descriptor
         writer.write(0, pixels)
     with (tmp_path / "other").open("w+b") as other:
@@ -311,14 +311,14 @@ def test_a_writer_is_not_closed_while_it_writes(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "pwrite", slow)
     later = threading.Timer(0.2, go_on.set)
-    with pixel_cache.new_cache(tmp_path / "a.pixels", (1, *SIZE, 3)) as writer:
+    with disk_cache.new_cache(tmp_path / "a.pixels", (1, *SIZE, 3)) as writer:
         thread = threading.Thread(target=write)
         thread.start()
         begun.wait(30)
         later.start()
     thread.join(30)
     assert failures == []
-    found = pixel_cache.open_cache(tmp_path / "a.pixels", (1, *SIZE, 3))
+    found = disk_cache.open_cache(tmp_path / "a.pixels", (1, *SIZE, 3))
     assert found is not None
     rows = np.zeros((1, *SIZE, 3), np.uint8)
     found.read(np.array([0]), rows)
@@ -333,7 +333,7 @@ def test_auto_takes_memory_then_disk_then_nothing(
     memory: int, room: bool, expected: str, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "available_memory_bytes", lambda: memory)
-    monkeypatch.setattr(pixel_cache, "has_room", lambda shape: room)
+    monkeypatch.setattr(disk_cache, "has_room", lambda shape: room)
     assert opened(paths, "auto").cache == expected
 
 

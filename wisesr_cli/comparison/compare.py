@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wisesr_cli.comparison.figures import compare_trainings, is_evaluated
 from wisesr_cli.comparison.folder import check_comparison_kinds, choose_comparison
@@ -57,6 +58,7 @@ class _Work:
     state: ComparisonState
     split: SplitName
     device: DeviceChoice
+    shared_maps: dict[str, Any] = field(default_factory=dict)  # of frozen backbones: computed once for all heads
 
     def is_done(self, item: PlannedTraining) -> bool:
         """Return whether nothing of a training is left to do: it is remembered, and its files are there and its own."""
@@ -235,9 +237,10 @@ def _train_and_evaluate(work: _Work, item: PlannedTraining, progress: CombinedPr
     schedules = schedules_of(Run(work.folder / item.run), state.record(item.run).schedules, state.epochs)
     state.put(item.run, TrainingRecord(schedules=schedules))
     keras_start.forget_models()
+    options = TrainingOptions(resume=True, device=work.device, shared_maps=work.shared_maps)
     try:
         with _naming_the_way_out(work.folder / item.run):
-            result = train.train(item.loaded, TrainingOptions(resume=True, device=work.device), progress)
+            result = train.train(item.loaded, options, progress)
     except NotFiniteError as error:
         record = TrainingRecord(schedules=schedules, error=str(error))
     else:

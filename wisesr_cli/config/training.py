@@ -142,7 +142,7 @@ class PhaseConfig(Options):
     epochs: int = Field(ge=1, le=100_000)
     """Length of the phase."""
     freeze: Literal["backbone", "none"] = "none"
-    """`backbone`: only the head is trained, and batch norm stays in inference mode."""
+    """`backbone`: only the head is trained; batch norm and dropout of the backbone stay in inference mode."""
     learning_rate: float | None = Field(default=None, gt=0, le=100)
     """Base learning rate of the phase; null takes the optimizer's."""
     schedule: AnySchedule | None = None
@@ -178,6 +178,10 @@ class TrainConfig(Options):
     """constant, cosine, or exponential (decay_rate, decay_epochs, staircase)."""
     phases: Annotated[list[PhaseConfig], Field(min_length=1, max_length=20)] | None = None
     """Stretches of epochs, for instance [{epochs: 5, freeze: backbone}, {epochs: 20, learning_rate: 1e-4}]."""
+    feature_cache: Literal["auto", "none"] = "auto"
+    """`auto`: feature maps of a frozen backbone are computed once and kept; `none`: anew in every epoch."""
+    augmented_views: int = Field(default=4, ge=1, le=64)
+    """Augmented versions of every training image, shown in turns, of which feature maps are kept."""
     class_weights: Annotated[
         Annotated[Literal["none", "balanced"], Tag("name")] | Annotated[dict[str, Weight], Tag("mapping")],
         Discriminator(kind_of),

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli import text
-from wisesr_cli.data import pixel_cache
+from wisesr_cli.data import disk_cache
 from wisesr_cli.data.dataset import refuse_or_warn
 from wisesr_cli.data.verified import Keys, file_keys, find_unreadable, recall_verified
 from wisesr_cli.errors import DataError, ImageError, MachineError
@@ -26,24 +26,27 @@ from wisesr_cli.processes.channel import ALONE_CHANNEL, Channel
 
 Cache = Literal["auto", "none", "memory", "disk"]
 Positions = npt.NDArray[np.int64]
-Shape = tuple[int, int, int, int]  # (files, height, width, 3)
+Shape = disk_cache.Shape  # (files, height, width, 3)
 
 
 class DecodedImages:
     """The readable images of a list of files at one size, by index.
 
-    `kept` maps an index to its position in the list of files: the labels are `labels[pixels.kept]`.
+    `kept` maps an index to its position in the list of files: the labels are `labels[pixels.kept]`. `key` stands for
+    the pixels of all files: of their content as `verified.file_keys` has it, at this size.
     """
 
-    def __init__(self, paths: Sequence[str], kept: Positions, read: Callable[[int], Pixels], shape: Shape) -> None:
-        self.kept = kept
+    def __init__(
+        self, paths: Sequence[str], kept: Positions, read: Callable[[int], Pixels], shape: Shape, key: str
+    ) -> None:
+        self.kept, self.key = kept, key
         self.cache: Cache = "none"
         self._paths = paths
         self._read = read
         self._shape = shape[1:]
         self._rows: Pixels | None = None
         self._known: npt.NDArray[np.bool_] | None = None  # which rows have been read; None: all
-        self._disk: pixel_cache.DiskCache | None = None
+        self._disk: disk_cache.DiskCache | None = None
         self._workers = worker_count()
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="wisesr")
 
@@ -78,7 +81,7 @@ class DecodedImages:
         """Serve batches from `rows`, (files, height, width, 3); rows that are not `known` are read on demand."""
         self._rows, self._known, self.cache = rows, known, "memory"
 
-    def keep_disk(self, disk: pixel_cache.DiskCache) -> None:
+    def keep_disk(self, disk: disk_cache.DiskCache) -> None:
         """Serve batches from a cache on disk."""
         self._disk, self.cache = disk, "disk"
 
@@ -91,7 +94,7 @@ class DecodedImages:
         rows[missing] = batch
         self._known[missing] = True  # after the pixels: other threads may read it
 
-    def _read_disk(self, disk: pixel_cache.DiskCache, positions: Positions, batch: Pixels) -> None:
+    def _read_disk(self, disk: disk_cache.DiskCache, positions: Positions, batch: Pixels) -> None:
         try:
             disk.read(positions, batch)
         except OSError as error:
@@ -175,8 +178,11 @@ class _Loading:
     on_error: str
     listener: Listener
 
+    def key(self) -> str:
+        return disk_cache.pixels_key(self.keys, self.shape[1:3], self.resize)
+
     def cache_path(self) -> Path:
-        return pixel_cache.cache_path(self.keys, self.shape[1:3], self.resize)
+        return disk_cache.cache_path(self.key(), "pixels")
 
     def readable(self, reasons: Iterable[int]) -> npt.NDArray[np.bool_]:
         """Return which of all files are readable, given the unreadable positions."""
@@ -186,7 +192,7 @@ class _Loading:
 
     def pixels(self, readable: npt.NDArray[np.bool_]) -> DecodedImages:
         kept = np.flatnonzero(readable).astype(np.int64)
-        return DecodedImages(self.paths, kept, self.read, self.shape)
+        return DecodedImages(self.paths, kept, self.read, self.shape, self.key())
 
     def decode(self, positions: Positions, store: Callable[[int, Pixels], None]) -> npt.NDArray[np.bool_]:
         """Decode files and store their pixels; return which of all files are readable."""
@@ -225,16 +231,16 @@ def _load_into_memory(loading: _Loading) -> DecodedImages | None:
 
 def _load_onto_disk(loading: _Loading) -> DecodedImages | None:
     path = loading.cache_path()
-    found = pixel_cache.open_cache(path, loading.shape)
+    found = disk_cache.open_cache(path, loading.shape)
     if found is not None:
         _report_again(loading, found)
     else:
         try:
-            with pixel_cache.new_cache(path, loading.shape) as writer:
+            with disk_cache.new_cache(path, loading.shape) as writer:
                 loading.decode(np.arange(len(loading.paths)), writer.write)
         except OSError:
             return None
-        found = pixel_cache.open_cache(path, loading.shape)
+        found = disk_cache.open_cache(path, loading.shape)
         if found is None:
             return None
     pixels = loading.pixels(found.readable)
@@ -242,7 +248,7 @@ def _load_onto_disk(loading: _Loading) -> DecodedImages | None:
     return pixels
 
 
-def _report_again(loading: _Loading, found: pixel_cache.DiskCache) -> None:
+def _report_again(loading: _Loading, found: disk_cache.DiskCache) -> None:
     """Report the files that were unreadable when the cache was written; decoding them again gives the reasons."""
     unreadable = np.flatnonzero(~found.readable)
     if len(unreadable):
@@ -275,9 +281,9 @@ def _load_share(loading: _Loading, cache: Cache, channel: Channel) -> DecodedIma
 
 def _cache_of_share(
     loading: _Loading, cache: Cache, channel: Channel
-) -> tuple[pixel_cache.DiskCache | None, Pixels | None]:
+) -> tuple[disk_cache.DiskCache | None, Pixels | None]:
     """Return a complete cache on disk, or an array for all images, which takes memory as it is filled, or neither."""
-    disk = pixel_cache.open_cache(loading.cache_path(), loading.shape) if cache in {"auto", "disk"} else None
+    disk = disk_cache.open_cache(loading.cache_path(), loading.shape) if cache in {"auto", "disk"} else None
     if disk is not None:
         return disk, None
     together = int(np.prod(loading.shape)) * channel.rank_on_host[1]
@@ -303,7 +309,7 @@ def _caches_to_try(cache: Cache, shape: Shape) -> list[str]:
         return [] if cache == "none" else [cache]
     if int(np.prod(shape)) <= available_memory_bytes() // 4:
         return ["memory"]
-    return ["disk"] if pixel_cache.has_room(shape) else []
+    return ["disk"] if disk_cache.has_room(shape) else []
 
 
 _LOADERS: dict[str, Callable[[_Loading], DecodedImages | None]] = {"memory": _load_into_memory, "disk": _load_onto_disk}

@@ -48,6 +48,22 @@ class Classifier:
         return self.model.get_layer(BACKBONE_LAYER)
 
     @property
+    def extractor(self) -> Any:
+        """A Keras model from pixels to the feature map, of the layers of the classifier."""
+        return keras.Model(self.model.input, self._split_map, name="extractor")
+
+    @property
+    def head(self) -> Any:
+        """A Keras model from the feature map to the logits, of the layers of the classifier."""
+        return keras.Model(self._split_map, self.model.output, name="head")
+
+    @property
+    def _split_map(self) -> Any:
+        """The symbolic feature map between the two."""
+        operations = self.model.operations
+        return operations[operations.index(self.backbone) + 1].input
+
+    @property
     def feature_map(self) -> FeatureMap:
         """Height, width and channels of the feature map."""
         height, width, channels = self.backbone.output_shape[1:]

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 from wisesr_cli.config.training import AugmentConfig
 
@@ -56,6 +58,17 @@ def build_augmentation(config: AugmentConfig, *, seed: int) -> list[Any]:
         for layer in layers:
             layer.supports_jit = True  # false because of TensorFlow alone; on JAX nothing at all would be compiled
     return layers
+
+
+def seed_variables(model: Any) -> list[Any]:
+    """Return the states of all seed generators of a model, those of the augmentation first."""
+    return [variable for variable in model.variables if variable.name == "seed_generator_state"]
+
+
+def seed_states(seed: int, epoch: int, count: int) -> list[NDArray[np.uint32]]:
+    """Return the states of `count` seed generators at the start of an epoch, uint32 (2,) each."""
+    seeds = [np.random.SeedSequence([seed, epoch, number]) for number in range(count)]
+    return [each.generate_state(2) & np.uint32(0x7FFFFFFF) for each in seeds]
 
 
 # By config field: the offset added to the run's seed, and what builds the layer from the field's value.

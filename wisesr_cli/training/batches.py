@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.config.schema import Config
-from wisesr_cli.data.pixels import DecodedImages, epoch_order
+from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.errors import WisesrError
+
+
+class Images(Protocol):
+    """Images by index: their pixels, or their feature maps."""
+
+    def batch(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Return those at `indices`, (batch, height, width, channels)."""
 
 
 class Batches(keras.utils.PyDataset):
     """Batches of one split: uint8 pixels, one-hot targets, and example weights if there are class weights.
+
+    In place of pixels there are feature maps where only a head is trained.
 
     Shapes: `labels` int64 (examples,), `class_weights` float32 (classes,). The last batch of an epoch may be smaller.
     `seed` is that of the order of every epoch (None: the given order); `smoothing` is the fraction of the target that
@@ -24,7 +33,7 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        pixels: DecodedImages,
+        pixels: Images,
         labels: NDArray[np.int64],
         *,
         classes: int,
@@ -35,7 +44,8 @@ class Batches(keras.utils.PyDataset):
     ) -> None:
         # Two threads fetch ahead; Keras' own prefetching would block at the end of an epoch.
         super().__init__(workers=2, max_queue_size=8)
-        self.pixels, self.labels = pixels, labels
+        self.pixels: Images = pixels
+        self.labels = labels
         self.batch_size, self.seed = batch_size, seed
         self.class_weights = class_weights
         self.targets = np.eye(classes, dtype="float32") * (1.0 - smoothing) + np.float32(smoothing / classes)

@@ -77,6 +77,10 @@ class EpochKeeper(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Set the epoch's random state, which depends on seed and epoch only."""
+        features = self.trainer.features
+        if features is not None and not features.has(epoch):
+            with self.paused(), self.limits.stop.at_once():
+                features.compute(epoch, self.listener)
         self.trainer.begin_epoch(epoch)
         self.epoch_started = time.monotonic()
         self.label = f"epoch {epoch + 1}/{self.trainer.config.train.epochs}"

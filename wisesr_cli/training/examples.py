@@ -32,6 +32,7 @@ class Examples:
     train: DecodedImages
     validation: DecodedImages | None
     channel: Channel = ALONE_CHANNEL
+    shared_maps: dict[str, Any] | None = None  # feature maps in memory, by key, that other trainings use, too
 
     def open_at(self, image_size: ImageSize, listener: Listener) -> None:
         """Read the images at another size from now on; pixels cached at the previous size are released first.

@@ -202,7 +202,8 @@ def _fit(
             if done < last:
                 with keeper.paused(), limits.stop.at_once():
                     _use_size_of_phase(trainer, number, phase, listener)
-                trainer.begin_phase(phase)
+                    features = trainer.frozen_features(phase, first, listener)
+                trainer.begin_phase(phase, features)
                 if optimizer_state is not None and done > first:
                     trainer.restore("optimizer", optimizer_state)
                 keeper.begin_phase(number, first)

@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from wisesr_cli.config.reader import LoadedConfig
 from wisesr_cli.config.schema import Config
@@ -42,6 +43,7 @@ class TrainingOptions:
 
     `max_steps` and `time_limit_seconds` stop before the last epoch; `dry_run` does one step, a save and a reload.
     `cluster`: the processes that train together, see `launch.find_cluster`; each of them calls `train`.
+    `shared_maps`: feature maps that a training found computed and leaves to the next one of this process, by key.
     """
 
     resume: bool = False
@@ -51,6 +53,7 @@ class TrainingOptions:
     time_limit_seconds: float | None = None
     device: DeviceChoice = "auto"
     cluster: Cluster | None = None
+    shared_maps: dict[str, Any] | None = None
 
 
 def train(
@@ -92,6 +95,7 @@ def _train(
         with stop_on_signals() as stop, ExitStack() as stack:
             config, warning = _with_resolved_weights(loaded.config, start, channel, listener)
             examples = open_examples(config, listener, epoch=done, channel=channel)
+            examples.shared_maps = options.shared_maps
             stack.callback(examples.close)
             with stop.deferred():
                 device, distribution = _start_devices(config, options, channel, listener)

@@ -34,12 +34,13 @@ from wisesr_cli.models.other_size import at_size, check_size
 from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.run.progress import Circumstances, Progress, config_for_comparison
 from wisesr_cli.run.state import write_state
-from wisesr_cli.training.augmentation import build_augmentation
+from wisesr_cli.training.augmentation import seed_states, seed_variables
 from wisesr_cli.training.batches import Batches, class_weights
 from wisesr_cli.training.devices.distribution import ALONE, Distribution
 from wisesr_cli.training.devices.mirrored import as_on_one_device, mirror_of
 from wisesr_cli.training.devices.sharded import sharded_over
 from wisesr_cli.training.examples import Examples
+from wisesr_cli.training.features import FrozenFeatures, augmented_pixels
 from wisesr_cli.training.optimizers import build_optimizer
 
 Arrays = dict[str, NDArray[Any]]
@@ -57,7 +58,8 @@ def without_weights(model: ModelConfig) -> ModelConfig:
 class Trainer:
     """A classifier with its augmentation, optimizer and progress.
 
-    The trained model is `augmentation -> classifier`; only the classifier is ever saved.
+    The trained model is `augmentation -> classifier`, in a phase with a frozen backbone the head on its feature maps;
+    only the classifier is ever saved.
     """
 
     def __init__(self, config: Config, examples: Examples, device: Device, distribution: Distribution = ALONE) -> None:
@@ -90,7 +92,8 @@ class Trainer:
                 if phase.image_size is not None:
                     with naming_size(f"train.phases.{number}.image_size", phase.image_size):
                         check_size(self.classifier.model, phase.image_size)
-        self.model = self._with_augmentation()
+        self.whole = self.model = self._with_augmentation()
+        self.features: FrozenFeatures | None = None
         self.progress = Progress(planned_epochs=config.train.epochs)
 
     def _build(self, model: ModelConfig) -> Classifier:
@@ -112,12 +115,13 @@ class Trainer:
         keras.config.set_dtype_policy(self.config.train.precision)
         return twin
 
-    def _with_augmentation(self) -> Any:
-        pixels = keras.Input((*self.image_size, 3), dtype="uint8", name="raw_pixels")
-        images = keras.layers.Rescaling(1.0, dtype="float32", name="to_float")(pixels)
-        for layer in build_augmentation(self.config.augmentation, seed=self.config.seed):
-            images = layer(images)
-        logits = self.classifier.model(images)
+    def _with_augmentation(self, *, frozen: bool = False) -> Any:
+        """Return the model to train; a frozen backbone computes as at inference, its dropout too."""
+        pixels, images = augmented_pixels(self.config, self.image_size)
+        if frozen:
+            logits = self.classifier.head(self.classifier.extractor(images, training=False))
+        else:
+            logits = self.classifier.model(images)
         if self.mirror is not None:
             return self.mirror.build_model(pixels, logits)
         if self.sharded is not None:
@@ -151,16 +155,39 @@ class Trainer:
             if self.float32_classifier is self.classifier:
                 self.float32_classifier = rebuilt  # a float32 twin keeps the size at which it is saved
             self.classifier, self.image_size, self.is_as_built = rebuilt, image_size, False
-            self.model = self._with_augmentation()
+            self.whole = self.model = self._with_augmentation()
 
     @property
     def is_at_full_size(self) -> bool:
         """Whether images have the model's own size; epochs at other sizes never count as the best."""
         return self.image_size == self.config.data.image_size
 
-    def begin_phase(self, phase: PhaseConfig) -> None:
-        """Recompile with a new optimizer and the layers of the phase frozen."""
+    def frozen_features(self, phase: PhaseConfig, first_epoch: int, listener: Listener) -> FrozenFeatures | None:
+        """Return the feature maps that a phase is to train on, if its backbone is frozen and there is room for them.
+
+        Raises:
+            DataError: an image can no longer be read.
+        """
+        if phase.freeze != "backbone" or self.config.train.feature_cache == "none":
+            return None
+        if self.distribution.is_shared:
+            listener.note("feature maps of the frozen backbone are not kept where several devices train together")
+            return None
+        features = FrozenFeatures(
+            self.config, self.classifier, self.examples, phase, first_epoch=first_epoch, device=str(self.device)
+        )
+        return features if features.start(self.progress.epoch, listener) else None
+
+    def begin_phase(self, phase: PhaseConfig, features: FrozenFeatures | None = None) -> None:
+        """Recompile with a new optimizer and the layers of the phase frozen; with `features`, the head on them."""
         self.classifier.backbone.trainable = phase.freeze != "backbone"
+        self.features = features
+        self.whole = self._with_augmentation(frozen=phase.freeze == "backbone")
+        self.model = self.whole if features is None else self.classifier.head
+        if features is not None:
+            self.batches.pixels = features.train(self.progress.epoch)  # Keras looks at a batch before the first epoch
+            if self.validation is not None and features.validation is not None:
+                self.validation.pixels = features.validation
         self.model.compile(
             optimizer=build_optimizer(self.config, phase, self.steps_per_epoch),
             loss=keras.losses.CategoricalCrossentropy(from_logits=True),
@@ -192,20 +219,18 @@ class Trainer:
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the order of the examples and all random state of an epoch from (seed, epoch) alone."""
+        if self.features is not None:
+            self.batches.pixels = self.features.train(epoch)
         self.batches.begin_epoch(epoch)
-        states = self._seed_states(epoch)
-        for number, variable in enumerate(self._seed_variables()):
-            variable.assign(states[number].astype(variable.dtype))
+        variables = seed_variables(self.whole)
+        for variable, state in zip(variables, self._seed_states(epoch), strict=True):
+            variable.assign(state.astype(variable.dtype))
             if self.mirror is not None:
                 self.mirror.diversify_seed(variable)
 
-    def _seed_variables(self) -> list[Any]:
-        return [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
-
     def _seed_states(self, epoch: int) -> list[NDArray[np.uint32]]:
         """Return each seed generator's state at the start of an epoch, uint32 (2,)."""
-        seeds = [np.random.SeedSequence([self.config.seed, epoch, n]) for n in range(len(self._seed_variables()))]
-        return [seed.generate_state(2) & np.uint32(0x7FFFFFFF) for seed in seeds]
+        return seed_states(self.config.seed, epoch, len(seed_variables(self.whole)))
 
     def random_draws(self, epoch: int) -> Arrays:
         """Return the states of the seed generators and a hash of the example order at the start of an epoch."""

@@ -1,8 +1,8 @@
-"""Decoded images on disk, one file per dataset and image size, shared by all runs.
+"""Decoded images, and feature maps computed of them, on disk: one file per list of images, shared by all runs.
 
-A file `KEY.pixels` contains a byte per image (1: readable), then every image as uint8 (height, width, 3). The key
-covers the files, their times and the decoding options, so a cache never goes stale; it is removed when others need its
-space. A process locks the file while it uses it.
+A file `KEY.pixels` contains a byte per image (1: readable), then every image as uint8 (height, width, 3); a file
+`KEY.maps` the same for feature maps. The key covers the files, their times and all options that decide the values, so a
+cache never goes stale; it is removed when others need its space. A process locks the file while it uses it.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import math
 import os
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli.data.verified import Keys
-from wisesr_cli.images.color import Pixels
 from wisesr_cli.images.decoding import DECODER_VERSION
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.locks import take
@@ -28,25 +29,27 @@ from wisesr_cli.machine.locks import take
 DISK_LIMIT_BYTES = 20 * 10**9  # total of all caches
 SPARE_BYTES = 10**9  # left free on the disk
 
+Shape = tuple[int, int, int, int]  # (images, height, width, channels)
+Rows = npt.NDArray[Any]
+
 
 class DiskCache:
-    """The pixels of a list of files on disk; call `close` to let others remove the file.
+    """An array of `shape` and `dtype` on disk, a row per image; call `close` to let others remove the file.
 
     They are read, not mapped: mapped pages count as memory of the process until the machine runs short, and a truncated
     file would kill the process instead of raising an error.
     """
 
-    def __init__(self, path: Path, file: _Descriptor, shape: tuple[int, int, int, int]) -> None:
+    def __init__(self, path: Path, file: _Descriptor, shape: Shape, dtype: npt.DTypeLike) -> None:
         self.path = path
         self._file: _Descriptor | None = file
-        self._count = shape[0]
-        self._row_bytes = int(np.prod(shape[1:]))
+        self._count, self._row_bytes = shape[0], _row_bytes(shape, dtype)
         flags = np.empty(shape[0], np.uint8)
         _read_all(file.number, flags, 0)
         self.readable: npt.NDArray[np.bool_] = flags != 0
 
-    def read(self, positions: npt.NDArray[np.int64], batch: Pixels) -> None:
-        """Fill `batch`, (positions, height, width, 3), with the images at `positions`; from any thread.
+    def read(self, positions: npt.NDArray[np.int64], batch: Rows) -> None:
+        """Fill `batch`, (positions, height, width, channels), with the rows at `positions`; from any thread.
 
         Raises `OSError` when the file was truncated, `ValueError` once it is closed.
         """
@@ -72,18 +75,17 @@ class _Descriptor:
 
 
 class CacheWriter:
-    """Writes the pixels of a new cache, in any order and from any thread, until it is closed."""
+    """Writes the rows of a new cache, in any order and from any thread, until it is closed."""
 
-    def __init__(self, descriptor: int, shape: tuple[int, int, int, int]) -> None:
+    def __init__(self, descriptor: int, shape: Shape, dtype: npt.DTypeLike) -> None:
         self._descriptor = descriptor
         # The system reuses the number of a closed descriptor: no write may be in progress, or start, after closing.
         self._lock = threading.Lock()
-        self._count = shape[0]
-        self._row_bytes = int(np.prod(shape[1:]))
+        self._count, self._row_bytes = shape[0], _row_bytes(shape, dtype)
 
-    def write(self, position: int, pixels: Pixels) -> None:
-        """Store one image and mark it readable; raises `ValueError` once the cache is closed."""
-        data = np.ascontiguousarray(pixels).data.cast("B")
+    def write(self, position: int, row: Rows) -> None:
+        """Store the row of one image and mark it readable; raises `ValueError` once the cache is closed."""
+        data = np.ascontiguousarray(row).data.cast("B")
         with self._lock:
             if self._descriptor < 0:
                 raise ValueError("the cache is closed")
@@ -98,14 +100,19 @@ class CacheWriter:
                 os.close(descriptor)
 
 
-def cache_path(keys: Keys, image_size: tuple[int, int], resize: str) -> Path:
-    """Return the path of the cache for files with these keys (see `verified.file_keys`)."""
+def cache_path(key: str, kind: Literal["pixels", "maps"]) -> Path:
+    """Return the path of the cache of a key."""
+    return caches.cache_dir() / "pixels" / f"{key}.{kind}"
+
+
+def pixels_key(keys: Keys, image_size: tuple[int, int], resize: str) -> str:
+    """Return a key of the decoded images of files with these keys (see `verified.file_keys`)."""
     digest = hashlib.blake2b(f"{DECODER_VERSION} {image_size} {resize}".encode(), digest_size=16)
     digest.update(keys.tobytes())
-    return caches.cache_dir() / "pixels" / f"{digest.hexdigest()}.pixels"
+    return digest.hexdigest()
 
 
-def open_cache(path: Path, shape: tuple[int, int, int, int]) -> DiskCache | None:
+def open_cache(path: Path, shape: Shape, dtype: npt.DTypeLike = np.uint8) -> DiskCache | None:
     """Return a complete cache and update its time of use; None when there is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -114,29 +121,29 @@ def open_cache(path: Path, shape: tuple[int, int, int, int]) -> DiskCache | None
     file = _Descriptor(descriptor)
     try:
         take(descriptor, shared=True, wait=True)
-        if os.fstat(descriptor).st_size != _total_bytes(shape):
+        if os.fstat(descriptor).st_size != _total_bytes(shape, dtype):
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
-        return DiskCache(path, file, shape)
+        return DiskCache(path, file, shape, dtype)
     except OSError:
         return None
 
 
 @contextlib.contextmanager
-def new_cache(path: Path, shape: tuple[int, int, int, int]) -> Iterator[CacheWriter]:
+def new_cache(path: Path, shape: Shape, dtype: npt.DTypeLike = np.uint8) -> Iterator[CacheWriter]:
     """Write a cache, which gets its name when the block succeeds, else is removed; raises `OSError` without space."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    _make_room(path.parent, _total_bytes(shape))
+    _make_room(path.parent, _total_bytes(shape, dtype))
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    writer = CacheWriter(descriptor, shape)
+    writer = CacheWriter(descriptor, shape, dtype)
     try:
         take(descriptor, wait=True)
         if hasattr(os, "posix_fallocate"):  # it allocates the disk blocks now, so that a full disk is an error here
-            os.posix_fallocate(descriptor, 0, _total_bytes(shape))
+            os.posix_fallocate(descriptor, 0, _total_bytes(shape, dtype))
         else:
-            os.ftruncate(descriptor, _total_bytes(shape))
+            os.ftruncate(descriptor, _total_bytes(shape, dtype))
         yield writer
         os.fsync(descriptor)
         temporary.replace(path)
@@ -145,9 +152,9 @@ def new_cache(path: Path, shape: tuple[int, int, int, int]) -> Iterator[CacheWri
         writer.close()
 
 
-def has_room(shape: tuple[int, int, int, int]) -> bool:
+def has_room(shape: Shape, dtype: npt.DTypeLike = np.uint8) -> bool:
     """Return whether a cache of this shape fits within the limit and on the disk."""
-    needed = _total_bytes(shape)
+    needed = _total_bytes(shape, dtype)
     folder = caches.cache_dir()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -157,9 +164,12 @@ def has_room(shape: tuple[int, int, int, int]) -> bool:
         return False
 
 
-def _total_bytes(shape: tuple[int, int, int, int]) -> int:
-    count, height, width, channels = shape
-    return count + count * height * width * channels
+def _total_bytes(shape: Shape, dtype: npt.DTypeLike) -> int:
+    return shape[0] * (1 + _row_bytes(shape, dtype))
+
+
+def _row_bytes(shape: Shape, dtype: npt.DTypeLike) -> int:
+    return math.prod(shape[1:]) * np.dtype(dtype).itemsize
 
 
 def _make_room(folder: Path, needed: int) -> None:
@@ -167,7 +177,7 @@ def _make_room(folder: Path, needed: int) -> None:
     for left_over in sorted(folder.glob("*.tmp")):
         _remove_unused(left_over)
     ages = []
-    for path in folder.glob("*.pixels"):
+    for path in (*folder.glob("*.pixels"), *folder.glob("*.maps")):
         with contextlib.suppress(OSError):
             status = path.stat()
             ages.append((status.st_mtime_ns, path, status.st_size))
@@ -178,7 +188,7 @@ def _make_room(folder: Path, needed: int) -> None:
         if _remove_unused(path):
             total -= size
     if total + needed > DISK_LIMIT_BYTES:
-        raise OSError(errno.ENOSPC, "the limit of the pixel cache is reached", str(folder))
+        raise OSError(errno.ENOSPC, "the limit of all caches is reached", str(folder))
 
 
 def _remove_unused(path: Path) -> bool:
@@ -204,7 +214,7 @@ def _write_all(descriptor: int, view: memoryview, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def _read_all(descriptor: int, values: npt.NDArray[np.uint8], offset: int) -> None:
+def _read_all(descriptor: int, values: Rows, offset: int) -> None:
     view = values.data.cast("B")
     while view:
         count = os.preadv(descriptor, [view], offset)
