@@ -35,6 +35,7 @@ SCRIPTS = (
     "training_step",
     "images",
     "epochs",
+    "frozen",
     "first_step",
     "scan",
     "memory",

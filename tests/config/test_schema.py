@@ -61,6 +61,8 @@ train:
   optimizer: {name: adamw, learning_rate: 1e-3, weight_decay: 1e-4}   # sgd (momentum: 0.9) | adam | adamw
   schedule: {name: cosine, warmup_epochs: 1}   # constant | cosine | exponential (decay_rate, decay_epochs, staircase)
   phases: null                # e.g. [{epochs: 5, freeze: backbone}, {epochs: 20, learning_rate: 1e-4}]
+  feature_cache: auto         # of a frozen backbone: auto (feature maps are computed once) | none (in every epoch)
+  augmented_views: 4          # augmented versions of an image of which feature maps are kept, shown in turns
   class_weights: none         # none | balanced | {class: weight}
   label_smoothing: 0.0
   early_stopping: null        # {monitor: val_loss, patience: 10}
@@ -100,6 +102,7 @@ PROMISED = [
     "augment={horizontal_flip: true, zoom: 0.2, brightness: [0, 1.2]}",
     *(f"data.resize={value}" for value in ("squash", "crop", "pad")),
     *(f"data.cache={value}" for value in ("auto", "none", "memory", "disk")),
+    "train.feature_cache=none",
     *(f"model.preprocessing={value}" for value in ("auto", "caffe", "tf", "torch", "unit", "none")),
     *(f"model.load_head={value}" for value in ("auto", "true", "false")),
     "data.on_error=skip",

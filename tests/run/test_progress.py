@@ -103,6 +103,15 @@ def test_epochs_may_grow_and_where_things_are_kept_may_change(setting: str) -> N
     assert check_resumable(circumstances(), circumstances(setting), []) == []
 
 
+def test_a_state_from_before_a_setting_existed_goes_on_with_its_default() -> None:
+    before = circumstances()
+    for key in ("train.feature_cache", "train.augmented_views"):
+        del before.config[key]
+    assert check_resumable(before, circumstances(), []) == []
+    with pytest.raises(RunError, match=r"train\.feature_cache: auto -> none"):
+        check_resumable(circumstances(), circumstances("train.feature_cache=none"), [])
+
+
 def test_with_phases_the_last_one_may_grow_and_the_others_may_not() -> None:
     longer = PHASES.replace("20", "30")
     assert check_resumable(circumstances(PHASES), circumstances(longer), []) == []

@@ -18,6 +18,7 @@ from wisesr_cli.text import joined, visible
 # Settings that affect where and how results are stored, not what is computed.
 _FREE = ("name", "output_dir", "data.cache", "train.epochs", "train.trackers", "train.track_model", "model.weights_dir")
 _FREE_SECTION = "distribute."  # other devices and processes cause a warning
+_NEWER = ("train.feature_cache", "train.augmented_views")  # states of earlier versions do not have them
 _LAST_PHASE = "train.phases"
 
 Text = InstanceOf[str]  # class names may come from file names that are not UTF-8, which pydantic's own check refuses
@@ -185,7 +186,7 @@ def _shown(value: Any) -> str:
 
 
 def _config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    keys = list(dict.fromkeys((*before, *now)))
+    keys = dict.fromkeys((*before, *(key for key in now if key in before or key not in _NEWER)))
     return [
         f"{visible(key)}: {_shown(before.get(key))} -> {_shown(now.get(key))}"
         for key in keys
