@@ -101,10 +101,14 @@ def init(folder: str | Path, *, listener: Listener | None = None) -> Starter:
 
     Raises a `DataError` for any other folder.
     """
-    from wisesr_cli.config.starter import describe, write_starter
+    from wisesr_cli.config.recipe import Wanted, choose, describe
+    from wisesr_cli.config.starter import write_starter
 
     facts = describe(folder, listener or Silent())
-    return Starter(write_starter(facts), tuple(facts.choices()))
+    recipe = choose(facts, Wanted())
+    if recipe.warning is not None:
+        (listener or Silent()).warn(recipe.warning)
+    return Starter(write_starter(facts, recipe), recipe.reasons)
 
 
 def check(source: str | Path, settings: Settings | None = None, *, listener: Listener | None = None) -> CheckResult:
@@ -148,7 +152,7 @@ def train(
     options = options or TrainingOptions()
     if not isinstance(source, LoadedConfig):
         in_place = options.resume or options.overwrite
-        source = load_source(source, overrides_of(settings), in_place=in_place)
+        source = load_source(source, overrides_of(settings), in_place=in_place, resume=options.resume)
     return train_config(source, options, listener or Silent())
 
 

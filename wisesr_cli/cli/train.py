@@ -84,7 +84,8 @@ def train(
         from wisesr_cli.evaluation.gates import parse_gate
 
         gates = [parse_gate(text) for text in fail_under]
-    loaded = load_source(source, options.overrides(settings, **named), in_place=resume or overwrite)
+    overrides = options.overrides(settings, **named)
+    loaded = load_source(source, overrides, in_place=resume or overwrite, resume=resume)
     from wisesr_cli import api
     from wisesr_cli.training.display import TrainingDisplay
     from wisesr_cli.training.train import TrainingOptions

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wisesr_cli.config.reader import LoadedConfig, Override, head_overrides, overrides_of
+from wisesr_cli.config.reader import LoadedConfig, Override, head_overrides, overrides_of, recipe_of
+from wisesr_cli.config.recipe import Recipe
 from wisesr_cli.config.yaml_reader import KeyPath
 from wisesr_cli.errors import UsageError
 from wisesr_cli.models.backbones import FROM_WEIGHTS
@@ -123,7 +124,8 @@ def plan_of(request: CompareRequest) -> ComparisonPlan:
     heads = request.heads
     if isinstance(heads, str):
         heads = [part for part in heads.split(",") if part.strip()]
-    chosen = tuple(_compared_head(request.source, overrides, text.strip()) for text in heads)
+    recipe = recipe_of(request.source, overrides)
+    chosen = tuple(_compared_head(request.source, overrides, recipe, text.strip()) for text in heads)
     if len(chosen) < 2:
         raise UsageError("--heads: give at least two heads, separated by commas, for instance --heads gap,wise")
     for number, head in enumerate(chosen):
@@ -141,9 +143,11 @@ def plan_of(request: CompareRequest) -> ComparisonPlan:
     return ComparisonPlan(chosen, parse_seeds(seeds) if isinstance(seeds, str) else _checked_seeds(seeds), left_out)
 
 
-def _compared_head(source: str | Path | None, overrides: Sequence[Override], text: str) -> ComparedHead:
+def _compared_head(
+    source: str | Path | None, overrides: Sequence[Override], recipe: Recipe | None, text: str
+) -> ComparedHead:
     """Return a head with its config, starting anew: none of those compared begins with more than the others."""
-    loaded = load_source(source, (*overrides, *head_overrides(text, f"--heads {text}")))
+    loaded = load_source(source, (*overrides, *head_overrides(text, f"--heads {text}")), recipe=recipe)
     model = loaded.config.model
     notes = loaded.notes
     if model.load_head is True or model.backbone == FROM_WEIGHTS:

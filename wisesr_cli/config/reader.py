@@ -13,15 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wisesr_cli.config.mistakes import shown, validate
 from wisesr_cli.config.schema import NAMED, Config
 from wisesr_cli.config.yaml_reader import Document, KeyPath, read_yaml, read_yaml_file
 from wisesr_cli.errors import ConfigError, DataError, UsageError
+from wisesr_cli.listening import Silent
 from wisesr_cli.models.heads import HeadOptions
 from wisesr_cli.models.settings import WEIGHTS_WORDS
 from wisesr_cli.text import joined, visible
+
+if TYPE_CHECKING:
+    from wisesr_cli.config.recipe import Recipe
 
 MAX_EXTENDS = 10
 
@@ -41,11 +45,15 @@ class Override:
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A config, notes for the user about how it was resolved, and a default name for a run of it."""
+    """A config, notes for the user about how it was resolved, and a default name for a run of it.
+
+    `warning`: why the model is second best, to be said before and after training.
+    """
 
     config: Config
     notes: tuple[str, ...]
     default_name: str
+    warning: str | None = None
 
 
 def overrides_of(settings: Mapping[str, Any] | Sequence[Override] | None) -> Sequence[Override]:
@@ -64,17 +72,37 @@ def parse_set(text: str) -> Override:
     return Override(parts, read_yaml(value, origin=f"--set {text}").value, f"--set {text}")
 
 
-def load_config(source: str | Path | None, overrides: Iterable[Override] = ()) -> LoadedConfig:
+def load_config(
+    source: str | Path | None, overrides: Iterable[Override] = (), *, recipe: Recipe | None = None
+) -> LoadedConfig:
     """Return the resolved config of a YAML file, an image folder, or (None) the defaults; later overrides win.
 
-    Raises `ConfigError` with one line per mistake, and `DataError` when the source is neither a file nor a folder.
+    `recipe` is that of the folder; see `recipe_of`. Raises `ConfigError` with one line per mistake, and `DataError`
+    when the source is neither a file nor a folder.
     """
     document = _read_source(source)
     notes: list[str] = []
+    if recipe is not None:
+        _merge(document, deepcopy(recipe.settings), {}, ())
+        notes += recipe.reasons
     for override in overrides:
         _apply(document, override, notes)
     config = validate(document)
-    return LoadedConfig(config, tuple(notes), default_name(source, config))
+    return LoadedConfig(config, tuple(notes), default_name(source, config), recipe.warning if recipe else None)
+
+
+def recipe_of(source: str | Path | None, overrides: Iterable[Override]) -> Recipe | None:
+    """Return the recipe for an image folder; None for another source, and for a folder whose images cannot be used."""
+    if source is None or not _expanded(source).is_dir():
+        return None
+    from wisesr_cli.config.recipe import choose, describe, wanted_of  # imports NumPy and Pillow
+
+    values = {override.path: override.value for override in overrides}
+    try:
+        facts = describe(str(values.get(("data", "dir"), _expanded(source))), Silent())
+    except DataError:
+        return None  # whoever uses the images says what is wrong with them
+    return choose(facts, wanted_of(values))
 
 
 def parse_image_size(size: str | int | Sequence[int]) -> tuple[int, int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from wisesr_cli.text import visible
 
 if TYPE_CHECKING:
     from wisesr_cli.config.reader import LoadedConfig, Override
+    from wisesr_cli.config.recipe import Recipe
     from wisesr_cli.config.schema import Config
     from wisesr_cli.data.settings import DataConfig
     from wisesr_cli.model_files.archive import CheckedModel
@@ -94,26 +95,49 @@ def locate(path: str | Path) -> Located:
 
 
 def load_source(
-    source: str | Path | None, overrides: Iterable[Override] = (), *, in_place: bool = False
+    source: str | Path | None,
+    overrides: Sequence[Override] = (),
+    *,
+    in_place: bool = False,
+    resume: bool = False,
+    recipe: Recipe | None = None,
 ) -> LoadedConfig:
     """Return the resolved config of a YAML file, an image folder, a run directory or its best.keras; None: defaults.
 
-    `overrides` come from the command line, weakest first. `in_place`: the config of a run directory names that very
-    directory for output.
+    `overrides` come from the command line, weakest first. An image folder gets the recipe for its images (`recipe`,
+    where it is known); with `resume`, what the run that is to be resumed recorded. `in_place`: the config of a run
+    directory names that very directory for output.
 
     Raises:
         ConfigError: every mistake found, a line each.
         DataError: the source is neither a file nor a folder.
         RunError: the config of the run is damaged.
     """
-    from wisesr_cli.config.reader import Override, load_config
+    from wisesr_cli.config.reader import Override, load_config, recipe_of
 
     given = Path(source) if source is not None and str(source) else None
     is_model = given is not None and given.suffix == ".keras" and given.is_file()
     run = None if given is None else Run(given.parent if is_model else given)
-    if run is None or not run.is_complete:
-        return load_config(source, overrides)
+    if given is None or run is None or not run.is_complete:
+        resumed = _resumed(given, overrides) if resume and given is not None and given.is_dir() else None
+        return resumed or load_config(source, overrides, recipe=recipe or recipe_of(source, overrides))
     run.load_config()  # a damaged config is an error of the run, not of the command line
-    path, origin = run.path.absolute(), visible(source)
+    path, origin = run.path.absolute(), visible(given)
     place = [Override(("name",), path.name, origin), Override(("output_dir",), str(path.parent), origin)]
     return load_config(run.config_path, [*(place if in_place else ()), *overrides])
+
+
+def _resumed(folder: Path, overrides: Sequence[Override]) -> LoadedConfig | None:
+    """Return the config of the run that a training on a folder resumes, or None where there is none."""
+    from wisesr_cli.config.reader import Override, load_config
+    from wisesr_cli.run.folders import newest_folder
+
+    plain = load_config(folder, overrides)
+    parent, name = Path(plain.config.output_dir).expanduser(), plain.config.name
+    path = newest_folder(parent, plain.default_name, CONFIG) if name is None else parent / name
+    if path is None or not Run(path).is_complete:
+        return None
+    Run(path).load_config()
+    values = {("name",): path.name, ("output_dir",): str(parent), ("data", "dir"): str(folder.absolute())}
+    given = [Override(key, value, visible(folder)) for key, value in values.items()]
+    return replace(load_config(Run(path).config_path, [*given, *overrides]), default_name=plain.default_name)

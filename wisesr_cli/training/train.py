@@ -93,7 +93,7 @@ def _train(
     with ExitStack() as held:
         start, done = _begin_run(loaded, options, channel, held)
         with stop_on_signals() as stop, ExitStack() as stack:
-            config, warning = _with_resolved_weights(loaded.config, start, channel, listener)
+            config, warning = _with_resolved_weights(loaded, start, channel, listener)
             examples = open_examples(config, listener, epoch=done, channel=channel)
             examples.shared_maps = options.shared_maps
             stack.callback(examples.close)
@@ -109,7 +109,7 @@ def _train(
 
 
 def _with_resolved_weights(
-    config: Config, start: Start, channel: Channel, listener: Listener
+    loaded: LoadedConfig, start: Start, channel: Channel, listener: Listener
 ) -> tuple[Config, str | None]:
     """Return the config with the weights that training starts from, and a warning about them, given here once.
 
@@ -117,13 +117,13 @@ def _with_resolved_weights(
 
     Raises as `resolve_weights` does.
     """
-    model, warning = config.model, None
+    config, model, warning = loaded.config, loaded.config.model, loaded.warning
     if model.weights == "auto" and start.resumed and channel.is_main:
         with suppress(RunError):  # a damaged config is written anew
             model = model.model_copy(update={"weights": start.run.load_config().model.weights})
     if channel.is_main:
         resolved = resolve_weights(model, listener)
-        model, warning = resolved.model, resolved.warning
+        model, warning = resolved.model, resolved.warning or warning
     model = model.model_copy(update={"weights": channel.from_main(model.weights)})
     if not channel.is_main:
         model = resolve_weights(model, listener).model
@@ -172,7 +172,7 @@ def _dry_run(
     run = Run(Path(channel.from_main(path)))
     with stop_on_signals(StopRequest("a dry run keeps nothing")) as stop, ExitStack() as stack:
         temporary = stack.enter_context(temporary_run(run.path.parent, DRY_RUN_PREFIX)) if channel.is_main else run
-        config, _ = _with_resolved_weights(loaded.config, Start(run, resumed=False), channel, listener)
+        config, _ = _with_resolved_weights(loaded, Start(run, resumed=False), channel, listener)
         examples = open_examples(config, listener, channel=channel)
         stack.callback(examples.close)
         with stop.deferred():

@@ -1,0 +1,235 @@
+"""The recipe for an image folder: model, augmentation and phases, from its images and the weights that can be had.
+
+`train FOLDER`, `init` and `check` share `choose`. Its numbers were measured: docs/recipe.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wisesr_cli.config.yaml_reader import KeyPath
+from wisesr_cli.data.dataset import build_index
+from wisesr_cli.data.folders import SPLITS
+from wisesr_cli.data.index import DEEP
+from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.errors import MachineError
+from wisesr_cli.listening import Listener
+from wisesr_cli.models.at_hand import backbones_at_hand, check_reachable, missing_weights
+from wisesr_cli.models.backbones import canonical_name
+from wisesr_cli.models.released import RELEASES
+from wisesr_cli.text import counted
+
+SMALL_IMAGES = 96  # median shorter side in pixels; below it, a network is trained from scratch at that size
+WEIGHTED_IMBALANCE = 3.0  # largest class by smallest class; from here on classes are weighted
+PHOTO_SIZE = 224  # pixels; what the backbones were trained at
+SCRATCH_SIZE = 96  # pixels, for photos without weights: a small network learns more from more passes
+FROZEN_RATE, GENTLE_RATE = 1e-2, 1e-4
+# By ImageNet accuracy (keras.io/api/applications) for their time on a CPU: the first one is downloaded, the others are
+# taken where their weights are on this machine already.
+PREFERRED = (
+    "MobileNetV2", "EfficientNetV2B0", "EfficientNetB0", "MobileNet", "MobileNetV3Large", "NASNetMobile", "ResNet50V2",
+    "DenseNet121", "Xception",
+)  # fmt: skip
+STRONG = {
+    "horizontal_flip": True, "rotation": 10.0, "zoom": 0.15, "shift": 0.1, "brightness": [0.7, 1.3], "contrast": 0.2,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """The properties of an image folder that decide its recipe."""
+
+    folder: Path
+    class_names: tuple[str, ...]
+    counts: tuple[int, ...]  # training images per class, validation set aside or not
+    splits: tuple[str, ...]
+    median_height: int
+    median_width: int
+    deep: int  # images with more than 8 bits per channel
+
+    @property
+    def images(self) -> int:
+        """Training images."""
+        return sum(self.counts)
+
+    @property
+    def small(self) -> bool:
+        """Whether the images are too small for a network trained on photos."""
+        return min(self.median_height, self.median_width) < SMALL_IMAGES
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of images that are used as they are."""
+        return max(16, 8 * round(min(self.median_height, self.median_width) / 8))
+
+    @property
+    def imbalance(self) -> float:
+        """The number of images of the largest class divided by that of the smallest."""
+        return max(self.counts) / max(1, min(self.counts))
+
+    @property
+    def resize(self) -> str:
+        """How images are resized; squashing distorts those that are far from square."""
+        return "squash" if 0.6 <= self.median_width / self.median_height <= 1.67 else "pad"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked for on the command line, as far as the recipe depends on it."""
+
+    backbone: str | None = None
+    weights: str | None = "auto"
+    weights_dir: Path | None = None
+    epochs: int | None = None
+    has_phases: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings for a folder, the reasons for them, and a warning where they are second best."""
+
+    settings: dict[str, Any]
+    reasons: tuple[str, ...]
+    warning: str | None = None
+
+
+@dataclass
+class _Start:
+    """The network that a training starts from, and why."""
+
+    backbone: str
+    weights: str | None
+    reason: str
+    image_size: int = PHOTO_SIZE
+    warning: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def wanted_of(values: Mapping[KeyPath, Any]) -> Wanted:
+    """Return what command-line values, by key, ask for; values that are mistakes are found later."""
+    backbone, epochs = values.get(("model", "backbone")), values.get(("train", "epochs"))
+    weights, folder = values.get(("model", "weights"), "auto"), values.get(("model", "weights_dir"))
+    try:
+        backbone = None if backbone is None else canonical_name(str(backbone))
+    except ValueError:
+        backbone = None
+    return Wanted(
+        backbone=backbone,
+        weights=None if weights in (None, "none") else str(weights),
+        weights_dir=None if folder is None else Path(str(folder)),
+        epochs=epochs if isinstance(epochs, int) and epochs > 0 else None,
+        has_phases=("train", "phases") in values,
+    )
+
+
+def describe(folder: str | Path, listener: Listener) -> FolderFacts:
+    """Return the properties of an image folder; unreadable images are skipped with a warning. Raises `DataError`."""
+    path = Path(folder).absolute()
+    index = build_index(DataConfig(dir=path, validation_split=0.0, on_error="skip"), seed=0, listener=listener)
+    train = index.splits["train"]
+    assert train.facts is not None
+    return FolderFacts(
+        folder=path,
+        class_names=index.class_names,
+        counts=tuple(index.counts("train").tolist()),
+        splits=tuple(split for split in SPLITS if split in index.folders),
+        median_height=int(np.median(train.facts["height"])),
+        median_width=int(np.median(train.facts["width"])),
+        deep=int(np.count_nonzero(train.facts["flags"] & DEEP)),
+    )
+
+
+def choose(facts: FolderFacts, wanted: Wanted) -> Recipe:
+    """Return the recipe for a folder."""
+    start = _start(facts, wanted)
+    settings: dict[str, Any] = {
+        "data": {"image_size": [start.image_size] * 2, "resize": facts.resize},
+        "augment": "light",
+        "model": {
+            "backbone": start.backbone,
+            "weights": start.weights,
+            "head": {"name": "wise", "constraint": "unit_sum", "classifier_initializer": "paper", "dropout": 0.2},
+        },
+        "train": {
+            "batch_size": 32 if facts.images >= 320 else 16,
+            "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4},
+            "schedule": {"name": "cosine", "warmup_epochs": 1},
+            **_length(facts, start, wanted),
+            "class_weights": "balanced" if facts.imbalance >= WEIGHTED_IMBALANCE else "none",
+            "best_by": "top1_accuracy",
+        },
+    }
+    if start.weights is None and not facts.small:
+        settings["augment"] = STRONG
+    if min(facts.counts) < 2 and "validation" not in facts.splits:
+        settings["data"]["validation_split"] = 0.0
+    else:
+        settings["train"]["early_stopping"] = {"monitor": "val_loss", "patience": 10}
+    return Recipe(settings, (*_observations(facts, start), *_notes(facts)), start.warning)
+
+
+def _start(facts: FolderFacts, wanted: Wanted) -> _Start:
+    """Return the network to start from: the one asked for, else the best whose weights can be had."""
+    random_size = facts.image_size if facts.small else SCRATCH_SIZE
+    if wanted.weights is None:
+        return _Start(wanted.backbone or "compact", None, "random weights, as asked for", random_size)
+    if wanted.weights != "auto":
+        return _Start(wanted.backbone or PREFERRED[0], wanted.weights, "the weights asked for")
+    if wanted.backbone is not None and wanted.backbone not in RELEASES:
+        return _Start(wanted.backbone, None, "from scratch", random_size)
+    if wanted.backbone is None and facts.small:
+        return _Start("compact", None, "small images, from scratch", facts.image_size)
+    names = PREFERRED if wanted.backbone is None else (wanted.backbone,)
+    at_hand = backbones_at_hand(wanted.weights_dir)
+    if names[0] in at_hand:
+        return _Start(names[0], "imagenet", "ImageNet weights on this machine")
+    try:
+        check_reachable(names[0])
+        return _Start(names[0], "imagenet", "ImageNet weights, downloaded once")
+    except MachineError as error:
+        missing = missing_weights(names[0], wanted.weights_dir, error)
+    others = [name for name in names if name in at_hand]
+    if others:
+        reason = f"the best of those whose ImageNet weights are on this machine ({', '.join(sorted(at_hand))})"
+        return _Start(others[0], "imagenet", reason)
+    warning = f"random weights on {counted(facts.images, 'training image')}: expect far less accuracy; {missing}"
+    return _Start(wanted.backbone or "compact", None, "random weights", random_size, warning)
+
+
+def _length(facts: FolderFacts, start: _Start, wanted: Wanted) -> dict[str, Any]:
+    """Return epochs, or phases where weights were loaded: first the head alone, then everything, gently."""
+    if start.weights is None:
+        return {"epochs": wanted.epochs or (60 if facts.images < 1_000 else 30 if facts.images < 20_000 else 15)}
+    if wanted.has_phases:
+        return {}
+    total = wanted.epochs or (20 if facts.images < 20_000 else 8)
+    first = max(1, total // 2)
+    phases: list[dict[str, Any]] = [{"epochs": first, "freeze": "backbone", "learning_rate": FROZEN_RATE}]
+    if total > first:
+        phases.append({"epochs": total - first, "learning_rate": GENTLE_RATE})
+    return {"phases": phases}
+
+
+def _observations(facts: FolderFacts, start: _Start) -> list[str]:
+    fewest, most = min(facts.counts), max(facts.counts)
+    per_class = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    return [
+        f"{counted(len(facts.class_names), 'class', 'classes')}, {counted(facts.images, 'training image')}, "
+        f"{per_class} per class",
+        f"typical image {facts.median_height}x{facts.median_width} (height x width): training at {start.image_size}, "
+        f"resize: {facts.resize}",
+        f"backbone {start.backbone}: {start.reason}"
+        + ("; the head first, then everything, gently" if start.weights is not None else ""),
+    ]
+
+
+def _notes(facts: FolderFacts) -> Iterable[str]:
+    if facts.imbalance >= WEIGHTED_IMBALANCE:
+        yield f"the largest class is {facts.imbalance:.1f} times the smallest: class_weights balanced"
+    if facts.deep:
+        yield f"{counted(facts.deep, 'image')} with 16 bits: scaled to 8, not clipped"
