@@ -344,7 +344,7 @@ def test_classes_of_a_loaded_head_are_found_by_name(tmp_path: Path) -> None:
             {"head": WiseOptions(constraint="none")},
             None,
             SIZE,
-            "constraint of its 'wise' is non_negative, and here none",
+            "constraint of its 'wise' is unit_sum, and here none",
         ),
         ({"head": WiseOptions(pre_pool=2)}, None, SIZE, r"grid_size of its 'wise' is \(4, 4\), and here \(2, 2\)"),
     ],
