@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from wisesr_cli.engines.keras import numpy_logits, numpy_outputs
 from wisesr_cli.errors import MachineError
 from wisesr_cli.listening import Silent
 from wisesr_cli.machine import keras_start
+from wisesr_cli.models.backbones import BACKBONES
 from wisesr_cli.training import features as features_module
 from wisesr_cli.training.examples import open_examples
 from wisesr_cli.training.features import FrozenFeatures
@@ -135,23 +137,33 @@ def test_a_training_on_kept_feature_maps_is_the_one_through_the_backbone(
     compare_with_the_backbone(photos, tmp_path, augment=augment)
 
 
-@pytest.mark.slow
-def test_dropout_inside_a_frozen_backbone_is_that_of_inference(photos: Path, tmp_path: Path) -> None:
-    compare_with_the_backbone(photos, tmp_path, model__backbone="EfficientNetB0")
+def test_dropout_inside_a_frozen_backbone_is_that_of_inference(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = BACKBONES["compact_small"]
+
+    def build(image_size: tuple[int, int], name: str) -> Any:
+        backbone = row.build(image_size, name)
+        dropped = keras.layers.Dropout(0.5, name="drop")(backbone.output)
+        return keras.Model(backbone.input, dropped, name=name)
+
+    monkeypatch.setitem(BACKBONES, "compact_small", replace(row, build=build))
+    compare_with_the_backbone(photos, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_on_jax_it_is_the_same_too(photos: Path, tmp_path: Path) -> None:
     program = (
         "import pathlib, test_features as t; "
         f"photos, folder = pathlib.Path({str(photos)!r}), pathlib.Path({str(tmp_path)!r}); "
-        "t.compare_with_the_backbone(photos, folder / 'a', augment='light'); "
-        "t.test_a_training_stopped_between_epochs_goes_on_to_the_bit(photos, folder / 'b')"
+        "t.compare_with_the_backbone(photos, folder, augment='light'); "
+        "t.test_a_training_stopped_between_epochs_goes_on_to_the_bit(photos, folder)"
     )
     places = os.pathsep.join((str(Path(__file__).parent), str(REPOSITORY / "tests" / "support"), str(REPOSITORY)))
     variables = {**os.environ, "PYTHONPATH": places, "KERAS_BACKEND": "jax"}
-    subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=550)
+    subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=1700)
 
 
 def test_a_training_stopped_between_epochs_goes_on_to_the_bit(photos: Path, tmp_path: Path) -> None:

@@ -37,6 +37,21 @@ Place = Literal["memory", "disk"]
 BATCH = 32  # images per step where no augmentation is drawn, as in `predict`
 
 
+class AtInference(keras.layers.Layer):
+    """Computes a model as at inference, dropout and batch norm alike, inside of a model that is trained.
+
+    `training=False` where the model is called in a graph does not suffice: Keras replaces it with that of the graph.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(autocast=False)  # the layers of the model cast what they get
+        self.model = model
+
+    def call(self, inputs: Any) -> Any:
+        """Return the output of the model."""
+        return self.model(inputs, training=False)
+
+
 class FeatureMaps:
     """The feature maps of a list of images by index, as `DecodedImages` gives their pixels."""
 

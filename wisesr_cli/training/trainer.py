@@ -40,7 +40,7 @@ from wisesr_cli.training.devices.distribution import ALONE, Distribution
 from wisesr_cli.training.devices.mirrored import as_on_one_device, mirror_of
 from wisesr_cli.training.devices.sharded import sharded_over
 from wisesr_cli.training.examples import Examples
-from wisesr_cli.training.features import FrozenFeatures, augmented_pixels
+from wisesr_cli.training.features import AtInference, FrozenFeatures, augmented_pixels
 from wisesr_cli.training.optimizers import build_optimizer
 
 Arrays = dict[str, NDArray[Any]]
@@ -119,7 +119,7 @@ class Trainer:
         """Return the model to train; a frozen backbone computes as at inference, its dropout too."""
         pixels, images = augmented_pixels(self.config, self.image_size)
         if frozen:
-            logits = self.classifier.head(self.classifier.extractor(images, training=False))
+            logits = self.classifier.head(AtInference(self.classifier.extractor)(images))
         else:
             logits = self.classifier.model(images)
         if self.mirror is not None:
