@@ -15,6 +15,7 @@ class TrainingPlan:
     """The plan of a training: its data, its model, its device, and warnings.
 
     `head_start` describes the origin of the head's weights, or why saved ones were not used; None: new ones.
+    `scaling` says how pixels are scaled, and how that is known; `trained` what every phase trains.
     """
 
     run_dir: str
@@ -32,6 +33,8 @@ class TrainingPlan:
     steps_per_epoch: int
     warnings: tuple[str, ...]
     head_start: str | None = None
+    scaling: str = ""
+    trained: tuple[str, ...] = ()
 
 
 class Progress(Protocol):

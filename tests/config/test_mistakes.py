@@ -62,6 +62,17 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "range upside down": ("augment:\n  brightness: [2, 1]", 2, "brightness must be two factors, the smaller first"),
     "phase": ("train:\n  phases:\n    - epochs: 1\n    - {epoch: 2}", 4, f"train.phases.1.epochs is missing; {NUMBER}"),
     "phase's key": ("train:\n  phases:\n    - {epochs: 1, frieze: 2}", 3, "phases.0.frieze is not an option of train."),
+    "part of a backbone": (
+        "train:\n  phases:\n    - {epochs: 1, freeze: {beneath: x}}",
+        3,
+        "freeze.beneath is not an option",
+    ),
+    "no part of a backbone": ("train:\n  phases:\n    - {epochs: 1, freeze: {}}", 3, "takes either {below: LAYER} or"),
+    "word for a part": (
+        "train:\n  phases:\n    - {epochs: 1, freeze: bakbone}",
+        3,
+        "or a mapping. Did you mean 'backbone'?",
+    ),
     "no phase": ("train: {phases: []}", 1, "train.phases is a list of 0; allowed: a list of 1 to 20"),
     "weight": ("train:\n  class_weights:\n    cat: 0", 3, "class_weights.cat is 0; allowed: a number above 0"),
     "monitor": ("train: {early_stopping: {monitor: val_los}}", 1, "Did you mean 'val_loss'?"),

@@ -80,7 +80,7 @@ def test_batch_norms_are_counted_as_keras_has_them(backbone: str) -> None:
     keras_start.start("cpu")
     from wisesr_cli.model_files.loading import build_without_values
     from wisesr_cli.models.backbones import build_backbone
-    from wisesr_cli.training.devices.mirrored import batch_norms
+    from wisesr_cli.training.freezing import batch_norms
 
     layers = batch_norms(build_without_values(lambda: build_backbone(backbone, (96, 96))))
     assert len(layers) == communication.LAYERS[backbone]

@@ -106,7 +106,7 @@ def test_a_classifier_starts_from_loaded_weights_and_says_how_many(keras_file: P
             pairs = zip(layer.get_weights(), expected.get_layer(layer.name).get_weights(), strict=True)
             assert all(np.array_equal(*pair) for pair in pairs)
     norm = classifier.backbone.get_layer("bn_Conv1")
-    assert norm.momentum == 0.999  # loaded statistics are right already
+    assert norm.momentum == 0.9  # or a training that updates them would hardly change the loaded statistics
 
 
 # --- what does not fit ---

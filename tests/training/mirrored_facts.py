@@ -13,7 +13,8 @@ keras_start.start("cpu")
 
 import keras  # noqa: E402  (the backend is chosen by now)
 
-from wisesr_cli.training.devices.mirrored import Mirror, as_on_one_device, batch_norms, mirrored_strategy  # noqa: E402
+from wisesr_cli.training.devices.mirrored import Mirror, as_on_one_device, mirrored_strategy  # noqa: E402
+from wisesr_cli.training.freezing import batch_norms  # noqa: E402
 from wisesr_cli.training.optimizers import SGD, LossScale, StepSchedule  # noqa: E402
 
 STRATEGY = mirrored_strategy(2, "cpu")

@@ -9,11 +9,13 @@ from keras import layers
 from keras_classifiers import ENDS, OTHERS, SIDE, ending, in_a_row, outputs_of, pixels_of, plain, randomize
 
 from wisesr_cli.config.reader import parse_head
+from wisesr_cli.config.training import FreezePart
 from wisesr_cli.errors import RunError
 from wisesr_cli.evaluation.metrics import softmax
 from wisesr_cli.model_files.loading import build_without_values
 from wisesr_cli.models.backbones import BACKBONES, build_backbone
 from wisesr_cli.models.build import assemble
+from wisesr_cli.upgrading.convert import frozen_part
 from wisesr_cli.upgrading.families import FAMILIES, family_of
 from wisesr_cli.upgrading.folding import fold
 from wisesr_cli.upgrading.surgery import Parts, take_apart
@@ -93,6 +95,23 @@ def test_augmentation_regularizers_frozen_layers_and_half_precision_do_not_come_
     layer = parts.backbone.get_layer("c")
     assert (layer.kernel_regularizer, layer.trainable, layer.dtype_policy.name) == (None, True, "float32")
     assert not model.get_layer("c").trainable
+
+
+@pytest.mark.parametrize(
+    ("frozen", "expected"),
+    [
+        (("c_1",), FreezePart(below="c_2")),
+        (("c_1", "c_2"), "backbone"),
+        (("c_2",), None),
+    ],
+)
+def test_layers_that_could_not_be_trained_are_what_a_phase_freezes(frozen: tuple[str, ...], expected: object) -> None:
+    model = plain()
+    for name in frozen:
+        model.get_layer(name).trainable = False
+    parts = take_apart(model, SIDE)
+    assert parts.frozen == set(frozen)
+    assert frozen_part(parts) == expected
 
 
 def test_statistics_of_a_normalization_come_along() -> None:

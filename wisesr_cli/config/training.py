@@ -136,13 +136,36 @@ else:
     AnyOptimizer = one_of(OPTIMIZERS, default="adamw")
 
 
+class FreezePart(Options):
+    """The first layers of a backbone, which stay as they are: up to a layer, or a fraction of them."""
+
+    below: str | None = None
+    """The first layer that is trained; all before it are frozen."""
+    fraction: float | None = Field(default=None, gt=0, le=1)
+    """Fraction of the layers with weights, from the first on."""
+
+    @model_validator(mode="after")
+    def _check(self) -> FreezePart:
+        if (self.below is None) == (self.fraction is None):
+            raise ValueError("freeze takes either {below: LAYER} or {fraction: 0.7}")
+        return self
+
+
+Freeze = Annotated[
+    Annotated[Literal["backbone", "none"], Tag("name")] | Annotated[FreezePart, Tag("mapping")], Discriminator(kind_of)
+]
+
+
 class PhaseConfig(Options):
     """A stretch of epochs with its own optimizer, from a fresh start."""
 
     epochs: int = Field(ge=1, le=100_000)
     """Length of the phase."""
-    freeze: Literal["backbone", "none"] = "none"
-    """`backbone`: only the head is trained; batch norm and dropout of the backbone stay in inference mode."""
+    freeze: Freeze = "none"
+    """`backbone`: only the head is trained, batch norm and dropout of the backbone stay in inference mode;
+    {below: LAYER}, {fraction: 0.7}: the backbone's first layers are not."""
+    batch_norm: Literal["train", "frozen"] | None = None
+    """`frozen` keeps the backbone's statistics, `train` takes each batch's; null: frozen where weights were loaded."""
     learning_rate: float | None = Field(default=None, gt=0, le=100)
     """Base learning rate of the phase; null takes the optimizer's."""
     schedule: AnySchedule | None = None

@@ -114,7 +114,7 @@ def _output_shape(layer: Any) -> tuple[Any, ...]:
 
 
 def limit_momentum(backbone: Any, steps_per_epoch: int) -> None:
-    """Lower the momentum of batch norm, so that its statistics are valid at the first evaluation from scratch."""
+    """Lower the momentum of batch norm, so that statistics of a short training are those of its own images."""
     import keras
 
     momentum = SHORT_MOMENTUM if steps_per_epoch < SHORT_EPOCH_STEPS else MAX_MOMENTUM
@@ -124,7 +124,7 @@ def limit_momentum(backbone: Any, steps_per_epoch: int) -> None:
 
 
 def resolve_preprocessing(name: str, preprocessing: str) -> Preprocessing:
-    """Return the scaling for `model.preprocessing`; `auto` is the one that the backbone was trained with."""
+    """Return the scaling for `model.preprocessing`; `auto` is the one of the backbone's ImageNet weights."""
     return BACKBONES[name].scaling if preprocessing == "auto" else preprocessing  # type: ignore[return-value]
 
 

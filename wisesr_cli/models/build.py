@@ -26,19 +26,21 @@ from wisesr_cli.models.backbones import (
     row_of,
 )
 from wisesr_cli.models.heads import FeatureMap, HeadOptions, build_head, effective_options
+from wisesr_cli.models.scaling import Scaling
 from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.models.weights import load_start
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A Keras model and the origin of its weights.
+    """A Keras model, how it scales pixels, and the origin of its weights.
 
     `loaded_tensors` counts the weights loaded into the backbone; None for random weights. `head_start` describes the
     origin of the head's weights, or why saved ones were not used; None for new ones.
     """
 
     model: Any
+    scaling: Scaling
     loaded_tensors: int | None
     head_start: str | None = None
 
@@ -88,23 +90,25 @@ def build_classifier(
     seed: int = 0,
     steps_per_epoch: int | None = None,
     class_names: Sequence[str] | None = None,
+    scaling: Scaling | None = None,
 ) -> Classifier:
     """Return a new classifier for images of height and width `image_size`, with `classes` logits.
 
     Equal values of `seed` give equal random backbones under every head. `steps_per_epoch` of the planned training sets
     the momentum of batch norm (None: unchanged). `class_names` order the logits of a loaded head (None: its own order).
+    `scaling`: that of a classifier which is built again (None: by `model.preprocessing` and the file of the weights).
 
-    Raises `ConfigError` when the image is too small or a layer does not exist, and `RunError` for weights that do not
-    fit.
+    Raises `ConfigError` when the image is too small, a layer does not exist, or the file scales pixels otherwise, and
+    `RunError` for weights that do not fit.
     """
     if classes < 2:
         raise DataError(f"a classifier needs at least 2 classes; found {classes}")
     seed_everything(seed)
-    start = load_start(config, image_size)
-    if steps_per_epoch is not None and config.is_random:
+    start = load_start(config, image_size, scaling)
+    if steps_per_epoch is not None:
         limit_momentum(start.backbone, steps_per_epoch)
-    model = assemble(start.backbone, start.preprocessing, image_size, classes, config.head)
-    return Classifier(model, start.tensors, start.initialize_head(model, class_names, config.load_head))
+    model = assemble(start.backbone, start.scaling.name, image_size, classes, config.head)
+    return Classifier(model, start.scaling, start.tensors, start.initialize_head(model, class_names, config.load_head))
 
 
 def assemble(

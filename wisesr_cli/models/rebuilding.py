@@ -38,7 +38,8 @@ class Rebuilt:
     """The calls of a model in topological order. Copies have the weights of the originals.
 
     `precisions` are the dtype policies of the originals; `left_out` names the augmentation, which is not copied;
-    `regularized` tells whether any original had a regularizer, which the copies lack.
+    `regularized` tells whether any original had a regularizer, which the copies lack; `frozen` names the copies of
+    layers that were not trainable, which the copies are.
     """
 
     pixels: Any
@@ -46,6 +47,7 @@ class Rebuilt:
     precisions: set[str] = field(default_factory=set)
     left_out: list[str] = field(default_factory=list)
     regularized: bool = False
+    frozen: list[str] = field(default_factory=list)
     output: Any = None
     _names: set[str] = field(default_factory=set)
     _last: Any = None
@@ -100,6 +102,8 @@ class Rebuilt:
         if isinstance(layer, keras.Layer):  # operations have neither precision nor weights
             self.precisions.add(layer.dtype_policy.name)
             config |= {"dtype": precision, "trainable": True}
+            if layer.weights and not layer.trainable:
+                self.frozen.append(config["name"])
             for key in [key for key in config if key.endswith("_regularizer") and config[key] is not None]:
                 config[key], self.regularized = None, True
         return type(layer).from_config(config)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import keras
@@ -10,7 +11,7 @@ import numpy as np
 
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.layers import PositionWeightedPooling2D
-from wisesr_cli.model_files.archive import CheckedModel
+from wisesr_cli.model_files.archive import CheckedModel, read_config
 from wisesr_cli.model_files.loading import load_model
 from wisesr_cli.models.backbones import BACKBONE_LAYER, Preprocessing
 from wisesr_cli.models.other_size import at_size
@@ -61,9 +62,7 @@ class SavedClassifier:
     @property
     def preprocessing(self) -> Preprocessing:
         """The scaling of pixels before the backbone."""
-        names = {layer.name for layer in self.model.layers}
-        found = (scaling for scaling in get_args(Preprocessing) if f"{scaling}_scaling" in names)
-        return next(found, "none")
+        return _scaling_among({layer.name for layer in self.model.layers})
 
     def copy_head(self, model: Any, class_names: Sequence[str] | None) -> str | None:
         """Copy the weights of the head to that of another classifier; return why that is impossible, or None.
@@ -95,6 +94,23 @@ class SavedClassifier:
         if sorted(class_names) != sorted(known):
             return f"the file has the classes {_few(known)}, and the images {_few(class_names)}"
         return [known.index(name) for name in class_names]
+
+
+def saved_scaling(path: Path) -> Preprocessing:
+    """Return the scaling of pixels in a model file of wisesr, reading its config alone; `RunError` when it is damaged.
+
+    No Keras model is built.
+    """
+    config = read_config(path)
+    try:
+        return _scaling_among({layer["config"]["name"] for layer in config["config"]["layers"]})
+    except (KeyError, TypeError):
+        raise RunError(f"{visible(path)}: is no model of wisesr") from None
+
+
+def _scaling_among(layer_names: Collection[str]) -> Preprocessing:
+    found = (scaling for scaling in get_args(Preprocessing) if f"{scaling}_scaling" in layer_names)
+    return next(found, "none")
 
 
 def _head_layers(model: Any) -> list[Any]:

@@ -40,7 +40,7 @@ class ModelConfig(Options):
     load_head: Literal["auto"] | bool = "auto"
     """Whether the head is loaded from `weights`, too; `auto`: where it fits, from a run as `wisesr upgrade` made it."""
     preprocessing: Literal["auto", "caffe", "tf", "torch", "unit", "none"] = "auto"
-    """How pixels are scaled; `auto` is what the backbone was trained with."""
+    """How pixels are scaled; `auto` is as in the file `weights`, or as the backbone was trained with ImageNet."""
     feature_layer: str | None = None
     """Cut the backbone at this layer instead of its end."""
     head: AnyHead = Field(default=WiseOptions())

@@ -21,15 +21,9 @@ from wisesr_cli.model_files.archive import CheckedModel, check_weights_file
 from wisesr_cli.model_files.info import weights_file
 from wisesr_cli.model_files.loading import copy_weights, layers_of, load_model
 from wisesr_cli.models.at_hand import find_weights, missing_weights
-from wisesr_cli.models.backbones import (
-    FROM_WEIGHTS,
-    Preprocessing,
-    build_backbone,
-    check_backbone,
-    cut_backbone,
-    resolve_preprocessing,
-)
+from wisesr_cli.models.backbones import FROM_WEIGHTS, build_backbone, check_backbone, cut_backbone
 from wisesr_cli.models.saved import SavedClassifier
+from wisesr_cli.models.scaling import Scaling, checked_scaling, scaling_of_backbone, scaling_of_file
 from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.text import on_one_line, visible
 
@@ -38,13 +32,14 @@ from wisesr_cli.text import on_one_line, visible
 class Start:
     """The initial state of a classifier.
 
-    `tensors` counts the weights loaded into the backbone; None for random ones. `saved` is the classifier of the run
-    that they come from, for its head; None where there is none, or it is not used.
+    `scaling` is that of pixels before the backbone. `tensors` counts the weights loaded into the backbone; None for
+    random ones. `saved` is the classifier of the run that they come from, for its head; None where there is none, or it
+    is not used.
     """
 
     backbone: Any
     tensors: int | None
-    preprocessing: Preprocessing
+    scaling: Scaling
     saved: SavedClassifier | None = None
 
     def initialize_head(self, model: Any, class_names: Sequence[str] | None, wanted: bool | str) -> str | None:
@@ -68,27 +63,32 @@ class Start:
         return f"the head starts anew: {reason}"
 
 
-def load_start(config: ModelConfig, image_size: tuple[int, int]) -> Start:
+def load_start(config: ModelConfig, image_size: tuple[int, int], scaling: Scaling | None = None) -> Start:
     """Return the backbone of a config with its weights, and the source of its head's weights.
 
-    Raises `ConfigError` as `check_backbone` does, `MachineError` for ImageNet weights that are not on this machine, and
-    otherwise as `load_backbone`.
+    `scaling`: that of a model which is built again; None finds it out. Raises `ConfigError` as `check_backbone` and
+    `scaling_of_file` do, `MachineError` for ImageNet weights that are not on this machine, and otherwise as
+    `load_backbone`.
     """
-    name = config.backbone
+    name, asked = config.backbone, config.preprocessing
     check_backbone(name, image_size, config.weights)
-    source = _file_of(config)
-    checked = None if source is None else check_weights_file(source)
+    path = _file_of(config)
+    checked = None if path is None else check_weights_file(path)
     saved = None
     if checked is not None and (name == FROM_WEIGHTS or _may_give_head(checked, config.load_head)):
         saved = SavedClassifier(checked, image_size)
-    if name != FROM_WEIGHTS or saved is None:
-        backbone, tensors = load_backbone(name, image_size, source, config.feature_layer, saved)
-        return Start(backbone, tensors, resolve_preprocessing(name, config.preprocessing), saved)
-    backbone = saved.backbone()
-    if config.feature_layer is not None:
-        backbone = cut_backbone(backbone, config.feature_layer)
-    preprocessing = saved.preprocessing if config.preprocessing == "auto" else config.preprocessing
-    return Start(backbone, len(backbone.weights), preprocessing, None if config.load_head is False else saved)
+    if name == FROM_WEIGHTS and saved is not None:
+        backbone = saved.backbone()
+        if config.feature_layer is not None:
+            backbone = cut_backbone(backbone, config.feature_layer)
+        scaling = scaling or checked_scaling(saved.preprocessing, asked, saved.path)
+        return Start(backbone, len(backbone.weights), scaling, None if config.load_head is False else saved)
+    model = saved.model if saved is not None else None if checked is None else _loaded(checked)
+    backbone, tensors = load_backbone(name, image_size, path, config.feature_layer, model)
+    if scaling is None and path is not None and checked is not None:
+        scaling = scaling_of_file(name, asked, path, model, backbone, is_ours=checked.record is not None)
+    unknown = None if config.weights == "imagenet" else path
+    return Start(backbone, tensors, scaling or scaling_of_backbone(name, asked, path=unknown), saved)
 
 
 def _file_of(config: ModelConfig) -> Path | None:
@@ -112,27 +112,27 @@ def load_backbone(
     image_size: tuple[int, int],
     source: str | Path | None,
     feature_layer: str | None = None,
-    saved: SavedClassifier | None = None,
+    model: Any = None,
 ) -> tuple[Any, int | None]:
     """Return a backbone of `BACKBONES`, cut at `feature_layer`, and how many of its tensors were loaded (None: none).
 
-    `source` is a file or a run, `saved` the classifier in it, if already loaded. Raises `RunError` when the file is
+    `source` is a file or a run, `model` the Keras model in it, if already loaded. Raises `RunError` when the file is
     missing or damaged, or a tensor does not fit, naming the layer.
     """
     whole = build_backbone(name, image_size)
     backbone = whole if feature_layer is None else cut_backbone(whole, feature_layer)
     if source is None:
         return backbone, None
-    _load_file(whole, backbone, weights_file(str(source)), saved)
+    _load_file(whole, backbone, weights_file(str(source)), model)
     return backbone, len(backbone.weights)
 
 
-def _load_file(whole: Any, cut: Any, path: Path, saved: SavedClassifier | None) -> None:
+def _load_file(whole: Any, cut: Any, path: Path, model: Any) -> None:
     """Fill the whole backbone, or only the cut one where the file contains no more."""
     try:
         with warnings.catch_warnings(action="ignore"):  # missing tensors are an error here
-            if saved is not None:
-                _copy_from_model(whole, cut, saved.model, path)
+            if model is not None:
+                _copy_from_model(whole, cut, model, path)
             elif (checked := check_weights_file(path)) is not None:
                 _copy_from_model(whole, cut, _loaded(checked), path)
             else:

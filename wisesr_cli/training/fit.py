@@ -30,6 +30,8 @@ from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.model_files.archive import check_model
 from wisesr_cli.models.backbones import BACKBONES
 from wisesr_cli.models.build import notes_about
+from wisesr_cli.models.saved import saved_scaling
+from wisesr_cli.models.scaling import Scaling
 from wisesr_cli.results import Metrics, TrainingResult
 from wisesr_cli.run.folders import Start, prepare_folder
 from wisesr_cli.run.names import LEARNING_CURVES, METRICS
@@ -41,6 +43,7 @@ from wisesr_cli.text import counted, size_text, visible
 from wisesr_cli.training.devices.distribution import ALONE, Distribution
 from wisesr_cli.training.epochs import EpochKeeper, TrainingStopped
 from wisesr_cli.training.examples import Examples
+from wisesr_cli.training.freezing import trained_parts
 from wisesr_cli.training.trackers.tracking import Tracking
 from wisesr_cli.training.trainer import Arrays, Trainer
 
@@ -66,7 +69,7 @@ def run(
     """
     with ExitStack() as stack:
         with distribution.scope():
-            trainer = Trainer(config, examples, device, distribution)
+            trainer = Trainer(config, examples, device, distribution, scaling=_scaling_of_run(start, distribution))
             plan = plan_of(trainer, start.run)
             tracking = stack.enter_context(Tracking(trainer, start, environment(device, distribution), listener))
             optimizer_state = _start_run(trainer, start, listener)
@@ -79,6 +82,13 @@ def run(
         result = _finish(trainer, start.run, trainer.progress.epoch - before, stopped, listener)
         tracking.finished(result)
         return result
+
+
+def _scaling_of_run(start: Start, distribution: Distribution) -> Scaling | None:
+    """Return the scaling in the best model of a run that is resumed; None while it has none."""
+    has_best = start.resumed and distribution.is_main and start.run.best.exists()
+    found = distribution.channel.from_main(saved_scaling(start.run.best) if has_best else None)
+    return None if found is None else Scaling(found, "as the run began")
 
 
 def _start_run(trainer: Trainer, start: Start, listener: Listener) -> Arrays | None:
@@ -347,6 +357,8 @@ def plan_of(trainer: Trainer, run: Run) -> TrainingPlan:
         epochs=config.train.epochs,
         steps_per_epoch=trainer.steps_per_epoch,
         warnings=tuple(warnings_about(trainer)),
+        scaling="; ".join(filter(None, (classifier.scaling.name, classifier.scaling.reason))),
+        trained=trained_parts(classifier.backbone, config.phases, is_loaded=classifier.loaded_tensors is not None),
     )
 
 

@@ -24,10 +24,12 @@ def model_grid(plan: TrainingPlan) -> Grid:
     loaded = "random" if plan.loaded_tensors is None else f"{plan.loaded_tensors:,} tensors loaded"
     rows = (
         ("image size", f"{plan.image_size[0]}x{plan.image_size[1]}"),
+        ("scaling of pixels", plan.scaling),
         ("backbone", f"{plan.backbone}, {plan.backbone_parameters:,} parameters, weights: {loaded}"),
         ("feature map", f"{height}x{width}x{channels}"),
         ("head", "; ".join(filter(None, (f"{plan.head}, {plan.head_parameters:,} parameters", plan.head_start)))),
         ("training", f"{counted(plan.epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}"),
+        ("trained", "; then ".join(plan.trained)),
     )
     return Grid("Model", texts("", ""), rows)
 

@@ -31,6 +31,7 @@ from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.build import Classifier, build_classifier
 from wisesr_cli.models.image_sizes import naming_size
 from wisesr_cli.models.other_size import at_size, check_size
+from wisesr_cli.models.scaling import Scaling
 from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.run.progress import Circumstances, Progress, config_for_comparison
 from wisesr_cli.run.state import write_state
@@ -41,6 +42,7 @@ from wisesr_cli.training.devices.mirrored import as_on_one_device, mirror_of
 from wisesr_cli.training.devices.sharded import sharded_over
 from wisesr_cli.training.examples import Examples
 from wisesr_cli.training.features import AtInference, FrozenFeatures, augmented_pixels
+from wisesr_cli.training.freezing import check_layers, freeze_layers
 from wisesr_cli.training.optimizers import build_optimizer
 
 Arrays = dict[str, NDArray[Any]]
@@ -59,10 +61,18 @@ class Trainer:
     """A classifier with its augmentation, optimizer and progress.
 
     The trained model is `augmentation -> classifier`, in a phase with a frozen backbone the head on its feature maps;
-    only the classifier is ever saved.
+    only the classifier is ever saved. `scaling`: that of the run which is resumed; None for a new one.
     """
 
-    def __init__(self, config: Config, examples: Examples, device: Device, distribution: Distribution = ALONE) -> None:
+    def __init__(
+        self,
+        config: Config,
+        examples: Examples,
+        device: Device,
+        distribution: Distribution = ALONE,
+        *,
+        scaling: Scaling | None = None,
+    ) -> None:
         self.config, self.examples, self.device, self.distribution = config, examples, device, distribution
         self.mirror, self.sharded = mirror_of(distribution), sharded_over(distribution)
         classes = len(examples.index.class_names)
@@ -80,7 +90,8 @@ class Trainer:
             self.validation = Batches(
                 examples.validation, examples.labels("validation"), classes=classes, batch_size=config.train.batch_size
             )
-        self.classifier = self._build(config.model)
+        self.classifier = self._build(config.model, scaling)
+        check_layers(self.classifier.backbone, config.phases)
         is_saved_itself = config.train.precision == "float32" and distribution.processes == 1
         self.float32_classifier = self.classifier if is_saved_itself else self._build_float32()
         self.image_size = config.data.image_size
@@ -96,22 +107,22 @@ class Trainer:
         self.features: FrozenFeatures | None = None
         self.progress = Progress(planned_epochs=config.train.epochs)
 
-    def _build(self, model: ModelConfig) -> Classifier:
+    def _build(self, model: ModelConfig, scaling: Scaling | None) -> Classifier:
         return build_classifier(
             model,
             image_size=self.config.data.image_size,
             classes=len(self.examples.index.class_names),
             seed=self.config.seed,
-            # From scratch only; the float32 twin is built without weights, but copies them later.
-            steps_per_epoch=self.batches.num_batches if self.config.model.is_random else None,
+            steps_per_epoch=self.batches.num_batches,
             class_names=self.examples.index.class_names,
+            scaling=scaling,
         )
 
     def _build_float32(self) -> Classifier:
         """Build the twin that is saved: a model file never needs mixed precision or several processes."""
         keras.config.set_dtype_policy("float32")
         with self.distribution.apart():
-            twin = self._build(without_weights(self.config.model))
+            twin = self._build(without_weights(self.config.model), self.classifier.scaling)
         keras.config.set_dtype_policy(self.config.train.precision)
         return twin
 
@@ -180,7 +191,7 @@ class Trainer:
 
     def begin_phase(self, phase: PhaseConfig, features: FrozenFeatures | None = None) -> None:
         """Recompile with a new optimizer and the layers of the phase frozen; with `features`, the head on them."""
-        self.classifier.backbone.trainable = phase.freeze != "backbone"
+        freeze_layers(self.classifier.backbone, phase, is_loaded=self.classifier.loaded_tensors is not None)
         self.features = features
         self.whole = self._with_augmentation(frozen=phase.freeze == "backbone")
         self.model = self.whole if features is None else self.classifier.head

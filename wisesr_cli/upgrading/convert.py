@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.config.schema import Config
+from wisesr_cli.config.training import FreezePart
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.engines.keras import KerasEngine, numpy_outputs
 from wisesr_cli.errors import RunError, UsageError
@@ -37,6 +38,7 @@ from wisesr_cli.run.run import Run
 from wisesr_cli.settings import LARGEST_SIDE, SMALLEST_SIDE
 from wisesr_cli.text import counted, joined, visible
 from wisesr_cli.training.fit import environment
+from wisesr_cli.training.freezing import batch_norms
 from wisesr_cli.upgrading.families import family_of
 from wisesr_cli.upgrading.folding import Affine
 from wisesr_cli.upgrading.surgery import Parts, take_apart
@@ -169,11 +171,39 @@ def _notes(parts: Parts, config: Config) -> list[str]:
         notes.append(f"left out, as augmentation is no part of a saved model: {joined(parts.augmentation)}")
     if parts.regularized:
         notes.append("regularizers are left out: training has train.optimizer.weight_decay")
+    if parts.frozen:
+        notes.append(_frozen_note(parts, config))
     if odd := sorted(parts.precisions - {"float32"}):
         notes.append(
             f"the model computes in {joined(odd)}; the run does in float32, and is compared with it in float32"
         )
     return notes + notes_about(config.model, parts.feature_map)
+
+
+def _frozen_note(parts: Parts, config: Config) -> str:
+    frozen = f"{counted(len(parts.frozen), 'layer')} of the backbone could not be trained in the model"
+    if config.train.phases is not None:
+        return f"{frozen}; train.phases decides here"
+    freeze = frozen_part(parts)
+    if freeze is None:
+        return f"{frozen}, and lie between others: here all are trained, unless a phase has freeze: {{below: LAYER}}"
+    return f"{frozen}, and are not here (train.phases.0.freeze); to train everything: -s train.phases=null"
+
+
+def frozen_part(parts: Parts) -> FreezePart | Literal["backbone"] | None:
+    """Return what a phase must freeze to train the layers that a model trained; None where these are not its last ones.
+
+    Batch norm may be frozen anywhere: it keeps its statistics by itself in weights that are loaded.
+    """
+    names = [layer.name for layer in parts.backbone.layers if layer.trainable_weights]
+    norms = {layer.name for layer in batch_norms(parts.backbone)}
+    trained = [name for name in names if name not in parts.frozen]
+    if not trained:
+        return "backbone"
+    after = names[names.index(trained[0]) :]
+    if not parts.frozen.isdisjoint(set(after) - norms) or after == names:
+        return None
+    return FreezePart(below=trained[0])
 
 
 def write_model(found: Upgraded, config: Config, path: Path) -> None:

@@ -12,11 +12,10 @@ from typing import Any
 from wisesr_cli.errors import RunError
 from wisesr_cli.models.backbones import BACKBONE_LAYER
 from wisesr_cli.models.rebuilding import Call, rebuild
+from wisesr_cli.models.scaling import ARITHMETIC, SCALING
 from wisesr_cli.text import joined, visible
 from wisesr_cli.upgrading.folding import RULES, Folded, fold, two_classes
 
-_SCALING = ("Normalization", "Rescaling")
-_ARITHMETIC = ("Add", "GetItem", "Multiply", "Stack", "Subtract", "TrueDivide")  # operations on pixels
 _OTHER_ENDS = {
     "Flatten": "flattens it, so that every position has weights of its own already",
     "GlobalMaxPooling2D": "takes the largest value of each channel, not the mean",
@@ -30,7 +29,7 @@ class Parts:
     """A classifier in two parts: `backbone` gives the feature map of scaled pixels, `folded` the logits of its mean.
 
     `pooling` and `tail` name the layers after the backbone, `scaling` the pixel-scaling layers inside it; `precisions`
-    are the original's dtype policies.
+    are the original's dtype policies; `frozen` names the layers of the backbone that were not trainable.
     """
 
     backbone: Any
@@ -43,6 +42,7 @@ class Parts:
     augmentation: tuple[str, ...]
     precisions: frozenset[str]
     regularized: bool
+    frozen: frozenset[str]
 
     @property
     def feature_map(self) -> tuple[int, int, int]:
@@ -83,6 +83,7 @@ def take_apart(model: Any, image_size: tuple[int, int]) -> Parts:
         augmentation=tuple(rebuilt.left_out),
         precisions=frozenset(rebuilt.precisions),
         regularized=rebuilt.regularized,
+        frozen=frozenset(rebuilt.frozen) & {layer.name for layer in backbone.layers},
     )
 
 
@@ -141,9 +142,9 @@ def _scaling_inside(calls: list[Call]) -> tuple[str, ...]:
     """Return what a model does to its pixels before the first layer that looks at more than one of them."""
     found = []
     for call in calls:
-        if call.kind not in (*_SCALING, *_ARITHMETIC, "Identity", "ZeroPadding2D"):
+        if call.kind not in (*SCALING, *ARITHMETIC, "Identity", "ZeroPadding2D"):
             break
-        if call.kind in (*_SCALING, *_ARITHMETIC):
+        if call.kind in (*SCALING, *ARITHMETIC):
             found.append(call.layer.name)
     return tuple(found)
 

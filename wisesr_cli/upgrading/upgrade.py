@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from wisesr_cli.config.reader import LoadedConfig, Override, default_name, load_config, overrides_of
 from wisesr_cli.config.schema import Config
+from wisesr_cli.config.training import FreezePart, PhaseConfig
 from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
@@ -96,7 +97,8 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
         found = convert.convert(checked, loaded.config, image_size_given, listener)
         names = choose_class_names(found.classes, named, index, of_one_unit=found.parts.folded.activation == "sigmoid")
         found = found.with_classes(names, index)
-        config = _config_of(loaded.config, found, start.run)
+        frozen = convert.frozen_part(found.parts) if found.parts.frozen else None
+        config = _config_of(loaded.config, found, start.run, frozen)
         images, compared_on = _open_images(config, index, listener)
         if isinstance(images, DecodedImages):
             stack.callback(images.close)
@@ -188,8 +190,11 @@ def _open_images(
     return pixels, f"{split} images"
 
 
-def _config_of(config: Config, found: Upgraded, run: Run) -> Config:
-    """Return the config with what the model decides; training with it starts from the model as it was upgraded."""
+def _config_of(config: Config, found: Upgraded, run: Run, frozen: FreezePart | Literal["backbone"] | None) -> Config:
+    """Return the config with what the model decides; training with it starts from the model as it was upgraded.
+
+    `frozen`: the part of the backbone that the model does not train; None for nothing.
+    """
     head = config.model.head
     if "dropout" not in head.model_fields_set:
         head = head.model_copy(update={"dropout": found.parts.folded.dropout})
@@ -203,7 +208,10 @@ def _config_of(config: Config, found: Upgraded, run: Run) -> Config:
         }
     )
     data = config.data.model_copy(update={"image_size": found.image_size})
-    return config.model_copy(update={"model": model, "data": data})
+    train = config.train
+    if train.phases is None and frozen is not None:
+        train = train.model_copy(update={"phases": [PhaseConfig(epochs=train.epochs, freeze=frozen)]})
+    return config.model_copy(update={"model": model, "data": data, "train": train})
 
 
 def _notes(named: Named | None, index: DatasetIndex | None, found: Upgraded, info: ModelInfo | None) -> tuple[str, ...]:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from wisesr_cli.errors import MachineError
 from wisesr_cli.machine.keras_start import loaded_tensorflow
-from wisesr_cli.model_files.loading import layers_of
 from wisesr_cli.text import counted
 from wisesr_cli.training.devices.distribution import Distribution
+from wisesr_cli.training.freezing import batch_norms
 
 if TYPE_CHECKING:
     from wisesr_cli.training.batches import Batches
@@ -152,11 +152,6 @@ def summed(gradients: Any) -> Any:
     if replica is None or replica.num_replicas_in_sync == 1:
         return gradients
     return replica.all_reduce("SUM", list(gradients))
-
-
-def batch_norms(model: Any) -> list[Any]:
-    """Return the batch-norm layers of a model, including nested models."""
-    return [layer for layer in layers_of(model) if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 @contextmanager

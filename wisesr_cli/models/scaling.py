@@ -1,0 +1,125 @@
+"""How the pixels of a saved model are scaled before its first weights, and which scaling a new model needs with them.
+
+What a file does to pixels is found by trying colours on its first layers, so that any layers that do the same are the
+same: our own, a Rescaling or Normalization of a user's, or the arithmetic of `keras.applications`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.errors import ConfigError, RunError
+from wisesr_cli.models.backbones import FROM_WEIGHTS, Preprocessing, preprocess, resolve_preprocessing
+from wisesr_cli.models.rebuilding import Rebuilt
+from wisesr_cli.text import visible
+
+SCALING = ("Normalization", "Rescaling")
+ARITHMETIC = ("Add", "GetItem", "Multiply", "Stack", "Subtract", "TrueDivide")  # operations on pixels
+TOLERANCE = 0.01  # of the range of values: what mixed precision may change
+
+_COLOURS = np.array([[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 128, 0], [0, 0, 64]], "float32")
+
+Values = NDArray[np.float32]
+
+
+class Scaling(NamedTuple):
+    """A scaling of pixels, and in words how it is known; empty where there was nothing to find out."""
+
+    name: Preprocessing
+    reason: str = ""
+
+
+class _FirstWeights(Exception):  # noqa: N818  (not an error: the end of the scaling)
+    """The first layer that is no scaling was reached; `tensor` is what it takes."""
+
+    def __init__(self, tensor: Any) -> None:
+        super().__init__()
+        self.tensor = tensor
+
+
+class _Beginning(Rebuilt):
+    """Copies the layers of a model up to the first that is no scaling."""
+
+    def _call(self, layer: Any, inputs: tuple[Any, ...], options: dict[str, Any], precision: str) -> Any:
+        if type(layer).__name__ not in (*SCALING, *ARITHMETIC, "Identity"):
+            raise _FirstWeights(inputs[0])
+        return super()._call(layer, inputs, options, precision)
+
+
+def _scaled_colours(model: Any, colours: Values = _COLOURS) -> Values:
+    """Return what the first layers of a model with weights get of colours (colours, channels)."""
+    pixels = keras.Input((1, 1, 3))
+    beginning = _Beginning(pixels)
+    try:
+        scaled = beginning.run(model, pixels, "float32")
+    except _FirstWeights as first:
+        scaled = first.tensor
+    found = keras.Model(pixels, scaled)(colours[:, None, None, :], training=False)
+    return np.asarray(keras.ops.convert_to_numpy(found), np.float32).reshape(len(colours), -1)
+
+
+def scaling_of_backbone(name: str, asked: str, *, path: Path | None = None) -> Scaling:
+    """Return the scaling for `model.preprocessing` where no file says more; `path`: a file of weights alone."""
+    scaling = resolve_preprocessing(name, asked)
+    if path is None or asked != "auto":
+        return Scaling(scaling)
+    return Scaling(scaling, f"assumed, as keras.applications trains {name}: {visible(path)} does not say")
+
+
+def scaling_of_file(name: str, asked: str, path: Path, source: Any, backbone: Any, *, is_ours: bool) -> Scaling:
+    """Return the scaling with which a backbone gets the pixels that it had in a file, where `source` is its model.
+
+    `backbone` has the file's weights already. A model of others that scales nothing does not say how its pixels were
+    scaled before it. Raises `ConfigError` where `asked` is another scaling, or the file has one that we do not have.
+    """
+    try:
+        found = _scaled_colours(source)
+    except RunError:  # several inputs
+        return scaling_of_backbone(name, asked, path=path)
+    if not is_ours and np.array_equal(found, _COLOURS):
+        return scaling_of_backbone(name, asked, path=path)
+    differences = {scaling: _difference(found, _after(scaling, backbone)) for scaling in get_args(Preprocessing)}
+    nearest = min(differences, key=lambda scaling: differences[scaling])
+    if differences[nearest] <= TOLERANCE * np.ptp(found):
+        return checked_scaling(nearest, asked, path)
+    if asked != "auto":
+        return Scaling(resolve_preprocessing(name, asked), f"as asked for; {visible(path)} has {_described(found)}")
+    keep = f"wisesr upgrade {visible(path)} makes a run that keeps it"
+    if is_ours:
+        keep = f"-s model.backbone={FROM_WEIGHTS} keeps it"
+    raise ConfigError(
+        f"model.weights: {visible(path)}: has {_described(found)}, which model.preprocessing does not have; {keep}; or "
+        f"name one to train with instead: -s model.preprocessing={resolve_preprocessing(name, 'auto')}"
+    )
+
+
+def checked_scaling(found: Preprocessing, asked: str, path: Path) -> Scaling:
+    """Return the scaling of a file; raises `ConfigError` where `model.preprocessing` asks for another."""
+    if asked not in ("auto", found):
+        raise ConfigError(
+            f"model.preprocessing is {asked}, but {visible(path)} was trained with {found}; leave it out, or "
+            f"-s model.preprocessing={found}"
+        )
+    return Scaling(found, f"as in {visible(path)}")
+
+
+def _after(scaling: Preprocessing, backbone: Any) -> Values:
+    """Return what the first weights of a backbone get of the colours behind a scaling."""
+    pixels = keras.Input((1, 1, 3))
+    scaled = keras.Model(pixels, preprocess(pixels, scaling))(_COLOURS[:, None, None, :])
+    return _scaled_colours(backbone, np.asarray(keras.ops.convert_to_numpy(scaled), np.float32).reshape(-1, 3))
+
+
+def _difference(found: Values, ours: Values) -> float:
+    return float(np.abs(ours - found).max()) if ours.shape == found.shape else np.inf
+
+
+def _described(found: Values) -> str:
+    """Return a scaling in words, by what becomes of black and white."""
+    black, white = (", ".join(dict.fromkeys(f"{value:.4g}" for value in row)) for row in found[:2])
+    return f"its pixels scaled such that 0 is {black} and 255 is {white}"
