@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fresh_process import KERAS, loaded_after
+from command_line import KERAS, loaded_after
 from served import md5_of, release_as, served
 
 from wisesr_cli.errors import MachineError, RunError

@@ -1,6 +1,6 @@
 """The recipe for an image folder: model, augmentation and phases, from its images and the weights that can be had.
 
-`train FOLDER`, `init` and `check` share `choose`. Its numbers were measured: docs/recipe.md.
+`train FOLDER`, `init`, `check` and `compare` share `choose`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ WEIGHTED_IMBALANCE = 3.0  # largest class by smallest class; from here on classe
 PHOTO_SIZE = 224  # pixels; what the backbones were trained at
 SCRATCH_SIZE = 96  # pixels, for photos without weights: a small network learns more from more passes
 FROZEN_RATE, GENTLE_RATE = 1e-2, 1e-4
+AUGMENTED_VIEWS = 2  # of every training image; each takes one pass through the backbone
 # By ImageNet accuracy (keras.io/api/applications) for their time on a CPU: the first one is downloaded, the others are
 # taken where their weights are on this machine already.
 PREFERRED = (
@@ -212,7 +213,7 @@ def _length(facts: FolderFacts, start: _Start, wanted: Wanted) -> dict[str, Any]
     phases: list[dict[str, Any]] = [{"epochs": first, "freeze": "backbone", "learning_rate": FROZEN_RATE}]
     if total > first:
         phases.append({"epochs": total - first, "learning_rate": GENTLE_RATE})
-    return {"phases": phases}
+    return {"phases": phases, "augmented_views": AUGMENTED_VIEWS}
 
 
 def _observations(facts: FolderFacts, start: _Start) -> list[str]:
