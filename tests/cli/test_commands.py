@@ -13,7 +13,7 @@ from PIL import Image
 
 import wisesr_cli
 from wisesr_cli.config.reader import load_config
-from wisesr_cli.config.starter import WEIGHTED_IMBALANCE
+from wisesr_cli.config.recipe import WEIGHTED_IMBALANCE
 from wisesr_cli.demo import demo as demo_module
 from wisesr_cli.demo import harbour
 
