@@ -42,14 +42,17 @@ def test_init_writes_a_config_that_loads_checks_and_trains(wisesr: CommandLine, 
     config = load_config("config.yaml").config
     assert config.data.dir == photos
     assert config.model.backbone == "compact"
-    assert config.model.weights == "auto"
+    assert config.model.weights is None
     assert config.data.image_size == (32, 32)
     assert wisesr("check", "config.yaml").code == 0
     assert wisesr("train", "config.yaml", "--dry-run").code == 0
     assert [path.name for path in Path().iterdir() if path.name != "runs"] == ["config.yaml"]
 
 
-def test_init_chooses_imagenet_weights_for_photos_and_says_so(wisesr: CommandLine, tmp_path: Path) -> None:
+def test_init_chooses_imagenet_weights_for_photos_and_says_so(
+    wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wisesr_cli.config.recipe.check_reachable", lambda name: None)
     photos = large_photos(tmp_path / "photos", {"a": 4, "b": 4})
     answer = wisesr("init", photos, "-o", "p.yaml").worked()
     config = load_config("p.yaml").config
@@ -117,7 +120,9 @@ def test_the_next_command_of_init_can_be_pasted_into_a_shell(wisesr: CommandLine
 
 
 def test_check_fails_on_a_size_below_the_backbones_minimum(wisesr: CommandLine, trained: Trained) -> None:
-    answer = wisesr("check", trained.photos, "--image-size", "16", "--format", "json")
+    answer = wisesr(
+        "check", trained.photos, "--image-size", "16", "-s", "model.backbone=MobileNetV2", "--format", "json"
+    )
     assert answer.code == 3
     assert "backbone" in {row["code"] for row in answer.data["findings"] if row["level"] == "fail"}
 

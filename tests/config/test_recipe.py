@@ -69,7 +69,7 @@ def test_without_weights_and_network_a_small_network_is_trained_behind_a_warning
     assert found.settings["augment"]["horizontal_flip"] is True
     assert "phases" not in found.settings["train"]
     assert found.warning is not None
-    assert "random weights on 600 training images" in found.warning
+    assert found.warning.startswith("compact starts from random weights")
     assert "--weights none" in found.warning
 
 

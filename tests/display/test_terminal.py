@@ -198,7 +198,13 @@ def test_a_result_goes_to_standard_output_alone(chosen: str, capsys: pytest.Capt
 
 
 def test_every_scalar_metric_has_a_row_in_the_table_and_in_the_csv() -> None:
-    scalars = {field.name for field in fields(Metrics)} - {"classes", "per_class", "confusion_matrix"}
+    scalars = {field.name for field in fields(Metrics)} - {
+        "classes",
+        "per_class",
+        "confusion_matrix",
+        "interval",
+        "verdict",
+    }
     undefined = dict.fromkeys(scalars - {"examples"})
     empty = Metrics(examples=0, classes=(), per_class=(), confusion_matrix=(), **undefined)
     assert {name for name, _ in tables.metrics_rows(empty)} == scalars

@@ -268,7 +268,7 @@ def test_the_statement_says_what_a_position_sees(tmp_path: Path) -> None:
 
 
 def test_the_weights_of_a_head_with_position_weights_are_those_it_computes_with(tmp_path: Path) -> None:
-    explainer = explainer_of(save(tmp_path / "best.keras", "wise:pre_pool=2"))
+    explainer = explainer_of(save(tmp_path / "best.keras", "wise:pre_pool=2:constraint=non_negative"))
     found = explainer.weights()
     model = load_engine(explainer.path).model
     kernel, classifier = model.get_layer("wise").get_weights()[0], model.get_layer("classifier").get_weights()[0]

@@ -65,7 +65,7 @@ def test_a_head_of_stock_layers_gives_the_same_logits(head: str, monkeypatch: py
 
 
 def test_position_weights_are_one_depthwise_convolution_as_large_as_the_map() -> None:
-    model = with_random_weights(head_model((7, 5, 2), {"name": "wise"}))
+    model = with_random_weights(head_model((7, 5, 2), {"name": "wise", "constraint": "non_negative"}))
     (kernel, bias, *_), layer = model.get_weights(), with_stock_layers(model).get_layer("wise")
     assert isinstance(layer, keras.layers.DepthwiseConv2D)
     found, found_bias = layer.get_weights()

@@ -62,7 +62,8 @@ def test_a_command_opens_and_checks_the_best_model_once(
     times, line = COMMANDS[command]
     places = {"run": trained.copy_to(tmp_path / "run"), "photos": trained.photos, "tmp": tmp_path}
     wisesr(*(word.format(**places) for word in line.split())).worked()
-    assert counted["best.keras", "opened"] == counted["best.keras", "checked"] == times
+    assert counted["best.keras", "checked"] == times
+    assert counted["best.keras", "opened"] == times + (command == "resume")  # whose scaling is read first
 
 
 def test_an_upgrade_opens_and_checks_a_model_once(

@@ -21,7 +21,7 @@ from wisesr_cli.cli.main import run
 REPOSITORY = Path(__file__).parents[2]
 WISESR = Path(sys.executable).with_name("wisesr")
 CLASSES = ("blue", "green", "red")
-SMALL = ("--backbone", "compact_small", "--image-size", "32", "-b", "12")
+SMALL = ("--backbone", "compact_small", "--image-size", "32", "-b", "12", "-s", "model.head.dropout=0")
 QUICK = (*SMALL, "--lr", "0.01", "-s", "train.schedule.name=constant")
 
 

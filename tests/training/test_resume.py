@@ -40,6 +40,7 @@ def test_a_training_interrupted_in_every_phase_ends_as_the_uninterrupted_one(
     _resume_in_a_fresh_process(images, tmp_path / "parts")
     whole, parts = (tmp_path / name / "run" for name in ("whole", "parts"))
     assert len(read_history(parts)) == 5
+    assert read_history(parts) == read_history(whole)
     for left, right in zip(best_weights(whole), best_weights(parts), strict=True):
         assert np.array_equal(left, right)
     assert digest(whole) == digest(parts)

@@ -17,6 +17,7 @@ from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.engines.keras import numpy_logits
 from wisesr_cli.models.build import build_classifier
 from wisesr_cli.run.state import read_state
+from wisesr_cli.training.augmentation import seed_variables
 from wisesr_cli.training.batches import Batches, balanced_weights
 from wisesr_cli.training.trainer import Trainer
 
@@ -128,12 +129,14 @@ def test_a_state_holds_what_the_next_epoch_begins_its_random_draws_with(images: 
     trainer.write_state(tmp_path / "state")
     stored = read_state(tmp_path / "state").group("random")
     trainer.begin_epoch(0)
-    variables = [keras.ops.convert_to_numpy(variable.value) for variable in trainer._seed_variables()]
+    variables = [keras.ops.convert_to_numpy(variable.value) for variable in seed_variables(trainer.whole)]
     states = [stored[f"{number:05d} seed generator"] for number in range(len(variables))]
     assert len(variables) > 2
     assert all(np.array_equal(variable, state) for variable, state in zip(variables, states, strict=True))
     trainer.train_one_step()
-    assert any(not np.array_equal(v.value, state) for v, state in zip(trainer._seed_variables(), states, strict=True))
+    assert any(
+        not np.array_equal(v.value, state) for v, state in zip(seed_variables(trainer.whole), states, strict=True)
+    )
     assert stored.keys() == trainer.random_draws(1).keys()
     assert all(not np.array_equal(stored[name], array) for name, array in trainer.random_draws(1).items())
 

@@ -133,10 +133,11 @@ def _with_resolved_weights(plan: ComparisonPlan, start: Start, listener: Listene
     if model.weights == "auto" and start.resumed:
         before = read_comparison_state(start.run.path).circumstances.config
         model = model.model_copy(update={"weights": before["model.weights"]})
-    resolved = resolve_weights(model, listener)
-    if resolved.warning is not None:
-        listener.warn(resolved.warning)
-    return plan.starting_from(resolved.model.weights), resolved.warning
+    resolved, recipe = resolve_weights(model, listener), plan.base.recipe
+    warning = resolved.warning or (recipe.warning if recipe is not None and not start.resumed else None)
+    if warning is not None:
+        listener.warn(warning)
+    return plan.starting_from(resolved.model.weights), warning
 
 
 def _compare(

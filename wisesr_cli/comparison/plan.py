@@ -18,7 +18,7 @@ from wisesr_cli.config.recipe import Recipe
 from wisesr_cli.config.yaml_reader import KeyPath
 from wisesr_cli.errors import UsageError
 from wisesr_cli.models.backbones import FROM_WEIGHTS
-from wisesr_cli.models.heads import HEADS
+from wisesr_cli.models.heads import HEADS, HeadOptions
 from wisesr_cli.requests import CompareRequest
 from wisesr_cli.run.located import load_source
 from wisesr_cli.run.progress import config_for_comparison
@@ -35,13 +35,16 @@ class ComparedHead:
 
     label: str
     loaded: LoadedConfig
+    usual: HeadOptions
 
     @property
     def folder_name(self) -> str:
-        """What its run directories are called before the seed: the head with the options that are not its defaults."""
+        """What its run directories are called before the seed: the head with the options that are not the usual ones.
+
+        These are the head's defaults; for a folder of images, those that its recipe and the command give every head.
+        """
         head = self.loaded.config.model.head
-        defaults = HEADS[head.name].options(name=head.name)
-        given = [f"{key}-{value}" for key, value in head if key != "name" and value != getattr(defaults, key)]
+        given = [f"{key}-{value}" for key, value in head if key != "name" and value != getattr(self.usual, key)]
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join((head.name, *given)))
         return name.encode()[:LONGEST_FOLDER_NAME].decode()
 
@@ -153,7 +156,11 @@ def _compared_head(
     if model.load_head is True or model.backbone == FROM_WEIGHTS:
         notes = (*notes, "every head starts anew on the backbone of model.weights, whatever model.load_head says")
     config = loaded.config.model_copy(update={"model": model.model_copy(update={"load_head": False})})
-    return ComparedHead(text, replace(loaded, config=config, notes=notes))
+    usual: HeadOptions = HEADS[model.head.name].options(name=model.head.name)
+    if recipe is not None:
+        named = head_overrides(model.head.name, "--heads")
+        usual = load_source(source, (*overrides, *named), recipe=recipe).config.model.head
+    return ComparedHead(text, replace(loaded, config=config, notes=notes), usual)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

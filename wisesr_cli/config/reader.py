@@ -47,13 +47,13 @@ class Override:
 class LoadedConfig:
     """A config, notes for the user about how it was resolved, and a default name for a run of it.
 
-    `warning`: why the model is second best, to be said before and after training.
+    `recipe` is that of an image folder.
     """
 
     config: Config
     notes: tuple[str, ...]
     default_name: str
-    warning: str | None = None
+    recipe: Recipe | None = None
 
 
 def overrides_of(settings: Mapping[str, Any] | Sequence[Override] | None) -> Sequence[Override]:
@@ -84,11 +84,10 @@ def load_config(
     notes: list[str] = []
     if recipe is not None:
         _merge(document, deepcopy(recipe.settings), {}, ())
-        notes += recipe.reasons
     for override in overrides:
         _apply(document, override, notes)
     config = validate(document)
-    return LoadedConfig(config, tuple(notes), default_name(source, config), recipe.warning if recipe else None)
+    return LoadedConfig(config, tuple(notes), default_name(source, config), recipe)
 
 
 def recipe_of(source: str | Path | None, overrides: Iterable[Override]) -> Recipe | None:
@@ -100,9 +99,9 @@ def recipe_of(source: str | Path | None, overrides: Iterable[Override]) -> Recip
     values = {override.path: override.value for override in overrides}
     try:
         facts = describe(str(values.get(("data", "dir"), _expanded(source))), Silent())
-    except DataError:
-        return None  # whoever uses the images says what is wrong with them
-    return choose(facts, wanted_of(values))
+        return choose(facts, wanted_of(values))
+    except (DataError, ValueError):  # ValueError: a path that no file can have
+        return None  # whoever uses the images, or reads the settings, says what is wrong with them
 
 
 def parse_image_size(size: str | int | Sequence[int]) -> tuple[int, int]:

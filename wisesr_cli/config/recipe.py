@@ -88,6 +88,7 @@ class Wanted:
     weights_dir: Path | None = None
     epochs: int | None = None
     has_phases: bool = False
+    has_validation: bool = True  # unless none is to be set aside
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def wanted_of(values: Mapping[KeyPath, Any]) -> Wanted:
         weights_dir=None if folder is None else Path(str(folder)),
         epochs=epochs if isinstance(epochs, int) and epochs > 0 else None,
         has_phases=("train", "phases") in values,
+        has_validation=values.get(("data", "validation_split")) != 0,
     )
 
 
@@ -154,7 +156,7 @@ def choose(facts: FolderFacts, wanted: Wanted) -> Recipe:
         "model": {
             "backbone": start.backbone,
             "weights": start.weights,
-            "head": {"name": "wise", "constraint": "unit_sum", "classifier_initializer": "paper", "dropout": 0.2},
+            "head": {"name": "wise", "classifier_initializer": "paper", "dropout": 0.2},
         },
         "train": {
             "batch_size": 32 if facts.images >= 320 else 16,
@@ -167,9 +169,7 @@ def choose(facts: FolderFacts, wanted: Wanted) -> Recipe:
     }
     if start.weights is None and not facts.small:
         settings["augment"] = STRONG
-    if min(facts.counts) < 2 and "validation" not in facts.splits:
-        settings["data"]["validation_split"] = 0.0
-    else:
+    if "validation" in facts.splits or (wanted.has_validation and min(facts.counts) > 1):
         settings["train"]["early_stopping"] = {"monitor": "val_loss", "patience": 10}
     return Recipe(settings, (*_observations(facts, start), *_notes(facts)), start.warning)
 
@@ -198,16 +198,17 @@ def _start(facts: FolderFacts, wanted: Wanted) -> _Start:
     if others:
         reason = f"the best of those whose ImageNet weights are on this machine ({', '.join(sorted(at_hand))})"
         return _Start(others[0], "imagenet", reason)
-    warning = f"random weights on {counted(facts.images, 'training image')}: expect far less accuracy; {missing}"
-    return _Start(wanted.backbone or "compact", None, "random weights", random_size, warning)
+    name = wanted.backbone or "compact"
+    warning = f"{name} starts from random weights, which takes far more images and epochs: {missing}"
+    return _Start(name, None, "random weights", random_size, warning)
 
 
 def _length(facts: FolderFacts, start: _Start, wanted: Wanted) -> dict[str, Any]:
     """Return epochs, or phases where weights were loaded: first the head alone, then everything, gently."""
-    if start.weights is None:
-        return {"epochs": wanted.epochs or (60 if facts.images < 1_000 else 30 if facts.images < 20_000 else 15)}
     if wanted.has_phases:
         return {}
+    if start.weights is None:
+        return {"epochs": wanted.epochs or (60 if facts.images < 1_000 else 30 if facts.images < 20_000 else 15)}
     total = wanted.epochs or (20 if facts.images < 20_000 else 8)
     first = max(1, total // 2)
     phases: list[dict[str, Any]] = [{"epochs": first, "freeze": "backbone", "learning_rate": FROZEN_RATE}]

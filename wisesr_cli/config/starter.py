@@ -38,7 +38,7 @@ def write_starter(facts: FolderFacts, recipe: Recipe) -> str:
             "data:",
             f"  dir: {_scalar(str(facts.folder))}",
             *_split(facts),
-            *_lines({key: value for key, value in settings["data"].items() if key != "validation_split"}, "  "),
+            *_lines(settings["data"], "  "),
             _line("on_error", "fail", "  ", "skip leaves unreadable images out"),
             "",
             *_lines({"augment": settings["augment"]}, ""),

@@ -147,7 +147,9 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         paths = tuple(subject.index.splits[subject.split].paths[position] for position in pixels.kept)
         answers = Answers(paths, labels, scored.probabilities)
         unreadable = len(subject.index.splits[subject.split]) - len(paths)
-        metrics = with_verdict(scored.metrics, scored.probabilities, _training_behind(run, subject, scored.metrics))
+        metrics = with_verdict(
+            scored.metrics, scored.probabilities, _training_behind(run, subject, scored.metrics, engine.info.epoch)
+        )
         evaluation = _evaluation(metrics, answers, str(output), subject.results_name, unreadable)
         _write(output, evaluation, answers)
         if write_beside is not None:
@@ -240,9 +242,9 @@ def _data_root(run: Located) -> str:
     return find_layout(run.data).root
 
 
-def _training_behind(run: Located, subject: Subject, metrics: Metrics) -> Training | None:
+def _training_behind(run: Located, subject: Subject, metrics: Metrics, epoch: int) -> Training | None:
     """Return what is known of the training of a model that was evaluated on a subject."""
-    training = training_of(run)
+    training = training_of(run, epoch)
     if training is None or not (subject.is_own and subject.split == "train"):
         return training
     return replace(training, train_accuracy=metrics.top1_accuracy)

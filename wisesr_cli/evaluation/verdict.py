@@ -109,8 +109,8 @@ def with_verdict(metrics: Metrics, probabilities: NDArray[np.float64], training:
     return replace(metrics, verdict=tuple(verdict for verdict in found if verdict is not None))
 
 
-def training_of(run: Located) -> Training | None:
-    """Return what the run directory of a model tells of its training, or None where that is missing or damaged."""
+def training_of(run: Located, epoch: int) -> Training | None:
+    """Return what a run directory tells of the training of its model, that of `epoch`; None where it is damaged."""
     if not run.is_complete:
         return None
     try:
@@ -119,7 +119,7 @@ def training_of(run: Located) -> Training | None:
             if split == "train" and label in counts:
                 counts[label] += 1
         history = run.run.read_history()
-        return Training(str(run.run.path), run.config, history, run.info.epoch, tuple(counts[name] for name in names))
+        return Training(str(run.run.path), run.config, history, epoch, tuple(counts[name] for name in names))
     except WisesrError:
         return None
 

@@ -20,7 +20,7 @@ from wisesr_cli.errors import INTERRUPTED, EndedElsewhere
 from wisesr_cli.text import visible
 
 POLL_MILLISECONDS = 1000  # interval in which a process that waits for a value handles signals
-END_MILLISECONDS = 3000  # for which a process that ends waits for others that end
+END_MILLISECONDS = 15000  # for which a process that ends waits for others that end, on a machine under load
 
 
 class Channel:

@@ -92,6 +92,8 @@ def _train(
 ) -> TrainingResult:
     with ExitStack() as held:
         start, done = _begin_run(loaded, options, channel, held)
+        for reason in loaded.recipe.reasons if loaded.recipe is not None else ():
+            listener.note(reason)
         with stop_on_signals() as stop, ExitStack() as stack:
             config, warning = _with_resolved_weights(loaded, start, channel, listener)
             examples = open_examples(config, listener, epoch=done, channel=channel)
@@ -117,7 +119,7 @@ def _with_resolved_weights(
 
     Raises as `resolve_weights` does.
     """
-    config, model, warning = loaded.config, loaded.config.model, loaded.warning
+    config, model, warning = loaded.config, loaded.config.model, loaded.recipe.warning if loaded.recipe else None
     if model.weights == "auto" and start.resumed and channel.is_main:
         with suppress(RunError):  # a damaged config is written anew
             model = model.model_copy(update={"weights": start.run.load_config().model.weights})
