@@ -121,10 +121,13 @@ def check(source: str | Path, settings: Settings | None = None, *, listener: Lis
     Raises:
         ConfigError: mistakes in the config, a line each.
     """
-    config = load_config(source, settings)
+    from wisesr_cli.config.reader import overrides_of
+    from wisesr_cli.run.located import load_source
+
+    loaded = load_source(source, overrides_of(settings))
     from wisesr_cli.training.checks import check_config
 
-    return check_config(config, listener or Silent())
+    return check_config(loaded.config, listener or Silent(), recipe=loaded.recipe)
 
 
 def train(

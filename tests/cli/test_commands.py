@@ -248,7 +248,7 @@ def check_demo(wisesr: CommandLine, answer: Answer, per_class: int) -> dict[str,
     lines = {line.split()[0]: line for line in answer.worked().out.splitlines() if line.split()}
     assert "harbour-gap" in lines["gap"]
     assert "harbour-wise" in lines["wise"]
-    assert "wisesr init YOUR_FOLDER" in answer.err
+    assert "does not show what accuracy to expect on photos" in answer.err
     folder, accuracy = Path("demo"), {}
     assert "wisesr explain demo/runs/harbour-wise" in answer.err
     for picture in ("contact_sheet.png", "explanation.png"):

@@ -37,6 +37,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
         "output_dir": str(folder.parent),
         "name": folder.name,
         "model.backbone": "compact_small",
+        "model.head.dropout": 0.0,
         "data.image_size": 32,
         "train.batch_size": 12,
         "train.optimizer.learning_rate": 0.01,

@@ -7,6 +7,7 @@ import pytest
 from image_folders import Heard, make_folder
 
 from wisesr_cli.config.reader import LoadedConfig
+from wisesr_cli.config.recipe import Recipe
 from wisesr_cli.config.schema import Config
 from wisesr_cli.errors import ConfigError, RunError, WisesrError
 from wisesr_cli.training.checks import check_config, check_settings
@@ -78,6 +79,21 @@ def test_sound_settings_pass(photos: Path, tmp_path: Path) -> None:
     config = config_of(photos, tmp_path)
     check_settings(config)
     assert check_config(config, Heard()).status in {"pass", "warn"}  # the images are small
+
+
+def test_random_weights_on_few_images_are_warned_of_with_the_number_and_what_to_type(
+    photos: Path, tmp_path: Path
+) -> None:
+    config = config_of(photos, tmp_path, data={"validation_split": 0})
+    message = {row.code: row.message for row in check_config(config, Heard()).findings if row.level == "warn"}
+    assert message["random-weights"].startswith("12 training images for compact_small from random weights")
+    assert message["random-weights"].endswith("--backbone MobileNetV2 --weights imagenet")
+
+
+def test_why_a_folder_s_recipe_is_second_best_is_said_before_training(photos: Path, tmp_path: Path) -> None:
+    recipe = Recipe({}, (), "compact starts from random weights: no network")
+    found = check_config(config_of(photos, tmp_path), Heard(), recipe=recipe)
+    assert [row.message for row in found.findings if row.code == "imagenet-weights"] == [recipe.warning]
 
 
 def test_a_folder_that_was_there_before_is_kept_when_training_fails(photos: Path, tmp_path: Path) -> None:

@@ -40,7 +40,10 @@ def demo(
     show_grid(demo_grid(result))
     sys.stdout.flush()
     folder, run = shlex.quote(output_dir), shlex.quote(result.rows[-1].run_dir)
-    display.note("GAP averages positions away; the pictures hold the same things, so only position tells.")
+    display.note(
+        "This shows that Wise keeps positions, which alone tell these pictures apart and which GAP averages away; it "
+        "does not show what accuracy to expect on photos: try wisesr train YOUR_FOLDER."
+    )
     display.note(f"the pictures, with the labels of Wise: {result.contact_sheet}")
     display.note(f"what each of them looked at in one picture: {result.explanation}")
     display.note("try next:")
@@ -51,6 +54,6 @@ def demo(
         f"wisesr explain {run} --weights",
         f"wisesr summarize {shlex.quote(result.config_path)}",
         f"wisesr train {shlex.quote(result.config_path)} --head depthwise --output-dir {folder}/runs",
-        "wisesr init YOUR_FOLDER",
+        "wisesr train YOUR_FOLDER",
     ):
         display.note(f"  {command}")

@@ -96,7 +96,7 @@ def _lines(settings: dict[str, Any], indent: str) -> list[str]:
 
 def _line(key: str, value: Any, indent: str, comment: str) -> str:
     text = f"{indent}{key}: {_flow(value)}"
-    return f"{text:<32}# {comment}" if comment else text
+    return f"{text:<30}  # {comment}" if comment else text
 
 
 def _flow(value: Any) -> str:

@@ -27,6 +27,7 @@ from wisesr_cli.listening import Listener
 from wisesr_cli.results import Finding, Level
 
 FEW_IMAGES = 10  # of a class, to train on
+FEW_FOR_RANDOM_WEIGHTS = 5_000  # training images; of fewer, a network from random weights learns little
 SMALL_SPLIT = 100  # images; of fewer, an accuracy near 80 % is known to 8 points at best
 WARNED_IMBALANCE = 10  # largest class by smallest class, from which on there is a warning
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.config.schema import Config
+from wisesr_cli.data.inspection import FEW_FOR_RANDOM_WEIGHTS
 from wisesr_cli.display.grid import percent
 from wisesr_cli.errors import WisesrError
 from wisesr_cli.models.backbones import row_of
@@ -22,7 +23,6 @@ from wisesr_cli.run.located import Located
 from wisesr_cli.run.names import CONFIG
 from wisesr_cli.text import counted, joined, visible
 
-FEW_TRAINING_IMAGES = 5_000  # below, a network from random weights learns little
 GOOD_ACCURACY = 0.95  # from here on, nothing is said about how to train better
 OVERFITTING_GAP = 0.15  # of top-1 accuracy, training minus validation
 STATISTICS_GAP = 0.2  # of top-1 accuracy on training images, in training minus in evaluation
@@ -251,7 +251,7 @@ def _random_weights(case: Case) -> Verdict | None:
     if training is None or not training.starts_at_random or case.accuracy >= GOOD_ACCURACY:
         return None
     images = sum(training.class_counts)
-    if images >= FEW_TRAINING_IMAGES:
+    if images >= FEW_FOR_RANDOM_WEIGHTS:
         return None
     backbone = training.config.model.backbone
     message = f"{backbone} started from random weights on {counted(images, 'training image')}"

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from wisesr_cli.config.recipe import PREFERRED, Recipe
 from wisesr_cli.config.schema import Config
 from wisesr_cli.config.training import position_warning
 from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.index import DatasetIndex
-from wisesr_cli.data.inspection import inspect_data
+from wisesr_cli.data.inspection import FEW_FOR_RANDOM_WEIGHTS, inspect_data
 from wisesr_cli.data.survey import find_layout
 from wisesr_cli.errors import ConfigError, DataError, WisesrError
 from wisesr_cli.listening import Listener, Silent
@@ -23,14 +24,17 @@ from wisesr_cli.models.at_hand import resolve_weights
 from wisesr_cli.models.backbones import check_backbone
 from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.image_sizes import check_map, naming_size, needs_of
+from wisesr_cli.models.released import RELEASES
 from wisesr_cli.results import CheckResult, Finding
 from wisesr_cli.text import counted, joined, visible
 
 
-def check_config(config: Config, listener: Listener) -> CheckResult:
-    """Return all findings: about the settings first, then about the images."""
+def check_config(config: Config, listener: Listener, *, recipe: Recipe | None = None) -> CheckResult:
+    """Return all findings: about the settings first, then about the images. `recipe` is that of an image folder."""
     model = f"{config.model.backbone} with the head '{config.model.head.name}'"
     config, about_weights = _with_resolved_weights(config)
+    if recipe is not None and recipe.warning is not None:
+        about_weights.append(Finding("warn", "imagenet-weights", recipe.warning))
     findings = [
         Finding("pass", "config", model),
         *_about_settings(config),
@@ -92,6 +96,15 @@ def _about_settings_with_data(config: Config) -> Iterator[Finding]:
             check(config, index)
         except WisesrError as error:
             yield Finding("fail", code, str(error))
+    images = len(index.splits["train"])
+    if config.model.is_random and images < FEW_FOR_RANDOM_WEIGHTS:
+        name = config.model.backbone
+        other = f"--backbone {PREFERRED[0]} " if name not in RELEASES else ""
+        message = (
+            f"{counted(images, 'training image')} for {name} from random weights, which take "
+            f"{FEW_FOR_RANDOM_WEIGHTS:,} or more; ImageNet weights need a few hundred: {other}--weights imagenet"
+        )
+        yield Finding("warn", "random-weights", message, images)
 
 
 def _backbone(config: Config) -> None:

@@ -1,0 +1,111 @@
+"""What does `wisesr train PHOTOS` reach with nothing else given, beside the guide of Keras with the same weights?
+
+    python -m benchmarks.recipe.photos PHOTOS --weights-dir FOLDER [--seeds 3] [--only wisesr random keras]
+
+PHOTOS holds train/, validation/ and test/; FOLDER the ImageNet weights of MobileNet, mobilenet_notop.weights.h5. Each
+row is whole processes, a seed each: `wisesr` takes its weights from FOLDER, `random` has none and is asked for none,
+`keras` is `plain_keras` beside this file. The test split is used once, at the end; seconds are those of the training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from benchmarks.measuring import run_process, wisesr_command
+from wisesr_cli.display.grid import Grid, numbers, texts, to_markdown
+
+SIDE, FROZEN_EPOCHS, TUNING_EPOCHS = 224, 10, 5
+WAYS = ("wisesr", "random", "keras")
+WEIGHTS = "mobilenet_notop.weights.h5"
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 97.5 % point of Student's t for n - 1 degrees of freedom
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The accuracies of one training, and its seconds."""
+
+    train: float
+    validation: float
+    test: float
+    seconds: float
+
+
+def main() -> None:
+    """Train with every seed, print a line of each, and the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--weights-dir", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ...")
+    parser.add_argument(
+        "--only", nargs="+", choices=("wisesr", "random", "keras"), default=("wisesr", "random", "keras")
+    )
+    parser.add_argument("--setting", "-s", action="append", default=[], help="of wisesr, KEY=VALUE")
+    arguments = parser.parse_args()
+    photos, weights = arguments.photos.absolute(), arguments.weights_dir.absolute()
+    settings = [word for setting in arguments.setting for word in ("-s", setting)]
+    ways: dict[str, Callable[[Path, int], Outcome]] = {
+        "wisesr": lambda folder, seed: train(photos, folder, seed, settings, weights),
+        "random": lambda folder, seed: train(photos, folder, seed, ["--weights", "none", *settings], weights),
+        "keras": lambda _, seed: plain_keras(photos, weights / WEIGHTS, seed),
+    }
+    outcomes: dict[str, list[Outcome]] = {way: [] for way in arguments.only}
+    for seed in range(arguments.seeds):
+        for way in arguments.only:
+            with tempfile.TemporaryDirectory(prefix="wisesr-benchmark-") as folder:
+                outcomes[way].append(ways[way](Path(folder), seed))
+            print(f"{way}, seed {seed}: {outcomes[way][-1]}", file=sys.stderr, flush=True)
+    print(to_markdown(table(outcomes)), end="")
+
+
+def train(photos: Path, folder: Path, seed: int, options: list[str], weights: Path) -> Outcome:
+    """Run `wisesr train` with nothing given but these options, and evaluate its run on every split."""
+    variables = {"WISESR_WEIGHTS": str(weights)}
+    place = ["-o", str(folder), "--name", "run", "--seed", str(seed), "-q"]
+    seconds = run_process([wisesr_command(), "train", str(photos), *options, *place], environment=variables).seconds
+
+    def accuracy(split: str) -> float:
+        command = [wisesr_command(), "evaluate", str(folder / "run"), "--split", split, "--format", "json", "-q"]
+        return float(json.loads(run_process(command, environment=variables).stdout)["top1_accuracy"])
+
+    return Outcome(accuracy("train"), accuracy("validation"), accuracy("test"), seconds)
+
+
+def plain_keras(photos: Path, weights: Path, seed: int) -> Outcome:
+    """Run the guide's program on the same photos and weights."""
+    words = [str(photos), str(weights), *map(str, (SIDE, FROZEN_EPOCHS, TUNING_EPOCHS, seed))]
+    script = Path(__file__).with_name("plain_keras.py")
+    answer = json.loads(run_process([sys.executable, str(script), *words]).stdout.splitlines()[-1])
+    print(f"validation by epoch: {answer['history']}", file=sys.stderr)
+    return Outcome(answer["train"], answer["validation"], answer["test"], answer["seconds"])
+
+
+def table(outcomes: dict[str, list[Outcome]]) -> Grid:
+    """Return a row per way."""
+    titles = ("n", "train, %", "validation, %", "test, %", "95 % interval of the mean", "minutes")
+    columns = (*texts("way"), *numbers(*titles))
+    return Grid("", columns, tuple(_cells(way, found) for way, found in outcomes.items()))
+
+
+def _cells(way: str, found: list[Outcome]) -> tuple[str, ...]:
+    count, tests = len(found), [100 * outcome.test for outcome in found]
+    reach = STUDENT[count] * stdev(tests) / count**0.5 if count in STUDENT else None
+    return (
+        way,
+        str(count),
+        f"{mean(100 * outcome.train for outcome in found):.1f}",
+        f"{mean(100 * outcome.validation for outcome in found):.1f}",
+        f"{mean(tests):.1f}",
+        "" if reach is None else f"{mean(tests) - reach:.1f} to {mean(tests) + reach:.1f}",
+        f"{mean(outcome.seconds for outcome in found) / 60:.1f}",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Walks the tour of the README on the pictures of `wisesr demo`, and writes what it saw beside every command.
+
+    python -m benchmarks.recipe.tour [--write]
+
+A line of what a command printed is shown, the first one with the words of `SHOWN`, and the seconds that it took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.measuring import plain_environment
+from benchmarks.pages import REPOSITORY
+from wisesr_cli.machine.files import write_text
+
+README = REPOSITORY / "README.md"
+MARK = "#> "
+LONGEST = 116  # characters of a line
+# The beginning of a command, and a pattern of the line that is shown; the first row that fits decides.
+SHOWN = (
+    ("wisesr check", r"^ *PASS +classes"),
+    ("wisesr init", r"^written: "),
+    ("wisesr train", r"^ *PASS +accuracy|top-1 accuracy \d"),
+    ("wisesr evaluate .*json", r"\"top1_accuracy\""),
+    ("wisesr evaluate", r"top-1 accuracy \d"),
+    ("wisesr predict .*-o", r"written|labels.jsonl"),
+    ("find", r"^demo/"),
+    ("wisesr predict", r"^ *demo/|nw"),
+    ("wisesr compare", r"wise against gap"),
+    ("wisesr explain", r"written"),
+    ("wisesr export", r"agree|same"),
+    ("wisesr summarize", r"^ *wise "),
+    ("wisesr config", r"."),
+    ("wisesr doctor", r"TensorFlow|tensorflow"),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of the tour, how it ended, what it wrote, and what the README shows of it."""
+
+    command: str
+    returncode: int
+    output: str
+    seconds: float
+
+    @property
+    def shown(self) -> str:
+        """The line beside the command."""
+        pattern = next((pattern for begin, pattern in SHOWN if re.match(begin, self.command)), ".")
+        lines = (" ".join(line.split()) for line in self.output.splitlines() if re.search(pattern, line))
+        line = next(lines, "")
+        text = f"{MARK}{max(1, round(self.seconds))} s: {line}"
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+
+
+def block(readme: str) -> str:
+    """Return the tour as it stands in the README."""
+    found = re.search(r"<!-- tour -->\n```bash\n(.*?)```", readme, re.DOTALL)
+    if found is None:
+        raise SystemExit("error: README.md has no tour")
+    return found.group(1)
+
+
+def commands(tour: str) -> list[str]:
+    """Return what is typed."""
+    return [line for line in tour.splitlines() if line and not line.startswith("#")]
+
+
+def walk(folder: Path, tour: str) -> Iterator[Step]:
+    """Run the demo in an empty folder, then every command of the tour."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    variables = {**plain_environment(), "PATH": path, "WISESR_CACHE_DIR": str(folder / "cache"), "COLUMNS": "200"}
+    for command in ("wisesr demo", *commands(tour)):
+        started = time.perf_counter()
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=folder,
+            env=variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        yield Step(command, done.returncode, done.stdout, time.perf_counter() - started)
+
+
+def with_shown(tour: str, steps: dict[str, Step]) -> str:
+    """Return the tour with a line of every command's output below it, in place of those of before."""
+    lines = []
+    for line in tour.splitlines():
+        if not line.startswith(MARK.strip()):
+            lines.append(line)
+        if line in steps:
+            lines.append(steps[line].shown)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def main() -> None:
+    """Walk the tour, print it with what was seen, and write it into the README where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="into README.md")
+    parser.add_argument("--all", action="store_true", help="print everything that the commands wrote")
+    arguments = parser.parse_args()
+    readme = README.read_text(encoding="utf-8")
+    tour, steps = block(readme), {}
+    with tempfile.TemporaryDirectory(prefix="wisesr-tour-") as folder:
+        for step in walk(Path(folder), tour):
+            steps[step.command] = step
+            print(f"{step.command}\n{step.output if arguments.all else step.shown}", flush=True)
+            if step.returncode:
+                raise SystemExit(f"error: ended with {step.returncode}:\n{step.output[-3000:]}")
+    print(f"{sum(step.seconds for step in steps.values()) / 60:.1f} minutes")
+    if arguments.write:
+        write_text(README, readme.replace(tour, with_shown(tour, steps)))
+
+
+if __name__ == "__main__":
+    main()
