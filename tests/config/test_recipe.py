@@ -65,7 +65,7 @@ def test_photos_start_from_weights_that_can_be_downloaded(monkeypatch: pytest.Mo
 def test_without_weights_and_network_a_small_network_is_trained_behind_a_warning() -> None:
     found = choose(PHOTOS, Wanted())
     assert model(found) == ("compact", None)
-    assert found.settings["data"]["image_size"] == [96, 96]
+    assert found.settings["data"]["image_size"] == [64, 64]
     assert found.settings["augment"]["horizontal_flip"] is True
     assert "phases" not in found.settings["train"]
     assert found.warning is not None
@@ -95,7 +95,7 @@ def test_what_is_asked_for_on_the_command_line_decides(
     assert (model(found), found.warning) == (expected, None)
 
 
-@pytest.mark.parametrize(("epochs", "lengths"), [(1, [1]), (2, [1, 1]), (7, [3, 4])])
+@pytest.mark.parametrize(("epochs", "lengths"), [(1, [1]), (2, [1, 1]), (7, [5, 2])])
 def test_epochs_are_shared_among_the_phases(weights: Path, epochs: int, lengths: list[int]) -> None:
     (weights / own_name("MobileNet")).touch()
     phases = choose(PHOTOS, Wanted(epochs=epochs)).settings["train"]["phases"]

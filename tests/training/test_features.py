@@ -137,6 +137,20 @@ def test_a_training_on_kept_feature_maps_is_the_one_through_the_backbone(
     compare_with_the_backbone(photos, tmp_path, augment=augment)
 
 
+def test_a_phase_without_augmentation_shows_the_images_as_they_are_and_resumes_to_the_bit(
+    photos: Path, tmp_path: Path
+) -> None:
+    phases = [{**FROZEN[0], "augment": "none"}, FROZEN[1]]
+    settings: dict[str, Any] = {"augment": "light", "train__phases": phases}
+    compare_with_the_backbone(photos, tmp_path, **settings)
+    heard = Labels()
+    for steps in (STEPS, STEPS + 1):  # stopped after epoch 1, and in epoch 3
+        train_on(photos, tmp_path / "parts", heard, {"resume": True, "max_steps": steps}, **settings)
+    parts = train_on(photos, tmp_path / "parts", heard, {"resume": True}, **settings)
+    assert heard.computed == 3 * ["training images", "validation images"]
+    assert digest(parts) == digest(tmp_path / "kept" / "run")
+
+
 def test_dropout_inside_a_frozen_backbone_is_that_of_inference(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,9 +27,8 @@ from wisesr_cli.text import counted
 SMALL_IMAGES = 96  # median shorter side in pixels; below it, a network is trained from scratch at that size
 WEIGHTED_IMBALANCE = 3.0  # largest class by smallest class; from here on classes are weighted
 PHOTO_SIZE = 224  # pixels; what the backbones were trained at
-SCRATCH_SIZE = 96  # pixels, for photos without weights: a small network learns more from more passes
+SCRATCH_SIZE = 64  # pixels, for photos without weights: a small network learns more from more passes
 FROZEN_RATE, GENTLE_RATE = 1e-2, 1e-4
-AUGMENTED_VIEWS = 2  # of every training image; each takes one pass through the backbone
 # By ImageNet accuracy (keras.io/api/applications) for their time on a CPU: the first one is downloaded, the others are
 # taken where their weights are on this machine already.
 PREFERRED = (
@@ -208,13 +207,16 @@ def _length(facts: FolderFacts, start: _Start, wanted: Wanted) -> dict[str, Any]
     if wanted.has_phases:
         return {}
     if start.weights is None:
-        return {"epochs": wanted.epochs or (60 if facts.images < 1_000 else 30 if facts.images < 20_000 else 15)}
-    total = wanted.epochs or (20 if facts.images < 20_000 else 8)
-    first = max(1, total // 2)
-    phases: list[dict[str, Any]] = [{"epochs": first, "freeze": "backbone", "learning_rate": FROZEN_RATE}]
+        return {"epochs": wanted.epochs or (80 if facts.images < 1_000 else 30 if facts.images < 20_000 else 15)}
+    total = wanted.epochs or (15 if facts.images < 20_000 else 6)
+    first = max(1, round(total * 2 / 3))
+    # A few fixed views of augmented images teach a head less than the images themselves.
+    phases: list[dict[str, Any]] = [
+        {"epochs": first, "freeze": "backbone", "augment": "none", "learning_rate": FROZEN_RATE}
+    ]
     if total > first:
         phases.append({"epochs": total - first, "learning_rate": GENTLE_RATE})
-    return {"phases": phases, "augmented_views": AUGMENTED_VIEWS}
+    return {"phases": phases}
 
 
 def _observations(facts: FolderFacts, start: _Start) -> list[str]:

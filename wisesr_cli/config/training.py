@@ -166,6 +166,8 @@ class PhaseConfig(Options):
     {below: LAYER}, {fraction: 0.7}: the backbone's first layers are not."""
     batch_norm: Literal["train", "frozen"] | None = None
     """`frozen` keeps the backbone's statistics, `train` takes each batch's; null: frozen where weights were loaded."""
+    augment: Literal["none"] | None = None
+    """`none` shows the images as they are; null augments them as `augment` says."""
     learning_rate: float | None = Field(default=None, gt=0, le=100)
     """Base learning rate of the phase; null takes the optimizer's."""
     schedule: AnySchedule | None = None

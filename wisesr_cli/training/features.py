@@ -38,7 +38,7 @@ BATCH = 32  # images per step where no augmentation is drawn, as in `predict`
 
 
 class AtInference(keras.layers.Layer):
-    """Computes a model as at inference, dropout and batch norm alike, inside of a model that is trained.
+    """Computes a model or a layer as at inference, dropout and batch norm alike, inside of a model that is trained.
 
     `training=False` where the model is called in a graph does not suffice: Keras replaces it with that of the graph.
     """
@@ -119,8 +119,8 @@ class FrozenFeatures:
         self.config, self.first_epoch = config, first_epoch
         self.extractor = classifier.extractor
         self._dtype = "float16" if config.train.precision == "mixed_float16" else "float32"  # NumPy has no bfloat16
-        pixels, images = augmented_pixels(config, classifier.model.input_shape[1:3])
-        draws_any = bool(seed_variables(images_model := keras.Model(pixels, images)))
+        pixels, images = augmented_pixels(config, classifier.model.input_shape[1:3], phase)
+        draws_any = bool(seed_variables(images_model := keras.Model(pixels, images))) and phase.augment is None
         self._augmentation = images_model if draws_any else None
         self._model_key = _key_of_model(config, self.extractor, device)
         views = min(config.train.augmented_views, phase.epochs) if draws_any else 1
@@ -272,12 +272,16 @@ class FrozenFeatures:
         return digest.hexdigest()
 
 
-def augmented_pixels(config: Config, image_size: tuple[int, int]) -> tuple[Any, Any]:
-    """Return symbolic raw pixels, uint8 (batch, height, width, 3), and the augmented ones of them, float32."""
+def augmented_pixels(config: Config, image_size: tuple[int, int], phase: PhaseConfig | None = None) -> tuple[Any, Any]:
+    """Return symbolic raw pixels, uint8 (batch, height, width, 3), and the augmented ones of them, float32.
+
+    A phase without augmentation has the same layers, at inference, so that their seed generators are those of others.
+    """
+    is_plain = phase is not None and phase.augment == "none"
     pixels = keras.Input((*image_size, 3), dtype="uint8", name="raw_pixels")
     images = keras.layers.Rescaling(1.0, dtype="float32", name="to_float")(pixels)
     for layer in build_augmentation(config.augmentation, seed=config.seed):
-        images = layer(images)
+        images = (AtInference(layer) if is_plain else layer)(images)
     return pixels, images
 
 

@@ -126,10 +126,10 @@ class Trainer:
         keras.config.set_dtype_policy(self.config.train.precision)
         return twin
 
-    def _with_augmentation(self, *, frozen: bool = False) -> Any:
+    def _with_augmentation(self, phase: PhaseConfig | None = None) -> Any:
         """Return the model to train; a frozen backbone computes as at inference, its dropout too."""
-        pixels, images = augmented_pixels(self.config, self.image_size)
-        if frozen:
+        pixels, images = augmented_pixels(self.config, self.image_size, phase)
+        if phase is not None and phase.freeze == "backbone":
             logits = self.classifier.head(AtInference(self.classifier.extractor)(images))
         else:
             logits = self.classifier.model(images)
@@ -193,7 +193,7 @@ class Trainer:
         """Recompile with a new optimizer and the layers of the phase frozen; with `features`, the head on them."""
         freeze_layers(self.classifier.backbone, phase, is_loaded=self.classifier.loaded_tensors is not None)
         self.features = features
-        self.whole = self._with_augmentation(frozen=phase.freeze == "backbone")
+        self.whole = self._with_augmentation(phase)
         self.model = self.whole if features is None else self.classifier.head
         if features is not None:
             self.batches.pixels = features.train(self.progress.epoch)  # Keras looks at a batch before the first epoch
