@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from wisesr_cli.config.reader import Override, load_config
 from wisesr_cli.config.recipe import FolderFacts, Wanted, choose, wanted_of
 from wisesr_cli.config.starter import write_starter
 from wisesr_cli.config.yaml_reader import read_yaml
+from wisesr_cli.images.color import BACKGROUND
 from wisesr_cli.machine.download import DownloadError
+from wisesr_cli.model_files.archive import append_model_info
+from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.at_hand import own_name
 from wisesr_cli.requests import CompareRequest
 from wisesr_cli.run.located import load_source
@@ -93,6 +97,17 @@ def test_what_is_asked_for_on_the_command_line_decides(
 ) -> None:
     found = choose(PHOTOS, wanted_of(values))
     assert (model(found), found.warning) == (expected, None)
+
+
+def test_weights_of_a_run_bring_their_backbone(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "best.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", b"")
+    info = ModelInfo(("a", "b"), (224, 224), "squash", BACKGROUND, "MobileNet", "wise", 3, {})
+    append_model_info(tmp_path / "best.keras", info)
+    for weights in (tmp_path, tmp_path / "best.keras"):
+        found = choose(PHOTOS, wanted_of({("model", "weights"): str(weights)}))
+        assert model(found) == ("MobileNet", str(weights))
 
 
 @pytest.mark.parametrize(("epochs", "lengths"), [(1, [1]), (2, [1, 1]), (7, [5, 2])])

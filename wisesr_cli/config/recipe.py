@@ -17,8 +17,10 @@ from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.folders import SPLITS
 from wisesr_cli.data.index import DEEP
 from wisesr_cli.data.settings import DataConfig
-from wisesr_cli.errors import MachineError
+from wisesr_cli.errors import MachineError, WisesrError
 from wisesr_cli.listening import Listener
+from wisesr_cli.model_files.archive import read_model_info
+from wisesr_cli.model_files.info import weights_file
 from wisesr_cli.models.at_hand import backbones_at_hand, check_reachable, missing_weights
 from wisesr_cli.models.backbones import canonical_name
 from wisesr_cli.models.released import RELEASES
@@ -179,7 +181,8 @@ def _start(facts: FolderFacts, wanted: Wanted) -> _Start:
     if wanted.weights is None:
         return _Start(wanted.backbone or "compact", None, "random weights, as asked for", random_size)
     if wanted.weights != "auto":
-        return _Start(wanted.backbone or PREFERRED[0], wanted.weights, "the weights asked for")
+        name = wanted.backbone or _backbone_in(wanted.weights) or PREFERRED[0]
+        return _Start(name, wanted.weights, "the weights asked for")
     if wanted.backbone is not None and wanted.backbone not in RELEASES:
         return _Start(wanted.backbone, None, "from scratch", random_size)
     if wanted.backbone is None and facts.small:
@@ -200,6 +203,16 @@ def _start(facts: FolderFacts, wanted: Wanted) -> _Start:
     name = wanted.backbone or "compact"
     warning = f"{name} starts from random weights, which takes far more images and epochs: {missing}"
     return _Start(name, None, "random weights", random_size, warning)
+
+
+def _backbone_in(weights: str) -> str | None:
+    """Return the backbone that a run or a model file says that it has, None for other weights."""
+    if weights == "imagenet":
+        return None
+    try:
+        return canonical_name(read_model_info(weights_file(weights)).backbone)
+    except (WisesrError, ValueError):
+        return None  # whoever loads the weights says what is wrong with them
 
 
 def _length(facts: FolderFacts, start: _Start, wanted: Wanted) -> dict[str, Any]:
