@@ -2,14 +2,16 @@
 
     python -m benchmarks.recipe.photos PHOTOS --weights-dir FOLDER [--seeds 3] [--only wisesr random keras]
 
-PHOTOS holds train/, validation/ and test/; FOLDER the ImageNet weights of MobileNet, mobilenet_notop.weights.h5. Each
-row is whole processes, a seed each: `wisesr` takes its weights from FOLDER, `random` has none and is asked for none,
-`keras` is `plain_keras` beside this file. The test split is used once, at the end; seconds are those of the training.
+PHOTOS holds train/, validation/ and test/; FOLDER the ImageNet weights, mobilenet_notop.weights.h5. Each row is whole
+processes, a seed each: `wisesr` takes its weights from FOLDER, `random` has none and is asked for none, `keras` is
+`plain_keras` beside this file. The test split is used once, at the end; minutes are those of the training, and "in
+training" is the accuracy on the training images, as they came, in the epoch of the model that was kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 import tempfile
@@ -21,9 +23,8 @@ from statistics import mean, stdev
 from benchmarks.measuring import run_process, wisesr_command
 from wisesr_cli.display.grid import Grid, numbers, texts, to_markdown
 
-SIDE, FROZEN_EPOCHS, TUNING_EPOCHS = 224, 10, 5
+FROZEN_EPOCHS, TUNING_EPOCHS = 10, 5  # of `plain_keras`: those of the recipe
 WAYS = ("wisesr", "random", "keras")
-WEIGHTS = "mobilenet_notop.weights.h5"
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 97.5 % point of Student's t for n - 1 degrees of freedom
 
 
@@ -31,6 +32,7 @@ STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 97.5 % point of Student's t f
 class Outcome:
     """The accuracies of one training, and its seconds."""
 
+    in_training: float
     train: float
     validation: float
     test: float
@@ -46,14 +48,18 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=("wisesr", "random", "keras"), default=("wisesr", "random", "keras")
     )
+    parser.add_argument("--backbone", help="of wisesr and keras; default: what wisesr chooses, and MobileNet")
+    parser.add_argument("--size", type=int, help="side of the images in pixels; default: what wisesr chooses, and 224")
     parser.add_argument("--setting", "-s", action="append", default=[], help="of wisesr, KEY=VALUE")
     arguments = parser.parse_args()
     photos, weights = arguments.photos.absolute(), arguments.weights_dir.absolute()
     settings = [word for setting in arguments.setting for word in ("-s", setting)]
+    backbone, size = arguments.backbone or "MobileNet", arguments.size or 224
+    model = ["--backbone", backbone] * bool(arguments.backbone) + ["--image-size", str(size)] * bool(arguments.size)
     ways: dict[str, Callable[[Path, int], Outcome]] = {
-        "wisesr": lambda folder, seed: train(photos, folder, seed, settings, weights),
+        "wisesr": lambda folder, seed: train(photos, folder, seed, [*model, *settings], weights),
         "random": lambda folder, seed: train(photos, folder, seed, ["--weights", "none", *settings], weights),
-        "keras": lambda _, seed: plain_keras(photos, weights / WEIGHTS, seed),
+        "keras": lambda _, seed: plain_keras(photos, weights, backbone, size, seed),
     }
     outcomes: dict[str, list[Outcome]] = {way: [] for way in arguments.only}
     for seed in range(arguments.seeds):
@@ -74,21 +80,26 @@ def train(photos: Path, folder: Path, seed: int, options: list[str], weights: Pa
         command = [wisesr_command(), "evaluate", str(folder / "run"), "--split", split, "--format", "json", "-q"]
         return float(json.loads(run_process(command, environment=variables).stdout)["top1_accuracy"])
 
-    return Outcome(accuracy("train"), accuracy("validation"), accuracy("test"), seconds)
+    with (folder / "run" / "history.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    kept = max(rows, key=lambda row: (float(row["val_top1_accuracy"]), -float(row["val_loss"])))
+    in_training = float(kept["top1_accuracy"])
+    return Outcome(in_training, accuracy("train"), accuracy("validation"), accuracy("test"), seconds)
 
 
-def plain_keras(photos: Path, weights: Path, seed: int) -> Outcome:
+def plain_keras(photos: Path, weights: Path, backbone: str, size: int, seed: int) -> Outcome:
     """Run the guide's program on the same photos and weights."""
-    words = [str(photos), str(weights), *map(str, (SIDE, FROZEN_EPOCHS, TUNING_EPOCHS, seed))]
+    file = weights / f"{backbone.lower()}_notop.weights.h5"
+    words = map(str, (photos, backbone, file, size, FROZEN_EPOCHS, TUNING_EPOCHS, seed))
     script = Path(__file__).with_name("plain_keras.py")
     answer = json.loads(run_process([sys.executable, str(script), *words]).stdout.splitlines()[-1])
-    print(f"validation by epoch: {answer['history']}", file=sys.stderr)
-    return Outcome(answer["train"], answer["validation"], answer["test"], answer["seconds"])
+    print(f"validation by epoch: {answer['by_epoch']}", file=sys.stderr)
+    return Outcome(answer["in_training"], answer["train"], answer["validation"], answer["test"], answer["seconds"])
 
 
 def table(outcomes: dict[str, list[Outcome]]) -> Grid:
     """Return a row per way."""
-    titles = ("n", "train, %", "validation, %", "test, %", "95 % interval of the mean", "minutes")
+    titles = ("n", "in training, %", "train, %", "validation, %", "test, %", "95 % interval of the mean", "minutes")
     columns = (*texts("way"), *numbers(*titles))
     return Grid("", columns, tuple(_cells(way, found) for way, found in outcomes.items()))
 
@@ -99,6 +110,7 @@ def _cells(way: str, found: list[Outcome]) -> tuple[str, ...]:
     return (
         way,
         str(count),
+        f"{mean(100 * outcome.in_training for outcome in found):.1f}",
         f"{mean(100 * outcome.train for outcome in found):.1f}",
         f"{mean(100 * outcome.validation for outcome in found):.1f}",
         f"{mean(tests):.1f}",

@@ -1,8 +1,10 @@
 """Classifies photos as the transfer-learning guide of Keras does, and prints accuracies and seconds as JSON.
 
-Arguments: folder with train/, validation/ and test/; weights file of MobileNet without its top; side in pixels; epochs
-with a frozen backbone; epochs of fine-tuning; seed. From https://keras.io/guides/transfer_learning: a random flip and a
-rotation, batch norm always in inference mode, GAP, dropout 0.2, Adam at 1e-3, then everything at 1e-5, batch size 64.
+Arguments: folder with train/, validation/ and test/; backbone, one that takes pixels of -1 to 1; file of its weights,
+without its top; side in pixels; epochs with a frozen backbone; epochs of fine-tuning; seed.
+
+From https://keras.io/guides/transfer_learning: a random flip and a rotation, batch norm always in inference mode, GAP,
+dropout 0.2, Adam at 1e-3, then everything at 1e-5, batch size 64.
 """
 
 import json
@@ -11,8 +13,8 @@ import time
 
 import keras
 
-folder, weights = sys.argv[1:3]
-side, frozen_epochs, tuning_epochs, seed = map(int, sys.argv[3:7])
+folder, name, weights = sys.argv[1:4]
+side, frozen_epochs, tuning_epochs, seed = map(int, sys.argv[4:8])
 started = time.perf_counter()
 keras.utils.set_random_seed(seed)
 data = {
@@ -24,7 +26,7 @@ data = {
 classes = len(data["train"].class_names)
 train, validation, test = (split.prefetch(2) for split in data.values())
 augmentation = keras.Sequential([keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(0.1)])
-backbone = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(side, side, 3))
+backbone = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(side, side, 3))
 backbone.load_weights(weights)
 backbone.trainable = False
 inputs = keras.Input((side, side, 3))
@@ -47,5 +49,6 @@ if tuning_epochs:
 seconds = time.perf_counter() - started
 answer = {split: model.evaluate(images, verbose=0)[1] for split, images in (("validation", validation), ("test", test))}
 answer["train"] = model.evaluate(train, verbose=0)[1]
-answer["history"] = [value for history in histories for value in history["val_accuracy"]]
+answer["in_training"] = histories[-1]["accuracy"][-1]
+answer["by_epoch"] = [value for history in histories for value in history["val_accuracy"]]
 print(json.dumps({**answer, "seconds": seconds}))
