@@ -23,7 +23,7 @@ from statistics import mean, stdev
 from benchmarks.measuring import run_process, wisesr_command
 from wisesr_cli.display.grid import Grid, numbers, texts, to_markdown
 
-FROZEN_EPOCHS, TUNING_EPOCHS = 10, 5  # of `plain_keras`: those of the recipe
+FROZEN_EPOCHS, TUNING_EPOCHS = 10, 4  # of `plain_keras`: those of the recipe
 WAYS = ("wisesr", "random", "keras")
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 97.5 % point of Student's t for n - 1 degrees of freedom
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import REPOSITORY
+from command_line import REPOSITORY, make_splits
 
 from benchmarks import measuring
 from benchmarks.speed import performance
@@ -99,7 +99,23 @@ def test_the_document_shows_the_figures_that_are_kept(tmp_path: Path, monkeypatc
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", scripts())
 def test_every_benchmark_runs(name: str, tmp_path: Path) -> None:
-    more = {"benchmarks.heads.harbour": ["--seeds", "1"], "benchmarks.speed.performance": ["--write-only"]}
+    more = {
+        "benchmarks.heads.harbour": ["--seeds", "1"],
+        "benchmarks.speed.performance": ["--write-only"],
+        "benchmarks.recipe.tour": [],
+        "benchmarks.recipe.photos": [
+            "photos",
+            "--weights-dir",
+            ".",
+            "--only",
+            "random",
+            "--seeds",
+            "2",
+            "-s",
+            "train.epochs=1",
+        ],
+    }
+    make_splits(tmp_path / "photos", train=6, validation=2, test=2)
     done = subprocess.run(
         [sys.executable, "-m", name, *more.get(name, ["--quick"])],
         cwd=tmp_path,
@@ -109,4 +125,4 @@ def test_every_benchmark_runs(name: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert name == "benchmarks.speed.performance" or "|" in done.stdout
+    assert name in {"benchmarks.speed.performance", "benchmarks.recipe.tour"} or "|" in done.stdout

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from image_folders import make_image
 
+from benchmarks.recipe import tour
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -25,8 +27,8 @@ def _block(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the tour can be walked: photos of two classes."""
-    root = tmp_path_factory.mktemp("tour")
+    """A folder with photos of two classes."""
+    root = tmp_path_factory.mktemp("folder")
     for first_seed, label in enumerate(("cat", "dog")):
         for number in range(10):
             make_image(root / "photos" / label / f"{number}.jpg", 10 * first_seed + number, size=(120, 100))
@@ -47,12 +49,21 @@ def _run(command: str, folder: Path, *, timeout_seconds: float = 300) -> subproc
     )
 
 
-def test_every_command_of_the_tour_ends_well(folder: Path) -> None:
-    commands = [line for line in _block("tour").splitlines() if line and not line.startswith("#")]
-    assert len(commands) >= 10
-    for command in commands:
-        done = _run(command, folder)
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_every_command_of_the_tour_prints_what_is_said_beside_it(tmp_path: Path) -> None:
+    lines = iter(tour.block(README).splitlines())
+    expected = {line: next(lines) for line in lines if line in tour.commands(tour.block(README))}
+    assert len(expected) >= 15
+    for step in tour.walk(tmp_path, tour.block(README)):
+        assert step.returncode == 0, f"{step.command}\n{step.output}"
+        if step.command in expected:
+            assert _words(step.shown) == _words(expected[step.command]), step.output
+
+
+def _words(line: str) -> list[str]:
+    """Return the words of a line of the tour, without figures, which differ between machines."""
+    return re.findall(r"[^\W\d]+", line)
 
 
 def test_the_python_example_runs(folder: Path) -> None:

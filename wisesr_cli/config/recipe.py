@@ -30,7 +30,7 @@ SMALL_IMAGES = 96  # median shorter side in pixels; below it, a network is train
 WEIGHTED_IMBALANCE = 3.0  # largest class by smallest class; from here on classes are weighted
 PHOTO_SIZE = 224  # pixels; what the backbones were trained at
 SCRATCH_SIZE = 64  # pixels, for photos without weights: a small network learns more from more passes
-FROZEN_RATE, GENTLE_RATE = 1e-2, 1e-4
+FROZEN_RATE, GENTLE_RATE = 1e-2, 3e-5
 # By ImageNet accuracy (keras.io/api/applications) for their time on a CPU: the first one is downloaded, the others are
 # taken where their weights are on this machine already.
 PREFERRED = (
@@ -221,8 +221,8 @@ def _length(facts: FolderFacts, start: _Start, wanted: Wanted) -> dict[str, Any]
         return {}
     if start.weights is None:
         return {"epochs": wanted.epochs or (80 if facts.images < 1_000 else 30 if facts.images < 20_000 else 15)}
-    total = wanted.epochs or (15 if facts.images < 20_000 else 6)
-    first = max(1, round(total * 2 / 3))
+    total = wanted.epochs or (14 if facts.images < 20_000 else 6)
+    first = max(1, round(0.7 * total))
     # A few fixed views of augmented images teach a head less than the images themselves.
     phases: list[dict[str, Any]] = [
         {"epochs": first, "freeze": "backbone", "augment": "none", "learning_rate": FROZEN_RATE}
