@@ -2,7 +2,7 @@
 
     python -m benchmarks.recipe.tour [--write]
 
-A line of what a command printed is shown, the first one with the words of `SHOWN`, and the seconds that it took.
+Of what a command printed, the first place is shown that fits its pattern in `SHOWN`, and the seconds that it took.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from wisesr_cli.machine.files import write_text
 README = REPOSITORY / "README.md"
 MARK = "#> "
 LONGEST = 116  # characters of a line
-# The beginning of a command, and a pattern of the line that is shown; the first row that fits decides.
+# The beginning of a command, and a pattern of what is shown, or of a group in it; the first row that fits decides.
 SHOWN = (
-    ("wisesr check", r"^ *PASS +classes"),
-    ("wisesr init", r"^written: "),
-    ("wisesr train", r"^ *PASS +accuracy|top-1 accuracy \d"),
-    ("wisesr evaluate .*json", r"\"top1_accuracy\""),
-    ("wisesr evaluate", r"top-1 accuracy \d"),
-    ("wisesr predict .*-o", r"written|labels.jsonl"),
-    ("find", r"^demo/"),
-    ("wisesr predict", r"^ *demo/|nw"),
-    ("wisesr compare", r"wise against gap"),
-    ("wisesr explain", r"written"),
-    ("wisesr export", r"agree|same"),
-    ("wisesr summarize", r"^ *wise "),
-    ("wisesr config", r"."),
-    ("wisesr doctor", r"TensorFlow|tensorflow"),
+    ("wisesr demo", "Demo: .*"),
+    ("wisesr check", "PASS +classes +.*"),
+    ("wisesr init", "written: .*"),
+    ("wisesr (train|evaluate)(?!.*json)", "PASS +(top-1 accuracy .*?\\))"),
+    ("wisesr evaluate", '"top1_accuracy": [0-9.]+'),
+    ("wisesr predict .*-o", ".* images labelled.*"),
+    ("wisesr predict", "demo/[^ ]+ +[a-z]+ +[0-9.]+ %"),
+    ("find", "path,label,score.*"),
+    ("wisesr compare", "wise against gap: .*"),
+    ("wisesr (explain|export)", "written to .*"),
+    ("wisesr summarize", " wise  .*"),
+    ("wisesr config show", "schema_version: .*"),
+    ("wisesr config schema", "{"),
+    ("wisesr doctor", "PASS +memory .*"),
 )
 
 
@@ -56,9 +56,9 @@ class Step:
     @property
     def shown(self) -> str:
         """The line beside the command."""
-        pattern = next((pattern for begin, pattern in SHOWN if re.match(begin, self.command)), ".")
-        lines = (" ".join(line.split()) for line in self.output.splitlines() if re.search(pattern, line))
-        line = next(lines, "")
+        pattern = next(pattern for begin, pattern in SHOWN if re.match(begin, self.command))
+        found = re.search(pattern, self.output)
+        line = " ".join(found[found.re.groups].split()) if found else ""
         text = f"{MARK}{max(1, round(self.seconds))} s: {line}"
         return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
 
