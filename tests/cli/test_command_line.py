@@ -347,7 +347,7 @@ def test_a_traceback_shows_odd_names_as_escapes(wisesr: CommandLine, tmp_path: P
     assert "\x1b" not in answer.err
     assert "\u202e" not in answer.err
     program = "import wisesr_cli.training.checks as c\n"
-    program += "def bug(*_): raise KeyError('\\x1b[31m\\u202e')\nc.check_config = bug\n"
+    program += "def bug(*_, **named): raise KeyError('\\x1b[31m\\u202e')\nc.check_config = bug\n"
     program += "import sys; sys.argv = ['wisesr', 'check', 'photos']\nfrom wisesr_cli.__main__ import main; main()"
     make_photos(tmp_path / "photos", 3)
     bug = fresh(cwd=tmp_path, program=("-c", program))

@@ -33,7 +33,7 @@ def check_config(config: Config, listener: Listener, *, recipe: Recipe | None = 
     """Return all findings: about the settings first, then about the images. `recipe` is that of an image folder."""
     model = f"{config.model.backbone} with the head '{config.model.head.name}'"
     config, about_weights = _with_resolved_weights(config)
-    if recipe is not None and recipe.warning is not None:
+    if recipe is not None and recipe.warning is not None and not about_weights:
         about_weights.append(Finding("warn", "imagenet-weights", recipe.warning))
     findings = [
         Finding("pass", "config", model),
