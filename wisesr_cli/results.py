@@ -244,8 +244,7 @@ class ComparedTraining:
 class ComparisonRow:
     """A head over all seeds with a result, and its paired difference to the first head.
 
-    Accuracies and macro F1 are fractions in 0..1 on the evaluated images. `*_std` is the standard deviation of the
-    sample, None for one seed.
+    Accuracies and macro F1 are fractions in 0..1; `*_std` is the sample's standard deviation, None for one seed.
     """
 
     head: str

@@ -22,6 +22,7 @@ from statistics import mean, stdev
 
 from benchmarks.measuring import run_process, wisesr_command
 from wisesr_cli.display.grid import Grid, numbers, texts, to_markdown
+from wisesr_cli.model_files.archive import read_model_info
 
 FROZEN_EPOCHS, TUNING_EPOCHS = 10, 4  # of `plain_keras`: those of the recipe
 WAYS = ("wisesr", "random", "keras")
@@ -82,8 +83,7 @@ def train(photos: Path, folder: Path, seed: int, options: list[str], weights: Pa
 
     with (folder / "run" / "history.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    kept = max(rows, key=lambda row: (float(row["val_top1_accuracy"]), -float(row["val_loss"])))
-    in_training = float(kept["top1_accuracy"])
+    in_training = float(rows[read_model_info(folder / "run" / "best.keras").epoch - 1]["top1_accuracy"])
     return Outcome(in_training, accuracy("train"), accuracy("validation"), accuracy("test"), seconds)
 
 

@@ -86,7 +86,7 @@ def test_random_weights_on_few_images_are_warned_of_with_the_number_and_what_to_
 ) -> None:
     config = config_of(photos, tmp_path, data={"validation_split": 0})
     message = {row.code: row.message for row in check_config(config, Heard()).findings if row.level == "warn"}
-    assert message["random-weights"].startswith("12 training images for compact_small from random weights")
+    assert message["random-weights"].startswith("12 training images are few for compact_small from random weights")
     assert message["random-weights"].endswith("--backbone MobileNetV2 --weights imagenet")
 
 

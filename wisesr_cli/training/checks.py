@@ -101,8 +101,8 @@ def _about_settings_with_data(config: Config) -> Iterator[Finding]:
         name = config.model.backbone
         other = f"--backbone {PREFERRED[0]} " if name not in RELEASES else ""
         message = (
-            f"{counted(images, 'training image')} for {name} from random weights, which take "
-            f"{FEW_FOR_RANDOM_WEIGHTS:,} or more; ImageNet weights need a few hundred: {other}--weights imagenet"
+            f"{counted(images, 'training image')} are few for {name} from random weights, which often take "
+            f"{FEW_FOR_RANDOM_WEIGHTS:,}; on photos, ImageNet weights need a few hundred: {other}--weights imagenet"
         )
         yield Finding("warn", "random-weights", message, images)
 

@@ -28,7 +28,6 @@ from wisesr_cli.machine.keras_start import Device
 from wisesr_cli.machine.stopping import Limits
 from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.model_files.archive import check_model
-from wisesr_cli.models.backbones import BACKBONES
 from wisesr_cli.models.build import notes_about
 from wisesr_cli.models.saved import saved_scaling
 from wisesr_cli.models.scaling import Scaling
@@ -47,8 +46,6 @@ from wisesr_cli.training.freezing import trained_parts
 from wisesr_cli.training.trackers.tracking import Tracking
 from wisesr_cli.training.trainer import Arrays, Trainer
 
-SMALL_DATA = 5_000  # images; below, a large network from random weights learns little
-LARGE_BACKBONE = 1_000_000  # parameters
 SAMPLED_IMAGES = 256  # of the training images, on which a model that disappoints is evaluated, too
 NEARLY_ZERO = 0.01  # of the first learning rate of a phase
 MAX_RELOAD_DIFFERENCE = 1e-4  # of logits
@@ -375,13 +372,6 @@ def warnings_about(trainer: Trainer) -> list[str]:
             + ": training runs without XLA; use "
             + ("distribute.strategy=none" if trainer.mirror else "augment: none")
             + ", or KERAS_BACKEND=jax"
-        )
-    count = len(trainer.examples.index.splits["train"])
-    lacks_weights = config.model.is_random and not BACKBONES[config.model.backbone].from_scratch
-    if lacks_weights and trainer.classifier.backbone.count_params() >= LARGE_BACKBONE and count < SMALL_DATA:
-        warnings.append(
-            f"{config.model.backbone} starts from random weights on {counted(count, 'image')}; "
-            "--weights imagenet usually does much better"
         )
     return warnings
 
