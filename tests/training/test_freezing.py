@@ -106,6 +106,8 @@ def test_what_was_learned_from_loaded_weights_is_seen_in_evaluation(
         assert seen.loss == pytest.approx(losses.mean(), rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="is the one that runs on JAX")
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_it_is_seen_with_jax_too(tmp_path: Path) -> None:

@@ -140,7 +140,8 @@ def _load_file(whole: Any, cut: Any, path: Path, model: Any) -> None:
     except WisesrError:
         raise
     except Exception as error:  # Keras and HDF5 raise any exception on a damaged file
-        raise RunError(f"model.weights: {visible(path)}: cannot be loaded: {on_one_line(error)}") from error
+        reason = on_one_line(error).partition(" Target variable:")[0]  # which Keras prints with all its values
+        raise RunError(f"model.weights: {visible(path)}: cannot be loaded: {reason}") from error
 
 
 def _loaded(checked: CheckedModel) -> Any:
