@@ -327,7 +327,8 @@ def seed_everything(seed: int) -> None:
     """Set the random seed of Python, NumPy and the backend."""
     import keras
 
-    keras.utils.set_random_seed(seed)
+    with _quiet_start():  # Keras imports TensorFlow here, on JAX too
+        keras.utils.set_random_seed(seed)
 
 
 def forget_models() -> None:
