@@ -265,6 +265,7 @@ def check_demo(wisesr: CommandLine, answer: Answer, per_class: int) -> dict[str,
     return accuracy
 
 
+@pytest.mark.slow
 def test_the_demo_runs_also_over_one_that_was_stopped(wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     make = harbour.make_harbour
     monkeypatch.setattr(

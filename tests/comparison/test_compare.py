@@ -120,6 +120,7 @@ def test_epochs_to_the_first_heads_best_are_counted_in_the_curves_of_the_same_se
         assert training["epochs_to_first_best"] == (reached.index(True) + 1 if any(reached) else None)
 
 
+@pytest.mark.slow
 def test_a_training_does_not_depend_on_those_before_it_in_the_same_process(compared: Compared, tmp_path: Path) -> None:
     """The last of four trainings equals the same one in a process of its own, bit for bit."""
     run = compared.folder / "wise-seed1"
@@ -145,6 +146,7 @@ def interrupt_after(steps: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CombinedProgress, "advance", advance_and_signal)
 
 
+@pytest.mark.slow
 @pytest.mark.reliability(24)
 def test_interrupted_and_resumed_it_ends_as_an_uninterrupted_one(
     compared: Compared, wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -187,6 +189,7 @@ def test_a_finished_comparison_is_told_again_without_keras(compared: Compared, t
     assert json.loads((folder / "comparison.json").read_text()) == compared.answer
 
 
+@pytest.mark.slow
 @pytest.mark.reliability(32)
 def test_with_more_seeds_a_loss_that_is_not_finite_leaves_out_its_training_alone(
     compared: Compared, wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,7 +21,12 @@ SIZE = (32, 32)
 
 
 @pytest.mark.parametrize(
-    ("backbone", "preprocessing"), [("compact_small", "caffe"), ("MobileNetV3Small", "auto"), ("ConvNeXtTiny", "torch")]
+    ("backbone", "preprocessing"),
+    [
+        ("compact_small", "caffe"),
+        ("MobileNetV3Small", "auto"),
+        pytest.param("ConvNeXtTiny", "torch", marks=pytest.mark.slow),
+    ],
 )
 def test_every_kind_of_layer_and_operation_runs_in_another_precision(
     backbone: str, preprocessing: str, tmp_path: Path

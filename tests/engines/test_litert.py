@@ -331,6 +331,7 @@ def test_a_process_of_its_own_converts_where_keras_runs_on_jax(
         best_litert.to_litert(engine)
 
 
+@pytest.mark.slow
 def test_training_that_goes_on_never_keeps_the_model_of_an_earlier_best_epoch(
     tmp_path: Path, trained: Trained, wisesr: CommandLine
 ) -> None:

@@ -199,6 +199,7 @@ def test_a_file_of_weights_must_have_a_suffix_that_says_what_it_is(tmp_path: Pat
         check_weights_file(path)
 
 
+@pytest.mark.slow
 @pytest.mark.reliability(36)
 def test_all_of_them_together_take_little_memory(
     tmp_path: Path, members: Members, trained: Trained, seen: Seen

@@ -210,6 +210,7 @@ def test_imagenet_weights_are_taken_from_where_keras_keeps_them(caches_of_this_t
     assert same_weights(start.backbone, source)
 
 
+@pytest.mark.slow
 def test_an_efficientnet_gives_the_same_from_our_loader_as_from_keras(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +227,16 @@ def test_an_efficientnet_gives_the_same_from_our_loader_as_from_keras(
     assert not np.allclose(maps[0], maps[2], rtol=1e-5, atol=1e-6)  # Keras without imagenet scales otherwise
 
 
-@pytest.mark.parametrize("name", ["MobileNet", "MobileNetV3Small", "DenseNet121", "ConvNeXtTiny", "NASNetMobile"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MobileNet",
+        "MobileNetV3Small",
+        pytest.param("DenseNet121", marks=pytest.mark.slow),
+        "ConvNeXtTiny",
+        pytest.param("NASNetMobile", marks=pytest.mark.slow),
+    ],
+)
 def test_what_keras_downloads_gives_the_same_maps_from_our_loader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

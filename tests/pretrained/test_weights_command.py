@@ -186,6 +186,7 @@ def test_check_says_that_weights_are_neither_here_nor_reachable(
     assert FILE in row["message"]
 
 
+@pytest.mark.slow
 def test_a_comparison_decides_once_and_says_so_at_its_start_and_end(wisesr: CommandLine) -> None:
     photos = make_photos(Path("photos"), 8)
     line = ("compare", photos, "--heads", "gap,wise", "--seeds", "0,", "-b", "8", "--name", "both", "--epochs", "1")

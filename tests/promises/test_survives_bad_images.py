@@ -178,7 +178,9 @@ def test_the_pixel_limit_can_be_set(wisesr: CommandLine, trained: Trained, photo
 
 
 @pytest.mark.reliability(4)
-@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+@pytest.mark.parametrize(
+    "cache", [pytest.param("none", marks=pytest.mark.slow), pytest.param("memory", marks=pytest.mark.slow), "disk"]
+)
 def test_another_pixel_limit_finds_out_anew(cache: str, wisesr: CommandLine, photos: Path, seen: Seen) -> None:
     (photos / "red" / "large.png").write_bytes(encoded(photo(size=(40, 30)), "PNG"))
     codes = []
@@ -244,7 +246,7 @@ def test_whatever_a_decoder_raises_is_an_error_of_the_file(
 
 
 @pytest.mark.reliability(10)
-@pytest.mark.parametrize("harm", ["gone", "cut"])
+@pytest.mark.parametrize("harm", [pytest.param("gone", marks=pytest.mark.slow), "cut"])
 def test_a_file_harmed_during_training_is_named_and_the_run_goes_on_once_it_is_back(
     harm: str, wisesr: CommandLine, photos: Path, monkeypatch: pytest.MonkeyPatch, seen: Seen
 ) -> None:

@@ -72,7 +72,9 @@ def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.reliability(24, 30, 33)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_in_the_middle_of_an_epoch_loses_no_more_than_that_epoch(
     wisesr: CommandLine, many_photos: Path, tmp_path: Path, seen: Seen, number: signal.Signals, code: int
 ) -> None:
@@ -142,7 +144,9 @@ state.flush_to_disk = slow
 
 
 @pytest.mark.reliability(24)
-@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
+@pytest.mark.parametrize(
+    "numbers", [(signal.SIGINT, signal.SIGINT), pytest.param((signal.SIGTERM, signal.SIGINT), marks=pytest.mark.slow)]
+)
 def test_a_second_signal_ends_at_once_even_inside_a_save(
     wisesr: CommandLine, photos: Path, tmp_path: Path, seen: Seen, numbers: tuple[signal.Signals, signal.Signals]
 ) -> None:

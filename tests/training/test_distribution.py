@@ -176,6 +176,7 @@ def test_two_devices_of_tensorflow_train_what_one_does(folder: Folder) -> None:
     check_saved(trained)
 
 
+@pytest.mark.slow
 def test_two_processes_of_jax_train_what_one_device_does(folder: Folder) -> None:
     pytest.importorskip("jax")
     trained = train_in_processes(folder, 2)

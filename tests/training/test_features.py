@@ -130,7 +130,7 @@ def test_the_two_pieces_give_the_logits_of_the_classifier(photos: Path, tmp_path
     np.testing.assert_allclose(logits, numpy_logits(classifier.model, pixels), atol=1e-5)
 
 
-@pytest.mark.parametrize("augment", ["none", "light"])
+@pytest.mark.parametrize("augment", [pytest.param("none", marks=pytest.mark.slow), "light"])
 def test_a_training_on_kept_feature_maps_is_the_one_through_the_backbone(
     photos: Path, tmp_path: Path, augment: str
 ) -> None:
@@ -151,6 +151,7 @@ def test_a_phase_without_augmentation_shows_the_images_as_they_are_and_resumes_t
     assert digest(parts) == digest(tmp_path / "kept" / "run")
 
 
+@pytest.mark.slow
 def test_dropout_inside_a_frozen_backbone_is_that_of_inference(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +181,7 @@ def test_on_jax_it_is_the_same_too(photos: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=1700)
 
 
+@pytest.mark.slow
 def test_a_training_stopped_between_epochs_goes_on_to_the_bit(photos: Path, tmp_path: Path) -> None:
     settings = {"augment": {"zoom": 0.2, "contrast": 0.2}, "train__augmented_views": 2}
     whole = train_on(photos, tmp_path / "whole", **settings)
@@ -237,6 +239,7 @@ def test_a_view_that_finds_no_room_any_more_is_left_out(
 # --- where they are kept ---
 
 
+@pytest.mark.slow
 def test_where_memory_is_short_they_are_kept_on_the_disk_for_the_next_training(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caches_of_this_test: Path
 ) -> None:
@@ -319,6 +322,7 @@ def test_the_key_is_of_everything_that_decides_the_values(tmp_path: Path) -> Non
     assert (after[0] == before[0], after[1] == before[1]) == (False, True)
 
 
+@pytest.mark.slow
 def test_a_comparison_computes_them_once_for_all_heads_and_seeds(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,7 +85,14 @@ def train_on(photos: Path, folder: Path, **settings: Any) -> TrainingResult:
     return train(loaded, TrainingOptions(device="cpu"))
 
 
-@pytest.mark.parametrize(("batch_norm", "shift"), [("train", 8.0), ("frozen", 1.5), (None, 1.5)])
+@pytest.mark.parametrize(
+    ("batch_norm", "shift"),
+    [
+        ("train", 8.0),
+        pytest.param("frozen", 1.5, marks=pytest.mark.slow),
+        pytest.param(None, 1.5, marks=pytest.mark.slow),
+    ],
+)
 def test_what_was_learned_from_loaded_weights_is_seen_in_evaluation(
     photos: Path, tmp_path: Path, batch_norm: str | None, shift: float
 ) -> None:

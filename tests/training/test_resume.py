@@ -26,6 +26,7 @@ from wisesr_cli.run.state import read_state, write_state
 from wisesr_cli.training.trainer import Trainer
 
 
+@pytest.mark.slow
 @pytest.mark.reliability(26, 27)
 def test_a_training_interrupted_in_every_phase_ends_as_the_uninterrupted_one(
     images: Path, tmp_path: Path, seen: Seen
