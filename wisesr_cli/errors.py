@@ -58,6 +58,10 @@ class MachineError(WisesrError):
     exit_code = 5
 
 
+class InUseError(MachineError):
+    """Another process works on a run or a folder, or took its name first."""
+
+
 class GateMissed(WisesrError):  # noqa: N818  (everything else went well)
     """A missed `--fail-under` gate; everything else succeeded."""
 

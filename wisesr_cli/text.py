@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 LONGEST_REASON = 500  # characters; some packages print a whole model
@@ -89,6 +89,12 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 def joined(words: Iterable[object]) -> str:
     """Return words as one readable list: `a, b, c`."""
     return ", ".join(visible(word) for word in words)
+
+
+def some_of(words: Sequence[object], most: int) -> str:
+    """Return the first words as one readable list, with the number of the others: `a, b, and 3 more`."""
+    more = f", and {len(words) - most:,} more" if len(words) > most else ""
+    return joined(words[:most]) + more
 
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:

@@ -1,6 +1,6 @@
 """What does `wisesr train PHOTOS` reach with nothing else given, beside the guide of Keras with the same weights?
 
-    python -m benchmarks.recipe.photos PHOTOS --weights-dir FOLDER [--seeds 3] [--only wisesr random keras]
+    python -m benchmarks.recipe.photos PHOTOS --weights-dir FOLDER [--seeds 0 1 2] [--only wisesr random keras]
 
 PHOTOS holds train/, validation/ and test/; FOLDER the ImageNet weights, mobilenet_notop.weights.h5. Each row is whole
 processes, a seed each: `wisesr` takes its weights from FOLDER, `random` has none and is asked for none, `keras` is
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--weights-dir", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ...")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument(
         "--only", nargs="+", choices=("wisesr", "random", "keras"), default=("wisesr", "random", "keras")
     )
@@ -63,7 +63,7 @@ def main() -> None:
         "keras": lambda _, seed: plain_keras(photos, weights, backbone, size, seed),
     }
     outcomes: dict[str, list[Outcome]] = {way: [] for way in arguments.only}
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         for way in arguments.only:
             with tempfile.TemporaryDirectory(prefix="wisesr-benchmark-") as folder:
                 outcomes[way].append(ways[way](Path(folder), seed))

@@ -265,6 +265,10 @@ def check_demo(wisesr: CommandLine, answer: Answer, per_class: int) -> dict[str,
     return accuracy
 
 
+def stop_here() -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.slow
 def test_the_demo_runs_also_over_one_that_was_stopped(wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     make = harbour.make_harbour
@@ -272,8 +276,9 @@ def test_the_demo_runs_also_over_one_that_was_stopped(wisesr: CommandLine, monke
         harbour, "make_harbour", lambda folder, **options: make(folder, train_per_class=4, test_per_class=2, **options)
     )
     monkeypatch.setattr(demo_module, "CONFIG", demo_module.CONFIG.replace("epochs: 8", "epochs: 1"))
-    (Path("demo") / "runs" / "harbour-gap" / "state").mkdir(parents=True)  # left by a demo that was stopped
-    (Path("demo") / "runs" / "harbour-gap" / "config.yaml").write_text("schema_version: 1\n", encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(demo_module.api, "evaluate", lambda *_, **__: stop_here())
+        assert wisesr("demo").code == 130
     check_demo(wisesr, wisesr("demo", "--seed", "3"), per_class=2)
     assert sorted(path.name for path in Path("demo/runs").iterdir()) == ["harbour-gap", "harbour-wise"]
 

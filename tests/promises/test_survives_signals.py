@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Answer, CommandLine, Trained, environment, make_photos
+from command_line import QUICK, Answer, CommandLine, Trained, environment, make_photos
 from quick_trainings import files_of, line, resumed
 from reliability import Seen
 from run_states import check_whole, leftovers, read_history
@@ -210,15 +210,29 @@ def test_a_run_that_another_process_finished_meanwhile_is_not_replaced(
 
     def finished_meanwhile(*arguments: Any, **options: Any) -> Start:
         start = choose_run(*arguments, **options)
-        shutil.copytree(trained.run, run)
+        if not run.exists():
+            shutil.copytree(trained.run, run)
         return start
 
     monkeypatch.setattr("wisesr_cli.training.train.choose_run", finished_meanwhile)
     answer = wisesr(*line(trained.photos, run.parent))
-    assert answer.code == 5
-    assert f"{run}: was made by another wisesr meanwhile; repeat the command" in answer.error
+    assert answer.code == 2
+    assert f"{run} exists; give another --name" in answer.error
     assert files_of(run) == files_of(trained.run)
-    seen(f"finished between the choice of a name and the lock: exit 5 {answer.error[-60:]}")
+    seen(f"finished between the choice of a name and the lock: exit 2 {answer.error[-60:]}")
+
+
+@pytest.mark.slow
+@pytest.mark.reliability(30)
+def test_six_trainings_at_once_take_a_name_each(photos: Path, tmp_path: Path, seen: Seen) -> None:
+    words = [sys.executable, "-m", "wisesr_cli", "train", str(photos), *QUICK, "--epochs", "1", "-o", "runs", "-q"]
+    options: dict[str, Any] = {"env": environment(tmp_path), "cwd": tmp_path, "stdout": subprocess.DEVNULL}
+    processes = [subprocess.Popen(words, **options) for _ in range(6)]
+    assert [process.wait(timeout=300) for process in processes] == [0] * 6
+    names = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert names == {"photos-wise", *(f"photos-wise-{number}" for number in range(2, 7))}
+    assert all(len(read_history(tmp_path / "runs" / name)) == 1 for name in names)
+    seen("six of the default name at once: exit 0 each, -2 to -6")
 
 
 @pytest.mark.reliability(30)

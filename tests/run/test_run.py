@@ -3,22 +3,26 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from image_folders import Heard
 
 from wisesr_cli.config.reader import load_config, parse_set
 from wisesr_cli.config.schema import Config
-from wisesr_cli.errors import MachineError, RunError, UsageError
+from wisesr_cli.errors import InUseError, MachineError, RunError, UsageError
+from wisesr_cli.machine.locks import alone_in
 from wisesr_cli.results import EpochResult
-from wisesr_cli.run.folders import check_kinds, choose_run, prepare_folder
+from wisesr_cli.run.folders import Start, check_kinds, choose_run, held_start, prepare_folder
 from wisesr_cli.run.located import locate
 from wisesr_cli.run.names import CLASSES, SPLITS
 from wisesr_cli.run.records import write_rows
 from wisesr_cli.run.run import Run, stored_config
+from wisesr_cli.run.written import Written
 
 
 def make_run(path: Path, age: int = 0) -> Path:
@@ -114,12 +118,50 @@ def test_resume_without_a_name_takes_the_newest_run_of_the_default_name(tmp_path
     make_run(tmp_path / "other-photos-wise", age=0)
     (tmp_path / "photos-wise-4").mkdir()
     assert choose(tmp_path, resume=True) == ("photos-wise-2", True)
-    assert choose(tmp_path, overwrite=True) == ("photos-wise-2", False)
+
+
+def test_overwrite_needs_a_name_where_there_are_several_runs(tmp_path: Path) -> None:
+    make_run(tmp_path / "photos-wise", age=30)
+    assert choose(tmp_path, overwrite=True) == ("photos-wise", False)
+    make_run(tmp_path / "photos-wise-2", age=10)
+    with pytest.raises(UsageError, match=r"several runs of this name: photos-wise, photos-wise-2; say which"):
+        choose(tmp_path, overwrite=True)
+    assert choose(tmp_path, name="photos-wise", overwrite=True) == ("photos-wise", False)
+
+
+def test_resume_does_not_take_over_what_is_no_run(tmp_path: Path) -> None:
+    for name in ("state", "export"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        (tmp_path / "mine" / name / "notes.txt").touch()
+    with pytest.raises(UsageError, match="holds something that is no run"):
+        choose(tmp_path, name="mine", resume=True)
 
 
 def test_resume_finds_the_newest_run_also_when_an_earlier_one_was_deleted(tmp_path: Path) -> None:
     make_run(tmp_path / "photos-wise-3")
     assert choose(tmp_path, resume=True) == ("photos-wise-3", True)
+
+
+def test_a_default_name_that_another_process_holds_is_not_taken(tmp_path: Path) -> None:
+    def choosing(name: str | None = None) -> AbstractContextManager[Start]:
+        config = Config(name=name, output_dir=tmp_path)
+        return held_start(lambda: choose_run(config, "a", resume=False, overwrite=False))
+
+    with choosing() as first, choosing() as second, choosing() as third:
+        assert [start.run.name for start in (first, second, third)] == ["a", "a-2", "a-3"]
+        with pytest.raises(InUseError, match="in use by another wisesr"), choosing("a-2"):
+            pass
+    with pytest.raises(ZeroDivisionError), choosing("a"):
+        raise ZeroDivisionError
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_lock_knows_when_its_folder_was_moved(tmp_path: Path) -> None:
+    with held_start(lambda: choose_run(Config(output_dir=tmp_path), "a", resume=False, overwrite=False)) as start:
+        start.run.check_place()
+        start.run.path.rename(tmp_path / "b")
+        with pytest.raises(MachineError, match="a: was moved or removed meanwhile"):
+            start.run.check_place()
 
 
 def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
@@ -130,12 +172,17 @@ def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
 OURS = [
     "best.keras", "config.yaml", "classes.json", "splits.csv", "environment.json", "history.csv", "metrics.json",
     "state/epoch-000003/model.npz", "state/.wisesr-epoch-000004/model.npz", "plots/learning_curves.png",
+    ".wisesr-ab.keras", "best.tflite",
+]  # fmt: skip
+RECORDED = [
     "tensorboard/train/events.out.tfevents.1.v2", "evaluate-test/metrics.json", "evaluate-test/predictions.csv",
-    "evaluate-my photos/report.html", ".wisesr-ab.keras", "best.tflite",
+    "evaluate-my photos/report.html", "export/README.md", "explain/image-00001-a.png", "plots/reliability-test.png",
 ]  # fmt: skip
 FOREIGN = [
     "notes.txt", "thesis/chapter.txt", "state/notes.txt", "plots/drawing.svg", "tensorboard/train/mine.txt",
-    "evaluate-test/notes.txt", "evaluate-notes.txt", "best.keras.bak", ".hidden",
+    "evaluate-test/notes.txt", "evaluate-notes.txt", "best.keras.bak", ".hidden", "state/epoch-000003-mine/model.npz",
+    "evaluate-mine/metrics.json", "export/model.onnx", "explain/image-00001-holiday.png", "plots/reliability-mine.png",
+    "tensorboard/train/events.out.tfevents.2.v2", "thesis/.wisesr-draft.txt",
 ]  # fmt: skip
 
 
@@ -145,21 +192,53 @@ def fill(folder: Path, files: list[str]) -> None:
         (folder / name).write_text(name, encoding="utf-8")
 
 
+def record(folder: Path, files: list[str]) -> Written:
+    fill(folder, files)
+    written = Written(folder)
+    written.begin()
+    for name in files:
+        written.add(folder / name)
+    return written
+
+
 def files_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
-def test_overwrite_takes_away_what_a_run_wrote_and_never_another_file(tmp_path: Path) -> None:
+def test_overwrite_takes_away_what_a_run_wrote_and_names_all_other_files(tmp_path: Path) -> None:
     fill(tmp_path, [*OURS, *FOREIGN])
-    prepare_folder(Run(tmp_path), overwrite=True)
-    assert files_below(tmp_path) == sorted(FOREIGN)
+    record(tmp_path, RECORDED)
+    (tmp_path / "export/README.md").write_text("with notes of mine", encoding="utf-8")
+    heard = Heard()
+    prepare_folder(Run(tmp_path), overwrite=True, listener=heard)
+    assert files_below(tmp_path) == sorted([*FOREIGN, "export/README.md"])
     assert all((tmp_path / name).read_text(encoding="utf-8") == name for name in FOREIGN)
+    (warning,) = heard.warnings
+    assert "stays: .hidden, best.keras.bak, evaluate-mine/metrics.json" in warning
+    assert "and 12 more" in warning
 
 
 def test_overwrite_leaves_an_empty_folder_where_a_run_was(tmp_path: Path) -> None:
     fill(tmp_path, OURS)
+    record(tmp_path, RECORDED)
     prepare_folder(Run(tmp_path), overwrite=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_results_of_a_version_without_a_record_stay(tmp_path: Path) -> None:
+    fill(tmp_path, [*OURS, *RECORDED])
+    prepare_folder(Run(tmp_path), overwrite=True)
+    assert files_below(tmp_path) == sorted(RECORDED)
+
+
+def test_what_another_command_is_writing_is_no_leftover(tmp_path: Path) -> None:
+    live, dead = ("export/.wisesr-new/model.onnx", "evaluate-test/.wisesr-ab.csv"), "plots/.wisesr-cd.png"
+    fill(tmp_path, [*live, dead, ".wisesr-labels"])
+    with alone_in(tmp_path / "export"), alone_in(tmp_path / "evaluate-test", shared=True):
+        prepare_folder(Run(tmp_path), overwrite=False)
+    assert files_below(tmp_path) == sorted([*live, ".wisesr-labels"])  # the last one: of a prediction
+    prepare_folder(Run(tmp_path), overwrite=False)
+    assert files_below(tmp_path) == [".wisesr-labels"]
 
 
 @pytest.mark.parametrize("removing", ["pathlib.Path.unlink", "shutil.rmtree"])

@@ -1,4 +1,4 @@
-"""The 44 lines of what must survive: what comes in, what is promised, and which tests show it.
+"""The lines of what must survive: what comes in, what is promised, and which tests show it.
 
 A test shows a line when it carries `@pytest.mark.reliability(number, ...)`; what it saw goes to its `seen` fixture.
 `pytest -m reliability` runs them all, the slow ones too, and ends with a row per line. SECURITY.md holds the same
@@ -203,5 +203,18 @@ LINES: dict[int, Line] = {
     44: Line(
         "Other batch sizes and neighbours; precision",
         "no score changes by more than 1e-5; float32 with TF32 off unless --precision is given",
+    ),
+    45: Line(
+        "Files of the user in folders of a run or of the demo, with names that wisesr uses; results that were edited",
+        "nothing removes or replaces them: --overwrite names what stays, evaluate takes another name, explain, export "
+        "and demo exit 2",
+    ),
+    46: Line(
+        "--resume in a run without its state, or in a folder that is no run; --overwrite with several runs of the name",
+        "exit 4 with the two ways out; exit 2; nothing changed",
+    ),
+    47: Line(
+        "A run directory moved while it trains; a live export while its run is resumed; SIGKILL before the metrics",
+        "exit 5, nothing written in the old place; left alone; no metrics of an earlier best model",
     ),
 }

@@ -74,7 +74,7 @@ def files_in(folder: Path) -> list[str]:
 
 def test_a_run_is_made_with_all_that_a_run_has_before_its_first_epoch(upgraded: Path, model_file: Path) -> None:
     kept = {"config.yaml", "classes.json", "environment.json", "splits.csv", "best.keras", "upgraded.keras"}
-    assert {path.name for path in upgraded.iterdir()} - {".lock"} == kept | {"best.tflite"}
+    assert {path.name for path in upgraded.iterdir()} - {".lock"} == kept | {"best.tflite", ".written.jsonl"}
     assert json.loads((upgraded / "classes.json").read_text(encoding="utf-8")) == list(CLASSES)
     assert sorted(path.name for path in upgraded.parent.iterdir()) == ["run"]
     info = read_model_info(upgraded / "best.keras")

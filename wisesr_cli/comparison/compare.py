@@ -28,7 +28,6 @@ from wisesr_cli.evaluation.evaluate import evaluate
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.keras_start import DeviceChoice
-from wisesr_cli.machine.locks import locked
 from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
 from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.models.at_hand import resolve_weights
@@ -37,7 +36,7 @@ from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.heads import effective_options, grid_size
 from wisesr_cli.requests import CompareRequest, EvaluateRequest
 from wisesr_cli.results import Comparison, Evaluation, TrainingResult
-from wisesr_cli.run.folders import Start, check_still_new, forget_if_empty, prepare_folder
+from wisesr_cli.run.folders import Start, held_start, prepare_folder
 from wisesr_cli.run.names import HISTORY, TRAININGS
 from wisesr_cli.run.progress import Circumstances, check_resumable
 from wisesr_cli.run.run import Run
@@ -110,18 +109,19 @@ def compare(request: CompareRequest) -> Comparison:
     plan, listener, stop_request = plan_of(request), WarnsOnce(request.listener), StopRequest("go on with --resume")
     for note in plan.notes:
         listener.note(note)
-    start = open_comparison(plan, resume=request.resume)
-    try:
-        with locked(start.run.lock), forget_if_empty(start.run), stop_on_signals(stop_request) as stop:
-            check_still_new(start)
+    with (
+        held_start(lambda: open_comparison(plan, resume=request.resume)) as start,
+        stop_on_signals(stop_request) as stop,
+    ):
+        try:
             plan, warning = _with_resolved_weights(plan, start, listener)
             result = _compare(plan, start, request.device, stop, listener)
             if warning is not None:  # once more, where it is read
                 request.listener.warn(warning)
             return result
-    except Interrupted as interrupted:
-        interrupted.run_name = start.run.name
-        raise
+        except Interrupted as interrupted:
+            interrupted.run_name = start.run.name
+            raise
 
 
 def _with_resolved_weights(plan: ComparisonPlan, start: Start, listener: Listener) -> tuple[ComparisonPlan, str | None]:

@@ -16,7 +16,7 @@ from wisesr_cli.config.mistakes import validate
 from wisesr_cli.config.recipe import FolderFacts, Recipe
 from wisesr_cli.config.schema import dump_yaml
 from wisesr_cli.config.yaml_reader import read_yaml
-from wisesr_cli.text import visible
+from wisesr_cli.text import some_of, visible
 
 _COMMENTS = {
     "image_size": "height, width",
@@ -59,11 +59,9 @@ def write_starter(facts: FolderFacts, recipe: Recipe) -> str:
 
 
 def _header(facts: FolderFacts, recipe: Recipe) -> list[str]:
-    shown = ", ".join(visible(name) for name in facts.class_names[:12])
-    more = f", and {len(facts.class_names) - 12} more" if len(facts.class_names) > 12 else ""
     return [
         "# A config for `wisesr train`; `wisesr config schema` describes every key.",
-        f"# Classes ({len(facts.class_names)}): {shown}{more}",
+        f"# Classes ({len(facts.class_names)}): {some_of(facts.class_names, 12)}",
         *(f"# {visible(reason)}" for reason in recipe.reasons),
         "schema_version: 1",
         "seed: 0",

@@ -12,10 +12,14 @@ from pathlib import Path
 from wisesr_cli import api
 from wisesr_cli.config.reader import Override, load_config
 from wisesr_cli.demo import harbour
+from wisesr_cli.errors import UsageError
 from wisesr_cli.listening import TrainingListener
-from wisesr_cli.machine.files import write_text
+from wisesr_cli.machine.files import make_folder, write_text
 from wisesr_cli.results import Metrics, Prediction
-from wisesr_cli.run.folders import check_output_folder
+from wisesr_cli.run.folders import check_output_folder, free_folder, is_taken
+from wisesr_cli.run.names import CONFIG as CONFIG_NAME
+from wisesr_cli.run.written import Written, recording
+from wisesr_cli.text import joined
 from wisesr_cli.training.train import TrainingOptions
 
 HEADS = ("gap", "wise")
@@ -67,27 +71,53 @@ class DemoResult:
 
 
 def run_demo(output_dir: Path, *, seed: int, listener: TrainingListener) -> DemoResult:
-    """Draw the harbour, train and judge both heads on it, label some pictures with the last one, and explain one."""
+    """Draw the harbour, train and judge both heads on it, label some pictures with the last one, and explain one.
+
+    What an earlier demo made in `output_dir`, known by its record there, is made anew; other runs stay.
+    Raises `UsageError` where something else has the name of a picture or the config.
+    """
     check_output_folder(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    pictures = output_dir / "harbour"
-    harbour.make_harbour(pictures, seed=seed, listener=listener)
-    config_path = output_dir / "harbour.yaml"
-    write_text(config_path, CONFIG.format(name=config_path))
-    rows = tuple(_train_head(config_path, head, output_dir, seed, listener) for head in HEADS)
-    examples = [sorted((pictures / "test" / name).iterdir())[0] for name in harbour.CLASS_NAMES]
-    predictions = tuple(api.predict(rows[-1].run_dir, examples))
-    sheet = output_dir / "contact_sheet.png"
-    _draw_sheet(predictions, sheet)
-    explained = output_dir / "explanation.png"
-    _draw_explanations(rows, str(examples[0]), explained)
+    make_folder(output_dir)
+    pictures, config_path = output_dir / "harbour", output_dir / "harbour.yaml"
+    sheet, explained = output_dir / "contact_sheet.png", output_dir / "explanation.png"
+    with recording(output_dir) as made:
+        _refuse_foreign(made, pictures, (config_path, sheet, explained))
+        made.begin()
+        made.add_source(pictures, "demo")
+        harbour.make_harbour(pictures, seed=seed, listener=listener)
+        write_text(config_path, CONFIG.format(name=config_path))
+        rows = tuple(_train_head(config_path, head, made, seed, listener) for head in HEADS)
+        examples = [sorted((pictures / "test" / name).iterdir())[0] for name in harbour.CLASS_NAMES]
+        predictions = tuple(api.predict(rows[-1].run_dir, examples))
+        _draw_sheet(predictions, sheet)
+        _draw_explanations(rows, str(examples[0]), explained)
     return DemoResult(rows, predictions, str(config_path), str(sheet), str(explained))
 
 
-def _train_head(config_path: Path, head: str, output_dir: Path, seed: int, listener: TrainingListener) -> DemoRow:
-    values = {("model", "head", "name"): head, ("seed",): seed, ("output_dir",): str(output_dir / "runs")}
+def _refuse_foreign(made: Written, pictures: Path, files: Sequence[Path]) -> None:
+    foreign = [path for path in files if (path.exists() or path.is_symlink()) and not made.has(path)]
+    if pictures.exists() and made.source_of(pictures) is None:
+        foreign.append(pictures)
+    if foreign:
+        raise UsageError(
+            f"{joined(foreign)}: was not made by this demo, or was changed since, and is not replaced; give another -o"
+        )
+
+
+def _train_head(config_path: Path, head: str, made: Written, seed: int, listener: TrainingListener) -> DemoRow:
+    """Train and judge a head, in the run that an earlier demo made, or in a new one beside runs of others."""
+    runs, name = made.folder / "runs", f"harbour-{head}"
+    if not made.has(runs / name / CONFIG_NAME):
+        name = free_folder(runs, name).name
+    values = {
+        ("model", "head", "name"): head,
+        ("seed",): seed,
+        ("output_dir",): str(runs),
+        ("name",): name,
+    }
     loaded = load_config(config_path, [Override(path, value, "demo") for path, value in values.items()])
-    result = api.train(loaded, options=TrainingOptions(overwrite=True), listener=listener)
+    options = TrainingOptions(overwrite=is_taken(runs / name))
+    result = api.train(loaded, options=options, listener=listener)
     evaluation = api.evaluate(result.run_dir, split="test", listener=listener)
     return DemoRow(head, result.run_dir, evaluation.metrics, result.head_parameters, result.parameters)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +14,12 @@ from numpy.typing import NDArray
 from wisesr_cli.data.dataset import scan_folder_for_evaluation
 from wisesr_cli.data.index import DatasetIndex, index_from_rows
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
-from wisesr_cli.data.settings import SplitName
 from wisesr_cli.data.survey import find_layout
 from wisesr_cli.display.plots import plot_confusion_matrix, plot_reliability
 from wisesr_cli.engines.choose import EngineName, choose_engine
 from wisesr_cli.engines.engine import Engine, padded_logits
 from wisesr_cli.errors import RunError, UsageError
-from wisesr_cli.evaluation.folder import evaluation_folder
+from wisesr_cli.evaluation.folder import evaluation_folder, free_name
 from wisesr_cli.evaluation.metrics import compute_metrics, most_confused, reliability_bins, softmax, worst_mistakes
 from wisesr_cli.evaluation.verdict import Training, training_of, with_verdict
 from wisesr_cli.listening import Listener
@@ -72,11 +70,18 @@ class Subject:
     name: str
     is_own: bool  # a split of the run itself; a folder may be called as one
     image_size: ImageSize | None = None  # where it is not the one that the model was trained at
+    other_name: str | None = None  # of its results, where those of others have the name
 
     @property
     def results_name(self) -> str:
         """The name of its results: `test`, or `test-288x288` at another image size than the training's."""
-        return self.name if self.image_size is None else f"{self.name}-{size_text(self.image_size)}"
+        own = self.name if self.image_size is None else f"{self.name}-{size_text(self.image_size)}"
+        return self.other_name or own
+
+    @property
+    def source(self) -> str:
+        """What its results are of: a split of the run, or the folder."""
+        return f"split {self.split}" if self.is_own else f"folder {os.path.realpath(self.index.root)}"
 
     @property
     def title(self) -> str:
@@ -127,8 +132,8 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         pixel_limit=pixel_limit,
         listener=listener,
     )
-    subject = replace(subject, image_size=chosen.image_size)
-    with evaluation_folder(run.run, subject.results_name) as output:
+    subject = _named(replace(subject, image_size=chosen.image_size), run.run, listener)
+    with evaluation_folder(run.run, subject.results_name, subject.source) as output:
         engine = chosen.start(listener)
         if engine.info.class_names != subject.index.class_names:
             raise RunError(f"{visible(run.given)}: the model file has other classes than the run")
@@ -205,8 +210,6 @@ def choose_subject(
             data, class_names, on_error=on_error, pixel_limit=pixel_limit, listener=listener
         )
         name = _name_of(data)
-        if name in get_args(SplitName):
-            listener.warn(f"evaluate-{name} may hold results of the run's own {name} split: they are replaced")
         return Subject(index, "test", name, is_own=False)
     where = visible(run.given)
     if not run.is_complete:
@@ -222,6 +225,16 @@ def choose_subject(
     if chosen not in available:
         raise UsageError(f"{where}: the run has no {visible(chosen)} split; it has {joined(available)}")
     return Subject(index, chosen, chosen, is_own=True)
+
+
+def _named(subject: Subject, run: Run, listener: Listener) -> Subject:
+    """Return the subject with another name of its results where that is taken by others; this is said."""
+    name = free_name(run, subject.results_name, subject.source)
+    if name == subject.results_name:
+        return subject
+    taken = run.evaluation_dir(subject.results_name).name
+    listener.note(f"{taken} holds results of other images, or files that no evaluation wrote: evaluate-{name} is made")
+    return replace(subject, other_name=name)
 
 
 def _name_of(folder: str | Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -12,6 +12,8 @@ from wisesr_cli.machine.files import TEMPORARY_PREFIX, make_folder, naming
 from wisesr_cli.machine.locks import alone_in
 from wisesr_cli.run.folders import check_output_folder, refuse_wrong_kinds, remove_if_empty
 from wisesr_cli.run.names import EXPLAIN, EXPLANATION_FILES
+from wisesr_cli.run.written import Written, recording
+from wisesr_cli.text import joined, visible
 
 
 @contextmanager
@@ -21,7 +23,7 @@ def explanation_folder(model: Path, given: str | None, option: str) -> Iterator[
     `option` is the option of `given`, for errors. A folder created here that is still empty after the block is removed.
 
     Raises:
-        UsageError: it is a file.
+        UsageError: it is a file, or the default folder holds files of these names that no explanation wrote.
         RunError: it contains a folder named like a file of explanations, or the default folder is a link.
         MachineError: no permission, another process uses it, or its parent folder is missing.
     """
@@ -36,7 +38,9 @@ def explanation_folder(model: Path, given: str | None, option: str) -> Iterator[
         is_new = not folder.exists()
     try:
         make_folder(folder)
-        with alone_in(folder):
+        with alone_in(folder), recording(model.parent) if given is None else nullcontext():
+            if given is None:
+                _refuse_foreign(folder, Written(model.parent))
             with naming(folder), TemporaryFile(prefix=TEMPORARY_PREFIX, dir=folder):  # checks write permission
                 for leftover in sorted(folder.glob(f"{TEMPORARY_PREFIX}*.png")):  # of a process that was killed
                     leftover.unlink(missing_ok=True)
@@ -44,3 +48,12 @@ def explanation_folder(model: Path, given: str | None, option: str) -> Iterator[
     finally:
         if is_new:
             remove_if_empty(folder)
+
+
+def _refuse_foreign(folder: Path, written: Written) -> None:
+    there = [folder / name for name in EXPLANATION_FILES if written.exists and (folder / name).exists()]
+    if foreign := [path.name for path in there if not written.has(path)]:
+        raise UsageError(
+            f"{visible(folder)} holds {joined(foreign)} that no explanation wrote or that was changed; give another "
+            "folder with -o"
+        )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -29,9 +29,10 @@ from wisesr_cli.run.names import (
     SAVED_MODEL_FOLDERS,
 )
 from wisesr_cli.run.records import read_json, write_json
+from wisesr_cli.run.written import Written, recording
 from wisesr_cli.text import joined, visible
 
-ELSEWHERE = "give another folder with -o"
+ELSEWHERE, FOREIGN = "give another folder with -o", "that no export wrote or that was changed since"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Place:
     """A folder for exports, held exclusively.
 
     `temporary`: a folder in it for new exports, removed at the end. `kept`: rows of existing exports that stay;
-    `outdated`: names of those to be removed, as they come from another source.
+    `outdated`: names of those to be removed, as they come from another source. `written`: the record of the run that
+    the folder is in, if it is a run's own.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class Place:
     source: Source
     kept: tuple[ExportedModel, ...]
     outdated: tuple[str, ...]
+    written: Written | None
 
     def all_rows(self, new: Sequence[ExportedModel]) -> tuple[ExportedModel, ...]:
         """Return the rows of all exports in the final folder, in the order of the formats."""
@@ -76,10 +79,13 @@ class Place:
         with naming(self.folder):
             for name in self.outdated:
                 remove(self.folder / name)
-        write_json(self.folder / EXPORT_RECORD, {"source": asdict(self.source), "rows": rows})
+        with recording(self.folder.parent) if self.written is not None else nullcontext():
+            write_json(self.folder / EXPORT_RECORD, {"source": asdict(self.source), "rows": rows})
         with naming(self.folder):
             for path in sorted(self.temporary.iterdir()):
                 target = self.folder / path.name
+                if self.written is not None:
+                    self.written.add(target, path)
                 if target.is_dir():  # a folder cannot be replaced by a rename
                     target.rename(self.temporary / f"{TEMPORARY_PREFIX}{path.name}")
                 path.replace(target)
@@ -110,13 +116,14 @@ def export_folder(
     try:
         make_folder(folder)
         with alone_in(folder):
-            kept, outdated = _look(folder, names, source, overwrite=overwrite)
+            written = Written(folder.parent) if given is None else None
+            kept, outdated = _look(folder, names, source, written, overwrite=overwrite)
             with naming(folder):
                 for leftover in sorted(folder.glob(f"{TEMPORARY_PREFIX}*")):  # of a process that was killed
                     remove(leftover)
                 temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder)
             with temporary as made:
-                yield Place(folder, Path(made), source, kept, outdated)
+                yield Place(folder, Path(made), source, kept, outdated, written)
     except BaseException:
         if is_new:
             with suppress(OSError):  # something is in it
@@ -125,21 +132,21 @@ def export_folder(
 
 
 def _look(
-    folder: Path, names: Sequence[str], source: Source, *, overwrite: bool
+    folder: Path, names: Sequence[str], source: Source, written: Written | None, *, overwrite: bool
 ) -> tuple[tuple[ExportedModel, ...], tuple[str, ...]]:
     """Return the existing exports that stay, and the names of those that do not."""
     earlier, rows = _read_record(folder) or (None, ())
     own = {row.file for row in rows} | ({LABELS, EXPORT_README} if earlier else set())
     taken = [name for name in (*names, LABELS, EXPORT_README) if (folder / name).exists()]
-    if foreign := [name for name in taken if name not in own or _is_foreign(folder / name)]:
-        raise UsageError(f"{visible(folder)} holds {joined(foreign)} that no export wrote; {ELSEWHERE}")
+    if foreign := [name for name in taken if name not in own or _is_foreign(folder / name, written)]:
+        raise UsageError(f"{visible(folder)} holds {joined(foreign)} {FOREIGN}; {ELSEWHERE}")
     there = tuple(row for row in rows if (folder / row.file).exists())
     if earlier is not None and earlier != source and there:
         if not overwrite:
             what = "image size" if earlier.sha256 == source.sha256 else "model"
             raise UsageError(f"{visible(folder)} holds exports of another {what}; replace them with --overwrite")
-        if odd := [row.file for row in there if _is_foreign(folder / row.file)]:
-            raise UsageError(f"{visible(folder)} holds {joined(odd)} that no export wrote; {ELSEWHERE}")
+        if odd := [row.file for row in there if _is_foreign(folder / row.file, written)]:
+            raise UsageError(f"{visible(folder)} holds {joined(odd)} {FOREIGN}; {ELSEWHERE}")
         return (), tuple(row.file for row in there if row.file not in names)
     if not overwrite and (exist := [row.file for row in there if row.file in names]):
         raise UsageError(f"{visible(folder / exist[0])} exists; replace it with --overwrite")
@@ -160,16 +167,19 @@ def _read_record(folder: Path) -> tuple[Source, tuple[ExportedModel, ...]] | Non
     return source, tuple(row for row in rows if row.file in EXPORTED_MODELS.values())
 
 
-def _is_foreign(path: Path) -> bool:
-    """Return whether an export's path has something else: a file for a folder, or unknown files inside."""
+def _is_foreign(path: Path, written: Written | None) -> bool:
+    """Return whether an export's path has something else: a file for a folder, unknown or changed files."""
     is_folder = path.is_dir() and not path.is_symlink()
     if is_folder != (path.name == EXPORTED_MODELS["saved_model", None]):
         return True
-    if not is_folder:
-        return path.is_symlink() or not path.is_file()
-    for entry in path.rglob("*"):
+    if not is_folder and (path.is_symlink() or not path.is_file()):
+        return True
+    entries = sorted(path.rglob("*")) if is_folder else [path]
+    for entry in entries if is_folder else ():
         name = str(entry.relative_to(path))
         allowed = SAVED_MODEL_FOLDERS if entry.is_dir() and not entry.is_symlink() else SAVED_MODEL_FILES
         if not any(fnmatch(name, pattern) for pattern in allowed):
             return True
-    return False
+    if written is None or not written.exists:
+        return False
+    return not all(written.has(entry) for entry in entries if not entry.is_dir())

@@ -6,14 +6,18 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from wisesr_cli.errors import writing_error
 
 TEMPORARY_PREFIX = ".wisesr-"
 LONGEST_SUFFIX = 32  # bytes
+
+Observer = Callable[[Path, Path], None]
+_OBSERVER: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
 
 @contextmanager
@@ -38,6 +42,8 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
         with naming(path):
             yield temporary
             flush_to_disk(temporary)
+            if (observer := _OBSERVER.get()) is not None:
+                observer(path, temporary)
             temporary.replace(path)
             flush_to_disk(path.parent)
     finally:
@@ -45,10 +51,27 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def make_folder(path: Path) -> None:
-    """Create a folder and its parents unless it exists; raises `MachineError`."""
+@contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Call `observer` with path and content of every file of the block just before `replacing` puts it there."""
+    token = _OBSERVER.set(observer)
+    try:
+        yield
+    finally:
+        _OBSERVER.reset(token)
+
+
+def make_folder(path: Path, *, inside: Path | None = None) -> None:
+    """Create a folder and its parents unless it exists; raises `MachineError`.
+
+    `inside` is a parent that is not created: what was moved away stays away.
+    """
     with naming(path):
-        path.mkdir(parents=True, exist_ok=True)
+        if inside is None:
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            for folder in (*(parent for parent in reversed(path.parents) if inside in parent.parents), path):
+                folder.mkdir(exist_ok=True)
 
 
 def remove(path: Path) -> None:

@@ -8,18 +8,37 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from wisesr_cli.errors import MachineError, RunError
+from wisesr_cli.errors import InUseError, MachineError, RunError
 from wisesr_cli.machine.files import make_folder, naming
 from wisesr_cli.text import visible
 
 TRIES = 100
 
 
+@dataclass(frozen=True)
+class Lock:
+    """A lock file that is held."""
+
+    path: Path
+    descriptor: int
+
+    def check(self) -> None:
+        """Raise `MachineError` if its folder was moved or removed meanwhile; nothing may be written in its place."""
+        with naming(self.path):
+            is_there = lies_at(self.path, self.descriptor)
+        if not is_there:
+            raise MachineError(
+                f"{visible(self.path.parent)}: was moved or removed meanwhile; what it holds is whole, and nothing "
+                "more is written: repeat the command with its new place"
+            )
+
+
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[Lock]:
     """Hold the lock file at `path`, created with its folder; the lock of a dead process does not block.
 
     The holder may remove both; a process that waits then creates them again. Raises `MachineError` when another live
@@ -31,21 +50,55 @@ def locked(path: Path) -> Iterator[None]:
         with naming(path):
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield Lock(path, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def alone_in(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Lock a folder without a file in it; raises `MachineError` when another process holds it, or on any error.
+
+    `shared`: others may hold it so, too.
+    """
+    with naming(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # file systems without locks
+            if not take(descriptor, shared=shared):
+                raise InUseError(f"{visible(folder)}: in use by another wisesr; wait for it or stop it")
         yield
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Lock a folder without a file in it; raises `MachineError` when another process holds it, or on any error."""
-    with naming(folder):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def unused(folder: Path) -> Iterator[bool]:
+    """Yield whether nobody holds the lock of a folder, holding it then; False where that cannot be known."""
     try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # none, or a link
+        yield False
+        return
+    try:
+        is_free = False
         with suppress(OSError):  # file systems without locks
-            if not take(descriptor):
-                raise MachineError(f"{visible(folder)}: in use by another wisesr; wait for it or stop it")
-        yield
+            is_free = take(descriptor)
+        yield is_free
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Return whether another process holds the lock file at `path`, as far as that can be known."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        return not take(descriptor)
+    except OSError:  # a file system without locks
+        return False
     finally:
         os.close(descriptor)
 
@@ -79,7 +132,7 @@ def _hold(path: Path) -> int:
             try:
                 if not take(descriptor):
                     holder = visible(os.read(descriptor, 32).decode(errors="replace").strip() or "unknown")
-                    raise MachineError(
+                    raise InUseError(
                         f"{visible(path.parent)}: in use by another wisesr (pid {holder}); wait for it or stop it"
                     )
                 if lies_at(path, descriptor):

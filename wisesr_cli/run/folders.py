@@ -5,19 +5,31 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wisesr_cli.errors import MachineError, RunError, UsageError
+from wisesr_cli.errors import InUseError, MachineError, RunError, UsageError
+from wisesr_cli.listening import Listener, Silent
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, make_folder, naming, remove
-from wisesr_cli.machine.locks import locked
-from wisesr_cli.run.names import CLASSES, CONFIG, LEFTOVERS, LOCK, OUR_FILES, OUR_FOLDERS, OUR_STATES
+from wisesr_cli.machine.locks import is_held, locked, unused
+from wisesr_cli.run.names import (
+    CLASSES,
+    CONFIG,
+    EXPORT,
+    EXPORTED_MODELS,
+    LOCK,
+    RESULT_FOLDERS,
+    RUN_FILES,
+    SAVED_MODEL_FOLDERS,
+)
 from wisesr_cli.run.run import Run
-from wisesr_cli.text import visible
+from wisesr_cli.run.state import has_state, remove_states
+from wisesr_cli.run.written import Written
+from wisesr_cli.text import some_of, visible
 
 if TYPE_CHECKING:
     from wisesr_cli.config.schema import Config
@@ -27,17 +39,30 @@ if TYPE_CHECKING:
 class Start:
     """The run directory of a training, and whether it is resumed or new.
 
-    `fine_tunes`: `wisesr upgrade` made the run, whose model is kept until an epoch has finished.
+    `overwrites`: what an earlier run wrote there is to be removed. `fine_tunes`: `wisesr upgrade` made the run, whose
+    model is kept until an epoch has finished.
     """
 
     run: Run
     resumed: bool
     is_new: bool = False
+    overwrites: bool = False
     fine_tunes: bool = False
 
 
 def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bool) -> Start:
-    """Return the run directory to train in, writing nothing; `UsageError` if its name is taken or not a run's."""
+    """Return the run directory to train in, writing nothing.
+
+    Raises:
+        UsageError: its name is taken, or not a run's.
+        RunError: something that is no file of a run lies in the place of one.
+    """
+    start = _choose(config, default_name, resume=resume, overwrite=overwrite)
+    check_kinds(start.run)
+    return start
+
+
+def _choose(config: Config, default_name: str, *, resume: bool, overwrite: bool) -> Start:
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
     parent = Path(config.output_dir).expanduser()
@@ -48,36 +73,66 @@ def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bo
             return Start(run, resumed=False, is_new=True)
         if not run.path.is_dir():
             raise UsageError(f"{visible(run.path)} is not a folder; give another --name")
-        if not (run.path / CLASSES).is_file() and not (resume and run.state.is_dir()):  # resuming writes them again
+        if not (run.path / CLASSES).is_file() and not (resume and has_state(run.state)):  # resuming writes them again
             raise UsageError(f"{visible(run.path)} holds something that is no run; give another --name")
         if resume or overwrite:
-            return Start(run, resumed=resume)
+            return Start(run, resumed=resume, overwrites=overwrite)
         raise UsageError(
             f"{visible(run.path)} exists; give another --name, go on with --resume, or start anew with --overwrite"
         )
-    if (resume or overwrite) and (newest := newest_folder(parent, default_name, CONFIG)) is not None:
-        return Start(Run(newest), resumed=resume)
+    runs = _folders_of(parent, default_name, CONFIG) if resume or overwrite else []
+    if overwrite and len(runs) > 1:
+        names = some_of([path.name for path in runs], 5)
+        raise UsageError(f"{visible(parent)} has several runs of this name: {names}; say which with --name")
+    if runs:
+        return Start(Run(runs[-1]), resumed=resume, overwrites=overwrite)
     return Start(Run(free_folder(parent, default_name)), resumed=False, is_new=True)
 
 
 def free_folder(parent: Path, default_name: str) -> Path:
     """Return the first folder that is free among `default_name`, `default_name`-2, and so on."""
     names = chain((default_name,), (f"{default_name}-{number}" for number in count(2)))
-    return next(parent / name for name in names if not is_taken(parent / name))
+    folders = (parent / name for name in names)
+    return next(path for path in folders if not is_taken(path) and not is_held(path / LOCK))
 
 
-def check_still_new(start: Start) -> None:
-    """Raise `MachineError` if a new run was created by another process meanwhile; call with its lock held."""
-    if start.is_new and is_taken(start.run.path):
-        raise MachineError(f"{visible(start.run.path)}: was made by another wisesr meanwhile; repeat the command")
+@contextmanager
+def held_start(choose: Callable[[], Start]) -> Iterator[Start]:
+    """Yield what `choose` returns, locked; where another process takes that name first, `choose` is asked again.
+
+    A new folder into which the block wrote nothing before it failed is removed. Raises `InUseError` where `choose` has
+    no other answer.
+    """
+    tried: list[Path] = []
+    with ExitStack() as held:
+        while True:
+            start = choose()
+            try:
+                lock = held.enter_context(locked(start.run.lock))
+                if start.is_new and is_taken(start.run.path):
+                    held.close()
+                    raise InUseError(f"{visible(start.run.path)}: was made by another wisesr meanwhile; repeat this")
+                break
+            except InUseError:
+                if not start.is_new or tried.count(start.run.path) == 2:  # others look at a lock for a moment
+                    raise
+                tried.append(start.run.path)
+        # Only the holder of the lock may remove it.
+        held.enter_context(_forget_if_empty(start.run))
+        yield replace(start, run=replace(start.run, held=lock))
 
 
 def newest_folder(parent: Path, default_name: str, mark: str) -> Path | None:
     """Return the folder whose file `mark` is the newest among `default_name`, `default_name`-2, and so on."""
+    return next(reversed(_folders_of(parent, default_name, mark)), None)
+
+
+def _folders_of(parent: Path, default_name: str, mark: str) -> list[Path]:
+    """Return the folders with a file `mark` among `default_name`, `default_name`-2, and so on, the newest last."""
     pattern = re.compile(re.escape(default_name) + r"(-([2-9]|[1-9]\d+))?")
     folders = sorted(parent.iterdir()) if parent.is_dir() else []
     marked = [path for path in folders if pattern.fullmatch(path.name) and (path / mark).is_file()]
-    return max(marked, key=lambda path: (path / mark).stat().st_mtime_ns, default=None)
+    return sorted(marked, key=lambda path: (path / mark).stat().st_mtime_ns)
 
 
 def check_output_folder(folder: Path) -> None:
@@ -107,29 +162,56 @@ def is_taken(path: Path) -> bool:
     return False
 
 
-def prepare_folder(run: Run, *, overwrite: bool, keep: Path | None = None) -> None:
+def prepare_folder(run: Run, *, overwrite: bool, keep: Path | None = None, listener: Listener | None = None) -> None:
     """Create the run directory; with `overwrite`, remove what an earlier run wrote there, and nothing else.
 
-    `keep` is a file to retain: the model that the next run starts from.
+    `keep` is a file to retain: the model that the next run starts from. Warns of files that stay: the record of the
+    earlier run does not name them, or they were changed since.
     """
     make_folder(run.path)
     with naming(run.path):
-        if overwrite:
-            for pattern in (*OUR_STATES, *OUR_FILES):
-                for path in sorted(run.path.glob(pattern)):
-                    if keep is None or path.resolve() != keep.resolve():
-                        _remove(path)
-            for folder in sorted((path for pattern in OUR_FOLDERS for path in run.path.glob(pattern)), reverse=True):
-                remove_if_empty(folder)
-        for leftover in (path for pattern in LEFTOVERS for path in run.path.glob(pattern)):
-            _remove(leftover)
+        _remove_leftovers(run)
+        if not overwrite:
+            return
+        for path in (*Written(run.path).files(), *(run.path / name for name in RUN_FILES)):
+            if keep is None or path.resolve() != keep.resolve():
+                with naming(path):
+                    remove(path)
+                    _remove_empty(run, path.parent)
+        remove_states(run.state)
+        saved_model = run.path / EXPORT / EXPORTED_MODELS["saved_model", None]
+        for folder in (run.state, *(saved_model / name for name in SAVED_MODEL_FOLDERS)):
+            _remove_empty(run, folder)
+        files = sorted(path.relative_to(run.path) for path in run.path.rglob("*") if not path.is_dir())
+        stays = [path for path in files if run.path / path not in (run.lock, keep)]
+    if stays:
+        text = f"{visible(run.path)}: what this run did not write, or was changed since, stays: {some_of(stays, 5)}"
+        (listener or Silent()).warn(text)
+
+
+def _remove_empty(run: Run, folder: Path) -> None:
+    """Remove a folder of the run, and those that it is in, as far as they are empty."""
+    while folder != run.path and folder.is_relative_to(run.path):
+        remove_if_empty(folder)
+        folder = folder.parent
+
+
+def _remove_leftovers(run: Run) -> None:
+    """Remove what killed processes left in the run, and in folders of it that no live one writes to."""
+    leftovers = sorted(run.path.glob(f"{TEMPORARY_PREFIX}*.*"))  # without a suffix: of a prediction, which may live
+    with ExitStack() as held:
+        for folder in sorted(path for pattern in RESULT_FOLDERS for path in run.path.glob(pattern)):
+            if held.enter_context(unused(folder)):
+                leftovers.extend(sorted(folder.glob(f"{TEMPORARY_PREFIX}*")))
+        for leftover in leftovers:
+            with naming(leftover):
+                remove(leftover)
 
 
 def check_kinds(run: Run) -> None:
     """Raise `RunError` when a folder exists in place of a file of the run, or a file in place of a folder."""
     refuse_wrong_kinds(
-        files=(path for pattern in (*OUR_FILES, LOCK) for path in sorted(run.path.glob(pattern))),
-        folders=(run.state, run.plots, run.tensorboard),
+        files=[run.path / name for name in (*RUN_FILES, LOCK)], folders=(run.state, run.plots, run.tensorboard)
     )
 
 
@@ -146,7 +228,7 @@ def refuse_wrong_kinds(*, files: Iterable[Path], folders: Iterable[Path]) -> Non
 
 
 @contextmanager
-def forget_if_empty(run: Run) -> Iterator[None]:
+def _forget_if_empty(run: Run) -> Iterator[None]:
     """Remove the run directory if the block, which holds its lock, fails before writing anything."""
     try:
         yield
@@ -187,8 +269,3 @@ def remove_if_empty(folder: Path) -> None:
     """Remove a folder if it is empty."""
     with suppress(OSError):  # the user's files are in it, or it is no folder
         folder.rmdir()
-
-
-def _remove(path: Path) -> None:
-    with naming(path):
-        remove(path)

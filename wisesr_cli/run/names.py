@@ -5,7 +5,6 @@ No other module spells the name of a file that wisesr writes into one of these.
 
 from __future__ import annotations
 
-from wisesr_cli.machine.files import TEMPORARY_PREFIX
 from wisesr_cli.model_files.info import BEST, MODEL_INFO
 
 LITERT = "best.tflite"
@@ -21,6 +20,7 @@ STATE = "state"
 PLOTS = "plots"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
+WRITTEN = ".written.jsonl"  # see `run.written`
 
 # In the folder of an evaluation, beside its metrics.
 PER_CLASS = "per_class.csv"
@@ -60,7 +60,6 @@ SAVED_MODEL_FILES = (
     *(f"{SAVED_MODEL_EXTRAS}/{name}" for name in (MODEL_INFO, LABELS)),
 )
 SAVED_MODEL_FOLDERS = ("variables", "assets", SAVED_MODEL_EXTRAS)
-EXPORT_FILES = (*(name for name in EXPORTED_MODELS.values() if "." in name), LABELS, EXPORT_README, EXPORT_RECORD)
 
 # In the folder of a comparison, beside a run directory for every head and seed; the first with its first training.
 TRAININGS = "trainings.json"
@@ -76,22 +75,11 @@ CONFUSION_PICTURE = "confusion_matrix-{}.png"
 RELIABILITY_PICTURE = "reliability-{}.png"
 EVALUATION_PICTURES = (CONFUSION_PICTURE, RELIABILITY_PICTURE)
 
-LEFTOVERS = tuple(
-    f"{folder}{TEMPORARY_PREFIX}*" for folder in ("", f"{PLOTS}/", f"{EXPLAIN}/", f"{EXPORT}/", "evaluate-*/")
-)
+RESULT_FOLDERS = (PLOTS, EXPLAIN, EXPORT, "evaluate-*")  # other commands write into them while a run trains
 
-# What `--overwrite` removes; all other files in a run directory are the user's. The classes go last: they mark the
-# folder as a run, so that another process can remove what a killed one left.
-OUR_STATES = (f"{STATE}/epoch-{'[0-9]' * 6}*", f"{STATE}/{TEMPORARY_PREFIX}*")
-OUR_FILES = (
-    *(f"{PLOTS}/{name}" for name in (LEARNING_CURVES, *(name.format("*") for name in EVALUATION_PICTURES))),
-    f"{TENSORBOARD}/**/events.out.tfevents.*",
-    *(f"evaluate-*/{name}" for name in (*EVALUATION_FILES, REPORT)),
-    *(f"{EXPLAIN}/{name}" for name in (*EXPLANATION_FILES, *EXPLAINED_PATTERNS)),
-    *(f"{EXPORT}/{name}" for name in (*(f"saved_model/{name}" for name in SAVED_MODEL_FILES), *EXPORT_FILES)),
-    *(LITERT, BEST, UPGRADED, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, TRACKED, CLASSES),
-)
-OUR_FOLDERS = (
-    *(STATE, PLOTS, f"{TENSORBOARD}/*", TENSORBOARD, EXPLAIN, "evaluate-*", EXPORT, f"{EXPORT}/saved_model"),
-    *(f"{EXPORT}/saved_model/{name}" for name in SAVED_MODEL_FOLDERS),
+# What `--overwrite` removes of a run itself, beside its states; of all else, only what its record names. The classes go
+# last: they mark the folder as a run, so that another process can remove what a killed one left.
+RUN_FILES = (
+    *(f"{PLOTS}/{LEARNING_CURVES}", LITERT, BEST, UPGRADED, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, TRACKED),
+    *(WRITTEN, CLASSES),
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, get_args
 
 from wisesr_cli.errors import ConfigError, RunError
 from wisesr_cli.machine.files import naming, remove, write_text
+from wisesr_cli.machine.locks import Lock
 from wisesr_cli.model_files.info import BEST
 from wisesr_cli.run.names import (
     CLASSES,
@@ -18,6 +19,7 @@ from wisesr_cli.run.names import (
     HISTORY,
     LITERT,
     LOCK,
+    METRICS,
     PLOTS,
     SPLITS,
     STATE,
@@ -25,6 +27,7 @@ from wisesr_cli.run.names import (
     UPGRADED,
 )
 from wisesr_cli.run.records import read_json, read_rows, write_json, write_rows
+from wisesr_cli.run.written import Written
 from wisesr_cli.text import first_line, visible
 
 if TYPE_CHECKING:
@@ -34,9 +37,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory."""
+    """A run directory; `lock` is held while it trains."""
 
     path: Path
+    held: Lock | None = field(default=None, compare=False)
+
+    def check_place(self) -> None:
+        """Raise a `MachineError` if the run that trains was moved or removed."""
+        if self.held is not None:
+            self.held.check()
 
     @property
     def name(self) -> str:
@@ -112,6 +121,7 @@ class Run:
         environment: dict[str, Any],
     ) -> None:
         """Write what is known before the first step: config, classes, splits and environment."""
+        Written(self.path).begin()
         self.write_examples(class_names, splits)
         self.write_config(config)
         write_json(self.path / ENVIRONMENT, environment)
@@ -150,6 +160,12 @@ class Run:
         """Remove the LiteRT model, as the best model is about to be replaced."""
         with naming(self.litert):
             remove(self.litert)
+
+    def forget_best(self) -> None:
+        """Remove what was made of the best model, as that is about to be replaced."""
+        self.forget_litert()
+        with naming(self.path / METRICS):
+            remove(self.path / METRICS)
 
     def write_history(self, history: Iterable[EpochResult]) -> None:
         """Write a row per finished epoch; numbers are written so that they read back exactly."""

@@ -62,7 +62,7 @@ class State:
 
 def write_state(folder: Path, epoch: int, arrays: Mapping[str, Arrays], progress: Mapping[str, Any]) -> None:
     """Write the state after `epoch` finished epochs and remove earlier ones."""
-    make_folder(folder)
+    make_folder(folder, inside=folder.parent)
     temporary = folder / f"{TEMPORARY_PREFIX}epoch-{epoch:06d}"
     shutil.rmtree(temporary, ignore_errors=True)
     with naming(folder):
@@ -100,6 +100,13 @@ def newest_epoch(folder: Path) -> int:
     """Return how many epochs had finished when the newest state was written, by its name; 0 where there is none."""
     states = _states(folder)
     return int(states[-1].name.removeprefix("epoch-").partition(".")[0]) if states else 0
+
+
+def remove_states(folder: Path) -> None:
+    """Remove all states, and what a killed process left of one."""
+    for path in (*_states(folder), *folder.glob(f"{TEMPORARY_PREFIX}epoch-*")):
+        with naming(path):
+            remove(path)
 
 
 def read_state(folder: Path) -> State:

@@ -154,7 +154,7 @@ class EpochKeeper(keras.callbacks.Callback):
         self._write_state()
         if self.channel.is_main:
             if is_best:
-                self.run.forget_litert()
+                self.run.forget_best()
                 self.trainer.save_best(self.run.best, row.epoch)
             self.run.write_history(progress.history)
         self.tracking.report_epochs()
@@ -166,6 +166,7 @@ class EpochKeeper(keras.callbacks.Callback):
 
     def _write_state(self) -> None:
         if self.channel.is_main:
+            self.run.check_place()
             self.trainer.write_state(self.run.state)
 
     def _check_limits_after_epoch(self, reason: str | None) -> None:

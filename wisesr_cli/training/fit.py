@@ -17,7 +17,7 @@ from wisesr_cli.config.training import PhaseConfig, position_warning
 from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.display.plots import plot_learning_curves
 from wisesr_cli.engines.keras import KerasEngine
-from wisesr_cli.errors import DataError, RunError
+from wisesr_cli.errors import DataError, MachineError, RunError
 from wisesr_cli.evaluation.evaluate import evaluate_pixels
 from wisesr_cli.evaluation.verdict import Training, with_verdict
 from wisesr_cli.exporting.best_litert import has_litert, keep_litert
@@ -93,7 +93,7 @@ def _start_run(trainer: Trainer, start: Start, listener: Listener) -> Arrays | N
     model = trainer.config.model
     if trainer.distribution.is_main:
         keep = None if model.is_random else Path(str(model.weights))
-        prepare_folder(start.run, overwrite=not start.resumed and not start.fine_tunes, keep=keep)
+        prepare_folder(start.run, overwrite=start.overwrites, keep=keep, listener=listener)
     if start.resumed:
         return _restore(trainer, start.run, listener)
     if not trainer.distribution.is_main:
@@ -154,7 +154,7 @@ def _restore_best(trainer: Trainer, run: Run) -> None:
                 f"{visible(run.best)}: is the model of epoch {found}, but the best one is that of epoch "
                 f"{progress.best_epoch}; put it back, or start anew with --overwrite"
             )
-    run.forget_litert()
+    run.forget_best()
     trainer.save_best(run.best, progress.epoch)
 
 
@@ -218,6 +218,9 @@ def _fit(
                     trainer.fit(keeper, first=done, last=last)
                 except TrainingStopped as stop:
                     return stop.reason
+                except MachineError:
+                    run.check_place()  # the reason, where a file could not be written
+                    raise
             first = last
     return None
 
@@ -236,6 +239,7 @@ def _finish(
     trainer: Trainer, run: Run, epochs_done_now: int, stopped: str | None, listener: TrainingListener
 ) -> TrainingResult:
     """Evaluate the best model, draw the curves, convert the model when training is done, and return the result."""
+    run.check_place()
     progress, metrics = trainer.progress, None
     engine = KerasEngine(check_model(run.best)) if progress.best_epoch is not None else None
     if engine is not None:
@@ -243,7 +247,7 @@ def _finish(
     if engine is not None and (metrics := _metrics(trainer, run, engine, listener)) is not None:
         write_json(run.path / METRICS, metrics.to_json())
     if progress.history:
-        make_folder(run.plots)
+        make_folder(run.plots, inside=run.path)
         plot_learning_curves(progress.history, run.plots / LEARNING_CURVES)
     result = _result(trainer, run, epochs_done_now, stopped, metrics)
     if engine is not None and result.finished and not has_litert(run):

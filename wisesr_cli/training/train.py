@@ -17,16 +17,17 @@ from wisesr_cli.errors import RunError
 from wisesr_cli.listening import Listener, Silent, TrainingListener
 from wisesr_cli.machine.files import TEMPORARY_PREFIX
 from wisesr_cli.machine.keras_start import BACKEND_TITLES, Device, DeviceChoice, backend_name
-from wisesr_cli.machine.locks import locked
 from wisesr_cli.machine.stopping import Limits, StopRequest, stop_on_signals
+from wisesr_cli.model_files.info import BEST
 from wisesr_cli.models.at_hand import resolve_weights
 from wisesr_cli.processes.channel import Channel
 from wisesr_cli.processes.launch import Cluster, join
 from wisesr_cli.results import TrainingResult
-from wisesr_cli.run.folders import Start, check_kinds, check_still_new, choose_run, forget_if_empty, temporary_run
+from wisesr_cli.run.folders import Start, choose_run, held_start, temporary_run
+from wisesr_cli.run.names import HISTORY, METRICS
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.state import has_state, newest_epoch
-from wisesr_cli.text import visible
+from wisesr_cli.text import joined, visible
 from wisesr_cli.training.checks import check_settings
 from wisesr_cli.training.devices.alike import check_alike, settings_of, versions
 from wisesr_cli.training.devices.distribution import Distribution
@@ -142,19 +143,28 @@ def _begin_run(loaded: LoadedConfig, options: TrainingOptions, channel: Channel,
     if not channel.is_main:
         path, resumed, done = channel.from_main()
         return Start(Run(Path(path)), resumed=resumed), done
-    start = choose_run(loaded.config, loaded.default_name, resume=options.resume, overwrite=options.overwrite)
-    check_kinds(start.run)
-    # Only the holder of the lock may remove it, so `forget_if_empty` is entered after it.
-    held.enter_context(locked(start.run.lock))
-    held.enter_context(forget_if_empty(start.run))
-    check_still_new(start)
+    in_place = {"resume": options.resume, "overwrite": options.overwrite}
+    start = held.enter_context(held_start(lambda: choose_run(loaded.config, loaded.default_name, **in_place)))
     if start.resumed and not has_state(start.run.state):
-        if start.run.best.exists() and not start.run.upgraded.exists():
-            raise RunError(f"{visible(start.run.state)}: no state to resume from; start anew with --overwrite")
-        start = replace(start, resumed=False, fine_tunes=start.run.upgraded.exists())
+        start = replace(start, resumed=False, fine_tunes=_is_untrained_upgrade(start.run))
     done = newest_epoch(start.run.state) if start.resumed else 0
     channel.from_main([str(start.run.path), start.resumed, done])
     return start, done
+
+
+def _is_untrained_upgrade(run: Run) -> bool:
+    """Return whether a run without a state is one that `wisesr upgrade` made; others were killed before their first.
+
+    Raises `RunError` where it has results, which a new training would replace.
+    """
+    is_upgrade = run.upgraded.exists()
+    names = (HISTORY, METRICS) if is_upgrade else (BEST, HISTORY, METRICS)
+    if found := [name for name in names if (run.path / name).exists()]:
+        raise RunError(
+            f"{visible(run.state)}: no state to resume from, but {joined(found)} of a training: put the state back, or "
+            "start anew with --overwrite"
+        )
+    return is_upgrade
 
 
 def _start_devices(
@@ -170,7 +180,7 @@ def _dry_run(
     """Do one real step, save and reload, in a temporary folder beside the run."""
     path = None
     if channel.is_main:
-        path = str(choose_run(loaded.config, loaded.default_name, resume=False, overwrite=True).run.path)
+        path = str(choose_run(loaded.config, loaded.default_name, resume=True, overwrite=False).run.path)
     run = Run(Path(channel.from_main(path)))
     with stop_on_signals(StopRequest("a dry run keeps nothing")) as stop, ExitStack() as stack:
         temporary = stack.enter_context(temporary_run(run.path.parent, DRY_RUN_PREFIX)) if channel.is_main else run

@@ -35,6 +35,7 @@ from wisesr_cli.results import Upgrade
 from wisesr_cli.run.names import CLASSES, ENVIRONMENT, SPLITS
 from wisesr_cli.run.records import write_json, write_rows
 from wisesr_cli.run.run import Run
+from wisesr_cli.run.written import Written
 from wisesr_cli.settings import LARGEST_SIDE, SMALLEST_SIDE
 from wisesr_cli.text import counted, joined, visible
 from wisesr_cli.training.fit import environment
@@ -306,6 +307,7 @@ def write_rest(
     run: Run, config: Config, index: DatasetIndex | None, device: Device, images: Images, listener: Listener
 ) -> None:
     """Write all other files that a run has before its first epoch, and its LiteRT model."""
+    Written(run.path).begin()
     with replacing(run.best) as temporary:
         shutil.copyfile(run.upgraded, temporary)
     engine = KerasEngine(check_model(run.best))

@@ -23,7 +23,6 @@ from wisesr_cli.exporting.agreement import sample
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, naming
-from wisesr_cli.machine.locks import locked
 from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
 from wisesr_cli.model_files.archive import CheckedModel, check_model
 from wisesr_cli.model_files.info import BEST, ModelInfo
@@ -31,14 +30,7 @@ from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.heads import PooledOptions
 from wisesr_cli.requests import UpgradeRequest
 from wisesr_cli.results import Upgrade
-from wisesr_cli.run.folders import (
-    check_kinds,
-    check_still_new,
-    choose_run,
-    forget_if_empty,
-    prepare_folder,
-    temporary_run,
-)
+from wisesr_cli.run.folders import choose_run, held_start, prepare_folder, temporary_run
 from wisesr_cli.run.names import CLASSES
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import joined, visible
@@ -77,16 +69,13 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
     loaded = _load_settings(settings, path, info)
     named = choose_names(None if request.classes is None else Path(request.classes), info)
     image_size_given = any(override.path == ("data", "image_size") for override in settings)
-    start = choose_run(loaded.config, loaded.default_name, resume=False, overwrite=request.overwrite)
-    check_kinds(start.run)
+    in_place = {"resume": False, "overwrite": request.overwrite}
     with (
-        locked(start.run.lock),
-        forget_if_empty(start.run),
+        held_start(lambda: choose_run(loaded.config, loaded.default_name, **in_place)) as start,
         stop_on_signals(StopRequest("nothing was made")) as stop,
         temporary_run(start.run.path.parent, PREFIX) as aside,
         ExitStack() as stack,
     ):
-        check_still_new(start)
         data = loaded.config.data
         has_images = data.dir is not None or data.train_dir is not None
         index = build_index(data, seed=loaded.config.seed, listener=listener) if has_images else None
@@ -106,7 +95,7 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
         result = convert.compare(found, aside.upgraded, images, compared_on, listener)
         convert.write_rest(aside, config, index, device, images, listener)
         with stop.deferred():
-            prepare_folder(start.run, overwrite=True)
+            prepare_folder(start.run, overwrite=start.overwrites, listener=listener)
             with naming(start.run.path):  # the classes, which mark it as a run, come last
                 for path in sorted(aside.path.iterdir(), key=lambda path: (path.name == CLASSES, path.name)):
                     if path != aside.lock:

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from wisesr_cli.machine.files import make_folder, naming
+from wisesr_cli.run.written import Written
 
 TRAINING = ("loss", "top1_accuracy", "learning_rate")
 VALIDATION = ("val_loss", "val_top1_accuracy")
 
 
 class TensorBoardTracker:
-    """Logs epochs to files below `folder`, created with the first epoch; see `tracker.Tracker`.
+    """Logs epochs to files below `folder` of a run, created with the first epoch; see `tracker.Tracker`.
 
     TensorBoard's own writer uses a thread, whose errors, such as a full disk, are lost.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.written = folder, Written(folder.parent)
         self._logs: dict[str, Any] = {}
 
     @property
@@ -48,7 +49,7 @@ class TensorBoardTracker:
 
         with naming(self.folder / split):
             if split not in self._logs:
-                self._logs[split] = _new_log(self.folder / split)
+                self._logs[split] = _new_log(self.folder / split, self.written)
             rows = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
             event = Event(wall_time=time.time(), step=epoch, summary=Summary(value=rows))
             self._logs[split].write(event.SerializeToString())
@@ -61,12 +62,14 @@ class TensorBoardTracker:
                 log.close()
 
 
-def _new_log(folder: Path) -> Any:
+def _new_log(folder: Path, written: Written) -> Any:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    make_folder(folder)
+    make_folder(folder, inside=written.folder)
     name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{time.time_ns()}"
     log = RecordWriter((folder / name).open("xb"))
     log.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+    log.flush()
+    written.add(folder / name, grows=True)
     return log
