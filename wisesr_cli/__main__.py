@@ -26,9 +26,10 @@ def main() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Redirect closed standard streams to nowhere, so that no file of ours gets the number of one.
+    """Open nothing in place of closed standard streams, so that no file of ours gets the number of one.
 
-    A closed standard input stays closed for Python, as reading paths from it is an error to report.
+    A closed standard input stays closed for Python, as reading paths from it is an error to report; so is writing to a
+    closed standard output, which is opened for reading only.
     """
     import os
 
@@ -36,10 +37,11 @@ def _open_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            # It takes the lowest number that is free: this one.
+            os.open(os.devnull, os.O_RDWR if number == 2 else os.O_RDONLY)
             os.set_inheritable(number, True)
     if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  (for as long as the process runs)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  (for as long as the process runs)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 

@@ -116,7 +116,11 @@ class PositionWeightedPooling2D(keras.layers.Layer):
 
     def _kernel_initializer(self, height: int, width: int) -> Any:
         if self.initializer == "paper":
-            return keras.initializers.RandomNormal(stddev=0.01)
+            normal = keras.initializers.RandomNormal(stddev=0.01)
+            if self.constraint != "unit_sum":
+                return normal
+            # Below zero no gradient flows: a channel whose weights all start there would stay dead.
+            return lambda shape, dtype=None: ops.absolute(normal(shape, dtype=dtype))
         _, _, cells = self._tiles(height, width)
         uniform = cells / cells.sum()
 

@@ -91,10 +91,14 @@ def with_closed(closed: str, *arguments: object, folder: Path) -> Answer:
 
 @pytest.mark.parametrize("closed", CLOSED)
 @pytest.mark.parametrize("line", [["--version"], ["config", "schema"]], ids=" ".join)
-def test_standard_streams_that_are_closed_are_no_bug(line: list[str], closed: str, tmp_path: Path) -> None:
+def test_standard_streams_that_are_closed_are_no_bug_and_lost_output_is_5(
+    line: list[str], closed: str, tmp_path: Path
+) -> None:
     answer = with_closed(closed, *line, folder=tmp_path)
-    assert (answer.code, answer.err) == (0, "")
-    assert (answer.out == "") == (" >&-" in f" {closed}")
+    is_lost = " >&-" in f" {closed}"
+    said = "wisesr: standard output is closed: what was to be written there is lost\n"
+    assert (answer.code, answer.err) == (5 if is_lost else 0, said if closed == ">&-" else "")
+    assert (answer.out == "") == is_lost
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])

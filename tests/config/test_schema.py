@@ -157,6 +157,23 @@ def test_a_named_option_wins_over_set_which_wins_over_the_file_which_wins_over_t
     assert (train.epochs, train.batch_size, train.label_smoothing, train.best_by) == (30, 22, 0.1, "top1_accuracy")
 
 
+@pytest.mark.reliability(49)
+def test_extends_shows_no_line_of_a_file_that_is_no_config(tmp_path: Path) -> None:
+    (tmp_path / "shadow").write_text("root:$6$secret:19000::::::\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, "extends: shadow", "a.yaml"))
+    assert "a config ends in .yaml or .yml" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_run_s_own_config_may_be_larger_than_one_that_is_typed(tmp_path: Path) -> None:
+    weights = "\n".join(f"    class {number}: 2.0" for number in range(8000))
+    path = write(tmp_path, f"train:\n  class_weights:\n{weights}", "config.yaml")
+    with pytest.raises(ConfigError, match="larger than 64 KB"):
+        load_config(path)
+    assert len(load_config(path, of_run=True).config.train.class_weights) == 8000
+
+
 def test_extends_lays_a_file_over_its_base_over_that_one_s_base(tmp_path: Path) -> None:
     write(tmp_path, "seed: 1\ntrain: {epochs: 1, batch_size: 1}\nmodel: {backbone: Xception}", "a.yaml")
     write(tmp_path, "extends: a.yaml\nseed: 2\ntrain: {epochs: 2}", "b.yaml")

@@ -90,6 +90,21 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_shows_it() -> None:
         found("*\x1b.png")
 
 
+def test_a_subfolder_that_cannot_be_read_is_an_input_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    make("photos/a.png", "photos/lost+found/b.png", "photos/z/c.png")
+    scandir = os.scandir
+
+    def refuse(folder: str) -> Iterator[os.DirEntry[str]]:
+        if folder.endswith("lost+found"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert list(find_inputs(["photos"])) == ["photos/a.png", "photos/lost+found", "photos/z/c.png"]
+    with pytest.raises(DataError, match=r"photos/lost\+found: cannot be read: Permission denied"):
+        list(find_inputs(["photos/lost+found"]))
+
+
 def test_a_folder_without_images_gives_nothing_and_nothing_at_all_is_an_error() -> None:
     make("p/notes.txt")
     assert found("p") == []

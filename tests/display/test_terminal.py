@@ -56,6 +56,16 @@ def drawn(grid: Grid, stream: io.StringIO | None = None, **options: int | None) 
     return stream.getvalue()
 
 
+@pytest.mark.parametrize(("encoding", "expected"), [("utf-8", "███▌"), ("latin-1", "###"), ("ascii", "###")])
+def test_bars_are_drawn_in_what_the_stream_can_show(encoding: str, expected: str) -> None:
+    stream = io.TextIOWrapper(content := io.BytesIO(), encoding=encoding, errors="backslashreplace")
+    show_grid(Grid("", (Column("bar"),), (("███▌",), ("██▊",), ("",))), file=stream)
+    stream.flush()
+    lines = content.getvalue().decode(encoding).splitlines()
+    assert any(expected in line for line in lines)
+    assert not any("u258" in line for line in lines)
+
+
 @pytest.mark.parametrize("name", EVIL)
 @pytest.mark.parametrize("place", ["title", "header", "cell", "caption"])
 def test_a_name_in_a_table_is_shown_as_it_is_with_escapes_and_without_raw_bytes(name: str, place: str) -> None:

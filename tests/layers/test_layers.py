@@ -186,6 +186,14 @@ def test_unit_sum_weights_are_relu_divided_by_their_sum() -> None:
     close(to_numpy(layer.position_weights(7, 7)).sum(axis=(0, 1)), np.ones(CHANNELS), 1e-6)
 
 
+@pytest.mark.parametrize("grid", [(1, 1), (2, 2)])
+def test_with_unit_sum_and_the_start_of_the_paper_every_channel_learns(grid: tuple[int, int]) -> None:
+    layer = PositionWeightedPooling2D(grid, constraint="unit_sum", initializer="paper")
+    layer(np.zeros((1, 4, 4, 256), "float32"))
+    assert (to_numpy(layer.kernel) > 0).all()
+    assert np.allclose(to_numpy(layer.effective_kernel()).sum((0, 1)), 1, atol=1e-4)
+
+
 def test_unit_sum_weights_that_are_all_negative_give_the_bias_and_no_nan() -> None:
     layer = make_layer(4, 4, (2, 2), None, constraint="unit_sum")
     layer.set_weights([np.full((2, 2, CHANNELS), -1.0), np.arange(CHANNELS)])

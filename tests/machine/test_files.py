@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from wisesr_cli.errors import MachineError
-from wisesr_cli.machine import files
-from wisesr_cli.machine.files import TEMPORARY_PREFIX, make_folder, replacing, sha256, write_text
+from wisesr_cli.machine import caches, files
+from wisesr_cli.machine.files import TEMPORARY_PREFIX, make_folder, make_private, replacing, sha256, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -23,6 +24,50 @@ def test_replacing_puts_the_whole_file_there_and_nothing_else(tmp_path: Path) ->
     write_text(path, "new\nlines\r\n")
     assert path.read_bytes() == b"new\nlines\r\n"
     assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.reliability(48)
+def test_a_temporary_file_is_made_anew_and_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    for _ in range(2):
+        with replacing(tmp_path / "a.txt") as temporary:
+            assert temporary.stat().st_size == 0
+            seen.add(temporary.name)
+    assert len(seen) == 2
+    monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
+    (tmp_path / f"{TEMPORARY_PREFIX}guessed.txt").symlink_to(tmp_path / "victim")
+    with pytest.raises(MachineError):
+        write_text(tmp_path / "b.txt", "mine")
+    assert names(tmp_path) == [f"{TEMPORARY_PREFIX}guessed.txt", "a.txt"]
+
+
+def test_a_private_folder_is_one_that_nobody_else_can_enter(tmp_path: Path) -> None:
+    assert make_private(tmp_path / "new")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    assert make_private(tmp_path / "new")
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "linked").symlink_to(tmp_path / "new")
+    (tmp_path / "file").touch()
+    assert not any(make_private(tmp_path / name) for name in ("open", "linked", "file"))
+
+
+@pytest.mark.reliability(48)
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_without_a_home_the_caches_are_in_a_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_taken: bool
+) -> None:
+    for name in ("WISESR_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    caches._private_folder.cache_clear()
+    expected = tmp_path / f"wisesr-{os.geteuid()}"
+    if is_taken:
+        expected.mkdir(mode=0o777)
+    found = caches.cache_dir()
+    assert (found == expected) != is_taken
+    assert found.stat().st_mode & 0o777 == 0o700
+    assert caches.cache_dir() == found
+    caches._private_folder.cache_clear()
 
 
 @pytest.mark.parametrize("before", ["old", None])

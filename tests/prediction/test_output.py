@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.prediction.output import FileOutput, JournalHeader, Renderer, open_output
 from wisesr_cli.requests import PredictRequest
 from wisesr_cli.results import Prediction, ScoredLabel
@@ -192,9 +192,31 @@ def test_an_output_without_a_record_leaves_nothing_behind(tmp_path: Path) -> Non
 
 def test_what_a_process_that_was_killed_while_rendering_left_is_taken_away(tmp_path: Path) -> None:
     output = opened("csv", tmp_path / "out")
-    output._rendering.write_text("half", encoding="utf-8")  # type: ignore[union-attr]
+    (tmp_path / f"{output._rendering}0123").write_text("half", encoding="utf-8")  # type: ignore[union-attr]
     write_file("csv", tmp_path / "out", predictions(3))
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.reliability(48)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")
+def test_a_link_that_another_user_put_there_is_not_followed(tmp_path: Path) -> None:
+    victim, link = tmp_path / "victim", tmp_path / "out"
+    victim.write_text("mine", encoding="utf-8")
+    link.symlink_to(victim)
+    os.chown(link, 65534, 65534, follow_symlinks=False)
+    with pytest.raises(UsageError, match="out: is a link that another user made"):
+        opened("csv", link, overwrite=True)
+    assert victim.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.reliability(48)
+def test_a_journal_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("", encoding="utf-8")
+    (tmp_path / "out.partial").symlink_to(victim)
+    with pytest.raises(MachineError, match=r"out\.partial"):
+        write_file("csv", tmp_path / "out", predictions(3))
+    assert victim.read_text(encoding="utf-8") == ""
 
 
 def test_the_journal_is_never_an_input_and_the_output_is_refused_as_one(tmp_path: Path) -> None:

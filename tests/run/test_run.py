@@ -265,6 +265,25 @@ def test_overwrite_follows_no_link_out_of_the_run(tmp_path: Path) -> None:
     assert files_below(tmp_path / "elsewhere") == ["a.npz"]
 
 
+@pytest.mark.reliability(49)
+@pytest.mark.parametrize("name", ["environment.json", "config.yaml", "classes.json", "splits.csv", "history.csv"])
+def test_no_reader_follows_a_link_out_of_the_run(tmp_path: Path, name: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text('{"password": "x"}', encoding="utf-8")
+    run = Run(make_run(tmp_path / "run"))
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to(secret)
+    readers = {
+        "environment.json": run.read_environment,
+        "config.yaml": run.load_config,
+        "classes.json": run.read_classes,
+        "splits.csv": run.read_splits,
+        "history.csv": run.read_history,
+    }
+    with pytest.raises(RunError, match=f"{name}: is a link that leads out of its folder"):
+        readers[name]()
+
+
 def test_without_overwrite_nothing_but_leftovers_goes(tmp_path: Path) -> None:
     fill(tmp_path, OURS)
     prepare_folder(Run(tmp_path), overwrite=False)

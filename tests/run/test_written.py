@@ -88,6 +88,7 @@ def test_half_a_line_or_a_damaged_one_names_no_file_and_loses_no_other(written: 
     assert written.files() == [first, last]
 
 
+@pytest.mark.reliability(49)
 @pytest.mark.parametrize("name", ["../mine.txt", "{outside}", "link/mine.txt", "linked.txt", "a/../../mine.txt"])
 def test_a_strangers_record_names_nothing_outside_its_folder(written: Written, tmp_path: Path, name: str) -> None:
     mine = tmp_path / "mine.txt"

@@ -217,4 +217,17 @@ LINES: dict[int, Line] = {
         "A run directory moved while it trains; a live export while its run is resumed; SIGKILL before the metrics",
         "exit 5, nothing written in the old place; left alone; no metrics of an earlier best model",
     ),
+    48: Line(
+        "A folder that other users write to: links, guessed names, a cache where HOME is unset",
+        "no link of another user is followed, temporary files are made anew under names that cannot be guessed, caches "
+        "are in a folder of the user alone",
+    ),
+    49: Line(
+        "A run of a stranger: links out of it, a record of foreign paths; extends: of a file that is no config",
+        "exit 4, exit 2; nothing of the file is shown or removed",
+    ),
+    50: Line(
+        "Memory limits of control groups, also of a scheduler; a training step that does not fit",
+        "seen where the process stands; exit 5 with what to lower, earlier epochs kept",
+    ),
 }

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from image_folders import Heard, make_folder
 
-from wisesr_cli.config.reader import LoadedConfig
+from wisesr_cli.config.reader import LoadedConfig, Override, load_config
 from wisesr_cli.config.recipe import Recipe
 from wisesr_cli.config.schema import Config
 from wisesr_cli.errors import ConfigError, RunError, WisesrError
@@ -79,6 +79,11 @@ def test_sound_settings_pass(photos: Path, tmp_path: Path) -> None:
     config = config_of(photos, tmp_path)
     check_settings(config)
     assert check_config(config, Heard()).status in {"pass", "warn"}  # the images are small
+
+
+def test_a_warmup_that_keeps_the_rate_near_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train.schedule.warmup_epochs is 1e\+09 in a phase of 30 epochs"):
+        check_settings(load_config(None, [Override(("train", "schedule", "warmup_epochs"), 1e9, "-s")]).config)
 
 
 def test_random_weights_on_few_images_are_warned_of_with_the_number_and_what_to_type(

@@ -56,6 +56,17 @@ def test_every_epoch_trains_on_every_image_once(images: Path, tmp_path: Path) ->
     assert [row.loss for row in result.history] == pytest.approx([np.mean(losses)] * 3, rel=1e-5)
 
 
+@pytest.mark.reliability(50)
+def test_a_step_that_does_not_fit_into_memory_says_what_to_lower(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor")
+    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: (_ for _ in ()).throw(full))
+    with pytest.raises(MemoryError, match=r"a step of \d+ images does not fit; start anew with a --batch-size below"):
+        train_on(images, tmp_path, {"train.epochs": 1})
+    assert (tmp_path / "run" / "config.yaml").is_file()
+
+
 def test_batches_give_every_example_once_and_a_smaller_last_one(images: Path, tmp_path: Path) -> None:
     trainer = build_trainer(images, tmp_path)
     trainer.begin_epoch(1)

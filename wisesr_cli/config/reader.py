@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from wisesr_cli.config.mistakes import shown, validate
 from wisesr_cli.config.schema import NAMED, Config
-from wisesr_cli.config.yaml_reader import Document, KeyPath, read_yaml, read_yaml_file
+from wisesr_cli.config.yaml_reader import (
+    MAX_BYTES,
+    MAX_RESOLVED_BYTES,
+    Document,
+    KeyPath,
+    read_yaml,
+    read_yaml_file,
+)
 from wisesr_cli.errors import ConfigError, DataError, UsageError
 from wisesr_cli.listening import Silent
 from wisesr_cli.models.heads import HeadOptions
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
     from wisesr_cli.config.recipe import Recipe
 
 MAX_EXTENDS = 10
+CONFIG_SUFFIXES = (".yaml", ".yml")
 
 _SPLIT_FOLDERS = (("data", "train_dir"), ("data", "validation_dir"), ("data", "test_dir"))
 _WEIGHTS = ("model", "weights")
@@ -73,14 +81,18 @@ def parse_set(text: str) -> Override:
 
 
 def load_config(
-    source: str | Path | None, overrides: Iterable[Override] = (), *, recipe: Recipe | None = None
+    source: str | Path | None,
+    overrides: Iterable[Override] = (),
+    *,
+    recipe: Recipe | None = None,
+    of_run: bool = False,
 ) -> LoadedConfig:
     """Return the resolved config of a YAML file, an image folder, or (None) the defaults; later overrides win.
 
-    `recipe` is that of the folder; see `recipe_of`. Raises `ConfigError` with one line per mistake, and `DataError`
-    when the source is neither a file nor a folder.
+    `recipe` is that of the folder; see `recipe_of`. `of_run`: a run's own config, which may be large. Raises
+    `ConfigError` with one line per mistake, and `DataError` when the source is neither a file nor a folder.
     """
-    document = _read_source(source)
+    document = _read_source(source, MAX_RESOLVED_BYTES if of_run else MAX_BYTES)
     notes: list[str] = []
     if recipe is not None:
         _merge(document, deepcopy(recipe.settings), {}, ())
@@ -140,7 +152,7 @@ def head_overrides(text: str, origin: str) -> list[Override]:
     return overrides
 
 
-def _read_source(source: str | Path | None) -> Document:
+def _read_source(source: str | Path | None, most: int) -> Document:
     if source is None:
         return Document({})
     if not str(source):
@@ -152,9 +164,9 @@ def _read_source(source: str | Path | None) -> Document:
         raise DataError(f"{visible(source)}: {_reason(error)}") from None
     if is_folder:
         return Document({"data": {"dir": str(path.absolute())}}, {("data", "dir"): visible(source)})
-    if path.suffix.lower() not in {".yaml", ".yml"}:
+    if path.suffix.lower() not in CONFIG_SUFFIXES:
         raise UsageError(f"{visible(source)}: neither a YAML config (.yaml, .yml) nor a folder of images")
-    return _read_with_bases(path, ())
+    return _read_with_bases(path, (), most)
 
 
 def _reason(error: OSError | ValueError) -> str:
@@ -166,12 +178,12 @@ def _reason(error: OSError | ValueError) -> str:
     return f"{found}; give a config (.yaml, .yml) or a folder of images. {LAYOUT}"
 
 
-def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> Document:
+def _read_with_bases(path: Path, seen: tuple[Path, ...], most: int = MAX_BYTES) -> Document:
     """Read a file and merge it over the configs that it extends."""
     resolved = path.resolve()
     if resolved in seen or len(seen) >= MAX_EXTENDS:
         raise ConfigError(f"{visible(path)}: extends itself, or more than {MAX_EXTENDS} others")
-    document = read_yaml_file(path)
+    document = read_yaml_file(path, most)
     if document.value is None:
         document.value = {}
     if not isinstance(document.value, dict):
@@ -187,6 +199,8 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> Document:
     if not isinstance(base_name, str):
         raise ConfigError(f"{place}: extends is {shown(base_name)}; allowed: the path of another config")
     base_path = resolved.parent / _expanded(base_name)
+    if base_path.suffix.lower() not in CONFIG_SUFFIXES:  # a mistake in another kind of file would show a line of it
+        raise ConfigError(f"{place}: extends '{visible(base_name)}': a config ends in {' or '.join(CONFIG_SUFFIXES)}")
     if not os.path.isfile(base_path):  # noqa: PTH113  (also false on an OSError)
         raise ConfigError(f"{place}: extends '{visible(base_name)}': no such file; paths are relative to this file")
     base = _read_with_bases(base_path, (*seen, resolved))

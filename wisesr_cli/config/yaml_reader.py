@@ -19,6 +19,7 @@ from wisesr_cli.errors import ConfigError
 from wisesr_cli.text import on_one_line, visible
 
 MAX_BYTES = 64 * 1024
+MAX_RESOLVED_BYTES = 64 * 1024 * 1024  # of a run's own config, with a weight for each of 100,000 classes
 MAX_DEPTH = 20
 MAX_NODES = 20_000
 MAX_DIGITS = 30
@@ -42,15 +43,15 @@ class Document:
     places: dict[KeyPath, str] = field(default_factory=dict)
 
 
-def read_yaml_file(path: Path) -> Document:
-    """Read one file; raises `ConfigError` with line and column."""
+def read_yaml_file(path: Path, most: int = MAX_BYTES) -> Document:
+    """Read one file of at most so many bytes; raises `ConfigError` with line and column."""
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(most + 1)
     except OSError as error:
         raise ConfigError(f"{visible(path)}: cannot be read: {error.strerror}") from None
-    if len(content) > MAX_BYTES:
-        raise ConfigError(f"{visible(path)}:1:1: larger than {MAX_BYTES // 1024} KB; a config is a page of text")
+    if len(content) > most:
+        raise ConfigError(f"{visible(path)}:1:1: larger than {most // 1024:,} KB; a config is a page of text")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

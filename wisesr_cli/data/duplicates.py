@@ -14,6 +14,8 @@ from wisesr_cli.errors import ImageError
 from wisesr_cli.images.opening import open_regular
 from wisesr_cli.listening import Listener
 
+MOST_SHOWN = 4  # files of a group that a message names
+
 
 @dataclass(frozen=True)
 class Duplicate:
@@ -25,8 +27,10 @@ class Duplicate:
 
     def __str__(self) -> str:
         """Return the files with their splits and labels, made visible."""
-        shown = zip(self.paths, self.splits, self.labels, strict=True)
-        return " = ".join(f"{text.visible(path)} ({split}, {text.visible(label)})" for path, split, label in shown)
+        shown = list(zip(self.paths, self.splits, self.labels, strict=True))
+        more = f" = {len(shown) - MOST_SHOWN:,} more" if len(shown) > MOST_SHOWN else ""
+        names = (f"{text.visible(path)} ({split}, {text.visible(label)})" for path, split, label in shown[:MOST_SHOWN])
+        return " = ".join(names) + more
 
 
 def find_duplicates(index: DatasetIndex, listener: Listener) -> tuple[Duplicate, ...]:

@@ -62,6 +62,7 @@ class Listing:
 
 HIDDEN = "hidden or system"
 LINKED = "linked twice"
+LATEST_DATE = 2**63 - 1  # ns; in the year 2262. File systems keep later ones, which count as this one
 OUTSIDE = "outside of the class folders"
 
 
@@ -159,7 +160,7 @@ def _list_class(listing: Listing, label: int, folder: str, inside: str) -> None:
             listing.paths.append(entry.path)
             listing.labels.append(label)
             listing.sizes.append(status.st_size)
-            listing.mtimes.append(status.st_mtime_ns)
+            listing.mtimes.append(min(max(status.st_mtime_ns, -LATEST_DATE), LATEST_DATE))
             listing.nested += depth > 0
     except OSError as error:
         problem = (error.strerror or "cannot be read").lower()

@@ -216,19 +216,30 @@ class _Hashes:
 
 
 def _images_below(folder: str, ignored: Counter[str]) -> Iterator[str]:
-    """Yield the images of a folder, then of its subfolders; hidden ones are skipped, links not followed."""
-    pending = [folder]
+    """Yield the images of a folder, then of its subfolders; hidden ones are skipped, links not followed.
+
+    A subfolder that cannot be read is yielded itself. Raises `DataError` if `folder` cannot be read.
+    """
+    pending, is_given = [folder], True
     while pending:
         folder = pending.pop()
         folders: list[str] = []
-        images = sorted_names(_list_folder(folder, folders, ignored))
+        try:
+            images = sorted_names(_list_folder(folder, folders, ignored))
+        except OSError as error:
+            if is_given:
+                raise DataError(f"{visible(folder)}: cannot be read: {error.strerror or error}") from None
+            yield folder  # its record says so
+            continue
+        finally:
+            is_given = False
         yield from (os.path.join(folder, name) for name in images)  # noqa: PTH118  (paths stay as they were typed)
         pending += [os.path.join(folder, name) for name in sorted(folders, reverse=True)]  # noqa: PTH118
 
 
 def _list_folder(folder: str, folders: list[str], ignored: Counter[str]) -> Iterator[str]:
     """Yield the names of the images in a folder, and add those of its subfolders to `folders`."""
-    with _reading(visible(folder)), os.scandir(folder) as entries:
+    with os.scandir(folder) as entries:
         for entry in entries:
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  (pathlib would intern every name)
             if is_hidden(entry.name):

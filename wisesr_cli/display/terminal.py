@@ -25,6 +25,7 @@ from wisesr_cli.text import visible
 
 LONG_TABLE = 40  # rows; longer tables are shortened on a terminal
 PLAIN_SECONDS = 10.0  # between lines of progress without a terminal
+_PLAIN_BARS = str.maketrans({"█": "#", **dict.fromkeys("▏▎▍▌", ""), **dict.fromkeys("▋▊▉", "#")})
 PLAIN_WIDTH = 10_000  # without a terminal nothing is wrapped
 
 
@@ -37,13 +38,14 @@ def console(file: TextIO | None = None) -> Console:
 
 def show_grid(grid: Grid, *, file: TextIO | None = None, limit: int | None = LONG_TABLE) -> None:
     """Draw a table; of more than `limit` rows only the first and last."""
+    output = console(file)
+    bars = {} if output.encoding.lower().replace("-", "") == "utf8" else _PLAIN_BARS
     table = Table(box=box.SIMPLE_HEAD, show_header=any(column.title for column in grid.columns), pad_edge=False)
     for column in grid.columns:
         justify: Literal["left", "right"] = "right" if column.number else "left"
         table.add_column(Text(visible(column.title)), justify=justify, overflow="fold")
     for row in _shortened(grid.rows, limit):
-        table.add_row(*(Text(visible(cell)) for cell in row))
-    output = console(file)
+        table.add_row(*(Text(visible(cell.translate(bars))) for cell in row))
     if grid.title:
         output.print(Text(visible(grid.title), style="bold"))
     output.print(table)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.errors import RunError
+from wisesr_cli.machine.keras_start import is_out_of_memory
 from wisesr_cli.text import on_one_line, visible
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def numpy_outputs(model: Any, pixels: NDArray[np.uint8]) -> list[NDArray[np.floa
     try:
         outputs = model.predict_on_batch(pixels.astype("float32"))
     except Exception as error:  # every backend has exceptions of its own
-        if type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error):
+        if is_out_of_memory(error):
             raise MemoryError("the model does not fit; a smaller --batch-size may help") from error
         raise
     return [np.asarray(output, dtype="float32") for output in (outputs if isinstance(outputs, list) else [outputs])]

@@ -5,27 +5,48 @@ Errors here never end a command: a cache that is damaged, or cannot be written, 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from wisesr_cli.machine.files import make_private
+
 _ARRAY_ERRORS = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, SyntaxError)
 
 
 def cache_dir() -> Path:
-    """Return the folder for caches: $WISESR_CACHE_DIR, $XDG_CACHE_HOME/wisesr, or ~/.cache/wisesr."""
+    """Return the folder for caches: $WISESR_CACHE_DIR, $XDG_CACHE_HOME/wisesr, ~/.cache/wisesr, or a private one."""
     if named := os.environ.get("WISESR_CACHE_DIR"):
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME")
     if base and Path(base).is_absolute():
         return Path(base) / "wisesr"
-    home = os.environ.get("HOME")  # Path.home() raises where it is not set
-    return Path(home or tempfile.gettempdir()) / ".cache" / "wisesr"
+    if home := os.environ.get("HOME"):  # Path.home() raises where it is not set
+        return Path(home) / ".cache" / "wisesr"
+    return _private_folder()
+
+
+@cache
+def _private_folder() -> Path:
+    """Return a folder below the temporary one that is this user's alone; one for this process where it cannot be had.
+
+    Others may make folders there first, and what they put in would be read as images.
+    """
+    folder = Path(tempfile.gettempdir()) / f"wisesr-{os.geteuid()}"
+    with contextlib.suppress(OSError):
+        if make_private(folder):
+            return folder
+    own = tempfile.mkdtemp(prefix="wisesr-")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    return Path(own)
 
 
 def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:

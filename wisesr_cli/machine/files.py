@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -30,25 +31,27 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary path, which replaces `path` when the block ends without error.
+def replacing(path: Path, *, begin: str = TEMPORARY_PREFIX, end: str | None = None) -> Iterator[Path]:
+    """Yield a temporary file, empty, which replaces `path` when the block ends without error.
 
-    `temporary` is by default a unique name in the same folder. Raises `MachineError` when it cannot be written.
+    Its name cannot be guessed, and nothing that lies there is opened: others may write in the same folder. It begins
+    with `begin` and ends with `end`, by default the suffix of `path`. Raises `MachineError` when it cannot be written.
     """
-    if temporary is None:  # with the suffix, because libraries depend on it
-        suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
-        temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{suffix}")
-    try:
-        with naming(path):
+    if end is None:  # libraries depend on it
+        end = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
+    temporary = path.with_name(f"{begin}{secrets.token_hex(6)}{end}")
+    with naming(path):
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+        try:
             yield temporary
             flush_to_disk(temporary)
             if (observer := _OBSERVER.get()) is not None:
                 observer(path, temporary)
             temporary.replace(path)
             flush_to_disk(path.parent)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -59,6 +62,20 @@ def observed(observer: Observer) -> Iterator[None]:
         yield
     finally:
         _OBSERVER.reset(token)
+
+
+def is_link_of_another(path: Path) -> bool:
+    """Return whether a path is a link that neither this user nor root made: what it leads to may not be meant."""
+    with naming(path):
+        return path.is_symlink() and path.lstat().st_uid not in (os.geteuid(), 0)
+
+
+def make_private(folder: Path) -> bool:
+    """Create a folder that only this user can enter; return whether it is one, and no link or one of another user."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
 def make_folder(path: Path, *, inside: Path | None = None) -> None:

@@ -323,6 +323,11 @@ def has_nvidia_driver() -> bool:
     return os.path.exists("/proc/driver/nvidia/version")  # noqa: PTH110  (pathlib would be the only use of it here)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether a framework had no memory for a step; each has an exception of its own."""
+    return type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def seed_everything(seed: int) -> None:
     """Set the random seed of Python, NumPy and the backend."""
     import keras

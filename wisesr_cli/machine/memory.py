@@ -1,20 +1,28 @@
-"""The available memory, on this machine and within its container."""
+"""The available memory, on this machine and within the control groups that this process is in."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+PROC, MOUNT = Path("/proc"), Path("/sys/fs/cgroup")
+# Files of a control group: its limit, its use, and the key in memory.stat of what the kernel can drop at once.
+_VERSIONS = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 
 
 def available_memory_bytes() -> int:
-    """Return the available memory, within the limit of a container; 2 GB where it is unknown."""
-    found = (_memory_of_machine(), _memory_of_container())
+    """Return the available memory, within the limits of a container or scheduler; 2 GB where it is unknown."""
+    found = (_memory_of_machine(), *(_left_in(folder, version) for folder, version in _groups()))
     return min((each for each in found if each is not None), default=2 * 10**9)
 
 
 def _memory_of_machine() -> int | None:
     try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        for line in (PROC / "meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError):
@@ -25,11 +33,38 @@ def _memory_of_machine() -> int | None:
         return None
 
 
-def _memory_of_container() -> int | None:
-    group = Path("/sys/fs/cgroup")
+def _groups() -> Iterator[tuple[Path, int]]:
+    """Yield the folders of the control groups of this process and of those around it, and their version.
+
+    Where the groups have a namespace of their own, the folders named do not exist, and the mount itself is the group.
+    """
     try:
-        limit = (group / "memory.max").read_text(encoding="ascii")
-        used = (group / "memory.current").read_text(encoding="ascii")
-        return max(0, int(limit) - int(used))
-    except (OSError, ValueError):  # no control groups, or no limit ("max")
+        lines = (PROC / "self" / "cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        lines = []
+    yield MOUNT, 2
+    yield MOUNT / "memory", 1
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers in ("", "memory") or "memory" in controllers.split(","):
+            root, version = (MOUNT / "memory", 1) if controllers else (MOUNT, 2)
+            folder = root / path.lstrip("/")
+            if ".." not in folder.parts:
+                yield from ((group, version) for group in (folder, *folder.parents) if root in group.parents)
+
+
+def _left_in(group: Path, version: int) -> int | None:
+    """Return what a control group may still take; None without one, or without a limit."""
+    limit_name, used_name, droppable = _VERSIONS[version]
+    try:
+        limit = int((group / limit_name).read_text(encoding="ascii"))  # "max" is no number
+        used = int((group / used_name).read_text(encoding="ascii"))
+    except (OSError, ValueError):
         return None
+    try:
+        rows = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        used -= int(rows.get(droppable, 0))
+    except (OSError, ValueError):
+        pass
+    return max(0, limit - used)

@@ -186,7 +186,7 @@ class _FromStart(RawIOBase):
 
 def _open(path: Path) -> FileIO:
     """Open the journal at `path`; a new one gets its first line at once, as an empty file is not a journal."""
-    flags = os.O_RDWR | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     while True:
         with suppress(FileExistsError):
             file = os.fdopen(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), "r+b", buffering=0)

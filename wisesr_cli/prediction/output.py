@@ -16,7 +16,7 @@ from wisesr_cli.data.oddities import Tally
 from wisesr_cli.display.grid import Grid, csv_line, to_json, to_markdown
 from wisesr_cli.display.terminal import show_grid
 from wisesr_cli.errors import RunError, UsageError
-from wisesr_cli.machine.files import TEMPORARY_PREFIX, flush_to_disk, replacing
+from wisesr_cli.machine.files import TEMPORARY_PREFIX, flush_to_disk, is_link_of_another, replacing
 from wisesr_cli.prediction.journal import FIRST_RECORD, SUFFIX, Journal, JournalHeader
 from wisesr_cli.prediction.tables import prediction_cells, prediction_columns
 from wisesr_cli.requests import PredictRequest
@@ -98,7 +98,8 @@ class FileOutput:
         self.journal = Journal(self.journal_path, self.header)
         try:
             self._refuse_existing()
-            self._rendering.unlink(missing_ok=True)  # of a process that was killed
+            for leftover in self.path.parent.glob(f"{self._rendering}*"):  # of a process that was killed
+                leftover.unlink(missing_ok=True)
             if self.resume:
                 self.journal.resume()
             else:
@@ -152,15 +153,15 @@ class FileOutput:
         self.journal.append(record)
 
     @property
-    def _rendering(self) -> Path:
-        """The temporary file that becomes the output; its fixed name lets a later process remove a leftover."""
-        return self.path.with_name(TEMPORARY_PREFIX + sha256(os.fsencode(self.path.name)).hexdigest()[:12])
+    def _rendering(self) -> str:
+        """The start of the name of the temporary file that becomes the output, so that leftovers can be removed."""
+        return f"{TEMPORARY_PREFIX}{sha256(os.fsencode(self.path.name)).hexdigest()[:12]}-"
 
     def finish(self) -> None:
         """Render the journal into the output and remove the journal."""
         self.journal.flush_to_disk()
         with (
-            replacing(self.path, self._rendering) as temporary,
+            replacing(self.path, begin=self._rendering, end="") as temporary,
             temporary.open("w", encoding="utf-8", newline="") as stream,
         ):
             renderer = Renderer(self.chosen, stream)
@@ -193,6 +194,8 @@ def open_output(request: PredictRequest, header: Callable[[], JournalHeader]) ->
         raise UsageError("--resume and --overwrite exclude each other")
     if not path:
         raise UsageError("-o is empty; it takes a file")
+    if is_link_of_another(file):
+        raise UsageError(f"{visible(path)}: is a link that another user made; choose another name with -o")
     if file.is_dir():
         raise UsageError(f"{visible(path)} is a folder; -o takes a file")
     if file.exists() and not file.is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.download import DownloadError
-from wisesr_cli.machine.files import TEMPORARY_PREFIX, make_folder, replacing
+from wisesr_cli.machine.files import make_folder, replacing
 from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
 from wisesr_cli.model_files.hdf5 import Table, UnsafeFileError
 from wisesr_cli.model_files.info import weights_file
@@ -161,7 +160,7 @@ def _fitted(name: str, source: Path) -> Any:
 def _put(target: Path, write: Callable[[Path], Any], *, overwrite: bool) -> None:
     """Write a file whole; one that holds other numbers is replaced only on request."""
     make_folder(target.parent)
-    with replacing(target, target.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{target.name}")) as temporary:
+    with replacing(target, end=f"-{target.name}") as temporary:  # Keras asks for .weights.h5
         write(temporary)
         if target.exists() and not overwrite and _tables_of(target) != _tables_of(temporary):
             raise UsageError(f"{visible(target)}: exists, with other weights; replace it with --overwrite")

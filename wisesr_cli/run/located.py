@@ -124,7 +124,7 @@ def load_source(
     run.load_config()  # a damaged config is an error of the run, not of the command line
     path, origin = run.path.absolute(), visible(given)
     place = [Override(("name",), path.name, origin), Override(("output_dir",), str(path.parent), origin)]
-    return load_config(run.config_path, [*(place if in_place else ()), *overrides])
+    return load_config(run.config_path, [*(place if in_place else ()), *overrides], of_run=True)
 
 
 def _resumed(folder: Path, overrides: Sequence[Override]) -> LoadedConfig | None:
@@ -140,4 +140,6 @@ def _resumed(folder: Path, overrides: Sequence[Override]) -> LoadedConfig | None
     Run(path).load_config()
     values = {("name",): path.name, ("output_dir",): str(parent), ("data", "dir"): str(folder.absolute())}
     given = [Override(key, value, visible(folder)) for key, value in values.items()]
-    return replace(load_config(Run(path).config_path, [*given, *overrides]), default_name=plain.default_name)
+    return replace(
+        load_config(Run(path).config_path, [*given, *overrides], of_run=True), default_name=plain.default_name
+    )

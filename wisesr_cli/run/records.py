@@ -22,8 +22,19 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def refuse_link_outside(path: Path) -> None:
+    """Raise `RunError` for a link out of its folder: a run of others would show what its reader alone may read."""
+    try:
+        leaves = path.is_symlink() and path.parent.resolve() not in path.resolve().parents
+    except (OSError, RuntimeError):  # it leads to itself
+        leaves = True
+    if leaves:
+        raise RunError(f"{visible(path)}: is a link that leads out of its folder; put the file itself there")
+
+
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file of a run; `RunError` when missing or damaged."""
+    """Return the content of a JSON file of a run; `RunError` when missing, damaged, or a link out of its folder."""
+    refuse_link_outside(path)
     try:
         return json.loads(read_text(path, MOST_JSON_BYTES))
     except (OSError, ValueError, RecursionError) as error:
@@ -41,8 +52,9 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
 def read_rows(path: Path, columns: int) -> list[list[str]]:
     """Return the rows that `write_rows` wrote, without the header.
 
-    Raises `RunError` when the file is missing, or a row has another number of columns.
+    Raises `RunError` when the file is missing, a link out of its folder, or a row has another number of columns.
     """
+    refuse_link_outside(path)
     try:
         text = read_text(path, MOST_TABLE_BYTES)
     except (OSError, ValueError) as error:

@@ -26,7 +26,7 @@ from wisesr_cli.run.names import (
     TENSORBOARD,
     UPGRADED,
 )
-from wisesr_cli.run.records import read_json, read_rows, write_json, write_rows
+from wisesr_cli.run.records import read_json, read_rows, refuse_link_outside, write_json, write_rows
 from wisesr_cli.run.written import Written
 from wisesr_cli.text import first_line, visible
 
@@ -106,8 +106,9 @@ class Run:
         """Return the resolved config of the run; `RunError` when it is damaged."""
         from wisesr_cli.config.reader import load_config
 
+        refuse_link_outside(self.config_path)
         try:
-            return load_config(self.config_path).config
+            return load_config(self.config_path, of_run=True).config
         except ConfigError as error:
             raise RunError(
                 f"{first_line(error)}; the run's own config is damaged: put it back, or train anew"

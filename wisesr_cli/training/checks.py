@@ -28,6 +28,8 @@ from wisesr_cli.models.released import RELEASES
 from wisesr_cli.results import CheckResult, Finding
 from wisesr_cli.text import counted, joined, visible
 
+LONGEST_WARMUP = 20  # times the epochs of a phase
+
 
 def check_config(config: Config, listener: Listener, *, recipe: Recipe | None = None) -> CheckResult:
     """Return all findings: about the settings first, then about the images. `recipe` is that of an image folder."""
@@ -164,7 +166,20 @@ def _early_stopping(config: Config, index: DatasetIndex) -> None:
         )
 
 
+def _warmup(config: Config) -> None:
+    """Raise a `ConfigError` where the warmup is so long that the learning rate stays near zero."""
+    for number, phase in enumerate(config.phases):
+        schedule = phase.schedule or config.train.schedule
+        if schedule.warmup_epochs > LONGEST_WARMUP * phase.epochs:
+            key = "train.schedule" if phase.schedule is None else f"train.phases.{number}.schedule"
+            raise ConfigError(
+                f"{key}.warmup_epochs is {schedule.warmup_epochs:g} in a phase of {counted(phase.epochs, 'epoch')}: "
+                f"the learning rate would stay below {1 / LONGEST_WARMUP:.0%} of what is set"
+            )
+
+
 SETTINGS: dict[str, Callable[[Config], None]] = {
+    "warmup": _warmup,
     "backbone": _backbone,
     "phase-sizes": _phase_sizes,
     "weights": _weights,

@@ -254,7 +254,7 @@ class Trainer:
     def fit(self, callback: keras.callbacks.Callback, *, first: int, last: int) -> None:
         """Train the epochs from `first` (from 0) to before `last`.
 
-        Raises a `DataError` if an image can no longer be read.
+        Raises a `DataError` if an image can no longer be read, and a `MemoryError` if a step does not fit.
         """
         try:
             self.model.fit(
@@ -265,10 +265,16 @@ class Trainer:
                 callbacks=[callback],
                 verbose=0,
             )
-        except Exception:
+        except Exception as error:
             errors = [batches.error for batches in (self.batches, self.validation) if batches and batches.error]
             if errors:
                 raise errors[0] from None
+            if isinstance(error, MemoryError) or keras_start.is_out_of_memory(error):
+                size = self.config.train.batch_size
+                raise MemoryError(
+                    f"a step of {size} images does not fit; start anew with a --batch-size below {size}, a smaller "
+                    "--image-size, or --precision mixed_bfloat16; what earlier epochs wrote is kept"
+                ) from error
             raise
 
     def _data(self, epochs: range) -> dict[str, Any]:

@@ -37,7 +37,7 @@ CONNECT_SECONDS = 10.0
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # an empty SETTINGS frame, the first that either side of HTTP/2 sends
 TEMPORARY = "wisesr-ray-"  # prefix of temporary folders
 JUST_MADE_SECONDS = 60.0  # within which a process locks its new folder
-LONGEST_TEMPORARY = 40  # characters; socket paths below it are limited to 107
+LONGEST_TEMPORARY = 38  # characters; socket paths below it are limited to 107
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _init_arguments(options: RayOptions, store_bytes: int, stack: ExitStack) -> 
         "num_cpus": options.workers or worker_count(),
         "include_dashboard": False,
         "object_store_memory": store_bytes,
-        "_temp_dir": folder,
+        "_temp_dir": f"{folder}/r",  # Ray lets everybody in there; nobody gets so far
         **quiet,
     }
 
