@@ -32,7 +32,8 @@ STEPS, SEED = int(os.environ.get("WISESR_STEPS", "60")), int(os.environ.get("WIS
 FINE = {0, 2, 3, 4, 5}  # a command may refuse; anything else is a bug
 MINE = (
     "notes.txt", "export/README.md", "export/mine.onnx", "explain/image-00001-holiday.png", "labels.csv",
-    "plots/reliability-mine.png", "evaluate-test/metrics.json", "evaluate-mine/metrics.json", "tensorboard/train/events.out.tfevents.1.mine",
+    "plots/reliability-mine.png", "evaluate-test/metrics.json", "evaluate-mine/metrics.json",
+    "tensorboard/train/events.out.tfevents.1.mine",
     "state/notes.txt",
 )  # fmt: skip
 CORE = (
