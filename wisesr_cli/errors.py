@@ -102,6 +102,12 @@ _MACHINE_ERRNOS = {
 }
 
 
+def is_short_of_memory(error: OSError | ImportError | RuntimeError) -> bool:
+    """Return whether a library could not be loaded, or a thread not started, for want of memory."""
+    said = str(error).lower()
+    return any(words in said for words in ("failed to map segment", "cannot allocate memory", "can't start new thread"))
+
+
 def machine_error(error: OSError) -> MachineError | None:
     """Translate an `OSError` that is always a fault of the machine; None for others."""
     reason = _MACHINE_ERRNOS.get(error.errno or 0)

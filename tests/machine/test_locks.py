@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from wisesr_cli.errors import Interrupted, MachineError, RunError
-from wisesr_cli.machine.locks import locked
+from wisesr_cli.errors import Interrupted, InUseError, MachineError, RunError
+from wisesr_cli.machine.locks import can_lock, is_held, locked
 from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
 
 
@@ -134,7 +135,7 @@ def test_a_lock_taken_away_every_time_is_an_error_in_the_end(tmp_path: Path, mon
         pass
 
 
-def test_a_lock_on_a_file_system_that_knows_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_cannot_be_had_now_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(file: Any, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -176,3 +177,30 @@ def test_a_stale_lock_with_any_content_does_not_block_and_one_of_this_process_do
         with pytest.raises(MachineError) as caught, locked(lock):
             pass
     assert "\x1b" not in str(caught.value)
+
+
+@pytest.fixture
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+@pytest.mark.reliability(30)
+def test_where_the_file_system_has_no_locks_a_file_with_host_and_pid_is_it(tmp_path: Path, without_locks: None) -> None:
+    lock, holder = tmp_path / ".lock", tmp_path / ".lock-holder"
+    assert not can_lock(tmp_path)
+    with locked(lock):
+        assert holder.read_text(encoding="utf-8") == f"{socket.gethostname()} {os.getpid()}\n"
+        with pytest.raises(InUseError, match=rf"host .*, pid {os.getpid()}\).*remove .*lock-holder"), locked(lock):
+            pass
+        assert is_held(lock)
+    assert not holder.exists()
+    holder.write_text(f"{socket.gethostname()} {2**22 - 1}\n", encoding="utf-8")  # that of a process that has ended
+    with locked(lock):
+        assert str(os.getpid()) in holder.read_text(encoding="utf-8")
+    holder.write_text("elsewhere 1\n", encoding="utf-8")
+    with pytest.raises(InUseError, match="host elsewhere, pid 1"), locked(lock):
+        pass
+    assert holder.read_text(encoding="utf-8") == "elsewhere 1\n"

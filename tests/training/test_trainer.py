@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,6 +55,21 @@ def test_every_epoch_trains_on_every_image_once(images: Path, tmp_path: Path) ->
     losses = [np.log(np.exp(row).sum()) - row[label] for row, label in zip(logits, labels, strict=True)]
     assert np.std(losses) > 1e-3  # or it would not matter which images there are
     assert [row.loss for row in result.history] == pytest.approx([np.mean(losses)] * 3, rel=1e-5)
+
+
+@pytest.mark.reliability(50)
+def test_without_locks_between_processes_one_thread_reads_and_the_numbers_are_the_same(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = train_on(images, tmp_path / "two", {"train.epochs": 1})
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")  # /dev/shm in some containers
+
+    monkeypatch.setattr(multiprocessing, "Lock", refuse)
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    result = train_on(images, tmp_path / "one", {"train.epochs": 1})
+    assert [row.loss for row in result.history] == [row.loss for row in expected.history]
 
 
 @pytest.mark.reliability(50)

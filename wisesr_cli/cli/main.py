@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from wisesr_cli.cli import words
-from wisesr_cli.errors import INTERRUPTED, PIPE_CLOSED, ConfigError, WisesrError, machine_error
+from wisesr_cli.errors import INTERRUPTED, PIPE_CLOSED, ConfigError, WisesrError, is_short_of_memory, machine_error
 from wisesr_cli.text import nearest, visible
 
 COMMANDS: dict[str, str] = {
@@ -70,6 +70,8 @@ class LazyGroup(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+
+NO_ROOM = "not enough memory to load the libraries or to start their threads: give this process more (ulimit -v, -u)"
 
 app = typer.Typer(
     cls=LazyGroup,
@@ -129,7 +131,13 @@ def run(arguments: Sequence[str]) -> int:
         return _drop_output()
     except MemoryError as error:
         return _fail(f"not enough memory: {error or 'a smaller --batch-size or --image-size may help'}", 5, debug)
+    except (ImportError, RuntimeError) as error:
+        if not is_short_of_memory(error):
+            raise
+        return _fail(NO_ROOM, 5, debug)
     except OSError as error:
+        if is_short_of_memory(error):
+            return _fail(NO_ROOM, 5, debug)
         translated = machine_error(error)
         if translated is None:
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from wisesr_cli.machine.files import make_folder, naming
 from wisesr_cli.text import visible
 
 TRIES = 100
+NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS)  # Lustre and others; ENOLCK may come and go, and stays an error
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def locked(path: Path) -> Iterator[Lock]:
         yield Lock(path, descriptor)
     finally:
         os.close(descriptor)
+        with suppress(OSError):
+            _holder_of(path).unlink()  # where the file system has no locks
 
 
 @contextmanager
@@ -98,7 +102,7 @@ def is_held(path: Path) -> bool:
     try:
         return not take(descriptor)
     except OSError:  # a file system without locks
-        return False
+        return _holder_of(path).exists()
     finally:
         os.close(descriptor)
 
@@ -130,7 +134,14 @@ def _hold(path: Path) -> int:
         with suppress(FileNotFoundError):  # removed by another process meanwhile
             descriptor = _open_own(path)
             try:
-                if not take(descriptor):
+                try:
+                    is_taken = take(descriptor)
+                except OSError as error:
+                    if error.errno not in NO_LOCKS:
+                        raise
+                    _create_holder(_holder_of(path))
+                    is_taken = True
+                if not is_taken:
                     holder = visible(os.read(descriptor, 32).decode(errors="replace").strip() or "unknown")
                     raise InUseError(
                         f"{visible(path.parent)}: in use by another wisesr (pid {holder}); wait for it or stop it"
@@ -142,6 +153,58 @@ def _hold(path: Path) -> int:
                 raise
             os.close(descriptor)
     raise MachineError(f"{visible(path)}: is taken away again and again by other processes; repeat the command")
+
+
+def _holder_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-holder")
+
+
+def _create_holder(path: Path) -> None:
+    """Create the file that is a lock where the file system has none: its creation is exclusive on all of them.
+
+    It holds host and pid; that of a process of this host that has ended does not block. Raises `InUseError`.
+    """
+    own = f"{socket.gethostname()} {os.getpid()}\n"
+    for _ in range(TRIES):
+        with suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            os.write(descriptor, own.encode())
+            os.close(descriptor)
+            return
+        with suppress(FileNotFoundError):  # removed meanwhile
+            host, _, pid = path.read_text(encoding="utf-8", errors="replace").strip().partition(" ")
+            if host == socket.gethostname() and pid.isdecimal() and not _is_alive(int(pid)):
+                path.unlink()
+                continue
+            raise InUseError(
+                f"{visible(path.parent)}: in use by another wisesr (host {visible(host)}, pid {visible(pid)}); wait for "
+                f"it or stop it; if that has ended, remove {visible(path)}"
+            )
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def can_lock(folder: Path) -> bool:
+    """Return whether the file system of a folder has locks, as far as that can be known."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        take(descriptor, shared=True)
+    except OSError as error:
+        return error.errno not in NO_LOCKS
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _open_own(path: Path) -> int:

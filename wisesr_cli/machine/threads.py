@@ -5,6 +5,7 @@ Decoders release Python's global lock, so threads suffice for images. Standard l
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 from collections import deque
@@ -35,6 +36,15 @@ def worker_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
+
+
+def has_shared_locks() -> bool:
+    """Return whether locks between processes can be made: in containers, /dev/shm may be missing, full or read-only."""
+    try:
+        multiprocessing.Lock()
+    except OSError:
+        return False
+    return True
 
 
 def for_each(

@@ -158,7 +158,7 @@ def is_taken(path: Path) -> bool:
     if not path.is_dir():
         return path.exists() or path.is_symlink()
     with suppress(FileNotFoundError):  # removed by another process meanwhile
-        return any(entry.name != LOCK and not entry.name.startswith(TEMPORARY_PREFIX) for entry in path.iterdir())
+        return any(not entry.name.startswith((LOCK, TEMPORARY_PREFIX)) for entry in path.iterdir())
     return False
 
 
@@ -183,7 +183,7 @@ def prepare_folder(run: Run, *, overwrite: bool, keep: Path | None = None, liste
         for folder in (run.state, *(saved_model / name for name in SAVED_MODEL_FOLDERS)):
             _remove_empty(run, folder)
         files = sorted(path.relative_to(run.path) for path in run.path.rglob("*") if not path.is_dir())
-        stays = [path for path in files if run.path / path not in (run.lock, keep)]
+        stays = [path for path in files if not path.name.startswith(LOCK) and run.path / path != keep]
     if stays:
         text = f"{visible(run.path)}: what this run did not write, or was changed since, stays: {some_of(stays, 5)}"
         (listener or Silent()).warn(text)

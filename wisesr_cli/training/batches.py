@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from wisesr_cli.config.schema import Config
 from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.errors import WisesrError
+from wisesr_cli.machine.threads import has_shared_locks
 
 
 class Images(Protocol):
@@ -42,8 +43,9 @@ class Batches(keras.utils.PyDataset):
         smoothing: float = 0.0,
         class_weights: NDArray[np.float32] | None = None,
     ) -> None:
-        # Two threads fetch ahead; Keras' own prefetching would block at the end of an epoch.
-        super().__init__(workers=2, max_queue_size=8)
+        # Two threads fetch ahead; Keras' own prefetching would block at the end of an epoch. Its pool of threads needs
+        # locks between processes.
+        super().__init__(workers=2 if has_shared_locks() else 1, max_queue_size=8)
         self.pixels: Images = pixels
         self.labels = labels
         self.batch_size, self.seed = batch_size, seed

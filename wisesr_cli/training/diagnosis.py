@@ -22,7 +22,9 @@ from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.caches import cache_dir
 from wisesr_cli.machine.keras_start import DeviceChoice
+from wisesr_cli.machine.locks import can_lock
 from wisesr_cli.machine.memory import available_memory_bytes
+from wisesr_cli.machine.threads import has_shared_locks
 from wisesr_cli.results import CheckResult, Finding
 from wisesr_cli.text import on_one_line, visible
 
@@ -120,12 +122,27 @@ def _training_step(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
     return "pass", f"one step with the head 'wise' took {time.monotonic() - started:.1f} s, its start included"
 
 
+def _shared_memory(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
+    if has_shared_locks():
+        return "pass", "/dev/shm can be used"
+    return "warn", "/dev/shm is missing, full or read-only: training reads images with one thread, and is slower"
+
+
+def _locks(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
+    folder = next(path for path in (Path(output_dir).absolute(), *Path(output_dir).absolute().parents) if path.is_dir())
+    if can_lock(folder):
+        return "pass", f"{visible(folder)}: files are locked by the file system"
+    return "warn", f"{visible(folder)}: the file system has no locks: a file with host and pid takes their place"
+
+
 CHECKS: dict[str, Callable[[str, DeviceChoice], tuple[str, str]]] = {
     "versions": _versions,
     "memory": _memory,
     "output-folder": lambda output_dir, device: _writable(Path(output_dir).absolute()),
+    "locks": _locks,
     "cache-folder": lambda output_dir, device: _writable(cache_dir()),
     "bytecode": _bytecode,
+    "shared-memory": _shared_memory,
     "litert": _litert,
     "device": _device,
     "distribution": _distribution,
