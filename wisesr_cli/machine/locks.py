@@ -177,8 +177,8 @@ def _create_holder(path: Path) -> None:
                 path.unlink()
                 continue
             raise InUseError(
-                f"{visible(path.parent)}: in use by another wisesr (host {visible(host)}, pid {visible(pid)}); wait for "
-                f"it or stop it; if that has ended, remove {visible(path)}"
+                f"{visible(path.parent)}: in use by another wisesr (host {visible(host)}, pid {visible(pid)}); wait "
+                f"for it or stop it; if that has ended, remove {visible(path)}"
             )
 
 
