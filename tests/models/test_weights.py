@@ -227,16 +227,10 @@ def test_an_efficientnet_gives_the_same_from_our_loader_as_from_keras(
     assert not np.allclose(maps[0], maps[2], rtol=1e-5, atol=1e-6)  # Keras without imagenet scales otherwise
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "MobileNet",
-        "MobileNetV3Small",
-        pytest.param("DenseNet121", marks=pytest.mark.slow),
-        "ConvNeXtTiny",
-        pytest.param("NASNetMobile", marks=pytest.mark.slow),
-    ],
-)
+SLOW_BACKBONES = [pytest.param(name, marks=pytest.mark.slow) for name in ("DenseNet121", "NASNetMobile")]
+
+
+@pytest.mark.parametrize("name", ["MobileNet", "MobileNetV3Small", "ConvNeXtTiny", *SLOW_BACKBONES])
 def test_what_keras_downloads_gives_the_same_maps_from_our_loader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

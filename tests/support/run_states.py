@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ from wisesr_cli.models.image_sizes import ImageSize
 from wisesr_cli.run.located import locate
 from wisesr_cli.run.progress import Progress
 from wisesr_cli.run.state import has_state, read_state
+
+
+def make_run(path: Path, age: int = 0) -> Path:
+    """Write the least that makes a run directory; `age` in seconds."""
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text("seed: 1\n", encoding="utf-8")
+    (path / "classes.json").write_text('["a", "b"]', encoding="utf-8")
+    os.utime(path / "config.yaml", (1e9 - age, 1e9 - age))
+    return path
 
 
 def read_history(run: Path) -> list[dict[str, str]]:
