@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import get_args
 
+from wisesr_cli.data.settings import SplitName
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, make_folder, naming
 from wisesr_cli.machine.locks import alone_in
 from wisesr_cli.run.folders import refuse_wrong_kinds, remove_if_empty
@@ -22,14 +24,14 @@ def free_name(run: Run, name: str, source: str) -> str:
     Results of other images, and files that no evaluation wrote, are thus never replaced.
     """
     written = Written(run.path)
-    if not written.exists:
-        return name
     names = chain((name,), (f"{name}-{number}" for number in count(2)))
     return next(candidate for candidate in names if _is_free(run, written, candidate, source))
 
 
 def _is_free(run: Run, written: Written, name: str, source: str) -> bool:
     there = [path for path in _files_of(run, name) if path.is_file() or path.is_symlink()]
+    if not written.exists:  # a run of an earlier version
+        return not there or source.startswith("split ") or name not in get_args(SplitName)
     is_of_same = written.source_of(run.evaluation_dir(name)) in (None, source)
     return not there or (is_of_same and all(written.has(path) for path in there))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from wisesr_cli.errors import InUseError, MachineError, RunError, UsageError
 from wisesr_cli.listening import Listener, Silent
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, make_folder, naming, remove
-from wisesr_cli.machine.locks import is_held, locked, unused
+from wisesr_cli.machine.locks import Lock, is_held, lies_at, locked, unused
 from wisesr_cli.run.names import (
     CLASSES,
     CONFIG,
@@ -118,8 +118,9 @@ def held_start(choose: Callable[[], Start]) -> Iterator[Start]:
                     raise
                 tried.append(start.run.path)
         # Only the holder of the lock may remove it.
-        held.enter_context(_forget_if_empty(start.run))
-        yield replace(start, run=replace(start.run, held=lock))
+        start = replace(start, run=replace(start.run, held=lock))
+        held.enter_context(_forget_if_empty(start.run, lock))
+        yield start
 
 
 def newest_folder(parent: Path, default_name: str, mark: str) -> Path | None:
@@ -228,12 +229,12 @@ def refuse_wrong_kinds(*, files: Iterable[Path], folders: Iterable[Path]) -> Non
 
 
 @contextmanager
-def _forget_if_empty(run: Run) -> Iterator[None]:
+def _forget_if_empty(run: Run, lock: Lock) -> Iterator[None]:
     """Remove the run directory if the block, which holds its lock, fails before writing anything."""
     try:
         yield
     except BaseException:
-        if not is_taken(run.path):
+        if not is_taken(run.path) and lies_at(lock.path, lock.descriptor):
             with suppress(OSError):  # the block's own error matters
                 run.lock.unlink()
             remove_if_empty(run.path)

@@ -122,8 +122,8 @@ class Run:
         environment: dict[str, Any],
     ) -> None:
         """Write what is known before the first step: config, classes, splits and environment."""
-        Written(self.path).begin()
         self.write_examples(class_names, splits)
+        Written(self.path).begin()  # after the classes, without which a folder with a file is no run
         self.write_config(config)
         write_json(self.path / ENVIRONMENT, environment)
 
