@@ -146,7 +146,7 @@ def test_a_folder_called_as_a_split_is_not_taken_for_it(wisesr: CommandLine, tra
     assert row.group(1) == "2"
     assert re.search(r"<bdi>validation</bdi> images</th>", text), "the run's own split has its column"
     assert wisesr("evaluate", run, "--split", "validation", "--report").code == 0
-    assert "The best epoch was chosen on these images" in page_of(run / "evaluate-validation")[0]
+    assert "The best epoch was chosen on these images" in page_of(run / "evaluate-validation-2")[0]
 
 
 def test_a_report_says_why_it_has_no_maps_and_shows_the_rest(

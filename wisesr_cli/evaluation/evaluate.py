@@ -39,6 +39,7 @@ from wisesr_cli.run.names import (
 )
 from wisesr_cli.run.records import write_json, write_rows
 from wisesr_cli.run.run import Run
+from wisesr_cli.run.written import Written
 from wisesr_cli.text import joined, size_text, visible
 
 LONGEST_NAME = 200  # bytes of a folder's name; a file system takes 255, and some are put before and behind it
@@ -133,7 +134,7 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         listener=listener,
     )
     subject = _named(replace(subject, image_size=chosen.image_size), run.run, listener)
-    with evaluation_folder(run.run, subject.results_name, subject.source) as output:
+    with evaluation_folder(run.run, subject.results_name) as output:
         engine = chosen.start(listener)
         if engine.info.class_names != subject.index.class_names:
             raise RunError(f"{visible(run.given)}: the model file has other classes than the run")
@@ -156,6 +157,7 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
             scored.metrics, scored.probabilities, _training_behind(run, subject, scored.metrics, engine.info.epoch)
         )
         evaluation = _evaluation(metrics, answers, str(output), subject.results_name, unreadable)
+        Written(run.run.path).add_source(output, subject.source)
         _write(output, evaluation, answers)
         if write_beside is not None:
             name, info = chosen.name, engine.info

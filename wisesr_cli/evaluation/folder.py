@@ -43,11 +43,10 @@ def _files_of(run: Run, name: str) -> list[Path]:
 
 
 @contextmanager
-def evaluation_folder(run: Run, name: str, source: str) -> Iterator[Path]:
+def evaluation_folder(run: Run, name: str) -> Iterator[Path]:
     """Yield the folder for an evaluation, having checked that it and the plots folder are writable.
 
-    `source` is what is evaluated, for the run's record. A folder created here that is empty when the block fails is
-    removed.
+    A folder created here that is empty when the block fails is removed.
 
     Raises:
         RunError: a file exists where a folder should be, or vice versa.
@@ -62,8 +61,7 @@ def evaluation_folder(run: Run, name: str, source: str) -> Iterator[Path]:
             make_folder(path)
             with naming(path), TemporaryFile(prefix=TEMPORARY_PREFIX, dir=path):
                 pass  # it can be written
-        with alone_in(folder, shared=True), alone_in(plots, shared=True), recording(run.path) as written:
-            written.add_source(folder, source)
+        with alone_in(folder, shared=True), alone_in(plots, shared=True), recording(run.path):
             yield folder
     except BaseException:
         for path in made:
