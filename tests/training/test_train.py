@@ -38,7 +38,7 @@ def test_the_run_directory_holds_exactly_what_the_interface_says(finished: Path)
         "state",
         "tensorboard",
     ]
-    assert [path.name for path in finished.iterdir() if path.name.startswith(".")] == [".lock", ".written.jsonl"]
+    assert {path.name for path in finished.iterdir() if path.name.startswith(".")} == {".lock", ".written.jsonl"}
     assert [path.name for path in (finished / "state").iterdir()] == ["epoch-000002"]
     assert [path.name for path in (finished / "plots").iterdir()] == ["learning_curves.png"]
 
