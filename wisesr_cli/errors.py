@@ -97,7 +97,6 @@ _MACHINE_ERRNOS = {
     errno.EROFS: "the file system is read-only",
     errno.EMFILE: "too many open files",
     errno.ENAMETOOLONG: "the name is too long for the file system",
-    errno.EBADF: "standard output is closed: what was to be written there is lost",
     errno.EIO: "the disk or its connection fails (input/output error); write to another one",
 }
 

@@ -86,6 +86,7 @@ def test_an_evaluation_takes_another_name_than_files_or_results_of_others(
         (("export", "{run}", "--to", "keras", "--overwrite"), "export/labels.txt"),
         (("explain", "{run}", "{photos}"), "explain/explanations.json"),
         (("explain", "{run}", "--weights"), "explain/weights.npz"),
+        (("explain", "{run}", "--weights"), "explain/weights.png"),
     ],
 )
 def test_a_result_that_was_edited_is_not_written_over(

@@ -5,6 +5,7 @@ To add a command: a row in `COMMANDS` and a module of its name beside this one, 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -138,6 +139,9 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if is_short_of_memory(error):
             return _fail(NO_ROOM, 5, debug)
+        if error.errno == errno.EBADF and error.filename is None:
+            _drop_output()
+            return _fail("standard output is closed: what was to be written there is lost", 5, debug)
         translated = machine_error(error)
         if translated is None:
             raise

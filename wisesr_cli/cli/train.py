@@ -13,8 +13,8 @@ from wisesr_cli.cli import options
 
 if TYPE_CHECKING:
     from wisesr_cli.evaluation.gates import Gate
-    from wisesr_cli.listening import Listener
     from wisesr_cli.results import TrainingResult
+    from wisesr_cli.training.display import TrainingDisplay
 
 app = options.new_app()
 
@@ -115,7 +115,7 @@ def train(
         check_gates(result.metrics, gates)
 
 
-def _show(result: TrainingResult, display: Listener, *, dry_run: bool) -> None:
+def _show(result: TrainingResult, display: TrainingDisplay, *, dry_run: bool) -> None:
     from wisesr_cli.display.terminal import show_grid
     from wisesr_cli.evaluation.tables import verdict_grid
     from wisesr_cli.training.tables import training_grid
@@ -135,7 +135,7 @@ def _show(result: TrainingResult, display: Listener, *, dry_run: bool) -> None:
     if not result.finished:
         display.note(f"to go on: {_resume_command(result.run_dir)}")
     if result.best_epoch is not None:
-        display.note(f"next: wisesr evaluate {run}" + ("" if result.metrics else " --data FOLDER"))
+        display.note(f"next: wisesr evaluate {run}" + ("" if display.can_be_judged else " --data FOLDER"))
         display.note(f"      wisesr predict {run} IMAGE")
 
 

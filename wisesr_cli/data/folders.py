@@ -62,6 +62,7 @@ class Listing:
 
 HIDDEN = "hidden or system"
 LINKED = "linked twice"
+LINKED_FOLDER = "folder linked twice"
 LATEST_DATE = 2**63 - 1  # ns; in the year 2262. File systems keep later ones, which count as this one
 OUTSIDE = "outside of the class folders"
 
@@ -118,7 +119,7 @@ def list_split(folder: str) -> Listing:
             if _status(entry, listing) is not None:  # a broken link may have been a class, and is reported
                 listing.ignored[OUTSIDE if suffix in SUFFIXES else suffix] += 1
         elif entry.is_symlink() and _links_inside(entry.path, inside):
-            listing.ignored[LINKED] += 1
+            listing.ignored[LINKED_FOLDER] += 1
         else:
             classes.append(entry)
     listing.class_names = tuple(entry.name for entry in classes)
@@ -135,11 +136,14 @@ def is_hidden(name: str) -> bool:
 
 def ignored_message(ignored: Counter[str]) -> str:
     """Return `3 files ignored: 2 .txt, 1 hidden or system`, or an empty string."""
-    if not ignored:
-        return ""
-    kinds = ", ".join(f"{count:,} {text.visible(kind or 'without suffix')}" for kind, count in ignored.most_common(8))
-    more = ", ..." if len(ignored) > 8 else ""
-    return f"{text.counted(sum(ignored.values()), 'file')} ignored: {kinds}{more}"
+    files = Counter({kind: count for kind, count in ignored.items() if kind != LINKED_FOLDER})
+    kinds = ", ".join(f"{count:,} {text.visible(kind or 'without suffix')}" for kind, count in files.most_common(8))
+    more = ", ..." if len(files) > 8 else ""
+    parts = [f"{text.counted(sum(files.values()), 'file')} ignored: {kinds}{more}"] if files else []
+    if folders := ignored[LINKED_FOLDER]:
+        links = "a folder is a link" if folders == 1 else f"{folders:,} folders are links"
+        parts.append(f"{links} to one that is read already, and left out with all images in it")
+    return "; ".join(parts)
 
 
 def _list_class(listing: Listing, label: int, folder: str, inside: str) -> None:
@@ -208,7 +212,7 @@ def _walk(folder: str, inside: str, listing: Listing) -> Iterator[tuple[os.DirEn
                 continue
             if entry.is_dir():
                 if entry.is_symlink() and _links_inside(entry.path, inside):
-                    listing.ignored[LINKED] += 1
+                    listing.ignored[LINKED_FOLDER] += 1
                 else:
                     subfolders.append((entry.path, depth + 1))
             elif entry.is_symlink():

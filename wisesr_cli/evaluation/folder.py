@@ -33,7 +33,7 @@ def _is_free(run: Run, written: Written, name: str, source: str) -> bool:
     if not written.exists:  # a run of an earlier version
         return not there or source.startswith("split ") or name not in get_args(SplitName)
     is_of_same = written.source_of(run.evaluation_dir(name)) in (None, source)
-    return not there or (is_of_same and all(written.has(path) for path in there))
+    return not there or (is_of_same and not written.others(there))
 
 
 def _files_of(run: Run, name: str) -> list[Path]:

@@ -1,10 +1,10 @@
-"""Our pictures in a folder that may also contain the user's: ours are marked; others are never removed or replaced."""
+"""Our pictures in a folder that may also contain the user's: others are never removed or replaced."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from PIL import Image
 from wisesr_cli.display.pictures import SOFTWARE, software_tag
 from wisesr_cli.errors import UsageError
 from wisesr_cli.machine.files import naming, replacing
-from wisesr_cli.run.names import EXPLAINED_PATTERNS, EXPLAINED_PICTURE, WEIGHTS_PICTURE
+from wisesr_cli.run.names import EXPLAIN, EXPLAINED_PATTERNS, EXPLAINED_PICTURE, WEIGHTS_PICTURE
+from wisesr_cli.run.written import Written
 from wisesr_cli.text import visible
 
 LONGEST_STEM = 80  # bytes of an image's name that are kept in that of its picture
@@ -38,9 +39,9 @@ class OwnPictures:
             return
         self._is_started = True
         with naming(self.folder):
-            for path in sorted(path for pattern in EXPLAINED_PATTERNS for path in self.folder.glob(pattern)):
-                if _is_own(path):
-                    path.unlink()
+            found = sorted(path for pattern in EXPLAINED_PATTERNS for path in self.folder.glob(pattern))
+            for path in _own_among(found, self.folder):
+                path.unlink()
 
     def write(self, picture: Image.Image, number: int, name: str) -> None:
         """Write the picture of the image with this number, from 1, and this path."""
@@ -58,7 +59,7 @@ def write_picture(picture: Image.Image, path: Path) -> None:
 def check_place(path: Path) -> None:
     """Raise a `UsageError` if writing a picture would replace something that is not ours."""
     with naming(path):
-        if os.path.lexists(path) and not _is_own(path):
+        if os.path.lexists(path) and not _own_among([path], path.parent):
             raise UsageError(f"{visible(path)}: is no picture of wisesr and is not replaced; give another folder")
 
 
@@ -82,12 +83,21 @@ def _is_of_folder(path: str, folder: Path) -> bool:
     if not any(fnmatchcase(name, pattern) for pattern in (*EXPLAINED_PATTERNS, WEIGHTS_PICTURE)):
         return False
     try:
-        return Path(path).parent.samefile(folder) and _is_own(Path(path))
+        return Path(path).parent.samefile(folder) and bool(_own_among([Path(path)], folder))
     except (OSError, ValueError):  # one does not exist or is unreadable, or its name is invalid
         return False
 
 
-def _is_own(path: Path) -> bool:
+def _own_among(paths: Sequence[Path], folder: Path) -> Sequence[Path]:
+    """Return those that are ours: in a run's own folder, as its record says; elsewhere, those with our mark."""
+    written = Written(folder.parent)
+    if folder.name == EXPLAIN and written.exists:
+        others = set(written.others(folder / path.name for path in paths))
+        return [path for path in paths if folder / path.name not in others]
+    return [path for path in paths if _is_marked(path)]
+
+
+def _is_marked(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
     with path.open("rb") as file:

@@ -52,7 +52,7 @@ def explanation_folder(model: Path, given: str | None, option: str) -> Iterator[
 
 def _refuse_foreign(folder: Path, written: Written) -> None:
     there = [folder / name for name in EXPLANATION_FILES if written.exists and (folder / name).exists()]
-    if foreign := [path.name for path in there if not written.has(path)]:
+    if foreign := [path.name for path in written.others(there)]:
         raise UsageError(
             f"{visible(folder)} holds {joined(foreign)} that no explanation wrote or that was changed; give another "
             "folder with -o"

@@ -182,4 +182,4 @@ def _is_foreign(path: Path, written: Written | None) -> bool:
             return True
     if written is None or not written.exists:
         return False
-    return not all(written.has(entry) for entry in entries if not entry.is_dir())
+    return bool(written.others(entry for entry in entries if not entry.is_dir()))

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -69,7 +69,12 @@ class Written:
 
     def has(self, path: Path) -> bool:
         """Return whether the file at `path` is as it was written."""
-        return self._is_as_written(path, self._contents().get(self._name(path), set()))
+        return self.others([path]) == []
+
+    def others(self, paths: Iterable[Path]) -> list[Path]:
+        """Return those of the paths that are not, or no longer, as they were written: the user's."""
+        contents = self._contents()
+        return [path for path in paths if not self._is_as_written(path, contents.get(self._name(path), set()))]
 
     def files(self) -> list[Path]:
         """Return the files that are as they were written."""

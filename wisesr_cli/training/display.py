@@ -11,8 +11,11 @@ from wisesr_cli.training.tables import data_grid, epoch_line, model_grid
 class TrainingDisplay(TerminalListener):
     """A `listening.TrainingListener` for people, on standard error."""
 
+    can_be_judged = True  # whether there are images that the model is not trained on
+
     def prepared(self, plan: TrainingPlan) -> None:
         """Show data, model, device, run directory and warnings."""
+        self.can_be_judged = len(plan.counts) > 1
         self.grid(data_grid(plan))
         self.grid(model_grid(plan))
         self.note(f"device: {plan.device}")
