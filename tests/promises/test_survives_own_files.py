@@ -141,7 +141,9 @@ def test_a_second_demo_touches_what_the_first_one_made_only(
 
 
 @pytest.mark.reliability(46)
-@pytest.mark.parametrize("missing", [("state", "best.keras"), ("state",), ("state", "best.keras", "metrics.json")])
+@pytest.mark.parametrize(
+    "missing", [("state", "best.keras"), ("state",), ("state", "best.keras", "history.csv", "metrics.json")]
+)
 def test_resume_without_a_state_changes_nothing_and_says_the_two_ways_out(
     wisesr: CommandLine, trained: Trained, run: Path, seen: Seen, missing: tuple[str, ...]
 ) -> None:

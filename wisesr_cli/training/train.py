@@ -24,7 +24,7 @@ from wisesr_cli.processes.channel import Channel
 from wisesr_cli.processes.launch import Cluster, join
 from wisesr_cli.results import TrainingResult
 from wisesr_cli.run.folders import Start, choose_run, held_start, temporary_run
-from wisesr_cli.run.names import HISTORY, METRICS
+from wisesr_cli.run.names import HISTORY, METRICS, RESULT_FOLDERS
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.state import has_state, newest_epoch
 from wisesr_cli.text import joined, visible
@@ -158,8 +158,8 @@ def _is_untrained_upgrade(run: Run) -> bool:
     Raises `RunError` where it has results, which a new training would replace.
     """
     is_upgrade = run.upgraded.exists()
-    names = (HISTORY, METRICS) if is_upgrade else (BEST, HISTORY, METRICS)
-    if found := [name for name in names if (run.path / name).exists()]:
+    patterns = (HISTORY, METRICS) if is_upgrade else (BEST, HISTORY, METRICS, *RESULT_FOLDERS)
+    if found := [path.name for pattern in patterns for path in sorted(run.path.glob(pattern))]:
         raise RunError(
             f"{visible(run.state)}: no state to resume from, but {joined(found)} of a training: put the state back, or "
             "start anew with --overwrite"
