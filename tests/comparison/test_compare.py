@@ -253,8 +253,9 @@ def test_another_config_images_and_damage_are_4(compared: Compared, wisesr: Comm
     (folder / ".lock").unlink()
     assert snapshot(folder) == before
     state = (folder / "trainings.json").read_text()
-    halves = (state.replace('"accuracies"', '"accuracy"'), state.replace('"epochs": 2', '"epochs": "x"'))
-    for damage in ("{", "[]", "null", '{"circumstances": {}, "epochs": 2, "trainings": {}}', *halves):
+    edits = {'"accuracies"': '"accuracy"', '"epochs": 2': '"epochs": "x"', '"evaluate-test"': '"../evaluate-test"'}
+    edited = [state.replace(written, damage) for written, damage in edits.items()]
+    for damage in ("{", "[]", "null", '{"circumstances": {}, "epochs": 2, "trainings": {}}', *edited):
         (folder / "trainings.json").write_text(damage)
         damaged = wisesr(*compared.line(folder, "--resume"))
         assert (damaged.code, "trainings.json: damaged" in damaged.error) == (4, True), damage
@@ -269,15 +270,20 @@ def test_a_missing_result_needs_no_training(compared: Compared, wisesr: CommandL
     assert (folder / "gap-seed1" / "history.csv").read_bytes() == history
 
 
-def test_a_run_judged_on_other_images_is_judged_again(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
-    """`wisesr evaluate RUN --data elsewhere/test` writes where the run's own test split is judged, too."""
+def test_a_run_with_edited_results_is_judged_again_beside_them(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path
+) -> None:
     folder = compared.copy_to(tmp_path / "judged")
+    edited: dict[Path, str] = {}
     for run, answer in (("gap-seed0", "false"), ("wise-seed1", "damaged")):
         predictions = folder / run / "evaluate-test" / "predictions.csv"
         lines = predictions.read_text().splitlines()
-        predictions.write_text("\n".join([lines[0], *(f"{line.rpartition(',')[0]},{answer}" for line in lines[1:])]))
-    again = wisesr(*compared.line(folder, "--resume", "--format", "json"))
-    assert (again.code, without_seconds(again.data)) == (0, without_seconds(compared.answer))
+        edited[predictions] = "\n".join([lines[0], *(f"{line.rpartition(',')[0]},{answer}" for line in lines[1:])])
+        predictions.write_text(edited[predictions])
+    for _ in range(2):  # the second time, nothing is left to do
+        again = wisesr(*compared.line(folder, "--resume", "--format", "json"))
+        assert (again.code, without_seconds(again.data)) == (0, without_seconds(compared.answer))
+        assert {path: path.read_text() for path in edited} == edited
 
 
 def test_another_run_in_the_place_of_one_is_refused(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:

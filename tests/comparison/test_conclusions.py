@@ -241,7 +241,7 @@ def test_predictions_that_do_not_say_what_is_correct_are_damaged(tmp_path: Path)
     path = tmp_path / "gap-seed0" / "evaluate-test" / PREDICTIONS
     path.write_text(path.read_text(encoding="utf-8").replace("true", "yes"), encoding="utf-8")
     with pytest.raises(RunError, match="damaged"):
-        read_example_results(Run(tmp_path / "gap-seed0"), "test")
+        read_example_results(Run(tmp_path / "gap-seed0"), "test", TrainingRecord())
 
 
 # Pictures

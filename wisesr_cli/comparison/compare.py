@@ -283,6 +283,7 @@ def _record(
         epoch_seconds=tuple(row.epoch_seconds for row in result.history),
         top1_accuracy=evaluation.metrics.top1_accuracy,
         macro_f1=evaluation.metrics.macro_f1,
+        evaluation=Path(evaluation.output_dir).name,
         head_parameters=result.head_parameters,
         total_parameters=result.parameters,
         feature_map=progress.plan.feature_map,

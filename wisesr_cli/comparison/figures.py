@@ -51,7 +51,7 @@ def compare_trainings(
     for item in planned:
         record = state.record(item.run)
         if record.is_done:
-            results = read_example_results(Run(folder.path / item.run), split)
+            results = read_example_results(Run(folder.path / item.run), split, record)
             done[item.head, item.seed] = _Done(item, record, results)
     same_examples = _check_pairs(done)
     heads = list(dict.fromkeys(item.head for item in planned))
@@ -71,9 +71,10 @@ def compare_trainings(
     return conclude(result, in_groups=planned[0].loaded.config.data.split_strategy == "group")
 
 
-def read_example_results(run: Run, split: str) -> ExampleResults:
-    """Return an evaluation's results for single images; `RunError` when missing or damaged."""
-    path = run.evaluation_dir(split) / PREDICTIONS
+def read_example_results(run: Run, split: str, record: TrainingRecord) -> ExampleResults:
+    """Return the results of a training's evaluation for single images; `RunError` when missing or damaged."""
+    folder = run.path / record.evaluation if record.evaluation else run.evaluation_dir(split)
+    path = folder / PREDICTIONS
     rows = read_rows(path, 6)
     answers = [row[5] for row in rows]
     if not rows or not {"true", "false"} >= set(answers):
@@ -84,7 +85,7 @@ def read_example_results(run: Run, split: str) -> ExampleResults:
 def is_evaluated(run: Run, split: str, record: TrainingRecord) -> bool:
     """Return whether an evaluation is there whole, and is the one that is remembered: any other may write there."""
     try:
-        results = read_example_results(run, split)
+        results = read_example_results(run, split, record)
     except RunError:
         return False
     return record.top1_accuracy is not None and math.isclose(results.correct.mean(), record.top1_accuracy)

@@ -30,7 +30,8 @@ class TrainingRecord:
 
     `schedules`: the numbers of epochs that were asked for, one after the other. `accuracies`: after every epoch, on the
     images that `curves_of` names. `error`: why it has no result; `is_done`: trained to the
-    end and evaluated. Metrics are those of the evaluated images.
+    end and evaluated. Metrics are those of the evaluated images; `evaluation` is the folder of the run that holds the
+    results for each, where it is not the usual one of the split.
     """
 
     schedules: tuple[int, ...] = ()
@@ -42,6 +43,7 @@ class TrainingRecord:
     epoch_seconds: tuple[float, ...] = ()
     top1_accuracy: float | None = None
     macro_f1: float | None = None
+    evaluation: str | None = None
     head_parameters: int = 0
     total_parameters: int = 0
     feature_map: tuple[int, int, int] = (0, 0, 0)
@@ -50,6 +52,8 @@ class TrainingRecord:
         known = (self.schedules, self.accuracies, self.epoch_seconds, self.head_parameters, self.total_parameters)
         if self.is_done and not all(known):
             raise ValueError("a training that is done lacks its figures")
+        if self.evaluation is not None and Path(self.evaluation).name != self.evaluation:
+            raise ValueError("an evaluation is a folder of the run")
 
     def is_finished(self, epochs: int) -> bool:
         """Return whether nothing is left to do for so many epochs."""
