@@ -270,6 +270,16 @@ def test_a_missing_result_needs_no_training(compared: Compared, wisesr: CommandL
     assert (folder / "gap-seed1" / "history.csv").read_bytes() == history
 
 
+def test_the_same_images_at_another_place_go_on_with_a_note(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path
+) -> None:
+    photos = shutil.copytree(compared.photos, tmp_path / "copied", copy_function=shutil.copyfile)
+    line = compared.line(compared.copy_to(tmp_path / "kept"), "--resume", "--data", photos, "--format", "json")
+    answer = wisesr(*line).worked()
+    assert without_seconds(answer.data) == without_seconds(compared.answer)
+    assert f"-> {photos}: the same images at another place" in answer.err
+
+
 def test_a_run_with_edited_results_is_judged_again_beside_them(
     compared: Compared, wisesr: CommandLine, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 from wisesr_cli.data.dataset import build_index, scan_folder_for_evaluation
 from wisesr_cli.data.duplicates import find_duplicates
 from wisesr_cli.data.folders import find_splits
-from wisesr_cli.data.index import DatasetIndex, index_from_rows
+from wisesr_cli.data.index import Changes, DatasetIndex, index_from_rows
+from wisesr_cli.data.verified import with_contents
 from wisesr_cli.errors import DataError
 from wisesr_cli.listening import Silent
 
@@ -167,21 +169,59 @@ def test_a_cache_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monke
     assert len(built(tmp_path / "data").splits) == 2
 
 
-def test_fingerprint_and_differences_notice_added_removed_and_changed_files(tmp_path: Path) -> None:
+def test_a_file_put_in_the_place_of_one_with_its_size_and_date_is_read_again(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 5, "b": 5})
+    for name, color in (("a/x.bmp", 10), ("b/x.bmp", 200)):
+        Image.new("RGB", (8, 8), (color,) * 3).save(tmp_path / name)
+        os.utime(tmp_path / name, (10**9, 10**9))
+    assert find_duplicates(built(tmp_path), Silent()) == ()
+    shutil.copy2(tmp_path / "a" / "x.bmp", tmp_path / "b" / "x.bmp")  # into the same inode
+    assert len(find_duplicates(built(tmp_path), Silent())) == 1
+    Image.new("RGB", (8, 8), (99,) * 3).save(tmp_path / "other.bmp")
+    os.utime(tmp_path / "other.bmp", (10**9, 10**9))
+    (tmp_path / "other.bmp").rename(tmp_path / "b" / "x.bmp")
+    assert find_duplicates(built(tmp_path), Silent()) == ()
+
+
+def known(folder: Path) -> DatasetIndex:
+    index = built(folder, validation_split=0.0)
+    return with_contents(index, index.splits, listener=Silent())
+
+
+def test_a_record_notices_added_removed_and_changed_files(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 6, "b": 6})
-    before = built(tmp_path, validation_split=0.0)
+    before = known(tmp_path)
     record = before.record()
-    assert built(tmp_path, validation_split=0.0).differences(record) == ()
+    assert known(tmp_path).changes_since(record) == Changes((), False)
     make_image(tmp_path / "a" / "new.png", seed=77)
     make_image(tmp_path / "b" / "000.png", seed=78)
-    after = built(tmp_path, validation_split=0.0)
+    after = known(tmp_path)
     assert after.record() != before.record()
-    assert after.differences(record) == (
+    assert after.changes_since(record).lines == (
         "train, class 'a': 6 files before, 7 now",
-        "train, class 'b': of 6 files some were changed",
+        "train, class 'b': some of its 6 files have changed",
     )
     make_folder(tmp_path, {"c": 2}, first_seed=500)
-    assert built(tmp_path, validation_split=0.0).differences(record)[0] == "classes: 2 before, 3 now; new: c"
+    assert known(tmp_path).changes_since(record).lines[0] == "classes: 2 before, 3 now; new: c"
+
+
+def test_a_record_is_compared_by_content_where_it_has_it(tmp_path: Path) -> None:
+    make_folder(tmp_path / "before", {"a": 6, "b": 6})
+    record = known(tmp_path / "before").record()
+    dated = built(tmp_path / "before", validation_split=0.0).record()  # as earlier versions wrote it
+    shutil.copytree(tmp_path / "before", tmp_path / "with dates")
+    shutil.copytree(tmp_path / "before", tmp_path / "without", copy_function=shutil.copyfile)
+    assert known(tmp_path / "with dates").changes_since(record) == Changes((), False)
+    assert known(tmp_path / "without").changes_since(record) == Changes((), True)
+    assert known(tmp_path / "with dates").changes_since(dated) == Changes((), False)
+    assert len(known(tmp_path / "without").changes_since(dated).lines) == 2
+    one, other = (tmp_path / "with dates" / "a" / f"00{number}.png" for number in range(2))
+    swapped = tmp_path / "swapped"
+    for source, target in ((one, swapped), (other, one), (swapped, other)):
+        source.rename(target)
+    assert known(tmp_path / "with dates").changes_since(record).lines == (
+        "train, class 'a': some of its 6 files have changed",
+    )
 
 
 def test_rows_give_the_index_back(tmp_path: Path) -> None:

@@ -45,12 +45,12 @@ def test_a_change_that_would_change_the_numbers_is_refused_with_the_difference(
     if change in {"data", "class"}:
         moved = Trained(two_epochs, Path(shutil.copytree(trained.photos, tmp_path / "photos")))
         more = ("-s", f"data.dir={moved.photos}")
-        state = read_state(two_epochs / "state")
-        state.progress["circumstances"]["config"]["data.dir"] = str(moved.photos)
-        write_state(two_epochs / "state", 2, state.arrays, state.progress)
     if change == "data":
-        os.utime(moved.photos / "train" / "red" / "00.png", (1, 1))
-        expected = "train, class 'red': of 12 files some were changed"
+        changed = moved.photos / "train" / "red" / "00.png"
+        status = changed.stat()
+        changed.write_bytes(changed.read_bytes() + b"\n")
+        os.utime(changed, ns=(status.st_atime_ns, status.st_mtime_ns))
+        expected = "train, class 'red': some of its 12 files have changed"
     elif change == "class":
         for split in ("train", "validation", "test"):
             (moved.photos / split / "red").rename(moved.photos / split / "rosso")
@@ -84,6 +84,26 @@ def test_epochs_may_grow_and_the_run_may_move(
     assert [row["epoch"] for row in read_history(run)] == ["1", "2", "3"]
     assert "learning rate of the epochs to come is below" not in answer.err
     seen("epochs 2 -> 3: exit 0, schedule of 3 epochs said")
+
+
+@pytest.mark.reliability(27)
+def test_the_same_images_with_other_dates_or_at_another_place_go_on_with_a_note(
+    wisesr: CommandLine, trained: Trained, two_epochs: Path, tmp_path: Path, seen: Seen
+) -> None:
+    photos = tmp_path / "elsewhere" / "photos"
+    shutil.copytree(trained.photos, photos, copy_function=shutil.copyfile)
+    moved = f"data.dir: {trained.photos} -> {photos}: the same images at another place"
+    dated = "images have other dates than when the training began, but the same content"
+    notes = wisesr(*resumed(Trained(two_epochs, photos), two_epochs)).worked().err.splitlines()
+    assert {moved, dated} <= set(notes)
+    assert [row["epoch"] for row in read_history(two_epochs)] == ["1", "2", "3"]
+    assert f"dir: {photos}\n" in (two_epochs / "config.yaml").read_text(encoding="utf-8")
+    shutil.rmtree(tmp_path / "elsewhere")
+    wisesr("evaluate", two_epochs).failed(4, f"its images are no longer at {photos}")
+    again = wisesr(*resumed(trained, two_epochs), "--epochs", "4").worked()
+    assert f"data.dir: {photos} -> {trained.photos}: the same images at another place" in again.err.splitlines()
+    wisesr("evaluate", two_epochs).worked()
+    seen("copied with other dates, then moved: exit 0, both said")
 
 
 def test_more_epochs_at_a_rate_near_zero_are_warned_of(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:

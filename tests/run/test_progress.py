@@ -5,9 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from image_folders import Heard
 
 from wisesr_cli.config.reader import load_config, parse_set
 from wisesr_cli.config.schema import Config
+from wisesr_cli.data.index import Changes
 from wisesr_cli.errors import RunError
 from wisesr_cli.results import EpochResult
 from wisesr_cli.run.progress import (
@@ -36,6 +38,17 @@ def circumstances(*settings: str, **changes: Any) -> Circumstances:
     return replace(before, **changes)
 
 
+def changed(*lines: str, are_dates_other: bool = False) -> Changes:
+    return Changes(lines, are_dates_other)
+
+
+def remarks(before: Circumstances, now: Circumstances, changes: Changes = changed()) -> list[str]:  # noqa: B008
+    """Return what is said of a resumption that is possible."""
+    heard = Heard()
+    check_resumable(before, now, changes, heard)
+    return [*heard.notes, *heard.warnings]
+
+
 PHASES = "train.phases=[{epochs: 5, freeze: backbone}, {epochs: 20}]"
 
 REFUSED = {
@@ -47,7 +60,6 @@ REFUSED = {
     "learning rate": (["train.optimizer.learning_rate=0.1"], "train.optimizer.learning_rate: 0.001 -> 0.1"),
     "image size": (["data.image_size=96"], "data.image_size: [224, 224] -> [96, 96]"),
     "augmentation": (["augment=none"], "augment: light -> none"),
-    "folder": (["data.dir=/elsewhere"], "data.dir: null -> /elsewhere"),
     "class weights": (["train.class_weights={cat: 2}"], "train.class_weights.cat: null -> 2.0"),
     "phases": ([PHASES], "train.phases.0.epochs: null -> 5"),
     "early stopping": (["train.early_stopping={patience: 3}"], "train.early_stopping.patience: null -> 3"),
@@ -58,17 +70,17 @@ REFUSED = {
 def test_a_changed_setting_is_refused_and_named_with_both_values(case: str) -> None:
     settings, difference = REFUSED[case]
     with pytest.raises(RunError, match=r"^cannot resume, as this would differ: .*--overwrite$") as caught:
-        check_resumable(circumstances(), circumstances(*settings), [])
+        remarks(circumstances(), circumstances(*settings))
     assert difference in str(caught.value)
 
 
 def test_packages_of_the_other_backend_may_change() -> None:
     versions = {"keras": "3.15.1", "tensorflow": "2.21.0", "jax": "0.10.2"}
-    assert check_resumable(circumstances(), circumstances(versions=versions), []) == []
+    assert remarks(circumstances(), circumstances(versions=versions)) == []
     before = circumstances(backend="jax", versions=versions)
-    assert check_resumable(before, replace(before, versions={**versions, "tensorflow": "2.22"}), []) == []
+    assert remarks(before, replace(before, versions={**versions, "tensorflow": "2.22"})) == []
     with pytest.raises(RunError, match=r"jax: 0\.10\.2 -> 0\.11"):
-        check_resumable(before, replace(before, versions={**versions, "jax": "0.11"}), [])
+        remarks(before, replace(before, versions={**versions, "jax": "0.11"}))
 
 
 @pytest.mark.parametrize(
@@ -84,48 +96,58 @@ def test_packages_of_the_other_backend_may_change() -> None:
 )
 def test_changed_classes_versions_and_backend_are_refused_and_named(changes: dict[str, Any], difference: str) -> None:
     with pytest.raises(RunError) as caught:
-        check_resumable(circumstances(), circumstances(**changes), [])
+        remarks(circumstances(), circumstances(**changes))
     assert difference in str(caught.value)
 
 
 def test_changed_data_is_refused_with_what_changed() -> None:
     with pytest.raises(RunError, match="train, class 'cat': 5 files before, 6 now"):
-        check_resumable(circumstances(), circumstances(), ["train, class 'cat': 5 files before, 6 now"])
+        remarks(circumstances(), circumstances(), changed("train, class 'cat': 5 files before, 6 now"))
+
+
+def test_the_same_images_at_another_place_or_with_other_dates_go_on_with_a_note() -> None:
+    at_a, at_b = circumstances("data.dir=/a"), circumstances("data.dir=/b")
+    assert remarks(at_a, at_b) == ["data.dir: /a -> /b: the same images at another place"]
+    assert remarks(at_a, at_a, changed(are_dates_other=True)) == [
+        "images have other dates than when the training began, but the same content"
+    ]
+    with pytest.raises(RunError, match=r"data\.dir: /a -> /b; train, class 'cat': some of its 5 files have changed;"):
+        remarks(at_a, at_b, changed("train, class 'cat': some of its 5 files have changed"))
 
 
 def test_many_differences_are_shortened_and_counted() -> None:
     with pytest.raises(RunError, match=r"; and 5 more; undo"):
-        check_resumable(circumstances(), circumstances(), [f"difference {number}" for number in range(15)])
+        remarks(circumstances(), circumstances(), changed(*(f"difference {number}" for number in range(15))))
 
 
 @pytest.mark.parametrize("setting", ["train.epochs=99", "name=other", "output_dir=/other", "data.cache=none"])
 def test_epochs_may_grow_and_where_things_are_kept_may_change(setting: str) -> None:
-    assert check_resumable(circumstances(), circumstances(setting), []) == []
+    assert remarks(circumstances(), circumstances(setting)) == []
 
 
 def test_a_state_from_before_a_setting_existed_goes_on_with_its_default() -> None:
     before = circumstances()
     for key in ("train.feature_cache", "train.augmented_views"):
         del before.config[key]
-    assert check_resumable(before, circumstances(), []) == []
+    assert remarks(before, circumstances()) == []
     with pytest.raises(RunError, match=r"train\.feature_cache: auto -> none"):
-        check_resumable(circumstances(), circumstances("train.feature_cache=none"), [])
+        remarks(circumstances(), circumstances("train.feature_cache=none"))
 
 
 def test_with_phases_the_last_one_may_grow_and_the_others_may_not() -> None:
     longer = PHASES.replace("20", "30")
-    assert check_resumable(circumstances(PHASES), circumstances(longer), []) == []
-    assert check_resumable(circumstances(PHASES), circumstances(PHASES, "train.epochs=40"), []) == []
+    assert remarks(circumstances(PHASES), circumstances(longer)) == []
+    assert remarks(circumstances(PHASES), circumstances(PHASES, "train.epochs=40")) == []
     with pytest.raises(RunError, match=r"train\.phases\.0\.epochs: 5 -> 6"):
-        check_resumable(circumstances(PHASES), circumstances(PHASES.replace("5,", "6,")), [])
+        remarks(circumstances(PHASES), circumstances(PHASES.replace("5,", "6,")))
     with pytest.raises(RunError, match=r"train\.phases\.1\.learning_rate: null -> 0\.1"):
-        check_resumable(circumstances(PHASES), circumstances(PHASES.replace("20", "20, learning_rate: 0.1")), [])
+        remarks(circumstances(PHASES), circumstances(PHASES.replace("20", "20, learning_rate: 0.1")))
 
 
 def test_other_threads_and_another_device_go_on_with_a_warning() -> None:
-    warnings = check_resumable(circumstances(), circumstances(threads=8, device="GPU"), [])
+    warnings = remarks(circumstances(), circumstances(threads=8, device="GPU"))
     assert [warning.partition(";")[0] for warning in warnings] == ["threads: 4 -> 8", "device: CPU -> GPU"]
-    assert check_resumable(circumstances(), circumstances(), []) == []
+    assert remarks(circumstances(), circumstances()) == []
 
 
 def test_every_setting_but_the_free_ones_is_compared() -> None:

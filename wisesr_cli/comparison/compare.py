@@ -22,6 +22,7 @@ from wisesr_cli.comparison.tables import write_comparison
 from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.settings import SplitName
+from wisesr_cli.data.verified import with_contents
 from wisesr_cli.display.grid import percent
 from wisesr_cli.errors import Interrupted, NotFiniteError, RunError, UsageError
 from wisesr_cli.evaluation.evaluate import evaluate
@@ -185,6 +186,7 @@ def _start_state(start: Start, plan: ComparisonPlan, index: DatasetIndex, listen
 
     Raises `RunError` when config, images or library versions have changed.
     """
+    index = with_contents(index, index.splits, pixel_limit=plan.base.config.data.pixel_limit, listener=listener)
     now = Circumstances(
         config=plan.shared_settings(),
         classes=index.class_names,
@@ -198,9 +200,8 @@ def _start_state(start: Start, plan: ComparisonPlan, index: DatasetIndex, listen
     state = ComparisonState(start.run.path / TRAININGS, now, plan.epochs)
     if start.resumed:
         state = read_comparison_state(start.run.path)
-        changed = list(index.differences(state.circumstances.data))
-        for warning in check_resumable(state.circumstances, now, changed, way_out=WAY_OUT):
-            listener.warn(warning)
+        changes = index.changes_since(state.circumstances.data)
+        check_resumable(state.circumstances, now, changes, listener, way_out=WAY_OUT)
         state.extend_to(plan.epochs)
     state.write()
     return state

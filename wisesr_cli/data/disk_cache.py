@@ -1,8 +1,8 @@
 """Decoded images, and feature maps computed of them, on disk: one file per list of images, shared by all runs.
 
 A file `KEY.pixels` contains a byte per image (1: readable), then every image as uint8 (height, width, 3); a file
-`KEY.maps` the same for feature maps. The key covers the files, their times and all options that decide the values, so a
-cache never goes stale; it is removed when others need its space. A process locks the file while it uses it.
+`KEY.maps` the same for feature maps. The key covers the files, their stamps and all options that decide the values, so
+that a cache never goes stale; it is removed when others need its space. A process locks the file while it uses it.
 """
 
 from __future__ import annotations

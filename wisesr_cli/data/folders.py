@@ -2,7 +2,6 @@
 
 Names are sorted by code point (so 0, 1, 10, 11, 2: the order of Keras), and keep Python's surrogate escapes for bytes
 that are not UTF-8. Nothing here opens an image. To recognise another folder name as a split, add it to `SPLIT_FOLDERS`.
-Standard library only.
 """
 
 # A million files may be listed; creating a Path for each costs more than listing it.
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from wisesr_cli import text
+from wisesr_cli.data.stamps import Stamps
 from wisesr_cli.errors import DataError
 from wisesr_cli.images.decoding import SUFFIXES
 
@@ -52,8 +52,7 @@ class Listing:
     class_names: tuple[str, ...] = ()
     paths: list[str] = field(default_factory=list)  # absolute
     labels: list[int] = field(default_factory=list)  # positions in class_names
-    sizes: list[int] = field(default_factory=list)
-    mtimes: list[int] = field(default_factory=list)  # nanoseconds
+    stamps: Stamps = field(default_factory=Stamps)
     problems: list[Problem] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # path, reason
     ignored: Counter[str] = field(default_factory=Counter)  # suffix, or HIDDEN, or LINKED -> files
@@ -63,7 +62,6 @@ class Listing:
 HIDDEN = "hidden or system"
 LINKED = "linked twice"
 LINKED_FOLDER = "folder linked twice"
-LATEST_DATE = 2**63 - 1  # ns; in the year 2262. File systems keep later ones, which count as this one
 OUTSIDE = "outside of the class folders"
 
 
@@ -163,8 +161,7 @@ def _list_class(listing: Listing, label: int, folder: str, inside: str) -> None:
             seen_files.add(place)
             listing.paths.append(entry.path)
             listing.labels.append(label)
-            listing.sizes.append(status.st_size)
-            listing.mtimes.append(min(max(status.st_mtime_ns, -LATEST_DATE), LATEST_DATE))
+            listing.stamps.add(status)
             listing.nested += depth > 0
     except OSError as error:
         problem = (error.strerror or "cannot be read").lower()

@@ -11,15 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli import text
+from wisesr_cli.data.stamps import STAMP
 
 Labels = npt.NDArray[np.int64]
 Facts = npt.NDArray[np.void]
+Contents = npt.NDArray[np.uint64]
 
-# Facts about a file: size and time, a hash of its first and last bytes (for finding duplicates), and its image header.
+# Facts about a file: its stamp, a hash of its first and last bytes (for finding duplicates), and its image header.
 FACTS = np.dtype(
     [
-        ("size", "<i8"),
-        ("mtime_ns", "<i8"),
+        *STAMP.descr,
         ("ends", "<u8"),
         ("width", "<i4"),
         ("height", "<i4"),
@@ -38,6 +39,7 @@ class Split:
     paths: tuple[str, ...]  # relative to the index's root, with /
     labels: Labels  # positions in the index's class names
     facts: Facts | None = None  # dtype FACTS; None when the files were not scanned
+    contents: Contents | None = None  # a hash of every file's bytes, where they were read
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -45,7 +47,17 @@ class Split:
     def taken(self, positions: npt.NDArray[np.intp]) -> Split:
         """Return the examples at `positions`."""
         paths = tuple(self.paths[position] for position in positions)
-        return Split(paths, self.labels[positions], None if self.facts is None else self.facts[positions])
+        facts = None if self.facts is None else self.facts[positions]
+        contents = None if self.contents is None else self.contents[positions]
+        return Split(paths, self.labels[positions], facts, contents)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What has changed in a dataset since a record was taken."""
+
+    lines: tuple[str, ...]  # images that came, went or have another content
+    are_dates_other: bool  # of images with the same content
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,26 +87,28 @@ class DatasetIndex:
                 yield path, self.class_names[label], name
 
     def record(self) -> dict[str, Any]:
-        """Return the record for `differences`: per split and class the number of files and a hash of them.
+        """Return the record for `changes_since`: per split and class the number of files, a hash, and a second one.
 
-        The hash covers relative path, size and modification time, and detects edits without reading the files.
+        Both cover the relative paths, the first one sizes and dates of modification, the second one, which is there
+        where every file was read, the contents.
         """
         return {
             "classes": list(self.class_names),
             "splits": {name: self._split_record(split) for name, split in self.splits.items()},
         }
 
-    def differences(self, record: dict[str, Any]) -> tuple[str, ...]:
-        """Return the changes since `record` was taken, one per line."""
+    def changes_since(self, record: dict[str, Any]) -> Changes:
+        """Return the changes since `record` was taken: by content, or by size and date where a record lacks it."""
         now = self.record()
-        lines = []
+        lines, are_dates_other = [], False
         if now["classes"] != record.get("classes"):
             lines.append(_class_difference(record.get("classes", []), now["classes"]))
         before_splits: dict[str, Any] = record.get("splits", {})
         for split in sorted(before_splits.keys() | now["splits"].keys()):
             before, after = before_splits.get(split, {}), now["splits"].get(split, {})
             lines.extend(_split_differences(split, before, after))
-        return tuple(lines)
+            are_dates_other |= any(before[name][1] != after[name][1] for name in before.keys() & after.keys())
+        return Changes(tuple(lines), are_dates_other)
 
     def _split_record(self, split: Split) -> dict[str, list[Any]]:
         order = np.argsort(split.labels, kind="stable")
@@ -103,7 +117,7 @@ class DatasetIndex:
         for label, name in enumerate(self.class_names):
             members = order[bounds[label] : bounds[label + 1]]
             if len(members):
-                result[name] = [len(members), _hash_files(split.taken(members))]
+                result[name] = [len(members), *_hash_files(split.taken(members))]
         return result
 
 
@@ -120,15 +134,27 @@ def index_from_rows(root: str, class_names: Iterable[str], rows: Iterable[tuple[
     return DatasetIndex(names, root, splits)
 
 
-def _hash_files(split: Split) -> str:
+def _hash_files(split: Split) -> tuple[str, ...]:
     order = sorted(range(len(split)), key=split.paths.__getitem__)
     names = "\0".join(split.paths[i] for i in order).encode("utf-8", "surrogateescape")
-    digest = hashlib.blake2b(names, digest_size=16)
+    dated = hashlib.blake2b(names, digest_size=16)
+    content = dated.copy()
     if split.facts is not None:
         chosen = split.facts[order]
-        digest.update(np.ascontiguousarray(chosen["size"]).tobytes())
-        digest.update(np.ascontiguousarray(chosen["mtime_ns"]).tobytes())
-    return digest.hexdigest()
+        dated.update(np.ascontiguousarray(chosen["size"]).tobytes())
+        dated.update(np.ascontiguousarray(chosen["mtime_ns"]).tobytes())
+    if split.contents is None:
+        return (dated.hexdigest(),)
+    content.update(split.contents[order].tobytes())
+    return dated.hexdigest(), content.hexdigest()
+
+
+def _is_same(before: list[Any] | None, after: list[Any] | None) -> bool:
+    """Return whether the records of a class, (number, hash with dates, hash of contents), are of the same images."""
+    if before is None or after is None:
+        return False
+    seen = slice(0, 3, 2) if len(before) == len(after) == 3 else slice(0, 2)
+    return before[seen] == after[seen]
 
 
 def _class_difference(before: list[str], after: list[str]) -> str:
@@ -139,11 +165,12 @@ def _class_difference(before: list[str], after: list[str]) -> str:
 
 
 def _split_differences(split: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    changed = [name for name in sorted(before.keys() | after.keys()) if not _is_same(before.get(name), after.get(name))]
     lines = []
     for name in changed[:5]:
         old, new = before.get(name, [0])[0], after.get(name, [0])[0]
-        counts, edited = f"{old:,} files before, {new:,} now", f"of {text.counted(old, 'file')} some were changed"
+        counts = f"{old:,} files before, {new:,} now"
+        edited = "its file has changed" if old == 1 else f"some of its {old:,} files have changed"
         lines.append(f"{split}, class '{text.visible(name)}': {counts if old != new else edited}")
     if len(changed) > 5:
         lines.append(f"{split}: {len(changed) - 5:,} more classes differ")

@@ -188,13 +188,13 @@ def _check_sizes(case: Case) -> Iterator[Finding]:
 def _decode_all(case: Case) -> list[tuple[str, str]]:
     index = case.found.index()
     paths = [path for name in index.splits for path in index.absolute(name)]
-    keys = file_keys(paths, pixel_limit=case.data.pixel_limit)
+    keys = file_keys(paths, case.data.pixel_limit)
     unknown = np.flatnonzero(~recall_verified(keys)).tolist()
 
     def decode(position: int) -> Pixels:
         return decoding.decode_image(paths[position], image_size=(8, 8), pixel_limit=case.data.pixel_limit)
 
-    reasons = find_unreadable(decode, unknown, keys, label="decoding images", listener=case.listener)
+    reasons = find_unreadable(decode, paths, unknown, keys, label="decoding images", listener=case.listener)
     start = len(index.root.rstrip("/")) + 1
     return [(paths[position][start:], reason) for position, reason in reasons.items()]
 

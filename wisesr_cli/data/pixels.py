@@ -33,7 +33,7 @@ class DecodedImages:
     """The readable images of a list of files at one size, by index.
 
     `kept` maps an index to its position in the list of files: the labels are `labels[pixels.kept]`. `key` stands for
-    the pixels of all files: of their content as `verified.file_keys` has it, at this size.
+    the pixels of all files, as `verified.file_keys` has them, at this size.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ def open_pixels(
     def read(position: int) -> Pixels:
         return decoding.decode_image(paths[position], image_size=image_size, resize=resize, pixel_limit=pixel_limit)
 
-    keys = file_keys(paths, pixel_limit=pixel_limit)
+    keys = file_keys(paths, pixel_limit)
     loading = _Loading(paths, keys, shape, resize, read, on_error, listener)
     if channel.processes > 1:
         return _load_share(loading, cache, channel)
@@ -206,7 +206,9 @@ class _Loading:
         def decode(position: int) -> None:
             store(position, self.read(position))
 
-        return find_unreadable(decode, positions.tolist(), self.keys, label="reading images", listener=self.listener)
+        return find_unreadable(
+            decode, self.paths, positions.tolist(), self.keys, label="reading images", listener=self.listener
+        )
 
     def report(self, reasons: dict[int, str]) -> None:
         """Raise or warn for unreadable images, as configured."""

@@ -1,7 +1,7 @@
 """Reads the header of every image in threads, and caches the facts.
 
-The cache of a data folder is in the cache folder. It maps relative paths to facts, which are valid only while size and
-modification time are the same; a second scan only lists the folders.
+The cache of a data folder is in the cache folder. It maps relative paths to facts, which are valid only while the
+file's stamp is the same; a second scan only lists the folders.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, FACTS, Facts
+from wisesr_cli.data.stamps import FIELDS
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import decoding, opening
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.threads import for_each
 
-_VERSION = 1  # increase it when `FACTS` or the meaning of a field changes
+_VERSION = 2  # increase it when `FACTS` or the meaning of a field changes
 _ENDS_BYTES = 4096
 # Headers are parsed in Python: a second thread hides disk latency, but four take twice as long as two.
 _WORKERS = 2
@@ -30,8 +32,7 @@ _FORMATS = {name: position for position, name in enumerate(decoding.SUPPORTED)}
 def scan_files(
     root: str,
     paths: Sequence[str],
-    sizes: Sequence[int],
-    mtimes: Sequence[int],
+    stamps: npt.NDArray[np.void],
     *,
     cache_of: str,
     pixel_limit: int,
@@ -39,11 +40,12 @@ def scan_files(
 ) -> tuple[Facts, dict[int, str]]:
     """Return the facts of the files, and position -> reason for those whose header cannot be read or is refused.
 
-    `paths` are relative to `root`; `sizes` and `mtimes` (nanoseconds) are the current ones. Each folder `cache_of` has
-    its own cache.
+    `paths` are relative to `root`; `stamps` are the current ones, of dtype STAMP. Each folder `cache_of` has its own
+    cache.
     """
     facts = np.zeros(len(paths), FACTS)
-    facts["size"], facts["mtime_ns"] = sizes, mtimes
+    for field in FIELDS:
+        facts[field] = stamps[field]
     key = hashlib.blake2b(f"{root}\0{cache_of}".encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
     cache = caches.cache_dir() / "scans" / f"{key}-{_VERSION}-{decoding.DECODER_VERSION}.npz"
     unknown = _recall(cache, paths, facts)
@@ -57,7 +59,7 @@ def scan_files(
         if isinstance(fact, str):
             unreadable[position] = fact
         else:
-            facts[position] = (sizes[position], mtimes[position], *fact)
+            facts[position] = (*stamps[position].tolist(), *fact)
 
     with listener.progress("looking at images", len(paths)) as progress:
         progress.advance(len(paths) - len(unknown))
@@ -112,7 +114,7 @@ def _recall(cache: Path, paths: Sequence[str], facts: Facts) -> np.ndarray[tuple
     rows = {name: row for row, name in enumerate(names)}
     found = np.array([rows.get(path, -1) for path in paths], np.intp)
     known = stored["facts"][found]  # -1 takes the last row, which the next line rules out
-    same = (found >= 0) & (known["size"] == facts["size"]) & (known["mtime_ns"] == facts["mtime_ns"])
+    same = np.logical_and.reduce([found >= 0, *(known[field] == facts[field] for field in FIELDS)])
     facts[same] = known[same]
     return np.flatnonzero(~same)
 

@@ -143,7 +143,7 @@ def list_examples(
     start = len(root.rstrip("/")) + 1
     paths = tuple(path[start:] for path in listing.paths)
     facts, reasons = scan_files(
-        root, paths, listing.sizes, listing.mtimes, cache_of=listing.folder, pixel_limit=pixel_limit, listener=listener
+        root, paths, listing.stamps.array(), cache_of=listing.folder, pixel_limit=pixel_limit, listener=listener
     )
     keep = np.array([label >= 0 and i not in reasons for i, label in enumerate(labels.tolist())], np.bool_)
     unreadable = [(paths[position], reason) for position, reason in sorted(reasons.items())]

@@ -1,50 +1,96 @@
-"""Remembers which files decode completely, so that they need not be decoded again before training.
+"""Remembers which files decode completely, and what they contain, so that they need not be read again before training.
 
-It stores one 64-bit hash per file, over its absolute path, size and modification time, and the pixel limit. A file that
-changed has another hash.
+It stores two 64-bit hashes per file: a key over its absolute path, its stamp and the pixel limit, and one of its
+content. A file that changed has another key.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from wisesr_cli.data.index import Contents, DatasetIndex
+from wisesr_cli.data.stamps import stamp_of
 from wisesr_cli.errors import ImageError
+from wisesr_cli.images import opening
 from wisesr_cli.images.decoding import DECODER_VERSION, PIXEL_LIMIT
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.threads import for_each
 
-MOST_FILES = 5_000_000  # 40 MB; beyond that, the store is cleared
+MOST_FILES = 5_000_000  # 80 MB; beyond that, the store is cleared
 
 Keys = npt.NDArray[np.uint64]
 
 
-def file_keys(paths: Sequence[str], *, pixel_limit: int = PIXEL_LIMIT) -> Keys:
+def file_keys(paths: Sequence[str], pixel_limit: int = PIXEL_LIMIT) -> Keys:
     """Return a hash per file over what decides whether it is valid; 0 for missing files."""
     return np.array([_file_key(path, pixel_limit) for path in paths], np.uint64)
 
 
 def recall_verified(keys: Keys) -> npt.NDArray[np.bool_]:
     """Return which of the files are known to decode completely."""
-    known: npt.NDArray[np.bool_] = np.isin(keys, _stored()) & (keys != 0)
+    known: npt.NDArray[np.bool_] = np.isin(keys, _stored()[0]) & (keys != 0)
     return known
 
 
-def _remember(keys: Keys) -> None:
-    known = _stored()
-    together = np.union1d(known, keys) if len(known) + len(keys) <= MOST_FILES else np.unique(keys)
-    if len(together) > len(known) or len(known) + len(keys) > MOST_FILES:
-        caches.save_arrays(_path(), {"keys": together})
+def with_contents(
+    index: DatasetIndex, splits: Iterable[str], *, pixel_limit: int = PIXEL_LIMIT, listener: Listener
+) -> DatasetIndex:
+    """Return an index that knows the content of every file of `splits`; those that are not remembered are read."""
+    known = dict(index.splits)
+    for name in splits:
+        paths = index.absolute(name)
+        known[name] = replace(index.splits[name], contents=_contents(paths, file_keys(paths, pixel_limit), listener))
+    return replace(index, splits=known)
+
+
+def _contents(paths: Sequence[str], keys: Keys, listener: Listener) -> Contents:
+    """Return a hash of every file's bytes: (files,); 0 where a file cannot be read, which is an error elsewhere."""
+    known, stored = _stored()
+    rows = np.minimum(np.searchsorted(known, keys), max(len(known) - 1, 0))
+    is_known = (known[rows] == keys) & (keys != 0) if len(known) else np.zeros(len(keys), np.bool_)
+    contents = np.zeros(len(keys), np.uint64)
+    contents[is_known] = stored[rows[is_known]]
+    missing = np.flatnonzero(~is_known).tolist()
+    if not missing:
+        return contents
+
+    def read(position: int) -> None:
+        contents[position] = _content_of(paths[position])
+
+    with listener.progress("reading images", len(missing)) as progress:
+        for_each(read, missing, finished=progress.advance)
+    return contents
+
+
+def _content_of(path: str) -> int:
+    try:
+        with opening.open_regular(path) as file:
+            return int.from_bytes(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest(), "little")
+    except (OSError, ImageError):
+        return 0
+
+
+def _remember(keys: Keys, contents: Contents) -> None:
+    known, stored = _stored()
+    if len(known) + len(keys) > MOST_FILES:
+        known, stored = known[:0], stored[:0]
+    elif np.isin(keys, known).all():
+        return
+    together, rows = np.unique(np.concatenate([keys, known]), return_index=True)
+    caches.save_arrays(_path(), {"keys": together, "contents": np.concatenate([contents, stored])[rows]})
 
 
 def find_unreadable(
     decode: Callable[[int], object],
+    paths: Sequence[str],
     positions: Sequence[int],
     keys: Keys,
     *,
@@ -53,21 +99,25 @@ def find_unreadable(
 ) -> dict[int, str]:
     """Return position -> reason for the files that `decode` raises an `ImageError` for; remember the others.
 
-    `keys` are those of all files, `label` names the progress. `decode` runs in threads, which have all ended when this
-    returns or raises.
+    `paths` and `keys` are those of all files, `label` names the progress. `decode` runs in threads, which have all
+    ended when this returns or raises.
     """
     reasons: dict[int, str] = {}
+    contents = np.zeros(len(paths), np.uint64)
 
     def try_one(position: int) -> None:
         try:
             decode(position)
         except ImageError as error:
             reasons[position] = str(error)
+        else:
+            contents[position] = _content_of(paths[position])  # now, while the system still has it in memory
 
     with listener.progress(label, len(positions)) as progress:
         for_each(try_one, positions, finished=progress.advance)
     valid = np.array([position for position in positions if position not in reasons], np.intp)
-    _remember(keys[valid][keys[valid] != 0])
+    valid = valid[(keys[valid] != 0) & (contents[valid] != 0)]
+    _remember(keys[valid], contents[valid])
     return dict(sorted(reasons.items()))
 
 
@@ -76,14 +126,18 @@ def _file_key(path: str, pixel_limit: int) -> int:
         status = os.stat(path)  # noqa: PTH116 - called for every file of a dataset
     except (OSError, ValueError):
         return 0
-    facts = f"{DECODER_VERSION} {pixel_limit} {status.st_size} {status.st_mtime_ns} {path}"
+    facts = f"{DECODER_VERSION} {pixel_limit} {stamp_of(status)} {path}"
     digest = hashlib.blake2b(facts.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
-def _stored() -> Keys:
-    keys = caches.load_arrays(_path()).get("keys", np.zeros(0, np.uint64))
-    return keys if keys.dtype == np.uint64 and keys.ndim == 1 else np.zeros(0, np.uint64)
+def _stored() -> tuple[Keys, Contents]:
+    """Return the keys, sorted, and the content of each."""
+    arrays = caches.load_arrays(_path())
+    none = np.zeros(0, np.uint64)
+    keys, contents = arrays.get("keys", none), arrays.get("contents", none)
+    fits = keys.dtype == contents.dtype == np.uint64 and keys.ndim == 1 and keys.shape == contents.shape
+    return (keys, contents) if fits else (none, none)
 
 
 def _path() -> Path:

@@ -10,13 +10,17 @@ import numpy as np
 from pydantic import AfterValidator, InstanceOf, TypeAdapter, ValidationError
 
 from wisesr_cli.config.schema import Config
+from wisesr_cli.data.index import Changes
 from wisesr_cli.errors import RunError
+from wisesr_cli.listening import Listener
 from wisesr_cli.results import EpochResult
 from wisesr_cli.run.state import Arrays
 from wisesr_cli.text import joined, visible
 
 # Settings that affect where and how results are stored, not what is computed.
 _FREE = ("name", "output_dir", "data.cache", "train.epochs", "train.trackers", "train.track_model", "model.weights_dir")
+# Image folders may be moved, and differ between machines; that they hold the same images is checked.
+PLACES = ("data.dir", "data.train_dir", "data.validation_dir", "data.test_dir")
 _FREE_SECTION = "distribute."  # other devices and processes cause a warning
 _NEWER = ("train.feature_cache", "train.augmented_views")  # states of earlier versions do not have them
 _LAST_PHASE = "train.phases"
@@ -59,10 +63,10 @@ class Progress:
 
 @dataclass
 class DataRecord:
-    """What `DatasetIndex.record` gives: the classes, and per split and class the number of files and their hash."""
+    """What `DatasetIndex.record` gives: the classes, and per split and class the number of files and hashes."""
 
     classes: list[Text]
-    splits: dict[Text, dict[Text, tuple[int, Text]]]
+    splits: dict[Text, dict[Text, tuple[int, Text] | tuple[int, Text, Text]]]  # states of earlier versions lack content
 
 
 def _data_record(values: dict[str, Any]) -> dict[str, Any]:
@@ -114,18 +118,21 @@ def _other_version(reason: str) -> RunError:
 def check_resumable(
     before: Circumstances,
     now: Circumstances,
-    data_differences: list[str],
+    changes: Changes,
+    listener: Listener,
     *,
     way_out: str = "start anew with --overwrite",
-) -> list[str]:
-    """Return warnings about permitted changes.
+) -> None:
+    """Report the permitted changes.
 
     Raises `RunError`, listing the differences, when config, classes, data, library versions or backend differ.
     """
     differences = _config_differences(before.config, now.config)
+    moved = [] if changes.lines else [line for line in differences if line.partition(":")[0] in PLACES]
+    differences = [line for line in differences if line not in moved]
     if before.classes != now.classes:
         differences.append(f"classes: {joined(before.classes)} -> {joined(now.classes)}")
-    differences += data_differences
+    differences += changes.lines
     if before.backend != now.backend:
         differences.append(f"backend: {before.backend} -> {now.backend}")
     unused = {"jax", "tensorflow"} - {now.backend}
@@ -136,12 +143,14 @@ def check_resumable(
     if differences:
         shown = "; ".join(differences[:10]) + (f"; and {len(differences) - 10} more" if len(differences) > 10 else "")
         raise RunError(f"cannot resume, as this would differ: {shown}; undo the change, or {way_out}")
-    warnings = []
+    for line in moved:
+        listener.note(f"{line}: the same images at another place")
+    if changes.are_dates_other:
+        listener.note("images have other dates than when the training began, but the same content")
     if before.threads != now.threads:
-        warnings.append(f"threads: {before.threads} -> {now.threads}; the last bits of the numbers may differ")
+        listener.warn(f"threads: {before.threads} -> {now.threads}; the last bits of the numbers may differ")
     if before.device != now.device:
-        warnings.append(f"device: {before.device} -> {now.device}; the last bits of the numbers may differ")
-    return warnings
+        listener.warn(f"device: {before.device} -> {now.device}; the last bits of the numbers may differ")
 
 
 def check_same_draws(before: Arrays, now: Arrays, *, epoch: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 
 from wisesr_cli.config.schema import Config
 from wisesr_cli.data.dataset import build_index
-from wisesr_cli.data.index import DatasetIndex
+from wisesr_cli.data.index import Changes, DatasetIndex
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.data.verified import with_contents
 from wisesr_cli.errors import DataError
 from wisesr_cli.listening import Listener
 from wisesr_cli.models.image_sizes import ImageSize
@@ -51,13 +53,14 @@ class Examples:
         """Return the labels of a split's images, int64 (examples,)."""
         return self.index.splits[split].labels
 
+    @cached_property
     def training_record(self) -> dict[str, Any]:
-        """Return what must be unchanged to resume; test images do not count."""
+        """What must be unchanged to resume; test images do not count."""
         return self._without_test().record()
 
-    def differences(self, record: dict[str, Any]) -> list[str]:
+    def changes_since(self, record: dict[str, Any]) -> Changes:
         """Return the changes of training and validation images since `training_record`."""
-        return list(self._without_test().differences(record))
+        return self._without_test().changes_since(record)
 
     def _without_test(self) -> DatasetIndex:
         splits = {name: split for name, split in self.index.splits.items() if name != "test"}
@@ -89,6 +92,8 @@ def open_examples(config: Config, listener: Listener, *, epoch: int = 0, channel
     for name, count in zip(index.class_names, index.counts("train"), strict=True):
         if count == 0:
             raise DataError(f"the class '{visible(name)}' has no readable training image")
+    if channel.is_main:
+        index = with_contents(index, pixels, pixel_limit=config.data.pixel_limit, listener=listener)
     return Examples(config.data, index, image_size, pixels["train"], pixels.get("validation"), channel)
 
 

@@ -130,9 +130,8 @@ def _read_state(trainer: Trainer, run: Run, listener: Listener) -> State:
     """Return the state of a run after checking that training can resume from it."""
     state = read_state(run.state)
     before = circumstances_from_json(state.record("circumstances"))
-    differences = trainer.examples.differences(before.data)
-    for warning in check_resumable(before, trainer.circumstances(), differences):
-        listener.warn(warning)
+    changes = trainer.examples.changes_since(before.data)
+    check_resumable(before, trainer.circumstances(), changes, listener)
     return state
 
 

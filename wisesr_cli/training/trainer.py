@@ -358,7 +358,7 @@ class Trainer:
         return Circumstances(
             config=config_for_comparison(self.config),
             classes=self.examples.index.class_names,
-            data=self.examples.training_record(),
+            data=self.examples.training_record,
             versions=keras_start.package_versions(),
             backend=keras_start.backend_name(),
             threads=worker_count(),

@@ -12,11 +12,9 @@ from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.errors import DataError, MachineError, UsageError
 from wisesr_cli.machine import keras_start
 from wisesr_cli.processes.channel import Channel
-from wisesr_cli.run.progress import config_for_comparison
+from wisesr_cli.run.progress import PLACES, config_for_comparison
 from wisesr_cli.text import visible
 
-# Image folders may differ between machines; that they hold the same images is checked.
-_PLACES = ("data.dir", "data.train_dir", "data.validation_dir", "data.test_dir")
 _PACKAGES = ("python", "wisesr", "keras", "jax", "numpy", "pillow")  # those that affect results on JAX
 
 # What is compared: the error when it differs, and the advice.
@@ -29,7 +27,7 @@ _PARTS: dict[str, tuple[type[UsageError | DataError | MachineError], str]] = {
 
 def settings_of(config: Config) -> dict[str, Any]:
     """Return the settings that affect results, by key."""
-    return {key: value for key, value in config_for_comparison(config).items() if key not in _PLACES}
+    return {key: value for key, value in config_for_comparison(config).items() if key not in PLACES}
 
 
 def images_of(index: DatasetIndex) -> dict[str, Any]:
