@@ -148,8 +148,9 @@ LINES: dict[int, Line] = {
     ),
     27: Line(
         "Resume with changed data, config, classes or library versions",
-        "exit 4 with the differences; train.epochs may grow and outputs may change (said); other threads or device "
-        "warn; an interrupted epoch is repeated from its start; state is written before epoch 1",
+        "exit 4 with the differences; train.epochs may grow, outputs may change, the same images may have other "
+        "dates or another place (said); other threads or device warn; an interrupted epoch is repeated from its "
+        "start; state is written before epoch 1",
     ),
     28: Line(
         "Disk full at any write; a read-only or missing parent folder",
