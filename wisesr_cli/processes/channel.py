@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -21,6 +22,7 @@ from wisesr_cli.text import visible
 
 POLL_MILLISECONDS = 1000  # interval in which a process that waits for a value handles signals
 END_MILLISECONDS = 15000  # for which a process that ends waits for others that end, on a machine under load
+LAST_SECONDS = 2  # for which the main process outlives them
 
 
 class Channel:
@@ -141,6 +143,8 @@ class Channel:
         sys.stderr.flush()
         with suppress(RuntimeError):
             self._state.client.wait_at_barrier("wisesr/end", END_MILLISECONDS)
+        if self.is_main:
+            time.sleep(LAST_SECONDS)  # JAX aborts those that have not heard yet that all came when its coordinator goes
         os._exit(code)
 
 
