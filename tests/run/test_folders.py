@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from wisesr_cli.config.schema import Config
 from wisesr_cli.errors import InUseError, MachineError, RunError, UsageError
 from wisesr_cli.machine.locks import alone_in
 from wisesr_cli.run.folders import Start, choose_run, held_start, prepare_folder
+from wisesr_cli.run.located import locate
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.written import Written
 
@@ -252,23 +253,26 @@ def test_overwrite_follows_no_link_out_of_the_run(tmp_path: Path) -> None:
     assert files_below(tmp_path / "elsewhere") == ["a.npz"]
 
 
+READERS: dict[str, Callable[[Run], object]] = {
+    "environment.json": Run.read_environment,
+    "config.yaml": Run.load_config,
+    "classes.json": Run.read_classes,
+    "splits.csv": Run.read_splits,
+    "history.csv": Run.read_history,
+}
+
+
 @pytest.mark.reliability(49)
-@pytest.mark.parametrize("name", ["environment.json", "config.yaml", "classes.json", "splits.csv", "history.csv"])
+@pytest.mark.parametrize("name", [*READERS, "best.keras", "best.tflite"])
 def test_no_reader_follows_a_link_out_of_the_run(tmp_path: Path, name: str) -> None:
     secret = tmp_path / "secret"
     secret.write_text('{"password": "x"}', encoding="utf-8")
     run = Run(make_run(tmp_path / "run"))
+    run.best.touch()
     (run.path / name).unlink(missing_ok=True)
     (run.path / name).symlink_to(secret)
-    readers = {
-        "environment.json": run.read_environment,
-        "config.yaml": run.load_config,
-        "classes.json": run.read_classes,
-        "splits.csv": run.read_splits,
-        "history.csv": run.read_history,
-    }
     with pytest.raises(RunError, match=f"{name}: is a link that leads out of its folder"):
-        readers[name]()
+        READERS.get(name, lambda run: locate(run.path))(run)
 
 
 def test_without_overwrite_nothing_but_leftovers_goes(tmp_path: Path) -> None:

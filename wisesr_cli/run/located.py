@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from wisesr_cli.errors import RunError
 from wisesr_cli.model_files.info import BEST, ModelInfo
 from wisesr_cli.run.names import CLASSES, CONFIG
+from wisesr_cli.run.records import refuse_link_outside
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import visible
 
@@ -75,7 +76,8 @@ class Located:
 def locate(path: str | Path) -> Located:
     """Return the run at a path: a run directory with a model, or a `.keras` file.
 
-    Raises `RunError`, which says what is there and what to type, when there is none.
+    Raises `RunError`, which says what is there and what to type, when there is none, or a model of a run directory is a
+    link out of it.
     """
     file = Path(path)
     if file.is_file():
@@ -91,6 +93,8 @@ def locate(path: str | Path) -> Located:
         )
     if not run.best.is_file():
         raise RunError(f"{visible(path)}: no {BEST} yet: no epoch has finished; go on with wisesr train --resume")
+    for model in (run.best, run.litert):
+        refuse_link_outside(model)
     return Located(str(path), run, run.best)
 
 
