@@ -24,7 +24,7 @@ SIZE = (32, 32)
     ("backbone", "preprocessing"),
     [
         ("compact_small", "caffe"),
-        ("MobileNetV3Small", "auto"),
+        pytest.param("MobileNetV3Small", "auto", marks=pytest.mark.slow),
         pytest.param("ConvNeXtTiny", "torch", marks=pytest.mark.slow),
     ],
 )

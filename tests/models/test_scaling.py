@@ -92,6 +92,7 @@ def test_auto_is_what_a_model_of_others_does_to_its_pixels(tmp_path: Path, case:
     assert (classifier.scaling.name, classifier.scaling.reason) == (expected, f"as in {tmp_path / 'other.keras'}")
 
 
+@pytest.mark.slow
 def test_a_backbone_of_others_that_scales_inside_is_none(tmp_path: Path) -> None:
     keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(*SIZE, 3)).save(
         tmp_path / "m.keras"
@@ -100,7 +101,7 @@ def test_a_backbone_of_others_that_scales_inside_is_none(tmp_path: Path) -> None
     assert (scaling.name, scaling.reason) == ("none", f"as in {tmp_path / 'm.keras'}")
 
 
-@pytest.mark.parametrize("suffix", ["keras", "weights.h5"])
+@pytest.mark.parametrize("suffix", [pytest.param("keras", marks=pytest.mark.slow), "weights.h5"])
 def test_a_file_that_does_not_say_it_gets_that_of_the_backbone_which_is_called_assumed(
     tmp_path: Path, suffix: str
 ) -> None:
@@ -121,6 +122,7 @@ def test_another_scaling_than_that_of_the_file_is_an_error_with_both_and_what_to
         assert build(run, backbone=backbone, preprocessing="caffe").scaling.name == "caffe"
 
 
+@pytest.mark.slow
 def test_a_scaling_that_is_none_of_ours_is_said_and_how_to_keep_it(tmp_path: Path) -> None:
     path = classifier_of_others(layers.Rescaling(1 / 51, 2.0), tmp_path / "odd.keras")
     with pytest.raises(

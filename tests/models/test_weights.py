@@ -72,7 +72,9 @@ def test_no_source_gives_random_weights() -> None:
     [
         *((NAME, suffix, False) for suffix in ("keras", "weights.h5", "h5")),
         (NAME, "keras", True),
-        *(("EfficientNetB0", suffix, False) for suffix in ("keras", "weights.h5")),  # in spite of its extra scaling
+        *(  # in spite of its extra scaling
+            pytest.param("EfficientNetB0", suffix, False, marks=pytest.mark.slow) for suffix in ("keras", "weights.h5")
+        ),
     ],
 )
 def test_a_file_of_a_stock_application_is_loaded(tmp_path: Path, name: str, suffix: str, top: bool) -> None:

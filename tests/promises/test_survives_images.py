@@ -81,6 +81,7 @@ def test_turned_images_are_predicted_as_the_upright_ones(
     seen("predict: 96 turned JPEG, PNG, WebP and TIFF files have the records of the upright ones")
 
 
+@pytest.mark.slow
 @pytest.mark.reliability(5)
 def test_turned_images_are_judged_and_train_as_the_upright_ones(
     wisesr: CommandLine, trained: Trained, turned_and_upright: tuple[Path, Path], tmp_path: Path, seen: Seen

@@ -133,6 +133,7 @@ def test_predictions_give_odd_names_back_exactly(wisesr: CommandLine, odd: Train
     seen(f"predict: {len(records)} records, names exact in JSON, JSONL and CSV")
 
 
+@pytest.mark.slow
 @pytest.mark.reliability(19)
 def test_init_train_and_resume_with_an_odd_name(wisesr: CommandLine, odd: Trained, tmp_path: Path, seen: Seen) -> None:
     assert wisesr("init", odd.photos, "-o", tmp_path / "c.yaml").code == 0

@@ -105,6 +105,7 @@ def test_a_result_that_was_edited_is_not_written_over(
     seen(f"{command[0]}: exit 2 over an edited {name}")
 
 
+@pytest.mark.slow
 @pytest.mark.reliability(45)
 def test_a_second_demo_touches_what_the_first_one_made_only(
     wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: Seen
@@ -222,6 +223,7 @@ def test_a_live_export_is_no_leftover(wisesr: CommandLine, trained: Trained, run
     seen("left alone while it is held, removed afterwards")
 
 
+@pytest.mark.slow
 @pytest.mark.reliability(47)
 def test_after_a_kill_no_metrics_are_those_of_an_earlier_best_model(
     many_steps: list[object], tmp_path: Path, seen: Seen

@@ -106,6 +106,7 @@ def test_the_same_images_with_other_dates_or_at_another_place_go_on_with_a_note(
     seen("copied with other dates, then moved: exit 0, both said")
 
 
+@pytest.mark.slow
 def test_more_epochs_at_a_rate_near_zero_are_warned_of(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
     schedule = ("-s", "train.schedule={name: exponential, decay_rate: 1e-3, decay_epochs: 1, staircase: true}")
     words = ("train", trained.photos, *QUICK, "-o", tmp_path, "--name", "run", *schedule)

@@ -170,6 +170,7 @@ def check_saved(trained: Trained) -> None:
         assert '"synchronized": true' not in archive.read("config.json").decode()
 
 
+@pytest.mark.slow
 def test_two_devices_of_tensorflow_train_what_one_does(folder: Folder) -> None:
     trained = train_on_devices(folder, "tensorflow", 2)
     check_equal(trained, folder.trained("tensorflow-alone"), devices=2)

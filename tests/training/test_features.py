@@ -137,6 +137,7 @@ def test_a_training_on_kept_feature_maps_is_the_one_through_the_backbone(
     compare_with_the_backbone(photos, tmp_path, augment=augment)
 
 
+@pytest.mark.slow
 def test_a_phase_without_augmentation_shows_the_images_as_they_are_and_resumes_to_the_bit(
     photos: Path, tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def train(wisesr: CommandLine, photos: Path, *options: str) -> Answer:
     return wisesr("train", photos, *QUICK, "--name", "a", "--tracker", "wandb", *options)
 
 
+@pytest.mark.slow
 def test_a_tracker_hears_of_every_epoch_once_also_over_a_stop_and_a_resumption(
     wisesr: CommandLine, photos: Path, recorder: Recorder
 ) -> None:

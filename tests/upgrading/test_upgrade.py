@@ -197,6 +197,7 @@ def load_weights(path: Path) -> NDArray[Any]:
     return np.concatenate([weight.ravel() for weight in load_model(check_model(path)).get_weights()])
 
 
+@pytest.mark.slow
 def test_a_run_without_images_is_trained_on_those_that_are_given_later(
     wisesr: CommandLine, model_file: Path, photos: Path
 ) -> None:
@@ -208,6 +209,7 @@ def test_a_run_without_images_is_trained_on_those_that_are_given_later(
     assert json.loads(Path("runs/run/classes.json").read_text(encoding="utf-8")) == list(CLASSES)
 
 
+@pytest.mark.slow
 def test_a_config_that_names_the_run_starts_from_its_backbone_and_head(
     wisesr: CommandLine, upgraded: Path, model_file: Path, photos: Path
 ) -> None:
