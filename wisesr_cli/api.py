@@ -103,8 +103,9 @@ def init(folder: str | Path, *, listener: Listener | None = None) -> Starter:
     """
     from wisesr_cli.config.recipe import Wanted, choose, describe
     from wisesr_cli.config.starter import write_starter
+    from wisesr_cli.data.settings import DataConfig
 
-    facts = describe(folder, listener or Silent())
+    facts = describe(DataConfig(dir=Path(folder).absolute()), listener or Silent())
     recipe = choose(facts, Wanted())
     if recipe.warning is not None:
         (listener or Silent()).warn(recipe.warning)

@@ -231,4 +231,8 @@ LINES: dict[int, Line] = {
         "Memory limits of control groups, also of a scheduler; a training step that does not fit",
         "seen where the process stands; exit 5 with what to lower, earlier epochs kept",
     ),
+    51: Line(
+        "Splits, folds or one more folder where class folders are expected",
+        "exit 3 with the layout that was seen, the one expected, and how to name the folders",
+    ),
 }

@@ -22,6 +22,7 @@ from wisesr_cli.comparison.tables import write_comparison
 from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.settings import SplitName
+from wisesr_cli.data.survey import find_layout
 from wisesr_cli.data.verified import with_contents
 from wisesr_cli.display.grid import percent
 from wisesr_cli.errors import Interrupted, NotFiniteError, RunError, UsageError
@@ -115,6 +116,7 @@ def compare(request: CompareRequest) -> Comparison:
         stop_on_signals(stop_request) as stop,
     ):
         try:
+            find_layout(plan.base.config.data)  # a mistake there is said before weights are looked for
             plan, warning = _with_resolved_weights(plan, start, listener)
             result = _compare(plan, start, request.device, stop, listener)
             if warning is not None:  # once more, where it is read

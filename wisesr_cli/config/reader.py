@@ -25,6 +25,7 @@ from wisesr_cli.config.yaml_reader import (
     read_yaml,
     read_yaml_file,
 )
+from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import ConfigError, DataError, UsageError
 from wisesr_cli.listening import Silent
 from wisesr_cli.models.heads import HeadOptions
@@ -109,9 +110,11 @@ def recipe_of(source: str | Path | None, overrides: Iterable[Override]) -> Recip
     from wisesr_cli.config.recipe import choose, describe, wanted_of  # imports NumPy and Pillow
 
     values = {override.path: override.value for override in overrides}
+    named = {path[-1]: values[path] for path in _SPLIT_FOLDERS if path in values}
+    places = named if "train_dir" in named else {"dir": values.get(("data", "dir"), _expanded(source))}
     try:
-        facts = describe(str(values.get(("data", "dir"), _expanded(source))), Silent())
-        return choose(facts, wanted_of(values))
+        data = DataConfig.model_validate({key: _expanded(str(place)).absolute() for key, place in places.items()})
+        return choose(describe(data, Silent()), wanted_of(values))
     except (DataError, ValueError):  # ValueError: a path that no file can have
         return None  # whoever uses the images, or reads the settings, says what is wrong with them
 
@@ -171,11 +174,11 @@ def _read_source(source: str | Path | None, most: int) -> Document:
 
 def _reason(error: OSError | ValueError) -> str:
     """Return why a source cannot be read, and what it should be."""
-    from wisesr_cli.data.folders import LAYOUT  # imports NumPy and Pillow, which a config alone does not need
+    from wisesr_cli.data.layouts import EXPECTED  # imports NumPy and Pillow, which a config alone does not need
 
     missing = isinstance(error, FileNotFoundError | NotADirectoryError)
     found = "no such file or folder" if missing else str(getattr(error, "strerror", error)).lower()
-    return f"{found}; give a config (.yaml, .yml) or a folder of images. {LAYOUT}"
+    return f"{found}; give a config (.yaml, .yml) or a folder of images. {EXPECTED}"
 
 
 def _read_with_bases(path: Path, seen: tuple[Path, ...], most: int = MAX_BYTES) -> Document:
@@ -256,6 +259,9 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
         value = _absolute(override.path, value, Path.cwd())
     if override.path == ("data", "dir"):
         _forget_split_folders(document)
+    elif override.path == ("data", "train_dir") and isinstance(document.value.get("data"), dict):
+        document.value["data"].pop("dir", None)
+        _forget(document.places, ("data", "dir"))
     tree = document.value
     for depth, key in enumerate(override.path[:-1], start=1):
         if tree.get(key) is None or isinstance(tree[key], str):  # a mapping replaces `none`

@@ -14,8 +14,8 @@ import numpy as np
 
 from wisesr_cli.config.yaml_reader import KeyPath
 from wisesr_cli.data.dataset import build_index
-from wisesr_cli.data.folders import SPLITS
 from wisesr_cli.data.index import DEEP
+from wisesr_cli.data.layouts import SPLITS
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import MachineError, WisesrError
 from wisesr_cli.listening import Listener
@@ -131,10 +131,12 @@ def wanted_of(values: Mapping[KeyPath, Any]) -> Wanted:
     )
 
 
-def describe(folder: str | Path, listener: Listener) -> FolderFacts:
-    """Return the properties of an image folder; unreadable images are skipped with a warning. Raises `DataError`."""
-    path = Path(folder).absolute()
-    index = build_index(DataConfig(dir=path, validation_split=0.0, on_error="skip"), seed=0, listener=listener)
+def describe(data: DataConfig, listener: Listener) -> FolderFacts:
+    """Return the properties of image folders; unreadable images are skipped with a warning. Raises `DataError`."""
+    path = data.dir or data.train_dir
+    assert path is not None, "whoever asks for a recipe has images"
+    settled = data.model_copy(update={"validation_split": 0.0, "on_error": "skip"})
+    index = build_index(settled, seed=0, listener=listener)
     train = index.splits["train"]
     assert train.facts is not None
     return FolderFacts(

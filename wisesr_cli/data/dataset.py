@@ -13,8 +13,9 @@ from pathlib import Path
 from wisesr_cli import text
 from wisesr_cli.data import folders
 from wisesr_cli.data.duplicates import duplicates_message, find_duplicates
-from wisesr_cli.data.folders import Layout, Problem
+from wisesr_cli.data.folders import Problem
 from wisesr_cli.data.index import DatasetIndex
+from wisesr_cli.data.layouts import EXPECTED, Layout, check_class_folders, recognised_splits
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.survey import Survey, find_layout, report_notes, survey, without_images_message
 from wisesr_cli.errors import DataError
@@ -77,7 +78,7 @@ def scan_folder_for_evaluation(
     _refuse(found.problems)
     refuse_or_warn(found.unreadable, on_error=on_error, listener=listener)
     if not len(found.splits["test"]):
-        raise DataError(f"{text.visible(root)}: no images. {folders.LAYOUT}.")
+        raise DataError(f"{text.visible(root)}: no images. {EXPECTED}.")
     report_notes(found, listener)
     return found.index()
 
@@ -107,7 +108,7 @@ def refuse_or_warn(unreadable: Sequence[tuple[str, str]], *, on_error: str, list
 
 def _evaluation_folder(folder: str | os.PathLike[str], listener: Listener) -> str:
     root = str(Path(folder).absolute())
-    found = folders.recognised_splits(root, folders.check_class_folders(root))
+    found = recognised_splits(root, check_class_folders(root))
     if not found:
         return root
     split = next((name for name in ("test", "validation") if name in found), None)

@@ -1,11 +1,11 @@
-"""Lists image folders: which folders are splits, which are classes, and which files are images by their suffix.
+"""Lists image folders: which folders are classes, and which files are images by their suffix.
 
 Names are sorted by code point (so 0, 1, 10, 11, 2: the order of Keras), and keep Python's surrogate escapes for bytes
-that are not UTF-8. Nothing here opens an image. To recognise another folder name as a split, add it to `SPLIT_FOLDERS`.
+that are not UTF-8. Nothing here opens an image.
 """
 
 # A million files may be listed; creating a Path for each costs more than listing it.
-# ruff: noqa: PTH100, PTH116, PTH118, PTH122
+# ruff: noqa: PTH116, PTH122
 from __future__ import annotations
 
 import operator
@@ -17,22 +17,7 @@ from dataclasses import dataclass, field
 
 from wisesr_cli import text
 from wisesr_cli.data.stamps import Stamps
-from wisesr_cli.errors import DataError
 from wisesr_cli.images.decoding import SUFFIXES
-
-LAYOUT = (
-    "Expected one folder per class, FOLDER/CLASS/IMAGE.jpg, or those inside of splits, "
-    "FOLDER/train/CLASS/IMAGE.jpg and FOLDER/validation/CLASS/IMAGE.jpg (and test)"
-)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The folder of each existing split (`train`, `validation`, `test`); each contains class folders."""
-
-    root: str
-    folders: dict[str, str]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,51 +50,12 @@ LINKED_FOLDER = "folder linked twice"
 OUTSIDE = "outside of the class folders"
 
 
-def find_splits(folder: str | os.PathLike[str]) -> Layout:
-    """Return the split folders in `folder`; raises `DataError` with the expected layout.
-
-    A folder without splits contains the classes, all of them for training.
-    """
-    root = os.path.abspath(folder)
-    names = check_class_folders(root)
-    splits = recognised_splits(root, names)
-    if not splits:
-        return Layout(root, {"train": root})
-    if "train" not in splits:
-        found = text.joined(sorted(splits.values()))
-        raise DataError(f"{text.visible(root)}: no folder train/ beside {found}. {LAYOUT}.")
-    others = [name for name in names if name not in splits.values()]
-    note = f"{text.counted(len(others), 'folder')} beside the splits left out: {text.joined(others[:5])}"
-    paths = {split: os.path.join(root, splits[split]) for split in SPLITS if split in splits}
-    return Layout(root, paths, (note,) if others else ())
-
-
-def recognised_splits(root: str, names: list[str]) -> dict[str, str]:
-    """Return split -> folder name, empty when the folders `names` of `root` are classes.
-
-    They are splits when all of them, or training and one more, have the name of a split and contain folders: a class
-    may also be called `train`.
-    """
-    found: dict[str, str] = {}
-    for name in names:
-        split = SPLIT_FOLDERS.get(name.casefold())
-        if split is None or not _has_subfolders(os.path.join(root, name)):
-            continue
-        if split in found:
-            raise DataError(
-                f"{text.visible(root)}: {text.visible(found[split])}/ and {text.visible(name)}/ both hold the split "
-                f"'{split}'. Keep one of them."
-            )
-        found[split] = name
-    return found if len(found) == len(names) or ("train" in found and len(found) > 1) else {}
-
-
 def list_split(folder: str) -> Listing:
     """Return the image files of a folder of class folders, with `problems` and `unreadable` files."""
     listing = Listing(folder)
     classes = []
     inside = os.path.realpath(folder)
-    for entry in _sorted_entries(folder):
+    for entry in sorted_entries(folder):
         if is_hidden(entry.name):
             listing.ignored[HIDDEN] += 1
         elif not _is_folder(entry):
@@ -189,7 +135,7 @@ def _walk(folder: str, inside: str, listing: Listing) -> Iterator[tuple[os.DirEn
         current, depth = pending.pop()
         try:
             status = os.stat(current)
-            entries = _sorted_entries(current)
+            entries = sorted_entries(current)
         except OSError as error:
             if depth == 0:
                 raise
@@ -251,21 +197,29 @@ def _similar_names(names: tuple[str, ...]) -> Iterator[Problem]:
             yield Problem("class-names", f"class names that differ only in case or in how Unicode spells them: {shown}")
 
 
-def check_class_folders(root: str) -> list[str]:
-    """Return the names of the folders in `root`; raises `DataError` with the expected layout when there are none."""
+def subfolders(path: str, *, inside: str | None = None) -> list[str]:
+    """Return the names of the folders in a folder, those of the system left out; none where it cannot be read.
+
+    Links from `inside` to a folder of its own, or one that contains it, are left out.
+    """
     try:
-        names = [entry.name for entry in _sorted_entries(root) if _is_folder(entry) and not is_hidden(entry.name)]
-    except OSError as error:
-        reason = _FOLDER_REASONS.get(type(error), error.strerror or "cannot be read")
-        raise DataError(f"{text.visible(root)}: {reason}. {LAYOUT}.") from error
-    if not names:
-        raise DataError(f"{text.visible(root)}: no class folders in it. {LAYOUT}.")
-    return names
+        entries = sorted_entries(path)
+    except OSError:
+        return []
+    return [
+        entry.name
+        for entry in entries
+        if _is_folder(entry)
+        and not is_hidden(entry.name)
+        and not (inside is not None and entry.is_symlink() and _links_inside(entry.path, inside))
+    ]
 
 
-def _has_subfolders(path: str) -> bool:
+def has_images(path: str) -> bool:
+    """Return whether a folder holds an image itself; the listing ends at the first one."""
     try:
-        return any(_is_folder(entry) and not is_hidden(entry.name) for entry in _sorted_entries(path))
+        with os.scandir(path) as entries:
+            return any(_suffix(entry.name) in SUFFIXES and not _is_folder(entry) for entry in entries)
     except OSError:
         return False
 
@@ -277,31 +231,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _sorted_entries(path: str) -> list[os.DirEntry[str]]:
+def sorted_entries(path: str) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, by name; raises `OSError`."""
     with os.scandir(path) as entries:
         return sorted(entries, key=operator.attrgetter("name"))
 
 
-_FOLDER_REASONS: dict[type[OSError], str] = {
-    FileNotFoundError: "no such folder",
-    NotADirectoryError: "a file, not a folder",
-    PermissionError: "permission denied",
-}
-
 _SYSTEM_NAMES = frozenset(
     {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
 )
-
-SPLITS = ("train", "validation", "test")
-
-# Folder names, in any case, that mark splits.
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}

@@ -15,8 +15,9 @@ import numpy as np
 
 from wisesr_cli import text
 from wisesr_cli.data import folders
-from wisesr_cli.data.folders import Layout, Listing, Problem
+from wisesr_cli.data.folders import Listing, Problem
 from wisesr_cli.data.index import ANIMATED, DatasetIndex, Split
+from wisesr_cli.data.layouts import EXPECTED, Layout, check_class_folders, find_splits
 from wisesr_cli.data.oddities import animated_message, misnamed_message
 from wisesr_cli.data.scan import scan_files
 from wisesr_cli.data.settings import DataConfig
@@ -104,13 +105,13 @@ class Survey:
 def find_layout(data: DataConfig) -> Layout:
     """Return the split folders named in a config, or found in its one folder."""
     if data.dir is not None:
-        return folders.find_splits(data.dir)
+        return find_splits(data.dir)
     named = {"train": data.train_dir, "validation": data.validation_dir, "test": data.test_dir}
     absolute = {split: str(Path(folder).absolute()) for split, folder in named.items() if folder is not None}
     if "train" not in absolute:
-        raise DataError(f"no image folder is given: set data.dir or data.train_dir. {folders.LAYOUT}.")
+        raise DataError(f"no image folder is given: set data.dir or data.train_dir. {EXPECTED}.")
     for folder in absolute.values():
-        folders.check_class_folders(folder)
+        check_class_folders(folder)
     parents = list(absolute.values())
     root = os.path.commonpath(parents) if len(parents) > 1 else parents[0]
     return Layout(root, absolute)
@@ -124,7 +125,7 @@ def survey(data: DataConfig, *, listener: Listener) -> Survey:
     if len(found.class_names) < 2:
         where = text.visible(layout.folders["train"])
         only = f"only one class, '{text.visible(found.class_names[0])}'" if found.class_names else "no class"
-        found.problems.append(Problem("one-class", f"{where}: {only}. {folders.LAYOUT}."))
+        found.problems.append(Problem("one-class", f"{where}: {only}. {EXPECTED}."))
     for split, listing in listings.items():
         found.add(split, listing, listener, pixel_limit=data.pixel_limit)
     return found

@@ -13,6 +13,7 @@ from typing import Any
 
 from wisesr_cli.config.reader import LoadedConfig
 from wisesr_cli.config.schema import Config
+from wisesr_cli.data.survey import find_layout
 from wisesr_cli.errors import RunError
 from wisesr_cli.listening import Listener, Silent, TrainingListener
 from wisesr_cli.machine.files import TEMPORARY_PREFIX
@@ -96,6 +97,7 @@ def _train(
         for reason in loaded.recipe.reasons if loaded.recipe is not None else ():
             listener.note(reason)
         with stop_on_signals() as stop, ExitStack() as stack:
+            find_layout(loaded.config.data)  # a mistake there is said before weights are looked for
             config, warning = _with_resolved_weights(loaded, start, channel, listener)
             examples = open_examples(config, listener, epoch=done, channel=channel)
             examples.shared_maps = options.shared_maps
@@ -184,6 +186,7 @@ def _dry_run(
     run = Run(Path(channel.from_main(path)))
     with stop_on_signals(StopRequest("a dry run keeps nothing")) as stop, ExitStack() as stack:
         temporary = stack.enter_context(temporary_run(run.path.parent, DRY_RUN_PREFIX)) if channel.is_main else run
+        find_layout(loaded.config.data)
         config, _ = _with_resolved_weights(loaded, Start(run, resumed=False), channel, listener)
         examples = open_examples(config, listener, channel=channel)
         stack.callback(examples.close)

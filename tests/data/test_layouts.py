@@ -1,0 +1,127 @@
+"""What is taken for splits, what for classes, and what is refused because it may be either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command_line import CommandLine
+from image_folders import make_folder
+
+from wisesr_cli.data.layouts import find_splits, split_names
+from wisesr_cli.errors import DataError
+
+WAYS = ("init", "check", "train --dry-run", "compare")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("train", "val", "test"), "train validation test"),
+        (("Training_Set", "Validation data", "test_set"), "train validation test"),
+        (("trainset", "testdata", "eval"), "train test validation"),
+        (("seg_train", "seg_test"), "train test"),
+        (("asl_alphabet_train", "asl_alphabet_test"), "train test"),
+        (("train", "dev", "holdout"), "train validation test"),
+        (("training images", "TEST-IMAGES"), "train test"),
+        (("crash_test", "unit_test"), ""),
+        (("cat", "dog"), ""),
+        (("train_1", "train_2"), ""),
+        (("contest", "protest"), ""),
+        (("dataset", "images"), ""),
+    ],
+)
+def test_names_of_splits(names: tuple[str, ...], expected: str) -> None:
+    assert " ".join(split_names(names).values()) == expected
+
+
+def test_a_split_by_another_word_is_one(tmp_path: Path) -> None:
+    make_folder(tmp_path, {f"{split}/{name}": 1 for split in ("Train-Set", "eval") for name in ("cat", "dog")})
+    assert find_splits(tmp_path).folders == {"train": f"{tmp_path}/Train-Set", "validation": f"{tmp_path}/eval"}
+
+
+CLASSES = {
+    "a class called test": ["test", "control"],
+    "a class called train, with folders in it and images": ["train", "train/old", "car"],
+    "kinds below kinds": ["pets/cat", "pets/dog", "vehicles/car", "vehicles/bus"],
+    "digits": ["0", "1", "2"],
+    "one class in two parts": ["cat/old", "cat/new", "dog"],
+}
+
+
+@pytest.mark.parametrize("case", CLASSES)
+def test_classes_are_classes(tmp_path: Path, case: str) -> None:
+    make_folder(tmp_path, dict.fromkeys(CLASSES[case], 1))
+    assert find_splits(tmp_path).folders == {"train": str(tmp_path)}
+
+
+BOTH = ("cat", "dog")
+REFUSED = {
+    "splits without classes": (["train", "test", "valid"], "named as splits, with images without a class in them"),
+    "one split without classes": (["train"], "images without a class in them: train/"),
+    "a split beside loose images": (
+        [*(f"train/{name}" for name in BOTH), "test"],
+        "there are class folders in train/, as in a split, but test/ beside: images without a class.",
+    ),
+    "a split beside what is none": (
+        [f"{split}/{name}" for split in ("train", "holdback") for name in BOTH],
+        "class folders in train/, as in a split, but holdback/ beside is no split.",
+    ),
+    "folds": ([f"fold{fold}/{name}" for fold in range(5) for name in BOTH], "named as folds or parts"),
+    "folds of loose images": (["fold_1", "fold_2"], "named as folds or parts"),
+    "parts by another name": (
+        [f"{part}/{name}" for part in ("berlin", "paris") for name in BOTH],
+        "no images in berlin/, paris/, and the same folders in each (cat, dog)",
+    ),
+    "one level down": ([f"photos/{name}" for name in BOTH], "are further down, in ROOT/photos (cat, dog); "),
+    "three levels down": ([f"a/b/c/{name}" for name in BOTH], "wisesr train ROOT/a/b/c"),
+    "splits one level down": (
+        [f"archive/{split}/{name}" for split in ("train", "val") for name in BOTH],
+        "wisesr train ROOT/archive",
+    ),
+    "splits in splits": (
+        [f"{split}/{split}/{name}" for split in ("seg_train", "seg_test") for name in BOTH],
+        "wisesr train ROOT -s data.train_dir=ROOT/seg_train/seg_train -s data.test_dir=ROOT/seg_test/seg_test",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_may_be_either_is_refused_with_what_was_seen(tmp_path: Path, case: str) -> None:
+    folders, said = REFUSED[case]
+    make_folder(tmp_path, dict.fromkeys(folders, 2))
+    with pytest.raises(DataError) as caught:
+        find_splits(tmp_path)
+    assert said.replace("ROOT", str(tmp_path)) in str(caught.value)
+
+
+def test_the_one_folder_with_images_among_others_is_named(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"images/cat": 2, "images/dog": 2})
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "boxes.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"wisesr train {tmp_path}/images$"):
+        find_splits(tmp_path)
+
+
+@pytest.mark.reliability(51)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_command_refuses_it_before_anything_else(wisesr: CommandLine, tmp_path: Path, way: str) -> None:
+    make_folder(tmp_path / "photos", {f"fold{fold}/{name}": 3 for fold in range(3) for name in BOTH})
+    command, *more = way.split()
+    answer = wisesr(command, tmp_path / "photos", *more)
+    assert answer.code == 3
+    assert "named as folds or parts, not as classes: fold0/, fold1/, fold2/" in answer.out + answer.err
+    assert "weights" not in answer.err
+    assert not list(tmp_path.glob("*.yaml"))
+
+
+@pytest.mark.reliability(51)
+def test_folders_that_are_said_to_be_the_classes_are(wisesr: CommandLine, tmp_path: Path) -> None:
+    """The way out in the error: `-s data.train_dir=` over the folder, with the recipe for its images."""
+    photos = tmp_path / "photos"
+    make_folder(photos, {f"fold{fold}/{name}": 3 for fold in range(3) for name in BOTH})
+    words = wisesr("train", photos, "--dry-run").error.partition("say so: wisesr ")[2].split()
+    answer = wisesr(*words, "--dry-run").worked()
+    table = [line.split() for line in answer.err.splitlines()]
+    assert ["fold0", "5", "1"] in table
+    assert ["fold2", "5", "1"] in table

@@ -1,0 +1,215 @@
+"""Which folders of a data folder are splits, and which are classes: a layout that is neither is refused.
+
+Taking splits, folds, or the one folder that an archive was unpacked into for classes gives a training that runs and
+means nothing, and checks that pass. So every layout that can be read in two ways is an error, which says what was seen,
+what was expected, and how to name the folders oneself (`data.train_dir`).
+"""
+
+# ruff: noqa: PTH100, PTH118  (as in folders.py)
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from wisesr_cli import text
+from wisesr_cli.data.folders import has_images, sorted_entries, subfolders
+from wisesr_cli.errors import DataError
+
+EXPECTED = (
+    "Expected one folder per class, FOLDER/CLASS/IMAGE.jpg, or those inside of splits, "
+    "FOLDER/train/CLASS/IMAGE.jpg and FOLDER/validation/CLASS/IMAGE.jpg (and test)"
+)
+SPLITS = ("train", "validation", "test")
+
+# Words, in any case, that name a split.
+_WORDS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "eval", "evaluation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst", "holdout"), "test"),
+}
+# What may stand beside such a word, or be written in one with it: `training_set`, `seg_train`, `testdata`.
+_FILLERS = ("set", "data", "dataset", "image", "images", "img", "imgs", "photos", "folder", "split", "seg")
+_FOLD = re.compile(r"(?:fold|split|part|cv|kfold)[ _.-]*\d+", re.IGNORECASE)
+_DEPTH = 8  # of folders that are looked into for images
+
+_FOLDER_REASONS: dict[type[OSError], str] = {
+    FileNotFoundError: "no such folder",
+    NotADirectoryError: "a file, not a folder",
+    PermissionError: "permission denied",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folder of each existing split (`train`, `validation`, `test`); each contains class folders."""
+
+    root: str
+    folders: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def find_splits(folder: str | os.PathLike[str]) -> Layout:
+    """Return the split folders in `folder`; a folder without splits contains the classes, all of them for training.
+
+    Raises `DataError` with what was seen and what was expected.
+    """
+    root = os.path.abspath(folder)
+    names = check_class_folders(root)
+    splits = recognised_splits(root, names)
+    if not splits:
+        _refuse_what_are_no_classes(root, names)
+        return Layout(root, {"train": root})
+    if "train" not in splits:
+        found = text.joined(sorted(splits.values()))
+        raise DataError(f"{text.visible(root)}: no folder train/ beside {found}. {EXPECTED}.")
+    paths = {split: os.path.join(root, splits[split]) for split in SPLITS if split in splits}
+    _refuse_doubled(root, paths)
+    others = [name for name in names if name not in splits.values()]
+    note = f"{text.counted(len(others), 'folder')} beside the splits left out: {text.joined(others[:5])}"
+    return Layout(root, paths, (note,) if others else ())
+
+
+def recognised_splits(root: str, names: Sequence[str]) -> dict[str, str]:
+    """Return split -> folder name, empty when the folders `names` of `root` are classes.
+
+    They are splits when all of them, or training and one more, have the name of a split and contain folders: a class
+    may also be called `train`.
+    """
+    found: dict[str, str] = {}
+    for name, split in split_names(names).items():
+        if not subfolders(os.path.join(root, name)):
+            continue
+        if split in found:
+            raise DataError(
+                f"{text.visible(root)}: {text.visible(found[split])}/ and {text.visible(name)}/ both hold the split "
+                f"'{split}'. Keep one of them."
+            )
+        found[split] = name
+    return found if len(found) == len(names) or ("train" in found and len(found) > 1) else {}
+
+
+def check_class_folders(root: str) -> list[str]:
+    """Return the names of the folders in `root`; raises `DataError` with the expected layout when there are none."""
+    try:
+        sorted_entries(root)
+    except OSError as error:
+        reason = _FOLDER_REASONS.get(type(error), error.strerror or "cannot be read")
+        raise DataError(f"{text.visible(root)}: {reason}. {EXPECTED}.") from error
+    names = subfolders(root)
+    if not names:
+        raise DataError(f"{text.visible(root)}: no class folders in it. {EXPECTED}.")
+    return names
+
+
+def split_names(names: Sequence[str]) -> dict[str, str]:
+    """Return folder name -> split of those names that are a split's: one of its words, beside words that all have."""
+    words = {name: _words_of(name) for name in names}
+    candidates = [set(own) for own in words.values() if not _WORDS.keys().isdisjoint(own)]
+    shared = set.intersection(*candidates) - _WORDS.keys() if len(candidates) > 1 else set()
+    found = {}
+    for name, own in words.items():
+        left = [word for word in own if word not in shared]
+        if len(left) == 1 and left[0] in _WORDS:
+            found[name] = _WORDS[left[0]]
+    return found
+
+
+def _words_of(name: str) -> list[str]:
+    """Return the words of a folder's name that are no fillers: `Training_Set` -> training, `testdata` -> test."""
+    words = []
+    for word in re.findall(r"[^\W_]+", name.casefold()):
+        for filler in _FILLERS:
+            if word.removesuffix(filler) in _WORDS:
+                word = word.removesuffix(filler)
+        if word not in _FILLERS:
+            words.append(word)
+    return words
+
+
+def _refuse_what_are_no_classes(root: str, names: Sequence[str]) -> None:
+    """Raise `DataError` when the folders `names`, which are no splits by the rules, may be no classes either."""
+    splits = split_names(names)
+    with_images = {name for name in names if has_images(os.path.join(root, name))}
+    holding = [name for name in splits if name not in with_images and subfolders(os.path.join(root, name))]
+    if holding:
+        loose = [name for name in names if name in with_images]
+        others = [name for name in names if name not in holding and name not in with_images]
+        odd = f"{_folders(loose)} beside: images without a class" if loose else f"{_folders(others)} beside is no split"
+        seen = f"there are class folders in {_folders(holding)}, as in a split, but {odd}"
+        raise _not_understood(root, seen, os.path.join(root, holding[0]))
+    if len(splits) == len(names) and with_images:
+        raise _not_understood(root, f"named as splits, with images without a class in them: {_folders(names)}", None)
+    if len(names) > 1 and all(_FOLD.fullmatch(name) for name in names):
+        raise _not_understood(root, f"named as folds or parts, not as classes: {_folders(names)}", root)
+    if not with_images:
+        _refuse_what_is_one_level_down(root)
+
+
+def _refuse_what_is_one_level_down(root: str) -> None:
+    """Raise `DataError` when the class folders are below those in `root`, none of which holds an image itself."""
+    inside = os.path.realpath(root)
+    below = {name: subfolders(os.path.join(root, name), inside=inside) for name in subfolders(root, inside=inside)}
+    holding = [name for name in below if _has_images_below(os.path.join(root, name), inside)]
+    if len(holding) == 1:
+        inner = _descend(os.path.join(root, holding[0]), inside)
+        found = subfolders(inner, inside=inside)
+        if len(found) > 1:
+            raise DataError(
+                f"{text.visible(root)}: the class folders are further down, in {text.visible(inner)} "
+                f"({text.joined(found[:5])}); give that folder: wisesr train {shlex.quote(inner)}"
+            )
+    times = Counter(sub for name in holding for sub in below[name])
+    repeated = sorted(sub for sub, count in times.items() if count > 1)
+    if len(repeated) * 2 >= len(times) > 0 and len(holding) > 1:
+        seen = f"no images in {_folders(holding)}, and the same folders in each ({text.joined(repeated[:5])})"
+        raise _not_understood(root, f"{seen}, as in folds or parts of a dataset", root)
+
+
+def _refuse_doubled(root: str, paths: dict[str, str]) -> None:
+    """Raise `DataError` when the class folders of a split are in one more folder below it: `train/train/cat`."""
+    inside = os.path.realpath(root)
+    inner = {split: _descend(path, inside) for split, path in paths.items()}
+    if inner["train"] != paths["train"] and len(subfolders(inner["train"], inside=inside)) > 1:
+        named = " -s ".join(shlex.quote(f"data.{split}_dir={path}") for split, path in inner.items())
+        raise DataError(
+            f"{text.visible(root)}: the class folders of the splits are further down, as in "
+            f"{text.visible(inner['train'])}; name them: wisesr train {shlex.quote(root)} -s {named}"
+        )
+
+
+def _descend(path: str, inside: str) -> str:
+    """Return the folder itself, or the one below it at the end of folders that hold nothing but one folder."""
+    for _ in range(_DEPTH):
+        found = subfolders(path, inside=inside)
+        if len(found) != 1 or has_images(path) or has_images(os.path.join(path, found[0])):
+            return path
+        path = os.path.join(path, found[0])
+    return path
+
+
+def _has_images_below(path: str, inside: str, depth: int = _DEPTH) -> bool:
+    if has_images(path):
+        return True
+    return depth > 0 and any(
+        _has_images_below(os.path.join(path, name), inside, depth - 1) for name in subfolders(path, inside=inside)
+    )
+
+
+def _not_understood(root: str, seen: str, classes_in: str | None) -> DataError:
+    """Return the error for a layout: what was seen, what is expected, and how to say where class folders are."""
+    way_out = ""
+    if classes_in is not None:
+        setting = shlex.quote(f"data.train_dir={classes_in}")
+        command = f"wisesr train {shlex.quote(root)} -s {setting}"
+        way_out = f" If the folders in {text.visible(classes_in)} are the classes, say so: {command}"
+    return DataError(f"{text.visible(root)}: {seen}. {EXPECTED}.{way_out}")
+
+
+def _folders(names: Iterable[str]) -> str:
+    """Return `train/, test/ and 3 more`."""
+    shown = [f"{text.visible(name)}/" for name in names]
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5:,} more" if len(shown) > 5 else "")
