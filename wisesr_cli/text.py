@@ -91,6 +91,11 @@ def joined(words: Iterable[object]) -> str:
     return ", ".join(visible(word) for word in words)
 
 
+def quoted(names: Iterable[object]) -> str:
+    """Return names as one list in which spaces at their ends can be seen: `'a', 'b '`."""
+    return ", ".join(f"'{visible(name)}'" for name in names)
+
+
 def some_of(words: Sequence[object], most: int) -> str:
     """Return the first words as one readable list, with the number of the others: `a, b, and 3 more`."""
     more = f", and {len(words) - most:,} more" if len(words) > most else ""

@@ -239,6 +239,33 @@ def test_evaluation_refuses_a_class_that_the_run_does_not_know(tmp_path: Path) -
         scan_folder_for_evaluation(tmp_path, ["cat", "dog"], on_error="fail", listener=Silent())
 
 
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+def test_names_that_unicode_spells_in_two_ways_are_one_across_splits_and_runs(tmp_path: Path) -> None:
+    make_folder(tmp_path, {f"train/{COMPOSED}": 4, "train/dog": 4, f"test/{DECOMPOSED}": 2, "test/dog": 1})
+    index = built(tmp_path)
+    assert (index.class_names, index.counts("test").tolist()) == ((COMPOSED, "dog"), [2, 1])
+    judged = scan_folder_for_evaluation(tmp_path / "test", [COMPOSED, "dog"], on_error="fail", listener=Silent())
+    assert (judged.class_names, judged.counts("test").tolist()) == ((COMPOSED, "dog"), [2, 1])
+
+
+def test_spaces_at_the_ends_of_names_are_seen(tmp_path: Path) -> None:
+    make_folder(tmp_path / "run", {"dog ": 1})
+    with pytest.raises(DataError, match=r"does not know: 'dog '\. Did you mean 'dog'"):
+        scan_folder_for_evaluation(tmp_path / "run", ["cat", "dog"], on_error="fail", listener=Silent())
+    make_folder(tmp_path / "both", {"dog": 2, "dog ": 2})
+    assert "differ only in case, in spaces at their ends or" in refused(tmp_path / "both")
+
+
+def test_a_class_without_an_image_outside_of_training_is_a_note(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train/a": 4, "train/b": 4, "val/a": 2, "test/b": 2})
+    (tmp_path / "val" / "b").mkdir()
+    heard = Heard()
+    assert built(tmp_path, heard).counts("validation").tolist() == [2, 0]
+    assert heard.notes == ["validation: no image of b: a support of 0", "test: no image of a: a support of 0"]
+
+
 @pytest.mark.parametrize(("splits", "expected"), [(("train", "val", "test"), "test"), (("train", "val"), "val")])
 def test_evaluation_takes_the_test_split_of_a_folder(splits: tuple[str, ...], expected: str, tmp_path: Path) -> None:
     make_folder(tmp_path, {f"{split}/{name}": 2 for split in splits for name in "ab"})

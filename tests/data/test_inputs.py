@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -53,13 +54,24 @@ def test_a_folder_gives_its_images_sorted_then_those_of_its_folders() -> None:
     assert found("./p")[0] == "./p/10.webp"
 
 
-def test_hidden_files_and_folders_in_a_folder_are_passed_over_and_links_to_folders_not_followed() -> None:
-    make("p/a.png", "p/.b.png", "p/._a.png", "p/.cache/c.png", "q/d.png")
-    Path("p/loop").symlink_to(".", target_is_directory=True)
+def test_hidden_files_and_folders_in_a_folder_are_passed_over() -> None:
+    make("p/a.png", "p/.b.png", "p/._a.png", "p/.cache/c.png", "p/lost+found/d.png", "p/@Recycle/e.png")
+    assert found("p") == ["p/a.png"]
+
+
+def test_links_to_other_folders_are_followed_once_and_those_to_its_own_never() -> None:
+    make("p/a.png", "p/own/b.png", "q/d.png", "q/in/e.png")
+    for name, target in {"up": "..", "loop": ".", "self": "own", "there": "../q", "thereagain": "../q"}.items():
+        Path("p", name).symlink_to(target)
+    Path("q/back").symlink_to("../p")
+    Path("q/in/round").symlink_to("../../q")
     Path("p/link.png").symlink_to("../q/d.png")
-    assert found("p") == ["p/a.png", "p/link.png"]
+    ignored: Counter[str] = Counter()
+    expected = ["p/a.png", "p/link.png", "p/own/b.png", "p/there/d.png", "p/there/in/e.png"]
+    assert found("p", ignored=ignored) == expected
+    assert ignored == {"folder linked twice": 6}
     Path("linked").symlink_to("q")
-    assert found("linked") == ["linked/d.png"]  # it was named
+    assert found("linked")[0] == "linked/d.png"
 
 
 def test_inputs_come_in_the_order_typed() -> None:
@@ -91,18 +103,18 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_shows_it() -> None:
 
 
 def test_a_subfolder_that_cannot_be_read_is_an_input_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    make("photos/a.png", "photos/lost+found/b.png", "photos/z/c.png")
+    make("photos/a.png", "photos/private/b.png", "photos/z/c.png")
     scandir = os.scandir
 
     def refuse(folder: str) -> Iterator[os.DirEntry[str]]:
-        if folder.endswith("lost+found"):
+        if folder.endswith("private"):
             raise PermissionError(13, "Permission denied")
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert list(find_inputs(["photos"])) == ["photos/a.png", "photos/lost+found", "photos/z/c.png"]
-    with pytest.raises(DataError, match=r"photos/lost\+found: cannot be read: Permission denied"):
-        list(find_inputs(["photos/lost+found"]))
+    assert list(find_inputs(["photos"])) == ["photos/a.png", "photos/private", "photos/z/c.png"]
+    with pytest.raises(DataError, match=r"photos/private: cannot be read: Permission denied"):
+        list(find_inputs(["photos/private"]))
 
 
 def test_a_folder_without_images_gives_nothing_and_nothing_at_all_is_an_error() -> None:
@@ -127,6 +139,9 @@ def test_no_input_is_no_folder() -> None:
         (b"", []),
         (b"*.png\n-\np\n", ["*.png", "-", "p"]),
         (b"caf\xc3\xa9.png\n\xff.png\n", ["caf\u00e9.png", "\udcff.png"]),
+        (b"\xef\xbb\xbfa.png\nb.png\n", ["a.png", "b.png"]),
+        (b"\xef\xbb\xbf", []),
+        (b"\xef\xbb", ["\udcef\udcbb"]),
     ],
 )
 def test_paths_come_as_they_are_listed(monkeypatch: pytest.MonkeyPatch, content: bytes, expected: list[str]) -> None:
@@ -134,6 +149,28 @@ def test_paths_come_as_they_are_listed(monkeypatch: pytest.MonkeyPatch, content:
     assert found("-") == expected
     Path("list.txt").write_bytes(content)
     assert found(from_file="list.txt") == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le"])
+def test_a_list_in_utf_16_is_an_error_that_says_so(encoding: str) -> None:
+    Path("list.txt").write_bytes("\ufeffa.png\nb.png\n".encode(encoding))
+    with pytest.raises(DataError, match=r"^list\.txt: in UTF-16; convert it to UTF-8: iconv"):
+        found(from_file="list.txt")
+
+
+def test_the_mark_of_utf_8_may_come_in_pieces(pipe: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with os.fdopen(os.dup(pipe), "wb", buffering=0) as writer:
+        threading.Thread(target=lambda: [writer.write(b"%c" % byte) for byte in b"\xef\xbb\xbfa.png\n"]).start()
+        assert next(find_inputs(["-"])) == "a.png"
+
+
+def test_a_folder_with_brackets_in_its_name_stands_for_itself_in_a_pattern() -> None:
+    make("photos [1]/a.png", "photos [1]/in/b.png", "photos 1/c.png", "d[e]/f.png")
+    assert found("photos [1]/*.png") == ["photos [1]/a.png"]
+    assert found("photos [1]/**/*.png") == ["photos [1]/a.png", "photos [1]/in/b.png"]
+    assert found("./photos [1]/*/b.*") == ["./photos [1]/in/b.png"]
+    assert found("photos [12]/*.png") == ["photos 1/c.png"]
+    assert found("photos[ ][1]/*.png") == ["photos 1/c.png"]
 
 
 def test_paths_separated_by_nul_may_hold_line_feeds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,29 @@ def test_classes_of_few_images_and_splits_that_tell_nothing_are_warned_of(tmp_pa
     assert found["small-split"].message.startswith("99 validation images: an accuracy of 80 % on them is known to 8 ")
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_class_without_an_image_in_validation_or_test_has_no_support(tmp_path: Path, is_there: bool) -> None:
+    make_folder(tmp_path, {"train/a": 10, "train/b": 10, "train/c": 10, "validation/a": 5, "test/a": 5, "test/b": 5})
+    if is_there:
+        for folder in ("validation/b", "validation/c", "test/c"):
+            (tmp_path / folder).mkdir()
+    found = inspect_data(Data(dir=tmp_path), seed=0, listener=Silent())
+    rows = [(finding.level, finding.message) for finding in found if finding.code == "class-without-images"]
+    assert rows == [
+        ("warn", "validation: no image of b, c: a support of 0"),
+        ("warn", "test: no image of c: a support of 0"),
+    ]
+    assert "fail" not in {finding.level for finding in found}
+
+
+@pytest.mark.parametrize(("suffix", "level"), [("heic", "warn"), ("AVIF", "warn"), ("dcm", "warn"), ("txt", "pass")])
+def test_ignored_files_are_warned_of_where_they_are_images(tmp_path: Path, suffix: str, level: str) -> None:
+    make_folder(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "a" / f"x.{suffix}").touch()
+    finding = findings(tmp_path)["ignored-files"]
+    assert (finding.level, finding.message) == (level, f"1 file ignored: 1 .{suffix.lower()}")
+
+
 @pytest.mark.parametrize(("on_error", "level"), [("fail", "fail"), ("skip", "warn")])
 def test_truncated_images_are_found_with_all_others(on_error: str, level: str, tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 5, "b": 5})

@@ -100,8 +100,10 @@ def spoil(folder: Path, case: str) -> str:
 
 @pytest.mark.reliability(13)
 @pytest.mark.usefixtures("untouched")
-@pytest.mark.parametrize("case", ["empty", "without images", "unreadable"])
-@pytest.mark.parametrize("command", [*TRAINING_COMMANDS, "evaluate"])
+@pytest.mark.parametrize(
+    ("command", "case"),
+    [*product(TRAINING_COMMANDS, ["empty", "without images", "unreadable"]), ("evaluate", "unreadable")],
+)
 def test_an_unusable_class_folder_is_3(commands: Commands, command: str, case: str, tmp_path: Path, seen: Seen) -> None:
     folder = make_photos(tmp_path / "photos", 4)
     reason = spoil(folder, case)
@@ -110,6 +112,17 @@ def test_an_unusable_class_folder_is_3(commands: Commands, command: str, case: s
     (folder / "green").chmod(0o700)
     assert f"class 'green': {reason}" in refusal(answer)
     seen(f"{command}: exit 3, class 'green': {reason}")
+
+
+@pytest.mark.reliability(13)
+@pytest.mark.parametrize("case", ["empty", "without images"])
+def test_a_class_folder_without_images_to_judge_on_is_a_support_of_0(
+    commands: Commands, case: str, tmp_path: Path, seen: Seen
+) -> None:
+    folder = make_photos(tmp_path / "photos", 4)
+    spoil(folder, case)
+    assert "test: no image of green: a support of 0" in commands["evaluate"](folder).worked().err
+    seen(f"evaluate, {case}: exit 0, a support of 0, said")
 
 
 # 14: folders without the layout

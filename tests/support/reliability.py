@@ -115,10 +115,14 @@ LINES: dict[int, Line] = {
         "Hidden and system files and folders (.DS_Store, Thumbs.db, ._x.jpg, __MACOSX, .ipynb_checkpoints)",
         "ignored, counted",
     ),
-    13: Line("A class folder that is empty, without images, or unreadable", "exit 3 with class and reason"),
+    13: Line(
+        "A class folder that is empty, without images, or unreadable",
+        "exit 3 with class and reason; in validation and test, one without images has a support of 0 (said)",
+    ),
     14: Line("One class; a flat folder; an empty or missing folder", "exit 3 with the layout that is expected"),
     15: Line(
-        "A folder that holds train/ and val/ (training, valid, validation, dev, test, testing)", "recognised as splits"
+        "A folder that holds train/ and val/ (training_set, valid, dev, eval, seg_test, testing, and so on)",
+        "recognised as splits",
     ),
     16: Line("Nested folders below a class", "merged into the class, their count said"),
     17: Line("A loop of symbolic links; a broken link", "ends, each real file once; the broken link is named"),

@@ -17,7 +17,7 @@ from wisesr_cli.data.folders import Problem
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.layouts import EXPECTED, Layout, check_class_folders, recognised_splits
 from wisesr_cli.data.settings import DataConfig
-from wisesr_cli.data.survey import Survey, find_layout, report_notes, survey, without_images_message
+from wisesr_cli.data.survey import Survey, find_layout, report_notes, survey, unknown_names, without_images_message
 from wisesr_cli.errors import DataError
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.listening import Listener
@@ -66,11 +66,11 @@ def scan_folder_for_evaluation(
     root = _evaluation_folder(folder, listener)
     listing = folders.list_split(root)
     known = tuple(class_names)
-    unknown = [name for name in listing.class_names if name not in set(known)]
+    unknown = unknown_names(listing.class_names, known)
     if unknown:
         raise DataError(
             f"{text.visible(root)}: {text.counted(len(unknown), 'class', 'classes')} that the run does not know: "
-            f"{text.joined(unknown[:5])}.{text.nearest(unknown[0], known)} Its classes: {text.joined(known[:20])}"
+            f"{text.quoted(unknown[:5])}.{text.nearest(unknown[0], known)} Its classes: {text.joined(known[:20])}"
             f"{', ...' if len(known) > 20 else ''}"
         )
     found = Survey(Layout(root, {"test": root}), known)

@@ -39,6 +39,7 @@ class Listing:
     labels: list[int] = field(default_factory=list)  # positions in class_names
     stamps: Stamps = field(default_factory=Stamps)
     problems: list[Problem] = field(default_factory=list)
+    empty: list[Problem] = field(default_factory=list)  # classes without a file of an image
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # path, reason
     ignored: Counter[str] = field(default_factory=Counter)  # suffix, or HIDDEN, or LINKED -> files
     nested: int = 0  # files in folders below a class folder
@@ -58,11 +59,11 @@ def list_split(folder: str) -> Listing:
     for entry in sorted_entries(folder):
         if is_hidden(entry.name):
             listing.ignored[HIDDEN] += 1
-        elif not _is_folder(entry):
+        elif not is_folder(entry):
             suffix = os.path.splitext(entry.name)[1].lower()
             if _status(entry, listing) is not None:  # a broken link may have been a class, and is reported
                 listing.ignored[OUTSIDE if suffix in SUFFIXES else suffix] += 1
-        elif entry.is_symlink() and _links_inside(entry.path, inside):
+        elif entry.is_symlink() and links_inside(entry.path, inside):
             listing.ignored[LINKED_FOLDER] += 1
         else:
             classes.append(entry)
@@ -76,6 +77,11 @@ def list_split(folder: str) -> Listing:
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is hidden, or belongs to an operating system or an archive program."""
     return name.startswith(".") or name.casefold() in _SYSTEM_NAMES
+
+
+def spelling(name: str) -> str:
+    """Return a name as Unicode composes it (NFC): file systems and archives spell the same letters in two ways."""
+    return unicodedata.normalize("NFC", name)
 
 
 def ignored_message(ignored: Counter[str]) -> str:
@@ -111,13 +117,15 @@ def _list_class(listing: Listing, label: int, folder: str, inside: str) -> None:
             listing.nested += depth > 0
     except OSError as error:
         problem = (error.strerror or "cannot be read").lower()
+    problems = listing.problems
     if len(listing.paths) == before[0] and not problem:
         skipped = sum(listing.ignored.values()) - before[1]
         problem = f"no images ({text.counted(skipped, 'other file')})" if skipped else "an empty folder"
+        problems = listing.empty
     if problem:
         name = listing.class_names[label]
         message = f"class '{text.visible(name)}': {problem}: {text.visible(folder)}"
-        listing.problems.append(Problem("class-folder", message, (folder,)))
+        problems.append(Problem("class-folder", message, (folder,)))
 
 
 def _suffix(name: str) -> str:
@@ -154,7 +162,7 @@ def _walk(folder: str, inside: str, listing: Listing) -> Iterator[tuple[os.DirEn
             if found is None:
                 continue
             if entry.is_dir():
-                if entry.is_symlink() and _links_inside(entry.path, inside):
+                if entry.is_symlink() and links_inside(entry.path, inside):
                     listing.ignored[LINKED_FOLDER] += 1
                 else:
                     subfolders.append((entry.path, depth + 1))
@@ -180,7 +188,7 @@ def _status(entry: os.DirEntry[str], listing: Listing) -> os.stat_result | None:
         return None
 
 
-def _links_inside(path: str, inside: str) -> bool:
+def links_inside(path: str, inside: str) -> bool:
     """Return whether a linked folder is inside the listed folder, or contains it."""
     target = os.path.realpath(path)
     return target == inside or target.startswith(inside + os.sep) or inside.startswith(target.rstrip(os.sep) + os.sep)
@@ -189,12 +197,13 @@ def _links_inside(path: str, inside: str) -> bool:
 def _similar_names(names: tuple[str, ...]) -> Iterator[Problem]:
     groups: dict[str, list[str]] = {}
     for name in names:
-        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        folded = spelling(spelling(name).casefold()).strip()
         groups.setdefault(folded, []).append(name)
     for group in groups.values():
         if len(group) > 1:
             shown = " and ".join(f"'{text.visible(name)}' ({name!a})" for name in group)
-            yield Problem("class-names", f"class names that differ only in case or in how Unicode spells them: {shown}")
+            what = "in case, in spaces at their ends or in how Unicode spells them"
+            yield Problem("class-names", f"class names that differ only {what}: {shown}")
 
 
 def subfolders(path: str, *, inside: str | None = None) -> list[str]:
@@ -209,9 +218,9 @@ def subfolders(path: str, *, inside: str | None = None) -> list[str]:
     return [
         entry.name
         for entry in entries
-        if _is_folder(entry)
+        if is_folder(entry)
         and not is_hidden(entry.name)
-        and not (inside is not None and entry.is_symlink() and _links_inside(entry.path, inside))
+        and not (inside is not None and entry.is_symlink() and links_inside(entry.path, inside))
     ]
 
 
@@ -219,12 +228,13 @@ def has_images(path: str) -> bool:
     """Return whether a folder holds an image itself; the listing ends at the first one."""
     try:
         with os.scandir(path) as entries:
-            return any(_suffix(entry.name) in SUFFIXES and not _is_folder(entry) for entry in entries)
+            return any(_suffix(entry.name) in SUFFIXES and not is_folder(entry) for entry in entries)
     except OSError:
         return False
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:
@@ -237,6 +247,11 @@ def sorted_entries(path: str) -> list[os.DirEntry[str]]:
         return sorted(entries, key=operator.attrgetter("name"))
 
 
+# Of operating systems, archive programs, volumes and network shares.
 _SYSTEM_NAMES = frozenset(
-    {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
-)
+    {
+        "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler", "recycled",
+        "system volume information", "found.000", "lost+found", "lost.dir", "@eadir", "@recycle", "@recently-snapshot",
+        "@tmp", "#recycle", "#snapshot", "aquota.user", "aquota.group",
+    }
+)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import heapq
 import os
@@ -19,7 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from wisesr_cli.data.folders import HIDDEN, is_hidden
+from wisesr_cli.data.folders import HIDDEN, LINKED_FOLDER, is_folder, is_hidden, links_inside
 from wisesr_cli.data.oddities import Oddities
 from wisesr_cli.data.shards import NO_INPUT, Shard, ShardInputs
 from wisesr_cli.errors import DataError
@@ -177,7 +178,7 @@ def _expand(argument: str, ignored: Counter[str]) -> Iterator[str]:
 
 def _matches(pattern: str, ignored: Counter[str]) -> Iterator[str]:
     """Yield the sorted matches of a pattern, and for folders the images in them."""
-    matches = sorted_names(glob.iglob(pattern, recursive=True))  # noqa: PTH207  (paths stay as they were typed)
+    matches = sorted_names(glob.iglob(_literal_start(pattern), recursive=True))  # noqa: PTH207  (paths stay as typed)
     first = next(matches, None)
     if first is None:
         raise DataError(f"{visible(pattern)}: matches no file")
@@ -185,6 +186,14 @@ def _matches(pattern: str, ignored: Counter[str]) -> Iterator[str]:
     paths = chain.from_iterable(images)
     # `photos/**` matches a folder and its content, and follows links to folders above.
     return _each_file_once(paths) if "**" in pattern else paths
+
+
+def _literal_start(pattern: str) -> str:
+    """Return a pattern in which the folders at its start that there are, as `photos [1]`, stand for themselves."""
+    for end in range(len(pattern) - 1, 0, -1):
+        if pattern[end] == os.sep and Path(pattern[:end]).is_dir():
+            return glob.escape(pattern[:end]) + pattern[end:]
+    return pattern
 
 
 def _each_file_once(paths: Iterable[str]) -> Iterator[str]:
@@ -216,16 +225,19 @@ class _Hashes:
 
 
 def _images_below(folder: str, ignored: Counter[str]) -> Iterator[str]:
-    """Yield the images of a folder, then of its subfolders; hidden ones are skipped, links not followed.
+    """Yield the images of a folder, then of its subfolders; hidden ones are skipped.
 
-    A subfolder that cannot be read is yielded itself. Raises `DataError` if `folder` cannot be read.
+    Links to other folders are followed, each of these once, as in training. A subfolder that cannot be read is yielded
+    itself. Raises `DataError` if `folder` cannot be read.
     """
     pending, is_given = [folder], True
+    links = _Links(os.path.realpath(folder))
     while pending:
         folder = pending.pop()
         folders: list[str] = []
+        linked: list[str] = []
         try:
-            images = sorted_names(_list_folder(folder, folders, ignored))
+            images = sorted_names(_list_folder(folder, folders, linked, ignored))
         except OSError as error:
             if is_given:
                 raise DataError(f"{visible(folder)}: cannot be read: {error.strerror or error}") from None
@@ -234,18 +246,37 @@ def _images_below(folder: str, ignored: Counter[str]) -> Iterator[str]:
         finally:
             is_given = False
         yield from (os.path.join(folder, name) for name in images)  # noqa: PTH118  (paths stay as they were typed)
-        pending += [os.path.join(folder, name) for name in sorted(folders, reverse=True)]  # noqa: PTH118
+        followed = [name for name in sorted(linked) if links.follow(os.path.join(folder, name))]  # noqa: PTH118
+        if len(followed) < len(linked):
+            ignored[LINKED_FOLDER] += len(linked) - len(followed)
+        pending += [os.path.join(folder, name) for name in sorted([*folders, *followed], reverse=True)]  # noqa: PTH118
 
 
-def _list_folder(folder: str, folders: list[str], ignored: Counter[str]) -> Iterator[str]:
-    """Yield the names of the images in a folder, and add those of its subfolders to `folders`."""
+class _Links:
+    """Decides which links to folders are followed: not those to a folder that is listed without them."""
+
+    def __init__(self, inside: str) -> None:
+        self._inside = inside
+        self._followed: set[str] = set()
+
+    def follow(self, path: str) -> bool:
+        """Return whether to go on at a link, and remember where it leads."""
+        target = os.path.realpath(path)
+        if target in self._followed or links_inside(path, self._inside):
+            return False
+        self._followed.add(target)
+        return True
+
+
+def _list_folder(folder: str, folders: list[str], linked: list[str], ignored: Counter[str]) -> Iterator[str]:
+    """Yield the names of the images in a folder; add those of its subfolders to `folders`, of links to `linked`."""
     with os.scandir(folder) as entries:
         for entry in entries:
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  (pathlib would intern every name)
             if is_hidden(entry.name):
                 ignored[HIDDEN] += 1
-            elif entry.is_dir(follow_symlinks=False):
-                folders.append(entry.name)
+            elif is_folder(entry):
+                (linked if entry.is_symlink() else folders).append(entry.name)
             elif suffix in SUFFIXES:
                 yield entry.name
             else:
@@ -271,14 +302,26 @@ class PathList(Iterable[str]):
     def __iter__(self) -> Iterator[str]:
         """Yield the paths; empty lines are skipped."""
         rest = b""
+        is_start = self.separator == b"\n"
         while block := self._read():
+            if is_start:
+                rest = rest + block
+                if codecs.BOM_UTF8.startswith(rest):  # more of it may come
+                    continue
+                block, rest, is_start = self._text(rest), b"", False
             *lines, rest = (rest + block).split(self.separator)
             if len(rest) > LONGEST_PATH:
                 raise DataError(f"{self.name}: holds a line that is no path; paths that end in NUL need --null")
             self._lines.extend(lines)
             while self._lines:
                 yield from self._path(self._lines.popleft())
-        yield from self._path(rest)
+        yield from self._path(self._text(rest) if is_start else rest)
+
+    def _text(self, start: bytes) -> bytes:
+        """Return the start of a list without the mark of UTF-8; `DataError` for one in UTF-16."""
+        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(f"{self.name}: in UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8")
+        return start.removeprefix(codecs.BOM_UTF8)
 
     def ready(self) -> bool:
         """Return whether the next path, or the end, is available without waiting."""

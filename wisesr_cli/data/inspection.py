@@ -18,7 +18,7 @@ from wisesr_cli.data.duplicates import duplicates_message, find_duplicates
 from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, DatasetIndex
 from wisesr_cli.data.oddities import animated_message, misnamed_message
 from wisesr_cli.data.settings import DataConfig
-from wisesr_cli.data.survey import Survey, nested_message, survey, without_images_message
+from wisesr_cli.data.survey import Survey, nested_message, no_support_message, survey, without_images_message
 from wisesr_cli.data.verified import file_keys, find_unreadable, recall_verified
 from wisesr_cli.errors import DataError
 from wisesr_cli.images import decoding
@@ -78,6 +78,9 @@ def _check_classes(case: Case) -> Iterator[Finding]:
     yield Finding("pass", "classes", message, len(counts))
     if empty := case.found.classes_without_images(case.found.splits["train"]):
         yield Finding("fail", "class-without-images", without_images_message(empty), len(empty))
+    for name, split in index.splits.items():
+        if name != "train" and (missing := case.found.classes_without_images(split)):
+            yield Finding("warn", "class-without-images", no_support_message(name, missing), len(missing))
     if len(counts) > 1 and counts.min() > 0 and counts.max() >= WARNED_IMBALANCE * counts.min():
         ratio = counts.max() / counts.min()
         largest, smallest = (text.visible(index.class_names[order[position]]) for position in (0, -1))
@@ -144,7 +147,8 @@ def _check_duplicates(case: Case) -> Iterator[Finding]:
 
 def _check_ignored(case: Case) -> Iterator[Finding]:
     if case.found.ignored:
-        level: Level = "warn" if case.found.ignored[folders.OUTSIDE] else "pass"
+        unread = case.found.ignored.keys() & {folders.OUTSIDE, *decoding.UNREAD_SUFFIXES}
+        level: Level = "warn" if unread else "pass"
         message = folders.ignored_message(case.found.ignored)
         yield Finding(level, "ignored-files", message, sum(case.found.ignored.values()))
     if case.found.nested:

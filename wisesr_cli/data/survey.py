@@ -42,14 +42,15 @@ class Survey:
     def add(self, split: str, listing: Listing, listener: Listener, *, pixel_limit: int) -> None:
         """Add the listing of a split's folder, reading the header of every image."""
         self.problems.extend(listing.problems)
+        if split == "train":
+            self.problems.extend(listing.empty)
         self.ignored.update(listing.ignored)
         self.nested += listing.nested
-        known = set(self.class_names)
-        unknown = [name for name in listing.class_names if name not in known]
+        unknown = unknown_names(listing.class_names, self.class_names)
         if unknown:
             message = (
                 f"the {split} folder has {text.counted(len(unknown), 'class', 'classes')} that training lacks: "
-                f"{text.joined(unknown[:5])} ({text.visible(listing.folder)})"
+                f"{text.quoted(unknown[:5])} ({text.visible(listing.folder)})"
             )
             paths = tuple(f"{listing.folder}/{name}" for name in unknown)
             self.problems.append(Problem("unknown-class", message, paths))
@@ -75,9 +76,9 @@ class Survey:
         others = {name: split for name, split in self.splits.items() if name != "train"}
         return {"train": train, "validation": validation, **others}
 
-    def classes_without_images(self, train: Split) -> list[str]:
-        """Return the classes that have no readable image to train on."""
-        counts = np.bincount(train.labels, minlength=len(self.class_names))
+    def classes_without_images(self, split: Split) -> list[str]:
+        """Return the classes that have no readable image in a split."""
+        counts = np.bincount(split.labels, minlength=len(self.class_names))
         return [self.class_names[label] for label in np.flatnonzero(counts == 0)]
 
     def paths_with(self, flag: int) -> list[str]:
@@ -138,8 +139,8 @@ def list_examples(
 
     The labels are positions in `class_names`; files of other classes are left out.
     """
-    positions = {name: label for label, name in enumerate(class_names)}
-    new_labels = np.array([positions.get(name, -1) for name in listing.class_names], np.int64)
+    positions = {folders.spelling(name): label for label, name in enumerate(class_names)}
+    new_labels = np.array([positions.get(folders.spelling(name), -1) for name in listing.class_names], np.int64)
     labels = new_labels[listing.labels] if listing.labels else np.zeros(0, np.int64)
     start = len(root.rstrip("/")) + 1
     paths = tuple(path[start:] for path in listing.paths)
@@ -149,6 +150,17 @@ def list_examples(
     keep = np.array([label >= 0 and i not in reasons for i, label in enumerate(labels.tolist())], np.bool_)
     unreadable = [(paths[position], reason) for position, reason in sorted(reasons.items())]
     return Split(paths, labels, facts).taken(np.flatnonzero(keep)), unreadable
+
+
+def unknown_names(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return the names that are none of the classes, however Unicode spells them."""
+    spellings = set(map(folders.spelling, known))
+    return [name for name in names if folders.spelling(name) not in spellings]
+
+
+def no_support_message(split: str, class_names: Sequence[str]) -> str:
+    """Return `validation: no image of a, b: a support of 0`."""
+    return f"{split}: no image of {text.some_of(class_names, 5)}: a support of 0"
 
 
 def without_images_message(class_names: Sequence[str]) -> str:
@@ -169,6 +181,9 @@ def report_notes(found: Survey, listener: Listener) -> None:
         notes.append(folders.ignored_message(found.ignored))
     if found.nested:
         notes.append(nested_message(found.nested))
+    for name, split in found.splits.items():
+        if name != "train" and (missing := found.classes_without_images(split)):
+            notes.append(no_support_message(name, missing))
     if misnamed := found.misnamed():
         notes.append(misnamed_message(len(misnamed), misnamed))
     for note in notes:

@@ -301,7 +301,7 @@ _SHOWN_NAMES = {"WEBP": "WebP"}
 
 # Pillow's name of each format, and the suffixes of its files.
 SUPPORTED: dict[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png",),
     "GIF": (".gif",),
     "BMP": (".bmp",),
@@ -309,5 +309,14 @@ SUPPORTED: dict[str, tuple[str, ...]] = {
     "WEBP": (".webp",),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
+
+# Of images that are not read: files that have them were probably meant.
+UNREAD_SUFFIXES = frozenset(
+    {
+        ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dicom", ".dng", ".exr", ".hdr", ".heic", ".heif", ".j2c", ".j2k",
+        ".jp2", ".jpx", ".jxl", ".jxr", ".nef", ".nii", ".orf", ".pcx", ".psd", ".qoi", ".raf", ".raw", ".rw2", ".svg",
+        ".tga", ".xcf",
+    }
+)  # fmt: skip
 
 SUFFIXES: dict[str, str] = {suffix: name for name, suffixes in SUPPORTED.items() for suffix in suffixes}
