@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wisesr_cli.data.splits import SPLITTERS, SplitOptions, choose_validation
+from wisesr_cli.data.index import Split
+from wisesr_cli.data.splits import SPLITTERS, SplitOptions, check_groups, choose_validation
 from wisesr_cli.errors import DataError
 
 CLASSES = ("cat", "dog", "emu")
@@ -101,3 +102,19 @@ def test_a_path_without_a_group_is_named() -> None:
 def test_groups_that_cannot_be_split_are_refused(paths: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         choose_validation("group", paths, np.array([0, 1]), options(0.5, regex=r"g\d"))
+
+
+def test_groups_in_two_splits_are_refused_with_their_names() -> None:
+    def split(*people: str) -> Split:
+        paths = tuple(f"{person}_{view}.png" for person in people for view in range(2))
+        return Split(paths, np.zeros(len(paths), np.int64))
+
+    splits = {"train": split("ann", "bob", "cid"), "validation": split("dan", "bob"), "test": split("eve", "cid")}
+    with pytest.raises(DataError) as caught:
+        check_groups("([a-z]+)_", splits)
+    assert "2 groups of data.group_regex in two splits: bob (train, validation); cid (train, test). " in str(
+        caught.value
+    )
+    assert check_groups("([a-z]+)_", {"train": split("ann"), "test": split("eve")}) == 2
+    with pytest.raises(DataError, match=r"'\(x\)' does not match ann_0\.png"):
+        check_groups("(x)", splits)

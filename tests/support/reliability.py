@@ -239,4 +239,8 @@ LINES: dict[int, Line] = {
         "Splits, folds or one more folder where class folders are expected",
         "exit 3 with the layout that was seen, the one expected, and how to name the folders",
     ),
+    52: Line(
+        "A setting that does nothing with these images; groups that given splits do not keep together",
+        "said by check and train; exit 3 with the groups",
+    ),
 }

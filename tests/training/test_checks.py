@@ -9,8 +9,9 @@ from image_folders import Heard, make_folder
 from wisesr_cli.config.reader import LoadedConfig, Override, load_config
 from wisesr_cli.config.recipe import Recipe
 from wisesr_cli.config.schema import Config
-from wisesr_cli.errors import ConfigError, RunError, WisesrError
+from wisesr_cli.errors import ConfigError, DataError, RunError, WisesrError
 from wisesr_cli.training.checks import check_config, check_settings
+from wisesr_cli.training.examples import open_examples
 from wisesr_cli.training.train import train
 
 
@@ -93,6 +94,52 @@ def test_random_weights_on_few_images_are_warned_of_with_the_number_and_what_to_
     message = {row.code: row.message for row in check_config(config, Heard()).findings if row.level == "warn"}
     assert message["random-weights"].startswith("12 training images are few for compact_small from random weights")
     assert message["random-weights"].endswith("--backbone MobileNetV2 --weights imagenet")
+
+
+IDLE: dict[str, tuple[dict[str, Any], str]] = {
+    "hash": (
+        {"data": {"split_strategy": "hash"}},
+        "data.split_strategy: hash does nothing: the validation images have",
+    ),
+    "fraction": ({"data": {"validation_split": 0.3}}, "data.validation_split: 0.3 does nothing: the validation images"),
+    "views": (
+        {"train": {"augmented_views": 8}},
+        "train.augmented_views: 8 does nothing: no phase freezes the backbone",
+    ),
+    "cache": ({"train": {"feature_cache": "none"}}, "train.feature_cache: none does nothing: no phase freezes"),
+    "folder of weights": ({"model": {"weights_dir": "/w"}}, "model.weights_dir: /w does nothing: the backbone starts"),
+}
+
+
+@pytest.mark.reliability(52)
+@pytest.mark.parametrize("case", IDLE)
+def test_a_setting_that_does_nothing_is_said_by_check_and_in_training(case: str, tmp_path: Path) -> None:
+    photos = make_folder(tmp_path / "photos", {f"{split}/{name}": 3 for split in ("train", "val") for name in "ab"})
+    sections, said = IDLE[case]
+    config = config_of(photos, tmp_path / "runs", **sections)
+    rows = [row for row in check_config(config, Heard()).findings if row.code == "idle-setting"]
+    assert [(row.level, row.message.startswith(said)) for row in rows] == [("warn", True)]
+    heard = Heard()
+    open_examples(config, heard).close()
+    assert [note.startswith(said) for note in heard.notes] == [True]
+
+
+@pytest.mark.reliability(52)
+@pytest.mark.parametrize(
+    ("regex", "said"),
+    [
+        (r"(\d+)\.png", "3 groups of data.group_regex in two splits: 000 (train, validation)"),
+        (r"patient(\d+)", r"data.group_regex 'patient(\d+)' does not match"),
+    ],
+)
+def test_groups_that_given_splits_do_not_keep_together_are_refused(regex: str, said: str, tmp_path: Path) -> None:
+    photos = make_folder(tmp_path / "photos", {f"{split}/{name}": 3 for split in ("train", "val") for name in "ab"})
+    config = config_of(photos, tmp_path / "runs", data={"split_strategy": "group", "group_regex": regex})
+    rows = [row for row in check_config(config, Heard()).findings if row.code == "groups"]
+    assert [(row.level, said in row.message) for row in rows] == [("fail", True)]
+    with pytest.raises(DataError) as caught:
+        open_examples(config, Heard())
+    assert said in str(caught.value)
 
 
 def test_why_a_folder_s_recipe_is_second_best_is_said_before_training(photos: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from wisesr_cli.data.folders import Problem
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.layouts import EXPECTED, Layout, check_class_folders, recognised_splits
 from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.data.splits import check_groups
 from wisesr_cli.data.survey import Survey, find_layout, report_notes, survey, unknown_names, without_images_message
 from wisesr_cli.errors import DataError
 from wisesr_cli.images.decoding import PIXEL_LIMIT
@@ -31,6 +32,8 @@ def build_index(data: DataConfig, *, seed: int, listener: Listener) -> DatasetIn
     found = survey(data, listener=listener)
     _refuse(found.problems)
     refuse_or_warn(found.unreadable, on_error=data.on_error, listener=listener)
+    if data.group_regex is not None:
+        check_groups(data.group_regex, found.splits)
     if empty := found.classes_without_images(found.splits["train"]):
         raise DataError(without_images_message(empty))
     parts = found.splits_for_training(data, seed=seed)

@@ -18,6 +18,7 @@ from wisesr_cli.data.duplicates import duplicates_message, find_duplicates
 from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, DatasetIndex
 from wisesr_cli.data.oddities import animated_message, misnamed_message
 from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.data.splits import check_groups
 from wisesr_cli.data.survey import Survey, nested_message, no_support_message, survey, without_images_message
 from wisesr_cli.data.verified import file_keys, find_unreadable, recall_verified
 from wisesr_cli.errors import DataError
@@ -125,6 +126,18 @@ def _check_validation(case: Case) -> Iterator[Finding]:
     yield Finding("pass", "validation", f"{text.counted(count, 'image')} of {images:,} go to validation", count)
 
 
+def _check_groups(case: Case) -> Iterator[Finding]:
+    """Yield whether groups straddle the splits that have folders of their own."""
+    if case.data.group_regex is None or len(case.found.splits) < 2:
+        return
+    try:
+        count = check_groups(case.data.group_regex, case.found.splits)
+    except DataError as error:
+        yield Finding("fail", "groups", str(error))
+        return
+    yield Finding("pass", "groups", f"{text.counted(count, 'group')}, each in one split", count)
+
+
 def _check_readable(case: Case) -> Iterator[Finding]:
     unreadable = [*case.found.unreadable, *_decode_all(case)]
     if not unreadable:
@@ -208,6 +221,7 @@ CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _check_classes,
     _check_counts,
     _check_validation,
+    _check_groups,
     _check_readable,
     _check_duplicates,
     _check_ignored,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,27 @@ def choose_validation(strategy: str, paths: Sequence[str], labels: Labels, optio
             "data.split_strategy."
         )
     return chosen
+
+
+def check_groups(regex: str, splits: Mapping[str, Split]) -> int:
+    """Return the number of groups in splits that have folders of their own.
+
+    Raises `DataError` when one is in two splits, or the pattern does not match an image.
+    """
+    places: dict[str, list[str]] = {}
+    for name, split in splits.items():
+        for group in _members(split.paths, regex):
+            places.setdefault(group, []).append(name)
+    straddling = sorted(group for group, names in places.items() if len(names) > 1)
+    if straddling:
+        shown = "; ".join(f"{text.visible(group)} ({text.joined(places[group])})" for group in straddling[:5])
+        more = f"; and {len(straddling) - 5:,} more" if len(straddling) > 5 else ""
+        raise DataError(
+            f"{text.counted(len(straddling), 'group')} of data.group_regex in two splits: {shown}{more}. Figures on "
+            "images of a group that was trained on are better than those on new ones: move each group into one split, "
+            "or give the training folder alone as data.train_dir"
+        )
+    return len(places)
 
 
 def split_stratified(paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
@@ -113,6 +134,17 @@ def split_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions) 
 
 
 def _groups(paths: Sequence[str], regex: str) -> dict[str, list[int]]:
+    members = _members(paths, regex)
+    if len(members) < 2:
+        raise DataError(
+            f"data.group_regex '{text.visible(regex)}' finds {text.counted(len(members), 'group')} in {len(paths):,} "
+            "images; a split needs at least 2"
+        )
+    return members
+
+
+def _members(paths: Sequence[str], regex: str) -> dict[str, list[int]]:
+    """Return group -> positions of its images; raises `DataError` for an image that the pattern does not match."""
     pattern = re.compile(regex)
     members: dict[str, list[int]] = {}
     for position, path in enumerate(paths):
@@ -120,11 +152,6 @@ def _groups(paths: Sequence[str], regex: str) -> dict[str, list[int]]:
         if match is None or (pattern.groups and match.group(1) is None):
             raise DataError(f"data.group_regex '{text.visible(regex)}' does not match {text.visible(path)}")
         members.setdefault(match.group(1) if pattern.groups else match.group(), []).append(position)
-    if len(members) < 2:
-        raise DataError(
-            f"data.group_regex '{text.visible(regex)}' finds {text.counted(len(members), 'group')} in {len(paths):,} "
-            "images; a split needs at least 2"
-        )
     return members
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from wisesr_cli.config.recipe import PREFERRED, Recipe
 from wisesr_cli.config.schema import Config
-from wisesr_cli.config.training import position_warning
+from wisesr_cli.config.training import TrainConfig, position_warning
 from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.inspection import FEW_FOR_RANDOM_WEIGHTS, inspect_data
+from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.survey import find_layout
 from wisesr_cli.errors import ConfigError, DataError, WisesrError
 from wisesr_cli.listening import Listener, Silent
@@ -74,6 +75,31 @@ def check_settings_with_data(config: Config, index: DatasetIndex) -> None:
         check(config, index)
 
 
+def idle_settings(config: Config, index: DatasetIndex) -> list[str]:
+    """Return what was set and does nothing in a training on these images, a sentence each."""
+    return [f"{setting} does nothing: {reason}" for setting, reason in _idle(config, index)]
+
+
+def _idle(config: Config, index: DatasetIndex) -> Iterator[tuple[str, str]]:
+    data, train = config.data, config.train
+    if "validation" in index.folders:
+        why = "the validation images have a folder of their own"
+        if data.split_strategy == "hash":
+            yield "data.split_strategy: hash", why
+        if data.validation_split != DataConfig().validation_split:
+            yield f"data.validation_split: {data.validation_split:g}", why
+    elif data.validation_split == 0 and data.split_strategy != "stratified" and len(index.folders) < 2:
+        yield f"data.split_strategy: {data.split_strategy}", "data.validation_split is 0"
+    if not any(phase.freeze == "backbone" for phase in config.phases):
+        why = "no phase freezes the backbone"
+        if train.augmented_views != TrainConfig().augmented_views:
+            yield f"train.augmented_views: {train.augmented_views}", why
+        if train.feature_cache != TrainConfig().feature_cache:
+            yield f"train.feature_cache: {train.feature_cache}", why
+    if config.model.weights_dir is not None and config.model.is_random:
+        yield f"model.weights_dir: {visible(config.model.weights_dir)}", "the backbone starts from random weights"
+
+
 def _about_settings(config: Config) -> Iterator[Finding]:
     for code, check in SETTINGS.items():
         try:
@@ -98,6 +124,8 @@ def _about_settings_with_data(config: Config) -> Iterator[Finding]:
             check(config, index)
         except WisesrError as error:
             yield Finding("fail", code, str(error))
+    for sentence in idle_settings(config, index):
+        yield Finding("warn", "idle-setting", sentence)
     images = len(index.splits["train"])
     if config.model.is_random and images < FEW_FOR_RANDOM_WEIGHTS:
         name = config.model.backbone

@@ -20,7 +20,7 @@ from wisesr_cli.listening import Listener
 from wisesr_cli.models.image_sizes import ImageSize
 from wisesr_cli.processes.channel import ALONE_CHANNEL, Channel
 from wisesr_cli.text import visible
-from wisesr_cli.training.checks import check_settings_with_data
+from wisesr_cli.training.checks import check_settings_with_data, idle_settings
 from wisesr_cli.training.devices.alike import check_alike, images_of
 
 
@@ -86,6 +86,8 @@ def open_examples(config: Config, listener: Listener, *, epoch: int = 0, channel
         channel.from_main(True)
     check_alike(channel, "images", images_of(index))
     check_settings_with_data(config, index)
+    for sentence in idle_settings(config, index) if channel.is_main else ():
+        listener.note(sentence)
     pixels = _open(config.data, index, image_size, listener, channel)
     splits = {name: split.taken(pixels[name].kept) if name in pixels else split for name, split in index.splits.items()}
     index = replace(index, splits=splits)
