@@ -243,4 +243,16 @@ LINES: dict[int, Line] = {
         "A setting that does nothing with these images; groups that given splits do not keep together",
         "said by check and train; exit 3 with the groups",
     ),
+    53: Line(
+        "Texts, profiles and metadata beside a picture that are damaged, or unpack to megabytes",
+        "the picture as if they were not there",
+    ),
+    54: Line(
+        "One file at every image size, and in every order of commands",
+        "one answer: read, or refused",
+    ),
+    55: Line(
+        "A sound file of a kind that is not supported (TIFF of 5 bands, of 16-bit planes, JPEG of 12 bits, and so on)",
+        "called that, with the kind; only damaged files are called damaged",
+    ),
 }

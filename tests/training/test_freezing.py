@@ -118,7 +118,8 @@ def test_what_was_learned_from_loaded_weights_is_seen_in_evaluation(
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="is the one that runs on JAX")
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_it_is_seen_with_jax_too(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "seen_in_evaluation"]
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", __file__]
+    words += ["-k", "seen_in_evaluation"]
     variables = {**environment(tmp_path), "KERAS_BACKEND": "jax"}
     done = subprocess.run(
         words, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=500, check=False

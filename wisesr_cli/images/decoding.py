@@ -13,9 +13,9 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import IO, Literal, NamedTuple
+from typing import IO, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -28,14 +28,16 @@ from wisesr_cli.images.color import Pixels, is_deep, to_rgb
 from wisesr_cli.images.geometry import RESIZERS, Box, orientation_of, turn, turned_box
 from wisesr_cli.images.opening import Source, open_regular, read_whole
 from wisesr_cli.images.pillow import prepare_pillow, refuse_before_loading, refuse_before_opening
+from wisesr_cli.images.unsupported import kind_of
 
 Resize = Literal["squash", "crop", "pad"]
+Result = TypeVar("Result")
 
 PIXEL_LIMIT = 100_000_000  # a 100-megapixel camera; one image then takes 0.4 to 1.6 GB while it is decoded
 SIDE_LIMIT = 1_000_000  # Pillow takes memory and time for every line, however short
 LARGE = 25_000_000  # pixels; images from this size on are decoded one at a time, to limit memory
 FILE_LIMIT = 1 << 30  # bytes; WebP is read entirely, and a JPEG is searched entirely for markers
-DECODER_VERSION = 2  # increase it when decoding changes any pixel: caches depend on it
+DECODER_VERSION = 3  # increase it when decoding changes any pixel: caches depend on it
 
 
 class ImageHeader(NamedTuple):
@@ -53,8 +55,7 @@ class ImageHeader(NamedTuple):
 
 def read_header(source: Source, *, pixel_limit: int = PIXEL_LIMIT) -> ImageHeader:
     """Return the header of an image without decoding it; raises `ImageError` with only the reason."""
-    with _opened_image(source, pixel_limit) as (_, image):
-        return _header(image)
+    return _with_image(source, pixel_limit, lambda image, file: _header(image))
 
 
 def decode_image(
@@ -71,8 +72,11 @@ def decode_image(
         pixels = _decode_ordinary(content, _parse_ordinary(content, pixel_limit), image_size, resize)
         if pixels is not None:
             return pixels
-    with _opened_image(source if content is None else content, pixel_limit) as (file, image):
-        return _decode(image, file, image_size, resize)
+    return _with_image(
+        source if content is None else content,
+        pixel_limit,
+        lambda image, file: _decode(image, file, image_size, resize),
+    )
 
 
 def decode_with_header(
@@ -85,9 +89,12 @@ def decode_with_header(
         pixels = _decode_ordinary(content, found, image_size, resize)
         if pixels is not None:
             return pixels, _ordinary_header(found)
-    with _opened_image(source if content is None else content, pixel_limit) as (file, image):
+
+    def both(image: ImageFile.ImageFile, file: IO[bytes]) -> tuple[Pixels, ImageHeader]:
         header = _header(image)
         return _decode(image, file, image_size, resize), header
+
+    return _with_image(source if content is None else content, pixel_limit, both)
 
 
 def header_of_prefix(prefix: bytes, *, pixel_limit: int) -> ImageHeader | None:
@@ -135,15 +142,29 @@ def _ordinary_header(found: ordinary.Ordinary) -> ImageHeader:
     return ImageHeader(found.format, width, height, found.mode, False, found.orientation, alpha=False, bits=8)
 
 
+def _with_image(source: Source, pixel_limit: int, use: Callable[[ImageFile.ImageFile, IO[bytes]], Result]) -> Result:
+    """Return what `use` makes of an open image; of one that fails, of its picture alone."""
+    with _opened(source) as file:
+        try:
+            with _opened_image(file, pixel_limit) as image:
+                return use(image, file)
+        except _SpoiltError:
+            picture = formats.without_extras(file)
+            if picture is None:
+                raise
+        with _opened_image(picture, pixel_limit) as image:
+            return use(image, picture)
+
+
 @contextmanager
-def _opened_image(source: Source, pixel_limit: int) -> Iterator[tuple[IO[bytes], ImageFile.ImageFile]]:
-    with _opened(source) as file, _translated(file):
+def _opened_image(file: IO[bytes], pixel_limit: int) -> Iterator[ImageFile.ImageFile]:
+    with _translated(file):
         format_name, early_size = _recognised(file)
         _check_size(early_size, pixel_limit)
         with _one_large_at_a_time(early_size):
             image = _open_image(file, format_name, pixel_limit)
             with _one_large_at_a_time(image.size):
-                yield file, image
+                yield image
 
 
 @contextmanager
@@ -157,6 +178,10 @@ def _opened(source: Source) -> Iterator[IO[bytes]]:
         yield source if source.seekable() else io.BytesIO(source.read())
 
 
+class _SpoiltError(ImageError):
+    """What a decoder raised, for whatever reason."""
+
+
 @contextmanager
 def _translated(file: IO[bytes]) -> Iterator[None]:
     """Turn any exception of a decoder into an `ImageError` with a short reason."""
@@ -167,7 +192,7 @@ def _translated(file: IO[bytes]) -> Iterator[None]:
     except MemoryError as error:
         raise ImageError("not enough memory to decode it") from error
     except Exception as error:
-        raise ImageError(_reason(error, file)) from error
+        raise _SpoiltError(_reason(error, file)) from error
 
 
 def _reason(error: Exception, file: IO[bytes]) -> str:
@@ -175,8 +200,11 @@ def _reason(error: Exception, file: IO[bytes]) -> str:
         file.seek(0)
         name = formats.format_of(file.read(formats.PREFIX_BYTES)) or "image"
         cut = "truncated" in str(error).lower() or formats.is_cut_short(name, file)
+        kind = None if cut else kind_of(name, file)
     except (OSError, ValueError, KeyError):
         return "cannot be read"
+    if kind is not None:
+        return f"a kind of {_SHOWN_NAMES.get(name, name)} that is not supported ({kind})"
     return f"{'truncated' if cut else 'damaged'} {_SHOWN_NAMES.get(name, name)}"
 
 
@@ -271,7 +299,7 @@ def _load(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, in
     """Decode the first frame; return the part that contains the picture, as stored."""
     refuse_before_loading(image, file)
     content: Box = (0, 0, *image.size)
-    if image_size is not None and image.format in ("JPEG", "MPO"):
+    if image_size is not None and image.format in ("JPEG", "MPO") and formats.is_scalable_jpeg(file):
         drafted = image.draft(image.mode, _draft_size(image.size, orientation_of(image), image_size, resize))
         content = drafted[1] if drafted else content
     image.load()

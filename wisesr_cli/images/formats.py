@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
 PREFIX_BYTES = 512
@@ -68,6 +69,64 @@ def png_ends_early(file: IO[bytes], size: int) -> bool:
             return False
         position += length + 12
     return True
+
+
+def without_extras(file: IO[bytes]) -> IO[bytes] | None:
+    """Return a PNG or JPEG without texts, profiles and the like; None where it has none, or is of another format.
+
+    Pillow refuses a picture for the sake of what lies beside it when that is damaged, or unpacks to a megabyte.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    parts_of = _WITHOUT_EXTRAS.get(format_of(file.read(PREFIX_BYTES)) or "")
+    if parts_of is None or size > _EXTRAS_LIMIT:
+        return None
+    picture = b"".join(parts_of(file, size))
+    return io.BytesIO(picture) if len(picture) < size else None
+
+
+def _png_parts(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yield the chunks of a PNG that decide how it looks: its own, transparency, animation, EXIF's orientation."""
+    file.seek(0)
+    yield file.read(8)
+    position = 8
+    while position + 12 <= size:
+        file.seek(position)
+        head = file.read(8)
+        length, kind = struct.unpack(">I4s", head)
+        position += length + 12
+        is_extra = kind[0] & 0x20
+        if is_extra and (kind not in _PNG_KEPT or _PNG_KEPT[kind] not in (0, length)):
+            continue
+        body = file.read(length + 4)
+        if not is_extra or zlib.crc32(body[:-4], zlib.crc32(kind)) == int.from_bytes(body[-4:]):
+            yield head + body
+
+
+def _jpeg_parts(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yield a JPEG without its comments and application segments, but for whole ones of EXIF and colour."""
+    file.seek(0)
+    content = file.read()
+    yield content[:2]
+    position = 2
+    while position + 4 <= size:
+        first, marker, high, low = content[position : position + 4]
+        if first != 0xFF or marker == JPEG_SCAN[0]:
+            break
+        segment = content[position : position + 2 + (high << 8 | low)]
+        position += max(len(segment), 2)
+        is_extra = marker in range(0xE0, 0xF0) or marker == 0xFE
+        if not is_extra or segment[4:10] == b"Exif\0\0" or (segment[4:9] == b"Adobe" and len(segment) >= 16):
+            yield segment
+    yield content[position:]
+
+
+def is_scalable_jpeg(file: IO[bytes]) -> bool:
+    """Return whether a JPEG can be decoded at a fraction of its size: lossless ones cannot."""
+    position = file.tell()
+    frame = next((marker for marker in jpeg_markers(file) if marker in _JPEG_FRAMES), b"")
+    file.seek(position)
+    return frame not in _JPEG_LOSSLESS
 
 
 def jpeg_markers(file: IO[bytes]) -> Iterator[bytes]:
@@ -151,6 +210,13 @@ def _ppm_ends_early(file: IO[bytes], size: int) -> bool:
     return size < header.end() + row_bytes * height
 
 
+_JPEG_FRAMES = {bytes([marker]) for marker in range(0xC0, 0xD0)} - {b"\xc4", b"\xc8", b"\xcc"}
+_JPEG_LOSSLESS = {b"\xc3", b"\xc7", b"\xcb", b"\xcf"}
+
+_EXTRAS_LIMIT = 1 << 26  # bytes of a file that is held in memory
+_PNG_KEPT = {b"tRNS": 0, b"acTL": 8, b"fcTL": 26, b"fdAT": 0, b"eXIf": 0}  # with their lengths; 0: any
+_WITHOUT_EXTRAS: dict[str, Callable[[IO[bytes], int], Iterable[bytes]]] = {"PNG": _png_parts, "JPEG": _jpeg_parts}
+
 _SUPPORTED = {
     "JPEG": re.compile(rb"\xff\xd8\xff"),
     "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
@@ -166,6 +232,7 @@ _OTHERS = re.compile(
     rb"%PDF|%!PS|\xc5\xd0\xd3\xc6"  # PDF, PostScript, EPS with a preview
     rb"|\0\0[\x01\x02]\0[^\0]\0|icns"  # ICO, CUR, ICNS
     rb"|.{4}ftyp|.{4}jP  |\xff\x4f\xff\x51|\xff\x0a|.{4}JXL "  # AVIF, HEIC and videos, JPEG 2000, JPEG XL
+    rb"|II\xbc\x01|\x59\xa6\x6a\x95"  # JPEG XR, Sun raster
     rb"|8BPS|gimp xcf|DDS |qoif|\x76\x2f\x31\x01|#\?RADIANCE|SIMPLE  =|.{128}DICM"
     rb"|P7\n|P[Ff]\s|\x0a[\x00-\x05]\x01[\x01\x02\x04\x08]|\x01\xda[\x00\x01]"  # PAM, PFM, PCX, SGI
     rb"|RIFF.{4}WEBP|BM.{4}\0{4}"  # variants of supported formats that Pillow does not know

@@ -14,6 +14,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, _imaging
 
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import formats
+from wisesr_cli.images.unsupported import planes_of_a_tiff
 
 SEGMENT_LIMIT = 10_000  # in a JPEG: a depth map takes hundreds; each costs Pillow memory and time
 SCAN_LIMIT = 100  # in a progressive JPEG: ten are usual, and a scan of 14 bytes costs as much as a full one
@@ -59,7 +60,9 @@ def _check_segments(number: int) -> None:
 
 
 def _check_tiff_strips(image: TiffImagePlugin.TiffImageFile, file: IO[bytes]) -> None:
-    """Refuse missing or truncated strips or tiles, which some decoders of libtiff fill in silently."""
+    """Refuse missing or truncated strips or tiles, which some decoders fill in silently, and planes read wrongly."""
+    if (kind := planes_of_a_tiff(file)) is not None:
+        raise ImageError(f"a kind of TIFF that is not supported ({kind})")
     tags = image.tag_v2
     offsets, counts = tags.get(273) or tags.get(324) or (), tags.get(279) or tags.get(325) or ()
     width, height = tags[256], tags[257]
