@@ -50,6 +50,7 @@ def _run(command: str, folder: Path, *, timeout_seconds: float = 300) -> subproc
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_every_command_of_the_tour_prints_what_is_said_beside_it(tmp_path: Path) -> None:
     lines = iter(tour.block(README).splitlines())

@@ -84,6 +84,7 @@ def test_parameters_are_those_that_keras_publishes(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_every_row_says_what_keras_says_at_two_sizes() -> None:
     """Two minutes; all eleven sizes are compared whenever the table is made."""

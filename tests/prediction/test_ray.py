@@ -285,6 +285,7 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_input_is_labelled_exactly_once_where_a_worker_is_killed_and_a_machine_is_lost(
     trained: Trained, expected: tuple[Path, bytes], cluster: Any, tmp_path: Path
 ) -> None:

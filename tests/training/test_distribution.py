@@ -212,7 +212,8 @@ def test_four_devices_train_what_one_does_and_one_goes_on_from_there(backend: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "devices"), [(4, 1), pytest.param(2, 2, marks=pytest.mark.benchmark)])
+@pytest.mark.long
+@pytest.mark.parametrize(("processes", "devices"), [(4, 1), (2, 2)])
 def test_four_devices_in_processes_train_what_one_does(processes: int, devices: int, folder: Folder) -> None:
     pytest.importorskip("jax")
     trained = train_in_processes(folder, processes, devices)

@@ -168,6 +168,7 @@ def test_dropout_inside_a_frozen_backbone_is_that_of_inference(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_on_jax_it_is_the_same_too(photos: Path, tmp_path: Path) -> None:

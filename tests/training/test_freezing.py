@@ -114,6 +114,7 @@ def test_what_was_learned_from_loaded_weights_is_seen_in_evaluation(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="is the one that runs on JAX")
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")

@@ -165,6 +165,7 @@ def test_a_training_cut_in_a_phase_goes_on_bit_for_bit(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings",
     [

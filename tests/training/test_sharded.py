@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason=
 
 SMALL = ("--backbone", "compact_small", "--image-size", "32", "-b", "8", "--lr", "0.01", "--device", "cpu")
 PATIENCE_SECONDS = 400
-LONG = (pytest.mark.slow, pytest.mark.benchmark)  # with `pytest -m benchmark`
+LONG = (pytest.mark.slow, pytest.mark.long)
 
 
 @dataclass
@@ -140,7 +140,7 @@ def test_only_the_main_process_writes_and_shows_and_the_model_is_judged_as_in_tr
 
 
 @pytest.mark.slow
-@pytest.mark.benchmark
+@pytest.mark.long
 def test_a_run_goes_on_with_any_number_of_processes_to_the_same_numbers(photos: Path, tmp_path: Path) -> None:
     line = (photos, *SMALL, "-o", tmp_path / "runs", "--epochs", 3)
     for count in (2, 1, 4):  # an epoch each, as 21 images are 3 steps
@@ -187,7 +187,7 @@ def test_a_lost_process_ends_the_others_within_a_minute_with_a_state_to_resume_f
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), pytest.param(signal.SIGINT, 130, marks=LONG)],
+    [pytest.param(signal.SIGTERM, 143, marks=LONG), pytest.param(signal.SIGINT, 130, marks=LONG)],
 )
 def test_a_signal_to_one_process_stops_all_with_a_state_to_resume_from(
     number: signal.Signals, code: int, photos: Path, tmp_path: Path
@@ -206,7 +206,7 @@ def test_a_signal_to_one_process_stops_all_with_a_state_to_resume_from(
 
 
 @pytest.mark.slow
-@pytest.mark.benchmark
+@pytest.mark.long
 def test_an_image_that_is_gone_for_one_process_ends_it_with_3_and_the_others_with_it(
     photos: Path, tmp_path: Path
 ) -> None:
@@ -222,7 +222,7 @@ def test_an_image_that_is_gone_for_one_process_ends_it_with_3_and_the_others_wit
 
 
 @pytest.mark.slow
-@pytest.mark.benchmark
+@pytest.mark.long
 def test_a_disk_that_fails_under_the_main_process_ends_all(photos: Path, tmp_path: Path) -> None:
     group = start(tmp_path, 2, photos, *SMALL, "--epochs", 5000, "--name", "x")
     run = tmp_path / "runs" / "x"
