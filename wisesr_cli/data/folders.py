@@ -197,7 +197,7 @@ def links_inside(path: str, inside: str) -> bool:
 def _similar_names(names: tuple[str, ...]) -> Iterator[Problem]:
     groups: dict[str, list[str]] = {}
     for name in names:
-        folded = spelling(spelling(name).casefold()).strip()
+        folded = spelling(spelling(name).casefold()).strip(" ")
         groups.setdefault(folded, []).append(name)
     for group in groups.values():
         if len(group) > 1:
