@@ -95,6 +95,13 @@ def test_what_may_be_either_is_refused_with_what_was_seen(tmp_path: Path, case: 
     assert said.replace("ROOT", str(tmp_path)) in str(caught.value)
 
 
+def test_a_hidden_picture_makes_no_class_of_a_folder(tmp_path: Path) -> None:
+    make_folder(tmp_path, {f"photos/{name}": 1 for name in BOTH})
+    (tmp_path / "photos" / "._preview.jpg").touch()
+    with pytest.raises(DataError, match="are further down"):
+        find_splits(tmp_path)
+
+
 def test_the_one_folder_with_images_among_others_is_named(tmp_path: Path) -> None:
     make_folder(tmp_path, {"images/cat": 2, "images/dog": 2})
     (tmp_path / "annotations").mkdir()

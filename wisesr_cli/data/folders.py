@@ -228,7 +228,8 @@ def has_images(path: str) -> bool:
     """Return whether a folder holds an image itself; the listing ends at the first one."""
     try:
         with os.scandir(path) as entries:
-            return any(_suffix(entry.name) in SUFFIXES and not is_folder(entry) for entry in entries)
+            names = (entry.name for entry in entries if not is_folder(entry))
+            return any(_suffix(name) in SUFFIXES and not is_hidden(name) for name in names)
     except OSError:
         return False
 
