@@ -288,6 +288,6 @@ def test_classes_match_by_name_in_any_order(wisesr: CommandLine, twelve: Trained
         assert few["confusion_matrix"][ORDER.index(name)] == whole[ORDER.index(name)]
     make_numbered(lacking, 1, first_seed=1, names=("12",))
     before = snapshot(run)
-    wisesr("evaluate", run, "--data", lacking).refused(3, "1 class that the run does not know: 12")
+    wisesr("evaluate", run, "--data", lacking).refused(3, "1 class that the run does not know: '12'")
     assert snapshot(run) == before
     seen("three orders: identical output; 9 classes lacking: support 0; class 12: exit 3")
