@@ -262,6 +262,7 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
 @example(tree={b"train": {b"a": "up"}, b"val": {b"a": {}}}, fraction=0.2, strategy="stratified", on_error="skip")
 @example(tree={b"a": {b"x.png": "fifo"}, b"b": {b"x.png": "socket"}}, fraction=0.2, strategy="hash", on_error="skip")
 @example(tree={b"a": {b"x.png": "image"}, b"b": {b"x.png": "empty"}}, fraction=0.0, strategy="hash", on_error="skip")
+@example(tree={b"\xff": {b"a": {}, b"b": {b"x.png": "image"}}}, fraction=0.2, strategy="stratified", on_error="fail")
 @example(tree={b"a": "gone", b"b": "itself"}, fraction=0.0, strategy="group", on_error="skip")
 def test_any_tree_of_folders_gives_results_or_a_data_error(
     maker: Maker, tree: dict[bytes, Any], fraction: float, strategy: str, on_error: str

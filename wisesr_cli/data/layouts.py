@@ -160,7 +160,7 @@ def _refuse_what_is_one_level_down(root: str) -> None:
         if len(found) > 1:
             raise DataError(
                 f"{text.visible(root)}: the class folders are further down, in {text.visible(inner)} "
-                f"({text.joined(found[:5])}); give that folder: wisesr train {shlex.quote(inner)}"
+                f"({text.joined(found[:5])}); give that folder: wisesr train {_typed(inner)}"
             )
     times = Counter(sub for name in holding for sub in below[name])
     repeated = sorted(sub for sub, count in times.items() if count > 1)
@@ -174,10 +174,10 @@ def _refuse_doubled(root: str, paths: dict[str, str]) -> None:
     inside = os.path.realpath(root)
     inner = {split: _descend(path, inside) for split, path in paths.items()}
     if inner["train"] != paths["train"] and len(subfolders(inner["train"], inside=inside)) > 1:
-        named = " -s ".join(shlex.quote(f"data.{split}_dir={path}") for split, path in inner.items())
+        named = " -s ".join(_typed(f"data.{split}_dir={path}") for split, path in inner.items())
         raise DataError(
             f"{text.visible(root)}: the class folders of the splits are further down, as in "
-            f"{text.visible(inner['train'])}; name them: wisesr train {shlex.quote(root)} -s {named}"
+            f"{text.visible(inner['train'])}; name them: wisesr train {_typed(root)} -s {named}"
         )
 
 
@@ -203,10 +203,15 @@ def _not_understood(root: str, seen: str, classes_in: str | None) -> DataError:
     """Return the error for a layout: what was seen, what is expected, and how to say where class folders are."""
     way_out = ""
     if classes_in is not None:
-        setting = shlex.quote(f"data.train_dir={classes_in}")
-        command = f"wisesr train {shlex.quote(root)} -s {setting}"
+        setting = _typed(f"data.train_dir={classes_in}")
+        command = f"wisesr train {_typed(root)} -s {setting}"
         way_out = f" If the folders in {text.visible(classes_in)} are the classes, say so: {command}"
     return DataError(f"{text.visible(root)}: {seen}. {EXPECTED}.{way_out}")
+
+
+def _typed(word: str) -> str:
+    """Return a word of a command line as it is typed, hidden characters escaped."""
+    return text.visible(shlex.quote(word))
 
 
 def _folders(names: Iterable[str]) -> str:
