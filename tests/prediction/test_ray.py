@@ -323,7 +323,8 @@ def test_a_stopped_driver_leaves_nothing_behind_and_is_gone_on_with_by_ray_or_wi
         assert len(labelling_processes(files)) == 2
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=WAIT_SECONDS)
-        assert (process.returncode, out) == (143, b""), err.decode()
+        ours = [line for line in out.splitlines() if b"(raylet)" not in line]  # Ray may say that a worker was killed
+        assert (process.returncode, ours) == (143, []), err.decode()
         assert err.decode().splitlines()[-1] == "wisesr: stopped by SIGTERM; go on with the same command and --resume"
         assert labelling_processes(files) == []
         assert list(files.iterdir()) == []
