@@ -120,6 +120,14 @@ def test_damage_is_still_called_damage(content: bytes) -> None:
         decode_image(content, image_size=None)
 
 
+@pytest.mark.parametrize("offset", [2**64 - 1, 2**63, 2**62, 0, 17])
+def test_an_offset_to_nowhere_is_damage(offset: int) -> None:
+    content = bytearray(tiff(is_big=True, t258=10))
+    content[8:16] = struct.pack("<Q", offset)
+    with pytest.raises(ImageError, match=r"^(truncated|damaged) TIFF$"):
+        decode_image(bytes(content), image_size=None)
+
+
 @pytest.mark.parametrize("start", [b"II\xbc\x01\x08\0\0\0", b"\x59\xa6\x6a\x95\0\0\0\x40"])
 def test_images_of_other_formats_are_called_that(start: bytes) -> None:
     with pytest.raises(ImageError, match="not a supported format"):

@@ -14,13 +14,14 @@ Tags = dict[int, tuple[int, ...]]
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _FORMAT = 258, 259, 262, 277, 284, 339
 _MOST_TAGS, _MOST_VALUES = 1000, 64
+_DAMAGE = (struct.error, IndexError, ValueError, OSError, OverflowError)  # the last one: an offset beyond any file
 
 
 def kind_of(format_name: str, file: IO[bytes]) -> str | None:
     """Return what is unusual about a file of a format (`5 bands`), or None where nothing is that Pillow lacks."""
     try:
         return _KINDS[format_name](file) if format_name in _KINDS else None
-    except (struct.error, IndexError, ValueError, OSError):
+    except _DAMAGE:
         return None
 
 
@@ -28,7 +29,7 @@ def planes_of_a_tiff(file: IO[bytes]) -> str | None:
     """Return the kind of a TIFF whose colours lie in planes that Pillow reads wrongly, or None."""
     try:
         return _planes(_tiff_tags(file))
-    except (struct.error, ValueError, OSError):
+    except _DAMAGE:
         return None
 
 
