@@ -127,7 +127,7 @@ def test_folders_that_are_said_to_be_the_classes_are(wisesr: CommandLine, tmp_pa
     """The way out in the error: `-s data.train_dir=` over the folder, with the recipe for its images."""
     photos = tmp_path / "photos"
     make_folder(photos, {f"fold{fold}/{name}": 3 for fold in range(3) for name in BOTH})
-    words = wisesr("train", photos, "--dry-run").error.partition("say so: wisesr ")[2].split()
+    words = wisesr("train", photos, "--dry-run").error.partition("class folders are: wisesr ")[2].split()
     answer = wisesr(*words, "--dry-run").worked()
     table = [line.split() for line in answer.err.splitlines()]
     assert ["fold0", "5", "1"] in table

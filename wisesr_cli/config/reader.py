@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 MAX_EXTENDS = 10
 CONFIG_SUFFIXES = (".yaml", ".yml")
 
+_FOLDER = ("data", "dir")
 _SPLIT_FOLDERS = (("data", "train_dir"), ("data", "validation_dir"), ("data", "test_dir"))
 _WEIGHTS = ("model", "weights")
-_PATHS = (("data", "dir"), *_SPLIT_FOLDERS, _WEIGHTS, ("model", "weights_dir"))
+_PATHS = (_FOLDER, *_SPLIT_FOLDERS, _WEIGHTS, ("model", "weights_dir"))
 
 
 @dataclass(frozen=True)
@@ -217,10 +218,9 @@ def _drop_replaced_folders(base: Document, data: Any) -> None:
     if not isinstance(data, dict):
         return
     if data.get("dir") is not None:
-        _forget_split_folders(base)
-    elif data.get("train_dir") is not None and isinstance(base.value.get("data"), dict):
-        base.value["data"].pop("dir", None)
-        _forget(base.places, ("data", "dir"))
+        _forget_data(base, _SPLIT_FOLDERS)
+    elif data.get("train_dir") is not None:
+        _forget_data(base, (_FOLDER,))
 
 
 def _absolute(key: KeyPath, value: Any, folder: Path) -> Any:
@@ -257,11 +257,10 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
     value = deepcopy(override.value)  # later overrides may write into it
     if override.path in _PATHS:
         value = _absolute(override.path, value, Path.cwd())
-    if override.path == ("data", "dir"):
-        _forget_split_folders(document)
-    elif override.path == ("data", "train_dir") and isinstance(document.value.get("data"), dict):
-        document.value["data"].pop("dir", None)
-        _forget(document.places, ("data", "dir"))
+    if override.path == _FOLDER:
+        _forget_data(document, _SPLIT_FOLDERS)
+    elif override.path == _SPLIT_FOLDERS[0]:
+        _forget_data(document, (_FOLDER,))
     tree = document.value
     for depth, key in enumerate(override.path[:-1], start=1):
         if tree.get(key) is None or isinstance(tree[key], str):  # a mapping replaces `none`
@@ -291,10 +290,10 @@ def _note_phases_with_own_learning_rate(document: Document, override: Override, 
         notes.append(f"{override.origin}: phase {', '.join(own)} keeps its own learning_rate")
 
 
-def _forget_split_folders(document: Document) -> None:
-    """Remove the split folders, which a single folder replaces."""
+def _forget_data(document: Document, paths: Iterable[KeyPath]) -> None:
+    """Remove the split folders, which a single folder replaces, or that one, which they replace."""
     data = document.value.get("data")
-    for path in _SPLIT_FOLDERS:
+    for path in paths:
         if isinstance(data, dict):
             data.pop(path[-1], None)
         _forget(document.places, path)

@@ -140,9 +140,9 @@ def _refuse_what_are_no_classes(root: str, names: Sequence[str]) -> None:
         others = [name for name in names if name not in holding and name not in with_images]
         odd = f"{_folders(loose)} beside: images without a class" if loose else f"{_folders(others)} beside is no split"
         seen = f"there are class folders in {_folders(holding)}, as in a split, but {odd}"
-        raise _not_understood(root, seen, os.path.join(root, holding[0]))
+        raise _not_understood(root, seen, os.path.join(root, holding[0]), root)
     if len(splits) == len(names) and with_images:
-        raise _not_understood(root, f"named as splits, with images without a class in them: {_folders(names)}", None)
+        raise _not_understood(root, f"named as splits, with images without a class in them: {_folders(names)}")
     if len(names) > 1 and all(_FOLD.fullmatch(name) for name in names):
         raise _not_understood(root, f"named as folds or parts, not as classes: {_folders(names)}", root)
     if not with_images:
@@ -199,13 +199,10 @@ def _has_images_below(path: str, inside: str, depth: int = _DEPTH) -> bool:
     )
 
 
-def _not_understood(root: str, seen: str, classes_in: str | None) -> DataError:
-    """Return the error for a layout: what was seen, what is expected, and how to say where class folders are."""
-    way_out = ""
-    if classes_in is not None:
-        setting = _typed(f"data.train_dir={classes_in}")
-        command = f"wisesr train {_typed(root)} -s {setting}"
-        way_out = f" If the folders in {text.visible(classes_in)} are the classes, say so: {command}"
+def _not_understood(root: str, seen: str, *places: str) -> DataError:
+    """Return the error for a layout: what was seen, what is expected, and how to say where the class folders are."""
+    ways = " or ".join(f"-s {_typed(f'data.train_dir={place}')}" for place in places)
+    way_out = f" To say where the class folders are: wisesr train {_typed(root)} {ways}" if places else ""
     return DataError(f"{text.visible(root)}: {seen}. {EXPECTED}.{way_out}")
 
 

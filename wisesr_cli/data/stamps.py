@@ -30,9 +30,6 @@ class Stamps:
     def __init__(self) -> None:
         self._values = array("q")
 
-    def __len__(self) -> int:
-        return len(self._values) // len(FIELDS)
-
     def add(self, status: os.stat_result) -> None:
         """Add the stamp of one more file."""
         self._values.extend(stamp_of(status))

@@ -149,7 +149,8 @@ def _with_image(source: Source, pixel_limit: int, use: Callable[[ImageFile.Image
             with _opened_image(file, pixel_limit) as image:
                 return use(image, file)
         except _SpoiltError:
-            picture = formats.without_extras(file)
+            with _translated(file):
+                picture = formats.without_extras(file)
             if picture is None:
                 raise
         with _opened_image(picture, pixel_limit) as image:
