@@ -4,62 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
 import pytest
-from command_line import QUICK, Answer, CommandLine, Trained, make_photo, make_photos, make_splits, snapshot
+from command_line import QUICK, CommandLine, make_photo, make_photos, make_splits
+from folder_commands import TRAINING_COMMANDS, Commands, refusal
 from permissions import permissions_hold
 from reliability import Seen
 
 from wisesr_cli.run.records import read_rows
 
-Command = Callable[[Path], Answer]
-Commands = dict[str, Command]
-
-# The commands that look into an image folder before anything else can go wrong.
-TRAINING_COMMANDS = ("train", "check", "init")
-
 pytestmark = pytest.mark.usefixtures("empty_folder")
-
-
-@pytest.fixture
-def run(trained: Trained, tmp_path: Path) -> Path:
-    """Give a copy of a finished run, which tests may write into."""
-    return trained.copy_to(tmp_path / "runs" / "tiny")
-
-
-@pytest.fixture
-def commands(wisesr: CommandLine, run: Path, tmp_path: Path) -> Commands:
-    """Give the commands that meet an image folder, each as a function of the folder."""
-    output = tmp_path / "out"
-    return {
-        "train": lambda folder: wisesr("train", folder, *QUICK, "--epochs", "1", "-o", output),
-        "check": lambda folder: wisesr("check", folder, "--image-size", "32"),
-        "init": lambda folder: wisesr("init", folder, "-o", tmp_path / "config.yaml", "--overwrite"),
-        "evaluate": lambda folder: wisesr("evaluate", run, "--data", folder),
-        "predict": lambda folder: wisesr("predict", run, folder, "--format", "jsonl"),
-    }
-
-
-@pytest.fixture
-def untouched(run: Path, tmp_path: Path) -> Iterator[None]:
-    """Check that a command which fails has changed no finished file and left no run."""
-    before = snapshot(run)
-    yield
-    assert snapshot(run) == before
-    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
-    assert not (tmp_path / "config.yaml").exists()
-
-
-def refusal(answer: Answer) -> str:
-    """Return what a command refuses a folder with: its error, or the rows of a check."""
-    assert answer.code == 3, answer.err
-    if "the check failed" not in answer.error:
-        return answer.error
-    assert "FAIL" in answer.out
-    return answer.out
 
 
 # 12: hidden and system files and folders
@@ -123,73 +79,6 @@ def test_a_class_folder_without_images_to_judge_on_is_a_support_of_0(
     spoil(folder, case)
     assert "test: no image of green: a support of 0" in commands["evaluate"](folder).worked().err
     seen(f"evaluate, {case}: exit 0, a support of 0, said")
-
-
-# 14: folders without the layout
-
-
-def make_wrong_layout(root: Path, case: str) -> Path:
-    folder = root / "photos"
-    if case == "one class":
-        make_photos(folder, 3, classes=("red",))
-    elif case == "flat":
-        make_photo(folder / "a.png", 0, 0)
-    elif case == "empty":
-        folder.mkdir()
-    elif case == "hidden folders only":
-        make_photos(folder / ".git", 1)
-    elif case == "links only":
-        folder.mkdir()
-        (folder / "a").symlink_to(folder)
-        (folder / "b").symlink_to(root)
-    return folder
-
-
-WRONG_LAYOUTS = ("flat", "empty", "missing", "hidden folders only", "links only")
-
-
-@pytest.mark.reliability(14)
-@pytest.mark.usefixtures("untouched")
-@pytest.mark.parametrize(
-    ("command", "case"),
-    [*product(TRAINING_COMMANDS, ["one class", *WRONG_LAYOUTS]), *product(["evaluate"], WRONG_LAYOUTS)],
-)
-def test_a_folder_without_classes_is_3(commands: Commands, command: str, case: str, tmp_path: Path, seen: Seen) -> None:
-    found = refusal(commands[command](make_wrong_layout(tmp_path, case)))
-    assert "photos" in found
-    assert "FOLDER/CLASS/IMAGE.jpg" in found
-    seen(f"{case}: exit 3 with the layout expected")
-
-
-# 15: split folders
-
-
-@pytest.mark.reliability(15)
-@pytest.mark.parametrize("train", ["train", "training", "Train"])
-@pytest.mark.parametrize("validation", ["val", "valid", "validation", "dev", "VAL"])
-def test_folders_named_as_splits(wisesr: CommandLine, train: str, validation: str, tmp_path: Path, seen: Seen) -> None:
-    test = {"train": "test", "training": "testing", "Train": "TEST"}[train]
-    folder = make_splits(tmp_path / "photos", **{train: 4, validation: 2, test: 3})
-    rows = {row["code"]: row for row in wisesr("check", folder, "--format", "json").data["findings"]}
-    assert rows["layout"]["message"] == (
-        f"class folders found (train: {folder / train}, validation: {folder / validation}, test: {folder / test})"
-    )
-    assert "images: train 12, validation 6, test 9" in rows["classes"]["message"]
-    seen(f"{train}/, {validation}/, {test}/: train 12, validation 6, test 9")
-
-
-@pytest.mark.reliability(15)
-def test_split_folders_are_used_as_splits(commands: Commands, wisesr: CommandLine, tmp_path: Path, seen: Seen) -> None:
-    folder = make_splits(tmp_path / "photos", Training=8, dev=3, testing=2)
-    assert commands["train"](folder).code == 0
-    run = tmp_path / "out" / "photos-wise"
-    splits = {(path.split("/")[0], split) for path, _, split in read_rows(run / "splits.csv", 3)}
-    assert splits == {("Training", "train"), ("dev", "validation"), ("testing", "test")}
-    assert wisesr("evaluate", run, "--format", "json").data["examples"] == 6
-    answer = wisesr("evaluate", run, "--data", folder, "--format", "json")
-    assert answer.data["examples"] == 6
-    assert "evaluating on testing/" in answer.err
-    seen("Training/ trained on, dev/ validated on, testing/ evaluated on: 6 examples")
 
 
 # 16: folders below a class
