@@ -155,6 +155,11 @@ class Prediction(_PlainJson):
     score: float | None
     top: tuple[ScoredLabel, ...] = ()
     error: str | None = None
+    note: str | None = None  # what is wrong with an image that was labelled nevertheless
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields; `note` only where there is one."""
+        return {name: value for name, value in asdict(self).items() if name != "note" or value is not None}
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ BASELINE = Path(__file__).parent / "baselines" / "keras_images.py"
 WISESR = """
 import json, os, sys, tempfile, time
 from pathlib import Path
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.pixels import epoch_order, open_pixels
@@ -41,7 +42,7 @@ def seconds(folder, side, later):
     started = time.perf_counter()
     index = build_index(DataConfig(dir=Path(folder), validation_split=0), seed=0, listener=Silent())
     pixels = open_pixels(
-        index.absolute("train"), image_size=(side, side), resize="squash", cache="auto", on_error="fail",
+        index.absolute("train"), image_size=(side, side), preparation=Preparation(), cache="auto", on_error="fail",
         listener=Silent(),
     )
     passes = []

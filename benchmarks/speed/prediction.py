@@ -35,6 +35,7 @@ MAKE_RUN = """
 import sys
 from pathlib import Path
 import keras, numpy as np
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.machine import keras_start
 keras_start.start("cpu")
 from wisesr_cli.exporting.best_litert import to_litert
@@ -54,7 +55,7 @@ for seed in range(20):  # statistics of batch norm with which outputs vary
     model(np.random.default_rng(seed).integers(0, 256, (8, 224, 224, 3)).astype("float32"), training=True)
 model.save(path)
 names = tuple(f"class {number}" for number in range(10))
-append_model_info(path, ModelInfo(names, (224, 224), "squash", BACKGROUND, "MobileNetV2", "gap", 1, {}))
+append_model_info(path, ModelInfo(names, (224, 224), Preparation(), BACKGROUND, "MobileNetV2", "gap", 1, {}))
 if "onnx" in formats:
     model.export(path.with_suffix(".onnx"), format="onnx", verbose=False)
 engine = KerasEngine(check_model(path))

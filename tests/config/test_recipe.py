@@ -17,6 +17,7 @@ from wisesr_cli.config.recipe import FolderFacts, Wanted, choose, wanted_of
 from wisesr_cli.config.starter import write_starter
 from wisesr_cli.config.yaml_reader import read_yaml
 from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.machine.download import DownloadError
 from wisesr_cli.model_files.archive import append_model_info
 from wisesr_cli.model_files.info import ModelInfo
@@ -103,7 +104,7 @@ def test_weights_of_a_run_bring_their_backbone(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "best.keras", "w") as archive:
         archive.writestr("config.json", "{}")
         archive.writestr("model.weights.h5", b"")
-    info = ModelInfo(("a", "b"), (224, 224), "squash", BACKGROUND, "MobileNet", "wise", 3, {})
+    info = ModelInfo(("a", "b"), (224, 224), Preparation(), BACKGROUND, "MobileNet", "wise", 3, {})
     append_model_info(tmp_path / "best.keras", info)
     for weights in (tmp_path, tmp_path / "best.keras"):
         found = choose(PHOTOS, wanted_of({("model", "weights"): str(weights)}))

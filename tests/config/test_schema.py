@@ -36,6 +36,8 @@ data:
   group_regex: null           # group: part of the path that must not straddle splits (a patient, a scene)
   image_size: [224, 224]      # height, width
   resize: squash              # squash | crop | pad
+  value_range: auto           # more than 8 bits: auto (measured) | full | [low, high]: the values that become 0 and 255
+  color: srgb                 # colours with an ICC profile: srgb (converted) | as_is
   on_error: fail              # fail | skip: what an unreadable training image does
   pixel_limit: 100000000      # width times height above which an image is refused
   cache: auto                 # auto | none | memory | disk
@@ -103,6 +105,8 @@ PROMISED = [
     "augment=paper",
     "augment={horizontal_flip: true, zoom: 0.2, brightness: [0, 1.2]}",
     *(f"data.resize={value}" for value in ("squash", "crop", "pad")),
+    *(f"data.value_range={value}" for value in ("auto", "full", "[0, 4095]", "[-1e-3, 2.5]")),
+    *(f"data.color={value}" for value in ("srgb", "as_is")),
     *(f"data.cache={value}" for value in ("auto", "none", "memory", "disk")),
     "train.feature_cache=none",
     *(f"model.preprocessing={value}" for value in ("auto", "caffe", "tf", "torch", "unit", "none")),
@@ -127,7 +131,7 @@ def test_the_defaults_are_the_example_of_the_documentation(tmp_path: Path) -> No
 @pytest.mark.parametrize("setting", PROMISED)
 def test_every_value_of_the_documentation_is_taken_and_survives_being_written(tmp_path: Path, setting: str) -> None:
     config = load_config(None, [parse_set(setting)]).config
-    assert config != Config() or setting.partition("=")[2] in {"squash", "auto", "{name: wise}"}
+    assert config != Config() or setting.partition("=")[2] in {"squash", "auto", "srgb", "{name: wise}"}
     assert load_config(write(tmp_path, config.to_yaml())).config == config
     assert complaints(config.to_dict()) == []
 

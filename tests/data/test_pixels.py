@@ -22,6 +22,7 @@ from wisesr_cli.data.pixels import DecodedImages, epoch_order, open_pixels
 from wisesr_cli.data.stream import decode_in_order
 from wisesr_cli.errors import DataError, MachineError
 from wisesr_cli.images.decoding import decode_image
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.listening import Silent
 from wisesr_cli.machine import memory as machine_memory
 
@@ -36,7 +37,7 @@ def paths(tmp_path: Path) -> list[str]:
 
 def opened(paths: list[str], cache: str, listener: Silent | None = None, on_error: str = "fail") -> DecodedImages:
     return open_pixels(
-        paths, image_size=SIZE, resize="squash", cache=cache, on_error=on_error, listener=listener or Silent()
+        paths, image_size=SIZE, preparation=Preparation(), cache=cache, on_error=on_error, listener=listener or Silent()
     )
 
 
@@ -351,7 +352,7 @@ def test_epoch_order_is_a_permutation_of_seed_and_epoch_alone() -> None:
 
 
 def stream(paths: Iterator[str] | list[str], batch_size: int = 5) -> Iterator[list[data_stream.Decoded]]:
-    return decode_in_order(paths, image_size=SIZE, resize="squash", batch_size=batch_size)
+    return decode_in_order(paths, image_size=SIZE, preparation=Preparation(), batch_size=batch_size)
 
 
 def test_a_stream_keeps_the_order_and_gives_a_record_per_input(paths: list[str]) -> None:

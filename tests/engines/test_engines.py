@@ -11,6 +11,7 @@ from command_line import CommandLine, Trained
 from run_states import load_engine
 
 from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.model_files.archive import append_model_info, check_model, read_model_info
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.model_files.loading import load_model
@@ -34,7 +35,7 @@ def test_every_kind_of_layer_and_operation_runs_in_another_precision(
     config = ModelConfig(backbone=backbone, preprocessing=preprocessing)  # type: ignore[arg-type]
     path = tmp_path / "best.keras"
     build_classifier(config, image_size=SIZE, classes=2).model.save(path)
-    append_model_info(path, ModelInfo(("a", "b"), SIZE, "squash", BACKGROUND, backbone, "wise", 1, {}))
+    append_model_info(path, ModelInfo(("a", "b"), SIZE, Preparation(), BACKGROUND, backbone, "wise", 1, {}))
     pixels = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
     exact = load_engine(path).logits(pixels)
     rounded = load_engine(path, "mixed_bfloat16").logits(pixels)

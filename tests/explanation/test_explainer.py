@@ -17,6 +17,7 @@ from wisesr_cli.errors import DataError, RunError, WisesrError
 from wisesr_cli.explanation import attribution
 from wisesr_cli.explanation.explainer import Explainer, explain_paths
 from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.layers import PositionWeightedPooling2D
 from wisesr_cli.model_files.archive import append_model_info, check_model
 from wisesr_cli.model_files.info import ModelInfo
@@ -45,7 +46,7 @@ def save(
         layer.set_weights([np.abs(draws.normal(0, 0.1, weight.shape)) for weight in layer.get_weights()])
     classifier.model.save(path)
     name = head.partition(":")[0]
-    append_model_info(path, ModelInfo(names, size, "squash", BACKGROUND, "compact_small", name, 1, {}))
+    append_model_info(path, ModelInfo(names, size, Preparation(), BACKGROUND, "compact_small", name, 1, {}))
     return path
 
 
@@ -170,7 +171,7 @@ def rebuilt(path: Path, head: Any) -> Path:
 def written(path: Path, model: Any) -> Path:
     """Write a model of 32x32 pixels and two classes with the record of one of ours."""
     model.save(path)
-    append_model_info(path, ModelInfo(("a", "b"), (32, 32), "squash", BACKGROUND, "compact_small", "wise", 1, {}))
+    append_model_info(path, ModelInfo(("a", "b"), (32, 32), Preparation(), BACKGROUND, "compact_small", "wise", 1, {}))
     return path
 
 

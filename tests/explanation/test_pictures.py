@@ -171,7 +171,7 @@ def test_positions_of_the_shown_photo_are_the_models(trained: Trained, resize: s
     Image.fromarray(coarse).resize((size[1], size[0]), Image.Resampling.NEAREST).save("photo.png")
     shown = shown_photo("photo.png", info)
     assert shown.size == (448, 336)
-    seen = decode_image("photo.png", image_size=(48, 64), resize=info.resize)
+    seen = decode_image("photo.png", image_size=(48, 64), preparation=info.preparation)
     small = np.asarray(shown.resize((64, 48), Image.Resampling.BOX)).astype(float)
     difference = np.abs(small - seen).mean()
     shifted = [np.abs(np.roll(small, pixels, axis) - seen).mean() for pixels in (-3, 3) for axis in (0, 1)]

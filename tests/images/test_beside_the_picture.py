@@ -13,6 +13,7 @@ from PIL import Image
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images.color import Pixels
 from wisesr_cli.images.decoding import decode_image, read_header
+from wisesr_cli.images.preparation import Preparation
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
 UNPACKS = zlib.compress(b"x" * 3_000_000)
@@ -110,5 +111,5 @@ def test_a_lossless_jpeg_is_read_at_every_size(side: int, resize: str) -> None:
     file = io.BytesIO()
     picture.save(file, "PNG")
     size = (side, side)
-    expected = decode_image(file.getvalue(), image_size=size, resize=resize)  # type: ignore[arg-type]
-    assert np.array_equal(decode_image(content, image_size=size, resize=resize), expected)  # type: ignore[arg-type]
+    expected = decode_image(file.getvalue(), image_size=size, preparation=Preparation(resize))  # type: ignore[arg-type]
+    assert np.array_equal(decode_image(content, image_size=size, preparation=Preparation(resize)), expected)  # type: ignore[arg-type]

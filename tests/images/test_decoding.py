@@ -22,6 +22,7 @@ from wisesr_cli.errors import ImageError
 from wisesr_cli.images import decoding, formats
 from wisesr_cli.images.color import BACKGROUND
 from wisesr_cli.images.decoding import SUPPORTED, decode_image, decode_with_header, read_header
+from wisesr_cli.images.preparation import Preparation
 
 
 @contextmanager
@@ -122,7 +123,7 @@ def test_bands_give_what_the_whole_gives(mode: str, monkeypatch: pytest.MonkeyPa
     else:
         data = encoded((COLUMNS * 400).astype(np.uint16), "PNG")
     whole = decode_image(data, image_size=None)
-    monkeypatch.setattr("wisesr_cli.images.color._BAND_PIXELS", 1000)  # 6 of 120 rows
+    monkeypatch.setattr("wisesr_cli.images.depth._BAND_PIXELS", 1000)  # 6 of 120 rows
     assert np.array_equal(decode_image(data, image_size=None), whole)
     assert len(np.unique(whole)) > 5
 
@@ -270,7 +271,7 @@ def test_animated_image_gives_its_first_frame(format_name: str) -> None:
 def test_damage_behind_the_first_frame_of_a_gif_does_not_cost_it(damage: bytes) -> None:
     data = encoded(SMOOTH, "GIF")
     damaged = data[:-1] + damage
-    pixels, header = decode_with_header(damaged, image_size=(120, 160), resize="squash", pixel_limit=10**6)
+    pixels, header = decode_with_header(damaged, image_size=(120, 160), preparation=Preparation(), pixel_limit=10**6)
     assert np.array_equal(pixels, decode_image(data, image_size=(120, 160)))
     assert header == read_header(io.BytesIO(damaged))
     assert not header.animated

@@ -14,6 +14,7 @@ from wisesr_cli.images import geometry
 from wisesr_cli.images.color import BACKGROUND
 from wisesr_cli.images.decoding import decode_image
 from wisesr_cli.images.geometry import RESIZERS, Box, Pixels
+from wisesr_cli.images.preparation import Preparation
 
 RANDOM = np.random.default_rng(0)
 SHAPES = [
@@ -66,7 +67,12 @@ def test_a_large_turned_jpeg_is_resized_like_the_whole(orientation: int, resize:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     data = encoded(waves.astype(np.uint8), "JPEG", quality=92, exif=exif)
-    assert difference(decode_image(data, image_size=size, resize=resize), resized(reference(data), size, resize)) < 2
+    assert (
+        difference(
+            decode_image(data, image_size=size, preparation=Preparation(resize)), resized(reference(data), size, resize)
+        )
+        < 2
+    )
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
@@ -85,12 +91,17 @@ def resized(pixels: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarra
 @pytest.mark.parametrize("size", [(32, 32), (17, 90), (90, 17), (200, 300)])
 def test_resizing_agrees_with_the_plain_reference(resize: str, pixels: np.ndarray, size: tuple[int, int]) -> None:
     data = encoded(pixels, "PNG")
-    assert difference(decode_image(data, image_size=size, resize=resize), resized(pixels, size, resize)) < 2
+    assert (
+        difference(decode_image(data, image_size=size, preparation=Preparation(resize)), resized(pixels, size, resize))
+        < 2
+    )
 
 
 def test_pad_shows_the_background_beside_the_whole_image_and_crop_keeps_the_centre() -> None:
-    decoded = decode_image(encoded(np.zeros((10, 20, 3), np.uint8), "PNG"), image_size=(20, 20), resize="pad")
+    decoded = decode_image(
+        encoded(np.zeros((10, 20, 3), np.uint8), "PNG"), image_size=(20, 20), preparation=Preparation("pad")
+    )
     assert [set(rows.ravel()) for rows in np.split(decoded, [5, 15])] == [{255}, {0}, {255}]
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, 10:20] = 200
-    assert (decode_image(encoded(pixels, "PNG"), image_size=(10, 10), resize="crop") == 200).all()
+    assert (decode_image(encoded(pixels, "PNG"), image_size=(10, 10), preparation=Preparation("crop")) == 200).all()

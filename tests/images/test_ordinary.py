@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import opening, ordinary
 from wisesr_cli.images.decoding import decode_image, decode_with_header, header_of_prefix, read_header
+from wisesr_cli.images.preparation import Preparation
 
 ROWS, COLUMNS = np.mgrid[0:97, 0:131]
 PICTURE = np.stack([ROWS * 2, COLUMNS, (ROWS * COLUMNS) // 50], axis=-1).astype(np.uint8)
@@ -112,12 +113,12 @@ def outcome(data: bytes, **options: Any) -> np.ndarray | str:
 def test_ordinary_files_are_read_as_pillows_readers_do(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ordinary.parse(data) is not None
     for image_size, resize in WAYS:
-        options = {"image_size": image_size, "resize": resize}
+        options = {"image_size": image_size, "preparation": Preparation(resize)}
         assert np.array_equal(decode_image(data, **options), by_pillow(monkeypatch, data, **options))
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     assert np.array_equal(decode_image(data, image_size=None), np.asarray(upright))
     assert header_of_prefix(data[: opening.PREFIX_BYTES], pixel_limit=10**6) in (None, read_header(io.BytesIO(data)))
-    _, header = decode_with_header(data, image_size=(8, 8), resize="squash", pixel_limit=10**6)
+    _, header = decode_with_header(data, image_size=(8, 8), preparation=Preparation(), pixel_limit=10**6)
     assert header == read_header(io.BytesIO(data))
 
 

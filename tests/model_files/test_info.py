@@ -12,10 +12,13 @@ import pytest
 
 from wisesr_cli.errors import RunError
 from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.model_files.archive import append_model_info, read_model_info
 from wisesr_cli.model_files.info import ModelInfo
 
-INFO = ModelInfo(("cat", "d\udcff"), (96, 128), "pad", BACKGROUND, "compact", "wise", 3, {"keras": "3.15.1"})
+INFO = ModelInfo(
+    ("cat", "d\udcff"), (96, 128), Preparation("pad"), BACKGROUND, "compact", "wise", 3, {"keras": "3.15.1"}
+)
 
 
 def write_archive(path: Path, record: str | None = None) -> None:
@@ -40,7 +43,7 @@ def test_a_model_file_says_what_it_is(tmp_path: Path) -> None:
 
 def test_any_damage_to_a_model_file_is_a_run_error_or_not_seen_yet(tmp_path: Path) -> None:
     path = tmp_path / "best.keras"
-    write_archive(path, json.dumps(INFO.__dict__))
+    write_archive(path, json.dumps(INFO.to_json()))
     content = path.read_bytes()
     for position in range(len(content)):
         for bit in (1, 8, 128):
@@ -58,7 +61,7 @@ def test_any_damage_to_a_model_file_is_a_run_error_or_not_seen_yet(tmp_path: Pat
 
 
 def with_value(**values: object) -> str:
-    return json.dumps({**INFO.__dict__, **values})
+    return json.dumps({**INFO.to_json(), **values})
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,8 @@ def with_value(**values: object) -> str:
         with_value(image_size=[99_999, 9]),
         with_value(image_size=[0, 9]),
         with_value(resize="melt"),
+        with_value(color="cmyk"),
+        *(with_value(value_range=wrong) for wrong in ([1], [2, 1], [0, float("inf")], "0 to 5", [True, 5], 5)),
         with_value(class_names=[["x"]]),
         with_value(background=[0, 0, 0]),
         with_value(epoch=float("inf")),

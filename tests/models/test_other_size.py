@@ -18,6 +18,7 @@ from wisesr_cli.config.reader import parse_head
 from wisesr_cli.engines import choose
 from wisesr_cli.engines.choose import choose_engine
 from wisesr_cli.errors import UsageError
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.listening import Silent
 from wisesr_cli.machine import keras_start
 from wisesr_cli.model_files.archive import append_model_info, check_model, read_model_info
@@ -79,7 +80,7 @@ def feature_maps(model: Any, pixels: Any) -> Any:
 
 
 def save(model: Any, path: Path, head: str, size: tuple[int, int] = SIZE, backbone: str = "compact_small") -> Path:
-    info = ModelInfo(("a", "b", "c"), size, "squash", (255, 255, 255), backbone, parse_head(head).name, 1, {})
+    info = ModelInfo(("a", "b", "c"), size, Preparation(), (255, 255, 255), backbone, parse_head(head).name, 1, {})
     model.save(path)
     append_model_info(path, info)
     return path
@@ -219,7 +220,7 @@ def test_what_is_refused_without_keras_is_what_keras_refuses() -> None:
     for head in ("gmp", "depthwise", "wise:pre_pool=2", "wise:pooling=valid:pre_pool=2", *FLATTEN):
         model = build(head)
         config = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
-        info = ModelInfo(("a", "b", "c"), SIZE, "squash", (255, 255, 255), "compact_small", head, 1, {})
+        info = ModelInfo(("a", "b", "c"), SIZE, Preparation(), (255, 255, 255), "compact_small", head, 1, {})
         for size in ((8, 8), (16, 9), (55, 33), (72, 48)):
             said = [reason(check_image_size, config, info, size), reason(check_size, model, size)]
             said.append(reason(check_map, needs_of(parse_head(head), feature_map), info.backbone, SIZE, size))
@@ -238,7 +239,7 @@ def reason(check: Any, *arguments: Any) -> str:
 
 
 def test_a_size_below_the_minimum_of_the_backbone_is_refused_as_in_training() -> None:
-    info = ModelInfo(("a", "b"), (96, 96), "squash", (255, 255, 255), "Xception", "gap", 1, {})
+    info = ModelInfo(("a", "b"), (96, 96), Preparation(), (255, 255, 255), "Xception", "gap", 1, {})
     with pytest.raises(UsageError, match="the image size is 64x96, but Xception needs at least 71x71"):
         check_image_size({"config": {}}, info, (64, 96))
 

@@ -14,6 +14,7 @@ from keras.applications.imagenet_utils import preprocess_input
 
 from wisesr_cli.errors import ConfigError
 from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.model_files.archive import append_model_info, check_model
 from wisesr_cli.model_files.info import BEST, ModelInfo
 from wisesr_cli.models.backbones import Preprocessing
@@ -31,7 +32,7 @@ def save_run(folder: Path, **options: Any) -> Path:
     folder.mkdir(exist_ok=True)
     classifier = build_classifier(ModelConfig(head=GapOptions(), **options), image_size=SIZE, classes=3)
     classifier.model.save(folder / BEST)
-    append_model_info(folder / BEST, ModelInfo(("a", "b", "c"), SIZE, "squash", BACKGROUND, "x", "gap", 3, {}))
+    append_model_info(folder / BEST, ModelInfo(("a", "b", "c"), SIZE, Preparation(), BACKGROUND, "x", "gap", 3, {}))
     return folder
 
 

@@ -16,6 +16,7 @@ from served import write_release
 
 from wisesr_cli.errors import ConfigError, MachineError, RunError
 from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.model_files.archive import append_model_info, check_model
 from wisesr_cli.model_files.info import BEST, ModelInfo
 from wisesr_cli.model_files.loading import load_model
@@ -282,7 +283,7 @@ def save_run(folder: Path, *, epoch: int = 0, names: tuple[str, ...] = ("a", "b"
     config = ModelConfig(backbone="compact_small", **options)
     model = randomize(build_classifier(config, image_size=SIZE, classes=len(names)).model)
     model.save(folder / BEST)
-    info = ModelInfo(names, SIZE, "squash", BACKGROUND, "from_weights", config.head.name, epoch, {})
+    info = ModelInfo(names, SIZE, Preparation(), BACKGROUND, "from_weights", config.head.name, epoch, {})
     append_model_info(folder / BEST, info)
     return folder
 

@@ -17,6 +17,7 @@ from command_line import make_photo
 from wisesr_cli.data.pixels import open_pixels, share_of_files
 from wisesr_cli.errors import DataError, EndedElsewhere, UsageError, WisesrError
 from wisesr_cli.images import decoding
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.listening import Silent
 from wisesr_cli.processes.channel import Channel
 from wisesr_cli.processes.launch import Cluster, find_cluster
@@ -234,7 +235,7 @@ def test_every_image_is_tried_by_one_process_and_all_agree_on_what_can_be_read(
         pixels = open_pixels(
             paths,
             image_size=(8, 8),
-            resize="squash",
+            preparation=Preparation(),
             cache="memory",
             on_error="skip",
             listener=Silent(),
@@ -254,5 +255,7 @@ def test_every_image_is_tried_by_one_process_and_all_agree_on_what_can_be_read(
     found = together(monkeypatch, part, part)
     assert found[0] == found[1]
     assert found[0][0] == [0, 1, 2, 4, 5, 6]
-    assert found[0][1] == [int(decode(paths[n], image_size=(8, 8), resize="squash").sum()) for n in (0, 1, 2, 4, 5, 6)]
+    assert found[0][1] == [
+        int(decode(paths[n], image_size=(8, 8), preparation=Preparation()).sum()) for n in (0, 1, 2, 4, 5, 6)
+    ]
     assert len(tried) <= len(paths) * 2  # each process decodes an image once at most

@@ -20,6 +20,7 @@ from report_pages import Page, make_answers, make_contribution, make_evaluation
 from wisesr_cli.data.index import DatasetIndex, Split
 from wisesr_cli.errors import RunError
 from wisesr_cli.evaluation.evaluate import Evaluated, Subject
+from wisesr_cli.images.preparation import Preparation, Resize
 from wisesr_cli.listening import Progress
 from wisesr_cli.model_files.archive import CheckedModel
 from wisesr_cli.model_files.info import ModelInfo
@@ -254,9 +255,11 @@ def test_images_are_listed_evenly_over_cells_mistakes_before_right_answers_withi
         ("pad", (30, 30), (80, 40)),
     ],
 )
-def test_a_thumbnail_shows_all_seen(tmp_path: Path, resize: str, size: tuple[int, int], shown: tuple[int, int]) -> None:
+def test_a_thumbnail_shows_all_seen(
+    tmp_path: Path, resize: Resize, size: tuple[int, int], shown: tuple[int, int]
+) -> None:
     photo = make_photo(tmp_path / "a.png", 0, 1, size)
-    info = ModelInfo(("a", "b"), (24, 48), resize, (255, 255, 255), "compact", "wise", 1, {})  # type: ignore[arg-type]
+    info = ModelInfo(("a", "b"), (24, 48), Preparation(resize), (255, 255, 255), "compact", "wise", 1, {})
     gone = tmp_path / "gone.png"
     found, missing = thumbnails([str(photo), str(gone)], 80, info, pixel_limit=10**6)
     assert missing is None
@@ -278,7 +281,7 @@ def test_a_report_of_many_images_and_classes_can_be_mailed(
     index = DatasetIndex(names, "/photos", {"test": Split(answers.paths, answers.labels)})
     model = tmp_path / "best.keras"
     model.touch()
-    info = ModelInfo(names, (224, 224), "squash", (255, 255, 255), "compact", "wise", 1, {})
+    info = ModelInfo(names, (224, 224), Preparation(), (255, 255, 255), "compact", "wise", 1, {})
     subject = Subject(index, "test", "test", is_own=True)
     evaluation = make_evaluation(answers, logits, names)
     request = EvaluateRequest(model, device="cpu")

@@ -10,25 +10,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.listening import Progress, Silent
+from wisesr_cli.settings import ImageSize
 
 
-@dataclass(frozen=True)
-class Data:
-    """The `data:` section of a config with its defaults."""
+class Data(DataConfig):
+    """The `data:` section of a config, for small images."""
 
-    dir: Path | None = None
-    train_dir: Path | None = None
-    validation_dir: Path | None = None
-    test_dir: Path | None = None
-    validation_split: float = 0.2
-    split_strategy: str = "stratified"
-    group_regex: str | None = None
-    image_size: tuple[int, int] = (16, 16)
-    resize: str = "squash"
-    on_error: str = "fail"
-    pixel_limit: int = 100_000_000
-    cache: str = "auto"
+    image_size: ImageSize = (16, 16)
 
 
 @dataclass

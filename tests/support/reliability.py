@@ -255,4 +255,16 @@ LINES: dict[int, Line] = {
         "A sound file of a kind that is not supported (TIFF of 5 bands, of 16-bit planes, JPEG of 12 bits, and so on)",
         "called that, with the kind; only damaged files are called damaged",
     ),
+    56: Line(
+        "Images of 10 or 12 bits in 16, floats of any range, signed and 32-bit numbers, in grey and colour",
+        "one measured or given range, recorded and used by every command; lost levels and clipping are warned of",
+    ),
+    57: Line(
+        "Colours with an ICC profile: of phones, of cameras, grey, CMYK, damaged",
+        "converted to sRGB as LittleCMS does; a damaged profile costs nothing",
+    ),
+    58: Line(
+        "JPEG files that decode with a complaint of the library: data that ends early, bytes replaced",
+        "warned of with their paths by check and train, noted in predict's record; used",
+    ),
 }

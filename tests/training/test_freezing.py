@@ -20,6 +20,7 @@ from wisesr_cli.config.training import FreezePart, PhaseConfig
 from wisesr_cli.errors import ConfigError
 from wisesr_cli.images.color import BACKGROUND
 from wisesr_cli.images.decoding import decode_image
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.model_files.allowed import ALLOWED
 from wisesr_cli.model_files.archive import append_model_info
 from wisesr_cli.model_files.info import BEST, ModelInfo
@@ -63,7 +64,7 @@ def donated(folder: Path, shift: float) -> Path:
     folder.mkdir()
     keras.utils.set_random_seed(0)
     assemble(donor(shift), "none", (SIDE, SIDE), 3, GapOptions()).save(folder / BEST)
-    info = ModelInfo(CLASSES, (SIDE, SIDE), "squash", BACKGROUND, "from_weights", "gap", 3, {})
+    info = ModelInfo(CLASSES, (SIDE, SIDE), Preparation(), BACKGROUND, "from_weights", "gap", 3, {})
     append_model_info(folder / BEST, info)
     return folder
 
@@ -102,7 +103,9 @@ def test_what_was_learned_from_loaded_weights_is_seen_in_evaluation(
         photos, tmp_path, **{"model.weights": str(donated(tmp_path / "donated", shift)), "train.phases": phases}
     )
     paths = [(path, label) for label, name in enumerate(CLASSES) for path in sorted((photos / name).iterdir())]
-    pixels = np.stack([decode_image(str(path), image_size=(SIDE, SIDE), resize="squash") for path, _ in paths])
+    pixels = np.stack(
+        [decode_image(str(path), image_size=(SIDE, SIDE), preparation=Preparation()) for path, _ in paths]
+    )
     labels = np.array([label for _, label in paths])
     logits = load_engine(Path(result.run_dir)).logits(pixels).astype("float64")
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 import wisesr_cli
 from wisesr_cli.comparison.plan import plan_of
 from wisesr_cli.images.decoding import decode_image
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.model_files.archive import check_model, read_model_info
 from wisesr_cli.model_files.loading import load_model
 from wisesr_cli.requests import CompareRequest
@@ -57,7 +58,7 @@ def upgraded(model_file: Path, photos: Path, tmp_path_factory: pytest.TempPathFa
 def probabilities_of(model_file: Path, folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return what the original says of the images of class folders, and their labels."""
     paths = [(path, label) for label, name in enumerate(CLASSES) for path in sorted((folder / name).iterdir())]
-    pixels = np.stack([decode_image(str(path), image_size=SIZE, resize="squash") for path, _ in paths])
+    pixels = np.stack([decode_image(str(path), image_size=SIZE, preparation=Preparation()) for path, _ in paths])
     return outputs_of(keras.models.load_model(model_file, compile=False), pixels), np.array([n for _, n in paths])
 
 

@@ -23,6 +23,7 @@ from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.settings import SplitName
 from wisesr_cli.data.survey import find_layout
+from wisesr_cli.data.value_range import with_value_range
 from wisesr_cli.data.verified import with_contents
 from wisesr_cli.display.grid import percent
 from wisesr_cli.errors import Interrupted, NotFiniteError, RunError, UsageError
@@ -132,15 +133,17 @@ def _with_resolved_weights(plan: ComparisonPlan, start: Start, listener: Listene
 
     A comparison that is resumed has decided before what `auto` is. Raises as `resolve_weights` does.
     """
-    model = plan.base.config.model
-    if model.weights == "auto" and start.resumed:
+    data, model = plan.base.config.data, plan.base.config.model
+    if start.resumed:
         before = read_comparison_state(start.run.path).circumstances.config
-        model = model.model_copy(update={"weights": before["model.weights"]})
+        data = data.as_begun({key.removeprefix("data."): value for key, value in before.items()})
+        if model.weights == "auto":
+            model = model.model_copy(update={"weights": before["model.weights"]})
     resolved, recipe = resolve_weights(model, listener), plan.base.recipe
     warning = resolved.warning or (recipe.warning if recipe is not None and not start.resumed else None)
     if warning is not None:
         listener.warn(warning)
-    return plan.starting_from(resolved.model.weights), warning
+    return plan.with_settings(data, resolved.model.weights), warning
 
 
 def _compare(
@@ -148,6 +151,8 @@ def _compare(
 ) -> Comparison:
     index = build_index(plan.base.config.data, seed=REFERENCE_SEED, listener=listener)
     check_settings_with_data(plan.base.config, index)
+    config = plan.base.config
+    plan = plan.with_settings(with_value_range(config.data, index, listener), config.model.weights)
     split = _evaluation_split(index, listener)
     work = _Work(start.run.path, _start_state(start, plan, index, listener), split, device)
     planned = list(plan.trainings(work.folder))

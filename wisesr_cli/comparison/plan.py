@@ -16,6 +16,7 @@ from typing import Any
 from wisesr_cli.config.reader import LoadedConfig, Override, head_overrides, overrides_of, recipe_of
 from wisesr_cli.config.recipe import Recipe
 from wisesr_cli.config.yaml_reader import KeyPath
+from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import UsageError
 from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.heads import HEADS, HeadOptions
@@ -91,13 +92,14 @@ class ComparisonPlan:
         """What the user should know of how the configs came about, each once."""
         return (*self.left_out, *dict.fromkeys(note for head in self.heads for note in head.loaded.notes))
 
-    def starting_from(self, weights: str | None) -> ComparisonPlan:
-        """Return the plan with these `model.weights` in every training."""
+    def with_settings(self, data: DataConfig, weights: str | None) -> ComparisonPlan:
+        """Return the plan with these images and `model.weights` in every training."""
 
         def of(head: ComparedHead) -> ComparedHead:
-            model = head.loaded.config.model.model_copy(update={"weights": weights})
+            config = head.loaded.config
+            model = config.model.model_copy(update={"weights": weights})
             return replace(
-                head, loaded=replace(head.loaded, config=head.loaded.config.model_copy(update={"model": model}))
+                head, loaded=replace(head.loaded, config=config.model_copy(update={"data": data, "model": model}))
             )
 
         return replace(self, heads=tuple(map(of, self.heads)))

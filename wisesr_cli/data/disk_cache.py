@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from wisesr_cli.data.verified import Keys
 from wisesr_cli.images.decoding import DECODER_VERSION
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.locks import take
 
@@ -105,9 +106,9 @@ def cache_path(key: str, kind: Literal["pixels", "maps"]) -> Path:
     return caches.cache_dir() / "pixels" / f"{key}.{kind}"
 
 
-def pixels_key(keys: Keys, image_size: tuple[int, int], resize: str) -> str:
+def pixels_key(keys: Keys, image_size: tuple[int, int], preparation: Preparation) -> str:
     """Return a key of the decoded images of files with these keys (see `verified.file_keys`)."""
-    digest = hashlib.blake2b(f"{DECODER_VERSION} {image_size} {resize}".encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{DECODER_VERSION} {image_size} {preparation}".encode(), digest_size=16)
     digest.update(keys.tobytes())
     return digest.hexdigest()
 

@@ -16,14 +16,15 @@ from wisesr_cli import text
 from wisesr_cli.data import folders
 from wisesr_cli.data.duplicates import duplicates_message, find_duplicates
 from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, DatasetIndex
-from wisesr_cli.data.oddities import animated_message, misnamed_message
+from wisesr_cli.data.oddities import animated_message, damaged_message, misnamed_message
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.splits import check_groups
 from wisesr_cli.data.survey import Survey, nested_message, no_support_message, survey, without_images_message
-from wisesr_cli.data.verified import file_keys, find_unreadable, recall_verified
+from wisesr_cli.data.value_range import CLIPPED, FEWEST_LEVELS, deep_images, find_lost_depth, measure
+from wisesr_cli.data.verified import Tried, file_keys, recall_verified, try_decoding
 from wisesr_cli.errors import DataError
 from wisesr_cli.images import decoding
-from wisesr_cli.images.color import Pixels
+from wisesr_cli.images.preparation import range_text
 from wisesr_cli.listening import Listener
 from wisesr_cli.results import Finding, Level
 
@@ -139,7 +140,16 @@ def _check_groups(case: Case) -> Iterator[Finding]:
 
 
 def _check_readable(case: Case) -> Iterator[Finding]:
-    unreadable = [*case.found.unreadable, *_decode_all(case)]
+    index = case.found.index()
+    tried = _decode_all(case)
+    relative = [path for name in index.splits for path in index.splits[name].paths]
+    unreadable = [
+        *case.found.unreadable,
+        *((relative[position], reason) for position, reason in tried.unreadable.items()),
+    ]
+    if tried.damaged:
+        damaged = tuple(relative[position] for position in tried.damaged)
+        yield Finding("warn", "damaged-inside", damaged_message(len(damaged), damaged), len(damaged), damaged)
     if not unreadable:
         yield Finding("pass", "unreadable-images", "every image decodes to its end")
         return
@@ -175,13 +185,37 @@ def _check_kinds(case: Case) -> Iterator[Finding]:
     if misnamed := case.found.misnamed():
         message = misnamed_message(len(misnamed), misnamed)
         yield Finding("warn", "wrong-suffix", message, len(misnamed), tuple(misnamed))
-    harmless: list[tuple[str, list[str], str]] = [
-        ("alpha", case.found.paths_with(ALPHA), "with transparency: laid over white"),
-        ("deep", case.found.paths_with(DEEP), "of 16 bits: the highest 8 are used"),
-    ]
-    for code, paths, meaning in harmless:
+    if paths := case.found.paths_with(ALPHA):
+        message = f"{text.counted(len(paths), 'image')} with transparency: laid over white"
+        yield Finding("pass", "alpha", message, len(paths), tuple(paths))
+
+
+def _check_depth(case: Case) -> Iterator[Finding]:
+    """Yield what becomes of images of more than 8 bits."""
+    relative = case.found.paths_with(DEEP)
+    if not relative:
+        return
+    index, limit = case.training_index(), case.data.pixel_limit
+    if case.data.value_range == "auto":
+        measured = measure(deep_images(index, "train"), limit, case.listener)
+        value_range, message = measured.value_range, measured.message or "no training image of more than 8 bits"
+    else:
+        value_range = case.data.preparation.value_range
+        shown = "the full depth" if value_range is None else range_text(value_range)
+        message = f"{text.counted(len(relative), 'image')} of more than 8 bits: data.value_range is {shown}"
+    yield Finding("pass", "deep", message, len(relative), tuple(relative))
+    start = len(index.root.rstrip("/")) + 1
+    deep = [path for name in case.found.splits for path in deep_images(case.found.index(), name)]
+    lost = find_lost_depth(deep, value_range, limit, case.listener)
+    advice = "; set data.value_range: [low, high]"
+    for code, paths, meaning in (
+        ("few-levels", lost.few_levels, f"with more values keep fewer than {FEWEST_LEVELS} of 256 grey levels{advice}"),
+        ("clipped", lost.clipped, f"with over {CLIPPED:.0%} of the pixels outside of the value range{advice}"),
+    ):
         if paths:
-            yield Finding("pass", code, f"{text.counted(len(paths), 'image')} {meaning}", len(paths), tuple(paths))
+            shown = ", ".join(text.visible(path[start:]) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+            message = f"{text.counted(len(paths), 'image')} {meaning}: {shown}"
+            yield Finding("warn", code, message, len(paths), tuple(path[start:] for path in paths))
 
 
 def _check_sizes(case: Case) -> Iterator[Finding]:
@@ -202,18 +236,20 @@ def _check_sizes(case: Case) -> Iterator[Finding]:
         yield Finding("pass", "orientation", message, turned)
 
 
-def _decode_all(case: Case) -> list[tuple[str, str]]:
+def _decode_all(case: Case) -> Tried:
+    """Decode every image that is not known to be sound; positions are those in the splits, one after the other."""
     index = case.found.index()
     paths = [path for name in index.splits for path in index.absolute(name)]
     keys = file_keys(paths, case.data.pixel_limit)
     unknown = np.flatnonzero(~recall_verified(keys)).tolist()
 
-    def decode(position: int) -> Pixels:
-        return decoding.decode_image(paths[position], image_size=(8, 8), pixel_limit=case.data.pixel_limit)
+    def decode(position: int) -> decoding.ImageHeader:
+        limit = case.data.pixel_limit
+        return decoding.decode_with_header(
+            paths[position], image_size=(8, 8), preparation=decoding.AS_STORED, pixel_limit=limit
+        )[1]
 
-    reasons = find_unreadable(decode, paths, unknown, keys, label="decoding images", listener=case.listener)
-    start = len(index.root.rstrip("/")) + 1
-    return [(paths[position][start:], reason) for position, reason in reasons.items()]
+    return try_decoding(decode, paths, unknown, keys, label="decoding images", listener=case.listener)
 
 
 CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
@@ -226,5 +262,6 @@ CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _check_duplicates,
     _check_ignored,
     _check_kinds,
+    _check_depth,
     _check_sizes,
 )

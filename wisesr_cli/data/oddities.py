@@ -37,12 +37,15 @@ class Oddities:
 
     animated: Counted = field(default_factory=Counted)
     misnamed: Counted = field(default_factory=Counted)
+    damaged: Counted = field(default_factory=Counted)
     ignored: Counter[str] = field(default_factory=Counter)  # suffix, or `folders.HIDDEN` -> skipped files
 
     def add(self, path: str, header: ImageHeader) -> None:
         """Count a decoded image."""
         if header.animated:
             self.animated.add(path)
+        if header.damage:
+            self.damaged.add(path)
         if SUFFIXES.get(PurePath(path).suffix.lower(), header.format) != header.format:
             self.misnamed.add(path)
 
@@ -52,6 +55,8 @@ class Oddities:
             listener.note(ignored_message(self.ignored))
         if self.misnamed.count:
             listener.note(misnamed_message(self.misnamed.count, self.misnamed.first))
+        if self.damaged.count:
+            listener.warn(damaged_message(self.damaged.count, self.damaged.first))
         if self.animated.count:
             listener.warn(animated_message(self.animated.count, self.animated.first))
 
@@ -59,6 +64,12 @@ class Oddities:
 def misnamed_message(count: int, paths: Sequence[str]) -> str:
     """Return the note about files with another format's suffix."""
     return f"{counted(count, 'file')} read by content, not by suffix: {_first(count, paths)}"
+
+
+def damaged_message(count: int, paths: Sequence[str]) -> str:
+    """Return the warning of JPEG files that are damaged inside."""
+    message = "damaged inside, and yet decoded: parts of the picture may be wrong"
+    return f"{counted(count, 'JPEG image')} {message}: {_first(count, paths)}"
 
 
 def animated_message(count: int, paths: Sequence[str]) -> str:

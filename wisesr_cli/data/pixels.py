@@ -15,10 +15,12 @@ import numpy.typing as npt
 from wisesr_cli import text
 from wisesr_cli.data import disk_cache
 from wisesr_cli.data.dataset import refuse_or_warn
-from wisesr_cli.data.verified import Keys, file_keys, find_unreadable, recall_verified
+from wisesr_cli.data.oddities import damaged_message
+from wisesr_cli.data.verified import Keys, file_keys, recall_verified, try_decoding
 from wisesr_cli.errors import DataError, ImageError, MachineError
 from wisesr_cli.images import decoding
 from wisesr_cli.images.color import Pixels
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine.memory import available_memory_bytes
 from wisesr_cli.machine.threads import worker_count
@@ -128,7 +130,7 @@ def open_pixels(
     paths: Sequence[str],
     *,
     image_size: tuple[int, int],
-    resize: decoding.Resize,
+    preparation: Preparation,
     cache: Cache,
     on_error: Literal["fail", "skip"],
     pixel_limit: int = decoding.PIXEL_LIMIT,
@@ -144,10 +146,17 @@ def open_pixels(
     shape = (len(paths), *image_size, 3)
 
     def read(position: int) -> Pixels:
-        return decoding.decode_image(paths[position], image_size=image_size, resize=resize, pixel_limit=pixel_limit)
+        return decoding.decode_image(
+            paths[position], image_size=image_size, preparation=preparation, pixel_limit=pixel_limit
+        )
+
+    def read_first(position: int) -> tuple[Pixels, decoding.ImageHeader]:
+        return decoding.decode_with_header(
+            paths[position], image_size=image_size, preparation=preparation, pixel_limit=pixel_limit
+        )
 
     keys = file_keys(paths, pixel_limit)
-    loading = _Loading(paths, keys, shape, resize, read, on_error, listener)
+    loading = _Loading(paths, keys, shape, preparation, read, read_first, on_error, listener)
     if channel.processes > 1:
         return _load_share(loading, cache, channel)
     for name in _caches_to_try(cache, shape):
@@ -173,13 +182,14 @@ class _Loading:
     paths: Sequence[str]
     keys: Keys
     shape: Shape
-    resize: str
+    preparation: Preparation
     read: Callable[[int], Pixels]
+    read_first: Callable[[int], tuple[Pixels, decoding.ImageHeader]]  # more slowly, and with what is odd about it
     on_error: str
     listener: Listener
 
     def key(self) -> str:
-        return disk_cache.pixels_key(self.keys, self.shape[1:3], self.resize)
+        return disk_cache.pixels_key(self.keys, self.shape[1:3], self.preparation)
 
     def cache_path(self) -> Path:
         return disk_cache.cache_path(self.key(), "pixels")
@@ -203,12 +213,19 @@ class _Loading:
     def reasons(self, positions: Positions, store: Callable[[int, Pixels], None]) -> dict[int, str]:
         """Decode files and store their pixels; return position -> reason for the unreadable ones."""
 
-        def decode(position: int) -> None:
-            store(position, self.read(position))
+        def decode(position: int) -> decoding.ImageHeader:
+            pixels, header = self.read_first(position)
+            store(position, pixels)
+            return header
 
-        return find_unreadable(
+        tried = try_decoding(
             decode, self.paths, positions.tolist(), self.keys, label="reading images", listener=self.listener
         )
+        if tried.damaged:
+            self.listener.warn(
+                damaged_message(len(tried.damaged), [self.paths[position] for position in tried.damaged])
+            )
+        return tried.unreadable
 
     def report(self, reasons: dict[int, str]) -> None:
         """Raise or warn for unreadable images, as configured."""

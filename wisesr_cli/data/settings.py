@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from wisesr_cli.images.preparation import Color, Preparation, Resize, ValueRange, checked_range
 from wisesr_cli.settings import FolderPath, ImageSize, Options
 from wisesr_cli.text import visible
 
@@ -19,6 +21,14 @@ def _check_group_regex(pattern: str) -> str:
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"not a regular expression: {visible(error)}") from None
     return pattern
+
+
+def _as_range(value: Any) -> Any:
+    return value if isinstance(value, str) else checked_range(value)
+
+
+_NUMBERS = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+Range = Annotated[ValueRange, BeforeValidator(_as_range), WithJsonSchema(_NUMBERS)]
 
 
 class DataConfig(Options):
@@ -40,14 +50,30 @@ class DataConfig(Options):
     """For `group`: the part of the path that must not straddle splits (a patient, a scene); group 1, or the match."""
     image_size: ImageSize = (224, 224)
     """Height and width in pixels that every image is brought to."""
-    resize: Literal["squash", "crop", "pad"] = "squash"
+    resize: Resize = "squash"
     """How an image gets its size: without regard to its shape, cut to it, or filled up to it."""
+    value_range: Literal["auto", "full"] | Range = "auto"
+    """The values of more than 8 bits that become 0 and 255: measured on training images, all, or [low, high]."""
+    color: Color = "srgb"
+    """Whether colours with an ICC profile (of phones, of cameras) are converted to sRGB, or taken as they are."""
     on_error: Literal["fail", "skip"] = "fail"
     """What an unreadable training image does."""
     pixel_limit: int = Field(default=100_000_000, ge=1, le=10_000_000_000)
     """Width times height above which an image is refused; decoding takes 4 to 16 bytes for every pixel."""
     cache: Literal["auto", "none", "memory", "disk"] = "auto"
     """Where decoded images are kept between epochs."""
+
+    @property
+    def preparation(self) -> Preparation:
+        """What is done to pixels; a value range that is still to be measured counts as the full depth."""
+        return Preparation(self.resize, None if isinstance(self.value_range, str) else self.value_range, self.color)
+
+    def as_begun(self, before: Mapping[str, Any]) -> DataConfig:
+        """Return these settings with what a run decided, `before` being its own; earlier versions lack some."""
+        kept = {"value_range": before.get("value_range", "full")} if self.value_range == "auto" else {}
+        if "color" not in self.model_fields_set:
+            kept["color"] = before.get("color", "as_is")
+        return self.model_validate({**self.model_dump(include=self.model_fields_set), **kept})
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:

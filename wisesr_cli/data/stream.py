@@ -11,6 +11,7 @@ from wisesr_cli.data.oddities import Tally
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import decoding
 from wisesr_cli.images.color import Pixels
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.machine.threads import always, map_in_batches
 
 Record = TypeVar("Record")
@@ -30,7 +31,7 @@ def decode_in_order(
     paths: Iterable[str],
     *,
     image_size: tuple[int, int],
-    resize: decoding.Resize,
+    preparation: Preparation,
     batch_size: int,
     pixel_limit: int = decoding.PIXEL_LIMIT,
     ready: Callable[[], bool] = always,
@@ -43,7 +44,7 @@ def decode_in_order(
     def decode(path: str) -> Decoded:
         try:
             pixels, header = decoding.decode_with_header(
-                path, image_size=image_size, resize=resize, pixel_limit=pixel_limit
+                path, image_size=image_size, preparation=preparation, pixel_limit=pixel_limit
             )
         except ImageError as error:
             return Decoded(path, None, str(error))

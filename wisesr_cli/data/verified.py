@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from wisesr_cli.data.index import Contents, DatasetIndex
 from wisesr_cli.data.stamps import stamp_of
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import opening
-from wisesr_cli.images.decoding import DECODER_VERSION, PIXEL_LIMIT
+from wisesr_cli.images.decoding import DECODER_VERSION, PIXEL_LIMIT, ImageHeader
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.threads import for_each
@@ -97,37 +97,48 @@ def _remember(keys: Keys, contents: Contents) -> None:
     caches.save_arrays(_path(), {"keys": together, "contents": np.concatenate([contents, stored])[rows]})
 
 
-def find_unreadable(
-    decode: Callable[[int], object],
+@dataclass
+class Tried:
+    """Position -> reason for files that cannot be decoded, and for those that are damaged inside, and yet decoded."""
+
+    unreadable: dict[int, str] = field(default_factory=dict)
+    damaged: dict[int, str] = field(default_factory=dict)
+
+
+def try_decoding(
+    decode: Callable[[int], ImageHeader],
     paths: Sequence[str],
     positions: Sequence[int],
     keys: Keys,
     *,
     label: str,
     listener: Listener,
-) -> dict[int, str]:
-    """Return position -> reason for the files that `decode` raises an `ImageError` for; remember the others.
+) -> Tried:
+    """Return the files that `decode` raises an `ImageError` for, and those that are damaged; remember the others.
 
     `paths` and `keys` are those of all files, `label` names the progress. `decode` runs in threads, which have all
     ended when this returns or raises.
     """
-    reasons: dict[int, str] = {}
+    tried = Tried()
     contents = np.zeros(len(paths), np.uint64)
 
     def try_one(position: int) -> None:
         try:
-            decode(position)
+            header = decode(position)
         except ImageError as error:
-            reasons[position] = str(error)
+            tried.unreadable[position] = str(error)
+            return
+        if header.damage:
+            tried.damaged[position] = header.damage
         else:
             contents[position] = _content_of(paths[position])  # now, while the system still has it in memory
 
     with listener.progress(label, len(positions)) as progress:
         for_each(try_one, positions, finished=progress.advance)
-    valid = np.array([position for position in positions if position not in reasons], np.intp)
+    valid = np.array(positions, np.intp)
     valid = valid[(keys[valid] != 0) & (contents[valid] != 0)]
     _remember(keys[valid], contents[valid])
-    return dict(sorted(reasons.items()))
+    return Tried(dict(sorted(tried.unreadable.items())), dict(sorted(tried.damaged.items())))
 
 
 def _file_key(path: str, pixel_limit: int) -> int:

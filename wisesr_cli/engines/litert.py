@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256 as new_sha256
 from math import prod
@@ -69,7 +69,7 @@ class LiteRtModel:
     def to_bytes(self, model_file: Path) -> bytes:
         """Return the content of its file when it was converted from `model_file`."""
         record = {
-            **asdict(self.info),
+            **self.info.to_json(),
             "keras": {"bytes": model_file.stat().st_size, "sha256": sha256(model_file)},
             "litert": {"bytes": len(self.content), "sha256": self.sha256},
         }

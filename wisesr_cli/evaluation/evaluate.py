@@ -141,7 +141,7 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         pixels = open_pixels(
             subject.index.absolute(subject.split),
             image_size=engine.info.image_size,
-            resize=engine.info.resize,
+            preparation=engine.info.preparation,
             cache="none",
             on_error="skip" if on_error == "skip" else "fail",
             pixel_limit=pixel_limit,

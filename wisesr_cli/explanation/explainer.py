@@ -238,7 +238,7 @@ def explain_paths(
     """
     info, oddities = explainer.info, oddities or Oddities()
     batches = decode_in_order(
-        paths, image_size=info.image_size, resize=info.resize, batch_size=batch_size, pixel_limit=pixel_limit
+        paths, image_size=info.image_size, preparation=info.preparation, batch_size=batch_size, pixel_limit=pixel_limit
     )
     with closing(batches):
         for batch in batches:

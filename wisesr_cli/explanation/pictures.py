@@ -31,10 +31,10 @@ def shown_photo(path: str, info: ModelInfo, *, pixel_limit: int = PIXEL_LIMIT, s
     height, width = (max(1, round(length * side / max(info.image_size))) for length in info.image_size)
     header = read_header(path, pixel_limit=pixel_limit)
     down, across = height / header.height, width / header.width
-    if info.resize != "squash":
-        down = across = max(down, across) if info.resize == "crop" else min(down, across)
+    if (resize := info.preparation.resize) != "squash":
+        down = across = max(down, across) if resize == "crop" else min(down, across)
     size = _own_pixels(height, down), _own_pixels(width, across)
-    pixels = decode_image(path, image_size=size, resize=info.resize, pixel_limit=pixel_limit)
+    pixels = decode_image(path, image_size=size, preparation=info.preparation, pixel_limit=pixel_limit)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
 
 

@@ -71,7 +71,7 @@ class ExportImages:
         return open_pixels(
             paths,
             image_size=info.image_size,
-            resize=info.resize,
+            preparation=info.preparation,
             cache="none",
             on_error="skip",  # training reported or skipped them
             pixel_limit=self.settings.pixel_limit,

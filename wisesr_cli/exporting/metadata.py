@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from wisesr_cli.text import visible
 def record_of(info: ModelInfo, quantize: str | None) -> dict[str, Any]:
     """Return the record of an exported model, for any format."""
     return {
-        **asdict(info),
+        **info.to_json(),
         "input": {"layout": "batch, height, width, RGB", "range": [0, 255], "type": "float32"},
         "output": "logits; their softmax gives probabilities",
         "quantize": quantize,

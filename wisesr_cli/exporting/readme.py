@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from string import Template
 
 from wisesr_cli.display.grid import Grid, markdown_text, numbers, percent, texts, to_markdown
+from wisesr_cli.images.preparation import Preparation, range_text
 from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo
 from wisesr_cli.results import ExportedModel
 from wisesr_cli.run.names import LABELS
@@ -78,7 +79,7 @@ RULES = {
 def readme(info: ModelInfo, rows: Sequence[ExportedModel]) -> str:
     """Return the README of a folder of exports, in Markdown."""
     height, width = info.image_size
-    rule = RULES[info.resize].format(background=info.background)
+    rule = RULES[info.preparation.resize].format(background=info.background)
     age = "upgraded, and not trained since" if info.is_upgraded else f"the model after epoch {info.epoch}"
     parts = [
         "# An image classifier\n",
@@ -89,12 +90,22 @@ def readme(info: ModelInfo, rows: Sequence[ExportedModel]) -> str:
         f"Each takes float32 pixels (batch, {height}, {width}, 3), RGB in 0..255, as many images at a time as you "
         "like, and gives logits (batch, classes). Pixels are scaled inside. "
         f"An image is turned upright by its EXIF record, and {rule} (bilinear, antialiased). wisesr lays transparent "
-        f"images over {info.background}; the snippets below do not.\n",
+        f"images over {info.background}; the snippets below do not.{_rules_of(info.preparation)}\n",
         f"`{LABELS}` holds a class name per line, in the order of the logits. Line breaks and other hidden characters "
         f"in names are written as escapes there; `{MODEL_INFO}` in the models has the exact names, image size, rule "
         "of resizing and versions.\n",
     ]
     return "\n".join([*parts, *(_section(info, row) for row in rows)])
+
+
+def _rules_of(preparation: Preparation) -> str:
+    """Return sentences about what wisesr does to values and colours, and the snippets do not."""
+    color = " Nor do they convert colours with an ICC profile to sRGB, as wisesr does."
+    low_high = preparation.value_range
+    depth = (
+        "" if low_high is None else f" In images of more than 8 bits, values of {range_text(low_high)} become 0 to 255."
+    )
+    return depth + (color if preparation.color == "srgb" else "")
 
 
 def _grid(rows: Sequence[ExportedModel]) -> Grid:
@@ -137,6 +148,6 @@ def snippet(info: ModelInfo, row: ExportedModel) -> str:
     imports.sort(key=lambda line: (line.startswith("from "), line.split()[1].lower()))  # whole modules first
     return SNIPPET.substitute(
         imports="\n".join(["import sys", "from pathlib import Path", "", *imports]),
-        resizing=RESIZING[info.resize].format(height=height, width=width, background=info.background),
+        resizing=RESIZING[info.preparation.resize].format(height=height, width=width, background=info.background),
         loading=Template(LOADING[row.format]).substitute(file=row.file),
     )

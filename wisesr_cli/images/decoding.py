@@ -1,7 +1,9 @@
 """The only module that decodes images: the same pixels for training, evaluation, prediction and explanation.
 
-The result is always the first frame as upright RGB, uint8. EXIF orientation is applied, colour profiles are not;
-transparency, more than 8 bits and other colour spaces are handled in `color.py`, resizing in `geometry.py`.
+The result is always the first frame as upright RGB, uint8. EXIF orientation is applied, colour profiles (`profiles.py`)
+where a model was trained so;
+transparency and other colour spaces are handled in `color.py`, more than 8 bits in `depth.py`, resizing in
+`geometry.py`.
 
 A file that cannot be decoded completely is an `ImageError`; missing data is never filled in. Only the formats in
 `SUPPORTED` are tried, none of which starts another program. To add one, add its row there and its first bytes to
@@ -15,7 +17,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import IO, Literal, NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,20 +26,23 @@ from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import formats, ordinary
-from wisesr_cli.images.color import Pixels, is_deep, to_rgb
+from wisesr_cli.images.color import Pixels, to_rgb
+from wisesr_cli.images.depth import DeepValues, color_values, grey_values, is_deep, is_deep_color, is_deep_grey
 from wisesr_cli.images.geometry import RESIZERS, Box, orientation_of, turn, turned_box
 from wisesr_cli.images.opening import Source, open_regular, read_whole
 from wisesr_cli.images.pillow import prepare_pillow, refuse_before_loading, refuse_before_opening
+from wisesr_cli.images.preparation import Preparation, Resize
+from wisesr_cli.images.profiles import cmyk_to_rgb, to_srgb
 from wisesr_cli.images.unsupported import kind_of
 
-Resize = Literal["squash", "crop", "pad"]
 Result = TypeVar("Result")
 
+AS_STORED = Preparation()
 PIXEL_LIMIT = 100_000_000  # a 100-megapixel camera; one image then takes 0.4 to 1.6 GB while it is decoded
 SIDE_LIMIT = 1_000_000  # Pillow takes memory and time for every line, however short
 LARGE = 25_000_000  # pixels; images from this size on are decoded one at a time, to limit memory
 FILE_LIMIT = 1 << 30  # bytes; WebP is read entirely, and a JPEG is searched entirely for markers
-DECODER_VERSION = 3  # increase it when decoding changes any pixel: caches depend on it
+DECODER_VERSION = 4  # increase it when decoding changes any pixel: caches depend on it
 
 
 class ImageHeader(NamedTuple):
@@ -51,6 +56,7 @@ class ImageHeader(NamedTuple):
     orientation: int  # EXIF, 1 to 8
     alpha: bool
     bits: int  # per channel: 8, or 16 for 16 and more
+    damage: str = ""  # inside a JPEG that was decoded nevertheless
 
 
 def read_header(source: Source, *, pixel_limit: int = PIXEL_LIMIT) -> ImageHeader:
@@ -59,42 +65,61 @@ def read_header(source: Source, *, pixel_limit: int = PIXEL_LIMIT) -> ImageHeade
 
 
 def decode_image(
-    source: Source, *, image_size: tuple[int, int] | None, resize: Resize = "squash", pixel_limit: int = PIXEL_LIMIT
+    source: Source,
+    *,
+    image_size: tuple[int, int] | None,
+    preparation: Preparation = AS_STORED,
+    pixel_limit: int = PIXEL_LIMIT,
 ) -> Pixels:
     """Return an image as uint8 (height, width, 3), upright RGB.
 
-    `image_size` is (height, width); None keeps the original size. `resize` handles other aspect ratios: `squash`
-    distorts, `crop` cuts off both ends of the longer side, `pad` adds `BACKGROUND` at both ends of the shorter side.
+    `image_size` is (height, width); None keeps the original size. `preparation.resize` handles other aspect ratios:
+    `squash` distorts, `crop` cuts off both ends of the longer side, `pad` adds `BACKGROUND` at both ends of the shorter
+    side.
     Raises `ImageError` with only the reason.
     """
     content = read_whole(source)
     if content is not None:
-        pixels = _decode_ordinary(content, _parse_ordinary(content, pixel_limit), image_size, resize)
+        pixels = _decode_ordinary(content, _parse_ordinary(content, pixel_limit), image_size, preparation)
         if pixels is not None:
             return pixels
     return _with_image(
         source if content is None else content,
         pixel_limit,
-        lambda image, file: _decode(image, file, image_size, resize),
+        lambda image, file: _decode(image, file, image_size, preparation),
     )
 
 
 def decode_with_header(
-    source: Source, *, image_size: tuple[int, int], resize: Resize, pixel_limit: int
+    source: Source, *, image_size: tuple[int, int], preparation: Preparation, pixel_limit: int
 ) -> tuple[Pixels, ImageHeader]:
     """Return the results of `decode_image` and `read_header`, opening the file once."""
     content = read_whole(source)
     found = None if content is None else _parse_ordinary(content, pixel_limit)
     if content is not None and found is not None:
-        pixels = _decode_ordinary(content, found, image_size, resize)
+        pixels = _decode_ordinary(content, found, image_size, preparation)
         if pixels is not None:
             return pixels, _ordinary_header(found)
 
     def both(image: ImageFile.ImageFile, file: IO[bytes]) -> tuple[Pixels, ImageHeader]:
         header = _header(image)
-        return _decode(image, file, image_size, resize), header
+        pixels = _decode(image, file, image_size, preparation)
+        return pixels, ImageHeader(*header[:-1], damage=_damage(header.format, file))
 
     return _with_image(source if content is None else content, pixel_limit, both)
+
+
+def read_values(source: Source, *, pixel_limit: int) -> DeepValues | None:
+    """Return the values of an image of more than 8 bits, as stored; None for others. Raises as `decode_image` does."""
+
+    def values(image: ImageFile.ImageFile, file: IO[bytes]) -> DeepValues | None:
+        is_color = is_deep_color(image)
+        _load(image, file, None, "squash")
+        if is_deep_grey(image):
+            return grey_values(image)
+        return color_values(image, _opened_again(image, file)) if is_color else None
+
+    return _with_image(source, pixel_limit, values)
 
 
 def header_of_prefix(prefix: bytes, *, pixel_limit: int) -> ImageHeader | None:
@@ -118,7 +143,7 @@ def _parse_ordinary(prefix: bytes, pixel_limit: int) -> ordinary.Ordinary | None
 
 
 def _decode_ordinary(
-    content: bytes, found: ordinary.Ordinary | None, image_size: tuple[int, int] | None, resize: Resize
+    content: bytes, found: ordinary.Ordinary | None, image_size: tuple[int, int] | None, preparation: Preparation
 ) -> Pixels | None:
     """Return the pixels of an ordinary image; None where Pillow must decode it."""
     if found is None or found.width * found.height >= LARGE:
@@ -126,13 +151,15 @@ def _decode_ordinary(
     stored = found.width, found.height
     scale = 1
     if image_size is not None and found.format == "JPEG":
-        width, height = _draft_size(stored, found.orientation, image_size, resize)
+        width, height = _draft_size(stored, found.orientation, image_size, preparation.resize)
         fitting = min(stored[0] // width, stored[1] // height)
         scale = next((scale for scale in (8, 4, 2) if fitting >= scale), 1)
     pixels = ordinary.load(found, content, scale)
     if pixels is None:
         return None
-    return _finish(pixels, found.orientation, (0, 0, stored[0] / scale, stored[1] / scale), image_size, resize)
+    content_box = (0, 0, stored[0] / scale, stored[1] / scale)
+    finished = _finish(pixels, found.orientation, content_box, image_size, preparation.resize)
+    return to_srgb(finished, found.profile, is_grey=found.mode == "L") if preparation.color == "srgb" else finished
 
 
 def _ordinary_header(found: ordinary.Ordinary) -> ImageHeader:
@@ -272,17 +299,37 @@ def _is_animated(image: ImageFile.ImageFile) -> bool:
         return False
 
 
-def _decode(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, int] | None, resize: Resize) -> Pixels:
+def _decode(
+    image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, int] | None, preparation: Preparation
+) -> Pixels:
+    resize, is_color = preparation.resize, is_deep_color(image)
     content = _load(image, file, image_size, resize)
     orientation = orientation_of(image)
-    rgb = to_rgb(image)
+    is_grey = image.mode in ("1", "L", "LA")
+    profile = image.info.get("icc_profile") if preparation.color == "srgb" and not is_deep_grey(image) else None
+    again = _opened_again(image, file) if is_color and preparation.value_range is not None else None
+    rgb = to_rgb(cmyk_to_rgb(image, profile) if image.mode == "CMYK" else image, preparation.value_range, again)
     if image_size is not None and rgb.width * rgb.height >= LARGE:
         # Resizing copies the image; large ones are first reduced by averaging blocks of pixels.
         width, height = _draft_size(image.size, orientation, image_size, resize)
         factor = max(1, min(rgb.width // width, rgb.height // height))
         left, upper, right, lower = (side / factor for side in content)
         rgb, content = rgb.reduce(factor), (left, upper, right, lower)
-    return _finish(np.array(rgb, np.uint8), orientation, content, image_size, resize)
+    finished = _finish(np.array(rgb, np.uint8), orientation, content, image_size, resize)
+    return finished if image.mode == "CMYK" else to_srgb(finished, profile, is_grey=is_grey)
+
+
+def _opened_again(image: ImageFile.ImageFile, file: IO[bytes]) -> ImageFile.ImageFile:
+    file.seek(0)
+    return Image.open(file, formats=[image.format or ""])
+
+
+def _damage(format_name: str, file: IO[bytes]) -> str:
+    """Return what the JPEG library says of a file that was decoded; empty for a sound one, and for other formats."""
+    if format_name != "JPEG" or file.seek(0, io.SEEK_END) > _DAMAGE_LIMIT:
+        return ""
+    file.seek(0)
+    return ordinary.jpeg_damage(file.read())
 
 
 def _finish(
@@ -322,6 +369,7 @@ def _draft_size(
     return max(1, round(2 * across * stored[0])), max(1, round(2 * down * stored[1]))
 
 
+_DAMAGE_LIMIT = 1 << 26  # bytes of a file that is held in memory
 _RAISED_BY = "data.pixel_limit or --pixel-limit raises it"
 
 _ONE_LARGE_IMAGE = threading.RLock()

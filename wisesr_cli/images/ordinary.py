@@ -33,6 +33,7 @@ class Ordinary(NamedTuple):
     height: int
     orientation: int  # EXIF, 1 to 8
     start: int  # of the picture: after the header of the first scan, or at the first IDAT chunk
+    profile: bytes | None = None  # ICC
 
 
 def parse(prefix: bytes) -> Ordinary | None:
@@ -58,6 +59,7 @@ def load(found: Ordinary, content: bytes, scale: int) -> Pixels | None:
 def _parse_jpeg(prefix: bytes) -> Ordinary | None:
     """Parse the segments up to the first scan."""
     frame, exif, xmp = b"", None, False
+    profile: list[bytes] = []
     position = 2
     for _ in range(_SEGMENT_LIMIT):
         first, marker, high, low = prefix[position : position + 4].ljust(4, b"\0")
@@ -65,7 +67,7 @@ def _parse_jpeg(prefix: bytes) -> Ordinary | None:
         if first != 0xFF or not start <= position <= len(prefix):
             return None
         if marker == _SCAN:
-            return _described(frame, exif, xmp, position)
+            return _described(frame, exif, xmp, position, _joined(profile))
         body = prefix[start:position]
         if marker in _FRAMES and not frame:
             frame = body
@@ -75,10 +77,20 @@ def _parse_jpeg(prefix: bytes) -> Ordinary | None:
             xmp = True
         elif marker in _FRAMES or not _is_harmless(marker, body):
             return None
+        elif marker == _PROFILE and body.startswith(_PROFILE_START):
+            profile.append(body)
     return None
 
 
-def _described(frame: bytes, exif: bytes | None, xmp: bool, start: int) -> Ordinary | None:
+def _joined(segments: list[bytes]) -> bytes | None:
+    """Return the ICC profile in the segments of a JPEG; None where there is none, or one is missing."""
+    length = len(_PROFILE_START)
+    if not segments or segments[0][length + 1] != len(segments):
+        return None
+    return b"".join(segment[length + 2 :] for segment in sorted(segments))
+
+
+def _described(frame: bytes, exif: bytes | None, xmp: bool, start: int, profile: bytes | None) -> Ordinary | None:
     mode = _MODES.get(frame[5]) if len(frame) > 5 else None
     if mode is None or len(frame) != 6 + 3 * frame[5] or frame[0] != 8:
         return None
@@ -86,7 +98,7 @@ def _described(frame: bytes, exif: bytes | None, xmp: bool, start: int) -> Ordin
     orientation = _orientation(exif, xmp)
     if orientation is None or not width or not height:
         return None
-    return Ordinary("JPEG", mode, width, height, orientation, start)
+    return Ordinary("JPEG", mode, width, height, orientation, start, profile)
 
 
 def _is_harmless(marker: int, body: bytes) -> bool:
@@ -125,6 +137,19 @@ def _load_jpeg(found: Ordinary, content: bytes, scale: int) -> Pixels | None:
     smallest = {} if scale == 1 else {"min_width": width, "min_height": height}
     pixels: Pixels = simplejpeg.decode_jpeg(content, "RGB", strict=True, **smallest)
     return pixels if pixels.shape == (height, width, 3) else None
+
+
+def jpeg_damage(content: bytes) -> str:
+    """Return what the JPEG library says of a file that is damaged inside, and yet decoded; empty for a sound one."""
+    said = ""
+    for strict in (True, False):
+        try:
+            simplejpeg.decode_jpeg(content, "GRAY", strict=strict, min_width=1, min_height=1)
+        except ValueError as error:
+            said = str(error)
+        else:
+            return said
+    return ""  # a kind that only Pillow decodes
 
 
 def _has_few_scans(content: bytes, start: int) -> bool:
@@ -193,7 +218,8 @@ def _unpack(found: Ordinary, packed: bytes) -> Pixels | None:
 
 
 _ORIENTATION_TAG = 0x0112
-_SCAN, _EXIF = 0xDA, 0xE1
+_SCAN, _EXIF, _PROFILE = 0xDA, 0xE1, 0xE2
+_PROFILE_START = b"ICC_PROFILE\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
 _MODES = {1: "L", 3: "RGB"}  # by the number of components

@@ -38,6 +38,9 @@ def _tiff_kind(file: IO[bytes]) -> str | None:
     if file.read(4) == b"MM\0+":
         return "BigTIFF of big-endian numbers"
     tags = _tiff_tags(file)
+    file.seek(0)
+    if file.read(2) == b"MM" and tags.get(_BITS) == (32,) and tags.get(_FORMAT, (1,)) == (1,):
+        return "whole numbers of 32 bits, big-endian"
     return next((kind for rule in _TIFF_RULES if (kind := rule(tags))), None)
 
 

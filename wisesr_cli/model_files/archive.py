@@ -17,7 +17,7 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ def _parsed(record: bytes | None, path: Path) -> ModelInfo:
 def append_model_info(path: Path, info: ModelInfo) -> None:
     """Add a model's record to its archive, which is not yet under its final name."""
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(MODEL_INFO, json.dumps(asdict(info), indent=1))
+        archive.writestr(MODEL_INFO, json.dumps(info.to_json(), indent=1))
 
 
 @contextmanager

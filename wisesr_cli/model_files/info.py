@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from wisesr_cli.errors import RunError
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.settings import LARGEST_SIDE
 from wisesr_cli.text import visible
 
 MODEL_INFO = "wisesr.json"  # file name of the record in an archive
 PLACEHOLDER = "class_{}"  # name of a class without a given name
-
-Resize = Literal["squash", "crop", "pad"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,17 @@ class ModelInfo:
 
     class_names: tuple[str, ...]
     image_size: tuple[int, int]
-    resize: Resize
+    preparation: Preparation
     background: tuple[int, int, int]
     backbone: str
     head: str
     epoch: int
     versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of the record, flat."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "preparation"}
+        return {**values, **self.preparation.to_json()}
 
     @property
     def is_upgraded(self) -> bool:
@@ -60,15 +64,13 @@ def _from_json(values: dict[str, Any]) -> ModelInfo:
     height, width = values["image_size"]
     if not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in (height, width)):
         raise ValueError(f"the image size {height}x{width}")
-    if values["resize"] not in get_args(Resize):
-        raise ValueError(f"the resize rule {values['resize']!r}")
     names = values["class_names"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
         raise ValueError("its class names are no list of different texts")
     return ModelInfo(
         class_names=tuple(names),
         image_size=(height, width),
-        resize=values["resize"],
+        preparation=Preparation.from_json(values),
         background=tuple(values["background"]),
         backbone=str(values["backbone"]),
         head=str(values["head"]),

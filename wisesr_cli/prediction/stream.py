@@ -41,7 +41,7 @@ def predict_paths(
     batches = decode_in_order(
         paths,
         image_size=engine.info.image_size,
-        resize=engine.info.resize,
+        preparation=engine.info.preparation,
         batch_size=batch_size,
         pixel_limit=request.pixel_limit or PIXEL_LIMIT,
         ready=ready,
@@ -127,4 +127,5 @@ def _record(
     best = np.argsort(-probabilities, kind="stable")[: request.top_k]
     top = tuple(ScoredLabel(names[index], float(probabilities[index])) for index in best)
     label = top[0].label if top[0].score >= request.min_score else None
-    return Prediction(decoded.path, label, top[0].score, top)
+    damage = decoded.header.damage if decoded.header is not None else ""
+    return Prediction(decoded.path, label, top[0].score, top, note=f"damaged inside: {damage}" if damage else None)

@@ -18,6 +18,7 @@ def prediction_cells(prediction: Prediction) -> tuple[str, ...]:
     if prediction.error is not None:
         return prediction.path, "-", "-", "", f"unreadable: {prediction.error}"
     others = ", ".join(f"{top.label} {percent(top.score)}" for top in prediction.top[1:3])
+    others += f" ({prediction.note})" if prediction.note is not None else ""
     return prediction.path, prediction.label or "-", percent(prediction.score), score_bar(prediction.score), others
 
 

@@ -19,6 +19,7 @@ from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.engines.choose import EngineName
 from wisesr_cli.errors import RunError
 from wisesr_cli.evaluation.evaluate import Evaluated, Subject
+from wisesr_cli.images.preparation import range_text
 from wisesr_cli.report.records import DataTable
 from wisesr_cli.results import EpochResult, Evaluation, Metrics, Verdict
 from wisesr_cli.run.names import CONFIG, ENVIRONMENT, HISTORY, SPLITS
@@ -120,7 +121,9 @@ def describe(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
     yield "Model", f"{info.backbone}, head {info.head}, {counted(len(info.class_names), 'class', 'classes')}"
     yield "Trained", f"weights of epoch {info.epoch}; {', '.join(versions)}"
     rest = "" if evaluated.subject.image_size is None else "; the model was trained at another size"
-    yield "Images seen at", f"{height} x {width} pixels (height x width), {_RESIZED[info.resize]}{rest}"
+    yield "Images seen at", f"{height} x {width} pixels (height x width), {_RESIZED[info.preparation.resize]}{rest}"
+    if (low_high := info.preparation.value_range) is not None:
+        yield "Values seen", f"{range_text(low_high)} of images of more than 8 bits become 0 to 255"
     engine = f"{_ENGINES[evaluated.engine]} in {evaluated.request.precision}"
     yield "Evaluated on", f"{evaluated.subject.title}: {counted(evaluation.metrics.examples, 'image')}, by {engine}"
     yield "Unreadable", _unreadable(index, evaluation)

@@ -12,7 +12,8 @@ from PIL import Image
 
 from wisesr_cli.errors import ImageError
 from wisesr_cli.explanation.overlays import scale_of, tint
-from wisesr_cli.images.decoding import Resize, decode_with_header
+from wisesr_cli.images.decoding import decode_with_header
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.machine.threads import map_in_batches
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.report.records import Thumbnail, TintedMap
@@ -35,17 +36,19 @@ def thumbnails(
     height, width = info.image_size
     scale = min(1.0, side / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    make = partial(_thumbnail, side=side, size=size, resize=info.resize, pixel_limit=pixel_limit)
+    make = partial(_thumbnail, side=side, size=size, preparation=info.preparation, pixel_limit=pixel_limit)
     for batch in map_in_batches(make, paths, batch_size=THUMBNAILS_AT_ONCE):
         yield from batch
 
 
-def _thumbnail(path: str, *, side: int, size: tuple[int, int], resize: Resize, pixel_limit: int) -> Thumbnail | None:
+def _thumbnail(
+    path: str, *, side: int, size: tuple[int, int], preparation: Preparation, pixel_limit: int
+) -> Thumbnail | None:
     try:
-        pixels, header = decode_with_header(path, image_size=size, resize=resize, pixel_limit=pixel_limit)
+        pixels, header = decode_with_header(path, image_size=size, preparation=preparation, pixel_limit=pixel_limit)
     except ImageError:
         return None
-    aspect = header.width / header.height if resize == "squash" else size[1] / size[0]
+    aspect = header.width / header.height if preparation.resize == "squash" else size[1] / size[0]
     aspect = min(max(aspect, 1 / MOST_ASPECT), MOST_ASPECT)
     width, height = (side, round(side / aspect)) if aspect >= 1 else (round(side * aspect), side)
     return Thumbnail("image/webp", _encode(pixels, "WEBP", quality=QUALITY, method=4), width, height)

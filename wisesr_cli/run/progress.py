@@ -22,6 +22,8 @@ _FREE = ("name", "output_dir", "data.cache", "train.epochs", "train.trackers", "
 # Image folders may be moved, and differ between machines; that they hold the same images is checked.
 PLACES = ("data.dir", "data.train_dir", "data.validation_dir", "data.test_dir")
 _FREE_SECTION = "distribute."  # other devices and processes cause a warning
+# What earlier versions did, whose states do not have these settings.
+_ADDED = {"data.value_range": "full", "data.color": "as_is"}
 _NEWER = ("train.feature_cache", "train.augmented_views")  # states of earlier versions do not have them
 _LAST_PHASE = "train.phases"
 
@@ -127,7 +129,7 @@ def check_resumable(
 
     Raises `RunError`, listing the differences, when config, classes, data, library versions or backend differ.
     """
-    differences = _config_differences(before.config, now.config)
+    differences = _config_differences({**_ADDED, **before.config}, now.config)
     moved = [] if changes.lines else [line for line in differences if line.partition(":")[0] in PLACES]
     differences = [line for line in differences if line not in moved]
     if before.classes != now.classes:

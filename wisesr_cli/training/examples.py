@@ -14,6 +14,7 @@ from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.index import Changes, DatasetIndex
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.data.value_range import with_value_range
 from wisesr_cli.data.verified import with_contents
 from wisesr_cli.errors import DataError
 from wisesr_cli.listening import Listener
@@ -28,7 +29,7 @@ from wisesr_cli.training.devices.alike import check_alike, images_of
 class Examples:
     """The images of a training, readable at one image size."""
 
-    config: DataConfig
+    config: DataConfig  # its value range measured
     index: DatasetIndex
     image_size: ImageSize
     train: DecodedImages
@@ -88,15 +89,24 @@ def open_examples(config: Config, listener: Listener, *, epoch: int = 0, channel
     check_settings_with_data(config, index)
     for sentence in idle_settings(config, index) if channel.is_main else ():
         listener.note(sentence)
-    pixels = _open(config.data, index, image_size, listener, channel)
+    data = _with_value_range(config.data, index, listener, channel)
+    pixels = _open(data, index, image_size, listener, channel)
     splits = {name: split.taken(pixels[name].kept) if name in pixels else split for name, split in index.splits.items()}
     index = replace(index, splits=splits)
     for name, count in zip(index.class_names, index.counts("train"), strict=True):
         if count == 0:
             raise DataError(f"the class '{visible(name)}' has no readable training image")
     if channel.is_main:
-        index = with_contents(index, pixels, pixel_limit=config.data.pixel_limit, listener=listener)
-    return Examples(config.data, index, image_size, pixels["train"], pixels.get("validation"), channel)
+        index = with_contents(index, pixels, pixel_limit=data.pixel_limit, listener=listener)
+    return Examples(data, index, image_size, pixels["train"], pixels.get("validation"), channel)
+
+
+def _with_value_range(data: DataConfig, index: DatasetIndex, listener: Listener, channel: Channel) -> DataConfig:
+    """Return the config with the value range that the main process measures."""
+    if channel.is_main:
+        data = with_value_range(data, index, listener)
+    decided = channel.from_main(data.value_range)
+    return data.model_copy(update={"value_range": tuple(decided) if isinstance(decided, list) else decided})
 
 
 def _open(
@@ -106,7 +116,7 @@ def _open(
         split: open_pixels(
             index.absolute(split),
             image_size=image_size,
-            resize=config.resize,
+            preparation=config.preparation,
             cache=config.cache,
             on_error=config.on_error,
             pixel_limit=config.pixel_limit,

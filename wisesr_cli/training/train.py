@@ -100,6 +100,7 @@ def _train(
             find_layout(loaded.config.data)  # a mistake there is said before weights are looked for
             config, warning = _with_resolved_weights(loaded, start, channel, listener)
             examples = open_examples(config, listener, epoch=done, channel=channel)
+            config = config.model_copy(update={"data": examples.config})
             examples.shared_maps = options.shared_maps
             stack.callback(examples.close)
             with stop.deferred():
@@ -122,10 +123,11 @@ def _with_resolved_weights(
 
     Raises as `resolve_weights` does.
     """
-    config, model, warning = loaded.config, loaded.config.model, loaded.recipe.warning if loaded.recipe else None
-    if model.weights == "auto" and start.resumed and channel.is_main:
+    config, warning = loaded.config, loaded.recipe.warning if loaded.recipe else None
+    if start.resumed and channel.is_main:
         with suppress(RunError):  # a damaged config is written anew
-            model = model.model_copy(update={"weights": start.run.load_config().model.weights})
+            config = _as_begun(config, start.run.load_config())
+    model = config.model
     if channel.is_main:
         resolved = resolve_weights(model, listener)
         model, warning = resolved.model, resolved.warning or warning
@@ -135,6 +137,14 @@ def _with_resolved_weights(
     if warning is not None:
         listener.warn(warning)
     return config.model_copy(update={"model": model}), warning
+
+
+def _as_begun(config: Config, before: Config) -> Config:
+    """Return the config with what a run decided when it was begun."""
+    model, known = config.model, before.data.model_dump(include=before.data.model_fields_set)
+    if model.weights == "auto":
+        model = model.model_copy(update={"weights": before.model.weights})
+    return config.model_copy(update={"model": model, "data": config.data.as_begun(known)})
 
 
 def _begin_run(loaded: LoadedConfig, options: TrainingOptions, channel: Channel, held: ExitStack) -> tuple[Start, int]:
@@ -189,6 +199,7 @@ def _dry_run(
         find_layout(loaded.config.data)
         config, _ = _with_resolved_weights(loaded, Start(run, resumed=False), channel, listener)
         examples = open_examples(config, listener, channel=channel)
+        config = config.model_copy(update={"data": examples.config})
         stack.callback(examples.close)
         with stop.deferred():
             device, distribution = _start_devices(config, options, channel, listener)

@@ -342,7 +342,7 @@ class Trainer:
         info = ModelInfo(
             class_names=self.examples.index.class_names,
             image_size=self.config.data.image_size,
-            resize=self.config.data.resize,
+            preparation=self.config.data.preparation,
             background=BACKGROUND,
             backbone=self.config.model.backbone,
             head=self.config.model.head.name,

@@ -216,7 +216,7 @@ def write_model(found: Upgraded, config: Config, path: Path) -> None:
     info = ModelInfo(
         class_names=classes,
         image_size=found.image_size,
-        resize=config.data.resize,
+        preparation=config.data.preparation,
         background=BACKGROUND,
         backbone=FROM_WEIGHTS,
         head=config.model.head.name,

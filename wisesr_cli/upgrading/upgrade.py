@@ -20,6 +20,7 @@ from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.errors import ConfigError, RunError, UsageError
 from wisesr_cli.exporting.agreement import sample
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, naming
@@ -111,7 +112,9 @@ def _load_settings(settings: Sequence[Override], path: Path, info: ModelInfo | N
     defaults = [Override(("train", "optimizer", "learning_rate"), LEARNING_RATE, "upgrade")]
     if info is not None:  # a model of wisesr scales pixels itself
         defaults.append(Override(("model", "preprocessing"), "none", "upgrade"))
-        defaults.append(Override(("data", "resize"), info.resize, "upgrade"))
+    seen = (info.preparation if info is not None else Preparation()).to_json()
+    seen["value_range"] = seen["value_range"] or "full"
+    defaults += [Override(("data", key), value, "upgrade") for key, value in seen.items()]
     loaded = load_config(None, [*defaults, *settings])
     _check_head(loaded.config)
     name = default_name(path, loaded.config)
@@ -170,7 +173,7 @@ def _open_images(
     pixels = open_pixels(
         sample(index.absolute(split), COMPARED),
         image_size=config.data.image_size,
-        resize=config.data.resize,
+        preparation=config.data.preparation,
         cache="none",
         on_error=config.data.on_error,
         pixel_limit=config.data.pixel_limit,

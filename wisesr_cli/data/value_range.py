@@ -1,0 +1,152 @@
+"""The value range of images of more than 8 bits: one for a data set, measured over its training images.
+
+Scanners and microscopes store 10 or 12 bits in 16, floats of any range, or Hounsfield units. Reduced to 8 bits over
+their full depth, such images keep a few grey levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from wisesr_cli.data.index import DEEP, DatasetIndex
+from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.errors import ImageError
+from wisesr_cli.images.decoding import read_values
+from wisesr_cli.images.preparation import ValueRange, range_text
+from wisesr_cli.listening import Listener
+from wisesr_cli.machine.threads import for_each
+from wisesr_cli.text import counted
+
+MOST_IMAGES = 1_000  # measured: from all over the training images
+PIXELS_OF_EACH = 16_384
+TAILS = 1e-3  # of all pixels, at either end: dead ones, labels burnt in
+OVERSHOOT = 0.02  # of floats that filters made: 0..1 is -0.02..1.02
+FEWEST_LEVELS = 32  # of 256: a range that leaves fewer is too wide
+CLIPPED = 0.01  # of an image's pixels
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The range of a data set, None for the full depth, and a sentence about it."""
+
+    value_range: ValueRange | None
+    message: str
+
+
+def with_value_range(data: DataConfig, index: DatasetIndex, listener: Listener) -> DataConfig:
+    """Return the config with `value_range: auto` decided by the training images; reports a range that is not full."""
+    if data.value_range != "auto":
+        return data
+    paths = deep_images(index, "train")
+    measured = measure(paths, data.pixel_limit, listener) if paths else Measured(None, "")
+    if measured.message:
+        listener.note(measured.message)
+    return data.model_copy(update={"value_range": measured.value_range or "full"})
+
+
+def deep_images(index: DatasetIndex, split: str) -> list[str]:
+    """Return the absolute paths of the images of more than 8 bits in a split."""
+    facts = index.splits[split].facts
+    if facts is None:
+        return []
+    paths = index.absolute(split)
+    return [paths[position] for position in np.flatnonzero(facts["flags"] & DEEP)]
+
+
+def measure(paths: Sequence[str], pixel_limit: int, listener: Listener) -> Measured:
+    """Return the range of images of more than 8 bits; those that cannot be read are passed over."""
+    chosen = [paths[round(position)] for position in np.linspace(0, len(paths) - 1, min(len(paths), MOST_IMAGES))]
+    samples = [sample for sample in _of_each(_sample, chosen, pixel_limit, listener) if sample is not None]
+    together = np.concatenate(samples) if samples else np.zeros(0)
+    value_range, reason = _range_of(together[np.isfinite(together)], all(each.dtype.kind != "f" for each in samples))
+    count = f"{counted(len(paths), 'training image')} of more than 8 bits"
+    if value_range is None:
+        return Measured(None, f"{count}: the full depth is used" if samples else "")
+    return Measured(
+        value_range,
+        f"{count}: values of {range_text(value_range)} become 0 to 255 ({reason}); data.value_range sets another range",
+    )
+
+
+def _range_of(values: npt.NDArray[np.generic], are_integers: bool) -> tuple[ValueRange | None, str]:
+    """Return the range for the values of all images, and why; None for the full depth of 16 bits."""
+    if not len(values):
+        return None, ""
+    low, high = (float(value) for value in np.quantile(values.astype(np.float64), (TAILS, 1 - TAILS)))
+    if low >= high:
+        return None, ""
+    depths = [(2.0**bits - 1, f"{bits} bits used") for bits in range(8, 33)]
+    natural = depths if are_integers else [(1.0, "0 to 1"), (255.0, "0 to 255")]
+    margin = 0.0 if are_integers else OVERSHOOT
+    end, reason = next(((end, reason) for end, reason in natural if high <= end * (1 + margin)), (0.0, ""))
+    if low >= -margin * end and end and (high - low) * 256 >= end * FEWEST_LEVELS:
+        return (None if end == 65535 else (0.0, end)), reason
+    return (low, high), f"{100 * TAILS:g} % of the pixels are below, and as many above"
+
+
+@dataclass(frozen=True)
+class DepthLost:
+    """The images that keep few of their values, and those whose values the range clips."""
+
+    few_levels: tuple[str, ...]
+    clipped: tuple[str, ...]
+
+
+def find_lost_depth(
+    paths: Sequence[str], value_range: ValueRange | None, pixel_limit: int, listener: Listener
+) -> DepthLost:
+    """Return the images of more than 8 bits to which a range does harm; those that cannot be read are passed over."""
+
+    def judge(path: str, limit: int) -> tuple[bool, bool]:
+        values = read_values(path, pixel_limit=limit)
+        if values is None:
+            return False, False
+        levels = values.levels(value_range)
+        few = len(np.unique(levels)) < FEWEST_LEVELS <= len(np.unique(_some(values.stored))) // 2
+        low, high = value_range or (-np.inf, np.inf)
+        with np.errstate(invalid="ignore"):
+            outside = float(np.mean((values.stored < low) | (values.stored > high)))
+        return few, outside > CLIPPED
+
+    found = _of_each(judge, paths, pixel_limit, listener)
+    few, clipped = (
+        tuple(path for path, each in zip(paths, found, strict=True) if each is not None and each[kind])
+        for kind in (0, 1)
+    )
+    return DepthLost(few, clipped)
+
+
+def _of_each(
+    use: Callable[[str, int], Result], paths: Sequence[str], pixel_limit: int, listener: Listener
+) -> list[Result | None]:
+    """Return what `use` makes of every file, None where it cannot be read, in threads."""
+    results: list[Result | None] = [None] * len(paths)
+
+    def try_one(position: int) -> None:
+        try:
+            results[position] = use(paths[position], pixel_limit)
+        except ImageError:
+            results[position] = None
+
+    with listener.progress("measuring values", len(paths)) as progress:
+        for_each(try_one, range(len(paths)), finished=progress.advance)
+    return results
+
+
+def _sample(path: str, pixel_limit: int) -> npt.NDArray[np.generic] | None:
+    values = read_values(path, pixel_limit=pixel_limit)
+    return None if values is None else _some(values.stored)
+
+
+def _some(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Return values from all over an image, the same ones each time."""
+    flat = values.reshape(-1)
+    if len(flat) <= PIXELS_OF_EACH:
+        return flat.copy()
+    return flat[np.random.default_rng(0).integers(0, len(flat), PIXELS_OF_EACH)]

@@ -1,0 +1,135 @@
+"""Values of more than 8 bits: read whole, and reduced to 8.
+
+Without a value range, integers keep the highest 8 of the bits that the file states: 0..65535 becomes 0..255. Integers
+stored in 32 bits count as 16-bit. Negative values are black. Floats are 0..1 when no value is outside, else 0..255.
+With a range, its ends become 0 and 255. Values outside are clipped; NaN is black.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile
+
+from wisesr_cli.images.preparation import ValueRange
+
+Values = npt.NDArray[Any]  # integers or floats, (height, width) or (height, width, 3)
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Return whether an opened, not yet loaded image has other values than 0..255."""
+    return is_deep_grey(image) or is_deep_color(image)
+
+
+def is_deep_grey(image: Image.Image) -> bool:
+    """Return whether an image, loaded or not, has one channel of other values than 0..255."""
+    return image.mode[0] in "IF" or _is_signed_byte(image)
+
+
+def is_deep_color(image: Image.Image) -> bool:
+    """Return whether an opened, not yet loaded image has colours of 16 bits, of which Pillow keeps 8."""
+    return image.mode.startswith("RGB") and any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+
+
+@dataclass(frozen=True)
+class DeepValues:
+    """The values of an image: integers or floats, (height, width), or uint16 (height, width, 3)."""
+
+    stored: Values
+    bits: int  # per value, as the file states them, without the sign
+    is_white_zero: bool = False  # a TIFF whose values grow from white to black
+
+    def levels(self, value_range: ValueRange | None) -> npt.NDArray[np.uint8]:
+        """Return the values as bytes, the ends of the range becoming 0 and 255; None is the full depth."""
+        if value_range is None and self.stored.dtype.kind != "f":
+            levels = _in_bands(self.stored, self._highest_bits)
+        else:
+            low, high = value_range or self._float_range()
+            levels = _in_bands(self.stored, lambda band: _scaled(band, low, high))
+        return 255 - levels if self.is_white_zero else levels
+
+    def _highest_bits(self, values: Values) -> Values:
+        return np.clip(values.astype(np.int64), 0, (1 << self.bits) - 1) << 8 >> self.bits
+
+    def _float_range(self) -> ValueRange:
+        with np.errstate(invalid="ignore"):  # NumPy warns about some kinds of NaN
+            # Comparisons with NaN are false, and fmin and fmax ignore it.
+            outside = np.fmin.reduce(self.stored, axis=None) < 0 or np.fmax.reduce(self.stored, axis=None) > 1
+        return 0.0, 255.0 if outside else 1.0
+
+
+def grey_values(image: Image.Image) -> DeepValues:
+    """Return the values of a loaded image that `is_deep_grey`."""
+    values, tags = np.asarray(image), _tags(image)
+    bits, is_signed = tags.get(_BITS, (16,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED
+    if image.mode == "L":
+        values = values.view(np.int8)
+    elif image.mode == "I" and bits == 32 and not is_signed and tags:
+        values = values.view(np.uint32)
+    stated = min(16, bits) - (is_signed and bits in (8, 16))
+    return DeepValues(values, stated, is_white_zero=tags.get(_PHOTOMETRIC) == 0)
+
+
+def color_values(image: Image.Image, again: ImageFile.ImageFile) -> DeepValues:
+    """Return the values of a loaded image that was `is_deep_color`.
+
+    Pillow keeps one byte of each value, so that the file, opened `again`, is decoded for the other one.
+    """
+    again.tile = [type(tile)(*tile[:-1], _other_bytes(tile.args)) for tile in again.tile]
+    is_grey = again.tile[0].args == _GREY_AS_FOUR
+    again.load()
+    low, high = np.asarray(again, np.uint16), np.asarray(image, np.uint16)[..., :3] << 8
+    return DeepValues(high | (low[..., 1:2] if is_grey else low[..., :3]), bits=16)
+
+
+def bands(width: int, height: int) -> Iterator[tuple[int, int]]:
+    """Yield the first row, and the one after the last, of parts of an image that are converted one at a time."""
+    rows = max(1, _BAND_PIXELS // width)
+    for start in range(0, height, rows):
+        yield start, min(start + rows, height)
+
+
+def _in_bands(values: Values, convert: Callable[[Values], Values]) -> npt.NDArray[np.uint8]:
+    levels = np.empty(values.shape, np.uint8)
+    for start, end in bands(values.shape[1], values.shape[0]):
+        levels[start:end] = convert(values[start:end])
+    return levels
+
+
+def _scaled(values: Values, low: float, high: float) -> Values:
+    with np.errstate(invalid="ignore", over="ignore"):
+        known = np.nan_to_num(values, nan=low) if values.dtype.kind == "f" else values
+        return np.rint(np.clip((known - low) * (255.0 / (high - low)), 0, 255))
+
+
+def _is_signed_byte(image: Image.Image) -> bool:
+    tags = _tags(image) if image.mode == "L" else {}
+    return bool(tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED and tags.get(_BITS, (1,))[0] == 8)
+
+
+def _tags(image: Image.Image) -> Any:
+    return getattr(image, "tag_v2", None) or {}
+
+
+def _other_bytes(args: Any) -> Any:
+    """Return the arguments of a decoder, a raw mode or several arguments with one, for the low bytes of each value.
+
+    Grey with alpha is read as four channels: the high and the low byte of both.
+    """
+    if isinstance(args, str):
+        if args == "LA;16B":
+            return _GREY_AS_FOUR
+        return next((args.replace(mode, other) for mode, other in _OTHER_BYTE.items() if mode in args), args)
+    return type(args)(map(_other_bytes, args)) if isinstance(args, list | tuple) else args
+
+
+_BAND_PIXELS = 1 << 20
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
+_SIGNED = 2
+_GREY_AS_FOUR = "RGBA"
+_OTHER_BYTE = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if sys.byteorder == "little" else ";16L"}

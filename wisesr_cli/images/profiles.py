@@ -1,0 +1,66 @@
+"""Colours of an ICC profile, which phones and cameras put beside their pictures, converted to sRGB by LittleCMS.
+
+Profiles of RGB, grey and CMYK are used; damaged ones, and those of other colours than the image has, are passed over.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms
+
+Pixels = npt.NDArray[np.uint8]
+
+PROFILE_LIMIT = 1 << 22  # bytes; those of printing presses have up to half of it
+NOTICED = 2  # of 255: a profile whose colours differ less from sRGB changes nothing
+_SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
+
+
+def to_srgb(pixels: Pixels, profile: bytes | None, *, is_grey: bool) -> Pixels:
+    """Return RGB pixels (height, width, 3) in sRGB; those of a grey image have a grey profile."""
+    conversion = _conversion(profile, "L" if is_grey else "RGB") if profile else None
+    if conversion is None:
+        return pixels
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0]) if is_grey else pixels)
+    return np.array(ImageCms.applyTransform(image, conversion), np.uint8)
+
+
+def cmyk_to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Return a CMYK image as RGB by its profile, or unchanged where that cannot be used."""
+    conversion = _conversion(profile, "CMYK") if profile else None
+    if conversion is None:
+        return image
+    return ImageCms.applyTransform(image, conversion) or image
+
+
+@lru_cache(maxsize=16)
+def _conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return the conversion from a profile to sRGB; None where it cannot be used, or changes nothing."""
+    if len(profile) > PROFILE_LIMIT:
+        return None
+    try:
+        found = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if found.profile.xcolor_space != _SPACES[mode]:
+            return None
+        conversion = ImageCms.buildTransform(
+            found,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.NOCACHE,
+        )
+        return conversion if mode == "CMYK" or _is_noticed(conversion, mode) else None
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+
+
+def _is_noticed(conversion: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Return whether a conversion changes colours from all over the cube by more than `NOTICED`."""
+    side = np.arange(256, dtype=np.uint8)[:: 17 if mode == "RGB" else 1]
+    colors = np.stack(np.meshgrid(side, side, side), axis=-1).reshape(len(side), -1, 3) if mode == "RGB" else side[None]
+    converted = np.array(ImageCms.applyTransform(Image.fromarray(colors), conversion), np.int16)
+    return bool(np.abs(converted - (colors if mode == "RGB" else colors[..., None])).max() > NOTICED)
