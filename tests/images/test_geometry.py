@@ -10,6 +10,7 @@ from hostile_images import ORIENTATION, encoded
 from image_references import NOISE, SMOOTH, difference, reference
 from PIL import Image, ImageOps
 
+from benchmarks.pixels import scaled_decoding
 from wisesr_cli.images import geometry
 from wisesr_cli.images.color import BACKGROUND
 from wisesr_cli.images.decoding import decode_image
@@ -105,3 +106,11 @@ def test_pad_shows_the_background_beside_the_whole_image_and_crop_keeps_the_cent
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, 10:20] = 200
     assert (decode_image(encoded(pixels, "PNG"), image_size=(10, 10), preparation=Preparation("crop")) == 200).all()
+
+
+@pytest.mark.parametrize("period", [2, 2.5, 3, 5, 8, 10])
+def test_lines_near_the_grid_of_scaled_decoding_differ_by_no_more_than_is_said(period: float) -> None:
+    for side, size in ((640, 160), (640, 64), (640, 32), (800, 96), (1000, 224)):
+        content = scaled_decoding.lines(side, 0, period, sharp=True)
+        whole = decode_image(content, image_size=None)
+        assert scaled_decoding.difference(content, whole, size) < 20

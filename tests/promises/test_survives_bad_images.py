@@ -19,6 +19,7 @@ from run_states import read_history
 
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.images.decoding import PIXEL_LIMIT
+from wisesr_cli.images.supported import SHOWN_NAMES
 from wisesr_cli.training.display import TrainingDisplay
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -28,7 +29,7 @@ OVER_THE_LIMIT = f"over the pixel limit of 100,000,000 pixels (14000x14000); {HI
 CUT = {
     f"cut at {percent} %.{suffix}": (
         (content := encoded(photo(size=(120, 90)), name))[: len(content) * percent // 100],
-        f"truncated {'WebP' if name == 'WEBP' else name}",
+        f"truncated {SHOWN_NAMES.get(name, name)}",
     )
     for suffix, name in FORMATS.items()
     for percent in (50, 99)
@@ -38,9 +39,9 @@ UNSUPPORTED = {
     "drawing.eps.png": encoded(photo(), "EPS"),
     "drawing.svg.jpg": b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>",
     "icon.ico.png": encoded(photo(size=(64, 64)), "ICO"),
-    "photo.jp2.jpg": encoded(photo(), "JPEG2000"),
+    "photo.jxl.jpg": b"\xff\x0a" + bytes(50),
     "layers.psd.tif": b"8BPS\0\1" + bytes(30),
-    "photo.heic.jpg": b"\0\0\0\x18ftypheic\0\0\0\0",
+    "film.mp4.jpg": b"\0\0\0\x18ftypisom\0\0\0\0",
     "floats.pfm.ppm": b"Pf\n1 1\n-1.0\n" + bytes(4),
 }
 

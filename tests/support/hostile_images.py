@@ -18,7 +18,17 @@ from PIL import Image
 File = tuple[str, bytes]  # name, content
 
 SIZE = (23, 17)  # width, height
-FORMATS = {"jpg": "JPEG", "png": "PNG", "gif": "GIF", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP", "ppm": "PPM"}
+FORMATS = {
+    "jpg": "JPEG",
+    "png": "PNG",
+    "gif": "GIF",
+    "bmp": "BMP",
+    "tif": "TIFF",
+    "webp": "WEBP",
+    "ppm": "PPM",
+    "avif": "AVIF",
+    "jp2": "JPEG2000",
+}
 MODES = (
     *("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "La", "PA", "RGBX", "RGBa", "I;16"),
 )
@@ -26,7 +36,7 @@ COMPRESSIONS = (
     *("group3", "group4", "tiff_ccitt", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "jpeg"),
     *("lzma", "zstd"),
 )
-UNSUPPORTED = ("ICO", "JPEG2000", "TGA", "PCX", "SGI", "DDS", "EPS", "ICNS", "MSP", "SPIDER", "XBM", "AVIF", "BLP")
+UNSUPPORTED = ("ICO", "TGA", "PCX", "SGI", "DDS", "EPS", "ICNS", "MSP", "SPIDER", "XBM", "BLP")
 ORIENTATION = 0x0112
 SOUND = ("whole", "mode", "unusual")  # beginnings of names
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from wisesr_cli import text
 from wisesr_cli.data.stamps import Stamps
-from wisesr_cli.images.decoding import SUFFIXES
+from wisesr_cli.images.supported import HEIC_INSTALL, SUFFIXES, SUPPORTED
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ def ignored_message(ignored: Counter[str]) -> str:
     kinds = ", ".join(f"{count:,} {text.visible(kind or 'without suffix')}" for kind, count in files.most_common(8))
     more = ", ..." if len(files) > 8 else ""
     parts = [f"{text.counted(sum(files.values()), 'file')} ignored: {kinds}{more}"] if files else []
+    if any(kind in SUPPORTED["HEIF"] for kind in files):
+        parts.append(f"HEIC is read after {HEIC_INSTALL}")
     if folders := ignored[LINKED_FOLDER]:
         links = "a folder is a link" if folders == 1 else f"{folders:,} folders are links"
         parts.append(f"{links} to one that is read already, and left out with all images in it")

@@ -24,7 +24,7 @@ from wisesr_cli.data.folders import HIDDEN, LINKED_FOLDER, is_folder, is_hidden,
 from wisesr_cli.data.oddities import Oddities
 from wisesr_cli.data.shards import NO_INPUT, Shard, ShardInputs
 from wisesr_cli.errors import DataError
-from wisesr_cli.images.decoding import SUFFIXES
+from wisesr_cli.images.supported import SUFFIXES
 from wisesr_cli.text import visible
 
 RUN = 4096  # names held uncompressed

@@ -25,6 +25,7 @@ from wisesr_cli.data.verified import Tried, file_keys, recall_verified, try_deco
 from wisesr_cli.errors import DataError
 from wisesr_cli.images import decoding
 from wisesr_cli.images.preparation import range_text
+from wisesr_cli.images.supported import UNREAD_SUFFIXES
 from wisesr_cli.listening import Listener
 from wisesr_cli.results import Finding, Level
 
@@ -170,7 +171,7 @@ def _check_duplicates(case: Case) -> Iterator[Finding]:
 
 def _check_ignored(case: Case) -> Iterator[Finding]:
     if case.found.ignored:
-        unread = case.found.ignored.keys() & {folders.OUTSIDE, *decoding.UNREAD_SUFFIXES}
+        unread = case.found.ignored.keys() & {folders.OUTSIDE, *UNREAD_SUFFIXES}
         level: Level = "warn" if unread else "pass"
         message = folders.ignored_message(case.found.ignored)
         yield Finding(level, "ignored-files", message, sum(case.found.ignored.values()))

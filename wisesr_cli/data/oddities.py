@@ -9,7 +9,8 @@ from pathlib import PurePath
 
 from wisesr_cli.data.folders import ignored_message
 from wisesr_cli.errors import SOME_UNREADABLE, DataError
-from wisesr_cli.images.decoding import SUFFIXES, ImageHeader
+from wisesr_cli.images.decoding import ImageHeader
+from wisesr_cli.images.supported import SUFFIXES
 from wisesr_cli.listening import Listener
 from wisesr_cli.results import Explanation, Prediction
 from wisesr_cli.text import counted, joined

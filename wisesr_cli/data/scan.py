@@ -18,6 +18,7 @@ from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, FACTS, Facts
 from wisesr_cli.data.stamps import FIELDS
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import decoding, opening
+from wisesr_cli.images.supported import SUPPORTED
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.threads import for_each
@@ -26,7 +27,7 @@ _VERSION = 2  # increase it when `FACTS` or the meaning of a field changes
 _ENDS_BYTES = 4096
 # Headers are parsed in Python: a second thread hides disk latency, but four take twice as long as two.
 _WORKERS = 2
-_FORMATS = {name: position for position, name in enumerate(decoding.SUPPORTED)}
+_FORMATS = {name: position for position, name in enumerate(SUPPORTED)}
 
 
 def scan_files(

@@ -23,7 +23,7 @@ from wisesr_cli.data.scan import scan_files
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.splits import split_off_validation
 from wisesr_cli.errors import DataError
-from wisesr_cli.images.decoding import SUFFIXES, SUPPORTED
+from wisesr_cli.images.supported import SUFFIXES, SUPPORTED
 from wisesr_cli.listening import Listener
 
 

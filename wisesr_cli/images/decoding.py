@@ -6,8 +6,7 @@ transparency and other colour spaces are handled in `color.py`, more than 8 bits
 `geometry.py`.
 
 A file that cannot be decoded completely is an `ImageError`; missing data is never filled in. Only the formats in
-`SUPPORTED` are tried, none of which starts another program. To add one, add its row there and its first bytes to
-`formats.py`.
+`supported.py` are tried, none of which starts another program.
 """
 
 from __future__ import annotations
@@ -20,9 +19,7 @@ from contextlib import contextmanager, nullcontext
 from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
-
-# Importing these registers their decoders; otherwise Pillow imports every decoder at the first TIFF or WebP.
-from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+from PIL import Image, ImageFile
 
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import formats, ordinary
@@ -33,6 +30,7 @@ from wisesr_cli.images.opening import Source, open_regular, read_whole
 from wisesr_cli.images.pillow import prepare_pillow, refuse_before_loading, refuse_before_opening
 from wisesr_cli.images.preparation import Preparation, Resize
 from wisesr_cli.images.profiles import cmyk_to_rgb, to_srgb
+from wisesr_cli.images.supported import HEIC_INSTALL, SHOWN_NAMES, SUPPORTED, reads_heic
 from wisesr_cli.images.unsupported import kind_of
 
 Result = TypeVar("Result")
@@ -232,8 +230,8 @@ def _reason(error: Exception, file: IO[bytes]) -> str:
     except (OSError, ValueError, KeyError):
         return "cannot be read"
     if kind is not None:
-        return f"a kind of {_SHOWN_NAMES.get(name, name)} that is not supported ({kind})"
-    return f"{'truncated' if cut else 'damaged'} {_SHOWN_NAMES.get(name, name)}"
+        return f"a kind of {SHOWN_NAMES.get(name, name)} that is not supported ({kind})"
+    return f"{'truncated' if cut else 'damaged'} {SHOWN_NAMES.get(name, name)}"
 
 
 def _recognised(file: IO[bytes]) -> tuple[str, tuple[int, int]]:
@@ -245,6 +243,8 @@ def _recognised(file: IO[bytes]) -> tuple[str, tuple[int, int]]:
     format_name = formats.format_of(prefix)
     if format_name not in SUPPORTED:
         raise ImageError("not a supported format" if formats.is_other_image(prefix) else "not an image")
+    if format_name == "HEIF" and not reads_heic():
+        raise ImageError(f"HEIC is read with pillow-heif, which is not installed: {HEIC_INSTALL}")
     return format_name, formats.early_size(format_name, prefix)
 
 
@@ -351,8 +351,9 @@ def _load(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, in
         drafted = image.draft(image.mode, _draft_size(image.size, orientation_of(image), image_size, resize))
         content = drafted[1] if drafted else content
     image.load()
-    if image.format == "PNG" and formats.png_ends_early(file, file.seek(0, io.SEEK_END)):
-        raise ImageError("truncated PNG")
+    ends_early = formats.FILLED_IN.get(image.format or "")
+    if ends_early is not None and ends_early(file, file.seek(0, io.SEEK_END)):
+        raise ImageError(f"truncated {SHOWN_NAMES.get(image.format or '', image.format)}")
     return content
 
 
@@ -373,27 +374,3 @@ _DAMAGE_LIMIT = 1 << 26  # bytes of a file that is held in memory
 _RAISED_BY = "data.pixel_limit or --pixel-limit raises it"
 
 _ONE_LARGE_IMAGE = threading.RLock()
-
-_SHOWN_NAMES = {"WEBP": "WebP"}
-
-# Pillow's name of each format, and the suffixes of its files.
-SUPPORTED: dict[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
-    "PNG": (".png",),
-    "GIF": (".gif",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-}
-
-# Of images that are not read: files that have them were probably meant.
-UNREAD_SUFFIXES = frozenset(
-    {
-        ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dicom", ".dng", ".exr", ".hdr", ".heic", ".heif", ".j2c", ".j2k",
-        ".jp2", ".jpx", ".jxl", ".jxr", ".nef", ".nii", ".orf", ".pcx", ".psd", ".qoi", ".raf", ".raw", ".rw2", ".svg",
-        ".tga", ".xcf",
-    }
-)  # fmt: skip
-
-SUFFIXES: dict[str, str] = {suffix: name for name, suffixes in SUPPORTED.items() for suffix in suffixes}

@@ -1,7 +1,7 @@
 """Detects the format of a file from its first bytes, and whether it is truncated.
 
 Nothing is decoded here. To add a format, add its first bytes to `_SUPPORTED`, and a check for truncation to
-`_ENDS_EARLY`; suffixes and decoders are in `decoding.py`. Standard library only.
+`_ENDS_EARLY`; suffixes are in `supported.py`. Standard library only.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def plain_comments(file: IO[bytes]) -> int:
 
 def _jpeg_ends_early(file: IO[bytes], size: int) -> bool:
     file.seek(max(0, size - 4096))
-    return b"\xff\xd9" not in file.read()
+    return _JPEG_END not in file.read()
 
 
 def _gif_ends_early(file: IO[bytes], size: int) -> bool:
@@ -200,6 +200,35 @@ def _tiff_ends_early(file: IO[bytes], size: int) -> bool:
     return False
 
 
+def _jpeg2000_ends_early(file: IO[bytes], size: int) -> bool:
+    """Return whether a codestream lacks its end, a marker that packed pixels never contain."""
+    file.seek(0)
+    wanted, rest = b"\xff\x4f\xff\x51", b""
+    while block := file.read(_BLOCK_BYTES):
+        rest += block
+        if wanted != _JPEG_END and (start := rest.find(wanted)) >= 0:
+            wanted, rest = _JPEG_END, rest[start:]
+        if wanted == _JPEG_END and wanted in rest:
+            return False
+        rest = rest[-len(wanted) + 1 :]
+    return True
+
+
+def _boxes_end_early(file: IO[bytes], size: int) -> bool:
+    """Return whether the last box of an AVIF or HEIC goes on behind the end of the file."""
+    position = 0
+    while position + 8 <= size:
+        file.seek(position)
+        (length,) = struct.unpack(">I", file.read(4))
+        if length == 1:
+            file.seek(position + 8)
+            (length,) = struct.unpack(">Q", file.read(8))
+        position += length
+        if length < 8:  # 0: up to the end of the file
+            return bool(length)
+    return position != size
+
+
 def _ppm_ends_early(file: IO[bytes], size: int) -> bool:
     file.seek(0)
     header = re.match(rb"P([56])\s+(?:#.*\n\s*)*(\d+)\s+(\d+)\s+(\d+)\s", file.read(PREFIX_BYTES))
@@ -211,6 +240,7 @@ def _ppm_ends_early(file: IO[bytes], size: int) -> bool:
 
 
 _JPEG_FRAMES = {bytes([marker]) for marker in range(0xC0, 0xD0)} - {b"\xc4", b"\xc8", b"\xcc"}
+_JPEG_END = b"\xff\xd9"
 _JPEG_LOSSLESS = {b"\xc3", b"\xc7", b"\xcb", b"\xcf"}
 
 _EXTRAS_LIMIT = 1 << 26  # bytes of a file that is held in memory
@@ -226,6 +256,10 @@ _SUPPORTED = {
     # The size of BMP's second header, and PPM's first number, exclude text that starts with BM or P1.
     "BMP": re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL),
     "PPM": re.compile(rb"P[1-6]\s+(?:#|\d)"),
+    # The brand of the file, or a general one beside others that it is compatible with.
+    "AVIF": re.compile(rb".{4}ftyp(?:avi[fs]|m(?:if|sf)1.{4}(?:.{4}){0,9}?avi[fs])", re.DOTALL),
+    "HEIF": re.compile(rb".{4}ftyp(?:he(?:ic|ix|im|is|vc|vx|vm|vs)|m(?:if|sf)1)", re.DOTALL),
+    "JPEG2000": re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
 }
 
 _OTHERS = re.compile(
@@ -257,4 +291,9 @@ _ENDS_EARLY: dict[str, Callable[[IO[bytes], int], bool]] = {
     "TIFF": _tiff_ends_early,
     "BMP": _bmp_ends_early,
     "PPM": _ppm_ends_early,
+    "AVIF": _boxes_end_early,
+    "HEIF": _boxes_end_early,
+    "JPEG2000": _jpeg2000_ends_early,
 }
+# Formats whose decoders fill in what is missing.
+FILLED_IN = {"PNG": png_ends_early, "JPEG2000": _jpeg2000_ends_early}
