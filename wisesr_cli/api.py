@@ -112,23 +112,40 @@ def init(folder: str | Path, *, listener: Listener | None = None) -> Starter:
     return Starter(write_starter(facts, recipe), recipe.reasons)
 
 
-def check(source: str | Path, settings: Settings | None = None, *, listener: Listener | None = None) -> CheckResult:
+def check(
+    source: str | Path,
+    settings: Settings | None = None,
+    *,
+    near_duplicates: bool = False,
+    sheet: str | Path | None = None,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> CheckResult:
     """Return findings about a config and its image folders, with every image decoded completely; nothing is trained.
 
     Args:
         source: a YAML config, an image folder or a run directory.
         settings: values that override the config, by key.
+        near_duplicates: whether copies that were re-encoded, resized or mirrored are looked for, too.
+        sheet: a PNG file that shows them, if there are any.
+        overwrite: whether a sheet that exists is replaced.
 
     Raises:
         ConfigError: mistakes in the config, a line each.
+        UsageError: a sheet that exists, or without `near_duplicates`.
     """
     from wisesr_cli.config.reader import overrides_of
+    from wisesr_cli.data.copies.near_duplicates import check_sheet
+    from wisesr_cli.data.inspection import Copies
     from wisesr_cli.run.located import load_source
 
+    path = None if sheet is None else Path(sheet)
+    check_sheet(path, near_duplicates=near_duplicates, overwrite=overwrite)
     loaded = load_source(source, overrides_of(settings))
     from wisesr_cli.training.checks import check_config
 
-    return check_config(loaded.config, listener or Silent(), recipe=loaded.recipe)
+    copies = Copies(path) if near_duplicates else None
+    return check_config(loaded.config, listener or Silent(), recipe=loaded.recipe, copies=copies)
 
 
 def train(

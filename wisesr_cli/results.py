@@ -24,6 +24,7 @@ class Finding:
     message: str
     count: int = 0
     paths: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] | None = None  # of paths; None where the row is not about pairs
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,13 @@ class CheckResult:
     @property
     def status(self) -> Level:
         """The worst level found."""
-        levels = {finding.level for finding in self.findings}
-        return "fail" if "fail" in levels else "warn" if "warn" in levels else "pass"
+        levels: tuple[Level, ...] = ("pass", "warn", "fail")
+        return max((finding.level for finding in self.findings), key=levels.index, default="pass")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields of `wisesr check --format json`."""
-        return {"status": self.status, "findings": [asdict(finding) for finding in self.findings]}
+        """Return the fields of `wisesr check --format json`; those that are None are left out."""
+        rows = [{name: value for name, value in asdict(each).items() if value is not None} for each in self.findings]
+        return {"status": self.status, "findings": rows}
 
 
 @dataclass(frozen=True)
@@ -290,15 +292,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Contribution:
-    """The contribution of every position of the feature map to one logit; `sum` + `bias` equals `logit`.
-
-    `map` has the height and width of the feature map.
-    """
+    """The contribution of every position of the feature map to one logit; `sum` + `bias` equals `logit`."""
 
     label: str
     logit: float
     bias: float
-    map: tuple[tuple[float, ...], ...]
+    map: tuple[tuple[float, ...], ...]  # of the height and width of the feature map
     sum: float
 
     def minus(self, other: Contribution) -> Contribution:

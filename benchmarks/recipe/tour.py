@@ -28,6 +28,7 @@ LONGEST = 116  # characters of a line
 # The beginning of a command, and a pattern of what is shown, or of a group in it; the first row that fits decides.
 SHOWN = (
     ("wisesr demo", "Demo: .*"),
+    ("wisesr check .*--near-duplicates", "(?:PASS|WARN) +near-duplicates +(.*)"),
     ("wisesr check", "PASS +classes +.*"),
     ("wisesr init", "written: .*"),
     ("wisesr (train|evaluate)(?!.*json)", "PASS +(top-1 accuracy .*?\\))"),

@@ -20,7 +20,7 @@ ALL = (
 OPTIONS = {
     "demo": "-o --output-dir --seed",
     "init": "-o --output --overwrite",
-    "check": "-s --set --data --image-size --weights --format",
+    "check": "-s --set --data --image-size --weights --near-duplicates --sheet --overwrite --format",
     "train": "-s --set --data -o --output-dir --name --seed --epochs -b --batch-size --image-size --backbone --head "
     "--weights --learning-rate --lr --device --precision --tracker --resume --overwrite --dry-run --max-steps "
     "--time-limit --coordinator --num-processes --process-id --fail-under",

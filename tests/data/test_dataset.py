@@ -10,8 +10,8 @@ import pytest
 from image_folders import Data, Heard, make_folder, make_image
 from PIL import Image
 
+from wisesr_cli.data.copies.duplicates import find_duplicates
 from wisesr_cli.data.dataset import build_index, scan_folder_for_evaluation
-from wisesr_cli.data.duplicates import find_duplicates
 from wisesr_cli.data.index import Changes, DatasetIndex, index_from_rows
 from wisesr_cli.data.layouts import find_splits
 from wisesr_cli.data.verified import with_contents

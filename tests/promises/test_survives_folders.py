@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 from command_line import QUICK, CommandLine, make_photo, make_photos, make_splits
+from drawn_pictures import draw_picture
 from folder_commands import TRAINING_COMMANDS, Commands, refusal
 from permissions import permissions_hold
+from PIL import Image
 from reliability import Seen
 
+from benchmarks.copies.near_duplicates import save_copy
 from wisesr_cli.run.records import read_rows
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -242,6 +245,50 @@ def test_the_same_image_twice_is_a_warning(commands: Commands, wisesr: CommandLi
     assert "harmless" not in warning + row["message"]
     seen(f"train: {warning}")
     seen(f"check: exit 3, FAIL {row['message']}")
+
+
+# 59: the same picture in other files
+
+
+@pytest.mark.reliability(59)
+def test_copies_are_a_warning_with_pairs_and_a_sheet(wisesr: CommandLine, tmp_path: Path, seen: Seen) -> None:
+    folder = tmp_path / "photos"
+    for number, (split, label) in enumerate(product(("train", "val"), ("blue", "red"))):
+        for image in range(10):
+            save_copy(draw_picture(10 * number + image), "PNG", folder / split / label, str(image))
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(folder / split / label / "dark.png")
+    for number, kind in enumerate(("mirrored", "resized by 0.5", "JPEG, quality 30")):
+        save_copy(draw_picture(number), kind, folder / "val/red", f"copy{number}")
+    check = ("check", folder, "--image-size", "32", "--weights", "none", "--near-duplicates")
+    answer = wisesr(*check, "--format", "json").worked()
+    row = answer.finding("near-duplicates")
+    assert (row["level"], row["count"]) == ("warn", 3)
+    pairs = [["train/blue/0.png", "val/red/copy0.jpg"], ["train/blue/1.png", "val/red/copy1.jpg"]]
+    assert row["pairs"] == [*pairs, ["train/blue/2.png", "val/red/copy2.jpg"]]
+    assert row["paths"] == sorted(path for pair in row["pairs"] for path in pair)
+    assert "train/blue/0.png (train, blue) ~ val/red/copy0.jpg (validation, red)" in row["message"]
+    assert "near-duplicates.png" in row["message"]
+    assert answer.finding("uniform-images")["count"] == 4
+    seen(f"check: exit 0, WARN {row['message']}")
+    sheet = Path("near-duplicates.png")
+    with Image.open(sheet) as picture:
+        assert picture.width > picture.height > 400  # two pairs in a row, two rows
+    sheet.write_text("of the user", encoding="utf-8")
+    wisesr(*check).refused(2, "near-duplicates.png exists; give another --sheet, or replace it with --overwrite")
+    wisesr(*check, "--sheet", "missing/sheet.png").refused(2, "missing: no such folder for the sheet")
+    assert sheet.read_text(encoding="utf-8") == "of the user"
+    wisesr(*check, "--sheet", "other.png").worked()
+    assert Path("other.png").is_file()
+    wisesr(*check, "--overwrite").worked()
+    with Image.open(sheet) as picture:
+        assert picture.format == "PNG"
+    seen("exit 2 where the sheet exists, unless --overwrite")
+
+
+@pytest.mark.parametrize("option", ["--sheet=x.png", "--overwrite"])
+def test_options_of_the_sheet_need_near_duplicates(wisesr: CommandLine, tmp_path: Path, option: str) -> None:
+    folder = make_photos(tmp_path / "photos", 4)
+    wisesr("check", folder, option).refused(2, f"{option.partition('=')[0]} needs --near-duplicates")
 
 
 # 23: too few images, and very many classes

@@ -267,4 +267,8 @@ LINES: dict[int, Line] = {
         "JPEG files that decode with a complaint of the library: data that ends early, bytes replaced",
         "warned of with their paths by check and train, noted in predict's record; used",
     ),
+    59: Line(
+        "Re-encoded, resized or mirrored copies in two splits or under two labels; pictures without edges",
+        "check --near-duplicates warns with the pairs and a sheet of them, which replaces no file; counted, not paired",
+    ),
 }

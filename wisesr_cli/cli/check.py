@@ -9,6 +9,8 @@ import typer
 
 from wisesr_cli.cli import options
 
+SHEET = "near-duplicates.png"
+
 app = options.new_app()
 
 
@@ -19,6 +21,16 @@ def check(
     data: options.DataFolder = None,
     image_size: options.ImageSize = None,
     weights: options.Weights = None,
+    near_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--near-duplicates", help="Look for re-encoded, resized and mirrored copies across splits and labels."
+        ),
+    ] = False,
+    sheet: Annotated[
+        str | None, typer.Option("--sheet", metavar="FILE", help=f"A PNG that shows them; {SHEET} by default.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing sheet.")] = False,
     output: options.TableFormat = "table",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -35,7 +47,14 @@ def check(
     from wisesr_cli.errors import DataError
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)
-    result = api.check(source, options.overrides(settings, **named), listener=listener)
+    result = api.check(
+        source,
+        options.overrides(settings, **named),
+        near_duplicates=near_duplicates,
+        sheet=sheet or (SHEET if near_duplicates else None),
+        overwrite=overwrite,
+        listener=listener,
+    )
     paths = check_paths_grid(result, limit=None if verbose else 5)
     show_result(
         output,

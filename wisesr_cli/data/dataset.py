@@ -1,7 +1,7 @@
 """Builds a `DatasetIndex` from image folders, for every command.
 
 The steps are in `folders` (listing the disk), `scan` (image headers), `splits` (validation without a folder), `index`
-(the records), `duplicates`, and `inspection` (the same, with findings instead of errors).
+(the records), `copies.duplicates`, and `inspection` (the same, with findings instead of errors).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wisesr_cli import text
 from wisesr_cli.data import folders
-from wisesr_cli.data.duplicates import duplicates_message, find_duplicates
+from wisesr_cli.data.copies.duplicates import duplicates_message, find_duplicates
 from wisesr_cli.data.folders import Problem
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.layouts import EXPECTED, Layout, check_class_folders, recognised_splits

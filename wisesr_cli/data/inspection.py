@@ -9,18 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from wisesr_cli import text
 from wisesr_cli.data import folders
-from wisesr_cli.data.duplicates import duplicates_message, find_duplicates
+from wisesr_cli.data.copies.duplicates import Duplicate, duplicates_message, find_duplicates
+from wisesr_cli.data.copies.near_duplicates import (
+    SMALL,
+    draw_near_duplicates,
+    find_near_duplicates,
+    near_duplicates_message,
+)
 from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, DatasetIndex
 from wisesr_cli.data.oddities import animated_message, damaged_message, misnamed_message
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.splits import check_groups
 from wisesr_cli.data.survey import Survey, nested_message, no_support_message, survey, without_images_message
-from wisesr_cli.data.value_range import CLIPPED, FEWEST_LEVELS, deep_images, find_lost_depth, measure
+from wisesr_cli.data.value_range import CLIPPED, FEWEST_LEVELS, deep_images, find_lost_depth, measure, with_value_range
 from wisesr_cli.data.verified import Tried, file_keys, recall_verified, try_decoding
 from wisesr_cli.errors import DataError
 from wisesr_cli.images import decoding
@@ -36,6 +43,13 @@ WARNED_IMBALANCE = 10  # largest class by smallest class, from which on there is
 
 
 @dataclass(frozen=True)
+class Copies:
+    """How copies that are not equal files are looked for."""
+
+    sheet: Path | None = None  # the PNG that shows them
+
+
+@dataclass(frozen=True)
 class Case:
     """The input of a check."""
 
@@ -43,6 +57,7 @@ class Case:
     seed: int
     found: Survey
     listener: Listener
+    copies: Copies | None
 
     def training_index(self) -> DatasetIndex:
         """Return the splits that training would use, or those on the disk where validation cannot be split off."""
@@ -51,13 +66,18 @@ class Case:
         return self.found.index()
 
 
-def inspect_data(data: DataConfig, *, seed: int, listener: Listener) -> tuple[Finding, ...]:
-    """Return the findings; every image not yet known to be valid is decoded completely."""
+def inspect_data(
+    data: DataConfig, *, seed: int, listener: Listener, copies: Copies | None = None
+) -> tuple[Finding, ...]:
+    """Return the findings; every image not yet known to be valid is decoded completely.
+
+    `copies`: whether every image is compared with the others, too.
+    """
     try:
         found = survey(data, listener=listener)
     except DataError as error:
         return (Finding("fail", "layout", str(error)),)
-    case = Case(data, seed, found, listener)
+    case = Case(data, seed, found, listener, copies)
     return tuple(finding for check in CHECKS for finding in check(case))
 
 
@@ -161,12 +181,42 @@ def _check_readable(case: Case) -> Iterator[Finding]:
 
 
 def _check_duplicates(case: Case) -> Iterator[Finding]:
-    found = find_duplicates(case.training_index(), case.listener)
-    if not found:
-        yield Finding("pass", "duplicates", "no image is in two splits or under two labels")
-        return
-    paths = tuple(path for each in found for path in each.paths)
-    yield Finding("fail", "duplicates", duplicates_message(found), len(found), paths)
+    index = case.training_index()
+    found = find_duplicates(index, case.listener)
+    if found:
+        paths = tuple(path for each in found for path in each.paths)
+        yield Finding("fail", "duplicates", duplicates_message(found), len(found), paths)
+    else:
+        others = "" if case.copies else "; --near-duplicates looks for copies that were re-encoded, resized or mirrored"
+        message = f"no file is in two splits or under two labels with equal bytes{others}"
+        yield Finding("pass", "duplicates", message)
+    if case.copies:
+        yield from _near_duplicates(case, case.copies, index, found)
+
+
+def _near_duplicates(
+    case: Case, copies: Copies, index: DatasetIndex, identical: tuple[Duplicate, ...]
+) -> Iterator[Finding]:
+    limit, preparation = case.data.pixel_limit, with_value_range(case.data, index, case.listener).preparation
+    found = find_near_duplicates(index, identical, preparation=preparation, pixel_limit=limit, listener=case.listener)
+    if found.pairs:
+        if copies.sheet is not None:
+            draw_near_duplicates(found.pairs, index.root, copies.sheet, preparation=preparation, pixel_limit=limit)
+        message = near_duplicates_message(found.pairs, copies.sheet)
+        pairs = tuple((first, second) for first, second in (pair.paths for pair in found.pairs))
+        paths = tuple(sorted({path for pair in pairs for path in pair}))
+        yield Finding("warn", "near-duplicates", message, len(pairs), paths, pairs)
+    else:
+        compared = text.counted(found.compared, "picture")
+        message = f"{compared} compared: none looks like a copy of one in another split or under another label"
+        if found.small:
+            message += f"; of the {found.small:,} with a side of less than {SMALL} pixels, copies may be missed"
+        yield Finding("pass", "near-duplicates", message, pairs=())
+    if found.uniform:
+        count = len(found.uniform)
+        shown = text.joined(found.uniform[:3]) + (", ..." if count > 3 else "")
+        message = f"{text.counted(count, 'nearly uniform picture')}, too plain to be compared: {shown}"
+        yield Finding("warn", "uniform-images", message, count, found.uniform)
 
 
 def _check_ignored(case: Case) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from wisesr_cli.config.schema import Config
 from wisesr_cli.config.training import TrainConfig, position_warning
 from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.index import DatasetIndex
-from wisesr_cli.data.inspection import FEW_FOR_RANDOM_WEIGHTS, inspect_data
+from wisesr_cli.data.inspection import FEW_FOR_RANDOM_WEIGHTS, Copies, inspect_data
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.survey import find_layout
 from wisesr_cli.errors import ConfigError, DataError, WisesrError
@@ -32,8 +32,13 @@ from wisesr_cli.text import counted, joined, visible
 LONGEST_WARMUP = 20  # times the epochs of a phase
 
 
-def check_config(config: Config, listener: Listener, *, recipe: Recipe | None = None) -> CheckResult:
-    """Return all findings: about the settings first, then about the images. `recipe` is that of an image folder."""
+def check_config(
+    config: Config, listener: Listener, *, recipe: Recipe | None = None, copies: Copies | None = None
+) -> CheckResult:
+    """Return all findings: about the settings first, then about the images.
+
+    `recipe` is that of an image folder; `copies` as `inspect_data` takes it.
+    """
     model = f"{config.model.backbone} with the head '{config.model.head.name}'"
     config, about_weights = _with_resolved_weights(config)
     if recipe is not None and recipe.warning is not None and not about_weights:
@@ -42,7 +47,7 @@ def check_config(config: Config, listener: Listener, *, recipe: Recipe | None = 
         Finding("pass", "config", model),
         *_about_settings(config),
         *about_weights,
-        *inspect_data(config.data, seed=config.seed, listener=listener),
+        *inspect_data(config.data, seed=config.seed, listener=listener, copies=copies),
         *_about_settings_with_data(config),
     ]
     return CheckResult(tuple(findings))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,18 +19,25 @@ MOST_SHOWN = 4  # files of a group that a message names
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Files with the same bytes, but different labels or splits."""
+    """Files with the same picture, but different labels or splits."""
 
     paths: tuple[str, ...]  # relative to the index's root
     labels: tuple[str, ...]
     splits: tuple[str, ...]
+    sign: str = "="  # between them in a text: of equal bytes, or ~
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[str, str, str]], *, sign: str = "=") -> Duplicate:
+        """Return the record of rows of path, label and split."""
+        paths, labels, splits = zip(*rows, strict=True)
+        return cls(paths, labels, splits, sign)
 
     def __str__(self) -> str:
         """Return the files with their splits and labels, made visible."""
         shown = list(zip(self.paths, self.splits, self.labels, strict=True))
-        more = f" = {len(shown) - MOST_SHOWN:,} more" if len(shown) > MOST_SHOWN else ""
+        more = f" {self.sign} {len(shown) - MOST_SHOWN:,} more" if len(shown) > MOST_SHOWN else ""
         names = (f"{text.visible(path)} ({split}, {text.visible(label)})" for path, split, label in shown[:MOST_SHOWN])
-        return " = ".join(names) + more
+        return f" {self.sign} ".join(names) + more
 
 
 def find_duplicates(index: DatasetIndex, listener: Listener) -> tuple[Duplicate, ...]:
@@ -52,7 +59,7 @@ def find_duplicates(index: DatasetIndex, listener: Listener) -> tuple[Duplicate,
             for same in _same_content(index.root, paths, members):
                 if _spans_several(splits[same], labels[same]):
                     rows = ((paths[i], index.class_names[labels[i]], names[splits[i]]) for i in same)
-                    found.append(Duplicate(*zip(*rows, strict=True)))
+                    found.append(Duplicate.of(rows))
             progress.advance()
     return tuple(found)
 
