@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Level = Literal["pass", "warn", "fail"]
 
 
 @dataclass(frozen=True)
 class _PlainJson:
+    _optional: ClassVar[tuple[str, ...]] = ()  # fields that are left out when they are None
+
     def to_json(self) -> dict[str, Any]:
-        """Return the fields of `wisesr evaluate` and `upgrade --format json`, of a line of `predict --format jsonl`."""
-        return asdict(self)
+        """Return the fields of the command's JSON output."""
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in self._optional}
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(_PlainJson):
     """One row of `wisesr check`."""
 
+    _optional = ("pairs",)
     level: Level
     code: str
     message: str
@@ -40,9 +43,8 @@ class CheckResult:
         return max((finding.level for finding in self.findings), key=levels.index, default="pass")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields of `wisesr check --format json`; those that are None are left out."""
-        rows = [{name: value for name, value in asdict(each).items() if value is not None} for each in self.findings]
-        return {"status": self.status, "findings": rows}
+        """Return the fields of `wisesr check --format json`."""
+        return {"status": self.status, "findings": [finding.to_json() for finding in self.findings]}
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ class ScoredLabel:
 class Prediction(_PlainJson):
     """The labels of one image, best first, or the error of reading it."""
 
+    _optional = ("note",)
     path: str
     label: str | None
     score: float | None
@@ -159,15 +162,12 @@ class Prediction(_PlainJson):
     error: str | None = None
     note: str | None = None  # what is wrong with an image that was labelled nevertheless
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields; `note` only where there is one."""
-        return {name: value for name, value in asdict(self).items() if name != "note" or value is not None}
-
 
 @dataclass(frozen=True)
-class SummaryRow:
+class SummaryRow(_PlainJson):
     """Parameters, FLOPs (one multiply-add is 2) and size of one backbone with one head at one image size."""
 
+    _optional = ("latency_ms",)
     backbone: str
     image_height: int
     image_width: int
@@ -182,10 +182,6 @@ class SummaryRow:
     total_flops: int
     size_mb: float
     latency_ms: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return one row of `wisesr summarize --format json`; `latency_ms` only when it was measured."""
-        return {name: value for name, value in asdict(self).items() if name != "latency_ms" or value is not None}
 
 
 @dataclass(frozen=True)
