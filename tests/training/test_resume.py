@@ -26,6 +26,16 @@ from wisesr_cli.run.state import read_state, write_state
 from wisesr_cli.training.trainer import Trainer
 
 
+@pytest.fixture
+def two_epochs(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def resume(images: Path, run: Path, listener: Any = None, *, epochs: int = 3) -> TrainingResult:
+    return train_on(images, run.parent, {"augment": "paper", "train.epochs": epochs}, listener, resume=True)
+
+
 @pytest.mark.slow
 @pytest.mark.reliability(26, 27)
 def test_a_training_interrupted_in_every_phase_ends_as_the_uninterrupted_one(
@@ -57,28 +67,30 @@ def _resume_in_a_fresh_process(images: Path, folder: Path) -> None:
     subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": places}, check=True, timeout=240)
 
 
-def test_a_finished_run_has_nothing_left_to_do_until_more_epochs_are_asked_for(images: Path, tmp_path: Path) -> None:
-    train_on(images, tmp_path)
-    before = read_history(tmp_path / "run")
-    result = train_on(images, tmp_path, resume=True)
+def test_a_finished_run_has_nothing_left_to_do_until_more_epochs_are_asked_for(images: Path, two_epochs: Path) -> None:
+    before, splits = read_history(two_epochs), (two_epochs / "splits.csv").read_bytes()
+    result = resume(images, two_epochs, epochs=2)
     assert (result.epochs_done_now, result.finished, result.best_epoch is not None) == (0, True, True)
-    assert read_history(tmp_path / "run") == before
+    assert read_history(two_epochs) == before
+    (two_epochs / "splits.csv").unlink()
+    (two_epochs / "classes.json").write_text('["x"]', encoding="utf-8")
     heard = HeardTraining()
-    result = train_on(images, tmp_path, {"train.epochs": 3}, heard, resume=True)
+    result = resume(images, two_epochs, heard)
     assert (result.epochs_done_now, result.finished) == (1, True)
-    assert read_history(tmp_path / "run")[:2] == before
+    assert read_history(two_epochs)[:2] == before
+    assert (two_epochs / "splits.csv").read_bytes() == splits
+    assert Run(two_epochs).read_classes() == CLASSES
     assert "from here on, the learning rate follows the schedule of 3 epochs" in heard.notes
     assert "going on after epoch 2 of 3" in heard.notes
 
 
-def test_resuming_refuses_a_damaged_state(images: Path, tmp_path: Path) -> None:
-    train_on(images, tmp_path, max_steps=STEPS)
-    file = next((tmp_path / "run" / "state").glob("*/optimizer.npz"))
+def test_resuming_refuses_a_damaged_state(images: Path, two_epochs: Path) -> None:
+    file = next((two_epochs / "state").glob("*/optimizer.npz"))
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(RunError, match=r"optimizer\.npz: damaged"):
-        train_on(images, tmp_path, resume=True)
+        resume(images, two_epochs)
 
 
 @pytest.mark.reliability(27)
@@ -94,12 +106,6 @@ def test_as_many_steps_as_an_epoch_has_end_with_the_epoch_done(images: Path, tmp
     result = train_on(images, tmp_path, max_steps=STEPS)
     assert result.stopped == f"{STEPS} steps were asked for"
     assert (len(result.history), result.best_epoch, result.finished) == (1, 1, False)
-
-
-@pytest.fixture
-def two_epochs(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def test_a_finished_run_without_its_state_is_not_started_anew(images: Path, two_epochs: Path) -> None:
@@ -128,10 +134,6 @@ def say_epoch(model: Path, epoch: int) -> None:
             archive.writestr(name, content)
 
 
-def resume(images: Path, run: Path, listener: Any = None) -> TrainingResult:
-    return train_on(images, run.parent, {"augment": "paper", "train.epochs": 3}, listener, resume=True)
-
-
 @pytest.mark.parametrize("damage", ["missing", "of the epoch before"])
 def test_a_best_model_that_a_killed_process_did_not_come_to_is_made_from_the_state(
     images: Path, two_epochs: Path, damage: str
@@ -142,7 +144,7 @@ def test_a_best_model_that_a_killed_process_did_not_come_to_is_made_from_the_sta
         best.unlink()
     else:
         say_epoch(best, 1)
-    result = train_on(images, two_epochs.parent, {"augment": "paper"}, resume=True)
+    result = resume(images, two_epochs, epochs=2)
     assert (result.epochs_done_now, result.best_epoch) == (0, 2)
     assert load_engine(two_epochs).info.epoch == 2
     state = read_state(two_epochs / "state")
@@ -187,17 +189,8 @@ def test_a_damaged_best_model_is_found_before_another_epoch(images: Path, two_ep
     assert (two_epochs / "history.csv").read_bytes() == history
 
 
-def test_classes_and_splits_are_written_again_by_a_resumption(images: Path, two_epochs: Path) -> None:
-    splits = (two_epochs / "splits.csv").read_bytes()
-    (two_epochs / "splits.csv").unlink()
-    (two_epochs / "classes.json").write_text('["x"]', encoding="utf-8")
-    resume(images, two_epochs)
-    assert (two_epochs / "splits.csv").read_bytes() == splits
-    assert Run(two_epochs).read_classes() == CLASSES
-
-
 def test_fewer_epochs_than_are_done_leave_nothing_to_do(images: Path, two_epochs: Path) -> None:
-    result = train_on(images, two_epochs.parent, {"augment": "paper", "train.epochs": 1}, resume=True)
+    result = resume(images, two_epochs, epochs=1)
     assert (result.finished, result.epochs_done_now, len(result.history)) == (True, 0, 2)
 
 
