@@ -55,8 +55,19 @@ def test_the_list_is_exactly_what_all_backbones_heads_and_preprocessings_are_mad
     seen(f"{len(BACKBONES)} backbones x {len(VARIANTS)} heads x 5 preprocessings: {len(ALLOWED)} classes, all listed")
 
 
-@pytest.mark.parametrize("preprocessing", ["caffe", "tf", "torch", "unit", "none"])
-@pytest.mark.parametrize("head", [variant for variant in VARIANTS if not variant.startswith("fc")])
+SCALINGS = ("caffe", "tf", "torch", "unit", "none")
+LONG = (pytest.mark.slow, pytest.mark.long)
+
+
+@pytest.mark.parametrize(
+    ("head", "preprocessing"),
+    # The backbone lies between them: a scaling for every head, several heads for each scaling; all pairs when asked.
+    [
+        pytest.param(head, SCALINGS[(number + turn) % 5], marks=LONG if turn else ())
+        for number, head in enumerate(variant for variant in VARIANTS if not variant.startswith("fc"))
+        for turn in range(5)
+    ],
+)
 def test_every_head_and_preprocessing_comes_back_through_the_checks(
     head: str, preprocessing: str, tmp_path: Path
 ) -> None:
