@@ -289,7 +289,7 @@ def run_on_all(folder: Path, *arguments: object) -> tuple[Answer, int]:
 def test_the_thousand_are_a_thousand_and_always_the_same() -> None:
     files = hostile_images()
     assert len(files) >= 1000
-    assert files == hostile_images()
+    assert files == hostile_images.__wrapped__()
 
 
 @pytest.mark.reliability(11)

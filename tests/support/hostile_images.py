@@ -10,6 +10,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,9 @@ def write_hostile_images(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(files)]
 
 
+@cache
 def hostile_images() -> dict[str, bytes]:
-    """Return all of them, name -> content."""
+    """Return all of them, name -> content, made once in a process; nobody changes them."""
     files: dict[str, bytes] = {}
     for make in MAKERS:
         for name, content in make():
