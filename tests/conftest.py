@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the reports of tests say which lines of `reliability.LINES` they show."""
     for item in items:
         item.user_properties += [("line", line) for mark in item.iter_markers("reliability") for line in mark.args]
+
+
+def pytest_collection_finish() -> None:
+    """Leave the million objects of what the tests import out of every garbage collection, as the program does.
+
+    Each of them is a second, and Keras' `clear_session` is one.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
