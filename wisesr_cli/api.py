@@ -97,15 +97,19 @@ def config_schema() -> dict[str, Any]:
 
 
 def init(folder: str | Path, *, listener: Listener | None = None) -> Starter:
-    """Return a commented config for an image folder, chosen by its classes, sizes and balance, and the choices made.
+    """Return a commented config for an image folder or a manifest, and the choices made.
 
-    Raises a `DataError` for any other folder.
+    They are made by its classes, sizes and balance. Raises a `DataError` for any other source.
     """
     from wisesr_cli.config.recipe import Wanted, choose, describe
     from wisesr_cli.config.starter import write_starter
+    from wisesr_cli.data.manifest_formats import is_manifest
     from wisesr_cli.data.settings import DataConfig
+    from wisesr_cli.run.located import images_root
 
-    facts = describe(DataConfig(dir=Path(folder).absolute()), listener or Silent())
+    path = Path(folder).absolute()
+    data = DataConfig(manifest=path, dir=images_root(path)) if is_manifest(path) else DataConfig(dir=path)
+    facts = describe(data, listener or Silent())
     recipe = choose(facts, Wanted())
     if recipe.warning is not None:
         (listener or Silent()).warn(recipe.warning)

@@ -31,6 +31,7 @@ data:
   train_dir: null             # or name them one by one
   validation_dir: null
   test_dir: null
+  manifest: null              # a table of labels in place of class folders; its paths begin at dir, or beside it
   validation_split: 0.2       # fraction, when there is no validation folder
   split_strategy: stratified  # stratified | hash (stable when files are added) | group
   group_regex: null           # group: part of the path that must not straddle splits (a patient, a scene)

@@ -271,4 +271,10 @@ LINES: dict[int, Line] = {
         "Re-encoded, resized or mirrored copies in two splits or under two labels; pictures without edges",
         "check --near-duplicates warns with the pairs and a sheet of them, which replaces no file; counted, not paired",
     ),
+    60: Line(
+        "Labels in a file: images that are missing, there twice, under two labels or in two splits; columns that are "
+        "missing or not clear; fields, splits and weights that cannot be read; a path that leads out",
+        "exit 3 with the first lines and the count, in time that grows with the lines; missing images can be left out "
+        "as damaged ones; the rest as with folders",
+    ),
 }

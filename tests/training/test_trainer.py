@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from wisesr_cli.engines.keras import numpy_logits
 from wisesr_cli.models.build import build_classifier
 from wisesr_cli.run.state import read_state
 from wisesr_cli.training.augmentation import seed_variables
-from wisesr_cli.training.batches import Batches, balanced_weights
+from wisesr_cli.training.batches import Batches, balanced_weights, example_weights
 from wisesr_cli.training.trainer import Trainer
 
 
@@ -141,6 +142,28 @@ def test_the_loss_of_a_step_is_weighted_smoothed_cross_entropy(images: Path, tmp
         weight = weights.get(CLASSES[label], 1.0) if isinstance(weights, dict) else 1.0
         losses.append(-weight * sum(t * p for t, p in zip(target, log_probabilities, strict=True)))
     assert trainer.train_one_step() == pytest.approx(sum(losses) / 8, rel=1e-4)
+
+
+def test_weights_of_examples_multiply_those_of_classes_in_training_alone(images: Path, tmp_path: Path) -> None:
+    trainer = build_trainer(images, tmp_path, {"train.class_weights": {"a": 2.0, "c": 0.5}, "augment": "none"})
+    plain = trainer.batches.weights
+    own = np.linspace(0, 3, 36).astype("float32")
+    index = trainer.examples.index
+    assert plain is not None
+    train = replace(index.splits["train"], weights=own)
+    weights = example_weights(trainer.config, index.class_names, train)
+    np.testing.assert_array_equal(weights, plain * own)
+    unweighted = trainer.config.model_copy(
+        update={"train": trainer.config.train.model_copy(update={"class_weights": "none"})}
+    )
+    assert example_weights(unweighted, index.class_names, train) is own
+    trainer.batches.weights = weights
+    trainer.batches.begin_epoch(3)
+    for number in range(STEPS):
+        chosen = trainer.batches.order[8 * number : 8 * number + 8]
+        np.testing.assert_array_equal(trainer.batches[number][2], (plain * own)[chosen])
+    assert trainer.validation is not None
+    assert len(trainer.validation[0]) == 2
 
 
 def test_balanced_weights_make_every_class_count_alike() -> None:

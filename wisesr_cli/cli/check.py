@@ -16,7 +16,7 @@ app = options.new_app()
 
 @app.command()
 def check(
-    source: Annotated[str, typer.Argument(help="A YAML config, or an image folder.")],
+    source: Annotated[str, typer.Argument(help="A YAML config, an image folder, or a table of labels.")],
     settings: options.SetOptions = None,
     data: options.DataFolder = None,
     image_size: options.ImageSize = None,
@@ -36,7 +36,7 @@ def check(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Check a config and its image folders without training: PASS, WARN and FAIL rows.
+    """Check a config and its images without training: PASS, WARN and FAIL rows.
 
     Every image is decoded to its end. Exit code 3 when a row says FAIL. Example: wisesr check photos
     """

@@ -19,7 +19,7 @@ app = options.new_app()
 
 @app.command()
 def compare(
-    source: Annotated[str, typer.Argument(help="A YAML config, or an image folder.")],
+    source: Annotated[str, typer.Argument(help="A YAML config, an image folder, or a table of labels.")],
     heads: Annotated[
         str, typer.Option("--heads", metavar="HEADS", help="With commas between; also as wise:pooling=valid.")
     ] = "gap,wise,flatten",

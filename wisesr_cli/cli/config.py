@@ -18,7 +18,9 @@ def config() -> None:
 
 @app.command()
 def show(
-    source: Annotated[str | None, typer.Argument(help="A YAML config, an image folder, or a run directory.")] = None,
+    source: Annotated[
+        str | None, typer.Argument(help="A YAML config, an image folder, a table of labels, or a run directory.")
+    ] = None,
     settings: options.SetOptions = None,
     data: options.DataFolder = None,
     output_dir: options.OutputDir = None,

@@ -19,7 +19,10 @@ def evaluate(
         Literal["train", "validation", "test"] | None,
         typer.Option("--split", help="A split of the run; default: test when there is one, else validation."),
     ] = None,
-    data: Annotated[str | None, typer.Option("--data", metavar="FOLDER", help="Judge on another image folder.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="FOLDER", help="Judge on other images: a folder, or a table of labels."),
+    ] = None,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per step.")] = 32,
     on_error: Annotated[
         Literal["fail", "skip"] | None, typer.Option("--on-error", help="Unreadable images; default: as the run did.")

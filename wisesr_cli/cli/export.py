@@ -27,7 +27,9 @@ def export(
     image_size: options.ImageSize = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="FOLDER", help="Compare on this image folder; default: the run's validation."),
+        typer.Option(
+            "--data", metavar="FOLDER", help="Compare on these labelled images; default: the run's validation."
+        ),
     ] = None,
     output_dir: Annotated[
         str | None, typer.Option("-o", "--output-dir", metavar="DIR", help="Folder for exports; default: RUN/export.")

@@ -15,13 +15,13 @@ app = options.new_app()
 
 @app.command()
 def init(
-    folder: Annotated[str, typer.Argument(help="An image folder.")],
+    folder: Annotated[str, typer.Argument(help="An image folder, or a table of labels.")],
     output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="The config to write.")] = "config.yaml",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write a commented config for an image folder: its classes, sizes and balance looked at, sensible choices made.
+    """Write a commented config for images: their classes, sizes and balance looked at, sensible choices made.
 
     Example: wisesr init photos -o photos.yaml
     """

@@ -22,9 +22,9 @@ from wisesr_cli.text import nearest, visible
 
 COMMANDS: dict[str, str] = {
     "demo": "Make a small image folder, train the GAP and the Wise head on it, compare and explain them.",
-    "init": "Write a commented config for an image folder.",
-    "check": "Check a config and its image folders without training.",
-    "train": "Train a classifier from a YAML config or an image folder.",
+    "init": "Write a commented config for an image folder or a table of labels.",
+    "check": "Check a config and its images without training.",
+    "train": "Train a classifier from a YAML config, an image folder or a table of labels.",
     "evaluate": "Judge a run on labelled images.",
     "predict": "Label images with a run.",
     "explain": "Show which positions of the feature map made a logit, exactly.",

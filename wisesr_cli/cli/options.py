@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 SetOptions = Annotated[
     list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="Set any key of the config; repeatable.")
 ]
-DataFolder = Annotated[str | None, typer.Option("--data", metavar="FOLDER", help="Image folder, over the config's.")]
+DataFolder = Annotated[
+    str | None, typer.Option("--data", metavar="FOLDER", help="Image folder, or a table of labels, over the config's.")
+]
 OutputDir = Annotated[str | None, typer.Option("-o", "--output-dir", metavar="DIR", help="Folder for run directories.")]
 RunName = Annotated[str | None, typer.Option("--name", help="Name of the run directory.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Start of every random draw.")]

@@ -13,7 +13,9 @@ app = options.new_app()
 
 @app.command()
 def summarize(
-    source: Annotated[str | None, typer.Argument(help="A YAML config, an image folder, or a run directory.")] = None,
+    source: Annotated[
+        str | None, typer.Argument(help="A YAML config, an image folder, a table of labels, or a run directory.")
+    ] = None,
     backbones: Annotated[
         list[str] | None, typer.Option("--backbone", help="A keras.applications name, compact, or all; repeatable.")
     ] = None,

@@ -22,7 +22,10 @@ app = options.new_app()
 @app.command()
 def train(
     source: Annotated[
-        str, typer.Argument(help="A YAML config, an image folder, or a run (with --resume: that very run).")
+        str,
+        typer.Argument(
+            help="A YAML config, an image folder, a table of labels, or a run (with --resume: that very run)."
+        ),
     ],
     settings: options.SetOptions = None,
     data: options.DataFolder = None,
@@ -68,9 +71,10 @@ def train(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train a classifier from a YAML config or an image folder.
+    """Train a classifier from a YAML config, an image folder or a table of labels.
 
-    An image folder has class folders, or train/, validation/ and test/ with class folders. Example:
+    An image folder has class folders, or train/, validation/ and test/ with class folders. A table of labels (.csv,
+    .tsv, .jsonl, .parquet) has the columns path and label, and, where wanted, split, group and weight. Example:
 
     wisesr train photos --backbone MobileNetV2 --epochs 20
     """

@@ -213,10 +213,10 @@ def _backbone_names(names: Sequence[str], config: Config) -> list[str]:
 
 
 def _count_classes(source: str | Path | None, config: Config) -> int:
-    """Return the number of classes of a run or of class folders, or 10 where no images are named."""
+    """Return the number of classes of a run, of class folders or a manifest, or 10 where no images are named."""
     if source is not None and Run(Path(source)).is_complete:
         return len(Run(Path(source)).read_classes())
-    if config.data.dir is None and config.data.train_dir is None:
+    if config.data.source is None:
         return DEFAULT_CLASSES
     from wisesr_cli.data.dataset import count_classes  # brings NumPy and Pillow
 

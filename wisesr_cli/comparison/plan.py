@@ -21,7 +21,7 @@ from wisesr_cli.errors import UsageError
 from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.heads import HEADS, HeadOptions
 from wisesr_cli.requests import CompareRequest
-from wisesr_cli.run.located import load_source
+from wisesr_cli.run.located import load_source, with_roots
 from wisesr_cli.run.progress import config_for_comparison
 from wisesr_cli.text import counted, visible
 
@@ -129,7 +129,7 @@ def plan_of(request: CompareRequest) -> ComparisonPlan:
     heads = request.heads
     if isinstance(heads, str):
         heads = [part for part in heads.split(",") if part.strip()]
-    recipe = recipe_of(request.source, overrides)
+    recipe = recipe_of(request.source, with_roots(request.source, overrides))
     chosen = tuple(_compared_head(request.source, overrides, recipe, text.strip()) for text in heads)
     if len(chosen) < 2:
         raise UsageError("--heads: give at least two heads, separated by commas, for instance --heads gap,wise")

@@ -1,4 +1,4 @@
-"""Builds a `Config` from a YAML file or an image folder, and from command-line overrides.
+"""Builds a `Config` from a YAML file, an image folder or a manifest, and from command-line overrides.
 
 Precedence: defaults < base named by `extends` < the file < `--set` < named option. Every mistake becomes one line with
 file and line (or the option), key, what was found, what is allowed, and the nearest spelling.
@@ -25,8 +25,8 @@ from wisesr_cli.config.yaml_reader import (
     read_yaml,
     read_yaml_file,
 )
-from wisesr_cli.data.settings import DataConfig
-from wisesr_cli.errors import ConfigError, DataError, UsageError
+from wisesr_cli.data.manifest_formats import READERS, is_manifest
+from wisesr_cli.errors import ConfigError, DataError, MachineError, UsageError
 from wisesr_cli.listening import Silent
 from wisesr_cli.models.heads import HeadOptions
 from wisesr_cli.models.settings import WEIGHTS_WORDS
@@ -37,11 +37,14 @@ if TYPE_CHECKING:
 
 MAX_EXTENDS = 10
 CONFIG_SUFFIXES = (".yaml", ".yml")
+SOURCES = f"a config (.yaml, .yml), a folder of images, or a manifest ({', '.join(READERS)})"
 
 _FOLDER = ("data", "dir")
 _SPLIT_FOLDERS = (("data", "train_dir"), ("data", "validation_dir"), ("data", "test_dir"))
 _WEIGHTS = ("model", "weights")
-_PATHS = (_FOLDER, *_SPLIT_FOLDERS, _WEIGHTS, ("model", "weights_dir"))
+_MANIFEST = ("data", "manifest")
+_IMAGES = (_FOLDER, *_SPLIT_FOLDERS, _MANIFEST)
+_PATHS = (*_IMAGES, _WEIGHTS, ("model", "weights_dir"))
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,9 @@ def load_config(
     recipe: Recipe | None = None,
     of_run: bool = False,
 ) -> LoadedConfig:
-    """Return the resolved config of a YAML file, an image folder, or (None) the defaults; later overrides win.
+    """Return the resolved config of a YAML file, an image folder, a manifest, or (None) the defaults.
+
+    Later overrides win.
 
     `recipe` is that of the folder; see `recipe_of`. `of_run`: a run's own config, which may be large. Raises
     `ConfigError` with one line per mistake, and `DataError` when the source is neither a file nor a folder.
@@ -98,25 +103,27 @@ def load_config(
     notes: list[str] = []
     if recipe is not None:
         _merge(document, deepcopy(recipe.settings), {}, ())
-    for override in overrides:
+    given = list(overrides)
+    keys = {override.path for override in given}
+    if _MANIFEST in keys and _FOLDER not in keys:  # its paths are relative to itself, not to the folder of a config
+        _forget_data(document, (_FOLDER,))
+    for override in given:
         _apply(document, override, notes)
     config = validate(document)
     return LoadedConfig(config, tuple(notes), default_name(source, config), recipe)
 
 
 def recipe_of(source: str | Path | None, overrides: Iterable[Override]) -> Recipe | None:
-    """Return the recipe for an image folder; None for another source, and for a folder whose images cannot be used."""
-    if source is None or not _expanded(source).is_dir():
+    """Return the recipe for an image folder or a manifest; None for others, and where the images cannot be used."""
+    if source is None or not (_expanded(source).is_dir() or is_manifest(_expanded(source))):
         return None
     from wisesr_cli.config.recipe import choose, describe, wanted_of  # imports NumPy and Pillow
 
     values = {override.path: override.value for override in overrides}
-    named = {path[-1]: values[path] for path in _SPLIT_FOLDERS if path in values}
-    places = named if "train_dir" in named else {"dir": values.get(("data", "dir"), _expanded(source))}
     try:
-        data = DataConfig.model_validate({key: _expanded(str(place)).absolute() for key, place in places.items()})
+        data = load_config(source, [override for override in overrides if override.path in _IMAGES]).config.data
         return choose(describe(data, Silent()), wanted_of(values))
-    except (DataError, ValueError):  # ValueError: a path that no file can have
+    except (ConfigError, DataError, MachineError, ValueError):  # ValueError: a path that no file can have
         return None  # whoever uses the images, or reads the settings, says what is wrong with them
 
 
@@ -160,7 +167,7 @@ def _read_source(source: str | Path | None, most: int) -> Document:
     if source is None:
         return Document({})
     if not str(source):
-        raise UsageError("the source is empty; give a YAML config (.yaml, .yml) or a folder of images")
+        raise UsageError(f"the source is empty; give {SOURCES}")
     path = _expanded(source)
     try:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
@@ -168,8 +175,10 @@ def _read_source(source: str | Path | None, most: int) -> Document:
         raise DataError(f"{visible(source)}: {_reason(error)}") from None
     if is_folder:
         return Document({"data": {"dir": str(path.absolute())}}, {("data", "dir"): visible(source)})
+    if path.suffix.lower() in READERS:
+        return Document({"data": {"manifest": str(path.absolute())}}, {_MANIFEST: visible(source)})
     if path.suffix.lower() not in CONFIG_SUFFIXES:
-        raise UsageError(f"{visible(source)}: neither a YAML config (.yaml, .yml) nor a folder of images")
+        raise UsageError(f"{visible(source)}: neither a YAML config nor images; give {SOURCES}")
     return _read_with_bases(path, (), most)
 
 
@@ -179,7 +188,7 @@ def _reason(error: OSError | ValueError) -> str:
 
     missing = isinstance(error, FileNotFoundError | NotADirectoryError)
     found = "no such file or folder" if missing else str(getattr(error, "strerror", error)).lower()
-    return f"{found}; give a config (.yaml, .yml) or a folder of images. {EXPECTED}"
+    return f"{found}; give {SOURCES}. {EXPECTED}"
 
 
 def _read_with_bases(path: Path, seen: tuple[Path, ...], most: int = MAX_BYTES) -> Document:
@@ -214,13 +223,15 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...], most: int = MAX_BYTES) 
 
 
 def _drop_replaced_folders(base: Document, data: Any) -> None:
-    """Drop the base's `dir` or split folders where the extending file uses the other form."""
+    """Drop the base's `dir`, split folders or manifest where the extending file uses another form."""
     if not isinstance(data, dict):
         return
-    if data.get("dir") is not None:
+    if data.get("manifest") is not None:
+        _forget_data(base, (_FOLDER, *_SPLIT_FOLDERS))
+    elif data.get("dir") is not None:
         _forget_data(base, _SPLIT_FOLDERS)
     elif data.get("train_dir") is not None:
-        _forget_data(base, (_FOLDER,))
+        _forget_data(base, (_FOLDER, _MANIFEST))
 
 
 def _absolute(key: KeyPath, value: Any, folder: Path) -> Any:
@@ -257,10 +268,10 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
     value = deepcopy(override.value)  # later overrides may write into it
     if override.path in _PATHS:
         value = _absolute(override.path, value, Path.cwd())
-    if override.path == _FOLDER:
+    if override.path in (_FOLDER, _MANIFEST):
         _forget_data(document, _SPLIT_FOLDERS)
     elif override.path == _SPLIT_FOLDERS[0]:
-        _forget_data(document, (_FOLDER,))
+        _forget_data(document, (_FOLDER, _MANIFEST))
     tree = document.value
     for depth, key in enumerate(override.path[:-1], start=1):
         if tree.get(key) is None or isinstance(tree[key], str):  # a mapping replaces `none`
@@ -322,12 +333,13 @@ def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
 def default_name(source: str | Path | None, config: Config) -> str:
     """Return `SOURCE-HEAD`, or SOURCE alone where it already ends in the head's name.
 
-    SOURCE is the name of the config file, or of the image folder when the config is called config.yaml.
+    SOURCE is the name of the config file, or of the image folder or manifest when the config is called config.yaml.
     """
     path = Path(source).absolute() if source is not None else None
-    folder = config.data.dir or config.data.train_dir
+    images = config.data.source
     stem = path.stem if path is not None and path.is_file() and path.stem != "config" else None
-    stem = re.sub(r"[^\w.-]+", "-", stem or (folder.name if folder is not None else ""))
+    named = "" if images is None else images.stem if config.data.manifest else images.name
+    stem = re.sub(r"[^\w.-]+", "-", stem or named)
     stem = stem.strip("-.").encode("utf-8")[:100].decode("utf-8", "ignore")  # a file system counts bytes
     head = config.model.head.name
     return stem if stem.endswith((f"-{head}", f"_{head}")) else f"{stem or 'run'}-{head}"

@@ -46,13 +46,15 @@ STRONG = {
 class FolderFacts:
     """The properties of an image folder that decide its recipe."""
 
-    folder: Path
+    folder: Path  # that the paths of a manifest are relative to
     class_names: tuple[str, ...]
     counts: tuple[int, ...]  # training images per class, validation set aside or not
     splits: tuple[str, ...]
     median_height: int
     median_width: int
     deep: int  # images with more than 8 bits per channel
+    manifest: Path | None = None
+    has_groups: bool = False  # named in the manifest
 
     @property
     def images(self) -> int:
@@ -133,20 +135,21 @@ def wanted_of(values: Mapping[KeyPath, Any]) -> Wanted:
 
 def describe(data: DataConfig, listener: Listener) -> FolderFacts:
     """Return the properties of image folders; unreadable images are skipped with a warning. Raises `DataError`."""
-    path = data.dir or data.train_dir
-    assert path is not None, "whoever asks for a recipe has images"
+    assert data.source is not None, "whoever asks for a recipe has images"
     settled = data.model_copy(update={"validation_split": 0.0, "on_error": "skip"})
     index = build_index(settled, seed=0, listener=listener)
     train = index.splits["train"]
     assert train.facts is not None
     return FolderFacts(
-        folder=path,
+        folder=data.dir or data.train_dir or Path(index.root),
         class_names=index.class_names,
         counts=tuple(index.counts("train").tolist()),
         splits=tuple(split for split in SPLITS if split in index.folders),
         median_height=int(np.median(train.facts["height"])),
         median_width=int(np.median(train.facts["width"])),
         deep=int(np.count_nonzero(train.facts["flags"] & DEEP)),
+        manifest=data.manifest,
+        has_groups=train.groups is not None,
     )
 
 
@@ -170,6 +173,8 @@ def choose(facts: FolderFacts, wanted: Wanted) -> Recipe:
             "best_by": "top1_accuracy",
         },
     }
+    if facts.has_groups and "validation" not in facts.splits:
+        settings["data"]["split_strategy"] = "group"
     if start.weights is None and not facts.small:
         settings["augment"] = STRONG
     if "validation" in facts.splits or (wanted.has_validation and min(facts.counts) > 1):

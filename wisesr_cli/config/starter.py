@@ -36,7 +36,7 @@ def write_starter(facts: FolderFacts, recipe: Recipe) -> str:
         (
             *_header(facts, recipe),
             "data:",
-            f"  dir: {_scalar(str(facts.folder))}",
+            *_places(facts),
             *_split(facts),
             *_lines(settings["data"], "  "),
             _line("on_error", "fail", "  ", "skip leaves unreadable images out"),
@@ -69,11 +69,23 @@ def _header(facts: FolderFacts, recipe: Recipe) -> list[str]:
     ]
 
 
+def _places(facts: FolderFacts) -> list[str]:
+    folder = f"  dir: {_scalar(str(facts.folder))}"
+    if facts.manifest is None:
+        return [folder]
+    return [f"  manifest: {_scalar(str(facts.manifest))}", f"{folder}  # where its paths begin"]
+
+
 def _split(facts: FolderFacts) -> list[str]:
     if "validation" in facts.splits:
-        return [f"  # its folders are used as they are: {', '.join(facts.splits)}"]
+        kind = "folders" if facts.manifest is None else "splits"
+        return [f"  # its {kind} are used as they are: {', '.join(facts.splits)}"]
     if min(facts.counts) < 2:
         return [_line("validation_split", 0, "  ", "a class has one image only: nothing can be set aside")]
+    if facts.has_groups:
+        return [_line("validation_split", 0.2, "  ", "whole groups of the manifest")]
+    if facts.manifest is not None:
+        return [_line("validation_split", 0.2, "  ", "of every class; the manifest names no validation images")]
     return [
         _line("validation_split", 0.2, "  ", "of every class; there is no validation folder"),
         "  # split_strategy: group       # when several images show the same patient, scene or object:",

@@ -1,7 +1,8 @@
-"""Builds a `DatasetIndex` from image folders, for every command.
+"""Builds a `DatasetIndex` from image folders or a manifest, for every command.
 
-The steps are in `folders` (listing the disk), `scan` (image headers), `splits` (validation without a folder), `index`
-(the records), `copies.duplicates`, and `inspection` (the same, with findings instead of errors).
+The steps are in `folders` (listing the disk), `manifest` (labels in a file), `scan` (image headers), `splits`
+(validation where none is given), `index` (the records), `copies.duplicates`, and `inspection` (the same, with findings
+instead of errors).
 """
 
 from __future__ import annotations
@@ -13,27 +14,28 @@ from pathlib import Path
 from wisesr_cli import text
 from wisesr_cli.data import folders
 from wisesr_cli.data.copies.duplicates import duplicates_message, find_duplicates
-from wisesr_cli.data.folders import Problem
+from wisesr_cli.data.folders import Listing, Problem
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.layouts import EXPECTED, Layout, check_class_folders, recognised_splits
+from wisesr_cli.data.manifest import list_manifest, read_manifest
+from wisesr_cli.data.manifest_formats import is_manifest
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.splits import check_groups
-from wisesr_cli.data.survey import Survey, find_layout, report_notes, survey, unknown_names, without_images_message
+from wisesr_cli.data.survey import Survey, list_images, report_notes, survey, unknown_names, without_images_message
 from wisesr_cli.errors import DataError
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.listening import Listener
 
 
 def build_index(data: DataConfig, *, seed: int, listener: Listener) -> DatasetIndex:
-    """Return every example of the data folders, image headers read, validation split off where it has no folder.
+    """Return every example of the data folders or manifest, image headers read, validation split off where none is.
 
-    Raises `DataError` for folders that cannot be used and, unless `data.on_error` is `skip`, for unreadable images.
+    Raises `DataError` for those that cannot be used and, unless `data.on_error` is `skip`, for unreadable images.
     """
     found = survey(data, listener=listener)
     _refuse(found.problems)
     refuse_or_warn(found.unreadable, on_error=data.on_error, listener=listener)
-    if data.group_regex is not None:
-        check_groups(data.group_regex, found.splits)
+    check_groups(data.group_regex, found.splits)
     if empty := found.classes_without_images(found.splits["train"]):
         raise DataError(without_images_message(empty))
     parts = found.splits_for_training(data, seed=seed)
@@ -49,8 +51,8 @@ def build_index(data: DataConfig, *, seed: int, listener: Listener) -> DatasetIn
 
 
 def count_classes(data: DataConfig) -> int:
-    """Return the number of class folders for training, without reading images."""
-    return len(folders.list_split(find_layout(data).folders["train"]).class_names)
+    """Return the number of classes for training, without reading images."""
+    return len(list_images(data)[1]["train"].class_names)
 
 
 def scan_folder_for_evaluation(
@@ -59,29 +61,30 @@ def scan_folder_for_evaluation(
     *,
     on_error: str,
     pixel_limit: int = PIXEL_LIMIT,
+    root: Path | None = None,
     listener: Listener,
 ) -> DatasetIndex:
-    """Return an index with the one split `test`: the images of a folder, their classes matched by name.
+    """Return an index with the one split `test`: the images of a folder or manifest, their classes matched by name.
 
-    Of a folder with splits, the test split is used, else the validation split. A class without a folder has no
-    examples. Raises `DataError` for a folder whose name is not in `class_names`.
+    Of one with splits, the test split is used, else the validation split. A class that it lacks has no examples. `root`
+    is the folder that the paths of a manifest are relative to. Raises `DataError` for a class that is not in
+    `class_names`.
     """
-    root = _evaluation_folder(folder, listener)
-    listing = folders.list_split(root)
-    known = tuple(class_names)
+    layout, listing = _for_evaluation(folder, root, listener)
+    where, known = text.visible(listing.folder), tuple(class_names)
     unknown = unknown_names(listing.class_names, known)
     if unknown:
         raise DataError(
-            f"{text.visible(root)}: {text.counted(len(unknown), 'class', 'classes')} that the run does not know: "
+            f"{where}: {text.counted(len(unknown), 'class', 'classes')} that the run does not know: "
             f"{text.quoted(unknown[:5])}.{text.nearest(unknown[0], known)} Its classes: {text.joined(known[:20])}"
             f"{', ...' if len(known) > 20 else ''}"
         )
-    found = Survey(Layout(root, {"test": root}), known)
+    found = Survey(layout, known)
     found.add("test", listing, listener, pixel_limit=pixel_limit)
     _refuse(found.problems)
     refuse_or_warn(found.unreadable, on_error=on_error, listener=listener)
     if not len(found.splits["test"]):
-        raise DataError(f"{text.visible(root)}: no images. {EXPECTED}.")
+        raise DataError(f"{where}: no images. {EXPECTED}.")
     report_notes(found, listener)
     return found.index()
 
@@ -109,13 +112,24 @@ def refuse_or_warn(unreadable: Sequence[tuple[str, str]], *, on_error: str, list
         )
 
 
-def _evaluation_folder(folder: str | os.PathLike[str], listener: Listener) -> str:
-    root = str(Path(folder).absolute())
-    found = recognised_splits(root, check_class_folders(root))
-    if not found:
-        return root
-    split = next((name for name in ("test", "validation") if name in found), None)
-    if split is None:
-        raise DataError(f"{text.visible(root)}: holds {text.joined(found.values())}, but no test or validation folder")
-    listener.note(f"{text.visible(root)} holds splits: evaluating on {text.visible(found[split])}/")
-    return f"{root}/{found[split]}"
+def _for_evaluation(folder: str | os.PathLike[str], root: Path | None, listener: Listener) -> tuple[Layout, Listing]:
+    """Return the split `test` of a folder or manifest, and its images; of one with splits, test, else validation."""
+    where = str(Path(folder).absolute())
+    manifest = read_manifest(where, root) if is_manifest(where) else None
+    if manifest is not None:
+        splits = {split: split for split in manifest.splits}
+    else:
+        splits = recognised_splits(where, check_class_folders(where))
+    split = next((name for name in ("test", "validation") if name in splits), None)
+    if splits and split is None:
+        raise DataError(
+            f"{text.visible(where)}: holds {text.joined(splits.values())}, but no test or validation images"
+        )
+    if split is not None:
+        shown = text.visible(splits[split]) + ("" if manifest else "/")
+        listener.note(f"{text.visible(where)} holds splits: evaluating on {shown}")
+    if manifest is not None:
+        listing = list_manifest(manifest, split or "test")
+        return Layout(manifest.root, {"test": where}, manifest.notes, is_manifest=True), listing
+    inner = where if split is None else f"{where}/{splits[split]}"
+    return Layout(inner, {"test": inner}), folders.list_split(inner)

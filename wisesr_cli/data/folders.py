@@ -31,9 +31,9 @@ class Problem:
 
 @dataclass
 class Listing:
-    """The image files of one split folder, class by class, and everything that was skipped."""
+    """The image files of one split, class by class, and everything that was skipped."""
 
-    folder: str
+    folder: str  # of the split, or the file of a manifest
     class_names: tuple[str, ...] = ()
     paths: list[str] = field(default_factory=list)  # absolute
     labels: list[int] = field(default_factory=list)  # positions in class_names
@@ -43,6 +43,8 @@ class Listing:
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # path, reason
     ignored: Counter[str] = field(default_factory=Counter)  # suffix, or HIDDEN, or LINKED -> files
     nested: int = 0  # files in folders below a class folder
+    groups: list[str] | None = None  # of each file, where a manifest names them
+    weights: list[float] | None = None  # likewise
 
 
 HIDDEN = "hidden or system"
@@ -68,7 +70,7 @@ def list_split(folder: str) -> Listing:
         else:
             classes.append(entry)
     listing.class_names = tuple(entry.name for entry in classes)
-    listing.problems.extend(_similar_names(listing.class_names))
+    listing.problems.extend(similar_names(listing.class_names))
     for label, entry in enumerate(classes):
         _list_class(listing, label, entry.path, inside)
     return listing
@@ -196,7 +198,8 @@ def links_inside(path: str, inside: str) -> bool:
     return target == inside or target.startswith(inside + os.sep) or inside.startswith(target.rstrip(os.sep) + os.sep)
 
 
-def _similar_names(names: tuple[str, ...]) -> Iterator[Problem]:
+def similar_names(names: tuple[str, ...]) -> Iterator[Problem]:
+    """Yield a problem for classes that can hardly be told apart."""
     groups: dict[str, list[str]] = {}
     for name in names:
         folded = spelling(spelling(name).casefold()).strip(" ")

@@ -16,6 +16,7 @@ from wisesr_cli.data.stamps import STAMP
 Labels = npt.NDArray[np.int64]
 Facts = npt.NDArray[np.void]
 Contents = npt.NDArray[np.uint64]
+Weights = npt.NDArray[np.float32]
 
 # Facts about a file: its stamp, a hash of its first and last bytes (for finding duplicates), and its image header.
 FACTS = np.dtype(
@@ -40,6 +41,8 @@ class Split:
     labels: Labels  # positions in the index's class names
     facts: Facts | None = None  # dtype FACTS; None when the files were not scanned
     contents: Contents | None = None  # a hash of every file's bytes, where they were read
+    groups: tuple[str, ...] | None = None  # what must not straddle splits, where a manifest names it
+    weights: Weights | None = None  # in the loss of a training, where a manifest names them
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -49,14 +52,16 @@ class Split:
         paths = tuple(self.paths[position] for position in positions)
         facts = None if self.facts is None else self.facts[positions]
         contents = None if self.contents is None else self.contents[positions]
-        return Split(paths, self.labels[positions], facts, contents)
+        groups = None if self.groups is None else tuple(self.groups[position] for position in positions)
+        weights = None if self.weights is None else self.weights[positions]
+        return Split(paths, self.labels[positions], facts, contents, groups, weights)
 
 
 @dataclass(frozen=True)
 class Changes:
     """What has changed in a dataset since a record was taken."""
 
-    lines: tuple[str, ...]  # images that came, went or have another content
+    lines: tuple[str, ...]  # images that came, went, or have another content or weight
     are_dates_other: bool  # of images with the same content
 
 
@@ -67,7 +72,7 @@ class DatasetIndex:
     class_names: tuple[str, ...]
     root: str  # the data folder
     splits: dict[str, Split]  # `train`, and `validation` and `test` where there are any
-    folders: dict[str, str] = field(default_factory=dict)  # split -> its folder, if any
+    folders: dict[str, str] = field(default_factory=dict)  # split -> its folder, or the manifest that names it
     unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason)
     ignored: dict[str, int] = field(default_factory=dict)  # suffix or kind -> number of skipped files
 
@@ -90,11 +95,13 @@ class DatasetIndex:
         """Return the record for `changes_since`: per split and class the number of files, a hash, and a second one.
 
         Both cover the relative paths, the first one sizes and dates of modification, the second one, which is there
-        where every file was read, the contents.
+        where every file was read, the contents. Where there are weights, another hash is of those of training.
         """
+        weights = _hash_weights(self.splits["train"]) if "train" in self.splits else None
         return {
             "classes": list(self.class_names),
             "splits": {name: self._split_record(split) for name, split in self.splits.items()},
+            **({} if weights is None else {"weights": weights}),
         }
 
     def changes_since(self, record: dict[str, Any]) -> Changes:
@@ -108,6 +115,8 @@ class DatasetIndex:
             before, after = before_splits.get(split, {}), now["splits"].get(split, {})
             lines.extend(_split_differences(split, before, after))
             are_dates_other |= any(before[name][1] != after[name][1] for name in before.keys() & after.keys())
+        if not lines and now.get("weights") != record.get("weights"):
+            lines.append("the weights of training images")
         return Changes(tuple(lines), are_dates_other)
 
     def _split_record(self, split: Split) -> dict[str, list[Any]]:
@@ -147,6 +156,13 @@ def _hash_files(split: Split) -> tuple[str, ...]:
         return (dated.hexdigest(),)
     content.update(split.contents[order].tobytes())
     return dated.hexdigest(), content.hexdigest()
+
+
+def _hash_weights(split: Split) -> str | None:
+    if split.weights is None:
+        return None
+    order = sorted(range(len(split)), key=split.paths.__getitem__)
+    return hashlib.blake2b(split.weights[order].tobytes(), digest_size=16).hexdigest()
 
 
 def _is_same(before: list[Any] | None, after: list[Any] | None) -> bool:

@@ -26,7 +26,14 @@ from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, DatasetIndex
 from wisesr_cli.data.oddities import animated_message, damaged_message, misnamed_message
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.splits import check_groups
-from wisesr_cli.data.survey import Survey, nested_message, no_support_message, survey, without_images_message
+from wisesr_cli.data.survey import (
+    Survey,
+    nested_message,
+    no_support_message,
+    survey,
+    weights_message,
+    without_images_message,
+)
 from wisesr_cli.data.value_range import CLIPPED, FEWEST_LEVELS, deep_images, find_lost_depth, measure, with_value_range
 from wisesr_cli.data.verified import Tried, file_keys, recall_verified, try_decoding
 from wisesr_cli.errors import DataError
@@ -82,12 +89,14 @@ def inspect_data(
 
 
 def _check_layout(case: Case) -> Iterator[Finding]:
-    where = ", ".join(f"{name}: {text.visible(folder)}" for name, folder in case.found.layout.folders.items())
-    yield Finding("pass", "layout", f"class folders found ({where})", len(case.found.layout.folders))
+    layout = case.found.layout
+    where = ", ".join(f"{name}: {text.visible(folder)}" for name, folder in layout.folders.items())
+    kind = "labels read" if layout.is_manifest else "class folders found"
+    yield Finding("pass", "layout", f"{kind} ({where})", len(layout.folders))
     for problem in case.found.problems:
         yield Finding("fail", problem.code, problem.message, max(1, len(problem.paths)), problem.paths)
-    for note in case.found.layout.notes:
-        yield Finding("warn", "folders-left-out", note)
+    for note in layout.notes:
+        yield Finding("warn", "columns-left-out" if layout.is_manifest else "folders-left-out", note)
 
 
 def _check_classes(case: Case) -> Iterator[Finding]:
@@ -149,15 +158,22 @@ def _check_validation(case: Case) -> Iterator[Finding]:
 
 
 def _check_groups(case: Case) -> Iterator[Finding]:
-    """Yield whether groups straddle the splits that have folders of their own."""
-    if case.data.group_regex is None or len(case.found.splits) < 2:
+    """Yield whether groups straddle the splits that have folders of their own, or are named."""
+    if len(case.found.splits) < 2:
         return
     try:
         count = check_groups(case.data.group_regex, case.found.splits)
     except DataError as error:
         yield Finding("fail", "groups", str(error))
         return
-    yield Finding("pass", "groups", f"{text.counted(count, 'group')}, each in one split", count)
+    if count is not None:
+        yield Finding("pass", "groups", f"{text.counted(count, 'group')}, each in one split", count)
+
+
+def _check_weights(case: Case) -> Iterator[Finding]:
+    train = case.found.splits["train"]
+    if message := weights_message(train):
+        yield Finding("pass", "weights", message, len(train))
 
 
 def _check_readable(case: Case) -> Iterator[Finding]:
@@ -309,6 +325,7 @@ CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _check_counts,
     _check_validation,
     _check_groups,
+    _check_weights,
     _check_readable,
     _check_duplicates,
     _check_ignored,

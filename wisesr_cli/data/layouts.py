@@ -50,6 +50,7 @@ class Layout:
     root: str
     folders: dict[str, str]
     notes: tuple[str, ...] = ()
+    is_manifest: bool = False  # the splits are named in a file, which stands in place of their folders
 
 
 def find_splits(folder: str | os.PathLike[str]) -> Layout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
@@ -42,6 +43,8 @@ class DataConfig(Options):
     """Class folders to validate on."""
     test_dir: FolderPath | None = None
     """Class folders that only `evaluate` reads."""
+    manifest: FolderPath | None = None
+    """A table of labels (path, label; split, group, weight) in place of class folders; `dir`: where its paths begin."""
     validation_split: float = Field(default=0.2, ge=0, lt=1)
     """Fraction of the training images to validate on, when there is no validation folder; 0 is none."""
     split_strategy: Literal["stratified", "hash", "group"] = "stratified"
@@ -75,6 +78,11 @@ class DataConfig(Options):
             kept["color"] = before.get("color", "as_is")
         return self.model_validate({**self.model_dump(include=self.model_fields_set), **kept})
 
+    @property
+    def source(self) -> Path | None:
+        """The manifest, or the folder of the training images, if any."""
+        return self.manifest or self.dir or self.train_dir
+
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         if self.dir is not None and self.train_dir is not None:
@@ -85,7 +93,9 @@ class DataConfig(Options):
             raise ValueError(
                 "data.dir finds its own splits; use data.train_dir beside data.validation_dir or data.test_dir"
             )
-        if self.split_strategy == "group" and self.group_regex is None:
+        if self.manifest is not None and (self.train_dir or self.validation_dir or self.test_dir):
+            raise ValueError("data.manifest names splits itself; leave out data.train_dir and the like")
+        if self.split_strategy == "group" and self.group_regex is None and self.manifest is None:
             raise ValueError("data.group_regex is missing: data.split_strategy is group")
         if self.split_strategy != "group" and self.group_regex is not None:
             raise ValueError(f"data.group_regex is given, but data.split_strategy is {self.split_strategy}, not group")

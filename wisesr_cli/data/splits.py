@@ -30,13 +30,14 @@ class SplitOptions:
     seed: int
     class_names: tuple[str, ...]
     group_regex: str | None = None
+    groups: Sequence[str] | None = None  # of every image; the pattern takes their place
 
 
 def split_off_validation(
     data: DataConfig, train: Split, class_names: tuple[str, ...], *, seed: int
 ) -> tuple[Split, Split]:
     """Return the images for training and those for validation; raises `DataError` when one would be empty."""
-    options = SplitOptions(data.validation_split, seed, class_names, data.group_regex)
+    options = SplitOptions(data.validation_split, seed, class_names, data.group_regex, train.groups)
     chosen = choose_validation(data.split_strategy, train.paths, train.labels, options)
     return train.taken(np.flatnonzero(~chosen)), train.taken(np.flatnonzero(chosen))
 
@@ -55,23 +56,28 @@ def choose_validation(strategy: str, paths: Sequence[str], labels: Labels, optio
     return chosen
 
 
-def check_groups(regex: str, splits: Mapping[str, Split]) -> int:
-    """Return the number of groups in splits that have folders of their own.
+def check_groups(regex: str | None, splits: Mapping[str, Split]) -> int | None:
+    """Return the number of groups in splits that have folders of their own, or are named; None without groups.
 
     Raises `DataError` when one is in two splits, or the pattern does not match an image.
     """
+    if regex is None and all(split.groups is None for split in splits.values()):
+        return None
     places: dict[str, list[str]] = {}
     for name, split in splits.items():
-        for group in _members(split.paths, regex):
+        for group in _members(split.paths, regex, split.groups):
             places.setdefault(group, []).append(name)
     straddling = sorted(group for group, names in places.items() if len(names) > 1)
     if straddling:
         shown = "; ".join(f"{text.visible(group)} ({text.joined(places[group])})" for group in straddling[:5])
         more = f"; and {len(straddling) - 5:,} more" if len(straddling) > 5 else ""
+        source, other = "data.group_regex", "give the training folder alone as data.train_dir"
+        if regex is None:
+            source, other = "the column group", "leave out the column split"
         raise DataError(
-            f"{text.counted(len(straddling), 'group')} of data.group_regex in two splits: {shown}{more}. Figures on "
+            f"{text.counted(len(straddling), 'group')} of {source} in two splits: {shown}{more}. Figures on "
             "images of a group that was trained on are better than those on new ones: move each group into one split, "
-            "or give the training folder alone as data.train_dir"
+            f"or {other}"
         )
     return len(places)
 
@@ -108,7 +114,7 @@ def split_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions) 
 
     Groups are tried from the largest to the smallest, those of equal size in random order.
     """
-    members = _groups(paths, options.group_regex or "")
+    members = _groups(paths, options)
     names = sorted(members)
     drawn = np.random.default_rng([options.seed, 0]).permutation(len(names))
     ranked = sorted(drawn.tolist(), key=lambda position: -len(members[names[position]]))
@@ -133,20 +139,25 @@ def split_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions) 
     return chosen
 
 
-def _groups(paths: Sequence[str], regex: str) -> dict[str, list[int]]:
-    members = _members(paths, regex)
+def _groups(paths: Sequence[str], options: SplitOptions) -> dict[str, list[int]]:
+    members = _members(paths, options.group_regex, options.groups)
     if len(members) < 2:
+        regex = options.group_regex
+        source = "the column group" if regex is None else f"data.group_regex '{text.visible(regex)}'"
         raise DataError(
-            f"data.group_regex '{text.visible(regex)}' finds {text.counted(len(members), 'group')} in {len(paths):,} "
-            "images; a split needs at least 2"
+            f"{source} finds {text.counted(len(members), 'group')} in {len(paths):,} images; a split needs at least 2"
         )
     return members
 
 
-def _members(paths: Sequence[str], regex: str) -> dict[str, list[int]]:
+def _members(paths: Sequence[str], regex: str | None, groups: Sequence[str] | None) -> dict[str, list[int]]:
     """Return group -> positions of its images; raises `DataError` for an image that the pattern does not match."""
-    pattern = re.compile(regex)
     members: dict[str, list[int]] = {}
+    if regex is None:
+        for position, group in enumerate(groups or ()):
+            members.setdefault(group, []).append(position)
+        return members
+    pattern = re.compile(regex)
     for position, path in enumerate(paths):
         match = pattern.search(path)
         if match is None or (pattern.groups and match.group(1) is None):

@@ -18,6 +18,7 @@ from wisesr_cli.data import folders
 from wisesr_cli.data.folders import Listing, Problem
 from wisesr_cli.data.index import ANIMATED, DatasetIndex, Split
 from wisesr_cli.data.layouts import EXPECTED, Layout, check_class_folders, find_splits
+from wisesr_cli.data.manifest import Manifest, list_manifest, read_manifest
 from wisesr_cli.data.oddities import animated_message, misnamed_message
 from wisesr_cli.data.scan import scan_files
 from wisesr_cli.data.settings import DataConfig
@@ -48,14 +49,16 @@ class Survey:
         self.nested += listing.nested
         unknown = unknown_names(listing.class_names, self.class_names)
         if unknown:
+            kind = "split" if self.layout.is_manifest else "folder"
             message = (
-                f"the {split} folder has {text.counted(len(unknown), 'class', 'classes')} that training lacks: "
+                f"the {split} {kind} has {text.counted(len(unknown), 'class', 'classes')} that training lacks: "
                 f"{text.quoted(unknown[:5])} ({text.visible(listing.folder)})"
             )
             paths = tuple(f"{listing.folder}/{name}" for name in unknown)
             self.problems.append(Problem("unknown-class", message, paths))
+        cache = f"{listing.folder}\0{split}" if self.layout.is_manifest else listing.folder
         examples, unreadable = list_examples(
-            listing, self.layout.root, self.class_names, listener, pixel_limit=pixel_limit
+            listing, self.layout.root, self.class_names, listener, cache_of=cache, pixel_limit=pixel_limit
         )
         self.splits[split] = examples
         start = len(self.layout.root.rstrip("/")) + 1
@@ -104,13 +107,15 @@ class Survey:
 
 
 def find_layout(data: DataConfig) -> Layout:
-    """Return the split folders named in a config, or found in its one folder."""
+    """Return the split folders named in a config, or found in its one folder, or the splits that its manifest names."""
+    if data.manifest is not None:
+        return layout_of(read_manifest(data.manifest, data.dir))
     if data.dir is not None:
         return find_splits(data.dir)
     named = {"train": data.train_dir, "validation": data.validation_dir, "test": data.test_dir}
     absolute = {split: str(Path(folder).absolute()) for split, folder in named.items() if folder is not None}
     if "train" not in absolute:
-        raise DataError(f"no image folder is given: set data.dir or data.train_dir. {EXPECTED}.")
+        raise DataError(f"no image folder is given: set data.dir, data.train_dir or data.manifest. {EXPECTED}.")
     for folder in absolute.values():
         check_class_folders(folder)
     parents = list(absolute.values())
@@ -118,22 +123,62 @@ def find_layout(data: DataConfig) -> Layout:
     return Layout(root, absolute)
 
 
+def layout_of(manifest: Manifest) -> Layout:
+    """Return the splits of a manifest, of which one without a column for them has training alone."""
+    splits = manifest.splits or ("train",)
+    if "train" not in splits:
+        raise DataError(f"{text.visible(manifest.file)}: names {text.joined(splits)}, but no image of train")
+    return Layout(manifest.root, dict.fromkeys(splits, manifest.file), manifest.notes, is_manifest=True)
+
+
+def list_images(data: DataConfig) -> tuple[Layout, dict[str, Listing]]:
+    """Return the splits of a config, and the image files of each; raises `DataError` for the layout."""
+    if data.manifest is None:
+        layout = find_layout(data)
+        return layout, {split: folders.list_split(folder) for split, folder in layout.folders.items()}
+    manifest = read_manifest(data.manifest, data.dir)
+    layout = layout_of(manifest)
+    return layout, {split: list_manifest(manifest, split) for split in layout.folders}
+
+
 def survey(data: DataConfig, *, listener: Listener) -> Survey:
-    """Return the content of the data folders with every header read; raises `DataError` only for the layout."""
-    layout = find_layout(data)
-    listings = {split: folders.list_split(folder) for split, folder in layout.folders.items()}
+    """Return the images of a config with every header read; raises `DataError` only for the layout."""
+    layout, listings = list_images(data)
     found = Survey(layout, listings["train"].class_names)
+    if problem := _about_groups(data, listings["train"]):
+        found.problems.append(problem)
     if len(found.class_names) < 2:
         where = text.visible(layout.folders["train"])
         only = f"only one class, '{text.visible(found.class_names[0])}'" if found.class_names else "no class"
-        found.problems.append(Problem("one-class", f"{where}: {only}. {EXPECTED}."))
+        expected = "Expected images of at least two" if layout.is_manifest else EXPECTED
+        found.problems.append(Problem("one-class", f"{where}: {only}. {expected}."))
     for split, listing in listings.items():
         found.add(split, listing, listener, pixel_limit=data.pixel_limit)
     return found
 
 
+def _about_groups(data: DataConfig, listing: Listing) -> Problem | None:
+    """Return the problem of a manifest that names no groups where they are wanted, or some beside a pattern."""
+    if (
+        data.manifest is None
+        or data.split_strategy != "group"
+        or (listing.groups is None) != (data.group_regex is None)
+    ):
+        return None
+    what = "there is no column group, and no data.group_regex"
+    if listing.groups is not None:
+        what = "there is a column group beside data.group_regex; leave one of them out"
+    return Problem("groups", f"{text.visible(listing.folder)}: data.split_strategy is group, but {what}")
+
+
 def list_examples(
-    listing: Listing, root: str, class_names: tuple[str, ...], listener: Listener, *, pixel_limit: int
+    listing: Listing,
+    root: str,
+    class_names: tuple[str, ...],
+    listener: Listener,
+    *,
+    cache_of: str,
+    pixel_limit: int,
 ) -> tuple[Split, list[tuple[str, str]]]:
     """Return the files of a listing as a split, and those whose header cannot be read.
 
@@ -145,11 +190,14 @@ def list_examples(
     start = len(root.rstrip("/")) + 1
     paths = tuple(path[start:] for path in listing.paths)
     facts, reasons = scan_files(
-        root, paths, listing.stamps.array(), cache_of=listing.folder, pixel_limit=pixel_limit, listener=listener
+        root, paths, listing.stamps.array(), cache_of=cache_of, pixel_limit=pixel_limit, listener=listener
     )
     keep = np.array([label >= 0 and i not in reasons for i, label in enumerate(labels.tolist())], np.bool_)
     unreadable = [(paths[position], reason) for position, reason in sorted(reasons.items())]
-    return Split(paths, labels, facts).taken(np.flatnonzero(keep)), unreadable
+    groups = None if listing.groups is None else tuple(listing.groups)
+    weights = None if listing.weights is None else np.array(listing.weights, np.float32)
+    found = Split(paths, labels, facts, groups=groups, weights=weights)
+    return found.taken(np.flatnonzero(keep)), unreadable
 
 
 def unknown_names(names: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -174,6 +222,17 @@ def nested_message(count: int) -> str:
     return f"{text.counted(count, 'image')} in folders below a class folder: merged into the class"
 
 
+def weights_message(split: Split) -> str | None:
+    """Return `weights of 0.5 to 2, 1.1 on average: ...` of the training images, None where they have none."""
+    if split.weights is None or not len(split):
+        return None
+    low, high, mean = split.weights.min(), split.weights.max(), split.weights.mean(dtype=np.float64)
+    return (
+        f"training images have weights of {low:g} to {high:g}, {mean:.3g} on average: they count in the loss of "
+        "training, not in validation, and in no other metric"
+    )
+
+
 def report_notes(found: Survey, listener: Listener) -> None:
     """Report what was skipped or is unusual."""
     notes = list(found.layout.notes)
@@ -184,6 +243,8 @@ def report_notes(found: Survey, listener: Listener) -> None:
     for name, split in found.splits.items():
         if name != "train" and (missing := found.classes_without_images(split)):
             notes.append(no_support_message(name, missing))
+    if weights := weights_message(found.splits["train"]) if "train" in found.splits else None:
+        notes.append(weights)
     if misnamed := found.misnamed():
         notes.append(misnamed_message(len(misnamed), misnamed))
     for note in notes:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wisesr_cli.data.dataset import scan_folder_for_evaluation
 from wisesr_cli.data.index import DatasetIndex, index_from_rows
+from wisesr_cli.data.manifest_formats import is_manifest
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.survey import find_layout
 from wisesr_cli.display.plots import plot_confusion_matrix, plot_reliability
@@ -27,7 +28,7 @@ from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.image_sizes import ImageSize
 from wisesr_cli.requests import EvaluateRequest
 from wisesr_cli.results import Evaluation, Metrics
-from wisesr_cli.run.located import Located, locate
+from wisesr_cli.run.located import Located, images_root, locate
 from wisesr_cli.run.names import (
     CONFUSION_MATRIX,
     CONFUSION_PICTURE,
@@ -81,13 +82,15 @@ class Subject:
 
     @property
     def source(self) -> str:
-        """What its results are of: a split of the run, or the folder."""
-        return f"split {self.split}" if self.is_own else f"folder {os.path.realpath(self.index.root)}"
+        """What its results are of: a split of the run, or the folder or manifest."""
+        return f"split {self.split}" if self.is_own else f"folder {os.path.realpath(self.index.folders[self.split])}"
 
     @property
     def title(self) -> str:
-        """Its name in a report: `test`, or `folder test`."""
-        return self.name if self.is_own else f"folder {self.name}"
+        """Its name in a report: `test`, or `folder test`, or `labels test`."""
+        if self.is_own:
+            return self.name
+        return f"{'folder' if self.index.folders[self.split] == self.index.root else 'labels'} {self.name}"
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ def choose_subject(
     pixel_limit: int,
     listener: Listener,
 ) -> Subject:
-    """Return the images to evaluate on: a folder, a split of the run, or by default test, else validation.
+    """Return the images to evaluate on: a folder or manifest, a split of the run, or by default test, else validation.
 
     `class_names` are those of the model, which a folder must have.
 
@@ -208,18 +211,19 @@ def choose_subject(
     if split is not None and data is not None:
         raise UsageError("--split and --data exclude each other")
     if data is not None:
+        root = images_root(Path(data)) if is_manifest(data) else None
         index = scan_folder_for_evaluation(
-            data, class_names, on_error=on_error, pixel_limit=pixel_limit, listener=listener
+            data, class_names, on_error=on_error, pixel_limit=pixel_limit, root=root, listener=listener
         )
         name = _name_of(data)
         return Subject(index, "test", name, is_own=False)
     where = visible(run.given)
     if not run.is_complete:
         raise RunError(f"{where}: a model file without its run directory has no splits; give --data FOLDER")
-    root = _data_root(run)
+    own_root = _data_root(run)
     own_names, rows = run.run.read_classes(), run.run.read_splits()
     run.run.check_splits(own_names, rows)
-    index = index_from_rows(root, own_names, rows)
+    index = index_from_rows(own_root, own_names, rows)
     available = [name for name in ("test", "validation", "train") if name in index.splits]
     chosen = split or next((name for name in available if name != "train"), None)
     if chosen is None:
@@ -240,21 +244,24 @@ def _named(subject: Subject, run: Run, listener: Listener) -> Subject:
 
 
 def _name_of(folder: str | Path) -> str:
-    """Return the name of the results on a folder: its own, cut to what a file system allows."""
-    name = Path(os.path.abspath(folder)).name or "root"  # noqa: PTH100  (unlike Path.absolute, it resolves `..`)
+    """Return the name of the results on a folder or manifest: its own, cut to what a file system allows."""
+    path = Path(os.path.abspath(folder))  # noqa: PTH100  (unlike Path.absolute, it resolves `..`)
+    name = (path.stem if is_manifest(path) else path.name) or "root"
     while len(os.fsencode(name)) > LONGEST_NAME:
         name = name[:-1]
     return name
 
 
 def _data_root(run: Located) -> str:
-    folder = run.data.dir or run.data.train_dir
-    where = visible(run.run.path)
+    data, where = run.data, visible(run.run.path)
+    folder = data.dir or data.source
     if folder is None:
         raise UsageError(f"{where}: the run has no images of its own yet; give --data FOLDER")
-    if not folder.is_dir():
+    if not folder.exists():
         raise RunError(f"{where}: its images are no longer at {visible(folder)}; give --data FOLDER")
-    return find_layout(run.data).root
+    if data.manifest is not None and data.dir is not None:
+        return str(data.dir)  # the run has the labels itself
+    return find_layout(data).root
 
 
 def _training_behind(run: Located, subject: Subject, metrics: Metrics, epoch: int) -> Training | None:

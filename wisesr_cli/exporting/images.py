@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wisesr_cli.data.dataset import scan_folder_for_evaluation
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import UsageError
@@ -90,10 +89,15 @@ def choose_images(run: Located, data: str | Path | None, listener: Listener) -> 
     settings = run.data
     limit = settings.pixel_limit
     if data is not None:
-        index = scan_folder_for_evaluation(
-            data, run.info.class_names, on_error="skip", pixel_limit=limit, listener=listener
+        subject = choose_subject(
+            run,
+            split=None,
+            data=data,
+            class_names=run.info.class_names,
+            on_error="skip",
+            pixel_limit=limit,
+            listener=listener,
         )
-        subject = Subject(index, "test", Path(data).absolute().name or "/", is_own=False)
         return ExportImages(subject, settings, listener)
     if not run.is_complete:
         raise UsageError(

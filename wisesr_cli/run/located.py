@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wisesr_cli.errors import RunError
+from wisesr_cli.data.manifest_formats import is_manifest
+from wisesr_cli.errors import DataError, MachineError, RunError
 from wisesr_cli.model_files.info import BEST, ModelInfo
-from wisesr_cli.run.names import CLASSES, CONFIG
+from wisesr_cli.run.names import CLASSES, CONFIG, SPLITS
 from wisesr_cli.run.records import refuse_link_outside
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import visible
@@ -106,24 +107,26 @@ def load_source(
     resume: bool = False,
     recipe: Recipe | None = None,
 ) -> LoadedConfig:
-    """Return the resolved config of a YAML file, an image folder, a run directory or its best.keras; None: defaults.
+    """Return the resolved config of a YAML file, an image folder, a manifest, a run directory or its best.keras.
 
-    `overrides` come from the command line, weakest first. An image folder gets the recipe for its images (`recipe`,
-    where it is known); with `resume`, what the run that is to be resumed recorded. `in_place`: the config of a run
-    directory names that very directory for output.
+    None gives the defaults. `overrides` come from the command line, weakest first. A folder or manifest gets the recipe
+    for its images (`recipe`, where it is known); with `resume`, what the run that is to be resumed recorded.
+    `in_place`: the config of a run directory names that very directory for output.
 
     Raises:
         ConfigError: every mistake found, a line each.
         DataError: the source is neither a file nor a folder.
-        RunError: the config of the run is damaged.
+        RunError: the config of the run is damaged, or of that whose table of examples is the source.
     """
     from wisesr_cli.config.reader import Override, load_config, recipe_of
 
     given = Path(source) if source is not None and str(source) else None
+    overrides = with_roots(given, overrides)
     is_model = given is not None and given.suffix == ".keras" and given.is_file()
     run = None if given is None else Run(given.parent if is_model else given)
     if given is None or run is None or not run.is_complete:
-        resumed = _resumed(given, overrides) if resume and given is not None and given.is_dir() else None
+        has_images = given is not None and (given.is_dir() or is_manifest(given))
+        resumed = _resumed(given, overrides) if resume and given is not None and has_images else None
         return resumed or load_config(source, overrides, recipe=recipe or recipe_of(source, overrides))
     run.load_config()  # a damaged config is an error of the run, not of the command line
     path, origin = run.path.absolute(), visible(given)
@@ -131,19 +134,60 @@ def load_source(
     return load_config(run.config_path, [*(place if in_place else ()), *overrides], of_run=True)
 
 
-def _resumed(folder: Path, overrides: Sequence[Override]) -> LoadedConfig | None:
-    """Return the config of the run that a training on a folder resumes, or None where there is none."""
+def images_root(manifest: Path) -> Path:
+    """Return the folder that the paths of a manifest are relative to: that of the run whose table of examples it is.
+
+    Any other has its own; the folder that holds all images where their paths are absolute. Raises `RunError` where the
+    run's config is damaged, or it has no images.
+    """
+    from wisesr_cli.data.manifest import read_manifest
+    from wisesr_cli.data.survey import find_layout
+
+    run = Run(manifest.absolute().parent)
+    if manifest.name == SPLITS and run.is_complete:
+        data = run.load_config().data
+        if data.source is None:
+            raise RunError(f"{visible(manifest)}: the config of its run names no images")
+        return data.dir or Path(find_layout(data).root)
+    try:
+        return Path(read_manifest(manifest).root)
+    except (DataError, MachineError):  # whoever reads the labels says so
+        return manifest.absolute().parent
+
+
+def with_roots(source: str | Path | None, overrides: Sequence[Override]) -> list[Override]:
+    """Return the overrides of a source with the folder where the paths of a manifest begin: that of the source itself.
+
+    An override of `data.dir` may name a manifest, too; it becomes two. Raises as `images_root` does.
+    """
+    from wisesr_cli.config.reader import Override
+
+    found = []
+    if source is not None and is_manifest(source):
+        found.append(Override(("data", "dir"), str(images_root(Path(source))), visible(source)))
+    for override in overrides:
+        place = Path(str(override.value))
+        if override.path == ("data", "dir") and is_manifest(place):
+            found.append(Override(("data", "manifest"), str(place.absolute()), override.origin))
+            override = Override(override.path, str(images_root(place)), override.origin)
+        found.append(override)
+    return found
+
+
+def _resumed(source: Path, overrides: Sequence[Override]) -> LoadedConfig | None:
+    """Return the config of the run that a training on a folder or manifest resumes, or None where there is none."""
     from wisesr_cli.config.reader import Override, load_config
     from wisesr_cli.run.folders import newest_folder
 
-    plain = load_config(folder, overrides)
+    plain = load_config(source, overrides)
     parent, name = Path(plain.config.output_dir).expanduser(), plain.config.name
     path = newest_folder(parent, plain.default_name, CONFIG) if name is None else parent / name
     if path is None or not Run(path).is_complete:
         return None
     Run(path).load_config()
-    values = {("name",): path.name, ("output_dir",): str(parent), ("data", "dir"): str(folder.absolute())}
-    given = [Override(key, value, visible(folder)) for key, value in values.items()]
+    key = "manifest" if is_manifest(source) else "dir"
+    values = {("name",): path.name, ("output_dir",): str(parent), ("data", key): str(source.absolute())}
+    given = [Override(key, value, visible(source)) for key, value in values.items()]
     return replace(
         load_config(Run(path).config_path, [*given, *overrides], of_run=True), default_name=plain.default_name
     )

@@ -20,11 +20,11 @@ from wisesr_cli.text import joined, visible
 # Settings that affect where and how results are stored, not what is computed.
 _FREE = ("name", "output_dir", "data.cache", "train.epochs", "train.trackers", "train.track_model", "model.weights_dir")
 # Image folders may be moved, and differ between machines; that they hold the same images is checked.
-PLACES = ("data.dir", "data.train_dir", "data.validation_dir", "data.test_dir")
+PLACES = ("data.dir", "data.train_dir", "data.validation_dir", "data.test_dir", "data.manifest")
 _FREE_SECTION = "distribute."  # other devices and processes cause a warning
 # What earlier versions did, whose states do not have these settings.
 _ADDED = {"data.value_range": "full", "data.color": "as_is"}
-_NEWER = ("train.feature_cache", "train.augmented_views")  # states of earlier versions do not have them
+_NEWER = ("train.feature_cache", "train.augmented_views", "data.manifest")  # earlier states do not have them
 _LAST_PHASE = "train.phases"
 
 Text = InstanceOf[str]  # class names may come from file names that are not UTF-8, which pydantic's own check refuses
@@ -69,6 +69,7 @@ class DataRecord:
 
     classes: list[Text]
     splits: dict[Text, dict[Text, tuple[int, Text] | tuple[int, Text, Text]]]  # states of earlier versions lack content
+    weights: str | None = None  # a hash, where a manifest names them
 
 
 def _data_record(values: dict[str, Any]) -> dict[str, Any]:

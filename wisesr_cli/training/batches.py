@@ -1,4 +1,4 @@
-"""Batches of examples for a training, and the weights of their classes."""
+"""Batches of examples for a training, and the weights of examples and classes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.config.schema import Config
+from wisesr_cli.data.index import Split
 from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.errors import WisesrError
 from wisesr_cli.machine.threads import has_shared_locks
@@ -23,11 +24,11 @@ class Images(Protocol):
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of one split: uint8 pixels, one-hot targets, and example weights if there are class weights.
+    """Batches of one split: uint8 pixels, one-hot targets, and example weights if there are any.
 
     In place of pixels there are feature maps where only a head is trained.
 
-    Shapes: `labels` int64 (examples,), `class_weights` float32 (classes,). The last batch of an epoch may be smaller.
+    Shapes: `labels` int64 (examples,), `weights` float32 (examples,). The last batch of an epoch may be smaller.
     `seed` is that of the order of every epoch (None: the given order); `smoothing` is the fraction of the target that
     is spread over all classes.
     """
@@ -41,7 +42,7 @@ class Batches(keras.utils.PyDataset):
         batch_size: int,
         seed: int | None = None,
         smoothing: float = 0.0,
-        class_weights: NDArray[np.float32] | None = None,
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
         # Two threads fetch ahead; Keras' own prefetching would block at the end of an epoch. Its pool of threads needs
         # locks between processes.
@@ -49,7 +50,7 @@ class Batches(keras.utils.PyDataset):
         self.pixels: Images = pixels
         self.labels = labels
         self.batch_size, self.seed = batch_size, seed
-        self.class_weights = class_weights
+        self.weights = weights
         self.targets = np.eye(classes, dtype="float32") * (1.0 - smoothing) + np.float32(smoothing / classes)
         self.order: NDArray[np.int64] = np.arange(len(labels))
         self.error: WisesrError | None = None
@@ -81,7 +82,7 @@ class Batches(keras.utils.PyDataset):
         except WisesrError as error:
             self.error = error  # TensorFlow passes on only its text
             raise
-        return batch if self.class_weights is None else (*batch, self.class_weights[labels])
+        return batch if self.weights is None else (*batch, self.weights[chosen])
 
 
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
@@ -90,13 +91,14 @@ def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.floa
     return (len(labels) / (classes * np.maximum(counts, 1))).astype("float32")
 
 
-def class_weights(
-    config: Config, class_names: tuple[str, ...], labels: NDArray[np.int64]
-) -> NDArray[np.float32] | None:
-    """Return the weight of every class, float32 (classes,), or None if all are 1."""
+def example_weights(config: Config, class_names: tuple[str, ...], split: Split) -> NDArray[np.float32] | None:
+    """Return the weight of every example, float32 (examples,): its own times its class's; None if all are 1."""
     weights = config.train.class_weights
     if weights == "none":
-        return None
+        return split.weights
     if isinstance(weights, str):
-        return balanced_weights(labels, len(class_names))
-    return np.asarray([weights.get(name, 1.0) for name in class_names], dtype="float32")
+        of_classes = balanced_weights(split.labels, len(class_names))
+    else:
+        of_classes = np.asarray([weights.get(name, 1.0) for name in class_names], dtype="float32")
+    of_examples: NDArray[np.float32] = of_classes[split.labels]
+    return of_examples if split.weights is None else of_examples * split.weights

@@ -36,7 +36,7 @@ from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.run.progress import Circumstances, Progress, config_for_comparison
 from wisesr_cli.run.state import write_state
 from wisesr_cli.training.augmentation import seed_states, seed_variables
-from wisesr_cli.training.batches import Batches, class_weights
+from wisesr_cli.training.batches import Batches, example_weights
 from wisesr_cli.training.devices.distribution import ALONE, Distribution
 from wisesr_cli.training.devices.mirrored import as_on_one_device, mirror_of
 from wisesr_cli.training.devices.sharded import sharded_over
@@ -83,7 +83,7 @@ class Trainer:
             batch_size=config.train.batch_size,
             seed=config.seed,
             smoothing=config.train.label_smoothing,
-            class_weights=class_weights(config, examples.index.class_names, examples.labels("train")),
+            weights=example_weights(config, examples.index.class_names, examples.index.splits["train"]),
         )
         self.validation = None
         if examples.validation is not None:

@@ -78,8 +78,7 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
         ExitStack() as stack,
     ):
         data = loaded.config.data
-        has_images = data.dir is not None or data.train_dir is not None
-        index = build_index(data, seed=loaded.config.seed, listener=listener) if has_images else None
+        index = build_index(data, seed=loaded.config.seed, listener=listener) if data.source is not None else None
         with stop.deferred():
             device = keras_start.start(request.device)
             from wisesr_cli.upgrading import convert

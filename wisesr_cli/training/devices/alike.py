@@ -31,7 +31,7 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def images_of(index: DatasetIndex) -> dict[str, Any]:
-    """Return the class names, and per split the number of images and a hash of their names, labels and sizes."""
+    """Return the class names, and per split the number of images and a hash of names, labels, sizes and weights."""
     found: dict[str, Any] = {"classes": list(index.class_names)}
     for name in sorted(index.splits.keys() - {"test"}):
         split = index.splits[name]
@@ -39,6 +39,8 @@ def images_of(index: DatasetIndex) -> dict[str, Any]:
         digest.update(split.labels.tobytes())
         if split.facts is not None:
             digest.update(split.facts["size"].tobytes())
+        if split.weights is not None:
+            digest.update(split.weights.tobytes())
         found[f"{name} images"] = len(split)
         found[f"names and sizes of the {name} images"] = digest.hexdigest()
     return found

@@ -1,0 +1,329 @@
+"""Reads labels from a file: which image is of which class and, where it says so, its split, its group and its weight.
+
+A manifest is a table; `manifest_formats` reads it. Its paths are relative to its own folder, or to another one that is
+given (`data.dir`). To recognise the column of another program: its name in `COLUMNS`.
+"""
+
+# ruff: noqa: PTH100, PTH116, PTH120  (as in folders.py)
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wisesr_cli.data.folders import LINKED, Listing, similar_names
+from wisesr_cli.data.layouts import SPLITS, split_names
+from wisesr_cli.data.manifest_formats import MOST_ROWS, READERS, Table
+from wisesr_cli.errors import DataError
+from wisesr_cli.text import counted, csv_cell, joined, parse_csv_cell, visible
+
+# What is meant by a column: our own name for it first, which is taken where several are there.
+COLUMNS = {
+    "path": ("path", "file_name", "filename", "file_path", "filepath", "image_path", "image", "file"),
+    "label": ("label", "class", "class_name", "category"),
+    "split": ("split", "subset", "partition"),
+    "group": ("group",),
+    "weight": ("weight", "sample_weight"),
+}
+EXPECTED = "Expected a table with the columns path and label, and, where wanted, split, group and weight"
+LONGEST_LABEL = 255  # bytes; what a class folder may be called
+_OWN = ["path", "label", "split"]  # the columns of a run's splits.csv, whose cells are escaped
+_SHOWN = 5  # faults in a message
+_KNOWN = frozenset(name for names in COLUMNS.values() for name in names)
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the others stand for bytes that are not UTF-8
+_PLAIN = re.compile(r"[^./][^/]*(?:/[^./][^/]*)*+")  # a path that `normpath` leaves as it is
+
+
+class Row(NamedTuple):
+    """An image of a manifest; `path` is relative to the manifest's root, a column that is not there is None."""
+
+    line: int
+    path: str
+    label: str
+    split: str | None
+    group: str | None
+    weight: float | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The rows of a manifest, each path in one of them; `root` is the folder that holds all images."""
+
+    file: str
+    root: str
+    unit: str  # what a row is called in messages: `line`, or `row` where a file has no lines
+    rows: tuple[Row, ...]
+    left_out: tuple[str, ...]  # columns
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it names; none where it has no such column."""
+        named = {row.split for row in self.rows}
+        return tuple(split for split in SPLITS if split in named)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else the file holds."""
+        if not self.left_out:
+            return ()
+        names = joined(map(_short, self.left_out[:_SHOWN]))
+        return (f"{counted(len(self.left_out), 'column')} of {visible(self.file)} left out: {names}",)
+
+
+@dataclass
+class _Faults:
+    """The faults of rows: how many, and the first."""
+
+    unit: str
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, line: int, fault: str) -> None:
+        self.count += 1
+        if len(self.first) < _SHOWN:
+            self.first.append(f"{self.unit} {line}: {fault}")
+
+    def refuse(self, file: str) -> None:
+        """Raise `DataError` where there are any."""
+        if self.count:
+            more = f"; and {self.count - _SHOWN:,} more" if self.count > _SHOWN else ""
+            raise DataError(f"{visible(file)}: {'; '.join(self.first)}{more}")
+
+
+def read_manifest(file: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Manifest:
+    """Return the rows of a manifest, which are checked; whether the images are there is not looked at.
+
+    `root` is the folder that its paths are relative to, by default its own, or, where all paths are absolute, the one
+    that holds all of them.
+
+    Raises:
+        DataError: the file cannot be read, lacks a column, or has faults, each named with its line: no path or label, a
+            path that leads out of the root, one that is there twice, an unknown split, no number for a weight.
+        MachineError: what Parquet needs is not installed.
+    """
+    path = os.path.abspath(file)
+    read = READERS.get(Path(path).suffix.lower())
+    if read is None:
+        raise DataError(f"{visible(path)}: a manifest ends in {joined(READERS)}. {EXPECTED}.")
+    try:
+        table = read(Path(path), _KNOWN)
+        positions = _positions(path, table.header)
+        faults = _Faults(table.unit)
+        rows = list(_parsed(table, positions, faults))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{visible(path)}: cannot be read as a manifest: {visible(reason)}") from None
+    if not rows and not faults.count:
+        raise DataError(f"{visible(path)}: no rows below the names of the columns. {EXPECTED}.")
+    where = os.path.abspath(root) if root is not None else _own_root(path, rows)
+    kept = tuple(_once(_inside(where, rows, faults), faults))
+    if kept and kept[0].weight is not None and not any(row.weight for row in kept):
+        faults.add(kept[0].line, "no weight of the file is above 0")
+    faults.refuse(path)
+    known = {position for position in positions.values() if position is not None}
+    left_out = tuple(name for position, name in enumerate(table.header) if position not in known)
+    return Manifest(path, where, table.unit, kept, left_out)
+
+
+def list_manifest(manifest: Manifest, split: str) -> Listing:
+    """Return the images of a split as a folder of class folders gives them; all, where the manifest names no splits.
+
+    Raises `DataError` where none of the files is there.
+    """
+    listing = Listing(manifest.file)
+    rows = [row for row in manifest.rows if row.split in (split, None)]
+    listing.class_names = tuple(sorted({row.label for row in rows}))
+    listing.problems.extend(similar_names(listing.class_names))
+    labels = {name: label for label, name in enumerate(listing.class_names)}
+    listing.groups = None if not rows or rows[0].group is None else []
+    listing.weights = None if not rows or rows[0].weight is None else []
+    seen: set[tuple[int, int, str]] = set()
+    start = manifest.root.rstrip("/") + "/"
+    for row in sorted(rows, key=lambda row: (row.label, _order(row.path))):
+        path = start + row.path
+        try:
+            status = os.stat(path)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(0, "a folder, not an image")
+        except OSError as error:
+            reason = "no such file" if isinstance(error, FileNotFoundError) else (error.strerror or "").lower()
+            listing.unreadable.append((path, f"{reason} ({manifest.unit} {row.line} of {Path(manifest.file).name})"))
+            continue
+        place = status.st_dev, status.st_ino, row.label
+        if place in seen:
+            listing.ignored[LINKED] += 1
+            continue
+        seen.add(place)
+        listing.paths.append(path)
+        listing.labels.append(labels[row.label])
+        listing.stamps.add(status)
+        if listing.groups is not None:
+            listing.groups.append(row.group or "")
+        if listing.weights is not None:
+            listing.weights.append(row.weight or 0.0)
+    if rows and len(listing.unreadable) == len(rows):
+        line, path = min((row.line, row.path) for row in rows)
+        raise DataError(
+            f"{visible(manifest.file)}: none of its {counted(len(rows), 'file')} is there ({manifest.unit} {line}: "
+            f"{_short(start + path)}). Paths are relative to {visible(manifest.root)}; --data names another folder"
+        )
+    return listing
+
+
+def _order(path: str) -> str:
+    """Return what sorts paths as folders are read: by name, the files of a folder before the folders in it."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder.replace('/', chr(1))}\0{name}"
+
+
+def _positions(file: str, header: list[str]) -> dict[str, int | None]:
+    """Return where the columns are, None for those that are not there; raises `DataError`."""
+    names = [name.strip().casefold() for name in header]
+    found: dict[str, int | None] = {}
+    for column, words in COLUMNS.items():
+        there = [word for word in words if word in names]
+        if len(there) > 1 and there[0] == column:
+            there = there[:1]
+        if len(there) > 1 or any(names.count(word) > 1 for word in there):
+            seen = joined(header[position] for position, name in enumerate(names) if name in there)
+            raise DataError(
+                f"{visible(file)}: several columns may be the {column}: {seen}; call one of them '{column}'"
+            )
+        found[column] = names.index(there[0]) if there else None
+    if missing := [column for column in ("path", "label") if found[column] is None]:
+        known = " and ".join(f"{column} ({joined(COLUMNS[column][1:])})" for column in missing)
+        seen = joined(map(_short, header[:10])) or "none"
+        raise DataError(f"{visible(file)}: no column {known}; its first line names: {seen}. {EXPECTED}.")
+    return found
+
+
+def _parsed(table: Table, positions: dict[str, int | None], faults: _Faults) -> Iterator[Row]:
+    """Yield the rows without faults, their paths as they are written."""
+    own = table.unit == "line" and [name.strip() for name in table.header[:3]] == _OWN
+    taken = [(column, position) for column, position in positions.items() if position is not None]
+    splits: dict[str, str | None] = {"": None}
+    complete: list[Row] = []
+    for number, (line, cells) in enumerate(table.rows):
+        if number >= MOST_ROWS:
+            raise ValueError(f"more than {MOST_ROWS:,} rows")
+        if cells is None:
+            faults.add(line, "another number of cells than the first line")
+            continue
+        values = dict.fromkeys(COLUMNS, "")
+        for column, position in taken:
+            text = _text(cells[position])
+            if text is None:
+                faults.add(line, f"the {column} is no text")
+                break
+            values[column] = _unescaped(text) if own and column != "weight" else text
+        else:
+            if values["split"] not in splits:
+                splits[values["split"]] = split_names([values["split"]]).get(values["split"])
+            weight = _weight(values["weight"]) if values["weight"].strip() else None
+            split = splits[values["split"]]
+            if fault := _fault(values, split, weight):
+                faults.add(line, fault)
+            else:
+                complete.append(Row(line, values["path"], values["label"], split, values["group"] or None, weight))
+    for column in ("split", "group", "weight"):
+        absent = [row.line for row in complete if getattr(row, column) is None]
+        if len(absent) < len(complete):
+            for line in absent:
+                faults.add(line, f"no {column}, which others have")
+    yield from complete
+
+
+def _fault(values: dict[str, str], split: str | None, weight: float | None) -> str | None:
+    """Return what is wrong with a row, if anything."""
+    for column, value in values.items():
+        if "\0" in value:
+            return f"a NUL character in the {column}"
+        if not value.isascii() and _HALF.search(value):
+            return f"half of a character (a lone surrogate) in the {column}"
+    if not values["path"] or values["path"].isspace():
+        return "no path"
+    if not values["label"] or values["label"].isspace():
+        return "no label"
+    if len(os.fsencode(values["label"])) > LONGEST_LABEL:
+        return f"a label of more than {LONGEST_LABEL} bytes"
+    if values["split"] and split is None:
+        return f"'{_short(values['split'])}' is no split; known: train, validation, test"
+    if weight is not None and not (math.isfinite(weight) and weight >= 0):
+        return f"the weight '{_short(values['weight'])}' is no number from 0 on"
+    return None
+
+
+def _inside(root: str, rows: Iterable[Row], faults: _Faults) -> Iterator[Row]:
+    """Yield rows with their paths relative to the root, without those that lead out of it."""
+    start = root.rstrip("/") + "/"
+    for row in rows:
+        if _PLAIN.fullmatch(row.path):
+            yield row
+            continue
+        whole = os.path.normpath(start + row.path if row.path[0] != "/" else row.path)
+        if whole.startswith(start):
+            yield row._replace(path=whole[len(start) :])
+        else:
+            faults.add(
+                row.line,
+                f"{_short(row.path)} leads out of {visible(root)}, the folder of the images; --data names another",
+            )
+
+
+def _once(rows: Iterable[Row], faults: _Faults) -> Iterator[Row]:
+    """Yield the first row of every path."""
+    seen: dict[str, Row] = {}
+    for row in rows:
+        first = seen.setdefault(row.path, row)
+        if first is row:
+            yield row
+            continue
+        other = "is there already"
+        if first.label != row.label:
+            other = f"has two labels: '{visible(row.label)}', and '{visible(first.label)}'"
+        elif first.split != row.split:
+            other = f"is in two splits: {row.split}, and {first.split}"
+        faults.add(row.line, f"{_short(row.path)} {other} in {faults.unit} {first.line}")
+
+
+def _own_root(file: str, rows: Sequence[Row]) -> str:
+    """Return the folder of a manifest, or the one that holds all images where their paths are absolute."""
+    parent = os.path.dirname(file)
+    if not rows or not all(row.path[0] == "/" for row in rows):
+        return parent
+    holding = os.path.commonpath({os.path.dirname(os.path.normpath(row.path)) for row in rows})
+    return parent if holding == parent or holding.startswith(parent.rstrip("/") + "/") else holding
+
+
+def _weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _text(value: Any) -> str | None:
+    """Return a cell as text, an absent one as an empty text; None for what is no text and no number."""
+    if isinstance(value, str):
+        return value
+    if value is None or value != value:  # NaN, which tables hold in place of nothing
+        return ""
+    return json.dumps(value) if isinstance(value, bool | int | float) else None
+
+
+def _unescaped(cell: str) -> str:
+    """Return the text of a cell of a run's own table; of a cell that no run writes, the cell."""
+    if "\\" not in cell and not cell.startswith("'"):
+        return cell
+    text = parse_csv_cell(cell)
+    return text if csv_cell(text) == cell else cell
+
+
+def _short(text: str) -> str:
+    return visible(text if len(text) <= 200 else f"{text[:200]}...")
