@@ -281,7 +281,7 @@ def test_paths_begin_at_the_folder_that_is_given(tmp_path: Path, photos: Path) -
     file = write_csv(tmp_path / "l.csv", ("path", "label"), labelled(photos))
     message = refused(file)
     assert "none of its 25 files is there (line 2: " in message
-    assert f"Paths are relative to {tmp_path}; --data names another folder" in message
+    assert f"Its paths begin at {tmp_path}: move the file to where they do, or name that folder: --data" in message
     assert list(built(file, dir=photos).rows()) == list(build_index(Data(dir=photos), seed=0, listener=Silent()).rows())
 
 

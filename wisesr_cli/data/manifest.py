@@ -34,6 +34,7 @@ COLUMNS = {
 EXPECTED = "Expected a table with the columns path and label, and, where wanted, split, group and weight"
 LONGEST_LABEL = 255  # bytes; what a class folder may be called
 _OWN = ["path", "label", "split"]  # the columns of a run's splits.csv, whose cells are escaped
+_OTHER_ROOT = "move the file to where they do, or name that folder: --data FOLDER (train, check), or data.dir"
 _SHOWN = 5  # faults in a message
 _KNOWN = frozenset(name for names in COLUMNS.values() for name in names)
 _HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the others stand for bytes that are not UTF-8
@@ -144,7 +145,7 @@ def list_manifest(manifest: Manifest, split: str) -> Listing:
     listing.groups = None if not rows or rows[0].group is None else []
     listing.weights = None if not rows or rows[0].weight is None else []
     seen: set[tuple[int, int, str]] = set()
-    start = manifest.root.rstrip("/") + "/"
+    start, missing = manifest.root.rstrip("/") + "/", 0
     for row in sorted(rows, key=lambda row: (row.label, _order(row.path))):
         path = start + row.path
         try:
@@ -152,7 +153,9 @@ def list_manifest(manifest: Manifest, split: str) -> Listing:
             if stat.S_ISDIR(status.st_mode):
                 raise IsADirectoryError(0, "a folder, not an image")
         except OSError as error:
-            reason = "no such file" if isinstance(error, FileNotFoundError) else (error.strerror or "").lower()
+            is_missing = isinstance(error, FileNotFoundError)
+            missing += is_missing
+            reason = "no such file" if is_missing else (error.strerror or "cannot be read").lower()
             listing.unreadable.append((path, f"{reason} ({manifest.unit} {row.line} of {Path(manifest.file).name})"))
             continue
         place = status.st_dev, status.st_ino, row.label
@@ -167,11 +170,11 @@ def list_manifest(manifest: Manifest, split: str) -> Listing:
             listing.groups.append(row.group or "")
         if listing.weights is not None:
             listing.weights.append(row.weight or 0.0)
-    if rows and len(listing.unreadable) == len(rows):
+    if rows and missing == len(rows):
         line, path = min((row.line, row.path) for row in rows)
         raise DataError(
             f"{visible(manifest.file)}: none of its {counted(len(rows), 'file')} is there ({manifest.unit} {line}: "
-            f"{_short(start + path)}). Paths are relative to {visible(manifest.root)}; --data names another folder"
+            f"{_short(start + path)}). Its paths begin at {visible(manifest.root)}: {_OTHER_ROOT}"
         )
     return listing
 
@@ -272,7 +275,7 @@ def _inside(root: str, rows: Iterable[Row], faults: _Faults) -> Iterator[Row]:
         else:
             faults.add(
                 row.line,
-                f"{_short(row.path)} leads out of {visible(root)}, the folder of the images; --data names another",
+                f"{_short(row.path)} leads out of {visible(root)}, where the paths of the file begin: {_OTHER_ROOT}",
             )
 
 

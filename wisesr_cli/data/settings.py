@@ -85,6 +85,8 @@ class DataConfig(Options):
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
+        if self.manifest is not None and (self.train_dir or self.validation_dir or self.test_dir):
+            raise ValueError("data.manifest names splits itself; leave out data.train_dir and the like")
         if self.dir is not None and self.train_dir is not None:
             raise ValueError("data.dir and data.train_dir are both given; use one")
         if self.train_dir is None and (self.validation_dir or self.test_dir) and self.dir is None:
@@ -93,8 +95,6 @@ class DataConfig(Options):
             raise ValueError(
                 "data.dir finds its own splits; use data.train_dir beside data.validation_dir or data.test_dir"
             )
-        if self.manifest is not None and (self.train_dir or self.validation_dir or self.test_dir):
-            raise ValueError("data.manifest names splits itself; leave out data.train_dir and the like")
         if self.split_strategy == "group" and self.group_regex is None and self.manifest is None:
             raise ValueError("data.group_regex is missing: data.split_strategy is group")
         if self.split_strategy != "group" and self.group_regex is not None:
