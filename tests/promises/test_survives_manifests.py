@@ -63,7 +63,7 @@ def test_init_and_check_take_labels_in_a_file(wisesr: CommandLine, tmp_path: Pat
     file = write(tmp_path / "labels.csv", [[f"photos/{path}", *row] for path, *row in rows], "group")
     answer = wisesr("check", file, "--format", "json").worked()
     assert answer.finding("layout")["message"] == f"labels read (train: {file})"
-    wisesr("init", file).worked()
+    assert wisesr("init", file).worked().said("groups of the manifest stay together: split_strategy group")
     data = load_config("config.yaml").config.data
     assert (data.manifest, data.dir, data.split_strategy) == (file, tmp_path, "group")
     wisesr("check", "config.yaml").worked()

@@ -77,6 +77,11 @@ class FolderFacts:
         return max(self.counts) / max(1, min(self.counts))
 
     @property
+    def splits_by_group(self) -> bool:
+        """Whether validation is set aside in groups that the manifest names."""
+        return self.has_groups and "validation" not in self.splits
+
+    @property
     def resize(self) -> str:
         """How images are resized; squashing distorts those that are far from square."""
         return "squash" if 0.6 <= self.median_width / self.median_height <= 1.67 else "pad"
@@ -173,7 +178,7 @@ def choose(facts: FolderFacts, wanted: Wanted) -> Recipe:
             "best_by": "top1_accuracy",
         },
     }
-    if facts.has_groups and "validation" not in facts.splits:
+    if facts.splits_by_group:
         settings["data"]["split_strategy"] = "group"
     if start.weights is None and not facts.small:
         settings["augment"] = STRONG
@@ -255,5 +260,7 @@ def _observations(facts: FolderFacts, start: _Start) -> list[str]:
 def _notes(facts: FolderFacts) -> Iterable[str]:
     if facts.imbalance >= WEIGHTED_IMBALANCE:
         yield f"the largest class is {facts.imbalance:.1f} times the smallest: class_weights balanced"
+    if facts.splits_by_group:
+        yield "groups of the manifest stay together: split_strategy group"
     if facts.deep:
         yield f"{counted(facts.deep, 'image')} with 16 bits: scaled to 8, not clipped"

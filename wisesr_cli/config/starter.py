@@ -82,7 +82,7 @@ def _split(facts: FolderFacts) -> list[str]:
         return [f"  # its {kind} are used as they are: {', '.join(facts.splits)}"]
     if min(facts.counts) < 2:
         return [_line("validation_split", 0, "  ", "a class has one image only: nothing can be set aside")]
-    if facts.has_groups:
+    if facts.splits_by_group:
         return [_line("validation_split", 0.2, "  ", "whole groups of the manifest")]
     if facts.manifest is not None:
         return [_line("validation_split", 0.2, "  ", "of every class; the manifest names no validation images")]
