@@ -55,12 +55,13 @@ class Explanations(Records[Explanation]):
 
 def labels_of(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...]:
     """Return the unique indices of classes, in the given order; raises a `UsageError` for an unknown one."""
+    labels = {name: label for label, name in enumerate(class_names)}
     for name in names:
-        if name not in class_names:
+        if name not in labels:
             more = ", ..." if len(class_names) > NAMED_CLASSES else ""
             meant = nearest(name, class_names) or f" It has {joined(class_names[:NAMED_CLASSES])}{more}."
             raise UsageError(f"the model has no class '{visible(name)}'.{visible(meant)}")
-    return tuple(dict.fromkeys(class_names.index(name) for name in names))
+    return tuple(dict.fromkeys(labels[name] for name in names))
 
 
 def explain(request: ExplainRequest) -> Explanations:

@@ -51,7 +51,7 @@ class Batches(keras.utils.PyDataset):
         self.labels = labels
         self.batch_size, self.seed = batch_size, seed
         self.weights = weights
-        self.targets = np.eye(classes, dtype="float32") * (1.0 - smoothing) + np.float32(smoothing / classes)
+        self.classes, self.smoothing = classes, smoothing
         self.order: NDArray[np.int64] = np.arange(len(labels))
         self.error: WisesrError | None = None
 
@@ -78,11 +78,17 @@ class Batches(keras.utils.PyDataset):
         """Return the examples at `chosen`, as `__getitem__` does."""
         labels = self.labels[chosen]
         try:
-            batch = self.pixels.batch(chosen), self.targets[labels]
+            batch = self.pixels.batch(chosen), self.targets(labels)
         except WisesrError as error:
             self.error = error  # TensorFlow passes on only its text
             raise
         return batch if self.weights is None else (*batch, self.weights[chosen])
+
+    def targets(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return what the model is to say of examples with these labels: (batch, classes)."""
+        targets = np.full((len(labels), self.classes), self.smoothing / self.classes, np.float32)
+        targets[np.arange(len(labels)), labels] += np.float32(1.0 - self.smoothing)
+        return targets
 
 
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:

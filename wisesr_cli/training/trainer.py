@@ -223,7 +223,7 @@ class Trainer:
         `fit` would create them while tracing, and trace again (TensorFlow), or fetch batches before the epoch's order
         is set, and train on them (JAX).
         """
-        targets = keras.ops.convert_to_tensor(self.batches.targets)
+        targets = keras.ops.convert_to_tensor(self.batches.targets(self.batches.labels[:1]))
         self.model.compute_loss(None, targets, targets, None)
         self.model.compute_metrics(None, targets, targets, None)
         self.model.reset_metrics()

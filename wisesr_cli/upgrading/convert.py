@@ -78,7 +78,8 @@ class Upgraded:
     def with_classes(self, names: tuple[str, ...], index: DatasetIndex | None) -> Upgraded:
         """Return it with classes, whose names are in the order of its outputs, in the order of the image folders."""
         ordered = names if index is None else index.class_names
-        return replace(self, class_names=ordered, order=tuple(names.index(name) for name in ordered))
+        outputs = {name: output for output, name in enumerate(names)}
+        return replace(self, class_names=ordered, order=tuple(outputs[name] for name in ordered))
 
     @property
     def classifier(self) -> Affine:
