@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
+from wisesr_cli.confusion import Confusion, HasConfusion
+
 Level = Literal["pass", "warn", "fail"]
 
 
@@ -77,7 +79,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Metrics(_PlainJson):
+class Metrics(HasConfusion):
     """The metrics of one evaluation: fractions in 0..1, None where one is not defined."""
 
     examples: int
@@ -92,7 +94,7 @@ class Metrics(_PlainJson):
     ece: float | None
     classes: tuple[str, ...]
     per_class: tuple[ClassMetrics, ...]
-    confusion_matrix: tuple[tuple[int, ...], ...]  # rows are the truth
+    confusion: Confusion
     interval: tuple[float, float] | None = None  # 95 % interval of the top-1 accuracy, by Wilson (1927)
     verdict: tuple[Verdict, ...] = ()  # see `evaluation.verdict`
 

@@ -14,7 +14,7 @@ from wisesr_cli.display import pictures, plots
 from wisesr_cli.display.pictures import contact_sheet
 from wisesr_cli.display.plots import plot_confusion_matrix, plot_learning_curves, plot_reliability
 from wisesr_cli.errors import MachineError
-from wisesr_cli.evaluation.metrics import compute_metrics, reliability_bins, softmax
+from wisesr_cli.evaluation.metrics import answers_of, compute_metrics, reliability_bins
 from wisesr_cli.results import EpochResult, Metrics
 
 ODD_NAMES = (
@@ -29,7 +29,9 @@ def judged(names: tuple[str, ...] | int, *, examples: int | None = None) -> Metr
     examples = 3 * len(names) if examples is None else examples
     draws = np.random.default_rng(0)
     labels = draws.integers(0, len(names), examples)
-    return compute_metrics(draws.normal(size=(examples, len(names))) + 2 * np.eye(len(names))[labels], labels, names)
+    logits = draws.normal(size=(examples, len(names)))
+    logits[np.arange(examples), labels] += 2
+    return compute_metrics(logits, labels, names)
 
 
 def history(epochs: int, *, validation: bool = True, phases: int = 1) -> list[EpochResult]:
@@ -86,6 +88,22 @@ def test_a_confusion_matrix_of_more_classes_is_larger_up_to_a_limit(tmp_path: Pa
     assert sizes[0] < sizes[1] < sizes[2] < 40_000_000
 
 
+def test_of_very_many_classes_those_that_are_confused_most_are_drawn_and_the_picture_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles, save = [], plots.save_figure
+
+    def save_and_note(figure: Any, path: Path) -> None:
+        titles.append(figure.axes[0].get_title())
+        save(figure, path)
+
+    monkeypatch.setattr(plots, "save_figure", save_and_note)
+    for classes in (200, 3_000):
+        plot_confusion_matrix(judged(classes, examples=300), tmp_path / "matrix.png")
+        read_whole(tmp_path / "matrix.png")
+    assert titles == ["", "the 200 of 3,000 classes that are confused most"]
+
+
 def test_the_diagonal_of_a_perfect_model_is_dark_and_the_rest_is_light(tmp_path: Path) -> None:
     metrics = compute_metrics(20 * np.eye(4), range(4), tuple("abcd"))
     plot_confusion_matrix(metrics, tmp_path / "matrix.png")
@@ -114,9 +132,9 @@ def test_learning_curves_begin_at_the_first_epoch(tmp_path: Path, epochs: int, v
 @pytest.mark.parametrize("examples", [0, 1, 50])
 def test_a_reliability_diagram_is_drawn_with_empty_bins(tmp_path: Path, examples: int) -> None:
     draws = np.random.default_rng(1)
-    probabilities, labels = softmax(3 * draws.normal(size=(examples, 4))), draws.integers(0, 4, examples)
+    logits, labels = 3 * draws.normal(size=(examples, 4)), draws.integers(0, 4, examples)
     ece = 0.05 if examples else None
-    plot_reliability(reliability_bins(probabilities, labels), ece, tmp_path / "reliability.png")
+    plot_reliability(reliability_bins(answers_of(logits, labels)), ece, tmp_path / "reliability.png")
     read_whole(tmp_path / "reliability.png")
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_names import RAW
 
+from wisesr_cli.confusion import Confusion
 from wisesr_cli.data.tables import check_grid, check_paths_grid
 from wisesr_cli.display.grid import Column, Grid, decimal, percent, score_bar, to_csv, to_json, to_markdown
 from wisesr_cli.display.terminal import FORMATS, LONG_TABLE, TerminalListener, show_grid, show_result
@@ -211,12 +212,12 @@ def test_every_scalar_metric_has_a_row_in_the_table_and_in_the_csv() -> None:
     scalars = {field.name for field in fields(Metrics)} - {
         "classes",
         "per_class",
-        "confusion_matrix",
+        "confusion",
         "interval",
         "verdict",
     }
     undefined = dict.fromkeys(scalars - {"examples"})
-    empty = Metrics(examples=0, classes=(), per_class=(), confusion_matrix=(), **undefined)
+    empty = Metrics(examples=0, classes=(), per_class=(), confusion=Confusion(0, ()), **undefined)
     assert {name for name, _ in tables.metrics_rows(empty)} == scalars
     assert len(tables.metrics_grid(empty, "t").rows) == len(scalars)
     assert "None" not in drawn(tables.metrics_grid(empty, "t"))

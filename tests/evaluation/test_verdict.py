@@ -9,7 +9,7 @@ import pytest
 from command_line import CommandLine, Trained
 
 from wisesr_cli.config.reader import Override, load_config
-from wisesr_cli.evaluation.metrics import compute_metrics, softmax
+from wisesr_cli.evaluation.metrics import answers_of, compute_metrics
 from wisesr_cli.evaluation.verdict import VERDICTS, Training, with_verdict
 from wisesr_cli.results import EpochResult, Verdict
 
@@ -37,7 +37,7 @@ def training(
 
 
 def verdict(truth: Sequence[int], logits: np.ndarray, known: Training | None = None) -> dict[str, Verdict]:
-    metrics = with_verdict(compute_metrics(logits, truth, CLASSES), softmax(logits), known)
+    metrics = with_verdict(compute_metrics(logits, truth, CLASSES), answers_of(logits, truth), known)
     assert len({row.code for row in metrics.verdict}) == len(metrics.verdict)
     return {row.code: row for row in metrics.verdict}
 
@@ -125,7 +125,8 @@ def test_without_a_run_the_answers_alone_are_judged() -> None:
 
 
 def test_without_examples_there_is_no_verdict() -> None:
-    assert not with_verdict(compute_metrics(np.empty((0, 3)), [], CLASSES), np.empty((0, 3)), training()).verdict
+    nothing = np.empty((0, 3))
+    assert not with_verdict(compute_metrics(nothing, [], CLASSES), answers_of(nothing, []), training()).verdict
 
 
 def test_terminal_json_and_report_of_an_evaluation_say_the_same(wisesr: CommandLine, trained: Trained) -> None:

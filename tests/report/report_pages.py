@@ -9,31 +9,39 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from wisesr_cli.evaluation.evaluate import Answers
-from wisesr_cli.evaluation.metrics import compute_metrics, most_confused, reliability_bins, softmax, worst_mistakes
+from wisesr_cli.evaluation.metrics import (
+    Answers,
+    answers_of,
+    compute_metrics,
+    most_confused,
+    reliability_bins,
+    worst_mistakes,
+)
 from wisesr_cli.report.pictures import tinted_map
 from wisesr_cli.report.records import Card, DataTable, Example, ReportContent, Thumbnail
 from wisesr_cli.report.selection import choose_listed, choose_mistakes, choose_right, examples_of
 from wisesr_cli.results import Contribution, EpochResult, Evaluation, Verdict
 
 
-def make_answers(classes: int, paths: Sequence[str], seed: int = 0) -> tuple[Answers, np.ndarray]:
+def make_answers(classes: int, examples: int, seed: int = 0) -> tuple[Answers, np.ndarray]:
     """Return answers that are right about two times of three, the labels in turns, and the logits behind them."""
     random = np.random.default_rng(seed)
-    labels = np.arange(len(paths)) % classes
-    logits = random.normal(size=(len(paths), classes)).astype(np.float32)
-    logits[np.arange(len(paths)), labels] += 1.2
-    return Answers(tuple(paths), labels, softmax(logits)), logits
+    labels = np.arange(examples) % classes
+    logits = random.normal(size=(examples, classes)).astype(np.float32)
+    logits[np.arange(examples), labels] += 1.2
+    return answers_of(logits, labels), logits
 
 
-def make_evaluation(answers: Answers, logits: np.ndarray, class_names: Sequence[str]) -> Evaluation:
+def make_evaluation(
+    paths: Sequence[str], answers: Answers, logits: np.ndarray, class_names: Sequence[str]
+) -> Evaluation:
     metrics = compute_metrics(logits, answers.labels, class_names)
     return Evaluation(
         split="test",
         metrics=metrics,
         most_confused=most_confused(metrics),
-        worst_mistakes=worst_mistakes(answers.paths, answers.labels, answers.probabilities, class_names),
-        reliability=reliability_bins(answers.probabilities, answers.labels),
+        worst_mistakes=worst_mistakes(paths, answers, class_names),
+        reliability=reliability_bins(answers),
         output_dir="evaluate-test",
     )
 
@@ -59,9 +67,9 @@ def make_history(epochs: int) -> tuple[EpochResult, ...]:
 
 def make_content(class_names: Sequence[str], paths: Sequence[str], *, title: str = "tiny") -> ReportContent:
     """Return content with all its sections; every third listed image has neither a card nor a thumbnail."""
-    answers, logits = make_answers(len(class_names), paths)
-    evaluation = make_evaluation(answers, logits, class_names)
-    examples = examples_of(answers)
+    answers, logits = make_answers(len(class_names), len(paths))
+    evaluation = make_evaluation(paths, answers, logits, class_names)
+    examples = examples_of(paths, answers)
 
     def card(row: Example) -> Card:
         predicted = make_contribution(class_names[row.predicted], row.position)

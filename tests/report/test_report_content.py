@@ -209,9 +209,9 @@ def test_a_folder_in_place_of_the_report_is_4_at_once(wisesr: CommandLine, train
 
 def test_mistakes_are_the_worst_ones_and_one_of_every_class() -> None:
     paths = [f"{number:03}.png" for number in range(120)]
-    answers, logits = make_answers(6, paths)
-    evaluation = make_evaluation(answers, logits, [f"class {number}" for number in range(6)])
-    examples = examples_of(answers)
+    answers, logits = make_answers(6, len(paths))
+    evaluation = make_evaluation(paths, answers, logits, [f"class {number}" for number in range(6)])
+    examples = examples_of(paths, answers)
     worst = evaluation.worst_mistakes[:3]
     chosen = choose_mistakes(examples, worst)
     assert [row.path for row in chosen[:3]] == [mistake.path for mistake in worst]
@@ -222,8 +222,8 @@ def test_mistakes_are_the_worst_ones_and_one_of_every_class() -> None:
 
 
 def test_right_answers_are_the_surest_and_the_least_sure_of_every_class() -> None:
-    answers, _ = make_answers(5, [f"{number:03}.png" for number in range(60)])
-    examples = examples_of(answers)
+    answers, _ = make_answers(5, 60)
+    examples = examples_of([f"{number:03}.png" for number in range(60)], answers)
     chosen = choose_right(examples)
     for label in range(5):
         scores = sorted((row.score for row in examples if row.is_right and row.truth == label), reverse=True)
@@ -231,8 +231,8 @@ def test_right_answers_are_the_surest_and_the_least_sure_of_every_class() -> Non
 
 
 def test_images_are_listed_evenly_over_cells_mistakes_before_right_answers_within_the_bytes() -> None:
-    answers, _ = make_answers(3, [f"{number:03}.png" for number in range(90)])
-    examples = examples_of(answers)
+    answers, _ = make_answers(3, 90)
+    examples = examples_of([f"{number:03}.png" for number in range(90)], answers)
     everything = choose_listed(examples, 1_000_000)
     assert sorted(row.position for row in everything) == list(range(90))
     totals = Counter((row.truth, row.predicted) for row in examples)
@@ -277,15 +277,15 @@ def test_a_report_of_many_images_and_classes_can_be_mailed(
 ) -> None:
     names = tuple(f"class {number:04}" for number in range(classes))
     paths = [f"test/{names[number % classes]}/0123456789abcdef-{number:05}.jpg" for number in range(images)]
-    answers, logits = make_answers(classes, paths)
-    index = DatasetIndex(names, "/photos", {"test": Split(answers.paths, answers.labels)})
+    answers, logits = make_answers(classes, len(paths))
+    index = DatasetIndex(names, "/photos", {"test": Split(tuple(paths), answers.labels)})
     model = tmp_path / "best.keras"
     model.touch()
     info = ModelInfo(names, (224, 224), Preparation(), (255, 255, 255), "compact", "wise", 1, {})
     subject = Subject(index, "test", "test", is_own=True)
-    evaluation = make_evaluation(answers, logits, names)
+    evaluation = make_evaluation(paths, answers, logits, names)
     request = EvaluateRequest(model, device="cpu")
-    evaluated = Evaluated(request, locate(model), subject, info, "litert", 1, evaluation, answers)
+    evaluated = Evaluated(request, locate(model), subject, info, "litert", 1, evaluation, tuple(paths), answers)
 
     def noise(paths: list[str], side: int, info: ModelInfo, *, pixel_limit: int) -> Generator[Thumbnail, None, None]:
         """Give pictures as large as photos with much detail are."""
@@ -341,7 +341,7 @@ def test_a_history_and_an_environment_read_back_as_they_were_written(trained: Tr
 
 
 def test_what_was_rounded_to_thousandths_is_a_probability() -> None:
-    answers, _ = make_answers(4, ["a", "b", "c"])
-    for row in examples_of(answers):
+    answers, logits = make_answers(4, 3)
+    for row in examples_of(["a", "b", "c"], answers):
         assert 0 <= row.truth_score <= row.score <= 1
-        assert row.is_right == (np.argmax(answers.probabilities[row.position]) == answers.labels[row.position])
+        assert row.is_right == (np.argmax(logits[row.position]) == answers.labels[row.position])

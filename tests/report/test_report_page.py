@@ -23,7 +23,7 @@ from report_pages import (
     make_thumbnail,
 )
 
-from wisesr_cli.evaluation.metrics import wilson_interval
+from wisesr_cli.evaluation.metrics import softmax, wilson_interval
 from wisesr_cli.report import tables
 from wisesr_cli.report.charts import HEIGHT, WIDTH, learning_curves, reliability_charts
 from wisesr_cli.report.page import render, short, signed
@@ -100,14 +100,15 @@ def test_names_that_are_html_or_cannot_be_shown_are_text_in_the_page(seen: objec
 def test_every_image_is_listed_once_with_its_answer(page: str) -> None:
     content = make_content(NAMES, PATHS)
     data = json.loads(Page(page).texts["script"][0])
-    answers, _ = make_answers(3, PATHS)
+    _, logits = make_answers(3, len(PATHS))
+    probabilities = softmax(logits)
     assert sorted(row[0] for row in data["examples"]) == sorted(PATHS)
     for path, truth, predicted, score, truth_score, position in data["examples"]:
         assert PATHS[position] == path
-        assert answers.labels[position] == truth
-        assert answers.probabilities[position].argmax() == predicted
-        assert score == round(1000 * answers.probabilities[position, predicted])
-        assert truth_score == round(1000 * answers.probabilities[position, truth])
+        assert position % 3 == truth
+        assert probabilities[position].argmax() == predicted
+        assert score == round(1000 * probabilities[position, predicted])
+        assert truth_score == round(1000 * probabilities[position, truth])
     matrix = np.zeros((3, 3), int)
     for _, truth, predicted, *_ in data["examples"]:
         matrix[truth, predicted] += 1
@@ -202,8 +203,8 @@ def test_numbers_have_a_real_minus_and_nothing_is_minus_zero(value: float, text:
 
 
 def test_a_bar_of_the_reliability_diagram_is_as_high_as_its_bin_was_right() -> None:
-    answers, logits = make_answers(3, PATHS)
-    evaluation = make_evaluation(answers, logits, NAMES)
+    answers, logits = make_answers(3, len(PATHS))
+    evaluation = make_evaluation(PATHS, answers, logits, NAMES)
     upper, lower = reliability_charts(evaluation.reliability, evaluation.metrics.ece)
     filled = [row for row in evaluation.reliability if row.count]
     for row, bar, held in zip(filled, upper.bars, lower.bars, strict=True):

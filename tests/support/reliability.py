@@ -137,7 +137,10 @@ LINES: dict[int, Line] = {
         "one order everywhere; classes are matched by name: support 0, exit 3, identical metrics",
     ),
     22: Line("The same image in two splits, or under two labels", "a warning with count and pairs (check: FAIL)"),
-    23: Line("A class too small to split; 3,000 classes", "exit 3 with counts; runs, tables shortened"),
+    23: Line(
+        "A class too small to split; 3,000 classes",
+        "exit 3 with counts; runs, tables shortened, time and disk by images plus classes, not by pairs of classes",
+    ),
     24: Line(
         "SIGINT, SIGTERM; a second signal",
         "checkpoint complete, how to resume is said, exit 130 / 143; ends at once without damage",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DOTS_PER_INCH = 150
 CLASSES_WITH_NUMBERS = 20  # larger confusion matrices show no numbers in their cells
 CLASSES_WITH_LABELS = 60  # larger ones name only some of the classes
+CLASSES_DRAWN = 200  # of more, those that are confused most: each has 8 pixels
 LONGEST_NAME = 24  # characters
 
 Arguments = ParamSpec("Arguments")
@@ -75,19 +76,23 @@ def plot_learning_curves(history: Sequence[EpochResult], path: Path) -> None:
 
 @with_default_style
 def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
-    """Draw the confusion matrix (rows: truth), coloured by the fraction of the row."""
+    """Draw the confusion matrix (rows: truth), coloured by the fraction of the class; of many, a part that says so."""
     from matplotlib.colors import PowerNorm
 
-    counts = np.asarray(metrics.confusion_matrix, dtype=float)
-    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
-    classes = len(metrics.classes)
+    labels = metrics.confusion.most_confused(CLASSES_DRAWN)
+    counts = np.array(metrics.confusion.part(labels), dtype=float)
+    support = np.array([metrics.per_class[label].support for label in labels])
+    fractions = counts / np.maximum(support[:, None], 1.0)
+    classes = len(labels)
     side = min(3.0 + 0.42 * classes, 14.0)
     figure = new_figure(side + 0.8, side)
     axes = figure.add_subplot()
     # Without numbers, the shade alone must show a confusion of a few percent.
     norm = PowerNorm(1.0 if classes <= CLASSES_WITH_NUMBERS else 0.5, vmin=0.0, vmax=1.0)
     picture = axes.imshow(fractions, cmap="Blues", norm=norm)
-    _name_classes(axes, metrics.classes)
+    _name_classes(axes, [metrics.classes[label] for label in labels])
+    if classes < len(metrics.classes):
+        axes.set_title(f"the {classes} of {len(metrics.classes):,} classes that are confused most")
     if classes <= CLASSES_WITH_NUMBERS:
         for (row, column), count in np.ndenumerate(counts):
             if count:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,14 @@ from wisesr_cli.engines.choose import EngineName, choose_engine
 from wisesr_cli.engines.engine import Engine, padded_logits
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.evaluation.folder import evaluation_folder, free_name
-from wisesr_cli.evaluation.metrics import compute_metrics, most_confused, reliability_bins, softmax, worst_mistakes
+from wisesr_cli.evaluation.metrics import (
+    Answers,
+    answers_of,
+    compute_metrics,
+    most_confused,
+    reliability_bins,
+    worst_mistakes,
+)
 from wisesr_cli.evaluation.verdict import Training, training_of, with_verdict
 from wisesr_cli.listening import Listener
 from wisesr_cli.model_files.info import ModelInfo
@@ -48,19 +55,10 @@ LONGEST_NAME = 200  # bytes of a folder's name; a file system takes 255, and som
 
 @dataclass(frozen=True)
 class Scored:
-    """The metrics of some examples, and the probabilities that they were computed from."""
+    """The metrics of some examples, and the answer to each."""
 
     metrics: Metrics
-    probabilities: NDArray[np.float64]  # (examples, classes)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A model's outputs for the readable images of a subject, in the order of its index."""
-
-    paths: tuple[str, ...]  # relative to the index's root
-    labels: NDArray[np.int64]  # (examples,)
-    probabilities: NDArray[np.float64]  # (examples, classes)
+    answers: Answers
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,8 @@ class Evaluated:
     engine: EngineName
     pixel_limit: int
     evaluation: Evaluation
-    answers: Answers
+    paths: tuple[str, ...]  # of the readable images of the subject, relative to its index's root
+    answers: Answers  # to them
 
     def path_of(self, relative: str) -> str:
         """Return the path of an image of the subject."""
@@ -154,17 +153,16 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
             labels = subject.index.splits[subject.split].labels[pixels.kept]
             scored = evaluate_pixels(engine, pixels, labels, batch_size=request.batch_size, listener=listener)
         paths = tuple(subject.index.splits[subject.split].paths[position] for position in pixels.kept)
-        answers = Answers(paths, labels, scored.probabilities)
         unreadable = len(subject.index.splits[subject.split]) - len(paths)
-        metrics = with_verdict(
-            scored.metrics, scored.probabilities, _training_behind(run, subject, scored.metrics, engine.info.epoch)
-        )
-        evaluation = _evaluation(metrics, answers, str(output), subject.results_name, unreadable)
+        training = _training_behind(run, subject, scored.metrics, engine.info.epoch)
+        scored = replace(scored, metrics=with_verdict(scored.metrics, scored.answers, training))
+        evaluation = _evaluation(scored, paths, str(output), subject.results_name, unreadable)
         Written(run.run.path).add_source(output, subject.source)
-        _write(output, evaluation, answers)
+        _write(output, evaluation, paths, scored.answers)
         if write_beside is not None:
             name, info = chosen.name, engine.info
-            write_beside(Evaluated(request, run, subject, info, name, pixel_limit, evaluation, answers), output)
+            found = Evaluated(request, run, subject, info, name, pixel_limit, evaluation, paths, scored.answers)
+            write_beside(found, output)
         elif (output / REPORT).exists():
             listener.note(f"{output / REPORT} is of an earlier evaluation; --report writes it anew")
         return evaluation
@@ -187,7 +185,7 @@ def evaluate_pixels(
             some = rows[start : start + batch_size]
             logits[start : start + len(some)] = padded_logits(engine, pixels.batch(some), batch_size)
             progress.advance(len(some))
-    return Scored(compute_metrics(logits, labels[rows], engine.info.class_names), softmax(logits))
+    return Scored(compute_metrics(logits, labels[rows], engine.info.class_names), answers_of(logits, labels[rows]))
 
 
 def choose_subject(
@@ -272,19 +270,19 @@ def _training_behind(run: Located, subject: Subject, metrics: Metrics, epoch: in
     return replace(training, train_accuracy=metrics.top1_accuracy)
 
 
-def _evaluation(metrics: Metrics, answers: Answers, output_dir: str, split: str, unreadable: int) -> Evaluation:
+def _evaluation(scored: Scored, paths: Sequence[str], output_dir: str, split: str, unreadable: int) -> Evaluation:
     return Evaluation(
         split=split,
-        metrics=metrics,
-        most_confused=most_confused(metrics),
-        worst_mistakes=worst_mistakes(answers.paths, answers.labels, answers.probabilities, metrics.classes),
-        reliability=reliability_bins(answers.probabilities, answers.labels),
+        metrics=scored.metrics,
+        most_confused=most_confused(scored.metrics),
+        worst_mistakes=worst_mistakes(paths, scored.answers, scored.metrics.classes),
+        reliability=reliability_bins(scored.answers),
         output_dir=output_dir,
         unreadable=unreadable,
     )
 
 
-def _write(output: Path, evaluation: Evaluation, answers: Answers) -> None:
+def _write(output: Path, evaluation: Evaluation, paths: Sequence[str], answers: Answers) -> None:
     metrics = evaluation.metrics
     write_json(output / METRICS, metrics.to_json())
     write_rows(
@@ -292,12 +290,8 @@ def _write(output: Path, evaluation: Evaluation, answers: Answers) -> None:
         ("label", "support", "precision", "recall", "f1"),
         ((row.label, str(row.support), *map(_cell, (row.precision, row.recall, row.f1))) for row in metrics.per_class),
     )
-    write_rows(
-        output / CONFUSION_MATRIX,
-        ("truth", *metrics.classes),
-        ((name, *map(str, row)) for name, row in zip(metrics.classes, metrics.confusion_matrix, strict=True)),
-    )
-    probabilities, predicted = answers.probabilities, answers.probabilities.argmax(axis=1)
+    write_rows(output / CONFUSION_MATRIX, *_confusion_table(metrics))
+    columns = (answers.labels, answers.predicted, answers.scores, answers.truth_scores)
     write_rows(
         output / PREDICTIONS,
         ("path", "truth", "predicted", "score", "truth_score", "correct"),
@@ -306,16 +300,28 @@ def _write(output: Path, evaluation: Evaluation, answers: Answers) -> None:
                 path,
                 metrics.classes[truth],
                 metrics.classes[guess],
-                repr(float(row[guess])),
-                repr(float(row[truth])),
+                repr(score),
+                repr(truth_score),
                 str(truth == guess).lower(),
             )
-            for path, truth, guess, row in zip(answers.paths, answers.labels, predicted, probabilities, strict=True)
+            for path, truth, guess, score, truth_score in zip(
+                paths, *(column.tolist() for column in columns), strict=True
+            )
         ),
     )
     plots = Run(output.parent).plots
     plot_confusion_matrix(metrics, plots / CONFUSION_PICTURE.format(evaluation.split))
     plot_reliability(evaluation.reliability, metrics.ece, plots / RELIABILITY_PICTURE.format(evaluation.split))
+
+
+def _confusion_table(metrics: Metrics) -> tuple[Sequence[str], Iterator[Sequence[str]]]:
+    """Return header and rows of the confusion matrix: a column for every class, or of many a row for every cell."""
+    names = metrics.classes
+    if metrics.confusion.is_dense:
+        rows = zip(names, metrics.confusion_matrix, strict=True)
+        return ("truth", *names), ((name, *map(str, row)) for name, row in rows)
+    cells = metrics.confusion.cells
+    return ("truth", "predicted", "count"), ((names[row], names[column], str(count)) for row, column, count in cells)
 
 
 def _cell(value: float | None) -> str:

@@ -7,6 +7,7 @@ NumPy only.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli import errors, text
+from wisesr_cli.confusion import Confusion
 from wisesr_cli.results import ClassMetrics, ConfusedPair, Metrics, Mistake, ReliabilityBin
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
@@ -24,7 +26,18 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 CALIBRATION_BINS = 15
+FEW_MEMBERS = 8  # of a class: up to so many, counting the scores below each takes less time than sorting all
 _BLOCK_NUMBERS = 4_000_000  # 32 MB of float64: what one step of a pass over the logits may hold
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model's answer to every example: of the probabilities of all classes only those that are shown."""
+
+    labels: Integers  # (examples,), class indices
+    predicted: Integers  # (examples,)
+    scores: Doubles  # (examples,), the probability of the predicted class
+    truth_scores: Doubles  # (examples,), that of the true class
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,15 @@ class Outcomes:
     true_rank: Integers  # (examples,)
     true_log_probability: Doubles  # (examples,)
     top_probability: Doubles  # (examples,)
-    confusion: Integers  # (classes, classes), rows are the truth
+
+    @property
+    def class_counts(self) -> tuple[Integers, Integers, Integers]:
+        """How often each class was true, predicted, and both: (classes,) each."""
+        correct = self.labels[self.labels == self.predicted]
+        support, predicted, both = (
+            np.bincount(labels, minlength=self.logits.shape[1]) for labels in (self.labels, self.predicted, correct)
+        )
+        return support, predicted, both
 
 
 class Metric(NamedTuple):
@@ -66,10 +87,23 @@ def compute_metrics(logits: Floats, labels: npt.ArrayLike, class_names: Sequence
         examples=len(outcomes.labels),
         **values,
         classes=tuple(class_names),
-        per_class=_class_metrics(outcomes.confusion, class_names),
-        confusion_matrix=tuple(tuple(row) for row in outcomes.confusion.tolist()),
-        interval=wilson_interval(int(outcomes.confusion.trace()), len(outcomes.labels)),
+        per_class=_class_metrics(outcomes, class_names),
+        confusion=_confusion(outcomes),
+        interval=wilson_interval(int(np.sum(outcomes.labels == outcomes.predicted)), len(outcomes.labels)),
     )
+
+
+def answers_of(logits: Floats, labels: npt.ArrayLike) -> Answers:
+    """Return the answers that `logits` (examples, classes) stand for, in blocks that stay small in memory."""
+    truth = np.asarray(labels, dtype=np.int64)
+    examples, classes = logits.shape
+    predicted, scores, truth_scores = np.empty(examples, np.int64), np.empty(examples), np.empty(examples)
+    for rows in _slices(examples, row_length=classes):
+        probabilities = softmax(logits[rows])
+        every = np.arange(len(probabilities))
+        predicted[rows] = probabilities.argmax(axis=1)
+        scores[rows], truth_scores[rows] = probabilities[every, predicted[rows]], probabilities[every, truth[rows]]
+    return Answers(truth, predicted, scores, truth_scores)
 
 
 def collect_outcomes(logits: Floats, labels: npt.ArrayLike, *, classes: int) -> Outcomes:
@@ -82,7 +116,6 @@ def collect_outcomes(logits: Floats, labels: npt.ArrayLike, *, classes: int) -> 
         numbers[:, rows], indices[:, rows] = _block_outcomes(logits[rows].astype(np.float64), truth[rows])
     (highest, log_sums, true_log_probability), (predicted, true_rank) = numbers, indices
     _check_finite(log_sums)
-    pairs = np.bincount(truth * classes + predicted, minlength=classes * classes)
     return Outcomes(
         logits=logits,
         highest=highest,
@@ -92,7 +125,6 @@ def collect_outcomes(logits: Floats, labels: npt.ArrayLike, *, classes: int) -> 
         true_rank=true_rank,
         true_log_probability=true_log_probability,
         top_probability=np.exp(-log_sums),
-        confusion=pairs.reshape(classes, classes),
     )
 
 
@@ -117,21 +149,21 @@ def top5_accuracy(outcomes: Outcomes) -> float:
 
 def balanced_accuracy(outcomes: Outcomes) -> float:
     """Return the mean recall of the classes with support."""
-    support, _, correct = _class_counts(outcomes.confusion)
+    support, _, correct = outcomes.class_counts
     present = support > 0
     return float(np.mean(correct[present] / support[present]))
 
 
 def macro_precision(outcomes: Outcomes) -> float:
     """Return the mean precision of the classes with support, 0 for one that was never predicted."""
-    support, predicted, correct = _class_counts(outcomes.confusion)
+    support, predicted, correct = outcomes.class_counts
     present = support > 0
     return float(np.mean(correct[present] / np.maximum(predicted[present], 1)))
 
 
 def macro_f1(outcomes: Outcomes) -> float:
     """Return the mean F1 of the classes with support."""
-    support, predicted, correct = _class_counts(outcomes.confusion)
+    support, predicted, correct = outcomes.class_counts
     present = support > 0
     return float(np.mean(2 * correct[present] / (support + predicted)[present]))
 
@@ -149,10 +181,12 @@ def macro_auc(outcomes: Outcomes) -> float | None:
         return None
     members = np.split(np.argsort(outcomes.labels, kind="stable"), np.cumsum(support)[:-1])
     total = 0.0
-    for part in _slices(len(indices), row_length=examples):
-        logits = outcomes.logits[:, indices[part]]
-        scores = (logits - outcomes.highest[:, None] - outcomes.log_sums[:, None]).T  # (classes, examples)
-        total += sum(_auc(column, members[k]) for column, k in zip(scores, indices[part], strict=True))
+    for part in _slices(classes, row_length=examples):
+        scores = np.array(outcomes.logits[:, part].T, np.float64, order="C")  # (classes, examples)
+        scores -= outcomes.highest
+        scores -= outcomes.log_sums
+        chosen = indices[(indices >= part.start) & (indices < part.stop)]
+        total += sum(_auc(scores[label - part.start], members[label]) for label in chosen.tolist())
     return total / len(indices)
 
 
@@ -168,16 +202,12 @@ def ece(outcomes: Outcomes) -> float:
     return float(np.sum(np.abs(confidences - correct)) / np.sum(counts))
 
 
-def reliability_bins(
-    probabilities: Floats, labels: npt.ArrayLike, *, bins: int = CALIBRATION_BINS
-) -> tuple[ReliabilityBin, ...]:
-    """Return bins of equal width over the top probability of `probabilities` (examples, classes).
+def reliability_bins(answers: Answers, *, bins: int = CALIBRATION_BINS) -> tuple[ReliabilityBin, ...]:
+    """Return bins of equal width over the probability of the predicted class.
 
     A bin holds its upper edge and not its lower one; confidence and accuracy of an empty bin are None.
     """
-    examples = np.arange(len(probabilities))
-    predicted = probabilities.argmax(axis=1)
-    sums = _bin_sums(probabilities[examples, predicted], predicted == np.asarray(labels), bins)
+    sums = _bin_sums(answers.scores, answers.predicted == answers.labels, bins)
     edges = np.linspace(0, 1, bins + 1).tolist()
     return tuple(
         ReliabilityBin(low, high, int(count), _ratio(confidence, count), _ratio(correct, count))
@@ -201,32 +231,28 @@ def wilson_interval(correct: int, examples: int, *, confidence: float = 0.95) ->
 
 def most_confused(metrics: Metrics, *, limit: int = 10) -> tuple[ConfusedPair, ...]:
     """Return the pairs of classes most often taken for each other; of equal counts, the larger share first."""
-    confusion = np.array(metrics.confusion_matrix, dtype=np.int64)
-    support = confusion.sum(axis=1)
-    np.fill_diagonal(confusion, 0)
-    truths, predictions = np.nonzero(confusion)
-    counts = confusion[truths, predictions]
-    order = np.lexsort((predictions, truths, support[truths], -counts))[:limit]
+    support = [row.support for row in metrics.per_class]
+    wrong = (cell for cell in metrics.confusion.cells if cell[0] != cell[1])
+    most = heapq.nsmallest(limit, wrong, key=lambda cell: (-cell[2], support[cell[0]]))  # stable, as `sorted` is
     return tuple(
-        ConfusedPair(metrics.classes[truth], metrics.classes[predicted], int(count), float(count / support[truth]))
-        for truth, predicted, count in zip(truths[order], predictions[order], counts[order], strict=True)
+        ConfusedPair(metrics.classes[truth], metrics.classes[predicted], count, count / support[truth])
+        for truth, predicted, count in most
     )
 
 
 def worst_mistakes(
-    paths: Sequence[str], labels: npt.ArrayLike, probabilities: Floats, class_names: Sequence[str], *, limit: int = 20
+    paths: Sequence[str], answers: Answers, class_names: Sequence[str], *, limit: int = 20
 ) -> tuple[Mistake, ...]:
     """Return the wrongly labelled images, the surest mistake first and by path among equals."""
-    truth, predicted = np.asarray(labels), probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != truth).tolist()
-    wrong.sort(key=lambda example: (-probabilities[example, predicted[example]], paths[example]))
+    wrong = np.flatnonzero(answers.predicted != answers.labels).tolist()
+    wrong.sort(key=lambda example: (-answers.scores[example], paths[example]))
     return tuple(
         Mistake(
             path=paths[example],
-            truth=class_names[truth[example]],
-            predicted=class_names[predicted[example]],
-            score=float(probabilities[example, predicted[example]]),
-            truth_score=float(probabilities[example, truth[example]]),
+            truth=class_names[answers.labels[example]],
+            predicted=class_names[answers.predicted[example]],
+            score=float(answers.scores[example]),
+            truth_score=float(answers.truth_scores[example]),
         )
         for example in wrong[:limit]
     )
@@ -275,13 +301,15 @@ def _slices(length: int, *, row_length: int) -> Iterator[slice]:
         yield slice(start, min(start + step, length))
 
 
-def _class_counts(confusion: Integers) -> tuple[Integers, Integers, Integers]:
-    """Return how often each class was true, predicted, and both."""
-    return confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
+def _confusion(outcomes: Outcomes) -> Confusion:
+    classes = outcomes.logits.shape[1]
+    pairs, counts = np.unique(outcomes.labels * classes + outcomes.predicted, return_counts=True)
+    truths, predictions = np.divmod(pairs, classes)
+    return Confusion(classes, tuple(zip(truths.tolist(), predictions.tolist(), counts.tolist(), strict=True)))
 
 
-def _class_metrics(confusion: Integers, class_names: Sequence[str]) -> tuple[ClassMetrics, ...]:
-    counts = zip(class_names, *(column.tolist() for column in _class_counts(confusion)), strict=True)
+def _class_metrics(outcomes: Outcomes, class_names: Sequence[str]) -> tuple[ClassMetrics, ...]:
+    counts = zip(class_names, *(column.tolist() for column in outcomes.class_counts), strict=True)
     return tuple(
         ClassMetrics(
             label=name,
@@ -300,10 +328,14 @@ def _ratio(part: float, whole: float) -> float | None:
 
 def _auc(scores: Doubles, members: Integers) -> float:
     """Return the chance that a member scores above another example, by the rank sum of Mann and Whitney (1947)."""
-    # Sorting all scores and looking up the few members is several times sooner than ranking everything.
-    ordered, own = np.sort(scores), scores[members]
-    below = np.searchsorted(ordered, own, side="left")
-    not_above = np.searchsorted(ordered, own, side="right")
+    own = scores[members]
+    if len(members) <= FEW_MEMBERS:
+        below = np.array([np.count_nonzero(scores < score) for score in own])
+        not_above = np.array([np.count_nonzero(scores <= score) for score in own])
+    else:  # sorting all scores and looking up the members is several times sooner than ranking everything
+        ordered = np.sort(scores)
+        below = np.searchsorted(ordered, own, side="left")
+        not_above = np.searchsorted(ordered, own, side="right")
     rank_sum = float(np.sum((below + not_above + 1) / 2))
     inside, outside = len(members), len(scores) - len(members)
     return (rank_sum - inside * (inside + 1) / 2) / (inside * outside)

@@ -17,6 +17,7 @@ from wisesr_cli.config.schema import Config
 from wisesr_cli.data.inspection import FEW_FOR_RANDOM_WEIGHTS
 from wisesr_cli.display.grid import percent
 from wisesr_cli.errors import WisesrError
+from wisesr_cli.evaluation.metrics import Answers
 from wisesr_cli.models.backbones import row_of
 from wisesr_cli.results import EpochResult, Level, Metrics, Verdict
 from wisesr_cli.run.located import Located
@@ -88,8 +89,7 @@ class Case:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """How often each class was predicted."""
-        counts: NDArray[np.int64] = np.array(self.metrics.confusion_matrix, dtype=np.int64).sum(axis=0)
-        return counts
+        return np.array(self.metrics.confusion.predicted)
 
     @property
     def most_frequent(self) -> float:
@@ -97,14 +97,11 @@ class Case:
         return float(self.support.max() / self.metrics.examples)
 
 
-def with_verdict(metrics: Metrics, probabilities: NDArray[np.float64], training: Training | None) -> Metrics:
-    """Return the metrics with their verdict; without examples there is none.
-
-    `probabilities` are those of the examples, (examples, classes).
-    """
+def with_verdict(metrics: Metrics, answers: Answers, training: Training | None) -> Metrics:
+    """Return the metrics with their verdict; without examples there is none."""
     if not metrics.examples:
         return metrics
-    case = Case(metrics, probabilities.max(axis=1), training)
+    case = Case(metrics, answers.scores, training)
     found = (judge(case) for judge in VERDICTS)
     return replace(metrics, verdict=tuple(verdict for verdict in found if verdict is not None))
 

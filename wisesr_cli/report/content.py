@@ -38,7 +38,7 @@ def write_report(evaluated: Evaluated, folder: Path) -> None:
 def gather(evaluated: Evaluated) -> ReportContent:
     """Return what the report of an evaluation shows."""
     evaluation, listener = evaluated.evaluation, evaluated.request.listener
-    examples = examples_of(evaluated.answers)
+    examples = examples_of(evaluated.paths, evaluated.answers)
     mistakes, right = choose_mistakes(examples, evaluation.worst_mistakes), choose_right(examples)
     listed = choose_listed(examples, LIST_BYTES)
     files = read_run_files(evaluated)

@@ -165,12 +165,11 @@ def _figure(metrics: Metrics, field: str) -> Figure:
 def _tiles(content: ReportContent) -> list[Figure]:
     metrics = content.evaluation.metrics
     low, high = map(percent, content.evaluation.metrics.interval or (None, None))
-    wrong = metrics.examples - sum(metrics.confusion_matrix[label][label] for label in range(len(metrics.classes)))
     return [
         Figure("Top-1 accuracy", percent(metrics.top1_accuracy), f"95 % interval {low} to {high}"),
         Figure("Macro F1", percent(metrics.macro_f1), "mean over classes"),
         Figure("Calibration error", percent(metrics.ece), "ECE, lower is better"),
-        Figure("Images", f"{metrics.examples:,}", f"{wrong:,} labelled wrong"),
+        Figure("Images", f"{metrics.examples:,}", f"{metrics.confusion.mistakes:,} labelled wrong"),
     ]
 
 

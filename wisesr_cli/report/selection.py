@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from wisesr_cli.evaluation.evaluate import Answers
+from wisesr_cli.evaluation.metrics import Answers
 from wisesr_cli.report.records import Example
 from wisesr_cli.results import Mistake
 from wisesr_cli.text import visible
@@ -20,19 +20,11 @@ MISTAKES_PER_RIGHT = 4
 ENTRY_BYTES = 40  # of a listed image beside its path: labels, scores, punctuation
 
 
-def examples_of(answers: Answers) -> list[Example]:
+def examples_of(paths: Sequence[str], answers: Answers) -> list[Example]:
     """Return the answer to every image, in order."""
-    predicted = answers.probabilities.argmax(axis=1)
-    positions = np.arange(len(predicted))
-    columns = (
-        answers.labels.tolist(),
-        predicted.tolist(),
-        answers.probabilities[positions, predicted].tolist(),
-        answers.probabilities[positions, answers.labels].tolist(),
-    )
-    return [
-        Example(position, path, *row) for position, (path, *row) in enumerate(zip(answers.paths, *columns, strict=True))
-    ]
+    arrays = (answers.labels, answers.predicted, answers.scores, answers.truth_scores)
+    rows = zip(paths, *(array.tolist() for array in arrays), strict=True)
+    return [Example(position, *row) for position, row in enumerate(rows)]
 
 
 def choose_mistakes(examples: Iterable[Example], worst: Sequence[Mistake]) -> list[Example]:

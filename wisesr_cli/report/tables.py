@@ -95,16 +95,15 @@ def split_rows(data: DataTable) -> list[SplitRow]:
 
 def matrix_of(metrics: Metrics) -> Matrix:
     """Return the cells of the confusion matrix, shaded by the fraction of their true class."""
-    confusion = np.asarray(metrics.confusion_matrix, dtype=np.int64)
-    support, right = confusion.sum(axis=1), confusion.diagonal()
-    confused = support + confusion.sum(axis=0) - 2 * right
-    indices = np.sort(np.argsort(-confused, kind="stable")[:MOST_IN_MATRIX]).tolist()
+    indices = metrics.confusion.most_confused(MOST_IN_MATRIX)
+    confusion = np.array(metrics.confusion.part(indices))
+    support = np.array([metrics.per_class[label].support for label in indices])
     fractions = confusion / np.maximum(support, 1)[:, None]
     # Without numbers the shade alone must show a confusion of a few percent.
     shades = np.rint(SHADES * (fractions if len(indices) <= LARGE_CELLS else np.sqrt(fractions))).astype(int)
     rows = tuple(
-        MatrixRow(row, tuple(Cell(column, int(confusion[row, column]), int(shades[row, column])) for column in indices))
-        for row in indices
+        MatrixRow(label, tuple(map(Cell, indices, counts, row_shades)))
+        for label, counts, row_shades in zip(indices, confusion.tolist(), shades.tolist(), strict=True)
     )
     size = "large" if len(indices) <= LARGE_CELLS else "medium" if len(indices) <= MEDIUM_CELLS else "many"
     return Matrix(tuple(indices), rows, len(metrics.classes) - len(indices), size)

@@ -287,7 +287,7 @@ def _metrics(trainer: Trainer, run: Run, engine: KerasEngine, listener: Listener
             engine, examples.train, examples.labels("train"), batch_size=batch_size, listener=listener, chosen=chosen
         )
         training = replace(training, train_accuracy=on_training.metrics.top1_accuracy)
-    return with_verdict(scored.metrics, scored.probabilities, training)
+    return with_verdict(scored.metrics, scored.answers, training)
 
 
 def try_one_step(
