@@ -40,7 +40,8 @@ SCRIPTS = (
     "scan",
     "memory",
 )
-TABLES = {"scale": "benchmarks.scale.growth"}  # modules that give whole tables of their own
+# Modules that give whole tables of their own.
+TABLES = {"scale": "benchmarks.scale.growth", "classes": "benchmarks.scale.classes"}
 
 
 def main() -> None:

@@ -156,9 +156,10 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         unreadable = len(subject.index.splits[subject.split]) - len(paths)
         training = _training_behind(run, subject, scored.metrics, engine.info.epoch)
         scored = replace(scored, metrics=with_verdict(scored.metrics, scored.answers, training))
-        evaluation = _evaluation(scored, paths, str(output), subject.results_name, unreadable)
+        evaluation = evaluation_of(scored, paths, str(output), subject.results_name, unreadable)
         Written(run.run.path).add_source(output, subject.source)
-        _write(output, evaluation, paths, scored.answers)
+        write_evaluation(output, evaluation, paths, scored.answers)
+        draw_evaluation(run.run.plots, evaluation)
         if write_beside is not None:
             name, info = chosen.name, engine.info
             found = Evaluated(request, run, subject, info, name, pixel_limit, evaluation, paths, scored.answers)
@@ -270,7 +271,8 @@ def _training_behind(run: Located, subject: Subject, metrics: Metrics, epoch: in
     return replace(training, train_accuracy=metrics.top1_accuracy)
 
 
-def _evaluation(scored: Scored, paths: Sequence[str], output_dir: str, split: str, unreadable: int) -> Evaluation:
+def evaluation_of(scored: Scored, paths: Sequence[str], output_dir: str, split: str, unreadable: int) -> Evaluation:
+    """Return the metrics with the most frequent and the surest mistakes, and how reliable the probabilities are."""
     return Evaluation(
         split=split,
         metrics=scored.metrics,
@@ -282,7 +284,8 @@ def _evaluation(scored: Scored, paths: Sequence[str], output_dir: str, split: st
     )
 
 
-def _write(output: Path, evaluation: Evaluation, paths: Sequence[str], answers: Answers) -> None:
+def write_evaluation(output: Path, evaluation: Evaluation, paths: Sequence[str], answers: Answers) -> None:
+    """Write metrics and tables of an evaluation; `paths` are those of the images that `answers` are about."""
     metrics = evaluation.metrics
     write_json(output / METRICS, metrics.to_json())
     write_rows(
@@ -309,9 +312,14 @@ def _write(output: Path, evaluation: Evaluation, paths: Sequence[str], answers: 
             )
         ),
     )
-    plots = Run(output.parent).plots
-    plot_confusion_matrix(metrics, plots / CONFUSION_PICTURE.format(evaluation.split))
-    plot_reliability(evaluation.reliability, metrics.ece, plots / RELIABILITY_PICTURE.format(evaluation.split))
+
+
+def draw_evaluation(plots: Path, evaluation: Evaluation) -> None:
+    """Draw the pictures of an evaluation into a folder."""
+    plot_confusion_matrix(evaluation.metrics, plots / CONFUSION_PICTURE.format(evaluation.split))
+    plot_reliability(
+        evaluation.reliability, evaluation.metrics.ece, plots / RELIABILITY_PICTURE.format(evaluation.split)
+    )
 
 
 def _confusion_table(metrics: Metrics) -> tuple[Sequence[str], Iterator[Sequence[str]]]:
