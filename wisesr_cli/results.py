@@ -308,17 +308,13 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The explanation of one image's label, or the error of reading it.
-
-    `predicted` and `runner_up` are the contributions to the two largest logits; `asked` those to the requested
-    classes, in their order. `score` is the probability of the predicted class.
-    """
+    """The explanation of one image's label, or the error of reading it."""
 
     path: str
-    predicted: Contribution | None = None
-    runner_up: Contribution | None = None
-    score: float | None = None
-    asked: tuple[Contribution, ...] = ()
+    predicted: Contribution | None = None  # to the largest logit
+    runner_up: Contribution | None = None  # to the second largest
+    score: float | None = None  # the probability of the predicted class
+    asked: tuple[Contribution, ...] = ()  # to the logits of the requested classes, in their order
     error: str | None = None
 
     @property
