@@ -103,7 +103,7 @@ def init(folder: str | Path, *, listener: Listener | None = None) -> Starter:
     """
     from wisesr_cli.config.recipe import Wanted, choose, describe
     from wisesr_cli.config.starter import write_starter
-    from wisesr_cli.data.manifest_formats import is_manifest
+    from wisesr_cli.data.listing.manifest_formats import is_manifest
     from wisesr_cli.data.settings import DataConfig
     from wisesr_cli.run.located import images_root
 

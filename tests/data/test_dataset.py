@@ -13,7 +13,7 @@ from PIL import Image
 from wisesr_cli.data.copies.duplicates import find_duplicates
 from wisesr_cli.data.dataset import build_index, scan_folder_for_evaluation
 from wisesr_cli.data.index import Changes, DatasetIndex, index_from_rows
-from wisesr_cli.data.layouts import find_splits
+from wisesr_cli.data.listing.layouts import find_splits
 from wisesr_cli.data.verified import with_contents
 from wisesr_cli.errors import DataError
 from wisesr_cli.listening import Silent

@@ -13,7 +13,7 @@ from hostile_images import ORIENTATION, encoded
 from image_references import difference, reason, reference
 from PIL import Image
 
-from wisesr_cli.data.folders import ignored_message
+from wisesr_cli.data.listing.folders import ignored_message
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import decoding, formats, supported
 from wisesr_cli.images.decoding import decode_image, read_header

@@ -22,7 +22,7 @@ from wisesr_cli.config.reader import LoadedConfig, Override, load_config, parse_
 from wisesr_cli.config.schema import Config, dump_yaml
 from wisesr_cli.data.dataset import build_index, scan_folder_for_evaluation
 from wisesr_cli.data.inspection import inspect_data
-from wisesr_cli.data.layouts import find_splits
+from wisesr_cli.data.listing.layouts import find_splits
 from wisesr_cli.data.survey import Survey, survey
 from wisesr_cli.errors import ConfigError, DataError, UsageError
 from wisesr_cli.listening import Silent

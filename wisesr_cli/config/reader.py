@@ -25,7 +25,7 @@ from wisesr_cli.config.yaml_reader import (
     read_yaml,
     read_yaml_file,
 )
-from wisesr_cli.data.manifest_formats import READERS, is_manifest
+from wisesr_cli.data.listing.manifest_formats import READERS, is_manifest
 from wisesr_cli.errors import ConfigError, DataError, MachineError, UsageError
 from wisesr_cli.listening import Silent
 from wisesr_cli.models.heads import HeadOptions
@@ -184,7 +184,7 @@ def _read_source(source: str | Path | None, most: int) -> Document:
 
 def _reason(error: OSError | ValueError) -> str:
     """Return why a source cannot be read, and what it should be."""
-    from wisesr_cli.data.layouts import EXPECTED  # imports NumPy and Pillow, which a config alone does not need
+    from wisesr_cli.data.listing.layouts import EXPECTED  # imports NumPy and Pillow, which a config alone does not need
 
     missing = isinstance(error, FileNotFoundError | NotADirectoryError)
     found = "no such file or folder" if missing else str(getattr(error, "strerror", error)).lower()

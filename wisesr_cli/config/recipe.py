@@ -15,7 +15,7 @@ import numpy as np
 from wisesr_cli.config.yaml_reader import KeyPath
 from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.index import DEEP
-from wisesr_cli.data.layouts import SPLITS
+from wisesr_cli.data.listing.layouts import SPLITS
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import MachineError, WisesrError
 from wisesr_cli.listening import Listener

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wisesr_cli import text
-from wisesr_cli.data import folders
 from wisesr_cli.data.copies.duplicates import duplicates_message, find_duplicates
-from wisesr_cli.data.folders import Listing, Problem
 from wisesr_cli.data.index import DatasetIndex
-from wisesr_cli.data.layouts import EXPECTED, Layout, check_class_folders, recognised_splits
-from wisesr_cli.data.manifest import list_manifest, read_manifest
-from wisesr_cli.data.manifest_formats import is_manifest
+from wisesr_cli.data.listing import folders
+from wisesr_cli.data.listing.folders import Listing, Problem
+from wisesr_cli.data.listing.layouts import EXPECTED, Layout, check_class_folders, recognised_splits
+from wisesr_cli.data.listing.manifest import list_manifest, read_manifest
+from wisesr_cli.data.listing.manifest_formats import is_manifest
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.splits import check_groups
 from wisesr_cli.data.survey import Survey, list_images, report_notes, survey, unknown_names, without_images_message

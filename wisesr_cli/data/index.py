@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli import text
-from wisesr_cli.data.stamps import STAMP
+from wisesr_cli.data.listing.stamps import STAMP
 
 Labels = npt.NDArray[np.int64]
 Facts = npt.NDArray[np.void]

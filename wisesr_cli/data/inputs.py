@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from wisesr_cli.data.folders import HIDDEN, LINKED_FOLDER, is_folder, is_hidden, links_inside
+from wisesr_cli.data.listing.folders import HIDDEN, LINKED_FOLDER, is_folder, is_hidden, links_inside
 from wisesr_cli.data.oddities import Oddities
 from wisesr_cli.data.shards import NO_INPUT, Shard, ShardInputs
 from wisesr_cli.errors import DataError

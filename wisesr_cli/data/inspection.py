@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from wisesr_cli import text
-from wisesr_cli.data import folders
 from wisesr_cli.data.copies.duplicates import Duplicate, duplicates_message, find_duplicates
 from wisesr_cli.data.copies.near_duplicates import (
     SMALL,
@@ -23,6 +22,7 @@ from wisesr_cli.data.copies.near_duplicates import (
     near_duplicates_message,
 )
 from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, DatasetIndex
+from wisesr_cli.data.listing import folders
 from wisesr_cli.data.oddities import animated_message, damaged_message, misnamed_message
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.splits import check_groups

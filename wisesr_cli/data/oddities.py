@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from wisesr_cli.data.folders import ignored_message
+from wisesr_cli.data.listing.folders import ignored_message
 from wisesr_cli.errors import SOME_UNREADABLE, DataError
 from wisesr_cli.images.decoding import ImageHeader
 from wisesr_cli.images.supported import SUFFIXES

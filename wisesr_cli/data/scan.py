@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, FACTS, Facts
-from wisesr_cli.data.stamps import FIELDS
+from wisesr_cli.data.listing.stamps import FIELDS
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import decoding, opening
 from wisesr_cli.images.supported import SUPPORTED

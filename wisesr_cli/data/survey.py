@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from wisesr_cli import text
-from wisesr_cli.data import folders
-from wisesr_cli.data.folders import Listing, Problem
 from wisesr_cli.data.index import ANIMATED, DatasetIndex, Split
-from wisesr_cli.data.layouts import EXPECTED, Layout, check_class_folders, find_splits
-from wisesr_cli.data.manifest import Manifest, list_manifest, read_manifest
+from wisesr_cli.data.listing import folders
+from wisesr_cli.data.listing.folders import Listing, Problem
+from wisesr_cli.data.listing.layouts import EXPECTED, Layout, check_class_folders, find_splits
+from wisesr_cli.data.listing.manifest import Manifest, list_manifest, read_manifest
 from wisesr_cli.data.oddities import animated_message, misnamed_message
 from wisesr_cli.data.scan import scan_files
 from wisesr_cli.data.settings import DataConfig

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli.data.index import Contents, DatasetIndex
-from wisesr_cli.data.stamps import stamp_of
+from wisesr_cli.data.listing.stamps import stamp_of
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import opening
 from wisesr_cli.images.decoding import DECODER_VERSION, PIXEL_LIMIT, ImageHeader

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wisesr_cli.data.dataset import scan_folder_for_evaluation
 from wisesr_cli.data.index import DatasetIndex, index_from_rows
-from wisesr_cli.data.manifest_formats import is_manifest
+from wisesr_cli.data.listing.manifest_formats import is_manifest
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.survey import find_layout
 from wisesr_cli.display.plots import plot_confusion_matrix, plot_reliability

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wisesr_cli.data.manifest_formats import is_manifest
+from wisesr_cli.data.listing.manifest_formats import is_manifest
 from wisesr_cli.errors import DataError, MachineError, RunError
 from wisesr_cli.model_files.info import BEST, ModelInfo
 from wisesr_cli.run.names import CLASSES, CONFIG, SPLITS
@@ -140,7 +140,7 @@ def images_root(manifest: Path) -> Path:
     Any other has its own; the folder that holds all images where their paths are absolute. Raises `RunError` where the
     run's config is damaged, or it has no images.
     """
-    from wisesr_cli.data.manifest import read_manifest
+    from wisesr_cli.data.listing.manifest import read_manifest
     from wisesr_cli.data.survey import find_layout
 
     run = Run(manifest.absolute().parent)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from wisesr_cli import text
-from wisesr_cli.data.stamps import Stamps
+from wisesr_cli.data.listing.stamps import Stamps
 from wisesr_cli.images.supported import HEIC_INSTALL, SUFFIXES, SUPPORTED
 
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wisesr_cli.data.folders import LINKED, Listing, similar_names
-from wisesr_cli.data.layouts import SPLITS, split_names
-from wisesr_cli.data.manifest_formats import MOST_ROWS, READERS, Table
+from wisesr_cli.data.listing.folders import LINKED, Listing, similar_names
+from wisesr_cli.data.listing.layouts import SPLITS, split_names
+from wisesr_cli.data.listing.manifest_formats import MOST_ROWS, READERS, Table
 from wisesr_cli.errors import DataError
 from wisesr_cli.text import counted, csv_cell, joined, parse_csv_cell, visible
 

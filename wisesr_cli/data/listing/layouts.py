@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wisesr_cli import text
-from wisesr_cli.data.folders import has_images, sorted_entries, subfolders
+from wisesr_cli.data.listing.folders import has_images, sorted_entries, subfolders
 from wisesr_cli.errors import DataError
 
 EXPECTED = (

@@ -14,10 +14,10 @@ import pytest
 from image_folders import Data, Heard, make_folder, make_image
 from odd_names import ODD_NAMES
 
-from wisesr_cli.data import manifest_formats
 from wisesr_cli.data.dataset import build_index, count_classes, scan_folder_for_evaluation
 from wisesr_cli.data.index import DatasetIndex
-from wisesr_cli.data.manifest import LONGEST_LABEL, Row, read_manifest
+from wisesr_cli.data.listing import manifest_formats
+from wisesr_cli.data.listing.manifest import LONGEST_LABEL, Row, read_manifest
 from wisesr_cli.errors import DataError, MachineError
 from wisesr_cli.listening import Silent
 from wisesr_cli.run.records import write_rows
@@ -249,7 +249,7 @@ def test_many_names_of_columns_take_no_more_memory_than_rows(tmp_path: Path) -> 
 
 def test_too_many_rows_or_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = written(tmp_path, "path,label\na.png,x\nb.png,x\n")
-    monkeypatch.setattr("wisesr_cli.data.manifest.MOST_ROWS", 1)
+    monkeypatch.setattr("wisesr_cli.data.listing.manifest.MOST_ROWS", 1)
     assert "more than 1 rows" in refused(file)
     monkeypatch.setattr(manifest_formats, "MOST_BYTES", 10)
     assert "more than 10 bytes" in refused(file)

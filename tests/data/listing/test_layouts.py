@@ -8,7 +8,7 @@ import pytest
 from command_line import CommandLine
 from image_folders import make_folder
 
-from wisesr_cli.data.layouts import find_splits, split_names
+from wisesr_cli.data.listing.layouts import find_splits, split_names
 from wisesr_cli.errors import DataError
 
 WAYS = ("init", "check", "train --dry-run", "compare")
