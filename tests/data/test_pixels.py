@@ -46,7 +46,8 @@ def decoded(paths: list[str]) -> np.ndarray:
 
 
 def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wisesr_cli.images.decoding.decode_image", lambda *_, **__: pytest.fail("an image was decoded"))
+    for name in ("decode_image", "decode_with_header"):
+        monkeypatch.setattr(f"wisesr_cli.images.decoding.{name}", lambda *_, **__: pytest.fail("an image was decoded"))
 
 
 @pytest.mark.parametrize("cache", CACHES)

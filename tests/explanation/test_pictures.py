@@ -25,6 +25,7 @@ from wisesr_cli.explanation.pictures import shown_photo, with_box
 from wisesr_cli.explanation.receptive_field import ReceptiveField
 from wisesr_cli.explanation.screen import Screen
 from wisesr_cli.images.decoding import decode_image
+from wisesr_cli.images.preparation import Preparation, Resize
 from wisesr_cli.model_files.archive import read_model_info
 from wisesr_cli.prediction import pictures as prediction_pictures
 from wisesr_cli.results import Contribution, Prediction
@@ -165,8 +166,9 @@ def test_a_terminal_without_colours_is_shown_nothing() -> None:
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
 @pytest.mark.parametrize("size", [(700, 500), (300, 900), (30, 50)])
-def test_positions_of_the_shown_photo_are_the_models(trained: Trained, resize: str, size: tuple[int, int]) -> None:
-    info = replace(read_model_info(trained.run / "best.keras"), resize=resize, image_size=(48, 64))
+def test_positions_of_the_shown_photo_are_the_models(trained: Trained, resize: Resize, size: tuple[int, int]) -> None:
+    preparation = Preparation(resize)
+    info = replace(read_model_info(trained.run / "best.keras"), preparation=preparation, image_size=(48, 64))
     coarse = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize((size[1], size[0]), Image.Resampling.NEAREST).save("photo.png")
     shown = shown_photo("photo.png", info)

@@ -17,6 +17,7 @@ from command_line import make_photo
 from wisesr_cli.data.pixels import open_pixels, share_of_files
 from wisesr_cli.errors import DataError, EndedElsewhere, UsageError, WisesrError
 from wisesr_cli.images import decoding
+from wisesr_cli.images.decoding import decode_image
 from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.listening import Silent
 from wisesr_cli.processes.channel import Channel
@@ -226,10 +227,14 @@ def test_every_image_is_tried_by_one_process_and_all_agree_on_what_can_be_read(
     paths = [str(make_photo(tmp_path / f"{number}.png", number % 3, number, (8, 8))) for number in range(7)]
     Path(paths[3]).write_bytes(b"no image")
     tried: list[str] = []
-    decode = decoding.decode_image
-    monkeypatch.setattr(
-        decoding, "decode_image", lambda path, **options: (tried.append(path), decode(path, **options))[1]
-    )
+    for name in ("decode_image", "decode_with_header"):
+        decode = getattr(decoding, name)
+
+        def counted(path: str, *, decode: Callable[..., Any] = decode, **options: object) -> Any:
+            tried.append(path)
+            return decode(path, **options)
+
+        monkeypatch.setattr(decoding, name, counted)
 
     def part(channel: Channel) -> tuple[list[int], list[int]]:
         pixels = open_pixels(
@@ -255,7 +260,5 @@ def test_every_image_is_tried_by_one_process_and_all_agree_on_what_can_be_read(
     found = together(monkeypatch, part, part)
     assert found[0] == found[1]
     assert found[0][0] == [0, 1, 2, 4, 5, 6]
-    assert found[0][1] == [
-        int(decode(paths[n], image_size=(8, 8), preparation=Preparation()).sum()) for n in (0, 1, 2, 4, 5, 6)
-    ]
     assert len(tried) <= len(paths) * 2  # each process decodes an image once at most
+    assert found[0][1] == [int(decode_image(paths[n], image_size=(8, 8)).sum()) for n in (0, 1, 2, 4, 5, 6)]

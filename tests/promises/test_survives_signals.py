@@ -102,12 +102,12 @@ def test_a_signal_in_the_middle_of_an_epoch_loses_no_more_than_that_epoch(
 
 SLOW_IMAGES = """
 import time, wisesr_cli.data.pixels as pipeline
-decode = pipeline.decoding.decode_image
+decode = pipeline.decoding.decode_with_header
 def slow(*arguments, **options):
     print("decoding", file=sys.stderr, flush=True)
     time.sleep(0.1)
     return decode(*arguments, **options)
-pipeline.decoding.decode_image = slow
+pipeline.decoding.decode_with_header = slow
 """
 
 

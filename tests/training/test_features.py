@@ -22,7 +22,6 @@ from wisesr_cli.config.reader import LoadedConfig, Override, load_config
 from wisesr_cli.data import disk_cache
 from wisesr_cli.engines.keras import numpy_logits, numpy_outputs
 from wisesr_cli.errors import MachineError
-from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.listening import Silent
 from wisesr_cli.machine import keras_start
 from wisesr_cli.models.backbones import BACKBONES
@@ -312,7 +311,7 @@ def test_the_key_is_of_everything_that_decides_the_values(tmp_path: Path) -> Non
         keys_of(trainer),
         keys_of(build_trainer(photos, tmp_path, seed=1)),  # another backbone
         keys_of(build_trainer(photos, tmp_path, data__image_size=40)),
-        keys_of(build_trainer(photos, tmp_path, data__preparation=Preparation("crop"))),
+        keys_of(build_trainer(photos, tmp_path, data__resize="crop")),
         keys_of(build_trainer(photos, tmp_path, model__preprocessing="caffe")),
         keys_of(build_trainer(photos, tmp_path, model__feature_layer="down_relu")),
     ]

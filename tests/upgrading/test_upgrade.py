@@ -300,7 +300,7 @@ def test_a_run_of_wisesr_with_global_average_pooling_becomes_one_with_a_wise_hea
     assert (Path(found["run_dir"]).name, found["class_names"]) == (run.name, list(CLASSES))
     assert found["max_probability_difference"] <= 1e-5
     info = read_model_info(run / "best.keras")
-    assert (info.head, info.resize, info.epoch) == ("wise", "crop", 0)
+    assert (info.head, info.preparation, info.epoch) == ("wise", Preparation("crop", color="srgb"), 0)
     scores = []
     for each in (gap_run, run):
         line = ("predict", each, photos / "test", "--format", "json", "--top-k", 3, "--engine", "keras", "-q")

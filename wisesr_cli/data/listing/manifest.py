@@ -271,7 +271,7 @@ def _inside(root: str, rows: Iterable[Row], faults: _Faults) -> Iterator[Row]:
             continue
         whole = os.path.normpath(start + row.path if row.path[0] != "/" else row.path)
         if whole.startswith(start):
-            yield row._replace(path=whole[len(start) :])
+            yield Row(row.line, whole[len(start) :], *row[2:])
         else:
             faults.add(
                 row.line,
