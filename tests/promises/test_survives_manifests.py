@@ -169,7 +169,9 @@ def test_an_image_without_permission_is_named_and_left_out_with_skip(
 
 
 @pytest.mark.reliability(19, 60)
-@pytest.mark.parametrize("name", ["escape", "formula", "not UTF-8"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("escape", "formula")), "not UTF-8"]
+)
 def test_odd_labels_and_paths_are_escaped(wisesr: CommandLine, tmp_path: Path, seen: Seen, name: str) -> None:
     odd = ODD_NAMES[name]
     photos = make_photos(tmp_path / "photos", 4, classes=(odd, "other"))
