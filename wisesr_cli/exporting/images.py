@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,18 +88,16 @@ def choose_images(run: Located, data: str | Path | None, listener: Listener) -> 
         DataError: the folder cannot be used.
     """
     settings = run.data
-    limit = settings.pixel_limit
+    choose = partial(
+        choose_subject,
+        run,
+        class_names=run.info.class_names,
+        on_error="skip",
+        pixel_limit=settings.pixel_limit,
+        listener=listener,
+    )
     if data is not None:
-        subject = choose_subject(
-            run,
-            split=None,
-            data=data,
-            class_names=run.info.class_names,
-            on_error="skip",
-            pixel_limit=limit,
-            listener=listener,
-        )
-        return ExportImages(subject, settings, listener)
+        return ExportImages(choose(split=None, data=data), settings, listener)
     if not run.is_complete:
         raise UsageError(
             f"{visible(run.given)}: a model file without its run directory has no images to compare exports on; "
@@ -106,14 +105,5 @@ def choose_images(run: Located, data: str | Path | None, listener: Listener) -> 
         )
     for split in SPLITS:
         with suppress(UsageError):  # the run lacks this split
-            subject = choose_subject(
-                run,
-                split=split,
-                data=None,
-                class_names=run.info.class_names,
-                on_error="skip",
-                pixel_limit=limit,
-                listener=listener,
-            )
-            return ExportImages(subject, settings, listener)
+            return ExportImages(choose(split=split, data=None), settings, listener)
     raise UsageError(f"{visible(run.given)}: the run has no images; give --data FOLDER")
