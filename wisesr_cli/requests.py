@@ -203,6 +203,12 @@ class ExportRequest(Request):
     _: KW_ONLY
     quantize: Literal["int8", "float16"] | None = None
     """How numbers are stored for LiteRT; the accuracy that it costs is in the record."""
+    logits: bool = False
+    """Whether LiteRT gives logits; else probabilities, which MediaPipe and others expect."""
+    fixed_batch: int | None = None
+    """The only number of images that LiteRT takes at a time; None is any."""
+    layout: Literal["nhwc", "nchw"] = "nhwc"
+    """Of the pixels that ONNX takes: (batch, height, width, 3), or (batch, 3, height, width)."""
     image_size: AnySize | None = None
     """Height and width; None is the size of the training."""
     data: str | Path | None = None

@@ -339,8 +339,11 @@ class ExportedModel:
     compared_on: str  # a split of the run, or a folder
     compared_images: int
     max_probability_difference: float  # the largest over the images and all classes
-    max_logit_difference: float
+    max_logit_difference: float | None  # None where probabilities come out
     top1_agreement: float  # the fraction of the images whose best label is that of the run
+    output: str = "logits"
+    layout: str = "nhwc"  # of the pixels: batch, height, width, RGB; nchw: batch, RGB, height, width
+    batch: int | None = None  # how many images it takes at a time; None: any number
     judged_images: int | None = None  # labelled images for the accuracies, for a quantized model only
     run_top1_accuracy: float | None = None
     top1_accuracy: float | None = None

@@ -36,6 +36,9 @@ def run(trained: Trained, tmp_path: Path) -> Path:
         ([], 2, f"--to is missing: {', '.join(export.FORMATS)}, several with commas"),
         (["--to", "onx"], 2, "no format is called 'onx'. Did you mean 'onnx'? Allowed: keras, onnx"),
         (["--to", "onnx", "--quantize", "int8"], 2, "--quantize int8 is for LiteRT: add --to litert, or leave it out"),
+        (["--to", "onnx", "--logits"], 2, "--logits is for LiteRT: add --to litert, or leave it out"),
+        (["--to", "onnx", "--fixed-batch", 3], 2, "--fixed-batch 3 is for LiteRT: add --to litert, or leave it out"),
+        (["--to", "litert", "--layout", "nchw"], 2, "--layout nchw is for ONNX: add --to onnx, or leave it out"),
         (["--to", "keras", "-o", ""], 2, "-o is empty; it takes a folder"),
         (["--to", "keras", "-o", "missing/there"], 5, "no such folder; make it first"),
         (["--to", "keras", "--image-size", "7"], 2, "7"),
@@ -167,7 +170,7 @@ def test_an_export_that_fails_leaves_nothing_and_what_was_there_before(
 def test_a_runtime_that_is_installed_and_cannot_be_loaded_is_the_machines_fault(
     run: Path, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unloadable(path: Path) -> Any:
+    def unloadable(path: Path, form: conversion.Form) -> Any:
         raise ImportError("libodd.so: cannot open\x1b[31m")
 
     monkeypatch.setitem(export.FORMATS, "keras", replace(export.FORMATS["keras"], open=unloadable))

@@ -22,7 +22,7 @@ import wisesr_cli
 from wisesr_cli.evaluation.metrics import softmax
 from wisesr_cli.exporting import agreement, conversion, export, runtimes
 from wisesr_cli.exporting.agreement import compare, logits_in_batches, objection
-from wisesr_cli.exporting.metadata import labels_text
+from wisesr_cli.exporting.metadata import PACKED_LABELS, labels_text
 from wisesr_cli.exporting.readme import RESIZING, readme, snippet
 from wisesr_cli.images.geometry import RESIZERS
 from wisesr_cli.machine import keras_start
@@ -49,6 +49,11 @@ def exports(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Expor
     return Exports(str(folder), (*whole.rows, *small.rows))
 
 
+def opened(row: ExportedModel, folder: Path) -> agreement.RunModel:
+    form = conversion.Form(row.quantize, row.output, row.layout, row.batch)  # type: ignore[arg-type]
+    return export.FORMATS[row.format].open(folder / row.file, form)
+
+
 def noise(count: int, side: int = 32) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
@@ -60,7 +65,7 @@ def test_every_format_gives_the_probabilities_of_the_run_to_batches_of_any_size(
     exact = softmax(engine.logits(pixels))
     assert np.ptp(exact, axis=0).max() > 0.05
     for row in exports.rows:
-        model = export.FORMATS[row.format].open(Path(exports.output_dir, row.file))  # type: ignore[index]
+        model = opened(row, Path(exports.output_dir))
         for count in (1, 4, 21):
             found = softmax(model(pixels[:count]))
             np.testing.assert_allclose(found, exact[:count], rtol=0, atol=1e-4 if row.quantize is None else 0.1)
@@ -116,7 +121,7 @@ def test_class_names_and_preprocessing_go_with_every_format(exports: Exports, tr
         assert (record["image_size"], record["resize"], record["head"]) == ([32, 32], "squash", info.head)
     assert [record.get("quantize") for record in records] == [None, None, "int8", None, None]
     assert (folder / "labels.txt").read_text().splitlines() == list(CLASSES)
-    assert zipfile.ZipFile(folder / "model.tflite").read("labels.txt").decode().splitlines() == list(CLASSES)
+    assert zipfile.ZipFile(folder / "model.tflite").read(PACKED_LABELS).decode().splitlines() == list(CLASSES)
     names = [(value.name, value.type.tensor_type.shape.dim[0].dim_param) for value in converted.graph.input]
     assert names == [("pixels", "batch")]
     assert [value.name for value in converted.graph.output] == ["logits"]
@@ -144,6 +149,44 @@ def test_the_snippets_of_the_readme_label_a_photo_without_wisesr(exports: Export
             assert float(score) == pytest.approx(expected.score, abs=0.05 if "int8" in name else 1e-4)
 
 
+def test_logits_a_fixed_batch_and_channels_first_are_given_where_asked_for(trained: Trained, tmp_path: Path) -> None:
+    import onnxruntime
+    from ai_edge_litert.interpreter import Interpreter
+
+    found = wisesr_cli.export(
+        trained.run, ["onnx", "litert"], logits=True, fixed_batch=4, layout="nchw", output_dir=tmp_path
+    )
+    onnx, litert = found.rows
+    assert (onnx.output, onnx.layout, onnx.batch) == ("logits", "nchw", None)
+    assert (litert.output, litert.layout, litert.batch) == ("logits", "nhwc", 4)
+    (given,) = onnxruntime.InferenceSession(tmp_path / onnx.file).get_inputs()
+    assert (given.name, given.shape) == ("pixels", ["batch", 3, 32, 32])
+    with keras_start.quiet_stderr():
+        (given,) = Interpreter(str(tmp_path / litert.file)).get_input_details()
+    assert given["shape_signature"].tolist() == [4, 32, 32, 3]
+    pixels = noise(6)
+    exact = load_engine(trained.run).logits(pixels)
+    for row in found.rows:
+        np.testing.assert_allclose(opened(row, tmp_path)(pixels), exact, rtol=0, atol=1e-4)
+    photo = sorted((trained.photos / "test" / "green").iterdir())[0]
+    (expected,) = wisesr_cli.predict(trained.run, [photo])
+    for name, program in SNIPPETS.findall((tmp_path / "README.md").read_text(encoding="utf-8")):
+        path = tmp_path / f"{name}.py"
+        path.write_text(program, encoding="utf-8")
+        answer = fresh(photo, cwd=tmp_path, home=tmp_path, program=(str(path),)).worked()
+        label, score = answer.out.split()
+        assert (label, float(score)) == (expected.label, pytest.approx(expected.score, abs=1e-4))
+
+
+def test_a_litert_model_has_the_metadata_of_tensorflow_lite(exports: Exports) -> None:
+    folder = Path(exports.output_dir)
+    for name in ("model.tflite", "model-int8.tflite"):
+        assert (folder / name).read_bytes().count(b"TFLITE_METADATA") == 1
+        with zipfile.ZipFile(folder / name) as archive:
+            assert archive.namelist() == ["wisesr.json", PACKED_LABELS]
+            assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
 @pytest.mark.parametrize("rule", sorted(RESIZERS))
 def test_the_snippets_resize_as_the_run_does(rule: str) -> None:
     assert set(RESIZING) == set(RESIZERS)
@@ -158,7 +201,9 @@ def test_the_snippets_resize_as_the_run_does(rule: str) -> None:
 
 
 @pytest.mark.reliability(19)
-def test_odd_class_names_stay_on_their_lines_and_in_the_record(tmp_path: Path, trained: Trained) -> None:
+def test_odd_class_names_stay_on_their_lines_and_in_the_record(
+    exports: Exports, tmp_path: Path, trained: Trained
+) -> None:
     names = ("a\nb", "[/red]|`", "\u202e\x1b[31m", "caf\udce9", "grün ", "x\u2028y")
     lines = labels_text(names).encode("utf-8").decode("utf-8").splitlines()
     assert lines == ["a\\nb", "[/red]|`", "\\u202e\\x1b[31m", "caf\\udce9", "grün ", "x\\u2028y"]
@@ -168,8 +213,8 @@ def test_odd_class_names_stay_on_their_lines_and_in_the_record(tmp_path: Path, t
     assert "\x1b" not in text
     assert "a\\|\\\\x1b\\[31m\\`" in text
     path = tmp_path / "model.tflite"
-    path.write_bytes(b"TFL3")
-    export.FORMATS["litert"].describe(path, info, None)
+    shutil.copy(Path(exports.output_dir, "model.tflite"), path)
+    export.FORMATS["litert"].describe(path, info, conversion.PLAIN)
     assert tuple(json.loads(zipfile.ZipFile(path).read("wisesr.json"))["class_names"]) == names
 
 
@@ -217,7 +262,7 @@ def test_a_quantized_model_holds_and_computes_with_small_numbers(exports: Export
     pixels = keras.Input((4, 4, 3))
     model = keras.Model(pixels, keras.layers.Conv2D(256, 3)(pixels))
     conversion.write_litert(model, tmp_path / "whole.tflite")
-    conversion.write_litert(model, tmp_path / "half.tflite", "float16")
+    conversion.write_litert(model, tmp_path / "half.tflite", conversion.Form("float16"))
     assert numbers_in(tmp_path / "half.tflite")["DEQUANTIZE"] == {"float16", "float32"}
     sizes = [(tmp_path / f"{name}.tflite").stat().st_size for name in ("half", "whole")]
     assert sizes[0] < 0.7 * sizes[1]

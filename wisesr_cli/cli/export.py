@@ -24,6 +24,17 @@ def export(
         Literal["int8", "float16"] | None,
         typer.Option("--quantize", help="Smaller numbers, for LiteRT only; what that costs is said."),
     ] = None,
+    logits: Annotated[
+        bool, typer.Option("--logits", help="LiteRT gives logits, not probabilities; other formats always do.")
+    ] = False,
+    fixed_batch: Annotated[
+        int | None,
+        typer.Option("--fixed-batch", min=1, metavar="N", help="LiteRT takes N images at a time; default: any."),
+    ] = None,
+    layout: Annotated[
+        Literal["nhwc", "nchw"],
+        typer.Option("--layout", help="Of the pixels that ONNX takes; nchw for OpenCV and TensorRT."),
+    ] = "nhwc",
     image_size: options.ImageSize = None,
     data: Annotated[
         str | None,

@@ -86,10 +86,11 @@ def compare(exact: Numbers, found: Numbers) -> Agreement:
         )
 
 
-def objection(agreement: Agreement, exact: Numbers, *, quantized: bool) -> str | None:
+def objection(agreement: Agreement, exact: Numbers, *, quantized: bool, logits: bool = True) -> str | None:
     """Return why a model must be rejected, None if it is acceptable.
 
-    A quantized model differs by design: its cost is reported, and it is kept unless it is broken.
+    A quantized model differs by design: its cost is reported, and it is kept unless it is broken. `logits`: it gives
+    them, and not probabilities, whose logarithms are logits but for a constant of each image.
     """
     if not np.isfinite(agreement.logit_difference):
         return "it gives numbers that are not finite"
@@ -100,7 +101,7 @@ def objection(agreement: Agreement, exact: Numbers, *, quantized: bool) -> str |
     if not agreement.probability_difference <= MOST_DIFFERENCE:
         return f"its probabilities differ by {agreement.probability_difference:.1e}; allowed are {MOST_DIFFERENCE:.0e}"
     most = _most_logit_difference(exact)
-    if not agreement.logit_difference <= most:
+    if logits and not agreement.logit_difference <= most:
         return f"its logits differ by {agreement.logit_difference:.1e}; allowed are {most:.1e}"
     return None
 

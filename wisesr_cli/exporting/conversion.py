@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,10 +26,13 @@ from numpy.typing import NDArray
 
 from wisesr_cli.errors import machine_error
 from wisesr_cli.machine import keras_start
+from wisesr_cli.model_files.saving import save_model
 from wisesr_cli.text import on_one_line
 
 FormatName = Literal["keras", "onnx", "litert", "saved_model"]
 Quantization = Literal["int8", "float16"]
+Layout = Literal["nhwc", "nchw"]
+Output = Literal["logits", "probabilities"]
 Pixels = NDArray[np.uint8]
 
 TITLES: dict[str, str] = {"keras": "Keras", "onnx": "ONNX", "litert": "LiteRT", "saved_model": "a SavedModel"}
@@ -47,11 +51,31 @@ keras_start.start("cpu")
 import keras
 import numpy as np
 import wisesr_cli.layers
-name, source, target, quantize, examples = sys.argv[2:]
+name, source, target, form, examples = sys.argv[2:]
 model = keras.models.load_model(source, compile=False)
 pixels = np.load(examples, allow_pickle=False) if examples else None
-conversion.WRITERS[name](model, Path(target), quantize or None, pixels)
+conversion.WRITERS[name](model, Path(target), conversion.Form(**json.loads(form)), pixels)
 """
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an export takes and gives, where a format leaves a choice.
+
+    Attributes:
+        quantize: how LiteRT stores numbers: `float16` weights, or `int8` weights and activations.
+        output: what comes out; logits from every format but LiteRT.
+        layout: of the pixels, `nhwc` (batch, height, width, 3) from every format but ONNX.
+        batch: the only number of images that LiteRT takes at a time; None is any.
+    """
+
+    quantize: Quantization | None = None
+    output: Output = "logits"
+    layout: Layout = "nhwc"
+    batch: int | None = None
+
+
+PLAIN = Form()
 
 
 class ConversionError(Exception):
@@ -65,13 +89,10 @@ def missing_tensorflow() -> str | None:
     return None
 
 
-def convert(
-    model: Any, name: FormatName, target: Path, *, quantize: Quantization | None = None, examples: Pixels | None = None
-) -> None:
-    """Convert a Keras model to another format; it maps float32 pixels (any batch) to logits (batch, classes).
+def convert(model: Any, name: FormatName, target: Path, form: Form = PLAIN, examples: Pixels | None = None) -> None:
+    """Convert a Keras model that maps float32 pixels (batch, height, width, 3) to logits (batch, classes).
 
-    `target` does not exist yet. `quantize` is how LiteRT stores numbers: `float16` weights, or `int8` weights and
-    activations, which are calibrated on `examples`, images (examples, height, width, 3).
+    `target` does not exist yet. `examples`, images (examples, height, width, 3), are what int8 is calibrated on.
 
     Raises:
         ConversionError: it cannot be converted.
@@ -79,9 +100,9 @@ def convert(
     """
     try:
         if keras_start.backend_name() == "tensorflow" or name == "keras":
-            WRITERS[name](model, target, quantize, examples)
+            WRITERS[name](model, target, form, examples)
         else:
-            _convert_apart(model, name, target, quantize, examples)
+            _convert_apart(model, name, target, form, examples)
     except MemoryError:
         raise
     except Exception as error:  # TensorFlow raises exceptions of any type
@@ -92,16 +113,17 @@ def convert(
         raise ConversionError(f"the model cannot be converted for {TITLES[name]}: {on_one_line(error)}") from error
 
 
-def write_keras(model: Any, target: Path, quantize: str | None = None, examples: Pixels | None = None) -> None:
-    """Save a model as a `.keras` archive. On JAX, Keras loads TensorFlow for it, which is not quiet."""
-    with keras_start.quiet_stderr():
-        model.save(target)
+def write_keras(model: Any, target: Path, form: Form = PLAIN, examples: Pixels | None = None) -> None:
+    """Save a model as a `.keras` archive."""
+    save_model(model, target)
 
 
-def write_onnx(model: Any, target: Path, quantize: str | None = None, examples: Pixels | None = None) -> None:
+def write_onnx(model: Any, target: Path, form: Form = PLAIN, examples: Pixels | None = None) -> None:
     """Convert a model to ONNX, and give input, output and batch the names that a reader expects."""
     import onnx
 
+    if form.layout == "nchw":
+        model = _channels_first(model)
     with keras_start.quiet_stderr(), warnings.catch_warnings(action="ignore"), _plain_statistics(model):
         model(np.zeros((1, *model.input_shape[1:]), np.float32), training=False)  # required before a conversion
         _teach_erfc()
@@ -113,6 +135,15 @@ def write_onnx(model: Any, target: Path, quantize: str | None = None, examples: 
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.checker.check_model(converted)
     onnx.save(converted, target)
+
+
+def _channels_first(model: Any) -> Any:
+    """Return a model that takes pixels (batch, 3, height, width)."""
+    import keras
+
+    height, width, channels = model.input_shape[1:]
+    pixels = keras.Input((channels, height, width))
+    return keras.Model(pixels, model(keras.layers.Permute((2, 3, 1))(pixels)))
 
 
 @contextmanager
@@ -163,7 +194,7 @@ def _rename(graph: Any, old: str, new: str) -> None:
             names[:] = [new if name == old else name for name in names]
 
 
-def write_litert(model: Any, target: Path, quantize: str | None = None, examples: Pixels | None = None) -> None:
+def write_litert(model: Any, target: Path, form: Form = PLAIN, examples: Pixels | None = None) -> None:
     """Convert a model for LiteRT, without the converter's messages.
 
     A function and the variables are all that is saved for the converter. Keras' own export gives it the whole model,
@@ -172,36 +203,39 @@ def write_litert(model: Any, target: Path, quantize: str | None = None, examples
     tensorflow = keras_start.load_tensorflow()
 
     def serve(pixels: Any) -> Any:
-        return model(pixels, training=False)
+        logits = model(pixels, training=False)
+        return tensorflow.nn.softmax(logits) if form.output == "probabilities" else logits
 
-    spec = tensorflow.TensorSpec((None, *model.input_shape[1:]), tensorflow.float32, name=INPUT)
+    spec = tensorflow.TensorSpec((form.batch, *model.input_shape[1:]), tensorflow.float32, name=INPUT)
     with keras_start.quiet_stderr():
         owner = tensorflow.Module()
         owner.weights = [variable.value for variable in model.weights]
         owner.serve = tensorflow.function(serve, input_signature=[spec], autograph=False)
         function = owner.serve.get_concrete_function()
         converter = tensorflow.lite.TFLiteConverter.from_concrete_functions([function], owner)
-        _quantize(converter, quantize, examples)
+        _quantize(converter, form, examples)
         target.write_bytes(converter.convert())
 
 
-def _quantize(converter: Any, quantize: str | None, examples: Pixels | None) -> None:
+def _quantize(converter: Any, form: Form, examples: Pixels | None) -> None:
     """Set how a converter stores numbers; inputs and outputs stay float32."""
-    if quantize is None:
+    if form.quantize is None:
         return
     tensorflow = keras_start.load_tensorflow()
     lite = tensorflow.lite
     converter.optimizations = [lite.Optimize.DEFAULT]
-    if quantize == "float16":
+    if form.quantize == "float16":
         converter.target_spec.supported_types = [tensorflow.float16]
         return
     assert examples is not None
-    images: Pixels = examples
-    converter.representative_dataset = lambda: ([image[None].astype(np.float32)] for image in images)
+    size = form.batch or 1
+    whole = examples[np.arange(-(-len(examples) // size) * size) % len(examples)]  # some again, for a full last batch
+    batches = whole.reshape(-1, size, *examples.shape[1:])
+    converter.representative_dataset = lambda: ([batch.astype(np.float32)] for batch in batches)
     converter.target_spec.supported_ops = [lite.OpsSet.TFLITE_BUILTINS_INT8]
 
 
-def write_saved_model(model: Any, target: Path, quantize: str | None = None, examples: Pixels | None = None) -> None:
+def write_saved_model(model: Any, target: Path, form: Form = PLAIN, examples: Pixels | None = None) -> None:
     """Write a SavedModel with `serve` for float32 pixels and `serve_uint8` for uint8 pixels."""
     import keras
 
@@ -220,7 +254,7 @@ def write_saved_model(model: Any, target: Path, quantize: str | None = None, exa
         archive.write_out(target, verbose=False)
 
 
-def _convert_apart(model: Any, name: str, target: Path, quantize: str | None, examples: Pixels | None) -> None:
+def _convert_apart(model: Any, name: str, target: Path, form: Form, examples: Pixels | None) -> None:
     """Convert a model in a process that runs Keras on TensorFlow, as Keras cannot on JAX.
 
     Raises `RuntimeError` with the last line of the traceback when that fails.
@@ -231,7 +265,8 @@ def _convert_apart(model: Any, name: str, target: Path, quantize: str | None, ex
         if examples is not None:
             np.save(array, examples)
         search = json.dumps([entry for entry in sys.path if entry])
-        words = (name, str(source), str(target.absolute()), quantize or "", "" if examples is None else str(array))
+        form_text = json.dumps(asdict(form))
+        words = (name, str(source), str(target.absolute()), form_text, "" if examples is None else str(array))
         command = [sys.executable, "-I", "-c", _PROGRAM, search, *words]
         variables = {**os.environ, "KERAS_BACKEND": "tensorflow"}
         done = subprocess.run(command, env=variables, capture_output=True, timeout=SECONDS, check=False)
@@ -239,7 +274,7 @@ def _convert_apart(model: Any, name: str, target: Path, quantize: str | None, ex
         raise RuntimeError(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
 
 
-Writer = Callable[[Any, Path, str | None, Pixels | None], None]
+Writer = Callable[[Any, Path, Form, Pixels | None], None]
 
 WRITERS: dict[str, Writer] = {
     "keras": write_keras,

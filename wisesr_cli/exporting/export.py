@@ -30,7 +30,7 @@ from wisesr_cli.exporting.agreement import (
     logits_in_batches,
     objection,
 )
-from wisesr_cli.exporting.conversion import ConversionError, FormatName, Quantization, convert
+from wisesr_cli.exporting.conversion import PLAIN, ConversionError, Form, FormatName, Layout, Quantization, convert
 from wisesr_cli.exporting.folder import Place, export_folder, source_of
 from wisesr_cli.exporting.images import ExportImages, choose_images
 from wisesr_cli.exporting.metadata import (
@@ -60,8 +60,8 @@ STOPPED = "nothing was exported; repeat the command"
 class Format:
     """A row of `FORMATS`: functions that run and describe an export, required packages, install command."""
 
-    open: Callable[[Path], RunModel]
-    describe: Callable[[Path, ModelInfo, Quantization | None], None]
+    open: Callable[[Path, Form], RunModel]
+    describe: Callable[[Path, ModelInfo, Form], None]
     packages: tuple[str, ...]
     install: str
 
@@ -118,20 +118,17 @@ def export(request: ExportRequest) -> Exports:
 
 @dataclass(frozen=True)
 class _Planned:
-    """An export to be made: its format, the name of its file, and how it is quantized."""
+    """An export to be made: its format, the name of its file, and what it takes and gives."""
 
     format: FormatName
     file: str
-    quantize: Quantization | None
+    form: Form
 
 
 def _plan(request: ExportRequest) -> list[_Planned]:
     """Return the planned exports, having rejected what can be rejected before anything slow."""
     formats = formats_of(request.to)
-    if request.quantize is not None and "litert" not in formats:
-        raise UsageError(f"--quantize {request.quantize} is for LiteRT: add --to litert, or leave it out")
-    if request.quantize is not None and request.quantize not in get_args(Quantization):
-        raise UsageError(f"--quantize {visible(request.quantize)} is none of {joined(get_args(Quantization))}")
+    _check_choices(request, formats)
     for name in formats:
         for package in FORMATS[name].packages:
             if find_spec(package) is None:
@@ -139,8 +136,31 @@ def _plan(request: ExportRequest) -> list[_Planned]:
                     f"--to {name} needs {package.replace('_', '-')}, which is not installed; install it with: "
                     f"{FORMATS[name].install}"
                 )
-    quantized = {name: request.quantize if name == "litert" else None for name in formats}
-    return [_Planned(name, EXPORTED_MODELS[name, quantize], quantize) for name, quantize in quantized.items()]
+    litert = Form(request.quantize, "logits" if request.logits else "probabilities", batch=request.fixed_batch)
+    forms = {"litert": litert, "onnx": Form(layout=request.layout)}
+    planned = [(name, forms.get(name, PLAIN)) for name in formats]
+    return [_Planned(name, EXPORTED_MODELS[name, form.quantize], form) for name, form in planned]
+
+
+def _check_choices(request: ExportRequest, formats: Sequence[FormatName]) -> None:
+    """Raise `UsageError` for a value that is none, and for an option of a format that is not written."""
+    for option, value, allowed in (
+        ("--quantize", request.quantize, get_args(Quantization)),
+        ("--layout", request.layout, get_args(Layout)),
+    ):
+        if value is not None and value not in allowed:
+            raise UsageError(f"{option} {visible(value)} is none of {joined(allowed)}")
+    if request.fixed_batch is not None and request.fixed_batch < 1:
+        raise UsageError(f"--fixed-batch {request.fixed_batch}: at least 1 image")
+    given = (
+        ("litert", "LiteRT", f"--quantize {request.quantize}", request.quantize is not None),
+        ("litert", "LiteRT", "--logits", request.logits),
+        ("litert", "LiteRT", f"--fixed-batch {request.fixed_batch}", request.fixed_batch is not None),
+        ("onnx", "ONNX", f"--layout {request.layout}", request.layout != "nhwc"),
+    )
+    for name, title, option, is_given in given:
+        if is_given and name not in formats:
+            raise UsageError(f"{option} is for {title}: add --to {name}, or leave it out")
 
 
 class _Exporter:
@@ -162,38 +182,42 @@ class _Exporter:
         with self.listener.progress("exporting", len(planned)) as progress:
             for item in planned:
                 progress.describe(f"exporting {item.file}")
-                rows.append(self._one(item.format, item.file, item.quantize))
+                rows.append(self._one(item.format, item.file, item.form))
                 progress.advance()
         return rows
 
-    def _one(self, name: FormatName, file: str, quantize: Quantization | None) -> ExportedModel:
+    def _one(self, name: FormatName, file: str, form: Form) -> ExportedModel:
         """Write one export, reload it, and compare it."""
         target = self.place.temporary / file
-        self._write(name, target, quantize)
-        run = self._reload(name, target)
+        self._write(name, target, form)
+        run = self._reload(name, target, form)
         found = run_or_refuse(run, self.pixels, file)
         agreement = compare(self.exact, found)
-        if reason := objection(agreement, self.exact, quantized=quantize is not None):
+        has_logits = form.output == "logits"
+        if reason := objection(agreement, self.exact, quantized=form.quantize is not None, logits=has_logits):
             raise RunError(f"{file}: {reason}; compared on {agreement.images:,} images of {self.images.title}")
         row = ExportedModel(
             format=name,
             file=file,
-            quantize=quantize,
+            quantize=form.quantize,
             bytes=sum(part.stat().st_size for part in [target, *target.rglob("*")] if part.is_file()),
             compared_on=self.images.title,
             compared_images=agreement.images,
             max_probability_difference=agreement.probability_difference,
-            max_logit_difference=agreement.logit_difference,
+            max_logit_difference=agreement.logit_difference if has_logits else None,
             top1_agreement=agreement.top1_agreement,
+            output=form.output,
+            layout=form.layout,
+            batch=form.batch,
         )
-        return row if quantize is None else self._with_accuracies(row, run)
+        return row if form.quantize is None else self._with_accuracies(row, run)
 
-    def _write(self, name: FormatName, target: Path, quantize: Quantization | None) -> None:
-        examples = self.images.calibration(self.engine.info) if quantize == "int8" else None
+    def _write(self, name: FormatName, target: Path, form: Form) -> None:
+        examples = self.images.calibration(self.engine.info) if form.quantize == "int8" else None
         try:
             with naming(self.place.folder):
-                convert(self.model, name, target, quantize=quantize, examples=examples)
-                FORMATS[name].describe(target, self.engine.info, quantize)
+                convert(self.model, name, target, form, examples)
+                FORMATS[name].describe(target, self.engine.info, form)
                 for path in [target, *target.rglob("*")]:
                     flush_to_disk(path)
         except ConversionError as error:
@@ -201,9 +225,9 @@ class _Exporter:
                 raise _unloadable(name, error.__cause__) from error
             raise RunError(f"{visible(self.engine.path)}: {error}") from error
 
-    def _reload(self, name: FormatName, target: Path) -> RunModel:
+    def _reload(self, name: FormatName, target: Path, form: Form) -> RunModel:
         try:
-            return FORMATS[name].open(target)
+            return FORMATS[name].open(target, form)
         except (MachineError, MemoryError):
             raise
         except ImportError as error:

@@ -7,21 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wisesr_cli.exporting.conversion import Quantization
-from wisesr_cli.model_files.appended import with_members
+from wisesr_cli.exporting.conversion import Form
+from wisesr_cli.exporting.tflite_metadata import with_metadata
 from wisesr_cli.model_files.archive import append_model_info
 from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo
 from wisesr_cli.run.names import LABELS, SAVED_MODEL_EXTRAS
 from wisesr_cli.text import visible
 
+# In the zip after a LiteRT model: TensorFlow's writer adds its user's labels.txt, and refuses a name that is packed.
+PACKED_LABELS = "wisesr-labels.txt"
+LAYOUTS = {"nhwc": "batch, height, width, RGB", "nchw": "batch, RGB, height, width"}
+OUTPUTS = {"logits": "logits; their softmax gives probabilities", "probabilities": "probabilities"}
 
-def record_of(info: ModelInfo, quantize: str | None) -> dict[str, Any]:
+
+def record_of(info: ModelInfo, form: Form) -> dict[str, Any]:
     """Return the record of an exported model, for any format."""
     return {
         **info.to_json(),
-        "input": {"layout": "batch, height, width, RGB", "range": [0, 255], "type": "float32"},
-        "output": "logits; their softmax gives probabilities",
-        "quantize": quantize,
+        "input": {"layout": LAYOUTS[form.layout], "range": [0, 255], "type": "float32"},
+        "output": OUTPUTS[form.output],
+        "quantize": form.quantize,
     }
 
 
@@ -30,34 +35,34 @@ def labels_text(class_names: Sequence[str]) -> str:
     return "".join(f"{visible(name)}\n" for name in class_names)
 
 
-def describe_keras(path: Path, info: ModelInfo, quantize: Quantization | None) -> None:
+def describe_keras(path: Path, info: ModelInfo, form: Form) -> None:
     """Add the record to the archive, as training does; Keras does not look at it."""
     append_model_info(path, info)
 
 
-def describe_onnx(path: Path, info: ModelInfo, quantize: Quantization | None) -> None:
+def describe_onnx(path: Path, info: ModelInfo, form: Form) -> None:
     """Add the fields of the record to the metadata, each as JSON, which ONNX Runtime shows."""
     import onnx
 
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in record_of(info, quantize).items()})
+    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in record_of(info, form).items()})
     onnx.save(model, path)
 
 
-def describe_litert(path: Path, info: ModelInfo, quantize: Quantization | None) -> None:
-    """Append a zip with the record and the labels, as LiteRT's own metadata does."""
-    content = path.read_bytes()
-    path.write_bytes(with_members(content, _members(info, quantize)))
+def describe_litert(path: Path, info: ModelInfo, form: Form) -> None:
+    """Add the standard metadata, and the labels and the record in the zip that belongs to it."""
+    files, is_softmax = _members(info, form, PACKED_LABELS), form.output == "probabilities"
+    path.write_bytes(with_metadata(path.read_bytes(), PACKED_LABELS, files, probabilities=is_softmax))
 
 
-def describe_saved_model(path: Path, info: ModelInfo, quantize: Quantization | None) -> None:
+def describe_saved_model(path: Path, info: ModelInfo, form: Form) -> None:
     """Write the record and the labels into the folder that TensorFlow leaves to others."""
     folder = path / SAVED_MODEL_EXTRAS
     folder.mkdir()
-    for name, text in _members(info, quantize).items():
+    for name, text in _members(info, form, LABELS).items():
         (folder / name).write_text(text, encoding="utf-8", newline="")
 
 
-def _members(info: ModelInfo, quantize: Quantization | None) -> dict[str, str]:
-    record: dict[str, Any] = record_of(info, quantize)
-    return {MODEL_INFO: json.dumps(record, indent=1), LABELS: labels_text(info.class_names)}
+def _members(info: ModelInfo, form: Form, labels: str) -> dict[str, str]:
+    record: dict[str, Any] = record_of(info, form)
+    return {MODEL_INFO: json.dumps(record, indent=1), labels: labels_text(info.class_names)}

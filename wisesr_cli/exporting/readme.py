@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from string import Template
 
 from wisesr_cli.display.grid import Grid, markdown_text, numbers, percent, texts, to_markdown
+from wisesr_cli.exporting.metadata import PACKED_LABELS
 from wisesr_cli.images.preparation import Preparation, range_text
 from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo
+from wisesr_cli.model_files.saving import OLDEST_KERAS
 from wisesr_cli.results import ExportedModel
 from wisesr_cli.run.names import LABELS
 
@@ -32,25 +34,31 @@ model = keras.models.load_model("$file")
 logits = np.asarray(model(pixels))[0]""",
     "onnx": """\
 session = onnxruntime.InferenceSession("$file")
-logits = session.run(None, {"pixels": pixels})[0][0]""",
+logits = session.run(None, {"pixels": pixels$transpose})[0][0]""",
     "litert": """\
 run = Interpreter("$file").get_signature_runner()
-logits = next(iter(run(pixels=pixels).values()))[0]""",
+$output = next(iter(run(pixels=pixels$repeated).values()))[0]""",
     "saved_model": """\
 model = tf.saved_model.load("$file")
 logits = model.serve(pixels).numpy()[0]""",
 }
 RECORDS = {
-    "keras": f"The file also holds `{MODEL_INFO}`: `unzip -p $file {MODEL_INFO}`. Every layer in it is one of Keras.",
+    "keras": (
+        f"The file also holds `{MODEL_INFO}`: `unzip -p $file {MODEL_INFO}`. Every layer in it is one of Keras; its "
+        f"releases from {OLDEST_KERAS} on load it."
+    ),
     "onnx": (
         "Its metadata has the same as JSON, a key each: "
         '`json.loads(session.get_modelmeta().custom_metadata_map["class_names"])`.'
     ),
-    "litert": f"A zip behind the model holds `{LABELS}` and `{MODEL_INFO}`: `unzip -p $file {MODEL_INFO}`.",
+    "litert": (
+        "It has the metadata of TensorFlow Lite: MediaPipe's `ImageClassifier` takes the file as it is. A zip behind "
+        f"the model holds `{PACKED_LABELS}` and `{MODEL_INFO}`: `unzip -p $file {MODEL_INFO}`."
+    ),
     "saved_model": f"`serve_uint8` takes uint8 pixels. `assets.extra` in it holds `{LABELS}` and `{MODEL_INFO}`.",
 }
 QUANTIZED = {
-    "int8": "Weights and activations are 8-bit integers; pixels go in and logits come out as float32.",
+    "int8": "Weights and activations are 8-bit integers; pixels go in and scores come out as float32.",
     "float16": "Weights are stored in 16 bits and computed with in 32.",
 }
 SNIPPET = Template("""\
@@ -61,9 +69,9 @@ image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
 image = $resizing
 pixels = np.asarray(image, np.float32)[None]
 $loading
-scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-print(labels[scores.argmax()], scores.max())
+${softmax}print(labels[scores.argmax()], scores.max())
 """)
+SOFTMAX = "scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()\n"
 RESIZING = {
     "squash": "image.resize(({width}, {height}), Image.Resampling.BILINEAR)",
     "crop": "ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR)",
@@ -88,7 +96,7 @@ def readme(info: ModelInfo, rows: Sequence[ExportedModel]) -> str:
         "Nothing of wisesr is needed to run these models:\n",
         to_markdown(_grid(rows)),
         f"Each takes float32 pixels (batch, {height}, {width}, 3), RGB in 0..255, as many images at a time as you "
-        "like, and gives logits (batch, classes). Pixels are scaled inside. "
+        "like, and gives logits (batch, classes), unless its section says otherwise. Pixels are scaled inside. "
         f"An image is turned upright by its EXIF record, and {rule} (bilinear, antialiased). wisesr lays transparent "
         f"images over {info.background}; the snippets below do not.{_rules_of(info.preparation)}\n",
         f"`{LABELS}` holds a class name per line, in the order of the logits. Line breaks and other hidden characters "
@@ -126,11 +134,10 @@ def _grid(rows: Sequence[ExportedModel]) -> Grid:
 def _section(info: ModelInfo, row: ExportedModel) -> str:
     """Return the section of one model: how to install its runtime, load it and run it."""
     notes = [RECORDS[row.format].replace("$file", row.file)]
-    if row.quantize is not None:
-        notes.insert(0, QUANTIZED[row.quantize])
+    notes[:0] = _differences(row)
     if row.top1_accuracy is not None:
         notes.insert(
-            1,
+            len(notes) - 1,
             f"Top-1 accuracy on {row.judged_images:,} images: {percent(row.top1_accuracy)}, before "
             f"{percent(row.run_top1_accuracy)}.",
         )
@@ -141,6 +148,18 @@ def _section(info: ModelInfo, row: ExportedModel) -> str:
     )
 
 
+def _differences(row: ExportedModel) -> list[str]:
+    """Return sentences about what a model takes and gives that others do not."""
+    notes = [QUANTIZED[row.quantize]] if row.quantize is not None else []
+    if row.output == "probabilities":
+        notes.append("Probabilities come out.")
+    if row.layout == "nchw":
+        notes.append("Pixels go in as (batch, 3, height, width), as `cv2.dnn.blobFromImage` gives them.")
+    if row.batch is not None:
+        notes.append(f"It takes {row.batch:,} at a time, no other number.")
+    return notes
+
+
 def snippet(info: ModelInfo, row: ExportedModel) -> str:
     """Return a program that labels one image with an exported model."""
     height, width = info.image_size
@@ -149,5 +168,11 @@ def snippet(info: ModelInfo, row: ExportedModel) -> str:
     return SNIPPET.substitute(
         imports="\n".join(["import sys", "from pathlib import Path", "", *imports]),
         resizing=RESIZING[info.preparation.resize].format(height=height, width=width, background=info.background),
-        loading=Template(LOADING[row.format]).substitute(file=row.file),
+        loading=Template(LOADING[row.format]).substitute(
+            file=row.file,
+            output="logits" if row.output == "logits" else "scores",
+            transpose=".transpose(0, 3, 1, 2)" if row.layout == "nchw" else "",
+            repeated="" if row.batch in (None, 1) else f".repeat({row.batch}, axis=0)",
+        ),
+        softmax=SOFTMAX if row.output == "logits" else "",
     )

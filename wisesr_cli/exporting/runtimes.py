@@ -11,13 +11,15 @@ import numpy as np
 
 from wisesr_cli.engines.keras import numpy_logits
 from wisesr_cli.exporting.agreement import Numbers, Pixels, RunModel
-from wisesr_cli.exporting.conversion import INPUT
+from wisesr_cli.exporting.conversion import INPUT, PLAIN, Form
 from wisesr_cli.machine import keras_start
 from wisesr_cli.model_files.architecture import objects_in
 from wisesr_cli.model_files.archive import read_config
 
+SMALLEST = np.finfo(np.float32).tiny  # of a probability whose logarithm is taken
 
-def open_keras(path: Path) -> RunModel:
+
+def open_keras(path: Path, form: Form = PLAIN) -> RunModel:
     """Return a runner for a `.keras` file of stock layers; `ValueError` if it has other layers."""
     import keras
 
@@ -29,7 +31,7 @@ def open_keras(path: Path) -> RunModel:
     return lambda pixels: numpy_logits(model, pixels)
 
 
-def open_onnx(path: Path) -> RunModel:
+def open_onnx(path: Path, form: Form = PLAIN) -> RunModel:
     """Return what runs an ONNX file: ONNX Runtime, on the CPU."""
     import onnxruntime
 
@@ -37,33 +39,52 @@ def open_onnx(path: Path) -> RunModel:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(pixels: Pixels) -> Numbers:
-        logits: Numbers = session.run(None, {INPUT: pixels.astype(np.float32)})[0]
+        given = pixels if form.layout == "nhwc" else pixels.transpose(0, 3, 1, 2)
+        logits: Numbers = session.run(None, {INPUT: given.astype(np.float32)})[0]
         return logits
 
     return run
 
 
-def open_litert(path: Path) -> RunModel:
-    """Return what runs a LiteRT file: ai-edge-litert, a batch at a time."""
+def open_litert(path: Path, form: Form = PLAIN) -> RunModel:
+    """Return what runs a LiteRT file: ai-edge-litert, a batch at a time, or as many images as it is made for.
+
+    Of probabilities it gives the logarithms, which are logits, too.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     with keras_start.quiet_stderr():
         interpreter = Interpreter(model_path=str(path))
         (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
 
-    def run(pixels: Pixels) -> Numbers:
-        interpreter.resize_tensor_input(given["index"], pixels.shape)
-        with keras_start.quiet_stderr():
-            interpreter.allocate_tensors()
+    def scores_of(pixels: Pixels) -> Numbers:
         interpreter.set_tensor(given["index"], pixels.astype(np.float32))
         interpreter.invoke()
-        logits: Numbers = interpreter.get_tensor(wanted["index"])
-        return logits
+        scores: Numbers = interpreter.get_tensor(wanted["index"])
+        return scores if form.output == "logits" else np.log(np.maximum(scores, SMALLEST))
 
-    return run
+    def allocate() -> None:
+        with keras_start.quiet_stderr():
+            interpreter.allocate_tensors()
+
+    def run(pixels: Pixels) -> Numbers:
+        interpreter.resize_tensor_input(given["index"], pixels.shape)
+        allocate()
+        return scores_of(pixels)
+
+    def run_in_parts(pixels: Pixels) -> Numbers:
+        size = form.batch or 1
+        rows = np.arange(-(-len(pixels) // size) * size) % len(pixels)
+        parts = [scores_of(pixels[rows[start : start + size]]) for start in range(0, len(rows), size)]
+        return np.concatenate(parts)[: len(pixels)]
+
+    if form.batch is None:
+        return run
+    allocate()
+    return run_in_parts
 
 
-def open_saved_model(path: Path) -> RunModel:
+def open_saved_model(path: Path, form: Form = PLAIN) -> RunModel:
     """Return what runs a SavedModel: TensorFlow, which is given the pixels as float32 and as uint8 by turns."""
     with keras_start.quiet_stderr():
         model = keras_start.load_tensorflow().saved_model.load(str(path))

@@ -28,7 +28,8 @@ def export_grid(exports: Exports) -> Grid:
 
 def _cells(row: ExportedModel) -> tuple[str, ...]:
     name = row.format if row.quantize is None else f"{row.format}, {row.quantize}"
-    differences = f"{row.max_probability_difference:.1e}", f"{row.max_logit_difference:.1e}"
+    of_logits = "-" if row.max_logit_difference is None else f"{row.max_logit_difference:.1e}"
+    differences = f"{row.max_probability_difference:.1e}", of_logits
     return name, row.file, f"{row.bytes / 1e6:,.2f}", *differences, percent(row.top1_agreement)
 
 

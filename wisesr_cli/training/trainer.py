@@ -24,9 +24,9 @@ from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import replacing
 from wisesr_cli.machine.keras_start import Device
 from wisesr_cli.machine.threads import worker_count
-from wisesr_cli.model_files.archive import append_model_info
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.model_files.loading import copy_weights, use_statistics
+from wisesr_cli.model_files.saving import save_model
 from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.build import Classifier, build_classifier
 from wisesr_cli.models.image_sizes import naming_size
@@ -350,8 +350,7 @@ class Trainer:
             versions=keras_start.package_versions(),
         )
         with replacing(path) as temporary, as_on_one_device(self.float32_classifier.model):
-            self.float32_classifier.model.save(temporary)
-            append_model_info(temporary, info)
+            save_model(self.float32_classifier.model, temporary, info)
 
     def circumstances(self) -> Circumstances:
         """Return what must be unchanged to resume."""

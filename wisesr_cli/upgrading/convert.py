@@ -24,9 +24,10 @@ from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import replacing
 from wisesr_cli.machine.keras_start import Device
-from wisesr_cli.model_files.archive import CheckedModel, append_model_info, check_model
+from wisesr_cli.model_files.archive import CheckedModel, check_model
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.model_files.loading import load_model
+from wisesr_cli.model_files.saving import save_model
 from wisesr_cli.models.backbones import FROM_WEIGHTS, Preprocessing, preprocess
 from wisesr_cli.models.build import assemble, notes_about
 from wisesr_cli.models.heads import CLASSIFIER_LAYER
@@ -225,8 +226,7 @@ def write_model(found: Upgraded, config: Config, path: Path) -> None:
         versions=keras_start.package_versions(),
     )
     with replacing(path) as temporary:
-        model.save(temporary)
-        append_model_info(temporary, info)
+        save_model(model, temporary, info)
 
 
 def compare(found: Upgraded, path: Path, images: Images, images_name: str, listener: Listener) -> Upgrade:

@@ -1,0 +1,81 @@
+"""Saves models as `.keras` archives that earlier releases of Keras load, too.
+
+Keras writes every constructor argument of a layer, and refuses one that it does not know: each release that adds an
+argument makes files that the release before cannot load, though the argument has its default.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import shutil
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from wisesr_cli.machine import keras_start
+from wisesr_cli.model_files.architecture import objects_in
+from wisesr_cli.model_files.archive import CONFIG, append_model_info
+from wisesr_cli.model_files.info import ModelInfo
+
+OLDEST_KERAS = "3.4"  # loads models of Keras' own layers; 3.3 writes and expects their inputs in another form
+_PLAIN = (type(None), bool, int, float, str)
+_READ_WHOLE = ("Rescaling",)  # Keras builds them of a config only if every argument is in it
+
+
+def save_model(model: Any, path: Path, info: ModelInfo | None = None) -> None:
+    """Write a model as a `.keras` archive without arguments at their defaults, and with its record if there is one.
+
+    On JAX, Keras loads TensorFlow to save, which is not quiet. Raises `OSError`.
+    """
+    whole = path.with_name(f"{path.stem}-whole.keras")
+    try:
+        with keras_start.quiet_stderr():
+            model.save(whole)
+        with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+            for member in source.infolist():
+                if member.filename == CONFIG:
+                    target.writestr(CONFIG, _short_config(source.read(member)))
+                    continue
+                with source.open(member) as content, target.open(member.filename, "w", force_zip64=True) as copy:
+                    shutil.copyfileobj(content, copy, 1 << 20)
+    finally:
+        whole.unlink(missing_ok=True)
+    if info is not None:
+        append_model_info(path, info)
+
+
+def _short_config(text: bytes) -> str:
+    """Return the text of a `config.json` without the arguments of Keras' objects that have their defaults."""
+    config = json.loads(text)
+    for part in objects_in(config):
+        module, name, options = part.get("module"), part.get("class_name"), part.get("config")
+        if isinstance(module, str) and module.partition(".")[0] == "keras" and isinstance(options, dict):
+            part["config"] = _short_options(getattr(importlib.import_module(module), str(name), None), options)
+    return json.dumps(config)
+
+
+def _short_options(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of an object without its defaults."""
+    if not isinstance(kind, type) or kind.__name__ in _READ_WHOLE:
+        return options
+    defaults = _defaults(kind)
+    return {
+        name: value
+        for name, value in options.items()
+        if not (name in defaults and type(value) is type(defaults[name]) and value == defaults[name])
+    }
+
+
+@lru_cache
+def _defaults(kind: type[Any]) -> dict[str, Any]:
+    """Return the plain defaults of a class's constructor arguments, those of the classes it extends included."""
+    found: dict[str, Any] = {}
+    for part in reversed(kind.__mro__):
+        if "__init__" in vars(part):
+            for parameter in inspect.signature(vars(part)["__init__"]).parameters.values():
+                if type(parameter.default) in _PLAIN:
+                    found[parameter.name] = parameter.default
+    return found
