@@ -28,6 +28,7 @@ from wisesr_cli.images.supported import SUFFIXES
 from wisesr_cli.text import visible
 
 RUN = 4096  # names held uncompressed
+_WINDOW = 10  # bits; each of the runs that are read at once takes its window's bytes
 
 
 def sorted_names(names: Iterable[str]) -> Iterator[str]:
@@ -38,13 +39,13 @@ def sorted_names(names: Iterable[str]) -> Iterator[str]:
     rest = iter(names)
     runs = []
     while run := sorted(islice(rest, RUN)):
-        runs.append(zlib.compress("\0".join(run).encode("utf-8", "surrogatepass"), 1))
+        runs.append(zlib.compress("\0".join(run).encode("utf-8", "surrogatepass"), 1, _WINDOW))
     return heapq.merge(*map(_unpacked, runs))
 
 
 def _unpacked(run: bytes) -> Iterator[str]:
     """Yield the names of a run one by one, because merging opens all runs at once."""
-    decompressor = zlib.decompressobj()
+    decompressor = zlib.decompressobj(_WINDOW)
     rest = b""
     while not decompressor.eof:
         *whole, rest = (rest + decompressor.decompress(run, 512)).split(b"\0")
@@ -219,7 +220,8 @@ class _Hashes:
             return False
         self._recent.add(digest)
         if len(self._recent) == RUN:
-            self._known = np.union1d(self._known, np.fromiter(self._recent, np.uint64))
+            added = np.sort(np.fromiter(self._recent, np.uint64))
+            self._known = np.insert(self._known, np.searchsorted(self._known, added), added)  # `union1d`: three copies
             self._recent = set()
         return True
 

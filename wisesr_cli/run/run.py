@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, get_args
 
-from wisesr_cli.errors import ConfigError, RunError
+from wisesr_cli.errors import ConfigError, DataError, RunError
 from wisesr_cli.machine.files import naming, remove, write_text
 from wisesr_cli.machine.locks import Lock
 from wisesr_cli.model_files.info import BEST
@@ -112,6 +112,10 @@ class Run:
         except ConfigError as error:
             raise RunError(
                 f"{first_line(error)}; the run's own config is damaged: put it back, or train anew"
+            ) from None
+        except DataError:
+            raise RunError(
+                f"{visible(self.config_path)}: the run's own config is missing: put it back, or train anew"
             ) from None
 
     def write_start(
