@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,8 +15,10 @@ from wisesr_cli.config.schedules import (
     ConstantOptions,
     CosineOptions,
     ExponentialOptions,
+    PlateauOptions,
     ScheduleOptions,
     learning_rates,
+    plateau_factor,
 )
 
 
@@ -101,3 +105,31 @@ def test_every_row_gives_a_finite_rate_per_step_never_above_the_base(name: str) 
     assert (found > 0).all()
     assert (found <= 0.5).all()
     assert SCHEDULES[name].options.model_fields["name"].default == name
+
+
+@given(
+    st.lists(st.floats(0, 3, width=32), max_size=30),
+    st.builds(
+        PlateauOptions,
+        factor=st.sampled_from([0.1, 0.5, 0.9]),
+        patience=st.integers(1, 4),
+        min_delta=st.sampled_from([0.0, 0.25]),
+        cooldown=st.integers(0, 3),
+        min_learning_rate=st.sampled_from([0.0, 0.02, 5.0]),
+        monitor=st.sampled_from(["val_loss", "val_top1_accuracy"]),
+    ),
+)
+def test_plateaus_are_those_of_keras(values: list[float], options: PlateauOptions) -> None:
+    mode = "max" if options.monitor.endswith("accuracy") else "min"
+    given = {"factor": options.factor, "patience": options.patience, "min_delta": options.min_delta}
+    callback = keras.callbacks.ReduceLROnPlateau(
+        options.monitor, mode=mode, cooldown=options.cooldown, min_lr=options.min_learning_rate, **given
+    )
+    optimizer = SimpleNamespace(learning_rate=0.1)
+    callback.set_model(SimpleNamespace(optimizer=optimizer))
+    callback.on_train_begin()
+    for epoch, value in enumerate(values):
+        callback.on_epoch_end(epoch, {options.monitor: value})
+        assert 0.1 * plateau_factor(options, 0.1, values[: epoch + 1]) == pytest.approx(
+            float(optimizer.learning_rate), rel=1e-5
+        )

@@ -68,6 +68,7 @@ train:
   augmented_views: 4          # augmented versions of an image of which feature maps are kept, shown in turns
   class_weights: none         # none | balanced | {class: weight}
   label_smoothing: 0.0
+  gradient_clip_norm: null
   early_stopping: null        # {monitor: val_loss, patience: 10}
   best_by: top1_accuracy      # on validation; ties by lower loss; the last epoch when there is no validation
   precision: float32

@@ -25,7 +25,11 @@ EVERYTHING_RANDOM = {
     "train.label_smoothing": 0.1,
     "train.class_weights": {"a": 2.0},
     "train.early_stopping": {"monitor": "val_loss", "patience": 20},
-    "train.phases": [{"epochs": 2, "freeze": "backbone"}, {"epochs": 3, "learning_rate": 1e-3}],
+    "train.gradient_clip_norm": 1.0,
+    "train.phases": [
+        {"epochs": 2, "freeze": "backbone"},
+        {"epochs": 3, "learning_rate": 1e-3, "schedule": {"name": "plateau", "patience": 1, "min_delta": 100.0}},
+    ],
     "train.epochs": 5,
 }
 

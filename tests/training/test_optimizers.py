@@ -51,6 +51,22 @@ def test_an_optimizer_gives_bit_by_bit_what_that_of_keras_gives(name: str) -> No
         np.testing.assert_array_equal(found[name], value)
 
 
+@pytest.mark.parametrize("norm", [0.5, 100.0])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_gradients_are_clipped_by_their_norm_together_as_keras_does(name: str, norm: float) -> None:
+    ours, keras_own, options = OPTIMIZERS[name]
+    gradients = list(np.random.default_rng(0).standard_normal((3, 7)).astype("float32"))
+    schedule = StepSchedule([0.1])
+    clipping = ours(schedule, **options)
+    clipping.clip_norm = norm
+    found = trained_for_three_steps(clipping, gradients)
+    expected = trained_for_three_steps(keras_own(schedule, global_clipnorm=norm, **options), gradients)
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-6)
+    whole = trained_for_three_steps(ours(schedule, **options), gradients)
+    assert (norm == 100.0) == all(np.array_equal(found[key], whole[key]) for key in whole)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_looks_the_learning_rate_up_once_for_all_variables(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -167,6 +167,22 @@ def test_early_stopping_ends_a_training(images: Path, tmp_path: Path) -> None:
     assert train_on(images, tmp_path, {"train.epochs": 9, "train.early_stopping": stopping}, resume=True).finished
 
 
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_the_learning_rate_falls_on_a_plateau_and_training_goes_on(
+    images: Path, tmp_path: Path, precision: str
+) -> None:
+    schedule = {"name": "plateau", "monitor": "loss", "factor": 0.5, "patience": 1, "min_delta": 100.0, "cooldown": 1}
+    settings = {"train.schedule": schedule, "train.optimizer": {"name": "sgd", "learning_rate": 0.1}}
+    try:
+        result = train_on(images, tmp_path, {"train.epochs": 5, "train.precision": precision, **settings})
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert [row.learning_rate for row in result.history] == pytest.approx([0.1, 0.1, 0.05, 0.025, 0.0125])
+    arrays = read_state(tmp_path / "run" / "state").group("optimizer")
+    [factor] = [value for name, value in arrays.items() if "learning_rate_factor" in name]
+    assert factor == pytest.approx(0.125)
+
+
 def test_weights_that_are_not_finite_are_never_the_best_model(tmp_path: Path) -> None:
     def spoiled(self: Trainer) -> bool:
         return len(self.progress.history) == 0  # as if the last step of epoch 2 had spoilt them

@@ -7,7 +7,8 @@ evaluates it once per step, and training looks the numbers up, so every backend 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:  # reporting a typo in a config would take a third longer with
     from numpy.typing import NDArray
 
     Floats: TypeAlias = NDArray[np.float64]
+
+
+Monitor = Literal["val_loss", "val_top1_accuracy", "loss", "top1_accuracy"]
 
 
 class ScheduleOptions(Options):
@@ -58,7 +62,44 @@ class ExponentialOptions(ScheduleOptions):
     """Whether the factor comes in steps rather than continuously."""
 
 
-def constant(epochs: Floats, total_epochs: float, options: ConstantOptions) -> Floats:
+class PlateauOptions(ScheduleOptions):
+    """A factor whenever a value has not got better for some epochs, as Keras' ReduceLROnPlateau."""
+
+    name: Literal["plateau"] = "plateau"
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    """Epochs over which the learning rate rises linearly from near zero."""
+    monitor: Monitor = "val_loss"
+    """What must get better."""
+    factor: float = Field(default=0.1, gt=0, lt=1)
+    """Factor of the learning rate after every plateau."""
+    patience: int = Field(default=5, ge=1)
+    """Epochs without a better value that are a plateau."""
+    min_delta: float = Field(default=0.0001, ge=0)
+    """How much better a value must be to count."""
+    cooldown: int = Field(default=0, ge=0)
+    """Epochs after a decay that are not counted."""
+    min_learning_rate: float = Field(default=0.0, ge=0)
+    """Below it the learning rate does not fall."""
+
+
+def plateau_factor(options: PlateauOptions, base: float, values: Iterable[float]) -> float:
+    """Return the factor of the learning rate `base` after epochs with these values of `options.monitor`."""
+    gains = (value if options.monitor.endswith("accuracy") else -value for value in values)
+    least = min(1.0, options.min_learning_rate / base)
+    best, factor, wait, cooldown = -math.inf, 1.0, 0, 0
+    for gain in gains:
+        if cooldown:
+            cooldown, wait = cooldown - 1, 0
+        if gain > best + options.min_delta:
+            best, wait = gain, 0
+        elif not cooldown:
+            wait += 1
+            if wait >= options.patience:
+                factor, cooldown, wait = max(factor * options.factor, least), options.cooldown, 0
+    return factor
+
+
+def constant(epochs: Floats, total_epochs: float, options: ScheduleOptions) -> Floats:
     """Return 1 everywhere."""
     import numpy as np
 
@@ -111,4 +152,5 @@ SCHEDULES: dict[str, Schedule] = {
     "constant": Schedule(ConstantOptions, constant),
     "cosine": Schedule(CosineOptions, cosine),
     "exponential": Schedule(ExponentialOptions, exponential),
+    "plateau": Schedule(PlateauOptions, constant),  # what `plateau_factor` gives is set epoch by epoch
 }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from wisesr_cli.config.schedules import SCHEDULES, CosineOptions, ScheduleOptions
+from wisesr_cli.config.schedules import SCHEDULES, CosineOptions, Monitor, ScheduleOptions
 from wisesr_cli.models.heads import HEADS, HeadOptions
 from wisesr_cli.settings import ImageSize, Options, kind_of, one_of
 
@@ -179,7 +179,7 @@ class PhaseConfig(Options):
 class EarlyStoppingConfig(Options):
     """When to stop before the last epoch."""
 
-    monitor: Literal["val_loss", "val_top1_accuracy", "loss", "top1_accuracy"] = "val_loss"
+    monitor: Monitor = "val_loss"
     """What must get better."""
     patience: int = Field(default=10, ge=1)
     """Epochs without a better value before training stops."""
@@ -200,7 +200,9 @@ class TrainConfig(Options):
     optimizer: AnyOptimizer = Field(default=AdamWOptions())
     """sgd (momentum: 0.9), adam or adamw."""
     schedule: AnySchedule = Field(default=CosineOptions())
-    """constant, cosine, or exponential (decay_rate, decay_epochs, staircase)."""
+    """constant, cosine, exponential (decay_rate, decay_epochs, staircase), or plateau (monitor, factor, patience)."""
+    gradient_clip_norm: float | None = Field(default=None, gt=0)
+    """Largest norm of all gradients of a step together; larger ones are scaled down; null leaves them."""
     phases: Annotated[list[PhaseConfig], Field(min_length=1, max_length=20)] | None = None
     """Stretches of epochs, for instance [{epochs: 5, freeze: backbone}, {epochs: 20, learning_rate: 1e-4}]."""
     feature_cache: Literal["auto", "none"] = "auto"

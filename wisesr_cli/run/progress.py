@@ -24,7 +24,12 @@ PLACES = ("data.dir", "data.train_dir", "data.validation_dir", "data.test_dir", 
 _FREE_SECTION = "distribute."  # other devices and processes cause a warning
 # What earlier versions did, whose states do not have these settings.
 _ADDED = {"data.value_range": "full", "data.color": "as_is"}
-_NEWER = ("train.feature_cache", "train.augmented_views", "data.manifest")  # earlier states do not have them
+_NEWER = (
+    "train.feature_cache",
+    "train.augmented_views",
+    "train.gradient_clip_norm",
+    "data.manifest",
+)  # earlier states do not have them
 _LAST_PHASE = "train.phases"
 
 Text = InstanceOf[str]  # class names may come from file names that are not UTF-8, which pydantic's own check refuses

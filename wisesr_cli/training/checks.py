@@ -194,13 +194,20 @@ def _class_weights(config: Config, index: DatasetIndex) -> None:
         )
 
 
-def _early_stopping(config: Config, index: DatasetIndex) -> None:
-    stopping = config.train.early_stopping
-    if stopping is not None and stopping.monitor.startswith("val_") and "validation" not in index.splits:
-        raise ConfigError(
-            f"train.early_stopping.monitor is {stopping.monitor}, but there is no validation split; allowed here: "
-            "loss, top1_accuracy"
-        )
+def _monitors(config: Config, index: DatasetIndex) -> None:
+    """Raise a `ConfigError` where a value is watched that there is no validation split for."""
+    schedules = {f"train.phases.{number}.schedule": phase.schedule for number, phase in enumerate(config.phases)}
+    watching = {
+        "train.early_stopping": config.train.early_stopping,
+        "train.schedule": config.train.schedule,
+        **schedules,
+    }
+    for key, options in watching.items():
+        monitor = getattr(options, "monitor", "")
+        if monitor.startswith("val_") and "validation" not in index.splits:
+            raise ConfigError(
+                f"{key}.monitor is {monitor}, but there is no validation split; allowed here: loss, top1_accuracy"
+            )
 
 
 def _warmup(config: Config) -> None:
@@ -224,5 +231,5 @@ SETTINGS: dict[str, Callable[[Config], None]] = {
 }
 SETTINGS_WITH_DATA: dict[str, Callable[[Config, DatasetIndex], None]] = {
     "class-weights": _class_weights,
-    "early-stopping": _early_stopping,
+    "monitors": _monitors,
 }

@@ -81,6 +81,9 @@ class EpochKeeper(keras.callbacks.Callback):
         if features is not None and not features.has(epoch):
             with self.paused(), self.limits.stop.at_once():
                 features.compute(epoch, self.listener)
+        self.trainer.slow_down(
+            self.trainer.config.phases[self.phase - 1], self.trainer.progress.history[self.first_epoch_of_phase :]
+        )
         self.trainer.begin_epoch(epoch)
         self.epoch_started = time.monotonic()
         self.label = f"epoch {epoch + 1}/{self.trainer.config.train.epochs}"

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from wisesr_cli.config.schedules import learning_rates
+from wisesr_cli.config.schedules import PlateauOptions, learning_rates
 from wisesr_cli.config.schema import Config
 from wisesr_cli.config.training import PhaseConfig, SgdOptions
 from wisesr_cli.training.devices.mirrored import summed
@@ -49,6 +49,10 @@ class _Row:
 class _Optimizer(keras.optimizers.Optimizer):
     """Updates all variables at once; they are float32 in every numeric precision."""
 
+    clip_norm: float | None = None  # of all gradients together
+    has_factor = False  # whether the learning rate has a factor that `set_factor` changes
+    factor: Any = None
+
     def __init__(self, schedule: StepSchedule, kept: list[str], weight_decay: float | None) -> None:
         super().__init__(schedule, weight_decay=weight_decay)
         self.schedule, self.kept = schedule, kept
@@ -58,20 +62,33 @@ class _Optimizer(keras.optimizers.Optimizer):
         super().build(variables)
         made = self.add_optimizer_variables(variables, list(self.kept))
         self.rows = [_Row(variable, kept) for variable, *kept in zip(variables, *made, strict=True)]
+        if self.has_factor:
+            self.factor = self.add_variable((), initializer="ones", dtype="float32", name="learning_rate_factor")
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Apply the gradients of the variables that the optimizer was built for."""
         if not self.built:
             self.build(list(trainable_variables))
         rate = ops.cast(self.learning_rate, "float32")
+        if self.factor is not None:
+            rate = rate * self.factor.value
         if self.weight_decay is not None:
             decay = ops.cast(self.weight_decay, "float32")
             for row in self.rows:
                 self.assign_sub(row.variable, row.variable.value * decay * rate)
-        self.update(summed(grads), rate)
+        self.update(self._clipped(summed(grads)), rate)
         for variable in (row.variable for row in self.rows if row.variable.constraint is not None):
             variable.assign(variable.constraint(variable))
         self.iterations.assign_add(1)
+
+    def _clipped(self, gradients: Any) -> Any:
+        """Return gradients whose norm together is at most `clip_norm`, as those of Keras' `global_clipnorm`."""
+        if self.clip_norm is None:
+            return gradients
+        squares = [ops.sum(ops.square(ops.cast(gradient, "float32"))) for gradient in gradients]
+        norm = ops.sqrt(sum(squares[1:], squares[0]))
+        scale = self.clip_norm / ops.maximum(norm, self.clip_norm)
+        return [gradient * ops.cast(scale, gradient.dtype) for gradient in gradients]
 
 
 class SGD(_Optimizer):
@@ -125,10 +142,10 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
 
 def build_optimizer(config: Config, phase: PhaseConfig, steps_per_epoch: int) -> Any:
     """Return a new optimizer for a phase, with its learning-rate schedule; in float16, with loss scaling."""
-    options = config.train.optimizer
+    options, plan = config.train.optimizer, phase.schedule or config.train.schedule
     rates = learning_rates(
         phase.learning_rate or options.learning_rate,
-        phase.schedule or config.train.schedule,
+        plan,
         total_epochs=phase.epochs,
         steps_per_epoch=steps_per_epoch,
     )
@@ -137,5 +154,6 @@ def build_optimizer(config: Config, phase: PhaseConfig, steps_per_epoch: int) ->
         optimizer: _Optimizer = SGD(schedule, momentum=options.momentum, weight_decay=decay)
     else:
         optimizer = (AdamW if options.name == "adamw" else Adam)(schedule, weight_decay=decay)
+    optimizer.clip_norm, optimizer.has_factor = config.train.gradient_clip_norm, isinstance(plan, PlateauOptions)
     is_scaled = config.train.precision == "mixed_float16"
     return LossScale(optimizer, name="loss_scale_optimizer") if is_scaled else optimizer

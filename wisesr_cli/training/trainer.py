@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from wisesr_cli.config.schedules import PlateauOptions, plateau_factor
 from wisesr_cli.config.schema import Config
 from wisesr_cli.config.training import PhaseConfig
 from wisesr_cli.data.pixels import epoch_order
@@ -33,6 +35,7 @@ from wisesr_cli.models.image_sizes import naming_size
 from wisesr_cli.models.other_size import at_size, check_size
 from wisesr_cli.models.scaling import Scaling
 from wisesr_cli.models.settings import ModelConfig
+from wisesr_cli.results import EpochResult
 from wisesr_cli.run.progress import Circumstances, Progress, config_for_comparison
 from wisesr_cli.run.state import write_state
 from wisesr_cli.training.augmentation import seed_states, seed_variables
@@ -105,6 +108,7 @@ class Trainer:
                         check_size(self.classifier.model, phase.image_size)
         self.whole = self.model = self._with_augmentation()
         self.features: FrozenFeatures | None = None
+        self.rate_factor = 1.0  # of the learning rate, after plateaus
         self.progress = Progress(planned_epochs=config.train.epochs)
 
     def _build(self, model: ModelConfig, scaling: Scaling | None) -> Classifier:
@@ -192,7 +196,7 @@ class Trainer:
     def begin_phase(self, phase: PhaseConfig, features: FrozenFeatures | None = None) -> None:
         """Recompile with a new optimizer and the layers of the phase frozen; with `features`, the head on them."""
         freeze_layers(self.classifier.backbone, phase, is_loaded=self.classifier.loaded_tensors is not None)
-        self.features = features
+        self.features, self.rate_factor = features, 1.0
         self.whole = self._with_augmentation(phase)
         self.model = self.whole if features is None else self.classifier.head
         if features is not None:
@@ -227,6 +231,20 @@ class Trainer:
         self.model.compute_loss(None, targets, targets, None)
         self.model.compute_metrics(None, targets, targets, None)
         self.model.reset_metrics()
+
+    @property
+    def _own_optimizer(self) -> Any:
+        """The optimizer without loss scaling."""
+        return getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+
+    def slow_down(self, phase: PhaseConfig, rows: Iterable[EpochResult]) -> None:
+        """Set the learning rate of the next epoch where it depends on the earlier ones of the phase."""
+        schedule = phase.schedule or self.config.train.schedule
+        if isinstance(schedule, PlateauOptions):
+            base = phase.learning_rate or self.config.train.optimizer.learning_rate
+            values = [getattr(row, schedule.monitor) for row in rows]
+            self.rate_factor = plateau_factor(schedule, base, values)
+            self._own_optimizer.factor.assign(self.rate_factor)
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the order of the examples and all random state of an epoch from (seed, epoch) alone."""
@@ -302,8 +320,8 @@ class Trainer:
 
     def learning_rate(self, epoch_in_phase: int) -> float:
         """Return the learning rate of the last step of an epoch of the current phase, from 0."""
-        rates = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer).schedule.rates
-        return float(rates[min(len(rates), (epoch_in_phase + 1) * self.steps_per_epoch) - 1])
+        rates = self._own_optimizer.schedule.rates
+        return float(rates[min(len(rates), (epoch_in_phase + 1) * self.steps_per_epoch) - 1]) * self.rate_factor
 
     def arrays(self) -> dict[str, Arrays]:
         """Return all weights, all optimizer variables, and the random state of the next epoch."""
