@@ -14,7 +14,8 @@ from wisesr_cli.results import EpochResult
 class TrainingPlan:
     """The plan of a training: its data, its model, its device, and warnings.
 
-    `head_start` describes the origin of the head's weights, or why saved ones were not used; None: new ones.
+    `origin` says where the backbone's weights came from. `head_start` describes the origin of the head's weights, or
+    why saved ones were not used; None: new ones.
     `scaling` says how pixels are scaled, and how that is known; `trained` what every phase trains.
     """
 
@@ -32,6 +33,7 @@ class TrainingPlan:
     epochs: int
     steps_per_epoch: int
     warnings: tuple[str, ...]
+    origin: str = ""
     head_start: str | None = None
     scaling: str = ""
     trained: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """How far a JPEG decoded at a fraction of its size is from the whole one, resized: on line patterns, and on photos.
 
-    python -m benchmarks.pixels.scaled_decoding [FOLDER_OF_PHOTOS]
+    python -m benchmarks.pixels.scaled_decoding [FOLDER_OF_PHOTOS]   # --quick is the same
 
 Means over an image of the absolute difference, of 255.
 """
@@ -54,8 +54,8 @@ def main() -> None:
             tried += 1
     print(f"{tried} line patterns decoded at a fraction; largest mean difference of 255, by period in pixels:")
     print(", ".join(f"{period:g}: {value:.1f}" for period, value in largest.items()))
-    if len(sys.argv) > 1:
-        photos = sorted(path for path in Path(sys.argv[1]).rglob("*") if path.suffix.lower() in {".jpg", ".jpeg"})
+    if folders := [argument for argument in sys.argv[1:] if argument != "--quick"]:
+        photos = sorted(path for path in Path(folders[0]).rglob("*") if path.suffix.lower() in {".jpg", ".jpeg"})
         photos = photos[:: max(1, len(photos) // MOST_PHOTOS)]
         found = []
         for path in photos:

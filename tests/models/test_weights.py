@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from wisesr_cli.models.build import build_classifier
 from wisesr_cli.models.heads import GapOptions, WiseOptions
 from wisesr_cli.models.released import RELEASES
 from wisesr_cli.models.settings import ModelConfig
-from wisesr_cli.models.weights import _copy_layer, load_backbone, load_start
+from wisesr_cli.models.stored_tensors import fill
+from wisesr_cli.models.weights import load_backbone, load_start
 
 REAL = os.environ.get("WISESR_TEST_WEIGHTS")
 SIZE = (32, 32)
@@ -63,8 +65,8 @@ def h5_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_no_source_gives_random_weights() -> None:
-    backbone, loaded = load_backbone("compact_small", SIZE, None)
-    assert loaded is None
+    backbone, source = load_backbone("compact_small", SIZE, None)
+    assert source is None
     assert backbone.name == "backbone"
 
 
@@ -82,8 +84,9 @@ def test_a_file_of_a_stock_application_is_loaded(tmp_path: Path, name: str, suff
     source, path = stock(name, top=top), tmp_path / f"stock.{suffix}"
     # The older format, .h5, is the one in which Keras publishes its weights.
     source.save_weights(path) if suffix == "weights.h5" else source.save(path)
-    backbone, loaded = load_backbone(name, SIZE, str(path))
-    assert loaded == len(backbone.weights) == len(source.weights) - (2 if top else 0)
+    backbone, origin = load_backbone(name, SIZE, str(path))
+    assert origin is not None
+    assert origin.used == len(backbone.weights) == len(source.weights) - (2 if top else 0)
     assert same_weights(backbone, source)
 
 
@@ -93,8 +96,9 @@ def test_a_run_directory_gives_the_backbone_of_its_best_model(tmp_path: Path) ->
     randomize(classifier.backbone)
     classifier.model.save(tmp_path / BEST)
     for source in (tmp_path, tmp_path / BEST):
-        backbone, loaded = load_backbone("compact_small", (48, 40), str(source))
-        assert loaded == len(backbone.weights) == 15
+        backbone, origin = load_backbone("compact_small", (48, 40), str(source))
+        assert origin is not None
+        assert origin.used == len(backbone.weights) == 15
         assert same_weights(backbone, classifier.backbone)
 
 
@@ -123,7 +127,9 @@ def test_a_missing_file_says_what_is_allowed(tmp_path: Path) -> None:
 
 
 def test_another_architecture_in_a_keras_file_names_both_layers(keras_file: Path) -> None:
-    with pytest.raises(RunError, match=r"stock\.keras: the layer 'Conv1' \(Conv2D .*does not fit .*'conv1_conv'"):
+    with pytest.raises(
+        RunError, match=r"stock\.keras: does not fit .* layer '\w+' of the backbone needs .*and the file has"
+    ):
         load_backbone("ResNet50", SIZE, str(keras_file))
 
 
@@ -131,7 +137,7 @@ def test_a_layer_of_another_shape_in_a_keras_file_is_named(tmp_path: Path) -> No
     keras.applications.MobileNetV2(
         alpha=0.35, include_top=False, weights=None, input_shape=(*SIZE, 3), name="thin"
     ).save(tmp_path / "thin.keras")
-    with pytest.raises(RunError, match=r"the layer 'Conv1' .*3, 3, 3, 16.*backbone's 'Conv1' .*3, 3, 3, 32"):
+    with pytest.raises(RunError, match=r"the layer 'bn_Conv1' .* tensor \(32,\), and the file has \(16,\)"):
         load_backbone(NAME, SIZE, str(tmp_path / "thin.keras"))
 
 
@@ -139,8 +145,10 @@ def test_a_keras_file_that_ends_too_early_names_the_first_layer_without_weights(
     whole = stock()
     keras.Model(whole.input, whole.get_layer("out_relu").input).save(tmp_path / "whole.keras")
     keras.Model(whole.input, whole.get_layer("Conv_1").input).save(tmp_path / "cut.keras")
-    assert load_backbone(NAME, SIZE, str(tmp_path / "whole.keras"))[1] == 260
-    with pytest.raises(RunError, match=r"has 102 layers .* has 104; the first one without any is 'Conv_1'"):
+    origin = load_backbone(NAME, SIZE, str(tmp_path / "whole.keras"))[1]
+    assert origin is not None
+    assert origin.used == 260
+    with pytest.raises(RunError, match=r"the layer 'Conv_1\w*' of the backbone needs .* and the file has none"):
         load_backbone(NAME, SIZE, str(tmp_path / "cut.keras"))
 
 
@@ -148,7 +156,7 @@ def test_a_keras_file_that_ends_too_early_names_the_first_layer_without_weights(
 def test_a_weights_file_of_another_architecture_is_refused(tmp_path: Path, suffix: str) -> None:
     other, path = stock("MobileNet"), tmp_path / f"other.{suffix}"
     other.save(path) if suffix == "h5" else other.save_weights(path)
-    with pytest.raises(RunError, match=r"model\.weights: .*other\..*h5: cannot be loaded: .*(conv|[Ll]ayer)"):
+    with pytest.raises(RunError, match=r"model\.weights: .*other\..*h5: does not fit the backbone: .*layer"):
         load_backbone(NAME, SIZE, str(path))
 
 
@@ -159,7 +167,7 @@ def test_a_tensor_of_another_shape_in_a_weights_file_names_the_layer(tmp_path: P
         name = next(group for group in file["layers"] if group == "conv2d_1")
         del file[f"layers/{name}/vars/0"]
         file[f"layers/{name}/vars/0"] = np.zeros((3, 3, 24, 47), "float32")
-    with pytest.raises(RunError, match=r"small\.weights\.h5: cannot be loaded: .*down_convolution"):
+    with pytest.raises(RunError, match=r"small\.weights\.h5: does not fit .*down_convolution"):
         load_backbone("compact_small", SIZE, str(path))
 
 
@@ -391,10 +399,76 @@ def test_a_source_that_holds_no_backbone_is_refused_with_what_to_do(keras_file: 
         build_classifier(config, image_size=SIZE, classes=3)
 
 
-def test_statistics_that_a_normalization_learned_are_computed_with_once_they_are_copied(tmp_path: Path) -> None:
-    learned, fresh = keras.layers.Normalization(), keras.layers.Normalization()
+@pytest.mark.parametrize("suffix", ["weights.h5", "h5"])
+def test_statistics_that_a_normalization_learned_are_computed_with_once_they_are_copied(
+    tmp_path: Path, suffix: str
+) -> None:
+    learned, fresh = (keras.layers.Normalization(name="norm") for _ in range(2))
     learned.adapt(np.random.default_rng(0).normal(7.0, 2.0, (50, 3)))
-    fresh.build((None, 3))
-    _copy_layer(fresh, learned, tmp_path)
+    origin, target = (keras.Sequential([keras.Input((3,)), layer]) for layer in (learned, fresh))
+    path = tmp_path / f"learned.{suffix}"
+    origin.save(path) if suffix == "h5" else origin.save_weights(path)
+    with path.open("rb") as file:
+        fill(target, file)
     values = np.full((1, 3), 5.0, "float32")
     np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(layer(values)) for layer in (fresh, learned)))
+
+
+def nested(base: Any) -> Any:
+    """A classifier as the guide to transfer learning builds it, with layers that wisesr does not let Keras build."""
+    pixels = keras.Input(base.input_shape[1:])
+    scaled = keras.layers.Rescaling(1 / 127.5, -1)(keras.layers.RandomFlip()(pixels))
+    vector = keras.layers.GlobalAveragePooling2D()(base(scaled))
+    return keras.Model(pixels, keras.layers.Dense(3)(keras.layers.Dropout(0.2)(vector)))
+
+
+def pooled(base: Any) -> Any:
+    return keras.Sequential([keras.Input(base.input_shape[1:]), base, keras.layers.Dense(3)])
+
+
+def flat(base: Any) -> Any:
+    hidden = keras.layers.Dense(7, activation="relu")(keras.layers.GlobalAveragePooling2D()(base.output))
+    return keras.Model(base.input, keras.layers.Dense(3)(hidden))
+
+
+@pytest.mark.parametrize("suffix", ["keras", "weights.h5", "h5"])
+@pytest.mark.parametrize("build", [nested, pooled, flat], ids=lambda build: build.__name__)
+@pytest.mark.parametrize("name", ["MobileNet", pytest.param("Xception", marks=pytest.mark.slow)])
+def test_a_backbone_is_found_in_a_whole_model_of_others(
+    tmp_path: Path, name: str, build: Callable[[Any], Any], suffix: str
+) -> None:
+    side = 71 if name == "Xception" else 32
+    base = getattr(keras.applications, name)(
+        include_top=False,
+        weights=None,
+        input_shape=(side, side, 3),
+        pooling="avg" if build is pooled else None,
+    )
+    randomize(base)
+    model, path = build(base), tmp_path / f"whole.{suffix}"
+    model.save_weights(path) if suffix == "weights.h5" else model.save(path)
+    backbone, source = load_backbone(name, (side, side), str(path))
+    assert same_weights(backbone, base)
+    assert source is not None
+    assert (source.used, source.stored) == (len(base.weights), len(model.weights) - len(states_of(model)))
+    said = source.described("whole")
+    assert said.startswith(f"{len(base.weights)} tensors of ")
+    assert said.endswith(f"in whole; {source.stored - source.used} others left out") or build is flat
+
+
+def states_of(model: Any) -> list[Any]:
+    """The seed states of a model's random layers, which are no weights of a backbone."""
+    return [weight for weight in model.weights if "seed" in weight.path]
+
+
+def test_two_parts_that_fit_equally_well_are_refused(tmp_path: Path) -> None:
+    shape = (*SIZE, 3)
+    bases = [keras.applications.MobileNet(shape, include_top=False, weights=None, name=name) for name in "ab"]
+    pixels = keras.Input((*SIZE, 3))
+    vectors = [keras.layers.GlobalAveragePooling2D()(base(pixels)) for base in bases]
+    model = keras.Model(pixels, keras.layers.concatenate(vectors))
+    model.save_weights(tmp_path / "two.weights.h5")
+    model.save(tmp_path / "two.h5")
+    for name in ("two.weights.h5", "two.h5"):
+        with pytest.raises(RunError, match=r"does not fit the backbone: \S+, \S+ fit equally well"):
+            load_backbone("MobileNet", SIZE, str(tmp_path / name))

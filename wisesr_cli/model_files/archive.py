@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from wisesr_cli.errors import MachineError, RunError, WisesrError
 from wisesr_cli.model_files.architecture import check_model_config
@@ -84,14 +84,25 @@ def check_model(path: Path) -> CheckedModel:
     return CheckedModel(path, identity, config, weights, members.get(MODEL_INFO))
 
 
-def check_weights_file(path: Path) -> CheckedModel | None:
-    """Check a weights file; return its content for a model (`.keras`), None for `.weights.h5` and `.h5`.
+def check_weights_file(path: Path, *, whole: bool = False) -> CheckedModel | None:
+    """Check a weights file; return the model in it, or None where only its tensors can be used.
 
-    Raises `RunError` when it is not safe to load.
+    That is so for `.weights.h5` and `.h5`, and for a `.keras` file that Keras is not let build; with `whole`, that is
+    an error. Raises `RunError` when it is not safe to load.
     """
     try:
         if path.suffix == ".keras":
-            return check_model(path)
+            try:
+                return check_model(path)
+            except RunError:
+                if whole:
+                    raise
+                with open_archive(path) as archive:
+                    if MODEL_INFO in archive.namelist():  # a model of wisesr that somebody changed
+                        raise
+                    assert archive.fp is not None
+                    check_weights_apart(archive.fp, WEIGHTS)
+                return None
         if path.suffix not in {".h5", ".hdf5"}:
             raise UnsafeFileError("neither a .keras nor a .h5 or .hdf5 file")
         with path.open("rb") as file:
@@ -103,6 +114,18 @@ def check_weights_file(path: Path) -> CheckedModel | None:
         raise RunError(f"model.weights: {visible(path)}: refused: {visible(error)}") from None
     except OSError as error:
         raise _reading_error(path, error) from None
+
+
+@contextmanager
+def tensors_in(path: Path) -> Iterator[IO[bytes]]:
+    """Open the HDF5 of a weights file that was checked, that of a `.keras` archive included."""
+    if path.suffix != ".keras":
+        with path.open("rb") as file:
+            yield file
+        return
+    with open_archive(path) as archive:
+        content = archive.read(WEIGHTS)
+    yield io.BytesIO(content)
 
 
 def read_config(path: Path) -> Any:

@@ -36,13 +36,14 @@ class Classifier:
     """A Keras model, how it scales pixels, and the origin of its weights.
 
     `loaded_tensors` counts the weights loaded into the backbone; None for random weights. `head_start` describes the
-    origin of the head's weights, or why saved ones were not used; None for new ones.
+    origin of the head's weights, or why saved ones were not used; None for new ones. `origin`: that of the backbone's.
     """
 
     model: Any
     scaling: Scaling
     loaded_tensors: int | None
     head_start: str | None = None
+    origin: str = ""
 
     @property
     def backbone(self) -> Any:
@@ -108,7 +109,8 @@ def build_classifier(
     if steps_per_epoch is not None:
         limit_momentum(start.backbone, steps_per_epoch)
     model = assemble(start.backbone, start.scaling.name, image_size, classes, config.head)
-    return Classifier(model, start.scaling, start.tensors, start.initialize_head(model, class_names, config.load_head))
+    head_start = start.initialize_head(model, class_names, config.load_head)
+    return Classifier(model, start.scaling, start.tensors, head_start, start.origin)
 
 
 def assemble(

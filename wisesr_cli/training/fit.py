@@ -349,6 +349,7 @@ def plan_of(trainer: Trainer, run: Run) -> TrainingPlan:
         image_size=config.data.image_size,
         backbone=config.model.backbone,
         loaded_tensors=classifier.loaded_tensors,
+        origin=classifier.origin,
         feature_map=classifier.feature_map,
         head=config.model.head.name,
         backbone_parameters=classifier.parameters - classifier.head_parameters,

@@ -21,7 +21,7 @@ def data_grid(plan: TrainingPlan) -> Grid:
 def model_grid(plan: TrainingPlan) -> Grid:
     """Return the model to be trained."""
     height, width, channels = plan.feature_map
-    loaded = "random" if plan.loaded_tensors is None else f"{plan.loaded_tensors:,} tensors loaded"
+    loaded = "random" if plan.loaded_tensors is None else plan.origin
     rows = (
         ("image size", f"{plan.image_size[0]}x{plan.image_size[1]}"),
         ("scaling of pixels", plan.scaling),
