@@ -7,6 +7,7 @@ finds in ordinary classifiers of others.
 
 from __future__ import annotations
 
+import inspect
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from wisesr_cli.machine import keras_start
 from wisesr_cli.model_files.loading import build_without_values
 from wisesr_cli.models.backbones import BACKBONES, Preprocessing, build_backbone, preprocess
 from wisesr_cli.models.heads import HEADS, build_head
+from wisesr_cli.models.rebuilding import AUGMENTATION
 
 Class = tuple[str | None, str, str | None]  # module, class, registered name
 
@@ -63,20 +65,23 @@ def classes_of_others() -> set[Class]:
     return set(build_without_values(lambda: list(classes_in(keras.saving.serialize_keras_object(_ordinary())))))
 
 
+def augmentation(name: str) -> Any:
+    """Return an augmentation layer, with a value for every argument that has no default."""
+    kind = getattr(keras.layers, name)
+    given = [
+        parameter for parameter in inspect.signature(kind).parameters.values() if parameter.default is parameter.empty
+    ]
+    named = (parameter.name for parameter in given if parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
+    return kind(**dict.fromkeys(named, 0.1))
+
+
 def _ordinary() -> Any:
     """Return a classifier with one of each."""
     layers, starts = keras.layers, keras.initializers
     pixels = keras.Input((SIZE, SIZE, 3))
     x = keras.applications.resnet50.preprocess_input(pixels) / 127.5 - 1.0
-    for change in (
-        layers.RandomFlip(),
-        layers.RandomRotation(0.1),
-        layers.RandomZoom(0.1),
-        layers.RandomTranslation(0.1, 0.1),
-        layers.RandomContrast(0.1),
-        layers.RandomBrightness(0.1),
-        layers.GaussianNoise(0.1),
-    ):
+    x = layers.Resizing(SIZE, SIZE)(x)
+    for change in (*(augmentation(name) for name in AUGMENTATION), layers.GaussianNoise(0.1)):
         x = change(x)
     for start in (starts.GlorotNormal(), starts.HeUniform(), starts.LecunNormal(), starts.LecunUniform()):
         x = layers.Conv2D(4, 3, kernel_initializer=start, kernel_regularizer=keras.regularizers.L2(1e-4))(x)
@@ -84,6 +89,10 @@ def _ordinary() -> Any:
         x = layers.Conv2D(4, 3, kernel_initializer=start, kernel_regularizer=keras.regularizers.L1(1e-4))(x)
     for activation in (layers.LeakyReLU(), layers.PReLU(shared_axes=[1, 2]), layers.ELU(), layers.Identity()):
         x = activation(x)
+    x = layers.GroupNormalization(2)(x)
+    for operation in (keras.ops.relu, keras.ops.relu6, keras.ops.silu, keras.ops.gelu, keras.ops.sigmoid):
+        x = operation(x)
+    x = keras.ops.mean(x, axis=(1, 2), keepdims=True) + x
     x = layers.Average()([layers.SpatialDropout2D(0.1)(x), layers.Maximum()([x, x])])
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.AlphaDropout(0.1)(layers.GaussianDropout(0.1)(x))

@@ -8,8 +8,11 @@ from typing import Any
 
 import keras
 import numpy as np
+from allowed_classes import augmentation
 from keras import layers
 from numpy.typing import NDArray
+
+from wisesr_cli.models.rebuilding import AUGMENTATION
 
 SIDE = (32, 24)  # height, width
 
@@ -66,6 +69,15 @@ def nested() -> Any:
     return randomize(keras.Sequential([keras.Input((*SIDE, 3)), layers.RandomFlip(), backbone, *tail]))
 
 
+def resizing() -> Any:
+    """Return one that takes images of any size, resizes and augments them."""
+    pixels = keras.Input((None, None, 3))
+    x = layers.Resizing(*SIDE)(pixels)
+    for name in AUGMENTATION:
+        x = augmentation(name)(x)
+    return randomize(keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(feature_map(x)))))
+
+
 ENDS: dict[str, Callable[[], Any]] = {
     "softmax": plain,
     "nested": nested,
@@ -96,6 +108,23 @@ ENDS: dict[str, Callable[[], Any]] = {
         )
     ),
     "one unit": lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(1, activation="sigmoid"))),
+    "mean as an operation": lambda: ending(lambda x: layers.Dense(3)(keras.ops.mean(x, axis=[1, 2]))),
+    "mean that keeps its axes": lambda: ending(
+        lambda x: layers.Flatten()(layers.Conv2D(3, 1)(keras.ops.mean(x, axis=(-3, -2), keepdims=True)))
+    ),
+    "operations and group norm": lambda: ending(
+        in_a_row(
+            layers.GroupNormalization(3),
+            keras.ops.relu,
+            keras.ops.silu,
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3),
+        )
+    ),
+    "1x1 convolution before the pooling": lambda: ending(
+        in_a_row(layers.Dropout(0.5), layers.Conv2D(4, 1), layers.GlobalAveragePooling2D(), layers.Softmax())
+    ),
+    "resizing and augmentation in front": resizing,
 }
 
 
@@ -145,7 +174,17 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a number": (
         lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(1))),
-        r"its one output has no sigmoid",
+        r"its one output has no sigmoid, and was not compiled with BinaryCrossentropy\(from_logits=True\)",
+    ),
+    "an activation before the pooling": (
+        lambda: ending(
+            in_a_row(layers.Conv2D(4, 1, activation="relu"), layers.GlobalAveragePooling2D(), layers.Softmax())
+        ),
+        r"behind the pooling stands no dense layer",
+    ),
+    "the mean of one axis": (
+        lambda: ending(lambda x: layers.Dense(3)(layers.Flatten()(keras.ops.mean(x, axis=1)))),
+        r"'mean.*' \(Mean\)|\(Flatten\)|is no global average pooling",
     ),
     "another end": (
         lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(3, activation="tanh", name="last"))),

@@ -15,18 +15,21 @@ _NAMES: dict[tuple[str | None, str | None], str] = {
         "RandomUniform TruncatedNormal VarianceScaling Zeros"
     ),
     ("keras.layers", None): (
-        "Activation Add AlphaDropout Average AveragePooling2D BatchNormalization Concatenate Conv2D "
+        "Activation Add AlphaDropout AugMix Average AveragePooling2D BatchNormalization Concatenate Conv2D "
         "Cropping2D Dense DepthwiseConv2D Dropout ELU Flatten GaussianDropout GaussianNoise "
-        "GlobalAveragePooling2D GlobalMaxPooling2D Identity InputLayer LayerNormalization LeakyReLU "
-        "MaxPooling2D Maximum Multiply Normalization PReLU RandomBrightness RandomContrast RandomFlip "
-        "RandomRotation RandomTranslation RandomZoom ReLU Rescaling Reshape SeparableConv2D Softmax "
-        "SpatialDropout2D ZeroPadding2D"
+        "GlobalAveragePooling2D GlobalMaxPooling2D GroupNormalization Identity InputLayer LayerNormalization "
+        "LeakyReLU MaxPooling2D Maximum Multiply Normalization PReLU RandAugment RandomBrightness "
+        "RandomColorDegeneration RandomColorJitter RandomContrast RandomElasticTransform RandomErasing "
+        "RandomFlip RandomGaussianBlur RandomGrayscale RandomHue RandomInvert RandomPerspective "
+        "RandomRotation RandomSaturation RandomSharpness RandomShear RandomTranslation RandomZoom ReLU "
+        "Rescaling Reshape Resizing SeparableConv2D Softmax SpatialDropout2D ZeroPadding2D"
     ),
     ("keras.regularizers", None): "L1 L1L2 L2",
     ("keras.src.applications.convnext", ""): "LayerScale",
     ("keras.src.applications.inception_resnet_v2", ""): "CustomScaleLayer",
     ("keras.src.models.functional", ""): "Functional",
-    ("keras.src.ops.numpy", ""): "Add GetItem Multiply Stack Subtract TrueDivide",
+    ("keras.src.ops.nn", ""): "Gelu Relu Relu6 Sigmoid Silu",
+    ("keras.src.ops.numpy", ""): "Add GetItem Mean Multiply Stack Subtract TrueDivide",
     ("wisesr_cli.layers", "wisesr>"): "PositionWeightedPooling2D TileAveragePooling2D",
 }
 

@@ -29,10 +29,12 @@ MOST: dict[str, int] = {
     "depth_multiplier": 16,
     "dilation_rate": 16,
     "grid_size": 1024,
+    "height": LARGEST_SIDE,  # of a Resizing
     "kernel_size": 128,
     "padding": 64,
     "pool_size": 128,
     "strides": 64,
+    "width": LARGEST_SIDE,
 }
 _ANY_NUMBER = frozenset({"seed", "shared_object_id"})
 _COMPUTED, _CONSTANT = "__keras_tensor__", "__tensor__"  # Keras' names for a layer's output, and for numbers in a call

@@ -16,7 +16,12 @@ from wisesr_cli.model_files.loading import copy_weights
 from wisesr_cli.text import counted, visible
 
 # Layers that change images only in training.
-AUGMENTATION = ("RandomBrightness", "RandomContrast", "RandomFlip", "RandomRotation", "RandomTranslation", "RandomZoom")
+AUGMENTATION = (
+    *("AugMix", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter"),
+    *("RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur"),
+    *("RandomGrayscale", "RandomHue", "RandomInvert", "RandomPerspective", "RandomRotation", "RandomSaturation"),
+    *("RandomSharpness", "RandomShear", "RandomTranslation", "RandomZoom"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Call:
 class Rebuilt:
     """The calls of a model in topological order. Copies have the weights of the originals.
 
-    `precisions` are the dtype policies of the originals; `left_out` names the augmentation, which is not copied;
+    `precisions` are the dtype policies of the originals; `left_out` names the augmentation, which is not copied, and
+    `resizing` what would resize images to the size that they have;
     `regularized` tells whether any original had a regularizer, which the copies lack; `frozen` names the copies of
     layers that were not trainable, which the copies are.
     """
@@ -46,6 +52,7 @@ class Rebuilt:
     calls: list[Call] = field(default_factory=list)
     precisions: set[str] = field(default_factory=set)
     left_out: list[str] = field(default_factory=list)
+    resizing: list[str] = field(default_factory=list)
     regularized: bool = False
     frozen: list[str] = field(default_factory=list)
     output: Any = None
@@ -72,6 +79,9 @@ class Rebuilt:
                 self._last = self.run(layer, inputs[0], precision)
             elif type(layer).__name__ in AUGMENTATION:
                 self.left_out.append(layer.name)
+                self._last = inputs[0]
+            elif type(layer).__name__ == "Resizing" and (layer.height, layer.width) == tuple(inputs[0].shape[1:3]):
+                self.resizing.append(layer.name)  # it does nothing to images of its size
                 self._last = inputs[0]
             else:
                 self._last = self._call(layer, inputs, options, precision)

@@ -31,7 +31,8 @@ from wisesr_cli.model_files.saving import save_model
 from wisesr_cli.models.backbones import FROM_WEIGHTS, Preprocessing, preprocess
 from wisesr_cli.models.build import assemble, notes_about
 from wisesr_cli.models.heads import CLASSIFIER_LAYER
-from wisesr_cli.models.rebuilding import rebuild
+from wisesr_cli.models.rebuilding import AUGMENTATION, rebuild
+from wisesr_cli.models.scaling import SCALING
 from wisesr_cli.results import Upgrade
 from wisesr_cli.run.names import CLASSES, ENVIRONMENT, SPLITS
 from wisesr_cli.run.records import write_json, write_rows
@@ -102,9 +103,12 @@ def convert(checked: CheckedModel, config: Config, image_size_given: bool, liste
     try:
         _check_input(model)
         image_size = _image_size(model, config.data.image_size if image_size_given else None, path)
-        parts = take_apart(model, image_size)
+        parts = take_apart(model, image_size, gives_logit=_gives_logit(checked.config))
     except RunError as error:
-        raise RunError(f"{visible(path)}: cannot be converted: {error}") from None
+        raise RunError(
+            f"{visible(path)}: cannot be converted: {error}. With a head of its own, its backbone can be trained on: "
+            f"wisesr train FOLDER --backbone NAME --weights {visible(path)}"
+        ) from None
     scaling, reason = _scaling(parts, config.model.preprocessing, path)
     if reason.startswith(ASSUMED):
         listener.warn(f"pixels: {reason}")
@@ -126,6 +130,13 @@ def _check_input(model: Any) -> None:
 def _image_size(model: Any, given: tuple[int, int] | None, path: Path) -> tuple[int, int]:
     """Return the image size of a model, or the one given where it takes any."""
     height, width = model.inputs[0].shape[1:3]
+    if (resized := _resized_to(model)) is not None:
+        if any(own not in (None, side) for own, side in zip((height, width), resized, strict=True)):
+            raise RunError(
+                f"it takes images of {height}x{width} and resizes them to {resized[0]}x{resized[1]} itself; build it "
+                "anew with keras.Input((None, None, 3)), or without Resizing"
+            )
+        height, width = resized
     if (height is None or width is None) and given is None:
         raise UsageError(f"{visible(path)}: takes images of any size; give the one to use it at: --image-size 224")
     size = given or (height, width)
@@ -139,6 +150,25 @@ def _image_size(model: Any, given: tuple[int, int] | None, path: Path) -> tuple[
             f"it is for images of {size[0]}x{size[1]}; wisesr takes sides of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels"
         )
     return size
+
+
+def _resized_to(model: Any) -> tuple[int, int] | None:
+    """Return the size to which a model resizes images before anything else, or None."""
+    for layer in model.layers:
+        kind = type(layer).__name__
+        if kind == "Resizing":
+            return int(layer.height), int(layer.width)
+        if kind not in ("InputLayer", *AUGMENTATION, *SCALING):
+            return None
+    return None
+
+
+def _gives_logit(config: dict[str, Any]) -> bool:
+    """Return whether a model was compiled for logits of two classes: binary cross-entropy, `from_logits=True`."""
+    compiled = config.get("compile_config")
+    loss = compiled.get("loss") if isinstance(compiled, dict) else None
+    options = loss.get("config") if isinstance(loss, dict) and loss.get("class_name") == "BinaryCrossentropy" else None
+    return isinstance(options, dict) and options.get("from_logits") is True
 
 
 def _scaling(parts: Parts, asked: str, path: Path) -> tuple[Preprocessing, str]:
@@ -168,8 +198,10 @@ def _notes(parts: Parts, config: Config) -> list[str]:
     folded = parts.folded
     if folded.norms or folded.dense_layers > 1:
         notes.append("what stands between pooling and classes is folded into one classifier layer, which is exact")
-    if folded.activation == "sigmoid":
-        notes.append("one unit with a sigmoid becomes two classes: the first has the logit 0, the second the unit's")
+    if parts.resizing:
+        notes.append(f"left out, as wisesr resizes images itself, with antialiasing: {joined(parts.resizing)}")
+    if folded.is_one_unit:
+        notes.append("the one unit becomes two classes: the first has the logit 0, the second the unit's")
     if parts.augmentation:
         notes.append(f"left out, as augmentation is no part of a saved model: {joined(parts.augmentation)}")
     if parts.regularized:
@@ -269,9 +301,12 @@ def _original(found: Upgraded) -> Any:
 def _probabilities(outputs: NDArray[np.float32], found: Upgraded) -> Numbers:
     """Return the probabilities (batch, classes) that a model's outputs stand for, in the order of the run's classes."""
     values = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
-    if found.parts.folded.activation == "linear":
+    folded = found.parts.folded
+    if folded.is_one_unit and folded.activation == "linear":
+        values = 1.0 / (1.0 + np.exp(-values))
+    elif folded.activation == "linear":
         values = softmax(values)
-    elif found.parts.folded.activation == "sigmoid":
+    if folded.is_one_unit:
         values = np.concatenate([1.0 - values, values], axis=1)
     return values[:, list(found.order)]
 

@@ -53,6 +53,7 @@ class Folded:
     dense_layers: int
     norms: int
     dropout: float
+    is_one_unit: bool = False  # two classes of one unit: the first has the logit 0
 
     @property
     def classes(self) -> int:
@@ -87,7 +88,7 @@ def two_classes(folded: Folded) -> Folded:
     """Return the logits of two classes for one unit with a sigmoid: 0, and its own; softmax gives the same numbers."""
     kernel, bias = folded.classifier.kernel, folded.classifier.bias
     both = Affine(np.concatenate([np.zeros_like(kernel), kernel], axis=1), np.concatenate([[0.0], bias]))
-    return replace(folded, classifier=both)
+    return replace(folded, classifier=both, is_one_unit=True)
 
 
 def _activation_after(layer: Any, before: str) -> str:
@@ -131,7 +132,7 @@ def _dense(layer: Any, affine: Affine) -> Affine:
 def _convolution(layer: Any, affine: Affine) -> Affine:
     """Return what a 1x1 convolution makes of a map of one position, as MobileNet ends."""
     kernel = _array(layer.kernel)
-    if kernel.shape[:2] != (1, 1) or layer.groups != 1 or tuple(layer.output.shape[1:3]) != (1, 1):
+    if kernel.shape[:2] != (1, 1) or layer.groups != 1:
         raise _refused(layer, "is a convolution with more than one position")
     return affine.then(kernel[0, 0], _array(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1]))
 

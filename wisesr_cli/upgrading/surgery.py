@@ -40,6 +40,7 @@ class Parts:
     layers: int
     layer_names: frozenset[str]
     augmentation: tuple[str, ...]
+    resizing: tuple[str, ...]
     precisions: frozenset[str]
     regularized: bool
     frozen: frozenset[str]
@@ -51,8 +52,11 @@ class Parts:
         return height, width, channels
 
 
-def take_apart(model: Any, image_size: tuple[int, int]) -> Parts:
+def take_apart(model: Any, image_size: tuple[int, int], *, gives_logit: bool = False) -> Parts:
     """Split a Keras classifier that ends in global average pooling and dense layers, leaving it unchanged.
+
+    A 1x1 convolution without activation right before the pooling is taken for the classifier layer: the mean of what it
+    gives is what it gives of the mean. `gives_logit`: a model with one output was compiled for logits.
 
     Raises `RunError`, naming the layer and the reason, when it does not.
     """
@@ -69,18 +73,24 @@ def take_apart(model: Any, image_size: tuple[int, int]) -> Parts:
         _check_in_tail(call)
         tail.append(call)
         tensor = call.inputs[0]
-    feature_map = call.inputs[0]
+    pooling, feature_map = call, call.inputs[0]
+    if not any(each.kind in ("Conv2D", "Dense") for each in tail):
+        while _is_linear_at_positions(before := by_output.get(id(feature_map))):
+            assert before is not None
+            tail.append(before)
+            feature_map = before.inputs[0]
     backbone = rebuilt.model_up_to(feature_map, BACKBONE_LAYER)
     folded = fold([call.layer for call in reversed(tail)], feature_map.shape[-1])
     return Parts(
         backbone=backbone,
-        pooling=call.layer.name,
+        pooling=pooling.layer.name,
         tail=tuple(_described(each) for each in reversed(tail)),
-        folded=_checked(folded),
+        folded=_checked(folded, gives_logit=gives_logit),
         scaling=_scaling_inside(rebuilt.calls),
         layers=len(backbone.layers) - 1,
         layer_names=frozenset(layer.name for layer in backbone.layers),
         augmentation=tuple(rebuilt.left_out),
+        resizing=tuple(rebuilt.resizing),
         precisions=frozenset(rebuilt.precisions),
         regularized=rebuilt.regularized,
         frozen=frozenset(rebuilt.frozen) & {layer.name for layer in backbone.layers},
@@ -119,12 +129,31 @@ def _is_mean_over_positions(call: Call) -> bool:
     """Return whether a layer takes the mean of every channel over the whole map."""
     if call.kind == "GlobalAveragePooling2D":
         return True
+    if call.kind == "Mean":  # keras.ops.mean
+        return len(call.inputs[0].shape) == 4 and sorted(axis % 4 for axis in _axes(call.layer)) == [1, 2]
     if call.kind != "AveragePooling2D":
         return False
     return tuple(call.layer.pool_size) == tuple(call.inputs[0].shape[1:3]) != (1, 1)
 
 
-def _checked(folded: Folded) -> Folded:
+def _axes(operation: Any) -> list[int]:
+    axis = operation.axis
+    return [0, 1, 2, 3] if axis is None else [axis] if isinstance(axis, int) else list(axis)
+
+
+def _is_linear_at_positions(call: Call | None) -> bool:
+    """Return whether a layer before the pooling gives the same as behind it: a 1x1 convolution, or dropout."""
+    if call is None or call.kind not in ("Conv2D", "Dense", "Dropout", "SpatialDropout2D"):
+        return False
+    if getattr(getattr(call.layer, "activation", None), "__name__", "linear") != "linear":
+        return False
+    if call.kind != "Conv2D":
+        return True
+    layer = call.layer
+    return tuple(layer.kernel_size) == tuple(layer.strides) == (1, 1) and layer.groups == 1
+
+
+def _checked(folded: Folded, *, gives_logit: bool) -> Folded:
     """Return the classifier layer of classes that exclude each other."""
     if folded.classes > 1 and folded.activation == "sigmoid":
         raise RunError(
@@ -133,8 +162,11 @@ def _checked(folded: Folded) -> Folded:
         )
     if folded.classes > 1:
         return folded
-    if folded.activation != "sigmoid":
-        raise RunError("its one output has no sigmoid: it may be any number, and says nothing of classes")
+    if folded.activation != "sigmoid" and not gives_logit:
+        raise RunError(
+            "its one output has no sigmoid, and was not compiled with BinaryCrossentropy(from_logits=True): it may be "
+            "any number, and says nothing of classes; compile it so, and save it anew"
+        )
     return two_classes(folded)
 
 

@@ -84,7 +84,7 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
             from wisesr_cli.upgrading import convert
         listener.note(f"device: {device}")
         found = convert.convert(checked, loaded.config, image_size_given, listener)
-        names = choose_class_names(found.classes, named, index, of_one_unit=found.parts.folded.activation == "sigmoid")
+        names = choose_class_names(found.classes, named, index, of_one_unit=found.parts.folded.is_one_unit)
         found = found.with_classes(names, index)
         frozen = convert.frozen_part(found.parts) if found.parts.frozen else None
         config = _config_of(loaded.config, found, start.run, frozen)
