@@ -209,6 +209,8 @@ class ExportRequest(Request):
     """The only number of images that LiteRT takes at a time; None is any."""
     layout: Literal["nhwc", "nchw"] = "nhwc"
     """Of the pixels that ONNX takes: (batch, height, width, 3), or (batch, 3, height, width)."""
+    resize: Literal["outside", "inside"] = "outside"
+    """`inside`: the model takes images of any size and resizes them itself, as wisesr does; not for LiteRT."""
     image_size: AnySize | None = None
     """Height and width; None is the size of the training."""
     data: str | Path | None = None

@@ -344,6 +344,7 @@ class ExportedModel:
     output: str = "logits"
     layout: str = "nhwc"  # of the pixels: batch, height, width, RGB; nchw: batch, RGB, height, width
     batch: int | None = None  # how many images it takes at a time; None: any number
+    resize: str = "outside"  # inside: it takes images of any size
     judged_images: int | None = None  # labelled images for the accuracies, for a quantized model only
     run_top1_accuracy: float | None = None
     top1_accuracy: float | None = None

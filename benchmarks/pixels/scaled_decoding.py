@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from wisesr_cli.display.grid import Grid, numbers, to_markdown
 from wisesr_cli.images import geometry
 from wisesr_cli.images.decoding import decode_image
 
@@ -52,8 +53,9 @@ def main() -> None:
         for size in (size for size in SIZES if side >= 4 * size):  # others are decoded whole
             largest[period] = max(largest[period], difference(content, whole, size))
             tried += 1
-    print(f"{tried} line patterns decoded at a fraction; largest mean difference of 255, by period in pixels:")
-    print(", ".join(f"{period:g}: {value:.1f}" for period, value in largest.items()))
+    rows = tuple((f"{period:g}", f"{value:.1f}") for period, value in largest.items())
+    title = f"{tried} line patterns decoded at a fraction"
+    print(to_markdown(Grid(title, numbers("period in pixels", "largest mean difference of 255"), rows)))
     if folders := [argument for argument in sys.argv[1:] if argument != "--quick"]:
         photos = sorted(path for path in Path(folders[0]).rglob("*") if path.suffix.lower() in {".jpg", ".jpeg"})
         photos = photos[:: max(1, len(photos) // MOST_PHOTOS)]

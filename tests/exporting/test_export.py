@@ -38,6 +38,7 @@ def run(trained: Trained, tmp_path: Path) -> Path:
         (["--to", "onnx", "--quantize", "int8"], 2, "--quantize int8 is for LiteRT: add --to litert, or leave it out"),
         (["--to", "onnx", "--logits"], 2, "--logits is for LiteRT: add --to litert, or leave it out"),
         (["--to", "onnx", "--fixed-batch", 3], 2, "--fixed-batch 3 is for LiteRT: add --to litert, or leave it out"),
+        (["--to", "litert", "--resize", "inside"], 2, "--resize inside: LiteRT has no resizing with antialiasing"),
         (["--to", "litert", "--layout", "nchw"], 2, "--layout nchw is for ONNX: add --to onnx, or leave it out"),
         (["--to", "keras", "-o", ""], 2, "-o is empty; it takes a folder"),
         (["--to", "keras", "-o", "missing/there"], 5, "no such folder; make it first"),

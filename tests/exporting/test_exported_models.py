@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from command_line import CLASSES, CommandLine, Trained, fresh
+from command_line import CLASSES, CommandLine, Trained, fresh, make_splits
 from PIL import Image, ImageOps
 from run_states import load_engine
 
@@ -176,6 +176,38 @@ def test_logits_a_fixed_batch_and_channels_first_are_given_where_asked_for(train
         answer = fresh(photo, cwd=tmp_path, home=tmp_path, program=(str(path),)).worked()
         label, score = answer.out.split()
         assert (label, float(score)) == (expected.label, pytest.approx(expected.score, abs=1e-4))
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_images_of_any_size_are_resized_inside_as_wisesr_does(trained: Trained, tmp_path: Path, layout: str) -> None:
+    photos = make_splits(tmp_path / "photos", train=1, validation=3, test=1)
+    for path in photos.rglob("*.png"):
+        Image.open(path).resize((61, 97), Image.Resampling.BICUBIC).save(path)
+    found = wisesr_cli.export(
+        trained.run,
+        ["keras", "onnx", "saved_model"],
+        resize="inside",
+        layout=layout,
+        data=photos / "validation",
+        output_dir=tmp_path / "exports",
+    )
+    assert {row.resize for row in found.rows} == {"inside"}
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 97, 61, 3), dtype=np.uint8)
+    pixels[0, :50] //= 3
+    small = RESIZERS["squash"](pixels[0], (32, 32), (0, 0, 61, 97))
+    exact = softmax(load_engine(trained.run).logits(small[None]))
+    for row in found.rows:
+        assert row.top1_agreement == 1.0
+        assert row.max_probability_difference < 0.02
+        np.testing.assert_allclose(softmax(opened(row, tmp_path / "exports")(pixels)), exact, atol=0.02)
+    photo = sorted((photos / "validation" / "green").iterdir())[0]
+    (expected,) = wisesr_cli.predict(trained.run, [photo])
+    snippets = SNIPPETS.findall((tmp_path / "exports" / "README.md").read_text(encoding="utf-8"))
+    program = dict(snippets)["model.onnx"]
+    assert "resize" not in program
+    (tmp_path / "label.py").write_text(program, encoding="utf-8")
+    answer = fresh(photo, cwd=tmp_path / "exports", home=tmp_path, program=(str(tmp_path / "label.py"),)).worked()
+    assert answer.out.split()[0] == expected.label
 
 
 def test_a_litert_model_has_the_metadata_of_tensorflow_lite(exports: Exports) -> None:

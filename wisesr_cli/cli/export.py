@@ -35,6 +35,10 @@ def export(
         Literal["nhwc", "nchw"],
         typer.Option("--layout", help="Of the pixels that ONNX takes; nchw for OpenCV and TensorRT."),
     ] = "nhwc",
+    resize: Annotated[
+        Literal["outside", "inside"],
+        typer.Option("--resize", help="inside: images of any size go in, resized with antialiasing; not for LiteRT."),
+    ] = "outside",
     image_size: options.ImageSize = None,
     data: Annotated[
         str | None,

@@ -33,11 +33,14 @@ FormatName = Literal["keras", "onnx", "litert", "saved_model"]
 Quantization = Literal["int8", "float16"]
 Layout = Literal["nhwc", "nchw"]
 Output = Literal["logits", "probabilities"]
+Resize = Literal["outside", "inside"]
 Pixels = NDArray[np.uint8]
 
 TITLES: dict[str, str] = {"keras": "Keras", "onnx": "ONNX", "litert": "LiteRT", "saved_model": "a SavedModel"}
 INPUT, OUTPUT = "pixels", "logits"  # what ONNX calls them
+RESIZED = "resized_pixels"
 ONNX_OPSET = 15  # of 2021: all that the layers here need, and read by every runtime since
+RESIZING_OPSET = 18  # of 2022: the first with antialiasing
 FULL = "No space left on device"
 SECONDS = 3600  # for a separate process; the largest backbone takes minutes
 
@@ -67,12 +70,14 @@ class Form:
         output: what comes out; logits from every format but LiteRT.
         layout: of the pixels, `nhwc` (batch, height, width, 3) from every format but ONNX.
         batch: the only number of images that LiteRT takes at a time; None is any.
+        resize: whether images of any size are resized in the model, or go in at its size.
     """
 
     quantize: Quantization | None = None
     output: Output = "logits"
     layout: Layout = "nhwc"
     batch: int | None = None
+    resize: Resize = "outside"
 
 
 PLAIN = Form()
@@ -115,26 +120,65 @@ def convert(model: Any, name: FormatName, target: Path, form: Form = PLAIN, exam
 
 def write_keras(model: Any, target: Path, form: Form = PLAIN, examples: Pixels | None = None) -> None:
     """Save a model as a `.keras` archive."""
-    save_model(model, target)
+    save_model(_resizing(model) if form.resize == "inside" else model, target)
 
 
 def write_onnx(model: Any, target: Path, form: Form = PLAIN, examples: Pixels | None = None) -> None:
     """Convert a model to ONNX, and give input, output and batch the names that a reader expects."""
     import onnx
 
-    if form.layout == "nchw":
+    is_resizing = form.resize == "inside"
+    if form.layout == "nchw" and not is_resizing:
         model = _channels_first(model)
     with keras_start.quiet_stderr(), warnings.catch_warnings(action="ignore"), _plain_statistics(model):
         model(np.zeros((1, *model.input_shape[1:]), np.float32), training=False)  # required before a conversion
         _teach_erfc()
-        model.export(target, format="onnx", verbose=False, opset_version=ONNX_OPSET)
+        opset = RESIZING_OPSET if is_resizing else ONNX_OPSET
+        model.export(target, format="onnx", verbose=False, opset_version=opset)
     converted = onnx.load(target)
-    _rename(converted.graph, converted.graph.input[0].name, INPUT)
+    _rename(converted.graph, converted.graph.input[0].name, RESIZED if is_resizing else INPUT)
+    if is_resizing:
+        _resize_in_front(converted.graph, model.input_shape[1:3], form.layout)
     _rename(converted.graph, converted.graph.output[0].name, OUTPUT)
     for value in (*converted.graph.input, *converted.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.checker.check_model(converted)
     onnx.save(converted, target)
+
+
+def _resizing(model: Any) -> Any:
+    """Return a model that takes images of any size, and resizes them with antialiasing, as `resize: squash` does.
+
+    Pixels are rounded, as there; 13 of 100 differ by 1, for wisesr rounds in between, too.
+    """
+    import keras
+
+    pixels = keras.Input((None, None, 3))
+    resized = keras.ops.image.resize(pixels, model.input_shape[1:3], antialias=True)
+    return keras.Model(pixels, model(keras.ops.round(resized)))
+
+
+def _resize_in_front(graph: Any, size: tuple[int, int], layout: Layout) -> None:
+    """Put the same in front of an ONNX graph, whose input is called `RESIZED`."""
+    from onnx import TensorProto, helper
+
+    graph.initializer.append(helper.make_tensor("size", TensorProto.INT64, [2], size))
+    how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel", "antialias": 1, "exclude_outside": 1}
+    nodes = [
+        helper.make_node("Transpose", [INPUT], ["channels_first"], perm=[0, 3, 1, 2]),
+        helper.make_node("Resize", ["channels_first", "", "", "size"], ["small"], axes=[2, 3], **how),
+        helper.make_node("Round", ["small"], ["rounded"]),
+        helper.make_node("Transpose", ["rounded"], [RESIZED], perm=[0, 2, 3, 1]),
+    ]
+    sides: list[int | str] = ["height", "width"]
+    if layout == "nchw":
+        nodes = nodes[1:]
+        nodes[0].input[0] = INPUT
+    shape = ["batch", *sides, 3] if layout == "nhwc" else ["batch", 3, *sides]
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
+    graph.input.pop()
+    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape))
 
 
 def _channels_first(model: Any) -> Any:
@@ -238,6 +282,9 @@ def _quantize(converter: Any, form: Form, examples: Pixels | None) -> None:
 def write_saved_model(model: Any, target: Path, form: Form = PLAIN, examples: Pixels | None = None) -> None:
     """Write a SavedModel with `serve` for float32 pixels and `serve_uint8` for uint8 pixels."""
     import keras
+
+    if form.resize == "inside":
+        model = _resizing(model)
 
     def serve_uint8(pixels: Any) -> Any:
         return model(keras.ops.cast(pixels, "float32"), training=False)

@@ -30,7 +30,7 @@ from wisesr_cli.exporting.agreement import (
     logits_in_batches,
     objection,
 )
-from wisesr_cli.exporting.conversion import PLAIN, ConversionError, Form, FormatName, Layout, Quantization, convert
+from wisesr_cli.exporting.conversion import ConversionError, Form, FormatName, Layout, Quantization, Resize, convert
 from wisesr_cli.exporting.folder import Place, export_folder, source_of
 from wisesr_cli.exporting.images import ExportImages, choose_images
 from wisesr_cli.exporting.metadata import (
@@ -41,6 +41,7 @@ from wisesr_cli.exporting.metadata import (
     labels_text,
 )
 from wisesr_cli.exporting.readme import readme
+from wisesr_cli.images.geometry import RESIZERS
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import flush_to_disk, naming
@@ -95,6 +96,11 @@ def export(request: ExportRequest) -> Exports:
     image_size = None if request.image_size is None else parse_image_size(request.image_size)
     if image_size is not None:
         check_image_size(checked.config, checked.info, image_size)
+    if request.resize == "inside" and checked.info.preparation.resize != "squash":
+        raise UsageError(
+            f"--resize inside distorts images to the model's size, and this one has them by "
+            f"data.resize: {checked.info.preparation.resize}; leave it out"
+        )
     images = choose_images(run, request.data, listener)
     source = source_of(model, image_size or checked.info.image_size)
     names = [item.file for item in planned]
@@ -137,8 +143,8 @@ def _plan(request: ExportRequest) -> list[_Planned]:
                     f"{FORMATS[name].install}"
                 )
     litert = Form(request.quantize, "logits" if request.logits else "probabilities", batch=request.fixed_batch)
-    forms = {"litert": litert, "onnx": Form(layout=request.layout)}
-    planned = [(name, forms.get(name, PLAIN)) for name in formats]
+    forms = {"litert": litert, "onnx": Form(layout=request.layout, resize=request.resize)}
+    planned = [(name, forms.get(name, Form(resize=request.resize))) for name in formats]
     return [_Planned(name, EXPORTED_MODELS[name, form.quantize], form) for name, form in planned]
 
 
@@ -147,9 +153,12 @@ def _check_choices(request: ExportRequest, formats: Sequence[FormatName]) -> Non
     for option, value, allowed in (
         ("--quantize", request.quantize, get_args(Quantization)),
         ("--layout", request.layout, get_args(Layout)),
+        ("--resize", request.resize, get_args(Resize)),
     ):
         if value is not None and value not in allowed:
             raise UsageError(f"{option} {visible(value)} is none of {joined(allowed)}")
+    if request.resize == "inside" and "litert" in formats:
+        raise UsageError("--resize inside: LiteRT has no resizing with antialiasing; leave it out, or --to litert")
     if request.fixed_batch is not None and request.fixed_batch < 1:
         raise UsageError(f"--fixed-batch {request.fixed_batch}: at least 1 image")
     given = (
@@ -191,10 +200,12 @@ class _Exporter:
         target = self.place.temporary / file
         self._write(name, target, form)
         run = self._reload(name, target, form)
-        found = run_or_refuse(run, self.pixels, file)
-        agreement = compare(self.exact, found)
-        has_logits = form.output == "logits"
-        if reason := objection(agreement, self.exact, quantized=form.quantize is not None, logits=has_logits):
+        exact, inputs = self._expected(form)
+        found = np.concatenate([run_or_refuse(run, pixels, file) for pixels in inputs])
+        agreement = compare(exact, found)
+        has_logits, resizes = form.output == "logits", form.resize == "inside"
+        reason = objection(agreement, exact, quantized=form.quantize is not None, logits=has_logits, resizes=resizes)
+        if reason is not None:
             raise RunError(f"{file}: {reason}; compared on {agreement.images:,} images of {self.images.title}")
         row = ExportedModel(
             format=name,
@@ -209,8 +220,19 @@ class _Exporter:
             output=form.output,
             layout=form.layout,
             batch=form.batch,
+            resize=form.resize,
         )
         return row if form.quantize is None else self._with_accuracies(row, run)
+
+    def _expected(self, form: Form) -> tuple[Numbers, list[Pixels]]:
+        """Return the run's logits, and the images, in batches, that an export is to give the same of."""
+        if form.resize == "outside":
+            return self.exact, [self.pixels]
+        originals = self.images.originals()
+        size = self.engine.info.image_size
+        small = [RESIZERS["squash"](image, size, (0, 0, image.shape[1], image.shape[0])) for image in originals]
+        exact = logits_in_batches(lambda pixels: padded_logits(self.engine, pixels, BATCH), np.stack(small))
+        return exact, [image[None] for image in originals]
 
     def _write(self, name: FormatName, target: Path, form: Form) -> None:
         examples = self.images.calibration(self.engine.info) if form.quantize == "int8" else None

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.settings import DataConfig
-from wisesr_cli.errors import UsageError
+from wisesr_cli.errors import ImageError, UsageError
 from wisesr_cli.evaluation.evaluate import Subject, choose_subject
 from wisesr_cli.exporting.agreement import Pixels, sample
+from wisesr_cli.images.decoding import decode_image
 from wisesr_cli.listening import Listener
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.run.located import Located
@@ -43,6 +44,21 @@ class ExportImages:
         """Return images from all over the split, uint8 (examples, height, width, 3)."""
         paths = self.subject.index.absolute(self.subject.split)
         return self._decoded(sample(paths, COMPARED), info)
+
+    def originals(self) -> list[Pixels]:
+        """Return images from all over the split as they are, uint8 (height, width, 3) each; no damaged ones."""
+        found = []
+        for path in sample(self.subject.index.absolute(self.subject.split), COMPARED):
+            with suppress(ImageError):
+                found.append(
+                    decode_image(
+                        path,
+                        image_size=None,
+                        preparation=self.settings.preparation,
+                        pixel_limit=self.settings.pixel_limit,
+                    )
+                )
+        return found
 
     def calibration(self, info: ModelInfo) -> Pixels:
         """Return training images, always the same ones, or where there are none some of the others."""

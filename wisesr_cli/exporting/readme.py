@@ -66,8 +66,7 @@ $imports
 
 labels = Path("labels.txt").read_text(encoding="utf-8").splitlines()
 image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
-image = $resizing
-pixels = np.asarray(image, np.float32)[None]
+${resizing}pixels = np.asarray(image, np.float32)[None]
 $loading
 ${softmax}print(labels[scores.argmax()], scores.max())
 """)
@@ -99,6 +98,9 @@ def readme(info: ModelInfo, rows: Sequence[ExportedModel]) -> str:
         "like, and gives logits (batch, classes), unless its section says otherwise. Pixels are scaled inside. "
         f"An image is turned upright by its EXIF record, and {rule} (bilinear, antialiased). wisesr lays transparent "
         f"images over {info.background}; the snippets below do not.{_rules_of(info.preparation)}\n",
+        "In place of Pillow, `tf.image.resize(..., antialias=True)` gives the same, and OpenCV comes near with "
+        "`interpolation=cv2.INTER_AREA` (its colours are BGR). The defaults of both leave pixels out where an image "
+        "shrinks, which changes labels.\n",
         f"`{LABELS}` holds a class name per line, in the order of the logits. Line breaks and other hidden characters "
         f"in names are written as escapes there; `{MODEL_INFO}` in the models has the exact names, image size, rule "
         "of resizing and versions.\n",
@@ -155,6 +157,8 @@ def _differences(row: ExportedModel) -> list[str]:
         notes.append("Probabilities come out.")
     if row.layout == "nchw":
         notes.append("Pixels go in as (batch, 3, height, width), as `cv2.dnn.blobFromImage` gives them.")
+    if row.resize == "inside":
+        notes.append("Images of any size go in, upright, those of a batch of one size; they are resized inside.")
     if row.batch is not None:
         notes.append(f"It takes {row.batch:,} at a time, no other number.")
     return notes
@@ -163,11 +167,12 @@ def _differences(row: ExportedModel) -> list[str]:
 def snippet(info: ModelInfo, row: ExportedModel) -> str:
     """Return a program that labels one image with an exported model."""
     height, width = info.image_size
+    resizing = RESIZING[info.preparation.resize].format(height=height, width=width, background=info.background)
     imports = ["import numpy as np", IMPORTS[row.format], "from PIL import Image, ImageOps"]
     imports.sort(key=lambda line: (line.startswith("from "), line.split()[1].lower()))  # whole modules first
     return SNIPPET.substitute(
         imports="\n".join(["import sys", "from pathlib import Path", "", *imports]),
-        resizing=RESIZING[info.preparation.resize].format(height=height, width=width, background=info.background),
+        resizing="" if row.resize == "inside" else f"image = {resizing}\n",
         loading=Template(LOADING[row.format]).substitute(
             file=row.file,
             output="logits" if row.output == "logits" else "scores",
