@@ -79,7 +79,8 @@ def _fill_by_place(backbone: Any, tables: Mapping[str, h5py.Dataset]) -> Source:
             for path, table in targets.items():
                 table[()] = tables[f"{part}{path}"][()]
         for weight in backbone.weights:
-            weight.assign(np.full(weight.shape, np.nan, "float32").astype(weight.dtype))
+            if "float" in weight.dtype:
+                weight.assign(np.full(weight.shape, np.nan, "float32").astype(weight.dtype))
         backbone.load_weights(own)
         _check_all_set(backbone)
     stored = sum(path.partition("/")[0] in ("layers", "vars") for path in tables)
