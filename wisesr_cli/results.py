@@ -352,9 +352,8 @@ class ExportedModel:
     @property
     def top1_accuracy_difference(self) -> float | None:
         """The change of top-1 accuracy by quantization; negative is a loss."""
-        if self.top1_accuracy is None or self.run_top1_accuracy is None:
-            return None
-        return self.top1_accuracy - self.run_top1_accuracy
+        before, after = self.run_top1_accuracy, self.top1_accuracy
+        return None if before is None or after is None else after - before
 
     def to_json(self) -> dict[str, Any]:
         """Return one row of `wisesr export --format json`."""
@@ -375,10 +374,7 @@ class Exports:
 
 @dataclass(frozen=True)
 class Upgrade(_PlainJson):
-    """The properties of a Keras classifier, and the run that `wisesr upgrade` created from it.
-
-    Differences are between the model and the run's file over `compared_images`.
-    """
+    """A Keras classifier, and the run that `wisesr upgrade` made of it; they differ by that on `compared_images`."""
 
     run_dir: str
     model: str

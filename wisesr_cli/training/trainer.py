@@ -242,8 +242,7 @@ class Trainer:
         schedule = phase.schedule or self.config.train.schedule
         if isinstance(schedule, PlateauOptions):
             base = phase.learning_rate or self.config.train.optimizer.learning_rate
-            values = [getattr(row, schedule.monitor) for row in rows]
-            self.rate_factor = plateau_factor(schedule, base, values)
+            self.rate_factor = plateau_factor(schedule, base, (getattr(row, schedule.monitor) for row in rows))
             self._own_optimizer.factor.assign(self.rate_factor)
 
     def begin_epoch(self, epoch: int) -> None:
