@@ -35,6 +35,8 @@ def compare(
     image_size: options.ImageSize = None,
     backbone: options.BackboneName = None,
     weights: options.Weights = None,
+    freeze: options.Freeze = None,
+    augment: options.Augment = None,
     learning_rate: options.LearningRate = None,
     precision: options.Precision = None,
     tracker: options.Trackers = None,
