@@ -14,8 +14,8 @@ from wisesr_cli.results import EpochResult
 class TrainingPlan:
     """The plan of a training: its data, its model, its device, and warnings.
 
-    `origin` says where the backbone's weights came from. `head_start` describes the origin of the head's weights, or
-    why saved ones were not used; None: new ones.
+    `origin` says where the backbone's weights came from; None: random ones. `head_start` describes the origin of the
+    head's weights, or why saved ones were not used; None: new ones.
     `scaling` says how pixels are scaled, and how that is known; `trained` what every phase trains.
     """
 
@@ -25,7 +25,7 @@ class TrainingPlan:
     counts: dict[str, tuple[int, ...]]  # split -> images per class
     image_size: tuple[int, int]
     backbone: str
-    loaded_tensors: int | None
+    origin: str | None
     feature_map: tuple[int, int, int]
     head: str
     backbone_parameters: int
@@ -33,7 +33,6 @@ class TrainingPlan:
     epochs: int
     steps_per_epoch: int
     warnings: tuple[str, ...]
-    origin: str = ""
     head_start: str | None = None
     scaling: str = ""
     trained: tuple[str, ...] = ()

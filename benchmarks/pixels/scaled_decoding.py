@@ -1,6 +1,6 @@
 """How far a JPEG decoded at a fraction of its size is from the whole one, resized: on line patterns, and on photos.
 
-    python -m benchmarks.pixels.scaled_decoding [FOLDER_OF_PHOTOS]   # --quick is the same
+    python -m benchmarks.pixels.scaled_decoding [FOLDER_OF_PHOTOS]
 
 Means over an image of the absolute difference, of 255.
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from served import write_release
+from served import randomize, same_weights, write_release
 
 from wisesr_cli.errors import ConfigError, MachineError, RunError
 from wisesr_cli.images.color import BACKGROUND
@@ -26,7 +25,6 @@ from wisesr_cli.models.build import build_classifier
 from wisesr_cli.models.heads import GapOptions, WiseOptions
 from wisesr_cli.models.released import RELEASES
 from wisesr_cli.models.settings import ModelConfig
-from wisesr_cli.models.stored_tensors import fill
 from wisesr_cli.models.weights import load_backbone, load_start
 
 REAL = os.environ.get("WISESR_TEST_WEIGHTS")
@@ -34,22 +32,9 @@ SIZE = (32, 32)
 NAME = "MobileNetV2"
 
 
-def randomize(model: Any, seed: int = 0) -> Any:
-    """Give every tensor of a model values that no initializer gives, and return the model."""
-    draws = np.random.default_rng(seed)
-    model.set_weights([draws.uniform(0.5, 1.5, weight.shape).astype(weight.dtype) for weight in model.weights])
-    return model
-
-
 def stock(name: str = NAME, *, top: bool = False) -> Any:
     application = getattr(keras.applications, name)
     return randomize(application(include_top=top, weights=None, input_shape=(*SIZE, 3), classes=7))
-
-
-def same_weights(backbone: Any, expected: Any) -> bool:
-    """Return whether the backbone has the first tensors of `expected`, which may have more after them."""
-    pairs = zip(backbone.get_weights(), expected.get_weights(), strict=False)
-    return len(backbone.weights) <= len(expected.weights) and all(np.array_equal(a, b) for a, b in pairs)
 
 
 @pytest.fixture(scope="module")
@@ -397,78 +382,3 @@ def test_a_source_that_holds_no_backbone_is_refused_with_what_to_do(keras_file: 
     config = ModelConfig(backbone=NAME, weights=str(keras_file), load_head=True)
     with pytest.raises(RunError, match=r"model.load_head is true, but model.weights is no run"):
         build_classifier(config, image_size=SIZE, classes=3)
-
-
-@pytest.mark.parametrize("suffix", ["weights.h5", "h5"])
-def test_statistics_that_a_normalization_learned_are_computed_with_once_they_are_copied(
-    tmp_path: Path, suffix: str
-) -> None:
-    learned, fresh = (keras.layers.Normalization(name="norm") for _ in range(2))
-    learned.adapt(np.random.default_rng(0).normal(7.0, 2.0, (50, 3)))
-    origin, target = (keras.Sequential([keras.Input((3,)), layer]) for layer in (learned, fresh))
-    path = tmp_path / f"learned.{suffix}"
-    origin.save(path) if suffix == "h5" else origin.save_weights(path)
-    with path.open("rb") as file:
-        fill(target, file)
-    values = np.full((1, 3), 5.0, "float32")
-    np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(layer(values)) for layer in (fresh, learned)))
-
-
-def nested(base: Any) -> Any:
-    """A classifier as the guide to transfer learning builds it, with layers that wisesr does not let Keras build."""
-    pixels = keras.Input(base.input_shape[1:])
-    scaled = keras.layers.Rescaling(1 / 127.5, -1)(keras.layers.RandomFlip()(pixels))
-    vector = keras.layers.GlobalAveragePooling2D()(base(scaled))
-    return keras.Model(pixels, keras.layers.Dense(3)(keras.layers.Dropout(0.2)(vector)))
-
-
-def pooled(base: Any) -> Any:
-    return keras.Sequential([keras.Input(base.input_shape[1:]), base, keras.layers.Dense(3)])
-
-
-def flat(base: Any) -> Any:
-    hidden = keras.layers.Dense(7, activation="relu")(keras.layers.GlobalAveragePooling2D()(base.output))
-    return keras.Model(base.input, keras.layers.Dense(3)(hidden))
-
-
-@pytest.mark.parametrize("suffix", ["keras", "weights.h5", "h5"])
-@pytest.mark.parametrize("build", [nested, pooled, flat], ids=lambda build: build.__name__)
-@pytest.mark.parametrize("name", ["MobileNet", pytest.param("Xception", marks=pytest.mark.slow)])
-def test_a_backbone_is_found_in_a_whole_model_of_others(
-    tmp_path: Path, name: str, build: Callable[[Any], Any], suffix: str
-) -> None:
-    side = 71 if name == "Xception" else 32
-    base = getattr(keras.applications, name)(
-        include_top=False,
-        weights=None,
-        input_shape=(side, side, 3),
-        pooling="avg" if build is pooled else None,
-    )
-    randomize(base)
-    model, path = build(base), tmp_path / f"whole.{suffix}"
-    model.save_weights(path) if suffix == "weights.h5" else model.save(path)
-    backbone, source = load_backbone(name, (side, side), str(path))
-    assert same_weights(backbone, base)
-    assert source is not None
-    assert (source.used, source.stored) == (len(base.weights), len(model.weights) - len(states_of(model)))
-    said = source.described("whole")
-    assert said.startswith(f"{len(base.weights)} tensors of ")
-    assert said.endswith(f"in whole; {source.stored - source.used} others left out") or build is flat
-
-
-def states_of(model: Any) -> list[Any]:
-    """The seed states of a model's random layers, which are no weights of a backbone."""
-    return [weight for weight in model.weights if "seed" in weight.path]
-
-
-def test_two_parts_that_fit_equally_well_are_refused(tmp_path: Path) -> None:
-    shape = (*SIZE, 3)
-    bases = [keras.applications.MobileNet(shape, include_top=False, weights=None, name=name) for name in "ab"]
-    pixels = keras.Input((*SIZE, 3))
-    vectors = [keras.layers.GlobalAveragePooling2D()(base(pixels)) for base in bases]
-    model = keras.Model(pixels, keras.layers.concatenate(vectors))
-    model.save_weights(tmp_path / "two.weights.h5")
-    model.save(tmp_path / "two.h5")
-    for name in ("two.weights.h5", "two.h5"):
-        with pytest.raises(RunError, match=r"does not fit the backbone: \S+, \S+ fit equally well"):
-            load_backbone("MobileNet", SIZE, str(tmp_path / name))

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 from command_line import CLASSES, Answer, CommandLine, Trained, command, loaded_after, make_splits, rows_of
-from keras_classifiers import ENDS, OTHERS, SIDE, ending, in_a_row, nested, outputs_of, plain, save
+from keras_classifiers import OTHERS, nested, outputs_of, plain, save
 from numpy.typing import NDArray
 
 import wisesr_cli
@@ -273,15 +273,6 @@ def test_odd_names_are_shown_with_escapes_and_kept_exactly(wisesr: CommandLine) 
     assert json.loads(Path("runs/run/classes.json").read_text(encoding="utf-8")) == names
 
 
-def test_one_unit_becomes_no_and_yes_and_seventy_classes_stay_seventy(wisesr: CommandLine) -> None:
-    unit = in_a_row(keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1, activation="sigmoid"))
-    answer = wisesr("upgrade", save(ending(unit), Path("unit.keras")), "--format", "json")
-    assert answer.data["class_names"] == ["class_0", "class_1"]
-    assert "the one unit becomes two classes" in answer.err
-    answer = wisesr("upgrade", save(plain(70), Path("many.keras"))).worked()
-    assert "and 58 more" in answer.out
-
-
 @pytest.fixture
 def gap_run(photos: Path, tmp_path: Path) -> Path:
     """A run of wisesr with global average pooling, which crops images and scales their pixels."""
@@ -290,32 +281,6 @@ def gap_run(photos: Path, tmp_path: Path) -> Path:
     settings["model.head.classifier_initializer"] = "default"  # an epoch brings the other one to nearly equal scores
     result = wisesr_cli.train(photos, {**settings, **model, "output_dir": str(tmp_path / "runs"), "augment": "none"})
     return Path(result.run_dir)
-
-
-def test_one_logit_is_two_classes_where_the_model_was_compiled_for_it(wisesr: CommandLine) -> None:
-    for from_logits in (False, True):
-        model = ending(in_a_row(keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)))
-        model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=from_logits))
-        path = Path(f"logit-{from_logits}.keras")
-        model.save(path)
-        answer = wisesr("upgrade", path, "--format", "json")
-        if not from_logits:
-            answer.failed(4, "its one output has no sigmoid, and was not compiled with BinaryCrossentropy(from_logits=")
-            assert "wisesr train FOLDER --backbone NAME --weights logit-False.keras" in answer.error
-    assert answer.worked().data["max_probability_difference"] < 1e-5
-    assert answer.data["class_names"] == ["class_0", "class_1"]
-
-
-def test_a_model_that_resizes_images_itself_is_upgraded_at_that_size(wisesr: CommandLine) -> None:
-    path = save(ENDS["resizing and augmentation in front"](), Path("resizing.keras"))
-    answer = wisesr("upgrade", path, "--format", "json").worked()
-    assert answer.data["image_size"] == [*SIDE]
-    assert "left out, as wisesr resizes images itself, with antialiasing: resizing" in answer.err
-    assert "left out, as augmentation is no part of a saved model: " in answer.err
-    pixels = keras.Input((64, 64, 3))
-    fixed = keras.Model(pixels, ending(keras.layers.GlobalAveragePooling2D())(keras.layers.Resizing(*SIDE)(pixels)))
-    logits = keras.layers.Dense(3)(fixed.output)
-    wisesr("upgrade", save(keras.Model(pixels, logits), Path("fixed.keras"))).failed(4, "resizes them to 32x24 itself")
 
 
 def test_a_run_of_wisesr_with_global_average_pooling_becomes_one_with_a_wise_head(

@@ -179,13 +179,12 @@ def overrides(settings: Sequence[str] | None, **named: Any) -> list[Override]:
     for option, value in named.items():
         name = option.replace("_", "-")
         if value is not None:
-            is_augmented = any(override.path[0] == "augment" for override in result) or named.get("augment") is not None
-            given = _phases(value, named, is_augmented=is_augmented) if name == "freeze" else value
+            given = _phases(value, named, result) if name == "freeze" else value
             result.append(Override(NAMED_OPTIONS[name], given, f"--{name}"))
     return result
 
 
-def _phases(freeze: str, named: Mapping[str, Any], *, is_augmented: bool) -> list[dict[str, Any]]:
+def _phases(freeze: str, named: Mapping[str, Any], before: Sequence[Override]) -> list[dict[str, Any]]:
     """Return the one phase that `--freeze` asks for; its length is that of `--epochs`, where that is given.
 
     A head alone has not been seen to gain from augmentation, which needs the feature maps of every view.
@@ -193,6 +192,7 @@ def _phases(freeze: str, named: Mapping[str, Any], *, is_augmented: bool) -> lis
     phase: dict[str, Any] = {"epochs": named.get("epochs") or FROZEN_EPOCHS, "freeze": freeze}
     if freeze == "backbone" and named.get("learning_rate") is None:
         phase["learning_rate"] = FROZEN_LEARNING_RATE
+    is_augmented = named.get("augment") is not None or any(override.path[0] == "augment" for override in before)
     if freeze == "backbone" and not is_augmented:
         phase["augment"] = "none"
     return [phase]

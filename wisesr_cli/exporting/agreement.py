@@ -50,6 +50,12 @@ def sample(items: Sequence[Item], most: int) -> list[Item]:
     return [items[position] for position in np.unique(chosen)]
 
 
+def in_whole_batches(count: int, size: int) -> list[NDArray[np.int64]]:
+    """Return the rows of batches of exactly `size` that hold `count` images, the last filled up with the first ones."""
+    rows = np.arange(-(-count // size) * size) % count
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
 def logits_in_batches(run: RunModel, pixels: Pixels) -> Numbers:
     """Return the logits of images (examples, classes): of the first one alone, then of batches."""
     bounds = [0, *range(1, len(pixels), BATCH), len(pixels)]

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.errors import machine_error
+from wisesr_cli.exporting.agreement import in_whole_batches
 from wisesr_cli.machine import keras_start
 from wisesr_cli.model_files.saving import save_model
 from wisesr_cli.text import on_one_line
@@ -272,9 +273,7 @@ def _quantize(converter: Any, form: Form, examples: Pixels | None) -> None:
         converter.target_spec.supported_types = [tensorflow.float16]
         return
     assert examples is not None
-    size = form.batch or 1
-    whole = examples[np.arange(-(-len(examples) // size) * size) % len(examples)]  # some again, for a full last batch
-    batches = whole.reshape(-1, size, *examples.shape[1:])
+    batches = [examples[rows] for rows in in_whole_batches(len(examples), form.batch or 1)]
     converter.representative_dataset = lambda: ([batch.astype(np.float32)] for batch in batches)
     converter.target_spec.supported_ops = [lite.OpsSet.TFLITE_BUILTINS_INT8]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
@@ -226,10 +227,12 @@ class _Exporter:
 
     def _expected(self, form: Form) -> tuple[Numbers, list[Pixels]]:
         """Return the run's logits, and the images, in batches, that an export is to give the same of."""
-        if form.resize == "outside":
-            return self.exact, [self.pixels]
-        originals = self.images.originals()
-        size = self.engine.info.image_size
+        return (self.exact, [self.pixels]) if form.resize == "outside" else self._expected_of_originals
+
+    @cached_property
+    def _expected_of_originals(self) -> tuple[Numbers, list[Pixels]]:
+        """The same of whole images, for a model that resizes them itself."""
+        originals, size = self.images.originals(), self.engine.info.image_size
         small = [RESIZERS["squash"](image, size, (0, 0, image.shape[1], image.shape[0])) for image in originals]
         exact = logits_in_batches(lambda pixels: padded_logits(self.engine, pixels, BATCH), np.stack(small))
         return exact, [image[None] for image in originals]

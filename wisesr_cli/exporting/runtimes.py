@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wisesr_cli.engines.keras import numpy_logits
-from wisesr_cli.exporting.agreement import Numbers, Pixels, RunModel
+from wisesr_cli.exporting.agreement import Numbers, Pixels, RunModel, in_whole_batches
 from wisesr_cli.exporting.conversion import INPUT, PLAIN, Form
 from wisesr_cli.machine import keras_start
 from wisesr_cli.model_files.architecture import objects_in
@@ -73,9 +73,7 @@ def open_litert(path: Path, form: Form = PLAIN) -> RunModel:
         return scores_of(pixels)
 
     def run_in_parts(pixels: Pixels) -> Numbers:
-        size = form.batch or 1
-        rows = np.arange(-(-len(pixels) // size) * size) % len(pixels)
-        parts = [scores_of(pixels[rows[start : start + size]]) for start in range(0, len(rows), size)]
+        parts = [scores_of(pixels[rows]) for rows in in_whole_batches(len(pixels), form.batch or 1)]
         return np.concatenate(parts)[: len(pixels)]
 
     if form.batch is None:

@@ -116,16 +116,21 @@ def check_weights_file(path: Path, *, whole: bool = False) -> CheckedModel | Non
         raise _reading_error(path, error) from None
 
 
-@contextmanager
-def tensors_in(path: Path) -> Iterator[IO[bytes]]:
-    """Open the HDF5 of a weights file that was checked, that of a `.keras` archive included."""
-    if path.suffix != ".keras":
-        with path.open("rb") as file:
-            yield file
-        return
-    with open_archive(path) as archive:
-        content = archive.read(WEIGHTS)
-    yield io.BytesIO(content)
+def checked_tensors(path: Path) -> IO[bytes]:
+    """Open the HDF5 of a weights file, that in a `.keras` archive included, which was checked as it is opened.
+
+    Raises `RunError` when it is missing or not safe to read.
+    """
+    check_weights_file(path)
+    if path.suffix == ".keras":
+        with open_archive(path) as archive:
+            assert archive.fp is not None
+            check_weights_apart(archive.fp, WEIGHTS)  # at once, unless the file is another one by now
+            return io.BytesIO(archive.read(WEIGHTS))
+    file = path.open("rb")
+    check_weights_apart(file)
+    file.seek(0)  # the other process moved it
+    return file
 
 
 def read_config(path: Path) -> Any:

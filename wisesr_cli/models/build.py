@@ -43,7 +43,7 @@ class Classifier:
     scaling: Scaling
     loaded_tensors: int | None
     head_start: str | None = None
-    origin: str = ""
+    origin: str | None = None
 
     @property
     def backbone(self) -> Any:

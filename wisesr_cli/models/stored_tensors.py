@@ -163,10 +163,13 @@ def _named_layers(root: h5py.Group) -> list[_Stored]:
     found: dict[tuple[str, str], Tensors] = defaultdict(dict)
     for top in _texts(root.attrs.get("layer_names", list(root))):
         for path in _texts(root[top].attrs.get("weight_names", ())) if top in root else ():
-            *above, layer, weight = [top, *path.split("/")] if "/" in path else [top, path]
-            inside = "" if layer == top else "/".join(dict.fromkeys(above)) or top
-            name = layer if "/" in path else top
-            found["" if name == top else inside, name][weight.partition(":")[0]] = root[top][path][()]
+            *inner, weight = path.split("/")
+            layer = "/".join(inner)
+            if layer in ("", top) or inner[-1] == top:  # Keras 2 has names with slashes, as `conv1/bn`
+                part, name = "", top
+            else:
+                part, name = "/".join(dict.fromkeys([top, *inner[:-1]])), inner[-1]
+            found[part, name][weight.partition(":")[0]] = root[top][path][()]
     return [_Stored(part, name, tensors) for (part, name), tensors in found.items()]
 
 
@@ -180,10 +183,14 @@ def _texts(values: Any) -> list[str]:
 
 
 def _match(targets: list[Any], stored: list[_Stored]) -> list[Tensors | None]:
-    """Return what the file has for each layer: by its name, or of those that Keras named by a counter, in order."""
+    """Return what the file has for each layer: by its name, or in order where releases of Keras name it otherwise."""
+    ways = (_by_name(targets, stored), _in_a_row(targets, [layer.tensors for layer in stored]))
+    return min(ways, key=lambda found: len(_misfits(targets, found)))
+
+
+def _by_name(targets: list[Any], stored: list[_Stored]) -> list[Tensors | None]:
+    """Return what the file has for each layer by its name, or of those that Keras named by a counter, in order."""
     named = {layer.name: layer.tensors for layer in stored}
-    if not any(_kind(layer) is None and layer.name in named for layer in targets):  # all have other names here
-        return _in_a_row(targets, [layer.tensors for layer in stored])
     found = {layer.name: named.get(layer.name) for layer in targets}
     for kind in {kind for layer in targets if (kind := _kind(layer))}:
         ours = [layer for layer in targets if _kind(layer) == kind]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wisesr_cli.errors import RunError, WisesrError
-from wisesr_cli.model_files.archive import CheckedModel, check_weights_file, tensors_in
+from wisesr_cli.model_files.archive import CheckedModel, check_weights_file, checked_tensors
 from wisesr_cli.model_files.info import weights_file
 from wisesr_cli.model_files.loading import load_model
 from wisesr_cli.models.at_hand import find_weights, missing_weights
@@ -38,7 +38,7 @@ class Start:
     tensors: int | None
     scaling: Scaling
     saved: SavedClassifier | None = None
-    origin: str = ""
+    origin: str | None = None
 
     def initialize_head(self, model: Any, class_names: Sequence[str] | None, wanted: bool | str) -> str | None:
         """Copy the weights of the saved head where they are wanted and fit; return a note for the user, or None.
@@ -120,15 +120,14 @@ def load_backbone(
     backbone = whole if feature_layer is None else cut_backbone(whole, feature_layer)
     if path is None:
         return backbone, None
-    file = weights_file(str(path))
-    check_weights_file(file)
-    return backbone, replace(_load_file(whole, backbone, file), used=len(backbone.weights))
+    source = _load_file(whole, backbone, weights_file(str(path)))
+    return backbone, replace(source, used=len(backbone.weights))
 
 
 def _load_file(whole: Any, cut: Any, path: Path) -> Source:
     """Fill the whole backbone, or only the cut one where the file contains no more."""
     try:
-        with tensors_in(path) as file:
+        with checked_tensors(path) as file:
             try:
                 return fill(whole, file)
             except DoesNotFitError:

@@ -348,7 +348,6 @@ def plan_of(trainer: Trainer, run: Run) -> TrainingPlan:
         counts={split: tuple(index.counts(split).tolist()) for split in index.splits},
         image_size=config.data.image_size,
         backbone=config.model.backbone,
-        loaded_tensors=classifier.loaded_tensors,
         origin=classifier.origin,
         feature_map=classifier.feature_map,
         head=config.model.head.name,

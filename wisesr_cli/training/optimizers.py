@@ -50,7 +50,7 @@ class _Optimizer(keras.optimizers.Optimizer):
     """Updates all variables at once; they are float32 in every numeric precision."""
 
     clip_norm: float | None = None  # of all gradients together
-    has_factor = False  # whether the learning rate has a factor that `set_factor` changes
+    has_factor = False  # whether the learning rate has a factor that is set epoch by epoch
     factor: Any = None
 
     def __init__(self, schedule: StepSchedule, kept: list[str], weight_decay: float | None) -> None:

@@ -21,11 +21,10 @@ def data_grid(plan: TrainingPlan) -> Grid:
 def model_grid(plan: TrainingPlan) -> Grid:
     """Return the model to be trained."""
     height, width, channels = plan.feature_map
-    loaded = "random" if plan.loaded_tensors is None else plan.origin
     rows = (
         ("image size", f"{plan.image_size[0]}x{plan.image_size[1]}"),
         ("scaling of pixels", plan.scaling),
-        ("backbone", f"{plan.backbone}, {plan.backbone_parameters:,} parameters, weights: {loaded}"),
+        ("backbone", f"{plan.backbone}, {plan.backbone_parameters:,} parameters, weights: {plan.origin or 'random'}"),
         ("feature map", f"{height}x{width}x{channels}"),
         ("head", "; ".join(filter(None, (f"{plan.head}, {plan.head_parameters:,} parameters", plan.head_start)))),
         ("training", f"{counted(plan.epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}"),
