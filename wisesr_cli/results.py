@@ -387,6 +387,7 @@ class Upgrade(_PlainJson):
     pooling: str
     tail: tuple[str, ...]  # the layers after the pooling
     activation: str  # the one at the end, sigmoid for one unit
+    hidden: tuple[str, ...]  # what of them the head has as hidden layers; the others are its classifier layer
     class_names: tuple[str, ...]
     head: str
     head_parameters: int

@@ -40,7 +40,7 @@ def test_extends_lays_a_file_over_its_base_over_that_one_s_base(tmp_path: Path) 
 def test_a_head_with_another_name_replaces_the_base_s_head_and_with_the_same_name_adds_to_it(tmp_path: Path) -> None:
     write(tmp_path, "model: {head: {name: wise, pre_pool: 3, dropout: 0.5}}", "base.yaml")
     other = load_config(write(tmp_path, "extends: base.yaml\nmodel: {head: {name: gap}}")).config.model.head
-    assert other.model_dump() == {"name": "gap", "classifier_initializer": "paper", "dropout": 0.0}
+    assert other.model_dump() == {"name": "gap", "classifier_initializer": "paper", "dropout": 0.0, "hidden": ()}
     same = load_config(write(tmp_path, "extends: base.yaml\nmodel: {head: {pooling: valid}}")).config.model.head
     assert (same.name, same.model_dump()["pre_pool"], same.dropout) == ("wise", 3, 0.5)
 

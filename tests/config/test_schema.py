@@ -58,6 +58,7 @@ model:
     initializer: uniform      # depthwise, wise: uniform (starts equal to GAP) | paper (normal, 0.01)
     classifier_initializer: paper     # every head: default | paper (normal, 0.01)
     dropout: 0.0              # every head
+    hidden: []                # every head: layers before the classifier layer, [{units: 256, activation: relu}] or 256
 train:
   epochs: 30
   batch_size: 32
@@ -88,6 +89,9 @@ PROMISED = [
     "model.head={name: flatten, pre_pool: 3, pooling: valid, dropout: 0.5, classifier_initializer: paper}",
     "model.head={name: depthwise, constraint: unit_sum, initializer: paper}",
     "model.head={constraint: none}",
+    "model.head.hidden=256",
+    "model.head.hidden=[256, {units: 64, norm: batch, activation: gelu, dropout: 0.5}, {norm: layer, epsilon: 0.01}]",
+    "model.head.hidden=[{units: 8, activation: leaky_relu, slope: 0.3}, {activation: prelu}]",
     "model.weights=none",
     "model.weights_dir=folder",
     "train.phases=[{epochs: 5, freeze: backbone}, {epochs: 20, learning_rate: 1e-4}]",

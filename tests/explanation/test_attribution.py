@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin
@@ -20,6 +21,7 @@ from wisesr_cli.explanation.attribution import (
     classifier_columns,
     contributions,
     is_linear,
+    is_piecewise,
     pull_back,
     sizes_added,
 )
@@ -29,6 +31,12 @@ from wisesr_cli.models.heads import HEADS, HeadOptions, build_head, effective_op
 MAPS = [(7, 7, 3), (5, 8, 4), (1, 6, 3), (1, 1, 5), (13, 12, 2)]
 PRE_POOL = ["auto", 1, 2, 3]
 CLASSES = 4
+HIDDEN = (
+    {"units": 4, "activation": "sigmoid"},
+    {"units": 5, "norm": "layer", "activation": "gelu", "dropout": 0.2},
+    {"norm": "batch", "activation": "prelu"},
+    {"units": 3, "activation": "relu6"},
+)
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +50,7 @@ def every_option() -> Iterator[HeadOptions]:
     for name, head in HEADS.items():
         yield head.options()
         yield head.options(dropout=0.5)
+        yield head.options(hidden=HIDDEN, dropout=0.5)
         choices = {
             field: get_args(info.annotation)
             for field, info in head.options.model_fields.items()
@@ -71,7 +80,11 @@ def build(shape: tuple[int, int, int], options: HeadOptions) -> Any:
     inputs = keras.Input(shape)
     model = keras.Model(inputs, build_head(inputs, CLASSES, options))
     draws = np.random.default_rng(1)
-    drawn = [draws.normal(size=weight.shape) for weight in model.get_weights()]
+    drawn = [
+        np.abs(drawn) if "variance" in weight.path else drawn
+        for weight in model.weights
+        for drawn in [draws.normal(size=weight.shape)]
+    ]
     if getattr(options, "constraint", "none") != "none" and shape[:2] != (1, 1):
         drawn[0] = np.abs(drawn[0])
     model.set_weights(drawn)
@@ -204,6 +217,100 @@ def test_hidden_layers_pass_on_what_goes_through_their_active_units() -> None:
             expected, bias = slow_pieces(model.get_weights(), maps[image], label)
             np.testing.assert_allclose(found[image], expected, atol=1e-12)
             np.testing.assert_allclose(constants[image], bias, atol=1e-12)
+
+
+def slow_gains(model: Any, features: Any, label: int) -> tuple[Any, float]:
+    """Return what each pooled feature adds to a logit, and the bias: layer by layer, a loop over its units.
+
+    Every unit is written as the sum of what the features add, and a constant; an activation multiplies all of it by one
+    gain, a layer normalization by one over the deviation that the units have.
+    """
+    size = len(features)
+    parts = [[float(features[place]) * (place == unit) for place in range(size)] for unit in range(size)]
+    constants = [0.0] * size
+    layers = [layer for layer in model.layers if layer.name.startswith("hidden_") or layer.name == "classifier"]
+    for layer in layers:
+        values = [math.fsum(row) + constant for row, constant in zip(parts, constants, strict=True)]
+        weights = [weight.astype("float64") for weight in layer.get_weights()]
+        if isinstance(layer, keras.layers.Dense):
+            kernel, bias = weights
+            units = range(len(values))
+            parts = [
+                [sum(parts[u][place] * kernel[u, k] for u in units) for place in range(size)] for k in range(len(bias))
+            ]
+            constants = [sum(constants[u] * kernel[u, k] for u in units) + bias[k] for k in range(len(bias))]
+        elif isinstance(layer, keras.layers.LayerNormalization):
+            mean = math.fsum(values) / len(values)
+            deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values) + layer.epsilon)
+            means = [sum(row[place] for row in parts) / len(parts) for place in range(size)]
+            middle = sum(constants) / len(constants)
+            for unit, (gamma, beta) in enumerate(zip(*weights, strict=True)):
+                parts[unit] = [(parts[unit][place] - means[place]) / deviation * gamma for place in range(size)]
+                constants[unit] = (constants[unit] - middle) / deviation * gamma + beta
+        elif not isinstance(layer, keras.layers.Dropout):
+            function = FUNCTIONS[layer.activation.__name__]
+            for unit, value in enumerate(values):
+                gain = (function(value) - function(0.0)) / value
+                parts[unit] = [part * gain for part in parts[unit]]
+                constants[unit] = constants[unit] * gain + function(0.0)
+    return np.array(parts[label]), constants[label]
+
+
+FUNCTIONS: dict[str, Callable[[float], float]] = {
+    "relu": lambda x: max(x, 0.0),
+    "relu6": lambda x: min(max(x, 0.0), 6.0),
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+    "tanh": math.tanh,
+    "hard_silu": lambda x: x * min(max(x + 3, 0.0), 6.0) / 6,
+}
+
+
+@pytest.mark.parametrize("name", ["gap", "wise", "depthwise"])
+def test_curved_hidden_layers_pass_on_with_the_gain_that_each_unit_has(name: str) -> None:
+    hidden = (
+        {"units": 5, "activation": "sigmoid"},
+        {"norm": "layer", "activation": "gelu", "epsilon": 1e-6, "dropout": 0.5},
+        {"units": 6, "activation": "hard_swish"},
+        {"units": 4, "activation": "tanh"},
+        {"units": 4, "activation": "relu6"},
+    )
+    shape = (3, 4, 6)
+    model, maps = build(shape, HEADS[name].options(hidden=hidden)), random_maps(shape, batch=2)
+    assert not is_piecewise(model.layers[1:-1])
+    pooled = numpy(keras.Model(model.input, model.layers[1].output)(maps)).astype("float64")
+    pooling = model.layers[1:2]
+    for label in range(CLASSES):
+        found, constants = explain(model, maps, label)
+        for image in range(len(maps)):
+            added, bias = slow_gains(model, pooled[image], label)
+            gains = added / pooled[image]  # of each feature, which itself is an exact sum over positions
+            sums = pull_back(pooling, WeightedSums(gains[None], np.zeros(1), np.zeros(1)))
+            expected = contributions(sums, maps[image : image + 1])[0]
+            scale = np.abs(expected).sum() + abs(bias)
+            np.testing.assert_allclose(found[image], expected, atol=1e-5 * scale)
+            np.testing.assert_allclose(constants[image], bias + sums.constants[0], atol=1e-5 * scale)
+
+
+def test_a_unit_at_zero_has_the_gain_of_its_surroundings() -> None:
+    layer = keras.layers.Activation("sigmoid")
+    inputs = np.array([[0.0, 1e-9, -1e-9, 2.0]], "float32")
+    layer(keras.Input((4,)))
+    values = Values(inputs, numpy(layer(inputs)))
+    sums = pull_back([layer], WeightedSums(np.ones((1, 4)), np.zeros(1), np.zeros(1)), [values])
+    gain = (1 / (1 + math.exp(-2.0)) - 0.5) / 2
+    np.testing.assert_allclose(sums.coefficients, [[0.25, 0.25, 0.25, gain]], rtol=1e-3)
+    assert float((sums.coefficients * inputs).sum() + sums.constants[0]) == pytest.approx(
+        values.outputs.sum(), abs=1e-7
+    )
+
+
+def test_only_pieces_of_lines_are_said_to_hold_near_an_image() -> None:
+    for activation, is_line in {"relu": True, "prelu": True, "leaky_relu": True, "gelu": False, "relu6": False}.items():
+        model = build((3, 3, 2), HEADS["wise"].options(hidden=({"units": 3, "activation": activation},)))
+        assert not is_linear(model.layers[1:-1])
+        assert is_piecewise(model.layers[1:-1]) == is_line
+    assert not is_piecewise(build((3, 3, 2), HEADS["gap"].options(hidden=({"norm": "layer"},))).layers[1:-1])
 
 
 @pytest.mark.parametrize(

@@ -314,6 +314,39 @@ def test_a_flattened_head_has_weights_of_its_own_for_every_class(tmp_path: Path)
     assert row.weights.base is None  # a view would keep the weights of all channels, for every class
 
 
+@pytest.mark.parametrize(
+    ("hidden", "formula"),
+    [
+        ("8", "(sum + bias = logit; the pooled features are such sums for every image)"),
+        (
+            "[{units: 8, activation: gelu}]",
+            "(sum + bias = logit, every hidden unit with the gain that it has there: not how the logit would change; "
+            "the pooled features are such sums for every image)",
+        ),
+    ],
+)
+def test_of_hidden_layers_is_said_what_is_exact_and_position_weights_stay(
+    hidden: str, formula: str, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "best.keras", f"wise:pre_pool=1:constraint=non_negative:hidden={hidden}")
+    explainer, pixels = explainer_of(path), random_pixels(3)
+    assert explainer.statement.startswith(
+        f"exact for the image at hand only, on the feature map of 5x7 positions {formula}, not on pixels: "
+    )
+    logits = load_engine(path).logits(pixels)
+    for decision, expected in zip(explainer.explain(pixels, range(5)), logits, strict=True):
+        for label, contribution in enumerate(decision.asked):
+            check_sum(contribution)
+            assert contribution.logit == pytest.approx(expected[label], abs=1e-5)
+    found = explainer.weights()
+    kernel = load_engine(path).model.get_layer("wise").get_weights()[0]
+    np.testing.assert_allclose(found.weights, kernel, rtol=1e-6)
+    assert found.logit_sum is None
+    assert found.statement.endswith("; behind hidden layers, how a class weighs them depends on the image")
+    with pytest.raises(RunError, match="the head 'flatten' has no position weights"):
+        explainer_of(save(tmp_path / "flatten.keras", "flatten:hidden=8")).weights()
+
+
 def test_heads_whose_weights_depend_on_the_image_have_none_to_show(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="the head 'gmp' has no position weights: which position counts depends on the"):
         explainer_of(save(tmp_path / "best.keras", "gmp")).weights()

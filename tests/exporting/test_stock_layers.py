@@ -25,6 +25,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "flatten": [{}, {"pre_pool": 2}, {"pre_pool": 3, "pooling": "valid"}, {"pre_pool": 2, "dropout": 0.5}],
     "fc": [{"dropout": 0.5}],
 }
+HIDDEN = ({"units": 5, "activation": "gelu", "dropout": 0.5}, {"norm": "layer", "activation": "prelu"})
 
 
 def with_random_weights(model: Any, seed: int = 0) -> Any:
@@ -52,7 +53,7 @@ def test_every_head_has_options_here() -> None:
 def test_a_head_of_stock_layers_gives_the_same_logits(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wisesr_cli.models.heads.FC_UNITS", 16)
     for shape in MAPS:
-        for options in OPTIONS[head]:
+        for options in (*OPTIONS[head], {**OPTIONS[head][-1], "hidden": HIDDEN}):
             if options.get("pre_pool", 1) > min(shape[:2]):
                 continue
             model = with_random_weights(head_model(shape, {"name": head, **options}))

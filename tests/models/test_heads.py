@@ -13,6 +13,7 @@ from wisesr_cli.config.reader import parse_head
 from wisesr_cli.errors import ConfigError
 from wisesr_cli.model_files.loading import build_without_values
 from wisesr_cli.models.build import build_classifier, feature_map_of, notes_about
+from wisesr_cli.models.flops import count_flops
 from wisesr_cli.models.heads import (
     HEADS,
     DepthwiseOptions,
@@ -29,6 +30,7 @@ from wisesr_cli.models.heads import (
     head_parameters,
     pool_size,
 )
+from wisesr_cli.models.hidden import ACTIVATIONS, HiddenLayer
 from wisesr_cli.models.settings import ModelConfig
 
 MAPS = [(7, 7, 32), (16, 16, 8), (5, 9, 4), (1, 1, 8), (3, 3, 6)]
@@ -38,6 +40,7 @@ VARIANTS = [
     *HEADS,
     *(f"{name}:{options}" for name in ("wise", "flatten") for options in POOLING),
     *(f"{name}:constraint={kind}" for name in ("wise", "depthwise") for kind in ("unit_sum", "none")),
+    *(f"{name}:hidden=5" for name in HEADS),
 ]
 PAPER_MAP = (7, 7, 2048)
 
@@ -80,6 +83,48 @@ def test_head_parameters_equal_what_keras_counts(feature_map: Any, variant: str)
         assert model.output_shape == (None, classes)
 
 
+HIDDEN = (
+    *({"units": 5, "activation": activation} for activation in ACTIVATIONS),
+    {"units": 3, "norm": "batch", "dropout": 0.5},
+    {"norm": "layer", "activation": "linear", "epsilon": 1e-6},
+    {"activation": "leaky_relu", "slope": 0.3},
+    {"activation": "elu", "slope": 0.3},
+)
+
+
+@pytest.mark.parametrize("layer", HIDDEN, ids=lambda layer: "-".join(map(str, layer.values())))
+def test_hidden_layers_are_counted_and_compute_what_keras_computes(layer: dict[str, Any]) -> None:
+    feature_map, options = (3, 4, 6), GapOptions(hidden=({"units": 7}, HiddenLayer(**layer)))
+    model = build(feature_map, 4, options)
+    assert head_parameters(feature_map, 4, options) == model.count_params()
+    assert head_flops(feature_map, 4, options) == count_flops(model)
+    draws = np.random.default_rng(3)
+    model.set_weights([draws.uniform(0.2, 1, weight.shape) for weight in model.get_weights()])
+    maps = random_map(feature_map)
+    weights, x = iter(model.get_weights()), maps.mean(axis=(1, 2)) @ next(iter(model.get_weights()))
+    next(weights)
+    x = np.maximum(x + next(weights), 0)
+    if "units" in layer:
+        x = x @ next(weights) + next(weights)
+    if "norm" in layer:
+        is_batch = layer["norm"] == "batch"
+        gamma, beta = next(weights), next(weights)
+        mean = next(weights) if is_batch else x.mean(axis=1, keepdims=True)
+        variance = next(weights) if is_batch else x.var(axis=1, keepdims=True)
+        x = gamma * (x - mean) / np.sqrt(variance + layer.get("epsilon", 1e-3)) + beta
+    name, slope = layer.get("activation", "relu"), layer.get("slope")
+    if name == "prelu":
+        x = np.where(x > 0, x, x * next(weights))
+    elif name == "leaky_relu":
+        x = np.where(x > 0, x, x * (slope or 0.2))
+    elif name == "elu":
+        x = np.where(x > 0, x, (slope or 1.0) * np.expm1(x))
+    else:
+        x = keras.ops.convert_to_numpy(keras.activations.get(name)(x))
+    expected = x @ next(weights) + next(weights)
+    np.testing.assert_allclose(model.predict_on_batch(maps), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_every_head_gives_finite_logits_and_learns(name: str) -> None:
     feature_map = (5, 4, 3)
@@ -114,7 +159,8 @@ def slow_flops(feature_map: tuple[int, int, int], classes: int, variant: str) ->
         for _ in range(grid[0] * grid[1]):
             flops += 2 if name in {"wise", "depthwise"} else 0
     features = channels if name not in {"flatten", "fc"} else grid[0] * grid[1] * channels
-    layers = [features, 4096, 4096, classes] if name == "fc" else [features, classes]
+    hidden = [int(given["hidden"])] if "hidden" in given else []
+    layers = [features, *([4096, 4096] if name == "fc" else []), *hidden, classes]
     for inputs, outputs in pairwise(layers):
         flops += sum(2 * inputs for _ in range(outputs))
     return flops

@@ -20,6 +20,7 @@ from wisesr_cli.machine import keras_start
 from wisesr_cli.model_files.loading import build_without_values
 from wisesr_cli.models.backbones import BACKBONES, Preprocessing, build_backbone, preprocess
 from wisesr_cli.models.heads import HEADS, build_head
+from wisesr_cli.models.hidden import ACTIVATIONS, SLOPES
 from wisesr_cli.models.rebuilding import AUGMENTATION
 
 Class = tuple[str | None, str, str | None]  # module, class, registered name
@@ -34,6 +35,9 @@ VARIANTS = (
     *(f"flatten:pooling={pooling}:pre_pool=2" for pooling in ("tile", "valid")),
     *(f"{head}:constraint={constraint}" for head in ("depthwise", "wise") for constraint in ("unit_sum", "none")),
     *(f"{head}:initializer=paper" for head in ("depthwise", "wise")),
+    *(f"gap:hidden=[{{units: 3, activation: {activation}}}]" for activation in ACTIVATIONS),
+    *(f"gap:hidden=[{{norm: {norm}}}]" for norm in ("batch", "layer")),
+    *(f"gap:hidden=[{{activation: {activation}, slope: 0.5}}]" for activation in SLOPES),
 )
 
 

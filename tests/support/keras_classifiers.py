@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def randomize(model: Any, seed: int = 0) -> Any:
         spread = 2.0 / np.sqrt(np.prod(weight.shape[:-1])) if len(weight.shape) > 1 else 0.2
         if "variance" in weight.path or "gamma" in weight.path:
             weight.assign(draws.uniform(0.5, 1.5, weight.shape))
-        elif weight.path.endswith(("kernel", "bias", "beta", "moving_mean")):
+        elif weight.path.endswith(("kernel", "bias", "beta", "moving_mean", "alpha")):
             weight.assign(draws.normal(0.0, spread, weight.shape))
     return model
 
@@ -127,11 +128,125 @@ ENDS: dict[str, Callable[[], Any]] = {
     "resizing and augmentation in front": resizing,
 }
 
+# Ends that are not linear, and what of them stays as hidden layers of the head.
+HIDDEN: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
+    "relu, as in most guides": (
+        lambda: ending(
+            in_a_row(
+                layers.GlobalAveragePooling2D(),
+                layers.BatchNormalization(),
+                layers.Dense(7, activation="relu"),
+                layers.BatchNormalization(),
+                layers.Dropout(0.5),
+                layers.Dense(3, activation="softmax"),
+            )
+        ),
+        ("dense 7 relu",),
+    ),
+    "gelu and layer norm": (
+        lambda: ending(
+            in_a_row(
+                layers.GlobalAveragePooling2D(),
+                layers.Dropout(0.2),
+                layers.Dense(7),
+                layers.LayerNormalization(epsilon=1e-5),
+                layers.Activation("gelu"),
+                layers.Dense(3),
+            )
+        ),
+        ("dense 7 layer norm gelu",),
+    ),
+    "layer norm, as ConvNeXt": (
+        lambda: ending(
+            in_a_row(
+                layers.GlobalAveragePooling2D(),
+                layers.LayerNormalization(epsilon=1e-6),
+                layers.Dense(3, activation="softmax"),
+            )
+        ),
+        ("layer norm",),
+    ),
+    "1x1 convolutions, as MobileNetV3": (
+        lambda: ending(
+            in_a_row(
+                layers.GlobalAveragePooling2D(keepdims=True),
+                layers.Conv2D(7, 1, padding="same"),
+                layers.Activation("hard_swish"),
+                layers.Dropout(0.2),
+                layers.Conv2D(3, 1, padding="same"),
+                layers.Flatten(),
+                layers.Activation("softmax"),
+            )
+        ),
+        ("dense 7 hard_swish",),
+    ),
+    "learned slopes, and those of a leaky ReLU": (
+        lambda: ending(
+            in_a_row(
+                layers.GlobalAveragePooling2D(keepdims=True),
+                layers.Conv2D(7, 1),
+                layers.PReLU(alpha_initializer="glorot_uniform", shared_axes=[1, 2]),
+                layers.Flatten(),
+                layers.Dense(5),
+                layers.LeakyReLU(0.3),
+                layers.Dense(4),
+                layers.PReLU(alpha_initializer=keras.initializers.Constant(-0.4)),
+                layers.Dense(3),
+            )
+        ),
+        ("dense 7 prelu", "dense 5 leaky_relu", "dense 4 prelu"),
+    ),
+    "norms and an activation without dense layer": (
+        lambda: ending(
+            in_a_row(
+                layers.GlobalAveragePooling2D(),
+                layers.Dropout(0.3),
+                layers.BatchNormalization(epsilon=0.1, scale=False),
+                layers.BatchNormalization(),
+                layers.ReLU(6.0),
+                layers.Dense(3),
+            )
+        ),
+        ("batch norm", "batch norm relu6"),
+    ),
+    "one unit behind elu, tanh and sigmoid": (
+        lambda: ending(
+            in_a_row(
+                layers.GlobalAveragePooling2D(),
+                layers.ELU(0.7),
+                layers.Dense(6, activation="tanh"),
+                layers.Dense(5, activation="sigmoid", use_bias=False),
+                layers.Dense(1, activation="sigmoid"),
+            )
+        ),
+        ("elu", "dense 6 tanh", "dense 5 sigmoid"),
+    ),
+    "operations": (
+        lambda: ending(
+            in_a_row(
+                layers.GlobalAveragePooling2D(),
+                layers.Dense(6),
+                keras.ops.silu,
+                layers.Dense(5),
+                keras.ops.relu6,
+                layers.Dense(3),
+            )
+        ),
+        ("dense 6 silu", "dense 5 relu6"),
+    ),
+}
+
 
 def two_pools(x: Any) -> Any:
     """Put the mean and the maximum of a map side by side."""
     both = [layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)]
     return layers.Dense(3, activation="softmax")(layers.Concatenate(name="both")(both))
+
+
+def without_mean() -> Any:
+    """Return a layer normalization that only scales, of which Keras says that it is no longer meant to be used."""
+    with warnings.catch_warnings(action="ignore"):
+        return layers.LayerNormalization(rms_scaling=True)
 
 
 def two_outputs(x: Any) -> Any:
@@ -156,17 +271,45 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "two poolings": (lambda: ending(two_pools), r"'both' \(Concatenate\) puts 2 tensors together"),
     "two outputs": (lambda: ending(two_outputs), r"1 input and 2 outputs; a classifier has one of each"),
-    "a hidden layer": (
+    "another normalization": (
         lambda: ending(
-            in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(5, activation="relu"), layers.Dense(3, name="last"))
+            in_a_row(layers.GlobalAveragePooling2D(), layers.GroupNormalization(3, name="gn"), layers.Dense(3))
         ),
-        r"'last' comes behind the activation relu; heads of wisesr have no hidden layer",
+        r"stands 'gn' \(GroupNormalization\), which no head of wisesr has; allowed: .*LayerNormalization",
     ),
-    "layer norm": (
+    "probabilities in between": (
         lambda: ending(
-            in_a_row(layers.GlobalAveragePooling2D(), layers.LayerNormalization(name="ln"), layers.Dense(3))
+            in_a_row(
+                layers.GlobalAveragePooling2D(), layers.Dense(5, activation="softmax"), layers.Dense(3, name="last")
+            )
         ),
-        r"stands 'ln' \(LayerNormalization\), which no head of wisesr has",
+        r"'last' comes behind the softmax, which gives probabilities already",
+    ),
+    "an activation of the logits": (
+        lambda: ending(
+            in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(3, activation="relu", name="last"), layers.Softmax())
+        ),
+        r"'last' is the last dense layer and has relu behind it; logits of classes have none",
+    ),
+    "an activation that heads do not have": (
+        lambda: ending(
+            in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(5, activation="celu", name="odd"), layers.Dense(3))
+        ),
+        r"'odd' has the activation celu, which no hidden layer of wisesr has; known: elu, gelu,",
+    ),
+    "a ReLU of another kind": (
+        lambda: ending(
+            in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(5), layers.ReLU(3.0, name="odd"), layers.Dense(3))
+        ),
+        r"'odd' is a ReLU with max_value=3.0, negative_slope=0 and threshold=0; hidden layers of wisesr have relu, ",
+    ),
+    "an approximate gelu": (
+        lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(5), keras.ops.gelu, layers.Dense(3))),
+        r"is the approximate gelu \(by tanh\); hidden layers of wisesr have the exact one",
+    ),
+    "a layer normalization without a mean": (
+        lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), without_mean(), layers.Dense(3))),
+        r"has rms_scaling, which no layer normalization of wisesr has",
     ),
     "several classes at once": (
         lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(3, activation="sigmoid"))),

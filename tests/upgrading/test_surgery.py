@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from keras_classifiers import ENDS, OTHERS, SIDE, ending, in_a_row, outputs_of, pixels_of, plain, randomize
+from keras_classifiers import ENDS, HIDDEN, OTHERS, SIDE, ending, in_a_row, outputs_of, pixels_of, plain, randomize
 
 from wisesr_cli.config.reader import parse_head
 from wisesr_cli.config.training import FreezePart
@@ -15,24 +15,27 @@ from wisesr_cli.evaluation.metrics import softmax
 from wisesr_cli.model_files.loading import build_without_values
 from wisesr_cli.models.backbones import BACKBONES, build_backbone
 from wisesr_cli.models.build import assemble
-from wisesr_cli.upgrading.convert import frozen_part
+from wisesr_cli.models.heads import HeadOptions, head_parameters
+from wisesr_cli.upgrading.convert import fill_head, frozen_part
 from wisesr_cli.upgrading.families import FAMILIES, family_of
 from wisesr_cli.upgrading.folding import fold
 from wisesr_cli.upgrading.surgery import Parts, take_apart
 
 
+def options_of(parts: Parts, head: str = "gap") -> HeadOptions:
+    """Return the options of a head with the hidden layers that were found."""
+    return parse_head(head).model_copy(update={"hidden": tuple(hidden.options for hidden in parts.folded.hidden)})
+
+
 def put_back(parts: Parts, head: str = "wise") -> keras.Model:
-    model = assemble(parts.backbone, "none", SIDE, parts.folded.classes, parse_head(head))
-    affine = parts.folded.classifier
-    model.get_layer("classifier").set_weights([affine.kernel.astype("float32"), affine.bias.astype("float32")])
+    model = assemble(parts.backbone, "none", SIDE, parts.folded.classes, options_of(parts, head))
+    fill_head(model, parts.folded)
     return model
 
 
-@pytest.mark.parametrize("head", ["wise", "depthwise", "gap"])
-@pytest.mark.parametrize("end", ENDS)
-def test_what_is_put_together_from_the_parts_gives_what_the_whole_gave(end: str, head: str) -> None:
-    model, pixels = ENDS[end](), pixels_of(6)
-    parts = take_apart(model, SIDE)
+def check_equal(model: keras.Model, parts: Parts, head: str) -> None:
+    """Compare the probabilities of what is put together from the parts with those of the whole."""
+    pixels = pixels_of(6)
     expected, ours = outputs_of(model, pixels), softmax(outputs_of(put_back(parts, head), pixels))
     if parts.folded.activation == "linear":
         expected = softmax(expected)
@@ -40,7 +43,28 @@ def test_what_is_put_together_from_the_parts_gives_what_the_whole_gave(end: str,
         expected = np.concatenate([1 - expected, expected], axis=1)
     assert np.ptp(expected, axis=0).max() > 0.01  # wrong weights would show
     np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", ["wise", "depthwise", "gap"])
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_put_together_from_the_parts_gives_what_the_whole_gave(end: str, head: str) -> None:
+    model = ENDS[end]()
+    parts = take_apart(model, SIDE)
+    check_equal(model, parts, head)
     assert parts.feature_map == (8, 6, 12)
+    assert not parts.folded.hidden
+
+
+@pytest.mark.parametrize("head", ["wise", "depthwise", "gap"])
+@pytest.mark.parametrize("end", HIDDEN)
+def test_what_is_not_linear_behind_the_pooling_stays_as_hidden_layers(end: str, head: str) -> None:
+    build, hidden = HIDDEN[end]
+    model = build()
+    parts = take_apart(model, SIDE)
+    check_equal(model, parts, head)
+    assert tuple(str(layer.options) for layer in parts.folded.hidden) == hidden
+    numbers = put_back(parts, "gap").count_params() - parts.backbone.count_params()
+    assert numbers == head_parameters(parts.feature_map, parts.folded.classes, options_of(parts))
 
 
 def test_folding_equals_a_slow_loop_over_the_layers() -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -317,10 +318,10 @@ def test_other_outputs_are_4_and_leave_nothing(
     wisesr: CommandLine, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tripled(found: convert.Upgraded) -> Any:
-        affine = found.parts.folded.classifier
-        return type(affine)(3 * affine.kernel, affine.bias)
+        folded = found.parts.folded
+        return replace(folded, classifier=replace(folded.classifier, kernel=3 * folded.classifier.kernel))
 
-    monkeypatch.setattr(convert.Upgraded, "classifier", property(tripled))
+    monkeypatch.setattr(convert.Upgraded, "folded", property(tripled))
     wisesr("upgrade", model_file).failed(4, "the run gives other outputs: probabilities differ by")
     assert files_in(Path("runs")) == []
 

@@ -10,6 +10,14 @@ weighted sum of a layer's outputs becomes a weighted sum of its inputs, plus a c
 beta hold for every image; a ReLU or a maximum is piecewise linear, so they hold near one image only. Either way the sum
 is exact.
 
+Hidden layers may also have curved activations and layer normalization. There, gains are held at what they are for the
+image: an activation f of z counts as f(0) + gain * z with gain = (f(z) - f(0)) / z, and a layer normalization divides
+by the standard deviation that it found. The sum is exact for the image, but g is not the logit's derivative: it says
+what added up to the logit, not what a small change would do. Derivatives would be of no use here. A saturated unit has
+none, however much it adds; and a layer normalization does not change with the scale of its inputs, so that by Euler's
+theorem its derivatives times its inputs add up to zero, and the whole logit would be bias. Holding the gain is also
+what is done for layer normalization in transformers (Ali et al., 2022), and for a ReLU it is the linear piece itself.
+
 To add a layer of Keras: a rule in `RULES`. A layer of ours has its rule as a method, `pull_back`.
 """
 
@@ -28,6 +36,8 @@ from wisesr_cli.text import visible
 Numbers = NDArray[np.float64]
 Pulled = tuple[Numbers, Numbers]  # coefficients (rows, *shape of a layer's input), terms added to the sum (rows, ...)
 
+SMALLEST_STEP = 1e-3  # from zero, over which the gain of an activation is taken
+PIECEWISE = frozenset({"leaky_relu", "linear", "relu"})  # activations of one linear piece on either side of zero
 BLOCK_NUMBERS = 1 << 22  # of a weight matrix that are converted to float64 at a time: 32 MiB
 
 
@@ -66,6 +76,7 @@ class Rule:
 
     pull_back: Callable[[Any, Numbers, Values | None], Pulled]
     is_linear: Callable[[Any], bool] = lambda layer: True
+    is_piecewise: Callable[[Any], bool] = lambda layer: True  # linear near any one image
 
 
 def rule_of(layer: Any) -> Rule:
@@ -81,6 +92,11 @@ def rule_of(layer: Any) -> Rule:
 def is_linear(layers: Sequence[Any]) -> bool:
     """Return whether pulled-back coefficients hold for every image; raises a `RunError` for a layer without rule."""
     return all(rule_of(layer).is_linear(layer) for layer in layers)
+
+
+def is_piecewise(layers: Sequence[Any]) -> bool:
+    """Return whether pulled-back coefficients hold near each image, so that they are derivatives of the logit."""
+    return all(rule_of(layer).is_piecewise(layer) for layer in layers)
 
 
 def classifier_columns(classifier: Any, classes: Sequence[int]) -> WeightedSums:
@@ -173,6 +189,34 @@ def _dense(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
     return pulled, terms
 
 
+def _gains_held(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
+    """Multiply by the gain of each unit, the slope from its value at zero to that of the image."""
+    assert values is not None
+    inputs, outputs = (numbers.astype(np.float64) for numbers in (values.inputs, values.outputs))
+    # A difference of float32 says little near zero. What this leaves of the output is part of the terms.
+    away = np.where(np.abs(inputs) < SMALLEST_STEP, np.copysign(SMALLEST_STEP, inputs), inputs)
+    gains = (_outputs(layer, away) - _outputs(layer, np.zeros_like(away))) / away
+    return coefficients * gains, coefficients * (outputs - gains * inputs)
+
+
+def _outputs(layer: Any, inputs: Numbers) -> Numbers:
+    from keras import ops
+
+    return np.asarray(ops.convert_to_numpy(layer(inputs.astype(np.float32))), np.float64)
+
+
+def _layer_normalization(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
+    """Subtract the mean and divide by the standard deviation, which is that of the image."""
+    assert values is not None
+    axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+    if axes not in ([-1], [coefficients.ndim - 1]):
+        raise _unexplained(layer, f"a layer normalization of axis {axes}")
+    variance = values.inputs.astype(np.float64).var(axis=-1, keepdims=True)
+    terms = coefficients * _array(layer.beta) if layer.center else _nothing(coefficients)
+    scaled = (coefficients * _array(layer.gamma) if layer.scale else coefficients) / np.sqrt(variance + layer.epsilon)
+    return scaled - scaled.mean(axis=-1, keepdims=True), terms
+
+
 def _batch_normalization(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
     if layer.axis not in {-1, coefficients.ndim - 1}:
         raise _unexplained(layer, f"a batch normalization of axis {layer.axis}")
@@ -216,11 +260,18 @@ def _average_pooling(layer: Any, coefficients: Numbers, values: Values | None) -
 
 
 RULES: dict[str, Rule] = {
+    "Activation": Rule(
+        _gains_held, lambda layer: _activation(layer) == "linear", lambda layer: _activation(layer) in PIECEWISE
+    ),
     "AveragePooling2D": Rule(_average_pooling),
     "BatchNormalization": Rule(_batch_normalization),
     "Dense": Rule(_dense, is_linear=lambda layer: _activation(layer) == "linear"),
     "Dropout": Rule(lambda layer, coefficients, values: (coefficients, _nothing(coefficients))),
+    "ELU": Rule(_gains_held, lambda layer: False, lambda layer: False),
     "Flatten": Rule(_flatten),
     "GlobalAveragePooling2D": Rule(_global_average),
     "GlobalMaxPooling2D": Rule(_global_max, is_linear=lambda layer: False),
+    "LayerNormalization": Rule(_layer_normalization, lambda layer: False, lambda layer: False),
+    "LeakyReLU": Rule(_gains_held, is_linear=lambda layer: False),
+    "PReLU": Rule(_gains_held, is_linear=lambda layer: False),
 }

@@ -143,7 +143,13 @@ def explain_weights(request: WeightsRequest) -> LearnedWeights:
             folder = held.enter_context(explanation_folder(run.model, request.output_dir, "-o"))
         with stop.deferred():
             weights = start_explainer(run.checked, request.device, listener).weights()
-        classes = [weights.of_class(label) for label in labels or range(len(weights.class_names))]
+        if labels and weights.logit_sum is None:
+            raise UsageError(
+                "--class: the head has hidden layers, behind which how a class weighs positions depends on the image; "
+                "leave it out for the position weights, or explain images"
+            )
+        every = range(len(weights.class_names)) if weights.logit_sum else ()
+        classes = [weights.of_class(label) for label in labels or every]
         if folder is not None:
             shown = classes if labels else classes[:SHOWN_CLASSES]
             write_picture(weights_picture(weights, shown), folder / WEIGHTS_PICTURE)

@@ -30,10 +30,11 @@ from wisesr_cli.explanation.attribution import (
     classifier_columns,
     contributions,
     is_linear,
+    is_piecewise,
     pull_back,
     sizes_added,
 )
-from wisesr_cli.explanation.position_weights import HeadWeights, read_position_weights
+from wisesr_cli.explanation.position_weights import HeadWeights, mixes_channels, read_position_weights
 from wisesr_cli.explanation.receptive_field import ReceptiveField, find_receptive_field
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.listening import Listener
@@ -42,6 +43,7 @@ from wisesr_cli.machine.keras_start import DeviceChoice
 from wisesr_cli.model_files.archive import CheckedModel
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.backbones import BACKBONE_LAYER
+from wisesr_cli.models.hidden import is_hidden
 from wisesr_cli.models.image_sizes import ImageSize
 from wisesr_cli.results import Contribution, Explanation
 from wisesr_cli.text import visible
@@ -73,7 +75,8 @@ class Explainer:
 
     Attributes:
         feature_map: height, width and channels of the feature map.
-        is_linear: whether the coefficients hold for every image, or only near a given one (gmp, fc).
+        is_linear: whether the coefficients hold for every image, or only for a given one (gmp, fc, hidden layers).
+        is_piecewise: whether they hold near each image; with curved hidden layers, only the sum is exact there.
         receptive_field: which pixels each position can see; None if unknown.
 
     Raises:
@@ -88,7 +91,7 @@ class Explainer:
         model = self._engine.model
         try:
             *self._pooling, self._classifier = _head_layers(model)
-            self.is_linear = is_linear(self._pooling)
+            self.is_linear, self.is_piecewise = is_linear(self._pooling), is_piecewise(self._pooling)
             classifier_columns(self._classifier, [0])
         except RunError as error:
             raise RunError(f"{visible(self.path)}: cannot be explained: {error}") from None
@@ -106,10 +109,22 @@ class Explainer:
         """One sentence about what is exact in a contribution map."""
         height, width, _ = self.feature_map
         scope = "exact" if self.is_linear else "exact for the image at hand only,"
+        formula = "sum + bias = logit"
+        if not self.is_piecewise:
+            formula += ", every hidden unit with the gain that it has there: not how the logit would change"
+        pooled = self._pooled
+        features = "; the pooled features are such sums for every image" if pooled and not self.is_linear else ""
         return (
-            f"{scope} on the feature map of {height}x{width} positions (sum + bias = logit), not on pixels: "
+            f"{scope} on the feature map of {height}x{width} positions ({formula}{features}), not on pixels: "
             f"{_visibility(self.receptive_field, self.info.image_size)}"
         )
+
+    @property
+    def _pooled(self) -> list[Any]:
+        """The layers before the hidden ones, if these are the only ones that are not linear; else none."""
+        first = next((number for number, layer in enumerate(self._pooling) if is_hidden(layer)), len(self._pooling))
+        pooling = self._pooling[:first]
+        return pooling if is_linear(pooling) else []
 
     def explain(self, pixels: NDArray[np.uint8], labels: Sequence[int] = ()) -> list[Decision]:
         """Return the contributions to the logits of images.
@@ -142,14 +157,18 @@ class Explainer:
         return [self._decision(logits[image], classes[image], maps[image], biases[image]) for image in range(len(maps))]
 
     def weights(self) -> HeadWeights:
-        """Return the position weights of the head; raises a `RunError` if none hold for every image (gmp, fc)."""
-        head = self.info.head
-        if not self.is_linear:
+        """Return the position weights of the head; raises a `RunError` if none hold for every image (gmp, fc).
+
+        Behind hidden layers, no class has weights of its own.
+        """
+        head, pooling = self.info.head, self._pooling if self.is_linear else self._pooled
+        if not pooling or (not self.is_linear and mixes_channels(pooling)):
             raise RunError(
                 f"{visible(self.path)}: the head '{visible(head)}' has no position weights: which position counts "
                 "depends on the image; explain images instead"
             )
-        return read_position_weights(head, self._pooling, self._classifier, self.logit_sum, self.info.class_names)
+        logit_sum = self.logit_sum if self.is_linear else None
+        return read_position_weights(head, pooling, self._classifier, logit_sum, self.info.class_names)
 
     def _compute(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """Return feature maps, the head's intermediate outputs if needed, and logits, from one forward pass.

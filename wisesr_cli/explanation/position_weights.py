@@ -48,7 +48,8 @@ class HeadWeights:
     `weights` is (height, width, channels): the feature of channel c is the sum over positions of weight times value,
     plus a bias. It is None for a flattened head, whose classes share no weights. `average` (height, width) is the mean
     of the weights over channels, or else of absolute weights over channels and classes. `uniform` is the weight in
-    global average pooling.
+    global average pooling. `logit_sum` gives the logit of a class as a sum over the feature map; it is None where
+    hidden layers stand between features and classes: how a class weighs positions then depends on the image.
     """
 
     head: str
@@ -57,26 +58,29 @@ class HeadWeights:
     uniform: float
     class_names: tuple[str, ...]
     classifier: Any
-    logit_sum: Callable[[int], WeightedSums]
+    logit_sum: Callable[[int], WeightedSums] | None
 
     @property
     def statement(self) -> str:
         """One sentence that describes the weights."""
         height, width = self.average.shape
+        hidden = "" if self.logit_sum else "; behind hidden layers, how a class weighs them depends on the image"
         if self.weights is None:
             return (
                 f"the head '{self.head}' has weights of its own for every class at each of {height}x{width} positions; "
                 "shown is the mean of their sizes"
             )
         if np.ptp(self.weights) == 0:
-            return f"the head '{self.head}' has learned no position weights: each of {height}x{width} counts the same"
+            none = f"the head '{self.head}' has learned no position weights"
+            return f"{none}: each of {height}x{width} counts the same{hidden}"
         return (
             f"position weights of the head '{self.head}' at {height}x{width} positions, averaged over "
-            f"{self.weights.shape[2]} channels; {self.uniform:.3g} everywhere would be global average pooling"
+            f"{self.weights.shape[2]} channels; {self.uniform:.3g} everywhere would be global average pooling{hidden}"
         )
 
     def of_class(self, label: int, channels: int = TOP_CHANNELS) -> ClassWeights:
         """Return the position weights of a class, by its index, and its `channels` strongest channels."""
+        assert self.logit_sum is not None
         coefficients = self.logit_sum(label).coefficients[0]  # (height, width, channels)
         sizes = np.abs(coefficients)
         strength = sizes.sum(axis=(0, 1))
@@ -92,21 +96,27 @@ class HeadWeights:
         return ClassWeights(self.class_names[label], sizes.mean(axis=2), tuple(rows))
 
 
+def mixes_channels(pooling: Sequence[Any]) -> bool:
+    """Return whether features behind these layers do not belong to one channel of the map each."""
+    return any(type(layer).__name__ in MIXING for layer in pooling)
+
+
 def read_position_weights(
     head: str,
     pooling: Sequence[Any],
     classifier: Any,
-    logit_sum: Callable[[int], WeightedSums],
+    logit_sum: Callable[[int], WeightedSums] | None,
     class_names: tuple[str, ...],
 ) -> HeadWeights:
-    """Return the position weights of a head whose layers are all linear.
+    """Return the position weights of a head.
 
-    `pooling` are the layers between feature map and classifier layer; `logit_sum` returns the logit of a class as a sum
-    over the feature map.
+    `pooling` are the layers behind the feature map, before hidden layers, all linear; without a `logit_sum`, see
+    `HeadWeights`, they must not mix channels.
     """
     height, width, channels = pooling[0].input.shape[1:]
     weights, average = None, None
-    if any(type(layer).__name__ in MIXING for layer in pooling):
+    if mixes_channels(pooling):
+        assert logit_sum is not None
         sizes = (np.abs(logit_sum(label).coefficients[0]).mean(axis=2) for label in range(len(class_names)))
         average = sum(sizes, np.zeros((height, width))) / len(class_names)
     else:

@@ -95,10 +95,20 @@ def write_weights_arrays(weights: HeadWeights, classes: Sequence[ClassWeights], 
     `average` (height, width); `weights` (height, width, channels), unless the head is flattened; `class_names`,
     `class_averages` (classes, height, width), `channels` (classes, strongest), `channel_weights` (classes, strongest,
     height, width) and `classifier_weights` (classes, strongest), NaN if there are none.
+    Behind hidden layers, classes have no arrays.
     """
+    arrays: dict[str, Any] = {"average": weights.average}
+    if weights.weights is not None:
+        arrays["weights"] = weights.weights
+    if classes:
+        arrays |= _class_arrays(classes)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _class_arrays(classes: Sequence[ClassWeights]) -> dict[str, Any]:
     missing = float("nan")
-    arrays: dict[str, Any] = {
-        "average": weights.average,
+    return {
         "class_names": np.asarray([found.label for found in classes], np.str_),
         "class_averages": np.stack([found.average for found in classes]),
         "channels": np.asarray([[row.channel for row in found.channels] for found in classes], np.int64),
@@ -110,10 +120,6 @@ def write_weights_arrays(weights: HeadWeights, classes: Sequence[ClassWeights], 
             ]
         ),
     }
-    if weights.weights is not None:
-        arrays["weights"] = weights.weights
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
 
 
 def weights_picture(weights: HeadWeights, classes: Sequence[ClassWeights]) -> Image.Image:

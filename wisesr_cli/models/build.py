@@ -106,9 +106,10 @@ def build_classifier(
         raise DataError(f"a classifier needs at least 2 classes; found {classes}")
     seed_everything(seed)
     start = load_start(config, image_size, scaling)
-    if steps_per_epoch is not None:
-        limit_momentum(start.backbone, steps_per_epoch)
     model = assemble(start.backbone, start.scaling.name, image_size, classes, config.head)
+    if steps_per_epoch is not None:
+        for part in (start.backbone, model):  # a head may have batch norm in its hidden layers
+            limit_momentum(part, steps_per_epoch)
     head_start = start.initialize_head(model, class_names, config.load_head)
     return Classifier(model, start.scaling, start.tensors, head_start, start.origin)
 

@@ -1,7 +1,8 @@
 """The heads: everything between the feature map and the logits.
 
-Every head is pool -> dropout -> classifier layer: it turns a feature map (batch, height, width, channels) into a
-feature vector (batch, features), applies dropout in training, and ends in one dense layer that gives logits.
+Every head is pool -> hidden layers -> dropout -> classifier layer: it turns a feature map (batch, height, width,
+channels) into a feature vector (batch, features), may pass it through hidden layers (see `hidden`), applies dropout in
+training, and ends in one dense layer that gives logits.
 
 To add one: write its options, a function that builds its pooling, two that count its parameters and FLOPs, and a row in
 `HEADS`. Custom layers belong in `layers.py`. Only the build functions import Keras.
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from wisesr_cli.errors import ConfigError
+from wisesr_cli.models.hidden import HiddenLayers, build_hidden, hidden_cost
 from wisesr_cli.settings import Options
 
 FeatureMap = tuple[int, int, int]  # height, width, channels
@@ -33,7 +35,9 @@ class HeadOptions(Options):
     classifier_initializer: Literal["default", "paper"] = "paper"
     """Start of the classifier layer: `paper` is normal with standard deviation 0.01, `default` Glorot uniform."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Fraction of the feature vector that training drops."""
+    """Fraction of the classifier layer's inputs that training drops."""
+    hidden: HiddenLayers = ()
+    """Hidden layers between pooling and classifier layer: [{units: 256, activation: relu}], or 256 for short."""
 
 
 class GapOptions(HeadOptions):
@@ -124,7 +128,8 @@ def pool_size(feature_map: FeatureMap, options: HeadOptions) -> tuple[int, int]:
 def effective_options(feature_map: FeatureMap, options: HeadOptions) -> HeadOptions:
     """Return the options of the head that is built: GAP where a 1x1 map has no positions to distinguish."""
     if feature_map[:2] == (1, 1) and HEADS[options.name].is_gap_at_one_position:
-        return GapOptions(classifier_initializer=options.classifier_initializer, dropout=options.dropout)
+        shared = {name: getattr(options, name) for name in HeadOptions.model_fields if name != "name"}
+        return GapOptions(**shared)
     return options
 
 
@@ -133,7 +138,7 @@ def build_head(feature_map: Any, classes: int, options: HeadOptions) -> Any:
     import keras
 
     options = effective_options(tuple(feature_map.shape[1:]), options)
-    features = HEADS[options.name].build(feature_map, options)
+    features = build_hidden(HEADS[options.name].build(feature_map, options), options.hidden)
     if options.dropout:
         features = keras.layers.Dropout(options.dropout, name="head_dropout")(features)
     # Logits stay in float32 under mixed precision, to keep the accuracy of the loss.
@@ -146,14 +151,16 @@ def head_parameters(feature_map: FeatureMap, classes: int, options: HeadOptions)
     """Return the number of parameters of a head, its classifier layer included."""
     options = effective_options(feature_map, options)
     pooling, features = HEADS[options.name].parameters(feature_map, options)
-    return pooling + (features + 1) * classes
+    hidden, _, features = hidden_cost(features, options.hidden)
+    return pooling + hidden + (features + 1) * classes
 
 
 def head_flops(feature_map: FeatureMap, classes: int, options: HeadOptions) -> int:
     """Return the FLOPs of a head for one image; one multiply-add is 2, one addition of a pooling is 1."""
     options = effective_options(feature_map, options)
     _, features = HEADS[options.name].parameters(feature_map, options)
-    return HEADS[options.name].flops(feature_map, options) + 2 * features * classes
+    _, hidden, features = hidden_cost(features, options.hidden)
+    return HEADS[options.name].flops(feature_map, options) + hidden + 2 * features * classes
 
 
 def _dense_initializer(options: HeadOptions) -> Any:

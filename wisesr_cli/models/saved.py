@@ -14,10 +14,12 @@ from wisesr_cli.layers import PositionWeightedPooling2D
 from wisesr_cli.model_files.archive import CheckedModel, read_config
 from wisesr_cli.model_files.loading import load_model
 from wisesr_cli.models.backbones import BACKBONE_LAYER, Preprocessing
+from wisesr_cli.models.hidden import is_hidden
 from wisesr_cli.models.other_size import at_size
 from wisesr_cli.models.rebuilding import rebuild
 from wisesr_cli.text import joined, visible
 
+_OF_HIDDEN = ("activation", "alpha", "epsilon", "negative_slope", "units")  # options that decide what is computed
 _SAME_HEAD = ("grid_size", "pool_size", "constraint")  # options that must agree for weights to be reusable
 
 
@@ -73,6 +75,8 @@ class SavedClassifier:
             ours, theirs = _head_layers(self._sized(self.model)), _head_layers(model)
         except RunError as error:
             return str(error)
+        if (found := _hidden_layers(self.model)) != (expected := _hidden_layers(model)):
+            return f"its hidden layers are {joined(found) or 'none'}, and here {joined(expected) or 'none'}"
         if [type(layer) for layer in ours] != [type(layer) for layer in theirs]:
             return f"the file has the head '{visible(self.info.head)}', which is another one"
         order = self._order(class_names)
@@ -116,6 +120,16 @@ def _scaling_among(layer_names: Collection[str]) -> Preprocessing:
 def _head_layers(model: Any) -> list[Any]:
     """Return the layers with weights after the backbone; the classifier layer is the last one."""
     return [layer for layer in model.layers if layer.weights and layer.name != BACKBONE_LAYER]
+
+
+def _hidden_layers(model: Any) -> list[str]:
+    """Return what the hidden layers of a head compute, apart from their weights: `Dense units=256`, and so on."""
+    found = []
+    for layer in filter(is_hidden, model.layers):
+        options = {key: value for key, value in layer.get_config().items() if key in _OF_HIDDEN}
+        if not isinstance(layer, keras.layers.Dropout):
+            found.append(" ".join((type(layer).__name__, *(f"{key}={value}" for key, value in options.items()))))
+    return found
 
 
 def _difference(origin: Any, target: Any) -> str | None:

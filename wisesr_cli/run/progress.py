@@ -29,6 +29,7 @@ _NEWER = (
     "train.augmented_views",
     "train.gradient_clip_norm",
     "data.manifest",
+    "model.head.hidden",
 )  # earlier states do not have them
 _LAST_PHASE = "train.phases"
 

@@ -31,6 +31,7 @@ from wisesr_cli.model_files.saving import save_model
 from wisesr_cli.models.backbones import FROM_WEIGHTS, Preprocessing, preprocess
 from wisesr_cli.models.build import assemble, notes_about
 from wisesr_cli.models.heads import CLASSIFIER_LAYER
+from wisesr_cli.models.hidden import hidden_parts
 from wisesr_cli.models.rebuilding import AUGMENTATION, rebuild
 from wisesr_cli.models.scaling import SCALING
 from wisesr_cli.results import Upgrade
@@ -43,7 +44,7 @@ from wisesr_cli.text import counted, joined, visible
 from wisesr_cli.training.fit import environment
 from wisesr_cli.training.freezing import batch_norms
 from wisesr_cli.upgrading.families import family_of
-from wisesr_cli.upgrading.folding import Affine
+from wisesr_cli.upgrading.folding import Affine, Folded
 from wisesr_cli.upgrading.surgery import Parts, take_apart
 
 LITTLE_VARIATION = 1e-3  # of probabilities between images: below it, wrong weights might hardly show
@@ -84,10 +85,10 @@ class Upgraded:
         return replace(self, class_names=ordered, order=tuple(outputs[name] for name in ordered))
 
     @property
-    def classifier(self) -> Affine:
-        """The classifier layer, its classes in the order of the run."""
+    def folded(self) -> Folded:
+        """What stands behind the pooling, its classes in the order of the run."""
         affine, order = self.parts.folded.classifier, list(self.order)
-        return Affine(affine.kernel[:, order], affine.bias[order])
+        return replace(self.parts.folded, classifier=Affine(affine.kernel[:, order], affine.bias[order]))
 
 
 def convert(checked: CheckedModel, config: Config, image_size_given: bool, listener: Listener) -> Upgraded:
@@ -196,8 +197,12 @@ def _scaling(parts: Parts, asked: str, path: Path) -> tuple[Preprocessing, str]:
 def _notes(parts: Parts, config: Config) -> list[str]:
     notes = []
     folded = parts.folded
-    if folded.norms or folded.dense_layers > 1:
-        notes.append("what stands between pooling and classes is folded into one classifier layer, which is exact")
+    if folded.hidden:
+        layers = ", ".join(str(hidden.options) for hidden in folded.hidden)
+        notes.append(f"kept as {counted(len(folded.hidden), 'hidden layer')} of the head (model.head.hidden): {layers}")
+    if folded.is_shorter:
+        into = "as few dense layers as give the same" if folded.hidden else "one classifier layer"
+        notes.append(f"what stands between pooling and classes is folded into {into}, which is exact")
     if parts.resizing:
         notes.append(f"left out, as wisesr resizes images itself, with antialiasing: {joined(parts.resizing)}")
     if folded.is_one_unit:
@@ -245,8 +250,7 @@ def write_model(found: Upgraded, config: Config, path: Path) -> None:
     """Write the run's model, whose head gives the same outputs as the model's pooling and classifier."""
     classes = found.class_names
     model = assemble(found.parts.backbone, found.scaling, found.image_size, len(classes), config.model.head)
-    weights = (found.classifier.kernel, found.classifier.bias)
-    model.get_layer(CLASSIFIER_LAYER).set_weights([np.asarray(weight, np.float32) for weight in weights])
+    fill_head(model, found.folded)
     info = ModelInfo(
         class_names=classes,
         image_size=found.image_size,
@@ -259,6 +263,16 @@ def write_model(found: Upgraded, config: Config, path: Path) -> None:
     )
     with replacing(path) as temporary:
         save_model(model, temporary, info)
+
+
+def fill_head(model: Any, folded: Folded) -> None:
+    """Give the hidden layers and the classifier layer of a model the weights of folded layers."""
+    affine = folded.classifier
+    weights = [(model.get_layer(CLASSIFIER_LAYER), [affine.kernel, affine.bias])]
+    for number, hidden in enumerate(folded.hidden, start=1):
+        weights += [(layer, hidden.weights[part]) for part, layer in hidden_parts(model, number).items()]
+    for layer, values in weights:
+        layer.set_weights([np.asarray(value, np.float32) for value in values])
 
 
 def compare(found: Upgraded, path: Path, images: Images, images_name: str, listener: Listener) -> Upgrade:
@@ -328,6 +342,7 @@ def _result(found: Upgraded, engine: KerasEngine, expected: Numbers, ours: Numbe
         pooling=parts.pooling,
         tail=parts.tail,
         activation=parts.folded.activation,
+        hidden=tuple(str(hidden.options) for hidden in parts.folded.hidden),
         class_names=found.class_names,
         head=engine.info.head,
         head_parameters=int(model.count_params()) - in_backbone,

@@ -1,27 +1,31 @@
-"""Folds the layers between global average pooling and the probabilities into one dense layer. NumPy, in float64.
+"""Folds the layers between global average pooling and the probabilities into as few as possible. NumPy, in float64.
 
 At inference, dropout is the identity and batch normalization a factor and an offset for every feature, so that any row
-of them with dense layers without activation is one dense layer. To add a layer of Keras: a rule in `RULES`.
+of them with dense layers is one dense layer. Where an activation or a layer normalization stands between such rows,
+each row becomes a hidden layer of the head, which ends in it; the last one is the classifier layer. To add a layer of
+Keras: a rule in `RULES`, or if it is not linear in `FUNCTIONS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.errors import RunError
-from wisesr_cli.text import visible
+from wisesr_cli.models.hidden import ACTIVATIONS, HiddenLayer
+from wisesr_cli.text import joined, visible
 
 Numbers = NDArray[np.float64]
 
-PROBABILITIES = ("softmax", "sigmoid")
 RANDOM = ("AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "SpatialDropout2D")  # while training only
 SAME_NUMBERS = ("Flatten", "Identity", "Reshape")  # of one vector, in another shape
+PASSING = (*RANDOM, *SAME_NUMBERS)
+DENSE = ("Conv2D", "Dense")
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,24 @@ class Affine:
 
 
 @dataclass(frozen=True)
+class FoldedHidden:
+    """A hidden layer, and the weights of its parts (dense, norm, activation) in the order of Keras."""
+
+    options: HiddenLayer
+    weights: dict[str, list[Numbers]]
+
+    def then(self, other: FoldedHidden) -> FoldedHidden:
+        """Return this and `other`, which begins where this one ends, as one hidden layer."""
+        given = {name: getattr(other.options, name) for name in other.options.model_fields_set}
+        return FoldedHidden(HiddenLayer(**{**dict(self.options), **given}), {**self.weights, **other.weights})
+
+
+@dataclass(frozen=True)
 class Folded:
-    """A classifier layer equivalent to the folded layers, and their properties.
+    """A classifier layer and the hidden layers before it, equivalent to the folded layers, and their properties.
 
     `activation`: the final one (linear, softmax or sigmoid). `dense_layers` and `norms` count dense and batch
-    normalization layers; `dropout` is the rate of the last dropout.
+    normalization layers; `dropout` is the rate of the last dropout before the classifier layer.
     """
 
     classifier: Affine
@@ -53,7 +70,15 @@ class Folded:
     dense_layers: int
     norms: int
     dropout: float
+    hidden: tuple[FoldedHidden, ...] = ()
     is_one_unit: bool = False  # two classes of one unit: the first has the logit 0
+
+    @property
+    def is_shorter(self) -> bool:
+        """Whether any layer was folded into another one."""
+        kept = [hidden.options for hidden in self.hidden]
+        norms = sum(layer.norm == "batch" for layer in kept)
+        return self.norms > norms or self.dense_layers > 1 + sum(layer.units is not None for layer in kept)
 
     @property
     def classes(self) -> int:
@@ -61,27 +86,89 @@ class Folded:
         return len(self.classifier.bias)
 
 
-def fold(layers: Sequence[Any], features: int) -> Folded:
-    """Fold Keras layers, in order of computation, into one; `RunError` names a layer that cannot be folded."""
-    affine, activation = Affine(np.eye(features), np.zeros(features)), "linear"
-    for layer in layers:
+@dataclass
+class _Row:
+    """A row of linear layers, as one dense layer, with its batch normalizations and its last dropout."""
+
+    affine: Affine
+    dense_layers: int = 0
+    norms: list[Any] = field(default_factory=list)
+    dropout: float = 0.0
+
+    @classmethod
+    def of_nothing(cls, features: int) -> _Row:
+        return cls(Affine(np.eye(features), np.zeros(features)))
+
+    def add(self, layer: Any) -> None:
         kind = type(layer).__name__
-        if kind not in RULES:
+        self.affine = RULES[kind](layer, self.affine)
+        self.dense_layers += kind in DENSE
+        self.norms += [layer] if kind == "BatchNormalization" else []
+        self.dropout = float(layer.rate) if kind in ("Dropout", "SpatialDropout2D") else self.dropout
+
+    def as_hidden(self) -> list[FoldedHidden]:
+        """Return hidden layers without activation: one dense layer, or the batch normalizations if there is none.
+
+        These stay what they are, as a dense layer for them would have the square of their parameters.
+        """
+        if self.dense_layers:
+            options = HiddenLayer(units=len(self.affine.bias), activation="linear", dropout=self.dropout)
+            return [FoldedHidden(options, {"dense": [self.affine.kernel, self.affine.bias]})]
+        found: list[FoldedHidden] = []
+        for norm in self.norms:
+            dropout = 0.0 if found else self.dropout
+            options = HiddenLayer(norm="batch", epsilon=norm.epsilon, activation="linear", dropout=dropout)
+            weights = [*_scale_and_center(norm), _array(norm.moving_mean), _array(norm.moving_variance)]
+            found.append(FoldedHidden(options, {"norm": weights}))
+        return found
+
+
+def fold(layers: Sequence[Any], features: int) -> Folded:
+    """Fold Keras layers, in order of computation, into few; `RunError` names a layer that cannot be folded."""
+    row, hidden, activation, norms = _Row.of_nothing(features), list[FoldedHidden](), "linear", 0
+    dense = [layer for layer in layers if type(layer).__name__ in DENSE]
+    for number, layer in enumerate(layers):
+        kind = type(layer).__name__
+        if kind not in TAIL:
             raise _refused(layer, f"is a {visible(kind)}, which no head of wisesr has")
-        if activation != "linear" and kind not in (*RANDOM, *SAME_NUMBERS):
-            raise _refused(
-                layer, f"comes behind the activation {visible(activation)}; heads of wisesr have no hidden layer"
-            )
-        affine = RULES[kind](layer, affine)
-        activation = _activation_after(layer, activation)
-    dense = [layer for layer in layers if type(layer).__name__ in ("Conv2D", "Dense")]
+        if activation != "linear" and kind not in PASSING:
+            raise _refused(layer, f"comes behind the {activation}, which gives probabilities already")
+        if kind in RULES:
+            row.add(layer)
+        norms += kind == "BatchNormalization"
+        function = _function_of(layer)
+        if function is None:
+            continue
+        is_last = all(type(after).__name__ in PASSING for after in layers[number + 1 :])
+        if function == "softmax" or (is_last and _name(function) == "sigmoid"):
+            activation = function if isinstance(function, str) else "sigmoid"
+        elif is_last and dense:
+            raise _refused(layer, f"ends in the activation {_name(function)}; a classifier ends in softmax or none")
+        elif isinstance(function, FoldedHidden):
+            _end_row(row, function, hidden)
+            row = _Row.of_nothing(len(row.affine.bias))
     if not dense:
         raise RunError("behind the pooling stands no dense layer: it gives features, not classes")
-    if activation not in ("linear", *PROBABILITIES):
-        raise _refused(dense[-1], f"ends in the activation {visible(activation)}; a classifier ends in softmax or none")
-    rates = [layer.rate for layer in layers if type(layer).__name__ in ("Dropout", "SpatialDropout2D")]
-    norms = sum(type(layer).__name__ == "BatchNormalization" for layer in layers)
-    return Folded(affine, activation, len(dense), norms, float(rates[-1]) if rates else 0.0)
+    if not row.dense_layers:
+        last = hidden[-1].options
+        behind = f"{last.norm} norm" if last.activation == "linear" else last.activation
+        raise _refused(dense[-1], f"is the last dense layer and has {behind} behind it; logits of classes have none")
+    return Folded(row.affine, activation, len(dense), norms, row.dropout, tuple(hidden))
+
+
+def _end_row(row: _Row, function: FoldedHidden, hidden: list[FoldedHidden]) -> None:
+    """Add to `hidden` a row of linear layers that ends in an activation or a layer normalization."""
+    before = row.as_hidden()
+    if not before and row.dropout:
+        options = function.options.model_copy(update={"dropout": row.dropout})
+        hidden.append(FoldedHidden(options, function.weights))
+        return
+    hidden += before
+    last = hidden[-1].options if hidden else function.options
+    if last.activation == "linear" and "none" in (last.norm, function.options.norm):
+        hidden[-1] = hidden[-1].then(function)
+    else:
+        hidden.append(function)
 
 
 def two_classes(folded: Folded) -> Folded:
@@ -89,13 +176,6 @@ def two_classes(folded: Folded) -> Folded:
     kernel, bias = folded.classifier.kernel, folded.classifier.bias
     both = Affine(np.concatenate([np.zeros_like(kernel), kernel], axis=1), np.concatenate([[0.0], bias]))
     return replace(folded, classifier=both, is_one_unit=True)
-
-
-def _activation_after(layer: Any, before: str) -> str:
-    if type(layer).__name__ == "Softmax":
-        return "softmax"
-    name = getattr(getattr(layer, "activation", None), "__name__", "linear")
-    return before if name == "linear" else str(name)
 
 
 def _same(layer: Any, affine: Affine) -> Affine:
@@ -137,6 +217,74 @@ def _convolution(layer: Any, affine: Affine) -> Affine:
     return affine.then(kernel[0, 0], _array(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1]))
 
 
+def _scale_and_center(norm: Any) -> list[Numbers]:
+    """Return gamma and beta of a normalization: 1 and 0 where it has none."""
+    width = norm.output.shape[-1]
+    gamma = _array(norm.gamma) if norm.scale else np.ones(width)
+    return [gamma, _array(norm.beta) if norm.center else np.zeros(width)]
+
+
+def _function_of(layer: Any) -> FoldedHidden | Literal["softmax"] | None:
+    """Return what a layer does that is not linear, as a hidden layer of that alone; None for nothing."""
+    kind = type(layer).__name__
+    if kind == "Softmax":
+        return "softmax"
+    if kind in FUNCTIONS:
+        return FUNCTIONS[kind](layer)
+    name = str(getattr(getattr(layer, "activation", None), "__name__", "linear"))
+    if name == "softmax":
+        return "softmax"
+    return None if name == "linear" else _named(layer, name)
+
+
+def _name(function: FoldedHidden | str) -> str:
+    return function if isinstance(function, str) else str(function.options)
+
+
+def _named(layer: Any, name: str, **options: Any) -> FoldedHidden:
+    name = "hard_swish" if name == "hard_silu" else name  # Keras' other name
+    if name not in ACTIVATIONS:
+        raise _refused(
+            layer,
+            f"has the activation {visible(name)}, which no hidden layer of wisesr has; known: {joined(ACTIVATIONS)}",
+        )
+    return FoldedHidden(HiddenLayer(activation=name, **options), {})  # type: ignore[arg-type]
+
+
+def _relu(layer: Any) -> FoldedHidden:
+    limit, slope = layer.max_value, float(layer.negative_slope)
+    if layer.threshold or (limit is not None and (limit != 6 or slope)):
+        raise _refused(
+            layer,
+            f"is a ReLU with max_value={limit}, negative_slope={slope:g} and threshold={layer.threshold:g}; hidden "
+            "layers of wisesr have relu, relu6 (max_value=6) and leaky_relu (negative_slope)",
+        )
+    if limit is not None:
+        return _named(layer, "relu6")
+    return _named(layer, "leaky_relu", slope=slope) if slope else _named(layer, "relu")
+
+
+def _gelu(operation: Any) -> FoldedHidden:
+    if operation.approximate:
+        raise _refused(operation, "is the approximate gelu (by tanh); hidden layers of wisesr have the exact one")
+    return _named(operation, "gelu")
+
+
+def _prelu(layer: Any) -> FoldedHidden:
+    slopes = np.broadcast_to(_array(layer.alpha), layer.output.shape[1:]).reshape(-1)
+    return replace(_named(layer, "prelu"), weights={"activation": [slopes]})
+
+
+def _layer_norm(layer: Any) -> FoldedHidden:
+    axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+    if axes not in ([-1], [len(layer.output.shape) - 1]):
+        raise _refused(layer, "normalizes over other axes than that of the features")
+    if getattr(layer, "rms_scaling", False):
+        raise _refused(layer, "has rms_scaling, which no layer normalization of wisesr has")
+    options = HiddenLayer(norm="layer", epsilon=layer.epsilon, activation="linear")
+    return FoldedHidden(options, {"norm": _scale_and_center(layer)})
+
+
 def _array(weight: Any) -> Numbers:
     from keras import ops
 
@@ -156,3 +304,17 @@ RULES: dict[str, Callable[[Any, Affine], Affine]] = {
     "Dense": _dense,
     "Softmax": _softmax,
 }
+
+FUNCTIONS: dict[str, Callable[[Any], FoldedHidden]] = {
+    "ELU": lambda layer: _named(layer, "elu", slope=float(layer.alpha)),
+    "Gelu": _gelu,  # this and the next ones are operations: keras.ops.gelu
+    "Relu": lambda operation: _named(operation, "relu"),
+    "Relu6": lambda operation: _named(operation, "relu6"),
+    "Sigmoid": lambda operation: _named(operation, "sigmoid"),
+    "Silu": lambda operation: _named(operation, "silu"),
+    "LayerNormalization": _layer_norm,
+    "LeakyReLU": lambda layer: _named(layer, "leaky_relu", slope=float(layer.negative_slope)),
+    "PReLU": _prelu,
+    "ReLU": _relu,
+}
+TAIL = frozenset((*RULES, *FUNCTIONS))

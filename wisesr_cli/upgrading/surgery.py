@@ -14,7 +14,7 @@ from wisesr_cli.models.backbones import BACKBONE_LAYER
 from wisesr_cli.models.rebuilding import Call, rebuild
 from wisesr_cli.models.scaling import ARITHMETIC, SCALING
 from wisesr_cli.text import joined, visible
-from wisesr_cli.upgrading.folding import RULES, Folded, fold, two_classes
+from wisesr_cli.upgrading.folding import TAIL, Folded, fold, two_classes
 
 _OTHER_ENDS = {
     "Flatten": "flattens it, so that every position has weights of its own already",
@@ -118,10 +118,10 @@ def _check_in_tail(call: Call) -> None:
         raise RunError(
             f"behind the feature map of {height}x{width}x{channels} stands '{name}' ({call.kind}), which {reason}"
         )
-    if call.kind not in RULES:
+    if call.kind not in TAIL:
         raise RunError(
             f"between the pooling and the classes stands '{name}' ({call.kind}), which no head of wisesr has; allowed: "
-            f"{joined(sorted(RULES))}"
+            f"{joined(sorted(TAIL))}"
         )
 
 

@@ -16,6 +16,9 @@ def upgrade_grid(result: Upgrade) -> Grid:
     names = result.class_names
     more = f", and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
     behind = ", ".join(result.tail) or "nothing"
+    hidden = (
+        f" with {counted(len(result.hidden), 'hidden layer')} ({', '.join(result.hidden)})" if result.hidden else ""
+    )
     rows = (
         ("model", result.model),
         ("image size", f"{result.image_size[0]}x{result.image_size[1]}"),
@@ -25,7 +28,7 @@ def upgrade_grid(result: Upgrade) -> Grid:
         ("pooling", f"{result.pooling}: the mean over {counted(height * width, 'position')}"),
         ("behind it", behind),
         ("classes", f"{len(names)}: {joined(names[:SHOWN_CLASSES])}{more}"),
-        ("becomes", f"the head '{result.head}', {result.head_parameters:,} parameters"),
+        ("becomes", f"the head '{result.head}'{hidden}, {result.head_parameters:,} parameters"),
         (
             "difference",
             f"{result.max_probability_difference:.1e} of probabilities, {result.max_log_difference:.1e} of their "

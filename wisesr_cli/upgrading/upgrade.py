@@ -130,6 +130,8 @@ def _check_head(config: Config) -> None:
             f"model.head.name is {head.name}, which gives other outputs than global average pooling; allowed here: "
             f"{joined(HEAD_NAMES)}"
         )
+    if head.hidden:
+        raise ConfigError("model.head.hidden: the hidden layers are those of the model; leave it out")
     if getattr(head, "initializer", "uniform") != "uniform":
         raise ConfigError("model.head.initializer is paper; only uniform starts equal to global average pooling")
     if isinstance(head, PooledOptions) and head.pooling == "valid":
@@ -186,9 +188,10 @@ def _config_of(config: Config, found: Upgraded, run: Run, frozen: FreezePart | L
 
     `frozen`: the part of the backbone that the model does not train; None for nothing.
     """
-    head = config.model.head
-    if "dropout" not in head.model_fields_set:
-        head = head.model_copy(update={"dropout": found.parts.folded.dropout})
+    folded, head = found.parts.folded, config.model.head
+    head = head.model_copy(update={"hidden": tuple(hidden.options for hidden in folded.hidden)})
+    if "dropout" not in config.model.head.model_fields_set:
+        head = head.model_copy(update={"dropout": folded.dropout})
     model = config.model.model_copy(
         update={
             "backbone": FROM_WEIGHTS,
