@@ -113,7 +113,7 @@ def check_weights_file(path: Path, *, whole: bool = False) -> CheckedModel | Non
     except UnsafeFileError as error:
         raise RunError(f"model.weights: {visible(path)}: refused: {visible(error)}") from None
     except OSError as error:
-        raise _reading_error(path, error) from None
+        raise reading_error(path, error) from None
 
 
 def checked_tensors(path: Path) -> IO[bytes]:
@@ -177,7 +177,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     except UnsafeFileError as error:
         raise RunError(f"{visible(path)}: refused: {visible(error)}") from None
     except OSError as error:
-        raise _reading_error(path, error) from None
+        raise reading_error(path, error) from None
     except (MemoryError, CheckFailedError):
         raise
     except KeyError as error:
@@ -186,7 +186,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise RunError(f"{visible(path)}: damaged: {visible(error)}") from None
 
 
-def _reading_error(path: Path, error: OSError) -> WisesrError:
+def reading_error(path: Path, error: OSError) -> WisesrError:
     """Return the error to report when reading a model fails: the machine's fault, or the file's."""
     reason = f"{visible(path)}: {visible(error.strerror or error)}"
     if error.errno in _MACHINE_ERRNOS:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -19,7 +20,8 @@ import keras
 from wisesr_cli import layers  # noqa: F401  (registers our layers, which Keras does not import)
 from wisesr_cli.errors import RunError
 from wisesr_cli.model_files.archive import CheckedModel
-from wisesr_cli.model_files.hdf5 import Table, table_of
+from wisesr_cli.model_files.hdf5 import Table, UnsafeFileError, table_of
+from wisesr_cli.model_files.older import OlderModel, fill_older
 from wisesr_cli.text import on_one_line, visible
 
 MOST_OUTPUTS = 1 << 26  # values in a layer's output for one image: 256 MiB, as VGG16 at 1024 pixels
@@ -37,7 +39,7 @@ def load_model(checked: CheckedModel, *, runs: bool = False) -> Any:
         _check_size(checked, runs=runs)
         checked.check_unchanged()
         with warnings.catch_warnings(action="ignore"):  # missing weights are an error below
-            model = keras.models.load_model(path, compile=False, safe_mode=True)
+            model = _built(checked) if isinstance(checked, OlderModel) else _loaded(path)
         checked.check_unchanged()
         loaded = Counter(table_of(keras.ops.convert_to_numpy(weight)) for weight in model.weights)
         if lost := Counter(_weights_in(checked)) - loaded:  # Keras skips some silently
@@ -52,13 +54,32 @@ def load_model(checked: CheckedModel, *, runs: bool = False) -> Any:
         raise RunError(f"{visible(path)}: cannot be loaded: {on_one_line(error)}") from error
 
 
+def _loaded(path: Path) -> Any:
+    return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def _built(checked: OlderModel) -> Any:
+    """Return the model of a file in an older form, which Keras does not read: built of its config, and filled."""
+    model = _from_config(checked)
+    try:
+        fill_older(model, checked)
+    except UnsafeFileError as error:
+        raise RunError(visible(error)) from None
+    use_statistics(model)
+    return model
+
+
+def _from_config(checked: CheckedModel) -> Any:
+    config = deepcopy({**checked.config, "compile_config": None})  # Keras writes into what it reads
+    return keras.saving.deserialize_keras_object(config, safe_mode=True)
+
+
 def _check_size(checked: CheckedModel, *, runs: bool) -> None:
     """Compare a model built without values with the stored weights: every shape must occur equally often.
 
     Keras allocates the memory of a model before it looks for its weights.
     """
-    config = deepcopy({**checked.config, "compile_config": None})  # Keras writes into what it reads
-    model = build_without_values(lambda: keras.saving.deserialize_keras_object(config, safe_mode=True))
+    model = build_without_values(lambda: _from_config(checked))
     if not model.built:
         raise RunError("it was saved before it was built: call it on images, and save it again")
     needed = Counter(tuple(variable.shape) for variable in model.weights)

@@ -27,6 +27,7 @@ from wisesr_cli.machine.files import TEMPORARY_PREFIX, naming
 from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
 from wisesr_cli.model_files.archive import CheckedModel, check_model
 from wisesr_cli.model_files.info import BEST, ModelInfo
+from wisesr_cli.model_files.older import OLDER_SUFFIXES, check_older_model, is_older
 from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.heads import PooledOptions
 from wisesr_cli.requests import UpgradeRequest
@@ -144,16 +145,13 @@ def check_model_file(path: Path) -> CheckedModel:
     Raises `RunError` unless it is a model saved by Keras of classes that are safe to load, without a wisesr head.
     """
     if path.is_dir():
-        raise RunError(f"{visible(path)}: is a folder; give a model that Keras saved as .keras")
+        raise RunError(f"{visible(path)}: is a folder; give a model that Keras saved as .keras or .h5")
     if not path.is_file():
-        raise RunError(f"{visible(path)}: no such file; give a model that Keras saved as .keras")
-    if path.suffix in {".h5", ".hdf5"}:
-        raise RunError(
-            f"{visible(path)}: is in Keras' older format; save it anew: "
-            "keras.models.load_model(...).save('model.keras')"
-        )
-    if path.suffix != ".keras":
-        raise RunError(f"{visible(path)}: is no .keras file")
+        raise RunError(f"{visible(path)}: no such file; give a model that Keras saved as .keras or .h5")
+    if path.suffix not in (".keras", *OLDER_SUFFIXES):
+        raise RunError(f"{visible(path)}: is no .keras or .h5 file")
+    if is_older(path):
+        return _check_older(path)
     checked = check_model(path)
     if checked.record is not None and (head := checked.info.head) != "gap":
         raise RunError(
@@ -162,6 +160,16 @@ def check_model_file(path: Path) -> CheckedModel:
             f"-s model.weights={visible(path)}"
         )
     return checked
+
+
+def _check_older(path: Path) -> CheckedModel:
+    try:
+        return check_older_model(path)
+    except RunError as error:
+        raise RunError(
+            f"{error}. Its weights can be used without its layers, behind a backbone of wisesr: wisesr train FOLDER "
+            f"--backbone NAME --weights {visible(path)}"
+        ) from None
 
 
 def _open_images(
