@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import keras
+import keras2_files
 import pytest
 from command_line import CommandLine
 from keras_classifiers import ENDS, SIDE, ending, in_a_row, plain, save
@@ -50,3 +51,27 @@ def test_a_model_that_resizes_images_itself_is_upgraded_at_that_size(wisesr: Com
     fixed = keras.Model(pixels, ending(keras.layers.GlobalAveragePooling2D())(keras.layers.Resizing(*SIDE)(pixels)))
     logits = keras.layers.Dense(3)(fixed.output)
     wisesr("upgrade", save(keras.Model(pixels, logits), Path("fixed.keras"))).failed(4, "resizes them to 32x24 itself")
+
+
+@pytest.mark.parametrize("suffix", ["h5", "keras"])
+def test_a_model_that_keras_2_saved_is_upgraded_with_the_loss_that_it_was_compiled_with(
+    wisesr: CommandLine, suffix: str
+) -> None:
+    model, path = keras2_files.reference(), Path(f"old.{suffix}")
+    if suffix == "h5":
+        keras2_files.write_h5(path, keras2_files.classifier(), keras2_files.tensors_of(model), keras2_files.COMPILED)
+    else:
+        keras2_files.write_keras(path, keras2_files.classifier(), keras2_files.places_of(model))
+    answer = wisesr("upgrade", path, "--format", "json", "--name", suffix).worked()
+    assert answer.data["max_probability_difference"] < 1e-5
+    assert answer.data["class_names"] == ["class_0", "class_1"]
+    assert answer.data["scaling_reason"].startswith("the model scales them itself (tf.math.truediv, tf.math.subtract)")
+    assert "regularizers are left out" in answer.err
+    assert "1 layer of the backbone could not be trained in the model" in answer.err
+
+
+def test_a_model_of_keras_2_with_code_of_its_own_is_refused_with_the_layer_and_what_works(wisesr: CommandLine) -> None:
+    code = keras2_files.layer("Lambda", "scale", keras2_files.on("input_1"), function={"class_name": "__lambda__"})
+    keras2_files.write_h5(Path("old.h5"), keras2_files.model_of("m", [keras2_files.pixels(), code]), {})
+    answer = wisesr("upgrade", "old.h5")
+    answer.refused(4, "its layer 'scale' (Lambda)", "wisesr train FOLDER --backbone NAME --weights old.h5")

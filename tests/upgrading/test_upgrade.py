@@ -358,9 +358,9 @@ def test_files_that_are_no_model_of_others_are_4_without_keras(
         (tmp_path / name).write_text(text)
     for path, reason in (
         ("nowhere.keras", "no such file"),
-        ("old.h5", "older format; save it anew"),
-        ("x.txt", "is no .keras file"),
-        ("", "is a folder; give a model that Keras saved as .keras"),
+        ("old.h5", "old.h5: refused: "),
+        ("x.txt", "is no .keras or .h5 file"),
+        ("", "is a folder; give a model that Keras saved as .keras or .h5"),
         ("broken.keras", "damaged"),
         (trained.run / "best.keras", "is a model of wisesr already"),
     ):

@@ -14,7 +14,9 @@ app = options.new_app()
 
 @app.command()
 def upgrade(
-    model: Annotated[str, typer.Argument(help="A classifier that Keras saved as .keras, or a run whose head is gap.")],
+    model: Annotated[
+        str, typer.Argument(help="A .keras or .h5 classifier of Keras 2 or 3, or a run whose head is gap.")
+    ],
     settings: options.SetOptions = None,
     data: Annotated[
         str | None,

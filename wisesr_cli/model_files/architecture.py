@@ -94,8 +94,8 @@ def _check_object(value: dict[str, Any], key: str) -> None:
     if not is_known or (found[1] == _CONSTANT and key != "args"):  # constants are arguments of operations only
         module, name = str(found[0] or "no module")[:80], str(found[1])[:80]
         raise UnsafeFileError(
-            f"it has a '{name}' of {module}, which is in no model that wisesr builds; nothing of it was loaded. To use "
-            "the weights of another model, save those of its backbone alone, as .weights.h5"
+            f"it has a '{name}' of {module}, which is in no model that wisesr builds; nothing of it was loaded. Its "
+            "weights can be used without its layers: wisesr train FOLDER --backbone NAME --weights FILE"
         )
     if value.get("compile_config"):
         raise UnsafeFileError("a model inside the model is compiled; load it with compile=False before it is put in")

@@ -61,8 +61,8 @@ _RENAMED = {("LeakyReLU", "alpha"): "negative_slope"}
 class StoredLayer:
     """A layer, and where its weights are.
 
-    `path` has the names of the models around it and its own, `names` the same in the file; `place` is its path where the
-    weights of a file have no names; `trainable`: whether all of these are trained.
+    `path` has the names of the models around it and its own, `names` the same in the file; `place` is its path where
+    the weights of a file have no names; `trainable`: whether all of these are trained.
     """
 
     path: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""Translates the functions of TensorFlow that a Keras 2 model calls on tensors into operations and layers of Keras 3.
+"""Translates the functions of TensorFlow that a model of Keras 2 calls into operations and layers of Keras 3.
 
-Keras 2 wraps each, as of `pixels / 127.5 - 1`, in a layer `TFOpLambda` that has the function's name and its arguments. Only
-the functions of `RULES` are known, none is called. To add one: a rule there.
+Keras 2 wraps each, as those of `pixels / 127.5 - 1`, in a layer `TFOpLambda` that has the function's name and its
+arguments. Only the functions of `RULES` are known, and none is called. To add one: a rule there.
 """
 
 from __future__ import annotations

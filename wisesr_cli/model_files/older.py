@@ -29,7 +29,7 @@ _NAMED = "model_weights"  # group of the weights in a whole model as .h5
 _PLACE = re.compile(r"layers/.*vars/\d+")
 _OLD_CONTAINER = "_layer_checkpoint_dependencies"  # of Keras 2.12 to 2.15
 _RENAMED = {"depthwise_kernel": "kernel"}  # of a DepthwiseConv2D
-_UNNAMED = "variable"  # how Keras 3 calls a weight without a name, as that of ConvNeXt's LayerScale
+_UNNAMED = re.compile(r"variable(_\d+)?")  # how Keras 3 calls a weight without a name, as that of ConvNeXt's LayerScale
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def _is_of(tensor: _Tensor, stored: StoredLayer, weight: Any) -> bool:
 
 
 def _is_called(weight: Any, name: str) -> bool:
-    return weight.name in (name, _RENAMED.get(name), _UNNAMED)
+    return weight.name in (name, _RENAMED.get(name)) or _UNNAMED.fullmatch(weight.name) is not None
 
 
 def _named(tensors: Mapping[tuple[str, str], h5py.Dataset], stored: StoredLayer, weight: Any) -> h5py.Dataset | None:
