@@ -15,7 +15,7 @@ app = options.new_app()
 @app.command()
 def upgrade(
     model: Annotated[
-        str, typer.Argument(help="A .keras or .h5 classifier of Keras 2 or 3, or a run whose head is gap.")
+        str, typer.Argument(help="A classifier that Keras saved (.keras, .h5), or a run whose head is gap.")
     ],
     settings: options.SetOptions = None,
     data: Annotated[

@@ -142,7 +142,7 @@ def _check_head(config: Config) -> None:
 def check_model_file(path: Path) -> CheckedModel:
     """Check the file of a Keras or wisesr model.
 
-    Raises `RunError` unless it is a model saved by Keras 2 or 3 of classes that are safe to load, without a wisesr head.
+    Raises `RunError` unless it is a model saved by Keras of classes that are safe to load, without a wisesr head.
     """
     if path.is_dir():
         raise RunError(f"{visible(path)}: is a folder; give a model that Keras saved as .keras or .h5")
