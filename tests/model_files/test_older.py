@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
+from math import erf, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +60,68 @@ FUNCTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any]]] = {
 }
 
 
+BUILDER = """
+import sys
+import numpy as np
+import tf_keras as keras
+from tf_keras import layers
+
+def saved(model, name, **options):
+    draws = np.random.default_rng(0)
+    for weight in model.weights:
+        if "moving_mean" in weight.name or "bias" in weight.name:
+            weight.assign(draws.normal(0.0, 0.1, weight.shape))
+    pixels = draws.integers(0, 256, (3, 64, 64, 3)).astype("float32")
+    model.compile("adam", metrics=["accuracy"], **options)
+    model.train_on_batch(pixels, np.array([0, 1, 1]))
+    np.savez(name + ".npz", pixels=pixels, outputs=model(pixels, training=False))
+    for suffix in ("h5", "keras"):
+        model.save(f"{name}.{suffix}")
+
+def base(name):
+    return getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(64, 64, 3))
+
+pixels = keras.Input((64, 64, 3))
+x = keras.Sequential([layers.RandomFlip(), layers.RandomRotation(0.1)])(pixels)
+x = keras.applications.densenet.preprocess_input(x)
+inner = base("MobileNet")
+for layer in inner.layers[:40]:
+    layer.trainable = False
+x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(inner(x)))
+loss = keras.losses.BinaryCrossentropy(from_logits=True)
+saved(keras.Model(pixels, layers.Dense(1)(x)), "functional", loss=loss)
+scaling = layers.Rescaling(1 / 127.5, -1.0, input_shape=(64, 64, 3))
+rest = [layers.GlobalAveragePooling2D(), layers.BatchNormalization(), layers.Dense(2, "softmax")]
+loss = "sparse_categorical_crossentropy"
+saved(keras.Sequential([scaling, base("MobileNetV3Small"), *rest]), "sequential", loss=loss)
+"""
+
+
+@pytest.mark.slow
+def test_models_that_keras_2_itself_saved_give_what_they_gave_there(tmp_path: Path) -> None:
+    target, release = tmp_path / "installed", ".".join(version("tensorflow").split(".")[:2])
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target)]
+    install.append(f"tf_keras=={release}.*")
+    done = subprocess.run(install, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        pytest.skip(f"tf_keras {release} cannot be installed: {done.stderr.strip()[-200:]}")
+    variables = {**os.environ, "PYTHONPATH": str(target), "TF_USE_LEGACY_KERAS": "1"}
+    command = [sys.executable, "-c", BUILDER]
+    done = subprocess.run(
+        command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=570, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("functional", "sequential"):
+        with np.load(tmp_path / f"{name}.npz") as stored:
+            pixels, expected = stored["pixels"], stored["outputs"]
+        assert np.ptp(expected, axis=0).max() > 1e-3
+        for suffix in ("h5", "keras"):
+            loaded = load_model(check_older_model(tmp_path / f"{name}.{suffix}"))
+            np.testing.assert_allclose(outputs_of(loaded, pixels), expected, rtol=1e-3, atol=1e-5)
+
+
 def _normal(value: float) -> float:
     """The distribution function of the normal distribution."""
-    from math import erf, sqrt
-
     return 0.5 * (1 + erf(value / sqrt(2)))
 
 
@@ -167,6 +230,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "large": (one("Dense", units=1 << 40), r"has the number 1099511627776 for 'units'"),
     "large constant": (calling("math.add", {"y": [1.0] * 1000}), r"no short row of plain numbers"),
+    "long": (old.model_of("m", [old.pixels(f"input_{number}") for number in range(3001)]), r"more layers than any"),
     "nested": (deep(6), r"more models in models than any backbone"),
     "subclass": ({"class_name": "MyModel", "config": {}}, r"it is a 'MyModel', and no functional or sequential model"),
     "no model": ({"class_name": "Functional", "config": {"layers": [1]}}, r"its config is no model of Keras"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wisesr_cli.model_files.allowed import ALLOWED
-from wisesr_cli.model_files.architecture import MOST_NESTED_MODELS
+from wisesr_cli.model_files.architecture import MOST_LAYERS, MOST_NESTED_MODELS
 from wisesr_cli.model_files.hdf5 import UnsafeFileError
 from wisesr_cli.model_files.keras2_operations import operation_of
 
@@ -118,6 +118,8 @@ class _Translation:
         if isinstance(options, list):  # a Sequential before Keras 2.3
             options = {"name": "sequential", "layers": options}
         layers = options["layers"]
+        if len(layers) > MOST_LAYERS:
+            raise UnsafeFileError("it has more layers than any backbone")
         if kind == "Sequential":
             layers = [*_input_of(layers, options), *layers]
         names = _new_names([layer.get("name") or layer["config"]["name"] for layer in layers])
