@@ -87,7 +87,7 @@ def _check_from_weights(weights: str | None) -> None:
         given = "none" if weights is None else visible(weights)
         raise ConfigError(
             f"model.backbone is {FROM_WEIGHTS}, but model.weights is {given}, which holds no backbone; give a run, or "
-            "a .keras file of one"
+            "a .keras file of one (wisesr upgrade makes a run of a whole classifier, .h5 too)"
         )
 
 
