@@ -31,6 +31,7 @@ from wisesr_cli.evaluation.metrics import (
 )
 from wisesr_cli.evaluation.verdict import Training, training_of, with_verdict
 from wisesr_cli.listening import Listener
+from wisesr_cli.machine.large_arrays import large_array, release
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.image_sizes import ImageSize
 from wisesr_cli.requests import EvaluateRequest
@@ -180,12 +181,13 @@ def evaluate_pixels(
 ) -> Scored:
     """Return the metrics of a model on images with labels, int64 (images,); on those at `chosen` (None: all)."""
     rows = np.arange(len(pixels)) if chosen is None else chosen
-    logits = np.empty((len(rows), len(engine.info.class_names)), np.float32)
+    logits = large_array((len(rows), len(engine.info.class_names)))
     with listener.progress("evaluating", len(rows)) as progress:
         for start in range(0, len(rows), batch_size):
             some = rows[start : start + batch_size]
             logits[start : start + len(some)] = padded_logits(engine, pixels.batch(some), batch_size)
             progress.advance(len(some))
+            release(logits)
     return Scored(compute_metrics(logits, labels[rows], engine.info.class_names), answers_of(logits, labels[rows]))
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from wisesr_cli import errors, text
 from wisesr_cli.confusion import Confusion
+from wisesr_cli.machine.large_arrays import release
 from wisesr_cli.results import ClassMetrics, ConfusedPair, Metrics, Mistake, ReliabilityBin
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
@@ -98,7 +99,7 @@ def answers_of(logits: Floats, labels: npt.ArrayLike) -> Answers:
     truth = np.asarray(labels, dtype=np.int64)
     examples, classes = logits.shape
     predicted, scores, truth_scores = np.empty(examples, np.int64), np.empty(examples), np.empty(examples)
-    for rows in _slices(examples, row_length=classes):
+    for rows in row_blocks(logits):
         probabilities = softmax(logits[rows])
         every = np.arange(len(probabilities))
         predicted[rows] = probabilities.argmax(axis=1)
@@ -112,7 +113,7 @@ def collect_outcomes(logits: Floats, labels: npt.ArrayLike, *, classes: int) -> 
     _check_shapes(logits, truth, classes)
     examples = len(truth)
     numbers, indices = np.empty((3, examples)), np.empty((2, examples), dtype=np.int64)
-    for rows in _slices(examples, row_length=classes):
+    for rows in row_blocks(logits):
         numbers[:, rows], indices[:, rows] = _block_outcomes(logits[rows].astype(np.float64), truth[rows])
     (highest, log_sums, true_log_probability), (predicted, true_rank) = numbers, indices
     _check_finite(log_sums)
@@ -126,6 +127,13 @@ def collect_outcomes(logits: Floats, labels: npt.ArrayLike, *, classes: int) -> 
         true_log_probability=true_log_probability,
         top_probability=np.exp(-log_sums),
     )
+
+
+def row_blocks(logits: Floats) -> Iterator[slice]:
+    """Give slices of the rows of `logits` (examples, classes) that stay small in memory, also in a temporary file."""
+    for rows in _slices(len(logits), row_length=logits.shape[1]):
+        yield rows
+        release(logits)
 
 
 def softmax(logits: Floats) -> Doubles:
@@ -187,6 +195,7 @@ def macro_auc(outcomes: Outcomes) -> float | None:
         scores -= outcomes.log_sums
         chosen = indices[(indices >= part.start) & (indices < part.stop)]
         total += sum(_auc(scores[label - part.start], members[label]) for label in chosen.tolist())
+        release(outcomes.logits)
     return total / len(indices)
 
 
