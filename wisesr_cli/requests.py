@@ -85,6 +85,8 @@ class EvaluateRequest(Request):
     """Height and width; None is that of the training. Results at another size have their own folder."""
     engine: EngineChoice = "auto"
     """What runs the model; `auto` is LiteRT where it can."""
+    coverage: float | None = None
+    """The share of images, in 0..1, whose true class is to be in a set of labels; None measures no such sets."""
     report: bool = False
     """Whether to write a self-contained report.html, too, with contribution maps."""
 
@@ -102,6 +104,8 @@ class PredictRequest(StreamRequest):
     """Labels per image."""
     min_score: float = 0.0
     """Below it a record's label is None."""
+    coverage: float | None = None
+    """The share of images, in 0..1, whose true class is to be in a record's `labels`; None gives no such sets."""
     precision: Precision = "float32"
     """Arithmetic."""
     image_size: AnySize | None = None

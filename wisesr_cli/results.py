@@ -79,6 +79,22 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class CoverageMetrics:
+    """How a coverage turned out: sets of labels, and single answers with at least `answer_score`; fractions in 0..1."""
+
+    coverage: float  # that was asked for
+    validation_examples: int  # that the scores come from
+    set_score: float  # the least score of a label in a set
+    answer_score: float | None  # the least score of a single answer; None: none is given
+    covered: float | None  # of the examples, those whose true class is in the set
+    covered_interval: tuple[float, float] | None  # 95 % interval
+    mean_set_size: float | None
+    single_sets: float | None  # of the examples, those whose set has one label
+    answered: float | None  # of the examples, those with a single answer
+    answered_accuracy: float | None
+
+
+@dataclass(frozen=True)
 class Metrics(HasConfusion):
     """The metrics of one evaluation: fractions in 0..1, None where one is not defined."""
 
@@ -92,11 +108,21 @@ class Metrics(HasConfusion):
     macro_auc: float | None
     log_loss: float | None
     ece: float | None
+    ece_uncalibrated: float | None  # of the probabilities at temperature 1
     classes: tuple[str, ...]
     per_class: tuple[ClassMetrics, ...]
     confusion: Confusion
     interval: tuple[float, float] | None = None  # 95 % interval of the top-1 accuracy, by Wilson (1927)
+    temperature: float = 1.0  # that logits were divided by
     verdict: tuple[Verdict, ...] = ()  # see `evaluation.verdict`
+    coverage: CoverageMetrics | None = None  # where one was asked for
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of `wisesr evaluate --format json`; `coverage` only where one was asked for."""
+        fields = super().to_json()
+        if self.coverage is None:
+            del fields["coverage"]
+        return fields
 
 
 @dataclass(frozen=True)
@@ -156,12 +182,15 @@ class ScoredLabel:
 class Prediction(_PlainJson):
     """The labels of one image, best first, or the error of reading it."""
 
-    _optional = ("note",)
+    _optional = ("labels", "note")
     path: str
     label: str | None
     score: float | None
     top: tuple[ScoredLabel, ...] = ()
     error: str | None = None
+    margin: float | None = None  # the best probability minus the second best
+    entropy: float | None = None  # of the probabilities, in nats: 0 where one class has all
+    labels: tuple[str, ...] | None = None  # with a coverage: the set that holds the true class as often, best first
     note: str | None = None  # what is wrong with an image that was labelled nevertheless
 
 

@@ -72,6 +72,7 @@ train:
   gradient_clip_norm: null
   early_stopping: null        # {monitor: val_loss, patience: 10}
   best_by: top1_accuracy      # on validation; ties by lower loss; the last epoch when there is no validation
+  calibration: auto           # a temperature for the scores, fitted on validation | none
   precision: float32
   jit_compile: auto
   trackers: []                # e.g. [mlflow, wandb]
@@ -115,6 +116,7 @@ PROMISED = [
     *(f"data.color={value}" for value in ("srgb", "as_is")),
     *(f"data.cache={value}" for value in ("auto", "none", "memory", "disk")),
     "train.feature_cache=none",
+    "train.calibration=none",
     *(f"model.preprocessing={value}" for value in ("auto", "caffe", "tf", "torch", "unit", "none")),
     *(f"model.load_head={value}" for value in ("auto", "true", "false")),
     "data.on_error=skip",

@@ -16,7 +16,8 @@ from reliability import Seen
 from wisesr_cli import confusion
 from wisesr_cli.confusion import MOST_DENSE, Confusion
 from wisesr_cli.evaluation import metrics as module
-from wisesr_cli.evaluation.metrics import answers_of, compute_metrics, most_confused
+from wisesr_cli.evaluation.metrics import answers_of, compute_metrics
+from wisesr_cli.evaluation.mistakes import most_confused
 from wisesr_cli.report.tables import matrix_of
 from wisesr_cli.results import Metrics
 from wisesr_cli.run.records import write_json

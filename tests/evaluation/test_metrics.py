@@ -18,11 +18,10 @@ from wisesr_cli.evaluation.metrics import (
     Answers,
     answers_of,
     compute_metrics,
-    most_confused,
     reliability_bins,
     softmax,
-    worst_mistakes,
 )
+from wisesr_cli.evaluation.mistakes import most_confused, worst_mistakes
 from wisesr_cli.results import Metrics
 
 SCALARS = tuple(METRICS)
@@ -140,12 +139,15 @@ def no_bin_edges(logits: np.ndarray) -> bool:
 @pytest.mark.parametrize("seed", range(40))
 def test_every_metric_equals_a_slow_loop(seed: int) -> None:
     logits, labels, classes = random_case(seed)
-    found = compute_metrics(logits, labels, names(classes)).to_json()
-    expected = slow_metrics(logits.astype(np.float64), labels, classes)
+    temperature, plain = 1 + seed % 3, slow_metrics(logits.astype(np.float64), labels, classes)
+    found = compute_metrics(logits, labels, names(classes), temperature).to_json()
+    logits = logits.astype(np.float64) / temperature
+    expected = {**slow_metrics(logits, labels, classes), "ece_uncalibrated": plain["ece"]}
+    assert found["temperature"] == temperature
     assert found["examples"] == len(labels)
     assert [list(row) for row in found["confusion_matrix"]] == expected["confusion_matrix"]
     for name in SCALARS:
-        if name == "ece" and not no_bin_edges(logits):
+        if name.startswith("ece") and not (no_bin_edges(logits) and no_bin_edges(logits * temperature)):
             continue
         if name == "macro_auc" and found[name] is not None:
             low, high = (slow_auc(logits.astype(np.float64), labels, classes, equal=equal) for equal in (0, 1))
@@ -267,7 +269,9 @@ def test_undefined_is_null_and_never_nan_in_json(seed: int) -> None:
     logits, labels, classes = random_case(seed)
     text = json.dumps(compute_metrics(logits, labels, names(classes)).to_json(), allow_nan=False)
     assert "NaN" not in text
-    assert set(json.loads(text)) == {field.name for field in fields(Metrics)} - {"confusion"} | {"confusion_matrix"}
+    assert set(json.loads(text)) == {field.name for field in fields(Metrics)} - {"confusion", "coverage"} | {
+        "confusion_matrix"
+    }
 
 
 def test_a_perfect_model_has_a_log_loss_of_zero_and_not_minus_zero() -> None:
@@ -363,5 +367,5 @@ def test_worst_mistakes_are_the_wrong_ones_with_the_surest_first() -> None:
 
 
 def test_every_row_of_metrics_is_a_field_of_the_record_and_the_other_way_round() -> None:
-    others = {"examples", "classes", "per_class", "confusion", "interval", "verdict"}
+    others = {"examples", "classes", "per_class", "confusion", "interval", "temperature", "verdict", "coverage"}
     assert {field.name for field in fields(Metrics)} - others == set(METRICS)

@@ -27,6 +27,7 @@ from wisesr_cli.exporting.readme import RESIZING, readme, snippet
 from wisesr_cli.images.geometry import RESIZERS
 from wisesr_cli.machine import keras_start
 from wisesr_cli.model_files.archive import read_model_info
+from wisesr_cli.model_files.saving import replace_model_info
 from wisesr_cli.results import ExportedModel, Exports
 from wisesr_cli.run.folders import prepare_folder
 from wisesr_cli.run.names import EXPORTED_MODELS
@@ -174,6 +175,29 @@ def test_logits_a_fixed_batch_and_channels_first_are_given_where_asked_for(train
         path = tmp_path / f"{name}.py"
         path.write_text(program, encoding="utf-8")
         answer = fresh(photo, cwd=tmp_path, home=tmp_path, program=(str(path),)).worked()
+        label, score = answer.out.split()
+        assert (label, float(score)) == (expected.label, pytest.approx(expected.score, abs=1e-4))
+
+
+def test_a_temperature_goes_into_probabilities_records_and_snippets(trained: Trained, tmp_path: Path) -> None:
+    run, photo = trained.copy_to(tmp_path / "run"), sorted((trained.photos / "test" / "green").iterdir())[0]
+    (before,) = wisesr_cli.predict(run, [photo])
+    replace_model_info(run / "best.keras", replace(read_model_info(run / "best.keras"), temperature=2.5))
+    (expected,) = wisesr_cli.predict(run, [photo])
+    assert before.score is not None
+    assert expected.score is not None
+    assert expected.score < before.score - 0.01
+    folder = tmp_path / "exports"
+    found = wisesr_cli.export(run, ["onnx", "litert"], output_dir=folder)
+    onnx, litert = (opened(row, folder) for row in found.rows)
+    pixels = noise(6)
+    np.testing.assert_allclose(np.exp(litert(pixels)), softmax(onnx(pixels), 2.5), atol=1e-5)
+    with zipfile.ZipFile(folder / "model.tflite") as packed:
+        assert json.loads(packed.read("wisesr.json"))["temperature"] == 2.5
+    for name, program in SNIPPETS.findall((folder / "README.md").read_text(encoding="utf-8")):
+        path = tmp_path / f"{name}.py"
+        path.write_text(program, encoding="utf-8")
+        answer = fresh(photo, cwd=folder, home=tmp_path, program=(str(path),)).worked()
         label, score = answer.out.split()
         assert (label, float(score)) == (expected.label, pytest.approx(expected.score, abs=1e-4))
 

@@ -39,7 +39,9 @@ def predictions(count: int) -> list[Prediction]:
             records.append(Prediction(path, None, None, (), "truncated JPEG"))
         else:
             top = (ScoredLabel("dre|ss", 1 / (number + 1.5)), ScoredLabel("[b]h\udcffat", 0.1 + 0.2))
-            records.append(Prediction(path, top[0].label if number % 5 else None, top[0].score, top))
+            records.append(
+                Prediction(path, top[0].label if number % 5 else None, top[0].score, top, margin=0.3, entropy=1.1)
+            )
     return records
 
 
@@ -89,6 +91,8 @@ def test_jsonl_is_one_exact_record_per_line_and_json_an_array_of_them(count: int
             "score": record.score,
             "top": [{"label": top.label, "score": top.score} for top in record.top],
             "error": record.error,
+            "margin": record.margin,
+            "entropy": record.entropy,
         }
         for record in records
     ]

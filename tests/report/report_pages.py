@@ -13,10 +13,9 @@ from wisesr_cli.evaluation.metrics import (
     Answers,
     answers_of,
     compute_metrics,
-    most_confused,
     reliability_bins,
-    worst_mistakes,
 )
+from wisesr_cli.evaluation.mistakes import most_confused, worst_mistakes
 from wisesr_cli.report.pictures import tinted_map
 from wisesr_cli.report.records import Card, DataTable, Example, ReportContent, Thumbnail
 from wisesr_cli.report.selection import choose_listed, choose_mistakes, choose_right, examples_of

@@ -28,6 +28,7 @@ def evaluate(
         Literal["fail", "skip"] | None, typer.Option("--on-error", help="Unreadable images; default: as the run did.")
     ] = None,
     pixel_limit: options.PixelLimit = None,
+    coverage: options.Coverage = None,
     report: Annotated[
         bool, typer.Option("--report", help="Also write report.html: one file with pictures and contribution maps.")
     ] = False,

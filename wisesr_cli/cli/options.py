@@ -98,6 +98,14 @@ FailUnder = Annotated[
     list[str] | None,
     typer.Option("--fail-under", metavar="METRIC=VALUE", help="Exit with 7 when a metric misses this; repeatable."),
 ]
+Coverage = Annotated[
+    float | None,
+    typer.Option(
+        "--coverage",
+        metavar="FRACTION",
+        help="Give sets of labels that hold the true class this often, such as 0.9; withhold unsure single answers.",
+    ),
+]
 PixelLimit = Annotated[
     int | None,
     typer.Option("--pixel-limit", metavar="N", min=1, help="Refuse images of more pixels, width times height."),

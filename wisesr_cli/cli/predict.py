@@ -25,6 +25,7 @@ def predict(
     min_score: Annotated[
         float, typer.Option("--min-score", min=0, max=1, help="Below it the label stays empty.")
     ] = 0.0,
+    coverage: options.Coverage = None,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per step.")] = 32,
     output_format: Annotated[
         Literal["table", "json", "jsonl", "csv", "markdown"], typer.Option("--format", help="Output format.")

@@ -220,6 +220,8 @@ class TrainConfig(Options):
     """null, or {monitor: val_loss, patience: 10}."""
     best_by: Literal["top1_accuracy", "loss"] = "top1_accuracy"
     """What makes an epoch the best, on validation; ties by lower loss; the last epoch without validation."""
+    calibration: Literal["auto", "none"] = "auto"
+    """`auto`: at the end, a temperature is fitted on validation so that scores say how often they are right."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     """Arithmetic of training; saved models are float32."""
     jit_compile: Literal["auto"] | bool = "auto"

@@ -20,15 +20,10 @@ from wisesr_cli.display.plots import plot_confusion_matrix, plot_reliability
 from wisesr_cli.engines.choose import EngineName, choose_engine
 from wisesr_cli.engines.engine import Engine, padded_logits
 from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.evaluation.coverage import coverage_of, measure
 from wisesr_cli.evaluation.folder import evaluation_folder, free_name
-from wisesr_cli.evaluation.metrics import (
-    Answers,
-    answers_of,
-    compute_metrics,
-    most_confused,
-    reliability_bins,
-    worst_mistakes,
-)
+from wisesr_cli.evaluation.metrics import Answers, answers_of, compute_metrics, reliability_bins
+from wisesr_cli.evaluation.mistakes import most_confused, worst_mistakes
 from wisesr_cli.evaluation.verdict import Training, training_of, with_verdict
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine.large_arrays import large_array, release
@@ -137,6 +132,12 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         listener=listener,
     )
     subject = _named(replace(subject, image_size=chosen.image_size), run.run, listener)
+    coverage = None
+    if request.coverage is not None:
+        coverage = coverage_of(run, request.coverage, precision=request.precision, image_size=chosen.image_size)
+        listener.note(str(coverage))
+        if subject.is_own and subject.split == "validation":
+            listener.warn("the coverage comes from these images: on them it proves nothing; use other ones")
     with evaluation_folder(run.run, subject.results_name) as output:
         engine = chosen.start(listener)
         if engine.info.class_names != subject.index.class_names:
@@ -152,7 +153,12 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         )
         with closing(pixels):
             labels = subject.index.splits[subject.split].labels[pixels.kept]
-            scored = evaluate_pixels(engine, pixels, labels, batch_size=request.batch_size, listener=listener)
+            rows = np.arange(len(pixels))
+            logits = logits_of(engine, pixels, rows, batch_size=request.batch_size, listener=listener)
+            scored = scored_logits(logits, labels, engine.info)
+            if coverage is not None:
+                measured = measure(coverage, logits, labels, engine.info.temperature)
+                scored = replace(scored, metrics=replace(scored.metrics, coverage=measured))
         paths = tuple(subject.index.splits[subject.split].paths[position] for position in pixels.kept)
         unreadable = len(subject.index.splits[subject.split]) - len(paths)
         training = _training_behind(run, subject, scored.metrics, engine.info.epoch)
@@ -181,6 +187,15 @@ def evaluate_pixels(
 ) -> Scored:
     """Return the metrics of a model on images with labels, int64 (images,); on those at `chosen` (None: all)."""
     rows = np.arange(len(pixels)) if chosen is None else chosen
+    return scored_logits(
+        logits_of(engine, pixels, rows, batch_size=batch_size, listener=listener), labels[rows], engine.info
+    )
+
+
+def logits_of(
+    engine: Engine, pixels: DecodedImages, rows: NDArray[np.int64], *, batch_size: int, listener: Listener
+) -> NDArray[np.float32]:
+    """Return the logits of a model for the images at `rows`, float32 (rows, classes)."""
     logits = large_array((len(rows), len(engine.info.class_names)))
     with listener.progress("evaluating", len(rows)) as progress:
         for start in range(0, len(rows), batch_size):
@@ -188,7 +203,13 @@ def evaluate_pixels(
             logits[start : start + len(some)] = padded_logits(engine, pixels.batch(some), batch_size)
             progress.advance(len(some))
             release(logits)
-    return Scored(compute_metrics(logits, labels[rows], engine.info.class_names), answers_of(logits, labels[rows]))
+    return logits
+
+
+def scored_logits(logits: NDArray[np.float32], labels: NDArray[np.int64], info: ModelInfo) -> Scored:
+    """Return the metrics of a model's logits (examples, classes) for labels (examples,), at its temperature."""
+    metrics = compute_metrics(logits, labels, info.class_names, info.temperature)
+    return Scored(metrics, answers_of(logits, labels, info.temperature))
 
 
 def choose_subject(

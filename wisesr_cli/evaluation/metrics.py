@@ -7,7 +7,6 @@ NumPy only.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from wisesr_cli import errors, text
 from wisesr_cli.confusion import Confusion
 from wisesr_cli.machine.large_arrays import release
-from wisesr_cli.results import ClassMetrics, ConfusedPair, Metrics, Mistake, ReliabilityBin
+from wisesr_cli.results import ClassMetrics, Metrics, ReliabilityBin
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Doubles: TypeAlias = npt.NDArray[np.float64]
@@ -50,13 +49,15 @@ class Outcomes:
     """
 
     logits: Floats  # (examples, classes)
-    highest: Doubles  # (examples,), the largest logit
+    highest: Doubles  # (examples,), the largest logit, divided by the temperature as all below
     log_sums: Doubles  # (examples,), so that log probability = (logit - highest) - log sum
     labels: Integers  # (examples,)
     predicted: Integers  # (examples,)
     true_rank: Integers  # (examples,)
     true_log_probability: Doubles  # (examples,)
     top_probability: Doubles  # (examples,)
+    uncalibrated_top_probability: Doubles  # (examples,), at temperature 1
+    temperature: float
 
     @property
     def class_counts(self) -> tuple[Integers, Integers, Integers]:
@@ -75,12 +76,15 @@ class Metric(NamedTuple):
     better: Literal["higher", "lower"]
 
 
-def compute_metrics(logits: Floats, labels: npt.ArrayLike, class_names: Sequence[str]) -> Metrics:
+def compute_metrics(
+    logits: Floats, labels: npt.ArrayLike, class_names: Sequence[str], temperature: float = 1.0
+) -> Metrics:
     """Return every metric of `logits` (examples, classes) against `labels` (examples,), which are class indices.
 
-    Without examples every metric is None. Raises `errors.DataError` for logits that are not finite.
+    Probabilities are those of the logits divided by `temperature`. Without examples every metric is None.
+    Raises `errors.DataError` for logits that are not finite.
     """
-    outcomes = collect_outcomes(logits, labels, classes=len(class_names))
+    outcomes = collect_outcomes(logits, labels, classes=len(class_names), temperature=temperature)
     values: dict[str, Any] = {
         name: metric.compute(outcomes) if len(outcomes.labels) else None for name, metric in METRICS.items()
     }
@@ -91,31 +95,32 @@ def compute_metrics(logits: Floats, labels: npt.ArrayLike, class_names: Sequence
         per_class=_class_metrics(outcomes, class_names),
         confusion=_confusion(outcomes),
         interval=wilson_interval(int(np.sum(outcomes.labels == outcomes.predicted)), len(outcomes.labels)),
+        temperature=temperature,
     )
 
 
-def answers_of(logits: Floats, labels: npt.ArrayLike) -> Answers:
+def answers_of(logits: Floats, labels: npt.ArrayLike, temperature: float = 1.0) -> Answers:
     """Return the answers that `logits` (examples, classes) stand for, in blocks that stay small in memory."""
     truth = np.asarray(labels, dtype=np.int64)
-    examples, classes = logits.shape
+    examples = len(logits)
     predicted, scores, truth_scores = np.empty(examples, np.int64), np.empty(examples), np.empty(examples)
     for rows in row_blocks(logits):
-        probabilities = softmax(logits[rows])
+        probabilities = softmax(logits[rows], temperature)
         every = np.arange(len(probabilities))
         predicted[rows] = probabilities.argmax(axis=1)
         scores[rows], truth_scores[rows] = probabilities[every, predicted[rows]], probabilities[every, truth[rows]]
     return Answers(truth, predicted, scores, truth_scores)
 
 
-def collect_outcomes(logits: Floats, labels: npt.ArrayLike, *, classes: int) -> Outcomes:
+def collect_outcomes(logits: Floats, labels: npt.ArrayLike, *, classes: int, temperature: float = 1.0) -> Outcomes:
     """Return what the metrics need to know of every example, in float64 and in blocks that stay small in memory."""
     logits, truth = np.asarray(logits), np.asarray(labels, dtype=np.int64)
     _check_shapes(logits, truth, classes)
     examples = len(truth)
-    numbers, indices = np.empty((3, examples)), np.empty((2, examples), dtype=np.int64)
+    numbers, indices = np.empty((4, examples)), np.empty((2, examples), dtype=np.int64)
     for rows in row_blocks(logits):
-        numbers[:, rows], indices[:, rows] = _block_outcomes(logits[rows].astype(np.float64), truth[rows])
-    (highest, log_sums, true_log_probability), (predicted, true_rank) = numbers, indices
+        numbers[:, rows], indices[:, rows] = _block_outcomes(logits[rows].astype(np.float64), truth[rows], temperature)
+    (highest, log_sums, true_log_probability, plain_sums), (predicted, true_rank) = numbers, indices
     _check_finite(log_sums)
     return Outcomes(
         logits=logits,
@@ -126,6 +131,8 @@ def collect_outcomes(logits: Floats, labels: npt.ArrayLike, *, classes: int) -> 
         true_rank=true_rank,
         true_log_probability=true_log_probability,
         top_probability=np.exp(-log_sums),
+        uncalibrated_top_probability=np.exp(-plain_sums),
+        temperature=temperature,
     )
 
 
@@ -136,13 +143,20 @@ def row_blocks(logits: Floats) -> Iterator[slice]:
         release(logits)
 
 
-def softmax(logits: Floats) -> Doubles:
-    """Return the probabilities of `logits` (examples, classes) in float64."""
+def softmax(logits: Floats, temperature: float = 1.0) -> Doubles:
+    """Return the probabilities of `logits` (examples, classes), divided by `temperature`, in float64."""
     values = np.array(logits, dtype=np.float64)
     values -= values.max(axis=1, keepdims=True)
+    values /= temperature
     np.exp(values, out=values)
     values /= values.sum(axis=1, keepdims=True)
     return values
+
+
+def entropy(probabilities: Doubles) -> float:
+    """Return the entropy of probabilities (classes,) in nats."""
+    some = probabilities[probabilities > 0]
+    return float(0.0 - np.sum(some * np.log(some)))
 
 
 def top1_accuracy(outcomes: Outcomes) -> float:
@@ -190,12 +204,14 @@ def macro_auc(outcomes: Outcomes) -> float | None:
     members = np.split(np.argsort(outcomes.labels, kind="stable"), np.cumsum(support)[:-1])
     total = 0.0
     for part in _slices(classes, row_length=examples):
-        scores = np.array(outcomes.logits[:, part].T, np.float64, order="C")  # (classes, examples)
+        scores = np.empty((part.stop - part.start, examples))
+        for rows in row_blocks(outcomes.logits):
+            scores[:, rows] = outcomes.logits[rows, part].T
+        scores /= outcomes.temperature
         scores -= outcomes.highest
         scores -= outcomes.log_sums
         chosen = indices[(indices >= part.start) & (indices < part.stop)]
         total += sum(_auc(scores[label - part.start], members[label]) for label in chosen.tolist())
-        release(outcomes.logits)
     return total / len(indices)
 
 
@@ -207,7 +223,16 @@ def log_loss(outcomes: Outcomes) -> float:
 
 def ece(outcomes: Outcomes) -> float:
     """Return the expected calibration error: the mean gap between confidence and accuracy, in 15 equal bins."""
-    counts, confidences, correct = _bin_sums(outcomes.top_probability, outcomes.true_rank == 0, CALIBRATION_BINS)
+    return _ece(outcomes.top_probability, outcomes)
+
+
+def ece_uncalibrated(outcomes: Outcomes) -> float:
+    """Return the expected calibration error of the probabilities at temperature 1."""
+    return _ece(outcomes.uncalibrated_top_probability, outcomes)
+
+
+def _ece(confidence: Doubles, outcomes: Outcomes) -> float:
+    counts, confidences, correct = _bin_sums(confidence, outcomes.true_rank == 0, CALIBRATION_BINS)
     return float(np.sum(np.abs(confidences - correct)) / np.sum(counts))
 
 
@@ -238,50 +263,33 @@ def wilson_interval(correct: int, examples: int, *, confidence: float = 0.95) ->
     return max(0.0, min(low, fraction)), min(1.0, max(high, fraction))  # rounding may pass the fraction itself
 
 
-def most_confused(metrics: Metrics, *, limit: int = 10) -> tuple[ConfusedPair, ...]:
-    """Return the pairs of classes most often taken for each other; of equal counts, the larger share first."""
-    support = [row.support for row in metrics.per_class]
-    wrong = (cell for cell in metrics.confusion.cells if cell[0] != cell[1])
-    most = heapq.nsmallest(limit, wrong, key=lambda cell: (-cell[2], support[cell[0]]))  # stable, as `sorted` is
-    return tuple(
-        ConfusedPair(metrics.classes[truth], metrics.classes[predicted], count, count / support[truth])
-        for truth, predicted, count in most
-    )
-
-
-def worst_mistakes(
-    paths: Sequence[str], answers: Answers, class_names: Sequence[str], *, limit: int = 20
-) -> tuple[Mistake, ...]:
-    """Return the wrongly labelled images, the surest mistake first and by path among equals."""
-    wrong = np.flatnonzero(answers.predicted != answers.labels).tolist()
-    wrong.sort(key=lambda example: (-answers.scores[example], paths[example]))
-    return tuple(
-        Mistake(
-            path=paths[example],
-            truth=class_names[answers.labels[example]],
-            predicted=class_names[answers.predicted[example]],
-            score=float(answers.scores[example]),
-            truth_score=float(answers.truth_scores[example]),
-        )
-        for example in wrong[:limit]
-    )
-
-
-def _block_outcomes(block: Doubles, labels: Integers) -> tuple[tuple[Doubles, ...], tuple[Integers, ...]]:
-    """Return (highest logit, log sum, true log probability) and (predicted, true rank) of some examples."""
+def _block_outcomes(
+    block: Doubles, labels: Integers, temperature: float
+) -> tuple[tuple[Doubles, ...], tuple[Integers, ...]]:
+    """Return (highest logit, log sum, true log probability, plain log sum) and (predicted, true rank) of examples."""
     examples = np.arange(len(labels))
     predicted = block.argmax(axis=1)
     highest, true_logit = block[examples, predicted], block[examples, labels]
     equal_before = (block == true_logit[:, None]) & (np.arange(block.shape[1]) < labels[:, None])
     true_rank = (block > true_logit[:, None]).sum(axis=1) + equal_before.sum(axis=1)
     with np.errstate(invalid="ignore"):  # infinite logits are reported once, by _check_finite
-        powers = np.exp(block - highest[:, None])
-        # The power of the highest logit is 1: added last, it does not swallow the small ones.
-        powers[examples, predicted] = 0
-        log_sums = np.log1p(powers.sum(axis=1))
-        # A logit of minus infinity would hide in a finite sum.
-        log_sums[~np.isfinite(block).all(axis=1)] = np.nan
-        return (highest, log_sums, true_logit - highest - log_sums), (predicted, true_rank)
+        block -= highest[:, None]
+        plain_sums = log_sums = _log_sums(block, predicted)
+        if temperature != 1:
+            log_sums = _log_sums(block / temperature, predicted)
+        true_log_probability = (true_logit - highest) / temperature - log_sums
+        return (highest / temperature, log_sums, true_log_probability, plain_sums), (predicted, true_rank)
+
+
+def _log_sums(block: Doubles, predicted: Integers) -> Doubles:
+    """Return the logarithm of the sum of the exponentials of logits, from which the highest was taken."""
+    powers = np.exp(block)
+    # The power of the highest logit is 1: added last, it does not swallow the small ones.
+    powers[np.arange(len(block)), predicted] = 0
+    sums: Doubles = np.log1p(powers.sum(axis=1))
+    # A logit of minus infinity would hide in a finite sum.
+    sums[~np.isfinite(block).all(axis=1)] = np.nan
+    return sums
 
 
 def _check_shapes(logits: Floats, labels: Integers, classes: int) -> None:
@@ -369,4 +377,5 @@ METRICS: dict[str, Metric] = {
     "macro_auc": Metric(macro_auc, "higher"),
     "log_loss": Metric(log_loss, "lower"),
     "ece": Metric(ece, "lower"),
+    "ece_uncalibrated": Metric(ece_uncalibrated, "lower"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wisesr_cli.display.grid import Grid, decimal, numbers, percent, texts
-from wisesr_cli.results import Evaluation, Metrics
+from wisesr_cli.results import CoverageMetrics, Evaluation, Metrics
 
 _METRIC_NAMES = {
     "top1_accuracy": "top-1 accuracy",
@@ -15,18 +15,40 @@ _METRIC_NAMES = {
     "macro_auc": "macro AUC",
 }
 
+_EXACT = ("log_loss", "ece", "ece_uncalibrated", "temperature")
+
 
 def metrics_grid(metrics: Metrics, title: str) -> Grid:
     """Return the scalar metrics, a row each."""
     rows = [(name, percent(getattr(metrics, field))) for field, name in _METRIC_NAMES.items()]
     rows += [("log loss", decimal(metrics.log_loss)), ("ECE", percent(metrics.ece))]
+    if metrics.temperature != 1:
+        rows += [("ECE before calibration", percent(metrics.ece_uncalibrated))]
+        rows += [("temperature", f"{metrics.temperature:.3g}")]
     rows += [("examples", f"{metrics.examples:,}")]
     return Grid(title, (*texts("metric"), *numbers("value")), tuple(rows))
 
 
+def coverage_grid(coverage: CoverageMetrics) -> Grid:
+    """Return how a coverage turned out."""
+    low_high = "" if (interval := coverage.covered_interval) is None else " to ".join(map(percent, interval))
+    rows = (
+        ("coverage that was asked for", percent(coverage.coverage)),
+        ("sets that hold the true class", f"{percent(coverage.covered)} ({low_high})"),
+        ("labels in a set, mean", decimal(coverage.mean_set_size)),
+        ("sets of one label", percent(coverage.single_sets)),
+        ("least score of a label in a set", decimal(coverage.set_score)),
+        ("least score of a single answer", decimal(coverage.answer_score)),
+        ("images with a single answer", percent(coverage.answered)),
+        ("of these right", percent(coverage.answered_accuracy)),
+        ("validation images behind it", f"{coverage.validation_examples:,}"),
+    )
+    return Grid("Coverage", (*texts(""), *numbers("value")), rows)
+
+
 def metrics_rows(metrics: Metrics) -> list[tuple[str, float | int | None]]:
     """Return the scalar metrics for CSV, exact."""
-    return [(name, getattr(metrics, name)) for name in ("examples", *_METRIC_NAMES, "log_loss", "ece")]
+    return [(name, getattr(metrics, name)) for name in ("examples", *_METRIC_NAMES, *_EXACT)]
 
 
 def verdict_grid(metrics: Metrics) -> Grid:
@@ -63,4 +85,6 @@ def evaluation_grids(evaluation: Evaluation) -> list[Grid]:
         grids.append(Grid("Most confused", columns, pairs))
         shown = (*texts("image", "class", "taken for"), *numbers("score", "true class"))
         grids.append(Grid("Worst mistakes", shown, mistakes))
+    if evaluation.metrics.coverage is not None:
+        grids.append(coverage_grid(evaluation.metrics.coverage))
     return [*grids, verdict_grid(evaluation.metrics)]

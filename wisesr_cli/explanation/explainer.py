@@ -63,11 +63,12 @@ class Decision:
     predicted: Contribution
     runner_up: Contribution
     asked: tuple[Contribution, ...] = ()
+    temperature: float = 1.0
 
     @property
     def score(self) -> float:
-        """The probability of the predicted class."""
-        return float(softmax(self.logits[None]).max())
+        """The probability of the predicted class, of the logits divided by the model's temperature."""
+        return float(softmax(self.logits[None], self.temperature).max())
 
 
 class Explainer:
@@ -230,7 +231,7 @@ class Explainer:
             )
             for label, values, bias in zip(classes.tolist(), maps, biases, strict=True)
         )
-        return Decision(logits, predicted, runner_up, tuple(asked))
+        return Decision(logits, predicted, runner_up, tuple(asked), self.info.temperature)
 
 
 def start_explainer(

@@ -72,6 +72,7 @@ class Form:
         layout: of the pixels, `nhwc` (batch, height, width, 3) from every format but ONNX.
         batch: the only number of images that LiteRT takes at a time; None is any.
         resize: whether images of any size are resized in the model, or go in at its size.
+        temperature: what logits are divided by where probabilities come out.
     """
 
     quantize: Quantization | None = None
@@ -79,6 +80,7 @@ class Form:
     layout: Layout = "nhwc"
     batch: int | None = None
     resize: Resize = "outside"
+    temperature: float = 1.0
 
 
 PLAIN = Form()
@@ -249,7 +251,7 @@ def write_litert(model: Any, target: Path, form: Form = PLAIN, examples: Pixels 
 
     def serve(pixels: Any) -> Any:
         logits = model(pixels, training=False)
-        return tensorflow.nn.softmax(logits) if form.output == "probabilities" else logits
+        return tensorflow.nn.softmax(logits / form.temperature) if form.output == "probabilities" else logits
 
     spec = tensorflow.TensorSpec((form.batch, *model.input_shape[1:]), tensorflow.float32, name=INPUT)
     with keras_start.quiet_stderr():

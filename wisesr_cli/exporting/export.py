@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -192,7 +192,8 @@ class _Exporter:
         with self.listener.progress("exporting", len(planned)) as progress:
             for item in planned:
                 progress.describe(f"exporting {item.file}")
-                rows.append(self._one(item.format, item.file, item.form))
+                form = replace(item.form, temperature=self.engine.info.temperature)
+                rows.append(self._one(item.format, item.file, form))
                 progress.advance()
         return rows
 
@@ -203,8 +204,8 @@ class _Exporter:
         run = self._reload(name, target, form)
         exact, inputs = self._expected(form)
         found = np.concatenate([run_or_refuse(run, pixels, file) for pixels in inputs])
-        agreement = compare(exact, found)
         has_logits, resizes = form.output == "logits", form.resize == "inside"
+        agreement = compare(exact if has_logits else exact / form.temperature, found)
         reason = objection(agreement, exact, quantized=form.quantize is not None, logits=has_logits, resizes=resizes)
         if reason is not None:
             raise RunError(f"{file}: {reason}; compared on {agreement.images:,} images of {self.images.title}")

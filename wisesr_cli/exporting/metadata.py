@@ -17,7 +17,10 @@ from wisesr_cli.text import visible
 # In the zip after a LiteRT model: TensorFlow's writer adds its user's labels.txt, and refuses a name that is packed.
 PACKED_LABELS = "wisesr-labels.txt"
 LAYOUTS = {"nhwc": "batch, height, width, RGB", "nchw": "batch, RGB, height, width"}
-OUTPUTS = {"logits": "logits; their softmax gives probabilities", "probabilities": "probabilities"}
+OUTPUTS = {
+    "logits": "logits; the softmax of logits / temperature gives probabilities",
+    "probabilities": "probabilities, the temperature applied",
+}
 
 
 def record_of(info: ModelInfo, form: Form) -> dict[str, Any]:

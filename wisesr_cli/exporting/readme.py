@@ -70,7 +70,7 @@ ${resizing}pixels = np.asarray(image, np.float32)[None]
 $loading
 ${softmax}print(labels[scores.argmax()], scores.max())
 """)
-SOFTMAX = "scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()\n"
+SOFTMAX = "scores = np.exp({})\nscores /= scores.sum()\n"
 RESIZING = {
     "squash": "image.resize(({width}, {height}), Image.Resampling.BILINEAR)",
     "crop": "ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR)",
@@ -95,9 +95,10 @@ def readme(info: ModelInfo, rows: Sequence[ExportedModel]) -> str:
         "Nothing of wisesr is needed to run these models:\n",
         to_markdown(_grid(rows)),
         f"Each takes float32 pixels (batch, {height}, {width}, 3), RGB in 0..255, as many images at a time as you "
-        "like, and gives logits (batch, classes), unless its section says otherwise. Pixels are scaled inside. "
-        f"An image is turned upright by its EXIF record, and {rule} (bilinear, antialiased). wisesr lays transparent "
-        f"images over {info.background}; the snippets below do not.{_rules_of(info.preparation)}\n",
+        "like, and gives logits (batch, classes), unless its section says otherwise. Pixels are scaled inside."
+        f"{_divided(info)} An image is turned upright by its EXIF record, and {rule} (bilinear, antialiased). "
+        f"wisesr lays transparent images over {info.background}; the snippets below do not."
+        f"{_rules_of(info.preparation)}\n",
         "In place of Pillow, `tf.image.resize(..., antialias=True)` gives the same, and OpenCV comes near with "
         "`interpolation=cv2.INTER_AREA` (its colours are BGR). The defaults of both leave pixels out where an image "
         "shrinks, which changes labels.\n",
@@ -106,6 +107,16 @@ def readme(info: ModelInfo, rows: Sequence[ExportedModel]) -> str:
         "of resizing and versions.\n",
     ]
     return "\n".join([*parts, *(_section(info, row) for row in rows)])
+
+
+def _divided(info: ModelInfo) -> str:
+    """Return a sentence about the temperature of a model that has one."""
+    if info.temperature == 1:
+        return ""
+    return (
+        f" Probabilities are the softmax of logits divided by the temperature {info.temperature:.6g}, which was fitted "
+        "on validation images so that a score says how often it is right."
+    )
 
 
 def _rules_of(preparation: Preparation) -> str:
@@ -179,5 +190,11 @@ def snippet(info: ModelInfo, row: ExportedModel) -> str:
             transpose=".transpose(0, 3, 1, 2)" if row.layout == "nchw" else "",
             repeated="" if row.batch in (None, 1) else f".repeat({row.batch}, axis=0)",
         ),
-        softmax=SOFTMAX if row.output == "logits" else "",
+        softmax=_softmax(info.temperature) if row.output == "logits" else "",
     )
+
+
+def _softmax(temperature: float) -> str:
+    """Return the lines that make probabilities of logits, as sure as the validation images allow."""
+    shifted = "logits - logits.max()"
+    return SOFTMAX.format(shifted if temperature == 1 else f"({shifted}) / {temperature:.6g}")

@@ -28,6 +28,7 @@ class ModelInfo:
     head: str
     epoch: int
     versions: dict[str, str]
+    temperature: float = 1.0  # that logits are divided by before probabilities are made of them
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of the record, flat."""
@@ -76,7 +77,15 @@ def _from_json(values: dict[str, Any]) -> ModelInfo:
         head=str(values["head"]),
         epoch=int(values["epoch"]),
         versions=dict(values["versions"]),
+        temperature=_positive(values.get("temperature", 1.0)),  # older files have none
     )
+
+
+def _positive(value: Any) -> float:
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"the temperature {number}")
+    return number
 
 
 BEST = "best.keras"

@@ -11,14 +11,16 @@ import inspect
 import json
 import shutil
 import zipfile
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from wisesr_cli.machine import keras_start
+from wisesr_cli.machine.files import replacing
 from wisesr_cli.model_files.architecture import objects_in
 from wisesr_cli.model_files.archive import CONFIG, append_model_info
-from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo
 
 OLDEST_KERAS = "3.4"  # loads models of Keras' own layers; 3.3 writes and expects their inputs in another form
 _PLAIN = (type(None), bool, int, float, str)
@@ -34,17 +36,28 @@ def save_model(model: Any, path: Path, info: ModelInfo | None = None) -> None:
     try:
         with keras_start.quiet_stderr():
             model.save(whole)
-        with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
-            for member in source.infolist():
-                if member.filename == CONFIG:
-                    target.writestr(CONFIG, _short_config(source.read(member)))
-                    continue
-                with source.open(member) as content, target.open(member.filename, "w", force_zip64=True) as copy:
-                    shutil.copyfileobj(content, copy, 1 << 20)
+        _copy_archive(whole, path, {CONFIG: _short_config})
     finally:
         whole.unlink(missing_ok=True)
     if info is not None:
         append_model_info(path, info)
+
+
+def replace_model_info(path: Path, info: ModelInfo) -> None:
+    """Write a model's archive anew with another record; raises `MachineError`."""
+    with replacing(path) as temporary:
+        _copy_archive(path, temporary, {MODEL_INFO: lambda _: json.dumps(info.to_json(), indent=1)})
+
+
+def _copy_archive(source: Path, target: Path, changes: Mapping[str, Callable[[bytes], str]]) -> None:
+    """Copy an archive, some members with another text."""
+    with zipfile.ZipFile(source) as before, zipfile.ZipFile(target, "w") as after:
+        for member in before.infolist():
+            if change := changes.get(member.filename):
+                after.writestr(member.filename, change(before.read(member)))
+                continue
+            with before.open(member) as content, after.open(member.filename, "w", force_zip64=True) as copy:
+                shutil.copyfileobj(content, copy, 1 << 20)
 
 
 def _short_config(text: bytes) -> str:

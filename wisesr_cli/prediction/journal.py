@@ -244,4 +244,5 @@ def _write(file: FileIO, content: bytes) -> None:
 def prediction_from_json(values: dict[str, Any]) -> Prediction:
     """Return the record from `Prediction.to_json`."""
     top = tuple(ScoredLabel(**scored) for scored in values["top"])
-    return Prediction(values["path"], values["label"], values["score"], top, values["error"], values.get("note"))
+    labels = None if (found := values.get("labels")) is None else tuple(found)
+    return Prediction(**{**values, "top": top, "labels": labels})

@@ -12,6 +12,7 @@ from wisesr_cli.data.shards import ShardInputs, parse_shard
 from wisesr_cli.data.stream import Records
 from wisesr_cli.engines.choose import ChosenEngine, choose_engine
 from wisesr_cli.errors import UsageError
+from wisesr_cli.evaluation.coverage import Coverage, coverage_of
 from wisesr_cli.explanation.place import explanation_folder
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.listening import Silent
@@ -45,6 +46,11 @@ def predict(request: PredictRequest) -> Records[Prediction]:
         folder = None
         if request.explain is not None:
             folder = held.enter_context(explanation_folder(run.model, request.explain, "--explain"))
+        coverage = None
+        if request.coverage is not None:
+            size, precision = engine.image_size, request.precision
+            coverage = coverage_of(run, request.coverage, precision=precision, image_size=size)
+            request.listener.note(str(coverage))
         output = open_output(request, lambda: header_of(request, engine))
         is_done = output is not None and output.path.exists() and not output.journal_path.exists()
         if output is not None and request.resume and is_done:
@@ -55,7 +61,7 @@ def predict(request: PredictRequest) -> Records[Prediction]:
             nothing: Generator[Prediction, None, None] = (record for record in list[Prediction]())
             return Records(nothing, held.pop_all(), output.tally)
         tally = Tally() if output is None else held.enter_context(output).tally
-        records = _Labelling(request, engine, output, folder, tally).records()
+        records = _Labelling(request, engine, coverage, output, folder, tally).records()
         return Records(records, held.pop_all(), tally)
 
 
@@ -82,6 +88,7 @@ def header_of(request: PredictRequest, engine: ChosenEngine) -> JournalHeader:
     """Return what the records depend on."""
     options = {name: getattr(request, name) for name in ("top_k", "min_score", "batch_size", "precision")}
     shard = None if request.shard is None else str(parse_shard(request.shard))
+    options |= {} if request.coverage is None else {"coverage": request.coverage}
     options |= {"pixel_limit": request.pixel_limit or PIXEL_LIMIT, "shard": shard, "engine": engine.identity}
     return JournalHeader(sha256(engine.path), options)
 
@@ -93,11 +100,13 @@ class _Labelling:
         self,
         request: PredictRequest,
         engine: ChosenEngine,
+        coverage: Coverage | None,
         output: FileOutput | None,
         folder: Path | None,
         tally: Tally,
     ) -> None:
-        self.request, self.engine, self.output, self.folder, self.tally = request, engine, output, folder, tally
+        self.request, self.engine, self.coverage = request, engine, coverage
+        self.output, self.folder, self.tally = output, folder, tally
         shard = None if request.shard is None else parse_shard(request.shard)
         inputs = tuple(map(str, request.inputs))
         self.wanted = WantedInputs(inputs, request.from_file, request.null_separated, shard)
@@ -137,12 +146,14 @@ class _Labelling:
     ) -> Generator[Prediction, None, None]:
         request = self.request
         if request.engine == "ray":
-            from wisesr_cli.prediction.ray.driver import ray_records
+            from wisesr_cli.prediction.ray.driver import job_of, ray_records
 
             with self._off_standard_output():
-                return ray_records(request, self.engine, self._interruptible(paths), oddities=oddities, first=done)
+                job = job_of(request, self.engine, self.coverage)
+                return ray_records(job, self._interruptible(paths), request=request, oddities=oddities, first=done)
+        engine = self.engine.start(request.listener)
         records = predict_paths(
-            self.engine.start(request.listener), paths, request, oddities=oddities, ready=found.ready, first=done
+            engine, paths, request, coverage=self.coverage, oddities=oddities, ready=found.ready, first=done
         )
         if self.folder is None and request.screen is None:
             return records

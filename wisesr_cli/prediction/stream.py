@@ -14,7 +14,8 @@ from wisesr_cli.data.oddities import Oddities
 from wisesr_cli.data.stream import Decoded, decode_in_order
 from wisesr_cli.engines.engine import Engine
 from wisesr_cli.errors import DataError
-from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.evaluation.coverage import Coverage
+from wisesr_cli.evaluation.metrics import entropy, softmax
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.machine.threads import always
 from wisesr_cli.requests import PredictRequest
@@ -26,6 +27,7 @@ def predict_paths(
     paths: Iterable[str],
     request: PredictRequest,
     *,
+    coverage: Coverage | None = None,
     oddities: Oddities | None = None,
     ready: Callable[[], bool] = always,
     first: int = 0,
@@ -33,6 +35,7 @@ def predict_paths(
     """Yield a record per path, in order; only a few batches are in memory at any time.
 
     Of `request`, `top_k`, `min_score` (below it a record keeps its `top`), `batch_size` and `pixel_limit` are used.
+    `coverage` adds the set of labels to a record, and withholds its label where that may not stand alone.
     `oddities` counts what is odd about readable images. Where `ready` says that the next path is not available without
     waiting, pending images are labelled first. `first` is the number of the first path among all that are labelled,
     including those of an earlier process.
@@ -50,7 +53,7 @@ def predict_paths(
         for decoded, row in labelled:
             if decoded.header is not None:
                 oddities.add(decoded.path, decoded.header)
-            yield _record(decoded, row, engine.info.class_names, request)
+            yield _record(decoded, row, engine.info.class_names, request, coverage)
 
 
 Labelled = tuple[Decoded, NDArray[np.float64] | None]
@@ -103,7 +106,7 @@ def _probabilities(
             "the model's logits are not finite: no label is defined; train again with a lower learning rate, or in "
             "float32"
         )
-    for position, row in zip(readable, softmax(logits), strict=True):
+    for position, row in zip(readable, softmax(logits, engine.info.temperature), strict=True):
         found[position] = row
     return found
 
@@ -120,12 +123,26 @@ def _in_full_batch(engine: Engine, pixels: NDArray[np.uint8], rows: list[int], b
 
 
 def _record(
-    decoded: Decoded, probabilities: NDArray[np.float64] | None, names: Sequence[str], request: PredictRequest
+    decoded: Decoded,
+    probabilities: NDArray[np.float64] | None,
+    names: Sequence[str],
+    request: PredictRequest,
+    coverage: Coverage | None,
 ) -> Prediction:
     if probabilities is None:
         return Prediction(decoded.path, None, None, (), decoded.error)
-    best = np.argsort(-probabilities, kind="stable")[: request.top_k]
-    top = tuple(ScoredLabel(names[index], float(probabilities[index])) for index in best)
-    label = top[0].label if top[0].score >= request.min_score else None
+    best = np.argsort(-probabilities, kind="stable")
+    top = tuple(ScoredLabel(names[index], float(probabilities[index])) for index in best[: request.top_k])
+    may_stand_alone = coverage is None or coverage.is_answer(top[0].score)
+    label = top[0].label if top[0].score >= request.min_score and may_stand_alone else None
     damage = decoded.header.damage if decoded.header is not None else ""
-    return Prediction(decoded.path, label, top[0].score, top, note=f"damaged inside: {damage}" if damage else None)
+    return Prediction(
+        decoded.path,
+        label,
+        top[0].score,
+        top,
+        margin=top[0].score - float(probabilities[best[1]]),
+        entropy=entropy(probabilities),
+        labels=None if coverage is None else tuple(names[index] for index in coverage.labels(probabilities)),
+        note=f"damaged inside: {damage}" if damage else None,
+    )

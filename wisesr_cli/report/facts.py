@@ -124,6 +124,10 @@ def describe(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
     yield "Images seen at", f"{height} x {width} pixels (height x width), {_RESIZED[info.preparation.resize]}{rest}"
     if (low_high := info.preparation.value_range) is not None:
         yield "Values seen", f"{range_text(low_high)} of images of more than 8 bits become 0 to 255"
+    if info.temperature == 1:
+        yield "Scores", "the softmax of the logits"
+    else:
+        yield "Scores", f"calibrated: the softmax of the logits divided by {info.temperature:.3g}"
     engine = f"{_ENGINES[evaluated.engine]} in {evaluated.request.precision}"
     yield "Evaluated on", f"{evaluated.subject.title}: {counted(evaluation.metrics.examples, 'image')}, by {engine}"
     yield "Unreadable", _unreadable(index, evaluation)

@@ -15,6 +15,7 @@ SPLITS = "splits.csv"
 ENVIRONMENT = "environment.json"
 HISTORY = "history.csv"
 METRICS = "metrics.json"
+CALIBRATION = "calibration.json"  # see `evaluation.coverage`
 TRACKED = "trackers.json"  # which runs of experiment trackers it is
 STATE = "state"
 PLOTS = "plots"
@@ -81,5 +82,5 @@ RESULT_FOLDERS = (PLOTS, EXPLAIN, EXPORT, "evaluate-*")  # other commands write 
 # last: they mark the folder as a run, so that another process can remove what a killed one left.
 RUN_FILES = (
     *(f"{PLOTS}/{LEARNING_CURVES}", LITERT, BEST, UPGRADED, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, TRACKED),
-    *(WRITTEN, CLASSES),
+    *(CALIBRATION, WRITTEN, CLASSES),
 )

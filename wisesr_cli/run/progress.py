@@ -28,6 +28,7 @@ _NEWER = (
     "train.feature_cache",
     "train.augmented_views",
     "train.gradient_clip_norm",
+    "train.calibration",
     "data.manifest",
     "model.head.hidden",
 )  # earlier states do not have them

@@ -13,6 +13,7 @@ from wisesr_cli.machine.files import naming, remove, write_text
 from wisesr_cli.machine.locks import Lock
 from wisesr_cli.model_files.info import BEST
 from wisesr_cli.run.names import (
+    CALIBRATION,
     CLASSES,
     CONFIG,
     ENVIRONMENT,
@@ -169,8 +170,9 @@ class Run:
     def forget_best(self) -> None:
         """Remove what was made of the best model, as that is about to be replaced."""
         self.forget_litert()
-        with naming(self.path / METRICS):
-            remove(self.path / METRICS)
+        for name in (METRICS, CALIBRATION):
+            with naming(self.path / name):
+                remove(self.path / name)
 
     def write_history(self, history: Iterable[EpochResult]) -> None:
         """Write a row per finished epoch; numbers are written so that they read back exactly."""

@@ -7,23 +7,16 @@ import shlex
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wisesr_cli.config.schedules import learning_rates
 from wisesr_cli.config.schema import Config
 from wisesr_cli.config.training import PhaseConfig, position_warning
-from wisesr_cli.data.pixels import epoch_order
-from wisesr_cli.display.plots import plot_learning_curves
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.errors import DataError, MachineError, RunError
-from wisesr_cli.evaluation.evaluate import evaluate_pixels
-from wisesr_cli.evaluation.verdict import Training, with_verdict
-from wisesr_cli.exporting.best_litert import has_litert, keep_litert
 from wisesr_cli.listening import Listener, TrainingListener, TrainingPlan
 from wisesr_cli.machine import keras_start
-from wisesr_cli.machine.files import make_folder
 from wisesr_cli.machine.keras_start import Device
 from wisesr_cli.machine.stopping import Limits
 from wisesr_cli.machine.threads import worker_count
@@ -31,22 +24,20 @@ from wisesr_cli.model_files.archive import check_model
 from wisesr_cli.models.build import notes_about
 from wisesr_cli.models.saved import saved_scaling
 from wisesr_cli.models.scaling import Scaling
-from wisesr_cli.results import Metrics, TrainingResult
+from wisesr_cli.results import TrainingResult
 from wisesr_cli.run.folders import Start, prepare_folder
-from wisesr_cli.run.names import LEARNING_CURVES, METRICS
 from wisesr_cli.run.progress import Progress, check_resumable, check_same_draws, circumstances_from_json
-from wisesr_cli.run.records import write_json
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.state import State, read_state
 from wisesr_cli.text import counted, size_text, visible
 from wisesr_cli.training.devices.distribution import ALONE, Distribution
 from wisesr_cli.training.epochs import EpochKeeper, TrainingStopped
 from wisesr_cli.training.examples import Examples
+from wisesr_cli.training.finish import finish, result_of
 from wisesr_cli.training.freezing import trained_parts
 from wisesr_cli.training.trackers.tracking import Tracking
 from wisesr_cli.training.trainer import Arrays, Trainer
 
-SAMPLED_IMAGES = 256  # of the training images, on which a model that disappoints is evaluated, too
 NEARLY_ZERO = 0.01  # of the first learning rate of a phase
 MAX_RELOAD_DIFFERENCE = 1e-4  # of logits
 
@@ -75,8 +66,8 @@ def run(
             before = trainer.progress.epoch
             stopped = _fit(trainer, start.run, optimizer_state, limits, tracking, listener)
         if not distribution.is_main:
-            return _result(trainer, start.run, trainer.progress.epoch - before, stopped, None)
-        result = _finish(trainer, start.run, trainer.progress.epoch - before, stopped, listener)
+            return result_of(trainer, start.run, trainer.progress.epoch - before, stopped, None)
+        result = finish(trainer, start.run, trainer.progress.epoch - before, stopped, listener)
         tracking.finished(result)
         return result
 
@@ -234,62 +225,6 @@ def _use_size_of_phase(trainer: Trainer, number: int, phase: PhaseConfig, listen
     trainer.use_size(image_size, listener)
 
 
-def _finish(
-    trainer: Trainer, run: Run, epochs_done_now: int, stopped: str | None, listener: TrainingListener
-) -> TrainingResult:
-    """Evaluate the best model, draw the curves, convert the model when training is done, and return the result."""
-    run.check_place()
-    progress, metrics = trainer.progress, None
-    engine = KerasEngine(check_model(run.best)) if progress.best_epoch is not None else None
-    if engine is not None:
-        trainer.examples.open_at(engine.info.image_size, listener)
-    if engine is not None and (metrics := _metrics(trainer, run, engine, listener)) is not None:
-        write_json(run.path / METRICS, metrics.to_json())
-    if progress.history:
-        make_folder(run.plots, inside=run.path)
-        plot_learning_curves(progress.history, run.plots / LEARNING_CURVES)
-    result = _result(trainer, run, epochs_done_now, stopped, metrics)
-    if engine is not None and result.finished and not has_litert(run):
-        images = trainer.examples.validation or trainer.examples.train
-        keep_litert(run, engine, images, batch_size=trainer.config.train.batch_size, listener=listener)
-    return result
-
-
-def _result(
-    trainer: Trainer, run: Run, epochs_done_now: int, stopped: str | None, metrics: Metrics | None
-) -> TrainingResult:
-    return TrainingResult(
-        run_dir=str(run.path),
-        history=tuple(trainer.progress.history),
-        best_epoch=trainer.progress.best_epoch,
-        metrics=metrics,
-        parameters=trainer.parameters,
-        head_parameters=trainer.head_parameters,
-        epochs_done_now=epochs_done_now,
-        stopped=stopped,
-        finished=trainer.progress.finished or trainer.progress.epoch >= trainer.config.train.epochs,
-    )
-
-
-def _metrics(trainer: Trainer, run: Run, engine: KerasEngine, listener: Listener) -> Metrics | None:
-    """Return the metrics of the best model on the validation images, with their verdict, or None without any."""
-    examples, batch_size = trainer.examples, trainer.config.train.batch_size
-    if examples.validation is None:
-        return None
-    labels = examples.labels("validation")
-    scored = evaluate_pixels(engine, examples.validation, labels, batch_size=batch_size, listener=listener)
-    counts = tuple(examples.index.counts("train").tolist())
-    progress = trainer.progress
-    training = Training(str(run.path), trainer.config, tuple(progress.history), progress.best_epoch, counts)
-    if training.falls_behind(scored.metrics):
-        chosen = epoch_order(len(examples.train), seed=trainer.config.seed, epoch=0)[:SAMPLED_IMAGES]
-        on_training = evaluate_pixels(
-            engine, examples.train, examples.labels("train"), batch_size=batch_size, listener=listener, chosen=chosen
-        )
-        training = replace(training, train_accuracy=on_training.metrics.top1_accuracy)
-    return with_verdict(scored.metrics, scored.answers, training)
-
-
 def try_one_step(
     config: Config,
     examples: Examples,
@@ -321,13 +256,13 @@ def try_one_step(
         saved = read_state(temporary.state).group("model") if is_main else None
         trainer.restore("model", channel.arrays_from_main(saved))
     if not is_main:
-        return _result(trainer, run, 0, "dry run", None)
+        return result_of(trainer, run, 0, "dry run", None)
     trainer.save_best(temporary.best, epoch=0)
     difference = trainer.difference_after_reload(KerasEngine(check_model(temporary.best)))
     if difference > MAX_RELOAD_DIFFERENCE:
         raise RunError(f"the saved model gives other logits: they differ by {difference:.3g}")
     listener.note(f"dry run: one step with loss {loss:.4f}; saved and reloaded, logits differ by {difference:.1e}")
-    return _result(trainer, run, 0, "dry run", None)
+    return result_of(trainer, run, 0, "dry run", None)
 
 
 def _one_of_each_size(config: Config) -> list[PhaseConfig]:

@@ -20,6 +20,7 @@ from wisesr_cli.data.oddities import Oddities
 from wisesr_cli.engines.choose import ChosenEngine
 from wisesr_cli.engines.litert import LiteRtModel
 from wisesr_cli.errors import MachineError, WisesrError
+from wisesr_cli.evaluation.coverage import Coverage
 from wisesr_cli.listening import Listener, Silent
 from wisesr_cli.machine import keras_start
 from wisesr_cli.prediction.ray.session import STORE_BYTES, RayOptions, session
@@ -34,7 +35,7 @@ BLOCKS_PER_WORKER = 8  # minimum, if there are enough batches, so that all worke
 RESTARTS = 10  # of one worker, so that an image that kills workers is not retried for ever
 
 
-def job_of(request: PredictRequest, chosen: ChosenEngine) -> Job:
+def job_of(request: PredictRequest, chosen: ChosenEngine, coverage: Coverage | None = None) -> Job:
     """Return what workers need, including the model itself, so that no disk must be shared for it."""
     model: LiteRtModel | bytes = chosen.litert.model if chosen.litert else chosen.path.read_bytes()
     return Job(
@@ -44,18 +45,18 @@ def job_of(request: PredictRequest, chosen: ChosenEngine) -> Job:
         folder=os.getcwd(),  # noqa: PTH109  (keeps bytes that are not UTF-8)
         threads=1,
         request=replace(request, inputs=(), listener=Silent(), stop=None),
+        coverage=coverage,
     )
 
 
 def ray_records(
-    request: PredictRequest, chosen: ChosenEngine, paths: Iterable[str], *, oddities: Oddities, first: int = 0
+    job: Job, paths: Iterable[str], *, request: PredictRequest, oddities: Oddities, first: int = 0
 ) -> Generator[Prediction, None, None]:
     """Start or join Ray, and return the lazily computed records of paths, in order; see `stream.predict_paths`.
 
     Raises a `MachineError` if there is no such cluster, or it lacks resources.
     """
-    job, listener = job_of(request, chosen), request.listener
-    options = RayOptions(request.ray_address, request.ray_workers)
+    listener, options = request.listener, RayOptions(request.ray_address, request.ray_workers)
     needs_gpu = job.engine.device == "gpu"
     model_bytes = len(job.model.content if isinstance(job.model, LiteRtModel) else job.model)
     stack = ExitStack()

@@ -20,6 +20,7 @@ from wisesr_cli.engines.engine import Engine
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.engines.litert import LiteRtEngine, LiteRtModel
 from wisesr_cli.errors import DataError, MachineError, RunError, UsageError, WisesrError
+from wisesr_cli.evaluation.coverage import Coverage
 from wisesr_cli.images.decoding import ImageHeader
 from wisesr_cli.listening import Silent
 from wisesr_cli.machine.threads import limit_worker_count
@@ -47,6 +48,7 @@ class Job:
     folder: str
     threads: int
     request: PredictRequest
+    coverage: Coverage | None = None
     version: str = __version__
 
     def start(self) -> Engine:
@@ -108,6 +110,7 @@ class Labeller:
             self.engine,
             (os.path.join(job.folder, path) if path else path for path in paths),  # noqa: PTH118  (as typed)
             job.request,
+            coverage=job.coverage,
             oddities=headers,
             first=first,
         )

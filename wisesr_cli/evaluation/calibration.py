@@ -1,0 +1,124 @@
+"""Fits the temperature that turns logits into probabilities one can act on (Guo et al. 2017). NumPy only.
+
+Dividing all logits by one number changes no answer, only how sure the model says it is. The number is the one that
+gives the validation images the lowest log loss; the mean log loss is convex in its inverse, so there is one minimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.evaluation.metrics import Doubles, Floats, Integers, row_blocks, softmax
+
+Mask = NDArray[np.bool_]  # (examples,)
+
+LOWEST, HIGHEST = 0.05, 20.0  # temperatures that are considered
+FEWEST_EXAMPLES = 20
+FOLDS = 5
+_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature, and in words why it is 1 if it was left so."""
+
+    temperature: float = 1.0
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        """Return what it means, in words."""
+        if self.reason is not None:
+            return f"as the model gives them; {self.reason}"
+        surer = "less" if self.temperature > 1 else "more"
+        return f"calibrated on validation, {surer} sure than the model by itself (temperature {self.temperature:.3g})"
+
+
+def calibrate(logits: Floats, labels: Integers, *, seed: int = 0) -> Calibration:
+    """Return the temperature for logits (examples, classes) of validation images with labels (examples,).
+
+    It is kept only if it helps on images that it was not fitted on: over five folds, the log loss has to drop by more
+    than one standard error of the difference. Otherwise the temperature stays 1.
+    """
+    examples = len(labels)
+    if examples < FEWEST_EXAMPLES:
+        return Calibration(reason=f"{examples} validation images are too few to fit a temperature")
+    if (logits.argmax(axis=1) == labels).all():
+        return Calibration(reason="without a mistake on validation images, nothing tells how sure to be")
+    fold_of = np.random.default_rng(seed).permutation(examples) % FOLDS
+    gains = np.empty(examples)
+    for fold in range(FOLDS):
+        inside = fold_of == fold
+        temperature = fit_temperature(logits, labels, ~inside)
+        gains[inside] = _losses(logits, labels, inside, 1.0) - _losses(logits, labels, inside, 1 / temperature)
+    error = gains.std(ddof=1) / np.sqrt(examples)
+    if gains.mean() <= error:
+        return Calibration(
+            reason=f"on {examples:,} validation images no temperature is clearly better than 1 (cross-validated log "
+            f"loss {-gains.mean():+.4f}, standard error {error:.4f})"
+        )
+    return Calibration(fit_temperature(logits, labels))
+
+
+def fit_temperature(logits: Floats, labels: Integers, chosen: Mask | None = None) -> float:
+    """Return the temperature in 0.05..20 with the lowest mean log loss, found by Newton's method in its inverse.
+
+    `logits` (examples, classes) and `labels` (examples,) are those of images that the model was not trained on;
+    `chosen` (examples,) of them are used, None for all.
+    """
+    chosen = np.ones(len(labels), np.bool_) if chosen is None else chosen
+    low, high, inverse = 1 / HIGHEST, 1 / LOWEST, 1.0
+    for _ in range(_STEPS):
+        slope, curvature = _derivatives(logits, labels, chosen, inverse)
+        if slope > 0:
+            high = inverse
+        else:
+            low = inverse
+        step = inverse - slope / curvature if curvature > 0 else low
+        following = step if low < step < high else float(np.sqrt(low * high))
+        if abs(following - inverse) <= 1e-9 * inverse:
+            break
+        inverse = following
+    return float(min(max(1 / inverse, LOWEST), HIGHEST))
+
+
+def _derivatives(logits: Floats, labels: Integers, chosen: Mask, inverse: float) -> tuple[float, float]:
+    """Return the first and second derivative of the mean log loss with respect to the inverse temperature."""
+
+    def of_block(block: Doubles, truth: Integers) -> Doubles:
+        probabilities = softmax(block * inverse)
+        mean = (probabilities * block).sum(axis=1)
+        variance = (probabilities * block**2).sum(axis=1) - mean**2
+        return np.stack([mean - block[np.arange(len(block)), truth], variance])
+
+    slope, curvature = _by_blocks(logits, labels, chosen, of_block).mean(axis=1)
+    return float(slope), float(curvature)
+
+
+def _losses(logits: Floats, labels: Integers, chosen: Mask, inverse: float) -> Doubles:
+    """Return the log loss of every chosen example."""
+
+    def of_block(block: Doubles, truth: Integers) -> Doubles:
+        scaled = block * inverse
+        highest = scaled.max(axis=1)
+        sums = np.exp(scaled - highest[:, None]).sum(axis=1)
+        losses: Doubles = np.log(sums) + highest - scaled[np.arange(len(block)), truth]
+        return losses[None]
+
+    losses: Doubles = _by_blocks(logits, labels, chosen, of_block)[0]
+    return losses
+
+
+def _by_blocks(
+    logits: Floats, labels: Integers, chosen: Mask, compute: Callable[[Doubles, Integers], Doubles]
+) -> Doubles:
+    """Return what a function gives for blocks of the chosen examples, (numbers, examples)."""
+    parts = []
+    for rows in row_blocks(logits):
+        block = logits[rows][chosen[rows]].astype(np.float64)
+        block -= block.max(axis=1, keepdims=True)  # squares of large logits would lose digits
+        parts.append(compute(block, labels[rows][chosen[rows]]))
+    return np.concatenate(parts, axis=1)

@@ -1,0 +1,40 @@
+"""Finds the mistakes of an evaluation that are worth looking at. NumPy only."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+
+from wisesr_cli.evaluation.metrics import Answers
+from wisesr_cli.results import ConfusedPair, Metrics, Mistake
+
+
+def most_confused(metrics: Metrics, *, limit: int = 10) -> tuple[ConfusedPair, ...]:
+    """Return the pairs of classes most often taken for each other; of equal counts, the larger share first."""
+    support = [row.support for row in metrics.per_class]
+    wrong = (cell for cell in metrics.confusion.cells if cell[0] != cell[1])
+    most = heapq.nsmallest(limit, wrong, key=lambda cell: (-cell[2], support[cell[0]]))  # stable, as `sorted` is
+    return tuple(
+        ConfusedPair(metrics.classes[truth], metrics.classes[predicted], count, count / support[truth])
+        for truth, predicted, count in most
+    )
+
+
+def worst_mistakes(
+    paths: Sequence[str], answers: Answers, class_names: Sequence[str], *, limit: int = 20
+) -> tuple[Mistake, ...]:
+    """Return the wrongly labelled images, the surest mistake first and by path among equals."""
+    wrong = np.flatnonzero(answers.predicted != answers.labels).tolist()
+    wrong.sort(key=lambda example: (-answers.scores[example], paths[example]))
+    return tuple(
+        Mistake(
+            path=paths[example],
+            truth=class_names[answers.labels[example]],
+            predicted=class_names[answers.predicted[example]],
+            score=float(answers.scores[example]),
+            truth_score=float(answers.truth_scores[example]),
+        )
+        for example in wrong[:limit]
+    )
