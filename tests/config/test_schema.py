@@ -297,6 +297,8 @@ def test_a_source_that_is_no_config_or_folder_is_refused(tmp_path: Path, name: s
 def test_a_head_with_options_is_read_from_one_word() -> None:
     head = parse_head("wise:pooling=valid:initializer=paper:pre_pool=3")
     assert head.model_dump(exclude_defaults=True) == {"pooling": "valid", "initializer": "paper", "pre_pool": 3}
+    (hidden,) = parse_head("wise:hidden=[{units: 8, activation: gelu}]:dropout=0.5").hidden
+    assert (hidden.units, hidden.activation) == (8, "gelu")
     base = load_config(None, [parse_set("model.head.dropout=0.5")]).config.model.head
     assert parse_head("wise:pooling=valid", base=base).dropout == 0.5
     assert parse_head("gap", base=base).dropout == 0.0

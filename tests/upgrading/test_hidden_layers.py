@@ -194,5 +194,5 @@ def test_classifiers_of_keras_applications_with_a_top_give_the_same(name: str, h
     fill_head(ours, parts.folded)
     pixels = pixels_of(4, (64, 64))
     expected = outputs_of(model, pixels)
-    assert np.ptp(expected, axis=0).max() > 1e-3
-    np.testing.assert_allclose(softmax(outputs_of(ours, pixels)), expected, atol=1e-5)
+    assert np.ptp(expected, axis=0).max() > 2e-5  # random networks see little of what differs
+    np.testing.assert_allclose(softmax(outputs_of(ours, pixels)), expected, atol=1e-6)

@@ -152,7 +152,7 @@ def head_overrides(text: str, origin: str) -> list[Override]:
 
     Raises `UsageError` when an option has no `=`, has a value that is not YAML, or is the name.
     """
-    name, *options = text.split(":")
+    name, *options = re.split(":(?! )", text)  # a colon before a space is YAML's own: hidden=[{units: 8}]
     overrides = [Override(("model", "head", "name"), name, origin)]
     for option in options:
         key, equals, _ = option.partition("=")
