@@ -182,7 +182,7 @@ def two_ways(features: Any) -> Any:
 
 def normalized(features: Any) -> Any:
     pooled = keras.layers.GlobalAveragePooling2D()(features)
-    return keras.layers.Dense(2)(keras.layers.LayerNormalization(name="odd")(pooled))
+    return keras.layers.Dense(2)(keras.layers.GroupNormalization(2, name="odd")(pooled))
 
 
 def probabilities(features: Any) -> Any:
@@ -193,7 +193,7 @@ def probabilities(features: Any) -> Any:
     ("head", "reason"),
     [
         (two_ways, "the layers behind its backbone do not stand in a row"),
-        (normalized, "the head has a layer LayerNormalization ('odd'), over which no exact explanation is known"),
+        (normalized, "the head has a layer GroupNormalization ('odd'), over which no exact explanation is known"),
         (probabilities, "the head has an end that is no dense layer without activation ('odd')"),
     ],
 )
