@@ -143,6 +143,8 @@ class ExplainRequest(StreamRequest):
     _: KW_ONLY
     classes: Sequence[str] = ()
     """Names of classes to explain beside the predicted one and its runner-up."""
+    bands: str | Sequence[int] = ""
+    """Which ones of an image's bands, from 1, pictures show as red, green and blue, or which one as grey: "3,2,1"."""
     write: bool = False
     """Whether pictures, sheets and numbers are written, too."""
     output_dir: str | None = None
@@ -212,7 +214,7 @@ class ExportRequest(Request):
     fixed_batch: int | None = None
     """The only number of images that LiteRT takes at a time; None is any."""
     layout: Literal["nhwc", "nchw"] = "nhwc"
-    """Of the pixels that ONNX takes: (batch, height, width, 3), or (batch, 3, height, width)."""
+    """Of the pixels that ONNX takes: (batch, height, width, channels), or (batch, channels, height, width)."""
     resize: Literal["outside", "inside"] = "outside"
     """`inside`: the model takes images of any size and resizes them itself, as wisesr does; not for LiteRT."""
     image_size: AnySize | None = None

@@ -29,8 +29,8 @@ OPTIONS = {
     "predict": "--from-file --null --top-k --min-score -b --batch-size --format -o --output --overwrite --resume "
     "--strict --pixel-limit --image-size --device --precision --explain --show --shard --engine --ray-address "
     "--ray-workers",
-    "explain": "--class --weights -o --output-dir --from-file --null --pictures -b --batch-size --format --show "
-    "--pixel-limit --device",
+    "explain": "--class --bands --weights -o --output-dir --from-file --null --pictures -b --batch-size --format "
+    "--show --pixel-limit --device",
     "compare": "--heads --seeds -s --set --data -o --output-dir --name --epochs -b --batch-size --image-size "
     "--backbone --weights --learning-rate --lr --precision --device --tracker --resume --format",
     "export": "--to --quantize --image-size --data -o --output-dir --overwrite --device --format",

@@ -38,6 +38,8 @@ data:
   image_size: [224, 224]      # height, width
   resize: squash              # squash | crop | pad
   value_range: auto           # more than 8 bits: auto (measured) | full | [low, high]: the values that become 0 and 255
+  channels: 3                 # 3 (RGB, which every image becomes) | 1 (grey) | number of the bands of an image
+  statistics: auto            # other channels than 3: auto (measured) | [[mean, spread], ...] of each, in 0..255
   color: srgb                 # colours with an ICC profile: srgb (converted) | as_is
   on_error: fail              # fail | skip: what an unreadable training image does
   pixel_limit: 100000000      # width times height above which an image is refused
@@ -113,6 +115,8 @@ PROMISED = [
     "augment={horizontal_flip: true, zoom: 0.2, brightness: [0, 1.2]}",
     *(f"data.resize={value}" for value in ("squash", "crop", "pad")),
     *(f"data.value_range={value}" for value in ("auto", "full", "[0, 4095]", "[-1e-3, 2.5]")),
+    *(f"data.channels={value}" for value in (1, 3, 4, 64)),
+    "data={channels: 2, value_range: [[0, 4095], [-1.5, 2]], statistics: [[100, 20.5], [0, 0]]}",
     *(f"data.color={value}" for value in ("srgb", "as_is")),
     *(f"data.cache={value}" for value in ("auto", "none", "memory", "disk")),
     "train.feature_cache=none",
@@ -139,7 +143,7 @@ def test_the_defaults_are_the_example_of_the_documentation(tmp_path: Path) -> No
 @pytest.mark.parametrize("setting", PROMISED)
 def test_every_value_of_the_documentation_is_taken_and_survives_being_written(tmp_path: Path, setting: str) -> None:
     config = load_config(None, [parse_set(setting)]).config
-    assert config != Config() or setting.partition("=")[2] in {"squash", "auto", "srgb", "{name: wise}"}
+    assert config != Config() or setting.partition("=")[2] in {"squash", "auto", "srgb", "3", "{name: wise}"}
     assert load_config(write(tmp_path, config.to_yaml())).config == config
     assert complaints(config.to_dict()) == []
 

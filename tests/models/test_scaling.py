@@ -21,6 +21,7 @@ from wisesr_cli.models.backbones import Preprocessing
 from wisesr_cli.models.build import build_classifier
 from wisesr_cli.models.heads import GapOptions
 from wisesr_cli.models.saved import saved_scaling
+from wisesr_cli.models.scaling import Scaling
 from wisesr_cli.models.settings import ModelConfig
 
 SIZE = (32, 32)
@@ -60,7 +61,7 @@ def test_auto_is_the_scaling_of_the_run(tmp_path: Path, where: str, scaling: Pre
         run = save_run(tmp_path / "run", backbone="compact_small", preprocessing=scaling)
         source = run if where == "run" else run / BEST
         classifier = build(source, backbone=name)
-        assert (classifier.scaling.name, saved_scaling(run / BEST)) == (scaling, scaling)
+        assert (classifier.scaling.name, saved_scaling(run / BEST).name) == (scaling, scaling)
         assert classifier.scaling.reason == f"as in {run / BEST}"
         pixels = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3)).astype("float32")
         saved = keras.models.load_model(run / BEST)
@@ -111,7 +112,7 @@ def test_a_file_that_does_not_say_it_gets_that_of_the_backbone_which_is_called_a
     scaling = build(path).scaling
     assert scaling.name == "tf"
     assert scaling.reason == f"assumed, as keras.applications trains {NAME}: {path} does not say"
-    assert build(path, preprocessing="caffe").scaling == ("caffe", "")
+    assert build(path, preprocessing="caffe").scaling == Scaling("caffe")
 
 
 def test_another_scaling_than_that_of_the_file_is_an_error_with_both_and_what_to_type(tmp_path: Path) -> None:

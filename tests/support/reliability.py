@@ -280,4 +280,10 @@ LINES: dict[int, Line] = {
         "exit 3 with the first lines and the count, in time that grows with the lines; missing images can be left out "
         "as damaged ones; the rest as with folders",
     ),
+    61: Line(
+        "TIFF files of bands: cut, damaged, unpacking to more than they declare, of another number of bands, of other "
+        "kinds",
+        "one reason for each, with both numbers of channels; memory within what the pixel limit allows; nothing "
+        "filled in",
+    ),
 }

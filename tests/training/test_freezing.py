@@ -27,6 +27,7 @@ from wisesr_cli.model_files.info import BEST, ModelInfo
 from wisesr_cli.models.backbones import BACKBONE_LAYER
 from wisesr_cli.models.build import assemble, build_classifier
 from wisesr_cli.models.heads import GapOptions
+from wisesr_cli.models.scaling import Scaling
 from wisesr_cli.results import TrainingResult
 from wisesr_cli.training.freezing import batch_norms, freeze_layers, trained_parts
 from wisesr_cli.training.train import TrainingOptions, train
@@ -63,7 +64,7 @@ def donated(folder: Path, shift: float) -> Path:
     """Write a run whose model has the backbone of `donor`, and return its folder."""
     folder.mkdir()
     keras.utils.set_random_seed(0)
-    assemble(donor(shift), "none", (SIDE, SIDE), 3, GapOptions()).save(folder / BEST)
+    assemble(donor(shift), Scaling("none"), (SIDE, SIDE), 3, GapOptions()).save(folder / BEST)
     info = ModelInfo(CLASSES, (SIDE, SIDE), Preparation(), BACKGROUND, "from_weights", "gap", 3, {})
     append_model_info(folder / BEST, info)
     return folder

@@ -16,6 +16,7 @@ from wisesr_cli.model_files.loading import build_without_values
 from wisesr_cli.models.backbones import BACKBONES, build_backbone
 from wisesr_cli.models.build import assemble
 from wisesr_cli.models.heads import HeadOptions, head_parameters
+from wisesr_cli.models.scaling import Scaling
 from wisesr_cli.upgrading.convert import fill_head, frozen_part
 from wisesr_cli.upgrading.families import FAMILIES, family_of
 from wisesr_cli.upgrading.folding import fold
@@ -28,7 +29,7 @@ def options_of(parts: Parts, head: str = "gap") -> HeadOptions:
 
 
 def put_back(parts: Parts, head: str = "wise") -> keras.Model:
-    model = assemble(parts.backbone, "none", SIDE, parts.folded.classes, options_of(parts, head))
+    model = assemble(parts.backbone, Scaling("none"), SIDE, parts.folded.classes, options_of(parts, head))
     fill_head(model, parts.folded)
     return model
 

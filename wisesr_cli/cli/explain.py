@@ -26,6 +26,9 @@ def explain(
         list[str] | None,
         typer.Option("--class", metavar="NAME", help="Explain this class instead of the predicted one; repeatable."),
     ] = None,
+    bands: Annotated[
+        str, typer.Option("--bands", metavar="3,2,1", help="Bands that pictures show as red, green, blue; one is grey.")
+    ] = "",
     weights: Annotated[
         bool, typer.Option("--weights", help="Show the head's learned position weights instead; takes no image.")
     ] = False,

@@ -193,7 +193,8 @@ def _start_state(start: Start, plan: ComparisonPlan, index: DatasetIndex, listen
 
     Raises `RunError` when config, images or library versions have changed.
     """
-    index = with_contents(index, index.splits, pixel_limit=plan.base.config.data.pixel_limit, listener=listener)
+    data = plan.base.config.data
+    index = with_contents(index, index.splits, pixel_limit=data.pixel_limit, channels=data.channels, listener=listener)
     now = Circumstances(
         config=plan.shared_settings(),
         classes=index.class_names,

@@ -16,6 +16,7 @@ from pathlib import Path
 from wisesr_cli.config.reader import overrides_of, parse_head, parse_image_size
 from wisesr_cli.config.schema import Config
 from wisesr_cli.errors import ConfigError
+from wisesr_cli.images.preparation import RGB, Channels
 from wisesr_cli.listening import Progress
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.keras_start import DeviceChoice
@@ -27,6 +28,7 @@ from wisesr_cli.requests import SummarizeRequest
 from wisesr_cli.results import Summary, SummaryRow
 from wisesr_cli.run.located import load_source
 from wisesr_cli.run.run import Run
+from wisesr_cli.text import counted
 
 DEFAULT_CLASSES = 10
 BYTES_PER_PARAMETER = 4  # float32
@@ -43,6 +45,7 @@ class CostPlan:
     classes: int
     latency: bool = False
     device: DeviceChoice = "auto"
+    channels: int = RGB
 
     @property
     def reason_for_keras(self) -> str | None:
@@ -56,6 +59,8 @@ class CostPlan:
                 return f"reading the backbone of {model.weights} in Keras"
             if model.feature_layer is not None:
                 return f"building {model.backbone} in Keras, as model.feature_layer is given"
+        if self.channels != RGB:
+            return f"building {counted(len(names), 'backbone')} in Keras, as data.channels is {self.channels}"
         return "starting Keras, as --device gpu was asked for" if self.device == "gpu" else None
 
 
@@ -101,7 +106,7 @@ def _summarize(plan: CostPlan, progress: Progress | None) -> Summary:
 
 def _rows(plan: CostPlan, model: ModelConfig, image_size: tuple[int, int], notes: list[str]) -> Iterator[SummaryRow]:
     try:
-        backbone = _backbone_cost(model, image_size)
+        backbone = _backbone_cost(model, image_size, plan.channels)
     except ConfigError as error:
         notes.append(f"left out: {error}")
         return
@@ -128,14 +133,14 @@ def _rows(plan: CostPlan, model: ModelConfig, image_size: tuple[int, int], notes
             head_flops=flops_of_head,
             total_flops=backbone.flops + flops_of_head,
             size_mb=BYTES_PER_PARAMETER * (backbone.parameters + in_head) / 1e6,
-            latency_ms=_latency_ms(model, head, image_size, plan.classes) if plan.latency else None,
+            latency_ms=_latency_ms(model, head, image_size, plan) if plan.latency else None,
         )
 
 
-def _backbone_cost(model: ModelConfig, image_size: tuple[int, int]) -> _BackboneCost:
-    """Return what the table knows of a backbone, or Keras of one that is cut at a layer."""
-    if model.feature_layer is not None or model.backbone == FROM_WEIGHTS:
-        return _cost_in_keras(model, image_size)
+def _backbone_cost(model: ModelConfig, image_size: tuple[int, int], channels: int) -> _BackboneCost:
+    """Return what the table knows of a backbone, or Keras of one that is cut at a layer or takes no RGB."""
+    if model.feature_layer is not None or model.backbone == FROM_WEIGHTS or channels != RGB:
+        return _cost_in_keras(model, image_size, Channels(channels))
     check_backbone(model.backbone, image_size, None)
     sizes = BACKBONE_SIZES[model.backbone]
     return _BackboneCost(
@@ -143,16 +148,16 @@ def _backbone_cost(model: ModelConfig, image_size: tuple[int, int]) -> _Backbone
     )
 
 
-def _cost_in_keras(model: ModelConfig, image_size: tuple[int, int]) -> _BackboneCost:
+def _cost_in_keras(model: ModelConfig, image_size: tuple[int, int], channels: Channels) -> _BackboneCost:
     from wisesr_cli.models.build import feature_map_of
     from wisesr_cli.models.flops import count_flops
 
-    feature_map, backbone = feature_map_of(model, image_size)
+    feature_map, backbone = feature_map_of(model, image_size, channels)
     trainable = sum(prod(weight.shape) for weight in backbone.trainable_weights)
     return _BackboneCost(feature_map, int(backbone.count_params()), trainable, count_flops(backbone))
 
 
-def _latency_ms(model: ModelConfig, head: HeadOptions, image_size: tuple[int, int], classes: int) -> float:
+def _latency_ms(model: ModelConfig, head: HeadOptions, image_size: tuple[int, int], plan: CostPlan) -> float:
     """Return the median time of one image through a real model, in milliseconds."""
     import numpy as np
 
@@ -161,8 +166,9 @@ def _latency_ms(model: ModelConfig, head: HeadOptions, image_size: tuple[int, in
 
     weights = model.weights if model.backbone == FROM_WEIGHTS else None
     random = model.model_copy(update={"head": head, "weights": weights, "load_head": False})
-    classifier = build_classifier(random, image_size=image_size, classes=classes)
-    pixels = np.zeros((1, *image_size, 3), np.uint8)
+    channels = Channels(plan.channels)
+    classifier = build_classifier(random, image_size=image_size, classes=plan.classes, channels=channels)
+    pixels = np.zeros((1, *image_size, plan.channels), np.uint8)
     numpy_logits(classifier.model, pixels)
     times = []
     for _ in range(LATENCY_RUNS):
@@ -186,6 +192,7 @@ def plan_of(request: SummarizeRequest) -> CostPlan:
         classes=request.classes or _count_classes(request.source, config),
         latency=request.latency,
         device=request.device,
+        channels=config.data.channels,
     )
 
 

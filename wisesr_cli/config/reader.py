@@ -44,6 +44,7 @@ _SPLIT_FOLDERS = (("data", "train_dir"), ("data", "validation_dir"), ("data", "t
 _WEIGHTS = ("model", "weights")
 _MANIFEST = ("data", "manifest")
 _IMAGES = (_FOLDER, *_SPLIT_FOLDERS, _MANIFEST)
+_CHANNELS = ("data", "channels")  # which files can be read at all depends on it
 _PATHS = (*_IMAGES, _WEIGHTS, ("model", "weights_dir"))
 
 
@@ -121,7 +122,8 @@ def recipe_of(source: str | Path | None, overrides: Iterable[Override]) -> Recip
 
     values = {override.path: override.value for override in overrides}
     try:
-        data = load_config(source, [override for override in overrides if override.path in _IMAGES]).config.data
+        of_images = [override for override in overrides if override.path in (*_IMAGES, _CHANNELS)]
+        data = load_config(source, of_images).config.data
         return choose(describe(data, Silent()), wanted_of(values))
     except (ConfigError, DataError, MachineError, ValueError):  # ValueError: a path that no file can have
         return None  # whoever uses the images, or reads the settings, says what is wrong with them

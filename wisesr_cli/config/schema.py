@@ -25,6 +25,7 @@ from wisesr_cli.config.training import (
     TrainConfig,
 )
 from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.images.preparation import RGB
 from wisesr_cli.models.heads import HEADS
 from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.settings import FolderPath, Options, check_path
@@ -71,6 +72,16 @@ class Config(Options):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     distribute: DistributeConfig = DistributeConfig()
+
+    @model_validator(mode="after")
+    def _fit_channels(self) -> Config:
+        """Refuse the scalings that are rules for red, green and blue where pixels are something else."""
+        if self.data.channels != RGB and self.model.preprocessing in ("caffe", "torch"):
+            raise ValueError(
+                f"model.preprocessing is {self.model.preprocessing}, a rule for RGB, but data.channels is "
+                f"{self.data.channels}; allowed: auto, tf, unit, none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fit_image_sizes(self) -> Config:

@@ -24,6 +24,7 @@ from wisesr_cli.data.splits import check_groups
 from wisesr_cli.data.survey import Survey, list_images, report_notes, survey, unknown_names, without_images_message
 from wisesr_cli.errors import DataError
 from wisesr_cli.images.decoding import PIXEL_LIMIT
+from wisesr_cli.images.preparation import RGB
 from wisesr_cli.listening import Listener
 
 
@@ -61,6 +62,7 @@ def scan_folder_for_evaluation(
     *,
     on_error: str,
     pixel_limit: int = PIXEL_LIMIT,
+    channels: int = RGB,
     root: Path | None = None,
     listener: Listener,
 ) -> DatasetIndex:
@@ -80,7 +82,7 @@ def scan_folder_for_evaluation(
             f"{', ...' if len(known) > 20 else ''}"
         )
     found = Survey(layout, known)
-    found.add("test", listing, listener, pixel_limit=pixel_limit)
+    found.add("test", listing, listener, pixel_limit=pixel_limit, channels=channels)
     _refuse(found.problems)
     refuse_or_warn(found.unreadable, on_error=on_error, listener=listener)
     if not len(found.splits["test"]):

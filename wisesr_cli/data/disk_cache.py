@@ -1,6 +1,6 @@
 """Decoded images, and feature maps computed of them, on disk: one file per list of images, shared by all runs.
 
-A file `KEY.pixels` contains a byte per image (1: readable), then every image as uint8 (height, width, 3); a file
+A file `KEY.pixels` contains a byte per image (1: readable), then every image as uint8 (height, width, channels); a file
 `KEY.maps` the same for feature maps. The key covers the files, their stamps and all options that decide the values, so
 that a cache never goes stale; it is removed when others need its space. A process locks the file while it uses it.
 """
@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from wisesr_cli.data.verified import Keys
 from wisesr_cli.images.decoding import DECODER_VERSION
-from wisesr_cli.images.preparation import Preparation
+from wisesr_cli.images.preparation import RGB, Preparation
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.locks import take
 
@@ -108,7 +108,8 @@ def cache_path(key: str, kind: Literal["pixels", "maps"]) -> Path:
 
 def pixels_key(keys: Keys, image_size: tuple[int, int], preparation: Preparation) -> str:
     """Return a key of the decoded images of files with these keys (see `verified.file_keys`)."""
-    digest = hashlib.blake2b(f"{DECODER_VERSION} {image_size} {preparation}".encode(), digest_size=16)
+    channels = "" if preparation.channels == RGB else f" {preparation.channels} channels"
+    digest = hashlib.blake2b(f"{DECODER_VERSION} {image_size} {preparation}{channels}".encode(), digest_size=16)
     digest.update(keys.tobytes())
     return digest.hexdigest()
 

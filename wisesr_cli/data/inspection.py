@@ -38,7 +38,7 @@ from wisesr_cli.data.value_range import CLIPPED, FEWEST_LEVELS, deep_images, fin
 from wisesr_cli.data.verified import Tried, file_keys, recall_verified, try_decoding
 from wisesr_cli.errors import DataError
 from wisesr_cli.images import decoding
-from wisesr_cli.images.preparation import range_text
+from wisesr_cli.images.preparation import Preparation, Ranges, range_text
 from wisesr_cli.images.supported import UNREAD_SUFFIXES
 from wisesr_cli.listening import Listener
 from wisesr_cli.results import Finding, Level
@@ -264,7 +264,8 @@ def _check_depth(case: Case) -> Iterator[Finding]:
         return
     index, limit = case.training_index(), case.data.pixel_limit
     if case.data.value_range == "auto":
-        measured = measure(deep_images(index, "train"), limit, case.listener)
+        measured = measure(deep_images(index, "train"), limit, case.listener, channels=case.data.channels)
+        value_range: Ranges | None
         value_range, message = measured.value_range, measured.message or "no training image of more than 8 bits"
     else:
         value_range = case.data.preparation.value_range
@@ -273,7 +274,7 @@ def _check_depth(case: Case) -> Iterator[Finding]:
     yield Finding("pass", "deep", message, len(relative), tuple(relative))
     start = len(index.root.rstrip("/")) + 1
     deep = [path for name in case.found.splits for path in deep_images(case.found.index(), name)]
-    lost = find_lost_depth(deep, value_range, limit, case.listener)
+    lost = find_lost_depth(deep, value_range, limit, case.listener, channels=case.data.channels)
     advice = "; set data.value_range: [low, high]"
     for code, paths, meaning in (
         ("few-levels", lost.few_levels, f"with more values keep fewer than {FEWEST_LEVELS} of 256 grey levels{advice}"),
@@ -307,13 +308,14 @@ def _decode_all(case: Case) -> Tried:
     """Decode every image that is not known to be sound; positions are those in the splits, one after the other."""
     index = case.found.index()
     paths = [path for name in index.splits for path in index.absolute(name)]
-    keys = file_keys(paths, case.data.pixel_limit)
+    keys = file_keys(paths, case.data.pixel_limit, case.data.channels)
+    preparation = Preparation(channels=case.data.channels)
     unknown = np.flatnonzero(~recall_verified(keys)).tolist()
 
     def decode(position: int) -> decoding.ImageHeader:
         limit = case.data.pixel_limit
         return decoding.decode_with_header(
-            paths[position], image_size=(8, 8), preparation=decoding.AS_STORED, pixel_limit=limit
+            paths[position], image_size=(8, 8), preparation=preparation, pixel_limit=limit
         )[1]
 
     return try_decoding(decode, paths, unknown, keys, label="decoding images", listener=case.listener)

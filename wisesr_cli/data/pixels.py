@@ -28,7 +28,7 @@ from wisesr_cli.processes.channel import ALONE_CHANNEL, Channel
 
 Cache = Literal["auto", "none", "memory", "disk"]
 Positions = npt.NDArray[np.int64]
-Shape = disk_cache.Shape  # (files, height, width, 3)
+Shape = disk_cache.Shape  # (files, height, width, channels)
 
 
 class DecodedImages:
@@ -56,7 +56,7 @@ class DecodedImages:
         return len(self.kept)
 
     def batch(self, indices: npt.NDArray[np.integer]) -> Pixels:
-        """Return the images at `indices`, uint8 (batch, height, width, 3); may be called from several threads.
+        """Return the images at `indices`, uint8 (batch, height, width, channels); may be called from several threads.
 
         Raises `DataError` for a file that was removed or damaged since it was first read.
         """
@@ -80,7 +80,7 @@ class DecodedImages:
             self._disk.close()
 
     def keep_rows(self, rows: Pixels, known: npt.NDArray[np.bool_] | None = None) -> None:
-        """Serve batches from `rows`, (files, height, width, 3); rows that are not `known` are read on demand."""
+        """Serve batches from `rows`, (files, height, width, channels); those not `known` are read on demand."""
         self._rows, self._known, self.cache = rows, known, "memory"
 
     def keep_disk(self, disk: disk_cache.DiskCache) -> None:
@@ -143,7 +143,7 @@ def open_pixels(
     caches in memory when the images fill at most a quarter of the available memory, else on disk, else not at all.
     Unreadable images are one `DataError`, or with `skip` a warning.
     """
-    shape = (len(paths), *image_size, 3)
+    shape = (len(paths), *image_size, preparation.channels)
 
     def read(position: int) -> Pixels:
         return decoding.decode_image(
@@ -155,7 +155,7 @@ def open_pixels(
             paths[position], image_size=image_size, preparation=preparation, pixel_limit=pixel_limit
         )
 
-    keys = file_keys(paths, pixel_limit)
+    keys = file_keys(paths, pixel_limit, preparation.channels)
     loading = _Loading(paths, keys, shape, preparation, read, read_first, on_error, listener)
     if channel.processes > 1:
         return _load_share(loading, cache, channel)

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from wisesr_cli.data.index import ALPHA, ANIMATED, DEEP, FACTS, Facts
 from wisesr_cli.data.listing.stamps import FIELDS
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import decoding, opening
+from wisesr_cli.images.preparation import RGB, Preparation
 from wisesr_cli.images.supported import SUPPORTED
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import caches
@@ -37,9 +39,12 @@ def scan_files(
     *,
     cache_of: str,
     pixel_limit: int,
+    channels: int = RGB,
     listener: Listener,
 ) -> tuple[Facts, dict[int, str]]:
     """Return the facts of the files, and position -> reason for those whose header cannot be read or is refused.
+
+    Files of another number of `channels` are, unless it is that of RGB, which every image becomes.
 
     `paths` are relative to `root`; `stamps` are the current ones, of dtype STAMP. Each folder `cache_of` has its own
     cache.
@@ -48,7 +53,8 @@ def scan_files(
     for field in FIELDS:
         facts[field] = stamps[field]
     key = hashlib.blake2b(f"{root}\0{cache_of}".encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-    cache = caches.cache_dir() / "scans" / f"{key}-{_VERSION}-{decoding.DECODER_VERSION}.npz"
+    kind = "" if channels == RGB else f"-{channels}"
+    cache = caches.cache_dir() / "scans" / f"{key}-{_VERSION}-{decoding.DECODER_VERSION}{kind}.npz"
     unknown = _recall(cache, paths, facts)
     too_large = _too_large(facts, pixel_limit)
     if not len(unknown):
@@ -56,7 +62,7 @@ def scan_files(
     unreadable: dict[int, str] = {}
 
     def read(position: int) -> None:
-        fact = _read_fact(f"{root}/{paths[position]}", pixel_limit)
+        fact = _read_fact(f"{root}/{paths[position]}", pixel_limit, Preparation(channels=channels))
         if isinstance(fact, str):
             unreadable[position] = fact
         else:
@@ -79,7 +85,7 @@ def _too_large(facts: Facts, pixel_limit: int) -> dict[int, str]:
     }
 
 
-def _read_fact(path: str, pixel_limit: int) -> tuple[int, ...] | str:
+def _read_fact(path: str, pixel_limit: int, preparation: Preparation) -> tuple[int, ...] | str:
     """Return the fields of `FACTS` from `ends` on, or the reason why the file cannot be read."""
     try:
         descriptor, size = opening.open_descriptor(path)
@@ -89,10 +95,11 @@ def _read_fact(path: str, pixel_limit: int) -> tuple[int, ...] | str:
             last = prefix[start:] if size == len(prefix) else os.pread(descriptor, _ENDS_BYTES, start)
         finally:
             os.close(descriptor)
-        header = None if size > decoding.FILE_LIMIT else decoding.header_of_prefix(prefix, pixel_limit=pixel_limit)
+        rule: dict[str, Any] = {"pixel_limit": pixel_limit, "preparation": preparation}
+        header = None if size > decoding.FILE_LIMIT else decoding.header_of_prefix(prefix, **rule)
         if header is None:
             with opening.open_regular(path) as file:
-                header = decoding.read_header(file, pixel_limit=pixel_limit)
+                header = decoding.read_header(file, **rule)
     except ImageError as error:
         return str(error)
     except OSError as error:

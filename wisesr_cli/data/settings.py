@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from wisesr_cli.images.preparation import Color, Preparation, Resize, ValueRange, checked_range
+from wisesr_cli.images.preparation import (
+    MOST_CHANNELS,
+    RGB,
+    Channels,
+    Color,
+    Preparation,
+    Ranges,
+    Resize,
+    check_bands,
+    checked_ranges,
+)
 from wisesr_cli.settings import FolderPath, ImageSize, Options
 from wisesr_cli.text import visible
 
@@ -25,11 +35,26 @@ def _check_group_regex(pattern: str) -> str:
 
 
 def _as_range(value: Any) -> Any:
-    return value if isinstance(value, str) else checked_range(value)
+    return value if isinstance(value, str) else checked_ranges(value)
 
 
 _NUMBERS = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
-Range = Annotated[ValueRange, BeforeValidator(_as_range), WithJsonSchema(_NUMBERS)]
+_ROWS = {"type": "array", "items": _NUMBERS, "minItems": 1, "maxItems": MOST_CHANNELS}
+Range = Annotated[Ranges, BeforeValidator(_as_range), WithJsonSchema({"anyOf": [_NUMBERS, _ROWS]})]
+
+
+def _as_statistics(value: Any) -> Any:
+    """Return rows of [mean, spread] as pairs of numbers; raises `ValueError` for anything else."""
+    if isinstance(value, str):
+        return value
+    rows = value if isinstance(value, list | tuple) else ()
+    is_known = rows and all(isinstance(row, list | tuple) and len(row) == 2 for row in rows)
+    if not is_known or not all(type(each) in (int, float) and 0 <= each <= 255 for row in rows for each in row):
+        raise ValueError(f"the statistics {value!r}: a row for each channel is needed, [mean, spread], of 0 to 255")
+    return tuple((float(mean), float(spread)) for mean, spread in rows)
+
+
+Statistics = Annotated[tuple[tuple[float, float], ...], BeforeValidator(_as_statistics), WithJsonSchema(_ROWS)]
 
 
 class DataConfig(Options):
@@ -56,7 +81,12 @@ class DataConfig(Options):
     resize: Resize = "squash"
     """How an image gets its size: without regard to its shape, cut to it, or filled up to it."""
     value_range: Literal["auto", "full"] | Range = "auto"
-    """The values of more than 8 bits that become 0 and 255: measured on training images, all, or [low, high]."""
+    """The values of more than 8 bits that become 0 and 255: measured on training images, all, or [low, high]; of bands
+    a list of those."""
+    channels: int = Field(default=RGB, ge=1, le=MOST_CHANNELS)
+    """Of the pixels: 3 is RGB, which every image becomes; 1 takes grey images, others those of as many bands."""
+    statistics: Literal["auto"] | Statistics = "auto"
+    """Mean and spread of each channel, in 0..255, that other pixels than RGB are scaled by: measured, or a list."""
     color: Color = "srgb"
     """Whether colours with an ICC profile (of phones, of cameras) are converted to sRGB, or taken as they are."""
     on_error: Literal["fail", "skip"] = "fail"
@@ -69,13 +99,23 @@ class DataConfig(Options):
     @property
     def preparation(self) -> Preparation:
         """What is done to pixels; a value range that is still to be measured counts as the full depth."""
-        return Preparation(self.resize, None if isinstance(self.value_range, str) else self.value_range, self.color)
+        value_range = None if isinstance(self.value_range, str) else self.value_range
+        return Preparation(self.resize, value_range, self.color, self.channels)
+
+    @property
+    def pixel_channels(self) -> Channels:
+        """The channels of pixels, with what was measured of them, or given."""
+        return Channels(self.channels, () if isinstance(self.statistics, str) else self.statistics)
 
     def as_begun(self, before: Mapping[str, Any]) -> DataConfig:
         """Return these settings with what a run decided, `before` being its own; earlier versions lack some."""
+        if before.get("channels", RGB) != self.channels:
+            return self  # what was measured is of other channels; that these differ is an error of resuming
         kept = {"value_range": before.get("value_range", "full")} if self.value_range == "auto" else {}
         if "color" not in self.model_fields_set:
             kept["color"] = before.get("color", "as_is")
+        if self.statistics == "auto":
+            kept["statistics"] = before.get("statistics", "auto")
         return self.model_validate({**self.model_dump(include=self.model_fields_set), **kept})
 
     @property
@@ -95,8 +135,25 @@ class DataConfig(Options):
             raise ValueError(
                 "data.dir finds its own splits; use data.train_dir beside data.validation_dir or data.test_dir"
             )
+        self._check_channels()
         if self.split_strategy == "group" and self.group_regex is None and self.manifest is None:
             raise ValueError("data.group_regex is missing: data.split_strategy is group")
         if self.split_strategy != "group" and self.group_regex is not None:
             raise ValueError(f"data.group_regex is given, but data.split_strategy is {self.split_strategy}, not group")
         return self
+
+    def _check_channels(self) -> None:
+        if not isinstance(self.value_range, str):
+            try:
+                check_bands(self.value_range, self.channels)
+            except ValueError as error:
+                raise ValueError(f"data.value_range: {error}") from None
+        if self.statistics == "auto":
+            return
+        if self.channels == RGB:
+            raise ValueError("data.statistics is given, but data.channels is 3: RGB is scaled by model.preprocessing")
+        if len(self.statistics) != self.channels:
+            raise ValueError(
+                f"data.statistics has {len(self.statistics)} rows, but data.channels is {self.channels}: one is needed "
+                "for each channel, [mean, spread]"
+            )

@@ -19,7 +19,7 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Decoded:
-    """One input of a stream: its pixels (height, width, 3) and header, or the error."""
+    """One input of a stream: its pixels (height, width, channels) and header, or the error."""
 
     path: str
     pixels: Pixels | None

@@ -40,7 +40,7 @@ class Survey:
     ignored: Counter[str] = field(default_factory=Counter)
     nested: int = 0
 
-    def add(self, split: str, listing: Listing, listener: Listener, *, pixel_limit: int) -> None:
+    def add(self, split: str, listing: Listing, listener: Listener, *, pixel_limit: int, channels: int) -> None:
         """Add the listing of a split's folder, reading the header of every image."""
         self.problems.extend(listing.problems)
         if split == "train":
@@ -58,7 +58,13 @@ class Survey:
             self.problems.append(Problem("unknown-class", message, paths))
         cache = f"{listing.folder}\0{split}" if self.layout.is_manifest else listing.folder
         examples, unreadable = list_examples(
-            listing, self.layout.root, self.class_names, listener, cache_of=cache, pixel_limit=pixel_limit
+            listing,
+            self.layout.root,
+            self.class_names,
+            listener,
+            cache_of=cache,
+            pixel_limit=pixel_limit,
+            channels=channels,
         )
         self.splits[split] = examples
         start = len(self.layout.root.rstrip("/")) + 1
@@ -153,7 +159,7 @@ def survey(data: DataConfig, *, listener: Listener) -> Survey:
         expected = "Expected images of at least two" if layout.is_manifest else EXPECTED
         found.problems.append(Problem("one-class", f"{where}: {only}. {expected}."))
     for split, listing in listings.items():
-        found.add(split, listing, listener, pixel_limit=data.pixel_limit)
+        found.add(split, listing, listener, pixel_limit=data.pixel_limit, channels=data.channels)
     return found
 
 
@@ -179,6 +185,7 @@ def list_examples(
     *,
     cache_of: str,
     pixel_limit: int,
+    channels: int,
 ) -> tuple[Split, list[tuple[str, str]]]:
     """Return the files of a listing as a split, and those whose header cannot be read.
 
@@ -190,7 +197,13 @@ def list_examples(
     start = len(root.rstrip("/")) + 1
     paths = tuple(path[start:] for path in listing.paths)
     facts, reasons = scan_files(
-        root, paths, listing.stamps.array(), cache_of=cache_of, pixel_limit=pixel_limit, listener=listener
+        root,
+        paths,
+        listing.stamps.array(),
+        cache_of=cache_of,
+        pixel_limit=pixel_limit,
+        channels=channels,
+        listener=listener,
     )
     keep = np.array([label >= 0 and i not in reasons for i, label in enumerate(labels.tolist())], np.bool_)
     unreadable = [(paths[position], reason) for position, reason in sorted(reasons.items())]

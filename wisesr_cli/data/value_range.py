@@ -1,4 +1,6 @@
-"""The value range of images of more than 8 bits: one for a data set, measured over its training images.
+"""The value range of images of more than 8 bits: one for a data set, or one for each of its bands.
+
+It is measured over training images.
 
 Scanners and microscopes store 10 or 12 bits in 16, floats of any range, or Hounsfield units. Reduced to 8 bits over
 their full depth, such images keep a few grey levels.
@@ -17,7 +19,8 @@ from wisesr_cli.data.index import DEEP, DatasetIndex
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images.decoding import read_values
-from wisesr_cli.images.preparation import ValueRange, range_text
+from wisesr_cli.images.depth import ends_of
+from wisesr_cli.images.preparation import RGB, Preparation, Ranges, ValueRange, range_text
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine.threads import for_each
 from wisesr_cli.text import counted
@@ -35,7 +38,7 @@ Result = TypeVar("Result")
 class Measured:
     """The range of a data set, None for the full depth, and a sentence about it."""
 
-    value_range: ValueRange | None
+    value_range: Ranges | None
     message: str
 
 
@@ -44,7 +47,9 @@ def with_value_range(data: DataConfig, index: DatasetIndex, listener: Listener) 
     if data.value_range != "auto":
         return data
     paths = deep_images(index, "train")
-    measured = measure(paths, data.pixel_limit, listener) if paths else Measured(None, "")
+    measured = Measured(None, "")
+    if paths:
+        measured = measure(paths, data.pixel_limit, listener, channels=data.channels)
     if measured.message:
         listener.note(measured.message)
     return data.model_copy(update={"value_range": measured.value_range or "full"})
@@ -59,12 +64,18 @@ def deep_images(index: DatasetIndex, split: str) -> list[str]:
     return [paths[position] for position in np.flatnonzero(facts["flags"] & DEEP)]
 
 
-def measure(paths: Sequence[str], pixel_limit: int, listener: Listener) -> Measured:
-    """Return the range of images of more than 8 bits; those that cannot be read are passed over."""
+def measure(paths: Sequence[str], pixel_limit: int, listener: Listener, *, channels: int = RGB) -> Measured:
+    """Return the range of images of more than 8 bits, of bands one each; unreadable images are passed over."""
     chosen = [paths[round(position)] for position in np.linspace(0, len(paths) - 1, min(len(paths), MOST_IMAGES))]
-    samples = [sample for sample in _of_each(_sample, chosen, pixel_limit, listener) if sample is not None]
-    together = np.concatenate(samples) if samples else np.zeros(0)
-    value_range, reason = _range_of(together[np.isfinite(together)], all(each.dtype.kind != "f" for each in samples))
+    preparation = Preparation(channels=channels)
+    samples = [sample for sample in _of_each(_sample, chosen, pixel_limit, preparation, listener) if sample is not None]
+    are_integers = all(each.dtype.kind != "f" for each in samples)
+    value_range: Ranges | None
+    if preparation.has_bands and samples:
+        value_range, reason = _ranges_of(np.concatenate(samples), are_integers), "measured"
+    else:
+        together = np.concatenate(samples) if samples else np.zeros(0)
+        value_range, reason = _range_of(together[np.isfinite(together)], are_integers)
     count = f"{counted(len(paths), 'training image')} of more than 8 bits"
     if value_range is None:
         return Measured(None, f"{count}: the full depth is used" if samples else "")
@@ -72,6 +83,21 @@ def measure(paths: Sequence[str], pixel_limit: int, listener: Listener) -> Measu
         value_range,
         f"{count}: values of {range_text(value_range)} become 0 to 255 ({reason}); data.value_range sets another range",
     )
+
+
+def _ranges_of(values: npt.NDArray[np.generic], are_integers: bool) -> tuple[ValueRange, ...] | None:
+    """Return the range of each band for the values (pixels, bands) of all images; None for the full depth of all."""
+    known = [band[np.isfinite(band)] for band in values.T]
+    found = [_range_of(band, are_integers)[0] for band in known]
+    if are_integers and not any(found) and all(len(band) and band.min() < band.max() for band in known):
+        return None
+    return tuple(each or _full_range(band) for each, band in zip(found, known, strict=True))
+
+
+def _full_range(band: npt.NDArray[np.generic]) -> ValueRange:
+    """Return all 16 bits, or where a band has one value alone what makes it black."""
+    low = float(band.min()) if len(band) else 0.0
+    return (0.0, 65535.0) if len(band) and band.min() < band.max() else (low, low + 1.0)
 
 
 def _range_of(values: npt.NDArray[np.generic], are_integers: bool) -> tuple[ValueRange | None, str]:
@@ -99,22 +125,22 @@ class DepthLost:
 
 
 def find_lost_depth(
-    paths: Sequence[str], value_range: ValueRange | None, pixel_limit: int, listener: Listener
+    paths: Sequence[str], value_range: Ranges | None, pixel_limit: int, listener: Listener, *, channels: int = RGB
 ) -> DepthLost:
     """Return the images of more than 8 bits to which a range does harm; those that cannot be read are passed over."""
 
-    def judge(path: str, limit: int) -> tuple[bool, bool]:
-        values = read_values(path, pixel_limit=limit)
+    def judge(path: str, limit: int, preparation: Preparation) -> tuple[bool, bool]:
+        values = read_values(path, pixel_limit=limit, preparation=preparation)
         if values is None:
             return False, False
         levels = values.levels(value_range)
-        few = len(np.unique(levels)) < FEWEST_LEVELS <= len(np.unique(_some(values.stored))) // 2
-        low, high = value_range or (-np.inf, np.inf)
+        few = len(np.unique(levels)) < FEWEST_LEVELS <= len(np.unique(_some(values.stored.reshape(-1)))) // 2
+        low, high = ends_of(value_range or (-np.inf, np.inf))
         with np.errstate(invalid="ignore"):
             outside = float(np.mean((values.stored < low) | (values.stored > high)))
         return few, outside > CLIPPED
 
-    found = _of_each(judge, paths, pixel_limit, listener)
+    found = _of_each(judge, paths, pixel_limit, Preparation(channels=channels), listener)
     few, clipped = (
         tuple(path for path, each in zip(paths, found, strict=True) if each is not None and each[kind])
         for kind in (0, 1)
@@ -123,14 +149,18 @@ def find_lost_depth(
 
 
 def _of_each(
-    use: Callable[[str, int], Result], paths: Sequence[str], pixel_limit: int, listener: Listener
+    use: Callable[[str, int, Preparation], Result],
+    paths: Sequence[str],
+    pixel_limit: int,
+    preparation: Preparation,
+    listener: Listener,
 ) -> list[Result | None]:
     """Return what `use` makes of every file, None where it cannot be read, in threads."""
     results: list[Result | None] = [None] * len(paths)
 
     def try_one(position: int) -> None:
         try:
-            results[position] = use(paths[position], pixel_limit)
+            results[position] = use(paths[position], pixel_limit, preparation)
         except ImageError:
             results[position] = None
 
@@ -139,14 +169,17 @@ def _of_each(
     return results
 
 
-def _sample(path: str, pixel_limit: int) -> npt.NDArray[np.generic] | None:
-    values = read_values(path, pixel_limit=pixel_limit)
-    return None if values is None else _some(values.stored)
+def _sample(path: str, pixel_limit: int, preparation: Preparation) -> npt.NDArray[np.generic] | None:
+    values = read_values(path, pixel_limit=pixel_limit, preparation=preparation)
+    if values is None:
+        return None
+    return _some(
+        values.stored.reshape(-1, preparation.channels) if preparation.has_bands else values.stored.reshape(-1)
+    )
 
 
 def _some(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Return values from all over an image, the same ones each time."""
-    flat = values.reshape(-1)
-    if len(flat) <= PIXELS_OF_EACH:
-        return flat.copy()
-    return flat[np.random.default_rng(0).integers(0, len(flat), PIXELS_OF_EACH)]
+    """Return rows of values, (values,) or (pixels, bands), from all over an image, the same ones each time."""
+    if len(values) <= PIXELS_OF_EACH:
+        return values.copy()
+    return values[np.random.default_rng(0).integers(0, len(values), PIXELS_OF_EACH)]

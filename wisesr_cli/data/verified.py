@@ -1,6 +1,6 @@
 """Remembers which files decode completely, and what they contain, so that they need not be read again before training.
 
-It stores two 64-bit hashes per file: a key over its absolute path, its stamp and the pixel limit, and one of its
+It stores two 64-bit hashes per file: a key over its absolute path, its stamp and how it is decoded, and one of its
 content. A file that changed has another key.
 """
 
@@ -20,6 +20,7 @@ from wisesr_cli.data.listing.stamps import stamp_of
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import opening
 from wisesr_cli.images.decoding import DECODER_VERSION, PIXEL_LIMIT, ImageHeader
+from wisesr_cli.images.preparation import RGB
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.threads import for_each
@@ -30,9 +31,10 @@ MOST_FILES = 5_000_000  # 80 MB; beyond that, the store is cleared
 Keys = npt.NDArray[np.uint64]
 
 
-def file_keys(paths: Sequence[str], pixel_limit: int = PIXEL_LIMIT) -> Keys:
+def file_keys(paths: Sequence[str], pixel_limit: int = PIXEL_LIMIT, channels: int = RGB) -> Keys:
     """Return a hash per file over what decides whether it is valid; 0 for missing files."""
-    return np.array([_file_key(path, pixel_limit) for path in paths], np.uint64)
+    rule = f"{DECODER_VERSION} {pixel_limit}" + ("" if channels == RGB else f" {channels} channels")
+    return np.array([_file_key(path, rule) for path in paths], np.uint64)
 
 
 def recall_verified(keys: Keys) -> npt.NDArray[np.bool_]:
@@ -42,13 +44,19 @@ def recall_verified(keys: Keys) -> npt.NDArray[np.bool_]:
 
 
 def with_contents(
-    index: DatasetIndex, splits: Iterable[str], *, pixel_limit: int = PIXEL_LIMIT, listener: Listener
+    index: DatasetIndex,
+    splits: Iterable[str],
+    *,
+    pixel_limit: int = PIXEL_LIMIT,
+    channels: int = RGB,
+    listener: Listener,
 ) -> DatasetIndex:
     """Return an index that knows the content of every file of `splits`; those that are not remembered are read."""
     known = dict(index.splits)
     for name in splits:
         paths = index.absolute(name)
-        known[name] = replace(index.splits[name], contents=_contents(paths, file_keys(paths, pixel_limit), listener))
+        keys = file_keys(paths, pixel_limit, channels)
+        known[name] = replace(index.splits[name], contents=_contents(paths, keys, listener))
     return replace(index, splits=known)
 
 
@@ -141,12 +149,12 @@ def try_decoding(
     return Tried(dict(sorted(tried.unreadable.items())), dict(sorted(tried.damaged.items())))
 
 
-def _file_key(path: str, pixel_limit: int) -> int:
+def _file_key(path: str, rule: str) -> int:
     try:
         status = os.stat(path)  # noqa: PTH116 - called for every file of a dataset
     except (OSError, ValueError):
         return 0
-    facts = f"{DECODER_VERSION} {pixel_limit} {stamp_of(status)} {path}"
+    facts = f"{rule} {stamp_of(status)} {path}"
     digest = hashlib.blake2b(facts.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 

@@ -20,7 +20,7 @@ class Engine(Protocol):
     full_batches: bool
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 (batch, classes) for uint8 pixels (batch, height, width, 3)."""
+        """Return float32 (batch, classes) for uint8 pixels (batch, height, width, channels)."""
 
 
 def padded_logits(engine: Engine, pixels: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:

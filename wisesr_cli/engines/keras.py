@@ -34,7 +34,7 @@ class KerasEngine:
 
         self.path, self.info = checked.path, checked.info
         self.model: Any = load_model(checked, runs=True)
-        expected = (None, *self.info.image_size, 3), (None, len(self.info.class_names))
+        expected = (None, *self.info.image_size, self.info.preparation.channels), (None, len(self.info.class_names))
         found = getattr(self.model, "input_shape", None), getattr(self.model, "output_shape", None)
         if found != expected:
             raise RunError(f"{visible(self.path)}: damaged: the model does not have the shapes that its record says")
@@ -46,7 +46,7 @@ class KerasEngine:
             self.model = _in_precision(self.model, precision)
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 (batch, classes) for uint8 pixels (batch, height, width, 3); raises as `outputs` does."""
+        """Return float32 (batch, classes) for uint8 pixels (batch, height, width, channels); raises as `outputs`."""
         return self.outputs(self.model, pixels)[0]
 
     def outputs(self, model: Any, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -88,7 +88,7 @@ def numpy_logits(model: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def numpy_outputs(model: Any, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-    """Return every output of a Keras model for uint8 pixels (batch, height, width, 3), float32 (batch, ...)."""
+    """Return every output of a Keras model for uint8 pixels (batch, height, width, channels), float32 (batch, ...)."""
     try:
         outputs = model.predict_on_batch(pixels.astype("float32"))
     except Exception as error:  # every backend has exceptions of its own

@@ -145,7 +145,7 @@ class LiteRtEngine:
         return Device("cpu", processor(), f"LiteRT runs {visible(self.model.path.name)}{hint}")
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 (batch, classes) for uint8 pixels (batch, height, width, 3).
+        """Return float32 (batch, classes) for uint8 pixels (batch, height, width, channels).
 
         Raises:
             RunError: the model cannot compute them, although it could be loaded.
@@ -207,7 +207,7 @@ class LiteRtEngine:
             "sizes": [size for size in map(_numbers, interpreter.get_tensor_details()) if not 0 <= size <= most],
         }
         expected = {
-            "inputs": [("float32", (-1, *self.info.image_size, 3))],
+            "inputs": [("float32", (-1, *self.info.image_size, self.info.preparation.channels))],
             "outputs": [("float32", (-1, len(self.info.class_names)))],
             "graphs": 1,
             "operators": set(),

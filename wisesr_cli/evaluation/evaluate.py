@@ -129,6 +129,7 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         class_names=chosen.info.class_names,
         on_error=on_error,
         pixel_limit=pixel_limit,
+        channels=chosen.info.preparation.channels,
         listener=listener,
     )
     subject = _named(replace(subject, image_size=chosen.image_size), run.run, listener)
@@ -220,6 +221,7 @@ def choose_subject(
     class_names: Sequence[str],
     on_error: str,
     pixel_limit: int,
+    channels: int,
     listener: Listener,
 ) -> Subject:
     """Return the images to evaluate on: a folder or manifest, a split of the run, or by default test, else validation.
@@ -235,7 +237,13 @@ def choose_subject(
     if data is not None:
         root = images_root(Path(data)) if is_manifest(data) else None
         index = scan_folder_for_evaluation(
-            data, class_names, on_error=on_error, pixel_limit=pixel_limit, root=root, listener=listener
+            data,
+            class_names,
+            on_error=on_error,
+            pixel_limit=pixel_limit,
+            channels=channels,
+            root=root,
+            listener=listener,
         )
         name = _name_of(data)
         return Subject(index, "test", name, is_own=False)

@@ -27,6 +27,7 @@ from wisesr_cli.explanation.weights_output import (
     weights_picture,
     write_weights_arrays,
 )
+from wisesr_cli.images.color import checked_bands
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.listening import Listener, Silent
 from wisesr_cli.machine.stopping import StopRequest
@@ -72,6 +73,7 @@ def explain(request: ExplainRequest) -> Explanations:
     """
     run, stop = locate(request.run), request.stop or StopRequest()
     labels = labels_of(request.classes, run.checked.info.class_names)
+    bands = _bands_of(request.bands, run.checked.info.preparation.channels)
     with ExitStack() as held:
         folder = None
         if request.write:
@@ -84,6 +86,7 @@ def explain(request: ExplainRequest) -> Explanations:
         paths = not_empty(_inputs(wanted.find(oddities), folder))
         with stop.deferred():  # an import must not be interrupted
             explainer = start_explainer(run.checked, request.device, request.listener)
+        explainer.bands = bands
         options = {"batch_size": request.batch_size, "pixel_limit": request.pixel_limit or PIXEL_LIMIT}
         found = explain_paths(explainer, paths, labels=labels, oddities=oddities, **options)
         held.callback(found.close)
@@ -93,6 +96,16 @@ def explain(request: ExplainRequest) -> Explanations:
         records = Explanations(_stream(request, found, files, explainer, oddities, tally, total), held.pop_all(), tally)
         records.statement, records.receptive_field = explainer.statement, explainer.receptive_field
         return records
+
+
+def _bands_of(given: str | Sequence[int], channels: int) -> tuple[int, ...]:
+    """Return the bands that `--bands` names, none where it was not given; raises a `UsageError` for others."""
+    if not given:
+        return ()
+    try:
+        return checked_bands(given, channels)
+    except ValueError as error:
+        raise UsageError(f"--bands {visible(given)}: {error}") from None
 
 
 def _inputs(paths: Iterable[str], folder: Path | None) -> Iterable[str]:
@@ -185,7 +198,7 @@ def _with_photos(
             yield explanation, None
             continue
         try:
-            photo = shown_photo(explanation.path, explainer.info, pixel_limit=pixel_limit)
+            photo = shown_photo(explanation.path, explainer.info, pixel_limit=pixel_limit, bands=explainer.bands)
         except ImageError as error:  # removed or changed since it was explained
             yield Explanation(explanation.path, error=str(error)), None
         else:

@@ -78,6 +78,7 @@ class Explainer:
         feature_map: height, width and channels of the feature map.
         is_linear: whether the coefficients hold for every image, or only for a given one (gmp, fc, hidden layers).
         is_piecewise: whether they hold near each image; with curved hidden layers, only the sum is exact there.
+        bands: which ones of an image pictures show, as `color.shown` takes them.
         receptive_field: which pixels each position can see; None if unknown.
 
     Raises:
@@ -102,6 +103,7 @@ class Explainer:
         between = [] if self.is_linear else [layer.output for layer in self._pooling]
         self._model = keras.Model(model.inputs[0], [feature_map, *between, model.outputs[0]])
         self.receptive_field: ReceptiveField | None = find_receptive_field(keras.Model(model.inputs[0], feature_map))
+        self.bands: tuple[int, ...] = ()
         self._rows = 0  # of the largest batch so far
         self.logit_sum = lru_cache(max(1, KEPT_NUMBERS // prod(self.feature_map)))(self._as_sum)
 
@@ -131,7 +133,7 @@ class Explainer:
         """Return the contributions to the logits of images.
 
         Args:
-            pixels: uint8 (batch, height, width, 3), at the model's image size.
+            pixels: uint8 (batch, height, width, channels), at the model's image size.
             labels: indices of classes to explain in addition to the two with the largest logits.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from wisesr_cli.display.grid import percent
 from wisesr_cli.explanation.overlays import overlay, scale_of
 from wisesr_cli.explanation.panels import Panel, compose
 from wisesr_cli.explanation.receptive_field import Interval, ReceptiveField
+from wisesr_cli.images.color import bands_text, shown
 from wisesr_cli.images.decoding import PIXEL_LIMIT, decode_image, read_header
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.results import Contribution, Explanation
@@ -23,19 +25,27 @@ SMALLEST_BOX = 5  # pixels: a receptive field in a large image may be thinner th
 SHARP_FROM = 2  # enlargement from which pixels are kept as squares
 
 
-def shown_photo(path: str, info: ModelInfo, *, pixel_limit: int = PIXEL_LIMIT, side: int = DISPLAY_SIDE) -> Image.Image:
+def shown_photo(
+    path: str,
+    info: ModelInfo,
+    *,
+    pixel_limit: int = PIXEL_LIMIT,
+    side: int = DISPLAY_SIDE,
+    bands: Sequence[int] = (),
+) -> Image.Image:
     """Return an image as the model sees it, but larger, its longer side of `side` pixels; small images stay sharp.
 
-    Raises an `ImageError`, whose message is the reason alone, if it cannot be read.
+    `bands`, from 1, are those that are shown in place of red, green and blue, or of grey; see `color.shown`. Raises an
+    `ImageError`, whose message is the reason alone, if it cannot be read.
     """
     height, width = (max(1, round(length * side / max(info.image_size))) for length in info.image_size)
-    header = read_header(path, pixel_limit=pixel_limit)
+    header = read_header(path, pixel_limit=pixel_limit, preparation=info.preparation)
     down, across = height / header.height, width / header.width
     if (resize := info.preparation.resize) != "squash":
         down = across = max(down, across) if resize == "crop" else min(down, across)
     size = _own_pixels(height, down), _own_pixels(width, across)
     pixels = decode_image(path, image_size=size, preparation=info.preparation, pixel_limit=pixel_limit)
-    return Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
+    return Image.fromarray(shown(pixels, bands)).resize((width, height), Image.Resampling.NEAREST)
 
 
 def _own_pixels(length: int, factor: float) -> int:
@@ -51,17 +61,20 @@ def explanation_picture(photo: Image.Image, explanation: Explanation, explainer:
     """
     classes = explanation.asked or ((explanation.predicted,) if explanation.predicted else ())
     scale = scale_of(classes)
-    panels = [_photo_panel(photo, explanation, explainer.receptive_field)]
+    seen = "as the model sees it"
+    if explainer.info.preparation.has_bands:
+        seen = bands_text(explainer.bands, explainer.info.preparation.channels)
+    panels = [_photo_panel(photo, explanation, explainer.receptive_field, seen)]
     panels += [Panel(overlay(photo, row, scale), _caption(row, explanation, scale)) for row in classes]
     if explanation.decision is not None:
         panels.append(decision_panel(photo, explanation))
     return compose(panels, [f"Contribution maps: {explainer.statement}."])
 
 
-def _photo_panel(photo: Image.Image, explanation: Explanation, field: ReceptiveField | None) -> Panel:
-    """Return the photo, with a box around the receptive field of the strongest position unless it covers the image."""
+def _photo_panel(photo: Image.Image, explanation: Explanation, field: ReceptiveField | None, seen: str) -> Panel:
+    """Return the photo, and how it is `seen`, with a box around what the strongest position sees, if not all of it."""
     predicted, decision = explanation.predicted, decision_of(explanation)
-    lines = [Path(explanation.path).name, "as the model sees it", ""]
+    lines = [Path(explanation.path).name, seen, ""]
     if predicted is not None:
         lines[1] += f"; predicted: {predicted.label} {percent(explanation.score)}"
     if decision is not None and field is not None and not field.covers_image:

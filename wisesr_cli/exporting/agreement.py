@@ -17,7 +17,7 @@ from wisesr_cli.evaluation.metrics import softmax
 
 Pixels = NDArray[np.uint8]
 Numbers = NDArray[np.float32]
-RunModel = Callable[[Pixels], Numbers]  # (batch, height, width, 3) -> logits (batch, classes)
+RunModel = Callable[[Pixels], Numbers]  # (batch, height, width, channels) -> logits (batch, classes)
 Item = TypeVar("Item")
 
 BATCH = 16  # images; the first one is computed alone, so that other sizes of a batch are tried, too
@@ -41,7 +41,7 @@ class Images(Protocol):
         """Return how many there are."""
 
     def batch(self, indices: NDArray[np.integer]) -> Pixels:
-        """Return the images at `indices`, uint8 (batch, height, width, 3)."""
+        """Return the images at `indices`, uint8 (batch, height, width, channels)."""
 
 
 def sample(items: Sequence[Item], most: int) -> list[Item]:

@@ -69,7 +69,7 @@ class Form:
     Attributes:
         quantize: how LiteRT stores numbers: `float16` weights, or `int8` weights and activations.
         output: what comes out; logits from every format but LiteRT.
-        layout: of the pixels, `nhwc` (batch, height, width, 3) from every format but ONNX.
+        layout: of the pixels, `nhwc` (batch, height, width, channels) from every format but ONNX.
         batch: the only number of images that LiteRT takes at a time; None is any.
         resize: whether images of any size are resized in the model, or go in at its size.
         temperature: what logits are divided by where probabilities come out.
@@ -98,9 +98,9 @@ def missing_tensorflow() -> str | None:
 
 
 def convert(model: Any, name: FormatName, target: Path, form: Form = PLAIN, examples: Pixels | None = None) -> None:
-    """Convert a Keras model that maps float32 pixels (batch, height, width, 3) to logits (batch, classes).
+    """Convert a Keras model that maps float32 pixels (batch, height, width, channels) to logits (batch, classes).
 
-    `target` does not exist yet. `examples`, images (examples, height, width, 3), are what int8 is calibrated on.
+    `target` does not exist yet. `examples`, images (examples, height, width, channels), are what int8 is calibrated on.
 
     Raises:
         ConversionError: it cannot be converted.
@@ -141,7 +141,7 @@ def write_onnx(model: Any, target: Path, form: Form = PLAIN, examples: Pixels | 
     converted = onnx.load(target)
     _rename(converted.graph, converted.graph.input[0].name, RESIZED if is_resizing else INPUT)
     if is_resizing:
-        _resize_in_front(converted.graph, model.input_shape[1:3], form.layout)
+        _resize_in_front(converted.graph, model.input_shape[1:], form.layout)
     _rename(converted.graph, converted.graph.output[0].name, OUTPUT)
     for value in (*converted.graph.input, *converted.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
@@ -156,15 +156,16 @@ def _resizing(model: Any) -> Any:
     """
     import keras
 
-    pixels = keras.Input((None, None, 3))
+    pixels = keras.Input((None, None, model.input_shape[-1]))
     resized = keras.ops.image.resize(pixels, model.input_shape[1:3], antialias=True)
     return keras.Model(pixels, model(keras.ops.round(resized)))
 
 
-def _resize_in_front(graph: Any, size: tuple[int, int], layout: Layout) -> None:
-    """Put the same in front of an ONNX graph, whose input is called `RESIZED`."""
+def _resize_in_front(graph: Any, shape: tuple[int, int, int], layout: Layout) -> None:
+    """Put the same in front of an ONNX graph, whose input is called `RESIZED` and has the shape of one image."""
     from onnx import TensorProto, helper
 
+    *size, channels = shape
     graph.initializer.append(helper.make_tensor("size", TensorProto.INT64, [2], size))
     how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel", "antialias": 1, "exclude_outside": 1}
     nodes = [
@@ -177,15 +178,15 @@ def _resize_in_front(graph: Any, size: tuple[int, int], layout: Layout) -> None:
     if layout == "nchw":
         nodes = nodes[1:]
         nodes[0].input[0] = INPUT
-    shape = ["batch", *sides, 3] if layout == "nhwc" else ["batch", 3, *sides]
+    given = ["batch", *sides, channels] if layout == "nhwc" else ["batch", channels, *sides]
     for node in reversed(nodes):
         graph.node.insert(0, node)
     graph.input.pop()
-    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape))
+    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, given))
 
 
 def _channels_first(model: Any) -> Any:
-    """Return a model that takes pixels (batch, 3, height, width)."""
+    """Return a model that takes pixels (batch, channels, height, width)."""
     import keras
 
     height, width, channels = model.input_shape[1:]

@@ -233,7 +233,7 @@ class _Exporter:
     @cached_property
     def _expected_of_originals(self) -> tuple[Numbers, list[Pixels]]:
         """The same of whole images, for a model that resizes them itself."""
-        originals, size = self.images.originals(), self.engine.info.image_size
+        originals, size = self.images.originals(self.engine.info), self.engine.info.image_size
         small = [RESIZERS["squash"](image, size, (0, 0, image.shape[1], image.shape[0])) for image in originals]
         exact = logits_in_batches(lambda pixels: padded_logits(self.engine, pixels, BATCH), np.stack(small))
         return exact, [image[None] for image in originals]

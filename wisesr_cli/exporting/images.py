@@ -41,12 +41,12 @@ class ExportImages:
         return f"the {self.subject.name} split" if self.subject.is_own else f"the folder {self.subject.name}"
 
     def compared(self, info: ModelInfo) -> Pixels:
-        """Return images from all over the split, uint8 (examples, height, width, 3)."""
+        """Return images from all over the split, uint8 (examples, height, width, channels)."""
         paths = self.subject.index.absolute(self.subject.split)
         return self._decoded(sample(paths, COMPARED), info)
 
-    def originals(self) -> list[Pixels]:
-        """Return images from all over the split as they are, uint8 (height, width, 3) each; no damaged ones."""
+    def originals(self, info: ModelInfo) -> list[Pixels]:
+        """Return images from all over the split as they are, uint8 (height, width, channels); no damaged ones."""
         found = []
         for path in sample(self.subject.index.absolute(self.subject.split), COMPARED):
             with suppress(ImageError):
@@ -54,7 +54,7 @@ class ExportImages:
                     decode_image(
                         path,
                         image_size=None,
-                        preparation=self.settings.preparation,
+                        preparation=info.preparation,
                         pixel_limit=self.settings.pixel_limit,
                     )
                 )
@@ -110,6 +110,7 @@ def choose_images(run: Located, data: str | Path | None, listener: Listener) -> 
         class_names=run.info.class_names,
         on_error="skip",
         pixel_limit=settings.pixel_limit,
+        channels=run.info.preparation.channels,
         listener=listener,
     )
     if data is not None:

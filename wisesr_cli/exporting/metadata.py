@@ -9,6 +9,7 @@ from typing import Any
 
 from wisesr_cli.exporting.conversion import Form
 from wisesr_cli.exporting.tflite_metadata import with_metadata
+from wisesr_cli.images.preparation import RGB
 from wisesr_cli.model_files.archive import append_model_info
 from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo
 from wisesr_cli.run.names import LABELS, SAVED_MODEL_EXTRAS
@@ -16,7 +17,8 @@ from wisesr_cli.text import visible
 
 # In the zip after a LiteRT model: TensorFlow's writer adds its user's labels.txt, and refuses a name that is packed.
 PACKED_LABELS = "wisesr-labels.txt"
-LAYOUTS = {"nhwc": "batch, height, width, RGB", "nchw": "batch, RGB, height, width"}
+LAYOUTS = {"nhwc": "batch, height, width, {}", "nchw": "batch, {}, height, width"}
+CHANNELS = {1: "grey", RGB: "RGB"}
 OUTPUTS = {
     "logits": "logits; the softmax of logits / temperature gives probabilities",
     "probabilities": "probabilities, the temperature applied",
@@ -27,10 +29,19 @@ def record_of(info: ModelInfo, form: Form) -> dict[str, Any]:
     """Return the record of an exported model, for any format."""
     return {
         **info.to_json(),
-        "input": {"layout": LAYOUTS[form.layout], "range": [0, 255], "type": "float32"},
+        "input": {
+            "layout": LAYOUTS[form.layout].format(channels_text(info.preparation.channels)),
+            "range": [0, 255],
+            "type": "float32",
+        },
         "output": OUTPUTS[form.output],
         "quantize": form.quantize,
     }
+
+
+def channels_text(channels: int) -> str:
+    """Return what the channels of pixels are: `RGB`, `grey`, `4 bands`."""
+    return CHANNELS.get(channels, f"{channels} bands")
 
 
 def labels_text(class_names: Sequence[str]) -> str:
@@ -55,7 +66,9 @@ def describe_onnx(path: Path, info: ModelInfo, form: Form) -> None:
 def describe_litert(path: Path, info: ModelInfo, form: Form) -> None:
     """Add the standard metadata, and the labels and the record in the zip that belongs to it."""
     files, is_softmax = _members(info, form, PACKED_LABELS), form.output == "probabilities"
-    path.write_bytes(with_metadata(path.read_bytes(), PACKED_LABELS, files, probabilities=is_softmax))
+    channels = channels_text(info.preparation.channels)
+    described = with_metadata(path.read_bytes(), PACKED_LABELS, files, channels=channels, probabilities=is_softmax)
+    path.write_bytes(described)
 
 
 def describe_saved_model(path: Path, info: ModelInfo, form: Form) -> None:

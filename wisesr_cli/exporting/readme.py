@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from string import Template
 
 from wisesr_cli.display.grid import Grid, markdown_text, numbers, percent, texts, to_markdown
-from wisesr_cli.exporting.metadata import PACKED_LABELS
-from wisesr_cli.images.preparation import Preparation, range_text
+from wisesr_cli.exporting.metadata import PACKED_LABELS, channels_text
+from wisesr_cli.images.preparation import RGB, Preparation, range_text
 from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo
 from wisesr_cli.model_files.saving import OLDEST_KERAS
 from wisesr_cli.results import ExportedModel
@@ -65,11 +65,13 @@ SNIPPET = Template("""\
 $imports
 
 labels = Path("labels.txt").read_text(encoding="utf-8").splitlines()
-image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
-${resizing}pixels = np.asarray(image, np.float32)[None]
+${reading}
 $loading
 ${softmax}print(labels[scores.argmax()], scores.max())
 """)
+# Of bands there are too many ways of storing and scaling them for a line: the program takes what is ready.
+BANDS = """\
+pixels = np.load(sys.argv[1]).astype(np.float32)[None]  # .npy: ({height}, {width}, {channels}), bands in 0..255"""
 SOFTMAX = "scores = np.exp({})\nscores /= scores.sum()\n"
 RESIZING = {
     "squash": "image.resize(({width}, {height}), Image.Resampling.BILINEAR)",
@@ -82,10 +84,17 @@ RULES = {
     "pad": "is shrunk to fit in, and filled up with the background {background}",
 }
 
+OTHER_RESIZING = (
+    "In place of Pillow, `tf.image.resize(..., antialias=True)` gives the same, and OpenCV comes near with "
+    "`interpolation=cv2.INTER_AREA` (its colours are BGR). The defaults of both leave pixels out where an image "
+    "shrinks, which changes labels.\n"
+)
+
 
 def readme(info: ModelInfo, rows: Sequence[ExportedModel]) -> str:
     """Return the README of a folder of exports, in Markdown."""
     height, width = info.image_size
+    channels = info.preparation.channels
     rule = RULES[info.preparation.resize].format(background=info.background)
     age = "upgraded, and not trained since" if info.is_upgraded else f"the model after epoch {info.epoch}"
     parts = [
@@ -94,14 +103,11 @@ def readme(info: ModelInfo, rows: Sequence[ExportedModel]) -> str:
         f"{age}; written by wisesr {markdown_text(info.versions.get('wisesr', '?'))}.\n",
         "Nothing of wisesr is needed to run these models:\n",
         to_markdown(_grid(rows)),
-        f"Each takes float32 pixels (batch, {height}, {width}, 3), RGB in 0..255, as many images at a time as you "
-        "like, and gives logits (batch, classes), unless its section says otherwise. Pixels are scaled inside."
-        f"{_divided(info)} An image is turned upright by its EXIF record, and {rule} (bilinear, antialiased). "
-        f"wisesr lays transparent images over {info.background}; the snippets below do not."
-        f"{_rules_of(info.preparation)}\n",
-        "In place of Pillow, `tf.image.resize(..., antialias=True)` gives the same, and OpenCV comes near with "
-        "`interpolation=cv2.INTER_AREA` (its colours are BGR). The defaults of both leave pixels out where an image "
-        "shrinks, which changes labels.\n",
+        f"Each takes float32 pixels (batch, {height}, {width}, {channels}), {channels_text(channels)} in 0..255, as "
+        "many images at a time as you like, and gives logits (batch, classes), unless its section says otherwise. "
+        f"Pixels are scaled inside.{_divided(info)} An image is turned upright by its EXIF record, and {rule} "
+        f"(bilinear, antialiased). {_reading_of(info)}\n",
+        *([] if info.preparation.has_bands else [OTHER_RESIZING]),
         f"`{LABELS}` holds a class name per line, in the order of the logits. Line breaks and other hidden characters "
         f"in names are written as escapes there; `{MODEL_INFO}` in the models has the exact names, image size, rule "
         "of resizing and versions.\n",
@@ -119,6 +125,15 @@ def _divided(info: ModelInfo) -> str:
     )
 
 
+def _reading_of(info: ModelInfo) -> str:
+    """Return sentences about how wisesr reads files, and the snippets do not."""
+    if info.preparation.has_bands:
+        bands = "Bands are those of the file, in its order, alpha among them; the snippets below take ready ones."
+        return f"{bands}{_rules_of(info.preparation)}"
+    over = f"wisesr lays transparent images over {info.background}; the snippets below do not."
+    return f"{over}{_rules_of(info.preparation)}"
+
+
 def _rules_of(preparation: Preparation) -> str:
     """Return sentences about what wisesr does to values and colours, and the snippets do not."""
     color = " Nor do they convert colours with an ICC profile to sRGB, as wisesr does."
@@ -126,7 +141,7 @@ def _rules_of(preparation: Preparation) -> str:
     depth = (
         "" if low_high is None else f" In images of more than 8 bits, values of {range_text(low_high)} become 0 to 255."
     )
-    return depth + (color if preparation.color == "srgb" else "")
+    return depth + (color if preparation.color == "srgb" and not preparation.has_bands else "")
 
 
 def _grid(rows: Sequence[ExportedModel]) -> Grid:
@@ -146,8 +161,11 @@ def _grid(rows: Sequence[ExportedModel]) -> Grid:
 
 def _section(info: ModelInfo, row: ExportedModel) -> str:
     """Return the section of one model: how to install its runtime, load it and run it."""
+    example, install = "photo.jpg", INSTALLS[row.format]
+    if info.preparation.has_bands:
+        example, install = "pixels.npy", install.removesuffix(" pillow")
     notes = [RECORDS[row.format].replace("$file", row.file)]
-    notes[:0] = _differences(row)
+    notes[:0] = _differences(row, info.preparation.channels)
     if row.top1_accuracy is not None:
         notes.insert(
             len(notes) - 1,
@@ -155,19 +173,20 @@ def _section(info: ModelInfo, row: ExportedModel) -> str:
             f"{percent(row.run_top1_accuracy)}.",
         )
     return (
-        f"## {row.file}\n\n{' '.join(notes)}\n\n```bash\n{INSTALLS[row.format]}\n```\n\n"
-        "Save this as `label.py` in this folder, and run `python label.py photo.jpg`:\n\n"
+        f"## {row.file}\n\n{' '.join(notes)}\n\n```bash\n{install}\n```\n\n"
+        f"Save this as `label.py` in this folder, and run `python label.py {example}`:\n\n"
         f"```python\n{snippet(info, row)}```\n"
     )
 
 
-def _differences(row: ExportedModel) -> list[str]:
+def _differences(row: ExportedModel, channels: int) -> list[str]:
     """Return sentences about what a model takes and gives that others do not."""
     notes = [QUANTIZED[row.quantize]] if row.quantize is not None else []
     if row.output == "probabilities":
         notes.append("Probabilities come out.")
     if row.layout == "nchw":
-        notes.append("Pixels go in as (batch, 3, height, width), as `cv2.dnn.blobFromImage` gives them.")
+        like = ", as `cv2.dnn.blobFromImage` gives them" if channels == RGB else ""
+        notes.append(f"Pixels go in as (batch, {channels}, height, width){like}.")
     if row.resize == "inside":
         notes.append("Images of any size go in, upright, those of a batch of one size; they are resized inside.")
     if row.batch is not None:
@@ -175,15 +194,29 @@ def _differences(row: ExportedModel) -> list[str]:
     return notes
 
 
+def _reading(info: ModelInfo, resizing: str) -> str:
+    """Return the lines that read pixels, (1, height, width, channels)."""
+    preparation = info.preparation
+    if preparation.has_bands:
+        height, width = info.image_size
+        return BANDS.format(height=height, width=width, channels=preparation.channels)
+    mode, grey = ("L", "[..., None]") if preparation.channels == 1 else ("RGB", "")
+    if mode == "L":
+        resizing = resizing.replace(str(info.background), str(info.background[0]))
+    opened = f'image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("{mode}")'
+    return f"{opened}\n{resizing}pixels = np.asarray(image, np.float32)[None]{grey}"
+
+
 def snippet(info: ModelInfo, row: ExportedModel) -> str:
     """Return a program that labels one image with an exported model."""
     height, width = info.image_size
+    bands = info.preparation.has_bands
     resizing = RESIZING[info.preparation.resize].format(height=height, width=width, background=info.background)
-    imports = ["import numpy as np", IMPORTS[row.format], "from PIL import Image, ImageOps"]
+    imports = ["import numpy as np", IMPORTS[row.format], *([] if bands else ["from PIL import Image, ImageOps"])]
     imports.sort(key=lambda line: (line.startswith("from "), line.split()[1].lower()))  # whole modules first
     return SNIPPET.substitute(
         imports="\n".join(["import sys", "from pathlib import Path", "", *imports]),
-        resizing="" if row.resize == "inside" else f"image = {resizing}\n",
+        reading=_reading(info, "" if row.resize == "inside" else f"image = {resizing}\n"),
         loading=Template(LOADING[row.format]).substitute(
             file=row.file,
             output="logits" if row.output == "logits" else "scores",

@@ -16,14 +16,19 @@ from wisesr_cli.model_files.appended import with_members
 
 FIELD, IDENTIFIER = "TFLITE_METADATA", b"M001"
 OLDEST_PARSER = "1.0.0"  # of the schema: the first one has all that is used here
-_RGB, _IMAGE, _NORMALIZATION, _AXIS_LABELS = 1, 2, 1, 2  # values of the schema's enumerations and unions
+# Values of the schema's enumerations and unions.
+_COLORS = {"RGB": 1, "grey": 2}  # of others it knows no name, and their content is features
+_FEATURES, _IMAGE, _NORMALIZATION, _AXIS_LABELS = 1, 2, 1, 2
 
 
-def with_metadata(content: bytes, labels: str, files: Mapping[str, str], *, probabilities: bool) -> bytes:
+def with_metadata(
+    content: bytes, labels: str, files: Mapping[str, str], *, channels: str, probabilities: bool
+) -> bytes:
     """Return a LiteRT model with its metadata, and after it a zip of its files.
 
     Args:
         labels: the name of the one of `files` (name to text) that has a class name per line, in index order.
+        channels: what the channels of the pixels are: `RGB`, `grey`, or others in words.
         probabilities: whether the output is that, from 0 to 1, or logits.
     """
     from ai_edge_litert import schema_py_generated as schema
@@ -31,7 +36,8 @@ def with_metadata(content: bytes, labels: str, files: Mapping[str, str], *, prob
 
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     buffer, entry = schema.BufferT(), schema.MetadataT()
-    metadata = _metadata(labels, [name for name in files if name != labels], probabilities=probabilities)
+    others = [name for name in files if name != labels]
+    metadata = _metadata(labels, others, channels=channels, probabilities=probabilities)
     buffer.data = np.frombuffer(metadata, np.uint8)
     entry.name, entry.buffer = FIELD, len(model.buffers)
     model.buffers.append(buffer)
@@ -39,7 +45,7 @@ def with_metadata(content: bytes, labels: str, files: Mapping[str, str], *, prob
     return with_members(bytes(flatbuffer_utils.convert_object_to_bytearray(model)), dict(files))
 
 
-def _metadata(labels: str, others: Sequence[str], *, probabilities: bool) -> bytes:
+def _metadata(labels: str, others: Sequence[str], *, channels: str, probabilities: bool) -> bytes:
     """Return a `ModelMetadata` of one input, pixels of 0 to 255 as they are, and one output, a score per class."""
     import flatbuffers  # LiteRT depends on it
 
@@ -47,11 +53,13 @@ def _metadata(labels: str, others: Sequence[str], *, probabilities: bool) -> byt
     write = _Tables(builder)
     normalization = write.table({0: write.numbers([0.0]), 1: write.numbers([1.0])})  # mean, deviation
     unit = write.table({1: normalization}, {0: _NORMALIZATION})
-    content = write.table({1: write.table({}, {0: _RGB})}, {0: _IMAGE})
+    color = _COLORS.get(channels)
+    properties = write.table({}) if color is None else write.table({}, {0: color})
+    content = write.table({1: properties}, {0: _FEATURES if color is None else _IMAGE})
     pixels = write.table(
         {
             0: write.text("image"),
-            1: write.text("RGB, 0 to 255; scaled inside"),
+            1: write.text(f"{channels}, 0 to 255; scaled inside"),
             3: content,
             4: write.tables([unit]),
             5: write.table({0: write.numbers([255.0]), 1: write.numbers([0.0])}),  # largest, smallest

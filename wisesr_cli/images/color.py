@@ -7,19 +7,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
 
 from wisesr_cli.images import depth
-from wisesr_cli.images.preparation import ValueRange
+from wisesr_cli.images.preparation import RGB, Ranges
+from wisesr_cli.text import joined
 
 Pixels = npt.NDArray[np.uint8]
 
 BACKGROUND = (255, 255, 255)  # behind transparent pixels, and the padding of an image
 
 
-def to_rgb(image: Image.Image, value_range: ValueRange | None, again: ImageFile.ImageFile | None = None) -> Image.Image:
+def to_rgb(image: Image.Image, value_range: Ranges | None, again: ImageFile.ImageFile | None = None) -> Image.Image:
     """Return a loaded image of any Pillow mode as RGB.
 
     `value_range` applies to more than 8 bits; of an image with colours of that kind, `again` is the file opened again.
@@ -38,7 +41,41 @@ def to_rgb(image: Image.Image, value_range: ValueRange | None, again: ImageFile.
     return image.convert("RGB") if image.mode != "RGB" else image
 
 
-def _from_grey(image: Image.Image, value_range: ValueRange | None, transparent: object) -> Image.Image:
+def shown(pixels: Pixels, bands: Sequence[int] = ()) -> Pixels:
+    """Return pixels of any number of channels as RGB, for people: (height, width, 3).
+
+    `bands`, numbered from 1, are shown as red, green and blue, or one of them as grey. Without: RGB as it is, of more
+    channels the first three, of fewer the first one as grey.
+    """
+    count = pixels.shape[-1]
+    chosen = tuple(bands) or _default(count)
+    if count == RGB and chosen == (1, 2, RGB):
+        return pixels
+    return np.ascontiguousarray(pixels[..., [band - 1 for band in chosen * (RGB // len(chosen))]])
+
+
+def bands_text(bands: Sequence[int], channels: int) -> str:
+    """Return which bands `shown` shows: `bands 3, 2, 1 as red, green, blue`, or `band 4 as grey`."""
+    chosen = tuple(bands) or _default(channels)
+    return f"band {chosen[0]} as grey" if len(chosen) == 1 else f"bands {joined(chosen)} as red, green, blue"
+
+
+def checked_bands(bands: str | Sequence[int], channels: int) -> tuple[int, ...]:
+    """Return bands to show, given as numbers or as `3,2,1`; raises `ValueError` unless they are one or three."""
+    words = [word.strip() for word in bands.split(",")] if isinstance(bands, str) else [str(band) for band in bands]
+    if len(words) not in (1, RGB) or not all(word.isascii() and word.isdigit() for word in words):
+        raise ValueError("give one band, shown as grey, or three, as red, green and blue: 3,2,1")
+    chosen = tuple(map(int, words))
+    if not all(1 <= band <= channels for band in chosen):
+        raise ValueError(f"the model sees bands 1 to {channels}")
+    return chosen
+
+
+def _default(channels: int) -> tuple[int, ...]:
+    return (1, 2, 3) if channels >= RGB else (1,)
+
+
+def _from_grey(image: Image.Image, value_range: Ranges | None, transparent: object) -> Image.Image:
     values = depth.grey_values(image)
     levels = values.levels(value_range)
     if isinstance(transparent, int):
@@ -47,7 +84,7 @@ def _from_grey(image: Image.Image, value_range: ValueRange | None, transparent: 
 
 
 def _from_color(
-    image: Image.Image, value_range: ValueRange, again: ImageFile.ImageFile, transparent: object
+    image: Image.Image, value_range: Ranges, again: ImageFile.ImageFile, transparent: object
 ) -> Image.Image:
     values = depth.color_values(image, again)
     levels = values.levels(value_range)

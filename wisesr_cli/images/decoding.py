@@ -1,7 +1,7 @@
 """The only module that decodes images: the same pixels for training, evaluation, prediction and explanation.
 
-The result is always the first frame as upright RGB, uint8. EXIF orientation is applied, colour profiles (`profiles.py`)
-where a model was trained so;
+The result is always the first frame, upright, uint8: as RGB, or where a model takes other channels, as grey or bands
+(`bands.py`). EXIF orientation is applied, colour profiles (`profiles.py`) where a model was trained so;
 transparency and other colour spaces are handled in `color.py`, more than 8 bits in `depth.py`, resizing in
 `geometry.py`.
 
@@ -12,10 +12,10 @@ A file that cannot be decoded completely is an `ImageError`; missing data is nev
 from __future__ import annotations
 
 import io
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,15 +23,16 @@ from PIL import Image, ImageFile
 
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import formats, ordinary
+from wisesr_cli.images.bands import BYTES_OF_A_PIXEL, Banded, banded_picture, check_channels, check_picture, opened_tiff
 from wisesr_cli.images.color import Pixels, to_rgb
 from wisesr_cli.images.depth import DeepValues, color_values, grey_values, is_deep, is_deep_color, is_deep_grey
-from wisesr_cli.images.geometry import RESIZERS, Box, orientation_of, turn, turned_box
-from wisesr_cli.images.opening import Source, open_regular, read_whole
-from wisesr_cli.images.pillow import prepare_pillow, refuse_before_loading, refuse_before_opening
-from wisesr_cli.images.preparation import Preparation, Resize
+from wisesr_cli.images.failures import SpoiltError, translated
+from wisesr_cli.images.geometry import RESIZERS, Box, draft_size, orientation_of, turn, turned_box
+from wisesr_cli.images.opening import Source, opened, read_whole
+from wisesr_cli.images.pillow import is_animated, prepare_pillow, refuse_before_loading, refuse_before_opening
+from wisesr_cli.images.preparation import RGB, Preparation, Resize
 from wisesr_cli.images.profiles import cmyk_to_rgb, to_srgb
 from wisesr_cli.images.supported import HEIC_INSTALL, SHOWN_NAMES, SUPPORTED, reads_heic
-from wisesr_cli.images.unsupported import kind_of
 
 Result = TypeVar("Result")
 
@@ -57,9 +58,19 @@ class ImageHeader(NamedTuple):
     damage: str = ""  # inside a JPEG that was decoded nevertheless
 
 
-def read_header(source: Source, *, pixel_limit: int = PIXEL_LIMIT) -> ImageHeader:
-    """Return the header of an image without decoding it; raises `ImageError` with only the reason."""
-    return _with_image(source, pixel_limit, lambda image, file: _header(image))
+def read_header(source: Source, *, pixel_limit: int = PIXEL_LIMIT, preparation: Preparation = AS_STORED) -> ImageHeader:
+    """Return the header of an image without decoding it.
+
+    Raises `ImageError` with only the reason, which may be that it has other channels than those of `preparation`.
+    """
+    if preparation.has_bands:
+        return _with_bands(source, pixel_limit, preparation, _header_of_bands)
+
+    def header(image: ImageFile.ImageFile, file: IO[bytes]) -> ImageHeader:
+        check_picture(image, preparation)
+        return _header(image)
+
+    return _with_image(source, pixel_limit, header)
 
 
 def decode_image(
@@ -69,13 +80,15 @@ def decode_image(
     preparation: Preparation = AS_STORED,
     pixel_limit: int = PIXEL_LIMIT,
 ) -> Pixels:
-    """Return an image as uint8 (height, width, 3), upright RGB.
+    """Return an image as uint8 (height, width, channels), upright; RGB, unless `preparation` has other channels.
 
     `image_size` is (height, width); None keeps the original size. `preparation.resize` handles other aspect ratios:
     `squash` distorts, `crop` cuts off both ends of the longer side, `pad` adds `BACKGROUND` at both ends of the shorter
     side.
     Raises `ImageError` with only the reason.
     """
+    if preparation.has_bands:
+        return _with_bands(source, pixel_limit, preparation, lambda banded: _levels(banded, image_size, preparation))
     content = read_whole(source)
     if content is not None:
         pixels = _decode_ordinary(content, _parse_ordinary(content, pixel_limit), image_size, preparation)
@@ -92,6 +105,13 @@ def decode_with_header(
     source: Source, *, image_size: tuple[int, int], preparation: Preparation, pixel_limit: int
 ) -> tuple[Pixels, ImageHeader]:
     """Return the results of `decode_image` and `read_header`, opening the file once."""
+    if preparation.has_bands:
+        return _with_bands(
+            source,
+            pixel_limit,
+            preparation,
+            lambda banded: (_levels(banded, image_size, preparation), _header_of_bands(banded)),
+        )
     content = read_whole(source)
     found = None if content is None else _parse_ordinary(content, pixel_limit)
     if content is not None and found is not None:
@@ -107,8 +127,10 @@ def decode_with_header(
     return _with_image(source if content is None else content, pixel_limit, both)
 
 
-def read_values(source: Source, *, pixel_limit: int) -> DeepValues | None:
+def read_values(source: Source, *, pixel_limit: int, preparation: Preparation = AS_STORED) -> DeepValues | None:
     """Return the values of an image of more than 8 bits, as stored; None for others. Raises as `decode_image` does."""
+    if preparation.has_bands:
+        return _with_bands(source, pixel_limit, preparation, lambda banded: banded.read() if banded.bits > 8 else None)
 
     def values(image: ImageFile.ImageFile, file: IO[bytes]) -> DeepValues | None:
         is_color = is_deep_color(image)
@@ -120,10 +142,12 @@ def read_values(source: Source, *, pixel_limit: int) -> DeepValues | None:
     return _with_image(source, pixel_limit, values)
 
 
-def header_of_prefix(prefix: bytes, *, pixel_limit: int) -> ImageHeader | None:
+def header_of_prefix(prefix: bytes, *, pixel_limit: int, preparation: Preparation = AS_STORED) -> ImageHeader | None:
     """Return the header from the first bytes of a file; None where `read_header` is needed, or would refuse it."""
     found = _parse_ordinary(prefix, pixel_limit)
-    return None if found is None else _ordinary_header(found)
+    if found is None or (preparation.channels != RGB and (preparation.has_bands or found.mode != "L")):
+        return None
+    return _ordinary_header(found)
 
 
 def size_reason(width: int, height: int, pixel_limit: int) -> str:
@@ -146,10 +170,12 @@ def _decode_ordinary(
     """Return the pixels of an ordinary image; None where Pillow must decode it."""
     if found is None or found.width * found.height >= LARGE:
         return None
+    if preparation.channels != RGB:
+        check_channels(1 if found.mode == "L" else RGB, preparation.channels)
     stored = found.width, found.height
     scale = 1
     if image_size is not None and found.format == "JPEG":
-        width, height = _draft_size(stored, found.orientation, image_size, preparation.resize)
+        width, height = draft_size(stored, found.orientation, image_size, preparation.resize)
         fitting = min(stored[0] // width, stored[1] // height)
         scale = next((scale for scale in (8, 4, 2) if fitting >= scale), 1)
     pixels = ordinary.load(found, content, scale)
@@ -157,7 +183,14 @@ def _decode_ordinary(
         return None
     content_box = (0, 0, stored[0] / scale, stored[1] / scale)
     finished = _finish(pixels, found.orientation, content_box, image_size, preparation.resize)
-    return to_srgb(finished, found.profile, is_grey=found.mode == "L") if preparation.color == "srgb" else finished
+    if preparation.color == "srgb":
+        finished = to_srgb(finished, found.profile, is_grey=found.mode == "L")
+    return _wanted(finished, preparation)
+
+
+def _wanted(pixels: Pixels, preparation: Preparation) -> Pixels:
+    """Return RGB pixels in the channels of a preparation: of grey, which was checked, all three are the same."""
+    return pixels if preparation.channels == RGB else np.ascontiguousarray(pixels[..., : preparation.channels])
 
 
 def _ordinary_header(found: ordinary.Ordinary) -> ImageHeader:
@@ -167,14 +200,49 @@ def _ordinary_header(found: ordinary.Ordinary) -> ImageHeader:
     return ImageHeader(found.format, width, height, found.mode, False, found.orientation, alpha=False, bits=8)
 
 
+def _with_bands(source: Source, pixel_limit: int, preparation: Preparation, use: Callable[[Banded], Result]) -> Result:
+    """Return what `use` makes of an open image of bands, of which as many are there as `preparation` has."""
+    with opened(source) as file:
+        with translated(file):
+            is_tiff = _recognised(file)[0] == "TIFF"
+            if is_tiff and file.seek(0, io.SEEK_END) > FILE_LIMIT:
+                raise ImageError("over the file limit of 1 GiB")
+        if is_tiff:
+            with translated(file, of_pillow=False), opened_tiff(file, BYTES_OF_A_PIXEL * pixel_limit) as banded:
+                check_channels(banded.channels, preparation.channels)
+                _check_size((banded.width, banded.height), pixel_limit)
+                with _one_large_at_a_time((banded.width, banded.height)):
+                    return use(banded)
+        with _opened_image(file, pixel_limit) as image:
+            check_picture(image, preparation)
+            orientation = orientation_of(image)
+            load, animated = partial(_load, image, file, None, "squash"), is_animated(image)
+            return use(banded_picture(image, load, orientation, is_animated=animated))
+
+
+def _levels(banded: Banded, image_size: tuple[int, int] | None, preparation: Preparation) -> Pixels:
+    levels = banded.read().levels(preparation.value_range if banded.bits > 8 else None)
+    whole: Box = (0, 0, banded.width, banded.height)
+    return _finish(levels, banded.orientation, whole, image_size, preparation.resize)
+
+
+def _header_of_bands(banded: Banded) -> ImageHeader:
+    width, height = banded.width, banded.height
+    if banded.orientation > 4:
+        width, height = height, width
+    bits = 16 if banded.bits > 8 else 8
+    mode = f"{banded.channels} bands"
+    return ImageHeader(banded.format, width, height, mode, banded.is_animated, banded.orientation, False, bits)
+
+
 def _with_image(source: Source, pixel_limit: int, use: Callable[[ImageFile.ImageFile, IO[bytes]], Result]) -> Result:
     """Return what `use` makes of an open image; of one that fails, of its picture alone."""
-    with _opened(source) as file:
+    with opened(source) as file:
         try:
             with _opened_image(file, pixel_limit) as image:
                 return use(image, file)
-        except _SpoiltError:
-            with _translated(file):
+        except SpoiltError:
+            with translated(file):
                 picture = formats.without_extras(file)
             if picture is None:
                 raise
@@ -184,54 +252,13 @@ def _with_image(source: Source, pixel_limit: int, use: Callable[[ImageFile.Image
 
 @contextmanager
 def _opened_image(file: IO[bytes], pixel_limit: int) -> Iterator[ImageFile.ImageFile]:
-    with _translated(file):
+    with translated(file):
         format_name, early_size = _recognised(file)
         _check_size(early_size, pixel_limit)
         with _one_large_at_a_time(early_size):
             image = _open_image(file, format_name, pixel_limit)
             with _one_large_at_a_time(image.size):
                 yield image
-
-
-@contextmanager
-def _opened(source: Source) -> Iterator[IO[bytes]]:
-    if isinstance(source, bytes):
-        yield io.BytesIO(source)
-    elif isinstance(source, str | os.PathLike):
-        with open_regular(source) as file:
-            yield file
-    else:
-        yield source if source.seekable() else io.BytesIO(source.read())
-
-
-class _SpoiltError(ImageError):
-    """What a decoder raised, for whatever reason."""
-
-
-@contextmanager
-def _translated(file: IO[bytes]) -> Iterator[None]:
-    """Turn any exception of a decoder into an `ImageError` with a short reason."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except MemoryError as error:
-        raise ImageError("not enough memory to decode it") from error
-    except Exception as error:
-        raise _SpoiltError(_reason(error, file)) from error
-
-
-def _reason(error: Exception, file: IO[bytes]) -> str:
-    try:
-        file.seek(0)
-        name = formats.format_of(file.read(formats.PREFIX_BYTES)) or "image"
-        cut = "truncated" in str(error).lower() or formats.is_cut_short(name, file)
-        kind = None if cut else kind_of(name, file)
-    except (OSError, ValueError, KeyError):
-        return "cannot be read"
-    if kind is not None:
-        return f"a kind of {SHOWN_NAMES.get(name, name)} that is not supported ({kind})"
-    return f"{'truncated' if cut else 'damaged'} {SHOWN_NAMES.get(name, name)}"
 
 
 def _recognised(file: IO[bytes]) -> tuple[str, tuple[int, int]]:
@@ -283,25 +310,17 @@ def _header(image: ImageFile.ImageFile) -> ImageHeader:
         width=width,
         height=height,
         mode=image.mode,
-        animated=_is_animated(image),
+        animated=is_animated(image),
         orientation=orientation,
         alpha=image.has_transparency_data,
         bits=16 if is_deep(image) else 8,
     )
 
 
-def _is_animated(image: ImageFile.ImageFile) -> bool:
-    if image.format == "MPO":  # further frames are a second eye's view or a preview
-        return False
-    try:
-        return bool(getattr(image, "is_animated", False))
-    except Exception:  # damage after the first frame of a GIF does not matter
-        return False
-
-
 def _decode(
     image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, int] | None, preparation: Preparation
 ) -> Pixels:
+    check_picture(image, preparation)
     resize, is_color = preparation.resize, is_deep_color(image)
     content = _load(image, file, image_size, resize)
     orientation = orientation_of(image)
@@ -311,12 +330,12 @@ def _decode(
     rgb = to_rgb(cmyk_to_rgb(image, profile) if image.mode == "CMYK" else image, preparation.value_range, again)
     if image_size is not None and rgb.width * rgb.height >= LARGE:
         # Resizing copies the image; large ones are first reduced by averaging blocks of pixels.
-        width, height = _draft_size(image.size, orientation, image_size, resize)
+        width, height = draft_size(image.size, orientation, image_size, resize)
         factor = max(1, min(rgb.width // width, rgb.height // height))
         left, upper, right, lower = (side / factor for side in content)
         rgb, content = rgb.reduce(factor), (left, upper, right, lower)
     finished = _finish(np.array(rgb, np.uint8), orientation, content, image_size, resize)
-    return finished if image.mode == "CMYK" else to_srgb(finished, profile, is_grey=is_grey)
+    return _wanted(finished if image.mode == "CMYK" else to_srgb(finished, profile, is_grey=is_grey), preparation)
 
 
 def _opened_again(image: ImageFile.ImageFile, file: IO[bytes]) -> ImageFile.ImageFile:
@@ -335,7 +354,7 @@ def _damage(format_name: str, file: IO[bytes]) -> str:
 def _finish(
     pixels: Pixels, orientation: int, content: Box, image_size: tuple[int, int] | None, resize: Resize
 ) -> Pixels:
-    """Return stored RGB pixels upright and resized; `content` is the part that contains the picture."""
+    """Return stored pixels upright and resized; `content` is the part that contains the picture."""
     upright = turn(pixels, orientation)
     if image_size is None:
         return np.ascontiguousarray(upright)
@@ -348,26 +367,13 @@ def _load(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, in
     refuse_before_loading(image, file)
     content: Box = (0, 0, *image.size)
     if image_size is not None and image.format in ("JPEG", "MPO") and formats.is_scalable_jpeg(file):
-        drafted = image.draft(image.mode, _draft_size(image.size, orientation_of(image), image_size, resize))
+        drafted = image.draft(image.mode, draft_size(image.size, orientation_of(image), image_size, resize))
         content = drafted[1] if drafted else content
     image.load()
     ends_early = formats.FILLED_IN.get(image.format or "")
     if ends_early is not None and ends_early(file, file.seek(0, io.SEEK_END)):
         raise ImageError(f"truncated {SHOWN_NAMES.get(image.format or '', image.format)}")
     return content
-
-
-def _draft_size(
-    stored: tuple[int, int], orientation: int, image_size: tuple[int, int], resize: Resize
-) -> tuple[int, int]:
-    """Return the smallest stored size (width, height) before resizing: twice the final one."""
-    height, width = image_size
-    if orientation > 4:
-        width, height = height, width
-    across, down = width / stored[0], height / stored[1]
-    if resize != "squash":
-        across = down = max(across, down) if resize == "crop" else min(across, down)
-    return max(1, round(2 * across * stored[0])), max(1, round(2 * down * stored[1]))
 
 
 _DAMAGE_LIMIT = 1 << 26  # bytes of a file that is held in memory

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
 
-from wisesr_cli.images.preparation import ValueRange
+from wisesr_cli.images.preparation import Ranges, ValueRange
 
-Values = npt.NDArray[Any]  # integers or floats, (height, width) or (height, width, 3)
+Values = npt.NDArray[Any]  # integers or floats, (height, width) or (height, width, channels)
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -38,18 +38,21 @@ def is_deep_color(image: Image.Image) -> bool:
 
 @dataclass(frozen=True)
 class DeepValues:
-    """The values of an image: integers or floats, (height, width), or uint16 (height, width, 3)."""
+    """The values of an image: integers or floats, (height, width) or (height, width, channels)."""
 
     stored: Values
     bits: int  # per value, as the file states them, without the sign
     is_white_zero: bool = False  # a TIFF whose values grow from white to black
 
-    def levels(self, value_range: ValueRange | None) -> npt.NDArray[np.uint8]:
-        """Return the values as bytes, the ends of the range becoming 0 and 255; None is the full depth."""
+    def levels(self, value_range: Ranges | None) -> npt.NDArray[np.uint8]:
+        """Return the values as bytes, the ends of the range becoming 0 and 255; None is the full depth.
+
+        Of several ranges, each is that of a band.
+        """
         if value_range is None and self.stored.dtype.kind != "f":
             levels = _in_bands(self.stored, self._highest_bits)
         else:
-            low, high = value_range or self._float_range()
+            low, high = ends_of(value_range or self._float_range())
             levels = _in_bands(self.stored, lambda band: _scaled(band, low, high))
         return 255 - levels if self.is_white_zero else levels
 
@@ -61,6 +64,14 @@ class DeepValues:
             # Comparisons with NaN are false, and fmin and fmax ignore it.
             outside = np.fmin.reduce(self.stored, axis=None) < 0 or np.fmax.reduce(self.stored, axis=None) > 1
         return 0.0, 255.0 if outside else 1.0
+
+
+def ends_of(value_range: Ranges) -> tuple[Any, Any]:
+    """Return the lower and the upper end: numbers, or of bands float64 (bands,) each."""
+    if isinstance(value_range[0], tuple):
+        low, high = np.array(value_range, np.float64).T
+        return low, high
+    return value_range[0], value_range[1]
 
 
 def grey_values(image: Image.Image) -> DeepValues:
@@ -101,10 +112,11 @@ def _in_bands(values: Values, convert: Callable[[Values], Values]) -> npt.NDArra
     return levels
 
 
-def _scaled(values: Values, low: float, high: float) -> Values:
+def _scaled(values: Values, low: Any, high: Any) -> Values:
     with np.errstate(invalid="ignore", over="ignore"):
         known = np.nan_to_num(values, nan=low) if values.dtype.kind == "f" else values
-        return np.rint(np.clip((known - low) * (255.0 / (high - low)), 0, 255))
+        scaled: Values = np.rint(np.clip((known - low) * (255.0 / (high - low)), 0, 255))
+        return scaled
 
 
 def _is_signed_byte(image: Image.Image) -> bool:

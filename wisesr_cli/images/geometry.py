@@ -1,6 +1,7 @@
 """Resizes images: squashed, cropped or padded. To add a mode, write a function and a row in `RESIZERS`.
 
-A function gets upright RGB pixels (height, width, 3), the size (height, width) and the part that contains the picture.
+A function gets upright pixels (height, width, channels), the size (height, width) and the part that has the
+picture.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg,
 from PIL import Image
 
 from wisesr_cli.images.color import BACKGROUND, Pixels
+from wisesr_cli.images.preparation import RGB, Resize
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower
 
@@ -21,11 +23,19 @@ def _squash(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:
     height, width = pixels.shape[:2]
     if (height, width) == size and content == (0, 0, width, height):
         return np.ascontiguousarray(pixels)
+    if pixels.shape[2] != RGB:  # bands one by one: two or four would count as colours with alpha
+        bands = [_resized(pixels[..., [band]], size, content, PixelType.U8) for band in range(pixels.shape[2])]
+        return np.concatenate(bands, axis=-1)
+    return _resized(pixels, size, content, PixelType.U8x3)
+
+
+def _resized(pixels: Pixels, size: tuple[int, int], content: Box, kind: PixelType) -> Pixels:
+    height, width, channels = pixels.shape
     left, upper, right, lower = content
     options = ResizeOptions(_ANTIALIASED, crop_box=CropBox(left, upper, right - left, lower - upper))
-    resized = ImageData(size[1], size[0], PixelType.U8x3)
-    _resizer().resize(ImageData(width, height, PixelType.U8x3, pixels.tobytes()), resized, options)
-    return np.frombuffer(bytearray(resized.get_buffer()), np.uint8).reshape(*size, 3)
+    resized = ImageData(size[1], size[0], kind)
+    _resizer().resize(ImageData(width, height, kind, pixels.tobytes()), resized, options)
+    return np.frombuffer(bytearray(resized.get_buffer()), np.uint8).reshape(*size, channels)
 
 
 def _resizer() -> Resizer:
@@ -56,12 +66,26 @@ def _pad(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:
     scale = min(size[0] / height, size[1] / width)
     inner = max(1, min(size[0], round(height * scale))), max(1, min(size[1], round(width * scale)))
     upper, left = (round((outside - inside) / 2) for outside, inside in zip(size, inner, strict=True))
-    canvas: Pixels = np.full((*size, 3), BACKGROUND, np.uint8)
+    channels = pixels.shape[2]
+    canvas: Pixels = np.full((*size, channels), BACKGROUND if channels == RGB else BACKGROUND[0], np.uint8)
     canvas[upper : upper + inner[0], left : left + inner[1]] = _squash(pixels, inner, content)
     return canvas
 
 
 RESIZERS: dict[str, Callable[[Pixels, tuple[int, int], Box], Pixels]] = {"squash": _squash, "crop": _crop, "pad": _pad}
+
+
+def draft_size(
+    stored: tuple[int, int], orientation: int, image_size: tuple[int, int], resize: Resize
+) -> tuple[int, int]:
+    """Return the smallest stored size (width, height) before resizing: twice the final one."""
+    height, width = image_size
+    if orientation > 4:
+        width, height = height, width
+    across, down = width / stored[0], height / stored[1]
+    if resize != "squash":
+        across = down = max(across, down) if resize == "crop" else min(across, down)
+    return max(1, round(2 * across * stored[0])), max(1, round(2 * down * stored[1]))
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -75,7 +99,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def turn(pixels: Pixels, orientation: int) -> Pixels:
-    """Return a view of pixels (height, width, 3) turned upright."""
+    """Return a view of pixels (height, width, channels) turned upright."""
     return _TURNS[orientation](pixels) if orientation in _TURNS else pixels
 
 

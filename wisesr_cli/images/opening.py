@@ -27,6 +27,18 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
         yield file
 
 
+@contextmanager
+def opened(source: Source) -> Iterator[IO[bytes]]:
+    """Open a file, or give bytes or an open file as one in which can be searched; raises as `open_regular` does."""
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+    elif isinstance(source, str | os.PathLike):
+        with open_regular(source) as file:
+            yield file
+    else:
+        yield source if source.seekable() else io.BytesIO(source.read())
+
+
 def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return the descriptor of a regular file, for the caller to close, and its size; raises as `open_regular` does."""
     try:

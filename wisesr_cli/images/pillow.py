@@ -75,6 +75,16 @@ def _check_tiff_strips(image: TiffImagePlugin.TiffImageFile, file: IO[bytes]) ->
         raise ImageError("truncated TIFF")
 
 
+def is_animated(image: ImageFile.ImageFile) -> bool:
+    """Return whether an opened image has further frames or pages, which are not read."""
+    if image.format == "MPO":  # further frames are a second eye's view or a preview
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # damage after the first frame of a GIF does not matter
+        return False
+
+
 def prepare_pillow(pixel_limit: int) -> None:
     """Silence Pillow's warnings (EXIF, many pixels, palettes), and raise its pixel limit above `pixel_limit`.
 

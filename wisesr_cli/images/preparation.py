@@ -6,12 +6,27 @@ Standard library only: file names and model records need no decoder.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 Resize = Literal["squash", "crop", "pad"]
 Color = Literal["srgb", "as_is"]
 ValueRange = tuple[float, float]
+Ranges = ValueRange | tuple[ValueRange, ...]  # one for all bands, or of each
+
+RGB = 3  # channels
+MOST_CHANNELS = 64  # satellites have up to 13 bands, microscopes some dozens
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The channels of pixels: their number and, where known, mean and spread of each over the training images."""
+
+    count: int = RGB
+    statistics: tuple[tuple[float, float], ...] = ()
+
+
+IN_RGB = Channels()
 
 
 @dataclass(frozen=True)
@@ -19,16 +34,27 @@ class Preparation:
     """What is done to pixels beside scaling to a size.
 
     `value_range` are the values that become 0 and 255 in images of more than 8 bits; None is their full depth, and
-    0..1 or 0..255 for floats. `color`: whether colours of an image with an ICC profile are converted to sRGB.
+    0..1 or 0..255 for floats; of other images than grey or RGB, each band may have its own. `color`: whether colours of
+    an image with an ICC profile are converted to sRGB. `channels`: of the pixels: 1 is grey, 3 RGB, others are bands
+    as they are stored.
     """
 
     resize: Resize = "squash"
-    value_range: ValueRange | None = None
+    value_range: Ranges | None = None
     color: Color = "as_is"
+    channels: int = field(default=RGB, repr=False)  # what is written of it is part of the keys of caches
+
+    @property
+    def has_bands(self) -> bool:
+        """Whether pixels are bands as they are stored, neither grey nor RGB."""
+        return self.channels not in (1, RGB)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of a model's record."""
-        return {"resize": self.resize, "value_range": self.value_range and list(self.value_range), "color": self.color}
+        value_range = self.value_range and [
+            list(part) if isinstance(part, tuple) else part for part in self.value_range
+        ]
+        return {"resize": self.resize, "value_range": value_range, "color": self.color, "channels": self.channels}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Preparation:
@@ -37,11 +63,34 @@ class Preparation:
         Raises `ValueError` for what is none, `KeyError` without `resize`.
         """
         resize, color, value_range = values["resize"], values.get("color", "as_is"), values.get("value_range")
+        channels = values.get("channels", RGB)
         if resize not in get_args(Resize):
             raise ValueError(f"the resize rule {resize!r}")
         if color not in get_args(Color):
             raise ValueError(f"the colour rule {color!r}")
-        return cls(resize, None if value_range is None else checked_range(value_range), color)
+        if type(channels) is not int or not 1 <= channels <= MOST_CHANNELS:
+            raise ValueError(f"the number of channels {channels!r}")
+        ranges = None if value_range is None else checked_ranges(value_range)
+        check_bands(ranges, channels)
+        return cls(resize, ranges, color, channels)
+
+
+def checked_ranges(values: Any) -> Ranges:
+    """Return one range, or one for each band; raises `ValueError` for anything else."""
+    is_list = isinstance(values, list | tuple) and len(values) > 0
+    if is_list and all(isinstance(part, list | tuple) for part in values):
+        return tuple(map(checked_range, values))
+    return checked_range(values)
+
+
+def check_bands(ranges: Ranges | None, channels: int) -> None:
+    """Raise `ValueError` where ranges of bands are not one for each of them."""
+    if ranges is None or not isinstance(ranges[0], tuple):
+        return
+    if channels in (1, RGB):
+        raise ValueError(f"a value range for each band, and data.channels is {channels}, which takes one for all")
+    if len(ranges) != channels:
+        raise ValueError(f"{len(ranges)} value ranges, and data.channels is {channels}: one is needed for each band")
 
 
 def checked_range(values: Any) -> ValueRange:
@@ -55,6 +104,14 @@ def checked_range(values: Any) -> ValueRange:
     return low, high
 
 
-def range_text(value_range: ValueRange) -> str:
-    """Return `0 to 4,095`."""
-    return " to ".join(f"{value:,.6g}" if value != int(value) else f"{int(value):,}" for value in value_range)
+def range_text(value_range: Ranges) -> str:
+    """Return `0 to 4,095`, or of the first few bands `0 to 1; 0 to 4,095 (band by band)`."""
+    bands = [part for part in value_range if isinstance(part, tuple)]
+    if bands:
+        shown = [range_text(band) for band in bands[:_SHOWN]] + (["..."] if len(bands) > _SHOWN else [])
+        return f"{'; '.join(shown)} (band by band)"
+    ends = [value for value in value_range if not isinstance(value, tuple)]
+    return " to ".join(f"{value:,.6g}" if value != int(value) else f"{int(value):,}" for value in ends)
+
+
+_SHOWN = 6  # bands in a sentence

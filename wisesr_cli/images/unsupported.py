@@ -18,7 +18,7 @@ _DAMAGE = (struct.error, IndexError, ValueError, OSError, OverflowError)  # the 
 
 
 def kind_of(format_name: str, file: IO[bytes]) -> str | None:
-    """Return what is unusual about a file of a format (`5 bands`), or None where nothing is that Pillow lacks."""
+    """Return what is unusual about a file of a format (`5 bands, ...`), or None where nothing is that Pillow lacks."""
     try:
         return _KINDS[format_name](file) if format_name in _KINDS else None
     except _DAMAGE:
@@ -71,7 +71,7 @@ def _tiff_tags(file: IO[bytes]) -> Tags:
 
 def _bands(tags: Tags) -> str | None:
     count = tags.get(_SAMPLES, (1,))[0]
-    return f"{count:,} bands" if count > 4 else None
+    return f"{count:,} bands, which data.channels reads" if count > 4 else None
 
 
 def _numbers(tags: Tags) -> str | None:

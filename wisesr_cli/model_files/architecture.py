@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from wisesr_cli.images.preparation import MOST_CHANNELS
 from wisesr_cli.model_files.allowed import ALLOWED
 from wisesr_cli.model_files.hdf5 import UnsafeFileError
 from wisesr_cli.settings import LARGEST_SIDE
@@ -19,6 +20,7 @@ MOST_DEPTH = 100  # nesting levels; real configs have 14
 MOST_LAYERS = 3_000  # per model; real models have up to 1,039
 MOST_NESTED_MODELS = 4  # one inside another; real models have 3
 MOST_CONSTANTS = 32  # numbers and enclosing lists of a constant; ImageNet's mean takes 7
+MOST_FACTORS = MOST_CHANNELS + 1  # the same of a Rescaling
 MOST_NUMBER = 1 << 20  # for options that `MOST` does not list; real models have up to 36,864
 
 # By option name: several times the values in the backbones and heads.
@@ -129,11 +131,13 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
 
 
 def _is_short_row(value: Any) -> bool:
-    return _is_short(value) and not (isinstance(value, list) and any(isinstance(part, list) for part in value))
+    return _is_short(value, MOST_FACTORS) and not (
+        isinstance(value, list) and any(isinstance(part, list) for part in value)
+    )
 
 
-def _is_short(value: Any) -> bool:
-    """Return whether a value is a number, or lists of at most `MOST_CONSTANTS` of them."""
+def _is_short(value: Any, most: int = MOST_CONSTANTS) -> bool:
+    """Return whether a value is a number, or lists of at most `most` of them and lists."""
     pending, numbers = [value], 0
     while pending:
         part = pending.pop()
@@ -142,7 +146,7 @@ def _is_short(value: Any) -> bool:
             pending.extend(part)
         elif not isinstance(part, int | float):
             return False
-        if numbers > MOST_CONSTANTS:
+        if numbers > most:
             return False
     return True
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wisesr_cli.errors import RunError
-from wisesr_cli.images.preparation import Preparation
+from wisesr_cli.errors import ConfigError, RunError
+from wisesr_cli.images.preparation import RGB, Preparation
 from wisesr_cli.settings import LARGEST_SIDE
-from wisesr_cli.text import visible
+from wisesr_cli.text import counted, visible
 
 MODEL_INFO = "wisesr.json"  # file name of the record in an archive
 PLACEHOLDER = "class_{}"  # name of a class without a given name
@@ -99,3 +99,16 @@ def weights_file(source: str) -> Path:
             f"model.weights: {visible(path)}: no such file; allowed: imagenet, a weights or .keras file, a run"
         )
     return path
+
+
+def check_same_channels(info: ModelInfo, wanted: int, path: Path) -> int:
+    """Return the channels of a model file; raises `ConfigError` where images have others, unless it is one of RGB.
+
+    Weights of RGB alone are adapted.
+    """
+    stored = info.preparation.channels
+    if stored not in (RGB, wanted):
+        raise ConfigError(
+            f"model.weights: {visible(path)}: is for {counted(stored, 'channel')}, but data.channels is {wanted}"
+        )
+    return stored

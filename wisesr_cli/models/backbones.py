@@ -7,7 +7,7 @@ then run `python tests/support/backbone_costs.py`, which writes its costs. Only 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,8 +15,10 @@ from wisesr_cli.errors import ConfigError
 from wisesr_cli.text import joined, nearest, visible
 
 # How pixels 0..255 are scaled before the backbone. `caffe`: BGR minus the ImageNet mean; `tf`: -1..1; `torch`: minus
-# the ImageNet mean, divided by its deviation; `unit`: 0..1; `none`: unchanged.
+# the ImageNet mean, divided by its deviation; `unit`: 0..1; `none`: unchanged. `measured`, where pixels are no RGB: a
+# factor and an offset for each channel, see `channels.py`.
 Preprocessing = Literal["caffe", "tf", "torch", "unit", "none"]
+AnyScaling = Preprocessing | Literal["measured"]
 
 BACKBONE_LAYER = "backbone"  # the name of the backbone inside a classifier
 FROM_WEIGHTS = "from_weights"  # not a row of `BACKBONES`: the backbone in the file of `model.weights`
@@ -28,6 +30,8 @@ SHORT_EPOCH_STEPS = 100
 _CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
 _TORCH_MEAN = (0.485, 0.456, 0.406)
 _TORCH_DEVIATION = (0.229, 0.224, 0.225)
+# Of the pixels of ImageNet's photos, in 0..255, on average over their colours.
+PHOTO_MEAN, PHOTO_SPREAD = 255.0 * sum(_TORCH_MEAN) / 3, 255.0 * sum(_TORCH_DEVIATION) / 3
 
 
 @dataclass(frozen=True)
@@ -128,9 +132,14 @@ def resolve_preprocessing(name: str, preprocessing: str) -> Preprocessing:
     return BACKBONES[name].scaling if preprocessing == "auto" else preprocessing  # type: ignore[return-value]
 
 
-def preprocess(pixels: Any, preprocessing: Preprocessing) -> Any:
-    """Scale symbolic pixels (batch, height, width, 3), RGB in 0..255."""
+def preprocess(
+    pixels: Any, preprocessing: AnyScaling, factors: Sequence[float] = (), offsets: Sequence[float] = ()
+) -> Any:
+    """Scale symbolic pixels (batch, height, width, channels) in 0..255; factors and offsets are those of `measured`."""
     import keras
+
+    if preprocessing == "measured":
+        return keras.layers.Rescaling(list(factors), list(offsets), name="measured_scaling")(pixels)
 
     if preprocessing == "caffe":
         pixels = pixels[..., ::-1]

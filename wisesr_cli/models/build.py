@@ -1,6 +1,6 @@
 """Builds classifiers: pixels -> scaling -> backbone -> head -> logits, as one Keras model that can be saved.
 
-A classifier takes float32 or uint8 pixels (batch, height, width, 3), RGB in 0..255, and returns logits
+A classifier takes float32 or uint8 pixels (batch, height, width, channels) in 0..255, RGB or others, and returns logits
 (batch, classes). Augmentation is never part of it.
 """
 
@@ -13,18 +13,18 @@ from typing import Any
 import keras
 
 from wisesr_cli.errors import DataError
+from wisesr_cli.images.preparation import IN_RGB, RGB, Channels
 from wisesr_cli.machine.keras_start import seed_everything
 from wisesr_cli.model_files.loading import build_without_values
 from wisesr_cli.models.backbones import (
     BACKBONE_LAYER,
     FROM_WEIGHTS,
-    Preprocessing,
     build_backbone,
     cut_backbone,
     limit_momentum,
-    preprocess,
     row_of,
 )
+from wisesr_cli.models.channels import with_channels
 from wisesr_cli.models.heads import FeatureMap, HeadOptions, build_head, effective_options
 from wisesr_cli.models.scaling import Scaling
 from wisesr_cli.models.settings import ModelConfig
@@ -92,12 +92,14 @@ def build_classifier(
     steps_per_epoch: int | None = None,
     class_names: Sequence[str] | None = None,
     scaling: Scaling | None = None,
+    channels: Channels = IN_RGB,
 ) -> Classifier:
     """Return a new classifier for images of height and width `image_size`, with `classes` logits.
 
     Equal values of `seed` give equal random backbones under every head. `steps_per_epoch` of the planned training sets
     the momentum of batch norm (None: unchanged). `class_names` order the logits of a loaded head (None: its own order).
     `scaling`: that of a classifier which is built again (None: by `model.preprocessing` and the file of the weights).
+    `channels`: those of the pixels.
 
     Raises `ConfigError` when the image is too small, a layer does not exist, or the file scales pixels otherwise, and
     `RunError` for weights that do not fit.
@@ -105,8 +107,8 @@ def build_classifier(
     if classes < 2:
         raise DataError(f"a classifier needs at least 2 classes; found {classes}")
     seed_everything(seed)
-    start = load_start(config, image_size, scaling)
-    model = assemble(start.backbone, start.scaling.name, image_size, classes, config.head)
+    start = load_start(config, image_size, scaling, channels)
+    model = assemble(start.backbone, start.scaling, image_size, classes, config.head)
     if steps_per_epoch is not None:
         for part in (start.backbone, model):  # a head may have batch norm in its hidden layers
             limit_momentum(part, steps_per_epoch)
@@ -114,28 +116,30 @@ def build_classifier(
     return Classifier(model, start.scaling, start.tensors, head_start, start.origin)
 
 
-def assemble(
-    backbone: Any, preprocessing: Preprocessing, image_size: tuple[int, int], classes: int, head: HeadOptions
-) -> Any:
+def assemble(backbone: Any, scaling: Scaling, image_size: tuple[int, int], classes: int, head: HeadOptions) -> Any:
     """Return the Keras model of a classifier: scaling, backbone and a new head."""
-    pixels = keras.Input((*image_size, 3), name="pixels")
-    feature_map = backbone(preprocess(pixels, preprocessing))
+    pixels = keras.Input((*image_size, backbone.inputs[0].shape[-1]), name="pixels")
+    feature_map = backbone(scaling.of(pixels))
     return keras.Model(pixels, build_head(feature_map, classes, head), name="classifier")
 
 
-def feature_map_of(config: ModelConfig, image_size: tuple[int, int]) -> tuple[FeatureMap, Any]:
+def feature_map_of(
+    config: ModelConfig, image_size: tuple[int, int], channels: Channels = IN_RGB
+) -> tuple[FeatureMap, Any]:
     """Return the shape of the feature map and the backbone, without weight values unless it comes from a file."""
     if config.backbone == FROM_WEIGHTS:
-        backbone = load_start(config, image_size).backbone
+        backbone = load_start(config, image_size, None, channels).backbone
         return backbone.output_shape[1:], backbone
 
     def build() -> Any:
         backbone = build_backbone(config.backbone, image_size)
-        return backbone if config.feature_layer is None else cut_backbone(backbone, config.feature_layer)
+        if config.feature_layer is not None:
+            backbone = cut_backbone(backbone, config.feature_layer)
+        return backbone if channels.count == RGB else with_channels(backbone, channels.count, keeps_kernel=False)
 
     backbone = build_without_values(build)
-    height, width, channels = backbone.output_shape[1:]
-    return (height, width, channels), backbone
+    height, width, depth = backbone.output_shape[1:]
+    return (height, width, depth), backbone
 
 
 def notes_about(config: ModelConfig, feature_map: FeatureMap, image_size: tuple[int, int] | None = None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,10 +13,11 @@ from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.layers import PositionWeightedPooling2D
 from wisesr_cli.model_files.archive import CheckedModel, read_config
 from wisesr_cli.model_files.loading import load_model
-from wisesr_cli.models.backbones import BACKBONE_LAYER, Preprocessing
+from wisesr_cli.models.backbones import BACKBONE_LAYER, AnyScaling, Preprocessing
 from wisesr_cli.models.hidden import is_hidden
 from wisesr_cli.models.other_size import at_size
 from wisesr_cli.models.rebuilding import rebuild
+from wisesr_cli.models.scaling import Scaling
 from wisesr_cli.text import joined, visible
 
 _OF_HIDDEN = ("activation", "alpha", "epsilon", "negative_slope", "units")  # options that decide what is computed
@@ -62,9 +63,9 @@ class SavedClassifier:
             raise RunError(f"model.weights: {visible(self.path)}: {error}") from None
 
     @property
-    def preprocessing(self) -> Preprocessing:
+    def scaling(self) -> Scaling:
         """The scaling of pixels before the backbone."""
-        return _scaling_among({layer.name for layer in self.model.layers})
+        return _scaling_among({layer.name: layer.get_config() for layer in self.model.layers})
 
     def copy_head(self, model: Any, class_names: Sequence[str] | None) -> str | None:
         """Copy the weights of the head to that of another classifier; return why that is impossible, or None.
@@ -100,21 +101,26 @@ class SavedClassifier:
         return [known.index(name) for name in class_names]
 
 
-def saved_scaling(path: Path) -> Preprocessing:
+def saved_scaling(path: Path) -> Scaling:
     """Return the scaling of pixels in a model file of wisesr, reading its config alone; `RunError` when it is damaged.
 
     No Keras model is built.
     """
     config = read_config(path)
     try:
-        return _scaling_among({layer["config"]["name"] for layer in config["config"]["layers"]})
-    except (KeyError, TypeError):
+        return _scaling_among({layer["config"]["name"]: layer["config"] for layer in config["config"]["layers"]})
+    except (KeyError, TypeError, ValueError):
         raise RunError(f"{visible(path)}: is no model of wisesr") from None
 
 
-def _scaling_among(layer_names: Collection[str]) -> Preprocessing:
-    found = (scaling for scaling in get_args(Preprocessing) if f"{scaling}_scaling" in layer_names)
-    return next(found, "none")
+def _scaling_among(layers: Mapping[str, Mapping[str, Any]]) -> Scaling:
+    """Return the scaling among layers, whose options are given by name."""
+    names: tuple[AnyScaling, ...] = (*get_args(Preprocessing), "measured")
+    name: AnyScaling = next((scaling for scaling in names if f"{scaling}_scaling" in layers), "none")
+    if name != "measured":
+        return Scaling(name)
+    options = layers["measured_scaling"]
+    return Scaling(name, "", *(tuple(map(float, options[key])) for key in ("scale", "offset")))
 
 
 def _head_layers(model: Any) -> list[Any]:

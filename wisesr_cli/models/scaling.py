@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.errors import ConfigError, RunError
-from wisesr_cli.models.backbones import FROM_WEIGHTS, Preprocessing, preprocess, resolve_preprocessing
+from wisesr_cli.models.backbones import FROM_WEIGHTS, AnyScaling, Preprocessing, preprocess, resolve_preprocessing
 from wisesr_cli.models.rebuilding import Rebuilt
 from wisesr_cli.text import visible
 
@@ -28,10 +28,19 @@ Values = NDArray[np.float32]
 
 
 class Scaling(NamedTuple):
-    """A scaling of pixels, and in words how it is known; empty where there was nothing to find out."""
+    """A scaling of pixels, and in words how it is known; empty where there was nothing to find out.
 
-    name: Preprocessing
+    Of `measured`, `factors` and `offsets` are those of the channels.
+    """
+
+    name: AnyScaling
     reason: str = ""
+    factors: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
+
+    def of(self, pixels: Any) -> Any:
+        """Scale symbolic pixels (batch, height, width, channels) in 0..255."""
+        return preprocess(pixels, self.name, self.factors, self.offsets)
 
 
 class _FirstWeights(Exception):  # noqa: N818  (not an error: the end of the scaling)
@@ -83,10 +92,10 @@ def scaling_of_file(name: str, asked: str, path: Path, source: Any, backbone: An
         return scaling_of_backbone(name, asked, path=path)
     if not is_ours and np.array_equal(found, _COLOURS):
         return scaling_of_backbone(name, asked, path=path)
-    differences = {scaling: _difference(found, _after(scaling, backbone)) for scaling in get_args(Preprocessing)}
+    differences = {scaling: _difference(found, after_scaling(scaling, backbone)) for scaling in get_args(Preprocessing)}
     nearest = min(differences, key=lambda scaling: differences[scaling])
     if differences[nearest] <= TOLERANCE * np.ptp(found):
-        return checked_scaling(nearest, asked, path)
+        return checked_scaling(Scaling(nearest), asked, path)
     if asked != "auto":
         return Scaling(resolve_preprocessing(name, asked), f"as asked for; {visible(path)} has {_described(found)}")
     keep = f"wisesr upgrade {visible(path)} makes a run that keeps it"
@@ -98,18 +107,19 @@ def scaling_of_file(name: str, asked: str, path: Path, source: Any, backbone: An
     )
 
 
-def checked_scaling(found: Preprocessing, asked: str, path: Path) -> Scaling:
+def checked_scaling(found: Scaling, asked: str, path: Path) -> Scaling:
     """Return the scaling of a file; raises `ConfigError` where `model.preprocessing` asks for another."""
-    if asked not in ("auto", found):
+    if asked not in ("auto", found.name):
+        allowed = "auto" if found.name == "measured" else found.name
         raise ConfigError(
-            f"model.preprocessing is {asked}, but {visible(path)} was trained with {found}; leave it out, or "
-            f"-s model.preprocessing={found}"
+            f"model.preprocessing is {asked}, but {visible(path)} was trained with {found.name}; leave it out, or "
+            f"-s model.preprocessing={allowed}"
         )
-    return Scaling(found, f"as in {visible(path)}")
+    return Scaling(found.name, f"as in {visible(path)}", found.factors, found.offsets)
 
 
-def _after(scaling: Preprocessing, backbone: Any) -> Values:
-    """Return what the first weights of a backbone get of the colours behind a scaling."""
+def after_scaling(scaling: AnyScaling, backbone: Any) -> Values:
+    """Return what the first weights of a backbone get of colours behind a scaling: black and white come first."""
     pixels = keras.Input((1, 1, 3))
     scaled = keras.Model(pixels, preprocess(pixels, scaling))(_COLOURS[:, None, None, :])
     return _scaled_colours(backbone, np.asarray(keras.ops.convert_to_numpy(scaled), np.float32).reshape(-1, 3))

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from wisesr_cli.errors import RunError, WisesrError
+from wisesr_cli.images.preparation import IN_RGB, RGB, Channels
 from wisesr_cli.model_files.archive import CheckedModel, check_weights_file, checked_tensors
-from wisesr_cli.model_files.info import weights_file
+from wisesr_cli.model_files.info import check_same_channels, weights_file
 from wisesr_cli.model_files.loading import load_model
 from wisesr_cli.models.at_hand import find_weights, missing_weights
 from wisesr_cli.models.backbones import FROM_WEIGHTS, build_backbone, check_backbone, cut_backbone
-from wisesr_cli.models.saved import SavedClassifier
+from wisesr_cli.models.channels import channel_scaling, with_channels
+from wisesr_cli.models.saved import SavedClassifier, saved_scaling
 from wisesr_cli.models.scaling import Scaling, checked_scaling, scaling_of_backbone, scaling_of_file
 from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.models.stored_tensors import DoesNotFitError, Source, fill
@@ -61,8 +63,38 @@ class Start:
         return f"the head starts anew: {reason}"
 
 
-def load_start(config: ModelConfig, image_size: tuple[int, int], scaling: Scaling | None = None) -> Start:
+def load_start(
+    config: ModelConfig, image_size: tuple[int, int], scaling: Scaling | None = None, channels: Channels = IN_RGB
+) -> Start:
     """Return the backbone of a config with its weights, and the source of its head's weights.
+
+    Weights of RGB are adapted to other channels. Raises `ConfigError` where those of a run are for yet others, and as
+    `check_backbone`, `scaling_of_file` and `load_backbone` do.
+    """
+    path = _file_of(config)
+    checked = None if path is None else check_weights_file(path, whole=config.backbone == FROM_WEIGHTS)
+    stored = RGB
+    if path is not None and checked is not None and checked.record is not None:
+        stored = check_same_channels(checked.info, channels.count, path)
+    start = _load_start(config, image_size, scaling, path, checked)
+    if stored == channels.count:
+        return start
+    known = channels if config.preprocessing == "auto" else Channels(channels.count)
+    return replace(
+        start,
+        backbone=with_channels(start.backbone, channels.count, keeps_kernel=start.tensors is not None),
+        scaling=scaling or channel_scaling(start.scaling, start.backbone, known),
+    )
+
+
+def _load_start(
+    config: ModelConfig,
+    image_size: tuple[int, int],
+    scaling: Scaling | None,
+    path: Path | None,
+    checked: CheckedModel | None,
+) -> Start:
+    """Return the start for pixels of the channels that the file has, or of RGB.
 
     `scaling`: that of a model which is built again; None finds it out. Raises `ConfigError` as `check_backbone` and
     `scaling_of_file` do, `MachineError` for ImageNet weights that are not on this machine, and otherwise as
@@ -70,19 +102,21 @@ def load_start(config: ModelConfig, image_size: tuple[int, int], scaling: Scalin
     """
     name, asked = config.backbone, config.preprocessing
     check_backbone(name, image_size, config.weights)
-    path = _file_of(config)
-    checked = None if path is None else check_weights_file(path, whole=name == FROM_WEIGHTS)
-    saved = None
+    saved, channels = None, RGB
+    if path is not None and checked is not None and checked.record is not None:
+        channels = checked.info.preparation.channels
+        if channels != RGB:
+            scaling = scaling or checked_scaling(saved_scaling(path), asked, path)
     if checked is not None and (name == FROM_WEIGHTS or _may_give_head(checked, config.load_head)):
         saved = SavedClassifier(checked, image_size)
     if name == FROM_WEIGHTS and saved is not None:
         backbone = saved.backbone()
         if config.feature_layer is not None:
             backbone = cut_backbone(backbone, config.feature_layer)
-        scaling = scaling or checked_scaling(saved.preprocessing, asked, saved.path)
+        scaling = scaling or checked_scaling(saved.scaling, asked, saved.path)
         head = None if config.load_head is False else saved
         return Start(backbone, len(backbone.weights), scaling, head, visible(saved.path))
-    backbone, source = load_backbone(name, image_size, path, config.feature_layer)
+    backbone, source = load_backbone(name, image_size, path, config.feature_layer, channels)
     if scaling is None and path is not None and checked is not None:
         model = _loaded(checked) if saved is None else saved.model
         scaling = scaling_of_file(name, asked, path, model, backbone, is_ours=checked.record is not None)
@@ -110,13 +144,20 @@ def _may_give_head(checked: CheckedModel, wanted: bool | str) -> bool:
 
 
 def load_backbone(
-    name: str, image_size: tuple[int, int], path: str | Path | None, feature_layer: str | None = None
+    name: str,
+    image_size: tuple[int, int],
+    path: str | Path | None,
+    feature_layer: str | None = None,
+    channels: int = RGB,
 ) -> tuple[Any, Source | None]:
     """Return a backbone of `BACKBONES`, cut at `feature_layer`, and where its tensors came from (None: random ones).
 
-    `path` is a file or a run. Raises `RunError` when it is missing or unsafe, or a tensor is missing or does not fit.
+    `path` is a file or a run, whose backbone takes that many `channels`. Raises `RunError` when it is missing or
+    unsafe, or a tensor is missing or does not fit.
     """
     whole = build_backbone(name, image_size)
+    if channels != RGB:
+        whole = with_channels(whole, channels, keeps_kernel=False)
     backbone = whole if feature_layer is None else cut_backbone(whole, feature_layer)
     if path is None:
         return backbone, None

@@ -19,7 +19,8 @@ from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.engines.choose import EngineName
 from wisesr_cli.errors import RunError
 from wisesr_cli.evaluation.evaluate import Evaluated, Subject
-from wisesr_cli.images.preparation import range_text
+from wisesr_cli.images.color import bands_text
+from wisesr_cli.images.preparation import RGB, Preparation, range_text
 from wisesr_cli.report.records import DataTable
 from wisesr_cli.results import EpochResult, Evaluation, Metrics, Verdict
 from wisesr_cli.run.names import CONFIG, ENVIRONMENT, HISTORY, SPLITS
@@ -122,6 +123,8 @@ def describe(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
     yield "Trained", f"weights of epoch {info.epoch}; {', '.join(versions)}"
     rest = "" if evaluated.subject.image_size is None else "; the model was trained at another size"
     yield "Images seen at", f"{height} x {width} pixels (height x width), {_RESIZED[info.preparation.resize]}{rest}"
+    if info.preparation.channels != RGB:
+        yield "Channels", _channels(info.preparation)
     if (low_high := info.preparation.value_range) is not None:
         yield "Values seen", f"{range_text(low_high)} of images of more than 8 bits become 0 to 255"
     if info.temperature == 1:
@@ -133,6 +136,12 @@ def describe(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
     yield "Unreadable", _unreadable(index, evaluation)
     if index.ignored:
         yield "Passed over", ", ".join(f"{count:,} x {kind}" for kind, count in sorted(index.ignored.items()))
+
+
+def _channels(preparation: Preparation) -> str:
+    if not preparation.has_bands:
+        return "one, grey"
+    return f"{preparation.channels} bands; pictures show {bands_text((), preparation.channels)}"
 
 
 def _unreadable(index: DatasetIndex, evaluation: Evaluation) -> str:

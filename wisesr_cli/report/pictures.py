@@ -12,6 +12,7 @@ from PIL import Image
 
 from wisesr_cli.errors import ImageError
 from wisesr_cli.explanation.overlays import scale_of, tint
+from wisesr_cli.images.color import shown
 from wisesr_cli.images.decoding import decode_with_header
 from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.machine.threads import map_in_batches
@@ -51,7 +52,7 @@ def _thumbnail(
     aspect = header.width / header.height if preparation.resize == "squash" else size[1] / size[0]
     aspect = min(max(aspect, 1 / MOST_ASPECT), MOST_ASPECT)
     width, height = (side, round(side / aspect)) if aspect >= 1 else (round(side * aspect), side)
-    return Thumbnail("image/webp", _encode(pixels, "WEBP", quality=QUALITY, method=4), width, height)
+    return Thumbnail("image/webp", _encode(shown(pixels), "WEBP", quality=QUALITY, method=4), width, height)
 
 
 def tinted_map(contribution: Contribution) -> TintedMap:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, InstanceOf, TypeAdapter, ValidationError
 from wisesr_cli.config.schema import Config
 from wisesr_cli.data.index import Changes
 from wisesr_cli.errors import RunError
+from wisesr_cli.images.preparation import RGB
 from wisesr_cli.listening import Listener
 from wisesr_cli.results import EpochResult
 from wisesr_cli.run.state import Arrays
@@ -23,7 +24,7 @@ _FREE = ("name", "output_dir", "data.cache", "train.epochs", "train.trackers", "
 PLACES = ("data.dir", "data.train_dir", "data.validation_dir", "data.test_dir", "data.manifest")
 _FREE_SECTION = "distribute."  # other devices and processes cause a warning
 # What earlier versions did, whose states do not have these settings.
-_ADDED = {"data.value_range": "full", "data.color": "as_is"}
+_ADDED = {"data.value_range": "full", "data.color": "as_is", "data.channels": RGB, "data.statistics": "auto"}
 _NEWER = (
     "train.feature_cache",
     "train.augmented_views",

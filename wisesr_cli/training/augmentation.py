@@ -1,7 +1,7 @@
 """Random changes of training images, on the device and in the training step only; never part of a saved model.
 
 To add one: a field in `AugmentConfig` (config/training.py) and a row in `OPERATIONS`. Positions outside the image
-repeat its border.
+repeat its border. None of them mixes channels or knows colours, so that all do the same to pixels that are no RGB.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wisesr_cli.config.training import AugmentConfig
 
 
 class _RandomValue(keras.layers.Layer):
-    """Changes each image (batch, height, width, 3) by one random value, in training only; clips pixels to 0..255."""
+    """Changes each image (batch, height, width, channels) by one random value, in training only; clips to 0..255."""
 
     def __init__(self, low: float, high: float, *, seed: int, **options: Any) -> None:
         super().__init__(**options)

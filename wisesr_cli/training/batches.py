@@ -71,7 +71,7 @@ class Batches(keras.utils.PyDataset):
         return epoch_order(len(self.labels), seed=self.seed, epoch=epoch)
 
     def __getitem__(self, index: int) -> tuple[NDArray[Any], ...]:
-        """Return pixels (batch, height, width, 3), targets (batch, classes) and, if any, weights (batch,)."""
+        """Return pixels (batch, height, width, channels), targets (batch, classes) and, if any, weights (batch,)."""
         return self.rows(self.order[index * self.batch_size : (index + 1) * self.batch_size])
 
     def rows(self, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:

@@ -20,7 +20,7 @@ from wisesr_cli.data.survey import find_layout
 from wisesr_cli.errors import ConfigError, DataError, WisesrError
 from wisesr_cli.listening import Listener, Silent
 from wisesr_cli.model_files.archive import check_weights_file
-from wisesr_cli.model_files.info import weights_file
+from wisesr_cli.model_files.info import check_same_channels, weights_file
 from wisesr_cli.models.at_hand import resolve_weights
 from wisesr_cli.models.backbones import check_backbone
 from wisesr_cli.models.costs_table import BACKBONE_SIZES
@@ -167,7 +167,10 @@ def _phase_sizes(config: Config) -> None:
 def _weights(config: Config) -> None:
     model = config.model
     if not model.is_random and model.weights != "imagenet":
-        check_weights_file(weights_file(str(model.weights)))
+        path = weights_file(str(model.weights))
+        checked = check_weights_file(path)
+        if checked is not None and checked.record is not None:
+            check_same_channels(checked.info, config.data.channels, path)
 
 
 def _output_dir(config: Config) -> None:

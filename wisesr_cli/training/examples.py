@@ -17,6 +17,7 @@ from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.value_range import with_value_range
 from wisesr_cli.data.verified import with_contents
 from wisesr_cli.errors import DataError
+from wisesr_cli.images.preparation import RGB, checked_ranges
 from wisesr_cli.listening import Listener
 from wisesr_cli.models.image_sizes import ImageSize
 from wisesr_cli.processes.channel import ALONE_CHANNEL, Channel
@@ -24,12 +25,14 @@ from wisesr_cli.text import visible
 from wisesr_cli.training.checks import check_settings_with_data, idle_settings
 from wisesr_cli.training.devices.alike import check_alike, images_of
 
+MEASURED = 512  # training images, from all over them
+
 
 @dataclass
 class Examples:
     """The images of a training, readable at one image size."""
 
-    config: DataConfig  # its value range measured
+    config: DataConfig  # its value range and its statistics measured
     index: DatasetIndex
     image_size: ImageSize
     train: DecodedImages
@@ -91,13 +94,15 @@ def open_examples(config: Config, listener: Listener, *, epoch: int = 0, channel
         listener.note(sentence)
     data = _with_value_range(config.data, index, listener, channel)
     pixels = _open(data, index, image_size, listener, channel)
+    data = _with_statistics(data, pixels["train"], channel)
     splits = {name: split.taken(pixels[name].kept) if name in pixels else split for name, split in index.splits.items()}
     index = replace(index, splits=splits)
     for name, count in zip(index.class_names, index.counts("train"), strict=True):
         if count == 0:
             raise DataError(f"the class '{visible(name)}' has no readable training image")
     if channel.is_main:
-        index = with_contents(index, pixels, pixel_limit=data.pixel_limit, listener=listener)
+        limit, channels = data.pixel_limit, data.channels
+        index = with_contents(index, pixels, pixel_limit=limit, channels=channels, listener=listener)
     return Examples(data, index, image_size, pixels["train"], pixels.get("validation"), channel)
 
 
@@ -106,7 +111,28 @@ def _with_value_range(data: DataConfig, index: DatasetIndex, listener: Listener,
     if channel.is_main:
         data = with_value_range(data, index, listener)
     decided = channel.from_main(data.value_range)
-    return data.model_copy(update={"value_range": tuple(decided) if isinstance(decided, list) else decided})
+    value_range = decided if isinstance(decided, str) else checked_ranges(decided)
+    return data.model_copy(update={"value_range": value_range})
+
+
+def _with_statistics(data: DataConfig, train: DecodedImages, channel: Channel) -> DataConfig:
+    """Return the config with mean and spread of each channel, measured where pixels are no RGB."""
+    if data.statistics != "auto" or data.channels == RGB:
+        return data
+    found = channel.from_main(statistics_of(train) if channel.is_main else None)
+    return data.model_copy(update={"statistics": tuple((mean, spread) for mean, spread in found)})
+
+
+def statistics_of(images: DecodedImages) -> list[list[float]]:
+    """Return mean and spread (standard deviation) of each channel over all pixels of some of the images, in 0..255."""
+    positions = np.unique(np.linspace(0, len(images) - 1, min(len(images), MEASURED)).round().astype(np.int64))
+    sums = np.zeros((2, images.batch(positions[:1]).shape[-1]))
+    for position in positions:
+        pixels = images.batch(np.array([position]))[0].astype(np.float64)
+        sums += pixels.mean((0, 1)), (pixels**2).mean((0, 1))
+    mean, square = sums / len(positions)
+    spread = np.sqrt(np.maximum(square - mean**2, 0))
+    return [[round(float(one), 3), round(float(other), 3)] for one, other in zip(mean, spread, strict=True)]
 
 
 def _open(

@@ -273,12 +273,12 @@ class FrozenFeatures:
 
 
 def augmented_pixels(config: Config, image_size: tuple[int, int], phase: PhaseConfig | None = None) -> tuple[Any, Any]:
-    """Return symbolic raw pixels, uint8 (batch, height, width, 3), and the augmented ones of them, float32.
+    """Return symbolic raw pixels, uint8 (batch, height, width, channels), and the augmented ones of them, float32.
 
     A phase without augmentation has the same layers, at inference, so that their seed generators are those of others.
     """
     is_plain = phase is not None and phase.augment == "none"
-    pixels = keras.Input((*image_size, 3), dtype="uint8", name="raw_pixels")
+    pixels = keras.Input((*image_size, config.data.channels), dtype="uint8", name="raw_pixels")
     images = keras.layers.Rescaling(1.0, dtype="float32", name="to_float")(pixels)
     for layer in build_augmentation(config.augmentation, seed=config.seed):
         images = (AtInference(layer) if is_plain else layer)(images)

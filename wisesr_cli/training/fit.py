@@ -76,7 +76,10 @@ def _scaling_of_run(start: Start, distribution: Distribution) -> Scaling | None:
     """Return the scaling in the best model of a run that is resumed; None while it has none."""
     has_best = start.resumed and distribution.is_main and start.run.best.exists()
     found = distribution.channel.from_main(saved_scaling(start.run.best) if has_best else None)
-    return None if found is None else Scaling(found, "as the run began")
+    if found is None:
+        return None
+    name, _, *channels = found
+    return Scaling(name, "as the run began", *map(tuple, channels))
 
 
 def _start_run(trainer: Trainer, start: Start, listener: Listener) -> Arrays | None:

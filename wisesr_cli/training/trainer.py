@@ -78,21 +78,20 @@ class Trainer:
     ) -> None:
         self.config, self.examples, self.device, self.distribution = config, examples, device, distribution
         self.mirror, self.sharded = mirror_of(distribution), sharded_over(distribution)
-        classes = len(examples.index.class_names)
+        classes, size = len(examples.index.class_names), config.train.batch_size
         self.batches = Batches(
             examples.train,
             examples.labels("train"),
             classes=classes,
-            batch_size=config.train.batch_size,
+            batch_size=size,
             seed=config.seed,
             smoothing=config.train.label_smoothing,
             weights=example_weights(config, examples.index.class_names, examples.index.splits["train"]),
         )
         self.validation = None
         if examples.validation is not None:
-            self.validation = Batches(
-                examples.validation, examples.labels("validation"), classes=classes, batch_size=config.train.batch_size
-            )
+            labels = examples.labels("validation")
+            self.validation = Batches(examples.validation, labels, classes=classes, batch_size=size)
         self.classifier = self._build(config.model, scaling)
         check_layers(self.classifier.backbone, config.phases)
         is_saved_itself = config.train.precision == "float32" and distribution.processes == 1
@@ -120,6 +119,7 @@ class Trainer:
             steps_per_epoch=self.batches.num_batches,
             class_names=self.examples.index.class_names,
             scaling=scaling,
+            channels=self.config.data.pixel_channels,
         )
 
     def _build_float32(self) -> Classifier:

@@ -20,6 +20,7 @@ from wisesr_cli.evaluation.metrics import softmax
 from wisesr_cli.exporting.agreement import EXACT, Images, difference, variation
 from wisesr_cli.exporting.best_litert import keep_litert
 from wisesr_cli.images.color import BACKGROUND
+from wisesr_cli.images.preparation import MOST_CHANNELS
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import replacing
@@ -33,7 +34,7 @@ from wisesr_cli.models.build import assemble, notes_about
 from wisesr_cli.models.heads import CLASSIFIER_LAYER
 from wisesr_cli.models.hidden import hidden_parts
 from wisesr_cli.models.rebuilding import AUGMENTATION, rebuild
-from wisesr_cli.models.scaling import SCALING
+from wisesr_cli.models.scaling import SCALING, Scaling
 from wisesr_cli.results import Upgrade
 from wisesr_cli.run.names import CLASSES, ENVIRONMENT, SPLITS
 from wisesr_cli.run.records import write_json, write_rows
@@ -72,6 +73,11 @@ class Upgraded:
     notes: tuple[str, ...]
     class_names: tuple[str, ...] = ()
     order: tuple[int, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """Channels of the pixels that it takes."""
+        return int(self.model.inputs[0].shape[-1])
 
     @property
     def classes(self) -> int:
@@ -123,9 +129,9 @@ def _check_input(model: Any) -> None:
             "has one of each"
         )
     shape = tuple(model.inputs[0].shape[1:])
-    if len(shape) != 3 or shape[-1] != 3:
+    if len(shape) != 3 or shape[-1] not in range(1, MOST_CHANNELS + 1):
         sides = " x ".join("any" if side is None else str(side) for side in shape) or "single"
-        raise RunError(f"it takes {sides} numbers; images are height x width x 3")
+        raise RunError(f"it takes {sides} numbers; images are height x width x channels, of at most {MOST_CHANNELS}")
 
 
 def _image_size(model: Any, given: tuple[int, int] | None, path: Path) -> tuple[int, int]:
@@ -249,7 +255,8 @@ def frozen_part(parts: Parts) -> FreezePart | Literal["backbone"] | None:
 def write_model(found: Upgraded, config: Config, path: Path) -> None:
     """Write the run's model, whose head gives the same outputs as the model's pooling and classifier."""
     classes = found.class_names
-    model = assemble(found.parts.backbone, found.scaling, found.image_size, len(classes), config.model.head)
+    scaling = Scaling(found.scaling)
+    model = assemble(found.parts.backbone, scaling, found.image_size, len(classes), config.model.head)
     fill_head(model, found.folded)
     info = ModelInfo(
         class_names=classes,
@@ -308,7 +315,7 @@ def _original(found: Upgraded) -> Any:
     if found.parts.precisions - {"float32"}:
         rebuilt = rebuild(model, found.image_size)
         model = rebuilt.model_up_to(rebuilt.output, "original")
-    pixels = keras.Input((*found.image_size, 3), name="raw_pixels")
+    pixels = keras.Input((*found.image_size, found.channels), name="raw_pixels")
     return keras.Model(pixels, model(preprocess(pixels, found.scaling), training=False))
 
 

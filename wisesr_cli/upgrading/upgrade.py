@@ -6,11 +6,11 @@ created in a temporary folder next to its own, and compared with the model befor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from wisesr_cli.config.reader import LoadedConfig, Override, default_name, load_config, overrides_of
 from wisesr_cli.config.schema import Config
@@ -20,11 +20,12 @@ from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.errors import ConfigError, RunError, UsageError
 from wisesr_cli.exporting.agreement import sample
-from wisesr_cli.images.preparation import Preparation
+from wisesr_cli.images.preparation import MOST_CHANNELS, RGB, Preparation
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, naming
 from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
+from wisesr_cli.model_files.architecture import objects_in
 from wisesr_cli.model_files.archive import CheckedModel, check_model
 from wisesr_cli.model_files.info import BEST, ModelInfo
 from wisesr_cli.model_files.older import OLDER_SUFFIXES, check_older_model, is_older
@@ -68,7 +69,7 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
     path = model / BEST if (model / BEST).is_file() else model
     checked = check_model_file(path)
     info = None if checked.record is None else checked.info
-    loaded = _load_settings(settings, path, info)
+    loaded = _load_settings(settings, path, checked)
     named = choose_names(None if request.classes is None else Path(request.classes), info)
     image_size_given = any(override.path == ("data", "image_size") for override in settings)
     in_place = {"resume": False, "overwrite": request.overwrite}
@@ -85,6 +86,8 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
             from wisesr_cli.upgrading import convert
         listener.note(f"device: {device}")
         found = convert.convert(checked, loaded.config, image_size_given, listener)
+        if found.channels != loaded.config.data.channels:
+            raise UsageError(f"data.channels is {loaded.config.data.channels}, but the model takes {found.channels}")
         names = choose_class_names(found.classes, named, index, of_one_unit=found.parts.folded.is_one_unit)
         found = found.with_classes(names, index)
         frozen = convert.frozen_part(found.parts) if found.parts.frozen else None
@@ -104,15 +107,16 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
         return replace(result, run_dir=str(start.run.path), notes=_notes(named, index, found, info))
 
 
-def _load_settings(settings: Sequence[Override], path: Path, info: ModelInfo | None) -> LoadedConfig:
+def _load_settings(settings: Sequence[Override], path: Path, checked: CheckedModel) -> LoadedConfig:
     """Return the config of the run, as far as it can be known before the model is looked at."""
+    info = None if checked.record is None else checked.info
     for override in settings:
         if reason := _DECIDED.get(tuple(map(str, override.path))):
             raise UsageError(f"{visible(override.origin)}: {reason}; leave it out")
     defaults = [Override(("train", "optimizer", "learning_rate"), LEARNING_RATE, "upgrade")]
     if info is not None:  # a model of wisesr scales pixels itself
         defaults.append(Override(("model", "preprocessing"), "none", "upgrade"))
-    seen = (info.preparation if info is not None else Preparation()).to_json()
+    seen = (info.preparation if info is not None else Preparation(channels=channels_in(checked.config))).to_json()
     seen["value_range"] = seen["value_range"] or "full"
     defaults += [Override(("data", key), value, "upgrade") for key, value in seen.items()]
     loaded = load_config(None, [*defaults, *settings])
@@ -121,6 +125,14 @@ def _load_settings(settings: Sequence[Override], path: Path, info: ModelInfo | N
     if path.name == BEST:  # that of the run it is in, whose name ends in its head
         name = f"{path.absolute().parent.name.removesuffix('-gap')}-{loaded.config.model.head.name}"
     return replace(loaded, default_name=name)
+
+
+def channels_in(config: Mapping[str, Any]) -> int:
+    """Return the channels that a model takes, as its config says in the shape of its first layer; else those of RGB."""
+    shapes = (part.get("batch_shape") for part in objects_in(config))
+    shape = next((shape for shape in shapes if isinstance(shape, list) and len(shape) == 4), [RGB])
+    is_known = isinstance(shape[-1], int) and 1 <= shape[-1] <= MOST_CHANNELS
+    return shape[-1] if is_known else RGB
 
 
 def _check_head(config: Config) -> None:
@@ -177,7 +189,7 @@ def _open_images(
 ) -> tuple[DecodedImages | MadeImages, str]:
     """Return photos from all over a split of the run, or made images where it has none, and what they are called."""
     if index is None:
-        return MadeImages(COMPARED, config.data.image_size), "made images"
+        return MadeImages(COMPARED, config.data.image_size, config.data.channels), "made images"
     split = next(name for name in ("validation", "test", "train") if name in index.splits)
     pixels = open_pixels(
         sample(index.absolute(split), COMPARED),

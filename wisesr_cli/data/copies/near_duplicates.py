@@ -17,7 +17,8 @@ from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.display.pictures import contact_sheet
 from wisesr_cli.errors import ImageError, UsageError
 from wisesr_cli.images import decoding
-from wisesr_cli.images.preparation import Preparation
+from wisesr_cli.images.color import shown
+from wisesr_cli.images.preparation import RGB, Preparation
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine.threads import for_each
 
@@ -102,8 +103,8 @@ def draw_near_duplicates(
             try:
                 pixels = decoding.decode_image(file, image_size=size, preparation=padded, pixel_limit=pixel_limit)
             except ImageError:  # gone since it was compared
-                pixels = np.zeros((*size, 3), np.uint8)
-            tiles.append((pixels, f"{split}, {label}: {Path(member).name}", None))
+                pixels = np.zeros((*size, RGB), np.uint8)
+            tiles.append((shown(pixels), f"{split}, {label}: {Path(member).name}", None))
     foot = [f"{min(len(found), MOST_DRAWN):,} of {text.counted(len(found), 'pair')}; --format json lists all"]
     contact_sheet(tiles, columns=4, tile=_TILE, path=path, foot=foot)
 
@@ -132,7 +133,7 @@ def _describe(
         except ImageError:
             return
         was_read[position] = True
-        has_edges[position] = pictures.put(position, pixels)
+        has_edges[position] = pictures.put(position, shown(pixels))
 
     with listener.progress("looking for copies", len(paths)) as progress:
         for_each(describe, range(len(paths)), finished=progress.advance)

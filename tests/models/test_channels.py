@@ -1,0 +1,162 @@
+"""Backbones for other channels than RGB: what their first convolution and the scaling before it make of pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from wisesr_cli.config.reader import load_config, parse_set
+from wisesr_cli.errors import ConfigError, RunError
+from wisesr_cli.images.preparation import Channels, Preparation
+from wisesr_cli.model_files.archive import check_model
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.model_files.loading import load_model
+from wisesr_cli.model_files.saving import save_model
+from wisesr_cli.models.backbones import BACKBONES, PHOTO_MEAN, PHOTO_SPREAD, build_backbone
+from wisesr_cli.models.build import Classifier, build_classifier
+from wisesr_cli.models.channels import adapted_kernel, channel_scaling, with_channels
+from wisesr_cli.models.saved import saved_scaling
+from wisesr_cli.models.scaling import Scaling, after_scaling
+from wisesr_cli.models.settings import ModelConfig
+
+SIZE = (32, 40)
+GREY = np.random.default_rng(0).integers(0, 256, (3, *SIZE, 1)).astype(np.float32)
+BRIEF = ("compact", "compact_small", "MobileNetV3Small", "MobileNetV2")
+OTHERS = tuple(name for name in BACKBONES if name not in BRIEF)
+
+
+def model_of(name: str, weights: Path | None = None, **settings: Any) -> ModelConfig:
+    return load_config(None, [parse_set(f"model.backbone={name}")]).config.model.model_copy(
+        update={"weights": None if weights is None else str(weights), **settings}
+    )
+
+
+def build(name: str, channels: Channels, weights: Path | None = None, **settings: Any) -> Classifier:
+    return build_classifier(model_of(name, weights, **settings), image_size=SIZE, classes=2, channels=channels)
+
+
+def outputs(model: Any, pixels: np.ndarray) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(model(pixels, training=False)))
+
+
+def close(one: np.ndarray, other: np.ndarray) -> bool:
+    return float(np.abs(one - other).max()) <= 2e-5 * float(np.abs(other).max())
+
+
+@pytest.fixture(scope="module")
+def rgb_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the weights of an RGB backbone, as a file."""
+    path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
+    build_backbone("MobileNetV2", SIZE).save_weights(path)
+    return path
+
+
+def test_a_kernel_of_one_channel_is_the_sum_and_those_of_more_keep_the_sum() -> None:
+    kernel = np.random.default_rng(1).normal(size=(3, 3, 3, 5)).astype(np.float32)
+    for channels in (1, 2, 4, 13):
+        found = adapted_kernel(kernel, channels)
+        assert found.shape == (3, 3, channels, 5)
+        for channel in range(channels):
+            expected = (kernel[:, :, 0] + kernel[:, :, 1] + kernel[:, :, 2]) / channels  # the mean times 3 / N
+            np.testing.assert_allclose(found[:, :, channel], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_grey_gives_the_feature_map_that_rgb_weights_give_to_it_three_times(rgb_weights: Path, channels: int) -> None:
+    rgb = build("MobileNetV2", Channels(), rgb_weights)
+    other = build("MobileNetV2", Channels(channels), rgb_weights)  # pixels count as those of photos
+    expected = outputs(rgb.extractor, np.repeat(GREY, 3, axis=-1))
+    assert close(outputs(other.extractor, np.repeat(GREY, channels, axis=-1)), expected)
+    assert other.loaded_tensors == rgb.loaded_tensors
+    assert not close(outputs(other.extractor, np.repeat(255 - GREY, channels, axis=-1)), expected)
+
+
+@pytest.mark.parametrize("name", BRIEF)
+def test_every_backbone_scales_grey_as_it_scales_rgb(name: str) -> None:
+    backbone = build_backbone(name, SIZE)
+    scaling = Scaling(BACKBONES[name].scaling)
+    _check_scaling(backbone, scaling)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_other_backbone_does_the_same(name: str) -> None:
+    size = max(32, BACKBONES[name].minimum_size)
+    _check_scaling(build_backbone(name, (size, size)), Scaling(BACKBONES[name].scaling))
+    keras.utils.clear_session()
+
+
+def _check_scaling(backbone: Any, scaling: Scaling) -> None:
+    """Check that a backbone for grey gives what RGB gives to the same numbers before its first weights."""
+    grey = with_channels(backbone, 1, keeps_kernel=True)
+    found = channel_scaling(scaling, backbone, Channels(1))
+    black, white = after_scaling(scaling.name, backbone)[:2]
+    (factor,), (offset,) = found.factors, found.offsets
+    np.testing.assert_allclose([offset, 255 * factor + offset], [black.mean(), white.mean()], rtol=1e-4, atol=1e-4)
+    sides = backbone.inputs[0].shape[1:3]
+    scaled = np.random.default_rng(2).normal(size=(1, *sides, 1)).astype(np.float32)
+    whole = with_channels(backbone, 3, keeps_kernel=True)  # RGB without the scaling inside
+    assert close(outputs(grey, scaled), outputs(whole, np.repeat(scaled, 3, axis=-1)))
+    assert grey.output_shape == backbone.output_shape
+    assert with_channels(backbone, 5, keeps_kernel=False).input_shape == (None, *sides, 5)
+
+
+def test_channels_come_to_the_mean_and_spread_of_photos_before_what_rgb_weights_were_trained_with() -> None:
+    statistics = ((40.0, 10.0), (200.0, 30.0), (7.0, 0.0))
+    backbone = build_backbone("MobileNetV2", SIZE)
+    found = channel_scaling(Scaling("tf"), backbone, Channels(3, statistics))
+    for (mean, spread), factor, offset in zip(statistics, found.factors, found.offsets, strict=True):
+        assert mean * factor + offset == pytest.approx(PHOTO_MEAN / 127.5 - 1)
+        assert max(spread, 1.0) * factor == pytest.approx(PHOTO_SPREAD / 127.5)  # a constant one is not blown up
+
+
+def test_random_weights_see_each_band_with_weights_of_its_own_and_equal_seeds_give_equal_ones() -> None:
+    models = [build("compact", Channels(4, ((100.0, 50.0),) * 4)) for _ in range(2)]
+    kernels = [next(weight for weight in model.backbone.weights if "kernel" in weight.path) for model in models]
+    first, second = (keras.ops.convert_to_numpy(kernel) for kernel in kernels)
+    assert first.shape == (3, 3, 4, 32)
+    assert not np.allclose(first[:, :, 0], first[:, :, 3])
+    np.testing.assert_array_equal(first, second)
+
+
+def test_asked_scalings_hold_for_every_channel_and_the_rules_of_rgb_are_refused() -> None:
+    for asked, (low, high) in {"none": (0, 255), "unit": (0, 1), "tf": (-1, 1)}.items():
+        scaling = build("MobileNetV2", Channels(2, ((9.0, 9.0),) * 2), preprocessing=asked).scaling
+        np.testing.assert_allclose(scaling.offsets, [low, low], atol=1e-6)
+        np.testing.assert_allclose(np.array(scaling.factors) * 255 + scaling.offsets, [high, high], rtol=1e-6)
+    for asked in ("caffe", "torch"):
+        settings = [parse_set("data.channels=2"), parse_set(f"model.preprocessing={asked}")]
+        with pytest.raises(ConfigError, match=f"{asked}, a rule for RGB, but data.channels is 2; allowed: auto"):
+            load_config(None, settings)
+
+
+def test_a_model_of_bands_is_saved_checked_loaded_and_gives_its_weights_to_another(tmp_path: Path) -> None:
+    statistics = tuple((100.0 + channel, 20.0 + channel) for channel in range(64))
+    built = build("compact_small", Channels(64, statistics))
+    path = tmp_path / "best.keras"
+    preparation = Preparation(channels=64)
+    save_model(
+        built.model,
+        path,
+        ModelInfo(("a", "b"), SIZE, preparation, (255, 255, 255), "compact_small", "wise", 1, {}),
+    )
+    loaded = load_model(check_model(path), runs=True)
+    pixels = np.random.default_rng(3).integers(0, 256, (2, *SIZE, 64)).astype(np.float32)
+    np.testing.assert_array_equal(outputs(loaded, pixels), outputs(built.model, pixels))
+    np.testing.assert_allclose(saved_scaling(path)[2:], built.scaling[2:], rtol=1e-6)
+    for name in ("compact_small", "from_weights"):
+        again = build(name, Channels(64, ((1.0, 1.0),) * 64), path)
+        assert close(outputs(again.extractor, pixels), outputs(built.extractor, pixels))  # its scaling, too
+        with pytest.raises(ConfigError, match=r"best.keras is for 64 channels, but data.channels is 4"):
+            build(name, Channels(4), path)
+
+
+def test_a_backbone_whose_pixels_another_layer_takes_is_refused() -> None:
+    inputs = keras.Input((*SIZE, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(keras.layers.DepthwiseConv2D(3)(inputs)))
+    with pytest.raises(RunError, match="the backbone does not take 4 channels in place of RGB"):
+        with_channels(model, 4, keeps_kernel=True)
