@@ -72,7 +72,7 @@ ${softmax}print(labels[scores.argmax()], scores.max())
 # Of bands there are too many ways of storing and scaling them for a line: the program takes what is ready.
 BANDS = """\
 pixels = np.load(sys.argv[1]).astype(np.float32)[None]  # .npy: ({height}, {width}, {channels}), bands in 0..255"""
-SOFTMAX = "scores = np.exp({})\nscores /= scores.sum()\n"
+SOFTMAX = "scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()\n"
 RESIZING = {
     "squash": "image.resize(({width}, {height}), Image.Resampling.BILINEAR)",
     "crop": "ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR)",
@@ -229,5 +229,4 @@ def snippet(info: ModelInfo, row: ExportedModel) -> str:
 
 def _softmax(temperature: float) -> str:
     """Return the lines that make probabilities of logits, as sure as the validation images allow."""
-    shifted = "logits - logits.max()"
-    return SOFTMAX.format(shifted if temperature == 1 else f"({shifted}) / {temperature:.6g}")
+    return SOFTMAX if temperature == 1 else f"logits = logits / {temperature:.6g}\n{SOFTMAX}"
