@@ -69,11 +69,18 @@ from tf_keras import layers
 def saved(model, name, **options):
     draws = np.random.default_rng(0)
     for weight in model.weights:
+        shape, depthwise = weight.shape, "depthwise_kernel" in weight.name
         if "moving_mean" in weight.name or "bias" in weight.name:
-            weight.assign(draws.normal(0.0, 0.1, weight.shape))
-    pixels = draws.integers(0, 256, (3, 64, 64, 3)).astype("float32")
+            weight.assign(draws.normal(0.0, 0.1, shape))
+        elif "moving_variance" in weight.name:
+            weight.assign(draws.uniform(0.5, 0.75, shape))
+        elif "kernel" in weight.name:
+            inputs = np.prod(shape[:2] if depthwise else shape[:-1])
+            weight.assign(draws.normal(0.0, (2 / inputs) ** 0.5, shape))
+    bright = draws.integers(0, 128, (3, 1, 1, 3))
+    pixels = (bright + draws.integers(0, 128, (3, 64, 64, 3))).astype("float32")
     model.compile("adam", metrics=["accuracy"], **options)
-    model.train_on_batch(pixels, np.array([0, 1, 1]))
+    model.optimizer.build(model.trainable_variables)
     np.savez(name + ".npz", pixels=pixels, outputs=model(pixels, training=False))
     for suffix in ("h5", "keras"):
         model.save(f"{name}.{suffix}")
@@ -91,8 +98,8 @@ x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(inner(x)))
 loss = keras.losses.BinaryCrossentropy(from_logits=True)
 saved(keras.Model(pixels, layers.Dense(1)(x)), "functional", loss=loss)
 scaling = layers.Rescaling(1 / 127.5, -1.0, input_shape=(64, 64, 3))
-rest = [layers.GlobalAveragePooling2D(), layers.BatchNormalization(), layers.Dense(2, "softmax")]
-loss = "sparse_categorical_crossentropy"
+rest = [layers.GlobalAveragePooling2D(), layers.BatchNormalization(), layers.Dense(2)]
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 saved(keras.Sequential([scaling, base("MobileNetV3Small"), *rest]), "sequential", loss=loss)
 """
 
@@ -114,10 +121,11 @@ def test_models_that_keras_2_itself_saved_give_what_they_gave_there(tmp_path: Pa
     for name in ("functional", "sequential"):
         with np.load(tmp_path / f"{name}.npz") as stored:
             pixels, expected = stored["pixels"], stored["outputs"]
-        assert np.ptp(expected, axis=0).max() > 1e-3
+        spread = np.ptp(expected, axis=0).max()
+        assert spread > 1e-3
         for suffix in ("h5", "keras"):
             loaded = load_model(check_older_model(tmp_path / f"{name}.{suffix}"))
-            np.testing.assert_allclose(outputs_of(loaded, pixels), expected, rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(outputs_of(loaded, pixels), expected, rtol=1e-5, atol=1e-3 * spread)
 
 
 def _normal(value: float) -> float:
