@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 FIELDS: dict[str, tuple[str, str, str]] = {  # of the answer; what holds rows; of every row
     "evaluate RUN": (
         "examples top1_accuracy top5_accuracy balanced_accuracy macro_precision macro_recall macro_f1 macro_auc "
-        "log_loss ece classes per_class confusion_matrix interval verdict",
+        "log_loss ece ece_uncalibrated classes per_class confusion_matrix interval temperature verdict",
         "per_class",
         "label support precision recall f1",
     ),
@@ -59,12 +60,14 @@ def test_predict_json_jsonl_and_csv_hold_the_same_records(wisesr: CommandLine, t
     records = answers["json"].data
     assert answers["jsonl"].records == records
     for record in records:
-        assert list(record) == ["path", "label", "score", "top", "error"]
+        assert list(record) == ["path", "label", "score", "top", "error", "margin", "entropy"]
         assert all(list(top) == ["label", "score"] for top in record["top"])
         if record["error"] is None:
             scores = [top["score"] for top in record["top"]]
             assert scores == sorted(scores, reverse=True)
             assert sum(scores) == pytest.approx(1)
+            assert record["margin"] == scores[0] - scores[1]
+            assert record["entropy"] == pytest.approx(-sum(score * math.log(score) for score in scores))
     rows = list(csv.DictReader(io.StringIO(answers["csv"].out)))
     assert [row["path"] for row in rows] == [record["path"] for record in records]
     assert [row["label"] or None for row in rows] == [record["label"] for record in records]
