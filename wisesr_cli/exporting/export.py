@@ -42,7 +42,9 @@ from wisesr_cli.exporting.metadata import (
     labels_text,
 )
 from wisesr_cli.exporting.readme import readme
+from wisesr_cli.exporting.resizing import Nearness, at_hand, calls_for, nearness
 from wisesr_cli.images.geometry import RESIZERS
+from wisesr_cli.images.preparation import RGB
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import flush_to_disk, naming
@@ -113,8 +115,9 @@ def export(request: ExportRequest) -> Exports:
         with stop.deferred():
             listener.note(f"device: {keras_start.start(request.device)}")
             engine = KerasEngine(checked, image_size=image_size)
-        rows = _Exporter(engine, images, place, listener).all(planned)
-        _write_beside(place, engine.info, place.all_rows(rows))
+        exporter = _Exporter(engine, images, place, listener)
+        rows = exporter.all(planned)
+        _write_beside(place, engine.info, place.all_rows(rows), exporter.resized_by_others())
         if source_of(model, engine.info.image_size) != source:
             raise RunError(f"{visible(model)}: was written anew meanwhile; repeat the command")
         with stop.deferred():
@@ -182,7 +185,7 @@ class _Exporter:
         self.engine, self.images, self.place, self.listener = engine, images, place, listener
         self.model = with_stock_layers(engine.model)
         self.pixels = images.compared(engine.info)
-        self.exact = logits_in_batches(lambda pixels: padded_logits(engine, pixels, BATCH), self.pixels)
+        self.exact = logits_in_batches(self._run, self.pixels)
         if reason := doubt(self.exact):
             listener.warn(f"{reason}; train it further, or compare on other images with --data FOLDER")
 
@@ -233,10 +236,23 @@ class _Exporter:
     @cached_property
     def _expected_of_originals(self) -> tuple[Numbers, list[Pixels]]:
         """The same of whole images, for a model that resizes them itself."""
-        originals, size = self.images.originals(self.engine.info), self.engine.info.image_size
+        info = self.engine.info
+        originals, size = [whole for whole, _ in self.images.originals(info)], info.image_size
         small = [RESIZERS["squash"](image, size, (0, 0, image.shape[1], image.shape[0])) for image in originals]
-        exact = logits_in_batches(lambda pixels: padded_logits(self.engine, pixels, BATCH), np.stack(small))
-        return exact, [image[None] for image in originals]
+        return logits_in_batches(self._run, np.stack(small)), [image[None] for image in originals]
+
+    def _run(self, pixels: Pixels) -> Numbers:
+        return padded_logits(self.engine, pixels, BATCH)
+
+    def resized_by_others(self) -> list[Nearness]:
+        """Return how the run answers to images that other libraries resize, for those that are at hand."""
+        info = self.engine.info
+        if info.preparation.channels != RGB:  # the calls are written down for colours
+            return []
+        calls = calls_for(info.preparation.resize, at_hand())
+        with self.listener.progress("resizing as others do", len(self.pixels)) as progress:
+            originals = self.images.originals(info, decoded=progress.advance)
+            return nearness(self._run, originals, info.image_size, calls)
 
     def _write(self, name: FormatName, target: Path, form: Form) -> None:
         examples = self.images.calibration(self.engine.info) if form.quantize == "int8" else None
@@ -295,9 +311,9 @@ def _unloadable(name: FormatName, error: ImportError) -> MachineError:
     )
 
 
-def _write_beside(place: Place, info: ModelInfo, rows: Sequence[ExportedModel]) -> None:
+def _write_beside(place: Place, info: ModelInfo, rows: Sequence[ExportedModel], resized_by: Sequence[Nearness]) -> None:
     """Write what explains the exports."""
-    for name, text in ((LABELS, labels_text(info.class_names)), (EXPORT_README, readme(info, rows))):
+    for name, text in ((LABELS, labels_text(info.class_names)), (EXPORT_README, readme(info, rows, resized_by))):
         path = place.temporary / name
         with naming(place.folder):
             path.write_text(text, encoding="utf-8", newline="")

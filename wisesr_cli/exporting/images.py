@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -45,20 +46,22 @@ class ExportImages:
         paths = self.subject.index.absolute(self.subject.split)
         return self._decoded(sample(paths, COMPARED), info)
 
-    def originals(self, info: ModelInfo) -> list[Pixels]:
-        """Return images from all over the split as they are, uint8 (height, width, channels); no damaged ones."""
-        found = []
+    def originals(
+        self, info: ModelInfo, *, decoded: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[Pixels, Pixels]]:
+        """Give the same images as they are, and as the run reads them, uint8 (height, width, channels), if readable.
+
+        `decoded` is called when both are.
+        """
         for path in sample(self.subject.index.absolute(self.subject.split), COMPARED):
             with suppress(ImageError):
-                found.append(
-                    decode_image(
-                        path,
-                        image_size=None,
-                        preparation=info.preparation,
-                        pixel_limit=self.settings.pixel_limit,
-                    )
-                )
-        return found
+                pair = self._decode(path, None, info), self._decode(path, info.image_size, info)
+                decoded()
+                yield pair
+
+    def _decode(self, path: str, image_size: tuple[int, int] | None, info: ModelInfo) -> Pixels:
+        limit = self.settings.pixel_limit
+        return decode_image(path, image_size=image_size, preparation=info.preparation, pixel_limit=limit)
 
     def calibration(self, info: ModelInfo) -> Pixels:
         """Return training images, always the same ones, or where there are none some of the others."""

@@ -10,6 +10,7 @@ from string import Template
 
 from wisesr_cli.display.grid import Grid, markdown_text, numbers, percent, texts, to_markdown
 from wisesr_cli.exporting.metadata import PACKED_LABELS, channels_text
+from wisesr_cli.exporting.resizing import Nearness
 from wisesr_cli.images.preparation import RGB, Preparation, range_text
 from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo
 from wisesr_cli.model_files.saving import OLDEST_KERAS
@@ -84,15 +85,9 @@ RULES = {
     "pad": "is shrunk to fit in, and filled up with the background {background}",
 }
 
-OTHER_RESIZING = (
-    "In place of Pillow, `tf.image.resize(..., antialias=True)` gives the same, and OpenCV comes near with "
-    "`interpolation=cv2.INTER_AREA` (its colours are BGR). The defaults of both leave pixels out where an image "
-    "shrinks, which changes labels.\n"
-)
 
-
-def readme(info: ModelInfo, rows: Sequence[ExportedModel]) -> str:
-    """Return the README of a folder of exports, in Markdown."""
+def readme(info: ModelInfo, rows: Sequence[ExportedModel], resized_by: Sequence[Nearness] = ()) -> str:
+    """Return the README of a folder of exports, in Markdown; `resized_by`: what was measured of other resizing."""
     height, width = info.image_size
     channels = info.preparation.channels
     rule = RULES[info.preparation.resize].format(background=info.background)
@@ -107,7 +102,7 @@ def readme(info: ModelInfo, rows: Sequence[ExportedModel]) -> str:
         "many images at a time as you like, and gives logits (batch, classes), unless its section says otherwise. "
         f"Pixels are scaled inside.{_divided(info)} An image is turned upright by its EXIF record, and {rule} "
         f"(bilinear, antialiased). {_reading_of(info)}\n",
-        *([] if info.preparation.has_bands else [OTHER_RESIZING]),
+        *([] if info.preparation.has_bands else [_resizing(resized_by)]),
         f"`{LABELS}` holds a class name per line, in the order of the logits. Line breaks and other hidden characters "
         f"in names are written as escapes there; `{MODEL_INFO}` in the models has the exact names, image size, rule "
         "of resizing and versions.\n",
@@ -132,6 +127,28 @@ def _reading_of(info: ModelInfo) -> str:
         return f"{bands}{_rules_of(info.preparation)}"
     over = f"wisesr lays transparent images over {info.background}; the snippets below do not."
     return f"{over}{_rules_of(info.preparation)}"
+
+
+def _resizing(resized_by: Sequence[Nearness]) -> str:
+    """Return how others resize, and how often labels were the same then."""
+    text = (
+        "In place of Pillow, `tf.image.resize(..., antialias=True)` gives nearly the same, and OpenCV comes near with "
+        "`interpolation=cv2.INTER_AREA` (its colours are BGR); torchvision's `v2.Resize` of an image of Pillow is "
+        "Pillow's. The defaults of TensorFlow and OpenCV leave pixels out where an image shrinks, which changes "
+        "labels.\n"
+    )
+    if not resized_by:
+        return text
+    figures = numbers("images", "same best label", "largest difference of a probability")
+    found = [(row.call, row.agreement) for row in resized_by]
+    cells = tuple(
+        (call, f"{each.images:,}", percent(each.top1_agreement), f"{each.probability_difference:.1e}")
+        for call, each in found
+    )
+    table = to_markdown(Grid("", (*texts("resized by"), *figures), cells))
+    return (
+        f"{text}\nThe run's answers to whole images that were resized so, beside those of `wisesr predict`:\n\n{table}"
+    )
 
 
 def _rules_of(preparation: Preparation) -> str:

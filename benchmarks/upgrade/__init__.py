@@ -1,0 +1,1 @@
+"""What `wisesr upgrade` makes of classifiers as the public guides build them."""

@@ -1,0 +1,62 @@
+"""docs/upgrading.md shows what is kept of the recipes, and upgrading them comes to that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import pytest
+
+from benchmarks.upgrade import recipes
+from benchmarks.upgrade.recipes import FIGURES, MACHINE, RECIPES, Outcome, outcome_of, read_kept
+from wisesr_cli.exporting.agreement import MOST_DIFFERENCE
+from wisesr_cli.upgrading import convert
+
+QUICK = ("keras.ops.relu in the backbone", "TensorFlow's tutorial to image classification: Flatten")
+KEPT = {outcome.recipe: outcome for outcome in read_kept()[0]}
+
+
+def upgraded(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+    monkeypatch.setattr(convert, "keep_litert", lambda *arguments, **options: None)  # takes most of the time
+    return outcome_of(name, RECIPES[name], folder)
+
+
+def test_the_page_shows_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = recipes.DOCUMENT.read_text(encoding="utf-8")
+    copy = tmp_path / "upgrading.md"
+    copy.write_text(before, encoding="utf-8")
+    monkeypatch.setattr(recipes, "DOCUMENT", copy)
+    recipes.write_document()
+    assert copy.read_text(encoding="utf-8") == before
+
+
+def test_every_recipe_became_a_run_with_the_same_outputs_or_was_refused_with_a_reason() -> None:
+    assert list(KEPT) == [name for name in RECIPES if name in KEPT]
+    assert len(KEPT) >= 31
+    assert MACHINE in FIGURES.read_text(encoding="utf-8")
+    for outcome in KEPT.values():
+        if outcome.refused:
+            assert len(outcome.refused) > 20
+        else:
+            assert outcome.difference <= MOST_DIFFERENCE
+            assert outcome.variation > 100 * MOST_DIFFERENCE  # or else equal outputs would say little
+            assert outcome.tail
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the figures are those of TensorFlow")
+@pytest.mark.parametrize("name", QUICK)
+def test_a_small_recipe_comes_to_what_is_kept(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = upgraded(name, tmp_path, monkeypatch)
+    assert (found.refused, found.tail, found.scaling) == (KEPT[name].refused, KEPT[name].tail, KEPT[name].scaling)
+    assert found.difference <= MOST_DIFFERENCE
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the figures are those of TensorFlow")
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - set(QUICK)))
+def test_every_recipe_comes_to_what_is_kept(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = upgraded(name, tmp_path, monkeypatch)
+    assert bool(found.refused) == bool(KEPT[name].refused)
+    assert found.tail == KEPT[name].tail
+    assert found.difference <= MOST_DIFFERENCE
