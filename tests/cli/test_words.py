@@ -71,6 +71,11 @@ def test_freeze_makes_one_phase(given: dict[str, object], expected: tuple[object
     assert (phase.epochs, phase.freeze, phase.learning_rate) == expected
 
 
+def test_freeze_takes_no_larger_steps_with_hidden_layers() -> None:
+    (phase,) = load_config(None, options.overrides(["model.head.hidden=8"], freeze="backbone")).config.phases
+    assert phase.learning_rate is None
+
+
 @pytest.mark.parametrize(("option", "value"), [("head", "wise"), ("backbone", "MobileNetV2"), ("schedule", "cosine")])
 def test_values_are_completed(
     option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

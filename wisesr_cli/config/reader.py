@@ -110,8 +110,21 @@ def load_config(
         _forget_data(document, (_FOLDER,))
     for override in given:
         _apply(document, override, notes)
+    _spare_hidden_layers(document, given)
     config = validate(document)
     return LoadedConfig(config, tuple(notes), default_name(source, config), recipe)
+
+
+def _spare_hidden_layers(document: Document, overrides: Sequence[Override]) -> None:
+    """Leave the learning rate as it is where `--freeze` trains a head with hidden layers, not its classifier alone.
+
+    The large steps that suit a linear head took the loaded hidden layers of an upgraded model to chance in one epoch.
+    """
+    model, train = document.value.get("model"), document.value.get("train")
+    head = model.get("head") if isinstance(model, dict) else None
+    if isinstance(head, dict) and head.get("hidden") and any(each.origin == "--freeze" for each in overrides):
+        for phase in train["phases"]:
+            phase.pop("learning_rate", None)
 
 
 def recipe_of(source: str | Path | None, overrides: Iterable[Override]) -> Recipe | None:
