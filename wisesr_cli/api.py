@@ -31,7 +31,6 @@ from wisesr_cli.results import (
     Comparison,
     Evaluation,
     Exports,
-    Prediction,
     Starter,
     Summary,
     TrainingResult,
@@ -41,10 +40,10 @@ from wisesr_cli.results import (
 if TYPE_CHECKING:
     from wisesr_cli.config.reader import LoadedConfig
     from wisesr_cli.config.schema import Config
-    from wisesr_cli.data.stream import Records
     from wisesr_cli.explanation.explain import Explanations
     from wisesr_cli.explanation.weights_output import LearnedWeights
     from wisesr_cli.machine.keras_start import DeviceChoice
+    from wisesr_cli.prediction.predict import Predictions
     from wisesr_cli.pretrained.records import PretrainedWeights
     from wisesr_cli.requests import Settings
     from wisesr_cli.training.train import TrainingOptions
@@ -195,10 +194,11 @@ def evaluate(request: EvaluateRequest) -> Evaluation:
 
 
 @takes(PredictRequest)
-def predict(request: PredictRequest) -> Records[Prediction]:
+def predict(request: PredictRequest) -> Predictions:
     """Label images: a record per image, in order; an unreadable one has the reason in `error`.
 
-    Raises a `WisesrError` if the run or the output cannot be used, or there is no input.
+    With `sort` or `only`, the records come in that order after the last image. Raises a `WisesrError` if the run or the
+    output cannot be used, or there is no input.
     """
     from wisesr_cli.prediction.predict import predict as label_images
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:  # a record is made before anything that takes time to import
     Settings = Mapping[str, Any] | Sequence[Override]
 
 EngineChoice = Literal["auto", "litert", "keras"]
+OutputFormat = Literal["table", "json", "jsonl", "csv", "markdown", "parquet"]
+SortName = Literal["uncertain", "path", "label", "score"]
+PlacingMode = Literal["copy", "link", "move"]
 Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
 AnySize = str | int | tuple[int, int]  # 288, "224x320" or (224, 320): height and width
 
@@ -106,6 +109,12 @@ class PredictRequest(StreamRequest):
     """Below it a record's label is None."""
     coverage: float | None = None
     """The share of images, in 0..1, whose true class is to be in a record's `labels`; None gives no such sets."""
+    probabilities: bool = False
+    """Whether records have the probability of every class."""
+    sort: SortName | None = None
+    """The order of the records, which are given after the last image; None is that of the inputs."""
+    only: str | None = None
+    """`uncertain=N`: only the records of the N most uncertain images, these first unless `sort` says another order."""
     precision: Precision = "float32"
     """Arithmetic."""
     image_size: AnySize | None = None
@@ -122,12 +131,19 @@ class PredictRequest(StreamRequest):
     output: str | None = None
     """A file that the records are written to, whole or not at all; a journal beside it lets an interrupted one
     resume."""
-    output_format: Literal["table", "json", "jsonl", "csv", "markdown"] = "jsonl"
-    """The format of that file."""
+    output_format: OutputFormat | None = None
+    """The format of that file; None is what its suffix says."""
+    sheet: str | None = None
+    """A PNG that shows the first images of which records are given, with label and score."""
+    sort_into: str | None = None
+    """A folder that gets the images of which records are given, in a folder per label; `unsure` has those without."""
+    sort_into_by: PlacingMode = "copy"
+    """How they come there."""
     overwrite: bool = False
-    """Whether an output that exists is replaced."""
+    """Whether an output or a sheet that exists is replaced, and unfinished work in `sort_into` forgotten."""
     resume: bool = False
-    """Whether to resume an interrupted output; the records that it holds are not given again."""
+    """Whether to resume an interrupted output; without `sort` and `only`, the records that it holds are not given
+    again."""
     explain: str | None = None
     """A folder that gets a picture per image of what decided, before its record is given."""
 

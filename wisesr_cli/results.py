@@ -182,7 +182,7 @@ class ScoredLabel:
 class Prediction(_PlainJson):
     """The labels of one image, best first, or the error of reading it."""
 
-    _optional = ("labels", "note")
+    _optional = ("labels", "note", "probabilities")
     path: str
     label: str | None
     score: float | None
@@ -192,6 +192,12 @@ class Prediction(_PlainJson):
     entropy: float | None = None  # of the probabilities, in nats: 0 where one class has all
     labels: tuple[str, ...] | None = None  # with a coverage: the set that holds the true class as often, best first
     note: str | None = None  # what is wrong with an image that was labelled nevertheless
+    probabilities: dict[str, float] | None = None  # where asked for: of every class
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of `wisesr predict --format json`; there are many records, and `asdict` copies slowly."""
+        fields = {**vars(self), "top": tuple(dict(vars(scored)) for scored in self.top)}
+        return {name: value for name, value in fields.items() if value is not None or name not in self._optional}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+LONGEST_FOLDER_NAME = 200  # bytes
 LONGEST_REASON = 500  # characters; some packages print a whole model
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -19,6 +20,7 @@ _CELL_AFTER_SEMICOLON = re.compile(r";(?=[\"']*[=+@-])")
 # Control characters, invisible formatting (bidi overrides among them), lone surrogates, private and unassigned code
 # points, and the two line separators.
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_JOINERS = "\u200c\u200d"  # hidden, too, but part of words, as in Persian, and of emoji
 
 
 def visible(text: object) -> str:
@@ -62,6 +64,17 @@ def _unescape(match: re.Match[str]) -> str:
     if simple is not None:
         return {"t": "\t", "n": "\n", "r": "\r"}.get(simple, simple)
     return chr(int(next(code for code in codes if code is not None), 16))
+
+
+def folder_name(text: str) -> str:
+    """Return `text` where it is the name of a folder that is safe and can be seen, else a name like it.
+
+    Slashes, backslashes, hidden characters and dots at the start become `_`; names are at most 200 bytes.
+    """
+    safe = "".join("_" if c in "/\\" or (c not in _JOINERS and visible(c) != c) else c for c in text)
+    stripped = safe.lstrip(".")
+    safe = "_" * (len(safe) - len(stripped)) + stripped
+    return safe.encode()[:LONGEST_FOLDER_NAME].decode(errors="ignore") or "_"
 
 
 def on_one_line(error: object, *, whole: bool = False) -> str:

@@ -33,6 +33,7 @@ SHOWN = (
     ("wisesr init", "written: .*"),
     ("wisesr (train|evaluate)(?!.*json)", "PASS +(top-1 accuracy .*?\\))"),
     ("wisesr evaluate", '"top1_accuracy": [0-9.]+'),
+    ("wisesr predict .*--sort-into", ".* images copied.*"),
     ("wisesr predict .*-o", ".* images labelled.*"),
     ("wisesr predict", "demo/[^ ]+ +[a-z]+ +[0-9.]+ %"),
     ("find", "path,label,score.*"),

@@ -28,7 +28,7 @@ OPTIONS = {
     "--format",
     "predict": "--from-file --null --top-k --min-score -b --batch-size --format -o --output --overwrite --resume "
     "--strict --pixel-limit --image-size --device --precision --explain --show --shard --engine --ray-address "
-    "--ray-workers",
+    "--ray-workers --coverage --probabilities --sort --only --sheet --sort-into --sort-into-by",
     "explain": "--class --bands --weights -o --output-dir --from-file --null --pictures -b --batch-size --format "
     "--show --pixel-limit --device",
     "compare": "--heads --seeds -s --set --data -o --output-dir --name --epochs -b --batch-size --image-size "
@@ -144,6 +144,19 @@ def test_an_unknown_option_is_2_with_the_nearest(wisesr: CommandLine, command: s
         "predict RUN PHOTOS --min-score 2",
         "predict RUN PHOTOS --resume",
         "predict RUN PHOTOS -o missing/out.csv",
+        "predict RUN PHOTOS -o out",
+        "predict RUN PHOTOS -o out.csv --format jsonl",
+        "predict RUN PHOTOS --format parquet",
+        "predict RUN PHOTOS --probabilities",
+        "predict RUN PHOTOS --sort size",
+        "predict RUN PHOTOS --only 100",
+        "predict RUN PHOTOS --sort label --shard 0/2",
+        "predict RUN PHOTOS --only uncertain=3 --shard 0/2",
+        "predict RUN PHOTOS --only uncertain=3 --explain why",
+        "predict RUN PHOTOS --sheet look.jpg",
+        "predict RUN PHOTOS --sheet missing/look.png",
+        "predict RUN PHOTOS --sort-into-by move",
+        "predict RUN PHOTOS --sort-into PHOTOS",
         "summarize --classes 1",
         "summarize --backbone ResNet51",
         "summarize --head wize",

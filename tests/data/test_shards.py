@@ -130,7 +130,8 @@ def test_a_shard_counts_its_inputs_and_tells_its_list_from_another(wisesr: Comma
 
 
 @pytest.mark.parametrize(
-    ("chosen", "expected"), [("jsonl", ""), ("json", "[\n]\n"), ("csv", "path,label,score,error\n"), ("table", "")]
+    ("chosen", "expected"),
+    [("jsonl", ""), ("json", "[\n]\n"), ("csv", "path,label,score,error,margin,entropy,note\n"), ("table", "")],
 )
 def test_an_empty_shard_has_a_whole_output(wisesr: CommandLine, trained: Trained, chosen: str, expected: str) -> None:
     make_photos(Path("photos"), 1)

@@ -105,11 +105,11 @@ def test_csv_has_a_safe_line_per_record_that_reads_back() -> None:
     text = render("csv", records)
     assert len(text.splitlines()) == 31
     header, *rows = csv.reader(io.StringIO(text))
-    assert header == ["path", "label", "score", "error"]
+    assert header == ["path", "label", "score", "error", "margin", "entropy", "note"]
     for row, record in zip(rows, records, strict=True):
-        assert [parse_csv_cell(cell) for cell in row] == [
-            record.path, record.label or "", repr(record.score) if record.score is not None else "", record.error or ""
-        ]  # fmt: skip
+        score, *more = ("" if n is None else repr(n) for n in (record.score, record.margin, record.entropy))
+        expected = [record.path, record.label or "", score, record.error or "", *more, ""]
+        assert [parse_csv_cell(cell) for cell in row] == expected
     assert not any(cell.startswith(("=", "+", "-", "@", "\t")) for row in rows for cell in row)
 
 

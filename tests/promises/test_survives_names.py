@@ -125,7 +125,7 @@ def test_predictions_give_odd_names_back_exactly(wisesr: CommandLine, odd: Train
     for name in ("out.csv", os.fsdecode(b"out\xff\x1b.csv")):
         answer = wisesr("predict", odd.run, odd.photos, "--format", "csv", "-o", tmp_path / name).worked()
         assert_nothing_raw(answer.err)
-        rows = read_rows(tmp_path / name, 4)
+        rows = read_rows(tmp_path / name, 7)
         assert [(row[0], row[1]) for row in rows] == [(record["path"], record["label"]) for record in records]
     (tmp_path / "list").write_bytes(b"\0".join(os.fsencode(path) for path in paths))
     listed = wisesr("predict", odd.run, "--from-file", tmp_path / "list", "--null", "--format", "json").data

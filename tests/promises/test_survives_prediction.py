@@ -227,7 +227,7 @@ def test_an_image_always_stands_in_the_row_of_its_number(
     logits = KerasEngine.logits
     monkeypatch.setattr(KerasEngine, "logits", lambda self, pixels: (batches.append(pixels), logits(self, pixels))[1])
     photos = sorted((trained.photos / "test").rglob("*.png"))[:10]
-    line = ("predict", trained.run, *photos, "--engine", "keras", "-b", "4", "-o", tmp_path / "out")
+    line = ("predict", trained.run, *photos, "--engine", "keras", "-b", "4", "-o", tmp_path / "out.csv")
     with stopping_after(7):
         wisesr(*line)
     batches.clear()

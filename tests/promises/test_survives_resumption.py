@@ -204,7 +204,7 @@ def test_an_output_or_journal_that_exists_is_2(wisesr: CommandLine, tiny: Path, 
 def test_resumed_with_other_options_it_is_4_with_the_difference(
     wisesr: CommandLine, tiny: Path, tmp_path: Path, more: list[str], what: str
 ) -> None:
-    line = ("predict", tiny, spread(tmp_path / "photos", 4), "-o", tmp_path / "out")
+    line = ("predict", tiny, spread(tmp_path / "photos", 4), "--format", "jsonl", "-o", tmp_path / "out")
     with stopping_after(2):
         assert wisesr(*line).code == 130
     left = (tmp_path / "out.partial").read_bytes()
@@ -325,16 +325,18 @@ def test_an_output_in_a_closed_folder_is_5_before_tensorflow(wisesr: CommandLine
     photos = spread(tmp_path / "photos", 2)
     (tmp_path / "closed").mkdir(mode=0o500)
     with permissions_hold():
-        answer = wisesr("predict", tiny, photos, "-o", tmp_path / "closed" / "out")
+        answer = wisesr("predict", tiny, photos, "-o", tmp_path / "closed" / "out.csv")
     assert answer.code == 5
-    assert "closed/out.partial: permission denied" in answer.error
+    assert "closed/out.csv.partial: permission denied" in answer.error
     assert "device" not in answer.err
 
 
 def test_a_name_too_long_for_the_journal_alone_is_5(wisesr: CommandLine, tiny: Path, tmp_path: Path) -> None:
     photos = spread(tmp_path / "photos", 2)
     for name in ("n" * 248, f"{'n' * 243}.json", "\u732b" * 83):
-        answer = wisesr("predict", tiny, photos, "-o", tmp_path / name).refused(5, "the name is too long")
+        answer = wisesr("predict", tiny, photos, "--format", "json", "-o", tmp_path / name).refused(
+            5, "the name is too long"
+        )
         assert "device" not in answer.err
     for name in ("n" * 247, f"n.{'n' * 245}"):
         assert wisesr("predict", tiny, photos, "--format", "json", "-o", tmp_path / name).code == 0
@@ -350,7 +352,7 @@ def test_an_image_or_a_list_that_is_read_is_never_written_over(wisesr: CommandLi
     before = photo.read_bytes(), listed.read_bytes()
     listing = ["--from-file", listed, "-o"]
     for line in ([photos, "-o", photo], [*listing, listed], [*listing, link], [*listing, photo]):
-        wisesr("predict", tiny, *line, "--overwrite").refused(2, "choose another name with -o")
+        wisesr("predict", tiny, *line, "--format", "csv", "--overwrite").refused(2, "choose another name with -o")
     assert (photo.read_bytes(), listed.read_bytes()) == before
     assert names_in(photos) == ["000000.png", "000001.png", "000002.png"]
 

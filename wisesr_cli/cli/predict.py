@@ -26,15 +26,39 @@ def predict(
         float, typer.Option("--min-score", min=0, max=1, help="Below it the label stays empty.")
     ] = 0.0,
     coverage: options.Coverage = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also give the probability of every class; not in tables.")
+    ] = False,
+    sort: Annotated[
+        Literal["uncertain", "path", "label", "score"] | None,
+        typer.Option("--sort", help="Give the records in this order, after the last image."),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", metavar="uncertain=N", help="Give the N images whose best two labels are nearest."),
+    ] = None,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per step.")] = 32,
     output_format: Annotated[
-        Literal["table", "json", "jsonl", "csv", "markdown"], typer.Option("--format", help="Output format.")
-    ] = "table",
+        Literal["table", "json", "jsonl", "csv", "markdown", "parquet"] | None,
+        typer.Option("--format", help="Output format; by default what the suffix of -o says, or table."),
+    ] = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="FILE", help="Write there, whole or not at all.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted output file.")] = False,
+    sheet: Annotated[
+        str | None, typer.Option("--sheet", metavar="FILE", help="A PNG of the first images that are given.")
+    ] = None,
+    sort_into: Annotated[
+        str | None,
+        typer.Option(
+            "--sort-into", metavar="DIR", help="Copy the images there, in a folder per label; unsure/ without one."
+        ),
+    ] = None,
+    sort_into_by: Annotated[
+        Literal["copy", "link", "move"], typer.Option("--sort-into-by", help="Link or move them there instead.")
+    ] = "copy",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file or sheet.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted output, or sorting.")] = False,
     explain: Annotated[
         str | None,
         typer.Option("--explain", metavar="DIR", help="Also write there why: a picture per image (starts Keras)."),
@@ -81,27 +105,40 @@ def predict(
     from wisesr_cli import api
     from wisesr_cli.display.terminal import TerminalListener
     from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
-    from wisesr_cli.prediction.output import Renderer
+    from wisesr_cli.prediction.formats import Renderer, chosen_format
     from wisesr_cli.text import counted, visible
 
+    shown = None if output is not None else chosen_format(None, output_format, probabilities=probabilities)
     # A bar would stand between the records on the same screen.
-    listener = TerminalListener(quiet=quiet, verbose=verbose, bars=output is not None or not sys.stdout.isatty())
+    is_late = sort is not None or only is not None
+    bars = output is not None or is_late or not sys.stdout.isatty()
+    listener = TerminalListener(quiet=quiet, verbose=verbose, bars=bars)
     screen = options.screen(listener) if show else None
-    hint = "the records so far were written" if output is None else "go on with the same command and --resume"
-    renderer = Renderer(output_format, sys.stdout)
-    with stop_on_signals(StopRequest(hint)) as stop:
+    with stop_on_signals(StopRequest(_hint(output, sort_into, is_late=is_late))) as stop:
         asked = options.fields_of(api.predict, arguments)
         with closing(api.predict(**asked, screen=screen, stop=stop, listener=listener)) as records:
+            renderer = None if shown is None else Renderer(shown, sys.stdout, records.layout)
+            given = 0
             for record in records:
-                if output is None:
+                given += 1
+                if renderer is not None:
                     renderer.write(record)
                     sys.stdout.flush()
-        if output is None:
+        if renderer is not None:
             renderer.end()
     tally = records.tally
+    if tally.records > 1:
+        listener.grid(tally.grid())
     code = tally.exit_code(strict=strict)
     if tally.unreadable:
         listener.warn(tally.complaint)
     elif output is not None and tally.records:
-        listener.note(f"{counted(tally.records, 'image')} labelled: {visible(output)}")
+        chosen = f", {given:,} of them given" if only is not None else ""
+        listener.note(f"{counted(tally.records, 'image')} labelled{chosen}: {visible(output)}")
     raise typer.Exit(code)
+
+
+def _hint(output: str | None, sort_into: str | None, *, is_late: bool) -> str:
+    if output is not None or sort_into is not None:
+        return "go on with the same command and --resume"
+    return "no record was written yet: they come after the last image" if is_late else "the records so far were written"

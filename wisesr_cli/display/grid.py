@@ -74,9 +74,14 @@ def csv_line(row: Sequence[Any]) -> str:
 
 
 def csv_value(value: Any) -> str:
-    """Return one CSV cell: empty for None, exact for numbers, escaped for text."""
+    """Return one CSV cell: empty for None, exact for numbers, escaped for text; several names with `|` between them.
+
+    A `|` in one of these names is escaped: who splits first and then parses gets the names back.
+    """
     if value is None:
         return ""
+    if isinstance(value, tuple):
+        return "|".join(csv_cell(name).replace("|", r"\x7c") for name in value)
     return csv_cell(value) if isinstance(value, str) else str(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from wisesr_cli.errors import UsageError
 from wisesr_cli.machine.files import replacing
 from wisesr_cli.text import visible
 
@@ -69,6 +71,16 @@ def contact_sheet(
         draw.text((8 + BORDER, height + number * CAPTION_HEIGHT), shown, fill="black", font=font)
     with replacing(path) as temporary:
         sheet.save(temporary, "PNG", pnginfo=software_tag())
+
+
+def check_sheet_file(path: Path, *, overwrite: bool) -> None:
+    """Raise a `UsageError` where the file of `--sheet` cannot be written, or would replace one."""
+    if os.path.lexists(path) and not overwrite:
+        raise UsageError(f"{visible(path)} exists; give another --sheet, or replace it with --overwrite")
+    if path.is_dir():
+        raise UsageError(f"{visible(path)} is a folder; --sheet takes a file")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{visible(path.parent)}: no such folder for the sheet")
 
 
 def software_tag() -> PngInfo:

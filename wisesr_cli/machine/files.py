@@ -31,11 +31,14 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path, *, begin: str = TEMPORARY_PREFIX, end: str | None = None) -> Iterator[Path]:
+def replacing(
+    path: Path, *, begin: str = TEMPORARY_PREFIX, end: str | None = None, flush: bool = True
+) -> Iterator[Path]:
     """Yield a temporary file, empty, which replaces `path` when the block ends without error.
 
     Its name cannot be guessed, and nothing that lies there is opened: others may write in the same folder. It begins
-    with `begin` and ends with `end`, by default the suffix of `path`. Raises `MachineError` when it cannot be written.
+    with `begin` and ends with `end`, by default the suffix of `path`. Without `flush`, which takes milliseconds, the
+    caller sees to it that the file survives a power loss. Raises `MachineError` when it cannot be written.
     """
     if end is None:  # libraries depend on it
         end = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
@@ -44,11 +47,13 @@ def replacing(path: Path, *, begin: str = TEMPORARY_PREFIX, end: str | None = No
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
         try:
             yield temporary
-            flush_to_disk(temporary)
+            if flush:
+                flush_to_disk(temporary)
             if (observer := _OBSERVER.get()) is not None:
                 observer(path, temporary)
             temporary.replace(path)
-            flush_to_disk(path.parent)
+            if flush:
+                flush_to_disk(path.parent)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)

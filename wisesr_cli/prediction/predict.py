@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 
 from wisesr_cli.data.inputs import Inputs, WantedInputs, not_empty
@@ -17,17 +17,34 @@ from wisesr_cli.explanation.place import explanation_folder
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.listening import Silent
 from wisesr_cli.machine.files import sha256
-from wisesr_cli.machine.stopping import StopRequest
+from wisesr_cli.prediction.ending import Ending
+from wisesr_cli.prediction.formats import chosen_format
 from wisesr_cli.prediction.journal import JournalHeader
-from wisesr_cli.prediction.output import FileOutput, open_output
+from wisesr_cli.prediction.ordering import check_order
+from wisesr_cli.prediction.output import open_output
+from wisesr_cli.prediction.placing import placing_folder
+from wisesr_cli.prediction.sheet import Sheet
 from wisesr_cli.prediction.stream import predict_paths
+from wisesr_cli.prediction.tables import LabelTally, Layout
 from wisesr_cli.requests import PredictRequest
 from wisesr_cli.results import Prediction
 from wisesr_cli.run.located import locate
-from wisesr_cli.text import counted, visible
+from wisesr_cli.text import counted
 
 
-def predict(request: PredictRequest) -> Records[Prediction]:
+class Predictions(Records[Prediction]):
+    """The records of predictions, how often each label was given, and the columns for them."""
+
+    tally: LabelTally
+
+    def __init__(
+        self, records: Generator[Prediction, None, None], held: ExitStack, tally: LabelTally, layout: Layout
+    ) -> None:
+        super().__init__(records, held, tally)
+        self.layout = layout
+
+
+def predict(request: PredictRequest) -> Predictions:
     """Return a lazily computed record per image, in order; with an output, each is written before it is yielded.
 
     Raises a `WisesrError` if the model, the inputs or the output cannot be used; records written before are kept.
@@ -42,6 +59,11 @@ def predict(request: PredictRequest) -> Records[Prediction]:
         image_size=request.image_size,
         listener=request.listener,
     )
+    layout = Layout(
+        coverage=request.coverage is not None,
+        margin="uncertain" in f"{request.sort} {request.only}",
+        class_names=engine.info.class_names if request.probabilities else (),
+    )
     with ExitStack() as held:
         folder = None
         if request.explain is not None:
@@ -51,29 +73,35 @@ def predict(request: PredictRequest) -> Records[Prediction]:
             size, precision = engine.image_size, request.precision
             coverage = coverage_of(run, request.coverage, precision=precision, image_size=size)
             request.listener.note(str(coverage))
-        output = open_output(request, lambda: header_of(request, engine))
-        is_done = output is not None and output.path.exists() and not output.journal_path.exists()
-        if output is not None and request.resume and is_done:
-            request.listener.note(
-                f"{visible(request.output)} exists, and there is no journal beside it: nothing to go on with; "
-                "replace it with --overwrite"
-            )
-            nothing: Generator[Prediction, None, None] = (record for record in list[Prediction]())
-            return Records(nothing, held.pop_all(), output.tally)
-        tally = Tally() if output is None else held.enter_context(output).tally
-        records = _Labelling(request, engine, coverage, output, folder, tally).records()
-        return Records(records, held.pop_all(), tally)
+        output = open_output(request, lambda: header_of(request, engine), layout)
+        ending = Ending(
+            request,
+            output,
+            sheet=None if request.sheet is None else Sheet(request.sheet, engine.info, request),
+            placing=None if request.sort_into is None else held.enter_context(placing_folder(request, engine.info)),
+        )
+        if request.resume and ending.is_left:
+            return Predictions(ending.rest(), held.pop_all(), LabelTally(), layout)
+        tally = LabelTally() if output is None else held.enter_context(output).tally
+        records = _Labelling(request, engine, coverage, ending, folder, tally).records()
+        return Predictions(records, held.pop_all(), tally, layout)
 
 
 def _check(request: PredictRequest) -> None:
-    """Check the options that concern Ray, before anything slow.
+    """Check which options go together, before anything slow.
 
     Raises:
-        UsageError: an option is only for Ray, or not possible with it.
-        MachineError: Ray was requested, and is not installed.
+        UsageError: an option is only for Ray, or not possible with it; or images are to be ordered, or to be chosen
+            among, which cannot be.
+        MachineError: Ray was requested, or Parquet, and is not installed.
     """
     if request.shard is not None:
         parse_shard(request.shard)
+    if request.output:
+        chosen_format(request.output, request.output_format, probabilities=request.probabilities)
+    _check_order(request)
+    if request.sort_into is None and request.sort_into_by != "copy":
+        raise UsageError("--sort-into-by needs --sort-into DIR")
     if request.engine == "ray":
         from wisesr_cli.prediction.ray.session import check_installed
 
@@ -84,11 +112,29 @@ def _check(request: PredictRequest) -> None:
         raise UsageError("--ray-address and --ray-workers need --engine ray")
 
 
+def _check_order(request: PredictRequest) -> None:
+    check_order(request.sort, request.only)
+    for option, value in (("--sort", request.sort), ("--only", request.only)):
+        if value is not None and request.shard is not None:
+            raise UsageError(f"{option} sees no more than its own shard: leave it out, and join the shards first")
+        if value is not None and request.screen is not None:
+            raise UsageError(
+                f"--show shows images as they are labelled, {option} decides after the last one; "
+                "use --sheet FILE.png instead"
+            )
+    if request.only is not None and request.explain is not None:
+        raise UsageError(
+            "--explain draws images as they are labelled, --only chooses after the last one; leave --explain out, and "
+            "give the chosen ones to wisesr explain"
+        )
+
+
 def header_of(request: PredictRequest, engine: ChosenEngine) -> JournalHeader:
     """Return what the records depend on."""
     options = {name: getattr(request, name) for name in ("top_k", "min_score", "batch_size", "precision")}
     shard = None if request.shard is None else str(parse_shard(request.shard))
     options |= {} if request.coverage is None else {"coverage": request.coverage}
+    options |= {"probabilities": True} if request.probabilities else {}
     options |= {"pixel_limit": request.pixel_limit or PIXEL_LIMIT, "shard": shard, "engine": engine.identity}
     return JournalHeader(sha256(engine.path), options)
 
@@ -101,16 +147,16 @@ class _Labelling:
         request: PredictRequest,
         engine: ChosenEngine,
         coverage: Coverage | None,
-        output: FileOutput | None,
+        ending: Ending,
         folder: Path | None,
         tally: Tally,
     ) -> None:
         self.request, self.engine, self.coverage = request, engine, coverage
-        self.output, self.folder, self.tally = output, folder, tally
+        self.ending, self.output, self.folder, self.tally = ending, ending.output, folder, tally
         shard = None if request.shard is None else parse_shard(request.shard)
         inputs = tuple(map(str, request.inputs))
         self.wanted = WantedInputs(inputs, request.from_file, request.null_separated, shard)
-        self.stop = request.stop or StopRequest()
+        self.stop = ending.stop
 
     def records(self) -> Generator[Prediction, None, None]:
         """Start the engine and return the remaining records."""
@@ -139,7 +185,7 @@ class _Labelling:
             from wisesr_cli.explanation.own_pictures import without_own_pictures
 
             found = without_own_pictures(found, self.folder)
-        return found if self.output is None else self.output.without_own_files(found)
+        return self.ending.without_own_files(found)
 
     def _open(
         self, paths: Iterable[str], found: Inputs | ShardInputs, oddities: Oddities, done: int
@@ -169,8 +215,18 @@ class _Labelling:
         total: int | None,
     ) -> Generator[Prediction, None, None]:
         """Count, write and yield every record, and report oddities at the end."""
+        with closing(self._counted(records, total)) as counted_records:
+            yield from self.ending.given(counted_records)
         listener = self.request.listener
-        with listener.progress("labelling", total) as progress:
+        if isinstance(found, ShardInputs):
+            found.tell(listener)
+        oddities.tell(listener)
+
+    def _counted(
+        self, records: Generator[Prediction, None, None], total: int | None
+    ) -> Generator[Prediction, None, None]:
+        """Count every record, or write it into the journal, and yield it."""
+        with self.request.listener.progress("labelling", total) as progress:
             for record in self._iterate(records):
                 self.stop.check(self.stop.hint)
                 if self.output is None:
@@ -179,11 +235,6 @@ class _Labelling:
                     self.output.write(record)
                 yield record
                 progress.advance()
-            if self.output is not None:
-                self.output.finish()
-        if isinstance(found, ShardInputs):
-            found.tell(listener)
-        oddities.tell(listener)
 
     def _iterate(self, records: Generator[Prediction, None, None]) -> Iterator[Prediction]:
         """Iterate over the records, deferring signals with Ray, which an immediate stop would crash."""

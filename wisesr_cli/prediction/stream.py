@@ -34,7 +34,8 @@ def predict_paths(
 ) -> Generator[Prediction, None, None]:
     """Yield a record per path, in order; only a few batches are in memory at any time.
 
-    Of `request`, `top_k`, `min_score` (below it a record keeps its `top`), `batch_size` and `pixel_limit` are used.
+    Of `request`, `top_k`, `min_score` (below it a record keeps its `top`), `probabilities`, `batch_size` and
+    `pixel_limit` are used.
     `coverage` adds the set of labels to a record, and withholds its label where that may not stand alone.
     `oddities` counts what is odd about readable images. Where `ready` says that the next path is not available without
     waiting, pending images are labelled first. `first` is the number of the first path among all that are labelled,
@@ -145,4 +146,5 @@ def _record(
         entropy=entropy(probabilities),
         labels=None if coverage is None else tuple(names[index] for index in coverage.labels(probabilities)),
         note=f"damaged inside: {damage}" if damage else None,
+        probabilities=dict(zip(names, map(float, probabilities), strict=True)) if request.probabilities else None,
     )

@@ -1,27 +1,96 @@
-"""The tables of predictions."""
+"""The columns of predictions in tables and files, and how often each label was given."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from wisesr_cli.display.grid import Column, Grid, numbers, percent, score_bar, texts
-from wisesr_cli.results import Prediction
+from wisesr_cli.data.oddities import Tally
+from wisesr_cli.display.grid import Column, Grid, decimal, numbers, percent, score_bar, texts
+from wisesr_cli.results import Explanation, Prediction
+from wisesr_cli.text import joined
+
+PROBABILITY = "probability:"  # before the class name, which may be that of another column
+NO_LABEL, UNREADABLE = "(no label)", "(unreadable)"
 
 
-def prediction_columns() -> tuple[Column, ...]:
+@dataclass(frozen=True)
+class Layout:
+    """What is shown of records: sets of labels, how near the best two are, the probability of each of `class_names`."""
+
+    coverage: bool = False
+    margin: bool = False  # for people; files have it always
+    class_names: tuple[str, ...] = ()  # of all classes, where records have `probabilities`
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The columns of CSV and Parquet."""
+        labels = ("labels",) if self.coverage else ()
+        return ("path", "label", "score", "error", "margin", "entropy", *labels, "note", *self.probability_columns)
+
+    @property
+    def probability_columns(self) -> tuple[str, ...]:
+        """The names of the columns of probabilities."""
+        return tuple(f"{PROBABILITY}{name}" for name in self.class_names)
+
+    def values(self, record: Prediction) -> tuple[Any, ...]:
+        """Return the value of each column of `header`."""
+        labels = (record.labels,) if self.coverage else ()
+        found = record.probabilities or {}
+        return (
+            *(record.path, record.label, record.score, record.error, record.margin, record.entropy, *labels),
+            *(record.note, *(found.get(name) for name in self.class_names)),
+        )
+
+
+PLAIN = Layout()
+
+
+def prediction_columns(layout: Layout = PLAIN) -> tuple[Column, ...]:
     """Return the columns of a table of predictions."""
-    return (*texts("image", "label"), *numbers("score"), *texts("", "next best"))
+    margin, labels = numbers("margin") if layout.margin else (), texts("labels") if layout.coverage else ()
+    return (*texts("image", "label"), *numbers("score"), *texts(""), *margin, *labels, *texts("next best"))
 
 
-def prediction_cells(prediction: Prediction) -> tuple[str, ...]:
+def prediction_cells(prediction: Prediction, layout: Layout = PLAIN) -> tuple[str, ...]:
     """Return one prediction as cells of a table."""
+    margin = (decimal(prediction.margin, 3),) if layout.margin else ()
+    labels = (joined(prediction.labels or ()),) if layout.coverage else ()
     if prediction.error is not None:
-        return prediction.path, "-", "-", "", f"unreadable: {prediction.error}"
+        return prediction.path, "-", "-", "", *margin, *labels, f"unreadable: {prediction.error}"
     others = ", ".join(f"{top.label} {percent(top.score)}" for top in prediction.top[1:3])
     others += f" ({prediction.note})" if prediction.note is not None else ""
-    return prediction.path, prediction.label or "-", percent(prediction.score), score_bar(prediction.score), others
+    score = percent(prediction.score), score_bar(prediction.score)
+    return prediction.path, prediction.label or "-", *score, *margin, *labels, others
 
 
 def predictions_grid(predictions: Sequence[Prediction]) -> Grid:
     """Return predictions as one table."""
     return Grid("Predictions", prediction_columns(), tuple(prediction_cells(row) for row in predictions))
+
+
+class LabelTally(Tally):
+    """Also counts how often each label was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.labels: Counter[str] = Counter()
+        self.withheld = 0
+
+    def add(self, record: Prediction | Explanation) -> None:
+        """Count one record."""
+        super().add(record)
+        if isinstance(record, Prediction) and record.error is None:
+            if record.label is None:
+                self.withheld += 1
+            else:
+                self.labels[record.label] += 1
+
+    def grid(self) -> Grid:
+        """Return the table of labels, the most frequent first."""
+        found = [*sorted(self.labels.items(), key=lambda each: (-each[1], each[0]))]
+        found += [(name, count) for name, count in ((NO_LABEL, self.withheld), (UNREADABLE, self.unreadable)) if count]
+        rows = tuple((name, f"{count:,}", percent(count / self.records)) for name, count in found)
+        return Grid("Labels", (*texts("label"), *numbers("images", "share")), rows)

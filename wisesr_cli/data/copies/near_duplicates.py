@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from wisesr_cli.data.copies.descriptors import SIDE, Descriptors
 from wisesr_cli.data.copies.duplicates import Duplicate
 from wisesr_cli.data.copies.search import Positions, find_pairs
 from wisesr_cli.data.index import DatasetIndex
-from wisesr_cli.display.pictures import contact_sheet
+from wisesr_cli.display.pictures import check_sheet_file, contact_sheet
 from wisesr_cli.errors import ImageError, UsageError
 from wisesr_cli.images import decoding
 from wisesr_cli.images.color import shown
@@ -83,12 +82,8 @@ def check_sheet(path: Path | None, *, near_duplicates: bool, overwrite: bool) ->
     """Raise a `UsageError` where a sheet is not wanted, cannot be written, or would replace a file."""
     if not near_duplicates and (path is not None or overwrite):
         raise UsageError(f"{'--overwrite' if path is None else '--sheet'} needs --near-duplicates")
-    if path is None:
-        return
-    if os.path.lexists(path) and not overwrite:
-        raise UsageError(f"{text.visible(path)} exists; give another --sheet, or replace it with --overwrite")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{text.visible(path.parent)}: no such folder for the sheet")
+    if path is not None:
+        check_sheet_file(path, overwrite=overwrite)
 
 
 def draw_near_duplicates(

@@ -1,0 +1,62 @@
+"""The contact sheet of `wisesr predict --sheet FILE`: the first images of which records are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from wisesr_cli.display.grid import percent
+from wisesr_cli.display.pictures import check_sheet_file, contact_sheet
+from wisesr_cli.errors import ImageError, UsageError
+from wisesr_cli.explanation.pictures import shown_photo
+from wisesr_cli.images.decoding import PIXEL_LIMIT
+from wisesr_cli.listening import Listener
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.requests import PredictRequest
+from wisesr_cli.results import Prediction
+from wisesr_cli.text import counted, visible
+
+MOST, COLUMNS, SIDE = 60, 6, 180  # images; pixels of one
+
+
+class Sheet:
+    """A PNG of images with label, score and name, in the order of their records.
+
+    Raises a `UsageError` if the file exists, is no PNG by its name, or its folder does not exist.
+    """
+
+    def __init__(self, path: str, info: ModelInfo, request: PredictRequest) -> None:
+        self.path, self.info = Path(path), info
+        self.pixel_limit, self.order = request.pixel_limit or PIXEL_LIMIT, request.sort
+        if self.path.suffix.lower() != ".png":
+            raise UsageError(f"--sheet {visible(path)}: a sheet is a PNG; give a name that ends in .png")
+        if request.only is not None and self.order is None:
+            self.order = "uncertain"
+        check_sheet_file(self.path, overwrite=request.overwrite or request.resume)
+
+    def drawn(self, records: Iterable[Prediction], listener: Listener) -> Iterator[Prediction]:
+        """Yield the same records; with the last one the sheet is written."""
+        tiles: list[tuple[Image.Image, str, bool | None]] = []
+        total = 0
+        for record in records:
+            total += record.error is None
+            if record.error is None and len(tiles) < MOST:
+                try:
+                    photo = shown_photo(record.path, self.info, pixel_limit=self.pixel_limit, side=SIDE)
+                except ImageError:  # gone since it was labelled
+                    photo = Image.new("RGB", (SIDE, SIDE))
+                tiles.append((photo, _caption(record), None))
+            yield record
+        if not tiles:
+            listener.note(f"no image could be read: {visible(self.path)} was not written")
+            return
+        foot = f"{len(tiles):,} of {counted(total, 'image')}" + (f", sorted: {self.order}" if self.order else "")
+        contact_sheet(tiles, columns=min(COLUMNS, len(tiles)), tile=SIDE, path=self.path, foot=[foot])
+        listener.note(f"contact sheet: {visible(self.path)} ({foot})")
+
+
+def _caption(record: Prediction) -> str:
+    label = record.label or f"({record.top[0].label})"
+    return f"{label} {percent(record.score)}  {Path(record.path).name}"
