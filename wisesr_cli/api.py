@@ -7,7 +7,7 @@ code. Nothing is imported before it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -17,6 +17,7 @@ from wisesr_cli.listening import Listener, Silent, TrainingListener
 from wisesr_cli.requests import (
     AddWeightsRequest,
     CompareRequest,
+    EmbedRequest,
     EvaluateRequest,
     ExplainRequest,
     ExportRequest,
@@ -29,8 +30,11 @@ from wisesr_cli.requests import (
 from wisesr_cli.results import (
     CheckResult,
     Comparison,
+    Embedding,
     Evaluation,
     Exports,
+    RemovedRun,
+    RunSummary,
     Starter,
     Summary,
     TrainingResult,
@@ -40,6 +44,7 @@ from wisesr_cli.results import (
 if TYPE_CHECKING:
     from wisesr_cli.config.reader import LoadedConfig
     from wisesr_cli.config.schema import Config
+    from wisesr_cli.data.stream import Records
     from wisesr_cli.explanation.explain import Explanations
     from wisesr_cli.explanation.weights_output import LearnedWeights
     from wisesr_cli.machine.keras_start import DeviceChoice
@@ -161,7 +166,7 @@ def train(
     """Train a classifier and return the result, including its run directory.
 
     Args:
-        source: a YAML config, an image folder, or a run directory to resume or overwrite.
+        source: a YAML config, an image folder, a manifest, or a run directory to resume or overwrite.
         settings: values that override the config, by key: `{"train.epochs": 5}`.
         options: resume, overwrite, limits, device.
 
@@ -169,14 +174,14 @@ def train(
         WisesrError: see `training.train.train`.
     """
     from wisesr_cli.config.reader import LoadedConfig, overrides_of
-    from wisesr_cli.run.located import load_source
+    from wisesr_cli.run.located import load_training
     from wisesr_cli.training.train import TrainingOptions
     from wisesr_cli.training.train import train as train_config
 
     options = options or TrainingOptions()
     if not isinstance(source, LoadedConfig):
-        in_place = options.resume or options.overwrite
-        source = load_source(source, overrides_of(settings), in_place=in_place, resume=options.resume)
+        resume, overwrite = options.resume, options.overwrite
+        source = load_training(source, overrides_of(settings), resume=resume, overwrite=overwrite)
     return train_config(source, options, listener or Silent())
 
 
@@ -203,6 +208,18 @@ def predict(request: PredictRequest) -> Predictions:
     from wisesr_cli.prediction.predict import predict as label_images
 
     return label_images(request)
+
+
+@takes(EmbedRequest)
+def embed(request: EmbedRequest) -> Records[Embedding]:
+    """Give feature vectors of images, what the classifier layer gets: a record per image, in order.
+
+    An unreadable image has the reason in `error`. Raises a `WisesrError` if the run or the output cannot be used, or
+    there is no input.
+    """
+    from wisesr_cli.embedding.embed import embed as embed_images
+
+    return embed_images(request)
 
 
 @takes(CompareRequest)
@@ -272,6 +289,35 @@ def summarize(request: SummarizeRequest) -> Summary:
     from wisesr_cli.comparison.costs import summarize as count_costs
 
     return count_costs(request)
+
+
+def list_runs(folder: str | Path = "runs") -> tuple[RunSummary, ...]:
+    """Return a row per run in a folder, the newest first; a damaged one says so in `status`.
+
+    Raises:
+        RunError: there is no such folder.
+    """
+    from wisesr_cli.run.listing import summaries
+
+    return summaries(Path(folder))
+
+
+def remove_runs(
+    names: Sequence[str | Path], folder: str | Path = "runs", *, listener: Listener | None = None
+) -> tuple[RemovedRun, ...]:
+    """Remove runs, without asking: what wisesr wrote into them; files of the user's stay.
+
+    Args:
+        names: of runs in `folder`; with a `/` in it, a path.
+
+    Raises:
+        RunError: one of them is no run; then none is removed.
+        InUseError: one of them is being trained.
+    """
+    from wisesr_cli.run.removal import remove_runs as remove
+    from wisesr_cli.run.removal import runs_to_remove
+
+    return remove(runs_to_remove(names, Path(folder), listener), listener)
 
 
 def list_weights() -> tuple[PretrainedWeights, ...]:

@@ -59,8 +59,6 @@ class StreamRequest(Request):
     """Images per step; changes no result."""
     pixel_limit: int | None = None
     """Width times height above which an image is not decoded; None is `images.decoding.PIXEL_LIMIT`."""
-    screen: Screen | None = field(default=None, repr=False, compare=False)
-    """What shows every photo."""
     stop: StopRequest | None = field(default=None, repr=False, compare=False)
     """Whether a signal asked to stop, where the caller handles signals."""
 
@@ -146,6 +144,30 @@ class PredictRequest(StreamRequest):
     again."""
     explain: str | None = None
     """A folder that gets a picture per image of what decided, before its record is given."""
+    screen: Screen | None = field(default=None, repr=False, compare=False)
+    """What shows every photo."""
+
+
+@dataclass(frozen=True)
+class EmbedRequest(StreamRequest):
+    """Give feature vectors of images, what the classifier layer of a run gets: a record per image, in order."""
+
+    run: str | Path
+    """A run directory, or its best.keras."""
+    inputs: Iterable[str | Path] = ()
+    """Files, folders (recursive), globs, and `-` for paths on standard input."""
+    _: KW_ONLY
+    image_size: AnySize | None = None
+    """Height and width; None is that of the training."""
+    engine: EngineChoice = "auto"
+    """What runs the model; `auto` is LiteRT where it can."""
+    output: str | None = None
+    """A .npz or .parquet file that gets all vectors, whole or not at all; a journal beside it lets an interrupted one
+    resume."""
+    overwrite: bool = False
+    """Whether an output that exists is replaced."""
+    resume: bool = False
+    """Whether to resume an interrupted output; the records that it holds are not given again."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +189,8 @@ class ExplainRequest(StreamRequest):
     """The folder for them; None is `explain` beside the model file."""
     pictures: int = 1000
     """Images that get a picture of their own, at most."""
+    screen: Screen | None = field(default=None, repr=False, compare=False)
+    """What shows every photo."""
 
 
 @dataclass(frozen=True)

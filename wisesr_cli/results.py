@@ -201,6 +201,45 @@ class Prediction(_PlainJson):
 
 
 @dataclass(frozen=True)
+class Embedding(_PlainJson):
+    """The feature vector of one image, float32 numbers, or the error of reading it."""
+
+    path: str
+    vector: tuple[float, ...] | None
+    error: str | None = None
+
+
+RunStatus = Literal["finished", "unfinished", "training", "upgraded", "damaged"]
+
+
+@dataclass(frozen=True)
+class RunSummary(_PlainJson):
+    """One row of `wisesr runs`; what a damaged run does not tell is None."""
+
+    name: str
+    path: str
+    status: RunStatus
+    data: str | None  # the image folder or table of labels
+    head: str | None
+    backbone: str | None
+    top1_accuracy: float | None  # of the best model on validation images
+    epochs: int | None  # finished ones
+    planned_epochs: int | None
+    bytes: int  # of all files in it
+    changed: str  # when it was begun, or resumed last: ISO 8601 with the offset of the local time
+    problem: str | None = None  # what is damaged
+
+
+@dataclass(frozen=True)
+class RemovedRun(_PlainJson):
+    """A run that was removed, the bytes that were freed, and the user's files that stay in its folder."""
+
+    path: str
+    bytes: int
+    stays: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class SummaryRow(_PlainJson):
     """Parameters, FLOPs (one multiply-add is 2) and size of one backbone with one head at one image size."""
 

@@ -42,7 +42,6 @@ from wisesr_cli.exporting.best_litert import to_litert
 from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.images.color import BACKGROUND
 from wisesr_cli.engines.keras import KerasEngine
-from wisesr_cli.engines.litert import LiteRtModel
 from wisesr_cli.models.build import build_classifier
 from wisesr_cli.model_files.archive import append_model_info, check_model
 from wisesr_cli.model_files.info import ModelInfo
@@ -59,7 +58,7 @@ append_model_info(path, ModelInfo(names, (224, 224), Preparation(), BACKGROUND, 
 if "onnx" in formats:
     model.export(path.with_suffix(".onnx"), format="onnx", verbose=False)
 engine = KerasEngine(check_model(path))
-converted = LiteRtModel(litert_path(path), engine.info, to_litert(engine))
+converted = to_litert(engine, litert_path(path))
 converted.path.write_bytes(converted.to_bytes(path))
 """
 

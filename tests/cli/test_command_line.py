@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from command_line import QUICK, SMALL, Answer, CommandLine, Trained, fresh, make_photos
 
-from wisesr_cli.cli.main import COMMANDS, run
+from wisesr_cli.cli.main import COMMANDS, GROUPS, run
 
-GROUPS = ("config", "weights")
 ALL = (
-    *("config show", "config schema", "weights list", "weights fetch", "weights add", "weights path"),
+    *("config show", "config schema", "runs list", "runs remove"),
+    *("weights list", "weights fetch", "weights add", "weights path"),
     *(name for name in COMMANDS if name not in GROUPS),
 )
 
@@ -29,6 +29,8 @@ OPTIONS = {
     "predict": "--from-file --null --top-k --min-score -b --batch-size --format -o --output --overwrite --resume "
     "--strict --pixel-limit --image-size --device --precision --explain --show --shard --engine --ray-address "
     "--ray-workers --coverage --probabilities --sort --only --sheet --sort-into --sort-into-by",
+    "embed": "-o --output --from-file --null -b --batch-size --overwrite --resume --strict --pixel-limit --image-size "
+    "--device --engine",
     "explain": "--class --bands --weights -o --output-dir --from-file --null --pictures -b --batch-size --format "
     "--show --pixel-limit --device",
     "compare": "--heads --seeds -s --set --data -o --output-dir --name --epochs -b --batch-size --image-size "
@@ -40,13 +42,15 @@ OPTIONS = {
     "config show": "-s --set --data -o --output-dir --name --seed --epochs -b --batch-size --image-size --backbone "
     "--head --weights --learning-rate --lr --precision --format",
     "config schema": "",
+    "runs list": "--format",
+    "runs remove": "-o --output-dir -y --yes",
     "weights list": "--format",
     "weights fetch": "-o --output-dir --overwrite",
     "weights add": "--overwrite",
     "weights path": "",
     "doctor": "--device --format",
 }
-WITHOUT_PROGRESS = ("config show", "config schema", "weights list", "weights path")
+WITHOUT_PROGRESS = ("config show", "config schema", "runs list", "weights list", "weights path")
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -77,7 +81,10 @@ def test_help_names_every_command_with_a_sentence(wisesr: CommandLine) -> None:
 def test_the_commands_are_in_modules_of_their_names() -> None:
     folder = Path(sys.modules["wisesr_cli"].__file__ or "").with_name("cli")
     modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "main", "options", "words"}
-    assert modules == set(COMMANDS)
+    groups = {path.stem for path in (folder / "groups").glob("*.py")} - {"__init__"}
+    assert groups == set(GROUPS)
+    assert modules | groups == set(COMMANDS)
+    assert not modules & groups
 
 
 def test_without_arguments_the_help_is_shown_and_the_exit_code_is_2(wisesr: CommandLine) -> None:
@@ -103,6 +110,7 @@ def test_an_unknown_command_is_2_with_the_nearest_spelling(wisesr: CommandLine, 
 
 
 def test_an_unknown_command_below_config_is_2_with_the_nearest_spelling_or_all_of_them(wisesr: CommandLine) -> None:
+    wisesr("runs", "remov", "x").refused(2, "Did you mean 'remove'?")
     for word, meant in (("shwo", "Did you mean 'show'?"), ("nothing", "Allowed: show, schema.")):
         wisesr("config", word).refused(2, meant)
 
@@ -157,6 +165,15 @@ def test_an_unknown_option_is_2_with_the_nearest(wisesr: CommandLine, command: s
         "predict RUN PHOTOS --sheet missing/look.png",
         "predict RUN PHOTOS --sort-into-by move",
         "predict RUN PHOTOS --sort-into PHOTOS",
+        "embed RUN PHOTOS",
+        "embed RUN -o out.npz",
+        "embed RUN PHOTOS -o out.csv",
+        "embed RUN PHOTOS -o missing/out.npz",
+        "embed RUN PHOTOS -o out.npz --resume --overwrite",
+        "runs remove",
+        "runs remove RUN",
+        "train RUN",
+        "train RUN --dry-run",
         "summarize --classes 1",
         "summarize --backbone ResNet51",
         "summarize --head wize",
@@ -212,13 +229,13 @@ def test_a_missing_folder_is_3(wisesr: CommandLine, command: str) -> None:
 # Run directory: 4
 
 
-@pytest.mark.parametrize("command", ["evaluate", "predict"])
+@pytest.mark.parametrize("command", ["evaluate", "predict", "embed"])
 @pytest.mark.parametrize("run_path", ["missing", "photos", "file.txt", "broken.keras"])
 def test_what_is_no_run_is_4(wisesr: CommandLine, photos: Path, tmp_path: Path, command: str, run_path: str) -> None:
     (tmp_path / "file.txt").write_text("text", encoding="utf-8")
     (tmp_path / "broken.keras").write_bytes(b"PK\x03\x04 no archive")
     shutil.copytree(photos, tmp_path / "photos")
-    more = [photos] if command == "predict" else ["--data", photos]
+    more = {"evaluate": ["--data", photos], "predict": [photos], "embed": [photos, "-o", tmp_path / "out.npz"]}[command]
     wisesr(command, tmp_path / run_path, *more).refused(4, run_path)
 
 

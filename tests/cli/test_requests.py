@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[Any, set[str]]] = {
     # command: its function of `api`, and what else the command does with an argument
     "evaluate": (api.evaluate, {"fail_under"}),
     "predict": (api.predict, {"strict"}),
+    "embed": (api.embed, {"strict"}),
     "explain": (api.explain, {"weights"}),
     "export": (api.export, set()),
     "upgrade": (api.upgrade, NAMED | {"preprocessing"}),

@@ -230,8 +230,8 @@ def test_an_interpreter_that_does_not_fit_is_an_error_that_names_the_file(
     def refuse() -> Any:
         raise RuntimeError("failed to\n allocate")
 
-    monkeypatch.setattr(engine, "_interpreter", refuse)
-    engine._idle.clear()  # as where every other one is at work
+    monkeypatch.setattr(engine._logits, "_interpreter", refuse)
+    engine._logits._idle.clear()  # as where every other one is at work
     with pytest.raises(RunError, match=r"best\.tflite: the model cannot be run: failed to allocate"):
         engine.logits(noise(1))
 
@@ -324,11 +324,11 @@ def test_a_process_of_its_own_converts_where_keras_runs_on_jax(
 ) -> None:
     engine, expected = load_engine(run.path), read_litert(run.litert, run.best)
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    converted = LiteRtModel(run.litert, engine.info, best_litert.to_litert(engine))
+    converted = best_litert.to_litert(engine, run.litert)
     assert np.array_equal(LiteRtEngine(converted).logits(noise(5)), LiteRtEngine(expected).logits(noise(5)))
     monkeypatch.setattr(conversion, "_PROGRAM", "raise SystemExit('no\\x1b model')")
     with pytest.raises(conversion.ConversionError, match=r"cannot be converted for LiteRT: no\\x1b model"):
-        best_litert.to_litert(engine)
+        best_litert.to_litert(engine, run.litert)
 
 
 @pytest.mark.slow

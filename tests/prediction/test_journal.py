@@ -146,7 +146,7 @@ def test_a_second_holder_is_refused_with_the_pid_of_the_first_until_that_one_is_
     assert first.stdout is not None
     assert first.stdout.readline() == "\n"
     held = path.read_bytes()
-    with pytest.raises(MachineError, match=rf"in use by another wisesr predict \(pid {first.pid}\)"):
+    with pytest.raises(MachineError, match=rf"in use by another wisesr \(pid {first.pid}\)"):
         Journal(path, HEADER)
     assert path.read_bytes() == held
     first.kill()

@@ -38,7 +38,7 @@ MINE = (
 )  # fmt: skip
 CORE = (
     "config.yaml", "classes.json", "splits.csv", "environment.json", "history.csv", "metrics.json", "best.*", "state/*",
-    "plots/learning_curves.png", "tensorboard/*", ".written.jsonl",
+    "plots/learning_curves.png", "tensorboard/*", ".written.jsonl", "calibration.json",
 )  # fmt: skip
 
 
@@ -92,6 +92,12 @@ def resume(world: World) -> list[str]:
 def overwrite(world: World) -> list[str]:
     run = world.a_run()
     world.call("train", world.photos, *QUICK, "--epochs", 1, "-o", run.parent, "--name", run.name, "--overwrite")
+    return [f"{run}/*"]
+
+
+def remove(world: World) -> list[str]:
+    run = world.a_run()
+    world.call("runs", "remove", run, "--yes")
     return [f"{run}/*"]
 
 
@@ -221,7 +227,7 @@ def edit(world: World) -> list[str]:
 
 COMMANDS: dict[Step, int] = {
     train: 4, resume: 5, overwrite: 4, overwrite_without_a_name: 2, evaluate: 6, export: 4, explain: 4, predict: 4,
-    compare: 1, demo: 1, kill: 1, rename: 2, remove_a_part: 3, add: 6, edit: 4,
+    remove: 1, compare: 1, demo: 1, kill: 1, rename: 2, remove_a_part: 3, add: 6, edit: 4,
 }  # fmt: skip
 
 

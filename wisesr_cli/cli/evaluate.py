@@ -14,7 +14,7 @@ app = options.new_app()
 
 @app.command()
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run directory, or its best.keras.")],
+    run: Annotated[str, typer.Argument(help="A run directory, its best.keras, or latest.")],
     split: Annotated[
         Literal["train", "validation", "test"] | None,
         typer.Option("--split", help="A split of the run; default: test when there is one, else validation."),

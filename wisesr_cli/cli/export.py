@@ -13,7 +13,7 @@ app = options.new_app()
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(help="A run directory, or its best.keras.")],
+    run: Annotated[str, typer.Argument(help="A run directory, its best.keras, or latest.")],
     to: Annotated[
         list[str] | None,
         typer.Option(

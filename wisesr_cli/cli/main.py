@@ -1,6 +1,7 @@
 """The command line: the lazily imported commands, and the translation of errors into exit codes.
 
-To add a command: a row in `COMMANDS` and a module of its name beside this one, with a Typer `app`.
+To add a command: a row in `COMMANDS` and a module of its name beside this one, with a Typer `app`; one that has
+commands of its own is in `groups/`, and in `GROUPS`.
 """
 
 from __future__ import annotations
@@ -27,15 +28,19 @@ COMMANDS: dict[str, str] = {
     "train": "Train a classifier from a YAML config, an image folder or a table of labels.",
     "evaluate": "Judge a run on labelled images.",
     "predict": "Label images with a run.",
+    "embed": "Give feature vectors of images, for search and clustering.",
     "explain": "Show which positions of the feature map made a logit, exactly.",
     "compare": "Train several heads over several seeds and compare them with mean, spread and cost.",
     "export": "Write the model as ONNX, LiteRT, SavedModel or plain Keras, each compared with the run.",
     "upgrade": "Make a run of a Keras classifier that ends in global average pooling, with the same outputs.",
+    "runs": "Show the runs in a folder, or remove some.",
     "weights": "Show, fetch and add the ImageNet weights that backbones start from.",
     "summarize": "Show parameters, FLOPs and sizes per backbone and head.",
     "config": "Show the resolved config, or the JSON Schema for editors.",
     "doctor": "Check this machine: versions, devices, folders, one real training step.",
 }
+
+GROUPS = ("config", "runs", "weights")
 
 
 class LazyGroup(TyperGroup):
@@ -49,7 +54,8 @@ class LazyGroup(TyperGroup):
         """Import one command."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"wisesr_cli.cli.{cmd_name}")
+        folder = "groups." if cmd_name in GROUPS else ""
+        module = importlib.import_module(f"wisesr_cli.cli.{folder}{cmd_name}")
         command = typer.main.get_command(module.app)
         command.name = cmd_name
         return command

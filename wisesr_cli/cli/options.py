@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -145,6 +146,20 @@ NAMED_OPTIONS: dict[str, tuple[str, ...]] = {
 class Group(TyperGroup):
     """A command that has commands of its own: `config`."""
 
+    default: str | None = None
+    """The one that is meant where none is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Put the default command before arguments that begin with none, unless one was probably meant."""
+        from wisesr_cli.text import nearest
+
+        names = self.list_commands(ctx)
+        is_named = bool(args) and args[0] in {*names, "-h", "--help"}
+        is_misspelt = bool(args) and bool(nearest(args[0], names)) and not os.path.lexists(args[0])
+        if self.default is not None and not is_named and not is_misspelt:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find a command, or say which one was probably meant, or else which there are."""
         from wisesr_cli.text import joined, nearest
@@ -163,9 +178,9 @@ def screen(listener: TerminalListener) -> Screen:
     return Screen(listener)
 
 
-def new_app() -> typer.Typer:
+def new_app(group: type[Group] = Group) -> typer.Typer:
     """Return the Typer app of one command, or of a group of them."""
-    return typer.Typer(cls=Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    return typer.Typer(cls=group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def fields_of(verb: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ app = options.new_app()
 
 @app.command()
 def predict(
-    run: Annotated[str, typer.Argument(help="A run directory, or its best.keras.")],
+    run: Annotated[str, typer.Argument(help="A run directory, its best.keras, or latest.")],
     inputs: Annotated[
         list[str] | None, typer.Argument(help="Images, folders (recursive), globs, or - for paths on standard input.")
     ] = None,

@@ -23,9 +23,7 @@ app = options.new_app()
 def train(
     source: Annotated[
         str,
-        typer.Argument(
-            help="A YAML config, an image folder, a table of labels, or a run (with --resume: that very run)."
-        ),
+        typer.Argument(help="A YAML config, an image folder, a table of labels, or with --resume a run."),
     ],
     settings: options.SetOptions = None,
     data: options.DataFolder = None,
@@ -80,7 +78,7 @@ def train(
     """
     named = options.named(locals())
     from wisesr_cli.processes.launch import find_cluster
-    from wisesr_cli.run.located import load_source
+    from wisesr_cli.run.located import load_training
 
     cluster = find_cluster(coordinator, num_processes, process_id)
     gates: list[Gate] = []
@@ -89,7 +87,7 @@ def train(
 
         gates = [parse_gate(text) for text in fail_under]
     overrides = options.overrides(settings, **named)
-    loaded = load_source(source, overrides, in_place=resume or overwrite, resume=resume)
+    loaded = load_training(source, overrides, resume=resume, overwrite=overwrite)
     from wisesr_cli import api
     from wisesr_cli.training.display import TrainingDisplay
     from wisesr_cli.training.train import TrainingOptions

@@ -12,7 +12,7 @@ from wisesr_cli.errors import SOME_UNREADABLE, DataError
 from wisesr_cli.images.decoding import ImageHeader
 from wisesr_cli.images.supported import SUFFIXES
 from wisesr_cli.listening import Listener
-from wisesr_cli.results import Explanation, Prediction
+from wisesr_cli.results import Embedding, Explanation, Prediction
 from wisesr_cli.text import counted, joined
 
 SHOWN = 3  # names in a message
@@ -88,7 +88,7 @@ class Tally:
     def __init__(self) -> None:
         self.records = self.unreadable = 0
 
-    def add(self, record: Prediction | Explanation) -> None:
+    def add(self, record: Prediction | Explanation | Embedding) -> None:
         """Count one record."""
         self.records += 1
         self.unreadable += record.error is not None

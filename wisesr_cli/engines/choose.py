@@ -76,12 +76,13 @@ def choose_engine(
     device: DeviceChoice = "auto",
     precision: str = "float32",
     image_size: AnySize | None = None,
+    features: bool = False,
     listener: Listener,
 ) -> ChosenEngine:
     """Return the engine for a model: LiteRT if it can run it, unless another one is requested.
 
     LiteRT starts in a fraction of the time and is faster than Keras on a CPU; it has no GPU, float32 only, and only the
-    training's image size.
+    training's image size. With `features`, it must be able to compute feature vectors, too.
 
     Raises:
         UsageError: an unknown engine, LiteRT together with what it does not support, or an image size that the model
@@ -101,7 +102,10 @@ def choose_engine(
         size = None if run.info.image_size == size else size
     if choice != "keras":
         try:
-            return _on_litert(run.model, device, precision, size)
+            chosen = _on_litert(run.model, device, precision, size)
+            if features and chosen.litert is not None:
+                chosen.litert.check_features()
+            return chosen
         except UnusableError as error:
             if choice == "litert":
                 raise error.kind(f"--engine litert: {error}{_remedy(error, run, size)}") from None

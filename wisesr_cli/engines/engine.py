@@ -1,4 +1,4 @@
-"""The interface of engines, which compute logits from uint8 batches."""
+"""The interface of engines, which compute logits and feature vectors from uint8 batches."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ class Engine(Protocol):
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (batch, classes) for uint8 pixels (batch, height, width, channels)."""
+
+    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the input of the classifier layer, float32 (batch, features), for the same pixels."""
 
 
 def padded_logits(engine: Engine, pixels: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:

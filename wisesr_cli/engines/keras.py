@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +50,16 @@ class KerasEngine:
         """Return float32 (batch, classes) for uint8 pixels (batch, height, width, channels); raises as `outputs`."""
         return self.outputs(self.model, pixels)[0]
 
+    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the input of the classifier layer, float32 (batch, features); raises as `outputs` does."""
+        return self.outputs(self._features_model, pixels)[0]
+
+    @cached_property
+    def _features_model(self) -> Any:
+        import keras
+
+        return keras.Model(self.model.inputs, classifier_input(self.model))
+
     def outputs(self, model: Any, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """Return every output of a Keras model over the layers of this one, float32 (batch, ...), for uint8 pixels.
 
@@ -62,6 +73,21 @@ class KerasEngine:
             raise
         except Exception as error:  # backends raise exceptions of any type
             raise RunError(f"{visible(self.path)}: the model cannot be run: {on_one_line(error)}") from error
+
+
+def classifier_input(model: Any) -> Any:
+    """Return the feature vector (batch, features) that the classifier layer of a Keras classifier gets, symbolic."""
+    from wisesr_cli.models.heads import CLASSIFIER_LAYER
+
+    return model.get_layer(CLASSIFIER_LAYER).input
+
+
+def classified(model: Any, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the logits (batch, classes) that the classifier layer of a Keras classifier makes of (batch, features)."""
+    from wisesr_cli.models.heads import CLASSIFIER_LAYER
+
+    kernel, bias = model.get_layer(CLASSIFIER_LAYER).get_weights()
+    return np.asarray(features @ kernel + bias, np.float32)
 
 
 def _in_precision(model: Any, precision: str) -> Any:

@@ -1,7 +1,8 @@
 """best.tflite, the best model for prediction without TensorFlow: reads, checks and runs it.
 
-The file is a LiteRT model followed by a zip. Its only member has the record of the model and the identity of the model
-file that it was converted from; `unzip -p best.tflite wisesr.json` shows it. No Keras.
+The file is a LiteRT model followed by a zip. Its only member has the record of the model, the identity of the model
+file that it was converted from, and which tensor holds the feature vector; `unzip -p best.tflite wisesr.json` shows it.
+No Keras.
 """
 
 from __future__ import annotations
@@ -57,11 +58,15 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True)
 class LiteRtModel:
-    """A LiteRT model in memory: the path of its file, its record, and the model itself."""
+    """A LiteRT model in memory: the path of its file, its record, and the model itself.
+
+    `features`: the tensor that is the input of the classifier layer; None where it is not known.
+    """
 
     path: Path
     info: ModelInfo
     content: bytes
+    features: int | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -73,7 +78,7 @@ class LiteRtModel:
         record = {
             **self.info.to_json(),
             "keras": {"bytes": model_file.stat().st_size, "sha256": sha256(model_file)},
-            "litert": {"bytes": len(self.content), "sha256": self.sha256},
+            "litert": {"bytes": len(self.content), "sha256": self.sha256, "features": self.features},
         }
         return with_members(self.content, {MODEL_INFO: json.dumps(record, indent=1)})
 
@@ -92,7 +97,8 @@ def read_litert(path: Path, model_file: Path) -> LiteRtModel:
         size = int(litert["bytes"])
         if keras["bytes"] != keras_bytes or keras["sha256"] != sha256(model_file):
             raise UnusableError(f"{visible(path.name)} was made from another {visible(model_file.name)}")
-        model = LiteRtModel(path, info, content[:size])
+        features = litert.get("features")  # older files have none
+        model = LiteRtModel(path, info, content[:size], None if features is None else int(features))
         if not size or len(model.content) != size or model.sha256 != litert["sha256"]:
             raise UnusableError(f"{visible(path.name)} is damaged")
     except OSError as error:
@@ -131,12 +137,7 @@ class LiteRtEngine:
 
     def __init__(self, model: LiteRtModel) -> None:
         self.model, self.info = model, model.info
-        at_once = max(1, min(worker_count(), MOST_COPIES_BYTES // len(model.content)))
-        self._at_once, self._threads = at_once, worker_count() // at_once
-        self._idle: deque[Any] = deque()
-        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="litert")
-        with quiet_stderr():
-            self._idle.append(self._first_interpreter())
+        self._logits = _Interpreters(model, model.content, len(model.info.class_names))
 
     @property
     def device(self) -> Device:
@@ -151,16 +152,58 @@ class LiteRtEngine:
             RunError: the model cannot compute them, although it could be loaded.
             MemoryError: an image does not fit.
         """
-        logits = np.empty((len(pixels), len(self.info.class_names)), np.float32)
+        return self._logits.compute(pixels)
+
+    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the input of the classifier layer, float32 (batch, features).
+
+        Raises as `logits` and `check_features` do.
+        """
+        return self._features.compute(pixels)
+
+    def check_features(self) -> None:
+        """Raise `UnusableError` unless the model can give the input of its classifier layer."""
+        self._features  # noqa: B018
+
+    @cached_property
+    def _features(self) -> _Interpreters:
+        name, tensor = visible(self.model.path.name), self.model.features
+        if tensor is None:
+            raise UnusableError(f"{name} was written by an earlier wisesr, and does not give feature vectors")
+        interpreter = self._logits.first
+        shapes = {detail["index"]: _signature(detail) for detail in interpreter.get_tensor_details()}
+        computed = {int(index) for operator in interpreter._get_ops_details() for index in operator["outputs"]}
+        kind, shape = shapes.get(tensor, ("", ()))
+        if tensor not in computed or kind != "float32" or len(shape) != 2 or shape[0] != -1 or shape[1] < 1:
+            raise UnusableError(f"{name} names a tensor that is no feature vector")
+        return _Interpreters(self.model, _with_output(self.model.content, tensor), shape[1])
+
+
+class _Interpreters:
+    """Interpreters of a LiteRT model with one output, float32 (batch, `width`): one for each thread that computes."""
+
+    def __init__(self, model: LiteRtModel, content: bytes, width: int) -> None:
+        self.model, self.content, self.width = model, content, width
+        at_once = max(1, min(worker_count(), MOST_COPIES_BYTES // len(content)))
+        self._at_once, self._threads = at_once, worker_count() // at_once
+        self._idle: deque[Any] = deque()
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="litert")
+        with quiet_stderr():
+            self.first = self._first_interpreter()
+        self._idle.append(self.first)
+
+    def compute(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the output for uint8 pixels (batch, height, width, channels)."""
+        result = np.empty((len(pixels), self.width), np.float32)
         step = max(1, len(pixels) // (4 * self._at_once))
         parts = [slice(start, start + step) for start in range(0, len(pixels), step)]
         computing = map if len(parts) == 1 else self._pool.map
         for rows, found in zip(parts, computing(self._compute, (pixels[rows] for rows in parts)), strict=True):
-            logits[rows] = found
-        return logits
+            result[rows] = found
+        return result
 
     def _compute(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Return the logits of a few images; may run in any thread."""
+        """Return the rows of a few images; may run in any thread."""
         try:
             try:
                 interpreter = self._idle.pop()
@@ -188,7 +231,7 @@ class LiteRtEngine:
     def _interpreter(self) -> Any:
         from ai_edge_litert.interpreter import Interpreter
 
-        interpreter = Interpreter(model_content=self.model.content, num_threads=self._threads)
+        interpreter = Interpreter(model_content=self.content, num_threads=self._threads)
         self._check(interpreter)
         interpreter.allocate_tensors()
         return interpreter
@@ -198,7 +241,7 @@ class LiteRtEngine:
 
         LiteRT trusts files more than untrusted ones deserve. Sizes are those that the file declares.
         """
-        most = max(MOST_NUMBERS, len(self.model.content) // 4)
+        most = max(MOST_NUMBERS, len(self.content) // 4)
         found = {
             "inputs": [_signature(tensor) for tensor in interpreter.get_input_details()],
             "outputs": [_signature(tensor) for tensor in interpreter.get_output_details()],
@@ -207,8 +250,8 @@ class LiteRtEngine:
             "sizes": [size for size in map(_numbers, interpreter.get_tensor_details()) if not 0 <= size <= most],
         }
         expected = {
-            "inputs": [("float32", (-1, *self.info.image_size, self.info.preparation.channels))],
-            "outputs": [("float32", (-1, len(self.info.class_names)))],
+            "inputs": [("float32", (-1, *self.model.info.image_size, self.model.info.preparation.channels))],
+            "outputs": [("float32", (-1, self.width))],
             "graphs": 1,
             "operators": set(),
             "sizes": [],
@@ -228,10 +271,19 @@ def _numbers(tensor: dict[str, Any]) -> int:
     return prod(int(side) for side in tensor["shape"])
 
 
+def _with_output(content: bytes, tensor: int) -> bytes:
+    """Return a LiteRT model of one output with another tensor as its output."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    copy = bytearray(content)
+    schema.Model.GetRootAs(copy).Subgraphs(0).OutputsAsNumpy()[0] = tensor  # an array over the bytes themselves
+    return bytes(copy)
+
+
 def _run(interpreter: Any, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the logits of one image, float32 (classes,)."""
+    """Return the output for one image, float32 (width,)."""
     (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
     interpreter.tensor(given["index"])()[0] = image  # uint8 becomes float32 on the way
     interpreter.invoke()
-    logits: NDArray[np.float32] = interpreter.get_tensor(wanted["index"])[0]
-    return logits
+    row: NDArray[np.float32] = interpreter.get_tensor(wanted["index"])[0]
+    return row

@@ -112,7 +112,7 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
     `write_beside` writes more into the evaluation's folder. Raises `WisesrError` when run, split or images cannot be
     used.
     """
-    run, listener = locate(request.run), request.listener
+    run, listener = locate(request.run, request.listener), request.listener
     chosen = choose_engine(
         run,
         request.engine,

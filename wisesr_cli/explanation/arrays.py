@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from wisesr_cli.machine.files import naming, replacing
 from wisesr_cli.results import Explanation
 
-PATHS_AT_A_TIME = 1000
+TEXTS_AT_A_TIME = 1000
 BLOCK_BYTES = 1 << 20
 FIELDS = {"maps": "map", "logits": "logit", "biases": "bias"}  # ending of an array's name -> field of `Contribution`
 
@@ -73,12 +74,10 @@ class ContributionArrays:
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         ):
             for name, array in fixed.items():
-                _write_member(archive, name, array.dtype, array.shape, [array.tobytes()])
-            longest = max(map(len, self._paths), default=1) or 1
-            kind = np.dtype(f"<U{longest}")
-            _write_member(archive, "paths", kind, (len(self._paths),), _in_blocks(self._paths, kind))
+                write_member(archive, name, array.dtype, array.shape, [array.tobytes()])
+            write_texts(archive, "paths", lambda: self._paths)
             for name, (file, first) in self._columns.items():
-                _write_member(archive, name, first.dtype, (len(self._paths), *first.shape), _read_again(file))
+                write_member(archive, name, first.dtype, (len(self._paths), *first.shape), _read_again(file))
 
     def _append(self, name: str, value: Any) -> None:
         with naming(self.folder):
@@ -88,9 +87,19 @@ class ContributionArrays:
             self._columns[name][0].write(np.ascontiguousarray(value).tobytes())
 
 
-def _in_blocks(paths: Sequence[str], kind: np.dtype[Any]) -> Iterator[bytes]:
-    for start in range(0, len(paths), PATHS_AT_A_TIME):
-        yield np.asarray(paths[start : start + PATHS_AT_A_TIME], kind).tobytes()
+def write_texts(archive: zipfile.ZipFile, name: str, texts: Callable[[], Iterable[str]]) -> None:
+    """Write an array of texts, which `texts` gives again at each call; few are in memory at any time."""
+    count, longest = 0, 1
+    for text in texts():
+        count, longest = count + 1, max(longest, len(text))
+    kind = np.dtype(f"<U{longest}")
+    write_member(archive, name, kind, (count,), _in_blocks(texts(), kind))
+
+
+def _in_blocks(texts: Iterable[str], kind: np.dtype[Any]) -> Iterator[bytes]:
+    rest = iter(texts)
+    while block := list(islice(rest, TEXTS_AT_A_TIME)):
+        yield np.asarray(block, kind).tobytes()
 
 
 def _read_again(file: IO[bytes]) -> Iterator[bytes]:
@@ -99,7 +108,7 @@ def _read_again(file: IO[bytes]) -> Iterator[bytes]:
         yield block
 
 
-def _write_member(
+def write_member(
     archive: zipfile.ZipFile, name: str, kind: np.dtype[Any], shape: tuple[int, ...], blocks: Iterable[bytes]
 ) -> None:
     """Write one array as `numpy.savez` does, its bytes in blocks."""

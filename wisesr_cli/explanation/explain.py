@@ -71,7 +71,7 @@ def explain(request: ExplainRequest) -> Explanations:
     Raises a `WisesrError` if the run, the inputs or the folder cannot be used, the head cannot be explained, or a class
     is unknown. Pictures that were written are kept.
     """
-    run, stop = locate(request.run), request.stop or StopRequest()
+    run, stop = locate(request.run, request.listener), request.stop or StopRequest()
     labels = labels_of(request.classes, run.checked.info.class_names)
     bands = _bands_of(request.bands, run.checked.info.preparation.channels)
     with ExitStack() as held:
@@ -148,7 +148,8 @@ def explain_weights(request: WeightsRequest) -> LearnedWeights:
 
     Raises a `WisesrError` if the run or the folder cannot be used, a class is unknown, or the head has none.
     """
-    run, stop, listener = locate(request.run), request.stop or StopRequest(), request.listener
+    listener, stop = request.listener, request.stop or StopRequest()
+    run = locate(request.run, listener)
     labels = labels_of(request.classes, run.checked.info.class_names)
     with ExitStack() as held:
         folder = None

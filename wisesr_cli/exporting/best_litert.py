@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from wisesr_cli.engines.engine import padded_logits
-from wisesr_cli.engines.keras import KerasEngine
+from wisesr_cli.engines.keras import KerasEngine, classified, classifier_input
 from wisesr_cli.engines.litert import LiteRtEngine, LiteRtModel, UnusableError, read_litert
 from wisesr_cli.errors import DataError, RunError
 from wisesr_cli.exporting.agreement import EXACT, Images, compare, sample
@@ -33,8 +34,8 @@ def keep_litert(run: Run, engine: KerasEngine, images: Images, *, batch_size: in
         return
     listener.note(f"writing {LITERT}, which predicts without TensorFlow")
     try:
-        model = LiteRtModel(run.litert, engine.info, to_litert(engine))
-        _check_agreement(engine, LiteRtEngine(model), images, batch_size)
+        model = to_litert(engine, run.litert)
+        model = _compared(engine, model, images, batch_size)
     except (ConversionError, UnusableError, DataError, RunError, MemoryError) as error:
         reason = str(error) or "not enough memory"
         listener.warn(f"no {LITERT}: {reason}; predict and evaluate run {run.best.name}")
@@ -53,21 +54,50 @@ def has_litert(run: Run) -> bool:
     return True
 
 
-def to_litert(engine: KerasEngine) -> bytes:
-    """Return a model converted for LiteRT, in float32, for any batch size; `ConversionError` when that fails."""
+def to_litert(engine: KerasEngine, path: Path) -> LiteRtModel:
+    """Return a model converted for LiteRT, in float32, for any batch size; `ConversionError` when that fails.
+
+    The feature vector is an output while it is converted: otherwise the converter folds what the head adds to it into
+    the classifier layer, and no tensor holds it.
+    """
+    import keras
+
+    outputs = [engine.model.outputs[0], classifier_input(engine.model)]
     try:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder, LITERT)
-            convert(engine.model, "litert", target)
-            return target.read_bytes()
+            convert(keras.Model(engine.model.inputs, outputs), "litert", target)
+            content, features = _without_second_output(target.read_bytes())
     except OSError as error:  # from the folder for temporary files, not the run
         raise ConversionError(f"the model cannot be converted for LiteRT: {visible(error)}") from error
+    return LiteRtModel(path, engine.info, content, features)
 
 
-def _check_agreement(engine: KerasEngine, converted: LiteRtEngine, images: Images, batch_size: int) -> None:
-    """Raise a `ConversionError` unless both give the same probabilities to images from all over a split."""
+def _without_second_output(content: bytes) -> tuple[bytes, int]:
+    """Return a LiteRT model without its second output, and the tensor that this was."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    (signature,) = model.signatureDefs
+    first, second = sorted(signature.outputs, key=lambda output: output.name)  # output_0, output_1
+    signature.outputs, model.subgraphs[0].outputs = [first], [first.tensorIndex]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)), int(second.tensorIndex)
+
+
+def _compared(engine: KerasEngine, model: LiteRtModel, images: Images, batch_size: int) -> LiteRtModel:
+    """Return the converted model, without its features where the classifier layer does not make its logits of them.
+
+    Raises a `ConversionError` unless both give the same probabilities to images from all over a split.
+    """
+    converted = LiteRtEngine(model)
     keras_start.full_float32()  # training in mixed precision left it as it was
     pixels = images.batch(np.array(sample(range(len(images)), min(COMPARED, batch_size))))
-    found = compare(padded_logits(engine, pixels, batch_size), converted.logits(pixels)).probability_difference
+    logits = converted.logits(pixels)
+    found = compare(padded_logits(engine, pixels, batch_size), logits).probability_difference
     if not found <= EXACT:
         raise ConversionError(f"the model for LiteRT gives other probabilities: they differ by {found:.1e}")
+    try:
+        again = classified(engine.model, converted.features(pixels))
+    except UnusableError:
+        return replace(model, features=None)
+    return model if compare(again, logits).probability_difference <= EXACT else replace(model, features=None)

@@ -94,7 +94,7 @@ def export(request: ExportRequest) -> Exports:
         DataError: there are no images to compare on.
     """
     planned = _plan(request)
-    run, listener = locate(request.run), request.listener
+    run, listener = locate(request.run, request.listener), request.listener
     model, checked = run.model, run.checked
     image_size = None if request.image_size is None else parse_image_size(request.image_size)
     if image_size is not None:

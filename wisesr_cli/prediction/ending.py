@@ -37,7 +37,7 @@ class Ending:
         """
         if self.output is None:
             return self.placing is not None and (self.placing.is_planned or self.placing.is_done)
-        if self.output.path.exists() and not self.output.journal_path.exists():
+        if self.output.is_complete:
             return True
         if self.placing is not None and self.placing.is_begun:
             raise UsageError(
@@ -53,10 +53,8 @@ class Ending:
             self.placing.clear()
             self.listener.note(f"{visible(self.placing.folder)}: every image is there; nothing to go on with")
         else:
-            self.listener.note(
-                f"{visible(self.name)} exists, and there is no journal beside it: nothing to go on with; "
-                "replace it with --overwrite"
-            )
+            assert self.output is not None, "without images to place, only an output is left"
+            self.listener.note(self.output.nothing_left)
         yield from ()
 
     def without_own_files(self, paths: Iterable[str]) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""The journal of an incomplete prediction file, from which a later process resumes.
+"""The journal of an incomplete file of predictions or vectors, from which a later process resumes.
 
 It is stored beside the output (`FILE.partial`). Its first line names the process that holds it, the second the model
 and options of its records; then comes a record per line. Every line from the second on starts with a checksum over
@@ -11,7 +11,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader, FileIO, RawIOBase
@@ -23,7 +23,7 @@ from wisesr_cli.display.grid import to_json
 from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.machine.files import naming
 from wisesr_cli.machine.locks import lies_at, take
-from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.results import Embedding, Prediction, ScoredLabel
 from wisesr_cli.text import visible
 
 SUFFIX = ".partial"
@@ -46,16 +46,24 @@ class JournalHeader:
         return {"model": self.model, "options": self.options}
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a journal writes its records as JSON, and reads them."""
+
+    encode: Callable[[Any], dict[str, Any]]
+    decode: Callable[[dict[str, Any]], Any]
+
+
 class Journal:
-    """An open journal, locked by this process until it is closed.
+    """An open journal, locked by this process until it is closed; without a `form`, it is one of predictions.
 
     Raises:
         MachineError: another process holds it, or it cannot be written.
         UsageError: the existing file is not a journal.
     """
 
-    def __init__(self, path: Path, header: JournalHeader) -> None:
-        self.path, self.header = path, header
+    def __init__(self, path: Path, header: JournalHeader, form: Form | None = None) -> None:
+        self.path, self.header, self.form = path, header, form or PREDICTIONS
         self.count = 0  # records
         with naming(path):
             self._file = _open_alone(path)
@@ -102,14 +110,14 @@ class Journal:
             self._file.seek(end)
         self.has_records = self.count > 0
 
-    def records(self) -> Iterator[Prediction]:
+    def records(self) -> Iterator[Any]:
         """Yield the records that exist now, first to last."""
         for line in islice(self._lines(), FIRST_RECORD - 1, FIRST_RECORD - 1 + self.count):
-            yield prediction_from_json(json.loads(_content(line)))
+            yield self.form.decode(json.loads(_content(line)))
 
-    def append(self, record: Prediction) -> None:
+    def append(self, record: Prediction | Embedding) -> None:
         """Add one record."""
-        self._checksum, line = _checked(to_json(record.to_json()).encode("ascii"), self._checksum)
+        self._checksum, line = _checked(to_json(self.form.encode(record)).encode("ascii"), self._checksum)
         with naming(self.path):
             _write(self._file, line)
         self.count += 1
@@ -218,7 +226,7 @@ def _open_alone(path: Path) -> FileIO:
             holder = _HOLDER_PATTERN.match(file.read(_HOLDER_BYTES))
             file.close()
             pid = holder[1].decode("ascii") if holder else "unknown"
-            raise MachineError(f"{visible(path)}: in use by another wisesr predict (pid {pid}); wait for it or stop it")
+            raise MachineError(f"{visible(path)}: in use by another wisesr (pid {pid}); wait for it or stop it")
         if lies_at(path, file):
             return file
         file.close()  # finished and removed by another process while it was opened here
@@ -246,3 +254,6 @@ def prediction_from_json(values: dict[str, Any]) -> Prediction:
     top = tuple(ScoredLabel(**scored) for scored in values["top"])
     labels = None if (found := values.get("labels")) is None else tuple(found)
     return Prediction(**{**values, "top": top, "labels": labels})
+
+
+PREDICTIONS = Form(Prediction.to_json, prediction_from_json)

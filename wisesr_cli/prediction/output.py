@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, flush_to_disk, is_link_of_another, replacing
 from wisesr_cli.prediction.formats import Renderer, chosen_format, rendering
-from wisesr_cli.prediction.journal import FIRST_RECORD, SUFFIX, Journal, JournalHeader
+from wisesr_cli.prediction.journal import FIRST_RECORD, PREDICTIONS, SUFFIX, Journal, JournalHeader
 from wisesr_cli.prediction.tables import PLAIN, LabelTally, Layout
-from wisesr_cli.requests import PredictRequest
-from wisesr_cli.results import Prediction
+from wisesr_cli.requests import EmbedRequest, PredictRequest
+from wisesr_cli.results import Embedding, Prediction
 from wisesr_cli.text import visible
 
 __all__ = ["FileOutput", "JournalHeader", "Renderer", "is_same", "open_output"]
@@ -29,6 +30,8 @@ class FileOutput:
     `header` is what the journal must match to be resumed; `overwrite` replaces an existing file and journal. `arrange`
     orders all records, and chooses among them, when they are rendered.
     """
+
+    form = PREDICTIONS
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class FileOutput:
             MachineError: another process writes this output, or it cannot be written.
             RunError: the journal to resume is damaged, or belongs to another model or other options.
         """
-        self.journal = Journal(self.journal_path, self.header)
+        self.journal = Journal(self.journal_path, self.header, self.form)
         try:
             self._refuse_existing()
             for leftover in self.path.parent.glob(f"{self._rendering}*"):  # of a process that was killed
@@ -106,7 +109,7 @@ class FileOutput:
             self.tally.add(record)
         return rest
 
-    def write(self, record: Prediction) -> None:
+    def write(self, record: Prediction | Embedding) -> None:
         """Append one record to the journal."""
         self.tally.add(record)
         self.journal.append(record)
@@ -116,6 +119,19 @@ class FileOutput:
         """The start of the name of the temporary file that becomes the output, so that leftovers can be removed."""
         return f"{TEMPORARY_PREFIX}{sha256(os.fsencode(self.path.name)).hexdigest()[:12]}-"
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the output is there, and nothing to go on with."""
+        return self.path.exists() and not self.journal_path.exists()
+
+    @property
+    def nothing_left(self) -> str:
+        """What is said of a complete output that is to be resumed."""
+        return (
+            f"{visible(self.path)} exists, and there is no journal beside it: nothing to go on with; "
+            "replace it with --overwrite"
+        )
+
     def finish(self) -> None:
         """Render the journal into the output and remove the journal."""
         for _ in self.rendered():
@@ -123,15 +139,18 @@ class FileOutput:
 
     def rendered(self) -> Iterator[Prediction]:
         """Yield each record as it is rendered; behind the last one, the output is there and the journal removed."""
-        self.journal.flush_to_disk()
-        with (
-            replacing(self.path, begin=self._rendering, end="") as temporary,
-            rendering(self.chosen, temporary, self.layout) as renderer,
-        ):
+        with self.completed() as temporary, rendering(self.chosen, temporary, self.layout) as renderer:
             for record in self.arrange(self.journal.records()):
                 renderer.write(record)
                 yield record
             renderer.end()
+
+    @contextmanager
+    def completed(self) -> Iterator[Path]:
+        """Yield an empty file that becomes the output when the block ends; the journal is removed then."""
+        self.journal.flush_to_disk()
+        with replacing(self.path, begin=self._rendering, end="") as temporary:
+            yield temporary
         self.journal.remove()
         flush_to_disk(self.path.parent)
 
@@ -149,18 +168,30 @@ def open_output(
 ) -> FileOutput | None:
     """Return the output file of a request, or None; `header` hashes the model, and is called last.
 
-    Raises a `UsageError` if the output exists, its folder does not, its format is not known, or resuming was requested
-    without anything to resume.
+    Raises a `UsageError` as `checked_output` does, if its format is not known, or if resuming was requested without
+    anything to resume.
     """
     path = request.output
-    if request.overwrite and request.resume:
-        raise UsageError("--resume and --overwrite exclude each other")
     if path is None:
+        if request.overwrite and request.resume:
+            raise UsageError("--resume and --overwrite exclude each other")
         replaced = (request.sort_into, request.sheet) if request.overwrite else (request.sort_into,)
         if (request.resume or request.overwrite) and not any(replaced):
             raise UsageError("--resume and --overwrite need -o FILE or --sort-into DIR, --overwrite or --sheet FILE")
         return None
+    file = checked_output(path, request)
+    chosen = chosen_format(path, request.output_format, probabilities=request.probabilities)
+    return FileOutput(chosen, file, header(), layout, overwrite=request.overwrite, resume=request.resume)
+
+
+def checked_output(path: str, request: PredictRequest | EmbedRequest) -> Path:
+    """Return where the output of a request is to be written, a link followed.
+
+    Raises a `UsageError` if it exists, and is not to be replaced or resumed, or cannot be a file there.
+    """
     file = Path(path)
+    if request.overwrite and request.resume:
+        raise UsageError("--resume and --overwrite exclude each other")
     if not path:
         raise UsageError("-o is empty; it takes a file")
     if is_link_of_another(file):
@@ -176,5 +207,4 @@ def open_output(
         raise UsageError(f"{visible(path)} exists; replace it with --overwrite")
     if not file.parent.is_dir():
         raise UsageError(f"{visible(file.parent)}: no such folder for the output")
-    chosen = chosen_format(path, request.output_format, probabilities=request.probabilities)
-    return FileOutput(chosen, file, header(), layout, overwrite=request.overwrite, resume=request.resume)
+    return file

@@ -50,7 +50,7 @@ def predict(request: PredictRequest) -> Predictions:
     Raises a `WisesrError` if the model, the inputs or the output cannot be used; records written before are kept.
     """
     _check(request)
-    run = locate(request.run)
+    run = locate(request.run, request.listener)
     engine = choose_engine(
         run,
         "auto" if request.engine == "ray" else request.engine,

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,29 +51,39 @@ def predict_paths(
         pixel_limit=request.pixel_limit or PIXEL_LIMIT,
         ready=ready,
     )
-    with closing(batches), closing(_labelled(engine, batches, batch_size, first, ready)) as labelled:
+
+    def compute(batch: Sequence[Decoded], number: int) -> Sequence[Row | None]:
+        rows = rows_of(batch, engine, "logits", first=number, batch_size=batch_size)
+        return [None if row is None else softmax(row[None], engine.info.temperature)[0] for row in rows]
+
+    with closing(batches), closing(computed(batches, compute, ready=ready, first=first)) as labelled:
         for decoded, row in labelled:
             if decoded.header is not None:
                 oddities.add(decoded.path, decoded.header)
             yield _record(decoded, row, engine.info.class_names, request, coverage)
 
 
-Labelled = tuple[Decoded, NDArray[np.float64] | None]
+Row = NDArray[Any]  # what a model gives for one image
 
 
-def _labelled(
-    engine: Engine, batches: Iterator[list[Decoded]], batch_size: int, first: int, ready: Callable[[], bool]
-) -> Generator[Labelled, None, None]:
-    """Yield every input with its probabilities, in order; a batch is decoded while the engine computes the previous.
+def computed(
+    batches: Iterator[list[Decoded]],
+    compute: Callable[[list[Decoded], int], Sequence[Row | None]],
+    *,
+    ready: Callable[[], bool] = always,
+    first: int = 0,
+) -> Generator[tuple[Decoded, Row | None], None, None]:
+    """Yield every input with its row, in order; a batch is decoded while the engine computes the previous.
 
-    If the next input is not available yet, finished results do not wait for it.
+    `compute` gets a batch and the number of its first input. If the next input is not available yet, finished results
+    do not wait for it.
     """
-    computing: deque[tuple[list[Decoded], Future[Sequence[NDArray[np.float64] | None]]]] = deque()
+    computing: deque[tuple[list[Decoded], Future[Sequence[Row | None]]]] = deque()
 
-    def finished() -> Iterator[Labelled]:
+    def finished() -> Iterator[tuple[Decoded, Row | None]]:
         while computing:
-            batch, probabilities = computing.popleft()
-            yield from zip(batch, probabilities.result(), strict=True)
+            batch, rows = computing.popleft()
+            yield from zip(batch, rows.result(), strict=True)
 
     with ThreadPoolExecutor(1, thread_name_prefix="engine") as executor:
         while True:
@@ -85,47 +96,56 @@ def _labelled(
             if batch is None:
                 return
             if batch:
-                computing.append((batch, executor.submit(_probabilities, engine, batch, first, batch_size)))
+                computing.append((batch, executor.submit(compute, batch, first)))
                 first += len(batch)
 
 
-def _probabilities(
-    engine: Engine, batch: Sequence[Decoded], first: int, batch_size: int
-) -> Sequence[NDArray[np.float64] | None]:
-    """Return the class probabilities of every input, None for unreadable ones."""
+def rows_of(
+    batch: Sequence[Decoded], engine: Engine, name: Literal["logits", "features"], *, first: int, batch_size: int
+) -> list[Row | None]:
+    """Return the logits or features of every input, None for unreadable ones; a `DataError` where one is not finite.
+
+    `first` is the number of the first input.
+    """
+    give = {"logits": engine.logits, "features": engine.features}[name]
     readable = [position for position, decoded in enumerate(batch) if decoded.pixels is not None]
-    found: list[NDArray[np.float64] | None] = [None] * len(batch)
+    found: list[Row | None] = [None] * len(batch)
     if not readable:
         return found
     pixels = np.stack([decoded.pixels for decoded in batch if decoded.pixels is not None])
     if engine.full_batches:
-        logits = _in_full_batch(engine, pixels, [(first + position) % batch_size for position in readable], batch_size)
+        rows = _in_full_batch(give, pixels, [(first + position) % batch_size for position in readable], batch_size)
     else:
-        logits = engine.logits(pixels)
-    if not np.isfinite(logits).all():
+        rows = give(pixels)
+    if not np.isfinite(rows).all():
         raise DataError(
-            "the model's logits are not finite: no label is defined; train again with a lower learning rate, or in "
+            f"the model's {name} are not finite: no label is defined; train again with a lower learning rate, or in "
             "float32"
         )
-    for position, row in zip(readable, softmax(logits, engine.info.temperature), strict=True):
+    for position, row in zip(readable, rows, strict=True):
         found[position] = row
     return found
 
 
-def _in_full_batch(engine: Engine, pixels: NDArray[np.uint8], rows: list[int], batch_size: int) -> NDArray[np.float32]:
-    """Return the logits of images, computed in a full batch, so that nothing is compiled twice.
+def _in_full_batch(
+    give: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    pixels: NDArray[np.uint8],
+    rows: list[int],
+    batch_size: int,
+) -> NDArray[np.float32]:
+    """Return what a model gives for images, computed in a full batch, so that nothing is compiled twice.
 
     An image's row depends on its number alone: scores are bit-identical whatever was unreadable, slow or labelled by an
     earlier process.
     """
     whole = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
     whole[rows] = pixels
-    return engine.logits(whole)[rows]
+    return give(whole)[rows]
 
 
 def _record(
     decoded: Decoded,
-    probabilities: NDArray[np.float64] | None,
+    probabilities: Row | None,
     names: Sequence[str],
     request: PredictRequest,
     coverage: Coverage | None,

@@ -9,7 +9,7 @@ from typing import Any
 
 from wisesr_cli.data.oddities import Tally
 from wisesr_cli.display.grid import Column, Grid, decimal, numbers, percent, score_bar, texts
-from wisesr_cli.results import Explanation, Prediction
+from wisesr_cli.results import Embedding, Explanation, Prediction
 from wisesr_cli.text import joined
 
 PROBABILITY = "probability:"  # before the class name, which may be that of another column
@@ -79,7 +79,7 @@ class LabelTally(Tally):
         self.labels: Counter[str] = Counter()
         self.withheld = 0
 
-    def add(self, record: Prediction | Explanation) -> None:
+    def add(self, record: Prediction | Explanation | Embedding) -> None:
         """Count one record."""
         super().add(record)
         if isinstance(record, Prediction) and record.error is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, count
@@ -170,10 +170,17 @@ def prepare_folder(run: Run, *, overwrite: bool, keep: Path | None = None, liste
     earlier run does not name them, or they were changed since.
     """
     make_folder(run.path)
+    if not overwrite:
+        with naming(run.path):
+            _remove_leftovers(run)
+    elif stays := clear_folder(run, keep=keep):
+        (listener or Silent()).warn(stays_in(run, stays))
+
+
+def clear_folder(run: Run, *, keep: Path | None = None) -> list[Path]:
+    """Remove what a run wrote into its folder, but for the file `keep`; return what stays there, relative to it."""
     with naming(run.path):
         _remove_leftovers(run)
-        if not overwrite:
-            return
         for path in (*Written(run.path).files(), *(run.path / name for name in RUN_FILES)):
             if keep is None or path.resolve() != keep.resolve():
                 with naming(path):
@@ -184,10 +191,12 @@ def prepare_folder(run: Run, *, overwrite: bool, keep: Path | None = None, liste
         for folder in (run.state, *(saved_model / name for name in SAVED_MODEL_FOLDERS)):
             _remove_empty(run, folder)
         files = sorted(path.relative_to(run.path) for path in run.path.rglob("*") if not path.is_dir())
-        stays = [path for path in files if not path.name.startswith(LOCK) and run.path / path != keep]
-    if stays:
-        text = f"{visible(run.path)}: what this run did not write, or was changed since, stays: {some_of(stays, 5)}"
-        (listener or Silent()).warn(text)
+        return [path for path in files if not path.name.startswith(LOCK) and run.path / path != keep]
+
+
+def stays_in(run: Run, stays: Sequence[Path]) -> str:
+    """Return the warning about files that stay in the folder of a run."""
+    return f"{visible(run.path)}: what this run did not write, or was changed since, stays: {some_of(stays, 5)}"
 
 
 def _remove_empty(run: Run, folder: Path) -> None:
@@ -234,11 +243,18 @@ def _forget_if_empty(run: Run, lock: Lock) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not is_taken(run.path) and lies_at(lock.path, lock.descriptor):
-            with suppress(OSError):  # the block's own error matters
-                run.lock.unlink()
-            remove_if_empty(run.path)
+        if not is_taken(run.path):
+            with suppress(OSError, MachineError):  # the block's own error matters
+                forget_if_free(run, lock)
         raise
+
+
+def forget_if_free(run: Run, lock: Lock) -> None:
+    """Remove the lock of a run, which is held, and its folder, too, where nothing else is in it."""
+    if lies_at(lock.path, lock.descriptor):
+        with naming(run.lock):
+            run.lock.unlink()
+        remove_if_empty(run.path)
 
 
 @contextmanager

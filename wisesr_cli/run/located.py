@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wisesr_cli.data.listing.manifest_formats import is_manifest
-from wisesr_cli.errors import DataError, MachineError, RunError
+from wisesr_cli.errors import DataError, MachineError, RunError, UsageError
+from wisesr_cli.listening import Listener, Silent
 from wisesr_cli.model_files.info import BEST, ModelInfo
+from wisesr_cli.run.listing import resolved
 from wisesr_cli.run.names import CLASSES, CONFIG, SPLITS
 from wisesr_cli.run.records import refuse_link_outside
 from wisesr_cli.run.run import Run
@@ -74,13 +77,13 @@ class Located:
         return self.model.parent.resolve().name if self.is_complete else self.model.name
 
 
-def locate(path: str | Path) -> Located:
-    """Return the run at a path: a run directory with a model, or a `.keras` file.
+def locate(path: str | Path, listener: Listener | None = None) -> Located:
+    """Return the run at a path: a run directory with a model, a `.keras` file, or `latest`, see `listing.resolved`.
 
     Raises `RunError`, which says what is there and what to type, when there is none, or a model of a run directory is a
     link out of it.
     """
-    file = Path(path)
+    file = path = resolved(path, (listener or Silent()).note)
     if file.is_file():
         if file.suffix != ".keras":
             raise RunError(f"{visible(path)}: neither a run directory nor a .keras file")
@@ -109,8 +112,9 @@ def load_source(
 ) -> LoadedConfig:
     """Return the resolved config of a YAML file, an image folder, a manifest, a run directory or its best.keras.
 
-    None gives the defaults. `overrides` come from the command line, weakest first. A folder or manifest gets the recipe
-    for its images (`recipe`, where it is known); with `resume`, what the run that is to be resumed recorded.
+    None gives the defaults, `latest` the newest run, which a note names. `overrides` come from the command line,
+    weakest first. A folder or manifest gets the recipe for its images (`recipe`, where it is known); with `resume`,
+    what the run that is to be resumed recorded.
     `in_place`: the config of a run directory names that very directory for output.
 
     Raises:
@@ -120,18 +124,47 @@ def load_source(
     """
     from wisesr_cli.config.reader import Override, load_config, recipe_of
 
-    given = Path(source) if source is not None and str(source) else None
+    notes: list[str] = []
+    given = resolved(source, notes.append) if source is not None and str(source) else None
     overrides = with_roots(given, overrides)
-    is_model = given is not None and given.suffix == ".keras" and given.is_file()
-    run = None if given is None else Run(given.parent if is_model else given)
-    if given is None or run is None or not run.is_complete:
+    run = None if given is None else run_at(given)
+    if given is None or run is None:
         has_images = given is not None and (given.is_dir() or is_manifest(given))
         resumed = _resumed(given, overrides) if resume and given is not None and has_images else None
         return resumed or load_config(source, overrides, recipe=recipe or recipe_of(source, overrides))
     run.load_config()  # a damaged config is an error of the run, not of the command line
     path, origin = run.path.absolute(), visible(given)
     place = [Override(("name",), path.name, origin), Override(("output_dir",), str(path.parent), origin)]
-    return load_config(run.config_path, [*(place if in_place else ()), *overrides], of_run=True)
+    found = load_config(run.config_path, [*(place if in_place else ()), *overrides], of_run=True)
+    return replace(found, notes=(*notes, *found.notes))
+
+
+def load_training(
+    source: str | Path, overrides: Sequence[Override] = (), *, resume: bool = False, overwrite: bool = False
+) -> LoadedConfig:
+    """Return the resolved config that a training starts from; raises as `load_source` does.
+
+    Raises a `UsageError` for a run, too, unless that is to be resumed or overwritten: both going on with it and
+    repeating it may be meant.
+    """
+    notes: list[str] = []
+    given = resolved(source, notes.append) if str(source) else source
+    run = run_at(Path(given))
+    if run is not None and not resume and not overwrite:
+        path, config = shlex.quote(str(run.path)), shlex.quote(str(run.config_path))
+        raise UsageError(
+            f"{visible(source)} is a run: to go on with it, wisesr train {visible(path)} --resume; to repeat it as a "
+            f"new one, wisesr train {visible(config)}"
+        )
+    loaded = load_source(given, overrides, in_place=resume or overwrite, resume=resume)
+    return replace(loaded, notes=(*notes, *loaded.notes))
+
+
+def run_at(path: Path) -> Run | None:
+    """Return the run of a run directory or its best.keras; None for anything else."""
+    is_model = path.suffix == ".keras" and path.is_file()
+    run = Run(path.parent if is_model else path)
+    return run if run.is_complete else None
 
 
 def images_root(manifest: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from wisesr_cli.errors import RunError
 from wisesr_cli.images.preparation import RGB
 from wisesr_cli.listening import Listener
 from wisesr_cli.results import EpochResult
-from wisesr_cli.run.state import Arrays
+from wisesr_cli.run.state import Arrays, newest_record
 from wisesr_cli.text import joined, visible
 
 # Settings that affect where and how results are stored, not what is computed.
@@ -69,6 +70,12 @@ class Progress:
     def from_json(cls, values: Mapping[str, Any]) -> Progress:
         """Return the progress that `to_json` wrote; `RunError` when damaged or of another version."""
         return _read(cls, values)
+
+
+def newest_progress(folder: Path) -> Progress | None:
+    """Return the progress in the newest of the states in a folder; None without any, `RunError` when damaged."""
+    values = newest_record(folder, "progress")
+    return None if values is None else Progress.from_json(values)
 
 
 @dataclass

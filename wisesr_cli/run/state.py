@@ -102,6 +102,15 @@ def newest_epoch(folder: Path) -> int:
     return int(states[-1].name.removeprefix("epoch-").partition(".")[0]) if states else 0
 
 
+def newest_record(folder: Path, name: str) -> dict[str, Any] | None:
+    """Return a part of the progress record of the newest state, whose arrays are not read; None where there is none.
+
+    Raises a `RunError` where that is damaged.
+    """
+    states = _states(folder)
+    return State(states[-1], {}, _read_json(states[-1] / PROGRESS)).record(name) if states else None
+
+
 def remove_states(folder: Path) -> None:
     """Remove all states, and what a killed process left of one."""
     for path in (*_states(folder), *folder.glob(f"{TEMPORARY_PREFIX}epoch-*")):

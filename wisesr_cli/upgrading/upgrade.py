@@ -34,6 +34,7 @@ from wisesr_cli.models.heads import PooledOptions
 from wisesr_cli.requests import UpgradeRequest
 from wisesr_cli.results import Upgrade
 from wisesr_cli.run.folders import choose_run, held_start, prepare_folder, temporary_run
+from wisesr_cli.run.listing import resolved
 from wisesr_cli.run.names import CLASSES
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import joined, visible
@@ -65,7 +66,8 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
         MachineError: no GPU where one was asked for, no room on the disk, or no permission.
         Interrupted: a signal asked to stop; nothing is left behind.
     """
-    listener, model, settings = request.listener, Path(request.model), overrides_of(request.settings)
+    listener, settings = request.listener, overrides_of(request.settings)
+    model = resolved(request.model, listener.note)
     path = model / BEST if (model / BEST).is_file() else model
     checked = check_model_file(path)
     info = None if checked.record is None else checked.info
