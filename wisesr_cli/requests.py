@@ -88,6 +88,8 @@ class EvaluateRequest(Request):
     """What runs the model; `auto` is LiteRT where it can."""
     coverage: float | None = None
     """The share of images, in 0..1, whose true class is to be in a set of labels; None measures no such sets."""
+    label_issues: bool = False
+    """Whether to list labels that are taken for wrong: in the validation and test split, or in those of `data`."""
     report: bool = False
     """Whether to write a self-contained report.html, too, with contribution maps."""
 
@@ -295,8 +297,13 @@ class CompareRequest(Request):
     _: KW_ONLY
     heads: str | Sequence[str] = "gap,wise,flatten"
     """Each as `wise` or `wise:pooling=valid`; the others are compared to the first one."""
-    seeds: int | str | Sequence[int] = 3
-    """How many, 3 being 0, 1 and 2; or which ones, as "0,5,7" or a sequence."""
+    seeds: int | str | Sequence[int] | None = None
+    """How many, 3 being 0, 1 and 2; or which ones, as "0,5,7" or a sequence; None is 3, with `folds` 1."""
+    folds: int | None = None
+    """Cross-validation: every head is trained once for each of so many parts of the training images, which is held
+    out and evaluated on; None evaluates on the test or validation images."""
+    label_issues: bool = False
+    """Whether to list labels that are taken for wrong, from the predictions for held-out folds."""
     resume: bool = False
     """Whether to resume the comparison of this name; what is trained is not trained again."""
 

@@ -158,6 +158,33 @@ class ReliabilityBin:
 
 
 @dataclass(frozen=True)
+class LabelIssue:
+    """One labelled image, the label that a model suggests, and the probabilities of both.
+
+    `suspected`: whether the label is taken for wrong; see `evaluation.label_issues`.
+    """
+
+    path: str
+    split: str
+    label: str
+    suggested: str
+    score: float
+    suggested_score: float
+    suspected: bool
+
+
+@dataclass(frozen=True)
+class LabelIssues:
+    """How many labels are taken for wrong, the most doubtful ones, and the files that have all of them."""
+
+    examples: int
+    suspected: int
+    most_doubtful: tuple[LabelIssue, ...]
+    table: str
+    sheet: str | None  # a contact sheet of the first ones that are taken for wrong, if any
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Metrics, with the most frequent errors and the reliability of the probabilities."""
 
@@ -168,6 +195,7 @@ class Evaluation:
     reliability: tuple[ReliabilityBin, ...]
     output_dir: str
     unreadable: int = 0
+    label_issues: LabelIssues | None = None  # where they were asked for
 
 
 @dataclass(frozen=True)
@@ -317,13 +345,15 @@ class ComparedTraining:
     seconds_per_epoch: float | None  # the median
     epochs_to_first_best: int | None  # until the best accuracy of the first head with the same seed; None: never
     error: str | None = None  # why there is no result
+    fold: int | None = None  # that was held out, from 0
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
     """A head over all seeds with a result, and its paired difference to the first head.
 
-    Accuracies and macro F1 are fractions in 0..1; `*_std` is the sample's standard deviation, None for one seed.
+    Accuracies and macro F1 are fractions in 0..1; `*_std` is the sample's standard deviation, None for one seed. With
+    folds they are over all folds of these seeds.
     """
 
     head: str
@@ -338,7 +368,7 @@ class ComparisonRow:
     epochs_to_first_best_mean: float | None  # None when a training never reached it
     difference_to_first_mean: float | None  # of the top-1 accuracy
     difference_to_first_ci95: tuple[float, float] | None  # see `bootstrap.paired_interval`
-    missing_seeds: tuple[int, ...] = ()
+    missing_seeds: tuple[int, ...] = ()  # that lack a result, with folds that of any
 
 
 @dataclass(frozen=True)
@@ -354,11 +384,13 @@ class Comparison:
     rows: tuple[ComparisonRow, ...]
     trainings: tuple[ComparedTraining, ...]
     conclusions: tuple[str, ...]
+    folds: int | None = None  # of the training images, each held out once for every head and seed
+    label_issues: LabelIssues | None = None  # where they were asked for
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of `wisesr compare --format json`, without paths."""
         values = asdict(self)
-        del values["output_dir"]
+        del values["output_dir"], values["label_issues"]
         return {"rows": values.pop("rows"), **values}
 
 

@@ -32,8 +32,8 @@ from wisesr_cli.confusion import Confusion
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.survey import survey
 from wisesr_cli.display.grid import Column, Grid, to_markdown
-from wisesr_cli.evaluation.evaluate import Scored, draw_evaluation, evaluation_of, write_evaluation
 from wisesr_cli.evaluation.metrics import Answers, answers_of, compute_metrics
+from wisesr_cli.evaluation.output import Scored, draw_evaluation, evaluation_of, write_evaluation
 from wisesr_cli.listening import Silent
 from wisesr_cli.results import ClassMetrics
 from wisesr_cli.run.names import METRICS, PREDICTIONS

@@ -24,8 +24,8 @@ OPTIONS = {
     "train": "-s --set --data -o --output-dir --name --seed --epochs -b --batch-size --image-size --backbone --head "
     "--weights --learning-rate --lr --device --precision --tracker --resume --overwrite --dry-run --max-steps "
     "--time-limit --coordinator --num-processes --process-id --fail-under",
-    "evaluate": "--split --data -b --batch-size --pixel-limit --report --fail-under --image-size --device --precision "
-    "--format",
+    "evaluate": "--split --data -b --batch-size --pixel-limit --label-issues --report --fail-under --image-size "
+    "--device --precision --format",
     "predict": "--from-file --null --top-k --min-score -b --batch-size --format -o --output --overwrite --resume "
     "--strict --pixel-limit --image-size --device --precision --explain --show --shard --engine --ray-address "
     "--ray-workers --coverage --probabilities --sort --only --sheet --sort-into --sort-into-by",
@@ -33,8 +33,8 @@ OPTIONS = {
     "--device --engine",
     "explain": "--class --bands --weights -o --output-dir --from-file --null --pictures -b --batch-size --format "
     "--show --pixel-limit --device",
-    "compare": "--heads --seeds -s --set --data -o --output-dir --name --epochs -b --batch-size --image-size "
-    "--backbone --weights --learning-rate --lr --precision --device --tracker --resume --format",
+    "compare": "--heads --seeds --folds --label-issues -s --set --data -o --output-dir --name --epochs -b --batch-size "
+    "--image-size --backbone --weights --learning-rate --lr --precision --device --tracker --resume --format",
     "export": "--to --quantize --image-size --data -o --output-dir --overwrite --device --format",
     "upgrade": "-s --set --data --classes --preprocessing --image-size --head -o --output-dir --name --overwrite "
     "--device --format",

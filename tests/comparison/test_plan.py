@@ -35,6 +35,8 @@ from wisesr_cli.training.trainer import Trainer
         (["--heads", "wise,gap,wise"], "'wise' is the same head as 'wise'"),
         (["--heads", "wise,wise:pooling=tile"], "'wise:pooling=tile' is the same head as 'wise'"),
         (["--heads", "gap,wise:pre_pool=9"], "model.head.pre_pool is 9, larger than the feature map"),
+        (["--folds", "1"], "--folds 1: give 2 to 100"),
+        (["--label-issues"], "--label-issues needs --folds"),
         (["--seeds", "0"], "give 1 to 1,000 seeds"),
         (["--seeds", "-1"], "--seeds -1: give how many"),
         (["--seeds", "1,1"], "1 is there twice"),
@@ -61,7 +63,18 @@ def test_seeds_are_a_number_of_them_or_a_list(tmp_path: Path) -> None:
 def test_the_command_and_the_function_compare_the_same_heads_where_none_are_named() -> None:
     defaults, fields = inspect.signature(compare_command).parameters, CompareRequest("photos")
     assert defaults["heads"].default == fields.heads
-    assert parse_seeds(defaults["seeds"].default) == tuple(range(int(fields.seeds)))  # type: ignore[arg-type]
+    assert [defaults[name].default for name in ("seeds", "folds", "label_issues")] == [None, None, False]
+    assert (fields.seeds, fields.folds, fields.label_issues) == (None, None, False)
+
+
+def test_three_seeds_are_usual_and_one_where_each_is_trained_on_every_fold(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", 4)
+    assert plan_of(CompareRequest(photos)).seeds == (0, 1, 2)
+    assert plan_of(CompareRequest(photos, folds=5)).seeds == (0,)
+    plan = plan_of(CompareRequest(photos, heads="gap", folds=2, seeds="4,7"))
+    trainings = [*plan.trainings(tmp_path)]
+    assert [training.run for training in trainings] == [f"gap-seed{s}-fold{f}" for s in (4, 7) for f in (0, 1)]
+    assert [training.loaded.config.data.fold for training in trainings] == ["0/2", "1/2"] * 2
 
 
 def test_options_of_the_config_hold_for_every_head_that_has_them(tmp_path: Path) -> None:

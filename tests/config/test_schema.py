@@ -35,6 +35,7 @@ data:
   validation_split: 0.2       # fraction, when there is no validation folder
   split_strategy: stratified  # stratified | hash (stable when files are added) | group
   group_regex: null           # group: part of the path that must not straddle splits (a patient, a scene)
+  fold: null                  # I/N: part I, from 0, of N of the training images takes the place of test images
   image_size: [224, 224]      # height, width
   resize: squash              # squash | crop | pad
   value_range: auto           # more than 8 bits: auto (measured) | full | [low, high]: the values that become 0 and 255
@@ -126,6 +127,7 @@ PROMISED = [
     "data.on_error=skip",
     "data.pixel_limit=500000000",
     "data.split_strategy=hash",
+    "data.fold=0/5",
     "data.image_size=224x320",
     "data.image_size=96",
     "model.backbone=xCePtIoN",

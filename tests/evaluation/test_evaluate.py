@@ -236,6 +236,6 @@ def test_a_failed_evaluation_leaves_no_folder(wisesr: CommandLine, run: Path, mo
         assert (run / "evaluate-test").is_dir()
         raise MemoryError
 
-    monkeypatch.setattr("wisesr_cli.evaluation.evaluate.evaluate_pixels", fail)
+    monkeypatch.setattr("wisesr_cli.evaluation.evaluate.logits_of", fail)
     assert wisesr("evaluate", run).code == 5
     assert sorted(run.rglob("*")) == before

@@ -285,7 +285,7 @@ def test_a_report_of_many_images_and_classes_can_be_mailed(
     subject = Subject(index, "test", "test", is_own=True)
     evaluation = make_evaluation(paths, answers, logits, names)
     request = EvaluateRequest(model, device="cpu")
-    evaluated = Evaluated(request, locate(model), subject, info, "litert", 1, evaluation, tuple(paths), answers)
+    evaluated = Evaluated(request, locate(model), subject, info, "litert", 1, evaluation, tuple(paths), answers, logits)
 
     def noise(paths: list[str], side: int, info: ModelInfo, *, pixel_limit: int) -> Generator[Thumbnail, None, None]:
         """Give pictures as large as photos with much detail are."""

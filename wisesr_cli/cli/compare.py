@@ -24,8 +24,22 @@ def compare(
         str, typer.Option("--heads", metavar="HEADS", help="With commas between; also as wise:pooling=valid.")
     ] = "gap,wise,flatten",
     seeds: Annotated[
-        str, typer.Option("--seeds", metavar="N", help="How many, 3 being 0, 1, 2; or which ones, as 0,5,7.")
-    ] = "3",
+        str | None,
+        typer.Option(
+            "--seeds",
+            metavar="N",
+            help="How many, 3 being 0, 1, 2; or which ones, as 0,5,7. Default: 3, with --folds 1.",
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            "--folds", metavar="K", help="Cross-validate: hold out each of K parts of the training images once."
+        ),
+    ] = None,
+    label_issues: Annotated[
+        bool, typer.Option("--label-issues", help="With --folds: list labels that are likely wrong, and draw them.")
+    ] = False,
     settings: options.SetOptions = None,
     data: options.DataFolder = None,
     output_dir: options.OutputDir = None,
@@ -53,6 +67,8 @@ def compare(
     be asked for than before. Example:
 
     wisesr compare photos --heads gap,wise,flatten --seeds 5 --epochs 20
+
+    With --folds, every training image is evaluated on once, by trainings that have not seen it.
     """
     arguments = locals()
     arguments["settings"] = options.overrides(settings, **options.named(arguments))
@@ -75,13 +91,15 @@ def compare(
 def _show(comparison: Comparison, chosen: str) -> None:
     from wisesr_cli.comparison import tables
     from wisesr_cli.display.terminal import show_result, write_output
+    from wisesr_cli.evaluation.tables import label_issues_grid
 
     if chosen == "markdown":
         write_output(tables.comparison_markdown(comparison))
         return
+    doubted = [] if comparison.label_issues is None else [label_issues_grid(comparison.label_issues)]
     show_result(
         chosen,
-        grids=[*tables.comparison_grids(comparison), tables.conclusions_grid(comparison)],
+        grids=[*tables.comparison_grids(comparison), *doubted, tables.conclusions_grid(comparison)],
         header=tables.CSV_HEADER,
         rows=tables.comparison_rows(comparison),
         value=comparison.to_json(),
@@ -98,28 +116,39 @@ def _resume_command(name: str, *, seeds: str | None = None) -> str:
 
 def _say_what_next(comparison: Comparison, listener: Listener) -> None:
     from wisesr_cli.comparison.conclusions import ENOUGH_SEEDS, more_seeds
-    from wisesr_cli.run.names import ACCURACY_PICTURE, COMPARISON_FILES, LEARNING_CURVES, PLOTS
+    from wisesr_cli.run.names import ACCURACY_PICTURE, COMPARISON_FILES, FOLDS_FILES, LEARNING_CURVES, PLOTS
 
     folder = Path(comparison.output_dir)
+    files: tuple[str, ...] = COMPARISON_FILES
+    if comparison.folds is not None:
+        files = (*files, *FOLDS_FILES)
     pictures = ", ".join(f"{PLOTS}/{name}" for name in (ACCURACY_PICTURE, LEARNING_CURVES))
     runs = [item.run for item in comparison.trainings if item.best_epoch is not None]
-    listener.note(f"written to {folder}: {', '.join(COMPARISON_FILES)}" + (f", {pictures}" if runs else ""))
+    listener.note(f"written to {folder}: {', '.join(files)}" + (f", {pictures}" if runs else ""))
+    if comparison.label_issues is not None:
+        options.say_label_issues(comparison.label_issues, listener)
+        listener.note(f"when labels are corrected: {options.command_without('--name', flags=('--resume',))}")
     if not runs:
         return
     run = shlex.quote(str(folder / runs[-1]))
     seeds = [item.seed for item in comparison.trainings]
-    if len({*seeds}) < ENOUGH_SEEDS:
+    if comparison.folds is None and len({*seeds}) < ENOUGH_SEEDS:
         listener.note(f"more seeds: {_resume_command(folder.name, seeds=more_seeds(seeds))}")
+    if comparison.folds is not None and comparison.label_issues is None:
+        again = options.command_without("--name", flags=("--resume",), add=("--name", folder.name, "--resume"))
+        listener.note(f"labels that are likely wrong: {again} --label-issues")
     listener.note(f"next: wisesr evaluate {run} --report")
     listener.note(f"      wisesr explain {run} IMAGE")
 
 
 def _fail_on_missing(comparison: Comparison) -> None:
     """Raise a `DataError` if trainings failed, after everything else was shown."""
+    from wisesr_cli.comparison.plan import training_title
     from wisesr_cli.errors import DataError
     from wisesr_cli.text import counted
 
     failed = [item for item in comparison.trainings if item.error is not None]
     if failed:
         count = f"{counted(len(failed), 'training')} of {len(comparison.trainings)}"
-        raise DataError(f"{count} left out: {failed[0].head}, seed {failed[0].seed}: {failed[0].error}")
+        first = training_title(failed[0].head, failed[0].seed, failed[0].fold)
+        raise DataError(f"{count} left out: {first}: {failed[0].error}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from wisesr_cli.cli import options
+
+if TYPE_CHECKING:
+    from wisesr_cli.listening import Listener
 
 app = options.new_app()
 
@@ -29,6 +34,9 @@ def evaluate(
     ] = None,
     pixel_limit: options.PixelLimit = None,
     coverage: options.Coverage = None,
+    label_issues: Annotated[
+        bool, typer.Option("--label-issues", help="Also list labels that are likely wrong, and draw them.")
+    ] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Also write report.html: one file with pictures and contribution maps.")
     ] = False,
@@ -69,9 +77,23 @@ def evaluate(
     pictures = (name.format(result.split) for name in EVALUATION_PICTURES)
     listener.note(f"written to {result.output_dir}: {', '.join(EVALUATION_FILES)}")
     listener.note(f"pictures beside it, in {PLOTS}: {', '.join(pictures)}")
+    if result.label_issues is not None:
+        options.say_label_issues(result.label_issues, listener)
+        _say_how_to_doubt_the_rest(Path(result.output_dir).parent, listener)
     if report:
         listener.note(f"report, to open in a browser or to mail: {result.output_dir}/{REPORT}")
     else:
         listener.note(f"next: {options.command_without(add=('--report',))}")
     sys.stdout.flush()
     check_gates(result.metrics, gates)
+
+
+def _say_how_to_doubt_the_rest(folder: Path, listener: Listener) -> None:
+    """Name the command that doubts the labels of the training images, where a run knows them."""
+    from wisesr_cli.run.run import Run
+
+    run = Run(folder)
+    if run.is_complete:
+        head = run.load_config().model.head.name
+        source = shlex.quote(str(run.config_path))
+        listener.note(f"labels of training images: wisesr compare {source} --heads {head} --folds 5 --label-issues")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from wisesr_cli.config.reader import Override
     from wisesr_cli.display.terminal import TerminalListener
     from wisesr_cli.explanation.screen import Screen
+    from wisesr_cli.listening import Listener
+    from wisesr_cli.results import LabelIssues
 
 SetOptions = Annotated[
     list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="Set any key of the config; repeatable.")
@@ -219,6 +221,15 @@ def _phases(freeze: str, named: Mapping[str, Any], before: Sequence[Override]) -
     if freeze == "backbone" and not is_augmented:
         phase["augment"] = "none"
     return [phase]
+
+
+def say_label_issues(issues: LabelIssues, listener: Listener) -> None:
+    """Say where the labels are that are taken for wrong."""
+    listener.note(f"all {issues.examples:,} labels, the most doubtful first: {issues.table}")
+    if issues.sheet is None:
+        listener.note("no label is taken for wrong")
+    else:
+        listener.note(f"those taken for wrong, to look at: {issues.sheet}")
 
 
 def command_without(*dropped: str, flags: Sequence[str] = (), add: Sequence[str] = ()) -> str:

@@ -20,7 +20,12 @@ _T_QUANTILES = (12.706204736, 4.302652730, 3.182446305, 2.776445105)
 
 
 def paired_interval(
-    differences: Sequence[NDArray[np.integer]], *, same_examples: bool, replicates: int = REPLICATES, seed: int = 0
+    differences: Sequence[NDArray[np.integer]],
+    *,
+    same_examples: bool,
+    by_example: Sequence[NDArray[np.integer]] | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Return the 95 % interval of the mean difference of two heads, as fractions in -1..1.
 
@@ -42,13 +47,19 @@ def paired_interval(
     `differences` has an array (examples,) of -1, 0 and 1 for every seed; `same_examples`: all are of the same examples,
     in the same order. Equal values of `seed` give equal intervals.
 
+    In cross-validation, `differences` has an array for every fold of every seed, and `by_example` one for every seed,
+    in which all its folds are joined, so that it has each example once. Folds then take the place of seeds. Their
+    trainings share most of their images, so that they are more alike than trainings on images of their own: the
+    interval does not cover what other training images would change, and no unbiased estimate of that exists.
+
     References:
         Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1 (2007); Hesterberg, What teachers should know
-        about the bootstrap, The American Statistician 69 (2015), for the correction of small samples.
+        about the bootstrap, The American Statistician 69 (2015), for the correction of small samples; Bengio and
+        Grandvalet, No unbiased estimator of the variance of k-fold cross-validation, JMLR 5 (2004).
     """
     random = np.random.default_rng(seed)
     means = np.array([np.mean(values) for values in differences])
-    drawn = _example_deviations(differences, same_examples, replicates, random)
+    drawn = _example_deviations(by_example or differences, same_examples, replicates, random)
     if len(means) > 1:
         drawn = drawn + seed_factor(len(means)) * _seed_deviations(means, replicates, random)
     edges = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) + means.mean()

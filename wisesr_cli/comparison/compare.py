@@ -9,12 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from wisesr_cli.comparison.figures import compare_trainings, is_evaluated
 from wisesr_cli.comparison.folder import check_comparison_kinds, choose_comparison
+from wisesr_cli.comparison.out_of_fold import (
+    describe_folds,
+    doubt_labels,
+    has_probabilities,
+    keep_probabilities,
+    read_held_out,
+    write_out_of_fold,
+)
 from wisesr_cli.comparison.plan import ComparisonPlan, PlannedTraining, plan_of
 from wisesr_cli.comparison.progress import CombinedProgress, WarnsOnce
 from wisesr_cli.comparison.state import WAY_OUT, ComparisonState, TrainingRecord, read_comparison_state
@@ -66,7 +74,8 @@ class _Work:
         """Return whether nothing of a training is left to do: it is remembered, and its files are there and its own."""
         run, record = Run(self.folder / item.run), self.state.record(item.run)
         is_trained = record.is_finished(self.state.epochs) and run.is_complete and run.best.is_file()
-        return is_trained and _is_of(run, item) and is_evaluated(run, self.split, record)
+        is_judged = is_trained and _is_of(run, item) and is_evaluated(run, self.split, record)
+        return is_judged and (item.fold is None or has_probabilities(run, self.split, record))
 
 
 def _is_of(run: Run, item: PlannedTraining) -> bool:
@@ -76,7 +85,8 @@ def _is_of(run: Run, item: PlannedTraining) -> bool:
         config = run.load_config()
     except RunError:  # resuming writes it again
         return False
-    return (config.model.head, config.seed) == (planned.model.head, planned.seed)
+    same = (planned.model.head, planned.seed, planned.data.fold)
+    return (config.model.head, config.seed, config.data.fold) == same
 
 
 def open_comparison(plan: ComparisonPlan, *, resume: bool) -> Start:
@@ -119,7 +129,7 @@ def compare(request: CompareRequest) -> Comparison:
         try:
             find_layout(plan.base.config.data)  # a mistake there is said before weights are looked for
             plan, warning = _with_resolved_weights(plan, start, listener)
-            result = _compare(plan, start, request.device, stop, listener)
+            result = _compare(plan, start, request, stop, listener)
             if warning is not None:  # once more, where it is read
                 request.listener.warn(warning)
             return result
@@ -147,18 +157,26 @@ def _with_resolved_weights(plan: ComparisonPlan, start: Start, listener: Listene
 
 
 def _compare(
-    plan: ComparisonPlan, start: Start, device: DeviceChoice, stop: StopRequest, listener: Listener
+    plan: ComparisonPlan, start: Start, request: CompareRequest, stop: StopRequest, listener: Listener
 ) -> Comparison:
     index = build_index(plan.base.config.data, seed=REFERENCE_SEED, listener=listener)
     check_settings_with_data(plan.base.config, index)
     config = plan.base.config
     plan = plan.with_settings(with_value_range(config.data, index, listener), config.model.weights)
     split = _evaluation_split(index, listener)
-    work = _Work(start.run.path, _start_state(start, plan, index, listener), split, device)
+    if plan.folds is not None:
+        listener.note(describe_folds(plan, index))
+    work = _Work(start.run.path, _start_state(start, plan, index, listener), split, request.device)
     planned = list(plan.trainings(work.folder))
     with stop.deferred():
         _train_all(work, planned, stop, listener)
-        result = compare_trainings(start.run, planned, work.state, split)
+        result = compare_trainings(start.run, planned, work.state, split, folds=plan.folds)
+        if plan.folds is not None:
+            held_out = read_held_out(start.run, planned, work.state, split)
+            write_out_of_fold(start.run.path, held_out, index.class_names)
+            if request.label_issues:
+                issues = doubt_labels(start.run.path, held_out, index, plan.base.config.data)
+                result = replace(result, label_issues=issues)
         write_comparison(start.run, result)
     return result
 
@@ -225,7 +243,7 @@ def _train_all(work: _Work, planned: Sequence[PlannedTraining], stop: StopReques
         for item in left:
             stop.check("go on with --resume")
             started = time.monotonic()
-            progress.start(f"{item.head}, seed {item.seed}")
+            progress.start(item.title)
             record = _train_and_evaluate(work, item, progress)
             progress.finish()
             listener.note(_line(item, record, work.split, time.monotonic() - started))
@@ -234,11 +252,12 @@ def _train_all(work: _Work, planned: Sequence[PlannedTraining], stop: StopReques
 
 
 def _line(item: PlannedTraining, record: TrainingRecord, split: str, seconds: float) -> str:
-    title = f"{item.head}, seed {item.seed}:"
+    title = f"{item.title}:"
     if record.error is not None:
         return f"{title} left out: {record.error}"
     epochs = f"best epoch {record.best_epoch} of {len(record.accuracies)}"
-    return f"{title} top-1 {percent(record.top1_accuracy)} on {split}, {epochs}, {seconds:.0f} s"
+    where = split if item.fold is None else "the held-out fold"
+    return f"{title} top-1 {percent(record.top1_accuracy)} on {where}, {epochs}, {seconds:.0f} s"
 
 
 def _train_and_evaluate(work: _Work, item: PlannedTraining, progress: CombinedProgress) -> TrainingRecord:
@@ -255,7 +274,7 @@ def _train_and_evaluate(work: _Work, item: PlannedTraining, progress: CombinedPr
         record = TrainingRecord(schedules=schedules, error=str(error))
     else:
         asked = EvaluateRequest(result.run_dir, split=work.split, device=work.device, listener=progress)
-        evaluation = evaluate(asked)
+        evaluation = evaluate(asked, None if item.fold is None else keep_probabilities)
         record = _record(schedules, result, evaluation, progress)
     state.put(item.run, record)
     return record

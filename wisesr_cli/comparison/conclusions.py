@@ -31,6 +31,8 @@ def conclude(comparison: Comparison, *, in_groups: bool = False) -> Comparison:
 def examples_of(comparison: Comparison) -> str:
     """Return the number of evaluated examples as text: `179 examples`."""
     examples = counted(comparison.examples, "example")
+    if comparison.folds is not None:
+        return examples
     return examples if comparison.same_examples else f"up to {examples} for each seed"
 
 
@@ -66,13 +68,25 @@ def _shared(row: ComparisonRow, first: ComparisonRow) -> list[int]:
     return [seed for seed in row.seeds if seed in first.seeds]
 
 
+def trainings_of(row: ComparisonRow, comparison: Comparison) -> list[ComparedTraining]:
+    """Return the trainings of a head that have a result."""
+    return [item for item in comparison.trainings if item.head == row.head and item.top1_accuracy is not None]
+
+
+def draws_of(seeds: int, folds: int | None) -> str:
+    """Return over what figures are: `3 seeds`, `5 folds`, or `5 folds with 3 seeds`."""
+    if folds is None:
+        return counted(seeds, "seed")
+    return counted(folds, "fold") + (f" with {counted(seeds, 'seed')}" if seeds > 1 else "")
+
+
 def _difference(row: ComparisonRow, first: ComparisonRow, comparison: Comparison) -> str:
     """Return the sentence that compares a head with the first one."""
     assert row.difference_to_first_mean is not None
     assert row.difference_to_first_ci95 is not None
     low, high = row.difference_to_first_ci95
     shared = _shared(row, first)
-    seeds = counted(len(shared), "seed")
+    seeds = draws_of(len(shared), comparison.folds)
     figures = (
         f"{row.head} against {first.head}: {points(row.difference_to_first_mean)} points "
         f"(95 % interval {points(low)} to {points(high)}; {seeds}, {examples_of(comparison)})"
@@ -84,13 +98,21 @@ def _difference(row: ComparisonRow, first: ComparisonRow, comparison: Comparison
     if low <= 0 <= high:
         return f"{figures}: the interval includes zero: these figures do not tell which is better"
     better = "better" if low > 0 else "worse"
-    if len(shared) == 1:
+    if len(shared) == 1 and comparison.folds is None:
         return f"{figures}: this one training was {better} beyond chance of example; of others nothing is known"
-    return f"{figures}: {better} on images like these, beyond chance of seed and example"
+    drawn = "seed" if comparison.folds is None else "fold"
+    return f"{figures}: {better} on images like these, beyond chance of {drawn} and example"
 
 
 def _about_seeds(comparison: Comparison) -> Iterator[str]:
     first, *others = comparison.rows
+    if comparison.folds is not None:
+        if others:
+            yield (
+                "the trainings of different folds share most of their images, so the intervals know little of how "
+                "much other training images would change"
+            )
+        return
     seeds = min((len(shared) for row in others if (shared := _shared(row, first))), default=0)
     more = f"with --seeds {more_seeds([item.seed for item in comparison.trainings])} --resume"
     if seeds == 1:
@@ -115,7 +137,7 @@ def more_seeds(seeds: Sequence[int]) -> str:
 
 def _about_independence(comparison: Comparison, *, in_groups: bool) -> Iterator[str]:
     """Warn if images are not independent, as the intervals assume."""
-    if not comparison.same_examples:
+    if not comparison.same_examples and comparison.folds is None:
         yield (
             "every seed drew its own images to judge on, and its own to train on, from the same ones: the images of "
             "different seeds overlap, which the intervals do not know, so with many seeds they are too narrow"
@@ -135,20 +157,22 @@ def _about_split(comparison: Comparison) -> Iterator[str]:
 def _about_missing_results(comparison: Comparison) -> Iterator[str]:
     for training in comparison.trainings:
         if training.error is not None:
-            yield f"{training.head} has no result for seed {training.seed}: {training.error}"
+            fold = "" if training.fold is None else f", fold {training.fold}"
+            yield f"{training.head} has no result for seed {training.seed}{fold}: {training.error}"
 
 
 def _about_schedules(comparison: Comparison) -> Iterator[str]:
     """Warn if heads with one seed had different schedules: one in a single run, another resumed for more epochs."""
-    by_seed: dict[int, list[ComparedTraining]] = {}
+    by_draw: dict[tuple[int, int | None], list[ComparedTraining]] = {}
     for training in comparison.trainings:
         if training.error is None:
-            by_seed.setdefault(training.seed, []).append(training)
-    for seed, trainings in by_seed.items():
+            by_draw.setdefault((training.seed, training.fold), []).append(training)
+    for (seed, fold), trainings in by_draw.items():
         if len({training.schedules for training in trainings}) > 1:
             ways = joined(f"{item.head} {' and then '.join(map(str, item.schedules))}" for item in trainings)
+            which = f"seed {seed}" if fold is None else f"seed {seed}, fold {fold},"
             yield (
-                f"seed {seed} was not trained alike under all heads, as learning rates follow the number of epochs "
+                f"{which} was not trained alike under all heads, as learning rates follow the number of epochs "
                 f"asked for ({ways}): do not read much into its differences"
             )
 

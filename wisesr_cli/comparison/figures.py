@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,46 +41,56 @@ class _Done:
     results: ExampleResults
 
 
+_Draw = tuple[int, int | None]  # the seed of a training, and the fold that it holds out
+_AllDone = dict[tuple[str, _Draw], _Done]  # by head and draw
+
+
 def compare_trainings(
-    folder: Run, planned: Sequence[PlannedTraining], state: ComparisonState, split: str
+    folder: Run, planned: Sequence[PlannedTraining], state: ComparisonState, split: str, *, folds: int | None = None
 ) -> Comparison:
     """Compare the heads, each with the first one planned.
 
     Raises `RunError` when predictions are missing or damaged, or two heads were evaluated on different images.
     """
-    done: dict[tuple[str, int], _Done] = {}
+    done: _AllDone = {}
     for item in planned:
         record = state.record(item.run)
         if record.is_done:
             results = read_example_results(Run(folder.path / item.run), split, record)
-            done[item.head, item.seed] = _Done(item, record, results)
-    same_examples = _check_pairs(done)
+            done[item.head, _draw(item)] = _Done(item, record, results)
+    images = _check_pairs(done)
+    same_examples = len(set(images.values())) <= 1
     heads = list(dict.fromkeys(item.head for item in planned))
-    seeds = list(dict.fromkeys(item.seed for item in planned))
-    rows = tuple(_row(head, heads[0], seeds, done, same_examples=same_examples) for head in heads)
+    draws = list(dict.fromkeys(_draw(item) for item in planned))
+    rows = tuple(_row(head, heads[0], draws, done, same_examples=same_examples) for head in heads)
     result = Comparison(
         output_dir=str(folder.path),
-        split=split,
-        examples=max((len(item.results.paths) for item in done.values()), default=0),
+        split=split if folds is None else "held-out folds",
+        examples=max(map(len, images.values()), default=0),
         same_examples=same_examples,
         curves_of=next((item.record.curves_of for item in done.values()), "validation"),
         feature_map=next((item.record.feature_map for item in done.values()), (0, 0, 0)),
         rows=rows,
         trainings=tuple(_training(item, state.record(item.run), heads[0], done) for item in planned),
         conclusions=(),
+        folds=folds,
     )
     return conclude(result, in_groups=planned[0].loaded.config.data.split_strategy == "group")
 
 
 def read_example_results(run: Run, split: str, record: TrainingRecord) -> ExampleResults:
     """Return the results of a training's evaluation for single images; `RunError` when missing or damaged."""
-    folder = run.path / record.evaluation if record.evaluation else run.evaluation_dir(split)
-    path = folder / PREDICTIONS
+    path = evaluation_of(run, split, record) / PREDICTIONS
     rows = read_rows(path, 6)
     answers = [row[5] for row in rows]
     if not rows or not {"true", "false"} >= set(answers):
         raise RunError(f"{visible(path)}: damaged: a row does not say whether it is correct")
     return ExampleResults(tuple(row[0] for row in rows), np.array([answer == "true" for answer in answers]))
+
+
+def evaluation_of(run: Run, split: str, record: TrainingRecord) -> Path:
+    """Return the folder with the evaluation of a training."""
+    return run.path / record.evaluation if record.evaluation else run.evaluation_dir(split)
 
 
 def is_evaluated(run: Run, split: str, record: TrainingRecord) -> bool:
@@ -91,35 +102,41 @@ def is_evaluated(run: Run, split: str, record: TrainingRecord) -> bool:
     return record.top1_accuracy is not None and math.isclose(results.correct.mean(), record.top1_accuracy)
 
 
-def _check_pairs(done: dict[tuple[str, int], _Done]) -> bool:
-    """Return whether all seeds were judged on the same images, having checked that all heads of a seed were."""
-    first: dict[int, _Done] = {}
-    for (_, seed), item in done.items():
-        other = first.setdefault(seed, item)
+def _draw(item: PlannedTraining) -> _Draw:
+    return item.seed, item.fold
+
+
+def _check_pairs(done: _AllDone) -> dict[int, tuple[str, ...]]:
+    """Return the images that each seed was judged on, all folds together, having checked that all heads were."""
+    first: dict[_Draw, _Done] = {}
+    for (_, draw), item in done.items():
+        other = first.setdefault(draw, item)
         if other.results.paths != item.results.paths:
             raise RunError(
                 f"{visible(item.planned.run)} and {visible(other.planned.run)} were judged on different images: take "
                 "the evaluate folders of both away, and go on with --resume"
             )
-    return len({item.results.paths for item in first.values()}) <= 1
+    images: dict[int, tuple[str, ...]] = {}
+    for (seed, fold), item in first.items():
+        paths = item.results.paths
+        images[seed] = paths if fold is None else tuple(sorted((*images.get(seed, ()), *paths)))
+    return images
 
 
-def _row(
-    head: str, first: str, seeds: Sequence[int], done: dict[tuple[str, int], _Done], *, same_examples: bool
-) -> ComparisonRow:
-    """Return a head's row: over the seeds that it has, and paired over those that the first head has, too."""
-    own = [seed for seed in seeds if (head, seed) in done]
-    records = [done[head, seed].record for seed in own]
+def _row(head: str, first: str, draws: Sequence[_Draw], done: _AllDone, *, same_examples: bool) -> ComparisonRow:
+    """Return a head's row: over the trainings that it has, and paired over those that the first head has, too."""
+    own = [draw for draw in draws if (head, draw) in done]
+    records = [done[head, draw].record for draw in own]
     accuracies = [record.top1_accuracy for record in records if record.top1_accuracy is not None]
     f1 = [record.macro_f1 for record in records if record.macro_f1 is not None]
-    shared = [seed for seed in own if (first, seed) in done] if head != first else []
-    differences = [
-        done[head, seed].results.correct.astype(np.int64) - done[first, seed].results.correct for seed in shared
-    ]
-    reached = [_epochs_to(done, head, first, seed) for seed in shared or own]
+    shared = [draw for draw in own if (first, draw) in done] if head != first else []
+    reached = [_epochs_to(done, head, first, draw) for draw in shared or own]
+    differences = {
+        draw: done[head, draw].results.correct.astype(np.int64) - done[first, draw].results.correct for draw in shared
+    }
     return ComparisonRow(
         head=head,
-        seeds=tuple(own),
+        seeds=tuple(dict.fromkeys(seed for seed, _ in own)),
         top1_accuracy_mean=_mean(accuracies),
         top1_accuracy_std=_deviation(accuracies),
         macro_f1_mean=_mean(f1),
@@ -128,32 +145,49 @@ def _row(
         total_parameters=records[0].total_parameters if records else None,
         seconds_per_epoch_mean=_mean([statistics.median(record.epoch_seconds) for record in records]),
         epochs_to_first_best_mean=_mean([epochs for epochs in reached if epochs]) if all(reached) else None,
-        difference_to_first_mean=_mean([float(values.mean()) for values in differences]),
-        difference_to_first_ci95=paired_interval(differences, same_examples=same_examples) if differences else None,
-        missing_seeds=tuple(seed for seed in seeds if seed not in own),
+        difference_to_first_mean=_mean([float(values.mean()) for values in differences.values()]),
+        difference_to_first_ci95=_interval(head, differences, done, same_examples) if differences else None,
+        missing_seeds=tuple(dict.fromkeys(draw[0] for draw in draws if draw not in own)),
     )
 
 
-def _training(
-    item: PlannedTraining, record: TrainingRecord, first: str, done: dict[tuple[str, int], _Done]
-) -> ComparedTraining:
+def _interval(
+    head: str, differences: dict[_Draw, NDArray[np.int64]], done: _AllDone, same_examples: bool
+) -> tuple[float, float]:
+    """Return the interval of the mean difference; the folds of one seed together hold every image once."""
+    trainings = list(differences.values())
+    if all(fold is None for _, fold in differences):
+        return paired_interval(trainings, same_examples=same_examples)
+    by_seed: list[NDArray[np.int64]] = []
+    judged: set[tuple[str, ...]] = set()
+    for seed in dict.fromkeys(seed for seed, _ in differences):
+        draws = [draw for draw in differences if draw[0] == seed]
+        paths = [path for draw in draws for path in done[head, draw].results.paths]
+        order = sorted(range(len(paths)), key=paths.__getitem__)
+        by_seed.append(np.concatenate([differences[draw] for draw in draws])[order])
+        judged.add(tuple(paths[position] for position in order))  # not of all images where a training has no result
+    return paired_interval(trainings, same_examples=len(judged) == 1, by_example=by_seed)
+
+
+def _training(item: PlannedTraining, record: TrainingRecord, first: str, done: _AllDone) -> ComparedTraining:
     return ComparedTraining(
         head=item.head,
         seed=item.seed,
+        fold=item.fold,
         run=item.run,
         epochs=len(record.accuracies),
         seconds_per_epoch=statistics.median(record.epoch_seconds) if record.epoch_seconds else None,
-        epochs_to_first_best=_epochs_to(done, item.head, first, item.seed),
+        epochs_to_first_best=_epochs_to(done, item.head, first, _draw(item)),
         **{name: getattr(record, name) for name in SHARED_FIELDS},
     )
 
 
-def _epochs_to(done: dict[tuple[str, int], _Done], head: str, first: str, seed: int) -> int | None:
+def _epochs_to(done: _AllDone, head: str, first: str, draw: _Draw) -> int | None:
     """Return after how many epochs a head was as accurate as the first head at its best with the same seed."""
-    if (head, seed) not in done or (first, seed) not in done:
+    if (head, draw) not in done or (first, draw) not in done:
         return None
-    aim = max(done[first, seed].record.accuracies)
-    accuracies = done[head, seed].record.accuracies
+    aim = max(done[first, draw].record.accuracies)
+    accuracies = done[head, draw].record.accuracies
     return next((epoch for epoch, value in enumerate(accuracies, start=1) if value >= aim), None)
 
 

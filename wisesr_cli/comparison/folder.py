@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 from wisesr_cli.errors import UsageError
 from wisesr_cli.run.folders import Start, check_output_folder, free_folder, is_taken, newest_folder, refuse_wrong_kinds
-from wisesr_cli.run.names import ACCURACY_PICTURE, COMPARISON_FILES, LEARNING_CURVES, LOCK, TRAININGS
+from wisesr_cli.run.names import (
+    ACCURACY_PICTURE,
+    COMPARISON_FILES,
+    FOLDS_FILES,
+    LABEL_ISSUES,
+    LABEL_ISSUES_SHEET,
+    LEARNING_CURVES,
+    LOCK,
+    TRAININGS,
+)
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import visible
 
@@ -40,5 +49,5 @@ def choose_comparison(config: Config, default_name: str, *, resume: bool) -> Sta
 def check_comparison_kinds(folder: Run) -> None:
     """Raise a `RunError` when a folder lies where a file of a comparison should be, or a file in place of a folder."""
     pictures = [folder.plots / name for name in (ACCURACY_PICTURE, LEARNING_CURVES)]
-    names = (TRAININGS, *COMPARISON_FILES, LOCK)
+    names = (TRAININGS, *COMPARISON_FILES, *FOLDS_FILES, LABEL_ISSUES, LABEL_ISSUES_SHEET, LOCK)
     refuse_wrong_kinds(files=[*(folder.path / name for name in names), *pictures], folders=(folder.plots,))

@@ -1,8 +1,8 @@
 """The plan of a comparison: heads and seeds as they were asked for, and the config of every training. No Keras.
 
-Every training of a comparison differs from the others in its head and its seed alone. The seed decides the split, the
-order of the examples, the augmentation and the backbone that it starts from, so that heads with the same seed form a
-pair.
+Every training of a comparison differs from the others in its head, its seed and the fold that it holds out. The seed
+decides the split, the folds, the order of the examples, the augmentation and the backbone that it starts from, so that
+heads with the same seed form a pair.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wisesr_cli.config.reader import LoadedConfig, Override, head_overrides, overrides_of, recipe_of
 from wisesr_cli.config.recipe import Recipe
 from wisesr_cli.config.yaml_reader import KeyPath
-from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.data.settings import MOST_FOLDS, DataConfig
 from wisesr_cli.errors import UsageError
 from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.heads import HEADS, HeadOptions
@@ -25,8 +26,13 @@ from wisesr_cli.run.located import load_source, with_roots
 from wisesr_cli.run.progress import config_for_comparison
 from wisesr_cli.text import counted, visible
 
+if TYPE_CHECKING:
+    from wisesr_cli.config.schema import Config
+
 MOST_SEEDS = 1000
+USUAL_SEEDS, USUAL_SEEDS_OF_FOLDS = 3, 1
 DECIDED_BY: dict[KeyPath, str] = {("seed",): "--seeds", ("model", "head", "name"): "--heads"}
+DECIDED_BY_FOLDS: dict[KeyPath, str] = {**DECIDED_BY, ("data", "fold"): "--folds"}
 LONGEST_FOLDER_NAME = 180  # bytes of a run's name before its seed
 
 
@@ -58,18 +64,26 @@ class PlannedTraining:
     seed: int
     run: str
     loaded: LoadedConfig
+    fold: int | None = None
+
+    @property
+    def title(self) -> str:
+        """Which training it is, in words."""
+        return training_title(self.head, self.seed, self.fold)
 
 
 @dataclass(frozen=True)
 class ComparisonPlan:
     """Which trainings to do: every head with every seed. The first head is the one that the others are compared to.
 
-    `left_out` names what the command line said of heads and seeds beside that.
+    `left_out` names what the command line said of heads and seeds beside that. With `folds`, every head is trained with
+    every seed on each fold, which the seed draws; the configs of `heads` hold out the first one.
     """
 
     heads: tuple[ComparedHead, ...]
     seeds: tuple[int, ...]
     left_out: tuple[str, ...] = ()
+    folds: int | None = None
 
     @property
     def base(self) -> LoadedConfig:
@@ -110,12 +124,13 @@ class ComparisonPlan:
         return {key: value for key, value in settings.items() if key != "seed" and not key.startswith("model.head.")}
 
     def trainings(self, folder: Path) -> Iterator[PlannedTraining]:
-        """Give every training, in order: all heads with the first seed, then all with the next one."""
-        for seed in self.seeds:
-            for head in self.heads:
-                run = f"{head.folder_name}-seed{seed}"
-                config = head.loaded.config.model_copy(update={"name": run, "output_dir": folder, "seed": seed})
-                yield PlannedTraining(head.label, seed, run, LoadedConfig(config, (), run))
+        """Give every training, in order: all heads with the first seed and fold, then all with the next one."""
+        numbers = (None,) if self.folds is None else range(self.folds)
+        for seed, fold, head in product(self.seeds, numbers, self.heads):
+            run = f"{head.folder_name}-seed{seed}" + ("" if fold is None else f"-fold{fold}")
+            config = head.loaded.config if fold is None else _with_fold(head.loaded.config, fold, self.folds)
+            config = config.model_copy(update={"name": run, "output_dir": folder, "seed": seed})
+            yield PlannedTraining(head.label, seed, run, LoadedConfig(config, (), run), fold)
 
 
 def plan_of(request: CompareRequest) -> ComparisonPlan:
@@ -125,13 +140,14 @@ def plan_of(request: CompareRequest) -> ComparisonPlan:
         ConfigError: mistakes in the config or in a head.
         UsageError: a head or a seed is there twice, or there is nothing to compare.
     """
+    folds = _checked_folds(request)
     overrides = overrides_of(request.settings)
     heads = request.heads
     if isinstance(heads, str):
         heads = [part for part in heads.split(",") if part.strip()]
     recipe = recipe_of(request.source, with_roots(request.source, overrides))
     chosen = tuple(_compared_head(request.source, overrides, recipe, text.strip()) for text in heads)
-    if len(chosen) < 2:
+    if len(chosen) < (2 if folds is None else 1):
         raise UsageError("--heads: give at least two heads, separated by commas, for instance --heads gap,wise")
     for number, head in enumerate(chosen):
         for other in chosen[:number]:
@@ -140,12 +156,46 @@ def plan_of(request: CompareRequest) -> ComparisonPlan:
     left_out = tuple(
         f"{visible(given.origin)}: left out, as {option} says which ones"
         for given in overrides
-        if (option := DECIDED_BY.get(given.path)) is not None
+        if (option := (DECIDED_BY if folds is None else DECIDED_BY_FOLDS).get(given.path)) is not None
     )
+    if folds is not None:
+        chosen = tuple(
+            replace(head, loaded=replace(head.loaded, config=_with_fold(head.loaded.config, 0, folds)))
+            for head in chosen
+        )
+    return ComparisonPlan(chosen, _seeds_of(request), left_out, folds)
+
+
+def training_title(head: str, seed: int, fold: int | None) -> str:
+    """Return `wise, seed 0`, or `wise, seed 0, fold 3`."""
+    return f"{head}, seed {seed}" + ("" if fold is None else f", fold {fold}")
+
+
+def _with_fold(config: Config, fold: int, folds: int | None) -> Config:
+    data = config.data.model_copy(update={"fold": f"{fold}/{folds}"})
+    return config.model_copy(update={"data": data})
+
+
+def _checked_folds(request: CompareRequest) -> int | None:
+    if request.folds is None:
+        if request.label_issues:
+            raise UsageError(
+                "--label-issues needs --folds, for instance --folds 5: labels are doubted by models that were not "
+                "trained on them"
+            )
+        return None
+    if not 2 <= request.folds <= MOST_FOLDS:
+        raise UsageError(f"--folds {request.folds}: give 2 to {MOST_FOLDS}")
+    return request.folds
+
+
+def _seeds_of(request: CompareRequest) -> tuple[int, ...]:
     seeds = request.seeds
+    if seeds is None:
+        seeds = USUAL_SEEDS if request.folds is None else USUAL_SEEDS_OF_FOLDS
     if isinstance(seeds, int):
-        return ComparisonPlan(chosen, seeds_up_to(seeds), left_out)
-    return ComparisonPlan(chosen, parse_seeds(seeds) if isinstance(seeds, str) else _checked_seeds(seeds), left_out)
+        return seeds_up_to(seeds)
+    return parse_seeds(seeds) if isinstance(seeds, str) else _checked_seeds(seeds)
 
 
 def _compared_head(

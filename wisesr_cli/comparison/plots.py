@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wisesr_cli.comparison.conclusions import draws_of
 from wisesr_cli.display.pictures import BLUE, GREEN, GREY, ORANGE, RED
 from wisesr_cli.display.plots import new_figure, save_figure, with_default_style
 from wisesr_cli.results import ComparedTraining, Comparison, ComparisonRow
-from wisesr_cli.text import counted, visible
+from wisesr_cli.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +63,8 @@ def plot_accuracies(comparison: Comparison, path: Path) -> None:
         "parameters of the head" + ("; equal ones stand side by side" if len({*counts}) < len(counts) else "")
     )
     axes.set_ylabel(f"top-1 accuracy on {comparison.split}, %")
-    axes.set_title("mean and standard deviation; a dot per seed", fontsize=10)
+    drawn = "seed" if comparison.folds is None else "fold"
+    axes.set_title(f"mean and standard deviation; a dot per {drawn}", fontsize=10)
     axes.grid(color=GREY, alpha=0.2)
     _add_legend(axes, len(comparison.rows))
     save_figure(figure, path)
@@ -94,7 +96,10 @@ def plot_curves(comparison: Comparison, path: Path) -> None:
     axes.set_ylabel(f"top-1 accuracy on {comparison.curves_of}, %")
     seeds = max((len(row.seeds) for row in comparison.rows), default=0)
     axes.set_title(
-        f"mean over {counted(seeds, 'seed')}; band: lowest to highest" if seeds > 1 else "1 seed", fontsize=10
+        f"mean over {draws_of(seeds, comparison.folds)}; band: lowest to highest"
+        if seeds > 1 or comparison.folds
+        else "1 seed",
+        fontsize=10,
     )
     axes.grid(color=GREY, alpha=0.2)
     _add_legend(axes, len(comparison.rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-from wisesr_cli.comparison.conclusions import examples_of, points
+from wisesr_cli.comparison.conclusions import examples_of, points, trainings_of
 from wisesr_cli.comparison.plots import plot_accuracies, plot_curves
 from wisesr_cli.display.grid import Grid, decimal, markdown_text, numbers, texts, to_csv
 from wisesr_cli.display.terminal import FORMATS
@@ -30,16 +30,20 @@ def comparison_grids(comparison: Comparison) -> list[Grid]:
 def _accuracy_grid(comparison: Comparison) -> Grid:
     difference = f"to {comparison.rows[0].head}, points"
     columns = (*texts("head"), *numbers("n", "top-1, %", "macro F1, %", difference, "95 % interval"))
-    caption = "mean ± standard deviation over n seeds; the difference is one of top-1 accuracy, in pairs of equal seeds"
+    drawn = "seeds" if comparison.folds is None else "folds"
+    caption = (
+        f"mean ± standard deviation over n {drawn}; the difference is one of top-1 accuracy, in pairs of equal {drawn}"
+    )
     title = f"Heads on {comparison.split}: {examples_of(comparison)}"
-    return Grid(title, columns, tuple(map(_accuracy_cells, comparison.rows)), caption)
+    cells = tuple(_accuracy_cells(row, len(trainings_of(row, comparison))) for row in comparison.rows)
+    return Grid(title, columns, cells, caption)
 
 
-def _accuracy_cells(row: ComparisonRow) -> tuple[str, ...]:
+def _accuracy_cells(row: ComparisonRow, trainings: int) -> tuple[str, ...]:
     interval = row.difference_to_first_ci95
     return (
         row.head,
-        str(len(row.seeds)),
+        str(trainings),
         spread(row.top1_accuracy_mean, row.top1_accuracy_std),
         spread(row.macro_f1_mean, row.macro_f1_std),
         "-" if row.difference_to_first_mean is None else points(row.difference_to_first_mean),

@@ -24,6 +24,7 @@ from wisesr_cli.settings import FolderPath, ImageSize, Options
 from wisesr_cli.text import visible
 
 SplitName = Literal["train", "validation", "test"]
+MOST_FOLDS = 100
 
 
 def _check_group_regex(pattern: str) -> str:
@@ -32,6 +33,13 @@ def _check_group_regex(pattern: str) -> str:
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"not a regular expression: {visible(error)}") from None
     return pattern
+
+
+def _check_fold(fold: str) -> str:
+    found = re.fullmatch(r"([0-9]{1,3})/([0-9]{1,3})", fold)
+    if found is None or not 2 <= int(found[2]) <= MOST_FOLDS or int(found[1]) >= int(found[2]):
+        raise ValueError(f"expected I/N, fold I, from 0, of N folds, 2 to {MOST_FOLDS}: 0/5 is the first of five")
+    return fold
 
 
 def _as_range(value: Any) -> Any:
@@ -76,6 +84,8 @@ class DataConfig(Options):
     """`stratified`: the fraction of every class; `hash`: stable when files come; `group`: keeps groups together."""
     group_regex: Annotated[str, AfterValidator(_check_group_regex)] | None = None
     """For `group`: the part of the path that must not straddle splits (a patient, a scene); group 1, or the match."""
+    fold: Annotated[str, AfterValidator(_check_fold)] | None = None
+    """I/N: part I, from 0, of N of the training images takes the place of test images: see `wisesr compare --folds`."""
     image_size: ImageSize = (224, 224)
     """Height and width in pixels that every image is brought to."""
     resize: Resize = "squash"
@@ -117,6 +127,14 @@ class DataConfig(Options):
         if self.statistics == "auto":
             kept["statistics"] = before.get("statistics", "auto")
         return self.model_validate({**self.model_dump(include=self.model_fields_set), **kept})
+
+    @property
+    def fold_of(self) -> tuple[int, int] | None:
+        """The number of the fold that is held out, from 0, and of how many it is one."""
+        if self.fold is None:
+            return None
+        number, count = map(int, self.fold.split("/"))
+        return number, count
 
     @property
     def source(self) -> Path | None:

@@ -93,12 +93,10 @@ def split_stratified(paths: Sequence[str], labels: Labels, options: SplitOptions
             f"{text.counted(len(small), 'class', 'classes')} too small to split into training and validation: {shown}; "
             "2 images are needed. Add images, or set data.validation_split to 0."
         )
-    order = sorted(range(len(paths)), key=paths.__getitem__)
-    by_class = np.array(order, np.intp)[np.argsort(labels[order], kind="stable")]
-    for label, members in enumerate(np.split(by_class, np.cumsum(counts)[:-1])):
+    for label, members in enumerate(members_of_classes(paths, labels, len(counts))):
         wanted = min(max(round(len(members) * options.fraction), 1), len(members) - 1)
         # Seeded by the class name, so that a new class moves no image of the others.
-        random = np.random.default_rng([options.seed, _hash(options.class_names[label])])
+        random = np.random.default_rng([options.seed, hash_of(options.class_names[label])])
         chosen[random.permutation(members)[:wanted]] = True
     return chosen
 
@@ -106,7 +104,7 @@ def split_stratified(paths: Sequence[str], labels: Labels, options: SplitOptions
 def split_by_hash(paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
     """Choose by a hash of the path: adding or removing files never moves others."""
     threshold = int(options.fraction * 2**64)
-    return np.array([_hash(f"{options.seed}\0{path}") < threshold for path in paths], np.bool_)
+    return np.array([hash_of(f"{options.seed}\0{path}") < threshold for path in paths], np.bool_)
 
 
 def split_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
@@ -114,40 +112,52 @@ def split_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions) 
 
     Groups are tried from the largest to the smallest, those of equal size in random order.
     """
-    members = _groups(paths, options)
-    names = sorted(members)
-    drawn = np.random.default_rng([options.seed, 0]).permutation(len(names))
-    ranked = sorted(drawn.tolist(), key=lambda position: -len(members[names[position]]))
+    ranked = ranked_groups(paths, options, np.random.default_rng([options.seed, 0]), fewest=2)
     totals = np.bincount(labels, minlength=len(options.class_names)).astype(np.float64)
     taken = np.zeros(len(totals))
     chosen = np.zeros(len(paths), np.bool_)
-    rejected: list[tuple[float, str]] = []
-    for position in ranked:
-        name = names[position]
-        found, counts = np.unique(labels[members[name]], return_counts=True)
+    rejected: list[tuple[float, str, list[int]]] = []
+    for name, members in ranked:
+        found, counts = np.unique(labels[members], return_counts=True)
         if np.any(taken[found] + counts >= totals[found]):
             continue
         gap = options.fraction * totals[found] - taken[found]
         change = float((((gap - counts) ** 2 - gap**2) / totals[found] ** 2).sum())
         if change < 0:
-            chosen[members[name]] = True
+            chosen[members] = True
             taken[found] += counts
         else:
-            rejected.append((change, name))
+            rejected.append((change, name, members))
     if not chosen.any() and rejected:
-        chosen[members[min(rejected)[1]]] = True
+        chosen[min(rejected)[2]] = True
     return chosen
 
 
-def _groups(paths: Sequence[str], options: SplitOptions) -> dict[str, list[int]]:
+def members_of_classes(paths: Sequence[str], labels: Labels, classes: int) -> list[npt.NDArray[np.intp]]:
+    """Return the positions of each class's images, in the order of their paths."""
+    order = np.array(sorted(range(len(paths)), key=paths.__getitem__), np.intp)
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    return np.split(by_class, np.cumsum(np.bincount(labels, minlength=classes))[:-1])
+
+
+def ranked_groups(
+    paths: Sequence[str], options: SplitOptions, random: np.random.Generator, *, fewest: int
+) -> list[tuple[str, list[int]]]:
+    """Return the groups with the positions of their images, largest first, those of equal size in random order.
+
+    Raises `DataError` for fewer groups than `fewest`.
+    """
     members = _members(paths, options.group_regex, options.groups)
-    if len(members) < 2:
+    if len(members) < fewest:
         regex = options.group_regex
         source = "the column group" if regex is None else f"data.group_regex '{text.visible(regex)}'"
         raise DataError(
-            f"{source} finds {text.counted(len(members), 'group')} in {len(paths):,} images; a split needs at least 2"
+            f"{source} finds {text.counted(len(members), 'group')} in {len(paths):,} images; a split needs at least "
+            f"{fewest}"
         )
-    return members
+    names = sorted(members)
+    drawn = [names[position] for position in random.permutation(len(names)).tolist()]
+    return sorted(((name, members[name]) for name in drawn), key=lambda group: -len(group[1]))
 
 
 def _members(paths: Sequence[str], regex: str | None, groups: Sequence[str] | None) -> dict[str, list[int]]:
@@ -166,7 +176,7 @@ def _members(paths: Sequence[str], regex: str | None, groups: Sequence[str] | No
     return members
 
 
-def _hash(string: str) -> int:
+def hash_of(string: str) -> int:
     """Return a 64-bit hash that is the same in every process."""
     return int.from_bytes(hashlib.blake2b(string.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
 

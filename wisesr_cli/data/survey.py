@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from wisesr_cli import text
+from wisesr_cli.data.folds import splits_for_training
 from wisesr_cli.data.index import ANIMATED, DatasetIndex, Split
 from wisesr_cli.data.listing import folders
 from wisesr_cli.data.listing.folders import Listing, Problem
@@ -22,7 +23,6 @@ from wisesr_cli.data.listing.manifest import Manifest, list_manifest, read_manif
 from wisesr_cli.data.oddities import animated_message, misnamed_message
 from wisesr_cli.data.scan import scan_files
 from wisesr_cli.data.settings import DataConfig
-from wisesr_cli.data.splits import split_off_validation
 from wisesr_cli.errors import DataError
 from wisesr_cli.images.supported import SUFFIXES, SUPPORTED
 from wisesr_cli.listening import Listener
@@ -78,12 +78,8 @@ class Survey:
         return DatasetIndex(self.class_names, where.root, parts, where.folders, left_out, dict(self.ignored))
 
     def splits_for_training(self, data: DataConfig, *, seed: int) -> dict[str, Split]:
-        """Return the splits, validation split off where it has no folder; raises `DataError` when a side is empty."""
-        if "validation" in self.splits or data.validation_split <= 0:
-            return self.splits
-        train, validation = split_off_validation(data, self.splits["train"], self.class_names, seed=seed)
-        others = {name: split for name, split in self.splits.items() if name != "train"}
-        return {"train": train, "validation": validation, **others}
+        """Return the splits that a training has; raises as `folds.splits_for_training` does."""
+        return splits_for_training(data, self.splits, self.class_names, seed=seed)
 
     def classes_without_images(self, split: Split) -> list[str]:
         """Return the classes that have no readable image in a split."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from wisesr_cli.errors import UsageError
+from wisesr_cli.errors import ImageError, UsageError
+from wisesr_cli.images.color import shown
+from wisesr_cli.images.decoding import decode_image
+from wisesr_cli.images.preparation import RGB, Preparation
 from wisesr_cli.machine.files import replacing
 from wisesr_cli.text import visible
 
@@ -81,6 +85,15 @@ def check_sheet_file(path: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{visible(path)} is a folder; --sheet takes a file")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{visible(path.parent)}: no such folder for the sheet")
+
+
+def photo_tile(path: str, side: int, preparation: Preparation, *, pixel_limit: int) -> NDArray[np.uint8]:
+    """Return a whole image as a square tile, uint8 (side, side, 3); a black one for what can no longer be read."""
+    padded, size = replace(preparation, resize="pad"), (side, side)
+    try:
+        return shown(decode_image(path, image_size=size, preparation=padded, pixel_limit=pixel_limit))
+    except ImageError:
+        return np.zeros((*size, RGB), np.uint8)
 
 
 def software_tag() -> PngInfo:

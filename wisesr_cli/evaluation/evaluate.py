@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,45 +17,28 @@ from wisesr_cli.data.index import DatasetIndex, index_from_rows
 from wisesr_cli.data.listing.manifest_formats import is_manifest
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.survey import find_layout
-from wisesr_cli.display.plots import plot_confusion_matrix, plot_reliability
 from wisesr_cli.engines.choose import EngineName, choose_engine
 from wisesr_cli.engines.engine import Engine, padded_logits
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.evaluation.coverage import coverage_of, measure
 from wisesr_cli.evaluation.folder import evaluation_folder, free_name
-from wisesr_cli.evaluation.metrics import Answers, answers_of, compute_metrics, reliability_bins
-from wisesr_cli.evaluation.mistakes import most_confused, worst_mistakes
+from wisesr_cli.evaluation.label_issues import JudgedLabels, put_probabilities, write_label_issues
+from wisesr_cli.evaluation.metrics import Answers, Floats, answers_of, compute_metrics
+from wisesr_cli.evaluation.output import Scored, draw_evaluation, evaluation_of, write_evaluation
 from wisesr_cli.evaluation.verdict import Training, training_of, with_verdict
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine.large_arrays import large_array, release
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.image_sizes import ImageSize
 from wisesr_cli.requests import EvaluateRequest
-from wisesr_cli.results import Evaluation, Metrics
+from wisesr_cli.results import Evaluation, LabelIssues, Metrics
 from wisesr_cli.run.located import Located, images_root, locate
-from wisesr_cli.run.names import (
-    CONFUSION_MATRIX,
-    CONFUSION_PICTURE,
-    METRICS,
-    PER_CLASS,
-    PREDICTIONS,
-    RELIABILITY_PICTURE,
-    REPORT,
-)
-from wisesr_cli.run.records import write_json, write_rows
+from wisesr_cli.run.names import REPORT
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.written import Written
 from wisesr_cli.text import joined, size_text, visible
 
 LONGEST_NAME = 200  # bytes of a folder's name; a file system takes 255, and some are put before and behind it
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The metrics of some examples, and the answer to each."""
-
-    metrics: Metrics
-    answers: Answers
 
 
 @dataclass(frozen=True)
@@ -100,6 +84,7 @@ class Evaluated:
     evaluation: Evaluation
     paths: tuple[str, ...]  # of the readable images of the subject, relative to its index's root
     answers: Answers  # to them
+    logits: Floats  # (images, classes)
 
     def path_of(self, relative: str) -> str:
         """Return the path of an image of the subject."""
@@ -143,38 +128,92 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         engine = chosen.start(listener)
         if engine.info.class_names != subject.index.class_names:
             raise RunError(f"{visible(run.given)}: the model file has other classes than the run")
-        pixels = open_pixels(
-            subject.index.absolute(subject.split),
-            image_size=engine.info.image_size,
-            preparation=engine.info.preparation,
-            cache="none",
-            on_error="skip" if on_error == "skip" else "fail",
-            pixel_limit=pixel_limit,
-            listener=listener,
-        )
-        with closing(pixels):
-            labels = subject.index.splits[subject.split].labels[pixels.kept]
-            rows = np.arange(len(pixels))
-            logits = logits_of(engine, pixels, rows, batch_size=request.batch_size, listener=listener)
-            scored = scored_logits(logits, labels, engine.info)
-            if coverage is not None:
-                measured = measure(coverage, logits, labels, engine.info.temperature)
-                scored = replace(scored, metrics=replace(scored.metrics, coverage=measured))
-        paths = tuple(subject.index.splits[subject.split].paths[position] for position in pixels.kept)
+        run_on = partial(_run_on, engine, request=request, on_error=on_error, pixel_limit=pixel_limit)
+        outputs = run_on(subject)
+        paths, logits = outputs.paths, outputs.logits
+        scored = scored_logits(logits, outputs.labels, engine.info)
+        if coverage is not None:
+            measured = measure(coverage, logits, outputs.labels, engine.info.temperature)
+            scored = replace(scored, metrics=replace(scored.metrics, coverage=measured))
         unreadable = len(subject.index.splits[subject.split]) - len(paths)
         training = _training_behind(run, subject, scored.metrics, engine.info.epoch)
         scored = replace(scored, metrics=with_verdict(scored.metrics, scored.answers, training))
         evaluation = evaluation_of(scored, paths, str(output), subject.results_name, unreadable)
         Written(run.run.path).add_source(output, subject.source)
         write_evaluation(output, evaluation, paths, scored.answers)
+        if request.label_issues:
+            others = [run_on(other) for other in _others_to_doubt(subject, request, listener)]
+            issues = _doubt_labels(output, [outputs, *others], engine.info, pixel_limit)
+            evaluation = replace(evaluation, label_issues=issues)
         draw_evaluation(run.run.plots, evaluation)
         if write_beside is not None:
             name, info = chosen.name, engine.info
-            found = Evaluated(request, run, subject, info, name, pixel_limit, evaluation, paths, scored.answers)
+            answers = scored.answers
+            found = Evaluated(request, run, subject, info, name, pixel_limit, evaluation, paths, answers, logits)
             write_beside(found, output)
         elif (output / REPORT).exists():
             listener.note(f"{output / REPORT} is of an earlier evaluation; --report writes it anew")
         return evaluation
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """The readable images of a subject, and what a model gives for them."""
+
+    subject: Subject
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]  # (images,)
+    logits: Floats  # (images, classes)
+
+
+def _run_on(engine: Engine, subject: Subject, *, request: EvaluateRequest, on_error: str, pixel_limit: int) -> _Outputs:
+    """Run a model on all images of a subject."""
+    split = subject.index.splits[subject.split]
+    pixels = open_pixels(
+        subject.index.absolute(subject.split),
+        image_size=engine.info.image_size,
+        preparation=engine.info.preparation,
+        cache="none",
+        on_error="skip" if on_error == "skip" else "fail",
+        pixel_limit=pixel_limit,
+        listener=request.listener,
+    )
+    with closing(pixels):
+        rows = np.arange(len(pixels))
+        logits = logits_of(engine, pixels, rows, batch_size=request.batch_size, listener=request.listener)
+    return _Outputs(
+        subject, tuple(split.paths[position] for position in pixels.kept), split.labels[pixels.kept], logits
+    )
+
+
+def _others_to_doubt(subject: Subject, request: EvaluateRequest, listener: Listener) -> list[Subject]:
+    """Return what else labels are doubted in: where no images were named, the run's other split beside training."""
+    if subject.is_own and subject.split == "train":
+        listener.warn(
+            "the model was trained on these labels and may have learned wrong ones by heart: `wisesr compare "
+            "--folds 5 --label-issues` doubts them with models that were not"
+        )
+    if request.split is not None or not subject.is_own:
+        return []
+    others = [name for name in ("test", "validation") if name in subject.index.splits and name != subject.split]
+    return [replace(subject, split=name, name=name) for name in others]
+
+
+def _doubt_labels(output: Path, parts: Sequence[_Outputs], info: ModelInfo, pixel_limit: int) -> LabelIssues:
+    """Write which labels of some images are likely wrong."""
+    probabilities = large_array((sum(len(part.paths) for part in parts), len(info.class_names)))
+    end = 0
+    for part in parts:
+        start, end = end, end + len(part.paths)
+        put_probabilities(probabilities[start:end], part.logits, info.temperature)
+    judged = JudgedLabels(
+        root=parts[0].subject.index.root,
+        paths=[path for part in parts for path in part.paths],
+        splits=[part.subject.split for part in parts for _ in part.paths],
+        labels=np.concatenate([part.labels for part in parts]),
+        probabilities=probabilities,
+    )
+    return write_label_issues(output, judged, info.class_names, preparation=info.preparation, pixel_limit=pixel_limit)
 
 
 def evaluate_pixels(
@@ -300,68 +339,3 @@ def _training_behind(run: Located, subject: Subject, metrics: Metrics, epoch: in
     if training is None or not (subject.is_own and subject.split == "train"):
         return training
     return replace(training, train_accuracy=metrics.top1_accuracy)
-
-
-def evaluation_of(scored: Scored, paths: Sequence[str], output_dir: str, split: str, unreadable: int) -> Evaluation:
-    """Return the metrics with the most frequent and the surest mistakes, and how reliable the probabilities are."""
-    return Evaluation(
-        split=split,
-        metrics=scored.metrics,
-        most_confused=most_confused(scored.metrics),
-        worst_mistakes=worst_mistakes(paths, scored.answers, scored.metrics.classes),
-        reliability=reliability_bins(scored.answers),
-        output_dir=output_dir,
-        unreadable=unreadable,
-    )
-
-
-def write_evaluation(output: Path, evaluation: Evaluation, paths: Sequence[str], answers: Answers) -> None:
-    """Write metrics and tables of an evaluation; `paths` are those of the images that `answers` are about."""
-    metrics = evaluation.metrics
-    write_json(output / METRICS, metrics.to_json())
-    write_rows(
-        output / PER_CLASS,
-        ("label", "support", "precision", "recall", "f1"),
-        ((row.label, str(row.support), *map(_cell, (row.precision, row.recall, row.f1))) for row in metrics.per_class),
-    )
-    write_rows(output / CONFUSION_MATRIX, *_confusion_table(metrics))
-    columns = (answers.labels, answers.predicted, answers.scores, answers.truth_scores)
-    write_rows(
-        output / PREDICTIONS,
-        ("path", "truth", "predicted", "score", "truth_score", "correct"),
-        (
-            (
-                path,
-                metrics.classes[truth],
-                metrics.classes[guess],
-                repr(score),
-                repr(truth_score),
-                str(truth == guess).lower(),
-            )
-            for path, truth, guess, score, truth_score in zip(
-                paths, *(column.tolist() for column in columns), strict=True
-            )
-        ),
-    )
-
-
-def draw_evaluation(plots: Path, evaluation: Evaluation) -> None:
-    """Draw the pictures of an evaluation into a folder."""
-    plot_confusion_matrix(evaluation.metrics, plots / CONFUSION_PICTURE.format(evaluation.split))
-    plot_reliability(
-        evaluation.reliability, evaluation.metrics.ece, plots / RELIABILITY_PICTURE.format(evaluation.split)
-    )
-
-
-def _confusion_table(metrics: Metrics) -> tuple[Sequence[str], Iterator[Sequence[str]]]:
-    """Return header and rows of the confusion matrix: a column for every class, or of many a row for every cell."""
-    names = metrics.classes
-    if metrics.confusion.is_dense:
-        rows = zip(names, metrics.confusion_matrix, strict=True)
-        return ("truth", *names), ((name, *map(str, row)) for name, row in rows)
-    cells = metrics.confusion.cells
-    return ("truth", "predicted", "count"), ((names[row], names[column], str(count)) for row, column, count in cells)
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else repr(value)

@@ -13,7 +13,7 @@ from wisesr_cli.data.settings import SplitName
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, make_folder, naming
 from wisesr_cli.machine.locks import alone_in
 from wisesr_cli.run.folders import refuse_wrong_kinds, remove_if_empty
-from wisesr_cli.run.names import EVALUATION_FILES, EVALUATION_PICTURES, REPORT
+from wisesr_cli.run.names import EVALUATION_EXTRAS, EVALUATION_FILES, EVALUATION_PICTURES
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.written import Written, recording
 
@@ -39,7 +39,7 @@ def _is_free(run: Run, written: Written, name: str, source: str) -> bool:
 def _files_of(run: Run, name: str) -> list[Path]:
     """Return the paths of all files of an evaluation."""
     pictures = [run.plots / picture.format(name) for picture in EVALUATION_PICTURES]
-    return [*(run.evaluation_dir(name) / file for file in (*EVALUATION_FILES, REPORT)), *pictures]
+    return [*(run.evaluation_dir(name) / file for file in (*EVALUATION_FILES, *EVALUATION_EXTRAS)), *pictures]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wisesr_cli.display.grid import Grid, decimal, numbers, percent, texts
-from wisesr_cli.results import CoverageMetrics, Evaluation, Metrics
+from wisesr_cli.results import CoverageMetrics, Evaluation, LabelIssues, Metrics
 
 _METRIC_NAMES = {
     "top1_accuracy": "top-1 accuracy",
@@ -69,6 +69,18 @@ def per_class_grid(metrics: Metrics) -> Grid:
     return Grid("Classes", columns, tuple(rows))
 
 
+def label_issues_grid(issues: LabelIssues) -> Grid:
+    """Return the labels that are most likely wrong."""
+    title = f"Labels taken for wrong: {issues.suspected:,} of {issues.examples:,}"
+    columns = (*texts("image", "split", "label", "suggested"), *numbers("label's score", "suggested's"))
+    rows = tuple(
+        (row.path, row.split, row.label, row.suggested, percent(row.score), percent(row.suggested_score))
+        for row in issues.most_doubtful
+    )
+    caption = f"the first {len(rows):,}, the most doubtful first" if len(rows) < issues.suspected else ""
+    return Grid(title, columns, rows, caption)
+
+
 def evaluation_grids(evaluation: Evaluation) -> list[Grid]:
     """Return everything about an evaluation: metrics, classes, confused pairs, worst mistakes."""
     pairs = tuple(
@@ -85,6 +97,8 @@ def evaluation_grids(evaluation: Evaluation) -> list[Grid]:
         grids.append(Grid("Most confused", columns, pairs))
         shown = (*texts("image", "class", "taken for"), *numbers("score", "true class"))
         grids.append(Grid("Worst mistakes", shown, mistakes))
+    if evaluation.label_issues is not None:
+        grids.append(label_issues_grid(evaluation.label_issues))
     if evaluation.metrics.coverage is not None:
         grids.append(coverage_grid(evaluation.metrics.coverage))
     return [*grids, verdict_grid(evaluation.metrics)]

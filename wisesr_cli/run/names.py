@@ -29,6 +29,10 @@ CONFUSION_MATRIX = "confusion_matrix.csv"
 PREDICTIONS = "predictions.csv"
 EVALUATION_FILES = (METRICS, PER_CLASS, CONFUSION_MATRIX, PREDICTIONS)
 REPORT = "report.html"  # only where it was asked for
+LABEL_ISSUES = "label_issues.csv"  # only where they were asked for, also in the folder of a comparison
+LABEL_ISSUES_SHEET = "label_issues.png"
+PROBABILITIES = "probabilities.npy"  # of a fold that was held out
+EVALUATION_EXTRAS = (REPORT, LABEL_ISSUES, LABEL_ISSUES_SHEET, PROBABILITIES)
 
 # In the folder of explanations, `EXPLAIN` unless another one is given.
 EXPLAIN = "explain"
@@ -68,6 +72,9 @@ COMPARISON = "comparison.json"
 COMPARISON_TABLE = "comparison.csv"
 COMPARISON_TEXT = "comparison.md"
 COMPARISON_FILES = (COMPARISON, COMPARISON_TABLE, COMPARISON_TEXT)
+OUT_OF_FOLD = "out_of_fold.csv"  # with --folds
+OUT_OF_FOLD_PROBABILITIES = "out_of_fold.npz"
+FOLDS_FILES = (OUT_OF_FOLD, OUT_OF_FOLD_PROBABILITIES)
 ACCURACY_PICTURE = "accuracy.png"
 
 # In the folder of plots. Those with a gap, for what was evaluated, come with each evaluation.

@@ -32,6 +32,7 @@ _NEWER = (
     "train.gradient_clip_norm",
     "train.calibration",
     "data.manifest",
+    "data.fold",
     "model.head.hidden",
 )  # earlier states do not have them
 _LAST_PHASE = "train.phases"

@@ -87,17 +87,18 @@ def idle_settings(config: Config, index: DatasetIndex) -> list[str]:
 
 def _idle(config: Config, index: DatasetIndex) -> Iterator[tuple[str, str]]:
     data, train = config.data, config.train
+    draws_validation_alone = len(index.folders) < 2 and data.fold is None
     if "validation" in index.folders:
         why = "the validation images have a folder of their own"
         if data.manifest is not None:
             why = "the manifest names the validation images"
-        if data.split_strategy == "hash":
+        if data.split_strategy == "hash" and data.fold is None:
             yield "data.split_strategy: hash", why
         if data.validation_split != DataConfig().validation_split:
             yield f"data.validation_split: {data.validation_split:g}", why
-    elif data.validation_split == 0 and data.split_strategy != "stratified" and len(index.folders) < 2:
+    elif data.validation_split == 0 and data.split_strategy != "stratified" and draws_validation_alone:
         yield f"data.split_strategy: {data.split_strategy}", "data.validation_split is 0"
-    elif data.split_strategy != "group" and index.splits["train"].groups is not None and len(index.folders) < 2:
+    elif data.split_strategy != "group" and index.splits["train"].groups is not None and draws_validation_alone:
         yield "the column group", f"data.split_strategy is {data.split_strategy}, not group"
     if not any(phase.freeze == "backbone" for phase in config.phases):
         why = "no phase freezes the backbone"

@@ -13,11 +13,11 @@ from wisesr_cli.data.copies.descriptors import SIDE, Descriptors
 from wisesr_cli.data.copies.duplicates import Duplicate
 from wisesr_cli.data.copies.search import Positions, find_pairs
 from wisesr_cli.data.index import DatasetIndex
-from wisesr_cli.display.pictures import check_sheet_file, contact_sheet
+from wisesr_cli.display.pictures import check_sheet_file, contact_sheet, photo_tile
 from wisesr_cli.errors import ImageError, UsageError
 from wisesr_cli.images import decoding
 from wisesr_cli.images.color import shown
-from wisesr_cli.images.preparation import RGB, Preparation
+from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine.threads import for_each
 
@@ -90,16 +90,12 @@ def draw_near_duplicates(
     found: Sequence[Duplicate], root: str, path: Path, *, preparation: Preparation, pixel_limit: int
 ) -> None:
     """Write a PNG of the first pairs, two in a row."""
-    tiles, size = [], (_TILE, _TILE)
-    padded = replace(preparation, resize="pad")
+    tiles = []
     for pair in found[:MOST_DRAWN]:
         for member, label, split in zip(pair.paths, pair.labels, pair.splits, strict=True):
             file = f"{root.rstrip('/')}/{member}"
-            try:
-                pixels = decoding.decode_image(file, image_size=size, preparation=padded, pixel_limit=pixel_limit)
-            except ImageError:  # gone since it was compared
-                pixels = np.zeros((*size, RGB), np.uint8)
-            tiles.append((shown(pixels), f"{split}, {label}: {Path(member).name}", None))
+            pixels = photo_tile(file, _TILE, preparation, pixel_limit=pixel_limit)
+            tiles.append((pixels, f"{split}, {label}: {Path(member).name}", None))
     foot = [f"{min(len(found), MOST_DRAWN):,} of {text.counted(len(found), 'pair')}; --format json lists all"]
     contact_sheet(tiles, columns=4, tile=_TILE, path=path, foot=foot)
 

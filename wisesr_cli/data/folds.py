@@ -1,0 +1,134 @@
+"""Folds of the training images, each held out once: cross-validation, and the splits that a training has.
+
+What decides the fold of an image is `data.split_strategy`, as for validation images; where a manifest names groups,
+they stay together in any case. The held-out fold takes the place
+of test images; the best epoch is chosen on validation images that are split off from the other folds, or have a folder
+of their own, so that nothing about the held-out images is used before they are evaluated. To add a strategy, write such
+a function and add its row to `FOLDERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from wisesr_cli import text
+from wisesr_cli.data.index import DatasetIndex, Labels, Split
+from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.data.splits import SplitOptions, hash_of, members_of_classes, ranked_groups, split_off_validation
+from wisesr_cli.errors import DataError
+
+FoldNumbers = npt.NDArray[np.intp]  # (images,), from 0
+
+
+def splits_for_training(
+    data: DataConfig, splits: Mapping[str, Split], class_names: tuple[str, ...], *, seed: int
+) -> dict[str, Split]:
+    """Return the splits that a training has: a fold held out where asked for, then validation where it has no folder.
+
+    Raises `DataError` when a side is empty or too small.
+    """
+    found = dict(splits)
+    is_drawn = "validation" not in found and data.validation_split > 0
+    if data.fold_of is not None:
+        number, count = data.fold_of
+        options = SplitOptions(data.validation_split, seed, class_names, data.group_regex, found["train"].groups)
+        strategy = data.split_strategy if options.groups is None else "group"
+        folds = choose_folds(strategy, found["train"], options, count, sides=2 if is_drawn else 1)
+        found["test"] = found["train"].taken(np.flatnonzero(folds == number))
+        found["train"] = found["train"].taken(np.flatnonzero(folds != number))
+    if not is_drawn:
+        return found
+    train, validation = split_off_validation(data, found.pop("train"), class_names, seed=seed)
+    return {"train": train, "validation": validation, **found}
+
+
+def check_folds(data: DataConfig, index: DatasetIndex, seeds: Iterable[int]) -> int:
+    """Return the number of images that are held out in turn, having made the splits of every fold and seed.
+
+    `index` has the splits of one fold. Raises as `splits_for_training` does.
+    """
+    assert data.fold_of is not None
+    own = {"validation": index.splits["validation"]} if "validation" in index.folders else {}
+    parts = [split for name, split in index.splits.items() if name not in own]
+    groups = None if parts[0].groups is None else tuple(group for part in parts for group in part.groups or ())
+    paths = tuple(path for part in parts for path in part.paths)
+    images = Split(paths, np.concatenate([part.labels for part in parts]), groups=groups)
+    for seed in seeds:
+        for number in range(data.fold_of[1]):
+            fold = data.model_copy(update={"fold": f"{number}/{data.fold_of[1]}"})
+            splits_for_training(fold, {"train": images, **own}, index.class_names, seed=seed)
+    return len(images)
+
+
+def choose_folds(strategy: str, images: Split, options: SplitOptions, count: int, *, sides: int = 1) -> FoldNumbers:
+    """Return the fold of every image, 0 to `count` - 1, the same for any order of the images.
+
+    `sides`: how many splits the other folds have to be enough for. Raises `DataError` when a fold would be empty, or
+    the other folds too small.
+    """
+    folds = FOLDERS[strategy](images.paths, images.labels, options, count, sides)
+    if empty := np.flatnonzero(np.bincount(folds, minlength=count) == 0).tolist():
+        raise DataError(
+            f"{text.counted(len(images), 'training image')} for {count} folds: fold {empty[0]} is empty; ask for fewer "
+            "folds, or change data.split_strategy"
+        )
+    return folds
+
+
+def fold_stratified(paths: Sequence[str], labels: Labels, options: SplitOptions, count: int, sides: int) -> FoldNumbers:
+    """Deal out every class over the folds, so that their numbers differ by at most one image, in all and of a class."""
+    folds = np.zeros(len(paths), np.intp)
+    members = members_of_classes(paths, labels, len(options.class_names))
+    small = [label for label, found in enumerate(members) if len(found) - -(-len(found) // count) < sides]
+    if small:
+        shown = ", ".join(f"{text.visible(options.class_names[label])} ({len(members[label])})" for label in small[:5])
+        parts = "training and validation" if sides > 1 else "training"
+        raise DataError(
+            f"{text.counted(len(small), 'class', 'classes')} too small for {count} folds: {shown}; too few are left "
+            f"for {parts} where a fold is held out. Add images, or leave the class out."
+        )
+    dealt = 0
+    for label, found in enumerate(members):
+        random = np.random.default_rng([options.seed, hash_of(options.class_names[label]), 1])
+        folds[random.permutation(found)] = np.arange(dealt, dealt + len(found)) % count
+        dealt += len(found)
+    return folds
+
+
+def fold_by_hash(paths: Sequence[str], labels: Labels, options: SplitOptions, count: int, sides: int) -> FoldNumbers:
+    """Choose by a hash of the path: adding or removing files never moves others."""
+    return np.array([hash_of(f"{options.seed}\0fold\0{path}") % count for path in paths], np.intp)
+
+
+def fold_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions, count: int, sides: int) -> FoldNumbers:
+    """Choose whole groups, from the largest to the smallest, each into the fold that has least of its classes."""
+    random = np.random.default_rng([options.seed, 1])
+    ranked = ranked_groups(paths, options, random, fewest=count)
+    totals = np.bincount(labels, minlength=len(options.class_names)).astype(np.float64)
+    taken, groups = np.zeros((count, len(totals))), np.zeros(count, np.intp)
+    folds = np.zeros(len(paths), np.intp)
+    for _, members in ranked:
+        found, counts = np.unique(labels[members], return_counts=True)
+        # What the sum of squared fractions grows by, less what is the same for all folds.
+        growth = taken[:, found] @ (counts / totals[found] ** 2)
+        fold = min(range(count), key=lambda fold: (growth[fold], taken[fold].sum(), fold))
+        folds[members] = fold
+        taken[fold, found] += counts
+        groups[fold] += 1
+    if len(ranked) - groups.max() < sides:
+        raise DataError(
+            f"{text.counted(len(ranked), 'group')} for {count} folds: where a fold is held out, "
+            f"{text.counted(int(len(ranked) - groups.max()), 'group')} is left for training and validation; ask for "
+            "more folds, or give a validation folder"
+        )
+    return folds
+
+
+FOLDERS: dict[str, Callable[[Sequence[str], Labels, SplitOptions, int, int], FoldNumbers]] = {
+    "stratified": fold_stratified,
+    "hash": fold_by_hash,
+    "group": fold_by_group,
+}
