@@ -27,19 +27,11 @@ from wisesr_cli.requests import (
     UpgradeRequest,
     WeightsRequest,
 )
-from wisesr_cli.results import (
-    CheckResult,
-    Comparison,
-    Embedding,
-    Evaluation,
-    Exports,
-    RemovedRun,
-    RunSummary,
-    Starter,
-    Summary,
-    TrainingResult,
-    Upgrade,
-)
+from wisesr_cli.results.evaluation import Evaluation
+from wisesr_cli.results.images import CheckResult, Starter
+from wisesr_cli.results.models import Exports, Summary, Upgrade
+from wisesr_cli.results.streams import Embedding
+from wisesr_cli.results.training import Comparison, RemovedRun, RunSummary, TrainingResult
 
 if TYPE_CHECKING:
     from wisesr_cli.config.reader import LoadedConfig

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from wisesr_cli.results import EpochResult
+from wisesr_cli.results.training import EpochResult
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from wisesr_cli.listening import Listener, Silent
-from wisesr_cli.results import Contribution
+from wisesr_cli.results.streams import Contribution
 
 if TYPE_CHECKING:  # a record is made before anything that takes time to import
     from wisesr_cli.config.reader import Override

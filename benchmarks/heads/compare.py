@@ -42,7 +42,7 @@ from wisesr_cli import api
 from wisesr_cli.display.terminal import TerminalListener
 from wisesr_cli.errors import Interrupted, WisesrError
 from wisesr_cli.listening import Silent
-from wisesr_cli.results import Comparison
+from wisesr_cli.results.training import Comparison
 from wisesr_cli.text import visible
 
 

@@ -18,7 +18,7 @@ from wisesr_cli.comparison.tables import comparison_markdown
 from wisesr_cli.demo import demo, harbour
 from wisesr_cli.display.terminal import TerminalListener
 from wisesr_cli.images.decoding import decode_image
-from wisesr_cli.results import Comparison, ComparisonRow
+from wisesr_cli.results.training import Comparison, ComparisonRow
 
 HEADS = ("gap", "gmp", "wise", "depthwise", "flatten")
 CHANCE = 1 / len(harbour.CLASS_NAMES)

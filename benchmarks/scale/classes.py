@@ -35,7 +35,7 @@ from wisesr_cli.display.grid import Column, Grid, to_markdown
 from wisesr_cli.evaluation.metrics import Answers, answers_of, compute_metrics
 from wisesr_cli.evaluation.output import Scored, draw_evaluation, evaluation_of, write_evaluation
 from wisesr_cli.listening import Silent
-from wisesr_cli.results import ClassMetrics
+from wisesr_cli.results.evaluation import ClassMetrics
 from wisesr_cli.run.names import METRICS, PREDICTIONS
 from wisesr_cli.run.records import read_json, read_rows
 

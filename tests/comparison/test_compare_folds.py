@@ -21,7 +21,7 @@ from wisesr_cli.config.reader import LoadedConfig
 from wisesr_cli.config.schema import Config
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.listening import Silent
-from wisesr_cli.results import Comparison
+from wisesr_cli.results.training import Comparison
 from wisesr_cli.run.names import PREDICTIONS, TRAININGS
 from wisesr_cli.run.progress import Circumstances
 from wisesr_cli.run.records import write_rows

@@ -20,7 +20,7 @@ from wisesr_cli.comparison.tables import comparison_grids, comparison_markdown, 
 from wisesr_cli.config.reader import LoadedConfig
 from wisesr_cli.config.schema import Config
 from wisesr_cli.errors import RunError
-from wisesr_cli.results import ComparedTraining, Comparison, ComparisonRow
+from wisesr_cli.results.training import ComparedTraining, Comparison, ComparisonRow
 from wisesr_cli.run.names import PREDICTIONS, TRAININGS
 from wisesr_cli.run.progress import Circumstances
 from wisesr_cli.run.records import write_rows

@@ -13,7 +13,7 @@ from PIL import Image
 from wisesr_cli.data.inspection import inspect_data
 from wisesr_cli.data.oddities import animated_message, misnamed_message
 from wisesr_cli.listening import Progress, Silent
-from wisesr_cli.results import CheckResult, Finding
+from wisesr_cli.results.images import CheckResult, Finding
 
 
 def findings(root: Path, **options: object) -> dict[str, Finding]:

@@ -18,7 +18,7 @@ from wisesr_cli.data.copies import search
 from wisesr_cli.data.copies.descriptors import SIDE, Descriptors, are_copies, coarse, correlations
 from wisesr_cli.data.inspection import Copies, inspect_data
 from wisesr_cli.listening import Silent
-from wisesr_cli.results import Finding
+from wisesr_cli.results.images import Finding
 
 
 def findings(root: Path, **options: object) -> dict[str, Finding]:

@@ -15,7 +15,7 @@ from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.value_range import with_value_range
 from wisesr_cli.images.preparation import ValueRange
 from wisesr_cli.listening import Silent
-from wisesr_cli.results import Finding
+from wisesr_cli.results.images import Finding
 
 RNG = np.random.default_rng(5)
 WAVES = (np.sin(np.arange(48)[:, None] / 5) * np.cos(np.arange(40) / 7) + 1) / 2  # (48, 40), 0..1

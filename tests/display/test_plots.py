@@ -15,7 +15,8 @@ from wisesr_cli.display.pictures import contact_sheet
 from wisesr_cli.display.plots import plot_confusion_matrix, plot_learning_curves, plot_reliability
 from wisesr_cli.errors import MachineError
 from wisesr_cli.evaluation.metrics import answers_of, compute_metrics, reliability_bins
-from wisesr_cli.results import EpochResult, Metrics
+from wisesr_cli.results.evaluation import Metrics
+from wisesr_cli.results.training import EpochResult
 
 ODD_NAMES = (
     *("$x^2$", r"$\frac{1}{0$", "cost $5 and $", "esc\x1b[31mred", "two\nlines", "猫", "🐈", "\u202eevil", "\udcff"),

@@ -17,7 +17,8 @@ from wisesr_cli.data.tables import check_grid, check_paths_grid
 from wisesr_cli.display.grid import Column, Grid, decimal, percent, score_bar, to_csv, to_json, to_markdown
 from wisesr_cli.display.terminal import FORMATS, LONG_TABLE, TerminalListener, show_grid, show_result
 from wisesr_cli.evaluation import tables
-from wisesr_cli.results import CheckResult, Finding, Metrics
+from wisesr_cli.results.evaluation import Metrics
+from wisesr_cli.results.images import CheckResult, Finding
 from wisesr_cli.text import visible
 
 EVIL = {

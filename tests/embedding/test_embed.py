@@ -27,7 +27,7 @@ from wisesr_cli.model_files.archive import append_model_info, check_model
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.build import build_classifier
 from wisesr_cli.models.settings import ModelConfig
-from wisesr_cli.results import Embedding
+from wisesr_cli.results.streams import Embedding
 from wisesr_cli.run.run import litert_path
 
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras converts on TensorFlow")

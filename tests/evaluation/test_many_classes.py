@@ -19,7 +19,7 @@ from wisesr_cli.evaluation import metrics as module
 from wisesr_cli.evaluation.metrics import answers_of, compute_metrics
 from wisesr_cli.evaluation.mistakes import most_confused
 from wisesr_cli.report.tables import matrix_of
-from wisesr_cli.results import Metrics
+from wisesr_cli.results.evaluation import Metrics
 from wisesr_cli.run.records import write_json
 from wisesr_cli.training.batches import Batches
 

@@ -22,7 +22,7 @@ from wisesr_cli.evaluation.metrics import (
     softmax,
 )
 from wisesr_cli.evaluation.mistakes import most_confused, worst_mistakes
-from wisesr_cli.results import Metrics
+from wisesr_cli.results.evaluation import Metrics
 
 SCALARS = tuple(METRICS)
 

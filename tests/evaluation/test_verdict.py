@@ -11,7 +11,8 @@ from command_line import CommandLine, Trained
 from wisesr_cli.config.reader import Override, load_config
 from wisesr_cli.evaluation.metrics import answers_of, compute_metrics
 from wisesr_cli.evaluation.verdict import VERDICTS, Training, with_verdict
-from wisesr_cli.results import EpochResult, Verdict
+from wisesr_cli.results.evaluation import Verdict
+from wisesr_cli.results.training import EpochResult
 
 CLASSES = ("bag", "hat", "shoe")
 

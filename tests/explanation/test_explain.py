@@ -22,7 +22,7 @@ from wisesr_cli.errors import MachineError, UsageError
 from wisesr_cli.explanation import folder as explanation_folder
 from wisesr_cli.explanation import own_pictures
 from wisesr_cli.machine.locks import alone_in
-from wisesr_cli.results import Explanation
+from wisesr_cli.results.streams import Explanation
 from wisesr_cli.run.folders import prepare_folder
 from wisesr_cli.run.run import Run
 

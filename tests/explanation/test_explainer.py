@@ -25,7 +25,7 @@ from wisesr_cli.models import heads
 from wisesr_cli.models.backbones import build_backbone
 from wisesr_cli.models.build import build_classifier
 from wisesr_cli.models.settings import ModelConfig
-from wisesr_cli.results import Contribution, Explanation
+from wisesr_cli.results.streams import Contribution, Explanation
 
 SIZE = (40, 56)
 NAMES = ("[/red]", "b", "c", "d", "e")

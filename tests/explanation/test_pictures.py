@@ -28,7 +28,7 @@ from wisesr_cli.images.decoding import decode_image
 from wisesr_cli.images.preparation import Preparation, Resize
 from wisesr_cli.model_files.archive import read_model_info
 from wisesr_cli.prediction import pictures as prediction_pictures
-from wisesr_cli.results import Contribution, Prediction
+from wisesr_cli.results.streams import Contribution, Prediction
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

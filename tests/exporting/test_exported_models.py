@@ -28,7 +28,7 @@ from wisesr_cli.images.geometry import RESIZERS
 from wisesr_cli.machine import keras_start
 from wisesr_cli.model_files.archive import read_model_info
 from wisesr_cli.model_files.saving import replace_model_info
-from wisesr_cli.results import ExportedModel, Exports
+from wisesr_cli.results.models import ExportedModel, Exports
 from wisesr_cli.run.folders import prepare_folder
 from wisesr_cli.run.names import EXPORTED_MODELS
 from wisesr_cli.run.run import Run

@@ -21,7 +21,7 @@ import wisesr_cli
 from wisesr_cli.errors import UsageError
 from wisesr_cli.listening import Silent
 from wisesr_cli.prediction.placing import Placing
-from wisesr_cli.results import Prediction
+from wisesr_cli.results.streams import Prediction
 from wisesr_cli.text import parse_csv_cell
 
 pytestmark = pytest.mark.usefixtures("empty_folder")

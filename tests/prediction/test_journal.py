@@ -15,7 +15,7 @@ from permissions import permissions_hold
 from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.prediction import journal as module
 from wisesr_cli.prediction.journal import FIRST_RECORD, Journal, JournalHeader
-from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.results.streams import Prediction, ScoredLabel
 
 HEADER = JournalHeader("ab" * 32, {"top_k": 5, "min_score": 0.0})
 RECORDS = [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wisesr_cli.errors import UsageError
 from wisesr_cli.prediction import ordering
 from wisesr_cli.prediction.ordering import SORTS, check_order, in_order
-from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.results.streams import Prediction, ScoredLabel
 
 
 def records(count: int, seed: int = 0) -> list[Prediction]:
@@ -96,7 +96,7 @@ MANY = """
 import random, resource, sys
 from pathlib import Path
 from wisesr_cli.prediction.ordering import in_order
-from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.results.streams import Prediction, ScoredLabel
 
 count, sort, most = 100_000, sys.argv[1], int(sys.argv[2]) or None
 draw = random.Random(0)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.prediction.output import FileOutput, JournalHeader, Renderer, open_output
 from wisesr_cli.requests import PredictRequest
-from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.results.streams import Prediction, ScoredLabel
 from wisesr_cli.text import parse_csv_cell
 
 FORMATS = ["table", "json", "jsonl", "csv", "markdown"]

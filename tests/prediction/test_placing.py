@@ -14,7 +14,7 @@ from wisesr_cli.listening import Silent
 from wisesr_cli.prediction import placing
 from wisesr_cli.prediction.placing import NAMES, PLAN, Placing, folder_names, placing_folder
 from wisesr_cli.requests import PlacingMode, PredictRequest
-from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.results.streams import Prediction, ScoredLabel
 from wisesr_cli.text import folder_name
 
 MODES: tuple[PlacingMode, ...] = ("copy", "link", "move")

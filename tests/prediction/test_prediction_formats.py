@@ -11,7 +11,7 @@ from wisesr_cli.errors import MachineError, UsageError
 from wisesr_cli.prediction import formats
 from wisesr_cli.prediction.formats import SUFFIXES, chosen_format, rendering
 from wisesr_cli.prediction.tables import Layout
-from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.results.streams import Prediction, ScoredLabel
 from wisesr_cli.text import parse_csv_cell
 
 CLASSES = ("path", "a|b", "=h\udcff")

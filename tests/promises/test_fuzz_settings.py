@@ -27,7 +27,7 @@ from wisesr_cli.data.survey import Survey, survey
 from wisesr_cli.errors import ConfigError, DataError, UsageError
 from wisesr_cli.listening import Silent
 from wisesr_cli.models.heads import HEADS, HeadOptions
-from wisesr_cli.results import Finding
+from wisesr_cli.results.images import Finding
 
 SAMPLES = Path(__file__).parents[2] / "sample_configs"
 TEXTS = {path.relative_to(SAMPLES).as_posix(): path.read_bytes() for path in sorted(SAMPLES.rglob("*.yaml"))}

@@ -19,7 +19,9 @@ from wisesr_cli.evaluation.mistakes import most_confused, worst_mistakes
 from wisesr_cli.report.pictures import tinted_map
 from wisesr_cli.report.records import Card, DataTable, Example, ReportContent, Thumbnail
 from wisesr_cli.report.selection import choose_listed, choose_mistakes, choose_right, examples_of
-from wisesr_cli.results import Contribution, EpochResult, Evaluation, Verdict
+from wisesr_cli.results.evaluation import Evaluation, Verdict
+from wisesr_cli.results.streams import Contribution
+from wisesr_cli.results.training import EpochResult
 
 
 def make_answers(classes: int, examples: int, seed: int = 0) -> tuple[Answers, np.ndarray]:

@@ -28,7 +28,8 @@ from wisesr_cli.report import tables
 from wisesr_cli.report.charts import HEIGHT, WIDTH, learning_curves, reliability_charts
 from wisesr_cli.report.page import render, short, signed
 from wisesr_cli.report.records import ReportContent
-from wisesr_cli.results import EpochResult, ReliabilityBin
+from wisesr_cli.results.evaluation import ReliabilityBin
+from wisesr_cli.results.training import EpochResult
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from wisesr_cli.config.reader import load_config, parse_set
 from wisesr_cli.config.schema import Config
 from wisesr_cli.data.index import Changes
 from wisesr_cli.errors import RunError
-from wisesr_cli.results import EpochResult
+from wisesr_cli.results.training import EpochResult
 from wisesr_cli.run.progress import (
     Circumstances,
     Progress,

@@ -10,7 +10,7 @@ from run_states import make_run
 
 from wisesr_cli.config.reader import load_config, parse_set
 from wisesr_cli.errors import RunError
-from wisesr_cli.results import EpochResult
+from wisesr_cli.results.training import EpochResult
 from wisesr_cli.run.folders import check_kinds
 from wisesr_cli.run.located import locate
 from wisesr_cli.run.names import CLASSES, SPLITS

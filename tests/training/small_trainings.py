@@ -12,7 +12,7 @@ from run_states import load_engine
 from wisesr_cli.config.reader import LoadedConfig, Override, load_config
 from wisesr_cli.listening import Silent, TrainingPlan
 from wisesr_cli.machine import keras_start
-from wisesr_cli.results import EpochResult, TrainingResult
+from wisesr_cli.results.training import EpochResult, TrainingResult
 from wisesr_cli.training.examples import open_examples
 from wisesr_cli.training.train import TrainingOptions, train
 from wisesr_cli.training.trainer import Trainer

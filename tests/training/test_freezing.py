@@ -28,7 +28,7 @@ from wisesr_cli.models.backbones import BACKBONE_LAYER
 from wisesr_cli.models.build import assemble, build_classifier
 from wisesr_cli.models.heads import GapOptions
 from wisesr_cli.models.scaling import Scaling
-from wisesr_cli.results import TrainingResult
+from wisesr_cli.results.training import TrainingResult
 from wisesr_cli.training.freezing import batch_norms, freeze_layers, trained_parts
 from wisesr_cli.training.train import TrainingOptions, train
 

@@ -20,7 +20,7 @@ from run_states import digest, load_engine, read_history
 from small_trainings import CLASSES, EVERYTHING_RANDOM, STEPS, HeardTraining, best_weights, train_on
 
 from wisesr_cli.errors import RunError
-from wisesr_cli.results import TrainingResult
+from wisesr_cli.results.training import TrainingResult
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.state import read_state, write_state
 from wisesr_cli.training.trainer import Trainer

@@ -15,7 +15,7 @@ from command_line import QUICK, Answer, CommandLine, make_splits, rows_of
 from wisesr_cli.api import load_config
 from wisesr_cli.errors import DataError, Interrupted, MachineError
 from wisesr_cli.listening import Silent
-from wisesr_cli.results import EpochResult, TrainingResult
+from wisesr_cli.results.training import EpochResult, TrainingResult
 from wisesr_cli.run.folders import Start
 from wisesr_cli.run.names import CONFIG, TRACKED, TRAININGS
 from wisesr_cli.run.progress import Progress

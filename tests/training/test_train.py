@@ -18,7 +18,7 @@ from small_trainings import CLASSES, EVERYTHING_RANDOM, STEPS, HeardTraining, be
 from wisesr_cli.engines.keras import numpy_logits
 from wisesr_cli.errors import ConfigError, DataError
 from wisesr_cli.listening import Silent
-from wisesr_cli.results import EpochResult
+from wisesr_cli.results.training import EpochResult
 from wisesr_cli.run.progress import Progress
 from wisesr_cli.run.state import read_state
 from wisesr_cli.training.trainer import Trainer

@@ -12,7 +12,7 @@ from wisesr_cli.cli import options
 
 if TYPE_CHECKING:
     from wisesr_cli.listening import Listener
-    from wisesr_cli.results import Comparison
+    from wisesr_cli.results.training import Comparison
 
 app = options.new_app()
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wisesr_cli.display.terminal import TerminalListener
     from wisesr_cli.explanation.screen import Screen
     from wisesr_cli.listening import Listener
-    from wisesr_cli.results import LabelIssues
+    from wisesr_cli.results.evaluation import LabelIssues
 
 SetOptions = Annotated[
     list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="Set any key of the config; repeatable.")

@@ -13,7 +13,7 @@ from wisesr_cli.cli import options
 
 if TYPE_CHECKING:
     from wisesr_cli.evaluation.gates import Gate
-    from wisesr_cli.results import TrainingResult
+    from wisesr_cli.results.training import TrainingResult
     from wisesr_cli.training.display import TrainingDisplay
 
 app = options.new_app()

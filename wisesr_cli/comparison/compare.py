@@ -46,7 +46,8 @@ from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.heads import effective_options, grid_size
 from wisesr_cli.requests import CompareRequest, EvaluateRequest
-from wisesr_cli.results import Comparison, Evaluation, TrainingResult
+from wisesr_cli.results.evaluation import Evaluation
+from wisesr_cli.results.training import Comparison, TrainingResult
 from wisesr_cli.run.folders import Start, held_start, prepare_folder
 from wisesr_cli.run.names import HISTORY, TRAININGS
 from wisesr_cli.run.progress import Circumstances, check_resumable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from wisesr_cli.results import ComparedTraining, Comparison, ComparisonRow
+from wisesr_cli.results.training import ComparedTraining, Comparison, ComparisonRow
 from wisesr_cli.text import counted, joined
 
 ENOUGH_SEEDS = 3  # with fewer, the variation between trainings is hardly known

@@ -25,7 +25,7 @@ from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.heads import HEADS, FeatureMap, HeadOptions, effective_options, head_flops, head_parameters
 from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.requests import SummarizeRequest
-from wisesr_cli.results import Summary, SummaryRow
+from wisesr_cli.results.models import Summary, SummaryRow
 from wisesr_cli.run.located import load_source
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import counted

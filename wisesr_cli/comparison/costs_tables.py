@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from wisesr_cli.display.grid import Grid, decimal, numbers, texts
-from wisesr_cli.results import Summary, SummaryRow
+from wisesr_cli.results.models import Summary, SummaryRow
 
 SUMMARY_HEADER = tuple(field.name for field in fields(SummaryRow) if field.name != "latency_ms")
 

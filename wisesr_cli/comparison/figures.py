@@ -16,7 +16,7 @@ from wisesr_cli.comparison.conclusions import conclude
 from wisesr_cli.comparison.plan import PlannedTraining
 from wisesr_cli.comparison.state import ComparisonState, TrainingRecord
 from wisesr_cli.errors import RunError
-from wisesr_cli.results import ComparedTraining, Comparison, ComparisonRow
+from wisesr_cli.results.training import ComparedTraining, Comparison, ComparisonRow
 from wisesr_cli.run.names import PREDICTIONS
 from wisesr_cli.run.records import read_rows
 from wisesr_cli.run.run import Run

@@ -26,7 +26,7 @@ from wisesr_cli.evaluation.evaluate import Evaluated
 from wisesr_cli.evaluation.label_issues import JudgedLabels, probabilities_of, write_label_issues
 from wisesr_cli.machine.files import replacing
 from wisesr_cli.machine.large_arrays import large_array
-from wisesr_cli.results import LabelIssues
+from wisesr_cli.results.evaluation import LabelIssues
 from wisesr_cli.run.names import OUT_OF_FOLD, OUT_OF_FOLD_PROBABILITIES, PREDICTIONS, PROBABILITIES
 from wisesr_cli.run.records import read_rows, refuse_link_outside, write_rows
 from wisesr_cli.run.run import Run

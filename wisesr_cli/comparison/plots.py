@@ -11,7 +11,7 @@ import numpy as np
 from wisesr_cli.comparison.conclusions import draws_of
 from wisesr_cli.display.pictures import BLUE, GREEN, GREY, ORANGE, RED
 from wisesr_cli.display.plots import new_figure, save_figure, with_default_style
-from wisesr_cli.results import ComparedTraining, Comparison, ComparisonRow
+from wisesr_cli.results.training import ComparedTraining, Comparison, ComparisonRow
 from wisesr_cli.text import visible
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from wisesr_cli.comparison.plots import plot_accuracies, plot_curves
 from wisesr_cli.display.grid import Grid, decimal, markdown_text, numbers, texts, to_csv
 from wisesr_cli.display.terminal import FORMATS
 from wisesr_cli.machine.files import make_folder, write_text
-from wisesr_cli.results import Comparison, ComparisonRow
+from wisesr_cli.results.training import Comparison, ComparisonRow
 from wisesr_cli.run.names import ACCURACY_PICTURE, COMPARISON, COMPARISON_TABLE, COMPARISON_TEXT, LEARNING_CURVES
 from wisesr_cli.run.records import write_json
 from wisesr_cli.run.run import Run

@@ -41,7 +41,8 @@ from wisesr_cli.images import decoding
 from wisesr_cli.images.preparation import Preparation, Ranges, range_text
 from wisesr_cli.images.supported import UNREAD_SUFFIXES
 from wisesr_cli.listening import Listener
-from wisesr_cli.results import Finding, Level
+from wisesr_cli.results.images import Finding
+from wisesr_cli.results.records import Level
 
 FEW_IMAGES = 10  # of a class, to train on
 FEW_FOR_RANDOM_WEIGHTS = 5_000  # training images; of fewer, a network from random weights learns little

@@ -12,7 +12,7 @@ from wisesr_cli.errors import SOME_UNREADABLE, DataError
 from wisesr_cli.images.decoding import ImageHeader
 from wisesr_cli.images.supported import SUFFIXES
 from wisesr_cli.listening import Listener
-from wisesr_cli.results import Embedding, Explanation, Prediction
+from wisesr_cli.results.streams import Embedding, Explanation, Prediction
 from wisesr_cli.text import counted, joined
 
 SHOWN = 3  # names in a message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wisesr_cli.display.grid import Grid, texts
-from wisesr_cli.results import CheckResult
+from wisesr_cli.results.images import CheckResult
 
 
 def check_grid(result: CheckResult) -> Grid:

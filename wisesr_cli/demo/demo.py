@@ -15,7 +15,8 @@ from wisesr_cli.demo import harbour
 from wisesr_cli.errors import UsageError
 from wisesr_cli.listening import TrainingListener
 from wisesr_cli.machine.files import make_folder, write_text
-from wisesr_cli.results import Metrics, Prediction
+from wisesr_cli.results.evaluation import Metrics
+from wisesr_cli.results.streams import Prediction
 from wisesr_cli.run.folders import check_output_folder, free_folder, is_taken
 from wisesr_cli.run.names import CONFIG as CONFIG_NAME
 from wisesr_cli.run.written import Written, recording

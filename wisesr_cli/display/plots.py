@@ -16,7 +16,8 @@ import numpy as np
 
 from wisesr_cli.display.pictures import BLUE, GREY, ORANGE, installed_fonts
 from wisesr_cli.machine.files import replacing
-from wisesr_cli.results import EpochResult, Metrics, ReliabilityBin
+from wisesr_cli.results.evaluation import Metrics, ReliabilityBin
+from wisesr_cli.results.training import EpochResult
 from wisesr_cli.text import visible
 
 if TYPE_CHECKING:

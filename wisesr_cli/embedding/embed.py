@@ -19,7 +19,7 @@ from wisesr_cli.machine.stopping import StopRequest
 from wisesr_cli.prediction.journal import JournalHeader
 from wisesr_cli.prediction.stream import Row, computed, rows_of
 from wisesr_cli.requests import EmbedRequest
-from wisesr_cli.results import Embedding
+from wisesr_cli.results.streams import Embedding
 from wisesr_cli.run.located import locate
 from wisesr_cli.text import counted, visible
 

@@ -22,7 +22,7 @@ from wisesr_cli.explanation.arrays import write_member, write_texts
 from wisesr_cli.prediction.journal import Form, JournalHeader
 from wisesr_cli.prediction.output import FileOutput, checked_output
 from wisesr_cli.requests import EmbedRequest
-from wisesr_cli.results import Embedding
+from wisesr_cli.results.streams import Embedding
 from wisesr_cli.text import joined, visible
 
 KIND = np.dtype("<f4")

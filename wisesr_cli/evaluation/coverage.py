@@ -19,7 +19,7 @@ from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.evaluation.metrics import Answers, Doubles, Floats, Integers, row_blocks, softmax, wilson_interval
 from wisesr_cli.machine.files import sha256
 from wisesr_cli.model_files.info import ModelInfo
-from wisesr_cli.results import CoverageMetrics
+from wisesr_cli.results.evaluation import CoverageMetrics
 from wisesr_cli.run.located import Located
 from wisesr_cli.run.names import CALIBRATION
 from wisesr_cli.run.records import read_json, write_json

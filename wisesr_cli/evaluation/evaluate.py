@@ -31,7 +31,7 @@ from wisesr_cli.machine.large_arrays import large_array, release
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.image_sizes import ImageSize
 from wisesr_cli.requests import EvaluateRequest
-from wisesr_cli.results import Evaluation, LabelIssues, Metrics
+from wisesr_cli.results.evaluation import Evaluation, LabelIssues, Metrics
 from wisesr_cli.run.located import Located, images_root, locate
 from wisesr_cli.run.names import REPORT
 from wisesr_cli.run.run import Run

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from wisesr_cli import errors, text
 from wisesr_cli.evaluation.metrics import METRICS
-from wisesr_cli.results import Metrics
+from wisesr_cli.results.evaluation import Metrics
 
 Gate: TypeAlias = tuple[str, float]
 

@@ -25,7 +25,7 @@ from wisesr_cli.evaluation.metrics import Doubles, Floats, Integers, row_blocks,
 from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.machine.files import naming, remove
 from wisesr_cli.machine.large_arrays import large_array, release
-from wisesr_cli.results import LabelIssue, LabelIssues
+from wisesr_cli.results.evaluation import LabelIssue, LabelIssues
 from wisesr_cli.run.names import LABEL_ISSUES, LABEL_ISSUES_SHEET
 from wisesr_cli.run.records import write_rows
 from wisesr_cli.text import counted

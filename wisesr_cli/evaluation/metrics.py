@@ -19,7 +19,7 @@ import numpy.typing as npt
 from wisesr_cli import errors, text
 from wisesr_cli.confusion import Confusion
 from wisesr_cli.machine.large_arrays import release
-from wisesr_cli.results import ClassMetrics, Metrics, ReliabilityBin
+from wisesr_cli.results.evaluation import ClassMetrics, Metrics, ReliabilityBin
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Doubles: TypeAlias = npt.NDArray[np.float64]

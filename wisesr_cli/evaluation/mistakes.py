@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from wisesr_cli.evaluation.metrics import Answers
-from wisesr_cli.results import ConfusedPair, Metrics, Mistake
+from wisesr_cli.results.evaluation import ConfusedPair, Metrics, Mistake
 
 
 def most_confused(metrics: Metrics, *, limit: int = 10) -> tuple[ConfusedPair, ...]:

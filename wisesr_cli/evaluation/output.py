@@ -9,7 +9,7 @@ from pathlib import Path
 from wisesr_cli.display.plots import plot_confusion_matrix, plot_reliability
 from wisesr_cli.evaluation.metrics import Answers, reliability_bins
 from wisesr_cli.evaluation.mistakes import most_confused, worst_mistakes
-from wisesr_cli.results import Evaluation, Metrics
+from wisesr_cli.results.evaluation import Evaluation, Metrics
 from wisesr_cli.run.names import (
     CONFUSION_MATRIX,
     CONFUSION_PICTURE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wisesr_cli.display.grid import Grid, decimal, numbers, percent, texts
-from wisesr_cli.results import CoverageMetrics, Evaluation, LabelIssues, Metrics
+from wisesr_cli.results.evaluation import CoverageMetrics, Evaluation, LabelIssues, Metrics
 
 _METRIC_NAMES = {
     "top1_accuracy": "top-1 accuracy",

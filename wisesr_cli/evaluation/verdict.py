@@ -19,7 +19,9 @@ from wisesr_cli.display.grid import percent
 from wisesr_cli.errors import WisesrError
 from wisesr_cli.evaluation.metrics import Answers
 from wisesr_cli.models.backbones import row_of
-from wisesr_cli.results import EpochResult, Level, Metrics, Verdict
+from wisesr_cli.results.evaluation import Metrics, Verdict
+from wisesr_cli.results.records import Level
+from wisesr_cli.results.training import EpochResult
 from wisesr_cli.run.located import Located
 from wisesr_cli.run.names import CONFIG
 from wisesr_cli.text import counted, joined, visible

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.machine.files import naming, replacing
-from wisesr_cli.results import Explanation
+from wisesr_cli.results.streams import Explanation
 
 TEXTS_AT_A_TIME = 1000
 BLOCK_BYTES = 1 << 20

@@ -32,7 +32,7 @@ from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.listening import Listener, Silent
 from wisesr_cli.machine.stopping import StopRequest
 from wisesr_cli.requests import ExplainRequest, Screen, WeightsRequest
-from wisesr_cli.results import Explanation
+from wisesr_cli.results.streams import Explanation
 from wisesr_cli.run.located import locate
 from wisesr_cli.run.names import CONTRIBUTIONS, EXPLANATIONS, EXPLANATIONS_TABLE, WEIGHTS_NUMBERS, WEIGHTS_PICTURE
 from wisesr_cli.text import counted, joined, nearest, visible

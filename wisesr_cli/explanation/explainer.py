@@ -45,7 +45,7 @@ from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.backbones import BACKBONE_LAYER
 from wisesr_cli.models.hidden import is_hidden
 from wisesr_cli.models.image_sizes import ImageSize
-from wisesr_cli.results import Contribution, Explanation
+from wisesr_cli.results.streams import Contribution, Explanation
 from wisesr_cli.text import visible
 
 # Rows and columns in an array (images, classes), and the logits there as sums.

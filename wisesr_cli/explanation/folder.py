@@ -21,7 +21,7 @@ from wisesr_cli.explanation.overlays import overlay, scale_of
 from wisesr_cli.explanation.own_pictures import OwnPictures, check_place
 from wisesr_cli.explanation.pictures import decision_of, explanation_picture
 from wisesr_cli.machine.files import naming, replacing
-from wisesr_cli.results import Explanation
+from wisesr_cli.results.streams import Explanation
 from wisesr_cli.run.names import CONTRIBUTIONS, EXPLAINED_SHEET, EXPLANATIONS, EXPLANATIONS_TABLE
 
 ROWS = {EXPLANATIONS: "json", EXPLANATIONS_TABLE: "csv"}

@@ -13,7 +13,7 @@ from wisesr_cli.display.grid import Grid, csv_line, numbers, percent, texts, to_
 from wisesr_cli.display.terminal import LONG_TABLE, show_grid
 from wisesr_cli.explanation.pictures import strongest_position
 from wisesr_cli.explanation.receptive_field import ReceptiveField
-from wisesr_cli.results import Explanation
+from wisesr_cli.results.streams import Explanation
 
 HEADER = (
     *("path", "label", "score", "logit", "bias", "sum", "strongest_other", "difference"),

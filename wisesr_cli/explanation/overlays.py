@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from wisesr_cli.results import Contribution
+from wisesr_cli.results.streams import Contribution
 
 # Okabe and Ito's orange and blue, told apart by colour-blind readers, too.
 FOR, AGAINST = (0xE6, 0x9F, 0x00), (0x00, 0x72, 0xB2)

@@ -15,7 +15,7 @@ from wisesr_cli.explanation.receptive_field import Interval, ReceptiveField
 from wisesr_cli.images.color import bands_text, shown
 from wisesr_cli.images.decoding import PIXEL_LIMIT, decode_image, read_header
 from wisesr_cli.model_files.info import ModelInfo
-from wisesr_cli.results import Contribution, Explanation
+from wisesr_cli.results.streams import Contribution, Explanation
 
 if TYPE_CHECKING:  # pictures need no model
     from wisesr_cli.explanation.explainer import Explainer

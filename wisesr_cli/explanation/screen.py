@@ -10,7 +10,7 @@ from rich.text import Text
 
 from wisesr_cli.display.terminal import TerminalListener
 from wisesr_cli.explanation.overlays import overlay
-from wisesr_cli.results import Contribution
+from wisesr_cli.results.streams import Contribution
 from wisesr_cli.text import visible
 
 COLUMNS = 48  # characters, each one pixel wide and two high

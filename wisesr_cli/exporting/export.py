@@ -52,7 +52,7 @@ from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.image_sizes import check_image_size
 from wisesr_cli.requests import ExportRequest
-from wisesr_cli.results import ExportedModel, Exports
+from wisesr_cli.results.models import ExportedModel, Exports
 from wisesr_cli.run.located import locate
 from wisesr_cli.run.names import EXPORT_README, EXPORTED_MODELS, LABELS
 from wisesr_cli.text import joined, nearest, on_one_line, visible

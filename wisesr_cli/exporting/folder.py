@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.machine.files import TEMPORARY_PREFIX, flush_to_disk, make_folder, naming, remove, sha256
 from wisesr_cli.machine.locks import alone_in
-from wisesr_cli.results import ExportedModel
+from wisesr_cli.results.models import ExportedModel
 from wisesr_cli.run.folders import check_output_folder
 from wisesr_cli.run.names import (
     EXPORT,

@@ -14,7 +14,7 @@ from wisesr_cli.exporting.resizing import Nearness
 from wisesr_cli.images.preparation import RGB, Preparation, range_text
 from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo
 from wisesr_cli.model_files.saving import OLDEST_KERAS
-from wisesr_cli.results import ExportedModel
+from wisesr_cli.results.models import ExportedModel
 from wisesr_cli.run.names import LABELS
 
 INSTALLS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from wisesr_cli.display.grid import Grid, numbers, percent, texts
-from wisesr_cli.results import ExportedModel, Exports
+from wisesr_cli.results.models import ExportedModel, Exports
 
 EXPORT_HEADER = (*(field.name for field in fields(ExportedModel)), "top1_accuracy_difference")
 

@@ -12,7 +12,7 @@ from wisesr_cli.prediction.output import FileOutput, is_same
 from wisesr_cli.prediction.placing import Placing
 from wisesr_cli.prediction.sheet import Sheet
 from wisesr_cli.requests import PredictRequest
-from wisesr_cli.results import Prediction
+from wisesr_cli.results.streams import Prediction
 from wisesr_cli.text import visible
 
 

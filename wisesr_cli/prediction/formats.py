@@ -15,7 +15,7 @@ from wisesr_cli.display.grid import Grid, csv_line, to_json, to_markdown
 from wisesr_cli.display.terminal import show_grid
 from wisesr_cli.errors import MachineError, UsageError
 from wisesr_cli.prediction.tables import PLAIN, Layout, prediction_cells, prediction_columns
-from wisesr_cli.results import Prediction
+from wisesr_cli.results.streams import Prediction
 from wisesr_cli.text import joined, visible
 
 TABLE_ROWS = 200  # tables are drawn in parts of this size, so that memory does not grow

@@ -23,7 +23,7 @@ from wisesr_cli.display.grid import to_json
 from wisesr_cli.errors import MachineError, RunError, UsageError
 from wisesr_cli.machine.files import naming
 from wisesr_cli.machine.locks import lies_at, take
-from wisesr_cli.results import Embedding, Prediction, ScoredLabel
+from wisesr_cli.results.streams import Embedding, Prediction, ScoredLabel
 from wisesr_cli.text import visible
 
 SUFFIX = ".partial"

@@ -19,7 +19,7 @@ from wisesr_cli.display.grid import to_json
 from wisesr_cli.errors import UsageError
 from wisesr_cli.machine.files import naming
 from wisesr_cli.prediction.journal import prediction_from_json
-from wisesr_cli.results import Prediction
+from wisesr_cli.results.streams import Prediction
 from wisesr_cli.text import joined, visible
 
 PART_BYTES = 8 << 20  # of records that are sorted in memory

@@ -18,7 +18,7 @@ from wisesr_cli.prediction.formats import Renderer, chosen_format, rendering
 from wisesr_cli.prediction.journal import FIRST_RECORD, PREDICTIONS, SUFFIX, Journal, JournalHeader
 from wisesr_cli.prediction.tables import PLAIN, LabelTally, Layout
 from wisesr_cli.requests import EmbedRequest, PredictRequest
-from wisesr_cli.results import Embedding, Prediction
+from wisesr_cli.results.streams import Embedding, Prediction
 from wisesr_cli.text import visible
 
 __all__ = ["FileOutput", "JournalHeader", "Renderer", "is_same", "open_output"]

@@ -14,7 +14,7 @@ from wisesr_cli.explanation.pictures import explanation_picture, shown_photo
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.requests import PredictRequest, Screen
-from wisesr_cli.results import Prediction
+from wisesr_cli.results.streams import Prediction
 from wisesr_cli.text import visible
 
 SCREEN_SIDE = 96  # pixels: twice what a terminal shows

@@ -28,7 +28,7 @@ from wisesr_cli.machine.files import TEMPORARY_PREFIX, is_link_of_another, make_
 from wisesr_cli.machine.locks import alone_in
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.requests import PlacingMode, PredictRequest
-from wisesr_cli.results import Prediction
+from wisesr_cli.results.streams import Prediction
 from wisesr_cli.run.folders import check_output_folder, remove_if_empty
 from wisesr_cli.text import counted, folder_name, joined, visible
 

@@ -27,7 +27,7 @@ from wisesr_cli.prediction.sheet import Sheet
 from wisesr_cli.prediction.stream import predict_paths
 from wisesr_cli.prediction.tables import LabelTally, Layout
 from wisesr_cli.requests import PredictRequest
-from wisesr_cli.results import Prediction
+from wisesr_cli.results.streams import Prediction
 from wisesr_cli.run.located import locate
 from wisesr_cli.text import counted
 

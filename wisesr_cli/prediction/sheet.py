@@ -15,7 +15,7 @@ from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.listening import Listener
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.requests import PredictRequest
-from wisesr_cli.results import Prediction
+from wisesr_cli.results.streams import Prediction
 from wisesr_cli.text import counted, visible
 
 MOST, COLUMNS, SIDE = 60, 6, 180  # images; pixels of one

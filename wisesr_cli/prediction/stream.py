@@ -20,7 +20,7 @@ from wisesr_cli.evaluation.metrics import entropy, softmax
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.machine.threads import always
 from wisesr_cli.requests import PredictRequest
-from wisesr_cli.results import Prediction, ScoredLabel
+from wisesr_cli.results.streams import Prediction, ScoredLabel
 
 
 def predict_paths(

@@ -9,7 +9,7 @@ from typing import Any
 
 from wisesr_cli.data.oddities import Tally
 from wisesr_cli.display.grid import Column, Grid, decimal, numbers, percent, score_bar, texts
-from wisesr_cli.results import Embedding, Explanation, Prediction
+from wisesr_cli.results.streams import Embedding, Explanation, Prediction
 from wisesr_cli.text import joined
 
 PROBABILITY = "probability:"  # before the class name, which may be that of another column

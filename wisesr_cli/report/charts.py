@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from wisesr_cli.display.grid import decimal, percent
-from wisesr_cli.results import EpochResult, ReliabilityBin
+from wisesr_cli.results.evaluation import ReliabilityBin
+from wisesr_cli.results.training import EpochResult
 from wisesr_cli.text import counted
 
 WIDTH, HEIGHT = 360, 220

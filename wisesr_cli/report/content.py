@@ -21,7 +21,7 @@ from wisesr_cli.report.page import render
 from wisesr_cli.report.pictures import LARGE_SIDE, SMALL_SIDE, thumbnails, tinted_map
 from wisesr_cli.report.records import Card, Example, ReportContent, Thumbnail
 from wisesr_cli.report.selection import choose_listed, choose_mistakes, choose_right, examples_of
-from wisesr_cli.results import Explanation
+from wisesr_cli.results.streams import Explanation
 from wisesr_cli.run.names import REPORT
 
 PAGE_BYTES = 4_900_000  # of the whole file, so that it can be mailed

@@ -22,7 +22,8 @@ from wisesr_cli.evaluation.evaluate import Evaluated, Subject
 from wisesr_cli.images.color import bands_text
 from wisesr_cli.images.preparation import RGB, Preparation, range_text
 from wisesr_cli.report.records import DataTable
-from wisesr_cli.results import EpochResult, Evaluation, Metrics, Verdict
+from wisesr_cli.results.evaluation import Evaluation, Metrics, Verdict
+from wisesr_cli.results.training import EpochResult
 from wisesr_cli.run.names import CONFIG, ENVIRONMENT, HISTORY, SPLITS
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import counted, visible

@@ -20,7 +20,7 @@ from wisesr_cli.report.charts import WIDTH, learning_curves, reliability_charts
 from wisesr_cli.report.pictures import SMALL_SIDE
 from wisesr_cli.report.records import ReportContent, Thumbnail, TintedMap
 from wisesr_cli.report.tables import class_rows, confused_pairs, matrix_of, split_rows
-from wisesr_cli.results import Metrics
+from wisesr_cli.results.evaluation import Metrics
 from wisesr_cli.text import visible
 from wisesr_cli.version import __version__
 

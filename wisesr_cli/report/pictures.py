@@ -18,7 +18,7 @@ from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.machine.threads import map_in_batches
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.report.records import Thumbnail, TintedMap
-from wisesr_cli.results import Contribution
+from wisesr_cli.results.streams import Contribution
 
 LARGE_SIDE, SMALL_SIDE = 144, 96  # pixels: on a card; in the list of a cell
 QUALITY = 60  # of WebP: below it faces and textures dissolve

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wisesr_cli.results import Contribution, EpochResult, Evaluation, Verdict
+from wisesr_cli.results.evaluation import Evaluation, Verdict
+from wisesr_cli.results.streams import Contribution
+from wisesr_cli.results.training import EpochResult
 
 
 @dataclass(frozen=True)

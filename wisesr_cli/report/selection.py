@@ -11,7 +11,7 @@ import numpy as np
 
 from wisesr_cli.evaluation.metrics import Answers
 from wisesr_cli.report.records import Example
-from wisesr_cli.results import Mistake
+from wisesr_cli.results.evaluation import Mistake
 from wisesr_cli.text import visible
 
 MOST_MISTAKES = 60  # cards, each with two maps

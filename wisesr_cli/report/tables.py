@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wisesr_cli.report.records import DataTable
-from wisesr_cli.results import ClassMetrics, Evaluation, Metrics
+from wisesr_cli.results.evaluation import ClassMetrics, Evaluation, Metrics
 
 MOST_CLASSES = 1000  # rows of the table of classes
 MOST_IN_MATRIX = 100  # classes; a larger matrix shows those that are confused most

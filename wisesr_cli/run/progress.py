@@ -15,7 +15,7 @@ from wisesr_cli.data.index import Changes
 from wisesr_cli.errors import RunError
 from wisesr_cli.images.preparation import RGB
 from wisesr_cli.listening import Listener
-from wisesr_cli.results import EpochResult
+from wisesr_cli.results.training import EpochResult
 from wisesr_cli.run.state import Arrays, newest_record
 from wisesr_cli.text import joined, visible
 

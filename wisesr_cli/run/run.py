@@ -33,7 +33,7 @@ from wisesr_cli.text import first_line, visible
 
 if TYPE_CHECKING:
     from wisesr_cli.config.schema import Config
-    from wisesr_cli.results import EpochResult
+    from wisesr_cli.results.training import EpochResult
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Run:
 
     def write_history(self, history: Iterable[EpochResult]) -> None:
         """Write a row per finished epoch; numbers are written so that they read back exactly."""
-        from wisesr_cli.results import EpochResult
+        from wisesr_cli.results.training import EpochResult
 
         names = tuple(field.name for field in fields(EpochResult))
         rows = (["" if value is None else repr(value) for value in asdict(row).values()] for row in history)
@@ -184,7 +184,7 @@ class Run:
 
     def read_history(self) -> tuple[EpochResult, ...]:
         """Return a row per finished epoch, in order; `RunError` when the file is missing or damaged."""
-        from wisesr_cli.results import EpochResult
+        from wisesr_cli.results.training import EpochResult
 
         columns = fields(EpochResult)
         rows = read_rows(self.path / HISTORY, len(columns))

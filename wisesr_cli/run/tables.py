@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wisesr_cli.display.grid import Grid, numbers, percent, texts
-from wisesr_cli.results import RunSummary
+from wisesr_cli.results.training import RunSummary
 
 HEADER = tuple(field.name for field in fields(RunSummary))
 

@@ -26,7 +26,7 @@ from wisesr_cli.models.backbones import check_backbone
 from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.image_sizes import check_map, naming_size, needs_of
 from wisesr_cli.models.released import RELEASES
-from wisesr_cli.results import CheckResult, Finding
+from wisesr_cli.results.images import CheckResult, Finding
 from wisesr_cli.text import counted, joined, visible
 
 LONGEST_WARMUP = 20  # times the epochs of a phase

@@ -25,7 +25,7 @@ from wisesr_cli.machine.keras_start import DeviceChoice
 from wisesr_cli.machine.locks import can_lock
 from wisesr_cli.machine.memory import available_memory_bytes
 from wisesr_cli.machine.threads import has_shared_locks
-from wisesr_cli.results import CheckResult, Finding
+from wisesr_cli.results.images import CheckResult, Finding
 from wisesr_cli.text import on_one_line, visible
 
 GIGABYTE = 1e9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wisesr_cli.display.terminal import TerminalListener
 from wisesr_cli.listening import TrainingPlan
-from wisesr_cli.results import EpochResult
+from wisesr_cli.results.training import EpochResult
 from wisesr_cli.training.tables import data_grid, epoch_line, model_grid
 
 

@@ -14,7 +14,7 @@ import keras
 from wisesr_cli.errors import NotFiniteError
 from wisesr_cli.listening import TrainingListener
 from wisesr_cli.machine.stopping import Limits, interrupted
-from wisesr_cli.results import EpochResult
+from wisesr_cli.results.training import EpochResult
 from wisesr_cli.run.run import Run
 from wisesr_cli.training.trackers.tracking import Tracking
 

@@ -19,7 +19,8 @@ from wisesr_cli.listening import Listener, TrainingListener
 from wisesr_cli.machine.files import make_folder
 from wisesr_cli.model_files.archive import check_model
 from wisesr_cli.model_files.saving import replace_model_info
-from wisesr_cli.results import Metrics, TrainingResult
+from wisesr_cli.results.evaluation import Metrics
+from wisesr_cli.results.training import TrainingResult
 from wisesr_cli.run.names import LEARNING_CURVES, METRICS
 from wisesr_cli.run.records import write_json
 from wisesr_cli.run.run import Run

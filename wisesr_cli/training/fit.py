@@ -24,7 +24,7 @@ from wisesr_cli.model_files.archive import check_model
 from wisesr_cli.models.build import notes_about
 from wisesr_cli.models.saved import saved_scaling
 from wisesr_cli.models.scaling import Scaling
-from wisesr_cli.results import TrainingResult
+from wisesr_cli.results.training import TrainingResult
 from wisesr_cli.run.folders import Start, prepare_folder
 from wisesr_cli.run.progress import Progress, check_resumable, check_same_draws, circumstances_from_json
 from wisesr_cli.run.run import Run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wisesr_cli.display.grid import Grid, numbers, percent, texts
 from wisesr_cli.listening import TrainingPlan
-from wisesr_cli.results import EpochResult, TrainingResult
+from wisesr_cli.results.training import EpochResult, TrainingResult
 from wisesr_cli.text import counted
 
 

@@ -23,7 +23,7 @@ from wisesr_cli.model_files.info import BEST
 from wisesr_cli.models.at_hand import resolve_weights
 from wisesr_cli.processes.channel import Channel
 from wisesr_cli.processes.launch import Cluster, join
-from wisesr_cli.results import TrainingResult
+from wisesr_cli.results.training import TrainingResult
 from wisesr_cli.run.folders import Start, choose_run, held_start, temporary_run
 from wisesr_cli.run.names import HISTORY, METRICS, RESULT_FOLDERS
 from wisesr_cli.run.run import Run

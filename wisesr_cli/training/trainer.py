@@ -35,7 +35,7 @@ from wisesr_cli.models.image_sizes import naming_size
 from wisesr_cli.models.other_size import at_size, check_size
 from wisesr_cli.models.scaling import Scaling
 from wisesr_cli.models.settings import ModelConfig
-from wisesr_cli.results import EpochResult
+from wisesr_cli.results.training import EpochResult
 from wisesr_cli.run.progress import Circumstances, Progress, config_for_comparison
 from wisesr_cli.run.state import write_state
 from wisesr_cli.training.augmentation import seed_states, seed_variables

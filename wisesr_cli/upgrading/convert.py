@@ -35,7 +35,7 @@ from wisesr_cli.models.heads import CLASSIFIER_LAYER
 from wisesr_cli.models.hidden import hidden_parts
 from wisesr_cli.models.rebuilding import AUGMENTATION, rebuild
 from wisesr_cli.models.scaling import SCALING, Scaling
-from wisesr_cli.results import Upgrade
+from wisesr_cli.results.models import Upgrade
 from wisesr_cli.run.names import CLASSES, ENVIRONMENT, SPLITS
 from wisesr_cli.run.records import write_json, write_rows
 from wisesr_cli.run.run import Run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wisesr_cli.display.grid import Grid, texts
-from wisesr_cli.results import Upgrade
+from wisesr_cli.results.models import Upgrade
 from wisesr_cli.text import counted, joined
 
 SHOWN_CLASSES = 12

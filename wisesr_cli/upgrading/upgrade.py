@@ -32,7 +32,7 @@ from wisesr_cli.model_files.older import OLDER_SUFFIXES, check_older_model, is_o
 from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.heads import PooledOptions
 from wisesr_cli.requests import UpgradeRequest
-from wisesr_cli.results import Upgrade
+from wisesr_cli.results.models import Upgrade
 from wisesr_cli.run.folders import choose_run, held_start, prepare_folder, temporary_run
 from wisesr_cli.run.listing import resolved
 from wisesr_cli.run.names import CLASSES

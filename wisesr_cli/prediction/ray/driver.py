@@ -26,7 +26,7 @@ from wisesr_cli.machine import keras_start
 from wisesr_cli.prediction.ray.session import STORE_BYTES, RayOptions, session
 from wisesr_cli.prediction.ray.worker import Job, Labeller, decoded
 from wisesr_cli.requests import PredictRequest
-from wisesr_cli.results import Prediction
+from wisesr_cli.results.streams import Prediction
 from wisesr_cli.text import counted, first_line
 
 PART = 1 << 18  # inputs given to Ray Data at a time; each part restarts the workers

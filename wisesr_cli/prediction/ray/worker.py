@@ -27,7 +27,7 @@ from wisesr_cli.machine.threads import limit_worker_count
 from wisesr_cli.prediction.journal import prediction_from_json
 from wisesr_cli.prediction.stream import predict_paths
 from wisesr_cli.requests import PredictRequest
-from wisesr_cli.results import Prediction
+from wisesr_cli.results.streams import Prediction
 from wisesr_cli.text import visible
 from wisesr_cli.version import __version__
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wisesr_cli.errors import Interrupted, MachineError, RunError, WisesrError
 from wisesr_cli.listening import Listener
-from wisesr_cli.results import EpochResult, TrainingResult
+from wisesr_cli.results.training import EpochResult, TrainingResult
 from wisesr_cli.run.folders import Start
 from wisesr_cli.run.names import CLASSES, CONFIG, HISTORY, LEARNING_CURVES, METRICS, PLOTS, TRACKED, TRAININGS
 from wisesr_cli.run.progress import flat_settings
