@@ -135,22 +135,19 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         if coverage is not None:
             measured = measure(coverage, logits, outputs.labels, engine.info.temperature)
             scored = replace(scored, metrics=replace(scored.metrics, coverage=measured))
-        unreadable = len(subject.index.splits[subject.split]) - len(paths)
         training = _training_behind(run, subject, scored.metrics, engine.info.epoch)
         scored = replace(scored, metrics=with_verdict(scored.metrics, scored.answers, training))
-        evaluation = evaluation_of(scored, paths, str(output), subject.results_name, unreadable)
+        evaluation = evaluation_of(scored, paths, str(output), subject.results_name, outputs.unreadable)
         Written(run.run.path).add_source(output, subject.source)
         write_evaluation(output, evaluation, paths, scored.answers)
         if request.label_issues:
-            others = [run_on(other) for other in _others_to_doubt(subject, request, listener)]
+            others = map(run_on, _others_to_doubt(subject, request, listener))
             issues = _doubt_labels(output, [outputs, *others], engine.info, pixel_limit)
             evaluation = replace(evaluation, label_issues=issues)
         draw_evaluation(run.run.plots, evaluation)
         if write_beside is not None:
-            name, info = chosen.name, engine.info
-            answers = scored.answers
-            found = Evaluated(request, run, subject, info, name, pixel_limit, evaluation, paths, answers, logits)
-            write_beside(found, output)
+            common = (request, run, subject, engine.info, chosen.name, pixel_limit, evaluation)
+            write_beside(Evaluated(*common, paths, scored.answers, logits), output)
         elif (output / REPORT).exists():
             listener.note(f"{output / REPORT} is of an earlier evaluation; --report writes it anew")
         return evaluation
@@ -164,6 +161,11 @@ class _Outputs:
     paths: tuple[str, ...]
     labels: NDArray[np.int64]  # (images,)
     logits: Floats  # (images, classes)
+
+    @property
+    def unreadable(self) -> int:
+        """How many images could not be read."""
+        return len(self.subject.index.splits[self.subject.split]) - len(self.paths)
 
 
 def _run_on(engine: Engine, subject: Subject, *, request: EvaluateRequest, on_error: str, pixel_limit: int) -> _Outputs:
