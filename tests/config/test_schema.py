@@ -72,7 +72,10 @@ train:
   augmented_views: 4          # augmented versions of an image of which feature maps are kept, shown in turns
   class_weights: none         # none | balanced | {class: weight}
   label_smoothing: 0.0
+  loss: cross_entropy         # cross_entropy | focal | {name: focal, gamma: 2.0}
   gradient_clip_norm: null
+  gradient_accumulation_steps: 1
+  ema: null                   # averages of the weights are validated and saved: 0.999 or {momentum: 0.999}
   early_stopping: null        # {monitor: val_loss, patience: 10}
   best_by: top1_accuracy      # on validation; ties by lower loss; the last epoch when there is no validation
   calibration: auto           # a temperature for the scores, fitted on validation | none
@@ -105,6 +108,12 @@ PROMISED = [
     "train.optimizer={name: sgd, momentum: 0.9}",
     "train.optimizer={name: adam}",
     "train.schedule={name: constant}",
+    "train.loss=focal",
+    "train.loss={name: focal, gamma: 0.5}",
+    "train.ema=0.999",
+    "train.ema={momentum: 0.9}",
+    "train.gradient_accumulation_steps=4",
+    "augment={mixup: 0.2, cutmix: 1, rand_augment: 0.1, random_erasing: 0.25}",
     "train.schedule={name: exponential, decay_rate: 0.94, decay_epochs: 2, staircase: true}",
     "train.class_weights=balanced",
     "train.class_weights={no: 2, cat: 0.5}",

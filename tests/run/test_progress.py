@@ -134,6 +134,23 @@ def test_a_state_from_before_a_setting_existed_goes_on_with_its_default() -> Non
         remarks(circumstances(), circumstances("train.feature_cache=none"))
 
 
+def test_a_state_from_before_the_training_aids_had_none_of_them() -> None:
+    aids = ("train.loss", "train.ema", "train.gradient_accumulation_steps", "augment.mixup", "augment.cutmix")
+    before = circumstances("augment={zoom: 0.1}")
+    for key in (*aids, "augment.rand_augment", "augment.random_erasing"):
+        del before.config[key]
+    assert remarks(before, circumstances("augment={zoom: 0.1}")) == []
+    for setting, difference in (
+        ("train.loss=focal", r"train\.loss: cross_entropy -> focal"),
+        ("train.loss={name: focal, gamma: 1}", r"train\.loss\.gamma: null -> 1\.0"),
+        ("train.ema=0.9", r"train\.ema: null -> 0\.9"),
+        ("train.gradient_accumulation_steps=2", r"train\.gradient_accumulation_steps: 1 -> 2"),
+    ):
+        with pytest.raises(RunError, match=difference):
+            remarks(before, circumstances("augment={zoom: 0.1}", setting))
+        assert remarks(circumstances(setting), circumstances(setting)) == []
+
+
 def test_with_phases_the_last_one_may_grow_and_the_others_may_not() -> None:
     longer = PHASES.replace("20", "30")
     assert remarks(circumstances(PHASES), circumstances(longer)) == []

@@ -21,6 +21,8 @@ CONFIGS: dict[str, AugmentConfig] = {
     "channel_shift": AugmentConfig(channel_shift=200.0),
     "brightness": AugmentConfig(brightness=(0.3, 3.0)),
     "contrast": AugmentConfig(contrast=0.9),
+    "rand_augment": AugmentConfig(rand_augment=0.5),
+    "random_erasing": AugmentConfig(random_erasing=1.0),
 }
 MOVES = ["horizontal_flip", "vertical_flip", "rotation", "zoom", "shift"]
 
@@ -164,6 +166,18 @@ def test_a_channel_shift_adds_one_value_to_each_image_and_clips() -> None:
     assert 40 < max(shifts) <= 50
 
 
+def test_a_rectangle_is_erased_with_the_given_probability_and_nothing_moves() -> None:
+    images = np.repeat(random_images(batch=1), 400, axis=0)
+    found = apply(build_augmentation(AugmentConfig(random_erasing=0.3), seed=0)[0], images)
+    is_other = (found != images).any(axis=-1)
+    shares = is_other.mean(axis=(1, 2))
+    assert 0.2 < (shares > 0).mean() < 0.4
+    for erased in is_other[shares > 0]:
+        rows, columns = np.flatnonzero(erased.any(axis=1)), np.flatnonzero(erased.any(axis=0))
+        box = erased[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert box.mean() > 0.9  # noise may draw the pixel that was there
+
+
 def test_what_is_off_is_not_built() -> None:
     assert build_augmentation(AUGMENTATIONS["none"], seed=0) == []
     assert len(build_augmentation(AUGMENTATIONS["light"], seed=0)) == 4
@@ -216,6 +230,9 @@ def test_flips_and_wide_rotations_are_warned_of_where_the_head_reads_positions(n
         (AugmentConfig(vertical_flip=True), "augment has vertical_flip:"),
         (AugmentConfig(rotation=45.0), "augment has rotation:"),
         (AugmentConfig(rotation=44.0), None),
+        (AugmentConfig(rand_augment=0.125), "augment has rand_augment:"),
+        (AugmentConfig(rand_augment=0.12), None),
+        (AugmentConfig(mixup=1.0, cutmix=1.0, random_erasing=1.0), None),
         (AugmentConfig(zoom=0.5, shift=0.5, channel_shift=50.0, brightness=(0.5, 2.0), contrast=0.5), None),
         (AUGMENTATIONS["light"], None),
         (AUGMENTATIONS["none"], None),

@@ -10,7 +10,8 @@ from wisesr_cli.config.reader import LoadedConfig, Override, load_config
 from wisesr_cli.config.recipe import Recipe
 from wisesr_cli.config.schema import Config
 from wisesr_cli.errors import ConfigError, DataError, RunError, WisesrError
-from wisesr_cli.training.checks import check_config, check_settings
+from wisesr_cli.training.checks import about_updates, check_config, check_settings, check_shared
+from wisesr_cli.training.devices.distribution import Distribution
 from wisesr_cli.training.examples import open_examples
 from wisesr_cli.training.train import train
 
@@ -54,6 +55,16 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[WisesrError], str]] = {
         ConfigError,
         "train.early_stopping.monitor is val_loss, but there is no validation split",
     ),
+    "RandAugment without colours": (
+        {"data": {"channels": 1}, "augment": {"rand_augment": 0.1}},
+        ConfigError,
+        "augment.rand_augment changes colours and needs RGB, but data.channels is 1",
+    ),
+    "more accumulated steps than there are": (
+        {"train": {"epochs": 2, "batch_size": 8, "gradient_accumulation_steps": 5}},
+        ConfigError,
+        "train.gradient_accumulation_steps is 5, but phase 1 has 4 steps: it would never update the weights",
+    ),
 }
 
 
@@ -94,6 +105,53 @@ def test_random_weights_on_few_images_are_warned_of_with_the_number_and_what_to_
     message = {row.code: row.message for row in check_config(config, Heard()).findings if row.level == "warn"}
     assert message["random-weights"].startswith("12 training images are few for compact_small from random weights")
     assert message["random-weights"].endswith("--backbone MobileNetV2 --weights imagenet")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"gradient_accumulation_steps": 3}, ["the last step makes no update of the weights"]),
+        ({"gradient_accumulation_steps": 4}, []),
+        ({"epochs": 5, "gradient_accumulation_steps": 4}, ["the last 2 steps make no update of the weights"]),
+        (
+            {"phases": [{"epochs": 2}, {"epochs": 1}], "epochs": 3, "gradient_accumulation_steps": 2},
+            [],
+        ),
+        (
+            {"phases": [{"epochs": 1}, {"epochs": 3}], "epochs": 4, "gradient_accumulation_steps": 4},
+            ["the last 2 steps of phase 1 make no update", "the last 2 steps of phase 2 make no update"],
+        ),
+        ({"ema": 0.7}, []),
+        ({"ema": {"momentum": 0.9}}, ["over about the last 10 updates, but the last phase has 4"]),
+        ({"ema": 0.7, "gradient_accumulation_steps": 2}, ["over about the last 3 updates, but the last phase has 2"]),
+    ],
+)
+def test_updates_that_are_lost_or_too_few_to_average_are_said(settings: dict[str, Any], said: list[str]) -> None:
+    config = Config.model_validate({"train": {"epochs": 2, "batch_size": 8, **settings}})
+    found = about_updates(config, 10)  # two steps an epoch
+    assert len(found) == len(said)
+    assert all(part in sentence for part, sentence in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("sections", "processes", "named"),
+    [
+        ({"augment": {"mixup": 0.2}}, 1, "augment.mixup"),
+        ({"augment": {"cutmix": 1.0}}, 2, "augment.cutmix"),
+        ({"train": {"gradient_accumulation_steps": 2}}, 1, "train.gradient_accumulation_steps"),
+        ({"train": {"ema": 0.9}}, 2, "train.ema"),
+        ({"train": {"ema": 0.9, "loss": "focal"}, "augment": {"rand_augment": 0.1, "random_erasing": 0.5}}, 1, None),
+    ],
+)
+def test_what_several_devices_cannot_do_is_refused(sections: dict[str, Any], processes: int, named: str | None) -> None:
+    config = Config.model_validate(sections)
+    check_shared(config, Distribution())
+    several = Distribution(processes=processes, local_devices=2, strategy=object())
+    if named is None:
+        check_shared(config, several)
+        return
+    with pytest.raises(ConfigError, match=rf"^{named} is for one device, but {2 * processes} train together"):
+        check_shared(config, several)
 
 
 IDLE: dict[str, tuple[dict[str, Any], str]] = {

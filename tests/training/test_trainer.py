@@ -227,6 +227,7 @@ def test_a_restored_normalization_computes_with_what_was_restored() -> None:
 def stand_in(model: Any) -> Any:
     """Return what has the model of a trainer, and no more."""
     return SimpleNamespace(
+        config=SimpleNamespace(train=SimpleNamespace(ema=None)),
         classifier=SimpleNamespace(model=model),
         model=SimpleNamespace(optimizer=SimpleNamespace(variables=[])),
         progress=SimpleNamespace(epoch=0),

@@ -44,6 +44,14 @@ class AugmentConfig(Options):
     """Range of the factor that all channels are multiplied with."""
     contrast: float = Field(default=0.0, ge=0, lt=1)
     """Largest change of contrast, as a fraction."""
+    rand_augment: float = Field(default=0.0, ge=0, le=1)
+    """Strength of Keras' RandAugment, which draws two of its eleven operations for every batch; 0 is off."""
+    random_erasing: float = Field(default=0.0, ge=0, le=1)
+    """Probability that a rectangle of an image is replaced by noise."""
+    mixup: float = Field(default=0.0, ge=0, le=1)
+    """MixUp: alpha of the Beta distribution by which every image and its label are mixed with another; 0 is off."""
+    cutmix: float = Field(default=0.0, ge=0, le=1)
+    """CutMix: alpha as for `mixup`; a rectangle of another image is pasted. With both, a batch draws one of them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -57,6 +65,11 @@ class AugmentConfig(Options):
         if self.brightness is not None and not 0 <= self.brightness[0] <= self.brightness[1] <= 10:
             raise ValueError("augment.brightness must be two factors, the smaller first, in 0..10")
         return self
+
+    @property
+    def mixes(self) -> tuple[str, ...]:
+        """The operations that mix images with others, and their labels with them."""
+        return tuple(name for name in ("mixup", "cutmix") if getattr(self, name))
 
 
 AUGMENTATIONS: dict[str, AugmentConfig] = {
@@ -76,12 +89,19 @@ AUGMENTATIONS: dict[str, AugmentConfig] = {
 }
 
 
+WIDE_ROTATION = 45  # degrees; more takes away what a head learns of positions
+
+
 def position_warning(config: AugmentConfig, head: HeadOptions) -> str | None:
-    """Return a warning for flips or a wide rotation with a head that reads positions, else None."""
+    """Return a warning for flips or a wide rotation with a head that reads positions, else None.
+
+    MixUp, CutMix and erasing are none of them: what they leave of an image, or take from another, stays in its place.
+    """
     if not HEADS[head.name].reads_position:
         return None
     moves = [name for name in ("horizontal_flip", "vertical_flip") if getattr(config, name)]
-    moves += ["rotation"] if config.rotation >= 45 else []
+    moves += ["rotation"] if config.rotation >= WIDE_ROTATION else []
+    moves += ["rand_augment"] if 360 * config.rand_augment >= WIDE_ROTATION else []  # its strength in turns
     if not moves:
         return None
     return (
@@ -127,6 +147,30 @@ class AdamWOptions(Options):
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
     """Decoupled weight decay."""
 
+
+class FocalOptions(Options):
+    """The focal loss (Lin et al., 2017), of which `train.class_weights` is the alpha."""
+
+    name: Literal["focal"] = "focal"
+    gamma: float = Field(default=2.0, ge=0, le=10)
+    """How much less an example counts that is right already; 0 is the cross-entropy."""
+
+
+LossChoice = Annotated[
+    Annotated[Literal["cross_entropy", "focal"], Tag("name")] | Annotated[FocalOptions, Tag("mapping")],
+    Discriminator(kind_of),
+]
+Momentum = Annotated[float, Field(gt=0, lt=1)]
+
+
+class EmaOptions(Options):
+    """The exponential moving average of the weights."""
+
+    momentum: Momentum = 0.999
+    """Fraction of the average that an update keeps: 0.999 averages over about the last 1000 updates."""
+
+
+EmaChoice = Annotated[Annotated[Momentum, Tag("name")] | Annotated[EmaOptions, Tag("mapping")], Discriminator(kind_of)]
 
 OPTIMIZERS = (SgdOptions, AdamOptions, AdamWOptions)
 
@@ -203,6 +247,10 @@ class TrainConfig(Options):
     """constant, cosine, exponential (decay_rate, decay_epochs, staircase), or plateau (monitor, factor, patience)."""
     gradient_clip_norm: float | None = Field(default=None, gt=0)
     """Largest norm of all gradients of a step together; larger ones are scaled down; null leaves them."""
+    gradient_accumulation_steps: int = Field(default=1, ge=1, le=1024)
+    """Steps whose gradients are averaged for one update; what is left over at the end of a phase is lost."""
+    ema: EmaChoice | None = None
+    """0.999 or {momentum: 0.999}: averages of the weights are validated and saved; null: the weights themselves."""
     phases: Annotated[list[PhaseConfig], Field(min_length=1, max_length=20)] | None = None
     """Stretches of epochs, for instance [{epochs: 5, freeze: backbone}, {epochs: 20, learning_rate: 1e-4}]."""
     feature_cache: Literal["auto", "none"] = "auto"
@@ -216,6 +264,8 @@ class TrainConfig(Options):
     """`balanced` weighs every class alike; a mapping gives weights per class name, 1 where it is silent."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the target that is spread over all classes, in training only."""
+    loss: LossChoice = "cross_entropy"
+    """cross_entropy, focal, or {name: focal, gamma: 2.0}; `loss` and `val_loss` of history.csv are this loss."""
     early_stopping: EarlyStoppingConfig | None = None
     """null, or {monitor: val_loss, patience: 10}."""
     best_by: Literal["top1_accuracy", "loss"] = "top1_accuracy"
@@ -230,6 +280,17 @@ class TrainConfig(Options):
     """Experiment trackers that are told of the training, for instance [mlflow, wandb]; empty is none."""
     track_model: bool = False
     """Whether trackers keep a copy of the best model, too."""
+
+    @property
+    def ema_momentum(self) -> float | None:
+        """The momentum of the average of the weights; None where there is none."""
+        return self.ema.momentum if isinstance(self.ema, EmaOptions) else self.ema
+
+    @property
+    def focal_gamma(self) -> float | None:
+        """The gamma of the focal loss; None where the loss is the cross-entropy."""
+        loss = FocalOptions() if self.loss == "focal" else self.loss
+        return loss.gamma if isinstance(loss, FocalOptions) else None
 
     @model_validator(mode="after")
     def _fit_phases(self) -> TrainConfig:

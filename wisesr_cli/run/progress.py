@@ -25,7 +25,15 @@ _FREE = ("name", "output_dir", "data.cache", "train.epochs", "train.trackers", "
 PLACES = ("data.dir", "data.train_dir", "data.validation_dir", "data.test_dir", "data.manifest")
 _FREE_SECTION = "distribute."  # other devices and processes cause a warning
 # What earlier versions did, whose states do not have these settings.
-_ADDED = {"data.value_range": "full", "data.color": "as_is", "data.channels": RGB, "data.statistics": "auto"}
+_ADDED = {
+    "data.value_range": "full",
+    "data.color": "as_is",
+    "data.channels": RGB,
+    "data.statistics": "auto",
+    "train.loss": "cross_entropy",
+    "train.ema": None,
+    "train.gradient_accumulation_steps": 1,
+}
 _NEWER = (
     "train.feature_cache",
     "train.augmented_views",
@@ -34,6 +42,10 @@ _NEWER = (
     "data.manifest",
     "data.fold",
     "model.head.hidden",
+    "augment.rand_augment",
+    "augment.random_erasing",
+    "augment.mixup",
+    "augment.cutmix",
 )  # earlier states do not have them
 _LAST_PHASE = "train.phases"
 
@@ -146,7 +158,7 @@ def check_resumable(
 
     Raises `RunError`, listing the differences, when config, classes, data, library versions or backend differ.
     """
-    differences = _config_differences({**_ADDED, **before.config}, now.config)
+    differences = _config_differences({**_added(before.config), **before.config}, now.config)
     moved = [] if changes.lines else [line for line in differences if line.partition(":")[0] in PLACES]
     differences = [line for line in differences if line not in moved]
     if before.classes != now.classes:
@@ -211,6 +223,12 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     return "null" if value is None else visible(value)
+
+
+def _added(before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `_ADDED` that a state does not have, neither as one value nor as a mapping."""
+    known = {".".join(key.split(".")[:count]) for key in before for count in range(1, key.count(".") + 2)}
+    return {key: value for key, value in _ADDED.items() if key not in known}
 
 
 def _config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

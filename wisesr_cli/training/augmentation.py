@@ -1,7 +1,8 @@
 """Random changes of training images, on the device and in the training step only; never part of a saved model.
 
 To add one: a field in `AugmentConfig` (config/training.py) and a row in `OPERATIONS`. Positions outside the image
-repeat its border. None of them mixes channels or knows colours, so that all do the same to pixels that are no RGB.
+repeat its border, those of RandAugment mirror it, which alone knows colours; all others do the same to pixels that
+are no RGB. What mixes examples with others is in `objective`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ class RandomBrightnessFactor(_RandomValue):
     change = operator.mul
 
 
+def _jit_apart(layer: Any) -> Any:
+    """Return RandAugment marked as what TensorFlow cannot compile, as layers within it are; Keras does not mark it."""
+    layer.supports_jit = False
+    return layer
+
+
 def build_augmentation(config: AugmentConfig, *, seed: int) -> list[Any]:
     """Return the layers that the config asks for, in the order in which they are applied to float32 pixels."""
     layers = [
@@ -88,4 +95,7 @@ OPERATIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "channel_shift": (4, lambda most, **options: RandomChannelShift(-most, most, **options)),
     "brightness": (5, lambda limits, **options: RandomBrightnessFactor(*limits, **options)),
     "contrast": (6, lambda most, **options: keras.layers.RandomContrast(most, value_range=(0, 255), **options)),
+    "rand_augment": (8, lambda strength, **options: _jit_apart(keras.layers.RandAugment(factor=strength, **options))),
+    # Of a single number, Keras would draw the probability between 0 and it.
+    "random_erasing": (9, lambda share, **options: keras.layers.RandomErasing((share, share), **options)),
 }

@@ -6,6 +6,7 @@ check of settings: a function that raises, and a row in `SETTINGS` or `SETTINGS_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from wisesr_cli.data.inspection import FEW_FOR_RANDOM_WEIGHTS, Copies, inspect_d
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.survey import find_layout
 from wisesr_cli.errors import ConfigError, DataError, WisesrError
+from wisesr_cli.images.preparation import RGB
 from wisesr_cli.listening import Listener, Silent
 from wisesr_cli.model_files.archive import check_weights_file
 from wisesr_cli.model_files.info import check_same_channels, weights_file
@@ -28,6 +30,7 @@ from wisesr_cli.models.image_sizes import check_map, naming_size, needs_of
 from wisesr_cli.models.released import RELEASES
 from wisesr_cli.results.images import CheckResult, Finding
 from wisesr_cli.text import counted, joined, visible
+from wisesr_cli.training.devices.distribution import Distribution
 
 LONGEST_WARMUP = 20  # times the epochs of a phase
 
@@ -74,6 +77,22 @@ def check_settings(config: Config) -> None:
         check(config)
 
 
+def check_shared(config: Config, distribution: Distribution) -> None:
+    """Raise a `ConfigError` for settings that several devices do not support."""
+    if not distribution.is_shared:
+        return
+    reasons = {f"augment.{name}": "each has a share of the batch to mix" for name in config.augmentation.mixes}
+    if config.train.gradient_accumulation_steps > 1:
+        reasons["train.gradient_accumulation_steps"] = "untried; a larger train.batch_size is shared among them"
+    if config.train.ema is not None and distribution.processes > 1:
+        reasons["train.ema"] = "untried with several processes"
+    for key, reason in reasons.items():
+        raise ConfigError(
+            f"{key} is for one device, but {distribution.devices} train together ({reason}); leave it out, or set "
+            "distribute.strategy=none"
+        )
+
+
 def check_settings_with_data(config: Config, index: DatasetIndex) -> None:
     """Raise a `ConfigError` for a setting that these images do not allow."""
     for check in SETTINGS_WITH_DATA.values():
@@ -83,6 +102,27 @@ def check_settings_with_data(config: Config, index: DatasetIndex) -> None:
 def idle_settings(config: Config, index: DatasetIndex) -> list[str]:
     """Return what was set and does nothing in a training on these images, a sentence each."""
     return [f"{setting} does nothing: {reason}" for setting, reason in _idle(config, index)]
+
+
+def about_updates(config: Config, images: int) -> list[str]:
+    """Return what is odd about the updates of the weights with this many training images, a sentence each."""
+    train, found = config.train, []
+    steps = [phase.epochs * math.ceil(images / train.batch_size) for phase in config.phases]
+    updates = [count // train.gradient_accumulation_steps for count in steps]
+    for number, left in enumerate(count % train.gradient_accumulation_steps for count in steps):
+        if left:
+            place = f" of phase {number + 1}" if len(steps) > 1 else ""
+            found.append(
+                f"train.gradient_accumulation_steps is {train.gradient_accumulation_steps}: the last "
+                f"{'step' if left == 1 else counted(left, 'step')}{place} "
+                f"{'makes' if left == 1 else 'make'} no update of the weights"
+            )
+    if train.ema_momentum is not None and updates[-1] < (span := 1 / (1 - train.ema_momentum)):
+        found.append(
+            f"train.ema averages over about the last {span:.0f} updates, but the last phase has {updates[-1]}: what is "
+            "saved is close to where it began; a smaller momentum averages over fewer"
+        )
+    return found
 
 
 def _idle(config: Config, index: DatasetIndex) -> Iterator[tuple[str, str]]:
@@ -137,6 +177,8 @@ def _about_settings_with_data(config: Config) -> Iterator[Finding]:
     for sentence in idle_settings(config, index):
         yield Finding("warn", "idle-setting", sentence)
     images = len(index.splits["train"])
+    for sentence in about_updates(config, images):
+        yield Finding("warn", "updates", sentence)
     if config.model.is_random and images < FEW_FOR_RANDOM_WEIGHTS:
         name = config.model.backbone
         other = f"--backbone {PREFERRED[0]} " if name not in RELEASES else ""
@@ -198,6 +240,18 @@ def _class_weights(config: Config, index: DatasetIndex) -> None:
         )
 
 
+def _accumulation(config: Config, index: DatasetIndex) -> None:
+    """Raise a `ConfigError` where a phase ends before its first update of the weights."""
+    steps, size = config.train.gradient_accumulation_steps, config.train.batch_size
+    for number, phase in enumerate(config.phases, start=1):
+        of_phase = phase.epochs * math.ceil(len(index.splits["train"]) / size)
+        if of_phase < steps:
+            raise ConfigError(
+                f"train.gradient_accumulation_steps is {steps}, but phase {number} has {counted(of_phase, 'step')}: "
+                "it would never update the weights; use fewer, or a smaller train.batch_size"
+            )
+
+
 def _monitors(config: Config, index: DatasetIndex) -> None:
     """Raise a `ConfigError` where a value is watched that there is no validation split for."""
     schedules = {f"train.phases.{number}.schedule": phase.schedule for number, phase in enumerate(config.phases)}
@@ -214,6 +268,15 @@ def _monitors(config: Config, index: DatasetIndex) -> None:
             )
 
 
+def _rand_augment(config: Config) -> None:
+    """Raise a `ConfigError` where RandAugment, which knows colours, would get pixels that have none."""
+    if config.augmentation.rand_augment and config.data.channels != RGB:
+        raise ConfigError(
+            f"augment.rand_augment changes colours and needs RGB, but data.channels is {config.data.channels}; use the "
+            "other operations, rotation, zoom, shift, brightness and contrast"
+        )
+
+
 def _warmup(config: Config) -> None:
     """Raise a `ConfigError` where the warmup is so long that the learning rate stays near zero."""
     for number, phase in enumerate(config.phases):
@@ -227,6 +290,7 @@ def _warmup(config: Config) -> None:
 
 
 SETTINGS: dict[str, Callable[[Config], None]] = {
+    "rand-augment": _rand_augment,
     "warmup": _warmup,
     "backbone": _backbone,
     "phase-sizes": _phase_sizes,
@@ -236,4 +300,5 @@ SETTINGS: dict[str, Callable[[Config], None]] = {
 SETTINGS_WITH_DATA: dict[str, Callable[[Config, DatasetIndex], None]] = {
     "class-weights": _class_weights,
     "monitors": _monitors,
+    "accumulation": _accumulation,
 }

@@ -142,6 +142,14 @@ class EpochKeeper(keras.callbacks.Callback):
             self._check_loss()
             raise TrainingStopped(reason)
 
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Validate the averages of the weights, where there are any."""
+        self.trainer.swap_averages()
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Go on with the weights themselves."""
+        self.trainer.swap_averages()
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Record the epoch, keep the best model, write the state, and decide whether to go on."""
         # All processes decide from bit-identical numbers.
@@ -158,7 +166,8 @@ class EpochKeeper(keras.callbacks.Callback):
         if self.channel.is_main:
             if is_best:
                 self.run.forget_best()
-                self.trainer.save_best(self.run.best, row.epoch)
+                with self.trainer.averaged():
+                    self.trainer.save_best(self.run.best, row.epoch)
             self.run.write_history(progress.history)
         self.tracking.report_epochs()
         self.listener.epoch_finished(row, is_best=is_best, total=self.trainer.config.train.epochs)

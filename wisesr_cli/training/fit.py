@@ -30,13 +30,15 @@ from wisesr_cli.run.progress import Progress, check_resumable, check_same_draws,
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.state import State, read_state
 from wisesr_cli.text import counted, size_text, visible
+from wisesr_cli.training.arrays import Arrays
+from wisesr_cli.training.checks import about_updates
 from wisesr_cli.training.devices.distribution import ALONE, Distribution
 from wisesr_cli.training.epochs import EpochKeeper, TrainingStopped
 from wisesr_cli.training.examples import Examples
 from wisesr_cli.training.finish import finish, result_of
 from wisesr_cli.training.freezing import trained_parts
 from wisesr_cli.training.trackers.tracking import Tracking
-from wisesr_cli.training.trainer import Arrays, Trainer
+from wisesr_cli.training.trainer import Trainer
 
 NEARLY_ZERO = 0.01  # of the first learning rate of a phase
 MAX_RELOAD_DIFFERENCE = 1e-4  # of logits
@@ -112,7 +114,7 @@ def _restore(trainer: Trainer, run: Run, listener: Listener) -> Arrays:
     trainer.restore("model", channel.arrays_from_main(state.group("model") if state else None))
     if state is not None:
         check_same_draws(state.group("random"), trainer.random_draws(progress.epoch), epoch=progress.epoch + 1)
-        _restore_best(trainer, run)
+        _restore_best(trainer, run, state)
         run.write_examples(trainer.examples.index.class_names, trainer.examples.index.rows())
     _update_planned_epochs(trainer, run, listener)
     if state is not None:
@@ -129,7 +131,7 @@ def _read_state(trainer: Trainer, run: Run, listener: Listener) -> State:
     return state
 
 
-def _restore_best(trainer: Trainer, run: Run) -> None:
+def _restore_best(trainer: Trainer, run: Run, state: State) -> None:
     """Check that the best model exists, or write it from the state if a killed process did not get to it.
 
     Raises a `RunError` if it is damaged, or belongs to another epoch.
@@ -148,7 +150,10 @@ def _restore_best(trainer: Trainer, run: Run) -> None:
                 f"{progress.best_epoch}; put it back, or start anew with --overwrite"
             )
     run.forget_best()
+    group = "model" if trainer.config.train.ema is None else "averaged"
+    trainer.restore("model", state.group(group))
     trainer.save_best(run.best, progress.epoch)
+    trainer.restore("model", state.group("model"))
 
 
 def _update_planned_epochs(trainer: Trainer, run: Run, listener: Listener) -> None:
@@ -306,10 +311,11 @@ def warnings_about(trainer: Trainer) -> list[str]:
     warnings = notes_about(config.model, trainer.classifier.feature_map, config.data.image_size)
     if warning := position_warning(config.augmentation, config.model.head):
         warnings.append(warning)
+    warnings += about_updates(config, len(trainer.batches.labels))
     if config.train.jit_compile is True and not trainer.uses_xla:
         warnings.append(
             "train.jit_compile is true, but TensorFlow cannot compile "
-            + ("the steps of several devices" if trainer.mirror else "an augmentation that turns, zooms or shifts")
+            + ("the steps of several devices" if trainer.mirror else "an augmentation that moves or mixes pixels")
             + ": training runs without XLA; use "
             + ("distribute.strategy=none" if trainer.mirror else "augment: none")
             + ", or KERAS_BACKEND=jax"

@@ -40,10 +40,16 @@ class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 @dataclass(frozen=True)
 class _Row:
-    """A variable and its optimizer variables; in a list or tuple, Keras would track it as the optimizer's own."""
+    """A variable and its optimizer variables; in a list or tuple, Keras would track it as the optimizer's own.
+
+    `average`: that of the variable, where weights are averaged; `total`: that of its gradients since the last update,
+    where they are accumulated.
+    """
 
     variable: Any
     kept: list[Any]
+    average: Any = None
+    total: Any = None
 
 
 class _Optimizer(keras.optimizers.Optimizer):
@@ -56,12 +62,18 @@ class _Optimizer(keras.optimizers.Optimizer):
     def __init__(self, schedule: StepSchedule, kept: list[str], weight_decay: float | None) -> None:
         super().__init__(schedule, weight_decay=weight_decay)
         self.schedule, self.kept = schedule, kept
+        self.step = self.iterations  # where gradients are accumulated, `iterations` are the updates
 
     def build(self, variables: list[Any]) -> None:
         """Create the optimizer variables of every variable."""
+        before = len(self.variables)
         super().build(variables)
+        of_keras = iter(self.variables[before:])  # averages first, then totals
+        averages = [next(of_keras) if self.use_ema else None for _ in variables]
+        totals = [next(of_keras, None) for _ in variables]
         made = self.add_optimizer_variables(variables, list(self.kept))
-        self.rows = [_Row(variable, kept) for variable, *kept in zip(variables, *made, strict=True)]
+        of_variables = zip(variables, averages, totals, *made, strict=True)
+        self.rows = [_Row(variable, kept, average, total) for variable, average, total, *kept in of_variables]
         if self.has_factor:
             self.factor = self.add_variable((), initializer="ones", dtype="float32", name="learning_rate_factor")
 
@@ -69,6 +81,30 @@ class _Optimizer(keras.optimizers.Optimizer):
         """Apply the gradients of the variables that the optimizer was built for."""
         if not self.built:
             self.build(list(trainable_variables))
+        gradients = summed(grads)
+        if self.gradient_accumulation_steps:
+            self._accumulate(gradients, self.gradient_accumulation_steps)
+        else:
+            self._apply_update(gradients)
+        self.step.assign_add(1)
+
+    def _accumulate(self, gradients: Any, steps: int) -> None:
+        """Update the variables with the mean of the last `steps` gradients, or add these to the earlier ones.
+
+        A branch cannot assign on JAX, so the update is always done and then kept or taken back, as in Keras.
+        """
+        is_due = ops.equal((self.step.value + 1) % steps, 0)
+        totals = [row.total.value + gradient for row, gradient in zip(self.rows, gradients, strict=True)]
+        changed = [*(row.variable for row in self.rows), *self.variables]
+        before = [ops.copy(variable) for variable in changed]
+        self._apply_update([total / steps for total in totals])
+        for variable, value in zip(changed, before, strict=True):
+            variable.assign(ops.where(is_due, variable.value, value))
+        for row, total in zip(self.rows, totals, strict=True):
+            row.total.assign(ops.where(is_due, ops.zeros_like(total), total))
+
+    def _apply_update(self, gradients: Any) -> None:
+        """Update the variables, then their averages."""
         rate = ops.cast(self.learning_rate, "float32")
         if self.factor is not None:
             rate = rate * self.factor.value
@@ -76,10 +112,17 @@ class _Optimizer(keras.optimizers.Optimizer):
             decay = ops.cast(self.weight_decay, "float32")
             for row in self.rows:
                 self.assign_sub(row.variable, row.variable.value * decay * rate)
-        self.update(self._clipped(summed(grads)), rate)
+        self.update(self._clipped(gradients), rate)
         for variable in (row.variable for row in self.rows if row.variable.constraint is not None):
             variable.assign(variable.constraint(variable))
-        self.iterations.assign_add(1)
+        if self.use_ema:
+            # Of the constrained variables, other than in Keras: the constraints of heads hold for means of them, too.
+            kept = ops.cast(ops.not_equal(self.iterations, 0), "float32") * self.ema_momentum
+            for row in self.rows:
+                row.average.assign(kept * row.average.value + (1 - kept) * row.variable.value)
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        """Leave the variables as they are: Keras puts their averages in their place when `fit` ends, a phase here."""
 
     def _clipped(self, gradients: Any) -> Any:
         """Return gradients whose norm together is at most `clip_norm`, as those of Keras' `global_clipnorm`."""
@@ -155,5 +198,9 @@ def build_optimizer(config: Config, phase: PhaseConfig, steps_per_epoch: int) ->
     else:
         optimizer = (AdamW if options.name == "adamw" else Adam)(schedule, weight_decay=decay)
     optimizer.clip_norm, optimizer.has_factor = config.train.gradient_clip_norm, isinstance(plan, PlateauOptions)
+    if (momentum := config.train.ema_momentum) is not None:
+        optimizer.use_ema, optimizer.ema_momentum = True, momentum
+    if config.train.gradient_accumulation_steps > 1:
+        optimizer.gradient_accumulation_steps = config.train.gradient_accumulation_steps
     is_scaled = config.train.precision == "mixed_float16"
     return LossScale(optimizer, name="loss_scale_optimizer") if is_scaled else optimizer

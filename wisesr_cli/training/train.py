@@ -29,7 +29,7 @@ from wisesr_cli.run.names import HISTORY, METRICS, RESULT_FOLDERS
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.state import has_state, newest_epoch
 from wisesr_cli.text import joined, visible
-from wisesr_cli.training.checks import check_settings
+from wisesr_cli.training.checks import check_settings, check_shared
 from wisesr_cli.training.devices.alike import check_alike, settings_of, versions
 from wisesr_cli.training.devices.distribution import Distribution
 from wisesr_cli.training.devices.start import check_cluster, start_devices
@@ -183,7 +183,9 @@ def _start_devices(
     config: Config, options: TrainingOptions, channel: Channel, listener: TrainingListener
 ) -> tuple[Device, Distribution]:
     with listener.progress(f"starting {BACKEND_TITLES[backend_name()]}", None):
-        return start_devices(config.distribute, options.device, precision=config.train.precision, channel=channel)
+        started = start_devices(config.distribute, options.device, precision=config.train.precision, channel=channel)
+    check_shared(config, started[1])
+    return started
 
 
 def _dry_run(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from wisesr_cli.config.schema import Config
 from wisesr_cli.config.training import PhaseConfig
 from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.engines.keras import KerasEngine
-from wisesr_cli.errors import RunError
 from wisesr_cli.images.color import BACKGROUND
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
@@ -38,6 +36,7 @@ from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.results.training import EpochResult
 from wisesr_cli.run.progress import Circumstances, Progress, config_for_comparison
 from wisesr_cli.run.state import write_state
+from wisesr_cli.training.arrays import Arrays, named_arrays, restore_arrays
 from wisesr_cli.training.augmentation import seed_states, seed_variables
 from wisesr_cli.training.batches import Batches, example_weights
 from wisesr_cli.training.devices.distribution import ALONE, Distribution
@@ -46,9 +45,8 @@ from wisesr_cli.training.devices.sharded import sharded_over
 from wisesr_cli.training.examples import Examples
 from wisesr_cli.training.features import AtInference, FrozenFeatures, augmented_pixels
 from wisesr_cli.training.freezing import check_layers, freeze_layers
+from wisesr_cli.training.objective import MixedModel, build_loss, build_loss_and_metrics, mix
 from wisesr_cli.training.optimizers import build_optimizer
-
-Arrays = dict[str, NDArray[Any]]
 
 
 def without_weights(model: ModelConfig) -> ModelConfig:
@@ -133,10 +131,19 @@ class Trainer:
     def _with_augmentation(self, phase: PhaseConfig | None = None) -> Any:
         """Return the model to train; a frozen backbone computes as at inference, its dropout too."""
         pixels, images = augmented_pixels(self.config, self.image_size, phase)
+        targets = mixed = None
+        if self.config.augmentation.mixes:
+            is_plain = phase is not None and phase.augment == "none"
+            seed, classes = self.config.seed, self.batches.classes
+            targets, images, mixed = mix(
+                self.config.augmentation, images, classes=classes, seed=seed, is_plain=is_plain
+            )
         if phase is not None and phase.freeze == "backbone":
             logits = self.classifier.head(AtInference(self.classifier.extractor)(images))
         else:
             logits = self.classifier.model(images)
+        if mixed is not None:
+            return MixedModel([pixels, targets], [logits, mixed], name="training")
         if self.mirror is not None:
             return self.mirror.build_model(pixels, logits)
         if self.sharded is not None:
@@ -185,6 +192,9 @@ class Trainer:
         """
         if phase.freeze != "backbone" or self.config.train.feature_cache == "none":
             return None
+        if (mixes := self.config.augmentation.mixes) and phase.augment is None:
+            listener.note(f"feature maps of the frozen backbone are not kept, as augment.{mixes[0]} mixes the images")
+            return None
         if self.distribution.is_shared:
             listener.note("feature maps of the frozen backbone are not kept where several devices train together")
             return None
@@ -205,12 +215,12 @@ class Trainer:
                 self.validation.pixels = features.validation
         self.model.compile(
             optimizer=build_optimizer(self.config, phase, self.steps_per_epoch),
-            loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+            loss=build_loss(self.config.train),
             metrics=[keras.metrics.CategoricalAccuracy(name="top1_accuracy")],
             jit_compile=self.uses_xla,
         )
         self.model.optimizer.build(self.model.trainable_variables)
-        self._build_loss_and_metrics()
+        build_loss_and_metrics(self.model, keras.ops.convert_to_tensor(self.batches.targets(self.batches.labels[:1])))
 
     @property
     def uses_xla(self) -> bool:
@@ -220,17 +230,6 @@ class Trainer:
         """
         possible = self.mirror is None and all(layer.supports_jit for layer in self.model.layers)
         return keras_start.uses_xla(self.config.train.jit_compile) and possible
-
-    def _build_loss_and_metrics(self) -> None:
-        """Create the variables of loss and metrics before `fit` does.
-
-        `fit` would create them while tracing, and trace again (TensorFlow), or fetch batches before the epoch's order
-        is set, and train on them (JAX).
-        """
-        targets = keras.ops.convert_to_tensor(self.batches.targets(self.batches.labels[:1]))
-        self.model.compute_loss(None, targets, targets, None)
-        self.model.compute_metrics(None, targets, targets, None)
-        self.model.reset_metrics()
 
     @property
     def _own_optimizer(self) -> Any:
@@ -322,29 +321,41 @@ class Trainer:
         rates = self._own_optimizer.schedule.rates
         return float(rates[min(len(rates), (epoch_in_phase + 1) * self.steps_per_epoch) - 1]) * self.rate_factor
 
+    def swap_averages(self) -> None:
+        """Exchange the weights with their averages, if there are any; done twice, every bit is as before."""
+        for row in self._own_optimizer.rows if self.config.train.ema is not None else ():
+            weights = keras.ops.convert_to_numpy(row.variable)
+            row.variable.assign(row.average)
+            row.average.assign(weights)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the averages of the weights in their place within the block, if there are any."""
+        self.swap_averages()
+        yield
+        self.swap_averages()
+
     def arrays(self) -> dict[str, Arrays]:
-        """Return all weights, all optimizer variables, and the random state of the next epoch."""
-        return {
+        """Return all weights, all optimizer variables, and the random state of the next epoch.
+
+        Where weights are averaged, also all weights with the averages in their place, which a lost `best.keras` had.
+        """
+        found = {
             "model": named_arrays(self.classifier.model.weights),
             "optimizer": named_arrays(self.model.optimizer.variables),
             "random": self.random_draws(self.progress.epoch),
         }
+        if self.config.train.ema is not None:
+            with self.averaged():
+                found["averaged"] = named_arrays(self.classifier.model.weights)
+        return found
 
     def restore(self, group: str, arrays: Arrays) -> None:
         """Restore all weights, or all optimizer variables, from what `arrays` returned.
 
         Raises a `RunError` if names, shapes or types differ.
         """
-        variables = self.classifier.model.weights if group == "model" else self.model.optimizer.variables
-        expected = {_array_name(number, variable): variable for number, variable in enumerate(variables)}
-        if expected.keys() != arrays.keys():
-            odd = sorted(expected.keys() ^ arrays.keys())[0]
-            raise RunError(f"the state does not fit the model: '{odd}' is in only one of them; use --overwrite")
-        for name, variable in expected.items():
-            same_type = arrays[name].dtype.name == keras.backend.standardize_dtype(variable.dtype)
-            if tuple(variable.shape) != arrays[name].shape or not same_type:
-                raise RunError(f"the state does not fit the model: '{name}' has another shape or type; use --overwrite")
-            variable.assign(arrays[name])
+        restore_arrays(self.classifier.model.weights if group == "model" else self.model.optimizer.variables, arrays)
         if group == "model":
             use_statistics(self.classifier.model)
 
@@ -385,15 +396,3 @@ class Trainer:
         """Write everything that resuming needs."""
         record = {"circumstances": self.circumstances().to_json(), "progress": self.progress.to_json()}
         write_state(folder, self.progress.epoch, self.arrays(), record)
-
-
-def _array_name(number: int, variable: Any) -> str:
-    """Return a name without Keras' counters of layers and optimizers, which depend on what a process built before."""
-    return f"{number:05d} {re.sub(r'_[0-9]+(?=[/_]|$)', '', variable.path)}"
-
-
-def named_arrays(variables: list[Any]) -> Arrays:
-    """Return the values of variables by process-independent names."""
-    # Of the variable, as its `value` is not an array on several devices.
-    arrays = map(keras.ops.convert_to_numpy, variables)
-    return dict(zip(itertools.starmap(_array_name, enumerate(variables)), arrays, strict=True))

@@ -1,0 +1,134 @@
+"""What a training step compares: targets, mixed with those of other examples where the images are, and the loss.
+
+Mixing is that of Keras' `MixUp` and `CutMix`, on augmented images, in the training step only.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+from keras import ops
+
+from wisesr_cli.config.training import AugmentConfig, TrainConfig
+from wisesr_cli.training.features import AtInference
+
+SMALLEST_WEIGHT = 1e-12  # of a mixed example, which its target is divided by
+MIXUP_SEED, CUTMIX_SEED, CHOICE_SEED = 10, 11, 12  # added to the run's seed, beside those of `augmentation`
+
+
+class Mixing(keras.layers.Layer):
+    """Mixes every example with another of its batch, in training only; see `AugmentConfig.mixup` and `cutmix`.
+
+    Takes and returns [images (batch, height, width, channels), targets (batch, any)], float32.
+    """
+
+    def __init__(self, config: AugmentConfig, *, seed: int, **options: Any) -> None:
+        super().__init__(dtype="float32", **options)
+        self.mixers: list[Any] = []
+        if config.mixup:
+            self.mixers.append(keras.layers.MixUp(config.mixup, seed=seed + MIXUP_SEED, dtype="float32"))
+        if config.cutmix:
+            # Of a single number, Keras would draw alpha between 0 and it.
+            limits = (config.cutmix, config.cutmix)
+            self.mixers.append(keras.layers.CutMix(limits, seed=seed + CUTMIX_SEED, dtype="float32"))
+        self.seed_generator = keras.random.SeedGenerator(seed + CHOICE_SEED)
+        self.supports_jit = keras.backend.backend() == "jax"  # XLA on TensorFlow has no gamma distribution
+
+    def build(self, shapes: Any) -> None:
+        """Build the layers of Keras, which have no weights."""
+        for mixer in self.mixers:
+            mixer.build(shapes[0])
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Return the mixed images and targets."""
+        if not training:
+            return list(inputs)
+        mixed = [self._mixed(mixer, *inputs) for mixer in self.mixers]
+        if len(mixed) == 1:
+            return mixed[0]
+        is_first = keras.random.uniform((), seed=self.seed_generator) < 0.5
+        return [ops.where(is_first, first, second) for first, second in zip(*mixed, strict=True)]
+
+    @staticmethod
+    def _mixed(mixer: Any, images: Any, targets: Any) -> list[Any]:
+        """Return what one layer of Keras mixes; an example whose share is 0 / 0, at a small alpha, stays as it is."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Explicitly requested dtype int64")  # which Keras asks JAX for
+            found = mixer({"images": images, "labels": targets}, training=True)
+        is_number = ops.isfinite(ops.sum(found["labels"], axis=-1))
+        return [
+            ops.where(is_number[:, None, None, None], found["images"], images),
+            ops.where(is_number[:, None], found["labels"], targets),
+        ]
+
+
+class MixedModel(keras.Model):
+    """A model of [pixels, targets] that gives [logits, mixed targets], trained on (pixels, targets[, weights]).
+
+    Targets are mixed as they are, for the accuracy, and times the weights of their examples, for the loss, which is the
+    sum of the losses of both examples by their shares, each with its own weight: (batch, 2 * classes).
+    """
+
+    def train_step(self, *arguments: Any) -> Any:
+        """Train on a batch; the last argument is its data, before it the state on JAX."""
+        return super().train_step(*arguments[:-1], self._with_targets(arguments[-1]))
+
+    def test_step(self, *arguments: Any) -> Any:
+        """Evaluate a batch, which is not mixed."""
+        return super().test_step(*arguments[:-1], self._with_targets(arguments[-1]))
+
+    @staticmethod
+    def _with_targets(data: Any) -> Any:
+        pixels, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
+        weighted = targets if weights is None else targets * ops.expand_dims(ops.cast(weights, targets.dtype), -1)
+        return (pixels, ops.concatenate([targets, weighted], axis=-1)), targets
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """Return the loss for the mixed targets times weights."""
+        logits, mixed = y_pred
+        _, weighted = ops.split(mixed, 2, axis=-1)
+        # The gradient of the cross-entropy is that of targets which sum to 1.
+        weights = ops.maximum(ops.sum(weighted, axis=-1), SMALLEST_WEIGHT)
+        targets = weighted / ops.expand_dims(weights, -1)
+        return super().compute_loss(x, targets, logits, weights, training=training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Return the metrics for the mixed targets; accuracy is that of the class with the largest share."""
+        logits, mixed = y_pred
+        targets, _ = ops.split(mixed, 2, axis=-1)
+        return super().compute_metrics(x, targets, logits)
+
+
+def mix(config: AugmentConfig, images: Any, *, classes: int, seed: int, is_plain: bool) -> tuple[Any, Any, Any]:
+    """Return symbolic targets to mix, and the mixed images and targets; with `is_plain` they stay as they are.
+
+    The seed generators are the same either way, so that those of all phases agree.
+    """
+    targets = keras.Input((2 * classes,), name="targets")
+    mixing = Mixing(config, seed=seed, name="mixing")
+    images, mixed = (AtInference(mixing) if is_plain else mixing)([images, targets])
+    return targets, images, mixed
+
+
+def build_loss_and_metrics(model: Any, targets: Any) -> None:
+    """Create the variables of loss and metrics before `fit` does.
+
+    `fit` would create them while tracing, and trace again (TensorFlow), or fetch batches before the epoch's order is
+    set, and train on them (JAX). `targets`: (1, classes).
+    """
+    outputs = [targets, ops.concatenate([targets] * 2, axis=-1)] if isinstance(model, MixedModel) else targets
+    model.compute_loss(None, targets, outputs, None)
+    model.compute_metrics(None, targets, outputs, None)
+    model.reset_metrics()
+
+
+def build_loss(config: TrainConfig) -> Any:
+    """Return the loss of logits (batch, classes) for targets that sum to 1."""
+    if (gamma := config.focal_gamma) is None:
+        return keras.losses.CategoricalCrossentropy(from_logits=True)
+    # Alpha would be one factor of every loss; that of a class is `train.class_weights`.
+    return keras.losses.CategoricalFocalCrossentropy(alpha=1.0, gamma=gamma, from_logits=True)
