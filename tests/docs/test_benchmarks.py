@@ -104,6 +104,7 @@ def test_every_benchmark_runs(name: str, tmp_path: Path) -> None:
         "benchmarks.speed.performance": ["--write-only"],
         "benchmarks.recipe.tour": [],
         "benchmarks.exports.clients": ["--quick", "--data", "photos"],
+        "benchmarks.recipe.aids": ["photos", "--quick"],
         "benchmarks.recipe.photos": [
             "photos",
             "--weights-dir",
