@@ -216,9 +216,10 @@ def test_every_scalar_metric_has_a_row_in_the_table_and_in_the_csv() -> None:
         "confusion",
         "interval",
         "verdict",
+        "coverage",
     }
-    undefined = dict.fromkeys(scalars - {"examples"})
-    empty = Metrics(examples=0, classes=(), per_class=(), confusion=Confusion(0, ()), **undefined)
+    undefined = dict.fromkeys(scalars - {"examples", "temperature"})
+    empty = Metrics(examples=0, temperature=2.0, classes=(), per_class=(), confusion=Confusion(0, ()), **undefined)
     assert {name for name, _ in tables.metrics_rows(empty)} == scalars
     assert len(tables.metrics_grid(empty, "t").rows) == len(scalars)
     assert "None" not in drawn(tables.metrics_grid(empty, "t"))

@@ -252,7 +252,9 @@ def test_resuming_with_another_model_or_a_journal_of_predictions_is_4(
         records = list(api.embed(tiny, [photos], output=file))
     assert len(records) == 18
     wisesr("embed", tiny, photos, "-o", file, "--resume", "-b", "7").refused(4, "batch_size was 32 and is 7")
-    wisesr("predict", tiny, photos, "-o", file, "--resume").refused(4, "was written with other options")
+    wisesr("predict", tiny, photos, "-o", file, "--resume", "--format", "jsonl").refused(
+        4, "was written with other options"
+    )
     with pytest.raises(RunError, match="the inputs are others than before"):
         api.embed(tiny, [photos / "red"], output=file, resume=True)
     assert list(api.embed(tiny, [photos], output=file, resume=True)) == []

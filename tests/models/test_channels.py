@@ -151,7 +151,7 @@ def test_a_model_of_bands_is_saved_checked_loaded_and_gives_its_weights_to_anoth
     for name in ("compact_small", "from_weights"):
         again = build(name, Channels(64, ((1.0, 1.0),) * 64), path)
         assert close(outputs(again.extractor, pixels), outputs(built.extractor, pixels))  # its scaling, too
-        with pytest.raises(ConfigError, match=r"best.keras is for 64 channels, but data.channels is 4"):
+        with pytest.raises(ConfigError, match=r"best.keras: is for 64 channels, but data.channels is 4"):
             build(name, Channels(4), path)
 
 

@@ -206,7 +206,8 @@ def test_ray_ends_where_labelling_is_stopped_before_its_first_record(
 
     monkeypatch.setattr(driver, "session", told)
     monkeypatch.setattr(driver, "_workers", lambda *_, **__: 1)
-    records = ray_records(*asked(trained), [], oddities=Oddities())
+    request, chosen = asked(trained)
+    records = ray_records(job_of(request, chosen), [], request=request, oddities=Oddities())
     records.close()
     del records
     gc.collect()
@@ -350,7 +351,9 @@ def test_the_parts_of_a_long_list_follow_each_other_and_keras_labels_as_here(
             local = choose_engine(locate(trained.run), engine, listener=Silent()).start(Silent())
             expected = list(predict_paths(local, paths, asked(trained)[0]))
             oddities = Oddities()
-            found = list(ray_records(*asked(trained, engine=engine), paths, oddities=oddities))
+            request, chosen = asked(trained, engine=engine)
+            job = job_of(request, chosen)
+            found = list(ray_records(job, paths, request=request, oddities=oddities))
             assert [(record.path, record.label) for record in found] == [
                 (record.path, record.label) for record in expected
             ]

@@ -274,6 +274,7 @@ def thousand(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 OUR_LINES = re.compile(
     r"(device|run directory|next|wisesr|warning): .*|epoch 1/1 .*|      wisesr predict .*"
+    r"|Labels *|[ ─]*| (label|blue|green|red|\(unreadable\)) .*[\d,]+.* %? *| label +images +share *"
     r"|\d+ files read by content, not by suffix: .*|[\d,]+ image.* labelled.*|labelling: .* left"
 )
 

@@ -247,12 +247,12 @@ def test_every_damaged_file_of_a_run_is_named_or_not_needed(
 
 
 @pytest.mark.reliability(31)
-@pytest.mark.parametrize("command", ["evaluate", "train", "check"])
+@pytest.mark.parametrize("command", ["evaluate", "train --resume", "check"])
 def test_a_damaged_config_of_a_run_is_4_and_not_a_mistake_of_the_user(
     wisesr: CommandLine, two_epochs: Path, seen: Seen, command: str
 ) -> None:
     (two_epochs / "config.yaml").write_text("schema_version: 1\ntrain: {epochs: \xff", encoding="latin-1")
-    wisesr(command, two_epochs).failed(4, f"{two_epochs / 'config.yaml'}")
+    wisesr(*command.split(), two_epochs).failed(4, f"{two_epochs / 'config.yaml'}")
     seen(f"{command}: exit 4, config.yaml named")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ def make_keeper(folder: Path, settings: dict[str, Any]) -> tuple[EpochKeeper, li
         progress=Progress(),
         steps_per_epoch=1,
         learning_rate=lambda epoch: 0.1,
+        averaged=nullcontext,
         save_best=lambda path, epoch: saved.append(epoch),
         write_state=lambda path: None,
         is_at_full_size=True,

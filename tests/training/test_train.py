@@ -28,6 +28,7 @@ def test_the_run_directory_holds_exactly_what_the_interface_says(finished: Path)
     assert sorted(path.name for path in finished.iterdir() if not path.name.startswith(".")) == [
         "best.keras",
         *(["best.tflite"] if keras.backend.backend() == "tensorflow" else []),
+        "calibration.json",
         "classes.json",
         "config.yaml",
         "environment.json",

@@ -72,7 +72,8 @@ ${softmax}print(labels[scores.argmax()], scores.max())
 """)
 # Of bands there are too many ways of storing and scaling them for a line: the program takes what is ready.
 BANDS = """\
-pixels = np.load(sys.argv[1]).astype(np.float32)[None]  # .npy: ({height}, {width}, {channels}), bands in 0..255"""
+bands = np.load(sys.argv[1], allow_pickle=False)  # .npy: ({height}, {width}, {channels}), in 0..255
+pixels = bands.astype(np.float32)[None]"""
 SOFTMAX = "scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()\n"
 RESIZING = {
     "squash": "image.resize(({width}, {height}), Image.Resampling.BILINEAR)",

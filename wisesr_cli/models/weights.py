@@ -71,6 +71,7 @@ def load_start(
     Weights of RGB are adapted to other channels. Raises `ConfigError` where those of a run are for yet others, and as
     `check_backbone`, `scaling_of_file` and `load_backbone` do.
     """
+    check_backbone(config.backbone, image_size, config.weights)
     path = _file_of(config)
     checked = None if path is None else check_weights_file(path, whole=config.backbone == FROM_WEIGHTS)
     stored = RGB
@@ -101,7 +102,6 @@ def _load_start(
     `load_backbone`.
     """
     name, asked = config.backbone, config.preprocessing
-    check_backbone(name, image_size, config.weights)
     saved, channels = None, RGB
     if path is not None and checked is not None and checked.record is not None:
         channels = checked.info.preparation.channels
