@@ -100,9 +100,15 @@ def _check_scaling(backbone: Any, scaling: Scaling) -> None:
     sides = backbone.inputs[0].shape[1:3]
     scaled = np.random.default_rng(2).normal(size=(1, *sides, 1)).astype(np.float32)
     whole = with_channels(backbone, 3, keeps_kernel=True)  # RGB without the scaling inside
-    assert close(outputs(grey, scaled), outputs(whole, np.repeat(scaled, 3, axis=-1)))
+    # Behind its first convolution, a deep network of random weights makes anything of the last bits.
+    assert close(outputs(_to_first(grey), scaled), outputs(_to_first(whole), np.repeat(scaled, 3, axis=-1)))
     assert grey.output_shape == backbone.output_shape
     assert with_channels(backbone, 5, keeps_kernel=False).input_shape == (None, *sides, 5)
+
+
+def _to_first(backbone: Any) -> keras.Model:
+    first = next(layer for layer in backbone.layers if isinstance(layer, keras.layers.Conv2D))
+    return keras.Model(backbone.input, first.output)
 
 
 def test_channels_come_to_the_mean_and_spread_of_photos_before_what_rgb_weights_were_trained_with() -> None:

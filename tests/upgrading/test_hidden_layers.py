@@ -18,6 +18,7 @@ from wisesr_cli.config.reader import parse_head
 from wisesr_cli.evaluation.metrics import softmax
 from wisesr_cli.models.build import assemble
 from wisesr_cli.models.hidden import ACTIVATIONS
+from wisesr_cli.models.scaling import Scaling
 from wisesr_cli.upgrading.convert import fill_head
 from wisesr_cli.upgrading.surgery import take_apart
 
@@ -190,7 +191,7 @@ def test_classifiers_of_keras_applications_with_a_top_give_the_same(name: str, h
     parts = take_apart(model, (64, 64))
     assert [str(layer.options) for layer in parts.folded.hidden] == hidden
     options = parse_head(head).model_copy(update={"hidden": tuple(layer.options for layer in parts.folded.hidden)})
-    ours = assemble(parts.backbone, "none", (64, 64), 5, options)
+    ours = assemble(parts.backbone, Scaling("none"), (64, 64), 5, options)
     fill_head(ours, parts.folded)
     pixels = pixels_of(4, (64, 64))
     expected = outputs_of(model, pixels)
