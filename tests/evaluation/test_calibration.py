@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
-from wisesr_cli.evaluation import metrics
+from wisesr_cli.evaluation import calibration, metrics
 from wisesr_cli.evaluation.calibration import calibrate, fit_temperature
 from wisesr_cli.evaluation.metrics import compute_metrics, softmax
 
@@ -92,3 +92,12 @@ def test_blocks_and_huge_logits_change_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert fit_temperature(logits + np.float32(1000), labels) == pytest.approx(expected, rel=1e-3)
     monkeypatch.setattr(metrics, "_BLOCK_NUMBERS", 50)
     assert fit_temperature(logits, labels) == pytest.approx(expected, rel=1e-9)
+
+
+def test_of_very_many_logits_those_of_some_images_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = drawn(4000, sureness=2)
+    monkeypatch.setattr(calibration, "_MOST_NUMBERS", 600 * logits.shape[1])
+    found = calibrate(logits, labels)
+    assert found == calibrate(logits, labels)
+    assert found.temperature == pytest.approx(fit_temperature(logits, labels), rel=0.2)
+    assert found.temperature != fit_temperature(logits, labels)

@@ -20,6 +20,7 @@ LOWEST, HIGHEST = 0.05, 20.0  # temperatures that are considered
 FEWEST_EXAMPLES = 20
 FOLDS = 5
 _STEPS = 60
+_MOST_NUMBERS = 5_000_000  # logits that are looked at: one number needs no more images, and each is read 60 times
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,20 @@ def calibrate(logits: Floats, labels: Integers, *, seed: int = 0) -> Calibration
     """Return the temperature for logits (examples, classes) of validation images with labels (examples,).
 
     It is kept only if it helps on images that it was not fitted on: over five folds, the log loss has to drop by more
-    than one standard error of the difference. Otherwise the temperature stays 1.
+    than one standard error of the difference. Otherwise the temperature stays 1. Of very many logits, some images'
+    are looked at.
     """
+    random = np.random.default_rng(seed)
+    most = max(FEWEST_EXAMPLES, _MOST_NUMBERS // logits.shape[1])
+    if len(labels) > most:
+        rows = np.sort(random.choice(len(labels), most, replace=False))
+        logits, labels = logits[rows], labels[rows]
     examples = len(labels)
     if examples < FEWEST_EXAMPLES:
         return Calibration(reason=f"{examples} validation images are too few to fit a temperature")
     if (logits.argmax(axis=1) == labels).all():
         return Calibration(reason="without a mistake on validation images, nothing tells how sure to be")
-    fold_of = np.random.default_rng(seed).permutation(examples) % FOLDS
+    fold_of = random.permutation(examples) % FOLDS
     gains = np.empty(examples)
     for fold in range(FOLDS):
         inside = fold_of == fold
