@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 from command_line import CommandLine
 
@@ -90,3 +93,21 @@ def test_values_are_completed(
     with pytest.raises(SystemExit):
         run([])
     assert value in capsys.readouterr().out.split()
+
+
+def test_the_command_after_a_check_has_its_settings(
+    wisesr: CommandLine, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = [
+        "check",
+        str(photos),
+        "-s",
+        "data.resize=pad",
+        "--near-duplicates",
+        "--sheet",
+        "pairs.png",
+        "--format",
+        "csv",
+    ]
+    monkeypatch.setattr(sys, "argv", ["wisesr", *line])
+    assert wisesr(*line).said("next: ") == [f"next: wisesr train {photos} -s data.resize=pad"]

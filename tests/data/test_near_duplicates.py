@@ -209,6 +209,18 @@ def test_pictures_without_edges_are_counted_and_never_paired(tmp_path: Path) -> 
     assert row.message.startswith("12 nearly uniform pictures, too plain to be compared: train/a/grey.jpg, ")
 
 
+def test_where_no_picture_has_edges_none_is_compared(tmp_path: Path) -> None:
+    for number in range(4):
+        save(
+            Image.new("RGB", (40, 40), (number, 0, 0)),
+            tmp_path / "a" / f"{number}.png",
+            tmp_path / "b" / f"{number}.png",
+        )
+    row = near_duplicates(tmp_path)
+    assert (row.level, row.pairs) == ("pass", ())
+    assert row.message.startswith("0 pictures compared")
+
+
 def test_pictures_whose_copies_may_be_missed_are_counted(tmp_path: Path) -> None:
     for number in range(10):
         save(draw_picture(number, size=(63 + number % 2, 64)), tmp_path / "ab"[number < 5] / f"{number}.png")

@@ -53,8 +53,9 @@ def tiff(order: str = "<", *, is_big: bool = False, data: bytes = bytes(20_000),
 
 
 TIFFS = {
-    "5 bands, which data.channels reads": tiff(t277=5, t258=8),
-    "200 bands, which data.channels reads": tiff(t277=200, t258=8),
+    "5 bands, which data.channels=5 reads": tiff(t277=5, t258=8),
+    "200 bands, which data.channels=200 reads": tiff(t277=200, t258=8),
+    "4 bands, which data.channels=4 reads": tiff(t277=4, t258=16, t262=1),
     "floats of 16 bits": tiff(t339=3),
     "floats of 64 bits": tiff(t339=3, t258=64),
     "floats of 32 bits in 3 bands": tiff(t277=3, t258=32, t339=3, t262=2),

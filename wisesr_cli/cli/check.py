@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated
 
 import typer
@@ -66,4 +65,5 @@ def check(
     )
     if result.status == "fail":
         raise DataError("the check failed: see the FAIL rows")
-    listener.note(f"next: wisesr train {shlex.quote(source)}")
+    looked_at = ("--near-duplicates", "--overwrite", "-v", "--verbose")
+    listener.note(f"next: {options.command_without('--sheet', '--format', flags=looked_at, command='train')}")

@@ -232,9 +232,17 @@ def say_label_issues(issues: LabelIssues, listener: Listener) -> None:
         listener.note(f"those taken for wrong, to look at: {issues.sheet}")
 
 
-def command_without(*dropped: str, flags: Sequence[str] = (), add: Sequence[str] = ()) -> str:
-    """Return the command line of this process without some options with their values, and without some flags."""
+def command_without(
+    *dropped: str, flags: Sequence[str] = (), add: Sequence[str] = (), command: str | None = None
+) -> str:
+    """Return the command line of this process without some options with their values, and without some flags.
+
+    `command`: the one to name instead of that of this process.
+    """
     words, arguments = ["wisesr"], iter(sys.argv[1:])
+    if command is not None:
+        words.append(command)
+        next(arguments, None)
     for argument in arguments:
         option, equals, _ = argument.partition("=")
         if option in dropped:

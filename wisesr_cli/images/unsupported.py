@@ -70,8 +70,8 @@ def _tiff_tags(file: IO[bytes]) -> Tags:
 
 
 def _bands(tags: Tags) -> str | None:
-    count = tags.get(_SAMPLES, (1,))[0]
-    return f"{count:,} bands, which data.channels reads" if count > 4 else None
+    count, is_grey = tags.get(_SAMPLES, (1,))[0], tags.get(_PHOTOMETRIC, (1,))[0] in (0, 1)
+    return f"{count:,} bands, which data.channels={count} reads" if count > (1 if is_grey else 4) else None
 
 
 def _numbers(tags: Tags) -> str | None:

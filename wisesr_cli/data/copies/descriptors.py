@@ -87,10 +87,10 @@ def correlations(first: Floats, second: Floats) -> Floats:
 def coarse(edges: Floats) -> Floats:
     """Return the lowest frequencies of edges, and the length of the others: their `correlations` are upper bounds."""
     waves = edges.reshape(-1, 2, WAVES // 2, WAVES)[:, :, : COARSE // 2, :COARSE]
-    lowest = waves.reshape(len(edges), 2, -1).astype(np.float32)
+    lowest = waves.reshape(len(edges), 2, COARSE // 2 * COARSE).astype(np.float32)
     others = np.zeros((len(edges), 2, 1), np.float32)
     others[:, 0, 0] = np.sqrt(np.maximum(0, 1 - (lowest**2).sum((1, 2))))
-    return np.concatenate([lowest, others], 2).reshape(len(edges), -1)
+    return np.concatenate([lowest, others], 2).reshape(len(edges), COARSE * COARSE + 2)
 
 
 def are_copies(first: Descriptors, second: Descriptors) -> npt.NDArray[np.bool_]:
