@@ -29,6 +29,7 @@ from wisesr_cli.machine import keras_start
 from wisesr_cli.model_files.archive import read_model_info
 from wisesr_cli.model_files.saving import replace_model_info
 from wisesr_cli.results.models import ExportedModel, Exports
+from wisesr_cli.results.streams import Prediction
 from wisesr_cli.run.folders import prepare_folder
 from wisesr_cli.run.names import EXPORTED_MODELS
 from wisesr_cli.run.run import Run
@@ -39,6 +40,17 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 # Nothing of wisesr can be imported in what runs after this.
 ALONE = "import runpy, sys\nsys.modules['wisesr_cli'] = None\n"
 SNIPPETS = re.compile(r"^## (\S+)\n.*?```python\n(.*?)```", re.DOTALL | re.MULTILINE)
+
+
+def check_snippets(folder: Path, photo: Path, expected: Prediction) -> None:
+    """Check that every snippet of the README in a folder, run as it is there, labels a photo as expected."""
+    found = SNIPPETS.findall((folder / "README.md").read_text(encoding="utf-8"))
+    assert found
+    for name, program in found:
+        path = folder.parent / f"{name}.py"
+        path.write_text(program, encoding="utf-8")
+        label, score = fresh(photo, cwd=folder, home=folder.parent, program=(str(path),)).worked().out.split()
+        assert (label, float(score)) == (expected.label, pytest.approx(expected.score, abs=1e-4))
 
 
 @pytest.fixture(scope="module")
@@ -171,12 +183,7 @@ def test_logits_a_fixed_batch_and_channels_first_are_given_where_asked_for(train
         np.testing.assert_allclose(opened(row, tmp_path)(pixels), exact, rtol=0, atol=1e-4)
     photo = sorted((trained.photos / "test" / "green").iterdir())[0]
     (expected,) = wisesr_cli.predict(trained.run, [photo])
-    for name, program in SNIPPETS.findall((tmp_path / "README.md").read_text(encoding="utf-8")):
-        path = tmp_path / f"{name}.py"
-        path.write_text(program, encoding="utf-8")
-        answer = fresh(photo, cwd=tmp_path, home=tmp_path, program=(str(path),)).worked()
-        label, score = answer.out.split()
-        assert (label, float(score)) == (expected.label, pytest.approx(expected.score, abs=1e-4))
+    check_snippets(tmp_path, photo, expected)
 
 
 def test_a_temperature_goes_into_probabilities_records_and_snippets(trained: Trained, tmp_path: Path) -> None:
@@ -194,12 +201,7 @@ def test_a_temperature_goes_into_probabilities_records_and_snippets(trained: Tra
     np.testing.assert_allclose(np.exp(litert(pixels)), softmax(onnx(pixels), 2.5), atol=1e-5)
     with zipfile.ZipFile(folder / "model.tflite") as packed:
         assert json.loads(packed.read("wisesr.json"))["temperature"] == 2.5
-    for name, program in SNIPPETS.findall((folder / "README.md").read_text(encoding="utf-8")):
-        path = tmp_path / f"{name}.py"
-        path.write_text(program, encoding="utf-8")
-        answer = fresh(photo, cwd=folder, home=tmp_path, program=(str(path),)).worked()
-        label, score = answer.out.split()
-        assert (label, float(score)) == (expected.label, pytest.approx(expected.score, abs=1e-4))
+    check_snippets(folder, photo, expected)
 
 
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])

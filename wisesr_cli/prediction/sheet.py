@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from wisesr_cli.display.grid import percent
-from wisesr_cli.display.pictures import check_sheet_file, contact_sheet
-from wisesr_cli.errors import ImageError, UsageError
-from wisesr_cli.explanation.pictures import shown_photo
+from wisesr_cli.display.pictures import check_sheet_file, contact_sheet, photo_tile
+from wisesr_cli.errors import UsageError
+from wisesr_cli.images.color import Pixels
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.listening import Listener
 from wisesr_cli.model_files.info import ModelInfo
@@ -38,15 +36,12 @@ class Sheet:
 
     def drawn(self, records: Iterable[Prediction], listener: Listener) -> Iterator[Prediction]:
         """Yield the same records; with the last one the sheet is written."""
-        tiles: list[tuple[Image.Image, str, bool | None]] = []
+        tiles: list[tuple[Pixels, str, bool | None]] = []
         total = 0
         for record in records:
             total += record.error is None
             if record.error is None and len(tiles) < MOST:
-                try:
-                    photo = shown_photo(record.path, self.info, pixel_limit=self.pixel_limit, side=SIDE)
-                except ImageError:  # gone since it was labelled
-                    photo = Image.new("RGB", (SIDE, SIDE))
+                photo = photo_tile(record.path, SIDE, self.info.preparation, pixel_limit=self.pixel_limit)
                 tiles.append((photo, _caption(record), None))
             yield record
         if not tiles:
