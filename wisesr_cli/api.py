@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from wisesr_cli.listening import Listener, Silent, TrainingListener
 from wisesr_cli.requests import (
@@ -27,7 +27,7 @@ from wisesr_cli.requests import (
     UpgradeRequest,
     WeightsRequest,
 )
-from wisesr_cli.results.evaluation import Evaluation
+from wisesr_cli.results.evaluation import AnyEvaluation
 from wisesr_cli.results.images import CheckResult, Starter
 from wisesr_cli.results.models import Exports, Summary, Upgrade
 from wisesr_cli.results.streams import Embedding
@@ -92,20 +92,25 @@ def config_schema() -> dict[str, Any]:
     return Config.model_json_schema()
 
 
-def init(folder: str | Path, *, listener: Listener | None = None) -> Starter:
+def init(
+    folder: str | Path, *, task: Literal["single", "multilabel"] = "single", listener: Listener | None = None
+) -> Starter:
     """Return a commented config for an image folder or a manifest, and the choices made.
 
-    They are made by its classes, sizes and balance. Raises a `DataError` for any other source.
+    They are made by its classes, sizes and balance. `task` as `model.task` of the config. Raises a `DataError` for any
+    other source, a `ConfigError` for several labels of an image in a folder, which cannot name them.
     """
+    from wisesr_cli.config.reader import load_config as read_config
+    from wisesr_cli.config.reader import overrides_of
     from wisesr_cli.config.recipe import Wanted, choose, describe
     from wisesr_cli.config.starter import write_starter
     from wisesr_cli.data.listing.manifest_formats import is_manifest
-    from wisesr_cli.data.settings import DataConfig
     from wisesr_cli.run.located import images_root
 
     path = Path(folder).absolute()
-    data = DataConfig(manifest=path, dir=images_root(path)) if is_manifest(path) else DataConfig(dir=path)
-    facts = describe(data, listener or Silent())
+    places = {"manifest": path, "dir": images_root(path)} if is_manifest(path) else {"dir": path}
+    settings = {**{f"data.{name}": str(place) for name, place in places.items()}, "model.task": task}
+    facts = describe(read_config(None, overrides_of(settings)).config.data, listener or Silent())
     recipe = choose(facts, Wanted())
     if recipe.warning is not None:
         (listener or Silent()).warn(recipe.warning)
@@ -178,7 +183,7 @@ def train(
 
 
 @takes(EvaluateRequest)
-def evaluate(request: EvaluateRequest) -> Evaluation:
+def evaluate(request: EvaluateRequest) -> AnyEvaluation:
     """Evaluate a run on labelled images, and write metrics, tables and plots beside it.
 
     Raises a `WisesrError` if the run, the split or the images cannot be used.

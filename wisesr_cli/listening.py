@@ -23,6 +23,7 @@ class TrainingPlan:
     device: str
     class_names: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]  # split -> images per class
+    images: dict[str, int]  # split -> images, each of which may have several labels
     image_size: tuple[int, int]
     backbone: str
     origin: str | None

@@ -34,7 +34,7 @@ from benchmarks.upgrade import classifiers as made
 from benchmarks.upgrade.classifiers import CLASSES, application, classifier, convolutions, pooled_softmax, small_base
 from wisesr_cli.display.grid import Grid, numbers, texts, to_markdown
 from wisesr_cli.errors import WisesrError
-from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.evaluation.probabilities import softmax
 from wisesr_cli.exporting.agreement import difference, variation
 
 DOCUMENT = DOCS / "upgrading.md"

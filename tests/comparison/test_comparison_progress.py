@@ -22,9 +22,9 @@ from wisesr_cli.training.examples import open_examples
 
 
 def plan(*warnings: str) -> TrainingPlan:
-    counts = {"train": (8, 8), "test": (2, 2)}
+    counts, images = {"train": (8, 8), "test": (2, 2)}, {"train": 16, "test": 4}
     return TrainingPlan(
-        "run", "CPU", ("a", "b"), counts, (32, 32), "compact", None, (4, 4, 8), "gap", 10, 5, 3, 4, warnings
+        "run", "CPU", ("a", "b"), counts, images, (32, 32), "compact", None, (4, 4, 8), "gap", 10, 5, 3, 4, warnings
     )
 
 

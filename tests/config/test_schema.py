@@ -32,6 +32,7 @@ data:
   validation_dir: null
   test_dir: null
   manifest: null              # a table of labels in place of class folders; its paths begin at dir, or beside it
+  label_separator: null       # for `task: multilabel`: what is between the labels of an image; a bar unless set
   validation_split: 0.2       # fraction, when there is no validation folder
   split_strategy: stratified  # stratified | hash (stable when files are added) | group
   group_regex: null           # group: part of the path that must not straddle splits (a patient, a scene)
@@ -47,6 +48,7 @@ data:
   cache: auto                 # auto | none | memory | disk
 augment: light                # none | light | paper | a mapping of single operations
 model:
+  task: single                # one label per image, or `multilabel`, any number of them, from a table (cat|dog)
   backbone: MobileNetV2       # a keras.applications name (any case), or `compact` (small images, from scratch)
   weights: auto               # auto | imagenet | none | a weights or .keras file | a run directory
   weights_dir: null           # where ImageNet weights are looked for first

@@ -22,7 +22,7 @@ from wisesr_cli import api
 from wisesr_cli.engines import litert
 from wisesr_cli.engines.litert import LiteRtEngine, LiteRtModel, UnusableError, read_litert
 from wisesr_cli.errors import RunError, UsageError
-from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.evaluation.probabilities import softmax
 from wisesr_cli.exporting import best_litert, conversion
 from wisesr_cli.run.run import Run
 

@@ -11,7 +11,8 @@ from sklearn.frozen import FrozenEstimator
 
 from wisesr_cli.evaluation import calibration, metrics
 from wisesr_cli.evaluation.calibration import calibrate, fit_temperature
-from wisesr_cli.evaluation.metrics import compute_metrics, softmax
+from wisesr_cli.evaluation.metrics import compute_metrics
+from wisesr_cli.evaluation.probabilities import softmax
 
 
 def drawn(examples: int, *, classes: int = 6, sureness: float = 1.0, seed: int = 0) -> tuple[NDArray, NDArray]:

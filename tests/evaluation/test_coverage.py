@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from wisesr_cli.errors import UsageError
 from wisesr_cli.evaluation.coverage import Coverage, measure, thresholds
-from wisesr_cli.evaluation.metrics import answers_of, softmax, wilson_interval
+from wisesr_cli.evaluation.metrics import answers_of, wilson_interval
+from wisesr_cli.evaluation.probabilities import softmax
 
 CLASSES = 5
 

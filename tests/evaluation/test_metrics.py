@@ -13,15 +13,9 @@ import pytest
 
 from wisesr_cli.errors import DataError
 from wisesr_cli.evaluation import metrics as module
-from wisesr_cli.evaluation.metrics import (
-    METRICS,
-    Answers,
-    answers_of,
-    compute_metrics,
-    reliability_bins,
-    softmax,
-)
+from wisesr_cli.evaluation.metrics import METRICS, Answers, answers_of, compute_metrics, reliability_bins
 from wisesr_cli.evaluation.mistakes import most_confused, worst_mistakes
+from wisesr_cli.evaluation.probabilities import softmax
 from wisesr_cli.results.evaluation import Metrics
 
 SCALARS = tuple(METRICS)

@@ -17,7 +17,7 @@ import pytest
 from command_line import QUICK, CommandLine, Trained, command, fresh, loaded_after
 from run_states import load_engine
 
-from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.evaluation.probabilities import softmax
 from wisesr_cli.exporting import conversion, export, runtimes
 from wisesr_cli.machine.locks import alone_in
 

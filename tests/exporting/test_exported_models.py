@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from run_states import load_engine
 
 import wisesr_cli
-from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.evaluation.probabilities import softmax
 from wisesr_cli.exporting import agreement, conversion, export, runtimes
 from wisesr_cli.exporting.agreement import compare, logits_in_batches, objection
 from wisesr_cli.exporting.metadata import PACKED_LABELS, labels_text

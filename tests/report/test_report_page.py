@@ -23,7 +23,8 @@ from report_pages import (
     make_thumbnail,
 )
 
-from wisesr_cli.evaluation.metrics import softmax, wilson_interval
+from wisesr_cli.evaluation.metrics import wilson_interval
+from wisesr_cli.evaluation.probabilities import softmax
 from wisesr_cli.report import tables
 from wisesr_cli.report.charts import HEIGHT, WIDTH, learning_curves, reliability_charts
 from wisesr_cli.report.page import render, short, signed

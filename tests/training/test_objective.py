@@ -10,7 +10,7 @@ import pytest
 
 from wisesr_cli.config.training import AugmentConfig, TrainConfig
 from wisesr_cli.training.augmentation import seed_variables
-from wisesr_cli.training.objective import MixedModel, Mixing, build_loss, build_loss_and_metrics, mix
+from wisesr_cli.training.objective import MixedModel, Mixing, build_loss_and_metrics, loss_of_one_label, mix
 
 SIDE = 16
 MIXERS = {"mixup": {"mixup": 0.4}, "cutmix": {"cutmix": 1.0}, "both": {"mixup": 0.4, "cutmix": 1.0}}
@@ -152,7 +152,7 @@ def model_of_pixels(config: AugmentConfig, classes: int, *, loss: Any = None, is
     logits = keras.layers.Dense(classes)(keras.layers.Flatten()(images))
     model = MixedModel([pixels, targets], [logits, labels])
     metrics = [keras.metrics.CategoricalAccuracy(name="top1_accuracy")]
-    model.compile("sgd", loss or build_loss(TrainConfig()), metrics=metrics)
+    model.compile("sgd", loss or loss_of_one_label(TrainConfig()), metrics=metrics)
     build_loss_and_metrics(model, keras.ops.convert_to_tensor(np.eye(1, classes, dtype="float32")))
     return model
 
@@ -233,10 +233,10 @@ def test_the_focal_loss_is_that_of_a_loop_also_for_mixed_targets(gamma: float) -
         for label in range(4):
             loss = cross_entropy(row, label)
             expected += float(target[label]) * (1 - np.exp(-loss)) ** gamma * loss / 6
-    loss = build_loss(TrainConfig.model_validate({"loss": {"name": "focal", "gamma": gamma}}))
+    loss = loss_of_one_label(TrainConfig.model_validate({"loss": {"name": "focal", "gamma": gamma}}))
     assert float(to_numpy(loss(targets, logits))) == pytest.approx(expected, rel=1e-4)
     if gamma == 0:
-        assert float(to_numpy(build_loss(TrainConfig())(targets, logits))) == pytest.approx(expected, rel=1e-4)
+        assert float(to_numpy(loss_of_one_label(TrainConfig())(targets, logits))) == pytest.approx(expected, rel=1e-4)
 
 
 def test_focal_alone_is_the_one_of_gamma_2() -> None:

@@ -15,7 +15,7 @@ from keras_classifiers import ending, in_a_row, outputs_of, pixels_of, randomize
 
 import wisesr_cli
 from wisesr_cli.config.reader import parse_head
-from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.evaluation.probabilities import softmax
 from wisesr_cli.models.build import assemble
 from wisesr_cli.models.hidden import ACTIVATIONS
 from wisesr_cli.models.scaling import Scaling

@@ -11,7 +11,7 @@ from keras_classifiers import ENDS, HIDDEN, OTHERS, SIDE, ending, in_a_row, outp
 from wisesr_cli.config.reader import parse_head
 from wisesr_cli.config.training import FreezePart
 from wisesr_cli.errors import RunError
-from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.evaluation.probabilities import softmax
 from wisesr_cli.model_files.loading import build_without_values
 from wisesr_cli.models.backbones import BACKBONES, build_backbone
 from wisesr_cli.models.build import assemble

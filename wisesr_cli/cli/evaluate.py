@@ -59,6 +59,7 @@ def evaluate(
     from wisesr_cli.display.terminal import LONG_TABLE, TerminalListener, show_result
     from wisesr_cli.evaluation.gates import check_gates, parse_gate
     from wisesr_cli.evaluation.tables import evaluation_grids, metrics_rows
+    from wisesr_cli.results.evaluation import Evaluation
     from wisesr_cli.run.names import EVALUATION_FILES, EVALUATION_PICTURES, PLOTS, REPORT
 
     gates = [parse_gate(gate) for gate in fail_under or ()]
@@ -74,10 +75,13 @@ def evaluate(
     )
     if result.unreadable:
         listener.warn(f"{result.unreadable:,} images could not be read and count nowhere")
-    pictures = (name.format(result.split) for name in EVALUATION_PICTURES)
-    listener.note(f"written to {result.output_dir}: {', '.join(EVALUATION_FILES)}")
+    output_dir = Path(result.output_dir)
+    files = [name for name in EVALUATION_FILES if (output_dir / name).exists()]
+    names = (name.format(result.split) for name in EVALUATION_PICTURES)
+    pictures = [name for name in names if (output_dir.parent / PLOTS / name).exists()]
+    listener.note(f"written to {result.output_dir}: {', '.join(files)}")
     listener.note(f"pictures beside it, in {PLOTS}: {', '.join(pictures)}")
-    if result.label_issues is not None:
+    if isinstance(result, Evaluation) and result.label_issues is not None:
         options.say_label_issues(result.label_issues, listener)
         _say_how_to_doubt_the_rest(Path(result.output_dir).parent, listener)
     if report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -69,7 +70,7 @@ def export(
     from wisesr_cli import api
     from wisesr_cli.display.terminal import LONG_TABLE, TerminalListener, show_result
     from wisesr_cli.exporting.tables import EXPORT_HEADER, export_grid, export_rows
-    from wisesr_cli.run.names import EXPORT_README, LABELS
+    from wisesr_cli.run.names import EXPORT_EXTRAS, EXPORT_README
 
     listener = TerminalListener(quiet=quiet, verbose=verbose)
     result = api.export(**options.fields_of(api.export, arguments), listener=listener)
@@ -82,5 +83,6 @@ def export(
         limit=None if verbose else LONG_TABLE,
     )
     names = [row.file for row in result.rows]
-    listener.note(f"written to {result.output_dir}: {', '.join([*names, LABELS, EXPORT_README])}")
+    names += [name for name in EXPORT_EXTRAS if Path(result.output_dir, name).exists()]
+    listener.note(f"written to {result.output_dir}: {', '.join(names)}")
     listener.note(f"next: try what {result.output_dir}/{EXPORT_README} shows for each file, in that folder")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +18,10 @@ def init(
     folder: Annotated[str, typer.Argument(help="An image folder, or a table of labels.")],
     output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="The config to write.")] = "config.yaml",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    task: Annotated[
+        Literal["single", "multilabel"],
+        typer.Option("--task", help="multilabel: an image of a table has any number of labels, such as cat|dog."),
+    ] = "single",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -37,7 +41,7 @@ def init(
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{visible(path.parent)}: no such folder for the config")
     listener = TerminalListener(quiet=quiet)
-    starter = api.init(folder, listener=listener)
+    starter = api.init(folder, task=task, listener=listener)
     write_text(path, starter.config)
     for choice in starter.choices:
         listener.note(choice)

@@ -276,6 +276,7 @@ def _train_and_evaluate(work: _Work, item: PlannedTraining, progress: CombinedPr
     else:
         asked = EvaluateRequest(result.run_dir, split=work.split, device=work.device, listener=progress)
         evaluation = evaluate(asked, None if item.fold is None else keep_probabilities)
+        assert isinstance(evaluation, Evaluation), "of several labels no comparison is begun"
         record = _record(schedules, result, evaluation, progress)
     state.put(item.run, record)
     return record

@@ -153,6 +153,11 @@ def plan_of(request: CompareRequest) -> ComparisonPlan:
         for other in chosen[:number]:
             if head.loaded.config.model.head == other.loaded.config.model.head:
                 raise UsageError(f"--heads: '{visible(head.label)}' is the same head as '{visible(other.label)}'")
+    if chosen[0].loaded.config.model.task == "multilabel":
+        raise UsageError(
+            "compare tells heads apart by which images got their one label right, and model.task is multilabel: train "
+            "each head with --head, and compare the mean_average_precision that evaluate gives"
+        )
     left_out = tuple(
         f"{visible(given.origin)}: left out, as {option} says which ones"
         for given in overrides

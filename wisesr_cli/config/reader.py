@@ -44,7 +44,7 @@ _SPLIT_FOLDERS = (("data", "train_dir"), ("data", "validation_dir"), ("data", "t
 _WEIGHTS = ("model", "weights")
 _MANIFEST = ("data", "manifest")
 _IMAGES = (_FOLDER, *_SPLIT_FOLDERS, _MANIFEST)
-_CHANNELS = ("data", "channels")  # which files can be read at all depends on it
+_KINDS = (("data", "channels"), ("data", "label_separator"), ("model", "task"))  # decide what can be read at all
 _PATHS = (*_IMAGES, _WEIGHTS, ("model", "weights_dir"))
 
 
@@ -135,7 +135,7 @@ def recipe_of(source: str | Path | None, overrides: Iterable[Override]) -> Recip
 
     values = {override.path: override.value for override in overrides}
     try:
-        of_images = [override for override in overrides if override.path in (*_IMAGES, _CHANNELS)]
+        of_images = [override for override in overrides if override.path in (*_IMAGES, *_KINDS)]
         data = load_config(source, of_images).config.data
         return choose(describe(data, Silent()), wanted_of(values))
     except (ConfigError, DataError, MachineError, ValueError):  # ValueError: a path that no file can have

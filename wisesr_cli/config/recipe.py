@@ -55,11 +55,13 @@ class FolderFacts:
     deep: int  # images with more than 8 bits per channel
     manifest: Path | None = None
     has_groups: bool = False  # named in the manifest
+    separator: str | None = None  # of the labels of an image, where it may have several
+    labelled_images: int = 0  # training images, where an image may count for several classes
 
     @property
     def images(self) -> int:
         """Training images."""
-        return sum(self.counts)
+        return sum(self.counts) if self.separator is None else self.labelled_images
 
     @property
     def small(self) -> bool:
@@ -75,6 +77,16 @@ class FolderFacts:
     def imbalance(self) -> float:
         """The number of images of the largest class divided by that of the smallest."""
         return max(self.counts) / max(1, min(self.counts))
+
+    @property
+    def can_be_set_aside(self) -> bool:
+        """Whether validation images can be taken off the training images."""
+        return self.separator is not None or min(self.counts) > 1
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether classes are weighted; where images have several labels, thresholds make up for rare ones."""
+        return self.separator is None and self.imbalance >= WEIGHTED_IMBALANCE
 
     @property
     def splits_by_group(self) -> bool:
@@ -155,6 +167,8 @@ def describe(data: DataConfig, listener: Listener) -> FolderFacts:
         deep=int(np.count_nonzero(train.facts["flags"] & DEEP)),
         manifest=data.manifest,
         has_groups=train.groups is not None,
+        separator=index.separator,
+        labelled_images=len(train),
     )
 
 
@@ -174,15 +188,15 @@ def choose(facts: FolderFacts, wanted: Wanted) -> Recipe:
             "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4},
             "schedule": {"name": "cosine", "warmup_epochs": 1},
             **_length(facts, start, wanted),
-            "class_weights": "balanced" if facts.imbalance >= WEIGHTED_IMBALANCE else "none",
-            "best_by": "top1_accuracy",
+            "class_weights": "balanced" if facts.weighs_classes else "none",
+            "best_by": "top1_accuracy" if facts.separator is None else "loss",
         },
     }
     if facts.splits_by_group:
         settings["data"]["split_strategy"] = "group"
     if start.weights is None and not facts.small:
         settings["augment"] = STRONG
-    if "validation" in facts.splits or (wanted.has_validation and min(facts.counts) > 1):
+    if "validation" in facts.splits or (wanted.has_validation and facts.can_be_set_aside):
         settings["train"]["early_stopping"] = {"monitor": "val_loss", "patience": 10}
     return Recipe(settings, (*_observations(facts, start), *_notes(facts)), start.warning)
 
@@ -258,7 +272,7 @@ def _observations(facts: FolderFacts, start: _Start) -> list[str]:
 
 
 def _notes(facts: FolderFacts) -> Iterable[str]:
-    if facts.imbalance >= WEIGHTED_IMBALANCE:
+    if facts.weighs_classes:
         yield f"the largest class is {facts.imbalance:.1f} times the smallest: class_weights balanced"
     if facts.splits_by_group:
         yield "groups of the manifest stay together: split_strategy group"

@@ -24,7 +24,7 @@ from wisesr_cli.config.training import (
     PhaseConfig,
     TrainConfig,
 )
-from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.data.settings import LABEL_SEPARATOR, DataConfig
 from wisesr_cli.images.preparation import RGB
 from wisesr_cli.models.heads import HEADS
 from wisesr_cli.models.settings import ModelConfig
@@ -81,6 +81,26 @@ class Config(Options):
                 f"model.preprocessing is {self.model.preprocessing}, a rule for RGB, but data.channels is "
                 f"{self.data.channels}; allowed: auto, tf, unit, none"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fit_task(self) -> Config:
+        """Refuse what images with several labels do not allow, and complete the settings for them."""
+        if self.model.task == "single":
+            if self.data.label_separator is not None:
+                raise ValueError("data.label_separator is given, but model.task is single: set model.task: multilabel")
+            return self
+        if self.data.manifest is None and self.data.source is not None:
+            raise ValueError(
+                "model.task is multilabel, but class folders name one label per image; give a table of labels, "
+                "data.manifest, with labels such as cat|dog"
+            )
+        if mixes := self.augmentation.mixes:
+            raise ValueError(f"augment.{mixes[0]} mixes images of one label each, but model.task is multilabel")
+        if self.data.label_separator is None:
+            object.__setattr__(self, "data", self.data.model_copy(update={"label_separator": LABEL_SEPARATOR}))
+        if "best_by" not in self.train.model_fields_set:
+            object.__setattr__(self, "train", self.train.model_copy(update={"best_by": "loss"}))
         return self
 
     @model_validator(mode="after")

@@ -44,6 +44,7 @@ def write_starter(facts: FolderFacts, recipe: Recipe) -> str:
             *_lines({"augment": settings["augment"]}, ""),
             "",
             "model:",
+            *_task(facts),
             *_lines({**settings["model"], "head": None}, "  ")[:-1],
             "  head:",
             *_lines(settings["model"]["head"], "    "),
@@ -76,11 +77,17 @@ def _places(facts: FolderFacts) -> list[str]:
     return [f"  manifest: {_scalar(str(facts.manifest))}", f"{folder}  # where its paths begin"]
 
 
+def _task(facts: FolderFacts) -> list[str]:
+    if facts.separator is None:
+        return []
+    return [_line("task", "multilabel", "  ", "an image has any number of labels")]
+
+
 def _split(facts: FolderFacts) -> list[str]:
     if "validation" in facts.splits:
         kind = "folders" if facts.manifest is None else "splits"
         return [f"  # its {kind} are used as they are: {', '.join(facts.splits)}"]
-    if min(facts.counts) < 2:
+    if not facts.can_be_set_aside:
         return [_line("validation_split", 0, "  ", "a class has one image only: nothing can be set aside")]
     if facts.splits_by_group:
         return [_line("validation_split", 0.2, "  ", "whole groups of the manifest")]

@@ -261,7 +261,9 @@ class TrainConfig(Options):
         Annotated[Literal["none", "balanced"], Tag("name")] | Annotated[dict[str, Weight], Tag("mapping")],
         Discriminator(kind_of),
     ] = "none"
-    """`balanced` weighs every class alike; a mapping gives weights per class name, 1 where it is silent."""
+    """`balanced` weighs every class alike; a mapping gives weights per class name, 1 where it is silent. Where images
+    have several labels, it is those with the label that are weighted; `balanced` then makes them count as much as the
+    others."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the target that is spread over all classes, in training only."""
     loss: LossChoice = "cross_entropy"
@@ -269,7 +271,8 @@ class TrainConfig(Options):
     early_stopping: EarlyStoppingConfig | None = None
     """null, or {monitor: val_loss, patience: 10}."""
     best_by: Literal["top1_accuracy", "loss"] = "top1_accuracy"
-    """What makes an epoch the best, on validation; ties by lower loss; the last epoch without validation."""
+    """What makes an epoch the best, on validation; ties by lower loss; the last epoch without validation. Where images
+    have several labels, `loss` unless set."""
     calibration: Literal["auto", "none"] = "auto"
     """`auto`: at the end, a temperature is fitted on validation so that scores say how often they are right."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"

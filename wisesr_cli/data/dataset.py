@@ -64,15 +64,16 @@ def scan_folder_for_evaluation(
     pixel_limit: int = PIXEL_LIMIT,
     channels: int = RGB,
     root: Path | None = None,
+    separator: str | None = None,
     listener: Listener,
 ) -> DatasetIndex:
     """Return an index with the one split `test`: the images of a folder or manifest, their classes matched by name.
 
     Of one with splits, the test split is used, else the validation split. A class that it lacks has no examples. `root`
-    is the folder that the paths of a manifest are relative to. Raises `DataError` for a class that is not in
-    `class_names`.
+    is the folder that the paths of a manifest are relative to, `separator` what is between the labels of an image that
+    may have several, which only a manifest names. Raises `DataError` for a class that is not in `class_names`.
     """
-    layout, listing = _for_evaluation(folder, root, listener)
+    layout, listing = _for_evaluation(folder, root, separator, listener)
     where, known = text.visible(listing.folder), tuple(class_names)
     unknown = unknown_names(listing.class_names, known)
     if unknown:
@@ -81,7 +82,7 @@ def scan_folder_for_evaluation(
             f"{text.quoted(unknown[:5])}.{text.nearest(unknown[0], known)} Its classes: {text.joined(known[:20])}"
             f"{', ...' if len(known) > 20 else ''}"
         )
-    found = Survey(layout, known)
+    found = Survey(layout, known, separator=separator)
     found.add("test", listing, listener, pixel_limit=pixel_limit, channels=channels)
     _refuse(found.problems)
     refuse_or_warn(found.unreadable, on_error=on_error, listener=listener)
@@ -114,10 +115,17 @@ def refuse_or_warn(unreadable: Sequence[tuple[str, str]], *, on_error: str, list
         )
 
 
-def _for_evaluation(folder: str | os.PathLike[str], root: Path | None, listener: Listener) -> tuple[Layout, Listing]:
+def _for_evaluation(
+    folder: str | os.PathLike[str], root: Path | None, separator: str | None, listener: Listener
+) -> tuple[Layout, Listing]:
     """Return the split `test` of a folder or manifest, and its images; of one with splits, test, else validation."""
     where = str(Path(folder).absolute())
-    manifest = read_manifest(where, root) if is_manifest(where) else None
+    manifest = read_manifest(where, root, separator=separator) if is_manifest(where) else None
+    if manifest is None and separator is not None:
+        raise DataError(
+            f"{text.visible(where)}: the run gives an image any number of labels, which class folders cannot name; "
+            f"give a table of them, path,label with labels such as a{separator}b"
+        )
     if manifest is not None:
         splits = {split: split for split in manifest.splits}
     else:

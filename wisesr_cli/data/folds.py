@@ -15,9 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli import text
-from wisesr_cli.data.index import DatasetIndex, Labels, Split
+from wisesr_cli.data.index import DatasetIndex, Labels, Split, class_counts
 from wisesr_cli.data.settings import DataConfig
-from wisesr_cli.data.splits import SplitOptions, hash_of, members_of_classes, ranked_groups, split_off_validation
+from wisesr_cli.data.splits import (
+    SplitOptions,
+    deal_out,
+    hash_of,
+    members_of_classes,
+    ranked_groups,
+    split_off_validation,
+)
 from wisesr_cli.errors import DataError
 
 FoldNumbers = npt.NDArray[np.intp]  # (images,), from 0
@@ -79,7 +86,14 @@ def choose_folds(strategy: str, images: Split, options: SplitOptions, count: int
 
 
 def fold_stratified(paths: Sequence[str], labels: Labels, options: SplitOptions, count: int, sides: int) -> FoldNumbers:
-    """Deal out every class over the folds, so that their numbers differ by at most one image, in all and of a class."""
+    """Deal out every class over the folds, so that their numbers differ by at most one image, in all and of a class.
+
+    Where images have several labels, so that the numbers of a class differ as little as dealing one by one allows.
+    """
+    if labels.ndim == 2:
+        shares = np.full((count, 1), 1 / count)
+        counts, sizes = class_counts(labels, labels.shape[1]), np.full(count, len(paths) / count)
+        return deal_out(paths, labels, shares * counts, sizes, np.random.default_rng([options.seed, 3]))
     folds = np.zeros(len(paths), np.intp)
     members = members_of_classes(paths, labels, len(options.class_names))
     small = [label for label, found in enumerate(members) if len(found) - -(-len(found) // count) < sides]
@@ -107,11 +121,13 @@ def fold_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions, c
     """Choose whole groups, from the largest to the smallest, each into the fold that has least of its classes."""
     random = np.random.default_rng([options.seed, 1])
     ranked = ranked_groups(paths, options, random, fewest=count)
-    totals = np.bincount(labels, minlength=len(options.class_names)).astype(np.float64)
+    totals = class_counts(labels, len(options.class_names)).astype(np.float64)
     taken, groups = np.zeros((count, len(totals))), np.zeros(count, np.intp)
     folds = np.zeros(len(paths), np.intp)
     for _, members in ranked:
-        found, counts = np.unique(labels[members], return_counts=True)
+        of_group = class_counts(labels[members], len(totals))
+        found = np.flatnonzero(of_group)
+        counts = of_group[found]
         # What the sum of squared fractions grows by, less what is the same for all folds.
         growth = taken[:, found] @ (counts / totals[found] ** 2)
         fold = min(range(count), key=lambda fold: (growth[fold], taken[fold].sum(), fold))

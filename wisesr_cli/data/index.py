@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,11 @@ import numpy.typing as npt
 
 from wisesr_cli import text
 from wisesr_cli.data.listing.stamps import STAMP
+from wisesr_cli.data.settings import parse_labels
 
-Labels = npt.NDArray[np.int64]
+# Positions in the class names, int64 (examples,); where examples have several labels: bool (examples, classes).
+Labels = npt.NDArray[Any]
+Counts = npt.NDArray[np.int64]
 Facts = npt.NDArray[np.void]
 Contents = npt.NDArray[np.uint64]
 Weights = npt.NDArray[np.float32]
@@ -31,6 +34,7 @@ FACTS = np.dtype(
     ]
 )
 ANIMATED, ALPHA, DEEP = 1, 2, 4  # bits of `flags`
+WITHOUT_LABEL = ""  # in a record, in place of a class name
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,7 @@ class Split:
     """The examples of one split, in a stable order."""
 
     paths: tuple[str, ...]  # relative to the index's root, with /
-    labels: Labels  # positions in the index's class names
+    labels: Labels  # of the index's class names
     facts: Facts | None = None  # dtype FACTS; None when the files were not scanned
     contents: Contents | None = None  # a hash of every file's bytes, where they were read
     groups: tuple[str, ...] | None = None  # what must not straddle splits, where a manifest names it
@@ -46,6 +50,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an example may have several labels, or none."""
+        return self.labels.ndim == 2
 
     def taken(self, positions: npt.NDArray[np.intp]) -> Split:
         """Return the examples at `positions`."""
@@ -67,7 +76,10 @@ class Changes:
 
 @dataclass(frozen=True, eq=False)
 class DatasetIndex:
-    """Every example of a dataset; a label is a position in `class_names`, which are sorted by code point."""
+    """Every example of a dataset; labels are those of `class_names`, which are sorted by code point.
+
+    `separator` is what is between the labels of an example in a text, where it may have several.
+    """
 
     class_names: tuple[str, ...]
     root: str  # the data folder
@@ -75,21 +87,28 @@ class DatasetIndex:
     folders: dict[str, str] = field(default_factory=dict)  # split -> its folder, or the manifest that names it
     unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason)
     ignored: dict[str, int] = field(default_factory=dict)  # suffix or kind -> number of skipped files
+    separator: str | None = None
 
     def absolute(self, split: str) -> list[str]:
         """Return the absolute paths of a split, in the order of its labels."""
         start = self.root.rstrip("/") + "/"
         return [start + path for path in self.splits[split].paths]
 
-    def counts(self, split: str) -> Labels:
+    def counts(self, split: str) -> Counts:
         """Return the number of examples of each class in a split: (classes,)."""
-        return np.bincount(self.splits[split].labels, minlength=len(self.class_names)).astype(np.int64)
+        return class_counts(self.splits[split].labels, len(self.class_names))
+
+    def label_of(self, label: Any) -> str:
+        """Return a row of labels as text: the class name, or the names of several."""
+        if self.separator is None:
+            return self.class_names[int(label)]
+        return str(self.separator).join(self.class_names[position] for position in np.flatnonzero(label))
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
-        """Yield (path, class name, split) of every example."""
+        """Yield (path, label as text, split) of every example."""
         for name, split in self.splits.items():
-            for path, label in zip(split.paths, split.labels.tolist(), strict=True):
-                yield path, self.class_names[label], name
+            for path, label in zip(split.paths, split.labels, strict=True):
+                yield path, self.label_of(label), name
 
     def record(self) -> dict[str, Any]:
         """Return the record for `changes_since`: per split and class the number of files, a hash, and a second one.
@@ -120,27 +139,55 @@ class DatasetIndex:
         return Changes(tuple(lines), are_dates_other)
 
     def _split_record(self, split: Split) -> dict[str, list[Any]]:
-        order = np.argsort(split.labels, kind="stable")
-        bounds = np.searchsorted(split.labels[order], np.arange(len(self.class_names) + 1))
-        result: dict[str, list[Any]] = {}
-        for label, name in enumerate(self.class_names):
-            members = order[bounds[label] : bounds[label + 1]]
-            if len(members):
-                result[name] = [len(members), *_hash_files(split.taken(members))]
-        return result
+        names: tuple[str, ...] = self.class_names
+        members = members_of(split.labels, len(names))
+        if split.is_multilabel:
+            names, members = (*names, WITHOUT_LABEL), [*members, np.flatnonzero(~split.labels.any(axis=1))]
+        return {
+            name: [len(found), *_hash_files(split.taken(found))]
+            for name, found in zip(names, members, strict=True)
+            if len(found)
+        }
 
 
-def index_from_rows(root: str, class_names: Iterable[str], rows: Iterable[tuple[str, str, str]]) -> DatasetIndex:
-    """Return the index of stored rows (path, class name, split), without reading the files."""
+def class_counts(labels: Labels, classes: int) -> Counts:
+    """Return the number of examples of each class: (classes,)."""
+    if labels.ndim == 2:
+        counts: Counts = labels.sum(axis=0, dtype=np.int64)
+        return counts
+    return np.bincount(labels, minlength=classes).astype(np.int64)
+
+
+def members_of(labels: Labels, classes: int) -> list[npt.NDArray[np.intp]]:
+    """Return the positions of each class's examples, in their order."""
+    if labels.ndim == 2:
+        return [np.flatnonzero(column) for column in labels.T]
+    return np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels, minlength=classes))[:-1])
+
+
+def encoded_labels(labels: Sequence[str], class_names: Sequence[str], separator: str | None) -> Labels:
+    """Return labels as numbers, as a `Split` has them; raises `KeyError` for a name that is no class."""
+    positions = {name: position for position, name in enumerate(class_names)}
+    if separator is None:
+        return np.array([positions[label] for label in labels], np.int64)
+    encoded = np.zeros((len(labels), len(class_names)), np.bool_)
+    for row, label in enumerate(labels):
+        encoded[row, [positions[name] for name in parse_labels(label, separator)]] = True
+    return encoded
+
+
+def index_from_rows(
+    root: str, class_names: Iterable[str], rows: Iterable[tuple[str, str, str]], separator: str | None = None
+) -> DatasetIndex:
+    """Return the index of stored rows (path, label as text, split), without reading the files."""
     names = tuple(class_names)
-    positions = {name: label for label, name in enumerate(names)}
     paths: dict[str, list[str]] = {}
-    labels: dict[str, list[int]] = {}
-    for path, name, split in rows:
+    labels: dict[str, list[str]] = {}
+    for path, label, split in rows:
         paths.setdefault(split, []).append(path)
-        labels.setdefault(split, []).append(positions[name])
-    splits = {split: Split(tuple(paths[split]), np.array(labels[split], np.int64)) for split in paths}
-    return DatasetIndex(names, root, splits)
+        labels.setdefault(split, []).append(label)
+    splits = {split: Split(tuple(paths[split]), encoded_labels(labels[split], names, separator)) for split in paths}
+    return DatasetIndex(names, root, splits, separator=separator)
 
 
 def _hash_files(split: Split) -> tuple[str, ...]:
@@ -180,6 +227,10 @@ def _class_difference(before: list[str], after: list[str]) -> str:
     return f"classes: {len(before):,} before, {len(after):,} now" + "".join(f"; {part}" for part in parts)
 
 
+def _class_shown(name: str) -> str:
+    return f"class '{text.visible(name)}'" if name != WITHOUT_LABEL else "images without a label"
+
+
 def _split_differences(split: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     changed = [name for name in sorted(before.keys() | after.keys()) if not _is_same(before.get(name), after.get(name))]
     lines = []
@@ -187,7 +238,7 @@ def _split_differences(split: str, before: dict[str, Any], after: dict[str, Any]
         old, new = before.get(name, [0])[0], after.get(name, [0])[0]
         counts = f"{old:,} files before, {new:,} now"
         edited = "its file has changed" if old == 1 else f"some of its {old:,} files have changed"
-        lines.append(f"{split}, class '{text.visible(name)}': {counts if old != new else edited}")
+        lines.append(f"{split}, {_class_shown(name)}: {counts if old != new else edited}")
     if len(changed) > 5:
         lines.append(f"{split}: {len(changed) - 5:,} more classes differ")
     return lines

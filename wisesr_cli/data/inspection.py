@@ -30,6 +30,7 @@ from wisesr_cli.data.survey import (
     Survey,
     nested_message,
     no_support_message,
+    several_labels_message,
     survey,
     weights_message,
     without_images_message,
@@ -114,12 +115,30 @@ def _check_classes(case: Case) -> Iterator[Finding]:
     for name, split in index.splits.items():
         if name != "train" and (missing := case.found.classes_without_images(split)):
             yield Finding("warn", "class-without-images", no_support_message(name, missing), len(missing))
-    if len(counts) > 1 and counts.min() > 0 and counts.max() >= WARNED_IMBALANCE * counts.min():
+    if several := several_labels_message(case.found):
+        yield Finding("warn", "several-labels", several)
+    if index.separator is not None:
+        yield from _check_label_sets(index)
+    elif len(counts) > 1 and counts.min() > 0 and counts.max() >= WARNED_IMBALANCE * counts.min():
         ratio = counts.max() / counts.min()
         largest, smallest = (text.visible(index.class_names[order[position]]) for position in (0, -1))
         advice = "consider train.class_weights: balanced and judge by balanced_accuracy"
         relation = f"has {ratio:.0f} times the images of the smallest ({smallest})"
         yield Finding("warn", "imbalance", f"the largest class ({largest}) {relation}: {advice}", int(ratio))
+
+
+def _check_label_sets(index: DatasetIndex) -> Iterator[Finding]:
+    """Yield how many labels images have, where they may have several."""
+    per_image = np.concatenate([split.labels.sum(axis=1) for split in index.splits.values()])
+    without = int(np.count_nonzero(per_image == 0))
+    message = f"{per_image.mean():.2f} labels per image, at most {per_image.max()}; {without:,} without any"
+    yield Finding("pass", "label-sets", message, len(per_image))
+    train = index.splits["train"]
+    always = [name for name, column in zip(index.class_names, train.labels.T, strict=True) if column.all()]
+    if always and len(train):
+        shown = text.joined(always[:5])
+        message = f"every training image has {shown}: nothing can be learned about it; leave it out"
+        yield Finding("warn", "constant-label", message, len(always))
 
 
 def _check_counts(case: Case) -> Iterator[Finding]:

@@ -25,6 +25,18 @@ from wisesr_cli.text import visible
 
 SplitName = Literal["train", "validation", "test"]
 MOST_FOLDS = 100
+LABEL_SEPARATOR, LONGEST_SEPARATOR = "|", 8
+
+
+def parse_labels(label: str, separator: str) -> tuple[str, ...]:
+    """Return the names in a text of several labels, each once, sorted by code point; none of an empty text."""
+    return tuple(sorted({name.strip() for name in label.split(separator)} - {""}))
+
+
+def _check_separator(separator: str) -> str:
+    if not 0 < len(separator) <= LONGEST_SEPARATOR:
+        raise ValueError(f"expected 1 to {LONGEST_SEPARATOR} characters, such as | or a comma")
+    return separator
 
 
 def _check_group_regex(pattern: str) -> str:
@@ -78,6 +90,8 @@ class DataConfig(Options):
     """Class folders that only `evaluate` reads."""
     manifest: FolderPath | None = None
     """A table of labels (path, label; split, group, weight) in place of class folders; `dir`: where its paths begin."""
+    label_separator: Annotated[str, AfterValidator(_check_separator)] | None = None
+    """What is between the labels of an image in a manifest, for `model.task: multilabel`, which makes it `|`."""
     validation_split: float = Field(default=0.2, ge=0, lt=1)
     """Fraction of the training images to validate on, when there is no validation folder; 0 is none."""
     split_strategy: Literal["stratified", "hash", "group"] = "stratified"

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wisesr_cli import text
-from wisesr_cli.data.index import Labels, Split
+from wisesr_cli.data.index import Labels, Split, class_counts
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import DataError
 
@@ -84,6 +84,8 @@ def check_groups(regex: str | None, splits: Mapping[str, Split]) -> int | None:
 
 def split_stratified(paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
     """Choose the fraction of every class: at least one image, but not all."""
+    if labels.ndim == 2:
+        return split_multilabel(paths, labels, options)
     chosen = np.zeros(len(paths), np.bool_)
     counts = np.bincount(labels, minlength=len(options.class_names))
     small = np.flatnonzero(counts < 2)
@@ -101,6 +103,56 @@ def split_stratified(paths: Sequence[str], labels: Labels, options: SplitOptions
     return chosen
 
 
+def split_multilabel(paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
+    """Choose the fraction of every class where images have several labels.
+
+    Of a class with two images or more, at least one is wanted on each side; an only image stays in training.
+    """
+    counts = class_counts(labels, labels.shape[1])
+    wanted = np.clip(np.round(counts * options.fraction), np.minimum(counts // 2, 1), np.maximum(counts - 1, 0))
+    desired = np.stack([counts - wanted, wanted])
+    total = max(1.0, round(len(paths) * options.fraction)) if len(paths) > 1 else 0.0
+    random = np.random.default_rng([options.seed, 2])
+    chosen: Chosen = deal_out(paths, labels, desired, np.array([len(paths) - total, total]), random) == 1
+    return chosen
+
+
+def deal_out(
+    paths: Sequence[str],
+    labels: Labels,
+    desired: npt.NDArray[np.float64],
+    sizes: npt.NDArray[np.float64],
+    random: np.random.Generator,
+) -> npt.NDArray[np.intp]:
+    """Return which of several parts each image of several labels goes to, by iterative stratification.
+
+    Sechidis, Tsoumakas and Vlahavas (2011): the class with the fewest images left is dealt out first, each image to the
+    part that lacks that class most, of these to the one that lacks most images. `labels`: bool (images, classes);
+    `desired` (parts, classes): how many images of each class a part is to have; `sizes` (parts,): how many in all.
+    """
+    desired, sizes = desired.astype(np.float64), sizes.astype(np.float64)
+    part = np.full(len(paths), -1, np.intp)
+    order = np.array(sorted(range(len(paths)), key=paths.__getitem__), np.intp)
+    order = order[random.permutation(len(order))]
+    left = class_counts(labels, labels.shape[1])
+
+    def deal(image: int, lack: npt.NDArray[np.float64]) -> None:
+        best = np.flatnonzero(lack == lack.max())
+        chosen = int(best[np.argmax(sizes[best])])
+        part[image] = chosen
+        desired[chosen, labels[image]] -= 1
+        sizes[chosen] -= 1
+        left[labels[image]] -= 1
+
+    while left.any():
+        rarest = int(np.argmin(np.where(left > 0, left, np.iinfo(np.int64).max)))
+        for image in order[labels[order, rarest] & (part[order] < 0)].tolist():
+            deal(image, desired[:, rarest].copy())
+    for image in order[part[order] < 0].tolist():
+        deal(image, sizes.copy())
+    return part
+
+
 def split_by_hash(paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
     """Choose by a hash of the path: adding or removing files never moves others."""
     threshold = int(options.fraction * 2**64)
@@ -113,12 +165,14 @@ def split_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions) 
     Groups are tried from the largest to the smallest, those of equal size in random order.
     """
     ranked = ranked_groups(paths, options, np.random.default_rng([options.seed, 0]), fewest=2)
-    totals = np.bincount(labels, minlength=len(options.class_names)).astype(np.float64)
+    totals = class_counts(labels, len(options.class_names)).astype(np.float64)
     taken = np.zeros(len(totals))
     chosen = np.zeros(len(paths), np.bool_)
     rejected: list[tuple[float, str, list[int]]] = []
     for name, members in ranked:
-        found, counts = np.unique(labels[members], return_counts=True)
+        of_group = class_counts(labels[members], len(totals))
+        found = np.flatnonzero(of_group)
+        counts = of_group[found]
         if np.any(taken[found] + counts >= totals[found]):
             continue
         gap = options.fraction * totals[found] - taken[found]

@@ -12,20 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from wisesr_cli import text
 from wisesr_cli.data.folds import splits_for_training
-from wisesr_cli.data.index import ANIMATED, DatasetIndex, Split
+from wisesr_cli.data.index import ANIMATED, DatasetIndex, Labels, Split, class_counts
 from wisesr_cli.data.listing import folders
 from wisesr_cli.data.listing.folders import Listing, Problem
 from wisesr_cli.data.listing.layouts import EXPECTED, Layout, check_class_folders, find_splits
 from wisesr_cli.data.listing.manifest import Manifest, list_manifest, read_manifest
 from wisesr_cli.data.oddities import animated_message, misnamed_message
 from wisesr_cli.data.scan import scan_files
-from wisesr_cli.data.settings import DataConfig
+from wisesr_cli.data.settings import LABEL_SEPARATOR, DataConfig, parse_labels
 from wisesr_cli.errors import DataError
 from wisesr_cli.images.supported import SUFFIXES, SUPPORTED
 from wisesr_cli.listening import Listener
+
+OTHER_SEPARATORS = (";", ",", "|")  # that labels are often separated by
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Survey:
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # path relative to the root, reason
     ignored: Counter[str] = field(default_factory=Counter)
     nested: int = 0
+    separator: str | None = None  # of labels, where an image may have several
 
     def add(self, split: str, listing: Listing, listener: Listener, *, pixel_limit: int, channels: int) -> None:
         """Add the listing of a split's folder, reading the header of every image."""
@@ -75,7 +79,9 @@ class Survey:
         """Return an index of the splits as they are on the disk, or of `splits`."""
         where, left_out = self.layout, tuple(self.unreadable)
         parts = self.splits if splits is None else splits
-        return DatasetIndex(self.class_names, where.root, parts, where.folders, left_out, dict(self.ignored))
+        return DatasetIndex(
+            self.class_names, where.root, parts, where.folders, left_out, dict(self.ignored), self.separator
+        )
 
     def splits_for_training(self, data: DataConfig, *, seed: int) -> dict[str, Split]:
         """Return the splits that a training has; raises as `folds.splits_for_training` does."""
@@ -83,7 +89,7 @@ class Survey:
 
     def classes_without_images(self, split: Split) -> list[str]:
         """Return the classes that have no readable image in a split."""
-        counts = np.bincount(split.labels, minlength=len(self.class_names))
+        counts = class_counts(split.labels, len(self.class_names))
         return [self.class_names[label] for label in np.flatnonzero(counts == 0)]
 
     def paths_with(self, flag: int) -> list[str]:
@@ -111,7 +117,7 @@ class Survey:
 def find_layout(data: DataConfig) -> Layout:
     """Return the split folders named in a config, or found in its one folder, or the splits that its manifest names."""
     if data.manifest is not None:
-        return layout_of(read_manifest(data.manifest, data.dir))
+        return layout_of(read_manifest(data.manifest, data.dir, separator=data.label_separator))
     if data.dir is not None:
         return find_splits(data.dir)
     named = {"train": data.train_dir, "validation": data.validation_dir, "test": data.test_dir}
@@ -138,7 +144,7 @@ def list_images(data: DataConfig) -> tuple[Layout, dict[str, Listing]]:
     if data.manifest is None:
         layout = find_layout(data)
         return layout, {split: folders.list_split(folder) for split, folder in layout.folders.items()}
-    manifest = read_manifest(data.manifest, data.dir)
+    manifest = read_manifest(data.manifest, data.dir, separator=data.label_separator)
     layout = layout_of(manifest)
     return layout, {split: list_manifest(manifest, split) for split in layout.folders}
 
@@ -146,9 +152,10 @@ def list_images(data: DataConfig) -> tuple[Layout, dict[str, Listing]]:
 def survey(data: DataConfig, *, listener: Listener) -> Survey:
     """Return the images of a config with every header read; raises `DataError` only for the layout."""
     layout, listings = list_images(data)
-    found = Survey(layout, listings["train"].class_names)
-    if problem := _about_groups(data, listings["train"]):
-        found.problems.append(problem)
+    found = Survey(layout, listings["train"].class_names, separator=data.label_separator)
+    for problem in (_about_groups(data, listings["train"]), _about_separator(data, found.class_names)):
+        if problem is not None:
+            found.problems.append(problem)
     if len(found.class_names) < 2:
         where = text.visible(layout.folders["train"])
         only = f"only one class, '{text.visible(found.class_names[0])}'" if found.class_names else "no class"
@@ -173,6 +180,22 @@ def _about_groups(data: DataConfig, listing: Listing) -> Problem | None:
     return Problem("groups", f"{text.visible(listing.folder)}: data.split_strategy is group, but {what}")
 
 
+def _about_separator(data: DataConfig, class_names: tuple[str, ...]) -> Problem | None:
+    """Return the problem of labels that are to be taken apart, and are by no separator in any."""
+    if data.label_separator is None or data.manifest is None:
+        return None
+    for other in OTHER_SEPARATORS:
+        parts = [name for name in class_names if other in name]
+        if other != data.label_separator and len(parts) * 2 > len(class_names):
+            return Problem(
+                "separator",
+                f"{text.visible(data.manifest)}: labels such as '{text.visible(parts[0])}' hold '{other}', and "
+                f"data.label_separator is '{data.label_separator}'; if that is what separates them, "
+                f"--set data.label_separator='{other}'",
+            )
+    return None
+
+
 def list_examples(
     listing: Listing,
     root: str,
@@ -187,9 +210,7 @@ def list_examples(
 
     The labels are positions in `class_names`; files of other classes are left out.
     """
-    positions = {folders.spelling(name): label for label, name in enumerate(class_names)}
-    new_labels = np.array([positions.get(folders.spelling(name), -1) for name in listing.class_names], np.int64)
-    labels = new_labels[listing.labels] if listing.labels else np.zeros(0, np.int64)
+    labels, is_known = _labels_among(listing, class_names)
     start = len(root.rstrip("/")) + 1
     paths = tuple(path[start:] for path in listing.paths)
     facts, reasons = scan_files(
@@ -201,12 +222,29 @@ def list_examples(
         channels=channels,
         listener=listener,
     )
-    keep = np.array([label >= 0 and i not in reasons for i, label in enumerate(labels.tolist())], np.bool_)
+    keep = is_known.copy()
+    keep[list(reasons)] = False
     unreadable = [(paths[position], reason) for position, reason in sorted(reasons.items())]
     groups = None if listing.groups is None else tuple(listing.groups)
     weights = None if listing.weights is None else np.array(listing.weights, np.float32)
     found = Split(paths, labels, facts, groups=groups, weights=weights)
     return found.taken(np.flatnonzero(keep)), unreadable
+
+
+def _labels_among(listing: Listing, class_names: tuple[str, ...]) -> tuple[Labels, npt.NDArray[np.bool_]]:
+    """Return the labels of a listing as those of `class_names`, and which images have none of another class."""
+    positions = {folders.spelling(name): label for label, name in enumerate(class_names)}
+    new_labels = np.array([positions.get(folders.spelling(name), -1) for name in listing.class_names], np.int64)
+    if listing.label_sets is None:
+        labels = new_labels[listing.labels] if listing.labels else np.zeros(0, np.int64)
+        return labels, labels >= 0
+    encoded = np.zeros((len(listing.paths), len(class_names)), np.bool_)
+    is_known = np.ones(len(listing.paths), np.bool_)
+    for row, found in enumerate(listing.label_sets):
+        among = new_labels[list(found)]
+        encoded[row, among[among >= 0]] = True
+        is_known[row] = (among >= 0).all()
+    return encoded, is_known
 
 
 def unknown_names(names: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -229,6 +267,21 @@ def without_images_message(class_names: Sequence[str]) -> str:
 def nested_message(count: int) -> str:
     """Return `3 images in folders below a class folder: merged into the class`."""
     return f"{text.counted(count, 'image')} in folders below a class folder: merged into the class"
+
+
+def several_labels_message(found: Survey) -> str | None:
+    """Return the note on labels of a manifest that look like several, and are read as one."""
+    if not found.layout.is_manifest or found.separator is not None:
+        return None
+    known = set(found.class_names)
+    for name in found.class_names:
+        parts = parse_labels(name, LABEL_SEPARATOR)
+        if len(parts) > 1 and not known.isdisjoint(parts):
+            return (
+                f"'{text.visible(name)}' is read as one label; if it is {len(parts)}, --set model.task=multilabel "
+                "gives an image any number of them"
+            )
+    return None
 
 
 def weights_message(split: Split) -> str | None:
@@ -254,6 +307,8 @@ def report_notes(found: Survey, listener: Listener) -> None:
             notes.append(no_support_message(name, missing))
     if weights := weights_message(found.splits["train"]) if "train" in found.splits else None:
         notes.append(weights)
+    if several := several_labels_message(found):
+        notes.append(several)
     if misnamed := found.misnamed():
         notes.append(misnamed_message(len(misnamed), misnamed))
     for note in notes:

@@ -15,7 +15,7 @@ from wisesr_cli.demo import harbour
 from wisesr_cli.errors import UsageError
 from wisesr_cli.listening import TrainingListener
 from wisesr_cli.machine.files import make_folder, write_text
-from wisesr_cli.results.evaluation import Metrics
+from wisesr_cli.results.evaluation import Evaluation, Metrics
 from wisesr_cli.results.streams import Prediction
 from wisesr_cli.run.folders import check_output_folder, free_folder, is_taken
 from wisesr_cli.run.names import CONFIG as CONFIG_NAME
@@ -120,6 +120,7 @@ def _train_head(config_path: Path, head: str, made: Written, seed: int, listener
     options = TrainingOptions(overwrite=is_taken(runs / name))
     result = api.train(loaded, options=options, listener=listener)
     evaluation = api.evaluate(result.run_dir, split="test", listener=listener)
+    assert isinstance(evaluation, Evaluation), "an image of the harbour has one label"
     return DemoRow(head, result.run_dir, evaluation.metrics, result.head_parameters, result.parameters)
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wisesr_cli.evaluation.metrics import Doubles, Floats, Integers, row_blocks, softmax
+from wisesr_cli.data.index import Labels
+from wisesr_cli.evaluation.metrics import row_blocks
+from wisesr_cli.evaluation.probabilities import Doubles, Floats, sigmoid, softmax
 
 Mask = NDArray[np.bool_]  # (examples,)
 
@@ -38,8 +40,11 @@ class Calibration:
         return f"calibrated on validation, {surer} sure than the model by itself (temperature {self.temperature:.3g})"
 
 
-def calibrate(logits: Floats, labels: Integers, *, seed: int = 0) -> Calibration:
-    """Return the temperature for logits (examples, classes) of validation images with labels (examples,).
+def calibrate(logits: Floats, labels: Labels, *, seed: int = 0) -> Calibration:
+    """Return the temperature for logits (examples, classes) of validation images with their labels.
+
+    Those are class indices (examples,); or, where an image may have several, bool (examples, classes), and the loss is
+    the binary cross-entropy, summed over the labels of an image.
 
     It is kept only if it helps on images that it was not fitted on: over five folds, the log loss has to drop by more
     than one standard error of the difference. Otherwise the temperature stays 1. Of very many logits, some images'
@@ -53,7 +58,7 @@ def calibrate(logits: Floats, labels: Integers, *, seed: int = 0) -> Calibration
     examples = len(labels)
     if examples < FEWEST_EXAMPLES:
         return Calibration(reason=f"{examples} validation images are too few to fit a temperature")
-    if (logits.argmax(axis=1) == labels).all():
+    if _is_right(logits, labels):
         return Calibration(reason="without a mistake on validation images, nothing tells how sure to be")
     fold_of = random.permutation(examples) % FOLDS
     gains = np.empty(examples)
@@ -70,11 +75,17 @@ def calibrate(logits: Floats, labels: Integers, *, seed: int = 0) -> Calibration
     return Calibration(fit_temperature(logits, labels))
 
 
-def fit_temperature(logits: Floats, labels: Integers, chosen: Mask | None = None) -> float:
+def _is_right(logits: Floats, labels: Labels) -> bool:
+    if labels.ndim == 2:
+        return bool(((logits > 0) == labels).all())
+    return bool((logits.argmax(axis=1) == labels).all())
+
+
+def fit_temperature(logits: Floats, labels: Labels, chosen: Mask | None = None) -> float:
     """Return the temperature in 0.05..20 with the lowest mean log loss, found by Newton's method in its inverse.
 
-    `logits` (examples, classes) and `labels` (examples,) are those of images that the model was not trained on;
-    `chosen` (examples,) of them are used, None for all.
+    `logits` (examples, classes) and `labels`, as `calibrate` takes them, are those of images that the model was not
+    trained on; `chosen` (examples,) of them are used, None for all.
     """
     chosen = np.ones(len(labels), np.bool_) if chosen is None else chosen
     low, high, inverse = 1 / HIGHEST, 1 / LOWEST, 1.0
@@ -92,10 +103,14 @@ def fit_temperature(logits: Floats, labels: Integers, chosen: Mask | None = None
     return float(min(max(1 / inverse, LOWEST), HIGHEST))
 
 
-def _derivatives(logits: Floats, labels: Integers, chosen: Mask, inverse: float) -> tuple[float, float]:
+def _derivatives(logits: Floats, labels: Labels, chosen: Mask, inverse: float) -> tuple[float, float]:
     """Return the first and second derivative of the mean log loss with respect to the inverse temperature."""
 
-    def of_block(block: Doubles, truth: Integers) -> Doubles:
+    def of_block(block: Doubles, truth: Labels) -> Doubles:
+        if truth.ndim == 2:
+            given = sigmoid(block * inverse)
+            return np.stack([((given - truth) * block).sum(axis=1), (given * (1 - given) * block**2).sum(axis=1)])
+        block -= block.max(axis=1, keepdims=True)  # squares of large logits would lose digits
         probabilities = softmax(block * inverse)
         mean = (probabilities * block).sum(axis=1)
         variance = (probabilities * block**2).sum(axis=1) - mean**2
@@ -105,11 +120,14 @@ def _derivatives(logits: Floats, labels: Integers, chosen: Mask, inverse: float)
     return float(slope), float(curvature)
 
 
-def _losses(logits: Floats, labels: Integers, chosen: Mask, inverse: float) -> Doubles:
+def _losses(logits: Floats, labels: Labels, chosen: Mask, inverse: float) -> Doubles:
     """Return the log loss of every chosen example."""
 
-    def of_block(block: Doubles, truth: Integers) -> Doubles:
+    def of_block(block: Doubles, truth: Labels) -> Doubles:
         scaled = block * inverse
+        if truth.ndim == 2:
+            binary: Doubles = (np.logaddexp(0, scaled) - scaled * truth).sum(axis=1)
+            return binary[None]
         highest = scaled.max(axis=1)
         sums = np.exp(scaled - highest[:, None]).sum(axis=1)
         losses: Doubles = np.log(sums) + highest - scaled[np.arange(len(block)), truth]
@@ -119,13 +137,10 @@ def _losses(logits: Floats, labels: Integers, chosen: Mask, inverse: float) -> D
     return losses
 
 
-def _by_blocks(
-    logits: Floats, labels: Integers, chosen: Mask, compute: Callable[[Doubles, Integers], Doubles]
-) -> Doubles:
+def _by_blocks(logits: Floats, labels: Labels, chosen: Mask, compute: Callable[[Doubles, Labels], Doubles]) -> Doubles:
     """Return what a function gives for blocks of the chosen examples, (numbers, examples)."""
     parts = []
     for rows in row_blocks(logits):
         block = logits[rows][chosen[rows]].astype(np.float64)
-        block -= block.max(axis=1, keepdims=True)  # squares of large logits would lose digits
         parts.append(compute(block, labels[rows][chosen[rows]]))
     return np.concatenate(parts, axis=1)

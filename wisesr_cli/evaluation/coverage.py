@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from wisesr_cli.errors import RunError, UsageError
-from wisesr_cli.evaluation.metrics import Answers, Doubles, Floats, Integers, row_blocks, softmax, wilson_interval
+from wisesr_cli.evaluation.metrics import Answers, Integers, row_blocks, wilson_interval
+from wisesr_cli.evaluation.probabilities import Doubles, Floats, softmax
 from wisesr_cli.machine.files import sha256
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.results.evaluation import CoverageMetrics
@@ -26,6 +27,7 @@ from wisesr_cli.run.records import read_json, write_json
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import visible
 
+NO_COVERAGE = "a set that holds the true label is promised, and an image here may have several labels or none"
 _RULE = "the sets hold the true class of that share of images that come as the validation images did"
 
 
@@ -92,6 +94,8 @@ def coverage_of(run: Located, coverage: float, *, precision: str, image_size: ob
         raise UsageError(f"--coverage {coverage:g}: give a fraction above 0 and below 1, for example 0.9")
     if precision != "float32" or image_size is not None:
         raise UsageError("--coverage holds for the scores of training: leave --precision and --image-size out")
+    if run.info.is_multilabel:
+        raise UsageError(f"--coverage: {NO_COVERAGE}; each label has a threshold of its own, from which on it is given")
     where = visible(run.given)
     path = run.run.path / CALIBRATION
     if not run.is_complete or not path.is_file():

@@ -13,25 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.data.dataset import scan_folder_for_evaluation
-from wisesr_cli.data.index import DatasetIndex, index_from_rows
+from wisesr_cli.data.index import DatasetIndex, Labels, index_from_rows
 from wisesr_cli.data.listing.manifest_formats import is_manifest
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
+from wisesr_cli.data.settings import LABEL_SEPARATOR
 from wisesr_cli.data.survey import find_layout
 from wisesr_cli.engines.choose import EngineName, choose_engine
 from wisesr_cli.engines.engine import Engine, padded_logits
 from wisesr_cli.errors import RunError, UsageError
-from wisesr_cli.evaluation.coverage import coverage_of, measure
+from wisesr_cli.evaluation.coverage import NO_COVERAGE, coverage_of, measure
 from wisesr_cli.evaluation.folder import evaluation_folder, free_name
 from wisesr_cli.evaluation.label_issues import JudgedLabels, put_probabilities, write_label_issues
-from wisesr_cli.evaluation.metrics import Answers, Floats, answers_of, compute_metrics
-from wisesr_cli.evaluation.output import Scored, draw_evaluation, evaluation_of, write_evaluation
+from wisesr_cli.evaluation.metrics import Answers, answers_of, compute_metrics
+from wisesr_cli.evaluation.multilabel import multilabel_metrics
+from wisesr_cli.evaluation.output import Scored, ScoredLabels, draw_evaluation, evaluation_of, write_evaluation
+from wisesr_cli.evaluation.probabilities import Floats
 from wisesr_cli.evaluation.verdict import Training, training_of, with_verdict
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine.large_arrays import large_array, release
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.image_sizes import ImageSize
 from wisesr_cli.requests import EvaluateRequest
-from wisesr_cli.results.evaluation import Evaluation, LabelIssues, Metrics
+from wisesr_cli.results.evaluation import AnyEvaluation, Evaluation, LabelIssues
 from wisesr_cli.run.located import Located, images_root, locate
 from wisesr_cli.run.names import REPORT
 from wisesr_cli.run.run import Run
@@ -91,7 +94,7 @@ class Evaluated:
         return f"{self.subject.index.root.rstrip('/')}/{relative}"
 
 
-def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path], None] | None = None) -> Evaluation:
+def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path], None] | None = None) -> AnyEvaluation:
     """Evaluate a run on labelled images; write metrics, tables and plots into the run.
 
     `write_beside` writes more into the evaluation's folder. Raises `WisesrError` when run, split or images cannot be
@@ -115,9 +118,12 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         on_error=on_error,
         pixel_limit=pixel_limit,
         channels=chosen.info.preparation.channels,
+        is_multilabel=chosen.info.is_multilabel,
         listener=listener,
     )
     subject = _named(replace(subject, image_size=chosen.image_size), run.run, listener)
+    if chosen.info.is_multilabel:
+        _refuse_for_several_labels(request, write_beside)
     coverage = None
     if request.coverage is not None:
         coverage = coverage_of(run, request.coverage, precision=request.precision, image_size=chosen.image_size)
@@ -132,25 +138,39 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         outputs = run_on(subject)
         paths, logits = outputs.paths, outputs.logits
         scored = scored_logits(logits, outputs.labels, engine.info)
-        if coverage is not None:
+        if coverage is not None and isinstance(scored, Scored):
             measured = measure(coverage, logits, outputs.labels, engine.info.temperature)
             scored = replace(scored, metrics=replace(scored.metrics, coverage=measured))
-        training = _training_behind(run, subject, scored.metrics, engine.info.epoch)
-        scored = replace(scored, metrics=with_verdict(scored.metrics, scored.answers, training))
+        training = _training_behind(run, subject, scored.metrics.top1_accuracy, engine.info.epoch)
+        scored = with_verdict(scored, training)
         evaluation = evaluation_of(scored, paths, str(output), subject.results_name, outputs.unreadable)
         Written(run.run.path).add_source(output, subject.source)
-        write_evaluation(output, evaluation, paths, scored.answers)
-        if request.label_issues:
+        write_evaluation(output, scored, paths)
+        if request.label_issues and isinstance(evaluation, Evaluation):
             others = map(run_on, _others_to_doubt(subject, request, listener))
             issues = _doubt_labels(output, [outputs, *others], engine.info, pixel_limit)
             evaluation = replace(evaluation, label_issues=issues)
         draw_evaluation(run.run.plots, evaluation)
-        if write_beside is not None:
+        if write_beside is not None and isinstance(scored, Scored) and isinstance(evaluation, Evaluation):
             common = (request, run, subject, engine.info, chosen.name, pixel_limit, evaluation)
             write_beside(Evaluated(*common, paths, scored.answers, logits), output)
         elif (output / REPORT).exists():
             listener.note(f"{output / REPORT} is of an earlier evaluation; --report writes it anew")
         return evaluation
+
+
+def _refuse_for_several_labels(request: EvaluateRequest, write_beside: object) -> None:
+    """Raise a `UsageError` for what there is only where an image has one label."""
+    asked = {
+        "--coverage": request.coverage is not None and NO_COVERAGE,
+        "--label-issues": request.label_issues and "what is doubted is whether the one label of an image is right",
+        "--report": write_beside is not None and "its pages sort images by the one label that they got",
+    }
+    for option, reason in asked.items():
+        if reason:
+            raise UsageError(
+                f"{option} is for models that give an image one label, and this one may give several: {reason}"
+            )
 
 
 @dataclass(frozen=True)
@@ -159,7 +179,7 @@ class _Outputs:
 
     subject: Subject
     paths: tuple[str, ...]
-    labels: NDArray[np.int64]  # (images,)
+    labels: Labels  # as a `Split` has them
     logits: Floats  # (images, classes)
 
     @property
@@ -221,13 +241,13 @@ def _doubt_labels(output: Path, parts: Sequence[_Outputs], info: ModelInfo, pixe
 def evaluate_pixels(
     engine: Engine,
     pixels: DecodedImages,
-    labels: NDArray[np.int64],
+    labels: Labels,
     *,
     batch_size: int,
     listener: Listener,
     chosen: NDArray[np.int64] | None = None,
-) -> Scored:
-    """Return the metrics of a model on images with labels, int64 (images,); on those at `chosen` (None: all)."""
+) -> Scored | ScoredLabels:
+    """Return the metrics of a model on images with labels, as a `Split` has them; on those at `chosen` (None: all)."""
     rows = np.arange(len(pixels)) if chosen is None else chosen
     return scored_logits(
         logits_of(engine, pixels, rows, batch_size=batch_size, listener=listener), labels[rows], engine.info
@@ -248,8 +268,10 @@ def logits_of(
     return logits
 
 
-def scored_logits(logits: NDArray[np.float32], labels: NDArray[np.int64], info: ModelInfo) -> Scored:
-    """Return the metrics of a model's logits (examples, classes) for labels (examples,), at its temperature."""
+def scored_logits(logits: NDArray[np.float32], labels: Labels, info: ModelInfo) -> Scored | ScoredLabels:
+    """Return the metrics of a model's logits (examples, classes) for labels, at its temperature."""
+    if info.is_multilabel:
+        return ScoredLabels(*multilabel_metrics(logits, labels, info), info)
     metrics = compute_metrics(logits, labels, info.class_names, info.temperature)
     return Scored(metrics, answers_of(logits, labels, info.temperature))
 
@@ -263,6 +285,7 @@ def choose_subject(
     on_error: str,
     pixel_limit: int,
     channels: int,
+    is_multilabel: bool = False,
     listener: Listener,
 ) -> Subject:
     """Return the images to evaluate on: a folder or manifest, a split of the run, or by default test, else validation.
@@ -284,6 +307,7 @@ def choose_subject(
             pixel_limit=pixel_limit,
             channels=channels,
             root=root,
+            separator=run.data.label_separator or (LABEL_SEPARATOR if is_multilabel else None),
             listener=listener,
         )
         name = _name_of(data)
@@ -293,8 +317,8 @@ def choose_subject(
         raise RunError(f"{where}: a model file without its run directory has no splits; give --data FOLDER")
     own_root = _data_root(run)
     own_names, rows = run.run.read_classes(), run.run.read_splits()
-    run.run.check_splits(own_names, rows)
-    index = index_from_rows(own_root, own_names, rows)
+    run.run.check_splits(own_names, rows, run.data.label_separator)
+    index = index_from_rows(own_root, own_names, rows, run.data.label_separator)
     available = [name for name in ("test", "validation", "train") if name in index.splits]
     chosen = split or next((name for name in available if name != "train"), None)
     if chosen is None:
@@ -335,9 +359,9 @@ def _data_root(run: Located) -> str:
     return find_layout(data).root
 
 
-def _training_behind(run: Located, subject: Subject, metrics: Metrics, epoch: int) -> Training | None:
+def _training_behind(run: Located, subject: Subject, accuracy: float | None, epoch: int) -> Training | None:
     """Return what is known of the training of a model that was evaluated on a subject."""
     training = training_of(run, epoch)
     if training is None or not (subject.is_own and subject.split == "train"):
         return training
-    return replace(training, train_accuracy=metrics.top1_accuracy)
+    return replace(training, train_accuracy=accuracy)

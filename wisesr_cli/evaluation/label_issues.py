@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.display.pictures import contact_sheet, photo_tile
-from wisesr_cli.evaluation.metrics import Doubles, Floats, Integers, row_blocks, softmax
+from wisesr_cli.evaluation.metrics import Integers, row_blocks
+from wisesr_cli.evaluation.probabilities import Doubles, Floats, softmax
 from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.machine.files import naming, remove
 from wisesr_cli.machine.large_arrays import large_array, release

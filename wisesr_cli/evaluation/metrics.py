@@ -18,11 +18,10 @@ import numpy.typing as npt
 
 from wisesr_cli import errors, text
 from wisesr_cli.confusion import Confusion
+from wisesr_cli.evaluation.probabilities import Doubles, Floats, softmax
 from wisesr_cli.machine.large_arrays import release
 from wisesr_cli.results.evaluation import ClassMetrics, Metrics, ReliabilityBin
 
-Floats: TypeAlias = npt.NDArray[np.floating[Any]]
-Doubles: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 CALIBRATION_BINS = 15
@@ -72,7 +71,7 @@ class Outcomes:
 class Metric(NamedTuple):
     """How a metric is computed, and whether a better model has more or less of it."""
 
-    compute: Callable[[Outcomes], float | None]
+    compute: Callable[[Any], float | None]  # of outcomes
     better: Literal["higher", "lower"]
 
 
@@ -121,7 +120,7 @@ def collect_outcomes(logits: Floats, labels: npt.ArrayLike, *, classes: int, tem
     for rows in row_blocks(logits):
         numbers[:, rows], indices[:, rows] = _block_outcomes(logits[rows].astype(np.float64), truth[rows], temperature)
     (highest, log_sums, true_log_probability, plain_sums), (predicted, true_rank) = numbers, indices
-    _check_finite(log_sums)
+    check_finite(log_sums)
     return Outcomes(
         logits=logits,
         highest=highest,
@@ -141,22 +140,6 @@ def row_blocks(logits: Floats) -> Iterator[slice]:
     for rows in _slices(len(logits), row_length=logits.shape[1]):
         yield rows
         release(logits)
-
-
-def softmax(logits: Floats, temperature: float = 1.0) -> Doubles:
-    """Return the probabilities of `logits` (examples, classes), divided by `temperature`, in float64."""
-    values = np.array(logits, dtype=np.float64)
-    values -= values.max(axis=1, keepdims=True)
-    values /= temperature
-    np.exp(values, out=values)
-    values /= values.sum(axis=1, keepdims=True)
-    return values
-
-
-def entropy(probabilities: Doubles) -> float:
-    """Return the entropy of probabilities (classes,) in nats."""
-    some = probabilities[probabilities > 0]
-    return float(0.0 - np.sum(some * np.log(some)))
 
 
 def top1_accuracy(outcomes: Outcomes) -> float:
@@ -211,7 +194,7 @@ def macro_auc(outcomes: Outcomes) -> float | None:
         scores -= outcomes.highest
         scores -= outcomes.log_sums
         chosen = indices[(indices >= part.start) & (indices < part.stop)]
-        total += sum(_auc(scores[label - part.start], members[label]) for label in chosen.tolist())
+        total += sum(auc(scores[label - part.start], members[label]) for label in chosen.tolist())
     return total / len(indices)
 
 
@@ -232,7 +215,7 @@ def ece_uncalibrated(outcomes: Outcomes) -> float:
 
 
 def _ece(confidence: Doubles, outcomes: Outcomes) -> float:
-    counts, confidences, correct = _bin_sums(confidence, outcomes.true_rank == 0, CALIBRATION_BINS)
+    counts, confidences, correct = bin_sums(confidence, outcomes.true_rank == 0, CALIBRATION_BINS)
     return float(np.sum(np.abs(confidences - correct)) / np.sum(counts))
 
 
@@ -241,10 +224,10 @@ def reliability_bins(answers: Answers, *, bins: int = CALIBRATION_BINS) -> tuple
 
     A bin holds its upper edge and not its lower one; confidence and accuracy of an empty bin are None.
     """
-    sums = _bin_sums(answers.scores, answers.predicted == answers.labels, bins)
+    sums = bin_sums(answers.scores, answers.predicted == answers.labels, bins)
     edges = np.linspace(0, 1, bins + 1).tolist()
     return tuple(
-        ReliabilityBin(low, high, int(count), _ratio(confidence, count), _ratio(correct, count))
+        ReliabilityBin(low, high, int(count), ratio(confidence, count), ratio(correct, count))
         for low, high, count, confidence, correct in zip(edges[:-1], edges[1:], *sums, strict=True)
     )
 
@@ -272,7 +255,7 @@ def _block_outcomes(
     highest, true_logit = block[examples, predicted], block[examples, labels]
     equal_before = (block == true_logit[:, None]) & (np.arange(block.shape[1]) < labels[:, None])
     true_rank = (block > true_logit[:, None]).sum(axis=1) + equal_before.sum(axis=1)
-    with np.errstate(invalid="ignore"):  # infinite logits are reported once, by _check_finite
+    with np.errstate(invalid="ignore"):  # infinite logits are reported once, by check_finite
         block -= highest[:, None]
         plain_sums = log_sums = _log_sums(block, predicted)
         if temperature != 1:
@@ -302,7 +285,8 @@ def _check_shapes(logits: Floats, labels: Integers, classes: int) -> None:
         raise ValueError(f"labels must lie in 0..{classes - 1}. Received: {labels.min()}..{labels.max()}")
 
 
-def _check_finite(log_sums: Doubles) -> None:
+def check_finite(log_sums: Doubles) -> None:
+    """Raise `errors.DataError` where a number (examples,) is not finite, as its logits then are not."""
     broken = int(np.count_nonzero(~np.isfinite(log_sums)))
     if broken:
         raise errors.DataError(
@@ -331,19 +315,20 @@ def _class_metrics(outcomes: Outcomes, class_names: Sequence[str]) -> tuple[Clas
         ClassMetrics(
             label=name,
             support=support,
-            precision=_ratio(correct, predicted),
-            recall=_ratio(correct, support),
-            f1=_ratio(2 * correct, support + predicted) if support else None,
+            precision=ratio(correct, predicted),
+            recall=ratio(correct, support),
+            f1=ratio(2 * correct, support + predicted) if support else None,
         )
         for name, support, predicted, correct in counts
     )
 
 
-def _ratio(part: float, whole: float) -> float | None:
+def ratio(part: float, whole: float) -> float | None:
+    """Return a fraction, None of nothing."""
     return float(part / whole) if whole else None
 
 
-def _auc(scores: Doubles, members: Integers) -> float:
+def auc(scores: Doubles, members: Integers) -> float:
     """Return the chance that a member scores above another example, by the rank sum of Mann and Whitney (1947)."""
     own = scores[members]
     if len(members) <= FEW_MEMBERS:
@@ -358,7 +343,7 @@ def _auc(scores: Doubles, members: Integers) -> float:
     return (rank_sum - inside * (inside + 1) / 2) / (inside * outside)
 
 
-def _bin_sums(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int) -> tuple[Integers, Doubles, Doubles]:
+def bin_sums(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int) -> tuple[Integers, Doubles, Doubles]:
     """Return per bin how many examples it holds, and their summed confidence and correct answers."""
     edges = np.linspace(0, 1, bins + 1)
     index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)

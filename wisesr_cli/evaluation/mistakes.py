@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from wisesr_cli.evaluation.metrics import Answers
-from wisesr_cli.results.evaluation import ConfusedPair, Metrics, Mistake
+from wisesr_cli.evaluation.multilabel import LabelAnswers
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.results.evaluation import ConfusedPair, LabelMistake, Metrics, Mistake
 
 
 def most_confused(metrics: Metrics, *, limit: int = 10) -> tuple[ConfusedPair, ...]:
@@ -19,6 +21,26 @@ def most_confused(metrics: Metrics, *, limit: int = 10) -> tuple[ConfusedPair, .
     return tuple(
         ConfusedPair(metrics.classes[truth], metrics.classes[predicted], count, count / support[truth])
         for truth, predicted, count in most
+    )
+
+
+def worst_labels(
+    paths: Sequence[str], answers: LabelAnswers, info: ModelInfo, *, limit: int = 20
+) -> tuple[LabelMistake, ...]:
+    """Return the labels that were wrongly given or missed, those farthest from their threshold first."""
+    images, labels = np.nonzero(answers.labels != answers.predicted)
+    thresholds = np.asarray(info.thresholds)[labels]
+    scores = answers.probabilities[images, labels].astype(np.float64)
+    order = np.argsort(-np.abs(scores - thresholds), kind="stable")[:limit].tolist()
+    return tuple(
+        LabelMistake(
+            path=paths[images[row]],
+            label=info.class_names[labels[row]],
+            kind="missed" if answers.labels[images[row], labels[row]] else "extra",
+            score=float(scores[row]),
+            threshold=float(thresholds[row]),
+        )
+        for row in order
     )
 
 

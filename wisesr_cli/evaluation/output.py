@@ -6,10 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from wisesr_cli.data.settings import LABEL_SEPARATOR
 from wisesr_cli.display.plots import plot_confusion_matrix, plot_reliability
 from wisesr_cli.evaluation.metrics import Answers, reliability_bins
-from wisesr_cli.evaluation.mistakes import most_confused, worst_mistakes
-from wisesr_cli.results.evaluation import Evaluation, Metrics
+from wisesr_cli.evaluation.mistakes import most_confused, worst_labels, worst_mistakes
+from wisesr_cli.evaluation.multilabel import LabelAnswers, label_reliability
+from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.results.evaluation import AnyEvaluation, Evaluation, Metrics, MultilabelEvaluation, MultilabelMetrics
 from wisesr_cli.run.names import (
     CONFUSION_MATRIX,
     CONFUSION_PICTURE,
@@ -29,8 +35,22 @@ class Scored:
     answers: Answers
 
 
-def evaluation_of(scored: Scored, paths: Sequence[str], output_dir: str, split: str, unreadable: int) -> Evaluation:
+@dataclass(frozen=True)
+class ScoredLabels:
+    """The same where an image may have several labels."""
+
+    metrics: MultilabelMetrics
+    answers: LabelAnswers
+    info: ModelInfo  # that the thresholds come from
+
+
+def evaluation_of(
+    scored: Scored | ScoredLabels, paths: Sequence[str], output_dir: str, split: str, unreadable: int
+) -> AnyEvaluation:
     """Return the metrics with the most frequent and the surest mistakes, and how reliable the probabilities are."""
+    if isinstance(scored, ScoredLabels):
+        worst, reliability = worst_labels(paths, scored.answers, scored.info), label_reliability(scored.answers)
+        return MultilabelEvaluation(split, scored.metrics, worst, reliability, output_dir, unreadable)
     return Evaluation(
         split=split,
         metrics=scored.metrics,
@@ -42,39 +62,67 @@ def evaluation_of(scored: Scored, paths: Sequence[str], output_dir: str, split: 
     )
 
 
-def write_evaluation(output: Path, evaluation: Evaluation, paths: Sequence[str], answers: Answers) -> None:
-    """Write metrics and tables of an evaluation; `paths` are those of the images that `answers` are about."""
-    metrics = evaluation.metrics
-    write_json(output / METRICS, metrics.to_json())
+def write_evaluation(output: Path, scored: Scored | ScoredLabels, paths: Sequence[str]) -> None:
+    """Write metrics and tables of an evaluation; `paths` are those of the images that its answers are about."""
+    write_json(output / METRICS, scored.metrics.to_json())
+    more = ("threshold", "average_precision") if isinstance(scored, ScoredLabels) else ()
+    names = ("label", "support", "precision", "recall", "f1", *more)
     write_rows(
         output / PER_CLASS,
-        ("label", "support", "precision", "recall", "f1"),
-        ((row.label, str(row.support), *map(_cell, (row.precision, row.recall, row.f1))) for row in metrics.per_class),
+        names,
+        ((row.label, *(_cell(getattr(row, name)) for name in names[1:])) for row in scored.metrics.per_class),
     )
-    write_rows(output / CONFUSION_MATRIX, *_confusion_table(metrics))
+    if isinstance(scored, ScoredLabels):
+        _write_label_predictions(output / PREDICTIONS, scored, paths)
+    else:
+        write_rows(output / CONFUSION_MATRIX, *_confusion_table(scored.metrics))
+        _write_predictions(output / PREDICTIONS, scored, paths)
+
+
+def _write_label_predictions(path: Path, scored: ScoredLabels, paths: Sequence[str]) -> None:
+    answers, names = scored.answers, scored.metrics.classes
+
+    def text(row: NDArray[np.bool_]) -> str:
+        return LABEL_SEPARATOR.join(names[label] for label in np.flatnonzero(row))
+
+    write_rows(
+        path,
+        ("path", "truth", "predicted", "missed", "extra", "correct"),
+        (
+            (image, text(truth), text(given), text(truth & ~given), text(given & ~truth), str(right).lower())
+            for image, truth, given, right in zip(
+                paths, answers.labels, answers.predicted, answers.exact.tolist(), strict=True
+            )
+        ),
+    )
+
+
+def _write_predictions(path: Path, scored: Scored, paths: Sequence[str]) -> None:
+    metrics, answers = scored.metrics, scored.answers
     columns = (answers.labels, answers.predicted, answers.scores, answers.truth_scores)
     write_rows(
-        output / PREDICTIONS,
+        path,
         ("path", "truth", "predicted", "score", "truth_score", "correct"),
         (
             (
-                path,
+                image,
                 metrics.classes[truth],
                 metrics.classes[guess],
                 repr(score),
                 repr(truth_score),
                 str(truth == guess).lower(),
             )
-            for path, truth, guess, score, truth_score in zip(
+            for image, truth, guess, score, truth_score in zip(
                 paths, *(column.tolist() for column in columns), strict=True
             )
         ),
     )
 
 
-def draw_evaluation(plots: Path, evaluation: Evaluation) -> None:
+def draw_evaluation(plots: Path, evaluation: AnyEvaluation) -> None:
     """Draw the pictures of an evaluation into a folder."""
-    plot_confusion_matrix(evaluation.metrics, plots / CONFUSION_PICTURE.format(evaluation.split))
+    if isinstance(evaluation, Evaluation):
+        plot_confusion_matrix(evaluation.metrics, plots / CONFUSION_PICTURE.format(evaluation.split))
     plot_reliability(
         evaluation.reliability, evaluation.metrics.ece, plots / RELIABILITY_PICTURE.format(evaluation.split)
     )

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from wisesr_cli.display.grid import Grid, decimal, numbers, percent, texts
-from wisesr_cli.results.evaluation import CoverageMetrics, Evaluation, LabelIssues, Metrics
+from wisesr_cli.results.evaluation import (
+    AnyEvaluation,
+    CoverageMetrics,
+    LabelIssues,
+    Metrics,
+    MultilabelEvaluation,
+    MultilabelMetrics,
+)
 
 _METRIC_NAMES = {
     "top1_accuracy": "top-1 accuracy",
@@ -18,13 +25,32 @@ _METRIC_NAMES = {
 _EXACT = ("log_loss", "ece", "ece_uncalibrated", "temperature")
 
 
-def metrics_grid(metrics: Metrics, title: str) -> Grid:
+_MULTILABEL_NAMES = {
+    "mean_average_precision": "mean average precision",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "micro_precision": "micro precision",
+    "micro_recall": "micro recall",
+    "macro_precision": "macro precision",
+    "macro_recall": "macro recall",
+    "macro_auc": "macro AUC",
+    "exact_match": "all labels right (exact match)",
+    "hamming_loss": "wrong labels (Hamming loss)",
+    "top1_accuracy": "best label right (top-1)",
+}
+_PER_IMAGE = {"labels_per_image": "labels per image", "predicted_per_image": "labels given per image"}
+
+
+def metrics_grid(metrics: Metrics | MultilabelMetrics, title: str) -> Grid:
     """Return the scalar metrics, a row each."""
-    rows = [(name, percent(getattr(metrics, field))) for field, name in _METRIC_NAMES.items()]
+    names = _METRIC_NAMES if isinstance(metrics, Metrics) else _MULTILABEL_NAMES
+    rows = [(name, percent(getattr(metrics, field))) for field, name in names.items()]
     rows += [("log loss", decimal(metrics.log_loss)), ("ECE", percent(metrics.ece))]
     if metrics.temperature != 1:
         rows += [("ECE before calibration", percent(metrics.ece_uncalibrated))]
         rows += [("temperature", f"{metrics.temperature:.3g}")]
+    if isinstance(metrics, MultilabelMetrics):
+        rows += [(name, decimal(getattr(metrics, field), 2)) for field, name in _PER_IMAGE.items()]
     rows += [("examples", f"{metrics.examples:,}")]
     return Grid(title, (*texts("metric"), *numbers("value")), tuple(rows))
 
@@ -46,12 +72,13 @@ def coverage_grid(coverage: CoverageMetrics) -> Grid:
     return Grid("Coverage", (*texts(""), *numbers("value")), rows)
 
 
-def metrics_rows(metrics: Metrics) -> list[tuple[str, float | int | None]]:
+def metrics_rows(metrics: Metrics | MultilabelMetrics) -> list[tuple[str, float | int | None]]:
     """Return the scalar metrics for CSV, exact."""
-    return [(name, getattr(metrics, name)) for name in ("examples", *_METRIC_NAMES, *_EXACT)]
+    names = (*_METRIC_NAMES,) if isinstance(metrics, Metrics) else (*_MULTILABEL_NAMES, *_PER_IMAGE)
+    return [(name, getattr(metrics, name)) for name in ("examples", *names, *_EXACT)]
 
 
-def verdict_grid(metrics: Metrics) -> Grid:
+def verdict_grid(metrics: Metrics | MultilabelMetrics) -> Grid:
     """Return what the metrics mean, a row per sentence, and below it the command to try next."""
     rows: list[tuple[str, str]] = []
     for row in metrics.verdict:
@@ -69,6 +96,19 @@ def per_class_grid(metrics: Metrics) -> Grid:
     return Grid("Classes", columns, tuple(rows))
 
 
+def per_label_grid(metrics: MultilabelMetrics) -> Grid:
+    """Return threshold, precision, recall, F1 and average precision of every label."""
+    columns = (*texts("label"), *numbers("support", "threshold", "precision", "recall", "F1", "average precision"))
+    rows = [
+        (
+            *(row.label, f"{row.support:,}", decimal(row.threshold, 3)),
+            *map(percent, (row.precision, row.recall, row.f1, row.average_precision)),
+        )
+        for row in metrics.per_class
+    ]
+    return Grid("Labels", columns, tuple(rows))
+
+
 def label_issues_grid(issues: LabelIssues) -> Grid:
     """Return the labels that are most likely wrong."""
     title = f"Labels taken for wrong: {issues.suspected:,} of {issues.examples:,}"
@@ -81,8 +121,14 @@ def label_issues_grid(issues: LabelIssues) -> Grid:
     return Grid(title, columns, rows, caption)
 
 
-def evaluation_grids(evaluation: Evaluation) -> list[Grid]:
+def evaluation_grids(evaluation: AnyEvaluation) -> list[Grid]:
     """Return everything about an evaluation: metrics, classes, confused pairs, worst mistakes."""
+    title = f"Evaluation on {evaluation.split}"
+    if isinstance(evaluation, MultilabelEvaluation):
+        grids = [metrics_grid(evaluation.metrics, title), per_label_grid(evaluation.metrics)]
+        if evaluation.worst_mistakes:
+            grids.append(_label_mistakes_grid(evaluation))
+        return [*grids, verdict_grid(evaluation.metrics)]
     pairs = tuple(
         (pair.truth, pair.predicted, f"{pair.count:,}", percent(pair.fraction_of_truth))
         for pair in evaluation.most_confused
@@ -91,7 +137,7 @@ def evaluation_grids(evaluation: Evaluation) -> list[Grid]:
         (mistake.path, mistake.truth, mistake.predicted, percent(mistake.score), percent(mistake.truth_score))
         for mistake in evaluation.worst_mistakes
     )
-    grids = [metrics_grid(evaluation.metrics, f"Evaluation on {evaluation.split}"), per_class_grid(evaluation.metrics)]
+    grids = [metrics_grid(evaluation.metrics, title), per_class_grid(evaluation.metrics)]
     if pairs:
         columns = (*texts("class", "taken for"), *numbers("images", "of the class"))
         grids.append(Grid("Most confused", columns, pairs))
@@ -102,3 +148,12 @@ def evaluation_grids(evaluation: Evaluation) -> list[Grid]:
     if evaluation.metrics.coverage is not None:
         grids.append(coverage_grid(evaluation.metrics.coverage))
     return [*grids, verdict_grid(evaluation.metrics)]
+
+
+def _label_mistakes_grid(evaluation: MultilabelEvaluation) -> Grid:
+    words = {"missed": "missed", "extra": "wrongly given"}
+    rows = tuple(
+        (row.path, row.label, words[row.kind], percent(row.score), percent(row.threshold))
+        for row in evaluation.worst_mistakes
+    )
+    return Grid("Worst mistakes", (*texts("image", "label", ""), *numbers("score", "threshold")), rows)

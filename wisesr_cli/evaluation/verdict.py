@@ -7,7 +7,8 @@ show what it returns.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,16 +16,18 @@ from numpy.typing import NDArray
 
 from wisesr_cli.config.schema import Config
 from wisesr_cli.data.inspection import FEW_FOR_RANDOM_WEIGHTS
+from wisesr_cli.data.settings import parse_labels
 from wisesr_cli.display.grid import percent
 from wisesr_cli.errors import WisesrError
-from wisesr_cli.evaluation.metrics import Answers
+from wisesr_cli.evaluation.output import Scored, ScoredLabels
+from wisesr_cli.evaluation.thresholds import FEWEST_IMAGES
 from wisesr_cli.models.backbones import row_of
-from wisesr_cli.results.evaluation import Metrics, Verdict
+from wisesr_cli.results.evaluation import Metrics, MultilabelMetrics, Verdict
 from wisesr_cli.results.records import Level
 from wisesr_cli.results.training import EpochResult
 from wisesr_cli.run.located import Located
 from wisesr_cli.run.names import CONFIG
-from wisesr_cli.text import counted, joined, visible
+from wisesr_cli.text import counted, joined, some_of, visible
 
 GOOD_ACCURACY = 0.95  # from here on, nothing is said about how to train better
 OVERFITTING_GAP = 0.15  # of top-1 accuracy, training minus validation
@@ -46,6 +49,7 @@ class Training:
     history: tuple[EpochResult, ...]
     best_epoch: int | None
     class_counts: tuple[int, ...]
+    images: int
     train_accuracy: float | None = None
 
     @property
@@ -58,7 +62,7 @@ class Training:
         """Whether its backbone started from random weights."""
         return self.config.model.is_random
 
-    def falls_behind(self, metrics: Metrics) -> bool:
+    def falls_behind(self, metrics: Metrics | MultilabelMetrics) -> bool:
         """Whether the model does so much worse than in training that its statistics may be wrong."""
         if self.best is None or metrics.top1_accuracy is None:
             return False
@@ -71,17 +75,25 @@ class Training:
 
 @dataclass(frozen=True)
 class Case:
-    """What a verdict is about: metrics, the highest probability of every example, and the training, if known."""
+    """What a verdict is about: the top-1 accuracy, and the training, if known."""
+
+    training: Training | None
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class LabelsCase(Case):
+    """The same where images may have several labels: with metrics."""
+
+    metrics: MultilabelMetrics
+
+
+@dataclass(frozen=True)
+class LabelCase(Case):
+    """The same where every image has one: with metrics, and the highest probability of every example."""
 
     metrics: Metrics
     confidences: NDArray[np.float64]  # (examples,)
-    training: Training | None
-
-    @property
-    def accuracy(self) -> float:
-        """The top-1 accuracy."""
-        assert self.metrics.top1_accuracy is not None, "there are examples"
-        return self.metrics.top1_accuracy
 
     @property
     def support(self) -> NDArray[np.int64]:
@@ -99,13 +111,22 @@ class Case:
         return float(self.support.max() / self.metrics.examples)
 
 
-def with_verdict(metrics: Metrics, answers: Answers, training: Training | None) -> Metrics:
-    """Return the metrics with their verdict; without examples there is none."""
-    if not metrics.examples:
-        return metrics
-    case = Case(metrics, answers.scores, training)
-    found = (judge(case) for judge in VERDICTS)
-    return replace(metrics, verdict=tuple(verdict for verdict in found if verdict is not None))
+def with_verdict(scored: Scored | ScoredLabels, training: Training | None) -> Scored | ScoredLabels:
+    """Return what was scored with the verdict in its metrics; without examples there is none."""
+    accuracy = scored.metrics.top1_accuracy
+    if accuracy is None:
+        return scored
+    if isinstance(scored, ScoredLabels):
+        several = LabelsCase(training, accuracy, scored.metrics)
+        verdict = _those_found(judge(several) for judge in MULTILABEL_VERDICTS)
+        return replace(scored, metrics=replace(scored.metrics, verdict=verdict))
+    case = LabelCase(training, accuracy, scored.metrics, scored.answers.scores)
+    verdict = _those_found(judge(case) for judge in VERDICTS)
+    return replace(scored, metrics=replace(scored.metrics, verdict=verdict))
+
+
+def _those_found(verdicts: Iterable[Verdict | None]) -> tuple[Verdict, ...]:
+    return tuple(verdict for verdict in verdicts if verdict is not None)
 
 
 def training_of(run: Located, epoch: int) -> Training | None:
@@ -113,17 +134,19 @@ def training_of(run: Located, epoch: int) -> Training | None:
     if not run.is_complete:
         return None
     try:
-        names, counts = run.run.read_classes(), dict.fromkeys(run.run.read_classes(), 0)
-        for _, label, split in run.run.read_splits():
-            if split == "train" and label in counts:
-                counts[label] += 1
+        counts = Counter(dict.fromkeys(run.run.read_classes(), 0))
+        labels = [label for _, label, split in run.run.read_splits() if split == "train"]
+        separator = run.data.label_separator
+        for label in labels:
+            for name in (label,) if separator is None else parse_labels(label, separator):
+                counts[name] += 1
         history = run.run.read_history()
-        return Training(str(run.run.path), run.config, history, epoch, tuple(counts[name] for name in names))
+        return Training(str(run.run.path), run.config, history, epoch, tuple(counts.values()), len(labels))
     except WisesrError:
         return None
 
 
-def _accuracy(case: Case) -> Verdict:
+def _accuracy(case: LabelCase) -> Verdict:
     metrics, training = case.metrics, case.training
     assert metrics.interval is not None, "there are examples"
     low, high = (percent(value) for value in metrics.interval)
@@ -142,7 +165,45 @@ def _accuracy(case: Case) -> Verdict:
     return Verdict("accuracy", level, message, command)
 
 
-def _one_label(case: Case) -> Verdict | None:
+def _labels(case: LabelsCase) -> Verdict | None:
+    metrics = case.metrics
+    if metrics.mean_average_precision is None:
+        return None
+    present = [row.support for row in metrics.per_class if row.support]
+    chance = sum(present) / len(present) / metrics.examples
+    message = (
+        f"mean average precision {percent(metrics.mean_average_precision)} over "
+        f"{counted(len(present), 'label')} on {counted(metrics.examples, 'image')}; in random order it would be about "
+        f"{percent(chance)}"
+    )
+    if metrics.mean_average_precision <= chance:
+        return Verdict("accuracy", "fail", f"{message}: the model has learned nothing that helps")
+    return Verdict("accuracy", "pass", message)
+
+
+def _never_given(case: LabelsCase) -> Verdict | None:
+    # Recall is 0, too, where a label was given and always wrong; its precision is then not undefined.
+    missing = [row.label for row in case.metrics.per_class if row.support and row.precision is None]
+    if not missing:
+        return None
+    message = f"{counted(len(missing), 'label is', 'labels are')} never given: {some_of(missing, 5)}"
+    training, command = case.training, None
+    if training is not None and training.config.train.class_weights == "none":
+        command = training.again("-s", "train.class_weights=balanced")
+    return Verdict("never-predicted", "warn", message, command)
+
+
+def _few_with_label(case: LabelsCase) -> Verdict | None:
+    few = [row.label for row in case.metrics.per_class if 0 < row.support < FEWEST_IMAGES]
+    if not few:
+        return None
+    message = (
+        f"{counted(len(few), 'label has', 'labels have')} fewer than {FEWEST_IMAGES} images here: {some_of(few, 5)}"
+    )
+    return Verdict("few-images", "warn", f"{message}; their figures tell little")
+
+
+def _one_label(case: LabelCase) -> Verdict | None:
     if np.count_nonzero(case.predicted) > 1 or np.count_nonzero(case.support) == 1:
         return None
     name = visible(case.metrics.classes[int(case.predicted.argmax())])
@@ -150,7 +211,7 @@ def _one_label(case: Case) -> Verdict | None:
     return Verdict("one-label", "fail", f"the model calls every image '{name}'", rate)
 
 
-def _equal_scores(case: Case) -> Verdict | None:
+def _equal_scores(case: LabelCase) -> Verdict | None:
     chance = 1 / len(case.metrics.classes)
     highest = float(np.quantile(case.confidences, 0.95))
     if highest >= chance + 0.1 * (1 - chance):
@@ -159,7 +220,7 @@ def _equal_scores(case: Case) -> Verdict | None:
     return Verdict("equal-scores", "warn", message, _learning_rate(case.training, 10))
 
 
-def _never_predicted(case: Case) -> Verdict | None:
+def _never_predicted(case: LabelCase) -> Verdict | None:
     missing = np.flatnonzero((case.support > 0) & (case.predicted == 0))
     if not missing.size or np.count_nonzero(case.predicted) == 1:
         return None
@@ -249,7 +310,7 @@ def _random_weights(case: Case) -> Verdict | None:
     training = case.training
     if training is None or not training.starts_at_random or case.accuracy >= GOOD_ACCURACY:
         return None
-    images = sum(training.class_counts)
+    images = training.images
     if images >= FEW_FOR_RANDOM_WEIGHTS:
         return None
     backbone = training.config.model.backbone
@@ -266,11 +327,22 @@ def _learning_rate(training: Training | None, factor: float) -> str | None:
     return training.again("--learning-rate", f"{factor * training.config.train.optimizer.learning_rate:.3g}")
 
 
-VERDICTS: tuple[Callable[[Case], Verdict | None], ...] = (
+VERDICTS: tuple[Callable[[LabelCase], Verdict | None], ...] = (
     _accuracy,
     _one_label,
     _equal_scores,
     _never_predicted,
+    _overfitting,
+    _statistics,
+    _loss_did_not_move,
+    _best_first,
+    _still_improving,
+    _random_weights,
+)
+MULTILABEL_VERDICTS: tuple[Callable[[LabelsCase], Verdict | None], ...] = (
+    _labels,
+    _never_given,
+    _few_with_label,
     _overfitting,
     _statistics,
     _loss_did_not_move,

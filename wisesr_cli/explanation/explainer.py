@@ -22,7 +22,7 @@ from wisesr_cli.data.oddities import Oddities
 from wisesr_cli.data.stream import Decoded, decode_in_order
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.errors import DataError, RunError, WisesrError
-from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.evaluation.probabilities import probabilities_of
 from wisesr_cli.explanation.attribution import (
     Numbers,
     Values,
@@ -52,6 +52,7 @@ from wisesr_cli.text import visible
 Placed = tuple[NDArray[Any], NDArray[Any], WeightedSums]
 
 TOLERANCE = 1e-5  # of a logit, relative to the sum of absolute terms; float32 reaches 1e-7
+MOST_GIVEN = 12  # labels of an image that are explained unasked
 KEPT_NUMBERS = 1 << 24  # cached coefficients of classes: 128 MiB
 
 
@@ -61,14 +62,10 @@ class Decision:
 
     logits: NDArray[np.float32]
     predicted: Contribution
-    runner_up: Contribution
-    asked: tuple[Contribution, ...] = ()
-    temperature: float = 1.0
-
-    @property
-    def score(self) -> float:
-        """The probability of the predicted class, of the logits divided by the model's temperature."""
-        return float(softmax(self.logits[None], self.temperature).max())
+    runner_up: Contribution | None  # None where an image may have several labels, which do not compete
+    asked: tuple[Contribution, ...] = ()  # of several labels, those that are given, unless others were requested
+    score: float = 0.0  # the probability of the predicted class
+    scores: dict[str, float] | None = None  # of several labels, the probability of each that is explained
 
 
 class Explainer:
@@ -149,7 +146,10 @@ class Explainer:
                 "or in float32"
             )
         largest = np.argsort(-logits, axis=1, kind="stable")[:, :2]
-        classes = np.hstack([largest, np.tile(np.asarray(labels, np.int64), (len(pixels), 1))])
+        asked = [tuple(labels) or self._given(row) for row in logits]
+        most = max(map(len, asked))
+        filled = np.array([(*row, *(most - len(row)) * (0,)) for row in asked], np.int64).reshape(len(pixels), most)
+        classes = np.hstack([largest, filled])
         maps, biases = np.empty((*classes.shape, *self.feature_map[:2])), np.empty(classes.shape)
         sums = self._by_class(classes) if self.is_linear else self._by_image(classes, [feature_maps, *between])
         for images, places, wanted in sums:
@@ -157,7 +157,19 @@ class Explainer:
             found = contributions(wanted, features)
             self._check(found.sum(axis=(1, 2)) + wanted.constants, logits[images, chosen], chosen, wanted, features)
             maps[images, places], biases[images, places] = found, wanted.constants
-        return [self._decision(logits[image], classes[image], maps[image], biases[image]) for image in range(len(maps))]
+        return [
+            self._decision(logits[image], classes[image], maps[image], biases[image], 2 + len(asked[image]))
+            for image in range(len(maps))
+        ]
+
+    def _given(self, logits: NDArray[np.float32]) -> tuple[int, ...]:
+        """Return the labels that an image gets, best first and at most `MOST_GIVEN`, where it may get several."""
+        if self.info.thresholds is None:
+            return ()
+        probabilities = probabilities_of(logits[None], self.info)[0]
+        order = np.argsort(-probabilities, kind="stable")
+        given = order[probabilities[order] >= np.asarray(self.info.thresholds)[order]]
+        return tuple(given[:MOST_GIVEN].tolist())
 
     def weights(self) -> HeadWeights:
         """Return the position weights of the head; raises a `RunError` if none hold for every image (gmp, fc).
@@ -221,8 +233,9 @@ class Explainer:
             )
 
     def _decision(
-        self, logits: NDArray[np.float32], classes: NDArray[np.int64], maps: Numbers, biases: Numbers
+        self, logits: NDArray[np.float32], classes: NDArray[np.int64], maps: Numbers, biases: Numbers, count: int
     ) -> Decision:
+        """Return the decision of an image, whose first `count` classes are those to explain."""
         predicted, runner_up, *asked = (
             Contribution(
                 label=self.info.class_names[label],
@@ -231,9 +244,14 @@ class Explainer:
                 map=tuple(map(tuple, values.tolist())),
                 sum=math.fsum(values.ravel()),
             )
-            for label, values, bias in zip(classes.tolist(), maps, biases, strict=True)
+            for label, values, bias in zip(classes[:count].tolist(), maps[:count], biases[:count], strict=True)
         )
-        return Decision(logits, predicted, runner_up, tuple(asked), self.info.temperature)
+        probabilities = probabilities_of(logits[None], self.info)[0]
+        score = float(probabilities.max())
+        if not self.info.is_multilabel:
+            return Decision(logits, predicted, runner_up, tuple(asked), score)
+        scores = {self.info.class_names[label]: float(probabilities[label]) for label in classes[:count].tolist()}
+        return Decision(logits, predicted, None, tuple(asked), score, scores)
 
 
 def start_explainer(
@@ -275,7 +293,8 @@ def explain_paths(
 def _record(decoded: Decoded, decision: Decision | None) -> Explanation:
     if decision is None:
         return Explanation(decoded.path, error=decoded.error)
-    return Explanation(decoded.path, decision.predicted, decision.runner_up, decision.score, decision.asked)
+    found = decision.predicted, decision.runner_up, decision.score, decision.asked
+    return Explanation(decoded.path, *found, scores=decision.scores)
 
 
 def _head_layers(model: Any) -> list[Any]:

@@ -89,10 +89,13 @@ def _values(explanation: Explanation) -> Iterator[tuple[Any, ...]]:
     for row in explanation.asked or (predicted,):
         is_predicted = row.label == predicted.label
         other = runner_up if is_predicted else predicted
+        score = explanation.score if is_predicted else None
+        if explanation.scores is not None:  # of several labels, which do not compete
+            score, other = explanation.scores[row.label], None
         yield (
             explanation.path,
             row.label,
-            explanation.score if is_predicted else None,
+            score,
             row.logit,
             row.bias,
             row.sum,

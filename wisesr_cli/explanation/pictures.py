@@ -75,7 +75,9 @@ def _photo_panel(photo: Image.Image, explanation: Explanation, field: ReceptiveF
     """Return the photo, and how it is `seen`, with a box around what the strongest position sees, if not all of it."""
     predicted, decision = explanation.predicted, decision_of(explanation)
     lines = [Path(explanation.path).name, seen, ""]
-    if predicted is not None:
+    if explanation.scores is not None and predicted is not None:
+        lines[1] += f"; best label: {predicted.label} {percent(explanation.score)}"
+    elif predicted is not None:
         lines[1] += f"; predicted: {predicted.label} {percent(explanation.score)}"
     if decision is not None and field is not None and not field.covers_image:
         row, column, _ = strongest_position(decision)
@@ -125,7 +127,9 @@ def decision_of(explanation: Explanation) -> Contribution | None:
 
 def _caption(row: Contribution, explanation: Explanation, scale: float) -> tuple[str, str, str]:
     kind = "asked for"
-    if explanation.predicted is not None and row.label == explanation.predicted.label:
+    if explanation.scores is not None:
+        kind = f"score {percent(explanation.scores[row.label])}"
+    elif explanation.predicted is not None and row.label == explanation.predicted.label:
         kind = f"predicted, score {percent(explanation.score)}"
     elif explanation.runner_up is not None and row.label == explanation.runner_up.label:
         kind = "runner-up"

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.evaluation.probabilities import sigmoid, softmax
 
 Pixels = NDArray[np.uint8]
 Numbers = NDArray[np.float32]
@@ -83,12 +83,13 @@ class Agreement:
     top1_agreement: float
 
 
-def compare(exact: Numbers, found: Numbers) -> Agreement:
+def compare(exact: Numbers, found: Numbers, *, multilabel: bool = False) -> Agreement:
     """Return how logits (examples, classes) agree with those of the run; NaN differs by NaN."""
+    probabilities = sigmoid if multilabel else softmax
     with np.errstate(invalid="ignore"):  # a broken model may give infinite numbers
         return Agreement(
             images=len(exact),
-            probability_difference=difference(softmax(exact), softmax(found)),
+            probability_difference=difference(probabilities(exact), probabilities(found)),
             logit_difference=difference(exact, found),
             top1_agreement=float((exact.argmax(axis=1) == found.argmax(axis=1)).mean()),
         )

@@ -93,11 +93,13 @@ def _compared(engine: KerasEngine, model: LiteRtModel, images: Images, batch_siz
     keras_start.full_float32()  # training in mixed precision left it as it was
     pixels = images.batch(np.array(sample(range(len(images)), min(COMPARED, batch_size))))
     logits = converted.logits(pixels)
-    found = compare(padded_logits(engine, pixels, batch_size), logits).probability_difference
+    several = engine.info.is_multilabel
+    found = compare(padded_logits(engine, pixels, batch_size), logits, multilabel=several).probability_difference
     if not found <= EXACT:
         raise ConversionError(f"the model for LiteRT gives other probabilities: they differ by {found:.1e}")
     try:
         again = classified(engine.model, converted.features(pixels))
     except UnusableError:
         return replace(model, features=None)
-    return model if compare(again, logits).probability_difference <= EXACT else replace(model, features=None)
+    difference = compare(again, logits, multilabel=several).probability_difference
+    return model if difference <= EXACT else replace(model, features=None)

@@ -73,6 +73,7 @@ class Form:
         batch: the only number of images that LiteRT takes at a time; None is any.
         resize: whether images of any size are resized in the model, or go in at its size.
         temperature: what logits are divided by where probabilities come out.
+        multilabel: whether those are of each label alone, as an image may have several.
     """
 
     quantize: Quantization | None = None
@@ -81,6 +82,7 @@ class Form:
     batch: int | None = None
     resize: Resize = "outside"
     temperature: float = 1.0
+    multilabel: bool = False
 
 
 PLAIN = Form()
@@ -252,7 +254,9 @@ def write_litert(model: Any, target: Path, form: Form = PLAIN, examples: Pixels 
 
     def serve(pixels: Any) -> Any:
         logits = model(pixels, training=False)
-        return tensorflow.nn.softmax(logits / form.temperature) if form.output == "probabilities" else logits
+        if form.output == "logits":
+            return logits
+        return (tensorflow.sigmoid if form.multilabel else tensorflow.nn.softmax)(logits / form.temperature)
 
     spec = tensorflow.TensorSpec((form.batch, *model.input_shape[1:]), tensorflow.float32, name=INPUT)
     with keras_start.quiet_stderr():

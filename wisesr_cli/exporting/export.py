@@ -17,6 +17,7 @@ from typing import get_args
 import numpy as np
 
 from wisesr_cli.config.reader import parse_image_size
+from wisesr_cli.data.index import Labels
 from wisesr_cli.engines.engine import padded_logits
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.errors import MachineError, RunError, UsageError
@@ -40,6 +41,7 @@ from wisesr_cli.exporting.metadata import (
     describe_onnx,
     describe_saved_model,
     labels_text,
+    thresholds_text,
 )
 from wisesr_cli.exporting.readme import readme
 from wisesr_cli.exporting.resizing import Nearness, at_hand, calls_for, nearness
@@ -54,7 +56,7 @@ from wisesr_cli.models.image_sizes import check_image_size
 from wisesr_cli.requests import ExportRequest
 from wisesr_cli.results.models import ExportedModel, Exports
 from wisesr_cli.run.located import locate
-from wisesr_cli.run.names import EXPORT_README, EXPORTED_MODELS, LABELS
+from wisesr_cli.run.names import EXPORT_README, EXPORTED_MODELS, LABELS, THRESHOLDS
 from wisesr_cli.text import joined, nearest, on_one_line, visible
 
 STOPPED = "nothing was exported; repeat the command"
@@ -195,7 +197,8 @@ class _Exporter:
         with self.listener.progress("exporting", len(planned)) as progress:
             for item in planned:
                 progress.describe(f"exporting {item.file}")
-                form = replace(item.form, temperature=self.engine.info.temperature)
+                info = self.engine.info
+                form = replace(item.form, temperature=info.temperature, multilabel=info.is_multilabel)
                 rows.append(self._one(item.format, item.file, form))
                 progress.advance()
         return rows
@@ -208,7 +211,7 @@ class _Exporter:
         exact, inputs = self._expected(form)
         found = np.concatenate([run_or_refuse(run, pixels, file) for pixels in inputs])
         has_logits, resizes = form.output == "logits", form.resize == "inside"
-        agreement = compare(exact if has_logits else exact / form.temperature, found)
+        agreement = compare(exact if has_logits else exact / form.temperature, found, multilabel=form.multilabel)
         reason = objection(agreement, exact, quantized=form.quantize is not None, logits=has_logits, resizes=resizes)
         if reason is not None:
             raise RunError(f"{file}: {reason}; compared on {agreement.images:,} images of {self.images.title}")
@@ -252,7 +255,7 @@ class _Exporter:
         calls = calls_for(info.preparation.resize, at_hand())
         with self.listener.progress("resizing as others do", len(self.pixels)) as progress:
             originals = self.images.originals(info, decoded=progress.advance)
-            return nearness(self._run, originals, info.image_size, calls)
+            return nearness(self._run, originals, info.image_size, calls, multilabel=info.is_multilabel)
 
     def _write(self, name: FormatName, target: Path, form: Form) -> None:
         examples = self.images.calibration(self.engine.info) if form.quantize == "int8" else None
@@ -286,11 +289,17 @@ class _Exporter:
                 rows = np.arange(start, min(start + BATCH, len(pixels)))
                 batch = pixels.batch(rows)
                 answers = padded_logits(self.engine, batch, BATCH), run_or_refuse(run, batch, row.file)
-                right += [(answer.argmax(axis=1) == labels[rows]).sum() for answer in answers]
+                right += [_right(answer, labels[rows]) for answer in answers]
                 progress.advance(len(rows))
         before, after = (right / len(labels)).tolist()
         values = {**asdict(row), "judged_images": len(labels), "run_top1_accuracy": before, "top1_accuracy": after}
         return ExportedModel(**values)
+
+
+def _right(answers: Numbers, labels: Labels) -> int:
+    """Return of how many images the best class is the true one, or one of the labels."""
+    best = answers.argmax(axis=1)
+    return int((labels[np.arange(len(best)), best] if labels.ndim == 2 else best == labels).sum())
 
 
 def run_or_refuse(run: RunModel, pixels: Pixels, file: str) -> Numbers:
@@ -313,7 +322,10 @@ def _unloadable(name: FormatName, error: ImportError) -> MachineError:
 
 def _write_beside(place: Place, info: ModelInfo, rows: Sequence[ExportedModel], resized_by: Sequence[Nearness]) -> None:
     """Write what explains the exports."""
-    for name, text in ((LABELS, labels_text(info.class_names)), (EXPORT_README, readme(info, rows, resized_by))):
+    texts = {LABELS: labels_text(info.class_names), EXPORT_README: readme(info, rows, resized_by)}
+    if info.thresholds is not None:
+        texts[THRESHOLDS] = thresholds_text(info.thresholds)
+    for name, text in texts.items():
         path = place.temporary / name
         with naming(place.folder):
             path.write_text(text, encoding="utf-8", newline="")

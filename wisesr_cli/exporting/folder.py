@@ -21,10 +21,9 @@ from wisesr_cli.results.models import ExportedModel
 from wisesr_cli.run.folders import check_output_folder
 from wisesr_cli.run.names import (
     EXPORT,
-    EXPORT_README,
+    EXPORT_EXTRAS,
     EXPORT_RECORD,
     EXPORTED_MODELS,
-    LABELS,
     SAVED_MODEL_FILES,
     SAVED_MODEL_FOLDERS,
 )
@@ -136,8 +135,8 @@ def _look(
 ) -> tuple[tuple[ExportedModel, ...], tuple[str, ...]]:
     """Return the existing exports that stay, and the names of those that do not."""
     earlier, rows = _read_record(folder) or (None, ())
-    own = {row.file for row in rows} | ({LABELS, EXPORT_README} if earlier else set())
-    taken = [name for name in (*names, LABELS, EXPORT_README) if (folder / name).exists()]
+    own = {row.file for row in rows} | (set(EXPORT_EXTRAS) if earlier else set())
+    taken = [name for name in (*names, *EXPORT_EXTRAS) if (folder / name).exists()]
     if foreign := [name for name in taken if name not in own or _is_foreign(folder / name, written)]:
         raise UsageError(f"{visible(folder)} holds {joined(foreign)} {FOREIGN}; {ELSEWHERE}")
     there = tuple(row for row in rows if (folder / row.file).exists())

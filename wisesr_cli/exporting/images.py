@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from wisesr_cli.data.index import Labels
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.errors import ImageError, UsageError
@@ -77,8 +77,8 @@ class ExportImages:
             self.listener.note(f"int8 is calibrated on images of {self.title}, which it is judged on, too")
         return self._decoded([paths[position] for position in sorted(chosen.tolist())], info)
 
-    def labelled(self, info: ModelInfo) -> tuple[DecodedImages, NDArray[np.int64]]:
-        """Return all images of the split, which the caller closes, and their labels, int64 (examples,)."""
+    def labelled(self, info: ModelInfo) -> tuple[DecodedImages, Labels]:
+        """Return all images of the split, which the caller closes, and their labels, as a `Split` has them."""
         pixels = self._open(self.subject.index.absolute(self.subject.split), info)
         return pixels, self.subject.index.splits[self.subject.split].labels[pixels.kept]
 
@@ -114,6 +114,7 @@ def choose_images(run: Located, data: str | Path | None, listener: Listener) -> 
         on_error="skip",
         pixel_limit=settings.pixel_limit,
         channels=run.info.preparation.channels,
+        is_multilabel=run.info.is_multilabel,
         listener=listener,
     )
     if data is not None:

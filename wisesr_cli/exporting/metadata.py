@@ -20,7 +20,7 @@ PACKED_LABELS = "wisesr-labels.txt"
 LAYOUTS = {"nhwc": "batch, height, width, {}", "nchw": "batch, {}, height, width"}
 CHANNELS = {1: "grey", RGB: "RGB"}
 OUTPUTS = {
-    "logits": "logits; the softmax of logits / temperature gives probabilities",
+    "logits": "logits; the {} of logits / temperature gives probabilities",
     "probabilities": "probabilities, the temperature applied",
 }
 
@@ -34,7 +34,7 @@ def record_of(info: ModelInfo, form: Form) -> dict[str, Any]:
             "range": [0, 255],
             "type": "float32",
         },
-        "output": OUTPUTS[form.output],
+        "output": OUTPUTS[form.output].format("sigmoid" if info.is_multilabel else "softmax"),
         "quantize": form.quantize,
     }
 
@@ -47,6 +47,11 @@ def channels_text(channels: int) -> str:
 def labels_text(class_names: Sequence[str]) -> str:
     """Return a line per class name, in index order; what would break a line or is not UTF-8 is escaped."""
     return "".join(f"{visible(name)}\n" for name in class_names)
+
+
+def thresholds_text(thresholds: Sequence[float]) -> str:
+    """Return a line per class, in index order: the score from which on its label is given."""
+    return "".join(f"{threshold!r}\n" for threshold in thresholds)
 
 
 def describe_keras(path: Path, info: ModelInfo, form: Form) -> None:

@@ -15,7 +15,7 @@ from wisesr_cli.images.preparation import RGB, Preparation, range_text
 from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo
 from wisesr_cli.model_files.saving import OLDEST_KERAS
 from wisesr_cli.results.models import ExportedModel
-from wisesr_cli.run.names import LABELS
+from wisesr_cli.run.names import LABELS, THRESHOLDS
 
 INSTALLS = {
     "keras": "pip install keras tensorflow pillow",
@@ -68,8 +68,16 @@ $imports
 labels = Path("labels.txt").read_text(encoding="utf-8").splitlines()
 ${reading}
 $loading
-${softmax}print(labels[scores.argmax()], scores.max())
+${softmax}$answer
 """)
+BEST = "print(labels[scores.argmax()], scores.max())"
+# Where an image may have several labels.
+FROM_THRESHOLDS = """\
+thresholds = Path("thresholds.txt").read_text().splitlines()
+for label, score, least in zip(labels, scores, map(float, thresholds)):
+    if score >= least:
+        print(label, score)"""
+SIGMOID = "scores = 1 / (1 + np.exp(-logits))\n"
 # Of bands there are too many ways of storing and scaling them for a line: the program takes what is ready.
 BANDS = """\
 bands = np.load(sys.argv[1], allow_pickle=False)  # .npy: ({height}, {width}, {channels}), in 0..255
@@ -106,18 +114,29 @@ def readme(info: ModelInfo, rows: Sequence[ExportedModel], resized_by: Sequence[
         *([] if info.preparation.has_bands else [_resizing(resized_by)]),
         f"`{LABELS}` holds a class name per line, in the order of the logits. Line breaks and other hidden characters "
         f"in names are written as escapes there; `{MODEL_INFO}` in the models has the exact names, image size, rule "
-        "of resizing and versions.\n",
+        f"of resizing and versions.{_several(info)}\n",
     ]
     return "\n".join([*parts, *(_section(info, row) for row in rows)])
+
+
+def _several(info: ModelInfo) -> str:
+    """Return a sentence about a model that gives an image any number of labels."""
+    if not info.is_multilabel:
+        return ""
+    return (
+        " An image may have several labels, or none: each has a score of its own, the sigmoid of its logit, and is "
+        f"given from the score on that `{THRESHOLDS}` has in its line."
+    )
 
 
 def _divided(info: ModelInfo) -> str:
     """Return a sentence about the temperature of a model that has one."""
     if info.temperature == 1:
         return ""
+    function = "sigmoid" if info.is_multilabel else "softmax"
     return (
-        f" Probabilities are the softmax of logits divided by the temperature {info.temperature:.6g}, which was fitted "
-        "on validation images so that a score says how often it is right."
+        f" Probabilities are the {function} of logits divided by the temperature {info.temperature:.6g}, which was "
+        "fitted on validation images so that a score says how often it is right."
     )
 
 
@@ -241,10 +260,12 @@ def snippet(info: ModelInfo, row: ExportedModel) -> str:
             transpose=".transpose(0, 3, 1, 2)" if row.layout == "nchw" else "",
             repeated="" if row.batch in (None, 1) else f".repeat({row.batch}, axis=0)",
         ),
-        softmax=_softmax(info.temperature) if row.output == "logits" else "",
+        softmax=_probabilities(info) if row.output == "logits" else "",
+        answer=FROM_THRESHOLDS if info.is_multilabel else BEST,
     )
 
 
-def _softmax(temperature: float) -> str:
+def _probabilities(info: ModelInfo) -> str:
     """Return the lines that make probabilities of logits, as sure as the validation images allow."""
-    return SOFTMAX if temperature == 1 else f"logits = logits / {temperature:.6g}\n{SOFTMAX}"
+    made = SIGMOID if info.is_multilabel else SOFTMAX
+    return made if info.temperature == 1 else f"logits = logits / {info.temperature:.6g}\n{made}"

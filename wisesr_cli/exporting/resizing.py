@@ -69,7 +69,12 @@ def calls_for(rule: str, libraries: Iterable[str]) -> dict[str, Resize]:
 
 
 def nearness(
-    run: RunModel, originals: Iterable[tuple[Pixels, Pixels]], size: Size, calls: Mapping[str, Resize]
+    run: RunModel,
+    originals: Iterable[tuple[Pixels, Pixels]],
+    size: Size,
+    calls: Mapping[str, Resize],
+    *,
+    multilabel: bool = False,
 ) -> list[Nearness]:
     """Return a row for each call, from images as they are (height, width, 3) and as the run reads them."""
     read: list[Pixels] = []
@@ -80,7 +85,8 @@ def nearness(
             resized[call].append(np.asarray(resize(whole, size)))
     exact = logits_in_batches(run, np.stack(read))
     return [
-        Nearness(call, compare(exact, logits_in_batches(run, np.stack(images)))) for call, images in resized.items()
+        Nearness(call, compare(exact, logits_in_batches(run, np.stack(images)), multilabel=multilabel))
+        for call, images in resized.items()
     ]
 
 

@@ -49,7 +49,7 @@ def open_onnx(path: Path, form: Form = PLAIN) -> RunModel:
 def open_litert(path: Path, form: Form = PLAIN) -> RunModel:
     """Return what runs a LiteRT file: ai-edge-litert, a batch at a time, or as many images as it is made for.
 
-    Of probabilities it gives the logarithms, which are logits, too.
+    Of probabilities it gives the logarithms, which are logits, too; of those of each label alone, the log-odds.
     """
     from ai_edge_litert.interpreter import Interpreter
 
@@ -61,7 +61,10 @@ def open_litert(path: Path, form: Form = PLAIN) -> RunModel:
         interpreter.set_tensor(given["index"], pixels.astype(np.float32))
         interpreter.invoke()
         scores: Numbers = interpreter.get_tensor(wanted["index"])
-        return scores if form.output == "logits" else np.log(np.maximum(scores, SMALLEST))
+        if form.output == "logits":
+            return scores
+        found = np.log(np.maximum(scores, SMALLEST))
+        return found - np.log(np.maximum(1 - scores, SMALLEST)) if form.multilabel else found
 
     def allocate() -> None:
         with keras_start.quiet_stderr():

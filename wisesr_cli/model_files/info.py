@@ -29,11 +29,17 @@ class ModelInfo:
     epoch: int
     versions: dict[str, str]
     temperature: float = 1.0  # that logits are divided by before probabilities are made of them
+    thresholds: tuple[float, ...] | None = None  # where an image may have several labels: the least score of each
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of the record, flat."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "preparation"}
         return {**values, **self.preparation.to_json()}
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels, or none."""
+        return self.thresholds is not None
 
     @property
     def is_upgraded(self) -> bool:
@@ -78,6 +84,7 @@ def _from_json(values: dict[str, Any]) -> ModelInfo:
         epoch=int(values["epoch"]),
         versions=dict(values["versions"]),
         temperature=_positive(values.get("temperature", 1.0)),  # older files have none
+        thresholds=_thresholds(values.get("thresholds"), len(names)),
     )
 
 
@@ -86,6 +93,15 @@ def _positive(value: Any) -> float:
     if not 0 < number < float("inf"):
         raise ValueError(f"the temperature {number}")
     return number
+
+
+def _thresholds(values: Any, classes: int) -> tuple[float, ...] | None:
+    if values is None:
+        return None
+    found = tuple(map(float, values))
+    if len(found) != classes or not all(0 <= value <= 1 for value in found):
+        raise ValueError("its thresholds are no number of 0 to 1 for each class")
+    return found
 
 
 BEST = "best.keras"

@@ -30,6 +30,8 @@ else:
 class ModelConfig(Options):
     """The network: backbone, its weights and scaling, and the head."""
 
+    task: Literal["single", "multilabel"] = "single"
+    """`single`: one label per image; `multilabel`: any number of them, as a manifest names them (`cat|dog`)."""
     backbone: BackboneName = "MobileNetV2"
     """A keras.applications name in any case, `compact` (small images), or `from_weights`: that of the run `weights`."""
     weights: Annotated[Annotated[str, AfterValidator(check_path)] | None, BeforeValidator(_none_as_null)] = "auto"

@@ -46,7 +46,7 @@ class FileOutput:
         self.chosen, self.path, self.header, self.layout = chosen, path, header, layout
         self.overwrite, self.resume = overwrite, resume
         self.journal_path = path.with_name(path.name + SUFFIX)
-        self.tally = LabelTally()
+        self.tally = LabelTally(layout)
         self.arrange: Callable[[Iterator[Prediction]], Iterator[Prediction]] = lambda records: records
 
     def __enter__(self) -> FileOutput:

@@ -59,8 +59,13 @@ def predict(request: PredictRequest) -> Predictions:
         image_size=request.image_size,
         listener=request.listener,
     )
+    if engine.info.is_multilabel and request.sort_into is not None:
+        raise UsageError(
+            "--sort-into places every image under its one label, and the model may give an image several; write them "
+            "with -o FILE.csv, a table of labels that training reads"
+        )
     layout = Layout(
-        coverage=request.coverage is not None,
+        labels="set" if request.coverage is not None else "all" if engine.info.is_multilabel else None,
         margin="uncertain" in f"{request.sort} {request.only}",
         class_names=engine.info.class_names if request.probabilities else (),
     )
@@ -81,8 +86,8 @@ def predict(request: PredictRequest) -> Predictions:
             placing=None if request.sort_into is None else held.enter_context(placing_folder(request, engine.info)),
         )
         if request.resume and ending.is_left:
-            return Predictions(ending.rest(), held.pop_all(), LabelTally(), layout)
-        tally = LabelTally() if output is None else held.enter_context(output).tally
+            return Predictions(ending.rest(), held.pop_all(), LabelTally(layout), layout)
+        tally = LabelTally(layout) if output is None else held.enter_context(output).tally
         records = _Labelling(request, engine, coverage, ending, folder, tally).records()
         return Predictions(records, held.pop_all(), tally, layout)
 

@@ -6,19 +6,22 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.data.oddities import Oddities
+from wisesr_cli.data.settings import LABEL_SEPARATOR
 from wisesr_cli.data.stream import Decoded, decode_in_order
 from wisesr_cli.engines.engine import Engine
 from wisesr_cli.errors import DataError
 from wisesr_cli.evaluation.coverage import Coverage
-from wisesr_cli.evaluation.metrics import entropy, softmax
+from wisesr_cli.evaluation.probabilities import entropy, probabilities_of
 from wisesr_cli.images.decoding import PIXEL_LIMIT
 from wisesr_cli.machine.threads import always
+from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.requests import PredictRequest
 from wisesr_cli.results.streams import Prediction, ScoredLabel
 
@@ -54,13 +57,13 @@ def predict_paths(
 
     def compute(batch: Sequence[Decoded], number: int) -> Sequence[Row | None]:
         rows = rows_of(batch, engine, "logits", first=number, batch_size=batch_size)
-        return [None if row is None else softmax(row[None], engine.info.temperature)[0] for row in rows]
+        return [None if row is None else probabilities_of(row[None], engine.info)[0] for row in rows]
 
     with closing(batches), closing(computed(batches, compute, ready=ready, first=first)) as labelled:
         for decoded, row in labelled:
             if decoded.header is not None:
                 oddities.add(decoded.path, decoded.header)
-            yield _record(decoded, row, engine.info.class_names, request, coverage)
+            yield _record(decoded, row, engine.info, request, coverage)
 
 
 Row = NDArray[Any]  # what a model gives for one image
@@ -146,25 +149,49 @@ def _in_full_batch(
 def _record(
     decoded: Decoded,
     probabilities: Row | None,
-    names: Sequence[str],
+    info: ModelInfo,
     request: PredictRequest,
     coverage: Coverage | None,
 ) -> Prediction:
     if probabilities is None:
         return Prediction(decoded.path, None, None, (), decoded.error)
+    names = info.class_names
     best = np.argsort(-probabilities, kind="stable")
     top = tuple(ScoredLabel(names[index], float(probabilities[index])) for index in best[: request.top_k])
-    may_stand_alone = coverage is None or coverage.is_answer(top[0].score)
-    label = top[0].label if top[0].score >= request.min_score and may_stand_alone else None
     damage = decoded.header.damage if decoded.header is not None else ""
-    return Prediction(
+    record = Prediction(
         decoded.path,
-        label,
+        None,
         top[0].score,
         top,
+        note=f"damaged inside: {damage}" if damage else None,
+        probabilities=dict(zip(names, map(float, probabilities), strict=True)) if request.probabilities else None,
+    )
+    if info.thresholds is not None:
+        return _with_labels(record, probabilities, best, info, request)
+    may_stand_alone = coverage is None or coverage.is_answer(top[0].score)
+    return replace(
+        record,
+        label=top[0].label if top[0].score >= request.min_score and may_stand_alone else None,
         margin=top[0].score - float(probabilities[best[1]]),
         entropy=entropy(probabilities),
         labels=None if coverage is None else tuple(names[index] for index in coverage.labels(probabilities)),
-        note=f"damaged inside: {damage}" if damage else None,
-        probabilities=dict(zip(names, map(float, probabilities), strict=True)) if request.probabilities else None,
+    )
+
+
+def _with_labels(
+    record: Prediction, probabilities: Row, best: Row, info: ModelInfo, request: PredictRequest
+) -> Prediction:
+    """Return a record with all labels from their thresholds on, or from `min_score` where that is given, best first.
+
+    Its margin is that of the label nearest to its threshold, its entropy the sum of those of all labels.
+    """
+    thresholds = np.full(len(best), request.min_score) if request.min_score else np.asarray(info.thresholds)
+    labels = tuple(info.class_names[index] for index in best if probabilities[index] >= thresholds[index])
+    return replace(
+        record,
+        label=LABEL_SEPARATOR.join(labels) if labels else None,
+        margin=float(np.abs(probabilities - thresholds).min()),
+        entropy=entropy(probabilities) + entropy(1 - probabilities),
+        labels=labels,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from wisesr_cli.data.oddities import Tally
 from wisesr_cli.display.grid import Column, Grid, decimal, numbers, percent, score_bar, texts
@@ -18,16 +18,19 @@ NO_LABEL, UNREADABLE = "(no label)", "(unreadable)"
 
 @dataclass(frozen=True)
 class Layout:
-    """What is shown of records: sets of labels, how near the best two are, the probability of each of `class_names`."""
+    """What is shown of records: how near the best two are, the probability of each of `class_names`.
 
-    coverage: bool = False
+    `labels`: `set`, those of a coverage, `all`, every one that an image has where it may have several, or None.
+    """
+
+    labels: Literal["set", "all"] | None = None
     margin: bool = False  # for people; files have it always
     class_names: tuple[str, ...] = ()  # of all classes, where records have `probabilities`
 
     @property
     def header(self) -> tuple[str, ...]:
         """The columns of CSV and Parquet."""
-        labels = ("labels",) if self.coverage else ()
+        labels = ("labels",) if self.labels else ()
         return ("path", "label", "score", "error", "margin", "entropy", *labels, "note", *self.probability_columns)
 
     @property
@@ -37,7 +40,7 @@ class Layout:
 
     def values(self, record: Prediction) -> tuple[Any, ...]:
         """Return the value of each column of `header`."""
-        labels = (record.labels,) if self.coverage else ()
+        labels = (record.labels,) if self.labels else ()
         found = record.probabilities or {}
         return (
             *(record.path, record.label, record.score, record.error, record.margin, record.entropy, *labels),
@@ -50,20 +53,24 @@ PLAIN = Layout()
 
 def prediction_columns(layout: Layout = PLAIN) -> tuple[Column, ...]:
     """Return the columns of a table of predictions."""
-    margin, labels = numbers("margin") if layout.margin else (), texts("labels") if layout.coverage else ()
+    margin, labels = numbers("margin") if layout.margin else (), texts("labels") if layout.labels == "set" else ()
+    if layout.labels == "all":
+        return (*texts("image", "labels"), *numbers("best score"), *texts(""), *margin, *texts("next best"))
     return (*texts("image", "label"), *numbers("score"), *texts(""), *margin, *labels, *texts("next best"))
 
 
 def prediction_cells(prediction: Prediction, layout: Layout = PLAIN) -> tuple[str, ...]:
     """Return one prediction as cells of a table."""
     margin = (decimal(prediction.margin, 3),) if layout.margin else ()
-    labels = (joined(prediction.labels or ()),) if layout.coverage else ()
+    labels = (joined(prediction.labels or ()),) if layout.labels == "set" else ()
     if prediction.error is not None:
         return prediction.path, "-", "-", "", *margin, *labels, f"unreadable: {prediction.error}"
-    others = ", ".join(f"{top.label} {percent(top.score)}" for top in prediction.top[1:3])
+    given = prediction.labels or () if layout.labels == "all" else ()
+    others = ", ".join(f"{top.label} {percent(top.score)}" for top in prediction.top[1:3] if top.label not in given[:1])
     others += f" ({prediction.note})" if prediction.note is not None else ""
     score = percent(prediction.score), score_bar(prediction.score)
-    return prediction.path, prediction.label or "-", *score, *margin, *labels, others
+    label = joined(given) if given else prediction.label or "-"
+    return prediction.path, label, *score, *margin, *labels, others
 
 
 def predictions_grid(predictions: Sequence[Prediction]) -> Grid:
@@ -74,8 +81,9 @@ def predictions_grid(predictions: Sequence[Prediction]) -> Grid:
 class LabelTally(Tally):
     """Also counts how often each label was given."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: Layout = PLAIN) -> None:
         super().__init__()
+        self.has_several = layout.labels == "all"
         self.labels: Counter[str] = Counter()
         self.withheld = 0
 
@@ -85,6 +93,8 @@ class LabelTally(Tally):
         if isinstance(record, Prediction) and record.error is None:
             if record.label is None:
                 self.withheld += 1
+            elif self.has_several:
+                self.labels.update(record.labels or ())
             else:
                 self.labels[record.label] += 1
 

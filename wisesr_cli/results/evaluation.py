@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from wisesr_cli.confusion import Confusion, HasConfusion
 from wisesr_cli.results.records import Level
@@ -78,6 +78,53 @@ class Metrics(HasConfusion):
 
 
 @dataclass(frozen=True)
+class LabelMetrics:
+    """Metrics of one of several labels; None where they are not defined."""
+
+    label: str
+    support: int
+    threshold: float  # the score from which on the label is given
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    average_precision: float | None  # over all thresholds
+
+
+@dataclass(frozen=True)
+class MultilabelMetrics:
+    """The metrics of one evaluation where an image may have several labels: fractions in 0..1, None where not defined.
+
+    Means over classes (mean, macro) are over those with support; micro counts every label of every image alike.
+    """
+
+    examples: int
+    mean_average_precision: float | None
+    micro_f1: float | None
+    macro_f1: float | None
+    micro_precision: float | None
+    micro_recall: float | None
+    macro_precision: float | None
+    macro_recall: float | None
+    macro_auc: float | None
+    exact_match: float | None  # of the images, those with all their labels and no other
+    hamming_loss: float | None  # of all labels of all images, those that are wrong
+    top1_accuracy: float | None  # of the images with labels, those whose best class is one of them
+    log_loss: float | None  # the binary cross-entropy, mean over labels and images
+    ece: float | None  # of all probabilities, in 15 equal bins
+    ece_uncalibrated: float | None
+    labels_per_image: float | None
+    predicted_per_image: float | None
+    classes: tuple[str, ...]
+    per_class: tuple[LabelMetrics, ...]
+    temperature: float = 1.0
+    verdict: tuple[Verdict, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of `wisesr evaluate --format json` and of metrics.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class ConfusedPair:
     """How often images of one class were predicted as another."""
 
@@ -96,6 +143,17 @@ class Mistake:
     predicted: str
     score: float
     truth_score: float
+
+
+@dataclass(frozen=True)
+class LabelMistake:
+    """One label that an image should have and was not given (`missed`), or the other way round (`extra`)."""
+
+    path: str
+    label: str
+    kind: Literal["missed", "extra"]
+    score: float
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -148,3 +206,18 @@ class Evaluation:
     output_dir: str
     unreadable: int = 0
     label_issues: LabelIssues | None = None  # where they were asked for
+
+
+@dataclass(frozen=True)
+class MultilabelEvaluation:
+    """The same where an image may have several labels."""
+
+    split: str
+    metrics: MultilabelMetrics
+    worst_mistakes: tuple[LabelMistake, ...]
+    reliability: tuple[ReliabilityBin, ...]
+    output_dir: str
+    unreadable: int = 0
+
+
+AnyEvaluation = Evaluation | MultilabelEvaluation

@@ -26,9 +26,9 @@ class Prediction(PlainJson):
     score: float | None
     top: tuple[ScoredLabel, ...] = ()
     error: str | None = None
-    margin: float | None = None  # the best probability minus the second best
+    margin: float | None = None  # the best probability minus the second best; of several labels to the next threshold
     entropy: float | None = None  # of the probabilities, in nats: 0 where one class has all
-    labels: tuple[str, ...] | None = None  # with a coverage: the set that holds the true class as often, best first
+    labels: tuple[str, ...] | None = None  # with a coverage: its set, best first; of several labels: all that are given
     note: str | None = None  # what is wrong with an image that was labelled nevertheless
     probabilities: dict[str, float] | None = None  # where asked for: of every class
 
@@ -75,6 +75,7 @@ class Explanation:
     score: float | None = None  # the probability of the predicted class
     asked: tuple[Contribution, ...] = ()  # to the logits of the requested classes, in their order
     error: str | None = None
+    scores: dict[str, float] | None = None  # of several labels, the probability of each one here
 
     @property
     def decision(self) -> Contribution | None:

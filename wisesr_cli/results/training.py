@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from wisesr_cli.results.evaluation import LabelIssues, Metrics
+from wisesr_cli.results.evaluation import LabelIssues, Metrics, MultilabelMetrics
 from wisesr_cli.results.records import PlainJson
 
 RunStatus = Literal["finished", "unfinished", "training", "upgraded", "damaged"]
@@ -32,7 +32,7 @@ class TrainingResult:
     run_dir: str
     history: tuple[EpochResult, ...]
     best_epoch: int | None
-    metrics: Metrics | None
+    metrics: Metrics | MultilabelMetrics | None
     parameters: int
     head_parameters: int
     epochs_done_now: int

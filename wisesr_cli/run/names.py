@@ -50,7 +50,8 @@ EXPLANATION_FILES = (CONTRIBUTIONS, EXPLANATIONS, EXPLANATIONS_TABLE, WEIGHTS_PI
 EXPORT = "export"
 EXPORT_RECORD = "export.json"
 EXPORT_README = "README.md"
-LABELS = "labels.txt"
+LABELS, THRESHOLDS = "labels.txt", "thresholds.txt"  # the latter where an image may have several labels
+EXPORT_EXTRAS = (LABELS, THRESHOLDS, EXPORT_README)
 EXPORTED_MODELS = {
     ("keras", None): "model.keras",
     ("onnx", None): "model.onnx",

@@ -30,6 +30,8 @@ _ADDED = {
     "data.color": "as_is",
     "data.channels": RGB,
     "data.statistics": "auto",
+    "data.label_separator": None,
+    "model.task": "single",
     "train.loss": "cross_entropy",
     "train.ema": None,
     "train.gradient_accumulation_steps": 1,

@@ -152,14 +152,17 @@ class Run:
         """Return path (relative to the data folder), label and split of every example; `RunError` when damaged."""
         return [(path, label, split) for path, label, split in read_rows(self.path / SPLITS, 3)]
 
-    def check_splits(self, class_names: Sequence[str], rows: Iterable[tuple[str, str, str]]) -> None:
-        """Raise a `RunError` when a row of splits.csv is no example of this run."""
-        from wisesr_cli.data.settings import SplitName
+    def check_splits(
+        self, class_names: Sequence[str], rows: Iterable[tuple[str, str, str]], separator: str | None = None
+    ) -> None:
+        """Raise a `RunError` when a row of splits.csv is no example of this run, whose labels have a `separator`."""
+        from wisesr_cli.data.settings import SplitName, parse_labels
 
         known = frozenset(class_names)
         for number, (path, label, split) in enumerate(rows, start=2):
             outside = PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
-            if outside or label not in known or split not in get_args(SplitName):
+            labels = (label,) if separator is None else parse_labels(label, separator)
+            if outside or not known.issuperset(labels) or split not in get_args(SplitName):
                 raise RunError(f"{visible(self.path / SPLITS)}:{number}: damaged: not an example of this run")
 
     def forget_litert(self) -> None:

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.config.schema import Config
-from wisesr_cli.data.index import Split
+from wisesr_cli.data.index import Labels, Split, class_counts
 from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.errors import WisesrError
 from wisesr_cli.machine.threads import has_shared_locks
+
+MOST_WEIGHT = 100.0  # of an example with a rare label; more makes single images decide
 
 
 class Images(Protocol):
@@ -24,19 +26,19 @@ class Images(Protocol):
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of one split: uint8 pixels, one-hot targets, and example weights if there are any.
+    """Batches of one split: uint8 pixels, targets (one-hot, or of several labels), and example weights if any.
 
     In place of pixels there are feature maps where only a head is trained.
 
-    Shapes: `labels` int64 (examples,), `weights` float32 (examples,). The last batch of an epoch may be smaller.
-    `seed` is that of the order of every epoch (None: the given order); `smoothing` is the fraction of the target that
-    is spread over all classes.
+    Shapes: `labels` int64 (examples,) or bool (examples, classes), `weights` float32 (examples,). The last batch of an
+    epoch may be smaller. `seed` is that of the order of every epoch (None: the given order); `smoothing` is the
+    fraction of the target that is spread over all classes, or of several labels over yes and no.
     """
 
     def __init__(
         self,
         pixels: Images,
-        labels: NDArray[np.int64],
+        labels: Labels,
         *,
         classes: int,
         batch_size: int,
@@ -84,8 +86,10 @@ class Batches(keras.utils.PyDataset):
             raise
         return batch if self.weights is None else (*batch, self.weights[chosen])
 
-    def targets(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    def targets(self, labels: Labels) -> NDArray[np.float32]:
         """Return what the model is to say of examples with these labels: (batch, classes)."""
+        if labels.ndim == 2:
+            return labels.astype(np.float32) * np.float32(1.0 - self.smoothing) + np.float32(self.smoothing / 2)
         targets = np.full((len(labels), self.classes), self.smoothing / self.classes, np.float32)
         targets[np.arange(len(labels)), labels] += np.float32(1.0 - self.smoothing)
         return targets
@@ -97,10 +101,24 @@ def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.floa
     return (len(labels) / (classes * np.maximum(counts, 1))).astype("float32")
 
 
+def positive_weights(config: Config, class_names: tuple[str, ...], split: Split) -> NDArray[np.float32] | None:
+    """Return how much an example that has a label counts in the loss of that label, float32 (classes,).
+
+    None if all are 1, or an example has one label. `balanced`: the examples without it divided by those with it.
+    """
+    weights = config.train.class_weights
+    if not split.is_multilabel or weights == "none":
+        return None
+    if isinstance(weights, dict):
+        return np.asarray([weights.get(name, 1.0) for name in class_names], np.float32)
+    counts = class_counts(split.labels, len(class_names))
+    return np.clip((len(split) - counts) / np.maximum(counts, 1), 1 / MOST_WEIGHT, MOST_WEIGHT).astype(np.float32)
+
+
 def example_weights(config: Config, class_names: tuple[str, ...], split: Split) -> NDArray[np.float32] | None:
     """Return the weight of every example, float32 (examples,): its own times its class's; None if all are 1."""
     weights = config.train.class_weights
-    if weights == "none":
+    if weights == "none" or split.is_multilabel:  # of several labels, see `positive_weights`
         return split.weights
     if isinstance(weights, str):
         of_classes = balanced_weights(split.labels, len(class_names))

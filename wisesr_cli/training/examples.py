@@ -7,11 +7,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wisesr_cli.config.schema import Config
 from wisesr_cli.data.dataset import build_index
-from wisesr_cli.data.index import Changes, DatasetIndex
+from wisesr_cli.data.index import Changes, DatasetIndex, Labels
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
 from wisesr_cli.data.settings import DataConfig
 from wisesr_cli.data.value_range import with_value_range
@@ -53,8 +52,8 @@ class Examples:
         found = _open(settled, self.index, image_size, listener, self.channel)
         self.image_size, self.train, self.validation = image_size, found["train"], found.get("validation")
 
-    def labels(self, split: str) -> NDArray[np.int64]:
-        """Return the labels of a split's images, int64 (examples,)."""
+    def labels(self, split: str) -> Labels:
+        """Return the labels of a split's images, as a `Split` has them."""
         return self.index.splits[split].labels
 
     @cached_property

@@ -7,19 +7,23 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from wisesr_cli.data.index import Labels
 from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.display.plots import plot_learning_curves
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.evaluation.calibration import Calibration, calibrate
 from wisesr_cli.evaluation.coverage import write_scores
 from wisesr_cli.evaluation.evaluate import evaluate_pixels, logits_of, scored_logits
+from wisesr_cli.evaluation.output import Scored
+from wisesr_cli.evaluation.probabilities import probabilities_of
+from wisesr_cli.evaluation.thresholds import describe_thresholds, fit_thresholds
 from wisesr_cli.evaluation.verdict import Training, with_verdict
 from wisesr_cli.exporting.best_litert import has_litert, keep_litert
 from wisesr_cli.listening import Listener, TrainingListener
 from wisesr_cli.machine.files import make_folder
 from wisesr_cli.model_files.archive import check_model
 from wisesr_cli.model_files.saving import replace_model_info
-from wisesr_cli.results.evaluation import Metrics
+from wisesr_cli.results.evaluation import Metrics, MultilabelMetrics
 from wisesr_cli.results.training import TrainingResult
 from wisesr_cli.run.names import LEARNING_CURVES, METRICS
 from wisesr_cli.run.records import write_json
@@ -51,7 +55,11 @@ def finish(
 
 
 def result_of(
-    trainer: Trainer, run: Run, epochs_done_now: int, stopped: str | None, metrics: Metrics | None
+    trainer: Trainer,
+    run: Run,
+    epochs_done_now: int,
+    stopped: str | None,
+    metrics: Metrics | MultilabelMetrics | None,
 ) -> TrainingResult:
     """Return the result of a training, whose `metrics` are those of its best model."""
     return TrainingResult(
@@ -67,7 +75,7 @@ def result_of(
     )
 
 
-def _metrics(trainer: Trainer, run: Run, engine: KerasEngine, listener: Listener) -> Metrics | None:
+def _metrics(trainer: Trainer, run: Run, engine: KerasEngine, listener: Listener) -> Metrics | MultilabelMetrics | None:
     """Return the metrics of the best model on the validation images, with their verdict, or None without any."""
     examples, batch_size = trainer.examples, trainer.config.train.batch_size
     if examples.validation is None:
@@ -76,17 +84,20 @@ def _metrics(trainer: Trainer, run: Run, engine: KerasEngine, listener: Listener
     logits = logits_of(engine, examples.validation, every, batch_size=batch_size, listener=listener)
     _calibrate(trainer, run, engine, logits, labels, listener)
     scored = scored_logits(logits, labels, engine.info)
-    write_scores(run, scored.answers, engine.info)
+    if isinstance(scored, Scored):
+        write_scores(run, scored.answers, engine.info)
     counts = tuple(examples.index.counts("train").tolist())
     progress = trainer.progress
-    training = Training(str(run.path), trainer.config, tuple(progress.history), progress.best_epoch, counts)
+    training = Training(
+        str(run.path), trainer.config, tuple(progress.history), progress.best_epoch, counts, len(examples.train)
+    )
     if training.falls_behind(scored.metrics):
         chosen = epoch_order(len(examples.train), seed=trainer.config.seed, epoch=0)[:SAMPLED_IMAGES]
         on_training = evaluate_pixels(
             engine, examples.train, examples.labels("train"), batch_size=batch_size, listener=listener, chosen=chosen
         )
         training = replace(training, train_accuracy=on_training.metrics.top1_accuracy)
-    return with_verdict(scored.metrics, scored.answers, training)
+    return with_verdict(scored, training).metrics
 
 
 def _calibrate(
@@ -94,14 +105,21 @@ def _calibrate(
     run: Run,
     engine: KerasEngine,
     logits: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    labels: Labels,
     listener: Listener,
 ) -> None:
-    """Give the best model the temperature that fits its logits for validation images, and its file, too."""
+    """Give the best model the temperature that fits its logits for validation images, and its file, too.
+
+    Where images may have several labels, also the thresholds from which on each is given.
+    """
     found = Calibration()
     if trainer.config.train.calibration == "auto":
         found = calibrate(logits, labels, seed=trainer.config.seed)
         listener.note(f"scores: {found}")
-    if found.temperature != engine.info.temperature:
-        engine.info = replace(engine.info, temperature=found.temperature)
+    decided = replace(engine.info, temperature=found.temperature)
+    if decided.is_multilabel:
+        decided = replace(decided, thresholds=fit_thresholds(probabilities_of(logits, decided), labels))
+        listener.note(f"thresholds of labels: {describe_thresholds(decided.thresholds, labels)}")
+    if decided != engine.info:
+        engine.info = decided
         replace_model_info(run.best, engine.info)

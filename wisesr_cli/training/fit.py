@@ -289,6 +289,7 @@ def plan_of(trainer: Trainer, run: Run) -> TrainingPlan:
         device="; ".join(filter(None, (str(trainer.device), str(trainer.distribution)))),
         class_names=index.class_names,
         counts={split: tuple(index.counts(split).tolist()) for split in index.splits},
+        images={name: len(split) for name, split in index.splits.items()},
         image_size=config.data.image_size,
         backbone=config.model.backbone,
         origin=classifier.origin,

@@ -9,9 +9,14 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
+from wisesr_cli.config.schema import Config
 from wisesr_cli.config.training import AugmentConfig, TrainConfig
+from wisesr_cli.data.index import DatasetIndex
+from wisesr_cli.training.batches import positive_weights
 from wisesr_cli.training.features import AtInference
 
 SMALLEST_WEIGHT = 1e-12  # of a mixed example, which its target is divided by
@@ -126,7 +131,55 @@ def build_loss_and_metrics(model: Any, targets: Any) -> None:
     model.reset_metrics()
 
 
-def build_loss(config: TrainConfig) -> Any:
+class SeveralLabels(keras.losses.Loss):
+    """The mean over all classes of the binary cross-entropy, or focal loss, of logits (batch, classes).
+
+    `weights` (classes,): how much the share of a target that is 1 counts.
+    """
+
+    def __init__(self, weights: NDArray[np.float32] | None, gamma: float | None) -> None:
+        super().__init__(name="several_labels")
+        self.weights, self.gamma = weights, gamma
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return the loss of every example, (batch,)."""
+        # Keras takes the mean over the last axis: with one behind it, there is a loss for every class.
+        pair = ops.expand_dims(y_true, -1), ops.expand_dims(y_pred, -1)
+        if self.gamma is None:
+            losses = keras.losses.binary_crossentropy(*pair, from_logits=True)
+        else:
+            losses = keras.losses.binary_focal_crossentropy(*pair, gamma=self.gamma, from_logits=True)
+        if self.weights is not None:
+            losses = losses * (1 + (ops.convert_to_tensor(self.weights, losses.dtype) - 1) * y_true)
+        return ops.mean(losses, axis=-1)
+
+
+class BestIsLabel(keras.metrics.Mean):
+    """The fraction of examples whose best class is one of their labels, of those that have any."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Count a batch: targets and logits (batch, classes)."""
+        is_label = ops.cast(y_true > 0.5, "float32")  # whatever label smoothing left
+        best = ops.expand_dims(ops.argmax(y_pred, axis=-1), -1)
+        hits = ops.squeeze(ops.take_along_axis(is_label, best, axis=-1), -1)
+        return super().update_state(hits, ops.max(is_label, axis=-1))
+
+
+def build_metric(index: DatasetIndex) -> Any:
+    """Return the accuracy of logits (batch, classes) for the targets of a dataset."""
+    several = index.separator is not None
+    return (BestIsLabel if several else keras.metrics.CategoricalAccuracy)(name="top1_accuracy")
+
+
+def build_loss(config: Config, index: DatasetIndex) -> Any:
+    """Return the loss of logits (batch, classes) for the targets of a dataset."""
+    if index.separator is None:
+        return loss_of_one_label(config.train)
+    weights = positive_weights(config, index.class_names, index.splits["train"])
+    return SeveralLabels(weights, config.train.focal_gamma)
+
+
+def loss_of_one_label(config: TrainConfig) -> Any:
     """Return the loss of logits (batch, classes) for targets that sum to 1."""
     if (gamma := config.focal_gamma) is None:
         return keras.losses.CategoricalCrossentropy(from_logits=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wisesr_cli.display.grid import Grid, numbers, percent, texts
 from wisesr_cli.listening import TrainingPlan
+from wisesr_cli.results.evaluation import MultilabelMetrics
 from wisesr_cli.results.training import EpochResult, TrainingResult
 from wisesr_cli.text import counted
 
@@ -14,7 +15,7 @@ def data_grid(plan: TrainingPlan) -> Grid:
     rows = [
         (name, *(f"{plan.counts[split][label]:,}" for split in splits)) for label, name in enumerate(plan.class_names)
     ]
-    total = ("all", *(f"{sum(plan.counts[split]):,}" for split in splits))
+    total = ("all", *(f"{plan.images[split]:,}" for split in splits))
     return Grid("Data", (*texts("class"), *numbers(*splits)), (*rows, total))
 
 
@@ -51,7 +52,13 @@ def training_grid(result: TrainingResult) -> Grid:
     rows = [("run directory", result.run_dir), ("epochs", str(len(result.history)))]
     if result.best_epoch is not None:
         rows.append(("best epoch", str(result.best_epoch)))
-    if result.metrics is not None:
+    if isinstance(result.metrics, MultilabelMetrics):
+        rows += [
+            ("mean average precision (validation)", percent(result.metrics.mean_average_precision)),
+            ("micro F1 (validation)", percent(result.metrics.micro_f1)),
+            ("validation images", f"{result.metrics.examples:,}"),
+        ]
+    elif result.metrics is not None:
         rows += [
             ("top-1 accuracy (validation)", percent(result.metrics.top1_accuracy)),
             ("macro F1 (validation)", percent(result.metrics.macro_f1)),

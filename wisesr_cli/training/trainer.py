@@ -45,7 +45,7 @@ from wisesr_cli.training.devices.sharded import sharded_over
 from wisesr_cli.training.examples import Examples
 from wisesr_cli.training.features import AtInference, FrozenFeatures, augmented_pixels
 from wisesr_cli.training.freezing import check_layers, freeze_layers
-from wisesr_cli.training.objective import MixedModel, build_loss, build_loss_and_metrics, mix
+from wisesr_cli.training.objective import MixedModel, build_loss, build_loss_and_metrics, build_metric, mix
 from wisesr_cli.training.optimizers import build_optimizer
 
 
@@ -215,8 +215,8 @@ class Trainer:
                 self.validation.pixels = features.validation
         self.model.compile(
             optimizer=build_optimizer(self.config, phase, self.steps_per_epoch),
-            loss=build_loss(self.config.train),
-            metrics=[keras.metrics.CategoricalAccuracy(name="top1_accuracy")],
+            loss=build_loss(self.config, self.examples.index),
+            metrics=[build_metric(self.examples.index)],
             jit_compile=self.uses_xla,
         )
         self.model.optimizer.build(self.model.trainable_variables)
@@ -376,6 +376,7 @@ class Trainer:
             head=self.config.model.head.name,
             epoch=epoch,
             versions=keras_start.package_versions(),
+            thresholds=(0.5,) * self.batches.classes if self.examples.index.separator else None,
         )
         with replacing(path) as temporary, as_on_one_device(self.float32_classifier.model):
             save_model(self.float32_classifier.model, temporary, info)

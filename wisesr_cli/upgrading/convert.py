@@ -16,7 +16,7 @@ from wisesr_cli.config.training import FreezePart
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.engines.keras import KerasEngine, numpy_outputs
 from wisesr_cli.errors import RunError, UsageError
-from wisesr_cli.evaluation.metrics import softmax
+from wisesr_cli.evaluation.probabilities import softmax
 from wisesr_cli.exporting.agreement import EXACT, Images, difference, variation
 from wisesr_cli.exporting.best_litert import keep_litert
 from wisesr_cli.images.color import BACKGROUND

@@ -58,7 +58,7 @@ def find_duplicates(index: DatasetIndex, listener: Listener) -> tuple[Duplicate,
         for members in candidates:
             for same in _same_content(index.root, paths, members):
                 if _spans_several(splits[same], labels[same]):
-                    rows = ((paths[i], index.class_names[labels[i]], names[splits[i]]) for i in same)
+                    rows = ((paths[i], index.label_of(labels[i]), names[splits[i]]) for i in same)
                     found.append(Duplicate.of(rows))
             progress.advance()
     return tuple(found)
@@ -83,7 +83,7 @@ def _groups_across(facts: np.ndarray, splits: np.ndarray, labels: np.ndarray) ->
 
 
 def _spans_several(splits: np.ndarray, labels: np.ndarray) -> bool:
-    return len(splits) > 1 and bool(np.ptp(splits) > 0 or np.ptp(labels) > 0)
+    return len(splits) > 1 and bool(np.ptp(splits) > 0 or (labels != labels[0]).any())
 
 
 def _same_content(root: str, paths: list[str], members: list[int]) -> list[list[int]]:

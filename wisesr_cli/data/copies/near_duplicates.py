@@ -57,11 +57,12 @@ def find_near_duplicates(
     groups = {path: number for number, group in enumerate(identical) for path in group.paths}
     kept = np.flatnonzero(has_edges)
     same = np.array([groups.get(paths[position], -1) for position in kept], np.intp)
-    places = splits * len(index.class_names) + labels
+    kinds = labels if labels.ndim == 1 else np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
+    places = splits * (int(kinds.max(initial=0)) + 1) + kinds
     found = kept[find_pairs(pictures.taken(kept), places[kept], same, listener)]
 
     def pair(positions: Positions) -> Duplicate:
-        rows = sorted((paths[i], index.class_names[labels[i]], names[splits[i]]) for i in positions)
+        rows = sorted((paths[i], index.label_of(labels[i]), names[splits[i]]) for i in positions)
         return Duplicate.of(rows, sign="~")
 
     uniform = tuple(sorted(paths[position] for position in np.flatnonzero(was_read & ~has_edges)))

@@ -37,6 +37,7 @@ class Listing:
     class_names: tuple[str, ...] = ()
     paths: list[str] = field(default_factory=list)  # absolute
     labels: list[int] = field(default_factory=list)  # positions in class_names
+    label_sets: list[tuple[int, ...]] | None = None  # in place of labels, where a manifest names several of an image
     stamps: Stamps = field(default_factory=Stamps)
     problems: list[Problem] = field(default_factory=list)
     empty: list[Problem] = field(default_factory=list)  # classes without a file of an image

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from wisesr_cli.data.listing.folders import LINKED, Listing, similar_names
 from wisesr_cli.data.listing.layouts import SPLITS, split_names
 from wisesr_cli.data.listing.manifest_formats import MOST_ROWS, READERS, Table
+from wisesr_cli.data.settings import LABEL_SEPARATOR, parse_labels
 from wisesr_cli.errors import DataError
 from wisesr_cli.text import counted, csv_cell, joined, parse_csv_cell, visible
 
@@ -61,6 +62,7 @@ class Manifest:
     unit: str  # what a row is called in messages: `line`, or `row` where a file has no lines
     rows: tuple[Row, ...]
     left_out: tuple[str, ...]  # columns
+    separator: str | None = None  # of the names in a label, where there may be several
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -90,18 +92,20 @@ class _Faults:
         if len(self.first) < _SHOWN:
             self.first.append(f"{self.unit} {line}: {fault}")
 
-    def refuse(self, file: str) -> None:
+    def refuse(self, file: str, hint: str = "") -> None:
         """Raise `DataError` where there are any."""
         if self.count:
             more = f"; and {self.count - _SHOWN:,} more" if self.count > _SHOWN else ""
-            raise DataError(f"{visible(file)}: {'; '.join(self.first)}{more}")
+            raise DataError(f"{visible(file)}: {'; '.join(self.first)}{more}{hint}")
 
 
-def read_manifest(file: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Manifest:
+def read_manifest(
+    file: str | os.PathLike[str], root: str | os.PathLike[str] | None = None, *, separator: str | None = None
+) -> Manifest:
     """Return the rows of a manifest, which are checked; whether the images are there is not looked at.
 
     `root` is the folder that its paths are relative to, by default its own, or, where all paths are absolute, the one
-    that holds all of them.
+    that holds all of them. With a `separator`, a label is any number of names with it between them, or a list of names.
 
     Raises:
         DataError: the file cannot be read, lacks a column, or has faults, each named with its line: no path or label, a
@@ -116,7 +120,7 @@ def read_manifest(file: str | os.PathLike[str], root: str | os.PathLike[str] | N
         table = read(Path(path), _KNOWN)
         positions = _positions(path, table.header)
         faults = _Faults(table.unit)
-        rows = list(_parsed(table, positions, faults))
+        rows = list(_parsed(table, positions, faults, separator))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{visible(path)}: cannot be read as a manifest: {visible(reason)}") from None
@@ -126,10 +130,10 @@ def read_manifest(file: str | os.PathLike[str], root: str | os.PathLike[str] | N
     kept = tuple(_once(_inside(where, rows, faults), faults))
     if kept and kept[0].weight is not None and not any(row.weight for row in kept):
         faults.add(kept[0].line, "no weight of the file is above 0")
-    faults.refuse(path)
+    faults.refuse(path, _about_several(rows) if separator is None else "")
     known = {position for position in positions.values() if position is not None}
     left_out = tuple(name for position, name in enumerate(table.header) if position not in known)
-    return Manifest(path, where, table.unit, kept, left_out)
+    return Manifest(path, where, table.unit, kept, left_out, separator)
 
 
 def list_manifest(manifest: Manifest, split: str) -> Listing:
@@ -139,11 +143,13 @@ def list_manifest(manifest: Manifest, split: str) -> Listing:
     """
     listing = Listing(manifest.file)
     rows = [row for row in manifest.rows if row.split in (split, None)]
-    listing.class_names = tuple(sorted({row.label for row in rows}))
+    several = manifest.separator
+    listing.class_names = tuple(sorted({name for row in rows for name in _names(row.label, several)}))
     listing.problems.extend(similar_names(listing.class_names))
     labels = {name: label for label, name in enumerate(listing.class_names)}
     listing.groups = None if not rows or rows[0].group is None else []
     listing.weights = None if not rows or rows[0].weight is None else []
+    listing.label_sets = None if several is None else []
     seen: set[tuple[int, int, str]] = set()
     start, missing = manifest.root.rstrip("/") + "/", 0
     for row in sorted(rows, key=lambda row: (row.label, _order(row.path))):
@@ -164,7 +170,10 @@ def list_manifest(manifest: Manifest, split: str) -> Listing:
             continue
         seen.add(place)
         listing.paths.append(path)
-        listing.labels.append(labels[row.label])
+        if listing.label_sets is None:
+            listing.labels.append(labels[row.label])
+        else:
+            listing.label_sets.append(tuple(labels[name] for name in _names(row.label, several)))
         listing.stamps.add(status)
         if listing.groups is not None:
             listing.groups.append(row.group or "")
@@ -177,6 +186,18 @@ def list_manifest(manifest: Manifest, split: str) -> Listing:
             f"{_short(start + path)}). Its paths begin at {visible(manifest.root)}: {_OTHER_ROOT}"
         )
     return listing
+
+
+def _about_several(rows: Iterable[Row]) -> str:
+    """Return a hint where labels look like several."""
+    label = next((row.label for row in rows if LABEL_SEPARATOR in row.label), None)
+    if label is None:
+        return ""
+    return f". If '{_short(label)}' is several labels, and none is allowed, too: --set model.task=multilabel"
+
+
+def _names(label: str, separator: str | None) -> tuple[str, ...]:
+    return (label,) if separator is None else parse_labels(label, separator)
 
 
 def _order(path: str) -> str:
@@ -206,7 +227,7 @@ def _positions(file: str, header: list[str]) -> dict[str, int | None]:
     return found
 
 
-def _parsed(table: Table, positions: dict[str, int | None], faults: _Faults) -> Iterator[Row]:
+def _parsed(table: Table, positions: dict[str, int | None], faults: _Faults, separator: str | None) -> Iterator[Row]:
     """Yield the rows without faults, their paths as they are written."""
     own = table.unit == "line" and [name.strip() for name in table.header[:3]] == _OWN
     taken = [(column, position) for column, position in positions.items() if position is not None]
@@ -220,17 +241,20 @@ def _parsed(table: Table, positions: dict[str, int | None], faults: _Faults) -> 
             continue
         values = dict.fromkeys(COLUMNS, "")
         for column, position in taken:
-            text = _text(cells[position])
+            several = separator if column == "label" else None
+            text = _text(cells[position]) if several is None else _label_text(cells[position], several)
             if text is None:
                 faults.add(line, f"the {column} is no text")
                 break
             values[column] = _unescaped(text) if own and column != "weight" else text
+            if several is not None:
+                values[column] = several.join(parse_labels(values[column], several))
         else:
             if values["split"] not in splits:
                 splits[values["split"]] = split_names([values["split"]]).get(values["split"])
             weight = _weight(values["weight"]) if values["weight"].strip() else None
             split = splits[values["split"]]
-            if fault := _fault(values, split, weight):
+            if fault := _fault(values, split, weight, separator):
                 faults.add(line, fault)
             else:
                 complete.append(Row(line, values["path"], values["label"], split, values["group"] or None, weight))
@@ -242,7 +266,7 @@ def _parsed(table: Table, positions: dict[str, int | None], faults: _Faults) -> 
     yield from complete
 
 
-def _fault(values: dict[str, str], split: str | None, weight: float | None) -> str | None:
+def _fault(values: dict[str, str], split: str | None, weight: float | None, separator: str | None) -> str | None:
     """Return what is wrong with a row, if anything."""
     for column, value in values.items():
         if "\0" in value:
@@ -251,9 +275,9 @@ def _fault(values: dict[str, str], split: str | None, weight: float | None) -> s
             return f"half of a character (a lone surrogate) in the {column}"
     if not values["path"] or values["path"].isspace():
         return "no path"
-    if not values["label"] or values["label"].isspace():
+    if separator is None and (not values["label"] or values["label"].isspace()):
         return "no label"
-    if len(os.fsencode(values["label"])) > LONGEST_LABEL:
+    if any(len(os.fsencode(name)) > LONGEST_LABEL for name in _names(values["label"], separator)):
         return f"a label of more than {LONGEST_LABEL} bytes"
     if values["split"] and split is None:
         return f"'{_short(values['split'])}' is no split; known: train, validation, test"
@@ -318,6 +342,16 @@ def _text(value: Any) -> str | None:
     if value is None or value != value:  # NaN, which tables hold in place of nothing
         return ""
     return json.dumps(value) if isinstance(value, bool | int | float) else None
+
+
+def _label_text(value: Any, separator: str) -> str | None:
+    """Return a cell of several labels as text; None for a list with anything but names in it."""
+    if not isinstance(value, list | tuple):
+        return _text(value)
+    names = [_text(name) for name in value]
+    if any(name is None or separator in name for name in names):
+        return None
+    return separator.join(name for name in names if name is not None)
 
 
 def _unescaped(cell: str) -> str:
