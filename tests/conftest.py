@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from command_line import CommandLine, Trained
 
 
-# The same examples on every machine, and no limit on time: how fast a machine draws them is no property of the code.
+# The same examples on every machine, and no limit on time: how fast a machine draws them is not a property of the code.
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 

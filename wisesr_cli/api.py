@@ -308,7 +308,7 @@ def remove_runs(
         names: of runs in `folder`; with a `/` in it, a path.
 
     Raises:
-        RunError: one of them is no run; then none is removed.
+        RunError: one of them is not a run; then none is removed.
         InUseError: one of them is being trained.
     """
     from wisesr_cli.run.removal import remove_runs as remove

@@ -90,8 +90,8 @@ class EndedElsewhere(WisesrError):  # noqa: N818  (the error is that of another 
 
 
 _MACHINE_ERRNOS = {
-    errno.ENOSPC: "the disk is full; free some room, then repeat the command (train and predict -o: with --resume)",
-    errno.EDQUOT: "the disk quota is used up; free some room, then repeat the command with --resume",
+    errno.ENOSPC: "the disk is full; free some space, then repeat the command (train and predict -o: with --resume)",
+    errno.EDQUOT: "the disk quota is used up; free some space, then repeat the command with --resume",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",

@@ -81,7 +81,7 @@ class EvaluateRequest(Request):
     pixel_limit: int | None = None
     """Width times height above which an image is refused; None is the run's."""
     precision: Precision = "float32"
-    """Arithmetic."""
+    """Numeric precision of the computation."""
     image_size: AnySize | None = None
     """Height and width; None is that of the training. Results at another size have their own folder."""
     engine: EngineChoice = "auto"
@@ -89,7 +89,7 @@ class EvaluateRequest(Request):
     coverage: float | None = None
     """The share of images, in 0..1, whose true class is to be in a set of labels; None measures no such sets."""
     label_issues: bool = False
-    """Whether to list labels that are taken for wrong: in the validation and test split, or in those of `data`."""
+    """Whether to list labels that look wrong: in the validation and test split, or in those of `data`."""
     report: bool = False
     """Whether to write a self-contained report.html, too, with contribution maps."""
 
@@ -116,7 +116,7 @@ class PredictRequest(StreamRequest):
     only: str | None = None
     """`uncertain=N`: only the records of the N most uncertain images, these first unless `sort` says another order."""
     precision: Precision = "float32"
-    """Arithmetic."""
+    """Numeric precision of the computation."""
     image_size: AnySize | None = None
     """Height and width; None is that of the training."""
     engine: Literal["auto", "litert", "keras", "ray"] = "auto"
@@ -129,7 +129,7 @@ class PredictRequest(StreamRequest):
     ray_workers: int | None = None
     """How many label; None is one per processor, or per GPU."""
     output: str | None = None
-    """A file that the records are written to, whole or not at all; a journal beside it lets an interrupted one
+    """A file for the records, which appears when it is complete; a journal beside it lets an interrupted one
     resume."""
     output_format: OutputFormat | None = None
     """The format of that file; None is what its suffix says."""
@@ -164,8 +164,8 @@ class EmbedRequest(StreamRequest):
     engine: EngineChoice = "auto"
     """What runs the model; `auto` is LiteRT where it can."""
     output: str | None = None
-    """A .npz or .parquet file that gets all vectors, whole or not at all; a journal beside it lets an interrupted one
-    resume."""
+    """A .npz or .parquet file for all vectors, which appears when it is complete; a journal beside it lets an
+    interrupted one resume."""
     overwrite: bool = False
     """Whether an output that exists is replaced."""
     resume: bool = False
@@ -300,10 +300,10 @@ class CompareRequest(Request):
     seeds: int | str | Sequence[int] | None = None
     """How many, 3 being 0, 1 and 2; or which ones, as "0,5,7" or a sequence; None is 3, with `folds` 1."""
     folds: int | None = None
-    """Cross-validation: every head is trained once for each of so many parts of the training images, which is held
+    """Cross-validation: every head is trained once for each of that many parts of the training images, which is held
     out and evaluated on; None evaluates on the test or validation images."""
     label_issues: bool = False
-    """Whether to list labels that are taken for wrong, from the predictions for held-out folds."""
+    """Whether to list labels that look wrong, from the predictions for held-out folds."""
     resume: bool = False
     """Whether to resume the comparison of this name; what is trained is not trained again."""
 

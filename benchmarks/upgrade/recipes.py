@@ -54,6 +54,7 @@ class Recipe:
         suffix: of the file that it is saved as.
         settings: what is said to `wisesr upgrade` beside the file.
         precision: Keras' dtype policy while it is built; the comparison is with the same weights in float32.
+        several: whether an image may have several labels, so that outputs are probabilities of their own.
         is_quick: whether `--quick` has it.
     """
 
@@ -63,6 +64,7 @@ class Recipe:
     suffix: str = ".keras"
     settings: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "float32"
+    several: bool = False
     is_quick: bool = False
 
 
@@ -123,6 +125,8 @@ def _built(recipe: Recipe) -> tuple[Any, Any]:
         exact = recipe.build()
         exact.set_weights(model.get_weights())
     outputs = np.asarray(exact(compared, training=False), np.float64)
+    if recipe.several:
+        return model, outputs
     logits = made.logits_of(outputs, recipe.gives)
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
@@ -343,7 +347,10 @@ RECIPES: dict[str, Recipe] = {
         lambda: classifier(convolutions(), made.mean_and_maximum, layers.Dense(CLASSES)), "logits"
     ),
     "several labels per image: sigmoid": Recipe(
-        lambda: classifier(convolutions(), layers.GlobalAveragePooling2D(), layers.Dense(CLASSES, activation="sigmoid"))
+        lambda: classifier(
+            convolutions(), layers.GlobalAveragePooling2D(), layers.Dense(CLASSES, activation="sigmoid")
+        ),
+        several=True,
     ),
     "a number: one unit, mean squared error": Recipe(
         lambda: classifier(convolutions(), layers.GlobalAveragePooling2D(), layers.Dense(1)), "logits"

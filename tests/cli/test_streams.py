@@ -1,4 +1,4 @@
-"""What goes to which standard stream; one that is closed, full, read by nobody or of ASCII alone is no bug."""
+"""What goes to which standard stream; one that is closed, full, read by nobody or of ASCII alone is not a bug."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reliability import Seen
 
 from wisesr_cli.cli.main import run
 
-DISK_FULL = "wisesr: the disk is full; free some room, then repeat the command (train and predict -o: with --resume)\n"
+DISK_FULL = "wisesr: the disk is full; free some space, then repeat the command (train and predict -o: with --resume)\n"
 
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -96,7 +96,7 @@ def test_standard_streams_that_are_closed_are_no_bug_and_lost_output_is_5(
 ) -> None:
     answer = with_closed(closed, *line, folder=tmp_path)
     is_lost = " >&-" in f" {closed}"
-    said = "wisesr: standard output is closed: what was to be written there is lost\n"
+    said = "wisesr: standard output is closed: output is lost\n"
     assert (answer.code, answer.err) == (5 if is_lost else 0, said if closed == ">&-" else "")
     assert (answer.out == "") == is_lost
 

@@ -158,7 +158,7 @@ def test_interrupted_and_resumed_it_ends_as_an_uninterrupted_one(
         stopped = wisesr(*compared.line(folder))
     assert stopped.code == 143
     assert "stopped by SIGTERM" in stopped.error
-    assert "to go on: wisesr " in stopped.err
+    assert "to resume: wisesr " in stopped.err
     trained: list[str] = []
     with monkeypatch.context() as patch:
         count_trainings(trained, patch)
@@ -249,7 +249,7 @@ def test_another_config_images_and_damage_are_4(compared: Compared, wisesr: Comm
     assert "--overwrite" not in changed.error
     other = wisesr(*compared.line(folder, "--resume", "--data", make_photos(tmp_path / "others", 6)))
     assert other.code == 4
-    wisesr(*compared.line(folder)).failed(2, "exists; give another --name, or go on with --resume")
+    wisesr(*compared.line(folder)).failed(2, "exists; give another --name, or continue with --resume")
     (folder / ".lock").unlink()
     assert snapshot(folder) == before
     state = (folder / "trainings.json").read_text()
@@ -277,7 +277,7 @@ def test_the_same_images_at_another_place_go_on_with_a_note(
     line = compared.line(compared.copy_to(tmp_path / "kept"), "--resume", "--data", photos, "--format", "json")
     answer = wisesr(*line).worked()
     assert without_seconds(answer.data) == without_seconds(compared.answer)
-    assert f"-> {photos}: the same images at another place" in answer.err
+    assert f"-> {photos}: the same images in another place" in answer.err
 
 
 def test_a_run_with_edited_results_is_judged_again_beside_them(

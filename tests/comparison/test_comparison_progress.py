@@ -52,7 +52,7 @@ def test_between_two_trainings_a_signal_stops_at_the_next_step() -> None:
     combined.start("gap, seed 0")
     combined.prepared(plan())
     stop.signal_number = signal.SIGTERM
-    with combined.progress("evaluating", 100) as part, pytest.raises(Interrupted, match="go on with --resume"):
+    with combined.progress("evaluating", 100) as part, pytest.raises(Interrupted, match="continue with --resume"):
         part.advance()
 
 

@@ -67,16 +67,16 @@ def said(*rows: ComparisonRow, **values: Any) -> str:
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [
-        (0.012, 0.05, "better on images like these, beyond chance of seed and example"),
-        (-0.05, -0.012, "worse on images like these, beyond chance of seed and example"),
-        (-0.01, 0.05, "the interval includes zero: these figures do not tell which is better"),
+        (0.012, 0.05, "better on images like these, by more than chance of seed and images"),
+        (-0.05, -0.012, "worse on images like these, by more than chance of seed and images"),
+        (-0.01, 0.05, "the interval includes zero: no clear difference"),
         (0.0, 0.05, "the interval includes zero"),
     ],
 )
 def test_a_verdict_is_given_only_where_the_interval_leaves_zero_out(low: float, high: float, verdict: str) -> None:
     text = said(row("gap"), row("wise", low, high))
     assert f"{points(low)} to {points(high)}; 5 seeds, 179 examples): {verdict}" in text
-    assert text.count("these figures do not tell") + text.count("beyond chance of seed") == 1
+    assert text.count("no clear difference") + text.count("by more than chance of seed") == 1
 
 
 def test_the_difference_is_told_in_points_with_its_interval() -> None:
@@ -93,13 +93,13 @@ def test_an_interval_without_width_is_no_verdict(difference: float) -> None:
 
 def test_one_seed_claims_nothing_about_other_trainings() -> None:
     text = said(row("gap", seeds=1), row("wise", 0.01, 0.05, seeds=1))
-    assert "this one training was better beyond chance of example; of others nothing is known" in text
+    assert "this one training was better by more than chance of the images; other seeds may differ" in text
     assert "1 seed: the intervals are over examples alone" in text
     assert "--seeds 5 --resume" in text
 
 
 def test_two_seeds_are_told_to_be_few_and_three_are_not() -> None:
-    assert "2 seeds say hardly anything" in said(row("gap", seeds=2), row("wise", -0.1, 0.1, seeds=2))
+    assert "2 seeds say little" in said(row("gap", seeds=2), row("wise", -0.1, 0.1, seeds=2))
     assert "--seeds 5" not in said(row("gap", seeds=3), row("wise", -0.1, 0.1, seeds=3))
 
 
@@ -149,7 +149,7 @@ def test_validation_missing_trainings_and_unlike_schedules_are_told() -> None:
         training("wise", 1, error="the training loss became nan"),
     )
     text = said(*rows, split="validation", trainings=trainings)
-    assert "judged on validation, which also chose the best epochs" in text
+    assert "evaluated on validation, which also chose the best epochs" in text
     assert "wise has no result for seed 1: the training loss became nan" in text
     assert "seed 0 was not trained alike under all heads" in text
     assert "(gap 3 and then 5, wise 5)" in text
@@ -157,7 +157,7 @@ def test_validation_missing_trainings_and_unlike_schedules_are_told() -> None:
 
 
 def test_heads_without_a_seed_in_common_are_not_compared() -> None:
-    assert "no seed gave a result for both, so nothing can be said" in said(row("gap", seeds=0), row("wise"))
+    assert "no seed has a result for both, so they cannot be compared" in said(row("gap", seeds=0), row("wise"))
 
 
 def test_costs_are_told_in_parameters() -> None:
@@ -232,7 +232,7 @@ def test_seeds_with_images_of_their_own_are_paired_within_the_seed(tmp_path: Pat
 
 def test_heads_that_were_judged_on_different_images_are_refused(tmp_path: Path) -> None:
     answers = {("gap", 0): (["a.png"], [True]), ("wise", 0): (["b.png"], [True])}
-    with pytest.raises(RunError, match="were judged on different images"):
+    with pytest.raises(RunError, match="were evaluated on different images"):
         judged(tmp_path, answers)
 
 

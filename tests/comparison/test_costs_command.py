@@ -227,6 +227,6 @@ def test_a_feature_layer_stays_with_its_own_backbone_and_the_others_come_from_th
 def test_keras_is_started_only_where_the_output_says_why(wisesr: CommandLine) -> None:
     line = ("summarize", "--backbone", "compact_small", "--image-size", "32", "--head", "gap")
     assert wisesr(*line, "--device", "cpu").err == ""
-    assert "building compact_small in Keras, as --latency was asked for" in wisesr(*line, "--latency").err
+    assert "building compact_small in Keras, as --latency was given" in wisesr(*line, "--latency").err
     other = ("--backbone", "compact", "--latency")
     assert "building 2 backbones in Keras" in wisesr(*line, *other).err

@@ -39,10 +39,10 @@ from wisesr_cli.training.trainer import Trainer
         (["--label-issues"], "--label-issues needs --folds"),
         (["--seeds", "0"], "give 1 to 1,000 seeds"),
         (["--seeds", "-1"], "--seeds -1: give how many"),
-        (["--seeds", "1,1"], "1 is there twice"),
+        (["--seeds", "1,1"], "1 is given twice"),
         (["--seeds", "two"], "--seeds two: give how many"),
         (["--seeds", "1,99999999999"], "--seeds 1,99999999999: give how many"),
-        (["-s", "data.validation_split=0"], "nothing to judge on"),
+        (["-s", "data.validation_split=0"], "nothing to evaluate on"),
         (["--name", "../x"], "name"),
     ],
 )

@@ -49,7 +49,7 @@ data:
 augment: light                # none | light | paper | a mapping of single operations
 model:
   task: single                # one label per image, or `multilabel`, any number of them, from a table (cat|dog)
-  backbone: MobileNetV2       # a keras.applications name (any case), or `compact` (small images, from scratch)
+  backbone: MobileNetV2       # a keras.applications name (any case), or `compact` (small images, trained from scratch)
   weights: auto               # auto | imagenet | none | a weights or .keras file | a run directory
   weights_dir: null           # where ImageNet weights are looked for first
   load_head: auto             # auto (from a run as `wisesr upgrade` made it) | true | false

@@ -320,7 +320,7 @@ def test_what_is_no_list_of_paths_is_refused_before_it_fills_the_memory(pipe: in
                 os.write(pipe, bytes(65536))
 
     threading.Thread(target=write_on, daemon=True).start()
-    with pytest.raises(DataError, match=r"standard input: holds a line that is no path; .* --null"):
+    with pytest.raises(DataError, match=r"standard input: holds a line that is not a path; .* --null"):
         found("-")
     sys.stdin.close()
 

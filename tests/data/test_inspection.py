@@ -35,7 +35,9 @@ def test_classes_of_few_images_and_splits_that_tell_nothing_are_warned_of(tmp_pa
     found = findings(tmp_path)
     assert found["few-images"].level == found["small-split"].level == "warn"
     assert found["few-images"].message.startswith("1 class has fewer than 10 images to train on: b;")
-    assert found["small-split"].message.startswith("99 validation images: an accuracy of 80 % on them is known to 8 ")
+    assert found["small-split"].message.startswith(
+        "99 validation images: an accuracy of 80 % on them is only known to within 8 "
+    )
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -69,7 +69,7 @@ def test_a_list_that_holds_anything_but_names_is_refused_with_its_line(
     table: Path, tmp_path: Path, labels: list[object]
 ) -> None:
     lines = [json.dumps({"path": "0000.png", "label": labels})]
-    with pytest.raises(DataError, match=r"line 1: the label is no text"):
+    with pytest.raises(DataError, match=r"line 1: the label is not text"):
         index_of(rewritten(table, tmp_path, "odd.jsonl", lines))
 
 

@@ -128,7 +128,7 @@ def test_a_litert_model_without_the_place_of_its_features_is_left_to_keras_with_
     line = ("embed", tiny, trained.photos / "test", "-o", tmp_path / "v.npz")
     wisesr(*line, "--engine", "litert").refused(4, "no feature vector")
     answer = wisesr(*line).worked()
-    assert answer.said("engine: Keras, as best.tflite names a tensor that is no feature vector")
+    assert answer.said("engine: Keras, as best.tflite names a tensor that is not a feature vector")
     assert arrays(tmp_path / "v.npz")["vectors"].shape == (15, 64)
 
 
@@ -238,7 +238,7 @@ def test_an_output_that_exists_is_2_and_is_replaced_or_left_where_that_is_asked_
     before = (tmp_path / "v.npz").read_bytes()
     wisesr(*line).refused(2, "exists; replace it with --overwrite")
     answer = wisesr(*line, "--resume").worked()
-    assert "nothing to go on with" in answer.err
+    assert "nothing to resume" in answer.err
     assert (tmp_path / "v.npz").read_bytes() == before
     wisesr(*line, "--overwrite").worked()
 
@@ -255,7 +255,7 @@ def test_resuming_with_another_model_or_a_journal_of_predictions_is_4(
     wisesr("predict", tiny, photos, "-o", file, "--resume", "--format", "jsonl").refused(
         4, "was written with other options"
     )
-    with pytest.raises(RunError, match="the inputs are others than before"):
+    with pytest.raises(RunError, match="the inputs have changed"):
         api.embed(tiny, [photos / "red"], output=file, resume=True)
     assert list(api.embed(tiny, [photos], output=file, resume=True)) == []
     assert arrays(Path(file))["vectors"].tolist() == [list(record.vector or ()) for record in records]

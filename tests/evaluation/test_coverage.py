@@ -54,6 +54,39 @@ def test_the_threshold_is_that_of_a_slow_count(coverage: float) -> None:
     assert threshold == max(fitting)
 
 
+class _Known:
+    """A fitted classifier, as MAPIE wants one: what goes in are the probabilities themselves."""
+
+    classes_ = np.arange(CLASSES)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def fit(self, inputs: NDArray, labels: NDArray) -> _Known:
+        return self
+
+    def predict(self, inputs: NDArray) -> NDArray:
+        return inputs.argmax(axis=1)
+
+    def predict_proba(self, inputs: NDArray) -> NDArray:
+        return inputs
+
+
+@pytest.mark.parametrize("coverage", [0.7, 0.9, 0.97])
+def test_the_sets_are_those_of_mapie_and_never_empty(coverage: float) -> None:
+    from mapie.classification import SplitConformalClassifier
+
+    logits, labels = drawn(320, 6)
+    probabilities = softmax(logits)
+    some = found(coverage, logits[:120], labels[:120])
+    oracle = SplitConformalClassifier(_Known(), confidence_level=coverage, conformity_score="lac", prefit=True)
+    oracle.conformalize(probabilities[:120], labels[:120])
+    best, sets = oracle.predict_set(probabilities[120:])
+    assert not sets[..., 0].all(axis=1).all()
+    for row, own, expected in zip(probabilities[120:], best, sets[..., 0], strict=True):
+        assert set(some.labels(row)) == (set(np.flatnonzero(expected).tolist()) or {own})
+
+
 def test_a_single_answer_is_withheld_below_the_score_that_is_right_often_enough() -> None:
     logits, labels = drawn(300, 4)
     some, answers = found(0.9, logits, labels), answers_of(logits, labels)
@@ -104,7 +137,7 @@ def test_predict_and_evaluate_give_the_sets_of_a_run(wisesr: CommandLine, traine
     assert measured["set_score"] == threshold
     low, high = wilson_interval(round(measured["covered"] * 15), 15) or (0, 0)
     assert measured["covered_interval"] == [low, high]
-    assert "sets that hold the true class" in wisesr("evaluate", run, "--coverage", "0.8").out
+    assert "sets that contain the true class" in wisesr("evaluate", run, "--coverage", "0.8").out
 
 
 @pytest.mark.parametrize(

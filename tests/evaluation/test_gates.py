@@ -68,5 +68,5 @@ def test_missed_gates_are_named_together_with_value_and_bound() -> None:
 
 def test_gates_without_anything_judged_are_missed_and_no_gates_are_not() -> None:
     check_gates(None, [])
-    with pytest.raises(GateMissed, match="nothing was judged"):
+    with pytest.raises(GateMissed, match="nothing was evaluated"):
         check_gates(None, [("top1_accuracy", 0.5)])

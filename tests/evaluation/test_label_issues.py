@@ -84,7 +84,7 @@ def test_planted_labels_of_validation_and_test_come_first_and_on_the_sheet(wises
     assert scores == sorted(scores)
     suspected = sum(row["suspected"] == "true" for row in rows)
     assert 1 <= suspected <= 10
-    assert f"Labels taken for wrong: {suspected} of 30" in answer.out
+    assert f"Labels likely to be wrong: {suspected} of 30" in answer.out
     with Image.open(run / "evaluate-test" / "label_issues.png") as sheet:
         assert sheet.height < sheet.width  # one row of six
     assert answer.said("label_issues.csv")

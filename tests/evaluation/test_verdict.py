@@ -10,6 +10,7 @@ from command_line import CommandLine, Trained
 
 from wisesr_cli.config.reader import Override, load_config
 from wisesr_cli.evaluation.metrics import answers_of, compute_metrics
+from wisesr_cli.evaluation.output import Scored
 from wisesr_cli.evaluation.verdict import VERDICTS, Training, with_verdict
 from wisesr_cli.results.evaluation import Verdict
 from wisesr_cli.results.training import EpochResult
@@ -34,11 +35,12 @@ def training(
     values = {"train.epochs": len(losses) + 1, "model.backbone": "MobileNet", "model.weights": "imagenet", **settings}
     overrides = [Override(tuple(key.split(".")), value, key) for key, value in values.items()]
     rows = [EpochResult(n, 1, 1e-3, loss, accuracy, loss, validation, 1.0) for n, loss in enumerate(losses, 1)]
-    return Training("runs/r", load_config(None, overrides).config, tuple(rows), best, counts, on_training)
+    config = load_config(None, overrides).config
+    return Training("runs/r", config, tuple(rows), best, counts, sum(counts), on_training)
 
 
 def verdict(truth: Sequence[int], logits: np.ndarray, known: Training | None = None) -> dict[str, Verdict]:
-    metrics = with_verdict(compute_metrics(logits, truth, CLASSES), answers_of(logits, truth), known)
+    metrics = with_verdict(Scored(compute_metrics(logits, truth, CLASSES), answers_of(logits, truth)), known).metrics
     assert len({row.code for row in metrics.verdict}) == len(metrics.verdict)
     return {row.code: row for row in metrics.verdict}
 
@@ -53,7 +55,7 @@ def test_a_good_model_has_one_row_that_says_so() -> None:
     row = found["accuracy"]
     assert (row.level, row.command) == ("pass", None)
     assert "100.0 % on 90 images (95 % interval 95.9 % to 100.0 %)" in row.message
-    assert "chance is 33.3 %, always naming 'bag' would be right for 33.3 %" in row.message
+    assert "chance is 33.3 %, always predicting 'bag' would be right for 33.3 %" in row.message
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_the_accuracy_is_judged_by_its_interval_against_the_most_frequent_class(
 
 
 CASES = {
-    "one-label": (answers(TRUTH, [1] * 90), training(), "calls every image 'hat'", "--learning-rate 0.0001"),
+    "one-label": (answers(TRUTH, [1] * 90), training(), "predicts for every image 'hat'", "--learning-rate 0.0001"),
     "equal-scores": (answers(TRUTH, RIGHT, sure=0.05), training(), "nearly equal", "--learning-rate 0.01"),
     "never-predicted": (answers(TRUTH, [0, 1, 0] * 30), training(), "1 class is never predicted: shoe", "--report"),
     "overfitting": (answers(TRUTH, RIGHT), training(accuracy=0.99), "epoch 3 reached 99.0 % on the", "dropout=0.5"),
@@ -127,7 +129,8 @@ def test_without_a_run_the_answers_alone_are_judged() -> None:
 
 def test_without_examples_there_is_no_verdict() -> None:
     nothing = np.empty((0, 3))
-    assert not with_verdict(compute_metrics(nothing, [], CLASSES), answers_of(nothing, []), training()).verdict
+    scored = Scored(compute_metrics(nothing, [], CLASSES), answers_of(nothing, []))
+    assert not with_verdict(scored, training()).metrics.verdict
 
 
 def test_terminal_json_and_report_of_an_evaluation_say_the_same(wisesr: CommandLine, trained: Trained) -> None:

@@ -190,7 +190,7 @@ def test_a_picture_not_ours_stays(wisesr: CommandLine, trained: Trained, words: 
     assert mine.read_bytes() == Path("photos/r.png").read_bytes()
     if words[0] == "explain" or place.startswith("image"):
         assert answer.code == 2
-        assert f"out/{place}: is no picture of wisesr and is not replaced" in answer.error
+        assert f"out/{place}: was not drawn by wisesr, and is not replaced" in answer.error
 
 
 @pytest.mark.parametrize(

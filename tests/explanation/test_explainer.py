@@ -157,7 +157,7 @@ def test_logits_that_are_no_numbers_are_not_explained(tmp_path: Path) -> None:
     explainer = explainer_of(save(tmp_path / "best.keras", "wise"))
     for layer in explainer._engine.model.layers:
         layer.set_weights([np.full(weight.shape, np.nan) for weight in layer.get_weights()])
-    with pytest.raises(DataError, match="the model's logits are not finite: nothing can be explained"):
+    with pytest.raises(DataError, match="the model's logits are not finite, so nothing can be explained"):
         explainer.explain(random_pixels(1))
 
 
@@ -194,7 +194,7 @@ def probabilities(features: Any) -> Any:
     [
         (two_ways, "the layers behind its backbone do not stand in a row"),
         (normalized, "the head has a layer GroupNormalization ('odd'), over which no exact explanation is known"),
-        (probabilities, "the head has an end that is no dense layer without activation ('odd')"),
+        (probabilities, "the head has an end that is not a dense layer without activation ('odd')"),
     ],
 )
 def test_a_head_that_cannot_be_explained_is_an_error_that_says_why(head: Any, reason: str, tmp_path: Path) -> None:

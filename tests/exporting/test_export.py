@@ -177,7 +177,7 @@ def test_a_runtime_that_is_installed_and_cannot_be_loaded_is_the_machines_fault(
     monkeypatch.setitem(export.FORMATS, "keras", replace(export.FORMATS["keras"], open=unloadable))
     answer = wisesr("export", run, "--to", "keras")
     assert answer.code == 5
-    assert "libodd.so: cannot open\\x1b[31m; install it anew with: pip install keras" in answer.error
+    assert "libodd.so: cannot open\\x1b[31m; reinstall it with: pip install keras" in answer.error
     assert not (run / "export").exists()
 
 
@@ -251,7 +251,7 @@ def test_what_no_export_wrote_is_never_replaced(run: Path, tmp_path: Path, wises
     record = json.loads((place / "export.json").read_text())
     for damaged in ({}, [], {**record, "rows": [{**record["rows"][0], "bytes": "many"}]}, {**record, "rows": 1}):
         (place / "export.json").write_text(json.dumps(damaged))
-        wisesr("export", run, "--to", "litert", "-o", place).failed(4, "is no record of exports")
+        wisesr("export", run, "--to", "litert", "-o", place).failed(4, "is not a record of exports")
 
 
 @pytest.mark.reliability(30)

@@ -87,7 +87,7 @@ def test_a_lock_that_is_no_file_of_its_own_is_refused_and_nothing_is_written(tmp
         "pipe": lambda: os.mkfifo(lock),
     }
     makers[kind]()
-    with pytest.raises(RunError, match=r"\.lock: is no lock file; take it away"), locked(lock):
+    with pytest.raises(RunError, match=r"\.lock: is not a lock file; remove it"), locked(lock):
         pass
     assert precious.read_text(encoding="utf-8") == "precious"
     assert not (tmp_path / "nowhere").exists()
@@ -131,7 +131,7 @@ def test_a_folder_taken_away_before_its_lock_is_made_again(tmp_path: Path, monke
 def test_a_lock_taken_away_every_time_is_an_error_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / ".lock"
     monkeypatch.setattr(fcntl, "flock", lambda file, operation: path.unlink())
-    with pytest.raises(MachineError, match=r"\.lock: is taken away again and again"), locked(path):
+    with pytest.raises(MachineError, match=r"\.lock: keeps being removed"), locked(path):
         pass
 
 

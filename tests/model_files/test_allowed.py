@@ -95,7 +95,7 @@ def test_a_short_constant_of_an_operation_is_loaded_and_a_long_one_is_not(tmp_pa
         shifted = pixels + keras.ops.convert_to_tensor(constant.astype("float32"))
         keras.Model(pixels, keras.layers.Flatten()(shifted)).save(tmp_path / f"{name}.keras")
     assert load_model(check_model(tmp_path / "short.keras")).count_params() == 0
-    with pytest.raises(RunError, match=r"a number that it computes with is no short row of plain numbers"):
+    with pytest.raises(RunError, match=r"a number that it computes with is not a short list of plain numbers"):
         load_model(check_model(tmp_path / "long.keras"))
 
 
@@ -144,27 +144,27 @@ INPUT = {"class_name": "__keras_tensor__", "config": {"keras_history": ["pixels"
 GREEDY: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a constant of a column": (
         change_layer("Dense", bias_initializer=an_initializer("Constant", value=COLUMN)),
-        "an initializer in it has an option that is no plain value",
+        "an initializer in it has an option that is not a plain value",
     ),
     "random numbers above a column": (
         change_layer("Dense", bias_initializer=an_initializer("RandomUniform", minval=COLUMN, maxval=1.0)),
-        "an initializer in it has an option that is no plain value",
+        "an initializer in it has an option that is not a plain value",
     ),
     "a constant tensor as an initializer's option": (
         change_layer("Dense", bias_initializer=an_initializer("Constant", value={"args": NUMBER})),
-        "an initializer in it has an option that is no plain value",
+        "an initializer in it has an option that is not a plain value",
     ),
     "a scale with more dimensions than images": (
         change_layer("Rescaling", scale=[[[[[1.0]]]]] * 20),
-        "the scale of a Rescaling in it is no short row of plain numbers",
+        "the scale of a Rescaling in it is not a short list of plain numbers",
     ),
     "an offset for every image of a batch": (
         change_layer("Rescaling", offset=[[[[1.0]]]] * 20),
-        "the offset of a Rescaling in it is no short row of plain numbers",
+        "the offset of a Rescaling in it is not a short list of plain numbers",
     ),
     "an offset of many numbers": (
         change_layer("Rescaling", offset=[1.0] * 1000),
-        "the offset of a Rescaling in it is no short row of plain numbers",
+        "the offset of a Rescaling in it is not a short list of plain numbers",
     ),
     "a model called on a constant": (call_on(NUMBER), "the layer 'inner' in it is called on nothing that was computed"),
     "a model called on a number": (call_on(1.0), "the layer 'inner' in it is called on nothing that was computed"),

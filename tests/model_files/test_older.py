@@ -241,7 +241,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "long": (old.model_of("m", [old.pixels(f"input_{number}") for number in range(3001)]), r"more layers than any"),
     "nested": (deep(6), r"more models in models than any backbone"),
     "subclass": ({"class_name": "MyModel", "config": {}}, r"it is a 'MyModel', and no functional or sequential model"),
-    "no model": ({"class_name": "Functional", "config": {"layers": [1]}}, r"its config is no model of Keras"),
+    "no model": ({"class_name": "Functional", "config": {"layers": [1]}}, r"its config is not a model of Keras"),
 }
 
 

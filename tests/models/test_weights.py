@@ -377,8 +377,10 @@ def test_a_source_that_holds_no_backbone_is_refused_with_what_to_do(keras_file: 
             ConfigError, match=r"model.weights is .*, which holds no backbone; give a run, or a \.keras"
         ):
             build_classifier(ModelConfig(backbone="from_weights", weights=weights), image_size=SIZE, classes=3)
-    with pytest.raises(RunError, match=r"is no model of wisesr, .*; make a run of it: wisesr upgrade .*stock\.keras"):
+    with pytest.raises(
+        RunError, match=r"is not a model of wisesr, .*; make a run of it: wisesr upgrade .*stock\.keras"
+    ):
         build_classifier(from_run(keras_file), image_size=SIZE, classes=3)
     config = ModelConfig(backbone=NAME, weights=str(keras_file), load_head=True)
-    with pytest.raises(RunError, match=r"model.load_head is true, but model.weights is no run"):
+    with pytest.raises(RunError, match=r"model.load_head is true, but model.weights is not a run"):
         build_classifier(config, image_size=SIZE, classes=3)

@@ -225,7 +225,7 @@ def test_killed_while_it_labels_and_while_it_places_it_goes_on(
     assert Path("out.csv").exists() == bool(output)
     again = wisesr(*line)
     assert again.code == 2
-    assert ("go on with --resume" if not output else "exists; replace it") in again.error
+    assert ("continue with --resume" if not output else "exists; replace it") in again.error
     again = wisesr(*line, "--resume").worked()
     assert again.said("15 images ")
     assert snapshot(Path("sorted")) == expected
@@ -236,7 +236,7 @@ def test_an_interrupted_sorting_ends_130_between_two_images_with_what_to_do(trai
     stop = "os.kill(os.getpid(), signal.SIGINT); return put(*given)"
     done = run_with(stop, "predict", str(trained.run), "photos", "--sort-into", "sorted")
     assert done.returncode == 130
-    assert done.stderr.decode().splitlines()[-1].endswith("go on with the same command and --resume")
+    assert done.stderr.decode().splitlines()[-1].endswith("repeat the command with --resume")
     assert len([name for name in snapshot(Path("sorted")) if not name.startswith(".")]) == 1
 
 

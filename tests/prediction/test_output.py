@@ -182,7 +182,7 @@ def test_other_inputs_than_before_are_refused(tmp_path: Path, change: str) -> No
         write_file("jsonl", path, records, stop_before=4)
     other = {"reordered": records[::-1], "fewer": records[:3], "renamed": [predictions(9)[8], *records[1:]], "none": []}
     line = {"reordered": 3, "fewer": 6, "renamed": 3, "none": 3}[change]
-    with pytest.raises(RunError, match=rf"out\.partial:{line}: the inputs are others than before"):
+    with pytest.raises(RunError, match=rf"out\.partial:{line}: the inputs have changed"):
         write_file("jsonl", path, other[change], resume=True)
     assert not path.exists()
     assert write_file("jsonl", path, records, resume=True) == 2

@@ -279,7 +279,7 @@ def test_a_folder_is_made_locked_and_removed_where_nothing_came_into_it(tmp_path
 def test_unfinished_work_is_not_forgotten_unless_that_is_said(tmp_path: Path) -> None:
     records = made(tmp_path / "photos")
     list(Placing(tmp_path, "copy", CLASSES).planned(records))
-    with pytest.raises(UsageError, match="go on with --resume"), placing_folder(asked(tmp_path), Info()):  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="continue with --resume"), placing_folder(asked(tmp_path), Info()):  # type: ignore[arg-type]
         pass
     with placing_folder(asked(tmp_path, resume=True), Info()) as work:  # type: ignore[arg-type]
         assert (work.is_planned, work.is_begun) == (True, False)

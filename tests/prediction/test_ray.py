@@ -327,7 +327,7 @@ def test_a_stopped_driver_leaves_nothing_behind_and_is_gone_on_with_by_ray_or_wi
         out, err = process.communicate(timeout=WAIT_SECONDS)
         ours = [line for line in out.splitlines() if b"(raylet)" not in line]  # Ray may say that a worker was killed
         assert (process.returncode, ours) == (143, []), err.decode()
-        assert err.decode().splitlines()[-1] == "wisesr: stopped by SIGTERM; go on with the same command and --resume"
+        assert err.decode().splitlines()[-1] == "wisesr: stopped by SIGTERM; repeat the command with --resume"
         assert labelling_processes(files) == []
         assert list(files.iterdir()) == []
     assert not (tmp_path / ".ray").exists()

@@ -24,7 +24,7 @@ KILLS_PER_CHAIN = 28
 CHAINS = 2
 EPOCHS = 120
 SECONDS_FOR_A_PROCESS = 180
-GOING_ON = re.compile(r"going on after epoch (\d+) of (\d+)")
+GOING_ON = re.compile(r"resuming after epoch (\d+) of (\d+)")
 
 # Everything that draws random numbers, or that a state has to remember.
 CONFIG = {

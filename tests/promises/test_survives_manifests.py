@@ -113,7 +113,7 @@ def test_an_edited_file_of_labels_is_not_resumed(wisesr: CommandLine, tmp_path: 
     if edit == "order and place":
         place = photos.rename(tmp_path / "elsewhere")
         answer = wisesr(*TRAIN, write(place / "labels.csv", rows[::-1], "weight"), "--resume", "--epochs", "2").worked()
-        assert answer.said(f"data.manifest: {file} -> {place}/labels.csv: the same images at another place")
+        assert answer.said(f"data.manifest: {file} -> {place}/labels.csv: the same images in another place")
         seen("rows in another order, at another place: resumed, which is said")
         return
     said = "the weights of training images"

@@ -1,4 +1,4 @@
-"""No command removes or replaces a file that is not its own, and none takes over what is no run (lines 45 to 47)."""
+"""No command removes or replaces a file that is not its own, and none takes over what is not a run (lines 45 to 47)."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_second_demo_touches_what_the_first_one_made_only(
     seen("the user's run and config unchanged; its own runs made anew")
 
 
-# 46: what is no run, or has no state
+# 46: what is not a run, or has no state
 
 
 @pytest.mark.reliability(46)
@@ -155,7 +155,7 @@ def test_resume_without_a_state_changes_nothing_and_says_the_two_ways_out(
     answer = wisesr(*line(trained.photos, run.parent), "--name", "tiny", "--epochs", "1", "--resume")
     assert answer.code == 4
     assert "no state to resume from" in answer.error
-    assert "put the state back, or start anew with --overwrite" in answer.error
+    assert "put the state back, or start over with --overwrite" in answer.error
     assert {name: content for name, content in snapshot(run).items() if name != ".lock"} == {
         name: content for name, content in before.items() if name != ".lock"
     }
@@ -173,7 +173,7 @@ def test_resume_and_overwrite_take_over_nothing_that_is_not_named(
     before = snapshot(run.parent)
     for option in ("--resume", "--overwrite"):
         answer = wisesr(*start, "--name", "foo", "--epochs", "1", option)
-        assert (answer.code, "holds something that is no run" in answer.error) == (2, True)
+        assert (answer.code, "holds something other than a run" in answer.error) == (2, True)
     for name in ("photos-wise", "photos-wise-2"):
         shutil.copytree(run, run.parent / name)
     answer = wisesr(*start, "--epochs", "1", "--overwrite")

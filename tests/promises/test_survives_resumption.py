@@ -105,7 +105,7 @@ def test_stopped_by_a_signal_while_it_waits_for_paths_it_says_how_to_go_on(
     code, said = end(process)
     assert code == 128 + stop
     last = said.splitlines()[-1]
-    assert last == f"wisesr: stopped by {stop.name}; go on with the same command and --resume"
+    assert last == f"wisesr: stopped by {stop.name}; repeat the command with --resume"
     assert "Traceback" not in said
     assert not (tmp_path / "out").exists()
     assert wisesr(*line, tmp_path / "out", "--from-file", tmp_path / "list", "--resume").code == 6
@@ -172,7 +172,7 @@ def test_an_output_or_journal_that_exists_is_2(wisesr: CommandLine, tiny: Path, 
     assert "device" not in answer.err
     seen(f"an output that exists: exit {answer.code}")
     answer = wisesr(*line, "--resume").worked()
-    assert "exists, and there is no journal beside it: nothing to go on with; replace it with --overwrite" in answer.err
+    assert "exists, and there is no journal beside it: nothing to resume; replace it with --overwrite" in answer.err
     assert "complete" not in answer.err
     assert out.read_bytes() == b"mine"
     with stopping_after(2):
@@ -257,7 +257,7 @@ def test_changed_inputs_are_4_where_records_exist(wisesr: CommandLine, tiny: Pat
     answer = wisesr(*line, "--resume")
     if change in {"renamed", "removed", "added in front"}:
         assert answer.code == 4
-        assert "out.partial:4: the inputs are others than before" in answer.error
+        assert "out.partial:4: the inputs have changed" in answer.error
         assert not (tmp_path / "out").exists()
     else:
         assert answer.code == (6 if change == "damaged" else 0)

@@ -87,7 +87,7 @@ def test_a_signal_in_the_middle_of_an_epoch_loses_no_more_than_that_epoch(
     assert second.code == 5
     assert f"in use by another wisesr (pid {process.pid})" in second.error
     assert answer.code == code
-    assert answer.error.startswith(f"wisesr: stopped by {number.name}; the state is that of the last whole epoch")
+    assert answer.error.startswith(f"wisesr: stopped by {number.name}; the state is that of the last complete epoch")
     assert "--resume" in answer.error
     progress = check_whole(tmp_path / "run")
     assert progress is not None
@@ -95,7 +95,7 @@ def test_a_signal_in_the_middle_of_an_epoch_loses_no_more_than_that_epoch(
     assert len(read_history(tmp_path / "run")) == progress.epoch
     assert leftovers(tmp_path / "run") == []
     after = wisesr(*command, "--resume", "--max-steps", "1").worked()
-    assert f"going on after epoch {progress.epoch} of 500" in after.err
+    assert f"resuming after epoch {progress.epoch} of 500" in after.err
     seen(f"exit {answer.code} {answer.error.removeprefix('wisesr: ')}")
     seen(f"second train: exit {second.code}, in use (pid ...)")
 
@@ -124,7 +124,7 @@ def test_a_signal_while_images_are_read_ends_and_leaves_nothing(
         answer = ending(process)
     assert answer.code == code
     said = [text for text in answer.err.splitlines() if text != "decoding" and text.strip()]
-    assert said[-1].startswith(f"wisesr: stopped by {number.name}; no epoch was under way; go on with --resume")
+    assert said[-1].startswith(f"wisesr: stopped by {number.name}; no epoch was under way; continue with --resume")
     assert "Traceback" not in answer.err
     assert list((tmp_path / "runs").iterdir()) == []
     assert list((tmp_path / "caches").rglob("*.tmp")) == []
@@ -165,7 +165,7 @@ def test_a_second_signal_ends_at_once_even_inside_a_save(
     assert progress is not None
     assert progress.epoch == 1
     after = wisesr(*command, "--resume").worked()
-    assert "going on after epoch 1 of 4" in after.err
+    assert "resuming after epoch 1 of 4" in after.err
     assert leftovers(tmp_path / "tiny") == []
     seen(f"second signal inside a save: exit {answer.code}, the state of epoch 1 loads, goes on")
 
@@ -299,7 +299,7 @@ def test_a_dry_run_takes_away_what_killed_ones_left_and_nothing_of_a_live_one(
 @pytest.mark.reliability(30)
 def test_a_stale_lock_does_not_block(wisesr: CommandLine, trained: Trained, tmp_path: Path, seen: Seen) -> None:
     two_epochs = trained.copy_to(tmp_path / "runs" / "tiny")
-    (two_epochs / ".lock").write_text(f"{os.getppid()}\n", encoding="utf-8")  # lives, but is no wisesr
+    (two_epochs / ".lock").write_text(f"{os.getppid()}\n", encoding="utf-8")  # lives, but is not a wisesr
     wisesr(*resumed(trained, two_epochs)).worked()
     assert len(read_history(two_epochs)) == 3
     seen("stale lock with the pid of a live process: exit 0")

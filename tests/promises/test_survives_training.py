@@ -80,7 +80,7 @@ def test_epochs_may_grow_and_the_run_may_move(
     answer = wisesr(*resumed(trained, run, "-s", "data.cache=none")).worked()
     notes = answer.err.splitlines()
     assert "from here on, the learning rate follows the schedule of 3 epochs" in notes
-    assert "going on after epoch 2 of 3" in notes
+    assert "resuming after epoch 2 of 3" in notes
     assert [row["epoch"] for row in read_history(run)] == ["1", "2", "3"]
     assert "learning rate of the epochs to come is below" not in answer.err
     seen("epochs 2 -> 3: exit 0, schedule of 3 epochs said")
@@ -92,8 +92,8 @@ def test_the_same_images_with_other_dates_or_at_another_place_go_on_with_a_note(
 ) -> None:
     photos = tmp_path / "elsewhere" / "photos"
     shutil.copytree(trained.photos, photos, copy_function=shutil.copyfile)
-    moved = f"data.dir: {trained.photos} -> {photos}: the same images at another place"
-    dated = "images have other dates than when the training began, but the same content"
+    moved = f"data.dir: {trained.photos} -> {photos}: the same images in another place"
+    dated = "images have other dates than at the start of training, but the same content"
     notes = wisesr(*resumed(Trained(two_epochs, photos), two_epochs)).worked().err.splitlines()
     assert {moved, dated} <= set(notes)
     assert [row["epoch"] for row in read_history(two_epochs)] == ["1", "2", "3"]
@@ -101,7 +101,7 @@ def test_the_same_images_with_other_dates_or_at_another_place_go_on_with_a_note(
     shutil.rmtree(tmp_path / "elsewhere")
     wisesr("evaluate", two_epochs).failed(4, f"its images are no longer at {photos}")
     again = wisesr(*resumed(trained, two_epochs), "--epochs", "4").worked()
-    assert f"data.dir: {photos} -> {trained.photos}: the same images at another place" in again.err.splitlines()
+    assert f"data.dir: {photos} -> {trained.photos}: the same images in another place" in again.err.splitlines()
     wisesr("evaluate", two_epochs).worked()
     seen("copied with other dates, then moved: exit 0, both said")
 

@@ -175,7 +175,7 @@ def test_a_report_says_why_it_has_no_maps_and_shows_the_rest(
 def test_evaluating_without_a_report_says_that_the_one_there_is_older(wisesr: CommandLine, reported: Path) -> None:
     before = (reported / "evaluate-test" / "report.html").read_bytes()
     answer = wisesr("evaluate", reported)
-    assert "report.html is of an earlier evaluation; --report writes it anew" in answer.err
+    assert "report.html is from an earlier evaluation; --report rewrites it" in answer.err
     assert (reported / "evaluate-test" / "report.html").read_bytes() == before
 
 

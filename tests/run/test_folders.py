@@ -82,7 +82,7 @@ def test_a_folder_that_is_taken_away_does_not_take_the_name(tmp_path: Path, monk
 def test_a_given_name_that_is_taken_is_refused_with_the_ways_out(tmp_path: Path) -> None:
     assert choose(tmp_path, name="mine") == ("mine", False)
     make_run(tmp_path / "mine")
-    with pytest.raises(UsageError, match=r"mine exists; give another --name, go on with --resume, or .*--overwrite"):
+    with pytest.raises(UsageError, match=r"mine exists; give another --name, continue with --resume, or .*--overwrite"):
         choose(tmp_path, name="mine")
     assert choose(tmp_path, name="mine", resume=True) == ("mine", True)
     assert choose(tmp_path, name="mine", overwrite=True) == ("mine", False)
@@ -121,7 +121,7 @@ def test_resume_does_not_take_over_what_is_no_run(tmp_path: Path) -> None:
     for name in ("state", "export"):
         (tmp_path / "mine" / name).mkdir(parents=True)
         (tmp_path / "mine" / name / "notes.txt").touch()
-    with pytest.raises(UsageError, match="holds something that is no run"):
+    with pytest.raises(UsageError, match="holds something other than a run"):
         choose(tmp_path, name="mine", resume=True)
 
 
@@ -286,6 +286,6 @@ def test_a_folder_that_is_no_run_is_refused_whatever_was_asked(tmp_path: Path, c
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "config.yaml").write_text("my: config\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="holds something that is no run"):
+    with pytest.raises(UsageError, match="holds something other than a run"):
         choose(tmp_path, name="mine", **{choice: True})
     assert (folder / "config.yaml").read_text(encoding="utf-8") == "my: config\n"

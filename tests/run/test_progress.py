@@ -69,7 +69,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_changed_setting_is_refused_and_named_with_both_values(case: str) -> None:
     settings, difference = REFUSED[case]
-    with pytest.raises(RunError, match=r"^cannot resume, as this would differ: .*--overwrite$") as caught:
+    with pytest.raises(RunError, match=r"^cannot resume, because these differ: .*--overwrite$") as caught:
         remarks(circumstances(), circumstances(*settings))
     assert difference in str(caught.value)
 
@@ -107,9 +107,9 @@ def test_changed_data_is_refused_with_what_changed() -> None:
 
 def test_the_same_images_at_another_place_or_with_other_dates_go_on_with_a_note() -> None:
     at_a, at_b = circumstances("data.dir=/a"), circumstances("data.dir=/b")
-    assert remarks(at_a, at_b) == ["data.dir: /a -> /b: the same images at another place"]
+    assert remarks(at_a, at_b) == ["data.dir: /a -> /b: the same images in another place"]
     assert remarks(at_a, at_a, changed(are_dates_other=True)) == [
-        "images have other dates than when the training began, but the same content"
+        "images have other dates than at the start of training, but the same content"
     ]
     with pytest.raises(RunError, match=r"data\.dir: /a -> /b; train, class 'cat': some of its 5 files have changed;"):
         remarks(at_a, at_b, changed("train, class 'cat': some of its 5 files have changed"))

@@ -53,7 +53,7 @@ def test_files_of_the_user_stay_and_are_named(run: Path, wisesr: CommandLine) ->
     answer = wisesr("runs", "remove", "runs/tiny", "--yes").worked()
     assert answer.said("warning: runs/tiny: what this run did not write, or was changed since, stays: notes.txt")
     assert snapshot(run) == {"plots/mine.png": b"mine", "notes.txt": b"mine", "state/epoch-mine/x": b"mine"}
-    wisesr("runs", "remove", "tiny", "--yes").refused(4, "is no run")
+    wisesr("runs", "remove", "tiny", "--yes").refused(4, "is not a run")
     assert (run / "notes.txt").exists()
 
 

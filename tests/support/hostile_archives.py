@@ -121,7 +121,7 @@ def _without(members: Members, name: str) -> Members:
 
 
 def _of_kind(path: Path, members: Members, mode: int, content: bytes) -> Path:
-    """A record that is no regular file."""
+    """A record that is not a regular file."""
     info = zipfile.ZipInfo("metadata.json")
     info.external_attr = mode << 16
     return pack(path, _without(members, "metadata.json"), (info, content))

@@ -311,10 +311,6 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), without_mean(), layers.Dense(3))),
         r"has rms_scaling, which no layer normalization of wisesr has",
     ),
-    "several classes at once": (
-        lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(3, activation="sigmoid"))),
-        r"its 3 outputs are probabilities of their own \(sigmoid\)",
-    ),
     "a number": (
         lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(1))),
         r"its one output has no sigmoid, and was not compiled with BinaryCrossentropy\(from_logits=True\)",
@@ -327,7 +323,7 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "the mean of one axis": (
         lambda: ending(lambda x: layers.Dense(3)(layers.Flatten()(keras.ops.mean(x, axis=1)))),
-        r"stands 'mean.*' \(Mean\), which is no global average pooling",
+        r"stands 'mean.*' \(Mean\), which is not global average pooling",
     ),
     "another end": (
         lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(3, activation="tanh", name="last"))),

@@ -218,7 +218,7 @@ LINES: dict[int, Line] = {
         "and demo exit 2",
     ),
     46: Line(
-        "--resume in a run without its state, or in a folder that is no run; --overwrite with several runs of the name",
+        "--resume in a run without its state, or in another folder; --overwrite with several runs of the name",
         "exit 4 with the two ways out; exit 2; nothing changed",
     ),
     47: Line(
@@ -231,7 +231,7 @@ LINES: dict[int, Line] = {
         "are in a folder of the user alone",
     ),
     49: Line(
-        "A run of a stranger: links out of it, a record of foreign paths; extends: of a file that is no config",
+        "A run of a stranger: links out of it, a record of foreign paths; extends: of a file that is not a config",
         "exit 4, exit 2; nothing of the file is shown or removed",
     ),
     50: Line(

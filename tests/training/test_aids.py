@@ -200,7 +200,7 @@ def test_feature_maps_are_not_kept_in_a_phase_whose_images_are_mixed(
     phase = {"epochs": 1, "freeze": "backbone", "augment": augment}
     heard = HeardTraining()
     train_on(images, tmp_path, {"augment": {"mixup": 0.2}, "train.phases": [phase], "train.epochs": 1}, heard)
-    said = "feature maps of the frozen backbone are not kept, as augment.mixup mixes the images"
+    said = "feature maps of the frozen backbone are not cached, as augment.mixup mixes the images"
     assert (said in heard.notes) == (augment is None)
 
 

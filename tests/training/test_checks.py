@@ -48,7 +48,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[WisesrError], str]] = {
     "a weight for an unknown class": (
         {"train": {"class_weights": {"cow": 2.0}}},
         ConfigError,
-        "train.class_weights has 'cow', which is no class; classes: cat, dog",
+        "train.class_weights has 'cow', which is not a class; classes: cat, dog",
     ),
     "stopping by a validation that is not there": (
         {"data": {"validation_split": 0}, "train": {"early_stopping": {"monitor": "val_loss"}}},

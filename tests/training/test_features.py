@@ -285,7 +285,7 @@ def test_a_file_that_is_cut_short_while_it_is_used_says_what_to_do(
     assert features.train(0).place == "disk"
     for file in caches_of_this_test.glob("pixels/*.maps"):
         os.truncate(file, 100)
-    with pytest.raises(MachineError, match=r"\.maps: .*cut short; remove the file and go on with --resume, or set"):
+    with pytest.raises(MachineError, match=r"\.maps: .*cut short; remove the file and continue with --resume, or set"):
         features.train(0).batch(np.arange(18))
 
 

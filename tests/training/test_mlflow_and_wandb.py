@@ -167,7 +167,7 @@ except MachineError as error:
     print(error)
 """
     answer = fresh(cwd=tmp_path, program=("-c", program), variables={"WANDB_MODE": "online"})
-    expected = "nobody is logged in to Weights & Biases: wandb login, or set WANDB_MODE=offline\n"
+    expected = "not logged in to Weights & Biases: wandb login, or set WANDB_MODE=offline\n"
     assert (answer.code, answer.out, answer.err) == (0, expected, "")
 
 

@@ -81,7 +81,7 @@ def test_a_finished_run_has_nothing_left_to_do_until_more_epochs_are_asked_for(i
     assert (two_epochs / "splits.csv").read_bytes() == splits
     assert Run(two_epochs).read_classes() == CLASSES
     assert "from here on, the learning rate follows the schedule of 3 epochs" in heard.notes
-    assert "going on after epoch 2 of 3" in heard.notes
+    assert "resuming after epoch 2 of 3" in heard.notes
 
 
 def test_resuming_refuses_a_damaged_state(images: Path, two_epochs: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_time_limit_ends_with_a_state_to_go_on_from(images: Path, tmp_path: Pa
 
 def test_as_many_steps_as_an_epoch_has_end_with_the_epoch_done(images: Path, tmp_path: Path) -> None:
     result = train_on(images, tmp_path, max_steps=STEPS)
-    assert result.stopped == f"{STEPS} steps were asked for"
+    assert result.stopped == f"{STEPS} steps were requested"
     assert (len(result.history), result.best_epoch, result.finished) == (1, 1, False)
 
 

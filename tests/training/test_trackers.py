@@ -140,7 +140,7 @@ def test_a_tracker_that_cannot_be_used_is_5_before_anything_is_written(
     recorder.broken = "open"
     answer = train(wisesr, photos, "--epochs", "2")
     assert answer.code == 5
-    assert "Recorder cannot be used: nobody\\x1b answers; mend it, or train without the tracker wandb" in answer.error
+    assert "Recorder cannot be used: nobody\\x1b answers; fix it, or train without the tracker wandb" in answer.error
     assert not Path("runs/a").exists()
 
 
@@ -195,7 +195,7 @@ def test_a_tracker_that_fails_is_one_warning_and_hears_later_of_what_it_missed(
         training.add_epoch(tracking)
         tracking.finished(training.result())
     assert training.listener.warnings == [
-        f"Recorder failed: {broken}: nobody\\x1b answers; training goes on without it"
+        f"Recorder failed: {broken}: nobody\\x1b answers; training continues without it"
     ]
     recorder.broken = ""
     with training.tracking(resumed=True) as tracking:
@@ -218,7 +218,7 @@ def test_a_tracker_that_cannot_be_used_on_resuming_or_in_a_comparison_is_a_warni
         with training.tracking(resumed=resumed) as tracking:
             tracking.open_runs()
             training.add_epoch(tracking)
-        expected = "Recorder cannot be used: nobody\\x1b answers; training goes on without it"
+        expected = "Recorder cannot be used: nobody\\x1b answers; training continues without it"
         assert training.listener.warnings == [expected]
     recorder.broken = ""
     with Training(tmp_path / "c", "wandb").tracking():
@@ -363,7 +363,7 @@ def test_a_tracker_of_no_kind_and_one_that_is_there_twice_are_2(wisesr: CommandL
         2,
         "wisesr: --tracker: train.trackers.0 is 'mlfow'; allowed: mlflow, wandb. Did you mean 'mlflow'?",
     )
-    wisesr("train", photos, "--tracker", "wandb", "--tracker", "wandb").failed(2, "the same tracker is there twice")
+    wisesr("train", photos, "--tracker", "wandb", "--tracker", "wandb").failed(2, "the same tracker is given twice")
 
 
 def test_without_the_option_the_trackers_are_those_of_the_config(

@@ -124,7 +124,7 @@ def test_a_mixed_precision_training_saves_a_float32_model(images: Path, tmp_path
 
 
 def test_a_weight_for_an_unknown_class_is_an_error_that_lists_the_classes(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"class_weights has 'd', which is no class; classes: a, b, c"):
+    with pytest.raises(ConfigError, match=r"class_weights has 'd', which is not a class; classes: a, b, c"):
         train_on(images, tmp_path, {"train.class_weights": {"d": 2.0}})
 
 

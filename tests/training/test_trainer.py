@@ -79,7 +79,7 @@ def test_a_step_that_does_not_fit_into_memory_says_what_to_lower(
 ) -> None:
     full = type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor")
     monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: (_ for _ in ()).throw(full))
-    with pytest.raises(MemoryError, match=r"a step of \d+ images does not fit; start anew with a --batch-size below"):
+    with pytest.raises(MemoryError, match=r"a step of \d+ images does not fit; start over with a --batch-size below"):
         train_on(images, tmp_path, {"train.epochs": 1})
     assert (tmp_path / "run" / "config.yaml").is_file()
 

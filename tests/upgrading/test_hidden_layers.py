@@ -162,7 +162,7 @@ def test_training_goes_on_from_the_hidden_layers_or_says_why_not(
     assert answer.code == 4
     assert "does not fit: its hidden layers are LayerNormalization epsilon=1e-06, Dense units=7" in answer.error
     line = ("train", config, "--head", "gap", "-s", "model.load_head=auto", "--dry-run")
-    assert "the head starts anew: the file has the head 'wise'" in " ".join(wisesr(*line).worked().err.split())
+    assert "the head is initialized anew: the file has the head 'wise'" in " ".join(wisesr(*line).worked().err.split())
 
 
 def test_a_new_network_learns_with_hidden_layers(wisesr: CommandLine, photos: Path) -> None:

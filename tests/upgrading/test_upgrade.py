@@ -222,7 +222,7 @@ def test_a_config_that_names_the_run_starts_from_its_backbone_and_head(
     wisesr("train", "c.yaml", *STILL, *FROZEN, "--name", "same").worked()
     assert read_history(Path("runs/same"))["val_loss"] == pytest.approx(original_loss(model_file, photos)[0], rel=1e-4)
     answer = wisesr("train", "c.yaml", "--head", "gap", "--dry-run")
-    assert "the head starts anew: the file has the head 'wise'" in " ".join(answer.err.split())
+    assert "the head is initialized anew: the file has the head 'wise'" in " ".join(answer.err.split())
     answer = wisesr("train", "c.yaml", "--head", "gap", "-s", "model.load_head=true", "--dry-run")
     assert (answer.code, "does not fit: the file has the head 'wise'" in answer.error) == (4, True)
 
@@ -252,7 +252,7 @@ def test_class_names_of_a_file_are_in_the_order_of_the_outputs_and_the_run_has_t
     ("text", "reason"),
     [
         ("a\nb\n", "--classes has 2 classes, but the model has 3 outputs"),
-        ("a\nb\nb\n", "--classes names.txt:3: 'b' is there twice"),
+        ("a\nb\nb\n", "--classes names.txt:3: 'b' is given twice"),
         ("a\n\nb\n", "--classes names.txt:2: an empty line"),
         ("a\nb\nred\n", "'a' is only one of --classes and the class folders"),
     ],
@@ -359,7 +359,7 @@ def test_files_that_are_no_model_of_others_are_4_without_keras(
     for path, reason in (
         ("nowhere.keras", "no such file"),
         ("old.h5", "old.h5: refused: "),
-        ("x.txt", "is no .keras or .h5 file"),
+        ("x.txt", "is not a .keras or .h5 file"),
         ("", "is a folder; give a model that Keras saved as .keras or .h5"),
         ("broken.keras", "damaged"),
         (trained.run / "best.keras", "is a model of wisesr already"),

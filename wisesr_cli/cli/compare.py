@@ -21,14 +21,14 @@ app = options.new_app()
 def compare(
     source: Annotated[str, typer.Argument(help="A YAML config, an image folder, or a table of labels.")],
     heads: Annotated[
-        str, typer.Option("--heads", metavar="HEADS", help="With commas between; also as wise:pooling=valid.")
+        str, typer.Option("--heads", metavar="HEADS", help="Comma-separated, with options as in wise:pooling=valid.")
     ] = "gap,wise,flatten",
     seeds: Annotated[
         str | None,
         typer.Option(
             "--seeds",
             metavar="N",
-            help="How many, 3 being 0, 1, 2; or which ones, as 0,5,7. Default: 3, with --folds 1.",
+            help="How many (3 means 0, 1, 2), or which ones, as in 0,5,7. Default: 3; 1 with --folds.",
         ),
     ] = None,
     folds: Annotated[
@@ -38,7 +38,8 @@ def compare(
         ),
     ] = None,
     label_issues: Annotated[
-        bool, typer.Option("--label-issues", help="With --folds: list labels that are likely wrong, and draw them.")
+        bool,
+        typer.Option("--label-issues", help="With --folds: list labels that are likely wrong, with a contact sheet."),
     ] = False,
     settings: options.SetOptions = None,
     data: options.DataFolder = None,
@@ -55,7 +56,7 @@ def compare(
     precision: options.Precision = None,
     tracker: options.Trackers = None,
     device: options.DeviceChoice = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison of this name.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the comparison of this name.")] = False,
     output: options.TableFormat = "table",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -81,7 +82,7 @@ def compare(
         comparison = api.compare(**options.fields_of(api.compare, arguments), listener=listener)
     except Interrupted as interrupted:
         if interrupted.run_name is not None:
-            listener.note(f"to go on: {_resume_command(interrupted.run_name)}")
+            listener.note(f"to resume: {_resume_command(interrupted.run_name)}")
         raise
     _show(comparison, output)
     _say_what_next(comparison, listener)

@@ -16,10 +16,8 @@ app = options.new_app()
 
 @app.command()
 def demo(
-    output_dir: Annotated[
-        str, typer.Option("-o", "--output-dir", metavar="DIR", help="Where all of it goes.")
-    ] = "demo",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Start of every random draw.")] = 0,
+    output_dir: Annotated[str, typer.Option("-o", "--output-dir", metavar="DIR", help="Output folder.")] = "demo",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     debug: options.Debug = False,

@@ -13,7 +13,9 @@ app = options.new_app()
 
 @app.command()
 def doctor(
-    output_dir: Annotated[str, typer.Option("-o", "--output-dir", metavar="DIR", help="Where runs would go.")] = "runs",
+    output_dir: Annotated[
+        str, typer.Option("-o", "--output-dir", metavar="DIR", help="Folder for run directories.")
+    ] = "runs",
     device: options.DeviceChoice = "auto",
     output: Annotated[Literal["table", "json"], typer.Option("--format", help="Output format.")] = "table",
     quiet: options.Quiet = False,

@@ -20,13 +20,13 @@ def embed(
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", metavar="FILE", help="A .npz or .parquet file, whole or not at all."),
+        typer.Option("-o", "--output", metavar="FILE", help="A .npz or .parquet file; it appears when it is complete."),
     ] = None,
     from_file: Annotated[str | None, typer.Option("--from-file", metavar="LIST", help="A file with paths.")] = None,
-    null_separated: Annotated[bool, typer.Option("--null", help="Paths that are read end in NUL.")] = False,
+    null_separated: Annotated[bool, typer.Option("--null", help="Paths in the list end in NUL.")] = False,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per step.")] = 32,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted output file.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted output file.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when an image cannot be read.")] = False,
     pixel_limit: options.PixelLimit = None,
     device: options.DeviceChoice = "auto",
@@ -53,7 +53,7 @@ def embed(
     from wisesr_cli.text import counted, visible
 
     listener, length = TerminalListener(quiet=quiet, verbose=verbose), 0
-    with stop_on_signals(StopRequest("go on with the same command and --resume")) as stop:
+    with stop_on_signals(StopRequest("repeat the command with --resume")) as stop:
         asked = options.fields_of(api.embed, arguments)
         with closing(api.embed(**asked, stop=stop, listener=listener)) as records:
             for record in records:

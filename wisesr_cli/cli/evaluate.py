@@ -26,7 +26,7 @@ def evaluate(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="FOLDER", help="Judge on other images: a folder, or a table of labels."),
+        typer.Option("--data", metavar="FOLDER", help="Evaluate on other images: a folder, or a table of labels."),
     ] = None,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per step.")] = 32,
     on_error: Annotated[
@@ -35,7 +35,7 @@ def evaluate(
     pixel_limit: options.PixelLimit = None,
     coverage: options.Coverage = None,
     label_issues: Annotated[
-        bool, typer.Option("--label-issues", help="Also list labels that are likely wrong, and draw them.")
+        bool, typer.Option("--label-issues", help="Also list labels that are likely wrong, with a contact sheet.")
     ] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Also write report.html: one file with pictures and contribution maps.")
@@ -50,7 +50,7 @@ def evaluate(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Judge a run on labelled images: metrics, confused classes, worst mistakes; tables, CSV, JSON and plots.
+    """Evaluate a run on labelled images: metrics, confused classes, worst mistakes; tables, CSV, JSON and plots.
 
     Example: wisesr evaluate runs/photos-wise --fail-under top1_accuracy=0.9
     """
@@ -74,7 +74,7 @@ def evaluate(
         limit=None if verbose else LONG_TABLE,
     )
     if result.unreadable:
-        listener.warn(f"{result.unreadable:,} images could not be read and count nowhere")
+        listener.warn(f"{result.unreadable:,} images could not be read and are not counted")
     output_dir = Path(result.output_dir)
     files = [name for name in EVALUATION_FILES if (output_dir / name).exists()]
     names = (name.format(result.split) for name in EVALUATION_PICTURES)

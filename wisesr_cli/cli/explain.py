@@ -36,7 +36,7 @@ def explain(
         str | None, typer.Option("-o", "--output-dir", metavar="DIR", help="Folder for pictures; default: RUN/explain.")
     ] = None,
     from_file: Annotated[str | None, typer.Option("--from-file", metavar="LIST", help="A file with paths.")] = None,
-    null_separated: Annotated[bool, typer.Option("--null", help="Paths that are read end in NUL.")] = False,
+    null_separated: Annotated[bool, typer.Option("--null", help="Paths in the list end in NUL.")] = False,
     pictures: Annotated[
         int, typer.Option("--pictures", metavar="N", min=0, help="Images that get a picture of their own, at most.")
     ] = 1000,

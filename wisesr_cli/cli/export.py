@@ -23,10 +23,11 @@ def export(
     ] = None,
     quantize: Annotated[
         Literal["int8", "float16"] | None,
-        typer.Option("--quantize", help="Smaller numbers, for LiteRT only; what that costs is said."),
+        typer.Option("--quantize", help="Quantize, for LiteRT only; the cost in accuracy is reported."),
     ] = None,
     logits: Annotated[
-        bool, typer.Option("--logits", help="LiteRT gives logits, not probabilities; other formats always do.")
+        bool,
+        typer.Option("--logits", help="Export logits from LiteRT instead of probabilities; other formats always do."),
     ] = False,
     fixed_batch: Annotated[
         int | None,
@@ -34,11 +35,11 @@ def export(
     ] = None,
     layout: Annotated[
         Literal["nhwc", "nchw"],
-        typer.Option("--layout", help="Of the pixels that ONNX takes; nchw for OpenCV and TensorRT."),
+        typer.Option("--layout", help="Input layout for ONNX; nchw for OpenCV and TensorRT."),
     ] = "nhwc",
     resize: Annotated[
         Literal["outside", "inside"],
-        typer.Option("--resize", help="inside: images of any size go in, resized with antialiasing; not for LiteRT."),
+        typer.Option("--resize", help="inside: the model resizes images of any size itself; not for LiteRT."),
     ] = "outside",
     image_size: options.ImageSize = None,
     data: Annotated[

@@ -26,13 +26,13 @@ COMMANDS: dict[str, str] = {
     "init": "Write a commented config for an image folder or a table of labels.",
     "check": "Check a config and its images without training.",
     "train": "Train a classifier from a YAML config, an image folder or a table of labels.",
-    "evaluate": "Judge a run on labelled images.",
+    "evaluate": "Evaluate a run on labelled images.",
     "predict": "Label images with a run.",
-    "embed": "Give feature vectors of images, for search and clustering.",
+    "embed": "Compute feature vectors of images, for search and clustering.",
     "explain": "Show which positions of the feature map made a logit, exactly.",
-    "compare": "Train several heads over several seeds and compare them with mean, spread and cost.",
+    "compare": "Train several heads over several seeds, and compare accuracy, spread and cost.",
     "export": "Write the model as ONNX, LiteRT, SavedModel or plain Keras, each compared with the run.",
-    "upgrade": "Make a run of a Keras classifier that ends in global average pooling, with the same outputs.",
+    "upgrade": "Turn a Keras classifier that ends in global average pooling into a run with the same outputs.",
     "runs": "Show the runs in a folder, or remove some.",
     "weights": "Show, fetch and add the ImageNet weights that backbones start from.",
     "summarize": "Show parameters, FLOPs and sizes per backbone and head.",
@@ -147,7 +147,7 @@ def run(arguments: Sequence[str]) -> int:
             return _fail(NO_ROOM, 5, debug)
         if error.errno == errno.EBADF and error.filename is None:
             _drop_output()
-            return _fail("standard output is closed: what was to be written there is lost", 5, debug)
+            return _fail("standard output is closed: output is lost", 5, debug)
         translated = machine_error(error)
         if translated is None:
             raise

@@ -27,15 +27,15 @@ DataFolder = Annotated[
 ]
 OutputDir = Annotated[str | None, typer.Option("-o", "--output-dir", metavar="DIR", help="Folder for run directories.")]
 RunName = Annotated[str | None, typer.Option("--name", help="Name of the run directory.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Start of every random draw.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Random seed.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
 BatchSize = Annotated[int | None, typer.Option("-b", "--batch-size", help="Images per step.")]
 ImageSize = Annotated[
-    str | None, typer.Option("--image-size", metavar="SIZE", help="Pixels: 224, or height x width as 224x320.")
+    str | None, typer.Option("--image-size", metavar="SIZE", help="Image size: 224, or height x width as in 224x320.")
 ]
 OtherImageSize = Annotated[
     str | None,
-    typer.Option("--image-size", metavar="SIZE", help="Pixels, when not those of the training: 288, or 224x320."),
+    typer.Option("--image-size", metavar="SIZE", help="Image size other than in training: 288, or 224x320."),
 ]
 
 
@@ -54,7 +54,7 @@ Weights = Annotated[
     typer.Option(
         "--weights",
         metavar="WEIGHTS",
-        help="What the backbone starts from: auto, imagenet, none, FILE or RUN.",
+        help="Initial weights of the backbone: auto, imagenet, none, FILE or RUN.",
         autocompletion=lambda: ["auto", "imagenet", "none"],
     ),
 ]
@@ -74,32 +74,34 @@ Freeze = Annotated[
     ),
 ]
 Augment = Annotated[
-    Literal["none", "light", "paper"] | None, typer.Option("--augment", help="Random changes of training images.")
+    Literal["none", "light", "paper"] | None, typer.Option("--augment", help="Augmentation of training images.")
 ]
 Optimizer = Annotated[Literal["sgd", "adam", "adamw"] | None, typer.Option("--optimizer", help="The optimizer.")]
 Schedule = Annotated[
     Literal["constant", "cosine", "exponential"] | None,
-    typer.Option("--schedule", help="How the learning rate changes."),
+    typer.Option("--schedule", help="Learning rate schedule."),
 ]
-Dropout = Annotated[float | None, typer.Option("--dropout", help="Fraction of the feature vector that training drops.")]
+Dropout = Annotated[float | None, typer.Option("--dropout", help="Dropout rate before the classifier layer.")]
 LearningRate = Annotated[float | None, typer.Option("--learning-rate", "--lr", help="Base learning rate.")]
 Precision = Annotated[
-    Literal["float32", "mixed_float16", "mixed_bfloat16"] | None, typer.Option("--precision", help="Arithmetic.")
+    Literal["float32", "mixed_float16", "mixed_bfloat16"] | None, typer.Option("--precision", help="Numeric precision.")
 ]
 DeviceChoice = Annotated[
-    Literal["auto", "cpu", "gpu"], typer.Option("--device", help="Where to compute; gpu is an error without one.")
+    Literal["auto", "cpu", "gpu"], typer.Option("--device", help="Device; gpu fails when there is none.")
 ]
 EngineChoice = Annotated[
     Literal["auto", "litert", "keras"],
-    typer.Option("--engine", help="What runs the model; auto is LiteRT on the CPU, else Keras."),
+    typer.Option("--engine", help="Inference engine; auto: LiteRT on the CPU, else Keras."),
 ]
 Show = Annotated[bool, typer.Option("--show", help="Show small pictures, on a terminal with colours and UTF-8.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show warnings and results only.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show long tables whole.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show long tables in full.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 FailUnder = Annotated[
     list[str] | None,
-    typer.Option("--fail-under", metavar="METRIC=VALUE", help="Exit with 7 when a metric misses this; repeatable."),
+    typer.Option(
+        "--fail-under", metavar="METRIC=VALUE", help="Exit with 7 if a metric misses this threshold; repeatable."
+    ),
 ]
 Coverage = Annotated[
     float | None,
@@ -111,13 +113,13 @@ Coverage = Annotated[
 ]
 PixelLimit = Annotated[
     int | None,
-    typer.Option("--pixel-limit", metavar="N", min=1, help="Refuse images of more pixels, width times height."),
+    typer.Option("--pixel-limit", metavar="N", min=1, help="Refuse images with more pixels (width times height)."),
 ]
 TableFormat = Annotated[Literal["table", "json", "csv", "markdown"], typer.Option("--format", help="Output format.")]
 
 Trackers = Annotated[
     list[str] | None,
-    typer.Option("--tracker", metavar="NAME", help="Tell an experiment tracker, mlflow or wandb; repeatable."),
+    typer.Option("--tracker", metavar="NAME", help="Log to an experiment tracker, mlflow or wandb; repeatable."),
 ]
 
 FROZEN_EPOCHS = 20
@@ -225,11 +227,11 @@ def _phases(freeze: str, named: Mapping[str, Any], before: Sequence[Override]) -
 
 def say_label_issues(issues: LabelIssues, listener: Listener) -> None:
     """Say where the labels are that are taken for wrong."""
-    listener.note(f"all {issues.examples:,} labels, the most doubtful first: {issues.table}")
+    listener.note(f"all {issues.examples:,} labels, most likely wrong first: {issues.table}")
     if issues.sheet is None:
-        listener.note("no label is taken for wrong")
+        listener.note("no label looks wrong")
     else:
-        listener.note(f"those taken for wrong, to look at: {issues.sheet}")
+        listener.note(f"contact sheet of those that look wrong: {issues.sheet}")
 
 
 def command_without(

@@ -20,10 +20,10 @@ def predict(
         list[str] | None, typer.Argument(help="Images, folders (recursive), globs, or - for paths on standard input.")
     ] = None,
     from_file: Annotated[str | None, typer.Option("--from-file", metavar="LIST", help="A file with paths.")] = None,
-    null_separated: Annotated[bool, typer.Option("--null", help="Paths that are read end in NUL.")] = False,
+    null_separated: Annotated[bool, typer.Option("--null", help="Paths in the list end in NUL.")] = False,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Labels per image.")] = 5,
     min_score: Annotated[
-        float, typer.Option("--min-score", min=0, max=1, help="Below it the label stays empty.")
+        float, typer.Option("--min-score", min=0, max=1, help="Leave the label empty below this score.")
     ] = 0.0,
     coverage: options.Coverage = None,
     probabilities: Annotated[
@@ -31,11 +31,15 @@ def predict(
     ] = False,
     sort: Annotated[
         Literal["uncertain", "path", "label", "score"] | None,
-        typer.Option("--sort", help="Give the records in this order, after the last image."),
+        typer.Option("--sort", help="Sort the records, which then come after the last image."),
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option("--only", metavar="uncertain=N", help="Give the N images whose best two labels are nearest."),
+        typer.Option(
+            "--only",
+            metavar="uncertain=N",
+            help="Only the N images with the smallest margin between the best two labels.",
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per step.")] = 32,
     output_format: Annotated[
@@ -43,7 +47,7 @@ def predict(
         typer.Option("--format", help="Output format; by default what the suffix of -o says, or table."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="FILE", help="Write there, whole or not at all.")
+        str | None, typer.Option("-o", "--output", metavar="FILE", help="Output file; it appears when it is complete.")
     ] = None,
     sheet: Annotated[
         str | None, typer.Option("--sheet", metavar="FILE", help="A PNG of the first images that are given.")
@@ -51,17 +55,21 @@ def predict(
     sort_into: Annotated[
         str | None,
         typer.Option(
-            "--sort-into", metavar="DIR", help="Copy the images there, in a folder per label; unsure/ without one."
+            "--sort-into",
+            metavar="DIR",
+            help="Copy the images into a folder per label there; unsure/ for those without one.",
         ),
     ] = None,
     sort_into_by: Annotated[
         Literal["copy", "link", "move"], typer.Option("--sort-into-by", help="Link or move them there instead.")
     ] = "copy",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file or sheet.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted output, or sorting.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted output, or sorting.")] = False,
     explain: Annotated[
         str | None,
-        typer.Option("--explain", metavar="DIR", help="Also write there why: a picture per image (starts Keras)."),
+        typer.Option(
+            "--explain", metavar="DIR", help="Also draw into this folder what decided each label (starts Keras)."
+        ),
     ] = None,
     show: options.Show = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when an image cannot be read.")] = False,
@@ -71,9 +79,7 @@ def predict(
     image_size: options.OtherImageSize = None,
     engine: Annotated[
         Literal["auto", "litert", "keras", "ray"],
-        typer.Option(
-            "--engine", help="What runs the model; auto is LiteRT on the CPU, else Keras; ray: on many machines."
-        ),
+        typer.Option("--engine", help="Inference engine; auto: LiteRT on the CPU, else Keras; ray: on many machines."),
     ] = "auto",
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="I/N", help="Label part I, from 0, of N equal parts of the inputs.")
@@ -140,5 +146,5 @@ def predict(
 
 def _hint(output: str | None, sort_into: str | None, *, is_late: bool) -> str:
     if output is not None or sort_into is not None:
-        return "go on with the same command and --resume"
+        return "repeat the command with --resume"
     return "no record was written yet: they come after the last image" if is_late else "the records so far were written"

@@ -45,12 +45,12 @@ def train(
     precision: options.Precision = None,
     tracker: options.Trackers = None,
     device: options.DeviceChoice = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of this name.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in the run of this name.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run of this name.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in the run of this name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="One step, save and reload, then stop.")] = False,
-    max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Stop after so many steps.")] = None,
+    max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Stop after this many steps.")] = None,
     time_limit: Annotated[
-        float | None, typer.Option("--time-limit", min=0, metavar="SECONDS", help="Stop after so many seconds.")
+        float | None, typer.Option("--time-limit", min=0, metavar="SECONDS", help="Stop after this many seconds.")
     ] = None,
     coordinator: Annotated[
         str | None,
@@ -133,9 +133,9 @@ def _show(result: TrainingResult, display: TrainingDisplay, *, dry_run: bool) ->
     if result.stopped:
         display.note(f"stopped: {result.stopped}")
     elif result.epochs_done_now == 0:
-        display.note("nothing left to do: all epochs are done; a larger --epochs goes on")
+        display.note("nothing left to do: all epochs are done; give a larger --epochs to train on")
     if not result.finished:
-        display.note(f"to go on: {_resume_command(result.run_dir)}")
+        display.note(f"to resume: {_resume_command(result.run_dir)}")
     if result.best_epoch is not None:
         display.note(f"next: wisesr evaluate {run}" + ("" if display.can_be_judged else " --data FOLDER"))
         display.note(f"      wisesr predict {run} IMAGE")

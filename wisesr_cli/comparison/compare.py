@@ -96,7 +96,7 @@ def open_comparison(plan: ComparisonPlan, *, resume: bool) -> Start:
     Raises:
         ConfigError: a head does not fit the feature map, or settings exclude each other.
         UsageError: the name is taken.
-        RunError: something that is no file of a comparison lies in the place of one.
+        RunError: something lies in the place of a file of the comparison.
     """
     for head in plan.heads:
         check_settings(head.loaded.config)
@@ -114,13 +114,13 @@ def compare(request: CompareRequest) -> Comparison:
 
     Raises:
         ConfigError: a mistake in the config or a head, or a setting that needs what the images do not have.
-        UsageError: there is nothing to judge on, fewer epochs are asked for than were trained, or the name is taken.
+        UsageError: there is nothing to evaluate on, fewer epochs are asked for than were trained, or the name is taken.
         DataError: the images cannot be used.
         RunError: what is there to resume from is damaged, or does not fit.
         MachineError: no GPU where one was asked for, no room on the disk, no permission, or the folder is in use.
         Interrupted: a signal asked to stop; resuming the comparison of the name in `run_name` goes on.
     """
-    plan, listener, stop_request = plan_of(request), WarnsOnce(request.listener), StopRequest("go on with --resume")
+    plan, listener, stop_request = plan_of(request), WarnsOnce(request.listener), StopRequest("continue with --resume")
     for note in plan.notes:
         listener.note(note)
     with (
@@ -197,11 +197,11 @@ def _evaluation_split(index: DatasetIndex, listener: Listener) -> SplitName:
         return "test"
     if "validation" not in index.splits:
         raise UsageError(
-            "nothing to judge on: there is neither a test nor a validation split; give test images, or a "
+            "nothing to evaluate on: there is neither a test nor a validation split; give test images, or a "
             "--set data.validation_split above 0"
         )
     listener.warn(
-        "there is no test split: the heads are judged on validation, which also chooses the best epoch; the figures "
+        "there is no test split: the heads are evaluated on validation, which also chooses the best epoch; the figures "
         "are better than those on new images would be, for all heads"
     )
     return "validation"
@@ -242,7 +242,7 @@ def _train_all(work: _Work, planned: Sequence[PlannedTraining], stop: StopReques
     progress = CombinedProgress(listener, trainings=len(left), epochs=work.state.epochs, stop=stop)
     try:
         for item in left:
-            stop.check("go on with --resume")
+            stop.check("continue with --resume")
             started = time.monotonic()
             progress.start(item.title)
             record = _train_and_evaluate(work, item, progress)
@@ -295,7 +295,7 @@ def _naming_the_way_out(run: Path) -> Iterator[None]:
     try:
         yield
     except (RunError, UsageError) as error:
-        way_out = f"in a comparison: take {visible(run)} away, and --resume trains it anew"
+        way_out = f"in a comparison: remove {visible(run)}, and --resume trains it again"
         raise type(error)(f"{error}; {way_out}") from None
 
 

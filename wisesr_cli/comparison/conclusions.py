@@ -44,8 +44,8 @@ def points(difference: float) -> str:
 def _about_feature_map(comparison: Comparison) -> Iterator[str]:
     if comparison.feature_map[:2] == (1, 1):
         yield (
-            "the feature map has one position only, so every head that weighs or lays out positions is GAP here, and "
-            "they cannot differ but by chance: use larger images or another backbone"
+            "the feature map has a single position, so every head that reads positions equals GAP here, and "
+            "differences are chance: use larger images or another backbone"
         )
 
 
@@ -53,7 +53,7 @@ def _about_differences(comparison: Comparison) -> Iterator[str]:
     first, *others = comparison.rows
     for row in others:
         if row.difference_to_first_mean is None or row.difference_to_first_ci95 is None:
-            yield f"{row.head} against {first.head}: no seed gave a result for both, so nothing can be said"
+            yield f"{row.head} against {first.head}: no seed has a result for both, so they cannot be compared"
             continue
         yield _difference(row, first, comparison)
     if len(others) > FEW_COMPARISONS:
@@ -92,16 +92,15 @@ def _difference(row: ComparisonRow, first: ComparisonRow, comparison: Comparison
         f"(95 % interval {points(low)} to {points(high)}; {seeds}, {examples_of(comparison)})"
     )
     if low == high:
-        return (
-            f"{figures}: all examples and seeds agree, so the interval has no width, and says nothing of other images"
-        )
+        agree = "all examples and seeds agree, so the interval has zero width and says nothing about other images"
+        return f"{figures}: {agree}"
     if low <= 0 <= high:
-        return f"{figures}: the interval includes zero: these figures do not tell which is better"
+        return f"{figures}: the interval includes zero: no clear difference"
     better = "better" if low > 0 else "worse"
     if len(shared) == 1 and comparison.folds is None:
-        return f"{figures}: this one training was {better} beyond chance of example; of others nothing is known"
+        return f"{figures}: this one training was {better} by more than chance of the images; other seeds may differ"
     drawn = "seed" if comparison.folds is None else "fold"
-    return f"{figures}: {better} on images like these, beyond chance of {drawn} and example"
+    return f"{figures}: {better} on images like these, by more than chance of {drawn} and images"
 
 
 def _about_seeds(comparison: Comparison) -> Iterator[str]:
@@ -109,21 +108,21 @@ def _about_seeds(comparison: Comparison) -> Iterator[str]:
     if comparison.folds is not None:
         if others:
             yield (
-                "the trainings of different folds share most of their images, so the intervals know little of how "
-                "much other training images would change"
+                "the trainings of different folds share most of their images, so the intervals understate how much "
+                "other training images would change"
             )
         return
     seeds = min((len(shared) for row in others if (shared := _shared(row, first))), default=0)
     more = f"with --seeds {more_seeds([item.seed for item in comparison.trainings])} --resume"
     if seeds == 1:
         yield (
-            "1 seed: the intervals are over examples alone and know nothing of how much trainings differ: do "
-            f"{ENOUGH_SEEDS}, better {ADVISED_SEEDS}, {more}"
+            "1 seed: the intervals cover differences between images, not between trainings: use "
+            f"{ENOUGH_SEEDS}, or better {ADVISED_SEEDS}, {more}"
         )
     elif 1 < seeds < ENOUGH_SEEDS:
         yield (
-            f"{seeds} seeds say hardly anything about how much trainings differ, so the intervals are wide: do "
-            f"{ENOUGH_SEEDS}, better {ADVISED_SEEDS}, {more}"
+            f"{seeds} seeds say little about how much trainings differ, so the intervals are wide: use "
+            f"{ENOUGH_SEEDS}, or better {ADVISED_SEEDS}, {more}"
         )
 
 
@@ -139,17 +138,17 @@ def _about_independence(comparison: Comparison, *, in_groups: bool) -> Iterator[
     """Warn if images are not independent, as the intervals assume."""
     if not comparison.same_examples and comparison.folds is None:
         yield (
-            "every seed drew its own images to judge on, and its own to train on, from the same ones: the images of "
-            "different seeds overlap, which the intervals do not know, so with many seeds they are too narrow"
+            "every seed drew its own training and evaluation images from the same ones: those of different seeds "
+            "overlap, which the intervals do not account for, so with many seeds they are too narrow"
         )
     if in_groups:
-        yield "the intervals take the images of one group for independent; where they are alike, they are too narrow"
+        yield "the intervals treat images of one group as independent; where these are similar, they are too narrow"
 
 
 def _about_split(comparison: Comparison) -> Iterator[str]:
     if comparison.split == "validation":
         yield (
-            "judged on validation, which also chose the best epochs: all accuracies are optimistic, and the "
+            "evaluated on validation, which also chose the best epochs: all accuracies are optimistic, and the "
             "differences are those of such figures; test images would tell more"
         )
 

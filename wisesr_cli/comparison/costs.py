@@ -53,7 +53,7 @@ class CostPlan:
         names = list(dict.fromkeys(model.backbone for model in self.models))
         if self.latency:
             built = names[0] if len(names) == 1 else f"{len(names)} backbones"
-            return f"building {built} in Keras, as --latency was asked for"
+            return f"building {built} in Keras, as --latency was given"
         for model in self.models:
             if model.backbone == FROM_WEIGHTS:
                 return f"reading the backbone of {model.weights} in Keras"
@@ -61,7 +61,7 @@ class CostPlan:
                 return f"building {model.backbone} in Keras, as model.feature_layer is given"
         if self.channels != RGB:
             return f"building {counted(len(names), 'backbone')} in Keras, as data.channels is {self.channels}"
-        return "starting Keras, as --device gpu was asked for" if self.device == "gpu" else None
+        return "starting Keras, as --device gpu was given" if self.device == "gpu" else None
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,8 @@ def _check_pairs(done: _AllDone) -> dict[int, tuple[str, ...]]:
         other = first.setdefault(draw, item)
         if other.results.paths != item.results.paths:
             raise RunError(
-                f"{visible(item.planned.run)} and {visible(other.planned.run)} were judged on different images: take "
-                "the evaluate folders of both away, and go on with --resume"
+                f"{visible(item.planned.run)} and {visible(other.planned.run)} were evaluated on different images: "
+                "remove the evaluate folders of both, and continue with --resume"
             )
     images: dict[int, tuple[str, ...]] = {}
     for (seed, fold), item in first.items():

@@ -40,9 +40,9 @@ def choose_comparison(config: Config, default_name: str, *, resume: bool) -> Sta
     if not is_taken(path):
         return Start(Run(path), resumed=False, is_new=True)
     if not (path / TRAININGS).is_file():
-        raise UsageError(f"{visible(path)} holds something that is no comparison; give another --name")
+        raise UsageError(f"{visible(path)} holds something other than a comparison; give another --name")
     if not resume:
-        raise UsageError(f"{visible(path)} exists; give another --name, or go on with --resume")
+        raise UsageError(f"{visible(path)} exists; give another --name, or continue with --resume")
     return Start(Run(path), resumed=True)
 
 

@@ -138,7 +138,7 @@ def plan_of(request: CompareRequest) -> ComparisonPlan:
 
     Raises:
         ConfigError: mistakes in the config or in a head.
-        UsageError: a head or a seed is there twice, or there is nothing to compare.
+        UsageError: a head or a seed is given twice, or there is nothing to compare.
     """
     folds = _checked_folds(request)
     overrides = overrides_of(request.settings)
@@ -244,5 +244,5 @@ def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
         if not 0 <= seed < 2**31:
             raise UsageError(f"--seeds: {seed} is out of range; allowed: 0 to {2**31 - 1}")
         if seed in seeds[:number]:
-            raise UsageError(f"--seeds: {seed} is there twice")
+            raise UsageError(f"--seeds: {seed} is given twice")
     return tuple(seeds)

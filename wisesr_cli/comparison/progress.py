@@ -104,10 +104,10 @@ class CombinedProgress(Silent):
 
 
 class _Between(Silent):
-    """The progress of what is no training: not counted, but a place to stop at."""
+    """The progress of what is not a training: not counted, but a place to stop at."""
 
     def __init__(self, combined: CombinedProgress) -> None:
         self.combined = combined
 
     def advance(self, steps: int = 1) -> None:
-        self.combined.stop.check("go on with --resume")
+        self.combined.stop.check("continue with --resume")

@@ -21,7 +21,7 @@ from wisesr_cli.run.progress import Circumstances, circumstances_from_json
 from wisesr_cli.run.records import MOST_JSON_BYTES, write_json
 from wisesr_cli.text import counted, visible
 
-WAY_OUT = "start anew under another --name"
+WAY_OUT = "start over under another --name"
 
 
 @checked(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))

@@ -80,7 +80,7 @@ def spread(mean: float | None, deviation: float | None) -> str:
 def conclusions_grid(comparison: Comparison) -> Grid:
     """Return the conclusions, a row each."""
     lines = tuple(("-", line) for line in comparison.conclusions)
-    return Grid("What the figures allow to say", texts("", ""), lines)
+    return Grid("What the results show", texts("", ""), lines)
 
 
 def comparison_rows(comparison: Comparison) -> list[Sequence[object]]:

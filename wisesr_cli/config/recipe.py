@@ -205,14 +205,14 @@ def _start(facts: FolderFacts, wanted: Wanted) -> _Start:
     """Return the network to start from: the one asked for, else the best whose weights can be had."""
     random_size = facts.image_size if facts.small else SCRATCH_SIZE
     if wanted.weights is None:
-        return _Start(wanted.backbone or "compact", None, "random weights, as asked for", random_size)
+        return _Start(wanted.backbone or "compact", None, "random weights, as requested", random_size)
     if wanted.weights != "auto":
         name = wanted.backbone or _backbone_in(wanted.weights) or PREFERRED[0]
-        return _Start(name, wanted.weights, "the weights asked for")
+        return _Start(name, wanted.weights, "the requested weights")
     if wanted.backbone is not None and wanted.backbone not in RELEASES:
         return _Start(wanted.backbone, None, "from scratch", random_size)
     if wanted.backbone is None and facts.small:
-        return _Start("compact", None, "small images, from scratch", facts.image_size)
+        return _Start("compact", None, "small images, trained from scratch", facts.image_size)
     names = PREFERRED if wanted.backbone is None else (wanted.backbone,)
     at_hand = backbones_at_hand(wanted.weights_dir)
     if names[0] in at_hand:
@@ -242,7 +242,7 @@ def _backbone_in(weights: str) -> str | None:
 
 
 def _length(facts: FolderFacts, start: _Start, wanted: Wanted) -> dict[str, Any]:
-    """Return epochs, or phases where weights were loaded: first the head alone, then everything, gently."""
+    """Return epochs, or phases where weights were loaded: first the head alone, then all layers, gently."""
     if wanted.has_phases:
         return {}
     if start.weights is None:
@@ -267,7 +267,7 @@ def _observations(facts: FolderFacts, start: _Start) -> list[str]:
         f"typical image {facts.median_height}x{facts.median_width} (height x width): training at {start.image_size}, "
         f"resize: {facts.resize}",
         f"backbone {start.backbone}: {start.reason}"
-        + ("; the head first, then everything, gently" if start.weights is not None else ""),
+        + ("; the head first, then all layers at a low learning rate" if start.weights is not None else ""),
     ]
 
 

@@ -69,17 +69,17 @@ class PlateauOptions(ScheduleOptions):
     warmup_epochs: float = Field(default=0.0, ge=0)
     """Epochs over which the learning rate rises linearly from near zero."""
     monitor: Monitor = "val_loss"
-    """What must get better."""
+    """The metric to monitor."""
     factor: float = Field(default=0.1, gt=0, lt=1)
     """Factor of the learning rate after every plateau."""
     patience: int = Field(default=5, ge=1)
-    """Epochs without a better value that are a plateau."""
+    """Epochs without improvement before the learning rate drops."""
     min_delta: float = Field(default=0.0001, ge=0)
-    """How much better a value must be to count."""
+    """Smallest change that counts as an improvement."""
     cooldown: int = Field(default=0, ge=0)
-    """Epochs after a decay that are not counted."""
+    """Epochs after a drop that are not counted."""
     min_learning_rate: float = Field(default=0.0, ge=0)
-    """Below it the learning rate does not fall."""
+    """Lower bound of the learning rate."""
 
 
 def plateau_factor(options: PlateauOptions, base: float, values: Iterable[float]) -> float:

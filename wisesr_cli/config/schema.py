@@ -65,7 +65,7 @@ class Config(Options):
     output_dir: FolderPath = Path("runs")
     """Folder for run directories, relative to the current folder."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Start of every random draw."""
+    """Random seed."""
     data: DataConfig = DataConfig()
     augment: Augment = "light"
     """none, light, paper, or a mapping of single operations."""

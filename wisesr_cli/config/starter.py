@@ -21,7 +21,7 @@ from wisesr_cli.text import some_of, visible
 _COMMENTS = {
     "image_size": "height, width",
     "resize": "squash | crop | pad",
-    "augment": "none | light | paper; flips take away what `wise` learns",
+    "augment": "none | light | paper; flips destroy what `wise` learns",
     "backbone": "any of keras.applications; compare: wisesr summarize --backbone all",
     "weights": "imagenet | none | FILE | RUN; wisesr weights list",
     "name": "gap | gmp | depthwise | wise | flatten | fc",
@@ -103,7 +103,7 @@ def _split(facts: FolderFacts) -> list[str]:
 def _phases(phases: list[dict[str, Any]]) -> list[str]:
     if not phases:
         return []
-    about = ("the head alone", "then everything, gently")
+    about = ("the head alone", "then all layers at a low learning rate")
     return ["  phases:", *(f"    - {_flow(row):<56} # {text}" for row, text in zip(phases, about, strict=False))]
 
 

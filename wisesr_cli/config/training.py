@@ -15,7 +15,7 @@ TrackerName = Literal["mlflow", "wandb"]
 
 def _check_once(names: list[TrackerName]) -> list[TrackerName]:
     if len(set(names)) < len(names):
-        raise ValueError("the same tracker is there twice")
+        raise ValueError("the same tracker is given twice")
     return names
 
 
@@ -123,7 +123,7 @@ class SgdOptions(Options):
     learning_rate: float = Field(default=1e-2, gt=0, le=100)
     """Base learning rate."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Fraction of the last update that is kept."""
+    """Momentum."""
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     """Decoupled weight decay."""
 
@@ -153,7 +153,7 @@ class FocalOptions(Options):
 
     name: Literal["focal"] = "focal"
     gamma: float = Field(default=2.0, ge=0, le=10)
-    """How much less an example counts that is right already; 0 is the cross-entropy."""
+    """Focusing parameter: how much well-classified examples are down-weighted; 0 is the cross-entropy."""
 
 
 LossChoice = Annotated[
@@ -204,7 +204,7 @@ class PhaseConfig(Options):
     """A stretch of epochs with its own optimizer, from a fresh start."""
 
     epochs: int = Field(ge=1, le=100_000)
-    """Length of the phase."""
+    """Epochs of the phase."""
     freeze: Freeze = "none"
     """`backbone`: only the head is trained, batch norm and dropout of the backbone stay in inference mode;
     {below: LAYER}, {fraction: 0.7}: the backbone's first layers are not."""
@@ -224,11 +224,11 @@ class EarlyStoppingConfig(Options):
     """When to stop before the last epoch."""
 
     monitor: Monitor = "val_loss"
-    """What must get better."""
+    """The metric to monitor."""
     patience: int = Field(default=10, ge=1)
-    """Epochs without a better value before training stops."""
+    """Epochs without improvement before training stops."""
     min_delta: float = Field(default=0.0, ge=0)
-    """How much better a value must be to count."""
+    """Smallest change that counts as an improvement."""
 
 
 Weight = Annotated[float, Field(gt=0, le=1e6)]
@@ -252,7 +252,7 @@ class TrainConfig(Options):
     ema: EmaChoice | None = None
     """0.999 or {momentum: 0.999}: averages of the weights are validated and saved; null: the weights themselves."""
     phases: Annotated[list[PhaseConfig], Field(min_length=1, max_length=20)] | None = None
-    """Stretches of epochs, for instance [{epochs: 5, freeze: backbone}, {epochs: 20, learning_rate: 1e-4}]."""
+    """Training phases, for instance [{epochs: 5, freeze: backbone}, {epochs: 20, learning_rate: 1e-4}]."""
     feature_cache: Literal["auto", "none"] = "auto"
     """`auto`: feature maps of a frozen backbone are computed once and kept; `none`: anew in every epoch."""
     augmented_views: int = Field(default=4, ge=1, le=64)
@@ -276,11 +276,11 @@ class TrainConfig(Options):
     calibration: Literal["auto", "none"] = "auto"
     """`auto`: at the end, a temperature is fitted on validation so that scores say how often they are right."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    """Arithmetic of training; saved models are float32."""
+    """Numeric precision of training; saved models are float32."""
     jit_compile: Literal["auto"] | bool = "auto"
     """Whether XLA compiles the training step; `auto` where it was measured to help."""
     trackers: Annotated[list[TrackerName], AfterValidator(_check_once)] = Field(default_factory=list, max_length=8)
-    """Experiment trackers that are told of the training, for instance [mlflow, wandb]; empty is none."""
+    """Experiment trackers to log to, for instance [mlflow, wandb]; empty is none."""
     track_model: bool = False
     """Whether trackers keep a copy of the best model, too."""
 
@@ -321,7 +321,7 @@ class DistributeConfig(Options):
     devices: int | None = Field(default=None, ge=1, le=1024)
     """Devices that each process uses; null is all of them. On a CPU, JAX makes that many virtual ones."""
     join_timeout_seconds: float = Field(default=300.0, ge=1, le=86_400)
-    """How long the processes of a training wait at its start until all of them have come: JAX's timeout of joining."""
+    """How long processes wait for each other at the start (JAX's initialization timeout)."""
     lost_after_seconds: float = Field(default=30.0, ge=5, le=50)
     """How long a process may be silent before JAX counts it as lost and ends the others: its timeout of heartbeats."""
 

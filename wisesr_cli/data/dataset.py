@@ -110,7 +110,7 @@ def refuse_or_warn(unreadable: Sequence[tuple[str, str]], *, on_error: str, list
         listener.warn(f"{count} left out: {shown}{more}")
     else:
         raise DataError(
-            f"{count}: {shown}{more}. Mend or remove them, or leave them out with --set data.on_error=skip "
+            f"{count}: {shown}{more}. Fix or remove them, or skip them with --set data.on_error=skip "
             "(evaluate: --on-error skip)"
         )
 

@@ -166,7 +166,7 @@ def members_of(labels: Labels, classes: int) -> list[npt.NDArray[np.intp]]:
 
 
 def encoded_labels(labels: Sequence[str], class_names: Sequence[str], separator: str | None) -> Labels:
-    """Return labels as numbers, as a `Split` has them; raises `KeyError` for a name that is no class."""
+    """Return labels as numbers, as a `Split` has them; raises `KeyError` for a name that is not a class."""
     positions = {name: position for position, name in enumerate(class_names)}
     if separator is None:
         return np.array([positions[label] for label in labels], np.int64)

@@ -313,7 +313,7 @@ class PathList(Iterable[str]):
                 block, rest, is_start = self._text(rest), b"", False
             *lines, rest = (rest + block).split(self.separator)
             if len(rest) > LONGEST_PATH:
-                raise DataError(f"{self.name}: holds a line that is no path; paths that end in NUL need --null")
+                raise DataError(f"{self.name}: holds a line that is not a path; paths that end in NUL need --null")
             self._lines.extend(lines)
             while self._lines:
                 yield from self._path(self._lines.popleft())

@@ -122,7 +122,7 @@ def _check_classes(case: Case) -> Iterator[Finding]:
     elif len(counts) > 1 and counts.min() > 0 and counts.max() >= WARNED_IMBALANCE * counts.min():
         ratio = counts.max() / counts.min()
         largest, smallest = (text.visible(index.class_names[order[position]]) for position in (0, -1))
-        advice = "consider train.class_weights: balanced and judge by balanced_accuracy"
+        advice = "consider train.class_weights: balanced, and look at balanced_accuracy"
         relation = f"has {ratio:.0f} times the images of the smallest ({smallest})"
         yield Finding("warn", "imbalance", f"the largest class ({largest}) {relation}: {advice}", int(ratio))
 
@@ -156,8 +156,8 @@ def _check_counts(case: Case) -> Iterator[Finding]:
             continue
         points = 100 * 1.96 * (0.8 * 0.2 / count) ** 0.5
         message = (
-            f"{text.counted(count, f'{name} image')}: an accuracy of 80 % on them is known to {points:.0f} points "
-            "only, so that smaller differences tell nothing"
+            f"{text.counted(count, f'{name} image')}: an accuracy of 80 % on them is only known to within "
+            f"{points:.0f} points, so smaller differences mean nothing"
         )
         yield Finding("warn", "small-split", message, count)
 
@@ -208,7 +208,7 @@ def _check_readable(case: Case) -> Iterator[Finding]:
         damaged = tuple(relative[position] for position in tried.damaged)
         yield Finding("warn", "damaged-inside", damaged_message(len(damaged), damaged), len(damaged), damaged)
     if not unreadable:
-        yield Finding("pass", "unreadable-images", "every image decodes to its end")
+        yield Finding("pass", "unreadable-images", "every image decodes completely")
         return
     level: Level = "warn" if case.data.on_error == "skip" else "fail"
     shown = "; ".join(f"{text.visible(path)}: {text.visible(reason)}" for path, reason in unreadable[:3])
@@ -320,7 +320,7 @@ def _check_sizes(case: Case) -> Iterator[Finding]:
         message = f"{count} at most half of {height}x{width}: consider a smaller data.image_size"
         yield Finding("warn", "small-images", message, len(small), tuple(small))
     if turned:
-        message = f"{text.counted(turned, 'image')} stored turned or mirrored (EXIF): shown upright to the model"
+        message = f"{text.counted(turned, 'image')} rotated or mirrored by EXIF: shown upright to the model"
         yield Finding("pass", "orientation", message, turned)
 
 

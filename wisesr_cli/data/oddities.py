@@ -69,7 +69,7 @@ def misnamed_message(count: int, paths: Sequence[str]) -> str:
 
 def damaged_message(count: int, paths: Sequence[str]) -> str:
     """Return the warning of JPEG files that are damaged inside."""
-    message = "damaged inside, and yet decoded: parts of the picture may be wrong"
+    message = "damaged but decoded: parts of the picture may be wrong"
     return f"{counted(count, 'JPEG image')} {message}: {_first(count, paths)}"
 
 

@@ -95,15 +95,15 @@ class DataConfig(Options):
     validation_split: float = Field(default=0.2, ge=0, lt=1)
     """Fraction of the training images to validate on, when there is no validation folder; 0 is none."""
     split_strategy: Literal["stratified", "hash", "group"] = "stratified"
-    """`stratified`: the fraction of every class; `hash`: stable when files come; `group`: keeps groups together."""
+    """`stratified`: a fraction of every class; `hash`: stable when files are added; `group`: keeps groups together."""
     group_regex: Annotated[str, AfterValidator(_check_group_regex)] | None = None
     """For `group`: the part of the path that must not straddle splits (a patient, a scene); group 1, or the match."""
     fold: Annotated[str, AfterValidator(_check_fold)] | None = None
     """I/N: part I, from 0, of N of the training images takes the place of test images: see `wisesr compare --folds`."""
     image_size: ImageSize = (224, 224)
-    """Height and width in pixels that every image is brought to."""
+    """Height and width in pixels to which every image is resized."""
     resize: Resize = "squash"
-    """How an image gets its size: without regard to its shape, cut to it, or filled up to it."""
+    """How images are resized: `squash` ignores the aspect ratio, `crop` cuts to it, `pad` fills up to it."""
     value_range: Literal["auto", "full"] | Range = "auto"
     """The values of more than 8 bits that become 0 and 255: measured on training images, all, or [low, high]; of bands
     a list of those."""
@@ -114,7 +114,7 @@ class DataConfig(Options):
     color: Color = "srgb"
     """Whether colours with an ICC profile (of phones, of cameras) are converted to sRGB, or taken as they are."""
     on_error: Literal["fail", "skip"] = "fail"
-    """What an unreadable training image does."""
+    """What to do about an unreadable training image."""
     pixel_limit: int = Field(default=100_000_000, ge=1, le=10_000_000_000)
     """Width times height above which an image is refused; decoding takes 4 to 16 bytes for every pixel."""
     cache: Literal["auto", "none", "memory", "disk"] = "auto"

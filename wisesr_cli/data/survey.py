@@ -278,8 +278,8 @@ def several_labels_message(found: Survey) -> str | None:
         parts = parse_labels(name, LABEL_SEPARATOR)
         if len(parts) > 1 and not known.isdisjoint(parts):
             return (
-                f"'{text.visible(name)}' is read as one label; if it is {len(parts)}, --set model.task=multilabel "
-                "gives an image any number of them"
+                f"'{text.visible(name)}' is read as one label; if it means {len(parts)}, --set model.task=multilabel "
+                "allows any number per image"
             )
     return None
 

@@ -35,7 +35,7 @@ CONFIG = """\
 schema_version: 1
 data:
   dir: harbour
-  validation_split: 0       # the test pictures judge
+  validation_split: 0       # the test pictures are for evaluation
   image_size: [96, 96]
 augment: none               # flips would change the class
 model:
@@ -72,7 +72,7 @@ class DemoResult:
 
 
 def run_demo(output_dir: Path, *, seed: int, listener: TrainingListener) -> DemoResult:
-    """Draw the harbour, train and judge both heads on it, label some pictures with the last one, and explain one.
+    """Draw the harbour, train and evaluate both heads on it, label some pictures with the last one, and explain one.
 
     What an earlier demo made in `output_dir`, known by its record there, is made anew; other runs stay.
     Raises `UsageError` where something else has the name of a picture or the config.
@@ -106,7 +106,7 @@ def _refuse_foreign(made: Written, pictures: Path, files: Sequence[Path]) -> Non
 
 
 def _train_head(config_path: Path, head: str, made: Written, seed: int, listener: TrainingListener) -> DemoRow:
-    """Train and judge a head, in the run that an earlier demo made, or in a new one beside runs of others."""
+    """Train and evaluate a head, in the run that an earlier demo made, or in a new one beside runs of others."""
     runs, name = made.folder / "runs", f"harbour-{head}"
     if not made.has(runs / name / CONFIG_NAME):
         name = free_folder(runs, name).name
@@ -156,6 +156,6 @@ def _draw_explanations(rows: Sequence[DemoRow], picture: str, path: Path) -> Non
     sentences = (
         "What each position adds to the logit of the predicted class, minus that of the runner-up: exact on the "
         "feature map, not on pixels.",
-        "GAP counts what it sees the same wherever it is; Wise has learned a weight for every place.",
+        "GAP counts everything equally wherever it is; Wise has learned a weight for every position.",
     )
     write_picture(compose(panels, sentences), path)

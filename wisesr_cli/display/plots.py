@@ -116,8 +116,8 @@ def plot_reliability(bins: Sequence[ReliabilityBin], ece: float | None, path: Pa
     middles = [(row.low + row.high) / 2 for row in filled]
     width = bins[0].high - bins[0].low if bins else 1.0
     heights = [row.accuracy or 0.0 for row in filled]
-    upper.bar(middles, heights, width * 0.95, color=BLUE, alpha=0.6, label="how often right")
-    upper.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="as often right as sure")
+    upper.bar(middles, heights, width * 0.95, color=BLUE, alpha=0.6, label="accuracy")
+    upper.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="perfect calibration")
     scores = [row.confidence or 0.0 for row in filled]
     upper.plot(scores, heights, "o", color=ORANGE, markeredgecolor="black", markersize=5, label="mean score of a bin")
     upper.set_ylim(0, 1.02)

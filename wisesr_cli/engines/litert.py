@@ -104,7 +104,7 @@ def read_litert(path: Path, model_file: Path) -> LiteRtModel:
     except OSError as error:
         raise UnusableError(f"{visible(path.name)}: {visible(error.strerror or error)}") from None
     except (RunError, ArithmeticError, KeyError, TypeError, ValueError, RecursionError):
-        raise UnusableError(f"{visible(path.name)} has no whole record of its model") from None
+        raise UnusableError(f"{visible(path.name)} has no complete record of its model") from None
     return model
 
 
@@ -175,7 +175,7 @@ class LiteRtEngine:
         computed = {int(index) for operator in interpreter._get_ops_details() for index in operator["outputs"]}
         kind, shape = shapes.get(tensor, ("", ()))
         if tensor not in computed or kind != "float32" or len(shape) != 2 or shape[0] != -1 or shape[1] < 1:
-            raise UnusableError(f"{name} names a tensor that is no feature vector")
+            raise UnusableError(f"{name} names a tensor that is not a feature vector")
         return _Interpreters(self.model, _with_output(self.model.content, tensor), shape[1])
 
 
@@ -223,10 +223,12 @@ class _Interpreters:
         except ImportError as error:
             reason = f"{PACKAGE} is not installed; install it with: pip install {PACKAGE}"
             if not isinstance(error, ModuleNotFoundError):
-                reason = f"{PACKAGE} cannot be loaded: {on_one_line(error, whole=True)}; install it anew"
+                reason = f"{PACKAGE} cannot be loaded: {on_one_line(error, whole=True)}; reinstall it"
             raise UnusableError(reason, MachineError) from None
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # also from untested LiteRT versions
-            raise UnusableError(f"LiteRT does not take {visible(self.model.path.name)}: {on_one_line(error)}") from None
+            raise UnusableError(
+                f"LiteRT does not accept {visible(self.model.path.name)}: {on_one_line(error)}"
+            ) from None
 
     def _interpreter(self) -> Any:
         from ai_edge_litert.interpreter import Interpreter

@@ -35,9 +35,9 @@ class Calibration:
     def __str__(self) -> str:
         """Return what it means, in words."""
         if self.reason is not None:
-            return f"as the model gives them; {self.reason}"
+            return f"uncalibrated: {self.reason}"
         surer = "less" if self.temperature > 1 else "more"
-        return f"calibrated on validation, {surer} sure than the model by itself (temperature {self.temperature:.3g})"
+        return f"calibrated on validation, {surer} confident than the raw model (temperature {self.temperature:.3g})"
 
 
 def calibrate(logits: Floats, labels: Labels, *, seed: int = 0) -> Calibration:
@@ -59,7 +59,7 @@ def calibrate(logits: Floats, labels: Labels, *, seed: int = 0) -> Calibration:
     if examples < FEWEST_EXAMPLES:
         return Calibration(reason=f"{examples} validation images are too few to fit a temperature")
     if _is_right(logits, labels):
-        return Calibration(reason="without a mistake on validation images, nothing tells how sure to be")
+        return Calibration(reason="the model makes no mistake on validation images, so no temperature can be fitted")
     fold_of = random.permutation(examples) % FOLDS
     gains = np.empty(examples)
     for fold in range(FOLDS):

@@ -28,14 +28,14 @@ from wisesr_cli.run.run import Run
 from wisesr_cli.text import visible
 
 NO_COVERAGE = "a set that holds the true label is promised, and an image here may have several labels or none"
-_RULE = "the sets hold the true class of that share of images that come as the validation images did"
+_RULE = "the sets contain the true class of that share of images, if these are drawn as the validation images were"
 
 
 @dataclass(frozen=True)
 class Coverage:
     """What a coverage in 0..1 asks of scores.
 
-    `set_score`: the least score of a class in a set. `answer_score`: the least score of a single answer, from which on
+    `set_score`: the least score of a class in a set. `answer_score`: the lowest score of a single answer, from which on
     `right` of the `answered` validation images were right, as large a share as the coverage; None where no score is.
     """
 
@@ -59,7 +59,7 @@ class Coverage:
         """Return what it means, in words."""
         share = f"{100 * self.coverage:g} %"
         if self.answer_score is None:
-            single = f"no score was right for {share} of validation images: every single answer is withheld"
+            single = f"no score is right for {share} of validation images: every single answer is withheld"
         else:
             single = (
                 f"single answers below score {self.answer_score:.3f} are withheld, at or above it {self.right:,} of "
@@ -110,9 +110,9 @@ def coverage_of(run: Located, coverage: float, *, precision: str, image_size: ob
         if not len(truth_scores) == len(scores) == len(correct):
             raise ValueError("columns of different length")
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{visible(path)}: damaged: {visible(error)}; train with --resume to write it anew") from None
+        raise RunError(f"{visible(path)}: damaged: {visible(error)}; train with --resume to rewrite it") from None
     if model != sha256(run.model):
-        raise RunError(f"{visible(path)}: belongs to another {run.model.name}; train with --resume to write it anew")
+        raise RunError(f"{visible(path)}: belongs to another {run.model.name}; train with --resume to rewrite it")
     return thresholds(coverage, truth_scores, scores, correct)
 
 

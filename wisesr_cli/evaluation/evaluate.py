@@ -129,7 +129,7 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
         coverage = coverage_of(run, request.coverage, precision=request.precision, image_size=chosen.image_size)
         listener.note(str(coverage))
         if subject.is_own and subject.split == "validation":
-            listener.warn("the coverage comes from these images: on them it proves nothing; use other ones")
+            listener.warn("coverage was fitted on these images, so measuring it on them proves nothing; use others")
     with evaluation_folder(run.run, subject.results_name) as output:
         engine = chosen.start(listener)
         if engine.info.class_names != subject.index.class_names:
@@ -155,7 +155,7 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
             common = (request, run, subject, engine.info, chosen.name, pixel_limit, evaluation)
             write_beside(Evaluated(*common, paths, scored.answers, logits), output)
         elif (output / REPORT).exists():
-            listener.note(f"{output / REPORT} is of an earlier evaluation; --report writes it anew")
+            listener.note(f"{output / REPORT} is from an earlier evaluation; --report rewrites it")
         return evaluation
 
 
@@ -163,8 +163,8 @@ def _refuse_for_several_labels(request: EvaluateRequest, write_beside: object) -
     """Raise a `UsageError` for what there is only where an image has one label."""
     asked = {
         "--coverage": request.coverage is not None and NO_COVERAGE,
-        "--label-issues": request.label_issues and "what is doubted is whether the one label of an image is right",
-        "--report": write_beside is not None and "its pages sort images by the one label that they got",
+        "--label-issues": request.label_issues and "it checks the one label of an image",
+        "--report": write_beside is not None and "its pages sort images by the one label they got",
     }
     for option, reason in asked.items():
         if reason:
@@ -212,8 +212,8 @@ def _others_to_doubt(subject: Subject, request: EvaluateRequest, listener: Liste
     """Return what else labels are doubted in: where no images were named, the run's other split beside training."""
     if subject.is_own and subject.split == "train":
         listener.warn(
-            "the model was trained on these labels and may have learned wrong ones by heart: `wisesr compare "
-            "--folds 5 --label-issues` doubts them with models that were not"
+            "the model was trained on these labels and may have memorized wrong ones: `wisesr compare "
+            "--folds 5 --label-issues` checks them with models that were not"
         )
     if request.split is not None or not subject.is_own:
         return []
@@ -334,7 +334,7 @@ def _named(subject: Subject, run: Run, listener: Listener) -> Subject:
     if name == subject.results_name:
         return subject
     taken = run.evaluation_dir(subject.results_name).name
-    listener.note(f"{taken} holds results of other images, or files that no evaluation wrote: evaluate-{name} is made")
+    listener.note(f"{taken} holds results of other images, or files of something else: writing to evaluate-{name}")
     return replace(subject, other_name=name)
 
 

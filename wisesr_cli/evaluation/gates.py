@@ -18,7 +18,7 @@ Gate: TypeAlias = tuple[str, float]
 def parse_gate(argument: str) -> Gate:
     """Return the metric and the threshold of a `--fail-under` argument such as `top1_accuracy=0.9`.
 
-    Raises `errors.UsageError` for an unknown metric and for a threshold that is no number or that no model can meet.
+    Raises `errors.UsageError` for an unknown metric and for a threshold that is not a number or that no model can meet.
     """
     name, equals, number = (part.strip() for part in argument.partition("="))
     where = f"--fail-under {text.visible(argument)}"
@@ -46,7 +46,7 @@ def check_gates(metrics: Metrics | MultilabelMetrics | None, gates: Sequence[Gat
     """Raise `errors.GateMissed`, naming every gate that `metrics` miss; a metric that is not defined misses."""
     if metrics is None:
         if gates:
-            raise errors.GateMissed("--fail-under: nothing was judged: no validation split, or no finished epoch")
+            raise errors.GateMissed("--fail-under: nothing was evaluated: no validation split, or no finished epoch")
         return
     missed = []
     for name, threshold in gates:

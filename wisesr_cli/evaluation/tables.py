@@ -59,15 +59,15 @@ def coverage_grid(coverage: CoverageMetrics) -> Grid:
     """Return how a coverage turned out."""
     low_high = "" if (interval := coverage.covered_interval) is None else " to ".join(map(percent, interval))
     rows = (
-        ("coverage that was asked for", percent(coverage.coverage)),
-        ("sets that hold the true class", f"{percent(coverage.covered)} ({low_high})"),
-        ("labels in a set, mean", decimal(coverage.mean_set_size)),
-        ("sets of one label", percent(coverage.single_sets)),
-        ("least score of a label in a set", decimal(coverage.set_score)),
-        ("least score of a single answer", decimal(coverage.answer_score)),
+        ("requested coverage", percent(coverage.coverage)),
+        ("sets that contain the true class", f"{percent(coverage.covered)} ({low_high})"),
+        ("mean labels in a set", decimal(coverage.mean_set_size)),
+        ("sets with one label", percent(coverage.single_sets)),
+        ("lowest score of a label in a set", decimal(coverage.set_score)),
+        ("lowest score of a single answer", decimal(coverage.answer_score)),
         ("images with a single answer", percent(coverage.answered)),
-        ("of these right", percent(coverage.answered_accuracy)),
-        ("validation images behind it", f"{coverage.validation_examples:,}"),
+        ("of these correct", percent(coverage.answered_accuracy)),
+        ("validation images used", f"{coverage.validation_examples:,}"),
     )
     return Grid("Coverage", (*texts(""), *numbers("value")), rows)
 
@@ -111,13 +111,13 @@ def per_label_grid(metrics: MultilabelMetrics) -> Grid:
 
 def label_issues_grid(issues: LabelIssues) -> Grid:
     """Return the labels that are most likely wrong."""
-    title = f"Labels taken for wrong: {issues.suspected:,} of {issues.examples:,}"
+    title = f"Labels likely to be wrong: {issues.suspected:,} of {issues.examples:,}"
     columns = (*texts("image", "split", "label", "suggested"), *numbers("label's score", "suggested's"))
     rows = tuple(
         (row.path, row.split, row.label, row.suggested, percent(row.score), percent(row.suggested_score))
         for row in issues.most_doubtful
     )
-    caption = f"the first {len(rows):,}, the most doubtful first" if len(rows) < issues.suspected else ""
+    caption = f"the first {len(rows):,}, most likely wrong first" if len(rows) < issues.suspected else ""
     return Grid(title, columns, rows, caption)
 
 

@@ -107,7 +107,7 @@ class LabelCase(Case):
 
     @property
     def most_frequent(self) -> float:
-        """The accuracy of always naming the most frequent class."""
+        """The accuracy of always predicting the most frequent class."""
         return float(self.support.max() / self.metrics.examples)
 
 
@@ -153,12 +153,12 @@ def _accuracy(case: LabelCase) -> Verdict:
     name = visible(metrics.classes[int(case.support.argmax())])
     message = (
         f"top-1 accuracy {percent(case.accuracy)} on {counted(metrics.examples, 'image')} (95 % interval {low} to "
-        f"{high}); chance is {percent(1 / len(metrics.classes))}, always naming '{name}' would be right for "
+        f"{high}); chance is {percent(1 / len(metrics.classes))}, always predicting '{name}' would be right for "
         f"{percent(case.most_frequent)}"
     )
     level: Level = "pass"
     if case.accuracy <= case.most_frequent:
-        level, message = "fail", f"{message}: the model has learned nothing that helps"
+        level, message = "fail", f"{message}: the model has learned nothing useful"
     elif metrics.interval[0] <= case.most_frequent:
         level, message = "warn", f"{message}: it may be no better than that"
     command = None if level == "pass" or training is None else f"wisesr check {training.run_dir}/{CONFIG}"
@@ -177,7 +177,7 @@ def _labels(case: LabelsCase) -> Verdict | None:
         f"{percent(chance)}"
     )
     if metrics.mean_average_precision <= chance:
-        return Verdict("accuracy", "fail", f"{message}: the model has learned nothing that helps")
+        return Verdict("accuracy", "fail", f"{message}: the model has learned nothing useful")
     return Verdict("accuracy", "pass", message)
 
 
@@ -208,7 +208,7 @@ def _one_label(case: LabelCase) -> Verdict | None:
         return None
     name = visible(case.metrics.classes[int(case.predicted.argmax())])
     rate = _learning_rate(case.training, 0.1)
-    return Verdict("one-label", "fail", f"the model calls every image '{name}'", rate)
+    return Verdict("one-label", "fail", f"the model predicts for every image '{name}'", rate)
 
 
 def _equal_scores(case: LabelCase) -> Verdict | None:
@@ -246,7 +246,7 @@ def _overfitting(case: Case) -> Verdict | None:
         return None
     message = (
         f"epoch {best.epoch} reached {percent(best.top1_accuracy)} on the training images and "
-        f"{percent(best.val_top1_accuracy)} on validation: the model knows its images by heart"
+        f"{percent(best.val_top1_accuracy)} on validation: the model overfits"
     )
     config = training.config
     if config.augment == "none":
@@ -282,7 +282,7 @@ def _still_improving(case: Case) -> Verdict | None:
         return None
     if last.val_loss > 0.98 * before.val_loss:
         return None
-    message = f"the last of {counted(epochs, 'epoch')} was the best, and the validation loss still fell"
+    message = f"the last of {counted(epochs, 'epoch')} was the best, and the validation loss was still falling"
     command = shlex.join(["wisesr", "train", training.run_dir, "--resume", "--epochs", str(2 * epochs)])
     return Verdict("still-improving", "warn", message, command)
 
@@ -302,7 +302,7 @@ def _loss_did_not_move(case: Case) -> Verdict | None:
     first, least = training.history[0].loss, min(row.loss for row in training.history)
     if first - least >= MIN_LOSS_DROP * first:
         return None
-    message = f"the training loss did not move: {first:.4f} in the first epoch, {least:.4f} at its least"
+    message = f"the training loss did not move: {first:.4f} in the first epoch, {least:.4f} at its lowest"
     return Verdict("loss-did-not-move", "fail", message, _learning_rate(training, 10))
 
 

@@ -105,7 +105,7 @@ def classifier_columns(classifier: Any, classes: Sequence[int]) -> WeightedSums:
     Raises a `RunError` unless it is a dense layer without activation.
     """
     if type(classifier).__name__ != "Dense" or _activation(classifier) != "linear":
-        raise _unexplained(classifier, "an end that is no dense layer without activation")
+        raise _unexplained(classifier, "an end that is not a dense layer without activation")
     from keras import ops
 
     columns = ops.convert_to_numpy(ops.take(classifier.kernel, np.asarray(classes), axis=1))

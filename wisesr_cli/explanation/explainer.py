@@ -142,8 +142,8 @@ class Explainer:
         feature_maps, *between, logits = self._compute(pixels)
         if not np.isfinite(logits).all():
             raise DataError(
-                "the model's logits are not finite: nothing can be explained; train again with a lower learning rate, "
-                "or in float32"
+                "the model's logits are not finite, so nothing can be explained; train again with a lower learning "
+                "rate, or in float32"
             )
         largest = np.argsort(-logits, axis=1, kind="stable")[:, :2]
         asked = [tuple(labels) or self._given(row) for row in logits]

@@ -60,7 +60,7 @@ def check_place(path: Path) -> None:
     """Raise a `UsageError` if writing a picture would replace something that is not ours."""
     with naming(path):
         if os.path.lexists(path) and not _own_among([path], path.parent):
-            raise UsageError(f"{visible(path)}: is no picture of wisesr and is not replaced; give another folder")
+            raise UsageError(f"{visible(path)}: was not drawn by wisesr, and is not replaced; give another folder")
 
 
 def picture_name(number: int, path: str) -> str:

@@ -82,7 +82,7 @@ def _photo_panel(photo: Image.Image, explanation: Explanation, field: ReceptiveF
     if decision is not None and field is not None and not field.covers_image:
         row, column, _ = strongest_position(decision)
         photo = with_box(photo, field, row, column)
-        lines[2] = f"box: all that position ({row}, {column}), which decides most, sees"
+        lines[2] = f"box: what position ({row}, {column}), which contributes most, sees"
     return Panel(photo, tuple(lines))
 
 

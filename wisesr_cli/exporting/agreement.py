@@ -108,7 +108,7 @@ def objection(
         return "it gives numbers that are not finite"
     if quantized:
         if agreement.top1_agreement < LEAST_AGREEMENT:
-            return f"it agrees with the run on {100 * agreement.top1_agreement:.0f} % of the images only"
+            return f"it agrees with the run on only {100 * agreement.top1_agreement:.0f} % of the images"
         return None
     allowed = RESIZED_DIFFERENCE if resizes else MOST_DIFFERENCE
     if not agreement.probability_difference <= allowed:

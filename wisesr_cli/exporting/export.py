@@ -121,7 +121,7 @@ def export(request: ExportRequest) -> Exports:
         rows = exporter.all(planned)
         _write_beside(place, engine.info, place.all_rows(rows), exporter.resized_by_others())
         if source_of(model, engine.info.image_size) != source:
-            raise RunError(f"{visible(model)}: was written anew meanwhile; repeat the command")
+            raise RunError(f"{visible(model)}: was rewritten in the meantime; repeat the command")
         with stop.deferred():
             place.take_in(rows)
             stop.hint = f"all was exported to {visible(place.folder)}"
@@ -189,7 +189,7 @@ class _Exporter:
         self.pixels = images.compared(engine.info)
         self.exact = logits_in_batches(self._run, self.pixels)
         if reason := doubt(self.exact):
-            listener.warn(f"{reason}; train it further, or compare on other images with --data FOLDER")
+            listener.warn(f"{reason}; train it longer, or compare on other images with --data FOLDER")
 
     def all(self, planned: Sequence[_Planned]) -> list[ExportedModel]:
         """Return a row for every export, each written, reloaded and compared with the run."""
@@ -315,7 +315,7 @@ def run_or_refuse(run: RunModel, pixels: Pixels, file: str) -> Numbers:
 def _unloadable(name: FormatName, error: ImportError) -> MachineError:
     """Return the error for a package that is installed but cannot be imported."""
     return MachineError(
-        f"--to {name} needs a package that cannot be loaded: {on_one_line(error)}; install it anew with: "
+        f"--to {name} needs a package that cannot be loaded: {on_one_line(error)}; reinstall it with: "
         f"{FORMATS[name].install}"
     )
 

@@ -109,7 +109,7 @@ def export_folder(
     folder = model.parent / EXPORT if given is None else Path(given)
     check_output_folder(folder)
     if given is None and folder.is_symlink():
-        raise RunError(f"{visible(folder)}: is a link; nothing is written through it: take it away")
+        raise RunError(f"{visible(folder)}: is a link; nothing is written through it: remove it")
     with naming(folder):
         is_new = not folder.exists()
     try:
@@ -162,7 +162,7 @@ def _read_record(folder: Path) -> tuple[Source, tuple[ExportedModel, ...]] | Non
         source = TypeAdapter(Source).validate_python(record["source"])
         rows = TypeAdapter(tuple[ExportedModel, ...]).validate_python(record["rows"])
     except (KeyError, TypeError, ValueError):
-        raise RunError(f"{visible(path)}: is no record of exports; take it away, or {ELSEWHERE}") from None
+        raise RunError(f"{visible(path)}: is not a record of exports; remove it, or {ELSEWHERE}") from None
     return source, tuple(row for row in rows if row.file in EXPORTED_MODELS.values())
 
 

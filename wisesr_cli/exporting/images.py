@@ -71,10 +71,10 @@ class ExportImages:
         chosen = np.random.default_rng(0).permutation(len(paths))[:CALIBRATED]
         if len(chosen) < FEW_CALIBRATED:
             self.listener.warn(
-                f"int8 is calibrated on {len(chosen):,} images only; {FEW_CALIBRATED} or more make it better"
+                f"int8 is calibrated on only {len(chosen):,} images; {FEW_CALIBRATED} or more are better"
             )
         if split != "train":
-            self.listener.note(f"int8 is calibrated on images of {self.title}, which it is judged on, too")
+            self.listener.note(f"int8 is calibrated on images of {self.title}, on which it is also evaluated")
         return self._decoded([paths[position] for position in sorted(chosen.tolist())], info)
 
     def labelled(self, info: ModelInfo) -> tuple[DecodedImages, Labels]:

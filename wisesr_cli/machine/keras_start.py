@@ -183,13 +183,13 @@ def _load(package: str) -> Any:
         raise MachineError(f"{error.name} is not installed; install it with: pip install {error.name}") from None
     except ImportError as error:
         reason = on_one_line(error, whole=True)
-        raise MachineError(f"{package} cannot be loaded: {reason}; install it anew") from error
+        raise MachineError(f"{package} cannot be loaded: {reason}; reinstall it") from error
     except (ValueError, TypeError, AttributeError, AssertionError) as error:
         if not _is_about_settings(error):
             raise
         reason = on_one_line(error, whole=True) if str(error) else "a setting that it does not know"
         where = "~/.keras/keras.json, or the variables that begin with KERAS_"
-        raise MachineError(f"Keras cannot start: {reason}; mend or remove its settings: {where}") from error
+        raise MachineError(f"Keras cannot start: {reason}; fix or remove its settings: {where}") from error
 
 
 def _is_about_settings(error: BaseException) -> bool:

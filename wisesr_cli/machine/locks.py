@@ -152,7 +152,7 @@ def _hold(path: Path) -> int:
                 os.close(descriptor)
                 raise
             os.close(descriptor)
-    raise MachineError(f"{visible(path)}: is taken away again and again by other processes; repeat the command")
+    raise MachineError(f"{visible(path)}: keeps being removed by other processes; repeat the command")
 
 
 def _holder_of(path: Path) -> Path:
@@ -213,10 +213,10 @@ def _open_own(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
-            raise RunError(f"{visible(path)}: is no lock file; take it away") from None
+            raise RunError(f"{visible(path)}: is not a lock file; remove it") from None
         raise
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(descriptor)
-        raise RunError(f"{visible(path)}: is no lock file; take it away")
+        raise RunError(f"{visible(path)}: is not a lock file; remove it")
     return descriptor

@@ -58,7 +58,7 @@ def _left_in(group: Path, version: int) -> int | None:
     """Return what a control group may still take; None without one, or without a limit."""
     limit_name, used_name, droppable = _VERSIONS[version]
     try:
-        limit = int((group / limit_name).read_text(encoding="ascii"))  # "max" is no number
+        limit = int((group / limit_name).read_text(encoding="ascii"))  # "max" is not a number
         used = int((group / used_name).read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None

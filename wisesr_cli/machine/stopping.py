@@ -22,7 +22,7 @@ class _StopNow(BaseException):
 class StopRequest:
     """A request to stop by a signal. Loops that must finish a step defer it and call `check`."""
 
-    def __init__(self, hint: str = "no epoch was under way; go on with --resume") -> None:
+    def __init__(self, hint: str = "no epoch was under way; continue with --resume") -> None:
         self.hint = hint  # for an immediate stop
         self.signal_number: int | None = None
         self.deferring = False

@@ -105,18 +105,18 @@ def _check_object(value: dict[str, Any], key: str) -> None:
     if found[0] == "keras.initializers":  # an array would be multiplied by the number of weights
         values = options.values() if isinstance(options, dict) else [options]
         if any(isinstance(value, list | dict) for value in values):
-            raise UnsafeFileError("an initializer in it has an option that is no plain value")
+            raise UnsafeFileError("an initializer in it has an option that is not a plain value")
     if isinstance(options, dict):
         _check_options(str(found[1]), options)
 
 
 def _check_options(name: str, options: dict[str, Any]) -> None:
     if name == _CONSTANT and (options.get("dtype") not in _INPUT_TYPES or not _is_short(options.get("value"))):
-        raise UnsafeFileError("a number that it computes with is no short row of plain numbers")
+        raise UnsafeFileError("a number that it computes with is not a short list of plain numbers")
     if name == "Rescaling":
         for key in ("scale", "offset"):  # Keras accepts any array, and reports the input's shape as the output's
             if not _is_short_row(options.get(key, 0.0)):
-                raise UnsafeFileError(f"the {key} of a Rescaling in it is no short row of plain numbers")
+                raise UnsafeFileError(f"the {key} of a Rescaling in it is not a short list of plain numbers")
     if name == "InputLayer" and (
         options.get("dtype") not in _INPUT_TYPES or options.get("sparse") or options.get("ragged")
     ):

@@ -61,7 +61,7 @@ class CheckedModel:
     def check_unchanged(self) -> None:
         """Raise `RunError`, with the bare reason, unless the checked file still exists unchanged."""
         if identity_of(self.path) != self.identity:
-            raise RunError("it was written anew since it was checked; repeat the command")
+            raise RunError("it was rewritten since it was checked; repeat the command")
 
 
 def check_model(path: Path) -> CheckedModel:
@@ -217,7 +217,7 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
         if name not in {CONFIG, METADATA, WEIGHTS, MODEL_INFO}:
             raise UnsafeFileError(f"the member '{name[:200]}' does not belong into a model file")
         if names.count(name) > 1:
-            raise UnsafeFileError(f"the member '{name}' is there twice")
+            raise UnsafeFileError(f"the member '{name}' is given twice")
     for name in (CONFIG, WEIGHTS):
         if name not in names:
             raise UnsafeFileError(f"the member '{name}' is missing")
@@ -234,7 +234,7 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
 def _check_member(member: zipfile.ZipInfo) -> None:
     name = member.filename
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
-        raise UnsafeFileError(f"the member '{name}' is no plain file")
+        raise UnsafeFileError(f"the member '{name}' is not a plain file")
     if member.flag_bits & ~_FLAGS or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UnsafeFileError(f"the member '{name}' is encrypted, or packed in a way that Keras does not use")
     limit = LIMITS.get(name, MOST_RATIO * member.compress_size)

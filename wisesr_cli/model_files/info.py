@@ -73,7 +73,7 @@ def _from_json(values: dict[str, Any]) -> ModelInfo:
         raise ValueError(f"the image size {height}x{width}")
     names = values["class_names"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
-        raise ValueError("its class names are no list of different texts")
+        raise ValueError("its class names are not a list of distinct strings")
     return ModelInfo(
         class_names=tuple(names),
         image_size=(height, width),
@@ -100,7 +100,7 @@ def _thresholds(values: Any, classes: int) -> tuple[float, ...] | None:
         return None
     found = tuple(map(float, values))
     if len(found) != classes or not all(0 <= value <= 1 for value in found):
-        raise ValueError("its thresholds are no number of 0 to 1 for each class")
+        raise ValueError("its thresholds are not a number of 0 to 1 for each class")
     return found
 
 

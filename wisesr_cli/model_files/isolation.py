@@ -78,9 +78,9 @@ def _check(opened: _Opened, member: str) -> dict[str, Table]:
             command, stdin=opened.file, capture_output=True, env=variables, timeout=2 * seconds, check=False
         )
     except subprocess.TimeoutExpired:
-        raise UnsafeFileError("reading it did not end") from None
+        raise UnsafeFileError("reading it did not finish") from None
     if done.returncode < 0 or b"MemoryError" in done.stderr:
-        raise UnsafeFileError("reading it crashed, did not end, or took too much memory")
+        raise UnsafeFileError("reading it crashed, did not finish, or took too much memory")
     if done.returncode:
         raise CheckFailedError(f"the check of {opened.file.name} failed: {done.stderr.decode(errors='replace')}")
     answer = json.loads(done.stdout)

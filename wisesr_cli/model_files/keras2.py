@@ -90,7 +90,7 @@ def translate(config: Any, *, keras_3: bool = False) -> Translated:
     except UnsafeFileError:
         raise
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise UnsafeFileError(f"its config is no model of Keras: {type(error).__name__} {str(error)[:80]}") from None
+        raise UnsafeFileError(f"its config is not a model of Keras: {type(error).__name__} {str(error)[:80]}") from None
     return Translated(translated, tuple(translation.layers))
 
 

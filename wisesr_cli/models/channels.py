@@ -64,7 +64,7 @@ def with_channels(backbone: Any, channels: int, *, keeps_kernel: bool) -> Any:
         output = rebuilt.run(backbone, rebuilt.pixels, keras.config.dtype_policy().name)
     except (RunError, ValueError) as error:  # Keras, where another layer takes the pixels
         raise RunError(
-            f"the backbone does not take {counted(channels, 'channel')} in place of RGB: {on_one_line(error)}"
+            f"the backbone does not accept {counted(channels, 'channel')} in place of RGB: {on_one_line(error)}"
         ) from None
     return rebuilt.model_up_to(output, backbone.name)
 

@@ -33,9 +33,9 @@ class HeadOptions(Options):
 
     name: str
     classifier_initializer: Literal["default", "paper"] = "paper"
-    """Start of the classifier layer: `paper` is normal with standard deviation 0.01, `default` Glorot uniform."""
+    """Initializer of the classifier layer: `paper` is normal with standard deviation 0.01, `default` Glorot uniform."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Fraction of the classifier layer's inputs that training drops."""
+    """Dropout rate before the classifier layer."""
     hidden: HiddenLayers = ()
     """Hidden layers between pooling and classifier layer: [{units: 256, activation: relu}], or 256 for short."""
 
@@ -56,9 +56,9 @@ class PositionOptions(HeadOptions):
     """Options of heads with a learned weight for every position."""
 
     constraint: Literal["non_negative", "unit_sum", "none"] = "unit_sum"
-    """What the position weights must be: at least zero with sum 1 per channel, at least zero, or anything."""
+    """Constraint on the position weights: `unit_sum` is non-negative with sum 1 per channel."""
     initializer: Literal["uniform", "paper"] = "uniform"
-    """Start of the position weights: `uniform` makes the head equal to GAP, `paper` is normal(0, 0.01)."""
+    """Initializer of the position weights: `uniform` starts as GAP, `paper` is normal(0, 0.01)."""
 
 
 class DepthwiseOptions(PositionOptions):
@@ -71,7 +71,7 @@ class PooledOptions(HeadOptions):
     """Options of heads that pool before they read positions."""
 
     pre_pool: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Side of the average pooling before, in positions; 1 is none."""
+    """Pool size of the average pooling before the position weights; 1 is none."""
     pooling: Literal["tile", "valid"] = "tile"
     """`tile` covers the whole map with tiles; `valid` drops the remainder at the bottom and right, as published."""
 

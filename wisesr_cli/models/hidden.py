@@ -51,7 +51,7 @@ class HiddenLayer(Options):
     norm: Literal["none", "batch", "layer"] = "none"
     """Normalization before the activation."""
     epsilon: float = Field(default=NORM_EPSILON, ge=0)
-    """What the normalization adds to a variance."""
+    """Epsilon of the normalization."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the layer's inputs that training drops; `model.head.dropout` is that of the classifier layer."""
 

@@ -34,7 +34,7 @@ class SavedClassifier:
         path = checked.path
         if checked.record is None:
             raise RunError(
-                f"model.weights: {visible(path)}: is no model of wisesr, which alone says where its backbone ends; "
+                f"model.weights: {visible(path)}: is not a model of wisesr, which alone says where its backbone ends; "
                 f"make a run of it: wisesr upgrade {visible(path)}"
             )
         self.path, self.info, self.image_size = path, checked.info, image_size
@@ -110,7 +110,7 @@ def saved_scaling(path: Path) -> Scaling:
     try:
         return _scaling_among({layer["config"]["name"]: layer["config"] for layer in config["config"]["layers"]})
     except (KeyError, TypeError, ValueError):
-        raise RunError(f"{visible(path)}: is no model of wisesr") from None
+        raise RunError(f"{visible(path)}: is not a model of wisesr") from None
 
 
 def _scaling_among(layers: Mapping[str, Mapping[str, Any]]) -> Scaling:

@@ -44,7 +44,7 @@ class Scaling(NamedTuple):
 
 
 class _FirstWeights(Exception):  # noqa: N818  (not an error: the end of the scaling)
-    """The first layer that is no scaling was reached; `tensor` is what it takes."""
+    """The first layer that is not a scaling was reached; `tensor` is what it takes."""
 
     def __init__(self, tensor: Any) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class _FirstWeights(Exception):  # noqa: N818  (not an error: the end of the sca
 
 
 class _Beginning(Rebuilt):
-    """Copies the layers of a model up to the first that is no scaling."""
+    """Copies the layers of a model up to the first that is not a scaling."""
 
     def _call(self, layer: Any, inputs: tuple[Any, ...], options: dict[str, Any], precision: str) -> Any:
         if type(layer).__name__ not in (*SCALING, *ARITHMETIC, "Identity"):

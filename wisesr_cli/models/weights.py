@@ -50,7 +50,7 @@ class Start:
         if wanted is False or (wanted == "auto" and (self.saved is None or not self.saved.info.is_upgraded)):
             return None
         if self.saved is None:
-            raise RunError("model.load_head is true, but model.weights is no run and no .keras file of one")
+            raise RunError("model.load_head is true, but model.weights is not a run or its .keras file")
         reason = self.saved.copy_head(model, class_names)
         if reason is None:
             unnamed = "" if self.saved.info.has_named_classes else ", its classes taken in the order of the folders"
@@ -60,7 +60,7 @@ class Start:
                 f"model.load_head is true, but the head of {visible(self.saved.path)} does not fit: {reason}; "
                 "--set model.load_head=false begins with a new one"
             )
-        return f"the head starts anew: {reason}"
+        return f"the head is initialized anew: {reason}"
 
 
 def load_start(

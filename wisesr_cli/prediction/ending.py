@@ -41,7 +41,8 @@ class Ending:
             return True
         if self.placing is not None and self.placing.is_begun:
             raise UsageError(
-                f"{visible(self.placing.folder)}: images of another command are being placed there; go on with that one"
+                f"{visible(self.placing.folder)}: images of another command are being placed there; finish that "
+                "one first"
             )
         return False
 
@@ -51,7 +52,7 @@ class Ending:
             self._place(self.placing)
         elif self.output is None and self.placing is not None:
             self.placing.clear()
-            self.listener.note(f"{visible(self.placing.folder)}: every image is there; nothing to go on with")
+            self.listener.note(f"{visible(self.placing.folder)}: every image is there; nothing to resume")
         else:
             assert self.output is not None, "without images to place, only an output is left"
             self.listener.note(self.output.nothing_left)

@@ -119,7 +119,7 @@ class Renderer:
 class ParquetRenderer:
     """Writes records into a Parquet file: the columns of CSV with their types, and `top`, a list of label and score.
 
-    Text that is no UTF-8 has its bytes as `\\udcXX`, as in JSON.
+    Text that is not UTF-8 has its bytes as `\\udcXX`, as in JSON.
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:

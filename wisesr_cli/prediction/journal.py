@@ -70,7 +70,7 @@ class Journal:
         try:
             start = self._file.read(len(_MARK))
             if not start or not _MARK.startswith(start):
-                raise UsageError(f"{visible(path)}: is in the way, and no journal of this version; move it elsewhere")
+                raise UsageError(f"{visible(path)}: is in the way, and is not a journal of this version; move it")
             with naming(path):
                 first = list(islice(self._lines(), FIRST_RECORD))
         except BaseException:
@@ -152,13 +152,13 @@ class Journal:
             self._checksum, expected = _checked(_content(line), self._checksum)
             whole = line == expected
         if not whole:
-            raise RunError(f"{visible(self.path)}:{number}: damaged; start anew with --overwrite")
+            raise RunError(f"{visible(self.path)}:{number}: damaged; start over with --overwrite")
         if number == 2:
             self._check_header(json.loads(_content(line)))
 
     def _check_header(self, found: Any) -> None:
         if found["model"] != self.header.model:
-            raise RunError(f"{visible(self.path)}: was written with another model; start anew with --overwrite")
+            raise RunError(f"{visible(self.path)}: was written with another model; start over with --overwrite")
         before, now = found["options"], self.header.options
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if changed:
@@ -166,7 +166,7 @@ class Journal:
             listed = ", ".join(f"{name} was {old} and is {new}" for name, old, new in values)
             raise RunError(
                 f"{visible(self.path)}: was written with other options: {visible(listed)}; "
-                "give the same ones, or start anew with --overwrite"
+                "give the same ones, or start over with --overwrite"
             )
 
 

@@ -81,7 +81,7 @@ class FileOutput:
             raise UsageError(f"{visible(self.path)} exists; replace it with --overwrite")
         if self.journal.has_records:
             raise UsageError(
-                f"{visible(self.journal_path)} exists: go on with --resume, or start anew with --overwrite"
+                f"{visible(self.journal_path)} exists: continue with --resume, or start over with --overwrite"
             )
 
     def without_own_files(self, paths: Iterable[str]) -> Iterator[str]:
@@ -103,8 +103,8 @@ class FileOutput:
             path = next(rest, None)
             if path != record.path:
                 raise RunError(
-                    f"{visible(self.journal_path)}:{number}: the inputs are others than before: {visible(record.path)} "
-                    f"was here, now {'nothing' if path is None else visible(path)}; start anew with --overwrite"
+                    f"{visible(self.journal_path)}:{number}: the inputs have changed: {visible(record.path)} "
+                    f"was here, now {'nothing' if path is None else visible(path)}; start over with --overwrite"
                 )
             self.tally.add(record)
         return rest
@@ -121,14 +121,14 @@ class FileOutput:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the output is there, and nothing to go on with."""
+        """Whether the output is there, and nothing to resume."""
         return self.path.exists() and not self.journal_path.exists()
 
     @property
     def nothing_left(self) -> str:
         """What is said of a complete output that is to be resumed."""
         return (
-            f"{visible(self.path)} exists, and there is no journal beside it: nothing to go on with; "
+            f"{visible(self.path)} exists, and there is no journal beside it: nothing to resume; "
             "replace it with --overwrite"
         )
 

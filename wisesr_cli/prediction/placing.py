@@ -63,8 +63,8 @@ def placing_folder(request: PredictRequest, info: ModelInfo) -> Iterator[Placing
             placing = Placing(folder, request.sort_into_by, info.class_names)
             if placing.is_planned and not request.resume and not request.overwrite:
                 raise UsageError(
-                    f"{visible(folder)}: images are being placed there by a command that was interrupted: go on with "
-                    "--resume, or forget the rest with --overwrite"
+                    f"{visible(folder)}: images are being placed there by a command that was interrupted: continue "
+                    "with --resume, or discard the rest with --overwrite"
                 )
             yield placing
     finally:

@@ -61,8 +61,8 @@ def predict(request: PredictRequest) -> Predictions:
     )
     if engine.info.is_multilabel and request.sort_into is not None:
         raise UsageError(
-            "--sort-into places every image under its one label, and the model may give an image several; write them "
-            "with -o FILE.csv, a table of labels that training reads"
+            "--sort-into puts every image into the folder of its one label, and this model may give an image several; "
+            "write them with -o FILE.csv, a table of labels that training reads"
         )
     layout = Layout(
         labels="set" if request.coverage is not None else "all" if engine.info.is_multilabel else None,
@@ -112,7 +112,7 @@ def _check(request: PredictRequest) -> None:
 
         check_installed()
         if request.explain is not None or request.screen is not None:
-            raise UsageError("--engine ray makes no pictures: leave --explain and --show out, or use wisesr explain")
+            raise UsageError("--engine ray draws no pictures: leave out --explain and --show, or use wisesr explain")
     elif request.ray_address is not None or request.ray_workers is not None:
         raise UsageError("--ray-address and --ray-workers need --engine ray")
 
@@ -121,7 +121,7 @@ def _check_order(request: PredictRequest) -> None:
     check_order(request.sort, request.only)
     for option, value in (("--sort", request.sort), ("--only", request.only)):
         if value is not None and request.shard is not None:
-            raise UsageError(f"{option} sees no more than its own shard: leave it out, and join the shards first")
+            raise UsageError(f"{option} only sees its own shard: leave it out, and join the shards first")
         if value is not None and request.screen is not None:
             raise UsageError(
                 f"--show shows images as they are labelled, {option} decides after the last one; "

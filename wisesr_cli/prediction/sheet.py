@@ -22,7 +22,7 @@ MOST, COLUMNS, SIDE = 60, 6, 180  # images; pixels of one
 class Sheet:
     """A PNG of images with label, score and name, in the order of their records.
 
-    Raises a `UsageError` if the file exists, is no PNG by its name, or its folder does not exist.
+    Raises a `UsageError` if the file exists, is not a PNG by its name, or its folder does not exist.
     """
 
     def __init__(self, path: str, info: ModelInfo, request: PredictRequest) -> None:

@@ -88,7 +88,7 @@ def join(cluster: Cluster | None, *, join_timeout: float, lost_after: float, lis
             raise
         lost = MachineError(
             f"JAX cannot go on with the other processes, one of which may be lost: {visible(error)}; what whole epochs "
-            "wrote is kept: go on with the same commands and --resume"
+            "wrote is kept: repeat the same commands with --resume"
         )
         channel.fail(lost)
         raise lost from error

@@ -92,7 +92,7 @@ def reliability_charts(bins: Sequence[ReliabilityBin], ece: float | None) -> tup
     ]
     ticks = tuple(Tick(WIDTH * value, label) for value, label in FRACTION_TICKS)
     upper = Chart(
-        title="How often right",
+        title="Accuracy",
         says=f"Reliability diagram, ECE {percent(ece)}. " + "; ".join(bar.says for bar in right),
         x_label="",
         x_ticks=ticks,

@@ -31,11 +31,14 @@ _MEANINGS = {
     "top1_accuracy": ("Top-1 accuracy", "how often the best class is the true one"),
     "top5_accuracy": ("Top-5 accuracy", "how often the true class is among the five best"),
     "balanced_accuracy": ("Balanced accuracy", "mean recall of the classes: small ones count as much as large ones"),
-    "macro_precision": ("Macro precision", "mean over classes: of what was given a label, how much has it"),
+    "macro_precision": (
+        "Macro precision",
+        "mean over classes: mean over classes: of the images predicted as a class, how many are",
+    ),
     "macro_f1": ("Macro F1", "mean over classes of the harmonic mean of precision and recall"),
     "macro_auc": ("Macro AUC", "how well the scores of a class rank its images before all others"),
-    "log_loss": ("Log loss", "mean surprise at the true class; lower is better, 0 is certain and right"),
-    "ece": ("ECE", "mean distance between score and how often it is right; lower is better"),
+    "log_loss": ("Log loss", "mean negative log-probability of the true class; lower is better"),
+    "ece": ("ECE", "mean gap between score and accuracy; lower is better"),
 }
 _DECIMALS = {"log_loss"}
 
@@ -169,7 +172,7 @@ def _tiles(content: ReportContent) -> list[Figure]:
         Figure("Top-1 accuracy", percent(metrics.top1_accuracy), f"95 % interval {low} to {high}"),
         Figure("Macro F1", percent(metrics.macro_f1), "mean over classes"),
         Figure("Calibration error", percent(metrics.ece), "ECE, lower is better"),
-        Figure("Images", f"{metrics.examples:,}", f"{metrics.confusion.mistakes:,} labelled wrong"),
+        Figure("Images", f"{metrics.examples:,}", f"{metrics.confusion.mistakes:,} wrong"),
     ]
 
 

@@ -36,8 +36,8 @@ class CoverageMetrics:
 
     coverage: float  # that was asked for
     validation_examples: int  # that the scores come from
-    set_score: float  # the least score of a label in a set
-    answer_score: float | None  # the least score of a single answer; None: none is given
+    set_score: float  # the lowest score of a label in a set
+    answer_score: float | None  # the lowest score of a single answer; None: none is given
     covered: float | None  # of the examples, those whose true class is in the set
     covered_interval: tuple[float, float] | None  # 95 % interval
     mean_set_size: float | None

@@ -55,7 +55,7 @@ def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bo
 
     Raises:
         UsageError: its name is taken, or not a run's.
-        RunError: something that is no file of a run lies in the place of one.
+        RunError: something lies in the place of a file of the run.
     """
     start = _choose(config, default_name, resume=resume, overwrite=overwrite)
     check_kinds(start.run)
@@ -74,11 +74,11 @@ def _choose(config: Config, default_name: str, *, resume: bool, overwrite: bool)
         if not run.path.is_dir():
             raise UsageError(f"{visible(run.path)} is not a folder; give another --name")
         if not (run.path / CLASSES).is_file() and not (resume and has_state(run.state)):  # resuming writes them again
-            raise UsageError(f"{visible(run.path)} holds something that is no run; give another --name")
+            raise UsageError(f"{visible(run.path)} holds something other than a run; give another --name")
         if resume or overwrite:
             return Start(run, resumed=resume, overwrites=overwrite)
         raise UsageError(
-            f"{visible(run.path)} exists; give another --name, go on with --resume, or start anew with --overwrite"
+            f"{visible(run.path)} exists; give another --name, continue with --resume, or start over with --overwrite"
         )
     runs = _folders_of(parent, default_name, CONFIG) if resume or overwrite else []
     if overwrite and len(runs) > 1:
@@ -111,7 +111,9 @@ def held_start(choose: Callable[[], Start]) -> Iterator[Start]:
                 lock = held.enter_context(locked(start.run.lock))
                 if start.is_new and is_taken(start.run.path):
                     held.close()
-                    raise InUseError(f"{visible(start.run.path)}: was made by another wisesr meanwhile; repeat this")
+                    raise InUseError(
+                        f"{visible(start.run.path)}: was made by another wisesr in the meantime; repeat the command"
+                    )
                 break
             except InUseError:
                 if not start.is_new or tried.count(start.run.path) == 2:  # others look at a lock for a moment
@@ -229,12 +231,12 @@ def refuse_wrong_kinds(*, files: Iterable[Path], folders: Iterable[Path]) -> Non
     """Raise `RunError` when a folder exists in place of a file, or a file or link in place of a folder."""
     for folder in folders:
         if folder.is_symlink():
-            raise RunError(f"{visible(folder)}: is a link; nothing is written through it: take it away")
+            raise RunError(f"{visible(folder)}: is a link; nothing is written through it: remove it")
         if folder.exists() and not folder.is_dir():
-            raise RunError(f"{visible(folder)}: is a file; a run has a folder there: take it away")
+            raise RunError(f"{visible(folder)}: is a file; a run has a folder there: remove it")
     for path in files:
         if path.is_dir():
-            raise RunError(f"{visible(path)}: is a folder; a run has a file there: take it away")
+            raise RunError(f"{visible(path)}: is a folder; a run has a file there: remove it")
 
 
 @contextmanager
@@ -284,5 +286,5 @@ def _remove_if_dead(temporary: Run) -> None:
 
 def remove_if_empty(folder: Path) -> None:
     """Remove a folder if it is empty."""
-    with suppress(OSError):  # the user's files are in it, or it is no folder
+    with suppress(OSError):  # the user's files are in it, or it is not a folder
         folder.rmdir()

@@ -154,7 +154,7 @@ def check_resumable(
     changes: Changes,
     listener: Listener,
     *,
-    way_out: str = "start anew with --overwrite",
+    way_out: str = "start over with --overwrite",
 ) -> None:
     """Report the permitted changes.
 
@@ -175,11 +175,11 @@ def check_resumable(
             differences.append(f"{package}: {old or 'absent'} -> {new or 'absent'}")
     if differences:
         shown = "; ".join(differences[:10]) + (f"; and {len(differences) - 10} more" if len(differences) > 10 else "")
-        raise RunError(f"cannot resume, as this would differ: {shown}; undo the change, or {way_out}")
+        raise RunError(f"cannot resume, because these differ: {shown}; undo the change, or {way_out}")
     for line in moved:
-        listener.note(f"{line}: the same images at another place")
+        listener.note(f"{line}: the same images in another place")
     if changes.are_dates_other:
-        listener.note("images have other dates than when the training began, but the same content")
+        listener.note("images have other dates than at the start of training, but the same content")
     if before.threads != now.threads:
         listener.warn(f"threads: {before.threads} -> {now.threads}; the last bits of the numbers may differ")
     if before.device != now.device:
@@ -192,8 +192,8 @@ def check_same_draws(before: Arrays, now: Arrays, *, epoch: int) -> None:
         same = name in before and name in now and before[name].dtype == now[name].dtype
         if not same or not np.array_equal(before[name], now[name]):
             raise RunError(
-                f"cannot resume, as the random draws of epoch {epoch} would differ ({visible(name)}); go on with the "
-                "wisesr that the run was begun with, or start anew with --overwrite"
+                f"cannot resume, because the random draws of epoch {epoch} would differ ({visible(name)}); use the "
+                "wisesr version that the run was started with, or start over with --overwrite"
             )
 
 

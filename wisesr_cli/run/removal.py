@@ -22,7 +22,7 @@ from wisesr_cli.text import visible
 def runs_to_remove(names: Iterable[str | Path], folder: Path, listener: Listener | None = None) -> list[Run]:
     """Return the runs of these names in a folder, each once, after checking that all of them can be removed.
 
-    A name with a `/` in it is a path. Raises a `RunError` for what is no run, and `InUseError` for one that is trained.
+    A name with a `/` in it is a path. Raises a `RunError` for what is not a run, `InUseError` for one in training.
     """
     note = (listener or Silent()).note
     paths = [resolved(name, note, None if len(Path(name).parts) > 1 else folder) for name in names]
@@ -35,7 +35,7 @@ def runs_to_remove(names: Iterable[str | Path], folder: Path, listener: Listener
                 f"{visible(run.path)}: no such run; wisesr runs {visible(run.path.parent)} shows which there are"
             )
         if not is_run(run.path):
-            raise RunError(f"{visible(run.path)}: is no run; only runs are removed")
+            raise RunError(f"{visible(run.path)}: is not a run; only runs are removed")
         if not _is_ours(run):
             raise RunError(
                 f"{visible(run.path)}: has files of a run's names, but none that wisesr surely wrote; "

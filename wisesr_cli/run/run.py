@@ -128,7 +128,7 @@ class Run:
     ) -> None:
         """Write what is known before the first step: config, classes, splits and environment."""
         self.write_examples(class_names, splits)
-        Written(self.path).begin()  # after the classes, without which a folder with a file is no run
+        Written(self.path).begin()  # after the classes, without which a folder with a file is not a run
         self.write_config(config)
         write_json(self.path / ENVIRONMENT, environment)
 
@@ -155,7 +155,7 @@ class Run:
     def check_splits(
         self, class_names: Sequence[str], rows: Iterable[tuple[str, str, str]], separator: str | None = None
     ) -> None:
-        """Raise a `RunError` when a row of splits.csv is no example of this run, whose labels have a `separator`."""
+        """Raise a `RunError` when a row of splits.csv, labels divided by `separator`, is not an example of this run."""
         from wisesr_cli.data.settings import SplitName, parse_labels
 
         known = frozenset(class_names)

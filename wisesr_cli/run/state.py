@@ -122,13 +122,13 @@ def read_state(folder: Path) -> State:
     """Return the newest state; `RunError` when there is none, or naming a damaged file."""
     states = _states(folder)
     if not states:
-        raise RunError(f"{visible(folder)}: no state to resume from; start anew with --overwrite")
+        raise RunError(f"{visible(folder)}: no state to resume from; start over with --overwrite")
     newest = states[-1]
     manifest = _read_manifest(newest / MANIFEST)
     for name, (size, digest) in manifest.items():
         path = newest / name
         if not path.is_file() or path.stat().st_size != size or sha256(path) != digest:
-            raise RunError(f"{visible(path)}: damaged: it is not what the manifest says; start anew with --overwrite")
+            raise RunError(f"{visible(path)}: damaged: it does not match the manifest; start over with --overwrite")
     groups = [name for name in manifest if name.endswith(".npz")]
     arrays = {name.removesuffix(".npz"): _read_arrays(newest / name) for name in groups}
     return State(newest, arrays, _read_json(newest / PROGRESS))
@@ -156,7 +156,7 @@ def _read_manifest(path: Path) -> dict[str, tuple[int, str]]:
         manifest = {}
     foreign = [name for name in manifest if Path(name).name != name]
     if _manifest_text(manifest) != path.read_text(encoding="utf-8") or PROGRESS not in manifest or foreign:
-        raise RunError(f"{visible(path)}: damaged; start anew with --overwrite")
+        raise RunError(f"{visible(path)}: damaged; start over with --overwrite")
     return manifest
 
 
@@ -166,7 +166,7 @@ def _manifest_text(manifest: Mapping[str, tuple[int, str]]) -> str:
 
 def _member(record: Mapping[str, dict[str, Any]], name: str, path: Path) -> dict[str, Any]:
     if not isinstance(record.get(name), dict):
-        raise RunError(f"{visible(path)}: has no {name}: it is of another version; start anew with --overwrite")
+        raise RunError(f"{visible(path)}: has no {name}: it is of another version; start over with --overwrite")
     return record[name]
 
 
@@ -177,21 +177,21 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except _ARRAY_ERRORS as error:
-        raise RunError(f"{visible(path)}: damaged: {visible(error)}; start anew with --overwrite") from None
+        raise RunError(f"{visible(path)}: damaged: {visible(error)}; start over with --overwrite") from None
 
 
 def _check_sizes(archive: zipfile.ZipFile, file_bytes: int) -> None:
     """Raise a `ValueError` when reading would take more memory than the file has bytes."""
     members = archive.infolist()
     if sum(member.file_size for member in members) > file_bytes or len(archive.NameToInfo) != len(members):
-        raise ValueError("its members are larger than itself, or of the same name")
+        raise ValueError("its members are larger than the file, or have the same name")
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
             raise ValueError(f"{member.filename} in it is compressed")
         with archive.open(member) as file:
             shape, dtype = _array_header(file)
             if dtype.hasobject or math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
-                raise ValueError(f"{member.filename} in it is no array of the size that it says")
+                raise ValueError(f"{member.filename} in it is not an array of the size that it says")
 
 
 def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -207,7 +207,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(read_text(path, MAX_JSON_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{visible(path)}: damaged or missing: {visible(error)}; start anew with --overwrite") from None
+        raise RunError(f"{visible(path)}: damaged or missing: {visible(error)}; start over with --overwrite") from None
     if not isinstance(value, dict):
-        raise RunError(f"{visible(path)}: damaged: not a record; start anew with --overwrite")
+        raise RunError(f"{visible(path)}: damaged: not a record; start over with --overwrite")
     return value

@@ -81,11 +81,11 @@ def check_shared(config: Config, distribution: Distribution) -> None:
     """Raise a `ConfigError` for settings that several devices do not support."""
     if not distribution.is_shared:
         return
-    reasons = {f"augment.{name}": "each has a share of the batch to mix" for name in config.augmentation.mixes}
+    reasons = {f"augment.{name}": "each has only its share of the batch to mix" for name in config.augmentation.mixes}
     if config.train.gradient_accumulation_steps > 1:
-        reasons["train.gradient_accumulation_steps"] = "untried; a larger train.batch_size is shared among them"
+        reasons["train.gradient_accumulation_steps"] = "untested; a larger train.batch_size is shared among them"
     if config.train.ema is not None and distribution.processes > 1:
-        reasons["train.ema"] = "untried with several processes"
+        reasons["train.ema"] = "untested with several processes"
     for key, reason in reasons.items():
         raise ConfigError(
             f"{key} is for one device, but {distribution.devices} train together ({reason}); leave it out, or set "
@@ -101,7 +101,7 @@ def check_settings_with_data(config: Config, index: DatasetIndex) -> None:
 
 def idle_settings(config: Config, index: DatasetIndex) -> list[str]:
     """Return what was set and does nothing in a training on these images, a sentence each."""
-    return [f"{setting} does nothing: {reason}" for setting, reason in _idle(config, index)]
+    return [f"{setting} has no effect: {reason}" for setting, reason in _idle(config, index)]
 
 
 def about_updates(config: Config, images: int) -> list[str]:
@@ -236,7 +236,8 @@ def _class_weights(config: Config, index: DatasetIndex) -> None:
     unknown = sorted(weights.keys() - set(index.class_names)) if isinstance(weights, dict) else []
     if unknown:
         raise ConfigError(
-            f"train.class_weights has '{visible(unknown[0])}', which is no class; classes: {joined(index.class_names)}"
+            f"train.class_weights has '{visible(unknown[0])}', which is not a class; "
+            f"classes: {joined(index.class_names)}"
         )
 
 
@@ -248,7 +249,7 @@ def _accumulation(config: Config, index: DatasetIndex) -> None:
         if of_phase < steps:
             raise ConfigError(
                 f"train.gradient_accumulation_steps is {steps}, but phase {number} has {counted(of_phase, 'step')}: "
-                "it would never update the weights; use fewer, or a smaller train.batch_size"
+                "the weights would never be updated; use fewer, or a smaller train.batch_size"
             )
 
 

@@ -125,7 +125,7 @@ def _training_step(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
 def _shared_memory(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
     if has_shared_locks():
         return "pass", "/dev/shm can be used"
-    return "warn", "/dev/shm is missing, full or read-only: training reads images with one thread, and is slower"
+    return "warn", "/dev/shm is missing, full or read-only: training reads images in one thread, which is slower"
 
 
 def _locks(output_dir: str, device: DeviceChoice) -> tuple[str, str]:

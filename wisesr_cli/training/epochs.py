@@ -104,9 +104,9 @@ class EpochKeeper(keras.callbacks.Callback):
         self.unchecked = batch + 1, (logs or {}).get("loss", 0.0)
         if batch + 1 == self.trainer.steps_per_epoch:
             self._check_loss()
-        reason = self._agreed_stop("the state is that of the last whole epoch; go on with --resume")
+        reason = self._agreed_stop("the state is that of the last complete epoch; continue with --resume")
         if self.limits.max_steps is not None and self.steps_done >= self.limits.max_steps:
-            self._stop_unless_epoch_ends(batch, f"{self.steps_done} steps were asked for")
+            self._stop_unless_epoch_ends(batch, f"{self.steps_done} steps were requested")
         if reason is not None:
             self._stop_unless_epoch_ends(batch, reason)
 
@@ -171,7 +171,7 @@ class EpochKeeper(keras.callbacks.Callback):
             self.run.write_history(progress.history)
         self.tracking.report_epochs()
         self.listener.epoch_finished(row, is_best=is_best, total=self.trainer.config.train.epochs)
-        reason = self._agreed_stop("go on with --resume")
+        reason = self._agreed_stop("continue with --resume")
         if stops:
             raise TrainingStopped(f"early stopping: {stops}")
         self._check_limits_after_epoch(reason)
@@ -186,7 +186,7 @@ class EpochKeeper(keras.callbacks.Callback):
             return
         limits = self.limits
         if limits.max_steps is not None and self.steps_done >= limits.max_steps:
-            raise TrainingStopped(f"{self.steps_done} steps were asked for")
+            raise TrainingStopped(f"{self.steps_done} steps were requested")
         if reason is not None:
             raise TrainingStopped(reason)
 
@@ -232,7 +232,7 @@ class EpochKeeper(keras.callbacks.Callback):
         progress.stopping_wait += 1
         if progress.stopping_wait < options.patience:
             return None
-        return f"{options.monitor} was not better for {progress.stopping_wait} epochs"
+        return f"{options.monitor} did not improve for {progress.stopping_wait} epochs"
 
 
 def _rank(row: EpochResult, best_by: str) -> tuple[float, ...]:

@@ -81,7 +81,7 @@ class FeatureMaps:
             reason = error.strerror or "cannot be read"
             raise MachineError(
                 f"{visible(str(self._stored.path))}: feature maps can no longer be read: {reason}; remove the file and "
-                "go on with --resume, or set train.feature_cache: none"
+                "continue with --resume, or set train.feature_cache: none"
             ) from error
         return batch
 

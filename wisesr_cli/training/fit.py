@@ -147,7 +147,7 @@ def _restore_best(trainer: Trainer, run: Run, state: State) -> None:
         if not is_last or found > progress.epoch:
             raise RunError(
                 f"{visible(run.best)}: is the model of epoch {found}, but the best one is that of epoch "
-                f"{progress.best_epoch}; put it back, or start anew with --overwrite"
+                f"{progress.best_epoch}; put it back, or start over with --overwrite"
             )
     run.forget_best()
     group = "model" if trainer.config.train.ema is None else "averaged"
@@ -168,7 +168,7 @@ def _update_planned_epochs(trainer: Trainer, run: Run, listener: Listener) -> No
     if total == progress.planned_epochs and trainer.distribution.is_main:
         run.write_config(trainer.config)
     if not progress.finished and total > progress.epoch:
-        listener.note(f"going on after epoch {progress.epoch} of {total}")
+        listener.note(f"resuming after epoch {progress.epoch} of {total}")
 
 
 def _warn_of_small_steps(config: Config, run: Run, done: int, listener: Listener) -> None:

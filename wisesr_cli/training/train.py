@@ -174,7 +174,7 @@ def _is_untrained_upgrade(run: Run) -> bool:
     if found := [path.name for pattern in patterns for path in sorted(run.path.glob(pattern))]:
         raise RunError(
             f"{visible(run.state)}: no state to resume from, but {joined(found)} of a training: put the state back, or "
-            "start anew with --overwrite"
+            "start over with --overwrite"
         )
     return is_upgrade
 

@@ -193,10 +193,10 @@ class Trainer:
         if phase.freeze != "backbone" or self.config.train.feature_cache == "none":
             return None
         if (mixes := self.config.augmentation.mixes) and phase.augment is None:
-            listener.note(f"feature maps of the frozen backbone are not kept, as augment.{mixes[0]} mixes the images")
+            listener.note(f"feature maps of the frozen backbone are not cached, as augment.{mixes[0]} mixes the images")
             return None
         if self.distribution.is_shared:
-            listener.note("feature maps of the frozen backbone are not kept where several devices train together")
+            listener.note("feature maps of the frozen backbone are not cached where several devices train together")
             return None
         features = FrozenFeatures(
             self.config, self.classifier, self.examples, phase, first_epoch=first_epoch, device=str(self.device)
@@ -288,7 +288,7 @@ class Trainer:
             if isinstance(error, MemoryError) or keras_start.is_out_of_memory(error):
                 size = self.config.train.batch_size
                 raise MemoryError(
-                    f"a step of {size} images does not fit; start anew with a --batch-size below {size}, a smaller "
+                    f"a step of {size} images does not fit; start over with a --batch-size below {size}, a smaller "
                     "--image-size, or --precision mixed_bfloat16; what earlier epochs wrote is kept"
                 ) from error
             raise

@@ -33,7 +33,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         if not name.strip():
             raise DataError(f"--classes {visible(path)}:{number}: an empty line; a class name stands on each")
         if name in names[: number - 1]:
-            raise DataError(f"--classes {visible(path)}:{number}: '{visible(name)}' is there twice")
+            raise DataError(f"--classes {visible(path)}:{number}: '{visible(name)}' is given twice")
     return tuple(names)
 
 

@@ -16,7 +16,7 @@ from wisesr_cli.config.training import FreezePart
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.engines.keras import KerasEngine, numpy_outputs
 from wisesr_cli.errors import RunError, UsageError
-from wisesr_cli.evaluation.probabilities import softmax
+from wisesr_cli.evaluation.probabilities import probabilities_of, sigmoid, softmax
 from wisesr_cli.exporting.agreement import EXACT, Images, difference, variation
 from wisesr_cli.exporting.best_litert import keep_litert
 from wisesr_cli.images.color import BACKGROUND
@@ -73,6 +73,7 @@ class Upgraded:
     notes: tuple[str, ...]
     class_names: tuple[str, ...] = ()
     order: tuple[int, ...] = ()
+    thresholds: tuple[float, ...] | None = None  # of its outputs, where an image may have several labels
 
     @property
     def channels(self) -> int:
@@ -119,7 +120,19 @@ def convert(checked: CheckedModel, config: Config, image_size_given: bool, liste
     scaling, reason = _scaling(parts, config.model.preprocessing, path)
     if reason.startswith(ASSUMED):
         listener.warn(f"pixels: {reason}")
-    return Upgraded(path, model, parts, image_size, scaling, reason, tuple(_notes(parts, config)))
+    notes, thresholds = tuple(_notes(parts, config)), _thresholds(checked, parts)
+    return Upgraded(path, model, parts, image_size, scaling, reason, notes, thresholds=thresholds)
+
+
+def _thresholds(checked: CheckedModel, parts: Parts) -> tuple[float, ...] | None:
+    """Return the thresholds of the outputs of a model that gives an image any number of labels; None for others."""
+    folded = parts.folded
+    if checked.record is not None:
+        return checked.info.thresholds
+    is_logit = folded.activation == "linear" and _gives_logit(checked.config)
+    if folded.is_one_unit or not (folded.activation == "sigmoid" or is_logit):
+        return None
+    return (0.5,) * folded.classes
 
 
 def _check_input(model: Any) -> None:
@@ -267,6 +280,7 @@ def write_model(found: Upgraded, config: Config, path: Path) -> None:
         head=config.model.head.name,
         epoch=0,
         versions=keras_start.package_versions(),
+        thresholds=None if found.thresholds is None else tuple(found.thresholds[output] for output in found.order),
     )
     with replacing(path) as temporary:
         save_model(model, temporary, info)
@@ -291,7 +305,7 @@ def compare(found: Upgraded, path: Path, images: Images, images_name: str, liste
         for first in range(0, len(images), BATCH_SIZE):
             pixels = images.batch(np.arange(first, min(first + BATCH_SIZE, len(images))))
             expected.append(_probabilities(numpy_outputs(original, pixels)[0], found))
-            ours.append(softmax(engine.logits(pixels)))
+            ours.append(probabilities_of(engine.logits(pixels), engine.info))
             progress.advance(len(pixels))
     result = _result(found, engine, np.concatenate(expected), np.concatenate(ours), images_name)
     if not result.max_probability_difference <= EXACT:
@@ -323,8 +337,8 @@ def _probabilities(outputs: NDArray[np.float32], found: Upgraded) -> Numbers:
     """Return the probabilities (batch, classes) that a model's outputs stand for, in the order of the run's classes."""
     values = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
     folded = found.parts.folded
-    if folded.is_one_unit and folded.activation == "linear":
-        values = 1.0 / (1.0 + np.exp(-values))
+    if folded.activation == "linear" and (folded.is_one_unit or found.thresholds is not None):
+        values = sigmoid(values)
     elif folded.activation == "linear":
         values = softmax(values)
     if folded.is_one_unit:

@@ -185,7 +185,7 @@ def _same(layer: Any, affine: Affine) -> Affine:
 def _reshaped(layer: Any, affine: Affine) -> Affine:
     shape = layer.output.shape[1:]
     if prod(shape) != shape[-1]:
-        raise _refused(layer, f"makes {shape} of the features, which is no vector")
+        raise _refused(layer, f"makes {shape} of the features, which is not a vector")
     return affine
 
 

@@ -114,7 +114,7 @@ def _check_in_tail(call: Call) -> None:
         )
     if len(shape) == 4 and shape[1:3] != (1, 1):
         height, width, channels = shape[1:]
-        reason = _OTHER_ENDS.get(call.kind, "is no global average pooling")
+        reason = _OTHER_ENDS.get(call.kind, "is not global average pooling")
         raise RunError(
             f"behind the feature map of {height}x{width}x{channels} stands '{name}' ({call.kind}), which {reason}"
         )
@@ -154,18 +154,13 @@ def _is_linear_at_positions(call: Call | None) -> bool:
 
 
 def _checked(folded: Folded, *, gives_logit: bool) -> Folded:
-    """Return the classifier layer of classes that exclude each other."""
-    if folded.classes > 1 and folded.activation == "sigmoid":
-        raise RunError(
-            f"its {folded.classes} outputs are probabilities of their own (sigmoid), so that an image may be of "
-            "several classes; those of a run exclude each other"
-        )
+    """Return the classifier layer with an output for every class, of which a single unit has two."""
     if folded.classes > 1:
         return folded
     if folded.activation != "sigmoid" and not gives_logit:
         raise RunError(
             "its one output has no sigmoid, and was not compiled with BinaryCrossentropy(from_logits=True): it may be "
-            "any number, and says nothing of classes; compile it so, and save it anew"
+            "any number, and says nothing of classes; compile it so, and save it again"
         )
     return two_classes(folded)
 

@@ -18,6 +18,7 @@ from wisesr_cli.config.training import FreezePart, PhaseConfig
 from wisesr_cli.data.dataset import build_index
 from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.data.pixels import DecodedImages, open_pixels
+from wisesr_cli.data.settings import LABEL_SEPARATOR
 from wisesr_cli.errors import ConfigError, RunError, UsageError
 from wisesr_cli.exporting.agreement import sample
 from wisesr_cli.images.preparation import MOST_CHANNELS, RGB, Preparation
@@ -90,6 +91,7 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
         found = convert.convert(checked, loaded.config, image_size_given, listener)
         if found.channels != loaded.config.data.channels:
             raise UsageError(f"data.channels is {loaded.config.data.channels}, but the model takes {found.channels}")
+        loaded = replace(loaded, config=_with_task(loaded.config, found, path))
         names = choose_class_names(found.classes, named, index, of_one_unit=found.parts.folded.is_one_unit)
         found = found.with_classes(names, index)
         frozen = convert.frozen_part(found.parts) if found.parts.frozen else None
@@ -163,7 +165,7 @@ def check_model_file(path: Path) -> CheckedModel:
     if not path.is_file():
         raise RunError(f"{visible(path)}: no such file; give a model that Keras saved as .keras or .h5")
     if path.suffix not in (".keras", *OLDER_SUFFIXES):
-        raise RunError(f"{visible(path)}: is no .keras or .h5 file")
+        raise RunError(f"{visible(path)}: is not a .keras or .h5 file")
     if is_older(path):
         return _check_older(path)
     checked = check_model(path)
@@ -228,6 +230,22 @@ def _config_of(config: Config, found: Upgraded, run: Run, frozen: FreezePart | L
     if train.phases is None and frozen is not None:
         train = train.model_copy(update={"phases": [PhaseConfig(epochs=train.epochs, freeze=frozen)]})
     return config.model_copy(update={"model": model, "data": data, "train": train})
+
+
+def _with_task(config: Config, found: Upgraded, path: Path) -> Config:
+    """Return the config with the task of a model; raises a `UsageError` where images are labelled for the other one."""
+    task: Literal["single", "multilabel"] = "single" if found.thresholds is None else "multilabel"
+    if config.model.task == task:
+        return config
+    if task == "single":
+        raise UsageError(f"model.task is multilabel, but {visible(path)} gives an image one label; leave it out")
+    if config.data.source is not None:
+        raise UsageError(
+            f"{visible(path)}: its {found.classes} outputs are independent probabilities (sigmoid), so an image may "
+            "have several labels: give --set model.task=multilabel, and as --data a table of labels such as cat|dog"
+        )
+    data = config.data.model_copy(update={"label_separator": LABEL_SEPARATOR})
+    return config.model_copy(update={"model": config.model.model_copy(update={"task": task}), "data": data})
 
 
 def _notes(named: Named | None, index: DatasetIndex | None, found: Upgraded, info: ModelInfo | None) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ REFUSED = {
     ),
     "a split beside what is none": (
         [f"{split}/{name}" for split in ("train", "holdback") for name in BOTH],
-        "class folders in train/, as in a split, but holdback/ beside is no split.",
+        "class folders in train/, as in a split, but holdback/ beside is not a split.",
     ),
     "folds": ([f"fold{fold}/{name}" for fold in range(5) for name in BOTH], "named as folds or parts"),
     "folds of loose images": (["fold_1", "fold_2"], "named as folds or parts"),

@@ -112,13 +112,16 @@ FAULTS: dict[str, tuple[str | bytes, str]] = {
     "NUL": ("path,label\na.png,x\0\n", "line 2: a NUL character in the label"),
     "long label": (f"path,label\na.png,{'é' * 128}\n", f"line 2: a label of more than {LONGEST_LABEL} bytes"),
     "long field": (f"path,label\na.png,x\n{'b' * 200_000},x\n", "line 3: field larger than field limit"),
-    "unknown split": ("path,label,split\na.png,x,trian\n", "line 2: 'trian' is no split; known: train, validation"),
+    "unknown split": ("path,label,split\na.png,x,trian\n", "line 2: 'trian' is not a split; known: train, validation"),
     "split missing": ("path,label,split\na.png,x,train\nb.png,x,\n", "line 3: no split, which others have"),
     "no training": ("path,label,split\na.png,x,test\nb.png,x,test\n", "names test, but no image of train"),
     "group missing": ("path,label,group\na.png,x,1\nb.png,x,\n", "line 3: no group, which others have"),
-    "weight of text": ("path,label,weight\na.png,x,heavy\n", "line 2: the weight 'heavy' is no number from 0 on"),
-    "weight below 0": ("path,label,weight\na.png,x,-1\n", "line 2: the weight '-1' is no number from 0 on"),
-    "weight of NaN": ("path,label,weight\na.png,x,nan\n", "line 2: the weight 'nan' is no number from 0 on"),
+    "weight of text": (
+        "path,label,weight\na.png,x,heavy\n",
+        "line 2: the weight 'heavy' is not a number of at least 0",
+    ),
+    "weight below 0": ("path,label,weight\na.png,x,-1\n", "line 2: the weight '-1' is not a number of at least 0"),
+    "weight of NaN": ("path,label,weight\na.png,x,nan\n", "line 2: the weight 'nan' is not a number of at least 0"),
     "weights of 0": ("path,label,weight\na.png,x,0\nb.png,y,0\n", "no weight of the file is above 0"),
     "twice": ("path,label\na.png,x\nb.png,y\n./b/../a.png,x\n", "line 4: a.png is there already in line 2"),
     "two labels": ("path,label\na.png,x\na.png,y\n", "line 3: a.png has two labels: 'y', and 'x' in line 2"),
@@ -141,10 +144,10 @@ def test_a_fault_is_named_with_its_line(tmp_path: Path, fault: str) -> None:
 
 
 JSON_FAULTS = {
-    "no object": ("[1]\n", "line 1 is no JSON object"),
+    "no object": ("[1]\n", "line 1 is not a JSON object"),
     "no JSON": ('{"path": "a", "label": "b"}\n{\n', "line 2 is not JSON"),
     "deep": (f'{{"path": {"[" * 100_000}\n', "line 1 is not JSON"),
-    "two labels in one": ('{"path": "a.png", "label": ["x", "y"]}\n', "line 1: the label is no text"),
+    "two labels in one": ('{"path": "a.png", "label": ["x", "y"]}\n', "line 1: the label is not text"),
     "half a character": ('{"path": "a\\ud800.png", "label": "x"}\n', "line 1: half of a character"),
     "long number": (f'{{"path": "a.png", "label": {"1" * 5_000}}}\n', "line 1 is not JSON"),
 }

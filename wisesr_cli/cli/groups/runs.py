@@ -83,7 +83,9 @@ def remove(
     if not yes:
         what = f"{counted(len(found), 'run')} ({megabytes(found)}): {joined(run.path for run in found)}"
         if not sys.stdin.isatty():
-            raise UsageError(f"would remove {what}; standard input is no terminal to ask on: say so with --yes")
+            raise UsageError(
+                f"would remove {what}; standard input is not a terminal, so nobody can be asked: confirm with --yes"
+            )
         if not typer.confirm(f"Remove {what}?", err=True):
             listener.note("nothing was removed")
             return

@@ -139,7 +139,11 @@ def _refuse_what_are_no_classes(root: str, names: Sequence[str]) -> None:
     if holding:
         loose = [name for name in names if name in with_images]
         others = [name for name in names if name not in holding and name not in with_images]
-        odd = f"{_folders(loose)} beside: images without a class" if loose else f"{_folders(others)} beside is no split"
+        odd = (
+            f"{_folders(loose)} beside: images without a class"
+            if loose
+            else f"{_folders(others)} beside is not a split"
+        )
         seen = f"there are class folders in {_folders(holding)}, as in a split, but {odd}"
         raise _not_understood(root, seen, os.path.join(root, holding[0]), root)
     if len(splits) == len(names) and with_images:

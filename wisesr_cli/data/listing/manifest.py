@@ -109,7 +109,7 @@ def read_manifest(
 
     Raises:
         DataError: the file cannot be read, lacks a column, or has faults, each named with its line: no path or label, a
-            path that leads out of the root, one that is there twice, an unknown split, no number for a weight.
+            path that leads out of the root, one that is given twice, an unknown split, no number for a weight.
         MachineError: what Parquet needs is not installed.
     """
     path = os.path.abspath(file)
@@ -244,7 +244,7 @@ def _parsed(table: Table, positions: dict[str, int | None], faults: _Faults, sep
             several = separator if column == "label" else None
             text = _text(cells[position]) if several is None else _label_text(cells[position], several)
             if text is None:
-                faults.add(line, f"the {column} is no text")
+                faults.add(line, f"the {column} is not text")
                 break
             values[column] = _unescaped(text) if own and column != "weight" else text
             if several is not None:
@@ -280,9 +280,9 @@ def _fault(values: dict[str, str], split: str | None, weight: float | None, sepa
     if any(len(os.fsencode(name)) > LONGEST_LABEL for name in _names(values["label"], separator)):
         return f"a label of more than {LONGEST_LABEL} bytes"
     if values["split"] and split is None:
-        return f"'{_short(values['split'])}' is no split; known: train, validation, test"
+        return f"'{_short(values['split'])}' is not a split; known: train, validation, test"
     if weight is not None and not (math.isfinite(weight) and weight >= 0):
-        return f"the weight '{_short(values['weight'])}' is no number from 0 on"
+        return f"the weight '{_short(values['weight'])}' is not a number of at least 0"
     return None
 
 

@@ -82,7 +82,7 @@ def _read_json_lines(path: Path, known: Collection[str]) -> Table:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"line {line} is not JSON: {error}") from None
         if not isinstance(value, dict):
-            raise ValueError(f"line {line} is no JSON object")
+            raise ValueError(f"line {line} is not a JSON object")
         found.append((line, value))
     names = dict.fromkeys(name for _, value in found for name in value)
     columns = _of_known(names, known)

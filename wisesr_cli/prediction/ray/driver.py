@@ -165,4 +165,4 @@ def _translated_errors() -> Iterator[None]:
 
         if not isinstance(error, RayError) or isinstance(error, RayTaskError):  # the latter: a bug in a worker
             raise
-        raise MachineError(f"Ray failed: {first_line(error)}; go on with --resume where -o was given") from error
+        raise MachineError(f"Ray failed: {first_line(error)}; continue with --resume where -o was given") from error

@@ -101,8 +101,8 @@ class Tracking:
         """Raise a `MachineError` for a new training outside a comparison; otherwise only warn."""
         reason = f"{TRACKERS[name].title} cannot be used: {on_one_line(error)}"
         if not self.is_resumed and self._group() is None:
-            raise MachineError(f"{reason}; mend it, or train without the tracker {name}") from error
-        self.listener.warn(f"{reason}; training goes on without it")
+            raise MachineError(f"{reason}; fix it, or train without the tracker {name}") from error
+        self.listener.warn(f"{reason}; training continues without it")
 
     def finished(self, result: TrainingResult) -> None:
         """Report the result of the training."""
@@ -156,7 +156,9 @@ class Tracking:
             yield
         except Exception as error:  # anything its library raises: a training of days is worth more
             if self.open.pop(name, None) is not None:
-                self.listener.warn(f"{TRACKERS[name].title} failed: {on_one_line(error)}; training goes on without it")
+                self.listener.warn(
+                    f"{TRACKERS[name].title} failed: {on_one_line(error)}; training continues without it"
+                )
 
     def _recorded_runs(self) -> dict[str, tuple[str, int]]:
         """Return the recorded id in every tracker and its number of reported epochs."""

@@ -56,7 +56,7 @@ class WandbTracker:
     def _settings(wandb: Any) -> Any:
         mode = os.environ.get("WANDB_MODE", "online")
         if mode in ("online", "shared") and not wandb.login(prompt=False):  # a prompt would block the terminal
-            raise MachineError("nobody is logged in to Weights & Biases: wandb login, or set WANDB_MODE=offline")
+            raise MachineError("not logged in to Weights & Biases: wandb login, or set WANDB_MODE=offline")
         return wandb.Settings(
             console="off",  # standard output is ours
             disable_git=True,
