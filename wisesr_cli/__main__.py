@@ -9,6 +9,11 @@ def main() -> None:
     if not _exclude_current_folder():
         sys.stderr.write("wisesr: the current folder no longer exists; change to another one\n")
         sys.exit(5)
+    if sys.platform.startswith("win"):
+        from wisesr_cli.errors import ON_WINDOWS
+
+        sys.stderr.write(f"wisesr: {ON_WINDOWS}\n")
+        sys.exit(5)
     import os
 
     # Otherwise NumPy's matrix library, with which nothing here multiplies, starts a thread per CPU, which takes as long

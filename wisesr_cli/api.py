@@ -85,6 +85,13 @@ def load_config(
     return loaded.config
 
 
+def _check_keras() -> None:
+    """Raise a `MachineError` before any work where Keras is missing, as in the small installation."""
+    from wisesr_cli.machine import keras_start
+
+    keras_start.check_installed()
+
+
 def config_schema() -> dict[str, Any]:
     """Return the JSON Schema of a config, for editors that complete and check YAML."""
     from wisesr_cli.config.schema import Config
@@ -115,6 +122,24 @@ def init(
     if recipe.warning is not None:
         (listener or Silent()).warn(recipe.warning)
     return Starter(write_starter(facts, recipe), recipe.reasons)
+
+
+def init_from_sample(name: str, folder: str | Path | None = None, *, written_as: str = "config.yaml") -> Starter:
+    """Return a sample config, see `list_samples`, as a first config for an image folder, or (None) for any.
+
+    `written_as`: its path, for the command in its comments. Raises `UsageError` for an unknown name, `DataError` for no
+    folder.
+    """
+    from wisesr_cli.config.samples import start_from_sample
+
+    return start_from_sample(name, folder, written_as)
+
+
+def list_samples() -> dict[str, str]:
+    """Return the name of every sample config, with a sentence that says what it is for."""
+    from wisesr_cli.config.samples import list_samples as list_all
+
+    return list_all()
 
 
 def check(
@@ -188,7 +213,8 @@ def evaluate(request: EvaluateRequest) -> AnyEvaluation:
 
     Raises a `WisesrError` if the run, the split or the images cannot be used.
     """
-    if request.report:  # a missing Jinja is reported before anything slow
+    if request.report:  # what is missing is reported before anything slow
+        _check_keras()
         from wisesr_cli.report.content import write_report
     from wisesr_cli.evaluation.evaluate import evaluate as evaluate_run
 
@@ -227,6 +253,7 @@ def compare(request: CompareRequest) -> Comparison:
     """
     from wisesr_cli.comparison.compare import compare as compare_heads
 
+    _check_keras()
     return compare_heads(request)
 
 
@@ -240,6 +267,7 @@ def explain(request: ExplainRequest) -> Explanations:
     """
     from wisesr_cli.explanation.explain import explain as explain_images
 
+    _check_keras()
     return explain_images(request)
 
 
@@ -262,6 +290,7 @@ def export(request: ExportRequest) -> Exports:
     """
     from wisesr_cli.exporting.export import export as export_model
 
+    _check_keras()
     return export_model(request)
 
 
@@ -273,6 +302,7 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
     """
     from wisesr_cli.upgrading.upgrade import upgrade as make_run
 
+    _check_keras()
     return make_run(request)
 
 

@@ -15,6 +15,12 @@ SOME_UNREADABLE = 6  # finished, but some images could not be read
 INTERRUPTED = 130  # stopped from the keyboard
 PIPE_CLOSED = 141  # the reader of standard output went away
 
+# Locks, links, pipes and signals are used as POSIX has them, and TensorFlow has no GPU there.
+ON_WINDOWS = (
+    "wisesr runs on Linux and macOS; on Windows, use WSL: `wsl --install`, then install wisesr in its terminal and "
+    "type the same command there"
+)
+
 
 class WisesrError(Exception):
     """An error that a user can fix: shown as one line, with a traceback only under `--debug`."""

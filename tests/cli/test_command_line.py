@@ -10,6 +10,7 @@ import pytest
 from command_line import QUICK, SMALL, Answer, CommandLine, Trained, fresh, make_photos
 
 from wisesr_cli.cli.main import COMMANDS, GROUPS, run
+from wisesr_cli.machine.installation import install_line
 
 ALL = (
     *("config show", "config schema", "runs list", "runs remove"),
@@ -19,7 +20,7 @@ ALL = (
 
 OPTIONS = {
     "demo": "-o --output-dir --seed",
-    "init": "-o --output --overwrite",
+    "init": "-o --output --sample --list --overwrite",
     "check": "-s --set --data --image-size --weights --near-duplicates --sheet --overwrite --format",
     "train": "-s --set --data -o --output-dir --name --seed --epochs -b --batch-size --image-size --backbone --head "
     "--weights --learning-rate --lr --device --precision --tracker --resume --overwrite --dry-run --max-steps "
@@ -248,7 +249,7 @@ def test_a_missing_gpu_is_5_with_the_cure(wisesr: CommandLine, trained: Trained,
 
     if tensorflow.config.list_physical_devices("GPU"):
         pytest.skip("this machine has a GPU")
-    wisesr.line(command, "--device", "gpu", RUN=trained.run, PHOTOS=photos).refused(5, "pip install 'wisesr[gpu]'")
+    wisesr.line(command, "--device", "gpu", RUN=trained.run, PHOTOS=photos).refused(5, install_line("gpu"))
 
 
 def test_a_file_where_the_output_folder_should_be_is_no_bug(wisesr: CommandLine, photos: Path, tmp_path: Path) -> None:

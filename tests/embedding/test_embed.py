@@ -23,6 +23,7 @@ from wisesr_cli.errors import RunError
 from wisesr_cli.exporting.best_litert import to_litert
 from wisesr_cli.images.color import BACKGROUND
 from wisesr_cli.images.preparation import Preparation
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.model_files.archive import append_model_info, check_model
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.build import build_classifier
@@ -181,7 +182,7 @@ def test_parquet_without_pyarrow_is_5_with_the_install_line_before_anything_else
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     line = ("embed", "nowhere", "x.png", "-o", tmp_path / "v.parquet")
-    wisesr(*line).refused(5, "pip install 'wisesr[parquet]'")
+    wisesr(*line).refused(5, install_line("parquet"))
 
 
 def test_paths_come_from_a_list_and_from_standard_input(

@@ -24,6 +24,7 @@ from wisesr_cli.engines.litert import LiteRtEngine, LiteRtModel, UnusableError, 
 from wisesr_cli.errors import RunError, UsageError
 from wisesr_cli.evaluation.probabilities import softmax
 from wisesr_cli.exporting import best_litert, conversion
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.run.run import Run
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras converts on TensorFlow")
@@ -126,7 +127,7 @@ def test_without_its_file_or_its_package_litert_is_an_error_where_it_was_asked_f
     monkeypatch.setitem(__import__("sys").modules, "ai_edge_litert.interpreter", None)
     answer = wisesr("predict", run.path, photos, "--engine", "litert")
     assert (answer.code, answer.out) == (5, "")
-    assert answer.error.endswith("ai-edge-litert is not installed; install it with: pip install ai-edge-litert")
+    assert answer.error.endswith(f"ai-edge-litert is not installed; install it with: {install_line('ai-edge-litert')}")
     answer = wisesr("predict", run.path, photos).worked()
     assert "engine: Keras, as ai-edge-litert is not installed" in answer.err
     run.litert.unlink()

@@ -19,6 +19,7 @@ from run_states import load_engine
 
 from wisesr_cli.evaluation.probabilities import softmax
 from wisesr_cli.exporting import conversion, export, runtimes
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.machine.locks import alone_in
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow converts")
@@ -60,7 +61,7 @@ def test_refusals_and_missing_packages_are_said_before_keras_is_loaded(trained: 
             str(trained.run),
             "onnx",
             5,
-            "needs tf2onnx, which is not installed; install it with: pip install 'wisesr[onnx]'",
+            f"needs tf2onnx, which is not installed; install it with: {install_line('onnx')}",
         ),
         (
             str(lone),
@@ -177,7 +178,7 @@ def test_a_runtime_that_is_installed_and_cannot_be_loaded_is_the_machines_fault(
     monkeypatch.setitem(export.FORMATS, "keras", replace(export.FORMATS["keras"], open=unloadable))
     answer = wisesr("export", run, "--to", "keras")
     assert answer.code == 5
-    assert "libodd.so: cannot open\\x1b[31m; reinstall it with: pip install keras" in answer.error
+    assert f"libodd.so: cannot open\\x1b[31m; reinstall it with: {install_line('keras')}" in answer.error
     assert not (run / "export").exists()
 
 

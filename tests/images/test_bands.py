@@ -19,6 +19,7 @@ from wisesr_cli.images import bands
 from wisesr_cli.images.color import bands_text, checked_bands, shown
 from wisesr_cli.images.decoding import decode_image, decode_with_header, read_header, read_values
 from wisesr_cli.images.preparation import Preparation
+from wisesr_cli.machine.installation import install_line
 
 BANDS = np.random.default_rng(0).integers(0, 256, (24, 30, 5), dtype=np.uint8)
 FIVE, GREY = Preparation(channels=5), Preparation(channels=1)
@@ -221,7 +222,7 @@ def test_kinds_that_are_not_read_are_named() -> None:
 
 def test_without_the_packages_the_reason_is_the_command_that_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bands, "find_spec", lambda name: None if name == "tifffile" else object())
-    said = "bands are read with tifffile and imagecodecs, which are not installed: pip install 'wisesr[bands]'"
+    said = f"bands are read with tifffile and imagecodecs, which are not installed: {install_line('bands')}"
     assert reason(tiff(BANDS), preparation=FIVE) == said
     rgba = packed("PNG", Image.fromarray(np.dstack([SMOOTH, SMOOTH[..., 0]])))
     assert decode_image(rgba, image_size=(8, 8), preparation=Preparation(channels=4)).shape == (8, 8, 4)

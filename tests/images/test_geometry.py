@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +14,14 @@ from image_references import NOISE, SMOOTH, difference, reference
 from PIL import Image, ImageOps
 
 from benchmarks.pixels import scaled_decoding
-from wisesr_cli.images import geometry
+from wisesr_cli.data.disk_cache import pixels_key
+from wisesr_cli.images import geometry, resizing
 from wisesr_cli.images.color import BACKGROUND
 from wisesr_cli.images.decoding import decode_image
 from wisesr_cli.images.geometry import RESIZERS, Box, Pixels
 from wisesr_cli.images.preparation import Preparation
 
+NEEDS_CYKOOZ = pytest.mark.skipif(resizing.cykooz_resizer is None, reason="cykooz-resizer has no wheel here")
 RANDOM = np.random.default_rng(0)
 SHAPES = [
     ((1, 1), (224, 96)),
@@ -37,11 +42,51 @@ def squashed(pixels: Pixels, size: tuple[int, int], box: Box | None = None) -> P
 
 @pytest.mark.parametrize(("given", "wanted"), SHAPES)
 @pytest.mark.parametrize("cut", [0.0, 0.375])
-def test_resizing_is_pillows_but_for_rounding(given: tuple[int, int], wanted: tuple[int, int], cut: float) -> None:
+@pytest.mark.parametrize(
+    "resized", [pytest.param(resizing.resized_by_cykooz, marks=NEEDS_CYKOOZ), resizing.resized_by_pillow]
+)
+def test_resizing_is_pillows_but_for_rounding(
+    given: tuple[int, int], wanted: tuple[int, int], cut: float, resized: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resizing, "resized", resized)
     pixels = noise(*given)
     box = (cut, cut / 2, given[1] - cut, given[0] - cut / 4)
     expected = Image.fromarray(pixels).resize(wanted[::-1], Image.Resampling.BILINEAR, box=box)
     assert abs(squashed(pixels, wanted, box).astype(int) - np.asarray(expected)).max() <= 1
+
+
+@NEEDS_CYKOOZ
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("resize", RESIZERS)
+def test_where_cykooz_has_no_wheel_pillow_gives_the_same_to_within_1(
+    channels: int, resize: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(channels).integers(0, 256, (61, 83, channels), dtype=np.uint8)[:, ::-1]
+    both = []
+    for resized in (resizing.resized_by_cykooz, resizing.resized_by_pillow):
+        monkeypatch.setattr(resizing, "resized", resized)
+        both.append(RESIZERS[resize](pixels, (40, 30), (0.5, 0, 82.25, 61)))
+    assert both[0].shape == both[1].shape == (40, 30, channels)
+    assert both[1].flags.writeable
+    assert abs(both[0].astype(int) - both[1]).max() <= 1
+
+
+@NEEDS_CYKOOZ
+def test_without_cykooz_pillow_is_chosen_and_caches_of_pixels_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, chosen = np.array([1], np.uint64), resizing.resized
+    before = pixels_key(keys, (8, 8), Preparation())
+    monkeypatch.setitem(sys.modules, "cykooz_resizer", None)
+    try:
+        importlib.reload(resizing)
+        assert resizing.resizer_name() == "Pillow"
+        assert pixels_key(keys, (8, 8), Preparation()) != before
+        assert squashed(noise(20, 30), (8, 8)).shape == (8, 8, 3)
+    finally:
+        monkeypatch.undo()
+        importlib.reload(resizing)
+    assert resizing.resizer_name() == "cykooz-resizer"
+    assert resizing.resized.__name__ == chosen.__name__
+    assert pixels_key(keys, (8, 8), Preparation()) == before
 
 
 def test_threads_resize_to_the_same_pixels() -> None:

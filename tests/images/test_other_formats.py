@@ -17,6 +17,7 @@ from wisesr_cli.data.listing.folders import ignored_message
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images import decoding, formats, supported
 from wisesr_cli.images.decoding import decode_image, read_header
+from wisesr_cli.machine.installation import install_line
 
 pillow_heif.register_heif_opener()
 ROWS, COLUMNS = np.mgrid[0:60, 0:82]
@@ -90,11 +91,9 @@ def test_without_its_library_heic_is_named_with_what_to_install(
     path.write_bytes(encoded(PICTURE, "HEIF"))
     assert decode_image(path, image_size=(8, 8)).shape == (8, 8, 3)
     monkeypatch.setattr(decoding, "reads_heic", lambda: False)
-    assert reason(path) == "HEIC is read with pillow-heif, which is not installed: pip install pillow-heif"
+    assert reason(path) == f"HEIC is read with pillow-heif, which is not installed: {install_line('heic')}"
     assert ".heic" in supported.SUFFIXES
-    assert (
-        ignored_message(Counter({".heic": 2})) == "2 files ignored: 2 .heic; HEIC is read after pip install pillow-heif"
-    )
+    assert ignored_message(Counter({".heic": 2})).endswith(f"2 .heic; HEIC is read after {install_line('heic')}")
 
 
 def test_a_general_brand_is_read_by_what_it_is_compatible_with() -> None:

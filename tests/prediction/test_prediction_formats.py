@@ -3,11 +3,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from wisesr_cli.errors import MachineError, UsageError
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.prediction import formats
 from wisesr_cli.prediction.formats import SUFFIXES, chosen_format, rendering
 from wisesr_cli.prediction.tables import Layout
@@ -60,7 +62,7 @@ def test_what_a_format_cannot_hold_is_refused() -> None:
 
 def test_without_pyarrow_parquet_is_5_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
-    with pytest.raises(MachineError, match=r"pip install 'wisesr\[parquet\]'"):
+    with pytest.raises(MachineError, match=re.escape(install_line("parquet"))):
         chosen_format("a.parquet", None)
 
 

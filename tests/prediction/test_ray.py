@@ -23,6 +23,7 @@ from wisesr_cli.data.oddities import Oddities
 from wisesr_cli.engines.choose import ChosenEngine, choose_engine
 from wisesr_cli.errors import DataError, MachineError, RunError, UsageError
 from wisesr_cli.listening import Silent
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.prediction.ray import driver
 from wisesr_cli.prediction.ray import session as ray_session
 from wisesr_cli.prediction.ray.driver import block_size, job_of, ray_records
@@ -159,7 +160,7 @@ def test_ray_that_is_not_installed_is_5_with_its_install_line(
     monkeypatch.setattr(ray_session, "find_spec", lambda package: None)
     answer = wisesr("predict", trained.run, trained.photos / "test", "--engine", "ray")
     assert (answer.code, answer.out) == (5, "")
-    assert answer.error.endswith("ray is not installed: pip install 'wisesr[ray]'")
+    assert answer.error.endswith(f"ray is not installed: {install_line('ray')}")
 
 
 def test_a_cluster_that_is_not_there_is_5_at_once(wisesr: CommandLine, trained: Trained) -> None:

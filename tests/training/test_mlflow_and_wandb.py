@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from command_line import QUICK, fresh, make_photos, rows_of
 
 from wisesr_cli.errors import MachineError
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.training.trackers.tracker import TrackedRun
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -76,7 +78,7 @@ def test_mlflow_without_the_packages_of_a_database_is_5_with_the_install_line(mo
 
     monkeypatch.setattr(mlflow_tracker, "find_spec", lambda package: None)
     for address in ("sqlite:///mlflow.db", "postgresql://host/db"):
-        with pytest.raises(MachineError, match=r"needs sqlalchemy: pip install 'wisesr\[mlflow\]'"):
+        with pytest.raises(MachineError, match=re.escape(f"needs sqlalchemy: {install_line('mlflow')}")):
             mlflow_tracker.check_database(address)
     for address in ("http://host:5000", "https://host", "file:/tmp/x", "/tmp/x", "./mlruns", "databricks"):
         mlflow_tracker.check_database(address)

@@ -15,6 +15,7 @@ from command_line import QUICK, Answer, CommandLine, make_splits, rows_of
 from wisesr_cli.api import load_config
 from wisesr_cli.errors import DataError, Interrupted, MachineError
 from wisesr_cli.listening import Silent
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.results.training import EpochResult, TrainingResult
 from wisesr_cli.run.folders import Start
 from wisesr_cli.run.names import CONFIG, TRACKED, TRAININGS
@@ -353,7 +354,7 @@ def test_a_tracker_that_is_not_installed_is_5_with_its_install_line(
         monkeypatch.setitem(table.TRACKERS, name, TrackerRow(row.title, ("no_such_package",), row.open))
         answer = wisesr(*words, photos, *QUICK, "--tracker", name)
         assert answer.code == 5
-        assert answer.error.endswith(f"is not installed; install it with: pip install 'wisesr[{name}]'")
+        assert answer.error.endswith(f"is not installed; install it with: {install_line(name)}")
     assert not Path("runs").exists()
 
 

@@ -56,6 +56,7 @@ def evaluate(
     """
     arguments = locals()
     from wisesr_cli import api
+    from wisesr_cli.display.plots import can_draw
     from wisesr_cli.display.terminal import LONG_TABLE, TerminalListener, show_result
     from wisesr_cli.evaluation.gates import check_gates, parse_gate
     from wisesr_cli.evaluation.tables import evaluation_grids, metrics_rows
@@ -80,13 +81,14 @@ def evaluate(
     names = (name.format(result.split) for name in EVALUATION_PICTURES)
     pictures = [name for name in names if (output_dir.parent / PLOTS / name).exists()]
     listener.note(f"written to {result.output_dir}: {', '.join(files)}")
-    listener.note(f"pictures beside it, in {PLOTS}: {', '.join(pictures)}")
+    if can_draw():
+        listener.note(f"pictures beside it, in {PLOTS}: {', '.join(pictures)}")
     if isinstance(result, Evaluation) and result.label_issues is not None:
         options.say_label_issues(result.label_issues, listener)
         _say_how_to_doubt_the_rest(Path(result.output_dir).parent, listener)
     if report:
         listener.note(f"report, to open in a browser or to mail: {result.output_dir}/{REPORT}")
-    else:
+    elif can_draw():  # so can the report
         listener.note(f"next: {options.command_without(add=('--report',))}")
     sys.stdout.flush()
     check_gates(result.metrics, gates)

@@ -15,8 +15,14 @@ app = options.new_app()
 
 @app.command()
 def init(
-    folder: Annotated[str, typer.Argument(help="An image folder, or a table of labels.")],
+    folder: Annotated[
+        str | None, typer.Argument(help="An image folder, or a table of labels; with --sample, the folder alone.")
+    ] = None,
     output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="The config to write.")] = "config.yaml",
+    sample: Annotated[
+        str | None, typer.Option("--sample", metavar="NAME", help="Start from a sample config, unchanged.")
+    ] = None,
+    list_samples: Annotated[bool, typer.Option("--list", help="List the sample configs and exit.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     task: Annotated[
         Literal["single", "multilabel"],
@@ -27,24 +33,38 @@ def init(
 ) -> None:
     """Write a commented config for images: their classes, sizes and balance looked at, sensible choices made.
 
-    Example: wisesr init photos -o photos.yaml
+    Example: wisesr init photos -o photos.yaml; wisesr init photos --sample transfer_two_phases
     """
     from wisesr_cli import api
-    from wisesr_cli.display.terminal import TerminalListener
+    from wisesr_cli.display.grid import Grid, texts
+    from wisesr_cli.display.terminal import TerminalListener, show_result
     from wisesr_cli.errors import UsageError
     from wisesr_cli.machine.files import write_text
     from wisesr_cli.text import visible
 
+    if list_samples:
+        samples = api.list_samples()
+        grid = Grid("Samples", texts("sample", "what it is for"), tuple(samples.items()))
+        show_result("table", grids=[grid], header=(), rows=(), value=samples, limit=None)
+        return
+    if sample is not None and task != "single":
+        raise UsageError(f"--task {task} does not fit --sample, which says what it trains: leave one of them out")
     path = Path(output)
     if path.exists() and not overwrite:
         raise UsageError(f"{visible(output)} exists; give another -o, or replace it with --overwrite")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{visible(path.parent)}: no such folder for the config")
     listener = TerminalListener(quiet=quiet)
-    starter = api.init(folder, task=task, listener=listener)
+    if sample is not None:
+        starter = api.init_from_sample(sample, folder, written_as=output)
+    elif folder is not None:
+        starter = api.init(folder, task=task, listener=listener)
+    else:
+        raise UsageError("FOLDER is missing: the images that the config is for; or --sample NAME, see --list")
     write_text(path, starter.config)
     for choice in starter.choices:
         listener.note(choice)
     listener.note(f"written: {output}")
-    listener.note(f"next: wisesr check {shlex.quote(output)}")
-    listener.note(f"      wisesr train {shlex.quote(output)}")
+    place = shlex.quote(output) if folder is not None else f"{shlex.quote(output)} --data FOLDER"
+    listener.note(f"next: wisesr check {place}")
+    listener.note(f"      wisesr train {place}")

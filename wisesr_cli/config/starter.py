@@ -71,10 +71,10 @@ def _header(facts: FolderFacts, recipe: Recipe) -> list[str]:
 
 
 def _places(facts: FolderFacts) -> list[str]:
-    folder = f"  dir: {_scalar(str(facts.folder))}"
+    folder = f"  dir: {scalar(str(facts.folder))}"
     if facts.manifest is None:
         return [folder]
-    return [f"  manifest: {_scalar(str(facts.manifest))}", f"{folder}  # where its paths begin"]
+    return [f"  manifest: {scalar(str(facts.manifest))}", f"{folder}  # where its paths begin"]
 
 
 def _task(facts: FolderFacts) -> list[str]:
@@ -121,7 +121,7 @@ def _flow(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, str | Path):
-        return _scalar(str(value))
+        return scalar(str(value))
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
@@ -129,7 +129,7 @@ def _flow(value: Any) -> str:
     return dump_yaml(value).split("\n")[0]
 
 
-def _scalar(text: str) -> str:
+def scalar(text: str) -> str:
     """Return text as YAML on one line, quoted where necessary."""
     if re.fullmatch(r"/[\w./-]*|[A-Za-z]\w*", text):
         return text

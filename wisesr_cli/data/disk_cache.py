@@ -24,6 +24,7 @@ import numpy.typing as npt
 from wisesr_cli.data.verified import Keys
 from wisesr_cli.images.decoding import DECODER_VERSION
 from wisesr_cli.images.preparation import RGB, Preparation
+from wisesr_cli.images.resizing import resizer_name
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.locks import take
 
@@ -108,8 +109,9 @@ def cache_path(key: str, kind: Literal["pixels", "maps"]) -> Path:
 
 def pixels_key(keys: Keys, image_size: tuple[int, int], preparation: Preparation) -> str:
     """Return a key of the decoded images of files with these keys (see `verified.file_keys`)."""
-    channels = "" if preparation.channels == RGB else f" {preparation.channels} channels"
-    digest = hashlib.blake2b(f"{DECODER_VERSION} {image_size} {preparation}{channels}".encode(), digest_size=16)
+    more = "" if preparation.channels == RGB else f" {preparation.channels} channels"
+    more += "" if resizer_name() == "cykooz-resizer" else f" {resizer_name()}"  # its pixels may differ by 1
+    digest = hashlib.blake2b(f"{DECODER_VERSION} {image_size} {preparation}{more}".encode(), digest_size=16)
     digest.update(keys.tobytes())
     return digest.hexdigest()
 

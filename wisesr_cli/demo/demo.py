@@ -14,6 +14,7 @@ from wisesr_cli.config.reader import Override, load_config
 from wisesr_cli.demo import harbour
 from wisesr_cli.errors import UsageError
 from wisesr_cli.listening import TrainingListener
+from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import make_folder, write_text
 from wisesr_cli.results.evaluation import Evaluation, Metrics
 from wisesr_cli.results.streams import Prediction
@@ -77,6 +78,7 @@ def run_demo(output_dir: Path, *, seed: int, listener: TrainingListener) -> Demo
     What an earlier demo made in `output_dir`, known by its record there, is made anew; other runs stay.
     Raises `UsageError` where something else has the name of a picture or the config.
     """
+    keras_start.check_installed()
     check_output_folder(output_dir)
     make_folder(output_dir)
     pictures, config_path = output_dir / "harbour", output_dir / "harbour.yaml"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -32,6 +33,11 @@ CLASSES_DRAWN = 200  # of more, those that are confused most: each has 8 pixels
 LONGEST_NAME = 24  # characters
 
 Arguments = ParamSpec("Arguments")
+
+
+def can_draw() -> bool:
+    """Return whether Matplotlib is installed, which the small installation leaves out."""
+    return find_spec("matplotlib") is not None
 
 
 def with_default_style(plot: Callable[Arguments, None]) -> Callable[Arguments, None]:

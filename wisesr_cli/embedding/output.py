@@ -19,6 +19,7 @@ import numpy as np
 
 from wisesr_cli.errors import MachineError, UsageError
 from wisesr_cli.explanation.arrays import write_member, write_texts
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.prediction.journal import Form, JournalHeader
 from wisesr_cli.prediction.output import FileOutput, checked_output
 from wisesr_cli.requests import EmbedRequest
@@ -85,7 +86,7 @@ def _parquet(path: str | Path) -> Any:
         from pyarrow import parquet
     except ImportError:
         raise MachineError(
-            f"{visible(path)}: writing Parquet needs pyarrow; install it with: pip install 'wisesr[parquet]'"
+            f"{visible(path)}: writing Parquet needs pyarrow; install it with: {install_line('parquet')}"
         ) from None
     return parquet
 

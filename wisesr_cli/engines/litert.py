@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from wisesr_cli.errors import MachineError, RunError, WisesrError
 from wisesr_cli.machine.files import sha256
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.machine.keras_start import Device, has_nvidia_driver, processor, quiet_stderr
 from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.model_files.appended import read_member, with_members
@@ -221,7 +222,7 @@ class _Interpreters:
         try:
             return self._interpreter()
         except ImportError as error:
-            reason = f"{PACKAGE} is not installed; install it with: pip install {PACKAGE}"
+            reason = f"{PACKAGE} is not installed; install it with: {install_line(PACKAGE)}"
             if not isinstance(error, ModuleNotFoundError):
                 reason = f"{PACKAGE} cannot be loaded: {on_one_line(error, whole=True)}; reinstall it"
             raise UnusableError(reason, MachineError) from None

@@ -150,7 +150,7 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
             others = map(run_on, _others_to_doubt(subject, request, listener))
             issues = _doubt_labels(output, [outputs, *others], engine.info, pixel_limit)
             evaluation = replace(evaluation, label_issues=issues)
-        draw_evaluation(run.run.plots, evaluation)
+        draw_evaluation(run.run.plots, evaluation, listener)
         if write_beside is not None and isinstance(scored, Scored) and isinstance(evaluation, Evaluation):
             common = (request, run, subject, engine.info, chosen.name, pixel_limit, evaluation)
             write_beside(Evaluated(*common, paths, scored.answers, logits), output)

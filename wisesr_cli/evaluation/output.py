@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisesr_cli.data.settings import LABEL_SEPARATOR
-from wisesr_cli.display.plots import plot_confusion_matrix, plot_reliability
+from wisesr_cli.display.plots import can_draw, plot_confusion_matrix, plot_reliability
 from wisesr_cli.evaluation.metrics import Answers, reliability_bins
 from wisesr_cli.evaluation.mistakes import most_confused, worst_labels, worst_mistakes
 from wisesr_cli.evaluation.multilabel import LabelAnswers, label_reliability
+from wisesr_cli.listening import Listener
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.results.evaluation import AnyEvaluation, Evaluation, Metrics, MultilabelEvaluation, MultilabelMetrics
 from wisesr_cli.run.names import (
@@ -119,8 +121,11 @@ def _write_predictions(path: Path, scored: Scored, paths: Sequence[str]) -> None
     )
 
 
-def draw_evaluation(plots: Path, evaluation: AnyEvaluation) -> None:
-    """Draw the pictures of an evaluation into a folder."""
+def draw_evaluation(plots: Path, evaluation: AnyEvaluation, listener: Listener) -> None:
+    """Draw the pictures of an evaluation into a folder, where Matplotlib is installed."""
+    if not can_draw():
+        listener.note(f"plots are left out, as matplotlib is not installed: {install_line('matplotlib')}")
+        return
     if isinstance(evaluation, Evaluation):
         plot_confusion_matrix(evaluation.metrics, plots / CONFUSION_PICTURE.format(evaluation.split))
     plot_reliability(

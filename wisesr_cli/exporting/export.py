@@ -50,6 +50,7 @@ from wisesr_cli.images.preparation import RGB
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import flush_to_disk, naming
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.models.image_sizes import check_image_size
@@ -64,12 +65,14 @@ STOPPED = "nothing was exported; repeat the command"
 
 @dataclass(frozen=True)
 class Format:
-    """A row of `FORMATS`: functions that run and describe an export, required packages, install command."""
+    """A row of `FORMATS`: functions that run and describe an export, and required packages.
+
+    `packages`: the module of each, and what `install_line` takes for it.
+    """
 
     open: Callable[[Path, Form], RunModel]
     describe: Callable[[Path, ModelInfo, Form], None]
-    packages: tuple[str, ...]
-    install: str
+    packages: dict[str, str]
 
 
 def formats_of(to: str | Sequence[str]) -> tuple[FormatName, ...]:
@@ -142,11 +145,11 @@ def _plan(request: ExportRequest) -> list[_Planned]:
     formats = formats_of(request.to)
     _check_choices(request, formats)
     for name in formats:
-        for package in FORMATS[name].packages:
+        for package, wanted in FORMATS[name].packages.items():
             if find_spec(package) is None:
                 raise MachineError(
                     f"--to {name} needs {package.replace('_', '-')}, which is not installed; install it with: "
-                    f"{FORMATS[name].install}"
+                    f"{install_line(wanted)}"
                 )
     litert = Form(request.quantize, "logits" if request.logits else "probabilities", batch=request.fixed_batch)
     forms = {"litert": litert, "onnx": Form(layout=request.layout, resize=request.resize)}
@@ -316,7 +319,7 @@ def _unloadable(name: FormatName, error: ImportError) -> MachineError:
     """Return the error for a package that is installed but cannot be imported."""
     return MachineError(
         f"--to {name} needs a package that cannot be loaded: {on_one_line(error)}; reinstall it with: "
-        f"{FORMATS[name].install}"
+        f"{install_line(next(iter(FORMATS[name].packages.values())))}"
     )
 
 
@@ -332,13 +335,15 @@ def _write_beside(place: Place, info: ModelInfo, rows: Sequence[ExportedModel], 
             flush_to_disk(path)
 
 
-ONNX_INSTALL = "pip install 'wisesr[onnx]'"
-
 FORMATS: dict[str, Format] = {
-    "keras": Format(runtimes.open_keras, describe_keras, (), "pip install keras"),
-    "onnx": Format(runtimes.open_onnx, describe_onnx, ("onnx", "onnxruntime", "tf2onnx", "tensorflow"), ONNX_INSTALL),
-    "litert": Format(
-        runtimes.open_litert, describe_litert, ("tensorflow", "ai_edge_litert"), "pip install tensorflow ai-edge-litert"
+    "keras": Format(runtimes.open_keras, describe_keras, {"keras": "keras"}),
+    "onnx": Format(
+        runtimes.open_onnx,
+        describe_onnx,
+        {**dict.fromkeys(("onnx", "onnxruntime", "tf2onnx"), "onnx"), "tensorflow": "tensorflow"},
     ),
-    "saved_model": Format(runtimes.open_saved_model, describe_saved_model, ("tensorflow",), "pip install tensorflow"),
+    "litert": Format(
+        runtimes.open_litert, describe_litert, {"tensorflow": "tensorflow", "ai_edge_litert": "ai-edge-litert"}
+    ),
+    "saved_model": Format(runtimes.open_saved_model, describe_saved_model, {"tensorflow": "tensorflow"}),
 }

@@ -23,9 +23,9 @@ from PIL import Image
 from wisesr_cli.errors import ImageError
 from wisesr_cli.images.depth import DeepValues, Values, is_deep
 from wisesr_cli.images.preparation import MOST_CHANNELS, RGB, Preparation
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.text import counted
 
-BANDS_INSTALL = "pip install 'wisesr[bands]'"
 PACKAGES = ("tifffile", "imagecodecs")
 BYTES_OF_A_PIXEL = 16  # of `data.pixel_limit`: four floats; of more bands, fewer pixels are allowed
 MOST_TILE = 1 << 14  # pixels of a tile's side
@@ -94,7 +94,9 @@ def opened_tiff(file: IO[bytes], most_bytes: int) -> Iterator[Banded]:
     whatever tifffile raises for a damaged file.
     """
     if not reads_bands():
-        raise ImageError(f"bands are read with {' and '.join(PACKAGES)}, which are not installed: {BANDS_INSTALL}")
+        raise ImageError(
+            f"bands are read with {' and '.join(PACKAGES)}, which are not installed: {install_line('bands')}"
+        )
     import tifffile
 
     size = file.seek(0, io.SEEK_END)

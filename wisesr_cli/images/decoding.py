@@ -27,12 +27,14 @@ from wisesr_cli.images.bands import BYTES_OF_A_PIXEL, Banded, banded_picture, ch
 from wisesr_cli.images.color import Pixels, to_rgb
 from wisesr_cli.images.depth import DeepValues, color_values, grey_values, is_deep, is_deep_color, is_deep_grey
 from wisesr_cli.images.failures import SpoiltError, translated
-from wisesr_cli.images.geometry import RESIZERS, Box, draft_size, orientation_of, turn, turned_box
+from wisesr_cli.images.geometry import RESIZERS, draft_size, orientation_of, turn, turned_box
 from wisesr_cli.images.opening import Source, opened, read_whole
 from wisesr_cli.images.pillow import is_animated, prepare_pillow, refuse_before_loading, refuse_before_opening
 from wisesr_cli.images.preparation import RGB, Preparation, Resize
 from wisesr_cli.images.profiles import cmyk_to_rgb, to_srgb
-from wisesr_cli.images.supported import HEIC_INSTALL, SHOWN_NAMES, SUPPORTED, reads_heic
+from wisesr_cli.images.resizing import Box
+from wisesr_cli.images.supported import SHOWN_NAMES, SUPPORTED, reads_heic
+from wisesr_cli.machine.installation import install_line
 
 Result = TypeVar("Result")
 
@@ -271,7 +273,7 @@ def _recognised(file: IO[bytes]) -> tuple[str, tuple[int, int]]:
     if format_name not in SUPPORTED:
         raise ImageError("not a supported format" if formats.is_other_image(prefix) else "not an image")
     if format_name == "HEIF" and not reads_heic():
-        raise ImageError(f"HEIC is read with pillow-heif, which is not installed: {HEIC_INSTALL}")
+        raise ImageError(f"HEIC is read with pillow-heif, which is not installed: {install_line('heic')}")
     return format_name, formats.early_size(format_name, prefix)
 
 

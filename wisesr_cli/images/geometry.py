@@ -6,17 +6,15 @@ picture.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import numpy as np
-from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 from PIL import Image
 
+from wisesr_cli.images import resizing
 from wisesr_cli.images.color import BACKGROUND, Pixels
 from wisesr_cli.images.preparation import RGB, Resize
-
-Box = tuple[float, float, float, float]  # left, upper, right, lower
+from wisesr_cli.images.resizing import Box
 
 
 def _squash(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:
@@ -24,30 +22,9 @@ def _squash(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:
     if (height, width) == size and content == (0, 0, width, height):
         return np.ascontiguousarray(pixels)
     if pixels.shape[2] != RGB:  # bands one by one: two or four would count as colours with alpha
-        bands = [_resized(pixels[..., [band]], size, content, PixelType.U8) for band in range(pixels.shape[2])]
+        bands = [resizing.resized(pixels[..., [band]], size, content) for band in range(pixels.shape[2])]
         return np.concatenate(bands, axis=-1)
-    return _resized(pixels, size, content, PixelType.U8x3)
-
-
-def _resized(pixels: Pixels, size: tuple[int, int], content: Box, kind: PixelType) -> Pixels:
-    height, width, channels = pixels.shape
-    left, upper, right, lower = content
-    options = ResizeOptions(_ANTIALIASED, crop_box=CropBox(left, upper, right - left, lower - upper))
-    resized = ImageData(size[1], size[0], kind)
-    _resizer().resize(ImageData(width, height, kind, pixels.tobytes()), resized, options)
-    return np.frombuffer(bytearray(resized.get_buffer()), np.uint8).reshape(*size, channels)
-
-
-def _resizer() -> Resizer:
-    """Return the resizer of this thread: Pillow's bilinear filter, to within 1 of 255, but faster."""
-    if not hasattr(_OF_THREAD, "resizer"):
-        _OF_THREAD.resizer = Resizer()
-    resizer: Resizer = _OF_THREAD.resizer
-    return resizer
-
-
-_ANTIALIASED = ResizeAlg.convolution(FilterType.bilinear)
-_OF_THREAD = threading.local()
+    return resizing.resized(pixels, size, content)
 
 
 def _crop(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:

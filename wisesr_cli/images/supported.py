@@ -11,8 +11,6 @@ from importlib.util import find_spec
 # Importing these registers their decoders; otherwise Pillow imports every decoder at the first TIFF or WebP.
 from PIL import AvifImagePlugin, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
-HEIC_INSTALL = "pip install pillow-heif"
-
 # Pillow's name of each format, and the suffixes of its files.
 SUPPORTED: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),

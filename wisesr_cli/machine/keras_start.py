@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.util
 import os
 import platform
 import signal
@@ -20,15 +21,16 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import IO, Any, Literal
 
 from wisesr_cli.errors import MachineError, UsageError
+from wisesr_cli.machine.installation import FULL, SMALL, install_line, installed, is_small
 from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.text import on_one_line
 
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 
-GPU_INSTALL = "pip install 'wisesr[gpu]'"
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 DETECTION_SECONDS = 300  # until process 0 has a name, in Kubernetes
-VERSIONED_PACKAGES = ("wisesr", "keras", "tensorflow", "jax", "numpy", "pillow")
+TENSORFLOW_CPU = "tensorflow-cpu"  # the same without CUDA, and smaller
+VERSIONED_PACKAGES = (FULL, SMALL, "keras", "tensorflow", TENSORFLOW_CPU, "jax", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,28 @@ def load_backend() -> Any:
     return _load(backend)
 
 
+def check_installed() -> None:
+    """Raise a `MachineError` if the backend or Keras is not installed; nothing is imported."""
+    if reason := lacking():
+        raise MachineError(reason)
+
+
+def lacking() -> str:
+    """Return that the backend or Keras is not installed, and what to do; empty where both are."""
+    missing = [package for package in (backend_name(), "keras") if importlib.util.find_spec(package) is None]
+    return _about_missing(missing[0]) if missing else ""
+
+
+def _about_missing(package: str) -> str:
+    """Return what to do about a package that is missing: in the small installation by intent."""
+    if not is_small():
+        return f"{package} is not installed; install it with: {install_line(package)}"
+    return (
+        f"{SMALL} comes without {package}: it checks, predicts, evaluates and embeds on LiteRT, from a run's "
+        f"best.tflite; for everything else: {install_line(package)}"
+    )
+
+
 def load_tensorflow() -> Any:
     """Import TensorFlow to convert models and run converted ones; on the CPU only where Keras runs on JAX.
 
@@ -123,7 +147,7 @@ def check_several_processes() -> None:
     if backend_name() != "jax":
         raise UsageError(
             "several processes train together on the JAX backend only, as TensorFlow's own way does not work with "
-            "Keras 3: pip install jax, then KERAS_BACKEND=jax wisesr train ... with the same options"
+            f"Keras 3: {install_line('jax')}, then KERAS_BACKEND=jax wisesr train ... with the same options"
         )
 
 
@@ -180,7 +204,7 @@ def _load(package: str) -> Any:
         with _quiet_start(), _without_collection(frozen=package not in sys.modules):
             return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise MachineError(f"{error.name} is not installed; install it with: pip install {error.name}") from None
+        raise MachineError(_about_missing(error.name or package)) from None
     except ImportError as error:
         reason = on_one_line(error, whole=True)
         raise MachineError(f"{package} cannot be loaded: {reason}; reinstall it") from error
@@ -272,13 +296,21 @@ def _tensorflow_device(tensorflow: Any, choice: DeviceChoice) -> Device:
     if choice == "cpu":
         return Device("cpu", processor(), "asked for")
     if not gpus:
-        built = tensorflow.test.is_built_with_cuda()
-        reason = f"TensorFlow sees no GPU; for NVIDIA: {GPU_INSTALL}" if built else "this TensorFlow has no GPU support"
-        return _cpu_or_error(choice, reason)
+        return _cpu_or_error(choice, _why_no_gpu(built_for_it=tensorflow.test.is_built_with_cuda()))
     for gpu in gpus:
         tensorflow.config.experimental.set_memory_growth(gpu, True)
     name = tensorflow.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
     return Device("gpu", name, "asked for" if choice == "gpu" else "TensorFlow sees it")
+
+
+def _why_no_gpu(*, built_for_it: bool) -> str:
+    if built_for_it:
+        return f"TensorFlow sees no GPU; for NVIDIA: {install_line('gpu')}"
+    if installed(TENSORFLOW_CPU) is None:
+        return "this TensorFlow has no GPU support"
+    return (
+        f"{TENSORFLOW_CPU} has no GPU support; for NVIDIA: pip uninstall {TENSORFLOW_CPU}, then {install_line('gpu')}"
+    )
 
 
 def _hide_gpus(tensorflow: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -13,9 +12,14 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from wisesr_cli.errors import InUseError, MachineError, RunError
+from wisesr_cli.errors import ON_WINDOWS, InUseError, MachineError, RunError
 from wisesr_cli.machine.files import make_folder, naming
 from wisesr_cli.text import visible
+
+try:
+    import fcntl
+except ImportError:
+    raise MachineError(ON_WINDOWS) from None
 
 TRIES = 100
 NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS)  # Lustre and others; ENOLCK may come and go, and stays an error

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TextIO
 from wisesr_cli.display.grid import Grid, csv_line, to_json, to_markdown
 from wisesr_cli.display.terminal import show_grid
 from wisesr_cli.errors import MachineError, UsageError
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.prediction.tables import PLAIN, Layout, prediction_cells, prediction_columns
 from wisesr_cli.results.streams import Prediction
 from wisesr_cli.text import joined, visible
@@ -39,7 +40,7 @@ def chosen_format(output: str | None, given: str | None, *, probabilities: bool 
         if output is None:
             raise UsageError("--format parquet is no text for standard output; give a file: -o FILE.parquet")
         if find_spec("pyarrow") is None:
-            raise MachineError("writing Parquet needs pyarrow; install it with: pip install 'wisesr[parquet]'")
+            raise MachineError(f"writing Parquet needs pyarrow; install it with: {install_line('parquet')}")
     return chosen
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from wisesr_cli.data.listing.manifest_formats import is_manifest
 from wisesr_cli.errors import DataError, MachineError, RunError, UsageError
 from wisesr_cli.listening import Listener, Silent
+from wisesr_cli.machine import keras_start
 from wisesr_cli.model_files.info import BEST, ModelInfo
 from wisesr_cli.run.listing import resolved
 from wisesr_cli.run.names import CLASSES, CONFIG, SPLITS
@@ -145,7 +146,7 @@ def load_training(
     """Return the resolved config that a training starts from; raises as `load_source` does.
 
     Raises a `UsageError` for a run, too, unless that is to be resumed or overwritten: both going on with it and
-    repeating it may be meant.
+    repeating it may be meant. Raises a `MachineError` where Keras is not installed.
     """
     notes: list[str] = []
     given = resolved(source, notes.append) if str(source) else source
@@ -156,6 +157,7 @@ def load_training(
             f"{visible(source)} is a run: to go on with it, wisesr train {visible(path)} --resume; to repeat it as a "
             f"new one, wisesr train {visible(config)}"
         )
+    keras_start.check_installed()
     loaded = load_source(given, overrides, in_place=resume or overwrite, resume=resume)
     return replace(loaded, notes=(*notes, *loaded.notes))
 

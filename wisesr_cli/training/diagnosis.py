@@ -18,9 +18,11 @@ from pathlib import Path
 
 from wisesr_cli.engines.litert import PACKAGE
 from wisesr_cli.errors import MachineError
+from wisesr_cli.images.resizing import resizer_name
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.caches import cache_dir
+from wisesr_cli.machine.installation import FULL, SMALL, install_line, installed, is_small
 from wisesr_cli.machine.keras_start import DeviceChoice
 from wisesr_cli.machine.locks import can_lock
 from wisesr_cli.machine.memory import available_memory_bytes
@@ -38,6 +40,9 @@ def diagnose(output_dir: str, device: DeviceChoice, listener: Listener) -> Check
     findings: list[Finding] = []
     with listener.progress("looking at this machine", len(CHECKS)) as progress:
         for code, check in CHECKS.items():
+            if code == "device" and is_small() and (lacking := keras_start.lacking()):
+                findings.append(Finding("warn", code, lacking))
+                break  # what follows is about training
             try:
                 level, message = check(output_dir, device)
                 findings.append(Finding(level, code, message))  # type: ignore[arg-type]
@@ -45,6 +50,19 @@ def diagnose(output_dir: str, device: DeviceChoice, listener: Listener) -> Check
                 findings.append(Finding("fail", code, on_one_line(error)))
             progress.advance()
     return CheckResult(tuple(findings))
+
+
+def _installation(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
+    """Report which distribution this is, and two that overwrite each other's files."""
+    for pair in ((FULL, SMALL), ("tensorflow", keras_start.TENSORFLOW_CPU)):
+        if all(map(installed, pair)):
+            names = " ".join(pair)
+            return "warn", f"{' and '.join(pair)} have the same files: pip uninstall {names}, then install one of them"
+    resizer = f"images are resized by {resizer_name()}"
+    if not is_small():
+        return "pass", resizer
+    kind = "checks, predicts, evaluates and embeds on LiteRT" if keras_start.lacking() else "with Keras, so everything"
+    return "pass", f"{SMALL}, {kind}; {resizer}"
 
 
 def _versions(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
@@ -81,7 +99,7 @@ def _litert(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
     try:
         importlib.import_module("ai_edge_litert.interpreter")
     except ImportError as error:
-        return "warn", f"{PACKAGE} cannot be loaded ({error}): prediction starts TensorFlow; pip install {PACKAGE}"
+        return "warn", f"{PACKAGE} cannot be loaded ({error}): prediction starts TensorFlow; {install_line(PACKAGE)}"
     return "pass", f"{PACKAGE} {version(PACKAGE)} predicts without TensorFlow"
 
 
@@ -136,6 +154,7 @@ def _locks(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
 
 
 CHECKS: dict[str, Callable[[str, DeviceChoice], tuple[str, str]]] = {
+    "installation": _installation,
     "versions": _versions,
     "memory": _memory,
     "output-folder": lambda output_dir, device: _writable(Path(output_dir).absolute()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from odd_names import ODD_NAMES
 from wisesr_cli.data.listing import manifest_formats
 from wisesr_cli.data.listing.manifest import LONGEST_LABEL, Row, read_manifest
 from wisesr_cli.errors import MachineError
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.run.records import write_rows
 
 # Formats and columns
@@ -89,7 +91,7 @@ def test_only_what_a_run_would_write_is_unescaped(tmp_path: Path) -> None:
 
 def test_parquet_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MachineError, match=r"pip install 'wisesr\[parquet\]'"):
+    with pytest.raises(MachineError, match=re.escape(install_line("parquet"))):
         read_manifest(written(tmp_path, b"PAR1", "l.parquet"))
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 from wisesr_cli import text
 from wisesr_cli.data.listing.stamps import Stamps
-from wisesr_cli.images.supported import HEIC_INSTALL, SUFFIXES, SUPPORTED
+from wisesr_cli.images.supported import SUFFIXES, SUPPORTED
+from wisesr_cli.machine.installation import install_line
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def ignored_message(ignored: Counter[str]) -> str:
     more = ", ..." if len(files) > 8 else ""
     parts = [f"{text.counted(sum(files.values()), 'file')} ignored: {kinds}{more}"] if files else []
     if any(kind in SUPPORTED["HEIF"] for kind in files):
-        parts.append(f"HEIC is read after {HEIC_INSTALL}")
+        parts.append(f"HEIC is read after {install_line('heic')}")
     if folders := ignored[LINKED_FOLDER]:
         links = "a folder is a link" if folders == 1 else f"{folders:,} folders are links"
         parts.append(f"{links} to one that is read already, and left out with all images in it")

@@ -18,6 +18,7 @@ from typing import Any
 
 from wisesr_cli.errors import MachineError
 from wisesr_cli.machine.files import read_text
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.text import visible
 
 MOST_BYTES = 1 << 30
@@ -96,7 +97,7 @@ def _read_parquet(path: Path, known: Collection[str]) -> Table:
         import pyarrow.parquet
     except ImportError:
         raise MachineError(
-            f"{visible(path)}: reading Parquet needs pyarrow; install it with: pip install 'wisesr[parquet]'"
+            f"{visible(path)}: reading Parquet needs pyarrow; install it with: {install_line('parquet')}"
         ) from None
     if not path.is_file():
         raise ValueError("no such file")

@@ -26,12 +26,12 @@ from typing import Any
 
 from wisesr_cli.errors import MachineError, UsageError, WisesrError
 from wisesr_cli.listening import Listener
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.machine.keras_start import quiet_stderr
 from wisesr_cli.machine.locks import alone_in
 from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.text import first_line, visible
 
-INSTALL = "pip install 'wisesr[ray]'"
 STORE_BYTES = 128 << 20  # of a local Ray's object store, in addition to the model
 CONNECT_SECONDS = 10.0
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # an empty SETTINGS frame, the first that either side of HTTP/2 sends
@@ -61,7 +61,7 @@ def check_installed() -> None:
     """Raise a `MachineError` unless Ray Data is installed."""
     for package in ("ray", "pyarrow", "pandas"):
         if find_spec(package) is None:
-            raise MachineError(f"--engine ray needs Ray Data, and {package} is not installed: {INSTALL}")
+            raise MachineError(f"--engine ray needs Ray Data, and {package} is not installed: {install_line('ray')}")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from wisesr_cli.errors import MachineError
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.text import visible
 from wisesr_cli.training.trackers.tracker import Status, TrackedRun
 
@@ -112,7 +113,7 @@ def check_database(address: str) -> None:
     missing = [package for package in ("sqlalchemy", "alembic") if find_spec(package) is None]
     if is_database and missing:
         raise MachineError(
-            f"MLflow writes to {visible(address)}, which needs {missing[0]}: pip install 'wisesr[mlflow]'; or set "
+            f"MLflow writes to {visible(address)}, which needs {missing[0]}: {install_line('mlflow')}; or set "
             "MLFLOW_TRACKING_URI to a server"
         )
 

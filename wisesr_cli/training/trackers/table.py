@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from wisesr_cli.errors import MachineError
+from wisesr_cli.machine.installation import install_line
 from wisesr_cli.training.trackers.tracker import TrackedRun, Tracker
 
 
@@ -45,6 +46,4 @@ def check_trackers(names: Iterable[str]) -> None:
     """Raise a `MachineError` for a tracker that is not installed."""
     for name in names:
         if any(find_spec(package) is None for package in TRACKERS[name].packages):
-            raise MachineError(
-                f"{TRACKERS[name].title} is not installed; install it with: pip install 'wisesr[{name}]'"
-            )
+            raise MachineError(f"{TRACKERS[name].title} is not installed; install it with: {install_line(name)}")
