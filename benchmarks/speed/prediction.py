@@ -5,7 +5,7 @@
 The model is a MobileNetV2 at 224 x 224 pixels with the GAP head and random weights; the head is GAP so that plain Keras
 loads the file. All figures are those of whole processes, from their start to their end, as users wait for them:
 `wisesr predict` against a Keras script (load_model, image_dataset_from_directory, model.predict), and against a script
-that runs the same model on ONNX Runtime and decodes with Pillow in threads (`pip install 'wisesr[benchmark]'`). Photos:
+that runs the same model on ONNX Runtime and decodes with Pillow in threads (`pip install '.[benchmark]'`). Photos:
 those of shared/data where they are, copied until there are enough, else made (400 x 534, JPEG).
 """
 
@@ -84,7 +84,7 @@ def measure(settings: Settings) -> Iterator[Answer]:
             images=count,
         )
     else:
-        print("left out: ONNX Runtime; install it with: pip install 'wisesr[benchmark]'", file=sys.stderr)
+        print("left out: ONNX Runtime; install it with: pip install '.[benchmark]'", file=sys.stderr)
 
 
 def counted(question: Question, count: int) -> Question:
