@@ -255,8 +255,10 @@ class ExportRequest(Request):
     """Whether LiteRT gives logits; else probabilities, which MediaPipe and others expect."""
     fixed_batch: int | None = None
     """The only number of images that LiteRT takes at a time; None is any."""
-    layout: Literal["nhwc", "nchw"] = "nhwc"
+    pixel_layout: Literal["nhwc", "nchw"] = "nhwc"
     """Of the pixels that ONNX takes: (batch, height, width, channels), or (batch, channels, height, width)."""
+    layout: Literal["plain", "triton", "tf-serving"] = "plain"
+    """Whether the exports are also arranged as a model server expects them."""
     resize: Literal["outside", "inside"] = "outside"
     """`inside`: the model takes images of any size and resizes them itself, as wisesr does; not for LiteRT."""
     image_size: AnySize | None = None

@@ -104,7 +104,7 @@ def export_all(run: Path, folder: Path, converter: str) -> None:
     plain = folder / PLAIN
     wisesr_cli.export(run, ["keras", "onnx", "litert", "saved_model"], output_dir=plain)
     wisesr_cli.export(run, "litert", quantize="int8", output_dir=plain)
-    wisesr_cli.export(run, "onnx", layout="nchw", output_dir=folder / CHANNELS_FIRST)
+    wisesr_cli.export(run, "onnx", pixel_layout="nchw", output_dir=folder / CHANNELS_FIRST)
     options = ["--input_format=tf_saved_model", "--output_format=tfjs_graph_model", "--signature_name=serve"]
     try:
         command = [converter, *options, str(plain / "saved_model"), str(folder / GRAPH)]

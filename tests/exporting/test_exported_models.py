@@ -167,7 +167,7 @@ def test_logits_a_fixed_batch_and_channels_first_are_given_where_asked_for(train
     from ai_edge_litert.interpreter import Interpreter
 
     found = wisesr_cli.export(
-        trained.run, ["onnx", "litert"], logits=True, fixed_batch=4, layout="nchw", output_dir=tmp_path
+        trained.run, ["onnx", "litert"], logits=True, fixed_batch=4, pixel_layout="nchw", output_dir=tmp_path
     )
     onnx, litert = found.rows
     assert (onnx.output, onnx.layout, onnx.batch) == ("logits", "nchw", None)
@@ -213,7 +213,7 @@ def test_images_of_any_size_are_resized_inside_as_wisesr_does(trained: Trained, 
         trained.run,
         ["keras", "onnx", "saved_model"],
         resize="inside",
-        layout=layout,
+        pixel_layout=layout,
         data=photos / "validation",
         output_dir=tmp_path / "exports",
     )

@@ -33,10 +33,14 @@ def export(
         int | None,
         typer.Option("--fixed-batch", min=1, metavar="N", help="LiteRT takes N images at a time; default: any."),
     ] = None,
-    layout: Annotated[
+    pixel_layout: Annotated[
         Literal["nhwc", "nchw"],
-        typer.Option("--layout", help="Input layout for ONNX; nchw for OpenCV and TensorRT."),
+        typer.Option("--pixel-layout", help="Input layout for ONNX; nchw for OpenCV and TensorRT."),
     ] = "nhwc",
+    layout: Annotated[
+        Literal["plain", "triton", "tf-serving"],
+        typer.Option("--layout", help="Also arrange the export for a model server: triton or tf-serving."),
+    ] = "plain",
     resize: Annotated[
         Literal["outside", "inside"],
         typer.Option("--resize", help="inside: the model resizes images of any size itself; not for LiteRT."),
@@ -86,4 +90,6 @@ def export(
     names = [row.file for row in result.rows]
     names += [name for name in EXPORT_EXTRAS if Path(result.output_dir, name).exists()]
     listener.note(f"written to {result.output_dir}: {', '.join(names)}")
+    if layout != "plain":
+        listener.note(f"for the server, the same files: {result.output_dir}/{layout}")
     listener.note(f"next: try what {result.output_dir}/{EXPORT_README} shows for each file, in that folder")

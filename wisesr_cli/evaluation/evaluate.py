@@ -21,6 +21,7 @@ from wisesr_cli.data.survey import find_layout
 from wisesr_cli.engines.choose import EngineName, choose_engine
 from wisesr_cli.engines.engine import Engine, padded_logits
 from wisesr_cli.errors import RunError, UsageError
+from wisesr_cli.evaluation.card import update_card
 from wisesr_cli.evaluation.coverage import NO_COVERAGE, coverage_of, measure
 from wisesr_cli.evaluation.folder import evaluation_folder, free_name
 from wisesr_cli.evaluation.label_issues import JudgedLabels, put_probabilities, write_label_issues
@@ -151,6 +152,8 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
             issues = _doubt_labels(output, [outputs, *others], engine.info, pixel_limit)
             evaluation = replace(evaluation, label_issues=issues)
         draw_evaluation(run.run.plots, evaluation, listener)
+        if run.is_complete:
+            update_card(run.run, engine.info, listener)
         if write_beside is not None and isinstance(scored, Scored) and isinstance(evaluation, Evaluation):
             common = (request, run, subject, engine.info, chosen.name, pixel_limit, evaluation)
             write_beside(Evaluated(*common, paths, scored.answers, logits), output)

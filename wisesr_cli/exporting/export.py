@@ -21,6 +21,7 @@ from wisesr_cli.data.index import Labels
 from wisesr_cli.engines.engine import padded_logits
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.errors import MachineError, RunError, UsageError
+from wisesr_cli.evaluation.card import card_beside
 from wisesr_cli.exporting import runtimes
 from wisesr_cli.exporting.agreement import (
     BATCH,
@@ -45,6 +46,7 @@ from wisesr_cli.exporting.metadata import (
 )
 from wisesr_cli.exporting.readme import readme
 from wisesr_cli.exporting.resizing import Nearness, at_hand, calls_for, nearness
+from wisesr_cli.exporting.serving import SERVERS, arrange, check_layout
 from wisesr_cli.images.geometry import RESIZERS
 from wisesr_cli.images.preparation import RGB
 from wisesr_cli.listening import Listener
@@ -111,7 +113,7 @@ def export(request: ExportRequest) -> Exports:
         )
     images = choose_images(run, request.data, listener)
     source = source_of(model, image_size or checked.info.image_size)
-    names = [item.file for item in planned]
+    names = [*(item.file for item in planned), *([] if request.layout == "plain" else [request.layout])]
     output_dir = None if request.output_dir is None else str(request.output_dir)
     with (
         stop_on_signals(StopRequest(STOPPED)) as stop,
@@ -122,7 +124,10 @@ def export(request: ExportRequest) -> Exports:
             engine = KerasEngine(checked, image_size=image_size)
         exporter = _Exporter(engine, images, place, listener)
         rows = exporter.all(planned)
-        _write_beside(place, engine.info, place.all_rows(rows), exporter.resized_by_others())
+        _write_beside(place, model, engine.info, place.all_rows(rows), exporter.resized_by_others())
+        if request.layout != "plain":
+            with naming(place.folder):
+                arrange(request.layout, place.temporary, rows, engine.info, run.name)
         if source_of(model, engine.info.image_size) != source:
             raise RunError(f"{visible(model)}: was rewritten in the meantime; repeat the command")
         with stop.deferred():
@@ -152,7 +157,7 @@ def _plan(request: ExportRequest) -> list[_Planned]:
                     f"{install_line(wanted)}"
                 )
     litert = Form(request.quantize, "logits" if request.logits else "probabilities", batch=request.fixed_batch)
-    forms = {"litert": litert, "onnx": Form(layout=request.layout, resize=request.resize)}
+    forms = {"litert": litert, "onnx": Form(layout=request.pixel_layout, resize=request.resize)}
     planned = [(name, forms.get(name, Form(resize=request.resize))) for name in formats]
     return [_Planned(name, EXPORTED_MODELS[name, form.quantize], form) for name, form in planned]
 
@@ -161,20 +166,22 @@ def _check_choices(request: ExportRequest, formats: Sequence[FormatName]) -> Non
     """Raise `UsageError` for a value that is none, and for an option of a format that is not written."""
     for option, value, allowed in (
         ("--quantize", request.quantize, get_args(Quantization)),
-        ("--layout", request.layout, get_args(Layout)),
+        ("--pixel-layout", request.pixel_layout, get_args(Layout)),
+        ("--layout", request.layout, ("plain", *SERVERS)),
         ("--resize", request.resize, get_args(Resize)),
     ):
         if value is not None and value not in allowed:
             raise UsageError(f"{option} {visible(value)} is none of {joined(allowed)}")
     if request.resize == "inside" and "litert" in formats:
         raise UsageError("--resize inside: LiteRT has no resizing with antialiasing; leave it out, or --to litert")
+    check_layout(request.layout, formats, resizes=request.resize == "inside")
     if request.fixed_batch is not None and request.fixed_batch < 1:
         raise UsageError(f"--fixed-batch {request.fixed_batch}: at least 1 image")
     given = (
         ("litert", "LiteRT", f"--quantize {request.quantize}", request.quantize is not None),
         ("litert", "LiteRT", "--logits", request.logits),
         ("litert", "LiteRT", f"--fixed-batch {request.fixed_batch}", request.fixed_batch is not None),
-        ("onnx", "ONNX", f"--layout {request.layout}", request.layout != "nhwc"),
+        ("onnx", "ONNX", f"--pixel-layout {request.pixel_layout}", request.pixel_layout != "nhwc"),
     )
     for name, title, option, is_given in given:
         if is_given and name not in formats:
@@ -323,9 +330,12 @@ def _unloadable(name: FormatName, error: ImportError) -> MachineError:
     )
 
 
-def _write_beside(place: Place, info: ModelInfo, rows: Sequence[ExportedModel], resized_by: Sequence[Nearness]) -> None:
-    """Write what explains the exports."""
-    texts = {LABELS: labels_text(info.class_names), EXPORT_README: readme(info, rows, resized_by)}
+def _write_beside(
+    place: Place, model: Path, info: ModelInfo, rows: Sequence[ExportedModel], resized_by: Sequence[Nearness]
+) -> None:
+    """Write what explains the exports; the README begins with the front matter of the run's model card."""
+    head = card_beside(model) or ""
+    texts = {LABELS: labels_text(info.class_names), EXPORT_README: f"{head}{readme(info, rows, resized_by)}"}
     if info.thresholds is not None:
         texts[THRESHOLDS] = thresholds_text(info.thresholds)
     for name, text in texts.items():

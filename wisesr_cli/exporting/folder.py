@@ -24,8 +24,8 @@ from wisesr_cli.run.names import (
     EXPORT_EXTRAS,
     EXPORT_RECORD,
     EXPORTED_MODELS,
-    SAVED_MODEL_FILES,
-    SAVED_MODEL_FOLDERS,
+    FOLDERS,
+    SERVED,
 )
 from wisesr_cli.run.records import read_json, write_json
 from wisesr_cli.run.written import Written, recording
@@ -135,7 +135,7 @@ def _look(
 ) -> tuple[tuple[ExportedModel, ...], tuple[str, ...]]:
     """Return the existing exports that stay, and the names of those that do not."""
     earlier, rows = _read_record(folder) or (None, ())
-    own = {row.file for row in rows} | (set(EXPORT_EXTRAS) if earlier else set())
+    own = {row.file for row in rows} | ({*EXPORT_EXTRAS, *SERVED} if earlier else set())
     taken = [name for name in (*names, *EXPORT_EXTRAS) if (folder / name).exists()]
     if foreign := [name for name in taken if name not in own or _is_foreign(folder / name, written)]:
         raise UsageError(f"{visible(folder)} holds {joined(foreign)} {FOREIGN}; {ELSEWHERE}")
@@ -169,14 +169,15 @@ def _read_record(folder: Path) -> tuple[Source, tuple[ExportedModel, ...]] | Non
 def _is_foreign(path: Path, written: Written | None) -> bool:
     """Return whether an export's path has something else: a file for a folder, unknown or changed files."""
     is_folder = path.is_dir() and not path.is_symlink()
-    if is_folder != (path.name == EXPORTED_MODELS["saved_model", None]):
+    if is_folder != (path.name in FOLDERS):
         return True
     if not is_folder and (path.is_symlink() or not path.is_file()):
         return True
     entries = sorted(path.rglob("*")) if is_folder else [path]
     for entry in entries if is_folder else ():
         name = str(entry.relative_to(path))
-        allowed = SAVED_MODEL_FOLDERS if entry.is_dir() and not entry.is_symlink() else SAVED_MODEL_FILES
+        folders, files = FOLDERS[path.name]
+        allowed = folders if entry.is_dir() and not entry.is_symlink() else files
         if not any(fnmatch(name, pattern) for pattern in allowed):
             return True
     if written is None or not written.exists:

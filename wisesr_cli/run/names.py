@@ -15,6 +15,7 @@ SPLITS = "splits.csv"
 ENVIRONMENT = "environment.json"
 HISTORY = "history.csv"
 METRICS = "metrics.json"
+CARD = "README.md"  # the model card
 CALIBRATION = "calibration.json"  # see `evaluation.coverage`
 TRACKED = "trackers.json"  # which runs of experiment trackers it is
 STATE = "state"
@@ -66,6 +67,17 @@ SAVED_MODEL_FILES = (
     *(f"{SAVED_MODEL_EXTRAS}/{name}" for name in (MODEL_INFO, LABELS)),
 )
 SAVED_MODEL_FOLDERS = ("variables", "assets", SAVED_MODEL_EXTRAS)
+# The same files once more, as a model server expects them: what may be in such a folder.
+SERVED = ("triton", "tf-serving")
+_TRITON = (
+    *("*/config.pbtxt", f"*/{LABELS}", "*/1/model.onnx"),
+    *(f"*/1/model.savedmodel/{name}" for name in SAVED_MODEL_FILES),
+)
+FOLDERS = {  # the patterns of folders and of files in each
+    EXPORTED_MODELS["saved_model", None]: (SAVED_MODEL_FOLDERS, SAVED_MODEL_FILES),
+    "triton": (("*",), _TRITON),
+    "tf-serving": (("*",), tuple(f"*/1/{name}" for name in SAVED_MODEL_FILES)),
+}
 
 # In the folder of a comparison, beside a run directory for every head and seed; the first with its first training.
 TRAININGS = "trainings.json"
@@ -90,5 +102,5 @@ RESULT_FOLDERS = (PLOTS, EXPLAIN, EXPORT, "evaluate-*")  # other commands write 
 # last: they mark the folder as a run, so that another process can remove what a killed one left.
 RUN_FILES = (
     *(f"{PLOTS}/{LEARNING_CURVES}", LITERT, BEST, UPGRADED, CONFIG, SPLITS, ENVIRONMENT, HISTORY, METRICS, TRACKED),
-    *(CALIBRATION, WRITTEN, CLASSES),
+    *(CALIBRATION, CARD, WRITTEN, CLASSES),
 )

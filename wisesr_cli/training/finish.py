@@ -12,6 +12,7 @@ from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.display.plots import plot_learning_curves
 from wisesr_cli.engines.keras import KerasEngine
 from wisesr_cli.evaluation.calibration import Calibration, calibrate
+from wisesr_cli.evaluation.card import update_card
 from wisesr_cli.evaluation.coverage import write_scores
 from wisesr_cli.evaluation.evaluate import evaluate_pixels, logits_of, scored_logits
 from wisesr_cli.evaluation.output import Scored
@@ -48,6 +49,8 @@ def finish(
         make_folder(run.plots, inside=run.path)
         plot_learning_curves(progress.history, run.plots / LEARNING_CURVES)
     result = result_of(trainer, run, epochs_done_now, stopped, metrics)
+    if engine is not None:
+        update_card(run, engine.info, listener)
     if engine is not None and result.finished and not has_litert(run):
         images = trainer.examples.validation or trainer.examples.train
         keep_litert(run, engine, images, batch_size=trainer.config.train.batch_size, listener=listener)

@@ -8,19 +8,26 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import re
 import shlex
+import tempfile
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
+import yaml
+
 from wisesr_cli.errors import MachineError
 from wisesr_cli.machine.installation import install_line
+from wisesr_cli.run.run import litert_path
 from wisesr_cli.text import visible
 from wisesr_cli.training.trackers.tracker import Status, TrackedRun
+from wisesr_cli.version import __version__
 
+MODEL, LOADER = "model", "wisesr_cli.prediction.pyfunc"
 EXPERIMENT = "wisesr"  # unless MLFLOW_EXPERIMENT_NAME is set
 MOST_PARAMETERS = 100  # in one request
 LONGEST_PARAMETER, LONGEST_TAG = 6000, 5000  # characters
@@ -99,8 +106,28 @@ class MlflowTracker:
         self._client.log_artifact(self.id, str(path))
 
     def keep_model(self, path: Path) -> None:
-        """Upload the model file."""
-        self._client.log_artifact(self.id, str(path), artifact_path="model")
+        """Upload the model file, and what lets `mlflow.pyfunc.load_model` load it."""
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            for file in (path, litert_path(path)):
+                if file.is_file():
+                    (place / file.name).symlink_to(file.absolute())
+            (place / "MLmodel").write_text(self._description(path.name), encoding="utf-8")
+            (place / "requirements.txt").write_text(f"wisesr=={__version__}\n", encoding="utf-8")
+            self._client.log_artifacts(self.id, str(place), artifact_path=MODEL)
+
+    def _description(self, model: str) -> str:
+        """Return the content of `MLmodel`: that the model is a function, and what loads it."""
+        flavor = {"data": model, "loader_module": LOADER, "python_version": platform.python_version()}
+        content = {
+            "artifact_path": MODEL,
+            "flavors": {"python_function": flavor},
+            "mlflow_version": self._library.__version__,
+            "model_uuid": self.id,
+            "run_id": self.id,
+            "utc_time_created": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+        }
+        return yaml.safe_dump(content, sort_keys=True)
 
     def end(self, status: Status) -> None:
         """Close the run."""

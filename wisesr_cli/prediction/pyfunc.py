@@ -1,0 +1,56 @@
+"""What MLflow loads a kept model with: `mlflow.pyfunc.load_model("runs:/ID/model").predict(paths)`.
+
+The file `MLmodel` beside the model names this module; MLflow calls `_load_pyfunc` with the path of best.keras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from wisesr_cli.errors import UsageError
+from wisesr_cli.prediction.predict import predict
+from wisesr_cli.requests import PredictRequest
+
+PATH = "path"  # the column of image files
+
+
+class LabelsImages:
+    """A model that labels image files, as MLflow's `python_function` flavour has it."""
+
+    def __init__(self, model: Path) -> None:
+        self.model = model
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """Return a DataFrame with path, label, score and error, a row per image file.
+
+        Args:
+            model_input: paths: a list, an array, or a DataFrame of one column or with one called `path`.
+            params: `min_score`, `top_k` and `batch_size` as `wisesr predict` takes them.
+
+        Raises:
+            UsageError: a DataFrame that does not say which column has the paths, or another parameter.
+        """
+        import pandas as pd  # MLflow's own dependency
+
+        given = params or {}
+        if unknown := sorted(given.keys() - {"min_score", "top_k", "batch_size"}):
+            raise UsageError(f"params: {unknown[0]} is not known; allowed: min_score, top_k, batch_size")
+        request = PredictRequest(self.model, tuple(_paths(model_input)), **given)
+        rows = [(row.path, row.label, row.score, row.error) for row in predict(request)]
+        return pd.DataFrame(rows, columns=["path", "label", "score", "error"])
+
+
+def _paths(given: Any) -> Iterable[str]:
+    columns = getattr(given, "columns", None)
+    if columns is not None:
+        if PATH not in columns and len(columns) != 1:
+            raise UsageError(f"the table has {len(columns)} columns; call that of the image files '{PATH}'")
+        given = given[PATH if PATH in columns else columns[0]]
+    return map(str, [given] if isinstance(given, str) else list(given))
+
+
+def _load_pyfunc(path: str) -> LabelsImages:
+    """Return the model in a file, as MLflow asks for it."""
+    return LabelsImages(Path(path))
