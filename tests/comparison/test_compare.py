@@ -342,7 +342,7 @@ def test_a_damaged_run_is_named_with_the_way_out(compared: Compared, wisesr: Com
     (folder / "gap-seed1" / "best.keras").write_bytes(b"PK")
     shutil.rmtree(folder / "gap-seed1" / "evaluate-test")
     answer = wisesr(*compared.line(folder, "--resume"))
-    answer.failed(4, "best.keras", f"take {folder / 'gap-seed1'} away, and --resume trains it anew")
+    answer.failed(4, "best.keras", f"remove {folder / 'gap-seed1'}, and --resume trains it again")
 
 
 # Killed at any moment

@@ -87,14 +87,14 @@ def test_the_difference_is_told_in_points_with_its_interval() -> None:
 @pytest.mark.parametrize("difference", [0.0, 1.0])
 def test_an_interval_without_width_is_no_verdict(difference: float) -> None:
     text = said(row("gap"), row("wise", difference, difference))
-    assert "the interval has no width, and says nothing of other images" in text
+    assert "the interval has zero width and says nothing about other images" in text
     assert "better on" not in text
 
 
 def test_one_seed_claims_nothing_about_other_trainings() -> None:
     text = said(row("gap", seeds=1), row("wise", 0.01, 0.05, seeds=1))
     assert "this one training was better by more than chance of the images; other seeds may differ" in text
-    assert "1 seed: the intervals are over examples alone" in text
+    assert "1 seed: the intervals cover differences between images" in text
     assert "--seeds 5 --resume" in text
 
 
@@ -105,11 +105,11 @@ def test_two_seeds_are_told_to_be_few_and_three_are_not() -> None:
 
 def test_few_seeds_in_common_are_told_whatever_other_heads_lack() -> None:
     failed = row("fc", seeds=0)
-    assert "1 seed: the intervals are over examples alone" in said(
+    assert "1 seed: the intervals cover differences between images" in said(
         row("gap", seeds=1), failed, row("wise", 0.01, 0.05, seeds=1)
     )
     text = said(row("gap", seeds=3), row("wise", 0.01, 0.05, seeds=(2, 3, 4)))
-    assert "1 seed: the intervals are over examples alone" in text
+    assert "1 seed: the intervals cover differences between images" in text
 
 
 def test_the_seeds_that_are_advised_hold_those_that_there_are() -> None:
@@ -121,7 +121,7 @@ def test_the_seeds_that_are_advised_hold_those_that_there_are() -> None:
 def test_images_that_are_no_independent_draws_are_told() -> None:
     rows = row("gap"), row("wise", 0.01, 0.05)
     overlapping = said(*rows, split="validation", same_examples=False)
-    assert "the images of different seeds overlap" in overlapping
+    assert "those of different seeds overlap" in overlapping
     assert "up to 179 examples for each seed" in overlapping
     assert "overlap" not in said(*rows, split="validation")
     assert "group" not in said(*rows)
@@ -137,7 +137,7 @@ def test_many_comparisons_at_once_are_mentioned() -> None:
 
 def test_a_map_of_one_position_is_told_first() -> None:
     lines = said(row("gap"), row("wise", 0.0, 0.0), feature_map=(1, 1, 64)).splitlines()
-    assert lines[0].startswith("the feature map has one position only")
+    assert lines[0].startswith("the feature map has a single position")
 
 
 def test_validation_missing_trainings_and_unlike_schedules_are_told() -> None:

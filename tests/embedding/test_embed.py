@@ -121,13 +121,13 @@ def test_a_litert_model_without_the_place_of_its_features_is_left_to_keras_with_
     trained: Trained, tiny: Path, tmp_path: Path, wisesr: CommandLine
 ) -> None:
     model = read_litert(tiny / "best.tflite", tiny / "best.keras")
-    for features, reason in ((None, "earlier wisesr"), (0, "no feature vector"), (10**6, "no feature vector")):
+    for features, reason in ((None, "earlier wisesr"), (0, "not a feature vector"), (10**6, "not a feature vector")):
         object.__setattr__(model, "features", features)
         (tiny / "best.tflite").write_bytes(model.to_bytes(tiny / "best.keras"))
         with pytest.raises(UnusableError, match=reason):
             LiteRtEngine(read_litert(tiny / "best.tflite", tiny / "best.keras")).check_features()
     line = ("embed", tiny, trained.photos / "test", "-o", tmp_path / "v.npz")
-    wisesr(*line, "--engine", "litert").refused(4, "no feature vector")
+    wisesr(*line, "--engine", "litert").refused(4, "not a feature vector")
     answer = wisesr(*line).worked()
     assert answer.said("engine: Keras, as best.tflite names a tensor that is not a feature vector")
     assert arrays(tmp_path / "v.npz")["vectors"].shape == (15, 64)

@@ -84,7 +84,7 @@ def test_few_images_and_no_mistakes_say_nothing() -> None:
     assert (calibrate(logits, labels).temperature, "too few" in str(calibrate(logits, labels))) == (1, True)
     logits, _ = drawn(100, sureness=5)
     found = calibrate(logits, logits.argmax(axis=1))
-    assert (found.temperature, "without a mistake" in str(found)) == (1, True)
+    assert (found.temperature, "makes no mistake" in str(found)) == (1, True)
 
 
 def test_blocks_and_huge_logits_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def test_a_file_that_was_replaced_or_written_to_since_it_was_checked_is_not_load
     checked = check_model(path)
     other.replace(path) if place == "another file" else path.write_bytes(other.read_bytes())
     monkeypatch.setattr("keras.models.load_model", lambda *arguments, **options: pytest.fail("it was loaded"))
-    with pytest.raises(RunError, match=r"best\.keras: refused: it was written anew since it was checked; repeat"):
+    with pytest.raises(RunError, match=r"best\.keras: refused: it was rewritten since it was checked; repeat"):
         load_model(checked)
 
 
@@ -105,5 +105,5 @@ def test_a_file_that_is_replaced_while_it_is_loaded_is_refused(
         return original(place, **options)
 
     monkeypatch.setattr("keras.models.load_model", load)
-    with pytest.raises(RunError, match="it was written anew since it was checked"):
+    with pytest.raises(RunError, match="it was rewritten since it was checked"):
         load_model(check_model(path))

@@ -237,7 +237,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         r"the layer 'odd' in it is not called exactly once",
     ),
     "large": (one("Dense", units=1 << 40), r"has the number 1099511627776 for 'units'"),
-    "large constant": (calling("math.add", {"y": [1.0] * 1000}), r"no short row of plain numbers"),
+    "large constant": (calling("math.add", {"y": [1.0] * 1000}), r"not a short list of plain numbers"),
     "long": (old.model_of("m", [old.pixels(f"input_{number}") for number in range(3001)]), r"more layers than any"),
     "nested": (deep(6), r"more models in models than any backbone"),
     "subclass": ({"class_name": "MyModel", "config": {}}, r"it is a 'MyModel', and no functional or sequential model"),

@@ -164,5 +164,5 @@ def test_a_model_of_bands_is_saved_checked_loaded_and_gives_its_weights_to_anoth
 def test_a_backbone_whose_pixels_another_layer_takes_is_refused() -> None:
     inputs = keras.Input((*SIZE, 3))
     model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(keras.layers.DepthwiseConv2D(3)(inputs)))
-    with pytest.raises(RunError, match="the backbone does not take 4 channels in place of RGB"):
+    with pytest.raises(RunError, match="the backbone does not accept 4 channels in place of RGB"):
         with_channels(model, 4, keeps_kernel=True)

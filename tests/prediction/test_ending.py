@@ -266,7 +266,7 @@ def test_what_cannot_be_ordered_is_refused_with_the_reason(trained: Trained, pho
     for option in ({"sort": "path"}, {"only": "uncertain=3"}):
         for more, said in (
             ({"screen": Screen()}, "--show shows images as they are labelled"),
-            ({"shard": "0/2"}, "sees no more than its own shard"),
+            ({"shard": "0/2"}, "only sees its own shard"),
         ):
             with pytest.raises(UsageError, match=said):
                 wisesr_cli.predict(trained.run, ["photos"], **option, **more)

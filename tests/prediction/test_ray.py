@@ -140,8 +140,8 @@ def test_blocks_are_whole_batches_and_leave_every_worker_several(
     [
         (("--ray-workers", "2"), "--ray-address and --ray-workers need --engine ray"),
         (("--ray-address", "auto"), "--ray-address and --ray-workers need --engine ray"),
-        (("--engine", "ray", "--show"), "--engine ray makes no pictures"),
-        (("--engine", "ray", "--explain", "why"), "--engine ray makes no pictures"),
+        (("--engine", "ray", "--show"), "--engine ray draws no pictures"),
+        (("--engine", "ray", "--explain", "why"), "--engine ray draws no pictures"),
         (("--engine", "ray", "--ray-address", "nowhere"), "--ray-address nowhere: expected HOST:PORT"),
         (("--engine", "ray", "--ray-address", "host:port"), "--ray-address host:port: expected HOST:PORT"),
         (("--engine", "ray", "--ray-address", "ray://host:10001"), "give HOST:PORT of a cluster's head, or auto"),

@@ -165,7 +165,7 @@ def test_a_member_said_to_be_larger_than_its_archive_is_refused(tmp_path: Path) 
     directory = content.index(b"PK\x01\x02")
     content[directory + 20 : directory + 28] = (1 << 30).to_bytes(4, "little") * 2  # sizes, packed and unpacked
     forge(tmp_path, "model.npz", bytes(content))
-    with pytest.raises(RunError, match=r"model\.npz: damaged: its members are larger than itself"):
+    with pytest.raises(RunError, match=r"model\.npz: damaged: its members are larger than the file"):
         read_state(tmp_path)
 
 

@@ -63,7 +63,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[WisesrError], str]] = {
     "more accumulated steps than there are": (
         {"train": {"epochs": 2, "batch_size": 8, "gradient_accumulation_steps": 5}},
         ConfigError,
-        "train.gradient_accumulation_steps is 5, but phase 1 has 4 steps: it would never update the weights",
+        "train.gradient_accumulation_steps is 5, but phase 1 has 4 steps: the weights would never be updated",
     ),
 }
 
@@ -157,15 +157,15 @@ def test_what_several_devices_cannot_do_is_refused(sections: dict[str, Any], pro
 IDLE: dict[str, tuple[dict[str, Any], str]] = {
     "hash": (
         {"data": {"split_strategy": "hash"}},
-        "data.split_strategy: hash does nothing: the validation images have",
+        "data.split_strategy: hash has no effect: the validation images have",
     ),
-    "fraction": ({"data": {"validation_split": 0.3}}, "data.validation_split: 0.3 does nothing: the validation images"),
+    "fraction": ({"data": {"validation_split": 0.3}}, "data.validation_split: 0.3 has no effect: the validation images"),
     "views": (
         {"train": {"augmented_views": 8}},
-        "train.augmented_views: 8 does nothing: no phase freezes the backbone",
+        "train.augmented_views: 8 has no effect: no phase freezes the backbone",
     ),
-    "cache": ({"train": {"feature_cache": "none"}}, "train.feature_cache: none does nothing: no phase freezes"),
-    "folder of weights": ({"model": {"weights_dir": "/w"}}, "model.weights_dir: /w does nothing: the backbone starts"),
+    "cache": ({"train": {"feature_cache": "none"}}, "train.feature_cache: none has no effect: no phase freezes"),
+    "folder of weights": ({"model": {"weights_dir": "/w"}}, "model.weights_dir: /w has no effect: the backbone starts"),
 }
 
 

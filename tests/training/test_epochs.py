@@ -76,7 +76,7 @@ def test_early_stopping_stops_when_nothing_got_better(
     if stops_after is None:
         feed(keeper, epochs)
         return
-    with pytest.raises(TrainingStopped, match=f"early stopping: {options['monitor']} was not better for 2 epochs"):
+    with pytest.raises(TrainingStopped, match=f"early stopping: {options['monitor']} did not improve for 2 epochs"):
         feed(keeper, epochs)
     progress = keeper.trainer.progress
     assert progress.epoch == stops_after
