@@ -14,6 +14,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 PACKAGE = "wisesr"
+EVEN_START = 1 / 49  # the mean of uniform weights on a grid of 7x7
 
 
 def tile_bounds(side: int, tiles: int) -> tuple[int, ...]:
@@ -45,7 +46,9 @@ class PositionWeightedPooling2D(keras.layers.Layer):
         constraint: `"non_negative"` (weights are clamped at zero after every update, as published), `"unit_sum"`
             (weights enter as ReLU divided by their sum over the grid) or `"none"`.
         initializer: `"uniform"` (the layer is global average pooling at the start; with `pool_size`, of the positions
-            that are kept) or `"paper"` (normal with standard deviation 0.01).
+            that are kept), `"even"` (the same; under `unit_sum`, whose weights enter by their ratios, they start at a
+            mean of 1/49 on every grid, so that an update of Adam moves them as far as on a grid of 7x7) or `"paper"`
+            (normal with standard deviation 0.01).
 
     Input shape:
         (batch, height, width, channels) with known height, width and channels.
@@ -62,12 +65,12 @@ class PositionWeightedPooling2D(keras.layers.Layer):
         (2, 16)
 
     Reference:
-        Rahimzadeh, Parvin, Safi and Mohammadi, 2021, Wise-SrNet (arXiv 2104.12294), section 3. Tiles, the uniform start
-        and `unit_sum` are ours.
+        Rahimzadeh, Parvin, Safi and Mohammadi, 2021, Wise-SrNet (arXiv 2104.12294), section 3. Tiles, the uniform
+        and even starts, and `unit_sum` are ours.
     """
 
     CONSTRAINTS = ("non_negative", "unit_sum", "none")
-    INITIALIZERS = ("uniform", "paper")
+    INITIALIZERS = ("uniform", "even", "paper")
 
     def __init__(
         self,
@@ -123,6 +126,8 @@ class PositionWeightedPooling2D(keras.layers.Layer):
             return lambda shape, dtype=None: ops.absolute(normal(shape, dtype=dtype))
         _, _, cells = self._tiles(height, width)
         uniform = cells / cells.sum()
+        if self.initializer == "even" and self.constraint == "unit_sum":
+            uniform = cells / cells.mean() * EVEN_START
 
         def start(shape: tuple[int, ...], dtype: Any = None) -> Any:
             return ops.convert_to_tensor(np.broadcast_to(uniform[:, :, None], shape).astype("float32"), dtype=dtype)

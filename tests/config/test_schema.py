@@ -60,7 +60,7 @@ model:
     pre_pool: auto            # wise, flatten: side of the average pooling, in positions; 1 is none
     pooling: tile             # wise, flatten: tile (covers the whole map) | valid (as published)
     constraint: unit_sum      # depthwise, wise: non_negative | unit_sum | none
-    initializer: uniform      # depthwise, wise: uniform (starts equal to GAP) | paper (normal, 0.01)
+    initializer: even         # depthwise, wise: even, uniform (both start equal to GAP) | paper (normal, 0.01)
     classifier_initializer: paper     # every head: default | paper (normal, 0.01)
     dropout: 0.0              # every head
     hidden: []                # every head: layers before the classifier layer, [{units: 256, activation: relu}] or 256
@@ -98,6 +98,9 @@ PROMISED = [
     "model.head={name: flatten, pre_pool: 3, pooling: valid, dropout: 0.5, classifier_initializer: paper}",
     "model.head={name: depthwise, constraint: unit_sum, initializer: paper}",
     "model.head={constraint: none}",
+    "model.head={initializer: uniform}",
+    "model.head={preset: paper}",
+    "model.head={name: depthwise, preset: paper}",
     "model.head.hidden=256",
     "model.head.hidden=[256, {units: 64, norm: batch, activation: gelu, dropout: 0.5}, {norm: layer, epsilon: 0.01}]",
     "model.head.hidden=[{units: 8, activation: leaky_relu, slope: 0.3}, {activation: prelu}]",
@@ -323,6 +326,40 @@ def test_a_head_with_options_is_read_from_one_word() -> None:
         parse_head("wize")
     with pytest.raises(ConfigError, match=r"model\.head\.pre_pool is not an option of the head 'gap'"):
         parse_head("gap:pre_pool=2")
+
+
+PUBLISHED = {
+    "pooling": "valid",
+    "constraint": "non_negative",
+    "initializer": "paper",
+    "classifier_initializer": "paper",
+}
+
+
+def test_the_published_head_is_one_word_and_is_written_out() -> None:
+    head = load_config(None, [parse_set("model.head.preset=paper")]).config.model.head
+    assert head == parse_head("wise:paper") == parse_head("wise:" + ":".join(f"{k}={v}" for k, v in PUBLISHED.items()))
+    assert head.model_dump() == {"name": "wise", "pre_pool": "auto", "dropout": 0.0, "hidden": (), **PUBLISHED}
+    without_pooling = {name: value for name, value in PUBLISHED.items() if name != "pooling"}
+    depthwise = parse_head("depthwise:paper").model_dump()
+    assert depthwise == {"name": "depthwise", "dropout": 0.0, "hidden": (), **without_pooling}
+    with pytest.raises(ConfigError, match=r"model\.head\.preset is not an option of the head 'gap'"):
+        parse_head("gap:paper")
+    with pytest.raises(UsageError, match="or wise:paper"):
+        parse_head("wise:papre")
+
+
+def test_options_beside_the_preset_stay_and_those_before_it_go(tmp_path: Path) -> None:
+    beside = write(tmp_path, "model: {head: {preset: paper, pooling: tile, dropout: 0.5}}", "beside.yaml")
+    head = load_config(beside).config.model.head.model_dump()
+    assert head == {"name": "wise", "pre_pool": "auto", "dropout": 0.5, "hidden": (), **PUBLISHED, "pooling": "tile"}
+    extending = write(tmp_path, "extends: beside.yaml\nmodel: {head: {preset: paper, constraint: none}}", "two.yaml")
+    head = load_config(extending).config.model.head.model_dump()
+    assert (head["pooling"], head["constraint"], head["dropout"]) == ("valid", "none", 0.5)
+    given = [parse_set("model.head.constraint=none"), parse_set("model.head.preset=paper")]
+    assert load_config(beside, given).config.model.head.model_dump()["constraint"] == "non_negative"
+    assert load_config(beside, given[::-1]).config.model.head.model_dump()["constraint"] == "none"
+    assert "preset" not in load_config(beside).config.to_yaml()  # a run's config names every option
 
 
 def test_augmentations_are_what_the_documentation_says() -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -165,11 +166,29 @@ def test_positions_that_valid_pooling_drops_weigh_nothing() -> None:
 
 
 @pytest.mark.parametrize(("height", "width", "grid"), TILED)
-def test_uniform_weights_are_global_average_pooling(height: int, width: int, grid: Any) -> None:
+def test_uniform_and_even_weights_are_global_average_pooling(height: int, width: int, grid: Any) -> None:
     feature_map = make_map(height, width, seed=2)
-    for constraint in PositionWeightedPooling2D.CONSTRAINTS:
-        layer = PositionWeightedPooling2D(grid, constraint=constraint)
+    for constraint, initializer in product(PositionWeightedPooling2D.CONSTRAINTS, ("uniform", "even")):
+        layer = PositionWeightedPooling2D(grid, constraint=constraint, initializer=initializer)
         close(layer(feature_map), feature_map.astype("float64").mean(axis=(1, 2)), 1e-6)
+
+
+def relative_change(grid: int, initializer: str) -> float:
+    """Return the largest change that one update of Adam makes to a weight, as a fraction of its start."""
+    inputs = keras.Input((grid, grid, CHANNELS))
+    layer = PositionWeightedPooling2D((grid, grid), constraint="unit_sum", initializer=initializer)
+    model = keras.Model(inputs, layer(inputs))
+    before = to_numpy(layer.kernel)
+    model.compile(keras.optimizers.Adam(1e-4, epsilon=1e-12), "mse", jit_compile=False)
+    model.train_on_batch(make_map(grid, grid), make_map(1, 1)[:, 0, 0])
+    return float(np.abs(to_numpy(layer.kernel) / before - 1).max())
+
+
+def test_an_update_moves_even_weights_as_far_on_every_grid_and_uniform_ones_farther_on_finer_ones() -> None:
+    assert relative_change(2, "even") == pytest.approx(49e-4, rel=0.01)
+    assert relative_change(8, "even") == pytest.approx(49e-4, rel=0.01)
+    assert relative_change(2, "uniform") == pytest.approx(4e-4, rel=0.01)
+    assert relative_change(8, "uniform") == pytest.approx(64e-4, rel=0.01)
 
 
 def test_uniform_weights_with_valid_pooling_are_the_mean_of_what_is_kept() -> None:

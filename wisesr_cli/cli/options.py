@@ -62,8 +62,8 @@ HeadName = Annotated[
     str | None,
     typer.Option(
         "--head",
-        help="gap, gmp, depthwise, wise, flatten or fc.",
-        autocompletion=lambda: ["gap", "gmp", "depthwise", "wise", "flatten", "fc"],
+        help="gap, gmp, depthwise, wise, flatten or fc; also as wise:paper (as published) or wise:pooling=valid.",
+        autocompletion=lambda: ["gap", "gmp", "depthwise", "wise", "wise:paper", "flatten", "fc"],
     ),
 ]
 Freeze = Annotated[
@@ -200,12 +200,14 @@ def named(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def overrides(settings: Sequence[str] | None, **named: Any) -> list[Override]:
     """Return the command line's config overrides: `--set` first, then named options, which take precedence."""
-    from wisesr_cli.config.reader import Override, parse_set
+    from wisesr_cli.config.reader import Override, head_overrides, parse_set
 
     result = [parse_set(text) for text in settings or ()]
     for option, value in named.items():
         name = option.replace("_", "-")
-        if value is not None:
+        if name == "head" and value is not None:
+            result += head_overrides(value, "--head")
+        elif value is not None:
             given = _phases(value, named, result) if name == "freeze" else value
             result.append(Override(NAMED_OPTIONS[name], given, f"--{name}"))
     return result

@@ -28,7 +28,7 @@ from wisesr_cli.config.yaml_reader import (
 from wisesr_cli.data.listing.manifest_formats import READERS, is_manifest
 from wisesr_cli.errors import ConfigError, DataError, MachineError, UsageError
 from wisesr_cli.listening import Silent
-from wisesr_cli.models.heads import HeadOptions
+from wisesr_cli.models.heads import PAPER, PRESET_OPTIONS, HeadOptions
 from wisesr_cli.models.settings import WEIGHTS_WORDS
 from wisesr_cli.text import joined, visible
 
@@ -46,6 +46,7 @@ _MANIFEST = ("data", "manifest")
 _IMAGES = (_FOLDER, *_SPLIT_FOLDERS, _MANIFEST)
 _KINDS = (("data", "channels"), ("data", "label_separator"), ("model", "task"))  # decide what can be read at all
 _PATHS = (*_IMAGES, _WEIGHTS, ("model", "weights_dir"))
+_HEAD = ("model", "head")
 
 
 @dataclass(frozen=True)
@@ -158,21 +159,23 @@ def parse_head(text: str, *, base: HeadOptions | None = None) -> HeadOptions:
     """
     overrides = head_overrides(text, f"head '{text}'")
     if base is not None and base.name == overrides[0].value:
-        overrides.insert(0, Override(("model", "head"), base.model_dump(mode="json"), overrides[0].origin))
+        overrides.insert(0, Override(_HEAD, base.model_dump(mode="json"), overrides[0].origin))
     return load_config(None, overrides).config.model.head
 
 
 def head_overrides(text: str, origin: str) -> list[Override]:
     """Return the overrides of a head given as `wise:pooling=valid`: its name, then each of its options.
 
-    Raises `UsageError` when an option has no `=`, has a value that is not YAML, or is the name.
+    `wise:paper` is short for `wise:preset=paper`. Raises `UsageError` when another option has no `=`, or one has a
+    value that is not YAML, or is the name.
     """
     name, *options = re.split(":(?! )", text)  # a colon before a space is YAML's own: hidden=[{units: 8}]
-    overrides = [Override(("model", "head", "name"), name, origin)]
-    for option in options:
+    overrides = [Override((*_HEAD, "name"), name, origin)]
+    for option in (f"preset={option}" if option == PAPER else option for option in options):
         key, equals, _ = option.partition("=")
         if not equals or key.strip() in ("", "name"):  # another name than the one before the colon would mislabel it
-            raise UsageError(f"{visible(origin)}: expected HEAD:option=value, for instance wise:pooling=valid")
+            expected = "expected HEAD:option=value, for instance wise:pooling=valid, or wise:paper"
+            raise UsageError(f"{visible(origin)}: {expected}")
         parsed = parse_set(f"model.head.{option}")
         overrides.append(Override(parsed.path, parsed.value, origin))
     return overrides
@@ -272,6 +275,8 @@ def _merge(base: Document, value: Any, places: dict[KeyPath, str], path: KeyPath
         if is_merged and here in NAMED and "name" in new:
             is_merged = new["name"] == old.get("name", NAMED[here].default)
         if is_merged:
+            if here == _HEAD and new.get("preset") is not None:
+                _drop_preset_options(old)
             _merge(base, new, places, here)
         else:
             target[key] = new
@@ -301,6 +306,8 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
     parent, last = override.path[:-1], override.path[-1]
     if parent in NAMED and last == "name" and isinstance(value, str):
         _drop_inapplicable_options(tree, parent, value, override, notes)
+    if parent == _HEAD and last == "preset":
+        _drop_preset_options(tree)
     tree[last] = value
     _forget(document.places, override.path)
     document.places[override.path] = override.origin
@@ -338,6 +345,12 @@ def _drop_inapplicable_options(
         del tree[key]
     if dropped:
         notes.append(f"{override.origin}: the {NAMED[path].kind} '{name}' has no {joined(dropped)}; left out")
+
+
+def _drop_preset_options(head: dict[str, Any]) -> None:
+    """Remove the options that a preset decides, which is laid over them."""
+    for option in PRESET_OPTIONS:
+        head.pop(option, None)
 
 
 def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:

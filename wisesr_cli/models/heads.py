@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wisesr_cli.errors import ConfigError
 from wisesr_cli.models.hidden import HiddenLayers, build_hidden, hidden_cost
@@ -26,6 +26,14 @@ FeatureMap = tuple[int, int, int]  # height, width, channels
 CLASSIFIER_LAYER = "classifier"
 PRE_POOL = "pre_pool"  # the layer
 FC_UNITS = 4096  # the two hidden layers of VGG (Simonyan and Zisserman, 2015)
+PAPER = "paper"  # the preset
+# What the notebooks of the paper share, where a head has the option.
+PRESET_OPTIONS = {
+    "pooling": "valid",
+    "constraint": "non_negative",
+    "initializer": "paper",
+    "classifier_initializer": "paper",
+}
 
 
 class HeadOptions(Options):
@@ -57,8 +65,19 @@ class PositionOptions(HeadOptions):
 
     constraint: Literal["non_negative", "unit_sum", "none"] = "unit_sum"
     """Constraint on the position weights: `unit_sum` is non-negative with sum 1 per channel."""
-    initializer: Literal["uniform", "paper"] = "uniform"
-    """Initializer of the position weights: `uniform` starts as GAP, `paper` is normal(0, 0.01)."""
+    initializer: Literal["even", "uniform", "paper"] = "even"
+    """Initializer of the position weights: `even` and `uniform` start as GAP, `paper` is normal(0, 0.01). With
+    `unit_sum`, `even` makes the relative step of Adam the same on every grid; with `uniform` it grows with the grid."""
+    preset: Literal["paper"] | None = Field(default=None, exclude=True)
+    """`paper`: options that are not given are those of the published head; the resolved config lists them instead."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _write_out_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("preset") != PAPER:
+            return values
+        of_preset = {name: value for name, value in PRESET_OPTIONS.items() if name in cls.model_fields}
+        return {**of_preset, **{name: value for name, value in values.items() if name != "preset"}}
 
 
 class DepthwiseOptions(PositionOptions):

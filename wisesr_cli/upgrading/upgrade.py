@@ -149,8 +149,10 @@ def _check_head(config: Config) -> None:
         )
     if head.hidden:
         raise ConfigError("model.head.hidden: the hidden layers are those of the model; leave it out")
-    if getattr(head, "initializer", "uniform") != "uniform":
-        raise ConfigError("model.head.initializer is paper; only uniform starts equal to global average pooling")
+    if getattr(head, "initializer", "even") == "paper":
+        raise ConfigError(
+            "model.head.initializer is paper; only even and uniform start equal to global average pooling"
+        )
     if isinstance(head, PooledOptions) and head.pooling == "valid":
         raise ConfigError("model.head.pooling is valid, which drops positions; only tile averages all of the map")
 
