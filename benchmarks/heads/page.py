@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from benchmarks.heads.blocks import MAIN
 from benchmarks.pages import DOCS, keep_figures, read_figures, write_between_marks
 from wisesr_cli.comparison.conclusions import points
 from wisesr_cli.comparison.tables import spread
-from wisesr_cli.display.grid import Column, Grid, to_markdown
-from wisesr_cli.text import counted, joined
+from wisesr_cli.display.grid import Column, Grid, numbers, texts, to_markdown
+from wisesr_cli.text import counted
 
 DOCUMENT = DOCS / "heads.md"
 FIGURES = DOCUMENT.with_suffix(".json")
@@ -50,72 +51,28 @@ def print_block(block: Block | None) -> None:
         print(section(block), *(f"- {line}" for line in block["conclusions"]), sep="\n")
 
 
-def answer(blocks: Sequence[Block]) -> str:
-    """Return Wise against GAP in every setting, and how often the heads differ from GAP and from Wise."""
-    growing = [block for block in blocks if block["grows"]]
-    kinds = [[block for block in growing if block["pictures"] == kind] for kind in _kinds(growing)]
-    said = "".join(f"- {_of_kind(kind)}\n" for kind in kinds)
-    counts = (_counts_grid(blocks, "rows", "GAP"), _counts_grid(blocks, "rows_to_wise", "Wise"))
-    return "\n".join([said, *(to_markdown(grid) for grid in (_wise_grid(blocks), *counts))])
-
-
-def _of_kind(blocks: Sequence[Block]) -> str:
-    """Say where Wise was better than GAP on one kind of pictures, from the most local backbone on."""
-    said = []
-    for verdict in VERDICTS:
-        found = [(block, row) for block, row in _heads(blocks, "wise") if verdict_of(row) == verdict]
-        places = joined(f"{sees(block)} ({points(row['difference_to_first_mean'])} points)" for block, row in found)
-        said += [f"{verdict} where a position sees {places}"] if found else []
-    return f"**{blocks[0]['pictures']}**: Wise is {'; '.join(said)}."
-
-
-def _wise_grid(blocks: Sequence[Block]) -> Grid:
+def random_table(blocks: Sequence[Block]) -> str:
+    """Return a row per block: the accuracy of every head, and Wise against GAP."""
     columns = (
-        Column("pictures, backbone"),
-        Column("a position sees"),
-        Column("map", True),
-        Column("GAP, %", True),
-        Column("Wise, %", True),
-        Column("n", True),
-        Column("Wise - GAP, points", True),
-        Column("95 % interval", True),
-        Column("Wise is"),
+        *texts("pictures, backbone", "a position sees"),
+        *numbers("map", *(f"{head}, %" for head in MAIN), "wise - gap, points", "95 % interval"),
+        *texts("wise is"),
     )
-    return Grid("", columns, tuple(_wise_cells(block, wise) for block, wise in _heads(blocks, "wise")))
+    return to_markdown(Grid("", columns, tuple(_random_cells(block, wise) for block, wise in _heads(blocks, "wise"))))
 
 
-def _wise_cells(block: Block, wise: Row) -> tuple[str, ...]:
-    gap = block["rows"][0]
+def _random_cells(block: Block, wise: Row) -> tuple[str, ...]:
+    rows = {row["head"]: row for row in block["rows"]}
+    found = [rows.get(head) for head in MAIN]
     return (
         f"{block['pictures']}, {block['backbone']}",
         sees(block),
         map_size(block),
-        spread(gap["top1_accuracy_mean"], gap["top1_accuracy_std"]),
-        spread(wise["top1_accuracy_mean"], wise["top1_accuracy_std"]),
-        str(len(wise["seeds"])),
+        *("-" if row is None else spread(row["top1_accuracy_mean"], row["top1_accuracy_std"]) for row in found),
         points(wise["difference_to_first_mean"]),
         interval(wise),
         verdict_of(wise),
     )
-
-
-def _counts_grid(blocks: Sequence[Block], table: str, first: str) -> Grid:
-    """Return for each head in how many settings it was better than another one, and in how many worse."""
-    columns = (Column(f"against {first}"), *(Column(name, True) for name in ("settings", *VERDICTS)))
-    variants = variant_names(blocks)
-    heads = dict.fromkeys(row["head"] for block in blocks for row in block[table] if row["head"] not in variants)
-    verdicts = {head: [verdict_of(row) for _, row in _heads(blocks, head, table)] for head in heads}
-    rows = tuple(
-        (head, str(len(found)), *(str(found.count(verdict)) for verdict in VERDICTS))
-        for head, found in verdicts.items()
-        if found
-    )
-    return Grid("", columns, rows)
-
-
-def tables(blocks: Sequence[Block]) -> str:
-    """Return a section per block: what was compared, the table, the command, where and how long."""
-    return "\n".join(section(block) for block in blocks)
 
 
 def section(block: Block) -> str:
@@ -178,40 +135,29 @@ def _block_cells(row: Row) -> tuple[str, ...]:
 
 
 def variants(blocks: Sequence[Block]) -> str:
-    """Return every variant against the default Wise head in every setting, and which are clearly better."""
-    columns = (
-        Column("variant"),
-        Column("pictures, backbone"),
-        Column("a position sees"),
-        Column("map", True),
-        Column("n", True),
-        Column("to wise, points", True),
-        Column("95 % interval", True),
-        Column("is"),
+    """Return how often every variant and other head was better or worse than Wise with its defaults of then."""
+    columns = (*texts("head"), *numbers("settings", *VERDICTS, "differences, points"), *texts("that is"))
+    rows = tuple(_variant_cells(blocks, head) for head in ("depthwise", "flatten", "gmp", *variant_names(blocks)))
+    return to_markdown(Grid("", columns, rows))
+
+
+def _variant_cells(blocks: Sequence[Block], head: str) -> tuple[str, ...]:
+    found = [row for _, row in _heads(blocks, head, "rows_to_wise")]
+    verdicts = [verdict_of(row) for row in found]
+    means = [row["difference_to_first_mean"] for row in found]
+    return (
+        head,
+        str(len(found)),
+        *(str(verdicts.count(verdict)) for verdict in VERDICTS),
+        f"{points(min(means))} to {points(max(means))}",
+        clearly(blocks, head),
     )
-    heads = ["depthwise", *variant_names(blocks)]  # depthwise is wise with pre_pool=1
-    rows = tuple(_variant_cells(block, row) for head in heads for block, row in _heads(blocks, head, "rows_to_wise"))
-    said = "".join(f"- `{head}`: {clearly(blocks, head)}\n" for head in heads)
-    return f"{to_markdown(Grid('', columns, rows))}\n{said}"
 
 
 def variant_names(blocks: Sequence[Block]) -> list[str]:
     """Return every head that is Wise with other options than its defaults, once."""
     rows = (row for block in blocks for row in block["rows"])
     return list(dict.fromkeys(row["head"] for row in rows if row["head"].startswith("wise:")))
-
-
-def _variant_cells(block: Block, row: Row) -> tuple[str, ...]:
-    return (
-        row["head"],
-        f"{block['pictures']}, {block['backbone']}",
-        sees(block),
-        map_size(block),
-        str(len(row["seeds"])),
-        points(row["difference_to_first_mean"]),
-        interval(row),
-        verdict_of(row),
-    )
 
 
 def clearly(blocks: Sequence[Block], head: str) -> str:
@@ -249,10 +195,6 @@ def _heads(blocks: Iterable[Block], head: str, table: str = "rows") -> Iterator[
                 yield block, row
 
 
-def _kinds(blocks: Sequence[Block]) -> list[str]:
-    return list(dict.fromkeys(block["pictures"] for block in blocks))
-
-
 def verdict_of(row: Row) -> str:
     """Return what the interval of a difference allows to say."""
     low, high = row["difference_to_first_ci95"]
@@ -272,6 +214,8 @@ def sees(block: Block) -> str:
     field, side = block["receptive_field"], block["image_side"]
     if field is None:
         return f"not known, of {side} px"
+    if not field["covers_picture"] and field["pixels"] >= side:
+        return f"most of {side} px (field {field['pixels']})"
     if not field["covers_picture"]:
         return f"{field['pixels']} of {side} px"
     return f"all {side} px" + (f" (field {field['pixels']})" if field["pixels"] else "")
@@ -282,4 +226,4 @@ def map_size(block: Block) -> str:
     return "x".join(map(str, block["feature_map"][:2]))
 
 
-WRITERS: dict[str, Callable[[Sequence[Block]], str]] = {"answer": answer, "tables": tables, "variants": variants}
+WRITERS: dict[str, Callable[[Sequence[Block]], str]] = {"random": random_table, "variants": variants}

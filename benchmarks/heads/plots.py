@@ -1,4 +1,4 @@
-"""Draws what docs/heads.json holds: heads against what a position sees, variants of Wise against its default."""
+"""Draws what docs/heads.json holds: the accuracy of heads against what a position sees."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.heads.page import DOCUMENT, Block, data_set, sees, stored, variant_names
+from benchmarks.heads.page import DOCUMENT, Block, sees, stored
 from wisesr_cli.display.pictures import BLUE, GREEN, GREY, ORANGE, RED
 from wisesr_cli.display.plots import new_figure, save_figure, with_default_style
 
@@ -20,10 +20,9 @@ STYLES = {
 
 
 def draw_pictures() -> None:
-    """Draw both pictures beside the page."""
+    """Draw the picture beside the page."""
     blocks = list(stored().values())
     plot_fields([block for block in blocks if block["grows"]], DOCUMENT.with_name("heads.png"))
-    plot_variants(blocks, DOCUMENT.with_name("heads-variants.png"))
 
 
 @with_default_style
@@ -65,32 +64,3 @@ def _draw_kind(axes: Any, blocks: Sequence[Block]) -> None:
     axes.set_ylim(bottom=0)
     axes.grid(color=GREY, alpha=0.2)
     axes.legend(frameon=False, fontsize=8)
-
-
-@with_default_style
-def plot_variants(blocks: Sequence[Block], path: Path) -> None:
-    """Draw the paired difference of every variant to the default Wise head, with its 95 % interval."""
-    heads = ["depthwise", *variant_names(blocks)]
-    rows = [(block, row) for block in blocks for row in block["rows_to_wise"] if row["head"] in heads]
-    rows.sort(key=lambda pair: heads.index(pair[1]["head"]))
-    figure = new_figure(8.0, 0.8 + 0.19 * len(rows))
-    axes = figure.add_subplot()
-    kinds = list(dict.fromkeys(data_set(block) for block in blocks))
-    for place, (block, row) in enumerate(rows):
-        low, high = row["difference_to_first_ci95"]
-        color = (ORANGE, BLUE)[kinds.index(data_set(block)) % 2]
-        axes.plot([100 * low, 100 * high], [place, place], color=color, linewidth=2)
-        axes.plot([100 * row["difference_to_first_mean"]], [place], "o", color=color, markersize=5)
-    axes.axvline(0, color=GREY, linewidth=1)
-    labels = [f"{_short(row['head'])} | {block['pictures']}, {block['backbone']}" for block, row in rows]
-    axes.set_yticks(range(len(rows)), labels, fontsize=6)
-    axes.margins(y=0.02)
-    axes.invert_yaxis()
-    axes.set_xlabel("difference to the default wise head, points (95 % interval)")
-    axes.grid(color=GREY, alpha=0.2, axis="x")
-    save_figure(figure, path)
-
-
-def _short(head: str) -> str:
-    """Return a variant's options on one line, without the name of the head; depthwise has none."""
-    return (head.partition(":")[2] or head).replace(":", ", ").replace("classifier_initializer=paper", "classifier too")

@@ -103,6 +103,7 @@ def test_every_benchmark_runs(name: str, tmp_path: Path) -> None:
         "benchmarks.heads.harbour": ["--seeds", "1"],
         "benchmarks.speed.performance": ["--write-only"],
         "benchmarks.recipe.tour": [],
+        "benchmarks.heads.pictures": ["sets", "--photos", "photos"],
         "benchmarks.exports.clients": ["--quick", "--data", "photos"],
         "benchmarks.recipe.aids": ["photos", "--quick"],
         "benchmarks.recipe.photos": [

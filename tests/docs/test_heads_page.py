@@ -104,11 +104,9 @@ def test_figures_of_one_block_leave_the_others_as_they_were(tmp_path: Path, monk
 
 @pytest.mark.slow
 @pytest.mark.benchmark
-def test_the_pictures_of_the_page_can_be_drawn_anew_and_are_small(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_picture_of_the_page_can_be_redrawn_and_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "DOCUMENT", tmp_path / "heads.md")
     plots.draw_pictures()
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
-    assert sizes.keys() == {"heads.png", "heads-variants.png"}
+    assert sizes.keys() == {"heads.png"}
     assert max(sizes.values()) < 150_000
