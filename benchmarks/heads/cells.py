@@ -7,9 +7,9 @@ from typing import Any
 
 SEEDS = 5
 
-GLOROT, UNIFORM = "gap:classifier_initializer=default", "wise:initializer=uniform"
-MAIN = ("gap", GLOROT, "wise", UNIFORM, "wise:paper", "gmp")
-ALL = (*MAIN, "depthwise", "flatten")
+GLOROT, EVEN = "gap:classifier_initializer=default", "wise:initializer=even"
+MAIN = ("gap", GLOROT, "wise", EVEN, "wise:paper", "gmp")
+ALL = (*MAIN, "depthwise:initializer=even", "flatten")
 POOLED = (*MAIN, "flatten:pre_pool=3")  # where the map is large
 CANDIDATES = (
     "wise, step 25",
@@ -24,10 +24,10 @@ SOME = ("wise, no unit sum, step 49", "class masks")  # where maps are large, or
 # What the paper says of constraint, pooling and dropout.
 PAPER = (
     "gap:dropout=0.5",
-    "wise:dropout=0.5",
+    f"{EVEN}:dropout=0.5",
     "wise:constraint=non_negative",
     "wise:constraint=none",
-    "wise:pooling=valid",
+    f"{EVEN}:pooling=valid",
 )
 FOLDS = 5
 
@@ -60,7 +60,7 @@ class Cell:
 
 CELLS = (
     Cell("photos", heads=(*ALL, *CANDIDATES, *PAPER)),
-    Cell("photos", folds=FOLDS, heads=("gap", GLOROT, "wise", UNIFORM, "wise:paper")),
+    Cell("photos", folds=FOLDS, heads=("gap", GLOROT, "wise", EVEN, "wise:paper")),
     Cell("photos", per_class=10),
     Cell("photos", image_size=128, heads=ALL),
     Cell("photos", image_size=512, heads=(*POOLED, *SOME)),
@@ -79,10 +79,10 @@ _MOBILENET = {"model.backbone": "MobileNet", "model.weights": "imagenet"}
 # What `wisesr compare` itself did on the photos: heads, seeds and settings. `frozen` is the first cell once more.
 COMMANDS: dict[str, tuple[tuple[str, ...], int, dict[str, Any]]] = {
     "frozen": (
-        ("gap", "wise"),
+        ("gap", EVEN),
         2,
         {**_MOBILENET, "data.image_size": 224, "augment": "none", "train.epochs": 20, "train.phases": [_FROZEN]},
     ),
-    "finetuned": (("gap", GLOROT, "wise", UNIFORM), SEEDS, {"model.backbone": "MobileNet", "data.image_size": 96}),
+    "finetuned": (("gap", GLOROT, "wise", EVEN), SEEDS, {"model.backbone": "MobileNet", "data.image_size": 96}),
 }
 ORDER = (*(cell.name for cell in CELLS), *COMMANDS)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.heads.cells import COMMANDS, GLOROT, MAIN, PAPER, UNIFORM
+from benchmarks.heads.cells import COMMANDS, EVEN, GLOROT, MAIN, PAPER
 from benchmarks.heads.page import DOCUMENT, sees
 from benchmarks.pages import DOCS, read_figures, write_between_marks
 from wisesr_cli.comparison.conclusions import points
@@ -14,7 +14,7 @@ from wisesr_cli.comparison.tables import spread
 from wisesr_cli.display.grid import Grid, numbers, texts, to_markdown
 
 FIGURES = DOCS / "transfer.json"
-OTHERS = ("gmp", "depthwise", "flatten", "flatten:pre_pool=3")
+OTHERS = ("gmp", "depthwise:initializer=even", "flatten", "flatten:pre_pool=3")
 LEAST_CELLS = 3  # of a candidate
 
 Cells = Mapping[str, dict[str, Any]]
@@ -165,11 +165,11 @@ def _with_interval(difference: Sequence[float]) -> str:
 
 def rates_table(cells: Cells) -> str:
     """Return the test accuracy of the even start less that of the uniform one, at every learning rate."""
-    found = {name: cell["heads"][UNIFORM].get("to_wise_by_rate") for name, cell in cells.items()}
+    found = {name: cell["heads"][EVEN].get("to_wise_by_rate") for name, cell in cells.items()}
     rates = list(dict.fromkeys(rate for differences in found.values() for rate in differences or ()))
     columns = (*texts("pictures, backbone, pixels"), *numbers(*(f"at {rate}" for rate in rates)))
     rows = [
-        (title(cells[name]), *(_with_interval([-differences[rate][part] for part in (0, 2, 1)]) for rate in rates))
+        (title(cells[name]), *(_with_interval(differences[rate]) for rate in rates))
         for name, differences in found.items()
         if differences
     ]

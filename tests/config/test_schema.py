@@ -60,7 +60,7 @@ model:
     pre_pool: auto            # wise, flatten: side of the average pooling, in positions; 1 is none
     pooling: tile             # wise, flatten: tile (covers the whole map) | valid (as published)
     constraint: unit_sum      # depthwise, wise: non_negative | unit_sum | none
-    initializer: even         # depthwise, wise: even, uniform (both start equal to GAP) | paper (normal, 0.01)
+    initializer: uniform      # depthwise, wise: uniform, even (both start equal to GAP) | paper (normal, 0.01)
     classifier_initializer: paper     # every head: default | paper (normal, 0.01)
     dropout: 0.0              # every head
     hidden: []                # every head: layers before the classifier layer, [{units: 256, activation: relu}] or 256
@@ -98,7 +98,7 @@ PROMISED = [
     "model.head={name: flatten, pre_pool: 3, pooling: valid, dropout: 0.5, classifier_initializer: paper}",
     "model.head={name: depthwise, constraint: unit_sum, initializer: paper}",
     "model.head={constraint: none}",
-    "model.head={initializer: uniform}",
+    "model.head={initializer: even}",
     "model.head={preset: paper}",
     "model.head={name: depthwise, preset: paper}",
     "model.head.hidden=256",

@@ -342,7 +342,7 @@ def test_mistakes_in_what_is_asked_for_are_2(wisesr: CommandLine, model_file: Pa
         ((model_file, "--image-size", "64"), "the model is for 32x24"),
         ((unscaled,), "does not say how its pixels are scaled before it; give --preprocessing none"),
         ((model_file, "--head", "flatten"), "gives other outputs than global average pooling"),
-        ((model_file, "-s", "model.head.initializer=paper"), "only even and uniform start equal"),
+        ((model_file, "-s", "model.head.initializer=paper"), "only uniform and even start equal"),
         ((model_file, "-s", "model.head.pooling=valid"), "only tile averages all of the map"),
         ((model_file, "-s", "model.backbone=Xception"), "the backbone is that of the model; leave it out"),
     ):

@@ -65,8 +65,8 @@ class PositionOptions(HeadOptions):
 
     constraint: Literal["non_negative", "unit_sum", "none"] = "unit_sum"
     """Constraint on the position weights: `unit_sum` is non-negative with sum 1 per channel."""
-    initializer: Literal["even", "uniform", "paper"] = "even"
-    """Initializer of the position weights: `even` and `uniform` start as GAP, `paper` is normal(0, 0.01). With
+    initializer: Literal["uniform", "even", "paper"] = "uniform"
+    """Initializer of the position weights: `uniform` and `even` start as GAP, `paper` is normal(0, 0.01). With
     `unit_sum`, `even` makes the relative step of Adam the same on every grid; with `uniform` it grows with the grid."""
     preset: Literal["paper"] | None = Field(default=None, exclude=True)
     """`paper`: options that are not given are those of the published head; the resolved config lists them instead."""

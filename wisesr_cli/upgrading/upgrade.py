@@ -149,9 +149,9 @@ def _check_head(config: Config) -> None:
         )
     if head.hidden:
         raise ConfigError("model.head.hidden: the hidden layers are those of the model; leave it out")
-    if getattr(head, "initializer", "even") == "paper":
+    if getattr(head, "initializer", "uniform") == "paper":
         raise ConfigError(
-            "model.head.initializer is paper; only even and uniform start equal to global average pooling"
+            "model.head.initializer is paper; only uniform and even start equal to global average pooling"
         )
     if isinstance(head, PooledOptions) and head.pooling == "valid":
         raise ConfigError("model.head.pooling is valid, which drops positions; only tile averages all of the map")
