@@ -25,7 +25,7 @@ RECORDS = [
     Prediction("z.jpg", None, 0.5, TOP, margin=0.2, entropy=1.03, labels=(), note="damaged inside: x",
                probabilities={"path": 0.3, "a|b": 0.5, "=h\udcff": 0.2}),
 ]  # fmt: skip
-WHOLE = Layout(coverage=True, margin=True, class_names=CLASSES)
+WHOLE = Layout(labels="set", margin=True, class_names=CLASSES)
 
 
 def write(name: str, path: Path, layout: Layout, records: list[Prediction] = RECORDS) -> str:
