@@ -142,6 +142,16 @@ def list_samples() -> dict[str, str]:
     return list_all()
 
 
+def write_config(path: str | Path, text: str) -> Path:
+    """Write the text of a config, and beside it the JSON Schema for editors; return the path of the schema.
+
+    Raises a `UsageError`, before anything is written, where another file has the name of the schema.
+    """
+    from wisesr_cli.config import starter
+
+    return starter.write_config(Path(path), text)
+
+
 def check(
     source: str | Path,
     settings: Settings | None = None,

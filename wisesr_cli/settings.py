@@ -25,8 +25,17 @@ def _describe_name(schema: dict[str, Any]) -> None:
         name.setdefault("description", schema["description"])
 
 
+def _obvious_examples(schema: dict[str, Any]) -> list[Any]:
+    """Return examples of a field that has none of its own: the values that it allows, or its default."""
+    if "const" in schema:
+        return [schema["const"]]
+    if "enum" in schema:
+        return list(schema["enum"])
+    return [False, True] if schema.get("type") == "boolean" else [schema["default"]]
+
+
 class SchemaWithMeanings(GenerateJsonSchema):
-    """Describes fields by the docstrings under them.
+    """Describes fields by the docstrings under them; every field has a title and examples, too.
 
     Pydantic can do so, but parses the source when a record is defined, which takes a tenth of the time in which a typo
     in a config is reported.
@@ -35,6 +44,10 @@ class SchemaWithMeanings(GenerateJsonSchema):
     def model_schema(self, schema: Any) -> dict[str, Any]:
         """Return the schema of a record, its fields described."""
         described = super().model_schema(schema)
+        for name, field in described["properties"].items():
+            field.setdefault("title", name.replace("_", " ").title())
+            if "examples" not in field:
+                field["examples"] = _obvious_examples(field)
         for record in schema["cls"].__mro__:
             for name, meaning in _meanings_in(record.__module__).get(record.__name__, {}).items():
                 described["properties"][name].setdefault("description", meaning)

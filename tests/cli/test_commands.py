@@ -12,6 +12,7 @@ from command_line import Answer, CommandLine, Trained, make_photo, make_photos
 from PIL import Image
 
 import wisesr_cli
+from wisesr_cli import api
 from wisesr_cli.config.reader import load_config
 from wisesr_cli.config.recipe import WEIGHTED_IMBALANCE
 from wisesr_cli.demo import demo as demo_module
@@ -46,7 +47,29 @@ def test_init_writes_a_config_that_loads_checks_and_trains(wisesr: CommandLine, 
     assert config.data.image_size == (32, 32)
     assert wisesr("check", "config.yaml").code == 0
     assert wisesr("train", "config.yaml", "--dry-run").code == 0
-    assert [path.name for path in Path().iterdir() if path.name != "runs"] == ["config.yaml"]
+    assert sorted(path.name for path in Path().iterdir()) == ["config.yaml", "runs", "wisesr.schema.json"]
+
+
+def test_init_names_a_schema_to_editors_and_writes_it_beside_the_config(wisesr: CommandLine, trained: Trained) -> None:
+    Path("configs").mkdir()
+    wisesr("init", trained.photos, "-o", "configs/mine.yaml").worked().said("for editors: wisesr.schema.json")
+    first, *_ = Path("configs/mine.yaml").read_text(encoding="utf-8").split("\n")
+    assert first == "# yaml-language-server: $schema=wisesr.schema.json"
+    schema = Path("configs/wisesr.schema.json")
+    assert json.loads(schema.read_text(encoding="utf-8")) == api.config_schema()
+    schema.write_text('{"title": "wisesr config"}', encoding="utf-8")  # that of another version
+    wisesr("init", trained.photos, "-o", "configs/other.yaml").worked()
+    assert json.loads(schema.read_text(encoding="utf-8")) == api.config_schema()
+
+
+@pytest.mark.parametrize("content", ["mine", "[1]", '{"title": "mine"}', "[" * 100_000])
+def test_init_leaves_another_file_of_the_schema_s_name_alone(
+    wisesr: CommandLine, trained: Trained, content: str
+) -> None:
+    Path("wisesr.schema.json").write_text(content, encoding="utf-8")
+    wisesr("init", trained.photos).failed(2, "wisesr.schema.json exists, and is no schema that wisesr wrote")
+    assert Path("wisesr.schema.json").read_text(encoding="utf-8") == content
+    assert not Path("config.yaml").exists()
 
 
 def test_init_chooses_imagenet_weights_for_photos_and_says_so(
@@ -292,3 +315,23 @@ def test_the_demo_shows_that_wise_knows_where_and_gap_does_not(wisesr: CommandLi
     explanations = list(wisesr_cli.explain("demo/runs/harbour-wise", ["demo/harbour/test/nw"]))
     corners = [np.array(row.decision.map)[:5, :5].sum() / row.decision.sum for row in explanations if row.decision]
     assert np.median(corners) > 0.6
+
+
+# long tables
+
+
+@pytest.mark.parametrize("command", ["predict", "explain"])
+def test_a_long_table_is_shortened_and_the_command_that_shows_all_is_named(
+    wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr("wisesr_cli.display.terminal.LONG_TABLE", 4)
+    line = [command, str(trained.run), str(trained.photos), "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["wisesr", *line])
+    photos = sum(path.is_file() for path in trained.photos.rglob("*.png"))
+    assert photos > 4
+    short, whole = wisesr(*line).worked(), wisesr(*line, "-v").worked()
+    assert (short.out.count(".png"), whole.out.count(".png")) == (4, photos)
+    assert f"... {photos - 4} more ..." in short.out
+    short.said(f"{photos - 4} rows are left out; all of them: wisesr {' '.join(line)} -v")
+    assert "left out" not in whole.err
+    assert "left out" not in wisesr(*line, "--format", "csv").worked().err

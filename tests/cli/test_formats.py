@@ -23,7 +23,7 @@ FIELDS: dict[str, tuple[str, str, str]] = {  # of the answer; what holds rows; o
         "rows",
         "rows",
         "backbone image_height image_width classes head feature_map backbone_parameters head_parameters "
-        "total_parameters trainable_parameters head_flops total_flops size_mb",
+        "total_parameters trainable_parameters head_flops total_flops size_mb imagenet_weights",
     ),
     "check PHOTOS --image-size 32": ("status findings", "findings", "level code message count paths"),
 }

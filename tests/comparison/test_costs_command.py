@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from itertools import pairwise
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +15,11 @@ from command_line import CommandLine, Trained
 
 from wisesr_cli.config.reader import parse_head
 from wisesr_cli.machine import keras_start
+from wisesr_cli.models.at_hand import own_name
 from wisesr_cli.models.build import build_classifier
 from wisesr_cli.models.flops import count_flops
 from wisesr_cli.models.heads import HEADS
+from wisesr_cli.models.released import RELEASES
 from wisesr_cli.models.settings import ModelConfig
 
 
@@ -178,7 +182,8 @@ def test_csv_and_table_show_the_numbers_of_the_json(wisesr: CommandLine) -> None
     for row, found in zip(rows, cells, strict=True):
         assert list(found) == list(row)
         for key, value in row.items():
-            assert found[key] == ("x".join(map(str, value)) if key == "feature_map" else str(value))
+            text = "" if value is None else str(value)
+            assert found[key] == ("x".join(map(str, value)) if key == "feature_map" else text)
     table = wisesr("summarize", *line).out
     for row in rows:
         assert f"{row['head_parameters']:,}" in table
@@ -199,11 +204,35 @@ def test_latency_is_measured_only_when_it_is_asked_for(wisesr: CommandLine) -> N
     assert float(timed[1].rsplit(",", 1)[1]) > 0
 
 
-def test_markdown_holds_a_table_per_backbone_and_size_with_its_title(wisesr: CommandLine) -> None:
-    sizes = ("--image-size", "32", "--image-size", "64")
-    answer = wisesr("summarize", "--backbone", "compact", "--backbone", "compact_small", *sizes, "--format", "markdown")
-    titles = [line for line in answer.out.splitlines() if line.startswith("### ")]
-    assert [title.split()[1] for title in titles] == ["compact", "compact", "compact\\_small", "compact\\_small"]
+def test_several_backbones_and_sizes_are_one_table_with_a_row_each(wisesr: CommandLine) -> None:
+    line = ("--backbone", "compact", "--backbone", "compact_small", "--image-size", "32", "--image-size", "64")
+    answer = wisesr("summarize", *line, "--head", "gap", "--head", "wise", "--format", "markdown")
+    assert [line for line in answer.out.splitlines() if line.startswith("### ")] == ["### Backbones · 10 classes"]
+    titles, _, *rows = [line.strip("| ").split(" | ") for line in answer.out.splitlines() if line.startswith("| ")]
+    assert [(row[0], row[2]) for row in rows] == [
+        *(("compact", "32x32"), ("compact", "64x64"), ("compact\\_small", "32x32"), ("compact\\_small", "64x64"))
+    ]
+    by_head = {
+        (row["backbone"], row["image_height"], row["head"]): row["head_parameters"] for row in rows_of(wisesr, *line)
+    }
+    for row in rows:
+        for head in ("gap", "wise"):
+            count = by_head[row[0].replace("\\", ""), int(row[2].split("x")[0]), head]
+            assert row[titles.index(f"+ {head}")] == f"{count / 1000:,.1f} k"
+
+
+def test_the_table_of_all_backbones_is_whole_and_says_where_imagenet_weights_are(
+    wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / own_name("Xception")).touch()
+    monkeypatch.setenv("WISESR_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    expected = {"compact": None, "compact_small": None, **dict.fromkeys(RELEASES, "download"), "Xception": "here"}
+    rows = rows_of(wisesr, "--backbone", "all", "--head", "gap")
+    assert {row["backbone"]: row["imagenet_weights"] for row in rows} == expected
+    said = wisesr("summarize", "--backbone", "all", "--head", "gap").worked().out
+    shown = dict(re.findall(r"^ (\w+) +(here|download|-) ", said, re.MULTILINE))
+    assert shown == {name: where or "-" for name, where in expected.items()}
 
 
 def test_a_backbone_that_is_cut_at_a_layer_is_built_in_keras_which_is_said(wisesr: CommandLine) -> None:

@@ -59,7 +59,9 @@ def test_without_a_folder_the_images_are_those_of_the_command_line(wisesr: Comma
 def test_comments_stay(wisesr: CommandLine) -> None:
     wisesr("init", "--sample", "medical").worked()
     text = Path("config.yaml").read_text(encoding="utf-8")
-    assert text == (FOLDER / "medical.yaml").read_text(encoding="utf-8").replace(
+    schema, _, rest = text.partition("\n")
+    assert schema == "# yaml-language-server: $schema=wisesr.schema.json"
+    assert rest == (FOLDER / "medical.yaml").read_text(encoding="utf-8").replace(
         "sample_configs/medical.yaml", "config.yaml"
     )
 

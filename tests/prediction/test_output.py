@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -127,6 +128,29 @@ def test_a_table_shows_every_record_on_one_line_without_a_control_character(coun
     assert [f"{number:04}-" in text for number in range(count)] == [True] * count
     assert all(character == "\n" or character.isprintable() for character in text)
     assert all(sum(f"{number:04}-" in line for line in text.splitlines()) == 1 for number in range(count))
+
+
+@pytest.mark.parametrize("count", [0, 1, 19, 20, 21, 39, 40, 41, 42, 450])
+def test_a_long_table_shows_the_first_and_the_last_records_and_how_many_are_between(count: int) -> None:
+    stream = io.StringIO()
+    renderer = Renderer("table", stream, limit=40)
+    for record in predictions(count):
+        renderer.write(record)
+    renderer.end()
+    shown = [int(number) for number in re.findall(r"^ *(\d{4})-", stream.getvalue(), re.MULTILINE)]
+    assert shown == [number for number in range(count) if count <= 40 or number < 20 or number >= count - 20]
+    assert renderer.hidden == count - len(shown)
+    assert (f"... {renderer.hidden:,} more ..." in stream.getvalue()) is (count > 40)
+
+
+@pytest.mark.parametrize("chosen", ["json", "jsonl", "csv", "markdown"])
+def test_what_programs_read_is_never_shortened(chosen: str) -> None:
+    stream = io.StringIO()
+    renderer = Renderer(chosen, stream, limit=40)
+    for record in predictions(100):
+        renderer.write(record)
+    renderer.end()
+    assert (stream.getvalue(), renderer.hidden) == (render(chosen, predictions(100)), 0)
 
 
 @pytest.mark.parametrize("chosen", FORMATS)

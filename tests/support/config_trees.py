@@ -100,7 +100,7 @@ TYPES: dict[str, Any] = {
 }  # fmt: skip
 KNOWN_WORDS = {
     "$defs", "$ref", "additionalProperties", "anyOf", "const", "default", "description", "discriminator", "enum",
-    "exclusiveMaximum", "exclusiveMinimum", "items", "maxItems", "maximum", "minItems", "minimum", "oneOf",
+    "examples", "exclusiveMaximum", "exclusiveMinimum", "items", "maxItems", "maximum", "minItems", "minimum", "oneOf",
     "prefixItems", "properties", "required", "title", "type",
 }  # fmt: skip
 
@@ -113,7 +113,7 @@ def complaints(value: Any, schema: dict[str, Any] = SCHEMA, where: str = "config
     alternatives = schema.get("anyOf") or schema.get("oneOf")
     if alternatives:
         fitting = [one for one in alternatives if not complaints(value, one, where)]
-        if "oneOf" in schema and len(fitting) > 1 and not isinstance(value, dict):
+        if "oneOf" in schema and len(fitting) > 1:
             return [f"{where}: fits {len(fitting)} alternatives"]
         return [] if fitting else [f"{where}: {value!r} fits no alternative"]
     if "const" in schema and value != schema["const"]:

@@ -12,6 +12,7 @@ from wisesr_cli.cli import options
 
 if TYPE_CHECKING:
     from wisesr_cli.explanation.weights_output import LearnedWeights
+    from wisesr_cli.listening import Listener
 
 app = options.new_app()
 
@@ -77,7 +78,7 @@ def explain(
         if weights:
             asked = options.fields_of(api.position_weights, arguments)
             learned = api.position_weights(**asked, write=True, screen=screen, stop=stop, listener=listener)
-            _show_weights(learned, output_format, limit)
+            _show_weights(learned, output_format, limit, listener)
             return
         asked = options.fields_of(api.explain, arguments)
         with closing(api.explain(**asked, write=True, screen=screen, stop=stop, listener=listener)) as explanations:
@@ -85,17 +86,19 @@ def explain(
             for explanation in explanations:
                 writer.write(explanation)
             writer.end()
+            options.say_hidden(writer.hidden, listener)
     tally = explanations.tally
     if tally.unreadable:
         listener.warn(tally.complaint)
     raise typer.Exit(tally.exit_code(strict=False))
 
 
-def _show_weights(learned: LearnedWeights, chosen: str, limit: int | None) -> None:
-    from wisesr_cli.display.terminal import show_result
+def _show_weights(learned: LearnedWeights, chosen: str, limit: int | None, listener: Listener) -> None:
+    from wisesr_cli.display.terminal import hidden_rows, show_result
     from wisesr_cli.explanation.weights_output import HEADER, weights_grid
 
     rows = [row.cells() for row in learned.rows]
     show_result(
         chosen, grids=[weights_grid(learned.rows)], header=HEADER, rows=rows, value=learned.to_json(), limit=limit
     )
+    options.say_hidden(hidden_rows(len(rows), limit if chosen == "table" else None), listener)

@@ -39,7 +39,6 @@ def init(
     from wisesr_cli.display.grid import Grid, texts
     from wisesr_cli.display.terminal import TerminalListener, show_result
     from wisesr_cli.errors import UsageError
-    from wisesr_cli.machine.files import write_text
     from wisesr_cli.text import visible
 
     if list_samples:
@@ -61,10 +60,10 @@ def init(
         starter = api.init(folder, task=task, listener=listener)
     else:
         raise UsageError("FOLDER is missing: the images that the config is for; or --sample NAME, see --list")
-    write_text(path, starter.config)
+    schema = api.write_config(path, starter.config)
     for choice in starter.choices:
         listener.note(choice)
-    listener.note(f"written: {output}")
+    listener.note(f"written: {output}; beside it, for editors: {schema.name}")
     place = shlex.quote(output) if folder is not None else f"{shlex.quote(output)} --data FOLDER"
     listener.note(f"next: wisesr check {place}")
     listener.note(f"      wisesr train {place}")

@@ -236,6 +236,12 @@ def say_label_issues(issues: LabelIssues, listener: Listener) -> None:
         listener.note(f"contact sheet of those that look wrong: {issues.sheet}")
 
 
+def say_hidden(hidden: int, listener: Listener) -> None:
+    """Name the command that shows the rows that a table leaves out, if any."""
+    if hidden:
+        listener.note(f"{hidden:,} rows are left out; all of them: {command_without(add=['-v'])}")
+
+
 def command_without(
     *dropped: str, flags: Sequence[str] = (), add: Sequence[str] = (), command: str | None = None
 ) -> str:

@@ -109,21 +109,22 @@ def predict(
     if not inputs and from_file is None:
         raise UsageError("nothing to label: give images, folders, globs, - or --from-file LIST")
     from wisesr_cli import api
-    from wisesr_cli.display.terminal import TerminalListener
+    from wisesr_cli.display.terminal import LONG_TABLE, TerminalListener
     from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
     from wisesr_cli.prediction.formats import Renderer, chosen_format
     from wisesr_cli.text import counted, visible
 
     shown = None if output is not None else chosen_format(None, output_format, probabilities=probabilities)
     # A bar would stand between the records on the same screen.
-    is_late = sort is not None or only is not None
+    limit = LONG_TABLE if shown == "table" and not verbose else None
+    is_late = sort is not None or only is not None or limit is not None
     bars = output is not None or is_late or not sys.stdout.isatty()
     listener = TerminalListener(quiet=quiet, verbose=verbose, bars=bars)
     screen = options.screen(listener) if show else None
     with stop_on_signals(StopRequest(_hint(output, sort_into, is_late=is_late))) as stop:
         asked = options.fields_of(api.predict, arguments)
         with closing(api.predict(**asked, screen=screen, stop=stop, listener=listener)) as records:
-            renderer = None if shown is None else Renderer(shown, sys.stdout, records.layout)
+            renderer = None if shown is None else Renderer(shown, sys.stdout, records.layout, limit=limit)
             given = 0
             for record in records:
                 given += 1
@@ -132,6 +133,7 @@ def predict(
                     sys.stdout.flush()
         if renderer is not None:
             renderer.end()
+            options.say_hidden(renderer.hidden, listener)
     tally = records.tally
     if tally.records > 1:
         listener.grid(tally.grid())

@@ -37,9 +37,12 @@ def summarize(
 ) -> None:
     """Show parameters, FLOPs and sizes per backbone and head, side by side.
 
-    Without SOURCE: MobileNetV2, all heads, 10 classes, 224 pixels. Example:
+    Without SOURCE: MobileNetV2, all heads, 10 classes, 224 pixels. Several backbones are one table, which says of
+    which there are ImageNet weights. Examples:
 
     wisesr summarize --backbone Xception --classes 70
+
+    wisesr summarize --backbone all --head gap --head wise
     """
     arguments = {**locals(), "settings": options.overrides(settings)}
     from wisesr_cli import api
@@ -54,6 +57,7 @@ def summarize(
         header=summary_header(summary),
         rows=summary_rows(summary),
         value=summary.to_json(),
+        limit=None,
     )
     for note in summary.notes:
         listener.note(note)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Literal
 
 from wisesr_cli.config.reader import overrides_of, parse_head, parse_image_size
 from wisesr_cli.config.schema import Config
@@ -20,9 +21,11 @@ from wisesr_cli.images.preparation import RGB, Channels
 from wisesr_cli.listening import Progress
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.keras_start import DeviceChoice
+from wisesr_cli.models.at_hand import find_weights
 from wisesr_cli.models.backbones import BACKBONES, FROM_WEIGHTS, canonical_name, check_backbone
 from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.heads import HEADS, FeatureMap, HeadOptions, effective_options, head_flops, head_parameters
+from wisesr_cli.models.released import RELEASES
 from wisesr_cli.models.settings import ModelConfig
 from wisesr_cli.requests import SummarizeRequest
 from wisesr_cli.results.models import Summary, SummaryRow
@@ -110,6 +113,7 @@ def _rows(plan: CostPlan, model: ModelConfig, image_size: tuple[int, int], notes
     except ConfigError as error:
         notes.append(f"left out: {error}")
         return
+    weights = _imagenet_weights(model)
     for name, head in plan.heads.items():
         try:
             in_head = head_parameters(backbone.feature_map, plan.classes, head)
@@ -133,8 +137,15 @@ def _rows(plan: CostPlan, model: ModelConfig, image_size: tuple[int, int], notes
             head_flops=flops_of_head,
             total_flops=backbone.flops + flops_of_head,
             size_mb=BYTES_PER_PARAMETER * (backbone.parameters + in_head) / 1e6,
+            imagenet_weights=weights,
             latency_ms=_latency_ms(model, head, image_size, plan) if plan.latency else None,
         )
+
+
+def _imagenet_weights(model: ModelConfig) -> Literal["here", "download"] | None:
+    if model.backbone not in RELEASES:
+        return None
+    return "download" if find_weights(model.backbone, model.weights_dir) is None else "here"
 
 
 def _backbone_cost(model: ModelConfig, image_size: tuple[int, int], channels: int) -> _BackboneCost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from wisesr_cli.display.grid import Grid, decimal, numbers, texts
@@ -12,11 +12,44 @@ SUMMARY_HEADER = tuple(field.name for field in fields(SummaryRow) if field.name 
 
 
 def summary_grids(summary: Summary) -> list[Grid]:
-    """Return a table per backbone and image size, with every head beside GAP."""
+    """Return a table of heads, or, of several backbones or image sizes, one with a row for each of these."""
     groups: dict[tuple[str, int, int, int], list[SummaryRow]] = {}
     for row in summary.rows:
         groups.setdefault((row.backbone, row.image_height, row.image_width, row.classes), []).append(row)
+    if len(groups) > 1:
+        return [_overview(groups)]
     return [_summary_grid(key, rows) for key, rows in groups.items()]
+
+
+def _overview(groups: Mapping[tuple[str, int, int, int], Sequence[SummaryRow]]) -> Grid:
+    """Return a table with a row per backbone and image size, and a column of parameters per head."""
+    heads = list(dict.fromkeys(row.head for rows in groups.values() for row in rows))
+    timed = any(row.latency_ms is not None for rows in groups.values() for row in rows)
+    columns = (
+        *(*texts("backbone", "ImageNet weights"), *numbers("pixels", "feature map", "parameters", "GFLOPs")),
+        *numbers(*(f"+ {head}" for head in heads), *(f"{head} ms" for head in heads if timed)),
+    )
+    cells = []
+    for (name, height, width, _), rows in groups.items():
+        first, by_head = rows[0], {row.head: row for row in rows}
+        cells.append(
+            (
+                *(name, first.imagenet_weights or "-", f"{height}x{width}", "x".join(map(str, first.feature_map))),
+                *(_short(first.backbone_parameters), decimal((first.total_flops - first.head_flops) / 1e9, 2)),
+                *(_short(by_head[head].head_parameters) if head in by_head else "-" for head in heads),
+                *(decimal(by_head[head].latency_ms, 2) if head in by_head else "-" for head in heads if timed),
+            )
+        )
+    classes = next(iter(groups))[3]
+    caption = (
+        "ImageNet weights: on this machine (here), to download, or none (-); parameters and GFLOPs are those of the "
+        "backbone, + HEAD the parameters of a head; a backbone alone shows more: wisesr summarize --backbone NAME"
+    )
+    return Grid(f"Backbones · {classes:,} classes", columns, tuple(cells), caption)
+
+
+def _short(parameters: int) -> str:
+    return f"{parameters / 1e6:,.2f} M" if parameters >= 1e6 else f"{parameters / 1e3:,.1f} k"
 
 
 def _summary_grid(key: tuple[str, int, int, int], rows: Sequence[SummaryRow]) -> Grid:

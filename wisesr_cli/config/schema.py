@@ -32,6 +32,7 @@ from wisesr_cli.settings import FolderPath, Options, check_path
 from wisesr_cli.text import size_text, visible
 
 SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_TITLE = "wisesr config"
 
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 
@@ -50,7 +51,8 @@ RunName = Annotated[str, AfterValidator(_check_name)]
 def _allow_extends(schema: dict[str, Any]) -> None:
     """Add the key `extends`, which only files have, for editors."""
     about = "Another config, relative to this file, that this one is laid over."
-    schema["properties"] = {"extends": {"type": "string", "description": about}, **schema["properties"]}
+    extends = {"type": "string", "title": "Extends", "description": about, "examples": ["base.yaml"]}
+    schema["title"], schema["properties"] = SCHEMA_TITLE, {"extends": extends, **schema["properties"]}
 
 
 class Config(Options):
@@ -60,18 +62,28 @@ class Config(Options):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this format."""
-    name: RunName | None = None
+    name: RunName | None = Field(default=None, examples=["flowers-wise"])
     """Name of the run directory; null makes one from the source and the head."""
     output_dir: FolderPath = Path("runs")
     """Folder for run directories, relative to the current folder."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Random seed."""
-    data: DataConfig = DataConfig()
-    augment: Augment = "light"
+    data: DataConfig = Field(default=DataConfig(), examples=[{"dir": "photos"}])
+    augment: Augment = Field(default="light", examples=["light", {"zoom": 0.1}])
     """none, light, paper, or a mapping of single operations."""
-    model: ModelConfig = ModelConfig()
-    train: TrainConfig = TrainConfig()
-    distribute: DistributeConfig = DistributeConfig()
+    model: ModelConfig = Field(default=ModelConfig(), examples=[{"backbone": "Xception"}])
+    train: TrainConfig = Field(default=TrainConfig(), examples=[{"epochs": 10}])
+    distribute: DistributeConfig = Field(default=DistributeConfig(), examples=[{"strategy": "none"}])
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **named: Any) -> dict[str, Any]:
+        """Return the JSON Schema, in which a mapping without a `name` fits its default alone, as it is read."""
+        schema = super().model_json_schema(*args, **named)
+        for row in NAMED.values():
+            for name, record in row.records.items():
+                if name != row.default:
+                    schema["$defs"][record.__name__]["required"] = ["name"]
+        return schema
 
     @model_validator(mode="after")
     def _fit_channels(self) -> Config:

@@ -5,6 +5,7 @@ The text is read back and validated like any config.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -14,9 +15,13 @@ import yaml
 
 from wisesr_cli.config.mistakes import validate
 from wisesr_cli.config.recipe import FolderFacts, Recipe
-from wisesr_cli.config.schema import dump_yaml
+from wisesr_cli.config.schema import SCHEMA_TITLE, Config, dump_yaml
 from wisesr_cli.config.yaml_reader import read_yaml
+from wisesr_cli.errors import UsageError
+from wisesr_cli.machine.files import write_text
 from wisesr_cli.text import some_of, visible
+
+SCHEMA_FILE = "wisesr.schema.json"  # beside a config, whose first line names it to editors
 
 _COMMENTS = {
     "image_size": "height, width",
@@ -57,6 +62,27 @@ def write_starter(facts: FolderFacts, recipe: Recipe) -> str:
     )
     validate(read_yaml(text, origin="config.yaml"))
     return text
+
+
+def write_config(path: Path, text: str) -> Path:
+    """Write a config with a first line that names a JSON Schema to editors, and the schema; return the schema's path.
+
+    Raises a `UsageError`, before anything is written, where another file has the name of the schema.
+    """
+    schema = path.with_name(SCHEMA_FILE)
+    if schema.exists() and not _is_schema(schema):
+        raise UsageError(f"{visible(schema)} exists, and is no schema that wisesr wrote; move it away")
+    write_text(path, f"# yaml-language-server: $schema={SCHEMA_FILE}\n{text}")
+    write_text(schema, json.dumps(Config.model_json_schema(), indent=1) + "\n")
+    return schema
+
+
+def _is_schema(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("title") == SCHEMA_TITLE
 
 
 def _header(facts: FolderFacts, recipe: Recipe) -> list[str]:

@@ -32,25 +32,25 @@ class AugmentConfig(Options):
     """Mirror left and right, half of the time."""
     vertical_flip: bool = False
     """Mirror top and bottom, half of the time."""
-    rotation: float = Field(default=0.0, ge=0, le=360)
+    rotation: float = Field(default=0.0, ge=0, le=360, examples=[10])
     """Largest rotation to either side, in degrees."""
-    zoom: float = Field(default=0.0, ge=0, lt=1)
+    zoom: float = Field(default=0.0, ge=0, lt=1, examples=[0.1])
     """Largest change of height and of width, as a fraction."""
-    shift: float = Field(default=0.0, ge=0, lt=1)
+    shift: float = Field(default=0.0, ge=0, lt=1, examples=[0.05])
     """Largest shift to every side, as a fraction of the image."""
-    channel_shift: float = Field(default=0.0, ge=0, le=255)
+    channel_shift: float = Field(default=0.0, ge=0, le=255, examples=[20])
     """Largest value, in 0..255, that is added to or taken from all channels."""
-    brightness: tuple[float, float] | None = None
+    brightness: tuple[float, float] | None = Field(default=None, examples=[[0.85, 1.15]])
     """Range of the factor that all channels are multiplied with."""
-    contrast: float = Field(default=0.0, ge=0, lt=1)
+    contrast: float = Field(default=0.0, ge=0, lt=1, examples=[0.1])
     """Largest change of contrast, as a fraction."""
-    rand_augment: float = Field(default=0.0, ge=0, le=1)
+    rand_augment: float = Field(default=0.0, ge=0, le=1, examples=[0.1])
     """Strength of Keras' RandAugment, which draws two of its eleven operations for every batch; 0 is off."""
-    random_erasing: float = Field(default=0.0, ge=0, le=1)
+    random_erasing: float = Field(default=0.0, ge=0, le=1, examples=[0.25])
     """Probability that a rectangle of an image is replaced by noise."""
-    mixup: float = Field(default=0.0, ge=0, le=1)
+    mixup: float = Field(default=0.0, ge=0, le=1, examples=[0.2])
     """MixUp: alpha of the Beta distribution by which every image and its label are mixed with another; 0 is off."""
-    cutmix: float = Field(default=0.0, ge=0, le=1)
+    cutmix: float = Field(default=0.0, ge=0, le=1, examples=[1.0])
     """CutMix: alpha as for `mixup`; a rectangle of another image is pasted. With both, a batch draws one of them."""
 
     @model_validator(mode="before")
@@ -183,9 +183,9 @@ else:
 class FreezePart(Options):
     """The first layers of a backbone, which stay as they are: up to a layer, or a fraction of them."""
 
-    below: str | None = None
+    below: str | None = Field(default=None, examples=["block_13_expand"])
     """The first layer that is trained; all before it are frozen."""
-    fraction: float | None = Field(default=None, gt=0, le=1)
+    fraction: float | None = Field(default=None, gt=0, le=1, examples=[0.7])
     """Fraction of the layers with weights, from the first on."""
 
     @model_validator(mode="after")
@@ -203,20 +203,20 @@ Freeze = Annotated[
 class PhaseConfig(Options):
     """A stretch of epochs with its own optimizer, from a fresh start."""
 
-    epochs: int = Field(ge=1, le=100_000)
+    epochs: int = Field(ge=1, le=100_000, examples=[5])
     """Epochs of the phase."""
-    freeze: Freeze = "none"
+    freeze: Freeze = Field(default="none", examples=["backbone", {"fraction": 0.7}])
     """`backbone`: only the head is trained, batch norm and dropout of the backbone stay in inference mode;
     {below: LAYER}, {fraction: 0.7}: the backbone's first layers are not."""
-    batch_norm: Literal["train", "frozen"] | None = None
+    batch_norm: Literal["train", "frozen"] | None = Field(default=None, examples=["frozen"])
     """`frozen` keeps the backbone's statistics, `train` takes each batch's; null: frozen where weights were loaded."""
-    augment: Literal["none"] | None = None
+    augment: Literal["none"] | None = Field(default=None, examples=["none"])
     """`none` shows the images as they are; null augments them as `augment` says."""
-    learning_rate: float | None = Field(default=None, gt=0, le=100)
+    learning_rate: float | None = Field(default=None, gt=0, le=100, examples=[1e-4])
     """Base learning rate of the phase; null takes the optimizer's."""
-    schedule: AnySchedule | None = None
+    schedule: AnySchedule | None = Field(default=None, examples=[{"name": "constant"}])
     """Learning-rate schedule of the phase; null takes `train.schedule`."""
-    image_size: ImageSize | None = None
+    image_size: ImageSize | None = Field(default=None, examples=[160])
     """Height and width in pixels while it lasts; null takes `data.image_size`, which the last phase must have."""
 
 
@@ -241,17 +241,21 @@ class TrainConfig(Options):
     """Passes over the training images. With phases: their sum; another number changes the length of the last phase."""
     batch_size: int = Field(default=32, ge=1, le=65_536)
     """Images per step."""
-    optimizer: AnyOptimizer = Field(default=AdamWOptions())
+    optimizer: AnyOptimizer = Field(
+        default=AdamWOptions(), examples=[{"name": "sgd", "learning_rate": 0.01, "momentum": 0.9}]
+    )
     """sgd (momentum: 0.9), adam or adamw."""
-    schedule: AnySchedule = Field(default=CosineOptions())
+    schedule: AnySchedule = Field(default=CosineOptions(), examples=[{"name": "cosine", "warmup_epochs": 1}])
     """constant, cosine, exponential (decay_rate, decay_epochs, staircase), or plateau (monitor, factor, patience)."""
-    gradient_clip_norm: float | None = Field(default=None, gt=0)
+    gradient_clip_norm: float | None = Field(default=None, gt=0, examples=[1.0])
     """Largest norm of all gradients of a step together; larger ones are scaled down; null leaves them."""
     gradient_accumulation_steps: int = Field(default=1, ge=1, le=1024)
     """Steps whose gradients are averaged for one update; what is left over at the end of a phase is lost."""
-    ema: EmaChoice | None = None
+    ema: EmaChoice | None = Field(default=None, examples=[0.999, {"momentum": 0.999}])
     """0.999 or {momentum: 0.999}: averages of the weights are validated and saved; null: the weights themselves."""
-    phases: Annotated[list[PhaseConfig], Field(min_length=1, max_length=20)] | None = None
+    phases: Annotated[list[PhaseConfig], Field(min_length=1, max_length=20)] | None = Field(
+        default=None, examples=[[{"epochs": 5, "freeze": "backbone"}, {"epochs": 20, "learning_rate": 1e-4}]]
+    )
     """Training phases, for instance [{epochs: 5, freeze: backbone}, {epochs: 20, learning_rate: 1e-4}]."""
     feature_cache: Literal["auto", "none"] = "auto"
     """`auto`: feature maps of a frozen backbone are computed once and kept; `none`: anew in every epoch."""
@@ -260,15 +264,15 @@ class TrainConfig(Options):
     class_weights: Annotated[
         Annotated[Literal["none", "balanced"], Tag("name")] | Annotated[dict[str, Weight], Tag("mapping")],
         Discriminator(kind_of),
-    ] = "none"
+    ] = Field(default="none", examples=["balanced", {"cat": 2.0}])
     """`balanced` weighs every class alike; a mapping gives weights per class name, 1 where it is silent. Where images
     have several labels, it is those with the label that are weighted; `balanced` then makes them count as much as the
     others."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, examples=[0.1])
     """Fraction of the target that is spread over all classes, in training only."""
-    loss: LossChoice = "cross_entropy"
+    loss: LossChoice = Field(default="cross_entropy", examples=["focal", {"name": "focal", "gamma": 2.0}])
     """cross_entropy, focal, or {name: focal, gamma: 2.0}; `loss` and `val_loss` of history.csv are this loss."""
-    early_stopping: EarlyStoppingConfig | None = None
+    early_stopping: EarlyStoppingConfig | None = Field(default=None, examples=[{"monitor": "val_loss", "patience": 10}])
     """null, or {monitor: val_loss, patience: 10}."""
     best_by: Literal["top1_accuracy", "loss"] = "top1_accuracy"
     """What makes an epoch the best, on validation; ties by lower loss; the last epoch without validation. Where images
@@ -277,9 +281,11 @@ class TrainConfig(Options):
     """`auto`: at the end, a temperature is fitted on validation so that scores say how often they are right."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     """Numeric precision of training; saved models are float32."""
-    jit_compile: Literal["auto"] | bool = "auto"
+    jit_compile: Literal["auto"] | bool = Field(default="auto", examples=["auto", True])
     """Whether XLA compiles the training step; `auto` where it was measured to help."""
-    trackers: Annotated[list[TrackerName], AfterValidator(_check_once)] = Field(default_factory=list, max_length=8)
+    trackers: Annotated[list[TrackerName], AfterValidator(_check_once)] = Field(
+        default_factory=list, max_length=8, examples=[["mlflow"]]
+    )
     """Experiment trackers to log to, for instance [mlflow, wandb]; empty is none."""
     track_model: bool = False
     """Whether trackers keep a copy of the best model, too."""
@@ -318,7 +324,7 @@ class DistributeConfig(Options):
 
     strategy: Literal["auto", "none", "data_parallel"] = "auto"
     """`auto`: all GPUs of a process, else its CPU; `none`: one device; `data_parallel`: all devices of one kind."""
-    devices: int | None = Field(default=None, ge=1, le=1024)
+    devices: int | None = Field(default=None, ge=1, le=1024, examples=[2])
     """Devices that each process uses; null is all of them. On a CPU, JAX makes that many virtual ones."""
     join_timeout_seconds: float = Field(default=300.0, ge=1, le=86_400)
     """How long processes wait for each other at the start (JAX's initialization timeout)."""

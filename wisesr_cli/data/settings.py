@@ -80,36 +80,38 @@ Statistics = Annotated[tuple[tuple[float, float], ...], BeforeValidator(_as_stat
 class DataConfig(Options):
     """Where the images are, and how they become examples."""
 
-    dir: FolderPath | None = None
+    dir: FolderPath | None = Field(default=None, examples=["photos"])
     """One folder: class folders, or train/ + validation/ (+ test/) of class folders."""
-    train_dir: FolderPath | None = None
+    train_dir: FolderPath | None = Field(default=None, examples=["photos/train"])
     """Class folders to train on, when the splits are named one by one."""
-    validation_dir: FolderPath | None = None
+    validation_dir: FolderPath | None = Field(default=None, examples=["photos/validation"])
     """Class folders to validate on."""
-    test_dir: FolderPath | None = None
+    test_dir: FolderPath | None = Field(default=None, examples=["photos/test"])
     """Class folders that only `evaluate` reads."""
-    manifest: FolderPath | None = None
+    manifest: FolderPath | None = Field(default=None, examples=["labels.csv"])
     """A table of labels (path, label; split, group, weight) in place of class folders; `dir`: where its paths begin."""
-    label_separator: Annotated[str, AfterValidator(_check_separator)] | None = None
+    label_separator: Annotated[str, AfterValidator(_check_separator)] | None = Field(default=None, examples=["|", ";"])
     """What is between the labels of an image in a manifest, for `model.task: multilabel`, which makes it `|`."""
     validation_split: float = Field(default=0.2, ge=0, lt=1)
     """Fraction of the training images to validate on, when there is no validation folder; 0 is none."""
     split_strategy: Literal["stratified", "hash", "group"] = "stratified"
     """`stratified`: a fraction of every class; `hash`: stable when files are added; `group`: keeps groups together."""
-    group_regex: Annotated[str, AfterValidator(_check_group_regex)] | None = None
+    group_regex: Annotated[str, AfterValidator(_check_group_regex)] | None = Field(
+        default=None, examples=[r"patient-(\d+)"]
+    )
     """For `group`: the part of the path that must not straddle splits (a patient, a scene); group 1, or the match."""
-    fold: Annotated[str, AfterValidator(_check_fold)] | None = None
+    fold: Annotated[str, AfterValidator(_check_fold)] | None = Field(default=None, examples=["0/5"])
     """I/N: part I, from 0, of N of the training images takes the place of test images: see `wisesr compare --folds`."""
-    image_size: ImageSize = (224, 224)
+    image_size: ImageSize = Field(default=(224, 224), examples=[224, [224, 320]])
     """Height and width in pixels to which every image is resized."""
     resize: Resize = "squash"
     """How images are resized: `squash` ignores the aspect ratio, `crop` cuts to it, `pad` fills up to it."""
-    value_range: Literal["auto", "full"] | Range = "auto"
+    value_range: Literal["auto", "full"] | Range = Field(default="auto", examples=["auto", "full", [0, 4095]])
     """The values of more than 8 bits that become 0 and 255: measured on training images, all, or [low, high]; of bands
     a list of those."""
-    channels: int = Field(default=RGB, ge=1, le=MOST_CHANNELS)
+    channels: int = Field(default=RGB, ge=1, le=MOST_CHANNELS, examples=[3, 1])
     """Of the pixels: 3 is RGB, which every image becomes; 1 takes grey images, others those of as many bands."""
-    statistics: Literal["auto"] | Statistics = "auto"
+    statistics: Literal["auto"] | Statistics = Field(default="auto", examples=["auto", [[104.0, 30.5]]])
     """Mean and spread of each channel, in 0..255, that other pixels than RGB are scaled by: measured, or a list."""
     color: Color = "srgb"
     """Whether colours with an ICC profile (of phones, of cameras) are converted to sRGB, or taken as they are."""

@@ -59,8 +59,18 @@ def _shortened(rows: Sequence[tuple[str, ...]], limit: int | None) -> Iterator[t
         return
     half = limit // 2
     yield from rows[:half]
-    yield (f"... {len(rows) - 2 * half:,} more ...", *("" for _ in rows[0][1:]))
+    yield row_of_hidden(hidden_rows(len(rows), limit), len(rows[0]))
     yield from rows[-half:]
+
+
+def hidden_rows(count: int, limit: int | None) -> int:
+    """Return how many of `count` rows a table does not show."""
+    return 0 if limit is None or count <= limit else count - 2 * (limit // 2)
+
+
+def row_of_hidden(hidden: int, columns: int) -> tuple[str, ...]:
+    """Return the row that stands in a table for those that it does not show."""
+    return (f"... {hidden:,} more ...", *("" for _ in range(columns - 1)))
 
 
 def write_output(text: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any, Protocol, TextIO
 
 from wisesr_cli.display.grid import Grid, csv_line, numbers, percent, texts, to_json, to_markdown
-from wisesr_cli.display.terminal import LONG_TABLE, show_grid
+from wisesr_cli.display.terminal import LONG_TABLE, hidden_rows, show_grid
 from wisesr_cli.explanation.pictures import strongest_position
 from wisesr_cli.explanation.receptive_field import ReceptiveField
 from wisesr_cli.results.streams import Explanation
@@ -48,6 +48,11 @@ class ExplanationWriter:
         self._is_started = False
         self._count = 0  # rows of JSON
         self._cells: list[tuple[str, ...]] = []
+
+    @property
+    def hidden(self) -> int:
+        """How many rows the table leaves out."""
+        return hidden_rows(len(self._cells), self.limit) if self.name == "table" else 0
 
     def write(self, explanation: Explanation) -> None:
         """Write one explanation: a row per requested class, else of the predicted one."""

@@ -42,9 +42,9 @@ class HeadOptions(Options):
     name: str
     classifier_initializer: Literal["default", "paper"] = "paper"
     """Initializer of the classifier layer: `paper` is normal with standard deviation 0.01, `default` Glorot uniform."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1, examples=[0.2])
     """Dropout rate before the classifier layer."""
-    hidden: HiddenLayers = ()
+    hidden: HiddenLayers = Field(default=(), examples=[256, [{"units": 256, "activation": "relu"}]])
     """Hidden layers between pooling and classifier layer: [{units: 256, activation: relu}], or 256 for short."""
 
 
@@ -89,7 +89,7 @@ class DepthwiseOptions(PositionOptions):
 class PooledOptions(HeadOptions):
     """Options of heads that pool before they read positions."""
 
-    pre_pool: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    pre_pool: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(default="auto", examples=["auto", 2])
     """Pool size of the average pooling before the position weights; 1 is none."""
     pooling: Literal["tile", "valid"] = "tile"
     """`tile` covers the whole map with tiles; `valid` drops the remainder at the bottom and right, as published."""

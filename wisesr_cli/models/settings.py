@@ -34,18 +34,20 @@ class ModelConfig(Options):
     """`single`: one label per image; `multilabel`: any number of them, as a manifest names them (`cat|dog`)."""
     backbone: BackboneName = "MobileNetV2"
     """A keras.applications name in any case, `compact` (small images), or `from_weights`: that of the run `weights`."""
-    weights: Annotated[Annotated[str, AfterValidator(check_path)] | None, BeforeValidator(_none_as_null)] = "auto"
+    weights: Annotated[Annotated[str, AfterValidator(check_path)] | None, BeforeValidator(_none_as_null)] = Field(
+        default="auto", examples=["auto", "imagenet", "none", "runs/photos-wise"]
+    )
     """auto (imagenet where such weights are here or can be downloaded, else none), imagenet, none or null (random), a
     weights or .keras file, or a run directory."""
-    weights_dir: FolderPath | None = None
+    weights_dir: FolderPath | None = Field(default=None, examples=["weights"])
     """Folder in which ImageNet weights are looked for first; then that of WISESR_WEIGHTS, then Keras' cache."""
-    load_head: Literal["auto"] | bool = "auto"
+    load_head: Literal["auto"] | bool = Field(default="auto", examples=["auto", True])
     """Whether the head is loaded from `weights`, too; `auto`: where it fits, from a run as `wisesr upgrade` made it."""
     preprocessing: Literal["auto", "caffe", "tf", "torch", "unit", "none"] = "auto"
     """How pixels are scaled; `auto` is as in the file `weights`, or as the backbone was trained with ImageNet."""
-    feature_layer: str | None = None
+    feature_layer: str | None = Field(default=None, examples=["block_13_expand_relu"])
     """Cut the backbone at this layer instead of its end."""
-    head: AnyHead = Field(default=WiseOptions())
+    head: AnyHead = Field(default=WiseOptions(), examples=[{"name": "wise"}, {"name": "gap", "dropout": 0.5}])
     """What turns the feature map into logits."""
 
     @property

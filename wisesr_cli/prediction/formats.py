@@ -5,6 +5,7 @@ To add a format: a renderer and its row in `RENDERERS`, its suffix in `SUFFIXES`
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from wisesr_cli.display.grid import Grid, csv_line, to_json, to_markdown
-from wisesr_cli.display.terminal import show_grid
+from wisesr_cli.display.terminal import hidden_rows, row_of_hidden, show_grid
 from wisesr_cli.errors import MachineError, UsageError
 from wisesr_cli.machine.installation import install_line
 from wisesr_cli.prediction.tables import PLAIN, Layout, prediction_cells, prediction_columns
@@ -70,17 +71,29 @@ class Writer(Protocol):
 
 
 class Renderer:
-    """Writes records as text, with a format's opening and, by `end`, its closing."""
+    """Writes records as text, with a format's opening and, by `end`, its closing.
 
-    def __init__(self, name: str, stream: TextIO, layout: Layout = PLAIN) -> None:
+    `limit` is the number of table rows shown, the first and the last ones, when all records are there; None is all.
+    """
+
+    def __init__(self, name: str, stream: TextIO, layout: Layout = PLAIN, *, limit: int | None = None) -> None:
         self.name, self.stream, self.layout = name, stream, layout
+        self.limit = limit if name == "table" else None
         self.count = 0
         self.waiting: list[Prediction] = []
+        self._last: deque[Prediction] = deque(maxlen=(self.limit or 0) // 2)
+
+    @property
+    def hidden(self) -> int:
+        """How many records the table leaves out."""
+        return hidden_rows(self.count, self.limit)
 
     def write(self, record: Prediction) -> None:
         """Write one record."""
         self._begin()
-        if self.name in BEST_ONLY:
+        if self.limit is not None and len(self.waiting) == self.limit // 2:
+            self._last.append(record)
+        elif self.name in BEST_ONLY:
             self.waiting.append(record)
             if len(self.waiting) == TABLE_ROWS:
                 self._draw()
@@ -106,8 +119,11 @@ class Renderer:
             self.stream.write({"json": "[", "csv": csv_line(self.layout.header)}.get(self.name, ""))
 
     def _draw(self) -> None:
-        cells = tuple(prediction_cells(record, self.layout) for record in self.waiting)
-        grid = Grid("", prediction_columns(self.layout), cells)
+        columns = prediction_columns(self.layout)
+        cells = [prediction_cells(record, self.layout) for record in (*self.waiting, *self._last)]
+        if self.hidden:
+            cells.insert(len(self.waiting), row_of_hidden(self.hidden, len(columns)))
+        grid = Grid("", columns, tuple(cells))
         if self.name == "table":
             show_grid(grid, file=self.stream, limit=None)
         else:

@@ -14,10 +14,10 @@ class Finding(PlainJson):
 
     _optional = ("pairs",)
     level: Level
-    code: str
+    code: str  # which check it is of
     message: str
-    count: int = 0
-    paths: tuple[str, ...] = ()
+    count: int = 0  # of the images or files that it is about
+    paths: tuple[str, ...] = ()  # of some of them
     pairs: tuple[tuple[str, str], ...] | None = None  # of paths; None where the row is not about pairs
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from wisesr_cli.results.records import PlainJson
 
@@ -26,6 +26,7 @@ class SummaryRow(PlainJson):
     head_flops: int
     total_flops: int
     size_mb: float
+    imagenet_weights: Literal["here", "download"] | None = None  # where those of the backbone are; None: there are none
     latency_ms: float | None = None
 
 
