@@ -1,1 +1,1 @@
-"""What the plain command makes of a folder: accuracy and minutes beside plain Keras, and the README's tour."""
+"""What the plain command makes of a folder: accuracy and minutes beside plain Keras, and the tour of all commands."""

@@ -1,4 +1,4 @@
-"""Walks the tour of the README on the pictures of `wisesr demo`, and writes what it saw beside every command.
+"""Walks the tour of docs/tour.md on the pictures of `wisesr demo`, and writes what it saw beside every command.
 
     python -m benchmarks.recipe.tour [--write]
 
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measuring import plain_environment
-from benchmarks.pages import REPOSITORY
+from benchmarks.pages import DOCS
 from wisesr_cli.machine.files import write_text
 
-README = REPOSITORY / "README.md"
+PAGE = DOCS / "tour.md"
 MARK = "#> "
 LONGEST = 116  # characters of a line
 # The beginning of a command, and a pattern of what is shown, or of a group in it; the first row that fits decides.
@@ -48,7 +48,7 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class Step:
-    """A command of the tour, how it ended, what it wrote, and what the README shows of it."""
+    """A command of the tour, how it ended, what it wrote, and what the page shows of it."""
 
     command: str
     returncode: int
@@ -65,11 +65,11 @@ class Step:
         return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
 
 
-def block(readme: str) -> str:
-    """Return the tour as it stands in the README."""
-    found = re.search(r"<!-- tour -->\n```bash\n(.*?)```", readme, re.DOTALL)
+def block(page: str) -> str:
+    """Return the tour as it stands in the page."""
+    found = re.search(r"<!-- tour -->\n```bash\n(.*?)```", page, re.DOTALL)
     if found is None:
-        raise SystemExit("error: README.md has no tour")
+        raise SystemExit("error: docs/tour.md has no tour")
     return found.group(1)
 
 
@@ -108,13 +108,13 @@ def with_shown(tour: str, steps: dict[str, Step]) -> str:
 
 
 def main() -> None:
-    """Walk the tour, print it with what was seen, and write it into the README where asked to."""
+    """Walk the tour, print it with what was seen, and write it into the page where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into README.md")
+    parser.add_argument("--write", action="store_true", help="into docs/tour.md")
     parser.add_argument("--all", action="store_true", help="print everything that the commands wrote")
     arguments = parser.parse_args()
-    readme = README.read_text(encoding="utf-8")
-    tour, steps = block(readme), {}
+    page = PAGE.read_text(encoding="utf-8")
+    tour, steps = block(page), {}
     with tempfile.TemporaryDirectory(prefix="wisesr-tour-") as folder:
         for step in walk(Path(folder), tour):
             steps[step.command] = step
@@ -123,7 +123,7 @@ def main() -> None:
                 raise SystemExit(f"error: ended with {step.returncode}:\n{step.output[-3000:]}")
     print(f"{sum(step.seconds for step in steps.values()) / 60:.1f} minutes")
     if arguments.write:
-        write_text(README, readme.replace(tour, with_shown(tour, steps)))
+        write_text(PAGE, page.replace(tour, with_shown(tour, steps)))
 
 
 if __name__ == "__main__":

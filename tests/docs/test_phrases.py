@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 from command_line import REPOSITORY
 
-PAGES = ("README.md", "SECURITY.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md"))))
+PAGES = (
+    *("README.md", "SECURITY.md"),
+    *(
+        path.relative_to(REPOSITORY).as_posix()
+        for folder in ("docs", "wisesr_cli/topics")
+        for path in sorted((REPOSITORY / folder).glob("*.md"))
+    ),
+)
 MODULES = sorted((REPOSITORY / "wisesr_cli").rglob("*.py"))
 
 

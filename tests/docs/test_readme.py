@@ -53,10 +53,11 @@ def _run(command: str, folder: Path, *, timeout_seconds: float = 300) -> subproc
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_every_command_of_the_tour_prints_what_is_said_beside_it(tmp_path: Path) -> None:
-    lines = iter(tour.block(README).splitlines())
-    expected = {line: next(lines) for line in lines if line in tour.commands(tour.block(README))}
+    block = tour.block(tour.PAGE.read_text(encoding="utf-8"))
+    lines = iter(block.splitlines())
+    expected = {line: next(lines) for line in lines if line in tour.commands(block)}
     assert len(expected) >= 15
-    for step in tour.walk(tmp_path, tour.block(README)):
+    for step in tour.walk(tmp_path, block):
         assert step.returncode == 0, f"{step.command}\n{step.output}"
         if step.command in expected:
             assert _words(step.shown) == _words(expected[step.command]), step.output
@@ -102,6 +103,10 @@ def test_the_table_of_heads_holds_what_summarize_says() -> None:
     summary = api.summarize(backbones=["Xception"], classes=70)
     for row in summary.rows:
         assert re.search(rf"^\| `{row.head}` \|.*\| {row.head_parameters:,} \|$", README, re.MULTILINE), row
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
 
 
 def test_every_file_that_the_readme_links_to_exists() -> None:

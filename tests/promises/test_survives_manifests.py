@@ -69,7 +69,9 @@ def test_init_and_check_take_labels_in_a_file(wisesr: CommandLine, tmp_path: Pat
     wisesr("check", "config.yaml").worked()
     wisesr("train", "config.yaml", "--dry-run").worked()
     answer = wisesr("check", "config.yaml", "-s", "data.split_strategy=stratified", "--format", "json").worked()
-    assert answer.finding("idle-setting")["message"].startswith("the column group does nothing: data.split_strategy is")
+    assert answer.finding("idle-setting")["message"].startswith(
+        "the column group has no effect: data.split_strategy is"
+    )
 
 
 def test_data_names_a_file_of_labels_or_the_folder_of_its_paths(wisesr: CommandLine, tmp_path: Path) -> None:

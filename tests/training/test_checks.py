@@ -159,7 +159,10 @@ IDLE: dict[str, tuple[dict[str, Any], str]] = {
         {"data": {"split_strategy": "hash"}},
         "data.split_strategy: hash has no effect: the validation images have",
     ),
-    "fraction": ({"data": {"validation_split": 0.3}}, "data.validation_split: 0.3 has no effect: the validation images"),
+    "fraction": (
+        {"data": {"validation_split": 0.3}},
+        "data.validation_split: 0.3 has no effect: the validation images",
+    ),
     "views": (
         {"train": {"augmented_views": 8}},
         "train.augmented_views: 8 has no effect: no phase freezes the backbone",

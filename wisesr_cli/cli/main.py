@@ -17,7 +17,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from wisesr_cli.cli import words
+from wisesr_cli.cli import topics, words
 from wisesr_cli.errors import INTERRUPTED, PIPE_CLOSED, ConfigError, WisesrError, is_short_of_memory, machine_error
 from wisesr_cli.text import nearest, visible
 
@@ -61,10 +61,19 @@ class LazyGroup(TyperGroup):
         return command
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Take `help COMMAND` for `COMMAND --help`, and `version` for `--version`."""
+        """Take `help COMMAND` for `COMMAND --help`, `version` for `--version`; `help TOPIC` shows a text."""
         if args[:1] == ["help"]:
+            if args[1:2] and args[1] not in COMMANDS and not args[1].startswith("-"):
+                self._show_topic(ctx, args[1])
             args = [*args[1:], "--help"]
         return super().parse_args(ctx, ["--version"] if args == ["version"] else args)
+
+    def _show_topic(self, ctx: Any, name: str) -> None:
+        if name not in topics.TOPICS:
+            meant = nearest(name, [*COMMANDS, *topics.TOPICS]) or " `wisesr help` lists both."
+            ctx.fail(f"no command or topic is called '{name}'.{meant}")
+        topics.show(name)
+        ctx.exit()
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find a command, or say which one was probably meant."""
@@ -76,6 +85,8 @@ class LazyGroup(TyperGroup):
         """Write the list of commands from their one-line help."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+        with formatter.section("Topics, shown by `wisesr help TOPIC`"):
+            formatter.write_dl(list(topics.TOPICS.items()))
 
 
 NO_ROOM = "not enough memory to load the libraries or to start their threads: give this process more (ulimit -v, -u)"
