@@ -303,7 +303,7 @@ def test_another_run_in_the_place_of_one_is_refused(compared: Compared, wisesr: 
     wisesr(*compared.line(folder, "--resume")).failed(4, "model.head.name: gap -> wise")
     shutil.rmtree(folder / "wise-seed1")
     (folder / "wise-seed1").write_text("mine")
-    wisesr(*compared.line(folder, "--resume")).failed(2, f"take {folder / 'wise-seed1'} away")
+    wisesr(*compared.line(folder, "--resume")).failed(2, f"remove {folder / 'wise-seed1'}")
 
 
 def test_a_run_that_was_taken_away_forgets_the_epochs_that_it_was_asked_for(compared: Compared, tmp_path: Path) -> None:

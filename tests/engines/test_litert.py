@@ -245,7 +245,7 @@ def test_another_litert_that_cannot_say_its_operators_is_not_trusted(
 
     monkeypatch.delattr(Interpreter, "_get_ops_details")
     answer = wisesr("predict", run.path, trained.photos / "test").worked()
-    assert "engine: Keras, as LiteRT does not take best.tflite" in answer.err
+    assert "engine: Keras, as LiteRT does not accept best.tflite" in answer.err
 
 
 def test_an_engine_that_is_none_is_an_error_in_python_too(trained: Trained) -> None:

@@ -357,7 +357,7 @@ def test_a_layer_without_a_rule_is_named(layer: Any, given: tuple[int, ...], mes
 @pytest.mark.parametrize("layer", [keras.layers.Dense(3, "softmax", name="odd"), keras.layers.Flatten(name="odd")])
 def test_an_end_that_gives_no_logits_is_named(layer: Any) -> None:
     layer(keras.Input((4,)))
-    with pytest.raises(RunError, match="no dense layer without activation \\('odd'\\)"):
+    with pytest.raises(RunError, match="not a dense layer without activation \\('odd'\\)"):
         classifier_columns(layer, [0])
 
 

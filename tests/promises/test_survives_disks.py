@@ -125,7 +125,16 @@ def test_a_folder_without_permission_to_write_is_5_before_tensorflow_is_loaded(
     if place == "run":
         (run / "classes.json").write_text("[]", encoding="utf-8")
     closed.chmod(0o500)
-    program = "import sys; sys.modules['tensorflow'] = None\nfrom wisesr_cli.__main__ import main\nmain()"
+    program = "\n".join(
+        (
+            "import sys",
+            "from wisesr_cli.__main__ import main",
+            "try:",
+            "    main()",
+            "finally:",
+            "    assert 'tensorflow' not in sys.modules",
+        )
+    )
     answer = fresh(
         *line(photos, run.parent, "--overwrite" if place == "run" else "-q"),
         cwd=tmp_path,

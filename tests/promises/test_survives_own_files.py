@@ -64,7 +64,9 @@ def test_an_evaluation_takes_another_name_than_files_or_results_of_others(
 ) -> None:
     mine = add_files_of_the_user(run, ("evaluate-test/metrics.json", "plots/reliability-validation.png"))
     for split in ("test", "validation"):
-        assert f"evaluate-{split}-2 is made" in " ".join(wisesr("evaluate", run, "--split", split).worked().err.split())
+        assert f"writing to evaluate-{split}-2" in " ".join(
+            wisesr("evaluate", run, "--split", split).worked().err.split()
+        )
         assert (run / f"evaluate-{split}-2" / "metrics.json").is_file()
     for number, folder in enumerate(("a", "b")):
         shutil.copytree(trained.photos / ("test", "validation")[number], tmp_path / folder / "photos")

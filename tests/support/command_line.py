@@ -161,8 +161,9 @@ class Trained:
     photos: Path
 
     def copy_to(self, folder: Path) -> Path:
-        """Copy the run as training left it, without what other tests evaluated since."""
-        others = shutil.ignore_patterns("evaluate-*", "confusion_matrix-*", "reliability-*", ".lock")
+        """Copy the run as training left it, without what other tests made of it since."""
+        made_since = "evaluate-*", "explain", "export", "confusion_matrix-*", "reliability-*", ".lock"
+        others = shutil.ignore_patterns(*made_since)
         return Path(shutil.copytree(self.run, folder, ignore=others))
 
 

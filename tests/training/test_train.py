@@ -26,6 +26,7 @@ from wisesr_cli.training.trainer import Trainer
 
 def test_the_run_directory_holds_exactly_what_the_interface_says(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir() if not path.name.startswith(".")) == [
+        "README.md",
         "best.keras",
         *(["best.tflite"] if keras.backend.backend() == "tensorflow" else []),
         "calibration.json",

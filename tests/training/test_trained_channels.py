@@ -184,7 +184,7 @@ def test_exports_agree_and_say_their_channels(
     assert (properties["channels"], model.graph.input[0].type.tensor_type.shape.dim[3].dim_value) == (count, count)
     readme = (tmp_path / "x" / "README.md").read_text()
     assert f"(batch, 32, 32, {count}), {words} in 0..255" in readme
-    line = "--to", "onnx", "--layout", "nchw", "--resize", "inside", "-o", tmp_path / "y", "--format", "json"
+    line = "--to", "onnx", "--pixel-layout", "nchw", "--resize", "inside", "-o", tmp_path / "y", "--format", "json"
     (row,) = wisesr("export", trained.run, *line).worked().data["rows"]
     assert (row["layout"], row["resize"], row["top1_agreement"]) == ("nchw", "inside", 1.0)
     (given,) = onnx.load(tmp_path / "y" / "model.onnx").graph.input

@@ -136,7 +136,7 @@ def _evaluation(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     )
     table = to_markdown(Grid("", (*texts("images"), *numbers("n", *(SHOWN[key][1] for key in keys))), rows))
     intervals = [
-        f"95 % interval of the top-1 accuracy on {name}: {percent(values['interval'][0])} to "
+        f"95 % interval of the top-1 accuracy on {markdown_text(name)}: {percent(values['interval'][0])} to "
         f"{percent(values['interval'][1])}."
         for name, values in evaluations.items()
         if values.get("interval")

@@ -171,7 +171,7 @@ def test_what_is_no_parquet_is_said(tmp_path: Path, content: bytes) -> None:
 
 def test_pictures_inside_of_parquet_are_refused(tmp_path: Path) -> None:
     rows: Rows = [({"bytes": b"\x89PNG", "path": "a.png"}, 1)]
-    assert "row 1: the path is no text" in refused(write_parquet(tmp_path / "l.parquet", ("image", "label"), rows))
+    assert "row 1: the path is not text" in refused(write_parquet(tmp_path / "l.parquet", ("image", "label"), rows))
 
 
 @pytest.mark.reliability(60)
