@@ -154,12 +154,13 @@ def parse_image_size(size: str | int | Sequence[int]) -> tuple[int, int]:
 def parse_head(text: str, *, base: HeadOptions | None = None) -> HeadOptions:
     """Return the options of a head given as `wise` or `wise:pooling=valid:initializer=paper`.
 
-    Options that are not given come from `base` where that is the same head. Raises `ConfigError` for an unknown head,
-    option or value, and `UsageError` for an option without `=`.
+    Options that are not given come from `base`: all where it is the same head, else those that every head has, such as
+    hidden layers. Raises `ConfigError` for an unknown head, option or value, `UsageError` for an option without `=`.
     """
     overrides = head_overrides(text, f"head '{text}'")
-    if base is not None and base.name == overrides[0].value:
-        overrides.insert(0, Override(_HEAD, base.model_dump(mode="json"), overrides[0].origin))
+    if base is not None:
+        shared = None if base.name == overrides[0].value else set(HeadOptions.model_fields) - {"name"}
+        overrides.insert(0, Override(_HEAD, base.model_dump(mode="json", include=shared), overrides[0].origin))
     return load_config(None, overrides).config.model.head
 
 
