@@ -1,7 +1,7 @@
 """Writes docs/heads.md from docs/heads.json: the results of `compare`, in tables and in words.
 
 Words that depend on figures are made from them here, between the marks of the page; the rest of the page is written by
-hand. A difference counts as one where its 95 % interval leaves zero out, and else as not told apart.
+hand. A difference counts as one where its 95 % interval leaves zero out; otherwise there is no clear difference.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FIGURES = DOCUMENT.with_suffix(".json")
 
 Block = dict[str, Any]
 Row = dict[str, Any]
-VERDICTS = ("better", "worse", "not told apart")
+VERDICTS = ("better", "worse", "no clear difference")
 # What a variant takes to be clearly better than the default.
 ENOUGH_SEEDS, ENOUGH_KINDS = 5, 2
 
@@ -174,7 +174,7 @@ def clearly(blocks: Sequence[Block], head: str) -> str:
             return f"clearly {verdict} than the default, on {_listed(found)}."
         if found:
             return f"{verdict} than the default on {_listed(found)} only."
-    return "not told apart from the default anywhere."
+    return "no clear difference from the default anywhere."
 
 
 def data_set(block: Block) -> str:
@@ -198,7 +198,7 @@ def _heads(blocks: Iterable[Block], head: str, table: str = "rows") -> Iterator[
 def verdict_of(row: Row) -> str:
     """Return what the interval of a difference allows to say."""
     low, high = row["difference_to_first_ci95"]
-    return "better" if low > 0 else "worse" if high < 0 else "not told apart"
+    return "better" if low > 0 else "worse" if high < 0 else "no clear difference"
 
 
 def interval(row: Row) -> str:

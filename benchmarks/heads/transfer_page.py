@@ -83,7 +83,7 @@ def shown_difference(difference: Sequence[float] | None) -> tuple[str, str, str]
 def verdict(difference: Sequence[float]) -> str:
     """Return whether the interval leaves zero out."""
     _, low, high = difference
-    return "better" if low > 0 else "worse" if high < 0 else "not told apart"
+    return "better" if low > 0 else "worse" if high < 0 else "no clear difference"
 
 
 def others_table(cells: Cells) -> str:
@@ -99,7 +99,7 @@ def others_table(cells: Cells) -> str:
 
 def _beside_wise(head: dict[str, Any]) -> str:
     middle, low, high = head["to_wise"]
-    mark = {"better": " +", "worse": " -", "not told apart": ""}[verdict((middle, low, high))]
+    mark = {"better": " +", "worse": " -", "no clear difference": ""}[verdict((middle, low, high))]
     return f"{100 * mean(head['accuracies']):.1f} ({points(middle)}{mark})"
 
 

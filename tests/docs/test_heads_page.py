@@ -73,8 +73,8 @@ def test_only_an_interval_that_leaves_zero_out_is_a_difference() -> None:
     assert [page.verdict_of(row(*ends)) for ends in ((0.01, 0.2), (-0.2, -0.01), (-0.01, 0.2), (0.0, 0.2))] == [
         "better",
         "worse",
-        "not told apart",
-        "not told apart",
+        "no clear difference",
+        "no clear difference",
     ]
 
 
@@ -86,7 +86,7 @@ def test_only_an_interval_that_leaves_zero_out_is_a_difference() -> None:
         ([block("a", row(0.1, 0.2)), block("a_few", row(0.1, 0.2))], "better than the default on a only."),
         ([block("a", row(-0.2, -0.1)), block("b", row(-0.2, -0.1))], "clearly worse than the default, on a and b."),
         ([block("a", row(0.1, 0.2)), block("b", row(-0.2, -0.1))], "better than the default on a, worse on b."),
-        ([block("a", row(-0.1, 0.2)), block("b", row(-0.1, 0.2))], "not told apart from the default anywhere."),
+        ([block("a", row(-0.1, 0.2)), block("b", row(-0.1, 0.2))], "no clear difference from the default anywhere."),
     ],
 )
 def test_clearly_better_takes_two_kinds_of_pictures_and_five_seeds(blocks: list[dict[str, Any]], said: str) -> None:
