@@ -111,7 +111,7 @@ def test_links_lead_to_the_repository_where_it_is_known() -> None:
 def test_without_a_repository_no_link_leads_nowhere() -> None:
     page = SETUP["readme"]("", "main")
     assert not [link for link in links(page) if not link.startswith("https://")]
-    assert "and docs/heads.md where Wise wins" in page  # the words of the link stay
+    assert "docs/heads.md shows where Wise wins" in page  # the words of the link stay
 
 
 def test_urls_are_absolute_and_of_files_that_exist() -> None:
