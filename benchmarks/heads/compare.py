@@ -4,7 +4,7 @@
     python -m benchmarks.heads.compare harbour clothing    # blocks of these pictures or backbones; the others stay
     python -m benchmarks.heads.compare --data FOLDER       # your own images, with every backbone; only printed
     python -m benchmarks.heads.compare --quick             # one small block; only printed
-    python -m benchmarks.heads.compare --write-only        # only writes the page anew from docs/heads.json
+    python -m benchmarks.heads.compare --write-only        # only rewrites the page from docs/heads.json
 
 A block is one call of `wisesr compare`: pictures, a backbone cut where it sees so much of them, heads and seeds. The
 same command goes on where it was interrupted. What there is to compare stands in `blocks`.

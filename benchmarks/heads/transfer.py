@@ -4,7 +4,7 @@
     python -m benchmarks.heads.transfer --weights-dir FOLDER --pictures NAME=FOLDER ...   # your own; only printed
     python -m benchmarks.heads.transfer ... --only photos-MobileNet-224    # some cells
     python -m benchmarks.heads.transfer ... --only CELL --again            # once more, compared with what is kept
-    python -m benchmarks.heads.transfer --write-only                       # only writes the page anew
+    python -m benchmarks.heads.transfer --write-only                       # only rewrites the page
 
 FOLDER holds the ImageNet weights of MobileNet and Xception, as `wisesr weights list` names them; without --weights-dir
 they are looked for where WISESR_WEIGHTS says. PHOTOS and STAMPS are those of `pictures`. A head that was trained in
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--pictures", action="append", default=[], metavar="NAME=FOLDER", help="of your own")
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"where results are kept; default: {FOLDER}")
     parser.add_argument("--only", nargs="+", default=ORDER, choices=ORDER, metavar="CELL", help=", ".join(ORDER))
-    parser.add_argument("--again", action="store_true", help="train anew, print the accuracies beside those kept")
+    parser.add_argument("--again", action="store_true", help="train again, print the accuracies beside the stored ones")
     parser.add_argument("--write-only", action="store_true", help="compare nothing")
     parser.add_argument("--quick", action="store_true", help="one small cell from random weights; only printed")
     arguments = parser.parse_args()

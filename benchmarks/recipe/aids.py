@@ -2,7 +2,7 @@
 
     python -m benchmarks.recipe.aids PHOTOS --weights-dir FOLDER [--seeds 0 1 2 3 4] [--only NAME ...]
     python -m benchmarks.recipe.aids PHOTOS --quick        # one epoch from random weights; only printed
-    python -m benchmarks.recipe.aids --write-only          # only writes docs/aids.md anew from docs/aids.json
+    python -m benchmarks.recipe.aids --write-only          # only rewrites docs/aids.md from docs/aids.json
 
 PHOTOS holds train/, validation/ and test/; FOLDER the ImageNet weights of MobileNet. The recipe is that of `wisesr
 train PHOTOS` at 96 pixels. A training that docs/aids.json has is not done again, so the same command goes on where it

@@ -61,14 +61,14 @@ TITLES = {
     "metrics_seconds": "metrics of 2,000 images, s",
     "writing_seconds": "writing an evaluation, s",
     "reading_seconds": "reading it, s",
-    "drawing_seconds": "drawing its pictures, s",
+    "drawing_seconds": "drawing its plots, s",
     "splitting_seconds": "listing and splitting, s",
     "json_megabytes": "metrics.json, MB",
-    "evaluation_megabytes": "the evaluation's folder, MB",
+    "evaluation_megabytes": "evaluation folder, MB",
 }
 ABOUT = (
-    "In brackets: what a class costs by what it costs in the row above; 1.00 is linear. Metrics are of the logits of "
-    "2,000 images; all else is of two images per class. The picture shows 200 classes at most."
+    "In brackets: cost per class relative to the row above; 1.00 is linear. Metrics use the logits of 2,000 images, "
+    "everything else two images per class. The plot shows at most 200 classes."
 )
 
 

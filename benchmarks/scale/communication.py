@@ -154,7 +154,7 @@ def tables(assumed: Assumptions = DEFAULTS) -> Iterator[str]:
 
 def volumes(steps: Iterable[Step], assumed: Assumptions) -> Grid:
     """Return what is exchanged in a step, and what every device sends."""
-    names = ("gradients, MB", "of the head", "batch norm, MB", *(f"sent at {number:,}, MB" for number in DEVICES))
+    names = ("gradients, MB", "share of the head", "batch norm, MB", *(f"sent at {number:,}, MB" for number in DEVICES))
     rows = [
         (
             *(step.backbone, step.head),
@@ -165,7 +165,7 @@ def volumes(steps: Iterable[Step], assumed: Assumptions) -> Grid:
         )
         for step in steps
     ]
-    return Grid(f"Bytes of a step, {assumed.classes:,} classes", _columns(names), tuple(rows))
+    return Grid(f"Bytes per step, {assumed.classes:,} classes", _columns(names), tuple(rows))
 
 
 def times(steps: Iterable[Step], assumed: Assumptions) -> Grid:
@@ -189,8 +189,8 @@ def times(steps: Iterable[Step], assumed: Assumptions) -> Grid:
         for step in steps
     ]
     title = (
-        f"Milliseconds of a step: {assumed.batch} images per device at {IMAGE_SIZE[0]} pixels, {assumed.teraflops:g} "
-        f"TFLOP/s, sending among {most:,} devices, {assumed.microseconds:g} microseconds until a message arrives"
+        f"Milliseconds per step: {assumed.batch} images per device at {IMAGE_SIZE[0]} pixels, {assumed.teraflops:g} "
+        f"TFLOP/s, sending among {most:,} devices, latency {assumed.microseconds:g} microseconds"
     )
     return Grid(title, _columns(names), tuple(rows))
 
@@ -199,7 +199,7 @@ def efficiencies(steps: Iterable[Step], assumed: Assumptions) -> Grid:
     """Return which part of a step is computing, and how large a batch makes it most of it."""
     names = (
         *(f"{number:,} devices, {LINKS[1]} Gbit/s" for number in DEVICES),
-        *(f"images per device for {GOAL:.0%} of {DEVICES[-1]:,} at {link} Gbit/s" for link in LINKS),
+        *(f"images per device for {GOAL:.0%} with {DEVICES[-1]:,} at {link} Gbit/s" for link in LINKS),
     )
     rows = [
         (
@@ -209,7 +209,7 @@ def efficiencies(steps: Iterable[Step], assumed: Assumptions) -> Grid:
         )
         for step in steps
     ]
-    return Grid("Part of a step that is computing", _columns(names), tuple(rows))
+    return Grid("Share of a step spent computing", _columns(names), tuple(rows))
 
 
 def batch_for(goal: float, step: Step, devices: int, gigabits: float, assumed: Assumptions) -> int:

@@ -79,7 +79,7 @@ TITLES = {
     "check_seconds": "check, s",
     "check_again_seconds": "check again, s",
     "check_mebibytes": "check, peak MiB",
-    "around_epochs_seconds": "train: around the epochs, s",
+    "around_epochs_seconds": "train: outside the epochs, s",
     "first_epoch_seconds": "train: first epoch, s",
     "later_epoch_seconds": "train: later epoch, s",
     "train_mebibytes": "train, peak MiB",
@@ -90,8 +90,8 @@ TITLES = {
     "run_mebibytes": "run directory, MiB",
 }
 ABOUT = (
-    "Around the epochs is what training takes besides them: starting, looking at the images, saving. The first epoch "
-    "has the tracing of the network in it. Predict counts images after the first one, which takes the start."
+    "Outside the epochs, training starts up, scans the images and saves. The first epoch includes tracing the network. "
+    "The time per image of predict leaves out the first image, which includes startup."
 )
 AXES = {"images": "Images", "classes": "Classes", "image_size": "Image size", "head": "Head"}
 
@@ -232,7 +232,7 @@ def expected_at(images: int, table: Table) -> Grid:
         for name in names
     ]
     title = (
-        f"What to expect at {images:,} images: not measured, but computed from the slope between {fewer:,} and "
+        f"Estimate for {images:,} images: not measured, but extrapolated linearly from {fewer:,} and "
         f"{more:,} images, with {table.cases[-1].without('images')}"
     )
     return Grid(title, columns("images", names), ((f"{images:,}", *map(figure, values)),))

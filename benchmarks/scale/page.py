@@ -41,7 +41,7 @@ def weak_scaling() -> str:
     kept = json.loads(FIGURES.read_text(encoding="utf-8"))
     answers = [Answer.from_json(values) for values in kept["figures"]]
     notes = list(dict.fromkeys(answer.note for answer in answers))
-    busy = f"{kept['load']:.1f} processes of others wanted its cores when the measuring began"
+    busy = f"Load average before the start: {kept['load']:.1f}"
     where = f"Measured on {kept['machine']}; {kept['measured']}. {busy}."
     return "\n".join((to_markdown(table(answers)), *(f"{note}.\n" for note in notes), where, ""))
 

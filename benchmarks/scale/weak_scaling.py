@@ -99,7 +99,7 @@ def note_on(work: Work) -> str:
     """Return what was trained."""
     return (
         f"{work.backbone} at {work.pixels} pixels, {work.batch} images per process or device and step, "
-        f"{work.steps} steps per epoch, median of the epochs 2 to {work.epochs}"
+        f"{work.steps} steps per epoch, median of epochs 2 to {work.epochs}"
     )
 
 
@@ -173,7 +173,7 @@ def main() -> None:
     """Measure, print the table, and keep it where that is asked for."""
     parser = arguments_for(__doc__)
     parser.add_argument("--write", action="store_true", help="keep the figures, and write docs/scale.md")
-    parser.add_argument("--write-only", action="store_true", help="measure nothing, only write docs/scale.md anew")
+    parser.add_argument("--write-only", action="store_true", help="measure nothing, only rewrite docs/scale.md")
     arguments = parser.parse_args()
     if arguments.write_only:
         page.write_document()

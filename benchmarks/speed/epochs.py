@@ -61,7 +61,7 @@ def measure(settings: Settings) -> Iterator[Answer]:
         None if settings.quick else 1.05,
         None if settings.quick else 1.0,
     )
-    note = f"median of the epochs 2 to {epochs} of every process"
+    note = f"median of epochs 2 to {epochs} of each process"
     yield Answer(question, *alternate(ours, baseline, repetitions=settings.repetitions), note=note)
 
 

@@ -52,7 +52,7 @@ def measure(settings: Settings) -> Iterator[Answer]:
     yield Answer(
         question,
         *alternate(lambda: epoch("auto"), lambda: epoch("none"), repetitions=settings.repetitions),
-        note=f"median of the epochs 2 to {EPOCHS['auto']} of every process, and epoch 2 of the baseline",
+        note=f"median of epochs 2 to {EPOCHS['auto']} of each process, and epoch 2 of the baseline",
     )
     yield features_beside_prediction(settings, config, settings.folder / "auto0", [train, validation])
 

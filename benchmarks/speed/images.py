@@ -114,7 +114,7 @@ def folders(settings: Settings) -> Iterator[Pictures]:
     yield Pictures("400x534 photos to 224 px", photos, 224, 0.8, 1.2, "JPEG" if settings.images else "made, JPEG")
     for suffix in ("jpg", "png"):
         tiny = make_images(settings.folder / suffix, 4_000 if few else 20_000, (32, 32), suffix)
-        yield Pictures(f"32x32 images ({suffix.upper()})", tiny, 32, 2, 4, "brought to no other size")
+        yield Pictures(f"32x32 images ({suffix.upper()})", tiny, 32, 2, 4, "not resized")
 
 
 def camera_photos(settings: Settings, count: int) -> Iterator[Pictures]:

@@ -32,7 +32,7 @@ def measure(settings: Settings) -> Iterator[Answer]:
     yield Answer(
         question,
         *alternate(ten_times.peak_mebibytes, once.peak_mebibytes, repetitions=settings.repetitions),
-        note=f"the larger run keeps {kept:,.0f} MiB of decoded images on the disk",
+        note=f"the larger run keeps {kept:,.0f} MiB of decoded images on disk",
     )
 
 

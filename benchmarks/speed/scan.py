@@ -40,9 +40,11 @@ def measure(settings: Settings) -> Iterator[Answer]:
             first.append(scan(folder))
             second.append(scan(folder))
         kept = sum(path.stat().st_size for path in (settings.folder / "caches").rglob("*") if path.is_file())
-        note = f"remembered: {kept / count:.1f} bytes an image, paths of {len('class0/000000.jpg')} bytes included"
+        note = (
+            f"the cache keeps {kept / count:.1f} bytes per image, including paths of {len('class0/000000.jpg')} bytes"
+        )
         if question is FROM_MEMORY:
-            note += "; both times list the folders, which is most of the second and waits for no disk in the first"
+            note += "; both scans list the folders: most of the second one's time, and no disk access in the first"
         yield Answer(
             Question(question.name.format(count), question.baseline, question.unit, question.reach),
             second,

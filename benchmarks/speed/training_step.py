@@ -29,7 +29,7 @@ def measure(settings: Settings) -> Iterator[Answer]:
     for backbone, side in QUICK_MODELS if settings.quick else MODELS:
         question = Question(
             f"training step with the Wise head, {backbone} at {side} px, batch {batch}",
-            "the head gap",
+            "gap head",
             "milliseconds",
             None if settings.quick else REACH,
             None if settings.quick else AIM,

@@ -216,7 +216,7 @@ def from_scratch() -> Any:
 
 
 def tutorial_of_tensorflow() -> Any:
-    """Return the classifier of TensorFlow's tutorial to image classification, which flattens its map."""
+    """Return the classifier of TensorFlow's tutorial on image classification, which flattens its map."""
     steps = [layers.Rescaling(1 / 255)]
     for channels in (16, 32, 64):
         steps += [layers.Conv2D(channels, 3, padding="same", activation="relu"), layers.MaxPooling2D()]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.upgrade.recipes [--quick]               # prints the tables
     python -m benchmarks.upgrade.recipes --write [--only WORD]   # and writes them, or some rows, into docs/upgrading.md
-    python -m benchmarks.upgrade.recipes --write-only            # writes the page anew from docs/upgrading.json
+    python -m benchmarks.upgrade.recipes --write-only            # only rewrites the page from docs/upgrading.json
 
 Every classifier is built with random weights, saved as its user would save it, and upgraded through the Python
 function. Then images that the upgrade has not seen are labelled by the classifier, called as in its guide, and by
@@ -158,7 +158,7 @@ def _reason(message: str, file: Path) -> str:
 
 def accepted_table(outcomes: list[Outcome]) -> Grid:
     """Return a row per classifier that became a run."""
-    titles = texts("classifier", "pixels", "behind the pooling", "what else was said")
+    titles = texts("classifier", "pixels", "after the pooling", "notes")
     rows = [
         (
             outcome.recipe,
@@ -177,14 +177,14 @@ def accepted_table(outcomes: list[Outcome]) -> Grid:
 def refused_table(outcomes: list[Outcome]) -> Grid:
     """Return a row per classifier that was refused."""
     rows = [(outcome.recipe, outcome.refused) for outcome in outcomes if outcome.refused]
-    return Grid("", texts("classifier", "why"), tuple(rows))
+    return Grid("", texts("classifier", "reason"), tuple(rows))
 
 
 def tables(outcomes: list[Outcome]) -> str:
     """Return both tables, in Markdown, and how many rows each has."""
     refused = sum(bool(outcome.refused) for outcome in outcomes)
     return (
-        f"{len(outcomes)} classifiers: {len(outcomes) - refused} became runs, {refused} were refused.\n\n"
+        f"{len(outcomes)} classifiers: {len(outcomes) - refused} upgraded, {refused} refused.\n\n"
         f"{to_markdown(accepted_table(outcomes))}\n{to_markdown(refused_table(outcomes))}"
     )
 
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small ones only: shows that it runs")
     parser.add_argument("--only", metavar="WORD", default="", help="those that have this in their name")
     parser.add_argument("--write", action="store_true", help="keep the outcomes, and write docs/upgrading.md")
-    parser.add_argument("--write-only", action="store_true", help="upgrade nothing, only write docs/upgrading.md anew")
+    parser.add_argument("--write-only", action="store_true", help="upgrade nothing, only rewrite docs/upgrading.md")
     arguments = parser.parse_args()
     if arguments.write_only:
         return write_document()
@@ -291,7 +291,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         is_quick=True,
     ),
-    "guide to EfficientNet: batch norm behind the pooling": Recipe(
+    "guide to EfficientNet: batch norm after the pooling": Recipe(
         lambda: made.on_the_output_of(
             application("EfficientNetB0"),
             layers.GlobalAveragePooling2D(),
@@ -340,7 +340,7 @@ RECIPES: dict[str, Recipe] = {
     "global max pooling": Recipe(
         lambda: classifier(convolutions(), layers.GlobalMaxPooling2D(), layers.Dense(CLASSES)), "logits"
     ),
-    "TensorFlow's tutorial to image classification: Flatten": Recipe(
+    "TensorFlow's tutorial on image classification: Flatten": Recipe(
         made.tutorial_of_tensorflow, "logits", is_quick=True
     ),
     "mean and maximum side by side": Recipe(
@@ -352,11 +352,11 @@ RECIPES: dict[str, Recipe] = {
         ),
         several=True,
     ),
-    "a number: one unit, mean squared error": Recipe(
+    "regression: one unit, mean squared error": Recipe(
         lambda: classifier(convolutions(), layers.GlobalAveragePooling2D(), layers.Dense(1)), "logits"
     ),
     "two inputs": Recipe(made.two_inputs, "logits"),
-    "a layer of the user's own": Recipe(lambda: classifier(convolutions(relu=made.Swish), pooled_softmax())),
+    "a custom layer": Recipe(lambda: classifier(convolutions(relu=made.Swish), pooled_softmax())),
 }
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from benchmarks.upgrade.recipes import FIGURES, MACHINE, RECIPES, Outcome, outco
 from wisesr_cli.exporting.agreement import MOST_DIFFERENCE
 from wisesr_cli.upgrading import convert
 
-QUICK = ("keras.ops.relu in the backbone", "TensorFlow's tutorial to image classification: Flatten")
+QUICK = ("keras.ops.relu in the backbone", "TensorFlow's tutorial on image classification: Flatten")
 KEPT = {outcome.recipe: outcome for outcome in read_kept()[0]}
 
 

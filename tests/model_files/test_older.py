@@ -211,8 +211,8 @@ def deep(levels: int) -> dict[str, Any]:
 
 CODE = {"class_name": "__lambda__", "config": {"code": "4wEAAAAAAAAA", "defaults": None, "closure": None}}
 REFUSED: dict[str, tuple[Any, str]] = {
-    "lambda": (one("Lambda", function=CODE), r"its layer 'odd' \(Lambda\) is of a class that is in no model"),
-    "unknown": (one("MyLayer"), r"its layer 'odd' \(MyLayer\) is of a class that is in no model"),
+    "lambda": (one("Lambda", function=CODE), r"its layer 'odd' \(Lambda\) is of a class that no wisesr model contains"),
+    "unknown": (one("MyLayer"), r"its layer 'odd' \(MyLayer\) is of a class that no wisesr model contains"),
     "of a user": (
         old.model_of(
             "m", [old.pixels(), {**old.layer("Dense", "odd", old.on("input_1")), "registered_name": "me>Dense"}]
@@ -259,7 +259,7 @@ def test_what_is_not_known_to_be_the_same_is_refused_with_the_layer_and_its_clas
         ("{", r"its config is damaged"),
         ("[" * 100_000, r"its config is damaged"),
         (one("Dense", units=2), r"needs a weight of the shape \((2|3, 2),?\)"),
-        (one("Lambda", function=CODE), r"its layer 'odd' \(Lambda\) is of a class that is in no model"),
+        (one("Lambda", function=CODE), r"its layer 'odd' \(Lambda\) is of a class that no wisesr model contains"),
     ],
     ids=["no JSON", "too deep", "no weights", "code"],
 )

@@ -132,7 +132,7 @@ def test_a_scaling_that_is_none_of_ours_is_said_and_how_to_keep_it(tmp_path: Pat
     ):
         build(path)
     scaling = build(path, preprocessing="unit").scaling
-    assert (scaling.name, scaling.reason.startswith("as asked for; ")) == ("unit", True)
+    assert (scaling.name, scaling.reason.startswith("as requested; ")) == ("unit", True)
 
 
 def test_a_model_that_is_built_again_keeps_its_scaling(tmp_path: Path) -> None:

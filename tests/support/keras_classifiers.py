@@ -259,23 +259,23 @@ def two_outputs(x: Any) -> Any:
 OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     "maximum": (
         lambda: ending(in_a_row(layers.GlobalMaxPooling2D(name="gmp"), layers.Dense(3))),
-        r"behind the feature map of 8x6x12 stands 'gmp' \(GlobalMaxPooling2D\), which takes the largest value",
+        r"the layer after the feature map of 8x6x12 is 'gmp' \(GlobalMaxPooling2D\), which takes the largest value",
     ),
     "flattened": (
         lambda: ending(in_a_row(layers.Flatten(name="flat"), layers.Dense(3))),
-        r"stands 'flat' \(Flatten\), which flattens it, so that every position has weights of its own already",
+        r"is 'flat' \(Flatten\), which flattens it, so that every position already has its own weights",
     ),
     "part of the map": (
         lambda: ending(in_a_row(layers.AveragePooling2D((4, 3), name="part"), layers.Flatten(), layers.Dense(3))),
-        r"stands 'flatten.*' \(Flatten\)",
+        r"is 'flatten.*' \(Flatten\)",
     ),
-    "two poolings": (lambda: ending(two_pools), r"'both' \(Concatenate\) puts 2 tensors together"),
+    "two poolings": (lambda: ending(two_pools), r"'both' \(Concatenate\) joins 2 tensors"),
     "two outputs": (lambda: ending(two_outputs), r"1 input and 2 outputs; a classifier has one of each"),
     "another normalization": (
         lambda: ending(
             in_a_row(layers.GlobalAveragePooling2D(), layers.GroupNormalization(3, name="gn"), layers.Dense(3))
         ),
-        r"stands 'gn' \(GroupNormalization\), which no head of wisesr has; allowed: .*LayerNormalization",
+        r"is 'gn' \(GroupNormalization\), which no wisesr head has; allowed: .*LayerNormalization",
     ),
     "probabilities in between": (
         lambda: ending(
@@ -319,11 +319,11 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ending(
             in_a_row(layers.Conv2D(4, 1, activation="relu"), layers.GlobalAveragePooling2D(), layers.Softmax())
         ),
-        r"behind the pooling stands no dense layer",
+        r"no dense layer follows the pooling",
     ),
     "the mean of one axis": (
         lambda: ending(lambda x: layers.Dense(3)(layers.Flatten()(keras.ops.mean(x, axis=1)))),
-        r"stands 'mean.*' \(Mean\), which is not global average pooling",
+        r"is 'mean.*' \(Mean\), which is not global average pooling",
     ),
     "another end": (
         lambda: ending(in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(3, activation="tanh", name="last"))),
@@ -331,7 +331,7 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "features": (
         lambda: ending(layers.GlobalAveragePooling2D()),
-        r"behind the pooling stands no dense layer: it gives features, not classes",
+        r"no dense layer follows the pooling: the model gives features, not classes",
     ),
     "a feature map": (lambda: ending(lambda x: x), r"it gives a feature map of 8x6x12, not classes"),
 }

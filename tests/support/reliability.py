@@ -87,7 +87,7 @@ def all_as_promised(rows: dict[int, Row]) -> bool:
 
 LINES: dict[int, Line] = {
     1: Line(
-        "A training file of zero bytes", "named before epoch 1, exit 3; with data.on_error: skip listed and left out"
+        "A training file of zero bytes", "named before epoch 1, exit 3; with data.on_error: skip reported and skipped"
     ),
     2: Line("Text named .jpg", '"not an image", exit 3'),
     3: Line("JPEG, PNG, WebP cut at 50 % and at 99 %", '"truncated", exit 3; never silently filled'),
@@ -117,14 +117,14 @@ LINES: dict[int, Line] = {
     ),
     13: Line(
         "A class folder that is empty, without images, or unreadable",
-        "exit 3 with class and reason; in validation and test, one without images has a support of 0 (said)",
+        "exit 3 with class and reason; in validation and test, one without images has a support of 0 (reported)",
     ),
     14: Line("One class; a flat folder; an empty or missing folder", "exit 3 with the layout that is expected"),
     15: Line(
         "A folder that holds train/ and val/ (training_set, valid, dev, eval, seg_test, testing, and so on)",
         "recognised as splits",
     ),
-    16: Line("Nested folders below a class", "merged into the class, their count said"),
+    16: Line("Nested folders below a class", "merged into the class, their count reported"),
     17: Line("A loop of symbolic links; a broken link", "ends, each real file once; the broken link is named"),
     18: Line("An image without read permission", "named, exit 3 (predict: 6)"),
     19: Line(
@@ -143,7 +143,7 @@ LINES: dict[int, Line] = {
     ),
     24: Line(
         "SIGINT, SIGTERM; a second signal",
-        "checkpoint complete, how to resume is said, exit 130 / 143; ends at once without damage",
+        "checkpoint complete, how to resume is shown, exit 130 / 143; ends at once without damage",
     ),
     25: Line(
         "SIGKILL at 50 random moments, 20 of them inside a save",
@@ -156,7 +156,7 @@ LINES: dict[int, Line] = {
     27: Line(
         "Resume with changed data, config, classes or library versions",
         "exit 4 with the differences; train.epochs may grow, outputs may change, the same images may have other "
-        "dates or another place (said); other threads or device warn; an interrupted epoch is repeated from its "
+        "dates or another place (reported); other threads or device warn; an interrupted epoch is repeated from its "
         "start; state is written before epoch 1",
     ),
     28: Line(
@@ -177,7 +177,7 @@ LINES: dict[int, Line] = {
     ),
     34: Line(
         "A model file with Lambda, TFSMLayer, TorchModuleWrapper, StringLookup or any layer wisesr does not build with",
-        "exit 4 before Keras loads it; nothing of it runs; no pickle, no option to allow it",
+        "exit 4 before Keras loads it; nothing in it runs; no pickle, no option to allow it",
     ),
     35: Line(
         "keras_cv.py, keras_hub.py or json.py in the current folder",
@@ -227,24 +227,24 @@ LINES: dict[int, Line] = {
     ),
     48: Line(
         "A folder that other users write to: links, guessed names, a cache where HOME is unset",
-        "no link of another user is followed, temporary files are made anew under names that cannot be guessed, caches "
+        "no link of another user is followed, temporary files are created under names that cannot be guessed, caches "
         "are in a folder of the user alone",
     ),
     49: Line(
-        "A run of a stranger: links out of it, a record of foreign paths; extends: of a file that is not a config",
+        "A run from a stranger: links out of it, a record of foreign paths; extends: of a file that is not a config",
         "exit 4, exit 2; nothing of the file is shown or removed",
     ),
     50: Line(
         "Memory limits of control groups, also of a scheduler; a training step that does not fit",
-        "seen where the process stands; exit 5 with what to lower, earlier epochs kept",
+        "read for the groups of the process; exit 5 with what to lower, earlier epochs kept",
     ),
     51: Line(
         "Splits, folds or one more folder where class folders are expected",
         "exit 3 with the layout that was seen, the one expected, and how to name the folders",
     ),
     52: Line(
-        "A setting that does nothing with these images; groups that given splits do not keep together",
-        "said by check and train; exit 3 with the groups",
+        "A setting that does nothing with these images; groups split up by given splits",
+        "reported by check and train; exit 3 with the groups",
     ),
     53: Line(
         "Texts, profiles and metadata beside a picture that are damaged, or unpack to megabytes",
@@ -255,27 +255,27 @@ LINES: dict[int, Line] = {
         "one answer: read, or refused",
     ),
     55: Line(
-        "A sound file of a kind that is not supported (TIFF of 5 bands, of 16-bit planes, JPEG of 12 bits, and so on)",
-        "called that, with the kind; only damaged files are called damaged",
+        "An intact file of an unsupported kind (TIFF of 5 bands, of 16-bit planes, JPEG of 12 bits, and so on)",
+        "reported as unsupported, with the kind; only damaged files are reported as damaged",
     ),
     56: Line(
         "Images of 10 or 12 bits in 16, floats of any range, signed and 32-bit numbers, in grey and colour",
-        "one measured or given range, recorded and used by every command; lost levels and clipping are warned of",
+        "one measured or given range, recorded and used by every command; lost levels and clipping give a warning",
     ),
     57: Line(
         "Colours with an ICC profile: of phones, of cameras, grey, CMYK, damaged",
-        "converted to sRGB as LittleCMS does; a damaged profile costs nothing",
+        "converted to sRGB as LittleCMS does; a damaged profile is ignored",
     ),
     58: Line(
         "JPEG files that decode with a complaint of the library: data that ends early, bytes replaced",
-        "warned of with their paths by check and train, noted in predict's record; used",
+        "check and train warn with their paths, predict's record has a note; used",
     ),
     59: Line(
         "Re-encoded, resized or mirrored copies in two splits or under two labels; pictures without edges",
         "check --near-duplicates warns with the pairs and a sheet of them, which replaces no file; counted, not paired",
     ),
     60: Line(
-        "Labels in a file: images that are missing, there twice, under two labels or in two splits; columns that are "
+        "Labels in a file: images that are missing, listed twice, under two labels or in two splits; columns that are "
         "missing or not clear; fields, splits and weights that cannot be read; a path that leads out",
         "exit 3 with the first lines and the count, in time that grows with the lines; missing images can be left out "
         "as damaged ones; the rest as with folders",
@@ -283,7 +283,6 @@ LINES: dict[int, Line] = {
     61: Line(
         "TIFF files of bands: cut, damaged, unpacking to more than they declare, of another number of bands, of other "
         "kinds",
-        "one reason for each, with both numbers of channels; memory within what the pixel limit allows; nothing "
-        "filled in",
+        "one reason for each, with both numbers of channels; memory within the pixel limit; nothing filled in",
     ),
 }

@@ -45,8 +45,8 @@ def test_a_model_that_resizes_images_itself_is_upgraded_at_that_size(wisesr: Com
     path = save(ENDS["resizing and augmentation in front"](), Path("resizing.keras"))
     answer = wisesr("upgrade", path, "--format", "json").worked()
     assert answer.data["image_size"] == [*SIDE]
-    assert "left out, as wisesr resizes images itself, with antialiasing: resizing" in answer.err
-    assert "left out, as augmentation is no part of a saved model: " in answer.err
+    assert "resizing is skipped, as wisesr resizes images itself, with antialiasing: resizing" in answer.err
+    assert "augmentation is skipped, as saved models do not include it: " in answer.err
     pixels = keras.Input((64, 64, 3))
     fixed = keras.Model(pixels, ending(keras.layers.GlobalAveragePooling2D())(keras.layers.Resizing(*SIDE)(pixels)))
     logits = keras.layers.Dense(3)(fixed.output)
@@ -66,8 +66,8 @@ def test_a_model_that_keras_2_saved_is_upgraded_with_the_loss_that_it_was_compil
     assert answer.data["max_probability_difference"] < 1e-5
     assert answer.data["class_names"] == ["class_0", "class_1"]
     assert answer.data["scaling_reason"].startswith("the model scales them itself (tf.math.truediv, tf.math.subtract)")
-    assert "regularizers are left out" in answer.err
-    assert "1 layer of the backbone could not be trained in the model" in answer.err
+    assert "regularizers are skipped" in answer.err
+    assert "the model froze 1 layer of its backbone" in answer.err
 
 
 def test_a_model_of_keras_2_with_code_of_its_own_is_refused_with_the_layer_and_what_works(wisesr: CommandLine) -> None:

@@ -116,7 +116,7 @@ def test_the_answer_says_what_was_found_and_what_to_type_next(
     assert "on 12 validation images" in table
     run = tmp_path / "runs" / "nested-wise"
     assert f"next: wisesr train {run} --resume\n" in answer.err
-    assert "left out, as augmentation is no part of a saved model: random_flip" in answer.err
+    assert "augmentation is skipped, as saved models do not include it: random_flip" in answer.err
     wisesr("upgrade", model_file, "-o", tmp_path / "runs", "--name", run.name).failed(2, "exists; give another --name")
     before = files_in(run)
     other = wisesr("upgrade", model_file, "-o", tmp_path / "runs", "--name", run.name, "--overwrite", "--head", "gap")
@@ -310,7 +310,7 @@ def test_a_run_of_wisesr_with_global_average_pooling_becomes_one_with_a_wise_hea
 
 def test_what_cannot_be_converted_is_4_and_leaves_nothing(wisesr: CommandLine) -> None:
     path = save(OTHERS["flattened"][0](), Path("flat.keras"))
-    wisesr("upgrade", path).refused(4, "flat.keras: cannot be converted: behind the feature map of 8x6x12 stands")
+    wisesr("upgrade", path).refused(4, "flat.keras: cannot be converted: the layer after the feature map of 8x6x12 is")
     assert files_in(Path()) in (["flat.keras"], ["flat.keras", "runs"])
 
 

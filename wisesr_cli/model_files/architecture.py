@@ -96,7 +96,7 @@ def _check_object(value: dict[str, Any], key: str) -> None:
     if not is_known or (found[1] == _CONSTANT and key != "args"):  # constants are arguments of operations only
         module, name = str(found[0] or "no module")[:80], str(found[1])[:80]
         raise UnsafeFileError(
-            f"it has a '{name}' of {module}, which is in no model that wisesr builds; nothing of it was loaded. Its "
+            f"it has a '{name}' of {module}, which no wisesr model contains; nothing was loaded. Its "
             "weights can be used without its layers: wisesr train FOLDER --backbone NAME --weights FILE"
         )
     if value.get("compile_config"):
@@ -124,7 +124,7 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
     if name == "Normalization" and isinstance(options.get("axis"), list) and len(options["axis"]) > 1:
         raise UnsafeFileError("a Normalization in it has more than one axis")
     if isinstance(options.get("activation"), str) and options["activation"] not in _ACTIVATIONS:
-        raise UnsafeFileError(f"it has the activation '{options['activation'][:80]}', which is in no model of wisesr")
+        raise UnsafeFileError(f"it has the activation '{options['activation'][:80]}', which no wisesr model contains")
     for key, option in options.items():
         if key.endswith("_initializer") and isinstance(option, str):
             raise UnsafeFileError(f"'{key[:80]}' in it is not as Keras writes it")

@@ -204,7 +204,7 @@ def _record(kind: Any, options: dict[str, Any], *, is_operation: bool = False) -
     found = _OPERATION_OF.get(name) if is_operation else None
     found = found or _LAYER_OF.get(name)
     if found is None:
-        raise UnsafeFileError("is of a class that is in no model that wisesr builds")
+        raise UnsafeFileError("is of a class that no wisesr model contains")
     return {"module": found[0], "class_name": name, "config": options, "registered_name": found[1]}
 
 

@@ -97,7 +97,7 @@ def scaling_of_file(name: str, asked: str, path: Path, source: Any, backbone: An
     if differences[nearest] <= TOLERANCE * np.ptp(found):
         return checked_scaling(Scaling(nearest), asked, path)
     if asked != "auto":
-        return Scaling(resolve_preprocessing(name, asked), f"as asked for; {visible(path)} has {_described(found)}")
+        return Scaling(resolve_preprocessing(name, asked), f"as requested; {visible(path)} has {_described(found)}")
     keep = f"wisesr upgrade {visible(path)} makes a run that keeps it"
     if is_ours:
         keep = f"-s model.backbone={FROM_WEIGHTS} keeps it"

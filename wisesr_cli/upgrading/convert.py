@@ -51,7 +51,7 @@ from wisesr_cli.upgrading.surgery import Parts, take_apart
 LITTLE_VARIATION = 1e-3  # of probabilities between images: below it, wrong weights might hardly show
 SMALLEST = 1e-30  # probability that a logarithm is taken of
 BATCH_SIZE = 8
-ASSUMED = "assumed to be scaled before"
+ASSUMED = "assumed to be scaled beforehand"
 
 Numbers = NDArray[np.float64]
 
@@ -198,7 +198,7 @@ def _scaling(parts: Parts, asked: str, path: Path) -> tuple[Preprocessing, str]:
         return "none", inside
     if asked != "auto":
         on_top = f"; {inside}, so that both happen" if parts.scaling else ""
-        return asked, f"as asked for{on_top}"  # type: ignore[return-value]
+        return asked, f"as requested{on_top}"  # type: ignore[return-value]
     if parts.scaling:
         return "none", inside
     family = family_of(parts.layer_names)
@@ -221,32 +221,32 @@ def _notes(parts: Parts, config: Config) -> list[str]:
         notes.append(f"kept as {counted(len(folded.hidden), 'hidden layer')} of the head (model.head.hidden): {layers}")
     if folded.is_shorter:
         into = "as few dense layers as give the same" if folded.hidden else "one classifier layer"
-        notes.append(f"what stands between pooling and classes is folded into {into}, which is exact")
+        notes.append(f"the layers between pooling and classes are folded into {into}, which is exact")
     if parts.resizing:
-        notes.append(f"left out, as wisesr resizes images itself, with antialiasing: {joined(parts.resizing)}")
+        notes.append(
+            f"resizing is skipped, as wisesr resizes images itself, with antialiasing: {joined(parts.resizing)}"
+        )
     if folded.is_one_unit:
         notes.append("the one unit becomes two classes: the first has the logit 0, the second the unit's")
     if parts.augmentation:
-        notes.append(f"left out, as augmentation is no part of a saved model: {joined(parts.augmentation)}")
+        notes.append(f"augmentation is skipped, as saved models do not include it: {joined(parts.augmentation)}")
     if parts.regularized:
-        notes.append("regularizers are left out: training has train.optimizer.weight_decay")
+        notes.append("regularizers are skipped: training has train.optimizer.weight_decay")
     if parts.frozen:
         notes.append(_frozen_note(parts, config))
     if odd := sorted(parts.precisions - {"float32"}):
-        notes.append(
-            f"the model computes in {joined(odd)}; the run does in float32, and is compared with it in float32"
-        )
+        notes.append(f"the model computes in {joined(odd)}, the run in float32; they are compared in float32")
     return notes + notes_about(config.model, parts.feature_map)
 
 
 def _frozen_note(parts: Parts, config: Config) -> str:
-    frozen = f"{counted(len(parts.frozen), 'layer')} of the backbone could not be trained in the model"
+    frozen = f"the model froze {counted(len(parts.frozen), 'layer')} of its backbone"
     if config.train.phases is not None:
-        return f"{frozen}; train.phases decides here"
+        return f"{frozen}; train.phases decides what is trained here"
     freeze = frozen_part(parts)
     if freeze is None:
-        return f"{frozen}, and lie between others: here all are trained, unless a phase has freeze: {{below: LAYER}}"
-    return f"{frozen}, and are not here (train.phases.0.freeze); to train everything: -s train.phases=null"
+        return f"{frozen}, between trainable ones: here all are trained, unless a phase has freeze: {{below: LAYER}}"
+    return f"{frozen}, as the run does (train.phases.0.freeze); to train everything: -s train.phases=null"
 
 
 def frozen_part(parts: Parts) -> FreezePart | Literal["backbone"] | None:

@@ -148,7 +148,7 @@ def fold(layers: Sequence[Any], features: int) -> Folded:
             _end_row(row, function, hidden)
             row = _Row.of_nothing(len(row.affine.bias))
     if not dense:
-        raise RunError("behind the pooling stands no dense layer: it gives features, not classes")
+        raise RunError("no dense layer follows the pooling: the model gives features, not classes")
     if not row.dense_layers:
         last = hidden[-1].options
         behind = f"{last.norm} norm" if last.activation == "linear" else last.activation

@@ -17,7 +17,7 @@ from wisesr_cli.text import joined, visible
 from wisesr_cli.upgrading.folding import TAIL, Folded, fold, two_classes
 
 _OTHER_ENDS = {
-    "Flatten": "flattens it, so that every position has weights of its own already",
+    "Flatten": "flattens it, so that every position already has its own weights",
     "GlobalMaxPooling2D": "takes the largest value of each channel, not the mean",
     "MaxPooling2D": "takes the largest values of it, not the mean",
     "Reshape": "lines its positions up",
@@ -109,18 +109,18 @@ def _check_in_tail(call: Call) -> None:
     name, shape = visible(call.layer.name), call.inputs[0].shape
     if len(call.inputs) != 1:
         raise RunError(
-            f"'{name}' ({call.kind}) puts {len(call.inputs)} tensors together behind the feature map; a head has one "
-            "pooling only"
+            f"'{name}' ({call.kind}) joins {len(call.inputs)} tensors after the feature map; a head has only one "
+            "pooling"
         )
     if len(shape) == 4 and shape[1:3] != (1, 1):
         height, width, channels = shape[1:]
         reason = _OTHER_ENDS.get(call.kind, "is not global average pooling")
         raise RunError(
-            f"behind the feature map of {height}x{width}x{channels} stands '{name}' ({call.kind}), which {reason}"
+            f"the layer after the feature map of {height}x{width}x{channels} is '{name}' ({call.kind}), which {reason}"
         )
     if call.kind not in TAIL:
         raise RunError(
-            f"between the pooling and the classes stands '{name}' ({call.kind}), which no head of wisesr has; allowed: "
+            f"between the pooling and the classes is '{name}' ({call.kind}), which no wisesr head has; allowed: "
             f"{joined(sorted(TAIL))}"
         )
 
@@ -160,7 +160,7 @@ def _checked(folded: Folded, *, gives_logit: bool) -> Folded:
     if folded.activation != "sigmoid" and not gives_logit:
         raise RunError(
             "its one output has no sigmoid, and was not compiled with BinaryCrossentropy(from_logits=True): it may be "
-            "any number, and says nothing of classes; compile it so, and save it again"
+            "any number, and says nothing about classes; compile it that way, and save it again"
         )
     return two_classes(folded)
 
