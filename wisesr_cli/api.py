@@ -71,7 +71,7 @@ def load_config(
 
     Args:
         settings: values that override it, by key: `{"train.epochs": 5}`.
-        listener: is notified of anything odd in them.
+        listener: gets notes on unusual settings.
 
     Raises:
         ConfigError: mistakes in the config, a line each.
@@ -104,8 +104,8 @@ def init(
 ) -> Starter:
     """Return a commented config for an image folder or a manifest, and the choices made.
 
-    They are made by its classes, sizes and balance. `task` as `model.task` of the config. Raises a `DataError` for any
-    other source, a `ConfigError` for several labels of an image in a folder, which cannot name them.
+    The choices depend on its classes, image sizes and balance; `task` sets `model.task`. Raises a `DataError` for any
+    other source, and a `ConfigError` for the multilabel task on a folder, as folders give one label per image.
     """
     from wisesr_cli.config.reader import load_config as read_config
     from wisesr_cli.config.reader import overrides_of
@@ -125,10 +125,10 @@ def init(
 
 
 def init_from_sample(name: str, folder: str | Path | None = None, *, written_as: str = "config.yaml") -> Starter:
-    """Return a sample config, see `list_samples`, as a first config for an image folder, or (None) for any.
+    """Return a sample config (see `list_samples`) adapted to an image folder, or unchanged if `folder` is None.
 
-    `written_as`: its path, for the command in its comments. Raises `UsageError` for an unknown name, `DataError` for no
-    folder.
+    `written_as` is the path of the config for the command in its comments. Raises a `UsageError` for an unknown name,
+    and a `DataError` if the folder does not exist.
     """
     from wisesr_cli.config.samples import start_from_sample
 
@@ -136,7 +136,7 @@ def init_from_sample(name: str, folder: str | Path | None = None, *, written_as:
 
 
 def list_samples() -> dict[str, str]:
-    """Return the name of every sample config, with a sentence that says what it is for."""
+    """Return the name of every sample config, with a sentence on what it is for."""
     from wisesr_cli.config.samples import list_samples as list_all
 
     return list_all()
@@ -145,7 +145,7 @@ def list_samples() -> dict[str, str]:
 def write_config(path: str | Path, text: str) -> Path:
     """Write the text of a config, and beside it the JSON Schema for editors; return the path of the schema.
 
-    Raises a `UsageError`, before anything is written, where another file has the name of the schema.
+    Raises a `UsageError`, before anything is written, if another file has the name of the schema.
     """
     from wisesr_cli.config import starter
 
@@ -161,13 +161,13 @@ def check(
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> CheckResult:
-    """Return findings about a config and its image folders, with every image decoded completely; nothing is trained.
+    """Check a config and its images, decoding every image, and return the findings; nothing is trained.
 
     Args:
         source: a YAML config, an image folder or a run directory.
         settings: values that override the config, by key.
-        near_duplicates: whether copies that were re-encoded, resized or mirrored are looked for, too.
-        sheet: a PNG file that shows them, if there are any.
+        near_duplicates: also look for copies that were re-encoded, resized or mirrored.
+        sheet: PNG file to show them in, if there are any.
         overwrite: whether a sheet that exists is replaced.
 
     Raises:
@@ -259,7 +259,7 @@ def embed(request: EmbedRequest) -> Records[Embedding]:
 def compare(request: CompareRequest) -> Comparison:
     """Train heads over seeds, all else equal, and return how they compare: mean, spread, paired difference, cost.
 
-    Raises as `comparison.compare` does; not for a loss that is not finite, see `missing_seeds` of the rows.
+    Raises as `comparison.compare` does. A non-finite loss raises nothing: see `missing_seeds` of the rows.
     """
     from wisesr_cli.comparison.compare import compare as compare_heads
 
@@ -329,7 +329,7 @@ def summarize(request: SummarizeRequest) -> Summary:
 
 
 def list_runs(folder: str | Path = "runs") -> tuple[RunSummary, ...]:
-    """Return a row per run in a folder, the newest first; a damaged one says so in `status`.
+    """Return a row per run in a folder, the newest first; damaged runs are marked in `status`.
 
     Raises:
         RunError: there is no such folder.
@@ -342,10 +342,10 @@ def list_runs(folder: str | Path = "runs") -> tuple[RunSummary, ...]:
 def remove_runs(
     names: Sequence[str | Path], folder: str | Path = "runs", *, listener: Listener | None = None
 ) -> tuple[RemovedRun, ...]:
-    """Remove runs, without asking: what wisesr wrote into them; files of the user's stay.
+    """Remove what wisesr wrote into runs, without asking; the user's own files stay.
 
     Args:
-        names: of runs in `folder`; with a `/` in it, a path.
+        names: names of runs in `folder`, or paths that contain a `/`.
 
     Raises:
         RunError: one of them is not a run; then none is removed.
@@ -358,14 +358,14 @@ def remove_runs(
 
 
 def list_weights() -> tuple[PretrainedWeights, ...]:
-    """Return, for every backbone with ImageNet weights, Keras' release, and the file on this machine, if any."""
+    """Return a row per backbone with ImageNet weights: the release by Keras, and the file on this machine, if any."""
     from wisesr_cli.pretrained.manage import list_weights as list_all
 
     return list_all()
 
 
 def weights_paths(backbone: str | None = None) -> tuple[Path, ...]:
-    """Return the file of a backbone's ImageNet weights, or (None) the folders in which weights are looked for.
+    """Return the file of a backbone's ImageNet weights, or (None) the folders that are searched for weights.
 
     Raises:
         RunError: the backbone's weights are not on this machine.
@@ -389,7 +389,7 @@ def fetch_weights(request: FetchWeightsRequest) -> tuple[PretrainedWeights, ...]
 
 @takes(AddWeightsRequest)
 def add_weights(request: AddWeightsRequest) -> PretrainedWeights:
-    """Add a file to the ImageNet weights of this machine, after it was found to fit the backbone.
+    """Add a file to the ImageNet weights of this machine, after checking that it fits the backbone.
 
     Raises:
         WisesrError: see `pretrained.manage.add`.

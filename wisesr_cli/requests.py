@@ -31,10 +31,10 @@ AnySize = str | int | tuple[int, int]  # 288, "224x320" or (224, 320): height an
 
 
 class Screen(Protocol):
-    """What shows pictures while records go by."""
+    """Shows pictures while records are produced."""
 
     def show(self, picture: Any, caption: str, contribution: Contribution | None = None) -> None:
-        """Show a Pillow image and a line below it, and a contribution laid over it."""
+        """Show a Pillow image with a caption below it and, if given, a contribution overlaid on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class Request:
     """The fields of every request."""
 
     device: DeviceChoice = "auto"
-    """Where to compute."""
+    """The device to compute on."""
     listener: Listener = field(default=Silent(), repr=False, compare=False)
-    """Who is told what happens."""
+    """Receives progress, notes and warnings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +52,15 @@ class StreamRequest(Request):
     """The fields of a request for any number of images."""
 
     from_file: str | None = None
-    """A file with a path per line, whose images come behind the inputs."""
+    """A file with a path per line; its images follow the inputs."""
     null_separated: bool = False
-    """Whether paths that are read end in NUL instead of a line feed."""
+    """Whether paths read from a file or standard input end with NUL instead of a line feed."""
     batch_size: int = 32
-    """Images per step; changes no result."""
+    """Images per step; does not change results."""
     pixel_limit: int | None = None
     """Width times height above which an image is not decoded; None is `images.decoding.PIXEL_LIMIT`."""
     stop: StopRequest | None = field(default=None, repr=False, compare=False)
-    """Whether a signal asked to stop, where the caller handles signals."""
+    """Says whether a signal asked to stop, if the caller handles signals."""
 
 
 @dataclass(frozen=True)
@@ -71,27 +71,27 @@ class EvaluateRequest(Request):
     """A run directory, or its best.keras."""
     _: KW_ONLY
     split: SplitName | None = None
-    """A split of the run; None is its test split when it has one, else validation."""
+    """A split of the run; None is its test split if it has one, else validation."""
     data: str | Path | None = None
-    """Another image folder instead; classes are matched by name."""
+    """An image folder to evaluate on instead; classes are matched by name."""
     batch_size: int = 32
-    """Images per step; changes no metric."""
+    """Images per step; does not change metrics."""
     on_error: Literal["fail", "skip"] | None = None
-    """What an unreadable image does; None does as the run did."""
+    """What to do about unreadable images; None is the setting of the run."""
     pixel_limit: int | None = None
-    """Width times height above which an image is refused; None is the run's."""
+    """Width times height above which an image is not decoded; None is the limit of the run."""
     precision: Precision = "float32"
     """Numeric precision of the computation."""
     image_size: AnySize | None = None
-    """Height and width; None is that of the training. Results at another size have their own folder."""
+    """Height and width; None is the training size. Results at another size get their own folder."""
     engine: EngineChoice = "auto"
-    """What runs the model; `auto` is LiteRT where it can."""
+    """The inference engine; `auto` is LiteRT where possible."""
     coverage: float | None = None
-    """The share of images, in 0..1, whose true class is to be in a set of labels; None measures no such sets."""
+    """Target coverage of prediction sets, in 0..1: the share of sets that contain the true class; None: no sets."""
     label_issues: bool = False
-    """Whether to list labels that look wrong: in the validation and test split, or in those of `data`."""
+    """Whether to list labels that look wrong, in the validation and test splits or in `data`."""
     report: bool = False
-    """Whether to write a self-contained report.html, too, with contribution maps."""
+    """Whether to also write a self-contained report.html with contribution maps."""
 
 
 @dataclass(frozen=True)
@@ -106,53 +106,51 @@ class PredictRequest(StreamRequest):
     top_k: int = 5
     """Labels per image."""
     min_score: float = 0.0
-    """Below it a record's label is None."""
+    """A record's label is None below this score."""
     coverage: float | None = None
-    """The share of images, in 0..1, whose true class is to be in a record's `labels`; None gives no such sets."""
+    """Target coverage of prediction sets (`labels`), in 0..1: the share that contains the true class; None: no sets."""
     probabilities: bool = False
-    """Whether records have the probability of every class."""
+    """Whether records include the probability of every class."""
     sort: SortName | None = None
-    """The order of the records, which are given after the last image; None is that of the inputs."""
+    """The order of the records, which then come after the last image; None is the order of the inputs."""
     only: str | None = None
-    """`uncertain=N`: only the records of the N most uncertain images, these first unless `sort` says another order."""
+    """`uncertain=N`: only the records of the N most uncertain images, most uncertain first unless `sort` is given."""
     precision: Precision = "float32"
     """Numeric precision of the computation."""
     image_size: AnySize | None = None
-    """Height and width; None is that of the training."""
+    """Height and width; None is the training size."""
     engine: Literal["auto", "litert", "keras", "ray"] = "auto"
-    """What runs the model; `auto` is LiteRT where it can; `ray`: that on the workers of Ray, of the cluster that the
-    process is connected to, or else of the one at `ray_address`."""
+    """The inference engine; `auto` is LiteRT where possible; `ray` does the same on Ray workers, of the cluster that
+    the process is connected to or else the one at `ray_address`."""
     shard: str | None = None
-    """I/N for part I, from 0, of N equal parts of the inputs; None is all."""
+    """I/N for part I, counted from 0, of N equal parts of the inputs; None is all of them."""
     ray_address: str | None = None
-    """HOST:PORT of a Ray cluster, or auto; None is what RAY_ADDRESS says, else a Ray of its own."""
+    """HOST:PORT of a Ray cluster, or auto; None is RAY_ADDRESS if set, else a local Ray for this call."""
     ray_workers: int | None = None
-    """How many label; None is one per processor, or per GPU."""
+    """Number of Ray workers; None is one per processor, or per GPU."""
     output: str | None = None
-    """A file for the records, which appears when it is complete; a journal beside it lets an interrupted one
-    resume."""
+    """A file for the records. It appears once it is complete; a journal beside it lets an interrupted one resume."""
     output_format: OutputFormat | None = None
-    """The format of that file; None is what its suffix says."""
+    """The format of that file; None infers it from the suffix."""
     sheet: str | None = None
-    """A PNG that shows the first images of which records are given, with label and score."""
+    """A PNG file to show the first images in, with label and score."""
     sort_into: str | None = None
-    """A folder that gets the images of which records are given, in a folder per label; `unsure` has those without."""
+    """A folder to put the images into, in one folder per label; images without a label go to `unsure`."""
     sort_into_by: PlacingMode = "copy"
-    """How they come there."""
+    """Whether they are copied, linked or moved."""
     overwrite: bool = False
-    """Whether an output or a sheet that exists is replaced, and unfinished work in `sort_into` forgotten."""
+    """Whether to replace an existing output or sheet, and discard unfinished work in `sort_into`."""
     resume: bool = False
-    """Whether to resume an interrupted output; without `sort` and `only`, the records that it holds are not given
-    again."""
+    """Whether to resume an interrupted output; without `sort` and `only`, records already in it are not repeated."""
     explain: str | None = None
-    """A folder that gets a picture per image of what decided, before its record is given."""
+    """A folder for one explanation picture per image, written before its record is yielded."""
     screen: Screen | None = field(default=None, repr=False, compare=False)
-    """What shows every photo."""
+    """Shows every photo."""
 
 
 @dataclass(frozen=True)
 class EmbedRequest(StreamRequest):
-    """Give feature vectors of images, what the classifier layer of a run gets: a record per image, in order."""
+    """Compute feature vectors of images, the input of a run's classifier layer: a record per image, in order."""
 
     run: str | Path
     """A run directory, or its best.keras."""
@@ -160,21 +158,21 @@ class EmbedRequest(StreamRequest):
     """Files, folders (recursive), globs, and `-` for paths on standard input."""
     _: KW_ONLY
     image_size: AnySize | None = None
-    """Height and width; None is that of the training."""
+    """Height and width; None is the training size."""
     engine: EngineChoice = "auto"
-    """What runs the model; `auto` is LiteRT where it can."""
+    """The inference engine; `auto` is LiteRT where possible."""
     output: str | None = None
-    """A .npz or .parquet file for all vectors, which appears when it is complete; a journal beside it lets an
-    interrupted one resume."""
+    """A .npz or .parquet file for all vectors. It appears once it is complete; a journal beside it lets an interrupted
+    one resume."""
     overwrite: bool = False
-    """Whether an output that exists is replaced."""
+    """Whether to replace an existing output."""
     resume: bool = False
-    """Whether to resume an interrupted output; the records that it holds are not given again."""
+    """Whether to resume an interrupted output; records already in it are not repeated."""
 
 
 @dataclass(frozen=True)
 class ExplainRequest(StreamRequest):
-    """Explain images: a record per image, in order, of what every position of the feature map adds to the logits."""
+    """Explain images: a record per image, in order, of what each feature map position contributes to the logits."""
 
     run: str | Path
     """A run directory, or its best.keras."""
@@ -182,17 +180,17 @@ class ExplainRequest(StreamRequest):
     """Files, folders (recursive), globs, and `-` for paths on standard input."""
     _: KW_ONLY
     classes: Sequence[str] = ()
-    """Names of classes to explain beside the predicted one and its runner-up."""
+    """Names of classes to explain, besides the predicted one and the runner-up."""
     bands: str | Sequence[int] = ""
-    """Which ones of an image's bands, from 1, pictures show as red, green and blue, or which one as grey: "3,2,1"."""
+    """Bands, counted from 1, that pictures show as red, green and blue ("3,2,1"), or one band to show as grey."""
     write: bool = False
-    """Whether pictures, sheets and numbers are written, too."""
+    """Whether to also write pictures, contact sheets and the numbers."""
     output_dir: str | None = None
     """The folder for them; None is `explain` beside the model file."""
     pictures: int = 1000
-    """Images that get a picture of their own, at most."""
+    """Maximum number of images with their own picture."""
     screen: Screen | None = field(default=None, repr=False, compare=False)
-    """What shows every photo."""
+    """Shows every photo."""
 
 
 @dataclass(frozen=True)
@@ -203,15 +201,15 @@ class WeightsRequest(Request):
     """A run directory, or its best.keras."""
     _: KW_ONLY
     classes: Sequence[str] = ()
-    """Names of classes; none are all."""
+    """Names of classes; empty is all."""
     write: bool = False
-    """Whether a picture and the numbers are written, too."""
+    """Whether to also write a picture and the numbers."""
     output_dir: str | None = None
     """The folder for them; None is `explain` beside the model file."""
     screen: Screen | None = field(default=None, repr=False, compare=False)
-    """What shows the picture."""
+    """Shows the picture."""
     stop: StopRequest | None = field(default=None, repr=False, compare=False)
-    """Whether a signal asked to stop, where the caller handles signals."""
+    """Says whether a signal asked to stop, if the caller handles signals."""
 
 
 @dataclass(frozen=True)
@@ -222,14 +220,14 @@ class FetchWeightsRequest(Request):
     """Their names."""
     _: KW_ONLY
     output_dir: str | Path | None = None
-    """The folder, from which they are carried elsewhere; None is Keras' cache."""
+    """The folder to download into, to carry elsewhere; None is Keras' cache."""
     overwrite: bool = False
-    """Whether files that are there are downloaded anew."""
+    """Whether to download existing files again."""
 
 
 @dataclass(frozen=True)
 class AddWeightsRequest(Request):
-    """Add a file to the ImageNet weights of this machine, after it was found to fit the backbone."""
+    """Add a file to the ImageNet weights of this machine, after checking that it fits the backbone."""
 
     backbone: str
     """Its name."""
@@ -237,7 +235,7 @@ class AddWeightsRequest(Request):
     """Keras' release, or another `.h5` or `.keras` file, or a run, with weights that fit."""
     _: KW_ONLY
     overwrite: bool = False
-    """Whether other weights that are there are replaced."""
+    """Whether to replace existing weights."""
 
 
 @dataclass(frozen=True)
@@ -247,28 +245,28 @@ class ExportRequest(Request):
     run: str | Path
     """A run directory, or its best.keras."""
     to: str | Sequence[str]
-    """keras, onnx, litert, saved_model: one, or several, with commas between or one by one."""
+    """keras, onnx, litert, saved_model: one or several, as a sequence or separated by commas."""
     _: KW_ONLY
     quantize: Literal["int8", "float16"] | None = None
-    """How numbers are stored for LiteRT; the accuracy that it costs is in the record."""
+    """Quantization for LiteRT; the record states its cost in accuracy."""
     logits: bool = False
-    """Whether LiteRT gives logits; else probabilities, which MediaPipe and others expect."""
+    """Whether LiteRT returns logits instead of probabilities, which MediaPipe and others expect."""
     fixed_batch: int | None = None
-    """The only number of images that LiteRT takes at a time; None is any."""
+    """Fixed batch size of the LiteRT model; None is any."""
     pixel_layout: Literal["nhwc", "nchw"] = "nhwc"
-    """Of the pixels that ONNX takes: (batch, height, width, channels), or (batch, channels, height, width)."""
+    """Input layout of ONNX: (batch, height, width, channels), or (batch, channels, height, width)."""
     layout: Literal["plain", "triton", "tf-serving"] = "plain"
-    """Whether the exports are also arranged as a model server expects them."""
+    """Also arrange the exports as this model server expects them."""
     resize: Literal["outside", "inside"] = "outside"
-    """`inside`: the model takes images of any size and resizes them itself, as wisesr does; not for LiteRT."""
+    """`inside`: the model accepts images of any size and resizes them as wisesr does; not for LiteRT."""
     image_size: AnySize | None = None
-    """Height and width; None is the size of the training."""
+    """Height and width; None is the training size."""
     data: str | Path | None = None
-    """Compare on this image folder; None is the run's validation split, else test, else train."""
+    """Image folder to compare on; None is the run's validation split, else test, else train."""
     output_dir: str | Path | None = None
     """The folder; None is `export` beside the model file."""
     overwrite: bool = False
-    """Whether earlier exports are replaced."""
+    """Whether to replace earlier exports."""
 
 
 @dataclass(frozen=True)
@@ -283,9 +281,9 @@ class UpgradeRequest(Request):
     options of the head."""
     _: KW_ONLY
     classes: str | Path | None = None
-    """A file with a class name per line; None takes the image folder's, or makes names up."""
+    """A file with a class name per line; None uses those of the image folder, or generates names."""
     overwrite: bool = False
-    """Whether the run of this name is replaced."""
+    """Whether to replace the run of this name."""
 
 
 @dataclass(frozen=True)
@@ -295,19 +293,19 @@ class CompareRequest(Request):
     source: str | Path
     """A YAML config or an image folder."""
     settings: Settings | None = None
-    """Values laid over the config, by key; `name` is that of the comparison's folder in `output_dir`."""
+    """Values that override the config, by key; `name` is the comparison's folder in `output_dir`."""
     _: KW_ONLY
     heads: str | Sequence[str] = "gap,wise,flatten"
-    """Each as `wise` or `wise:pooling=valid`; the others are compared to the first one."""
+    """Heads, as `wise` or `wise:pooling=valid`; the others are compared with the first."""
     seeds: int | str | Sequence[int] | None = None
-    """How many, 3 being 0, 1 and 2; or which ones, as "0,5,7" or a sequence; None is 3, with `folds` 1."""
+    """Number of seeds (3 means 0, 1, 2), or the seeds, as "0,5,7" or a sequence; None is 3, or 1 with `folds`."""
     folds: int | None = None
-    """Cross-validation: every head is trained once for each of that many parts of the training images, which is held
-    out and evaluated on; None evaluates on the test or validation images."""
+    """Number of cross-validation folds of the training images: every head is trained once per fold, and evaluated on
+    it; None evaluates on the test or validation images."""
     label_issues: bool = False
-    """Whether to list labels that look wrong, from the predictions for held-out folds."""
+    """Whether to list labels that look wrong, from predictions on held-out folds."""
     resume: bool = False
-    """Whether to resume the comparison of this name; what is trained is not trained again."""
+    """Whether to resume the comparison of this name; finished trainings are not repeated."""
 
 
 @dataclass(frozen=True)
@@ -317,7 +315,7 @@ class SummarizeRequest(Request):
     source: str | Path | None = None
     """A config, an image folder or a run directory; None is MobileNetV2 at 224 pixels."""
     settings: Settings | None = None
-    """Values laid over the config, by key."""
+    """Values that override the config, by key."""
     _: KW_ONLY
     backbones: Sequence[str] = ()
     """Names, or `all`; empty is the config's."""
