@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import CommandLine, Trained, snapshot
+from command_line import QUICK, CommandLine, Trained, snapshot
 from run_states import make_run
 
 from wisesr_cli import api
 from wisesr_cli.errors import InUseError, RunError
-from wisesr_cli.machine.locks import alone_in, locked
+from wisesr_cli.machine.locks import alone_in, locked, take
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -162,3 +162,26 @@ def test_latest_is_the_newest_run_of_the_folder(run: Path, tmp_path: Path, wises
     assert answer.said("latest: runs/tiny")
     assert not run.exists()
     assert (tmp_path / "runs" / "older").exists()
+
+
+def test_the_last_run_that_used_a_cache_frees_it(
+    photos: Path, tmp_path: Path, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WISESR_CACHE_DIR", str(tmp_path / "caches"))
+    for name in ("one", "two"):
+        wisesr("train", photos, *QUICK, "--epochs", "1", "-s", "data.cache=disk", "--name", name).worked()
+    mine = tmp_path / "caches" / "pixels" / "mine.txt"
+    mine.write_text("mine", encoding="utf-8")
+    caches = sorted(mine.parent.glob("*.pixels"))
+    assert caches
+    assert not wisesr("runs", "remove", "one", "--yes").worked().said("caches that no other run uses")
+    assert sorted(mine.parent.glob("*.pixels")) == caches
+    with caches[0].open("rb") as file:  # as a training that reads it does
+        assert take(file, shared=True)
+        wisesr("runs", "remove", "two", "--yes").worked()
+    assert sorted(mine.parent.glob("*.pixels")) == caches[:1]
+    wisesr("train", photos, *QUICK, "--epochs", "1", "-s", "data.cache=disk", "--name", "three").worked()
+    size = api.list_runs()[0].bytes + sum(path.stat().st_size for path in mine.parent.glob("*.pixels"))
+    (removed,) = api.remove_runs(["three"])
+    assert size <= removed.bytes <= size + 10
+    assert snapshot(mine.parent) == {"mine.txt": b"mine"}

@@ -2,7 +2,8 @@
 
 A file `KEY.pixels` contains a byte per image (1: readable), then every image as uint8 (height, width, channels); a file
 `KEY.maps` the same for feature maps. The key covers the files, their stamps and all options that decide the values, so
-that a cache never goes stale; it is removed when others need its space. A process locks the file while it uses it.
+that a cache never goes stale; it is removed with the last run that used it, or when others need its space. A process
+locks the file while it uses it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from wisesr_cli.images.preparation import RGB, Preparation
 from wisesr_cli.images.resizing import resizer_name
 from wisesr_cli.machine import caches
 from wisesr_cli.machine.locks import take
+from wisesr_cli.machine.shared_caches import note_use, remove_unused, shared_folder
 
 DISK_LIMIT_BYTES = 20 * 10**9  # total of all caches
 SPARE_BYTES = 10**9  # left free on the disk
@@ -104,7 +106,7 @@ class CacheWriter:
 
 def cache_path(key: str, kind: Literal["pixels", "maps"]) -> Path:
     """Return the path of the cache of a key."""
-    return caches.cache_dir() / "pixels" / f"{key}.{kind}"
+    return shared_folder() / f"{key}.{kind}"
 
 
 def pixels_key(keys: Keys, image_size: tuple[int, int], preparation: Preparation) -> str:
@@ -129,6 +131,7 @@ def open_cache(path: Path, shape: Shape, dtype: npt.DTypeLike = np.uint8) -> Dis
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
+        note_use(path)
         return DiskCache(path, file, shape, dtype)
     except OSError:
         return None
@@ -179,7 +182,7 @@ def _row_bytes(shape: Shape, dtype: npt.DTypeLike) -> int:
 def _make_room(folder: Path, needed: int) -> None:
     """Remove files of killed processes, then the least recently used caches, until `needed` more bytes fit."""
     for left_over in sorted(folder.glob("*.tmp")):
-        _remove_unused(left_over)
+        remove_unused(left_over)
     ages = []
     for path in (*folder.glob("*.pixels"), *folder.glob("*.maps")):
         with contextlib.suppress(OSError):
@@ -189,27 +192,10 @@ def _make_room(folder: Path, needed: int) -> None:
     for _, path, size in sorted(ages):
         if total + needed <= DISK_LIMIT_BYTES:
             return
-        if _remove_unused(path):
+        if remove_unused(path):
             total -= size
     if total + needed > DISK_LIMIT_BYTES:
         raise OSError(errno.ENOSPC, "the limit of all caches is reached", str(folder))
-
-
-def _remove_unused(path: Path) -> bool:
-    """Remove a file unless a live process holds a lock on it."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        if not take(descriptor):
-            return False
-        path.unlink()
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
 
 
 def _write_all(descriptor: int, view: memoryview, offset: int) -> None:

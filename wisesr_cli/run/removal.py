@@ -9,6 +9,7 @@ from pathlib import Path
 from wisesr_cli.errors import InUseError, RunError
 from wisesr_cli.listening import Listener, Silent
 from wisesr_cli.machine.locks import alone_in, is_held, locked
+from wisesr_cli.machine.shared_caches import free_caches
 from wisesr_cli.model_files.archive import read_model_info
 from wisesr_cli.results.training import RemovedRun
 from wisesr_cli.run.folders import check_kinds, clear_folder, forget_if_free, stays_in
@@ -76,9 +77,12 @@ def _remove(run: Run, listener: Listener) -> RemovedRun:
         stays = clear_folder(run)
         forget_if_free(run, lock)
         left = bytes_in(run.path)
+    freed = free_caches(run.path)
+    if freed:
+        listener.note(f"caches that no other run uses: {freed / 1e6:,.1f} MB freed")
     if stays:
         listener.warn(stays_in(run, stays))
-    return RemovedRun(str(run.path), before - left, tuple(map(str, stays)))
+    return RemovedRun(str(run.path), before - left + freed, tuple(map(str, stays)))
 
 
 def megabytes(runs: Sequence[Run]) -> str:

@@ -18,6 +18,7 @@ from wisesr_cli.errors import RunError
 from wisesr_cli.listening import Listener, Silent, TrainingListener
 from wisesr_cli.machine.files import TEMPORARY_PREFIX
 from wisesr_cli.machine.keras_start import BACKEND_TITLES, Device, DeviceChoice, backend_name
+from wisesr_cli.machine.shared_caches import used_by
 from wisesr_cli.machine.stopping import Limits, StopRequest, stop_on_signals
 from wisesr_cli.model_files.info import BEST
 from wisesr_cli.models.at_hand import resolve_weights
@@ -94,6 +95,7 @@ def _train(
 ) -> TrainingResult:
     with ExitStack() as held:
         start, done = _begin_run(loaded, options, channel, held)
+        held.enter_context(used_by(start.run.path))
         for reason in loaded.recipe.reasons if loaded.recipe is not None else ():
             listener.note(reason)
         with stop_on_signals() as stop, ExitStack() as stack:
