@@ -16,15 +16,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from wisesr_cli.display.grid import Column, Grid, to_markdown
+from wisesr_cli.errors import Interrupted, WisesrError
 
 REPETITIONS, QUICK_REPETITIONS = 5, 2
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing"
+
+
+@contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """End a script that its user stops, or that wisesr refuses, with a line and the exit code."""
+    try:
+        yield
+    except WisesrError as error:
+        stopped = isinstance(error, Interrupted)
+        print("stopped; the same command continues" if stopped else f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,10 @@ from benchmarks.heads.blocks import (
 )
 from benchmarks.heads.page import keep, print_block, write_document
 from benchmarks.heads.plots import draw_pictures
+from benchmarks.measuring import errors_in_a_line
 from benchmarks.pages import machine
 from wisesr_cli import api
 from wisesr_cli.display.terminal import TerminalListener
-from wisesr_cli.errors import Interrupted, WisesrError
 from wisesr_cli.listening import Silent
 from wisesr_cli.results.training import Comparison
 from wisesr_cli.text import visible
@@ -60,14 +60,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - {*PICTURES, *BACKBONES}:
         parser.error(f"no pictures and no backbone are called {', '.join(sorted(unknown))}")
-    try:
+    with errors_in_a_line():
         _run(arguments)
-    except Interrupted as error:
-        print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except WisesrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -35,12 +35,13 @@ from benchmarks.heads.maps import Features, Source, features_of
 from benchmarks.heads.pictures import made_harbour, make_all
 from benchmarks.heads.transfer_page import FIGURES, cells_table, write_document
 from benchmarks.heads.trials import Trial
+from benchmarks.measuring import errors_in_a_line
 from benchmarks.pages import keep_figures, machine, read_figures
 from wisesr_cli import api
 from wisesr_cli.comparison.bootstrap import paired_interval
 from wisesr_cli.config.reader import parse_head
 from wisesr_cli.display.terminal import TerminalListener
-from wisesr_cli.errors import Interrupted, UsageError, WisesrError
+from wisesr_cli.errors import UsageError
 from wisesr_cli.machine import keras_start
 from wisesr_cli.models.at_hand import WEIGHTS_FOLDER, find_weights, own_name
 from wisesr_cli.models.heads import HeadOptions, WiseOptions, head_parameters
@@ -228,14 +229,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.weights_dir is not None:
         os.environ[WEIGHTS_FOLDER] = str(arguments.weights_dir.absolute())
-    try:
+    with errors_in_a_line():
         _run(arguments)
-    except Interrupted as error:
-        print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except WisesrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
 
 
 def _run(arguments: argparse.Namespace) -> None:

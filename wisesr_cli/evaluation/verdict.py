@@ -327,11 +327,7 @@ def _learning_rate(training: Training | None, factor: float) -> str | None:
     return training.again("--learning-rate", f"{factor * training.config.train.optimizer.learning_rate:.3g}")
 
 
-VERDICTS: tuple[Callable[[LabelCase], Verdict | None], ...] = (
-    _accuracy,
-    _one_label,
-    _equal_scores,
-    _never_predicted,
+TRAINING_VERDICTS: tuple[Callable[[Case], Verdict | None], ...] = (
     _overfitting,
     _statistics,
     _loss_did_not_move,
@@ -339,14 +335,16 @@ VERDICTS: tuple[Callable[[LabelCase], Verdict | None], ...] = (
     _still_improving,
     _random_weights,
 )
+VERDICTS: tuple[Callable[[LabelCase], Verdict | None], ...] = (
+    _accuracy,
+    _one_label,
+    _equal_scores,
+    _never_predicted,
+    *TRAINING_VERDICTS,
+)
 MULTILABEL_VERDICTS: tuple[Callable[[LabelsCase], Verdict | None], ...] = (
     _labels,
     _never_given,
     _few_with_label,
-    _overfitting,
-    _statistics,
-    _loss_did_not_move,
-    _best_first,
-    _still_improving,
-    _random_weights,
+    *TRAINING_VERDICTS,
 )
