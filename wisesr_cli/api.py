@@ -73,8 +73,7 @@ def load_config(
         settings: values that override it, by key: `{"train.epochs": 5}`.
         listener: gets notes on unusual settings.
 
-    Raises:
-        ConfigError: mistakes in the config, a line each.
+    Raises a `ConfigError` that lists the mistakes in the config, a line each.
     """
     from wisesr_cli.config.reader import overrides_of
     from wisesr_cli.run.located import load_source
@@ -170,9 +169,8 @@ def check(
         sheet: PNG file to show them in, if there are any.
         overwrite: whether a sheet that exists is replaced.
 
-    Raises:
-        ConfigError: mistakes in the config, a line each.
-        UsageError: a sheet that exists, or without `near_duplicates`.
+    Raises a `ConfigError` that lists the mistakes in the config; a `UsageError` for a sheet that exists, or one without
+    `near_duplicates`.
     """
     from wisesr_cli.config.reader import overrides_of
     from wisesr_cli.data.copies.near_duplicates import check_sheet
@@ -202,8 +200,7 @@ def train(
         settings: values that override the config, by key: `{"train.epochs": 5}`.
         options: resume, overwrite, limits, device.
 
-    Raises:
-        WisesrError: see `training.train.train`.
+    Raises as `training.train.train` does.
     """
     from wisesr_cli.config.reader import LoadedConfig, overrides_of
     from wisesr_cli.run.located import load_training
@@ -331,8 +328,7 @@ def summarize(request: SummarizeRequest) -> Summary:
 def list_runs(folder: str | Path = "runs") -> tuple[RunSummary, ...]:
     """Return a row per run in a folder, the newest first; damaged runs are marked in `status`.
 
-    Raises:
-        RunError: there is no such folder.
+    Raises a `RunError` if there is no such folder.
     """
     from wisesr_cli.run.listing import summaries
 
@@ -347,9 +343,7 @@ def remove_runs(
     Args:
         names: names of runs in `folder`, or paths that contain a `/`.
 
-    Raises:
-        RunError: one of them is not a run; then none is removed.
-        InUseError: one of them is being trained.
+    Removes none and raises a `RunError` if one is not a run, or an `InUseError` if one is being trained.
     """
     from wisesr_cli.run.removal import remove_runs as remove
     from wisesr_cli.run.removal import runs_to_remove
@@ -367,8 +361,7 @@ def list_weights() -> tuple[PretrainedWeights, ...]:
 def weights_paths(backbone: str | None = None) -> tuple[Path, ...]:
     """Return the file of a backbone's ImageNet weights, or (None) the folders that are searched for weights.
 
-    Raises:
-        RunError: the backbone's weights are not on this machine.
+    Raises a `RunError` if the backbone's weights are not on this machine.
     """
     from wisesr_cli.pretrained.manage import paths
 
@@ -379,8 +372,7 @@ def weights_paths(backbone: str | None = None) -> tuple[Path, ...]:
 def fetch_weights(request: FetchWeightsRequest) -> tuple[PretrainedWeights, ...]:
     """Download Keras' ImageNet weights of backbones, checked by their checksums, into Keras' cache or a folder.
 
-    Raises:
-        WisesrError: see `pretrained.manage.fetch`.
+    Raises as `pretrained.manage.fetch` does.
     """
     from wisesr_cli.pretrained.manage import fetch
 
@@ -391,8 +383,7 @@ def fetch_weights(request: FetchWeightsRequest) -> tuple[PretrainedWeights, ...]
 def add_weights(request: AddWeightsRequest) -> PretrainedWeights:
     """Add a file to the ImageNet weights of this machine, after checking that it fits the backbone.
 
-    Raises:
-        WisesrError: see `pretrained.manage.add`.
+    Raises as `pretrained.manage.add` does.
     """
     from wisesr_cli.pretrained.manage import add
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_trees import CONFIGS, SCHEMA, complaints, errors, head_option, write
+from config_trees import CONFIGS, complaints, errors, head_option, write
 from hypothesis import given, settings
 from odd_names import shows_itself
 
 from wisesr_cli.config.mistakes import validate
-from wisesr_cli.config.reader import Override, load_config, parse_head, parse_set
+from wisesr_cli.config.reader import Override, load_config, parse_set
 from wisesr_cli.config.schedules import SCHEDULES
 from wisesr_cli.config.schema import Config, dump_yaml
 from wisesr_cli.config.training import AUGMENTATIONS
@@ -314,54 +314,6 @@ def test_a_source_that_is_no_config_or_folder_is_refused(tmp_path: Path, name: s
         load_config(tmp_path / name)
 
 
-def test_a_head_with_options_is_read_from_one_word() -> None:
-    head = parse_head("wise:pooling=valid:initializer=paper:pre_pool=3")
-    assert head.model_dump(exclude_defaults=True) == {"pooling": "valid", "initializer": "paper", "pre_pool": 3}
-    (hidden,) = parse_head("wise:hidden=[{units: 8, activation: gelu}]:dropout=0.5").hidden
-    assert (hidden.units, hidden.activation) == (8, "gelu")
-    base = load_config(None, [parse_set("model.head.dropout=0.5")]).config.model.head
-    assert parse_head("wise:pooling=valid", base=base).dropout == 0.5
-    assert parse_head("gap", base=base) == parse_head("gap:dropout=0.5")  # what every head has
-    with pytest.raises(ConfigError, match=r"Did you mean 'wise'\?"):
-        parse_head("wize")
-    with pytest.raises(ConfigError, match=r"model\.head\.pre_pool is not an option of the head 'gap'"):
-        parse_head("gap:pre_pool=2")
-
-
-PUBLISHED = {
-    "pooling": "valid",
-    "constraint": "non_negative",
-    "initializer": "paper",
-    "classifier_initializer": "paper",
-}
-
-
-def test_the_published_head_is_one_word_and_is_written_out() -> None:
-    head = load_config(None, [parse_set("model.head.preset=paper")]).config.model.head
-    assert head == parse_head("wise:paper") == parse_head("wise:" + ":".join(f"{k}={v}" for k, v in PUBLISHED.items()))
-    assert head.model_dump() == {"name": "wise", "pre_pool": "auto", "dropout": 0.0, "hidden": (), **PUBLISHED}
-    without_pooling = {name: value for name, value in PUBLISHED.items() if name != "pooling"}
-    depthwise = parse_head("depthwise:paper").model_dump()
-    assert depthwise == {"name": "depthwise", "dropout": 0.0, "hidden": (), **without_pooling}
-    with pytest.raises(ConfigError, match=r"model\.head\.preset is not an option of the head 'gap'"):
-        parse_head("gap:paper")
-    with pytest.raises(UsageError, match="or wise:paper"):
-        parse_head("wise:papre")
-
-
-def test_options_beside_the_preset_stay_and_those_before_it_go(tmp_path: Path) -> None:
-    beside = write(tmp_path, "model: {head: {preset: paper, pooling: tile, dropout: 0.5}}", "beside.yaml")
-    head = load_config(beside).config.model.head.model_dump()
-    assert head == {"name": "wise", "pre_pool": "auto", "dropout": 0.5, "hidden": (), **PUBLISHED, "pooling": "tile"}
-    extending = write(tmp_path, "extends: beside.yaml\nmodel: {head: {preset: paper, constraint: none}}", "two.yaml")
-    head = load_config(extending).config.model.head.model_dump()
-    assert (head["pooling"], head["constraint"], head["dropout"]) == ("valid", "none", 0.5)
-    given = [parse_set("model.head.constraint=none"), parse_set("model.head.preset=paper")]
-    assert load_config(beside, given).config.model.head.model_dump()["constraint"] == "non_negative"
-    assert load_config(beside, given[::-1]).config.model.head.model_dump()["constraint"] == "none"
-    assert "preset" not in load_config(beside).config.to_yaml()  # a run's config names every option
-
-
 def test_augmentations_are_what_the_documentation_says() -> None:
     paper = AUGMENTATIONS["paper"]
     assert (paper.horizontal_flip, paper.vertical_flip, paper.rotation, paper.zoom) == (True, True, 360, 0.2)
@@ -375,70 +327,6 @@ def test_the_json_schema_accepts_the_defaults_and_the_example_and_a_file_that_ex
     assert complaints(Config().to_dict()) == []
     assert complaints(read_yaml(EXAMPLE, origin="example").value) == []
     assert complaints({"extends": "base.yaml", "seed": 1}) == []
-
-
-def test_the_json_schema_takes_a_mapping_without_a_name_for_its_default() -> None:
-    for section, options in (("optimizer", {"learning_rate": 1e-4}), ("schedule", {"warmup_epochs": 2}), ("loss", {})):
-        assert complaints({"train": {section: options}}) == []
-    assert complaints({"model": {"head": {"dropout": 0.5, "pre_pool": 2}}}) == []
-    assert complaints({"train": {"optimizer": {"momentum": 0.5}}})  # an option of another one, which must be named
-    with pytest.raises(ConfigError):
-        validate(Document({"train": {"optimizer": {"momentum": 0.5}}}))
-
-
-@pytest.mark.parametrize(
-    "tree",
-    [{"sed": 1}, {"seed": -1}, {"train": {"epochs": "3"}}, {"model": {"head": {"name": "gap", "pre_pool": 2}}},
-     {"data": {"image_size": [1]}}, {"augment": "lite"}, {"train": {"phases": []}}, {"train": {"phases": [{}]}}],
-)  # fmt: skip
-def test_the_json_schema_refuses_what_the_config_refuses(tree: dict[str, Any]) -> None:
-    assert complaints(tree)
-    with pytest.raises(ConfigError):
-        validate(Document(tree))
-
-
-def properties() -> list[tuple[str, dict[str, Any]]]:
-    """Return every key of every record in the JSON Schema, and its schema."""
-    nodes = {"config": SCHEMA, **SCHEMA["$defs"]}
-    assert len(nodes) > 15
-    return [(f"{name}.{key}", schema) for name, node in nodes.items() for key, schema in node["properties"].items()]
-
-
-def test_every_property_of_the_json_schema_has_a_title_and_a_description() -> None:
-    lacking = []
-    for name, schema in properties():
-        target = SCHEMA["$defs"][schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else {}
-        if not (schema.get("description") or target.get("description")) or not schema.get("title"):
-            lacking.append(name)
-    assert lacking == []
-
-
-def test_every_property_of_the_json_schema_has_examples_that_it_allows() -> None:
-    for name, schema in properties():
-        assert schema["examples"], name
-        assert [complaints(example, schema, name) for example in schema["examples"]] == [[]] * len(schema["examples"])
-
-
-@pytest.mark.parametrize("section", [("data",), ("train",), ("model",), ("model", "head"), ("augment",)])
-def test_a_config_takes_every_example_of_a_section(section: tuple[str, ...]) -> None:
-    record = {"augment": "AugmentConfig", "head": "WiseOptions"}.get(section[-1], f"{section[-1].title()}Config")
-    needs: dict[str, dict[str, Any]] = {
-        "validation_dir": {"train_dir": "x"},
-        "test_dir": {"train_dir": "x"},
-        "group_regex": {"split_strategy": "group"},
-        "label_separator": {"manifest": "x.csv"},
-        "statistics": {"channels": 1},
-    }
-    for key, schema in SCHEMA["$defs"][record]["properties"].items():
-        for example in schema["examples"]:
-            tree: dict[str, Any] = {key: example, **needs.get(key, {})}
-            if example == "group":
-                tree["group_regex"] = "x"
-            for name in reversed(section):
-                tree = {name: tree}
-            if key == "label_separator" or example == "multilabel":
-                tree.setdefault("model", {})["task"] = "multilabel"
-            assert validate(Document(tree))
 
 
 # Whatever the tree, a config or a ConfigError.
