@@ -10,8 +10,8 @@
 Nothing is imported before it is used: Keras is started by the first call that needs it.
 """
 
-# Nothing is imported here, not even from `typing` or `__future__`: this runs before `__main__` takes the current folder
-# off the path, and would import from there.
+# Nothing is imported here, not even from `typing` or `__future__`: this runs before `__main__` removes the current
+# folder from the path, and would import from there.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -79,7 +79,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> "Any":
-    """Import what is asked for, when it is asked for."""
+    """Import a public name on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'wisesr_cli' has no attribute {name!r}")
     from importlib import import_module

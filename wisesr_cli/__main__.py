@@ -16,8 +16,8 @@ def main() -> None:
         sys.exit(5)
     import os
 
-    # Otherwise NumPy's matrix library, with which nothing here multiplies, starts a thread per CPU, which takes as long
-    # as the rest of NumPy's import.
+    # Otherwise NumPy's matrix library, which is unused here, starts a thread per CPU, which takes as long as the rest
+    # of NumPy's import.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from wisesr_cli.cli.main import run, show_bug
 
@@ -31,10 +31,10 @@ def main() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Open nothing in place of closed standard streams, so that no file of ours gets the number of one.
+    """Open /dev/null in place of closed standard streams, so that no file of ours gets one of their numbers.
 
-    A closed standard input stays closed for Python, as reading paths from it is an error to report; so is writing to a
-    closed standard output, which is opened for reading only.
+    A closed standard input stays closed to Python, so that reading paths from it is reported as an error. So is writing
+    to a closed standard output, which is opened for reading only.
     """
     import os
 
@@ -42,7 +42,7 @@ def _open_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # It takes the lowest number that is free: this one.
+            # This takes the lowest free number: the closed stream's.
             os.open(os.devnull, os.O_RDWR if number == 2 else os.O_RDONLY)
             os.set_inheritable(number, True)
     if sys.stdout is None:
@@ -52,9 +52,10 @@ def _open_closed_streams() -> None:
 
 
 def _exclude_current_folder() -> bool:
-    """Never import from the current folder: a `json.py` or `keras_cv.py` beside images is not our code.
+    """Never import from the current folder: a `json.py` or `keras_cv.py` next to images is not our code.
 
-    Returns False if the current folder no longer exists. One that contains Python or this package stays, as the last.
+    Returns False if the current folder no longer exists. One that contains Python or this package stays, but comes
+    last.
     """
     import os
 

@@ -1,4 +1,4 @@
-"""The confusion matrix of an evaluation, which grows with the images and not with pairs of classes."""
+"""The confusion matrix of an evaluation; its size grows with the images, not with pairs of classes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-MOST_DENSE = 200  # classes up to which files hold every cell of the matrix; of more, those that are not 0
+MOST_DENSE = 200  # classes up to which files hold every cell of the matrix; for more, only nonzero ones
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many examples of each class were predicted as each; a class is its position among all.
+    """How many examples of each class were predicted as each class; classes are indices.
 
-    `cells` are (truth, predicted, count) in order, without those of count 0.
+    `cells` are (truth, predicted, count), in order, without zero counts.
     """
 
     classes: int
@@ -21,7 +21,7 @@ class Confusion:
 
     @property
     def is_dense(self) -> bool:
-        """Whether files hold every cell of it."""
+        """Whether files hold every cell of the matrix."""
         return self.classes <= MOST_DENSE
 
     @property
@@ -38,7 +38,7 @@ class Confusion:
         return totals
 
     def most_confused(self, limit: int) -> list[int]:
-        """Return the classes that are taken for others, or others for them, most often; in the order of all."""
+        """Return the classes most often confused with others, in either direction, in class order."""
         mistakes = [0] * self.classes
         for truth, predicted, count in self.cells:
             if truth != predicted:
@@ -47,7 +47,7 @@ class Confusion:
         return sorted(sorted(range(self.classes), key=lambda label: -mistakes[label])[:limit])
 
     def part(self, labels: Sequence[int]) -> list[list[int]]:
-        """Return the cells of some classes, those that are 0 too: (labels, labels), rows are the truth."""
+        """Return the matrix of some classes, including zeros: (labels, labels), rows are the truth."""
         places = {label: place for place, label in enumerate(labels)}
         rows = [[0] * len(labels) for _ in labels]
         for truth, predicted, count in self.cells:
@@ -56,14 +56,14 @@ class Confusion:
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields of `metrics.json`: the whole matrix, or of many classes null and the cells."""
+        """Return the fields of `metrics.json`: the whole matrix, or, for many classes, null and the cells."""
         if self.is_dense:
             return {"confusion_matrix": self.part(range(self.classes))}
         return {"confusion_matrix": None, "confusion_cells": [list(cell) for cell in self.cells]}
 
 
 class HasConfusion:
-    """What a frozen record with this field has beside it; in its JSON, the fields of the matrix stand in its place."""
+    """Mixin for a frozen record with a `confusion` field; in its JSON, the fields of the matrix replace that field."""
 
     confusion: Confusion
 

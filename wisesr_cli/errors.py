@@ -13,9 +13,9 @@ from wisesr_cli.text import visible
 
 SOME_UNREADABLE = 6  # finished, but some images could not be read
 INTERRUPTED = 130  # stopped from the keyboard
-PIPE_CLOSED = 141  # the reader of standard output went away
+PIPE_CLOSED = 141  # the reader of standard output closed it
 
-# Locks, links, pipes and signals are used as POSIX has them, and TensorFlow has no GPU there.
+# wisesr needs the locks, links, pipes and signals of POSIX, and TensorFlow has no GPU support on Windows.
 ON_WINDOWS = (
     "wisesr runs on Linux and macOS; on Windows, use WSL: `wsl --install`, then install wisesr in its terminal and "
     "type the same command there"
@@ -65,7 +65,7 @@ class MachineError(WisesrError):
 
 
 class InUseError(MachineError):
-    """Another process works on a run or a folder, or took its name first."""
+    """Another process is using a run or a folder, or took its name first."""
 
 
 class GateMissed(WisesrError):  # noqa: N818  (everything else went well)
@@ -108,7 +108,7 @@ _MACHINE_ERRNOS = {
 
 
 def is_short_of_memory(error: OSError | ImportError | RuntimeError) -> bool:
-    """Return whether a library could not be loaded, or a thread not started, for want of memory."""
+    """Return whether a library failed to load, or a thread to start, for lack of memory."""
     said = str(error).lower()
     return any(words in said for words in ("failed to map segment", "cannot allocate memory", "can't start new thread"))
 

@@ -38,10 +38,10 @@ class PositionWeightedPooling2D(keras.layers.Layer):
     its input is slow, above all to train and under XLA.
 
     Args:
-        grid_size: two positive integers, height and width of the grid. As large as the map, nothing is averaged
-            before (the `depthwise` head).
+        grid_size: two positive integers, height and width of the grid. If it is as large as the map, nothing
+            is averaged first (the `depthwise` head).
         pool_size: None, or two positive integers. None cuts the map into tiles that cover all of it and differ by at
-            most one position. Two integers average windows of that size and drop the positions that are left at the
+            most one position. Two integers average windows of that size and drop the positions left over at the
             bottom and right, as published.
         constraint: `"non_negative"` (weights are clamped at zero after every update, as published), `"unit_sum"`
             (weights enter as ReLU divided by their sum over the grid) or `"none"`.
@@ -296,7 +296,7 @@ def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-Bounds = Sequence[int]  # of the cells of a side, in positions: 0 2 5 7
+Bounds = Sequence[int]  # bounds of the cells of a side, in positions: 0 2 5 7
 
 
 def overlaps(before: Bounds, after: Bounds) -> NDArray[np.float64]:

@@ -73,7 +73,7 @@ class Silent:
 
     @contextmanager
     def progress(self, label: str, total: int | None) -> Iterator[Progress]:
-        """Give a progress that is not shown."""
+        """Return a progress that is not shown."""
         yield self
 
     def advance(self, steps: int = 1) -> None:

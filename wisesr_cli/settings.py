@@ -19,14 +19,14 @@ from pydantic.json_schema import GenerateJsonSchema
 
 
 def _describe_name(schema: dict[str, Any]) -> None:
-    """Describe the field `name` by the record, for editors."""
+    """Give the field `name` the description of the record, for editors."""
     name = schema.get("properties", {}).get("name", {})
     if "const" in name:
         name.setdefault("description", schema["description"])
 
 
 def _obvious_examples(schema: dict[str, Any]) -> list[Any]:
-    """Return examples of a field that has none of its own: the values that it allows, or its default."""
+    """Return examples for a field that defines none: its allowed values, or its default."""
     if "const" in schema:
         return [schema["const"]]
     if "enum" in schema:
@@ -37,12 +37,12 @@ def _obvious_examples(schema: dict[str, Any]) -> list[Any]:
 class SchemaWithMeanings(GenerateJsonSchema):
     """Describes fields by the docstrings under them; every field has a title and examples, too.
 
-    Pydantic can do so, but parses the source when a record is defined, which takes a tenth of the time in which a typo
-    in a config is reported.
+    Pydantic can do so, but parses the source when a record is defined, which takes a tenth of the time needed to report
+    a typo in a config.
     """
 
     def model_schema(self, schema: Any) -> dict[str, Any]:
-        """Return the schema of a record, its fields described."""
+        """Return the schema of a record with its fields described."""
         described = super().model_schema(schema)
         for name, field in described["properties"].items():
             field.setdefault("title", name.replace("_", " ").title())
@@ -89,9 +89,9 @@ class Options(BaseModel):
 
 
 def one_of(choices: Iterable[type[Options]], *, default: str) -> Any:
-    """Return a type that reads a mapping as the record whose `name` it gives, or as `default` without a name.
+    """Return a type that parses a mapping as the record given by its `name`, or as `default` without a name.
 
-    Every record has a field `name` with a literal type; that literal is what the mapping's `name` is compared with.
+    Every record has a field `name` with a literal type, which is compared with the mapping's `name`.
     """
 
     def tag_of(value: Any) -> str:

@@ -67,7 +67,7 @@ def _unescape(match: re.Match[str]) -> str:
 
 
 def folder_name(text: str) -> str:
-    """Return `text` where it is the name of a folder that is safe and can be seen, else a name like it.
+    """Return `text` if it is a safe and visible folder name, else a similar name that is.
 
     Slashes, backslashes, hidden characters and dots at the start become `_`; names are at most 200 bytes.
     """
@@ -105,12 +105,12 @@ def joined(words: Iterable[object]) -> str:
 
 
 def quoted(names: Iterable[object]) -> str:
-    """Return names as one list in which spaces at their ends can be seen: `'a', 'b '`."""
+    """Return names as one quoted list, so that spaces at their ends are visible: `'a', 'b '`."""
     return ", ".join(f"'{visible(name)}'" for name in names)
 
 
 def some_of(words: Sequence[object], most: int) -> str:
-    """Return the first words as one readable list, with the number of the others: `a, b, and 3 more`."""
+    """Return the first words as one readable list, with the number of the rest: `a, b, and 3 more`."""
     more = f", and {len(words) - most:,} more" if len(words) > most else ""
     return joined(words[:most]) + more
 
@@ -121,5 +121,5 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
 
 
 def size_text(size: tuple[int, int]) -> str:
-    """Return height and width as they are typed: 224x320."""
+    """Return height and width as users type them: 224x320."""
     return f"{size[0]}x{size[1]}"

@@ -36,9 +36,9 @@ def cache_dir() -> Path:
 
 @cache
 def _private_folder() -> Path:
-    """Return a folder below the temporary one that is this user's alone; one for this process where it cannot be had.
+    """Return a private folder in the temporary directory, or one for this process alone if that fails.
 
-    Others may make folders there first, and what they put in would be read as images.
+    Another user may have created the folder first, and its files would be read as images.
     """
     folder = Path(tempfile.gettempdir()) / f"wisesr-{os.geteuid()}"
     with contextlib.suppress(OSError):
@@ -54,14 +54,14 @@ def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except Exception as error:  # zipfile and NumPy raise many kinds on damaged files
+    except Exception as error:  # zipfile and NumPy raise many kinds of errors on damaged files
         if isinstance(error, _ARRAY_ERRORS) or type(error).__module__ in ("zipfile", "zlib", "struct"):
             return {}
         raise
 
 
 def save_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    """Write arrays to a temporary name, then rename it; ignores errors of the file system."""
+    """Write arrays to a temporary name, then rename it; ignores file system errors."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Downloads files, whole and with the right checksum or not at all, and says soon when there is no network."""
+"""Downloads files, complete and with the right checksum or not at all, and fails fast without a network."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from wisesr_cli.listening import Listener
 from wisesr_cli.machine.files import make_folder, replacing
 from wisesr_cli.text import on_one_line, visible
 
-CONNECT_SECONDS = 2.0  # looking a name up can take half a minute without a network
-SILENT_SECONDS = 30.0  # after which a download that brings nothing has failed
+CONNECT_SECONDS = 2.0  # a name lookup can take half a minute without a network
+SILENT_SECONDS = 30.0  # after which a download without data has failed
 MEGABYTE = 1_000_000
 
 
@@ -27,21 +27,21 @@ class DownloadError(MachineError):
 
 
 def is_reachable(url: str, seconds: float = CONNECT_SECONDS) -> bool:
-    """Return whether the server of a URL, or the proxy to it, accepts a connection within so many seconds."""
+    """Return whether the server of a URL, or the proxy to it, accepts a connection within `seconds`."""
     return within(seconds, lambda: _connect(_server_of(url), seconds)) is True
 
 
 def within(seconds: float, work: Callable[[], Any]) -> Any:
-    """Return what `work` returns, or None where it fails or takes longer; it then goes on and keeps no one waiting.
+    """Return the result of `work`, or None if it fails or takes longer; it then continues in the background.
 
-    A thread, as the system's look-up of names can neither be interrupted nor given a time limit.
+    Uses a thread, as the system's name lookup can neither be interrupted nor given a time limit.
     """
     result: list[Any] = []
 
     def run() -> None:
         try:
             result.append(work())
-        except (OSError, ValueError):  # a proxy's address may be no address
+        except (OSError, ValueError):  # a proxy's address may be invalid
             result.append(None)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -64,10 +64,10 @@ def _connect(address: tuple[str, int], seconds: float) -> bool:
 
 
 def download(url: str, target: Path, *, checksum: str | None, label: str, listener: Listener) -> None:
-    """Write the file at a URL to `target`, which is there only when all of it is; `checksum` is as in `has_checksum`.
+    """Download a URL to `target`, which appears only once complete; `checksum` is as in `has_checksum`.
 
     Raises:
-        DownloadError: no answer, less than was announced, or another checksum.
+        DownloadError: no answer, less data than announced, or a different checksum.
         MachineError: it cannot be written.
     """
     make_folder(target.parent)
@@ -101,7 +101,7 @@ def _translated(url: str, work: Callable[[], Any]) -> Any:
 
 
 def has_checksum(path: Path, checksum: str) -> bool:
-    """Return whether a file has a checksum in hexadecimal: SHA-256, or MD5 where it has 32 digits."""
+    """Return whether a file matches a hexadecimal checksum: SHA-256, or MD5 if it has 32 digits."""
     kind = "md5" if len(checksum) == 32 else "sha256"
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest() == checksum

@@ -34,11 +34,11 @@ def naming(path: Path) -> Iterator[None]:
 def replacing(
     path: Path, *, begin: str = TEMPORARY_PREFIX, end: str | None = None, flush: bool = True
 ) -> Iterator[Path]:
-    """Yield a temporary file, empty, which replaces `path` when the block ends without error.
+    """Yield an empty temporary file, which replaces `path` when the block ends without error.
 
-    Its name cannot be guessed, and nothing that lies there is opened: others may write in the same folder. It begins
+    Its name cannot be guessed, and no existing file is opened, as others may write to the same folder. The name begins
     with `begin` and ends with `end`, by default the suffix of `path`. Without `flush`, which takes milliseconds, the
-    caller sees to it that the file survives a power loss. Raises `MachineError` when it cannot be written.
+    caller must ensure that the file survives a power loss. Raises `MachineError` if it cannot be written.
     """
     if end is None:  # libraries depend on it
         end = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
@@ -61,7 +61,7 @@ def replacing(
 
 @contextmanager
 def observed(observer: Observer) -> Iterator[None]:
-    """Call `observer` with path and content of every file of the block just before `replacing` puts it there."""
+    """Call `observer` with the path and content of every file in the block just before `replacing` renames it."""
     token = _OBSERVER.set(observer)
     try:
         yield
@@ -70,13 +70,13 @@ def observed(observer: Observer) -> Iterator[None]:
 
 
 def is_link_of_another(path: Path) -> bool:
-    """Return whether a path is a link that neither this user nor root made: what it leads to may not be meant."""
+    """Return whether a path is a link made by neither this user nor root, whose target may not be intended."""
     with naming(path):
         return path.is_symlink() and path.lstat().st_uid not in (os.geteuid(), 0)
 
 
 def make_private(folder: Path) -> bool:
-    """Create a folder that only this user can enter; return whether it is one, and no link or one of another user."""
+    """Create a folder that only this user can enter; return False if it is a link, another user's or not private."""
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     status = folder.lstat()
@@ -86,7 +86,7 @@ def make_private(folder: Path) -> bool:
 def make_folder(path: Path, *, inside: Path | None = None) -> None:
     """Create a folder and its parents unless it exists; raises `MachineError`.
 
-    `inside` is a parent that is not created: what was moved away stays away.
+    `inside` is a parent that is not created, so that a folder that was moved away is not recreated.
     """
     with naming(path):
         if inside is None:
@@ -97,7 +97,7 @@ def make_folder(path: Path, *, inside: Path | None = None) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder with its content, or a file; of a link, only the link."""
+    """Remove a folder with its content, or a file; for a link, only the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -11,11 +11,11 @@ from urllib.parse import unquote, urlsplit
 
 FULL = "wisesr"
 SMALL = "wisesr-core"  # the same package without TensorFlow: packaging/core
-_FOLDER = Path(__file__).parents[2]  # a clone, if it has a pyproject.toml; otherwise the folder of all packages
+_FOLDER = Path(__file__).parents[2]  # a clone, if it has a pyproject.toml; otherwise site-packages
 
 
 def installed(name: str) -> Distribution | None:
-    """Return an installed distribution; what a build left in a clone (`wisesr.egg-info`) is none."""
+    """Return an installed distribution, ignoring build leftovers in a clone (`wisesr.egg-info`)."""
     return next((found for found in distributions(name=name) if found.read_text("WHEEL") is not None), None)
 
 
@@ -27,8 +27,8 @@ def is_small() -> bool:
 def install_line(name: str) -> str:
     """Return the command that adds an extra of this distribution, or a package that it needs.
 
-    The distribution itself may be on no index. So where it was installed from a folder or a file that is still there,
-    the extra is that of this path; otherwise the command names the packages.
+    The distribution itself may not be on any index. If it was installed from a folder or file that still exists, the
+    command installs the extra from that path; otherwise it names the packages.
     """
     found = installed(FULL) or installed(SMALL)
     if found is None:  # a clone that was not installed
@@ -54,7 +54,7 @@ def _source(found: Distribution) -> tuple[Path, bool] | None:
 
 
 def _requirements(found: Distribution, name: str) -> list[str]:
-    """Return what an extra installs; for a name that is no extra, the requirement for the package of that name."""
+    """Return the requirements of an extra; for any other name, the requirement for the package of that name."""
     extra = re.compile(rf"""(?:;| and) *extra == ['"]{re.escape(name)}['"]""")
     of_extra = [extra.sub("", row).strip() for row in found.requires or () if extra.search(row)]
     if of_extra:

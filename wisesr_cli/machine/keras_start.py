@@ -1,6 +1,6 @@
 """Starts Keras: selects backend, device and numeric precision, and silences the frameworks.
 
-Only this module imports TensorFlow. The user's own settings of Keras are ignored.
+Only this module imports TensorFlow. The user's own Keras settings are ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DeviceChoice = Literal["auto", "cpu", "gpu"]
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 DETECTION_SECONDS = 300  # until process 0 has a name, in Kubernetes
-TENSORFLOW_CPU = "tensorflow-cpu"  # the same without CUDA, and smaller
+TENSORFLOW_CPU = "tensorflow-cpu"  # the same without CUDA; smaller
 VERSIONED_PACKAGES = (FULL, SMALL, "keras", "tensorflow", TENSORFLOW_CPU, "jax", "numpy", "pillow")
 
 
@@ -49,7 +49,7 @@ BACKEND_TITLES = {"tensorflow": "TensorFlow", "jax": "JAX"}
 
 
 def backend_name() -> str:
-    """Return the Keras backend: TensorFlow unless KERAS_BACKEND is jax."""
+    """Return the Keras backend, by default TensorFlow; raises a `MachineError` if KERAS_BACKEND is unknown."""
     name = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if name not in {"tensorflow", "jax"}:
         raise MachineError(f"KERAS_BACKEND is {name!r}; allowed: tensorflow, jax")
@@ -99,13 +99,13 @@ def check_installed() -> None:
 
 
 def lacking() -> str:
-    """Return that the backend or Keras is not installed, and what to do; empty where both are."""
+    """Return a message on what to do if the backend or Keras is not installed; empty if both are."""
     missing = [package for package in (backend_name(), "keras") if importlib.util.find_spec(package) is None]
     return _about_missing(missing[0]) if missing else ""
 
 
 def _about_missing(package: str) -> str:
-    """Return what to do about a package that is missing: in the small installation by intent."""
+    """Return what to do about a missing package, which the small installation lacks by design."""
     if not is_small():
         return f"{package} is not installed; install it with: {install_line(package)}"
     return (
@@ -115,7 +115,7 @@ def _about_missing(package: str) -> str:
 
 
 def load_tensorflow() -> Any:
-    """Import TensorFlow to convert models and run converted ones; on the CPU only where Keras runs on JAX.
+    """Import TensorFlow to convert models and run converted ones; on the CPU only if Keras runs on JAX.
 
     Raises `MachineError` when it cannot be loaded.
     """
@@ -159,7 +159,7 @@ def join_processes(
     Raises `MachineError` when JAX cannot connect; after `join_timeout` seconds, JAX ends this process.
     """
     jax, (host, _, port) = load_backend(), address.rpartition(":")
-    jax.config.update("jax_enable_preemption_service", False)  # it handles SIGTERM: too early
+    jax.config.update("jax_enable_preemption_service", False)  # it would handle SIGTERM too early
     before = None
     with suppress(ValueError):  # not the main thread
         before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python would handle it only after the wait
@@ -356,7 +356,7 @@ def has_nvidia_driver() -> bool:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether a framework had no memory for a step; each has an exception of its own."""
+    """Return whether a step ran out of memory; each framework has an exception of its own."""
     return type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error)
 
 
@@ -392,6 +392,6 @@ def package_versions() -> dict[str, str]:
 def uses_xla(jit_compile: bool | Literal["auto"]) -> bool:
     """Return whether XLA compiles the training step. JAX always does.
 
-    `auto` is off on TensorFlow: on a CPU, XLA is slow at depthwise convolutions and compiles for long first.
+    `auto` is off on TensorFlow: on a CPU, XLA takes long to compile and is slow at depthwise convolutions.
     """
     return jit_compile if isinstance(jit_compile, bool) else backend_name() == "jax"

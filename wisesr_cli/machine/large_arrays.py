@@ -1,4 +1,4 @@
-"""Arrays that may be larger than memory should hold: a temporary file behind them takes what is not used just now."""
+"""Arrays that may not fit in memory, backed by a temporary file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SMALL_BYTES = 256 << 20  # up to here in memory alone
+SMALL_BYTES = 256 << 20  # arrays up to this size stay in memory
 
 
 def large_array(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return a float32 array of undefined values, in a temporary file where it is large and the disk has room.
+    """Return an uninitialized float32 array, in a temporary file if it is large and the disk has room.
 
-    The file has no name, so that it is gone with the array, whatever ends the process.
+    The file has no name, so it disappears with the array, however the process ends.
     """
     size = prod(shape) * np.dtype(np.float32).itemsize
     if size <= SMALL_BYTES:
@@ -31,7 +31,7 @@ def large_array(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def release(array: NDArray[Any]) -> None:
-    """Let go of the memory of an array from `large_array`, whose values stay in its file; no effect on others."""
+    """Free the memory of an array from `large_array`, whose values stay in its file; no effect on other arrays."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base

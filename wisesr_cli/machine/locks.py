@@ -22,7 +22,7 @@ except ImportError:
     raise MachineError(ON_WINDOWS) from None
 
 TRIES = 100
-NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS)  # Lustre and others; ENOLCK may come and go, and stays an error
+NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS)  # Lustre and others; ENOLCK may be temporary, and stays an error
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def locked(path: Path) -> Iterator[Lock]:
 
 @contextmanager
 def alone_in(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Lock a folder without a file in it; raises `MachineError` when another process holds it, or on any error.
+    """Lock a folder without a file in it; raises a `MachineError` if another process holds it or it cannot be opened.
 
-    `shared`: others may hold it so, too.
+    `shared`: other processes may hold shared locks, too.
     """
     with naming(folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -82,7 +82,7 @@ def alone_in(folder: Path, *, shared: bool = False) -> Iterator[None]:
 
 @contextmanager
 def unused(folder: Path) -> Iterator[bool]:
-    """Yield whether nobody holds the lock of a folder, holding it then; False where that cannot be known."""
+    """Yield whether the lock of a folder was free, and hold it if so; False if that cannot be known."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:  # none, or a link
@@ -164,9 +164,9 @@ def _holder_of(path: Path) -> Path:
 
 
 def _create_holder(path: Path) -> None:
-    """Create the file that is a lock where the file system has none: its creation is exclusive on all of them.
+    """Create a file as the lock on file systems without locks; exclusive creation works on all of them.
 
-    It holds host and pid; that of a process of this host that has ended does not block. Raises `InUseError`.
+    It holds host and pid; that of a dead process on this host does not block. Raises `InUseError` if another holds it.
     """
     own = f"{socket.gethostname()} {os.getpid()}\n"
     for _ in range(TRIES):

@@ -1,4 +1,4 @@
-"""The available memory, on this machine and within the control groups that this process is in."""
+"""The available memory, on this machine and within the control groups of this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VERSIONS = {
 
 
 def available_memory_bytes() -> int:
-    """Return the available memory, within the limits of a container or scheduler; 2 GB where it is unknown."""
+    """Return the available memory, within the limits of a container or scheduler; 2 GB if unknown."""
     found = (_memory_of_machine(), *(_left_in(folder, version) for folder, version in _groups()))
     return min((each for each in found if each is not None), default=2 * 10**9)
 
@@ -34,9 +34,9 @@ def _memory_of_machine() -> int | None:
 
 
 def _groups() -> Iterator[tuple[Path, int]]:
-    """Yield the folders of the control groups of this process and of those around it, and their version.
+    """Yield the folder and version of the control groups of this process, including parent groups.
 
-    Where the groups have a namespace of their own, the folders named do not exist, and the mount itself is the group.
+    If the groups have their own namespace, the folders named do not exist, and the mount itself is the group.
     """
     try:
         lines = (PROC / "self" / "cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -55,7 +55,7 @@ def _groups() -> Iterator[tuple[Path, int]]:
 
 
 def _left_in(group: Path, version: int) -> int | None:
-    """Return what a control group may still take; None without one, or without a limit."""
+    """Return the bytes left in a control group; None if it does not exist or has no limit."""
     limit_name, used_name, droppable = _VERSIONS[version]
     try:
         limit = int((group / limit_name).read_text(encoding="ascii"))  # "max" is not a number

@@ -1,6 +1,6 @@
-"""Caches that runs share: `KEY.pixels.users` beside one has a line for each run, and the last one to go frees it.
+"""Caches shared by runs: `KEY.pixels.users` next to each lists its runs; it is freed with the last of them.
 
-A cache can be made again at any time, so that a lost record costs time and no results.
+A cache can be recreated at any time, so a lost record costs time but no results.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _RUN: ContextVar[Path | None] = ContextVar("_RUN", default=None)
 
 
 def shared_folder() -> Path:
-    """Return the folder of the caches that runs share."""
+    """Return the folder of shared caches."""
     return cache_dir() / "pixels"
 
 
 @contextlib.contextmanager
 def used_by(run: Path) -> Iterator[None]:
-    """Let a run be the user of the caches that the block uses."""
+    """Attribute the caches that the block uses to a run."""
     token = _RUN.set(run.resolve())
     try:
         yield
@@ -35,7 +35,7 @@ def used_by(run: Path) -> Iterator[None]:
 
 
 def note_use(cache: Path) -> None:
-    """Record the current run as a user of a cache; nothing without a run, or where nothing can be written."""
+    """Record the current run as a user of a cache; does nothing without a run or if the record cannot be written."""
     run = _RUN.get()
     with contextlib.suppress(OSError):
         if run is not None and run not in _users(cache):
@@ -45,7 +45,7 @@ def note_use(cache: Path) -> None:
 
 
 def free_caches(run: Path) -> int:
-    """Remove the caches that this run used and no other run that exists does; return the bytes freed."""
+    """Remove the caches that this run used and no other existing run uses; return the bytes freed."""
     freed, run = 0, run.resolve()
     for path in sorted(shared_folder().glob(f"*{USERS}")):
         cache = path.with_suffix("")
@@ -80,7 +80,7 @@ def _users_path(cache: Path) -> Path:
 
 
 def _users(cache: Path) -> list[Path]:
-    """Return the runs that use a cache; of a damaged record, those that can be read."""
+    """Return the runs that use a cache; if the record is damaged, those that can be read."""
     found = []
     with contextlib.suppress(FileNotFoundError):
         for line in _users_path(cache).read_bytes().splitlines():

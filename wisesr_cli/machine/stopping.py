@@ -50,7 +50,7 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Let a signal stop this block at once, inside a deferring one."""
+        """Let a signal stop this block at once, within a deferring block."""
         self.check(self.hint)
         self.deferring = False
         try:

@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 _REPORT_SECONDS = 0.1
 
 
-_most_workers: int | None = None  # set in a process that shares its processors with similar ones
+_most_workers: int | None = None  # set in a process that shares its processors with others like it
 
 
 def limit_worker_count(most: int) -> None:
@@ -39,7 +39,7 @@ def worker_count() -> int:
 
 
 def has_shared_locks() -> bool:
-    """Return whether locks between processes can be made: in containers, /dev/shm may be missing, full or read-only."""
+    """Return whether locks shared between processes work: in containers, /dev/shm may be missing or unwritable."""
     try:
         multiprocessing.Lock()
     except OSError:
@@ -102,10 +102,10 @@ def map_in_batches(
 ) -> Generator[list[Result], None, None]:
     """Yield `function(item)` for every item, in order, in lists of at most `batch_size`.
 
-    While one list is used, two items per worker of the next are in progress. Where `ready` returns False, the results
-    so far are yielded as a shorter list, so that a slow source never delays results. Closing the generator early stops
-    the threads, as does an exception of `function` or `items`, which propagates. One raised where the results are used
-    does not: use it within `contextlib.closing`.
+    While the caller uses a list, two items per worker of the next list are in progress. When `ready` returns False, the
+    results so far are yielded as a shorter list, so that a slow source never delays results. Closing the generator
+    early stops the threads, as does an exception of `function` or `items`, which propagates. An exception in the code
+    that uses the results does not: use `contextlib.closing`.
     """
     workers = workers or worker_count()
     executor = ThreadPoolExecutor(workers, thread_name_prefix="wisesr")

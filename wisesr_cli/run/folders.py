@@ -1,4 +1,4 @@
-"""Chooses, checks, creates and clears the folder of a run, and what other folders of results share."""
+"""Chooses, checks, creates and clears run directories; also has helpers for other result folders."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class Start:
     """The run directory of a training, and whether it is resumed or new.
 
-    `overwrites`: what an earlier run wrote there is to be removed. `fine_tunes`: `wisesr upgrade` made the run, whose
+    `overwrites`: the files of an earlier run there are to be removed. `fine_tunes`: `wisesr upgrade` made the run; its
     model is kept until an epoch has finished.
     """
 
@@ -51,11 +51,11 @@ class Start:
 
 
 def choose_run(config: Config, default_name: str, *, resume: bool, overwrite: bool) -> Start:
-    """Return the run directory to train in, writing nothing.
+    """Return the run directory to train in, without writing anything.
 
     Raises:
-        UsageError: its name is taken, or not a run's.
-        RunError: something lies in the place of a file of the run.
+        UsageError: its name is taken, or the folder is not a run.
+        RunError: something else is in the place of a file or folder of the run.
     """
     start = _choose(config, default_name, resume=resume, overwrite=overwrite)
     check_kinds(start.run)
@@ -90,7 +90,7 @@ def _choose(config: Config, default_name: str, *, resume: bool, overwrite: bool)
 
 
 def free_folder(parent: Path, default_name: str) -> Path:
-    """Return the first folder that is free among `default_name`, `default_name`-2, and so on."""
+    """Return the first free folder among `default_name`, `default_name`-2, and so on."""
     names = chain((default_name,), (f"{default_name}-{number}" for number in count(2)))
     folders = (parent / name for name in names)
     return next(path for path in folders if not is_taken(path) and not is_held(path / LOCK))
@@ -98,10 +98,10 @@ def free_folder(parent: Path, default_name: str) -> Path:
 
 @contextmanager
 def held_start(choose: Callable[[], Start]) -> Iterator[Start]:
-    """Yield what `choose` returns, locked; where another process takes that name first, `choose` is asked again.
+    """Yield the result of `choose`, locked; `choose` is called again if another process takes that name first.
 
-    A new folder into which the block wrote nothing before it failed is removed. Raises `InUseError` where `choose` has
-    no other answer.
+    If the block fails before writing anything into a new folder, the folder is removed. Raises `InUseError` if `choose`
+    has no other folder to offer.
     """
     tried: list[Path] = []
     with ExitStack() as held:
@@ -116,7 +116,7 @@ def held_start(choose: Callable[[], Start]) -> Iterator[Start]:
                     )
                 break
             except InUseError:
-                if not start.is_new or tried.count(start.run.path) == 2:  # others look at a lock for a moment
+                if not start.is_new or tried.count(start.run.path) == 2:  # others briefly take a lock to test it
                     raise
                 tried.append(start.run.path)
         # Only the holder of the lock may remove it.
@@ -126,12 +126,12 @@ def held_start(choose: Callable[[], Start]) -> Iterator[Start]:
 
 
 def newest_folder(parent: Path, default_name: str, mark: str) -> Path | None:
-    """Return the folder whose file `mark` is the newest among `default_name`, `default_name`-2, and so on."""
+    """Return the folder with the newest file `mark` among `default_name`, `default_name`-2, and so on."""
     return next(reversed(_folders_of(parent, default_name, mark)), None)
 
 
 def _folders_of(parent: Path, default_name: str, mark: str) -> list[Path]:
-    """Return the folders with a file `mark` among `default_name`, `default_name`-2, and so on, the newest last."""
+    """Return the folders with a file `mark` among `default_name`, `default_name`-2, and so on, newest last."""
     pattern = re.compile(re.escape(default_name) + r"(-([2-9]|[1-9]\d+))?")
     folders = sorted(parent.iterdir()) if parent.is_dir() else []
     marked = [path for path in folders if pattern.fullmatch(path.name) and (path / mark).is_file()]
@@ -157,7 +157,7 @@ def check_output_folder(folder: Path) -> None:
 
 
 def is_taken(path: Path) -> bool:
-    """Return whether `path` has more than the leftovers of a training killed before its first file."""
+    """Return whether `path` holds more than leftovers of a training killed before it wrote its first file."""
     if not path.is_dir():
         return path.exists() or path.is_symlink()
     with suppress(FileNotFoundError):  # removed by another process meanwhile
@@ -168,8 +168,8 @@ def is_taken(path: Path) -> bool:
 def prepare_folder(run: Run, *, overwrite: bool, keep: Path | None = None, listener: Listener | None = None) -> None:
     """Create the run directory; with `overwrite`, remove what an earlier run wrote there, and nothing else.
 
-    `keep` is a file to retain: the model that the next run starts from. Warns of files that stay: the record of the
-    earlier run does not name them, or they were changed since.
+    `keep` is a file to retain: the model that the next run starts from. Warns about files that remain because the
+    earlier run did not record them or they have changed since.
     """
     make_folder(run.path)
     if not overwrite:
@@ -180,7 +180,7 @@ def prepare_folder(run: Run, *, overwrite: bool, keep: Path | None = None, liste
 
 
 def clear_folder(run: Run, *, keep: Path | None = None) -> list[Path]:
-    """Remove what a run wrote into its folder, but for the file `keep`; return what stays there, relative to it."""
+    """Remove the files that a run wrote, except `keep`; return those that remain, relative to the run directory."""
     with naming(run.path):
         _remove_leftovers(run)
         for path in (*Written(run.path).files(), *(run.path / name for name in RUN_FILES)):
@@ -197,20 +197,20 @@ def clear_folder(run: Run, *, keep: Path | None = None) -> list[Path]:
 
 
 def stays_in(run: Run, stays: Sequence[Path]) -> str:
-    """Return the warning about files that stay in the folder of a run."""
+    """Return the warning about files that remain in the folder of a run."""
     return f"{visible(run.path)}: what this run did not write, or was changed since, stays: {some_of(stays, 5)}"
 
 
 def _remove_empty(run: Run, folder: Path) -> None:
-    """Remove a folder of the run, and those that it is in, as far as they are empty."""
+    """Remove a folder of the run and its parent folders, as far as they are empty."""
     while folder != run.path and folder.is_relative_to(run.path):
         remove_if_empty(folder)
         folder = folder.parent
 
 
 def _remove_leftovers(run: Run) -> None:
-    """Remove what killed processes left in the run, and in folders of it that no live one writes to."""
-    leftovers = sorted(run.path.glob(f"{TEMPORARY_PREFIX}*.*"))  # without a suffix: of a prediction, which may live
+    """Remove leftovers of killed processes from the run, and from its folders that no live process writes to."""
+    leftovers = sorted(run.path.glob(f"{TEMPORARY_PREFIX}*.*"))  # without a suffix, they may be a live prediction's
     with ExitStack() as held:
         for folder in sorted(path for pattern in RESULT_FOLDERS for path in run.path.glob(pattern)):
             if held.enter_context(unused(folder)):
@@ -252,7 +252,7 @@ def _forget_if_empty(run: Run, lock: Lock) -> Iterator[None]:
 
 
 def forget_if_free(run: Run, lock: Lock) -> None:
-    """Remove the lock of a run, which is held, and its folder, too, where nothing else is in it."""
+    """Remove the lock of a run, which the caller holds, and the run's folder if nothing else is in it."""
     if lies_at(lock.path, lock.descriptor):
         with naming(run.lock):
             run.lock.unlink()
@@ -261,7 +261,7 @@ def forget_if_free(run: Run, lock: Lock) -> None:
 
 @contextmanager
 def temporary_run(parent: Path, prefix: str) -> Iterator[Run]:
-    """Yield a run in a folder that is removed afterwards; leftovers of killed processes are removed, too."""
+    """Yield a run in a temporary folder, removed afterwards along with leftovers of killed processes."""
     make_folder(parent)
     with naming(parent):
         for leftover in sorted(parent.glob(f"{prefix}*")):

@@ -1,7 +1,7 @@
-"""Finds the runs in a folder, and says of each what it is and how far it came, without Keras.
+"""Finds the runs in a folder and summarizes each, without Keras.
 
-A folder is a run where it has the record of what wisesr wrote, or at least two of the files that every run has; one
-alone may be anybody's. Only what is quick to read is looked at: a damaged weight shows when the model is loaded.
+A folder is a run if it has the record of what wisesr wrote, or at least two of the files that every run has; a single
+one may have another origin. Only what is quick to read is checked: damaged weights only show when the model is loaded.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from wisesr_cli.run.records import read_json, refuse_link_outside
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import on_one_line, visible
 
-RUNS = "runs"  # the folder that runs are in unless the config says otherwise
+RUNS = "runs"  # the default folder of runs
 LATEST = "latest"
 
 Part = TypeVar("Part")
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a folder is a run, a damaged one among them."""
+    """Return whether a folder is a run, even a damaged one."""
     run = Run(path)
     found = sum(os.path.isfile(file) for file in (path / CONFIG, path / CLASSES, path / SPLITS, run.best))  # noqa: PTH113
     return found >= 2 or os.path.isfile(path / WRITTEN)  # noqa: PTH113  (false where the system cannot look)
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """Return the runs in a folder, the newest first: that whose config was written last, as it began or was resumed.
+    """Return the runs in a folder, newest first, by when their config was written: at the start or on resuming.
 
-    Raises a `RunError` where there is no such folder, a `MachineError` where it cannot be read.
+    Raises a `RunError` if there is no such folder, a `MachineError` if it cannot be read.
     """
     if not folder.is_dir():
         raise RunError(f"{visible(folder)}: no such folder of runs; wisesr train makes it")
@@ -49,9 +49,9 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def resolved(path: str | Path, note: Callable[[str], None], folder: Path | None = None) -> Path:
-    """Return the path of a run as it was typed; for `latest`, that of the newest run in `runs`, which `note` hears.
+    """Return the path of a run as typed; for `latest`, that of the newest run in `runs`, reported to `note`.
 
-    A file or folder that is really called so comes first. Raises a `RunError` where there is no run.
+    A file or folder with the name `latest` takes precedence. Raises a `RunError` if there is no run.
     """
     given = Path(path) if folder is None else folder / path
     if str(path) != LATEST or os.path.lexists(given):
@@ -65,12 +65,12 @@ def resolved(path: str | Path, note: Callable[[str], None], folder: Path | None 
 
 
 def summaries(folder: Path) -> tuple[RunSummary, ...]:
-    """Return a row per run in a folder, the newest first; raises as `runs_in` does."""
+    """Return a summary per run in a folder, newest first; raises as `runs_in` does."""
     return tuple(summary_of(path) for path in runs_in(folder))
 
 
 def summary_of(path: Path) -> RunSummary:
-    """Return what a run is and how far it came."""
+    """Return the settings, status and progress of a run."""
     from wisesr_cli.run.progress import newest_progress  # imports NumPy
 
     run, reading = Run(path), _Reading()
@@ -108,7 +108,7 @@ def summary_of(path: Path) -> RunSummary:
 
 
 def bytes_in(folder: Path) -> int:
-    """Return the size of all files in a folder; of a link, its own."""
+    """Return the total size of the files in a folder, counting links themselves, not their targets."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
@@ -118,13 +118,13 @@ def bytes_in(folder: Path) -> int:
 
 
 class _Reading:
-    """Reads the parts of a run; the first that cannot be read is its `problem`."""
+    """Reads the parts of a run; the error of the first unreadable one is its `problem`."""
 
     def __init__(self) -> None:
         self.problem: str | None = None
 
     def of(self, read: Callable[[], Part]) -> Part | None:
-        """Return a part, or None."""
+        """Return a part, or None if it cannot be read."""
         try:
             return read()
         except (WisesrError, OSError) as error:
@@ -133,7 +133,7 @@ class _Reading:
 
 
 def _changed(path: Path) -> int:
-    """Return when the config of a run was written, in nanoseconds; where it has none, when its folder changed."""
+    """Return when the config of a run, or else its folder, was last modified, in nanoseconds."""
     for place in (path / CONFIG, path):
         with suppress(OSError):
             return place.stat().st_mtime_ns
@@ -152,7 +152,7 @@ def _info(run: Run) -> ModelInfo:
 
 
 def _accuracy(run: Run, history: tuple[EpochResult, ...], best_epoch: int | None) -> float | None:
-    """Return the top-1 accuracy of the best model on validation images; without metrics, that of its epoch."""
+    """Return the validation top-1 accuracy of the best model; without metrics, from its epoch in the history."""
     if (run.path / METRICS).exists():
         values = read_json(run.path / METRICS)
         value = values.get("top1_accuracy") if isinstance(values, dict) else None

@@ -53,7 +53,7 @@ class Located:
 
     @cached_property
     def info(self) -> ModelInfo:
-        """The model's record, read alone unless the file was checked; `RunError` when damaged or not of wisesr."""
+        """The model's record, read alone unless the file was checked; `RunError` when damaged or not from wisesr."""
         from wisesr_cli.model_files.archive import read_model_info
 
         if "checked" in vars(self):
@@ -81,8 +81,8 @@ class Located:
 def locate(path: str | Path, listener: Listener | None = None) -> Located:
     """Return the run at a path: a run directory with a model, a `.keras` file, or `latest`, see `listing.resolved`.
 
-    Raises `RunError`, which says what is there and what to type, when there is none, or a model of a run directory is a
-    link out of it.
+    Raises a `RunError` that says what is there and what to type if there is none, or if a model in a run directory is a
+    link that leads out of it.
     """
     file = path = resolved(path, (listener or Silent()).note)
     if file.is_file():
@@ -113,15 +113,14 @@ def load_source(
 ) -> LoadedConfig:
     """Return the resolved config of a YAML file, an image folder, a manifest, a run directory or its best.keras.
 
-    None gives the defaults, `latest` the newest run, which a note names. `overrides` come from the command line,
-    weakest first. A folder or manifest gets the recipe for its images (`recipe`, where it is known); with `resume`,
-    what the run that is to be resumed recorded.
-    `in_place`: the config of a run directory names that very directory for output.
+    None gives the defaults, `latest` the newest run, named in a note. `overrides` come from the command line, weakest
+    first. A folder or manifest gets the recipe for its images (`recipe`, if already known), or with `resume`, the
+    config of the run to resume. `in_place`: the config of a run directory uses that same directory for output.
 
     Raises:
-        ConfigError: every mistake found, a line each.
+        ConfigError: every mistake found, one per line.
         DataError: the source is neither a file nor a folder.
-        RunError: the config of the run is damaged, or of that whose table of examples is the source.
+        RunError: the config is damaged, of the source or of the run whose table of examples is the source.
     """
     from wisesr_cli.config.reader import Override, load_config, recipe_of
 
@@ -145,8 +144,8 @@ def load_training(
 ) -> LoadedConfig:
     """Return the resolved config that a training starts from; raises as `load_source` does.
 
-    Raises a `UsageError` for a run, too, unless that is to be resumed or overwritten: both going on with it and
-    repeating it may be meant. Raises a `MachineError` where Keras is not installed.
+    Also raises a `UsageError` for a run that is neither to be resumed nor overwritten, as the user may want to continue
+    or to repeat it, and a `MachineError` if Keras is not installed.
     """
     notes: list[str] = []
     given = resolved(source, notes.append) if str(source) else source
@@ -170,10 +169,11 @@ def run_at(path: Path) -> Run | None:
 
 
 def images_root(manifest: Path) -> Path:
-    """Return the folder that the paths of a manifest are relative to: that of the run whose table of examples it is.
+    """Return the folder that the paths of a manifest are relative to.
 
-    Any other has its own; the folder that holds all images where their paths are absolute. Raises `RunError` where the
-    run's config is damaged, or it has no images.
+    For the table of examples of a run, this is the run's image folder. For any other manifest, it is the manifest's own
+    folder, or the folder that holds all images if their paths are absolute. Raises a `RunError` if the run's config is
+    damaged or names no images.
     """
     from wisesr_cli.data.listing.manifest import read_manifest
     from wisesr_cli.data.survey import find_layout
@@ -186,14 +186,14 @@ def images_root(manifest: Path) -> Path:
         return data.dir or Path(find_layout(data).root)
     try:
         return Path(read_manifest(manifest).root)
-    except (DataError, MachineError):  # whoever reads the labels says so
+    except (DataError, MachineError):  # reported when the labels are read
         return manifest.absolute().parent
 
 
 def with_roots(source: str | Path | None, overrides: Sequence[Override]) -> list[Override]:
-    """Return the overrides of a source with the folder where the paths of a manifest begin: that of the source itself.
+    """Return the overrides of a source; for a manifest, preceded by the folder that its paths are relative to.
 
-    An override of `data.dir` may name a manifest, too; it becomes two. Raises as `images_root` does.
+    An override of `data.dir` may also name a manifest; it becomes two overrides. Raises as `images_root` does.
     """
     from wisesr_cli.config.reader import Override
 
@@ -210,7 +210,7 @@ def with_roots(source: str | Path | None, overrides: Sequence[Override]) -> list
 
 
 def _resumed(source: Path, overrides: Sequence[Override]) -> LoadedConfig | None:
-    """Return the config of the run that a training on a folder or manifest resumes, or None where there is none."""
+    """Return the config of the run that training on a folder or manifest resumes, or None if there is none."""
     from wisesr_cli.config.reader import Override, load_config
     from wisesr_cli.run.folders import newest_folder
 

@@ -21,10 +21,10 @@ from wisesr_cli.text import joined, visible
 
 # Settings that affect where and how results are stored, not what is computed.
 _FREE = ("name", "output_dir", "data.cache", "train.epochs", "train.trackers", "train.track_model", "model.weights_dir")
-# Image folders may be moved, and differ between machines; that they hold the same images is checked.
+# Image folders may be moved and may differ between machines; their images are checked to be the same.
 PLACES = ("data.dir", "data.train_dir", "data.validation_dir", "data.test_dir", "data.manifest")
 _FREE_SECTION = "distribute."  # other devices and processes cause a warning
-# What earlier versions did, whose states do not have these settings.
+# The behaviour of earlier versions, whose states lack these settings.
 _ADDED = {
     "data.value_range": "full",
     "data.color": "as_is",
@@ -48,7 +48,7 @@ _NEWER = (
     "augment.random_erasing",
     "augment.mixup",
     "augment.cutmix",
-)  # earlier states do not have them
+)  # missing in earlier states
 _LAST_PHASE = "train.phases"
 
 Text = InstanceOf[str]  # class names may come from file names that are not UTF-8, which pydantic's own check refuses
@@ -57,11 +57,11 @@ Record = TypeVar("Record", "Progress", "Circumstances")
 
 @dataclass
 class Progress:
-    """Everything beside the arrays that a resumed training continues from.
+    """Everything besides the arrays that a resumed training continues from.
 
-    `best_epoch`, `best_rank`: the best epoch so far and what it is compared by, larger is better.
-    `stopping_best`, `stopping_wait`: the best value that early stopping saw, and the epochs since.
-    `planned_epochs`: the number of epochs that was asked for; `finished`: whether nothing of it is left to do.
+    `best_epoch`, `best_rank`: the best epoch so far and the values it is ranked by, larger is better. `stopping_best`,
+    `stopping_wait`: the best value that early stopping saw, and the epochs since. `planned_epochs`: the requested
+    number of epochs; `finished`: whether training is complete.
     """
 
     history: list[EpochResult] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """How many epochs have finished."""
+        """The number of finished epochs."""
         return len(self.history)
 
     def to_json(self) -> dict[str, Any]:
@@ -88,29 +88,29 @@ class Progress:
 
 
 def newest_progress(folder: Path) -> Progress | None:
-    """Return the progress in the newest of the states in a folder; None without any, `RunError` when damaged."""
+    """Return the progress in the newest state in a folder; None without any, `RunError` when damaged."""
     values = newest_record(folder, "progress")
     return None if values is None else Progress.from_json(values)
 
 
 @dataclass
 class DataRecord:
-    """What `DatasetIndex.record` gives: the classes, and per split and class the number of files and hashes."""
+    """The result of `DatasetIndex.record`: the classes, and per split and class the number of files and hashes."""
 
     classes: list[Text]
     splits: dict[Text, dict[Text, tuple[int, Text] | tuple[int, Text, Text]]]  # states of earlier versions lack content
-    weights: str | None = None  # a hash, where a manifest names them
+    weights: str | None = None  # a hash, if a manifest has weights
 
 
 def _data_record(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values as they are, when they are a `DataRecord`."""
+    """Return the values unchanged, after checking that they are a `DataRecord`."""
     TypeAdapter(DataRecord).validate_python(values)
     return values
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What must not change between a training and its resumption, and what may with a warning."""
+    """What must not change between a training and its resumption, and what may change with a warning."""
 
     config: dict[Text, Any]
     classes: tuple[Text, ...]
@@ -131,7 +131,7 @@ def circumstances_from_json(values: Mapping[str, Any]) -> Circumstances:
 
 
 def _read(record: type[Record], values: Mapping[str, Any]) -> Record:
-    """Return a record from plain values, every field there and of its type."""
+    """Return a record from plain values, after checking that every field is present and has its type."""
     names = {field.name for field in fields(record)}
     try:
         if odd := sorted(names ^ values.keys()):
@@ -158,7 +158,7 @@ def check_resumable(
 ) -> None:
     """Report the permitted changes.
 
-    Raises `RunError`, listing the differences, when config, classes, data, library versions or backend differ.
+    Raises a `RunError` that lists the differences if config, classes, data, library versions or backend differ.
     """
     differences = _config_differences({**_added(before.config), **before.config}, now.config)
     moved = [] if changes.lines else [line for line in differences if line.partition(":")[0] in PLACES]
@@ -187,7 +187,7 @@ def check_resumable(
 
 
 def check_same_draws(before: Arrays, now: Arrays, *, epoch: int) -> None:
-    """Raise `RunError` when an epoch would start its random draws from other states than those stored."""
+    """Raise a `RunError` if an epoch would start with random states other than the stored ones."""
     for name in sorted(before.keys() | now.keys()):
         same = name in before and name in now and before[name].dtype == now[name].dtype
         if not same or not np.array_equal(before[name], now[name]):
@@ -198,7 +198,7 @@ def check_same_draws(before: Arrays, now: Arrays, *, epoch: int) -> None:
 
 
 def config_for_comparison(config: Config) -> dict[str, Any]:
-    """Return the settings that decide the numbers, flat: `train.batch_size` -> 32."""
+    """Return the settings that affect the results, flat: `train.batch_size` -> 32."""
     flat = _flatten(config.to_dict())
     phases = flat.pop(_LAST_PHASE)
     for index, phase in enumerate(phases or ()):
@@ -209,7 +209,7 @@ def config_for_comparison(config: Config) -> dict[str, Any]:
 
 
 def flat_settings(config: Config) -> dict[str, Any]:
-    """Return all settings, flat: `train.batch_size` -> 32; lists stay what they are."""
+    """Return all settings, flat: `train.batch_size` -> 32; lists are kept."""
     return _flatten(config.to_dict())
 
 
@@ -228,7 +228,7 @@ def _shown(value: Any) -> str:
 
 
 def _added(before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of `_ADDED` that a state does not have, neither as one value nor as a mapping."""
+    """Return the settings of `_ADDED` that a state lacks, both as a single value and as a mapping."""
     known = {".".join(key.split(".")[:count]) for key in before for count in range(1, key.count(".") + 2)}
     return {key: value for key, value in _ADDED.items() if key not in known}
 

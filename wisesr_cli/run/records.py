@@ -1,4 +1,4 @@
-"""How the records (JSON) and tables (CSV) of a run directory are written and read."""
+"""Reads and writes the records (JSON) and tables (CSV) of a run directory."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MOST_JSON_BYTES = 1 << 26
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON as a whole; values that are not finite are a bug."""
+    """Write JSON atomically; non-finite values are a bug."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def refuse_link_outside(path: Path) -> None:
-    """Raise `RunError` for a link out of its folder: a run of others would show what its reader alone may read."""
+    """Raise a `RunError` for a link out of its folder: another user's run could expose the reader's private files."""
     try:
         leaves = path.is_symlink() and path.parent.resolve() not in path.resolve().parents
     except (OSError, RuntimeError):  # it leads to itself
@@ -42,7 +42,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a CSV file as a whole, with cells that no spreadsheet takes for a formula."""
+    """Write a CSV file atomically, with cells that no spreadsheet evaluates as a formula."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([csv_cell(cell) for cell in header])
@@ -52,7 +52,7 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
 def read_rows(path: Path, columns: int) -> list[list[str]]:
     """Return the rows that `write_rows` wrote, without the header.
 
-    Raises `RunError` when the file is missing, a link out of its folder, or a row has another number of columns.
+    Raises a `RunError` if the file is missing or a link out of its folder, or if a row has the wrong number of columns.
     """
     refuse_link_outside(path)
     try:

@@ -1,4 +1,4 @@
-"""Removes runs: what wisesr wrote into them, and never a file of the user's."""
+"""Removes runs: the files that wisesr wrote into them, never the user's own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from wisesr_cli.text import visible
 
 
 def runs_to_remove(names: Iterable[str | Path], folder: Path, listener: Listener | None = None) -> list[Run]:
-    """Return the runs of these names in a folder, each once, after checking that all of them can be removed.
+    """Return the named runs in a folder, without duplicates, after checking that all of them can be removed.
 
-    A name with a `/` in it is a path. Raises a `RunError` for what is not a run, `InUseError` for one in training.
+    A name with a `/` is a path. Raises a `RunError` for anything that is not a run, `InUseError` for a run in training.
     """
     note = (listener or Silent()).note
     paths = [resolved(name, note, None if len(Path(name).parts) > 1 else folder) for name in names]
@@ -49,7 +49,7 @@ def runs_to_remove(names: Iterable[str | Path], folder: Path, listener: Listener
 
 
 def _is_ours(run: Run) -> bool:
-    """Return whether something in a folder can only be of wisesr; other programs write a config.yaml, too."""
+    """Return whether a folder has something that only wisesr writes; other programs write a config.yaml, too."""
     if (run.path / WRITTEN).is_file() or has_state(run.state):
         return True
     with suppress(RunError):
@@ -62,7 +62,7 @@ def _is_ours(run: Run) -> bool:
 
 
 def remove_runs(runs: Sequence[Run], listener: Listener | None = None) -> tuple[RemovedRun, ...]:
-    """Remove runs, one after the other; raises `InUseError` where another process uses one."""
+    """Remove runs one by one; raises `InUseError` if another process uses one."""
     return tuple(_remove(run, listener or Silent()) for run in runs)
 
 
@@ -71,7 +71,7 @@ def _remove(run: Run, listener: Listener) -> RemovedRun:
         lock = held.enter_context(locked(run.lock))
         before = bytes_in(run.path)
         results = sorted(path for pattern in RESULT_FOLDERS for path in run.path.glob(pattern))
-        for folder in results:  # an evaluation, say, that is under way
+        for folder in results:  # such as an evaluation in progress
             if folder.is_dir() and not folder.is_symlink():
                 held.enter_context(alone_in(folder))
         stays = clear_folder(run)
@@ -86,5 +86,5 @@ def _remove(run: Run, listener: Listener) -> RemovedRun:
 
 
 def megabytes(runs: Sequence[Run]) -> str:
-    """Return the size of runs, as a person reads it."""
+    """Return the total size of runs as readable text."""
     return f"{sum(bytes_in(run.path) for run in runs) / 1e6:,.1f} MB"

@@ -44,7 +44,7 @@ class Run:
     held: Lock | None = field(default=None, compare=False)
 
     def check_place(self) -> None:
-        """Raise a `MachineError` if the run that trains was moved or removed."""
+        """Raise a `MachineError` if the run in training was moved or removed."""
         if self.held is not None:
             self.held.check()
 
@@ -76,7 +76,7 @@ class Run:
 
     @property
     def litert(self) -> Path:
-        """The best model once more, for prediction without TensorFlow."""
+        """The best model in LiteRT format, for prediction without TensorFlow."""
         return litert_path(self.best)
 
     @property
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def lock(self) -> Path:
-        """The file that a running training holds."""
+        """The file locked while training runs."""
         return self.path / LOCK
 
     @property
@@ -133,7 +133,7 @@ class Run:
         write_json(self.path / ENVIRONMENT, environment)
 
     def write_examples(self, class_names: Sequence[str], splits: Iterable[tuple[str, str, str]]) -> None:
-        """Write the classes, which make the folder a run's, and which image is in which split."""
+        """Write the classes, which mark the folder as a run, and the split of every image."""
         write_json(self.path / CLASSES, list(class_names))
         write_rows(self.path / SPLITS, ("path", "label", "split"), splits)
 
@@ -155,7 +155,7 @@ class Run:
     def check_splits(
         self, class_names: Sequence[str], rows: Iterable[tuple[str, str, str]], separator: str | None = None
     ) -> None:
-        """Raise a `RunError` when a row of splits.csv, labels divided by `separator`, is not an example of this run."""
+        """Raise a `RunError` for a row of splits.csv that is not an example of this run; `separator` divides labels."""
         from wisesr_cli.data.settings import SplitName, parse_labels
 
         known = frozenset(class_names)
@@ -166,19 +166,19 @@ class Run:
                 raise RunError(f"{visible(self.path / SPLITS)}:{number}: damaged: not an example of this run")
 
     def forget_litert(self) -> None:
-        """Remove the LiteRT model, as the best model is about to be replaced."""
+        """Remove the LiteRT model, before the best model is replaced."""
         with naming(self.litert):
             remove(self.litert)
 
     def forget_best(self) -> None:
-        """Remove what was made of the best model, as that is about to be replaced."""
+        """Remove everything derived from the best model, before that is replaced."""
         self.forget_litert()
         for name in (METRICS, CALIBRATION):
             with naming(self.path / name):
                 remove(self.path / name)
 
     def write_history(self, history: Iterable[EpochResult]) -> None:
-        """Write a row per finished epoch; numbers are written so that they read back exactly."""
+        """Write a row per finished epoch; numbers read back exactly."""
         from wisesr_cli.results.training import EpochResult
 
         names = tuple(field.name for field in fields(EpochResult))
@@ -208,18 +208,18 @@ class Run:
 
 
 def _number(cell: str, kind: str) -> float | None:
-    """Return what a cell of a column of that type holds; an empty one is None where there may be none."""
+    """Return the number in a cell of a column of this type; an empty cell is None if the type allows it."""
     if not cell and kind.endswith("None"):
         return None
     return int(cell) if kind == "int" else float(cell)
 
 
 def litert_path(model: Path) -> Path:
-    """Return where the same model for prediction without TensorFlow lies: beside the model file."""
+    """Return the path of the model for prediction without TensorFlow, next to the model file."""
     return model.with_suffix(Path(LITERT).suffix)
 
 
 def stored_config(config: Config) -> Config:
-    """Return the config as a run keeps it: without a name and with absolute paths, so that it repeats the run."""
+    """Return the config as stored in a run: without a name and with absolute paths, so that it repeats the run."""
     output_dir = Path(config.output_dir).expanduser().absolute()
     return config.model_copy(update={"name": None, "output_dir": output_dir})

@@ -1,4 +1,4 @@
-"""The state directory: what resuming needs, always complete, whatever moment the process was killed at.
+"""The state directory: everything needed to resume, complete whenever the process is killed.
 
     state/epoch-000003/
       model.npz        weights, in order
@@ -7,10 +7,10 @@
       progress.json    epoch, history, best so far, early stopping, fingerprints, versions
       manifest.json    size and SHA-256 of the others; written last
 
-A state that is written again for the same epoch gets a number behind its name: epoch-000000.000001.
+A state that is written again for the same epoch gets a numeric suffix: epoch-000000.000001.
 A state is written to a temporary name, flushed to disk and renamed; only then is the previous one removed. Arrays
-are stored as they are, without compression, and read without pickle, so that reading takes no more memory than the
-files have bytes. NumPy only.
+are stored uncompressed and read without pickle, so that reading takes no more memory than the size of the files. NumPy
+only.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from wisesr_cli.text import visible
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 MAX_JSON_BYTES = 64 * 1024 * 1024
-MAX_HEADER_BYTES = 10_000  # of an array in its archive; NumPy's own limit for files that are not trusted
+MAX_HEADER_BYTES = 10_000  # of an array in its archive; NumPy's own limit for untrusted files
 
 _STATE_NAME = re.compile(r"epoch-\d{6,}(\.\d{6,})?")
-# What zipfile and NumPy raise on files that are not as they were written; RuntimeError on encrypted ones.
+# What zipfile and NumPy raise on damaged files; RuntimeError on encrypted ones.
 _ARRAY_ERRORS = (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile)
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class State:
-    """One state as it was read: where it lies, named groups of arrays, and the progress record."""
+    """One state as read: its path, named groups of arrays, and the progress record."""
 
     folder: Path
     arrays: dict[str, dict[str, NDArray[Any]]]
@@ -97,29 +97,29 @@ def has_state(folder: Path) -> bool:
 
 
 def newest_epoch(folder: Path) -> int:
-    """Return how many epochs had finished when the newest state was written, by its name; 0 where there is none."""
+    """Return the number of finished epochs in the newest state, taken from its name; 0 without a state."""
     states = _states(folder)
     return int(states[-1].name.removeprefix("epoch-").partition(".")[0]) if states else 0
 
 
 def newest_record(folder: Path, name: str) -> dict[str, Any] | None:
-    """Return a part of the progress record of the newest state, whose arrays are not read; None where there is none.
+    """Return a part of the newest state's progress record, without reading the arrays; None without a state.
 
-    Raises a `RunError` where that is damaged.
+    Raises a `RunError` if the record is damaged.
     """
     states = _states(folder)
     return State(states[-1], {}, _read_json(states[-1] / PROGRESS)).record(name) if states else None
 
 
 def remove_states(folder: Path) -> None:
-    """Remove all states, and what a killed process left of one."""
+    """Remove all states, including partial ones left by a killed process."""
     for path in (*_states(folder), *folder.glob(f"{TEMPORARY_PREFIX}epoch-*")):
         with naming(path):
             remove(path)
 
 
 def read_state(folder: Path) -> State:
-    """Return the newest state; `RunError` when there is none, or naming a damaged file."""
+    """Return the newest state; raises a `RunError` if there is none, or one that names a damaged file."""
     states = _states(folder)
     if not states:
         raise RunError(f"{visible(folder)}: no state to resume from; start over with --overwrite")
@@ -141,7 +141,7 @@ def _states(folder: Path, epoch: str = "*") -> list[Path]:
 
 
 def _free_path(folder: Path, epoch: int) -> Path:
-    """Return a name that sorts behind every state of this epoch, as none may go before its successor is there."""
+    """Return a name that sorts after every state of this epoch; those stay until the new one is complete."""
     first = folder / f"epoch-{epoch:06d}"
     same = _states(folder, f"{epoch:06d}*")
     return folder / f"{first.name}.{int(same[-1].suffix[1:] or 0) + 1:06d}" if same else first
@@ -181,7 +181,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _check_sizes(archive: zipfile.ZipFile, file_bytes: int) -> None:
-    """Raise a `ValueError` when reading would take more memory than the file has bytes."""
+    """Raise a `ValueError` if reading would take more memory than the size of the file."""
     members = archive.infolist()
     if sum(member.file_size for member in members) > file_bytes or len(archive.NameToInfo) != len(members):
         raise ValueError("its members are larger than the file, or have the same name")
@@ -195,7 +195,7 @@ def _check_sizes(archive: zipfile.ZipFile, file_bytes: int) -> None:
 
 
 def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return shape and dtype that an .npy file begins with, and leave the file where its values begin."""
+    """Return the shape and dtype in the header of an .npy file, leaving the file at the start of its values."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):  # what NumPy writes for arrays without named fields
         raise ValueError(f"an array of another version: {version}")

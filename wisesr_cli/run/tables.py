@@ -19,7 +19,7 @@ def values_of(row: RunSummary) -> list[Any]:
 
 
 def runs_grid(folder: str, rows: Sequence[RunSummary]) -> Grid:
-    """Return a row per run, the newest first."""
+    """Return a row per run, newest first."""
     cells = tuple(_cells(row) for row in rows)
     columns = (
         *texts("name", "data", "head", "backbone"),
@@ -51,7 +51,7 @@ def _number(value: int | None) -> str:
 
 
 def _short(data: str | None) -> str:
-    """Return where the images are, from the current folder on where they are in it."""
+    """Return the path of the images, relative to the current folder if they are in it."""
     if data is None:
         return "-"
     path = Path(data)

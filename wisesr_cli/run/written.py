@@ -1,13 +1,13 @@
-"""The record of what wisesr wrote into the folders of a run: whatever it does not name is the user's.
+"""The record of what wisesr wrote into the folders of a run: all other files are the user's.
 
     .written.jsonl
     {"path": "evaluate-test/metrics.json", "bytes": 1234, "sha256": "..."}
     {"path": "tensorboard/train/events.out.tfevents.1", "bytes": 40, "sha256": "...", "grows": true}
     {"path": "evaluate-photos", "of": "/data/photos"}
 
-A line is appended before its file appears, so that a file is known from its first moment; of one that grows, the
-line has the first bytes. A file is ours as long as its content is one that was recorded for its path. A run of an
-earlier version has no record and gets none.
+A line is appended before its file appears, so that every file is recorded from the start; for a file that grows, it
+covers the first bytes. A file is ours as long as its content matches one recorded for its path. Runs of earlier
+versions have no record and get none.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_RECORD_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Content:
-    """What a file held when it was recorded: its first bytes, or all of them."""
+    """The recorded content of a file: all its bytes or, if it grows, its first ones."""
 
     bytes: int
     sha256: str
@@ -45,16 +45,16 @@ class Written:
 
     @property
     def exists(self) -> bool:
-        """Whether the run has a record; one of an earlier version has none."""
+        """Whether the run has a record; runs of earlier versions have none."""
         return self.path.is_file() and not self.path.is_symlink()
 
     def begin(self) -> None:
-        """Make an empty record unless there is one."""
+        """Create an empty record if there is none."""
         with naming(self.path):
             os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
 
     def add(self, path: Path, content: Path | None = None, *, grows: bool = False) -> None:
-        """Record a file, or a folder with its files, at `path`, whose content is now there or at `content`."""
+        """Record the file, or the files of the folder, at `path`; their content is there or at `content`."""
         content = path if content is None else content
         if content.is_dir():
             for file in sorted(file for file in content.rglob("*") if file.is_file()):
@@ -64,25 +64,25 @@ class Written:
         self._append({"path": self._name(path), **row})
 
     def add_source(self, folder: Path, source: str) -> None:
-        """Record what the results in a folder are of."""
+        """Record the source of the results in a folder."""
         self._append({"path": self._name(folder), "of": source})
 
     def has(self, path: Path) -> bool:
-        """Return whether the file at `path` is as it was written."""
+        """Return whether the file at `path` is recorded and unchanged."""
         return self.others([path]) == []
 
     def others(self, paths: Iterable[Path]) -> list[Path]:
-        """Return those of the paths that are not, or no longer, as they were written: the user's."""
+        """Return the paths that are the user's: not recorded, or changed since."""
         contents = self._contents()
         return [path for path in paths if not self._is_as_written(path, contents.get(self._name(path), set()))]
 
     def files(self) -> list[Path]:
-        """Return the files that are as they were written."""
+        """Return the recorded files that are unchanged."""
         contents = self._contents().items()
         return [self.folder / name for name, known in contents if self._is_as_written(self.folder / name, known)]
 
     def source_of(self, folder: Path) -> str | None:
-        """Return what the results in a folder are of, as it was last recorded."""
+        """Return the last recorded source of the results in a folder."""
         found = [row["of"] for row in self._rows() if row["path"] == self._name(folder) and "of" in row]
         return str(found[-1]) if found else None
 
@@ -90,7 +90,7 @@ class Written:
         return path.relative_to(self.folder).as_posix()
 
     def _append(self, row: dict[str, Any]) -> None:
-        """Add a line, with a line break before it too, as a killed process may have left half a line."""
+        """Append a line, preceded by a line break, as a killed process may have left half a line."""
         if not self.exists:
             return
         with naming(self.path):
@@ -102,7 +102,7 @@ class Written:
             flush_to_disk(self.path)
 
     def _rows(self) -> list[dict[str, Any]]:
-        """Return the whole lines; what is damaged names no file."""
+        """Return the complete lines, without damaged ones."""
         if not self.exists or self.path.stat().st_size > MAX_RECORD_BYTES:
             return []
         rows = []
@@ -148,7 +148,7 @@ def _digest(path: Path, count: int) -> str:
 
 @contextmanager
 def recording(folder: Path) -> Iterator[Written]:
-    """Record every file that the block writes atomically below a run directory, if that has a record; yield it."""
+    """Yield the record of a run; if it exists, add every file that the block writes atomically below the run."""
     written = Written(folder)
 
     def add(path: Path, content: Path) -> None:

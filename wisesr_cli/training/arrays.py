@@ -1,4 +1,4 @@
-"""The values of variables as arrays under names that do not depend on the process, and back again."""
+"""Converts variables to arrays under process-independent names, and back."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Arrays = dict[str, NDArray[Any]]
 
 def named_arrays(variables: list[Any]) -> Arrays:
     """Return the values of variables by process-independent names."""
-    # Of the variable, as its `value` is not an array on several devices.
+    # Convert the variable itself: on several devices, its `value` is not an array.
     arrays = map(keras.ops.convert_to_numpy, variables)
     return dict(zip(itertools.starmap(_array_name, enumerate(variables)), arrays, strict=True))
 
 
 def restore_arrays(variables: list[Any], arrays: Arrays) -> None:
-    """Set variables to what `named_arrays` returned of them.
+    """Set variables to the values that `named_arrays` returned for them.
 
     Raises a `RunError` if names, shapes or types differ.
     """
@@ -38,5 +38,5 @@ def restore_arrays(variables: list[Any], arrays: Arrays) -> None:
 
 
 def _array_name(number: int, variable: Any) -> str:
-    """Return a name without Keras' counters of layers and optimizers, which depend on what a process built before."""
+    """Return a name without Keras' layer and optimizer counters, which depend on what the process built earlier."""
     return f"{number:05d} {re.sub(r'_[0-9]+(?=[/_]|$)', '', variable.path)}"

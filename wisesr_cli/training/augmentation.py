@@ -1,8 +1,8 @@
-"""Random changes of training images, on the device and in the training step only; never part of a saved model.
+"""Random augmentation of training images, on the device and in the training step only; never saved in a model.
 
-To add one: a field in `AugmentConfig` (config/training.py) and a row in `OPERATIONS`. Positions outside the image
-repeat its border, those of RandAugment mirror it, which alone knows colours; all others do the same to pixels that
-are no RGB. What mixes examples with others is in `objective`.
+To add an operation: a field in `AugmentConfig` (config/training.py) and a row in `OPERATIONS`. Positions outside the
+image repeat its border, except in RandAugment, which mirrors it. Only RandAugment requires RGB; the other operations
+work with any channels. MixUp and CutMix, which mix examples, are in `objective`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _RandomValue(keras.layers.Layer):
 class RandomChannelShift(_RandomValue):
     """Adds one random value per image, in the units of the pixels (0..255), to all its channels; see `_RandomValue`."""
 
-    change = operator.add  # on TensorFlow, Keras' `ops.add` takes as many values as there are rows for a bias of rows
+    change = operator.add  # on TensorFlow, Keras' `ops.add` mistakes the values for a bias over rows if as many
 
 
 class RandomBrightnessFactor(_RandomValue):
@@ -49,13 +49,13 @@ class RandomBrightnessFactor(_RandomValue):
 
 
 def _jit_apart(layer: Any) -> Any:
-    """Return RandAugment marked as what TensorFlow cannot compile, as layers within it are; Keras does not mark it."""
+    """Return RandAugment marked as not compilable by TensorFlow, like its inner layers; Keras does not mark it."""
     layer.supports_jit = False
     return layer
 
 
 def build_augmentation(config: AugmentConfig, *, seed: int) -> list[Any]:
-    """Return the layers that the config asks for, in the order in which they are applied to float32 pixels."""
+    """Return the layers of the config in the order in which they are applied to float32 pixels."""
     layers = [
         build(value, seed=seed + own_seed, dtype="float32")
         for name, (own_seed, build) in OPERATIONS.items()
@@ -63,7 +63,7 @@ def build_augmentation(config: AugmentConfig, *, seed: int) -> list[Any]:
     ]
     if keras.backend.backend() == "jax":
         for layer in layers:
-            layer.supports_jit = True  # false because of TensorFlow alone; on JAX nothing at all would be compiled
+            layer.supports_jit = True  # only TensorFlow cannot compile them; False would disable XLA on JAX
     return layers
 
 
@@ -81,7 +81,7 @@ def seed_states(seed: int, epoch: int, count: int) -> list[NDArray[np.uint32]]:
 # By config field: the offset added to the run's seed, and what builds the layer from the field's value.
 OPERATIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "horizontal_flip": (0, lambda _, **options: keras.layers.RandomFlip("horizontal", **options)),
-    # Its own layer: Keras' "horizontal_and_vertical" draws once, and flips both ways or not at all.
+    # A separate layer: Keras' "horizontal_and_vertical" draws once and flips both ways or not at all.
     "vertical_flip": (7, lambda _, **options: keras.layers.RandomFlip("vertical", **options)),
     "rotation": (
         1,
@@ -96,6 +96,6 @@ OPERATIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "brightness": (5, lambda limits, **options: RandomBrightnessFactor(*limits, **options)),
     "contrast": (6, lambda most, **options: keras.layers.RandomContrast(most, value_range=(0, 255), **options)),
     "rand_augment": (8, lambda strength, **options: _jit_apart(keras.layers.RandAugment(factor=strength, **options))),
-    # Of a single number, Keras would draw the probability between 0 and it.
+    # Given a single number, Keras would draw the probability between 0 and that number.
     "random_erasing": (9, lambda share, **options: keras.layers.RandomErasing((share, share), **options)),
 }

@@ -1,4 +1,4 @@
-"""Batches of examples for a training, and the weights of examples and classes."""
+"""Batches of training examples, and example and class weights."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.errors import WisesrError
 from wisesr_cli.machine.threads import has_shared_locks
 
-MOST_WEIGHT = 100.0  # of an example with a rare label; more makes single images decide
+MOST_WEIGHT = 100.0  # for a rare label; above this, single images dominate
 
 
 class Images(Protocol):
     """Images by index: their pixels, or their feature maps."""
 
     def batch(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        """Return those at `indices`, (batch, height, width, channels)."""
+        """Return the images at `indices`, (batch, height, width, channels)."""
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of one split: uint8 pixels, targets (one-hot, or of several labels), and example weights if any.
+    """Batches of one split: uint8 pixels, targets (one-hot or multi-label), and example weights if any.
 
-    In place of pixels there are feature maps where only a head is trained.
+    Feature maps replace the pixels if only a head is trained.
 
     Shapes: `labels` int64 (examples,) or bool (examples, classes), `weights` float32 (examples,). The last batch of an
-    epoch may be smaller. `seed` is that of the order of every epoch (None: the given order); `smoothing` is the
-    fraction of the target that is spread over all classes, or of several labels over yes and no.
+    epoch may be smaller. `seed` determines the order of every epoch (None: the given order); `smoothing` is the
+    fraction of the target spread over all classes, or, with several labels, over yes and no.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class Batches(keras.utils.PyDataset):
         smoothing: float = 0.0,
         weights: NDArray[np.float32] | None = None,
     ) -> None:
-        # Two threads fetch ahead; Keras' own prefetching would block at the end of an epoch. Its pool of threads needs
-        # locks between processes.
+        # Two threads prefetch; Keras' own prefetching would block at the end of an epoch. The thread pool needs locks
+        # shared between processes.
         super().__init__(workers=2 if has_shared_locks() else 1, max_queue_size=8)
         self.pixels: Images = pixels
         self.labels = labels
@@ -87,7 +87,7 @@ class Batches(keras.utils.PyDataset):
         return batch if self.weights is None else (*batch, self.weights[chosen])
 
     def targets(self, labels: Labels) -> NDArray[np.float32]:
-        """Return what the model is to say of examples with these labels: (batch, classes)."""
+        """Return the training targets for these labels: (batch, classes)."""
         if labels.ndim == 2:
             return labels.astype(np.float32) * np.float32(1.0 - self.smoothing) + np.float32(self.smoothing / 2)
         targets = np.full((len(labels), self.classes), self.smoothing / self.classes, np.float32)
@@ -96,15 +96,15 @@ class Batches(keras.utils.PyDataset):
 
 
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """Return weights with which all classes have equal influence; their mean over the examples is 1."""
+    """Return class weights that give all classes equal influence; their mean over the examples is 1."""
     counts = np.bincount(labels, minlength=classes)
     return (len(labels) / (classes * np.maximum(counts, 1))).astype("float32")
 
 
 def positive_weights(config: Config, class_names: tuple[str, ...], split: Split) -> NDArray[np.float32] | None:
-    """Return how much an example that has a label counts in the loss of that label, float32 (classes,).
+    """Return the weight of each label in the loss of the examples that have it, float32 (classes,).
 
-    None if all are 1, or an example has one label. `balanced`: the examples without it divided by those with it.
+    None if all are 1, or every example has one label. `balanced`: examples without the label per example with it.
     """
     weights = config.train.class_weights
     if not split.is_multilabel or weights == "none":
@@ -116,9 +116,9 @@ def positive_weights(config: Config, class_names: tuple[str, ...], split: Split)
 
 
 def example_weights(config: Config, class_names: tuple[str, ...], split: Split) -> NDArray[np.float32] | None:
-    """Return the weight of every example, float32 (examples,): its own times its class's; None if all are 1."""
+    """Return each example's own weight times its class weight, float32 (examples,); None if all are 1."""
     weights = config.train.class_weights
-    if weights == "none" or split.is_multilabel:  # of several labels, see `positive_weights`
+    if weights == "none" or split.is_multilabel:  # for several labels, see `positive_weights`
         return split.weights
     if isinstance(weights, str):
         of_classes = balanced_weights(split.labels, len(class_names))

@@ -1,4 +1,4 @@
-"""Checks a config, alone and with its image folders, without Keras: errors and likely problems of a training.
+"""Checks a config, alone and with its images, for errors and likely training problems. No Keras.
 
 `train` raises what these checks raise before it creates or decodes anything; `check` turns them into rows. To add a
 check of settings: a function that raises, and a row in `SETTINGS` or `SETTINGS_WITH_DATA`.
@@ -40,7 +40,7 @@ def check_config(
 ) -> CheckResult:
     """Return all findings: about the settings first, then about the images.
 
-    `recipe` is that of an image folder; `copies` as `inspect_data` takes it.
+    `recipe` is the recipe of an image folder; `copies` is passed to `inspect_data`.
     """
     model = f"{config.model.backbone} with the head '{config.model.head.name}'"
     config, about_weights = _with_resolved_weights(config)
@@ -57,7 +57,7 @@ def check_config(
 
 
 def _with_resolved_weights(config: Config) -> tuple[Config, list[Finding]]:
-    """Return the config with the weights that a training would start from now, and what is wrong with them."""
+    """Return the config with the weights that training would start from now, and any problems with them."""
     try:
         resolved = resolve_weights(config.model, Silent(), may_download=False)
     except WisesrError as error:
@@ -100,12 +100,12 @@ def check_settings_with_data(config: Config, index: DatasetIndex) -> None:
 
 
 def idle_settings(config: Config, index: DatasetIndex) -> list[str]:
-    """Return what was set and does nothing in a training on these images, a sentence each."""
+    """Return a sentence for each setting that has no effect when training on these images."""
     return [f"{setting} has no effect: {reason}" for setting, reason in _idle(config, index)]
 
 
 def about_updates(config: Config, images: int) -> list[str]:
-    """Return what is odd about the updates of the weights with this many training images, a sentence each."""
+    """Return a sentence for each likely problem with the weight updates for this number of training images."""
     train, found = config.train, []
     steps = [phase.epochs * math.ceil(images / train.batch_size) for phase in config.phases]
     updates = [count // train.gradient_accumulation_steps for count in steps]
@@ -194,7 +194,7 @@ def _backbone(config: Config) -> None:
 
 
 def _phase_sizes(config: Config) -> None:
-    """Check the image sizes of phases; for a cut backbone, or one from a file, Keras checks them later."""
+    """Check the image sizes of phases; Keras later checks those of a truncated backbone or one from a file."""
     model, full_size = config.model, config.data.image_size
     sizes = BACKBONE_SIZES.get(model.backbone) if model.feature_layer is None else None
     for number, phase in enumerate(config.phases):
@@ -242,7 +242,7 @@ def _class_weights(config: Config, index: DatasetIndex) -> None:
 
 
 def _accumulation(config: Config, index: DatasetIndex) -> None:
-    """Raise a `ConfigError` where a phase ends before its first update of the weights."""
+    """Raise a `ConfigError` if a phase ends before its first weight update."""
     steps, size = config.train.gradient_accumulation_steps, config.train.batch_size
     for number, phase in enumerate(config.phases, start=1):
         of_phase = phase.epochs * math.ceil(len(index.splits["train"]) / size)
@@ -254,7 +254,7 @@ def _accumulation(config: Config, index: DatasetIndex) -> None:
 
 
 def _monitors(config: Config, index: DatasetIndex) -> None:
-    """Raise a `ConfigError` where a value is watched that there is no validation split for."""
+    """Raise a `ConfigError` if a setting monitors a validation metric but there is no validation split."""
     schedules = {f"train.phases.{number}.schedule": phase.schedule for number, phase in enumerate(config.phases)}
     watching = {
         "train.early_stopping": config.train.early_stopping,
@@ -270,7 +270,7 @@ def _monitors(config: Config, index: DatasetIndex) -> None:
 
 
 def _rand_augment(config: Config) -> None:
-    """Raise a `ConfigError` where RandAugment, which knows colours, would get pixels that have none."""
+    """Raise a `ConfigError` for RandAugment, which changes colours, on images that are not RGB."""
     if config.augmentation.rand_augment and config.data.channels != RGB:
         raise ConfigError(
             f"augment.rand_augment changes colours and needs RGB, but data.channels is {config.data.channels}; use the "
@@ -279,7 +279,7 @@ def _rand_augment(config: Config) -> None:
 
 
 def _warmup(config: Config) -> None:
-    """Raise a `ConfigError` where the warmup is so long that the learning rate stays near zero."""
+    """Raise a `ConfigError` if the warmup is so long that the learning rate stays near zero."""
     for number, phase in enumerate(config.phases):
         schedule = phase.schedule or config.train.schedule
         if schedule.warmup_epochs > LONGEST_WARMUP * phase.epochs:

@@ -42,7 +42,7 @@ def diagnose(output_dir: str, device: DeviceChoice, listener: Listener) -> Check
         for code, check in CHECKS.items():
             if code == "device" and is_small() and (lacking := keras_start.lacking()):
                 findings.append(Finding("warn", code, lacking))
-                break  # what follows is about training
+                break  # the remaining checks are about training
             try:
                 level, message = check(output_dir, device)
                 findings.append(Finding(level, code, message))  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def diagnose(output_dir: str, device: DeviceChoice, listener: Listener) -> Check
 
 
 def _installation(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
-    """Report which distribution this is, and two that overwrite each other's files."""
+    """Warn about two distributions that overwrite each other's files; otherwise report which one is installed."""
     for pair in ((FULL, SMALL), ("tensorflow", keras_start.TENSORFLOW_CPU)):
         if all(map(installed, pair)):
             names = " ".join(pair)

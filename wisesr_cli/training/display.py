@@ -1,4 +1,4 @@
-"""Shows a training on the terminal: data and model first, then a bar with the remaining time and a line per epoch."""
+"""Shows training on the terminal: first data and model, then a bar with the remaining time and a line per epoch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from wisesr_cli.training.tables import data_grid, epoch_line, model_grid
 
 
 class TrainingDisplay(TerminalListener):
-    """A `listening.TrainingListener` for people, on standard error."""
+    """A `listening.TrainingListener` that writes readable text to standard error."""
 
-    can_be_judged = True  # whether there are images that the model is not trained on
+    can_be_judged = True  # whether there are held-out images
 
     def prepared(self, plan: TrainingPlan) -> None:
         """Show data, model, device, run directory and warnings."""

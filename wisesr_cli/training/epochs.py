@@ -1,4 +1,4 @@
-"""What happens at the end of every step and epoch of a training: checks, records, checkpoints, stops."""
+"""Runs at the end of every training step and epoch: checks, records, checkpoints and stops."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class EpochKeeper(keras.callbacks.Callback):
         self.trainer.begin_epoch(epoch)
         self.epoch_started = time.monotonic()
         self.label = f"epoch {epoch + 1}/{self.trainer.config.train.epochs}"
-        # The first step of a phase traces and compiles, which takes many times as long as a step.
+        # The first step of a phase traces and compiles, which takes many times longer than a step.
         self.bar.describe(self.label if self.is_compiled else "compiling the training step, 10 to 60 s")
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -143,15 +143,15 @@ class EpochKeeper(keras.callbacks.Callback):
             raise TrainingStopped(reason)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Validate the averages of the weights, where there are any."""
+        """Swap in the averaged weights, if any, for validation."""
         self.trainer.swap_averages()
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Go on with the weights themselves."""
+        """Swap the trained weights back in."""
         self.trainer.swap_averages()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Record the epoch, keep the best model, write the state, and decide whether to go on."""
+        """Record the epoch, keep the best model, write the state, and decide whether to continue."""
         # All processes decide from bit-identical numbers.
         row = EpochResult(**self.channel.from_main(asdict(self._row(epoch, logs or {}))))
         if row.val_loss is not None and not math.isfinite(row.val_loss):

@@ -1,4 +1,4 @@
-"""The images of a training, found, split and ready to be read. No Keras."""
+"""The images of a training: found, split and ready to be read. No Keras."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from wisesr_cli.text import visible
 from wisesr_cli.training.checks import check_settings_with_data, idle_settings
 from wisesr_cli.training.devices.alike import check_alike, images_of
 
-MEASURED = 512  # training images, from all over them
+MEASURED = 512  # training images, evenly spaced
 
 
 @dataclass
 class Examples:
     """The images of a training, readable at one image size."""
 
-    config: DataConfig  # its value range and its statistics measured
+    config: DataConfig  # with measured value range and statistics
     index: DatasetIndex
     image_size: ImageSize
     train: DecodedImages
     validation: DecodedImages | None
     channel: Channel = ALONE_CHANNEL
-    shared_maps: dict[str, Any] | None = None  # feature maps in memory, by key, that other trainings use, too
+    shared_maps: dict[str, Any] | None = None  # feature maps in memory, by key, shared with other trainings
 
     def open_at(self, image_size: ImageSize, listener: Listener) -> None:
         """Read the images at another size from now on; pixels cached at the previous size are released first.
@@ -47,7 +47,7 @@ class Examples:
         if image_size == self.image_size:
             return
         self.close()
-        # Unreadable images were left out when the run started; labels and order depend on it.
+        # Unreadable images were dropped when the run started; labels and order depend on that.
         settled = self.config.model_copy(update={"on_error": "fail"})
         found = _open(settled, self.index, image_size, listener, self.channel)
         self.image_size, self.train, self.validation = image_size, found["train"], found.get("validation")
@@ -77,7 +77,7 @@ class Examples:
 
 
 def open_examples(config: Config, listener: Listener, *, epoch: int = 0, channel: Channel = ALONE_CHANNEL) -> Examples:
-    """Return the readable images of a config, at the image size of `epoch` (from 0), the next one to train.
+    """Return the readable images of a config, at the image size of the next epoch to train, `epoch` (from 0).
 
     Each process checks its share of them.
     """
@@ -106,7 +106,7 @@ def open_examples(config: Config, listener: Listener, *, epoch: int = 0, channel
 
 
 def _with_value_range(data: DataConfig, index: DatasetIndex, listener: Listener, channel: Channel) -> DataConfig:
-    """Return the config with the value range that the main process measures."""
+    """Return the config with the value range measured by the main process."""
     if channel.is_main:
         data = with_value_range(data, index, listener)
     decided = channel.from_main(data.value_range)
@@ -115,7 +115,7 @@ def _with_value_range(data: DataConfig, index: DatasetIndex, listener: Listener,
 
 
 def _with_statistics(data: DataConfig, train: DecodedImages, channel: Channel) -> DataConfig:
-    """Return the config with mean and spread of each channel, measured where pixels are no RGB."""
+    """Return the config with the mean and spread of each channel, measured if pixels are not RGB."""
     if data.statistics != "auto" or data.channels == RGB:
         return data
     found = channel.from_main(statistics_of(train) if channel.is_main else None)
@@ -123,7 +123,7 @@ def _with_statistics(data: DataConfig, train: DecodedImages, channel: Channel) -
 
 
 def statistics_of(images: DecodedImages) -> list[list[float]]:
-    """Return mean and spread (standard deviation) of each channel over all pixels of some of the images, in 0..255."""
+    """Return the mean and spread (standard deviation) of each channel, in 0..255, over a sample of the images."""
     positions = np.unique(np.linspace(0, len(images) - 1, min(len(images), MEASURED)).round().astype(np.int64))
     sums = np.zeros((2, images.batch(positions[:1]).shape[-1]))
     for position in positions:

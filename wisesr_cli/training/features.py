@@ -1,7 +1,7 @@
-"""The feature maps of a frozen backbone: computed once, kept in memory or on disk, and trained on by the head.
+"""The feature maps of a frozen backbone: computed once, kept in memory or on disk, and used to train the head.
 
-A phase with a frozen backbone shows the head a few views of every image, in turns: without augmentation the image
-itself, with it what the first epochs of the phase would have shown.
+In a phase with a frozen backbone, the head sees a few views of every image in turn: without augmentation the image
+itself, with augmentation the images of the first epochs of the phase.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from wisesr_cli.training.augmentation import build_augmentation, seed_states, se
 from wisesr_cli.training.examples import Examples
 
 Place = Literal["memory", "disk"]
-BATCH = 32  # images per step where no augmentation is drawn, as in `predict`
+BATCH = 32  # images per step without augmentation, as in `predict`
 
 
 class AtInference(keras.layers.Layer):
-    """Computes a model or a layer as at inference, dropout and batch norm alike, inside of a model that is trained.
+    """Runs a model or a layer in inference mode, including dropout and batch norm, inside a model that is trained.
 
-    `training=False` where the model is called in a graph does not suffice: Keras replaces it with that of the graph.
+    Calling the model with `training=False` is not enough: within a graph, Keras replaces it with the graph's own value.
     """
 
     def __init__(self, model: Any) -> None:
-        super().__init__(autocast=False)  # the layers of the model cast what they get
+        super().__init__(autocast=False)  # the model's layers cast their inputs
         self.model = model
 
     def call(self, inputs: Any) -> Any:
@@ -53,7 +53,7 @@ class AtInference(keras.layers.Layer):
 
 
 class FeatureMaps:
-    """The feature maps of a list of images by index, as `DecodedImages` gives their pixels."""
+    """The feature maps of images by index, with the interface that `DecodedImages` has for pixels."""
 
     def __init__(self, shape: disk_cache.Shape, dtype: str, stored: NDArray[Any] | disk_cache.DiskCache) -> None:
         self._shape, self._dtype, self._stored = shape, dtype, stored
@@ -88,7 +88,7 @@ class FeatureMaps:
 
 @dataclass(frozen=True)
 class _View:
-    """Images as one pass over them shows them; `epoch` is the one whose augmentation is drawn, None for none."""
+    """Images as seen in one pass; `epoch` is the epoch whose augmentation is drawn, None for no augmentation."""
 
     title: str
     images: DecodedImages
@@ -100,10 +100,10 @@ class FrozenFeatures:
     """The feature maps of all views of a phase, and of the validation images.
 
     Args:
-        first_epoch: the first one of the phase, from 0.
-        device: what computes them; others round differently.
+        first_epoch: the first epoch of the phase, from 0.
+        device: the device that computes them; others round differently.
 
-    What `examples.shared_maps` holds beside them is removed.
+    Any other feature maps in `examples.shared_maps` are removed.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class FrozenFeatures:
         return None if self._validation is None else self._maps[self._validation.key]
 
     def train(self, epoch: int) -> FeatureMaps:
-        """Return the feature maps that an epoch trains on, which were computed for it."""
+        """Return the feature maps that an epoch trains on, which must have been computed."""
         return self._maps[self._view_of(epoch).key]
 
     def has(self, epoch: int) -> bool:
@@ -148,7 +148,7 @@ class FrozenFeatures:
         return self._view_of(epoch).key in self._maps
 
     def start(self, epoch: int, listener: Listener) -> bool:
-        """Compute what the first epoch to be trained needs; return whether there is room for all views.
+        """Compute the feature maps for the first epoch to train; return whether there is room for all views.
 
         Raises:
             DataError: an image can no longer be read.
@@ -165,7 +165,7 @@ class FrozenFeatures:
         return False
 
     def compute(self, epoch: int, listener: Listener) -> None:
-        """Compute the feature maps of an epoch; where there is no room for them any more, others take their place."""
+        """Compute the feature maps of an epoch; if there is no room left, reuse the views computed so far."""
         view = self._view_of(epoch)
         if not self._compute(view, listener):
             others = [other for other in self._views if other.key in self._maps]
@@ -188,7 +188,7 @@ class FrozenFeatures:
         return len(view.images), height, width, channels
 
     def _room(self) -> Place | None:
-        """Return where there is room for all feature maps that are not in memory yet: as for decoded images."""
+        """Return where all feature maps not yet in memory fit, by the same rule as for decoded images, or None."""
         images = sum(len(view.images) for view in self._all() if view.key not in self._maps)
         shape = (images, *self.extractor.output_shape[1:])
         if math.prod(shape) * np.dtype(self._dtype).itemsize <= available_memory_bytes() // 4:
@@ -227,7 +227,7 @@ class FrozenFeatures:
         return self._on_disk(view)
 
     def _extract(self, view: _View, store: Callable[[int, NDArray[Any]], None], listener: Listener) -> None:
-        """Run the images of a view through the backbone, in the batches in which augmentation is drawn for them."""
+        """Run the images of a view through the backbone, in the batches of training if they are augmented."""
         size, order = BATCH, np.arange(len(view.images))
         if view.epoch is not None:
             size, order = self.config.train.batch_size, self._order(view.images, view.epoch)
@@ -244,7 +244,7 @@ class FrozenFeatures:
                 progress.advance(len(part))
 
     def _maps_of(self, pixels: NDArray[Any], size: int, epoch: int | None) -> NDArray[Any]:
-        """Return the feature maps of at most `size` images; a smaller batch is filled up, as each size is compiled."""
+        """Return the feature maps of at most `size` images; a smaller batch is padded, as each size is compiled."""
         count = len(pixels)
         if epoch is not None and self._augmentation is not None:
             pixels = keras.ops.convert_to_numpy(self._augmentation(pixels, training=True))
@@ -255,13 +255,13 @@ class FrozenFeatures:
         return epoch_order(len(images), seed=self.config.seed, epoch=epoch)
 
     def _draw(self, epoch: int) -> None:
-        """Set the random state of augmentation as at the start of an epoch; its generators are a model's first."""
+        """Set the random state of augmentation to the start of an epoch; its generators come first in every model."""
         variables = seed_variables(self._augmentation)
         for variable, state in zip(variables, seed_states(self.config.seed, epoch, len(variables)), strict=True):
             variable.assign(state.astype(variable.dtype))
 
     def _key(self, images: DecodedImages, epoch: int | None) -> str:
-        """Return a hash over all that decides the feature maps of images."""
+        """Return a hash of everything that determines the feature maps of images."""
         digest = hashlib.blake2b(self._model_key, digest_size=16)
         digest.update(images.key.encode())
         digest.update(images.kept.tobytes())
@@ -273,9 +273,10 @@ class FrozenFeatures:
 
 
 def augmented_pixels(config: Config, image_size: tuple[int, int], phase: PhaseConfig | None = None) -> tuple[Any, Any]:
-    """Return symbolic raw pixels, uint8 (batch, height, width, channels), and the augmented ones of them, float32.
+    """Return symbolic raw pixels, uint8 (batch, height, width, channels), and the augmented pixels, float32.
 
-    A phase without augmentation has the same layers, at inference, so that their seed generators are those of others.
+    A phase without augmentation has the same layers in inference mode, so that all phases have the same seed
+    generators.
     """
     is_plain = phase is not None and phase.augment == "none"
     pixels = keras.Input((*image_size, config.data.channels), dtype="uint8", name="raw_pixels")
@@ -286,7 +287,7 @@ def augmented_pixels(config: Config, image_size: tuple[int, int], phase: PhaseCo
 
 
 def _key_of_model(config: Config, extractor: Any, device: str) -> bytes:
-    """Return a hash over layers, scaling, image size, weights, precision and what computes them."""
+    """Return a hash of layers, scaling, image size, weights, precision, backend, versions and device."""
     digest = hashlib.blake2b(digest_size=16)
     layers = re.sub(r'_[0-9]+(?=")', "", extractor.to_json())  # Keras' counters depend on what was built before
     versions = sorted(keras_start.package_versions().items())

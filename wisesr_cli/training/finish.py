@@ -31,13 +31,13 @@ from wisesr_cli.run.records import write_json
 from wisesr_cli.run.run import Run
 from wisesr_cli.training.trainer import Trainer
 
-SAMPLED_IMAGES = 256  # of the training images, on which a model that disappoints is evaluated, too
+SAMPLED_IMAGES = 256  # training images to also evaluate on if a model falls behind
 
 
 def finish(
     trainer: Trainer, run: Run, epochs_done_now: int, stopped: str | None, listener: TrainingListener
 ) -> TrainingResult:
-    """Evaluate the best model, draw the curves, convert the model when training is done, and return the result."""
+    """Evaluate the best model, draw the curves, convert the model once training is complete, and return the result."""
     run.check_place()
     progress, metrics = trainer.progress, None
     engine = KerasEngine(check_model(run.best)) if progress.best_epoch is not None else None
@@ -64,7 +64,7 @@ def result_of(
     stopped: str | None,
     metrics: Metrics | MultilabelMetrics | None,
 ) -> TrainingResult:
-    """Return the result of a training, whose `metrics` are those of its best model."""
+    """Return the result of a training; `metrics` are those of its best model."""
     return TrainingResult(
         run_dir=str(run.path),
         history=tuple(trainer.progress.history),
@@ -79,7 +79,7 @@ def result_of(
 
 
 def _metrics(trainer: Trainer, run: Run, engine: KerasEngine, listener: Listener) -> Metrics | MultilabelMetrics | None:
-    """Return the metrics of the best model on the validation images, with their verdict, or None without any."""
+    """Return the validation metrics of the best model with their verdict, or None without validation images."""
     examples, batch_size = trainer.examples, trainer.config.train.batch_size
     if examples.validation is None:
         return None
@@ -111,9 +111,9 @@ def _calibrate(
     labels: Labels,
     listener: Listener,
 ) -> None:
-    """Give the best model the temperature that fits its logits for validation images, and its file, too.
+    """Fit the temperature of the best model to its validation logits, and write it to the model file.
 
-    Where images may have several labels, also the thresholds from which on each is given.
+    If images may have several labels, also fit the threshold of each label.
     """
     found = Calibration()
     if trainer.config.train.calibration == "auto":

@@ -40,8 +40,8 @@ from wisesr_cli.training.freezing import trained_parts
 from wisesr_cli.training.trackers.tracking import Tracking
 from wisesr_cli.training.trainer import Trainer
 
-NEARLY_ZERO = 0.01  # of the first learning rate of a phase
-MAX_RELOAD_DIFFERENCE = 1e-4  # of logits
+NEARLY_ZERO = 0.01  # fraction of a phase's first learning rate
+MAX_RELOAD_DIFFERENCE = 1e-4  # between logits
 
 
 def run(
@@ -75,7 +75,7 @@ def run(
 
 
 def _scaling_of_run(start: Start, distribution: Distribution) -> Scaling | None:
-    """Return the scaling in the best model of a run that is resumed; None while it has none."""
+    """Return the pixel scaling in the best model of a resumed run, or None if there is no best model."""
     has_best = start.resumed and distribution.is_main and start.run.best.exists()
     found = distribution.channel.from_main(saved_scaling(start.run.best) if has_best else None)
     if found is None:
@@ -103,8 +103,8 @@ def _start_run(trainer: Trainer, start: Start, listener: Listener) -> Arrays | N
 def _restore(trainer: Trainer, run: Run, listener: Listener) -> Arrays:
     """Restore weights and progress from the run's state, and return the optimizer's variables.
 
-    The main process reads the state and broadcasts it. Raises a `RunError` if the state is damaged, or a difference
-    would change the numbers.
+    The main process reads the state and broadcasts it. Raises a `RunError` if the state is damaged, or if a difference
+    would change the results.
     """
     channel = trainer.distribution.channel
     state = _read_state(trainer, run, listener) if channel.is_main else None
@@ -132,7 +132,7 @@ def _read_state(trainer: Trainer, run: Run, listener: Listener) -> State:
 
 
 def _restore_best(trainer: Trainer, run: Run, state: State) -> None:
-    """Check that the best model exists, or write it from the state if a killed process did not get to it.
+    """Check that the best model exists, or write it from the state if the process was killed before writing it.
 
     Raises a `RunError` if it is damaged, or belongs to another epoch.
     """
@@ -172,7 +172,7 @@ def _update_planned_epochs(trainer: Trainer, run: Run, listener: Listener) -> No
 
 
 def _warn_of_small_steps(config: Config, run: Run, done: int, listener: Listener) -> None:
-    """Warn when the schedule leaves nearly no learning rate for the epochs after the first `done`."""
+    """Warn if the schedule leaves almost no learning rate for the epochs after the first `done`."""
     phase = config.phases[-1]
     schedule = phase.schedule or config.train.schedule
     rates = learning_rates(1.0, schedule, total_epochs=phase.epochs, steps_per_epoch=1)
@@ -217,7 +217,7 @@ def _fit(
                 except TrainingStopped as stop:
                     return stop.reason
                 except MachineError:
-                    run.check_place()  # the reason, where a file could not be written
+                    run.check_place()  # a moved run explains why a file could not be written
                     raise
             first = last
     return None
@@ -282,7 +282,7 @@ def _one_of_each_size(config: Config) -> list[PhaseConfig]:
 
 
 def plan_of(trainer: Trainer, run: Run) -> TrainingPlan:
-    """Return the plan that is shown before training."""
+    """Return the plan to show before training."""
     config, classifier, index = trainer.config, trainer.classifier, trainer.examples.index
     return TrainingPlan(
         run_dir=str(run.path),
@@ -307,7 +307,7 @@ def plan_of(trainer: Trainer, run: Run) -> TrainingPlan:
 
 
 def warnings_about(trainer: Trainer) -> list[str]:
-    """Return the warnings that are shown before training."""
+    """Return the warnings to show before training."""
     config = trainer.config
     warnings = notes_about(config.model, trainer.classifier.feature_map, config.data.image_size)
     if warning := position_warning(config.augmentation, config.model.head):

@@ -1,7 +1,7 @@
-"""Which layers of a backbone a phase trains, and with which statistics its batch norm computes.
+"""Which backbone layers a phase trains, and which statistics its batch norm uses.
 
-Of the normalization layers that backbones have, batch norm alone keeps statistics over batches; layer norm takes those
-of one example, and `Normalization` has constants.
+Of the normalization layers in backbones, only batch norm keeps statistics over batches; layer norm uses those of one
+example, and `Normalization` has constants.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def batch_norms(model: Any) -> list[Any]:
 
 
 def freeze_layers(backbone: Any, phase: PhaseConfig, *, is_loaded: bool) -> None:
-    """Make a backbone train the layers of a phase, and no others, whatever it trained before.
+    """Make exactly the layers of a phase trainable, whatever was trainable before.
 
-    With `batch_norm: frozen`, batch norm computes with its stored statistics, as at inference, and leaves them as they
-    are; its scale and offset are trained in the layers that are, as in a Keras model called with `training=False`.
-    `is_loaded`: whether the backbone's weights were loaded, which decides `batch_norm: null`.
+    With `batch_norm: frozen`, batch norm uses its stored statistics, as at inference, and does not update them; in
+    trainable layers, its scale and offset are trained, as in a Keras model called with `training=False`. `is_loaded`:
+    whether the backbone's weights were loaded, which decides `batch_norm: null`.
     """
     backbone.trainable = phase.freeze != "backbone"
     if phase.freeze == "backbone":
@@ -36,13 +36,13 @@ def freeze_layers(backbone: Any, phase: PhaseConfig, *, is_loaded: bool) -> None
     if keeps_statistics(phase, is_loaded=is_loaded):
         for layer in batch_norms(backbone):
             trained = layer.trainable_variables
-            layer.trainable = False  # which is Keras' only switch of a layer to its stored statistics
+            layer.trainable = False  # Keras' only way to make a layer use its stored statistics
             for variable in trained:
                 variable.trainable = True
 
 
 def keeps_statistics(phase: PhaseConfig, *, is_loaded: bool) -> bool:
-    """Return whether batch norm computes with its stored statistics in a phase."""
+    """Return whether batch norm uses its stored statistics in a phase."""
     return is_loaded if phase.batch_norm is None else phase.batch_norm == "frozen"
 
 
@@ -59,7 +59,7 @@ def check_layers(backbone: Any, phases: tuple[PhaseConfig, ...]) -> None:
 
 
 def _frozen(backbone: Any, freeze: str | FreezePart) -> list[Any]:
-    """Return the first layers of a backbone that stay as they are."""
+    """Return the first layers of a backbone, which stay frozen."""
     if not isinstance(freeze, FreezePart):
         return []
     if freeze.below is not None:
@@ -71,7 +71,7 @@ def _frozen(backbone: Any, freeze: str | FreezePart) -> list[Any]:
 
 
 def trained_parts(backbone: Any, phases: tuple[PhaseConfig, ...], *, is_loaded: bool) -> tuple[str, ...]:
-    """Return what each phase trains, for people."""
+    """Return a readable description of what each phase trains."""
     return tuple(_trained_part(backbone, phase, is_loaded=is_loaded) for phase in phases)
 
 

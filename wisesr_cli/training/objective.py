@@ -1,6 +1,6 @@
-"""What a training step compares: targets, mixed with those of other examples where the images are, and the loss.
+"""The targets and loss of a training step; if images are mixed, so are their targets.
 
-Mixing is that of Keras' `MixUp` and `CutMix`, on augmented images, in the training step only.
+Mixing uses Keras' `MixUp` and `CutMix`, on augmented images, in the training step only.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from wisesr_cli.data.index import DatasetIndex
 from wisesr_cli.training.batches import positive_weights
 from wisesr_cli.training.features import AtInference
 
-SMALLEST_WEIGHT = 1e-12  # of a mixed example, which its target is divided by
-MIXUP_SEED, CUTMIX_SEED, CHOICE_SEED = 10, 11, 12  # added to the run's seed, beside those of `augmentation`
+SMALLEST_WEIGHT = 1e-12  # of a mixed example, by which its target is divided
+MIXUP_SEED, CUTMIX_SEED, CHOICE_SEED = 10, 11, 12  # added to the run's seed; distinct from those in `augmentation`
 
 
 class Mixing(keras.layers.Layer):
@@ -35,14 +35,14 @@ class Mixing(keras.layers.Layer):
         if config.mixup:
             self.mixers.append(keras.layers.MixUp(config.mixup, seed=seed + MIXUP_SEED, dtype="float32"))
         if config.cutmix:
-            # Of a single number, Keras would draw alpha between 0 and it.
+            # Given a single number, Keras would draw alpha between 0 and that number.
             limits = (config.cutmix, config.cutmix)
             self.mixers.append(keras.layers.CutMix(limits, seed=seed + CUTMIX_SEED, dtype="float32"))
         self.seed_generator = keras.random.SeedGenerator(seed + CHOICE_SEED)
         self.supports_jit = keras.backend.backend() == "jax"  # XLA on TensorFlow has no gamma distribution
 
     def build(self, shapes: Any) -> None:
-        """Build the layers of Keras, which have no weights."""
+        """Build the Keras layers, which have no weights."""
         for mixer in self.mixers:
             mixer.build(shapes[0])
 
@@ -58,9 +58,9 @@ class Mixing(keras.layers.Layer):
 
     @staticmethod
     def _mixed(mixer: Any, images: Any, targets: Any) -> list[Any]:
-        """Return what one layer of Keras mixes; an example whose share is 0 / 0, at a small alpha, stays as it is."""
+        """Return the output of one Keras layer; an example whose share is 0 / 0, at a small alpha, is left unmixed."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Explicitly requested dtype int64")  # which Keras asks JAX for
+            warnings.filterwarnings("ignore", message="Explicitly requested dtype int64")  # Keras requests it
             found = mixer({"images": images, "labels": targets}, training=True)
         is_number = ops.isfinite(ops.sum(found["labels"], axis=-1))
         return [
@@ -70,18 +70,18 @@ class Mixing(keras.layers.Layer):
 
 
 class MixedModel(keras.Model):
-    """A model of [pixels, targets] that gives [logits, mixed targets], trained on (pixels, targets[, weights]).
+    """A model from [pixels, targets] to [logits, mixed targets], trained on (pixels, targets[, weights]).
 
-    Targets are mixed as they are, for the accuracy, and times the weights of their examples, for the loss, which is the
-    sum of the losses of both examples by their shares, each with its own weight: (batch, 2 * classes).
+    Targets are mixed twice: unweighted for the accuracy, and times the example weights for the loss: (batch, 2 *
+    classes). The loss is thus the sum of both examples' losses by their shares, each with its own weight.
     """
 
     def train_step(self, *arguments: Any) -> Any:
-        """Train on a batch; the last argument is its data, before it the state on JAX."""
+        """Train on a batch; the last argument is its data, preceded by the state on JAX."""
         return super().train_step(*arguments[:-1], self._with_targets(arguments[-1]))
 
     def test_step(self, *arguments: Any) -> Any:
-        """Evaluate a batch, which is not mixed."""
+        """Evaluate a batch, without mixing."""
         return super().test_step(*arguments[:-1], self._with_targets(arguments[-1]))
 
     @staticmethod
@@ -93,23 +93,23 @@ class MixedModel(keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """Return the loss for the mixed targets times weights."""
+        """Return the loss for the mixed, weighted targets."""
         logits, mixed = y_pred
         _, weighted = ops.split(mixed, 2, axis=-1)
-        # The gradient of the cross-entropy is that of targets which sum to 1.
+        # The gradient of the cross-entropy is only right for targets that sum to 1.
         weights = ops.maximum(ops.sum(weighted, axis=-1), SMALLEST_WEIGHT)
         targets = weighted / ops.expand_dims(weights, -1)
         return super().compute_loss(x, targets, logits, weights, training=training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Return the metrics for the mixed targets; accuracy is that of the class with the largest share."""
+        """Return the metrics for the mixed targets; the accuracy takes the class with the largest share as true."""
         logits, mixed = y_pred
         targets, _ = ops.split(mixed, 2, axis=-1)
         return super().compute_metrics(x, targets, logits)
 
 
 def mix(config: AugmentConfig, images: Any, *, classes: int, seed: int, is_plain: bool) -> tuple[Any, Any, Any]:
-    """Return symbolic targets to mix, and the mixed images and targets; with `is_plain` they stay as they are.
+    """Return symbolic targets to mix, and the mixed images and targets, which are unchanged if `is_plain`.
 
     The seed generators are the same either way, so that those of all phases agree.
     """
@@ -134,7 +134,7 @@ def build_loss_and_metrics(model: Any, targets: Any) -> None:
 class SeveralLabels(keras.losses.Loss):
     """The mean over all classes of the binary cross-entropy, or focal loss, of logits (batch, classes).
 
-    `weights` (classes,): how much the share of a target that is 1 counts.
+    `weights` (classes,): the weight of the positive share of each target.
     """
 
     def __init__(self, weights: NDArray[np.float32] | None, gamma: float | None) -> None:
@@ -143,7 +143,7 @@ class SeveralLabels(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Return the loss of every example, (batch,)."""
-        # Keras takes the mean over the last axis: with one behind it, there is a loss for every class.
+        # Keras averages over the last axis; an additional one keeps a loss for every class.
         pair = ops.expand_dims(y_true, -1), ops.expand_dims(y_pred, -1)
         if self.gamma is None:
             losses = keras.losses.binary_crossentropy(*pair, from_logits=True)
@@ -155,11 +155,11 @@ class SeveralLabels(keras.losses.Loss):
 
 
 class BestIsLabel(keras.metrics.Mean):
-    """The fraction of examples whose best class is one of their labels, of those that have any."""
+    """The fraction of labelled examples whose top-scoring class is one of their labels."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Count a batch: targets and logits (batch, classes)."""
-        is_label = ops.cast(y_true > 0.5, "float32")  # whatever label smoothing left
+        is_label = ops.cast(y_true > 0.5, "float32")  # regardless of label smoothing
         best = ops.expand_dims(ops.argmax(y_pred, axis=-1), -1)
         hits = ops.squeeze(ops.take_along_axis(is_label, best, axis=-1), -1)
         return super().update_state(hits, ops.max(is_label, axis=-1))
@@ -183,5 +183,5 @@ def loss_of_one_label(config: TrainConfig) -> Any:
     """Return the loss of logits (batch, classes) for targets that sum to 1."""
     if (gamma := config.focal_gamma) is None:
         return keras.losses.CategoricalCrossentropy(from_logits=True)
-    # Alpha would be one factor of every loss; that of a class is `train.class_weights`.
+    # Alpha would scale all losses alike; `train.class_weights` scales them by class.
     return keras.losses.CategoricalFocalCrossentropy(alpha=1.0, gamma=gamma, from_logits=True)

@@ -2,7 +2,7 @@
 
 Keras recomputes the learning rate, the powers of beta and the distribution for every variable, which is half of the
 graph that TensorFlow traces before the first step. `apply` is Keras' public method to update all variables together.
-Operations and optimizer variables are those of Keras in their order, so that weights and state are bit-identical.
+Operations and optimizer variables are Keras' own, in the same order, so that weights and state are bit-identical.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
 class _Row:
     """A variable and its optimizer variables; in a list or tuple, Keras would track it as the optimizer's own.
 
-    `average`: that of the variable, where weights are averaged; `total`: that of its gradients since the last update,
-    where they are accumulated.
+    `average`: the average of the variable, if weights are averaged; `total`: the sum of its gradients since the last
+    update, if gradients are accumulated.
     """
 
     variable: Any
@@ -55,14 +55,14 @@ class _Row:
 class _Optimizer(keras.optimizers.Optimizer):
     """Updates all variables at once; they are float32 in every numeric precision."""
 
-    clip_norm: float | None = None  # of all gradients together
-    has_factor = False  # whether the learning rate has a factor that is set epoch by epoch
+    clip_norm: float | None = None  # of all gradients combined
+    has_factor = False  # whether the learning rate has a factor that is set every epoch
     factor: Any = None
 
     def __init__(self, schedule: StepSchedule, kept: list[str], weight_decay: float | None) -> None:
         super().__init__(schedule, weight_decay=weight_decay)
         self.schedule, self.kept = schedule, kept
-        self.step = self.iterations  # where gradients are accumulated, `iterations` are the updates
+        self.step = self.iterations  # with gradient accumulation, `iterations` counts updates instead of steps
 
     def build(self, variables: list[Any]) -> None:
         """Create the optimizer variables of every variable."""
@@ -89,9 +89,9 @@ class _Optimizer(keras.optimizers.Optimizer):
         self.step.assign_add(1)
 
     def _accumulate(self, gradients: Any, steps: int) -> None:
-        """Update the variables with the mean of the last `steps` gradients, or add these to the earlier ones.
+        """Add the gradients to the accumulated ones; every `steps` steps, update the variables with their mean.
 
-        A branch cannot assign on JAX, so the update is always done and then kept or taken back, as in Keras.
+        JAX cannot assign within a branch, so the update is always done and then kept or reverted, as in Keras.
         """
         is_due = ops.equal((self.step.value + 1) % steps, 0)
         totals = [row.total.value + gradient for row, gradient in zip(self.rows, gradients, strict=True)]
@@ -116,16 +116,16 @@ class _Optimizer(keras.optimizers.Optimizer):
         for variable in (row.variable for row in self.rows if row.variable.constraint is not None):
             variable.assign(variable.constraint(variable))
         if self.use_ema:
-            # Of the constrained variables, other than in Keras: the constraints of heads hold for means of them, too.
+            # Unlike Keras, average the constrained variables: the constraints of heads also hold for their means.
             kept = ops.cast(ops.not_equal(self.iterations, 0), "float32") * self.ema_momentum
             for row in self.rows:
                 row.average.assign(kept * row.average.value + (1 - kept) * row.variable.value)
 
     def finalize_variable_values(self, var_list: Any) -> None:
-        """Leave the variables as they are: Keras puts their averages in their place when `fit` ends, a phase here."""
+        """Leave the variables unchanged: Keras would replace them with their averages when `fit` ends, here a phase."""
 
     def _clipped(self, gradients: Any) -> Any:
-        """Return gradients whose norm together is at most `clip_norm`, as those of Keras' `global_clipnorm`."""
+        """Return gradients scaled to a global norm of at most `clip_norm`, like Keras' `global_clipnorm`."""
         if self.clip_norm is None:
             return gradients
         squares = [ops.sum(ops.square(ops.cast(gradient, "float32"))) for gradient in gradients]
@@ -159,7 +159,7 @@ class Adam(_Optimizer):
         super().__init__(schedule, ["momentum", "velocity"], weight_decay)
 
     def update(self, gradients: Any, rate: Any) -> None:
-        """Apply the running means of gradients, divided by the roots of those of their squares."""
+        """Apply the running means of the gradients, divided by the roots of the running means of their squares."""
         step = ops.cast(self.iterations + 1, "float32")
         first, second = (ops.power(ops.cast(beta, "float32"), step) for beta in (BETA_1, BETA_2))
         rate = rate * ops.sqrt(1 - second) / (1 - first)

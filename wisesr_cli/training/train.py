@@ -45,8 +45,8 @@ class TrainingOptions:
     """The options of `train` that are not part of the config.
 
     `max_steps` and `time_limit_seconds` stop before the last epoch; `dry_run` does one step, a save and a reload.
-    `cluster`: the processes that train together, see `launch.find_cluster`; each of them calls `train`.
-    `shared_maps`: feature maps that a training found computed and leaves to the next one of this process, by key.
+    `cluster`: the processes that train together, see `launch.find_cluster`; each of them calls `train`. `shared_maps`:
+    feature maps, by key, that successive trainings in this process share.
     """
 
     resume: bool = False
@@ -99,7 +99,7 @@ def _train(
         for reason in loaded.recipe.reasons if loaded.recipe is not None else ():
             listener.note(reason)
         with stop_on_signals() as stop, ExitStack() as stack:
-            find_layout(loaded.config.data)  # a mistake there is said before weights are looked for
+            find_layout(loaded.config.data)  # so that its errors are reported before those about weights
             config, warning = _with_resolved_weights(loaded, start, channel, listener)
             examples = open_examples(config, listener, epoch=done, channel=channel)
             config = config.model_copy(update={"data": examples.config})
@@ -111,7 +111,7 @@ def _train(
 
             limits = Limits(stop, started, options.max_steps, options.time_limit_seconds)
             result = fit.run(config, examples, device, start, limits, listener, distribution)
-            if warning is not None:  # once more, where it is read
+            if warning is not None:  # repeated at the end, where it is noticed
                 listener.warn(warning)
             return result
 
@@ -119,15 +119,15 @@ def _train(
 def _with_resolved_weights(
     loaded: LoadedConfig, start: Start, channel: Channel, listener: Listener
 ) -> tuple[Config, str | None]:
-    """Return the config with the weights that training starts from, and a warning about them, given here once.
+    """Return the config with the weights that training starts from, and a warning about them, already reported.
 
-    The main process decides what `auto` is, a run that is resumed having decided it before.
+    The main process resolves `auto`, unless the resumed run already did.
 
     Raises as `resolve_weights` does.
     """
     config, warning = loaded.config, loaded.recipe.warning if loaded.recipe else None
     if start.resumed and channel.is_main:
-        with suppress(RunError):  # a damaged config is written anew
+        with suppress(RunError):  # a damaged config is rewritten
             config = _as_begun(config, start.run.load_config())
     model = config.model
     if channel.is_main:
@@ -142,7 +142,7 @@ def _with_resolved_weights(
 
 
 def _as_begun(config: Config, before: Config) -> Config:
-    """Return the config with what a run decided when it was begun."""
+    """Return the config with the values that the run decided on when it started."""
     model, known = config.model, before.data.model_dump(include=before.data.model_fields_set)
     if model.weights == "auto":
         model = model.model_copy(update={"weights": before.model.weights})
@@ -167,9 +167,9 @@ def _begin_run(loaded: LoadedConfig, options: TrainingOptions, channel: Channel,
 
 
 def _is_untrained_upgrade(run: Run) -> bool:
-    """Return whether a run without a state is one that `wisesr upgrade` made; others were killed before their first.
+    """Return whether a run without a state was made by `wisesr upgrade`, not killed before its first state.
 
-    Raises `RunError` where it has results, which a new training would replace.
+    Raises a `RunError` if it has results, which a new training would replace.
     """
     is_upgrade = run.upgraded.exists()
     patterns = (HISTORY, METRICS) if is_upgrade else (BEST, HISTORY, METRICS, *RESULT_FOLDERS)
@@ -193,7 +193,7 @@ def _start_devices(
 def _dry_run(
     loaded: LoadedConfig, options: TrainingOptions, channel: Channel, listener: TrainingListener
 ) -> TrainingResult:
-    """Do one real step, save and reload, in a temporary folder beside the run."""
+    """Do one real step, a save and a reload, in a temporary folder next to the run."""
     path = None
     if channel.is_main:
         path = str(choose_run(loaded.config, loaded.default_name, resume=True, overwrite=False).run.path)

@@ -61,8 +61,8 @@ def without_weights(model: ModelConfig) -> ModelConfig:
 class Trainer:
     """A classifier with its augmentation, optimizer and progress.
 
-    The trained model is `augmentation -> classifier`, in a phase with a frozen backbone the head on its feature maps;
-    only the classifier is ever saved. `scaling`: that of the run which is resumed; None for a new one.
+    The trained model is `augmentation -> classifier`, or only the head if the feature maps of a frozen backbone are
+    cached; only the classifier is ever saved. `scaling`: the pixel scaling of a resumed run; None for a new one.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Trainer:
         self.float32_classifier = self.classifier if is_saved_itself else self._build_float32()
         self.image_size = config.data.image_size
         self.is_as_built = True  # not rebuilt for an image size yet
-        # Of the saved model: the parameters of `depthwise` depend on the size of the feature map.
+        # Those of the saved model, as the parameters of `depthwise` depend on the size of the feature map.
         self.parameters, self.head_parameters = self.classifier.parameters, self.classifier.head_parameters
         if config.changes_image_size:
             for number, phase in enumerate(config.phases):
@@ -105,7 +105,7 @@ class Trainer:
                         check_size(self.classifier.model, phase.image_size)
         self.whole = self.model = self._with_augmentation()
         self.features: FrozenFeatures | None = None
-        self.rate_factor = 1.0  # of the learning rate, after plateaus
+        self.rate_factor = 1.0  # multiplies the learning rate after plateaus
         self.progress = Progress(planned_epochs=config.train.epochs)
 
     def _build(self, model: ModelConfig, scaling: Scaling | None) -> Classifier:
@@ -121,7 +121,7 @@ class Trainer:
         )
 
     def _build_float32(self) -> Classifier:
-        """Build the twin that is saved: a model file never needs mixed precision or several processes."""
+        """Build the copy that is saved, so that model files never need mixed precision or several processes."""
         keras.config.set_dtype_policy("float32")
         with self.distribution.apart():
             twin = self._build(without_weights(self.config.model), self.classifier.scaling)
@@ -129,7 +129,7 @@ class Trainer:
         return twin
 
     def _with_augmentation(self, phase: PhaseConfig | None = None) -> Any:
-        """Return the model to train; a frozen backbone computes as at inference, its dropout too."""
+        """Return the model to train; a frozen backbone runs in inference mode, including its dropout."""
         pixels, images = augmented_pixels(self.config, self.image_size, phase)
         targets = mixed = None
         if self.config.augmentation.mixes:
@@ -185,7 +185,7 @@ class Trainer:
         return self.image_size == self.config.data.image_size
 
     def frozen_features(self, phase: PhaseConfig, first_epoch: int, listener: Listener) -> FrozenFeatures | None:
-        """Return the feature maps that a phase is to train on, if its backbone is frozen and there is room for them.
+        """Return the feature maps for a phase to train on; None if its backbone is trained or they are not cached.
 
         Raises:
             DataError: an image can no longer be read.
@@ -204,7 +204,7 @@ class Trainer:
         return features if features.start(self.progress.epoch, listener) else None
 
     def begin_phase(self, phase: PhaseConfig, features: FrozenFeatures | None = None) -> None:
-        """Recompile with a new optimizer and the layers of the phase frozen; with `features`, the head on them."""
+        """Recompile with a new optimizer and the phase's layers frozen; with `features`, only the head on them."""
         freeze_layers(self.classifier.backbone, phase, is_loaded=self.classifier.loaded_tensors is not None)
         self.features, self.rate_factor = features, 1.0
         self.whole = self._with_augmentation(phase)
@@ -226,7 +226,7 @@ class Trainer:
     def uses_xla(self) -> bool:
         """Whether XLA compiles the training step.
 
-        TensorFlow cannot if augmentation rotates, zooms or shifts, or if several devices train together.
+        TensorFlow cannot if augmentation moves or mixes pixels, or if several devices train together.
         """
         possible = self.mirror is None and all(layer.supports_jit for layer in self.model.layers)
         return keras_start.uses_xla(self.config.train.jit_compile) and possible
@@ -237,7 +237,7 @@ class Trainer:
         return getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
 
     def slow_down(self, phase: PhaseConfig, rows: Iterable[EpochResult]) -> None:
-        """Set the learning rate of the next epoch where it depends on the earlier ones of the phase."""
+        """Set the next epoch's learning rate if its schedule depends on earlier epochs of the phase."""
         schedule = phase.schedule or self.config.train.schedule
         if isinstance(schedule, PlateauOptions):
             base = phase.learning_rate or self.config.train.optimizer.learning_rate
@@ -277,7 +277,7 @@ class Trainer:
                 **self._data(range(first, last)),
                 initial_epoch=first,
                 epochs=last,
-                shuffle=False,  # the order is that of `Batches`
+                shuffle=False,  # `Batches` determines the order
                 callbacks=[callback],
                 verbose=0,
             )
@@ -322,7 +322,7 @@ class Trainer:
         return float(rates[min(len(rates), (epoch_in_phase + 1) * self.steps_per_epoch) - 1]) * self.rate_factor
 
     def swap_averages(self) -> None:
-        """Exchange the weights with their averages, if there are any; done twice, every bit is as before."""
+        """Swap the weights with their averages, if any; swapping twice restores every bit."""
         for row in self._own_optimizer.rows if self.config.train.ema is not None else ():
             weights = keras.ops.convert_to_numpy(row.variable)
             row.variable.assign(row.average)
@@ -330,7 +330,7 @@ class Trainer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Have the averages of the weights in their place within the block, if there are any."""
+        """Use the averages of the weights, if any, within the block."""
         self.swap_averages()
         yield
         self.swap_averages()
@@ -338,7 +338,7 @@ class Trainer:
     def arrays(self) -> dict[str, Arrays]:
         """Return all weights, all optimizer variables, and the random state of the next epoch.
 
-        Where weights are averaged, also all weights with the averages in their place, which a lost `best.keras` had.
+        If weights are averaged, also return all weights with the averages swapped in, to restore a lost `best.keras`.
         """
         found = {
             "model": named_arrays(self.classifier.model.weights),

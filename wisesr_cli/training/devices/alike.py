@@ -17,7 +17,7 @@ from wisesr_cli.text import visible
 
 _PACKAGES = ("python", "wisesr", "keras", "jax", "numpy", "pillow")  # those that affect results on JAX
 
-# What is compared: the error when it differs, and the advice.
+# By what is compared: the error if it differs, and the advice.
 _PARTS: dict[str, tuple[type[UsageError | DataError | MachineError], str]] = {
     "settings": (UsageError, "start all with the same config and options"),
     "images": (DataError, "the same files must lie on all machines"),
@@ -63,7 +63,7 @@ def check_alike(channel: Channel, what: str, mine: Mapping[str, Any]) -> None:
     digests = channel.exchange(hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest())
     if len(set(digests)) == 1:
         return
-    everything = channel.exchange(json.loads(text))  # only now, as it may be long
+    everything = channel.exchange(json.loads(text))  # only if they differ, as it may be long
     if channel.is_main:
         kind, advice = _PARTS[what]
         raise kind(f"{_difference(channel, what, everything)}; {advice}")

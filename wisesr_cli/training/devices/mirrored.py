@@ -47,7 +47,7 @@ class MirroredModel(keras.Model):
         return loss * share + ops.stop_gradient(loss * (1 - share))
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Build nothing: the trainer did, and Keras would average a first batch whose shares may differ in size.
+        """Build nothing: the trainer already did, and Keras would average a first batch of unequal shares.
 
         A private method of Keras, which `fit` always calls; there is no public way to skip it.
         """

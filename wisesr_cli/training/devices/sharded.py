@@ -50,7 +50,7 @@ class ShardedModel(keras.Model):
 
 
 class ShardedBatches(keras.utils.PyDataset):
-    """The rows of every batch that this process reads, equally many for each of its devices."""
+    """The rows of every batch that this process reads, the same number for each of its devices."""
 
     def __init__(self, batches: Batches, distribution: Distribution) -> None:
         super().__init__(workers=batches.workers, max_queue_size=batches.max_queue_size)
@@ -119,7 +119,7 @@ class Share:
 
 
 def share_of_batch(batch: Positions, *, process: int, processes: int, devices: int) -> Share:
-    """Return the rows of a batch that `process` of `processes` reads, equally many for each of all `devices`."""
+    """Return the rows of a batch that `process` of `processes` reads, the same number for each of all `devices`."""
     padding = -len(batch) % devices
     rows = (len(batch) + padding) // processes
     mine = batch[process * rows : (process + 1) * rows]
@@ -127,5 +127,5 @@ def share_of_batch(batch: Positions, *, process: int, processes: int, devices: i
 
 
 def filled_up(rows: NDArray[np.generic], added: int) -> NDArray[np.generic]:
-    """Return `rows` followed by `added` rows of zeros."""
+    """Return `rows` padded with `added` rows of zeros."""
     return np.concatenate([rows, np.zeros((added, *rows.shape[1:]), rows.dtype)]) if added else rows

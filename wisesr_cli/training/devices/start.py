@@ -23,7 +23,7 @@ NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def check_cluster(cluster: Cluster | None, options: DistributeConfig) -> None:
-    """Raise a `UsageError` if there are several processes, but backend or settings allow one only."""
+    """Raise a `UsageError` if there are several processes, but the backend or the settings allow only one."""
     if cluster is None:
         return
     if options.strategy == "none":

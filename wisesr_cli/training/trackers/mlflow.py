@@ -44,8 +44,8 @@ class MlflowTracker:
     """An open run in MLflow; see `tracker.Tracker`. `known` is the id of a run to resume; None creates one.
 
     Raises:
-        MachineError: what MLflow needs for a database is missing.
-        Exception: of MLflow, if there is no such run or the server does not answer.
+        MachineError: a package that MLflow needs for a database is missing.
+        Exception: from MLflow, if there is no such run or the server does not answer.
     """
 
     def __init__(self, run: TrackedRun, known: str | None) -> None:
@@ -106,7 +106,7 @@ class MlflowTracker:
         self._client.log_artifact(self.id, str(path))
 
     def keep_model(self, path: Path) -> None:
-        """Upload the model file, and what lets `mlflow.pyfunc.load_model` load it."""
+        """Upload the model file, with the files that let `mlflow.pyfunc.load_model` load it."""
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
             for file in (path, litert_path(path)):
@@ -117,7 +117,7 @@ class MlflowTracker:
             self._client.log_artifacts(self.id, str(place), artifact_path=MODEL)
 
     def _description(self, model: str) -> str:
-        """Return the content of `MLmodel`: that the model is a function, and what loads it."""
+        """Return the content of `MLmodel`, which declares the model as a Python function and names its loader."""
         flavor = {"data": model, "loader_module": LOADER, "python_version": platform.python_version()}
         content = {
             "artifact_path": MODEL,

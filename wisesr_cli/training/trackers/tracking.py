@@ -32,7 +32,7 @@ class Tracking:
     files of the run: a failure to write them ends the training, and a resumed training appends to them.
 
     `environment` is the content of environment.json. Entering raises a `MachineError` if a tracker cannot be used for a
-    new training; nothing was written yet.
+    new training; at that point, nothing has been written.
     """
 
     def __init__(self, trainer: Trainer, start: Start, environment: dict[str, Any], listener: Listener) -> None:
@@ -50,7 +50,7 @@ class Tracking:
             try:
                 self._begin()
             except BaseException:
-                self._end("failed")  # the run in one tracker, when another tracker cannot be used
+                self._end("failed")  # ends the runs of other trackers if one cannot be used
                 raise
         return self
 
@@ -58,7 +58,7 @@ class Tracking:
         if kind is not None:
             is_error = issubclass(kind, Exception) and not issubclass(kind, Interrupted)
             self.status = "failed" if is_error else "stopped"
-            with suppress(WisesrError):  # a full disk, say; the original error matters more
+            with suppress(WisesrError):  # such as a full disk; the original error matters more
                 self.report_epochs()
         self._end(self.status)
         self.tensorboard.end()
@@ -82,7 +82,7 @@ class Tracking:
             self.listener.warn("no TensorBoard logs: the run directory's name is not UTF-8")
 
     def _begin(self) -> None:
-        """Open a new or the recorded run in every tracker, unless training is finished and completely reported."""
+        """Open a new or the recorded run in every tracker, unless a finished training is completely reported."""
         progress = self.trainer.progress
         for name in self.names:
             title = TRACKERS[name].title

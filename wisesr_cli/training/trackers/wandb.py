@@ -14,7 +14,7 @@ from wisesr_cli.text import visible
 from wisesr_cli.training.trackers.tracker import Status, TrackedRun
 
 PROJECT = "wisesr"  # unless WANDB_PROJECT is set
-FOLDER = "wisesr"  # among the run's files: W&B has a config.yaml of its own
+FOLDER = "wisesr"  # a subfolder of the run's files, as W&B has its own config.yaml
 INIT_SECONDS, FINISH_SECONDS = 30.0, 120.0  # time limits for the server's answer, and for sending pending data
 EXIT_CODES: dict[Status, int] = {"finished": 0, "stopped": 130, "failed": 1}
 DEFAULTS = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
@@ -25,7 +25,7 @@ class WandbTracker:
 
     Raises:
         MachineError: nobody is logged in.
-        Exception: of W&B, if the server does not answer.
+        Exception: from W&B, if the server does not answer.
     """
 
     def __init__(self, run: TrackedRun, known: str | None) -> None:
