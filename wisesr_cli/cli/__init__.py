@@ -1,1 +1,1 @@
-"""The command line: what is typed becomes a request, what comes back is shown. One module a command."""
+"""The command line: turns arguments into requests and shows the results. One module per command."""

@@ -109,7 +109,7 @@ def _show(comparison: Comparison, chosen: str) -> None:
 
 
 def _resume_command(name: str, *, seeds: str | None = None) -> str:
-    """Return the command line that resumes this comparison, by its name."""
+    """Return the command line that resumes this comparison by name."""
     dropped = ("--name",) if seeds is None else ("--name", "--seeds")
     more = [] if seeds is None else ["--seeds", seeds]
     return options.command_without(*dropped, flags=("--resume",), add=(*more, "--name", name, "--resume"))
@@ -143,7 +143,7 @@ def _say_what_next(comparison: Comparison, listener: Listener) -> None:
 
 
 def _fail_on_missing(comparison: Comparison) -> None:
-    """Raise a `DataError` if trainings failed, after everything else was shown."""
+    """Raise a `DataError` if trainings failed; called after everything else was shown."""
     from wisesr_cli.comparison.plan import training_title
     from wisesr_cli.errors import DataError
     from wisesr_cli.text import counted

@@ -88,14 +88,14 @@ def evaluate(
         _say_how_to_doubt_the_rest(Path(result.output_dir).parent, listener)
     if report:
         listener.note(f"report, to open in a browser or to mail: {result.output_dir}/{REPORT}")
-    elif can_draw():  # so can the report
+    elif can_draw():  # the report can be drawn, too
         listener.note(f"next: {options.command_without(add=('--report',))}")
     sys.stdout.flush()
     check_gates(result.metrics, gates)
 
 
 def _say_how_to_doubt_the_rest(folder: Path, listener: Listener) -> None:
-    """Name the command that doubts the labels of the training images, where a run knows them."""
+    """Name the command that checks the labels of the training images, if the run knows them."""
     from wisesr_cli.run.run import Run
 
     run = Run(folder)

@@ -70,7 +70,7 @@ def explain(
     from wisesr_cli.explanation.output import ExplanationWriter
     from wisesr_cli.machine.stopping import StopRequest, stop_on_signals
 
-    # A bar would stand between the records on the same screen; a table is drawn when it is gone.
+    # A progress bar would appear between records on the same screen; a table is drawn after it is gone.
     bars = output_format in ("table", "markdown") or not sys.stdout.isatty()
     listener = TerminalListener(quiet=quiet, verbose=verbose, bars=bars)
     screen, limit = options.screen(listener) if show else None, None if verbose else LONG_TABLE

@@ -1,7 +1,7 @@
 """The command line: the lazily imported commands, and the translation of errors into exit codes.
 
-To add a command: a row in `COMMANDS` and a module of its name beside this one, with a Typer `app`; one that has
-commands of its own is in `groups/`, and in `GROUPS`.
+To add a command, add a row to `COMMANDS` and a module of that name next to this one, with a Typer `app`; a command with
+subcommands goes into `groups/` and `GROUPS`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class LazyGroup(TyperGroup):
         return command
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Take `help COMMAND` for `COMMAND --help`, `version` for `--version`; `help TOPIC` shows a text."""
+        """Treat `help COMMAND` as `COMMAND --help` and `version` as `--version`; show a text for `help TOPIC`."""
         if args[:1] == ["help"]:
             if args[1:2] and args[1] not in COMMANDS and not args[1].startswith("-"):
                 self._show_topic(ctx, args[1])
@@ -76,7 +76,7 @@ class LazyGroup(TyperGroup):
         ctx.exit()
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find a command, or say which one was probably meant."""
+        """Find a command, or suggest the one that was probably meant."""
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             ctx.fail(f"no command is called '{args[0]}'.{nearest(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
@@ -97,7 +97,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},  # every command has those of the group
+    context_settings={"help_option_names": ["-h", "--help"]},  # inherited by every command
 )
 
 
@@ -122,7 +122,7 @@ def wisesr(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line and return its exit code; errors are shown on standard error, one line each."""
+    """Run a command line and return its exit code; show errors on standard error, one line each."""
     debug = "--debug" in arguments
     for stream in (sys.stdout, sys.stderr):  # file names that are not UTF-8 are made printable
         if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
@@ -133,7 +133,7 @@ def run(arguments: Sequence[str]) -> int:
         if code == INTERRUPTED:  # Typer's silent answer to Ctrl-C
             return _fail("stopped", INTERRUPTED, debug)
         return code if isinstance(code, int) else 0
-    except ConfigError as error:  # the only error that has more than one line: one for every mistake
+    except ConfigError as error:  # the only error with several lines, one per mistake
         return _fail(str(error), error.exit_code, debug, lines=str(error).split("\n"))
     except WisesrError as error:
         return _fail(str(error), error.exit_code, debug)
@@ -167,9 +167,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _drop_output() -> int:
-    """Discard buffered output, which nobody can read any more; return the exit code of a closed pipe."""
+    """Discard buffered output that nobody can read any more; return the exit code of a closed pipe."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    with suppress(OSError):  # not a file: the program runs inside another one
+    with suppress(OSError):  # not a file: the program runs inside another program
         os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
     return PIPE_CLOSED
@@ -184,7 +184,7 @@ def _fail(message: str, code: int, debug: bool, *, lines: Sequence[str] = ()) ->
 
 
 def _print_traceback(error: BaseException | None = None) -> None:
-    """Show where an error comes from, the names in its messages made visible."""
+    """Show the traceback of an error, with names in its messages escaped."""
     import traceback
 
     lines = "".join(traceback.format_exception(error or sys.exception())).split("\n")

@@ -1,4 +1,4 @@
-"""The options that several commands share, and their translation into config values."""
+"""Options shared by several commands, and their translation into config values."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ Trackers = Annotated[
 ]
 
 FROZEN_EPOCHS = 20
-FROZEN_LEARNING_RATE = 1e-2  # a head alone takes larger steps than a network
+FROZEN_LEARNING_RATE = 1e-2  # a head alone allows larger steps than a network
 
 NAMED_OPTIONS: dict[str, tuple[str, ...]] = {
     "data": ("data", "dir"),
@@ -148,13 +148,13 @@ NAMED_OPTIONS: dict[str, tuple[str, ...]] = {
 
 
 class Group(TyperGroup):
-    """A command that has commands of its own: `config`."""
+    """A command with subcommands, such as `config`."""
 
     default: str | None = None
     """The one that is meant where none is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Put the default command before arguments that begin with none, unless one was probably meant."""
+        """Insert the default command if arguments start with none, unless one was probably misspelt."""
         from wisesr_cli.text import nearest
 
         names = self.list_commands(ctx)
@@ -165,7 +165,7 @@ class Group(TyperGroup):
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find a command, or say which one was probably meant, or else which there are."""
+        """Find a command, or suggest the one that was probably meant, or else list all."""
         from wisesr_cli.text import joined, nearest
 
         names = self.list_commands(ctx)
@@ -176,7 +176,7 @@ class Group(TyperGroup):
 
 
 def screen(listener: TerminalListener) -> Screen:
-    """Return what shows pictures on the terminal of a listener, for `--show`."""
+    """Return the screen that shows pictures on a listener's terminal, for `--show`."""
     from wisesr_cli.explanation.screen import Screen
 
     return Screen(listener)
@@ -188,13 +188,13 @@ def new_app(group: type[Group] = Group) -> typer.Typer:
 
 
 def fields_of(verb: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a command that a function of `api` takes, without those that are None."""
+    """Return the arguments of a command that a function of `api` accepts, except those that are None."""
     taken = signature(verb).parameters
     return {name: value for name, value in arguments.items() if name in taken and value is not None}
 
 
 def named(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those arguments of a command that are named options of the config."""
+    """Return the arguments of a command that are named options of the config."""
     return {name: value for name, value in arguments.items() if name.replace("_", "-") in NAMED_OPTIONS}
 
 
@@ -214,9 +214,9 @@ def overrides(settings: Sequence[str] | None, **named: Any) -> list[Override]:
 
 
 def _phases(freeze: str, named: Mapping[str, Any], before: Sequence[Override]) -> list[dict[str, Any]]:
-    """Return the one phase that `--freeze` asks for; its length is that of `--epochs`, where that is given.
+    """Return the single phase for `--freeze`, as long as `--epochs` if given.
 
-    A head alone has not been seen to gain from augmentation, which needs the feature maps of every view.
+    Not augmented by default: a head alone was not seen to gain from it, and it needs the feature maps of every view.
     """
     phase: dict[str, Any] = {"epochs": named.get("epochs") or FROZEN_EPOCHS, "freeze": freeze}
     if freeze == "backbone" and named.get("learning_rate") is None:
@@ -228,7 +228,7 @@ def _phases(freeze: str, named: Mapping[str, Any], before: Sequence[Override]) -
 
 
 def say_label_issues(issues: LabelIssues, listener: Listener) -> None:
-    """Say where the labels are that are taken for wrong."""
+    """Name the files that list the labels likely to be wrong."""
     listener.note(f"all {issues.examples:,} labels, most likely wrong first: {issues.table}")
     if issues.sheet is None:
         listener.note("no label looks wrong")
@@ -237,7 +237,7 @@ def say_label_issues(issues: LabelIssues, listener: Listener) -> None:
 
 
 def say_hidden(hidden: int, listener: Listener) -> None:
-    """Name the command that shows the rows that a table leaves out, if any."""
+    """Name the command that shows the omitted rows of a table, if any."""
     if hidden:
         listener.note(f"{hidden:,} rows are left out; all of them: {command_without(add=['-v'])}")
 
@@ -245,9 +245,9 @@ def say_hidden(hidden: int, listener: Listener) -> None:
 def command_without(
     *dropped: str, flags: Sequence[str] = (), add: Sequence[str] = (), command: str | None = None
 ) -> str:
-    """Return the command line of this process without some options with their values, and without some flags.
+    """Return the command line of this process without some options and their values, and without some flags.
 
-    `command`: the one to name instead of that of this process.
+    `command`: replaces the command of this process.
     """
     words, arguments = ["wisesr"], iter(sys.argv[1:])
     if command is not None:

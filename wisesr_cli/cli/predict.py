@@ -115,7 +115,7 @@ def predict(
     from wisesr_cli.text import counted, visible
 
     shown = None if output is not None else chosen_format(None, output_format, probabilities=probabilities)
-    # A bar would stand between the records on the same screen.
+    # A progress bar would appear between records on the same screen.
     limit = LONG_TABLE if shown == "table" and not verbose else None
     is_late = sort is not None or only is not None or limit is not None
     bars = output is not None or is_late or not sys.stdout.isatty()

@@ -1,7 +1,7 @@
-"""The topics of `wisesr help`: pages of the documentation, in `topics/`, shown as plain text.
+"""Shows the topics of `wisesr help`: pages of the documentation, in `topics/`, as plain text.
 
-To add one: a Markdown file in `topics/`, a row in `TOPICS`, and its place in `mkdocs.yml`. A page has headings,
-paragraphs, lists of one level, tables and blocks of code, and nothing else.
+To add one, add a Markdown file to `topics/`, a row to `TOPICS`, and an entry to `mkdocs.yml`. A page contains only
+headings, paragraphs, lists of one level, tables and code blocks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def show(name: str) -> None:
     """Show a topic: in the pager on a terminal, else on standard output."""
     import pydoc
 
-    os.environ.setdefault("LESS", "FRX")  # as git has it: what fits on the screen needs no pager
+    os.environ.setdefault("LESS", "FRX")  # like git: no pager for what fits on the screen
     width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
     pydoc.pager(plain((FOLDER / f"{name}.md").read_text(encoding="utf-8"), width))
 
@@ -70,7 +70,7 @@ def _block(block: str, width: int) -> Iterator[str]:
 
 
 def _row(cells: list[str], titles: list[str], width: int) -> str:
-    """Return a row of a table: its first cell, and below it the others, those that need it with their titles."""
+    """Return a row of a table: its first cell, and below it the others, with their titles where needed."""
     first = 1 if titles[0] == "" else 2  # the second column of a table explains the first, unless it has no title
     others = [f"{title}: {cell}" for title, cell in zip(titles[first:], cells[first:], strict=False)]
     rest = [_filled(cell, width, first=INDENT, rest=INDENT) for cell in (*cells[1:first], *others)]
@@ -89,7 +89,7 @@ def _filled(text: str, width: int, *, first: str = "", rest: str = "") -> str:
 
 
 def _unmarked(text: str) -> str:
-    """Return text without Markdown's marks; of a link its words, and its address where it leads out of the pages."""
+    """Return text without Markdown markup; links become their text, plus the address if external."""
     text = re.sub(r"\[([^\]]+)\]\((https?:[^)]+)\)", r"\1 (\2)", text)
     text = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text)
     return text.replace("**", "").replace("\\|", "|")

@@ -82,7 +82,7 @@ def train(
 
     cluster = find_cluster(coordinator, num_processes, process_id)
     gates: list[Gate] = []
-    if fail_under:  # otherwise metrics are not imported, so that a mistake in the config shows sooner
+    if fail_under:  # only then import metrics, so that mistakes in the config show sooner
         from wisesr_cli.evaluation.gates import parse_gate
 
         gates = [parse_gate(text) for text in fail_under]

@@ -63,6 +63,6 @@ def upgrade(
     run = shlex.quote(result.run_dir)
     folder = "" if data else " --data FOLDER"
     listener.note(f"next: wisesr train {run} --resume{folder}")
-    if data or classes:  # images are judged by the names of their classes
+    if data or classes:  # labelled images need the class names
         listener.note(f"      wisesr evaluate {run}{folder}")
     listener.note(f"      wisesr predict {run} IMAGE")

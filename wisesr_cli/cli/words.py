@@ -1,6 +1,6 @@
-"""The words of other tools, and what is typed here instead: hints for those who come from them.
+"""Translates options of other tools into those of wisesr, as hints for their users.
 
-To add a word: a row in `OPTIONS`.
+To add a word, add a row to `OPTIONS`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# Ultralytics, timm, fastai and Ludwig, Keras' examples: their option, and the words for it here.
+# Options of Ultralytics, timm, fastai, Ludwig and Keras' examples, and what to type here.
 OPTIONS = {
     "--amp": "--precision mixed_float16",
     "--arch": "--backbone NAME",
@@ -53,7 +53,7 @@ _ASSIGNMENT = re.compile(r"(-*[A-Za-z][\w-]*)=(.*)", re.DOTALL)
 
 
 def translation(error: Any) -> str | None:
-    """Return what to type instead of an option of another tool, or of `epochs=2`; None for any other mistake."""
+    """Return what to type instead of another tool's option, or of `epochs=2`; None for any other mistake."""
     name = getattr(error, "option_name", None)
     if name is not None:
         return f"No such option: {name}. Type {OPTIONS[name]}." if name in OPTIONS else None

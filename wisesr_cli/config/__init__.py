@@ -1,1 +1,1 @@
-"""The config: its records, and how YAML and command lines become them."""
+"""The config: its records, and how they are built from YAML and command lines."""

@@ -1,7 +1,7 @@
 """Turns pydantic's validation errors into one line per mistake, for the person who wrote the config.
 
-A line gives file and line (or the option typed), key, value, allowed values and the nearest spelling. The allowed
-values come from the JSON Schema, so they are defined once.
+Each line gives file and line (or the option typed), key, value, allowed values and the nearest spelling. The allowed
+values come from the JSON Schema, so they are defined only once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def validate(document: Document) -> Config:
 
 
 class _AllowedOnly(GenerateJsonSchema):
-    """A JSON Schema without defaults: they do not restrict values, and take half of the time to generate."""
+    """Generates a JSON Schema without defaults, which do not restrict values but take half of the time."""
 
     def default_schema(self, schema: Any) -> dict[str, Any]:
         """Return the schema of a field without its default."""
@@ -175,7 +175,7 @@ class _Explainer:
         return node
 
     def value(self, path: KeyPath) -> Any:
-        """Return the document's value at a path, None where there is none."""
+        """Return the document's value at a path, or None."""
         tree = self.document.value
         for key in path:
             try:
@@ -234,7 +234,7 @@ def _plain(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a user would have typed it, shortened."""
+    """Return a value as a user would type it, shortened."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):

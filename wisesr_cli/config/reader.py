@@ -44,7 +44,7 @@ _SPLIT_FOLDERS = (("data", "train_dir"), ("data", "validation_dir"), ("data", "t
 _WEIGHTS = ("model", "weights")
 _MANIFEST = ("data", "manifest")
 _IMAGES = (_FOLDER, *_SPLIT_FOLDERS, _MANIFEST)
-_KINDS = (("data", "channels"), ("data", "label_separator"), ("model", "task"))  # decide what can be read at all
+_KINDS = (("data", "channels"), ("data", "label_separator"), ("model", "task"))  # decide which files can be read
 _PATHS = (*_IMAGES, _WEIGHTS, ("model", "weights_dir"))
 _HEAD = ("model", "head")
 
@@ -62,7 +62,7 @@ class Override:
 class LoadedConfig:
     """A config, notes for the user about how it was resolved, and a default name for a run of it.
 
-    `recipe` is that of an image folder.
+    `recipe` is set for an image folder or a manifest.
     """
 
     config: Config
@@ -96,9 +96,7 @@ def load_config(
 ) -> LoadedConfig:
     """Return the resolved config of a YAML file, an image folder, a manifest, or (None) the defaults.
 
-    Later overrides win.
-
-    `recipe` is that of the folder; see `recipe_of`. `of_run`: a run's own config, which may be large. Raises
+    Later overrides win. `recipe`: see `recipe_of`. `of_run`: a run's own config, which may be large. Raises
     `ConfigError` with one line per mistake, and `DataError` when the source is neither a file nor a folder.
     """
     document = _read_source(source, MAX_RESOLVED_BYTES if of_run else MAX_BYTES)
@@ -107,7 +105,7 @@ def load_config(
         _merge(document, deepcopy(recipe.settings), {}, ())
     given = list(overrides)
     keys = {override.path for override in given}
-    if _MANIFEST in keys and _FOLDER not in keys:  # its paths are relative to itself, not to the folder of a config
+    if _MANIFEST in keys and _FOLDER not in keys:  # paths in it are relative to itself, not to the config's folder
         _forget_data(document, (_FOLDER,))
     for override in given:
         _apply(document, override, notes)
@@ -117,9 +115,9 @@ def load_config(
 
 
 def _spare_hidden_layers(document: Document, overrides: Sequence[Override]) -> None:
-    """Leave the learning rate as it is where `--freeze` trains a head with hidden layers, not its classifier alone.
+    """Keep the configured learning rate if `--freeze` trains a head with hidden layers.
 
-    The large steps that suit a linear head took the loaded hidden layers of an upgraded model to chance in one epoch.
+    The large steps that suit a linear head reduced loaded hidden layers of an upgraded model to chance in one epoch.
     """
     model, train = document.value.get("model"), document.value.get("train")
     head = model.get("head") if isinstance(model, dict) else None
@@ -129,7 +127,7 @@ def _spare_hidden_layers(document: Document, overrides: Sequence[Override]) -> N
 
 
 def recipe_of(source: str | Path | None, overrides: Iterable[Override]) -> Recipe | None:
-    """Return the recipe for an image folder or a manifest; None for others, and where the images cannot be used."""
+    """Return the recipe for an image folder or a manifest; None for other sources and unusable images."""
     if source is None or not (_expanded(source).is_dir() or is_manifest(_expanded(source))):
         return None
     from wisesr_cli.config.recipe import choose, describe, wanted_of  # imports NumPy and Pillow
@@ -140,7 +138,7 @@ def recipe_of(source: str | Path | None, overrides: Iterable[Override]) -> Recip
         data = load_config(source, of_images).config.data
         return choose(describe(data, Silent()), wanted_of(values))
     except (ConfigError, DataError, MachineError, ValueError):  # ValueError: a path that no file can have
-        return None  # whoever uses the images, or reads the settings, says what is wrong with them
+        return None  # the error is reported where images or settings are used
 
 
 def parse_image_size(size: str | int | Sequence[int]) -> tuple[int, int]:
@@ -154,8 +152,8 @@ def parse_image_size(size: str | int | Sequence[int]) -> tuple[int, int]:
 def parse_head(text: str, *, base: HeadOptions | None = None) -> HeadOptions:
     """Return the options of a head given as `wise` or `wise:pooling=valid:initializer=paper`.
 
-    Options that are not given come from `base`: all where it is the same head, else those that every head has, such as
-    hidden layers. Raises `ConfigError` for an unknown head, option or value, `UsageError` for an option without `=`.
+    Missing options come from `base`: all if it is the same head, else those that every head has, such as hidden layers.
+    Raises `ConfigError` for an unknown head, option or value, `UsageError` for an option without `=`.
     """
     overrides = head_overrides(text, f"head '{text}'")
     if base is not None:
@@ -167,14 +165,14 @@ def parse_head(text: str, *, base: HeadOptions | None = None) -> HeadOptions:
 def head_overrides(text: str, origin: str) -> list[Override]:
     """Return the overrides of a head given as `wise:pooling=valid`: its name, then each of its options.
 
-    `wise:paper` is short for `wise:preset=paper`. Raises `UsageError` when another option has no `=`, or one has a
-    value that is not YAML, or is the name.
+    `wise:paper` is short for `wise:preset=paper`. Raises `UsageError` when any other option has no `=`, has a value
+    that is not YAML, or is `name`.
     """
     name, *options = re.split(":(?! )", text)  # a colon before a space is YAML's own: hidden=[{units: 8}]
     overrides = [Override((*_HEAD, "name"), name, origin)]
     for option in (f"preset={option}" if option == PAPER else option for option in options):
         key, equals, _ = option.partition("=")
-        if not equals or key.strip() in ("", "name"):  # another name than the one before the colon would mislabel it
+        if not equals or key.strip() in ("", "name"):  # a second name would mislabel the head
             expected = "expected HEAD:option=value, for instance wise:pooling=valid, or wise:paper"
             raise UsageError(f"{visible(origin)}: {expected}")
         parsed = parse_set(f"model.head.{option}")
@@ -203,7 +201,7 @@ def _read_source(source: str | Path | None, most: int) -> Document:
 
 def _reason(error: OSError | ValueError) -> str:
     """Return why a source cannot be read, and what it should be."""
-    from wisesr_cli.data.listing.layouts import EXPECTED  # imports NumPy and Pillow, which a config alone does not need
+    from wisesr_cli.data.listing.layouts import EXPECTED  # imports NumPy and Pillow, not needed for a config alone
 
     missing = isinstance(error, FileNotFoundError | NotADirectoryError)
     found = "no such file or folder" if missing else str(getattr(error, "strerror", error)).lower()
@@ -231,7 +229,7 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...], most: int = MAX_BYTES) 
     if not isinstance(base_name, str):
         raise ConfigError(f"{place}: extends is {shown(base_name)}; allowed: the path of another config")
     base_path = resolved.parent / _expanded(base_name)
-    if base_path.suffix.lower() not in CONFIG_SUFFIXES:  # a mistake in another kind of file would show a line of it
+    if base_path.suffix.lower() not in CONFIG_SUFFIXES:  # an error in another kind of file would quote it
         raise ConfigError(f"{place}: extends '{visible(base_name)}': a config ends in {' or '.join(CONFIG_SUFFIXES)}")
     if not os.path.isfile(base_path):  # noqa: PTH113  (also false on an OSError)
         raise ConfigError(f"{place}: extends '{visible(base_name)}': no such file; paths are relative to this file")
@@ -242,7 +240,7 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...], most: int = MAX_BYTES) 
 
 
 def _drop_replaced_folders(base: Document, data: Any) -> None:
-    """Drop the base's `dir`, split folders or manifest where the extending file uses another form."""
+    """Drop the base's `dir`, split folders or manifest if the extending file uses another form."""
     if not isinstance(data, dict):
         return
     if data.get("manifest") is not None:
@@ -254,7 +252,7 @@ def _drop_replaced_folders(base: Document, data: Any) -> None:
 
 
 def _absolute(key: KeyPath, value: Any, folder: Path) -> Any:
-    """Return the value of a key of `_PATHS`, a path relative to a folder made absolute; a word stays as it is."""
+    """Return the value of a key in `_PATHS`, making paths relative to a folder absolute; words stay unchanged."""
     is_path = isinstance(value, str) and value and not (key == _WEIGHTS and value in WEIGHTS_WORDS)
     return str(folder / _expanded(value)) if is_path else value
 
@@ -325,7 +323,7 @@ def _note_phases_with_own_learning_rate(document: Document, override: Override, 
 
 
 def _forget_data(document: Document, paths: Iterable[KeyPath]) -> None:
-    """Remove the split folders, which a single folder replaces, or that one, which they replace."""
+    """Remove image settings that others replace, and their places."""
     data = document.value.get("data")
     for path in paths:
         if isinstance(data, dict):
@@ -336,7 +334,7 @@ def _forget_data(document: Document, paths: Iterable[KeyPath]) -> None:
 def _drop_inapplicable_options(
     tree: dict[str, Any], path: KeyPath, name: str, override: Override, notes: list[str]
 ) -> None:
-    """Remove options that the new record lacks but another one has; a misspelt one stays an error."""
+    """Remove options that the new record lacks but another record has; misspelt ones remain errors."""
     records = NAMED[path].records
     if name not in records:
         return
@@ -349,7 +347,7 @@ def _drop_inapplicable_options(
 
 
 def _drop_preset_options(head: dict[str, Any]) -> None:
-    """Remove the options that a preset decides, which is laid over them."""
+    """Remove the options that a preset sets."""
     for option in PRESET_OPTIONS:
         head.pop(option, None)
 
@@ -360,7 +358,7 @@ def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
 
 
 def default_name(source: str | Path | None, config: Config) -> str:
-    """Return `SOURCE-HEAD`, or SOURCE alone where it already ends in the head's name.
+    """Return `SOURCE-HEAD`, or SOURCE alone if it already ends in the head's name.
 
     SOURCE is the name of the config file, or of the image folder or manifest when the config is called config.yaml.
     """
@@ -369,6 +367,6 @@ def default_name(source: str | Path | None, config: Config) -> str:
     stem = path.stem if path is not None and path.is_file() and path.stem != "config" else None
     named = "" if images is None else images.stem if config.data.manifest else images.name
     stem = re.sub(r"[^\w.-]+", "-", stem or named)
-    stem = stem.strip("-.").encode("utf-8")[:100].decode("utf-8", "ignore")  # a file system counts bytes
+    stem = stem.strip("-.").encode("utf-8")[:100].decode("utf-8", "ignore")  # file systems count bytes
     head = config.model.head.name
     return stem if stem.endswith((f"-{head}", f"_{head}")) else f"{stem or 'run'}-{head}"

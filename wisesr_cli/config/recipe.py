@@ -1,4 +1,4 @@
-"""The recipe for an image folder: model, augmentation and phases, from its images and the weights that can be had.
+"""Chooses the recipe for an image folder: model, augmentation and phases, from its images and the available weights.
 
 `train FOLDER`, `init`, `check` and `compare` share `choose`.
 """
@@ -27,12 +27,12 @@ from wisesr_cli.models.released import RELEASES
 from wisesr_cli.text import counted
 
 SMALL_IMAGES = 96  # median shorter side in pixels; below it, a network is trained from scratch at that size
-WEIGHTED_IMBALANCE = 3.0  # largest class by smallest class; from here on classes are weighted
-PHOTO_SIZE = 224  # pixels; what the backbones were trained at
+WEIGHTED_IMBALANCE = 3.0  # largest class divided by smallest; classes are weighted from here on
+PHOTO_SIZE = 224  # pixels; the size that the backbones were trained at
 SCRATCH_SIZE = 64  # pixels, for photos without weights: a small network learns more from more passes
 FROZEN_RATE, GENTLE_RATE = 1e-2, 3e-5
-# By ImageNet accuracy (keras.io/api/applications) for their time on a CPU: the first one is downloaded, the others are
-# taken where their weights are on this machine already.
+# By ImageNet accuracy (keras.io/api/applications) relative to CPU time: the first one is downloaded, the others are
+# used only if their weights are already on this machine.
 PREFERRED = (
     "MobileNetV2", "EfficientNetV2B0", "EfficientNetB0", "MobileNet", "MobileNetV3Large", "NASNetMobile", "ResNet50V2",
     "DenseNet121", "Xception",
@@ -46,17 +46,17 @@ STRONG = {
 class FolderFacts:
     """The properties of an image folder that decide its recipe."""
 
-    folder: Path  # that the paths of a manifest are relative to
+    folder: Path  # the paths of a manifest are relative to it
     class_names: tuple[str, ...]
-    counts: tuple[int, ...]  # training images per class, validation set aside or not
+    counts: tuple[int, ...]  # training images per class, before or after splitting off validation
     splits: tuple[str, ...]
     median_height: int
     median_width: int
     deep: int  # images with more than 8 bits per channel
     manifest: Path | None = None
     has_groups: bool = False  # named in the manifest
-    separator: str | None = None  # of the labels of an image, where it may have several
-    labelled_images: int = 0  # training images, where an image may count for several classes
+    separator: str | None = None  # of labels, if an image may have several
+    labelled_images: int = 0  # training images; one may count for several classes
 
     @property
     def images(self) -> int:
@@ -70,7 +70,7 @@ class FolderFacts:
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of images that are used as they are."""
+        """Side in pixels for training at the images' own size."""
         return max(16, 8 * round(min(self.median_height, self.median_width) / 8))
 
     @property
@@ -80,17 +80,17 @@ class FolderFacts:
 
     @property
     def can_be_set_aside(self) -> bool:
-        """Whether validation images can be taken off the training images."""
+        """Whether validation images can be split off from the training images."""
         return self.separator is not None or min(self.counts) > 1
 
     @property
     def weighs_classes(self) -> bool:
-        """Whether classes are weighted; where images have several labels, thresholds make up for rare ones."""
+        """Whether classes are weighted; with several labels per image, thresholds compensate for rare ones instead."""
         return self.separator is None and self.imbalance >= WEIGHTED_IMBALANCE
 
     @property
     def splits_by_group(self) -> bool:
-        """Whether validation is set aside in groups that the manifest names."""
+        """Whether validation is split off in groups named in the manifest."""
         return self.has_groups and "validation" not in self.splits
 
     @property
@@ -101,19 +101,19 @@ class FolderFacts:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What was asked for on the command line, as far as the recipe depends on it."""
+    """The command-line values that the recipe depends on."""
 
     backbone: str | None = None
     weights: str | None = "auto"
     weights_dir: Path | None = None
     epochs: int | None = None
     has_phases: bool = False
-    has_validation: bool = True  # unless none is to be set aside
+    has_validation: bool = True  # False if no validation is to be split off
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings for a folder, the reasons for them, and a warning where they are second best."""
+    """Settings for a folder, the reasons for them, and a warning if they are second best."""
 
     settings: dict[str, Any]
     reasons: tuple[str, ...]
@@ -122,7 +122,7 @@ class Recipe:
 
 @dataclass
 class _Start:
-    """The network that a training starts from, and why."""
+    """The network that training starts from, and why."""
 
     backbone: str
     weights: str | None
@@ -133,7 +133,7 @@ class _Start:
 
 
 def wanted_of(values: Mapping[KeyPath, Any]) -> Wanted:
-    """Return what command-line values, by key, ask for; values that are mistakes are found later."""
+    """Return the relevant command-line values, given by key; mistakes in them are found later."""
     backbone, epochs = values.get(("model", "backbone")), values.get(("train", "epochs"))
     weights, folder = values.get(("model", "weights"), "auto"), values.get(("model", "weights_dir"))
     try:
@@ -202,7 +202,7 @@ def choose(facts: FolderFacts, wanted: Wanted) -> Recipe:
 
 
 def _start(facts: FolderFacts, wanted: Wanted) -> _Start:
-    """Return the network to start from: the one asked for, else the best whose weights can be had."""
+    """Return the network to start from: the requested one, else the best with available weights."""
     random_size = facts.image_size if facts.small else SCRATCH_SIZE
     if wanted.weights is None:
         return _Start(wanted.backbone or "compact", None, "random weights, as requested", random_size)
@@ -232,24 +232,24 @@ def _start(facts: FolderFacts, wanted: Wanted) -> _Start:
 
 
 def _backbone_in(weights: str) -> str | None:
-    """Return the backbone that a run or a model file says that it has, None for other weights."""
+    """Return the backbone recorded in a run or a model file, None for other weights."""
     if weights == "imagenet":
         return None
     try:
         return canonical_name(read_model_info(weights_file(weights)).backbone)
     except (WisesrError, ValueError):
-        return None  # whoever loads the weights says what is wrong with them
+        return None  # the error is reported when the weights are loaded
 
 
 def _length(facts: FolderFacts, start: _Start, wanted: Wanted) -> dict[str, Any]:
-    """Return epochs, or phases where weights were loaded: first the head alone, then all layers, gently."""
+    """Return epochs, or phases if weights were loaded: first the head alone, then all layers at a low learning rate."""
     if wanted.has_phases:
         return {}
     if start.weights is None:
         return {"epochs": wanted.epochs or (80 if facts.images < 1_000 else 30 if facts.images < 20_000 else 15)}
     total = wanted.epochs or (14 if facts.images < 20_000 else 6)
     first = max(1, round(0.7 * total))
-    # A few fixed views of augmented images teach a head less than the images themselves.
+    # A head learns less from a few fixed augmented views than from the images themselves.
     phases: list[dict[str, Any]] = [
         {"epochs": first, "freeze": "backbone", "augment": "none", "learning_rate": FROZEN_RATE}
     ]

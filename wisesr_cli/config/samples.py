@@ -1,6 +1,6 @@
-"""The sample configs, and first configs made of them.
+"""Lists the sample configs, and makes first configs from them.
 
-They are the files of `sample_configs/`, which is beside this package in a clone, and in it once installed.
+They are the files of `sample_configs/`, which is next to this package in a clone, and inside it once installed.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _PLACES = (("data", "dir"), ("data", "train_dir"), ("data", "validation_dir"))
 
 
 def list_samples() -> dict[str, str]:
-    """Return the name of every sample, with the sentence that its file begins with."""
+    """Return the name of every sample with the first sentence of its file."""
     folder = _folder()
-    files = [path for path in folder.rglob("*.yaml") if not path.name.startswith("base_")]  # which others extend
+    files = [path for path in folder.rglob("*.yaml") if not path.name.startswith("base_")]  # extended by others
     found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
     return {name: _first_sentence(found[name]) for name in sorted(found, key=lambda name: (name.count("/"), name))}
 
 
 def start_from_sample(name: str, folder: str | Path | None, written_as: str) -> Starter:
-    """Return a sample as a first config, see `sample_text`; raises `DataError` for a folder that is none."""
+    """Return a sample as a first config, see `sample_text`; raises `DataError` if the folder does not exist."""
     path = None if folder is None else Path(folder).absolute()
     if path is not None and not path.is_dir():
         raise DataError(f"{visible(path)}: no such folder; a sample is for a folder of images")
@@ -39,10 +39,10 @@ def start_from_sample(name: str, folder: str | Path | None, written_as: str) -> 
 
 
 def sample_text(name: str, *, folder: Path | None, written_as: str) -> str:
-    """Return a sample as a config of its own for the images in `folder`, or (None) for those that --data gives.
+    """Return a sample as a standalone config for the images in `folder`, or (None) for those given by --data.
 
-    Comments stay; where a sample extends another one, those of the other one do not. `written_as`: its path, for the
-    command in its comments. Raises `UsageError` for a name that no sample has.
+    Keeps comments, except those of a sample that this one extends. `written_as`: its path, for the command in its
+    comments. Raises `UsageError` for an unknown name.
     """
     name, names = name.removesuffix(".yaml"), list_samples()
     if name not in names:
@@ -62,7 +62,7 @@ def sample_text(name: str, *, folder: Path | None, written_as: str) -> str:
 
 
 def _resolved(path: Path) -> str:
-    """Return the resolved values of a sample as YAML, without its folders of images."""
+    """Return the resolved values of a sample as YAML, without its image folders."""
     config = load_config(path, [Override(place, None, ".".join(place)) for place in _PLACES]).config.to_dict()
     for place in _PLACES:
         del config["data"][place[1]]
@@ -76,7 +76,7 @@ def _first_sentence(path: Path) -> str:
 
 
 def _folder() -> Path:
-    """Return the folder of the samples; raises `MachineError` where there is none."""
+    """Return the folder of the samples; raises `MachineError` if it is missing."""
     for place in (_PACKAGE / NAME, _PACKAGE.parent / NAME):
         if (place / "photos.yaml").is_file():
             return place

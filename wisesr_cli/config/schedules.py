@@ -1,8 +1,8 @@
 """Learning-rate schedules, as NumPy functions of the position in training.
 
-To add one: write its options, a function, and a row in `SCHEDULES`. A function takes positions in epochs (0 is the
-start, 1.5 is half-way through the second epoch) and returns factors of the base learning rate. `learning_rates`
-evaluates it once per step, and training looks the numbers up, so every backend uses the same ones.
+To add one, write its options and a function, and add a row to `SCHEDULES`. A function takes positions in epochs (0 is
+the start, 1.5 is half-way through the second epoch) and returns factors of the base learning rate. `learning_rates`
+evaluates it once per step, and training looks the values up, so every backend uses the same ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from wisesr_cli.settings import Options
 
-if TYPE_CHECKING:  # reporting a typo in a config would take a third longer with NumPy
+if TYPE_CHECKING:  # importing NumPy would make reporting a typo in a config a third slower
     import numpy as np
     from numpy.typing import NDArray
 
@@ -83,7 +83,7 @@ class PlateauOptions(ScheduleOptions):
 
 
 def plateau_factor(options: PlateauOptions, base: float, values: Iterable[float]) -> float:
-    """Return the factor of the learning rate `base` after epochs with these values of `options.monitor`."""
+    """Return the factor of the learning rate `base`, given the values of `options.monitor` after each epoch."""
     gains = (value if options.monitor.endswith("accuracy") else -value for value in values)
     least = min(1.0, options.min_learning_rate / base)
     best, factor, wait, cooldown = -math.inf, 1.0, 0, 0
@@ -152,5 +152,5 @@ SCHEDULES: dict[str, Schedule] = {
     "constant": Schedule(ConstantOptions, constant),
     "cosine": Schedule(CosineOptions, cosine),
     "exponential": Schedule(ExponentialOptions, exponential),
-    "plateau": Schedule(PlateauOptions, constant),  # what `plateau_factor` gives is set epoch by epoch
+    "plateau": Schedule(PlateauOptions, constant),  # `plateau_factor` is applied after every epoch
 }

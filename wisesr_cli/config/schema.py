@@ -39,7 +39,7 @@ _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 
 def _check_name(name: str) -> str:
     check_path(name)
-    # File systems allow 255 bytes; the rest is for suffixes that are appended to a name.
+    # File systems allow 255 bytes; the rest is reserved for suffixes.
     if not _NAME.fullmatch(name) or name.startswith((".", "-")) or len(os.fsencode(name)) > 200:
         raise ValueError("must be a folder name without slashes, up to 200 bytes, that starts with no dot or dash")
     return name
@@ -49,7 +49,7 @@ RunName = Annotated[str, AfterValidator(_check_name)]
 
 
 def _allow_extends(schema: dict[str, Any]) -> None:
-    """Add the key `extends`, which only files have, for editors."""
+    """Add the key `extends`, allowed only in files, for editors."""
     about = "Another config, relative to this file, that this one is laid over."
     extends = {"type": "string", "title": "Extends", "description": about, "examples": ["base.yaml"]}
     schema["title"], schema["properties"] = SCHEMA_TITLE, {"extends": extends, **schema["properties"]}
@@ -77,7 +77,7 @@ class Config(Options):
 
     @classmethod
     def model_json_schema(cls, *args: Any, **named: Any) -> dict[str, Any]:
-        """Return the JSON Schema, in which a mapping without a `name` fits its default alone, as it is read."""
+        """Return the JSON Schema, in which a mapping without a `name` matches only its default, as when read."""
         schema = super().model_json_schema(*args, **named)
         for row in NAMED.values():
             for name, record in row.records.items():
@@ -87,7 +87,7 @@ class Config(Options):
 
     @model_validator(mode="after")
     def _fit_channels(self) -> Config:
-        """Refuse the scalings that are rules for red, green and blue where pixels are something else."""
+        """Reject RGB pixel scalings for pixels that are not RGB."""
         if self.data.channels != RGB and self.model.preprocessing in ("caffe", "torch"):
             raise ValueError(
                 f"model.preprocessing is {self.model.preprocessing}, a rule for RGB, but data.channels is "
@@ -97,7 +97,7 @@ class Config(Options):
 
     @model_validator(mode="after")
     def _fit_task(self) -> Config:
-        """Refuse what images with several labels do not allow, and complete the settings for them."""
+        """Reject settings not possible with several labels per image, and complete the others."""
         if self.model.task == "single":
             if self.data.label_separator is not None:
                 raise ValueError("data.label_separator is given, but model.task is single: set model.task: multilabel")
@@ -131,7 +131,7 @@ class Config(Options):
         return self
 
     def image_size_of_epoch(self, epoch: int) -> tuple[int, int]:
-        """Return the height and width of an epoch, counted from 0; after the last epoch, those of the model."""
+        """Return the image height and width of an epoch, counted from 0; after the last epoch, those of the model."""
         for phase in self.phases:
             if epoch < phase.epochs:
                 return phase.image_size or self.data.image_size
@@ -145,12 +145,12 @@ class Config(Options):
 
     @property
     def augmentation(self) -> AugmentConfig:
-        """The operations that `augment` selects."""
+        """The operations selected by `augment`."""
         return AUGMENTATIONS[self.augment] if isinstance(self.augment, str) else self.augment
 
     @property
     def phases(self) -> tuple[PhaseConfig, ...]:
-        """The phases of training: those given, or one over all epochs."""
+        """The training phases: those given, or one over all epochs."""
         return tuple(self.train.phases or [PhaseConfig(epochs=self.train.epochs)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,7 +163,7 @@ class Config(Options):
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as plain YAML and JSON types; pydantic's conversion loses bytes of names that are not UTF-8."""
+    """Convert a value to plain YAML and JSON types; pydantic's conversion loses bytes of names that are not UTF-8."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -176,7 +176,7 @@ class Named:
     """A mapping of the config whose `name` decides which other keys it may have."""
 
     kind: str
-    default: str  # the name of a mapping without one
+    default: str  # name for a mapping without one
     records: dict[str, type[Options]]
 
 
@@ -188,7 +188,7 @@ NAMED: dict[tuple[str | int, ...], Named] = {
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes YAML that `yaml_reader` reads back: text that YAML 1.1 or 1.2 takes for a number is quoted."""
+    """Writes YAML that `yaml_reader` can read back: quotes text that YAML 1.1 or 1.2 would parse as a number."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
@@ -203,5 +203,5 @@ _Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]
 def dump_yaml(value: Any) -> str:
     """Return plain values as YAML, keys in the order given; invisible characters are escaped."""
     text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
-    # Text with invisible characters is double-quoted, where the escapes of `visible` are those of YAML.
+    # Text with invisible characters is double-quoted, and YAML understands the escapes of `visible` there.
     return "\n".join(visible(line) for line in text.split("\n"))

@@ -21,7 +21,7 @@ from wisesr_cli.errors import UsageError
 from wisesr_cli.machine.files import write_text
 from wisesr_cli.text import some_of, visible
 
-SCHEMA_FILE = "wisesr.schema.json"  # beside a config, whose first line names it to editors
+SCHEMA_FILE = "wisesr.schema.json"  # next to a config, whose first line names it for editors
 
 _COMMENTS = {
     "image_size": "height, width",
@@ -35,7 +35,7 @@ _COMMENTS = {
 
 
 def write_starter(facts: FolderFacts, recipe: Recipe) -> str:
-    """Return the text of the config, read back and validated."""
+    """Return the config as text, read back and validated."""
     settings = recipe.settings
     text = "\n".join(
         (
@@ -65,9 +65,9 @@ def write_starter(facts: FolderFacts, recipe: Recipe) -> str:
 
 
 def write_config(path: Path, text: str) -> Path:
-    """Write a config with a first line that names a JSON Schema to editors, and the schema; return the schema's path.
+    """Write a config whose first line names a JSON Schema for editors, and the schema; return the schema's path.
 
-    Raises a `UsageError`, before anything is written, where another file has the name of the schema.
+    Raises a `UsageError`, before writing anything, if another file has the name of the schema.
     """
     schema = path.with_name(SCHEMA_FILE)
     if schema.exists() and not _is_schema(schema):
@@ -159,5 +159,5 @@ def scalar(text: str) -> str:
     """Return text as YAML on one line, quoted where necessary."""
     if re.fullmatch(r"/[\w./-]*|[A-Za-z]\w*", text):
         return text
-    # Not JSON: it writes characters beyond U+FFFF as two escapes, which YAML reads as two characters.
+    # Not JSON, which writes characters beyond U+FFFF as two escapes that YAML reads as two characters.
     return str(yaml.safe_dump(text, default_style='"', width=math.inf)).strip()

@@ -68,13 +68,13 @@ class AugmentConfig(Options):
 
     @property
     def mixes(self) -> tuple[str, ...]:
-        """The operations that mix images with others, and their labels with them."""
+        """The operations that mix images, and their labels, with others."""
         return tuple(name for name in ("mixup", "cutmix") if getattr(self, name))
 
 
 AUGMENTATIONS: dict[str, AugmentConfig] = {
     "none": AugmentConfig(),
-    # No flips and no rotation: they would destroy the positions that the heads learn.
+    # No flips or rotation, which would destroy the positions that the heads learn.
     "light": AugmentConfig(zoom=0.1, shift=0.05, brightness=(0.85, 1.15), contrast=0.1),
     # The notebooks' ImageDataGenerator.
     "paper": AugmentConfig(
@@ -89,19 +89,19 @@ AUGMENTATIONS: dict[str, AugmentConfig] = {
 }
 
 
-WIDE_ROTATION = 45  # degrees; more takes away what a head learns of positions
+WIDE_ROTATION = 45  # degrees; from here on, a head cannot rely on positions
 
 
 def position_warning(config: AugmentConfig, head: HeadOptions) -> str | None:
     """Return a warning for flips or a wide rotation with a head that reads positions, else None.
 
-    MixUp, CutMix and erasing are none of them: what they leave of an image, or take from another, stays in its place.
+    MixUp, CutMix and erasing give no warning: what they keep of an image, or paste from another, stays in place.
     """
     if not HEADS[head.name].reads_position:
         return None
     moves = [name for name in ("horizontal_flip", "vertical_flip") if getattr(config, name)]
     moves += ["rotation"] if config.rotation >= WIDE_ROTATION else []
-    moves += ["rand_augment"] if 360 * config.rand_augment >= WIDE_ROTATION else []  # its strength in turns
+    moves += ["rand_augment"] if 360 * config.rand_augment >= WIDE_ROTATION else []  # its strength is in turns
     if not moves:
         return None
     return (
@@ -292,12 +292,12 @@ class TrainConfig(Options):
 
     @property
     def ema_momentum(self) -> float | None:
-        """The momentum of the average of the weights; None where there is none."""
+        """The momentum of the weight average, or None."""
         return self.ema.momentum if isinstance(self.ema, EmaOptions) else self.ema
 
     @property
     def focal_gamma(self) -> float | None:
-        """The gamma of the focal loss; None where the loss is the cross-entropy."""
+        """The gamma of the focal loss; None for cross-entropy."""
         loss = FocalOptions() if self.loss == "focal" else self.loss
         return loss.gamma if isinstance(loss, FocalOptions) else None
 

@@ -1,8 +1,8 @@
-"""Reads the YAML of a config: values as in YAML 1.2, and the place of every key.
+"""Reads the YAML of a config: values as in YAML 1.2, with the location of every key.
 
 PyYAML parses, but scalars are converted here: YAML 1.1 reads `1e-3` as a string and `no` as false, and lets the second
-of two equal keys win. Keys are always text. Tags, several documents, values that are not finite, deep nesting, anchors
-that multiply, and files over 64 KB are errors with line and column.
+of two equal keys win. Keys are always text. Tags, multiple documents, non-finite values, deep nesting, anchors that
+multiply, and files over 64 KB are errors with line and column.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _CONSTANTS: dict[str, Any] = {
 
 @dataclass
 class Document:
-    """The value of a YAML document, and the place of each key path as `file:line`."""
+    """The value of a YAML document, and the location of each key path as `file:line`."""
 
     value: Any
     places: dict[KeyPath, str] = field(default_factory=dict)
 
 
 def read_yaml_file(path: Path, most: int = MAX_BYTES) -> Document:
-    """Read one file of at most so many bytes; raises `ConfigError` with line and column."""
+    """Read one file of at most `most` bytes; raises `ConfigError` with line and column."""
     try:
         with path.open("rb") as file:
             content = file.read(most + 1)
@@ -83,7 +83,7 @@ def read_yaml(text: str, *, origin: str) -> Document:
 
 
 class _CheckedLoader(yaml.SafeLoader):
-    """Refuses events before they are composed: deep nesting, too many values, several documents, tags."""
+    """Rejects events before they are composed: deep nesting, too many values, several documents, tags."""
 
     def __init__(self, text: str, reader: _Reader) -> None:
         self.reader = reader

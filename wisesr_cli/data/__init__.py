@@ -1,1 +1,1 @@
-"""Image folders and lists: found, split, checked, decoded, cached."""
+"""Image folders and lists: finding, splitting, checking, decoding and caching images."""

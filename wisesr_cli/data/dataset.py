@@ -1,8 +1,8 @@
 """Builds a `DatasetIndex` from image folders or a manifest, for every command.
 
 The steps are in `folders` (listing the disk), `manifest` (labels in a file), `scan` (image headers), `splits`
-(validation where none is given), `index` (the records), `copies.duplicates`, and `inspection` (the same, with findings
-instead of errors).
+(splitting off validation), `index` (the records) and `copies.duplicates`; `inspection` does the same, with findings
+instead of errors.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from wisesr_cli.listening import Listener
 
 
 def build_index(data: DataConfig, *, seed: int, listener: Listener) -> DatasetIndex:
-    """Return every example of the data folders or manifest, image headers read, validation split off where none is.
+    """Index every example of the data folders or manifest, reading headers and splitting off validation if missing.
 
-    Raises `DataError` for those that cannot be used and, unless `data.on_error` is `skip`, for unreadable images.
+    Raises `DataError` for unusable data and, unless `data.on_error` is `skip`, for unreadable images.
     """
     found = survey(data, listener=listener)
     _refuse(found.problems)
@@ -40,7 +40,7 @@ def build_index(data: DataConfig, *, seed: int, listener: Listener) -> DatasetIn
     if empty := found.classes_without_images(found.splits["train"]):
         raise DataError(without_images_message(empty))
     parts = found.splits_for_training(data, seed=seed)
-    if empty := found.classes_without_images(parts["train"]):  # all are in validation, which `hash` allows
+    if empty := found.classes_without_images(parts["train"]):  # all went to validation, which `hash` allows
         listener.warn(
             f"the split leaves no training image of {text.joined(empty[:5])}; 'stratified' leaves some of each"
         )
@@ -67,11 +67,11 @@ def scan_folder_for_evaluation(
     separator: str | None = None,
     listener: Listener,
 ) -> DatasetIndex:
-    """Return an index with the one split `test`: the images of a folder or manifest, their classes matched by name.
+    """Return an index with only the split `test`: the images of a folder or manifest, classes matched by name.
 
-    Of one with splits, the test split is used, else the validation split. A class that it lacks has no examples. `root`
-    is the folder that the paths of a manifest are relative to, `separator` what is between the labels of an image that
-    may have several, which only a manifest names. Raises `DataError` for a class that is not in `class_names`.
+    If it has splits, uses the test split, else the validation split. Classes missing from it get no examples. The paths
+    of a manifest are relative to `root`. `separator` separates the labels of an image that may have several, which only
+    a manifest can give. Raises `DataError` for a class that is not in `class_names`.
     """
     layout, listing = _for_evaluation(folder, root, separator, listener)
     where, known = text.visible(listing.folder), tuple(class_names)
@@ -93,7 +93,7 @@ def scan_folder_for_evaluation(
 
 
 def _refuse(problems: Sequence[Problem]) -> None:
-    """Raise the first problem, with the number of others."""
+    """Raise a `DataError` for the first problem, with the number of others."""
     if problems:
         more = f" ({text.counted(len(problems) - 1, 'more problem')})" if len(problems) > 1 else ""
         raise DataError(problems[0].message + more)
@@ -118,7 +118,7 @@ def refuse_or_warn(unreadable: Sequence[tuple[str, str]], *, on_error: str, list
 def _for_evaluation(
     folder: str | os.PathLike[str], root: Path | None, separator: str | None, listener: Listener
 ) -> tuple[Layout, Listing]:
-    """Return the split `test` of a folder or manifest, and its images; of one with splits, test, else validation."""
+    """Return a folder or manifest as the split `test`, and its images; with splits, test or else validation."""
     where = str(Path(folder).absolute())
     manifest = read_manifest(where, root, separator=separator) if is_manifest(where) else None
     if manifest is None and separator is not None:

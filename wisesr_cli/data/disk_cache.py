@@ -1,9 +1,9 @@
-"""Decoded images, and feature maps computed of them, on disk: one file per list of images, shared by all runs.
+"""Decoded images and their feature maps on disk: one file per list of images, shared by all runs.
 
 A file `KEY.pixels` contains a byte per image (1: readable), then every image as uint8 (height, width, channels); a file
-`KEY.maps` the same for feature maps. The key covers the files, their stamps and all options that decide the values, so
-that a cache never goes stale; it is removed with the last run that used it, or when others need its space. A process
-locks the file while it uses it.
+`KEY.maps` the same for feature maps. The key covers the files, their stamps and all options that affect the values, so
+a cache never goes stale; it is removed with the last run that used it, or when others need its space. A process locks
+the file while using it.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ Rows = npt.NDArray[Any]
 
 
 class DiskCache:
-    """An array of `shape` and `dtype` on disk, a row per image; call `close` to let others remove the file.
+    """An array of `shape` and `dtype` on disk, one row per image; call `close` to let others remove the file.
 
-    They are read, not mapped: mapped pages count as memory of the process until the machine runs short, and a truncated
-    file would kill the process instead of raising an error.
+    Rows are read, not memory-mapped: mapped pages count as memory of the process until the machine runs short, and a
+    truncated file would kill the process instead of raising an error.
     """
 
     def __init__(self, path: Path, file: _Descriptor, shape: Shape, dtype: npt.DTypeLike) -> None:
@@ -83,7 +83,7 @@ class CacheWriter:
 
     def __init__(self, descriptor: int, shape: Shape, dtype: npt.DTypeLike) -> None:
         self._descriptor = descriptor
-        # The system reuses the number of a closed descriptor: no write may be in progress, or start, after closing.
+        # The system reuses the number of a closed descriptor: no write may be running or start after closing.
         self._lock = threading.Lock()
         self._count, self._row_bytes = shape[0], _row_bytes(shape, dtype)
 
@@ -110,7 +110,7 @@ def cache_path(key: str, kind: Literal["pixels", "maps"]) -> Path:
 
 
 def pixels_key(keys: Keys, image_size: tuple[int, int], preparation: Preparation) -> str:
-    """Return a key of the decoded images of files with these keys (see `verified.file_keys`)."""
+    """Return the key of the decoded images of files with these keys (see `verified.file_keys`)."""
     more = "" if preparation.channels == RGB else f" {preparation.channels} channels"
     more += "" if resizer_name() == "cykooz-resizer" else f" {resizer_name()}"  # its pixels may differ by 1
     digest = hashlib.blake2b(f"{DECODER_VERSION} {image_size} {preparation}{more}".encode(), digest_size=16)
@@ -119,7 +119,7 @@ def pixels_key(keys: Keys, image_size: tuple[int, int], preparation: Preparation
 
 
 def open_cache(path: Path, shape: Shape, dtype: npt.DTypeLike = np.uint8) -> DiskCache | None:
-    """Return a complete cache and update its time of use; None when there is none."""
+    """Return a complete cache and update its time of use, or None if there is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -139,7 +139,7 @@ def open_cache(path: Path, shape: Shape, dtype: npt.DTypeLike = np.uint8) -> Dis
 
 @contextlib.contextmanager
 def new_cache(path: Path, shape: Shape, dtype: npt.DTypeLike = np.uint8) -> Iterator[CacheWriter]:
-    """Write a cache, which gets its name when the block succeeds, else is removed; raises `OSError` without space."""
+    """Write a cache that gets its name if the block succeeds, else is removed; raises `OSError` without space."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     _make_room(path.parent, _total_bytes(shape, dtype))
@@ -147,7 +147,7 @@ def new_cache(path: Path, shape: Shape, dtype: npt.DTypeLike = np.uint8) -> Iter
     writer = CacheWriter(descriptor, shape, dtype)
     try:
         take(descriptor, wait=True)
-        if hasattr(os, "posix_fallocate"):  # it allocates the disk blocks now, so that a full disk is an error here
+        if hasattr(os, "posix_fallocate"):  # allocates the blocks now, so that a full disk is an error here
             os.posix_fallocate(descriptor, 0, _total_bytes(shape, dtype))
         else:
             os.ftruncate(descriptor, _total_bytes(shape, dtype))

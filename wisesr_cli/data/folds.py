@@ -1,10 +1,9 @@
-"""Folds of the training images, each held out once: cross-validation, and the splits that a training has.
+"""Splits the training images into cross-validation folds, each held out once, and chooses the splits of a run.
 
-What decides the fold of an image is `data.split_strategy`, as for validation images; where a manifest names groups,
-they stay together in any case. The held-out fold takes the place
-of test images; the best epoch is chosen on validation images that are split off from the other folds, or have a folder
-of their own, so that nothing about the held-out images is used before they are evaluated. To add a strategy, write such
-a function and add its row to `FOLDERS`.
+`data.split_strategy` decides the fold of an image, as for validation images; groups named in a manifest always stay
+together. The held-out fold replaces the test images. The best epoch is chosen on validation images from the other folds
+or their own folder, so nothing about the held-out images is used before they are evaluated. To add a strategy, write
+such a function and add its row to `FOLDERS`.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ FoldNumbers = npt.NDArray[np.intp]  # (images,), from 0
 def splits_for_training(
     data: DataConfig, splits: Mapping[str, Split], class_names: tuple[str, ...], *, seed: int
 ) -> dict[str, Split]:
-    """Return the splits that a training has: a fold held out where asked for, then validation where it has no folder.
+    """Return the splits for training: hold out a fold if requested, then split off validation if it has no folder.
 
-    Raises `DataError` when a side is empty or too small.
+    Raises `DataError` when a split is empty or too small.
     """
     found = dict(splits)
     is_drawn = "validation" not in found and data.validation_split > 0
@@ -53,7 +52,7 @@ def splits_for_training(
 
 
 def check_folds(data: DataConfig, index: DatasetIndex, seeds: Iterable[int]) -> int:
-    """Return the number of images that are held out in turn, having made the splits of every fold and seed.
+    """Make the splits of every fold and seed; return the number of images that are held out in turn.
 
     `index` has the splits of one fold. Raises as `splits_for_training` does.
     """
@@ -71,9 +70,9 @@ def check_folds(data: DataConfig, index: DatasetIndex, seeds: Iterable[int]) -> 
 
 
 def choose_folds(strategy: str, images: Split, options: SplitOptions, count: int, *, sides: int = 1) -> FoldNumbers:
-    """Return the fold of every image, 0 to `count` - 1, the same for any order of the images.
+    """Return the fold of every image, 0 to `count` - 1, independent of the order of the images.
 
-    `sides`: how many splits the other folds have to be enough for. Raises `DataError` when a fold would be empty, or
+    `sides`: the number of splits that the other folds must provide. Raises `DataError` when a fold would be empty, or
     the other folds too small.
     """
     folds = FOLDERS[strategy](images.paths, images.labels, options, count, sides)
@@ -86,9 +85,9 @@ def choose_folds(strategy: str, images: Split, options: SplitOptions, count: int
 
 
 def fold_stratified(paths: Sequence[str], labels: Labels, options: SplitOptions, count: int, sides: int) -> FoldNumbers:
-    """Deal out every class over the folds, so that their numbers differ by at most one image, in all and of a class.
+    """Distribute every class over the folds, so that fold sizes differ by at most one image, in total and per class.
 
-    Where images have several labels, so that the numbers of a class differ as little as dealing one by one allows.
+    With several labels per image, the numbers per class differ as little as iterative stratification allows.
     """
     if labels.ndim == 2:
         shares = np.full((count, 1), 1 / count)
@@ -113,12 +112,12 @@ def fold_stratified(paths: Sequence[str], labels: Labels, options: SplitOptions,
 
 
 def fold_by_hash(paths: Sequence[str], labels: Labels, options: SplitOptions, count: int, sides: int) -> FoldNumbers:
-    """Choose by a hash of the path: adding or removing files never moves others."""
+    """Choose by a hash of the path, so that adding or removing files never moves others."""
     return np.array([hash_of(f"{options.seed}\0fold\0{path}") % count for path in paths], np.intp)
 
 
 def fold_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions, count: int, sides: int) -> FoldNumbers:
-    """Choose whole groups, from the largest to the smallest, each into the fold that has least of its classes."""
+    """Assign whole groups, largest first, each to the fold with the fewest images of its classes."""
     random = np.random.default_rng([options.seed, 1])
     ranked = ranked_groups(paths, options, random, fewest=count)
     totals = class_counts(labels, len(options.class_names)).astype(np.float64)
@@ -128,7 +127,7 @@ def fold_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions, c
         of_group = class_counts(labels[members], len(totals))
         found = np.flatnonzero(of_group)
         counts = of_group[found]
-        # What the sum of squared fractions grows by, less what is the same for all folds.
+        # Growth of the sum of squared fractions, without the part that is the same for all folds.
         growth = taken[:, found] @ (counts / totals[found] ** 2)
         fold = min(range(count), key=lambda fold: (growth[fold], taken[fold].sum(), fold))
         folds[members] = fold

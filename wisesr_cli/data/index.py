@@ -1,4 +1,4 @@
-"""The records of a dataset: which files belong to which split and class, compact enough for a million files."""
+"""Records which files belong to which split and class, compactly enough for a million files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wisesr_cli import text
 from wisesr_cli.data.listing.stamps import STAMP
 from wisesr_cli.data.settings import parse_labels
 
-# Positions in the class names, int64 (examples,); where examples have several labels: bool (examples, classes).
+# Positions in the class names, int64 (examples,); for multilabel data: bool (examples, classes).
 Labels = npt.NDArray[Any]
 Counts = npt.NDArray[np.int64]
 Facts = npt.NDArray[np.void]
@@ -34,7 +34,7 @@ FACTS = np.dtype(
     ]
 )
 ANIMATED, ALPHA, DEEP = 1, 2, 4  # bits of `flags`
-WITHOUT_LABEL = ""  # in a record, in place of a class name
+WITHOUT_LABEL = ""  # replaces a class name in a record
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +42,11 @@ class Split:
     """The examples of one split, in a stable order."""
 
     paths: tuple[str, ...]  # relative to the index's root, with /
-    labels: Labels  # of the index's class names
+    labels: Labels  # in terms of the index's class names
     facts: Facts | None = None  # dtype FACTS; None when the files were not scanned
-    contents: Contents | None = None  # a hash of every file's bytes, where they were read
-    groups: tuple[str, ...] | None = None  # what must not straddle splits, where a manifest names it
-    weights: Weights | None = None  # in the loss of a training, where a manifest names them
+    contents: Contents | None = None  # a hash of every file's bytes, if they were read
+    groups: tuple[str, ...] | None = None  # must not straddle splits; from a manifest
+    weights: Weights | None = None  # in the training loss; from a manifest
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -70,7 +70,7 @@ class Split:
 class Changes:
     """What has changed in a dataset since a record was taken."""
 
-    lines: tuple[str, ...]  # images that came, went, or have another content or weight
+    lines: tuple[str, ...]  # images added or removed, or with changed content or weight
     are_dates_other: bool  # of images with the same content
 
 
@@ -78,12 +78,12 @@ class Changes:
 class DatasetIndex:
     """Every example of a dataset; labels are those of `class_names`, which are sorted by code point.
 
-    `separator` is what is between the labels of an example in a text, where it may have several.
+    `separator` separates the labels of an example in text, if it may have several.
     """
 
     class_names: tuple[str, ...]
     root: str  # the data folder
-    splits: dict[str, Split]  # `train`, and `validation` and `test` where there are any
+    splits: dict[str, Split]  # `train`, and `validation` and `test` if present
     folders: dict[str, str] = field(default_factory=dict)  # split -> its folder, or the manifest that names it
     unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason)
     ignored: dict[str, int] = field(default_factory=dict)  # suffix or kind -> number of skipped files
@@ -111,10 +111,10 @@ class DatasetIndex:
                 yield path, self.label_of(label), name
 
     def record(self) -> dict[str, Any]:
-        """Return the record for `changes_since`: per split and class the number of files, a hash, and a second one.
+        """Return the record for `changes_since`: the number of files and two hashes per split and class.
 
-        Both cover the relative paths, the first one sizes and dates of modification, the second one, which is there
-        where every file was read, the contents. Where there are weights, another hash is of those of training.
+        Both hashes cover the relative paths. The first one also covers sizes and modification dates; the second one,
+        present if every file was read, the contents. Training weights, if any, have a hash of their own.
         """
         weights = _hash_weights(self.splits["train"]) if "train" in self.splits else None
         return {
@@ -124,7 +124,7 @@ class DatasetIndex:
         }
 
     def changes_since(self, record: dict[str, Any]) -> Changes:
-        """Return the changes since `record` was taken: by content, or by size and date where a record lacks it."""
+        """Return the changes since `record` was taken: by content, or by size and date if a record lacks it."""
         now = self.record()
         lines, are_dates_other = [], False
         if now["classes"] != record.get("classes"):
@@ -159,14 +159,14 @@ def class_counts(labels: Labels, classes: int) -> Counts:
 
 
 def members_of(labels: Labels, classes: int) -> list[npt.NDArray[np.intp]]:
-    """Return the positions of each class's examples, in their order."""
+    """Return the positions of each class's examples, in order."""
     if labels.ndim == 2:
         return [np.flatnonzero(column) for column in labels.T]
     return np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels, minlength=classes))[:-1])
 
 
 def encoded_labels(labels: Sequence[str], class_names: Sequence[str], separator: str | None) -> Labels:
-    """Return labels as numbers, as a `Split` has them; raises `KeyError` for a name that is not a class."""
+    """Encode labels as a `Split` stores them; raises `KeyError` for a name that is not a class."""
     positions = {name: position for position, name in enumerate(class_names)}
     if separator is None:
         return np.array([positions[label] for label in labels], np.int64)
@@ -213,7 +213,7 @@ def _hash_weights(split: Split) -> str | None:
 
 
 def _is_same(before: list[Any] | None, after: list[Any] | None) -> bool:
-    """Return whether the records of a class, (number, hash with dates, hash of contents), are of the same images."""
+    """Return whether two records of a class, (number, hash with dates, hash of contents), describe the same images."""
     if before is None or after is None:
         return False
     seen = slice(0, 3, 2) if len(before) == len(after) == 3 else slice(0, 2)

@@ -28,13 +28,13 @@ from wisesr_cli.images.supported import SUFFIXES
 from wisesr_cli.text import visible
 
 RUN = 4096  # names held uncompressed
-_WINDOW = 10  # bits; each of the runs that are read at once takes its window's bytes
+_WINDOW = 10  # bits; every run is read at once and needs a window of memory
 
 
 def sorted_names(names: Iterable[str]) -> Iterator[str]:
-    """Return names in the order of `sorted`, having read all of them into compressed runs; none may contain NUL.
+    """Return names in the order of `sorted`, reading all of them into compressed runs; none may contain NUL.
 
-    A name then takes a few bytes, where a Python string takes fifty and its characters.
+    A name then takes a few bytes, where a Python string takes fifty plus its characters.
     """
     rest = iter(names)
     runs = []
@@ -93,7 +93,7 @@ class Inputs(Iterator[str]):
             return False
         for found in islice(self._paths, 1):
             self._take(found)
-            if not self._ahead:  # a list starts
+            if not self._ahead:  # at the start of a list
                 return self._list is not None and self._list.ready()
         return True
 
@@ -133,7 +133,7 @@ def find_inputs(
     `from_file` is a file with a path per line. `null_separated` lists end paths in NUL instead of a line feed.
     `ignored` counts the skipped files of folders, by suffix or as `folders.HIDDEN`.
 
-    Iteration raises `DataError` when a pattern matches nothing, or a list cannot be read.
+    Iteration raises `DataError` when a pattern matches nothing or a list cannot be read.
     """
     return Inputs(inputs, from_file, null_separated, Counter() if ignored is None else ignored)
 
@@ -148,7 +148,7 @@ class WantedInputs:
     shard: Shard | None = None
 
     def find(self, oddities: Oddities | None = None) -> Inputs | ShardInputs:
-        """Return the inputs; skipped files are counted in `oddities`."""
+        """Return the inputs, counting skipped files in `oddities`."""
         ignored = None if oddities is None else oddities.ignored
         found = find_inputs(self.inputs, from_file=self.from_file, null_separated=self.null_separated, ignored=ignored)
         return found if self.shard is None else ShardInputs(found, found.ready, self.shard)
@@ -160,7 +160,7 @@ class WantedInputs:
 
 
 def not_empty(paths: Iterable[str]) -> Iterator[str]:
-    """Return the same paths; raises `DataError` where there are none."""
+    """Return the same paths; raises `DataError` if there are none."""
     iterator = iter(paths)
     first = next(iterator, None)
     if first is None:
@@ -178,19 +178,19 @@ def _expand(argument: str, ignored: Counter[str]) -> Iterator[str]:
 
 
 def _matches(pattern: str, ignored: Counter[str]) -> Iterator[str]:
-    """Yield the sorted matches of a pattern, and for folders the images in them."""
+    """Yield the sorted matches of a pattern; for a folder, the images in it."""
     matches = sorted_names(glob.iglob(_literal_start(pattern), recursive=True))  # noqa: PTH207  (paths stay as typed)
     first = next(matches, None)
     if first is None:
         raise DataError(f"{visible(pattern)}: matches no file")
     images = (_images_below(match, ignored) if Path(match).is_dir() else (match,) for match in chain((first,), matches))
     paths = chain.from_iterable(images)
-    # `photos/**` matches a folder and its content, and follows links to folders above.
+    # `photos/**` matches a folder and its content, and follows links to parent folders.
     return _each_file_once(paths) if "**" in pattern else paths
 
 
 def _literal_start(pattern: str) -> str:
-    """Return a pattern in which the folders at its start that there are, as `photos [1]`, stand for themselves."""
+    """Escape the leading folders of a pattern that exist, so that a name like `photos [1]` is taken literally."""
     for end in range(len(pattern) - 1, 0, -1):
         if pattern[end] == os.sep and Path(pattern[:end]).is_dir():
             return glob.escape(pattern[:end]) + pattern[end:]
@@ -229,8 +229,8 @@ class _Hashes:
 def _images_below(folder: str, ignored: Counter[str]) -> Iterator[str]:
     """Yield the images of a folder, then of its subfolders; hidden ones are skipped.
 
-    Links to other folders are followed, each of these once, as in training. A subfolder that cannot be read is yielded
-    itself. Raises `DataError` if `folder` cannot be read.
+    Links to other folders are followed, each folder once, as in training. An unreadable subfolder is yielded itself.
+    Raises `DataError` if `folder` cannot be read.
     """
     pending, is_given = [folder], True
     links = _Links(os.path.realpath(folder))
@@ -255,14 +255,14 @@ def _images_below(folder: str, ignored: Counter[str]) -> Iterator[str]:
 
 
 class _Links:
-    """Decides which links to folders are followed: not those to a folder that is listed without them."""
+    """Decides which links to folders to follow: not those to a folder that is listed anyway."""
 
     def __init__(self, inside: str) -> None:
         self._inside = inside
         self._followed: set[str] = set()
 
     def follow(self, path: str) -> bool:
-        """Return whether to go on at a link, and remember where it leads."""
+        """Return whether to follow a link, and remember its target."""
         target = os.path.realpath(path)
         if target in self._followed or links_inside(path, self._inside):
             return False
@@ -271,7 +271,7 @@ class _Links:
 
 
 def _list_folder(folder: str, folders: list[str], linked: list[str], ignored: Counter[str]) -> Iterator[str]:
-    """Yield the names of the images in a folder; add those of its subfolders to `folders`, of links to `linked`."""
+    """Yield the names of the images in a folder; add the names of subfolders to `folders`, of links to `linked`."""
     with os.scandir(folder) as entries:
         for entry in entries:
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  (pathlib would intern every name)
@@ -308,7 +308,7 @@ class PathList(Iterable[str]):
         while block := self._read():
             if is_start:
                 rest = rest + block
-                if codecs.BOM_UTF8.startswith(rest):  # more of it may come
+                if codecs.BOM_UTF8.startswith(rest):  # the rest of it may follow
                     continue
                 block, rest, is_start = self._text(rest), b"", False
             *lines, rest = (rest + block).split(self.separator)
@@ -320,7 +320,7 @@ class PathList(Iterable[str]):
         yield from self._path(self._text(rest) if is_start else rest)
 
     def _text(self, start: bytes) -> bytes:
-        """Return the start of a list without the mark of UTF-8; `DataError` for one in UTF-16."""
+        """Return the start of a list without the UTF-8 byte-order mark; `DataError` for UTF-16."""
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise DataError(f"{self.name}: in UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8")
         return start.removeprefix(codecs.BOM_UTF8)

@@ -1,6 +1,6 @@
-"""Findings about image folders, for `wisesr check`: what `dataset` would reject, and what would harm training.
+"""Checks image folders for `wisesr check`: what `dataset` would reject, and what would harm training.
 
-Every problem becomes a row, none an error. To add a check, write a function that yields findings and add it to
+Every problem becomes a row, never an error. To add a check, write a function that yields findings and add it to
 `CHECKS`.
 """
 
@@ -45,15 +45,15 @@ from wisesr_cli.listening import Listener
 from wisesr_cli.results.images import Finding
 from wisesr_cli.results.records import Level
 
-FEW_IMAGES = 10  # of a class, to train on
-FEW_FOR_RANDOM_WEIGHTS = 5_000  # training images; of fewer, a network from random weights learns little
-SMALL_SPLIT = 100  # images; of fewer, an accuracy near 80 % is known to 8 points at best
-WARNED_IMBALANCE = 10  # largest class by smallest class, from which on there is a warning
+FEW_IMAGES = 10  # per class, to train on
+FEW_FOR_RANDOM_WEIGHTS = 5_000  # training images; with fewer, random weights learn little
+SMALL_SPLIT = 100  # images; with fewer, an accuracy near 80 % is known to within 8 points at best
+WARNED_IMBALANCE = 10  # largest class divided by smallest; a warning from here on
 
 
 @dataclass(frozen=True)
 class Copies:
-    """How copies that are not equal files are looked for."""
+    """Options for finding copies that are not identical files."""
 
     sheet: Path | None = None  # the PNG that shows them
 
@@ -69,8 +69,8 @@ class Case:
     copies: Copies | None
 
     def training_index(self) -> DatasetIndex:
-        """Return the splits that training would use, or those on the disk where validation cannot be split off."""
-        with suppress(DataError):  # a row of its own
+        """Return the splits that training would use, or those on disk if validation cannot be split off."""
+        with suppress(DataError):  # reported in another row
             return self.found.index(self.found.splits_for_training(self.data, seed=self.seed))
         return self.found.index()
 
@@ -80,7 +80,7 @@ def inspect_data(
 ) -> tuple[Finding, ...]:
     """Return the findings; every image not yet known to be valid is decoded completely.
 
-    `copies`: whether every image is compared with the others, too.
+    `copies`: also compare every image with all others.
     """
     try:
         found = survey(data, listener=listener)
@@ -128,7 +128,7 @@ def _check_classes(case: Case) -> Iterator[Finding]:
 
 
 def _check_label_sets(index: DatasetIndex) -> Iterator[Finding]:
-    """Yield how many labels images have, where they may have several."""
+    """Yield how many labels images have, for multilabel data."""
     per_image = np.concatenate([split.labels.sum(axis=1) for split in index.splits.values()])
     without = int(np.count_nonzero(per_image == 0))
     message = f"{per_image.mean():.2f} labels per image, at most {per_image.max()}; {without:,} without any"
@@ -178,7 +178,7 @@ def _check_validation(case: Case) -> Iterator[Finding]:
 
 
 def _check_groups(case: Case) -> Iterator[Finding]:
-    """Yield whether groups straddle the splits that have folders of their own, or are named."""
+    """Yield whether groups straddle splits that are given as folders or in a manifest."""
     if len(case.found.splits) < 2:
         return
     try:
@@ -278,7 +278,7 @@ def _check_kinds(case: Case) -> Iterator[Finding]:
 
 
 def _check_depth(case: Case) -> Iterator[Finding]:
-    """Yield what becomes of images of more than 8 bits."""
+    """Yield what happens to images of more than 8 bits."""
     relative = case.found.paths_with(DEEP)
     if not relative:
         return
@@ -325,7 +325,7 @@ def _check_sizes(case: Case) -> Iterator[Finding]:
 
 
 def _decode_all(case: Case) -> Tried:
-    """Decode every image that is not known to be sound; positions are those in the splits, one after the other."""
+    """Decode every image not known to be valid; positions count through the concatenated splits."""
     index = case.found.index()
     paths = [path for name in index.splits for path in index.absolute(name)]
     keys = file_keys(paths, case.data.pixel_limit, case.data.channels)

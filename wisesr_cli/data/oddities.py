@@ -1,4 +1,4 @@
-"""Counts unusual images that can be read, and words the messages about them."""
+"""Counts readable but unusual images, and words the messages about them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHOWN = 3  # names in a message
 
 @dataclass
 class Counted:
-    """A count, and the names of the first."""
+    """A count, and the first names."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -63,18 +63,18 @@ class Oddities:
 
 
 def misnamed_message(count: int, paths: Sequence[str]) -> str:
-    """Return the note about files with another format's suffix."""
+    """Return the note about files with the suffix of another format."""
     return f"{counted(count, 'file')} read by content, not by suffix: {_first(count, paths)}"
 
 
 def damaged_message(count: int, paths: Sequence[str]) -> str:
-    """Return the warning of JPEG files that are damaged inside."""
+    """Return the warning about JPEG files with damaged data."""
     message = "damaged but decoded: parts of the picture may be wrong"
     return f"{counted(count, 'JPEG image')} {message}: {_first(count, paths)}"
 
 
 def animated_message(count: int, paths: Sequence[str]) -> str:
-    """Return the warning of images with more than one frame or page."""
+    """Return the warning about images with more than one frame or page."""
     return f"{counted(count, 'animated or many-page image')}: only the first frame is used: {_first(count, paths)}"
 
 
@@ -83,7 +83,7 @@ def _first(count: int, paths: Sequence[str]) -> str:
 
 
 class Tally:
-    """The numbers of records and of unreadable ones."""
+    """The number of records, and of unreadable ones."""
 
     def __init__(self) -> None:
         self.records = self.unreadable = 0
@@ -99,7 +99,7 @@ class Tally:
         return f"{self.unreadable:,} of {counted(self.records, 'image')} could not be read"
 
     def exit_code(self, *, strict: bool) -> int:
-        """Return the exit code; raises `DataError` where all images, or with `strict` any, could not be read."""
+        """Return the exit code; raises `DataError` if all images, or with `strict` any, could not be read."""
         if self.unreadable and (strict or self.unreadable == self.records):
             raise DataError(self.complaint)
         return SOME_UNREADABLE if self.unreadable else 0

@@ -1,4 +1,4 @@
-"""uint8 batches of images for training and evaluation, decoded in threads: once and cached, or again in every epoch."""
+"""Serves uint8 batches of images for training and evaluation, decoded in threads, once or in every epoch."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ Shape = disk_cache.Shape  # (files, height, width, channels)
 class DecodedImages:
     """The readable images of a list of files at one size, by index.
 
-    `kept` maps an index to its position in the list of files: the labels are `labels[pixels.kept]`. `key` stands for
-    the pixels of all files, as `verified.file_keys` has them, at this size.
+    `kept` maps an index to its position in the list of files: the labels are `labels[pixels.kept]`. `key` identifies
+    the pixels of all files (see `verified.file_keys`) at this size.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class DecodedImages:
         self._disk, self.cache = disk, "disk"
 
     def _read_missing(self, rows: Pixels, positions: Positions) -> None:
-        """Decode and store those files at `positions` that have not been read yet."""
+        """Decode and store the files at `positions` that have not been read yet."""
         if self._known is None or len(missing := positions[~self._known[positions]]) == 0:
             return
         batch = np.empty((len(missing), *self._shape), np.uint8)
@@ -137,11 +137,11 @@ def open_pixels(
     listener: Listener,
     channel: Channel = ALONE_CHANNEL,
 ) -> DecodedImages:
-    """Return the images of files, each decoded once before this returns, or known to be valid.
+    """Return the images of files, each decoded once before this returns unless known to be valid.
 
-    Each of several processes decodes its share, and caches what it decodes now and later where there is space. `auto`
-    caches in memory when the images fill at most a quarter of the available memory, else on disk, else not at all.
-    Unreadable images are one `DataError`, or with `skip` a warning.
+    Each of several processes decodes its share, and caches what it decodes now and later if there is space. `auto`
+    caches in memory if the images fill at most a quarter of the available memory, else on disk, else not at all.
+    Unreadable images raise a single `DataError`, or with `skip` give a warning.
     """
     shape = (len(paths), *image_size, preparation.channels)
 
@@ -164,7 +164,7 @@ def open_pixels(
         if loaded is not None:
             return loaded
         listener.warn(f"no room to keep decoded images ({name}): decoding them again in every epoch")
-    # Only files that are not known to be valid are decoded, and no pixels stored.
+    # Decode only files not known to be valid, and store no pixels.
     unknown = np.flatnonzero(~recall_verified(keys))
     readable = loading.decode(unknown, lambda position, pixels: None) if len(unknown) else loading.readable(())
     return loading.pixels(readable)
@@ -177,14 +177,14 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> Positions:
 
 @dataclass
 class _Loading:
-    """The arguments that all ways of loading share."""
+    """The arguments shared by all ways of loading."""
 
     paths: Sequence[str]
     keys: Keys
     shape: Shape
     preparation: Preparation
     read: Callable[[int], Pixels]
-    read_first: Callable[[int], tuple[Pixels, decoding.ImageHeader]]  # more slowly, and with what is odd about it
+    read_first: Callable[[int], tuple[Pixels, decoding.ImageHeader]]  # slower, but also reports oddities
     on_error: str
     listener: Listener
 
@@ -268,7 +268,7 @@ def _load_onto_disk(loading: _Loading) -> DecodedImages | None:
 
 
 def _report_again(loading: _Loading, found: disk_cache.DiskCache) -> None:
-    """Report the files that were unreadable when the cache was written; decoding them again gives the reasons."""
+    """Report the files that were unreadable when the cache was written, decoding them again for the reasons."""
     unreadable = np.flatnonzero(~found.readable)
     if len(unreadable):
         try:
@@ -279,9 +279,9 @@ def _report_again(loading: _Loading, found: disk_cache.DiskCache) -> None:
 
 
 def _load_share(loading: _Loading, cache: Cache, channel: Channel) -> DecodedImages:
-    """Decode this process's share of the files, and receive from the others which of theirs are unreadable.
+    """Decode this process's share of the files, and learn from the others which of theirs are unreadable.
 
-    In memory it caches only what it has decoded; a cache on disk is used where a complete one exists.
+    Caches only its own share in memory; uses a cache on disk only if a complete one exists.
     """
     mine = share_of_files(np.arange(len(loading.paths)), process=channel.process, processes=channel.processes)
     disk, rows = _cache_of_share(loading, cache, channel)
@@ -301,7 +301,7 @@ def _load_share(loading: _Loading, cache: Cache, channel: Channel) -> DecodedIma
 def _cache_of_share(
     loading: _Loading, cache: Cache, channel: Channel
 ) -> tuple[disk_cache.DiskCache | None, Pixels | None]:
-    """Return a complete cache on disk, or an array for all images, which takes memory as it is filled, or neither."""
+    """Return a complete cache on disk, an array for all images that takes memory only as it fills, or neither."""
     disk = disk_cache.open_cache(loading.cache_path(), loading.shape) if cache in {"auto", "disk"} else None
     if disk is not None:
         return disk, None
@@ -315,7 +315,7 @@ def _cache_of_share(
 
 
 def _readable_everywhere(loading: _Loading, reasons: dict[int, str], channel: Channel) -> npt.NDArray[np.bool_]:
-    """Return which files are readable in every process; the main one reports the others."""
+    """Return which files are readable in every process; the main process reports the rest."""
     exchanged = channel.exchange(sorted(reasons.items()))
     everywhere = {int(position): str(reason) for part in exchanged for position, reason in part}
     if channel.is_main:

@@ -1,7 +1,7 @@
-"""Reads the header of every image in threads, and caches the facts.
+"""Reads the header of every image in threads and caches the facts.
 
-The cache of a data folder is in the cache folder. It maps relative paths to facts, which are valid only while the
-file's stamp is the same; a second scan only lists the folders.
+The cache of a data folder is in the cache folder. It maps relative paths to facts, which are valid while the file's
+stamp is unchanged; a second scan only lists the folders.
 """
 
 from __future__ import annotations
@@ -42,10 +42,9 @@ def scan_files(
     channels: int = RGB,
     listener: Listener,
 ) -> tuple[Facts, dict[int, str]]:
-    """Return the facts of the files, and position -> reason for those whose header cannot be read or is refused.
+    """Return the facts of the files, and position -> reason for those whose header cannot be read or is rejected.
 
-    Files of another number of `channels` are, unless it is that of RGB, which every image becomes.
-
+    Files with another number of `channels` are rejected, unless it is that of RGB, to which every image is converted.
     `paths` are relative to `root`; `stamps` are the current ones, of dtype STAMP. Each folder `cache_of` has its own
     cache.
     """
@@ -77,7 +76,7 @@ def scan_files(
 
 
 def _too_large(facts: Facts, pixel_limit: int) -> dict[int, str]:
-    """Return the cached files over the current limit, which may have been higher before."""
+    """Return the cached files above the current limit, which may have been higher before."""
     pixels = facts["width"].astype(np.int64) * facts["height"]
     return {
         position: decoding.size_reason(int(facts["width"][position]), int(facts["height"][position]), pixel_limit)
@@ -121,7 +120,7 @@ def _recall(cache: Path, paths: Sequence[str], facts: Facts) -> np.ndarray[tuple
         return every_position
     rows = {name: row for row, name in enumerate(names)}
     found = np.array([rows.get(path, -1) for path in paths], np.intp)
-    known = stored["facts"][found]  # -1 takes the last row, which the next line rules out
+    known = stored["facts"][found]  # -1 selects the last row, which the next line excludes
     same = np.logical_and.reduce([found >= 0, *(known[field] == facts[field] for field in FIELDS)])
     facts[same] = known[same]
     return np.flatnonzero(~same)

@@ -1,4 +1,4 @@
-"""The settings of data: where the images are, and how they become examples."""
+"""The data settings: where the images are, and how they become examples."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LABEL_SEPARATOR, LONGEST_SEPARATOR = "|", 8
 
 
 def parse_labels(label: str, separator: str) -> tuple[str, ...]:
-    """Return the names in a text of several labels, each once, sorted by code point; none of an empty text."""
+    """Return the unique names in a text of several labels, sorted by code point; none for empty text."""
     return tuple(sorted({name.strip() for name in label.split(separator)} - {""}))
 
 
@@ -124,19 +124,19 @@ class DataConfig(Options):
 
     @property
     def preparation(self) -> Preparation:
-        """What is done to pixels; a value range that is still to be measured counts as the full depth."""
+        """The preparation of pixels; a value range not yet measured counts as the full depth."""
         value_range = None if isinstance(self.value_range, str) else self.value_range
         return Preparation(self.resize, value_range, self.color, self.channels)
 
     @property
     def pixel_channels(self) -> Channels:
-        """The channels of pixels, with what was measured of them, or given."""
+        """The channels of pixels, with their measured or given statistics."""
         return Channels(self.channels, () if isinstance(self.statistics, str) else self.statistics)
 
     def as_begun(self, before: Mapping[str, Any]) -> DataConfig:
-        """Return these settings with what a run decided, `before` being its own; earlier versions lack some."""
+        """Return these settings with the choices of a begun run, given its settings `before`; older runs lack some."""
         if before.get("channels", RGB) != self.channels:
-            return self  # what was measured is of other channels; that these differ is an error of resuming
+            return self  # measured for other channels; resuming reports that they differ
         kept = {"value_range": before.get("value_range", "full")} if self.value_range == "auto" else {}
         if "color" not in self.model_fields_set:
             kept["color"] = before.get("color", "as_is")
@@ -146,7 +146,7 @@ class DataConfig(Options):
 
     @property
     def fold_of(self) -> tuple[int, int] | None:
-        """The number of the fold that is held out, from 0, and of how many it is one."""
+        """The index of the held-out fold, from 0, and the number of folds."""
         if self.fold is None:
             return None
         number, count = map(int, self.fold.split("/"))

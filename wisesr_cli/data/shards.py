@@ -1,7 +1,7 @@
-"""Splits the inputs of a prediction into shards, so that several processes or machines label one part each.
+"""Splits the inputs of a prediction into shards, so that several processes or machines each label one part.
 
-Shard I of N takes every N-th input from number I on, counted from 0: sizes differ by at most one input, shards depend
-only on the list, and interleaving the lines of their outputs gives the output of a single run.
+Shard I of N takes every N-th input, starting at number I, counted from 0. Sizes differ by at most one input, shards
+depend only on the list, and interleaving the lines of their outputs gives the output of a single run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Shard:
 
 
 def parse_shard(text: str) -> Shard:
-    """Return the shard of `--shard I/N`; raises `UsageError` for any other text."""
+    """Parse the shard of `--shard I/N`; raises `UsageError` for any other text."""
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
     if found is None:
         raise UsageError(f"--shard {visible(text)}: expected I/N, for instance 0/4, the first of four shards")
@@ -46,7 +46,7 @@ def parse_shard(text: str) -> Shard:
 
 
 class ShardInputs(Iterator[str]):
-    """The inputs that belong to a shard, in order; `ready` tells whether the next of all paths is available."""
+    """The inputs of a shard, in order; `ready` tells whether the next path of the whole list is available."""
 
     def __init__(self, paths: Iterator[str], ready: Callable[[], bool], shard: Shard) -> None:
         self._paths, self._ready, self.shard = paths, ready, shard
@@ -55,7 +55,7 @@ class ShardInputs(Iterator[str]):
         self.read = self.yielded = 0
 
     def __next__(self) -> str:
-        """Return the next path; raises `DataError` where the whole list, not only this shard, is empty."""
+        """Return the next path; raises `DataError` if the whole list, not only this shard, is empty."""
         while not self._ahead:
             self._take()
         self.yielded += 1
@@ -73,7 +73,7 @@ class ShardInputs(Iterator[str]):
         return True
 
     def _take(self) -> None:
-        """Read one more of all paths."""
+        """Read the next path of the whole list."""
         try:
             path = next(self._paths)
         except StopIteration:

@@ -1,4 +1,4 @@
-"""Strategies for splitting off validation images where there is no validation folder.
+"""Strategies for splitting off validation images when there is no validation folder.
 
 Each takes the relative paths and labels of all training images and returns which go to validation; the same seed gives
 the same split for any order of the files. To add one, write such a function and add its row to `SPLITTERS`.
@@ -30,13 +30,13 @@ class SplitOptions:
     seed: int
     class_names: tuple[str, ...]
     group_regex: str | None = None
-    groups: Sequence[str] | None = None  # of every image; the pattern takes their place
+    groups: Sequence[str] | None = None  # of every image; `group_regex` overrides them
 
 
 def split_off_validation(
     data: DataConfig, train: Split, class_names: tuple[str, ...], *, seed: int
 ) -> tuple[Split, Split]:
-    """Return the images for training and those for validation; raises `DataError` when one would be empty."""
+    """Split images into training and validation; raises `DataError` when one would be empty."""
     options = SplitOptions(data.validation_split, seed, class_names, data.group_regex, train.groups)
     chosen = choose_validation(data.split_strategy, train.paths, train.labels, options)
     return train.taken(np.flatnonzero(~chosen)), train.taken(np.flatnonzero(chosen))
@@ -57,7 +57,7 @@ def choose_validation(strategy: str, paths: Sequence[str], labels: Labels, optio
 
 
 def check_groups(regex: str | None, splits: Mapping[str, Split]) -> int | None:
-    """Return the number of groups in splits that have folders of their own, or are named; None without groups.
+    """Return the number of groups in splits given as folders or in a manifest; None without groups.
 
     Raises `DataError` when one is in two splits, or the pattern does not match an image.
     """
@@ -104,9 +104,9 @@ def split_stratified(paths: Sequence[str], labels: Labels, options: SplitOptions
 
 
 def split_multilabel(paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
-    """Choose the fraction of every class where images have several labels.
+    """Choose the fraction of every class when images have several labels.
 
-    Of a class with two images or more, at least one is wanted on each side; an only image stays in training.
+    A class with two images or more should have at least one on each side; a single image stays in training.
     """
     counts = class_counts(labels, labels.shape[1])
     wanted = np.clip(np.round(counts * options.fraction), np.minimum(counts // 2, 1), np.maximum(counts - 1, 0))
@@ -124,11 +124,11 @@ def deal_out(
     sizes: npt.NDArray[np.float64],
     random: np.random.Generator,
 ) -> npt.NDArray[np.intp]:
-    """Return which of several parts each image of several labels goes to, by iterative stratification.
+    """Assign each image with several labels to one of several parts, by iterative stratification.
 
-    Sechidis, Tsoumakas and Vlahavas (2011): the class with the fewest images left is dealt out first, each image to the
-    part that lacks that class most, of these to the one that lacks most images. `labels`: bool (images, classes);
-    `desired` (parts, classes): how many images of each class a part is to have; `sizes` (parts,): how many in all.
+    Sechidis, Tsoumakas and Vlahavas (2011): the class with the fewest images left is assigned first, each image to the
+    part that lacks most images of that class, ties to the part that lacks most images. `labels`: bool (images,
+    classes); `desired` (parts, classes): target number of images per class; `sizes` (parts,): target total.
     """
     desired, sizes = desired.astype(np.float64), sizes.astype(np.float64)
     part = np.full(len(paths), -1, np.intp)
@@ -154,15 +154,15 @@ def deal_out(
 
 
 def split_by_hash(paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
-    """Choose by a hash of the path: adding or removing files never moves others."""
+    """Choose by a hash of the path, so that adding or removing files never moves others."""
     threshold = int(options.fraction * 2**64)
     return np.array([hash_of(f"{options.seed}\0{path}") < threshold for path in paths], np.bool_)
 
 
 def split_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions) -> Chosen:
-    """Choose whole groups to approximate the fraction in every class, never all training images of a class.
+    """Choose whole groups to approximate the fraction of every class, never all training images of a class.
 
-    Groups are tried from the largest to the smallest, those of equal size in random order.
+    Tries groups from the largest to the smallest, in random order within a size.
     """
     ranked = ranked_groups(paths, options, np.random.default_rng([options.seed, 0]), fewest=2)
     totals = class_counts(labels, len(options.class_names)).astype(np.float64)
@@ -197,7 +197,7 @@ def members_of_classes(paths: Sequence[str], labels: Labels, classes: int) -> li
 def ranked_groups(
     paths: Sequence[str], options: SplitOptions, random: np.random.Generator, *, fewest: int
 ) -> list[tuple[str, list[int]]]:
-    """Return the groups with the positions of their images, largest first, those of equal size in random order.
+    """Return the groups with the positions of their images, largest first, equal sizes in random order.
 
     Raises `DataError` for fewer groups than `fewest`.
     """

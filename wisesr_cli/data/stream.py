@@ -1,4 +1,4 @@
-"""Streams of images: paths decoded in order, slightly ahead, and the resulting records."""
+"""Streams of images: decodes paths in order, slightly ahead, and yields the resulting records."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def decode_in_order(
 ) -> Generator[list[Decoded], None, None]:
     """Yield the decoded inputs in order, in lists of at most `batch_size`; `paths` is read only slightly ahead.
 
-    A list is shorter where `ready` returns False. Closing the generator early stops the threads.
+    A list is shorter when `ready` returns False. Closing the generator early stops the threads.
     """
 
     def decode(path: str) -> Decoded:
@@ -54,10 +54,10 @@ def decode_in_order(
 
 
 class Records(Iterator[Record]):
-    """Records as they are computed, with the files, locks and threads that stay open meanwhile.
+    """Iterates over records as they are computed, and owns the files, locks and threads open meanwhile.
 
-    A caller that stops early calls `close`. `held` is closed after the last record, or with the error that ended them;
-    `tally` also counts the records of an earlier process.
+    A caller that stops early calls `close`. `held` is closed after the last record or on an error; `tally` also counts
+    the records of an earlier process.
     """
 
     def __init__(self, records: Generator[Record, None, None], held: ExitStack, tally: Tally) -> None:
@@ -76,7 +76,7 @@ class Records(Iterator[Record]):
                 raise
 
     def close(self) -> None:
-        """Release everything before the last record."""
+        """Release everything, also before the last record."""
         self._held.__exit__(GeneratorExit, GeneratorExit(), None)
 
     def __del__(self) -> None:

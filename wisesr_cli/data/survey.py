@@ -1,6 +1,6 @@
 """Lists everything in the data folders, good and bad.
 
-`dataset` raises errors for the problems, `inspection` turns them into rows of `wisesr check`.
+`dataset` raises errors for the problems; `inspection` turns them into rows of `wisesr check`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from wisesr_cli.errors import DataError
 from wisesr_cli.images.supported import SUFFIXES, SUPPORTED
 from wisesr_cli.listening import Listener
 
-OTHER_SEPARATORS = (";", ",", "|")  # that labels are often separated by
+OTHER_SEPARATORS = (";", ",", "|")  # common separators of labels
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Survey:
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # path relative to the root, reason
     ignored: Counter[str] = field(default_factory=Counter)
     nested: int = 0
-    separator: str | None = None  # of labels, where an image may have several
+    separator: str | None = None  # of labels, if an image may have several
 
     def add(self, split: str, listing: Listing, listener: Listener, *, pixel_limit: int, channels: int) -> None:
         """Add the listing of a split's folder, reading the header of every image."""
@@ -76,7 +76,7 @@ class Survey:
         self.unreadable.extend(unreadable)
 
     def index(self, splits: dict[str, Split] | None = None) -> DatasetIndex:
-        """Return an index of the splits as they are on the disk, or of `splits`."""
+        """Return an index of the splits on disk, or of `splits`."""
         where, left_out = self.layout, tuple(self.unreadable)
         parts = self.splits if splits is None else splits
         return DatasetIndex(
@@ -84,7 +84,7 @@ class Survey:
         )
 
     def splits_for_training(self, data: DataConfig, *, seed: int) -> dict[str, Split]:
-        """Return the splits that a training has; raises as `folds.splits_for_training` does."""
+        """Return the splits for training; raises as `folds.splits_for_training` does."""
         return splits_for_training(data, self.splits, self.class_names, seed=seed)
 
     def classes_without_images(self, split: Split) -> list[str]:
@@ -115,7 +115,7 @@ class Survey:
 
 
 def find_layout(data: DataConfig) -> Layout:
-    """Return the split folders named in a config, or found in its one folder, or the splits that its manifest names."""
+    """Return the splits of a config: the folders it names, those found in its one folder, or those of its manifest."""
     if data.manifest is not None:
         return layout_of(read_manifest(data.manifest, data.dir, separator=data.label_separator))
     if data.dir is not None:
@@ -132,7 +132,7 @@ def find_layout(data: DataConfig) -> Layout:
 
 
 def layout_of(manifest: Manifest) -> Layout:
-    """Return the splits of a manifest, of which one without a column for them has training alone."""
+    """Return the splits of a manifest; without a split column, only training."""
     splits = manifest.splits or ("train",)
     if "train" not in splits:
         raise DataError(f"{text.visible(manifest.file)}: names {text.joined(splits)}, but no image of train")
@@ -150,7 +150,7 @@ def list_images(data: DataConfig) -> tuple[Layout, dict[str, Listing]]:
 
 
 def survey(data: DataConfig, *, listener: Listener) -> Survey:
-    """Return the images of a config with every header read; raises `DataError` only for the layout."""
+    """List the images of a config, reading every header; raises `DataError` only for the layout."""
     layout, listings = list_images(data)
     found = Survey(layout, listings["train"].class_names, separator=data.label_separator)
     for problem in (_about_groups(data, listings["train"]), _about_separator(data, found.class_names)):
@@ -167,7 +167,7 @@ def survey(data: DataConfig, *, listener: Listener) -> Survey:
 
 
 def _about_groups(data: DataConfig, listing: Listing) -> Problem | None:
-    """Return the problem of a manifest that names no groups where they are wanted, or some beside a pattern."""
+    """Return the problem of a manifest without the groups that the strategy needs, or with groups and a pattern."""
     if (
         data.manifest is None
         or data.split_strategy != "group"
@@ -181,7 +181,7 @@ def _about_groups(data: DataConfig, listing: Listing) -> Problem | None:
 
 
 def _about_separator(data: DataConfig, class_names: tuple[str, ...]) -> Problem | None:
-    """Return the problem of labels that are to be taken apart, and are by no separator in any."""
+    """Return the problem of labels that seem to be separated by something other than `data.label_separator`."""
     if data.label_separator is None or data.manifest is None:
         return None
     for other in OTHER_SEPARATORS:
@@ -208,7 +208,7 @@ def list_examples(
 ) -> tuple[Split, list[tuple[str, str]]]:
     """Return the files of a listing as a split, and those whose header cannot be read.
 
-    The labels are positions in `class_names`; files of other classes are left out.
+    The labels are positions in `class_names`; files of other classes are omitted.
     """
     labels, is_known = _labels_among(listing, class_names)
     start = len(root.rstrip("/")) + 1
@@ -232,7 +232,7 @@ def list_examples(
 
 
 def _labels_among(listing: Listing, class_names: tuple[str, ...]) -> tuple[Labels, npt.NDArray[np.bool_]]:
-    """Return the labels of a listing as those of `class_names`, and which images have none of another class."""
+    """Return the labels of a listing in terms of `class_names`, and which images have no label outside of them."""
     positions = {folders.spelling(name): label for label, name in enumerate(class_names)}
     new_labels = np.array([positions.get(folders.spelling(name), -1) for name in listing.class_names], np.int64)
     if listing.label_sets is None:
@@ -248,7 +248,7 @@ def _labels_among(listing: Listing, class_names: tuple[str, ...]) -> tuple[Label
 
 
 def unknown_names(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Return the names that are none of the classes, however Unicode spells them."""
+    """Return the names that are not classes, however Unicode spells them."""
     spellings = set(map(folders.spelling, known))
     return [name for name in names if folders.spelling(name) not in spellings]
 
@@ -270,7 +270,7 @@ def nested_message(count: int) -> str:
 
 
 def several_labels_message(found: Survey) -> str | None:
-    """Return the note on labels of a manifest that look like several, and are read as one."""
+    """Return the note about manifest labels that look like several but are read as one."""
     if not found.layout.is_manifest or found.separator is not None:
         return None
     known = set(found.class_names)
@@ -285,7 +285,7 @@ def several_labels_message(found: Survey) -> str | None:
 
 
 def weights_message(split: Split) -> str | None:
-    """Return `weights of 0.5 to 2, 1.1 on average: ...` of the training images, None where they have none."""
+    """Return `training images have weights of 0.5 to 2, 1.1 on average: ...`, or None without weights."""
     if split.weights is None or not len(split):
         return None
     low, high, mean = split.weights.min(), split.weights.max(), split.weights.mean(dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The tables of a check."""
+"""Builds the tables of a check."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def check_grid(result: CheckResult) -> Grid:
 
 
 def check_paths_grid(result: CheckResult, *, limit: int | None) -> Grid:
-    """Return the files that the findings name, at most `limit` for each."""
+    """Return the files named in the findings, at most `limit` per finding."""
     rows = [
         (row.code, path)
         for row in result.findings

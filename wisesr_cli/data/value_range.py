@@ -1,9 +1,7 @@
-"""The value range of images of more than 8 bits: one for a data set, or one for each of its bands.
+"""Measures the value range of images of more than 8 bits, on training images: one for a data set, or one per band.
 
-It is measured over training images.
-
-Scanners and microscopes store 10 or 12 bits in 16, floats of any range, or Hounsfield units. Reduced to 8 bits over
-their full depth, such images keep a few grey levels.
+Scanners and microscopes store 10 or 12 bits in 16, floats of any range, or Hounsfield units. Scaled to 8 bits over
+their full depth, such images keep only a few grey levels.
 """
 
 from __future__ import annotations
@@ -25,10 +23,10 @@ from wisesr_cli.listening import Listener
 from wisesr_cli.machine.threads import for_each
 from wisesr_cli.text import counted
 
-MOST_IMAGES = 1_000  # measured: from all over the training images
+MOST_IMAGES = 1_000  # measured, spread over the training images
 PIXELS_OF_EACH = 16_384
-TAILS = 1e-3  # of all pixels, at either end: dead ones, labels burnt in
-OVERSHOOT = 0.02  # of floats that filters made: 0..1 is -0.02..1.02
+TAILS = 1e-3  # of all pixels, at either end: dead pixels, burnt-in labels
+OVERSHOOT = 0.02  # of floats after filtering: 0..1 may be -0.02..1.02
 FEWEST_LEVELS = 32  # of 256: a range that leaves fewer is too wide
 CLIPPED = 0.01  # of an image's pixels
 Result = TypeVar("Result")
@@ -36,14 +34,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Measured:
-    """The range of a data set, None for the full depth, and a sentence about it."""
+    """The range of a data set, None for the full depth, and a message about it."""
 
     value_range: Ranges | None
     message: str
 
 
 def with_value_range(data: DataConfig, index: DatasetIndex, listener: Listener) -> DataConfig:
-    """Return the config with `value_range: auto` decided by the training images; reports a range that is not full."""
+    """Return the config with `value_range: auto` resolved on the training images; reports a range that is not full."""
     if data.value_range != "auto":
         return data
     paths = deep_images(index, "train")
@@ -65,7 +63,7 @@ def deep_images(index: DatasetIndex, split: str) -> list[str]:
 
 
 def measure(paths: Sequence[str], pixel_limit: int, listener: Listener, *, channels: int = RGB) -> Measured:
-    """Return the range of images of more than 8 bits, of bands one each; unreadable images are passed over."""
+    """Return the range of images of more than 8 bits, one per band if there are bands; skips unreadable images."""
     chosen = [paths[round(position)] for position in np.linspace(0, len(paths) - 1, min(len(paths), MOST_IMAGES))]
     preparation = Preparation(channels=channels)
     samples = [sample for sample in _of_each(_sample, chosen, pixel_limit, preparation, listener) if sample is not None]
@@ -86,7 +84,7 @@ def measure(paths: Sequence[str], pixel_limit: int, listener: Listener, *, chann
 
 
 def _ranges_of(values: npt.NDArray[np.generic], are_integers: bool) -> tuple[ValueRange, ...] | None:
-    """Return the range of each band for the values (pixels, bands) of all images; None for the full depth of all."""
+    """Return the range of each band from the values (pixels, bands) of all images; None if all have the full depth."""
     known = [band[np.isfinite(band)] for band in values.T]
     found = [_range_of(band, are_integers)[0] for band in known]
     if are_integers and not any(found) and all(len(band) and band.min() < band.max() for band in known):
@@ -95,13 +93,13 @@ def _ranges_of(values: npt.NDArray[np.generic], are_integers: bool) -> tuple[Val
 
 
 def _full_range(band: npt.NDArray[np.generic]) -> ValueRange:
-    """Return all 16 bits, or where a band has one value alone what makes it black."""
+    """Return the range of 16 bits, or, for a band with a single value, one that makes it black."""
     low = float(band.min()) if len(band) else 0.0
     return (0.0, 65535.0) if len(band) and band.min() < band.max() else (low, low + 1.0)
 
 
 def _range_of(values: npt.NDArray[np.generic], are_integers: bool) -> tuple[ValueRange | None, str]:
-    """Return the range for the values of all images, and why; None for the full depth of 16 bits."""
+    """Return the range from the values of all images, and the reason; None for the full depth of 16 bits."""
     if not len(values):
         return None, ""
     low, high = (float(value) for value in np.quantile(values.astype(np.float64), (TAILS, 1 - TAILS)))
@@ -118,7 +116,7 @@ def _range_of(values: npt.NDArray[np.generic], are_integers: bool) -> tuple[Valu
 
 @dataclass(frozen=True)
 class DepthLost:
-    """The images that keep few of their values, and those whose values the range clips."""
+    """The images that keep few of their grey levels, and those that the range clips."""
 
     few_levels: tuple[str, ...]
     clipped: tuple[str, ...]
@@ -127,7 +125,7 @@ class DepthLost:
 def find_lost_depth(
     paths: Sequence[str], value_range: Ranges | None, pixel_limit: int, listener: Listener, *, channels: int = RGB
 ) -> DepthLost:
-    """Return the images of more than 8 bits to which a range does harm; those that cannot be read are passed over."""
+    """Return the images of more than 8 bits that a range degrades; skips unreadable images."""
 
     def judge(path: str, limit: int, preparation: Preparation) -> tuple[bool, bool]:
         values = read_values(path, pixel_limit=limit, preparation=preparation)
@@ -155,7 +153,7 @@ def _of_each(
     preparation: Preparation,
     listener: Listener,
 ) -> list[Result | None]:
-    """Return what `use` makes of every file, None where it cannot be read, in threads."""
+    """Apply `use` to every file in threads; None for a file that cannot be read."""
     results: list[Result | None] = [None] * len(paths)
 
     def try_one(position: int) -> None:
@@ -179,7 +177,7 @@ def _sample(path: str, pixel_limit: int, preparation: Preparation) -> npt.NDArra
 
 
 def _some(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Return rows of values, (values,) or (pixels, bands), from all over an image, the same ones each time."""
+    """Return a deterministic sample of the rows of values, (values,) or (pixels, bands), spread over an image."""
     if len(values) <= PIXELS_OF_EACH:
         return values.copy()
     return values[np.random.default_rng(0).integers(0, len(values), PIXELS_OF_EACH)]

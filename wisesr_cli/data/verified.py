@@ -1,7 +1,7 @@
-"""Remembers which files decode completely, and what they contain, so that they need not be read again before training.
+"""Remembers which files decode completely, and a hash of their content, so that training need not read them first.
 
 It stores two 64-bit hashes per file: a key over its absolute path, its stamp and how it is decoded, and one of its
-content. A file that changed has another key.
+content. A changed file has another key.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Keys = npt.NDArray[np.uint64]
 
 
 def file_keys(paths: Sequence[str], pixel_limit: int = PIXEL_LIMIT, channels: int = RGB) -> Keys:
-    """Return a hash per file over what decides whether it is valid; 0 for missing files."""
+    """Return a hash per file over everything that affects its validity; 0 for missing files."""
     rule = f"{DECODER_VERSION} {pixel_limit}" + ("" if channels == RGB else f" {channels} channels")
     return np.array([_file_key(path, rule) for path in paths], np.uint64)
 
@@ -51,7 +51,7 @@ def with_contents(
     channels: int = RGB,
     listener: Listener,
 ) -> DatasetIndex:
-    """Return an index that knows the content of every file of `splits`; those that are not remembered are read."""
+    """Return an index with a hash of the content of every file of `splits`, reading those not remembered."""
     known = dict(index.splits)
     for name in splits:
         paths = index.absolute(name)
@@ -61,7 +61,7 @@ def with_contents(
 
 
 def _contents(paths: Sequence[str], keys: Keys, listener: Listener) -> Contents:
-    """Return a hash of every file's bytes: (files,); 0 where a file cannot be read, which is an error elsewhere."""
+    """Return a hash of every file's bytes: (files,); 0 for an unreadable file, which is an error elsewhere."""
     known, stored = _stored()
     rows = np.minimum(np.searchsorted(known, keys), max(len(known) - 1, 0))
     is_known = (known[rows] == keys) & (keys != 0) if len(known) else np.zeros(len(keys), np.bool_)
@@ -80,9 +80,9 @@ def _contents(paths: Sequence[str], keys: Keys, listener: Listener) -> Contents:
 
 
 def _content_of(path: str) -> int:
-    """Return a hash of a file's bytes, of which most are read at once.
+    """Return a hash of a file's bytes; most files are read at once.
 
-    `hashlib.file_digest` would clear 256 KB for each; processors have instructions for SHA-256.
+    `hashlib.file_digest` would clear 256 KB per file; processors have instructions for SHA-256.
     """
     digest = hashlib.sha256()
     try:
@@ -107,7 +107,7 @@ def _remember(keys: Keys, contents: Contents) -> None:
 
 @dataclass
 class Tried:
-    """Position -> reason for files that cannot be decoded, and for those that are damaged inside, and yet decoded."""
+    """Position -> reason for files that cannot be decoded, and for those decoded despite damage."""
 
     unreadable: dict[int, str] = field(default_factory=dict)
     damaged: dict[int, str] = field(default_factory=dict)
@@ -122,10 +122,10 @@ def try_decoding(
     label: str,
     listener: Listener,
 ) -> Tried:
-    """Return the files that `decode` raises an `ImageError` for, and those that are damaged; remember the others.
+    """Return the files for which `decode` raises an `ImageError`, and the damaged ones; remember the others.
 
-    `paths` and `keys` are those of all files, `label` names the progress. `decode` runs in threads, which have all
-    ended when this returns or raises.
+    `paths` and `keys` cover all files, `label` names the progress. `decode` runs in threads, which have all ended when
+    this returns or raises.
     """
     tried = Tried()
     contents = np.zeros(len(paths), np.uint64)
@@ -139,7 +139,7 @@ def try_decoding(
         if header.damage:
             tried.damaged[position] = header.damage
         else:
-            contents[position] = _content_of(paths[position])  # now, while the system still has it in memory
+            contents[position] = _content_of(paths[position])  # now, while it is still in the page cache
 
     with listener.progress(label, len(positions)) as progress:
         for_each(try_one, positions, finished=progress.advance)
@@ -160,7 +160,7 @@ def _file_key(path: str, rule: str) -> int:
 
 
 def _stored() -> tuple[Keys, Contents]:
-    """Return the keys, sorted, and the content of each."""
+    """Return the sorted keys, and the content hash of each."""
     arrays = caches.load_arrays(_path())
     none = np.zeros(0, np.uint64)
     keys, contents = arrays.get("keys", none), arrays.get("contents", none)

@@ -1,1 +1,1 @@
-"""The demo: pictures of a harbour, drawn and trained on."""
+"""The demo: draws pictures of a harbour and trains on them."""

@@ -1,6 +1,6 @@
-"""The demo: a harbour in which only position tells, learned with GAP and with Wise, side by side.
+"""Runs the demo: a harbour where only position tells the classes apart, learned with GAP and Wise side by side.
 
-It calls what `train`, `evaluate`, `predict` and `explain` call, on pictures that it draws itself: no data, no network.
+It calls the same code as `train`, `evaluate`, `predict` and `explain`, on pictures that it draws: no data, no network.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class DemoResult:
 def run_demo(output_dir: Path, *, seed: int, listener: TrainingListener) -> DemoResult:
     """Draw the harbour, train and evaluate both heads on it, label some pictures with the last one, and explain one.
 
-    What an earlier demo made in `output_dir`, known by its record there, is made anew; other runs stay.
-    Raises `UsageError` where something else has the name of a picture or the config.
+    Replaces the output of an earlier demo in `output_dir`, identified by its record there; other runs stay. Raises
+    `UsageError` if something else has the name of a picture or the config.
     """
     keras_start.check_installed()
     check_output_folder(output_dir)
@@ -108,7 +108,7 @@ def _refuse_foreign(made: Written, pictures: Path, files: Sequence[Path]) -> Non
 
 
 def _train_head(config_path: Path, head: str, made: Written, seed: int, listener: TrainingListener) -> DemoRow:
-    """Train and evaluate a head, in the run that an earlier demo made, or in a new one beside runs of others."""
+    """Train and evaluate a head, in the run of an earlier demo or in a new one next to other runs."""
     runs, name = made.folder / "runs", f"harbour-{head}"
     if not made.has(runs / name / CONFIG_NAME):
         name = free_folder(runs, name).name
@@ -127,7 +127,7 @@ def _train_head(config_path: Path, head: str, made: Written, seed: int, listener
 
 
 def _draw_sheet(predictions: tuple[Prediction, ...], path: Path) -> None:
-    """Draw the labelled pictures with their labels below, a row per row of the board."""
+    """Draw the labelled pictures with captions, one row per row of the board."""
     from wisesr_cli.display.pictures import contact_sheet
     from wisesr_cli.images.decoding import decode_image
 
@@ -143,7 +143,7 @@ def _draw_sheet(predictions: tuple[Prediction, ...], path: Path) -> None:
 
 
 def _draw_explanations(rows: Sequence[DemoRow], picture: str, path: Path) -> None:
-    """Draw what each head made of the same picture, beside it."""
+    """Draw the explanations of all heads next to the same picture."""
     from wisesr_cli.display.grid import percent
     from wisesr_cli.explanation.own_pictures import write_picture
     from wisesr_cli.explanation.panels import Panel, compose

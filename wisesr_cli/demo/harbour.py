@@ -1,10 +1,10 @@
-"""Small pictures of a harbour, made on the spot: what `wisesr demo` trains on.
+"""Draws small pictures of a harbour, the training data of `wisesr demo`.
 
 Every picture holds the same things on a 3x3 board: one boat with red sails, three with white sails and two
-red-and-white buoys. The class is where the red sails are, so nothing but position tells. Nothing else on a picture may
-depend on position: light and swell are drawn at random, and a boat looks the same near and far.
+red-and-white buoys. The class is where the red sails are, so only position tells. Nothing else in a picture may depend
+on position: light and swell are drawn at random, and a boat looks the same near and far.
 
-To draw another thing, write a function that takes a `Brush` and give it cells in `_place`. Pillow and NumPy only.
+To draw another object, write a function that takes a `Brush`, and give it cells in `_place`. Pillow and NumPy only.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Color: TypeAlias = tuple[int, int, int] | tuple[int, int, int, int]
 
 CLASS_NAMES = ("nw", "n", "ne", "w", "centre", "e", "sw", "s", "se")
 
-_BOARD = 96.0  # the side of the board, in the units that everything is drawn in
+_BOARD = 96.0  # side of the board in drawing units
 _CELL_CENTRES = (24.0, 48.0, 72.0)
 _JITTER = 3.0
-_OVERSAMPLING = 2  # drawn this much larger and shrunk: smooth edges
+_OVERSAMPLING = 2  # drawn this much larger, then shrunk for smooth edges
 _RED_SAILS: tuple[Color, Color] = ((214, 38, 44), (166, 22, 38))  # lit, shaded
 _WHITE_SAILS: tuple[Color, Color] = ((250, 248, 242), (208, 214, 222))
 _RED_PAINT: Color = (206, 44, 48)
@@ -39,7 +39,7 @@ _HULLS: tuple[Color, ...] = ((74, 46, 32), (44, 52, 72), (96, 62, 38), (58, 58, 
 
 @dataclass(frozen=True)
 class Brush:
-    """Draws one thing around its own origin: mirrored, leaning and scaled, with y downwards in board units."""
+    """Draws one object around its own origin: mirrored, leaning and scaled, in board units with y downwards."""
 
     draw: ImageDraw.ImageDraw
     origin: Point
@@ -49,7 +49,7 @@ class Brush:
     scale: float
 
     def points(self, outline: Sequence[Point]) -> list[Point]:
-        """Return where the points of an outline lie on the canvas."""
+        """Return the points of an outline in canvas coordinates."""
         sine, cosine = math.sin(self.lean), math.cos(self.lean)
         turned = [(self.mirror * (x * cosine - y * sine), x * sine + y * cosine) for x, y in outline]
         return [
@@ -75,7 +75,7 @@ def draw_harbour(position: int, rng: np.random.Generator, *, size: int = 96) -> 
     draw = ImageDraw.Draw(canvas, "RGBA")
     _draw_wavelets(draw, rng, unit=unit)
     things = [(_brush(draw, cell, rng, unit=unit), thing) for cell, thing in _place(position, rng)]
-    for brush, thing in sorted(things, key=lambda pair: pair[0].origin[1]):  # the near ones over the far ones
+    for brush, thing in sorted(things, key=lambda pair: pair[0].origin[1]):  # near objects over far ones
         thing(brush, rng)
     return canvas.reduce(_OVERSAMPLING)
 
@@ -88,9 +88,9 @@ def make_harbour(
     seed: int = 0,
     listener: Listener | None = None,
 ) -> None:
-    """Write FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png, the same for the same seed.
+    """Write FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png, identical for equal seeds.
 
-    Every file appears complete under its name, so a call that was interrupted can simply be repeated.
+    Writes every file atomically, so an interrupted call can simply be repeated.
     """
     jobs = list(_jobs(folder, (("train", train_per_class), ("test", test_per_class))))
     with (listener or Silent()).progress("drawing harbours", len(jobs)) as progress:
@@ -100,7 +100,7 @@ def make_harbour(
 
 
 def _jobs(folder: Path, splits: Sequence[tuple[str, int]]) -> Iterator[tuple[Path, int, tuple[int, int, int]]]:
-    """Give path, position and random key of every picture; more pictures per class leave the others as they are."""
+    """Return path, position and random key of every picture; adding pictures per class leaves the others unchanged."""
     for split_number, (split, per_class) in enumerate(splits):
         for position, name in enumerate(CLASS_NAMES):
             for number in range(per_class):
@@ -115,7 +115,7 @@ def _write(picture: Image.Image, path: Path) -> None:
 
 
 def _place(position: int, rng: np.random.Generator) -> list[tuple[int, Callable[[Brush, np.random.Generator], None]]]:
-    """Return which thing stands in which cell; three cells stay empty."""
+    """Return which object is in which cell; three cells stay empty."""
     others = rng.permutation([cell for cell in range(len(CLASS_NAMES)) if cell != position]).tolist()
     red, white = (partial(_draw_boat, sails=sails) for sails in (_RED_SAILS, _WHITE_SAILS))
     things: list[Callable[[Brush, np.random.Generator], None]] = [red, *[white] * 3, *[_draw_buoy] * 2]
@@ -136,7 +136,7 @@ def _brush(draw: ImageDraw.ImageDraw, cell: int, rng: np.random.Generator, *, un
 
 
 def _sea(rng: np.random.Generator, *, side: int) -> Image.Image:
-    """Return water of a random blue, with broad patches of light that favour no side of the picture."""
+    """Return water in a random blue, with broad patches of light that favour no side of the picture."""
     green = rng.uniform(0, 1)
     base = np.array([22 + 16 * green, 92 + 42 * green, 150 + 6 * green]) + rng.uniform(-10, 14)
     patches = Image.fromarray(rng.uniform(-1, 1, size=(5, 5)).astype(np.float32))
@@ -183,7 +183,7 @@ def _draw_buoy(brush: Brush, rng: np.random.Generator) -> None:
 
 
 def _draw_reflection(brush: Brush, *, width: float, color: Color) -> None:
-    """Draw a few broken streaks on the water below a thing, narrower the further down."""
+    """Draw a few broken streaks on the water below an object, narrower further down."""
     for row, share in enumerate((1.0, 0.75, 0.45)):
         y = 8.6 + 1.5 * row
         brush.line([(-width * share, y), (width * share, y)], color, width=0.8)

@@ -1,4 +1,4 @@
-"""The table of the demo."""
+"""Builds the table of the demo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from wisesr_cli.display.grid import Grid, numbers, percent, texts
 
 
 def demo_grid(result: DemoResult) -> Grid:
-    """Return the heads of the demo side by side."""
+    """Return the table of the demo's heads, side by side."""
     figures = numbers("top-1 accuracy", "macro F1", "test pictures", "head parameters", "all parameters")
     columns = (*texts("head"), *figures, *texts("run directory"))
     rows = tuple(

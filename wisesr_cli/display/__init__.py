@@ -1,1 +1,1 @@
-"""Showing results: tables, progress, plots and pictures."""
+"""Shows results: tables, progress, plots and pictures."""

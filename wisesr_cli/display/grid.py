@@ -1,4 +1,4 @@
-"""Tables of plain text, and their output as Markdown, CSV and JSON."""
+"""Tables of plain text, written as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Column:
 
 
 def texts(*titles: str) -> tuple[Column, ...]:
-    """Return columns of text."""
+    """Return text columns."""
     return tuple(Column(title) for title in titles)
 
 
 def numbers(*titles: str) -> tuple[Column, ...]:
-    """Return columns of numbers."""
+    """Return number columns."""
     return tuple(Column(title, number=True) for title in titles)
 
 
@@ -41,7 +41,7 @@ class Grid:
 
 
 def to_markdown(grid: Grid) -> str:
-    """Return a Markdown table, special characters escaped."""
+    """Return a Markdown table with special characters escaped."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(markdown_text(cell) for cell in cells) + " |\n"
@@ -74,9 +74,9 @@ def csv_line(row: Sequence[Any]) -> str:
 
 
 def csv_value(value: Any) -> str:
-    """Return one CSV cell: empty for None, exact for numbers, escaped for text; several names with `|` between them.
+    """Return one CSV cell: empty for None, exact for numbers, escaped for text; several names are joined with `|`.
 
-    A `|` in one of these names is escaped: who splits first and then parses gets the names back.
+    A `|` in one of these names is escaped, so splitting first and then parsing restores the names.
     """
     if value is None:
         return ""

@@ -1,4 +1,4 @@
-"""Contact sheets, captions and colours of pictures drawn with Pillow."""
+"""Draws contact sheets and captions with Pillow, and defines their colours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from wisesr_cli.text import visible
 # Okabe and Ito's colours, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
 
-# matplotlib contains the first; the others, where installed, cover scripts that it lacks.
+# matplotlib ships the first; the others, if installed, cover scripts that it lacks.
 FONTS = (
     "DejaVu Sans",
     "Noto Sans CJK SC",
@@ -36,7 +36,7 @@ FONTS = (
     "Noto Sans Thai",
     "Arial Unicode MS",
 )
-PIXELATED_FROM = 4  # from this enlargement on, pixels stay squares
+PIXELATED_FROM = 4  # enlargement from which pixels stay square
 CAPTION_HEIGHT = 22  # pixels below each picture of a contact sheet
 BORDER = 4
 SOFTWARE = "wisesr"  # in the PNG files of `software_tag`
@@ -52,7 +52,7 @@ def contact_sheet(
 ) -> None:
     """Write a PNG of pictures in rows with one-line captions, and the lines of `foot` below.
 
-    `tiles` are picture, caption, and whether it is right: a green or red border (None: no border). Pictures are scaled
+    `tiles` are picture, caption, and correctness, shown as a green or red border (None: no border). Pictures are scaled
     to fit a square of `tile` pixels.
     """
     cell_width, cell_height = tile + 2 * BORDER + 8, tile + 2 * BORDER + CAPTION_HEIGHT + 8
@@ -78,7 +78,7 @@ def contact_sheet(
 
 
 def check_sheet_file(path: Path, *, overwrite: bool) -> None:
-    """Raise a `UsageError` where the file of `--sheet` cannot be written, or would replace one."""
+    """Raise a `UsageError` if the file of `--sheet` cannot be written or would replace another."""
     if os.path.lexists(path) and not overwrite:
         raise UsageError(f"{visible(path)} exists; give another --sheet, or replace it with --overwrite")
     if path.is_dir():
@@ -88,7 +88,7 @@ def check_sheet_file(path: Path, *, overwrite: bool) -> None:
 
 
 def photo_tile(path: str, side: int, preparation: Preparation, *, pixel_limit: int) -> NDArray[np.uint8]:
-    """Return a whole image as a square tile, uint8 (side, side, 3); a black one for what can no longer be read."""
+    """Return a whole image as a square tile, uint8 (side, side, 3); black if it can no longer be read."""
     padded, size = replace(preparation, resize="pad"), (side, side)
     try:
         return shown(decode_image(path, image_size=size, preparation=padded, pixel_limit=pixel_limit))
@@ -122,7 +122,7 @@ def caption_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def fitted(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, *, width: int) -> str:
-    """Return a caption of at most `width` pixels, shortened with an ellipsis where necessary."""
+    """Return a caption of at most `width` pixels, shortened with an ellipsis if necessary."""
     if font.getlength(caption) <= width:
         return caption
     kept = max(0, min(len(caption), width))  # no letter is narrower than a pixel
@@ -132,7 +132,7 @@ def fitted(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, *, 
 
 
 def installed_fonts() -> list[str]:
-    """Return those `FONTS` that matplotlib finds."""
+    """Return the `FONTS` that matplotlib finds."""
     from matplotlib.font_manager import fontManager
 
     installed = {font.name for font in fontManager.ttflist}

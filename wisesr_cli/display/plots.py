@@ -1,7 +1,7 @@
 """Draws results as PNG files, written atomically. matplotlib is imported when a figure is created.
 
-To add a plot: a function from a record to a figure, saved with `save_figure`. Class names pass through `text.visible`
-and are never parsed as formulas.
+To add a plot, write a function that turns a record into a figure, and save it with `save_figure`. Class names pass
+through `text.visible` and are never parsed as formulas.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 DOTS_PER_INCH = 150
 CLASSES_WITH_NUMBERS = 20  # larger confusion matrices show no numbers in their cells
-CLASSES_WITH_LABELS = 60  # larger ones name only some of the classes
-CLASSES_DRAWN = 200  # of more, those that are confused most: each has 8 pixels
+CLASSES_WITH_LABELS = 60  # larger ones label only some classes
+CLASSES_DRAWN = 200  # of more, only the most confused ones: 8 pixels each
 LONGEST_NAME = 24  # characters
 
 Arguments = ParamSpec("Arguments")
 
 
 def can_draw() -> bool:
-    """Return whether Matplotlib is installed, which the small installation leaves out."""
+    """Return whether Matplotlib is installed; the small installation omits it."""
     return find_spec("matplotlib") is not None
 
 
@@ -83,7 +83,7 @@ def plot_learning_curves(history: Sequence[EpochResult], path: Path) -> None:
 
 @with_default_style
 def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
-    """Draw the confusion matrix (rows: truth), coloured by the fraction of the class; of many, a part that says so."""
+    """Draw the confusion matrix (rows: truth), coloured by the fraction of the class; of many, a part with a note."""
     from matplotlib.colors import PowerNorm
 
     labels = metrics.confusion.most_confused(CLASSES_DRAWN)
@@ -94,7 +94,7 @@ def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
     side = min(3.0 + 0.42 * classes, 14.0)
     figure = new_figure(side + 0.8, side)
     axes = figure.add_subplot()
-    # Without numbers, the shade alone must show a confusion of a few percent.
+    # Without numbers, the shade alone must reveal a confusion of a few percent.
     norm = PowerNorm(1.0 if classes <= CLASSES_WITH_NUMBERS else 0.5, vmin=0.0, vmax=1.0)
     picture = axes.imshow(fractions, cmap="Blues", norm=norm)
     _name_classes(axes, [metrics.classes[label] for label in labels])
@@ -139,7 +139,7 @@ def plot_reliability(bins: Sequence[ReliabilityBin], ece: float | None, path: Pa
 
 
 def _name_classes(axes: Axes, names: Sequence[str]) -> None:
-    """Label both axes with the classes, or with some of them when there are many."""
+    """Label both axes with the classes, or with some of them if there are many."""
     step = max(1, -(-len(names) // CLASSES_WITH_LABELS))
     positions = list(range(0, len(names), step))
     labels = [_shortened(names[position]) for position in positions]

@@ -1,7 +1,7 @@
 """Shows results: rich tables for people, JSON, CSV and Markdown for programs.
 
-Data goes to standard output, everything else to standard error. To add an output format: a renderer and a row in
-`FORMATS`. All text from outside passes through `text.visible` before it reaches a terminal.
+Data goes to standard output, everything else to standard error. To add an output format, write a renderer and add a row
+to `FORMATS`. All text from outside passes through `text.visible` before it reaches a terminal.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def console(file: TextIO | None = None) -> Console:
 
 
 def show_grid(grid: Grid, *, file: TextIO | None = None, limit: int | None = LONG_TABLE) -> None:
-    """Draw a table; of more than `limit` rows only the first and last."""
+    """Draw a table; with more than `limit` rows only the first and last."""
     output = console(file)
     bars = {} if output.encoding.lower().replace("-", "") == "utf8" else _PLAIN_BARS
     table = Table(box=box.SIMPLE_HEAD, show_header=any(column.title for column in grid.columns), pad_edge=False)
@@ -64,12 +64,12 @@ def _shortened(rows: Sequence[tuple[str, ...]], limit: int | None) -> Iterator[t
 
 
 def hidden_rows(count: int, limit: int | None) -> int:
-    """Return how many of `count` rows a table does not show."""
+    """Return how many of `count` rows a table omits."""
     return 0 if limit is None or count <= limit else count - 2 * (limit // 2)
 
 
 def row_of_hidden(hidden: int, columns: int) -> tuple[str, ...]:
-    """Return the row that stands in a table for those that it does not show."""
+    """Return the row that stands for the omitted rows of a table."""
     return (f"... {hidden:,} more ...", *("" for _ in range(columns - 1)))
 
 
@@ -80,7 +80,7 @@ def write_output(text: str) -> None:
 
 
 class TerminalListener:
-    """Reports to a person on standard error: progress bars on a terminal, plain lines elsewhere.
+    """Reports to people on standard error: progress bars on a terminal, plain lines elsewhere.
 
     `quiet` shows warnings only; `verbose` does not shorten tables; without `bars`, which would disturb records written
     to the same screen, no progress is shown.
@@ -128,7 +128,7 @@ class TerminalListener:
 
 
 class Bar:
-    """A `listening.Progress` on the terminal."""
+    """A `listening.Progress` on a terminal."""
 
     def __init__(self, live: Progress, task: Any) -> None:
         self.live, self.task = live, task

@@ -1,1 +1,1 @@
-"""Model files, checked before Keras reads them."""
+"""Reads and writes model files, checking them before Keras reads them."""

@@ -1,12 +1,12 @@
-"""Every class that a model of wisesr is made of, as Keras writes it: module, class, registered name.
+"""Lists every class that wisesr models consist of, as Keras writes it: module, class, registered name.
 
 `python tests/support/allowed_classes.py` writes `_NAMES`: it builds every backbone with every preprocessing and head,
-and an ordinary classifier of others; a test makes it again. Nothing else in a model file is loaded.
+and an ordinary third-party classifier; a test regenerates it. Nothing else in a model file is loaded.
 """
 
 from __future__ import annotations
 
-# By module, and what stands before the class in its registered name (None: it has none): the names of classes.
+# Class names by module and prefix of the registered name (None: not registered).
 _NAMES: dict[tuple[str | None, str | None], str] = {
     (None, None): "__ellipsis__ __keras_tensor__ __slice__ __tensor__",
     ("keras", None): "DTypePolicy Sequential",

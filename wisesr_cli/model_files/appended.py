@@ -1,4 +1,4 @@
-"""The zip of text files appended to a LiteRT model; LiteRT ignores it. No Keras."""
+"""Appends a zip of text files to a LiteRT model, which LiteRT ignores, and reads it. No Keras."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zipfile
 
 
 def with_members(content: bytes, members: dict[str, str]) -> bytes:
-    """Return a model with a zip of texts appended. Equal texts give equal bytes."""
+    """Return a model with a zip of texts appended; equal texts give equal bytes."""
     tail = io.BytesIO()
     with zipfile.ZipFile(tail, "w") as archive:
         for name, text in members.items():
@@ -18,7 +18,7 @@ def with_members(content: bytes, members: dict[str, str]) -> bytes:
 def read_member(tail: bytes, name: str) -> bytes:
     """Return the only member of the zip at the end of a file; `ValueError` when it is not called `name`.
 
-    It must be uncompressed, so that it is no larger than the file.
+    It must be uncompressed, so it cannot be larger than the file.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(tail)) as archive:

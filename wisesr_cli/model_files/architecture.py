@@ -1,7 +1,7 @@
 """Checks what the `config.json` of a model file asks Keras to build, before Keras builds any of it.
 
-Every object must be of a class in `ALLOWED`, and every number within the range of such models: otherwise a few bytes
-could request any amount of memory or time. Every layer must be called exactly once, on outputs of earlier layers, and
+Every object must be of a class in `ALLOWED`, and every number in the range of such models; otherwise a few bytes could
+request any amount of memory or time. Every layer must be called exactly once, on outputs of earlier layers, and
 contribute to the output, so that the config shows all weights and all computation.
 """
 
@@ -23,7 +23,7 @@ MOST_CONSTANTS = 32  # numbers and enclosing lists of a constant; ImageNet's mea
 MOST_FACTORS = MOST_CHANNELS + 1  # the same of a Rescaling
 MOST_NUMBER = 1 << 20  # for options that `MOST` does not list; real models have up to 36,864
 
-# By option name: several times the values in the backbones and heads.
+# By option name: several times the largest values in the backbones and heads.
 MOST: dict[str, int] = {
     "axis": 4,
     "batch_shape": LARGEST_SIDE,
@@ -51,7 +51,7 @@ _INPUT_TYPES = ("float32", "float16", "bfloat16", "uint8")
 
 
 def check_model_config(config: Any) -> None:
-    """Raise `UnsafeFileError`, with the bare reason, for the first thing that no wisesr model has.
+    """Raise `UnsafeFileError`, with the bare reason, for the first thing that no wisesr model contains.
 
     Optimizer, loss and metrics of a compiled model are not checked: Keras is told not to build them.
     """
@@ -79,7 +79,7 @@ def check_model_config(config: Any) -> None:
 
 
 def objects_in(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield every mapping in a parsed JSON value, nested ones included."""
+    """Yield every mapping in a parsed JSON value, including nested ones."""
     pending = [value]
     while pending:
         part = pending.pop()

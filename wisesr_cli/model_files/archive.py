@@ -1,10 +1,10 @@
 """Checks the members, sizes, config and weights of a `.keras` archive before Keras reads it.
 
-Keras builds any class or function that a model's `config.json` names; some of them run code or read files. Only the
-classes in `ALLOWED`, of which wisesr builds its own models, are accepted. There is no option to allow more.
+Keras builds any class or function named in a model's `config.json`; some of them run code or read files. Only the
+classes in `ALLOWED`, which make up wisesr's own models, are accepted. There is no option to allow more.
 
-A model file is checked once, and the `CheckedModel` is passed to all code that uses it. Code that needs only the
-model's record reads only that.
+A model file is checked once, and the `CheckedModel` passed to all code that uses it. Code that needs only the model's
+record reads only that.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class CheckedModel:
 def check_model(path: Path) -> CheckedModel:
     """Read and check every byte of a `.keras` archive.
 
-    Raises `RunError` when it is missing, damaged, or contains anything that wisesr does not build models of.
+    Raises `RunError` when it is missing, damaged, or contains anything that wisesr models do not.
     """
     with open_archive(path) as archive:
         assert archive.fp is not None
@@ -85,10 +85,10 @@ def check_model(path: Path) -> CheckedModel:
 
 
 def check_weights_file(path: Path, *, whole: bool = False) -> CheckedModel | None:
-    """Check a weights file; return the model in it, or None where only its tensors can be used.
+    """Check a weights file; return the model in it, or None if only its tensors can be used.
 
-    That is so for `.weights.h5` and `.h5`, and for a `.keras` file that Keras is not let build; with `whole`, that is
-    an error. Raises `RunError` when it is not safe to load.
+    Returns None for `.weights.h5` and `.h5`, and for a `.keras` file that Keras may not build; with `whole`, the latter
+    is an error. Raises `RunError` when it is not safe to load.
     """
     try:
         if path.suffix == ".keras":
@@ -98,7 +98,7 @@ def check_weights_file(path: Path, *, whole: bool = False) -> CheckedModel | Non
                 if whole:
                     raise
                 with open_archive(path) as archive:
-                    if MODEL_INFO in archive.namelist():  # a model of wisesr that somebody changed
+                    if MODEL_INFO in archive.namelist():  # a wisesr model that was modified
                         raise
                     assert archive.fp is not None
                     check_weights_apart(archive.fp, WEIGHTS)
@@ -117,7 +117,7 @@ def check_weights_file(path: Path, *, whole: bool = False) -> CheckedModel | Non
 
 
 def checked_tensors(path: Path) -> IO[bytes]:
-    """Open the HDF5 of a weights file, that in a `.keras` archive included, which was checked as it is opened.
+    """Open and check the HDF5 of a weights file, also inside a `.keras` archive.
 
     Raises `RunError` when it is missing or not safe to read.
     """
@@ -125,7 +125,7 @@ def checked_tensors(path: Path) -> IO[bytes]:
     if path.suffix == ".keras":
         with open_archive(path) as archive:
             assert archive.fp is not None
-            check_weights_apart(archive.fp, WEIGHTS)  # at once, unless the file is another one by now
+            check_weights_apart(archive.fp, WEIGHTS)  # cached, unless the file was replaced
             return io.BytesIO(archive.read(WEIGHTS))
     file = path.open("rb")
     check_weights_apart(file)
@@ -163,9 +163,9 @@ def append_model_info(path: Path, info: ModelInfo) -> None:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a `.keras` archive whose list of members is that of a model, without unpacking anything.
+    """Open a `.keras` archive that has the members of a model, without unpacking anything.
 
-    Raises `RunError` when it is missing, has other members, or is damaged, also while the block reads it.
+    Raises `RunError` when it is missing, has other members, or is damaged, even if found only while the block reads it.
     """
     try:
         with _Directory(path) as file, zipfile.ZipFile(file) as archive:
@@ -198,7 +198,7 @@ _MACHINE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)  # fi
 
 
 class _Directory(io.FileIO):
-    """A file that reads at most `limit` bytes at once, if there is one: enough for a list of members."""
+    """A file that reads at most `limit` bytes at once, if set: enough for a list of members."""
 
     limit: int | None = MOST_DIRECTORY_BYTES
 

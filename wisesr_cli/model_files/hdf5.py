@@ -1,7 +1,7 @@
-"""Checks that a weights file has only what Keras writes: plain tables of numbers, all inside the file. No Keras.
+"""Checks that a weights file contains only what Keras writes: plain tables of numbers, stored in the file. No Keras.
 
-HDF5 also allows links to other files, external data, compression and shapes of any size. Weights need none of that, so
-none of it is accepted. `isolation` runs this in a separate process.
+HDF5 also allows links to other files, external data, compression and shapes of any size. Weights need none of these, so
+all are rejected. `isolation` runs this in a separate process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from wisesr_cli.text import on_one_line
 
 MOST_OBJECTS = 100_000  # groups and tables; the largest backbone has about 3,000
-MOST_ATTRIBUTE_BYTES = 1 << 20  # the older format stores the names of all layers in one
+MOST_ATTRIBUTE_BYTES = 1 << 20  # the older format stores all layer names in one
 LARGE_BYTES = 1 << 26
 MOST_PATH = 1000  # characters; real ones have 100
 
@@ -37,14 +37,14 @@ class Table:
 
 
 def table_of(values: npt.NDArray[Any]) -> Table:
-    """Return the `Table` of these values."""
+    """Return the `Table` that describes values."""
     with np.errstate(invalid="ignore"):  # signalling NaN
         wide = values.astype("float64") if values.dtype.kind in "fiub" else values
     return Table(values.shape, zlib.crc32(np.ascontiguousarray(wide).data))
 
 
 class UnsafeFileError(ValueError):
-    """A file contains something that a weights file does not."""
+    """A file contains something that does not belong in a weights file."""
 
 
 def report(file: IO[bytes], member: str) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def report(file: IO[bytes], member: str) -> dict[str, Any]:
 
 
 def _check_holes(file: IO[bytes]) -> None:
-    """Reject a large sparse file: the memory that it may take is bounded by its size."""
+    """Reject a large sparse file, because the memory limit grows with the file's size."""
     size = file.seek(0, os.SEEK_END)
     data = position = 0
     try:
@@ -72,7 +72,7 @@ def _check_holes(file: IO[bytes]) -> None:
             position = os.lseek(file.fileno(), start, os.SEEK_HOLE)
             data += position - start
     except OSError as error:
-        if error.errno != errno.ENXIO:  # the system cannot tell; ENXIO: only a hole follows
+        if error.errno != errno.ENXIO:  # the system cannot tell; ENXIO means that only a hole follows
             data = size
     if size > LARGE_BYTES and 2 * data < size:
         raise UnsafeFileError(f"most of its {size:,} bytes are holes")
@@ -80,9 +80,9 @@ def _check_holes(file: IO[bytes]) -> None:
 
 
 def check_weights(file: IO[bytes]) -> dict[str, Table]:
-    """Return every table of a weights file by its path.
+    """Return every table of a weights file, by path.
 
-    Raises `UnsafeFileError`, with the bare reason, when it is not HDF5, damaged, or has more than tables of numbers.
+    Raises `UnsafeFileError`, with the bare reason, when it is not HDF5, damaged, or not only tables of numbers.
     """
     size = file.seek(0, 2)
     try:
@@ -141,7 +141,7 @@ def _check_attributes(found: h5py.Group | h5py.Dataset) -> None:
 
 
 def _stored_bytes(path: str, table: h5py.Dataset) -> int:
-    """Return how many bytes a table takes in the file, having checked that it is contiguous plain numbers."""
+    """Check that a table is contiguous plain numbers; return how many bytes it takes in the file."""
     if table.external or table.is_virtual:
         raise UnsafeFileError(f"{path} lies in another file")
     if table.shape is None:

@@ -28,11 +28,11 @@ class ModelInfo:
     head: str
     epoch: int
     versions: dict[str, str]
-    temperature: float = 1.0  # that logits are divided by before probabilities are made of them
-    thresholds: tuple[float, ...] | None = None  # where an image may have several labels: the least score of each
+    temperature: float = 1.0  # divides logits before they become probabilities
+    thresholds: tuple[float, ...] | None = None  # of each label, if an image may have several
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields of the record, flat."""
+        """Return the fields of the record as a flat mapping."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "preparation"}
         return {**values, **self.preparation.to_json()}
 
@@ -43,18 +43,18 @@ class ModelInfo:
 
     @property
     def is_upgraded(self) -> bool:
-        """Whether `wisesr upgrade` made the model and nobody trained it since: training counts epochs from 1."""
+        """Whether `wisesr upgrade` made the model and it was not trained since; training counts epochs from 1."""
         return self.epoch == 0
 
     @property
     def has_named_classes(self) -> bool:
-        """Whether the classes have given names; placeholders are matched to any names by their order."""
+        """Whether the classes were given names; placeholders match any names by order."""
         return any(name != PLACEHOLDER.format(number) for number, name in enumerate(self.class_names))
 
 
 def parse_model_info(record: bytes, path: Path) -> ModelInfo:
     """Parse the record of the model file at `path`; `RunError` when it is damaged or not written by wisesr."""
-    from wisesr_cli.images.color import BACKGROUND  # imports Pillow, which file names alone do not need
+    from wisesr_cli.images.color import BACKGROUND  # imports Pillow, not needed for file names alone
 
     try:
         info = _from_json(json.loads(record))
@@ -118,9 +118,9 @@ def weights_file(source: str) -> Path:
 
 
 def check_same_channels(info: ModelInfo, wanted: int, path: Path) -> int:
-    """Return the channels of a model file; raises `ConfigError` where images have others, unless it is one of RGB.
+    """Return the channels of a model file; raises `ConfigError` if images have others, unless the model takes RGB.
 
-    Weights of RGB alone are adapted.
+    Only RGB weights can be adapted.
     """
     stored = info.preparation.channels
     if stored not in (RGB, wanted):

@@ -1,7 +1,7 @@
 """Reads weights files in a separate process first, with limits on its time and memory.
 
-Crafted files can make HDF5's library hang or crash. Keras reads the same bytes with the same library afterwards, so a
-file that is read successfully there is read successfully here.
+Crafted files can make the HDF5 library hang or crash. Keras reads the same bytes with the same library afterwards, so a
+file that can be read there can be read here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import IO
 from wisesr_cli.model_files.hdf5 import Table, UnsafeFileError
 
 SECONDS = 20  # a small file takes 0.2
-BYTES_PER_SECOND = 20_000_000  # added for larger files, on a slow disk
+BYTES_PER_SECOND = 20_000_000  # adds time for large files on a slow disk
 MEMORY_BYTES = 2 << 30  # plus three times the file; libraries take most of it
 
 _PROGRAM = """
@@ -52,15 +52,15 @@ def check_weights_apart(file: IO[bytes], member: str = "") -> dict[str, Table]:
     """Return the result of `hdf5.check_weights` for an open file, or for a member of an archive.
 
     Raises:
-        UnsafeFileError: it is rejected, or reading it crashed, ran too long, or took too much memory.
-        OSError: it cannot be read.
+        UnsafeFileError: the file is rejected, or reading it crashed, ran too long, or took too much memory.
+        OSError: the file cannot be read.
     """
     return _check(_Opened(identity_of(file.fileno()), file), member)
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """An open file, equal to others with the same bytes."""
+    """An open file; instances for the same file state compare equal."""
 
     identity: Identity
     file: IO[bytes] = field(compare=False)

@@ -1,7 +1,7 @@
-"""Translates the config of a model that Keras 2 saved into one of Keras 3, of known layers only. No Keras.
+"""Translates the config of a model saved by Keras 2 into one for Keras 3, for known layers only. No Keras.
 
-The result is checked as every config is (`architecture`), before Keras builds anything. What differs between both and
-would change outputs is refused, with the layer's name and class.
+The result is checked like every config (`architecture`) before Keras builds anything. Differences between the two
+versions that would change outputs are rejected, with the layer's name and class.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OF_LISTS = (
 )  # layers called on a list of tensors
 _OF_KERAS = re.compile(r"(tf_)?keras(\.|$)|tensorflow\.python\.keras\.")
 _OPERATIONS = "keras.src.ops."
-_NAMES = {  # of classes: in Keras 3, by those of Keras 2
+_NAMES = {  # Keras 2 class name -> Keras 3 class name
     "BatchNormalizationV1": "BatchNormalization",
     "BatchNormalizationV2": "BatchNormalization",
     "Custom>CustomScaleLayer": "CustomScaleLayer",  # of keras.applications
@@ -37,9 +37,9 @@ _NAMES = {  # of classes: in Keras 3, by those of Keras 2
     "Model": "Functional",
 }
 _POLICIES = ("float32", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
-_ONLY_CALL = 0  # Keras 2 counts that in which a model inside was made, too; `architecture` allows no second one
-_OTHERWISE = ("hard_sigmoid",)  # activations that Keras 3 computes otherwise
-# Options that Keras 3 does not have, with the values at which they change nothing.
+_ONLY_CALL = 0  # for a nested model, Keras 2 also counts the call that created it; `architecture` allows only one call
+_OTHERWISE = ("hard_sigmoid",)  # activations that Keras 3 computes differently
+# Options that Keras 3 lacks, with the values that have no effect.
 _GONE: dict[str, tuple[Any, ...]] = {
     "batch_input_shape": (),  # any
     "groups": (1,),
@@ -53,16 +53,16 @@ _KEPT = {
     "Conv2D": "groups",
     "GroupNormalization": "groups",
     "Dropout": "noise_shape",
-}  # that these have in Keras 3, too
+}  # options of `_GONE` that these layers still have in Keras 3
 _RENAMED = {("LeakyReLU", "alpha"): "negative_slope"}
 
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """A layer, and where its weights are.
+    """A layer, and the location of its weights.
 
-    `path` has the names of the models around it and its own, `names` the same in the file; `place` is its path where
-    the weights of a file have no names; `trainable`: whether all of these are trained.
+    `path` has the names of the enclosing models and its own, `names` the same as in the file; `place` is its path in
+    files whose weights have no names; `trainable`: whether all of these are trainable.
     """
 
     path: tuple[str, ...]
@@ -73,16 +73,16 @@ class StoredLayer:
 
 @dataclass(frozen=True)
 class Translated:
-    """A config of Keras 3, and the layers of the model in the file's order, nested ones included."""
+    """A Keras 3 config, and the layers of the model, including nested ones, in the file's order."""
 
     config: dict[str, Any]
     layers: tuple[StoredLayer, ...]
 
 
 def translate(config: Any, *, keras_3: bool = False) -> Translated:
-    """Return the config of a model in Keras 3; `keras_3`: it is in all but the modules of its classes, as in `.h5`.
+    """Return the config of a model for Keras 3; `keras_3`: it already is, except for its class modules, as in `.h5`.
 
-    Raises `UnsafeFileError`, with the bare reason, for what is damaged, or is not known to be the same there.
+    Raises `UnsafeFileError`, with the bare reason, for anything damaged or not known to be equivalent.
     """
     translation = _Translation(keras_3)
     try:
@@ -96,7 +96,7 @@ def translate(config: Any, *, keras_3: bool = False) -> Translated:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a model stands: as in `StoredLayer`."""
+    """The location of a model; fields as in `StoredLayer`."""
 
     path: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
@@ -169,7 +169,7 @@ class _Translation:
         return {**translated, "name": here.path[-1], "inbound_nodes": nodes} if is_called else translated
 
     def _node(self, kind: str, node: Any, names: Mapping[str, str]) -> dict[str, Any]:
-        """Return a call of a layer as Keras 3 writes it; of a function of TensorFlow, its arguments by name."""
+        """Return a layer call as Keras 3 writes it; for a TensorFlow function, its arguments by name."""
         if self.keras_3:
             return dict(node)
         if kind in _CALLS:
@@ -190,7 +190,7 @@ class _Translation:
 
 
 def _check_origin(layer: Mapping[str, Any]) -> None:
-    """Raise `UnsafeFileError` for a class that only has the name of one of Keras."""
+    """Raise `UnsafeFileError` for a class that only shares its name with a Keras class."""
     module, kind, registered = layer.get("module"), layer["class_name"], layer.get("registered_name")
     if module is not None and not _OF_KERAS.match(str(module)):
         raise UnsafeFileError(f"is of {str(module)[:80]}")
@@ -209,7 +209,7 @@ def _record(kind: Any, options: dict[str, Any], *, is_operation: bool = False) -
 
 
 def _input_of(layers: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield an input for a Sequential that has none of its own, where its shape is known."""
+    """Yield an input layer for a Sequential without one, if its shape is known."""
     first = layers[0]
     shape = first["config"].get("batch_input_shape") or options.get("build_input_shape")
     if first["class_name"] != "InputLayer" and shape and first["class_name"] not in _MODELS:
@@ -221,7 +221,7 @@ def _new_name(name: Any) -> str:
 
 
 def _new_names(names: Sequence[str]) -> dict[str, str]:
-    """Return names that Keras 3 takes, by the old ones; Keras 2 has slashes in some."""
+    """Map old names to names that Keras 3 accepts; Keras 2 allows slashes."""
     found: dict[str, str] = {}
     taken = set(names)
     for name in names:
@@ -236,7 +236,7 @@ def _new_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _snake(kind: str) -> str:
-    """Return the name by which Keras counts layers of a class in a file."""
+    """Return the name under which Keras numbers layers of a class in a file."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", kind))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
@@ -247,14 +247,14 @@ def _numbered(name: str, counts: Counter[str]) -> str:
 
 
 def _ends(value: Any, names: Mapping[str, str]) -> Any:
-    """Return the inputs or outputs of a model: one as itself, several as a list."""
+    """Return the inputs or outputs of a model: a single one bare, several as a list."""
     ends = [value] if isinstance(value[0], str) else value
     renamed = [[names[name], _ONLY_CALL, tensor] for name, _, tensor in ends]
     return renamed[0] if len(renamed) == 1 else renamed
 
 
 def _tensor(part: Sequence[Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Return the output of a layer as Keras 3 writes it, which computes the shape itself."""
+    """Return a layer's output as Keras 3 writes it; Keras 3 computes the shape itself."""
     history = [names[part[0]], _ONLY_CALL, part[2]]
     return {"class_name": "__keras_tensor__", "config": {"shape": [None], "dtype": "float32", "keras_history": history}}
 
@@ -266,7 +266,7 @@ def _tensor_or_plain(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value without the wrappers of Keras 2 for tuples and arrays."""
+    """Return a value without the Keras 2 wrappers for tuples and arrays."""
     if isinstance(value, list):
         return [_plain(part) for part in value]
     if isinstance(value, dict):
@@ -278,7 +278,7 @@ def _plain(value: Any) -> Any:
 
 
 def _options(kind: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a layer in Keras 3, its weights' first values left out."""
+    """Return the options of a layer for Keras 3, without initializers."""
     if kind == "InputLayer":
         shape = found.get("batch_input_shape") or found["batch_shape"]
         rest = {key: found.get(key, False) for key in ("sparse", "ragged")}
@@ -333,7 +333,7 @@ def _activation(value: Any) -> str:
 
 
 def _classes(*, operations: bool) -> dict[str, tuple[str, str | None]]:
-    """Return module and registered name of the classes of Keras that are allowed, by their name."""
+    """Return module and registered name of the allowed Keras classes, by class name."""
     return {
         name: (module, registered)
         for module, name, registered in ALLOWED

@@ -1,7 +1,7 @@
-"""Translates the functions of TensorFlow that a model of Keras 2 calls into operations and layers of Keras 3.
+"""Translates the TensorFlow functions called in a Keras 2 model into Keras 3 operations and layers.
 
-Keras 2 wraps each, as those of `pixels / 127.5 - 1`, in a layer `TFOpLambda` that has the function's name and its
-arguments. Only the functions of `RULES` are known, and none is called. To add one: a rule there.
+Keras 2 wraps each of them, such as those of `pixels / 127.5 - 1`, in a layer `TFOpLambda` with the function's name and
+arguments. Only the functions in `RULES` are known, and none is called. To add one, add a rule there.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from wisesr_cli.model_files.hdf5 import UnsafeFileError
 
-Arguments = dict[str, Any]  # by name; the tensor that the function is called on is ""
+Arguments = dict[str, Any]  # by name; "" is the tensor that the function is called on
 
 
 class Operation(NamedTuple):
-    """What to call in Keras 3: an operation or layer with its options, and the arguments of the call."""
+    """A Keras 3 operation or layer with its options, and the arguments of the call."""
 
     kind: str
     options: dict[str, Any]
@@ -23,9 +23,9 @@ class Operation(NamedTuple):
 
 
 def operation_of(function: Any, arguments: Arguments) -> Operation:
-    """Return what a function of TensorFlow is in Keras 3.
+    """Translate a TensorFlow function to Keras 3.
 
-    Raises `UnsafeFileError`, with the bare reason, for a function, or an argument of one, that has no rule.
+    Raises `UnsafeFileError`, with the bare reason, for a function or argument without a rule.
     """
     if not isinstance(function, str) or function not in RULES:
         raise UnsafeFileError(f"calls the function '{str(function)[:80]}' of TensorFlow")
@@ -81,7 +81,7 @@ def _operand(value: Any) -> Any:
     return value
 
 
-# Values of arguments that change nothing.
+# Values of arguments that have no effect.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "approximate": (False, None),
     "axis": (-1, None),

@@ -1,7 +1,7 @@
-"""Loads `.keras` files: the only place where Keras reads a model from an unknown source.
+"""Loads `.keras` files; the only place where Keras reads a model from an untrusted source.
 
-`archive` checks the archive first; then the model is built without values, so that its size is known before memory is
-allocated for it; only then does Keras load it.
+`archive` checks the archive first. Then the model is built without values, so that its size is known before memory is
+allocated. Only then does Keras load it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from wisesr_cli.model_files.hdf5 import Table, UnsafeFileError, table_of
 from wisesr_cli.model_files.older import OlderModel, fill_older
 from wisesr_cli.text import on_one_line, visible
 
-MOST_OUTPUTS = 1 << 26  # values in a layer's output for one image: 256 MiB, as VGG16 at 1024 pixels
+MOST_OUTPUTS = 1 << 26  # values in a layer's output for one image: 256 MiB, like VGG16 at 1024 pixels
 _OPTIMIZER = "/optimizer/"  # where Keras stores the optimizer of a compiled model
 
 
@@ -32,7 +32,7 @@ def load_model(checked: CheckedModel, *, runs: bool = False) -> Any:
     """Return the Keras model in a checked `.keras` file, not compiled.
 
     `runs`: the model will be used unchanged, so every size in it must be known. Raises `RunError` when the file is
-    damaged, contains what wisesr does not build models of, or has changed since it was checked.
+    damaged, contains anything that wisesr models do not, or has changed since it was checked.
     """
     path = checked.path
     try:
@@ -59,7 +59,7 @@ def _loaded(path: Path) -> Any:
 
 
 def _built(checked: OlderModel) -> Any:
-    """Return the model of a file in an older form, which Keras does not read: built of its config, and filled."""
+    """Build the model of a file in an older format that Keras does not read, from its config, and set its weights."""
     model = _from_config(checked)
     try:
         fill_older(model, checked)
@@ -70,14 +70,14 @@ def _built(checked: OlderModel) -> Any:
 
 
 def _from_config(checked: CheckedModel) -> Any:
-    config = deepcopy({**checked.config, "compile_config": None})  # Keras writes into what it reads
+    config = deepcopy({**checked.config, "compile_config": None})  # Keras modifies the config it reads
     return keras.saving.deserialize_keras_object(config, safe_mode=True)
 
 
 def _check_size(checked: CheckedModel, *, runs: bool) -> None:
-    """Compare a model built without values with the stored weights: every shape must occur equally often.
+    """Compare a model built without values with the stored weights: every shape must occur the same number of times.
 
-    Keras allocates the memory of a model before it looks for its weights.
+    Keras allocates a model's memory before looking for its weights.
     """
     model = build_without_values(lambda: _from_config(checked))
     if not model.built:
@@ -110,7 +110,7 @@ def use_statistics(model: Any) -> None:
     """Make every Normalization of a layer or model use its current weights."""
     for layer in layers_of(model):
         if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # it keeps reshaped copies of mean and variance beside its weights
+            layer.finalize_state()  # it keeps reshaped copies of mean and variance in addition to its weights
 
 
 def layers_of(model: Any) -> Iterator[Any]:
@@ -124,7 +124,7 @@ def _weights_in(checked: CheckedModel) -> list[Table]:
 
 
 def _output_shapes(model: Any) -> Iterator[tuple[int | None, ...]]:
-    """Yield the output shape of every layer and operation of a model, nested models included."""
+    """Yield the output shape of every layer and operation of a model, including nested models."""
     for operation in getattr(model, "operations", None) or model.layers:
         if hasattr(operation, "layers"):
             yield from _output_shapes(operation)
@@ -133,10 +133,10 @@ def _output_shapes(model: Any) -> Iterator[tuple[int | None, ...]]:
 
 
 def build_without_values(build: Callable[[], Any]) -> Any:
-    """Return what `build` makes of Keras layers, with variables that have shapes but no values.
+    """Call `build` so that the variables of its Keras layers have shapes but no values; return its result.
 
-    It runs in a thread of its own, with Keras' default precision: Keras remembers such variables per thread, and would
-    give all of them values at the next model built in this thread (gigabytes, minutes).
+    Runs in a separate thread, with Keras' default precision: Keras remembers such variables per thread, and would
+    initialize all of them with the next model built in this thread (gigabytes, minutes).
     """
 
     def build_in_scope() -> Any:

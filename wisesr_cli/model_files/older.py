@@ -1,7 +1,7 @@
-"""Reads whole models in the older forms: `.h5` of Keras 2 and 3, and `.keras` of Keras 2.
+"""Reads whole models in older formats: `.h5` of Keras 2 and 3, and `.keras` of Keras 2.
 
-Nothing of the file is called or built: its config is translated (`keras2`) and checked as that of every model is, and
-its weights are copied, tensor by tensor, into what Keras builds of that.
+Nothing in the file is called or built: its config is translated (`keras2`) and checked like that of every model, and
+its weights are copied, tensor by tensor, into the model that Keras builds from it.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _NAMED = "model_weights"  # group of the weights in a whole model as .h5
 _PLACE = re.compile(r"layers/.*vars/\d+")
 _OLD_CONTAINER = "_layer_checkpoint_dependencies"  # of Keras 2.12 to 2.15
 _RENAMED = {"depthwise_kernel": "kernel"}  # of a DepthwiseConv2D
-_UNNAMED = re.compile(r"variable(_\d+)?")  # how Keras 3 calls a weight without a name, as that of ConvNeXt's LayerScale
+_UNNAMED = re.compile(r"variable(_\d+)?")  # Keras 3's name for an unnamed weight, like that of ConvNeXt's LayerScale
 
 
 @dataclass(frozen=True)
 class OlderModel(CheckedModel):
-    """A checked model file in an older form: its config is that of Keras 3; `layers` tells where its weights are."""
+    """A checked model file in an older format; its config is translated to Keras 3, `layers` locates its weights."""
 
     layers: tuple[StoredLayer, ...]
 
 
 def is_older(path: Path) -> bool:
-    """Return whether a model file is in an older form; `RunError` when it is a damaged archive."""
+    """Return whether a model file is in an older format; `RunError` when it is a damaged archive."""
     if path.suffix in OLDER_SUFFIXES:
         return True
     with open_archive(path) as archive:
@@ -54,9 +54,9 @@ def is_older(path: Path) -> bool:
 
 
 def check_older_model(path: Path) -> OlderModel:
-    """Read and check every byte of a model file in an older form.
+    """Read and check every byte of a model file in an older format.
 
-    Raises `RunError` when it is missing, damaged, or has anything that is not known to be the same in Keras 3.
+    Raises `RunError` when it is missing, damaged, or has anything not known to be equivalent in Keras 3.
     """
     if path.suffix not in OLDER_SUFFIXES:
         with open_archive(path) as archive:
@@ -98,7 +98,7 @@ def _parsed(text: str | bytes) -> Any:
 
 
 def _config_in(file: IO[bytes]) -> tuple[dict[str, Any], int]:
-    """Return the config of a whole model in HDF5, with that of its training, and the first number of its Keras."""
+    """Return the config of a whole model in HDF5, its training config, and its Keras major version."""
     with h5py.File(file, "r") as root:
         texts = {name: root.attrs.get(name) for name in ("model_config", "training_config", "keras_version")}
     plain = {name: text.decode(errors="replace") if isinstance(text, bytes) else text for name, text in texts.items()}
@@ -117,7 +117,7 @@ def _config_in(file: IO[bytes]) -> tuple[dict[str, Any], int]:
 
 
 def fill_older(model: Any, checked: OlderModel) -> None:
-    """Set the weights of a model that was built of the file's config. Raises `UnsafeFileError` where one is missing."""
+    """Set the weights of a model built from the file's config; raises `UnsafeFileError` if one is missing."""
     with _open_tensors(checked.path) as file, h5py.File(file, "r") as root:
         found = ((layer, _layer_at(model, layer.path)) for layer in checked.layers)
         pairs = [(stored, layer) for stored, layer in found if layer is not None and layer.weights]
@@ -135,7 +135,7 @@ def _open_tensors(path: Path) -> IO[bytes]:
 
 
 def _layer_at(model: Any, path: Sequence[str]) -> Any:
-    """Return the layer of a model at a path of names; None for an operation."""
+    """Return the layer at a path of names in a model; None for an operation."""
     for name in path:
         model = next((layer for layer in model.layers if layer.name == name), None)
     return model
@@ -162,7 +162,7 @@ def _fill_by_place(pairs: Pairs, root: h5py.Group) -> None:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor of a `.h5`: the scope in its name, which ends in that of its layer, its own name, and its values."""
+    """A tensor of a `.h5`: the scope in its name, which ends in the layer's name, its own name, and its values."""
 
     scope: str
     name: str
@@ -186,7 +186,7 @@ def _fill_by_name(pairs: Pairs, root: h5py.Group) -> None:
 
 
 def _in_order(members: Pairs) -> list[tuple[StoredLayer, Any]]:
-    """Return the weights as Keras writes those of a layer or of a model in a model: all that are trained first."""
+    """Return the weights in the order in which Keras writes a layer or nested model: all trainable ones first."""
     trained = [(stored, weight) for stored, layer in members if stored.trainable for weight in layer.trainable_weights]
     first = {id(weight) for _, weight in trained}
     rest = [(stored, weight) for stored, layer in members for weight in layer.weights if id(weight) not in first]
@@ -200,7 +200,7 @@ def _tensors_in(group: h5py.Group) -> Iterator[_Tensor]:
 
 
 def _texts(group: h5py.Group, name: str) -> list[str]:
-    """Return an attribute of names, which Keras cuts into several where it is long."""
+    """Return an attribute of names, which Keras splits into several if it is long."""
     parts = [group.attrs[name]] if name in group.attrs else []
     while f"{name}{len(parts)}" in group.attrs:
         parts.append(group.attrs[f"{name}{len(parts)}"])
@@ -208,12 +208,12 @@ def _texts(group: h5py.Group, name: str) -> list[str]:
 
 
 def _is_of(tensor: _Tensor, stored: StoredLayer, weight: Any) -> bool:
-    """Return whether a tensor may be a weight of a layer, by its shape and, where it has one, its name."""
+    """Return whether a tensor may be a weight of a layer, by its shape and, if it has one, its name."""
     if tensor.table.shape != tuple(weight.shape):
         return False
     own = re.sub(r"_\d+$", "", stored.names[-1])
     scope = re.sub(r"_\d+$", "", tensor.scope)
-    if not scope:  # a plain variable of TensorFlow, which has no name of a layer
+    if not scope:  # a plain TensorFlow variable, without a layer name
         return True
     return f"/{scope}".endswith(f"/{own}") and _is_called(weight, tensor.name)
 
@@ -223,7 +223,7 @@ def _is_called(weight: Any, name: str) -> bool:
 
 
 def _named(tensors: Mapping[tuple[str, str], h5py.Dataset], stored: StoredLayer, weight: Any) -> h5py.Dataset | None:
-    """Return the only tensor whose name ends in those of a layer and a weight."""
+    """Return the only tensor whose name ends in the names of a layer and a weight, else None."""
     own = f"/{stored.names[-1]}"
     found = [
         table for (scope, name), table in tensors.items() if f"/{scope}".endswith(own) and _is_called(weight, name)

@@ -1,7 +1,7 @@
-"""Saves models as `.keras` archives that earlier releases of Keras load, too.
+"""Saves models as `.keras` archives that earlier Keras releases can also load.
 
-Keras writes every constructor argument of a layer, and refuses one that it does not know: each release that adds an
-argument makes files that the release before cannot load, though the argument has its default.
+Keras writes every constructor argument of a layer and rejects unknown ones, so each release that adds an argument
+writes files that the previous release cannot load, even if the argument has its default.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from wisesr_cli.model_files.architecture import objects_in
 from wisesr_cli.model_files.archive import CONFIG, append_model_info
 from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo
 
-OLDEST_KERAS = "3.4"  # loads models of Keras' own layers; 3.3 writes and expects their inputs in another form
+OLDEST_KERAS = "3.4"  # loads models of Keras' own layers; 3.3 writes and expects their inputs in another format
 _PLAIN = (type(None), bool, int, float, str)
-_READ_WHOLE = ("Rescaling",)  # Keras builds them of a config only if every argument is in it
+_READ_WHOLE = ("Rescaling",)  # Keras builds them only from a config with every argument
 
 
 def save_model(model: Any, path: Path, info: ModelInfo | None = None) -> None:
-    """Write a model as a `.keras` archive without arguments at their defaults, and with its record if there is one.
+    """Write a model as a `.keras` archive without default arguments, and with its record if there is one.
 
-    On JAX, Keras loads TensorFlow to save, which is not quiet. Raises `OSError`.
+    On JAX, saving makes Keras load TensorFlow, which prints messages. Raises `OSError`.
     """
     whole = path.with_name(f"{path.stem}-whole.keras")
     try:
@@ -44,13 +44,13 @@ def save_model(model: Any, path: Path, info: ModelInfo | None = None) -> None:
 
 
 def replace_model_info(path: Path, info: ModelInfo) -> None:
-    """Write a model's archive anew with another record; raises `MachineError`."""
+    """Rewrite a model's archive with another record; raises `MachineError`."""
     with replacing(path) as temporary:
         _copy_archive(path, temporary, {MODEL_INFO: lambda _: json.dumps(info.to_json(), indent=1)})
 
 
 def _copy_archive(source: Path, target: Path, changes: Mapping[str, Callable[[bytes], str]]) -> None:
-    """Copy an archive, some members with another text."""
+    """Copy an archive, replacing the text of some members."""
     with zipfile.ZipFile(source) as before, zipfile.ZipFile(target, "w") as after:
         for member in before.infolist():
             if change := changes.get(member.filename):
@@ -61,7 +61,7 @@ def _copy_archive(source: Path, target: Path, changes: Mapping[str, Callable[[by
 
 
 def _short_config(text: bytes) -> str:
-    """Return the text of a `config.json` without the arguments of Keras' objects that have their defaults."""
+    """Return the text of a `config.json` without the default arguments of Keras objects."""
     config = json.loads(text)
     for part in objects_in(config):
         module, name, options = part.get("module"), part.get("class_name"), part.get("config")
@@ -71,7 +71,7 @@ def _short_config(text: bytes) -> str:
 
 
 def _short_options(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of an object without its defaults."""
+    """Return the options of an object that differ from the defaults."""
     if not isinstance(kind, type) or kind.__name__ in _READ_WHOLE:
         return options
     defaults = _defaults(kind)
@@ -84,7 +84,7 @@ def _short_options(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache
 def _defaults(kind: type[Any]) -> dict[str, Any]:
-    """Return the plain defaults of a class's constructor arguments, those of the classes it extends included."""
+    """Return the plain defaults of a class's constructor arguments, including those of its base classes."""
     found: dict[str, Any] = {}
     for part in reversed(kind.__mro__):
         if "__init__" in vars(part):

@@ -11,7 +11,7 @@ from wisesr_cli.results.records import Level
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Metrics of one class; None where they are not defined."""
+    """Metrics of one class; None if undefined."""
 
     label: str
     support: int
@@ -22,7 +22,7 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One sentence about what the figures of a model mean, and the command to try next, if there is one."""
+    """One sentence about what a model's figures mean, and the command to try next, if any."""
 
     code: str
     level: Level
@@ -32,23 +32,23 @@ class Verdict:
 
 @dataclass(frozen=True)
 class CoverageMetrics:
-    """How a coverage turned out: sets of labels, and single answers with at least `answer_score`; fractions in 0..1."""
+    """Results at a requested coverage: label sets and single answers of at least `answer_score`; fractions in 0..1."""
 
-    coverage: float  # that was asked for
-    validation_examples: int  # that the scores come from
+    coverage: float  # requested
+    validation_examples: int  # behind the scores
     set_score: float  # the lowest score of a label in a set
-    answer_score: float | None  # the lowest score of a single answer; None: none is given
-    covered: float | None  # of the examples, those whose true class is in the set
+    answer_score: float | None  # the lowest score of a single answer; None: no answers
+    covered: float | None  # fraction of examples whose true class is in the set
     covered_interval: tuple[float, float] | None  # 95 % interval
     mean_set_size: float | None
-    single_sets: float | None  # of the examples, those whose set has one label
-    answered: float | None  # of the examples, those with a single answer
+    single_sets: float | None  # fraction of examples whose set has one label
+    answered: float | None  # fraction of examples with a single answer
     answered_accuracy: float | None
 
 
 @dataclass(frozen=True)
 class Metrics(HasConfusion):
-    """The metrics of one evaluation: fractions in 0..1, None where one is not defined."""
+    """The metrics of one evaluation: fractions in 0..1, None if undefined."""
 
     examples: int
     top1_accuracy: float | None
@@ -65,12 +65,12 @@ class Metrics(HasConfusion):
     per_class: tuple[ClassMetrics, ...]
     confusion: Confusion
     interval: tuple[float, float] | None = None  # 95 % interval of the top-1 accuracy, by Wilson (1927)
-    temperature: float = 1.0  # that logits were divided by
+    temperature: float = 1.0  # logits were divided by it
     verdict: tuple[Verdict, ...] = ()  # see `evaluation.verdict`
-    coverage: CoverageMetrics | None = None  # where one was asked for
+    coverage: CoverageMetrics | None = None  # if requested
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields of `wisesr evaluate --format json`; `coverage` only where one was asked for."""
+        """Return the fields of `wisesr evaluate --format json`; `coverage` only if requested."""
         fields = super().to_json()
         if self.coverage is None:
             del fields["coverage"]
@@ -79,11 +79,11 @@ class Metrics(HasConfusion):
 
 @dataclass(frozen=True)
 class LabelMetrics:
-    """Metrics of one of several labels; None where they are not defined."""
+    """Metrics of one of several labels; None if undefined."""
 
     label: str
     support: int
-    threshold: float  # the score from which on the label is given
+    threshold: float  # the lowest score at which the label is given
     precision: float | None
     recall: float | None
     f1: float | None
@@ -92,7 +92,7 @@ class LabelMetrics:
 
 @dataclass(frozen=True)
 class MultilabelMetrics:
-    """The metrics of one evaluation where an image may have several labels: fractions in 0..1, None where not defined.
+    """The metrics of one evaluation of multilabel images: fractions in 0..1, None if undefined.
 
     Means over classes (mean, macro) are over those with support; micro counts every label of every image alike.
     """
@@ -106,9 +106,9 @@ class MultilabelMetrics:
     macro_precision: float | None
     macro_recall: float | None
     macro_auc: float | None
-    exact_match: float | None  # of the images, those with all their labels and no other
-    hamming_loss: float | None  # of all labels of all images, those that are wrong
-    top1_accuracy: float | None  # of the images with labels, those whose best class is one of them
+    exact_match: float | None  # fraction of images with exactly their labels
+    hamming_loss: float | None  # fraction of all labels of all images that are wrong
+    top1_accuracy: float | None  # fraction of images with any label whose best class is one of them
     log_loss: float | None  # the binary cross-entropy, mean over labels and images
     ece: float | None  # of all probabilities, in 15 equal bins
     ece_uncalibrated: float | None
@@ -147,7 +147,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class LabelMistake:
-    """One label that an image should have and was not given (`missed`), or the other way round (`extra`)."""
+    """One label that an image should have but was not given (`missed`), or the reverse (`extra`)."""
 
     path: str
     label: str
@@ -171,7 +171,7 @@ class ReliabilityBin:
 class LabelIssue:
     """One labelled image, the label that a model suggests, and the probabilities of both.
 
-    `suspected`: whether the label is taken for wrong; see `evaluation.label_issues`.
+    `suspected`: whether the label is likely to be wrong; see `evaluation.label_issues`.
     """
 
     path: str
@@ -185,13 +185,13 @@ class LabelIssue:
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """How many labels are taken for wrong, the most doubtful ones, and the files that have all of them."""
+    """How many labels are likely to be wrong, the most doubtful ones, and the files that list all."""
 
     examples: int
     suspected: int
     most_doubtful: tuple[LabelIssue, ...]
     table: str
-    sheet: str | None  # a contact sheet of the first ones that are taken for wrong, if any
+    sheet: str | None  # a contact sheet of the first likely wrong ones, if any
 
 
 @dataclass(frozen=True)
@@ -205,12 +205,12 @@ class Evaluation:
     reliability: tuple[ReliabilityBin, ...]
     output_dir: str
     unreadable: int = 0
-    label_issues: LabelIssues | None = None  # where they were asked for
+    label_issues: LabelIssues | None = None  # if requested
 
 
 @dataclass(frozen=True)
 class MultilabelEvaluation:
-    """The same where an image may have several labels."""
+    """Like `Evaluation`, for multilabel images."""
 
     split: str
     metrics: MultilabelMetrics

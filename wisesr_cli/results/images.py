@@ -1,4 +1,4 @@
-"""The results of looking at image folders: `check` and `init`. Standard library only."""
+"""The results about image folders: `check` and `init`. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Finding(PlainJson):
 
     _optional = ("pairs",)
     level: Level
-    code: str  # which check it is of
+    code: str  # identifies the check
     message: str
-    count: int = 0  # of the images or files that it is about
-    paths: tuple[str, ...] = ()  # of some of them
-    pairs: tuple[tuple[str, str], ...] | None = None  # of paths; None where the row is not about pairs
+    count: int = 0  # of affected images or files
+    paths: tuple[str, ...] = ()  # of some of these
+    pairs: tuple[tuple[str, str], ...] | None = None  # of paths; None if the row is not about pairs
 
 
 @dataclass(frozen=True)

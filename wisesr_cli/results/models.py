@@ -26,7 +26,7 @@ class SummaryRow(PlainJson):
     head_flops: int
     total_flops: int
     size_mb: float
-    imagenet_weights: Literal["here", "download"] | None = None  # where those of the backbone are; None: there are none
+    imagenet_weights: Literal["here", "download"] | None = None  # where the backbone's weights are; None: nowhere
     latency_ms: float | None = None
 
 
@@ -53,11 +53,11 @@ class ExportedModel:
     compared_on: str  # a split of the run, or a folder
     compared_images: int
     max_probability_difference: float  # the largest over the images and all classes
-    max_logit_difference: float | None  # None where probabilities come out
+    max_logit_difference: float | None  # None if the model returns probabilities
     top1_agreement: float  # the fraction of the images whose best label is that of the run
     output: str = "logits"
     layout: str = "nhwc"  # of the pixels: batch, height, width, RGB; nchw: batch, RGB, height, width
-    batch: int | None = None  # how many images it takes at a time; None: any number
+    batch: int | None = None  # images per call; None: any number
     resize: str = "outside"  # inside: it takes images of any size
     judged_images: int | None = None  # labelled images for the accuracies, for a quantized model only
     run_top1_accuracy: float | None = None
@@ -88,7 +88,7 @@ class Exports:
 
 @dataclass(frozen=True)
 class Upgrade(PlainJson):
-    """A Keras classifier, and the run that `wisesr upgrade` made of it; they differ by that on `compared_images`."""
+    """A Keras classifier, the run that `wisesr upgrade` made from it, and their differences on `compared_images`."""
 
     run_dir: str
     model: str
@@ -100,14 +100,14 @@ class Upgrade(PlainJson):
     feature_map: tuple[int, int, int]
     pooling: str
     tail: tuple[str, ...]  # the layers after the pooling
-    activation: str  # the one at the end, sigmoid for one unit
-    hidden: tuple[str, ...]  # what of them the head has as hidden layers; the others are its classifier layer
+    activation: str  # the final one; sigmoid for one unit
+    hidden: tuple[str, ...]  # those kept as hidden layers of the head; the others are its classifier layer
     class_names: tuple[str, ...]
     head: str
     head_parameters: int
     compared_images: int
     compared_on: str
     max_probability_difference: float
-    max_log_difference: float  # of logarithms of probabilities, divided by the largest logarithm
+    max_log_difference: float  # of log-probabilities, divided by the largest logarithm
     variation: float  # largest difference of a class's probability between two images; if small, the test is weak
     notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What all results are: records with the fields of the JSON output. Standard library only."""
+"""The base of all results: records with the fields of the JSON output. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Level = Literal["pass", "warn", "fail"]
 
 @dataclass(frozen=True)
 class PlainJson:
-    """A record whose JSON has its fields."""
+    """A record whose JSON output has its fields."""
 
-    _optional: ClassVar[tuple[str, ...]] = ()  # fields that are left out when they are None
+    _optional: ClassVar[tuple[str, ...]] = ()  # fields omitted when None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of the command's JSON output."""

@@ -26,11 +26,11 @@ class Prediction(PlainJson):
     score: float | None
     top: tuple[ScoredLabel, ...] = ()
     error: str | None = None
-    margin: float | None = None  # the best probability minus the second best; of several labels to the next threshold
-    entropy: float | None = None  # of the probabilities, in nats: 0 where one class has all
-    labels: tuple[str, ...] | None = None  # with a coverage: its set, best first; of several labels: all that are given
-    note: str | None = None  # what is wrong with an image that was labelled nevertheless
-    probabilities: dict[str, float] | None = None  # where asked for: of every class
+    margin: float | None = None  # the best probability minus the second best; if multilabel, to the nearest threshold
+    entropy: float | None = None  # of the probabilities, in nats; 0 if one class has all
+    labels: tuple[str, ...] | None = None  # with a coverage: its set, best first; if multilabel: all given labels
+    note: str | None = None  # what is wrong with an image that was labelled anyway
+    probabilities: dict[str, float] | None = None  # of every class, if requested
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of `wisesr predict --format json`; there are many records, and `asdict` copies slowly."""
@@ -49,7 +49,7 @@ class Embedding(PlainJson):
 
 @dataclass(frozen=True)
 class Contribution:
-    """The contribution of every position of the feature map to one logit; `sum` + `bias` equals `logit`."""
+    """The contribution of every feature map position to one logit; `sum` + `bias` equals `logit`."""
 
     label: str
     logit: float
@@ -75,7 +75,7 @@ class Explanation:
     score: float | None = None  # the probability of the predicted class
     asked: tuple[Contribution, ...] = ()  # to the logits of the requested classes, in their order
     error: str | None = None
-    scores: dict[str, float] | None = None  # of several labels, the probability of each one here
+    scores: dict[str, float] | None = None  # if multilabel, the probability of each label here
 
     @property
     def decision(self) -> Contribution | None:

@@ -52,19 +52,19 @@ class ComparedTraining:
     best_epoch: int | None
     top1_accuracy: float | None
     macro_f1: float | None
-    accuracies: tuple[float, ...]  # top-1 after every epoch, on validation images, or on those of training without any
+    accuracies: tuple[float, ...]  # top-1 after every epoch, on validation images, else on training images
     seconds_per_epoch: float | None  # the median
-    epochs_to_first_best: int | None  # until the best accuracy of the first head with the same seed; None: never
+    epochs_to_first_best: int | None  # to reach the best accuracy of the first head with the same seed; None: never
     error: str | None = None  # why there is no result
-    fold: int | None = None  # that was held out, from 0
+    fold: int | None = None  # held out, from 0
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """A head over all seeds with a result, and its paired difference to the first head.
+    """A head over all seeds with a result, and its paired difference from the first head.
 
     Accuracies and macro F1 are fractions in 0..1; `*_std` is the sample's standard deviation, None for one seed. With
-    folds they are over all folds of these seeds.
+    folds, they cover all folds of these seeds.
     """
 
     head: str
@@ -79,7 +79,7 @@ class ComparisonRow:
     epochs_to_first_best_mean: float | None  # None when a training never reached it
     difference_to_first_mean: float | None  # of the top-1 accuracy
     difference_to_first_ci95: tuple[float, float] | None  # see `bootstrap.paired_interval`
-    missing_seeds: tuple[int, ...] = ()  # that lack a result, with folds that of any
+    missing_seeds: tuple[int, ...] = ()  # without a result, with folds if any fold has none
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,15 @@ class Comparison:
 
     output_dir: str
     split: str
-    examples: int  # of `split`, on which each training was evaluated
-    same_examples: bool  # whether they were the same for all seeds
-    curves_of: Literal["validation", "training"]  # which images the accuracies after every epoch are of
+    examples: int  # number in `split`, on which each training was evaluated
+    same_examples: bool  # whether these were the same for all seeds
+    curves_of: Literal["validation", "training"]  # the images behind the accuracies after every epoch
     feature_map: tuple[int, int, int]
     rows: tuple[ComparisonRow, ...]
     trainings: tuple[ComparedTraining, ...]
     conclusions: tuple[str, ...]
     folds: int | None = None  # of the training images, each held out once for every head and seed
-    label_issues: LabelIssues | None = None  # where they were asked for
+    label_issues: LabelIssues | None = None  # if requested
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of `wisesr compare --format json`, without paths."""
@@ -107,7 +107,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RunSummary(PlainJson):
-    """One row of `wisesr runs`; what a damaged run does not tell is None."""
+    """One row of `wisesr runs`; values missing in a damaged run are None."""
 
     name: str
     path: str
@@ -119,7 +119,7 @@ class RunSummary(PlainJson):
     epochs: int | None  # finished ones
     planned_epochs: int | None
     bytes: int  # of all files in it
-    changed: str  # when it was begun, or resumed last: ISO 8601 with the offset of the local time
+    changed: str  # when it was started or last resumed: ISO 8601 with the local UTC offset
     problem: str | None = None  # what is damaged
 
 

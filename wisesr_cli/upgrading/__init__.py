@@ -1,1 +1,1 @@
-"""Upgrading a trained Keras classifier to a head of ours with the same outputs."""
+"""Upgrades a trained Keras classifier to a wisesr head with the same outputs."""

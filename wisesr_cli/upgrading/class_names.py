@@ -1,4 +1,4 @@
-"""Class names for a classifier that has none: of a file, of the model itself, of the image folders, or made up."""
+"""Chooses class names for a classifier without any: from a file, a wisesr model, the image folders, or placeholders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_CLASS_BYTES = 1 << 22
 
 @dataclass(frozen=True)
 class Named:
-    """Class names in the order of the model's outputs, and a description of their origin."""
+    """Class names in the order of the model's outputs, and where they come from."""
 
     names: tuple[str, ...]
     origin: str
@@ -38,7 +38,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def choose_names(path: Path | None, info: ModelInfo | None) -> Named | None:
-    """Return the class names of a file, else those of a wisesr model; None where no names were given."""
+    """Return the class names of a file, else those of a wisesr model; None if neither has names."""
     if path is not None:
         return Named(read_class_names(path), "--classes")
     return None if info is None or not info.has_named_classes else Named(info.class_names, "the model's classes")
@@ -49,8 +49,8 @@ def choose_class_names(
 ) -> tuple[str, ...]:
     """Return the class names in output order: those given, else the folders', else placeholders.
 
-    `of_one_unit`: the two classes come from a single sigmoid unit. Raises `DataError` when their number is not that of
-    the model's outputs, or the given names are not those of the folders.
+    `of_one_unit`: the two classes come from a single sigmoid unit. Raises `DataError` when their number differs from
+    the number of outputs, or the given names are not those of the folders.
     """
     names, origin = (None, "") if named is None else (named.names, named.origin)
     folders = None if index is None else index.class_names

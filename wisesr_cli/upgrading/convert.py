@@ -48,8 +48,8 @@ from wisesr_cli.upgrading.families import family_of
 from wisesr_cli.upgrading.folding import Affine, Folded
 from wisesr_cli.upgrading.surgery import Parts, take_apart
 
-LITTLE_VARIATION = 1e-3  # of probabilities between images: below it, wrong weights might hardly show
-SMALLEST = 1e-30  # probability that a logarithm is taken of
+LITTLE_VARIATION = 1e-3  # of probabilities between images; below it, wrong weights might go unnoticed
+SMALLEST = 1e-30  # probability to take the logarithm of
 BATCH_SIZE = 8
 ASSUMED = "assumed to be scaled beforehand"
 
@@ -60,8 +60,8 @@ Numbers = NDArray[np.float64]
 class Upgraded:
     """A classifier split into parts, with its properties.
 
-    `scaling`: how pixels are scaled before it, known from `scaling_reason`. `class_names` are in the run's order;
-    `order` has the model's output index for each.
+    `scaling`: how pixels are scaled before it; `scaling_reason`: how that is known. `class_names` are in the run's
+    order; `order` has the model's output index for each.
     """
 
     path: Path
@@ -73,7 +73,7 @@ class Upgraded:
     notes: tuple[str, ...]
     class_names: tuple[str, ...] = ()
     order: tuple[int, ...] = ()
-    thresholds: tuple[float, ...] | None = None  # of its outputs, where an image may have several labels
+    thresholds: tuple[float, ...] | None = None  # of its outputs, if an image may have several labels
 
     @property
     def channels(self) -> int:
@@ -86,20 +86,20 @@ class Upgraded:
         return self.parts.folded.classes
 
     def with_classes(self, names: tuple[str, ...], index: DatasetIndex | None) -> Upgraded:
-        """Return it with classes, whose names are in the order of its outputs, in the order of the image folders."""
+        """Return it with class names, given in the order of its outputs and reordered like the image folders."""
         ordered = names if index is None else index.class_names
         outputs = {name: output for output, name in enumerate(names)}
         return replace(self, class_names=ordered, order=tuple(outputs[name] for name in ordered))
 
     @property
     def folded(self) -> Folded:
-        """What stands behind the pooling, its classes in the order of the run."""
+        """The layers after the pooling, folded, with classes in the order of the run."""
         affine, order = self.parts.folded.classifier, list(self.order)
         return replace(self.parts.folded, classifier=Affine(affine.kernel[:, order], affine.bias[order]))
 
 
 def convert(checked: CheckedModel, config: Config, image_size_given: bool, listener: Listener) -> Upgraded:
-    """Return a model file split into its parts.
+    """Split the model in a file into its parts.
 
     Raises:
         UsageError: its image size or pixel scaling must be given.
@@ -125,7 +125,7 @@ def convert(checked: CheckedModel, config: Config, image_size_given: bool, liste
 
 
 def _thresholds(checked: CheckedModel, parts: Parts) -> tuple[float, ...] | None:
-    """Return the thresholds of the outputs of a model that gives an image any number of labels; None for others."""
+    """Return the thresholds of the outputs of a multilabel model; None for other models."""
     folded = parts.folded
     if checked.record is not None:
         return checked.info.thresholds
@@ -148,7 +148,7 @@ def _check_input(model: Any) -> None:
 
 
 def _image_size(model: Any, given: tuple[int, int] | None, path: Path) -> tuple[int, int]:
-    """Return the image size of a model, or the one given where it takes any."""
+    """Return the image size of a model, or the given one if it takes any."""
     height, width = model.inputs[0].shape[1:3]
     if (resized := _resized_to(model)) is not None:
         if any(own not in (None, side) for own, side in zip((height, width), resized, strict=True)):
@@ -173,7 +173,7 @@ def _image_size(model: Any, given: tuple[int, int] | None, path: Path) -> tuple[
 
 
 def _resized_to(model: Any) -> tuple[int, int] | None:
-    """Return the size to which a model resizes images before anything else, or None."""
+    """Return the size to which a model first resizes images, or None."""
     for layer in model.layers:
         kind = type(layer).__name__
         if kind == "Resizing":
@@ -192,7 +192,7 @@ def _gives_logit(config: dict[str, Any]) -> bool:
 
 
 def _scaling(parts: Parts, asked: str, path: Path) -> tuple[Preprocessing, str]:
-    """Return the scaling of pixels before a model, and its reason; `UsageError` when it is unknown."""
+    """Return the scaling of pixels before a model, and how it is known; `UsageError` if it is not."""
     inside = f"the model scales them itself ({joined(parts.scaling[:3])})"
     if asked == "none" and parts.scaling:
         return "none", inside
@@ -250,9 +250,9 @@ def _frozen_note(parts: Parts, config: Config) -> str:
 
 
 def frozen_part(parts: Parts) -> FreezePart | Literal["backbone"] | None:
-    """Return what a phase must freeze to train the layers that a model trained; None where these are not its last ones.
+    """Return what a phase must freeze to train the layers that the model trained; None if no leading part fits.
 
-    Batch norm may be frozen anywhere: it keeps its statistics by itself in weights that are loaded.
+    Batch norm may be frozen anywhere, because loaded weights keep its statistics in any case.
     """
     names = [layer.name for layer in parts.backbone.layers if layer.trainable_weights]
     norms = {layer.name for layer in batch_norms(parts.backbone)}
@@ -266,7 +266,7 @@ def frozen_part(parts: Parts) -> FreezePart | Literal["backbone"] | None:
 
 
 def write_model(found: Upgraded, config: Config, path: Path) -> None:
-    """Write the run's model, whose head gives the same outputs as the model's pooling and classifier."""
+    """Write the run's model, whose head gives the same outputs as the original pooling and classifier."""
     classes = found.class_names
     scaling = Scaling(found.scaling)
     model = assemble(found.parts.backbone, scaling, found.image_size, len(classes), config.model.head)
@@ -287,7 +287,7 @@ def write_model(found: Upgraded, config: Config, path: Path) -> None:
 
 
 def fill_head(model: Any, folded: Folded) -> None:
-    """Give the hidden layers and the classifier layer of a model the weights of folded layers."""
+    """Set the weights of a model's hidden layers and classifier layer to those of folded layers."""
     affine = folded.classifier
     weights = [(model.get_layer(CLASSIFIER_LAYER), [affine.kernel, affine.bias])]
     for number, hidden in enumerate(folded.hidden, start=1):
@@ -324,7 +324,7 @@ def compare(found: Upgraded, path: Path, images: Images, images_name: str, liste
 
 
 def _original(found: Upgraded) -> Any:
-    """Return the model as it is, behind the scaling of pixels; in float32 where it computes in less."""
+    """Return the original model, preceded by the scaling of pixels; in float32 if its own precision is lower."""
     model = found.model
     if found.parts.precisions - {"float32"}:
         rebuilt = rebuild(model, found.image_size)
@@ -334,7 +334,7 @@ def _original(found: Upgraded) -> Any:
 
 
 def _probabilities(outputs: NDArray[np.float32], found: Upgraded) -> Numbers:
-    """Return the probabilities (batch, classes) that a model's outputs stand for, in the order of the run's classes."""
+    """Convert a model's outputs to probabilities (batch, classes), in the order of the run's classes."""
     values = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
     folded = found.parts.folded
     if folded.activation == "linear" and (folded.is_one_unit or found.thresholds is not None):
@@ -378,7 +378,7 @@ def _result(found: Upgraded, engine: KerasEngine, expected: Numbers, ours: Numbe
 def write_rest(
     run: Run, config: Config, index: DatasetIndex | None, device: Device, images: Images, listener: Listener
 ) -> None:
-    """Write all other files that a run has before its first epoch, and its LiteRT model."""
+    """Write all other files of a run before its first epoch, and its LiteRT model."""
     Written(run.path).begin()
     with replacing(run.best) as temporary:
         shutil.copyfile(run.upgraded, temporary)

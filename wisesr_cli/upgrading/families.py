@@ -1,7 +1,7 @@
-"""How the pixels of well-known networks are scaled, told by the names of their layers. No Keras.
+"""Recognises how well-known networks scale pixels, by the names of their layers. No Keras.
 
-Most networks of `keras.applications` expect pixels that were scaled before, and a saved model does not say how. To add
-a family: a row with a layer that only its members have.
+Most networks of `keras.applications` expect scaled pixels, and a saved model does not say how. To add a family, add a
+row with a layer that only its members have.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from wisesr_cli.models.backbones import Preprocessing
 
 @dataclass(frozen=True)
 class Family:
-    """Networks with a layer `mark` in common, which `keras.applications` trains on pixels scaled in one way."""
+    """Networks that share a layer `mark`, and that `keras.applications` trains on pixels scaled in the same way."""
 
     name: str
     mark: str
@@ -22,7 +22,7 @@ class Family:
 
 
 def family_of(layer_names: Collection[str]) -> Family | None:
-    """Return the family that a network with these layers is of, or None."""
+    """Return the family of a network with these layers, or None."""
     return next((family for family in FAMILIES if family.mark in layer_names), None)
 
 

@@ -1,9 +1,9 @@
 """Folds the layers between global average pooling and the probabilities into as few as possible. NumPy, in float64.
 
-At inference, dropout is the identity and batch normalization a factor and an offset for every feature, so that any row
-of them with dense layers is one dense layer. Where an activation or a layer normalization stands between such rows,
-each row becomes a hidden layer of the head, which ends in it; the last one is the classifier layer. To add a layer of
-Keras: a rule in `RULES`, or if it is not linear in `FUNCTIONS`.
+At inference, dropout is the identity and batch normalization a factor and an offset per feature, so any row of them
+with dense layers equals one dense layer. Where activations or layer normalizations separate such rows, each row becomes
+a hidden layer of the head that ends in its activation or normalization; the last row is the classifier layer. To add a
+Keras layer, add a rule to `RULES`, or to `FUNCTIONS` if it is not linear.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from wisesr_cli.text import joined, visible
 
 Numbers = NDArray[np.float64]
 
-RANDOM = ("AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "SpatialDropout2D")  # while training only
-SAME_NUMBERS = ("Flatten", "Identity", "Reshape")  # of one vector, in another shape
+RANDOM = ("AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "SpatialDropout2D")  # active only in training
+SAME_NUMBERS = ("Flatten", "Identity", "Reshape")  # reshapes of one vector
 PASSING = (*RANDOM, *SAME_NUMBERS)
 DENSE = ("Conv2D", "Dense")
 
@@ -36,30 +36,30 @@ class Affine:
     bias: Numbers
 
     def then(self, kernel: Numbers, bias: Numbers) -> Affine:
-        """Return this, and then another one."""
+        """Return this followed by another affine map."""
         return Affine(self.kernel @ kernel, self.bias @ kernel + bias)
 
     def scaled(self, factor: Numbers, offset: Numbers) -> Affine:
-        """Return this, and then a factor and an offset for every output."""
+        """Return this followed by a factor and an offset per output."""
         return Affine(self.kernel * factor, self.bias * factor + offset)
 
 
 @dataclass(frozen=True)
 class FoldedHidden:
-    """A hidden layer, and the weights of its parts (dense, norm, activation) in the order of Keras."""
+    """A hidden layer, and the weights of its parts (dense, norm, activation) in Keras' order."""
 
     options: HiddenLayer
     weights: dict[str, list[Numbers]]
 
     def then(self, other: FoldedHidden) -> FoldedHidden:
-        """Return this and `other`, which begins where this one ends, as one hidden layer."""
+        """Merge this and the following `other` into one hidden layer."""
         given = {name: getattr(other.options, name) for name in other.options.model_fields_set}
         return FoldedHidden(HiddenLayer(**{**dict(self.options), **given}), {**self.weights, **other.weights})
 
 
 @dataclass(frozen=True)
 class Folded:
-    """A classifier layer and the hidden layers before it, equivalent to the folded layers, and their properties.
+    """The classifier layer and hidden layers equivalent to the folded layers, and properties of the original.
 
     `activation`: the final one (linear, softmax or sigmoid). `dense_layers` and `norms` count dense and batch
     normalization layers; `dropout` is the rate of the last dropout before the classifier layer.
@@ -71,7 +71,7 @@ class Folded:
     norms: int
     dropout: float
     hidden: tuple[FoldedHidden, ...] = ()
-    is_one_unit: bool = False  # two classes of one unit: the first has the logit 0
+    is_one_unit: bool = False  # two classes from one unit: the first has logit 0
 
     @property
     def is_shorter(self) -> bool:
@@ -88,7 +88,7 @@ class Folded:
 
 @dataclass
 class _Row:
-    """A row of linear layers, as one dense layer, with its batch normalizations and its last dropout."""
+    """A row of linear layers merged into one dense layer, with its batch normalizations and last dropout."""
 
     affine: Affine
     dense_layers: int = 0
@@ -109,7 +109,7 @@ class _Row:
     def as_hidden(self) -> list[FoldedHidden]:
         """Return hidden layers without activation: one dense layer, or the batch normalizations if there is none.
 
-        These stay what they are, as a dense layer for them would have the square of their parameters.
+        Batch normalizations are kept, because a dense layer would have the square of their parameters.
         """
         if self.dense_layers:
             options = HiddenLayer(units=len(self.affine.bias), activation="linear", dropout=self.dropout)
@@ -124,7 +124,7 @@ class _Row:
 
 
 def fold(layers: Sequence[Any], features: int) -> Folded:
-    """Fold Keras layers, in order of computation, into few; `RunError` names a layer that cannot be folded."""
+    """Fold Keras layers, given in order of computation; `RunError` names a layer that cannot be folded."""
     row, hidden, activation, norms = _Row.of_nothing(features), list[FoldedHidden](), "linear", 0
     dense = [layer for layer in layers if type(layer).__name__ in DENSE]
     for number, layer in enumerate(layers):
@@ -172,7 +172,7 @@ def _end_row(row: _Row, function: FoldedHidden, hidden: list[FoldedHidden]) -> N
 
 
 def two_classes(folded: Folded) -> Folded:
-    """Return the logits of two classes for one unit with a sigmoid: 0, and its own; softmax gives the same numbers."""
+    """Turn a single sigmoid unit into two classes with the logits 0 and its own; softmax gives the same numbers."""
     kernel, bias = folded.classifier.kernel, folded.classifier.bias
     both = Affine(np.concatenate([np.zeros_like(kernel), kernel], axis=1), np.concatenate([[0.0], bias]))
     return replace(folded, classifier=both, is_one_unit=True)
@@ -210,7 +210,7 @@ def _dense(layer: Any, affine: Affine) -> Affine:
 
 
 def _convolution(layer: Any, affine: Affine) -> Affine:
-    """Return what a 1x1 convolution makes of a map of one position, as MobileNet ends."""
+    """Apply a 1x1 convolution to a map of one position, as at the end of MobileNet."""
     kernel = _array(layer.kernel)
     if kernel.shape[:2] != (1, 1) or layer.groups != 1:
         raise _refused(layer, "is a convolution with more than one position")
@@ -218,14 +218,14 @@ def _convolution(layer: Any, affine: Affine) -> Affine:
 
 
 def _scale_and_center(norm: Any) -> list[Numbers]:
-    """Return gamma and beta of a normalization: 1 and 0 where it has none."""
+    """Return gamma and beta of a normalization, by default 1 and 0."""
     width = norm.output.shape[-1]
     gamma = _array(norm.gamma) if norm.scale else np.ones(width)
     return [gamma, _array(norm.beta) if norm.center else np.zeros(width)]
 
 
 def _function_of(layer: Any) -> FoldedHidden | Literal["softmax"] | None:
-    """Return what a layer does that is not linear, as a hidden layer of that alone; None for nothing."""
+    """Return the nonlinear part of a layer: "softmax", a hidden layer with nothing else, or None."""
     kind = type(layer).__name__
     if kind == "Softmax":
         return "softmax"

@@ -1,7 +1,7 @@
-"""Images made for comparing two models where there are no photos: what photos have in common, and nothing else.
+"""Makes images for comparing two models without photos, with the statistics of photos and nothing else.
 
-As in photos, neighbours are alike (amplitudes fall with 1 / frequency), colours go together, and brightness, contrast
-and tint differ from one to the next. Always the same ones.
+As in photos, neighbouring pixels are similar (amplitudes fall with 1 / frequency), channels are correlated, and
+brightness, contrast and tint vary between images. The images are always the same.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from wisesr_cli.images.preparation import RGB
 
-COMMON = 0.8  # how much of the variation the channels share
+COMMON = 0.8  # fraction of the variation shared by the channels
 
 
 class MadeImages:
-    """`count` synthetic images (height, width in pixels), read by index as decoded images are."""
+    """`count` synthetic images (height, width in pixels), read by index like decoded images."""
 
     def __init__(self, count: int, image_size: tuple[int, int], channels: int = RGB) -> None:
         self.count, self.image_size, self.channels = count, image_size, channels
@@ -29,7 +29,7 @@ class MadeImages:
 
 
 def made_image(number: int, image_size: tuple[int, int], channels: int = RGB) -> NDArray[np.uint8]:
-    """Return one image, uint8 (height, width, channels); each number has its own, at any size."""
+    """Return one image, uint8 (height, width, channels); each number has its own image, at any size."""
     draws = np.random.default_rng([20210414, number])
     height, width = image_size
     frequency = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None, :] * width)

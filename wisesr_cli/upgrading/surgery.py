@@ -1,7 +1,7 @@
 """Finds where the backbone of a classifier ends: its global average pooling, and the layers after it.
 
-Keras classifiers are put together in many ways: a model of `keras.applications` as it is, one inside a `Sequential`, or
-its layers one by one. Here they are all the same row of calls; see `rebuilding`.
+Keras classifiers are built in many ways: a plain model of `keras.applications`, one inside a `Sequential`, or its
+layers one by one. `rebuilding` turns all of them into the same sequence of calls.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OTHER_ENDS = {
 
 @dataclass(frozen=True)
 class Parts:
-    """A classifier in two parts: `backbone` gives the feature map of scaled pixels, `folded` the logits of its mean.
+    """A classifier in two parts: `backbone` maps scaled pixels to the feature map, `folded` the map's mean to logits.
 
     `pooling` and `tail` name the layers after the backbone, `scaling` the pixel-scaling layers inside it; `precisions`
     are the original's dtype policies; `frozen` names the layers of the backbone that were not trainable.
@@ -55,10 +55,10 @@ class Parts:
 def take_apart(model: Any, image_size: tuple[int, int], *, gives_logit: bool = False) -> Parts:
     """Split a Keras classifier that ends in global average pooling and dense layers, leaving it unchanged.
 
-    A 1x1 convolution without activation right before the pooling is taken for the classifier layer: the mean of what it
-    gives is what it gives of the mean. `gives_logit`: a model with one output was compiled for logits.
+    A linear 1x1 convolution right before the pooling counts as the classifier layer, because it commutes with the mean.
+    `gives_logit`: a model with one output was compiled for logits.
 
-    Raises `RunError`, naming the layer and the reason, when it does not.
+    Raises `RunError`, naming the layer and the reason, for any other classifier.
     """
     rebuilt = rebuild(model, image_size)
     if len(rebuilt.output.shape) == 4 and rebuilt.output.shape[1:3] != (1, 1):
@@ -105,7 +105,7 @@ def _call_before(tensor: Any, by_output: dict[int, Call]) -> Call:
 
 
 def _check_in_tail(call: Call) -> None:
-    """Raise a `RunError` for a layer behind the feature map that no head has."""
+    """Raise a `RunError` for a layer after the feature map that no head has."""
     name, shape = visible(call.layer.name), call.inputs[0].shape
     if len(call.inputs) != 1:
         raise RunError(
@@ -126,7 +126,7 @@ def _check_in_tail(call: Call) -> None:
 
 
 def _is_mean_over_positions(call: Call) -> bool:
-    """Return whether a layer takes the mean of every channel over the whole map."""
+    """Return whether a layer averages every channel over the whole map."""
     if call.kind == "GlobalAveragePooling2D":
         return True
     if call.kind == "Mean":  # keras.ops.mean
@@ -142,7 +142,7 @@ def _axes(operation: Any) -> list[int]:
 
 
 def _is_linear_at_positions(call: Call | None) -> bool:
-    """Return whether a layer before the pooling gives the same as behind it: a 1x1 convolution, or dropout."""
+    """Return whether a layer before the pooling could as well follow it: a linear 1x1 convolution, or dropout."""
     if call is None or call.kind not in ("Conv2D", "Dense", "Dropout", "SpatialDropout2D"):
         return False
     if getattr(getattr(call.layer, "activation", None), "__name__", "linear") != "linear":
@@ -154,7 +154,7 @@ def _is_linear_at_positions(call: Call | None) -> bool:
 
 
 def _checked(folded: Folded, *, gives_logit: bool) -> Folded:
-    """Return the classifier layer with an output for every class, of which a single unit has two."""
+    """Return the classifier layer with one output per class; a single unit becomes two classes."""
     if folded.classes > 1:
         return folded
     if folded.activation != "sigmoid" and not gives_logit:
@@ -166,7 +166,7 @@ def _checked(folded: Folded, *, gives_logit: bool) -> Folded:
 
 
 def _scaling_inside(calls: list[Call]) -> tuple[str, ...]:
-    """Return what a model does to its pixels before the first layer that looks at more than one of them."""
+    """Return the names of the pixel-scaling layers before the first layer that combines pixels."""
     found = []
     for call in calls:
         if call.kind not in (*SCALING, *ARITHMETIC, "Identity", "ZeroPadding2D"):
@@ -177,7 +177,7 @@ def _scaling_inside(calls: list[Call]) -> tuple[str, ...]:
 
 
 def _described(call: Call) -> str:
-    """Return a layer of the tail for people: its kind, and what of it counts."""
+    """Describe a layer of the tail for people: its kind and main options."""
     layer = call.layer
     if hasattr(layer, "rate"):
         return f"{call.kind} {layer.rate:g}"

@@ -1,4 +1,4 @@
-"""The table of an upgrade: what was found in a classifier, and what the run is that it became."""
+"""Builds the table of an upgrade: what was found in a classifier, and the resulting run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UPGRADE_HEADER = ("what", "found")
 
 
 def upgrade_grid(result: Upgrade) -> Grid:
-    """Return what was found, and how exact the run is."""
+    """Return the table of what was found, and how exact the run is."""
     height, width, channels = result.feature_map
     names = result.class_names
     more = f", and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""

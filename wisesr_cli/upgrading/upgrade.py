@@ -45,8 +45,8 @@ from wisesr_cli.upgrading.made_images import MadeImages
 if TYPE_CHECKING:
     from wisesr_cli.upgrading.convert import Upgraded
 
-HEAD_NAMES = ("wise", "depthwise", "gap")  # those that can be equal to global average pooling
-LEARNING_RATE = 1e-4  # of what is trained already
+HEAD_NAMES = ("wise", "depthwise", "gap")  # heads that can equal global average pooling
+LEARNING_RATE = 1e-4  # for already trained weights
 COMPARED = 32  # images
 PREFIX = f"{TEMPORARY_PREFIX}upgrade-"
 _DECIDED: dict[tuple[str, ...], str] = {
@@ -58,13 +58,13 @@ _DECIDED: dict[tuple[str, ...], str] = {
 
 
 def upgrade(request: UpgradeRequest) -> Upgrade:
-    """Make the run, and return what was found and how exact it is.
+    """Make the run; return what was found and how exact the run is.
 
     Raises:
-        UsageError: settings that an upgrade does not have, a scaling that is not known, or a name that is taken.
-        DataError: the classes or images are not those of the model.
-        RunError: the model is refused, or cannot be converted, or the run gives other outputs.
-        MachineError: no GPU where one was asked for, no room on the disk, or no permission.
+        UsageError: a setting that does not apply, an unknown scaling, or a name already in use.
+        DataError: the classes or images do not match the model.
+        RunError: the model is rejected or cannot be converted, or the run gives different outputs.
+        MachineError: a requested GPU is missing, the disk is full, or a permission is missing.
         Interrupted: a signal asked to stop; nothing is left behind.
     """
     listener, settings = request.listener, overrides_of(request.settings)
@@ -104,7 +104,7 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
         convert.write_rest(aside, config, index, device, images, listener)
         with stop.deferred():
             prepare_folder(start.run, overwrite=start.overwrites, listener=listener)
-            with naming(start.run.path):  # the classes, which mark it as a run, come last
+            with naming(start.run.path):  # the class file, which marks it as a run, comes last
                 for path in sorted(aside.path.iterdir(), key=lambda path: (path.name == CLASSES, path.name)):
                     if path != aside.lock:
                         path.replace(start.run.path / path.name)
@@ -112,13 +112,13 @@ def upgrade(request: UpgradeRequest) -> Upgrade:
 
 
 def _load_settings(settings: Sequence[Override], path: Path, checked: CheckedModel) -> LoadedConfig:
-    """Return the config of the run, as far as it can be known before the model is looked at."""
+    """Return the config of the run, as far as it is known before the model is loaded."""
     info = None if checked.record is None else checked.info
     for override in settings:
         if reason := _DECIDED.get(tuple(map(str, override.path))):
             raise UsageError(f"{visible(override.origin)}: {reason}; leave it out")
     defaults = [Override(("train", "optimizer", "learning_rate"), LEARNING_RATE, "upgrade")]
-    if info is not None:  # a model of wisesr scales pixels itself
+    if info is not None:  # wisesr models scale pixels themselves
         defaults.append(Override(("model", "preprocessing"), "none", "upgrade"))
     seen = (info.preparation if info is not None else Preparation(channels=channels_in(checked.config))).to_json()
     seen["value_range"] = seen["value_range"] or "full"
@@ -126,13 +126,13 @@ def _load_settings(settings: Sequence[Override], path: Path, checked: CheckedMod
     loaded = load_config(None, [*defaults, *settings])
     _check_head(loaded.config)
     name = default_name(path, loaded.config)
-    if path.name == BEST:  # that of the run it is in, whose name ends in its head
+    if path.name == BEST:  # named after its run, whose name ends in its head
         name = f"{path.absolute().parent.name.removesuffix('-gap')}-{loaded.config.model.head.name}"
     return replace(loaded, default_name=name)
 
 
 def channels_in(config: Mapping[str, Any]) -> int:
-    """Return the channels that a model takes, as its config says in the shape of its first layer; else those of RGB."""
+    """Return the channels that a model takes, from the input shape of its first layer; by default those of RGB."""
     shapes = (part.get("batch_shape") for part in objects_in(config))
     shape = next((shape for shape in shapes if isinstance(shape, list) and len(shape) == 4), [RGB])
     is_known = isinstance(shape[-1], int) and 1 <= shape[-1] <= MOST_CHANNELS
@@ -140,7 +140,7 @@ def channels_in(config: Mapping[str, Any]) -> int:
 
 
 def _check_head(config: Config) -> None:
-    """Raise a `ConfigError` for a head that cannot give what global average pooling gives."""
+    """Raise a `ConfigError` for a head that cannot equal global average pooling."""
     head = config.model.head
     if head.name not in HEAD_NAMES:
         raise ConfigError(
@@ -160,7 +160,7 @@ def _check_head(config: Config) -> None:
 def check_model_file(path: Path) -> CheckedModel:
     """Check the file of a Keras or wisesr model.
 
-    Raises `RunError` unless it is a model saved by Keras of classes that are safe to load, without a wisesr head.
+    Raises `RunError` unless it is a model saved by Keras, made of safe classes, without a wisesr head.
     """
     if path.is_dir():
         raise RunError(f"{visible(path)}: is a folder; give a model that Keras saved as .keras or .h5")
@@ -193,7 +193,7 @@ def _check_older(path: Path) -> CheckedModel:
 def _open_images(
     config: Config, index: DatasetIndex | None, listener: Listener
 ) -> tuple[DecodedImages | MadeImages, str]:
-    """Return photos from all over a split of the run, or made images where it has none, and what they are called."""
+    """Return photos spread over a split of the run, or made images if it has none, and their name for messages."""
     if index is None:
         return MadeImages(COMPARED, config.data.image_size, config.data.channels), "made images"
     split = next(name for name in ("validation", "test", "train") if name in index.splits)
@@ -210,9 +210,9 @@ def _open_images(
 
 
 def _config_of(config: Config, found: Upgraded, run: Run, frozen: FreezePart | Literal["backbone"] | None) -> Config:
-    """Return the config with what the model decides; training with it starts from the model as it was upgraded.
+    """Return the config with the model's settings; training with it starts from the upgraded model.
 
-    `frozen`: the part of the backbone that the model does not train; None for nothing.
+    `frozen`: the part of the backbone that the model does not train, or None.
     """
     folded, head = found.parts.folded, config.model.head
     head = head.model_copy(update={"hidden": tuple(hidden.options for hidden in folded.hidden)})
@@ -235,7 +235,7 @@ def _config_of(config: Config, found: Upgraded, run: Run, frozen: FreezePart | L
 
 
 def _with_task(config: Config, found: Upgraded, path: Path) -> Config:
-    """Return the config with the task of a model; raises a `UsageError` where images are labelled for the other one."""
+    """Return the config with the task of a model; raises a `UsageError` if images are labelled for the other task."""
     task: Literal["single", "multilabel"] = "single" if found.thresholds is None else "multilabel"
     if config.model.task == task:
         return config

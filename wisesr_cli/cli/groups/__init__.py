@@ -1,1 +1,1 @@
-"""Commands that have commands of their own, as `wisesr runs remove`."""
+"""Commands with subcommands, such as `wisesr runs remove`."""

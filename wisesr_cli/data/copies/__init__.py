@@ -1,1 +1,1 @@
-"""Finds pictures that are in two splits or under two labels: as the same file, or as a copy that looks alike."""
+"""Finds pictures that occur in two splits or with two labels, as identical files or as near-duplicates."""

@@ -1,9 +1,9 @@
-"""Describes pictures by few numbers, in which copies (re-encoded, resized, mirrored) agree and others do not.
+"""Computes short descriptors of pictures that match for copies (re-encoded, resized, mirrored) and differ otherwise.
 
 A picture is reduced to a thumbnail, and its brightness to the `WAVES` x `WAVES` lowest frequencies of the cosine
-transform, each multiplied by its frequency and all scaled to unit length: the inner product of two pictures is the
-correlation of their edges, which brightness, contrast and a background in common do not raise. Mirroring changes the
-sign of odd horizontal frequencies alone, so that copies and mirrored copies are found by the same products.
+transform, each multiplied by its frequency, all scaled to unit length. The inner product of two pictures is then the
+correlation of their edges, which shared brightness, contrast or background does not raise. Mirroring only flips the
+sign of odd horizontal frequencies, so the same products find copies and mirrored copies.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Floats = npt.NDArray[np.floating]
 
 SIDE = 32  # pixels of a thumbnail, both ways
 WAVES = 16  # frequencies, both ways
-COARSE = 8  # of these, the lowest, which suffice to tell most pictures apart
-FEWEST_EDGES = 3.0  # of 255: mean step between neighbouring pixels; with less, noise decides what is alike
-ALIKE = 0.96  # correlation of edges; of copies at least 0.99, but for those resized without averaging
+COARSE = 8  # the lowest of these, enough to tell most pictures apart
+FEWEST_EDGES = 3.0  # of 255: mean step between neighbouring pixels; below it, noise decides what is alike
+ALIKE = 0.96  # correlation of edges; copies reach at least 0.99, except those resized without averaging
 TILE = 4  # pixels of a thumbnail, both ways
 MOST_DIFFERENT = 0.025  # of the energy of a tile and the mean tile, in any tile
 COLOR_TILES = 4  # both ways
@@ -37,7 +37,7 @@ def _cosines() -> npt.NDArray[np.float32]:
 
 _COSINES = _cosines()
 _FREQUENCIES = np.hypot(*np.mgrid[:WAVES, :WAVES]).astype(np.float32)
-# Horizontal frequencies with the even ones first: a mirrored picture has the other sign in the second half.
+# Horizontal frequencies, even ones first: mirroring a picture flips the sign of the second half.
 _ORDER = np.concatenate([np.arange(0, WAVES, 2), np.arange(1, WAVES, 2)])
 _EVEN = WAVES * WAVES // 2
 _BRIGHTNESS = np.array([0.299, 0.587, 0.114], np.float32)
@@ -48,16 +48,16 @@ class Descriptors:
     """The descriptors of pictures, 576 bytes each."""
 
     edges: npt.NDArray[np.float16]  # (pictures, WAVES * WAVES): of unit length; even horizontal frequencies first
-    colors: npt.NDArray[np.float16]  # (pictures, COLOR_TILES, COLOR_TILES, 2): blue and red without the brightness
+    colors: npt.NDArray[np.float16]  # (pictures, COLOR_TILES, COLOR_TILES, 2): blue and red minus brightness
 
     @classmethod
     def empty(cls, count: int) -> Descriptors:
-        """Return `count` descriptors of nothing."""
+        """Return `count` empty descriptors."""
         colors = np.zeros((count, COLOR_TILES, COLOR_TILES, 2), np.float16)
         return cls(np.zeros((count, WAVES * WAVES), np.float16), colors)
 
     def put(self, position: int, thumbnail: Pixels) -> bool:
-        """Describe a thumbnail (SIDE, SIDE, 3); return whether it has edges to tell it by."""
+        """Describe a thumbnail (SIDE, SIDE, 3); return whether it has enough edges to be compared."""
         values = thumbnail.astype(np.float32)
         brightness = values @ _BRIGHTNESS
         waves = _COSINES @ brightness @ _COSINES.T * _FREQUENCIES  # (vertical, horizontal)
@@ -76,7 +76,7 @@ class Descriptors:
 
 
 def correlations(first: Floats, second: Floats) -> Floats:
-    """Return the correlations of edges, float32, or of mirrored edges where these are higher: (first, second)."""
+    """Return the correlations of edges, or of mirrored edges where higher: float32 (first, second)."""
     first, second = first.astype(np.float32), second.astype(np.float32)
     half = first.shape[1] // 2
     even, odd = first[:, :half] @ second[:, :half].T, first[:, half:] @ second[:, half:].T
@@ -85,7 +85,7 @@ def correlations(first: Floats, second: Floats) -> Floats:
 
 
 def coarse(edges: Floats) -> Floats:
-    """Return the lowest frequencies of edges, and the length of the others: their `correlations` are upper bounds."""
+    """Return the lowest frequencies of edges and the norm of the rest, whose `correlations` are upper bounds."""
     waves = edges.reshape(-1, 2, WAVES // 2, WAVES)[:, :, : COARSE // 2, :COARSE]
     lowest = waves.reshape(len(edges), 2, COARSE // 2 * COARSE).astype(np.float32)
     others = np.zeros((len(edges), 2, 1), np.float32)
@@ -94,7 +94,7 @@ def coarse(edges: Floats) -> Floats:
 
 
 def are_copies(first: Descriptors, second: Descriptors) -> npt.NDArray[np.bool_]:
-    """Return which pairs agree in every part of the picture, in edges and colours: (pairs,)."""
+    """Return which pairs agree in edges and colours in every part of the picture: (pairs,)."""
     edges = [each.edges.astype(np.float32) for each in (first, second)]
     odd = (edges[0][:, _EVEN:] * edges[1][:, _EVEN:]).sum(1)
     is_mirrored = odd < 0
@@ -110,7 +110,7 @@ def are_copies(first: Descriptors, second: Descriptors) -> npt.NDArray[np.bool_]
 
 
 def _drawn(edges: Floats) -> Floats:
-    """Return pictures of edges: (pictures, SIDE, SIDE), the horizontal axis first."""
+    """Return edges as pictures: (pictures, SIDE, SIDE), horizontal axis first."""
     waves = np.empty((len(edges), WAVES, WAVES), np.float32)
     waves[:, _ORDER] = edges.reshape(-1, WAVES, WAVES)
     return _COSINES.T @ waves @ _COSINES

@@ -14,7 +14,7 @@ from wisesr_cli.errors import ImageError
 from wisesr_cli.images.opening import open_regular
 from wisesr_cli.listening import Listener
 
-MOST_SHOWN = 4  # files of a group that a message names
+MOST_SHOWN = 4  # files of a group named in a message
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Duplicate:
     paths: tuple[str, ...]  # relative to the index's root
     labels: tuple[str, ...]
     splits: tuple[str, ...]
-    sign: str = "="  # between them in a text: of equal bytes, or ~
+    sign: str = "="  # separator in text: = for equal bytes, else ~
 
     @classmethod
     def of(cls, rows: Iterable[tuple[str, str, str]], *, sign: str = "=") -> Duplicate:
-        """Return the record of rows of path, label and split."""
+        """Return the record for rows of path, label and split."""
         paths, labels, splits = zip(*rows, strict=True)
         return cls(paths, labels, splits, sign)
 
     def __str__(self) -> str:
-        """Return the files with their splits and labels, made visible."""
+        """Return the files with their splits and labels, as printable text."""
         shown = list(zip(self.paths, self.splits, self.labels, strict=True))
         more = f" {self.sign} {len(shown) - MOST_SHOWN:,} more" if len(shown) > MOST_SHOWN else ""
         names = (f"{text.visible(path)} ({split}, {text.visible(label)})" for path, split, label in shown[:MOST_SHOWN])
@@ -43,7 +43,7 @@ class Duplicate:
 def find_duplicates(index: DatasetIndex, listener: Listener) -> tuple[Duplicate, ...]:
     """Return groups of files with equal hashes that span splits or labels.
 
-    Only files whose size, first and last bytes agree, as recorded by the scan, are read.
+    Reads only files whose size, first and last bytes agree in the scan.
     """
     names = [name for name, split in index.splits.items() if split.facts is not None]
     paths = [path for name in names for path in index.splits[name].paths]
@@ -65,7 +65,7 @@ def find_duplicates(index: DatasetIndex, listener: Listener) -> tuple[Duplicate,
 
 
 def duplicates_message(found: Sequence[Duplicate]) -> str:
-    """Return the number of duplicates, with the first ones."""
+    """Return a message with the number of duplicates and the first ones."""
     shown = "; ".join(str(duplicate) for duplicate in found[:3])
     more = "; ..." if len(found) > 3 else ""
     return f"{text.counted(len(found), 'image')} in two splits or under two labels: {shown}{more}"

@@ -21,19 +21,19 @@ from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine.threads import for_each
 
-SMALL = 64  # pixels; of copies of half the side, 0.98 are found from photos of this side, 0.57 from 48 pixels
+SMALL = 64  # pixels; 98 % of half-size copies of photos this large are found, 57 % of those of 48 pixels
 MOST_DRAWN = 50  # pairs on a sheet
 _TILE = 192  # pixels
 
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """What the pictures of an index have in common."""
+    """The near-duplicates among the pictures of an index."""
 
     pairs: tuple[Duplicate, ...]  # of two files each, sorted by path
     compared: int  # pictures
-    small: int  # of these, pictures with a side of less than SMALL pixels, whose copies may be missed
-    uniform: tuple[str, ...]  # paths of pictures that have too few edges to be compared
+    small: int  # compared pictures with a side below SMALL pixels, whose copies may be missed
+    uniform: tuple[str, ...]  # paths of pictures with too few edges to compare
 
 
 def find_near_duplicates(
@@ -44,9 +44,9 @@ def find_near_duplicates(
     pixel_limit: int,
     listener: Listener,
 ) -> NearDuplicates:
-    """Return the pairs of pictures that span splits or labels and look alike, but for the `identical` files.
+    """Return the pairs of similar pictures that span splits or labels, except the `identical` files.
 
-    Every image is decoded; those that cannot be are left out. Of each picture, the closest few partners are found.
+    Decodes every image, skipping unreadable ones. Finds only the few closest partners of each picture.
     """
     paths = [path for split in index.splits.values() for path in split.paths]
     absolute = [path for name in index.splits for path in index.absolute(name)]
@@ -71,7 +71,7 @@ def find_near_duplicates(
 
 
 def near_duplicates_message(found: Sequence[Duplicate], sheet: Path | None) -> str:
-    """Return the number of pairs, with the first ones, and what to do."""
+    """Return a message with the number of pairs, the first ones, and what to do."""
     shown = "; ".join(str(pair) for pair in found[:3]) + ("; ..." if len(found) > 3 else "")
     look = "look at them" if sheet is None else f"look at them in {text.visible(sheet)}"
     count = text.counted(len(found), "pair looks like a copy", "pairs look like copies")
@@ -80,7 +80,7 @@ def near_duplicates_message(found: Sequence[Duplicate], sheet: Path | None) -> s
 
 
 def check_sheet(path: Path | None, *, near_duplicates: bool, overwrite: bool) -> None:
-    """Raise a `UsageError` where a sheet is not wanted, cannot be written, or would replace a file."""
+    """Raise a `UsageError` if a sheet is given without near-duplicates, cannot be written, or would replace a file."""
     if not near_duplicates and (path is not None or overwrite):
         raise UsageError(f"{'--overwrite' if path is None else '--sheet'} needs --near-duplicates")
     if path is not None:
@@ -102,7 +102,7 @@ def draw_near_duplicates(
 
 
 def _is_small(index: DatasetIndex) -> np.ndarray:
-    """Return which images are small, as their headers say: (images,)."""
+    """Return which images are small according to their headers: (images,)."""
     sizes = [
         np.full(len(split), SMALL) if split.facts is None else np.minimum(split.facts["width"], split.facts["height"])
         for split in index.splits.values()
@@ -113,7 +113,7 @@ def _is_small(index: DatasetIndex) -> np.ndarray:
 def _describe(
     paths: Sequence[str], preparation: Preparation, pixel_limit: int, listener: Listener
 ) -> tuple[Descriptors, np.ndarray, np.ndarray]:
-    """Return the descriptors of images, and which have edges, and which could be read: (images,) each."""
+    """Return the descriptors of images, which have enough edges, and which could be read: (images,) each."""
     pictures = Descriptors.empty(len(paths))
     has_edges, was_read = np.zeros((2, len(paths)), np.bool_)
 

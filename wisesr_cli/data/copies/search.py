@@ -1,4 +1,4 @@
-"""Finds the pictures that are most alike among any number of them, a block of products at a time."""
+"""Finds the most similar pictures among any number of them, one block of products at a time."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy.typing as npt
 from wisesr_cli.data.copies.descriptors import ALIKE, Descriptors, Floats, are_copies, coarse, correlations
 from wisesr_cli.listening import Listener
 
-MOST_PARTNERS = 4  # that are looked for to each picture: a thousand frames of one film are no half million pairs
+MOST_PARTNERS = 4  # per picture, so that a thousand frames of one film do not give half a million pairs
 BLOCK = 2048  # pictures; a block of products takes 16 MiB
-_ROUNDING = 0.001  # of float16
-_PAIRS = 4096  # that are compared in detail at a time
+_ROUNDING = 0.001  # error of float16
+_PAIRS = 4096  # compared in detail at a time
 
 Positions = npt.NDArray[np.intp]
 
 
 def find_pairs(pictures: Descriptors, places: Positions, same: Positions, listener: Listener) -> Positions:
-    """Return the pairs of positions of pictures that are copies, sorted: (pairs, 2).
+    """Return the positions of pictures that are copies, as sorted pairs: (pairs, 2).
 
-    Pictures of equal `places` (pictures,) are not compared, nor those of equal `same` (pictures,) from 0. The time is
-    quadratic in pictures, the memory is not.
+    Pictures with equal `places` (pictures,) are not compared, nor those with equal, non-negative `same` (pictures,).
+    Time is quadratic in the number of pictures, memory is not.
     """
     closest = _Closest(len(places))
     lowest = coarse(pictures.edges)
@@ -47,14 +47,14 @@ def find_pairs(pictures: Descriptors, places: Positions, same: Positions, listen
 
 
 class _Closest:
-    """The partners of every picture whose edges correlate most with its own."""
+    """For every picture, the partners whose edges correlate most with its own."""
 
     def __init__(self, count: int) -> None:
         self._values = np.zeros((count, MOST_PARTNERS), np.float32)
         self._partners = np.zeros((count, MOST_PARTNERS), np.intp)
 
     def offer(self, pictures: Positions, alike: Floats, partners: Positions) -> None:
-        """Take those of `partners` that are closer than the ones so far; `alike` is (pictures, partners)."""
+        """Keep those of `partners` that are closer than the ones so far; `alike` is (pictures, partners)."""
         chosen = _highest(alike)
         values = np.concatenate([self._values[pictures], np.take_along_axis(alike, chosen, 1)], 1)
         known = np.concatenate([self._partners[pictures], partners[chosen]], 1)
@@ -63,7 +63,7 @@ class _Closest:
         self._partners[pictures] = np.take_along_axis(known, chosen, 1)
 
     def pairs(self) -> Positions:
-        """Return the pairs that may be copies, each once, the lower position first: (pairs, 2)."""
+        """Return the pairs that may be copies, each once, lower position first: (pairs, 2)."""
         pictures, ranks = np.nonzero(self._values >= ALIKE)
         return np.unique(np.sort(np.stack([pictures, self._partners[pictures, ranks]], 1), 1), axis=0)
 

@@ -1,1 +1,1 @@
-"""Which files a data set has, and under which labels: by folders, or by a file."""
+"""Lists the files of a data set with their labels, from folders or a manifest."""

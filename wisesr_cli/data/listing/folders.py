@@ -1,4 +1,4 @@
-"""Lists image folders: which folders are classes, and which files are images by their suffix.
+"""Lists image folders: finds classes by folder, and images by file suffix.
 
 Names are sorted by code point (so 0, 1, 10, 11, 2: the order of Keras), and keep Python's surrogate escapes for bytes
 that are not UTF-8. Nothing here opens an image.
@@ -23,7 +23,7 @@ from wisesr_cli.machine.installation import install_line
 
 @dataclass(frozen=True)
 class Problem:
-    """A reason why a folder cannot be used; `code` is that of the finding in `wisesr check`."""
+    """A reason why a folder cannot be used; `code` is the code of the finding in `wisesr check`."""
 
     code: str
     message: str
@@ -38,14 +38,14 @@ class Listing:
     class_names: tuple[str, ...] = ()
     paths: list[str] = field(default_factory=list)  # absolute
     labels: list[int] = field(default_factory=list)  # positions in class_names
-    label_sets: list[tuple[int, ...]] | None = None  # in place of labels, where a manifest names several of an image
+    label_sets: list[tuple[int, ...]] | None = None  # replaces labels if a manifest gives several per image
     stamps: Stamps = field(default_factory=Stamps)
     problems: list[Problem] = field(default_factory=list)
-    empty: list[Problem] = field(default_factory=list)  # classes without a file of an image
+    empty: list[Problem] = field(default_factory=list)  # classes without image files
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # path, reason
     ignored: Counter[str] = field(default_factory=Counter)  # suffix, or HIDDEN, or LINKED -> files
     nested: int = 0  # files in folders below a class folder
-    groups: list[str] | None = None  # of each file, where a manifest names them
+    groups: list[str] | None = None  # of each file, if a manifest names them
     weights: list[float] | None = None  # likewise
 
 
@@ -84,7 +84,7 @@ def is_hidden(name: str) -> bool:
 
 
 def spelling(name: str) -> str:
-    """Return a name as Unicode composes it (NFC): file systems and archives spell the same letters in two ways."""
+    """Return a name in composed Unicode (NFC), because file systems and archives spell the same letters in two ways."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -201,7 +201,7 @@ def links_inside(path: str, inside: str) -> bool:
 
 
 def similar_names(names: tuple[str, ...]) -> Iterator[Problem]:
-    """Yield a problem for classes that can hardly be told apart."""
+    """Yield a problem for classes with names that are hard to tell apart."""
     groups: dict[str, list[str]] = {}
     for name in names:
         folded = spelling(spelling(name).casefold()).strip(" ")
@@ -214,9 +214,9 @@ def similar_names(names: tuple[str, ...]) -> Iterator[Problem]:
 
 
 def subfolders(path: str, *, inside: str | None = None) -> list[str]:
-    """Return the names of the folders in a folder, those of the system left out; none where it cannot be read.
+    """Return the names of the subfolders of a folder, without hidden and system ones; none if it cannot be read.
 
-    Links from `inside` to a folder of its own, or one that contains it, are left out.
+    Links to a folder within `inside`, or to one that contains it, are left out.
     """
     try:
         entries = sorted_entries(path)
@@ -232,7 +232,7 @@ def subfolders(path: str, *, inside: str | None = None) -> list[str]:
 
 
 def has_images(path: str) -> bool:
-    """Return whether a folder holds an image itself; the listing ends at the first one."""
+    """Return whether a folder directly contains an image; stops listing at the first one."""
     try:
         with os.scandir(path) as entries:
             names = (entry.name for entry in entries if not is_folder(entry))
@@ -250,12 +250,12 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def sorted_entries(path: str) -> list[os.DirEntry[str]]:
-    """Return what is in a folder, by name; raises `OSError`."""
+    """Return the entries of a folder, sorted by name; raises `OSError`."""
     with os.scandir(path) as entries:
         return sorted(entries, key=operator.attrgetter("name"))
 
 
-# Of operating systems, archive programs, volumes and network shares.
+# Created by operating systems, archive programs, volumes and network shares.
 _SYSTEM_NAMES = frozenset(
     {
         "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler", "recycled",

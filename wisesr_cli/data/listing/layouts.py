@@ -1,8 +1,8 @@
-"""Which folders of a data folder are splits, and which are classes: a layout that is neither is refused.
+"""Decides which folders of a data folder are splits and which are classes; rejects ambiguous layouts.
 
-Taking splits, folds, or the one folder that an archive was unpacked into for classes gives a training that runs and
-means nothing, and checks that pass. So every layout that can be read in two ways is an error, which says what was seen,
-what was expected, and how to name the folders oneself (`data.train_dir`).
+If splits, folds, or the single folder of an unpacked archive were read as classes, checks would pass and training would
+run, but mean nothing. So every layout that can be read in two ways is an error that says what was seen, what was
+expected, and how to name the folders explicitly (`data.train_dir`).
 """
 
 # ruff: noqa: PTH100, PTH118  (as in folders.py)
@@ -31,10 +31,10 @@ _WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "validate", "eval", "evaluation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "tst", "holdout"), "test"),
 }
-# What may stand beside such a word, or be written in one with it: `training_set`, `seg_train`, `testdata`.
+# Words that may accompany such a word or be joined to it: `training_set`, `seg_train`, `testdata`.
 _FILLERS = ("set", "data", "dataset", "image", "images", "img", "imgs", "photos", "folder", "split", "seg")
 _FOLD = re.compile(r"(?:fold|split|part|cv|kfold)[ _.-]*\d+", re.IGNORECASE)
-_DEPTH = 8  # of folders that are looked into for images
+_DEPTH = 8  # of folders to search for images
 
 _FOLDER_REASONS: dict[type[OSError], str] = {
     FileNotFoundError: "no such folder",
@@ -50,11 +50,11 @@ class Layout:
     root: str
     folders: dict[str, str]
     notes: tuple[str, ...] = ()
-    is_manifest: bool = False  # the splits are named in a file, which stands in place of their folders
+    is_manifest: bool = False  # the splits are named in a file, given instead of their folders
 
 
 def find_splits(folder: str | os.PathLike[str]) -> Layout:
-    """Return the split folders in `folder`; a folder without splits contains the classes, all of them for training.
+    """Return the split folders in `folder`; without any, `folder` itself contains the classes, all for training.
 
     Raises `DataError` with what was seen and what was expected.
     """
@@ -75,10 +75,10 @@ def find_splits(folder: str | os.PathLike[str]) -> Layout:
 
 
 def recognised_splits(root: str, names: Sequence[str]) -> dict[str, str]:
-    """Return split -> folder name, empty when the folders `names` of `root` are classes.
+    """Return split -> folder name, empty if the folders `names` of `root` are classes.
 
-    They are splits when all of them, or training and one more, have the name of a split and contain folders: a class
-    may also be called `train`.
+    They are splits if all of them, or training and one more, are named like a split and contain folders: a class may
+    also be called `train`.
     """
     found: dict[str, str] = {}
     for name, split in split_names(names).items():
@@ -107,7 +107,7 @@ def check_class_folders(root: str) -> list[str]:
 
 
 def split_names(names: Sequence[str]) -> dict[str, str]:
-    """Return folder name -> split of those names that are a split's: one of its words, beside words that all have."""
+    """Return folder name -> split for the names of splits: a word for the split, plus words that all of them share."""
     words = {name: _words_of(name) for name in names}
     candidates = [set(own) for own in words.values() if not _WORDS.keys().isdisjoint(own)]
     shared = set.intersection(*candidates) - _WORDS.keys() if len(candidates) > 1 else set()
@@ -120,7 +120,7 @@ def split_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _words_of(name: str) -> list[str]:
-    """Return the words of a folder's name that are no fillers: `Training_Set` -> training, `testdata` -> test."""
+    """Return the words of a folder's name without fillers: `Training_Set` -> training, `testdata` -> test."""
     words = []
     for word in re.findall(r"[^\W_]+", name.casefold()):
         for filler in _FILLERS:
@@ -132,7 +132,7 @@ def _words_of(name: str) -> list[str]:
 
 
 def _refuse_what_are_no_classes(root: str, names: Sequence[str]) -> None:
-    """Raise `DataError` when the folders `names`, which are no splits by the rules, may be no classes either."""
+    """Raise `DataError` when the folders `names`, already known not to be splits, may not be classes either."""
     splits = split_names(names)
     with_images = {name for name in names if has_images(os.path.join(root, name))}
     holding = [name for name in splits if name not in with_images and subfolders(os.path.join(root, name))]
@@ -155,7 +155,7 @@ def _refuse_what_are_no_classes(root: str, names: Sequence[str]) -> None:
 
 
 def _refuse_what_is_one_level_down(root: str) -> None:
-    """Raise `DataError` when the class folders are below those in `root`, none of which holds an image itself."""
+    """Raise `DataError` when the class folders are below those in `root`, which directly contain no images."""
     inside = os.path.realpath(root)
     below = {name: subfolders(os.path.join(root, name), inside=inside) for name in subfolders(root, inside=inside)}
     holding = [name for name in below if _has_images_below(os.path.join(root, name), inside)]
@@ -175,7 +175,7 @@ def _refuse_what_is_one_level_down(root: str) -> None:
 
 
 def _refuse_doubled(root: str, paths: dict[str, str]) -> None:
-    """Raise `DataError` when the class folders of a split are in one more folder below it: `train/train/cat`."""
+    """Raise `DataError` when the class folders of a split are nested in another folder: `train/train/cat`."""
     inside = os.path.realpath(root)
     inner = {split: _descend(path, inside) for split, path in paths.items()}
     if inner["train"] != paths["train"] and len(subfolders(inner["train"], inside=inside)) > 1:
@@ -187,7 +187,7 @@ def _refuse_doubled(root: str, paths: dict[str, str]) -> None:
 
 
 def _descend(path: str, inside: str) -> str:
-    """Return the folder itself, or the one below it at the end of folders that hold nothing but one folder."""
+    """Descend through folders that contain nothing but one folder; return the last one."""
     for _ in range(_DEPTH):
         found = subfolders(path, inside=inside)
         if len(found) != 1 or has_images(path) or has_images(os.path.join(path, found[0])):
@@ -205,14 +205,14 @@ def _has_images_below(path: str, inside: str, depth: int = _DEPTH) -> bool:
 
 
 def _not_understood(root: str, seen: str, *places: str) -> DataError:
-    """Return the error for a layout: what was seen, what is expected, and how to say where the class folders are."""
+    """Return the error for a layout: what was seen, what is expected, and how to name the class folders."""
     ways = " or ".join(f"-s {_typed(f'data.train_dir={place}')}" for place in places)
     way_out = f" To say where the class folders are: wisesr train {_typed(root)} {ways}" if places else ""
     return DataError(f"{text.visible(root)}: {seen}. {EXPECTED}.{way_out}")
 
 
 def _typed(word: str) -> str:
-    """Return a word of a command line as it is typed, hidden characters escaped."""
+    """Return a word quoted for a command line, hidden characters escaped."""
     return text.visible(shlex.quote(word))
 
 

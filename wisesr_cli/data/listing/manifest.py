@@ -1,7 +1,7 @@
-"""Reads labels from a file: which image is of which class and, where it says so, its split, its group and its weight.
+"""Reads labels from a file: the class of each image and, if given, its split, group and weight.
 
-A manifest is a table; `manifest_formats` reads it. Its paths are relative to its own folder, or to another one that is
-given (`data.dir`). To recognise the column of another program: its name in `COLUMNS`.
+A manifest is a table, read by `manifest_formats`. Its paths are relative to its own folder, or to `data.dir` if given.
+To recognise the column name of another program, add it to `COLUMNS`.
 """
 
 # ruff: noqa: PTH100, PTH116, PTH120  (as in folders.py)
@@ -24,7 +24,7 @@ from wisesr_cli.data.settings import LABEL_SEPARATOR, parse_labels
 from wisesr_cli.errors import DataError
 from wisesr_cli.text import counted, csv_cell, joined, parse_csv_cell, visible
 
-# What is meant by a column: our own name for it first, which is taken where several are there.
+# The names of each column: our own name first, which wins if several are present.
 COLUMNS = {
     "path": ("path", "file_name", "filename", "file_path", "filepath", "image_path", "image", "file"),
     "label": ("label", "class", "class_name", "category"),
@@ -33,17 +33,17 @@ COLUMNS = {
     "weight": ("weight", "sample_weight"),
 }
 EXPECTED = "Expected a table with the columns path and label, and, where wanted, split, group and weight"
-LONGEST_LABEL = 255  # bytes; what a class folder may be called
+LONGEST_LABEL = 255  # bytes; the limit for a class folder's name
 _OWN = ["path", "label", "split"]  # the columns of a run's splits.csv, whose cells are escaped
 _OTHER_ROOT = "move the file to where they do, or name that folder: --data FOLDER (train, check), or data.dir"
 _SHOWN = 5  # faults in a message
 _KNOWN = frozenset(name for names in COLUMNS.values() for name in names)
-_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the others stand for bytes that are not UTF-8
-_PLAIN = re.compile(r"[^./][^/]*(?:/[^./][^/]*)*+")  # a path that `normpath` leaves as it is
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the other surrogates encode bytes that are not UTF-8
+_PLAIN = re.compile(r"[^./][^/]*(?:/[^./][^/]*)*+")  # a path that `normpath` leaves unchanged
 
 
 class Row(NamedTuple):
-    """An image of a manifest; `path` is relative to the manifest's root, a column that is not there is None."""
+    """An image of a manifest; `path` is relative to the manifest's root, missing columns are None."""
 
     line: int
     path: str
@@ -55,24 +55,24 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The rows of a manifest, each path in one of them; `root` is the folder that holds all images."""
+    """The rows of a manifest, each with a unique path; `root` is the folder that contains all images."""
 
     file: str
     root: str
-    unit: str  # what a row is called in messages: `line`, or `row` where a file has no lines
+    unit: str  # name of a row in messages: `line`, or `row` if the file has no lines
     rows: tuple[Row, ...]
     left_out: tuple[str, ...]  # columns
-    separator: str | None = None  # of the names in a label, where there may be several
+    separator: str | None = None  # of the names in a label, if there may be several
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that it names; none where it has no such column."""
+        """The splits that it names; none without such a column."""
         named = {row.split for row in self.rows}
         return tuple(split for split in SPLITS if split in named)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What else the file holds."""
+        """Notes about columns that are not used."""
         if not self.left_out:
             return ()
         names = joined(map(_short, self.left_out[:_SHOWN]))
@@ -81,7 +81,7 @@ class Manifest:
 
 @dataclass
 class _Faults:
-    """The faults of rows: how many, and the first."""
+    """The number of faulty rows, and the first faults."""
 
     unit: str
     count: int = 0
@@ -93,7 +93,7 @@ class _Faults:
             self.first.append(f"{self.unit} {line}: {fault}")
 
     def refuse(self, file: str, hint: str = "") -> None:
-        """Raise `DataError` where there are any."""
+        """Raise `DataError` if there are any."""
         if self.count:
             more = f"; and {self.count - _SHOWN:,} more" if self.count > _SHOWN else ""
             raise DataError(f"{visible(file)}: {'; '.join(self.first)}{more}{hint}")
@@ -102,15 +102,15 @@ class _Faults:
 def read_manifest(
     file: str | os.PathLike[str], root: str | os.PathLike[str] | None = None, *, separator: str | None = None
 ) -> Manifest:
-    """Return the rows of a manifest, which are checked; whether the images are there is not looked at.
+    """Read and check the rows of a manifest, but not whether the images exist.
 
-    `root` is the folder that its paths are relative to, by default its own, or, where all paths are absolute, the one
-    that holds all of them. With a `separator`, a label is any number of names with it between them, or a list of names.
+    Paths are relative to `root`, by default the manifest's folder or, if all paths are absolute, the folder that
+    contains all of them. With a `separator`, a label is any number of names separated by it, or a list of names.
 
     Raises:
         DataError: the file cannot be read, lacks a column, or has faults, each named with its line: no path or label, a
-            path that leads out of the root, one that is given twice, an unknown split, no number for a weight.
-        MachineError: what Parquet needs is not installed.
+            path outside the root, a repeated path, an unknown split, a weight that is not a number.
+        MachineError: the library for Parquet is not installed.
     """
     path = os.path.abspath(file)
     read = READERS.get(Path(path).suffix.lower())
@@ -137,9 +137,9 @@ def read_manifest(
 
 
 def list_manifest(manifest: Manifest, split: str) -> Listing:
-    """Return the images of a split as a folder of class folders gives them; all, where the manifest names no splits.
+    """List the images of a split like a folder of class folders; all images if the manifest names no splits.
 
-    Raises `DataError` where none of the files is there.
+    Raises `DataError` if none of the files exists.
     """
     listing = Listing(manifest.file)
     rows = [row for row in manifest.rows if row.split in (split, None)]
@@ -189,7 +189,7 @@ def list_manifest(manifest: Manifest, split: str) -> Listing:
 
 
 def _about_several(rows: Iterable[Row]) -> str:
-    """Return a hint where labels look like several."""
+    """Return a hint if a label looks like several, else an empty string."""
     label = next((row.label for row in rows if LABEL_SEPARATOR in row.label), None)
     if label is None:
         return ""
@@ -201,13 +201,13 @@ def _names(label: str, separator: str | None) -> tuple[str, ...]:
 
 
 def _order(path: str) -> str:
-    """Return what sorts paths as folders are read: by name, the files of a folder before the folders in it."""
+    """Return a sort key that orders paths as folders are read: by name, files of a folder before its subfolders."""
     folder, _, name = path.rpartition("/")
     return f"{folder.replace('/', chr(1))}\0{name}"
 
 
 def _positions(file: str, header: list[str]) -> dict[str, int | None]:
-    """Return where the columns are, None for those that are not there; raises `DataError`."""
+    """Return the position of each column, None for missing ones; raises `DataError`."""
     names = [name.strip().casefold() for name in header]
     found: dict[str, int | None] = {}
     for column, words in COLUMNS.items():
@@ -228,7 +228,7 @@ def _positions(file: str, header: list[str]) -> dict[str, int | None]:
 
 
 def _parsed(table: Table, positions: dict[str, int | None], faults: _Faults, separator: str | None) -> Iterator[Row]:
-    """Yield the rows without faults, their paths as they are written."""
+    """Yield the rows without faults, with paths as written."""
     own = table.unit == "line" and [name.strip() for name in table.header[:3]] == _OWN
     taken = [(column, position) for column, position in positions.items() if position is not None]
     splits: dict[str, str | None] = {"": None}
@@ -287,7 +287,7 @@ def _fault(values: dict[str, str], split: str | None, weight: float | None, sepa
 
 
 def _inside(root: str, rows: Iterable[Row], faults: _Faults) -> Iterator[Row]:
-    """Yield rows with their paths relative to the root, without those that lead out of it."""
+    """Yield rows with paths relative to the root, dropping those outside of it."""
     start = root.rstrip("/") + "/"
     for row in rows:
         if _PLAIN.fullmatch(row.path):
@@ -320,7 +320,7 @@ def _once(rows: Iterable[Row], faults: _Faults) -> Iterator[Row]:
 
 
 def _own_root(file: str, rows: Sequence[Row]) -> str:
-    """Return the folder of a manifest, or the one that holds all images where their paths are absolute."""
+    """Return the folder of a manifest, or the one that contains all images if their paths are absolute."""
     parent = os.path.dirname(file)
     if not rows or not all(row.path[0] == "/" for row in rows):
         return parent
@@ -336,16 +336,16 @@ def _weight(text: str) -> float:
 
 
 def _text(value: Any) -> str | None:
-    """Return a cell as text, an absent one as an empty text; None for what is no text and no number."""
+    """Return a cell as text, empty for a missing value; None for anything but text, numbers and booleans."""
     if isinstance(value, str):
         return value
-    if value is None or value != value:  # NaN, which tables hold in place of nothing
+    if value is None or value != value:  # NaN, how tables store a missing value
         return ""
     return json.dumps(value) if isinstance(value, bool | int | float) else None
 
 
 def _label_text(value: Any, separator: str) -> str | None:
-    """Return a cell of several labels as text; None for a list with anything but names in it."""
+    """Return a cell of several labels as text; None for a list with anything but names."""
     if not isinstance(value, list | tuple):
         return _text(value)
     names = [_text(name) for name in value]
@@ -355,7 +355,7 @@ def _label_text(value: Any, separator: str) -> str | None:
 
 
 def _unescaped(cell: str) -> str:
-    """Return the text of a cell of a run's own table; of a cell that no run writes, the cell."""
+    """Unescape a cell of a run's own table; a cell that no run would write is returned unchanged."""
     if "\\" not in cell and not cell.startswith("'"):
         return cell
     text = parse_csv_cell(cell)

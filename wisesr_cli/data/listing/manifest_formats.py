@@ -1,7 +1,7 @@
-"""Reads the tables that a manifest may be: CSV (also with semicolons or tabs), JSON lines and Parquet.
+"""Reads manifest tables: CSV (also with semicolons or tabs), JSON lines and Parquet.
 
-To add a format: a function that returns a `Table`, and a row in `READERS`. It raises `OSError`, or `ValueError` with
-the line.
+To add a format, write a function that returns a `Table`, and add a row to `READERS`. It raises `OSError`, or
+`ValueError` with the line.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from wisesr_cli.text import visible
 
 MOST_BYTES = 1 << 30
 MOST_ROWS = 10_000_000
-_BATCH = 1_000  # rows of Parquet that are unpacked at a time
+_BATCH = 1_000  # rows of Parquet to unpack at a time
 
 
 @dataclass(frozen=True)
 class Table:
-    """The names of the columns, and the cells of every row with its line; None for a row of another length.
+    """The names of the columns, and the line and cells of every row; None for a row of another length.
 
-    A row may end behind the last of the known columns.
+    A row may end after the last known column.
     """
 
     header: list[str]
     rows: Iterable[tuple[int, Sequence[Any] | None]]
-    unit: str = "line"  # what the number of a row counts
+    unit: str = "line"  # of row numbers
 
 
 def _decoded(path: Path) -> str:
-    """Return the text of a file, without the mark of UTF-8."""
+    """Return the text of a file, without the UTF-8 byte-order mark."""
     try:
         return read_text(path, MOST_BYTES).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -60,7 +60,7 @@ def _read_csv(path: Path, known: Collection[str]) -> Table:
 
 
 def _csv_rows(reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows with the lines that they begin on, without empty ones."""
+    """Yield the non-empty rows with the line that each begins on."""
     while True:
         line = reader.line_num + 1
         try:
@@ -87,7 +87,7 @@ def _read_json_lines(path: Path, known: Collection[str]) -> Table:
         found.append((line, value))
     names = dict.fromkeys(name for _, value in found for name in value)
     columns = _of_known(names, known)
-    header = [*columns, *(name for name in names if name not in columns)]  # every row may have names of its own
+    header = [*columns, *(name for name in names if name not in columns)]  # every row may have its own names
     return Table(header, ((line, [value.get(name) for name in columns]) for line, value in found))
 
 
@@ -116,7 +116,7 @@ def _read_parquet(path: Path, known: Collection[str]) -> Table:
 
 
 def _bytes_of(about: Any, columns: Collection[str]) -> int:
-    """Return what columns take when they are unpacked."""
+    """Return the size in bytes of the unpacked columns."""
     groups = map(about.row_group, range(about.num_row_groups))
     chunks = (group.column(number) for group in groups for number in range(group.num_columns))
     return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
@@ -140,7 +140,7 @@ def _of_known(names: Iterable[str], known: Collection[str]) -> list[str]:
 
 
 def is_manifest(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path is that of a file which is called as a manifest."""
+    """Return whether a path is a file with the suffix of a manifest."""
     return Path(path).suffix.lower() in READERS and os.path.isfile(path)  # noqa: PTH113
 
 
