@@ -1,7 +1,7 @@
-"""Fits the temperature that turns logits into probabilities one can act on (Guo et al. 2017). NumPy only.
+"""Fits the temperature that calibrates the probabilities of a model (Guo et al. 2017). NumPy only.
 
-Dividing all logits by one number changes no answer, only how sure the model says it is. The number is the one that
-gives the validation images the lowest log loss; the mean log loss is convex in its inverse, so there is one minimum.
+Dividing all logits by one number changes how confident the model is, not what it answers. The temperature is the number
+with the lowest log loss on the validation images; the mean log loss is convex in its inverse, so there is one minimum.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from wisesr_cli.evaluation.probabilities import Doubles, Floats, sigmoid, softma
 
 Mask = NDArray[np.bool_]  # (examples,)
 
-LOWEST, HIGHEST = 0.05, 20.0  # temperatures that are considered
+LOWEST, HIGHEST = 0.05, 20.0  # bounds of the temperature
 FEWEST_EXAMPLES = 20
 FOLDS = 5
 _STEPS = 60
-_MOST_NUMBERS = 5_000_000  # logits that are looked at: one number needs no more images, and each is read 60 times
+_MOST_NUMBERS = 5_000_000  # logits used: fitting one number needs no more images, and each is read up to 60 times
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A temperature, and in words why it is 1 if it was left so."""
+    """A temperature, and the reason if it was left at 1."""
 
     temperature: float = 1.0
     reason: str | None = None
 
     def __str__(self) -> str:
-        """Return what it means, in words."""
+        """Describe the calibration in words."""
         if self.reason is not None:
             return f"uncalibrated: {self.reason}"
         surer = "less" if self.temperature > 1 else "more"
@@ -41,14 +41,14 @@ class Calibration:
 
 
 def calibrate(logits: Floats, labels: Labels, *, seed: int = 0) -> Calibration:
-    """Return the temperature for logits (examples, classes) of validation images with their labels.
+    """Return the temperature for the logits (examples, classes) of labelled validation images.
 
-    Those are class indices (examples,); or, where an image may have several, bool (examples, classes), and the loss is
-    the binary cross-entropy, summed over the labels of an image.
+    `labels` are class indices (examples,) or, if an image may have several labels, bool (examples, classes). In the
+    second case, the loss is the binary cross-entropy, summed over the labels of an image.
 
-    It is kept only if it helps on images that it was not fitted on: over five folds, the log loss has to drop by more
-    than one standard error of the difference. Otherwise the temperature stays 1. Of very many logits, some images'
-    are looked at.
+    The temperature is kept only if it helps on held-out images: in five-fold cross-validation, the log loss must drop
+    by more than one standard error of the difference. Otherwise it stays 1. If there are very many logits, a random
+    sample of the images is used.
     """
     random = np.random.default_rng(seed)
     most = max(FEWEST_EXAMPLES, _MOST_NUMBERS // logits.shape[1])
@@ -82,10 +82,10 @@ def _is_right(logits: Floats, labels: Labels) -> bool:
 
 
 def fit_temperature(logits: Floats, labels: Labels, chosen: Mask | None = None) -> float:
-    """Return the temperature in 0.05..20 with the lowest mean log loss, found by Newton's method in its inverse.
+    """Return the temperature in 0.05..20 with the lowest mean log loss, found by Newton's method on its inverse.
 
-    `logits` (examples, classes) and `labels`, as `calibrate` takes them, are those of images that the model was not
-    trained on; `chosen` (examples,) of them are used, None for all.
+    `logits` (examples, classes) and `labels`, as in `calibrate`, are those of images that the model was not trained on;
+    `chosen` (examples,) selects the examples to use, None for all.
     """
     chosen = np.ones(len(labels), np.bool_) if chosen is None else chosen
     low, high, inverse = 1 / HIGHEST, 1 / LOWEST, 1.0
@@ -110,7 +110,7 @@ def _derivatives(logits: Floats, labels: Labels, chosen: Mask, inverse: float) -
         if truth.ndim == 2:
             given = sigmoid(block * inverse)
             return np.stack([((given - truth) * block).sum(axis=1), (given * (1 - given) * block**2).sum(axis=1)])
-        block -= block.max(axis=1, keepdims=True)  # squares of large logits would lose digits
+        block -= block.max(axis=1, keepdims=True)  # squares of large logits would lose precision
         probabilities = softmax(block * inverse)
         mean = (probabilities * block).sum(axis=1)
         variance = (probabilities * block**2).sum(axis=1) - mean**2
@@ -138,7 +138,7 @@ def _losses(logits: Floats, labels: Labels, chosen: Mask, inverse: float) -> Dou
 
 
 def _by_blocks(logits: Floats, labels: Labels, chosen: Mask, compute: Callable[[Doubles, Labels], Doubles]) -> Doubles:
-    """Return what a function gives for blocks of the chosen examples, (numbers, examples)."""
+    """Apply a function to blocks of the chosen examples, and return its results as (numbers, examples)."""
     parts = []
     for rows in row_blocks(logits):
         block = logits[rows][chosen[rows]].astype(np.float64)

@@ -1,8 +1,8 @@
-"""Writes the model card of a run: what the model is, what it learned from, how well it does, and where it ends.
+"""Writes the model card of a run: what the model is, what it was trained on, how accurate it is, and its limits.
 
 The card is Markdown with the front matter that the Hugging Face Hub reads
-(https://huggingface.co/docs/hub/model-cards). Everything in it comes from the files of the run; whoever publishes the
-model adds what only they know, and a card that was edited is not replaced.
+(https://huggingface.co/docs/hub/model-cards). Everything in it comes from the files of the run; the publisher adds the
+rest, and an edited card is never overwritten.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from wisesr_cli.run.written import Written, recording
 from wisesr_cli.text import counted, size_text, some_of, visible
 
 MOST_CLASSES = 50  # rows of the table of images
-# Metrics of a card: the name that the Hub knows, if it has one, and what people call it.
+# Metrics of a card: the name on the Hub, where it has one, and the title that is shown.
 SHOWN = {
     "top1_accuracy": ("accuracy", "top-1 accuracy"),
     "mean_average_precision": ("mean_average_precision", "mean average precision"),
@@ -39,7 +39,7 @@ SHOWN = {
 
 
 def update_card(run: Run, info: ModelInfo, listener: Listener) -> None:
-    """Write the card of a run anew, unless somebody else wrote or edited it; then this is said."""
+    """Rewrite the card of a run; one that somebody else wrote or edited is left alone, with a note."""
     path, written = run.path / CARD, Written(run.path)
     if path.exists() and not written.has(path):
         if written.exists:
@@ -55,7 +55,7 @@ def update_card(run: Run, info: ModelInfo, listener: Listener) -> None:
 
 
 def model_card(run: Run, info: ModelInfo) -> str:
-    """Return the card of a run whose best model has this record; raises `RunError` where its files are damaged."""
+    """Return the card of a run from the record of its best model; raises `RunError` if its files are damaged."""
     evaluations = evaluations_of(run)
     sections = [
         f"---\n{front_matter(run, info, evaluations)}---\n",
@@ -76,7 +76,7 @@ def model_card(run: Run, info: ModelInfo) -> str:
 
 
 def evaluations_of(run: Run) -> dict[str, Mapping[str, Any]]:
-    """Return the metrics of a run by what they are of: validation, and every evaluation beside its config."""
+    """Return the metrics of a run by name: `validation`, and every evaluation in the run directory."""
     found: dict[str, Mapping[str, Any]] = {}
     if (run.path / METRICS).is_file():
         found["validation"] = read_json(run.path / METRICS)
@@ -167,7 +167,7 @@ def _data(run: Run, info: ModelInfo) -> str:
 
 
 def counts_of(run: Run, info: ModelInfo) -> dict[str, dict[str, int]]:
-    """Return how many images of each class every split of a run has; none where it has no table of them."""
+    """Return the number of images of each class in each split of a run; empty if its table of splits cannot be read."""
     try:
         rows, separator = run.read_splits(), run.load_config().data.label_separator
     except WisesrError:
@@ -199,7 +199,7 @@ def _limits(run: Run, info: ModelInfo, evaluations: Mapping[str, Mapping[str, An
 
 
 def card_beside(model: Path) -> str | None:
-    """Return the front matter of the card beside a model file, its fences included; None without any."""
+    """Return the front matter of the card next to a model file, including its fences; None if there is none."""
     path = model.parent / CARD
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,11 +1,11 @@
-"""Sets of labels that hold the true class as often as asked for, and the score below which no single answer is given.
+"""Sets of labels that contain the true class at a requested rate, and the score below which no single answer is given.
 
-Split conformal prediction with the least ambiguous sets (Sadinle, Lei and Wasserman 2019, "LAC"): a set holds every
-class with at least the score that the true class of all but a few validation images has. Of all ways to a given
-coverage this one has the smallest sets on average, and nothing to tune; RAPS has sets whose size follows the difficulty
-of an image better, at the price of larger ones. The best class is always in the set, so that none is empty.
+Split conformal prediction with least ambiguous sets (Sadinle, Lei and Wasserman 2019, "LAC"): a set contains every
+class whose score reaches a threshold, which the true class reaches in all but a few validation images. For a given
+coverage, this method has the smallest sets on average, and nothing to tune; with RAPS, the size of a set follows the
+difficulty of its image more closely, but sets are larger. The best class is always in the set, so no set is empty.
 
-The promise holds over images that come as the validation images did, not for each class or image on its own.
+The guarantee holds on average over images drawn like the validation images, not for each class or image.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ _RULE = "the sets contain the true class of that share of images, if these are d
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a coverage in 0..1 asks of scores.
+    """The score thresholds for a coverage in 0..1.
 
-    `set_score`: the least score of a class in a set. `answer_score`: the lowest score of a single answer, from which on
-    `right` of the `answered` validation images were right, as large a share as the coverage; None where no score is.
+    `set_score`: the lowest score of a class in a set. `answer_score`: the lowest score of a single answer. At or above
+    it, `right` of the `answered` validation images were right, which is a share at least as large as the coverage; None
+    if no score achieves that.
     """
 
     coverage: float
@@ -47,16 +48,16 @@ class Coverage:
     right: int
 
     def labels(self, probabilities: Doubles) -> list[int]:
-        """Return the classes in the set of an image (classes,), best first."""
+        """Return the classes in the set of an image, best first, from its probabilities (classes,)."""
         order: list[int] = np.argsort(-probabilities, kind="stable").tolist()
         return order[: max(1, int(np.count_nonzero(probabilities >= self.set_score)))]
 
     def is_answer(self, score: float) -> bool:
-        """Return whether a best class with this score may stand alone."""
+        """Return whether a best class with this score may be given as the single answer."""
         return self.answer_score is not None and score >= self.answer_score
 
     def __str__(self) -> str:
-        """Return what it means, in words."""
+        """Describe the coverage in words."""
         share = f"{100 * self.coverage:g} %"
         if self.answer_score is None:
             single = f"no score is right for {share} of validation images: every single answer is withheld"
@@ -69,7 +70,7 @@ class Coverage:
 
 
 def write_scores(run: Run, answers: Answers, info: ModelInfo) -> None:
-    """Keep what the best model of a run answered to the validation images, for coverage."""
+    """Store the scores of the best model of a run on the validation images, for `coverage_of`."""
     write_json(
         run.path / CALIBRATION,
         {
@@ -83,11 +84,11 @@ def write_scores(run: Run, answers: Answers, info: ModelInfo) -> None:
 
 
 def coverage_of(run: Located, coverage: float, *, precision: str, image_size: object) -> Coverage:
-    """Return what a coverage asks of the scores of a run's best model.
+    """Return the thresholds for a coverage, from the validation scores of a run's best model.
 
     Raises:
-        UsageError: the coverage is not in 0..1, or there are too few validation images for it, or the model is not used
-            as it was on them.
+        UsageError: the coverage is not in 0..1, there are too few validation images for it, or the model is used in
+            another precision or at another image size than on them.
         RunError: the run has no validation scores of this model.
     """
     if not 0 < coverage < 1:
@@ -117,9 +118,9 @@ def coverage_of(run: Located, coverage: float, *, precision: str, image_size: ob
 
 
 def thresholds(coverage: float, truth_scores: Doubles, scores: Doubles, correct: np.ndarray) -> Coverage:
-    """Return the thresholds for validation images: the scores of their true and of their best class (examples,).
+    """Return the thresholds from the scores of the true and of the best class of validation images (examples,).
 
-    Raises `UsageError` when there are too few for the coverage.
+    Raises `UsageError` when there are too few images for the coverage.
     """
     examples = len(truth_scores)
     kept = math.ceil((examples + 1) * coverage - 1e-9)  # of n + 1 exchangeable images, rounded up
@@ -141,7 +142,7 @@ def thresholds(coverage: float, truth_scores: Doubles, scores: Doubles, correct:
 
 
 def measure(coverage: Coverage, logits: Floats, labels: Integers, temperature: float) -> CoverageMetrics:
-    """Return how a coverage turns out on images with labels (examples,), given their logits (examples, classes)."""
+    """Measure a coverage on images with labels (examples,) and logits (examples, classes)."""
     examples = len(labels)
     sizes, covered = np.empty(examples, np.int64), np.empty(examples, np.bool_)
     scores, correct = np.empty(examples), np.empty(examples, np.bool_)

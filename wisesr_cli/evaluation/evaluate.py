@@ -42,7 +42,7 @@ from wisesr_cli.run.run import Run
 from wisesr_cli.run.written import Written
 from wisesr_cli.text import joined, size_text, visible
 
-LONGEST_NAME = 200  # bytes of a folder's name; a file system takes 255, and some are put before and behind it
+LONGEST_NAME = 200  # bytes of a folder's name; file systems allow 255, and a prefix and a suffix are added
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,19 @@ class Subject:
     index: DatasetIndex
     split: str
     name: str
-    is_own: bool  # a split of the run itself; a folder may be called as one
-    image_size: ImageSize | None = None  # where it is not the one that the model was trained at
-    other_name: str | None = None  # of its results, where those of others have the name
+    is_own: bool  # a split of the run itself; a folder may have the same name
+    image_size: ImageSize | None = None  # if it differs from that of training
+    other_name: str | None = None  # of its results, if the name is taken by those of other images
 
     @property
     def results_name(self) -> str:
-        """The name of its results: `test`, or `test-288x288` at another image size than the training's."""
+        """The name of its results: `test`, or `test-288x288` at an image size other than that of training."""
         own = self.name if self.image_size is None else f"{self.name}-{size_text(self.image_size)}"
         return self.other_name or own
 
     @property
     def source(self) -> str:
-        """What its results are of: a split of the run, or the folder or manifest."""
+        """The source of its results: a split of the run, or the folder or manifest."""
         return f"split {self.split}" if self.is_own else f"folder {os.path.realpath(self.index.folders[self.split])}"
 
     @property
@@ -87,7 +87,7 @@ class Evaluated:
     pixel_limit: int
     evaluation: Evaluation
     paths: tuple[str, ...]  # of the readable images of the subject, relative to its index's root
-    answers: Answers  # to them
+    answers: Answers  # one per path
     logits: Floats  # (images, classes)
 
     def path_of(self, relative: str) -> str:
@@ -98,8 +98,8 @@ class Evaluated:
 def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path], None] | None = None) -> AnyEvaluation:
     """Evaluate a run on labelled images; write metrics, tables and plots into the run.
 
-    `write_beside` writes more into the evaluation's folder. Raises `WisesrError` when run, split or images cannot be
-    used.
+    `write_beside` writes additional files into the evaluation's folder. Raises `WisesrError` when the run, the split or
+    the images cannot be used.
     """
     run, listener = locate(request.run, request.listener), request.listener
     chosen = choose_engine(
@@ -163,7 +163,7 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
 
 
 def _refuse_for_several_labels(request: EvaluateRequest, write_beside: object) -> None:
-    """Raise a `UsageError` for what there is only where an image has one label."""
+    """Raise a `UsageError` for options that require a single label per image."""
     asked = {
         "--coverage": request.coverage is not None and NO_COVERAGE,
         "--label-issues": request.label_issues and "it checks the one label of an image",
@@ -178,11 +178,11 @@ def _refuse_for_several_labels(request: EvaluateRequest, write_beside: object) -
 
 @dataclass(frozen=True)
 class _Outputs:
-    """The readable images of a subject, and what a model gives for them."""
+    """The readable images of a subject, their labels, and the model's logits for them."""
 
     subject: Subject
     paths: tuple[str, ...]
-    labels: Labels  # as a `Split` has them
+    labels: Labels  # as in a `Split`
     logits: Floats  # (images, classes)
 
     @property
@@ -212,7 +212,7 @@ def _run_on(engine: Engine, subject: Subject, *, request: EvaluateRequest, on_er
 
 
 def _others_to_doubt(subject: Subject, request: EvaluateRequest, listener: Listener) -> list[Subject]:
-    """Return what else labels are doubted in: where no images were named, the run's other split beside training."""
+    """Return what else to check labels in: the run's other held-out split, unless images were named."""
     if subject.is_own and subject.split == "train":
         listener.warn(
             "the model was trained on these labels and may have memorized wrong ones: `wisesr compare "
@@ -225,7 +225,7 @@ def _others_to_doubt(subject: Subject, request: EvaluateRequest, listener: Liste
 
 
 def _doubt_labels(output: Path, parts: Sequence[_Outputs], info: ModelInfo, pixel_limit: int) -> LabelIssues:
-    """Write which labels of some images are likely wrong."""
+    """Find the labels of some images that are likely wrong, and write them."""
     probabilities = large_array((sum(len(part.paths) for part in parts), len(info.class_names)))
     end = 0
     for part in parts:
@@ -250,7 +250,7 @@ def evaluate_pixels(
     listener: Listener,
     chosen: NDArray[np.int64] | None = None,
 ) -> Scored | ScoredLabels:
-    """Return the metrics of a model on images with labels, as a `Split` has them; on those at `chosen` (None: all)."""
+    """Evaluate a model on images with labels as in a `Split`; only on those at `chosen`, unless it is None."""
     rows = np.arange(len(pixels)) if chosen is None else chosen
     return scored_logits(
         logits_of(engine, pixels, rows, batch_size=batch_size, listener=listener), labels[rows], engine.info
@@ -296,7 +296,7 @@ def choose_subject(
     `class_names` are those of the model, which a folder must have.
 
     Raises:
-        UsageError: both are given, or the run lacks the split, or has no images.
+        UsageError: both are given, the run lacks the split, or it has no images.
         RunError: a lone model file without a folder.
     """
     if split is not None and data is not None:
@@ -332,7 +332,7 @@ def choose_subject(
 
 
 def _named(subject: Subject, run: Run, listener: Listener) -> Subject:
-    """Return the subject with another name of its results where that is taken by others; this is said."""
+    """Return the subject; if its results' name is already used by others, they get another one, and a note."""
     name = free_name(run, subject.results_name, subject.source)
     if name == subject.results_name:
         return subject
@@ -342,7 +342,7 @@ def _named(subject: Subject, run: Run, listener: Listener) -> Subject:
 
 
 def _name_of(folder: str | Path) -> str:
-    """Return the name of the results on a folder or manifest: its own, cut to what a file system allows."""
+    """Return the name of the results for a folder or manifest: its own, cut to a length that file systems allow."""
     path = Path(os.path.abspath(folder))  # noqa: PTH100  (unlike Path.absolute, it resolves `..`)
     name = (path.stem if is_manifest(path) else path.name) or "root"
     while len(os.fsencode(name)) > LONGEST_NAME:
@@ -363,7 +363,7 @@ def _data_root(run: Located) -> str:
 
 
 def _training_behind(run: Located, subject: Subject, accuracy: float | None, epoch: int) -> Training | None:
-    """Return what is known of the training of a model that was evaluated on a subject."""
+    """Return what is known about the training of the model that was evaluated on a subject."""
     training = training_of(run, epoch)
     if training is None or not (subject.is_own and subject.split == "train"):
         return training

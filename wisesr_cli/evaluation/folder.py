@@ -19,9 +19,9 @@ from wisesr_cli.run.written import Written, recording
 
 
 def free_name(run: Run, name: str, source: str) -> str:
-    """Return the first of `name`, `name`-2, and so on whose results are of the same source, or that has none.
+    """Return the first of `name`, `name`-2, and so on that is unused or has results from the same source.
 
-    Results of other images, and files that no evaluation wrote, are thus never replaced.
+    Results from other images, and files that no evaluation wrote, are thus never replaced.
     """
     written = Written(run.path)
     names = chain((name,), (f"{name}-{number}" for number in count(2)))
@@ -60,7 +60,7 @@ def evaluation_folder(run: Run, name: str) -> Iterator[Path]:
         for path in (folder, plots):
             make_folder(path)
             with naming(path), TemporaryFile(prefix=TEMPORARY_PREFIX, dir=path):
-                pass  # it can be written
+                pass  # it is writable
         with alone_in(folder, shared=True), alone_in(plots, shared=True), recording(run.path):
             yield folder
     except BaseException:

@@ -11,7 +11,7 @@ from wisesr_cli.evaluation.metrics import METRICS
 from wisesr_cli.evaluation.multilabel import MULTILABEL_METRICS
 from wisesr_cli.results.evaluation import Metrics, MultilabelMetrics
 
-ALL = MULTILABEL_METRICS | METRICS  # those of the same name have the same direction
+ALL = MULTILABEL_METRICS | METRICS  # metrics of the same name have the same direction
 Gate: TypeAlias = tuple[str, float]
 
 
@@ -43,7 +43,7 @@ def parse_gate(argument: str) -> Gate:
 
 
 def check_gates(metrics: Metrics | MultilabelMetrics | None, gates: Sequence[Gate]) -> None:
-    """Raise `errors.GateMissed`, naming every gate that `metrics` miss; a metric that is not defined misses."""
+    """Raise `errors.GateMissed`, naming every gate that `metrics` miss; an undefined metric misses its gate."""
     if metrics is None:
         if gates:
             raise errors.GateMissed("--fail-under: nothing was evaluated: no validation split, or no finished epoch")

@@ -1,8 +1,8 @@
 """Finds labels that are likely wrong, by confident learning: a ranked table and a contact sheet. No Keras.
 
-Labels are ranked by the probability that a model, which was not trained on them, gives to them. How many of them are
-suspected is estimated: as many as there are images for which the model is as sure of another class as it usually is for
-the images with that class's label, and finds it the most likely one.
+Labels are ranked by the probability that a model not trained on them gives them. The number of suspected labels is an
+estimate: the number of images for which the model is at least as confident in another class as it is on average for
+images with that class's label, and does not find the given label the most likely.
 
 References:
     Northcutt, Jiang and Chuang, Confident learning: estimating uncertainty in dataset labels, Journal of Artificial
@@ -34,15 +34,15 @@ from wisesr_cli.text import counted
 MOST_DRAWN, MOST_SHOWN = 60, 20
 HEADER = ("path", "split", "label", "suggested", "score", "suggested_score", "suspected")
 _TILE, _COLUMNS = 160, 6
-_TOLERANCE = 1e-6  # of a probability that is as large as a threshold, and of two that are equal
+_TOLERANCE = 1e-6  # within which a probability reaches a threshold, or two are equal
 _LEAST_THRESHOLD = 2e-6
 
 
 @dataclass(frozen=True)
 class JudgedLabels:
-    """Labelled images, and what a model that was not trained on them makes of them.
+    """Labelled images, and the probabilities from a model that was not trained on them.
 
-    `splits` has the split of each image, `labels` class indices, (images,); `probabilities` is (images, classes).
+    `splits` has the split of each image; `labels` are class indices (images,); `probabilities` is (images, classes).
     """
 
     root: str
@@ -54,7 +54,7 @@ class JudgedLabels:
 
 @dataclass(frozen=True)
 class Doubts:
-    """What speaks against each label: the probability of it, and of the most likely class; (images,) each."""
+    """The evidence against each label: its probability, and that of the most likely class; (images,) each."""
 
     scores: Doubles
     suggested: Integers
@@ -63,12 +63,12 @@ class Doubts:
 
 
 def find_doubts(probabilities: Floats, labels: Integers) -> Doubts:
-    """Return which labels, class indices (images,), are suspected, from probabilities (images, classes).
+    """Find suspicious labels, class indices (images,), from probabilities (images, classes).
 
-    The threshold of a class is the mean probability of it over the images labelled with it. An image counts as a wrong
-    label when the class that reaches its threshold (of several, the most likely class of all) is not its label, nor its
-    label the most likely class. So many labels are suspected, those of the lowest probability, without those that are
-    the most likely class.
+    The threshold of a class is its mean probability over the images labelled with it. A label counts as wrong if a
+    different class reaches its threshold (of several, the most likely class overall) and the label is not the most
+    likely class. That many labels are suspected, those of the lowest probability, except any that are the most likely
+    class.
     """
     classes, rows = probabilities.shape[1], np.arange(len(labels))
     scores = probabilities[rows, labels].astype(np.float64)
@@ -95,14 +95,14 @@ def find_doubts(probabilities: Floats, labels: Integers) -> Doubts:
 
 
 def put_probabilities(place: NDArray[np.float32], logits: Floats, temperature: float) -> None:
-    """Write the probabilities that logits stand for, at a temperature, to `place`; both are (images, classes)."""
+    """Write the softmax of logits at a temperature to `place`; both are (images, classes)."""
     for block in row_blocks(logits):
         place[block] = softmax(logits[block], temperature)
         release(place)
 
 
 def probabilities_of(logits: Floats, temperature: float) -> NDArray[np.float32]:
-    """Return the probabilities that logits stand for, at a temperature: float32 (images, classes)."""
+    """Return the softmax of logits at a temperature: float32 (images, classes)."""
     found = large_array(logits.shape)
     put_probabilities(found, logits, temperature)
     return found
@@ -111,7 +111,7 @@ def probabilities_of(logits: Floats, temperature: float) -> NDArray[np.float32]:
 def write_label_issues(
     folder: Path, judged: JudgedLabels, class_names: Sequence[str], *, preparation: Preparation, pixel_limit: int
 ) -> LabelIssues:
-    """Write all labels, the most doubtful first, and a contact sheet of those that are suspected."""
+    """Write all labels, the most doubtful first, and a contact sheet of the suspected ones."""
     doubts = find_doubts(judged.probabilities, judged.labels)
     order = sorted(range(len(judged.paths)), key=lambda image: (doubts.scores[image], judged.paths[image]))
 

@@ -25,13 +25,13 @@ from wisesr_cli.results.evaluation import ClassMetrics, Metrics, ReliabilityBin
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 CALIBRATION_BINS = 15
-FEW_MEMBERS = 8  # of a class: up to so many, counting the scores below each takes less time than sorting all
-_BLOCK_NUMBERS = 4_000_000  # 32 MB of float64: what one step of a pass over the logits may hold
+FEW_MEMBERS = 8  # of a class; up to this many, counting the scores below each is faster than sorting all
+_BLOCK_NUMBERS = 4_000_000  # 32 MB of float64: the most that one step of a pass over the logits holds
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A model's answer to every example: of the probabilities of all classes only those that are shown."""
+    """A model's answer to every example, with only those probabilities that are reported."""
 
     labels: Integers  # (examples,), class indices
     predicted: Integers  # (examples,)
@@ -69,7 +69,7 @@ class Outcomes:
 
 
 class Metric(NamedTuple):
-    """How a metric is computed, and whether a better model has more or less of it."""
+    """How a metric is computed, and whether higher or lower is better."""
 
     compute: Callable[[Any], float | None]  # of outcomes
     better: Literal["higher", "lower"]
@@ -99,7 +99,7 @@ def compute_metrics(
 
 
 def answers_of(logits: Floats, labels: npt.ArrayLike, temperature: float = 1.0) -> Answers:
-    """Return the answers that `logits` (examples, classes) stand for, in blocks that stay small in memory."""
+    """Compute the answers from `logits` (examples, classes), block by block to save memory."""
     truth = np.asarray(labels, dtype=np.int64)
     examples = len(logits)
     predicted, scores, truth_scores = np.empty(examples, np.int64), np.empty(examples), np.empty(examples)
@@ -112,7 +112,7 @@ def answers_of(logits: Floats, labels: npt.ArrayLike, temperature: float = 1.0) 
 
 
 def collect_outcomes(logits: Floats, labels: npt.ArrayLike, *, classes: int, temperature: float = 1.0) -> Outcomes:
-    """Return what the metrics need to know of every example, in float64 and in blocks that stay small in memory."""
+    """Compute what the metrics need about every example, in float64, block by block to save memory."""
     logits, truth = np.asarray(logits), np.asarray(labels, dtype=np.int64)
     _check_shapes(logits, truth, classes)
     examples = len(truth)
@@ -136,7 +136,7 @@ def collect_outcomes(logits: Floats, labels: npt.ArrayLike, *, classes: int, tem
 
 
 def row_blocks(logits: Floats) -> Iterator[slice]:
-    """Give slices of the rows of `logits` (examples, classes) that stay small in memory, also in a temporary file."""
+    """Yield small slices of the rows of `logits` (examples, classes), releasing each if it is in a temporary file."""
     for rows in _slices(len(logits), row_length=logits.shape[1]):
         yield rows
         release(logits)
@@ -176,8 +176,8 @@ def macro_f1(outcomes: Outcomes) -> float:
 def macro_auc(outcomes: Outcomes) -> float | None:
     """Return the mean area under the ROC curve of each class against the rest, over classes that have both.
 
-    Examples with equal scores share their mean rank. Scores are log probabilities: the order of the probabilities,
-    but those too small for a float stay apart.
+    Examples with equal scores share their mean rank. Scores are log probabilities, which have the order of the
+    probabilities but stay distinct where those are too small for a float.
     """
     examples, classes = outcomes.logits.shape
     support = np.bincount(outcomes.labels, minlength=classes)
@@ -233,9 +233,9 @@ def reliability_bins(answers: Answers, *, bins: int = CALIBRATION_BINS) -> tuple
 
 
 def wilson_interval(correct: int, examples: int, *, confidence: float = 0.95) -> tuple[float, float] | None:
-    """Return the interval in which a true fraction lies, by the score interval of Wilson (1927); None without examples.
+    """Return the score interval of Wilson (1927) for a true fraction; None without examples.
 
-    It holds for few examples, and for fractions of 0 and 1, where the mean give or take twice its error does not.
+    It is valid for few examples and for fractions of 0 and 1, where the mean plus or minus two standard errors is not.
     """
     if not examples:
         return None
@@ -243,7 +243,7 @@ def wilson_interval(correct: int, examples: int, *, confidence: float = 0.95) ->
     middle = fraction + z**2 / (2 * examples)
     half = z * math.sqrt(fraction * (1 - fraction) / examples + z**2 / (4 * examples**2))
     low, high = ((middle + sign * half) / (1 + z**2 / examples) for sign in (-1, 1))
-    return max(0.0, min(low, fraction)), min(1.0, max(high, fraction))  # rounding may pass the fraction itself
+    return max(0.0, min(low, fraction)), min(1.0, max(high, fraction))  # rounding could exclude the fraction itself
 
 
 def _block_outcomes(
@@ -265,12 +265,12 @@ def _block_outcomes(
 
 
 def _log_sums(block: Doubles, predicted: Integers) -> Doubles:
-    """Return the logarithm of the sum of the exponentials of logits, from which the highest was taken."""
+    """Return the log of the sum of exponentials of logits, from which the highest logit was already subtracted."""
     powers = np.exp(block)
-    # The power of the highest logit is 1: added last, it does not swallow the small ones.
+    # The highest logit's power is 1; adding it last keeps the small powers from being rounded away.
     powers[np.arange(len(block)), predicted] = 0
     sums: Doubles = np.log1p(powers.sum(axis=1))
-    # A logit of minus infinity would hide in a finite sum.
+    # A logit of minus infinity would go unnoticed in a finite sum.
     sums[~np.isfinite(block).all(axis=1)] = np.nan
     return sums
 
@@ -286,7 +286,7 @@ def _check_shapes(logits: Floats, labels: Integers, classes: int) -> None:
 
 
 def check_finite(log_sums: Doubles) -> None:
-    """Raise `errors.DataError` where a number (examples,) is not finite, as its logits then are not."""
+    """Raise `errors.DataError` if a log sum (examples,) is not finite, which means that its logits are not."""
     broken = int(np.count_nonzero(~np.isfinite(log_sums)))
     if broken:
         raise errors.DataError(
@@ -296,7 +296,7 @@ def check_finite(log_sums: Doubles) -> None:
 
 
 def _slices(length: int, *, row_length: int) -> Iterator[slice]:
-    """Give slices over `length` rows of `row_length` numbers that stay within `_BLOCK_NUMBERS`."""
+    """Yield slices over `length` rows of `row_length` numbers that stay within `_BLOCK_NUMBERS`."""
     step = max(1, _BLOCK_NUMBERS // max(1, row_length))
     for start in range(0, length, step):
         yield slice(start, min(start + step, length))
@@ -324,17 +324,17 @@ def _class_metrics(outcomes: Outcomes, class_names: Sequence[str]) -> tuple[Clas
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """Return a fraction, None of nothing."""
+    """Return `part / whole`; None if `whole` is 0."""
     return float(part / whole) if whole else None
 
 
 def auc(scores: Doubles, members: Integers) -> float:
-    """Return the chance that a member scores above another example, by the rank sum of Mann and Whitney (1947)."""
+    """Return the probability that a member scores above a non-member, by the rank sum of Mann and Whitney (1947)."""
     own = scores[members]
     if len(members) <= FEW_MEMBERS:
         below = np.array([np.count_nonzero(scores < score) for score in own])
         not_above = np.array([np.count_nonzero(scores <= score) for score in own])
-    else:  # sorting all scores and looking up the members is several times sooner than ranking everything
+    else:  # sorting all scores and looking up the members is several times faster than ranking everything
         ordered = np.sort(scores)
         below = np.searchsorted(ordered, own, side="left")
         not_above = np.searchsorted(ordered, own, side="right")
@@ -344,7 +344,7 @@ def auc(scores: Doubles, members: Integers) -> float:
 
 
 def bin_sums(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int) -> tuple[Integers, Doubles, Doubles]:
-    """Return per bin how many examples it holds, and their summed confidence and correct answers."""
+    """Return for each bin its number of examples, their summed confidence, and the number of correct answers."""
     edges = np.linspace(0, 1, bins + 1)
     index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     counts = np.bincount(index, minlength=bins).astype(np.int64)

@@ -14,7 +14,7 @@ from wisesr_cli.results.evaluation import ConfusedPair, LabelMistake, Metrics, M
 
 
 def most_confused(metrics: Metrics, *, limit: int = 10) -> tuple[ConfusedPair, ...]:
-    """Return the pairs of classes most often taken for each other; of equal counts, the larger share first."""
+    """Return the most frequently confused pairs of classes; of equal counts, the larger share first."""
     support = [row.support for row in metrics.per_class]
     wrong = (cell for cell in metrics.confusion.cells if cell[0] != cell[1])
     most = heapq.nsmallest(limit, wrong, key=lambda cell: (-cell[2], support[cell[0]]))  # stable, as `sorted` is
@@ -27,7 +27,7 @@ def most_confused(metrics: Metrics, *, limit: int = 10) -> tuple[ConfusedPair, .
 def worst_labels(
     paths: Sequence[str], answers: LabelAnswers, info: ModelInfo, *, limit: int = 20
 ) -> tuple[LabelMistake, ...]:
-    """Return the labels that were wrongly given or missed, those farthest from their threshold first."""
+    """Return the labels that were wrongly given or missed, farthest from their threshold first."""
     images, labels = np.nonzero(answers.labels != answers.predicted)
     thresholds = np.asarray(info.thresholds)[labels]
     scores = answers.probabilities[images, labels].astype(np.float64)
@@ -47,7 +47,7 @@ def worst_labels(
 def worst_mistakes(
     paths: Sequence[str], answers: Answers, class_names: Sequence[str], *, limit: int = 20
 ) -> tuple[Mistake, ...]:
-    """Return the wrongly labelled images, the surest mistake first and by path among equals."""
+    """Return the misclassified images, the most confident mistakes first, equal ones by path."""
     wrong = np.flatnonzero(answers.predicted != answers.labels).tolist()
     wrong.sort(key=lambda example: (-answers.scores[example], paths[example]))
     return tuple(

@@ -40,11 +40,11 @@ class LabelAnswers:
 
 @dataclass(frozen=True)
 class LabelOutcomes:
-    """What the metrics need: answers, and sums over all labels that one pass over the logits gives."""
+    """What the metrics need: answers, and sums over all labels from one pass over the logits."""
 
     answers: LabelAnswers
     log_loss: float
-    bins: tuple[Doubles, Doubles, Doubles]  # counts, summed probabilities, summed labels; at the temperature
+    bins: tuple[Doubles, Doubles, Doubles]  # counts, summed probabilities, summed labels; at the model's temperature
     plain_bins: tuple[Doubles, Doubles, Doubles]  # the same at temperature 1
     best: npt.NDArray[np.int64]  # (examples,), the class with the largest logit
 
@@ -67,7 +67,7 @@ class LabelOutcomes:
 def multilabel_metrics(logits: Floats, labels: LabelSets, info: ModelInfo) -> tuple[MultilabelMetrics, LabelAnswers]:
     """Return every metric of `logits` (examples, classes) against `labels` (examples, classes), and the answers.
 
-    Probabilities are those at the model's temperature; a label is given from its threshold on. Raises
+    Probabilities are those at the model's temperature; a label is given if it reaches its threshold. Raises
     `errors.DataError` for logits that are not finite.
     """
     outcomes = _collect(logits, labels, info)
@@ -109,7 +109,7 @@ def _collect(logits: Floats, labels: LabelSets, info: ModelInfo) -> LabelOutcome
 
 
 def average_precision(scores: npt.NDArray[Any], truth: npt.NDArray[np.bool_]) -> float | None:
-    """Return the mean over the images with a label (truth) of the precision at their score; None without any.
+    """Return the mean precision at the scores of the images with a label (truth); None without any.
 
     That is the area under the steps of precision over recall; images with equal scores (examples,) count together.
     """
@@ -165,7 +165,7 @@ def macro_f1(outcomes: LabelOutcomes) -> float | None:
 
 
 def macro_auc(outcomes: LabelOutcomes) -> float | None:
-    """Return the mean area under the ROC curve of the labels that some images have and others have not."""
+    """Return the mean area under the ROC curve of the labels that some images have and others lack."""
     labels, probabilities = outcomes.answers.labels, outcomes.answers.probabilities
     found = []
     for scores, truth in zip(probabilities.T, labels.T, strict=True):
@@ -193,7 +193,7 @@ def top1_accuracy(outcomes: LabelOutcomes) -> float | None:
 
 
 def log_loss(outcomes: LabelOutcomes) -> float:
-    """Return the binary cross-entropy, mean over labels and images."""
+    """Return the binary cross-entropy, averaged over labels and images."""
     return outcomes.log_loss
 
 
@@ -203,12 +203,12 @@ def ece(outcomes: LabelOutcomes) -> float:
 
 
 def ece_uncalibrated(outcomes: LabelOutcomes) -> float:
-    """Return the same of the probabilities at temperature 1."""
+    """Return the expected calibration error of all probabilities at temperature 1."""
     return _ece(outcomes.plain_bins)
 
 
 def label_reliability(answers: LabelAnswers) -> tuple[ReliabilityBin, ...]:
-    """Return bins of equal width over all probabilities: how many, their mean, and how often the label is true."""
+    """Return equal-width bins over all probabilities: their count, their mean, and the fraction of true labels."""
     sums = np.zeros((3, CALIBRATION_BINS))
     for rows in row_blocks(answers.probabilities):
         confidence = answers.probabilities[rows].astype(np.float64)

@@ -43,13 +43,13 @@ class ScoredLabels:
 
     metrics: MultilabelMetrics
     answers: LabelAnswers
-    info: ModelInfo  # that the thresholds come from
+    info: ModelInfo  # has the thresholds
 
 
 def evaluation_of(
     scored: Scored | ScoredLabels, paths: Sequence[str], output_dir: str, split: str, unreadable: int
 ) -> AnyEvaluation:
-    """Return the metrics with the most frequent and the surest mistakes, and how reliable the probabilities are."""
+    """Return metrics, the most frequent and the most confident mistakes, and the reliability of the probabilities."""
     if isinstance(scored, ScoredLabels):
         worst, reliability = worst_labels(paths, scored.answers, scored.info), label_reliability(scored.answers)
         return MultilabelEvaluation(split, scored.metrics, worst, reliability, output_dir, unreadable)
@@ -65,7 +65,7 @@ def evaluation_of(
 
 
 def write_evaluation(output: Path, scored: Scored | ScoredLabels, paths: Sequence[str]) -> None:
-    """Write metrics and tables of an evaluation; `paths` are those of the images that its answers are about."""
+    """Write the metrics and tables of an evaluation; `paths` are those of the images, in the order of the answers."""
     write_json(output / METRICS, scored.metrics.to_json())
     more = ("threshold", "average_precision") if isinstance(scored, ScoredLabels) else ()
     names = ("label", "support", "precision", "recall", "f1", *more)
@@ -122,7 +122,7 @@ def _write_predictions(path: Path, scored: Scored, paths: Sequence[str]) -> None
 
 
 def draw_evaluation(plots: Path, evaluation: AnyEvaluation, listener: Listener) -> None:
-    """Draw the pictures of an evaluation into a folder, where Matplotlib is installed."""
+    """Draw the plots of an evaluation into a folder, if Matplotlib is installed."""
     if not can_draw():
         listener.note(f"plots are left out, as matplotlib is not installed: {install_line('matplotlib')}")
         return
@@ -134,7 +134,7 @@ def draw_evaluation(plots: Path, evaluation: AnyEvaluation, listener: Listener) 
 
 
 def _confusion_table(metrics: Metrics) -> tuple[Sequence[str], Iterator[Sequence[str]]]:
-    """Return header and rows of the confusion matrix: a column for every class, or of many a row for every cell."""
+    """Return header and rows of the confusion matrix: a column per class or, of many classes, a row per cell."""
     names = metrics.classes
     if metrics.confusion.is_dense:
         rows = zip(names, metrics.confusion_matrix, strict=True)

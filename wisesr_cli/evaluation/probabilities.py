@@ -1,4 +1,4 @@
-"""Makes probabilities of logits: of one label per image, or of any number of labels. NumPy only."""
+"""Turns logits into probabilities: of one label per image, or of any number of labels. NumPy only."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 
 
 def probabilities_of(logits: Floats, info: ModelInfo) -> Doubles:
-    """Return the probabilities that a model means by `logits` (examples, classes), at its temperature, in float64.
+    """Return the probabilities of a model with `logits` (examples, classes), at its temperature, in float64.
 
-    They sum to 1 where an image has one label; where it may have several, each is that of its label alone.
+    They sum to 1 if an image has one label; if it may have several, each is the probability of that label alone.
     """
     return (sigmoid if info.is_multilabel else softmax)(logits, info.temperature)
 

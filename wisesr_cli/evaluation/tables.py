@@ -56,7 +56,7 @@ def metrics_grid(metrics: Metrics | MultilabelMetrics, title: str) -> Grid:
 
 
 def coverage_grid(coverage: CoverageMetrics) -> Grid:
-    """Return how a coverage turned out."""
+    """Return the results of a coverage."""
     low_high = "" if (interval := coverage.covered_interval) is None else " to ".join(map(percent, interval))
     rows = (
         ("requested coverage", percent(coverage.coverage)),
@@ -73,7 +73,7 @@ def coverage_grid(coverage: CoverageMetrics) -> Grid:
 
 
 def metrics_rows(metrics: Metrics | MultilabelMetrics) -> list[tuple[str, float | int | None]]:
-    """Return the scalar metrics for CSV, exact."""
+    """Return the scalar metrics for CSV, at full precision."""
     names = (*_METRIC_NAMES,) if isinstance(metrics, Metrics) else (*_MULTILABEL_NAMES, *_PER_IMAGE)
     return [(name, getattr(metrics, name)) for name in ("examples", *names, *_EXACT)]
 

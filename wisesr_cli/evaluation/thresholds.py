@@ -1,8 +1,8 @@
-"""Chooses from which score on each of several labels is given, on validation images. NumPy only.
+"""Chooses the score from which each of several labels is given, on validation images. NumPy only.
 
-The threshold of a label is the one with the best F1 for it; that of a label with few images is the one with the best F1
-over all labels together, as a handful of images would choose nearly at random (the strategy "SCutFBR" of Yang 2001,
-whose fallback is that of the label being never given).
+The threshold of a label is the one with its best F1. A label with few images gets the threshold with the best F1 over
+all labels together, as a handful of images would choose one nearly at random (the strategy "SCutFBR" of Yang 2001,
+whose fallback is never to give the label).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from wisesr_cli.evaluation.multilabel import LabelSets
 
-FEWEST_IMAGES = 10  # with a label, and without it, for a threshold of its own
+FEWEST_IMAGES = 10  # with a label, and without it, to choose a threshold for it alone
 DEFAULT = 0.5
 
 
@@ -27,7 +27,7 @@ def fit_thresholds(probabilities: npt.NDArray[np.floating], labels: LabelSets) -
 
 
 def describe_thresholds(thresholds: tuple[float, ...] | None, labels: LabelSets) -> str:
-    """Return what was chosen, in words."""
+    """Describe the chosen thresholds in words."""
     values, own = thresholds or (), int(np.count_nonzero(_has_own(labels)))
     spread = f"{min(values):.2g} to {max(values):.2g}" if values else ""
     shared = labels.shape[1] - own
@@ -44,7 +44,7 @@ def _has_own(labels: LabelSets) -> npt.NDArray[np.bool_]:
 def best_threshold(scores: npt.NDArray[np.floating], truth: npt.NDArray[np.bool_]) -> float:
     """Return the threshold with the best F1 for scores (examples,), halfway between the scores on its two sides.
 
-    Of equally good ones the highest, which gives the fewest labels.
+    Ties go to the highest, which gives the fewest labels.
     """
     order = np.argsort(-scores, kind="stable")
     ordered, hits = scores[order].astype(np.float64), np.cumsum(truth[order])

@@ -29,19 +29,19 @@ from wisesr_cli.run.located import Located
 from wisesr_cli.run.names import CONFIG
 from wisesr_cli.text import counted, joined, some_of, visible
 
-GOOD_ACCURACY = 0.95  # from here on, nothing is said about how to train better
+GOOD_ACCURACY = 0.95  # at or above it, no changes to the training are suggested
 OVERFITTING_GAP = 0.15  # of top-1 accuracy, training minus validation
 STATISTICS_GAP = 0.2  # of top-1 accuracy on training images, in training minus in evaluation
-IMBALANCE = 3.0  # largest class by smallest class, from where weights per class may help
-MIN_LOSS_DROP = 0.02  # of the loss of the first epoch
-SHORT_HISTORY = 4  # epochs; of fewer nothing can be read
+IMBALANCE = 3.0  # largest class divided by smallest, from which class weights may help
+MIN_LOSS_DROP = 0.02  # relative to the loss of the first epoch
+SHORT_HISTORY = 4  # epochs; fewer show no trend
 
 
 @dataclass(frozen=True)
 class Training:
     """The training of a model: its config, epochs, and images per class.
 
-    `train_accuracy` is the top-1 accuracy that the best model was evaluated at on training images; None: it was not.
+    `train_accuracy` is the top-1 accuracy of the best model when evaluated on training images; None if it was not.
     """
 
     run_dir: str
@@ -54,7 +54,7 @@ class Training:
 
     @property
     def best(self) -> EpochResult | None:
-        """The epoch of the model."""
+        """The epoch that the model is from."""
         return next((row for row in self.history if row.epoch == self.best_epoch), None)
 
     @property
@@ -63,13 +63,13 @@ class Training:
         return self.config.model.is_random
 
     def falls_behind(self, metrics: Metrics | MultilabelMetrics) -> bool:
-        """Whether the model does so much worse than in training that its statistics may be wrong."""
+        """Whether the model scores so far below its training accuracy that its batch norm statistics may be wrong."""
         if self.best is None or metrics.top1_accuracy is None:
             return False
         return self.best.top1_accuracy - metrics.top1_accuracy >= STATISTICS_GAP
 
     def again(self, *options: str) -> str:
-        """Return the command that trains anew with other options."""
+        """Return the command that trains again with other options."""
         return shlex.join(["wisesr", "train", f"{self.run_dir}/{CONFIG}", *options])
 
 
@@ -83,14 +83,14 @@ class Case:
 
 @dataclass(frozen=True)
 class LabelsCase(Case):
-    """The same where images may have several labels: with metrics."""
+    """A case where images may have several labels, with metrics."""
 
     metrics: MultilabelMetrics
 
 
 @dataclass(frozen=True)
 class LabelCase(Case):
-    """The same where every image has one: with metrics, and the highest probability of every example."""
+    """A case where every image has one label, with metrics and the highest probability of every example."""
 
     metrics: Metrics
     confidences: NDArray[np.float64]  # (examples,)
@@ -112,7 +112,7 @@ class LabelCase(Case):
 
 
 def with_verdict(scored: Scored | ScoredLabels, training: Training | None) -> Scored | ScoredLabels:
-    """Return what was scored with the verdict in its metrics; without examples there is none."""
+    """Add the verdict to the metrics; without examples there is none."""
     accuracy = scored.metrics.top1_accuracy
     if accuracy is None:
         return scored
@@ -130,7 +130,7 @@ def _those_found(verdicts: Iterable[Verdict | None]) -> tuple[Verdict, ...]:
 
 
 def training_of(run: Located, epoch: int) -> Training | None:
-    """Return what a run directory tells of the training of its model, that of `epoch`; None where it is damaged."""
+    """Return the training of a run's model, which is from `epoch`; None if the run is incomplete or damaged."""
     if not run.is_complete:
         return None
     try:
@@ -182,7 +182,7 @@ def _labels(case: LabelsCase) -> Verdict | None:
 
 
 def _never_given(case: LabelsCase) -> Verdict | None:
-    # Recall is 0, too, where a label was given and always wrong; its precision is then not undefined.
+    # Recall is also 0 if a label was given but always wrong; its precision is then defined.
     missing = [row.label for row in case.metrics.per_class if row.support and row.precision is None]
     if not missing:
         return None
@@ -321,7 +321,7 @@ def _random_weights(case: Case) -> Verdict | None:
 
 
 def _learning_rate(training: Training | None, factor: float) -> str | None:
-    """Return the command that trains with a learning rate that many times as large."""
+    """Return the command that trains with the learning rate multiplied by `factor`."""
     if training is None:
         return None
     return training.again("--learning-rate", f"{factor * training.config.train.optimizer.learning_rate:.3g}")

@@ -1,6 +1,6 @@
 """Contributions as arrays in one .npz file, written incrementally: only paths are kept in memory.
 
-Numbers are collected in unnamed temporary files, of which a killed process leaves nothing.
+Numbers are collected in unnamed temporary files, which disappear even if the process is killed.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class ContributionArrays:
 
 
 def write_texts(archive: zipfile.ZipFile, name: str, texts: Callable[[], Iterable[str]]) -> None:
-    """Write an array of texts, which `texts` gives again at each call; few are in memory at any time."""
+    """Write an array of texts, iterating twice over `texts()`, so that few are in memory at any time."""
     count, longest = 0, 1
     for text in texts():
         count, longest = count + 1, max(longest, len(text))

@@ -36,8 +36,8 @@ from wisesr_cli.text import visible
 Numbers = NDArray[np.float64]
 Pulled = tuple[Numbers, Numbers]  # coefficients (rows, *shape of a layer's input), terms added to the sum (rows, ...)
 
-SMALLEST_STEP = 1e-3  # from zero, over which the gain of an activation is taken
-PIECEWISE = frozenset({"leaky_relu", "linear", "relu"})  # activations of one linear piece on either side of zero
+SMALLEST_STEP = 1e-3  # from zero to the input at which the gain of an activation is measured
+PIECEWISE = frozenset({"leaky_relu", "linear", "relu"})  # activations with one linear piece on either side of zero
 BLOCK_NUMBERS = 1 << 22  # of a weight matrix that are converted to float64 at a time: 32 MiB
 
 
@@ -70,8 +70,8 @@ class Values:
 class Rule:
     """How a weighted sum of a layer's outputs is written over its inputs.
 
-    `pull_back` takes the layer, coefficients (rows, *output shape) and its `Values`, used by layers that are not linear
-    only. It returns coefficients (rows, *input shape) and constant terms (rows, ...).
+    `pull_back` takes the layer, coefficients (rows, *output shape) and its `Values`, used only by layers that are
+    not linear. It returns coefficients (rows, *input shape) and constant terms (rows, ...).
     """
 
     pull_back: Callable[[Any, Numbers, Values | None], Pulled]
@@ -90,7 +90,7 @@ def rule_of(layer: Any) -> Rule:
 
 
 def is_linear(layers: Sequence[Any]) -> bool:
-    """Return whether pulled-back coefficients hold for every image; raises a `RunError` for a layer without rule."""
+    """Return whether pulled-back coefficients hold for every image; raises a `RunError` for a layer without a rule."""
     return all(rule_of(layer).is_linear(layer) for layer in layers)
 
 
@@ -142,7 +142,7 @@ def sizes_added(sums: WeightedSums, feature_maps: NDArray[np.floating[Any]]) -> 
 
 
 def _along_channels(coefficients: Numbers, feature_maps: NDArray[np.floating[Any]]) -> Numbers:
-    products: Numbers = np.einsum("...c,...c->...", coefficients, feature_maps)  # in float64, without a copy in it
+    products: Numbers = np.einsum("...c,...c->...", coefficients, feature_maps)  # in float64, without copying the maps
     return products
 
 
@@ -193,7 +193,7 @@ def _gains_held(layer: Any, coefficients: Numbers, values: Values | None) -> Pul
     """Multiply by the gain of each unit, the slope from its value at zero to that of the image."""
     assert values is not None
     inputs, outputs = (numbers.astype(np.float64) for numbers in (values.inputs, values.outputs))
-    # A difference of float32 says little near zero. What this leaves of the output is part of the terms.
+    # Near zero, a float32 difference is imprecise. What the gain misses of the output goes into the terms.
     away = np.where(np.abs(inputs) < SMALLEST_STEP, np.copysign(SMALLEST_STEP, inputs), inputs)
     gains = (_outputs(layer, away) - _outputs(layer, np.zeros_like(away))) / away
     return coefficients * gains, coefficients * (outputs - gains * inputs)
@@ -206,7 +206,7 @@ def _outputs(layer: Any, inputs: Numbers) -> Numbers:
 
 
 def _layer_normalization(layer: Any, coefficients: Numbers, values: Values | None) -> Pulled:
-    """Subtract the mean and divide by the standard deviation, which is that of the image."""
+    """Subtract the mean and divide by the image's standard deviation."""
     assert values is not None
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     if axes not in ([-1], [coefficients.ndim - 1]):

@@ -99,7 +99,7 @@ def explain(request: ExplainRequest) -> Explanations:
 
 
 def _bands_of(given: str | Sequence[int], channels: int) -> tuple[int, ...]:
-    """Return the bands that `--bands` names, none where it was not given; raises a `UsageError` for others."""
+    """Return the bands of `--bands`, none if it was not given; raises a `UsageError` for invalid ones."""
     if not given:
         return ()
     try:
@@ -109,7 +109,7 @@ def _bands_of(given: str | Sequence[int], channels: int) -> tuple[int, ...]:
 
 
 def _inputs(paths: Iterable[str], folder: Path | None) -> Iterable[str]:
-    """Return the inputs without pictures that earlier commands wrote among them."""
+    """Return the inputs, without any pictures that earlier commands wrote."""
     return paths if folder is None else without_own_pictures(paths, folder)
 
 

@@ -52,7 +52,7 @@ from wisesr_cli.text import visible
 Placed = tuple[NDArray[Any], NDArray[Any], WeightedSums]
 
 TOLERANCE = 1e-5  # of a logit, relative to the sum of absolute terms; float32 reaches 1e-7
-MOST_GIVEN = 12  # labels of an image that are explained unasked
+MOST_GIVEN = 12  # labels of an image that are explained without a request
 KEPT_NUMBERS = 1 << 24  # cached coefficients of classes: 128 MiB
 
 
@@ -63,9 +63,9 @@ class Decision:
     logits: NDArray[np.float32]
     predicted: Contribution
     runner_up: Contribution | None  # None where an image may have several labels, which do not compete
-    asked: tuple[Contribution, ...] = ()  # of several labels, those that are given, unless others were requested
+    asked: tuple[Contribution, ...] = ()  # of several labels, the given ones, unless others were requested
     score: float = 0.0  # the probability of the predicted class
-    scores: dict[str, float] | None = None  # of several labels, the probability of each that is explained
+    scores: dict[str, float] | None = None  # of several labels, the probability of each explained one
 
 
 class Explainer:
@@ -75,7 +75,7 @@ class Explainer:
         feature_map: height, width and channels of the feature map.
         is_linear: whether the coefficients hold for every image, or only for a given one (gmp, fc, hidden layers).
         is_piecewise: whether they hold near each image; with curved hidden layers, only the sum is exact there.
-        bands: which ones of an image pictures show, as `color.shown` takes them.
+        bands: which bands of an image pictures show, as `color.shown` takes them.
         receptive_field: which pixels each position can see; None if unknown.
 
     Raises:
@@ -121,7 +121,7 @@ class Explainer:
 
     @property
     def _pooled(self) -> list[Any]:
-        """The layers before the hidden ones, if these are the only ones that are not linear; else none."""
+        """The layers before the hidden ones, if only the hidden ones are not linear; else none."""
         first = next((number for number, layer in enumerate(self._pooling) if is_hidden(layer)), len(self._pooling))
         pooling = self._pooling[:first]
         return pooling if is_linear(pooling) else []
@@ -163,7 +163,7 @@ class Explainer:
         ]
 
     def _given(self, logits: NDArray[np.float32]) -> tuple[int, ...]:
-        """Return the labels that an image gets, best first and at most `MOST_GIVEN`, where it may get several."""
+        """Return the labels given to an image, best first and at most `MOST_GIVEN`; none if images have one label."""
         if self.info.thresholds is None:
             return ()
         probabilities = probabilities_of(logits[None], self.info)[0]
@@ -174,7 +174,7 @@ class Explainer:
     def weights(self) -> HeadWeights:
         """Return the position weights of the head; raises a `RunError` if none hold for every image (gmp, fc).
 
-        Behind hidden layers, no class has weights of its own.
+        With hidden layers, there are no weights per class.
         """
         head, pooling = self.info.head, self._pooling if self.is_linear else self._pooled
         if not pooling or (not self.is_linear and mixes_channels(pooling)):
@@ -207,7 +207,7 @@ class Explainer:
             yield images, places, self.logit_sum(label)
 
     def _by_image(self, classes: NDArray[np.int64], outputs: Sequence[NDArray[np.float32]]) -> Iterator[Placed]:
-        """Yield the same for blocks of images and classes, each in the linear piece of its image."""
+        """Yield the same for blocks of images and classes, each image in its own linear piece."""
         every = np.indices(classes.shape).reshape(2, -1)
         step = max(1, KEPT_NUMBERS // prod(self.feature_map))
         for images, places in (every[:, start : start + step] for start in range(0, classes.size, step)):
@@ -274,7 +274,7 @@ def explain_paths(
     """Yield a record per path, in order; only a few batches are in memory at any time.
 
     An unreadable image gets a record with the reason. `labels` are the indices of the requested classes; `batch_size`
-    does not change results; `oddities` counts what is odd about readable images. Raises as `Explainer.explain` does.
+    does not change results; `oddities` counts those of readable images. Raises as `Explainer.explain` does.
     """
     info, oddities = explainer.info, oddities or Oddities()
     batches = decode_in_order(

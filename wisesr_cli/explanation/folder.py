@@ -48,7 +48,7 @@ class ExplanationFolder:
         with ExitStack() as files, naming(self.folder):
             files.enter_context(self._arrays)
             for file, name in ROWS.items():
-                # Unnamed: a killed process leaves nothing of it.
+                # Unnamed: it disappears even if the process is killed.
                 stream = tempfile.TemporaryFile("w+", encoding="utf-8", newline="", dir=self.folder)
                 self._writers[file] = ExplanationWriter(name, files.enter_context(stream), self.explainer)
             self._files = files.pop_all()

@@ -1,4 +1,4 @@
-"""Explanations as JSON, CSV, Markdown and a table, on standard output and beside the pictures.
+"""Explanations as JSON, CSV, Markdown and a table, on standard output and next to the pictures.
 
 JSON and CSV are written incrementally; a table and Markdown keep a row of text per image until the end.
 """

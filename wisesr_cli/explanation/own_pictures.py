@@ -17,7 +17,7 @@ from wisesr_cli.run.names import EXPLAIN, EXPLAINED_PATTERNS, EXPLAINED_PICTURE,
 from wisesr_cli.run.written import Written
 from wisesr_cli.text import visible
 
-LONGEST_STEM = 80  # bytes of an image's name that are kept in that of its picture
+LONGEST_STEM = 80  # bytes of an image's name that are kept in the name of its picture
 PNG_EFFORT = 3  # of 9: a third of the time that 6 takes, for files a few percent larger
 
 _OWN_MARK = b"tEXtSoftware\0" + SOFTWARE.encode()
@@ -79,7 +79,7 @@ def without_own_pictures(paths: Iterable[str], folder: Path) -> Iterator[str]:
 
 
 def _is_of_folder(path: str, folder: Path) -> bool:
-    name = os.path.basename(path)  # noqa: PTH119  (of what was typed: a Path would drop a last dot)
+    name = os.path.basename(path)  # noqa: PTH119  (of the path as typed: a Path would drop a trailing dot)
     if not any(fnmatchcase(name, pattern) for pattern in (*EXPLAINED_PATTERNS, WEIGHTS_PICTURE)):
         return False
     try:
@@ -89,7 +89,7 @@ def _is_of_folder(path: str, folder: Path) -> bool:
 
 
 def _own_among(paths: Sequence[Path], folder: Path) -> Sequence[Path]:
-    """Return those that are ours: in a run's own folder, as its record says; elsewhere, those with our mark."""
+    """Return the paths that are ours: in a run's own folder, by its record; elsewhere, by our mark."""
     written = Written(folder.parent)
     if folder.name == EXPLAIN and written.exists:
         others = set(written.others(folder / path.name for path in paths))

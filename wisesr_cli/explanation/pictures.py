@@ -33,10 +33,10 @@ def shown_photo(
     side: int = DISPLAY_SIDE,
     bands: Sequence[int] = (),
 ) -> Image.Image:
-    """Return an image as the model sees it, but larger, its longer side of `side` pixels; small images stay sharp.
+    """Return an image as the model sees it, but larger, with a longer side of `side` pixels; small images stay sharp.
 
-    `bands`, from 1, are those that are shown in place of red, green and blue, or of grey; see `color.shown`. Raises an
-    `ImageError`, whose message is the reason alone, if it cannot be read.
+    `bands`, from 1, are shown in place of red, green and blue, or of grey; see `color.shown`. Raises an `ImageError`,
+    whose message is the reason alone, if it cannot be read.
     """
     height, width = (max(1, round(length * side / max(info.image_size))) for length in info.image_size)
     header = read_header(path, pixel_limit=pixel_limit, preparation=info.preparation)
@@ -72,7 +72,7 @@ def explanation_picture(photo: Image.Image, explanation: Explanation, explainer:
 
 
 def _photo_panel(photo: Image.Image, explanation: Explanation, field: ReceptiveField | None, seen: str) -> Panel:
-    """Return the photo, and how it is `seen`, with a box around what the strongest position sees, if not all of it."""
+    """Return the photo, captioned with `seen`, and a box around what the strongest position sees, if not all of it."""
     predicted, decision = explanation.predicted, decision_of(explanation)
     lines = [Path(explanation.path).name, seen, ""]
     if explanation.scores is not None and predicted is not None:

@@ -18,7 +18,7 @@ from wisesr_cli.text import joined, visible
 
 @contextmanager
 def explanation_folder(model: Path, given: str | None, option: str) -> Iterator[Path]:
-    """Yield the writable, locked folder for explanations, by default beside the model file.
+    """Yield the writable, locked folder for explanations, by default next to the model file.
 
     `option` is the option of `given`, for errors. A folder created here that is still empty after the block is removed.
 

@@ -18,8 +18,8 @@ MIXING = {"Dense", "Flatten"}  # behind these, no feature belongs to one channel
 class ChannelWeights:
     """The contribution of one channel to a class: at each position, classifier weight times position weight.
 
-    `weights` (height, width) are the position weights; in a flattened head, whose positions have their own classifier
-    weights, they are those, and `classifier_weight` is None. `strength` is the sum of the products' absolute values.
+    `weights` (height, width) are the position weights. In a flattened head, they are the classifier weights, of which
+    each position has one, and `classifier_weight` is None. `strength` is the sum of the products' absolute values.
     """
 
     channel: int
@@ -97,7 +97,7 @@ class HeadWeights:
 
 
 def mixes_channels(pooling: Sequence[Any]) -> bool:
-    """Return whether features behind these layers do not belong to one channel of the map each."""
+    """Return whether these layers mix channels, so that no feature belongs to a single channel of the map."""
     return any(type(layer).__name__ in MIXING for layer in pooling)
 
 

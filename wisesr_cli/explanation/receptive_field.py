@@ -1,7 +1,7 @@
 """Finds the receptive field of each position of a feature map, from the layers alone. No values are computed.
 
 For every tensor of a Keras graph and both axes, each position has an interval of pixels, propagated from layer to
-layer. To add a layer: a rule in `RULES`. With a layer without rule the result is unknown, and never guessed.
+layer. To add a layer: a rule in `RULES`. A layer without a rule makes the result unknown; it is never guessed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Interval = tuple[int, int]  # the first pixel, and the one after the last
 
-NOTHING = np.iinfo(np.int64).max  # the first pixel of a position of padding, which sees none
+NOTHING = np.iinfo(np.int64).max  # the first pixel of a padding position, which sees no pixels
 
 
 @dataclass(frozen=True)

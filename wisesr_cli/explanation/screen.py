@@ -30,7 +30,7 @@ class Screen:
             listener.note("--show: this terminal shows no pictures: they need colours and UTF-8 on standard error")
 
     def show(self, picture: Image.Image, caption: str, contribution: Contribution | None = None) -> None:
-        """Show a picture with a caption, and beside it the picture overlaid with a contribution.
+        """Show a picture with a caption, and next to it the picture overlaid with a contribution.
 
         A terminal too narrow for both shows the overlaid one alone.
         """

@@ -19,7 +19,7 @@ from wisesr_cli.machine.files import replacing
 
 SHOWN_CLASSES = 20  # in the picture, unless classes were requested
 SHOWN_CHANNELS = 4  # of each class in the picture; the arrays have more
-ROUNDING = 1e-6  # of the middle; smaller differences are float32 rounding
+ROUNDING = 1e-6  # relative to the middle; smaller differences are float32 rounding
 SIDE = 180  # pixels of the longer side of a map in the picture
 HEADER = ("label", "channel", "classifier_weight", "strength", "largest", "largest_row", "largest_column")
 
@@ -28,8 +28,8 @@ HEADER = ("label", "channel", "classifier_weight", "strength", "largest", "large
 class WeightRow:
     """A map of weights: of all channels (`label` and `channel` None), of a class (`channel` None), or of a channel.
 
-    For a class, `map` is the mean over channels of absolute weights; for a channel, its position weights, which
-    `classifier_weight` multiplies; in a flattened head, which has none, their product.
+    For a class, `map` is the mean over channels of absolute weights. For a channel, it has the position weights, to be
+    multiplied by `classifier_weight`; in a flattened head, which has no such factor, it has the products.
     """
 
     label: str | None

@@ -1,6 +1,6 @@
-"""Whether two models agree: which images they are compared on, how far their answers differ, and how far they may.
+"""Compares two models: on which images, how far their answers differ, and how far they may.
 
-So a run is compared with its exports, with its copy for LiteRT, and with the classifier that it was upgraded from.
+A run is compared in this way with its exports, with its LiteRT copy, and with the classifier that it was upgraded from.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ Numbers = NDArray[np.float32]
 RunModel = Callable[[Pixels], Numbers]  # (batch, height, width, channels) -> logits (batch, classes)
 Item = TypeVar("Item")
 
-BATCH = 16  # images; the first one is computed alone, so that other sizes of a batch are tried, too
+BATCH = 16  # images; the first one is computed alone, so that other batch sizes are tested, too
 
-# Both compute in float32, in another order: that has come to 1e-6 of a probability, and never to 1e-5. What goes wrong
-# in a conversion (the order of channels, a scaling, a layer) moves probabilities by far more than 1e-4. Two of them
-# that are each within it have another order only where they were closer than twice of it: a tie.
+# Both compute in float32, but in a different order, which has changed probabilities by up to 1e-6 and never by 1e-5. An
+# error in a conversion (channel order, scaling, a layer) changes them by far more than 1e-4. Two probabilities that
+# each change by less can swap ranks only if they were closer than twice that: a tie.
 MOST_DIFFERENCE = 1e-4  # of probabilities
-# Resizing inside a model rounds once, and wisesr twice: an eighth of a grey level on average.
+# Resizing inside a model rounds once, wisesr rounds twice: an eighth of a grey level on average.
 RESIZED_DIFFERENCE = 0.1  # of probabilities; seen: 0.05 on 64 photos with MobileNet
-EXACT = 1e-5  # the same where scores are promised to be those of best.keras: its copy for LiteRT, an upgrade
-MOST_LOGIT_DIFFERENCE = 1e-3  # of the largest logit, or of 1: probabilities hide more where a network is sure of itself
-LEAST_SPREAD = 10  # times what logits may differ by; below, the right answers to other images would pass, too
+EXACT = 1e-5  # the same where scores must be those of best.keras: its LiteRT copy, an upgrade
+MOST_LOGIT_DIFFERENCE = 1e-3  # of the largest logit, or of 1: probabilities hide more if a network is confident
+LEAST_SPREAD = 10  # times the allowed logit difference; below, right answers to other images would pass, too
 LEAST_AGREEMENT = 0.5  # of a quantized model with the run; below, it is no longer the same model
 
 
 class Images(Protocol):
-    """Images to compare on, decoded when they are asked for."""
+    """Images to compare on, decoded on demand."""
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of images."""
 
     def batch(self, indices: NDArray[np.integer]) -> Pixels:
         """Return the images at `indices`, uint8 (batch, height, width, channels)."""
@@ -51,7 +51,7 @@ def sample(items: Sequence[Item], most: int) -> list[Item]:
 
 
 def in_whole_batches(count: int, size: int) -> list[NDArray[np.int64]]:
-    """Return the rows of batches of exactly `size` that hold `count` images, the last filled up with the first ones."""
+    """Return the rows of `count` images in batches of exactly `size`; the last is filled up with the first images."""
     rows = np.arange(-(-count // size) * size) % count
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
@@ -69,7 +69,7 @@ def difference(exact: NDArray[Any], found: NDArray[Any]) -> float:
 
 
 def variation(answers: NDArray[Any]) -> float:
-    """Return how much a model's outputs (examples, classes) vary at most between images."""
+    """Return the largest variation of a model's outputs (examples, classes) between images."""
     return float(np.ptp(answers, axis=0).max())
 
 
@@ -100,9 +100,9 @@ def objection(
 ) -> str | None:
     """Return why a model must be rejected, None if it is acceptable.
 
-    A quantized model differs by design: its cost is reported, and it is kept unless it is broken. `logits`: it gives
-    them, and not probabilities, whose logarithms are logits but for a constant of each image. `resizes`: it resizes
-    images itself.
+    A quantized model differs by design: its cost is reported, and it is kept unless it is broken. `logits`: whether it
+    returns logits rather than probabilities, whose logarithms equal the logits up to a constant per image. `resizes`:
+    whether it resizes images itself.
     """
     if not np.isfinite(agreement.logit_difference):
         return "it gives numbers that are not finite"

@@ -1,4 +1,4 @@
-"""Converts a run's best model for LiteRT at the end of its training; `litert` describes the file."""
+"""Converts a run's best model for LiteRT at the end of its training; `engines/litert.py` describes the file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMPARED = 16  # images
 def keep_litert(run: Run, engine: KerasEngine, images: Images, *, batch_size: int, listener: Listener) -> None:
     """Convert the best model of a run (whose lock is held) for LiteRT; warn when that is impossible.
 
-    Both are compared on `images`. Raises `MachineError` when the file cannot be written.
+    Both models are compared on `images`. Raises `MachineError` when the file cannot be written.
     """
     if reason := missing_tensorflow():
         listener.note(f"no {LITERT}: {reason}")
@@ -45,7 +45,7 @@ def keep_litert(run: Run, engine: KerasEngine, images: Images, *, batch_size: in
 
 
 def has_litert(run: Run) -> bool:
-    """Return whether a run has its best model for LiteRT; one converted from another model is removed."""
+    """Return whether a run has a LiteRT copy of its best model; a copy of another model is removed."""
     try:
         read_litert(run.litert, run.best)
     except UnusableError:
@@ -57,8 +57,8 @@ def has_litert(run: Run) -> bool:
 def to_litert(engine: KerasEngine, path: Path) -> LiteRtModel:
     """Return a model converted for LiteRT, in float32, for any batch size; `ConversionError` when that fails.
 
-    The feature vector is an output while it is converted: otherwise the converter folds what the head adds to it into
-    the classifier layer, and no tensor holds it.
+    The feature vector is an output during the conversion; otherwise the converter would fold what the head adds to it
+    into the classifier layer, and no tensor would hold it.
     """
     import keras
 
@@ -68,13 +68,13 @@ def to_litert(engine: KerasEngine, path: Path) -> LiteRtModel:
             target = Path(folder, LITERT)
             convert(keras.Model(engine.model.inputs, outputs), "litert", target)
             content, features = _without_second_output(target.read_bytes())
-    except OSError as error:  # from the folder for temporary files, not the run
+    except OSError as error:  # in the temporary folder, not in the run
         raise ConversionError(f"the model cannot be converted for LiteRT: {visible(error)}") from error
     return LiteRtModel(path, engine.info, content, features)
 
 
 def _without_second_output(content: bytes) -> tuple[bytes, int]:
-    """Return a LiteRT model without its second output, and the tensor that this was."""
+    """Return a LiteRT model without its second output, and the index of that output's tensor."""
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
@@ -85,12 +85,12 @@ def _without_second_output(content: bytes) -> tuple[bytes, int]:
 
 
 def _compared(engine: KerasEngine, model: LiteRtModel, images: Images, batch_size: int) -> LiteRtModel:
-    """Return the converted model, without its features where the classifier layer does not make its logits of them.
+    """Return the converted model, without its features if its classifier layer does not turn them into its logits.
 
-    Raises a `ConversionError` unless both give the same probabilities to images from all over a split.
+    Raises a `ConversionError` unless both models give the same probabilities for images from all over a split.
     """
     converted = LiteRtEngine(model)
-    keras_start.full_float32()  # training in mixed precision left it as it was
+    keras_start.full_float32()  # training in mixed precision leaves TF32 on
     pixels = images.batch(np.array(sample(range(len(images)), min(COMPARED, batch_size))))
     logits = converted.logits(pixels)
     several = engine.info.is_multilabel

@@ -38,12 +38,12 @@ Resize = Literal["outside", "inside"]
 Pixels = NDArray[np.uint8]
 
 TITLES: dict[str, str] = {"keras": "Keras", "onnx": "ONNX", "litert": "LiteRT", "saved_model": "a SavedModel"}
-INPUT, OUTPUT = "pixels", "logits"  # what ONNX calls them
+INPUT, OUTPUT = "pixels", "logits"  # their names in ONNX
 RESIZED = "resized_pixels"
-ONNX_OPSET = 15  # of 2021: all that the layers here need, and read by every runtime since
+ONNX_OPSET = 15  # of 2021: has everything the layers here need, and every runtime since reads it
 RESIZING_OPSET = 18  # of 2022: the first with antialiasing
 FULL = "No space left on device"
-SECONDS = 3600  # for a separate process; the largest backbone takes minutes
+SECONDS = 3600  # limit for a separate process; the largest backbone takes minutes
 
 _PROGRAM = """
 import json, sys
@@ -64,16 +64,16 @@ conversion.WRITERS[name](model, Path(target), conversion.Form(**json.loads(form)
 
 @dataclass(frozen=True)
 class Form:
-    """What an export takes and gives, where a format leaves a choice.
+    """The inputs and outputs of an export, where a format leaves a choice.
 
     Attributes:
         quantize: how LiteRT stores numbers: `float16` weights, or `int8` weights and activations.
-        output: what comes out; logits from every format but LiteRT.
-        layout: of the pixels, `nhwc` (batch, height, width, channels) from every format but ONNX.
-        batch: the only number of images that LiteRT takes at a time; None is any.
-        resize: whether images of any size are resized in the model, or go in at its size.
-        temperature: what logits are divided by where probabilities come out.
-        multilabel: whether those are of each label alone, as an image may have several.
+        output: what the model returns; always logits, except in LiteRT.
+        layout: of the pixels; always `nhwc` (batch, height, width, channels), except in ONNX.
+        batch: the fixed batch size of a LiteRT model; None for any.
+        resize: whether the model resizes images of any size, or takes them at its size.
+        temperature: what logits are divided by to give probabilities.
+        multilabel: whether probabilities are for each label alone, as an image may have several.
     """
 
     quantize: Quantization | None = None
@@ -102,7 +102,7 @@ def missing_tensorflow() -> str | None:
 def convert(model: Any, name: FormatName, target: Path, form: Form = PLAIN, examples: Pixels | None = None) -> None:
     """Convert a Keras model that maps float32 pixels (batch, height, width, channels) to logits (batch, classes).
 
-    `target` does not exist yet. `examples`, images (examples, height, width, channels), are what int8 is calibrated on.
+    `target` does not exist yet. `examples`, images (examples, height, width, channels), calibrate int8.
 
     Raises:
         ConversionError: it cannot be converted.
@@ -129,7 +129,7 @@ def write_keras(model: Any, target: Path, form: Form = PLAIN, examples: Pixels |
 
 
 def write_onnx(model: Any, target: Path, form: Form = PLAIN, examples: Pixels | None = None) -> None:
-    """Convert a model to ONNX, and give input, output and batch the names that a reader expects."""
+    """Convert a model to ONNX, and give its input, output and batch dimension the names that readers expect."""
     import onnx
 
     is_resizing = form.resize == "inside"
@@ -154,7 +154,7 @@ def write_onnx(model: Any, target: Path, form: Form = PLAIN, examples: Pixels | 
 def _resizing(model: Any) -> Any:
     """Return a model that takes images of any size, and resizes them with antialiasing, as `resize: squash` does.
 
-    Pixels are rounded, as there; 13 of 100 differ by 1, for wisesr rounds in between, too.
+    Pixels are rounded, as there; 13 of 100 differ by 1, because wisesr also rounds in between.
     """
     import keras
 
@@ -164,7 +164,7 @@ def _resizing(model: Any) -> Any:
 
 
 def _resize_in_front(graph: Any, shape: tuple[int, int, int], layout: Layout) -> None:
-    """Put the same in front of an ONNX graph, whose input is called `RESIZED` and has the shape of one image."""
+    """Put the same in front of an ONNX graph whose input is called `RESIZED`; `shape` is that of one image."""
     from onnx import TensorProto, helper
 
     *size, channels = shape
@@ -247,8 +247,8 @@ def _rename(graph: Any, old: str, new: str) -> None:
 def write_litert(model: Any, target: Path, form: Form = PLAIN, examples: Pixels | None = None) -> None:
     """Convert a model for LiteRT, without the converter's messages.
 
-    A function and the variables are all that is saved for the converter. Keras' own export gives it the whole model,
-    for the same operators and numbers and twice the time; weights as constants would take gigabytes in large models.
+    Only a function and the variables are passed to the converter. Keras' own export passes the whole model, which takes
+    twice the time for the same operators and numbers; weights as constants would take gigabytes in large models.
     """
     tensorflow = keras_start.load_tensorflow()
 
@@ -295,7 +295,7 @@ def write_saved_model(model: Any, target: Path, form: Form = PLAIN, examples: Pi
     def serve_uint8(pixels: Any) -> Any:
         return model(keras.ops.cast(pixels, "float32"), training=False)
 
-    archive = keras.export.ExportArchive()  # told of the model itself, it would write every variable twice
+    archive = keras.export.ExportArchive()  # given the model itself, it would write every variable twice
     endpoints: dict[str, tuple[Callable[..., Any], str]] = {
         "serve": (functools.partial(model.__call__, training=False), "float32"),
         "serve_uint8": (serve_uint8, "uint8"),
@@ -308,7 +308,7 @@ def write_saved_model(model: Any, target: Path, form: Form = PLAIN, examples: Pi
 
 
 def _convert_apart(model: Any, name: str, target: Path, form: Form, examples: Pixels | None) -> None:
-    """Convert a model in a process that runs Keras on TensorFlow, as Keras cannot on JAX.
+    """Convert a model in a separate process that runs Keras on TensorFlow, as Keras on JAX cannot convert.
 
     Raises `RuntimeError` with the last line of the traceback when that fails.
     """

@@ -69,7 +69,7 @@ STOPPED = "nothing was exported; repeat the command"
 class Format:
     """A row of `FORMATS`: functions that run and describe an export, and required packages.
 
-    `packages`: the module of each, and what `install_line` takes for it.
+    `packages`: the module of each, and its argument for `install_line`.
     """
 
     open: Callable[[Path, Form], RunModel]
@@ -138,7 +138,7 @@ def export(request: ExportRequest) -> Exports:
 
 @dataclass(frozen=True)
 class _Planned:
-    """An export to be made: its format, the name of its file, and what it takes and gives."""
+    """An export to be made: its format, the name of its file, and its inputs and outputs."""
 
     format: FormatName
     file: str
@@ -146,7 +146,7 @@ class _Planned:
 
 
 def _plan(request: ExportRequest) -> list[_Planned]:
-    """Return the planned exports, having rejected what can be rejected before anything slow."""
+    """Return the planned exports, after rejecting what can be rejected before any slow work."""
     formats = formats_of(request.to)
     _check_choices(request, formats)
     for name in formats:
@@ -163,7 +163,7 @@ def _plan(request: ExportRequest) -> list[_Planned]:
 
 
 def _check_choices(request: ExportRequest, formats: Sequence[FormatName]) -> None:
-    """Raise `UsageError` for a value that is none, and for an option of a format that is not written."""
+    """Raise `UsageError` for an unknown value, and for an option of a format that is not exported."""
     for option, value, allowed in (
         ("--quantize", request.quantize, get_args(Quantization)),
         ("--pixel-layout", request.pixel_layout, get_args(Layout)),
@@ -243,12 +243,12 @@ class _Exporter:
         return row if form.quantize is None else self._with_accuracies(row, run)
 
     def _expected(self, form: Form) -> tuple[Numbers, list[Pixels]]:
-        """Return the run's logits, and the images, in batches, that an export is to give the same of."""
+        """Return the run's logits, and in batches the images for which an export must return the same."""
         return (self.exact, [self.pixels]) if form.resize == "outside" else self._expected_of_originals
 
     @cached_property
     def _expected_of_originals(self) -> tuple[Numbers, list[Pixels]]:
-        """The same of whole images, for a model that resizes them itself."""
+        """The same for original images, for a model that resizes them itself."""
         info = self.engine.info
         originals, size = [whole for whole, _ in self.images.originals(info)], info.image_size
         small = [RESIZERS["squash"](image, size, (0, 0, image.shape[1], image.shape[0])) for image in originals]
@@ -258,9 +258,9 @@ class _Exporter:
         return padded_logits(self.engine, pixels, BATCH)
 
     def resized_by_others(self) -> list[Nearness]:
-        """Return how the run answers to images that other libraries resize, for those that are at hand."""
+        """Compare the run's answers to images resized by the other libraries that are at hand."""
         info = self.engine.info
-        if info.preparation.channels != RGB:  # the calls are written down for colours
+        if info.preparation.channels != RGB:  # the calls are for RGB
             return []
         calls = calls_for(info.preparation.resize, at_hand())
         with self.listener.progress("resizing as others do", len(self.pixels)) as progress:
@@ -307,7 +307,7 @@ class _Exporter:
 
 
 def _right(answers: Numbers, labels: Labels) -> int:
-    """Return of how many images the best class is the true one, or one of the labels."""
+    """Return the number of images whose best class is the true one, or one of the labels."""
     best = answers.argmax(axis=1)
     return int((labels[np.arange(len(best)), best] if labels.ndim == 2 else best == labels).sum())
 
@@ -333,7 +333,7 @@ def _unloadable(name: FormatName, error: ImportError) -> MachineError:
 def _write_beside(
     place: Place, model: Path, info: ModelInfo, rows: Sequence[ExportedModel], resized_by: Sequence[Nearness]
 ) -> None:
-    """Write what explains the exports; the README begins with the front matter of the run's model card."""
+    """Write labels, thresholds and README; the README begins with the front matter of the run's model card."""
     head = card_beside(model) or ""
     texts = {LABELS: labels_text(info.class_names), EXPORT_README: f"{head}{readme(info, rows, resized_by)}"}
     if info.thresholds is not None:

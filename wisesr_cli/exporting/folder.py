@@ -72,7 +72,7 @@ class Place:
     def take_in(self, new: Sequence[ExportedModel]) -> None:
         """Move the content of `temporary` into place; `MachineError` when it cannot be written.
 
-        The record is written first, so that every export is known as ours.
+        The record is written first, so that every export is recognized as ours.
         """
         rows = [asdict(row) for row in self.all_rows(new)]
         with naming(self.folder):
@@ -125,7 +125,7 @@ def export_folder(
                 yield Place(folder, Path(made), source, kept, outdated, written)
     except BaseException:
         if is_new:
-            with suppress(OSError):  # something is in it
+            with suppress(OSError):  # it is not empty
                 folder.rmdir()
         raise
 
@@ -167,7 +167,7 @@ def _read_record(folder: Path) -> tuple[Source, tuple[ExportedModel, ...]] | Non
 
 
 def _is_foreign(path: Path, written: Written | None) -> bool:
-    """Return whether an export's path has something else: a file for a folder, unknown or changed files."""
+    """Return whether an export's path holds something else: a file for a folder, unknown or changed files."""
     is_folder = path.is_dir() and not path.is_symlink()
     if is_folder != (path.name in FOLDERS):
         return True

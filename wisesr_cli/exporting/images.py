@@ -25,7 +25,7 @@ from wisesr_cli.text import visible
 COMPARED = 64  # images from all over the split
 CALIBRATED = 200  # images that int8 activations are measured on
 FEW_CALIBRATED = 100
-SPLITS = ("validation", "test", "train")  # the first that a run has
+SPLITS = ("validation", "test", "train")  # the first one that a run has is used
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ExportImages:
 
     @property
     def title(self) -> str:
-        """What these images are called for people: `the validation split`, or `the folder photos`."""
+        """What these images are called in messages: `the validation split`, or `the folder photos`."""
         return f"the {self.subject.name} split" if self.subject.is_own else f"the folder {self.subject.name}"
 
     def compared(self, info: ModelInfo) -> Pixels:
@@ -49,9 +49,9 @@ class ExportImages:
     def originals(
         self, info: ModelInfo, *, decoded: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[Pixels, Pixels]]:
-        """Give the same images as they are, and as the run reads them, uint8 (height, width, channels), if readable.
+        """Yield the same images, where readable, each at its own size and as the run reads it.
 
-        `decoded` is called when both are.
+        Both are uint8 (height, width, channels); `decoded` is called once both are decoded.
         """
         for path in sample(self.subject.index.absolute(self.subject.split), COMPARED):
             with suppress(ImageError):
@@ -64,7 +64,7 @@ class ExportImages:
         return decode_image(path, image_size=image_size, preparation=info.preparation, pixel_limit=limit)
 
     def calibration(self, info: ModelInfo) -> Pixels:
-        """Return training images, always the same ones, or where there are none some of the others."""
+        """Return a fixed sample of training images or, if there are none, of the others."""
         splits = self.subject.index.splits
         split = "train" if self.subject.is_own and "train" in splits else self.subject.split
         paths = self.subject.index.absolute(split)
@@ -78,7 +78,7 @@ class ExportImages:
         return self._decoded([paths[position] for position in sorted(chosen.tolist())], info)
 
     def labelled(self, info: ModelInfo) -> tuple[DecodedImages, Labels]:
-        """Return all images of the split, which the caller closes, and their labels, as a `Split` has them."""
+        """Return all images of the split, which the caller must close, and their labels as in a `Split`."""
         pixels = self._open(self.subject.index.absolute(self.subject.split), info)
         return pixels, self.subject.index.splits[self.subject.split].labels[pixels.kept]
 
@@ -103,7 +103,7 @@ def choose_images(run: Located, data: str | Path | None, listener: Listener) -> 
 
     Raises:
         UsageError: a lone model file without a folder.
-        RunError: the run's images are not where they were.
+        RunError: the run's images are no longer where they were.
         DataError: the folder cannot be used.
     """
     settings = run.data

@@ -15,7 +15,7 @@ from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo
 from wisesr_cli.run.names import LABELS, SAVED_MODEL_EXTRAS
 from wisesr_cli.text import visible
 
-# In the zip after a LiteRT model: TensorFlow's writer adds its user's labels.txt, and refuses a name that is packed.
+# In the zip after a LiteRT model: TensorFlow's writer adds a user's labels.txt, and refuses a name already in the zip.
 PACKED_LABELS = "wisesr-labels.txt"
 LAYOUTS = {"nhwc": "batch, height, width, {}", "nchw": "batch, {}, height, width"}
 CHANNELS = {1: "grey", RGB: "RGB"}
@@ -40,27 +40,27 @@ def record_of(info: ModelInfo, form: Form) -> dict[str, Any]:
 
 
 def channels_text(channels: int) -> str:
-    """Return what the channels of pixels are: `RGB`, `grey`, `4 bands`."""
+    """Describe the channels of pixels: `RGB`, `grey`, `4 bands`."""
     return CHANNELS.get(channels, f"{channels} bands")
 
 
 def labels_text(class_names: Sequence[str]) -> str:
-    """Return a line per class name, in index order; what would break a line or is not UTF-8 is escaped."""
+    """Return a line per class name, in index order, escaping what would break a line or is not UTF-8."""
     return "".join(f"{visible(name)}\n" for name in class_names)
 
 
 def thresholds_text(thresholds: Sequence[float]) -> str:
-    """Return a line per class, in index order: the score from which on its label is given."""
+    """Return a line per class, in index order: the lowest score at which its label is given."""
     return "".join(f"{threshold!r}\n" for threshold in thresholds)
 
 
 def describe_keras(path: Path, info: ModelInfo, form: Form) -> None:
-    """Add the record to the archive, as training does; Keras does not look at it."""
+    """Add the record to the archive, as training does; Keras ignores it."""
     append_model_info(path, info)
 
 
 def describe_onnx(path: Path, info: ModelInfo, form: Form) -> None:
-    """Add the fields of the record to the metadata, each as JSON, which ONNX Runtime shows."""
+    """Add the fields of the record, each as JSON, to the metadata that ONNX Runtime shows."""
     import onnx
 
     model = onnx.load(path)
@@ -69,7 +69,7 @@ def describe_onnx(path: Path, info: ModelInfo, form: Form) -> None:
 
 
 def describe_litert(path: Path, info: ModelInfo, form: Form) -> None:
-    """Add the standard metadata, and the labels and the record in the zip that belongs to it."""
+    """Add the standard metadata, with the labels and the record in its zip."""
     files, is_softmax = _members(info, form, PACKED_LABELS), form.output == "probabilities"
     channels = channels_text(info.preparation.channels)
     described = with_metadata(path.read_bytes(), PACKED_LABELS, files, channels=channels, probabilities=is_softmax)
@@ -77,7 +77,7 @@ def describe_litert(path: Path, info: ModelInfo, form: Form) -> None:
 
 
 def describe_saved_model(path: Path, info: ModelInfo, form: Form) -> None:
-    """Write the record and the labels into the folder that TensorFlow leaves to others."""
+    """Write the record and the labels into the folder that TensorFlow reserves for other programs."""
     folder = path / SAVED_MODEL_EXTRAS
     folder.mkdir()
     for name, text in _members(info, form, LABELS).items():

@@ -1,4 +1,4 @@
-"""The README beside exported models: the class names, and how each model is loaded and run.
+"""The README next to exported models: the class names, and how to load and run each model.
 
 To add a format: a row in `INSTALLS`, `IMPORTS`, `LOADING` and `RECORDS`. A test runs every snippet as written.
 """
@@ -78,7 +78,7 @@ for label, score, least in zip(labels, scores, map(float, thresholds)):
     if score >= least:
         print(label, score)"""
 SIGMOID = "scores = 1 / (1 + np.exp(-logits))\n"
-# Of bands there are too many ways of storing and scaling them for a line: the program takes what is ready.
+# There are too many ways to store and scale bands for one line of code: the program takes prepared pixels.
 BANDS = """\
 bands = np.load(sys.argv[1], allow_pickle=False)  # .npy: ({height}, {width}, {channels}), in 0..255
 pixels = bands.astype(np.float32)[None]"""
@@ -96,7 +96,7 @@ RULES = {
 
 
 def readme(info: ModelInfo, rows: Sequence[ExportedModel], resized_by: Sequence[Nearness] = ()) -> str:
-    """Return the README of a folder of exports, in Markdown; `resized_by`: what was measured of other resizing."""
+    """Return the README of a folder of exports, in Markdown; `resized_by`: the results of other libraries' resizing."""
     height, width = info.image_size
     channels = info.preparation.channels
     rule = RULES[info.preparation.resize].format(background=info.background)
@@ -141,7 +141,7 @@ def _divided(info: ModelInfo) -> str:
 
 
 def _reading_of(info: ModelInfo) -> str:
-    """Return sentences about how wisesr reads files, and the snippets do not."""
+    """Return sentences about what wisesr does when reading files, but the snippets do not."""
     if info.preparation.has_bands:
         bands = "Bands are those of the file, in its order, alpha among them; the snippets below take ready ones."
         return f"{bands}{_rules_of(info.preparation)}"
@@ -150,7 +150,7 @@ def _reading_of(info: ModelInfo) -> str:
 
 
 def _resizing(resized_by: Sequence[Nearness]) -> str:
-    """Return how others resize, and how often labels were the same then."""
+    """Describe resizing with other libraries, and how often it gave the same labels."""
     text = (
         "In place of Pillow, `tf.image.resize(..., antialias=True)` gives nearly the same, and OpenCV comes near with "
         "`interpolation=cv2.INTER_AREA` (its colours are BGR); torchvision's `v2.Resize` of an image of Pillow is "
@@ -172,7 +172,7 @@ def _resizing(resized_by: Sequence[Nearness]) -> str:
 
 
 def _rules_of(preparation: Preparation) -> str:
-    """Return sentences about what wisesr does to values and colours, and the snippets do not."""
+    """Return sentences about what wisesr does to values and colours, but the snippets do not."""
     color = " Nor do they convert colours with an ICC profile to sRGB, as wisesr does."
     low_high = preparation.value_range
     depth = (
@@ -217,7 +217,7 @@ def _section(info: ModelInfo, row: ExportedModel) -> str:
 
 
 def _differences(row: ExportedModel, channels: int) -> list[str]:
-    """Return sentences about what a model takes and gives that others do not."""
+    """Return sentences about the inputs and outputs that this model has and others do not."""
     notes = [QUANTIZED[row.quantize]] if row.quantize is not None else []
     if row.output == "probabilities":
         notes.append("Probabilities come out.")
@@ -266,6 +266,6 @@ def snippet(info: ModelInfo, row: ExportedModel) -> str:
 
 
 def _probabilities(info: ModelInfo) -> str:
-    """Return the lines that make probabilities of logits, as sure as the validation images allow."""
+    """Return the lines that turn logits into probabilities, dividing by the model's temperature."""
     made = SIGMOID if info.is_multilabel else SOFTMAX
     return made if info.temperature == 1 else f"logits = logits / {info.temperature:.6g}\n{made}"

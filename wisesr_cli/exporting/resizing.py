@@ -1,4 +1,4 @@
-"""How near the resizing of other libraries comes to that of wisesr, for whoever gives pixels to an exported model.
+"""Measures how closely other libraries' resizing matches that of wisesr, for users of exported models.
 
 To add a library: a row in `LIBRARIES`.
 """
@@ -24,7 +24,7 @@ Resize = Callable[[Pixels, Size], NDArray[Any]]  # an image (height, width, 3) -
 
 @dataclass(frozen=True)
 class Library:
-    """A library that resizes images: its module, the call that its users write, and a function that makes it."""
+    """A library that resizes images: its module, the call that its users write, and a function that makes this call."""
 
     module: str
     install: str
@@ -32,29 +32,29 @@ class Library:
     resize: Resize
 
     def can_be_imported(self) -> bool:
-        """Return whether it is installed, and whole."""
+        """Return whether the library is installed and works."""
         try:
             import_module(self.module)
-        except (ImportError, OSError):  # the latter for a library below it
+        except (ImportError, OSError):  # OSError: a shared library below it
             return False
         return True
 
 
 @dataclass(frozen=True)
 class Nearness:
-    """How a model's answers to images resized by a call agree with those to images resized by wisesr."""
+    """How a model's answers to images resized by a call agree with its answers to those resized by wisesr."""
 
     call: str
     agreement: Agreement
 
 
 def at_hand() -> list[str]:
-    """Return the names of the libraries that an export is measured with; Keras has been started.
+    """Return the names of the libraries that an export is measured with; Keras must have been started.
 
-    Not torchvision: torch takes seconds to import, and its resizing of Pillow's images is Pillow's.
+    Not torchvision: importing torch takes seconds, and it resizes Pillow's images with Pillow.
     """
     names = ["Pillow"]
-    if keras_start.backend_name() == "tensorflow":  # loaded already
+    if keras_start.backend_name() == "tensorflow":  # already loaded
         names.append("TensorFlow")
     if LIBRARIES["OpenCV"].can_be_imported():
         names.append("OpenCV")
@@ -62,7 +62,7 @@ def at_hand() -> list[str]:
 
 
 def calls_for(rule: str, libraries: Iterable[str]) -> dict[str, Resize]:
-    """Return the calls that resize by a rule: Pillow's alone where it is not `squash`, the one call of others."""
+    """Return the calls that resize by a rule: those of all libraries for `squash`, else that of Pillow alone."""
     if rule == "squash":
         return {LIBRARIES[name].call: LIBRARIES[name].resize for name in libraries}
     return {PILLOW[rule].call: PILLOW[rule].resize}
@@ -76,7 +76,7 @@ def nearness(
     *,
     multilabel: bool = False,
 ) -> list[Nearness]:
-    """Return a row for each call, from images as they are (height, width, 3) and as the run reads them."""
+    """Return a row per call, from pairs of an original image (height, width, 3) and what the run reads of it."""
     read: list[Pixels] = []
     resized: dict[str, list[NDArray[Any]]] = {call: [] for call in calls}
     for whole, expected in originals:  # one at a time: photos may have 50 million pixels

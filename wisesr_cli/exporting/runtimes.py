@@ -1,6 +1,6 @@
-"""Runs exported models, each by the runtime that its users have.
+"""Runs exported models, each with the runtime that its users have.
 
-To add a runtime: a function that gives what runs a file, and the format's row in `export.FORMATS`.
+To add a runtime: a function that returns a runner for a file, and the format's row in `export.FORMATS`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from wisesr_cli.machine import keras_start
 from wisesr_cli.model_files.architecture import objects_in
 from wisesr_cli.model_files.archive import read_config
 
-SMALLEST = np.finfo(np.float32).tiny  # of a probability whose logarithm is taken
+SMALLEST = np.finfo(np.float32).tiny  # lower limit of a probability before its logarithm is taken
 
 
 def open_keras(path: Path, form: Form = PLAIN) -> RunModel:
@@ -32,7 +32,7 @@ def open_keras(path: Path, form: Form = PLAIN) -> RunModel:
 
 
 def open_onnx(path: Path, form: Form = PLAIN) -> RunModel:
-    """Return what runs an ONNX file: ONNX Runtime, on the CPU."""
+    """Return a runner for an ONNX file: ONNX Runtime, on the CPU."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
@@ -47,9 +47,9 @@ def open_onnx(path: Path, form: Form = PLAIN) -> RunModel:
 
 
 def open_litert(path: Path, form: Form = PLAIN) -> RunModel:
-    """Return what runs a LiteRT file: ai-edge-litert, a batch at a time, or as many images as it is made for.
+    """Return a runner for a LiteRT file: ai-edge-litert, on any batch, or in batches of its fixed size.
 
-    Of probabilities it gives the logarithms, which are logits, too; of those of each label alone, the log-odds.
+    It turns probabilities into their logarithms, which are logits, too, and those of each label alone into log-odds.
     """
     from ai_edge_litert.interpreter import Interpreter
 
@@ -86,7 +86,7 @@ def open_litert(path: Path, form: Form = PLAIN) -> RunModel:
 
 
 def open_saved_model(path: Path, form: Form = PLAIN) -> RunModel:
-    """Return what runs a SavedModel: TensorFlow, which is given the pixels as float32 and as uint8 by turns."""
+    """Return a runner for a SavedModel: TensorFlow, given pixels alternately as float32 and as uint8."""
     with keras_start.quiet_stderr():
         model = keras_start.load_tensorflow().saved_model.load(str(path))
     by_turns = [("serve", np.float32), ("serve_uint8", np.uint8)]
@@ -94,7 +94,7 @@ def open_saved_model(path: Path, form: Form = PLAIN) -> RunModel:
     def run(pixels: Pixels) -> Numbers:
         by_turns.reverse()
         name, dtype = by_turns[0]
-        logits: Numbers = getattr(model, name)(pixels.astype(dtype)).numpy()  # `model` holds the variables
+        logits: Numbers = getattr(model, name)(pixels.astype(dtype)).numpy()  # `model` keeps the variables alive
         return logits
 
     return run

@@ -1,4 +1,4 @@
-"""Arranges exports as model servers expect them: a folder per model, a folder per version, and what describes it.
+"""Arranges exports as model servers expect them: a folder per model, a folder per version, and their description.
 
     triton/photos-wise/config.pbtxt            NVIDIA Triton: --model-repository=triton
     triton/photos-wise/labels.txt
@@ -6,8 +6,7 @@
 
     tf-serving/photos-wise/1/saved_model.pb    TensorFlow Serving: --model_base_path=$PWD/tf-serving/photos-wise
 
-The files are those that were exported, linked or copied. To add a server: a function that arranges, and a row in
-`SERVERS`.
+The exported files are linked or copied. To add a server: a function that arranges exports, and a row in `SERVERS`.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from wisesr_cli.text import joined
 
 VERSION = "1"
 MOST_BATCH = 64  # images that Triton may put into one batch
-ONNX_FILE, SAVED_MODEL_FOLDER = "model.onnx", "model.savedmodel"  # as Triton looks for them
+ONNX_FILE, SAVED_MODEL_FOLDER = "model.onnx", "model.savedmodel"  # the names that Triton looks for
 
 CONFIG = """\
 name: "{name}"
@@ -57,7 +56,7 @@ dynamic_batching {{ }}
 
 @dataclass(frozen=True)
 class Server:
-    """A model server: its name, the formats that it takes, best first, and what arranges an export for it."""
+    """A model server: its name, its supported formats, best first, and a function that arranges an export for it."""
 
     title: str
     formats: tuple[FormatName, ...]
@@ -65,7 +64,7 @@ class Server:
 
 
 def check_layout(layout: str, formats: Sequence[FormatName], *, resizes: bool) -> None:
-    """Raise a `UsageError` where a server takes none of the formats, or not what they take."""
+    """Raise a `UsageError` if a server supports none of the formats, or no model that resizes images."""
     if layout == "plain":
         return
     server = SERVERS[layout]
@@ -117,7 +116,7 @@ def _arrange_tf_serving(folder: Path, place: Path, row: ExportedModel, info: Mod
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a file, or all files of a folder, a second name; where the disk has no links, a copy."""
+    """Hard-link a file, or all files of a folder; copy if the disk has no links."""
     if source.is_dir():
         shutil.copytree(source, target, copy_function=_link_file)
     else:

@@ -1,4 +1,4 @@
-"""The table of exports: what a person sees, and what Markdown and CSV hold."""
+"""The table of exports, for the terminal, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _JUDGED_COLUMNS = numbers("top-1 accuracy", "of the run", "cost in points")
 
 
 def export_grid(exports: Exports) -> Grid:
-    """Return what was exported, a row each; accuracies only where something was quantized."""
+    """Return a row per export; accuracies only if one was quantized."""
     first, judged = exports.rows[0], next((row for row in exports.rows if row.judged_images is not None), None)
     rows = tuple(_cells(row) + (_judged_cells(row) if judged else ()) for row in exports.rows)
     caption = (

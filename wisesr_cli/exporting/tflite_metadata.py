@@ -1,8 +1,8 @@
-"""The metadata of a LiteRT model, as TensorFlow's metadata writer writes it, so that MediaPipe and others read it.
+"""The metadata of a LiteRT model, in the format of TensorFlow's metadata writer, which MediaPipe and others read.
 
-A FlatBuffer of the schema `metadata_schema.fbs` ("M001") is kept as a buffer of the model: what the input is scaled
-with, and which file names the classes. That file is in a zip after the model. No package that writes it is as small as
-FlatBuffers' own, which LiteRT needs: that of TensorFlow ended with Python 3.11, that of MediaPipe brings OpenCV.
+A FlatBuffer of the schema `metadata_schema.fbs` ("M001") is stored as a buffer of the model: how the input is scaled,
+and which file names the classes. That file is in a zip after the model. The smallest package that can write it is
+FlatBuffers' own, which LiteRT needs anyway: TensorFlow's ended with Python 3.11, MediaPipe's brings OpenCV.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import numpy as np
 from wisesr_cli.model_files.appended import with_members
 
 FIELD, IDENTIFIER = "TFLITE_METADATA", b"M001"
-OLDEST_PARSER = "1.0.0"  # of the schema: the first one has all that is used here
+OLDEST_PARSER = "1.0.0"  # of the schema: the first one has everything used here
 # Values of the schema's enumerations and unions.
-_COLORS = {"RGB": 1, "grey": 2}  # of others it knows no name, and their content is features
+_COLORS = {"RGB": 1, "grey": 2}  # the schema has no name for others; their content is features
 _FEATURES, _IMAGE, _NORMALIZATION, _AXIS_LABELS = 1, 2, 1, 2
 
 
 def with_metadata(
     content: bytes, labels: str, files: Mapping[str, str], *, channels: str, probabilities: bool
 ) -> bytes:
-    """Return a LiteRT model with its metadata, and after it a zip of its files.
+    """Return a LiteRT model with its metadata, followed by a zip of its files.
 
     Args:
         labels: the name of the one of `files` (name to text) that has a class name per line, in index order.
         channels: what the channels of the pixels are: `RGB`, `grey`, or others in words.
-        probabilities: whether the output is that, from 0 to 1, or logits.
+        probabilities: whether the output is probabilities, from 0 to 1, or logits.
     """
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
@@ -46,7 +46,7 @@ def with_metadata(
 
 
 def _metadata(labels: str, others: Sequence[str], *, channels: str, probabilities: bool) -> bytes:
-    """Return a `ModelMetadata` of one input, pixels of 0 to 255 as they are, and one output, a score per class."""
+    """Return a `ModelMetadata` of one input, unscaled pixels of 0 to 255, and one output, a score per class."""
     import flatbuffers  # LiteRT depends on it
 
     builder = flatbuffers.Builder()
@@ -85,7 +85,7 @@ class _Tables:
         self._builder = builder
 
     def table(self, offsets: Mapping[int, int], values: Mapping[int, int] | None = None) -> int:
-        """Write a table of fields by their number: what was written before, and enumerations of a byte."""
+        """Write a table of fields by number: offsets of parts written before, and enumeration values of one byte."""
         values = values or {}
         self._builder.StartObject(max((*offsets, *values), default=-1) + 1)
         for field, offset in offsets.items():

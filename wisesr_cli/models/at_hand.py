@@ -1,7 +1,7 @@
-"""Which ImageNet weights are on this machine, and what `model.weights: auto` comes to. No Keras.
+"""Finds the ImageNet weights on this machine, and resolves `model.weights: auto`. No Keras.
 
-They are looked for in the folder `model.weights_dir`, in that of WISESR_WEIGHTS, and in Keras' cache, under the name of
-Keras' release or that of `own_name`.
+They are searched for in the folder `model.weights_dir`, in that of WISESR_WEIGHTS, and in Keras' cache, under the name
+of Keras' release or that of `own_name`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WEIGHTS_FOLDER = "WISESR_WEIGHTS"  # the environment variable
 
 @dataclass(frozen=True)
 class Resolved:
-    """A model whose `weights` are `auto` no longer, and a warning where random ones stand in for those of ImageNet."""
+    """A model whose `weights` are no longer `auto`, and a warning if random ones replace those of ImageNet."""
 
     model: ModelConfig
     warning: str | None = None
@@ -37,23 +37,23 @@ def keras_cache() -> Path:
 
 
 def own_folder() -> Path:
-    """Return the folder that weights are added to: that of WISESR_WEIGHTS, else Keras' cache."""
+    """Return the folder that weights are added to: that of WISESR_WEIGHTS if it is set, else Keras' cache."""
     named = os.environ.get(WEIGHTS_FOLDER)
     return Path(named) if named else keras_cache()
 
 
 def weights_folders(weights_dir: Path | None = None) -> tuple[Path, ...]:
-    """Return the folders in which weights are looked for, the first one first."""
+    """Return the folders to search for weights, in this order."""
     return tuple(dict.fromkeys(folder for folder in (weights_dir, own_folder(), keras_cache()) if folder is not None))
 
 
 def own_name(name: str) -> str:
-    """Return the file name of weights of a backbone that are not Keras' release."""
+    """Return the file name of a backbone's weights that are not Keras' release."""
     return f"{name.lower()}_notop.weights.h5"
 
 
 def find_weights(name: str, weights_dir: Path | None = None) -> Path | None:
-    """Return the file of a backbone's ImageNet weights; None where there is none."""
+    """Return the file of a backbone's ImageNet weights, or None."""
     if name not in RELEASES:
         return None
     names = (RELEASES[name].file_name, own_name(name))
@@ -84,7 +84,7 @@ def fetch_release(name: str, folder: Path, listener: Listener) -> Path:
     """Download Keras' release of a backbone's weights into a folder, and return its path.
 
     Raises:
-        DownloadError: the server cannot be reached, or what came is not the release.
+        DownloadError: the server cannot be reached, or the download is not the release.
         MachineError: the file cannot be written.
     """
     release, target = RELEASES[name], folder / RELEASES[name].file_name
@@ -95,7 +95,7 @@ def fetch_release(name: str, folder: Path, listener: Listener) -> Path:
 
 
 def missing_weights(name: str, weights_dir: Path | None, reason: object = None) -> MachineError:
-    """Return the error about weights that are not on this machine: the file, where it may lie, and what to type."""
+    """Return the error for weights that are not on this machine: the file, where it may be, and what to type."""
     file_name = RELEASES[name].file_name
     looked = ", ".join(visible(folder) for folder in weights_folders(weights_dir))
     why = f" ({reason})" if reason is not None else ""
@@ -108,7 +108,7 @@ def missing_weights(name: str, weights_dir: Path | None, reason: object = None) 
 
 
 def check_at_hand(name: str, path: Path) -> None:
-    """Raise a `RunError` for a file under the name of Keras' release that is another one, or a part of it."""
+    """Raise a `RunError` if a file has the name of Keras' release but is a different one, or only part of it."""
     if path.name == RELEASES[name].file_name and is_release(name, path) is False:
         raise RunError(
             f"model.weights: {visible(path)}: is not Keras' release of {name}, as its checksum says; perhaps its "
@@ -117,19 +117,19 @@ def check_at_hand(name: str, path: Path) -> None:
 
 
 def resolve_weights(model: ModelConfig, listener: Listener, *, may_download: bool = True) -> Resolved:
-    """Return a model with `weights: auto` decided, and with ImageNet weights on this machine where it has them.
+    """Return a model with `weights: auto` resolved, and with ImageNet weights, if it uses them, on this machine.
 
-    `auto` is `imagenet` where there are such weights, here or by download; else random ones. Without `may_download` it
-    is only seen whether the server can be reached.
+    `auto` becomes `imagenet` if there are such weights, here or by download; else random ones. Without `may_download`,
+    it only checks whether the server can be reached.
 
     Raises:
-        MachineError: `imagenet` is asked for, and neither here nor to be had.
+        MachineError: `imagenet` is requested, and is neither here nor downloadable.
         RunError: the file here is damaged.
     """
     name, is_auto = model.backbone, model.weights == "auto"
     if not is_auto and model.weights != "imagenet":
         return Resolved(model)
-    if name not in RELEASES:  # without a release, `imagenet` is a mistake that `check_backbone` names
+    if name not in RELEASES:  # without a release, `imagenet` is a mistake that `check_backbone` reports
         return Resolved(model.model_copy(update={"weights": None}) if is_auto else model)
     path = find_weights(name, model.weights_dir)
     if path is not None:

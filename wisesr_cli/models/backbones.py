@@ -15,7 +15,7 @@ from wisesr_cli.errors import ConfigError
 from wisesr_cli.text import joined, nearest, visible
 
 # How pixels 0..255 are scaled before the backbone. `caffe`: BGR minus the ImageNet mean; `tf`: -1..1; `torch`: minus
-# the ImageNet mean, divided by its deviation; `unit`: 0..1; `none`: unchanged. `measured`, where pixels are no RGB: a
+# the ImageNet mean, divided by its deviation; `unit`: 0..1; `none`: unchanged. `measured`, if pixels are not RGB: a
 # factor and an offset for each channel, see `channels.py`.
 Preprocessing = Literal["caffe", "tf", "torch", "unit", "none"]
 AnyScaling = Preprocessing | Literal["measured"]
@@ -30,7 +30,7 @@ SHORT_EPOCH_STEPS = 100
 _CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
 _TORCH_MEAN = (0.485, 0.456, 0.406)
 _TORCH_DEVIATION = (0.229, 0.224, 0.225)
-# Of the pixels of ImageNet's photos, in 0..255, on average over their colours.
+# Mean and deviation of the pixels of ImageNet's photos, in 0..255, averaged over their colours.
 PHOTO_MEAN, PHOTO_SPREAD = 255.0 * sum(_TORCH_MEAN) / 3, 255.0 * sum(_TORCH_DEVIATION) / 3
 
 
@@ -38,8 +38,8 @@ PHOTO_MEAN, PHOTO_SPREAD = 255.0 * sum(_TORCH_MEAN) / 3, 255.0 * sum(_TORCH_DEVI
 class Backbone:
     """A row of `BACKBONES`.
 
-    `scaling` is what it was trained with; `none` for those that scale inside, and for those trained from scratch only.
-    `build` takes (height, width) and a name.
+    `scaling` is what it was trained with; `none` for backbones that scale inside, or that are only trained from
+    scratch. `build` takes (height, width) and a name.
     """
 
     scaling: Preprocessing
@@ -74,7 +74,7 @@ def build_backbone(name: str, image_size: tuple[int, int]) -> Any:
 
 
 def check_backbone(name: str, image_size: tuple[int, int], weights: str | None) -> None:
-    """Raise `ConfigError` when the image is too small for a backbone, or it has no such weights."""
+    """Raise `ConfigError` when the image is too small for a backbone, or the backbone has no such weights."""
     if name == FROM_WEIGHTS:
         _check_from_weights(weights)
         return
@@ -118,7 +118,7 @@ def _output_shape(layer: Any) -> tuple[Any, ...]:
 
 
 def limit_momentum(backbone: Any, steps_per_epoch: int) -> None:
-    """Lower the momentum of batch norm, so that statistics of a short training are those of its own images."""
+    """Lower the momentum of batch norm, so that even a short training adapts the statistics to its images."""
     import keras
 
     momentum = SHORT_MOMENTUM if steps_per_epoch < SHORT_EPOCH_STEPS else MAX_MOMENTUM

@@ -36,7 +36,8 @@ class Classifier:
     """A Keras model, how it scales pixels, and the origin of its weights.
 
     `loaded_tensors` counts the weights loaded into the backbone; None for random weights. `head_start` describes the
-    origin of the head's weights, or why saved ones were not used; None for new ones. `origin`: that of the backbone's.
+    origin of the head's weights, or why saved ones were not used; None for new ones. `origin` describes that of the
+    backbone's weights.
     """
 
     model: Any
@@ -52,12 +53,12 @@ class Classifier:
 
     @property
     def extractor(self) -> Any:
-        """A Keras model from pixels to the feature map, of the layers of the classifier."""
+        """A Keras model from pixels to the feature map, sharing the layers of the classifier."""
         return keras.Model(self.model.input, self._split_map, name="extractor")
 
     @property
     def head(self) -> Any:
-        """A Keras model from the feature map to the logits, of the layers of the classifier."""
+        """A Keras model from the feature map to the logits, sharing the layers of the classifier."""
         return keras.Model(self._split_map, self.model.output, name="head")
 
     @property
@@ -98,10 +99,10 @@ def build_classifier(
 
     Equal values of `seed` give equal random backbones under every head. `steps_per_epoch` of the planned training sets
     the momentum of batch norm (None: unchanged). `class_names` order the logits of a loaded head (None: its own order).
-    `scaling`: that of a classifier which is built again (None: by `model.preprocessing` and the file of the weights).
+    `scaling`: that of a classifier that is being rebuilt (None: from `model.preprocessing` and the weights file).
     `channels`: those of the pixels.
 
-    Raises `ConfigError` when the image is too small, a layer does not exist, or the file scales pixels otherwise, and
+    Raises `ConfigError` when the image is too small, a layer does not exist, or the file scales pixels differently, and
     `RunError` for weights that do not fit.
     """
     if classes < 2:
@@ -143,7 +144,7 @@ def feature_map_of(
 
 
 def notes_about(config: ModelConfig, feature_map: FeatureMap, image_size: tuple[int, int] | None = None) -> list[str]:
-    """Return notes for the user about a model that is to be trained."""
+    """Return notes for the user about a model to be trained."""
     notes = []
     row = row_of(config.backbone)
     if config.weights == "imagenet" and image_size is not None and 2 * max(image_size) < row.native_size:

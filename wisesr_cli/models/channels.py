@@ -1,14 +1,14 @@
-"""Backbones for pixels of other channels than RGB: their first convolution, and the scaling before it.
+"""Adapts backbones to pixels of other channels than RGB: their first convolution, and the scaling before it.
 
-A backbone is built, and its weights loaded, for RGB; here it gets another first convolution. Weights of RGB are taken
-over by the rule that is usual (timm has it): one channel gets the sum over red, green and blue, which for grey pixels
-is exactly what RGB weights make of grey repeated three times; each of N channels gets their mean times 3 / N, so that
-channels that agree give what grey gives. Random weights are drawn anew, for equal ones would see bands as one.
+A backbone is built, and its weights loaded, for RGB; here it gets a new first convolution. RGB weights are adapted by
+the usual rule (that of timm): one channel gets the sum over red, green and blue, which for grey pixels gives exactly
+what RGB weights give for grey repeated three times; each of N channels gets their mean times 3 / N, so that equal
+channels give what grey gives. Random weights are drawn again, as equal ones would not distinguish the bands.
 
-The statistics of pretrained layers are those of photos as their weights saw them. So each channel is brought, by its
-own mean and spread over the training images, to the mean and spread that grey photos of ImageNet have; behind that
-comes what the RGB backbone does to pixels, averaged over its colours, whether its layers do it or what stands before.
-For one channel of grey photos this changes nothing much; an X-ray, darker and flatter than any photo, becomes like one.
+Pretrained layers expect the statistics of photos. Each channel is therefore mapped, by its own mean and spread over the
+training images, to the mean and spread of grey ImageNet photos. Then follows the RGB backbone's scaling of pixels,
+averaged over its colours, whether its layers do it or a scaling before them. A single channel of grey photos hardly
+changes; an X-ray, darker and flatter than any photo, becomes like one.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from wisesr_cli.models.rebuilding import Call, Rebuilt
 from wisesr_cli.models.scaling import ARITHMETIC, SCALING, Scaling, after_scaling
 from wisesr_cli.text import counted, on_one_line
 
-LEAST_SPREAD = 1.0  # of 255: a channel that is nearly constant is not blown up
+LEAST_SPREAD = 1.0  # of 255: a nearly constant channel is not amplified
 
 
 class _WithChannels(Rebuilt):
-    """Copies of a backbone's layers, without the scaling of RGB, with a first convolution of other channels."""
+    """Copies of a backbone's layers, without the scaling of RGB, with a first convolution for other channels."""
 
     keeps_kernel = True
 
@@ -52,17 +52,17 @@ class _WithChannels(Rebuilt):
 
 
 def with_channels(backbone: Any, channels: int, *, keeps_kernel: bool) -> Any:
-    """Return an RGB backbone for pixels of other channels, not scaled inside any more.
+    """Return an RGB backbone adapted to pixels of other channels, without its inner scaling.
 
-    `keeps_kernel`: whether the weights of the first convolution are those of RGB, adapted, or new random ones. Raises
-    `RunError` where the backbone does not begin with a convolution of pixels.
+    `keeps_kernel`: whether the first convolution has the RGB weights, adapted, or new random ones. Raises `RunError` if
+    the backbone does not begin with a convolution of pixels.
     """
     height, width = backbone.inputs[0].shape[1:3]
     rebuilt = _WithChannels(keras.Input((height, width, channels), name="scaled_pixels"))
     rebuilt.keeps_kernel = keeps_kernel
     try:
         output = rebuilt.run(backbone, rebuilt.pixels, keras.config.dtype_policy().name)
-    except (RunError, ValueError) as error:  # Keras, where another layer takes the pixels
+    except (RunError, ValueError) as error:  # from Keras, if another layer takes the pixels
         raise RunError(
             f"the backbone does not accept {counted(channels, 'channel')} in place of RGB: {on_one_line(error)}"
         ) from None
@@ -70,15 +70,15 @@ def with_channels(backbone: Any, channels: int, *, keeps_kernel: bool) -> Any:
 
 
 def adapted_kernel(kernel: NDArray[Any], channels: int) -> NDArray[Any]:
-    """Return the kernel of a convolution of RGB, (height, width, 3, filters), for other channels."""
+    """Adapt the kernel of an RGB convolution, (height, width, 3, filters), to other channels."""
     together = kernel.sum(axis=-2, keepdims=True)
     return np.asarray(np.repeat(together / channels, channels, axis=-2), kernel.dtype)
 
 
 def channel_scaling(before: Scaling, backbone: Any, channels: Channels) -> Scaling:
-    """Return the scaling of channels before a backbone that was adapted, `backbone` being the one of RGB.
+    """Return the scaling of channels before an adapted backbone; `backbone` is the original one for RGB.
 
-    `before` is what RGB pixels are scaled with before it. Without statistics, pixels count as those of photos.
+    `before` is the scaling of RGB pixels before it. Without statistics, pixels are assumed to have those of photos.
     """
     black, white = after_scaling(before.name, backbone)[:2].astype(np.float64)
     factor, offset = float((white - black).mean()) / 255.0, float(black.mean())

@@ -27,7 +27,7 @@ CLASSIFIER_LAYER = "classifier"
 PRE_POOL = "pre_pool"  # the layer
 FC_UNITS = 4096  # the two hidden layers of VGG (Simonyan and Zisserman, 2015)
 PAPER = "paper"  # the preset
-# What the notebooks of the paper share, where a head has the option.
+# What the notebooks of the paper have in common, for heads that have the option.
 PRESET_OPTIONS = {
     "pooling": "valid",
     "constraint": "non_negative",
@@ -258,7 +258,7 @@ def _fc_parameters(feature_map: FeatureMap, options: HeadOptions) -> tuple[int, 
 
 
 def _pooling_flops(feature_map: FeatureMap, options: HeadOptions) -> int:
-    """Return one addition for every value of the map that a pooling reads."""
+    """Count one addition for every value of the map that a pooling reads."""
     height, width, channels = feature_map
     pool_height, pool_width = pool_size(feature_map, options)
     if (pool_height, pool_width) == (1, 1) and not isinstance(options, GapOptions | GmpOptions):
@@ -283,7 +283,7 @@ class Head:
 
     `build` gives the feature vector of a symbolic feature map. `parameters` gives the parameters before the classifier
     layer and the length of the feature vector; `flops` the FLOPs before the classifier layer. `is_gap_at_one_position`:
-    on a 1x1 map the head can do no more than GAP, and GAP is built.
+    whether on a 1x1 map the head can do no more than GAP, so that GAP is built.
     """
 
     options: type[HeadOptions]
@@ -300,6 +300,6 @@ HEADS: dict[str, Head] = {
     "depthwise": Head(DepthwiseOptions, _build_position_weights, _position_parameters, _position_flops, True, True),
     "wise": Head(WiseOptions, _build_position_weights, _position_parameters, _position_flops, True, True),
     "flatten": Head(FlattenOptions, _build_flatten, _flatten_parameters, _pooling_flops, True, True),
-    # Its hidden layers make it another network than GAP on any map.
+    # Because of its hidden layers, it differs from GAP on any map.
     "fc": Head(FcOptions, _build_fc, _fc_parameters, _fc_flops, True, False),
 }

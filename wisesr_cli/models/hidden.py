@@ -1,7 +1,7 @@
-"""Hidden layers of a head: what stands between its pooling and its classifier layer, if anything does.
+"""The hidden layers of a head, if any, between its pooling and its classifier layer.
 
-Each is dropout -> dense -> norm -> activation, of which any may be missing. They see no positions, so that every head
-may have them. To add an activation: its name in `Activation`; if it has a number of its own, a row in `_LAYERS`, too.
+Each is dropout -> dense -> norm -> activation, of which any may be missing. They see no positions, so any head may have
+them. To add an activation: its name in `Activation`; if it has a parameter, also a row in `_LAYERS`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Activation = Literal[
     "tanh",
 ]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
-HIDDEN = "hidden_"  # how the names of hidden layers start
+HIDDEN = "hidden_"  # prefix of the names of hidden layers
 MOST_UNITS = 1 << 20
 MOST_LAYERS = 16
 NORM_EPSILON = 1e-3  # Keras' default
@@ -89,7 +89,7 @@ def _as_layers(value: Any) -> Any:
 
 
 def _describe_numbers(schema: dict[str, Any]) -> None:
-    """Add to a JSON Schema of a list what `_as_layers` accepts."""
+    """Add what `_as_layers` accepts to the JSON Schema of a list."""
     units = {"type": "integer", "minimum": 1, "maximum": MOST_UNITS}
     layers = {key: schema.pop(key) for key in ("type", "items", "maxItems") if key in schema}
     schema["anyOf"] = [{**layers, "items": {"anyOf": [layers["items"], units]}}, units]
@@ -103,7 +103,7 @@ HiddenLayers = Annotated[
 
 
 def build_hidden(features: Any, hidden: Sequence[HiddenLayer]) -> Any:
-    """Return what hidden layers make of a symbolic feature vector (batch, features)."""
+    """Apply hidden layers to a symbolic feature vector (batch, features)."""
     for number, options in enumerate(hidden, start=1):
         for layer in _layers_of(options, f"{HIDDEN}{number}").values():
             features = layer(features)
@@ -111,7 +111,7 @@ def build_hidden(features: Any, hidden: Sequence[HiddenLayer]) -> Any:
 
 
 def hidden_parts(model: Any, number: int) -> dict[str, Any]:
-    """Return the layers with weights of a model's hidden layer, counted from 1: dense, norm, activation."""
+    """Return the layers with weights of a model's hidden layer `number`, from 1: dense, norm, activation."""
     names = {part: f"{HIDDEN}{number}_{part}" for part in ("dense", "norm", "activation")}
     layers = {layer.name: layer for layer in model.layers if layer.weights}
     return {part: layers[name] for part, name in names.items() if name in layers}
@@ -123,9 +123,9 @@ def is_hidden(layer: Any) -> bool:
 
 
 def hidden_cost(features: int, hidden: Sequence[HiddenLayer]) -> tuple[int, int, int]:
-    """Return the parameters of hidden layers, their FLOPs for one image, and the length of the vector they give.
+    """Return the parameters of hidden layers, their FLOPs for one image, and the length of the vector they return.
 
-    Norms and activations count no FLOPs; a batch norm has its statistics among its parameters, as Keras counts.
+    Norms and activations count no FLOPs; the parameters of a batch norm include its statistics, as in Keras.
     """
     parameters = flops = 0
     for options in hidden:

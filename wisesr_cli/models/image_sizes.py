@@ -1,4 +1,4 @@
-"""Checks which image sizes, other than the one of training, the head and the backbone of a model support.
+"""Checks which image sizes, other than that of training, the head and the backbone of a model support.
 
 Without Keras, the model file suffices to refuse most unsupported sizes; `other_size` refuses the rest.
 """
@@ -57,7 +57,7 @@ def fits(feature_map: MapSize, needed: MapSize) -> bool:
 
 
 def every_position_error(before: MapSize, after: MapSize) -> UsageError:
-    """Return the error for a head with weights for every position, on a map with another number of them."""
+    """Return the error for a head with weights for every position, on a map with a different number of them."""
     return UsageError(
         f"the head has weights for each of {size_text(before)} positions; that image size gives {size_text(after)}: "
         "flatten and fc work only where these stay as they are; gap, gmp, depthwise, wise, and flatten with pre_pool "
@@ -98,7 +98,7 @@ class HeadNeeds:
     """The requirements of a head on its map.
 
     `positions`: height and width of the smallest map. `windows`: the size of windows that each have their own weights,
-    so that their number is fixed; None without.
+    so that their number is fixed; None if there are none.
     """
 
     positions: MapSize

@@ -42,10 +42,10 @@ class Call:
 class Rebuilt:
     """The calls of a model in topological order. Copies have the weights of the originals.
 
-    `precisions` are the dtype policies of the originals; `left_out` names the augmentation, which is not copied, and
-    `resizing` what would resize images to the size that they have;
-    `regularized` tells whether any original had a regularizer, which the copies lack; `frozen` names the copies of
-    layers that were not trainable, which the copies are.
+    `precisions` are the dtype policies of the originals. `left_out` names the augmentation layers, which are not
+    copied, and `resizing` the skipped layers that resize images to the size they already have. `regularized` tells
+    whether any original had a regularizer, which the copies lack; `frozen` names the copies of frozen layers, which are
+    trainable.
     """
 
     pixels: Any
@@ -81,7 +81,7 @@ class Rebuilt:
                 self.left_out.append(layer.name)
                 self._last = inputs[0]
             elif type(layer).__name__ == "Resizing" and (layer.height, layer.width) == tuple(inputs[0].shape[1:3]):
-                self.resizing.append(layer.name)  # it does nothing to images of its size
+                self.resizing.append(layer.name)  # it does not change images of this size
                 self._last = inputs[0]
             else:
                 self._last = self._call(layer, inputs, options, precision)

@@ -1,8 +1,8 @@
 """The ImageNet weights that Keras publishes for each backbone, without the head.
 
-`python tests/support/released_weights.py` shows what the installed Keras downloads, which a test compares with this.
-Licences are those that Keras' documentation names for the weights. Where it names none, it is the place they come from
-that says what they may be used for.
+`python tests/support/released_weights.py` shows what the installed Keras downloads; a test compares it with this table.
+Licences are those that Keras' documentation names for the weights. If it names none, the place that the weights come
+from states the terms of use.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Release:
 
 
 def size_bytes(name: str) -> int:
-    """Return about how large the weights of a backbone are: the file has names beside the numbers."""
+    """Return the approximate size of a backbone's weights; the file also contains names."""
     return BYTES_PER_PARAMETER * BACKBONE_SIZES[name].parameters
 
 
 def _row(file_name: str, place: str, checksum: str | None, licence: str) -> Release:
-    """Return a row; `place` is a URL, which ends in a slash where the file there has the same name."""
+    """Return a row; `place` is a URL, ending in a slash if the file there has the same name."""
     return Release(file_name, place + file_name if place.endswith("/") else place, checksum, licence)
 
 

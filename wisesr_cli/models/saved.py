@@ -68,7 +68,7 @@ class SavedClassifier:
         return _scaling_among({layer.name: layer.get_config() for layer in self.model.layers})
 
     def copy_head(self, model: Any, class_names: Sequence[str] | None) -> str | None:
-        """Copy the weights of the head to that of another classifier; return why that is impossible, or None.
+        """Copy the weights of the head to the head of another classifier; return why that is impossible, or None.
 
         `class_names` are the classes of the logits of `model`, in order; None: the same as here.
         """
@@ -92,7 +92,7 @@ class SavedClassifier:
         return None
 
     def _order(self, class_names: Sequence[str] | None) -> list[int] | str:
-        """Return the index in the file of each class, or why there is none."""
+        """Return the index in the file of each class, or the reason if they do not match."""
         known = self.info.class_names
         if class_names is None or (not self.info.has_named_classes and len(class_names) == len(known)):
             return list(range(len(known)))
@@ -102,7 +102,7 @@ class SavedClassifier:
 
 
 def saved_scaling(path: Path) -> Scaling:
-    """Return the scaling of pixels in a model file of wisesr, reading its config alone; `RunError` when it is damaged.
+    """Return the scaling of pixels in a model file of wisesr, from its config alone; `RunError` when it is damaged.
 
     No Keras model is built.
     """

@@ -1,7 +1,7 @@
-"""How the pixels of a saved model are scaled before its first weights, and which scaling a new model needs with them.
+"""Detects how a saved model scales pixels before its first weights, and which scaling a new model needs with them.
 
-What a file does to pixels is found by trying colours on its first layers, so that any layers that do the same are the
-same: our own, a Rescaling or Normalization of a user's, or the arithmetic of `keras.applications`.
+The scaling is found by passing colours through the first layers, so that layers with the same effect are recognized as
+the same: our own, a user's Rescaling or Normalization, or the arithmetic of `keras.applications`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from wisesr_cli.text import visible
 
 SCALING = ("Normalization", "Rescaling")
 ARITHMETIC = ("Add", "GetItem", "Multiply", "Stack", "Subtract", "TrueDivide")  # operations on pixels
-TOLERANCE = 0.01  # of the range of values: what mixed precision may change
+TOLERANCE = 0.01  # of the range of values, for mixed precision
 
 _COLOURS = np.array([[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 128, 0], [0, 0, 64]], "float32")
 
@@ -28,9 +28,9 @@ Values = NDArray[np.float32]
 
 
 class Scaling(NamedTuple):
-    """A scaling of pixels, and in words how it is known; empty where there was nothing to find out.
+    """A scaling of pixels, and in words how it was determined; empty if nothing had to be determined.
 
-    Of `measured`, `factors` and `offsets` are those of the channels.
+    `factors` and `offsets` are those of the channels, for `measured`.
     """
 
     name: AnyScaling
@@ -44,7 +44,7 @@ class Scaling(NamedTuple):
 
 
 class _FirstWeights(Exception):  # noqa: N818  (not an error: the end of the scaling)
-    """The first layer that is not a scaling was reached; `tensor` is what it takes."""
+    """The first layer that is not a scaling was reached; `tensor` is its input."""
 
     def __init__(self, tensor: Any) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class _Beginning(Rebuilt):
 
 
 def _scaled_colours(model: Any, colours: Values = _COLOURS) -> Values:
-    """Return what the first layers of a model with weights get of colours (colours, channels)."""
+    """Return what a model's first layer with weights receives for colours (colours, channels)."""
     pixels = keras.Input((1, 1, 3))
     beginning = _Beginning(pixels)
     try:
@@ -73,7 +73,7 @@ def _scaled_colours(model: Any, colours: Values = _COLOURS) -> Values:
 
 
 def scaling_of_backbone(name: str, asked: str, *, path: Path | None = None) -> Scaling:
-    """Return the scaling for `model.preprocessing` where no file says more; `path`: a file of weights alone."""
+    """Return the scaling for `model.preprocessing` if no file has one; `path`: a file of weights alone."""
     scaling = resolve_preprocessing(name, asked)
     if path is None or asked != "auto":
         return Scaling(scaling)
@@ -81,10 +81,10 @@ def scaling_of_backbone(name: str, asked: str, *, path: Path | None = None) -> S
 
 
 def scaling_of_file(name: str, asked: str, path: Path, source: Any, backbone: Any, *, is_ours: bool) -> Scaling:
-    """Return the scaling with which a backbone gets the pixels that it had in a file, where `source` is its model.
+    """Return the scaling that gives a backbone the same pixels as in a file, whose model is `source`.
 
-    `backbone` has the file's weights already. A model of others that scales nothing does not say how its pixels were
-    scaled before it. Raises `ConfigError` where `asked` is another scaling, or the file has one that we do not have.
+    `backbone` already has the file's weights. If a foreign model scales nothing, it is unknown how its pixels were
+    scaled before it. Raises `ConfigError` if `asked` is another scaling, or the file has one that we do not have.
     """
     try:
         found = _scaled_colours(source)
@@ -108,7 +108,7 @@ def scaling_of_file(name: str, asked: str, path: Path, source: Any, backbone: An
 
 
 def checked_scaling(found: Scaling, asked: str, path: Path) -> Scaling:
-    """Return the scaling of a file; raises `ConfigError` where `model.preprocessing` asks for another."""
+    """Return the scaling of a file; raises `ConfigError` if `model.preprocessing` is another one."""
     if asked not in ("auto", found.name):
         allowed = "auto" if found.name == "measured" else found.name
         raise ConfigError(
@@ -119,7 +119,7 @@ def checked_scaling(found: Scaling, asked: str, path: Path) -> Scaling:
 
 
 def after_scaling(scaling: AnyScaling, backbone: Any) -> Values:
-    """Return what the first weights of a backbone get of colours behind a scaling: black and white come first."""
+    """Return what a backbone's first weights receive for colours after a scaling, black and white first."""
     pixels = keras.Input((1, 1, 3))
     scaled = keras.Model(pixels, preprocess(pixels, scaling))(_COLOURS[:, None, None, :])
     return _scaled_colours(backbone, np.asarray(keras.ops.convert_to_numpy(scaled), np.float32).reshape(-1, 3))
@@ -130,6 +130,6 @@ def _difference(found: Values, ours: Values) -> float:
 
 
 def _described(found: Values) -> str:
-    """Return a scaling in words, by what becomes of black and white."""
+    """Describe a scaling in words, by its results for black and white."""
     black, white = (", ".join(dict.fromkeys(f"{value:.4g}" for value in row)) for row in found[:2])
     return f"its pixels scaled such that 0 is {black} and 255 is {white}"

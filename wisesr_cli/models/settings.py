@@ -14,7 +14,7 @@ BackboneName = Annotated[
     str, AfterValidator(canonical_name), WithJsonSchema({"type": "string", "enum": [*BACKBONES, FROM_WEIGHTS]})
 ]
 
-WEIGHTS_WORDS = ("auto", "imagenet", "none")  # values of `weights` that are no paths
+WEIGHTS_WORDS = ("auto", "imagenet", "none")  # values of `weights` that are not paths
 
 
 def _none_as_null(value: Any) -> Any:
@@ -52,5 +52,5 @@ class ModelConfig(Options):
 
     @property
     def is_random(self) -> bool:
-        """Whether the backbone starts from random weights, as `auto` does that no command has resolved."""
+        """Whether the backbone starts from random weights, as with an `auto` that no command has resolved."""
         return self.weights in (None, "auto")

@@ -1,7 +1,7 @@
-"""Takes the tensors of a backbone out of a weights file of any model that contains it, by names and shapes.
+"""Extracts the tensors of a backbone from a weights file of any model that contains it, by names and shapes.
 
-The model may have the backbone nested, pooled inside, or with another top; its layers are not built. Two forms of HDF5
-are known: that of Keras 3 and of the `.keras` archives of Keras 2, which numbers the tensors of every layer by its
+The model may have the backbone nested, pooled inside, or with another top; its layers are not built. Two HDF5 layouts
+are supported: that of Keras 3 and of the `.keras` archives of Keras 2, which numbers the tensors of every layer by its
 place, and the older one, which names them.
 """
 
@@ -29,7 +29,7 @@ _PLACE = re.compile(r"(.*)/vars/(\d+)")
 
 
 class DoesNotFitError(ValueError):
-    """A file has no such backbone; the text is the bare reason."""
+    """A file does not contain the backbone; the text is the bare reason."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ class Source:
     stored: int
 
     def described(self, file: str) -> str:
-        """Return it in words, for a user."""
+        """Describe it in words, for a user."""
         where = f"'{visible(self.part)}' in {file}" if self.part else file
         left = "" if self.used == self.stored else f"; {counted(self.stored - self.used, 'other')} left out"
         return f"{counted(self.used, 'tensor')} of {where}{left}"
 
 
 def fill(backbone: Any, file: IO[bytes]) -> Source:
-    """Set all weights of a backbone to those in an open HDF5 file, which was checked.
+    """Set all weights of a backbone to those in an open HDF5 file that was already checked.
 
-    Raises `DoesNotFitError` when a tensor is missing or has another shape, or two parts of the file fit as well.
+    Raises `DoesNotFitError` when a tensor is missing or has another shape, or two parts of the file fit equally well.
     """
     with h5py.File(file, "r") as root:
         tables = {path.replace("\\", "/").replace(_OLD_CONTAINER, "layers"): table for path, table in _tables(root)}
@@ -69,7 +69,7 @@ def _tables(group: h5py.Group) -> list[tuple[str, h5py.Dataset]]:
 
 
 def _fill_by_place(backbone: Any, tables: Mapping[str, h5py.Dataset]) -> Source:
-    """Fill from a file where a layer's place is its path: Keras itself says that of every tensor, by saving them."""
+    """Fill from a file that stores tensors by their layer's place; saving the backbone tells the place of each."""
     with tempfile.TemporaryDirectory() as folder:
         own = Path(folder, "own.weights.h5")
         backbone.save_weights(own)
@@ -95,7 +95,7 @@ def _check_all_set(backbone: Any) -> None:
 
 
 def _best_part(targets: Mapping[str, h5py.Dataset], tables: Mapping[str, h5py.Dataset]) -> str:
-    """Return the path in the file, with its slash, below which every tensor is there in its shape."""
+    """Return the path in the file, with its slash, below which every tensor exists in its shape."""
     first = next(iter(targets))
     parts = [path.removesuffix(first) for path in tables if path == first or path.endswith(f"/{first}")]
     misfits: dict[str, list[str]] = {}
@@ -109,13 +109,13 @@ def _best_part(targets: Mapping[str, h5py.Dataset], tables: Mapping[str, h5py.Da
 
 
 def _misfit(path: str, wanted: h5py.Dataset, found: h5py.Dataset | None) -> str:
-    """Return in words how a tensor of the file differs from the one that the backbone's layer needs."""
+    """Describe how a tensor of the file differs from the one that the backbone's layer needs."""
     name = f"the layer '{wanted.parent.attrs.get('name', path)}' of the backbone needs a tensor {wanted.shape}"
     return f"{name}, and the file has {'none' if found is None else found.shape} as '{path}'"
 
 
 def _only(misfits: Mapping[str, list[str]], reason: str) -> str:
-    """Return the only part without misfits; `DoesNotFitError` with the first misfit of the one that fits best."""
+    """Return the only part without misfits; else raise `DoesNotFitError` with the first misfit of the closest part."""
     fitting = [part for part, found in misfits.items() if not found]
     if len(fitting) > 1:
         raise DoesNotFitError(f"{joined(part.rstrip('/') or 'the whole' for part in fitting)} fit equally well")
@@ -141,7 +141,7 @@ class _Stored:
 
 
 def _fill_by_name(backbone: Any, root: h5py.File) -> Source:
-    """Fill from a file where layers and weights have names; layers named by a counter are taken in their order."""
+    """Fill from a file where layers and weights have names; layers named by a counter are matched in order."""
     stored = _named_layers(root.get("model_weights", root))
     targets = [layer for layer in layers_of(backbone) if layer.weights]
     parts = list(dict.fromkeys(["", *(layer.part for layer in stored)]))
@@ -174,7 +174,7 @@ def _named_layers(root: h5py.Group) -> list[_Stored]:
 
 
 def _is_in(part: str, outer: str) -> bool:
-    """Return whether a part is another one, or in it; an innermost one that fits is meant."""
+    """Return whether a part is `outer` or inside it; of nested parts that fit, the innermost is used."""
     return not outer or part == outer or part.startswith(f"{outer}/")
 
 
@@ -183,13 +183,13 @@ def _texts(values: Any) -> list[str]:
 
 
 def _match(targets: list[Any], stored: list[_Stored]) -> list[Tensors | None]:
-    """Return what the file has for each layer: by its name, or in order where releases of Keras name it otherwise."""
+    """Return the stored tensors of each layer: by name, or in order if a release of Keras names layers differently."""
     ways = (_by_name(targets, stored), _in_a_row(targets, [layer.tensors for layer in stored]))
     return min(ways, key=lambda found: len(_misfits(targets, found)))
 
 
 def _by_name(targets: list[Any], stored: list[_Stored]) -> list[Tensors | None]:
-    """Return what the file has for each layer by its name, or of those that Keras named by a counter, in order."""
+    """Return the stored tensors of each layer, by its name or, if Keras named it with a counter, in order."""
     named = {layer.name: layer.tensors for layer in stored}
     found = {layer.name: named.get(layer.name) for layer in targets}
     for kind in {kind for layer in targets if (kind := _kind(layer))}:
@@ -200,13 +200,13 @@ def _by_name(targets: list[Any], stored: list[_Stored]) -> list[Tensors | None]:
 
 
 def _kind(layer: Any) -> str | None:
-    """Return the name that Keras counts for layers of a class, where this layer has such a name."""
+    """Return the base name that Keras numbers for layers of this class, if the layer has such a name."""
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
     return kind if re.fullmatch(rf"{kind}(_\d+)?", layer.name) else None
 
 
 def _in_a_row(targets: list[Any], stored: list[Tensors]) -> list[Tensors | None]:
-    """Return those in a row that fit best, the first where several do."""
+    """Return the consecutive stored layers that fit best; of several equally good, the first."""
     starts = range(max(1, len(stored) - len(targets) + 1))
     rows: list[list[Tensors | None]] = [[*stored[start : start + len(targets)]] for start in starts]
     best = min(rows, key=lambda row: len(_misfits(targets, row)))
@@ -214,7 +214,7 @@ def _in_a_row(targets: list[Any], stored: list[Tensors]) -> list[Tensors | None]
 
 
 def _misfits(targets: list[Any], stored: list[Tensors | None]) -> list[str]:
-    """Return, in words, the layers that do not fit those at the same places."""
+    """Describe the layers that do not fit those at the same places."""
     found = []
     for layer, tensors in zip(targets, stored, strict=False):
         wanted = [tuple(weight.shape) for weight in layer.weights]
@@ -226,6 +226,6 @@ def _misfits(targets: list[Any], stored: list[Tensors | None]) -> list[str]:
 
 
 def _in_order(layer: Any, tensors: Tensors) -> list[Array]:
-    """Return the tensors of a layer in the order of its weights: by their names where these are the same."""
+    """Return the tensors of a layer in the order of its weights: by name, if the names are the same."""
     names = [weight.name for weight in layer.weights]
     return [tensors[name] for name in names] if set(names) == set(tensors) else list(tensors.values())

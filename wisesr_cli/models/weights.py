@@ -33,7 +33,7 @@ class Start:
 
     `scaling` is that of pixels before the backbone. `tensors` counts the weights loaded into the backbone; None for
     random ones; `origin` says where they came from. `saved` is the classifier of the run that they come from, for its
-    head; None where there is none, or it is not used.
+    head; None if there is none, or its head is not used.
     """
 
     backbone: Any
@@ -43,9 +43,9 @@ class Start:
     origin: str | None = None
 
     def initialize_head(self, model: Any, class_names: Sequence[str] | None, wanted: bool | str) -> str | None:
-        """Copy the weights of the saved head where they are wanted and fit; return a note for the user, or None.
+        """Copy the weights of the saved head if they are wanted and fit; return a note for the user, or None.
 
-        Raises `RunError` when they are required, but do not exist or fit.
+        Raises `RunError` when they are required, but do not exist or do not fit.
         """
         if wanted is False or (wanted == "auto" and (self.saved is None or not self.saved.info.is_upgraded)):
             return None
@@ -68,8 +68,8 @@ def load_start(
 ) -> Start:
     """Return the backbone of a config with its weights, and the source of its head's weights.
 
-    Weights of RGB are adapted to other channels. Raises `ConfigError` where those of a run are for yet others, and as
-    `check_backbone`, `scaling_of_file` and `load_backbone` do.
+    RGB weights are adapted to other channels. Raises `ConfigError` if a run's weights are for different channels, and
+    as `check_backbone`, `scaling_of_file` and `load_backbone` do.
     """
     check_backbone(config.backbone, image_size, config.weights)
     path = _file_of(config)
@@ -95,9 +95,9 @@ def _load_start(
     path: Path | None,
     checked: CheckedModel | None,
 ) -> Start:
-    """Return the start for pixels of the channels that the file has, or of RGB.
+    """Return the start for pixels with the channels of the file, or for RGB.
 
-    `scaling`: that of a model which is built again; None finds it out. Raises `ConfigError` as `check_backbone` and
+    `scaling`: that of a model that is being rebuilt; None determines it. Raises `ConfigError` as `check_backbone` and
     `scaling_of_file` do, `MachineError` for ImageNet weights that are not on this machine, and otherwise as
     `load_backbone`.
     """
@@ -139,7 +139,7 @@ def _file_of(config: ModelConfig) -> Path | None:
 
 
 def _may_give_head(checked: CheckedModel, wanted: bool | str) -> bool:
-    """Return whether weights come from a model of wisesr whose head is required, or was just upgraded."""
+    """Return whether weights come from a model of wisesr whose head is required, or that was just upgraded."""
     return wanted is not False and checked.record is not None and (wanted is True or checked.info.is_upgraded)
 
 
@@ -150,7 +150,7 @@ def load_backbone(
     feature_layer: str | None = None,
     channels: int = RGB,
 ) -> tuple[Any, Source | None]:
-    """Return a backbone of `BACKBONES`, cut at `feature_layer`, and where its tensors came from (None: random ones).
+    """Return a backbone of `BACKBONES`, cut at `feature_layer`, and the source of its tensors (None: random ones).
 
     `path` is a file or a run, whose backbone takes that many `channels`. Raises `RunError` when it is missing or
     unsafe, or a tensor is missing or does not fit.
@@ -166,7 +166,7 @@ def load_backbone(
 
 
 def _load_file(whole: Any, cut: Any, path: Path) -> Source:
-    """Fill the whole backbone, or only the cut one where the file contains no more."""
+    """Fill the whole backbone, or only the cut one if the file contains no more."""
     try:
         with checked_tensors(path) as file:
             try:
