@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say of a build: the samples in the wheel, and the README as a package index shows it."""
+"""The parts of a build that pyproject.toml cannot express: samples in the wheel, and the README for a package index."""
 
 import os
 import re
@@ -12,7 +12,7 @@ SAMPLES = "sample_configs"
 
 
 class BuildWithSamples(build_py):
-    """Puts sample_configs/, which is beside the package, into it; an editable install finds it where it is."""
+    """Copies sample_configs/, which is next to the package, into it; an editable install finds it in its place."""
 
     def run(self):
         """Build the package, then copy the samples."""
@@ -22,7 +22,7 @@ class BuildWithSamples(build_py):
             self.copy_file(source, target, preserve_mode=False)
 
     def get_outputs(self, include_bytecode=1):
-        """Return all files that are built."""
+        """Return all built files."""
         return [*super().get_outputs(include_bytecode), *self._samples().values()]
 
     def _samples(self):
@@ -33,7 +33,7 @@ class BuildWithSamples(build_py):
 
 
 def readme(repository, tag):
-    """Return the README with links that work outside the repository: absolute ones, or (without it) none."""
+    """Return the README with links that work outside the repository: absolute ones or, without an address, none."""
 
     def link(found):
         mark, text, target = found.groups()
@@ -47,7 +47,7 @@ def readme(repository, tag):
 
 
 def urls(repository, tag):
-    """Return the links beside the page of a package index."""
+    """Return the project links for a package index."""
     found = {"Paper": "https://arxiv.org/abs/2104.12294"}
     if repository:
         found |= {
@@ -60,7 +60,7 @@ def urls(repository, tag):
 
 
 if __name__ == "__main__":
-    # Set by the publishing workflow: https://HOST/OWNER/NAME, and the tag or commit that is published.
+    # Set by the publishing workflow: https://HOST/OWNER/NAME, and the published tag or commit.
     place = os.environ.get("WISESR_REPOSITORY", ""), os.environ.get("WISESR_TAG", "main")
     setup(
         long_description=readme(*place),

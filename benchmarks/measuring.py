@@ -1,8 +1,8 @@
-"""What the benchmarks have in common: alternating repetitions, the cost of a process, and the table of ratios.
+"""Shared parts of the benchmarks: alternating repetitions, the cost of a process, and the table of ratios.
 
-A script asks `Question`s and gives an `Answer` to each: one figure per repetition for wisesr, and as many for a named
-baseline, taken in turns in the same run. Machines are noisy and differ, so what counts is the ratio of the medians;
-the spread is that of the ratios of single repetitions.
+A script asks `Question`s and gives an `Answer` to each: one figure per repetition for wisesr, and one for a named
+baseline, measured alternately in the same run. Machines are noisy and differ, so what counts is the ratio of the
+medians; the spread is the range of the single repetitions' ratios.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing"
 
 @contextmanager
 def errors_in_a_line() -> Iterator[None]:
-    """End a script that its user stops, or that wisesr refuses, with a line and the exit code."""
+    """End a script that its user stops, or that wisesr refuses, with a one-line message and the exit code."""
     try:
         yield
     except WisesrError as error:
@@ -48,8 +48,8 @@ class Question:
         name: what is measured.
         baseline: what it is compared with.
         unit: of the figures: "seconds", "milliseconds", "MiB", "images/s"; per second, more is better.
-        reach: the ratio to the baseline that is promised; None where nothing is.
-        aim: the ratio that is hoped for.
+        reach: the promised ratio to the baseline; None if nothing is promised.
+        aim: the desired ratio.
     """
 
     name: str
@@ -64,13 +64,13 @@ class Question:
         return self.unit.endswith("/s")
 
     def is_met(self, ratio: float, wanted: float | None) -> bool:
-        """Return whether a ratio is as good as the one that is wanted."""
+        """Return whether a ratio is as good as the wanted one."""
         return wanted is None or (ratio >= wanted if self.more_is_better else ratio <= wanted)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The figures of wisesr and of the baseline, one of each per repetition, and what to know of them."""
+    """The figures of wisesr and of the baseline, one of each per repetition, and a note on them."""
 
     question: Question
     ours: list[float]
@@ -79,18 +79,18 @@ class Answer:
 
     @property
     def ratio(self) -> float:
-        """The median of wisesr by that of the baseline."""
+        """The median of wisesr divided by that of the baseline."""
         return statistics.median(self.ours) / statistics.median(self.baseline)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The lowest and the highest ratio of a repetition."""
+        """The lowest and the highest ratio of single repetitions."""
         ratios = [ours / baseline for ours, baseline in zip(self.ours, self.baseline, strict=True)]
         return min(ratios), max(ratios)
 
     @property
     def verdict(self) -> str:
-        """Which of the two ratios was come to."""
+        """Which of the two ratios was reached."""
         if self.question.reach is None:
             return ""
         if not self.question.is_met(self.ratio, self.question.reach):
@@ -99,18 +99,18 @@ class Answer:
         return "aim" if has_aim and self.question.is_met(self.ratio, self.question.aim) else "reached"
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, from which `from_json` makes the same answer."""
+        """Return plain values, from which `from_json` restores the answer."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Answer:
-        """Return the answer that `to_json` gave the values of."""
+        """Return the answer for values from `to_json`."""
         return cls(**{**values, "question": Question(**values["question"])})
 
 
 @dataclass(frozen=True)
 class ProcessCost:
-    """What a process took: wall clock, its highest resident memory, and what it printed."""
+    """The cost of a process: wall-clock time and peak resident memory, and its output."""
 
     seconds: float
     peak_mebibytes: float
@@ -119,7 +119,7 @@ class ProcessCost:
 
 @dataclass(frozen=True)
 class Settings:
-    """How much to measure: `folder` is empty and removed afterwards; `images` are real photos, where there are some."""
+    """How much to measure: `folder` is empty and removed afterwards; `images` are real photos, if there are any."""
 
     quick: bool
     repetitions: int
@@ -130,7 +130,7 @@ class Settings:
 def alternate(
     ours: Callable[[], float], baseline: Callable[[], float], *, repetitions: int
 ) -> tuple[list[float], list[float]]:
-    """Return the figures of both functions, called in turns; every second time the other one begins."""
+    """Return the figures of both functions, called alternately; which one goes first also alternates."""
     figures: dict[Callable[[], float], list[float]] = {ours: [], baseline: []}
     for repetition in range(repetitions):
         for function in (ours, baseline) if repetition % 2 == 0 else (baseline, ours):
@@ -145,12 +145,12 @@ def run_process(
     cwd: Path | None = None,
     timeout: float = 3600,
 ) -> ProcessCost:
-    """Run a command to its end and return what it took.
+    """Run a command to its end and return its cost.
 
-    The system counts the memory of the process that starts another one as that one's, too: keep this one small.
+    The system also counts the memory of the parent process as the child's: keep this process small.
 
     Raises:
-        SystemExit: it failed; with what it wrote to standard error.
+        SystemExit: the command failed; the message has what it wrote to standard error.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.perf_counter()
@@ -168,7 +168,7 @@ def run_process(
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float) -> resource.struct_rusage:
-    """Wait for a process, end it when it takes too long, and return what it used."""
+    """Wait for a process, ending it if it takes too long, and return its resource usage."""
     deadline = time.monotonic() + timeout
     while True:
         found, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -181,7 +181,7 @@ def _wait(process: subprocess.Popen[bytes], timeout: float) -> resource.struct_r
 
 
 def plain_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables for a process that is measured: Python keeps its compiled files, TensorFlow keeps quiet."""
+    """Return the environment of a measured process: Python keeps its compiled files, TensorFlow logs nothing."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**variables, "TF_CPP_MIN_LOG_LEVEL": "3", **(more or {})}
 
@@ -225,27 +225,27 @@ def _cells(answer: Answer) -> tuple[str, ...]:
 
 
 def figure(value: float) -> str:
-    """Return a figure with three digits that count."""
+    """Return a figure with three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
 def arguments_for(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser for the options that every benchmark has."""
+    """Return a parser with the options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="little data and few repetitions: shows that it runs")
-    parser.add_argument("--repetitions", type=int, help=f"of each side; default {REPETITIONS}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--quick", action="store_true", help="little data and few repetitions, to show that it runs")
+    parser.add_argument("--repetitions", type=int, help=f"repetitions of each side; default: {REPETITIONS}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     return parser
 
 
 def settings_for(arguments: argparse.Namespace, folder: Path) -> Settings:
-    """Return the settings that were asked for."""
+    """Return the settings that the arguments ask for."""
     repetitions = arguments.repetitions or (QUICK_REPETITIONS if arguments.quick else REPETITIONS)
     return Settings(arguments.quick, repetitions, folder, PHOTOS / "train" if PHOTOS.is_dir() else None)
 
 
 def main(description: str | None, measure: Callable[[Settings], Iterable[Answer]]) -> None:
-    """Measure, print a row as soon as it is known, and write all of them where `--json` says."""
+    """Measure, print each row as soon as it is known, and write all of them to the file of `--json`."""
     arguments = arguments_for(description).parse_args()
     answers = []
     with tempfile.TemporaryDirectory(prefix="wisesr-benchmark-") as folder:

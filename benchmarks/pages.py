@@ -1,4 +1,4 @@
-"""Pages of docs/ that benchmarks write: the figures kept beside them, what stands between their marks, the machine."""
+"""Writes pages of docs/ for benchmarks: the text between marks, the figures stored next to the pages, the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCS = REPOSITORY / "docs"
 
 
 def write_between_marks(page: Path, writer: str, contents: Mapping[str, str]) -> None:
-    """Replace what stands between the marks of a page: `writer` is the module that its marks name.
+    """Replace the text between the marks of a page; `writer` is the module that its marks name.
 
     Raises:
         SystemExit: the page lacks one of the marks.
@@ -37,19 +37,19 @@ def write_between_marks(page: Path, writer: str, contents: Mapping[str, str]) ->
 
 
 def read_figures(file: Path) -> dict[str, Any]:
-    """Return the figures that are kept, by name; none where there is no file yet."""
+    """Return the stored figures, by name; none if there is no file yet."""
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def keep_figures(file: Path, name: str, figures: Any, *, order: Sequence[str]) -> None:
-    """Put figures into the file under a name; those of the other names stay, and names that `order` lacks go."""
+    """Store figures in the file under a name, keeping those of other names, except names that are not in `order`."""
     kept = {**read_figures(file), name: figures}
     text = json.dumps({key: kept[key] for key in order if key in kept}, indent=1)
     write_text(file, f"{text}\n")
 
 
 def machine() -> str:
-    """Return what decides the figures of this machine."""
+    """Return a description of this machine, as far as it affects the figures."""
     versions = package_versions()
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("tensorflow", "keras", "pillow") if name in versions)
     memory = figure(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)

@@ -1,1 +1,1 @@
-"""The documentation site, built of docs/, of the topics of `wisesr help`, and of the code."""
+"""The documentation site, built from docs/, the topics of `wisesr help`, and the code."""

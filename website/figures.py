@@ -2,7 +2,7 @@
 
     python -m website.figures
 
-Shades are made up; tiles, parameters and the order of heads are those of the code.
+The shades are made up; the tiles, parameters and order of heads come from the code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ABOUT = {
 
 
 def shades(head: str) -> Any:
-    """Return how much each position counts under a head, (height, width), in 0..1."""
+    """Return the weight of each position under a head, (height, width), in 0..1."""
     height, width, _ = MAP
     drawn = np.random.default_rng(4).random((height, width))
     smooth = 0.15 + 0.7 * drawn

@@ -1,7 +1,7 @@
-"""What mkdocs calls while it builds the site: adds pages from elsewhere in the repository, and keeps links right.
+"""Hooks for building the site with mkdocs: add pages from elsewhere in the repository, and adapt links.
 
-In the repository, a link leads to another file; here it becomes one to the page of that file. A link to a file that is
-no page becomes its text.
+In the repository, a link leads to another file; here it becomes a link to that file's page. A link to a file that is
+not a page is replaced by its text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # mkdocs reads this file by its path
+sys.path.insert(0, str(ROOT))  # mkdocs loads this file by its path
 
 from website import reference  # noqa: E402
 from wisesr_cli.cli.topics import FOLDER, TOPICS  # noqa: E402
@@ -46,13 +46,13 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Lead links to pages."""
+    """Make links between files lead to pages."""
     pages = {file.src_uri for file in files}
     return relinked(markdown, page.file.src_uri, pages)
 
 
 def relinked(markdown: str, page: str, pages: set[str]) -> str:
-    """Return the Markdown of a page with links from page to page in place of those from file to file."""
+    """Return the Markdown of a page with links between files replaced by links between pages."""
     if page in reference.PAGES:
         return markdown
     folder = posixpath.dirname(SOURCES.get(page, f"docs/{page}"))
@@ -74,7 +74,7 @@ def relinked(markdown: str, page: str, pages: set[str]) -> str:
 
 
 def on_post_build(config: Any) -> None:
-    """Refuse a site that would load anything from elsewhere."""
+    """Raise an error for a site that would load anything from elsewhere."""
     site = Path(config["site_dir"])
     for path in sorted(site.rglob("*.html")):
         if found := FOREIGN.search(path.read_text(encoding="utf-8")):

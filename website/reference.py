@@ -1,4 +1,4 @@
-"""Pages of the site that are made of the code: commands, config keys, fields of JSON. They cannot be out of date.
+"""Pages of the site generated from the code, so that they are never out of date: commands, config keys, JSON fields.
 
 Each function returns the Markdown of one page.
 """
@@ -18,7 +18,7 @@ from wisesr_cli.cli.main import COMMANDS, LazyGroup, app
 from wisesr_cli.config.schema import Config
 
 RESULTS = Path(__file__).parents[1] / "wisesr_cli" / "results"
-# What commands give as JSON; the first one is a row, a line or the whole.
+# The records in each command's JSON; the first one is a row, a line or the whole output.
 JSON_OF = {
     "check": ("CheckResult", "Finding"),
     "evaluate": ("Metrics", "ClassMetrics", "Verdict", "CoverageMetrics", "MultilabelMetrics", "LabelMetrics"),
@@ -30,7 +30,7 @@ JSON_OF = {
     "runs": ("RunSummary",),
     "summarize": ("Summary", "SummaryRow"),
 }
-# What JSON has beside the fields of a record (type, meaning), and what of these it has not (None).
+# Fields that JSON has in addition to those of a record (type, meaning), and fields of a record that it lacks (None).
 CHANGED: dict[str, dict[str, tuple[str, str] | None]] = {
     "CheckResult": {"status": ("Level", "the worst of all findings")},
     "Metrics": {
@@ -60,9 +60,9 @@ def cell(text: object) -> str:
 
 
 def code(value: object) -> str:
-    """Return a value as code in a cell; YAML of one line is JSON for what stands here."""
+    """Return a value as code in a cell, as JSON, which for these values is one-line YAML."""
     text = value if isinstance(value, str) else json.dumps(value)
-    return f"`{' '.join(text.split())}`"  # a bar within marks of code ends no cell
+    return f"`{' '.join(text.split())}`"  # a bar within code marks does not end the cell
 
 
 def table(titles: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
@@ -117,7 +117,7 @@ def _parameters(command: Any, context: Any) -> Iterator[tuple[str, ...]]:
 
 
 def config() -> str:
-    """Return the page of all config keys, a table per mapping."""
+    """Return the page of all config keys, with a table per mapping."""
     schema = Config.model_json_schema()
     places = dict(_places(schema))
     parts = [
@@ -139,7 +139,7 @@ def config() -> str:
 
 
 def _places(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the records of a schema and where in a config each stands, in the order of the file."""
+    """Yield the records of a schema, each with its place in a config, in the order of the file."""
     seen: set[str] = set()
 
     def walk(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
@@ -184,7 +184,7 @@ def _keys(record: Mapping[str, Any], places: Mapping[str, str], definitions: Map
 
 
 def _values(field: Mapping[str, Any], places: Mapping[str, str]) -> list[str]:
-    """Return what a field may be, in words."""
+    """Return the allowed values of a field, in words."""
     if "$ref" in field:
         name = field["$ref"].rsplit("/", 1)[1]
         return [f"[{cell(places[name])}](#{name.lower()})"]
@@ -212,7 +212,7 @@ def _number(field: Mapping[str, Any]) -> str:
 
 
 def json_fields() -> str:
-    """Return the page of the fields of JSON that commands give, made of the records of results."""
+    """Return the page of the commands' JSON fields, generated from the result records."""
     records = dict(_records())
     parts = [
         "# JSON fields\n",
@@ -235,7 +235,7 @@ def json_fields() -> str:
 
 
 def json_type(annotation: Any) -> str:
-    """Return what a type annotation is in JSON, in words."""
+    """Return the JSON type for a type annotation, in words."""
     match annotation:
         case ast.BinOp(left, ast.BitOr(), right):
             return f"{json_type(left)} or {json_type(right)}"
@@ -257,7 +257,7 @@ def json_type(annotation: Any) -> str:
 
 
 def _records() -> Iterator[tuple[str, tuple[str, list[tuple[str, str, str]]]]]:
-    """Yield the records of results: name, docstring, and fields with their types and the comments beside them."""
+    """Yield the result records: name, docstring, and fields with their types and the comments next to them."""
     for path in sorted(RESULTS.glob("*.py")):
         lines = path.read_text(encoding="utf-8").split("\n")
         for node in ast.parse("\n".join(lines)).body:

@@ -1,9 +1,9 @@
-"""Takes the pictures of a terminal that the pages show: real commands on the pictures of `wisesr demo`, as SVG.
+"""Makes the terminal screenshots for the pages: real commands on the pictures of `wisesr demo`, as SVG.
 
     python -m website.screenshots [NAME ...]
 
-The commands of `SHOTS` are run in an empty folder, in their order, on a terminal of their own; of each, what is on the
-screen at its end is drawn. With names, only those pictures are written; what comes before them is run, too.
+The commands of `SHOTS` are run in order in an empty folder, each on its own terminal, and the screen at the end of each
+is drawn. With names, only those screenshots are written, but the commands before them are run, too.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from rich.text import Text
 from wisesr_cli.machine.files import write_text
 
 FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
-# A font that a browser would fetch; a fixed-width font of the reader's own is used in its place.
+# A font that a browser would fetch; the reader's own fixed-width font is used instead.
 FONTS = re.compile(r"\s*@font-face \{.*?\}(?=\n)|Fira Code,? ?", re.DOTALL)
 CONTROL = re.compile(r"\r\n|\r|\n|\x1b\[\d*A|\x1b\[\d?K|\x1b\[\?\d+[hl]")
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A command, the width of its terminal in characters, and whether it is quick and gives the same everywhere.
+    """A command, its terminal's width in characters, and whether it is quick and has the same output everywhere.
 
-    `since` is how the first line that is drawn begins, where what comes before is too long.
+    `since` is text in the first line to draw, if the output before it is too long.
     """
 
     command: str
@@ -60,7 +60,7 @@ SHOTS = {
 
 
 def screen(written: str) -> Iterator[str]:
-    """Yield the lines that a terminal shows after something was written: erased lines are gone, colours are kept."""
+    """Yield the lines that a terminal shows after this output: erased lines are gone, colours are kept."""
     lines, row, end = [""], 0, 0
     for found in (*CONTROL.finditer(written), None):
         lines[row] += written[end : found.start() if found else None]
@@ -78,7 +78,7 @@ def screen(written: str) -> Iterator[str]:
 
 
 def run(shot: Shot, folder: Path) -> str:
-    """Run a command on a terminal, and return all that it wrote."""
+    """Run a command on a terminal, and return everything that it wrote."""
     ours, theirs = pty.openpty()
     ioctl(theirs, TIOCSWINSZ, struct.pack("HHHH", 50, shot.width, 0, 0))
     variables = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
@@ -90,7 +90,7 @@ def run(shot: Shot, folder: Path) -> str:
     while True:
         try:
             part = os.read(ours, 1 << 16)
-        except OSError:  # Linux's way to say that the other end is closed
+        except OSError:  # on Linux, this means that the other end is closed
             break
         if not part:
             break
@@ -101,7 +101,7 @@ def run(shot: Shot, folder: Path) -> str:
 
 
 def draw(shot: Shot, written: str, name: str) -> str:
-    """Return what a command wrote as SVG, below the command itself."""
+    """Return an SVG of a command with its output below."""
     lines = list(screen(written))
     while lines and not lines[-1]:
         lines.pop()
@@ -116,7 +116,7 @@ def draw(shot: Shot, written: str, name: str) -> str:
 
 
 def main(names: Sequence[str]) -> None:
-    """Take the pictures of these names; of all without any."""
+    """Make the screenshots with these names, or all if none are given."""
     last = max((list(SHOTS).index(name) for name in names), default=len(SHOTS) - 1)
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="wisesr-screenshots-") as folder:

@@ -1,1 +1,1 @@
-"""How many copies of photos `wisesr check --near-duplicates` finds, how many others it takes for copies, how fast."""
+"""How many copies of photos `wisesr check --near-duplicates` finds, how many false positives it has, and how fast."""

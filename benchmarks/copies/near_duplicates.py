@@ -1,10 +1,10 @@
-"""How many copies does `wisesr check --near-duplicates` find, and how many other pictures does it take for copies?
+"""How many copies does `wisesr check --near-duplicates` find, and how many pairs does it report falsely?
 
     python -m benchmarks.copies.near_duplicates [PHOTOS] [--quick] [--pictures 100000]
 
-Every photo of the folder is copied in every way of `COPIES` and `OTHERS`; of all pairs of a photo and a copy, those of
-one photo should be found, and no other. Then all pairs of photos are looked at, whatever split they are in. Last, as
-many descriptors as `--pictures` says, of pictures that never were, are searched for a thousand copies among them.
+Every photo in the folder is copied in every way of `COPIES` and `OTHERS`; of all pairs of a photo and a copy, only
+those of the same photo should be found. Then all pairs of photos are compared, whatever split they are in. Last, as
+many random descriptors as `--pictures` says are searched for a thousand copies among them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def half_and_mirrored(picture: Image.Image) -> Image.Image:
     return resized(0.5)(ImageOps.mirror(picture))
 
 
-# The ending of the copy's file, the quality that it is written with, and what is done to the picture before.
+# The suffix of the copy's file, the quality that it is written with, and the change to the picture before that.
 COPIES: dict[str, tuple[str, int, Change]] = {
     "JPEG, quality 30": (".jpg", 30, lambda picture: picture),
     "JPEG, quality 50": (".jpg", 50, lambda picture: picture),
@@ -61,7 +61,7 @@ COPIES: dict[str, tuple[str, int, Change]] = {
     "mirrored": (".jpg", 90, ImageOps.mirror),
     "mirrored, resized by 0.5, JPEG, quality 50": (".jpg", 50, half_and_mirrored),
 }
-# What is not promised.
+# Copies that are not promised to be found.
 OTHERS: dict[str, tuple[str, int, Change]] = {
     "resized by 0.5 without averaging, JPEG, quality 30": (".jpg", 30, resized(0.5, Image.Resampling.NEAREST)),
     "brighter by 20 %": (".jpg", 90, lambda picture: picture.point(lambda level: min(255, round(level * 1.2)))),
@@ -76,15 +76,15 @@ def save_copy(picture: Image.Image, kind: str, folder: Path, stem: str) -> Path:
     ending, quality, change = (COPIES | OTHERS)[kind]
     path = folder / f"{stem}{ending}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    change(picture).save(path, quality=quality, compress_level=1)  # a PNG of a PNG has other bytes
+    change(picture).save(path, quality=quality, compress_level=1)  # so that a PNG of a PNG has other bytes
     return path
 
 
 def main() -> None:
-    """Copy, look, and print the tables."""
+    """Copy the photos, search, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, nargs="?", default=PHOTOS if PHOTOS.is_dir() else None)
-    parser.add_argument("--quick", action="store_true", help="of few photos: shows that it runs")
+    parser.add_argument("--quick", action="store_true", help="use few photos, to show that it runs")
     parser.add_argument("--pictures", type=int, default=100_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="wisesr-benchmark-") as made:
@@ -95,14 +95,14 @@ def main() -> None:
         print(to_markdown(Grid("", (*texts("copy"), *numbers("photos", "found", "recall", "others")), tuple(rows))))
         compared = look([(path, "train", str(number)) for number, path in enumerate(files)])
         pairs = len(files) * (len(files) - 1) // 2
-        print(f"\n{pairs:,} pairs of {len(files):,} photos: {len(compared.pairs)} taken for copies")
+        print(f"\n{pairs:,} pairs of {len(files):,} photos: {len(compared.pairs)} reported as copies")
         for pair in compared.pairs:
             print(*pair.paths)
         print(search(5_000 if arguments.quick else arguments.pictures))
 
 
 def recall(files: Sequence[Path], kind: str, folder: Path) -> tuple[str, ...]:
-    """Return the row of one kind of copy."""
+    """Return the table row of one kind of copy."""
 
     def copy(number: int) -> Path:
         with Image.open(files[number]) as photo:
@@ -118,14 +118,14 @@ def recall(files: Sequence[Path], kind: str, folder: Path) -> tuple[str, ...]:
 
 
 def look(rows: Sequence[tuple[Path, str, str]]) -> NearDuplicates:
-    """Return what is found in rows of path, split and label."""
+    """Return the near-duplicates found among rows of path, split and label."""
     labels = sorted({label for _, _, label in rows})
     index = index_from_rows("/", labels, ((str(path)[1:], label, split) for path, split, label in rows))
     return find_near_duplicates(index, (), pixel_limit=PIXEL_LIMIT, listener=Silent())
 
 
 def search(count: int) -> str:
-    """Return how long the search takes among pictures whose edges are drawn at random, as strong as in photos."""
+    """Return how long the search takes among descriptors with random edges, as strong as in photos."""
     random = np.random.default_rng(0)
     pictures = Descriptors.empty(count)
     frequencies = np.hypot(*np.mgrid[:WAVES, :WAVES])

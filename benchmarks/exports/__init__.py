@@ -1,1 +1,1 @@
-"""What others run exported models with, and how often it gives the labels of `wisesr predict`."""
+"""Other runtimes for exported models, and how often they give the labels of `wisesr predict`."""

@@ -1,13 +1,13 @@
-"""How often do the runtimes that others run exported models with give the labels of `wisesr predict`?
+"""How often do other runtimes of exported models give the labels of `wisesr predict`?
 
     python -m benchmarks.exports.clients --run RUN [--photos FOLDER]
     python -m benchmarks.exports.clients --weights-dir FOLDER [--photos FOLDER]   # MobileNet, a head trained in minutes
 
-The run is exported in every format, and all photos of `--photos` are labelled by every runtime, in a process of its own
-that knows nothing of wisesr: once with the pixels that wisesr reads, so that only runtimes differ, and once with photos
-opened and resized by Pillow, as the README of the export says. Runtimes are looked for in this Python, in those of
-`--python`, and in the `node_modules` of the folder `--node`; one that is missing is named with its command. `--write`
-puts the table into docs/exports.md.
+The run is exported in every format, and every runtime labels all photos of `--photos` in a separate process without
+wisesr: once from the pixels that wisesr reads, so that only runtimes differ, and once from photos opened and resized by
+Pillow, as the README of the export says. Runtimes are searched for in this Python, in those of `--python`, and in the
+`node_modules` of the folder `--node`; a missing one is reported with its install command. `--write` puts the table into
+docs/exports.md.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from wisesr_cli.text import counted
 
 DOCUMENT = DOCS / "exports.md"
 PROGRAMS = Path(__file__).parent / "programs"
-ABSENT = 3  # what the programs exit with where a runtime is not installed
+ABSENT = 3  # exit code of the programs if a runtime is not installed
 SECONDS = 1800  # for a runtime and all photos
 PLAIN, CHANNELS_FIRST, GRAPH = "exports", "nchw", "tfjs"  # folders of exports
-GRAPH_MODEL = 'tensorflowjs "ydf<0.12"'  # the latest ydf needs another protobuf than TensorFlow.js' converter
+GRAPH_MODEL = 'tensorflowjs "ydf<0.12"'  # the latest ydf needs a different protobuf from TensorFlow.js' converter
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Client:
-    """A runtime: what it is called in its program, the model that it takes, and how it is installed."""
+    """A runtime: its name in the program, the model that it takes, and its install command."""
 
     runtime: str
     model: str
@@ -56,13 +56,13 @@ class Client:
 
     @property
     def is_for_node(self) -> bool:
-        """Whether it runs in Node, and not in Python."""
+        """Whether it runs in Node rather than in Python."""
         return self.install.startswith("npm")
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where runtimes are looked for."""
+    """Where to search for runtimes."""
 
     pythons: Sequence[str] = (sys.executable,)
     node: Path = field(default_factory=Path.cwd)
@@ -73,7 +73,7 @@ class AbsentError(Exception):
 
 
 def labels_by(client: Client, exports: Path, pixels: Path, places: Places) -> list[int]:
-    """Return the label of each image of a file of pixels; `AbsentError` where the runtime is not installed."""
+    """Return the label of each image in a file of pixels; raises an `AbsentError` if the runtime is not installed."""
     arguments = [client.runtime, str((exports / client.model).absolute()), str(pixels.absolute())]
     if client.is_for_node:
         commands = [["node", str(PROGRAMS / "label.cjs"), *arguments]]
@@ -100,7 +100,7 @@ def labels_by(client: Client, exports: Path, pixels: Path, places: Places) -> li
 
 
 def export_all(run: Path, folder: Path, converter: str) -> None:
-    """Export a run in every form that a client takes; the graph model where its converter is installed."""
+    """Export a run in every form that a client takes; the graph model only if its converter is installed."""
     plain = folder / PLAIN
     wisesr_cli.export(run, ["keras", "onnx", "litert", "saved_model"], output_dir=plain)
     wisesr_cli.export(run, "litert", quantize="int8", output_dir=plain)
@@ -117,7 +117,7 @@ def export_all(run: Path, folder: Path, converter: str) -> None:
 
 
 def trained(photos: Path, weights: Path | None, folder: Path) -> Path:
-    """Return a run with a head trained on the feature maps of MobileNet, or with a tiny network without weights."""
+    """Return a run with a head trained on MobileNet's feature maps or, without weights, a tiny network."""
     settings: dict[str, Any] = {"output_dir": str(folder), "name": "run"}
     if weights is None:
         settings |= {"model.backbone": "compact_small", "data.image_size": 32, "train.epochs": 1}
@@ -128,7 +128,7 @@ def trained(photos: Path, weights: Path | None, folder: Path) -> Path:
 
 
 def write_pixels(run: Path, photos: Sequence[Path], folder: Path) -> list[Path]:
-    """Write the pixels of photos, uint8 (images, height, width, 3), as wisesr reads them, and as the README says."""
+    """Write the pixels of photos, uint8 (images, height, width, 3), as wisesr reads them and as the README says."""
     info = read_model_info(run / BEST)
     resize = PILLOW[info.preparation.resize].resize
     by_wisesr = [decode_image(path, image_size=info.image_size, preparation=info.preparation) for path in photos]
@@ -145,7 +145,7 @@ def _opened(path: Path) -> Pixels:
 
 
 def rows_of(exports: Path, pixels: Sequence[Path], expected: Sequence[int], places: Places) -> list[tuple[str, ...]]:
-    """Return a row for each client: how many labels are those of `wisesr predict`, for each file of pixels."""
+    """Return a row for each client: for each file of pixels, how many labels agree with `wisesr predict`."""
     rows = []
     for name, client in CLIENTS.items():
         try:
@@ -163,19 +163,19 @@ def rows_of(exports: Path, pixels: Sequence[Path], expected: Sequence[int], plac
 
 
 def main() -> None:
-    """Train where no run is given, export, label and print the table."""
+    """Train if no run is given, export, label, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a run directory; without one, a run is trained")
-    parser.add_argument("--data", type=Path, default=PHOTOS, help="with train/, validation/ and test/, to train on")
-    parser.add_argument("--photos", type=Path, help="to label; default: test/ of --data")
-    parser.add_argument("--weights-dir", type=Path, help="with MobileNet's ImageNet weights, to train with")
+    parser.add_argument("--data", type=Path, default=PHOTOS, help="has train/, validation/ and test/, to train on")
+    parser.add_argument("--photos", type=Path, help="photos to label; default: test/ of --data")
+    parser.add_argument("--weights-dir", type=Path, help="folder with MobileNet's ImageNet weights, to train with")
     parser.add_argument(
         "--python", type=Path, action="append", default=[], help="another Python with runtimes; may be repeated"
     )
     parser.add_argument("--node", type=Path, default=Path.cwd(), help="a folder with node_modules; default: this one")
     parser.add_argument("--converter", default="tensorflowjs_converter", help=f"the program of {GRAPH_MODEL}")
-    parser.add_argument("--quick", action="store_true", help="a tiny network in place of MobileNet: shows that it runs")
-    parser.add_argument("--write", action="store_true", help="into docs/exports.md")
+    parser.add_argument("--quick", action="store_true", help="a tiny network for MobileNet, to show that it runs")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/exports.md")
     arguments = parser.parse_args()
     if arguments.run is None and arguments.weights_dir is None and not arguments.quick:
         parser.error("give --run RUN or --weights-dir FOLDER")
@@ -200,7 +200,7 @@ def main() -> None:
 
 
 def table_of(rows: Sequence[tuple[str, ...]]) -> Grid:
-    """Return the table of labels that are those of `wisesr predict`."""
+    """Return the table of how many labels agree with `wisesr predict`."""
     columns = (*texts("runtime", "file"), *numbers("pixels of wisesr", "pixels of Pillow"))
     return Grid("", columns, tuple(rows))
 

@@ -1,1 +1,1 @@
-"""How accurate heads are, and how sure a difference between two of them is; docs/heads.md."""
+"""How accurate heads are, and how certain a difference between two of them is; docs/heads.md."""

@@ -1,4 +1,4 @@
-"""What is compared: kinds of pictures, backbones that see more and more of them, heads, and their recipe.
+"""What is compared: kinds of pictures, backbones with growing receptive fields, heads, and their recipe.
 
 To add a block: a row in `PICTURES` or `BACKBONES` where it needs one, and a row in `BLOCKS`.
 """
@@ -29,19 +29,19 @@ VARIANTS = (
 ALL = (*MAIN, *VARIANTS)
 FEW = ("gap", "wise", "flatten")
 STARTS = ("gap", "wise", "wise:initializer=paper")
-LONG = ("gap", "wise", "depthwise", "flatten", VARIANTS[0])  # is the order one of speed only?
+LONG = ("gap", "wise", "depthwise", "flatten", VARIANTS[0])  # does only training speed explain the order?
 
 
-# The defaults when this was first measured; a head may name others.
+# The defaults when this was first measured; a head may set others.
 HEAD_OPTIONS = {"model.head.classifier_initializer": "default", "model.head.constraint": "non_negative"}
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """A kind of pictures: where they come from, and what of the recipe depends on them.
+    """A kind of pictures: where they come from, and the settings that depend on them.
 
-    `typed` is their folder as a user types it. `make` takes a folder to draw into and returns where the pictures are;
-    None where this machine does not have them.
+    `typed` is their folder as a user types it. `make` takes a folder to draw into and returns where the pictures are,
+    or None if this machine does not have them.
     """
 
     title: str
@@ -52,7 +52,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A backbone, its learning rate, and its epochs for each kind of pictures; for others, those for clothing."""
+    """A backbone, its learning rate, and its epochs for each kind of pictures; by default, those for clothing."""
 
     settings: dict[str, Any]
     epochs: dict[str, int]
@@ -60,7 +60,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Block:
-    """One comparison: heads on pictures with a backbone; `grows`: one of those whose backbones see more and more."""
+    """One comparison: heads on pictures with a backbone; `grows`: belongs to the series of growing receptive fields."""
 
     pictures: str
     backbone: str
@@ -70,12 +70,12 @@ class Block:
 
     @property
     def name(self) -> str:
-        """What it is called in docs/heads.json and in the folder of its runs."""
+        """Its name in docs/heads.json and in the folder of its runs."""
         return f"{self.pictures}-{self.backbone}"
 
 
 def _drawing(name: str, train_per_class: int, test_per_class: int) -> Callable[[Path], Path]:
-    """Return what draws a harbour into a folder, once: pictures drawn anew are others to a comparison that goes on."""
+    """Return a function that draws a harbour into a folder, only once: a resumed comparison needs the same files."""
 
     def draw(folder: Path) -> Path:
         drawn, unfinished = folder / name, folder / f"{name}.part"
@@ -92,7 +92,7 @@ def _find_photos(folder: Path) -> Path | None:
 
 
 def harbour_of(train_per_class: int, name: str, test_per_class: int = 60) -> Pictures:
-    """Return the demo's harbour with more or fewer pictures to learn from."""
+    """Return the demo's harbour with more or fewer training pictures."""
     training, test = (len(harbour.CLASS_NAMES) * per_class for per_class in (train_per_class, test_per_class))
     return Pictures(
         f"The harbour of `wisesr demo`, in which only position tells: 9 classes, {training} training and {test} test "
@@ -123,7 +123,7 @@ def _mobilenet(stage: int, harbour_epochs: int, clothing_epochs: int) -> Backbon
     return Backbone(settings, {"harbour": harbour_epochs, "clothing": clothing_epochs})
 
 
-# In the order of what a position sees: 12 pixels, 19, 43 and 219.
+# In the order of the receptive field: 12 pixels, 19, 43 and 219.
 BACKBONES: dict[str, Backbone] = {
     "compact_small": Backbone(
         {"model.backbone": "compact_small", "train.optimizer.learning_rate": 5e-3},
@@ -163,14 +163,14 @@ BLOCKS = (
 
 
 def recipe(block: Block, pictures: Pictures) -> dict[str, Any]:
-    """Return the settings of a block, which are the same for all its heads."""
+    """Return the settings of a block, which all its heads share."""
     backbone = BACKBONES[block.backbone]
     epochs = backbone.epochs.get(block.pictures, backbone.epochs["clothing"])
     return {**backbone.settings, "train.epochs": epochs, **pictures.settings, **HEAD_OPTIONS}
 
 
 def command_line(settings: dict[str, Any], pictures: Pictures, block: Block) -> str:
-    """Return the command that compares the same."""
+    """Return the command that makes the same comparison."""
     chosen = [part for key, value in settings.items() for part in ("-s", f"{key}={value}")]
     typed = ["wisesr", "compare", pictures.typed, "--heads", ",".join(block.heads), "--seeds", str(block.seeds)]
     return shlex.join([*typed, *chosen])

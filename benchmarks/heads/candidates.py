@@ -1,10 +1,10 @@
-"""Candidates for the default head that are no options of it: ways to learn position weights, tried on feature maps.
+"""Candidates for the default head, beyond its options: ways to learn position weights, tried on feature maps.
 
-They are built on reduced maps as `trials.builder` builds heads of the package, and start equal to global average
+They are built on reduced maps, as `trials.builder` builds the package's heads, and start equal to global average
 pooling. `STEPS` scales how far one update moves a weight relative to its start: Adam moves every variable by about the
-learning rate, so weights that start at 1/9 move by nine times it, relatively, and those at 1/49 by 49 times. Starting
-unit-sum weights elsewhere, writing them as GAP times (1 + step x delta), and a learning rate of their own are the same
-thing under Adam; so there is one candidate for the three.
+learning rate, so weights that start at 1/9 move, relatively, by nine times that, and those at 1/49 by 49 times. Under
+Adam, starting unit-sum weights elsewhere, writing them as GAP times (1 + step x delta), and giving them a separate
+learning rate are equivalent, so there is one candidate for the three.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from benchmarks.heads.trials import Build
 from wisesr_cli.layers import PositionWeightedPooling2D
 from wisesr_cli.models.heads import FeatureMap, HeadOptions, WiseOptions
 
-STEP = 49  # relative to the start, as a grid of 7x7 has it
+STEP = 49  # relative to the start, as on a grid of 7x7
 FREQUENCIES = 3  # of the cosine basis, along each side
 
 
 def stepped(step: float) -> Callable[[HeadOptions, FeatureMap], Build]:
-    """Return a candidate: unit-sum weights whose relative step is `step` times the learning rate on every grid."""
+    """Return a candidate: unit-sum weights with a relative step of `step` times the learning rate on every grid."""
 
     def of(options: HeadOptions, feature_map: FeatureMap) -> Build:
         def build(shape: FeatureMap, classes: int) -> Any:
@@ -42,7 +42,7 @@ def stepped(step: float) -> Callable[[HeadOptions, FeatureMap], Build]:
 
 
 def _model(shape: FeatureMap, classes: int, layer: Any) -> Any:
-    """Return a layer and the classifier layer behind it, with the paper's start."""
+    """Return a model of a layer and the classifier layer after it, initialized as in the paper."""
     inputs = keras.Input(shape)
     start = keras.initializers.RandomNormal(stddev=0.01)
     return keras.Model(inputs, keras.layers.Dense(classes, kernel_initializer=start)(layer(inputs)))
@@ -56,7 +56,7 @@ def _of_layer(make: Callable[[FeatureMap], Any]) -> Callable[[HeadOptions, Featu
 
 
 class Unnormalized(PositionWeightedPooling2D):
-    """GAP times (1 + step x delta), at least zero, without the sum of 1."""
+    """GAP times (1 + step x delta), non-negative, without the constraint to a sum of 1."""
 
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)
@@ -68,7 +68,7 @@ class Unnormalized(PositionWeightedPooling2D):
 
 
 class Cosines(PositionWeightedPooling2D):
-    """Unit-sum weights of low frequencies: 1 plus a few products of cosines along rows and columns, at least zero."""
+    """Low-frequency unit-sum weights: 1 plus a few products of cosines along rows and columns, non-negative."""
 
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)
@@ -90,7 +90,7 @@ class Cosines(PositionWeightedPooling2D):
 
 
 class Decayed(PositionWeightedPooling2D):
-    """Unit-sum weights that a penalty draws towards uniform: the mean squared relative deviation from GAP's."""
+    """Unit-sum weights with a penalty that pulls them towards GAP's: their mean squared relative deviation."""
 
     strength = 0.03
 
@@ -102,7 +102,7 @@ class Decayed(PositionWeightedPooling2D):
 
 
 class ClassMasks(keras.layers.Layer):
-    """Position weights of every class in place of every channel: of rank 1, as each class has one mask for all."""
+    """Position weights per class instead of per channel: of rank 1, as each class has one mask for all channels."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ SEEDS = 5
 GLOROT, EVEN = "gap:classifier_initializer=default", "wise:initializer=even"
 MAIN = ("gap", GLOROT, "wise", EVEN, "wise:paper", "gmp")
 ALL = (*MAIN, "depthwise:initializer=even", "flatten")
-POOLED = (*MAIN, "flatten:pre_pool=3")  # where the map is large
+POOLED = (*MAIN, "flatten:pre_pool=3")  # for large maps
 CANDIDATES = (
     "wise, step 25",
     "wise, step 100",
@@ -20,8 +20,8 @@ CANDIDATES = (
     "wise, cosine basis",
     "depthwise, step 9",
 )
-SOME = ("wise, no unit sum, step 49", "class masks")  # where maps are large, or time was short
-# What the paper says of constraint, pooling and dropout.
+SOME = ("wise, no unit sum, step 49", "class masks")  # for large maps, or when time was short
+# The paper's claims about constraint, pooling and dropout.
 PAPER = (
     "gap:dropout=0.5",
     f"{EVEN}:dropout=0.5",
@@ -34,10 +34,10 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Cell:
-    """Heads on the pictures of one kind, through one frozen backbone.
+    """Heads on one kind of pictures, through one frozen backbone.
 
-    `layer`: where the backbone is cut; `per_class`: how many images of each class train, None for all. With `folds`,
-    all images are tested on in turn, by heads trained on the others; else the test split is.
+    `layer`: where the backbone is cut; `per_class`: the number of training images per class, None for all. With
+    `folds`, all images are tested on in turn, by heads trained on the others; else only the test split is.
     """
 
     pictures: str
@@ -51,7 +51,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What it is called in docs/transfer.json."""
+        """Its name in docs/transfer.json."""
         end = [self.layer] if self.layer else []
         few = [f"few{self.per_class}"] if self.per_class else []
         folds = [f"folds{self.folds}"] if self.folds else []
@@ -76,7 +76,7 @@ QUICK = Cell("harbour", "compact_small", 32, weights="none", heads=("gap", "wise
 
 _FROZEN = {"epochs": 20, "freeze": "backbone", "learning_rate": 0.003, "augment": "none"}
 _MOBILENET = {"model.backbone": "MobileNet", "model.weights": "imagenet"}
-# What `wisesr compare` itself did on the photos: heads, seeds and settings. `frozen` is the first cell once more.
+# Comparisons on the photos by `wisesr compare` itself: heads, seeds and settings. `frozen` repeats the first cell.
 COMMANDS: dict[str, tuple[tuple[str, ...], int, dict[str, Any]]] = {
     "frozen": (
         ("gap", EVEN),

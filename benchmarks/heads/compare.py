@@ -1,4 +1,4 @@
-"""Compares the heads on pictures of two kinds and backbones that see more and more, and writes docs/heads.md.
+"""Compares the heads on pictures of two kinds and backbones with growing receptive fields, and writes docs/heads.md.
 
     python -m benchmarks.heads.compare                     # every block of docs/heads.md; about 3 hours of one core
     python -m benchmarks.heads.compare harbour clothing    # blocks of these pictures or backbones; the others stay
@@ -6,8 +6,8 @@
     python -m benchmarks.heads.compare --quick             # one small block; only printed
     python -m benchmarks.heads.compare --write-only        # only rewrites the page from docs/heads.json
 
-A block is one call of `wisesr compare`: pictures, a backbone cut where it sees so much of them, heads and seeds. The
-same command goes on where it was interrupted. What there is to compare stands in `blocks`.
+A block is one call of `wisesr compare`: pictures, a backbone cut at some receptive field, heads and seeds. After an
+interruption, the same command continues. The blocks are defined in `blocks`.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from wisesr_cli.text import visible
 
 
 def main() -> None:
-    """Compare what was asked for, and write or print it."""
+    """Compare the requested blocks, and write or print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"{', '.join((*PICTURES, *BACKBONES))}; default: all blocks"
     )
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="compare on this image folder")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"where runs are kept, to go on; default: {FOLDER}")
-    parser.add_argument("--seeds", type=int, help=f"of each head; default: {SEEDS}")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"folder of the runs, to resume; default: {FOLDER}")
+    parser.add_argument("--seeds", type=int, help=f"number of seeds of each head; default: {SEEDS}")
     parser.add_argument("--quick", action="store_true", help="two heads, two seeds, one epoch, few pictures")
-    parser.add_argument("--write-only", action="store_true", help="compare nothing")
+    parser.add_argument("--write-only", action="store_true", help="only rewrite the page")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - {*PICTURES, *BACKBONES}:
         parser.error(f"no pictures and no backbone are called {', '.join(sorted(unknown))}")
@@ -80,14 +80,14 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def chosen_blocks(names: Sequence[str], seeds: int | None) -> list[Block]:
-    """Return the blocks whose pictures and backbone are among the names, where any of the kind are."""
+    """Return the blocks whose pictures and backbone are named; a kind that no name belongs to is not restricted."""
     pictures, backbones = PICTURES.keys() & set(names) or PICTURES.keys(), BACKBONES.keys() & set(names) or BACKBONES
     blocks = [block for block in BLOCKS if block.pictures in pictures and block.backbone in backbones]
     return [block if seeds is None else replace(block, seeds=seeds) for block in blocks]
 
 
 def own_blocks(folder: Path, blocks: Sequence[Block]) -> list[tuple[Block, Pictures]]:
-    """Return a block per backbone on the pictures of a folder, with the recipe of the photos of clothing."""
+    """Return a block per backbone on the pictures of a folder, with the recipe for photos of clothing."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"data-{folder.resolve().name}")
     title = f"The images of {visible(folder)}"
     pictures = replace(PICTURES["clothing"], title=title, typed=str(folder), make=lambda _: folder)
@@ -96,19 +96,19 @@ def own_blocks(folder: Path, blocks: Sequence[Block]) -> list[tuple[Block, Pictu
 
 
 def quick_block() -> tuple[Block, Pictures]:
-    """Return a block of seconds, on few pictures of the harbour."""
+    """Return a block that takes seconds, on a few pictures of the harbour."""
     pictures = harbour_of(8, "harbour_quick", 4)
     pictures = replace(pictures, settings={**pictures.settings, "train.epochs": 1, "data.image_size": 32})
     return Block("harbour_quick", "compact_small", ("gap", "wise", VARIANTS[0]), seeds=2), pictures
 
 
 def run_block(block: Block, pictures: Pictures, folder: Path) -> dict[str, Any] | None:
-    """Compare, going on with what is in the folder, and return the figures; None where the pictures are missing."""
+    """Compare, resuming from what is in the folder, and return the figures, or None if the pictures are missing."""
     print(f"== {block.name}", file=sys.stderr, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     source = pictures.make(folder)
     if source is None:
-        print(f"left out: there are no pictures for {block.name} on this machine", file=sys.stderr)
+        print(f"skipped: there are no pictures for {block.name} on this machine", file=sys.stderr)
         return None
     settings = recipe(block, pictures)
     place = {"output_dir": str(folder.resolve()), "name": block.name}
@@ -119,9 +119,9 @@ def run_block(block: Block, pictures: Pictures, folder: Path) -> dict[str, Any] 
         )
 
     result = compare(block.heads, TerminalListener())
-    # All of them are trained by now: this only pairs them with another first head.
+    # All heads are trained by now: this only pairs them with another first head.
     to_wise = compare(("wise", *(head for head in block.heads[1:] if head != "wise")), Silent())
-    compare(block.heads, Silent())  # leaves the comparison to the first head in the folder
+    compare(block.heads, Silent())  # so that the folder ends with the comparison to the first head
     return {
         "pictures": block.pictures,
         "backbone": block.backbone,
@@ -137,7 +137,7 @@ def run_block(block: Block, pictures: Pictures, folder: Path) -> dict[str, Any] 
 
 
 def receptive_field(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return how many pixels of how many a position sees; None where that is not known."""
+    """Return the receptive field of a position and the image side, in pixels; None if the field is not known."""
     from wisesr_cli.explanation.receptive_field import find_receptive_field
     from wisesr_cli.model_files.loading import build_without_values
     from wisesr_cli.models.backbones import build_backbone, cut_backbone
@@ -155,7 +155,7 @@ def receptive_field(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def figures(result: Comparison, to_wise: Comparison) -> dict[str, Any]:
-    """Return what docs/heads.json keeps of a comparison, without what depends on the folder."""
+    """Return the figures of a comparison for docs/heads.json, without anything that depends on the folder."""
     rows = result.to_json()["rows"]
     trainings = [training for training in result.trainings if training.error is None]
     for row in rows:

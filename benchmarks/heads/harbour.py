@@ -25,9 +25,9 @@ CHANCE = 1 / len(harbour.CLASS_NAMES)
 
 
 def main() -> None:
-    """Compare the heads and show what came out."""
+    """Compare the heads and show the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ...")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds: 0, 1, ...")
     parser.add_argument("--figure", type=Path, help="where to draw the figure")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def compare(folder: Path, seeds: int) -> Comparison:
-    """Draw the harbour into a folder, and train and judge every head with every seed."""
+    """Draw the harbour into a folder, and train and evaluate every head with every seed."""
     harbour.make_harbour(folder / "harbour")
     config = folder / "harbour.yaml"
     config.write_text(demo.CONFIG.format(name=config), encoding="utf-8")
@@ -48,7 +48,7 @@ def compare(folder: Path, seeds: int) -> Comparison:
 
 
 def draw(result: Comparison, pictures: Path, path: Path) -> None:
-    """Draw three pictures that hold the same things, and the accuracy of every head beside them."""
+    """Draw three pictures of the same things, and the accuracy of every head next to them."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11.0, 3.3), dpi=150, layout="constrained")
@@ -82,7 +82,7 @@ def draw_bars(axes: Any, result: Comparison) -> None:
 
 
 def accuracies(result: Comparison, row: ComparisonRow) -> list[float]:
-    """Return the test accuracy of every seed of a head."""
+    """Return a head's test accuracy with every seed."""
     found = (item.top1_accuracy for item in result.trainings if item.head == row.head)
     return [value for value in found if value is not None]
 

@@ -1,13 +1,14 @@
-"""How often does the interval of `wisesr compare` hold the truth? A simulation with a truth that is known.
+"""How often does the interval of `wisesr compare` contain the true difference? A simulation where it is known.
 
     python -m benchmarks.heads.intervals
     python -m benchmarks.heads.intervals --repetitions 2000
 
 Two heads with the same seeds answer the same 200 examples (crossed), or other ones with every seed (nested). An answer
-is right where a sum of normal draws is above zero: how hard the example is for both heads, for this head, how well this
-training of this head went, and chance. So the difference of the accuracies over all trainings and examples is known.
-`seed` is the standard deviation of how well trainings went; `spread` what it makes of the accuracy of one, in points.
-Beside the interval stands that of plain percentiles, without the correction for few seeds. The aim is 95 %.
+is right if a sum of normal draws is above zero: how easy the example is for both heads, how easy it is for this head,
+how well this training of this head went, and chance. So the difference in accuracy over all trainings and examples is
+known. `seed` is the standard deviation of how well trainings went, `spread` the resulting standard deviation of
+accuracy, in points. The table also has the interval from plain percentiles, without the correction for few seeds. The
+goal is 95 %.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ BOTH, HEAD, CHANCE = 1.0, 0.5, 0.7  # standard deviations
 
 
 def main() -> None:
-    """Simulate every case and print a row for each."""
+    """Simulate every case and print the table."""
     arguments = arguments_for(__doc__).parse_args()
     repetitions = arguments.repetitions or (QUICK_REPETITIONS if arguments.quick else REPETITIONS)
     print(to_markdown(table(repetitions)), end="")
 
 
 def table(repetitions: int) -> Grid:
-    """Return how often the intervals hold the truth, and how wide they are, in percentage points."""
+    """Return how often the intervals contain the true difference, and their widths in percentage points."""
     columns = (
         Column("examples"),
         *(Column(title, True) for title in ("seed", "spread", "n seeds", "coverage", "width", "plain", "its width")),
@@ -48,7 +49,7 @@ def table(repetitions: int) -> Grid:
 
 
 def rows(repetitions: int) -> Iterator[tuple[str, ...]]:
-    """Give a row of the table for every case."""
+    """Yield a row of the table for every case."""
     for same_examples in (True, False):
         for deviation in SEED_DEVIATIONS:
             for seeds in SEEDS:
@@ -65,7 +66,7 @@ def rows(repetitions: int) -> Iterator[tuple[str, ...]]:
 def simulate(
     seeds: int, deviation: float, *, same_examples: bool, repetitions: int
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return coverage and mean width of the interval, and of plain percentiles."""
+    """Return the coverage and mean width of the interval, and of the one from plain percentiles."""
     random = np.random.default_rng([seeds, round(1000 * deviation), same_examples])
     truth = accuracy(EASE[1], deviation) - accuracy(EASE[0], deviation)
     found: list[list[tuple[float, float]]] = [[], []]
@@ -80,7 +81,7 @@ def simulate(
 
 
 def draw(random: np.random.Generator, seeds: int, deviation: float, *, same_examples: bool) -> list[NDArray[np.int64]]:
-    """Return the differences of one comparison, for every seed (examples,) of -1, 0 and 1."""
+    """Return the differences of one comparison: for every seed, (examples,) of -1, 0 and 1."""
     shape = (1 if same_examples else seeds, EXAMPLES)
     both = random.normal(0, BOTH, shape)
     correct = [
@@ -96,7 +97,7 @@ def draw(random: np.random.Generator, seeds: int, deviation: float, *, same_exam
 
 
 def accuracy(ease: float, deviation: float) -> float:
-    """Return the accuracy over all trainings and examples: how often the sum is above zero."""
+    """Return the accuracy over all trainings and examples: the probability that the sum is above zero."""
     return 0.5 * (1 + erf(ease / sqrt(2 * (BOTH**2 + HEAD**2 + deviation**2 + CHANCE**2))))
 
 

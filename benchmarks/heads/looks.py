@@ -1,10 +1,10 @@
-"""Draws where GAP and Wise look: exact maps of `explain` over pictures, a row per regime, with frozen ImageNet weights.
+"""Draws where GAP and Wise look: exact `explain` maps over a picture, a row per regime, with frozen ImageNet weights.
 
     python -m benchmarks.heads.looks --weights-dir FOLDER                   # the harbour: docs/heads-looks.png
     python -m benchmarks.heads.looks --weights-dir FOLDER --data PHOTOS --figure FILE.png
 
-A regime is a backbone and an image size: cut where a position sees little, whole, and whole at 512 pixels. PHOTOS holds
-train/ and test/ of class folders.
+A regime is a backbone and an image size: cut where a position sees little, whole, and whole at 512 pixels. PHOTOS has
+train/ and test/ with class folders.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ REGIMES: dict[str, dict[str, Any]] = {
     "whole MobileNet, 512 px\na position sees 315 px": {"data.image_size": 512},
 }
 EPOCHS, RATE = 20, 3e-3
-COLORS = 128  # of the figure, which is a quarter as large so
+COLORS = 128  # of the figure, whose file is a quarter as large with so few
 
 
 def main() -> None:
-    """Train both heads in every regime and draw what they look at in a test picture."""
+    """Train both heads in every regime and draw where they look in a test picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights-dir", type=Path, help="of MobileNet")
+    parser.add_argument("--weights-dir", type=Path, help="folder with MobileNet's ImageNet weights")
     parser.add_argument("--data", type=Path, metavar="PHOTOS")
     parser.add_argument("--figure", type=Path, default=DOCS / "heads-looks.png")
-    parser.add_argument("--picture", help="which one of the test pictures, relative to test/; default: the middle one")
-    parser.add_argument("--quick", action="store_true", help="small, from random weights, drawn nowhere")
+    parser.add_argument("--picture", help="test picture to draw, relative to test/; default: the middle one")
+    parser.add_argument("--quick", action="store_true", help="small, from random weights; the figure is discarded")
     arguments = parser.parse_args()
     if arguments.weights_dir is not None:
         os.environ[WEIGHTS_FOLDER] = str(arguments.weights_dir.absolute())
@@ -65,7 +65,7 @@ def main() -> None:
 
 def looks(data: Path, picture: Path, settings: dict[str, Any], folder: Path, *, quick: bool) -> list[Explanation]:
     """Return the explanation of a picture by each head, trained on the frozen backbone."""
-    maps: dict[str, Any] = {}  # the second head trains on what the first one's backbone gave
+    maps: dict[str, Any] = {}  # the second head trains on the feature maps computed for the first
     found = []
     for head in HEADS:
         phase = {"epochs": 1 if quick else EPOCHS, "freeze": "backbone", "learning_rate": RATE, "augment": "none"}
@@ -84,7 +84,7 @@ def looks(data: Path, picture: Path, settings: dict[str, Any], folder: Path, *, 
 
 @with_default_style
 def draw(found: dict[str, Sequence[Explanation]], picture: Path, path: Path) -> None:
-    """Draw a row per regime: the picture, then what every head takes for its class and against it."""
+    """Draw a row per regime: the picture, then every head's evidence for its class and against it."""
     image = decode_image(picture, image_size=None)
     photo = Image.fromarray(image)
     photo = photo.resize((2 * 96, 2 * 96 * photo.height // photo.width), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""Feature maps of frozen backbones: computed once, kept on disk, and averaged to what a head reads of them."""
+"""Feature maps of frozen backbones: computed once, kept on disk, and reduced to what a head reads of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Maps = NDArray[np.float32]  # (images, height, width, channels)
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures, and the frozen backbone that sees them."""
+    """Pictures, and the frozen backbone that maps them."""
 
     pictures: Path
     backbone: str
@@ -58,7 +58,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Features:
-    """The feature maps and labels of every split, read from the disk where they are used."""
+    """The feature maps and labels of every split; the maps are read from the disk when used."""
 
     maps: dict[str, Maps]
     labels: dict[str, Labels]
@@ -71,7 +71,7 @@ class Features:
         return height, width, channels
 
     def few(self, per_class: int) -> Features:
-        """Return the same with the first images of each class to train on; validation and test stay."""
+        """Return the same with only the first images of each class for training; validation and test stay the same."""
         kept = np.concatenate(
             [np.flatnonzero(self.labels["train"] == label)[:per_class] for label in range(len(self.class_names))]
         )
@@ -79,7 +79,7 @@ class Features:
         return Features(maps, {**self.labels, "train": self.labels["train"][kept]}, self.class_names)
 
     def folds(self, count: int) -> list[Features]:
-        """Return the images of all splits as `count` folds, each being tested on in turn, and validated on once."""
+        """Return the images of all splits as `count` folds, each used for test once and for validation once."""
         names = tuple(self.maps)
         labels = np.concatenate([self.labels[name] for name in names])
         part = np.random.default_rng(0).permutation(len(labels)) % count
@@ -99,7 +99,7 @@ class Features:
 
 
 def features_of(source: Source, folder: Path) -> Features:
-    """Return the feature maps of a source, computed where the folder does not have them."""
+    """Return the feature maps of a source, computing those that the folder does not have."""
     config = source.config()
     index = build_index(config.data, seed=0, listener=Silent())
     place = folder / f"{source.pictures.name}-{source.backbone}-{source.layer or 'end'}-{source.image_size}-"
@@ -114,7 +114,7 @@ def features_of(source: Source, folder: Path) -> Features:
 
 
 def _digest(config: Config, index: DatasetIndex) -> str:
-    """Return a hash over what decides the maps."""
+    """Return a hash of everything that determines the maps."""
     described = {"record": index.record()["splits"], "size": config.data.image_size, "paths": sorted(index.rows())}
     return hashlib.blake2b(json.dumps(described).encode(), digest_size=6).hexdigest()
 
@@ -149,9 +149,9 @@ def _compute(config: Config, index: DatasetIndex, folder: Path) -> None:
 
 
 def reduced(maps: Maps, options: HeadOptions) -> Maps:
-    """Return maps averaged to what a head reads: (images, grid height, grid width, channels), float32.
+    """Return maps reduced to what a head reads: (images, grid height, grid width, channels), float32.
 
-    A head that averages tiles before it weighs them gives the same for the averages: see `on_reduced`.
+    A head that pools before it weights positions gives the same output for the pooled maps: see `on_reduced`.
     """
     feature_map: FeatureMap = maps.shape[1:]  # type: ignore[assignment]
     if isinstance(options, GapOptions | GmpOptions):
@@ -177,14 +177,14 @@ def reduced(maps: Maps, options: HeadOptions) -> Maps:
 
 
 def on_reduced(options: HeadOptions) -> HeadOptions:
-    """Return the head for maps that `reduced` gave: it averages no more."""
+    """Return the head for maps from `reduced`: the same head without the pooling."""
     if not isinstance(options, PooledOptions):
         return options
     return options.model_copy(update={"pre_pool": 1, "pooling": "tile"})
 
 
 def start_weights(options: HeadOptions, feature_map: FeatureMap, classes: int) -> list[NDArray[Any]]:
-    """Return the weights that a head starts from on whole maps; those for reduced ones have the same shapes."""
+    """Return a head's initial weights on whole maps; those for reduced maps have the same shapes."""
     import keras
 
     from wisesr_cli.models.heads import build_head

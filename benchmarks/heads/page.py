@@ -1,7 +1,7 @@
 """Writes docs/heads.md from docs/heads.json: the results of `compare`, in tables and in words.
 
-Words that depend on figures are made from them here, between the marks of the page; the rest of the page is written by
-hand. A difference counts as one where its 95 % interval leaves zero out; otherwise there is no clear difference.
+Text that depends on figures is generated here, between the marks of the page; the rest of the page is written by hand.
+A difference counts if its 95 % interval excludes zero; otherwise there is no clear difference.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ FIGURES = DOCUMENT.with_suffix(".json")
 Block = dict[str, Any]
 Row = dict[str, Any]
 VERDICTS = ("better", "worse", "no clear difference")
-# What a variant takes to be clearly better than the default.
+# The minimum for calling a variant clearly better than the default.
 ENOUGH_SEEDS, ENOUGH_KINDS = 5, 2
 
 
 def stored() -> dict[str, Block]:
-    """Return the figures of all blocks that are known, by name."""
+    """Return the stored figures of all blocks, by name."""
     return read_figures(FIGURES)
 
 
 def keep(name: str, block: Block, *, order: Sequence[str]) -> None:
-    """Put the figures of a block into the file."""
-    # The sentences are for the terminal; the page makes its own of several blocks.
+    """Store the figures of a block in the file."""
+    # The sentences are for the terminal; the page combines several blocks in its own.
     kept = {key: value for key, value in block.items() if key != "conclusions"}
     keep_figures(FIGURES, name, kept, order=order)
 
 
 def write_document() -> None:
-    """Replace what stands between the marks of the page."""
+    """Replace the text between the marks of the page."""
     blocks = list(stored().values())
     contents = {mark: written(blocks) for mark, written in WRITERS.items()}
     write_between_marks(DOCUMENT, "benchmarks.heads.compare", contents)
 
 
 def print_block(block: Block | None) -> None:
-    """Print a block as the page has it, and what its figures allow to say."""
+    """Print a block as the page has it, and the conclusions that its figures support."""
     if block is not None:
         print(section(block), *(f"- {line}" for line in block["conclusions"]), sep="\n")
 
@@ -116,7 +116,7 @@ def _block_grid(block: Block) -> Grid:
 
 
 def _block_cells(row: Row) -> tuple[str, ...]:
-    """Return the cells of a head; a dash where none of its trainings came to a figure."""
+    """Return the table cells of a head, with a dash if none of its trainings has a result."""
 
     def shown(name: str, form: str) -> str:
         return "-" if row[name] is None else format(row[name], form)
@@ -135,7 +135,7 @@ def _block_cells(row: Row) -> tuple[str, ...]:
 
 
 def variants(blocks: Sequence[Block]) -> str:
-    """Return how often every variant and other head was better or worse than Wise with its defaults of then."""
+    """Return how often every variant and other head was better or worse than Wise with its defaults at the time."""
     columns = (*texts("head"), *numbers("settings", *VERDICTS, "differences, points"), *texts("that is"))
     rows = tuple(_variant_cells(blocks, head) for head in ("depthwise", "flatten", "gmp", *variant_names(blocks)))
     return to_markdown(Grid("", columns, rows))
@@ -155,13 +155,13 @@ def _variant_cells(blocks: Sequence[Block], head: str) -> tuple[str, ...]:
 
 
 def variant_names(blocks: Sequence[Block]) -> list[str]:
-    """Return every head that is Wise with other options than its defaults, once."""
+    """Return every head that is Wise with non-default options, once."""
     rows = (row for block in blocks for row in block["rows"])
     return list(dict.fromkeys(row["head"] for row in rows if row["head"].startswith("wise:")))
 
 
 def clearly(blocks: Sequence[Block], head: str) -> str:
-    """Say whether a variant is better, or worse, than the default on two kinds of pictures with enough seeds."""
+    """Return whether a variant is better, or worse, than the default on two kinds of pictures with enough seeds."""
     kinds: dict[str, dict[str, None]] = {"better": {}, "worse": {}}  # a dict keeps the order
     for block, row in _heads(blocks, head, "rows_to_wise"):
         if len(row["seeds"]) >= ENOUGH_SEEDS and verdict_of(row) in kinds:
@@ -178,7 +178,7 @@ def clearly(blocks: Sequence[Block], head: str) -> str:
 
 
 def data_set(block: Block) -> str:
-    """Return whose pictures a block has; few and many pictures of a harbour are one data set."""
+    """Return the data set of a block; few and many pictures of a harbour are one data set."""
     name: str = block["pictures"]
     return name.partition("_")[0]
 
@@ -188,7 +188,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _heads(blocks: Iterable[Block], head: str, table: str = "rows") -> Iterator[tuple[Block, Row]]:
-    """Give every block that has a head, with the head's row, where it has a difference."""
+    """Yield every block that has a difference for a head, with the head's row."""
     for block in blocks:
         for row in block[table]:
             if row["head"] == head and row["difference_to_first_ci95"]:
@@ -196,13 +196,13 @@ def _heads(blocks: Iterable[Block], head: str, table: str = "rows") -> Iterator[
 
 
 def verdict_of(row: Row) -> str:
-    """Return what the interval of a difference allows to say."""
+    """Return the verdict that the interval of a difference supports."""
     low, high = row["difference_to_first_ci95"]
     return "better" if low > 0 else "worse" if high < 0 else "no clear difference"
 
 
 def interval(row: Row) -> str:
-    """Return the interval of a difference in points."""
+    """Return the interval of a difference, in points."""
     if not row["difference_to_first_ci95"]:
         return "-"
     low, high = row["difference_to_first_ci95"]
@@ -210,7 +210,7 @@ def interval(row: Row) -> str:
 
 
 def sees(block: Block) -> str:
-    """Return how much of a picture a position of the map sees."""
+    """Return how much of a picture a position of the feature map sees."""
     field, side = block["receptive_field"], block["image_side"]
     if field is None:
         return f"not known, of {side} px"
@@ -222,7 +222,7 @@ def sees(block: Block) -> str:
 
 
 def map_size(block: Block) -> str:
-    """Return height and width of the feature map."""
+    """Return the height and width of the feature map."""
     return "x".join(map(str, block["feature_map"][:2]))
 
 

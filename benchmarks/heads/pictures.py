@@ -1,9 +1,9 @@
-"""Makes the pictures that frozen features are compared on: some in which only position tells, and other kinds of them.
+"""Makes the pictures that heads on frozen features are compared on: sets where only position tells, and others.
 
     python -m benchmarks.heads.pictures FOLDER --photos PHOTOS --stamps STAMPS
 
-PHOTOS holds train/, validation/ and test/ of class folders; STAMPS the pictures of Debian's package
-tuxpaint-stamps-default. Every set becomes class folders in splits, made once, so that `wisesr compare` takes it, too.
+PHOTOS has train/, validation/ and test/ with class folders; STAMPS has the pictures of Debian's package
+tuxpaint-stamps-default. Every set is made once, as class folders in splits, so that `wisesr compare` can also use it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from wisesr_cli.demo import harbour
 from wisesr_cli.display.grid import Grid, texts, to_markdown
 
 SPLITS = ("train", "validation", "test")
-SHARES = (0.6, 0.2)  # of what has no splits: training and validation
+SHARES = (0.6, 0.2)  # of sets without splits: training and validation
 QUARTERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 MOSAICS = {"train": 600, "validation": 200, "test": 400}
-TARGET = "shoes"  # whose quarter is the class; in photos without them, their first class
+TARGET = "shoes"  # whose quarter is the class; for photos without them, the first class
 TILE = 200  # the side of a quarter, in pixels
 FEWEST_STAMPS = 30  # in a class
 QUALITY = 95  # of JPEG
@@ -32,7 +32,7 @@ Picture = tuple[str, str, str, Image.Image]  # split, class, name without suffix
 
 
 def mirrored(photos: Path) -> Iterator[Picture]:
-    """Give every photo once, as it was taken or mirrored, each with a probability of a half."""
+    """Yield every photo once, unchanged or mirrored with equal probability."""
     random = np.random.default_rng(0)
     for split in SPLITS:
         for path in sorted((photos / split).glob("*/*")):
@@ -44,7 +44,7 @@ def mirrored(photos: Path) -> Iterator[Picture]:
 
 
 def quarters(photos: Path) -> Iterator[Picture]:
-    """Give mosaics of four photos, one of which shows the target; the class is the quarter that it is in."""
+    """Yield mosaics of four photos, one of which shows the target; the class is the quarter that it is in."""
     random = np.random.default_rng(0)
     names = sorted(path.name for path in (photos / "train").iterdir())
     target = TARGET if TARGET in names else names[0]
@@ -68,7 +68,7 @@ def quarters(photos: Path) -> Iterator[Picture]:
 
 
 def stamps(folder: Path) -> Iterator[Picture]:
-    """Give photos and drawings of things on white; the class is the kind of thing, their folder."""
+    """Yield photos and drawings of things on white; the class is the kind of thing, which is their folder."""
     random = np.random.default_rng(0)
     for kind in sorted(path for path in folder.iterdir() if path.is_dir()):
         paths = sorted(kind.rglob("*.png"))
@@ -83,7 +83,7 @@ def stamps(folder: Path) -> Iterator[Picture]:
 
 
 def digits() -> Iterator[Picture]:
-    """Give the 1,797 handwritten digits of scikit-learn, 8x8 pixels enlarged to 64x64."""
+    """Yield scikit-learn's 1,797 handwritten digits, 8x8 pixels enlarged to 64x64."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -95,12 +95,12 @@ def digits() -> Iterator[Picture]:
 
 
 def _split_at(share: float) -> str:
-    """Return the split of a picture at this share of all of its kind."""
+    """Return the split of a picture at this fraction of its kind's pictures."""
     return SPLITS[int(share >= SHARES[0]) + int(share >= sum(SHARES))]
 
 
 def made(folder: Path, name: str, pictures: Callable[[], Iterator[Picture]]) -> Path:
-    """Return the folder of a set, written once: pictures made anew are others to what goes on."""
+    """Return the folder of a set, writing it only once: a resumed comparison needs the same files."""
     done, unfinished = folder / name, folder / f"{name}.part"
     if not done.is_dir():
         for split, label, stem, image in pictures():
@@ -121,27 +121,27 @@ def made_harbour(folder: Path, train_per_class: int, test_per_class: int) -> Pat
 
 
 def make_all(folder: Path, *, photos: Path | None, stamp_folder: Path | None) -> dict[str, Path]:
-    """Return the folder of every set that can be made of what there is, by name; what is missing is said."""
+    """Return the folder of every set that can be made, by name, and report what is missing for the others."""
     sets: dict[str, Path] = {}
     if photos is not None and photos.is_dir():
         sets["photos"] = photos
         sets["mirrored"] = made(folder, "mirrored", lambda: mirrored(photos))
         sets["quarters"] = made(folder, "quarters", lambda: quarters(photos))
     else:
-        print("left out: photos, mirrored, quarters: give --photos FOLDER", file=sys.stderr)
+        print("skipped: photos, mirrored, quarters: give --photos FOLDER", file=sys.stderr)
     if stamp_folder is not None and stamp_folder.is_dir():
         sets["stamps"] = made(folder, "stamps", lambda: stamps(stamp_folder))
     else:
-        print("left out: stamps: give --stamps FOLDER, the pictures of tuxpaint-stamps-default", file=sys.stderr)
+        print("skipped: stamps: give --stamps FOLDER, the pictures of tuxpaint-stamps-default", file=sys.stderr)
     try:
         sets["digits"] = made(folder, "digits", digits)
     except ModuleNotFoundError:
-        print("left out: digits: pip install scikit-learn", file=sys.stderr)
+        print("skipped: digits: pip install scikit-learn", file=sys.stderr)
     return {**sets, "harbour": made_harbour(folder, 80, 60)}
 
 
 def main() -> None:
-    """Make the sets and print where they are."""
+    """Make the sets and print their folders."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--photos", type=Path)

@@ -1,4 +1,4 @@
-"""Draws what docs/heads.json holds: the accuracy of heads against what a position sees."""
+"""Draws the figures of docs/heads.json: the accuracy of heads against the receptive field."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STYLES = {
 
 
 def draw_pictures() -> None:
-    """Draw the picture beside the page."""
+    """Draw the page's picture."""
     blocks = list(stored().values())
     plot_fields([block for block in blocks if block["grows"]], DOCUMENT.with_name("heads.png"))
 
@@ -43,7 +43,7 @@ def _seeds(blocks: Sequence[Block], kind: str) -> str:
 
 
 def _draw_kind(axes: Any, blocks: Sequence[Block]) -> None:
-    """Draw a line per head; heads stand a little apart, so that equal ones can be seen."""
+    """Draw a line per head, slightly apart, so that equal ones can be seen."""
     for shift, (head, (color, marker)) in enumerate(STYLES.items()):
         found = [(place, row) for place, block in enumerate(blocks) for row in block["rows"] if row["head"] == head]
         if not found:

@@ -6,9 +6,9 @@
     python -m benchmarks.heads.transfer ... --only CELL --again            # once more, compared with what is kept
     python -m benchmarks.heads.transfer --write-only                       # only rewrites the page
 
-FOLDER holds the ImageNet weights of MobileNet and Xception, as `wisesr weights list` names them; without --weights-dir
-they are looked for where WISESR_WEIGHTS says. PHOTOS and STAMPS are those of `pictures`. A head that was trained in
-`--folder` is not trained again, so the same command goes on where it was stopped.
+FOLDER has the ImageNet weights of MobileNet and Xception, as `wisesr weights list` names them; without --weights-dir,
+they are searched for in WISESR_WEIGHTS. PHOTOS and STAMPS are those of `pictures`. A head that was trained in
+`--folder` is not trained again, so the same command continues after an interruption.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ from wisesr_cli.text import joined
 
 @dataclass(frozen=True)
 class Trained:
-    """What is kept of a head in a cell: which answers to test images are right, and what it took.
+    """The stored results of a head in a cell: which answers to test images are right, and facts about the training.
 
-    `correct` is (seeds, images) at the learning rate that was chosen; `by_rate` has an array like it for every rate.
+    `correct` is (seeds, images) at the chosen learning rate; `by_rate` has such an array for every rate.
     """
 
     correct: NDArray[np.bool_]
@@ -61,7 +61,7 @@ class Trained:
 
 
 def train_cell(cell: Cell, features: Features, folder: Path) -> dict[str, Trained]:
-    """Return all heads of a cell, trained where the folder does not have them."""
+    """Return all heads of a cell, training those that the folder does not have."""
     from benchmarks.heads.candidates import CANDIDATES, READS
     from benchmarks.heads.trials import builder, chosen_rate, reduced_maps, trials_of
 
@@ -129,7 +129,7 @@ def _load(path: Path) -> Trained:
 
 
 def figures(cell: Cell, features: Features, heads: Mapping[str, Trained]) -> dict[str, Any]:
-    """Return what docs/transfer.json keeps of a cell: every head, and its difference to GAP and to Wise in pairs."""
+    """Return the figures of a cell for docs/transfer.json: every head, and its paired differences from GAP and Wise."""
     return {
         "pictures": cell.pictures,
         "backbone": cell.backbone,
@@ -166,7 +166,7 @@ def _figures_of(trained: Trained, heads: Mapping[str, Trained]) -> dict[str, Any
 
 
 def difference(one: Trained, other: Trained) -> list[float] | None:
-    """Return the mean difference of accuracy and its 95 % interval, in pairs of seed and image; None to itself."""
+    """Return the mean accuracy difference, paired by seed and image, with its 95 % interval; None for the same head."""
     if one is other:
         return None
     pairs = list(one.correct.astype(np.int64) - other.correct)
@@ -174,7 +174,7 @@ def difference(one: Trained, other: Trained) -> list[float] | None:
 
 
 def run_cell(cell: Cell, pictures: Path, folder: Path) -> dict[str, Any]:
-    """Train what a cell lacks and return its figures."""
+    """Train the missing heads of a cell and return its figures."""
     print(f"== {cell.name}", file=sys.stderr, flush=True)
     source = Source(pictures, cell.backbone, cell.image_size, cell.layer, cell.weights)
     features = features_of(source, folder / "maps")
@@ -184,7 +184,7 @@ def run_cell(cell: Cell, pictures: Path, folder: Path) -> dict[str, Any]:
 
 
 def run_command(name: str, photos: Path, folder: Path) -> dict[str, Any]:
-    """Return the figures of a comparison by `wisesr compare` on photos, going on with what is in the folder."""
+    """Return the figures of a comparison by `wisesr compare` on photos, resuming from what is in the folder."""
     print(f"== {name}", file=sys.stderr, flush=True)
     heads, seeds, settings = COMMANDS[name]
     place = {"output_dir": str(folder.resolve()), "name": name}
@@ -215,16 +215,16 @@ def run_command(name: str, photos: Path, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compare what was asked for, and write or print it."""
+    """Compare the requested cells, and write or print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights-dir", type=Path, metavar="FOLDER")
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--stamps", type=Path)
-    parser.add_argument("--pictures", action="append", default=[], metavar="NAME=FOLDER", help="of your own")
+    parser.add_argument("--pictures", action="append", default=[], metavar="NAME=FOLDER", help="your own pictures")
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"where results are kept; default: {FOLDER}")
     parser.add_argument("--only", nargs="+", default=ORDER, choices=ORDER, metavar="CELL", help=", ".join(ORDER))
-    parser.add_argument("--again", action="store_true", help="train again, print the accuracies beside the stored ones")
-    parser.add_argument("--write-only", action="store_true", help="compare nothing")
+    parser.add_argument("--again", action="store_true", help="train again, and compare with the stored accuracies")
+    parser.add_argument("--write-only", action="store_true", help="only rewrite the page")
     parser.add_argument("--quick", action="store_true", help="one small cell from random weights; only printed")
     arguments = parser.parse_args()
     if arguments.weights_dir is not None:
@@ -258,7 +258,7 @@ def _run(arguments: argparse.Namespace) -> None:
             continue
         cell = next(cell for cell in CELLS if cell.name == name)
         if cell.pictures not in sets:
-            print(f"left out: {name}", file=sys.stderr)
+            print(f"skipped: {name}", file=sys.stderr)
         elif arguments.again:
             with tempfile.TemporaryDirectory() as folder:
                 _print_repeat(name, run_cell(cell, sets[cell.pictures], Path(folder)))
@@ -269,7 +269,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _need_weights(backbones: Iterable[str]) -> None:
-    """Raise a `UsageError` that says what is missing, before anything is computed."""
+    """Raise a `UsageError` that says which weights are missing, before anything is computed."""
     if missing := sorted(name for name in set(backbones) if find_weights(name) is None):
         raise UsageError(
             f"no ImageNet weights of {joined(missing)} are on this machine: give --weights-dir FOLDER with "
@@ -278,7 +278,7 @@ def _need_weights(backbones: Iterable[str]) -> None:
 
 
 def _print_repeat(name: str, found: dict[str, Any]) -> None:
-    """Print every head's accuracies beside those that are kept."""
+    """Print every head's accuracies next to the stored ones."""
     kept = read_figures(FIGURES)[name]["heads"]
     for head, own in found["heads"].items():
         now, before = own["accuracies"], kept[head]["accuracies"]

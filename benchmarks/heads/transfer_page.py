@@ -1,4 +1,4 @@
-"""Writes what docs/transfer.json holds into docs/heads.md: heads on frozen ImageNet features, in tables."""
+"""Writes the tables of heads on frozen ImageNet features from docs/transfer.json into docs/heads.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Cells = Mapping[str, dict[str, Any]]
 
 
 def write_document() -> None:
-    """Replace what stands between the marks of the page."""
+    """Replace the text between the marks of the page."""
     found = read_figures(FIGURES)
     cells = {name: cell for name, cell in found.items() if name not in COMMANDS}
     commands = {name: figures for name, figures in found.items() if name in COMMANDS}
@@ -31,7 +31,7 @@ def write_document() -> None:
 
 
 def cells_table(cells: Cells) -> str:
-    """Return a row per cell: GAP with both starts of the classifier layer, Wise as published, Wise, and Wise - GAP."""
+    """Return a row per cell: GAP with both classifier initializers, Wise as published, Wise, and Wise - GAP."""
     columns = (
         *texts("pictures, backbone, pixels", "a position sees"),
         *numbers("map", "train / test", "gap, %", "gap, Glorot", "published", "wise"),
@@ -50,7 +50,7 @@ def _cells_of(cell: dict[str, Any]) -> tuple[str, ...]:
 
 
 def title(cell: dict[str, Any]) -> str:
-    """Return what a cell compares on: `photos, MobileNet, 224`, with what is special about it."""
+    """Return the title of a cell: `photos, MobileNet, 224`, with what is special about it."""
     layer = f" to {cell['layer']}" if cell["layer"] else ""
     few = f", {cell['per_class']} a class" if cell["per_class"] else ""
     folds = f", {cell['folds']} folds" if cell["folds"] else ""
@@ -58,7 +58,7 @@ def title(cell: dict[str, Any]) -> str:
 
 
 def sizes(cell: dict[str, Any]) -> str:
-    """Return how many images a head trains on, and on how many it is judged."""
+    """Return the numbers of images that a head is trained and evaluated on."""
     images = cell["images"]
     if cell["folds"]:
         total = sum(images.values())
@@ -67,13 +67,13 @@ def sizes(cell: dict[str, Any]) -> str:
 
 
 def accuracy(head: dict[str, Any]) -> str:
-    """Return mean and standard deviation over seeds."""
+    """Return the mean and standard deviation over seeds."""
     values = head["accuracies"]
     return spread(mean(values), stdev(values))
 
 
 def shown_difference(difference: Sequence[float] | None) -> tuple[str, str, str]:
-    """Return a difference in points, its interval, and what that allows to say."""
+    """Return a difference in points, its interval, and the verdict."""
     if difference is None:
         return "-", "-", "-"
     middle, low, high = difference
@@ -81,13 +81,13 @@ def shown_difference(difference: Sequence[float] | None) -> tuple[str, str, str]
 
 
 def verdict(difference: Sequence[float]) -> str:
-    """Return whether the interval leaves zero out."""
+    """Return the verdict: `better` or `worse` if the interval excludes zero."""
     _, low, high = difference
     return "better" if low > 0 else "worse" if high < 0 else "no clear difference"
 
 
 def others_table(cells: Cells) -> str:
-    """Return the heads beside GAP and Wise: accuracy, and the difference to Wise."""
+    """Return the heads other than GAP and Wise: accuracy, and the difference from Wise."""
     columns = (*texts("pictures, backbone, pixels"), *numbers(*(f"{head}, % (to wise)" for head in OTHERS)))
     rows = []
     for cell in cells.values():
@@ -139,7 +139,7 @@ def _mean_points(differences: Iterable[Sequence[float]]) -> str:
 
 
 def _loss(differences: Sequence[Sequence[float]]) -> str:
-    """Return the lowest mean, with the lowest end of any interval."""
+    """Return the lowest mean, with the lowest bound of any interval."""
     if not differences:
         return "-"
     lowest = min(each[0] for each in differences)
@@ -147,7 +147,7 @@ def _loss(differences: Sequence[Sequence[float]]) -> str:
 
 
 def paper_table(cells: Cells) -> str:
-    """Return the options that the paper says something about, against GAP and against Wise."""
+    """Return the options that the paper discusses, against GAP and against Wise."""
     columns = (*texts("head", "pictures, backbone, pixels"), *numbers("top-1, %", "to gap, points", "to wise, points"))
     rows = [
         (head, title(cell), accuracy(found), *(_with_interval(found[f"to_{other}"]) for other in ("gap", "wise")))
@@ -164,7 +164,7 @@ def _with_interval(difference: Sequence[float]) -> str:
 
 
 def rates_table(cells: Cells) -> str:
-    """Return the test accuracy of the even start less that of the uniform one, at every learning rate."""
+    """Return the test accuracy with the `even` initializer minus that with `uniform`, at every learning rate."""
     found = {name: cell["heads"][EVEN].get("to_wise_by_rate") for name, cell in cells.items()}
     rates = list(dict.fromkeys(rate for differences in found.values() for rate in differences or ()))
     columns = (*texts("pictures, backbone, pixels"), *numbers(*(f"at {rate}" for rate in rates)))
@@ -177,7 +177,7 @@ def rates_table(cells: Cells) -> str:
 
 
 def commands_table(commands: Cells) -> str:
-    """Return what `wisesr compare` itself came to: every head, and its difference to GAP; then the commands."""
+    """Return the results of `wisesr compare` itself: every head, and its difference from GAP; then the commands."""
     columns = (*texts("comparison", "head"), *numbers("top-1, %", "to gap, points", "95 % interval"), *texts("is"))
     rows = [
         (name, head, accuracy(figures), *shown_difference(figures["to_gap"]))

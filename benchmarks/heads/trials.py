@@ -1,8 +1,8 @@
 """Trains heads on feature maps: several seeds of a head at once, with the optimizer, schedule and order of `train`.
 
-`compare` takes 25 CPU seconds per training, most of them for building, saving and judging whole models; here a training
-takes about one. The heads are those of the package. The replicas of a head, one per seed, have variables of their own
-and are updated together; Adam treats every variable by itself, so that each is trained as it would be alone.
+`compare` takes 25 CPU seconds per training, mostly for building, saving and evaluating whole models; here a training
+takes about one. The heads are those of the package. The replicas of a head, one per seed, have separate variables and
+are updated together; Adam treats every variable separately, so each replica is trained as it would be alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Build = Callable[[FeatureMap, int], Any]  # a Keras model from a reduced map to 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: its epoch with the best validation, accuracy and loss there, and which test images are right."""
+    """One training: its best epoch on validation, accuracy and loss there, and which test images are right."""
 
     rate: float
     seed: int
@@ -38,7 +38,7 @@ class Trial:
 
 
 def builder(options: HeadOptions, feature_map: FeatureMap) -> Build:
-    """Return what builds a head of the package on reduced maps, with the start that it has on whole ones."""
+    """Return a function that builds a head of the package on reduced maps, with its initial weights for whole maps."""
     import keras
 
     def build(shape: FeatureMap, classes: int) -> Any:
@@ -61,7 +61,7 @@ def trials_of(
     rates: Sequence[float] = RATES,
     epochs: int = EPOCHS,
 ) -> list[Trial]:
-    """Return a trial for every rate and seed, of maps that are reduced for the head."""
+    """Return a trial for every rate and seed, on maps that are reduced for the head."""
     from wisesr_cli.machine.keras_start import seed_everything
 
     models = []
@@ -73,7 +73,7 @@ def trials_of(
 
 
 class _Replicas:
-    """Models of one head with an optimizer for all; their graph is traced once for all learning rates."""
+    """Models of one head with a shared optimizer; their graph is traced once for all learning rates."""
 
     def __init__(self, models: list[Any], maps: dict[str, Maps], labels: dict[str, Labels], epochs: int) -> None:
         import tensorflow as tf
@@ -89,7 +89,7 @@ class _Replicas:
         self.epoch, self.logits = tf.function(self._epoch), tf.function(self._logits)
 
     def _epoch(self, orders: Any) -> Any:
-        """Train every model for an epoch, each in its own order of the examples."""
+        """Train every model for an epoch, each with its own order of the examples."""
         import keras
         import tensorflow as tf
 
@@ -122,7 +122,7 @@ class _Replicas:
         return logits.argmax(-1) == labels, (log_sum - chosen).mean(-1)
 
     def train(self, rate: float, seeds: Sequence[int]) -> list[Trial]:
-        """Train all models from their start with a learning rate, and keep the best epoch of each."""
+        """Train all models from their initial weights with a learning rate, and return the best epoch of each."""
         for variable, value in zip(self.variables, self.start, strict=True):
             variable.assign(value)
         for variable in self.optimizer.variables:
@@ -141,7 +141,7 @@ class _Replicas:
 
 
 def _optimizer(epochs: int, steps: int) -> Any:
-    """Return the optimizer of `train` for a base rate of 1, which a factor makes another one."""
+    """Return the optimizer of `train` for a base rate of 1, to be scaled by a factor."""
     from wisesr_cli.training.optimizers import build_optimizer
 
     settings = {"train.phases": [{"epochs": epochs, "freeze": "backbone", "learning_rate": 1.0}]}
@@ -152,7 +152,7 @@ def _optimizer(epochs: int, steps: int) -> Any:
 
 
 def chosen_rate(trials: Sequence[Trial]) -> float:
-    """Return the learning rate with the highest mean accuracy on validation; of equal ones, with the lowest loss."""
+    """Return the learning rate with the highest mean validation accuracy; among equal ones, the lowest loss."""
     rates = dict.fromkeys(trial.rate for trial in trials)
 
     def judged(rate: float) -> tuple[float, float]:
@@ -163,5 +163,5 @@ def chosen_rate(trials: Sequence[Trial]) -> float:
 
 
 def reduced_maps(features: Features, options: HeadOptions) -> dict[str, Maps]:
-    """Return the maps of all splits as a head reads them."""
+    """Return the maps of all splits, reduced to what a head reads."""
     return {name: reduced(maps, options) for name, maps in features.maps.items()}

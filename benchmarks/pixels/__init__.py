@@ -1,1 +1,1 @@
-"""How far pixels are from those of a slower, plainer way to get them."""
+"""How much pixels differ from those of a slower, simpler method."""

@@ -1,10 +1,10 @@
-"""How near do other libraries come to the resizing of wisesr, which Pillow's is, for whoever runs an exported model?
+"""How closely do other libraries match the resizing of wisesr (that of Pillow), for users of an exported model?
 
     python -m benchmarks.pixels.other_libraries FOLDER_OF_PHOTOS
 
-Means over an image of the absolute difference, of 255, from `resize: squash`, whole photos that are shrunk;
-then over the photos, and the largest. The calls are those of `wisesr_cli/exporting/resizing.py`, for which the README
-of an export says how often labels are the same, and defaults, which leave pixels out. What is missing is named.
+The mean absolute difference over an image (of 255) from `resize: squash`, for whole photos that are shrunk; then the
+mean and maximum over the photos. The calls are those of `wisesr_cli/exporting/resizing.py`, for which the README of an
+export says how often labels are the same, and the libraries' defaults, which skip pixels. Missing libraries are named.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Resize = Callable[[Pixels, tuple[int, int]], npt.NDArray[Any]]
 
 
 def calls() -> dict[str, Resize]:
-    """Return functions that resize an image (height, width, 3) to a size (height, width), by the call of users."""
+    """Return functions that resize an image (height, width, 3) to a size (height, width), as users call them."""
     keras_start.start("cpu")
     found: dict[str, Resize] = {}
     for name, library in LIBRARIES.items():

@@ -1,8 +1,8 @@
-"""How far a JPEG decoded at a fraction of its size is from the whole one, resized: on line patterns, and on photos.
+"""How much a JPEG decoded at a fraction of its size differs from a full decode, resized: line patterns and photos.
 
     python -m benchmarks.pixels.scaled_decoding [FOLDER_OF_PHOTOS]
 
-Means over an image of the absolute difference, of 255.
+Differences are mean absolute differences over an image, of 255.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def lines(side: int, angle: float, period: float, *, sharp: bool) -> bytes:
 
 
 def difference(content: bytes, whole: npt.NDArray[np.uint8], size: int) -> float:
-    """Return the mean difference of an image from its whole picture resized."""
+    """Return the mean difference of an image from its full decode, resized."""
     height, width = whole.shape[:2]
     expected = geometry.RESIZERS["squash"](whole, (size, size), (0, 0, width, height))
     decoded = decode_image(content, image_size=(size, size))
@@ -44,13 +44,13 @@ def difference(content: bytes, whole: npt.NDArray[np.uint8], size: int) -> float
 
 
 def main() -> None:
-    """Print the largest differences by period, and those of photos."""
+    """Print the largest differences for each period, and those of photos."""
     largest = dict.fromkeys(PERIODS, 0.0)
     tried = 0
     for side, angle, period, sharp in product(SIDES, ANGLES, PERIODS, (True, False)):
         content = lines(side, angle, period, sharp=sharp)
         whole = decode_image(content, image_size=None)
-        for size in (size for size in SIZES if side >= 4 * size):  # others are decoded whole
+        for size in (size for size in SIZES if side >= 4 * size):  # others are decoded in full
             largest[period] = max(largest[period], difference(content, whole, size))
             tried += 1
     rows = tuple((f"{period:g}", f"{value:.1f}") for period, value in largest.items())

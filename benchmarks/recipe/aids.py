@@ -1,12 +1,12 @@
-"""What do the aids of training bring on photos? Each is trained on its own beside the recipe without it, seed by seed.
+"""What do the training aids gain on photos? Compares each one alone with the plain recipe, seed by seed.
 
     python -m benchmarks.recipe.aids PHOTOS --weights-dir FOLDER [--seeds 0 1 2 3 4] [--only NAME ...]
     python -m benchmarks.recipe.aids PHOTOS --quick        # one epoch from random weights; only printed
     python -m benchmarks.recipe.aids --write-only          # only rewrites docs/aids.md from docs/aids.json
 
-PHOTOS holds train/, validation/ and test/; FOLDER the ImageNet weights of MobileNet. The recipe is that of `wisesr
-train PHOTOS` at 96 pixels. A training that docs/aids.json has is not done again, so the same command goes on where it
-was stopped. The test split is used once, at the end of a training.
+PHOTOS has train/, validation/ and test/; FOLDER has the ImageNet weights of MobileNet. The recipe is that of `wisesr
+train PHOTOS` at 96 pixels. A training that is in docs/aids.json is not repeated, so the same command continues after an
+interruption. The test split is used once, at the end of a training.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ QUICK = {"model.backbone": "compact_small", "model.weights": "none", "data.image
 
 
 def main() -> None:
-    """Train what is asked for and not there yet, and write or print the table."""
+    """Do the requested trainings that are not stored yet, and write or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, nargs="?")
     parser.add_argument("--weights-dir", type=Path)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def train(photos: Path, name: str, seed: int, base: dict[str, Any]) -> dict[str, float]:
-    """Train with one aid and return its accuracies, and the epoch of the model that was kept."""
+    """Train with one aid and return the accuracies, and the epoch of the model that was kept."""
     with tempfile.TemporaryDirectory(prefix="wisesr-benchmark-") as folder:
         place = {"name": "run", "output_dir": folder, "seed": seed}
         settings = {**base, **AIDS[name], **place}
@@ -76,7 +76,7 @@ def train(photos: Path, name: str, seed: int, base: dict[str, Any]) -> dict[str,
 
 
 def table(figures: dict[str, dict[int, dict[str, float]]]) -> Grid:
-    """Return a row per aid: its accuracies, and its difference to the recipe, paired by seeds."""
+    """Return a row per aid: its accuracies, and its difference from the recipe, paired by seed."""
     titles = ("n", "validation, %", "test, %", "test - recipe, points", "95 % interval")
     columns = (*texts("aid", "setting"), *numbers(*titles))
     return Grid("", columns, tuple(_cells(name, of, figures.get(BASE, {})) for name, of in figures.items()))
@@ -103,11 +103,11 @@ def _cells(name: str, found: dict[int, dict[str, float]], base: dict[int, dict[s
 
 
 def _augment(name: str, value: float) -> dict[str, Any]:
-    """Return the augmentation of the recipe, `light`, with one more operation."""
+    """Return the recipe's augmentation, `light`, with one more operation."""
     return {"augment": AUGMENTATIONS["light"].model_copy(update={name: value}).model_dump(mode="json")}
 
 
-SHARED_MAPS: dict[str, Any] = {}  # of the frozen phase, which every training of this process has
+SHARED_MAPS: dict[str, Any] = {}  # of the frozen phase, shared by all trainings of this process
 AUGMENTING = {"mixup": 0.2, "cutmix": 1.0, "random_erasing": 0.25, "rand_augment": 0.1}
 AIDS: dict[str, dict[str, Any]] = {
     BASE: {},

@@ -1,11 +1,11 @@
-"""What does `wisesr train PHOTOS` reach with nothing else given, beside the guide of Keras with the same weights?
+"""What does `wisesr train PHOTOS` achieve without options, against the Keras guide with the same weights?
 
     python -m benchmarks.recipe.photos PHOTOS --weights-dir FOLDER [--seeds 0 1 2] [--only wisesr random keras]
 
-PHOTOS holds train/, validation/ and test/; FOLDER the ImageNet weights, mobilenet_notop.weights.h5. Each row is whole
-processes, a seed each: `wisesr` takes its weights from FOLDER, `random` has none and is asked for none, `keras` is
-`plain_keras` beside this file. The test split is used once, at the end; minutes are those of the training, and "in
-training" is the accuracy on the training images, as they came, in the epoch of the model that was kept.
+PHOTOS has train/, validation/ and test/; FOLDER has the ImageNet weights, mobilenet_notop.weights.h5. Each row is from
+whole processes, one per seed: `wisesr` takes its weights from FOLDER, `random` trains with `--weights none`, `keras` is
+`plain_keras` next to this file. The test split is used once, at the end; minutes are those of the training, and "in
+training" is the accuracy on the training images during the epoch of the model that was kept.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from benchmarks.measuring import run_process, wisesr_command
 from wisesr_cli.display.grid import Grid, numbers, texts, to_markdown
 from wisesr_cli.model_files.archive import read_model_info
 
-FROZEN_EPOCHS, TUNING_EPOCHS = 10, 4  # of `plain_keras`: those of the recipe
+FROZEN_EPOCHS, TUNING_EPOCHS = 10, 4  # of `plain_keras`: as in the recipe
 WAYS = ("wisesr", "random", "keras")
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 97.5 % point of Student's t for n - 1 degrees of freedom
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The accuracies of one training, and its seconds."""
+    """The accuracies and the duration in seconds of one training."""
 
     in_training: float
     train: float
@@ -41,7 +41,7 @@ class Outcome:
 
 
 def main() -> None:
-    """Train with every seed, print a line of each, and the table."""
+    """Train with every seed, and print a line for each and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--weights-dir", type=Path, required=True)
@@ -49,9 +49,9 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=("wisesr", "random", "keras"), default=("wisesr", "random", "keras")
     )
-    parser.add_argument("--backbone", help="of wisesr and keras; default: what wisesr chooses, and MobileNet")
-    parser.add_argument("--size", type=int, help="side of the images in pixels; default: what wisesr chooses, and 224")
-    parser.add_argument("--setting", "-s", action="append", default=[], help="of wisesr, KEY=VALUE")
+    parser.add_argument("--backbone", help="for wisesr and keras; default: the choice of wisesr, and MobileNet")
+    parser.add_argument("--size", type=int, help="side of the images in pixels; default: the choice of wisesr, and 224")
+    parser.add_argument("--setting", "-s", action="append", default=[], help="setting for wisesr, KEY=VALUE")
     arguments = parser.parse_args()
     photos, weights = arguments.photos.absolute(), arguments.weights_dir.absolute()
     settings = [word for setting in arguments.setting for word in ("-s", setting)]
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def train(photos: Path, folder: Path, seed: int, options: list[str], weights: Path) -> Outcome:
-    """Run `wisesr train` with nothing given but these options, and evaluate its run on every split."""
+    """Run `wisesr train` with only these options, and evaluate its run on every split."""
     variables = {"WISESR_WEIGHTS": str(weights)}
     place = ["-o", str(folder), "--name", "run", "--seed", str(seed), "-q"]
     seconds = run_process([wisesr_command(), "train", str(photos), *options, *place], environment=variables).seconds
@@ -98,7 +98,7 @@ def plain_keras(photos: Path, weights: Path, backbone: str, size: int, seed: int
 
 
 def table(outcomes: dict[str, list[Outcome]]) -> Grid:
-    """Return a row per way."""
+    """Return one row for each way of training."""
     titles = ("n", "in training, %", "train, %", "validation, %", "test, %", "95 % interval of the mean", "minutes")
     columns = (*texts("way"), *numbers(*titles))
     return Grid("", columns, tuple(_cells(way, found) for way, found in outcomes.items()))

@@ -1,7 +1,7 @@
 """Classifies photos as the transfer-learning guide of Keras does, and prints accuracies and seconds as JSON.
 
-Arguments: folder with train/, validation/ and test/; backbone, one that takes pixels of -1 to 1; file of its weights,
-without its top; side in pixels; epochs with a frozen backbone; epochs of fine-tuning; seed.
+Arguments: folder with train/, validation/ and test/; backbone, which must take pixels in [-1, 1]; file of its weights,
+without the top; side in pixels; epochs with a frozen backbone; epochs of fine-tuning; seed.
 
 From https://keras.io/guides/transfer_learning: a random flip and a rotation, batch norm always in inference mode, GAP,
 dropout 0.2, Adam at 1e-3, then everything at 1e-5, batch size 64.
@@ -36,7 +36,7 @@ model = keras.Model(inputs, keras.layers.Dense(classes)(features))
 
 
 def fit(learning_rate: float, epochs: int) -> dict[str, list[float]]:
-    """Train what is not frozen, and return the history."""
+    """Train the layers that are not frozen, and return the history."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
     return model.fit(train, validation_data=validation, epochs=epochs, verbose=0).history

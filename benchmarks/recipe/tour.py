@@ -1,8 +1,8 @@
-"""Walks the tour of docs/tour.md on the pictures of `wisesr demo`, and writes what it saw beside every command.
+"""Runs the tour of docs/tour.md on the pictures of `wisesr demo`, and writes a line of output below every command.
 
     python -m benchmarks.recipe.tour [--write]
 
-Of what a command printed, the first place is shown that fits its pattern in `SHOWN`, and the seconds that it took.
+The line has the seconds that the command took, and the first match in its output of its pattern in `SHOWN`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from wisesr_cli.machine.files import write_text
 PAGE = DOCS / "tour.md"
 MARK = "#> "
 LONGEST = 116  # characters of a line
-# The beginning of a command, and a pattern of what is shown, or of a group in it; the first row that fits decides.
+# The start of a command, and a pattern for the part to show (its last group, if any); the first matching row counts.
 SHOWN = (
     ("wisesr demo", "Demo: .*"),
     ("wisesr check .*--near-duplicates", "(?:PASS|WARN) +near-duplicates +(.*)"),
@@ -48,7 +48,7 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class Step:
-    """A command of the tour, how it ended, what it wrote, and what the page shows of it."""
+    """A command of the tour, its exit code, its output, and its duration."""
 
     command: str
     returncode: int
@@ -57,7 +57,7 @@ class Step:
 
     @property
     def shown(self) -> str:
-        """The line beside the command."""
+        """The line below the command."""
         pattern = next(pattern for begin, pattern in SHOWN if re.match(begin, self.command))
         found = re.search(pattern, self.output)
         line = " ".join(found[found.re.groups].split()) if found else ""
@@ -66,7 +66,7 @@ class Step:
 
 
 def block(page: str) -> str:
-    """Return the tour as it stands in the page."""
+    """Return the tour's code block from the page."""
     found = re.search(r"<!-- tour -->\n```bash\n(.*?)```", page, re.DOTALL)
     if found is None:
         raise SystemExit("error: docs/tour.md has no tour")
@@ -74,7 +74,7 @@ def block(page: str) -> str:
 
 
 def commands(tour: str) -> list[str]:
-    """Return what is typed."""
+    """Return the commands that are typed."""
     return [line for line in tour.splitlines() if line and not line.startswith("#")]
 
 
@@ -97,7 +97,7 @@ def walk(folder: Path, tour: str) -> Iterator[Step]:
 
 
 def with_shown(tour: str, steps: dict[str, Step]) -> str:
-    """Return the tour with a line of every command's output below it, in place of those of before."""
+    """Return the tour with a line of output below every command, replacing the earlier ones."""
     lines = []
     for line in tour.splitlines():
         if not line.startswith(MARK.strip()):
@@ -108,10 +108,10 @@ def with_shown(tour: str, steps: dict[str, Step]) -> str:
 
 
 def main() -> None:
-    """Walk the tour, print it with what was seen, and write it into the page where asked to."""
+    """Run the tour, print it with the output, and on request write it into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into docs/tour.md")
-    parser.add_argument("--all", action="store_true", help="print everything that the commands wrote")
+    parser.add_argument("--write", action="store_true", help="write the output into docs/tour.md")
+    parser.add_argument("--all", action="store_true", help="print the full output of the commands")
     arguments = parser.parse_args()
     page = PAGE.read_text(encoding="utf-8")
     tour, steps = block(page), {}

@@ -1,14 +1,14 @@
-"""Does what an evaluation and a split cost grow with the number of classes, or with that of pairs of classes?
+"""Does the cost of an evaluation and a split grow with the number of classes, or with that of pairs of classes?
 
     python -m benchmarks.scale.classes [--quick] [--repetitions N] [--json FILE]
 
-A row per number of classes. Behind each figure, the median of the repetitions, stands what a class costs there by what
-it costs in the row above: 1.00 is linear, less where a part costs the same for any number; 10, in the last row 2.18,
+The table has a row per number of classes. Each figure is the median of the repetitions, followed by the cost per class
+relative to the row above: 1.00 is linear, less means that part of the cost is constant; 10 (in the last row, 2.18)
 would be quadratic.
 
-Metrics are computed of the logits of 2,000 images, whatever the number of classes. For all else there are two images
-of each class: their answers, half of them right, are written as `wisesr evaluate` does, read again and drawn, and PNG
-files of 8x8 pixels in class folders are listed, looked at and split, with empty caches.
+Metrics are computed from the logits of 2,000 images, whatever the number of classes. Everything else uses two images
+per class: their answers, half of them right, are written as `wisesr evaluate` does, read back and plotted, and PNG
+files of 8x8 pixels in class folders are listed, inspected and split, with empty caches.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ IMAGES_PER_CLASS = 2
 
 @dataclass(frozen=True)
 class Costs:
-    """What one number of classes costs: a field for every column of `TITLES`."""
+    """The costs with one number of classes: a field for every column of `TITLES`."""
 
     metrics_seconds: float
     writing_seconds: float
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def grid(costs: dict[int, Costs]) -> Grid:
-    """Return the table: a row per number of classes, its figures with their growth since the row above."""
+    """Return the table: a row per number of classes, with the growth of its figures from the row above."""
     rows = []
     before: tuple[int, Costs] | None = None
     for classes, found in costs.items():
@@ -105,7 +105,7 @@ def grid(costs: dict[int, Costs]) -> Grid:
 
 
 def costs_of(classes: int, settings: Settings) -> Costs:
-    """Measure one number of classes."""
+    """Measure the costs with one number of classes."""
     names = [f"n{number:08}" for number in range(classes)]
     draws = np.random.default_rng(0)
     labels = draws.integers(0, classes, IMAGES_WITH_LOGITS)
@@ -141,7 +141,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def drawn_answers(names: list[str]) -> Scored:
-    """Return answers to some images of every class, half of them right, and their metrics, without logits of all."""
+    """Return answers to some images of every class, half of them right, and metrics, without computing all logits."""
     draws = np.random.default_rng(1)
     classes, images = len(names), IMAGES_PER_CLASS * len(names)
     labels = np.arange(images) % classes

@@ -1,11 +1,11 @@
-"""Computes what the devices of a training send each other in a step, and how long that takes beside the step itself.
+"""Computes what the devices of a training send each other in a step, and how long that takes relative to the step.
 
     python -m benchmarks.scale.communication
     python -m benchmarks.scale.communication --teraflops 100 --microseconds 5 --batch 64 --classes 70
 
-Nothing is measured and no framework is started: the counts come from the table of backbones and the arithmetic of heads
-that `wisesr summarize` shows, too. What they are multiplied with is an assumption, and an option. A test compares the
-bytes with the all-reduces that XLA compiles into a step.
+Nothing is measured and no framework is started: the counts come from the table of backbones and the formulas for heads
+that `wisesr summarize` also uses. The factors that they are multiplied by are assumptions, and options. A test compares
+the bytes with the all-reduces that XLA compiles into a step.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from wisesr_cli.models.costs_table import BACKBONE_SIZES
 from wisesr_cli.models.heads import head_flops, head_parameters
 
 BYTES = 4  # variables and their gradients are float32, whatever the precision of a training
-# XLA exchanges, of every channel of a batch norm: its mean; the square of what is left, and the mean once more; on the
-# way back, the gradient of the mean. Those of scale and shift are gradients like all others. Each waits for the last.
+# For every channel of a batch norm, XLA exchanges its mean; the square of the deviations, and the mean again; in the
+# backward pass, the gradient of the mean. Gradients of scale and shift are like any others. Each waits for the last.
 NUMBERS_PER_CHANNEL, ROUNDS_PER_LAYER = 4, 4
-NORMALIZATION = 7  # numbers that an EfficientNetB keeps of ImageNet; no batch changes them
+NORMALIZATION = 7  # numbers that an EfficientNetB stores from ImageNet; no batch changes them
 
-# Batch-norm layers of the backbones that are shown; the table has their channels only.
+# Batch-norm layers of the backbones shown; the table has only their channels.
 LAYERS = {"MobileNetV2": 52, "EfficientNetB0": 49, "ResNet50": 53, "Xception": 40, "ConvNeXtTiny": 0}
 HEADS = ("gap", "wise", "flatten")
 DEVICES = (8, 64, 256, 1024)
 LINKS = (10, 100, 400)  # Gbit/s
 IMAGE_SIZE = (224, 224)
-GOAL = 0.8  # of a step
+GOAL = 0.8  # fraction of a step
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the counts are multiplied with.
+    """The factors that the counts are multiplied by.
 
-    `teraflops`: what a device sustains in training; `microseconds`: until a message arrives, however short; `batch`: of
-    every device; `classes`: logits.
+    `teraflops`: sustained by a device in training; `microseconds`: the latency of a message; `batch`: per device;
+    `classes`: logits.
     """
 
     teraflops: float = 50.0
@@ -54,7 +54,7 @@ DEFAULTS = Assumptions()
 
 @dataclass(frozen=True)
 class Step:
-    """What a step of one device is made of: numbers that are exchanged, rounds that wait, and FLOPs."""
+    """The parts of a step on one device: numbers to exchange, rounds to wait for, and FLOPs."""
 
     backbone: str
     head: str
@@ -66,29 +66,29 @@ class Step:
 
     @property
     def gradient_bytes(self) -> int:
-        """Bytes of all gradients."""
+        """The bytes of all gradients."""
         return BYTES * (self.backbone_gradients + self.head_gradients)
 
     @property
     def statistics_bytes(self) -> int:
-        """Bytes that batch norm exchanges to see the whole batch."""
+        """The bytes that batch norm exchanges to see the whole batch."""
         return BYTES * NUMBERS_PER_CHANNEL * self.channels
 
     @property
     def all_bytes(self) -> int:
-        """Bytes that are summed over all devices."""
+        """The bytes that are summed over all devices."""
         return self.gradient_bytes + self.statistics_bytes
 
 
 def batch_norm_channels(backbone: str) -> int:
-    """Return the channels of all batch norms of a backbone: what it keeps but does not train, two numbers of each."""
+    """Return the channels of all batch norms of a backbone: half of its parameters that are not trainable."""
     sizes = BACKBONE_SIZES[backbone]
     kept = sizes.parameters - sizes.trainable_parameters
     return (kept - NORMALIZATION if kept % 2 else kept) // 2
 
 
 def step_of(backbone: str, head: str, assumed: Assumptions) -> Step:
-    """Return what a step of a backbone with a head is made of."""
+    """Return the parts of a step of a backbone with a head."""
     sizes, options = BACKBONE_SIZES[backbone], parse_head(head)
     feature_map = sizes.feature_map(IMAGE_SIZE)
     forward = sizes.flops(IMAGE_SIZE) + head_flops(feature_map, assumed.classes, options)
@@ -99,35 +99,35 @@ def step_of(backbone: str, head: str, assumed: Assumptions) -> Step:
         head_gradients=head_parameters(feature_map, assumed.classes, options),
         channels=batch_norm_channels(backbone),
         layers=LAYERS[backbone],
-        flops=3 * forward * assumed.batch,  # the way back takes a product for the input, and one for the weights
+        flops=3 * forward * assumed.batch,  # the backward pass takes one product for the input and one for the weights
     )
 
 
 def sent_bytes(summed: int, devices: int) -> float:
-    """Return what every device sends in a ring all-reduce of so many bytes: all but one N-th, twice."""
+    """Return the bytes that every device sends in a ring all-reduce of this many bytes: all but one N-th, twice."""
     return 2 * (devices - 1) / devices * summed
 
 
 def compute_seconds(step: Step, assumed: Assumptions) -> float:
-    """Return how long the computing of a step takes."""
+    """Return the computing time of a step."""
     return step.flops / (assumed.teraflops * 1e12)
 
 
 def transfer_seconds(summed: int, devices: int, gigabits: float) -> float:
-    """Return how long the bytes of an all-reduce are on a link of every device."""
+    """Return how long sending the bytes of an all-reduce occupies every device's link."""
     return 8 * sent_bytes(summed, devices) / (gigabits * 1e9)
 
 
 def waiting_seconds(rounds: int, devices: int, assumed: Assumptions) -> float:
-    """Return how long all-reduces wait for messages to arrive: up a tree of the devices and down again, each time."""
+    """Return how long all-reduces wait for messages: each time up a tree of the devices and down again."""
     return rounds * 2 * math.ceil(math.log2(devices)) * assumed.microseconds * 1e-6
 
 
 def efficiency(step: Step, devices: int, gigabits: float, assumed: Assumptions) -> float:
-    """Return which part of a step is computing.
+    """Return the fraction of a step that is spent computing.
 
-    Gradients travel while the way back, two thirds of a step, still computes. Statistics of batch norm never do: the
-    next layer waits for them.
+    Gradients are sent while the backward pass, two thirds of a step, is still computing. Batch-norm statistics cannot
+    overlap: the next layer waits for them.
     """
     computing = compute_seconds(step, assumed)
     gradients = transfer_seconds(step.gradient_bytes, devices, gigabits) + waiting_seconds(1, devices, assumed)
@@ -140,20 +140,20 @@ def main() -> None:
     """Print the tables."""
     parser = arguments_for(__doc__)
     for name, default in asdict(DEFAULTS).items():
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default {default:g}")
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default:g}")
     given = vars(parser.parse_args())
     print("\n".join(tables(Assumptions(**{name: given[name] for name in asdict(DEFAULTS)}))), end="")
 
 
 def tables(assumed: Assumptions = DEFAULTS) -> Iterator[str]:
-    """Give the tables as Markdown, each with its title."""
+    """Yield the tables as Markdown, each with its title."""
     steps = [step_of(backbone, head, assumed) for backbone in LAYERS for head in HEADS]
     for grid in (volumes(steps, assumed), times(steps, assumed), efficiencies(steps, assumed)):
         yield f"### {grid.title}\n\n{to_markdown(grid)}"
 
 
 def volumes(steps: Iterable[Step], assumed: Assumptions) -> Grid:
-    """Return what is exchanged in a step, and what every device sends."""
+    """Return the table of what is exchanged in a step, and what every device sends."""
     names = ("gradients, MB", "share of the head", "batch norm, MB", *(f"sent at {number:,}, MB" for number in DEVICES))
     rows = [
         (
@@ -169,7 +169,7 @@ def volumes(steps: Iterable[Step], assumed: Assumptions) -> Grid:
 
 
 def times(steps: Iterable[Step], assumed: Assumptions) -> Grid:
-    """Return how long a step computes, sends and waits."""
+    """Return the table of how long a step computes, sends and waits."""
     most = DEVICES[-1]
     names = (
         "computing, ms",
@@ -196,7 +196,7 @@ def times(steps: Iterable[Step], assumed: Assumptions) -> Grid:
 
 
 def efficiencies(steps: Iterable[Step], assumed: Assumptions) -> Grid:
-    """Return which part of a step is computing, and how large a batch makes it most of it."""
+    """Return the table of the fraction of a step spent computing, and the batch with which it reaches `GOAL`."""
     names = (
         *(f"{number:,} devices, {LINKS[1]} Gbit/s" for number in DEVICES),
         *(f"images per device for {GOAL:.0%} with {DEVICES[-1]:,} at {link} Gbit/s" for link in LINKS),
@@ -213,7 +213,7 @@ def efficiencies(steps: Iterable[Step], assumed: Assumptions) -> Grid:
 
 
 def batch_for(goal: float, step: Step, devices: int, gigabits: float, assumed: Assumptions) -> int:
-    """Return how many images a device needs in a step, a power of two, so that this part of it is computing."""
+    """Return the images per device, a power of two, with which this fraction of a step is spent computing."""
     batch = 1
     while efficiency(scaled(step, batch / assumed.batch), devices, gigabits, assumed) < goal:
         batch *= 2
@@ -221,7 +221,7 @@ def batch_for(goal: float, step: Step, devices: int, gigabits: float, assumed: A
 
 
 def scaled(step: Step, factor: float) -> Step:
-    """Return a step of so many times as many images."""
+    """Return a step with `factor` times as many images."""
     return replace(step, flops=step.flops * factor)
 
 

@@ -1,11 +1,11 @@
-"""Measures how time, memory and disk grow with images, classes, image size and head: whole tables, one axis each.
+"""Measures how time, memory and disk use grow with images, classes, image size and head: one table for each.
 
     python -m benchmarks.scale.growth            # 20 minutes on 2 cores
     python -m benchmarks.scale.growth --quick    # a minute: shows that it runs
 
-Every figure is measured once, in a process of its own. Of each table only the first column varies; its title names the
-rest. The images are made here, all different; the network is `compact_small`, so that 100,000 images can be waited
-for. Only the last table, of a million images, is computed, and says so.
+Every figure is measured once, in a separate process. In each table only the first column varies; the title names the
+rest. The images are generated, all different; the network is `compact_small`, to keep the time for 100,000 images
+bearable. Only the last table, of a million images, is computed, and says so.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: photos of this size, in so many classes, brought to `image_size` pixels, and the head."""
+    """What is measured: the numbers of photos and classes, the photos' size, their `image_size` in pixels, the head."""
 
     images: int
     classes: int
@@ -45,7 +45,7 @@ class Case:
     batch: int
 
     def without(self, axis: str) -> str:
-        """Return everything but the axis of a table, for its title."""
+        """Return a description of everything but the axis of a table, for its title."""
         width, height = self.photo_size
         parts = {
             "images": f"{self.images:,} images",
@@ -59,7 +59,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Costs:
-    """What one case took: a field for every column of `TITLES`."""
+    """The costs of one case: a field for every column of `TITLES`."""
 
     check_seconds: float
     check_again_seconds: float
@@ -119,7 +119,7 @@ class Table:
     costs: tuple[Costs, ...]
 
     def grid(self) -> Grid:
-        """Return it as it is shown."""
+        """Return the grid to show."""
         values = [getattr(case, self.axis) for case in self.cases]
         texts = [f"{value:,}" if isinstance(value, int) else str(value) for value in values]
         rows = [(text, *cells(costs)) for text, costs in zip(texts, self.costs, strict=True)]
@@ -128,7 +128,7 @@ class Table:
 
 
 def main() -> None:
-    """Measure every table and print it as soon as it is known."""
+    """Measure every table and print each as soon as it is known."""
     arguments = arguments_for(__doc__).parse_args()
     tables = []
     for axis, base, values in QUICK_TABLES if arguments.quick else TABLES:
@@ -142,7 +142,7 @@ def main() -> None:
 
 
 def measured(axis: str, base: Case, values: Sequence[int | str]) -> Table:
-    """Return a table along one axis."""
+    """Measure and return a table along one axis."""
     cases = tuple(replace(base, **{axis: value}) for value in values)  # type: ignore[arg-type]
     costs = []
     for case in cases:
@@ -153,7 +153,7 @@ def measured(axis: str, base: Case, values: Sequence[int | str]) -> Table:
 
 
 def costs_of(case: Case, folder: Path) -> Costs:
-    """Check, train and predict one case, each in a process of its own, check and training with empty caches."""
+    """Check, train and predict one case, each in a separate process, check and training with empty caches."""
     photos, runs, caches = folder / "photos", folder / "runs", folder / "caches"
     make_photos(photos, case)
     size = ("--image-size", case.image_size)
@@ -181,7 +181,7 @@ def costs_of(case: Case, folder: Path) -> Costs:
 
 
 def wisesr(caches: Path, *words: object) -> ProcessCost:
-    """Run a command line with its caches in a folder."""
+    """Run a wisesr command with its caches in a folder."""
     return run_process([wisesr_command(), *map(str, words)], environment={"WISESR_CACHE_DIR": str(caches)})
 
 
@@ -203,13 +203,13 @@ def make_class(folder: Path, label: int, case: Case) -> None:
 
 
 def epoch_seconds(history: Path) -> list[float]:
-    """Return how long each epoch of a run took."""
+    """Return the duration of each epoch of a run."""
     with history.open(encoding="utf-8", newline="") as file:
         return [float(row["epoch_seconds"]) for row in csv.DictReader(file)]
 
 
 def mebibytes_in(folder: Path) -> float:
-    """Return the size of all files in a folder."""
+    """Return the total size of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
 
 
@@ -219,14 +219,14 @@ def columns(first: str, names: Iterable[str] = TITLES) -> tuple[Column, ...]:
 
 
 def cells(costs: Costs) -> Iterator[str]:
-    """Give the figures of a row."""
+    """Return the figures of a row."""
     return (figure(getattr(costs, name)) for name in TITLES)
 
 
 def expected_at(images: int, table: Table) -> Grid:
-    """Return what the last two rows of the table of images come to at more of them, each column on a straight line."""
+    """Return a linear extrapolation to more images, for each column, from the last two rows of the table of images."""
     (fewer, before), (more, after) = list(zip((case.images for case in table.cases), table.costs, strict=True))[-2:]
-    names = [name for name in TITLES if name != "predict_milliseconds"]  # for one image, whatever their number
+    names = [name for name in TITLES if name != "predict_milliseconds"]  # per image, whatever their number
     values = [
         getattr(after, name) + (images - more) * (getattr(after, name) - getattr(before, name)) / (more - fewer)
         for name in names

@@ -1,6 +1,6 @@
 """Writes docs/scale.md: the computed tables of `communication`, and the figures that `weak_scaling` measured.
 
-The figures are in docs/scale.json, with the machine that they were measured on.
+The figures are stored in docs/scale.json, with the machine that they were measured on.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ FIGURES = DOCUMENT.with_suffix(".json")
 
 
 def keep(figures: list[dict[str, Any]], *, load: float) -> None:
-    """Put the figures into the file, with the machine of this moment, and how busy others kept it before."""
+    """Store the figures in the file, with the current machine and the load on it before the measurement."""
     kept = {"machine": machine(), "measured": time.strftime("%Y-%m-%d"), "load": load, "figures": figures}
     FIGURES.write_text(f"{json.dumps(kept, indent=1)}\n", encoding="utf-8")
 
 
 def write_document() -> None:
-    """Replace what stands between the marks of the document."""
+    """Replace the text between the marks of the document."""
     contents = {mark: content() for mark, content in CONTENTS.items()}
     write_between_marks(DOCUMENT, "benchmarks.scale.weak_scaling", contents)
 
 
 def communication() -> str:
-    """Return the tables of what is exchanged."""
+    """Return the computed tables of what is exchanged."""
     return "\n".join(tables())
 
 
 def weak_scaling() -> str:
-    """Return the table of what was measured, and where."""
+    """Return the measured table, and the machine that it was measured on."""
     kept = json.loads(FIGURES.read_text(encoding="utf-8"))
     answers = [Answer.from_json(values) for values in kept["figures"]]
     notes = list(dict.fromkeys(answer.note for answer in answers))

@@ -1,11 +1,11 @@
-"""Measures how many images per second more processes, or more devices of one process, train with.
+"""Measures the images per second of training with more processes, or with more devices in one process.
 
     python -m benchmarks.scale.weak_scaling --quick    # a minute: shows that it runs
     python -m benchmarks.scale.weak_scaling --write    # measures, and writes docs/scale.json and docs/scale.md
 
-Every process, or device, has a core of its own and as many images per step as the one it is compared with; processes
-talk over the loopback, on the JAX backend. Twice as many would train twice as many images per second if nothing were
-exchanged or shared.
+Every process, or device, has its own core and as many images per step as the single one it is compared with; processes
+communicate over the loopback interface, on the JAX backend. If nothing were exchanged or shared, twice as many would
+train twice as many images per second.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ QUICK = Work(backbone="compact_small", pixels=16, batch=8, steps=2, epochs=2)
 
 @dataclass(frozen=True)
 class Case:
-    """So many processes or, where `processes` is 1, devices of one process; each has a core."""
+    """A number of processes or, if `processes` is 1, of devices in one process; each has its own core."""
 
     cores: int
     processes: int
 
     @property
     def name(self) -> str:
-        """What it is called in the table."""
+        """Its name in the table."""
         if self.cores == 1:
             return "1 process, 1 core"
         what = "processes" if self.processes > 1 else "virtual devices of one process"
@@ -78,7 +78,7 @@ QUICK_CASES = (Case(2, 2),)
 
 
 def measure(settings: Settings) -> list[Answer]:
-    """Compare processes and devices with one process on one core, all of them in turns."""
+    """Compare processes and devices with one process on one core, all of them alternately."""
     work = QUICK if settings.quick else WORK
     cores = sorted(os.sched_getaffinity(0))
     cases = [case for case in (QUICK_CASES if settings.quick else CASES) if case.cores <= len(cores)]
@@ -96,7 +96,7 @@ def measure(settings: Settings) -> list[Answer]:
 
 
 def note_on(work: Work) -> str:
-    """Return what was trained."""
+    """Return a note on what was trained."""
     return (
         f"{work.backbone} at {work.pixels} pixels, {work.batch} images per process or device and step, "
         f"{work.steps} steps per epoch, median of epochs 2 to {work.epochs}"
@@ -104,7 +104,7 @@ def note_on(work: Work) -> str:
 
 
 def images_per_second(photos: Path, cores: Sequence[int], processes: int, work: Work, folder: Path) -> float:
-    """Train on these cores, one for each process, or all of them for the devices of one; return the speed."""
+    """Train on these cores, one per process or all for the devices of a single process, and return the speed."""
     port = free_port()
     with tempfile.TemporaryDirectory(dir=folder) as output:
         started = [
@@ -130,7 +130,7 @@ def images_per_second(photos: Path, cores: Sequence[int], processes: int, work: 
 
 
 def training(photos: Path, output: Path, work: Work, cores: int) -> list[str]:
-    """Return the command line that all processes of a training have in common."""
+    """Return the part of the command line that all processes of a training share."""
     settings = {
         "augment": "none",
         "data.validation_split": 0,
@@ -140,27 +140,27 @@ def training(photos: Path, output: Path, work: Work, cores: int) -> list[str]:
     return [
         *(wisesr_command(), "train", str(photos), "-o", str(output), "--name", "run", "--device", "cpu", "-q"),
         *("--backbone", work.backbone, "--image-size", str(work.pixels), "--batch-size", str(work.batch * cores)),
-        # One epoch more than is trained: a training that is not finished converts nothing at its end.
+        # One epoch more than is trained, as an unfinished training converts no model at its end.
         *("--epochs", str(work.epochs + 1), "--max-steps", str(work.epochs * work.steps)),
         *(word for name, value in settings.items() for word in ("--set", f"{name}={value}")),
     ]
 
 
 def part(process: int, processes: int, cores: int, port: int) -> list[str]:
-    """Return what makes a command line that of one of several processes, or of one with several devices."""
+    """Return the options that differ: those of one of several processes, or of one process with several devices."""
     if processes == 1:
         return ["--set", "distribute.strategy=data_parallel", "--set", f"distribute.devices={cores}"]
     return [f"--coordinator=127.0.0.1:{port}", f"--num-processes={processes}", f"--process-id={process}"]
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at."""
+    """Return a port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return int(listening.getsockname()[1])
 
 
 def make_photos(folder: Path, processes: int, work: Work) -> Path:
-    """Write as many images as this many processes train on in an epoch."""
+    """Write as many images as this number of processes trains on in an epoch."""
     draw = np.random.default_rng(0)
     for number in range(work.steps * work.batch * processes):
         path = folder / f"class {number % CLASSES}" / f"{number:06}.png"
@@ -170,10 +170,10 @@ def make_photos(folder: Path, processes: int, work: Work) -> Path:
 
 
 def main() -> None:
-    """Measure, print the table, and keep it where that is asked for."""
+    """Measure, print the table, and on request store it."""
     parser = arguments_for(__doc__)
-    parser.add_argument("--write", action="store_true", help="keep the figures, and write docs/scale.md")
-    parser.add_argument("--write-only", action="store_true", help="measure nothing, only rewrite docs/scale.md")
+    parser.add_argument("--write", action="store_true", help="store the figures, and write docs/scale.md")
+    parser.add_argument("--write-only", action="store_true", help="only rewrite docs/scale.md")
     arguments = parser.parse_args()
     if arguments.write_only:
         page.write_document()

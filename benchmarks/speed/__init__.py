@@ -1,1 +1,1 @@
-"""Time and memory, beside a named baseline in the same run; docs/performance.md."""
+"""Time and memory, against a named baseline in the same run; docs/performance.md."""

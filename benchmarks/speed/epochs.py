@@ -1,10 +1,10 @@
-"""How long does an epoch of `wisesr train` take, beside Keras' own loop on arrays in memory?
+"""How long does an epoch of `wisesr train` take, against Keras' own loop on arrays in memory?
 
     python -m benchmarks.speed.epochs
 
-MobileNetV2 at 96 px with the Wise head and light augmentation, batch 32. An epoch is all that belongs to one: its
-steps, the validation, the best model, and for wisesr the state to resume from, flushed to disk. Epochs after the first
-of whole processes in turns, the median of each; ours are those of history.csv. The baseline is `fit` with
+MobileNetV2 at 96 px with the Wise head and light augmentation, batch 32. An epoch includes its steps, the validation,
+saving the best model and, for wisesr, the state to resume from, flushed to disk. The figure is the median of the epochs
+after the first, for whole processes run alternately; ours come from history.csv. The baseline is `fit` with
 ModelCheckpoint.
 """
 
@@ -30,7 +30,7 @@ EPOCHS, QUICK_EPOCHS = 6, 2
 
 
 def measure(settings: Settings) -> Iterator[Answer]:
-    """Give the one answer."""
+    """Yield the one answer."""
     side, epochs = (QUICK_SIDE, QUICK_EPOCHS) if settings.quick else (SIDE, EPOCHS)
     train, validation = image_folders(settings)
     arrays = settings.folder / "arrays.npz"
@@ -71,7 +71,7 @@ def after_the_first(seconds: list[float]) -> float:
 
 
 def image_folders(settings: Settings) -> tuple[Path, Path]:
-    """Return the folders of the training and of the validation images: real photos, or the harbour of the demo."""
+    """Return the folders of the training and validation images: real photos, or the demo's harbour."""
     if settings.images is not None and not settings.quick:
         return settings.images, settings.images.with_name("validation")
     each = 4 if settings.quick else 60

@@ -25,7 +25,7 @@ SETTINGS = ("--set", "augment={horizontal_flip: true}", "--head", "gap", "--seed
 
 
 def measure(settings: Settings) -> Iterator[Answer]:
-    """Give the one answer."""
+    """Yield the one answer."""
     side = QUICK_SIDE if settings.quick else SIDE
     folder = image_folder(settings)
     numbers = count()
@@ -50,7 +50,7 @@ def measure(settings: Settings) -> Iterator[Answer]:
 
 
 def image_folder(settings: Settings) -> Path:
-    """Return a folder of class folders: real photos, or the harbour of the demo."""
+    """Return a folder of class folders: real photos, or the demo's harbour."""
     if settings.images is not None:
         return settings.images
     make_harbour(settings.folder / "harbour", seed=0, listener=Silent())

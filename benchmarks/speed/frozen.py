@@ -1,11 +1,12 @@
-"""How much faster is an epoch of a head whose backbone is frozen and runs once, and what does that once cost?
+"""How much faster is an epoch of a head when the frozen backbone runs only once, and what does that run cost?
 
     python -m benchmarks.speed.frozen [--quick]
 
-MobileNet at 224 px with the Wise head, batch 32, no augmentation, random weights, which cost what trained ones do. An
-epoch is its steps and the validation, as in history.csv: the median of those after the first of whole `wisesr train`
-processes in turns, with `train.feature_cache` auto and none. The feature maps of all images, decoding included, are
-compared with `wisesr predict --engine keras` of the same images, in turns in one process after a round of each.
+MobileNet at 224 px with the Wise head, batch 32, no augmentation, and random weights, which cost as much as trained
+ones. An epoch is its steps and the validation, as in history.csv: the median of those after the first, for whole
+`wisesr train` processes run alternately with `train.feature_cache` auto and none. Computing the feature maps of all
+images, decoding included, is compared with `wisesr predict --engine keras` on the same images, alternately in one
+process after a warm-up round of each.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ EPOCHS = {"auto": 6, "none": 2}
 
 
 def measure(settings: Settings) -> Iterator[Answer]:
-    """Give the two answers."""
+    """Yield the two answers."""
     side = QUICK_SIDE if settings.quick else SIDE
     train, validation = image_folders(settings)
     config = settings.folder / "config.yaml"
@@ -58,7 +59,7 @@ def measure(settings: Settings) -> Iterator[Answer]:
 
 
 def features_beside_prediction(settings: Settings, config_file: Path, run: Path, folders: list[Path]) -> Answer:
-    """Give the answer about the feature maps, computed once."""
+    """Return the answer about computing the feature maps once."""
     from wisesr_cli.api import predict
     from wisesr_cli.config.reader import Override, load_config
     from wisesr_cli.listening import Silent

@@ -1,15 +1,15 @@
-"""How near does `wisesr train` come to what a GPU can do, and does the input side keep up?
+"""How close does `wisesr train` come to what a GPU can do, and does the input side keep up?
 
     pip install "jax[cuda13]"
     KERAS_BACKEND=jax python -m benchmarks.speed.gpu
 
 ResNet50 and EfficientNetV2B0 at 224 px in mixed_bfloat16, batch 128. Needs a CUDA GPU: on a CPU, only `--quick` ends
-within minutes, and its figures say nothing about a GPU; the device is named under the table. Runs with JAX, without
-TensorFlow, or with TensorFlow. The images are made here: JPEGs of 400x534 pixels.
+within minutes, and its figures say nothing about a GPU; the device is named below the table. Runs with JAX, without
+TensorFlow, or with TensorFlow. The images are generated: JPEGs of 400x534 pixels.
 
-Images per second, absolute and beside a loop that does nothing but take steps on one batch that lies on the device: the
-epochs of `wisesr train` after the first (augmentation, the check of every loss, the validation of one batch, states and
-best model in them), and the input side alone, from memory and decoding anew.
+The figures are images per second, absolute and relative to a bare loop of steps on one batch that stays on the device:
+for the epochs of `wisesr train` after the first (including augmentation, the check of every loss, validation on one
+batch, states and the best model), and for the input side alone, from memory and with decoding.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ train: {{epochs: {epochs}, batch_size: {batch}, precision: {precision}}}
 
 
 def measure(settings: Settings) -> Iterator[Answer]:
-    """Give three answers for every backbone."""
+    """Yield three answers for every backbone."""
     side, batch, precision = (32, 8, "float32") if settings.quick else (224, 128, "mixed_bfloat16")
     steps, epochs, repetitions = (4, 2, 1) if settings.quick else (50, 4, settings.repetitions)
     images = settings.folder / "images"
@@ -66,7 +66,7 @@ def measure(settings: Settings) -> Iterator[Answer]:
 
 
 def make_images(folder: Path, number: int) -> None:
-    """Write photos of smooth noise, as large as what a web page shows, into a folder for every class."""
+    """Write photos of smooth noise, of a size usual on web pages, into a folder for every class."""
     random = np.random.default_rng(number)
     for index in range(number):
         target = folder / f"class{index % CLASSES}" / f"{index:05d}.jpg"
@@ -76,7 +76,7 @@ def make_images(folder: Path, number: int) -> None:
 
 
 def training_speed(config: Path, images: int, folder: Path, numbers: Iterator[int]) -> float:
-    """Return images per second of the epochs of `wisesr train` after the first."""
+    """Return the images per second of the epochs of `wisesr train` after the first."""
     name = f"run{next(numbers)}"
     command = [sys.executable, "-m", "wisesr_cli", "train", str(config), "--output-dir", str(folder), "--name", name]
     run_process([*command, "-q"])
@@ -86,13 +86,13 @@ def training_speed(config: Path, images: int, folder: Path, numbers: Iterator[in
 
 
 def input_speed(config: Path, cache: str, epochs: int) -> float:
-    """Return images per second of the input side alone."""
+    """Return the images per second of the input side alone."""
     command = [sys.executable, str(BASELINES / "input_side.py"), str(config), cache, str(epochs)]
     return float(run_process(command).stdout.split()[1])
 
 
 def bare_speed(command: list[str], devices: set[str]) -> float:
-    """Return images per second of the bare loop, and note on which device it ran."""
+    """Return the images per second of the bare loop, and note which device it ran on."""
     said = dict(line.split(maxsplit=1) for line in run_process(command).stdout.splitlines())
     devices.add(said["device"])
     return float(said["images_per_second"])

@@ -1,9 +1,9 @@
-"""Does the memory of `wisesr train` grow with the number of images, when decoded images are kept on the disk?
+"""Does the memory of `wisesr train` grow with the number of images if decoded images are kept on the disk?
 
     python -m benchmarks.speed.memory [--quick] [--repetitions N] [--json FILE]
 
-The highest resident memory of the whole process for one epoch on ten times the images, against that on the images once.
-Files: JPEG, 32x32, brought to 128x128; backbone: compact_small. Pages of a mapped file would count as well.
+Compares the peak resident memory of the whole process for one epoch on ten times the images with that on the images
+once. Files: JPEG, 32x32, resized to 128x128; backbone: compact_small. Pages of a mapped file would count, too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIDE = 128  # pixels: 48 KiB an image
 
 
 def measure(settings: Settings) -> Iterator[Answer]:
-    """Give the peak of ten times the images against that of the images once."""
+    """Yield the peak for ten times the images against that for the images once."""
     few = 200 if settings.quick else 1_000
     folders = [make_images(settings.folder / str(count), count, (32, 32), "jpg") for count in (few, 10 * few)]
     once, ten_times = (Training(folder, settings.folder) for folder in folders)
@@ -37,13 +37,13 @@ def measure(settings: Settings) -> Iterator[Answer]:
 
 
 class Training:
-    """Trains for one epoch on a folder, each time in a fresh place."""
+    """Trains for one epoch on a folder, each time in a new output folder."""
 
     def __init__(self, data: Path, folder: Path) -> None:
         self.data, self.folder, self.runs = data, folder, 0
 
     def peak_mebibytes(self) -> float:
-        """Return the highest resident memory of a training from the decoding of the images on."""
+        """Return the peak resident memory of a training, including the decoding of the images."""
         self.runs += 1
         place = self.folder / f"run-{self.data.name}-{self.runs}"
         command = [wisesr_command(), "train", str(self.data), "--quiet", "--device", "cpu", "--output-dir", str(place)]

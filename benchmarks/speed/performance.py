@@ -2,10 +2,10 @@
 
     python -m benchmarks.speed.performance                 # all of them; about an hour on 2 cores
     python -m benchmarks.speed.performance startup scan    # these two; the other rows stay as they were measured
-    python -m benchmarks.speed.performance --write-only    # only writes the tables anew
+    python -m benchmarks.speed.performance --write-only    # only rewrites the tables
 
-The figures are kept in docs/performance.json, each with the machine that it was measured on. To add a benchmark: a
-module beside this one that calls `measuring.main`, and its name in `SCRIPTS`.
+The figures are stored in docs/performance.json, each with the machine that it was measured on. To add a benchmark: a
+module next to this one that calls `measuring.main`, and its name in `SCRIPTS`.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ SCRIPTS = (
     "scan",
     "memory",
 )
-# Modules that give whole tables of their own.
+# Modules that produce whole tables.
 TABLES = {"scale": "benchmarks.scale.growth", "classes": "benchmarks.scale.classes"}
 
 
 def main() -> None:
-    """Measure what was asked for, keep the figures, and write the document."""
+    """Run the requested benchmarks, store the figures, and write the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join((*SCRIPTS, *TABLES))}; default: all")
-    parser.add_argument("--repetitions", type=int, help="of each side")
-    parser.add_argument("--write-only", action="store_true", help="measure nothing")
+    parser.add_argument("--repetitions", type=int, help="repetitions of each side")
+    parser.add_argument("--write-only", action="store_true", help="only rewrite the tables")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - {*SCRIPTS, *TABLES}:
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def measured(name: str, repetitions: int | None) -> Any:
-    """Run one script and return what it wrote."""
+    """Run one script and return the figures that it wrote."""
     print(f"== {name}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
@@ -72,13 +72,13 @@ def measured(name: str, repetitions: int | None) -> Any:
 
 
 def keep(name: str, figures: Any) -> None:
-    """Put the figures of a script into the file, with the machine of this moment."""
+    """Store the figures of a script in the file, with the current machine."""
     kept = {"machine": machine(), "measured": time.strftime("%Y-%m-%d"), "figures": figures}
     keep_figures(FIGURES, name, kept, order=(*SCRIPTS, *TABLES))
 
 
 def write_document() -> None:
-    """Replace what stands between the marks of the document."""
+    """Replace the text between the marks of the document."""
     write_between_marks(DOCUMENT, "benchmarks.speed.performance", {"ratios": ratios(), "tables": tables()})
 
 
@@ -91,7 +91,7 @@ def ratios() -> str:
 
 
 def tables() -> str:
-    """Return the tables of the scripts that give whole ones, and where they were measured."""
+    """Return the tables of the scripts that produce whole ones, and where they were measured."""
     kept = {name: record for name, record in read_figures(FIGURES).items() if name in TABLES}
     return "\n".join([*(record["figures"]["markdown"] for record in kept.values()), _machines(kept)])
 

@@ -3,10 +3,10 @@
     python -m benchmarks.speed.prediction [--quick]
 
 The model is a MobileNetV2 at 224 x 224 pixels with the GAP head and random weights; the head is GAP so that plain Keras
-loads the file. All figures are those of whole processes, from their start to their end, as users wait for them:
-`wisesr predict` against a Keras script (load_model, image_dataset_from_directory, model.predict), and against a script
-that runs the same model on ONNX Runtime and decodes with Pillow in threads (`pip install '.[benchmark]'`). Photos:
-those of shared/data where they are, copied until there are enough, else made (400 x 534, JPEG).
+can load the file. All figures are for whole processes, from start to end, as users experience them: `wisesr predict`
+against a Keras script (load_model, image_dataset_from_directory, model.predict), and against a script that runs the
+same model on ONNX Runtime and decodes with Pillow in threads (`pip install '.[benchmark]'`). Photos: those of
+shared/data if available, copied until there are enough, else generated (400 x 534, JPEG).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ converted.path.write_bytes(converted.to_bytes(path))
 
 
 def measure(settings: Settings) -> Iterator[Answer]:
-    """Make a model and photos, then time processes in turns."""
+    """Make a model and photos, then time processes alternately."""
     count = QUICK_PHOTOS if settings.quick else PHOTOS
     has_onnx = all(importlib.util.find_spec(package) for package in ONNX_PACKAGES)
     model = settings.folder / "best.keras"
@@ -84,7 +84,7 @@ def measure(settings: Settings) -> Iterator[Answer]:
             images=count,
         )
     else:
-        print("left out: ONNX Runtime; install it with: pip install '.[benchmark]'", file=sys.stderr)
+        print("skipped: ONNX Runtime; install it with: pip install '.[benchmark]'", file=sys.stderr)
 
 
 def counted(question: Question, count: int) -> Question:
@@ -94,7 +94,7 @@ def counted(question: Question, count: int) -> Question:
 def ask(
     question: Question, model: Path, path: Path, script: str, baseline: Path, settings: Settings, *, images: int = 0
 ) -> Answer:
-    """Time `wisesr predict` and a script on a photo or a folder, in turns: seconds, or images per second."""
+    """Time `wisesr predict` and a script alternately on a photo or a folder: seconds, or images per second."""
     ours = [wisesr_command(), "predict", str(model), str(path), "--format", "jsonl", "--quiet"]
     theirs = [sys.executable, str(BASELINES / script), str(baseline), str(path)]
 
@@ -103,12 +103,12 @@ def ask(
         return images / seconds if images else seconds
 
     for command in (ours, theirs):
-        figure(command)  # the first time, files are read from the disk
+        figure(command)  # warm-up: the first time, files are read from the disk
     return Answer(question, *alternate(lambda: figure(ours), lambda: figure(theirs), repetitions=settings.repetitions))
 
 
 def make_photos(settings: Settings, count: int) -> Path:
-    """Return a folder of `count` photos: real ones, some of them more than once, or made ones."""
+    """Return a folder of `count` photos: real ones, some of them repeated, or generated ones."""
     folder = settings.folder / "photos"
     folder.mkdir()
     sources = sorted(settings.images.glob("*/*.jpg")) if settings.images else made_photos(settings.folder / "made")
@@ -118,7 +118,7 @@ def make_photos(settings: Settings, count: int) -> Path:
 
 
 def made_photos(folder: Path) -> list[Path]:
-    """Return a few smooth pictures with noise, which take as long to decode as photos of their size."""
+    """Return a few smooth pictures with noise, which take as long to decode as photos of the same size."""
     folder.mkdir()
     paths = [folder / f"{number}.jpg" for number in range(20)]
     for number, path in enumerate(paths):

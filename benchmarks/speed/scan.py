@@ -1,11 +1,11 @@
-"""How long does `wisesr` look at a folder of 100,000 images, the first and the second time?
+"""How long does `wisesr` take to scan a folder of 100,000 images, the first and the second time?
 
     python -m benchmarks.speed.scan [--quick] [--repetitions N] [--json FILE]
 
 The scan lists the class folders and reads the size, format and orientation of every image, and a hash of its first and
-last bytes; the second time it compares size and modification time with what it remembers. The first time is measured
-with the files on the disk, as after copying a dataset or starting the machine (their pages are dropped from the
-machine's memory before), and with the files in memory. Also told: the bytes of what is remembered. Files: JPEG, 32x32.
+last bytes; the second time, it compares file size and modification time with its cache. The first time is measured with
+the files on the disk, as after copying a dataset or starting the machine (their pages are dropped from memory before),
+and with the files in memory. The size of the cache is also reported. Files: JPEG, 32x32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FROM_MEMORY = Question("scan of {:,} images, second time", "first time, files in
 
 
 def measure(settings: Settings) -> Iterator[Answer]:
-    """Give the second scan against the first one, the files on the disk or in memory."""
+    """Yield the second scan against the first one, with the files on the disk and in memory."""
     count = 5_000 if settings.quick else 100_000
     folder = settings.folder / "images"
     spread_out(make_images(settings.folder / "made", 1_000, (32, 32), "jpg"), folder, count)
@@ -54,14 +54,14 @@ def measure(settings: Settings) -> Iterator[Answer]:
 
 
 def scan(folder: Path) -> float:
-    """Return the seconds that a scan takes."""
+    """Return the duration of a scan in seconds."""
     started = time.perf_counter()
     survey(DataConfig(dir=folder), listener=Silent())
     return time.perf_counter() - started
 
 
 def spread_out(source: Path, folder: Path, count: int) -> None:
-    """Write `count` files in ten class folders, in turns with the content of those in `source`."""
+    """Write `count` files in ten class folders, cycling through the contents of those in `source`."""
     contents = [path.read_bytes() for path in sorted(source.rglob("*.jpg"))]
     for number in range(count):
         path = folder / f"class{number % 10}" / f"{number:06}.jpg"
@@ -71,7 +71,7 @@ def spread_out(source: Path, folder: Path, count: int) -> None:
 
 
 def drop_pages(paths: list[str]) -> None:
-    """Have the machine forget the content of files, not their names."""
+    """Drop the content of files from the machine's page cache, but not their names."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

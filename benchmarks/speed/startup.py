@@ -1,9 +1,9 @@
-"""Measures how soon the program answers where nothing has to be computed.
+"""Measures how soon the program answers when nothing has to be computed.
 
     python -m benchmarks.speed.startup
 
-`wisesr --help` against importing the library that it is written with, and a typo in a config against importing
-TensorFlow, which a program that checks its config too late does first. Each in a process of its own.
+Compares `wisesr --help` with importing its command-line library, and reporting a typo in a config with importing
+TensorFlow, which a program that checks its config too late does first. Each runs in a separate process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HELP = Question("wisesr --help", "importing Typer", "seconds", reach=1.3, aim=1.
 TYPO = Question("wisesr train: a typo in the config", "importing TensorFlow", "seconds", reach=0.12, aim=0.08)
 
 CONFIG = "model:\n  head: {name: wise, prepool: 2}\n"
-HELP_RUNS = 5  # in one repetition: a single one takes no longer than the noise of a machine
+HELP_RUNS = 5  # per repetition: a single one is within the noise of a machine
 
 
 def measure(settings: Settings) -> Iterable[Answer]:
@@ -56,7 +56,7 @@ def measure(settings: Settings) -> Iterable[Answer]:
 
 
 def seconds(command: Sequence[str], *, runs: int) -> float:
-    """Return the shortest wall clock of several runs."""
+    """Return the shortest wall-clock time of several runs."""
     return min(run_process(command).seconds for _ in range(runs))
 
 

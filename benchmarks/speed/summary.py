@@ -1,9 +1,9 @@
-"""Measures how soon parameters and FLOPs of many models are known.
+"""Measures how long it takes to count the parameters and FLOPs of many models.
 
     python -m benchmarks.speed.summary    # an hour, and 20 GiB of memory: the baseline builds 240 models every time
 
-`wisesr summarize` with every head, against a plain Keras script that builds each of the models and counts its
-parameters (`baselines/count_parameters.py`). Whole processes; both must come to the same numbers.
+Compares `wisesr summarize` with every head to a plain Keras script that builds each of the models and counts its
+parameters (`baselines/count_parameters.py`). Both are whole processes, and must produce the same numbers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def measure(settings: Settings) -> Iterable[Answer]:
 
 
 def answer(question: Question, backbones: Sequence[str], settings: Settings, *, note: str = "") -> Answer:
-    """Measure both ways to the same numbers."""
+    """Measure both ways of getting the same numbers."""
     chosen = [word for name in backbones for word in ("--backbone", name)]
     ours = [wisesr_command(), "summarize", *chosen, "--classes", str(CLASSES), "--image-size", str(SIDE)]
     theirs = [sys.executable, str(SCRIPT), str(SIDE), str(CLASSES), *backbones]
@@ -51,7 +51,7 @@ def answer(question: Question, backbones: Sequence[str], settings: Settings, *, 
 
 
 def check_that_they_agree(ours: str, theirs: str) -> None:
-    """Stop where the two count differently."""
+    """Exit if the two counts differ."""
     counted = {f"{row['backbone']} {row['head']} {row['total_parameters']}" for row in json.loads(ours)["rows"]}
     if different := counted.symmetric_difference(theirs.splitlines()):
         raise SystemExit(f"counted differently: {', '.join(sorted(different))}")

@@ -1,9 +1,9 @@
-"""What does a training step cost with the Wise head, beside the same model with global average pooling?
+"""What does a training step cost with the Wise head, against the same model with global average pooling?
 
     python -m benchmarks.speed.training_step
 
-The whole step of `wisesr train` but augmentation: forward, backward, AdamW, on batches that lie in memory. Both models
-come from one process and take their steps in turns.
+The whole step of `wisesr train` except augmentation: forward, backward, AdamW, on batches in memory. Both models run in
+one process and take their steps alternately.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REACH, AIM = 1.02, 1.01
 
 
 def measure(settings: Settings) -> Iterator[Answer]:
-    """Give an answer for every model."""
+    """Yield an answer for every model."""
     steps, batch = (4, 8) if settings.quick else (12, 32)
     for backbone, side in QUICK_MODELS if settings.quick else MODELS:
         question = Question(
@@ -42,7 +42,7 @@ def measure(settings: Settings) -> Iterator[Answer]:
 
 
 def build_step(backbone: str, side: int, head: str, batch: int) -> Callable[[], object]:
-    """Return a training step on random images, traced and taken twice."""
+    """Return a training step on random images, already traced and run twice."""
     import keras
 
     from wisesr_cli.config.schema import Config

@@ -1,10 +1,11 @@
-"""How fast are position weights as one multiplication and sum, beside the depthwise convolution of the paper?
+"""How fast are position weights as one multiplication and sum, against the paper's depthwise convolution?
 
     python -m benchmarks.speed.weighting
 
-Both layers hold a weight per position and channel and a bias, and give the same numbers. A step is one pass forward and
-one backward, to the weights and to the feature map, on 32 maps. The baseline is Keras' DepthwiseConv2D with a kernel as
-large as the map. TensorFlow, compiled to a graph; XLA is off, as it makes the convolution slower on a CPU.
+Both layers have a weight per position and channel and a bias, and give the same numbers. A step is one forward and one
+backward pass, to the weights and to the feature map, on 32 maps. The baseline is Keras' DepthwiseConv2D with a kernel
+as large as the map. Both run in TensorFlow, compiled to a graph; XLA is off, as it makes the convolution slower on a
+CPU.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import numpy as np
 from benchmarks.measuring import Answer, Question, Settings, alternate, main
 
 BATCH = 32
-WANTED = {7: (4.0, None), 16: (15.0, None)}  # side of the map: times as fast
+WANTED = {7: (4.0, None), 16: (15.0, None)}  # side of the map: how many times as fast
 QUICK_CHANNELS, CHANNELS = 64, 2048
 LARGEST_DIFFERENCE = 1e-4  # between the gradients of both, relative to the largest
 
 
 def measure(settings: Settings) -> Iterator[Answer]:
-    """Give an answer for every size of the map."""
+    """Yield an answer for every size of the map."""
     channels = QUICK_CHANNELS if settings.quick else CHANNELS
     for side, (reach, aim) in WANTED.items():
         question = Question(
@@ -43,7 +44,7 @@ def measure(settings: Settings) -> Iterator[Answer]:
 
 
 def build_steps(side: int, channels: int) -> tuple[Callable[[], Any], Callable[[], Any], float]:
-    """Return a step of our layer and one of the baseline, with the same weights, and how their gradients differ."""
+    """Return a step of our layer and one of the baseline with the same weights, and how much their gradients differ."""
     import keras
     import tensorflow as tf
 
@@ -76,7 +77,7 @@ def build_steps(side: int, channels: int) -> tuple[Callable[[], Any], Callable[[
 
 
 def largest_difference(ours: list[Any], baseline: list[Any]) -> float:
-    """Return the largest difference of two lists of gradients; ends the benchmark when they are not the same."""
+    """Return the largest difference between two lists of gradients; end the benchmark if they do not agree."""
     pairs = [(np.asarray(one).ravel(), np.asarray(other).ravel()) for one, other in zip(ours, baseline, strict=True)]
     difference = max(float(np.max(np.abs(one - other)) / np.max(np.abs(other))) for one, other in pairs)
     if difference > LARGEST_DIFFERENCE:
@@ -85,10 +86,10 @@ def largest_difference(ours: list[Any], baseline: list[Any]) -> float:
 
 
 def steps_per_second(step: Callable[[], Any], seconds: float = 0.5) -> float:
-    """Return the speed of a step that is repeated for a while, and at least twice."""
+    """Return the speed of a step, repeated for this long and at least twice."""
     started, steps = time.perf_counter(), 0
     while steps < 2 or time.perf_counter() - started < seconds:
-        step()  # on a CPU, TensorFlow returns when all is computed
+        step()  # on a CPU, TensorFlow returns when everything is computed
         steps += 1
     return steps / (time.perf_counter() - started)
 

@@ -1,1 +1,1 @@
-"""What `wisesr upgrade` makes of classifiers as the public guides build them."""
+"""What `wisesr upgrade` does with classifiers built as in public guides."""

@@ -1,4 +1,4 @@
-"""Keras classifiers as public guides build them, with random weights that make images differ.
+"""Keras classifiers built as in public guides, with random weights that give different images different outputs.
 
 To add one: a function that builds it, and a row in `RECIPES` of `recipes`.
 """
@@ -23,9 +23,9 @@ SIDE = 96  # pixels of the images
 CLASSES = 5
 SETTLED_ON = 16  # images
 SPREAD = 2.0  # standard deviation of a logit over images
-DIRECTIONS = 4  # of features, that logits are made of
+DIRECTIONS = 4  # feature directions that logits are built from
 
-# Where `preprocess_input` of a network of `keras.applications` is.
+# The module with `preprocess_input` for each network of `keras.applications`.
 APPLICATIONS = {
     "ConvNeXtTiny": "convnext",
     "DenseNet121": "densenet",
@@ -48,23 +48,23 @@ Scale = Callable[[Images], Any]
 
 
 def images(count: int, side: int = SIDE, *, first: int = 1000) -> NDArray[np.uint8]:
-    """Return made images, uint8 (count, side, side, 3), which `wisesr upgrade` does not compare on."""
+    """Return generated images, uint8 (count, side, side, 3), other than those `wisesr upgrade` compares on."""
     return np.stack([made_image(first + number, (side, side)) for number in range(count)])
 
 
 def preprocess(name: str) -> Scale:
-    """Return the function that `keras.applications` has for the pixels of a network."""
+    """Return the preprocessing function of `keras.applications` for a network."""
     function: Scale = import_module(f"keras.applications.{APPLICATIONS[name]}").preprocess_input
-    return lambda pixels: function(np.array(pixels, np.float32))  # it may work in place
+    return lambda pixels: function(np.array(pixels, np.float32))  # it may modify its input
 
 
 def unscaled(pixels: Images) -> Images:
-    """Return the pixels 0..255 as they are, for models that scale them, or are told not to."""
+    """Return the pixels 0..255 unchanged, for models that scale them, or are built not to."""
     return pixels
 
 
 def settle(model: Any, pixels: Any) -> Any:
-    """Give batch norms random factors, and the statistics of these pixels (images, height, width, 3)."""
+    """Give batch norms random scales and shifts, and the statistics of these pixels (images, height, width, 3)."""
     norms = [layer for layer in layers_of(model) if isinstance(layer, layers.BatchNormalization) and layer.trainable]
     draws = np.random.default_rng(0)
     momenta = [layer.momentum for layer in norms]
@@ -82,10 +82,10 @@ def settle(model: Any, pixels: Any) -> Any:
 
 
 def with_telling_outputs(model: Any, pixels: Any) -> Any:
-    """Give the last layer with a kernel a kernel by which logits differ between images by about `SPREAD`.
+    """Set the kernel of the last layer that has one so that logits vary between images by about `SPREAD`.
 
-    It looks at the directions in which the features of the images differ most, so that it need not be large: large
-    ones would enlarge the rounding of the layers before, which random networks have few differences beside.
+    It uses the directions in which the images' features differ most, so that it need not be large: a large kernel would
+    amplify the rounding errors of earlier layers, compared to which the differences in random networks are small.
     """
     last = [layer for layer in layers_of(model) if hasattr(layer, "kernel") and hasattr(layer, "bias")][-1]
     inputs = np.asarray(keras.Model(model.inputs[0], last.input)(pixels, training=False), np.float64)
@@ -100,7 +100,7 @@ def with_telling_outputs(model: Any, pixels: Any) -> Any:
 
 
 def logits_of(outputs: NDArray[np.float64], gives: Gives) -> NDArray[np.float64]:
-    """Return the logits (images, classes) behind a model's outputs; one unit stays one."""
+    """Return the logits (images, classes) for a model's outputs; a single unit stays single."""
     values = outputs.reshape(len(outputs), -1)
     if gives == "logits":
         return values
@@ -109,26 +109,26 @@ def logits_of(outputs: NDArray[np.float64], gives: Gives) -> NDArray[np.float64]
 
 
 def application(name: str, side: int = SIDE, **options: Any) -> Any:
-    """Return a network of `keras.applications`, its batch norms settled."""
+    """Return a network of `keras.applications` with settled batch norms."""
     given = {"include_top": False, "weights": None, "input_shape": (side, side, 3), **options}
     model = getattr(keras.applications, name)(**given)
     return settle(model, preprocess(name)(images(SETTLED_ON, side, first=0).astype(np.float32)))
 
 
 def small_base(**options: Any) -> Any:
-    """Return the smallest MobileNet, for recipes in which it does not matter which network it is."""
+    """Return the smallest MobileNet, for recipes where the network does not matter."""
     return application("MobileNet", alpha=0.25, **options)
 
 
 def chain(x: Any, *steps: Any) -> Any:
-    """Return what layers or functions make of a tensor, one after the other."""
+    """Apply layers or functions to a tensor, one after the other."""
     for step in steps:
         x = step(x)
     return x
 
 
 def classifier(*steps: Any, side: int | None = SIDE) -> Any:
-    """Return a functional model of layers in a row."""
+    """Return a functional model of successive layers."""
     pixels = keras.Input((side, side, 3))
     return keras.Model(pixels, chain(pixels, *steps))
 
@@ -136,7 +136,7 @@ def classifier(*steps: Any, side: int | None = SIDE) -> Any:
 def convolutions(
     norm: Callable[[], Any] = layers.BatchNormalization, relu: Callable[[], Any] = layers.ReLU
 ) -> Callable[[Any], Any]:
-    """Return a function that makes a feature map of pixels 0..255 with three convolutions."""
+    """Return a function that turns pixels 0..255 into a feature map with three convolutions."""
 
     def put(x: Any) -> Any:
         x = layers.Rescaling(1 / 255)(x)
@@ -148,27 +148,27 @@ def convolutions(
 
 
 def pooled_softmax(classes: int = CLASSES) -> Callable[[Any], Any]:
-    """Return a function that puts the usual end behind a feature map."""
+    """Return a function that adds the usual classifier to a feature map."""
     return lambda x: chain(
         x, layers.GlobalAveragePooling2D(), layers.Dropout(0.2), layers.Dense(classes, activation="softmax")
     )
 
 
 def frozen_in_inference_mode(base: Any) -> Callable[[Any], Any]:
-    """Return a function that calls a frozen base as the guide to transfer learning does."""
+    """Return a function that calls a frozen base as in the guide to transfer learning."""
     base.trainable = False
     return lambda x: base(x, training=False)
 
 
 def transfer(name: str, *end: Any) -> Any:
-    """Return the classifier of the guide to transfer learning, with another end."""
+    """Return the classifier of the guide to transfer learning, with different final layers."""
     front = (layers.RandomFlip("horizontal"), layers.RandomRotation(0.1), layers.Rescaling(1 / 127.5, offset=-1))
     base = frozen_in_inference_mode(application(name))
     return classifier(*front, base, layers.GlobalAveragePooling2D(), layers.Dropout(0.2), *end)
 
 
 def compiled_for_one_logit(model: Any) -> Any:
-    """Compile for two classes, as the guide to transfer learning does."""
+    """Compile for two classes, as in the guide to transfer learning."""
     model.compile(keras.optimizers.Adam(), keras.losses.BinaryCrossentropy(from_logits=True))
     return model
 
@@ -189,12 +189,12 @@ def fine_tuned() -> Any:
 
 
 def on_the_output_of(base: Any, *end: Any) -> Any:
-    """Return the classifier of the page of `keras.applications`: layers on `base.output`."""
+    """Return the classifier of the `keras.applications` page: layers on `base.output`."""
     return keras.Model(base.input, chain(base.output, *end))
 
 
 def from_scratch() -> Any:
-    """Return the small Xception of the guide to image classification from scratch, narrower."""
+    """Return the small Xception of the guide to image classification from scratch, with fewer channels."""
 
     def block(x: Any, channels: int, residual: Any) -> Any:
         for _ in range(2):
@@ -232,7 +232,7 @@ def normalized() -> Any:
 
 
 def squeeze_and_excite(x: Any) -> Any:
-    """Weight the channels of a map by what their means say."""
+    """Weight the channels of a map by a function of their means."""
     channels = x.shape[-1]
     weights = chain(
         layers.GlobalAveragePooling2D(keepdims=True)(x),
@@ -243,7 +243,7 @@ def squeeze_and_excite(x: Any) -> Any:
 
 
 def self_attention(x: Any) -> Any:
-    """Let every position of a map look at all others."""
+    """Let every position of a map attend to all others."""
     height, width, channels = x.shape[1:]
     row = layers.Reshape((height * width, channels))(x)
     row = layers.add([row, layers.MultiHeadAttention(2, channels // 2)(row, row)])
@@ -251,12 +251,12 @@ def self_attention(x: Any) -> Any:
 
 
 def mean_and_maximum(x: Any) -> Any:
-    """Put the mean and the maximum of a map side by side."""
+    """Concatenate the mean and the maximum of a map."""
     return layers.concatenate([layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)])
 
 
 def augmentations() -> Sequence[Any]:
-    """Return one of each augmentation layer of Keras."""
+    """Return one of each of Keras' augmentation layers."""
 
     def made(name: str) -> Any:
         kind = getattr(keras.layers, name)
@@ -279,14 +279,14 @@ def two_inputs() -> Any:
 
 @keras.saving.register_keras_serializable("guide")
 class Swish(keras.layers.Layer):
-    """A layer of the user's own."""
+    """A custom layer of a user."""
 
     def call(self, x: Any) -> Any:
-        """Return the numbers times their sigmoid."""
+        """Return the input times its sigmoid."""
         return x * ops.sigmoid(x)
 
 
 def mixed() -> Any:
-    """Return a classifier that computes in float16 and ends in float32, as the guide to mixed precision says."""
+    """Return a classifier that computes in float16 and ends in float32, as in the guide to mixed precision."""
     end = (layers.GlobalAveragePooling2D(), layers.Dense(CLASSES), layers.Activation("softmax", dtype="float32"))
     return classifier(layers.Rescaling(1 / 127.5, offset=-1), small_base(), *end)

@@ -1,4 +1,4 @@
-"""What does `wisesr upgrade` make of Keras classifiers as public guides build them?
+"""What does `wisesr upgrade` do with Keras classifiers built as in public guides?
 
     python -m benchmarks.upgrade.recipes [--quick]               # prints the tables
     python -m benchmarks.upgrade.recipes --write [--only WORD]   # and writes them, or some rows, into docs/upgrading.md
@@ -6,8 +6,8 @@
 
 Every classifier is built with random weights, saved as its user would save it, and upgraded through the Python
 function. Then images that the upgrade has not seen are labelled by the classifier, called as in its guide, and by
-`wisesr predict`: the difference is the largest of a probability, the variation that of a probability between images.
-Rows are kept as they come, so that `--write` may be interrupted, and the rest asked for with `--only`.
+`wisesr predict`: the difference is the largest one in a probability, the variation the largest one of a probability
+between images. Rows are stored as they come, so that `--write` can be interrupted and the rest requested with `--only`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from wisesr_cli.exporting.agreement import difference, variation
 DOCUMENT = DOCS / "upgrading.md"
 FIGURES = DOCUMENT.with_suffix(".json")
 COMPARED = 16  # images
-MACHINE = "machine"  # in the file of figures, beside the recipes
+MACHINE = "machine"  # key in the file of figures, in addition to the recipes
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Recipe:
 
     Args:
         build: returns the Keras model.
-        gives: what comes out of it.
+        gives: the kind of its outputs.
         scale: what its user does to pixels 0..255 before the model.
-        suffix: of the file that it is saved as.
-        settings: what is said to `wisesr upgrade` beside the file.
+        suffix: the suffix of the file that it is saved as.
+        settings: the settings for `wisesr upgrade`.
         precision: Keras' dtype policy while it is built; the comparison is with the same weights in float32.
-        several: whether an image may have several labels, so that outputs are probabilities of their own.
-        is_quick: whether `--quick` has it.
+        several: whether an image may have several labels, so that outputs are independent probabilities.
+        is_quick: whether `--quick` includes it.
     """
 
     build: Callable[[], Any]
@@ -70,9 +70,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a recipe: `refused` says why there is no run; all else is of runs.
+    """The outcome of a recipe: `refused` says why there is no run; all other fields are for runs.
 
-    `difference` and `variation` are of probabilities, over `COMPARED` images.
+    `difference` and `variation` are those of probabilities, over `COMPARED` images.
     """
 
     recipe: str
@@ -88,7 +88,7 @@ def outcome_of(name: str, recipe: Recipe, folder: Path) -> Outcome:
     """Build, save, upgrade and compare a classifier, in an empty folder."""
     model, expected = _built(recipe)
     file = Path(f"classifier{recipe.suffix}")
-    with chdir(folder):  # so that messages show no more than the name of the file
+    with chdir(folder):  # so that messages show only the file's name
         model.save(file)
         labels = [f"class {number}" for number in range(max(2, expected.shape[1]))]
         Path("labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
@@ -108,7 +108,7 @@ def outcome_of(name: str, recipe: Recipe, folder: Path) -> Outcome:
 
 
 def _built(recipe: Recipe) -> tuple[Any, Any]:
-    """Return a model, and the probabilities (images, classes) that it gives as its guide calls it."""
+    """Return a model, and its probabilities (images, classes) when called as in its guide."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(recipe.precision)
@@ -138,7 +138,7 @@ def _pixels(first: int) -> made.Images:
 
 
 def _predicted(run: Path, labels: list[str], *, size: int) -> Any:
-    """Return the probabilities (images, classes) that `wisesr predict` gives of the images, in files."""
+    """Return the probabilities (images, classes) that `wisesr predict` gives for the images, from files."""
     files = []
     for number, pixels in enumerate(made.images(COMPARED, size)):
         files.append(Path(f"{number:03}.png"))
@@ -151,7 +151,7 @@ def _predicted(run: Path, labels: list[str], *, size: int) -> Any:
 
 
 def _reason(message: str, file: Path) -> str:
-    """Return why a file was refused, without its name and the advice that follows every reason."""
+    """Return why a file was refused, without its name and the advice after every reason."""
     words = message.removeprefix(f"{file}: ").removeprefix("cannot be converted: ")
     return words.partition(". With a head of its own")[0]
 
@@ -190,7 +190,7 @@ def tables(outcomes: list[Outcome]) -> str:
 
 
 def read_kept() -> tuple[list[Outcome], str]:
-    """Return the outcomes that are kept, and where they were measured."""
+    """Return the stored outcomes, and where they were measured."""
     kept = read_figures(FIGURES)
     where = kept.pop(MACHINE)
     lists = ("tail", "notes")
@@ -199,18 +199,18 @@ def read_kept() -> tuple[list[Outcome], str]:
 
 
 def write_document() -> None:
-    """Replace what stands between the marks of the document."""
+    """Replace the text between the marks of the document."""
     outcomes, where = read_kept()
     write_between_marks(DOCUMENT, "benchmarks.upgrade.recipes", {"recipes": f"{tables(outcomes)}\n{where}\n"})
 
 
 def main() -> None:
-    """Upgrade all of them, and print the tables."""
+    """Upgrade all classifiers, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small ones only: shows that it runs")
-    parser.add_argument("--only", metavar="WORD", default="", help="those that have this in their name")
-    parser.add_argument("--write", action="store_true", help="keep the outcomes, and write docs/upgrading.md")
-    parser.add_argument("--write-only", action="store_true", help="upgrade nothing, only rewrite docs/upgrading.md")
+    parser.add_argument("--quick", action="store_true", help="only small classifiers, to show that it runs")
+    parser.add_argument("--only", metavar="WORD", default="", help="only those with WORD in their name")
+    parser.add_argument("--write", action="store_true", help="store the outcomes, and write docs/upgrading.md")
+    parser.add_argument("--write-only", action="store_true", help="only rewrite docs/upgrading.md")
     arguments = parser.parse_args()
     if arguments.write_only:
         return write_document()
@@ -233,7 +233,7 @@ def main() -> None:
 
 
 def _with_top(name: str, **options: Any) -> Recipe:
-    """Return the recipe of a network of `keras.applications` as it is, with its 1,000 classes."""
+    """Return the recipe of an unchanged network of `keras.applications`, with its 1,000 classes."""
     return Recipe(lambda: application(name, include_top=True, **options), scale=made.preprocess(name))
 
 

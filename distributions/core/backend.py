@@ -1,7 +1,7 @@
-"""Builds wisesr-core: the repository's package under another name, without what only training and drawing need.
+"""Builds wisesr-core: the repository's package under another name, without dependencies for training and plots.
 
-A build backend (PEP 517) that copies the sources, writes their pyproject.toml anew, and lets setuptools do the rest.
-The source distribution that it makes is complete: it does not need this file.
+This build backend (PEP 517) copies the sources, rewrites their pyproject.toml, and lets setuptools do the rest. The
+source distribution that it makes is self-contained: it does not need this file.
 """
 
 import json
@@ -17,7 +17,7 @@ from setuptools import build_meta
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("wisesr_cli", "sample_configs", "LICENSE", "setup.py")
-# The packages that the small distribution leaves out; each extra that trains has them.
+# Dependencies that the small distribution omits; each extra for training has them.
 LEFT_OUT = ("tensorflow", "keras", "matplotlib", "jinja2", "tensorboard")
 OF_TESTS = ("test", "benchmark")
 HAS_CPU_WHEEL = "sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -26,7 +26,7 @@ ABOUT = "wisesr without TensorFlow: checks, predicts, evaluates and embeds on Li
 
 
 def core(project):
-    """Return the [project] table of wisesr-core, made of that of wisesr."""
+    """Return the [project] table of wisesr-core, derived from that of wisesr."""
     by_name = {re.match(r"[\w.-]+", line).group(): line for line in project["dependencies"]}
     missing = [name for name in LEFT_OUT if name not in by_name]
     if missing:
@@ -36,7 +36,7 @@ def core(project):
     extras = {name: lines for name, lines in project["optional-dependencies"].items() if name not in OF_TESTS}
     extras |= {
         "tensorflow": [tensorflow, *others],
-        # Elsewhere the package called tensorflow has no CUDA either.
+        # On other platforms, the tensorflow package has no CUDA anyway.
         "cpu": [f"tensorflow-cpu{release}; {HAS_CPU_WHEEL}", f"tensorflow{release}; {HAS_NONE}", *others],
         "gpu": [*extras["gpu"], *others],
     }
@@ -50,7 +50,7 @@ def core(project):
 
 
 def as_toml(table, *path):
-    """Return a table of strings, numbers, lists and tables as TOML, in which JSON's strings and lists are valid."""
+    """Return a table of strings, numbers, lists and tables as TOML, where JSON strings and lists are valid."""
     values = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, dict)]
     tables = [as_toml(value, *path, key) for key, value in table.items() if isinstance(value, dict)]
     return "\n".join([f"[{'.'.join(map(json.dumps, path))}]" if path else "", *values, *tables])
@@ -58,7 +58,7 @@ def as_toml(table, *path):
 
 @contextmanager
 def sources():
-    """Change to a copy of the sources whose pyproject.toml is that of wisesr-core."""
+    """Within the block, work in a copy of the sources with the pyproject.toml of wisesr-core."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
@@ -86,13 +86,13 @@ def sources():
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     """Build the wheel (PEP 517)."""
-    directory = os.path.abspath(wheel_directory)  # noqa: PTH100  (resolves no links)
+    directory = os.path.abspath(wheel_directory)  # noqa: PTH100  (does not resolve links)
     with sources():
         return build_meta.build_wheel(directory, config_settings)
 
 
 def build_sdist(sdist_directory, config_settings=None):
     """Build the source distribution (PEP 517)."""
-    directory = os.path.abspath(sdist_directory)  # noqa: PTH100  (resolves no links)
+    directory = os.path.abspath(sdist_directory)  # noqa: PTH100  (does not resolve links)
     with sources():
         return build_meta.build_sdist(directory, config_settings)

@@ -1,6 +1,6 @@
 """Confidence intervals of the difference between two heads: a bootstrap over seeds and examples. NumPy only.
 
-Both heads are trained with the same seeds and evaluated on the same examples, so that results are paired: the
+Both heads are trained with the same seeds and evaluated on the same examples, so the results are paired: the
 difference for a seed and an example is 1 if the other head is right and the first one wrong, -1 in the opposite case,
 else 0.
 """
@@ -34,7 +34,7 @@ def paired_interval(
     same ones (crossed), else separately for every seed (nested).
 
     With few seeds, the percentiles of plain resampling are too narrow: n resampled values have only (n - 1) / n of the
-    variance, and the variance itself is hardly known. So the deviations from seeds are multiplied by sqrt(n / (n - 1))
+    variance, and the variance itself is poorly known. So the deviations from seeds are multiplied by sqrt(n / (n - 1))
     and by Student's t over the normal quantile: 9 times for 2 seeds, 2.7 for 3, 1.6 for 5, 1.2 for 10. In a simulation
     (`benchmarks/heads/intervals.py`: 32 cases of 400 comparisons, 2 to 10 seeds) 94 to 100 % of the intervals contained
     the true difference; with plain resampling 72 to 100 %.
@@ -44,13 +44,13 @@ def paired_interval(
     from one folder. If all differences are equal, its width is zero. It does not cover other data sets, other settings,
     or splits that every seed shares; with one seed, it does not cover other trainings.
 
-    `differences` has an array (examples,) of -1, 0 and 1 for every seed; `same_examples`: all are of the same examples,
-    in the same order. Equal values of `seed` give equal intervals.
+    `differences` has an array (examples,) of -1, 0 and 1 for every seed; `same_examples`: all arrays are for the same
+    examples, in the same order. Equal values of `seed` give equal intervals.
 
     In cross-validation, `differences` has an array for every fold of every seed, and `by_example` one for every seed,
-    in which all its folds are joined, so that it has each example once. Folds then take the place of seeds. Their
-    trainings share most of their images, so that they are more alike than trainings on images of their own: the
-    interval does not cover what other training images would change, and no unbiased estimate of that exists.
+    with all its folds joined, so that it has each example once. Folds then take the place of seeds. Their trainings
+    share most of their images, so they are more alike than trainings on separate images: the interval does not cover
+    the effect of other training images, and no unbiased estimate of that exists.
 
     References:
         Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1 (2007); Hesterberg, What teachers should know
@@ -109,7 +109,7 @@ def _example_deviations(
 def _sum_deviations(values: NDArray[np.integer], replicates: int, random: np.random.Generator) -> NDArray[np.float64]:
     """Return the deviations of the mean of integers when they are resampled.
 
-    There are few distinct values, so drawing the count of each is equivalent to drawing every example.
+    As there are few distinct values, this draws the count of each, which is equivalent to drawing every example.
     """
     distinct, counts = np.unique(values, return_counts=True)
     drawn = random.multinomial(len(values), counts / len(values), replicates)

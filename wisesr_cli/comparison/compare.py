@@ -1,7 +1,7 @@
 """Runs a comparison: does the remaining trainings, evaluates them, and combines the figures.
 
-Everything that can be wrong is found before the first training. The records and predictions on the disk are the one
-source of the figures, so that an interrupted comparison ends as an uninterrupted one does.
+All mistakes that can be found are found before the first training. The records and predictions on the disk are the only
+source of the figures, so that an interrupted comparison ends with the same figures as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ from wisesr_cli.training.checks import check_settings, check_settings_with_data
 from wisesr_cli.training.trackers.table import check_trackers
 from wisesr_cli.training.train import TrainingOptions
 
-REFERENCE_SEED = 0  # of the split that is remembered, to notice that images have changed
+REFERENCE_SEED = 0  # of the recorded split, by which changed images are noticed
 
 
 @dataclass(frozen=True)
 class _Work:
-    """Where a comparison lies, what it remembers, what it judges on, and where it computes."""
+    """A comparison's folder, recorded state, evaluation split, and device."""
 
     folder: Path
     state: ComparisonState
@@ -72,7 +72,7 @@ class _Work:
     shared_maps: dict[str, Any] = field(default_factory=dict)  # of frozen backbones: computed once for all heads
 
     def is_done(self, item: PlannedTraining) -> bool:
-        """Return whether nothing of a training is left to do: it is remembered, and its files are there and its own."""
+        """Return whether a training is complete: recorded as done, with its own files in place."""
         run, record = Run(self.folder / item.run), self.state.record(item.run)
         is_trained = record.is_finished(self.state.epochs) and run.is_complete and run.best.is_file()
         is_judged = is_trained and _is_of(run, item) and is_evaluated(run, self.split, record)
@@ -80,7 +80,7 @@ class _Work:
 
 
 def _is_of(run: Run, item: PlannedTraining) -> bool:
-    """Return whether a run is the training that was planned, and no other that was put in its place."""
+    """Return whether a run is the planned training, not another one put in its place."""
     planned = item.loaded.config
     try:
         config = run.load_config()
@@ -91,12 +91,12 @@ def _is_of(run: Run, item: PlannedTraining) -> bool:
 
 
 def open_comparison(plan: ComparisonPlan, *, resume: bool) -> Start:
-    """Return the folder for a comparison whose settings are right, without writing anything yet.
+    """Return the folder for a comparison after checking its settings, without writing anything yet.
 
     Raises:
         ConfigError: a head does not fit the feature map, or settings exclude each other.
         UsageError: the name is taken.
-        RunError: something lies in the place of a file of the comparison.
+        RunError: something else is in the place of one of the comparison's files.
     """
     for head in plan.heads:
         check_settings(head.loaded.config)
@@ -108,17 +108,17 @@ def open_comparison(plan: ComparisonPlan, *, resume: bool) -> Start:
 
 
 def compare(request: CompareRequest) -> Comparison:
-    """Train every head with every seed, judge all of them, and return how they compare.
+    """Train every head with every seed, evaluate all of them, and return how they compare.
 
-    A training whose loss is not finite is left out, with its reason; the others go on.
+    A training whose loss is not finite has no result, with the reason recorded; the others continue.
 
     Raises:
-        ConfigError: a mistake in the config or a head, or a setting that needs what the images do not have.
-        UsageError: there is nothing to evaluate on, fewer epochs are asked for than were trained, or the name is taken.
+        ConfigError: a mistake in the config or a head, or a setting that the images do not allow.
+        UsageError: there is nothing to evaluate on, fewer epochs are requested than were trained, or the name is taken.
         DataError: the images cannot be used.
-        RunError: what is there to resume from is damaged, or does not fit.
-        MachineError: no GPU where one was asked for, no room on the disk, no permission, or the folder is in use.
-        Interrupted: a signal asked to stop; resuming the comparison of the name in `run_name` goes on.
+        RunError: the files to resume from are damaged, or do not match.
+        MachineError: no GPU although one was requested, no room on the disk, no permission, or the folder is in use.
+        Interrupted: a signal asked to stop; resuming the comparison named `run_name` continues it.
     """
     plan, listener, stop_request = plan_of(request), WarnsOnce(request.listener), StopRequest("continue with --resume")
     for note in plan.notes:
@@ -128,10 +128,10 @@ def compare(request: CompareRequest) -> Comparison:
         stop_on_signals(stop_request) as stop,
     ):
         try:
-            find_layout(plan.base.config.data)  # a mistake there is said before weights are looked for
+            find_layout(plan.base.config.data)  # report a mistake there before looking for weights
             plan, warning = _with_resolved_weights(plan, start, listener)
             result = _compare(plan, start, request, stop, listener)
-            if warning is not None:  # once more, where it is read
+            if warning is not None:  # again at the end, where it is read
                 request.listener.warn(warning)
             return result
         except Interrupted as interrupted:
@@ -140,9 +140,9 @@ def compare(request: CompareRequest) -> Comparison:
 
 
 def _with_resolved_weights(plan: ComparisonPlan, start: Start, listener: Listener) -> tuple[ComparisonPlan, str | None]:
-    """Return the plan with the weights that every training starts from, and a warning about them, given here once.
+    """Return the plan with the weights that every training starts from, and a warning about them, also issued here.
 
-    A comparison that is resumed has decided before what `auto` is. Raises as `resolve_weights` does.
+    A resumed comparison keeps its earlier choice for `auto`. Raises as `resolve_weights` does.
     """
     data, model = plan.base.config.data, plan.base.config.model
     if start.resumed:
@@ -183,7 +183,7 @@ def _compare(
 
 
 def _check_heads(plan: ComparisonPlan) -> None:
-    """Raise a `ConfigError` for a head that cannot be built on the feature map, where a table knows its size."""
+    """Raise a `ConfigError` for a head that cannot be built on the feature map, if a table has the map's size."""
     for head in plan.heads:
         config = head.loaded.config
         if config.model.feature_layer is None and config.model.backbone != FROM_WEIGHTS:
@@ -192,7 +192,7 @@ def _check_heads(plan: ComparisonPlan) -> None:
 
 
 def _evaluation_split(index: DatasetIndex, listener: Listener) -> SplitName:
-    """Return the split to evaluate on: test if there is one, else validation."""
+    """Return the split to evaluate on: test if it exists, else validation."""
     if "test" in index.splits:
         return "test"
     if "validation" not in index.splits:
@@ -283,7 +283,7 @@ def _train_and_evaluate(work: _Work, item: PlannedTraining, progress: CombinedPr
 
 
 def schedules_of(run: Run, before: tuple[int, ...], epochs: int) -> tuple[int, ...]:
-    """Return the numbers of epochs that a training was asked for, with this one: of a run that is gone, this alone."""
+    """Return the numbers of epochs requested of a training, ending with this one; only this one if its run is gone."""
     if not (run.path / HISTORY).is_file():
         return (epochs,)
     return before if before[-1:] == (epochs,) else (*before, epochs)
@@ -291,7 +291,7 @@ def schedules_of(run: Run, before: tuple[int, ...], epochs: int) -> tuple[int, .
 
 @contextmanager
 def _naming_the_way_out(run: Path) -> Iterator[None]:
-    """Let an error of one run directory say what to do about it in a comparison."""
+    """Add to an error about one run directory what to do about it in a comparison."""
     try:
         yield
     except (RunError, UsageError) as error:

@@ -1,4 +1,4 @@
-"""Writes the conclusions that the results of a comparison support. Claims nothing that was not computed."""
+"""Writes the conclusions that the results of a comparison support, and claims nothing that was not computed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import replace
 from wisesr_cli.results.training import ComparedTraining, Comparison, ComparisonRow
 from wisesr_cli.text import counted, joined
 
-ENOUGH_SEEDS = 3  # with fewer, the variation between trainings is hardly known
+ENOUGH_SEEDS = 3  # with fewer, the variation between trainings is poorly known
 ADVISED_SEEDS = 5
-FEW_COMPARISONS = 2  # with more at once, a sentence warns of chance results
+FEW_COMPARISONS = 2  # above this number, a sentence warns of chance results
 
 
 def conclude(comparison: Comparison, *, in_groups: bool = False) -> Comparison:
@@ -74,7 +74,7 @@ def trainings_of(row: ComparisonRow, comparison: Comparison) -> list[ComparedTra
 
 
 def draws_of(seeds: int, folds: int | None) -> str:
-    """Return over what figures are: `3 seeds`, `5 folds`, or `5 folds with 3 seeds`."""
+    """Return what the figures are averaged over: `3 seeds`, `5 folds`, or `5 folds with 3 seeds`."""
     if folds is None:
         return counted(seeds, "seed")
     return counted(folds, "fold") + (f" with {counted(seeds, 'seed')}" if seeds > 1 else "")
@@ -127,7 +127,7 @@ def _about_seeds(comparison: Comparison) -> Iterator[str]:
 
 
 def more_seeds(seeds: Sequence[int]) -> str:
-    """Return the value of `--seeds` for the existing seeds and as many more as are advised."""
+    """Return the value of `--seeds` that adds seeds to the existing ones, up to the advised number."""
     known = list(dict.fromkeys(seeds))
     new = (seed for seed in range(ADVISED_SEEDS) if seed not in known)
     wanted = known + [seed for seed, _ in zip(new, range(len(known), ADVISED_SEEDS), strict=False)]
@@ -135,7 +135,7 @@ def more_seeds(seeds: Sequence[int]) -> str:
 
 
 def _about_independence(comparison: Comparison, *, in_groups: bool) -> Iterator[str]:
-    """Warn if images are not independent, as the intervals assume."""
+    """Warn if images are not independent, although the intervals assume it."""
     if not comparison.same_examples and comparison.folds is None:
         yield (
             "every seed drew its own training and evaluation images from the same ones: those of different seeds "
@@ -161,7 +161,7 @@ def _about_missing_results(comparison: Comparison) -> Iterator[str]:
 
 
 def _about_schedules(comparison: Comparison) -> Iterator[str]:
-    """Warn if heads with one seed had different schedules: one in a single run, another resumed for more epochs."""
+    """Warn if heads with one seed had different schedules: one a single run, another resumed for more epochs."""
     by_draw: dict[tuple[int, int | None], list[ComparedTraining]] = {}
     for training in comparison.trainings:
         if training.error is None:

@@ -1,7 +1,7 @@
-"""Compares what backbones and heads cost: parameters, FLOPs, megabytes and, when asked, milliseconds.
+"""Compares what backbones and heads cost: parameters, FLOPs, megabytes and, if requested, milliseconds.
 
-A backbone's numbers come from `costs_table`, by arithmetic. Keras is started for what no table can know: a backbone
-that is cut at a layer, and times.
+A backbone's numbers are computed from `costs_table`. Keras is started only for what no table can know: a backbone that
+is cut at a layer, and times.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class CostPlan:
 
     @property
     def reason_for_keras(self) -> str | None:
-        """Why the table is not enough; None where it is."""
+        """Why the table is not enough; None if it is."""
         names = list(dict.fromkeys(model.backbone for model in self.models))
         if self.latency:
             built = names[0] if len(names) == 1 else f"{len(names)} backbones"
@@ -69,7 +69,7 @@ class CostPlan:
 
 @dataclass(frozen=True)
 class _BackboneCost:
-    """What a backbone is at one image size."""
+    """The costs of a backbone at one image size."""
 
     feature_map: FeatureMap
     parameters: int
@@ -78,11 +78,11 @@ class _BackboneCost:
 
 
 def summarize(request: SummarizeRequest) -> Summary:
-    """Return a row for every backbone, image size and head; what cannot be built is left out with a note.
+    """Return a row for every backbone, image size and head that can be built, and a note for every other.
 
     Raises:
         ConfigError: a mistake in the config, an unknown name, or nothing at all could be built.
-        MachineError: Keras is needed and does not start, or not on the device that was asked for.
+        MachineError: Keras is needed and does not start, or not on the requested device.
     """
     plan = plan_of(request)
     reason = plan.reason_for_keras
@@ -149,7 +149,7 @@ def _imagenet_weights(model: ModelConfig) -> Literal["here", "download"] | None:
 
 
 def _backbone_cost(model: ModelConfig, image_size: tuple[int, int], channels: int) -> _BackboneCost:
-    """Return what the table knows of a backbone, or Keras of one that is cut at a layer or takes no RGB."""
+    """Return the costs of a backbone from the table, or from Keras if it is cut at a layer or its input is not RGB."""
     if model.feature_layer is not None or model.backbone == FROM_WEIGHTS or channels != RGB:
         return _cost_in_keras(model, image_size, Channels(channels))
     check_backbone(model.backbone, image_size, None)
@@ -169,7 +169,7 @@ def _cost_in_keras(model: ModelConfig, image_size: tuple[int, int], channels: Ch
 
 
 def _latency_ms(model: ModelConfig, head: HeadOptions, image_size: tuple[int, int], plan: CostPlan) -> float:
-    """Return the median time of one image through a real model, in milliseconds."""
+    """Return the median time that a real model takes for one image, in milliseconds."""
     import numpy as np
 
     from wisesr_cli.engines.keras import numpy_logits
@@ -190,7 +190,7 @@ def _latency_ms(model: ModelConfig, head: HeadOptions, image_size: tuple[int, in
 
 
 def plan_of(request: SummarizeRequest) -> CostPlan:
-    """Return what to compare: what is named, else what the config says, else (heads) all.
+    """Return what to compare: what the request names, else what the config has; of heads, all by default.
 
     Raises `ConfigError` for a mistake in the config, an unknown name, or an invalid size.
     """
@@ -208,7 +208,7 @@ def plan_of(request: SummarizeRequest) -> CostPlan:
 
 
 def choose_models(base: ModelConfig, backbones: Sequence[str]) -> tuple[ModelConfig, ...]:
-    """Return the base with each of the backbones; a feature layer stays with its own backbone only."""
+    """Return the base config with each of the backbones; only its own backbone keeps its feature layer."""
     return tuple(
         base.model_copy(
             update={"backbone": name, "feature_layer": base.feature_layer if name == base.backbone else None}
@@ -231,7 +231,7 @@ def _backbone_names(names: Sequence[str], config: Config) -> list[str]:
 
 
 def _count_classes(source: str | Path | None, config: Config) -> int:
-    """Return the number of classes of a run, of class folders or a manifest, or 10 where no images are named."""
+    """Return the number of classes of a run, of class folders or of a manifest, or 10 if no images are given."""
     if source is not None and Run(Path(source)).is_complete:
         return len(Run(Path(source)).read_classes())
     if config.data.source is None:

@@ -12,7 +12,7 @@ SUMMARY_HEADER = tuple(field.name for field in fields(SummaryRow) if field.name 
 
 
 def summary_grids(summary: Summary) -> list[Grid]:
-    """Return a table of heads, or, of several backbones or image sizes, one with a row for each of these."""
+    """Return a table of heads or, for several backbones or image sizes, one with a row for each of these."""
     groups: dict[tuple[str, int, int, int], list[SummaryRow]] = {}
     for row in summary.rows:
         groups.setdefault((row.backbone, row.image_height, row.image_width, row.classes), []).append(row)
@@ -77,7 +77,7 @@ def _summary_grid(key: tuple[str, int, int, int], rows: Sequence[SummaryRow]) ->
 
 
 def summary_header(summary: Summary) -> tuple[str, ...]:
-    """Return the columns of the CSV; latency is one of them only when it was measured."""
+    """Return the columns of the CSV, with latency only if it was measured."""
     timed = any(row.latency_ms is not None for row in summary.rows)
     return (*SUMMARY_HEADER, "latency_ms") if timed else SUMMARY_HEADER
 

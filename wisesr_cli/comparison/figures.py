@@ -1,4 +1,4 @@
-"""The figures of a comparison, from what its trainings left on the disk: a row per head, differences in pairs."""
+"""Computes the figures of a comparison from its trainings' files: one row per head, with paired differences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from wisesr_cli.run.records import read_rows
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import visible
 
-# What a comparison remembers of a training and shows as it is.
+# The recorded fields of a training that a comparison shows unchanged.
 SHARED_FIELDS = {field.name for field in fields(ComparedTraining)} & {field.name for field in fields(TrainingRecord)}
 
 
@@ -48,7 +48,7 @@ _AllDone = dict[tuple[str, _Draw], _Done]  # by head and draw
 def compare_trainings(
     folder: Run, planned: Sequence[PlannedTraining], state: ComparisonState, split: str, *, folds: int | None = None
 ) -> Comparison:
-    """Compare the heads, each with the first one planned.
+    """Compare every head with the first one planned.
 
     Raises `RunError` when predictions are missing or damaged, or two heads were evaluated on different images.
     """
@@ -79,7 +79,7 @@ def compare_trainings(
 
 
 def read_example_results(run: Run, split: str, record: TrainingRecord) -> ExampleResults:
-    """Return the results of a training's evaluation for single images; `RunError` when missing or damaged."""
+    """Return the per-image results of a training's evaluation; raises a `RunError` when missing or damaged."""
     path = evaluation_of(run, split, record) / PREDICTIONS
     rows = read_rows(path, 6)
     answers = [row[5] for row in rows]
@@ -94,7 +94,7 @@ def evaluation_of(run: Run, split: str, record: TrainingRecord) -> Path:
 
 
 def is_evaluated(run: Run, split: str, record: TrainingRecord) -> bool:
-    """Return whether an evaluation is there whole, and is the one that is remembered: any other may write there."""
+    """Return whether an evaluation is complete and is the recorded one: any later evaluation may write there."""
     try:
         results = read_example_results(run, split, record)
     except RunError:
@@ -107,7 +107,7 @@ def _draw(item: PlannedTraining) -> _Draw:
 
 
 def _check_pairs(done: _AllDone) -> dict[int, tuple[str, ...]]:
-    """Return the images that each seed was judged on, all folds together, having checked that all heads were."""
+    """Return the images that each seed was evaluated on, all folds together, after checking that all heads agree."""
     first: dict[_Draw, _Done] = {}
     for (_, draw), item in done.items():
         other = first.setdefault(draw, item)
@@ -124,7 +124,7 @@ def _check_pairs(done: _AllDone) -> dict[int, tuple[str, ...]]:
 
 
 def _row(head: str, first: str, draws: Sequence[_Draw], done: _AllDone, *, same_examples: bool) -> ComparisonRow:
-    """Return a head's row: over the trainings that it has, and paired over those that the first head has, too."""
+    """Return a head's row: means over its trainings, differences over those that the first head has as well."""
     own = [draw for draw in draws if (head, draw) in done]
     records = [done[head, draw].record for draw in own]
     accuracies = [record.top1_accuracy for record in records if record.top1_accuracy is not None]
@@ -154,7 +154,7 @@ def _row(head: str, first: str, draws: Sequence[_Draw], done: _AllDone, *, same_
 def _interval(
     head: str, differences: dict[_Draw, NDArray[np.int64]], done: _AllDone, same_examples: bool
 ) -> tuple[float, float]:
-    """Return the interval of the mean difference; the folds of one seed together hold every image once."""
+    """Return the interval of the mean difference; the folds of one seed together contain every image once."""
     trainings = list(differences.values())
     if all(fold is None for _, fold in differences):
         return paired_interval(trainings, same_examples=same_examples)
@@ -165,7 +165,7 @@ def _interval(
         paths = [path for draw in draws for path in done[head, draw].results.paths]
         order = sorted(range(len(paths)), key=paths.__getitem__)
         by_seed.append(np.concatenate([differences[draw] for draw in draws])[order])
-        judged.add(tuple(paths[position] for position in order))  # not of all images where a training has no result
+        judged.add(tuple(paths[position] for position in order))  # lacks images where a training has no result
     return paired_interval(trainings, same_examples=len(judged) == 1, by_example=by_seed)
 
 
@@ -183,7 +183,7 @@ def _training(item: PlannedTraining, record: TrainingRecord, first: str, done: _
 
 
 def _epochs_to(done: _AllDone, head: str, first: str, draw: _Draw) -> int | None:
-    """Return after how many epochs a head was as accurate as the first head at its best with the same seed."""
+    """Return after how many epochs a head matched the first head's best accuracy with the same seed, or None."""
     if (head, draw) not in done or (first, draw) not in done:
         return None
     aim = max(done[first, draw].record.accuracies)
@@ -196,5 +196,5 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _deviation(values: Sequence[float]) -> float | None:
-    """Return the standard deviation of a sample; None where one value says nothing of it."""
+    """Return the standard deviation of a sample; None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None

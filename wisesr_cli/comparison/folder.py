@@ -1,4 +1,4 @@
-"""Where a comparison is written: the folder chosen and checked."""
+"""Chooses and checks the folder that a comparison is written to."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def choose_comparison(config: Config, default_name: str, *, resume: bool) -> Start:
-    """Return the folder for a comparison, writing nothing; lock and plots are where a run's are.
+    """Return the folder for a comparison, writing nothing; its lock and plots are where a run's are.
 
-    Raises `UsageError` when the given name is taken, or the folder has something else.
+    Raises a `UsageError` if the given name is taken, or the folder contains something else.
     """
     parent = Path(config.output_dir).expanduser()
     check_output_folder(parent)
@@ -47,7 +47,7 @@ def choose_comparison(config: Config, default_name: str, *, resume: bool) -> Sta
 
 
 def check_comparison_kinds(folder: Run) -> None:
-    """Raise a `RunError` when a folder lies where a file of a comparison should be, or a file in place of a folder."""
+    """Raise a `RunError` if a folder is where a comparison's file should be, or a file where a folder should be."""
     pictures = [folder.plots / name for name in (ACCURACY_PICTURE, LEARNING_CURVES)]
     names = (TRAININGS, *COMPARISON_FILES, *FOLDS_FILES, LABEL_ISSUES, LABEL_ISSUES_SHEET, LOCK)
     refuse_wrong_kinds(files=[*(folder.path / name for name in names), *pictures], folders=(folder.plots,))

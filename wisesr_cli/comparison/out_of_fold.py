@@ -1,4 +1,4 @@
-"""Predictions for held-out folds: kept by every training, joined into one table, and used to doubt labels.
+"""Predictions for held-out folds: kept by every training, joined into one table, and used to find label issues.
 
 out_of_fold.csv   a row per head, seed and image, predicted by the training that held it out
 out_of_fold.npz   `probabilities`: float32 (rows of the table, classes); `classes`: their names
@@ -37,21 +37,21 @@ HEADER = ("head", "seed", "fold", "path", "truth", "predicted", "score", "truth_
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What a training predicted for the fold that it held out: rows of predictions.csv, and where they lie."""
+    """A training's predictions for the fold that it held out: the rows of predictions.csv, and their folder."""
 
     training: PlannedTraining
     folder: Path
     rows: list[list[str]]
 
     def probabilities(self) -> NDArray[np.float32]:
-        """Return the probabilities of the rows, (rows, classes), left on the disk; `RunError` when damaged."""
+        """Return the probabilities of the rows, (rows, classes), mapped from the disk; `RunError` when damaged."""
         return _read_probabilities(self.folder / PROBABILITIES, len(self.rows))
 
 
 def describe_folds(plan: ComparisonPlan, index: DatasetIndex) -> str:
-    """Return what is held out and what is not used, having checked that every fold can be.
+    """Describe what is held out and what is not used, after checking that every fold is possible.
 
-    Raises a `DataError` where a fold would be empty, or too little would be left beside it.
+    Raises a `DataError` if a fold would be empty, or would leave too few images to train on.
     """
     data = plan.base.config.data
     images = check_folds(data, index, plan.seeds)
@@ -67,13 +67,13 @@ def describe_folds(plan: ComparisonPlan, index: DatasetIndex) -> str:
 
 
 def keep_probabilities(evaluated: Evaluated, folder: Path) -> None:
-    """Write the probabilities of all classes beside the predictions: float32 (images, classes)."""
+    """Write the probabilities of all classes next to the predictions: float32 (images, classes)."""
     with replacing(folder / PROBABILITIES) as temporary, temporary.open("wb") as file:
         np.save(file, probabilities_of(evaluated.logits, evaluated.info.temperature))
 
 
 def has_probabilities(run: Run, split: str, record: TrainingRecord) -> bool:
-    """Return whether the probabilities are there that `keep_probabilities` wrote."""
+    """Return whether the probabilities from `keep_probabilities` are there."""
     folder = evaluation_of(run, split, record)
     try:
         _read_probabilities(folder / PROBABILITIES, len(read_rows(folder / PREDICTIONS, 6)))
@@ -83,7 +83,7 @@ def has_probabilities(run: Run, split: str, record: TrainingRecord) -> bool:
 
 
 def read_held_out(folder: Run, planned: Sequence[PlannedTraining], state: ComparisonState, split: str) -> list[HeldOut]:
-    """Return what each training that has a result predicted: the folds of one head and seed behind each other."""
+    """Return the predictions of each training with a result, the folds of one head and seed in succession."""
     found = []
     for item in planned:
         record = state.record(item.run)
@@ -95,7 +95,7 @@ def read_held_out(folder: Run, planned: Sequence[PlannedTraining], state: Compar
 
 
 def write_out_of_fold(folder: Path, held_out: Sequence[HeldOut], class_names: Sequence[str]) -> None:
-    """Write the predictions of all trainings as one table, and their probabilities beside it."""
+    """Write the predictions of all trainings as one table, and their probabilities next to it."""
 
     def rows() -> Iterator[Sequence[str]]:
         for item in held_out:
@@ -120,9 +120,9 @@ def write_out_of_fold(folder: Path, held_out: Sequence[HeldOut], class_names: Se
 def doubt_labels(
     folder: Path, held_out: Sequence[HeldOut], index: DatasetIndex, data: DataConfig
 ) -> LabelIssues | None:
-    """Write which labels are likely wrong by the mean probabilities over heads and seeds; None without any.
+    """Write which labels are likely wrong, by the mean probabilities over heads and seeds; None without predictions.
 
-    No training has seen the labels that it is asked about.
+    No training has seen the labels that its predictions are used to question.
     """
     places: dict[str, int] = {}
     labels: list[int] = []
@@ -148,7 +148,7 @@ def doubt_labels(
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> Any:
-    """Return a member of an archive to write to, without the time of day, so that equal values give equal bytes."""
+    """Open a member of an archive for writing, without a timestamp, so that equal values give equal bytes."""
     entry = zipfile.ZipInfo(f"{name}.npy")
     entry.compress_type = zipfile.ZIP_DEFLATED
     return archive.open(entry, "w", force_zip64=True)

@@ -1,8 +1,8 @@
-"""The plan of a comparison: heads and seeds as they were asked for, and the config of every training. No Keras.
+"""The plan of a comparison: the requested heads and seeds, and the config of every training. No Keras.
 
-Every training of a comparison differs from the others in its head, its seed and the fold that it holds out. The seed
-decides the split, the folds, the order of the examples, the augmentation and the backbone that it starts from, so that
-heads with the same seed form a pair.
+The trainings of a comparison differ in their head, their seed and the fold that they hold out. The seed determines the
+split, the folds, the order of the examples, the augmentation and the backbone's initial weights, so that heads with the
+same seed form a pair.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LONGEST_FOLDER_NAME = 180  # bytes of a run's name before its seed
 
 @dataclass(frozen=True)
 class ComparedHead:
-    """A head as it was typed, and the config of a training with it; its seed is set for each training."""
+    """A head as typed, and the config of a training with it; the seed is set for each training."""
 
     label: str
     loaded: LoadedConfig
@@ -46,9 +46,10 @@ class ComparedHead:
 
     @property
     def folder_name(self) -> str:
-        """What its run directories are called before the seed: the head with the options that are not the usual ones.
+        """The start of its run directories' names, before the seed: the head, with options that are not the usual ones.
 
-        These are the head's defaults; for a folder of images, those that its recipe and the command give every head.
+        The usual options are the head's defaults or, for a folder of images, those that its recipe and the command give
+        every head.
         """
         head = self.loaded.config.model.head
         given = [f"{key}-{value}" for key, value in head if key != "name" and value != getattr(self.usual, key)]
@@ -58,7 +59,7 @@ class ComparedHead:
 
 @dataclass(frozen=True)
 class PlannedTraining:
-    """One training of a comparison: which, the name of its run directory, and how it is done."""
+    """One training of a comparison: its head, seed and fold, the name of its run directory, and its config."""
 
     head: str
     seed: int
@@ -68,16 +69,16 @@ class PlannedTraining:
 
     @property
     def title(self) -> str:
-        """Which training it is, in words."""
+        """The training in words."""
         return training_title(self.head, self.seed, self.fold)
 
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """Which trainings to do: every head with every seed. The first head is the one that the others are compared to.
+    """The trainings to do: every head with every seed. The others are compared with the first head.
 
-    `left_out` names what the command line said of heads and seeds beside that. With `folds`, every head is trained with
-    every seed on each fold, which the seed draws; the configs of `heads` hold out the first one.
+    `left_out` has notes on settings that the compared heads, seeds and folds override. With `folds`, every head is
+    trained with every seed on each fold, drawn from the seed; the configs of `heads` hold out the first one.
     """
 
     heads: tuple[ComparedHead, ...]
@@ -87,23 +88,23 @@ class ComparisonPlan:
 
     @property
     def base(self) -> LoadedConfig:
-        """The config of the first head, which has everything that all trainings share."""
+        """The config of the first head, which has all the settings that the trainings share."""
         return self.heads[0].loaded
 
     @property
     def epochs(self) -> int:
-        """How many epochs each training takes."""
+        """The number of epochs of each training."""
         return self.base.config.train.epochs
 
     @property
     def default_name(self) -> str:
-        """The name of the comparison's folder where none is given."""
+        """The name of the comparison's folder if none is given."""
         head = self.base.config.model.head.name
         return f"{self.base.default_name.removesuffix(f'-{head}')}-compare"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of how the configs came about, each once."""
+        """The notes for the user on how the configs came about, each once."""
         return (*self.left_out, *dict.fromkeys(note for head in self.heads for note in head.loaded.notes))
 
     def with_settings(self, data: DataConfig, weights: str | None) -> ComparisonPlan:
@@ -119,12 +120,12 @@ class ComparisonPlan:
         return replace(self, heads=tuple(map(of, self.heads)))
 
     def shared_settings(self) -> dict[str, Any]:
-        """Return the settings that are the same for all trainings and decide their numbers, flat."""
+        """Return the settings, flat, that all trainings share and that affect their results."""
         settings = config_for_comparison(self.base.config)
         return {key: value for key, value in settings.items() if key != "seed" and not key.startswith("model.head.")}
 
     def trainings(self, folder: Path) -> Iterator[PlannedTraining]:
-        """Give every training, in order: all heads with the first seed and fold, then all with the next one."""
+        """Yield every training, in order: all heads with the first seed and fold, then all with the next one."""
         numbers = (None,) if self.folds is None else range(self.folds)
         for seed, fold, head in product(self.seeds, numbers, self.heads):
             run = f"{head.folder_name}-seed{seed}" + ("" if fold is None else f"-fold{fold}")
@@ -138,7 +139,7 @@ def plan_of(request: CompareRequest) -> ComparisonPlan:
 
     Raises:
         ConfigError: mistakes in the config or in a head.
-        UsageError: a head or a seed is given twice, or there is nothing to compare.
+        UsageError: a head or seed is given twice, or there is nothing to compare.
     """
     folds = _checked_folds(request)
     overrides = overrides_of(request.settings)
@@ -206,7 +207,7 @@ def _seeds_of(request: CompareRequest) -> tuple[int, ...]:
 def _compared_head(
     source: str | Path | None, overrides: Sequence[Override], recipe: Recipe | None, text: str
 ) -> ComparedHead:
-    """Return a head with its config, starting anew: none of those compared begins with more than the others."""
+    """Return a head with its config, which never loads a trained head, so that all heads start on equal terms."""
     loaded = load_source(source, (*overrides, *head_overrides(text, f"--heads {text}")), recipe=recipe)
     model = loaded.config.model
     notes = loaded.notes
@@ -221,7 +222,7 @@ def _compared_head(
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds of `--seeds 3`, which is 0, 1, 2, or of `--seeds 0,5,7`; `UsageError` for other texts."""
+    """Return the seeds of `--seeds 3` (0, 1, 2) or of `--seeds 0,5,7`; raises a `UsageError` for any other text."""
     if re.fullmatch(r"[0-9]{1,9}", text.strip()):
         return seeds_up_to(int(text))
     parts = [part.strip() for part in text.split(",") if part.strip()]
@@ -231,7 +232,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def seeds_up_to(count: int) -> tuple[int, ...]:
-    """Return the seeds 0, 1, ..., as many as `count`."""
+    """Return `count` seeds: 0, 1, ..."""
     if not 1 <= count <= MOST_SEEDS:
         raise UsageError(f"--seeds {count}: give 1 to {MOST_SEEDS:,} seeds; a single one is given as {count},")
     return tuple(range(count))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours; more heads repeat them with other line styles.
 COLORS = (GREY, BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9")
 STYLES = ("-", "--", ":", "-.")
-MARKERS = "osD^vP"  # one fewer than the colours, so that no head looks like another
+MARKERS = "osD^vP"  # one fewer than the colours, so that every head looks different
 HEIGHT, WIDTH, INCHES_PER_LETTER = 4.2, 5.8, 0.08
 SIDE_BY_SIDE = 0.015  # between heads of equal parameters, as a fraction of the axis
 TICK_DISTANCE = 0.1  # between two labelled parameter counts, as a fraction of the axis
@@ -29,7 +29,7 @@ TICK_DISTANCE = 0.1  # between two labelled parameter counts, as a fraction of t
 
 @with_default_style
 def plot_accuracies(comparison: Comparison, path: Path) -> None:
-    """Draw the accuracy of every head against its parameters: mean, standard deviation, and a dot per seed."""
+    """Draw every head's accuracy against its parameters: mean, standard deviation, and a dot per seed."""
     from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
     figure = _new_figure(comparison)
@@ -72,7 +72,7 @@ def plot_accuracies(comparison: Comparison, path: Path) -> None:
 
 @with_default_style
 def plot_curves(comparison: Comparison, path: Path) -> None:
-    """Draw the accuracy of every head after every epoch: the mean over seeds, and a band from lowest to highest."""
+    """Draw every head's accuracy after every epoch: the mean over seeds, and a band from lowest to highest."""
     from matplotlib.ticker import MaxNLocator
 
     figure = _new_figure(comparison)
@@ -82,7 +82,7 @@ def plot_curves(comparison: Comparison, path: Path) -> None:
         if not curves:
             continue
         epochs = np.arange(1, max(map(len, curves)) + 1)
-        # Some trainings may have stopped early: mean and band are those of the others.
+        # Where some trainings have stopped early, the mean and band are those of the others.
         columns = [np.array([curve[epoch - 1] for curve in curves if len(curve) >= epoch]) for epoch in epochs]
         color, style = COLORS[number % len(COLORS)], STYLES[number // len(COLORS) % len(STYLES)]
         means = [column.mean() for column in columns]
@@ -107,7 +107,7 @@ def plot_curves(comparison: Comparison, path: Path) -> None:
 
 
 def _new_figure(comparison: Comparison) -> Figure:
-    """Return a figure with room for the names of the heads beside its axes."""
+    """Return a figure with room for the heads' names next to its axes."""
     longest = max(len(visible(row.head)) for row in comparison.rows)
     return new_figure(WIDTH + 0.5 + INCHES_PER_LETTER * longest, HEIGHT)
 
@@ -119,7 +119,7 @@ def _decades(rows: Sequence[ComparisonRow]) -> float:
 
 
 def _ticks(rows: Sequence[ComparisonRow]) -> list[int]:
-    """Return the parameter counts that the axis labels: all that are not too close to the previous one."""
+    """Return the parameter counts to label on the axis: all that are not too close to the previous one."""
     named: list[int] = []
     for count in sorted({row.head_parameters for row in rows if row.head_parameters}):
         if not named or np.log10(count / named[-1]) > TICK_DISTANCE * _decades(rows):
@@ -128,7 +128,7 @@ def _ticks(rows: Sequence[ComparisonRow]) -> list[int]:
 
 
 def _positions(rows: Sequence[ComparisonRow]) -> dict[str, float]:
-    """Return the position of each head on the axis: its parameters; heads with equal ones are drawn side by side."""
+    """Return each head's position on the axis: its parameter count, shifted so that equal ones are side by side."""
     step = 10 ** (SIDE_BY_SIDE * max(1.0, _decades(rows)))
     groups: dict[int, list[str]] = {}
     for row in rows:
@@ -146,5 +146,5 @@ def _trainings(row: ComparisonRow, comparison: Comparison) -> list[ComparedTrain
 
 
 def _add_legend(axes: Axes, heads: int) -> None:
-    """Add a legend beside the axes, where it covers nothing."""
+    """Add a legend next to the axes, where it covers nothing."""
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), ncols=1 + heads // 16)

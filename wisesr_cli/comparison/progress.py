@@ -1,4 +1,4 @@
-"""One progress display for all trainings of a comparison, in place of one for each."""
+"""One progress display for all trainings of a comparison, instead of one for each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STEPS = "training"  # the label under which a training reports its steps
 
 
 class WarnsOnce:
-    """A `listening.Listener` that passes every warning on once: all trainings warn of the same images."""
+    """A `listening.Listener` that passes every warning on once, as all trainings warn about the same images."""
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
@@ -24,7 +24,7 @@ class WarnsOnce:
         self.listener.note(message)
 
     def warn(self, message: str) -> None:
-        """Pass it on, unless it was."""
+        """Pass it on, unless it was already."""
         if message not in self._warned:
             self._warned.add(message)
             self.listener.warn(message)
@@ -36,10 +36,10 @@ class WarnsOnce:
 
 
 class CombinedProgress(Silent):
-    """A `listening.TrainingListener` for many trainings: one bar over the steps of all, every warning once.
+    """A `listening.TrainingListener` for many trainings: one bar over all their steps, and every warning once.
 
-    It shows no notes and epochs: the comparison reports once what is worth a line, and the bar names the epoch.
-    `trainings` is the number of those left to do; `stop` is checked with every step of what is done between them.
+    It shows no notes or epochs: the comparison reports what is worth a line once, and the bar names the epoch.
+    `trainings` is the number of those left to do; `stop` is checked at every step of the work between them.
     """
 
     def __init__(self, listener: Listener, *, trainings: int, epochs: int, stop: StopRequest) -> None:
@@ -57,7 +57,7 @@ class CombinedProgress(Silent):
         self.describe("preparing")
 
     def finish(self) -> None:
-        """Count the steps that the training did not need, as it stopped early or was resumed."""
+        """Count the steps that the training did not need because it stopped early or was resumed."""
         if self.bar is not None and self.plan is not None:
             self.advance(self._number * self.epochs * self.plan.steps_per_epoch - self._steps)
 
@@ -66,11 +66,11 @@ class CombinedProgress(Silent):
         self._stack.close()
 
     def warn(self, message: str) -> None:
-        """Warn once of what every training would warn of."""
+        """Pass on once what every training warns about."""
         self.listener.warn(message)
 
     def prepared(self, plan: TrainingPlan) -> None:
-        """Start the bar with the first training, whose steps are now known."""
+        """Start the bar at the first training, as the number of steps is now known."""
         if self.plan is None:
             images = ", ".join(f"{sum(counts):,} {split}" for split, counts in plan.counts.items())
             self.listener.note(f"device: {plan.device}")
@@ -83,7 +83,7 @@ class CombinedProgress(Silent):
 
     @contextmanager
     def progress(self, label: str, total: int | None) -> Iterator[Progress]:
-        """Give the part of a training, or of what goes on between two of them, in the one display."""
+        """Show a part of a training, or of the work between two trainings, in the common display."""
         if self.bar is None:
             with self.listener.progress(f"{self.title}: {label}", total) as own:
                 yield own
@@ -98,13 +98,13 @@ class CombinedProgress(Silent):
             self.bar.advance(steps)
 
     def describe(self, label: str) -> None:
-        """Say what is being done in the training now."""
+        """Show what the training is doing now."""
         if self.bar is not None:
             self.bar.describe(f"{self.title}: {label}")
 
 
 class _Between(Silent):
-    """The progress of what is not a training: not counted, but a place to stop at."""
+    """The progress of work between trainings: it is not counted, but checks for a request to stop."""
 
     def __init__(self, combined: CombinedProgress) -> None:
         self.combined = combined

@@ -1,7 +1,7 @@
-"""What a comparison remembers of its trainings, so that a finished one is never done again. No Keras.
+"""The recorded state of a comparison's trainings, so that a finished one is never repeated. No Keras.
 
-`trainings.json` is written as a whole whenever a training begins or ends. What it says of a training that was killed
-between two such moments is too little, never wrong: that training is resumed, and does nothing when it was done.
+`trainings.json` is rewritten whenever a training begins or ends. If a training is killed in between, its record is
+incomplete, but never wrong: the training is resumed, which does nothing if it was done.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ WAY_OUT = "start over under another --name"
 class TrainingRecord:
     """What is known of one training.
 
-    `schedules`: the numbers of epochs that were asked for, one after the other. `accuracies`: after every epoch, on the
-    images that `curves_of` names. `error`: why it has no result; `is_done`: trained to the
-    end and evaluated. Metrics are those of the evaluated images; `evaluation` is the folder of the run that holds the
-    results for each, where it is not the usual one of the split.
+    `schedules`: the numbers of epochs requested, in order. `accuracies`: after every epoch, on the images that
+    `curves_of` names. `error`: why it has no result; `is_done`: trained to the end and evaluated. Metrics are those of
+    the evaluated images; `evaluation` is the run's folder with the result for each image, unless it is the usual one of
+    the split.
     """
 
     schedules: tuple[int, ...] = ()
@@ -56,13 +56,13 @@ class TrainingRecord:
             raise ValueError("an evaluation is a folder of the run")
 
     def is_finished(self, epochs: int) -> bool:
-        """Return whether nothing is left to do for so many epochs."""
+        """Return whether nothing is left to do for this many epochs."""
         return self.is_done and self.schedules[-1:] == (epochs,)
 
 
 @dataclass
 class ComparisonState:
-    """What must stay the same for a comparison, the number of epochs, and a record per training, by its run's name."""
+    """What must stay the same in a comparison, the number of epochs, and a record per training, by its run's name."""
 
     path: Path
     circumstances: Circumstances
@@ -74,12 +74,12 @@ class ComparisonState:
         return self.trainings.get(run, TrainingRecord())
 
     def put(self, run: str, record: TrainingRecord) -> None:
-        """Remember what is known of a training, on the disk, too."""
+        """Record what is known of a training, and write it to the disk."""
         self.trainings[run] = record
         self.write()
 
     def write(self) -> None:
-        """Write everything as a whole."""
+        """Write the whole state."""
         values = {
             "circumstances": self.circumstances.to_json(),
             "epochs": self.epochs,
@@ -88,7 +88,7 @@ class ComparisonState:
         write_json(self.path, values)
 
     def extend_to(self, epochs: int) -> None:
-        """Set the number of epochs of every training; `UsageError` if some were asked for more."""
+        """Set the number of epochs of every training; raises a `UsageError` if it was higher before."""
         if epochs < self.epochs:
             raise UsageError(
                 f"the comparison in {visible(self.path.parent)} is one of {counted(self.epochs, 'epoch')}; it can take "
@@ -98,7 +98,7 @@ class ComparisonState:
 
 
 def read_comparison_state(folder: Path) -> ComparisonState:
-    """Return the stored state of a comparison; `RunError` when damaged or of another version."""
+    """Return the stored state of a comparison; raises a `RunError` if damaged or from another version."""
     path = folder / TRAININGS
     try:
         values: Any = json.loads(read_text(path, MOST_JSON_BYTES))

@@ -1,4 +1,4 @@
-"""The tables of a comparison, as plain text in rows, and the files that it is written into."""
+"""The tables of a comparison as rows of text, and the files that they are written to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CSV_HEADER = (
 
 
 def comparison_grids(comparison: Comparison) -> list[Grid]:
-    """Return the results of the heads, their difference to the first one, and their costs."""
+    """Return tables of the heads' results, their differences from the first one, and their costs."""
     return [_accuracy_grid(comparison), _cost_grid(comparison)]
 
 
@@ -71,20 +71,20 @@ def _cost_cells(row: ComparisonRow) -> tuple[str, ...]:
 
 
 def spread(mean: float | None, deviation: float | None) -> str:
-    """Return fractions as percent, `93.4 ± 0.8`; without the deviation where one value has none."""
+    """Return fractions as percent, `93.4 ± 0.8`, without the deviation if there is none (a single value)."""
     if mean is None:
         return "-"
     return f"{100 * mean:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
 
 
 def conclusions_grid(comparison: Comparison) -> Grid:
-    """Return the conclusions, a row each."""
+    """Return the conclusions as a table, one per row."""
     lines = tuple(("-", line) for line in comparison.conclusions)
     return Grid("What the results show", texts("", ""), lines)
 
 
 def comparison_rows(comparison: Comparison) -> list[Sequence[object]]:
-    """Return the rows of the CSV, exact; lists of seeds with spaces between."""
+    """Return the rows of the CSV with exact values, and lists of seeds separated by spaces."""
     return [[_value(row, name) for name in CSV_HEADER] for row in comparison.rows]
 
 

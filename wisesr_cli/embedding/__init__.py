@@ -1,1 +1,1 @@
-"""Feature vectors of images, for search, clustering and classifiers of other kinds."""
+"""Feature vectors of images, for search, clustering and other kinds of classifiers."""

@@ -1,4 +1,4 @@
-"""Gives feature vectors of images: the work of `wisesr embed`, from the request to the last record."""
+"""Computes feature vectors of images: the work of `wisesr embed`, from the request to the last record."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from wisesr_cli.results.streams import Embedding
 from wisesr_cli.run.located import locate
 from wisesr_cli.text import counted, visible
 
-MOST_REASONS = 10  # unreadable images that are named
+MOST_REASONS = 10  # unreadable images to name
 
 
 def embed(request: EmbedRequest) -> Records[Embedding]:
-    """Return a lazily computed record per image, in order; with an output, each is kept before it is yielded.
+    """Return a lazily computed record per image, in order; with an output, each is stored before it is yielded.
 
-    Raises a `WisesrError` if the model, the inputs or the output cannot be used; records kept before stay.
+    Raises a `WisesrError` if the model, the inputs or the output cannot be used; records stored before are kept.
     """
     output = open_vectors(request)
     listener = request.listener
@@ -64,13 +64,13 @@ def embed(request: EmbedRequest) -> Records[Embedding]:
 
 
 def header_of(request: EmbedRequest, engine: ChosenEngine) -> JournalHeader:
-    """Return what the vectors depend on."""
+    """Return everything that the vectors depend on."""
     options = {"vectors": True, "batch_size": request.batch_size, "pixel_limit": request.pixel_limit or PIXEL_LIMIT}
     return JournalHeader(sha256(engine.path), {**options, "engine": engine.identity})
 
 
 def _inputs(found: Iterable[str], output: VectorsFile | None) -> Iterable[str]:
-    """Return the inputs without the journal among them."""
+    """Return the inputs except the output's own journal."""
     return found if output is None else output.without_own_files(found)
 
 
@@ -112,7 +112,7 @@ def _kept(
     stop: StopRequest,
     total: int | None,
 ) -> Generator[Embedding, None, None]:
-    """Count, keep and yield every record, write the output behind the last one, and report oddities."""
+    """Count, store and yield every record, write the output after the last one, and report oddities."""
     with closing(records), request.listener.progress("embedding", total) as progress:
         for record in records:
             stop.check(stop.hint)

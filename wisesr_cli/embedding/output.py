@@ -1,7 +1,7 @@
 """Writes feature vectors, through a journal, to a file that is complete or does not exist.
 
-An image that could not be read keeps its place, so that row n is that of input n: it has NaN in NPZ, null in Parquet,
-and the reason in `errors` or `error`.
+An image that could not be read keeps its place, so that row n always belongs to input n: its vector is NaN in NPZ and
+null in Parquet, and the reason is in `errors` or `error`.
 
 To add a format: a function that writes records to a path, and a row in `WRITERS`.
 """
@@ -29,11 +29,11 @@ from wisesr_cli.text import joined, visible
 KIND = np.dtype("<f4")
 ROWS_AT_A_TIME = 1000
 
-Stored = Callable[[], Iterator[Embedding]]  # the records from the first on, at each call
+Stored = Callable[[], Iterator[Embedding]]  # yields all records, from the first, at each call
 
 
 def _encode(record: Embedding) -> dict[str, Any]:
-    """Return a record for the journal: its numbers as they are, not as text."""
+    """Return a record for the journal, with the vector as base64 of its bytes instead of decimal text."""
     vector = None if record.vector is None else b64encode(np.asarray(record.vector, KIND).tobytes()).decode("ascii")
     return {**record.to_json(), "vector": vector}
 
@@ -45,7 +45,7 @@ def _decode(values: dict[str, Any]) -> Embedding:
 
 
 class VectorsFile(FileOutput):
-    """Vectors in a file whose suffix is its format, through a journal beside it."""
+    """Vectors in a file whose suffix is its format, through a journal next to it."""
 
     form = Form(_encode, _decode)
 
@@ -61,10 +61,10 @@ class VectorsFile(FileOutput):
 
 
 def open_vectors(request: EmbedRequest) -> VectorsFile | None:
-    """Return the output file of a request, or None; its header is to be set before it is entered.
+    """Return the output file of a request, or None; set its header before entering it.
 
     Raises:
-        UsageError: the output exists, its format is not known, or resuming was requested without a file.
+        UsageError: the output exists, its format is unknown, or resuming was requested without a file.
         MachineError: the format needs a package that is not installed.
     """
     if request.output is None:
@@ -81,7 +81,7 @@ def open_vectors(request: EmbedRequest) -> VectorsFile | None:
 
 
 def _parquet(path: str | Path) -> Any:
-    """Return the module that writes Parquet; a `MachineError` where pyarrow is not installed."""
+    """Return the module that writes Parquet; raises a `MachineError` if pyarrow is not installed."""
     try:
         from pyarrow import parquet
     except ImportError:
@@ -92,7 +92,7 @@ def _parquet(path: str | Path) -> Any:
 
 
 def write_npz(path: Path, records: Stored, count: int, width: int) -> None:
-    """Write `paths` (images,), `vectors` float32 (images, features) and `errors` (images,), empty where there is none.
+    """Write `paths` (images,), `vectors` float32 (images, features) and `errors` (images,), empty if there is none.
 
     `numpy.load` reads them as plain arrays.
     """
@@ -107,7 +107,7 @@ def _bytes_of(record: Embedding, width: int) -> bytes:
 
 
 def write_parquet(path: Path, records: Stored, count: int, width: int) -> None:
-    """Write a row per image: `path`, `vector` (a list of `width` float32 numbers, or null) and `error`."""
+    """Write one row per image: `path`, `vector` (a list of `width` float32 numbers, or null) and `error`."""
     import pyarrow
 
     vectors = pyarrow.list_(pyarrow.float32(), width) if width else pyarrow.list_(pyarrow.float32())
@@ -126,7 +126,7 @@ def _in_parts(records: Iterable[Embedding]) -> Iterator[list[Embedding]]:
 
 
 def _utf8(path: str) -> str:
-    """Return a path for a column of UTF-8; bytes that are not appear as escapes, as in JSON."""
+    """Return a path as valid UTF-8; other bytes appear as escapes, as in JSON."""
     return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

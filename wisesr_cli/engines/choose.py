@@ -1,6 +1,6 @@
 """Chooses the engine that runs a saved model, and starts it.
 
-To add one: a class with `info`, `full_batches` and `logits`, and its choice in `choose_engine`. Frameworks, and modules
+To add one: a class with `info`, `full_batches` and `logits`, and its case in `choose_engine`. Frameworks, and modules
 that only Keras models need, are imported inside methods: LiteRT should label its first image in a fraction of a second.
 """
 
@@ -37,8 +37,8 @@ EngineName = Literal["litert", "keras"]
 class ChosenEngine:
     """The engine for a model file, chosen before anything slow is started.
 
-    `name`: litert or keras; `identity`: what the scores depend on besides the model file; `checked`: the model file,
-    where Keras runs it.
+    `name`: litert or keras; `identity`: what the scores depend on besides the model file; `checked`: the checked model
+    file, if Keras runs it.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class ChosenEngine:
     precision: str
     litert: LiteRtEngine | None = None
     checked: CheckedModel | None = None
-    image_size: ImageSize | None = None  # if it differs from the training's
+    image_size: ImageSize | None = None  # if it differs from the one in training
 
     @property
     def info(self) -> ModelInfo:
@@ -63,7 +63,7 @@ class ChosenEngine:
         return self.litert or KerasEngine(self.check(), self.precision, self.image_size)
 
     def check(self) -> CheckedModel:
-        """Return the model file for Keras, checking it at the first call; `RunError` when it is rejected."""
+        """Return the model file for Keras, checked if it was not yet; raises a `RunError` if it is rejected."""
         from wisesr_cli.model_files.archive import check_model  # imports h5py, which LiteRT does not need
 
         return self.checked or check_model(self.path)
@@ -81,11 +81,11 @@ def choose_engine(
 ) -> ChosenEngine:
     """Return the engine for a model: LiteRT if it can run it, unless another one is requested.
 
-    LiteRT starts in a fraction of the time and is faster than Keras on a CPU; it has no GPU, float32 only, and only the
-    training's image size. With `features`, it must be able to compute feature vectors, too.
+    LiteRT starts in a fraction of the time and is faster than Keras on a CPU; it supports no GPU, only float32, and
+    only the image size of training. With `features`, the engine must also be able to compute feature vectors.
 
     Raises:
-        UsageError: an unknown engine, LiteRT together with what it does not support, or an image size that the model
+        UsageError: an unknown engine, LiteRT with something that it does not support, or an image size that the model
             cannot be used at, as far as that is known without Keras.
         RunError: the model file is rejected, or LiteRT was requested and there is no model for it.
         MachineError: LiteRT was requested and is not installed.
@@ -114,7 +114,7 @@ def choose_engine(
 
 
 def _on_litert(path: Path, device: DeviceChoice, precision: str, image_size: ImageSize | None) -> ChosenEngine:
-    """Return LiteRT for a model file, or raise `UnusableError` with what it does not support."""
+    """Return LiteRT for a model file, or raise an `UnusableError` that says what it does not support."""
     if image_size is not None:
         given = size_text(image_size)
         reason = f"{LITERT} is for the image size of the training, and --image-size {given} was given"
@@ -128,7 +128,7 @@ def _on_litert(path: Path, device: DeviceChoice, precision: str, image_size: Ima
 
 
 def _remedy(error: UnusableError, run: Located, image_size: ImageSize | None) -> str:
-    """Return what to do when LiteRT was requested and cannot run the model."""
+    """Return the advice for when LiteRT was requested and cannot run the model."""
     if error.kind is RunError:
         return "; use --engine keras, or write the run's best.tflite with the command that trained it and --resume"
     if image_size is None:
@@ -138,7 +138,7 @@ def _remedy(error: UnusableError, run: Located, image_size: ImageSize | None) ->
 
 
 def _on_keras(run: Located, device: DeviceChoice, precision: str, image_size: ImageSize | None) -> ChosenEngine:
-    """Return Keras for a model file, having checked the image size."""
+    """Return Keras for a model file, after checking the image size."""
     from wisesr_cli.models.image_sizes import check_image_size
 
     identity, checked = "keras", run.checked

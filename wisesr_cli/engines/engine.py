@@ -13,7 +13,7 @@ from wisesr_cli.model_files.info import ModelInfo
 class Engine(Protocol):
     """A loaded model.
 
-    `full_batches`: it is fast only for batches of constant size, so that smaller ones are padded.
+    `full_batches`: it is fast only for batches of constant size, so smaller ones are padded.
     """
 
     info: ModelInfo

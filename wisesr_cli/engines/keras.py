@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class KerasEngine:
     """Runs a `.keras` file on the backend and device that `keras_start.start` chose.
 
-    `precision` replaces the float32 of the file; `image_size` (height, width) rebuilds the model for another size.
+    `precision` replaces the file's float32; `image_size` (height, width) rebuilds the model for another size.
 
     Raises:
         RunError: the file is damaged, or is not a model of wisesr train.
@@ -51,7 +51,7 @@ class KerasEngine:
         return self.outputs(self.model, pixels)[0]
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the input of the classifier layer, float32 (batch, features); raises as `outputs` does."""
+        """Return the input of the classifier layer, float32 (batch, features); raises as `outputs`."""
         return self.outputs(self._features_model, pixels)[0]
 
     @cached_property
@@ -61,10 +61,10 @@ class KerasEngine:
         return keras.Model(self.model.inputs, classifier_input(self.model))
 
     def outputs(self, model: Any, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Return every output of a Keras model over the layers of this one, float32 (batch, ...), for uint8 pixels.
+        """Return every output of a Keras model built from this one's layers, float32 (batch, ...), for uint8 pixels.
 
         Raises:
-            RunError: they cannot be computed, although the model could be loaded.
+            RunError: they cannot be computed, although the model loaded.
             MemoryError: the batch does not fit.
         """
         try:
@@ -76,14 +76,14 @@ class KerasEngine:
 
 
 def classifier_input(model: Any) -> Any:
-    """Return the feature vector (batch, features) that the classifier layer of a Keras classifier gets, symbolic."""
+    """Return the symbolic input (batch, features) of a Keras classifier's classifier layer."""
     from wisesr_cli.models.heads import CLASSIFIER_LAYER
 
     return model.get_layer(CLASSIFIER_LAYER).input
 
 
 def classified(model: Any, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the logits (batch, classes) that the classifier layer of a Keras classifier makes of (batch, features)."""
+    """Return the logits (batch, classes) that a Keras classifier's classifier layer gives for (batch, features)."""
     from wisesr_cli.models.heads import CLASSIFIER_LAYER
 
     kernel, bias = model.get_layer(CLASSIFIER_LAYER).get_weights()
@@ -117,7 +117,7 @@ def numpy_outputs(model: Any, pixels: NDArray[np.uint8]) -> list[NDArray[np.floa
     """Return every output of a Keras model for uint8 pixels (batch, height, width, channels), float32 (batch, ...)."""
     try:
         outputs = model.predict_on_batch(pixels.astype("float32"))
-    except Exception as error:  # every backend has exceptions of its own
+    except Exception as error:  # every backend has its own exceptions
         if is_out_of_memory(error):
             raise MemoryError("the model does not fit; a smaller --batch-size may help") from error
         raise

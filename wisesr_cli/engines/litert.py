@@ -1,6 +1,6 @@
-"""best.tflite, the best model for prediction without TensorFlow: reads, checks and runs it.
+"""Reads, checks and runs best.tflite, the best model for prediction without TensorFlow.
 
-The file is a LiteRT model followed by a zip. Its only member has the record of the model, the identity of the model
+The file is a LiteRT model followed by a zip. The zip's only member has the model's record, the identity of the model
 file that it was converted from, and which tensor holds the feature vector; `unzip -p best.tflite wisesr.json` shows it.
 No Keras.
 """
@@ -31,7 +31,7 @@ from wisesr_cli.text import on_one_line, visible
 
 PACKAGE = "ai-edge-litert"
 MOST_BYTES = 2 << 30  # of a file; offsets in a LiteRT model have 31 bits
-MOST_RECORD_BYTES = 4 << 20  # of the zip after the model; class names take most of it
+MOST_RECORD_BYTES = 4 << 20  # of the zip after the model; most of it is class names
 MOST_RATIO, SPARE_BYTES = 2, 16 << 20  # position weights of small tiles take more space here than in the model file
 MOST_NUMBERS = 1 << 26  # in an operator's output for one image: 256 MiB, as VGG16 at 1024 pixels
 MOST_COPIES_BYTES = 1 << 29  # of weights: every image computed in parallel needs a copy
@@ -41,13 +41,13 @@ OPERATORS = {
     *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "GATHER", "GELU"),
     *("HARD_SWISH", "LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "NEG", "PACK", "PAD", "REDUCE_MAX"),
     *("REDUCE_PROD", "RELU", "RELU6", "RESHAPE", "RSQRT", "SHAPE", "SQUARED_DIFFERENCE", "STRIDED_SLICE", "SUB", "SUM"),
-    # Of activations of hidden layers.
+    # The activations of hidden layers.
     *("ABS", "DIV", "ELU", "EXP", "GREATER", "LEAKY_RELU", "LOG", "PRELU", "SELECT_V2", "TANH"),
 }
 
 
 class UnusableError(Exception):
-    """LiteRT cannot run a model; the text is the bare reason.
+    """LiteRT cannot run a model; the text is just the reason.
 
     `kind` is the error to raise when no other engine may run the model.
     """
@@ -61,7 +61,7 @@ class UnusableError(Exception):
 class LiteRtModel:
     """A LiteRT model in memory: the path of its file, its record, and the model itself.
 
-    `features`: the tensor that is the input of the classifier layer; None where it is not known.
+    `features`: the index of the tensor that is the classifier layer's input; None if unknown.
     """
 
     path: Path
@@ -75,7 +75,7 @@ class LiteRtModel:
         return new_sha256(self.content).hexdigest()
 
     def to_bytes(self, model_file: Path) -> bytes:
-        """Return the content of its file when it was converted from `model_file`."""
+        """Return the content of its file, for a model converted from `model_file`."""
         record = {
             **self.info.to_json(),
             "keras": {"bytes": model_file.stat().st_size, "sha256": sha256(model_file)},
@@ -87,7 +87,7 @@ class LiteRtModel:
 def read_litert(path: Path, model_file: Path) -> LiteRtModel:
     """Return the LiteRT model at `path`, which must have been converted from the current `model_file`.
 
-    Raises `UnusableError` when it is missing, damaged, or converted from another model file.
+    Raises an `UnusableError` if it is missing, damaged, or converted from another model file.
     """
     content, keras_bytes = _read(path, model_file)
     try:
@@ -110,7 +110,7 @@ def read_litert(path: Path, model_file: Path) -> LiteRtModel:
 
 
 def _read(path: Path, model_file: Path) -> tuple[bytes, int]:
-    """Return the bytes of a file, and the size of the model file; one that is far larger is not read."""
+    """Return the bytes of a file, and the size of the model file; refuse a file that is far larger than that."""
     try:
         if not path.is_file():
             raise UnusableError(f"there is no {visible(path.name)} beside {visible(model_file.name)}")
@@ -126,12 +126,12 @@ def _read(path: Path, model_file: Path) -> tuple[bytes, int]:
 
 
 class LiteRtEngine:
-    """Runs a LiteRT model on the CPU, one image at a time and several in parallel.
+    """Runs a LiteRT model on the CPU, with several images in parallel, each computed alone.
 
     An image computed alone gives the same bits whatever the other images are, and takes less processor time than in a
     batch, whose layers exceed the processor's caches.
 
-    Raises `UnusableError` when LiteRT is not installed or rejects the model, or the model is not one of wisesr.
+    Raises an `UnusableError` if LiteRT is not installed or rejects the model, or the model is not one of wisesr.
     """
 
     full_batches = False
@@ -150,7 +150,7 @@ class LiteRtEngine:
         """Return float32 (batch, classes) for uint8 pixels (batch, height, width, channels).
 
         Raises:
-            RunError: the model cannot compute them, although it could be loaded.
+            RunError: the model cannot compute them, although it loaded.
             MemoryError: an image does not fit.
         """
         return self._logits.compute(pixels)
@@ -163,7 +163,7 @@ class LiteRtEngine:
         return self._features.compute(pixels)
 
     def check_features(self) -> None:
-        """Raise `UnusableError` unless the model can give the input of its classifier layer."""
+        """Raise an `UnusableError` unless the model can give the input of its classifier layer."""
         self._features  # noqa: B018
 
     @cached_property
@@ -208,7 +208,7 @@ class _Interpreters:
         try:
             try:
                 interpreter = self._idle.pop()
-            except IndexError:  # all others are in use in other threads
+            except IndexError:  # all others are in use by other threads
                 interpreter = self._interpreter()
             found = [_run(interpreter, image) for image in pixels]
         except MemoryError:
@@ -240,9 +240,9 @@ class _Interpreters:
         return interpreter
 
     def _check(self, interpreter: Any) -> None:
-        """Raise `UnusableError` unless a model has the shapes and operators of a wisesr model.
+        """Raise an `UnusableError` unless a model has the shapes and operators of a wisesr model.
 
-        LiteRT trusts files more than untrusted ones deserve. Sizes are those that the file declares.
+        LiteRT is too trusting for files from elsewhere. Sizes are those that the file declares.
         """
         most = max(MOST_NUMBERS, len(self.content) // 4)
         found = {
@@ -265,21 +265,21 @@ class _Interpreters:
 
 
 def _signature(tensor: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
-    """Return the type of a tensor and its shape, -1 for variable sides."""
+    """Return the type and shape of a tensor, with -1 for variable sides."""
     return np.dtype(tensor["dtype"]).name, tuple(int(side) for side in tensor["shape_signature"])
 
 
 def _numbers(tensor: dict[str, Any]) -> int:
-    """Return how many values a tensor has for one image."""
+    """Return the number of values that a tensor has for one image."""
     return prod(int(side) for side in tensor["shape"])
 
 
 def _with_output(content: bytes, tensor: int) -> bytes:
-    """Return a LiteRT model of one output with another tensor as its output."""
+    """Return a single-output LiteRT model with another tensor as its output."""
     from ai_edge_litert import schema_py_generated as schema
 
     copy = bytearray(content)
-    schema.Model.GetRootAs(copy).Subgraphs(0).OutputsAsNumpy()[0] = tensor  # an array over the bytes themselves
+    schema.Model.GetRootAs(copy).Subgraphs(0).OutputsAsNumpy()[0] = tensor  # a view of the bytes themselves
     return bytes(copy)
 
 

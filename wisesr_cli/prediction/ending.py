@@ -1,4 +1,4 @@
-"""What becomes of the records of a prediction: ordered or chosen among, written, shown on a sheet, images placed."""
+"""The last steps of a prediction: orders or selects records, writes them, draws the contact sheet, places images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wisesr_cli.text import visible
 
 
 class Ending:
-    """The outputs of one request, of which each may be None."""
+    """The outputs of one request, each of which may be None."""
 
     def __init__(
         self, request: PredictRequest, output: FileOutput | None, *, sheet: Sheet | None, placing: Placing | None
@@ -31,7 +31,7 @@ class Ending:
 
     @property
     def is_left(self) -> bool:
-        """Whether an earlier process did all but, perhaps, placing images.
+        """Whether an earlier process did everything except, perhaps, placing images.
 
         Raises a `UsageError` if images of another command are being placed.
         """
@@ -47,7 +47,7 @@ class Ending:
         return False
 
     def rest(self) -> Generator[Prediction, None, None]:
-        """Do what is left, which gives no records."""
+        """Do the remaining work, which yields no records."""
         if self.placing is not None and self.placing.is_planned:
             self._place(self.placing)
         elif self.output is None and self.placing is not None:
@@ -59,7 +59,7 @@ class Ending:
         yield from ()
 
     def without_own_files(self, paths: Iterable[str]) -> Iterable[str]:
-        """Return the inputs without files of this command; raises a `UsageError` at one that would be both."""
+        """Return the inputs without this command's own files; raises a `UsageError` for a path that would be both."""
         if self.sheet is not None:
             paths = self._without_sheet(paths, self.sheet.path)
         if self.placing is not None:
@@ -72,7 +72,7 @@ class Ending:
                 yield path
 
     def given(self, records: Generator[Prediction, None, None]) -> Generator[Prediction, None, None]:
-        """Yield those records that are given, in their order, and write everything; without an output, as they come."""
+        """Yield the selected records in the requested order and write everything; without an output, as they come."""
         if self.output is None:
             yield from self._arranged(records)
         elif self.sort is None and self.most is None:

@@ -1,4 +1,4 @@
-"""The formats of predictions, and how a file's name says which one is meant.
+"""The formats of predictions, and how a file's suffix selects one.
 
 To add a format: a renderer and its row in `RENDERERS`, its suffix in `SUFFIXES`, its name in `OutputFormat`.
 """
@@ -20,17 +20,17 @@ from wisesr_cli.prediction.tables import PLAIN, Layout, prediction_cells, predic
 from wisesr_cli.results.streams import Prediction
 from wisesr_cli.text import joined, visible
 
-TABLE_ROWS = 200  # tables are drawn in parts of this size, so that memory does not grow
+TABLE_ROWS = 200  # tables are drawn in parts of this size, to bound memory
 PARQUET_CELLS = 1 << 18  # of a row group, which is held in memory
 SUFFIXES = {".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".md": "markdown", ".parquet": "parquet"}
-BEST_ONLY = ("table", "markdown")  # formats for people, which show the best labels alone
+BEST_ONLY = ("table", "markdown")  # formats for people, which show only the best labels
 
 
 def chosen_format(output: str | None, given: str | None, *, probabilities: bool = False) -> str:
-    """Return the format of an output file, or of standard output (None): as given, or by the file's suffix.
+    """Return the format of an output file, or of standard output (None): the one given, or the file suffix's.
 
     Raises:
-        UsageError: the suffix says nothing, or something else; or the format cannot hold what was asked for.
+        UsageError: the suffix is unknown or contradicts the given format, or the format cannot hold what was requested.
         MachineError: the package that writes it is missing.
     """
     chosen = given or "table" if output is None else _format_of_file(output, given)
@@ -61,19 +61,19 @@ def _format_of_file(output: str, given: str | None) -> str:
 
 
 class Writer(Protocol):
-    """What writes records in one format."""
+    """Writes records in one format."""
 
     def write(self, record: Prediction) -> None:
         """Write one record."""
 
     def end(self) -> None:
-        """Write pending records and the closing; there may have been no record."""
+        """Write pending records and the format's closing, even without any record."""
 
 
 class Renderer:
-    """Writes records as text, with a format's opening and, by `end`, its closing.
+    """Writes records as text, between a format's opening and, on `end`, its closing.
 
-    `limit` is the number of table rows shown, the first and the last ones, when all records are there; None is all.
+    `limit` is the number of table rows shown (the first and the last ones) once all records are there; None is all.
     """
 
     def __init__(self, name: str, stream: TextIO, layout: Layout = PLAIN, *, limit: int | None = None) -> None:
@@ -85,7 +85,7 @@ class Renderer:
 
     @property
     def hidden(self) -> int:
-        """How many records the table leaves out."""
+        """The number of records that the table does not show."""
         return hidden_rows(self.count, self.limit)
 
     def write(self, record: Prediction) -> None:
@@ -105,7 +105,7 @@ class Renderer:
         self.count += 1
 
     def end(self) -> None:
-        """Write pending rows and the closing; a shard may have no record."""
+        """Write pending rows and the closing, even without any record, as a shard may have none."""
         self._begin()
         if self.waiting:
             self._draw()
@@ -114,7 +114,7 @@ class Renderer:
         self.stream.flush()
 
     def _begin(self) -> None:
-        """Write the opening with the first record, not before, so that the stream stays empty after an error."""
+        """Write the opening, only when the first record comes, so that an earlier error leaves the stream empty."""
         if not self.count:
             self.stream.write({"json": "[", "csv": csv_line(self.layout.header)}.get(self.name, ""))
 
@@ -136,7 +136,7 @@ class Renderer:
 class ParquetRenderer:
     """Writes records into a Parquet file: the columns of CSV with their types, and `top`, a list of label and score.
 
-    Text that is not UTF-8 has its bytes as `\\udcXX`, as in JSON.
+    In text that is not UTF-8, invalid bytes become `\\udcXX`, as in JSON.
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
@@ -167,7 +167,7 @@ class ParquetRenderer:
         self.close()
 
     def close(self) -> None:
-        """Close the file, whole or not."""
+        """Close the file, whether it is complete or not."""
         self._file.close()
 
     def _write_group(self) -> None:
@@ -180,7 +180,7 @@ class ParquetRenderer:
 
 
 def _utf8(value: Any) -> Any:
-    """Return a value whose texts, in lists and mappings, too, are UTF-8."""
+    """Return a value with all its text valid UTF-8, including text inside lists and mappings."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, tuple | list):
@@ -210,5 +210,5 @@ RENDERERS: Mapping[str, Callable[[str, Path, Layout], Any]] = {
 
 
 def rendering(name: str, path: Path, layout: Layout) -> Any:
-    """Return a context manager that gives the `Writer` of a format into a file."""
+    """Return a context manager that yields a format's `Writer` for a file."""
     return RENDERERS[name](name, path, layout)

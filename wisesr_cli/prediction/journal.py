@@ -1,7 +1,7 @@
 """The journal of an incomplete file of predictions or vectors, from which a later process resumes.
 
-It is stored beside the output (`FILE.partial`). Its first line names the process that holds it, the second the model
-and options of its records; then comes a record per line. Every line from the second on starts with a checksum over
+It is stored next to the output (`FILE.partial`). Its first line names the process that holds it, the second the model
+and options of its records; then comes one record per line. From the second line on, each starts with a checksum over
 itself and all lines before it, so that changed, lost or duplicated lines are detected.
 """
 
@@ -48,14 +48,14 @@ class JournalHeader:
 
 @dataclass(frozen=True)
 class Form:
-    """How a journal writes its records as JSON, and reads them."""
+    """How a journal writes its records as JSON and reads them back."""
 
     encode: Callable[[Any], dict[str, Any]]
     decode: Callable[[dict[str, Any]], Any]
 
 
 class Journal:
-    """An open journal, locked by this process until it is closed; without a `form`, it is one of predictions.
+    """An open journal, locked by this process until it is closed; without a `form`, it holds predictions.
 
     Raises:
         MachineError: another process holds it, or it cannot be written.
@@ -91,7 +91,7 @@ class Journal:
     def resume(self) -> None:
         """Take over the journal: check every line, and remove an incomplete last one.
 
-        Raises a `RunError` if it belongs to another model or other options, or a line is damaged.
+        Raises a `RunError` if it belongs to another model or to other options, or a line is damaged.
         """
         self._checksum = end = 0
         for number, line in enumerate(self._lines(), start=1):
@@ -111,7 +111,7 @@ class Journal:
         self.has_records = self.count > 0
 
     def records(self) -> Iterator[Any]:
-        """Yield the records that exist now, first to last."""
+        """Yield the current records, first to last."""
         for line in islice(self._lines(), FIRST_RECORD - 1, FIRST_RECORD - 1 + self.count):
             yield self.form.decode(json.loads(_content(line)))
 
@@ -141,11 +141,11 @@ class Journal:
         self._file.close()
 
     def _lines(self) -> Iterator[bytes]:
-        """Yield the lines of the open file; the path may refer to another one by now."""
+        """Yield the lines of the open file, as the path may refer to another file by now."""
         return iter(BufferedReader(_FromStart(self._file)))
 
     def _check(self, line: bytes, number: int) -> None:
-        """Raise a `RunError` if a line is damaged, given the lines that were checked before."""
+        """Raise a `RunError` if a line is damaged; all lines before it must have been checked."""
         if number == 1:
             whole = _HOLDER_PATTERN.fullmatch(line) is not None
         else:
@@ -229,11 +229,11 @@ def _open_alone(path: Path) -> FileIO:
             raise MachineError(f"{visible(path)}: in use by another wisesr (pid {pid}); wait for it or stop it")
         if lies_at(path, file):
             return file
-        file.close()  # finished and removed by another process while it was opened here
+        file.close()  # another process finished and removed it while it was being opened here
 
 
 def _checked(content: bytes, checksum: int) -> tuple[int, bytes]:
-    """Return the new checksum and the line of `content`, following lines with `checksum`."""
+    """Return the new checksum and the line for `content`, which follows lines with `checksum`."""
     checksum = zlib.crc32(content, checksum)
     return checksum, b"%08x %s\n" % (checksum, content)
 

@@ -1,4 +1,4 @@
-"""The order of records, and the choice among them, in bounded memory: sorted parts on the disk are merged.
+"""Orders and selects records in bounded memory, by merging sorted parts on the disk.
 
 To add an order: a row in `SORTS`, and its name in `SortName` of `requests`.
 """
@@ -24,13 +24,13 @@ from wisesr_cli.text import joined, visible
 
 PART_BYTES = 8 << 20  # of records that are sorted in memory
 MERGED = 64  # parts that are merged at a time, each an open file
-HELD = 1000  # records; as many as that are chosen in memory
+HELD = 1000  # records; up to this many are selected in memory
 
 Key = Callable[[Prediction], tuple[Any, ...]]
 
 
 def check_order(sort: str | None, only: str | None) -> int | None:
-    """Return the number of uncertain images that are asked for, or None for all; raises a `UsageError`."""
+    """Return the number of uncertain images requested, or None for all; raises a `UsageError`."""
     if sort is not None and sort not in SORTS:
         raise UsageError(f"--sort {visible(sort)} is not known; allowed: {joined(SORTS)}")
     if only is None:
@@ -44,10 +44,10 @@ def check_order(sort: str | None, only: str | None) -> int | None:
 def in_order(
     records: Iterable[Prediction], *, sort: str | None, most: int | None, folder: Path | None
 ) -> Iterator[Prediction]:
-    """Yield records in an order of `SORTS`; with `most`, only so many, the most uncertain of those that were read.
+    """Yield records in an order of `SORTS`; with `most`, only this many, the most uncertain of the readable images.
 
-    Those come the most uncertain first unless another order is given. Equal ones stay in their order. `folder` is
-    where temporary files are made, without names; None is the system's.
+    Those come most uncertain first unless another order is given. The sort is stable. `folder` is where unnamed
+    temporary files are made; None is the system's.
     """
     uncertain = SORTS["uncertain"]
     if most is not None:
@@ -86,19 +86,19 @@ class _Parts:
             self._put(self._take(), level=0)
 
     def merged(self) -> Iterator[Prediction]:
-        """Yield all records, sorted; equal ones in the order in which they were added."""
+        """Yield all records, sorted; equal ones keep the order in which they were added."""
         last = map(_record, self._take())
         earlier = (file for level in reversed(self._levels) for file in level)
         return heapq.merge(*map(_read, earlier), last, key=self.key)
 
     def _take(self) -> Iterator[bytes]:
-        """Return the sorted lines in memory, which is emptied."""
+        """Return the lines held in memory, sorted, and clear them."""
         waiting, self._waiting, self._bytes = self._waiting, [], 0
         waiting.sort(key=lambda each: each[0])
         return (line for _, line in waiting)
 
     def _put(self, lines: Iterable[bytes], level: int) -> None:
-        """Write a sorted part of a level."""
+        """Write a sorted part to a level, and merge the level into the next one when it is full."""
         with naming(self.folder):
             file = self.files.enter_context(tempfile.TemporaryFile(dir=self.folder))  # noqa: SIM115
             file.writelines(lines)
@@ -123,7 +123,7 @@ def _record(line: bytes) -> Prediction:
     return prediction_from_json(json.loads(line))
 
 
-# What was not read, or got no label, comes last.
+# Unreadable images, and those without a label, come last.
 SORTS: dict[str, Key] = {
     "uncertain": lambda record: (record.margin is None, record.margin or 0.0, -(record.entropy or 0.0)),
     "path": lambda record: (record.path,),

@@ -1,6 +1,6 @@
 """Writes predictions to a stream, or through a journal to a file that is complete or does not exist.
 
-When all inputs are done the journal is rendered and renamed; after a killed process, `--resume` continues after the
+When all inputs are done, the journal is rendered and renamed. If the process is killed, `--resume` continues after the
 journal's last complete record, so that the output is byte for byte that of an uninterrupted run.
 """
 
@@ -25,10 +25,10 @@ __all__ = ["FileOutput", "JournalHeader", "Renderer", "is_same", "open_output"]
 
 
 class FileOutput:
-    """Predictions in a file of the format `chosen`, through a journal beside it.
+    """Predictions in a file of the format `chosen`, through a journal next to it.
 
     `header` is what the journal must match to be resumed; `overwrite` replaces an existing file and journal. `arrange`
-    orders all records, and chooses among them, when they are rendered.
+    orders and selects the records when they are rendered.
     """
 
     form = PREDICTIONS
@@ -85,7 +85,7 @@ class FileOutput:
             )
 
     def without_own_files(self, paths: Iterable[str]) -> Iterator[str]:
-        """Yield the inputs without the journal, which a pattern may match.
+        """Yield the inputs except the journal, which a pattern may match.
 
         Raises a `UsageError` if the output itself is an input.
         """
@@ -97,7 +97,7 @@ class FileOutput:
                 yield path
 
     def skip_done(self, paths: Iterable[str]) -> Iterable[str]:
-        """Return the inputs that are not in the journal; raises a `RunError` if the others differ from it."""
+        """Return the inputs that are not in the journal yet; raises a `RunError` if the earlier ones differ from it."""
         rest = iter(paths)
         for number, record in enumerate(self.journal.records(), start=FIRST_RECORD):
             path = next(rest, None)
@@ -116,17 +116,17 @@ class FileOutput:
 
     @property
     def _rendering(self) -> str:
-        """The start of the name of the temporary file that becomes the output, so that leftovers can be removed."""
+        """The prefix of the temporary file that becomes the output, by which leftovers are found and removed."""
         return f"{TEMPORARY_PREFIX}{sha256(os.fsencode(self.path.name)).hexdigest()[:12]}-"
 
     @property
     def is_complete(self) -> bool:
-        """Whether the output is there, and nothing to resume."""
+        """Whether the output exists and there is nothing to resume."""
         return self.path.exists() and not self.journal_path.exists()
 
     @property
     def nothing_left(self) -> str:
-        """What is said of a complete output that is to be resumed."""
+        """The message for a request to resume an output that is complete."""
         return (
             f"{visible(self.path)} exists, and there is no journal beside it: nothing to resume; "
             "replace it with --overwrite"
@@ -138,7 +138,7 @@ class FileOutput:
             pass
 
     def rendered(self) -> Iterator[Prediction]:
-        """Yield each record as it is rendered; behind the last one, the output is there and the journal removed."""
+        """Yield each record as it is rendered; after the last one, put the output in place and remove the journal."""
         with self.completed() as temporary, rendering(self.chosen, temporary, self.layout) as renderer:
             for record in self.arrange(self.journal.records()):
                 renderer.write(record)
@@ -147,7 +147,7 @@ class FileOutput:
 
     @contextmanager
     def completed(self) -> Iterator[Path]:
-        """Yield an empty file that becomes the output when the block ends; the journal is removed then."""
+        """Yield an empty file that becomes the output when the block ends; then remove the journal."""
         self.journal.flush_to_disk()
         with replacing(self.path, begin=self._rendering, end="") as temporary:
             yield temporary
@@ -168,8 +168,8 @@ def open_output(
 ) -> FileOutput | None:
     """Return the output file of a request, or None; `header` hashes the model, and is called last.
 
-    Raises a `UsageError` as `checked_output` does, if its format is not known, or if resuming was requested without
-    anything to resume.
+    Raises a `UsageError` as `checked_output` does, for an unknown format, and if there is nothing to resume although
+    resuming was requested.
     """
     path = request.output
     if path is None:
@@ -185,9 +185,9 @@ def open_output(
 
 
 def checked_output(path: str, request: PredictRequest | EmbedRequest) -> Path:
-    """Return where the output of a request is to be written, a link followed.
+    """Return the path to write a request's output to, following links.
 
-    Raises a `UsageError` if it exists, and is not to be replaced or resumed, or cannot be a file there.
+    Raises a `UsageError` if it exists and is neither to be replaced nor resumed, or if no file can be written there.
     """
     file = Path(path)
     if request.overwrite and request.resume:
@@ -200,7 +200,7 @@ def checked_output(path: str, request: PredictRequest | EmbedRequest) -> Path:
         raise UsageError(f"{visible(path)} is a folder; -o takes a file")
     if file.exists() and not file.is_file():
         raise UsageError(f"{visible(path)} is not a regular file; leave -o out, and write > {visible(path)}")
-    file = file.resolve()  # a link is kept, and its target written
+    file = file.resolve()  # keep the link, and write its target
     if request.from_file is not None and is_same(request.from_file, file):
         raise UsageError(f"{visible(path)}: is the list of inputs and the output; choose another name with -o")
     if file.exists() and not request.overwrite and not request.resume:

@@ -1,4 +1,4 @@
-"""Pictures beside predictions, for `wisesr predict --explain DIR` and `--show`: drawn one by one, as records go by."""
+"""Pictures for predictions (`wisesr predict --explain DIR` and `--show`), drawn one by one as records are yielded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wisesr_cli.requests import PredictRequest, Screen
 from wisesr_cli.results.streams import Prediction
 from wisesr_cli.text import visible
 
-SCREEN_SIDE = 96  # pixels: twice what a terminal shows
+SCREEN_SIDE = 96  # pixels: twice the resolution of a terminal
 
 Draw = Callable[[int, Prediction], None]  # the number of a record, from 1, and the record of an image that was read
 
@@ -30,7 +30,7 @@ def illustrated(
     *,
     first: int,
 ) -> Generator[Prediction, None, None]:
-    """Return the records, each yielded after its pictures were made.
+    """Return the records, each yielded after its pictures are drawn.
 
     `folder` is for explanations, which start Keras; pictures of an earlier run are removed, unless it is resumed.
     `first` is the number of records that an earlier process yielded.
@@ -47,7 +47,7 @@ def illustrated(
 
 
 def drawn(records: Iterable[Prediction], draw: Draw, first: int) -> Generator[Prediction, None, None]:
-    """Yield the same records, each after its picture was drawn, numbered from `first` + 1."""
+    """Yield the same records, each after its picture is drawn, numbered from `first` + 1."""
     for number, record in enumerate(records, start=first + 1):
         if record.error is None:
             draw(number, record)
@@ -55,7 +55,7 @@ def drawn(records: Iterable[Prediction], draw: Draw, first: int) -> Generator[Pr
 
 
 def to_folder(explainer: Explainer, own: OwnPictures, pixel_limit: int) -> Draw:
-    """Return what writes the picture of an explanation into a folder; an image that is no longer readable gets none."""
+    """Return a function that writes explanation pictures into a folder, skipping images that are no longer readable."""
 
     def draw(number: int, record: Prediction) -> None:
         explanation = next(explain_paths(explainer, [record.path], batch_size=1, pixel_limit=pixel_limit))
@@ -70,7 +70,7 @@ def to_folder(explainer: Explainer, own: OwnPictures, pixel_limit: int) -> Draw:
 
 
 def to_screen(screen: Screen, info: ModelInfo, pixel_limit: int) -> Draw:
-    """Return what shows an image as the model sees it, with its label, on a terminal."""
+    """Return a function that shows an image on a terminal as the model sees it, with its label."""
 
     def draw(number: int, record: Prediction) -> None:
         try:

@@ -1,8 +1,8 @@
 """Copies, links or moves images into a folder per label, for `wisesr predict --sort-into DIR`.
 
-Nothing is placed before everything is labelled: then a plan (image and folder, a line each) is in DIR, whole. While it
-is carried out, each new name is written down beside it before the file appears, so that a later process goes on with
-the same names, although images that were moved are no longer where they were found.
+Nothing is placed until everything is labelled and a complete plan (image and folder, one pair per line) is in DIR.
+While it is carried out, each new name is recorded next to it before the file appears, so that a later process continues
+with the same names even though moved images are no longer where they were found.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from wisesr_cli.results.streams import Prediction
 from wisesr_cli.run.folders import check_output_folder, remove_if_empty
 from wisesr_cli.text import counted, folder_name, joined, visible
 
-UNSURE = "unsure"  # the folder of images whose label is withheld
+UNSURE = "unsure"  # folder of images whose label is withheld
 PLAN, NAMES = f"{TEMPORARY_PREFIX}plan.jsonl", f"{TEMPORARY_PREFIX}names.jsonl"
 _BEGIN = f"{TEMPORARY_PREFIX}placing-"  # of temporary files
 LONGEST_NAME = 255  # bytes
@@ -41,12 +41,12 @@ DONE: dict[PlacingMode, str] = {"copy": "copied", "link": "linked", "move": "mov
 
 @contextmanager
 def placing_folder(request: PredictRequest, info: ModelInfo) -> Iterator[Placing]:
-    """Yield what places the images of a request; its folder is locked, and removed where it stays empty.
+    """Yield the `Placing` of a request; its folder is locked meanwhile, and removed if it stays empty.
 
     Raises:
-        UsageError: the folder is a file, or another user's link, or holds a plan that is neither to be resumed nor to
-            be replaced, or is of another user.
-        MachineError: no permission, or another process uses it.
+        UsageError: the folder is a file or another user's link, or holds a plan that is neither to be resumed nor to
+            be replaced, or that belongs to another user.
+        MachineError: no permission, or another process uses the folder.
     """
     if not request.sort_into:
         raise UsageError("--sort-into is empty; it takes a folder")
@@ -73,7 +73,7 @@ def placing_folder(request: PredictRequest, info: ModelInfo) -> Iterator[Placing
 
 
 class Placing:
-    """The images of one command on their way into the folders of their labels."""
+    """Places the images of one command into the folders of their labels."""
 
     def __init__(self, folder: Path, mode: PlacingMode, class_names: Iterable[str]) -> None:
         self.folder, self.mode = folder, mode
@@ -84,23 +84,23 @@ class Placing:
 
     @property
     def is_planned(self) -> bool:
-        """Whether a plan waits to be carried out."""
+        """Whether a plan is waiting to be carried out."""
         return _is_own(self.folder / PLAN)
 
     @property
     def is_begun(self) -> bool:
-        """Whether some of the plan may have been carried out."""
+        """Whether part of the plan may have been carried out."""
         return self.is_planned and _is_own(self.folder / NAMES)
 
     @property
     def is_done(self) -> bool:
-        """Whether a process was killed right behind the last image."""
+        """Whether a process was killed right after it placed the last image."""
         return not self.is_planned and _is_own(self.folder / NAMES)
 
     def outside(self, paths: Iterable[str]) -> Iterator[str]:
-        """Yield the inputs; raises a `UsageError` at one in the folder itself."""
+        """Yield the inputs; raises a `UsageError` for one that is in the folder itself."""
         for path in paths:
-            parent = os.path.dirname(path)  # noqa: PTH120  (of many; as typed)
+            parent = os.path.dirname(path)  # noqa: PTH120  (called often; keeps the path as typed)
             if parent not in self._is_inside:
                 if len(self._is_inside) == 1024:
                     self._is_inside.clear()
@@ -112,7 +112,7 @@ class Placing:
             yield path
 
     def planned(self, records: Iterable[Prediction]) -> Iterator[Prediction]:
-        """Yield the same records; with the last one the plan is there, in place of an earlier one."""
+        """Yield the same records, and write the plan after the last one, replacing an earlier plan."""
         with replacing(self.folder / PLAN) as temporary, temporary.open("w", encoding="ascii") as plan:
             plan.write(to_json({"mode": self.mode}) + "\n")
             for record in records:
@@ -127,11 +127,11 @@ class Placing:
             self.clear()
 
     def carry_out(self, listener: Listener, check: Callable[[], None]) -> None:
-        """Place what is planned and not placed yet; `check` raises where this is to stop.
+        """Place the planned images that are not placed yet; `check` raises to stop.
 
         Raises:
             UsageError: the plan was made for another way of placing.
-            MachineError: a file cannot be written, or not be moved.
+            MachineError: a file cannot be written or moved.
         """
         unsure, lost, number = 0, Counted(), -1
         plan, names = self.folder / PLAN, self.folder / NAMES
@@ -150,7 +150,7 @@ class Placing:
                         if not self._place(number, source, into, written, begun if number == first else None):
                             lost.add(source)
                     progress.advance()
-            os.sync()  # all at once: flushing each file takes ten times as long as copying it
+            os.sync()  # once for all: flushing each file takes ten times as long as copying it
             plan.unlink()
         self.clear()
         said = f"{counted(number + 1 - lost.count, 'image')} {DONE[self.mode]} into {visible(self.folder)}"
@@ -160,14 +160,14 @@ class Placing:
             listener.warn(f"{counted(lost.count, 'image')} could not be read any more: {joined(lost.first)}")
 
     def clear(self) -> None:
-        """Forget the names of what was placed."""
+        """Remove the record of the names of placed images."""
         with naming(self.folder / NAMES):
             (self.folder / NAMES).unlink(missing_ok=True)
 
     def _place(self, number: int, source: str, into: str, written: IO[bytes], begun: str | None) -> bool:
-        """Place an image under the first free name, or the one that an earlier process began with.
+        """Place an image under the first free name, or the one that an earlier process had begun to use.
 
-        Returns whether it could be read.
+        Returns whether the image could be read.
         """
         folder = self.folder / into
         if is_link_of_another(folder):
@@ -188,7 +188,7 @@ class Placing:
                 return _put(source, target, self.mode)
 
     def _free_name(self, folder: Path, name: str) -> str:
-        """Return the name, with -2, -3, ... at its stem where it is taken."""
+        """Return the name, with -2, -3, ... appended to its stem if it is taken."""
         if not os.path.lexists(folder / name):
             return name
         key = str(folder / name)
@@ -200,7 +200,7 @@ class Placing:
 
 
 def folder_names(class_names: Iterable[str]) -> dict[str, str]:
-    """Return a folder's name for each class: its own where that is safe, else one like it; no two are the same."""
+    """Return a unique folder name for each class: its own name where that is safe, else a similar one."""
     names = list(class_names)
     found = {name: name for name in names if folder_name(name) == name and name != UNSURE}
     taken = {UNSURE, *found}
@@ -214,7 +214,7 @@ def folder_names(class_names: Iterable[str]) -> dict[str, str]:
 
 
 def _is_own(path: Path) -> bool:
-    """Return whether a file exists; raises a `UsageError` if another user made it: a plan says what is copied."""
+    """Return whether a file exists; raises a `UsageError` if another user made it, as a plan decides what is copied."""
     try:
         status = path.lstat()
     except FileNotFoundError:
@@ -231,7 +231,7 @@ def _open_no_link(path: str, flags: int) -> int:
 def _is_inside(parent: str, folder: Path) -> bool:
     try:
         return Path(parent).resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError, RuntimeError):  # the name is invalid, or links lead in a circle
+    except (OSError, ValueError, RuntimeError):  # the name is invalid, or links form a loop
         return False
 
 
@@ -242,7 +242,7 @@ def _numbered(name: str, number: int) -> str:
 
 
 def _last(written: IO[bytes]) -> tuple[int, str | None]:
-    """Return number and new name of the image that was begun last; an incomplete last line is taken away."""
+    """Return the number and new name of the image begun last, and remove an incomplete last line."""
     written.seek(0)
     last: tuple[int, str | None] = (0, None)
     end = 0
@@ -257,17 +257,17 @@ def _last(written: IO[bytes]) -> tuple[int, str | None]:
 
 
 def _is_link(source: str, mode: PlacingMode) -> bool:
-    """Return whether what is placed is a symbolic link; a relative one would not survive being moved."""
+    """Return whether an image is placed as a symbolic link; a relative link would break if it were moved."""
     return mode == "link" or (mode == "move" and os.path.islink(source))  # noqa: PTH114
 
 
 def _linked(source: str, mode: PlacingMode) -> Path:
-    """Return what such a link leads to."""
+    """Return the target of such a link."""
     return Path(source if mode == "link" else os.path.realpath(source))
 
 
 def _is_of(source: str, target: Path, mode: PlacingMode) -> bool:
-    """Return whether a file was put there for an image by a process that was killed meanwhile."""
+    """Return whether a file was put there for an image by a process that was then killed."""
     try:
         if not os.path.lexists(source):
             return mode == "move" and os.path.lexists(target)
@@ -280,7 +280,7 @@ def _is_of(source: str, target: Path, mode: PlacingMode) -> bool:
 
 
 def _reserve(source: str, target: Path, mode: PlacingMode) -> bool:
-    """Take a name, by the link that belongs there or an empty file; return whether nobody else has it."""
+    """Reserve a name with the final link or an empty file, and return whether it was free."""
     try:
         if _is_link(source, mode):
             target.symlink_to(_linked(source, mode))
@@ -292,7 +292,7 @@ def _reserve(source: str, target: Path, mode: PlacingMode) -> bool:
 
 
 def _put(source: str, target: Path, mode: PlacingMode) -> bool:
-    """Put an image where its name was taken, and return whether it could be read; else the name is given back."""
+    """Put an image under its reserved name, and return whether it could be read; if not, free the name."""
     if os.path.lexists(source) and not _is_link(source, mode) and not (mode == "move" and _renamed(source, target)):
         try:
             file = open(source, "rb")  # noqa: SIM115, PTH123

@@ -33,7 +33,7 @@ from wisesr_cli.text import counted
 
 
 class Predictions(Records[Prediction]):
-    """The records of predictions, how often each label was given, and the columns for them."""
+    """The records of predictions, the count of each label, and the columns to show them in."""
 
     tally: LabelTally
 
@@ -93,12 +93,12 @@ def predict(request: PredictRequest) -> Predictions:
 
 
 def _check(request: PredictRequest) -> None:
-    """Check which options go together, before anything slow.
+    """Check that options can be combined, before anything slow.
 
     Raises:
-        UsageError: an option is only for Ray, or not possible with it; or images are to be ordered, or to be chosen
-            among, which cannot be.
-        MachineError: Ray was requested, or Parquet, and is not installed.
+        UsageError: an option is only for Ray, or not possible with it; or images cannot be ordered or selected as
+            requested.
+        MachineError: Ray or Parquet was requested, and is not installed.
     """
     if request.shard is not None:
         parse_shard(request.shard)
@@ -135,7 +135,7 @@ def _check_order(request: PredictRequest) -> None:
 
 
 def header_of(request: PredictRequest, engine: ChosenEngine) -> JournalHeader:
-    """Return what the records depend on."""
+    """Return everything that the records depend on."""
     options = {name: getattr(request, name) for name in ("top_k", "min_score", "batch_size", "precision")}
     shard = None if request.shard is None else str(parse_shard(request.shard))
     options |= {} if request.coverage is None else {"coverage": request.coverage}
@@ -179,13 +179,13 @@ class _Labelling:
         return self._written(records, found, oddities, None if total is None else total - done)
 
     def _count(self) -> int | None:
-        """Return the number of inputs, if it is shown and they can be read more than once."""
+        """Return the number of inputs, if it is to be shown and they can be read more than once."""
         if isinstance(self.request.listener, Silent) or self.wanted.is_read_once:
             return None
         return sum(1 for _ in self._inputs(self.wanted.find()))
 
     def _inputs(self, found: Iterable[str]) -> Iterable[str]:
-        """Return the inputs without files that earlier commands wrote among them."""
+        """Return the inputs except files that wisesr itself wrote among them."""
         if self.folder is not None:
             from wisesr_cli.explanation.own_pictures import without_own_pictures
 
@@ -230,7 +230,7 @@ class _Labelling:
     def _counted(
         self, records: Generator[Prediction, None, None], total: int | None
     ) -> Generator[Prediction, None, None]:
-        """Count every record, or write it into the journal, and yield it."""
+        """Yield every record after counting it or, with an output, writing it to the journal."""
         with self.request.listener.progress("labelling", total) as progress:
             for record in self._iterate(records):
                 self.stop.check(self.stop.hint)
@@ -242,7 +242,7 @@ class _Labelling:
                 progress.advance()
 
     def _iterate(self, records: Generator[Prediction, None, None]) -> Iterator[Prediction]:
-        """Iterate over the records, deferring signals with Ray, which an immediate stop would crash."""
+        """Iterate over the records; with Ray, defer signals, as an immediate stop would crash it."""
         try:
             while True:
                 deferred = self.stop.deferred() if self.request.engine == "ray" else nullcontext()

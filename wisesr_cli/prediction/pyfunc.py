@@ -1,6 +1,6 @@
-"""What MLflow loads a kept model with: `mlflow.pyfunc.load_model("runs:/ID/model").predict(paths)`.
+"""Lets MLflow load a logged model: `mlflow.pyfunc.load_model("runs:/ID/model").predict(paths)`.
 
-The file `MLmodel` beside the model names this module; MLflow calls `_load_pyfunc` with the path of best.keras.
+The file `MLmodel` next to the model names this module; MLflow calls `_load_pyfunc` with the path of best.keras.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ PATH = "path"  # the column of image files
 
 
 class LabelsImages:
-    """A model that labels image files, as MLflow's `python_function` flavour has it."""
+    """A model that labels image files, in MLflow's `python_function` flavour."""
 
     def __init__(self, model: Path) -> None:
         self.model = model
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
-        """Return a DataFrame with path, label, score and error, a row per image file.
+        """Return a DataFrame with path, label, score and error, one row per image file.
 
         Args:
             model_input: paths: a list, an array, or a DataFrame of one column or with one called `path`.
             params: `min_score`, `top_k` and `batch_size` as `wisesr predict` takes them.
 
         Raises:
-            UsageError: a DataFrame that does not say which column has the paths, or another parameter.
+            UsageError: it is not clear which column of a DataFrame has the paths, or a parameter is unknown.
         """
         import pandas as pd  # MLflow's own dependency
 
@@ -52,5 +52,5 @@ def _paths(given: Any) -> Iterable[str]:
 
 
 def _load_pyfunc(path: str) -> LabelsImages:
-    """Return the model in a file, as MLflow asks for it."""
+    """Return the model in a file; MLflow calls this."""
     return LabelsImages(Path(path))

@@ -1,4 +1,4 @@
-"""The contact sheet of `wisesr predict --sheet FILE`: the first images of which records are given."""
+"""The contact sheet of `wisesr predict --sheet FILE`: thumbnails of the first records' images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST, COLUMNS, SIDE = 60, 6, 180  # images; pixels of one
 class Sheet:
     """A PNG of images with label, score and name, in the order of their records.
 
-    Raises a `UsageError` if the file exists, is not a PNG by its name, or its folder does not exist.
+    Raises a `UsageError` if the file exists, its name does not end in .png, or its folder does not exist.
     """
 
     def __init__(self, path: str, info: ModelInfo, request: PredictRequest) -> None:
@@ -35,7 +35,7 @@ class Sheet:
         check_sheet_file(self.path, overwrite=request.overwrite or request.resume)
 
     def drawn(self, records: Iterable[Prediction], listener: Listener) -> Iterator[Prediction]:
-        """Yield the same records; with the last one the sheet is written."""
+        """Yield the same records, and write the sheet after the last one."""
         tiles: list[tuple[Pixels, str, bool | None]] = []
         total = 0
         for record in records:

@@ -1,4 +1,4 @@
-"""Labels a stream of images: one record each, in order, in constant memory."""
+"""Labels a stream of images in order, one record each, in constant memory."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def predict_paths(
 
     Of `request`, `top_k`, `min_score` (below it a record keeps its `top`), `probabilities`, `batch_size` and
     `pixel_limit` are used.
-    `coverage` adds the set of labels to a record, and withholds its label where that may not stand alone.
-    `oddities` counts what is odd about readable images. Where `ready` says that the next path is not available without
+    `coverage` adds the set of labels to a record, and withholds the label if its score is too low to stand alone.
+    `oddities` counts what is odd about readable images. When `ready` says that the next path is not available without
     waiting, pending images are labelled first. `first` is the number of the first path among all that are labelled,
     including those of an earlier process.
     """
@@ -66,7 +66,7 @@ def predict_paths(
             yield _record(decoded, row, engine.info, request, coverage)
 
 
-Row = NDArray[Any]  # what a model gives for one image
+Row = NDArray[Any]  # a model's output for one image
 
 
 def computed(
@@ -76,7 +76,7 @@ def computed(
     ready: Callable[[], bool] = always,
     first: int = 0,
 ) -> Generator[tuple[Decoded, Row | None], None, None]:
-    """Yield every input with its row, in order; a batch is decoded while the engine computes the previous.
+    """Yield every input with its row, in order, decoding each batch while the engine computes the previous one.
 
     `compute` gets a batch and the number of its first input. If the next input is not available yet, finished results
     do not wait for it.
@@ -106,7 +106,7 @@ def computed(
 def rows_of(
     batch: Sequence[Decoded], engine: Engine, name: Literal["logits", "features"], *, first: int, batch_size: int
 ) -> list[Row | None]:
-    """Return the logits or features of every input, None for unreadable ones; a `DataError` where one is not finite.
+    """Return the logits or features of every input, None for unreadable ones; raises a `DataError` if not finite.
 
     `first` is the number of the first input.
     """
@@ -136,10 +136,10 @@ def _in_full_batch(
     rows: list[int],
     batch_size: int,
 ) -> NDArray[np.float32]:
-    """Return what a model gives for images, computed in a full batch, so that nothing is compiled twice.
+    """Return a model's output for images, computed in a full batch, so that nothing is compiled twice.
 
-    An image's row depends on its number alone: scores are bit-identical whatever was unreadable, slow or labelled by an
-    earlier process.
+    An image's row in the batch depends only on its number, so that scores are bit-identical whatever was unreadable,
+    slow, or labelled by an earlier process.
     """
     whole = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
     whole[rows] = pixels
@@ -182,9 +182,9 @@ def _record(
 def _with_labels(
     record: Prediction, probabilities: Row, best: Row, info: ModelInfo, request: PredictRequest
 ) -> Prediction:
-    """Return a record with all labels from their thresholds on, or from `min_score` where that is given, best first.
+    """Return a record with all labels that reach their thresholds, or `min_score` if given, best first.
 
-    Its margin is that of the label nearest to its threshold, its entropy the sum of those of all labels.
+    Its margin is that of the label nearest to its threshold, its entropy the sum over all labels.
     """
     thresholds = np.full(len(best), request.min_score) if request.min_score else np.asarray(info.thresholds)
     labels = tuple(info.class_names[index] for index in best if probabilities[index] >= thresholds[index])

@@ -12,19 +12,19 @@ from wisesr_cli.display.grid import Column, Grid, decimal, numbers, percent, sco
 from wisesr_cli.results.streams import Embedding, Explanation, Prediction
 from wisesr_cli.text import joined
 
-PROBABILITY = "probability:"  # before the class name, which may be that of another column
+PROBABILITY = "probability:"  # before the class name, which may equal that of another column
 NO_LABEL, UNREADABLE = "(no label)", "(unreadable)"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What is shown of records: how near the best two are, the probability of each of `class_names`.
+    """What is shown of records: the margin between the best two, and the probability of each of `class_names`.
 
-    `labels`: `set`, those of a coverage, `all`, every one that an image has where it may have several, or None.
+    `labels`: `set` (the labels of a coverage), `all` (every label of an image that may have several), or None.
     """
 
     labels: Literal["set", "all"] | None = None
-    margin: bool = False  # for people; files have it always
+    margin: bool = False  # in output for people; files always have it
     class_names: tuple[str, ...] = ()  # of all classes, where records have `probabilities`
 
     @property
@@ -60,7 +60,7 @@ def prediction_columns(layout: Layout = PLAIN) -> tuple[Column, ...]:
 
 
 def prediction_cells(prediction: Prediction, layout: Layout = PLAIN) -> tuple[str, ...]:
-    """Return one prediction as cells of a table."""
+    """Return the table cells of one prediction."""
     margin = (decimal(prediction.margin, 3),) if layout.margin else ()
     labels = (joined(prediction.labels or ()),) if layout.labels == "set" else ()
     if prediction.error is not None:
@@ -79,7 +79,7 @@ def predictions_grid(predictions: Sequence[Prediction]) -> Grid:
 
 
 class LabelTally(Tally):
-    """Also counts how often each label was given."""
+    """A tally that also counts each label."""
 
     def __init__(self, layout: Layout = PLAIN) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ from wisesr_cli.text import visible
 
 
 def released_name(name: str) -> str:
-    """Return the name of a backbone that Keras has weights of, given in any case; raises `UsageError`."""
+    """Return the name of a backbone that Keras has weights for, given in any case; raises a `UsageError`."""
     try:
         known = canonical_name(name)
     except ValueError as error:
@@ -46,7 +46,7 @@ def released_name(name: str) -> str:
 
 
 def describe(name: str, path: Path | None) -> PretrainedWeights:
-    """Return the record of a backbone's weights, the file, if any, looked through."""
+    """Return the record of a backbone's weights, after checking the file, if any."""
     release = RELEASES[name]
     return PretrainedWeights(
         backbone=name,
@@ -67,15 +67,15 @@ def _origin(name: str, path: Path) -> Origin:
 
 
 def list_weights() -> tuple[PretrainedWeights, ...]:
-    """Return a record for every backbone that has weights; a file on this machine is read whole for its checksum."""
+    """Return a record for every backbone that has weights; files on this machine are read in full for checksums."""
     return tuple(describe(name, find_weights(name)) for name in RELEASES)
 
 
 def paths(backbone: str | None) -> tuple[Path, ...]:
-    """Return the file of a backbone's weights, or (None) the folders in which they are looked for.
+    """Return the file of a backbone's weights or, for None, the folders that are searched.
 
     Raises:
-        UsageError: a backbone that has no weights.
+        UsageError: the backbone has no weights.
         RunError: they are not on this machine.
     """
     if backbone is None:
@@ -88,12 +88,12 @@ def paths(backbone: str | None) -> tuple[Path, ...]:
 
 
 def fetch(request: FetchWeightsRequest) -> tuple[PretrainedWeights, ...]:
-    """Download Keras' releases, those that are there left as they are.
+    """Download Keras' releases, except those that are already there.
 
     Raises:
-        UsageError: a backbone that has no weights.
+        UsageError: a backbone has no weights.
         MachineError: no network, a wrong checksum, or a folder that cannot be written.
-        RunError: the folder has another file of that name.
+        RunError: the folder has a different file of that name.
     """
     names = [released_name(name) for name in request.backbones]
     folder = keras_cache() if request.output_dir is None else Path(request.output_dir)
@@ -118,11 +118,11 @@ def _fetched(name: str, folder: Path, request: FetchWeightsRequest) -> Pretraine
 
 
 def add(request: AddWeightsRequest) -> PretrainedWeights:
-    """Copy weights into the folder of weights, after they were found to be Keras' release, or to fit the backbone.
+    """Copy weights into the folder of weights, after checking that they are Keras' release or fit the backbone.
 
     Raises:
-        UsageError: a backbone that has no weights.
-        RunError: the file is missing or refused, does not fit, or another one is there.
+        UsageError: the backbone has no weights, or a file with other weights is there.
+        RunError: the file is missing or refused, or does not fit.
         MachineError: the folder cannot be written.
     """
     name = released_name(request.backbone)
@@ -146,11 +146,11 @@ def add(request: AddWeightsRequest) -> PretrainedWeights:
 
 
 def _fitted(name: str, source: Path) -> Any:
-    """Return the backbone with the weights of a file, checked tensor by tensor; raises `RunError`."""
+    """Return the backbone with the weights of a file, checked tensor by tensor; raises a `RunError`."""
     keras_start.start("cpu")
     from wisesr_cli.models.weights import load_backbone
 
-    side = BACKBONES[name].minimum_size  # the weights are those of every size
+    side = BACKBONES[name].minimum_size  # the weights are the same for every size
     try:
         return load_backbone(name, (side, side), source)[0]
     except RunError as error:
@@ -158,9 +158,9 @@ def _fitted(name: str, source: Path) -> Any:
 
 
 def _put(target: Path, write: Callable[[Path], Any], *, overwrite: bool) -> None:
-    """Write a file whole; one that holds other numbers is replaced only on request."""
+    """Write a file atomically; one with other weights is replaced only on request."""
     make_folder(target.parent)
-    with replacing(target, end=f"-{target.name}") as temporary:  # Keras asks for .weights.h5
+    with replacing(target, end=f"-{target.name}") as temporary:  # Keras requires .weights.h5
         write(temporary)
         if target.exists() and not overwrite and _tables_of(target) != _tables_of(temporary):
             raise UsageError(f"{visible(target)}: exists, with other weights; replace it with --overwrite")

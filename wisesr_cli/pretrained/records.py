@@ -1,4 +1,4 @@
-"""What `wisesr weights` says of weights, as frozen records whose fields are those of its JSON."""
+"""The records of `wisesr weights`, whose fields are those of its JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Origin = Literal["release", "release by its name", "damaged", "not known"]
 class PretrainedWeights:
     """Keras' release of a backbone's ImageNet weights, and the file on this machine, if any, with its origin.
 
-    `megabytes` is about how large the release is; `checksum` its SHA-256 or MD5, None where Keras has none.
+    `megabytes` is the release's approximate size; `checksum` is its SHA-256 or MD5, None if Keras has none.
     """
 
     backbone: str

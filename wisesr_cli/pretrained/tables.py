@@ -12,7 +12,7 @@ HEADER = tuple(field.name for field in fields(PretrainedWeights))
 
 
 def weights_grid(rows: Sequence[PretrainedWeights]) -> Grid:
-    """Return a row per backbone, those whose weights are on this machine with their file and origin."""
+    """Return a row per backbone, with the file and origin of weights on this machine."""
     here = sum(row.path is not None for row in rows)
     cells = (
         (row.backbone, row.path or "-", row.origin or "", f"{row.megabytes:,.0f}", row.licence, _checksum(row))

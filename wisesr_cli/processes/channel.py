@@ -1,7 +1,7 @@
-"""Communication between the processes of a training, beside that of a step, through JAX's coordinator.
+"""Communication between the processes of a training outside its steps, through JAX's coordinator.
 
-Values are JSON in the coordinator's store, which exists before any device; arrays are broadcast by the devices.
-JAX monitors all processes, and ends the others with its own message when one is lost.
+Values are JSON in the coordinator's store, which exists before any device is started; arrays are broadcast by the
+devices. JAX monitors all processes, and ends the others with its own message when one is lost.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Any
 from wisesr_cli.errors import INTERRUPTED, EndedElsewhere
 from wisesr_cli.text import visible
 
-POLL_MILLISECONDS = 1000  # interval in which a process that waits for a value handles signals
-END_MILLISECONDS = 15000  # for which a process that ends waits for others that end, on a machine under load
-LAST_SECONDS = 2  # for which the main process outlives them
+POLL_MILLISECONDS = 1000  # interval at which a process that waits for a value handles signals
+END_MILLISECONDS = 15000  # how long an ending process waits for others that end, allowing for a machine under load
+LAST_SECONDS = 2  # how long the main process outlives them
 
 
 class Channel:
-    """The connection to the other processes; a training of one process has a trivial one.
+    """The connection to the other processes; trivial for a training of one process.
 
-    Every process calls `exchange`, `from_main`, `arrays_from_main` and `stop_after` in the same order. `state` is JAX's
-    `distributed.global_state`, `multihost` its `multihost_utils`, as this module is also imported without JAX.
+    Every process must call `exchange`, `from_main`, `arrays_from_main` and `stop_after` in the same order. `state` is
+    JAX's `distributed.global_state`, `multihost` its `multihost_utils`, as this module is also imported without JAX.
     """
 
     def __init__(self, processes: int = 1, process: int = 0, state: Any = None, multihost: Any = None) -> None:
@@ -40,7 +40,7 @@ class Channel:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process, of rank 0, writes and shows everything."""
+        """Whether this is the process (rank 0) that writes and shows everything."""
         return self.process == 0
 
     @property
@@ -62,7 +62,7 @@ class Channel:
         return list(self.from_main(values))
 
     def from_main(self, value: Any = None) -> Any:
-        """Return the main process's value; `value` of the others is ignored."""
+        """Return the main process's value; the `value` of the others is ignored."""
         if self.processes > 1:
             if self.is_main:
                 self._put(f"main {self._broadcasts}", {"value": value})
@@ -72,10 +72,10 @@ class Channel:
         return value
 
     def arrays_from_main(self, arrays: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the main process's arrays; devices must have been started."""
+        """Return the main process's arrays; the devices must have been started."""
         if self.processes == 1:
             return arrays or {}
-        import numpy as np  # not needed to report a mistake in a config
+        import numpy as np  # not needed for reporting a mistake in a config
 
         buffer = io.BytesIO()
         np.savez(buffer, **(arrays or {}))
@@ -87,7 +87,7 @@ class Channel:
 
     @contextmanager
     def synchronized_stops(self) -> Iterator[None]:
-        """Let JAX handle SIGTERM within the block, in which every step calls `stop_after`."""
+        """Let JAX handle SIGTERM within the block, in which every step must call `stop_after`."""
         if self.processes > 1:
             self._state.initialize_preemption_sync_manager()
         try:
@@ -97,10 +97,10 @@ class Channel:
                 signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
     def stop_after(self, step: int, wanted: Any) -> Any:
-        """Return the reason for which all processes stop after this step, or None; `wanted` is this process's reason.
+        """Return the reason why all processes stop after this step, or None; `wanted` is this process's own reason.
 
         When one process gets a SIGTERM, JAX agrees on a step that none has reached yet. A process that wants to stop
-        for another reason sends a SIGTERM to itself.
+        for another reason sends itself a SIGTERM.
         """
         if self.processes == 1:
             return wanted
@@ -112,7 +112,7 @@ class Channel:
         return reasons[0] if reasons else {"signal": int(signal.SIGTERM)}
 
     def fail(self, error: BaseException) -> None:
-        """Send the others the reason why this process ends, in place of the value that they wait for."""
+        """Send the others the reason why this process ends, instead of the value that they wait for."""
         code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
         key = f"main {self._broadcasts}" if self.is_main else f"exchange {self._exchanges} of {self.process}"
         with suppress(RuntimeError):  # the coordinator itself may be lost
@@ -123,7 +123,7 @@ class Channel:
         self._state.client.key_value_set(f"wisesr/{key}", json.dumps(message), allow_overwrite=True)
 
     def _get(self, key: str) -> Any:
-        """Wait for a value of another process; JAX ends this one when that one is lost."""
+        """Wait for a value from another process; JAX ends this process if the other is lost."""
         while True:
             try:
                 message = json.loads(self._state.client.blocking_key_value_get(f"wisesr/{key}", POLL_MILLISECONDS))
@@ -132,19 +132,19 @@ class Channel:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     raise
         if "failed" in message:
-            # Only the main process repeats the reason, as there may be a thousand others.
+            # Only the main process repeats the reason, as there may be a thousand other processes.
             why = visible(message["failed"]) if self.is_main else "another one says why"
             raise EndedElsewhere(f"process {self.process} ended with the others: {why}", int(message["exit_code"]))
         return message["value"]
 
     def _end(self, code: int) -> None:
-        """End this process together with the other failing ones: JAX would kill those that lose the main process."""
+        """End this process together with the other failing ones, as JAX would kill those that lose the main process."""
         sys.stdout.flush()
         sys.stderr.flush()
         with suppress(RuntimeError):
             self._state.client.wait_at_barrier("wisesr/end", END_MILLISECONDS)
         if self.is_main:
-            time.sleep(LAST_SECONDS)  # JAX aborts those that have not heard yet that all came when its coordinator goes
+            time.sleep(LAST_SECONDS)  # JAX aborts processes that learn of the barrier after its coordinator is gone
         os._exit(code)
 
 

@@ -1,6 +1,6 @@
 """Finds the processes that train together, from options or a scheduler that JAX knows, and connects them.
 
-A batch script or a shell inside an allocation of SLURM is not a task of a step, and trains alone.
+A batch script or a shell inside a SLURM allocation is not a task of a job step, and trains alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.%\w]+\]|[\w.-]{1,253}):\d{1,5}", re.ASCII
 
 @dataclass(frozen=True)
 class Cluster:
-    """The processes of one training: HOST:PORT of rank 0, number of processes, and rank of this one, from 0."""
+    """The processes of one training: HOST:PORT of rank 0, the number of processes, and the rank of this one, from 0."""
 
     coordinator: str
     processes: int
@@ -45,7 +45,7 @@ def find_cluster(
         return _detected()
     if coordinator is None and processes is None and process is None:
         tasks = next((value for name in _TASKS if (value := environment.get(name))), "1")
-        # In a terminal of `srun --pty` the other tasks have ended, and would be waited for in vain.
+        # In a terminal of `srun --pty`, the other tasks have ended, and waiting for them would never finish.
         return None if tasks == "1" or "SLURM_PTY_PORT" in environment else _detected()
     if process is None and (index := environment.get("JOB_COMPLETION_INDEX", "")).isdecimal():
         process = int(index)  # an indexed Job of Kubernetes; on its own it does not imply distributed training
@@ -68,7 +68,7 @@ def _detected() -> Cluster | None:
 
 @contextmanager
 def join(cluster: Cluster | None, *, join_timeout: float, lost_after: float, listener: Listener) -> Iterator[Channel]:
-    """Yield the connection to the other processes once all have joined; an error in the block ends them, too."""
+    """Yield the connection to the other processes once all have joined; an error in the block also ends them."""
     if cluster is None:
         yield ALONE_CHANNEL
         return
@@ -82,7 +82,7 @@ def join(cluster: Cluster | None, *, join_timeout: float, lost_after: float, lis
         channel.exchange("done")  # the main process may be busy longer than JAX waits
         jax.distributed.shutdown()
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        # Outside of a compiled step JAX passes on what its transport, Gloo, says as a ValueError.
+        # Outside of a compiled step, JAX raises errors of its transport, Gloo, as a ValueError.
         if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error):
             channel.fail(error)
             raise

@@ -1,7 +1,7 @@
 """The charts of a report as coordinates: reliability diagram and learning curves, which the page draws as SVG.
 
-Drawn by the page itself, they take its colours, light or dark, and stay sharp on paper. Coordinates are pixels of a
-plotting area `WIDTH` x `HEIGHT`, y downwards.
+Drawn by the page itself, they use its light or dark colours and stay sharp in print. Coordinates are pixels of a
+plotting area of `WIDTH` x `HEIGHT`, with y pointing down.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wisesr_cli.text import counted
 
 WIDTH, HEIGHT = 360, 220
 COUNTS_HEIGHT = 56  # of the bars below the reliability diagram
-MOST_MARKED = 40  # epochs; longer curves show no single points
+MOST_MARKED = 40  # epochs; longer curves have no point markers
 FRACTION_TICKS = tuple((value / 5, f"{value / 5:.1f}") for value in range(6))
 
 
@@ -32,7 +32,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Bar:
-    """A rectangle with what is said of it."""
+    """A rectangle with its description."""
 
     x: float
     y: float
@@ -43,7 +43,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line through points, each with what is said of it; `kind` chooses its colour."""
+    """A line through points, each with its description; `kind` selects its colour."""
 
     kind: str
     name: str
@@ -53,7 +53,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn in a plotting area; `says` is for those who do not see it."""
+    """The contents of a plotting area; `says` describes them for screen readers."""
 
     title: str
     says: str
@@ -62,13 +62,13 @@ class Chart:
     y_ticks: tuple[Tick, ...]
     curves: tuple[Curve, ...] = ()
     bars: tuple[Bar, ...] = ()
-    lines: tuple[Tick, ...] = ()  # upright, dotted
+    lines: tuple[Tick, ...] = ()  # vertical, dotted
     has_diagonal: bool = False
     height: int = HEIGHT
 
 
 def reliability_charts(bins: Sequence[ReliabilityBin], ece: float | None) -> tuple[Chart, Chart]:
-    """Return how often the model was right against how sure it was, and how many images each bin holds."""
+    """Return a chart of accuracy against confidence, and one of the number of images in each bin."""
     filled = [row for row in bins if row.count]
     right = [
         Bar(
@@ -114,7 +114,7 @@ def reliability_charts(bins: Sequence[ReliabilityBin], ece: float | None) -> tup
 
 
 def learning_curves(history: Sequence[EpochResult], best_epoch: int | None) -> tuple[Chart, Chart]:
-    """Return loss and top-1 accuracy of every epoch, for training and validation; phases are set apart by lines."""
+    """Return charts of loss and top-1 accuracy per epoch, for training and validation, with lines between phases."""
     return (
         _learning_curve(history, "loss", "loss", best_epoch),
         _learning_curve(history, "top1_accuracy", "top-1 accuracy", best_epoch),
@@ -178,7 +178,7 @@ def _learning_curve(history: Sequence[EpochResult], field: str, title: str, best
 
 
 def _nice_ticks(values: Sequence[float], *, whole: bool = False) -> list[float]:
-    from matplotlib.ticker import MaxNLocator  # loaded already, for the plots of every evaluation
+    from matplotlib.ticker import MaxNLocator  # already loaded for the plots of every evaluation
 
     ticks = MaxNLocator(6, integer=whole, min_n_ticks=1).tick_values(min(values), max(values))
     return [float(tick) for tick in ticks if whole or tick >= 0]

@@ -1,7 +1,7 @@
-"""Gathers what a report.html shows: what the evaluation found, thumbnails, contribution maps, and the run's own files.
+"""Gathers the content of report.html: evaluation results, thumbnails, contribution maps, and the run's own files.
 
-Unavailable parts (maps of a head without them, run files for a lone model) are left out, and the report says so.
-Keras is started for the maps alone, whatever engine the evaluation ran on.
+Unavailable parts (maps of a head without them, run files for a lone model) are omitted, and the report says so.
+Keras is started only for the maps, whatever engine the evaluation ran on.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from wisesr_cli.results.streams import Explanation
 from wisesr_cli.run.names import REPORT
 
 PAGE_BYTES = 4_900_000  # of the whole file, so that it can be mailed
-LIST_BYTES = 900_000  # of the images that cells name
+LIST_BYTES = 900_000  # of the images that cells list
 CARDS_BYTES = 2_000_000  # of the pictures on cards: the maps of a large feature map take as much as a photo
-THUMBNAIL_BYTES = 40  # of a thumbnail beside its picture
+THUMBNAIL_BYTES = 40  # of a thumbnail in addition to its picture
 
 
 def write_report(evaluated: Evaluated, folder: Path) -> None:
-    """Write the report of an evaluation into its folder; raises `MachineError` when it cannot be written."""
+    """Write the report of an evaluation into its folder; raises a `MachineError` if it cannot be written."""
     write_text(folder / REPORT, render(gather(evaluated)))
 
 
 def gather(evaluated: Evaluated) -> ReportContent:
-    """Return what the report of an evaluation shows."""
+    """Return the content of an evaluation's report."""
     evaluation, listener = evaluated.evaluation, evaluated.request.listener
     examples = examples_of(evaluated.paths, evaluated.answers)
     mistakes, right = choose_mistakes(examples, evaluation.worst_mistakes), choose_right(examples)
@@ -78,7 +78,7 @@ def _by_class(card: Card) -> tuple[int, float, str]:
 
 
 def _photograph(examples: Sequence[Example], evaluated: Evaluated, progress: Progress) -> list[Card]:
-    """Return a card for each of the examples, without maps yet."""
+    """Return a card for each example, without maps yet."""
     paths = [evaluated.path_of(row.path) for row in examples]
     cards = []
     pictures = thumbnails(paths, LARGE_SIDE, evaluated.info, pixel_limit=evaluated.pixel_limit)
@@ -89,7 +89,7 @@ def _photograph(examples: Sequence[Example], evaluated: Evaluated, progress: Pro
 
 
 def _explain(cards: list[Card], evaluated: Evaluated, progress: Progress) -> tuple[list[Card], str, str]:
-    """Return the cards with their maps and what is exact about them; or as they were, and why they have none."""
+    """Return the cards with maps and a statement of what is exact about these, or unchanged cards with the reason."""
     from wisesr_cli.explanation.explainer import Explainer, explain_paths
 
     explained, batch_size = [], evaluated.request.batch_size
@@ -112,7 +112,7 @@ def _explain(cards: list[Card], evaluated: Evaluated, progress: Progress) -> tup
 
 
 def _with_maps(card: Card, explanation: Explanation, class_names: Sequence[str]) -> Card:
-    """Return a card with its maps; as it was where the image is gone, or another arithmetic gave another answer."""
+    """Return a card with its maps; unchanged if the image is gone, or float32 in Keras gives another answer."""
     predicted, other = explanation.predicted, explanation.runner_up
     if predicted is None or other is None or predicted.label != class_names[card.example.predicted]:
         return card
@@ -122,7 +122,7 @@ def _with_maps(card: Card, explanation: Explanation, class_names: Sequence[str])
 
 
 def _within(cards: Sequence[Card], most_bytes: int) -> Sequence[Card]:
-    """Return the first of the cards, as many as have pictures of at most so many bytes."""
+    """Return the first cards, as many as have pictures within `most_bytes` in total."""
     for number, card in enumerate(cards):
         pictures = [tinted.png for tinted in (card.predicted, card.difference) if tinted is not None]
         most_bytes -= sum(map(_encoded_bytes, [*pictures, *([card.thumbnail.content] if card.thumbnail else [])]))
@@ -132,12 +132,12 @@ def _within(cards: Sequence[Card], most_bytes: int) -> Sequence[Card]:
 
 
 def _encoded_bytes(content: bytes) -> int:
-    """Return how many bytes a picture takes in base64."""
+    """Return the number of bytes that a picture takes in base64."""
     return (len(content) + 2) // 3 * 4
 
 
 def _with_thumbnails(content: ReportContent, evaluated: Evaluated) -> ReportContent:
-    """Return the content with small pictures of the first of the listed images that have no card, as many as fit."""
+    """Return the content with thumbnails of the listed images that have no card, as many of the first as fit."""
     room = PAGE_BYTES - len(render(content).encode())
     with_card = {card.example.position for card in (*content.mistakes, *content.right)}
     pending = [row for row in content.listed if row.position not in with_card]

@@ -1,7 +1,7 @@
-"""What a report says beside its pictures: run, model and data, what the figures do not show, and the run's own files.
+"""The text of a report: run, model and data, what the figures do not show, and the run's own files.
 
-Folders are shortened to their last name: a report is made to be passed on, and the path of a home folder says more than
-its reader needs. The run's own files keep them whole.
+Paths are shortened to their last component: a report is made to be passed on, and the path of a home folder reveals
+more than its reader needs. The run's own files keep the full paths.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from wisesr_cli.run.run import Run
 from wisesr_cli.text import counted, visible
 
 MOST_NAMED = 5  # unreadable images
-FEW_EXAMPLES = 30  # of a class: its recall then has a 95 % interval of 35 points, where half are right
+FEW_EXAMPLES = 30  # of a class: its recall then has a 95 % interval of 35 points, if half are right
 _FOLDERS = re.compile(r"(?:^|(?<==))/(?:.*/)?(?=[^/]+/?$)", re.DOTALL)
 _ENGINES: dict[EngineName, str] = {"litert": "LiteRT", "keras": "Keras"}
 _RESIZED = {"squash": "squashed to it, whatever their shape", "crop": "cut to its shape", "pad": "padded to its shape"}
@@ -39,7 +39,7 @@ Value = TypeVar("Value")
 
 @dataclass
 class RunFiles:
-    """What a run directory tells beside its model; `left_out` says what it does not, and why."""
+    """What a run directory holds besides its model; `left_out` says what is missing, and why."""
 
     history: tuple[EpochResult, ...] = ()
     config: str = ""
@@ -49,7 +49,7 @@ class RunFiles:
 
 
 def read_run_files(evaluated: Evaluated) -> RunFiles:
-    """Return what the files of a run hold; what is missing or damaged is said, and the rest is shown."""
+    """Return the content of a run's files, and note which are missing or damaged."""
     run, found = evaluated.run.run, RunFiles()
     if not run.is_complete:
         found.left_out.append("Learning curves, config, environment: the model file lies in no run directory")
@@ -84,7 +84,7 @@ def _count_splits(run: Run, class_names: tuple[str, ...]) -> dict[str, tuple[int
 
 
 def without_folders(value: Any) -> Any:
-    """Return plain values with every absolute path in them, also behind `name=`, shortened to its last name."""
+    """Return plain values with every absolute path in them, also after `name=`, shortened to its last component."""
     if isinstance(value, dict):
         return {key: without_folders(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -93,12 +93,12 @@ def without_folders(value: Any) -> Any:
 
 
 def shorten_path(message: str, run: Run) -> str:
-    """Return a message about a file of the run without the folders that the run lies in."""
+    """Return a message about a file of the run without the run's path."""
     return message.replace(f"{visible(run.path)}/", "")
 
 
 def verdict_of(evaluated: Evaluated) -> tuple[Verdict, ...]:
-    """Return the verdict, its commands without the folders that the run lies in."""
+    """Return the verdict, with the folders above the run removed from its commands."""
     folder = f"{evaluated.run.run.path.parent}/"
     return tuple(
         replace(row, command=row.command.replace(folder, "\u2026/")) if row.command and folder[0] == "/" else row
@@ -107,7 +107,7 @@ def verdict_of(evaluated: Evaluated) -> tuple[Verdict, ...]:
 
 
 def data_table(evaluated: Evaluated, files: RunFiles) -> DataTable:
-    """Return the images of every class in the run's splits, and in the evaluated folder."""
+    """Return the image counts of every class in the run's splits and in the evaluated folder."""
     columns = dict(files.splits)
     subject = evaluated.subject
     if subject.title not in columns:
@@ -116,7 +116,7 @@ def data_table(evaluated: Evaluated, files: RunFiles) -> DataTable:
 
 
 def describe(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
-    """Yield what was evaluated on what, as names and texts."""
+    """Yield what was evaluated on what, as pairs of name and text."""
     info, index, evaluation = evaluated.info, evaluated.subject.index, evaluated.evaluation
     height, width = info.image_size
     versions = (f"{name} {info.versions[name]}" for name in ("wisesr", "keras", "tensorflow") if name in info.versions)
@@ -146,7 +146,7 @@ def _channels(preparation: Preparation) -> str:
 
 
 def _unreadable(index: DatasetIndex, evaluation: Evaluation) -> str:
-    """Return how many images were left out, and the first of those that the folder's scan found."""
+    """Return how many images were unreadable, and name the first of those that the folder's scan found."""
     count = evaluation.unreadable + len(index.unreadable)
     if not count:
         return "none"
@@ -155,7 +155,7 @@ def _unreadable(index: DatasetIndex, evaluation: Evaluation) -> str:
 
 
 def cautions(metrics: Metrics, subject: Subject) -> Iterator[str]:
-    """Give what a reader should know before trusting the figures."""
+    """Yield what a reader should know before trusting the figures."""
     if metrics.interval is None:
         return
     yield "The interval does not cover training again with another seed, nor images of another kind."

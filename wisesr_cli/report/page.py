@@ -1,8 +1,8 @@
 """Renders report.html from what `content` gathered: one file that loads nothing from a network.
 
 The templates are in `templates/`. The environment passes all text through `text.visible` and escapes it, so that no
-template can forget to. A content security policy allows the style sheet and the script of the page, by their hashes,
-and embedded pictures; a browser refuses everything else.
+template can forget to. A content security policy allows the page's style sheet and script, by their hashes, and
+embedded pictures; a browser refuses everything else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from wisesr_cli.results.evaluation import Metrics
 from wisesr_cli.text import visible
 from wisesr_cli.version import __version__
 
-SMALLEST_SQUARE = 4  # pixels; between smaller positions no lines are drawn, as they would hide the picture
+SMALLEST_SQUARE = 4  # pixels; lines between smaller positions would hide the picture, so none are drawn
 MINUS = "\u2212"
 
 _MEANINGS = {
@@ -45,7 +45,7 @@ _DECIMALS = {"log_loss"}
 
 @dataclass(frozen=True)
 class Figure:
-    """A number with its name and its meaning."""
+    """A number with its name and meaning."""
 
     name: str
     value: str
@@ -112,7 +112,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def signed(value: float, *, always: bool = False) -> str:
-    """Return a number with two decimals and a minus sign; `always`: also a plus sign, and a space after either."""
+    """Return a number with two decimals and a minus sign if negative; `always`: with a sign and a space in any case."""
     text = f"{abs(value):.2f}"
     is_negative = value < 0 and float(text) > 0
     sign = MINUS if is_negative else "+" if always else ""
@@ -120,7 +120,7 @@ def signed(value: float, *, always: bool = False) -> str:
 
 
 def short(count: int) -> str:
-    """Return a count that fits into a cell: exact below 10,000, else in thousands or millions."""
+    """Return a count short enough for a cell: exact below 10,000, else in thousands or millions."""
     if count < 10_000:
         return str(count)
     return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.1f}M"
@@ -132,7 +132,7 @@ def data_uri(content: bytes, media_type: str) -> str:
 
 
 def grid_lines(tinted: TintedMap, thumbnail: Thumbnail) -> str:
-    """Return the SVG path of the lines between positions; empty where they would hide the picture."""
+    """Return the SVG path of the lines between positions; empty if they would hide the picture."""
     rows, columns = len(tinted.contribution.map), len(tinted.contribution.map[0])
     across, down = thumbnail.width / columns, thumbnail.height / rows
     if min(across, down) < SMALLEST_SQUARE:
@@ -177,7 +177,7 @@ def _tiles(content: ReportContent) -> list[Figure]:
 
 
 def _data(content: ReportContent) -> dict[str, Any]:
-    """Return the data of the script, which lists images in cells: scores in thousandths, pictures by position."""
+    """Return the data for the script that lists images in cells: scores in thousandths, pictures by position."""
     metrics = content.evaluation.metrics
     fitted = {}
     for position, found in content.thumbnails.items():

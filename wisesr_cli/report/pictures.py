@@ -21,18 +21,18 @@ from wisesr_cli.report.records import Thumbnail, TintedMap
 from wisesr_cli.results.streams import Contribution
 
 LARGE_SIDE, SMALL_SIDE = 144, 96  # pixels: on a card; in the list of a cell
-QUALITY = 60  # of WebP: below it faces and textures dissolve
-MOST_ASPECT = 2.5  # a picture longer than this is shown less long than it is
+QUALITY = 60  # of WebP: below it, faces and textures dissolve
+MOST_ASPECT = 2.5  # pictures more elongated than this are shown at this aspect
 THUMBNAILS_AT_ONCE = 32
 
 
 def thumbnails(
     paths: Sequence[str], side: int, info: ModelInfo, *, pixel_limit: int
 ) -> Generator[Thumbnail | None, None, None]:
-    """Give the thumbnail of every image, in order; None for one that can no longer be read.
+    """Yield the thumbnail of every image, in order; None for one that can no longer be read.
 
-    It shows what the model sees, cut or padded where its rule says so. Where the rule squashes, the photo keeps its own
-    aspect: squashing moves no position relative to the picture's edges.
+    It shows what the model sees, cropped or padded if its resize rule does so. If the rule squashes, the photo keeps
+    its own aspect: squashing moves no position relative to the picture's edges.
     """
     height, width = info.image_size
     scale = min(1.0, side / max(height, width))
@@ -56,7 +56,7 @@ def _thumbnail(
 
 
 def tinted_map(contribution: Contribution) -> TintedMap:
-    """Return a contribution map as a picture, its strongest position at full strength."""
+    """Return a contribution map as a picture, with its strongest position at full strength."""
     scale = scale_of([contribution])
     return TintedMap(contribution, _encode(tint(contribution, scale), "PNG", optimize=True), scale)
 

@@ -1,7 +1,7 @@
 """The content of a report.html as frozen records: gathered by `content`, rendered by `page`.
 
-Texts are not escaped yet; the page does so. Images are identified by their position among the answers of the
-evaluation. Standard library and the records of `results` only.
+Texts are not escaped yet; the page does that. Images are identified by their position among the evaluation's answers.
+Standard library and the records of `results` only.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Example:
 
     @property
     def is_right(self) -> bool:
-        """Whether the best class is the true one."""
+        """Whether the top class is the true one."""
         return self.truth == self.predicted
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture: an encoded file, and the size in pixels at which it is shown."""
+    """A small picture: an encoded file, and its display size in pixels."""
 
     media_type: str
     content: bytes
@@ -62,7 +62,7 @@ class Card:
 
 @dataclass(frozen=True)
 class DataTable:
-    """The images of every class, in columns for the splits of the run, and for the evaluated folder.
+    """The image counts of every class, in columns for the run's splits and for the evaluated folder.
 
     `evaluated` is the column of the evaluated images.
     """
@@ -76,8 +76,9 @@ class DataTable:
 class ReportContent:
     """Everything that a report.html shows.
 
-    `listed` are the examples that cells of the confusion matrix list; `thumbnails` shows those without a card. `facts`
-    are rows of name and text; `cautions` state the limits of the figures; `left_out` what is missing and why.
+    `listed` are the examples that cells of the confusion matrix list; `thumbnails` has pictures of those without a
+    card. `facts` are rows of name and text; `cautions` state the limits of the figures; `left_out` says what is missing
+    and why.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Selects the images of a report: the worst mistakes, some right answers of every class, others while there is space.
+"""Selects the images of a report: the worst mistakes, some right answers of every class, and others that fit.
 
 NumPy only. A report can be mailed, so its content is limited in bytes, not in the number of images.
 """
@@ -17,7 +17,7 @@ from wisesr_cli.text import visible
 MOST_MISTAKES = 60  # cards, each with two maps
 MOST_RIGHT = 200  # two for each of a hundred classes
 MISTAKES_PER_RIGHT = 4
-ENTRY_BYTES = 40  # of a listed image beside its path: labels, scores, punctuation
+ENTRY_BYTES = 40  # of a listed image in addition to its path: labels, scores, punctuation
 
 
 def examples_of(paths: Sequence[str], answers: Answers) -> list[Example]:
@@ -28,7 +28,7 @@ def examples_of(paths: Sequence[str], answers: Answers) -> list[Example]:
 
 
 def choose_mistakes(examples: Iterable[Example], worst: Sequence[Mistake]) -> list[Example]:
-    """Return the worst mistakes, then the worst one of every class that has none among them."""
+    """Return the worst mistakes, then the worst one of every class without any among them."""
     wrong = sorted((row for row in examples if not row.is_right), key=lambda row: (-row.score, row.path))
     named = {mistake.path for mistake in worst}
     chosen = [row for row in wrong if row.path in named]
@@ -51,7 +51,7 @@ def choose_right(examples: Iterable[Example]) -> list[Example]:
 
 
 def listed_bytes(example: Example) -> int:
-    """Return the approximate number of bytes that listing an image takes in the page."""
+    """Return the approximate number of bytes that an image's list entry takes in the page."""
     return len(visible(example.path).encode()) + ENTRY_BYTES
 
 
@@ -59,7 +59,8 @@ def choose_listed(examples: Sequence[Example], most_bytes: int) -> list[Example]
     """Return the images to list, the most important first, within `most_bytes`.
 
     The most confident image of every cell of the confusion matrix comes before the second one of any, so that no cell
-    is empty because another is full; a cell of right answers gets one for `MISTAKES_PER_RIGHT` of a cell of mistakes.
+    is empty because another is full; a cell of right answers gets one image for every `MISTAKES_PER_RIGHT` in a cell of
+    mistakes.
     """
     ordered = sorted(examples, key=lambda row: (-row.score, row.path))
     seen: dict[tuple[int, int], int] = {}
@@ -68,6 +69,6 @@ def choose_listed(examples: Sequence[Example], most_bytes: int) -> list[Example]
         rank = seen.get((row.truth, row.predicted), 0)
         seen[row.truth, row.predicted] = rank + 1
         ranked.append((rank * MISTAKES_PER_RIGHT if row.is_right else rank, row.is_right, row))
-    ranked.sort(key=lambda item: item[:2])  # stable: the most confident first among equals
+    ranked.sort(key=lambda item: item[:2])  # stable: among equals, the most confident comes first
     sizes = np.cumsum([listed_bytes(row) for *_, row in ranked])
     return [row for *_, row in ranked[: int(np.searchsorted(sizes, most_bytes, side="right"))]]

@@ -1,4 +1,4 @@
-"""The tables of a report: classes, splits, the confusion matrix and its largest cells; of very many classes a part."""
+"""The tables of a report: classes, splits, the confusion matrix and its largest cells; a part if classes are many."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wisesr_cli.report.records import DataTable
 from wisesr_cli.results.evaluation import ClassMetrics, Evaluation, Metrics
 
 MOST_CLASSES = 1000  # rows of the table of classes
-MOST_IN_MATRIX = 100  # classes; a larger matrix shows those that are confused most
+MOST_IN_MATRIX = 100  # classes; with more, the matrix shows those that are confused most
 LARGE_CELLS, MEDIUM_CELLS = 20, 40  # classes up to which cells of the matrix have that size
 SHADES = 10
 
@@ -26,7 +26,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class SplitRow:
-    """What a split holds; `smallest` and `largest` are the images of a class, classes without any left out."""
+    """The contents of a split; `smallest` and `largest` are images per class, ignoring classes without any."""
 
     name: str
     images: int
@@ -38,7 +38,7 @@ class SplitRow:
 
 @dataclass(frozen=True)
 class PairRow:
-    """How many images of one class were taken for another; classes are positions among all."""
+    """The number of images of one class predicted as another; classes are positions among all."""
 
     truth: int
     predicted: int
@@ -65,7 +65,7 @@ class MatrixRow:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The confusion matrix, or of very many classes those that are confused most."""
+    """The confusion matrix or, with very many classes, its part for those that are confused most."""
 
     indices: tuple[int, ...]
     rows: tuple[MatrixRow, ...]
@@ -74,7 +74,7 @@ class Matrix:
 
 
 def class_rows(metrics: Metrics, data: DataTable) -> list[ClassRow]:
-    """Return the figures of every class; of very many, those with the lowest F1, in the order of all."""
+    """Return the figures of every class or, of very many, of those with the lowest F1; class order is kept."""
     others = [counts for name, counts in zip(data.columns, data.counts, strict=True) if name != data.evaluated]
     f1 = [math.inf if row.f1 is None else row.f1 for row in metrics.per_class]
     lowest = sorted(range(len(f1)), key=f1.__getitem__)
@@ -83,7 +83,7 @@ def class_rows(metrics: Metrics, data: DataTable) -> list[ClassRow]:
 
 
 def split_rows(data: DataTable) -> list[SplitRow]:
-    """Return what each split holds."""
+    """Return the contents of each split."""
     rows = []
     for name, counts in zip(data.columns, data.counts, strict=True):
         filled = [count for count in counts if count]
@@ -94,12 +94,12 @@ def split_rows(data: DataTable) -> list[SplitRow]:
 
 
 def matrix_of(metrics: Metrics) -> Matrix:
-    """Return the cells of the confusion matrix, shaded by the fraction of their true class."""
+    """Return the cells of the confusion matrix, shaded by their fraction of the true class."""
     indices = metrics.confusion.most_confused(MOST_IN_MATRIX)
     confusion = np.array(metrics.confusion.part(indices))
     support = np.array([metrics.per_class[label].support for label in indices])
     fractions = confusion / np.maximum(support, 1)[:, None]
-    # Without numbers the shade alone must show a confusion of a few percent.
+    # In cells without numbers, the shade alone must show a confusion of a few percent.
     shades = np.rint(SHADES * (fractions if len(indices) <= LARGE_CELLS else np.sqrt(fractions))).astype(int)
     rows = tuple(
         MatrixRow(label, tuple(map(Cell, indices, counts, row_shades)))
@@ -110,7 +110,7 @@ def matrix_of(metrics: Metrics) -> Matrix:
 
 
 def confused_pairs(evaluation: Evaluation) -> list[PairRow]:
-    """Return the pairs of classes that are confused most, the classes as positions among all."""
+    """Return the pairs of classes that are confused most, with classes as positions among all."""
     labels = {name: label for label, name in enumerate(evaluation.metrics.classes)}
     return [
         PairRow(labels[pair.truth], labels[pair.predicted], pair.count, pair.fraction_of_truth)

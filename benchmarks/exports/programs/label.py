@@ -1,8 +1,8 @@
-"""Labels images with an exported model by the runtime of its users: python label.py RUNTIME MODEL IMAGES.npy.
+"""Labels images with an exported model in one of its users' runtimes: python label.py RUNTIME MODEL IMAGES.npy.
 
-The images are uint8 (images, height, width, RGB); printed is a JSON list with the index of each one's best class. It
-knows nothing of wisesr, and exits with 3 where the runtime cannot be imported. To add a runtime: a function, and a row
-in `RUNTIMES`.
+The images are uint8 (images, height, width, RGB); it prints a JSON list with the index of each image's best class. It
+does not use wisesr, and exits with 3 if the runtime cannot be imported. To add a runtime: a function, and a row in
+`RUNTIMES`.
 """
 
 import json
@@ -70,7 +70,7 @@ def opencv(model, images):
 def openvino(model, images, **settings):
     import openvino
 
-    network = openvino.Core().compile_model(model, "CPU", settings)  # computes in bfloat16 where the CPU does
+    network = openvino.Core().compile_model(model, "CPU", settings)  # else computes in bfloat16 if the CPU can
     return [network(pixels)[0] for pixels in images]
 
 

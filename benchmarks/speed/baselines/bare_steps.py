@@ -1,4 +1,4 @@
-"""Trains with nothing but Keras on one batch that lies on the device, and prints images per second and the device.
+"""Trains with only Keras on one batch that stays on the device, and prints images per second and the device.
 
 Arguments: backbone, side in pixels, batch, precision, number of steps. KERAS_BACKEND: tensorflow or jax.
 """
@@ -24,7 +24,7 @@ data = (
     keras.ops.convert_to_tensor(random.random((batch, side, side, 3), "float32")),
     keras.ops.convert_to_tensor(np.eye(10, dtype="float32")[random.integers(0, 10, batch)]),
 )
-model.train_on_batch(*data)  # makes every variable
+model.train_on_batch(*data)  # creates every variable
 
 if keras.backend.backend() == "jax":
     import jax

@@ -1,4 +1,4 @@
-"""Builds backbones with every head in plain Keras and prints what each model counts.
+"""Builds backbones with every head in plain Keras, and prints the parameter count of each model.
 
 python count_parameters.py 224 10 Xception MobileNetV2
 """

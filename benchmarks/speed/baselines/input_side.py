@@ -1,4 +1,4 @@
-"""Prints the images per second that the input side of `wisesr train` gives, and nothing trains.
+"""Prints the images per second that the input side of `wisesr train` delivers, without training.
 
 Arguments: config, cache (memory or none), number of epochs. Two threads fetch batches, as in training.
 """

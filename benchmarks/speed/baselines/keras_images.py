@@ -1,7 +1,7 @@
 """Goes over an image folder as Keras users do, and prints the seconds of the first pass and of three later ones.
 
-Usage: keras_images.py FOLDER SIDE SMALL_FOLDER. The first pass counts from the folder to the last batch; TensorFlow is
-loaded, and a small folder gone over, before.
+Usage: keras_images.py FOLDER SIDE SMALL_FOLDER. The first pass is timed from listing the folder to the last batch;
+before it, TensorFlow is loaded and a small folder is read.
 """
 
 import json

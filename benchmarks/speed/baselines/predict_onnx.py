@@ -1,4 +1,4 @@
-"""Labels a folder of photos with ONNX Runtime, and decodes in threads meanwhile: predict_onnx.py MODEL PATH."""
+"""Labels a folder of photos with ONNX Runtime while threads decode them: predict_onnx.py MODEL PATH."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ def decode(path: Path) -> np.ndarray:
 
 
 with ThreadPoolExecutor(os.cpu_count()) as pool:
-    pixels = pool.map(decode, paths)  # decoded ahead, all of them
+    pixels = pool.map(decode, paths)  # all photos are decoded ahead
     for start in range(0, len(paths), BATCH):
         chosen = paths[start : start + BATCH]
         logits = session.run(None, {name: np.stack([next(pixels) for _ in chosen])})[0]

@@ -1,7 +1,7 @@
 """Trains the classifier of wisesr with Keras' own loop, and prints the seconds of every epoch.
 
-Arguments: file of arrays, epochs, model file. Images lie decoded in memory; model and augmentation are those of
-`wisesr train`, all else is what a user of Keras writes: AdamW, validation, the best model kept by ModelCheckpoint.
+Arguments: file of arrays, epochs, model file. Decoded images are in memory; the model and augmentation are those of
+`wisesr train`, everything else is what a Keras user writes: AdamW, validation, ModelCheckpoint to keep the best model.
 """
 
 import sys
@@ -21,14 +21,14 @@ epochs, best = int(sys.argv[2]), sys.argv[3]
 
 
 class Clock(keras.callbacks.Callback):
-    """Prints the seconds of an epoch, from its beginning to the end of all that belongs to it."""
+    """Prints the seconds of an epoch, including everything that belongs to it."""
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Look at the clock."""
+        """Note the start time."""
         self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        """Print what has passed; this callback comes after the checkpoint."""
+        """Print the elapsed time; this callback runs after the checkpoint."""
         print("epoch_seconds", time.perf_counter() - self.started)
 
 

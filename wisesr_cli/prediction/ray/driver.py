@@ -1,8 +1,8 @@
 """Labels images on a Ray cluster with Ray Data: the driver's side of `wisesr predict --engine ray`.
 
-A pool of actors, each with the model loaded once, labels the inputs in blocks. Answers return in input order, each
-exactly once: Ray repeats the blocks of a lost worker or machine. Inputs are sent in parts of `PART`, so that the
-driver's memory does not grow.
+A pool of actors, each of which loads the model once, labels the inputs in blocks. Answers return in input order, each
+exactly once: Ray repeats the blocks of a lost worker or machine. Inputs are sent in parts of `PART`, to bound the
+driver's memory.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RESTARTS = 10  # of one worker, so that an image that kills workers is not retri
 
 
 def job_of(request: PredictRequest, chosen: ChosenEngine, coverage: Coverage | None = None) -> Job:
-    """Return what workers need, including the model itself, so that no disk must be shared for it."""
+    """Return what workers need, including the model itself, so that no shared disk is needed."""
     model: LiteRtModel | bytes = chosen.litert.model if chosen.litert else chosen.path.read_bytes()
     return Job(
         engine=replace(chosen, litert=None, checked=None),
@@ -54,7 +54,7 @@ def ray_records(
 ) -> Generator[Prediction, None, None]:
     """Start or join Ray, and return the lazily computed records of paths, in order; see `stream.predict_paths`.
 
-    Raises a `MachineError` if there is no such cluster, or it lacks resources.
+    Raises a `MachineError` if the cluster does not exist or lacks resources.
     """
     listener, options = request.listener, RayOptions(request.ray_address, request.ray_workers)
     needs_gpu = job.engine.device == "gpu"
@@ -83,7 +83,7 @@ def _records(
         while part := list(islice(paths, PART)):
             with closing(_answers(part, first, job, sent, workers)) as answers:
                 for number, text in answers:
-                    if number != first:  # Ray Data keeps the order; otherwise, no output is better than a wrong one
+                    if number != first:  # Ray Data keeps the order; if not, better no output than a wrong one
                         raise RuntimeError(f"Ray gave input {number} where {first} was due")
                     for record, header in decoded(text):
                         if header is not None:
@@ -95,7 +95,7 @@ def _records(
 def _answers(
     part: list[str], first: int, job: Job, sent: list[Any], workers: int
 ) -> Generator[tuple[int, str], None, None]:
-    """Yield every block's first input number and its answers as text, in order."""
+    """Yield the number of every block's first input and the block's answers as text, in order."""
     import pyarrow
     import ray.data
 
@@ -113,7 +113,7 @@ def _answers(
     ]
     workers = min(workers, len(blocks))
     part.clear()  # the blocks hold the paths now
-    with warnings.catch_warnings(action="ignore"):  # names of Ray's options change from release to release
+    with warnings.catch_warnings(action="ignore"):  # Ray renames its options from release to release
         labelled = ray.data.from_arrow_refs(blocks).map_batches(
             Labeller,
             fn_constructor_args=(sent,),

@@ -1,6 +1,6 @@
-"""A Ray session: joins a cluster, or starts a local Ray that leaves no files.
+"""A Ray session: joins a cluster, or starts a local Ray that leaves no files behind.
 
-Ray's messages stay off both standard streams; its errors become ours. Ray is imported inside functions.
+Ray's messages are kept off both standard streams, and its errors become ours. Ray is imported inside functions.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RayOptions:
     """Where Ray runs, and the number of workers.
 
     `address`: HOST:PORT of a cluster, or `auto` for that of this machine; None is RAY_ADDRESS, or else a local Ray of
-    this process. `workers`: None is one per CPU, or per GPU on GPUs.
+    this process. `workers`: None is one per CPU, or with GPUs one per GPU.
     """
 
     address: str | None = None
@@ -66,12 +66,12 @@ def check_installed() -> None:
 
 @contextmanager
 def session(options: RayOptions, store_bytes: int) -> Iterator[None]:
-    """Connect to Ray within the block; a local Ray is started for it, and leaves no files.
+    """Connect to Ray within the block; a local Ray is started for it, and leaves no files behind.
 
-    Raises a `MachineError` if there is no such cluster, or it refuses this process.
+    Raises a `MachineError` if the cluster does not exist or refuses this process.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its C++; errors are also raised
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its C++ code; errors are also raised
     if options.target == "local" and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         # Keeps other users of the machine out; Ray itself would leave a token in the home directory.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
@@ -103,7 +103,7 @@ def session(options: RayOptions, store_bytes: int) -> Iterator[None]:
 
 
 def _signals_restored() -> Callable[[], None]:
-    """Return a function that restores the current SIGTERM handler, which Ray replaces at its start and its end."""
+    """Return a function that restores the current SIGTERM handler, which Ray replaces on starting and on ending."""
     terminate = signal.getsignal(signal.SIGTERM)
 
     def restore() -> None:
@@ -124,7 +124,7 @@ def _init_arguments(options: RayOptions, store_bytes: int, stack: ExitStack) -> 
         "num_cpus": options.workers or worker_count(),
         "include_dashboard": False,
         "object_store_memory": store_bytes,
-        "_temp_dir": f"{folder}/r",  # Ray lets everybody in there; nobody gets so far
+        "_temp_dir": f"{folder}/r",  # Ray opens it to everybody; the parent stays private
         **quiet,
     }
 
@@ -149,7 +149,7 @@ def _temporary_folder() -> Iterator[str]:
 
 
 def _check_address(options: RayOptions) -> None:
-    """Raise unless a cluster listens at an address; Ray itself retries for minutes, with a worse message."""
+    """Raise an error unless a cluster listens at the address; Ray itself retries for minutes, with a worse message."""
     target, source = options.target, "--ray-address" if options.address else "RAY_ADDRESS"
     if target == "auto":
         return
@@ -171,7 +171,7 @@ def _check_address(options: RayOptions) -> None:
 def _check_protocol(connection: socket.socket) -> None:
     """Raise an `OSError` unless the server speaks HTTP/2, as the head of a Ray cluster does (RFC 9113, 3.4)."""
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("0", "false"):
-        return  # it answers only after a handshake with certificates
+        return  # it answers only after a TLS handshake with certificates
     connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
     with connection.makefile("rb") as answers:
         answer = answers.read(len(SETTINGS))
@@ -199,14 +199,14 @@ class _DiscardedOutput(io.TextIOBase):
 
 @contextmanager
 def off_standard_output(listener: Listener) -> Iterator[None]:
-    """Reserve standard output for records, which are written to the original stream."""
+    """Reserve standard output for records, which go to the original stream."""
     with redirect_stdout(_DiscardedOutput(listener)):
         yield
 
 
 @contextmanager
 def _data_context(data: Any) -> Iterator[None]:
-    """Let Ray Data preserve the order of blocks and show nothing, within the block."""
+    """Within the block, make Ray Data preserve the order of its blocks and show nothing."""
     context, logger = data.DataContext.get_current(), logging.getLogger("ray.data")
     names = ("enable_progress_bars", "print_on_execution_start")
     before = {name: getattr(context, name) for name in names}

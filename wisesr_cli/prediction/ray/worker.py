@@ -1,6 +1,6 @@
 """Labels on a Ray worker: loads the model once, then labels one block of inputs after another.
 
-A worker needs wisesr and its packages, and the images under the same paths; the model comes with the `Job`.
+A worker needs wisesr with its packages, and the images at the same paths; the model comes with the `Job`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from wisesr_cli.results.streams import Prediction
 from wisesr_cli.text import visible
 from wisesr_cli.version import __version__
 
-Answer = tuple[Prediction, ImageHeader | None]  # of one input, and its header if it is readable
+Answer = tuple[Prediction, ImageHeader | None]  # of one input, with its header if it is readable
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker labels with.
+    """What every worker needs to label images.
 
     `model`: the model for LiteRT, or the bytes of the model file for Keras; `folder`: the base of relative paths;
     `threads`: per worker; `request`: without inputs and listener.
@@ -76,7 +76,7 @@ class Labeller:
     """Labels blocks of inputs; Ray Data creates one in every worker.
 
     Our errors, including those at the start, are returned as answers, as Ray's translation loses their message. `sent`
-    contains a reference to the `Job`, which as an argument would be lost with the machine that holds its copy.
+    contains a reference to the `Job`: as a direct argument, it would be lost with the machine that holds its copy.
     """
 
     def __init__(self, sent: Sequence[Any]) -> None:
@@ -133,12 +133,12 @@ class _Headers(Oddities):
 
 
 def encoded(answers: Sequence[Answer]) -> str:
-    """Return answers as text, to be sent between processes."""
+    """Return answers as text, for sending between processes."""
     return to_json([(record.to_json(), header) for record, header in answers])
 
 
 def decoded(text: str) -> list[Answer]:
-    """Return the answers given to `encoded`, or raise the `WisesrError` or `MemoryError` that a worker sent instead."""
+    """Return the answers in `encoded` text, or raise the `WisesrError` or `MemoryError` that a worker sent instead."""
     found = json.loads(text)
     if isinstance(found, dict):
         raise MemoryError(found["text"]) if found["kind"] == "MemoryError" else _KINDS[found["kind"]](found["text"])
