@@ -4,13 +4,15 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wisesr_cli.machine import threads
 from wisesr_cli.machine.threads import for_each, map_in_batches
 
 
@@ -78,15 +80,22 @@ def test_an_exception_passes_through_and_stops_the_threads(where: str) -> None:
     assert threading.active_count() == before
 
 
+@pytest.fixture
+def two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "worker_count", lambda: 2)
+
+
 @given(st.integers(0, 40), st.integers(1, 3))
 def test_each_item_is_worked_on_once_and_counted(count: int, workers: int) -> None:
     seen: list[int] = []
     told: list[int] = []
-    for_each(seen.append, range(count), workers=workers, finished=told.append)
+    with patch.object(threads, "worker_count", lambda: workers):
+        for_each(seen.append, range(count), finished=told.append)
     assert sorted(seen) == list(range(count))
     assert sum(told) == count
 
 
+@pytest.mark.usefixtures("two_workers")
 def test_an_exception_keeps_nothing_alive_that_the_function_holds() -> None:
     class Held:
         def fail(self, _: int) -> None:
@@ -97,13 +106,14 @@ def test_an_exception_keeps_nothing_alive_that_the_function_holds() -> None:
     gc.disable()
     try:
         with suppress(ZeroDivisionError):
-            for_each(held.fail, range(3), workers=2, finished=lambda _: None)
+            for_each(held.fail, range(3), finished=lambda _: None)
         del held
         assert reference() is None
     finally:
         gc.enable()
 
 
+@pytest.mark.usefixtures("two_workers")
 @pytest.mark.parametrize("where", ["function", "finished"])
 def test_an_exception_ends_the_work_on_items_not_begun(where: str) -> None:
     begun: list[int] = []
@@ -120,6 +130,51 @@ def test_an_exception_ends_the_work_on_items_not_begun(where: str) -> None:
 
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError):
-        for_each(work, range(10_000), workers=2, finished=finished)
+        for_each(work, range(10_000), finished=finished)
     assert threading.active_count() == before
     assert len(begun) < 10_000
+
+
+def threads_at_work(function: Callable[[int], object], count: int) -> list[int]:
+    """Return the thread of each item, in the order in which they were finished."""
+    names: dict[int, int] = {}
+    order: list[int] = []
+
+    def work(number: int) -> None:
+        function(number)
+        order.append(names.setdefault(threading.get_ident(), len(names)))
+
+    for_each(work, range(count), finished=lambda _: None)
+    assert len(order) == count
+    return order
+
+
+def share_of_the_less_busy(order: list[int]) -> float:
+    return min(order.count(0), order.count(1)) / len(order)
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_items_that_take_longer_in_two_threads_are_left_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_SMALL_ITEMS", 1)  # however slow this machine is
+    lock, last = threading.Lock(), [0]
+
+    def switching_costs(_: int) -> None:
+        time.sleep(0.00001)
+        with lock:
+            time.sleep(0.0001 if last[0] == threading.get_ident() else 0.0008)
+            last[0] = threading.get_ident()
+
+    order = threads_at_work(switching_costs, 6000)
+    assert len(set(order[-2000:])) == 1
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_items_that_run_side_by_side_keep_all_threads() -> None:
+    order = threads_at_work(lambda _: time.sleep(0.0005), 3000)
+    assert share_of_the_less_busy(order[-1000:]) > 0.25
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_large_items_keep_all_threads_without_a_trial() -> None:
+    order = threads_at_work(lambda _: time.sleep(0.02), 100)
+    assert share_of_the_less_busy(order) > 0.4

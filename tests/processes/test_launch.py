@@ -226,13 +226,14 @@ def test_every_image_is_tried_by_one_process_and_all_agree_on_what_can_be_read(
     monkeypatch.setenv("WISESR_CACHE_DIR", str(tmp_path / "caches"))
     paths = [str(make_photo(tmp_path / f"{number}.png", number % 3, number, (8, 8))) for number in range(7)]
     Path(paths[3]).write_bytes(b"no image")
+    path_of = {Path(path).read_bytes(): path for path in paths}
     tried: list[str] = []
     for name in ("decode_image", "decode_with_header"):
         decode = getattr(decoding, name)
 
-        def counted(path: str, *, decode: Callable[..., Any] = decode, **options: object) -> Any:
-            tried.append(path)
-            return decode(path, **options)
+        def counted(source: str | bytes, *, decode: Callable[..., Any] = decode, **options: object) -> Any:
+            tried.append(path_of[source] if isinstance(source, bytes) else source)
+            return decode(source, **options)
 
         monkeypatch.setattr(decoding, name, counted)
 

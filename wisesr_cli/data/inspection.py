@@ -39,6 +39,7 @@ from wisesr_cli.data.value_range import CLIPPED, FEWEST_LEVELS, deep_images, fin
 from wisesr_cli.data.verified import Tried, file_keys, recall_verified, try_decoding
 from wisesr_cli.errors import DataError
 from wisesr_cli.images import decoding
+from wisesr_cli.images.opening import Source
 from wisesr_cli.images.preparation import Preparation, Ranges, range_text
 from wisesr_cli.images.supported import UNREAD_SUFFIXES
 from wisesr_cli.listening import Listener
@@ -332,11 +333,9 @@ def _decode_all(case: Case) -> Tried:
     preparation = Preparation(channels=case.data.channels)
     unknown = np.flatnonzero(~recall_verified(keys)).tolist()
 
-    def decode(position: int) -> decoding.ImageHeader:
+    def decode(_: int, source: Source) -> decoding.ImageHeader:
         limit = case.data.pixel_limit
-        return decoding.decode_with_header(
-            paths[position], image_size=(8, 8), preparation=preparation, pixel_limit=limit
-        )[1]
+        return decoding.decode_with_header(source, image_size=(8, 8), preparation=preparation, pixel_limit=limit)[1]
 
     return try_decoding(decode, paths, unknown, keys, label="decoding images", listener=case.listener)
 

@@ -20,6 +20,7 @@ from wisesr_cli.data.verified import Keys, file_keys, recall_verified, try_decod
 from wisesr_cli.errors import DataError, ImageError, MachineError
 from wisesr_cli.images import decoding
 from wisesr_cli.images.color import Pixels
+from wisesr_cli.images.opening import Source
 from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine.memory import available_memory_bytes
@@ -150,9 +151,9 @@ def open_pixels(
             paths[position], image_size=image_size, preparation=preparation, pixel_limit=pixel_limit
         )
 
-    def read_first(position: int) -> tuple[Pixels, decoding.ImageHeader]:
+    def read_first(source: Source) -> tuple[Pixels, decoding.ImageHeader]:
         return decoding.decode_with_header(
-            paths[position], image_size=image_size, preparation=preparation, pixel_limit=pixel_limit
+            source, image_size=image_size, preparation=preparation, pixel_limit=pixel_limit
         )
 
     keys = file_keys(paths, pixel_limit, preparation.channels)
@@ -184,7 +185,7 @@ class _Loading:
     shape: Shape
     preparation: Preparation
     read: Callable[[int], Pixels]
-    read_first: Callable[[int], tuple[Pixels, decoding.ImageHeader]]  # slower, but also reports oddities
+    read_first: Callable[[Source], tuple[Pixels, decoding.ImageHeader]]  # slower, but also reports oddities
     on_error: str
     listener: Listener
 
@@ -213,8 +214,8 @@ class _Loading:
     def reasons(self, positions: Positions, store: Callable[[int, Pixels], None]) -> dict[int, str]:
         """Decode files and store their pixels; return position -> reason for the unreadable ones."""
 
-        def decode(position: int) -> decoding.ImageHeader:
-            pixels, header = self.read_first(position)
+        def decode(position: int, source: Source) -> decoding.ImageHeader:
+            pixels, header = self.read_first(source)
             store(position, pixels)
             return header
 

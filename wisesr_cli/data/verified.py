@@ -92,7 +92,11 @@ def _content_of(path: str) -> int:
                 digest.update(block)
     except (OSError, ImageError):
         return 0
-    return int.from_bytes(digest.digest()[:8], "little")
+    return _first_bits(digest.digest())
+
+
+def _first_bits(digest: bytes) -> int:
+    return int.from_bytes(digest[:8], "little")
 
 
 def _remember(keys: Keys, contents: Contents) -> None:
@@ -114,7 +118,7 @@ class Tried:
 
 
 def try_decoding(
-    decode: Callable[[int], ImageHeader],
+    decode: Callable[[int, opening.Source], ImageHeader],
     paths: Sequence[str],
     positions: Sequence[int],
     keys: Keys,
@@ -124,22 +128,25 @@ def try_decoding(
 ) -> Tried:
     """Return the files for which `decode` raises an `ImageError`, and the damaged ones; remember the others.
 
-    `paths` and `keys` cover all files, `label` names the progress. `decode` runs in threads, which have all ended when
-    this returns or raises.
+    `paths` and `keys` cover all files, `label` names the progress. `decode` gets a position and the file's bytes, or
+    its path if it was not read; it runs in threads, which have all ended when this returns or raises.
     """
     tried = Tried()
     contents = np.zeros(len(paths), np.uint64)
 
     def try_one(position: int) -> None:
         try:
-            header = decode(position)
+            whole = opening.read_whole(paths[position])
+            header = decode(position, paths[position] if whole is None else whole)
         except ImageError as error:
             tried.unreadable[position] = str(error)
             return
         if header.damage:
             tried.damaged[position] = header.damage
-        else:
+        elif whole is None:
             contents[position] = _content_of(paths[position])  # now, while it is still in the page cache
+        else:
+            contents[position] = _first_bits(hashlib.sha256(whole).digest())
 
     with listener.progress(label, len(positions)) as progress:
         for_each(try_one, positions, finished=progress.advance)

@@ -214,7 +214,7 @@ def _unpack(found: Ordinary, packed: bytes) -> Pixels | None:
     image.frombytes(packed, "zip", (found.mode,))
     if image.getpixel((found.width - 1, found.height - 1)) == untouched:
         return None
-    return np.array(image.convert("RGB"), np.uint8)
+    return np.array(image if found.mode == "RGB" else image.convert("RGB"), np.uint8)
 
 
 _ORIENTATION_TAG = 0x0112

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -18,6 +19,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _REPORT_SECONDS = 0.1
+_TOGETHER, _ALONE = 2, 2  # reports for which all threads, and one alone, are tried
+_SMALL_ITEMS = 1000  # per second; fewer are large enough for all threads
 
 
 _most_workers: int | None = None  # set in a process that shares its processors with others like it
@@ -47,29 +50,30 @@ def has_shared_locks() -> bool:
     return True
 
 
-def for_each(
-    function: Callable[[Item], object],
-    items: Sequence[Item],
-    *,
-    workers: int | None = None,
-    finished: Callable[[int], object],
-) -> None:
-    """Call `function(item)` for every item, in threads.
+def for_each(function: Callable[[Item], object], items: Sequence[Item], *, finished: Callable[[int], object]) -> None:
+    """Call `function(item)` for every item, in the number of threads that is faster.
+
+    That is one per processor, or a single one where items are so small that threads mostly wait for Python's global
+    lock, as for thumbnails. Both are tried for a moment, unless items are too large for it to matter.
 
     `finished(count)` is called repeatedly, in the calling thread, with the number of newly finished items. Exceptions
     of both propagate; all threads have ended when this returns or raises.
     """
-    workers = min(workers or worker_count(), len(items)) or 1
+    workers = min(worker_count(), len(items)) or 1
     rest = iter(items)
     done = [0] * workers
     stopping = threading.Event()
+    pace = _Pace()
 
     def work(worker: int) -> None:
-        for item in rest:
-            if stopping.is_set():
-                return
+        while not stopping.is_set() and (worker == 0 or pace.may_go_on()):
+            try:
+                item = next(rest)
+            except StopIteration:
+                break
             function(item)
             done[worker] += 1
+        pace.release()
 
     reported = 0
     executor = ThreadPoolExecutor(workers, thread_name_prefix="wisesr")
@@ -81,10 +85,57 @@ def for_each(
                 ended.pop().result()  # no variable: a traceback would keep the future, and `function`, alive
             count = sum(done)
             finished(count - reported)
+            if workers > 1:
+                pace.report(count)
             reported = count
     finally:
         stopping.set()
+        pace.release()
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+class _Pace:
+    """Finds out whether all threads, or the first one alone, finish more items per second."""
+
+    def __init__(self) -> None:
+        self._others = threading.Event()
+        self._others.set()
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._reports: list[tuple[float, int]] = []  # time in seconds, items finished
+
+    def may_go_on(self) -> bool:
+        """Wait while the first thread works alone; return True."""
+        return self._others.is_set() or self._others.wait()
+
+    def release(self) -> None:
+        """Let all threads go on, from now to the end."""
+        with self._lock:
+            self._is_over = True
+            self._others.set()
+
+    def report(self, finished: int) -> None:
+        """Take the number of items that are finished by now, and decide."""
+        with self._lock:
+            if self._is_over:
+                return
+            self._reports.append((time.perf_counter(), finished))
+            number = len(self._reports) - 1
+            if number == _TOGETHER and self._rate(0, _TOGETHER) >= _SMALL_ITEMS:
+                self._others.clear()
+                return
+            go_on = number == _TOGETHER
+            if number == _TOGETHER + _ALONE:
+                go_on = self._rate(0, _TOGETHER) >= self._rate(_TOGETHER, number)
+            elif number > _TOGETHER + _ALONE:
+                go_on = self._rate(number - 1, number) < _SMALL_ITEMS  # larger ones follow
+        if go_on:
+            self.release()
+
+    def _rate(self, first: int, last: int) -> float:
+        """Return the items per second between two reports."""
+        (began, before), (ended, after) = self._reports[first], self._reports[last]
+        return (after - before) / max(ended - began, 1e-9)
 
 
 def always() -> bool:
