@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -233,3 +234,15 @@ def stand_in(model: Any) -> Any:
         progress=SimpleNamespace(epoch=0),
         random_draws=lambda epoch: {},
     )
+
+
+def test_a_released_trainer_keeps_no_model_alive(images: Path, tmp_path: Path) -> None:
+    trainer = build_trainer(images, tmp_path)
+    trainer.begin_phase(trainer.config.phases[0])
+    trainer.begin_epoch(0)
+    trainer.train_one_step()
+    model, backbone = weakref.ref(trainer.whole), weakref.ref(trainer.classifier.model)
+    trainer.release()
+    assert model() is None
+    assert backbone() is None
+    assert trainer.parameters > 0

@@ -175,8 +175,7 @@ def _latency_ms(model: ModelConfig, head: HeadOptions, image_size: tuple[int, in
     from wisesr_cli.engines.keras import numpy_logits
     from wisesr_cli.models.build import build_classifier
 
-    weights = model.weights if model.backbone == FROM_WEIGHTS else None
-    random = model.model_copy(update={"head": head, "weights": weights, "load_head": False})
+    random = model.without_weights().model_copy(update={"head": head})
     channels = Channels(plan.channels)
     classifier = build_classifier(random, image_size=image_size, classes=plan.classes, channels=channels)
     pixels = np.zeros((1, *image_size, plan.channels), np.uint8)

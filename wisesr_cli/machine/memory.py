@@ -1,7 +1,9 @@
-"""The available memory, on this machine and within the control groups of this process."""
+"""The available memory, on this machine and within the control groups of this process; and giving some back."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,14 @@ def available_memory_bytes() -> int:
     """Return the available memory, within the limits of a container or scheduler; 2 GB if unknown."""
     found = (_memory_of_machine(), *(_left_in(folder, version) for folder, version in _groups()))
     return min((each for each in found if each is not None), default=2 * 10**9)
+
+
+def return_freed_memory() -> None:
+    """Return memory that is no longer used to the system; glibc keeps most of it unless told."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _memory_of_machine() -> int | None:

@@ -54,3 +54,8 @@ class ModelConfig(Options):
     def is_random(self) -> bool:
         """Whether the backbone starts from random weights, as with an `auto` that no command has resolved."""
         return self.weights in (None, "auto")
+
+    def without_weights(self) -> ModelConfig:
+        """Return these settings without initial weights, except where the backbone is built from a file of weights."""
+        weights = self.weights if self.backbone == FROM_WEIGHTS else None
+        return self.model_copy(update={"weights": weights, "load_head": False})

@@ -52,6 +52,7 @@ def finish(
     if engine is not None:
         update_card(run, engine.info, listener)
     if engine is not None and result.finished and not has_litert(run):
+        trainer.release()  # converting takes several times the memory of the weights
         images = trainer.examples.validation or trainer.examples.train
         keep_litert(run, engine, images, batch_size=trainer.config.train.batch_size, listener=listener)
     return result

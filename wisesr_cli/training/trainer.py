@@ -23,11 +23,11 @@ from wisesr_cli.listening import Listener
 from wisesr_cli.machine import keras_start
 from wisesr_cli.machine.files import replacing
 from wisesr_cli.machine.keras_start import Device
+from wisesr_cli.machine.memory import return_freed_memory
 from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.model_files.loading import copy_weights, use_statistics
 from wisesr_cli.model_files.saving import save_model
-from wisesr_cli.models.backbones import FROM_WEIGHTS
 from wisesr_cli.models.build import Classifier, build_classifier
 from wisesr_cli.models.image_sizes import naming_size
 from wisesr_cli.models.other_size import at_size, check_size
@@ -47,15 +47,6 @@ from wisesr_cli.training.features import AtInference, FrozenFeatures, augmented_
 from wisesr_cli.training.freezing import check_layers, freeze_layers
 from wisesr_cli.training.objective import MixedModel, build_loss, build_loss_and_metrics, build_metric, mix
 from wisesr_cli.training.optimizers import build_optimizer
-
-
-def without_weights(model: ModelConfig) -> ModelConfig:
-    """Return the config without initial weights, for a model whose weights are set later.
-
-    A backbone that is built from a file still needs that file.
-    """
-    weights = model.weights if model.backbone == FROM_WEIGHTS else None
-    return model.model_copy(update={"weights": weights, "load_head": False})
 
 
 class Trainer:
@@ -124,7 +115,7 @@ class Trainer:
         """Build the copy that is saved, so that model files never need mixed precision or several processes."""
         keras.config.set_dtype_policy("float32")
         with self.distribution.apart():
-            twin = self._build(without_weights(self.config.model), self.classifier.scaling)
+            twin = self._build(self.config.model.without_weights(), self.classifier.scaling)
         keras.config.set_dtype_policy(self.config.train.precision)
         return twin
 
@@ -334,6 +325,12 @@ class Trainer:
         self.swap_averages()
         yield
         self.swap_averages()
+
+    def release(self) -> None:
+        """Free the memory of the model, its compiled steps and its optimizer; nothing can be trained afterwards."""
+        del self.classifier, self.float32_classifier, self.whole, self.model
+        self.features = None
+        return_freed_memory()
 
     def arrays(self) -> dict[str, Arrays]:
         """Return all weights, all optimizer variables, and the random state of the next epoch.
