@@ -83,6 +83,20 @@ def test_early_stopping_stops_when_nothing_got_better(
     assert progress.finished  # nothing is left to do
 
 
+def test_what_early_stopping_waited_in_one_phase_does_not_cut_the_next_one_short(tmp_path: Path) -> None:
+    keeper, _ = make_keeper(tmp_path, {"early_stopping": {"monitor": "val_loss", "patience": 3}})
+    keeper.begin_phase(1, 0)
+    feed(keeper, [(0.5, 0.5), (0.5, 0.9), (0.5, 0.9)])
+    assert keeper.trainer.progress.stopping_wait == 2
+    keeper.begin_phase(2, 3)
+    feed(keeper, [(0.5, 0.8), (0.5, 0.7)])  # one more would have been the last with what was waited before
+    keeper.begin_phase(2, 3)  # resumed within the phase: its own waiting counts
+    assert keeper.trainer.progress.stopping_wait == 2
+    with pytest.raises(TrainingStopped, match="early stopping: val_loss did not improve for 3 epochs"):
+        feed(keeper, [(0.5, 0.6)])
+    assert keeper.trainer.progress.stopping_best == -0.5  # of the first phase
+
+
 def test_a_validation_loss_that_is_not_finite_keeps_the_earlier_epoch(tmp_path: Path) -> None:
     keeper, saved = make_keeper(tmp_path, {})
     with pytest.raises(DataError, match="validation loss became nan at the end of epoch 2"):

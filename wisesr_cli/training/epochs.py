@@ -66,8 +66,10 @@ class EpochKeeper(keras.callbacks.Callback):
         self.bar = self.display.__enter__()
 
     def begin_phase(self, number: int, first_epoch: int) -> None:
-        """Set the current phase and its first epoch (from 0)."""
+        """Set the current phase and its first epoch (from 0); early stopping waits anew in each phase."""
         self.phase, self.first_epoch_of_phase = number, first_epoch
+        if self.trainer.progress.epoch == first_epoch:
+            self.trainer.progress.stopping_wait = 0
         self.is_compiled = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
