@@ -248,3 +248,13 @@ def test_off_a_terminal_progress_is_a_line_now_and_then(capsys: pytest.CaptureFi
                 progress.advance(5)
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["reading: 10 of 40, about 36 s left", "reading: 20 of 40, about 30 s left"]
+
+
+def test_off_a_terminal_progress_may_begin_late(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter([0.0, 11.0, 22.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wisesr_cli.display.terminal.time.monotonic", lambda: next(clock))
+        with TerminalListener().progress("reading", 4) as progress:
+            progress.advance(0)
+            progress.advance(1)
+    assert capsys.readouterr().err.splitlines() == ["reading: 0 of 4", "reading: 1 of 4, about 66 s left"]

@@ -4,16 +4,14 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wisesr_cli.machine import threads
-from wisesr_cli.machine.threads import for_each, map_in_batches
+from wisesr_cli.machine.threads import HOLD, Pace, for_each, map_in_batches
 
 
 def square(number: int) -> int:
@@ -80,22 +78,15 @@ def test_an_exception_passes_through_and_stops_the_threads(where: str) -> None:
     assert threading.active_count() == before
 
 
-@pytest.fixture
-def two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "worker_count", lambda: 2)
-
-
 @given(st.integers(0, 40), st.integers(1, 3))
 def test_each_item_is_worked_on_once_and_counted(count: int, workers: int) -> None:
     seen: list[int] = []
     told: list[int] = []
-    with patch.object(threads, "worker_count", lambda: workers):
-        for_each(seen.append, range(count), finished=told.append)
+    for_each(seen.append, range(count), workers=workers, finished=told.append)
     assert sorted(seen) == list(range(count))
     assert sum(told) == count
 
 
-@pytest.mark.usefixtures("two_workers")
 def test_an_exception_keeps_nothing_alive_that_the_function_holds() -> None:
     class Held:
         def fail(self, _: int) -> None:
@@ -106,14 +97,13 @@ def test_an_exception_keeps_nothing_alive_that_the_function_holds() -> None:
     gc.disable()
     try:
         with suppress(ZeroDivisionError):
-            for_each(held.fail, range(3), finished=lambda _: None)
+            for_each(held.fail, range(3), workers=2, finished=lambda _: None)
         del held
         assert reference() is None
     finally:
         gc.enable()
 
 
-@pytest.mark.usefixtures("two_workers")
 @pytest.mark.parametrize("where", ["function", "finished"])
 def test_an_exception_ends_the_work_on_items_not_begun(where: str) -> None:
     begun: list[int] = []
@@ -130,51 +120,92 @@ def test_an_exception_ends_the_work_on_items_not_begun(where: str) -> None:
 
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError):
-        for_each(work, range(10_000), finished=finished)
+        for_each(work, range(10_000), workers=2, finished=finished)
     assert threading.active_count() == before
     assert len(begun) < 10_000
 
 
-def threads_at_work(function: Callable[[int], object], count: int) -> list[int]:
-    """Return the thread of each item, in the order in which they were finished."""
-    names: dict[int, int] = {}
-    order: list[int] = []
+class Clock:
+    """Reports to a pace every tenth of a second what threads would have finished."""
+
+    def __init__(self) -> None:
+        self.pace, self.now, self.finished = Pace(), 0.0, 0.0
+        self.pace.report(0.0, 0)
+
+    def run(self, seconds: float, *, together: float, alone: float) -> float:
+        """Let time pass at these items per second; return the share of it in which one thread worked alone."""
+        lone, steps = 0, round(seconds * 10)
+        for _ in range(steps):
+            lone += self.pace.is_alone
+            self.finished += (alone if self.pace.is_alone else together) / 10
+            self.now += 0.1
+            self.pace.report(self.now, int(self.finished))
+        return lone / steps
+
+
+def test_one_thread_works_alone_where_it_finishes_more() -> None:
+    clock = Clock()
+    assert clock.run(HOLD, together=6_000, alone=10_000) > 0.9
+    assert clock.run(60, together=6_000, alone=10_000) > 0.95
+
+
+def test_all_threads_work_where_they_finish_more() -> None:
+    clock = Clock()
+    assert clock.run(HOLD, together=40_000, alone=10_000) < 0.1
+    assert clock.run(60, together=40_000, alone=10_000) < 0.03
+
+
+def test_large_items_are_never_left_to_one_thread() -> None:
+    assert Clock().run(60, together=900, alone=950) == 0
+
+
+def test_it_is_decided_again_when_other_items_follow() -> None:
+    clock = Clock()
+    assert clock.run(HOLD, together=6_000, alone=10_000) > 0.9
+    clock.run(HOLD, together=40_000, alone=5_000)
+    assert clock.run(2 * HOLD, together=40_000, alone=5_000) < 0.05
+    clock.run(4 * HOLD, together=6_000, alone=10_000)
+    assert clock.run(2 * HOLD, together=6_000, alone=10_000) > 0.9
+
+
+def test_large_items_after_many_small_ones_are_not_left_to_one_thread() -> None:
+    clock = Clock()
+    assert clock.run(400, together=6_000, alone=10_000) > 0.95
+    assert clock.run(5, together=900, alone=75) < 0.2
+
+
+def test_a_thread_that_waits_goes_on_when_the_work_has_ended() -> None:
+    clock = Clock()
+    clock.run(HOLD, together=6_000, alone=10_000)
+    waiting = threading.Thread(target=clock.pace.may_go_on)
+    waiting.start()
+    clock.pace.release()
+    waiting.join(timeout=10)
+    assert not waiting.is_alive()
+    clock.run(60, together=6_000, alone=10_000)
+    assert not clock.pace.is_alone
+
+
+@pytest.mark.parametrize("where", ["function", "finished", "nowhere"])
+def test_work_ends_while_threads_wait(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_alone = threading.Event()
+
+    def report(pace: Pace, now: float, finished: int) -> None:
+        with pace._lock:
+            if not pace._is_over:
+                pace._others.clear()
+        is_alone.set()
 
     def work(number: int) -> None:
-        function(number)
-        order.append(names.setdefault(threading.get_ident(), len(names)))
+        time.sleep(0.001)
+        if where == "function" and is_alone.is_set():
+            raise ZeroDivisionError
 
-    for_each(work, range(count), finished=lambda _: None)
-    assert len(order) == count
-    return order
+    def finished(count: int) -> None:
+        if where == "finished" and is_alone.is_set():
+            raise ZeroDivisionError
 
-
-def share_of_the_less_busy(order: list[int]) -> float:
-    return min(order.count(0), order.count(1)) / len(order)
-
-
-@pytest.mark.usefixtures("two_workers")
-def test_items_that_take_longer_in_two_threads_are_left_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_SMALL_ITEMS", 1)  # however slow this machine is
-    lock, last = threading.Lock(), [0]
-
-    def switching_costs(_: int) -> None:
-        time.sleep(0.00001)
-        with lock:
-            time.sleep(0.0001 if last[0] == threading.get_ident() else 0.0008)
-            last[0] = threading.get_ident()
-
-    order = threads_at_work(switching_costs, 6000)
-    assert len(set(order[-2000:])) == 1
-
-
-@pytest.mark.usefixtures("two_workers")
-def test_items_that_run_side_by_side_keep_all_threads() -> None:
-    order = threads_at_work(lambda _: time.sleep(0.0005), 3000)
-    assert share_of_the_less_busy(order[-1000:]) > 0.25
-
-
-@pytest.mark.usefixtures("two_workers")
-def test_large_items_keep_all_threads_without_a_trial() -> None:
-    order = threads_at_work(lambda _: time.sleep(0.02), 100)
-    assert share_of_the_less_busy(order) > 0.4
+    monkeypatch.setattr(Pace, "report", report)
+    with suppress(ZeroDivisionError) if where == "nowhere" else pytest.raises(ZeroDivisionError):
+        for_each(work, range(600 if where == "nowhere" else 100_000), workers=3, finished=finished)
+    assert is_alone.is_set()

@@ -91,9 +91,9 @@ def test_an_indexed_job_of_kubernetes_gives_the_number_of_the_process() -> None:
     ("given", "message"),
     [
         ((None, 2, None), "several processes need all of --coordinator, --num-processes and --process-id"),
-        (("h", 2, 0), "--coordinator is 'h'; it takes HOST:PORT"),
+        (("h", 2, 0), "--coordinator is 'h'; expected HOST:PORT"),
         (("\x1b[31m:1", 2, 0), r"--coordinator is '\x1b[31m:1'"),
-        (("h:1", 2, 2), "--process-id is 2; of 2 processes it is 0 to 1"),
+        (("h:1", 2, 2), "--process-id is 2; with 2 processes it is 0 to 1"),
     ],
 )
 def test_what_is_missing_or_wrong_is_named(given: tuple[str, int, int], message: str) -> None:
@@ -216,7 +216,7 @@ def test_an_error_of_one_process_ends_those_that_wait_for_it_with_its_exit_code(
         DataError if number == failing else EndedElsewhere for number in range(3)
     ]
     assert [error.exit_code for error in found] == [3, 3, 3]
-    assert str(found[2]) == "process 2 ended with the others: another one says why"
+    assert str(found[2]) == "process 2 ended with the others: another process says why"
     assert failing == 0 or str(found[0]) == "process 0 ended with the others: process 1: a.jpg: gone"
 
 
@@ -231,8 +231,10 @@ def test_every_image_is_tried_by_one_process_and_all_agree_on_what_can_be_read(
     for name in ("decode_image", "decode_with_header"):
         decode = getattr(decoding, name)
 
-        def counted(source: str | bytes, *, decode: Callable[..., Any] = decode, **options: object) -> Any:
-            tried.append(path_of[source] if isinstance(source, bytes) else source)
+        def counted(source: Any, *, decode: Callable[..., Any] = decode, **options: object) -> Any:
+            tried.append(
+                source if isinstance(source, str) else path_of[source if isinstance(source, bytes) else source.read()]
+            )
             return decode(source, **options)
 
         monkeypatch.setattr(decoding, name, counted)

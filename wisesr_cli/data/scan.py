@@ -27,6 +27,7 @@ from wisesr_cli.machine.threads import for_each
 
 _VERSION = 2  # increase it when `FACTS` or the meaning of a field changes
 _ENDS_BYTES = 4096
+_WORKERS = 2  # headers are parsed in Python: a second thread hides the latency of a disk, more get in each other's way
 _FORMATS = {name: position for position, name in enumerate(SUPPORTED)}
 
 
@@ -67,7 +68,7 @@ def scan_files(
 
     with listener.progress("looking at images", len(paths)) as progress:
         progress.advance(len(paths) - len(unknown))
-        for_each(read, unknown.tolist(), finished=progress.advance)
+        for_each(read, unknown.tolist(), workers=_WORKERS, finished=progress.advance)
     if len(unreadable) < len(unknown):
         _remember(cache, paths, facts, unreadable)
     return facts, dict(sorted({**unreadable, **too_large}.items()))

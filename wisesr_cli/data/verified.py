@@ -129,7 +129,7 @@ def try_decoding(
     """Return the files for which `decode` raises an `ImageError`, and the damaged ones; remember the others.
 
     `paths` and `keys` cover all files, `label` names the progress. `decode` gets a position and the file's bytes, or
-    its path if it was not read; it runs in threads, which have all ended when this returns or raises.
+    the open file if it was not read; it runs in threads, which have all ended when this returns or raises.
     """
     tried = Tried()
     contents = np.zeros(len(paths), np.uint64)
@@ -137,7 +137,11 @@ def try_decoding(
     def try_one(position: int) -> None:
         try:
             whole = opening.read_whole(paths[position])
-            header = decode(position, paths[position] if whole is None else whole)
+            if whole is not None:
+                header = decode(position, whole)
+            else:
+                with opening.open_regular(paths[position]) as file:
+                    header = decode(position, file)
         except ImageError as error:
             tried.unreadable[position] = str(error)
             return

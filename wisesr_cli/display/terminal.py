@@ -159,8 +159,8 @@ class PlainProgress:
             self.listener.note(self._line(now - self.started))
 
     def _line(self, seconds: float) -> str:
-        if not self.total:
-            return f"{self.label}: {self.done:,}"
+        if not self.total or not self.done:
+            return f"{self.label}: {self.done:,}" + (f" of {self.total:,}" if self.total else "")
         left = seconds * max(0, self.total - self.done) / self.done
         return f"{self.label}: {self.done:,} of {self.total:,}, about {left:,.0f} s left"
 

@@ -19,8 +19,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _REPORT_SECONDS = 0.1
-_TOGETHER, _ALONE = 2, 2  # reports for which all threads, and one alone, are tried
-_SMALL_ITEMS = 1000  # per second; fewer are large enough for all threads
+TRIAL, HOLD = 0.2, 5.0  # seconds, see `Pace`
+SMALL_ITEMS = 1000  # per second; if fewer are finished, they are large enough for all threads
 
 
 _most_workers: int | None = None  # set in a process that shares its processors with others like it
@@ -50,23 +50,31 @@ def has_shared_locks() -> bool:
     return True
 
 
-def for_each(function: Callable[[Item], object], items: Sequence[Item], *, finished: Callable[[int], object]) -> None:
-    """Call `function(item)` for every item, in the number of threads that is faster.
+def for_each(
+    function: Callable[[Item], object],
+    items: Sequence[Item],
+    *,
+    workers: int | None = None,
+    finished: Callable[[int], object],
+) -> None:
+    """Call `function(item)` for every item, in at most `workers` threads, by default one per processor.
 
-    That is one per processor, or a single one where items are so small that threads mostly wait for Python's global
-    lock, as for thumbnails. Both are tried for a moment, unless items are too large for it to matter.
+    If items are so small that threads mostly wait for Python's global lock, as for thumbnails, one thread is faster
+    than several: see `Pace`.
 
     `finished(count)` is called repeatedly, in the calling thread, with the number of newly finished items. Exceptions
     of both propagate; all threads have ended when this returns or raises.
     """
-    workers = min(worker_count(), len(items)) or 1
+    workers = min(workers or worker_count(), len(items)) or 1
     rest = iter(items)
     done = [0] * workers
     stopping = threading.Event()
-    pace = _Pace()
+    pace = Pace()
 
     def work(worker: int) -> None:
-        while not stopping.is_set() and (worker == 0 or pace.may_go_on()):
+        while worker == 0 or pace.may_go_on():
+            if stopping.is_set():
+                break
             try:
                 item = next(rest)
             except StopIteration:
@@ -84,9 +92,9 @@ def for_each(function: Callable[[Item], object], items: Sequence[Item], *, finis
             while ended:
                 ended.pop().result()  # no variable: a traceback would keep the future, and `function`, alive
             count = sum(done)
-            finished(count - reported)
             if workers > 1:
-                pace.report(count)
+                pace.report(time.perf_counter(), count)
+            finished(count - reported)
             reported = count
     finally:
         stopping.set()
@@ -94,48 +102,83 @@ def for_each(function: Callable[[Item], object], items: Sequence[Item], *, finis
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-class _Pace:
-    """Finds out whether all threads, or the first one alone, finish more items per second."""
+class Pace:
+    """Decides from time to time whether all threads, or the first one alone, finish more small items per second.
+
+    A trial takes `TRIAL` seconds with all threads, then as long with one. The next one follows after `HOLD` seconds,
+    twice as many each time, as other items may follow; at once if one thread alone meets large ones.
+    """
 
     def __init__(self) -> None:
         self._others = threading.Event()
         self._others.set()
         self._lock = threading.Lock()
         self._is_over = False
-        self._reports: list[tuple[float, int]] = []  # time in seconds, items finished
+        self._hold, self._resting_until = HOLD, 0.0
+        self._together: list[tuple[float, int]] = []  # time in seconds, items finished
+        self._alone: list[tuple[float, int]] = []
+        self._resting: list[tuple[float, int]] = []
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether only the first thread works at the moment."""
+        return not self._others.is_set()
 
     def may_go_on(self) -> bool:
         """Wait while the first thread works alone; return True."""
         return self._others.is_set() or self._others.wait()
 
     def release(self) -> None:
-        """Let all threads go on, from now to the end."""
+        """Let all threads continue until the end."""
         with self._lock:
             self._is_over = True
             self._others.set()
 
-    def report(self, finished: int) -> None:
-        """Take the number of items that are finished by now, and decide."""
+    def report(self, now: float, finished: int) -> None:
+        """Take the number of items finished at a time in seconds, and decide who works from now on."""
         with self._lock:
             if self._is_over:
                 return
-            self._reports.append((time.perf_counter(), finished))
-            number = len(self._reports) - 1
-            if number == _TOGETHER and self._rate(0, _TOGETHER) >= _SMALL_ITEMS:
-                self._others.clear()
+            if now < self._resting_until:
+                self._watch(now, finished)
                 return
-            go_on = number == _TOGETHER
-            if number == _TOGETHER + _ALONE:
-                go_on = self._rate(0, _TOGETHER) >= self._rate(_TOGETHER, number)
-            elif number > _TOGETHER + _ALONE:
-                go_on = self._rate(number - 1, number) < _SMALL_ITEMS  # larger ones follow
-        if go_on:
-            self.release()
+            if self._alone:
+                self._alone.append((now, finished))
+                if _seconds(self._alone) >= TRIAL:
+                    self._decide(now, is_alone=_rate(self._alone) > _rate(self._together))
+            elif self.is_alone and self._together:
+                self._alone.append((now, finished))  # what the others had begun is finished
+            elif self.is_alone:
+                self._others.set()  # a new trial
+            else:
+                self._together.append((now, finished))
+                if _seconds(self._together) >= TRIAL:
+                    self._others.clear()
+                    if _rate(self._together) < SMALL_ITEMS:
+                        self._decide(now, is_alone=False)
 
-    def _rate(self, first: int, last: int) -> float:
-        """Return the items per second between two reports."""
-        (began, before), (ended, after) = self._reports[first], self._reports[last]
-        return (after - before) / max(ended - began, 1e-9)
+    def _watch(self, now: float, finished: int) -> None:
+        """End the rest of a thread that works alone and finishes few items."""
+        self._resting.append((now, finished))
+        if _seconds(self._resting) >= TRIAL:
+            if self.is_alone and _rate(self._resting) < SMALL_ITEMS:
+                self._others.set()
+                self._resting_until, self._hold = now, HOLD
+            self._resting = []
+
+    def _decide(self, now: float, *, is_alone: bool) -> None:
+        if not is_alone:
+            self._others.set()
+        self._together, self._alone = [], []
+        self._resting_until, self._hold = now + self._hold, 2 * self._hold
+
+
+def _seconds(reports: list[tuple[float, int]]) -> float:
+    return reports[-1][0] - reports[0][0]
+
+
+def _rate(reports: list[tuple[float, int]]) -> float:
+    return (reports[-1][1] - reports[0][1]) / _seconds(reports)
 
 
 def always() -> bool:
