@@ -18,6 +18,7 @@ from small_trainings import CLASSES, STEPS, backbone_arrays, build_trainer, load
 from wisesr_cli.config.training import PhaseConfig
 from wisesr_cli.data.pixels import epoch_order
 from wisesr_cli.engines.keras import numpy_logits
+from wisesr_cli.listening import Silent
 from wisesr_cli.models.build import build_classifier
 from wisesr_cli.run.state import read_state
 from wisesr_cli.training.augmentation import seed_variables
@@ -80,7 +81,9 @@ def test_a_step_that_does_not_fit_into_memory_says_what_to_lower(
 ) -> None:
     full = type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor")
     monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: (_ for _ in ()).throw(full))
-    with pytest.raises(MemoryError, match=r"a step of \d+ images does not fit; start over with a --batch-size below"):
+    with pytest.raises(
+        MemoryError, match=r"a step of \d+ images does not fit in memory; start over with a --batch-size"
+    ):
         train_on(images, tmp_path, {"train.epochs": 1})
     assert (tmp_path / "run" / "config.yaml").is_file()
 
@@ -236,13 +239,17 @@ def stand_in(model: Any) -> Any:
     )
 
 
-def test_a_released_trainer_keeps_no_model_alive(images: Path, tmp_path: Path) -> None:
-    trainer = build_trainer(images, tmp_path)
-    trainer.begin_phase(trainer.config.phases[0])
+def test_a_released_trainer_keeps_no_model_and_no_feature_maps_alive(images: Path, tmp_path: Path) -> None:
+    settings = {"augment": "none", "train.epochs": 1, "train.phases": [{"epochs": 1, "freeze": "backbone"}]}
+    trainer = build_trainer(images, tmp_path, settings)
+    phase = trainer.config.phases[0]
+    trainer.begin_phase(phase, trainer.frozen_features(phase, 0, Silent()))
     trainer.begin_epoch(0)
     trainer.train_one_step()
-    model, backbone = weakref.ref(trainer.whole), weakref.ref(trainer.classifier.model)
+    assert trainer.features is not None
+    objects = trainer.whole, trainer.classifier.model, trainer.features.train(0)
+    alive = [weakref.ref(each) for each in objects]
+    del objects
     trainer.release()
-    assert model() is None
-    assert backbone() is None
+    assert [each() for each in alive] == [None, None, None]
     assert trainer.parameters > 0

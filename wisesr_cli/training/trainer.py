@@ -187,10 +187,10 @@ class Trainer:
             listener.note(f"feature maps of the frozen backbone are not cached, as augment.{mixes[0]} mixes the images")
             return None
         if self.distribution.is_shared:
-            listener.note("feature maps of the frozen backbone are not cached where several devices train together")
+            listener.note("feature maps of the frozen backbone are not cached when several devices train together")
             return None
         features = FrozenFeatures(
-            self.config, self.classifier, self.examples, phase, first_epoch=first_epoch, device=str(self.device)
+            self.config, self.classifier, self.examples, phase, first_epoch=first_epoch, device=self.device.name
         )
         return features if features.start(self.progress.epoch, listener) else None
 
@@ -279,8 +279,8 @@ class Trainer:
             if isinstance(error, MemoryError) or keras_start.is_out_of_memory(error):
                 size = self.config.train.batch_size
                 raise MemoryError(
-                    f"a step of {size} images does not fit; start over with a --batch-size below {size}, a smaller "
-                    "--image-size, or --precision mixed_bfloat16; what earlier epochs wrote is kept"
+                    f"a step of {size} images does not fit in memory; start over with a --batch-size below {size}, a "
+                    "smaller --image-size, or --precision mixed_bfloat16; what earlier epochs wrote is kept"
                 ) from error
             raise
 
@@ -329,7 +329,7 @@ class Trainer:
     def release(self) -> None:
         """Free the memory of the model, its compiled steps and its optimizer; nothing can be trained afterwards."""
         del self.classifier, self.float32_classifier, self.whole, self.model
-        self.features = None
+        del self.features, self.batches, self.validation  # feature maps, too
         return_freed_memory()
 
     def arrays(self) -> dict[str, Arrays]:
