@@ -76,6 +76,17 @@ def test_history_has_a_row_per_epoch_with_numbers_that_read_back_exactly(tmp_pat
     assert len(lines) == 2
 
 
+def test_a_name_without_its_folder_leads_to_the_run_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "runs" / "photos-wise")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match=r"^photos-wise: no such run directory; you may mean runs/photos-wise$"):
+        locate("photos-wise")
+    with pytest.raises(RunError, match=r"^photos: no such run directory; wisesr train creates one$"):
+        locate("photos")
+
+
 def test_a_run_is_opened_by_its_folder_or_its_model(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     with pytest.raises(RunError, match=r"no best\.keras yet.*--resume"):

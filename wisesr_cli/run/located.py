@@ -14,7 +14,7 @@ from wisesr_cli.errors import DataError, MachineError, RunError, UsageError
 from wisesr_cli.listening import Listener, Silent
 from wisesr_cli.machine import keras_start
 from wisesr_cli.model_files.info import BEST, ModelInfo
-from wisesr_cli.run.listing import resolved
+from wisesr_cli.run.listing import RUNS, resolved
 from wisesr_cli.run.names import CLASSES, CONFIG, SPLITS
 from wisesr_cli.run.records import refuse_link_outside
 from wisesr_cli.run.run import Run
@@ -90,14 +90,16 @@ def locate(path: str | Path, listener: Listener | None = None) -> Located:
             raise RunError(f"{visible(path)}: neither a run directory nor a .keras file")
         return Located(str(path), Run(file.parent), file)
     if not file.is_dir():
-        raise RunError(f"{visible(path)}: no such run directory; wisesr train makes one")
+        in_runs = Path(RUNS, file)
+        where = f"you may mean {visible(in_runs)}" if Run(in_runs).is_complete else "wisesr train creates one"
+        raise RunError(f"{visible(path)}: no such run directory; {where}")
     run = Run(file)
     if not run.is_complete:
         raise RunError(
-            f"{visible(path)}: not a run directory: it has no {CONFIG} and {CLASSES}; wisesr train makes one"
+            f"{visible(path)}: not a run directory: it has no {CONFIG} and {CLASSES}; wisesr train creates one"
         )
     if not run.best.is_file():
-        raise RunError(f"{visible(path)}: no {BEST} yet: no epoch has finished; go on with wisesr train --resume")
+        raise RunError(f"{visible(path)}: no {BEST} yet: no epoch has finished; continue with wisesr train --resume")
     for model in (run.best, run.litert):
         refuse_link_outside(model)
     return Located(str(path), run, run.best)
@@ -153,7 +155,7 @@ def load_training(
     if run is not None and not resume and not overwrite:
         path, config = shlex.quote(str(run.path)), shlex.quote(str(run.config_path))
         raise UsageError(
-            f"{visible(source)} is a run: to go on with it, wisesr train {visible(path)} --resume; to repeat it as a "
+            f"{visible(source)} is a run: to continue it, wisesr train {visible(path)} --resume; to repeat it as a "
             f"new one, wisesr train {visible(config)}"
         )
     keras_start.check_installed()
