@@ -2,10 +2,10 @@
 
     python -m benchmarks.speed.epochs
 
-MobileNetV2 at 96 px with the Wise head and light augmentation, batch 32. An epoch includes its steps, the validation,
-saving the best model and, for wisesr, the state to resume from, flushed to disk. The figure is the median of the epochs
-after the first, for whole processes run alternately; ours come from history.csv. The baseline is `fit` with
-ModelCheckpoint.
+MobileNetV2 at 96 px with the Wise head and light augmentation, batch 32. An epoch includes its steps and the
+validation. The figure is the median of the epochs after the first, for whole processes run alternately; ours come from
+history.csv, which leaves out the files that are written after an epoch. The baseline is `fit` with ModelCheckpoint,
+whose files count; `python -m benchmarks.peers` counts them on both sides.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def measure(settings: Settings) -> Iterator[Answer]:
         None if settings.quick else 1.05,
         None if settings.quick else 1.0,
     )
-    note = f"median of epochs 2 to {epochs} of each process"
+    note = f"median of epochs 2 to {epochs} of each process; wisesr's leave out the files written after an epoch"
     yield Answer(question, *alternate(ours, baseline, repetitions=settings.repetitions), note=note)
 
 

@@ -9,7 +9,8 @@ TensorFlow, or with TensorFlow. The images are generated: JPEGs of 400x534 pixel
 
 The figures are images per second, absolute and relative to a bare loop of steps on one batch that stays on the device:
 for the epochs of `wisesr train` after the first (including augmentation, the check of every loss, validation on one
-batch, states and the best model), and for the input side alone, from memory and with decoding.
+batch, states and the best model), and for the input side alone, from memory and with decoding. Feature maps of a frozen
+backbone are compared with a bare loop of forward steps.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from benchmarks.measuring import Answer, Question, Settings, alternate, main, ru
 BASELINES = Path(__file__).with_name("baselines")
 BACKBONES, QUICK_BACKBONES = ("ResNet50", "EfficientNetV2B0"), ("MobileNetV2",)
 CLASSES = 10
+FEATURE_BATCH = 32  # as in training/features.py
 CONFIG = """\
 schema_version: 1
 data: {{dir: {images}, image_size: [{side}, {side}]}}
@@ -39,7 +41,7 @@ train: {{epochs: {epochs}, batch_size: {batch}, precision: {precision}}}
 
 
 def measure(settings: Settings) -> Iterator[Answer]:
-    """Yield three answers for every backbone."""
+    """Yield four answers for every backbone."""
     side, batch, precision = (32, 8, "float32") if settings.quick else (224, 128, "mixed_bfloat16")
     steps, epochs, repetitions = (4, 2, 1) if settings.quick else (50, 4, settings.repetitions)
     images = settings.folder / "images"
@@ -59,10 +61,16 @@ def measure(settings: Settings) -> Iterator[Answer]:
             "input side, from memory": partial(input_speed, config, "memory", 20),
             "input side, decoding": partial(input_speed, config, "none", 1),
         }
+        of = f"{backbone}, {side} px, {precision}"
         for name, ours in sides.items():
-            question = Question(f"{name}, {backbone}, {side} px, {precision}", "bare steps on the device", "images/s")
+            question = Question(f"{name}, {of}", "bare steps on the device", "images/s")
             figures = alternate(ours, bare, repetitions=repetitions)
             yield Answer(question, *figures, note=f"device: {', '.join(sorted(devices))}")
+        bare_forward = [*command[:-2], str(FEATURE_BATCH), precision, str(steps * batch // FEATURE_BATCH), "forward"]
+        forward = partial(bare_speed, bare_forward, devices)
+        question = Question(f"feature maps of a frozen {of}", "bare forward steps on the device", "images/s")
+        features = partial(printed_speed, [sys.executable, str(BASELINES / "feature_maps.py"), str(config)])
+        yield Answer(question, *alternate(features, forward, repetitions=repetitions))
 
 
 def make_images(folder: Path, number: int) -> None:
@@ -87,7 +95,11 @@ def training_speed(config: Path, images: int, folder: Path, numbers: Iterator[in
 
 def input_speed(config: Path, cache: str, epochs: int) -> float:
     """Return the images per second of the input side alone."""
-    command = [sys.executable, str(BASELINES / "input_side.py"), str(config), cache, str(epochs)]
+    return printed_speed([sys.executable, str(BASELINES / "input_side.py"), str(config), cache, str(epochs)])
+
+
+def printed_speed(command: list[str]) -> float:
+    """Return the images per second that a program prints."""
     return float(run_process(command).stdout.split()[1])
 
 

@@ -1,6 +1,7 @@
 """Trains with only Keras on one batch that stays on the device, and prints images per second and the device.
 
-Arguments: backbone, side in pixels, batch, precision, number of steps. KERAS_BACKEND: tensorflow or jax.
+Arguments: backbone, side in pixels, batch, precision, number of steps, and optionally `forward`: the backbone alone is
+run, without training. KERAS_BACKEND: tensorflow or jax.
 """
 
 import os
@@ -25,6 +26,7 @@ data = (
     keras.ops.convert_to_tensor(np.eye(10, dtype="float32")[random.integers(0, 10, batch)]),
 )
 model.train_on_batch(*data)  # creates every variable
+is_forward = sys.argv[6:] == ["forward"]
 
 if keras.backend.backend() == "jax":
     import jax
@@ -33,6 +35,15 @@ if keras.backend.backend() == "jax":
     groups = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
     state = tuple([variable.value for variable in group] for group in (*groups, model.metrics_variables))
     jitted = jax.jit(model.train_step, donate_argnums=0)
+    forward = jax.jit(lambda weights, pixels: backbone.stateless_call(*weights, pixels, training=False)[0])
+
+    def run_forward(count: int) -> None:
+        """Run the backbone, and wait for the last batch."""
+        trainable = [variable.value for variable in backbone.trainable_variables]
+        fixed = [variable.value for variable in backbone.non_trainable_variables]
+        for _ in range(count):
+            found = forward((trainable, fixed), data[0])
+        jax.block_until_ready(found)
 
     def train(count: int) -> None:
         """Take steps, and wait for the last."""
@@ -46,6 +57,13 @@ else:
     gpus = tf.config.list_physical_devices("GPU")
     device = tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
     compiled = tf.function(model.train_step)
+    forward = tf.function(lambda pixels: backbone(pixels, training=False))
+
+    def run_forward(count: int) -> None:
+        """Run the backbone, and wait for the last batch."""
+        for _ in range(count):
+            found = forward(data[0])
+        found.numpy()
 
     def train(count: int) -> None:
         """Take steps, and wait for the last."""
@@ -54,8 +72,9 @@ else:
         float(logs["loss"])
 
 
-train(2)
+run = run_forward if is_forward else train
+run(2)
 started = time.perf_counter()
-train(steps)
+run(steps)
 print("images_per_second", steps * batch / (time.perf_counter() - started))
 print("device", device, "with", os.environ.get("KERAS_BACKEND") or "tensorflow")

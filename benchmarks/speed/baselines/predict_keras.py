@@ -17,4 +17,4 @@ else:
 logits = model.predict(photos, verbose=0)
 for name, probabilities in zip(names, keras.ops.convert_to_numpy(keras.ops.softmax(logits)), strict=True):
     best = probabilities.argsort()[::-1][:5]
-    print(name, *(f"{label}:{probabilities[label]:.4f}" for label in best))
+    print(name, *(f"{label}:{probabilities[label]:.4f}" for label in best), flush=True)
