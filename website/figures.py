@@ -24,7 +24,7 @@ ABOUT = {
     "gmp": "the maximum: one position decides",
     "depthwise": "a learned weight for every position",
     "wise": "a learned weight for every tile",
-    "flatten": "every position, for every class anew",
+    "flatten": "every position, for each class separately",
     "fc": "the same, into two layers of 4,096 units",
 }
 

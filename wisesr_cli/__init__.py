@@ -1,4 +1,4 @@
-"""wisesr: train, judge, explain and ship image classifiers that keep what global average pooling throws away.
+"""wisesr: train, evaluate, explain and ship image classifiers that keep what global average pooling throws away.
 
     import wisesr_cli
 

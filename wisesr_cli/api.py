@@ -242,7 +242,7 @@ def predict(request: PredictRequest) -> Predictions:
 
 @takes(EmbedRequest)
 def embed(request: EmbedRequest) -> Records[Embedding]:
-    """Give feature vectors of images, what the classifier layer gets: a record per image, in order.
+    """Compute the feature vectors of images, the input of the classifier layer: a record per image, in order.
 
     An unreadable image has the reason in `error`. Raises a `WisesrError` if the run or the output cannot be used, or
     there is no input.
@@ -291,7 +291,7 @@ def position_weights(request: WeightsRequest) -> LearnedWeights:
 
 @takes(ExportRequest)
 def export(request: ExportRequest) -> Exports:
-    """Write a run's best model in other formats, each loaded again by its own runtime and compared with the run.
+    """Write a run's best model in other formats, each reloaded by its own runtime and compared with the run.
 
     Raises as `exporting.export.export` does.
     """

@@ -129,7 +129,7 @@ class PredictRequest(StreamRequest):
     ray_workers: int | None = None
     """Number of Ray workers; None is one per processor, or per GPU."""
     output: str | None = None
-    """A file for the records. It appears once it is complete; a journal beside it lets an interrupted one resume."""
+    """A file for the records. It appears once it is complete; a journal next to it lets an interrupted one resume."""
     output_format: OutputFormat | None = None
     """The format of that file; None infers it from the suffix."""
     sheet: str | None = None
@@ -162,7 +162,7 @@ class EmbedRequest(StreamRequest):
     engine: EngineChoice = "auto"
     """The inference engine; `auto` is LiteRT where possible."""
     output: str | None = None
-    """A .npz or .parquet file for all vectors. It appears once it is complete; a journal beside it lets an interrupted
+    """A .npz or .parquet file for all vectors. It appears once it is complete; a journal next to it lets an interrupted
     one resume."""
     overwrite: bool = False
     """Whether to replace an existing output."""
@@ -186,7 +186,7 @@ class ExplainRequest(StreamRequest):
     write: bool = False
     """Whether to also write pictures, contact sheets and the numbers."""
     output_dir: str | None = None
-    """The folder for them; None is `explain` beside the model file."""
+    """The folder for them; None is `explain` next to the model file."""
     pictures: int = 1000
     """Maximum number of images with their own picture."""
     screen: Screen | None = field(default=None, repr=False, compare=False)
@@ -205,7 +205,7 @@ class WeightsRequest(Request):
     write: bool = False
     """Whether to also write a picture and the numbers."""
     output_dir: str | None = None
-    """The folder for them; None is `explain` beside the model file."""
+    """The folder for them; None is `explain` next to the model file."""
     screen: Screen | None = field(default=None, repr=False, compare=False)
     """Shows the picture."""
     stop: StopRequest | None = field(default=None, repr=False, compare=False)
@@ -240,7 +240,7 @@ class AddWeightsRequest(Request):
 
 @dataclass(frozen=True)
 class ExportRequest(Request):
-    """Write a run's best model in other formats, each loaded again by its own runtime and compared with the run."""
+    """Write a run's best model in other formats, each reloaded by its own runtime and compared with the run."""
 
     run: str | Path
     """A run directory, or its best.keras."""
@@ -264,7 +264,7 @@ class ExportRequest(Request):
     data: str | Path | None = None
     """Image folder to compare on; None is the run's validation split, else test, else train."""
     output_dir: str | Path | None = None
-    """The folder; None is `export` beside the model file."""
+    """The folder; None is `export` next to the model file."""
     overwrite: bool = False
     """Whether to replace earlier exports."""
 

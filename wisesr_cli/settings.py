@@ -109,7 +109,7 @@ def check_path(path: str) -> str:
     except UnicodeEncodeError:
         raise ValueError("no file can have this name: it holds half of a character (a lone surrogate)") from None
     if "\0" in path:
-        raise ValueError("a path has no NUL character")
+        raise ValueError("a path cannot contain a NUL character")
     return path
 
 

@@ -153,7 +153,7 @@ def _predicted(run: Path, labels: list[str], *, size: int) -> Any:
 def _reason(message: str, file: Path) -> str:
     """Return why a file was refused, without its name and the advice after every reason."""
     words = message.removeprefix(f"{file}: ").removeprefix("cannot be converted: ")
-    return words.partition(". With a head of its own")[0]
+    return words.partition(". Its backbone can be trained with a new head")[0]
 
 
 def accepted_table(outcomes: list[Outcome]) -> Grid:

@@ -67,7 +67,7 @@ def test_init_leaves_another_file_of_the_schema_s_name_alone(
     wisesr: CommandLine, trained: Trained, content: str
 ) -> None:
     Path("wisesr.schema.json").write_text(content, encoding="utf-8")
-    wisesr("init", trained.photos).failed(2, "wisesr.schema.json exists, and is no schema that wisesr wrote")
+    wisesr("init", trained.photos).failed(2, "wisesr.schema.json exists, and is not a schema written by wisesr")
     assert Path("wisesr.schema.json").read_text(encoding="utf-8") == content
     assert not Path("config.yaml").exists()
 
@@ -332,6 +332,6 @@ def test_a_long_table_is_shortened_and_the_command_that_shows_all_is_named(
     short, whole = wisesr(*line).worked(), wisesr(*line, "-v").worked()
     assert (short.out.count(".png"), whole.out.count(".png")) == (4, photos)
     assert f"... {photos - 4} more ..." in short.out
-    short.said(f"{photos - 4} rows are left out; all of them: wisesr {' '.join(line)} -v")
-    assert "left out" not in whole.err
-    assert "left out" not in wisesr(*line, "--format", "csv").worked().err
+    short.said(f"{photos - 4} rows are not shown; to see all: wisesr {' '.join(line)} -v")
+    assert "not shown" not in whole.err
+    assert "not shown" not in wisesr(*line, "--format", "csv").worked().err

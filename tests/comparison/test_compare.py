@@ -207,7 +207,7 @@ def test_with_more_seeds_a_loss_that_is_not_finite_leaves_out_its_training_alone
     answer = wisesr(*compared.line(folder, "--resume", "--format", "json", "--seeds", "3"))
     assert answer.code == 3
     assert answer.error == (
-        "wisesr: 1 training of 6 left out: gap, seed 2: the training loss became nan at step 1 of epoch 1"
+        "wisesr: 1 training of 6 skipped: gap, seed 2: the training loss became nan at step 1 of epoch 1"
     )
     assert trained == ["gap-seed2", "wise-seed2"]
     gap, wise = json.loads(answer.out)["rows"]
@@ -222,7 +222,7 @@ def test_losses_that_are_not_finite_end_in_a_table(compared: Compared, wisesr: C
     # Every step makes every weight 99 times larger.
     larger = "train.optimizer={name: sgd, learning_rate: 100, weight_decay: 1}"
     broken = ["-s", larger, "--lr", "100", "-b", "1", "--seeds", "1", "--format", "json"]
-    answer = wisesr(*compared.line(tmp_path / "broken", *broken)).failed(3, "2 trainings of 2 left out")
+    answer = wisesr(*compared.line(tmp_path / "broken", *broken)).failed(3, "2 trainings of 2 skipped")
     assert [row["missing_seeds"] for row in json.loads(answer.out)["rows"]] == [[0], [0]]
     assert not (tmp_path / "broken" / "plots").exists()
 
@@ -230,7 +230,9 @@ def test_losses_that_are_not_finite_end_in_a_table(compared: Compared, wisesr: C
 def test_fewer_epochs_are_refused(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
     folder = compared.copy_to(tmp_path / "shorter")
     before = (folder / "trainings.json").read_bytes()
-    wisesr(*compared.line(folder, "--resume", "--epochs", "1")).failed(2, "is one of 2 epochs; it can take more, not 1")
+    wisesr(*compared.line(folder, "--resume", "--epochs", "1")).failed(
+        2, "has 2 epochs; it can be extended, but not cut to 1"
+    )
     assert (folder / "trainings.json").read_bytes() == before
 
 

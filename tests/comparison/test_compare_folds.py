@@ -212,7 +212,7 @@ def test_folds_are_paired_and_their_images_resampled_once_for_all_seeds(tmp_path
     assert row.difference_to_first_ci95 == expected
     text = "\n".join(result.conclusions)
     assert ("3 folds, 30 examples" if seeds == 1 else "3 folds with 2 seeds, 30 examples") in text
-    assert "by more than chance of fold and images" in text
+    assert "by more than the choice of fold and images explains" in text
     assert "share most of their images" in text
     assert "--seeds" not in text
 

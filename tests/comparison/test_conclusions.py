@@ -67,8 +67,8 @@ def said(*rows: ComparisonRow, **values: Any) -> str:
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [
-        (0.012, 0.05, "better on images like these, by more than chance of seed and images"),
-        (-0.05, -0.012, "worse on images like these, by more than chance of seed and images"),
+        (0.012, 0.05, "better on images like these, by more than the choice of seed and images explains"),
+        (-0.05, -0.012, "worse on images like these, by more than the choice of seed and images explains"),
         (-0.01, 0.05, "the interval includes zero: no clear difference"),
         (0.0, 0.05, "the interval includes zero"),
     ],
@@ -76,7 +76,7 @@ def said(*rows: ComparisonRow, **values: Any) -> str:
 def test_a_verdict_is_given_only_where_the_interval_leaves_zero_out(low: float, high: float, verdict: str) -> None:
     text = said(row("gap"), row("wise", low, high))
     assert f"{points(low)} to {points(high)}; 5 seeds, 179 examples): {verdict}" in text
-    assert text.count("no clear difference") + text.count("by more than chance of seed") == 1
+    assert text.count("no clear difference") + text.count("by more than the choice of seed") == 1
 
 
 def test_the_difference_is_told_in_points_with_its_interval() -> None:
@@ -93,7 +93,7 @@ def test_an_interval_without_width_is_no_verdict(difference: float) -> None:
 
 def test_one_seed_claims_nothing_about_other_trainings() -> None:
     text = said(row("gap", seeds=1), row("wise", 0.01, 0.05, seeds=1))
-    assert "this one training was better by more than chance of the images; other seeds may differ" in text
+    assert "this one training was better by more than the choice of images explains; other seeds may differ" in text
     assert "1 seed: the intervals cover differences between images" in text
     assert "--seeds 5 --resume" in text
 
@@ -125,7 +125,7 @@ def test_images_that_are_no_independent_draws_are_told() -> None:
     assert "up to 179 examples for each seed" in overlapping
     assert "overlap" not in said(*rows, split="validation")
     assert "group" not in said(*rows)
-    assert "of one group" in "".join(conclude(comparison(*rows), in_groups=True).conclusions)
+    assert "of the same group" in "".join(conclude(comparison(*rows), in_groups=True).conclusions)
 
 
 def test_many_comparisons_at_once_are_mentioned() -> None:
@@ -151,7 +151,7 @@ def test_validation_missing_trainings_and_unlike_schedules_are_told() -> None:
     text = said(*rows, split="validation", trainings=trainings)
     assert "evaluated on validation, which also chose the best epochs" in text
     assert "wise has no result for seed 1: the training loss became nan" in text
-    assert "seed 0 was not trained alike under all heads" in text
+    assert "seed 0 was not trained alike for all heads" in text
     assert "(gap 3 and then 5, wise 5)" in text
     assert "seed 1 was not trained alike" not in text
 

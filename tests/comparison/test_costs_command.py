@@ -147,7 +147,7 @@ def test_a_size_below_the_minimum_of_a_backbone_is_left_out_with_a_note(wisesr: 
     answer = wisesr("summarize", *line, "--head", "gap", "--format", "json").worked()
     shown = [(row["backbone"], row["image_height"], row["image_width"]) for row in answer.data["rows"]]
     assert shown == [("MobileNetV2", 32, 40), ("compact", 16, 16), ("compact", 32, 40)]
-    assert "left out: data.image_size is 16x16, but MobileNetV2 needs at least 32x32" in answer.err
+    assert "skipped: data.image_size is 16x16, but MobileNetV2 needs at least 32x32" in answer.err
 
 
 def test_nothing_that_can_be_built_is_2(wisesr: CommandLine) -> None:
@@ -159,7 +159,7 @@ def test_a_feature_map_of_one_position_is_said_to_make_every_head_gap(wisesr: Co
     wise, gap = answer.data["rows"]
     assert wise["feature_map"] == [1, 1, 1280]
     assert wise["head_parameters"] == gap["head_parameters"]
-    assert "one position only, so wise is GAP" in answer.err
+    assert "only one position, so wise equals GAP" in answer.err
 
 
 def test_a_run_a_config_and_a_folder_can_be_the_source(wisesr: CommandLine, trained: Trained) -> None:

@@ -38,10 +38,10 @@ from wisesr_cli.training.trainer import Trainer
         (["--folds", "1"], "--folds 1: give 2 to 100"),
         (["--label-issues"], "--label-issues needs --folds"),
         (["--seeds", "0"], "give 1 to 1,000 seeds"),
-        (["--seeds", "-1"], "--seeds -1: give how many"),
+        (["--seeds", "-1"], "--seeds -1: give a number of seeds"),
         (["--seeds", "1,1"], "1 is given twice"),
-        (["--seeds", "two"], "--seeds two: give how many"),
-        (["--seeds", "1,99999999999"], "--seeds 1,99999999999: give how many"),
+        (["--seeds", "two"], "--seeds two: give a number of seeds"),
+        (["--seeds", "1,99999999999"], "--seeds 1,99999999999: give a number of seeds"),
         (["-s", "data.validation_split=0"], "nothing to evaluate on"),
         (["--name", "../x"], "name"),
     ],
@@ -83,7 +83,7 @@ def test_options_of_the_config_hold_for_every_head_that_has_them(tmp_path: Path)
     heads = [head.loaded.config.model.head.model_dump() for head in plan.heads]
     assert [head["dropout"] for head in heads] == [0.5, 0.5, 0.5]
     assert [head.get("pooling") for head in heads] == [None, "valid", "tile"]
-    assert plan.notes == ("--heads gap: the head 'gap' has no pooling; left out",)
+    assert plan.notes == ("--heads gap: the head 'gap' has no pooling; ignored",)
     names = [training.run for training in plan.trainings(tmp_path)]
     assert names == ["gap-dropout-0.5-seed0", "wise-dropout-0.5-pooling-valid-seed0", "wise-dropout-0.5-seed0"]
 
@@ -93,8 +93,8 @@ def test_settings_that_compare_decides_itself_are_left_out_with_a_note(tmp_path:
     given = [parse_set(text) for text in ("seed=7", "model.head.name=fc", "name=mine")]
     plan = plan_of(CompareRequest(tmp_path / "c.yaml", given, heads=HEADS, seeds=SEEDS))
     assert plan.notes == (
-        "--set seed=7: left out, as --seeds says which ones",
-        "--set model.head.name=fc: left out, as --heads says which ones",
+        "--set seed=7: ignored, as --seeds says which ones",
+        "--set model.head.name=fc: ignored, as --heads says which ones",
     )
     assert {training.loaded.config.seed for training in plan.trainings(tmp_path)} == {*SEEDS}
 

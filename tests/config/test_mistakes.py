@@ -80,7 +80,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "pattern without group": ("data:\n  group_regex: a", 2, "data.split_strategy is stratified, not group"),
     "pattern": ("data: {split_strategy: group, group_regex: '('}", 1, "data.group_regex is '(': not a"),
     "both folders": ("data:\n  dir: a\n  train_dir: b", 2, "data.dir and data.train_dir are both given"),
-    "no training folder": ("data: {test_dir: b}", 1, "data.train_dir is missing beside"),
+    "no training folder": ("data: {test_dir: b}", 1, "data.train_dir is missing: data.validation_dir and"),
     "version": ("schema_version: 2", 1, "schema_version is 2; allowed: 1"),
     "name with a path": ("name: ../x", 1, f"name is '../x': {FOLDER} without slashes"),
     "absolute name": ("name: /x", 1, f"name is '/x': {FOLDER}"),
@@ -90,7 +90,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "long name": (f"name: {'é' * 101}", 1, "up to 200 bytes"),
     "escape sequence": ('resize: "\\e[31m\\n"', 1, "resize is not a key of a config"),
     "escape sequence as a value": ('data: {resize: "\\e[31m\\n"}', 1, "data.resize is '\\x1b[31m\\n'; allowed:"),
-    "path with a NUL": ('data: {dir: "a\\0b"}', 1, "a path has no NUL"),
+    "path with a NUL": ('data: {dir: "a\\0b"}', 1, "a path cannot contain a NUL"),
     "long text": (f"data: {{resize: {'x' * 5000}}}", 1, "xxx...; allowed: squash"),
     **{f"no mapping: {text}": (text, 1, "a config is a mapping of keys; found") for text in ("- 1", "5", "text", "[]")},
 }

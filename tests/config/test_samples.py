@@ -68,7 +68,8 @@ def test_comments_stay(wisesr: CommandLine) -> None:
 
 def test_mistakes_are_2_or_3_and_write_nothing(wisesr: CommandLine, photos: Path) -> None:
     wisesr("init", "--sample", "foto").refused(2, "Did you mean 'photos'?", "wisesr init --list")
-    wisesr("init", photos, "--sample", "photos", "--task", "multilabel").refused(2, "--task multilabel does not fit")
+    answer = wisesr("init", photos, "--sample", "photos", "--task", "multilabel")
+    answer.refused(2, "--task multilabel cannot be combined with --sample")
     wisesr("init").refused(2, "FOLDER is missing", "--sample NAME")
     wisesr("init", "nowhere", "--sample", "photos").refused(3, "nowhere: no such folder")
     Path("config.yaml").write_text("mine", encoding="utf-8")

@@ -246,7 +246,7 @@ def test_options_that_a_head_on_the_command_line_lacks_are_dropped_with_one_note
     path = write(tmp_path, dump_yaml({"model": {"head": {"name": "wise", **given}}}))
     loaded = load_config(path, [head_option(head)])
     lacking = [key for key in given if key not in HEADS[head].options.model_fields]
-    assert loaded.notes == ((f"--head: the head '{head}' has no {', '.join(lacking)}; left out",) if lacking else ())
+    assert loaded.notes == ((f"--head: the head '{head}' has no {', '.join(lacking)}; ignored",) if lacking else ())
     assert loaded.config.model.head.name == head
     assert loaded.config.model.head.dropout == 0.25
 

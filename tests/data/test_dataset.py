@@ -80,7 +80,7 @@ def test_files_with_unlisted_suffixes_are_counted(tmp_path: Path) -> None:
     heard = Heard()
     built(tmp_path, heard)
     assert "5 files ignored: 2 .txt" in heard.notes[0]
-    assert "1 outside of the class folders" in heard.notes[0]
+    assert "1 outside the class folders" in heard.notes[0]
 
 
 def test_links_to_folders_and_files_elsewhere_are_followed(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_spaces_at_the_ends_of_names_are_seen(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"does not know: 'dog '\. Did you mean 'dog'"):
         scan_folder_for_evaluation(tmp_path / "run", ["cat", "dog"], on_error="fail", listener=Silent())
     make_folder(tmp_path / "both", {"dog": 2, "dog ": 2})
-    assert "differ only in case, in spaces at their ends or" in refused(tmp_path / "both")
+    assert "differ only in case, in leading or trailing spaces or" in refused(tmp_path / "both")
 
 
 def test_a_class_without_an_image_outside_of_training_is_a_note(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_list_that_holds_anything_but_names_is_refused_with_its_line(
 def test_another_separator_can_be_set_and_a_wrong_one_is_named(table: Path, tmp_path: Path) -> None:
     other = rewritten(table, tmp_path, "other.csv", ["path,label", "0000.png,red;blue", "0001.png,blue;green"])
     assert index_of(other, label_separator=";").class_names == ("blue", "green", "red")
-    with pytest.raises(DataError, match=r"hold ';'.*--set data.label_separator=';'"):
+    with pytest.raises(DataError, match=r"contain ';'.*--set data.label_separator=';'"):
         index_of(other)
 
 
@@ -187,7 +187,7 @@ def test_a_record_notices_that_an_image_lost_its_only_label(table: Path, tmp_pat
 def test_images_to_evaluate_on_need_a_table_with_known_labels(table: Path, tmp_path: Path) -> None:
     judged = scan_folder_for_evaluation(table, SHAPES, on_error="fail", separator="|", listener=Silent())
     assert judged.splits["test"].labels.shape == (120, 4)
-    with pytest.raises(DataError, match="class folders cannot name"):
+    with pytest.raises(DataError, match="class folders cannot express"):
         scan_folder_for_evaluation(table.parent, SHAPES, on_error="fail", separator="|", listener=Silent())
     unknown = rewritten(table, tmp_path, "unknown.csv", ["path,label", "0000.png,red|purple"])
     with pytest.raises(DataError, match="does not know: 'purple'"):

@@ -1,4 +1,4 @@
-"""Copies are found whatever was done to them, and pictures that resemble one another are not taken for copies."""
+"""Copies are found however they were changed, and pictures that resemble one another are not reported as copies."""
 
 from __future__ import annotations
 
@@ -107,11 +107,13 @@ def test_without_the_option_the_row_is_about_equal_bytes_and_names_it(tmp_path: 
         save(draw_picture(number), tmp_path / "ab"[number % 2] / f"{number}.png")
     found = {each.code: each for each in inspect_data(Data(dir=tmp_path), seed=0, listener=Silent())}
     assert found["duplicates"].message == (
-        "no file is in two splits or under two labels with equal bytes; --near-duplicates looks for copies that were "
+        "no two equal files are in different splits or under different labels; "
+        "--near-duplicates looks for copies that were "
         "re-encoded, resized or mirrored"
     )
     assert "near-duplicates" not in found
-    assert findings(tmp_path)["duplicates"].message == "no file is in two splits or under two labels with equal bytes"
+    message = findings(tmp_path)["duplicates"].message
+    assert message == "no two equal files are in different splits or under different labels"
     assert findings(tmp_path)["near-duplicates"].message == (
         "10 pictures compared: none looks like a copy of one in another split or under another label"
     )

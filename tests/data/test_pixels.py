@@ -96,7 +96,7 @@ def test_skip_keeps_the_readable_images_and_lists_the_others(cache: str, paths: 
         assert len(pixels) == 22
         assert pixels.kept.tolist() == [number for number in range(23) if number != 3]
         assert np.array_equal(pixels.batch(np.arange(22)), decoded(readable))
-        assert heard.warnings == [f"1 unreadable image left out: {paths[3]}: empty file"]
+        assert heard.warnings == [f"1 unreadable image skipped: {paths[3]}: empty file"]
         pixels.close()
     if cache == "disk":
         with pytest.raises(DataError, match="empty file"):

@@ -131,7 +131,7 @@ def test_without_its_file_or_its_package_litert_is_an_error_where_it_was_asked_f
     answer = wisesr("predict", run.path, photos).worked()
     assert "engine: Keras, as ai-edge-litert is not installed" in answer.err
     run.litert.unlink()
-    wisesr("predict", run.path, photos, "--engine", "litert").failed(4, "there is no best.tflite beside best.keras")
+    wisesr("predict", run.path, photos, "--engine", "litert").failed(4, "there is no best.tflite next to best.keras")
 
 
 def test_evaluate_gives_the_same_metrics_with_both_engines(run: Run, wisesr: CommandLine) -> None:
@@ -249,7 +249,7 @@ def test_another_litert_that_cannot_say_its_operators_is_not_trusted(
 
 
 def test_an_engine_that_is_none_is_an_error_in_python_too(trained: Trained) -> None:
-    with pytest.raises(UsageError, match=r"engine 'keros' is none of auto, litert, keras"):
+    with pytest.raises(UsageError, match=r"engine 'keros' is not one of auto, litert, keras"):
         api.predict(trained.run, [trained.photos], engine="keros")  # type: ignore[arg-type]
 
 
@@ -292,8 +292,8 @@ def test_a_model_that_cannot_be_converted_or_does_not_agree_is_a_warning_and_no_
 
     logits = LiteRtEngine.logits
     for change, reason in (
-        (lambda patch: patch.setitem(conversion.WRITERS, "litert", refuse), "for LiteRT: cannot convert\\x1b[31m;"),
-        (lambda patch: patch.setattr(LiteRtEngine, "logits", others), "gives other probabilities"),
+        (lambda patch: patch.setitem(conversion.WRITERS, "litert", refuse), "to LiteRT: cannot convert\\x1b[31m;"),
+        (lambda patch: patch.setattr(LiteRtEngine, "logits", others), "the LiteRT model gives different probabilities"),
         (lambda patch: patch.setattr(LiteRtEngine, "logits", fail), "the model cannot be run"),
     ):
         run.litert.unlink()
@@ -316,7 +316,7 @@ def test_without_tensorflow_a_note_says_that_there_is_no_file(
     monkeypatch.setattr(conversion, "find_spec", lambda name: None)
     line = ("train", trained.photos, *QUICK, "--epochs", "2", "-o", tmp_path / "runs", "--name", "tiny", "--resume")
     answer = wisesr(*line).worked()
-    assert "no best.tflite: TensorFlow converts models for LiteRT, and is not installed\n" in answer.err
+    assert "no best.tflite: converting models to LiteRT needs TensorFlow, which is not installed\n" in answer.err
     assert not run.litert.exists()
 
 
@@ -329,7 +329,7 @@ def test_a_process_of_its_own_converts_where_keras_runs_on_jax(
     converted = best_litert.to_litert(engine, run.litert)
     assert np.array_equal(LiteRtEngine(converted).logits(noise(5)), LiteRtEngine(expected).logits(noise(5)))
     monkeypatch.setattr(conversion, "_PROGRAM", "raise SystemExit('no\\x1b model')")
-    with pytest.raises(conversion.ConversionError, match=r"cannot be converted for LiteRT: no\\x1b model"):
+    with pytest.raises(conversion.ConversionError, match=r"cannot be converted to LiteRT: no\\x1b model"):
         best_litert.to_litert(engine, run.litert)
 
 

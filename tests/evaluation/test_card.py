@@ -47,7 +47,7 @@ def test_a_training_writes_it_and_an_evaluation_adds_its_figures(wisesr: Command
 def test_a_card_that_was_edited_stays_and_this_is_said(wisesr: CommandLine, run: Path) -> None:
     (run / "README.md").write_text("my own words\n", encoding="utf-8")
     answer = wisesr("evaluate", run)
-    assert "README.md was not written by wisesr, or was edited, and stays as it is" in " ".join(answer.err.split())
+    assert "README.md was not written by wisesr, or was edited, and is left unchanged" in " ".join(answer.err.split())
     assert (run / "README.md").read_text(encoding="utf-8") == "my own words\n"
 
 

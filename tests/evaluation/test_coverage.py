@@ -111,7 +111,7 @@ def test_where_no_score_is_right_often_enough_every_single_answer_is_withheld() 
 def test_too_few_validation_images_are_said_with_what_they_allow() -> None:
     logits, labels = drawn(15, 5)
     found(0.93, logits, labels)
-    with pytest.raises(UsageError, match=r"needs 19 validation images or more; the run has 15; allowed are values up"):
+    with pytest.raises(UsageError, match=r"needs 19 validation images or more; the run has 15; allowed: values up"):
         found(0.95, logits, labels)
 
 
@@ -145,7 +145,7 @@ def test_predict_and_evaluate_give_the_sets_of_a_run(wisesr: CommandLine, traine
     [
         (("--coverage", "1"), 2, "give a fraction above 0 and below 1"),
         (("--coverage", "0.99"), 2, "needs 99 validation images or more"),
-        (("--coverage", "0.8", "--image-size", "40"), 2, "leave --precision and --image-size out"),
+        (("--coverage", "0.8", "--image-size", "40"), 2, "leave out --precision and --image-size"),
     ],
 )
 def test_a_coverage_that_cannot_be_given_is_refused(

@@ -1,4 +1,4 @@
-"""Labels that are taken for wrong: the same ones as by cleanlab, ranked, in a table and on a contact sheet."""
+"""Labels that are likely to be wrong: the same ones as by cleanlab, ranked, in a table and on a contact sheet."""
 
 from __future__ import annotations
 

@@ -71,12 +71,12 @@ def test_the_accuracy_is_judged_by_its_interval_against_the_most_frequent_class(
 
 
 CASES = {
-    "one-label": (answers(TRUTH, [1] * 90), training(), "predicts for every image 'hat'", "--learning-rate 0.0001"),
+    "one-label": (answers(TRUTH, [1] * 90), training(), "predicts 'hat' for every image", "--learning-rate 0.0001"),
     "equal-scores": (answers(TRUTH, RIGHT, sure=0.05), training(), "nearly equal", "--learning-rate 0.01"),
     "never-predicted": (answers(TRUTH, [0, 1, 0] * 30), training(), "1 class is never predicted: shoe", "--report"),
     "overfitting": (answers(TRUTH, RIGHT), training(accuracy=0.99), "epoch 3 reached 99.0 % on the", "dropout=0.5"),
     "statistics": (
-        answers(TRUTH, RIGHT), training(accuracy=0.99, on_training=0.3), "right for 30.0 %, in training", "-b 64",
+        answers(TRUTH, RIGHT), training(accuracy=0.99, on_training=0.3), "for 30.0 %, but was for 99.0 %", "-b 64",
     ),
     "loss-did-not-move": (answers(TRUTH, RIGHT), training((1.1, 1.09, 1.1)), "1.1000 in the first", "-rate 0.01"),
     "best-first": (answers(TRUTH, RIGHT), training(best=1), "the first of 4 epochs was the best", "-rate 0.0001"),

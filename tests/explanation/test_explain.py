@@ -113,7 +113,7 @@ def test_tables_name_class_logit_and_strongest_position(wisesr: CommandLine, tra
         (["RUN", "photos", "--class", "gren"], 2, "the model has no class 'gren'. Did you mean 'green'?"),
         (["RUN", "photos", "--class", "\x1b[31m"], 2, "no class '\\x1b[31m'. It has blue, green, red."),
         (["RUN"], 2, "nothing to explain: give images"),
-        (["RUN", "photos", "--weights"], 2, "leave the images out"),
+        (["RUN", "photos", "--weights"], 2, "give no images"),
         (["RUN", "photos", "-o", "photos/b.png"], 2, "photos/b.png is a file"),
         (["RUN", "photos", "-o", ""], 2, "-o is empty"),
         (["RUN", "photos", "-o", "no/where/at/all"], 5, "no such folder"),
@@ -383,4 +383,4 @@ def test_a_terminal_without_pictures_says_so(wisesr: CommandLine, trained: Train
     line = (name, trained.run, *rest, "--format", "json")
     plain, shown = wisesr(*line), wisesr(*line, "--show")
     assert shown.out == plain.out
-    assert shown.err.count("--show: this terminal shows no pictures") == 1
+    assert shown.err.count("--show: this terminal cannot show pictures") == 1

@@ -84,7 +84,7 @@ def test_any_head_is_explained(
     decisions = explainer.explain(pixels, [4, 0, 4])
     is_local = head.partition(":")[0] in {"gmp", "fc"}
     assert explainer.is_linear is not is_local
-    assert explainer.statement.startswith("exact for the image at hand only, on" if is_local else "exact on")
+    assert explainer.statement.startswith("exact for this image only, on" if is_local else "exact on")
     for decision, expected in zip(decisions, logits, strict=True):
         np.testing.assert_allclose(decision.logits, expected, atol=1e-5)
         first, second = np.argsort(-expected)[:2]
@@ -192,8 +192,8 @@ def probabilities(features: Any) -> Any:
 @pytest.mark.parametrize(
     ("head", "reason"),
     [
-        (two_ways, "the layers behind its backbone do not stand in a row"),
-        (normalized, "the head has a layer GroupNormalization ('odd'), over which no exact explanation is known"),
+        (two_ways, "the layers after its backbone are not a plain sequence"),
+        (normalized, "the head has a layer GroupNormalization ('odd'), for which no exact explanation is known"),
         (probabilities, "the head has an end that is not a dense layer without activation ('odd')"),
     ],
 )
@@ -227,8 +227,8 @@ def vector() -> Any:
     ("build", "reason"),
     [
         (one_after_the_other, "the model has no layer 'backbone'"),
-        (two_maps, "its backbone gives no feature map of known size but ()"),
-        (vector, "its backbone gives no feature map of known size but (None, 3)"),
+        (two_maps, "its backbone gives (), not a feature map of known size"),
+        (vector, "its backbone gives (None, 3), not a feature map of known size"),
     ],
 )
 def test_a_model_of_another_kind_is_an_error_that_says_why(build: Any, reason: str, tmp_path: Path) -> None:
@@ -320,8 +320,8 @@ def test_a_flattened_head_has_weights_of_its_own_for_every_class(tmp_path: Path)
         ("8", "(sum + bias = logit; the pooled features are such sums for every image)"),
         (
             "[{units: 8, activation: gelu}]",
-            "(sum + bias = logit, every hidden unit with the gain that it has there: not how the logit would change; "
-            "the pooled features are such sums for every image)",
+            "(sum + bias = logit, with each hidden unit's gain for this image: not how the logit would change; the "
+            "pooled features are such sums for every image)",
         ),
     ],
 )
@@ -331,7 +331,7 @@ def test_of_hidden_layers_is_said_what_is_exact_and_position_weights_stay(
     path = save(tmp_path / "best.keras", f"wise:pre_pool=1:constraint=non_negative:hidden={hidden}")
     explainer, pixels = explainer_of(path), random_pixels(3)
     assert explainer.statement.startswith(
-        f"exact for the image at hand only, on the feature map of 5x7 positions {formula}, not on pixels: "
+        f"exact for this image only, on the feature map of 5x7 positions {formula}, not on pixels: "
     )
     logits = load_engine(path).logits(pixels)
     for decision, expected in zip(explainer.explain(pixels, range(5)), logits, strict=True):
@@ -342,7 +342,7 @@ def test_of_hidden_layers_is_said_what_is_exact_and_position_weights_stay(
     kernel = load_engine(path).model.get_layer("wise").get_weights()[0]
     np.testing.assert_allclose(found.weights, kernel, rtol=1e-6)
     assert found.logit_sum is None
-    assert found.statement.endswith("; behind hidden layers, how a class weighs them depends on the image")
+    assert found.statement.endswith("; as the head has hidden layers, how a class weighs them depends on the image")
     with pytest.raises(RunError, match="the head 'flatten' has no position weights"):
         explainer_of(save(tmp_path / "flatten.keras", "flatten:hidden=8")).weights()
 

@@ -34,7 +34,7 @@ def run(trained: Trained, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "code", "reason"),
     [
-        ([], 2, f"--to is missing: {', '.join(export.FORMATS)}, several with commas"),
+        ([], 2, f"--to is missing: {', '.join(export.FORMATS)}, or several separated by commas"),
         (["--to", "onx"], 2, "no format is called 'onx'. Did you mean 'onnx'? Allowed: keras, onnx"),
         (["--to", "onnx", "--quantize", "int8"], 2, "--quantize int8 is for LiteRT: add --to litert, or leave it out"),
         (["--to", "onnx", "--logits"], 2, "--logits is for LiteRT: add --to litert, or leave it out"),
@@ -44,7 +44,7 @@ def run(trained: Trained, tmp_path: Path) -> Path:
         (["--to", "litert", "--layout", "triton"], 2, "NVIDIA Triton takes onnx, saved_model: add --to onnx"),
         (["--to", "onnx", "--layout", "tf-serving"], 2, "TensorFlow Serving takes saved_model: add --to saved_model"),
         (["--to", "keras", "-o", ""], 2, "-o is empty; it takes a folder"),
-        (["--to", "keras", "-o", "missing/there"], 5, "no such folder; make it first"),
+        (["--to", "keras", "-o", "missing/there"], 5, "no such folder; create it first"),
         (["--to", "keras", "--image-size", "7"], 2, "7"),
     ],
 )
@@ -147,7 +147,7 @@ def stopped(model: Any, target: Path, quantize: str | None, examples: object) ->
         (not_finite, 4, "model.keras: it gives numbers that are not finite"),
         (our_layers, 4, "model.keras: cannot be loaded again: it needs wisesr_cli"),
         (other_shape, 4, "model.keras: its runtime cannot run it"),
-        (odd_error, 4, "the model cannot be converted for Keras: cannot convert\\x1b[31m"),
+        (odd_error, 4, "the model cannot be converted to Keras: cannot convert\\x1b[31m"),
         pytest.param(no_room, 5, "run/export: the disk is full", marks=pytest.mark.reliability(28)),
         pytest.param(no_room_in_tensorflow, 5, "run/export: the disk is full", marks=pytest.mark.reliability(28)),
         (broken_package, 5, "--to keras needs a package that cannot be loaded: libodd.so: cannot open shared object"),
@@ -197,7 +197,7 @@ def test_a_full_disk_is_one_where_another_process_converts_too(tmp_path: Path, m
         conversion.convert(model, "litert", tmp_path / "model.tflite")
     assert caught.value.errno == errno.ENOSPC
     monkeypatch.setattr(conversion, "_PROGRAM", "raise ValueError('odd\\x1b[31m')")
-    with pytest.raises(conversion.ConversionError, match=r"cannot be converted for LiteRT: ValueError: odd\\x1b\[31m$"):
+    with pytest.raises(conversion.ConversionError, match=r"cannot be converted to LiteRT: ValueError: odd\\x1b\[31m$"):
         conversion.convert(model, "litert", tmp_path / "model.tflite")
 
 
@@ -240,8 +240,7 @@ def test_what_no_export_wrote_is_never_replaced(run: Path, tmp_path: Path, wises
         answer = wisesr("export", run, "--to", "keras", "-o", place, *extra)
         assert answer.code == 2
         assert (
-            "holds README.md that no export wrote or that was changed since; give another folder with -o"
-            in answer.error
+            "holds README.md, not written by an export, or changed since; give another folder with -o" in answer.error
         )
     assert [path.name for path in place.iterdir()] == ["README.md"]
     (place / "README.md").unlink()
@@ -249,7 +248,7 @@ def test_what_no_export_wrote_is_never_replaced(run: Path, tmp_path: Path, wises
     (place / "saved_model").mkdir()
     (place / "saved_model" / "mine").write_text("mine")
     answer = wisesr("export", run, "--to", "saved_model", "-o", place, "--overwrite")
-    assert (answer.code, "holds saved_model that no export wrote" in answer.error) == (2, True)
+    assert (answer.code, "holds saved_model, not written by an export" in answer.error) == (2, True)
     assert (place / "saved_model" / "mine").read_text() == "mine"
     record = json.loads((place / "export.json").read_text())
     for damaged in ({}, [], {**record, "rows": [{**record["rows"][0], "bytes": "many"}]}, {**record, "rows": 1}):

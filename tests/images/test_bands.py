@@ -222,7 +222,7 @@ def test_kinds_that_are_not_read_are_named() -> None:
 
 def test_without_the_packages_the_reason_is_the_command_that_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bands, "find_spec", lambda name: None if name == "tifffile" else object())
-    said = f"bands are read with tifffile and imagecodecs, which are not installed: {install_line('bands')}"
+    said = f"reading bands needs tifffile and imagecodecs; install them with: {install_line('bands')}"
     assert reason(tiff(BANDS), preparation=FIVE) == said
     rgba = packed("PNG", Image.fromarray(np.dstack([SMOOTH, SMOOTH[..., 0]])))
     assert decode_image(rgba, image_size=(8, 8), preparation=Preparation(channels=4)).shape == (8, 8, 4)

@@ -91,9 +91,9 @@ def test_without_its_library_heic_is_named_with_what_to_install(
     path.write_bytes(encoded(PICTURE, "HEIF"))
     assert decode_image(path, image_size=(8, 8)).shape == (8, 8, 3)
     monkeypatch.setattr(decoding, "reads_heic", lambda: False)
-    assert reason(path) == f"HEIC is read with pillow-heif, which is not installed: {install_line('heic')}"
+    assert reason(path) == f"reading HEIC needs pillow-heif; install it with: {install_line('heic')}"
     assert ".heic" in supported.SUFFIXES
-    assert ignored_message(Counter({".heic": 2})).endswith(f"2 .heic; HEIC is read after {install_line('heic')}")
+    assert ignored_message(Counter({".heic": 2})).endswith(f"2 .heic; to read HEIC: {install_line('heic')}")
 
 
 def test_a_general_brand_is_read_by_what_it_is_compatible_with() -> None:

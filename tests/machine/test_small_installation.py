@@ -54,8 +54,8 @@ def test_an_evaluation_leaves_its_plots_out_and_says_so(
     run = trained.copy_to(tmp_path / "run")
     monkeypatch.setattr(output, "plot_reliability", None)
     answer = wisesr("evaluate", run).worked()
-    assert answer.said("plots are left out, as matplotlib is not installed: pip install ")
-    assert not answer.said("pictures beside it")
+    assert answer.said("no plots, as matplotlib is not installed: pip install ")
+    assert not answer.said("pictures next to it")
     assert list(run.glob("evaluate*/metrics.json"))
 
 
@@ -66,7 +66,7 @@ def test_doctor_warns_of_what_is_missing_and_ends_0(wisesr: CommandLine) -> None
     assert levels["installation"] == levels["litert"] == "pass"
     assert levels["device"] == "warn"
     assert "training-step" not in levels
-    assert answer.finding("installation")["message"].startswith("wisesr-core, checks, predicts, evaluates and embeds")
+    assert answer.finding("installation")["message"].startswith("wisesr-core, which checks, predicts, evaluates")
     assert install_line("tensorflow") in answer.finding("device")["message"]
 
 
@@ -82,7 +82,8 @@ def test_two_distributions_with_the_same_files_are_a_warning_with_what_to_do(
 
 def test_the_small_one_with_tensorflow_does_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "is_small", lambda: True)
-    assert diagnosis.CHECKS["installation"](".", "auto")[1].startswith("wisesr-core, with Keras, so everything; ")
+    message = diagnosis.CHECKS["installation"](".", "auto")[1]
+    assert message.startswith("wisesr-core, with Keras, so it does everything; ")
 
 
 def test_a_whole_installation_names_what_resizes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,11 +170,11 @@ GREEDY: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a model called on a number": (call_on(1.0), "the layer 'inner' in it is called on nothing that was computed"),
     "a model called on a constant, with a mask": (
         call_on(NUMBER, mask=INPUT),
-        "the layer 'inner' in it is called on numbers of its own",
+        "the layer 'inner' in it is called on constant numbers",
     ),
     "a model called on a number, with a mask": (
         call_on([1.0], mask=INPUT),
-        "the layer 'inner' in it is called on numbers of its own",
+        "the layer 'inner' in it is called on constant numbers",
     ),
     "a model called on a constant beside what looks like a tensor": (
         call_on(NUMBER, mask={"keras_history": ["pixels", 0, 0]}),

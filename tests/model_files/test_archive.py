@@ -282,7 +282,7 @@ def test_a_weight_that_keras_leaves_out_in_silence_is_an_error(
     monkeypatch.setattr(keras.layers.Conv2D, "load_own_variables", skip_one)
     answer = wisesr("predict", trained.run, trained.photos / "test", "--engine", "keras")
     assert answer.code == 4
-    assert "Keras left 1 of its weights out, one of the shape (1, 1, 48, 64)" in answer.error
+    assert "Keras did not load 1 of its weights, one of the shape (1, 1, 48, 64)" in answer.error
     seen(f"a weight that was not loaded: exit {answer.code}")
 
 

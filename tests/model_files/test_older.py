@@ -227,7 +227,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "argument": (calling("nn.silu", {"beta": 2.0}), r"'f' \(TFOpLambda\) calls nn.silu with beta=2.0"),
     "activation": (
         one("Dense", units=2, activation="hard_sigmoid"),
-        r"'odd' \(Dense\) has the activation 'hard_sigmoid', which Keras 3 does not have or computes otherwise",
+        r"'odd' \(Dense\) has the activation 'hard_sigmoid', which Keras 3 does not have or computes differently",
     ),
     "constraint": (one("Dense", units=2, kernel_constraint={"class_name": "NonNeg"}), r"has a kernel constraint"),
     "option": (one("DepthwiseConv2D", kernel_size=[3, 3], groups=3), r"has groups=3, which Keras 3 does not have"),
@@ -240,7 +240,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "large constant": (calling("math.add", {"y": [1.0] * 1000}), r"not a short list of plain numbers"),
     "long": (old.model_of("m", [old.pixels(f"input_{number}") for number in range(3001)]), r"more layers than any"),
     "nested": (deep(6), r"more models in models than any backbone"),
-    "subclass": ({"class_name": "MyModel", "config": {}}, r"it is a 'MyModel', and no functional or sequential model"),
+    "subclass": ({"class_name": "MyModel", "config": {}}, r"it is a 'MyModel', not a functional or sequential model"),
     "no model": ({"class_name": "Functional", "config": {"layers": [1]}}, r"its config is not a model of Keras"),
 }
 
@@ -275,7 +275,7 @@ def test_a_config_of_many_megabytes_and_weights_alone_are_refused(tmp_path: Path
     with pytest.raises(RunError, match=r"its config takes 5,242,\d+ bytes; at most 4,194,304 are read"):
         check_older_model(path)
     nested().save_weights(tmp_path / "alone.weights.h5")
-    with pytest.raises(RunError, match="it holds weights alone"):
+    with pytest.raises(RunError, match="it holds only weights"):
         check_older_model(tmp_path / "alone.weights.h5")
 
 

@@ -181,7 +181,7 @@ def test_cutting_at_an_unknown_layer_names_the_nearest_and_the_last_ones() -> No
 
 def test_cutting_where_there_is_no_feature_map_is_an_error() -> None:
     backbone = build_cheaply("EfficientNetB0", (32, 32))
-    with pytest.raises(ConfigError, match=r"'block1a_se_squeeze' gives no feature map but \(None, 32\)"):
+    with pytest.raises(ConfigError, match=r"'block1a_se_squeeze' gives \(None, 32\), not a feature map"):
         cut_backbone(backbone, "block1a_se_squeeze")
 
 

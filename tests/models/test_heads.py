@@ -218,7 +218,7 @@ def test_the_published_heads_that_read_positions_are_gap_where_there_is_one() ->
 def test_falling_back_to_gap_is_said() -> None:
     notes = notes_about(ModelConfig(backbone="compact", head=WiseOptions()), (1, 1, 256))
     assert len(notes) == 1
-    assert "'wise' is GAP" in notes[0]
+    assert "'wise' equals GAP" in notes[0]
     assert notes_about(ModelConfig(backbone="compact", head=GapOptions()), (1, 1, 256)) == []
     assert notes_about(ModelConfig(backbone="compact", head=WiseOptions()), (2, 1, 256)) == []
 

@@ -290,7 +290,7 @@ def test_litert_runs_the_size_of_the_training_only(trained: Trained) -> None:
     assert (chosen.name, chosen.image_size, same.notes) == ("litert", None, [])
     chosen = choose_engine(locate(trained.run), image_size=(48, 32), listener=other)
     assert (chosen.name, chosen.image_size, chosen.identity) == ("keras", (48, 32), "keras at 48x32")
-    assert "best.tflite is for the image size of the training, and --image-size 48x32 was given" in other.notes[0]
+    assert "best.tflite is for the image size used in training, and --image-size 48x32 was given" in other.notes[0]
     with pytest.raises(UsageError, match=r"--engine litert: .* wisesr export .* --to litert --image-size 48x32"):
         choose_engine(locate(trained.run), "litert", image_size=(48, 32), listener=Silent())
 
@@ -358,7 +358,7 @@ def test_what_cannot_be_is_said_before_keras_starts(
     inputs = ["--data", trained.photos / "test"] if command == "evaluate" else [trained.photos / "test"]
     answer = wisesr(command, run / "best.keras", *inputs, "--image-size", "96")
     assert answer.code == 2
-    assert "that image size gives 12x12: flatten and fc work only where these stay as they are" in answer.error
+    assert "that image size gives 12x12: flatten and fc work only where these stay the same" in answer.error
     answer = wisesr(command, run / "best.keras", *inputs, "--image-size", "4")
     assert answer.code == 2
     assert answer.error.startswith("wisesr: --image-size 4: data.image_size is '4'")

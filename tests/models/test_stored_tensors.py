@@ -75,7 +75,7 @@ def test_a_backbone_is_found_in_a_whole_model_of_others(
     assert bool(source.part) == (build is not flat)
     where = f"'{source.part}' in whole" if source.part else "whole"
     left = source.stored - source.used
-    assert source.described("whole") == f"{len(base.weights)} tensors of {where}; {left} others left out"
+    assert source.described("whole") == f"{len(base.weights)} tensors of {where}; {left} others not used"
 
 
 def states_of(model: Any) -> list[Any]:

@@ -339,7 +339,7 @@ def test_classes_of_a_loaded_head_are_found_by_name(tmp_path: Path) -> None:
     ("options", "names", "size", "reason"),
     [
         ({}, ("a", "b", "x"), SIZE, "the file has the classes a, b, c, and the images a, b, x"),
-        ({"head": GapOptions()}, ("a", "b", "c"), SIZE, "the file has the head 'wise', which is another one"),
+        ({"head": GapOptions()}, ("a", "b", "c"), SIZE, "the file has a different head, 'wise'"),
         (
             {"head": WiseOptions(constraint="none")},
             None,

@@ -255,7 +255,7 @@ def test_the_journal_is_never_an_input_and_the_output_is_refused_as_one(tmp_path
         typed = [str(tmp_path / "sub" / ".." / "out.partial"), "out.partial", str(other), str(tmp_path / "out")]
         assert list(output.without_own_files(typed)) == typed[1:]
         (tmp_path / "out").touch()
-        with pytest.raises(UsageError, match="out: is an input and the output"):
+        with pytest.raises(UsageError, match="out: is both an input and the output"):
             list(output.without_own_files(typed))
 
 

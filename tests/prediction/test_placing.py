@@ -85,7 +85,7 @@ def test_every_image_comes_into_the_folder_of_its_label_under_a_name_of_its_own(
     (said,) = placed(into, records, mode)
     assert content(into) == EXPECTED
     done = {"copy": "copied", "link": "linked", "move": "moved"}[mode]
-    assert said == f"8 images {done} into {into}, 1 unsure; 1 unreadable left out"
+    assert said == f"8 images {done} into {into}, 1 unsure; 1 unreadable skipped"
     assert [path.is_symlink() for path in into.rglob("*.jpg")] == [mode == "link"] * 7
     assert all(Path(record.path).exists() is (mode != "move") for record in records[:8])
     assert (into / "dog" / "y.jpg").stat().st_mtime == 7
@@ -177,7 +177,7 @@ def test_an_incomplete_last_line_of_the_names_is_no_name(tmp_path: Path) -> None
     heard = Heard()
     Placing(into, "copy", CLASSES).carry_out(heard, never)
     assert content(into) == EXPECTED
-    assert heard.said[0].endswith("going on behind 2 images")
+    assert heard.said[0].endswith("continuing after 2 images")
 
 
 def test_an_image_that_is_gone_is_said_and_leaves_no_empty_file(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_an_image_that_is_gone_is_said_and_leaves_no_empty_file(tmp_path: Path) 
     list(work.planned(records))
     Path(records[7].path).unlink()
     work.carry_out(heard, never)
-    assert heard.said[1] == f"1 image could not be read any more: {records[7].path}"
+    assert heard.said[1] == f"1 image could no longer be read: {records[7].path}"
     assert heard.said[0].startswith("7 images copied")
     assert sorted(content(into)) == sorted(set(EXPECTED) - {"dog/y.jpg"})
 
@@ -271,7 +271,7 @@ def test_a_folder_is_made_locked_and_removed_where_nothing_came_into_it(tmp_path
             pass
         list(work.outside([str(tmp_path / "x.jpg"), "no\0name/x"]))
         for path in (into / "x.jpg", into / "cat" / ".." / "cat" / "y.jpg"):
-            with pytest.raises(UsageError, match="lies in the folder of --sort-into"):
+            with pytest.raises(UsageError, match="is in the folder of --sort-into"):
                 list(work.outside([str(path)]))
     assert not into.exists()
 
@@ -283,7 +283,7 @@ def test_unfinished_work_is_not_forgotten_unless_that_is_said(tmp_path: Path) ->
         pass
     with placing_folder(asked(tmp_path, resume=True), Info()) as work:  # type: ignore[arg-type]
         assert (work.is_planned, work.is_begun) == (True, False)
-    with pytest.raises(UsageError, match="was begun with --sort-into-by copy; give that again"):
+    with pytest.raises(UsageError, match="was started with --sort-into-by copy; give that again"):
         Placing(tmp_path, "move", CLASSES).carry_out(Silent(), never)
     with placing_folder(asked(tmp_path, overwrite=True), Info()) as work:  # type: ignore[arg-type]
         list(work.planned(records[:1]))

@@ -54,7 +54,7 @@ def test_an_unknown_suffix_needs_a_format_and_the_choices_are_listed(output: str
 def test_what_a_format_cannot_hold_is_refused() -> None:
     assert chosen_format(None, None) == "table"
     for output, given in ((None, None), (None, "markdown"), ("a.md", None), ("a", "table")):
-        with pytest.raises(UsageError, match=r"--probabilities does not fit .*: csv, json, jsonl, parquet"):
+        with pytest.raises(UsageError, match=r"--probabilities does not work with .*: csv, json, jsonl, parquet"):
             chosen_format(output, given, probabilities=True)
     with pytest.raises(UsageError, match=r"-o FILE\.parquet"):
         chosen_format(None, "parquet")

@@ -42,7 +42,7 @@ def test_paths_come_as_a_list_or_in_a_column_and_other_input_is_refused(trained:
     rows = [model.predict(given) for given in ([image], image, pandas.DataFrame({"any": [image]}))]
     assert all(row.equals(rows[0]) for row in rows)
     assert model.predict([image], {"min_score": 1.0})["label"].tolist() == [None]
-    with pytest.raises(UsageError, match="the table has 2 columns; call that of the image files 'path'"):
+    with pytest.raises(UsageError, match="the table has 2 columns; name that of the image files 'path'"):
         model.predict(pandas.DataFrame({"a": [image], "b": [image]}))
     with pytest.raises(UsageError, match="params: width is not known"):
         model.predict([image], {"width": 3})

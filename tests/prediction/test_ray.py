@@ -104,7 +104,9 @@ def test_errors_of_a_worker_arrive_as_they_were(
             with pytest.raises(type(error), match=str(error)):
                 answer(asked)
     monkeypatch.setattr("wisesr_cli.prediction.ray.worker.__version__", "0.0.1")
-    with pytest.raises(MachineError, match=r"a Ray worker has wisesr 0\.0\.1, and .* asks it; install the same one"):
+    with pytest.raises(
+        MachineError, match=r"a Ray worker has wisesr 0\.0\.1, and the command .*; install the same version"
+    ):
         answer(asked)
 
 
@@ -306,7 +308,7 @@ def test_every_input_is_labelled_exactly_once_where_a_worker_is_killed_and_a_mac
     assert (tmp_path / "labels.jsonl").read_bytes() == whole
     said = err.decode().splitlines()
     assert (out, said[0]) == (b"", "device: 2 Ray workers with LiteRT on the CPU")
-    assert "warning: Ray lost a worker: what it had begun is labelled again by another one" in said
+    assert "warning: Ray lost a worker: another one repeats what it had started" in said
     assert said[-1] == "warning: 20 of 140 images could not be read"
     before = said[: next(number for number, line in enumerate(said) if line.rstrip() == "Labels")]  # the table
     assert all(line.startswith(("device:", "labelling:", "warning:")) for line in before), err.decode()

@@ -48,7 +48,7 @@ def test_the_list_has_every_backbone_and_says_which_weights_are_here(
     shown = list(csv.DictReader(io.StringIO(wisesr("weights", "list", "--format", "csv").worked().out)))
     assert [row["checksum"] for row in shown] == [row.checksum or "" for row in RELEASES.values()]
     table = wisesr("weights", "list").worked().out
-    assert f"1 of {len(RELEASES)} backbones have theirs here" in table
+    assert f"1 of {len(RELEASES)} backbones have weights here" in table
 
 
 def test_the_list_tells_a_release_from_a_damaged_one(
@@ -87,7 +87,7 @@ def test_weights_are_fetched_to_a_folder_and_added_elsewhere(
         release_as(monkeypatch, NAME, url=url + FILE, checksum=md5_of(release))
         answer = wisesr("weights", "fetch", NAME, "-o", "usb").worked()
     assert f"on the other machine: wisesr weights add {NAME} usb/{FILE}" in answer.err
-    assert "is there already" in wisesr("weights", "fetch", NAME, "-o", "usb").worked().err  # the server is gone
+    assert ": already there" in wisesr("weights", "fetch", NAME, "-o", "usb").worked().err  # the server is gone
     assert "origin: release" in wisesr("weights", "add", NAME, f"usb/{FILE}").worked().err
     assert (mine / FILE).read_bytes() == release.read_bytes()
 
@@ -113,7 +113,7 @@ def test_another_file_that_fits_is_added_with_a_note_that_its_origin_is_not_know
     given = tmp_path / "found.h5"
     shutil.copy(release, given)
     answer = wisesr("weights", "add", NAME, given).worked()
-    assert "where these weights come from is not known; MobileNet scales pixels as 'tf'" in answer.err
+    assert "the origin of these weights is not known; MobileNet scales pixels as 'tf'" in answer.err
     assert [path.name for path in mine.iterdir()] == [OTHER]
     wisesr("weights", "add", NAME, given).worked()
     first = (mine / OTHER).read_bytes()

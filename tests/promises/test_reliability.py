@@ -44,4 +44,5 @@ def test_every_line_of_the_page_is_there() -> None:
 def test_security_md_promises_the_same_lines() -> None:
     text = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
     rows = [row for row in text.splitlines() if re.match(r"\| \d+ \|", row)]
+    assert f"lists {len(LINES)} promises" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert rows == [f"| {number} | {line.input} | {line.promised} |" for number, line in LINES.items()]

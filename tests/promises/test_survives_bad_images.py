@@ -24,7 +24,7 @@ from wisesr_cli.training.display import TrainingDisplay
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
-HINT = "data.pixel_limit or --pixel-limit raises it"
+HINT = "data.pixel_limit or --pixel-limit raises the limit"
 OVER_THE_LIMIT = f"over the pixel limit of 100,000,000 pixels (14000x14000); {HINT}"
 CUT = {
     f"cut at {percent} %.{suffix}": (
@@ -128,7 +128,7 @@ def test_a_bad_file_is_named_by_every_command_and_starts_no_program(
 def test_with_skip_an_empty_file_is_listed_and_left_out(wisesr: CommandLine, photos: Path, seen: Seen) -> None:
     (photos / "red" / "empty.jpg").write_bytes(b"")
     answer = train(wisesr, photos, "--epochs", 1, "-s", "data.on_error=skip").worked()
-    assert answer.said("warning: 1 unreadable image left out: red/empty.jpg: empty file")
+    assert answer.said("warning: 1 unreadable image skipped: red/empty.jpg: empty file")
     rows = rows_of(Path("runs/new/splits.csv"))
     assert len(rows) == 18
     assert not [row for row in rows if "empty" in row["path"]]

@@ -100,10 +100,10 @@ def test_a_missing_parent_folder_is_5_before_training(
     answer = wisesr(*line(photos, tmp_path / "gone" / "runs"))
     assert (answer.code, answer.out) == (5, "")
     assert answer.err.splitlines() == [answer.error]
-    assert f"{tmp_path / 'gone'}: no such folder; make it first, or give another --output-dir" in answer.error
+    assert f"{tmp_path / 'gone'}: no such folder; create it first, or give another --output-dir" in answer.error
     assert list(tmp_path.iterdir()) == []
     assert wisesr(*line(photos, tmp_path / "runs", "--max-steps", "1")).code == 0  # the folder itself is made
-    seen("missing parent: exit 5 ... no such folder; make it first")
+    seen("missing parent: exit 5 ... no such folder; create it first")
 
 
 def drop_the_right_to_write_everywhere() -> None:

@@ -129,7 +129,7 @@ def test_loops_end_and_every_file_counts_once(commands: Commands, command: str, 
     if command != "predict":
         said = answer.out + answer.err
         assert "1 linked twice" in said
-        assert "4 folders are links to one that is read already" in said
+        assert "4 folders are links to one already read" in said
     seen(f"{command}: ends, each of 9 files once")
 
 
@@ -143,11 +143,11 @@ def test_a_broken_link_is_named_also_where_it_may_have_been_a_class(
 ) -> None:
     folder = make_photos(tmp_path / "photos", 4)
     (folder / place).symlink_to(folder / place if target == "itself" else "/no/such/disk")
-    reason = "a symbolic link that leads to itself" if target == "itself" else "a broken link"
+    reason = "a symbolic link that points to itself" if target == "itself" else "a broken link"
     answer = commands[command](folder)
     if command == "init":  # leaves unreadable images out, and says so
         assert answer.code == 0
-        assert f"1 unreadable image left out: {place}: {reason}" in answer.err
+        assert f"1 unreadable image skipped: {place}: {reason}" in answer.err
         (tmp_path / "config.yaml").unlink()
         return
     assert f"{place}: {reason}" in refusal(answer)
@@ -189,12 +189,12 @@ def test_an_image_without_permission_is_left_out_by_init_and_by_skip_and_gets_a_
         init, predict = commands["init"](folder), commands["predict"](folder)
         skipped = wisesr("train", folder, *QUICK, "--epochs", "1", "-s", "data.on_error=skip", "-o", tmp_path / "out")
     assert init.code == 0
-    assert "1 unreadable image left out: red/01.png: permission denied" in init.err
+    assert "1 unreadable image skipped: red/01.png: permission denied" in init.err
     assert predict.code == 6
     assert [row["error"] for row in predict.records if row["error"]] == ["permission denied"]
     assert skipped.code == 0
-    assert "1 unreadable image left out: red/01.png: permission denied" in skipped.err
-    seen("predict: exit 6, error 'permission denied'; data.on_error: skip: exit 0, left out")
+    assert "1 unreadable image skipped: red/01.png: permission denied" in skipped.err
+    seen("predict: exit 6, error 'permission denied'; data.on_error: skip: exit 0, skipped")
 
 
 # 20: names that are the same to many a file system

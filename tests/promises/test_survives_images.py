@@ -204,7 +204,7 @@ def odd_photos(tmp_path: Path) -> Path:
     return folder
 
 
-FILMS = "4 animated or many-page images: only the first frame is used: "
+FILMS = "4 animated or multi-page images: only the first frame is used: "
 MISNAMED = "5 files read by content, not by suffix: "
 IGNORED = "7 files ignored: 6 .txt, 1 .cr2"
 
@@ -338,7 +338,7 @@ def test_a_thousand_odd_images_among_others_are_listed_by_check_and_left_out_by_
     answer, train_megabytes = run_on_all(tmp_path, *line)
     assert answer.code == 0
     assert not [line for line in answer.err.splitlines() if not OUR_LINES.fullmatch(line)]
-    counts = [int(match[1]) for match in re.finditer(r"(\d+) unreadable images? left out: ", answer.err)]
+    counts = [int(match[1]) for match in re.finditer(r"(\d+) unreadable images? skipped: ", answer.err)]
     assert sum(counts) == len(bad)
     used = {Path(row["path"]).name for row in rows_of(tmp_path / "runs" / "new" / "splits.csv")}
     assert not used & bad
@@ -346,7 +346,7 @@ def test_a_thousand_odd_images_among_others_are_listed_by_check_and_left_out_by_
     assert max(check_megabytes, train_megabytes) < 4000
     seen(
         f"check: FAIL {row['count']}, exit 3, peak {check_megabytes:,} MB; train: {refused.code}; with skip: exit 0, "
-        f"{sum(counts)} left out, peak {train_megabytes:,} MB"
+        f"{sum(counts)} skipped, peak {train_megabytes:,} MB"
     )
 
 

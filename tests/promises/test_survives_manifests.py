@@ -70,7 +70,7 @@ def test_init_and_check_take_labels_in_a_file(wisesr: CommandLine, tmp_path: Pat
     wisesr("train", "config.yaml", "--dry-run").worked()
     answer = wisesr("check", "config.yaml", "-s", "data.split_strategy=stratified", "--format", "json").worked()
     assert answer.finding("idle-setting")["message"].startswith(
-        "the column group has no effect: data.split_strategy is"
+        "the group column has no effect: data.split_strategy is"
     )
 
 
@@ -89,7 +89,7 @@ def test_data_names_a_file_of_labels_or_the_folder_of_its_paths(wisesr: CommandL
     config.write_text("data: {manifest: labels.csv, dir: photos}\n", encoding="utf-8")
     assert wisesr("check", config, "--format", "json").finding("classes")["message"] == counts["classes"]
     config.write_text("data: {manifest: labels.csv, train_dir: photos}\n", encoding="utf-8")
-    wisesr("check", config).failed(2, "data.manifest names splits itself")
+    wisesr("check", config).failed(2, "data.manifest names the splits")
 
 
 def test_a_run_is_judged_on_labels_in_a_file(wisesr: CommandLine, run: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_faults_of_a_file_of_labels_are_3_with_their_line(
     file = write(photos / "labels.csv", [*rows, more.get(case, rows[0])])
     said = {
         "missing": "red/gone.png: no such file (line 14 of labels.csv)",
-        "twice": "line 14: blue/00.png is there already in line 2",
+        "twice": "line 14: blue/00.png is already listed in line 2",
         "two labels": "line 14: blue/00.png has two labels: 'red', and 'blue' in line 2",
         "unknown columns": "no column path",
     }[case]

@@ -54,7 +54,8 @@ def test_overwrite_removes_what_the_run_wrote_and_names_what_stays(
     assert {name: after.get(name) for name in mine} == mine
     left = {name for name in ours & set(after) if name.startswith(("evaluate-", "explain/"))}
     assert left == set()
-    assert len(answer.said("what this run did not write, or was changed since, stays: evaluate-mine/metrics.json")) == 1
+    kept = "files that this run did not write, or that changed since, stay: evaluate-mine/metrics.json"
+    assert len(answer.said(kept)) == 1
     seen(f"{len(mine)} files of the user kept and named, {len(ours - set(after))} of the earlier run removed")
 
 
@@ -101,7 +102,7 @@ def test_a_result_that_was_edited_is_not_written_over(
     before = snapshot(run)
     answer = wisesr(*words)
     assert answer.code == 2
-    assert f"holds {Path(name).name} that no" in answer.error
+    assert f"holds {Path(name).name}, not written by an" in answer.error
     assert "give another folder with -o" in answer.error
     assert snapshot(run) == before
     seen(f"{command[0]}: exit 2 over an edited {name}")
@@ -157,7 +158,7 @@ def test_resume_without_a_state_changes_nothing_and_says_the_two_ways_out(
     answer = wisesr(*line(trained.photos, run.parent), "--name", "tiny", "--epochs", "1", "--resume")
     assert answer.code == 4
     assert "no state to resume from" in answer.error
-    assert "put the state back, or start over with --overwrite" in answer.error
+    assert "restore the state, or start over with --overwrite" in answer.error
     assert {name: content for name, content in snapshot(run).items() if name != ".lock"} == {
         name: content for name, content in before.items() if name != ".lock"
     }

@@ -172,7 +172,7 @@ def test_an_output_or_journal_that_exists_is_2(wisesr: CommandLine, tiny: Path, 
     assert "device" not in answer.err
     seen(f"an output that exists: exit {answer.code}")
     answer = wisesr(*line, "--resume").worked()
-    assert "exists, and there is no journal beside it: nothing to resume; replace it with --overwrite" in answer.err
+    assert "exists, and there is no journal next to it: nothing to resume; replace it with --overwrite" in answer.err
     assert "complete" not in answer.err
     assert out.read_bytes() == b"mine"
     with stopping_after(2):

@@ -82,7 +82,7 @@ def test_epochs_may_grow_and_the_run_may_move(
     assert "from here on, the learning rate follows the schedule of 3 epochs" in notes
     assert "resuming after epoch 2 of 3" in notes
     assert [row["epoch"] for row in read_history(run)] == ["1", "2", "3"]
-    assert "learning rate of the epochs to come is below" not in answer.err
+    assert "learning rate of the remaining epochs is below" not in answer.err
     seen("epochs 2 -> 3: exit 0, schedule of 3 epochs said")
 
 
@@ -93,7 +93,7 @@ def test_the_same_images_with_other_dates_or_at_another_place_go_on_with_a_note(
     photos = tmp_path / "elsewhere" / "photos"
     shutil.copytree(trained.photos, photos, copy_function=shutil.copyfile)
     moved = f"data.dir: {trained.photos} -> {photos}: the same images in another place"
-    dated = "images have other dates than at the start of training, but the same content"
+    dated = "images have different dates than at the start of training, but the same content"
     notes = wisesr(*resumed(Trained(two_epochs, photos), two_epochs)).worked().err.splitlines()
     assert {moved, dated} <= set(notes)
     assert [row["epoch"] for row in read_history(two_epochs)] == ["1", "2", "3"]
@@ -112,7 +112,7 @@ def test_more_epochs_at_a_rate_near_zero_are_warned_of(wisesr: CommandLine, trai
     words = ("train", trained.photos, *QUICK, "-o", tmp_path, "--name", "run", *schedule)
     wisesr(*words, "--epochs", "1").worked()
     answer = wisesr(*words, "--epochs", "2", "--resume").worked()
-    assert "the learning rate of the epochs to come is below 1% of its start" in answer.err
+    assert "the learning rate of the remaining epochs is below 1% of its start" in answer.err
     assert f"wisesr train {tmp_path}/run/config.yaml -s model.weights={tmp_path}/run" in answer.err
 
 

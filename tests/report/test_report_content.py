@@ -60,7 +60,7 @@ def test_the_report_shows_the_metrics_and_the_run(reported: Path) -> None:
     for section in ("summary", "data", "classes", "confusion", "reliability", "images", "learning", "settings"):
         assert f'<section id="{section}"' in text
     assert "compact_small, head wise, 3 classes" in text
-    assert "Left out of this report" not in text
+    assert "Not in this report" not in text
     assert "3 classes have fewer than 30 images here" in text
 
 
@@ -112,7 +112,7 @@ def test_a_lone_model_reports_without_what_a_run_knows(wisesr: CommandLine, trai
     assert f"{tmp_path / 'evaluate-test' / 'report.html'}" in answer.err
     text, _ = page_of(tmp_path / "evaluate-test")
     assert "<title>mine.keras on test: wisesr report</title>" in text
-    assert "the model file lies in no run directory" in text
+    assert "the model file is not in a run directory" in text
     for section in ("learning", "settings"):
         assert f'<section id="{section}"' not in text
     assert '<section id="images"' in text
@@ -127,9 +127,9 @@ def test_a_report_names_images_and_classes_left_out(wisesr: CommandLine, trained
     wisesr("evaluate", run, "--data", photos, "--on-error", "skip", "--report", "--engine", "keras").worked()
     text, data = page_of(run / "evaluate-fresh")
     shown = " ".join(Page(text).texts["bdi"])
-    assert "1 image left out; red/bad.png: not an image" in shown
+    assert "1 image skipped; red/bad.png: not an image" in shown
     assert "fresh: 3 images, by Keras in float32" in shown
-    assert "2 classes have no image here: the means over classes leave them out." in text
+    assert "2 classes have no image here: the means over classes exclude them." in text
     assert data["support"] == [0, 0, 3]
     assert re.search(r"<th scope=.col. class=.number.><bdi>validation</bdi> images</th>", text)
 

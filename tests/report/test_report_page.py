@@ -161,7 +161,7 @@ def test_the_matrix_holds_every_count_of_its_classes(classes: int, most: int, mo
     assert len(shown) == most
     wrong = [confusion[k].sum() + confusion[:, k].sum() - 2 * confusion[k, k] for k in range(classes)]
     assert min(wrong[k] for k in shown) >= max(wrong[k] for k in range(classes) if k not in shown)
-    assert "whole matrix of 30 classes is in confusion_matrix.csv" in text
+    assert "full matrix of 30 classes is in confusion_matrix.csv" in text
 
 
 def test_of_very_many_classes_those_with_the_lowest_f1_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_overwrite_needs_a_name_where_there_are_several_runs(tmp_path: Path) -> 
     make_run(tmp_path / "photos-wise", age=30)
     assert choose(tmp_path, overwrite=True) == ("photos-wise", False)
     make_run(tmp_path / "photos-wise-2", age=10)
-    with pytest.raises(UsageError, match=r"several runs of this name: photos-wise, photos-wise-2; say which"):
+    with pytest.raises(UsageError, match=r"several runs of this name: photos-wise, photos-wise-2; choose one"):
         choose(tmp_path, overwrite=True)
     assert choose(tmp_path, name="photos-wise", overwrite=True) == ("photos-wise", False)
 
@@ -202,7 +202,7 @@ def test_overwrite_takes_away_what_a_run_wrote_and_names_all_other_files(tmp_pat
     assert files_below(tmp_path) == sorted([*FOREIGN, "export/README.md"])
     assert all((tmp_path / name).read_text(encoding="utf-8") == name for name in FOREIGN)
     (warning,) = heard.warnings
-    assert "stays: .hidden, best.keras.bak, evaluate-mine/metrics.json" in warning
+    assert "stay: .hidden, best.keras.bak, evaluate-mine/metrics.json" in warning
     assert "and 12 more" in warning
 
 
@@ -271,7 +271,7 @@ def test_no_reader_follows_a_link_out_of_the_run(tmp_path: Path, name: str) -> N
     run.best.touch()
     (run.path / name).unlink(missing_ok=True)
     (run.path / name).symlink_to(secret)
-    with pytest.raises(RunError, match=f"{name}: is a link that leads out of its folder"):
+    with pytest.raises(RunError, match=f"{name}: is a link out of its folder"):
         READERS.get(name, lambda run: locate(run.path))(run)
 
 

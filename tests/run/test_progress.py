@@ -109,7 +109,7 @@ def test_the_same_images_at_another_place_or_with_other_dates_go_on_with_a_note(
     at_a, at_b = circumstances("data.dir=/a"), circumstances("data.dir=/b")
     assert remarks(at_a, at_b) == ["data.dir: /a -> /b: the same images in another place"]
     assert remarks(at_a, at_a, changed(are_dates_other=True)) == [
-        "images have other dates than at the start of training, but the same content"
+        "images have different dates than at the start of training, but the same content"
     ]
     with pytest.raises(RunError, match=r"data\.dir: /a -> /b; train, class 'cat': some of its 5 files have changed;"):
         remarks(at_a, at_b, changed("train, class 'cat': some of its 5 files have changed"))
@@ -190,14 +190,14 @@ def test_circumstances_and_progress_survive_json() -> None:
     "values", [{}, {"history": 5}, {"history": [], "best_rank": [], "more": 1}, {"history": [{"x": 1}]}]
 )
 def test_a_state_of_another_shape_is_an_error_that_says_what_to_do(values: dict[str, Any]) -> None:
-    with pytest.raises(RunError, match=r"damaged or of another version.*--overwrite"):
+    with pytest.raises(RunError, match=r"damaged or from another version.*--overwrite"):
         Progress.from_json(values)
-    with pytest.raises(RunError, match=r"damaged or of another version.*--overwrite"):
+    with pytest.raises(RunError, match=r"damaged or from another version.*--overwrite"):
         circumstances_from_json(values)
 
 
 @pytest.mark.parametrize("data", [{}, {"classes": 5}, {"classes": [], "splits": {"train": {"cat": "x"}}}, []])
 def test_a_record_of_the_images_that_is_none_is_an_error_that_says_what_to_do(data: Any) -> None:
     values = json.loads(json.dumps(circumstances().to_json()))
-    with pytest.raises(RunError, match=r"damaged or of another version.*data.*--overwrite"):
+    with pytest.raises(RunError, match=r"damaged or from another version.*data.*--overwrite"):
         circumstances_from_json({**values, "data": data})

@@ -51,7 +51,7 @@ def test_files_of_the_user_stay_and_are_named(run: Path, wisesr: CommandLine) ->
     (run / "state" / "epoch-mine").mkdir()
     (run / "state" / "epoch-mine" / "x").write_text("mine", encoding="utf-8")
     answer = wisesr("runs", "remove", "runs/tiny", "--yes").worked()
-    assert answer.said("warning: runs/tiny: what this run did not write, or was changed since, stays: notes.txt")
+    assert answer.said("warning: runs/tiny: files that this run did not write, or that changed since, stay: notes.txt")
     assert snapshot(run) == {"plots/mine.png": b"mine", "notes.txt": b"mine", "state/epoch-mine/x": b"mine"}
     wisesr("runs", "remove", "tiny", "--yes").refused(4, "is not a run")
     assert (run / "notes.txt").exists()
@@ -132,7 +132,7 @@ def test_files_of_another_program_with_the_names_of_a_run_stay(tmp_path: Path, w
     ):
         (folder / name).write_text(text, encoding="utf-8")
     before = snapshot(folder)
-    wisesr("runs", "remove", "detector", "--yes").refused(4, "none that wisesr surely wrote")
+    wisesr("runs", "remove", "detector", "--yes").refused(4, "none surely written by wisesr")
     assert snapshot(folder) == before
     (folder / "config.yaml").write_text("seed: 3\n", encoding="utf-8")  # as a run of an earlier version has
     wisesr("runs", "remove", "detector", "--yes").worked()

@@ -283,13 +283,13 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
                 layers.GlobalAveragePooling2D(), layers.Dense(5, activation="softmax"), layers.Dense(3, name="last")
             )
         ),
-        r"'last' comes behind the softmax, which gives probabilities already",
+        r"'last' comes after the softmax, which already gives probabilities",
     ),
     "an activation of the logits": (
         lambda: ending(
             in_a_row(layers.GlobalAveragePooling2D(), layers.Dense(3, activation="relu", name="last"), layers.Softmax())
         ),
-        r"'last' is the last dense layer and has relu behind it; logits of classes have none",
+        r"'last' is the last dense layer and has relu after it; class logits have none",
     ),
     "an activation that heads do not have": (
         lambda: ending(

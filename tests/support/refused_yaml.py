@@ -9,9 +9,9 @@ LAUGHS = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
 WIDE_LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\nb: [" + "*a, " * 10_000 + "]"
 
 REFUSED: dict[str, tuple[str, int, int, str]] = {
-    "duplicate keys": ("a: 1\nb:\n  c: 2\n  c: 3\n", 4, 3, "'c' stands twice"),
-    "duplicate keys, one quoted": ('1: x\n"1": y\n', 2, 1, "'1' stands twice"),
-    "duplicate keys in braces": ("a: {b: 1, b: 2}", 1, 11, "'b' stands twice"),
+    "duplicate keys": ("a: 1\nb:\n  c: 2\n  c: 3\n", 4, 3, "'c' appears twice"),
+    "duplicate keys, one quoted": ('1: x\n"1": y\n', 2, 1, "'1' appears twice"),
+    "duplicate keys in braces": ("a: {b: 1, b: 2}", 1, 11, "'b' appears twice"),
     "a key that is a list": ("? [1, 2]\n: 3", 1, 3, "a key must be text"),
     "anchors that explode": (LAUGHS, 1, 5, "anchors expand"),
     "anchors that explode in width": (WIDE_LAUGHS, 1, 4, "anchors expand"),

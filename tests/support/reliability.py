@@ -109,7 +109,7 @@ LINES: dict[int, Line] = {
         "Formats beyond JPEG, PNG, GIF, BMP, TIFF, WebP, PPM; any exception while decoding",
         '"not a supported format"; no program is ever started; always an error of the file, never an abort',
     ),
-    10: Line("A file gone or damaged after the scan", "named, exit 3, the checkpoint intact"),
+    10: Line("A file deleted or damaged after the scan", "named, exit 3, the checkpoint intact"),
     11: Line("A thousand odd images through predict", "one record each, in order, exit 6"),
     12: Line(
         "Hidden and system files and folders (.DS_Store, Thumbs.db, ._x.jpg, __MACOSX, .ipynb_checkpoints)",
@@ -121,7 +121,7 @@ LINES: dict[int, Line] = {
     ),
     14: Line("One class; a flat folder; an empty or missing folder", "exit 3 with the layout that is expected"),
     15: Line(
-        "A folder that holds train/ and val/ (training_set, valid, dev, eval, seg_test, testing, and so on)",
+        "A folder that contains train/ and val/ (training_set, valid, dev, eval, seg_test, testing, and so on)",
         "recognised as splits",
     ),
     16: Line("Nested folders below a class", "merged into the class, their count reported"),
@@ -207,7 +207,10 @@ LINES: dict[int, Line] = {
         "byte for byte the output of an uninterrupted run, its name there only when it is complete; exit 2 unless "
         "--overwrite or --resume",
     ),
-    43: Line("100,000 images against 10,000; | head -1; /dev/full", "memory within 10 %; silent, exit 141; exit 5"),
+    43: Line(
+        "100,000 images against 10,000; output piped to head -1; /dev/full",
+        "memory within 10 %; silent, exit 141; exit 5",
+    ),
     44: Line(
         "Other batch sizes and neighbours; precision",
         "no score changes by more than 1e-5; float32 with TF32 off unless --precision is given",
@@ -228,7 +231,7 @@ LINES: dict[int, Line] = {
     48: Line(
         "A folder that other users write to: links, guessed names, a cache where HOME is unset",
         "no link of another user is followed, temporary files are created under names that cannot be guessed, caches "
-        "are in a folder of the user alone",
+        "are in a private folder of the user",
     ),
     49: Line(
         "A run from a stranger: links out of it, a record of foreign paths; extends: of a file that is not a config",
@@ -243,12 +246,12 @@ LINES: dict[int, Line] = {
         "exit 3 with the layout that was seen, the one expected, and how to name the folders",
     ),
     52: Line(
-        "A setting that does nothing with these images; groups split up by given splits",
+        "A setting that has no effect on these images; groups split up by given splits",
         "reported by check and train; exit 3 with the groups",
     ),
     53: Line(
-        "Texts, profiles and metadata beside a picture that are damaged, or unpack to megabytes",
-        "the picture as if they were not there",
+        "Text, profiles and metadata in an image file that are damaged, or unpack to megabytes",
+        "the image is read as if they were not there",
     ),
     54: Line(
         "One file at every image size, and in every order of commands",
@@ -267,7 +270,7 @@ LINES: dict[int, Line] = {
         "converted to sRGB as LittleCMS does; a damaged profile is ignored",
     ),
     58: Line(
-        "JPEG files that decode with a complaint of the library: data that ends early, bytes replaced",
+        "JPEG files that decode with a warning from the library: data that ends early, bytes replaced",
         "check and train warn with their paths, predict's record has a note; used",
     ),
     59: Line(
@@ -276,13 +279,13 @@ LINES: dict[int, Line] = {
     ),
     60: Line(
         "Labels in a file: images that are missing, listed twice, under two labels or in two splits; columns that are "
-        "missing or not clear; fields, splits and weights that cannot be read; a path that leads out",
-        "exit 3 with the first lines and the count, in time that grows with the lines; missing images can be left out "
-        "as damaged ones; the rest as with folders",
+        "missing or ambiguous; fields, splits and weights that cannot be read; a path that leads out",
+        "exit 3 with the first lines and the count, in time that grows with the lines; missing images can be skipped "
+        "like damaged ones; the rest as with folders",
     ),
     61: Line(
-        "TIFF files of bands: cut, damaged, unpacking to more than they declare, of another number of bands, of other "
-        "kinds",
+        "TIFF files of bands: cut, damaged, unpacking to more than they declare, with another number of bands, of "
+        "other kinds",
         "one reason for each, with both numbers of channels; memory within the pixel limit; nothing filled in",
     ),
 }

@@ -235,7 +235,7 @@ def test_a_view_that_finds_no_room_any_more_is_left_out(
     monkeypatch.setattr(features, "_extract", fail)
     features.compute(1, heard)
     assert features.train(1) is features.train(0)
-    assert heard.warnings == ["no room for feature maps of the training images, view 2 of 3: going on with 1 view"]
+    assert heard.warnings == ["no room for feature maps of the training images, view 2 of 3: continuing with 1 view"]
 
 
 # --- where they are kept ---

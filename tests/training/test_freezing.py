@@ -184,7 +184,7 @@ def test_batch_norm_keeps_statistics_that_were_loaded_and_learns_others(is_loade
     freeze_layers(backbone, PhaseConfig(epochs=1), is_loaded=is_loaded)
     assert [norm.trainable for norm in batch_norms(backbone)] == [not kept] * 2
     assert trained_layers(backbone) == EVERYTHING  # as before there was `batch_norm`: older states fit
-    words = "everything; batch norm " + ("keeps its statistics" if kept else "takes those of each batch")
+    words = "everything; batch norm " + ("keeps its statistics" if kept else "uses those of each batch")
     assert trained_parts(backbone, (PhaseConfig(epochs=1),), is_loaded=is_loaded) == (words,)
 
 

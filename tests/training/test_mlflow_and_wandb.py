@@ -127,7 +127,7 @@ print(json.dumps([tracker.id, tracker.where, again.where]))
     answer = fresh(cwd=tmp_path, program=("-c", program), variables={"WANDB_MODE": "offline"})
     assert (answer.code, answer.err) == (0, "")
     known, *sentences = answer.data  # nothing else stands on standard output
-    folders = [Path(sentence.removeprefix("offline; to send it: wandb sync ")) for sentence in sentences]
+    folders = [Path(sentence.removeprefix("offline; to upload it: wandb sync ")) for sentence in sentences]
     first, second = (list(wandb_records(folder)) for folder in folders)
     begun = next(record.run for record in first if record.WhichOneof("record_type") == "run")
     assert (begun.run_id, begun.display_name, begun.run_group, begun.project) == (known, "a\\udc80", "group", "wisesr")
@@ -169,7 +169,7 @@ except MachineError as error:
     print(error)
 """
     answer = fresh(cwd=tmp_path, program=("-c", program), variables={"WANDB_MODE": "online"})
-    expected = "not logged in to Weights & Biases: wandb login, or set WANDB_MODE=offline\n"
+    expected = "not logged in to Weights & Biases: run wandb login, or set WANDB_MODE=offline\n"
     assert (answer.code, answer.out, answer.err) == (0, expected, "")
 
 

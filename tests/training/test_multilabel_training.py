@@ -171,7 +171,10 @@ def test_predictions_are_a_table_of_labels_that_training_and_evaluate_read(
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
-        (lambda run, image: list(api.predict(run, [image], coverage=0.9)), "a set that holds the true label"),
+        (
+            lambda run, image: list(api.predict(run, [image], coverage=0.9)),
+            "it promises sets that contain the one true label",
+        ),
         (lambda run, image: list(api.predict(run, [image], sort_into="sorted")), "--sort-into puts every image"),
         (lambda run, image: api.evaluate(run, coverage=0.9), "--coverage is for models that give an image one label"),
         (lambda run, image: api.evaluate(run, label_issues=True), "--label-issues is for models"),

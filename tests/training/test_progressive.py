@@ -56,13 +56,13 @@ def test_the_last_phase_has_the_image_size_that_the_model_is_for() -> None:
     config = load(train__phases=[*small_first[:1], {"epochs": 2}], data__image_size=64)
     assert config.changes_image_size
     assert [config.image_size_of_epoch(epoch) for epoch in range(4)] == [(32, 32), (64, 64), (64, 64), (64, 64)]
-    with pytest.raises(ConfigError, match=r"train.phases.1.image_size is 64x96, but data.image_size.* is 80x80; leave"):
+    with pytest.raises(ConfigError, match=r"train.phases.1.image_size is 64x96, but data.image_size.* is 80x80; omit"):
         load(train__phases=small_first, data__image_size=80)
     assert not load(train__phases=[{"epochs": 1}, {"epochs": 1, "image_size": 224}]).changes_image_size
 
 
 def test_a_setting_of_a_single_phase_is_refused_and_not_passed_over() -> None:
-    with pytest.raises(ConfigError, match=r"train.phases is a list; give it whole: --set 'train.phases=\[...\]'"):
+    with pytest.raises(ConfigError, match=r"train.phases is a list; give all of it: --set 'train.phases=\[...\]'"):
         load(train__phases=[{"epochs": 1}], **{"train__phases__0__image_size": 32})
 
 

@@ -93,17 +93,17 @@ def test_other_settings_images_or_unreadable_files_end_all_processes_before_jax_
     line = (*SMALL, "-s", "data.cache=none")
     group = start(tmp_path, 2, photos, *line, own=lambda number: ("--seed", number))
     assert group.end() == [2, 2]
-    assert "has other settings than process 0: seed: 0 -> 1; start all with the same" in group.error(0)
-    assert group.error(1) == "wisesr: process 1 ended with the others: another one says why"
+    assert "has different settings from process 0: seed: 0 -> 1; start all with the same" in group.error(0)
+    assert group.error(1) == "wisesr: process 1 ended with the others: another process says why"
 
     group = start(tmp_path, 2, photos, *SMALL, own=lambda number: ("--max-steps", 3 + number))
     assert group.end() == [2, 2]
-    assert "has other settings than process 0: --max-steps: 3 -> 4; start all with the same" in group.error(0)
+    assert "has different settings from process 0: --max-steps: 3 -> 4; start all with the same" in group.error(0)
 
     other = make_photos(tmp_path / "other", 8)
     group = start(tmp_path, 2, *line, own=lambda number: (other if number else photos, "--name", "x"))
     assert group.end() == [3, 3]
-    assert "has other images than process 0: " in group.error(0)
+    assert "has different images from process 0: " in group.error(0)
     assert "train images: 21 -> 18" in group.error(0)
 
     damaged = photos / "red" / "01.png"
@@ -136,7 +136,7 @@ def test_only_the_main_process_writes_and_shows_and_the_model_is_judged_as_in_tr
     assert (
         json.loads((run / "environment.json").read_text(encoding="utf-8"))["distribution"] == "2 devices in 2 processes"
     )
-    assert "1 unreadable image left out" in group.said(0)
+    assert "1 unreadable image skipped" in group.said(0)
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_a_lost_process_ends_the_others_within_a_minute_with_a_state_to_resume_f
     # Either a step breaks off, or JAX misses the signs of life first: then it aborts.
     assert code in {5, -signal.SIGABRT}
     said = group.said(1 - victim)
-    assert "JAX cannot go on with the other processes" in said or "distributed service detected fatal errors" in said
+    assert "JAX cannot continue with the other processes" in said or "distributed service detected fatal errors" in said
     assert [path for path in (run / "state").iterdir() if path.name.startswith("epoch-")]
 
 

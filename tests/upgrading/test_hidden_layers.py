@@ -106,14 +106,14 @@ def test_every_command_gives_what_the_original_gives(
     judged = wisesr("evaluate", run, "--format", "json", "-q", "--report").data
     assert 0 <= judged["top1_accuracy"] <= 1
     report = next(run.glob("evaluate-*/report.html")).read_text(encoding="utf-8")
-    assert "every hidden unit with the gain that it has there" in report
+    assert "gain for this image: not how the logit would change" in report
     explained = wisesr("explain", run, photos / "test", "--format", "json", "-q", "--pictures", 1).data
     assert "not how the logit would change" in explained["statement"]
     for row in explained["rows"]:
         assert row["sum"] + row["bias"] == pytest.approx(row["logit"], abs=1e-5)
     rows = wisesr("explain", run, "--weights", "--format", "json", "-q").data["rows"]
     assert [(row["label"], np.shape(row["map"])) for row in rows] == [(None, (8, 6))]
-    wisesr("explain", run, "--weights", "--class", "red").failed(2, "the head has hidden layers, behind which")
+    wisesr("explain", run, "--weights", "--class", "red").failed(2, "the head has hidden layers, so how")
 
 
 def read(path: str) -> Any:
@@ -162,7 +162,9 @@ def test_training_goes_on_from_the_hidden_layers_or_says_why_not(
     assert answer.code == 4
     assert "does not fit: its hidden layers are LayerNormalization epsilon=1e-06, Dense units=7" in answer.error
     line = ("train", config, "--head", "gap", "-s", "model.load_head=auto", "--dry-run")
-    assert "the head is initialized anew: the file has the head 'wise'" in " ".join(wisesr(*line).worked().err.split())
+    assert "the head is reinitialized: the file has a different head, 'wise'" in " ".join(
+        wisesr(*line).worked().err.split()
+    )
 
 
 def test_a_new_network_learns_with_hidden_layers(wisesr: CommandLine, photos: Path) -> None:

@@ -111,7 +111,7 @@ def test_the_answer_says_what_was_found_and_what_to_type_next(
     answer = wisesr("upgrade", model_file, "--data", photos, "-o", tmp_path / "runs").worked()
     table = " ".join(answer.out.split())
     assert "feature map 8x6x12" in table
-    assert "behind it Dropout 0.3, BatchNormalization, Dense 3 softmax" in table
+    assert "after it Dropout 0.3, BatchNormalization, Dense 3 softmax" in table
     assert "0..255 as they are: the model scales them itself (c_rescaling)" in table
     assert "on 12 validation images" in table
     run = tmp_path / "runs" / "nested-wise"
@@ -205,7 +205,7 @@ def test_a_run_without_images_is_trained_on_those_that_are_given_later(
     assert wisesr("upgrade", model_file, "-o", "runs", "--name", "run", "-q").code == 0
     wisesr("evaluate", "runs/run").failed(2, "runs/run: the run has no images of its own yet; give --data FOLDER")
     answer = wisesr("train", "runs/run", "--resume", "--data", photos, *STILL, *FROZEN).worked()
-    assert "its classes taken in the order of the folders" in " ".join(answer.err.split())
+    assert "assuming its classes are in the order of the folders" in " ".join(answer.err.split())
     assert read_history(Path("runs/run"))["val_loss"] == pytest.approx(original_loss(model_file, photos)[0], rel=1e-4)
     assert json.loads(Path("runs/run/classes.json").read_text(encoding="utf-8")) == list(CLASSES)
 
@@ -222,15 +222,15 @@ def test_a_config_that_names_the_run_starts_from_its_backbone_and_head(
     wisesr("train", "c.yaml", *STILL, *FROZEN, "--name", "same").worked()
     assert read_history(Path("runs/same"))["val_loss"] == pytest.approx(original_loss(model_file, photos)[0], rel=1e-4)
     answer = wisesr("train", "c.yaml", "--head", "gap", "--dry-run")
-    assert "the head is initialized anew: the file has the head 'wise'" in " ".join(answer.err.split())
+    assert "the head is reinitialized: the file has a different head, 'wise'" in " ".join(answer.err.split())
     answer = wisesr("train", "c.yaml", "--head", "gap", "-s", "model.load_head=true", "--dry-run")
-    assert (answer.code, "does not fit: the file has the head 'wise'" in answer.error) == (4, True)
+    assert (answer.code, "does not fit: the file has a different head, 'wise'" in answer.error) == (4, True)
 
 
-def test_compared_heads_all_start_anew(upgraded: Path) -> None:
+def test_compared_heads_are_all_newly_initialized(upgraded: Path) -> None:
     plan = plan_of(CompareRequest(upgraded / "config.yaml", heads=("gap", "wise"), seeds=(0,)))
     assert [head.loaded.config.model.load_head for head in plan.heads] == [False, False]
-    assert any("every head starts anew" in note for note in plan.notes)
+    assert any("every head is newly initialized" in note for note in plan.notes)
 
 
 # Classes
@@ -302,7 +302,7 @@ def test_a_run_of_wisesr_with_global_average_pooling_becomes_one_with_a_wise_hea
     Path("names.txt").write_text("one\ntwo\nthree\n", encoding="utf-8")
     renamed = wisesr("upgrade", gap_run / "best.keras", "--classes", "names.txt", "--format", "json", "-q").data
     assert (Path(renamed["run_dir"]).name, renamed["class_names"][0]) == ("photos-wise-2", "one")
-    wisesr("upgrade", run).failed(4, "is a model of wisesr already, with the head 'wise'")
+    wisesr("upgrade", run).failed(4, "is already a model of wisesr, with the head 'wise'")
 
 
 # What is refused
@@ -322,7 +322,7 @@ def test_other_outputs_are_4_and_leave_nothing(
         return replace(folded, classifier=replace(folded.classifier, kernel=3 * folded.classifier.kernel))
 
     monkeypatch.setattr(convert.Upgraded, "folded", property(tripled))
-    wisesr("upgrade", model_file).failed(4, "the run gives other outputs: probabilities differ by")
+    wisesr("upgrade", model_file).failed(4, "the run gives different outputs: probabilities differ by")
     assert files_in(Path("runs")) == []
 
 
@@ -362,7 +362,7 @@ def test_files_that_are_no_model_of_others_are_4_without_keras(
         ("x.txt", "is not a .keras or .h5 file"),
         ("", "is a folder; give a model that Keras saved as .keras or .h5"),
         ("broken.keras", "damaged"),
-        (trained.run / "best.keras", "is a model of wisesr already"),
+        (trained.run / "best.keras", "is already a model of wisesr"),
     ):
         wisesr("upgrade", path).refused(4, reason)
     code, loaded, err = loaded_after(command("upgrade", str(trained.run / "best.keras")), tmp_path)

@@ -37,7 +37,7 @@ def check(
 ) -> None:
     """Check a config and its images without training: PASS, WARN and FAIL rows.
 
-    Every image is decoded to its end. Exit code 3 when a row says FAIL. Example: wisesr check photos
+    Every image is decoded completely. Exit code 3 when a row says FAIL. Example: wisesr check photos
     """
     named = options.named(locals())
     from wisesr_cli import api

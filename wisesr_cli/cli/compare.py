@@ -64,12 +64,12 @@ def compare(
 ) -> None:
     """Train several heads over several seeds, all else equal, and compare them with mean, spread and cost.
 
-    The heads are compared to the first one, in pairs of the same seed. With --resume, more heads, seeds or epochs may
-    be asked for than before. Example:
+    The heads are compared to the first one, in pairs of the same seed. With --resume, you may request more
+    heads, seeds or epochs than before. Example:
 
     wisesr compare photos --heads gap,wise,flatten --seeds 5 --epochs 20
 
-    With --folds, every training image is evaluated on once, by trainings that have not seen it.
+    With --folds, every training image is evaluated once, by models that have not seen it.
     """
     arguments = locals()
     arguments["settings"] = options.overrides(settings, **options.named(arguments))
@@ -128,7 +128,7 @@ def _say_what_next(comparison: Comparison, listener: Listener) -> None:
     listener.note(f"written to {folder}: {', '.join(files)}" + (f", {pictures}" if runs else ""))
     if comparison.label_issues is not None:
         options.say_label_issues(comparison.label_issues, listener)
-        listener.note(f"when labels are corrected: {options.command_without('--name', flags=('--resume',))}")
+        listener.note(f"after correcting labels: {options.command_without('--name', flags=('--resume',))}")
     if not runs:
         return
     run = shlex.quote(str(folder / runs[-1]))
@@ -152,4 +152,4 @@ def _fail_on_missing(comparison: Comparison) -> None:
     if failed:
         count = f"{counted(len(failed), 'training')} of {len(comparison.trainings)}"
         first = training_title(failed[0].head, failed[0].seed, failed[0].fold)
-        raise DataError(f"{count} left out: {first}: {failed[0].error}")
+        raise DataError(f"{count} skipped: {first}: {failed[0].error}")

@@ -42,8 +42,8 @@ def demo(
         "This shows that Wise keeps positions, which alone tell these pictures apart and which GAP averages away; it "
         "does not show what accuracy to expect on photos: try wisesr train YOUR_FOLDER."
     )
-    display.note(f"the pictures, with the labels of Wise: {result.contact_sheet}")
-    display.note(f"what each of them looked at in one picture: {result.explanation}")
+    display.note(f"the pictures, as labelled by Wise: {result.contact_sheet}")
+    display.note(f"what each head looked at in one picture: {result.explanation}")
     display.note("try next:")
     for command in (
         f"wisesr evaluate {run}",

@@ -20,7 +20,7 @@ def embed(
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", metavar="FILE", help="A .npz or .parquet file; it appears when it is complete."),
+        typer.Option("-o", "--output", metavar="FILE", help="A .npz or .parquet file; it appears once complete."),
     ] = None,
     from_file: Annotated[str | None, typer.Option("--from-file", metavar="LIST", help="A file with paths.")] = None,
     null_separated: Annotated[bool, typer.Option("--null", help="Paths in the list end in NUL.")] = False,
@@ -36,7 +36,7 @@ def embed(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Give feature vectors of images, what the classifier layer of a run gets: a row per image, in order.
+    """Compute the feature vectors of images, the input of the classifier layer: a row per image, in order.
 
     Example: wisesr embed runs/photos-wise photos -o vectors.npz
     """
@@ -44,7 +44,7 @@ def embed(
     from wisesr_cli.errors import UsageError
 
     if output is None:
-        raise UsageError("nowhere to write: give -o FILE.npz or -o FILE.parquet")
+        raise UsageError("no output file: give -o FILE.npz or -o FILE.parquet")
     if not inputs and from_file is None:
         raise UsageError("nothing to embed: give images, folders, globs, - or --from-file LIST")
     from wisesr_cli import api

@@ -30,7 +30,7 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per step.")] = 32,
     on_error: Annotated[
-        Literal["fail", "skip"] | None, typer.Option("--on-error", help="Unreadable images; default: as the run did.")
+        Literal["fail", "skip"] | None, typer.Option("--on-error", help="Unreadable images; default: as in the run.")
     ] = None,
     pixel_limit: options.PixelLimit = None,
     coverage: options.Coverage = None,
@@ -82,12 +82,12 @@ def evaluate(
     pictures = [name for name in names if (output_dir.parent / PLOTS / name).exists()]
     listener.note(f"written to {result.output_dir}: {', '.join(files)}")
     if can_draw():
-        listener.note(f"pictures beside it, in {PLOTS}: {', '.join(pictures)}")
+        listener.note(f"pictures next to it, in {PLOTS}: {', '.join(pictures)}")
     if isinstance(result, Evaluation) and result.label_issues is not None:
         options.say_label_issues(result.label_issues, listener)
         _say_how_to_doubt_the_rest(Path(result.output_dir).parent, listener)
     if report:
-        listener.note(f"report, to open in a browser or to mail: {result.output_dir}/{REPORT}")
+        listener.note(f"report, to open in a browser or e-mail: {result.output_dir}/{REPORT}")
     elif can_draw():  # the report can be drawn, too
         listener.note(f"next: {options.command_without(add=('--report',))}")
     sys.stdout.flush()

@@ -28,7 +28,7 @@ def explain(
         typer.Option("--class", metavar="NAME", help="Explain this class instead of the predicted one; repeatable."),
     ] = None,
     bands: Annotated[
-        str, typer.Option("--bands", metavar="3,2,1", help="Bands that pictures show as red, green, blue; one is grey.")
+        str, typer.Option("--bands", metavar="3,2,1", help="Bands to show as red, green, blue, or one as grey.")
     ] = "",
     weights: Annotated[
         bool, typer.Option("--weights", help="Show the head's learned position weights instead; takes no image.")
@@ -39,7 +39,7 @@ def explain(
     from_file: Annotated[str | None, typer.Option("--from-file", metavar="LIST", help="A file with paths.")] = None,
     null_separated: Annotated[bool, typer.Option("--null", help="Paths in the list end in NUL.")] = False,
     pictures: Annotated[
-        int, typer.Option("--pictures", metavar="N", min=0, help="Images that get a picture of their own, at most.")
+        int, typer.Option("--pictures", metavar="N", min=0, help="Maximum number of images with their own picture.")
     ] = 1000,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per step.")] = 32,
     output_format: options.TableFormat = "table",
@@ -50,7 +50,7 @@ def explain(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show which positions of the feature map made a logit, exactly: pictures, contact sheets, arrays, JSON and CSV.
+    """Show exactly which positions of the feature map contribute to a logit: pictures, sheets, arrays, JSON and CSV.
 
     Orange speaks for the class, blue against it; sum and bias add up to the logit. Examples:
 
@@ -62,7 +62,7 @@ def explain(
     from wisesr_cli.errors import UsageError
 
     if weights and (inputs or from_file is not None):
-        raise UsageError("--weights shows the head, which is the same for all images: leave the images out")
+        raise UsageError("--weights shows the head, which is the same for all images: give no images")
     if not weights and not inputs and from_file is None:
         raise UsageError("nothing to explain: give images, folders, globs, -, --from-file LIST, or --weights")
     from wisesr_cli import api

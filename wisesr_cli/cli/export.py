@@ -17,9 +17,7 @@ def export(
     run: Annotated[str, typer.Argument(help="A run directory, its best.keras, or latest.")],
     to: Annotated[
         list[str] | None,
-        typer.Option(
-            "--to", metavar="FORMAT", help="keras, onnx, litert or saved_model; several with commas, or repeated."
-        ),
+        typer.Option("--to", metavar="FORMAT", help="keras, onnx, litert or saved_model; comma-separated or repeated."),
     ] = None,
     quantize: Annotated[
         Literal["int8", "float16"] | None,
@@ -49,7 +47,7 @@ def export(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", metavar="FOLDER", help="Compare on these labelled images; default: the run's validation."
+            "--data", metavar="FOLDER", help="Compare on these labelled images; default: the run's validation images."
         ),
     ] = None,
     output_dir: Annotated[
@@ -62,9 +60,9 @@ def export(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write the best model in other formats, each loaded again by its own runtime and compared with the run.
+    """Write the best model in other formats, each reloaded by its own runtime and compared with the run.
 
-    Class names, image size and the scaling of pixels go with it; a README shows how each is used without wisesr.
+    Class names, image size and pixel scaling are included; a README shows how to use each without wisesr.
     Examples:
 
     wisesr export runs/photos-wise --to onnx,litert
@@ -92,4 +90,4 @@ def export(
     listener.note(f"written to {result.output_dir}: {', '.join(names)}")
     if layout != "plain":
         listener.note(f"for the server, the same files: {result.output_dir}/{layout}")
-    listener.note(f"next: try what {result.output_dir}/{EXPORT_README} shows for each file, in that folder")
+    listener.note(f"next: try the examples in {result.output_dir}/{EXPORT_README}, from that folder")

@@ -16,7 +16,7 @@ app = options.new_app()
 @app.command()
 def init(
     folder: Annotated[
-        str | None, typer.Argument(help="An image folder, or a table of labels; with --sample, the folder alone.")
+        str | None, typer.Argument(help="An image folder, or a table of labels; with --sample, a folder only.")
     ] = None,
     output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="The config to write.")] = "config.yaml",
     sample: Annotated[
@@ -26,12 +26,12 @@ def init(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     task: Annotated[
         Literal["single", "multilabel"],
-        typer.Option("--task", help="multilabel: an image of a table has any number of labels, such as cat|dog."),
+        typer.Option("--task", help="multilabel: images in the table have any number of labels, such as cat|dog."),
     ] = "single",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write a commented config for images: their classes, sizes and balance looked at, sensible choices made.
+    """Write a commented config for images, with settings that suit their classes, sizes and balance.
 
     Example: wisesr init photos -o photos.yaml; wisesr init photos --sample transfer_two_phases
     """
@@ -47,23 +47,23 @@ def init(
         show_result("table", grids=[grid], header=(), rows=(), value=samples, limit=None)
         return
     if sample is not None and task != "single":
-        raise UsageError(f"--task {task} does not fit --sample, which says what it trains: leave one of them out")
+        raise UsageError(f"--task {task} cannot be combined with --sample, which sets the task: omit one of them")
     path = Path(output)
     if path.exists() and not overwrite:
         raise UsageError(f"{visible(output)} exists; give another -o, or replace it with --overwrite")
     if not path.absolute().parent.is_dir():
-        raise UsageError(f"{visible(path.parent)}: no such folder for the config")
+        raise UsageError(f"{visible(path.parent)}: no such folder; create it first, or give another -o")
     listener = TerminalListener(quiet=quiet)
     if sample is not None:
         starter = api.init_from_sample(sample, folder, written_as=output)
     elif folder is not None:
         starter = api.init(folder, task=task, listener=listener)
     else:
-        raise UsageError("FOLDER is missing: the images that the config is for; or --sample NAME, see --list")
+        raise UsageError("FOLDER is missing: give the images that the config is for, or --sample NAME (see --list)")
     schema = api.write_config(path, starter.config)
     for choice in starter.choices:
         listener.note(choice)
-    listener.note(f"written: {output}; beside it, for editors: {schema.name}")
+    listener.note(f"written: {output}; next to it, for editors: {schema.name}")
     place = shlex.quote(output) if folder is not None else f"{shlex.quote(output)} --data FOLDER"
     listener.note(f"next: wisesr check {place}")
     listener.note(f"      wisesr train {place}")

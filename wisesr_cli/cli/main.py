@@ -29,7 +29,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "Evaluate a run on labelled images.",
     "predict": "Label images with a run.",
     "embed": "Compute feature vectors of images, for search and clustering.",
-    "explain": "Show which positions of the feature map made a logit, exactly.",
+    "explain": "Show exactly which positions of the feature map contribute to a logit.",
     "compare": "Train several heads over several seeds, and compare accuracy, spread and cost.",
     "export": "Write the model as ONNX, LiteRT, SavedModel or plain Keras, each compared with the run.",
     "upgrade": "Turn a Keras classifier that ends in global average pooling into a run with the same outputs.",
@@ -115,7 +115,7 @@ def wisesr(
         False, "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
     ),
 ) -> None:
-    """Train, judge, explain and ship image classifiers that keep what global average pooling throws away.
+    """Train, evaluate, explain and ship image classifiers that keep what global average pooling throws away.
 
     Start with `wisesr demo`, or with a folder of images: `wisesr init FOLDER`.
     """

@@ -23,7 +23,7 @@ SetOptions = Annotated[
     list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="Set any key of the config; repeatable.")
 ]
 DataFolder = Annotated[
-    str | None, typer.Option("--data", metavar="FOLDER", help="Image folder, or a table of labels, over the config's.")
+    str | None, typer.Option("--data", metavar="FOLDER", help="Image folder or table of labels; overrides the config.")
 ]
 OutputDir = Annotated[str | None, typer.Option("-o", "--output-dir", metavar="DIR", help="Folder for run directories.")]
 RunName = Annotated[str | None, typer.Option("--name", help="Name of the run directory.")]
@@ -70,7 +70,7 @@ Freeze = Annotated[
     Literal["backbone", "none"] | None,
     typer.Option(
         "--freeze",
-        help="One phase: backbone trains the head alone, on images as they are unless --augment is given.",
+        help="One phase: backbone trains the head only, on images as they are unless --augment is given.",
     ),
 ]
 Augment = Annotated[
@@ -108,7 +108,7 @@ Coverage = Annotated[
     typer.Option(
         "--coverage",
         metavar="FRACTION",
-        help="Give sets of labels that hold the true class this often, such as 0.9; withhold unsure single answers.",
+        help="Give sets of labels that contain the true class this often, such as 0.9; withhold unsure single labels.",
     ),
 ]
 PixelLimit = Annotated[
@@ -151,7 +151,7 @@ class Group(TyperGroup):
     """A command with subcommands, such as `config`."""
 
     default: str | None = None
-    """The one that is meant where none is named."""
+    """The command to run if none is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Insert the default command if arguments start with none, unless one was probably misspelt."""
@@ -239,7 +239,7 @@ def say_label_issues(issues: LabelIssues, listener: Listener) -> None:
 def say_hidden(hidden: int, listener: Listener) -> None:
     """Name the command that shows the omitted rows of a table, if any."""
     if hidden:
-        listener.note(f"{hidden:,} rows are left out; all of them: {command_without(add=['-v'])}")
+        listener.note(f"{hidden:,} rows are not shown; to see all: {command_without(add=['-v'])}")
 
 
 def command_without(

@@ -44,20 +44,20 @@ def predict(
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per step.")] = 32,
     output_format: Annotated[
         Literal["table", "json", "jsonl", "csv", "markdown", "parquet"] | None,
-        typer.Option("--format", help="Output format; by default what the suffix of -o says, or table."),
+        typer.Option("--format", help="Output format; default: from the suffix of -o, else table."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="FILE", help="Output file; it appears when it is complete.")
+        str | None, typer.Option("-o", "--output", metavar="FILE", help="Output file; it appears once complete.")
     ] = None,
     sheet: Annotated[
-        str | None, typer.Option("--sheet", metavar="FILE", help="A PNG of the first images that are given.")
+        str | None, typer.Option("--sheet", metavar="FILE", help="A PNG of the first images in the output.")
     ] = None,
     sort_into: Annotated[
         str | None,
         typer.Option(
             "--sort-into",
             metavar="DIR",
-            help="Copy the images into a folder per label there; unsure/ for those without one.",
+            help="Copy the images into this folder, one subfolder per label; unsure/ for those without one.",
         ),
     ] = None,
     sort_into_by: Annotated[
@@ -68,7 +68,7 @@ def predict(
     explain: Annotated[
         str | None,
         typer.Option(
-            "--explain", metavar="DIR", help="Also draw into this folder what decided each label (starts Keras)."
+            "--explain", metavar="DIR", help="Also draw what decided each label, into this folder (starts Keras)."
         ),
     ] = None,
     show: options.Show = False,
@@ -82,7 +82,8 @@ def predict(
         typer.Option("--engine", help="Inference engine; auto: LiteRT on the CPU, else Keras; ray: on many machines."),
     ] = "auto",
     shard: Annotated[
-        str | None, typer.Option("--shard", metavar="I/N", help="Label part I, from 0, of N equal parts of the inputs.")
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Label only part I (from 0) of N equal parts of the inputs."),
     ] = None,
     ray_address: Annotated[
         str | None,

@@ -37,8 +37,8 @@ def summarize(
 ) -> None:
     """Show parameters, FLOPs and sizes per backbone and head, side by side.
 
-    Without SOURCE: MobileNetV2, all heads, 10 classes, 224 pixels. Several backbones are one table, which says of
-    which there are ImageNet weights. Examples:
+    Without SOURCE: MobileNetV2, all heads, 10 classes, 224 pixels. Several backbones share one table, which
+    shows for which of them there are ImageNet weights. Examples:
 
     wisesr summarize --backbone Xception --classes 70
 

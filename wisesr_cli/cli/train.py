@@ -23,7 +23,7 @@ app = options.new_app()
 def train(
     source: Annotated[
         str,
-        typer.Argument(help="A YAML config, an image folder, a table of labels, or with --resume a run."),
+        typer.Argument(help="A YAML config, an image folder, a table of labels or, with --resume, a run."),
     ],
     settings: options.SetOptions = None,
     data: options.DataFolder = None,
@@ -72,7 +72,7 @@ def train(
     """Train a classifier from a YAML config, an image folder or a table of labels.
 
     An image folder has class folders, or train/, validation/ and test/ with class folders. A table of labels (.csv,
-    .tsv, .jsonl, .parquet) has the columns path and label, and, where wanted, split, group and weight. Example:
+    .tsv, .jsonl, .parquet) has the columns path and label, and, optionally, split, group and weight. Example:
 
     wisesr train photos --backbone MobileNetV2 --epochs 20
     """
@@ -133,7 +133,7 @@ def _show(result: TrainingResult, display: TrainingDisplay, *, dry_run: bool) ->
     if result.stopped:
         display.note(f"stopped: {result.stopped}")
     elif result.epochs_done_now == 0:
-        display.note("nothing left to do: all epochs are done; give a larger --epochs to train on")
+        display.note("nothing left to do: all epochs are done; give a larger --epochs to train further")
     if not result.finished:
         display.note(f"to resume: {_resume_command(result.run_dir)}")
     if result.best_epoch is not None:

@@ -20,14 +20,14 @@ def upgrade(
     settings: options.SetOptions = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="FOLDER", help="Images to compare on, name the classes by, and fine-tune on."),
+        typer.Option("--data", metavar="FOLDER", help="Images to compare on, take class names from, and fine-tune on."),
     ] = None,
     classes: Annotated[
-        str | None, typer.Option("--classes", metavar="FILE", help="Class names, a line per output of the model.")
+        str | None, typer.Option("--classes", metavar="FILE", help="Class names, one line per output of the model.")
     ] = None,
     preprocessing: Annotated[
         Literal["auto", "caffe", "tf", "torch", "unit", "none"] | None,
-        typer.Option("--preprocessing", help="How pixels are scaled before the model; auto looks into it."),
+        typer.Option("--preprocessing", help="How pixels are scaled before the model; auto inspects the model."),
     ] = None,
     image_size: options.ImageSize = None,
     head: Annotated[str | None, typer.Option("--head", help="wise, depthwise or gap.")] = None,
@@ -40,9 +40,9 @@ def upgrade(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Make a run of a Keras classifier that ends in global average pooling: the same outputs, ready for fine-tuning.
+    """Turn a Keras classifier that ends in global average pooling into a run with the same outputs, for fine-tuning.
 
-    Its head weighs every position alike, as the pooling did, and learns better when it is trained. Example:
+    Its head weights all positions equally, as the pooling did, and learns better weights when trained. Example:
 
     wisesr upgrade model.keras --data photos
     """

@@ -64,4 +64,4 @@ def translation(error: Any) -> str | None:
         return None
     pairs = [(f"--{match[1].replace('_', '-')}", match[2]) for match in typed if match is not None]
     meant = [f"{OPTIONS[name].split(' ')[0] if name in OPTIONS else name} {value}" for name, value in pairs]
-    return f"Options are not typed as {' '.join(words)}. Type {' '.join(meant)}."
+    return f"Options are not written as {' '.join(words)}. Type {' '.join(meant)}."

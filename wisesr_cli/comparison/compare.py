@@ -197,12 +197,12 @@ def _evaluation_split(index: DatasetIndex, listener: Listener) -> SplitName:
         return "test"
     if "validation" not in index.splits:
         raise UsageError(
-            "nothing to evaluate on: there is neither a test nor a validation split; give test images, or a "
-            "--set data.validation_split above 0"
+            "nothing to evaluate on: there is neither a test nor a validation split; give test images, or set "
+            "data.validation_split above 0"
         )
     listener.warn(
-        "there is no test split: the heads are evaluated on validation, which also chooses the best epoch; the figures "
-        "are better than those on new images would be, for all heads"
+        "there is no test split: the heads are evaluated on validation, which also chooses the best epoch, so the "
+        "figures of all heads are optimistic"
     )
     return "validation"
 
@@ -255,7 +255,7 @@ def _train_all(work: _Work, planned: Sequence[PlannedTraining], stop: StopReques
 def _line(item: PlannedTraining, record: TrainingRecord, split: str, seconds: float) -> str:
     title = f"{item.title}:"
     if record.error is not None:
-        return f"{title} left out: {record.error}"
+        return f"{title} skipped: {record.error}"
     epochs = f"best epoch {record.best_epoch} of {len(record.accuracies)}"
     where = split if item.fold is None else "the held-out fold"
     return f"{title} top-1 {percent(record.top1_accuracy)} on {where}, {epochs}, {seconds:.0f} s"

@@ -45,7 +45,7 @@ def _about_feature_map(comparison: Comparison) -> Iterator[str]:
     if comparison.feature_map[:2] == (1, 1):
         yield (
             "the feature map has a single position, so every head that reads positions equals GAP here, and "
-            "differences are chance: use larger images or another backbone"
+            "differences are due to chance: use larger images or another backbone"
         )
 
 
@@ -98,9 +98,10 @@ def _difference(row: ComparisonRow, first: ComparisonRow, comparison: Comparison
         return f"{figures}: the interval includes zero: no clear difference"
     better = "better" if low > 0 else "worse"
     if len(shared) == 1 and comparison.folds is None:
-        return f"{figures}: this one training was {better} by more than chance of the images; other seeds may differ"
+        result = f"this one training was {better} by more than the choice of images explains; other seeds may differ"
+        return f"{figures}: {result}"
     drawn = "seed" if comparison.folds is None else "fold"
-    return f"{figures}: {better} on images like these, by more than chance of {drawn} and images"
+    return f"{figures}: {better} on images like these, by more than the choice of {drawn} and images explains"
 
 
 def _about_seeds(comparison: Comparison) -> Iterator[str]:
@@ -109,7 +110,7 @@ def _about_seeds(comparison: Comparison) -> Iterator[str]:
         if others:
             yield (
                 "the trainings of different folds share most of their images, so the intervals understate how much "
-                "other training images would change"
+                "results vary with the training images"
             )
         return
     seeds = min((len(shared) for row in others if (shared := _shared(row, first))), default=0)
@@ -138,18 +139,18 @@ def _about_independence(comparison: Comparison, *, in_groups: bool) -> Iterator[
     """Warn if images are not independent, although the intervals assume it."""
     if not comparison.same_examples and comparison.folds is None:
         yield (
-            "every seed drew its own training and evaluation images from the same ones: those of different seeds "
+            "every seed drew its own training and evaluation images from the same pool: those of different seeds "
             "overlap, which the intervals do not account for, so with many seeds they are too narrow"
         )
     if in_groups:
-        yield "the intervals treat images of one group as independent; where these are similar, they are too narrow"
+        yield "the intervals treat images of the same group as independent; if these are similar, they are too narrow"
 
 
 def _about_split(comparison: Comparison) -> Iterator[str]:
     if comparison.split == "validation":
         yield (
-            "evaluated on validation, which also chose the best epochs: all accuracies are optimistic, and the "
-            "differences are those of such figures; test images would tell more"
+            "evaluated on validation, which also chose the best epochs: all accuracies are optimistic, and their "
+            "differences less reliable than on test images"
         )
 
 
@@ -171,8 +172,8 @@ def _about_schedules(comparison: Comparison) -> Iterator[str]:
             ways = joined(f"{item.head} {' and then '.join(map(str, item.schedules))}" for item in trainings)
             which = f"seed {seed}" if fold is None else f"seed {seed}, fold {fold},"
             yield (
-                f"{which} was not trained alike under all heads, as learning rates follow the number of epochs "
-                f"asked for ({ways}): do not read much into its differences"
+                f"{which} was not trained alike for all heads, as learning rates depend on the requested number of "
+                f"epochs ({ways}): do not read much into its differences"
             )
 
 

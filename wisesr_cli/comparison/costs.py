@@ -111,7 +111,7 @@ def _rows(plan: CostPlan, model: ModelConfig, image_size: tuple[int, int], notes
     try:
         backbone = _backbone_cost(model, image_size, plan.channels)
     except ConfigError as error:
-        notes.append(f"left out: {error}")
+        notes.append(f"skipped: {error}")
         return
     weights = _imagenet_weights(model)
     for name, head in plan.heads.items():
@@ -119,10 +119,12 @@ def _rows(plan: CostPlan, model: ModelConfig, image_size: tuple[int, int], notes
             in_head = head_parameters(backbone.feature_map, plan.classes, head)
             flops_of_head = head_flops(backbone.feature_map, plan.classes, head)
         except ConfigError as error:
-            notes.append(f"left out: {model.backbone} at {image_size[0]}x{image_size[1]} with {name}: {error}")
+            notes.append(f"skipped: {model.backbone} at {image_size[0]}x{image_size[1]} with {name}: {error}")
             continue
         if effective_options(backbone.feature_map, head).name != head.name:
-            notes.append(f"{model.backbone} at {image_size[0]}x{image_size[1]}: one position only, so {name} is GAP")
+            notes.append(
+                f"{model.backbone} at {image_size[0]}x{image_size[1]}: only one position, so {name} equals GAP"
+            )
         yield SummaryRow(
             backbone=model.backbone,
             image_height=image_size[0],

@@ -43,7 +43,7 @@ def _overview(groups: Mapping[tuple[str, int, int, int], Sequence[SummaryRow]]) 
     classes = next(iter(groups))[3]
     caption = (
         "ImageNet weights: on this machine (here), to download, or none (-); parameters and GFLOPs are those of the "
-        "backbone, + HEAD the parameters of a head; a backbone alone shows more: wisesr summarize --backbone NAME"
+        "backbone, + HEAD the parameters of a head; details of one backbone: wisesr summarize --backbone NAME"
     )
     return Grid(f"Backbones · {classes:,} classes", columns, tuple(cells), caption)
 

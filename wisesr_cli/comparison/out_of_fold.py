@@ -56,7 +56,7 @@ def describe_folds(plan: ComparisonPlan, index: DatasetIndex) -> str:
     data = plan.base.config.data
     images = check_folds(data, index, plan.seeds)
     kind = "whole groups" if data.split_strategy == "group" or index.splits["train"].groups else data.split_strategy
-    best = "the last epoch counts"
+    best = "the last epoch is used"
     if "validation" in index.splits:
         source = "validation images" if "validation" in index.folders else "images set aside from the other folds"
         best = f"the best epoch is chosen on {source}"

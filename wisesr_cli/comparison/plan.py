@@ -156,11 +156,11 @@ def plan_of(request: CompareRequest) -> ComparisonPlan:
                 raise UsageError(f"--heads: '{visible(head.label)}' is the same head as '{visible(other.label)}'")
     if chosen[0].loaded.config.model.task == "multilabel":
         raise UsageError(
-            "compare tells heads apart by which images got their one label right, and model.task is multilabel: train "
-            "each head with --head, and compare the mean_average_precision that evaluate gives"
+            "compare needs one label per image, and model.task is multilabel: train each head with --head, and "
+            "compare the mean_average_precision that evaluate gives"
         )
     left_out = tuple(
-        f"{visible(given.origin)}: left out, as {option} says which ones"
+        f"{visible(given.origin)}: ignored, as {option} says which ones"
         for given in overrides
         if (option := (DECIDED_BY if folds is None else DECIDED_BY_FOLDS).get(given.path)) is not None
     )
@@ -186,7 +186,7 @@ def _checked_folds(request: CompareRequest) -> int | None:
     if request.folds is None:
         if request.label_issues:
             raise UsageError(
-                "--label-issues needs --folds, for instance --folds 5: labels are doubted by models that were not "
+                "--label-issues needs --folds, for instance --folds 5: labels are checked by models that were not "
                 "trained on them"
             )
         return None
@@ -212,7 +212,8 @@ def _compared_head(
     model = loaded.config.model
     notes = loaded.notes
     if model.load_head is True or model.backbone == FROM_WEIGHTS:
-        notes = (*notes, "every head starts anew on the backbone of model.weights, whatever model.load_head says")
+        note = "every head is newly initialized: model.weights gives only the backbone, and model.load_head is ignored"
+        notes = (*notes, note)
     config = loaded.config.model_copy(update={"model": model.model_copy(update={"load_head": False})})
     usual: HeadOptions = HEADS[model.head.name].options(name=model.head.name)
     if recipe is not None:
@@ -227,14 +228,16 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         return seeds_up_to(int(text))
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(re.fullmatch(r"[0-9]{1,10}", part) for part in parts):
-        raise UsageError(f"--seeds {visible(text)}: give how many, as 3 for 0, 1, 2, or which ones, as 0,5,7")
+        raise UsageError(
+            f"--seeds {visible(text)}: give a number of seeds, such as 3 for 0, 1, 2, or the seeds, such as 0,5,7"
+        )
     return _checked_seeds([int(part) for part in parts])
 
 
 def seeds_up_to(count: int) -> tuple[int, ...]:
     """Return `count` seeds: 0, 1, ..."""
     if not 1 <= count <= MOST_SEEDS:
-        raise UsageError(f"--seeds {count}: give 1 to {MOST_SEEDS:,} seeds; a single one is given as {count},")
+        raise UsageError(f"--seeds {count}: give 1 to {MOST_SEEDS:,} seeds; for seed {count} alone, write {count},")
     return tuple(range(count))
 
 

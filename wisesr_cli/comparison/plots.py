@@ -59,9 +59,7 @@ def plot_accuracies(comparison: Comparison, path: Path) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.15, y=0.1)
     counts = [row.head_parameters for row in comparison.rows if row.head_parameters]
-    axes.set_xlabel(
-        "parameters of the head" + ("; equal ones stand side by side" if len({*counts}) < len(counts) else "")
-    )
+    axes.set_xlabel("head parameters" + ("; equal counts are side by side" if len({*counts}) < len(counts) else ""))
     axes.set_ylabel(f"top-1 accuracy on {comparison.split}, %")
     drawn = "seed" if comparison.folds is None else "fold"
     axes.set_title(f"mean and standard deviation; a dot per {drawn}", fontsize=10)

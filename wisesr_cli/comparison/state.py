@@ -91,8 +91,8 @@ class ComparisonState:
         """Set the number of epochs of every training; raises a `UsageError` if it was higher before."""
         if epochs < self.epochs:
             raise UsageError(
-                f"the comparison in {visible(self.path.parent)} is one of {counted(self.epochs, 'epoch')}; it can take "
-                f"more, not {epochs}; {WAY_OUT}"
+                f"the comparison in {visible(self.path.parent)} has {counted(self.epochs, 'epoch')}; it can be "
+                f"extended, but not cut to {epochs}; {WAY_OUT}"
             )
         self.epochs = epochs
 
@@ -103,12 +103,12 @@ def read_comparison_state(folder: Path) -> ComparisonState:
     try:
         values: Any = json.loads(read_text(path, MOST_JSON_BYTES))
         if not isinstance(values, dict) or values.keys() != {"circumstances", "epochs", "trainings"}:
-            raise ValueError("not what a comparison writes")
+            raise ValueError("not written by a comparison")
         records = TypeAdapter(dict[str, TrainingRecord]).validate_python(values["trainings"])
         epochs = TypeAdapter(int).validate_python(values["epochs"])
         found = values["circumstances"]
         if not isinstance(found, dict) or found.keys() != {item.name for item in fields(Circumstances)}:
-            raise ValueError("its circumstances are of another version")
+            raise ValueError("it was written by another version")
         return ComparisonState(path, circumstances_from_json(found), epochs, records)
     except ValidationError as error:
         first = error.errors()[0]

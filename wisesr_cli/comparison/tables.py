@@ -32,7 +32,8 @@ def _accuracy_grid(comparison: Comparison) -> Grid:
     columns = (*texts("head"), *numbers("n", "top-1, %", "macro F1, %", difference, "95 % interval"))
     drawn = "seeds" if comparison.folds is None else "folds"
     caption = (
-        f"mean ± standard deviation over n {drawn}; the difference is one of top-1 accuracy, in pairs of equal {drawn}"
+        f"mean ± standard deviation over n {drawn}; differences are in top-1 accuracy, between trainings with equal "
+        f"{drawn}"
     )
     title = f"Heads on {comparison.split}: {examples_of(comparison)}"
     cells = tuple(_accuracy_cells(row, len(trainings_of(row, comparison))) for row in comparison.rows)
@@ -55,7 +56,8 @@ def _cost_grid(comparison: Comparison) -> Grid:
     first = comparison.rows[0].head
     counts = numbers("head parameters", "all parameters", "s per epoch", f"epochs to {first}'s best")
     caption = (
-        f"epochs until as accurate as {first} ever was with the same seed, on {comparison.curves_of}; -: not always"
+        f"epochs to reach the best accuracy of {first} with the same seed, on {comparison.curves_of}; -: not always "
+        "reached"
     )
     return Grid("Cost", (*texts("head"), *counts), tuple(map(_cost_cells, comparison.rows)), caption)
 

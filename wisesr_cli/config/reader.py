@@ -298,7 +298,7 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
             document.places[override.path[:depth]] = override.origin
         if isinstance(tree[key], list):
             name = visible(".".join(map(str, override.path[:depth])))
-            raise ConfigError(f"{visible(override.origin)}: {name} is a list; give it whole: --set '{name}=[...]'")
+            raise ConfigError(f"{visible(override.origin)}: {name} is a list; give all of it: --set '{name}=[...]'")
         if not isinstance(tree[key], dict):
             return  # a mistake in the file, which validation reports
         tree = tree[key]
@@ -343,7 +343,7 @@ def _drop_inapplicable_options(
     for key in dropped:
         del tree[key]
     if dropped:
-        notes.append(f"{override.origin}: the {NAMED[path].kind} '{name}' has no {joined(dropped)}; left out")
+        notes.append(f"{override.origin}: the {NAMED[path].kind} '{name}' has no {joined(dropped)}; ignored")
 
 
 def _drop_preset_options(head: dict[str, Any]) -> None:

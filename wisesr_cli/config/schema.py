@@ -41,7 +41,9 @@ def _check_name(name: str) -> str:
     check_path(name)
     # File systems allow 255 bytes; the rest is reserved for suffixes.
     if not _NAME.fullmatch(name) or name.startswith((".", "-")) or len(os.fsencode(name)) > 200:
-        raise ValueError("must be a folder name without slashes, up to 200 bytes, that starts with no dot or dash")
+        raise ValueError(
+            "must be a folder name without slashes, of up to 200 bytes, that starts with neither a dot nor a dash"
+        )
     return name
 
 
@@ -50,7 +52,7 @@ RunName = Annotated[str, AfterValidator(_check_name)]
 
 def _allow_extends(schema: dict[str, Any]) -> None:
     """Add the key `extends`, allowed only in files, for editors."""
-    about = "Another config, relative to this file, that this one is laid over."
+    about = "Another config, relative to this file, that this one overrides."
     extends = {"type": "string", "title": "Extends", "description": about, "examples": ["base.yaml"]}
     schema["title"], schema["properties"] = SCHEMA_TITLE, {"extends": extends, **schema["properties"]}
 
@@ -70,7 +72,7 @@ class Config(Options):
     """Random seed."""
     data: DataConfig = Field(default=DataConfig(), examples=[{"dir": "photos"}])
     augment: Augment = Field(default="light", examples=["light", {"zoom": 0.1}])
-    """none, light, paper, or a mapping of single operations."""
+    """none, light, paper, or a mapping of individual operations."""
     model: ModelConfig = Field(default=ModelConfig(), examples=[{"backbone": "Xception"}])
     train: TrainConfig = Field(default=TrainConfig(), examples=[{"epochs": 10}])
     distribute: DistributeConfig = Field(default=DistributeConfig(), examples=[{"strategy": "none"}])
@@ -124,8 +126,8 @@ class Config(Options):
         if "image_size" in self.data.model_fields_set:
             raise ValueError(
                 f"train.phases.{len(self.phases) - 1}.image_size is {size_text(last)}, but data.image_size, which the "
-                f"model is for, is {size_text(self.data.image_size)}; leave image_size out of the last phase, or give "
-                "both the same"
+                f"model is for, is {size_text(self.data.image_size)}; omit image_size in the last phase, or set both "
+                "to the same size"
             )
         object.__setattr__(self, "data", self.data.model_copy(update={"image_size": last}))
         return self

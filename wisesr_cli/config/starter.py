@@ -30,7 +30,7 @@ _COMMENTS = {
     "backbone": "any of keras.applications; compare: wisesr summarize --backbone all",
     "weights": "imagenet | none | FILE | RUN; wisesr weights list",
     "name": "gap | gmp | depthwise | wise | flatten | fc",
-    "class_weights": "balanced weighs every class alike",
+    "class_weights": "balanced makes every class count equally",
 }
 
 
@@ -44,7 +44,7 @@ def write_starter(facts: FolderFacts, recipe: Recipe) -> str:
             *_places(facts),
             *_split(facts),
             *_lines(settings["data"], "  "),
-            _line("on_error", "fail", "  ", "skip leaves unreadable images out"),
+            _line("on_error", "fail", "  ", "skip ignores unreadable images"),
             "",
             *_lines({"augment": settings["augment"]}, ""),
             "",
@@ -71,7 +71,7 @@ def write_config(path: Path, text: str) -> Path:
     """
     schema = path.with_name(SCHEMA_FILE)
     if schema.exists() and not _is_schema(schema):
-        raise UsageError(f"{visible(schema)} exists, and is no schema that wisesr wrote; move it away")
+        raise UsageError(f"{visible(schema)} exists, and is not a schema written by wisesr; move it elsewhere")
     write_text(path, f"# yaml-language-server: $schema={SCHEMA_FILE}\n{text}")
     write_text(schema, json.dumps(Config.model_json_schema(), indent=1) + "\n")
     return schema
@@ -100,7 +100,7 @@ def _places(facts: FolderFacts) -> list[str]:
     folder = f"  dir: {scalar(str(facts.folder))}"
     if facts.manifest is None:
         return [folder]
-    return [f"  manifest: {scalar(str(facts.manifest))}", f"{folder}  # where its paths begin"]
+    return [f"  manifest: {scalar(str(facts.manifest))}", f"{folder}  # its paths are relative to this"]
 
 
 def _task(facts: FolderFacts) -> list[str]:

@@ -39,9 +39,9 @@ class AugmentConfig(Options):
     shift: float = Field(default=0.0, ge=0, lt=1, examples=[0.05])
     """Largest shift to every side, as a fraction of the image."""
     channel_shift: float = Field(default=0.0, ge=0, le=255, examples=[20])
-    """Largest value, in 0..255, that is added to or taken from all channels."""
+    """Largest value, in 0..255, that is added to or subtracted from all channels."""
     brightness: tuple[float, float] | None = Field(default=None, examples=[[0.85, 1.15]])
-    """Range of the factor that all channels are multiplied with."""
+    """Range of the factor by which all channels are multiplied."""
     contrast: float = Field(default=0.0, ge=0, lt=1, examples=[0.1])
     """Largest change of contrast, as a fraction."""
     rand_augment: float = Field(default=0.0, ge=0, le=1, examples=[0.1])
@@ -105,8 +105,8 @@ def position_warning(config: AugmentConfig, head: HeadOptions) -> str | None:
     if not moves:
         return None
     return (
-        f"augment has {', '.join(moves)}: that takes away the positions which the head '{head.name}' learns; "
-        "keep it only if the task itself does not care about position"
+        f"augment has {', '.join(moves)}: that destroys the positions that the head '{head.name}' learns; "
+        "keep it only if position does not matter for the task"
     )
 
 
@@ -209,7 +209,7 @@ class PhaseConfig(Options):
     """`backbone`: only the head is trained, batch norm and dropout of the backbone stay in inference mode;
     {below: LAYER}, {fraction: 0.7}: the backbone's first layers are not."""
     batch_norm: Literal["train", "frozen"] | None = Field(default=None, examples=["frozen"])
-    """`frozen` keeps the backbone's statistics, `train` takes each batch's; null: frozen where weights were loaded."""
+    """`frozen` keeps the backbone's statistics, `train` uses each batch's; null: frozen where weights were loaded."""
     augment: Literal["none"] | None = Field(default=None, examples=["none"])
     """`none` shows the images as they are; null augments them as `augment` says."""
     learning_rate: float | None = Field(default=None, gt=0, le=100, examples=[1e-4])
@@ -217,7 +217,7 @@ class PhaseConfig(Options):
     schedule: AnySchedule | None = Field(default=None, examples=[{"name": "constant"}])
     """Learning-rate schedule of the phase; null takes `train.schedule`."""
     image_size: ImageSize | None = Field(default=None, examples=[160])
-    """Height and width in pixels while it lasts; null takes `data.image_size`, which the last phase must have."""
+    """Height and width in pixels during the phase; null takes `data.image_size`, which the last phase must have."""
 
 
 class EarlyStoppingConfig(Options):
@@ -226,7 +226,7 @@ class EarlyStoppingConfig(Options):
     monitor: Monitor = "val_loss"
     """The metric to monitor."""
     patience: int = Field(default=10, ge=1)
-    """Epochs without improvement before training stops."""
+    """Epochs of a phase without improvement before training stops."""
     min_delta: float = Field(default=0.0, ge=0)
     """Smallest change that counts as an improvement."""
 
@@ -250,7 +250,7 @@ class TrainConfig(Options):
     gradient_clip_norm: float | None = Field(default=None, gt=0, examples=[1.0])
     """Largest norm of all gradients of a step together; larger ones are scaled down; null leaves them."""
     gradient_accumulation_steps: int = Field(default=1, ge=1, le=1024)
-    """Steps whose gradients are averaged for one update; what is left over at the end of a phase is lost."""
+    """Steps whose gradients are averaged for one update; steps left over at the end of a phase make no update."""
     ema: EmaChoice | None = Field(default=None, examples=[0.999, {"momentum": 0.999}])
     """0.999 or {momentum: 0.999}: averages of the weights are validated and saved; null: the weights themselves."""
     phases: Annotated[list[PhaseConfig], Field(min_length=1, max_length=20)] | None = Field(
@@ -258,16 +258,16 @@ class TrainConfig(Options):
     )
     """Training phases, for instance [{epochs: 5, freeze: backbone}, {epochs: 20, learning_rate: 1e-4}]."""
     feature_cache: Literal["auto", "none"] = "auto"
-    """`auto`: feature maps of a frozen backbone are computed once and kept; `none`: anew in every epoch."""
+    """`auto`: feature maps of a frozen backbone are computed once and kept; `none`: again in every epoch."""
     augmented_views: int = Field(default=4, ge=1, le=64)
-    """Augmented versions of every training image, shown in turns, of which feature maps are kept."""
+    """Augmented versions of every training image, used in turn, whose feature maps are kept."""
     class_weights: Annotated[
         Annotated[Literal["none", "balanced"], Tag("name")] | Annotated[dict[str, Weight], Tag("mapping")],
         Discriminator(kind_of),
     ] = Field(default="none", examples=["balanced", {"cat": 2.0}])
-    """`balanced` weighs every class alike; a mapping gives weights per class name, 1 where it is silent. Where images
-    have several labels, it is those with the label that are weighted; `balanced` then makes them count as much as the
-    others."""
+    """`balanced` makes every class count equally; a mapping gives weights per class name, 1 for classes it does not
+    name. Where images have several labels, those with the label are weighted; `balanced` then makes them count as
+    much as the others."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, examples=[0.1])
     """Fraction of the target that is spread over all classes, in training only."""
     loss: LossChoice = Field(default="cross_entropy", examples=["focal", {"name": "focal", "gamma": 2.0}])
@@ -278,7 +278,7 @@ class TrainConfig(Options):
     """What makes an epoch the best, on validation; ties by lower loss; the last epoch without validation. Where images
     have several labels, `loss` unless set."""
     calibration: Literal["auto", "none"] = "auto"
-    """`auto`: at the end, a temperature is fitted on validation so that scores say how often they are right."""
+    """`auto`: at the end, a temperature is fitted on validation so that scores match how often they are right."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     """Numeric precision of training; saved models are float32."""
     jit_compile: Literal["auto"] | bool = Field(default="auto", examples=["auto", True])
@@ -329,7 +329,7 @@ class DistributeConfig(Options):
     join_timeout_seconds: float = Field(default=300.0, ge=1, le=86_400)
     """How long processes wait for each other at the start (JAX's initialization timeout)."""
     lost_after_seconds: float = Field(default=30.0, ge=5, le=50)
-    """How long a process may be silent before JAX counts it as lost and ends the others: its timeout of heartbeats."""
+    """How long a process may be silent before JAX counts it as lost and ends the others (JAX's heartbeat timeout)."""
 
     @model_validator(mode="after")
     def _check(self) -> DistributeConfig:

@@ -142,7 +142,7 @@ class _Reader:
                 raise self.error("a key must be text", key_node.start_mark)
             key = key_node.value
             if key in result:
-                raise self.error(f"the key '{key}' stands twice", key_node.start_mark)
+                raise self.error(f"the key '{key}' appears twice", key_node.start_mark)
             places[(*path, key)] = f"{self.origin}:{key_node.start_mark.line + 1}"
             result[key] = self.value(value_node, (*path, key), places)
         return result

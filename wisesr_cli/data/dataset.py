@@ -107,7 +107,7 @@ def refuse_or_warn(unreadable: Sequence[tuple[str, str]], *, on_error: str, list
     more = f"; and {len(unreadable) - 5:,} more" if len(unreadable) > 5 else ""
     count = text.counted(len(unreadable), "unreadable image")
     if on_error == "skip":
-        listener.warn(f"{count} left out: {shown}{more}")
+        listener.warn(f"{count} skipped: {shown}{more}")
     else:
         raise DataError(
             f"{count}: {shown}{more}. Fix or remove them, or skip them with --set data.on_error=skip "
@@ -123,8 +123,8 @@ def _for_evaluation(
     manifest = read_manifest(where, root, separator=separator) if is_manifest(where) else None
     if manifest is None and separator is not None:
         raise DataError(
-            f"{text.visible(where)}: the run gives an image any number of labels, which class folders cannot name; "
-            f"give a table of them, path,label with labels such as a{separator}b"
+            f"{text.visible(where)}: the run is multilabel, which class folders cannot express; "
+            f"give a table with the columns path and label, and labels such as a{separator}b"
         )
     if manifest is not None:
         splits = {split: split for split in manifest.splits}

@@ -78,7 +78,7 @@ def choose_folds(strategy: str, images: Split, options: SplitOptions, count: int
     folds = FOLDERS[strategy](images.paths, images.labels, options, count, sides)
     if empty := np.flatnonzero(np.bincount(folds, minlength=count) == 0).tolist():
         raise DataError(
-            f"{text.counted(len(images), 'training image')} for {count} folds: fold {empty[0]} is empty; ask for fewer "
+            f"{text.counted(len(images), 'training image')} for {count} folds: fold {empty[0]} is empty; use fewer "
             "folds, or change data.split_strategy"
         )
     return folds
@@ -100,8 +100,8 @@ def fold_stratified(paths: Sequence[str], labels: Labels, options: SplitOptions,
         shown = ", ".join(f"{text.visible(options.class_names[label])} ({len(members[label])})" for label in small[:5])
         parts = "training and validation" if sides > 1 else "training"
         raise DataError(
-            f"{text.counted(len(small), 'class', 'classes')} too small for {count} folds: {shown}; too few are left "
-            f"for {parts} where a fold is held out. Add images, or leave the class out."
+            f"{text.counted(len(small), 'class', 'classes')} too small for {count} folds: {shown}; too few images "
+            f"are left for {parts} when a fold is held out. Add images, or remove such classes."
         )
     dealt = 0
     for label, found in enumerate(members):
@@ -135,8 +135,8 @@ def fold_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions, c
         groups[fold] += 1
     if len(ranked) - groups.max() < sides:
         raise DataError(
-            f"{text.counted(len(ranked), 'group')} for {count} folds: where a fold is held out, "
-            f"{text.counted(int(len(ranked) - groups.max()), 'group')} is left for training and validation; ask for "
+            f"{text.counted(len(ranked), 'group')} for {count} folds: when a fold is held out, "
+            f"{text.counted(int(len(ranked) - groups.max()), 'group')} is left for training and validation; use "
             "more folds, or give a validation folder"
         )
     return folds

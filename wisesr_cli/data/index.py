@@ -71,7 +71,7 @@ class Changes:
     """What has changed in a dataset since a record was taken."""
 
     lines: tuple[str, ...]  # images added or removed, or with changed content or weight
-    are_dates_other: bool  # of images with the same content
+    are_dates_other: bool  # of images that are in both
 
 
 @dataclass(frozen=True, eq=False)

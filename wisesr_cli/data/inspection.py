@@ -138,7 +138,7 @@ def _check_label_sets(index: DatasetIndex) -> Iterator[Finding]:
     always = [name for name, column in zip(index.class_names, train.labels.T, strict=True) if column.all()]
     if always and len(train):
         shown = text.joined(always[:5])
-        message = f"every training image has {shown}: nothing can be learned about it; leave it out"
+        message = f"every training image has {shown}: nothing can be learned about it; remove that label"
         yield Finding("warn", "constant-label", message, len(always))
 
 
@@ -149,7 +149,7 @@ def _check_counts(case: Case) -> Iterator[Finding]:
     if few:
         shown = text.joined(few[:5]) + (", ..." if len(few) > 5 else "")
         kinds = text.counted(len(few), "class has", "classes have")
-        message = f"{kinds} fewer than {FEW_IMAGES} images to train on: {shown}; add images, or leave them out"
+        message = f"{kinds} fewer than {FEW_IMAGES} images to train on: {shown}; add images, or remove such classes"
         yield Finding("warn", "few-images", message, len(few))
     for name, split in index.splits.items():
         count = len(split)
@@ -225,7 +225,7 @@ def _check_duplicates(case: Case) -> Iterator[Finding]:
         yield Finding("fail", "duplicates", duplicates_message(found), len(found), paths)
     else:
         others = "" if case.copies else "; --near-duplicates looks for copies that were re-encoded, resized or mirrored"
-        message = f"no file is in two splits or under two labels with equal bytes{others}"
+        message = f"no two equal files are in different splits or under different labels{others}"
         yield Finding("pass", "duplicates", message)
     if case.copies:
         yield from _near_duplicates(case, case.copies, index, found)
@@ -274,7 +274,7 @@ def _check_kinds(case: Case) -> Iterator[Finding]:
         message = misnamed_message(len(misnamed), misnamed)
         yield Finding("warn", "wrong-suffix", message, len(misnamed), tuple(misnamed))
     if paths := case.found.paths_with(ALPHA):
-        message = f"{text.counted(len(paths), 'image')} with transparency: laid over white"
+        message = f"{text.counted(len(paths), 'image')} with transparency: placed on a white background"
         yield Finding("pass", "alpha", message, len(paths), tuple(paths))
 
 
@@ -299,7 +299,7 @@ def _check_depth(case: Case) -> Iterator[Finding]:
     advice = "; set data.value_range: [low, high]"
     for code, paths, meaning in (
         ("few-levels", lost.few_levels, f"with more values keep fewer than {FEWEST_LEVELS} of 256 grey levels{advice}"),
-        ("clipped", lost.clipped, f"with over {CLIPPED:.0%} of the pixels outside of the value range{advice}"),
+        ("clipped", lost.clipped, f"with over {CLIPPED:.0%} of the pixels outside the value range{advice}"),
     ):
         if paths:
             shown = ", ".join(text.visible(path[start:]) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")

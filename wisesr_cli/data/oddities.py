@@ -75,7 +75,7 @@ def damaged_message(count: int, paths: Sequence[str]) -> str:
 
 def animated_message(count: int, paths: Sequence[str]) -> str:
     """Return the warning about images with more than one frame or page."""
-    return f"{counted(count, 'animated or many-page image')}: only the first frame is used: {_first(count, paths)}"
+    return f"{counted(count, 'animated or multi-page image')}: only the first frame is used: {_first(count, paths)}"
 
 
 def _first(count: int, paths: Sequence[str]) -> str:

@@ -83,13 +83,13 @@ class DataConfig(Options):
     dir: FolderPath | None = Field(default=None, examples=["photos"])
     """One folder: class folders, or train/ + validation/ (+ test/) of class folders."""
     train_dir: FolderPath | None = Field(default=None, examples=["photos/train"])
-    """Class folders to train on, when the splits are named one by one."""
+    """Class folders to train on, when the splits are given separately."""
     validation_dir: FolderPath | None = Field(default=None, examples=["photos/validation"])
     """Class folders to validate on."""
     test_dir: FolderPath | None = Field(default=None, examples=["photos/test"])
     """Class folders that only `evaluate` reads."""
     manifest: FolderPath | None = Field(default=None, examples=["labels.csv"])
-    """A table of labels (path, label; split, group, weight) in place of class folders; `dir`: where its paths begin."""
+    """A table of labels (path, label; split, group, weight) in place of class folders; `dir`: the base of its paths."""
     label_separator: Annotated[str, AfterValidator(_check_separator)] | None = Field(default=None, examples=["|", ";"])
     """What is between the labels of an image in a manifest, for `model.task: multilabel`, which makes it `|`."""
     validation_split: float = Field(default=0.2, ge=0, lt=1)
@@ -101,18 +101,18 @@ class DataConfig(Options):
     )
     """For `group`: the part of the path that must not straddle splits (a patient, a scene); group 1, or the match."""
     fold: Annotated[str, AfterValidator(_check_fold)] | None = Field(default=None, examples=["0/5"])
-    """I/N: part I, from 0, of N of the training images takes the place of test images: see `wisesr compare --folds`."""
+    """I/N: part I, from 0, of N of the training images serves as test images: see `wisesr compare --folds`."""
     image_size: ImageSize = Field(default=(224, 224), examples=[224, [224, 320]])
     """Height and width in pixels to which every image is resized."""
     resize: Resize = "squash"
     """How images are resized: `squash` ignores the aspect ratio, `crop` cuts to it, `pad` fills up to it."""
     value_range: Literal["auto", "full"] | Range = Field(default="auto", examples=["auto", "full", [0, 4095]])
-    """The values of more than 8 bits that become 0 and 255: measured on training images, all, or [low, high]; of bands
-    a list of those."""
+    """The values that become 0 and 255 where images have more than 8 bits: measured on training images, all, or
+    [low, high]; a list of those for bands."""
     channels: int = Field(default=RGB, ge=1, le=MOST_CHANNELS, examples=[3, 1])
-    """Of the pixels: 3 is RGB, which every image becomes; 1 takes grey images, others those of as many bands."""
+    """Of the pixels: 3 is RGB, to which all images are converted; 1 takes grey images, N those with N bands."""
     statistics: Literal["auto"] | Statistics = Field(default="auto", examples=["auto", [[104.0, 30.5]]])
-    """Mean and spread of each channel, in 0..255, that other pixels than RGB are scaled by: measured, or a list."""
+    """Mean and spread of each channel, in 0..255, by which pixels other than RGB are scaled: measured, or a list."""
     color: Color = "srgb"
     """Whether colours with an ICC profile (of phones, of cameras) are converted to sRGB, or taken as they are."""
     on_error: Literal["fail", "skip"] = "fail"
@@ -160,14 +160,14 @@ class DataConfig(Options):
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         if self.manifest is not None and (self.train_dir or self.validation_dir or self.test_dir):
-            raise ValueError("data.manifest names splits itself; leave out data.train_dir and the like")
+            raise ValueError("data.manifest names the splits; remove data.train_dir and the other folders of splits")
         if self.dir is not None and self.train_dir is not None:
             raise ValueError("data.dir and data.train_dir are both given; use one")
         if self.train_dir is None and (self.validation_dir or self.test_dir) and self.dir is None:
-            raise ValueError("data.train_dir is missing beside data.validation_dir or data.test_dir")
+            raise ValueError("data.train_dir is missing: data.validation_dir and data.test_dir need it")
         if self.dir is not None and (self.validation_dir or self.test_dir):
             raise ValueError(
-                "data.dir finds its own splits; use data.train_dir beside data.validation_dir or data.test_dir"
+                "data.dir finds its own splits; use data.train_dir with data.validation_dir or data.test_dir"
             )
         self._check_channels()
         if self.split_strategy == "group" and self.group_regex is None and self.manifest is None:

@@ -18,7 +18,7 @@ from wisesr_cli.listening import Listener
 from wisesr_cli.text import counted, visible
 
 MOST_SHARDS = 1_000_000
-NO_INPUT = "no image to label: the folders, patterns and lists that were given hold none"
+NO_INPUT = "no image to label: the given folders, patterns and lists contain none"
 
 
 @dataclass(frozen=True)

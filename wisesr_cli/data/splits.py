@@ -73,10 +73,10 @@ def check_groups(regex: str | None, splits: Mapping[str, Split]) -> int | None:
         more = f"; and {len(straddling) - 5:,} more" if len(straddling) > 5 else ""
         source, other = "data.group_regex", "give the training folder alone as data.train_dir"
         if regex is None:
-            source, other = "the column group", "leave out the column split"
+            source, other = "the group column", "remove the split column"
         raise DataError(
             f"{text.counted(len(straddling), 'group')} of {source} in two splits: {shown}{more}. Figures on "
-            "images of a group that was trained on are better than those on new ones: move each group into one split, "
+            "images of a group seen in training are better than those on new ones: move each group into one split, "
             f"or {other}"
         )
     return len(places)
@@ -204,7 +204,7 @@ def ranked_groups(
     members = _members(paths, options.group_regex, options.groups)
     if len(members) < fewest:
         regex = options.group_regex
-        source = "the column group" if regex is None else f"data.group_regex '{text.visible(regex)}'"
+        source = "the group column" if regex is None else f"data.group_regex '{text.visible(regex)}'"
         raise DataError(
             f"{source} finds {text.counted(len(members), 'group')} in {len(paths):,} images; a split needs at least "
             f"{fewest}"

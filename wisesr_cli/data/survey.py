@@ -135,7 +135,7 @@ def layout_of(manifest: Manifest) -> Layout:
     """Return the splits of a manifest; without a split column, only training."""
     splits = manifest.splits or ("train",)
     if "train" not in splits:
-        raise DataError(f"{text.visible(manifest.file)}: names {text.joined(splits)}, but no image of train")
+        raise DataError(f"{text.visible(manifest.file)}: names {text.joined(splits)}, but no training images")
     return Layout(manifest.root, dict.fromkeys(splits, manifest.file), manifest.notes, is_manifest=True)
 
 
@@ -174,9 +174,9 @@ def _about_groups(data: DataConfig, listing: Listing) -> Problem | None:
         or (listing.groups is None) != (data.group_regex is None)
     ):
         return None
-    what = "there is no column group, and no data.group_regex"
+    what = "there is no group column, and no data.group_regex"
     if listing.groups is not None:
-        what = "there is a column group beside data.group_regex; leave one of them out"
+        what = "there is a group column as well as data.group_regex; remove one of them"
     return Problem("groups", f"{text.visible(listing.folder)}: data.split_strategy is group, but {what}")
 
 
@@ -189,7 +189,7 @@ def _about_separator(data: DataConfig, class_names: tuple[str, ...]) -> Problem 
         if other != data.label_separator and len(parts) * 2 > len(class_names):
             return Problem(
                 "separator",
-                f"{text.visible(data.manifest)}: labels such as '{text.visible(parts[0])}' hold '{other}', and "
+                f"{text.visible(data.manifest)}: labels such as '{text.visible(parts[0])}' contain '{other}', but "
                 f"data.label_separator is '{data.label_separator}'; if that is what separates them, "
                 f"--set data.label_separator='{other}'",
             )
@@ -290,8 +290,8 @@ def weights_message(split: Split) -> str | None:
         return None
     low, high, mean = split.weights.min(), split.weights.max(), split.weights.mean(dtype=np.float64)
     return (
-        f"training images have weights of {low:g} to {high:g}, {mean:.3g} on average: they count in the loss of "
-        "training, not in validation, and in no other metric"
+        f"training images have weights of {low:g} to {high:g}, {mean:.3g} on average: they apply to the "
+        "training loss, not to validation or any other metric"
     )
 
 

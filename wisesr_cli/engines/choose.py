@@ -91,7 +91,7 @@ def choose_engine(
         MachineError: LiteRT was requested and is not installed.
     """
     if choice not in get_args(EngineChoice):
-        raise UsageError(f"engine {choice!r} is none of {joined(get_args(EngineChoice))}")
+        raise UsageError(f"engine {choice!r} is not one of {joined(get_args(EngineChoice))}")
     if choice == "keras":
         run.checked  # noqa: B018  (rejected here, or read once for all later uses)
     size = None
@@ -117,7 +117,7 @@ def _on_litert(path: Path, device: DeviceChoice, precision: str, image_size: Ima
     """Return LiteRT for a model file, or raise an `UnusableError` that says what it does not support."""
     if image_size is not None:
         given = size_text(image_size)
-        reason = f"{LITERT} is for the image size of the training, and --image-size {given} was given"
+        reason = f"{LITERT} is for the image size used in training, and --image-size {given} was given"
         raise UnusableError(reason, UsageError)
     if device == "gpu":
         raise UnusableError("LiteRT computes on the CPU, and --device gpu was given", UsageError)
@@ -134,7 +134,7 @@ def _remedy(error: UnusableError, run: Located, image_size: ImageSize | None) ->
     if image_size is None:
         return ""
     command = f"wisesr export {shlex.quote(visible(run.given))} --to litert --image-size {size_text(image_size)}"
-    return f"; use --engine keras, or make a model for LiteRT of that size: {command}"
+    return f"; use --engine keras, or export a LiteRT model of that size: {command}"
 
 
 def _on_keras(run: Located, device: DeviceChoice, precision: str, image_size: ImageSize | None) -> ChosenEngine:

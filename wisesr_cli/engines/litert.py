@@ -113,7 +113,7 @@ def _read(path: Path, model_file: Path) -> tuple[bytes, int]:
     """Return the bytes of a file, and the size of the model file; refuse a file that is far larger than that."""
     try:
         if not path.is_file():
-            raise UnusableError(f"there is no {visible(path.name)} beside {visible(model_file.name)}")
+            raise UnusableError(f"there is no {visible(path.name)} next to {visible(model_file.name)}")
         size, keras_bytes = path.stat().st_size, model_file.stat().st_size
         if size > MOST_RATIO * keras_bytes + SPARE_BYTES:
             raise UnusableError(f"{visible(path.name)} is far larger than {visible(model_file.name)}")
@@ -170,7 +170,7 @@ class LiteRtEngine:
     def _features(self) -> _Interpreters:
         name, tensor = visible(self.model.path.name), self.model.features
         if tensor is None:
-            raise UnusableError(f"{name} was written by an earlier wisesr, and does not give feature vectors")
+            raise UnusableError(f"{name} was written by an earlier wisesr and does not give feature vectors")
         interpreter = self._logits.first
         shapes = {detail["index"]: _signature(detail) for detail in interpreter.get_tensor_details()}
         computed = {int(index) for operator in interpreter._get_ops_details() for index in operator["outputs"]}

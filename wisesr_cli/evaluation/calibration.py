@@ -1,4 +1,4 @@
-"""Fits the temperature that calibrates the probabilities of a model (Guo et al. 2017). NumPy only.
+"""Fits the temperature that calibrates the probabilities of a model (Guo and others, 2017). NumPy only.
 
 Dividing all logits by one number changes how confident the model is, not what it answers. The temperature is the number
 with the lowest log loss on the validation images; the mean log loss is convex in its inverse, so there is one minimum.
@@ -59,7 +59,7 @@ def calibrate(logits: Floats, labels: Labels, *, seed: int = 0) -> Calibration:
     if examples < FEWEST_EXAMPLES:
         return Calibration(reason=f"{examples} validation images are too few to fit a temperature")
     if _is_right(logits, labels):
-        return Calibration(reason="the model makes no mistake on validation images, so no temperature can be fitted")
+        return Calibration(reason="the model makes no mistakes on validation images, so no temperature can be fitted")
     fold_of = random.permutation(examples) % FOLDS
     gains = np.empty(examples)
     for fold in range(FOLDS):

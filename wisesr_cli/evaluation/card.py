@@ -43,7 +43,7 @@ def update_card(run: Run, info: ModelInfo, listener: Listener) -> None:
     path, written = run.path / CARD, Written(run.path)
     if path.exists() and not written.has(path):
         if written.exists:
-            listener.note(f"{visible(path)} was not written by wisesr, or was edited, and stays as it is")
+            listener.note(f"{visible(path)} was not written by wisesr, or was edited, and is left unchanged")
         return
     try:
         text = model_card(run, info)
@@ -66,8 +66,8 @@ def model_card(run: Run, info: ModelInfo) -> str:
         "## Training data\n",
         _data(run, info),
         "## Intended use\n",
-        "Images like those it was trained on, for the classes below. *Who should use it, for what, and for what not, "
-        "is for its publisher to say.*\n",
+        "Images like those it was trained on, for the classes below. *Intended users, uses and out-of-scope uses are "
+        "for its publisher to state.*\n",
         f"Classes: {markdown_text(some_of(info.class_names, MOST_CLASSES))}\n",
         "## Limits\n",
         "".join(f"- {line}\n" for line in _limits(run, info, evaluations)),
@@ -119,16 +119,16 @@ def _about(run: Run, info: ModelInfo) -> str:
     versions = {name: markdown_text(info.versions.get(name, "?")) for name in ("wisesr", "keras")}
     return (
         f"An image classifier ({counted(len(info.class_names), 'class', 'classes')}, {kind}) with the backbone "
-        f"{markdown_text(info.backbone)}, started from {start}, and the head {markdown_text(info.head)} of "
-        "wisesr ([Wise-SrNet](https://arxiv.org/abs/2104.12294) and what it is compared with), at "
+        f"{markdown_text(info.backbone)}, started from {start}, and the head {markdown_text(info.head)} of wisesr "
+        "([Wise-SrNet](https://arxiv.org/abs/2104.12294) and what it is compared with), at "
         f"{size_text(info.image_size)} pixels; {age}. Made with wisesr {versions['wisesr']} and Keras "
-        f"{versions['keras']}; `config.yaml` beside it repeats the training.\n"
+        f"{versions['keras']}; `config.yaml` next to it repeats the training.\n"
     )
 
 
 def _evaluation(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     if not evaluations:
-        return "Not evaluated: there were no images beside those it was trained on.\n"
+        return "Not evaluated: there were no images other than those it was trained on.\n"
     keys = [key for key in SHOWN if any(values.get(key) is not None for values in evaluations.values())]
     rows = tuple(
         (name, f"{values.get('examples', 0):,}", *(_shown(key, values.get(key)) for key in keys))
@@ -182,12 +182,12 @@ def counts_of(run: Run, info: ModelInfo) -> dict[str, dict[str, int]]:
 
 def _limits(run: Run, info: ModelInfo, evaluations: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     if info.is_multilabel:
-        yield "A label is given from its own threshold on; a thing that no label names is not noticed."
+        yield "A label is given at or above its own threshold; things without a label go unnoticed."
     else:
-        yield "Every image gets one of its classes, also one that shows none of them."
-    yield "Scores are calibrated on images like its own; on others they may be too sure, and accuracy may be lower."
+        yield "Every image gets one of its classes, even if it shows none of them."
+    yield "Scores are calibrated on images like its own; on others they may be overconfident, and accuracy lower."
     if info.head not in ("gap", "gmp"):
-        yield "The head weighs positions: where a thing is in the picture counts, as do framing and mirroring."
+        yield "The head weights positions: where things are in the picture matters, as do framing and mirroring."
     if "test" not in evaluations:
         yield "It was not evaluated on a test split of its own."
     counts = counts_of(run, info).get("train", {})

@@ -27,8 +27,8 @@ from wisesr_cli.run.records import read_json, write_json
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import visible
 
-NO_COVERAGE = "a set that holds the true label is promised, and an image here may have several labels or none"
-_RULE = "the sets contain the true class of that share of images, if these are drawn as the validation images were"
+NO_COVERAGE = "it promises sets that contain the one true label, and images here may have several labels or none"
+_RULE = "the sets contain the true class of that share of images, if these are drawn like the validation images"
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,15 @@ def coverage_of(run: Located, coverage: float, *, precision: str, image_size: ob
 
     Raises:
         UsageError: the coverage is not in 0..1, there are too few validation images for it, or the model is used in
-            another precision or at another image size than on them.
-        RunError: the run has no validation scores of this model.
+            another precision or at another image size than on them, or gives several labels.
+        RunError: the run has no validation scores of this model, or their file is damaged.
     """
     if not 0 < coverage < 1:
         raise UsageError(f"--coverage {coverage:g}: give a fraction above 0 and below 1, for example 0.9")
     if precision != "float32" or image_size is not None:
-        raise UsageError("--coverage holds for the scores of training: leave --precision and --image-size out")
+        raise UsageError("--coverage holds for the scores of training: leave out --precision and --image-size")
     if run.info.is_multilabel:
-        raise UsageError(f"--coverage: {NO_COVERAGE}; each label has a threshold of its own, from which on it is given")
+        raise UsageError(f"--coverage: {NO_COVERAGE}; each label is given at or above its own threshold")
     where = visible(run.given)
     path = run.run.path / CALIBRATION
     if not run.is_complete or not path.is_file():
@@ -109,7 +109,7 @@ def coverage_of(run: Located, coverage: float, *, precision: str, image_size: ob
         truth_scores, scores = (np.asarray(record[name], np.float64) for name in ("truth_scores", "scores"))
         correct, model = np.asarray(record["correct"], np.bool_), str(record["model"])
         if not len(truth_scores) == len(scores) == len(correct):
-            raise ValueError("columns of different length")
+            raise ValueError("columns of different lengths")
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{visible(path)}: damaged: {visible(error)}; train with --resume to rewrite it") from None
     if model != sha256(run.model):
@@ -127,8 +127,8 @@ def thresholds(coverage: float, truth_scores: Doubles, scores: Doubles, correct:
     if kept > examples:
         fewest = math.ceil(coverage / (1 - coverage) - 1e-9)
         raise UsageError(
-            f"--coverage {coverage:g} needs {fewest:,} validation images or more; the run has {examples:,}; allowed "
-            f"are values up to {math.floor(1000 * examples / (examples + 1)) / 1000:g}"
+            f"--coverage {coverage:g} needs {fewest:,} validation images or more; the run has {examples:,}; allowed: "
+            f"values up to {math.floor(1000 * examples / (examples + 1)) / 1000:g}"
         )
     set_score = float(np.sort(truth_scores)[::-1][kept - 1])
     order = np.argsort(-scores, kind="stable")

@@ -134,7 +134,7 @@ def evaluate(request: EvaluateRequest, write_beside: Callable[[Evaluated, Path],
     with evaluation_folder(run.run, subject.results_name) as output:
         engine = chosen.start(listener)
         if engine.info.class_names != subject.index.class_names:
-            raise RunError(f"{visible(run.given)}: the model file has other classes than the run")
+            raise RunError(f"{visible(run.given)}: the classes of the model file are not those of the run")
         run_on = partial(_run_on, engine, request=request, on_error=on_error, pixel_limit=pixel_limit)
         outputs = run_on(subject)
         paths, logits = outputs.paths, outputs.logits
@@ -337,7 +337,7 @@ def _named(subject: Subject, run: Run, listener: Listener) -> Subject:
     if name == subject.results_name:
         return subject
     taken = run.evaluation_dir(subject.results_name).name
-    listener.note(f"{taken} holds results of other images, or files of something else: writing to evaluate-{name}")
+    listener.note(f"{taken} holds results of other images, or other files: writing to evaluate-{name}")
     return replace(subject, other_name=name)
 
 

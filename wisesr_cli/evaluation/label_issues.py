@@ -153,7 +153,7 @@ def _draw(
         pixels = photo_tile(f"{root.rstrip('/')}/{issue.path}", _TILE, preparation, pixel_limit=pixel_limit)
         tiles.append((pixels, f"{issue.label} → {issue.suggested}", None))
     foot = (
-        f"{len(issues):,} of {counted(suspected, 'label')} likely to be wrong, the worst first: "
-        f"given → suggested; {LABEL_ISSUES} lists all",
+        f"{len(issues):,} of {counted(suspected, 'label')} likely to be wrong, worst first: given → suggested; "
+        f"{LABEL_ISSUES} lists all",
     )
     contact_sheet(tiles, columns=_COLUMNS, tile=_TILE, path=sheet, foot=foot)

@@ -124,7 +124,7 @@ def _write_predictions(path: Path, scored: Scored, paths: Sequence[str]) -> None
 def draw_evaluation(plots: Path, evaluation: AnyEvaluation, listener: Listener) -> None:
     """Draw the plots of an evaluation into a folder, if Matplotlib is installed."""
     if not can_draw():
-        listener.note(f"plots are left out, as matplotlib is not installed: {install_line('matplotlib')}")
+        listener.note(f"no plots, as matplotlib is not installed: {install_line('matplotlib')}")
         return
     if isinstance(evaluation, Evaluation):
         plot_confusion_matrix(evaluation.metrics, plots / CONFUSION_PICTURE.format(evaluation.split))

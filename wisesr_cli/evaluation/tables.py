@@ -139,9 +139,9 @@ def evaluation_grids(evaluation: AnyEvaluation) -> list[Grid]:
     )
     grids = [metrics_grid(evaluation.metrics, title), per_class_grid(evaluation.metrics)]
     if pairs:
-        columns = (*texts("class", "taken for"), *numbers("images", "of the class"))
+        columns = (*texts("class", "predicted as"), *numbers("images", "of the class"))
         grids.append(Grid("Most confused", columns, pairs))
-        shown = (*texts("image", "class", "taken for"), *numbers("score", "true class"))
+        shown = (*texts("image", "class", "predicted as"), *numbers("score", "true class"))
         grids.append(Grid("Worst mistakes", shown, mistakes))
     if evaluation.label_issues is not None:
         grids.append(label_issues_grid(evaluation.label_issues))

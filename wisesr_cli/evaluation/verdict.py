@@ -172,9 +172,8 @@ def _labels(case: LabelsCase) -> Verdict | None:
     present = [row.support for row in metrics.per_class if row.support]
     chance = sum(present) / len(present) / metrics.examples
     message = (
-        f"mean average precision {percent(metrics.mean_average_precision)} over "
-        f"{counted(len(present), 'label')} on {counted(metrics.examples, 'image')}; in random order it would be about "
-        f"{percent(chance)}"
+        f"mean average precision {percent(metrics.mean_average_precision)} over {counted(len(present), 'label')} on "
+        f"{counted(metrics.examples, 'image')}; a random ranking would have about {percent(chance)}"
     )
     if metrics.mean_average_precision <= chance:
         return Verdict("accuracy", "fail", f"{message}: the model has learned nothing useful")
@@ -200,7 +199,7 @@ def _few_with_label(case: LabelsCase) -> Verdict | None:
     message = (
         f"{counted(len(few), 'label has', 'labels have')} fewer than {FEWEST_IMAGES} images here: {some_of(few, 5)}"
     )
-    return Verdict("few-images", "warn", f"{message}; their figures tell little")
+    return Verdict("few-images", "warn", f"{message}; their figures are unreliable")
 
 
 def _one_label(case: LabelCase) -> Verdict | None:
@@ -208,7 +207,7 @@ def _one_label(case: LabelCase) -> Verdict | None:
         return None
     name = visible(case.metrics.classes[int(case.predicted.argmax())])
     rate = _learning_rate(case.training, 0.1)
-    return Verdict("one-label", "fail", f"the model predicts for every image '{name}'", rate)
+    return Verdict("one-label", "fail", f"the model predicts '{name}' for every image", rate)
 
 
 def _equal_scores(case: LabelCase) -> Verdict | None:
@@ -266,8 +265,8 @@ def _statistics(case: Case) -> Verdict | None:
     if best.top1_accuracy - training.train_accuracy < STATISTICS_GAP:
         return None
     message = (
-        f"on its own training images the saved model is right for {percent(training.train_accuracy)}, in training it "
-        f"was for {percent(best.top1_accuracy)}: its batch norm does not fit its weights"
+        f"on its own training images the saved model is right for {percent(training.train_accuracy)}, but was for "
+        f"{percent(best.top1_accuracy)} during training: its batch norm statistics do not fit its weights"
     )
     return Verdict("statistics", "fail", message, training.again("-b", str(2 * training.config.train.batch_size)))
 

@@ -159,7 +159,7 @@ def _activation(layer: Any) -> str:
 
 
 def _unexplained(layer: Any, what: str) -> RunError:
-    return RunError(f"the head has {what} ('{visible(layer.name)}'), over which no exact explanation is known")
+    return RunError(f"the head has {what} ('{visible(layer.name)}'), for which no exact explanation is known")
 
 
 def _nothing(coefficients: Numbers) -> Numbers:

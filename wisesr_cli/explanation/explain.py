@@ -159,8 +159,8 @@ def explain_weights(request: WeightsRequest) -> LearnedWeights:
             weights = start_explainer(run.checked, request.device, listener).weights()
         if labels and weights.logit_sum is None:
             raise UsageError(
-                "--class: the head has hidden layers, behind which how a class weighs positions depends on the image; "
-                "leave it out for the position weights, or explain images"
+                "--class: the head has hidden layers, so how a class weighs positions depends on the image; leave it "
+                "out for the position weights, or explain images"
             )
         every = range(len(weights.class_names)) if weights.logit_sum else ()
         classes = [weights.of_class(label) for label in labels or every]

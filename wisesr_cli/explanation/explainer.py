@@ -108,10 +108,10 @@ class Explainer:
     def statement(self) -> str:
         """One sentence about what is exact in a contribution map."""
         height, width, _ = self.feature_map
-        scope = "exact" if self.is_linear else "exact for the image at hand only,"
+        scope = "exact" if self.is_linear else "exact for this image only,"
         formula = "sum + bias = logit"
         if not self.is_piecewise:
-            formula += ", every hidden unit with the gain that it has there: not how the logit would change"
+            formula += ", with each hidden unit's gain for this image: not how the logit would change"
         pooled = self._pooled
         features = "; the pooled features are such sums for every image" if pooled and not self.is_linear else ""
         return (
@@ -305,12 +305,12 @@ def _head_layers(model: Any) -> list[Any]:
         raise RunError(f"the model has no layer '{BACKBONE_LAYER}'")
     shape = getattr(operations[before].output, "shape", ())
     if len(shape) != 4 or None in shape[1:]:
-        raise RunError(f"its backbone gives no feature map of known size but {shape}")
+        raise RunError(f"its backbone gives {shape}, not a feature map of known size")
     head = operations[before + 1 :]
     inputs, outputs = [layer.input for layer in head], [layer.output for layer in head]
     is_row = len(head) > 1 and all(given is taken for given, taken in zip(outputs, inputs[1:], strict=False))
     if not is_row or outputs[-1] is not model.outputs[0] or getattr(inputs[0], "shape", None) != shape:
-        raise RunError("the layers behind its backbone do not stand in a row")
+        raise RunError("the layers after its backbone are not a plain sequence")
     return list(head)
 
 

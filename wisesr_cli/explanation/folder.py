@@ -26,7 +26,9 @@ from wisesr_cli.run.names import CONTRIBUTIONS, EXPLAINED_SHEET, EXPLANATIONS, E
 
 ROWS = {EXPLANATIONS: "json", EXPLANATIONS_TABLE: "csv"}
 TILES, SHEET_COLUMNS, TILE_SIDE = 24, 6, 200
-SHEET_FOOT = "orange speaks for the predicted class, blue for the runner-up; ±: full colour, differs from tile to tile"
+SHEET_FOOT = (
+    "orange speaks for the predicted class, blue for the runner-up; ±: value of full colour, differs from tile to tile"
+)
 
 
 class ExplanationFolder:

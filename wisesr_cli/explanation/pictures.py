@@ -126,7 +126,7 @@ def decision_of(explanation: Explanation) -> Contribution | None:
 
 
 def _caption(row: Contribution, explanation: Explanation, scale: float) -> tuple[str, str, str]:
-    kind = "asked for"
+    kind = "requested"
     if explanation.scores is not None:
         kind = f"score {percent(explanation.scores[row.label])}"
     elif explanation.predicted is not None and row.label == explanation.predicted.label:

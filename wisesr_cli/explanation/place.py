@@ -54,6 +54,6 @@ def _refuse_foreign(folder: Path, written: Written) -> None:
     there = [folder / name for name in EXPLANATION_FILES if written.exists and (folder / name).exists()]
     if foreign := [path.name for path in written.others(there)]:
         raise UsageError(
-            f"{visible(folder)} holds {joined(foreign)} that no explanation wrote or that was changed; give another "
+            f"{visible(folder)} holds {joined(foreign)}, not written by an explanation, or changed since; give another "
             "folder with -o"
         )

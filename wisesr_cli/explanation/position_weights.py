@@ -64,11 +64,13 @@ class HeadWeights:
     def statement(self) -> str:
         """One sentence that describes the weights."""
         height, width = self.average.shape
-        hidden = "" if self.logit_sum else "; behind hidden layers, how a class weighs them depends on the image"
+        hidden = (
+            "" if self.logit_sum else "; as the head has hidden layers, how a class weighs them depends on the image"
+        )
         if self.weights is None:
             return (
                 f"the head '{self.head}' has weights of its own for every class at each of {height}x{width} positions; "
-                "shown is the mean of their sizes"
+                "the mean of their absolute values is shown"
             )
         if np.ptp(self.weights) == 0:
             none = f"the head '{self.head}' has learned no position weights"

@@ -27,7 +27,7 @@ class Screen:
         shows_pictures = has_colors and console.encoding.lower().replace("-", "") == "utf8"
         self._console: Console | None = console if shows_pictures else None
         if self._console is None:
-            listener.note("--show: this terminal shows no pictures: they need colours and UTF-8 on standard error")
+            listener.note("--show: this terminal cannot show pictures: they need colours and UTF-8 on standard error")
 
     def show(self, picture: Image.Image, caption: str, contribution: Contribution | None = None) -> None:
         """Show a picture with a caption, and next to it the picture overlaid with a contribution.

@@ -138,7 +138,7 @@ def weights_picture(weights: HeadWeights, classes: Sequence[ClassWeights]) -> Im
         "Orange is above the middle, blue below, full colour at ±, which differs from map to map. The middle of a "
         "class is its mean size, that of a channel "
         + ("0." if shared is None else f"{middle:.3g}, what global average pooling gives every position.")
-        + " 'times' is the classifier weight of a channel. Weights say nothing of how active a channel is.",
+        + " 'times' is the classifier weight of a channel. Weights say nothing about how active a channel is.",
     )
     return compose(panels, sentences, has_scale=False, columns=1 + SHOWN_CHANNELS, narrowest=SIDE)
 

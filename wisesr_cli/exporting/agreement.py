@@ -112,12 +112,12 @@ def objection(
         return None
     allowed = RESIZED_DIFFERENCE if resizes else MOST_DIFFERENCE
     if not agreement.probability_difference <= allowed:
-        return f"its probabilities differ by {agreement.probability_difference:.1e}; allowed are {allowed:.0e}"
+        return f"its probabilities differ by {agreement.probability_difference:.1e}; allowed: up to {allowed:.0e}"
     if resizes:
         return None
     most = _most_logit_difference(exact)
     if logits and not agreement.logit_difference <= most:
-        return f"its logits differ by {agreement.logit_difference:.1e}; allowed are {most:.1e}"
+        return f"its logits differ by {agreement.logit_difference:.1e}; allowed: up to {most:.1e}"
     return None
 
 

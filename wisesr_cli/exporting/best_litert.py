@@ -69,7 +69,7 @@ def to_litert(engine: KerasEngine, path: Path) -> LiteRtModel:
             convert(keras.Model(engine.model.inputs, outputs), "litert", target)
             content, features = _without_second_output(target.read_bytes())
     except OSError as error:  # in the temporary folder, not in the run
-        raise ConversionError(f"the model cannot be converted for LiteRT: {visible(error)}") from error
+        raise ConversionError(f"the model cannot be converted to LiteRT: {visible(error)}") from error
     return LiteRtModel(path, engine.info, content, features)
 
 
@@ -96,7 +96,7 @@ def _compared(engine: KerasEngine, model: LiteRtModel, images: Images, batch_siz
     several = engine.info.is_multilabel
     found = compare(padded_logits(engine, pixels, batch_size), logits, multilabel=several).probability_difference
     if not found <= EXACT:
-        raise ConversionError(f"the model for LiteRT gives other probabilities: they differ by {found:.1e}")
+        raise ConversionError(f"the LiteRT model gives different probabilities: they differ by {found:.1e}")
     try:
         again = classified(engine.model, converted.features(pixels))
     except UnusableError:

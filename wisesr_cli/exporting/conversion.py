@@ -95,7 +95,7 @@ class ConversionError(Exception):
 def missing_tensorflow() -> str | None:
     """Return why nothing can be converted, None if TensorFlow is installed."""
     if find_spec("tensorflow") is None:
-        return "TensorFlow converts models for LiteRT, and is not installed"
+        return "converting models to LiteRT needs TensorFlow, which is not installed"
     return None
 
 
@@ -120,7 +120,7 @@ def convert(model: Any, name: FormatName, target: Path, form: Form = PLAIN, exam
             raise OSError(errno.ENOSPC, FULL, str(target)) from error
         if isinstance(error, OSError) and machine_error(error) is not None:
             raise
-        raise ConversionError(f"the model cannot be converted for {TITLES[name]}: {on_one_line(error)}") from error
+        raise ConversionError(f"the model cannot be converted to {TITLES[name]}: {on_one_line(error)}") from error
 
 
 def write_keras(model: Any, target: Path, form: Form = PLAIN, examples: Pixels | None = None) -> None:

@@ -82,7 +82,7 @@ def formats_of(to: str | Sequence[str]) -> tuple[FormatName, ...]:
     words = [to] if isinstance(to, str) else to
     names = [name.strip() for word in words for name in word.split(",") if name.strip()]
     if not names:
-        raise UsageError(f"--to is missing: {joined(FORMATS)}, several with commas")
+        raise UsageError(f"--to is missing: {joined(FORMATS)}, or several separated by commas")
     for name in names:
         if name not in FORMATS:
             raise UsageError(
@@ -108,8 +108,8 @@ def export(request: ExportRequest) -> Exports:
         check_image_size(checked.config, checked.info, image_size)
     if request.resize == "inside" and checked.info.preparation.resize != "squash":
         raise UsageError(
-            f"--resize inside distorts images to the model's size, and this one has them by "
-            f"data.resize: {checked.info.preparation.resize}; leave it out"
+            "--resize inside distorts images to the model's size, but this model uses data.resize: "
+            f"{checked.info.preparation.resize}; leave it out"
         )
     images = choose_images(run, request.data, listener)
     source = source_of(model, image_size or checked.info.image_size)
@@ -132,7 +132,7 @@ def export(request: ExportRequest) -> Exports:
             raise RunError(f"{visible(model)}: was rewritten in the meantime; repeat the command")
         with stop.deferred():
             place.take_in(rows)
-            stop.hint = f"all was exported to {visible(place.folder)}"
+            stop.hint = f"everything was exported to {visible(place.folder)}"
     return Exports(str(place.folder), tuple(rows))
 
 
@@ -171,12 +171,12 @@ def _check_choices(request: ExportRequest, formats: Sequence[FormatName]) -> Non
         ("--resize", request.resize, get_args(Resize)),
     ):
         if value is not None and value not in allowed:
-            raise UsageError(f"{option} {visible(value)} is none of {joined(allowed)}")
+            raise UsageError(f"{option} {visible(value)} is not one of {joined(allowed)}")
     if request.resize == "inside" and "litert" in formats:
         raise UsageError("--resize inside: LiteRT has no resizing with antialiasing; leave it out, or --to litert")
     check_layout(request.layout, formats, resizes=request.resize == "inside")
     if request.fixed_batch is not None and request.fixed_batch < 1:
-        raise UsageError(f"--fixed-batch {request.fixed_batch}: at least 1 image")
+        raise UsageError(f"--fixed-batch {request.fixed_batch}: give at least 1 image")
     given = (
         ("litert", "LiteRT", f"--quantize {request.quantize}", request.quantize is not None),
         ("litert", "LiteRT", "--logits", request.logits),
@@ -294,7 +294,7 @@ class _Exporter:
         """Return a row with the accuracies of the run and a quantized model on the same images."""
         pixels, labels = self.images.labelled(self.engine.info)
         right = np.zeros(2, np.int64)
-        with closing(pixels), self.listener.progress(f"judging {row.file}", len(pixels)) as progress:
+        with closing(pixels), self.listener.progress(f"evaluating {row.file}", len(pixels)) as progress:
             for start in range(0, len(pixels), BATCH):
                 rows = np.arange(start, min(start + BATCH, len(pixels)))
                 batch = pixels.batch(rows)

@@ -31,7 +31,7 @@ from wisesr_cli.run.records import read_json, write_json
 from wisesr_cli.run.written import Written, recording
 from wisesr_cli.text import joined, visible
 
-ELSEWHERE, FOREIGN = "give another folder with -o", "that no export wrote or that was changed since"
+ELSEWHERE, FOREIGN = "give another folder with -o", "not written by an export, or changed since"
 
 
 @dataclass(frozen=True)
@@ -138,14 +138,14 @@ def _look(
     own = {row.file for row in rows} | ({*EXPORT_EXTRAS, *SERVED} if earlier else set())
     taken = [name for name in (*names, *EXPORT_EXTRAS) if (folder / name).exists()]
     if foreign := [name for name in taken if name not in own or _is_foreign(folder / name, written)]:
-        raise UsageError(f"{visible(folder)} holds {joined(foreign)} {FOREIGN}; {ELSEWHERE}")
+        raise UsageError(f"{visible(folder)} holds {joined(foreign)}, {FOREIGN}; {ELSEWHERE}")
     there = tuple(row for row in rows if (folder / row.file).exists())
     if earlier is not None and earlier != source and there:
         if not overwrite:
             what = "image size" if earlier.sha256 == source.sha256 else "model"
             raise UsageError(f"{visible(folder)} holds exports of another {what}; replace them with --overwrite")
         if odd := [row.file for row in there if _is_foreign(folder / row.file, written)]:
-            raise UsageError(f"{visible(folder)} holds {joined(odd)} {FOREIGN}; {ELSEWHERE}")
+            raise UsageError(f"{visible(folder)} holds {joined(odd)}, {FOREIGN}; {ELSEWHERE}")
         return (), tuple(row.file for row in there if row.file not in names)
     if not overwrite and (exist := [row.file for row in there if row.file in names]):
         raise UsageError(f"{visible(folder / exist[0])} exists; replace it with --overwrite")

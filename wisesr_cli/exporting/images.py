@@ -102,7 +102,7 @@ def choose_images(run: Located, data: str | Path | None, listener: Listener) -> 
     """Return the images of a folder, or of a run's first split among `SPLITS`.
 
     Raises:
-        UsageError: a lone model file without a folder.
+        UsageError: a lone model file without a folder, or a run that has no images.
         RunError: the run's images are no longer where they were.
         DataError: the folder cannot be used.
     """

@@ -45,16 +45,16 @@ logits = model.serve(pixels).numpy()[0]""",
 }
 RECORDS = {
     "keras": (
-        f"The file also holds `{MODEL_INFO}`: `unzip -p $file {MODEL_INFO}`. Every layer in it is one of Keras; its "
-        f"releases from {OLDEST_KERAS} on load it."
+        f"The file also holds `{MODEL_INFO}`: `unzip -p $file {MODEL_INFO}`. All its layers are Keras' own; releases "
+        f"from {OLDEST_KERAS} on load it."
     ),
     "onnx": (
-        "Its metadata has the same as JSON, a key each: "
+        "Its metadata has the same as JSON, one key each: "
         '`json.loads(session.get_modelmeta().custom_metadata_map["class_names"])`.'
     ),
     "litert": (
-        "It has the metadata of TensorFlow Lite: MediaPipe's `ImageClassifier` takes the file as it is. A zip behind "
-        f"the model holds `{PACKED_LABELS}` and `{MODEL_INFO}`: `unzip -p $file {MODEL_INFO}`."
+        "It has the metadata of TensorFlow Lite: MediaPipe's `ImageClassifier` takes the file as it is. A zip "
+        f"appended to the model holds `{PACKED_LABELS}` and `{MODEL_INFO}`: `unzip -p $file {MODEL_INFO}`."
     ),
     "saved_model": f"`serve_uint8` takes uint8 pixels. `assets.extra` in it holds `{LABELS}` and `{MODEL_INFO}`.",
 }
@@ -91,7 +91,7 @@ RESIZING = {
 RULES = {
     "squash": "is distorted to that size",
     "crop": "is cut to the middle of that shape, and shrunk",
-    "pad": "is shrunk to fit in, and filled up with the background {background}",
+    "pad": "is shrunk to fit, and padded with the background {background}",
 }
 
 
@@ -105,7 +105,7 @@ def readme(info: ModelInfo, rows: Sequence[ExportedModel], resized_by: Sequence[
         "# An image classifier\n",
         f"{len(info.class_names):,} classes, backbone {markdown_text(info.backbone)}, head {markdown_text(info.head)}, "
         f"{age}; written by wisesr {markdown_text(info.versions.get('wisesr', '?'))}.\n",
-        "Nothing of wisesr is needed to run these models:\n",
+        "These models run without wisesr:\n",
         to_markdown(_grid(rows)),
         f"Each takes float32 pixels (batch, {height}, {width}, {channels}), {channels_text(channels)} in 0..255, as "
         "many images at a time as you like, and gives logits (batch, classes), unless its section says otherwise. "
@@ -113,8 +113,8 @@ def readme(info: ModelInfo, rows: Sequence[ExportedModel], resized_by: Sequence[
         f"(bilinear, antialiased). {_reading_of(info)}\n",
         *([] if info.preparation.has_bands else [_resizing(resized_by)]),
         f"`{LABELS}` holds a class name per line, in the order of the logits. Line breaks and other hidden characters "
-        f"in names are written as escapes there; `{MODEL_INFO}` in the models has the exact names, image size, rule "
-        f"of resizing and versions.{_several(info)}\n",
+        f"in names are written as escapes there; `{MODEL_INFO}` in the models has the exact names, image size, "
+        f"resizing rule and versions.{_several(info)}\n",
     ]
     return "\n".join([*parts, *(_section(info, row) for row in rows)])
 
@@ -124,8 +124,8 @@ def _several(info: ModelInfo) -> str:
     if not info.is_multilabel:
         return ""
     return (
-        " An image may have several labels, or none: each has a score of its own, the sigmoid of its logit, and is "
-        f"given from the score on that `{THRESHOLDS}` has in its line."
+        " An image may have several labels, or none: each has its own score, the sigmoid of its logit, and is given at "
+        f"or above the score on its line of `{THRESHOLDS}`."
     )
 
 
@@ -143,7 +143,7 @@ def _divided(info: ModelInfo) -> str:
 def _reading_of(info: ModelInfo) -> str:
     """Return sentences about what wisesr does when reading files, but the snippets do not."""
     if info.preparation.has_bands:
-        bands = "Bands are those of the file, in its order, alpha among them; the snippets below take ready ones."
+        bands = "Bands are those of the file, in its order, alpha among them; the snippets below take them as arrays."
         return f"{bands}{_rules_of(info.preparation)}"
     over = f"wisesr lays transparent images over {info.background}; the snippets below do not."
     return f"{over}{_rules_of(info.preparation)}"
@@ -152,10 +152,9 @@ def _reading_of(info: ModelInfo) -> str:
 def _resizing(resized_by: Sequence[Nearness]) -> str:
     """Describe resizing with other libraries, and how often it gave the same labels."""
     text = (
-        "In place of Pillow, `tf.image.resize(..., antialias=True)` gives nearly the same, and OpenCV comes near with "
-        "`interpolation=cv2.INTER_AREA` (its colours are BGR); torchvision's `v2.Resize` of an image of Pillow is "
-        "Pillow's. The defaults of TensorFlow and OpenCV leave pixels out where an image shrinks, which changes "
-        "labels.\n"
+        "In place of Pillow, `tf.image.resize(..., antialias=True)` gives nearly the same, and OpenCV comes close "
+        "with `interpolation=cv2.INTER_AREA` (its colours are BGR); torchvision's `v2.Resize` of a Pillow image is "
+        "Pillow's. By default, TensorFlow and OpenCV skip pixels when an image shrinks, which changes labels.\n"
     )
     if not resized_by:
         return text
@@ -166,9 +165,8 @@ def _resizing(resized_by: Sequence[Nearness]) -> str:
         for call, each in found
     )
     table = to_markdown(Grid("", (*texts("resized by"), *figures), cells))
-    return (
-        f"{text}\nThe run's answers to whole images that were resized so, beside those of `wisesr predict`:\n\n{table}"
-    )
+    title = "The run's answers to full-size images resized in these ways, compared with those of `wisesr predict`:"
+    return f"{text}\n{title}\n\n{table}"
 
 
 def _rules_of(preparation: Preparation) -> str:
@@ -220,14 +218,14 @@ def _differences(row: ExportedModel, channels: int) -> list[str]:
     """Return sentences about the inputs and outputs that this model has and others do not."""
     notes = [QUANTIZED[row.quantize]] if row.quantize is not None else []
     if row.output == "probabilities":
-        notes.append("Probabilities come out.")
+        notes.append("It gives probabilities.")
     if row.layout == "nchw":
         like = ", as `cv2.dnn.blobFromImage` gives them" if channels == RGB else ""
         notes.append(f"Pixels go in as (batch, {channels}, height, width){like}.")
     if row.resize == "inside":
-        notes.append("Images of any size go in, upright, those of a batch of one size; they are resized inside.")
+        notes.append("It takes upright images of any size, the same for all of a batch, and resizes them inside.")
     if row.batch is not None:
-        notes.append(f"It takes {row.batch:,} at a time, no other number.")
+        notes.append(f"It takes exactly {row.batch:,} at a time.")
     return notes
 
 

@@ -72,7 +72,7 @@ def check_layout(layout: str, formats: Sequence[FormatName], *, resizes: bool) -
         best = server.formats[0]
         raise UsageError(f"--layout {layout}: {server.title} takes {joined(server.formats)}: add --to {best}")
     if resizes and layout == "triton":
-        raise UsageError("--layout triton: Triton puts images of one size into a batch; leave out --resize inside")
+        raise UsageError("--layout triton: Triton only batches images of the same size; leave out --resize inside")
 
 
 def arrange(layout: str, folder: Path, rows: Sequence[ExportedModel], info: ModelInfo, name: str) -> None:

@@ -94,14 +94,12 @@ def opened_tiff(file: IO[bytes], most_bytes: int) -> Iterator[Banded]:
     whatever tifffile raises for a damaged file.
     """
     if not reads_bands():
-        raise ImageError(
-            f"bands are read with {' and '.join(PACKAGES)}, which are not installed: {install_line('bands')}"
-        )
+        raise ImageError(f"reading bands needs {' and '.join(PACKAGES)}; install them with: {install_line('bands')}")
     import tifffile
 
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    # A file is taken for itself: flags of vendors' formats would have more pages read, by other rules.
+    # Only the file itself is read: flags of vendor formats would add pages, by other rules.
     with tifffile.TiffFile(file, name="image", is_lsm=False, is_ndpi=False, is_scanimage=False) as opened:
         pages = _pages(opened)
         first = pages[0]
@@ -111,7 +109,9 @@ def opened_tiff(file: IO[bytes], most_bytes: int) -> Iterator[Banded]:
 
         def read() -> DeepValues:
             if first.imagewidth * first.imagelength * count * first.dtype.itemsize > most_bytes:
-                raise ImageError(f"over {most_bytes:,} bytes of values; data.pixel_limit or --pixel-limit raises it")
+                raise ImageError(
+                    f"over {most_bytes:,} bytes of values; data.pixel_limit or --pixel-limit raises the limit"
+                )
             return _values(pages if stacked else pages[:1], size)
 
         yield Banded(

@@ -273,7 +273,7 @@ def _recognised(file: IO[bytes]) -> tuple[str, tuple[int, int]]:
     if format_name not in SUPPORTED:
         raise ImageError("not a supported format" if formats.is_other_image(prefix) else "not an image")
     if format_name == "HEIF" and not reads_heic():
-        raise ImageError(f"HEIC is read with pillow-heif, which is not installed: {install_line('heic')}")
+        raise ImageError(f"reading HEIC needs pillow-heif; install it with: {install_line('heic')}")
     return format_name, formats.early_size(format_name, prefix)
 
 
@@ -379,6 +379,6 @@ def _load(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, in
 
 
 _DAMAGE_LIMIT = 1 << 26  # bytes of a file that is held in memory
-_RAISED_BY = "data.pixel_limit or --pixel-limit raises it"
+_RAISED_BY = "data.pixel_limit or --pixel-limit raises the limit"
 
 _ONE_LARGE_IMAGE = threading.RLock()

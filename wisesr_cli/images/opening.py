@@ -79,7 +79,7 @@ _OPEN_ERRORS = {
     errno.ENOTDIR: "no such file",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
-    errno.ELOOP: "a symbolic link that leads to itself",
+    errno.ELOOP: "a symbolic link that points to itself",
     errno.ENAMETOOLONG: "file name too long",
     errno.ENXIO: "not a regular file",
     errno.ENODEV: "not a regular file",

@@ -74,7 +74,7 @@ def download(url: str, target: Path, *, checksum: str | None, label: str, listen
     with replacing(target) as temporary:
         _receive(url, temporary, label, listener)
         if checksum is not None and not has_checksum(temporary, checksum):
-            raise DownloadError(f"{visible(url)}: what was downloaded has another checksum than {checksum}; try again")
+            raise DownloadError(f"{visible(url)}: the download does not have the checksum {checksum}; try again")
 
 
 def _receive(url: str, path: Path, label: str, listener: Listener) -> None:

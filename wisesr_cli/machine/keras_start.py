@@ -211,7 +211,7 @@ def _load(package: str) -> Any:
     except (ValueError, TypeError, AttributeError, AssertionError) as error:
         if not _is_about_settings(error):
             raise
-        reason = on_one_line(error, whole=True) if str(error) else "a setting that it does not know"
+        reason = on_one_line(error, whole=True) if str(error) else "an unknown setting"
         where = "~/.keras/keras.json, or the variables that begin with KERAS_"
         raise MachineError(f"Keras cannot start: {reason}; fix or remove its settings: {where}") from error
 
@@ -294,13 +294,13 @@ def _tensorflow_device(tensorflow: Any, choice: DeviceChoice) -> Device:
         if choice == "cpu":
             _hide_gpus(tensorflow)
     if choice == "cpu":
-        return Device("cpu", processor(), "asked for")
+        return Device("cpu", processor(), "requested")
     if not gpus:
         return _cpu_or_error(choice, _why_no_gpu(built_for_it=tensorflow.test.is_built_with_cuda()))
     for gpu in gpus:
         tensorflow.config.experimental.set_memory_growth(gpu, True)
     name = tensorflow.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
-    return Device("gpu", name, "asked for" if choice == "gpu" else "TensorFlow sees it")
+    return Device("gpu", name, "requested" if choice == "gpu" else "TensorFlow sees it")
 
 
 def _why_no_gpu(*, built_for_it: bool) -> str:
@@ -317,16 +317,16 @@ def _hide_gpus(tensorflow: Any) -> None:
     try:
         tensorflow.config.set_visible_devices([], "GPU")
     except RuntimeError:
-        raise MachineError("this process computes on a GPU already; ask for the CPU before the first model") from None
+        raise MachineError("this process computes on a GPU already; choose the CPU before the first model") from None
 
 
 def _jax_device(jax: Any, choice: DeviceChoice) -> Device:
     with _quiet_start():
         devices = jax.devices()
     if devices[0].platform == "cpu":
-        reason = "asked for" if choice == "cpu" else "JAX sees no GPU; for NVIDIA: pip install 'jax[cuda13]'"
+        reason = "requested" if choice == "cpu" else "JAX sees no GPU; for NVIDIA: pip install 'jax[cuda13]'"
         return _cpu_or_error(choice, reason)
-    return Device("gpu", devices[0].device_kind, "asked for" if choice == "gpu" else "JAX sees it")
+    return Device("gpu", devices[0].device_kind, "requested" if choice == "gpu" else "JAX sees it")
 
 
 def _cpu_or_error(choice: DeviceChoice, reason: str) -> Device:

@@ -38,8 +38,8 @@ class Lock:
             is_there = lies_at(self.path, self.descriptor)
         if not is_there:
             raise MachineError(
-                f"{visible(self.path.parent)}: was moved or removed meanwhile; what it holds is whole, and nothing "
-                "more is written: repeat the command with its new place"
+                f"{visible(self.path.parent)}: was moved or removed meanwhile; its files are complete, and nothing "
+                "more is written: repeat the command with its new path"
             )
 
 

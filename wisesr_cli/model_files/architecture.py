@@ -100,7 +100,7 @@ def _check_object(value: dict[str, Any], key: str) -> None:
             "weights can be used without its layers: wisesr train FOLDER --backbone NAME --weights FILE"
         )
     if value.get("compile_config"):
-        raise UnsafeFileError("a model inside the model is compiled; load it with compile=False before it is put in")
+        raise UnsafeFileError("a model inside the model is compiled; load it with compile=False before adding it")
     options = value.get("config")
     if found[0] == "keras.initializers":  # an array would be multiplied by the number of weights
         values = options.values() if isinstance(options, dict) else [options]
@@ -167,7 +167,7 @@ def _check_model(options: dict[str, Any], models: int) -> None:
             raise UnsafeFileError(f"the layer '{layer['name'][:80]}' in it is not called exactly once")
         before = _inputs_of(layer, nodes)
         if not before <= inputs.keys():
-            raise UnsafeFileError(f"the layer '{layer['name'][:80]}' in it is called before its input is there")
+            raise UnsafeFileError(f"the layer '{layer['name'][:80]}' in it is called before its input exists")
         inputs[layer["name"]] = before
     pending = [name for name in _texts(options["output_layers"]) if name in inputs]
     used: set[str] = set()
@@ -191,7 +191,7 @@ def _inputs_of(layer: dict[str, Any], nodes: list[Any]) -> set[str]:
     if nodes and not before:
         raise UnsafeFileError(f"the layer '{layer['name'][:80]}' in it is called on nothing that was computed")
     if layer.get("module") != _OPERATIONS and any(_is_constant(part) for part in parts):
-        raise UnsafeFileError(f"the layer '{layer['name'][:80]}' in it is called on numbers of its own")
+        raise UnsafeFileError(f"the layer '{layer['name'][:80]}' in it is called on constant numbers")
     return before
 
 

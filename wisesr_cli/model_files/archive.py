@@ -190,7 +190,7 @@ def reading_error(path: Path, error: OSError) -> WisesrError:
     """Return the error to report when reading a model fails: the machine's fault, or the file's."""
     reason = f"{visible(path)}: {visible(error.strerror or error)}"
     if error.errno in _MACHINE_ERRNOS:
-        return MachineError(f"{reason}; free some of it, and repeat the command")
+        return MachineError(f"{reason}; free some, and repeat the command")
     return RunError(f"{visible(path)}: missing or damaged: {visible(error.strerror or error)}")
 
 
@@ -215,7 +215,7 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
     names = archive.namelist()
     for name in names:
         if name not in {CONFIG, METADATA, WEIGHTS, MODEL_INFO}:
-            raise UnsafeFileError(f"the member '{name[:200]}' does not belong into a model file")
+            raise UnsafeFileError(f"the member '{name[:200]}' does not belong in a model file")
         if names.count(name) > 1:
             raise UnsafeFileError(f"the member '{name}' is given twice")
     for name in (CONFIG, WEIGHTS):

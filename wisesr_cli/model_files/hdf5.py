@@ -143,13 +143,13 @@ def _check_attributes(found: h5py.Group | h5py.Dataset) -> None:
 def _stored_bytes(path: str, table: h5py.Dataset) -> int:
     """Check that a table is contiguous plain numbers; return how many bytes it takes in the file."""
     if table.external or table.is_virtual:
-        raise UnsafeFileError(f"{path} lies in another file")
+        raise UnsafeFileError(f"{path} is in another file")
     if table.shape is None:
         raise UnsafeFileError(f"{path} has no shape")
     if table.dtype.kind not in "fiub" and not _is_bfloat16(table):
         raise UnsafeFileError(f"{path} holds no numbers")
     if table.chunks is not None or table.id.get_create_plist().get_nfilters():
-        raise UnsafeFileError(f"{path} is cut up or compressed; save the weights again with Keras, which does neither")
+        raise UnsafeFileError(f"{path} is chunked or compressed; save the weights again with Keras, which does neither")
     declared = math.prod(table.shape) * table.dtype.itemsize
     if declared != table.id.get_storage_size():
         raise UnsafeFileError(f"{path} declares {declared:,} bytes, but {table.id.get_storage_size():,} are there")

@@ -63,7 +63,9 @@ def parse_model_info(record: bytes, path: Path) -> ModelInfo:
     except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{visible(path)}: {MODEL_INFO} in it is damaged: {visible(error)}") from None
     if info.background != BACKGROUND:
-        raise RunError(f"{visible(path)}: was trained with another background than this wisesr lays under images")
+        raise RunError(
+            f"{visible(path)}: was trained with a different background from the one this wisesr puts under images"
+        )
     return info
 
 

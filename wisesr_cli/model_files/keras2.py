@@ -112,7 +112,7 @@ class _Translation:
     def model(self, record: Mapping[str, Any], around: _Place) -> dict[str, Any]:
         kind, options = record["class_name"], record["config"]
         if kind not in _MODELS:
-            raise UnsafeFileError(f"it is a '{str(kind)[:80]}', and no functional or sequential model")
+            raise UnsafeFileError(f"it is a '{str(kind)[:80]}', not a functional or sequential model")
         if len(around.path) > MOST_NESTED_MODELS:
             raise UnsafeFileError("it has more models in models than any backbone")
         if isinstance(options, list):  # a Sequential before Keras 2.3
@@ -328,7 +328,7 @@ def _policy(value: Any) -> str:
 def _activation(value: Any) -> str:
     name = value["config"] if isinstance(value, dict) and value["class_name"] == "function" else value
     if name in _OTHERWISE or not isinstance(name, str):
-        raise UnsafeFileError(f"has the activation {name!r:.40}, which Keras 3 does not have or computes otherwise")
+        raise UnsafeFileError(f"has the activation {name!r:.40}, which Keras 3 does not have or computes differently")
     return name
 
 

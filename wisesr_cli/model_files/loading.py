@@ -44,7 +44,7 @@ def load_model(checked: CheckedModel, *, runs: bool = False) -> Any:
         loaded = Counter(table_of(keras.ops.convert_to_numpy(weight)) for weight in model.weights)
         if lost := Counter(_weights_in(checked)) - loaded:  # Keras skips some silently
             shape = next(iter(lost)).shape
-            raise RunError(f"Keras left {sum(lost.values())} of its weights out, one of the shape {shape}")
+            raise RunError(f"Keras did not load {sum(lost.values())} of its weights, one of the shape {shape}")
         return model
     except RunError as error:
         raise RunError(f"{visible(path)}: refused: {error}") from None
@@ -86,8 +86,8 @@ def _check_size(checked: CheckedModel, *, runs: bool) -> None:
     stored = Counter(table.shape for table in _weights_in(checked))
     if needed != stored:
         odd = next(iter((needed - stored) or (stored - needed)))
-        kind = "needs" if needed - stored else "has no use for"
-        raise RunError(f"the model {kind} a weight of the shape {odd} beside those that are in the file")
+        kind, place = ("needs", "not in") if needed - stored else ("has no use for", "in")
+        raise RunError(f"the model {kind} a weight of the shape {odd} that is {place} the file")
     shapes = [shape[1:] for shape in _output_shapes(model)]
     if runs and any(side is None for shape in shapes for side in shape):
         raise RunError("the sizes inside it are not known")

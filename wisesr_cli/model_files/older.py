@@ -104,7 +104,7 @@ def _config_in(file: IO[bytes]) -> tuple[dict[str, Any], int]:
     plain = {name: text.decode(errors="replace") if isinstance(text, bytes) else text for name, text in texts.items()}
     if not isinstance(plain["model_config"], str):
         raise UnsafeFileError(
-            "it holds weights alone, and not what model they are of; take the file of model.save(), not that of "
+            "it holds only weights, not the model that they belong to; use the file of model.save(), not that of "
             "save_weights()"
         )
     config = _parsed(plain["model_config"])

@@ -111,7 +111,7 @@ def check_at_hand(name: str, path: Path) -> None:
     """Raise a `RunError` if a file has the name of Keras' release but is a different one, or only part of it."""
     if path.name == RELEASES[name].file_name and is_release(name, path) is False:
         raise RunError(
-            f"model.weights: {visible(path)}: is not Keras' release of {name}, as its checksum says; perhaps its "
+            f"model.weights: {visible(path)}: its checksum is not that of Keras' release of {name}; perhaps its "
             f"download was cut short: wisesr weights fetch {name} --overwrite"
         )
 

@@ -108,7 +108,7 @@ def cut_backbone(backbone: Any, layer_name: str) -> Any:
         )
     layer = layers[layer_name]
     if len(_output_shape(layer)) != 4:
-        raise ConfigError(f"model.feature_layer '{layer_name}' gives no feature map but {_output_shape(layer)}")
+        raise ConfigError(f"model.feature_layer '{layer_name}' gives {_output_shape(layer)}, not a feature map")
     return keras.Model(backbone.input, layer.output, name=backbone.name)
 
 

@@ -103,7 +103,7 @@ def build_classifier(
     `channels`: those of the pixels.
 
     Raises `ConfigError` when the image is too small, a layer does not exist, or the file scales pixels differently, and
-    `RunError` for weights that do not fit.
+    `RunError` for weights that do not fit, and `DataError` for fewer than two classes.
     """
     if classes < 2:
         raise DataError(f"a classifier needs at least 2 classes; found {classes}")
@@ -152,9 +152,9 @@ def notes_about(config: ModelConfig, feature_map: FeatureMap, image_size: tuple[
         notes.append(f"{config.backbone} was trained at {row.native_size} pixels: at {size} its weights see less")
     head = config.head
     if effective_options(feature_map, head).name != head.name:
-        notes.append(f"the feature map has one position only, so the head '{head.name}' is GAP; use larger images")
+        notes.append(f"the feature map has only one position, so the head '{head.name}' equals GAP; use larger images")
     if row.scales_inside and config.preprocessing not in {"auto", "none"}:
         notes.append(
-            f"{config.backbone} scales its pixels itself; model.preprocessing {config.preprocessing} comes on top"
+            f"{config.backbone} scales its pixels itself; model.preprocessing {config.preprocessing} is applied on top"
         )
     return notes

@@ -69,7 +69,7 @@ class PositionOptions(HeadOptions):
     """Initializer of the position weights: `uniform` and `even` start as GAP, `paper` is normal(0, 0.01). With
     `unit_sum`, `even` makes the relative step of Adam the same on every grid; with `uniform` it grows with the grid."""
     preset: Literal["paper"] | None = Field(default=None, exclude=True)
-    """`paper`: options that are not given are those of the published head; the resolved config lists them instead."""
+    """`paper`: options not given are those of the published head; the resolved config lists them instead."""
 
     @model_validator(mode="before")
     @classmethod
@@ -90,7 +90,7 @@ class PooledOptions(HeadOptions):
     """Options of heads that pool before they read positions."""
 
     pre_pool: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(default="auto", examples=["auto", 2])
-    """Pool size of the average pooling before the position weights; 1 is none."""
+    """Pool size of the average pooling before the position weights; 1 for none."""
     pooling: Literal["tile", "valid"] = "tile"
     """`tile` covers the whole map with tiles; `valid` drops the remainder at the bottom and right, as published."""
 

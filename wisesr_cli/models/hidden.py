@@ -43,17 +43,17 @@ class HiddenLayer(Options):
     """A hidden layer of a head: dropout, a dense layer, a normalization and an activation, in this order."""
 
     units: int | None = Field(default=None, ge=1, le=MOST_UNITS, examples=[256])
-    """Units of the dense layer; null is none."""
+    """Units of the dense layer; null for none."""
     activation: Activation = "relu"
-    """Activation behind it; `linear` is none, `prelu` has a learned slope for every unit."""
+    """Activation after it; `linear` is none, `prelu` has a learned slope for every unit."""
     slope: float | None = Field(default=None, examples=[0.2])
-    """leaky_relu: slope for negative numbers (null: 0.2); elu: what it comes to for them, with the sign - (null: 1)."""
+    """leaky_relu: slope for negative numbers (null: 0.2); elu: alpha, where -alpha is its limit for them (null: 1)."""
     norm: Literal["none", "batch", "layer"] = "none"
     """Normalization before the activation."""
     epsilon: float = Field(default=NORM_EPSILON, ge=0)
     """Epsilon of the normalization."""
     dropout: float = Field(default=0.0, ge=0, lt=1, examples=[0.2])
-    """Fraction of the layer's inputs that training drops; `model.head.dropout` is that of the classifier layer."""
+    """Fraction of the layer's inputs dropped in training; `model.head.dropout` is that of the classifier layer."""
 
     @model_validator(mode="after")
     def _check(self) -> HiddenLayer:

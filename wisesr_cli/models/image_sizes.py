@@ -60,7 +60,7 @@ def every_position_error(before: MapSize, after: MapSize) -> UsageError:
     """Return the error for a head with weights for every position, on a map with a different number of them."""
     return UsageError(
         f"the head has weights for each of {size_text(before)} positions; that image size gives {size_text(after)}: "
-        "flatten and fc work only where these stay as they are; gap, gmp, depthwise, wise, and flatten with pre_pool "
+        "flatten and fc work only where these stay the same; gap, gmp, depthwise, wise, and flatten with pre_pool "
         "work at other sizes"
     )
 

@@ -34,8 +34,8 @@ class SavedClassifier:
         path = checked.path
         if checked.record is None:
             raise RunError(
-                f"model.weights: {visible(path)}: is not a model of wisesr, which alone says where its backbone ends; "
-                f"make a run of it: wisesr upgrade {visible(path)}"
+                f"model.weights: {visible(path)}: is not a model of wisesr, so it does not say where its backbone "
+                f"ends; make a run of it: wisesr upgrade {visible(path)}"
             )
         self.path, self.info, self.image_size = path, checked.info, image_size
         try:
@@ -79,7 +79,7 @@ class SavedClassifier:
         if (found := _hidden_layers(self.model)) != (expected := _hidden_layers(model)):
             return f"its hidden layers are {joined(found) or 'none'}, and here {joined(expected) or 'none'}"
         if [type(layer) for layer in ours] != [type(layer) for layer in theirs]:
-            return f"the file has the head '{visible(self.info.head)}', which is another one"
+            return f"the file has a different head, '{visible(self.info.head)}'"
         order = self._order(class_names)
         if isinstance(order, str):
             return order

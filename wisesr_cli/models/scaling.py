@@ -84,7 +84,8 @@ def scaling_of_file(name: str, asked: str, path: Path, source: Any, backbone: An
     """Return the scaling that gives a backbone the same pixels as in a file, whose model is `source`.
 
     `backbone` already has the file's weights. If a foreign model scales nothing, it is unknown how its pixels were
-    scaled before it. Raises `ConfigError` if `asked` is another scaling, or the file has one that we do not have.
+    scaled before it. Raises `ConfigError` if `asked` is another scaling, or if it is `auto` and the file has one that
+    we do not have.
     """
     try:
         found = _scaled_colours(source)
@@ -102,8 +103,8 @@ def scaling_of_file(name: str, asked: str, path: Path, source: Any, backbone: An
     if is_ours:
         keep = f"-s model.backbone={FROM_WEIGHTS} keeps it"
     raise ConfigError(
-        f"model.weights: {visible(path)}: has {_described(found)}, which model.preprocessing does not have; {keep}; or "
-        f"name one to train with instead: -s model.preprocessing={resolve_preprocessing(name, 'auto')}"
+        f"model.weights: {visible(path)}: has {_described(found)}, which model.preprocessing cannot express; {keep}; "
+        f"or name one to train with instead: -s model.preprocessing={resolve_preprocessing(name, 'auto')}"
     )
 
 

@@ -42,7 +42,7 @@ class ModelConfig(Options):
     weights_dir: FolderPath | None = Field(default=None, examples=["weights"])
     """Folder in which ImageNet weights are looked for first; then that of WISESR_WEIGHTS, then Keras' cache."""
     load_head: Literal["auto"] | bool = Field(default="auto", examples=["auto", True])
-    """Whether the head is loaded from `weights`, too; `auto`: where it fits, from a run as `wisesr upgrade` made it."""
+    """Whether the head is loaded from `weights`, too; `auto`: if it fits and is still as `wisesr upgrade` made it."""
     preprocessing: Literal["auto", "caffe", "tf", "torch", "unit", "none"] = "auto"
     """How pixels are scaled; `auto` is as in the file `weights`, or as the backbone was trained with ImageNet."""
     feature_layer: str | None = Field(default=None, examples=["block_13_expand_relu"])

@@ -43,7 +43,7 @@ class Source:
     def described(self, file: str) -> str:
         """Describe it in words, for a user."""
         where = f"'{visible(self.part)}' in {file}" if self.part else file
-        left = "" if self.used == self.stored else f"; {counted(self.stored - self.used, 'other')} left out"
+        left = "" if self.used == self.stored else f"; {counted(self.stored - self.used, 'other')} not used"
         return f"{counted(self.used, 'tensor')} of {where}{left}"
 
 
@@ -118,7 +118,7 @@ def _only(misfits: Mapping[str, list[str]], reason: str) -> str:
     """Return the only part without misfits; else raise `DoesNotFitError` with the first misfit of the closest part."""
     fitting = [part for part, found in misfits.items() if not found]
     if len(fitting) > 1:
-        raise DoesNotFitError(f"{joined(part.rstrip('/') or 'the whole' for part in fitting)} fit equally well")
+        raise DoesNotFitError(f"{joined(part.rstrip('/') or 'the whole file' for part in fitting)} fit equally well")
     if fitting:
         return fitting[0]
     nearest = min(misfits.values(), key=len, default=[reason])

@@ -53,14 +53,16 @@ class Start:
             raise RunError("model.load_head is true, but model.weights is not a run or its .keras file")
         reason = self.saved.copy_head(model, class_names)
         if reason is None:
-            unnamed = "" if self.saved.info.has_named_classes else ", its classes taken in the order of the folders"
+            unnamed = (
+                "" if self.saved.info.has_named_classes else ", assuming its classes are in the order of the folders"
+            )
             return f"the head's weights are those of {visible(self.saved.path)}{unnamed}"
         if wanted is True:
             raise RunError(
-                f"model.load_head is true, but the head of {visible(self.saved.path)} does not fit: {reason}; "
-                "--set model.load_head=false begins with a new one"
+                f"model.load_head is true, but the head of {visible(self.saved.path)} does not fit: {reason}; --set "
+                "model.load_head=false starts with a new one"
             )
-        return f"the head is initialized anew: {reason}"
+        return f"the head is reinitialized: {reason}"
 
 
 def load_start(

@@ -42,7 +42,7 @@ class Ending:
         if self.placing is not None and self.placing.is_begun:
             raise UsageError(
                 f"{visible(self.placing.folder)}: images of another command are being placed there; finish that "
-                "one first"
+                "command first"
             )
         return False
 

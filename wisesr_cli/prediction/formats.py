@@ -36,10 +36,10 @@ def chosen_format(output: str | None, given: str | None, *, probabilities: bool 
     chosen = given or "table" if output is None else _format_of_file(output, given)
     if probabilities and chosen in BEST_ONLY:
         names = joined(name for name in SUFFIXES.values() if name not in BEST_ONLY)
-        raise UsageError(f"--probabilities does not fit into the format {chosen}; choose another --format: {names}")
+        raise UsageError(f"--probabilities does not work with the format {chosen}; choose another --format: {names}")
     if chosen == "parquet":
         if output is None:
-            raise UsageError("--format parquet is no text for standard output; give a file: -o FILE.parquet")
+            raise UsageError("--format parquet cannot go to standard output; give a file: -o FILE.parquet")
         if find_spec("pyarrow") is None:
             raise MachineError(f"writing Parquet needs pyarrow; install it with: {install_line('parquet')}")
     return chosen

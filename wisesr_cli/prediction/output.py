@@ -92,7 +92,7 @@ class FileOutput:
         for path in paths:
             name = Path(path).name
             if name == self.path.name and is_same(path, self.path):
-                raise UsageError(f"{visible(path)}: is an input and the output; choose another name with -o")
+                raise UsageError(f"{visible(path)}: is both an input and the output; choose another name with -o")
             if name != self.journal_path.name or not is_same(path, self.journal_path):
                 yield path
 
@@ -128,8 +128,8 @@ class FileOutput:
     def nothing_left(self) -> str:
         """The message for a request to resume an output that is complete."""
         return (
-            f"{visible(self.path)} exists, and there is no journal beside it: nothing to resume; "
-            "replace it with --overwrite"
+            f"{visible(self.path)} exists, and there is no journal next to it: nothing to resume; replace it with "
+            "--overwrite"
         )
 
     def finish(self) -> None:
@@ -202,7 +202,7 @@ def checked_output(path: str, request: PredictRequest | EmbedRequest) -> Path:
         raise UsageError(f"{visible(path)} is not a regular file; leave -o out, and write > {visible(path)}")
     file = file.resolve()  # keep the link, and write its target
     if request.from_file is not None and is_same(request.from_file, file):
-        raise UsageError(f"{visible(path)}: is the list of inputs and the output; choose another name with -o")
+        raise UsageError(f"{visible(path)}: is both the list of inputs and the output; choose another name with -o")
     if file.exists() and not request.overwrite and not request.resume:
         raise UsageError(f"{visible(path)} exists; replace it with --overwrite")
     if not file.parent.is_dir():

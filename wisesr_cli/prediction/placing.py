@@ -106,9 +106,7 @@ class Placing:
                     self._is_inside.clear()
                 self._is_inside[parent] = _is_inside(parent, self.folder)
             if self._is_inside[parent]:
-                raise UsageError(
-                    f"{visible(path)}: lies in the folder of --sort-into; choose one outside of the inputs"
-                )
+                raise UsageError(f"{visible(path)}: is in the folder of --sort-into; choose one outside the inputs")
             yield path
 
     def planned(self, records: Iterable[Prediction]) -> Iterator[Prediction]:
@@ -138,10 +136,10 @@ class Placing:
         with naming(plan), plan.open("rb") as lines, open(names, "a+b", opener=_open_no_link) as written:
             planned = json.loads(next(lines))["mode"]
             if planned != self.mode:
-                raise UsageError(f"{visible(self.folder)}: was begun with --sort-into-by {planned}; give that again")
+                raise UsageError(f"{visible(self.folder)}: was started with --sort-into-by {planned}; give that again")
             first, begun = _last(written)
             if begun is not None:
-                listener.note(f"{visible(self.folder)}: going on behind {counted(first, 'image')}")
+                listener.note(f"{visible(self.folder)}: continuing after {counted(first, 'image')}")
             with listener.progress("placing", None) as progress:
                 for number, (source, into) in enumerate(map(json.loads, lines)):
                     unsure += into == UNSURE
@@ -155,9 +153,9 @@ class Placing:
         self.clear()
         said = f"{counted(number + 1 - lost.count, 'image')} {DONE[self.mode]} into {visible(self.folder)}"
         said += f", {unsure:,} unsure" if unsure else ""
-        listener.note(said + (f"; {self.unreadable:,} unreadable left out" if self.unreadable else ""))
+        listener.note(said + (f"; {self.unreadable:,} unreadable skipped" if self.unreadable else ""))
         if lost.count:
-            listener.warn(f"{counted(lost.count, 'image')} could not be read any more: {joined(lost.first)}")
+            listener.warn(f"{counted(lost.count, 'image')} could no longer be read: {joined(lost.first)}")
 
     def clear(self) -> None:
         """Remove the record of the names of placed images."""

@@ -124,13 +124,13 @@ def _check_order(request: PredictRequest) -> None:
             raise UsageError(f"{option} only sees its own shard: leave it out, and join the shards first")
         if value is not None and request.screen is not None:
             raise UsageError(
-                f"--show shows images as they are labelled, {option} decides after the last one; "
-                "use --sheet FILE.png instead"
+                f"--show shows images as they are labelled, but {option} decides after the last one; use --sheet "
+                "FILE.png instead"
             )
     if request.only is not None and request.explain is not None:
         raise UsageError(
-            "--explain draws images as they are labelled, --only chooses after the last one; leave --explain out, and "
-            "give the chosen ones to wisesr explain"
+            "--explain draws images as they are labelled, but --only chooses after the last one; leave out --explain, "
+            "and give the chosen ones to wisesr explain"
         )
 
 

@@ -46,7 +46,7 @@ def _paths(given: Any) -> Iterable[str]:
     columns = getattr(given, "columns", None)
     if columns is not None:
         if PATH not in columns and len(columns) != 1:
-            raise UsageError(f"the table has {len(columns)} columns; call that of the image files '{PATH}'")
+            raise UsageError(f"the table has {len(columns)} columns; name that of the image files '{PATH}'")
         given = given[PATH if PATH in columns else columns[0]]
     return map(str, [given] if isinstance(given, str) else list(given))
 

@@ -22,7 +22,8 @@ MOST, COLUMNS, SIDE = 60, 6, 180  # images; pixels of one
 class Sheet:
     """A PNG of images with label, score and name, in the order of their records.
 
-    Raises a `UsageError` if the file exists, its name does not end in .png, or its folder does not exist.
+    Raises a `UsageError` if the file exists and may not be replaced, its name does not end in .png, or its folder does
+    not exist.
     """
 
     def __init__(self, path: str, info: ModelInfo, request: PredictRequest) -> None:

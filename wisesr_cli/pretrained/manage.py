@@ -41,7 +41,7 @@ def released_name(name: str) -> str:
     except ValueError as error:
         raise UsageError(str(error)) from None
     if known not in RELEASES:
-        raise UsageError(f"{known} has no ImageNet weights; wisesr weights list shows the backbones that have")
+        raise UsageError(f"{known} has no ImageNet weights; wisesr weights list shows which backbones do")
     return known
 
 
@@ -97,12 +97,12 @@ def fetch(request: FetchWeightsRequest) -> tuple[PretrainedWeights, ...]:
     """
     names = [released_name(name) for name in request.backbones]
     folder = keras_cache() if request.output_dir is None else Path(request.output_dir)
-    with stop_on_signals(StopRequest("what was fetched whole is kept; repeat the command")):
+    with stop_on_signals(StopRequest("complete downloads are kept; repeat the command")):
         try:
             return tuple(_fetched(name, folder, request) for name in names)
         except DownloadError as error:
             raise DownloadError(
-                f"{error}; on a machine with a network: wisesr weights fetch {shlex.join(names)} -o FOLDER, then bring "
+                f"{error}; on a machine with a network: wisesr weights fetch {shlex.join(names)} -o FOLDER, then copy "
                 "FOLDER here: wisesr weights add BACKBONE FILE"
             ) from None
 
@@ -111,7 +111,7 @@ def _fetched(name: str, folder: Path, request: FetchWeightsRequest) -> Pretraine
     target = folder / RELEASES[name].file_name
     if target.is_file() and not request.overwrite:
         check_at_hand(name, target)
-        request.listener.note(f"{visible(target)}: is there already")
+        request.listener.note(f"{visible(target)}: already there")
     else:
         fetch_release(name, folder, request.listener)
     return describe(name, target)
@@ -140,7 +140,7 @@ def add(request: AddWeightsRequest) -> PretrainedWeights:
         scaling = BACKBONES[name].scaling
         inside = "by itself" if scaling == "none" else f"as '{scaling}'"
         request.listener.note(
-            f"where these weights come from is not known; {name} scales pixels {inside}, as for Keras' release"
+            f"the origin of these weights is not known; {name} scales pixels {inside}, as for Keras' release"
         )
     return describe(name, target)
 

@@ -19,7 +19,7 @@ def weights_grid(rows: Sequence[PretrainedWeights]) -> Grid:
         for row in rows
     )
     columns = (*texts("backbone", "on this machine", "origin"), *numbers("MB"), *texts("licence", "checksum"))
-    return Grid("ImageNet weights", columns, tuple(cells), f"{here} of {len(rows)} backbones have theirs here")
+    return Grid("ImageNet weights", columns, tuple(cells), f"{here} of {len(rows)} backbones have weights here")
 
 
 def _checksum(row: PretrainedWeights) -> str:

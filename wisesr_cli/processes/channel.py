@@ -133,7 +133,7 @@ class Channel:
                     raise
         if "failed" in message:
             # Only the main process repeats the reason, as there may be a thousand other processes.
-            why = visible(message["failed"]) if self.is_main else "another one says why"
+            why = visible(message["failed"]) if self.is_main else "another process says why"
             raise EndedElsewhere(f"process {self.process} ended with the others: {why}", int(message["exit_code"]))
         return message["value"]
 

@@ -52,9 +52,9 @@ def find_cluster(
     if coordinator is None or processes is None or process is None:
         raise UsageError("several processes need all of --coordinator, --num-processes and --process-id")
     if not 0 <= process < processes:
-        raise UsageError(f"--process-id is {process}; of {processes} processes it is 0 to {processes - 1}")
+        raise UsageError(f"--process-id is {process}; with {processes} processes it is 0 to {processes - 1}")
     if not _ADDRESS.fullmatch(coordinator):
-        raise UsageError(f"--coordinator is '{visible(coordinator)}'; it takes HOST:PORT of process 0, or auto")
+        raise UsageError(f"--coordinator is '{visible(coordinator)}'; expected HOST:PORT of process 0, or auto")
     return Cluster(coordinator, processes, process)
 
 
@@ -87,8 +87,8 @@ def join(cluster: Cluster | None, *, join_timeout: float, lost_after: float, lis
             channel.fail(error)
             raise
         lost = MachineError(
-            f"JAX cannot go on with the other processes, one of which may be lost: {visible(error)}; what whole epochs "
-            "wrote is kept: repeat the same commands with --resume"
+            f"JAX cannot continue with the other processes, one of which may be lost: {visible(error)}; "
+            "completed epochs are kept: repeat the same commands with --resume"
         )
         channel.fail(lost)
         raise lost from error

@@ -52,7 +52,7 @@ def read_run_files(evaluated: Evaluated) -> RunFiles:
     """Return the content of a run's files, and note which are missing or damaged."""
     run, found = evaluated.run.run, RunFiles()
     if not run.is_complete:
-        found.left_out.append("Learning curves, config, environment: the model file lies in no run directory")
+        found.left_out.append("Learning curves, config, environment: the model file is not in a run directory")
         return found
 
     def read(name: str, function: Callable[[], Value], default: Value) -> Value:
@@ -136,7 +136,7 @@ def describe(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
     yield "Evaluated on", f"{evaluated.subject.title}: {counted(evaluation.metrics.examples, 'image')}, by {engine}"
     yield "Unreadable", _unreadable(index, evaluation)
     if index.ignored:
-        yield "Passed over", ", ".join(f"{count:,} x {kind}" for kind, count in sorted(index.ignored.items()))
+        yield "Ignored", ", ".join(f"{count:,} x {kind}" for kind, count in sorted(index.ignored.items()))
 
 
 def _channels(preparation: Preparation) -> str:
@@ -151,7 +151,7 @@ def _unreadable(index: DatasetIndex, evaluation: Evaluation) -> str:
     if not count:
         return "none"
     named = (f"{path}: {reason}" for path, reason in index.unreadable[:MOST_NAMED])
-    return "; ".join([f"{counted(count, 'image')} left out", *named])
+    return "; ".join([f"{counted(count, 'image')} skipped", *named])
 
 
 def cautions(metrics: Metrics, subject: Subject) -> Iterator[str]:
@@ -169,4 +169,4 @@ def cautions(metrics: Metrics, subject: Subject) -> Iterator[str]:
         classes = counted(few, "class has", "classes have")
         yield f"{classes} fewer than {FEW_EXAMPLES} images here: the figures of a single class are rough."
     if none:
-        yield f"{counted(none, 'class has', 'classes have')} no image here: the means over classes leave them out."
+        yield f"{counted(none, 'class has', 'classes have')} no image here: the means over classes exclude them."

@@ -33,7 +33,7 @@ _MEANINGS = {
     "balanced_accuracy": ("Balanced accuracy", "mean recall of the classes: small ones count as much as large ones"),
     "macro_precision": (
         "Macro precision",
-        "mean over classes: mean over classes: of the images predicted as a class, how many are",
+        "mean over classes: of the images predicted as a class, how many are",
     ),
     "macro_f1": ("Macro F1", "mean over classes of the harmonic mean of precision and recall"),
     "macro_auc": ("Macro AUC", "how well the scores of a class rank its images before all others"),

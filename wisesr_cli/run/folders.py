@@ -83,14 +83,14 @@ def _choose(config: Config, default_name: str, *, resume: bool, overwrite: bool)
     runs = _folders_of(parent, default_name, CONFIG) if resume or overwrite else []
     if overwrite and len(runs) > 1:
         names = some_of([path.name for path in runs], 5)
-        raise UsageError(f"{visible(parent)} has several runs of this name: {names}; say which with --name")
+        raise UsageError(f"{visible(parent)} has several runs of this name: {names}; choose one with --name")
     if runs:
         return Start(Run(runs[-1]), resumed=resume, overwrites=overwrite)
     return Start(Run(free_folder(parent, default_name)), resumed=False, is_new=True)
 
 
 def free_folder(parent: Path, default_name: str) -> Path:
-    """Return the first free folder among `default_name`, `default_name`-2, and so on."""
+    """Return the first free folder among `default_name`, `default_name`-2, ...; one being started is not free."""
     names = chain((default_name,), (f"{default_name}-{number}" for number in count(2)))
     folders = (parent / name for name in names)
     return next(path for path in folders if not is_taken(path) and not is_held(path / LOCK))
@@ -112,7 +112,7 @@ def held_start(choose: Callable[[], Start]) -> Iterator[Start]:
                 if start.is_new and is_taken(start.run.path):
                     held.close()
                     raise InUseError(
-                        f"{visible(start.run.path)}: was made by another wisesr in the meantime; repeat the command"
+                        f"{visible(start.run.path)}: was created by another wisesr in the meantime; repeat the command"
                     )
                 break
             except InUseError:
@@ -152,7 +152,7 @@ def check_output_folder(folder: Path) -> None:
         raise UsageError(f"{visible(blocked)} is a file; the output directory must be a folder")
     if is_missing:
         raise MachineError(
-            f"{visible(folder.absolute().parent)}: no such folder; make it first, or give another --output-dir"
+            f"{visible(folder.absolute().parent)}: no such folder; create it first, or give another --output-dir"
         )
 
 
@@ -198,7 +198,7 @@ def clear_folder(run: Run, *, keep: Path | None = None) -> list[Path]:
 
 def stays_in(run: Run, stays: Sequence[Path]) -> str:
     """Return the warning about files that remain in the folder of a run."""
-    return f"{visible(run.path)}: what this run did not write, or was changed since, stays: {some_of(stays, 5)}"
+    return f"{visible(run.path)}: files that this run did not write, or that changed since, stay: {some_of(stays, 5)}"
 
 
 def _remove_empty(run: Run, folder: Path) -> None:

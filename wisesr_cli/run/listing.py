@@ -42,14 +42,14 @@ def runs_in(folder: Path) -> list[Path]:
     Raises a `RunError` if there is no such folder, a `MachineError` if it cannot be read.
     """
     if not folder.is_dir():
-        raise RunError(f"{visible(folder)}: no such folder of runs; wisesr train makes it")
+        raise RunError(f"{visible(folder)}: no such folder of runs; wisesr train creates it")
     with naming(folder):
         found = [path for path in folder.iterdir() if not path.name.startswith(".") and is_run(path)]
     return sorted(found, key=lambda path: (_changed(path), path.name), reverse=True)
 
 
 def resolved(path: str | Path, note: Callable[[str], None], folder: Path | None = None) -> Path:
-    """Return the path of a run as typed; for `latest`, that of the newest run in `runs`, reported to `note`.
+    """Return the path of a run as typed; for `latest`, that of the newest run in `folder` (`runs`), reported to `note`.
 
     A file or folder with the name `latest` takes precedence. Raises a `RunError` if there is no run.
     """
@@ -59,7 +59,7 @@ def resolved(path: str | Path, note: Callable[[str], None], folder: Path | None 
     folder = folder or Path(RUNS)
     runs = runs_in(folder) if folder.is_dir() else []
     if not runs:
-        raise RunError(f"{LATEST}: there is no run in {visible(folder)} yet; wisesr train makes one")
+        raise RunError(f"{LATEST}: there is no run in {visible(folder)} yet; wisesr train creates one")
     note(f"{LATEST}: {visible(runs[0])}")
     return runs[0]
 

@@ -83,7 +83,7 @@ class Progress:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Progress:
-        """Return the progress that `to_json` wrote; `RunError` when damaged or of another version."""
+        """Return the progress that `to_json` wrote; `RunError` when damaged or from another version."""
         return _read(cls, values)
 
 
@@ -126,7 +126,7 @@ class Circumstances:
 
 
 def circumstances_from_json(values: Mapping[str, Any]) -> Circumstances:
-    """Return what `Circumstances.to_json` wrote; `RunError` when damaged or of another version."""
+    """Return what `Circumstances.to_json` wrote; `RunError` when damaged or from another version."""
     return _read(Circumstances, values)
 
 
@@ -145,7 +145,7 @@ def _read(record: type[Record], values: Mapping[str, Any]) -> Record:
 
 
 def _other_version(reason: str) -> RunError:
-    return RunError(f"the state is damaged or of another version: {visible(reason)}; use --overwrite")
+    return RunError(f"the state is damaged or from another version: {visible(reason)}; use --overwrite")
 
 
 def check_resumable(
@@ -179,7 +179,7 @@ def check_resumable(
     for line in moved:
         listener.note(f"{line}: the same images in another place")
     if changes.are_dates_other:
-        listener.note("images have other dates than at the start of training, but the same content")
+        listener.note("images have different dates than at the start of training, but the same content")
     if before.threads != now.threads:
         listener.warn(f"threads: {before.threads} -> {now.threads}; the last bits of the numbers may differ")
     if before.device != now.device:

@@ -29,7 +29,7 @@ def refuse_link_outside(path: Path) -> None:
     except (OSError, RuntimeError):  # it leads to itself
         leaves = True
     if leaves:
-        raise RunError(f"{visible(path)}: is a link that leads out of its folder; put the file itself there")
+        raise RunError(f"{visible(path)}: is a link out of its folder; replace it with the file itself")
 
 
 def read_json(path: Path) -> Any:

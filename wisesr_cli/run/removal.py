@@ -30,17 +30,17 @@ def runs_to_remove(names: Iterable[str | Path], folder: Path, listener: Listener
     runs = [Run(path) for path in dict.fromkeys(paths)]
     for run in runs:
         if run.path.is_symlink():
-            raise RunError(f"{visible(run.path)}: is a link; remove the run that it leads to, or the link itself")
+            raise RunError(f"{visible(run.path)}: is a link; remove the run that it points to, or the link itself")
         if not run.path.is_dir():
             raise RunError(
-                f"{visible(run.path)}: no such run; wisesr runs {visible(run.path.parent)} shows which there are"
+                f"{visible(run.path)}: no such run; wisesr runs {visible(run.path.parent)} shows those that exist"
             )
         if not is_run(run.path):
             raise RunError(f"{visible(run.path)}: is not a run; only runs are removed")
         if not _is_ours(run):
             raise RunError(
-                f"{visible(run.path)}: has files of a run's names, but none that wisesr surely wrote; "
-                "look into it, and remove it yourself"
+                f"{visible(run.path)}: has files named like those of a run, but none surely written by wisesr; "
+                "check it, and remove it yourself"
             )
         check_kinds(run)
         if is_held(run.lock):

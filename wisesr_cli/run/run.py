@@ -112,11 +112,11 @@ class Run:
             return load_config(self.config_path, of_run=True).config
         except ConfigError as error:
             raise RunError(
-                f"{first_line(error)}; the run's own config is damaged: put it back, or train anew"
+                f"{first_line(error)}; the run's own config is damaged: restore it, or train again"
             ) from None
         except DataError:
             raise RunError(
-                f"{visible(self.config_path)}: the run's own config is missing: put it back, or train anew"
+                f"{visible(self.config_path)}: the run's own config is missing: restore it, or train again"
             ) from None
 
     def write_start(

@@ -166,7 +166,7 @@ def _manifest_text(manifest: Mapping[str, tuple[int, str]]) -> str:
 
 def _member(record: Mapping[str, dict[str, Any]], name: str, path: Path) -> dict[str, Any]:
     if not isinstance(record.get(name), dict):
-        raise RunError(f"{visible(path)}: has no {name}: it is of another version; start over with --overwrite")
+        raise RunError(f"{visible(path)}: has no {name}: it is from another version; start over with --overwrite")
     return record[name]
 
 

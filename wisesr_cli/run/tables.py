@@ -26,10 +26,10 @@ def runs_grid(folder: str, rows: Sequence[RunSummary]) -> Grid:
         *numbers("best accuracy", "epochs"),
         *texts("status"),
         *numbers("MB"),
-        *texts("begun or resumed"),
+        *texts("started or resumed"),
     )
     total = sum(row.bytes for row in rows) / 1e6
-    return Grid(f"Runs in {folder}", columns, cells, f"{total:,.1f} MB in all" if len(rows) > 1 else "")
+    return Grid(f"Runs in {folder}", columns, cells, f"{total:,.1f} MB in total" if len(rows) > 1 else "")
 
 
 def _cells(row: RunSummary) -> tuple[str, ...]:

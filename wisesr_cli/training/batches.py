@@ -104,7 +104,8 @@ def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.floa
 def positive_weights(config: Config, class_names: tuple[str, ...], split: Split) -> NDArray[np.float32] | None:
     """Return the weight of each label in the loss of the examples that have it, float32 (classes,).
 
-    None if all are 1, or every example has one label. `balanced`: examples without the label per example with it.
+    None without class weights, or if every example has one label. `balanced`: examples without the label per example
+    with it, within 1/100 to 100.
     """
     weights = config.train.class_weights
     if not split.is_multilabel or weights == "none":
@@ -116,7 +117,7 @@ def positive_weights(config: Config, class_names: tuple[str, ...], split: Split)
 
 
 def example_weights(config: Config, class_names: tuple[str, ...], split: Split) -> NDArray[np.float32] | None:
-    """Return each example's own weight times its class weight, float32 (examples,); None if all are 1."""
+    """Return each example's own weight times its class weight, float32 (examples,); None without either."""
     weights = config.train.class_weights
     if weights == "none" or split.is_multilabel:  # for several labels, see `positive_weights`
         return split.weights

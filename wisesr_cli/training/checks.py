@@ -88,7 +88,7 @@ def check_shared(config: Config, distribution: Distribution) -> None:
         reasons["train.ema"] = "untested with several processes"
     for key, reason in reasons.items():
         raise ConfigError(
-            f"{key} is for one device, but {distribution.devices} train together ({reason}); leave it out, or set "
+            f"{key} is for one device, but {distribution.devices} train together ({reason}); remove it, or set "
             "distribute.strategy=none"
         )
 
@@ -119,8 +119,8 @@ def about_updates(config: Config, images: int) -> list[str]:
             )
     if train.ema_momentum is not None and updates[-1] < (span := 1 / (1 - train.ema_momentum)):
         found.append(
-            f"train.ema averages over about the last {span:.0f} updates, but the last phase has {updates[-1]}: what is "
-            "saved is close to where it began; a smaller momentum averages over fewer"
+            f"train.ema averages over about the last {span:.0f} updates, but the last phase has {updates[-1]}: the "
+            "saved weights are close to those at its start; a smaller momentum averages over fewer"
         )
     return found
 
@@ -129,7 +129,7 @@ def _idle(config: Config, index: DatasetIndex) -> Iterator[tuple[str, str]]:
     data, train = config.data, config.train
     draws_validation_alone = len(index.folders) < 2 and data.fold is None
     if "validation" in index.folders:
-        why = "the validation images have a folder of their own"
+        why = "the validation images have their own folder"
         if data.manifest is not None:
             why = "the manifest names the validation images"
         if data.split_strategy == "hash" and data.fold is None:
@@ -139,7 +139,7 @@ def _idle(config: Config, index: DatasetIndex) -> Iterator[tuple[str, str]]:
     elif data.validation_split == 0 and data.split_strategy != "stratified" and draws_validation_alone:
         yield f"data.split_strategy: {data.split_strategy}", "data.validation_split is 0"
     elif data.split_strategy != "group" and index.splits["train"].groups is not None and draws_validation_alone:
-        yield "the column group", f"data.split_strategy is {data.split_strategy}, not group"
+        yield "the group column", f"data.split_strategy is {data.split_strategy}, not group"
     if not any(phase.freeze == "backbone" for phase in config.phases):
         why = "no phase freezes the backbone"
         if train.augmented_views != TrainConfig().augmented_views:
@@ -160,7 +160,7 @@ def _about_settings(config: Config) -> Iterator[Finding]:
         yield Finding("warn", "augmentation", warning)
     frozen = sum(phase.epochs for phase in config.phases if phase.freeze == "backbone")
     if frozen and config.model.weights is None:
-        message = f"{counted(frozen, 'epoch')} train a head on a frozen backbone of random weights"
+        message = f"{counted(frozen, 'epoch')} train a head on a frozen backbone with random weights"
         yield Finding("warn", "frozen-random-backbone", message)
 
 
@@ -183,7 +183,7 @@ def _about_settings_with_data(config: Config) -> Iterator[Finding]:
         name = config.model.backbone
         other = f"--backbone {PREFERRED[0]} " if name not in RELEASES else ""
         message = (
-            f"{counted(images, 'training image')} are few for {name} from random weights, which often take "
+            f"{counted(images, 'training image')} are few for {name} from random weights, which often need "
             f"{FEW_FOR_RANDOM_WEIGHTS:,}; on photos, ImageNet weights need a few hundred: {other}--weights imagenet"
         )
         yield Finding("warn", "random-weights", message, images)
@@ -226,8 +226,8 @@ def _output_dir(config: Config) -> None:
     inside = [folder for folder in folders if output.is_relative_to(Path(folder).resolve())]
     if inside:
         raise ConfigError(
-            f"output_dir {visible(config.output_dir)} lies among the class folders of {visible(inside[0])}, where runs "
-            "would be taken for a class; give another with --output-dir"
+            f"output_dir {visible(config.output_dir)} is among the class folders of {visible(inside[0])}, where runs "
+            "would be mistaken for a class; give another with --output-dir"
         )
 
 
@@ -286,7 +286,7 @@ def _warmup(config: Config) -> None:
             key = "train.schedule" if phase.schedule is None else f"train.phases.{number}.schedule"
             raise ConfigError(
                 f"{key}.warmup_epochs is {schedule.warmup_epochs:g} in a phase of {counted(phase.epochs, 'epoch')}: "
-                f"the learning rate would stay below {1 / LONGEST_WARMUP:.0%} of what is set"
+                f"the learning rate would stay below {1 / LONGEST_WARMUP:.0%} of the one that is set"
             )
 
 

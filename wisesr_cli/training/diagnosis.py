@@ -57,11 +57,12 @@ def _installation(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
     for pair in ((FULL, SMALL), ("tensorflow", keras_start.TENSORFLOW_CPU)):
         if all(map(installed, pair)):
             names = " ".join(pair)
-            return "warn", f"{' and '.join(pair)} have the same files: pip uninstall {names}, then install one of them"
+            return "warn", f"{' and '.join(pair)} share files: pip uninstall {names}, then install one of them"
     resizer = f"images are resized by {resizer_name()}"
     if not is_small():
         return "pass", resizer
-    kind = "checks, predicts, evaluates and embeds on LiteRT" if keras_start.lacking() else "with Keras, so everything"
+    on_litert = "which checks, predicts, evaluates and embeds on LiteRT"
+    kind = on_litert if keras_start.lacking() else "with Keras, so it does everything"
     return "pass", f"{SMALL}, {kind}; {resizer}"
 
 
@@ -119,7 +120,7 @@ def _distribution(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
     one_process = "one device" if not distribution.is_shared else str(distribution)
     several = "several processes train together on JAX only" if keras_start.backend_name() != "jax" else ""
     several = several or "several processes: --coordinator HOST:PORT --num-processes N --process-id I"
-    return "pass", f"training takes {one_process}; {several}"
+    return "pass", f"training uses {one_process}; {several}"
 
 
 def _training_step(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
@@ -137,7 +138,7 @@ def _training_step(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
     loss = float(model.train_on_batch(np.zeros((4, 32, 32, 3), "float32"), np.array([0, 1, 0, 1])))
     if not math.isfinite(loss):
         raise MachineError(f"the loss of a training step is {loss}")
-    return "pass", f"one step with the head 'wise' took {time.monotonic() - started:.1f} s, its start included"
+    return "pass", f"one step with the head 'wise' took {time.monotonic() - started:.1f} s, including its start"
 
 
 def _shared_memory(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
@@ -150,7 +151,7 @@ def _locks(output_dir: str, device: DeviceChoice) -> tuple[str, str]:
     folder = next(path for path in (Path(output_dir).absolute(), *Path(output_dir).absolute().parents) if path.is_dir())
     if can_lock(folder):
         return "pass", f"{visible(folder)}: files are locked by the file system"
-    return "warn", f"{visible(folder)}: the file system has no locks: a file with host and pid takes their place"
+    return "warn", f"{visible(folder)}: the file system has no locks: a file with host and pid replaces them"
 
 
 CHECKS: dict[str, Callable[[str, DeviceChoice], tuple[str, str]]] = {

@@ -159,7 +159,7 @@ class FrozenFeatures:
             return True
         size = sum(math.prod(self._shape(view)) for view in self._all()) * np.dtype(self._dtype).itemsize
         listener.warn(
-            f"no room to keep feature maps ({size / 1e9:.1f} GB): every epoch goes through the frozen backbone; a "
+            f"no room to keep feature maps ({size / 1e9:.1f} GB): every epoch runs the frozen backbone; a "
             "smaller train.augmented_views needs less"
         )
         return False
@@ -169,7 +169,7 @@ class FrozenFeatures:
         view = self._view_of(epoch)
         if not self._compute(view, listener):
             others = [other for other in self._views if other.key in self._maps]
-            listener.warn(f"no room for feature maps {view.title}: going on with {counted(len(others), 'view')}")
+            listener.warn(f"no room for feature maps {view.title}: continuing with {counted(len(others), 'view')}")
             self._views = others
 
     def _view_of(self, epoch: int) -> _View:

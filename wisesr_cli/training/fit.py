@@ -147,7 +147,7 @@ def _restore_best(trainer: Trainer, run: Run, state: State) -> None:
         if not is_last or found > progress.epoch:
             raise RunError(
                 f"{visible(run.best)}: is the model of epoch {found}, but the best one is that of epoch "
-                f"{progress.best_epoch}; put it back, or start over with --overwrite"
+                f"{progress.best_epoch}; restore it, or start over with --overwrite"
             )
     run.forget_best()
     group = "model" if trainer.config.train.ema is None else "averaged"
@@ -179,8 +179,8 @@ def _warn_of_small_steps(config: Config, run: Run, done: int, listener: Listener
     if rates[max(0, done - config.train.epochs + phase.epochs) :].max() < NEARLY_ZERO:
         path, weights = shlex.quote(str(run.config_path)), shlex.quote(f"model.weights={run.path}")
         listener.warn(
-            f"the learning rate of the epochs to come is below {NEARLY_ZERO:.0%} of its start: they will change "
-            f"little; to train on from these weights with a schedule of its own: wisesr train {path} -s {weights}"
+            f"the learning rate of the remaining epochs is below {NEARLY_ZERO:.0%} of its start: they will change "
+            f"little; to train further from these weights with a new schedule: wisesr train {path} -s {weights}"
         )
 
 
@@ -268,7 +268,7 @@ def try_one_step(
     trainer.save_best(temporary.best, epoch=0)
     difference = trainer.difference_after_reload(KerasEngine(check_model(temporary.best)))
     if difference > MAX_RELOAD_DIFFERENCE:
-        raise RunError(f"the saved model gives other logits: they differ by {difference:.3g}")
+        raise RunError(f"the saved model gives different logits: they differ by {difference:.3g}")
     listener.note(f"dry run: one step with loss {loss:.4f}; saved and reloaded, logits differ by {difference:.1e}")
     return result_of(trainer, run, 0, "dry run", None)
 

@@ -85,4 +85,4 @@ def _trained_part(backbone: Any, phase: PhaseConfig, *, is_loaded: bool) -> str:
     if not norms:
         return part
     kept = keeps_statistics(phase, is_loaded=is_loaded)
-    return f"{part}; batch norm {'keeps its statistics' if kept else 'takes those of each batch'}"
+    return f"{part}; batch norm {'keeps its statistics' if kept else 'uses those of each batch'}"

@@ -175,7 +175,7 @@ def _is_untrained_upgrade(run: Run) -> bool:
     patterns = (HISTORY, METRICS) if is_upgrade else (BEST, HISTORY, METRICS, *RESULT_FOLDERS)
     if found := [path.name for pattern in patterns for path in sorted(run.path.glob(pattern))]:
         raise RunError(
-            f"{visible(run.state)}: no state to resume from, but {joined(found)} of a training: put the state back, or "
+            f"{visible(run.state)}: no state to resume from, but {joined(found)} of a training: restore the state, or "
             "start over with --overwrite"
         )
     return is_upgrade

@@ -31,7 +31,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     names = [name.removesuffix("\r") for name in names]
     for number, name in enumerate(names, start=1):
         if not name.strip():
-            raise DataError(f"--classes {visible(path)}:{number}: an empty line; a class name stands on each")
+            raise DataError(f"--classes {visible(path)}:{number}: an empty line; give a class name on every line")
         if name in names[: number - 1]:
             raise DataError(f"--classes {visible(path)}:{number}: '{visible(name)}' is given twice")
     return tuple(names)

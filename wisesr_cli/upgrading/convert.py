@@ -114,8 +114,8 @@ def convert(checked: CheckedModel, config: Config, image_size_given: bool, liste
         parts = take_apart(model, image_size, gives_logit=_gives_logit(checked.config))
     except RunError as error:
         raise RunError(
-            f"{visible(path)}: cannot be converted: {error}. With a head of its own, its backbone can be trained on: "
-            f"wisesr train FOLDER --backbone NAME --weights {visible(path)}"
+            f"{visible(path)}: cannot be converted: {error}. Its backbone can be trained with a new head: wisesr train "
+            f"FOLDER --backbone NAME --weights {visible(path)}"
         ) from None
     scaling, reason = _scaling(parts, config.model.preprocessing, path)
     if reason.startswith(ASSUMED):
@@ -154,7 +154,7 @@ def _image_size(model: Any, given: tuple[int, int] | None, path: Path) -> tuple[
         if any(own not in (None, side) for own, side in zip((height, width), resized, strict=True)):
             raise RunError(
                 f"it takes images of {height}x{width} and resizes them to {resized[0]}x{resized[1]} itself; build it "
-                "anew with keras.Input((None, None, 3)), or without Resizing"
+                "again with keras.Input((None, None, 3)), or without Resizing"
             )
         height, width = resized
     if (height is None or width is None) and given is None:
@@ -197,7 +197,7 @@ def _scaling(parts: Parts, asked: str, path: Path) -> tuple[Preprocessing, str]:
     if asked == "none" and parts.scaling:
         return "none", inside
     if asked != "auto":
-        on_top = f"; {inside}, so that both happen" if parts.scaling else ""
+        on_top = f"; {inside}, so that both apply" if parts.scaling else ""
         return asked, f"as requested{on_top}"  # type: ignore[return-value]
     if parts.scaling:
         return "none", inside
@@ -310,14 +310,14 @@ def compare(found: Upgraded, path: Path, images: Images, images_name: str, liste
     result = _result(found, engine, np.concatenate(expected), np.concatenate(ours), images_name)
     if not result.max_probability_difference <= EXACT:
         raise RunError(
-            f"{visible(found.path)}: the run gives other outputs: probabilities differ by "
-            f"{result.max_probability_difference:.1e} on {len(images)} {images_name}, and at most {EXACT:g} "
-            "is allowed; nothing was made"
+            f"{visible(found.path)}: the run gives different outputs: probabilities differ by "
+            f"{result.max_probability_difference:.1e} on {len(images)} {images_name}, and at most {EXACT:g} is "
+            "allowed; nothing was made"
         )
     if result.variation < LITTLE_VARIATION:
         listener.warn(
-            f"the model says nearly the same of all {len(images)} {images_name} (probabilities differ by "
-            f"{result.variation:.1e} between them): that both agree says little"
+            f"the model gives nearly the same output for all {len(images)} {images_name} (probabilities differ by "
+            f"{result.variation:.1e} between them): the agreement says little"
             + ("" if "made" not in images_name else "; compare on photos with --data FOLDER")
         )
     return result

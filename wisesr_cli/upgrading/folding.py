@@ -132,7 +132,7 @@ def fold(layers: Sequence[Any], features: int) -> Folded:
         if kind not in TAIL:
             raise _refused(layer, f"is a {visible(kind)}, which no head of wisesr has")
         if activation != "linear" and kind not in PASSING:
-            raise _refused(layer, f"comes behind the {activation}, which gives probabilities already")
+            raise _refused(layer, f"comes after the {activation}, which already gives probabilities")
         if kind in RULES:
             row.add(layer)
         norms += kind == "BatchNormalization"
@@ -152,7 +152,7 @@ def fold(layers: Sequence[Any], features: int) -> Folded:
     if not row.dense_layers:
         last = hidden[-1].options
         behind = f"{last.norm} norm" if last.activation == "linear" else last.activation
-        raise _refused(dense[-1], f"is the last dense layer and has {behind} behind it; logits of classes have none")
+        raise _refused(dense[-1], f"is the last dense layer and has {behind} after it; class logits have none")
     return Folded(row.affine, activation, len(dense), norms, row.dropout, tuple(hidden))
 
 

@@ -20,7 +20,7 @@ _OTHER_ENDS = {
     "Flatten": "flattens it, so that every position already has its own weights",
     "GlobalMaxPooling2D": "takes the largest value of each channel, not the mean",
     "MaxPooling2D": "takes the largest values of it, not the mean",
-    "Reshape": "lines its positions up",
+    "Reshape": "flattens its positions",
 }
 
 
@@ -100,7 +100,7 @@ def take_apart(model: Any, image_size: tuple[int, int], *, gives_logit: bool = F
 def _call_before(tensor: Any, by_output: dict[int, Call]) -> Call:
     call = by_output.get(id(tensor))
     if call is None:
-        raise RunError("it has no global average pooling: dense layers come right behind the pixels")
+        raise RunError("it has no global average pooling: dense layers come right after the pixels")
     return call
 
 

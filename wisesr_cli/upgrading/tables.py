@@ -26,7 +26,7 @@ def upgrade_grid(result: Upgrade) -> Grid:
         ("backbone", f"{counted(result.layers, 'layer')}, {result.backbone_parameters:,} parameters"),
         ("feature map", f"{height}x{width}x{channels}"),
         ("pooling", f"{result.pooling}: the mean over {counted(height * width, 'position')}"),
-        ("behind it", behind),
+        ("after it", behind),
         ("classes", f"{len(names)}: {joined(names[:SHOWN_CLASSES])}{more}"),
         ("becomes", f"the head '{result.head}'{hidden}, {result.head_parameters:,} parameters"),
         (

@@ -173,9 +173,8 @@ def check_model_file(path: Path) -> CheckedModel:
     checked = check_model(path)
     if checked.record is not None and (head := checked.info.head) != "gap":
         raise RunError(
-            f"{visible(path)}: is a model of wisesr already, with the head '{visible(head)}'; to train its "
-            f"backbone with another head: wisesr train FOLDER -s model.backbone={FROM_WEIGHTS} "
-            f"-s model.weights={visible(path)}"
+            f"{visible(path)}: is already a model of wisesr, with the head '{visible(head)}'; to train its backbone "
+            f"with another head: wisesr train FOLDER -s model.backbone={FROM_WEIGHTS} -s model.weights={visible(path)}"
         )
     return checked
 
@@ -261,7 +260,7 @@ def _notes(named: Named | None, index: DatasetIndex | None, found: Upgraded, inf
         notes.append("the classes are the folders in alphabetical order, as Keras reads them")
     if index is not None and info is None:
         notes.append(
-            "photos are shrunk with antialiasing here, and not by Keras' image_dataset_from_directory: accuracies on "
-            "them may differ from those that were measured there"
+            "photos are shrunk with antialiasing here, but not by Keras' image_dataset_from_directory: accuracies on "
+            "them may differ from those measured there"
         )
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""What is taken for splits, what for classes, and what is refused because it may be either."""
+"""Which folders are splits, which are classes, and what is refused because it may be either."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ def test_classes_are_classes(tmp_path: Path, case: str) -> None:
 
 BOTH = ("cat", "dog")
 REFUSED = {
-    "splits without classes": (["train", "test", "valid"], "named as splits, with images without a class in them"),
-    "one split without classes": (["train"], "images without a class in them: train/"),
+    "splits without classes": (["train", "test", "valid"], "named like splits, but with images outside class folders"),
+    "one split without classes": (["train"], "with images outside class folders: train/"),
     "a split beside loose images": (
         [*(f"train/{name}" for name in BOTH), "test"],
-        "there are class folders in train/, as in a split, but test/ beside: images without a class.",
+        "there are class folders in train/, as in a split, but test/ next to them: images without a class.",
     ),
     "a split beside what is none": (
         [f"{split}/{name}" for split in ("train", "holdback") for name in BOTH],
-        "class folders in train/, as in a split, but holdback/ beside is not a split.",
+        "class folders in train/, as in a split, but holdback/ next to them is not a split.",
     ),
-    "folds": ([f"fold{fold}/{name}" for fold in range(5) for name in BOTH], "named as folds or parts"),
-    "folds of loose images": (["fold_1", "fold_2"], "named as folds or parts"),
+    "folds": ([f"fold{fold}/{name}" for fold in range(5) for name in BOTH], "named like folds or parts"),
+    "folds of loose images": (["fold_1", "fold_2"], "named like folds or parts"),
     "parts by another name": (
         [f"{part}/{name}" for part in ("berlin", "paris") for name in BOTH],
         "no images in berlin/, paris/, and the same folders in each (cat, dog)",
@@ -117,7 +117,7 @@ def test_every_command_refuses_it_before_anything_else(wisesr: CommandLine, tmp_
     command, *more = way.split()
     answer = wisesr(command, tmp_path / "photos", *more)
     assert answer.code == 3
-    assert "named as folds or parts, not as classes: fold0/, fold1/, fold2/" in answer.out + answer.err
+    assert "named like folds or parts, not like classes: fold0/, fold1/, fold2/" in answer.out + answer.err
     assert "weights" not in answer.err
     assert not list(tmp_path.glob("*.yaml"))
 

@@ -57,7 +57,7 @@ def test_the_columns_of_other_programs_are_recognised(tmp_path: Path, kind: str,
     assert [row[1:] for row in manifest.rows] == [("a.png", "7", None, None, None), ("b.png", "8", None, None, None)]
     assert len(manifest.notes) == 1
     assert manifest.notes[0].startswith("1 column of ")
-    assert manifest.notes[0].endswith(" left out: width")
+    assert manifest.notes[0].endswith(" ignored: width")
 
 
 def test_our_own_names_are_taken_where_others_stand_beside(tmp_path: Path) -> None:
@@ -100,38 +100,38 @@ def test_parquet_without_its_package_says_what_to_install(tmp_path: Path, monkey
 FAULTS: dict[str, tuple[str | bytes, str]] = {
     "no columns named": ("a.png,cat\n", "no column path (file_name, filename, "),
     "no label column": ("path,lable\na.png,x\n", "no column label (class, class_name, category); its first line names"),
-    "two columns for one": ("filename,image,label\na,b,c\n", "several columns may be the path: filename, image; call"),
-    "a column twice": ("path,label,label\na,b,c\n", "several columns may be the label: label, label; call"),
+    "two columns for one": ("filename,image,label\na,b,c\n", "several columns may be the path: filename, image; "),
+    "a column twice": ("path,label,label\na,b,c\n", "several columns may be the label: label, label; rename one"),
     "empty": (b"", "no column path"),
-    "no rows": ("path,label\n", "no rows below the names of the columns"),
+    "no rows": ("path,label\n", "no rows below the column names"),
     "UTF-16": ("path,label\na.png,x\n".encode("utf-16"), "in UTF-16; convert it to UTF-8"),
     "Latin-1": ("path,label\nb.png,x\na.png,caf\xe9\n".encode("latin-1"), "line 3 is not in UTF-8"),
     "an open quote": ('path,label\na.png,"x\n', "line 2: unexpected end of data"),
-    "cells missing": ("path,label\na.png,x\nb.png\n", "line 3: another number of cells"),
-    "cells too many": ("path,label\na.png,x\n\nb.png,y,z\n", "line 4: another number of cells"),
+    "cells missing": ("path,label\na.png,x\nb.png\n", "line 3: a different number of cells"),
+    "cells too many": ("path,label\na.png,x\n\nb.png,y,z\n", "line 4: a different number of cells"),
     "no path": ("path,label\n,x\n", "line 2: no path"),
     "no label": ("path,label\na.png,x\nb.png, \n", "line 3: no label"),
     "NUL": ("path,label\na.png,x\0\n", "line 2: a NUL character in the label"),
     "long label": (f"path,label\na.png,{'é' * 128}\n", f"line 2: a label of more than {LONGEST_LABEL} bytes"),
     "long field": (f"path,label\na.png,x\n{'b' * 200_000},x\n", "line 3: field larger than field limit"),
-    "unknown split": ("path,label,split\na.png,x,trian\n", "line 2: 'trian' is not a split; known: train, validation"),
-    "split missing": ("path,label,split\na.png,x,train\nb.png,x,\n", "line 3: no split, which others have"),
-    "no training": ("path,label,split\na.png,x,test\nb.png,x,test\n", "names test, but no image of train"),
-    "group missing": ("path,label,group\na.png,x,1\nb.png,x,\n", "line 3: no group, which others have"),
+    "unknown split": ("path,label,split\na.png,x,trian\n", "line 2: 'trian' is not a split; allowed: train, "),
+    "split missing": ("path,label,split\na.png,x,train\nb.png,x,\n", "line 3: no split, which other rows have"),
+    "no training": ("path,label,split\na.png,x,test\nb.png,x,test\n", "names test, but no training images"),
+    "group missing": ("path,label,group\na.png,x,1\nb.png,x,\n", "line 3: no group, which other rows have"),
     "weight of text": (
         "path,label,weight\na.png,x,heavy\n",
         "line 2: the weight 'heavy' is not a number of at least 0",
     ),
     "weight below 0": ("path,label,weight\na.png,x,-1\n", "line 2: the weight '-1' is not a number of at least 0"),
     "weight of NaN": ("path,label,weight\na.png,x,nan\n", "line 2: the weight 'nan' is not a number of at least 0"),
-    "weights of 0": ("path,label,weight\na.png,x,0\nb.png,y,0\n", "no weight of the file is above 0"),
-    "twice": ("path,label\na.png,x\nb.png,y\n./b/../a.png,x\n", "line 4: a.png is there already in line 2"),
+    "weights of 0": ("path,label,weight\na.png,x,0\nb.png,y,0\n", "no weight in the file is above 0"),
+    "twice": ("path,label\na.png,x\nb.png,y\n./b/../a.png,x\n", "line 4: a.png is already listed in line 2"),
     "two labels": ("path,label\na.png,x\na.png,y\n", "line 3: a.png has two labels: 'y', and 'x' in line 2"),
     "two splits": (
         "path,label,split\na.png,x,val\na.png,x,train\n",
         "line 3: a.png is in two splits: train, and validation in line 2",
     ),
-    "outside": ("path,label\na.png,x\n../b.png,y\n", "line 3: ../b.png leads out of "),
+    "outside": ("path,label\na.png,x\n../b.png,y\n", "line 3: ../b.png is outside "),
     "escape": ("path,label\na.png,\x1b[31m\na.png,x\n", "two labels: 'x', and '\\x1b[31m' in line 2"),
 }
 
@@ -177,7 +177,7 @@ def test_pictures_inside_of_parquet_are_refused(tmp_path: Path) -> None:
 @pytest.mark.reliability(60)
 def test_of_many_faults_the_first_are_named_and_all_counted(tmp_path: Path) -> None:
     message = refused(written(tmp_path, "path,label\n" + "a.png,x\n" * 30_000))
-    assert message.count("a.png is there already in line 2") == 5
+    assert message.count("a.png is already listed in line 2") == 5
     assert message.endswith("; and 29,994 more")
 
 

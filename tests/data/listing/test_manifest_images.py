@@ -42,8 +42,8 @@ def test_labels_in_a_file_give_the_index_of_the_folder(tmp_path: Path, photos: P
 def test_paths_begin_at_the_folder_that_is_given(tmp_path: Path, photos: Path) -> None:
     file = write_csv(tmp_path / "l.csv", ("path", "label"), labelled(photos))
     message = refused(file)
-    assert "none of its 25 files is there (line 2: " in message
-    assert f"Its paths begin at {tmp_path}: move the file to where they do, or name that folder: --data" in message
+    assert "none of its 25 files exists (line 2: " in message
+    assert f"Paths are looked up in {tmp_path}: move the table to where its paths start, or " in message
     assert list(built(file, dir=photos).rows()) == list(build_index(Data(dir=photos), seed=0, listener=Silent()).rows())
 
 
@@ -65,7 +65,7 @@ def test_missing_files_are_named_with_their_line_or_left_out(photos: Path) -> No
     assert "2 unreadable images: cat/gone.png: no such file (line 27 of l.csv); dog: a folder, not an image" in message
     heard = Heard()
     assert sum(map(len, built(file, heard, on_error="skip").splits.values())) == 25
-    assert "2 unreadable images left out: cat/gone.png: no such file (line 27 of l.csv)" in heard.warnings[0]
+    assert "2 unreadable images skipped: cat/gone.png: no such file (line 27 of l.csv)" in heard.warnings[0]
 
 
 def test_no_image_and_damaged_ones_are_unreadable(photos: Path) -> None:
@@ -153,10 +153,10 @@ def test_groups_of_a_manifest_stay_together(photos: Path) -> None:
     sides = [{group_of[path] for path in index.splits[split].paths} for split in ("train", "validation")]
     assert all(sides)
     assert not sides[0] & sides[1]
-    both = "there is a column group beside data.group_regex; leave one of them out"
+    both = "there is a group column as well as data.group_regex; remove one of them"
     assert both in refused(file, split_strategy="group", group_regex="x")
     plain = write_csv(photos / "plain.csv", ("path", "label"), labelled(photos))
-    assert "there is no column group, and no data.group_regex" in refused(plain, split_strategy="group")
+    assert "there is no group column, and no data.group_regex" in refused(plain, split_strategy="group")
     assert built(plain, split_strategy="group", group_regex=r"(\d)\.png").counts("validation").sum() > 0
 
 
@@ -166,8 +166,8 @@ def test_groups_that_given_splits_do_not_keep_together_are_refused(photos: Path)
     built(write_csv(photos / "l.csv", OWN[:4], rows))
     rows[0] = (*rows[0][:3], "v")
     message = refused(write_csv(photos / "l.csv", OWN[:4], rows))
-    assert "1 group of the column group in two splits: v (train, validation)" in message
-    assert "or leave out the column split" in message
+    assert "1 group of the group column in two splits: v (train, validation)" in message
+    assert "or remove the split column" in message
 
 
 def test_weights_go_with_their_images_and_are_said(photos: Path) -> None:

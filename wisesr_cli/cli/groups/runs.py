@@ -21,9 +21,9 @@ app = options.new_app(RunsGroup)
 
 @app.callback()
 def runs() -> None:
-    """Show the runs in a folder, the newest first, or remove some.
+    """Show the runs in a folder, newest first, or remove some.
 
-    Every command that takes a RUN takes `latest`, too: the newest in `runs`, the one begun or resumed last.
+    Every command that takes a RUN also takes `latest`: the run in `runs` that was started or resumed last.
     """
 
 
@@ -66,7 +66,7 @@ def remove(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Remove runs with all that wisesr wrote into them; your own files in them stay.
+    """Remove runs and everything that wisesr wrote into them; your own files in them stay.
 
     Example: wisesr runs remove photos-wise photos-wise-2
     """
@@ -84,7 +84,7 @@ def remove(
         what = f"{counted(len(found), 'run')} ({megabytes(found)}): {joined(run.path for run in found)}"
         if not sys.stdin.isatty():
             raise UsageError(
-                f"would remove {what}; standard input is not a terminal, so nobody can be asked: confirm with --yes"
+                f"would remove {what}, but cannot ask, as standard input is not a terminal: confirm with --yes"
             )
         if not typer.confirm(f"Remove {what}?", err=True):
             listener.note("nothing was removed")

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 app = options.new_app()
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 
 
 @app.callback()
 def weights() -> None:
     """Show, fetch and add the ImageNet weights that backbones start from.
 
-    They are looked for in the folder of WISESR_WEIGHTS, then in Keras' cache; `model.weights_dir` comes before both.
+    They are searched for in `model.weights_dir`, then in the folder of WISESR_WEIGHTS, then in Keras' cache.
     """
 
 
@@ -39,13 +39,14 @@ def list_(output: options.TableFormat = "table", debug: options.Debug = False) -
 def fetch(
     backbones: Annotated[list[str], typer.Argument(metavar="BACKBONE...", help="keras.applications names.")],
     output_dir: Annotated[
-        str | None, typer.Option("-o", "--output-dir", metavar="FOLDER", help="Folder to carry over; not Keras' cache.")
+        str | None,
+        typer.Option("-o", "--output-dir", metavar="FOLDER", help="Folder to carry over; default: Keras' cache."),
     ] = None,
     overwrite: Overwrite = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Download weights into Keras' cache, or into a folder for a machine without a network, where `add` takes them.
+    """Download weights into Keras' cache, or into a folder for a machine without a network, to `add` there.
 
     Example: wisesr weights fetch MobileNetV2 -o usb
     """
@@ -87,7 +88,7 @@ def path(
     backbone: Annotated[str | None, typer.Argument(metavar="BACKBONE", help="A keras.applications name.")] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Show the folders in which weights are looked for, or the file of one backbone; exit code 4 without one."""
+    """Show the folders searched for weights, or the file of one backbone; exit code 4 if it has none."""
     from wisesr_cli import api
     from wisesr_cli.display.terminal import write_output
 

@@ -75,7 +75,7 @@ def near_duplicates_message(found: Sequence[Duplicate], sheet: Path | None) -> s
     shown = "; ".join(str(pair) for pair in found[:3]) + ("; ..." if len(found) > 3 else "")
     look = "look at them" if sheet is None else f"look at them in {text.visible(sheet)}"
     count = text.counted(len(found), "pair looks like a copy", "pairs look like copies")
-    advice = "remove one of each, or keep them together by data.group_regex"
+    advice = "remove one of each, or keep them together with data.group_regex"
     return f"{count} (re-encoded, resized or mirrored) in two splits or under two labels: {shown}; {look}, and {advice}"
 
 

@@ -52,7 +52,7 @@ class Listing:
 HIDDEN = "hidden or system"
 LINKED = "linked twice"
 LINKED_FOLDER = "folder linked twice"
-OUTSIDE = "outside of the class folders"
+OUTSIDE = "outside the class folders"
 
 
 def list_split(folder: str) -> Listing:
@@ -95,10 +95,10 @@ def ignored_message(ignored: Counter[str]) -> str:
     more = ", ..." if len(files) > 8 else ""
     parts = [f"{text.counted(sum(files.values()), 'file')} ignored: {kinds}{more}"] if files else []
     if any(kind in SUPPORTED["HEIF"] for kind in files):
-        parts.append(f"HEIC is read after {install_line('heic')}")
+        parts.append(f"to read HEIC: {install_line('heic')}")
     if folders := ignored[LINKED_FOLDER]:
         links = "a folder is a link" if folders == 1 else f"{folders:,} folders are links"
-        parts.append(f"{links} to one that is read already, and left out with all images in it")
+        parts.append(f"{links} to one already read, and skipped with all its images")
     return "; ".join(parts)
 
 
@@ -189,7 +189,7 @@ def _status(entry: os.DirEntry[str], listing: Listing) -> os.stat_result | None:
         elif isinstance(error, FileNotFoundError):
             reason = "a broken link"
         else:
-            reason = "a symbolic link that leads to itself"
+            reason = "a symbolic link that points to itself"
         listing.unreadable.append((entry.path, reason))
         return None
 
@@ -209,7 +209,7 @@ def similar_names(names: tuple[str, ...]) -> Iterator[Problem]:
     for group in groups.values():
         if len(group) > 1:
             shown = " and ".join(f"'{text.visible(name)}' ({name!a})" for name in group)
-            what = "in case, in spaces at their ends or in how Unicode spells them"
+            what = "in case, in leading or trailing spaces or in how Unicode spells them"
             yield Problem("class-names", f"class names that differ only {what}: {shown}")
 
 

@@ -20,7 +20,7 @@ from wisesr_cli.data.listing.folders import has_images, sorted_entries, subfolde
 from wisesr_cli.errors import DataError
 
 EXPECTED = (
-    "Expected one folder per class, FOLDER/CLASS/IMAGE.jpg, or those inside of splits, "
+    "Expected one folder per class, FOLDER/CLASS/IMAGE.jpg, or class folders inside splits, "
     "FOLDER/train/CLASS/IMAGE.jpg and FOLDER/validation/CLASS/IMAGE.jpg (and test)"
 )
 SPLITS = ("train", "validation", "test")
@@ -66,11 +66,11 @@ def find_splits(folder: str | os.PathLike[str]) -> Layout:
         return Layout(root, {"train": root})
     if "train" not in splits:
         found = text.joined(sorted(splits.values()))
-        raise DataError(f"{text.visible(root)}: no folder train/ beside {found}. {EXPECTED}.")
+        raise DataError(f"{text.visible(root)}: no folder train/ next to {found}. {EXPECTED}.")
     paths = {split: os.path.join(root, splits[split]) for split in SPLITS if split in splits}
     _refuse_doubled(root, paths)
     others = [name for name in names if name not in splits.values()]
-    note = f"{text.counted(len(others), 'folder')} beside the splits left out: {text.joined(others[:5])}"
+    note = f"{text.counted(len(others), 'folder')} next to the splits skipped: {text.joined(others[:5])}"
     return Layout(root, paths, (note,) if others else ())
 
 
@@ -140,16 +140,16 @@ def _refuse_what_are_no_classes(root: str, names: Sequence[str]) -> None:
         loose = [name for name in names if name in with_images]
         others = [name for name in names if name not in holding and name not in with_images]
         odd = (
-            f"{_folders(loose)} beside: images without a class"
+            f"{_folders(loose)} next to them: images without a class"
             if loose
-            else f"{_folders(others)} beside is not a split"
+            else f"{_folders(others)} next to them {'is not a split' if len(others) == 1 else 'are not splits'}"
         )
         seen = f"there are class folders in {_folders(holding)}, as in a split, but {odd}"
         raise _not_understood(root, seen, os.path.join(root, holding[0]), root)
     if len(splits) == len(names) and with_images:
-        raise _not_understood(root, f"named as splits, with images without a class in them: {_folders(names)}")
+        raise _not_understood(root, f"named like splits, but with images outside class folders: {_folders(names)}")
     if len(names) > 1 and all(_FOLD.fullmatch(name) for name in names):
-        raise _not_understood(root, f"named as folds or parts, not as classes: {_folders(names)}", root)
+        raise _not_understood(root, f"named like folds or parts, not like classes: {_folders(names)}", root)
     if not with_images:
         _refuse_what_is_one_level_down(root)
 

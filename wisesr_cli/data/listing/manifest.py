@@ -32,10 +32,10 @@ COLUMNS = {
     "group": ("group",),
     "weight": ("weight", "sample_weight"),
 }
-EXPECTED = "Expected a table with the columns path and label, and, where wanted, split, group and weight"
+EXPECTED = "Expected a table with the columns path and label, and, optionally, split, group and weight"
 LONGEST_LABEL = 255  # bytes; the limit for a class folder's name
 _OWN = ["path", "label", "split"]  # the columns of a run's splits.csv, whose cells are escaped
-_OTHER_ROOT = "move the file to where they do, or name that folder: --data FOLDER (train, check), or data.dir"
+_OTHER_ROOT = "move the table to where its paths start, or name that folder: --data FOLDER (train, check), or data.dir"
 _SHOWN = 5  # faults in a message
 _KNOWN = frozenset(name for names in COLUMNS.values() for name in names)
 _HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the other surrogates encode bytes that are not UTF-8
@@ -76,7 +76,7 @@ class Manifest:
         if not self.left_out:
             return ()
         names = joined(map(_short, self.left_out[:_SHOWN]))
-        return (f"{counted(len(self.left_out), 'column')} of {visible(self.file)} left out: {names}",)
+        return (f"{counted(len(self.left_out), 'column')} of {visible(self.file)} ignored: {names}",)
 
 
 @dataclass
@@ -125,11 +125,11 @@ def read_manifest(
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{visible(path)}: cannot be read as a manifest: {visible(reason)}") from None
     if not rows and not faults.count:
-        raise DataError(f"{visible(path)}: no rows below the names of the columns. {EXPECTED}.")
+        raise DataError(f"{visible(path)}: no rows below the column names. {EXPECTED}.")
     where = os.path.abspath(root) if root is not None else _own_root(path, rows)
     kept = tuple(_once(_inside(where, rows, faults), faults))
     if kept and kept[0].weight is not None and not any(row.weight for row in kept):
-        faults.add(kept[0].line, "no weight of the file is above 0")
+        faults.add(kept[0].line, "no weight in the file is above 0")
     faults.refuse(path, _about_several(rows) if separator is None else "")
     known = {position for position in positions.values() if position is not None}
     left_out = tuple(name for position, name in enumerate(table.header) if position not in known)
@@ -181,9 +181,10 @@ def list_manifest(manifest: Manifest, split: str) -> Listing:
             listing.weights.append(row.weight or 0.0)
     if rows and missing == len(rows):
         line, path = min((row.line, row.path) for row in rows)
+        none = "its file does not exist" if missing == 1 else f"none of its {missing:,} files exists"
         raise DataError(
-            f"{visible(manifest.file)}: none of its {counted(len(rows), 'file')} is there ({manifest.unit} {line}: "
-            f"{_short(start + path)}). Its paths begin at {visible(manifest.root)}: {_OTHER_ROOT}"
+            f"{visible(manifest.file)}: {none} ({manifest.unit} {line}: {_short(start + path)}). Paths are looked up "
+            f"in {visible(manifest.root)}: {_OTHER_ROOT}"
         )
     return listing
 
@@ -193,7 +194,7 @@ def _about_several(rows: Iterable[Row]) -> str:
     label = next((row.label for row in rows if LABEL_SEPARATOR in row.label), None)
     if label is None:
         return ""
-    return f". If '{_short(label)}' is several labels, and none is allowed, too: --set model.task=multilabel"
+    return f". If '{_short(label)}' is several labels, or images may have none: --set model.task=multilabel"
 
 
 def _names(label: str, separator: str | None) -> tuple[str, ...]:
@@ -217,7 +218,7 @@ def _positions(file: str, header: list[str]) -> dict[str, int | None]:
         if len(there) > 1 or any(names.count(word) > 1 for word in there):
             seen = joined(header[position] for position, name in enumerate(names) if name in there)
             raise DataError(
-                f"{visible(file)}: several columns may be the {column}: {seen}; call one of them '{column}'"
+                f"{visible(file)}: several columns may be the {column}: {seen}; rename one of them to '{column}'"
             )
         found[column] = names.index(there[0]) if there else None
     if missing := [column for column in ("path", "label") if found[column] is None]:
@@ -237,7 +238,7 @@ def _parsed(table: Table, positions: dict[str, int | None], faults: _Faults, sep
         if number >= MOST_ROWS:
             raise ValueError(f"more than {MOST_ROWS:,} rows")
         if cells is None:
-            faults.add(line, "another number of cells than the first line")
+            faults.add(line, "a different number of cells than the first line")
             continue
         values = dict.fromkeys(COLUMNS, "")
         for column, position in taken:
@@ -262,7 +263,7 @@ def _parsed(table: Table, positions: dict[str, int | None], faults: _Faults, sep
         absent = [row.line for row in complete if getattr(row, column) is None]
         if len(absent) < len(complete):
             for line in absent:
-                faults.add(line, f"no {column}, which others have")
+                faults.add(line, f"no {column}, which other rows have")
     yield from complete
 
 
@@ -280,7 +281,7 @@ def _fault(values: dict[str, str], split: str | None, weight: float | None, sepa
     if any(len(os.fsencode(name)) > LONGEST_LABEL for name in _names(values["label"], separator)):
         return f"a label of more than {LONGEST_LABEL} bytes"
     if values["split"] and split is None:
-        return f"'{_short(values['split'])}' is not a split; known: train, validation, test"
+        return f"'{_short(values['split'])}' is not a split; allowed: train, validation, test"
     if weight is not None and not (math.isfinite(weight) and weight >= 0):
         return f"the weight '{_short(values['weight'])}' is not a number of at least 0"
     return None
@@ -299,7 +300,7 @@ def _inside(root: str, rows: Iterable[Row], faults: _Faults) -> Iterator[Row]:
         else:
             faults.add(
                 row.line,
-                f"{_short(row.path)} leads out of {visible(root)}, where the paths of the file begin: {_OTHER_ROOT}",
+                f"{_short(row.path)} is outside {visible(root)}, where paths are looked up: {_OTHER_ROOT}",
             )
 
 
@@ -311,7 +312,7 @@ def _once(rows: Iterable[Row], faults: _Faults) -> Iterator[Row]:
         if first is row:
             yield row
             continue
-        other = "is there already"
+        other = "is already listed"
         if first.label != row.label:
             other = f"has two labels: '{visible(row.label)}', and '{visible(first.label)}'"
         elif first.split != row.split:

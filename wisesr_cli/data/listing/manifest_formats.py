@@ -132,7 +132,7 @@ def _parquet_rows(file: Any, columns: list[str]) -> Iterator[tuple[int, tuple[An
                 row += 1
                 yield row, cells
     except (pyarrow.ArrowException, OSError, KeyError) as error:
-        raise ValueError(f"damaged behind row {row:,}: {error}") from None
+        raise ValueError(f"damaged after row {row:,}: {error}") from None
 
 
 def _of_known(names: Iterable[str], known: Collection[str]) -> list[str]:

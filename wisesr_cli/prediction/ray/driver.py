@@ -159,7 +159,7 @@ def _translated_errors() -> Iterator[None]:
     except Exception as error:
         if "No module named 'wisesr_cli'" in str(error):
             raise MachineError(
-                "a Ray worker has no wisesr; install the same one on every machine, as on this one"
+                "a Ray worker has no wisesr; install the same version as here on every machine"
             ) from None
         from ray.exceptions import RayError, RayTaskError
 

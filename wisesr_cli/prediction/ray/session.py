@@ -193,7 +193,7 @@ class _DiscardedOutput(io.TextIOBase):
         """Discard a piece of text."""
         if not self._told and "died" in text:
             self._told = True
-            self._listener.warn("Ray lost a worker: what it had begun is labelled again by another one")
+            self._listener.warn("Ray lost a worker: another one repeats what it had started")
         return len(text)
 
 

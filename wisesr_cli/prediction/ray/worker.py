@@ -55,8 +55,8 @@ class Job:
         """Return the engine, ready to compute in this process; raises a `WisesrError` if it cannot be used."""
         if self.version != __version__:
             raise MachineError(
-                f"a Ray worker has wisesr {visible(__version__)}, and {visible(self.version)} asks it; install the "
-                "same one on every machine"
+                f"a Ray worker has wisesr {visible(__version__)}, and the command {visible(self.version)}; install the "
+                "same version on every machine"
             )
         limit_worker_count(self.threads)
         if isinstance(self.model, LiteRtModel):

@@ -13,7 +13,7 @@
   }
 
   // Colours: as the system has them, then light, then dark.
-  const themes = [["", "as the system"], ["light", "light"], ["dark", "dark"]];
+  const themes = [["", "system"], ["light", "light"], ["dark", "dark"]];
   const theme = find("#theme");
   theme.hidden = false;
   theme.addEventListener("click", () => {
@@ -81,7 +81,7 @@
   }
 
   function itemOf([path, truth, predicted, score, truthScore, position]) {
-    const words = `${path}: ${data.classes[truth]}, taken for ${data.classes[predicted]}`;
+    const words = `${path}: ${data.classes[truth]}, predicted as ${data.classes[predicted]}`;
     const scores = `score ${(score / 10).toFixed(1)} %`;
     const alternative = truth === predicted ? "" : `, true class ${(truthScore / 10).toFixed(1)} %`;
     const picture = pictureOf(position, words);
@@ -110,13 +110,13 @@
     all("[aria-pressed]").forEach((other) => other.setAttribute("aria-pressed", "false"));
     button.setAttribute("aria-pressed", "true");
     const name = (index) => make("bdi", { textContent: data.classes[index] });
-    const how = truth === predicted ? [name(truth), " recognised"] : [name(truth), " taken for ", name(predicted)];
+    const how = truth === predicted ? [name(truth), " recognised"] : [name(truth), " predicted as ", name(predicted)];
     find("h3", panel).replaceChildren(...how, `: ${counted(count, "image")}`);
     const bare = rows.filter(([, , , , , position]) => !hasPicture(position)).length;
     const left = count - rows.length;
     find("p", panel).textContent = [
       bare ? `${counted(bare, "image")} without a picture, to keep the file small or because it can no longer be read.` : "",
-      left ? `${counted(left, "more image")}: see predictions.csv, beside this file.` : "",
+      left ? `${counted(left, "more image")}: see predictions.csv, next to this file.` : "",
     ].join(" ");
     list.replaceChildren();
     more.onclick = () => showMore(rows);
@@ -130,7 +130,7 @@
   for (const button of [...cells, ...all("#pairs button")]) {
     const { truth, predicted, count } = cellOf(button);
     const share = `${((100 * count) / data.support[truth]).toFixed(1)} %`;
-    const words = `${data.classes[truth]} taken for ${data.classes[predicted]}: ${counted(count, "image")} (${share})`;
+    const words = `${data.classes[truth]} predicted as ${data.classes[predicted]}: ${counted(count, "image")} (${share})`;
     button.title = words;
     button.setAttribute("aria-label", words);
     button.setAttribute("aria-pressed", "false");

@@ -20,8 +20,8 @@ _PACKAGES = ("python", "wisesr", "keras", "jax", "numpy", "pillow")  # those tha
 # By what is compared: the error if it differs, and the advice.
 _PARTS: dict[str, tuple[type[UsageError | DataError | MachineError], str]] = {
     "settings": (UsageError, "start all with the same config and options"),
-    "images": (DataError, "the same files must lie on all machines"),
-    "versions": (MachineError, "install the same on all machines"),
+    "images": (DataError, "all machines need the same files"),
+    "versions": (MachineError, "install the same versions on all machines"),
 }
 
 
@@ -77,7 +77,7 @@ def _difference(channel: Channel, what: str, everything: list[dict[str, Any]]) -
     keys = [key for key in sorted(first.keys() | values.keys()) if first.get(key) != values.get(key)]
     shown = "; ".join(f"{visible(key)}: {_short(first.get(key))} -> {_short(values.get(key))}" for key in keys[:5])
     who = f"process {other} of {channel.processes} ({visible(channel.hosts[other])})"
-    return f"{who} has other {what} than process 0: {shown}"
+    return f"{who} has different {what} from process 0: {shown}"
 
 
 def _short(value: Any) -> str:

@@ -194,7 +194,7 @@ def _parts_of_processor(devices: int) -> list[str]:
                 config.set_logical_device_configuration(processor, [config.LogicalDeviceConfiguration()] * devices)
         except RuntimeError:
             raise MachineError(
-                f"the processor cannot be made into {devices} devices: this process computes on it already; "
-                "train in a process of its own"
+                f"the processor cannot be split into {devices} devices: this process already computes on it; "
+                "train in a separate process"
             ) from None
     return [f"CPU:{number}" for number in range(devices)]

@@ -89,8 +89,8 @@ def _data_parallel(options: DistributeConfig, device: Device, channel: Channel) 
     if len(set(counts)) > 1:
         other = next(process for process, count in enumerate(counts) if count != counts[0])
         raise MachineError(
-            f"process 0 has {counted(counts[0], 'device')}, process {other} has {counts[other]}: all need as many; "
-            f"set distribute.devices={min(counts)}"
+            f"process 0 has {counted(counts[0], 'device')}, process {other} has {counts[other]}: all need the same "
+            f"number; set distribute.devices={min(counts)}"
         )
     local = _local_devices(options, device, counts[0])
     if local * channel.processes == 1:
@@ -112,7 +112,7 @@ def _local_devices(options: DistributeConfig, device: Device, local: int) -> int
         plural = "GPUs" if device.kind == "gpu" else "devices of the CPU"
         raise MachineError(
             f"distribute.devices is {options.devices}, but JAX sees {counted(local, kind, plural)}"
-            + ("" if device.kind == "gpu" else " and can no longer make more in this process; train in one of its own")
+            + ("" if device.kind == "gpu" else " and cannot create more in this process; train in a separate one")
         )
     if options.devices is None and options.strategy == "auto" and device.kind == "cpu":
         return 1

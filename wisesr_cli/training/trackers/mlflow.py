@@ -89,7 +89,7 @@ class MlflowTracker:
         experiment = self._client.get_run(self.id).info.experiment_id
         if self._address.startswith("http"):
             return f"{self._address.rstrip('/')}/#/experiments/{experiment}/runs/{self.id}"
-        return f"run {self.id}; to look at it: mlflow ui --backend-store-uri {shlex.quote(visible(self._address))}"
+        return f"run {self.id}; to view it: mlflow ui --backend-store-uri {shlex.quote(visible(self._address))}"
 
     def log(self, values: Mapping[str, float], epoch: int) -> None:
         """Log numbers of an epoch, from 1."""

@@ -168,7 +168,7 @@ class Tracking:
         try:
             return {name: (str(row["id"]), int(row["epochs"])) for name, row in dict(read_json(path)).items()}
         except (RunError, KeyError, TypeError, ValueError):
-            self.listener.warn(f"{visible(path)}: damaged; new runs are begun in the trackers")
+            self.listener.warn(f"{visible(path)}: damaged; new runs are started in the trackers")
             return {}
 
     def _write_record(self) -> None:

@@ -50,13 +50,13 @@ class WandbTracker:
         self.where = "turned off by WANDB_MODE=disabled"
         if not self._run.disabled:
             folder = shlex.quote(visible(self._run.settings.sync_dir))
-            self.where = self._run.url or f"offline; to send it: wandb sync {folder}"
+            self.where = self._run.url or f"offline; to upload it: wandb sync {folder}"
 
     @staticmethod
     def _settings(wandb: Any) -> Any:
         mode = os.environ.get("WANDB_MODE", "online")
         if mode in ("online", "shared") and not wandb.login(prompt=False):  # a prompt would block the terminal
-            raise MachineError("not logged in to Weights & Biases: wandb login, or set WANDB_MODE=offline")
+            raise MachineError("not logged in to Weights & Biases: run wandb login, or set WANDB_MODE=offline")
         return wandb.Settings(
             console="off",  # standard output is ours
             disable_git=True,
