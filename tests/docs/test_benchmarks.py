@@ -101,6 +101,7 @@ def test_the_document_shows_the_figures_that_are_kept(tmp_path: Path, monkeypatc
 def test_every_benchmark_runs(name: str, tmp_path: Path) -> None:
     more = {
         "benchmarks.heads.harbour": ["--seeds", "1"],
+        "benchmarks.peers.__main__": ["photos", "--quick"],
         "benchmarks.speed.performance": ["--write-only"],
         "benchmarks.recipe.tour": [],
         "benchmarks.heads.pictures": ["sets", "--photos", "photos"],

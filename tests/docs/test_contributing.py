@@ -43,5 +43,6 @@ def test_what_a_row_says_to_open_is_there_and_holds_what_it_names(row: str) -> N
 def path_of(name: str) -> Path | None:
     """Return the file or folder that a row names, from the package on or from the repository on; a module, too."""
     if name.startswith("-m "):
-        name = f"{name.split()[1].replace('.', '/')}.py"
+        module = name.split()[1].replace(".", "/")
+        name = f"{module}.py" if not (REPOSITORY / module).is_dir() else f"{module}/__main__.py"
     return next((path for path in (package_tree.PACKAGE / name, REPOSITORY / name) if path.exists()), None)
