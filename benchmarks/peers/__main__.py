@@ -42,8 +42,8 @@ from benchmarks.peers.trees import TreeCost, run_tree
 from wisesr_cli.display.grid import to_markdown
 from wisesr_cli.machine.files import write_text
 
-PAGE = DOCS / "peers.md"
-FIGURES = PAGE.with_suffix(".json")
+DOCUMENT = DOCS / "peers.md"
+FIGURES = DOCUMENT.with_suffix(".json")
 SIDE, PREDICTED_SIDE = 96, 224
 EPOCHS = 2
 PHOTOS = {"MobileNetV2": (128, 32), "ResNet50": (64, 32)}  # trained, validated
@@ -61,7 +61,7 @@ def main() -> None:
     parser = arguments_for(__doc__)
     parser.add_argument("photos", type=Path)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
-    parser.add_argument("--write", action="store_true", help=f"write docs/{PAGE.name}")
+    parser.add_argument("--write", action="store_true", help=f"write docs/{DOCUMENT.name}")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"no part is called {', '.join(sorted(unknown))}")
@@ -74,7 +74,7 @@ def main() -> None:
                 answers.append(answer)
                 if arguments.write:
                     keep_figures(FIGURES, part, figures_of(answers), order=tuple(PARTS))
-                    write_page()
+                    write_document()
         every += answers
     print(to_markdown(table(every)), end="")
     if arguments.json:
@@ -255,7 +255,7 @@ def versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in names)
 
 
-def write_page() -> None:
+def write_document() -> None:
     """Replace the table of the page."""
     kept: dict[str, Any] = read_figures(FIGURES)
     answers = [Answer.from_json(values) for record in kept.values() for values in record["figures"]]
@@ -263,7 +263,7 @@ def write_page() -> None:
     for part, record in kept.items():
         where.setdefault(f"{record['machine']}, {record['versions']}; {record['measured']}", []).append(part)
     lines = "".join(f"Measured on {place}: {', '.join(parts)}.\n" for place, parts in where.items())
-    write_between_marks(PAGE, "benchmarks.peers", {"peers": f"{to_markdown(table(answers))}\n{lines}"})
+    write_between_marks(DOCUMENT, "benchmarks.peers", {"peers": f"{to_markdown(table(answers))}\n{lines}"})
 
 
 if __name__ == "__main__":

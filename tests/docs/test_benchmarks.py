@@ -85,15 +85,6 @@ def test_every_benchmark_of_the_document_is_a_script() -> None:
     assert names <= set(scripts())
 
 
-def test_the_document_shows_the_figures_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    document = tmp_path / "performance.md"
-    before = performance.DOCUMENT.read_text(encoding="utf-8")
-    document.write_text(before, encoding="utf-8")
-    monkeypatch.setattr(performance, "DOCUMENT", document)
-    performance.write_document()
-    assert document.read_text(encoding="utf-8") == before
-
-
 @pytest.mark.slow
 @pytest.mark.benchmark
 @pytest.mark.timeout(1200)

@@ -23,15 +23,6 @@ def block(pictures: str, *rows: dict[str, Any]) -> dict[str, Any]:
     return {"pictures": pictures, "rows_to_wise": list(rows)}
 
 
-def test_the_page_shows_the_figures_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = page.DOCUMENT.read_text(encoding="utf-8")
-    copy = tmp_path / "heads.md"
-    copy.write_text(before, encoding="utf-8")
-    monkeypatch.setattr(page, "DOCUMENT", copy)
-    page.write_document()
-    assert copy.read_text(encoding="utf-8") == before
-
-
 def test_the_kept_figures_are_those_of_the_recipes_in_the_script() -> None:
     known = {block.name: block for block in BLOCKS}
     for name, kept in page.stored().items():

@@ -1,4 +1,4 @@
-"""What the comparison with other tools measures, and docs/peers.md, which shows the figures that are kept."""
+"""What the comparison with other tools measures."""
 
 from __future__ import annotations
 
@@ -113,12 +113,3 @@ def test_a_requirement_counts_once_and_those_of_a_gpu_can_be_left_out() -> None:
         if Path(str(found.locate_file(file))).is_file()
     )
     assert whole == without == pytest.approx(own / 2**20)
-
-
-def test_the_page_shows_the_figures_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = peers.PAGE.read_text(encoding="utf-8")
-    page = tmp_path / "peers.md"
-    page.write_text(before, encoding="utf-8")
-    monkeypatch.setattr(peers, "PAGE", page)
-    peers.write_page()
-    assert page.read_text(encoding="utf-8") == before

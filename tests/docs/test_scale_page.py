@@ -24,15 +24,6 @@ DOCS = REPOSITORY / "docs"
 BATCH_SCRIPT, JOB = DOCS / "slurm" / "train.sbatch", DOCS / "kubernetes" / "train-job.yaml"
 
 
-def test_the_page_shows_what_is_kept_and_what_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = page.DOCUMENT.read_text(encoding="utf-8")
-    copy = tmp_path / "scale.md"
-    copy.write_text(before, encoding="utf-8")
-    monkeypatch.setattr(page, "DOCUMENT", copy)
-    page.write_document()
-    assert copy.read_text(encoding="utf-8") == before
-
-
 def test_a_ring_sends_what_passing_parts_round_sends() -> None:
     """Every device passes one part on in each of N - 1 steps, and again to hand out the sums."""
     for devices in (2, 3, 8):

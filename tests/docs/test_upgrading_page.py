@@ -7,7 +7,6 @@ from pathlib import Path
 import keras
 import pytest
 
-from benchmarks.upgrade import recipes
 from benchmarks.upgrade.recipes import FIGURES, MACHINE, RECIPES, Outcome, outcome_of, read_kept
 from wisesr_cli.exporting.agreement import MOST_DIFFERENCE
 from wisesr_cli.upgrading import convert
@@ -19,15 +18,6 @@ KEPT = {outcome.recipe: outcome for outcome in read_kept()[0]}
 def upgraded(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
     monkeypatch.setattr(convert, "keep_litert", lambda *arguments, **options: None)  # takes most of the time
     return outcome_of(name, RECIPES[name], folder)
-
-
-def test_the_page_shows_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = recipes.DOCUMENT.read_text(encoding="utf-8")
-    copy = tmp_path / "upgrading.md"
-    copy.write_text(before, encoding="utf-8")
-    monkeypatch.setattr(recipes, "DOCUMENT", copy)
-    recipes.write_document()
-    assert copy.read_text(encoding="utf-8") == before
 
 
 def test_every_recipe_became_a_run_with_the_same_outputs_or_was_refused_with_a_reason() -> None:

@@ -8,24 +8,11 @@ import pytest
 from command_line import REPOSITORY
 from reliability import LINES, Row, all_as_promised
 
-from wisesr_cli.cli.main import COMMANDS
-
 PAGE = REPOSITORY.parent / "shared" / "reliability.md"
 
 
 def test_the_lines_are_in_order() -> None:
     assert list(LINES) == list(range(1, 62))
-
-
-def test_a_line_waits_only_for_what_does_not_exist() -> None:
-    for number, line in LINES.items():
-        for part in line.waits_for:
-            command, _, option = part.partition(" ")
-            if option:
-                source = (REPOSITORY / "wisesr_cli" / "cli" / f"{command}.py").read_text(encoding="utf-8")
-                assert f'"{option}"' not in source, f"line {number} waits for {part}, which exists now: test it"
-            else:
-                assert command not in COMMANDS, f"line {number} waits for {part}, which exists now: test it"
 
 
 def test_a_line_without_a_passed_test_is_not_as_promised() -> None:

@@ -22,11 +22,10 @@ Seen = Callable[[str], None]  # what the fixture `seen` gives: it notes what a t
 
 @dataclass(frozen=True)
 class Line:
-    """A line: what comes in, what the user gets, and the parts that wait for a command which does not exist yet."""
+    """A line: what comes in, and what the user gets."""
 
     input: str
     promised: str
-    waits_for: tuple[str, ...] = ()
 
 
 @dataclass
@@ -73,9 +72,8 @@ def print_rows(rows: dict[int, Row]) -> None:
     table.add_column("", width=11)
     for number, line in LINES.items():
         row = rows.get(number, Row())
-        waiting = [f"(waits for: {', '.join(line.waits_for)})"] if line.waits_for else []
         left_out = [f"{len(row.skipped)} skipped: {', '.join(sorted({*row.skipped}))}"] if row.skipped else []
-        seen = "\n".join([*row.seen, f"{row.outcomes.count('passed')} tests passed", *left_out, *waiting])
+        seen = "\n".join([*row.seen, f"{row.outcomes.count('passed')} tests passed", *left_out])
         table.add_row(str(number), Text(line.input), Text(line.promised), Text(seen), row.verdict)
     Console(width=width, soft_wrap=False).print(table)
 
