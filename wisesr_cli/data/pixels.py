@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ from wisesr_cli.images.opening import Source
 from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine.memory import available_memory_bytes
-from wisesr_cli.machine.threads import worker_count
+from wisesr_cli.machine.stopping import signals_held
+from wisesr_cli.machine.threads import results, worker_count
 from wisesr_cli.processes.channel import ALONE_CHANNEL, Channel
 
 Cache = Literal["auto", "none", "memory", "disk"]
@@ -115,9 +116,9 @@ class DecodedImages:
             for row, position in rest:
                 batch[row] = self._decode(position)
 
-        filling = [self._pool.submit(fill) for _ in range(min(self._workers, len(positions)))]
-        while filling:
-            filling.pop().result()  # no variable: a traceback would keep the future, and this object, alive
+        with signals_held():
+            filling = [self._pool.submit(fill) for _ in range(min(self._workers, len(positions)))]
+        results(filling)
 
     def _decode(self, position: int) -> Pixels:
         try:
@@ -272,11 +273,18 @@ def _report_again(loading: _Loading, found: disk_cache.DiskCache) -> None:
     """Report the files that were unreadable when the cache was written, decoding them again for the reasons."""
     unreadable = np.flatnonzero(~found.readable)
     if len(unreadable):
-        try:
+        with _closed_on_error(found):
             loading.decode(unreadable, lambda position, pixels: None)
-        except DataError:
-            found.close()
-            raise
+
+
+@contextlib.contextmanager
+def _closed_on_error(disk: disk_cache.DiskCache | None) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if disk is not None:
+            disk.close()
+        raise
 
 
 def _load_share(loading: _Loading, cache: Cache, channel: Channel) -> DecodedImages:
@@ -286,12 +294,13 @@ def _load_share(loading: _Loading, cache: Cache, channel: Channel) -> DecodedIma
     """
     mine = share_of_files(np.arange(len(loading.paths)), process=channel.process, processes=channel.processes)
     disk, rows = _cache_of_share(loading, cache, channel)
-    if rows is not None:
-        reasons = loading.reasons(mine, rows.__setitem__)
-    else:
-        sound = recall_verified(loading.keys) if disk is None else disk.readable
-        reasons = loading.reasons(mine[~sound[mine]], lambda position, pixels: None)
-    pixels = loading.pixels(_readable_everywhere(loading, reasons, channel))
+    with _closed_on_error(disk):
+        if rows is not None:
+            reasons = loading.reasons(mine, rows.__setitem__)
+        else:
+            sound = recall_verified(loading.keys) if disk is None else disk.readable
+            reasons = loading.reasons(mine[~sound[mine]], lambda position, pixels: None)
+        pixels = loading.pixels(_readable_everywhere(loading, reasons, channel))
     if disk is not None:
         pixels.keep_disk(disk)
     elif rows is not None:

@@ -24,6 +24,7 @@ from wisesr_cli.errors import MachineError, RunError, WisesrError
 from wisesr_cli.machine.files import sha256
 from wisesr_cli.machine.installation import install_line
 from wisesr_cli.machine.keras_start import Device, has_nvidia_driver, processor, quiet_stderr
+from wisesr_cli.machine.stopping import signals_held
 from wisesr_cli.machine.threads import worker_count
 from wisesr_cli.model_files.appended import read_member, with_members
 from wisesr_cli.model_files.info import MODEL_INFO, ModelInfo, parse_model_info
@@ -199,8 +200,9 @@ class _Interpreters:
         step = max(1, len(pixels) // (4 * self._at_once))
         parts = [slice(start, start + step) for start in range(0, len(pixels), step)]
         computing = map if len(parts) == 1 else self._pool.map
-        for rows, found in zip(parts, computing(self._compute, (pixels[rows] for rows in parts)), strict=True):
-            result[rows] = found
+        with signals_held():
+            for rows, found in zip(parts, computing(self._compute, (pixels[rows] for rows in parts)), strict=True):
+                result[rows] = found
         return result
 
     def _compute(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -97,3 +98,37 @@ def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def signals_held() -> Iterator[Callable[[], None]]:
+    """Hold SIGINT and SIGTERM during a block that waits for threads; yields a function that delivers them.
+
+    Python runs the handler of a signal between any two instructions. If it raises while `threading` holds a lock, the
+    lock is never released, and other threads wait forever. Signals still held at the end are delivered there. Handlers
+    run in the main thread only: in others, nothing changes.
+    """
+    handlers: dict[int, Any] = {}
+    held: list[int] = []
+
+    def deliver() -> None:
+        while held:
+            number = held.pop(0)
+            if callable(handlers[number]):
+                handlers[number](number, None)
+            else:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler) or handler == signal.SIG_DFL:  # neither ignored nor handled by C code
+                handlers[number] = handler
+                signal.signal(number, lambda number, frame: held.append(number))
+    try:
+        yield deliver
+    finally:
+        for replaced, handler in handlers.items():
+            signal.signal(replaced, handler)
+        deliver()

@@ -1,6 +1,7 @@
 """Processes many items in threads, with results in order and a bounded number in progress.
 
-Decoders release Python's global lock, so threads suffice for images. Standard library only.
+Decoders release Python's global lock, so threads suffice for images. Needs no other package. A signal is handled
+while no lock is held.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
+
+from wisesr_cli.machine.stopping import signals_held
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -86,16 +89,18 @@ def for_each(
     reported = 0
     executor = ThreadPoolExecutor(workers, thread_name_prefix="wisesr")
     try:
-        pending = {executor.submit(work, worker) for worker in range(workers)}
-        while pending:
-            ended, pending = wait(pending, _REPORT_SECONDS, FIRST_COMPLETED)
-            while ended:
-                ended.pop().result()  # no variable: a traceback would keep the future, and `function`, alive
-            count = sum(done)
-            if workers > 1:
-                pace.report(time.perf_counter(), count)
-            finished(count - reported)
-            reported = count
+        with signals_held() as deliver:
+            pending = {executor.submit(work, worker) for worker in range(workers)}
+            while pending:
+                ended, pending = wait(pending, _REPORT_SECONDS, FIRST_COMPLETED)
+                while ended:
+                    ended.pop().result()  # no variable: a traceback would keep the future, and `function`, alive
+                count = sum(done)
+                if workers > 1:
+                    pace.report(time.perf_counter(), count)
+                finished(count - reported)
+                reported = count
+                deliver()
     finally:
         stopping.set()
         pace.release()
@@ -208,12 +213,27 @@ def map_in_batches(
     ended = False
     try:
         while True:
-            while not ended and len(waiting) < batch_size + 2 * workers and (not waiting or ready()):
-                taken = [executor.submit(function, item) for item in islice(rest, 1)]
-                waiting.extend(taken)
-                ended = not taken
+            taken: list[Item] = []
+            while not ended and len(waiting) + len(taken) < batch_size + 2 * workers:
+                if (waiting or taken) and not ready():
+                    break
+                found = list(islice(rest, 1))
+                taken += found
+                ended = not found
+            with signals_held():
+                waiting.extend([executor.submit(function, item) for item in taken])
             if not waiting:
                 return
-            yield [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
+            yield results([waiting.popleft() for _ in range(min(batch_size, len(waiting)))])
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def results(futures: list[Future[Result]]) -> list[Result]:
+    """Return the results of `futures`, which is emptied, in order, once all have finished."""
+    with signals_held() as deliver:
+        futures.reverse()
+        while unfinished := [future for future in futures if not future.done()]:
+            wait(unfinished[:1], _REPORT_SECONDS)  # the last one: the others are finished then, or nearly so
+            deliver()
+        return [futures.pop().result() for _ in range(len(futures))]  # no variable: see `for_each`

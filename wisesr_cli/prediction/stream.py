@@ -20,7 +20,8 @@ from wisesr_cli.errors import DataError
 from wisesr_cli.evaluation.coverage import Coverage
 from wisesr_cli.evaluation.probabilities import entropy, probabilities_of
 from wisesr_cli.images.decoding import PIXEL_LIMIT
-from wisesr_cli.machine.threads import always
+from wisesr_cli.machine.stopping import signals_held
+from wisesr_cli.machine.threads import always, results
 from wisesr_cli.model_files.info import ModelInfo
 from wisesr_cli.requests import PredictRequest
 from wisesr_cli.results.streams import Prediction, ScoredLabel
@@ -86,7 +87,7 @@ def computed(
     def finished() -> Iterator[tuple[Decoded, Row | None]]:
         while computing:
             batch, rows = computing.popleft()
-            yield from zip(batch, rows.result(), strict=True)
+            yield from zip(batch, results([rows])[0], strict=True)
 
     with ThreadPoolExecutor(1, thread_name_prefix="engine") as executor:
         while True:
@@ -99,7 +100,8 @@ def computed(
             if batch is None:
                 return
             if batch:
-                computing.append((batch, executor.submit(compute, batch, first)))
+                with signals_held():
+                    computing.append((batch, executor.submit(compute, batch, first)))
                 first += len(batch)
 
 
