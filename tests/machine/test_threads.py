@@ -129,17 +129,21 @@ class Clock:
     """Reports to a pace every tenth of a second what threads would have finished."""
 
     def __init__(self) -> None:
-        self.pace, self.now, self.finished = Pace(), 0.0, 0.0
-        self.pace.report(0.0, 0)
+        self.pace, self.now, self.finished, self.computed = Pace(2), 0.0, 0.0, 0.0
+        self.pace.report(0.0, 0, 0.0)
 
-    def run(self, seconds: float, *, together: float, alone: float) -> float:
-        """Let time pass at these items per second; return the share of it in which one thread worked alone."""
+    def run(self, seconds: float, *, together: float, alone: float, processors: float = 1.3) -> float:
+        """Let time pass at these items per second; return the share of it in which one thread worked alone.
+
+        Together, the two threads use as many `processors`.
+        """
         lone, steps = 0, round(seconds * 10)
         for _ in range(steps):
             lone += self.pace.is_alone
             self.finished += (alone if self.pace.is_alone else together) / 10
+            self.computed += (1 if self.pace.is_alone else processors) / 10
             self.now += 0.1
-            self.pace.report(self.now, int(self.finished))
+            self.pace.report(self.now, int(self.finished), self.computed)
         return lone / steps
 
 
@@ -157,6 +161,11 @@ def test_all_threads_work_where_they_finish_more() -> None:
 
 def test_large_items_are_never_left_to_one_thread() -> None:
     assert Clock().run(60, together=900, alone=950) == 0
+
+
+def test_threads_that_compute_nearly_all_the_time_are_never_stopped_for_a_trial() -> None:
+    assert Clock().run(60, together=6_000, alone=5_000, processors=1.6) == 0
+    assert Clock().run(60, together=6_000, alone=5_000, processors=1.4) > 0
 
 
 def test_it_is_decided_again_when_other_items_follow() -> None:
@@ -190,7 +199,7 @@ def test_a_thread_that_waits_goes_on_when_the_work_has_ended() -> None:
 def test_work_ends_while_threads_wait(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     is_alone = threading.Event()
 
-    def report(pace: Pace, now: float, finished: int) -> None:
+    def report(pace: Pace, now: float, finished: int, computed: float) -> None:
         with pace._lock:
             if not pace._is_over:
                 pace._others.clear()

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ Result = TypeVar("Result")
 _REPORT_SECONDS = 0.1
 TRIAL, HOLD = 0.2, 5.0  # seconds, see `Pace`
 SMALL_ITEMS = 1000  # per second; if fewer are finished, they are large enough for all threads
+BUSY = 0.75  # of the time of all threads; if they compute for more of it, they do not wait for Python's lock
 
 
 _most_workers: int | None = None  # set in a process that shares its processors with others like it
@@ -72,7 +74,7 @@ def for_each(
     rest = iter(items)
     done = [0] * workers
     stopping = threading.Event()
-    pace = Pace()
+    pace = Pace(workers)
 
     def work(worker: int) -> None:
         while worker == 0 or pace.may_go_on():
@@ -97,7 +99,7 @@ def for_each(
                     ended.pop().result()  # no variable: a traceback would keep the future, and `function`, alive
                 count = sum(done)
                 if workers > 1:
-                    pace.report(time.perf_counter(), count)
+                    pace.report(time.perf_counter(), count, time.process_time())
                 finished(count - reported)
                 reported = count
                 deliver()
@@ -107,22 +109,33 @@ def for_each(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
+@dataclass(frozen=True)
+class _Report:
+    """What threads have done by a moment: `now` and `computed`, the time of processors, are in seconds."""
+
+    now: float
+    finished: int
+    computed: float
+
+
 class Pace:
     """Decides from time to time whether all threads, or the first one alone, finish more small items per second.
 
-    A trial takes `TRIAL` seconds with all threads, then as long with one. The next one follows after `HOLD` seconds,
-    twice as many each time, as other items may follow; at once if one thread alone meets large ones.
+    A trial takes `TRIAL` seconds with all threads, then as long with one, unless all were `BUSY` or the items large.
+    The next one follows after `HOLD` seconds, twice as many each time, as other items may follow; at once if one thread
+    alone meets large ones.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
         self._others = threading.Event()
         self._others.set()
         self._lock = threading.Lock()
         self._is_over = False
         self._hold, self._resting_until = HOLD, 0.0
-        self._together: list[tuple[float, int]] = []  # time in seconds, items finished
-        self._alone: list[tuple[float, int]] = []
-        self._resting: list[tuple[float, int]] = []
+        self._together: list[_Report] = []
+        self._alone: list[_Report] = []
+        self._resting: list[_Report] = []
 
     @property
     def is_alone(self) -> bool:
@@ -139,36 +152,39 @@ class Pace:
             self._is_over = True
             self._others.set()
 
-    def report(self, now: float, finished: int) -> None:
-        """Take the number of items finished at a time in seconds, and decide who works from now on."""
+    def report(self, now: float, finished: int, computed: float) -> None:
+        """Take the number of items finished, and the processor time used, by a time in seconds; decide who works."""
+        report = _Report(now, finished, computed)
         with self._lock:
             if self._is_over:
                 return
             if now < self._resting_until:
-                self._watch(now, finished)
+                self._watch(report)
                 return
             if self._alone:
-                self._alone.append((now, finished))
+                self._alone.append(report)
                 if _seconds(self._alone) >= TRIAL:
                     self._decide(now, is_alone=_rate(self._alone) > _rate(self._together))
             elif self.is_alone and self._together:
-                self._alone.append((now, finished))  # what the others had begun is finished
+                self._alone.append(report)  # what the others had begun is finished
             elif self.is_alone:
                 self._others.set()  # a new trial
             else:
-                self._together.append((now, finished))
-                if _seconds(self._together) >= TRIAL:
+                self._together.append(report)
+                if _seconds(self._together) < TRIAL:
+                    return
+                if _rate(self._together) < SMALL_ITEMS or _processors(self._together) >= BUSY * self._threads:
+                    self._decide(now, is_alone=False)
+                else:
                     self._others.clear()
-                    if _rate(self._together) < SMALL_ITEMS:
-                        self._decide(now, is_alone=False)
 
-    def _watch(self, now: float, finished: int) -> None:
+    def _watch(self, report: _Report) -> None:
         """End the rest of a thread that works alone and finishes few items."""
-        self._resting.append((now, finished))
+        self._resting.append(report)
         if _seconds(self._resting) >= TRIAL:
             if self.is_alone and _rate(self._resting) < SMALL_ITEMS:
                 self._others.set()
-                self._resting_until, self._hold = now, HOLD
+                self._resting_until, self._hold = report.now, HOLD
             self._resting = []
 
     def _decide(self, now: float, *, is_alone: bool) -> None:
@@ -178,12 +194,17 @@ class Pace:
         self._resting_until, self._hold = now + self._hold, 2 * self._hold
 
 
-def _seconds(reports: list[tuple[float, int]]) -> float:
-    return reports[-1][0] - reports[0][0]
+def _seconds(reports: list[_Report]) -> float:
+    return reports[-1].now - reports[0].now
 
 
-def _rate(reports: list[tuple[float, int]]) -> float:
-    return (reports[-1][1] - reports[0][1]) / _seconds(reports)
+def _rate(reports: list[_Report]) -> float:
+    return (reports[-1].finished - reports[0].finished) / _seconds(reports)
+
+
+def _processors(reports: list[_Report]) -> float:
+    """Return how many processors the threads used."""
+    return (reports[-1].computed - reports[0].computed) / _seconds(reports)
 
 
 def always() -> bool:

@@ -107,6 +107,7 @@ def _thresholds(values: Any, classes: int) -> tuple[float, ...] | None:
 
 
 BEST = "best.keras"
+WRITTEN = ".written.jsonl"  # the record of a run, see `run.written`: it marks a folder as one
 
 
 def weights_file(source: str) -> Path:

@@ -16,9 +16,9 @@ from typing import TypeVar
 from wisesr_cli.errors import RunError, WisesrError
 from wisesr_cli.machine.files import naming
 from wisesr_cli.machine.locks import is_held
-from wisesr_cli.model_files.info import ModelInfo
+from wisesr_cli.model_files.info import WRITTEN, ModelInfo
 from wisesr_cli.results.training import EpochResult, RunStatus, RunSummary
-from wisesr_cli.run.names import CLASSES, CONFIG, HISTORY, METRICS, SPLITS, WRITTEN
+from wisesr_cli.run.names import CLASSES, CONFIG, HISTORY, METRICS, SPLITS
 from wisesr_cli.run.records import read_json, refuse_link_outside
 from wisesr_cli.run.run import Run
 from wisesr_cli.text import on_one_line, visible

@@ -5,7 +5,7 @@ No other module contains the name of a file that wisesr writes into one of these
 
 from __future__ import annotations
 
-from wisesr_cli.model_files.info import BEST, MODEL_INFO
+from wisesr_cli.model_files.info import BEST, MODEL_INFO, WRITTEN
 
 LITERT = "best.tflite"
 UPGRADED = "upgraded.keras"  # made by `wisesr upgrade`; fine-tuning starts from it
@@ -22,7 +22,6 @@ STATE = "state"
 PLOTS = "plots"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
-WRITTEN = ".written.jsonl"  # see `run.written`
 
 # In the folder of an evaluation, next to its metrics.
 PER_CLASS = "per_class.csv"

@@ -11,10 +11,11 @@ from wisesr_cli.listening import Listener, Silent
 from wisesr_cli.machine.locks import alone_in, is_held, locked
 from wisesr_cli.machine.shared_caches import free_caches
 from wisesr_cli.model_files.archive import read_model_info
+from wisesr_cli.model_files.info import WRITTEN
 from wisesr_cli.results.training import RemovedRun
 from wisesr_cli.run.folders import check_kinds, clear_folder, forget_if_free, stays_in
 from wisesr_cli.run.listing import bytes_in, is_run, resolved
-from wisesr_cli.run.names import RESULT_FOLDERS, WRITTEN
+from wisesr_cli.run.names import RESULT_FOLDERS
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.state import has_state
 from wisesr_cli.text import visible

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wisesr_cli.machine.files import flush_to_disk, naming, observed, sha256
-from wisesr_cli.run.names import WRITTEN
+from wisesr_cli.model_files.info import WRITTEN
 
 MAX_RECORD_BYTES = 256 * 1024 * 1024
 

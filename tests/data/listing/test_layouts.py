@@ -110,6 +110,38 @@ def test_the_one_folder_with_images_among_others_is_named(tmp_path: Path) -> Non
         find_splits(tmp_path)
 
 
+def make_run(folder: Path) -> Path:
+    """Make what marks a folder as a run, and a plot in it."""
+    make_folder(folder, {"plots": 1})
+    (folder / ".written.jsonl").touch()
+    return folder
+
+
+def test_runs_beside_the_photos_are_no_class(tmp_path: Path) -> None:
+    make_folder(tmp_path, {f"photos/{name}": 1 for name in BOTH})
+    make_run(tmp_path / "runs" / "photos-wise")
+    with pytest.raises(DataError, match=rf"wisesr train {tmp_path}/photos$"):
+        find_splits(tmp_path)
+
+
+@pytest.mark.reliability(51)
+@pytest.mark.parametrize("way", ["check", "train --dry-run"])
+def test_runs_among_the_classes_are_refused(wisesr: CommandLine, tmp_path: Path, way: str) -> None:
+    make_folder(tmp_path / "photos", dict.fromkeys(BOTH, 3))
+    run = make_run(tmp_path / "photos" / "runs" / "wise")
+    command, *more = way.split()
+    answer = wisesr(command, tmp_path / "photos", *more)
+    assert answer.code == 3
+    said = "class 'runs': a run of wisesr is in it, not images of a class; move the run out of the data: "
+    assert said in " ".join((answer.out + answer.err).split())
+    assert "".join(str(run).split()) in "".join((answer.out + answer.err).split())
+
+
+def test_a_run_is_no_folder_of_classes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a run of wisesr, not a folder of images"):
+        find_splits(make_run(tmp_path / "wise"))
+
+
 @pytest.mark.reliability(51)
 @pytest.mark.parametrize("way", WAYS)
 def test_every_command_refuses_it_before_anything_else(wisesr: CommandLine, tmp_path: Path, way: str) -> None:

@@ -5,7 +5,7 @@ that are not UTF-8. Nothing here opens an image.
 """
 
 # A million files may be listed; creating a Path for each costs more than listing it.
-# ruff: noqa: PTH116, PTH122
+# ruff: noqa: PTH113, PTH116, PTH118, PTH122
 from __future__ import annotations
 
 import operator
@@ -19,6 +19,7 @@ from wisesr_cli import text
 from wisesr_cli.data.listing.stamps import Stamps
 from wisesr_cli.images.supported import SUFFIXES, SUPPORTED
 from wisesr_cli.machine.installation import install_line
+from wisesr_cli.model_files.info import WRITTEN
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,9 @@ def _list_class(listing: Listing, label: int, folder: str, inside: str) -> None:
             listing.labels.append(label)
             listing.stamps.add(status)
             listing.nested += depth > 0
+    except _RunFoundError as found:
+        problem = "a run of wisesr is in it, not images of a class; move the run out of the data"
+        folder = str(found)
     except OSError as error:
         problem = (error.strerror or "cannot be read").lower()
     problems = listing.problems
@@ -138,6 +142,10 @@ def _suffix(name: str) -> str:
     """Return the suffix as `os.path.splitext` does, for a name that does not start with a dot, three times faster."""
     position = name.rfind(".")
     return name[position:].lower() if position > 0 else ""
+
+
+class _RunFoundError(Exception):
+    """There is a run in a class folder; the message is its path."""
 
 
 def _walk(folder: str, inside: str, listing: Listing) -> Iterator[tuple[os.DirEntry[str], os.stat_result, int]]:
@@ -162,6 +170,8 @@ def _walk(folder: str, inside: str, listing: Listing) -> Iterator[tuple[os.DirEn
         for entry in entries:
             name = entry.name
             if name[0] == "." or name.casefold() in _SYSTEM_NAMES:  # `is_hidden`, without the call
+                if name == WRITTEN:
+                    raise _RunFoundError(current)
                 listing.ignored[HIDDEN] += 1
                 continue
             found = _status(entry, listing)
@@ -239,6 +249,11 @@ def has_images(path: str) -> bool:
             return any(_suffix(name) in SUFFIXES and not is_hidden(name) for name in names)
     except OSError:
         return False
+
+
+def is_run_folder(path: str) -> bool:
+    """Return whether a folder is a run of wisesr, by its record of written files."""
+    return os.path.isfile(os.path.join(path, WRITTEN))
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

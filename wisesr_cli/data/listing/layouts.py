@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wisesr_cli import text
-from wisesr_cli.data.listing.folders import has_images, sorted_entries, subfolders
+from wisesr_cli.data.listing.folders import has_images, is_run_folder, sorted_entries, subfolders
 from wisesr_cli.errors import DataError
 
 EXPECTED = (
@@ -100,6 +100,8 @@ def check_class_folders(root: str) -> list[str]:
     except OSError as error:
         reason = _FOLDER_REASONS.get(type(error), error.strerror or "cannot be read")
         raise DataError(f"{text.visible(root)}: {reason}. {EXPECTED}.") from error
+    if is_run_folder(root):
+        raise DataError(f"{text.visible(root)}: a run of wisesr, not a folder of images. {EXPECTED}.")
     names = subfolders(root)
     if not names:
         raise DataError(f"{text.visible(root)}: no class folders in it. {EXPECTED}.")
@@ -197,6 +199,8 @@ def _descend(path: str, inside: str) -> str:
 
 
 def _has_images_below(path: str, inside: str, depth: int = _DEPTH) -> bool:
+    if is_run_folder(path):
+        return False
     if has_images(path):
         return True
     return depth > 0 and any(
