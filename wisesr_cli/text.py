@@ -7,6 +7,7 @@ default. Standard library only.
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -29,6 +30,11 @@ def visible(text: object) -> str:
     if string.isascii() and string.isprintable():
         return string
     return "".join(_escape(c) if unicodedata.category(c) in _HIDDEN_CATEGORIES else c for c in string)
+
+
+def typed(word: object) -> str:
+    """Return a word as it is typed on a command line: quoted if necessary, hidden characters escaped."""
+    return visible(shlex.quote(str(word)))
 
 
 def _escape(character: str) -> str:

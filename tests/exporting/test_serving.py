@@ -76,6 +76,16 @@ def test_a_folder_of_others_is_not_replaced(wisesr: CommandLine, trained: Traine
     assert (tmp_path / "triton" / "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
+def test_no_server_folder_keeps_an_earlier_model_unasked(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+    line = ("export", trained.run, "--layout", "triton", "-o", tmp_path)
+    wisesr(*line, "--to", "onnx").worked()
+    other = wisesr(*line, "--to", "saved_model")
+    assert (other.code, "triton exists; replace it with --overwrite" in other.error) == (2, True)
+    wisesr("export", trained.run, "--to", "onnx", "--image-size", "40x40", "-o", tmp_path, "--overwrite").worked()
+    assert (tmp_path / "model.onnx").exists()
+    assert not (tmp_path / "triton").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "expected"), [("photos-wise", "photos-wise"), ("a b/c.keras", "a-b-c-keras"), ("…", "model")]
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +22,8 @@ from wisesr_cli.images import decoding
 from wisesr_cli.images.decoding import decode_image
 from wisesr_cli.images.preparation import Preparation
 from wisesr_cli.listening import Silent
+from wisesr_cli.machine.stopping import stop_on_signals
+from wisesr_cli.machine.threads import for_each
 from wisesr_cli.processes.channel import Channel
 from wisesr_cli.processes.launch import Cluster, find_cluster
 from wisesr_cli.training.devices.sharded import filled_up, share_of_batch
@@ -199,6 +203,26 @@ def test_one_process_alone_exchanges_with_nobody() -> None:
     assert channel.arrays_from_main(arrays) is arrays
     assert channel.stop_after(1, {"signal": 2}) == {"signal": 2}
     assert channel.rank_on_host == (0, 1)
+
+
+def test_jax_keeps_its_handler_while_the_main_thread_waits_for_others() -> None:
+    """JAX sets it in C: Python still names its own one, which nobody may restore within the block."""
+    seen: list[str] = []
+    jax_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: seen.append("jax"))
+    system = ctypes.CDLL(None).signal
+    state = SimpleNamespace(initialize_preemption_sync_manager=lambda: system(signal.SIGTERM, jax_handler))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with stop_on_signals() as stop:
+            stop.deferring = True
+            with Channel(2, 0, state).synchronized_stops():
+                for_each(str, range(3), finished=lambda count: None)
+                signal.raise_signal(signal.SIGTERM)
+            assert (seen, stop.signal_number) == (["jax"], None)
+            signal.raise_signal(signal.SIGTERM)
+            assert (seen, stop.signal_number) == (["jax"], signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("failing", [0, 1])

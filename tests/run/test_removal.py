@@ -176,6 +176,7 @@ def test_the_last_run_that_used_a_cache_frees_it(
     assert caches
     assert not wisesr("runs", "remove", "one", "--yes").worked().said("caches that no other run uses")
     assert sorted(mine.parent.glob("*.pixels")) == caches
+    (tmp_path / "runs" / "one").mkdir()  # as one with a file of the user's stays; it is no run
     with caches[0].open("rb") as file:  # as a training that reads it does
         assert take(file, shared=True)
         wisesr("runs", "remove", "two", "--yes").worked()

@@ -15,7 +15,7 @@ from wisesr_cli.config.starter import scalar
 from wisesr_cli.config.yaml_reader import read_yaml
 from wisesr_cli.errors import DataError, MachineError, UsageError
 from wisesr_cli.results.images import Starter
-from wisesr_cli.text import nearest, visible
+from wisesr_cli.text import nearest, typed, visible
 
 NAME = "sample_configs"
 _PACKAGE = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def sample_text(name: str, *, folder: Path | None, written_as: str) -> str:
         text = re.sub(
             r"^data:\n", lambda found: f"{found.group()}  dir: {scalar(str(folder))}\n", text, flags=re.MULTILINE
         )
-    text = text.replace(f"{NAME}/{name}.yaml", visible(written_as))
+    text = text.replace(f"{NAME}/{name}.yaml", typed(written_as))
     validate(read_yaml(text, origin=f"{name}.yaml"))
     return text
 

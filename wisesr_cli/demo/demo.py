@@ -21,7 +21,7 @@ from wisesr_cli.results.streams import Prediction
 from wisesr_cli.run.folders import check_output_folder, free_folder, is_taken
 from wisesr_cli.run.names import CONFIG as CONFIG_NAME
 from wisesr_cli.run.written import Written, recording
-from wisesr_cli.text import joined
+from wisesr_cli.text import joined, typed
 from wisesr_cli.training.train import TrainingOptions
 
 HEADS = ("gap", "wise")
@@ -88,7 +88,7 @@ def run_demo(output_dir: Path, *, seed: int, listener: TrainingListener) -> Demo
         made.begin()
         made.add_source(pictures, "demo")
         harbour.make_harbour(pictures, seed=seed, listener=listener)
-        write_text(config_path, CONFIG.format(name=config_path))
+        write_text(config_path, CONFIG.format(name=typed(config_path)))
         rows = tuple(_train_head(config_path, head, made, seed, listener) for head in HEADS)
         examples = [sorted((pictures / "test" / name).iterdir())[0] for name in harbour.CLASS_NAMES]
         predictions = tuple(api.predict(rows[-1].run_dir, examples))

@@ -6,7 +6,6 @@ that only Keras models need, are imported inside methods: LiteRT should label it
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -22,7 +21,7 @@ from wisesr_cli.requests import AnySize, EngineChoice
 from wisesr_cli.run.located import Located
 from wisesr_cli.run.names import LITERT
 from wisesr_cli.run.run import litert_path
-from wisesr_cli.text import joined, size_text, visible
+from wisesr_cli.text import joined, size_text, typed
 
 if TYPE_CHECKING:
     from wisesr_cli.model_files.archive import CheckedModel
@@ -133,7 +132,7 @@ def _remedy(error: UnusableError, run: Located, image_size: ImageSize | None) ->
         return "; use --engine keras, or write the run's best.tflite with the command that trained it and --resume"
     if image_size is None:
         return ""
-    command = f"wisesr export {shlex.quote(visible(run.given))} --to litert --image-size {size_text(image_size)}"
+    command = f"wisesr export {typed(run.given)} --to litert --image-size {size_text(image_size)}"
     return f"; use --engine keras, or export a LiteRT model of that size: {command}"
 
 

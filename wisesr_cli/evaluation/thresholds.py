@@ -31,7 +31,7 @@ def describe_thresholds(thresholds: tuple[float, ...] | None, labels: LabelSets)
     values, own = thresholds or (), int(np.count_nonzero(_has_own(labels)))
     spread = f"{min(values):.2g} to {max(values):.2g}" if values else ""
     shared = labels.shape[1] - own
-    few = f"; one for all labels with fewer than {FEWEST_IMAGES} images ({shared:,})" if shared else ""
+    few = f"; one for all labels that fewer than {FEWEST_IMAGES} images have or lack ({shared:,})" if shared else ""
     return f"{spread}, chosen by F1 on {len(labels):,} validation images{few}"
 
 

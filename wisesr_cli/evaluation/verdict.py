@@ -27,7 +27,7 @@ from wisesr_cli.results.records import Level
 from wisesr_cli.results.training import EpochResult
 from wisesr_cli.run.located import Located
 from wisesr_cli.run.names import CONFIG
-from wisesr_cli.text import counted, joined, some_of, visible
+from wisesr_cli.text import counted, joined, some_of, typed, visible
 
 GOOD_ACCURACY = 0.95  # at or above it, no changes to the training are suggested
 OVERFITTING_GAP = 0.15  # of top-1 accuracy, training minus validation
@@ -161,7 +161,7 @@ def _accuracy(case: LabelCase) -> Verdict:
         level, message = "fail", f"{message}: the model has learned nothing useful"
     elif metrics.interval[0] <= case.most_frequent:
         level, message = "warn", f"{message}: it may be no better than that"
-    command = None if level == "pass" or training is None else f"wisesr check {training.run_dir}/{CONFIG}"
+    command = None if level == "pass" or training is None else f"wisesr check {typed(training.run_dir)}/{CONFIG}"
     return Verdict("accuracy", level, message, command)
 
 

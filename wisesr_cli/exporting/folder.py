@@ -140,14 +140,15 @@ def _look(
     if foreign := [name for name in taken if name not in own or _is_foreign(folder / name, written)]:
         raise UsageError(f"{visible(folder)} holds {joined(foreign)}, {FOREIGN}; {ELSEWHERE}")
     there = tuple(row for row in rows if (folder / row.file).exists())
-    if earlier is not None and earlier != source and there:
+    present = (*(row.file for row in there), *(name for name in SERVED if earlier and (folder / name).exists()))
+    if earlier is not None and earlier != source and present:
         if not overwrite:
             what = "image size" if earlier.sha256 == source.sha256 else "model"
             raise UsageError(f"{visible(folder)} holds exports of another {what}; replace them with --overwrite")
-        if odd := [row.file for row in there if _is_foreign(folder / row.file, written)]:
+        if odd := [name for name in present if _is_foreign(folder / name, written)]:
             raise UsageError(f"{visible(folder)} holds {joined(odd)}, {FOREIGN}; {ELSEWHERE}")
-        return (), tuple(row.file for row in there if row.file not in names)
-    if not overwrite and (exist := [row.file for row in there if row.file in names]):
+        return (), tuple(name for name in present if name not in names)
+    if not overwrite and (exist := [name for name in present if name in names]):
         raise UsageError(f"{visible(folder / exist[0])} exists; replace it with --overwrite")
     return there, ()
 

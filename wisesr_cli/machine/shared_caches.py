@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -44,14 +44,14 @@ def note_use(cache: Path) -> None:
                 file.write(json.dumps(str(run)) + "\n")
 
 
-def free_caches(run: Path) -> int:
-    """Remove the caches that this run used and no other existing run uses; return the bytes freed."""
+def free_caches(run: Path, exists: Callable[[Path], bool]) -> int:
+    """Remove the caches that this run used and no other run that `exists` uses; return the bytes freed."""
     freed, run = 0, run.resolve()
     for path in sorted(shared_folder().glob(f"*{USERS}")):
         cache = path.with_suffix("")
         with contextlib.suppress(OSError):
             users = _users(cache)
-            if run in users and not any(user != run and user.is_dir() for user in users):
+            if run in users and not any(user != run and exists(user) for user in users):
                 size = cache.stat().st_size if cache.exists() else 0
                 freed += size if remove_unused(cache) else 0
     return freed

@@ -110,6 +110,12 @@ def signals_held() -> Iterator[Callable[[], None]]:
     """
     handlers: dict[int, Any] = {}
     held: list[int] = []
+    ended = False
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+        if ended:
+            deliver()
 
     def deliver() -> None:
         while held:
@@ -125,10 +131,11 @@ def signals_held() -> Iterator[Callable[[], None]]:
             handler = signal.getsignal(number)
             if callable(handler) or handler == signal.SIG_DFL:  # neither ignored nor handled by C code
                 handlers[number] = handler
-                signal.signal(number, lambda number, frame: held.append(number))
+                signal.signal(number, hold)
     try:
         yield deliver
     finally:
+        ended = True  # a handler may raise before all are restored
         for replaced, handler in handlers.items():
             signal.signal(replaced, handler)
         deliver()

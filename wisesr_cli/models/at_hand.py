@@ -7,7 +7,6 @@ of Keras' release or that of `own_name`.
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +16,7 @@ from wisesr_cli.listening import Listener
 from wisesr_cli.machine.download import DownloadError, download, has_checksum, is_reachable
 from wisesr_cli.models.released import RELEASES, size_bytes
 from wisesr_cli.models.settings import ModelConfig
-from wisesr_cli.text import visible
+from wisesr_cli.text import typed, visible
 
 WEIGHTS_FOLDER = "WISESR_WEIGHTS"  # the environment variable
 
@@ -103,7 +102,7 @@ def missing_weights(name: str, weights_dir: Path | None, reason: object = None) 
         f"model.weights: the ImageNet weights of {name} are not on this machine{why}: {file_name}, about "
         f"{max(1, round(size_bytes(name) / 1e6))} MB, looked for in {looked}; get it on a machine with a network: "
         f"wisesr weights fetch {name} -o FOLDER; bring it here: "
-        f"wisesr weights add {name} {shlex.quote(f'FOLDER/{file_name}')}; or start from random weights: --weights none"
+        f"wisesr weights add {name} {typed(f'FOLDER/{file_name}')}; or start from random weights: --weights none"
     )
 
 

@@ -18,7 +18,7 @@ from wisesr_cli.models.hidden import is_hidden
 from wisesr_cli.models.other_size import at_size
 from wisesr_cli.models.rebuilding import rebuild
 from wisesr_cli.models.scaling import Scaling
-from wisesr_cli.text import joined, visible
+from wisesr_cli.text import joined, typed, visible
 
 _OF_HIDDEN = ("activation", "alpha", "epsilon", "negative_slope", "units")  # options that decide what is computed
 _SAME_HEAD = ("grid_size", "pool_size", "constraint")  # options that must agree for weights to be reusable
@@ -35,7 +35,7 @@ class SavedClassifier:
         if checked.record is None:
             raise RunError(
                 f"model.weights: {visible(path)}: is not a model of wisesr, so it does not say where its backbone "
-                f"ends; make a run of it: wisesr upgrade {visible(path)}"
+                f"ends; make a run of it: wisesr upgrade {typed(path)}"
             )
         self.path, self.info, self.image_size = path, checked.info, image_size
         try:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from wisesr_cli.errors import ConfigError, RunError
 from wisesr_cli.models.backbones import FROM_WEIGHTS, AnyScaling, Preprocessing, preprocess, resolve_preprocessing
 from wisesr_cli.models.rebuilding import Rebuilt
-from wisesr_cli.text import visible
+from wisesr_cli.text import typed, visible
 
 SCALING = ("Normalization", "Rescaling")
 ARITHMETIC = ("Add", "GetItem", "Multiply", "Stack", "Subtract", "TrueDivide")  # operations on pixels
@@ -99,7 +99,7 @@ def scaling_of_file(name: str, asked: str, path: Path, source: Any, backbone: An
         return checked_scaling(Scaling(nearest), asked, path)
     if asked != "auto":
         return Scaling(resolve_preprocessing(name, asked), f"as requested; {visible(path)} has {_described(found)}")
-    keep = f"wisesr upgrade {visible(path)} makes a run that keeps it"
+    keep = f"wisesr upgrade {typed(path)} makes a run that keeps it"
     if is_ours:
         keep = f"-s model.backbone={FROM_WEIGHTS} keeps it"
     raise ConfigError(

@@ -87,14 +87,21 @@ class Channel:
 
     @contextmanager
     def synchronized_stops(self) -> Iterator[None]:
-        """Let JAX handle SIGTERM within the block, in which every step must call `stop_after`."""
+        """Let JAX handle SIGTERM within the block, in which every step must call `stop_after`.
+
+        JAX sets its handler without Python, which still names the one before: whoever restored that would remove it. So
+        Python's is to ignore the signal.
+        """
+        before = None
         if self.processes > 1:
+            with suppress(ValueError):  # not the main thread
+                before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
             self._state.initialize_preemption_sync_manager()
         try:
             yield
         finally:
-            with suppress(ValueError, TypeError):  # not the main thread, or there was no Python handler before
-                signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
 
     def stop_after(self, step: int, wanted: Any) -> Any:
         """Return the reason why all processes stop after this step, or None; `wanted` is this process's own reason.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +17,7 @@ from wisesr_cli.run.listing import RUNS, resolved
 from wisesr_cli.run.names import CLASSES, CONFIG, SPLITS
 from wisesr_cli.run.records import refuse_link_outside
 from wisesr_cli.run.run import Run
-from wisesr_cli.text import visible
+from wisesr_cli.text import typed, visible
 
 if TYPE_CHECKING:
     from wisesr_cli.config.reader import LoadedConfig, Override
@@ -99,7 +98,9 @@ def locate(path: str | Path, listener: Listener | None = None) -> Located:
             f"{visible(path)}: not a run directory: it has no {CONFIG} and {CLASSES}; wisesr train creates one"
         )
     if not run.best.is_file():
-        raise RunError(f"{visible(path)}: no {BEST} yet: no epoch has finished; continue with wisesr train --resume")
+        raise RunError(
+            f"{visible(path)}: no {BEST} yet: no epoch has finished; continue with: wisesr train {typed(path)} --resume"
+        )
     for model in (run.best, run.litert):
         refuse_link_outside(model)
     return Located(str(path), run, run.best)
@@ -153,10 +154,9 @@ def load_training(
     given = resolved(source, notes.append) if str(source) else source
     run = run_at(Path(given))
     if run is not None and not resume and not overwrite:
-        path, config = shlex.quote(str(run.path)), shlex.quote(str(run.config_path))
         raise UsageError(
-            f"{visible(source)} is a run: to continue it, wisesr train {visible(path)} --resume; to repeat it as a "
-            f"new one, wisesr train {visible(config)}"
+            f"{visible(source)} is a run: to continue it, wisesr train {typed(run.path)} --resume; to repeat it as a "
+            f"new one, wisesr train {typed(run.config_path)}"
         )
     keras_start.check_installed()
     loaded = load_source(given, overrides, in_place=resume or overwrite, resume=resume)

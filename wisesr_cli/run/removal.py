@@ -18,7 +18,7 @@ from wisesr_cli.run.listing import bytes_in, is_run, resolved
 from wisesr_cli.run.names import RESULT_FOLDERS
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.state import has_state
-from wisesr_cli.text import visible
+from wisesr_cli.text import typed, visible
 
 
 def runs_to_remove(names: Iterable[str | Path], folder: Path, listener: Listener | None = None) -> list[Run]:
@@ -34,7 +34,7 @@ def runs_to_remove(names: Iterable[str | Path], folder: Path, listener: Listener
             raise RunError(f"{visible(run.path)}: is a link; remove the run that it points to, or the link itself")
         if not run.path.is_dir():
             raise RunError(
-                f"{visible(run.path)}: no such run; wisesr runs {visible(run.path.parent)} shows those that exist"
+                f"{visible(run.path)}: no such run; wisesr runs {typed(run.path.parent)} shows those that exist"
             )
         if not is_run(run.path):
             raise RunError(f"{visible(run.path)}: is not a run; only runs are removed")
@@ -78,7 +78,7 @@ def _remove(run: Run, listener: Listener) -> RemovedRun:
         stays = clear_folder(run)
         forget_if_free(run, lock)
         left = bytes_in(run.path)
-    freed = free_caches(run.path)
+    freed = free_caches(run.path, is_run)
     if freed:
         listener.note(f"caches that no other run uses: {freed / 1e6:,.1f} MB freed")
     if stays:

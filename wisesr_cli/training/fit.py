@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import sys
 import time
 from contextlib import ExitStack
@@ -29,7 +28,7 @@ from wisesr_cli.run.folders import Start, prepare_folder
 from wisesr_cli.run.progress import Progress, check_resumable, check_same_draws, circumstances_from_json
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.state import State, read_state
-from wisesr_cli.text import counted, size_text, visible
+from wisesr_cli.text import counted, size_text, typed, visible
 from wisesr_cli.training.arrays import Arrays
 from wisesr_cli.training.checks import about_updates
 from wisesr_cli.training.devices.distribution import ALONE, Distribution
@@ -177,7 +176,7 @@ def _warn_of_small_steps(config: Config, run: Run, done: int, listener: Listener
     schedule = phase.schedule or config.train.schedule
     rates = learning_rates(1.0, schedule, total_epochs=phase.epochs, steps_per_epoch=1)
     if rates[max(0, done - config.train.epochs + phase.epochs) :].max() < NEARLY_ZERO:
-        path, weights = shlex.quote(str(run.config_path)), shlex.quote(f"model.weights={run.path}")
+        path, weights = typed(run.config_path), typed(f"model.weights={run.path}")
         listener.warn(
             f"the learning rate of the remaining epochs is below {NEARLY_ZERO:.0%} of its start: they will change "
             f"little; to train further from these weights with a new schedule: wisesr train {path} -s {weights}"

@@ -41,7 +41,7 @@ from wisesr_cli.run.records import write_json, write_rows
 from wisesr_cli.run.run import Run
 from wisesr_cli.run.written import Written
 from wisesr_cli.settings import LARGEST_SIDE, SMALLEST_SIDE
-from wisesr_cli.text import counted, joined, visible
+from wisesr_cli.text import counted, joined, typed, visible
 from wisesr_cli.training.fit import environment
 from wisesr_cli.training.freezing import batch_norms
 from wisesr_cli.upgrading.families import family_of
@@ -115,7 +115,7 @@ def convert(checked: CheckedModel, config: Config, image_size_given: bool, liste
     except RunError as error:
         raise RunError(
             f"{visible(path)}: cannot be converted: {error}. Its backbone can be trained with a new head: wisesr train "
-            f"FOLDER --backbone NAME --weights {visible(path)}"
+            f"FOLDER --backbone NAME --weights {typed(path)}"
         ) from None
     scaling, reason = _scaling(parts, config.model.preprocessing, path)
     if reason.startswith(ASSUMED):

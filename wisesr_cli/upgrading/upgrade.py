@@ -38,7 +38,7 @@ from wisesr_cli.run.folders import choose_run, held_start, prepare_folder, tempo
 from wisesr_cli.run.listing import resolved
 from wisesr_cli.run.names import CLASSES
 from wisesr_cli.run.run import Run
-from wisesr_cli.text import joined, visible
+from wisesr_cli.text import joined, typed, visible
 from wisesr_cli.upgrading.class_names import Named, choose_class_names, choose_names
 from wisesr_cli.upgrading.made_images import MadeImages
 
@@ -174,7 +174,8 @@ def check_model_file(path: Path) -> CheckedModel:
     if checked.record is not None and (head := checked.info.head) != "gap":
         raise RunError(
             f"{visible(path)}: is already a model of wisesr, with the head '{visible(head)}'; to train its backbone "
-            f"with another head: wisesr train FOLDER -s model.backbone={FROM_WEIGHTS} -s model.weights={visible(path)}"
+            f"with another head: wisesr train FOLDER -s model.backbone={FROM_WEIGHTS} "
+            f"-s {typed(f'model.weights={path}')}"
         )
     return checked
 
@@ -185,7 +186,7 @@ def _check_older(path: Path) -> CheckedModel:
     except RunError as error:
         raise RunError(
             f"{error}. Its weights can be used without its layers: wisesr train FOLDER "
-            f"--backbone NAME --weights {visible(path)}"
+            f"--backbone NAME --weights {typed(path)}"
         ) from None
 
 

@@ -137,9 +137,11 @@ def test_runs_among_the_classes_are_refused(wisesr: CommandLine, tmp_path: Path,
     assert "".join(str(run).split()) in "".join((answer.out + answer.err).split())
 
 
-def test_a_run_is_no_folder_of_classes(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="a run of wisesr, not a folder of images"):
-        find_splits(make_run(tmp_path / "wise"))
+@pytest.mark.parametrize("given", ["runs", "runs/wise"])
+def test_a_folder_of_runs_is_no_folder_of_classes(tmp_path: Path, given: str) -> None:
+    make_run(tmp_path / "runs" / "wise")
+    with pytest.raises(DataError, match="runs of wisesr, not images"):
+        find_splits(tmp_path / given)
 
 
 @pytest.mark.reliability(51)

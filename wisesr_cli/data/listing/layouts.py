@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -100,9 +99,9 @@ def check_class_folders(root: str) -> list[str]:
     except OSError as error:
         reason = _FOLDER_REASONS.get(type(error), error.strerror or "cannot be read")
         raise DataError(f"{text.visible(root)}: {reason}. {EXPECTED}.") from error
-    if is_run_folder(root):
-        raise DataError(f"{text.visible(root)}: a run of wisesr, not a folder of images. {EXPECTED}.")
     names = subfolders(root)
+    if is_run_folder(root) or (names and all(is_run_folder(os.path.join(root, name)) for name in names)):
+        raise DataError(f"{text.visible(root)}: runs of wisesr, not images. {EXPECTED}.")
     if not names:
         raise DataError(f"{text.visible(root)}: no class folders in it. {EXPECTED}.")
     return names
@@ -167,7 +166,7 @@ def _refuse_what_is_one_level_down(root: str) -> None:
         if len(found) > 1:
             raise DataError(
                 f"{text.visible(root)}: the class folders are further down, in {text.visible(inner)} "
-                f"({text.joined(found[:5])}); give that folder: wisesr train {_typed(inner)}"
+                f"({text.joined(found[:5])}); give that folder: wisesr train {text.typed(inner)}"
             )
     times = Counter(sub for name in holding for sub in below[name])
     repeated = sorted(sub for sub, count in times.items() if count > 1)
@@ -181,10 +180,10 @@ def _refuse_doubled(root: str, paths: dict[str, str]) -> None:
     inside = os.path.realpath(root)
     inner = {split: _descend(path, inside) for split, path in paths.items()}
     if inner["train"] != paths["train"] and len(subfolders(inner["train"], inside=inside)) > 1:
-        named = " -s ".join(_typed(f"data.{split}_dir={path}") for split, path in inner.items())
+        named = " -s ".join(text.typed(f"data.{split}_dir={path}") for split, path in inner.items())
         raise DataError(
             f"{text.visible(root)}: the class folders of the splits are further down, as in "
-            f"{text.visible(inner['train'])}; name them: wisesr train {_typed(root)} -s {named}"
+            f"{text.visible(inner['train'])}; name them: wisesr train {text.typed(root)} -s {named}"
         )
 
 
@@ -210,14 +209,9 @@ def _has_images_below(path: str, inside: str, depth: int = _DEPTH) -> bool:
 
 def _not_understood(root: str, seen: str, *places: str) -> DataError:
     """Return the error for a layout: what was seen, what is expected, and how to name the class folders."""
-    ways = " or ".join(f"-s {_typed(f'data.train_dir={place}')}" for place in places)
-    way_out = f" To say where the class folders are: wisesr train {_typed(root)} {ways}" if places else ""
+    ways = " or ".join(f"-s {text.typed(f'data.train_dir={place}')}" for place in places)
+    way_out = f" To say where the class folders are: wisesr train {text.typed(root)} {ways}" if places else ""
     return DataError(f"{text.visible(root)}: {seen}. {EXPECTED}.{way_out}")
-
-
-def _typed(word: str) -> str:
-    """Return a word quoted for a command line, hidden characters escaped."""
-    return text.visible(shlex.quote(word))
 
 
 def _folders(names: Iterable[str]) -> str:

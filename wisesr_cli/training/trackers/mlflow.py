@@ -10,7 +10,6 @@ import logging
 import os
 import platform
 import re
-import shlex
 import tempfile
 import time
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ import yaml
 from wisesr_cli.errors import MachineError
 from wisesr_cli.machine.installation import install_line
 from wisesr_cli.run.run import litert_path
-from wisesr_cli.text import visible
+from wisesr_cli.text import typed, visible
 from wisesr_cli.training.trackers.tracker import Status, TrackedRun
 from wisesr_cli.version import __version__
 
@@ -89,7 +88,7 @@ class MlflowTracker:
         experiment = self._client.get_run(self.id).info.experiment_id
         if self._address.startswith("http"):
             return f"{self._address.rstrip('/')}/#/experiments/{experiment}/runs/{self.id}"
-        return f"run {self.id}; to view it: mlflow ui --backend-store-uri {shlex.quote(visible(self._address))}"
+        return f"run {self.id}; to view it: mlflow ui --backend-store-uri {typed(self._address)}"
 
     def log(self, values: Mapping[str, float], epoch: int) -> None:
         """Log numbers of an epoch, from 1."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wisesr_cli.errors import MachineError
-from wisesr_cli.text import visible
+from wisesr_cli.text import typed, visible
 from wisesr_cli.training.trackers.tracker import Status, TrackedRun
 
 PROJECT = "wisesr"  # unless WANDB_PROJECT is set
@@ -49,7 +48,7 @@ class WandbTracker:
         self._run.config.update(shown, allow_val_change=True)
         self.where = "turned off by WANDB_MODE=disabled"
         if not self._run.disabled:
-            folder = shlex.quote(visible(self._run.settings.sync_dir))
+            folder = typed(self._run.settings.sync_dir)
             self.where = self._run.url or f"offline; to upload it: wandb sync {folder}"
 
     @staticmethod
