@@ -31,7 +31,7 @@ def refusal(read_it: Callable[[], Any]) -> str | None:
     return None
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused_is_refused_at_once_with_line_and_column(case: str) -> None:
     text, line, column, word = REFUSED[case]

@@ -276,11 +276,11 @@ def decoding_threads() -> list[str]:
 
 @pytest.mark.parametrize("cache", CACHES)
 def test_a_stop_while_images_are_read_leaves_no_thread(cache: str, paths: list[str], caches_of_this_test: Path) -> None:
-    assert decoding_threads() == []
+    before = decoding_threads()
     with pytest.raises(KeyboardInterrupt) as caught:
         opened(paths, cache, Stopping())
     assert caught.value.__traceback__ is not None  # whoever holds it holds the frames, and what they hold
-    assert decoding_threads() == []
+    assert decoding_threads() == before
     assert list(caches_of_this_test.glob("pixels/*")) == []
 
 
@@ -290,10 +290,12 @@ def test_a_writer_that_is_closed_writes_into_no_other_file(tmp_path: Path) -> No
         number = writer._descriptor
         writer.write(0, pixels)
     with (tmp_path / "other").open("w+b") as other:
-        assert other.fileno() == number  # the lowest that is free
+        os.dup2(other.fileno(), number)  # mostly the same
         with pytest.raises(ValueError, match="closed"):
             writer.write(1, pixels)
         assert other.read() == b""
+        if other.fileno() != number:
+            os.close(number)
 
 
 def test_a_writer_is_not_closed_while_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 import keras
 import pytest
 from command_line import Trained
+from installing import install_or_skip
 
 import wisesr_cli
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow converts"),
 ]
 
@@ -53,10 +55,7 @@ def environment_with(folder: Path, *packages: str) -> Path:
     """Return Python in a virtual environment of its own with these packages, or skip."""
     venv.create(folder, with_pip=True)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    install = [str(python), "-m", "pip", "install", "-q", *packages]
-    done = subprocess.run(install, capture_output=True, text=True, timeout=400, check=False)
-    if done.returncode:
-        pytest.skip(f"{packages[0]} cannot be installed: {done.stderr.strip()[-200:]}")
+    install_or_skip(packages[0], [str(python), "-m", "pip", "install", "-q", *packages])
     return python
 
 
@@ -68,7 +67,7 @@ def run(python: Path, program: str, *arguments: object) -> str:
 
 
 def test_mediapipe_gives_the_labels_of_predict(trained: Trained, tmp_path: Path) -> None:
-    python = environment_with(tmp_path / "mediapipe", "mediapipe")
+    python = environment_with(tmp_path / "mediapipe", "mediapipe==1.2.3")
     imported = subprocess.run([python, "-c", "import mediapipe"], capture_output=True, text=True, check=False)
     if imported.returncode:  # as where a library of graphics is missing
         pytest.skip(f"mediapipe cannot be imported: {imported.stderr.strip()[-200:]}")
@@ -87,7 +86,7 @@ def test_mediapipe_gives_the_labels_of_predict(trained: Trained, tmp_path: Path)
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-support ends with Python 3.11")
 def test_the_metadata_writer_of_tensorflow_reads_the_metadata_and_adds_to_it(trained: Trained, tmp_path: Path) -> None:
-    python = environment_with(tmp_path / "writer", "tflite-support", "numpy<2")
+    python = environment_with(tmp_path / "writer", "tflite-support==0.4.4", "numpy<2")
     wisesr_cli.export(trained.run, "litert", output_dir=tmp_path)
     shown = run(python, WRITE, tmp_path / "model.tflite", tmp_path / "labels.txt", tmp_path / "again.tflite")
     assert shown.startswith("['wisesr.json', 'wisesr-labels.txt']")

@@ -384,5 +384,5 @@ def test_a_fresh_process_loads_both_layers_once_they_are_imported(tmp_path: Path
         "numpy.save('logits.npy', model.predict_on_batch(numpy.load('map.npy')))"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=500)
     close(np.load(tmp_path / "logits.npy"), model.predict_on_batch(feature_map), 1e-6)

@@ -97,7 +97,7 @@ def test_a_checksum_is_of_the_whole_file(folder: Path) -> None:
 
 def test_a_server_is_reachable_while_it_runs_and_not_afterwards(folder: Path) -> None:
     with served(folder) as url:
-        assert is_reachable(url)
+        assert is_reachable(url, seconds=60)
     assert not is_reachable(url)
 
 

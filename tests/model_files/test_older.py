@@ -16,6 +16,7 @@ import keras
 import keras2_files as old
 import numpy as np
 import pytest
+from installing import install_or_skip
 from keras_classifiers import SIDE, nested, outputs_of, pixels_of
 
 from wisesr_cli.errors import RunError
@@ -105,13 +106,11 @@ saved(keras.Sequential([scaling, base("MobileNetV3Small"), *rest]), "sequential"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_models_that_keras_2_itself_saved_give_what_they_gave_there(tmp_path: Path) -> None:
     target, release = tmp_path / "installed", ".".join(version("tensorflow").split(".")[:2])
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target)]
-    install.append(f"tf_keras=={release}.*")
-    done = subprocess.run(install, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode:
-        pytest.skip(f"tf_keras {release} cannot be installed: {done.stderr.strip()[-200:]}")
+    install_or_skip(f"tf_keras {release}", [*install, f"tf_keras=={release}.*"])
     variables = {**os.environ, "PYTHONPATH": str(target), "TF_USE_LEGACY_KERAS": "1"}
     command = [sys.executable, "-c", BUILDER]
     done = subprocess.run(

@@ -204,7 +204,7 @@ def run_with(body: str, *line: str) -> subprocess.CompletedProcess[bytes]:
         "placing._put = put_or_not\nsys.exit(main.run(sys.argv[1:]))\n"
     )
     variables = {**environment(Path.cwd()), "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run([sys.executable, "-c", program, *line], env=variables, capture_output=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", program, *line], env=variables, capture_output=True, timeout=500)
 
 
 @pytest.mark.parametrize("mode", ["copy", "link", "move"])

@@ -176,12 +176,15 @@ def test_a_cluster_that_is_not_there_is_5_at_once(wisesr: CommandLine, trained: 
     assert list(Path().iterdir()) == []
 
 
-@pytest.mark.parametrize(("answer", "reason"), [(b"", "timed out"), (b"HTTP/1.1 400", "something else listens there")])
+@pytest.mark.parametrize(
+    ("answer", "seconds", "reason"),
+    [(b"", 0.2, "timed out"), (b"HTTP/1.1 400", 60, "something else listens there")],
+)
 def test_what_listens_and_is_no_ray_cluster_is_found_out_by_its_protocol(
-    monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str
+    monkeypatch: pytest.MonkeyPatch, answer: bytes, seconds: float, reason: str
 ) -> None:
     pytest.importorskip("ray")
-    monkeypatch.setattr(ray_session, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(ray_session, "CONNECT_SECONDS", seconds)
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as executor:
         accepted = executor.submit(listener.accept)
         executor.submit(lambda: accepted.result()[0].sendall(answer))
@@ -238,6 +241,13 @@ def wait_for_records(journal: Path, count: int, process: subprocess.Popen[bytes]
     deadline = time.monotonic() + WAIT_SECONDS
     while not journal.exists() or journal.read_bytes().count(b"\n") < count + 2:
         assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def wait_for_labellers(session: Path, count: int) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while len(labelling_processes(session)) != count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -325,13 +335,13 @@ def test_a_stopped_driver_leaves_nothing_behind_and_is_gone_on_with_by_ray_or_wi
         files = Path(short)
         process = start(*words, "--engine", "ray", "--ray-workers", "2", folder=tmp_path, TMPDIR=short)
         wait_for_records(tmp_path / "labels.jsonl.partial", 30, process)
-        assert len(labelling_processes(files)) == 2
+        wait_for_labellers(files, 2)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=WAIT_SECONDS)
         ours = [line for line in out.splitlines() if b"(raylet)" not in line]  # Ray may say that a worker was killed
         assert (process.returncode, ours) == (143, []), err.decode()
         assert err.decode().splitlines()[-1] == "wisesr: stopped by SIGTERM; repeat the command with --resume"
-        assert labelling_processes(files) == []
+        wait_for_labellers(files, 0)  # they end on their own, soon after Ray
         assert list(files.iterdir()) == []
     assert not (tmp_path / ".ray").exists()
     process = start(*words, "--resume", folder=tmp_path)

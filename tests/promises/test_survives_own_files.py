@@ -253,7 +253,7 @@ def many_steps(tmp_path: Path) -> list[object]:
 
 
 def wait_for_file(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500
     while not path.exists():
         assert process.poll() is None, "ended too early"
         assert time.monotonic() < deadline

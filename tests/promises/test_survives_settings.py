@@ -216,7 +216,7 @@ YAML = {case: row for case, row in REFUSED.items() if len(row[0]) <= MAX_BYTES a
 
 
 @pytest.mark.reliability(38)
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("command", ["train", "check", "config show", "summarize"])
 @pytest.mark.parametrize("case", YAML)
 def test_yaml_that_is_refused_is_2_with_line_and_column(

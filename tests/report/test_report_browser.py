@@ -33,6 +33,8 @@ OPTIONS = (
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Give one Chromium for all tests."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    from selenium.common import WebDriverException
+
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if chromium is None or driver is None:
@@ -42,7 +44,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as browser:
+    for attempt in range(3):  # on a busy machine, it may not start in time
+        try:
+            browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+            break
+        except WebDriverException:
+            if attempt == 2:
+                raise
+    with browser:
         yield browser
 
 

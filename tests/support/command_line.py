@@ -102,6 +102,18 @@ def environment(folder: Path) -> dict[str, str]:
     return {**kept, "WISESR_CACHE_DIR": str(folder / "caches"), "HOME": str(folder), "CUDA_VISIBLE_DEVICES": "-1"}
 
 
+# For the program of a fresh process, which then says that it has received a signal.
+TELLS_OF_SIGNALS = """
+import os
+from wisesr_cli.machine.stopping import StopRequest
+receive = StopRequest.receive
+def received(request, number, frame):
+    receive(request, number, frame)
+    os.write(2, b"received\\n")
+StopRequest.receive = received
+"""
+
+
 def fresh(
     *arguments: object,
     cwd: Path,
@@ -112,7 +124,7 @@ def fresh(
     """Run `python -m wisesr_cli`, or another program, in a fresh process; its home is `home` or `cwd`."""
     command = [str(executable), *program, *map(str, arguments)]
     variables = {**environment(options.pop("home", cwd)), **options.pop("variables", {})}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120, **options}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 500, **options}
     done = subprocess.run(command, cwd=cwd, env=variables, check=False, **options)
     return Answer(done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
 
@@ -193,7 +205,7 @@ def loaded_after(code: str, folder: Path) -> tuple[int, set[str], str]:
     program = (
         f"import atexit, sys, json\natexit.register(lambda: print('LOADED', json.dumps(sorted(sys.modules))))\n{code}"
     )
-    answer = fresh(cwd=folder, program=("-c", program), timeout=100)
+    answer = fresh(cwd=folder, program=("-c", program))
     last = next(line for line in reversed(answer.out.splitlines()) if line.startswith("LOADED "))
     return answer.code, {name.partition(".")[0] for name in json.loads(last[7:])}, answer.err
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +18,15 @@ import numpy as np
 import pytest
 
 from wisesr_cli.models.released import RELEASES
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on and that the system gives to no connection meanwhile."""
+    for port in range(20_000 + 40 * (os.getpid() % 300), 32_001):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def randomize(model: Any, seed: int = 0) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import zipfile
@@ -16,6 +15,7 @@ import pytest
 from command_line import CLASSES, CommandLine, environment, make_photos
 from numpy.typing import NDArray
 from run_states import read_history
+from served import free_port
 
 # Sums over a batch are taken in another order, which changes their last bits: about 1e-7 of the largest weights here,
 # and three epochs do not make ten times as much of it.
@@ -117,11 +117,9 @@ def train_on_devices(folder: Folder, backend: str, devices: int, *more: tuple[st
 
 def train_in_processes(folder: Folder, processes: int, devices: int = 1) -> Trained:
     """Train in processes that are started by plain commands, and beside them in one process on one device."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
     run = f"jax-{processes}-processes"
     files = [f"{run}-{number}" for number in range(processes)]
-    others = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", processes, "--process-id")
+    others = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", processes, "--process-id")
     each = shared(devices) if devices > 1 else ()
     finish(
         *(

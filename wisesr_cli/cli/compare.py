@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wisesr_cli.cli import options
-from wisesr_cli.text import typed
 
 if TYPE_CHECKING:
     from wisesr_cli.listening import Listener
@@ -131,7 +131,7 @@ def _say_what_next(comparison: Comparison, listener: Listener) -> None:
         listener.note(f"after correcting labels: {options.command_without('--name', flags=('--resume',))}")
     if not runs:
         return
-    run = typed(folder / runs[-1])
+    run = shlex.quote(str(folder / runs[-1]))
     seeds = [item.seed for item in comparison.trainings]
     if comparison.folds is None and len({*seeds}) < ENOUGH_SEEDS:
         listener.note(f"more seeds: {_resume_command(folder.name, seeds=more_seeds(seeds))}")

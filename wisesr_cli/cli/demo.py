@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,6 @@ from typing import Annotated
 import typer
 
 from wisesr_cli.cli import options
-from wisesr_cli.text import typed
 
 app = options.new_app()
 
@@ -37,7 +37,7 @@ def demo(
     show_grid(predictions_grid(result.predictions), file=sys.stderr)
     show_grid(demo_grid(result))
     sys.stdout.flush()
-    folder, run = typed(output_dir), typed(result.rows[-1].run_dir)
+    folder, run = shlex.quote(output_dir), shlex.quote(result.rows[-1].run_dir)
     display.note(
         "This shows that Wise keeps positions, which alone tell these pictures apart and which GAP averages away; it "
         "does not show what accuracy to expect on photos: try wisesr train YOUR_FOLDER."
@@ -50,8 +50,8 @@ def demo(
         f"wisesr predict {run} {folder}/harbour/test/nw",
         f"wisesr explain {run} {folder}/harbour/test/nw --class nw",
         f"wisesr explain {run} --weights",
-        f"wisesr summarize {typed(result.config_path)}",
-        f"wisesr train {typed(result.config_path)} --head depthwise --output-dir {folder}/runs",
+        f"wisesr summarize {shlex.quote(result.config_path)}",
+        f"wisesr train {shlex.quote(result.config_path)} --head depthwise --output-dir {folder}/runs",
         "wisesr train YOUR_FOLDER",
     ):
         display.note(f"  {command}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from wisesr_cli.cli import options
-from wisesr_cli.text import typed
 
 if TYPE_CHECKING:
     from wisesr_cli.listening import Listener
@@ -101,5 +101,5 @@ def _say_how_to_doubt_the_rest(folder: Path, listener: Listener) -> None:
     run = Run(folder)
     if run.is_complete:
         head = run.load_config().model.head.name
-        source = typed(run.config_path)
+        source = shlex.quote(str(run.config_path))
         listener.note(f"labels of training images: wisesr compare {source} --heads {head} --folds 5 --label-issues")

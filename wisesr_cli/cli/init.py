@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from wisesr_cli.cli import options
-from wisesr_cli.text import typed
 
 app = options.new_app()
 
@@ -64,6 +64,6 @@ def init(
     for choice in starter.choices:
         listener.note(choice)
     listener.note(f"written: {output}; next to it, for editors: {schema.name}")
-    place = typed(output) if folder is not None else f"{typed(output)} --data FOLDER"
+    place = shlex.quote(output) if folder is not None else f"{shlex.quote(output)} --data FOLDER"
     listener.note(f"next: wisesr check {place}")
     listener.note(f"      wisesr train {place}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wisesr_cli.cli import options
-from wisesr_cli.text import typed
 
 if TYPE_CHECKING:
     from wisesr_cli.evaluation.gates import Gate
@@ -129,7 +129,7 @@ def _show(result: TrainingResult, display: TrainingDisplay, *, dry_run: bool) ->
     if result.metrics is not None:
         show_grid(verdict_grid(result.metrics))
     sys.stdout.flush()
-    run = typed(result.run_dir)
+    run = shlex.quote(result.run_dir)
     if result.stopped:
         display.note(f"stopped: {result.stopped}")
     elif result.epochs_done_now == 0:

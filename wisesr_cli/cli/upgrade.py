@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Literal
 
 import typer
 
 from wisesr_cli.cli import options
-from wisesr_cli.text import typed
 
 app = options.new_app()
 
@@ -60,7 +60,7 @@ def upgrade(
     show_result(output, grids=[grid], header=UPGRADE_HEADER, rows=grid.rows, value=result.to_json())
     for note in result.notes:
         listener.note(note)
-    run = typed(result.run_dir)
+    run = shlex.quote(result.run_dir)
     folder = "" if data else " --data FOLDER"
     listener.note(f"next: wisesr train {run} --resume{folder}")
     if data or classes:  # labelled images need the class names

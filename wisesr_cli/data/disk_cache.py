@@ -13,6 +13,7 @@ import errno
 import hashlib
 import math
 import os
+import secrets
 import shutil
 import threading
 from collections.abc import Iterator
@@ -141,9 +142,9 @@ def open_cache(path: Path, shape: Shape, dtype: npt.DTypeLike = np.uint8) -> Dis
 def new_cache(path: Path, shape: Shape, dtype: npt.DTypeLike = np.uint8) -> Iterator[CacheWriter]:
     """Write a cache that gets its name if the block succeeds, else is removed; raises `OSError` without space."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = path.with_suffix(f".{secrets.token_hex(8)}.tmp")  # containers that share the folder share process ids
     _make_room(path.parent, _total_bytes(shape, dtype))
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     writer = CacheWriter(descriptor, shape, dtype)
     try:
         take(descriptor, wait=True)

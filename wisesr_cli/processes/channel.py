@@ -22,7 +22,7 @@ from wisesr_cli.text import visible
 
 POLL_MILLISECONDS = 1000  # interval at which a process that waits for a value handles signals
 END_MILLISECONDS = 15000  # how long an ending process waits for others that end, allowing for a machine under load
-LAST_SECONDS = 2  # how long the main process outlives them
+LAST_SECONDS = 5  # how long the main process outlives them
 
 
 class Channel:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wisesr_cli.cli import options
-from wisesr_cli.text import typed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ def fetch(
     for row in api.fetch_weights(**options.fields_of(api.fetch_weights, arguments), listener=listener):
         listener.note(f"{row.backbone}: {row.path} (licence: {row.licence})")
         if output_dir is not None:
-            listener.note(f"on the other machine: wisesr weights add {row.backbone} {typed(row.path)}")
+            listener.note(f"on the other machine: wisesr weights add {row.backbone} {shlex.quote(str(row.path))}")
 
 
 @app.command()

@@ -87,7 +87,7 @@ def session(options: RayOptions, store_bytes: int) -> Iterator[None]:
         stack.callback(restore)
         try:
             arguments = _init_arguments(options, store_bytes, stack)
-            stack.callback(ray.shutdown)  # before a local Ray's folder is removed
+            stack.callback(ray.shutdown, wait_for_processes=True)  # before a local Ray's folder is removed
             with warnings.catch_warnings(action="ignore"), quiet_stderr():
                 ray.init(**arguments)
         except WisesrError:
@@ -145,7 +145,11 @@ def _temporary_folder() -> Iterator[str]:
         with alone_in(Path(folder)):
             yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(50):  # Ray's last processes may still write into it
+            shutil.rmtree(folder, ignore_errors=True)
+            if not Path(folder).exists():
+                break
+            time.sleep(0.1)
 
 
 def _check_address(options: RayOptions) -> None:

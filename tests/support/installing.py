@@ -1,0 +1,19 @@
+"""Packages that a test installs for itself; where they cannot be had, it is skipped with the reason."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+SECONDS = 500
+
+
+def install_or_skip(what: str, command: list[str]) -> None:
+    """Run a command that installs `what`; skip the test if it fails or takes too long, as on a slow network."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"{what} was not installed within {SECONDS} s")
+    if done.returncode:
+        pytest.skip(f"{what} cannot be installed: {done.stderr.strip()[-200:]}")
