@@ -274,10 +274,25 @@ def test_what_does_not_show_itself_is_escaped_in_a_written_config_and_reads_back
     assert read_yaml(text, origin="again").value == tree
 
 
-def test_a_setting_takes_the_place_of_a_word_by_a_mapping() -> None:
-    config = load_config(None, [parse_set("augment.zoom=0.3"), parse_set("train.class_weights.no=2")]).config
-    assert config.augmentation.model_dump(exclude_defaults=True) == {"zoom": 0.3}
+def test_a_setting_below_a_word_replaces_the_word_by_a_mapping() -> None:
+    config = load_config(
+        None, [parse_set("train.class_weights=balanced"), parse_set("train.class_weights.no=2")]
+    ).config
     assert config.train.class_weights == {"no": 2.0}
+
+
+@pytest.mark.parametrize("preset", [None, "light", "paper", "none"])
+def test_an_operation_is_added_to_those_of_the_preset(preset: str | None) -> None:
+    words = [] if preset is None else [f"augment={preset}"]
+    config = load_config(None, [parse_set(word) for word in (*words, "augment.zoom=0.3", "augment.mixup=0.2")]).config
+    expected = AUGMENTATIONS[preset or "light"].model_dump(exclude_defaults=True) | {"zoom": 0.3, "mixup": 0.2}
+    assert config.augmentation.model_dump(exclude_defaults=True) == expected
+
+
+def test_a_mapping_in_a_file_is_all_of_the_augmentation(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("augment: {mixup: 0.2}\n", encoding="utf-8")
+    assert load_config(path).config.augmentation.model_dump(exclude_defaults=True) == {"mixup": 0.2}
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_too_few_groups_and_empty_folds_are_refused() -> None:
     with pytest.raises(DataError, match="finds 20 groups in 309 images; a split needs at least 21"):
         choose_folds("group", IMAGES, options(), 21)
     groups = SplitOptions(0.2, 0, CLASSES, groups=("x", "y", "z"))
-    with pytest.raises(DataError, match=r"3 groups for 2 folds: .* 1 group is left for training and validation"):
+    with pytest.raises(DataError, match=r"3 groups for 2 folds: .* 1 group remains for training and validation"):
         choose_folds("group", Split(("1", "2", "3"), LABELS[:3]), groups, 2, sides=2)
     with pytest.raises(DataError, match=r"3 training images for 9 folds: fold . is empty"):
         choose_folds("hash", Split(("1", "2", "3"), LABELS[:3]), options(), 9)

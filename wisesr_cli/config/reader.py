@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wisesr_cli.config.mistakes import shown, validate
 from wisesr_cli.config.schema import NAMED, Config
+from wisesr_cli.config.training import AUGMENTATIONS
 from wisesr_cli.config.yaml_reader import (
     MAX_BYTES,
     MAX_RESOLVED_BYTES,
@@ -47,6 +48,7 @@ _IMAGES = (_FOLDER, *_SPLIT_FOLDERS, _MANIFEST)
 _KINDS = (("data", "channels"), ("data", "label_separator"), ("model", "task"))  # decide which files can be read
 _PATHS = (*_IMAGES, _WEIGHTS, ("model", "weights_dir"))
 _HEAD = ("model", "head")
+_AUGMENT = ("augment",)
 
 
 @dataclass(frozen=True)
@@ -293,8 +295,8 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
         _forget_data(document, (_FOLDER, _MANIFEST))
     tree = document.value
     for depth, key in enumerate(override.path[:-1], start=1):
-        if tree.get(key) is None or isinstance(tree[key], str):  # a mapping replaces `none`
-            tree[key] = {}
+        if tree.get(key) is None or isinstance(tree[key], str):
+            tree[key] = _mapping_for(override.path[:depth], tree.get(key))
             document.places[override.path[:depth]] = override.origin
         if isinstance(tree[key], list):
             name = visible(".".join(map(str, override.path[:depth])))
@@ -312,6 +314,14 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
     document.places[override.path] = override.origin
     if override.path == ("train", "optimizer", "learning_rate"):
         _note_phases_with_own_learning_rate(document, override, notes)
+
+
+def _mapping_for(path: KeyPath, word: str | None) -> dict[str, Any]:
+    """Return what replaces a word when a setting below it is given: a preset's own settings, so that one is added."""
+    if path != _AUGMENT:
+        return {}
+    preset = AUGMENTATIONS.get(word or Config.model_fields["augment"].default)
+    return {} if preset is None else preset.model_dump(mode="json", exclude_defaults=True)
 
 
 def _note_phases_with_own_learning_rate(document: Document, override: Override, notes: list[str]) -> None:

@@ -133,10 +133,10 @@ def fold_by_group(paths: Sequence[str], labels: Labels, options: SplitOptions, c
         folds[members] = fold
         taken[fold, found] += counts
         groups[fold] += 1
-    if len(ranked) - groups.max() < sides:
+    if (left := int(len(ranked) - groups.max())) < sides:
         raise DataError(
             f"{text.counted(len(ranked), 'group')} for {count} folds: when a fold is held out, "
-            f"{text.counted(int(len(ranked) - groups.max()), 'group')} is left for training and validation; use "
+            f"{text.counted(left, 'group')} {'remains' if left == 1 else 'remain'} for training and validation; use "
             "more folds, or give a validation folder"
         )
     return folds
