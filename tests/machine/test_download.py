@@ -1,4 +1,4 @@
-"""A download is there whole or not at all, and a machine without a network says so within a deadline."""
+"""A download is complete or absent, and a missing network is detected within a deadline."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ class Counting(Silent):
 
 
 @pytest.mark.parametrize("kind", ["sha256", "md5"])
-def test_a_file_is_downloaded_with_progress_in_megabytes_and_its_checksum(
-    folder: Path, tmp_path: Path, kind: str
-) -> None:
+def test_a_download_reports_megabytes_and_verifies_its_checksum(folder: Path, tmp_path: Path, kind: str) -> None:
     target, listener = tmp_path / "new" / "weights.h5", Counting()
     checksum = hashlib.new(kind, CONTENT).hexdigest()
     with served(folder) as url:
@@ -54,7 +52,7 @@ def test_a_file_is_downloaded_with_progress_in_megabytes_and_its_checksum(
     assert [path.name for path in target.parent.iterdir()] == ["weights.h5"]
 
 
-def test_another_checksum_leaves_nothing_and_what_was_there(folder: Path, tmp_path: Path) -> None:
+def test_a_wrong_checksum_keeps_the_old_file_and_leaves_nothing_else(folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "weights.h5"
     target.write_bytes(b"before")
     with served(folder) as url, pytest.raises(DownloadError, match=r"weights\.h5: .*not have the checksum 00.*again"):
@@ -81,12 +79,12 @@ def test_an_interrupted_download_leaves_nothing(folder: Path, tmp_path: Path) ->
     assert list(target.parent.iterdir()) == []
 
 
-def test_what_a_server_does_not_have_is_an_error_of_the_machine_with_its_address(folder: Path, tmp_path: Path) -> None:
+def test_a_file_missing_on_the_server_raises_machine_error_with_its_address(folder: Path, tmp_path: Path) -> None:
     with served(folder) as url, pytest.raises(MachineError, match=r"127\.0\.0\.1:\d+/nothing\.h5: .*404"):
         download(f"{url}nothing.h5", tmp_path / "x.h5", checksum=None, label="x", listener=Silent())
 
 
-def test_a_checksum_is_of_the_whole_file(folder: Path) -> None:
+def test_a_checksum_covers_the_whole_file(folder: Path) -> None:
     path = folder / "weights.h5"
     assert has_checksum(path, hashlib.sha256(CONTENT).hexdigest())
     assert not has_checksum(path, hashlib.sha256(CONTENT[:-1]).hexdigest())
@@ -101,7 +99,7 @@ def test_a_server_is_reachable_while_it_runs_and_not_afterwards(folder: Path) ->
     assert not is_reachable(url)
 
 
-def test_a_proxy_is_what_must_be_reachable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_proxy_must_be_reachable_if_there_is_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with served(folder) as url:
         monkeypatch.setenv("http_proxy", url)
         assert is_reachable("http://nowhere.invalid/x.h5")
@@ -109,7 +107,7 @@ def test_a_proxy_is_what_must_be_reachable(folder: Path, monkeypatch: pytest.Mon
         assert not is_reachable("http://nowhere.invalid/x.h5")
 
 
-def test_a_look_up_that_hangs_is_waited_for_no_longer_than_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_lookup_is_abandoned_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float | None] = []
     release = threading.Event()
 
@@ -132,7 +130,7 @@ def test_a_look_up_that_hangs_is_waited_for_no_longer_than_the_deadline(monkeypa
     assert module.CONNECT_SECONDS < 3
 
 
-def test_a_look_up_that_hangs_does_not_keep_the_program_from_ending() -> None:
+def test_a_hanging_lookup_does_not_keep_the_program_from_ending() -> None:
     program = (
         "import socket, threading\n"
         "socket.getaddrinfo = lambda *a, **k: threading.Event().wait()\n"

@@ -1,4 +1,4 @@
-"""A file is replaced as a whole or not at all, and what keeps it from being written is named."""
+"""A file is replaced completely or not at all, and errors while writing name it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_replacing_puts_the_whole_file_there_and_nothing_else(tmp_path: Path) -> None:
+def test_replacing_writes_the_whole_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
     write_text(path, "new\nlines\r\n")
@@ -27,7 +27,7 @@ def test_replacing_puts_the_whole_file_there_and_nothing_else(tmp_path: Path) ->
 
 
 @pytest.mark.reliability(48)
-def test_a_temporary_file_is_made_anew_and_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_file_is_always_new_and_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
     for _ in range(2):
         with replacing(tmp_path / "a.txt") as temporary:
@@ -53,7 +53,7 @@ def test_a_private_folder_is_one_that_nobody_else_can_enter(tmp_path: Path) -> N
 
 @pytest.mark.reliability(48)
 @pytest.mark.parametrize("is_taken", [False, True])
-def test_without_a_home_the_caches_are_in_a_private_folder(
+def test_caches_are_in_a_private_folder_if_there_is_no_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_taken: bool
 ) -> None:
     for name in ("WISESR_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
@@ -72,7 +72,7 @@ def test_without_a_home_the_caches_are_in_a_private_folder(
 
 @pytest.mark.parametrize("before", ["old", None])
 @pytest.mark.parametrize("raised", [ZeroDivisionError, KeyboardInterrupt, TypeError])
-def test_an_error_while_writing_passes_through_and_leaves_what_was_there_and_no_temporary(
+def test_an_error_while_writing_propagates_and_leaves_the_old_file_and_no_temporary(
     tmp_path: Path, raised: type[BaseException], before: str | None
 ) -> None:
     path = tmp_path / "a.txt"
@@ -85,7 +85,7 @@ def test_an_error_while_writing_passes_through_and_leaves_what_was_there_and_no_
     assert names(tmp_path) == ([] if before is None else ["a.txt"])
 
 
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
     with replacing(path) as temporary:
@@ -111,7 +111,7 @@ def test_a_full_disk_on_the_last_flush_leaves_the_old_file(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT, errno.EFBIG, errno.ENOSPC, errno.ENAMETOOLONG, 9999])
-def test_whatever_keeps_a_file_from_being_written_is_the_machine_s_and_named(tmp_path: Path, number: int) -> None:
+def test_any_os_error_while_writing_raises_machine_error_with_the_path(tmp_path: Path, number: int) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
     with pytest.raises(MachineError, match=str(path)) as caught, replacing(path) as temporary:  # noqa: PT012
@@ -122,7 +122,7 @@ def test_whatever_keeps_a_file_from_being_written_is_the_machine_s_and_named(tmp
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_raises_machine_error_with_the_path(tmp_path: Path) -> None:
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
     (tmp_path / "file").touch()
@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["a" * 255, "a." + "b" * 253, "\u00e9" * 127, "." + "a" * 254])
-def test_a_name_as_long_as_names_may_be_is_written(tmp_path: Path, name: str) -> None:
+def test_a_name_of_maximum_length_is_written_and_a_longer_one_rejected(tmp_path: Path, name: str) -> None:
     write_text(tmp_path / name, "text")
     assert names(tmp_path) == [name]
     with pytest.raises(MachineError, match="the name is too long"):
@@ -140,6 +140,6 @@ def test_a_name_as_long_as_names_may_be_is_written(tmp_path: Path, name: str) ->
     assert names(tmp_path) == [name]
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

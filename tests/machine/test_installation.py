@@ -1,4 +1,4 @@
-"""What is said to install is a command that works: from a clone, a file, or an index."""
+"""The suggested install command works whether wisesr came from a clone, a file, or an index."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Requires-Dist: tensorflow>=2.21; (sys_platform != "linux" or platform_machine !=
 
 @pytest.fixture
 def installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Give a function that puts a distribution on the path, in place of those that are installed."""
+    """Return a function that adds a distribution, in place of those that are installed."""
     found: list[PathDistribution] = []
     monkeypatch.setattr(
         installation, "distributions", lambda name: [each for each in found if each.metadata["Name"] == name]
@@ -57,20 +57,20 @@ def installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return install
 
 
-def test_from_a_clone_the_extra_is_that_of_the_clone(installs, tmp_path: Path) -> None:
+def test_a_clone_suggests_its_own_extra(installs, tmp_path: Path) -> None:
     clone = tmp_path / "my clone"
     clone.mkdir()
     installs(FULL, {"url": clone.as_uri(), "dir_info": {"editable": True}})
     assert install_line("onnx") == f"pip install -e '{clone}[onnx]'"
 
 
-def test_from_a_folder_without_editable_mode_the_extra_is_that_of_the_folder(installs, tmp_path: Path) -> None:
+def test_a_folder_without_editable_mode_suggests_its_own_extra(installs, tmp_path: Path) -> None:
     installs(SMALL, {"url": tmp_path.as_uri(), "dir_info": {}})
     assert install_line("cpu") == f"pip install '{tmp_path}[cpu]'"
     assert is_small()
 
 
-def test_from_a_wheel_the_extra_is_that_of_the_wheel(installs, tmp_path: Path) -> None:
+def test_a_wheel_suggests_its_own_extra(installs, tmp_path: Path) -> None:
     wheel = tmp_path / "wisesr-0.1-py3-none-any.whl"
     wheel.touch()
     installs(FULL, {"url": wheel.as_uri(), "archive_info": {}})
@@ -81,12 +81,12 @@ def test_from_a_wheel_the_extra_is_that_of_the_wheel(installs, tmp_path: Path) -
     "origin",
     [None, {"url": "file:///gone/for/ever", "dir_info": {}}, {"url": "https://host/a.whl"}, {"dir_info": 1}, [1]],
 )
-def test_elsewhere_the_packages_are_named(installs, origin: dict[str, object] | None) -> None:
+def test_any_other_origin_suggests_the_packages(installs, origin: dict[str, object] | None) -> None:
     installs(FULL, origin)
     assert install_line("onnx") == "pip install 'onnx>=1.20' 'onnxruntime>=1.27'"
 
 
-def test_the_condition_of_a_package_stays_in_the_command(installs) -> None:
+def test_environment_markers_stay_in_the_command(installs) -> None:
     installs(SMALL)
     assert install_line("cpu") == (
         "pip install 'matplotlib>=3.9' "
@@ -95,7 +95,7 @@ def test_the_condition_of_a_package_stays_in_the_command(installs) -> None:
     )
 
 
-def test_a_package_that_is_no_extra_has_the_bounds_that_were_tried(installs, tmp_path: Path) -> None:
+def test_a_package_that_is_not_an_extra_keeps_its_version_bounds(installs, tmp_path: Path) -> None:
     installs(FULL, {"url": tmp_path.as_uri(), "dir_info": {"editable": True}})
     assert install_line("keras") == "pip install 'keras<3.16,>=3.15.1'"
     assert install_line("matplotlib") == "pip install 'matplotlib>=3.9'"
@@ -103,7 +103,7 @@ def test_a_package_that_is_no_extra_has_the_bounds_that_were_tried(installs, tmp
     assert install_line("nothing-known") == "pip install nothing-known"
 
 
-def test_what_a_build_left_behind_is_not_an_installation(installs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_left_by_a_build_is_not_an_installation(installs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation, "_FOLDER", REPOSITORY)
     installs(FULL, built_only=True)
     assert install_line("onnx") == f"pip install -e {shlex.quote(f'{REPOSITORY}[onnx]')}"
@@ -113,19 +113,21 @@ def test_what_a_build_left_behind_is_not_an_installation(installs, monkeypatch: 
     assert install_line("onnx").startswith("pip install 'onnx>=1.20'")
 
 
-def test_without_any_record_the_package_is_named(installs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_is_suggested_if_there_is_no_metadata(
+    installs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(installation, "_FOLDER", tmp_path)
     assert install_line("onnx") == "pip install onnx"
     assert not is_small()
 
 
-def test_the_whole_one_is_not_small_also_where_both_are_there(installs) -> None:
+def test_the_full_distribution_takes_precedence_over_the_small_one(installs) -> None:
     installs(SMALL)
     installs(FULL)
     assert not is_small()
 
 
-def test_every_name_in_an_install_line_of_the_program_is_an_extra_or_a_dependency() -> None:
+def test_every_name_in_an_install_line_is_an_extra_or_a_dependency() -> None:
     known = {*SETTINGS["project"]["optional-dependencies"]}
     known |= {re.split(r"[^\w.-]", line)[0] for line in SETTINGS["project"]["dependencies"]}
     used = {name for row in FORMATS.values() for name in row.packages.values()} | set(TRACKERS)
@@ -137,6 +139,6 @@ def test_every_name_in_an_install_line_of_the_program_is_an_extra_or_a_dependenc
     assert not used - known
 
 
-def test_no_message_of_the_program_takes_wisesr_from_an_index() -> None:
+def test_no_message_installs_wisesr_from_an_index() -> None:
     sources = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
     assert not [path for path, text in sources.items() if re.search(r"pip install '?wisesr", text)]

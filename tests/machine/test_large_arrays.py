@@ -1,4 +1,4 @@
-"""Arrays in temporary files hold their values, and give their memory back."""
+"""Arrays in temporary files keep their values and release their memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_values_survive_a_release_that_frees_the_memory(monkeypatch: pytest.Monk
     assert (array.sum(axis=1) == np.arange(64) * (1 << 18)).all()
 
 
-def test_a_small_array_and_one_that_the_disk_has_no_room_for_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_array_and_one_that_does_not_fit_on_the_disk_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -41,7 +41,7 @@ def test_a_small_array_and_one_that_the_disk_has_no_room_for_are_in_memory(monke
     release(array)
 
 
-def test_metrics_of_logits_in_a_file_are_those_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_of_logits_in_a_file_equal_those_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     logits, labels = random.normal(size=(300, 5)).astype(np.float32), random.integers(0, 5, 300)
     names = [f"class {number}" for number in range(5)]

@@ -1,4 +1,4 @@
-"""A signal stops a block in order, unless the block puts its stop off; a lock is held by a process that lives."""
+"""A signal stops a block cleanly, at once or when the block allows it; only live processes hold locks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_signal_is_not_swallowed_by_code_that_catches_every_exception(number: 
 
 
 @pytest.mark.parametrize(("looks", "said"), [(True, "between steps"), (False, "go on later")])
-def test_a_block_that_puts_its_stop_off_is_stopped_where_it_looks_or_at_its_end(looks: bool, said: str) -> None:
+def test_a_deferring_block_is_stopped_at_its_check_or_at_its_end(looks: bool, said: str) -> None:
     done = []
 
     def block(stop: StopRequest) -> None:
@@ -67,7 +67,7 @@ def test_a_block_that_puts_its_stop_off_is_stopped_where_it_looks_or_at_its_end(
     assert done == ["a step"]
 
 
-def test_the_handlers_of_before_are_back_afterwards() -> None:
+def test_the_previous_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stop_on_signals():
         assert signal.getsignal(signal.SIGTERM) != before
@@ -75,7 +75,7 @@ def test_the_handlers_of_before_are_back_afterwards() -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "folder", "pipe"])
-def test_a_lock_that_is_no_file_of_its_own_is_refused_and_nothing_is_written(tmp_path: Path, kind: str) -> None:
+def test_a_lock_that_is_not_a_plain_file_is_rejected_and_nothing_is_written(tmp_path: Path, kind: str) -> None:
     precious, lock = tmp_path / "precious", tmp_path / "run" / ".lock"
     lock.parent.mkdir()
     precious.write_text("precious", encoding="utf-8")
@@ -94,7 +94,7 @@ def test_a_lock_that_is_no_file_of_its_own_is_refused_and_nothing_is_written(tmp
 
 
 @pytest.mark.parametrize("taken", ["the lock", "its folder"])
-def test_a_lock_taken_away_while_it_opens_is_made_again(
+def test_a_lock_removed_while_it_is_opened_is_recreated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
 ) -> None:
     path, flock, calls = tmp_path / "run" / ".lock", fcntl.flock, []
@@ -114,7 +114,9 @@ def test_a_lock_taken_away_while_it_opens_is_made_again(
             pass
 
 
-def test_a_folder_taken_away_before_its_lock_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_removed_before_its_lock_is_created_is_recreated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, calls = tmp_path / "run" / ".lock", []
 
     def made_and_gone(folder: Path) -> None:
@@ -128,14 +130,14 @@ def test_a_folder_taken_away_before_its_lock_is_made_again(tmp_path: Path, monke
     assert len(calls) == 2
 
 
-def test_a_lock_taken_away_every_time_is_an_error_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_keeps_being_removed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / ".lock"
     monkeypatch.setattr(fcntl, "flock", lambda file, operation: path.unlink())
     with pytest.raises(MachineError, match=r"\.lock: keeps being removed"), locked(path):
         pass
 
 
-def test_a_lock_that_cannot_be_had_now_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_the_system_cannot_provide_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(file: Any, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -164,7 +166,7 @@ def test_a_lock_of_a_live_process_blocks_and_that_of_a_killed_one_does_not(tmp_p
         assert lock.read_text(encoding="ascii") == f"{os.getpid()}\n"
 
 
-def test_a_stale_lock_with_any_content_does_not_block_and_one_of_this_process_does(tmp_path: Path) -> None:
+def test_a_stale_lock_with_any_content_does_not_block_but_a_held_one_does(tmp_path: Path) -> None:
     lock = tmp_path / ".lock"
     lock.write_bytes(b"\xff\x1b[31m" * 100)
     with locked(lock):
@@ -188,7 +190,7 @@ def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.reliability(30)
-def test_where_the_file_system_has_no_locks_a_file_with_host_and_pid_is_it(tmp_path: Path, without_locks: None) -> None:
+def test_a_file_with_host_and_pid_replaces_locks_the_file_system_lacks(tmp_path: Path, without_locks: None) -> None:
     lock, holder = tmp_path / ".lock", tmp_path / ".lock-holder"
     assert not can_lock(tmp_path)
     with locked(lock):
@@ -197,7 +199,7 @@ def test_where_the_file_system_has_no_locks_a_file_with_host_and_pid_is_it(tmp_p
             pass
         assert is_held(lock)
     assert not holder.exists()
-    holder.write_text(f"{socket.gethostname()} {2**22 - 1}\n", encoding="utf-8")  # that of a process that has ended
+    holder.write_text(f"{socket.gethostname()} {2**22 - 1}\n", encoding="utf-8")  # of a process that has ended
     with locked(lock):
         assert str(os.getpid()) in holder.read_text(encoding="utf-8")
     holder.write_text("elsewhere 1\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The small installation, wisesr-core: what it lacks is said before any work, and what it does needs no more."""
+"""The small installation, wisesr-core: missing packages are reported before any work; the rest works without them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this be an installation without TensorFlow, as far as is looked for it."""
+    """Pretend that this is an installation without TensorFlow."""
     found = importlib.util.find_spec
 
     def find_spec(name: str, package: str | None = None) -> Any:
@@ -38,7 +38,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     "words",
     ["train PHOTOS", "compare PHOTOS", "explain RUN PHOTOS", "export RUN --to keras", "evaluate RUN --report", "demo"],
 )
-def test_what_needs_keras_is_5_at_once_with_the_command_that_adds_it(
+def test_a_command_that_needs_keras_exits_with_5_and_says_how_to_install_it(
     wisesr: CommandLine, trained: Trained, photos: Path, words: str
 ) -> None:
     answer = wisesr.line(words, RUN=trained.run, PHOTOS=photos)
@@ -48,7 +48,7 @@ def test_what_needs_keras_is_5_at_once_with_the_command_that_adds_it(
 
 
 @pytest.mark.usefixtures("small")
-def test_an_evaluation_leaves_its_plots_out_and_says_so(
+def test_evaluate_leaves_out_its_plots_with_a_note(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained.copy_to(tmp_path / "run")
@@ -60,7 +60,7 @@ def test_an_evaluation_leaves_its_plots_out_and_says_so(
 
 
 @pytest.mark.usefixtures("small")
-def test_doctor_warns_of_what_is_missing_and_ends_0(wisesr: CommandLine) -> None:
+def test_doctor_warns_of_missing_packages_and_exits_with_0(wisesr: CommandLine) -> None:
     answer = wisesr("doctor", "--format", "json").worked()
     levels = {row["code"]: row["level"] for row in answer.data["findings"]}
     assert levels["installation"] == levels["litert"] == "pass"
@@ -71,7 +71,7 @@ def test_doctor_warns_of_what_is_missing_and_ends_0(wisesr: CommandLine) -> None
 
 
 @pytest.mark.parametrize("pair", [("wisesr", "wisesr-core"), ("tensorflow", "tensorflow-cpu")])
-def test_two_distributions_with_the_same_files_are_a_warning_with_what_to_do(
+def test_two_distributions_with_the_same_files_are_a_warning_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch, pair: tuple[str, str]
 ) -> None:
     monkeypatch.setattr(diagnosis, "installed", lambda name: object() if name in pair else None)
@@ -80,20 +80,20 @@ def test_two_distributions_with_the_same_files_are_a_warning_with_what_to_do(
     assert message.endswith(f"pip uninstall {pair[0]} {pair[1]}, then install one of them")
 
 
-def test_the_small_one_with_tensorflow_does_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wisesr_core_with_tensorflow_does_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "is_small", lambda: True)
     message = diagnosis.CHECKS["installation"](".", "auto")[1]
     assert message.startswith("wisesr-core, with Keras, so it does everything; ")
 
 
-def test_a_whole_installation_names_what_resizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_installation_names_the_resizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "resizer_name", lambda: "Pillow")
     monkeypatch.setattr(diagnosis, "installed", lambda name: None)
     monkeypatch.setattr(diagnosis, "is_small", lambda: False)
     assert diagnosis.CHECKS["installation"](".", "auto") == ("pass", "images are resized by Pillow")
 
 
-def test_tensorflow_cpu_is_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorflow_cpu_is_named_as_the_reason_for_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert keras_start._why_no_gpu(built_for_it=True).endswith(f"for NVIDIA: {install_line('gpu')}")
     assert keras_start._why_no_gpu(built_for_it=False) == "this TensorFlow has no GPU support"
     monkeypatch.setattr(keras_start, "installed", lambda name: object() if name == "tensorflow-cpu" else None)
@@ -102,7 +102,7 @@ def test_tensorflow_cpu_is_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) 
     )
 
 
-def test_versions_name_tensorflow_cpu_where_it_is_the_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_list_tensorflow_cpu_if_it_is_installed_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"wisesr-core": "0.1", "tensorflow-cpu": "2.21"}
 
     def version(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Signals that arrive while the main thread waits for others: no lock stays locked, and none is lost."""
+"""A signal that arrives while the main thread waits for others leaves no lock held, and is not lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from command_line import environment
 from wisesr_cli.errors import Interrupted
 from wisesr_cli.machine.stopping import signals_held, stop_on_signals
 
-# Ends with 0 if a signal at each moment at which Python would run a handler, while it waits for threads, ends them all.
+# Exits with 0 if a signal at each moment at which Python could run a handler while waiting for threads ends them all.
 PROGRAM = """
 import faulthandler, signal, sys, threading, time
 from contextlib import closing
@@ -70,7 +70,7 @@ print(last)
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Restore the handlers of the signals after a test."""
+    """Restore the signal handlers after a test."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -78,7 +78,7 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("function", ["for_each", "map_in_batches"])
-def test_a_signal_at_any_moment_lets_no_thread_wait_forever(function: str, tmp_path: Path) -> None:
+def test_a_signal_at_any_moment_leaves_no_thread_waiting_forever(function: str, tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM, function],
         env=environment(tmp_path),
@@ -115,7 +115,7 @@ def test_a_signal_is_not_lost_when_the_block_fails(handlers: None) -> None:
         fail()
 
 
-def test_within_a_deferring_block_the_signal_waits_for_its_check(handlers: None) -> None:
+def test_a_signal_in_a_deferring_block_waits_for_its_check(handlers: None) -> None:
     with stop_on_signals() as request:
         request.deferring = True
         with signals_held() as deliver:

@@ -15,7 +15,7 @@ from wisesr_cli.machine.threads import HOLD, Pace, for_each, map_in_batches
 
 
 def our_threads() -> list[threading.Thread]:
-    """Return the threads of this package: those of others, from earlier tests, may end at any time."""
+    """Return the threads of this package; other threads, from earlier tests, may end at any time."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("wisesr")]
 
 
@@ -24,7 +24,9 @@ def square(number: int) -> int:
 
 
 @given(st.integers(0, 40), st.integers(1, 9), st.integers(1, 3))
-def test_lists_are_full_but_the_last_and_hold_everything_in_order(count: int, batch_size: int, workers: int) -> None:
+def test_all_batches_but_the_last_are_full_and_hold_every_result_in_order(
+    count: int, batch_size: int, workers: int
+) -> None:
     batches = list(map_in_batches(square, range(count), batch_size=batch_size, workers=workers))
     assert [value for batch in batches for value in batch] == [number * number for number in range(count)]
     assert all(len(batch) == batch_size for batch in batches[:-1])
@@ -32,13 +34,15 @@ def test_lists_are_full_but_the_last_and_hold_everything_in_order(count: int, ba
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 9))
-def test_whatever_is_ready_when_everything_comes_once_and_in_order(answers: list[bool], batch_size: int) -> None:
+def test_every_result_comes_once_and_in_order_whenever_the_next_item_is_ready(
+    answers: list[bool], batch_size: int
+) -> None:
     rest = iter(answers)
     batches = map_in_batches(square, range(30), batch_size=batch_size, workers=2, ready=lambda: next(rest, True))
     assert [value for batch in batches for value in batch] == [number * number for number in range(30)]
 
 
-def test_what_is_there_is_given_before_the_next_item_is_waited_for() -> None:
+def test_finished_results_are_returned_before_waiting_for_the_next_item() -> None:
     asked: list[int] = []
 
     def slow() -> Iterator[int]:
@@ -71,7 +75,7 @@ def test_items_are_taken_only_a_little_ahead_and_closing_early_stops_the_threads
 
 
 @pytest.mark.parametrize("where", ["function", "items"])
-def test_an_exception_passes_through_and_stops_the_threads(where: str) -> None:
+def test_an_exception_propagates_and_stops_the_threads(where: str) -> None:
     def items() -> Iterator[int]:
         yield from (3, 2, 1, 0)
         if where == "items":
@@ -84,7 +88,7 @@ def test_an_exception_passes_through_and_stops_the_threads(where: str) -> None:
 
 
 @given(st.integers(0, 40), st.integers(1, 3))
-def test_each_item_is_worked_on_once_and_counted(count: int, workers: int) -> None:
+def test_each_item_is_processed_once_and_counted(count: int, workers: int) -> None:
     seen: list[int] = []
     told: list[int] = []
     for_each(seen.append, range(count), workers=workers, finished=told.append)
@@ -92,7 +96,7 @@ def test_each_item_is_worked_on_once_and_counted(count: int, workers: int) -> No
     assert sum(told) == count
 
 
-def test_an_exception_keeps_nothing_alive_that_the_function_holds() -> None:
+def test_an_exception_keeps_no_object_of_the_function_alive() -> None:
     class Held:
         def fail(self, _: int) -> None:
             raise ZeroDivisionError
@@ -110,7 +114,7 @@ def test_an_exception_keeps_nothing_alive_that_the_function_holds() -> None:
 
 
 @pytest.mark.parametrize("where", ["function", "finished"])
-def test_an_exception_ends_the_work_on_items_not_begun(where: str) -> None:
+def test_an_exception_cancels_the_items_not_yet_started(where: str) -> None:
     begun: list[int] = []
 
     def work(number: int) -> None:
@@ -131,16 +135,16 @@ def test_an_exception_ends_the_work_on_items_not_begun(where: str) -> None:
 
 
 class Clock:
-    """Reports to a pace every tenth of a second what threads would have finished."""
+    """Simulates threads that report their progress to a pace every tenth of a second."""
 
     def __init__(self) -> None:
         self.pace, self.now, self.finished, self.computed = Pace(2), 0.0, 0.0, 0.0
         self.pace.report(0.0, 0, 0.0)
 
     def run(self, seconds: float, *, together: float, alone: float, processors: float = 1.3) -> float:
-        """Let time pass at these items per second; return the share of it in which one thread worked alone.
+        """Advance time at these items per second; return the share of it in which one thread worked alone.
 
-        Together, the two threads use as many `processors`.
+        Together, the two threads use `processors` processors.
         """
         lone, steps = 0, round(seconds * 10)
         for _ in range(steps):
@@ -152,13 +156,13 @@ class Clock:
         return lone / steps
 
 
-def test_one_thread_works_alone_where_it_finishes_more() -> None:
+def test_one_thread_works_alone_if_it_finishes_more() -> None:
     clock = Clock()
     assert clock.run(HOLD, together=6_000, alone=10_000) > 0.9
     assert clock.run(60, together=6_000, alone=10_000) > 0.95
 
 
-def test_all_threads_work_where_they_finish_more() -> None:
+def test_all_threads_work_if_they_finish_more() -> None:
     clock = Clock()
     assert clock.run(HOLD, together=40_000, alone=10_000) < 0.1
     assert clock.run(60, together=40_000, alone=10_000) < 0.03
@@ -173,7 +177,7 @@ def test_threads_that_compute_nearly_all_the_time_are_never_stopped_for_a_trial(
     assert Clock().run(60, together=6_000, alone=5_000, processors=1.4) > 0
 
 
-def test_it_is_decided_again_when_other_items_follow() -> None:
+def test_the_decision_is_revised_when_other_items_follow() -> None:
     clock = Clock()
     assert clock.run(HOLD, together=6_000, alone=10_000) > 0.9
     clock.run(HOLD, together=40_000, alone=5_000)
@@ -188,7 +192,7 @@ def test_large_items_after_many_small_ones_are_not_left_to_one_thread() -> None:
     assert clock.run(5, together=900, alone=75) < 0.2
 
 
-def test_a_thread_that_waits_goes_on_when_the_work_has_ended() -> None:
+def test_a_waiting_thread_continues_when_the_work_has_ended() -> None:
     clock = Clock()
     clock.run(HOLD, together=6_000, alone=10_000)
     waiting = threading.Thread(target=clock.pace.may_go_on)

@@ -1,4 +1,4 @@
-"""On Windows the program says what to do, in place of a traceback."""
+"""On Windows, the program says what to do instead of printing a traceback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wisesr_cli.errors import MachineError
 from wisesr_cli.machine import locks
 
 
-def test_the_program_names_wsl_and_ends_with_5(
+def test_the_program_recommends_wsl_and_exits_with_5(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -26,7 +26,7 @@ def test_the_program_names_wsl_and_ends_with_5(
     assert err.startswith("wisesr: wisesr runs on Linux and macOS; on Windows, use WSL: `wsl --install`")
 
 
-def test_from_python_it_is_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importing_from_python_recommends_wsl_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)
     monkeypatch.delitem(sys.modules, locks.__name__)
     with pytest.raises(MachineError, match="use WSL"):

@@ -10,13 +10,13 @@ from folder_commands import Commands
 
 @pytest.fixture
 def run(trained: Trained, tmp_path: Path) -> Path:
-    """Give a copy of a finished run, which tests may write into."""
+    """Return a copy of a finished run, which tests may write to."""
     return trained.copy_to(tmp_path / "runs" / "tiny")
 
 
 @pytest.fixture
 def commands(wisesr: CommandLine, run: Path, tmp_path: Path) -> Commands:
-    """Give the commands that meet an image folder, each as a function of the folder."""
+    """Return the commands that read an image folder, each as a function of the folder."""
     output = tmp_path / "out"
     return {
         "train": lambda folder: wisesr("train", folder, *QUICK, "--epochs", "1", "-o", output),
@@ -29,7 +29,7 @@ def commands(wisesr: CommandLine, run: Path, tmp_path: Path) -> Commands:
 
 @pytest.fixture
 def untouched(run: Path, tmp_path: Path) -> Iterator[None]:
-    """Check that a command which fails has changed no finished file and left no run."""
+    """Check that a failing command changes no finished file and leaves no run."""
     before = snapshot(run)
     yield
     assert snapshot(run) == before

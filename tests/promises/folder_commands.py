@@ -1,4 +1,4 @@
-"""The commands that meet an image folder, and how they refuse one."""
+"""The commands that read an image folder, and how they reject one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from command_line import Answer
 Command = Callable[[Path], Answer]
 Commands = dict[str, Command]
 
-# The commands that look into an image folder before anything else can go wrong.
+# The commands that read the image folder before anything else can fail.
 TRAINING_COMMANDS = ("train", "check", "init")
 
 
 def refusal(answer: Answer) -> str:
-    """Return what a command refuses a folder with: its error, or the rows of a check."""
+    """Return how a command rejects a folder: its error, or the rows of a check."""
     assert answer.code == 3, answer.err
     if "the check failed" not in answer.error:
         return answer.error

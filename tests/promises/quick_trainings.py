@@ -1,4 +1,4 @@
-"""Command lines of trainings that take a second or two, and what they write."""
+"""Command lines of trainings that take a second or two, and the files they write."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def resumed(trained: Trained, run: Path, *more: object, epochs: int = 3) -> list
 
 
 def files_of(run: Path) -> dict[str, bytes]:
-    """Return the content of every file of a run but its lock."""
+    """Return the content of every file of a run except its lock."""
     return {name: content for name, content in snapshot(run).items() if name != ".lock"}

@@ -1,6 +1,4 @@
-"""Model files with bytes changed at random: loaded as they are, or refused in one line; never a crash, never an end
-that does not come.
-"""
+"""Model files with randomly changed bytes load or are rejected in one line; they never crash or hang."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ VALUES = (None, True, -1, 0, 3, 1 << 40, 1e308, float("nan"), "", "relu", "Lambd
 
 
 def changed(content: bytes, draws: random.Random, positions: range | list[int] | None = None) -> bytes:
-    """Change a few bytes: a bit, a value, a number that points elsewhere, a piece of another place."""
+    """Change a few bytes: flip a bit, set a value, write a wrong offset, or copy bytes from elsewhere."""
     result = bytearray(content)
     places = positions or range(len(content))
     for _ in range(draws.choice((1, 1, 1, 2, 4, 8))):
@@ -43,8 +41,8 @@ def changed(content: bytes, draws: random.Random, positions: range | list[int] |
     return bytes(result[: len(content)])
 
 
-def outside_the_tables(weights: bytes) -> list[int]:
-    """Return the positions of the bytes that say where the numbers are, not those of the numbers."""
+def positions_outside_datasets(weights: bytes) -> list[int]:
+    """Return the positions of all bytes except those of the numbers themselves."""
     outside = bytearray(b"\1") * len(weights)
 
     def mark(name: str, item: Any) -> None:
@@ -58,7 +56,7 @@ def outside_the_tables(weights: bytes) -> list[int]:
 
 
 def with_values(config: Any, draws: random.Random) -> Any:
-    """Put another value, or another part of it, somewhere into a model's config."""
+    """Replace random values in a model's config with others, or with other parts of it."""
     places: list[tuple[Any, Any]] = []
 
     def walk(value: Any) -> None:
@@ -74,12 +72,12 @@ def with_values(config: Any, draws: random.Random) -> Any:
         try:
             holder[key] = draws.choice((*VALUES, json.loads(json.dumps(other[other_key]))))
         except (KeyError, IndexError, ValueError, RecursionError):
-            continue  # an earlier change took the place away
+            continue  # an earlier change removed this place
     return config
 
 
 def outcome_of(path: Path) -> str:
-    """Load a model and return `loaded` or `refused`; whatever else happens fails the test."""
+    """Load a model and return `loaded` or `refused`; any other outcome fails the test."""
     refusal = ""
     try:
         load_engine(path)
@@ -101,7 +99,7 @@ def fuzz_config(folder: Path, members: Members, draws: random.Random) -> Path:
 
 
 def fuzz_weights(folder: Path, members: Members, draws: random.Random) -> Path:
-    weights = changed(members[WEIGHTS], draws, outside_the_tables(members[WEIGHTS]))
+    weights = changed(members[WEIGHTS], draws, positions_outside_datasets(members[WEIGHTS]))
     return pack(folder / "x.keras", {**members, WEIGHTS: weights})
 
 

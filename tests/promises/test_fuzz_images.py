@@ -1,4 +1,4 @@
-"""Whatever bytes come in, the decoder gives pixels or an `ImageError`, soon, in bounded memory, and prints nothing."""
+"""For any bytes, the decoder quickly returns pixels or raises `ImageError`, in bounded memory, and prints nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from wisesr_cli.images.decoding import PIXEL_LIMIT, decode_image, read_header
 from wisesr_cli.images.pillow import silence_logs
 
 EXAMPLES = 400  # per seed
-SECONDS = 10  # of processor time that one file may take; the slowest takes about five
+SECONDS = 10  # of processor time per file; the slowest takes about five
 MEGABYTE = 1_000_000
 TELLING = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
@@ -71,23 +71,23 @@ def _cut(content: bytes, other: bytes, random: Random) -> bytes:
     return content[: random.integers(1, len(content))]
 
 
-def _take_out(content: bytes, other: bytes, random: Random) -> bytes:
-    start, end = _stretch(content, random)
+def _remove(content: bytes, other: bytes, random: Random) -> bytes:
+    start, end = _span(content, random)
     return content[:start] + content[end:]
 
 
 def _repeat(content: bytes, other: bytes, random: Random) -> bytes:
-    start, end = _stretch(content, random)
+    start, end = _span(content, random)
     return content[:end] + content[start:end] * int(random.integers(1, 50)) + content[end:]
 
 
-def _put_in(content: bytes, other: bytes, random: Random) -> bytes:
+def _insert(content: bytes, other: bytes, random: Random) -> bytes:
     where = random.integers(0, len(content))
-    start, end = _stretch(other, random)
+    start, end = _span(other, random)
     return content[:where] + other[start:end] + content[where:]
 
 
-def _stretch(content: bytes, random: Random) -> tuple[int, int]:
+def _span(content: bytes, random: Random) -> tuple[int, int]:
     start = int(random.integers(0, len(content)))
     return start, start + int(random.integers(1, 200))
 
@@ -97,14 +97,14 @@ CHANGES: tuple[Callable[[bytes, bytes, Random], bytes], ...] = (
     _flip_early_bits,
     _put_number,
     _cut,
-    _take_out,
+    _remove,
     _repeat,
-    _put_in,
+    _insert,
 )
 
 
 def try_all(content: bytes, pixel_limit: int = PIXEL_LIMIT) -> str:
-    """Return what came of a file, having asked for its header, its pixels, and its pixels at a size."""
+    """Read a file's header, decode it at 8x8 pixels and at full size, and return the outcome."""
     try:
         header = read_header(io.BytesIO(content), pixel_limit=pixel_limit)
     except ImageError as error:
@@ -131,36 +131,36 @@ def assert_short(error: ImageError) -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Look at the files behind the streams: C libraries do not ask Python before they print."""
+    """Capture file descriptors, as C libraries print without going through Python."""
     yield
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.reliability(9)
 @pytest.mark.parametrize("seed", range(8))
-def test_changed_files_give_pixels_or_an_image_error(seed: int, seen: Seen) -> None:
+def test_changed_files_decode_or_raise_image_error(seed: int, seen: Seen) -> None:
     random = np.random.default_rng(seed)
     whole = list(variants().values())
     outcomes = Counter(
         try_all(mutated(whole[random.integers(len(whole))], whole, random), pixel_limit=MEGABYTE)
         for _ in range(EXAMPLES)
     )
-    assert outcomes["decoded"] > EXAMPLES // 20  # the changes are not so rough that nothing is decoded any more
+    assert outcomes["decoded"] > EXAMPLES // 20  # the changes are mild enough that some files still decode
     assert sum(outcomes.values()) - outcomes["decoded"] > EXAMPLES // 5
-    seen(f"{EXAMPLES} changed files of seed {seed}: {outcomes['decoded']} decoded, the others ImageError")
+    seen(f"{EXAMPLES} changed files of seed {seed}: {outcomes['decoded']} decoded, the others raise ImageError")
 
 
-def test_every_hostile_image_gives_pixels_or_an_image_error() -> None:
+def test_every_hostile_image_decodes_or_raises_image_error() -> None:
     outcomes = Counter(try_all(content, pixel_limit=4 * MEGABYTE) for content in hostile_images().values())
     assert outcomes["decoded"] > 300
     assert len(outcomes) > 20
 
 
-def test_libtiff_can_be_told_to_be_silent() -> None:
+def test_libtiff_can_be_silenced() -> None:
     assert silence_logs()
 
 
-# What took long, or much memory, before it was mended, and what might.
+# Files that once took long or much memory, and others that might.
 
 
 def big_jpeg(scans: int) -> bytes:
@@ -199,7 +199,7 @@ COSTLY: dict[str, Callable[[], bytes]] = {
     "a plain PPM of comments": lambda: b"P3 1000 100 255\n" + b"#\n" * (MEGABYTE // 2) + b"1 " * 300_000,
     "a plain PPM of comments between numbers": lambda: b"P3 1000 1000 255\n" + b"1#\n" * (MEGABYTE // 3),
     "a PPM header of comments": lambda: b"P6\n" + b"#\n" * (MEGABYTE // 2) + b"1 1 255\nabc",
-    "a PPM of an odd maximum": lambda: b"P6 1000 333 200\n" + b"1" * 999_000,
+    "a PPM with an unusual maximum": lambda: b"P6 1000 333 200\n" + b"1" * 999_000,
     "a progressive JPEG of 100 megapixels and 4,000 scans": lambda: big_jpeg(4000),
     "a progressive JPEG of 100 megapixels and 22 scans": lambda: big_jpeg(16),
     "a progressive JPEG of 100 megapixels and 96 scans": lambda: big_jpeg(90),
@@ -216,21 +216,25 @@ COSTLY: dict[str, Callable[[], bytes]] = {
     ),
     "a PNG of 80,000 chunks": lambda: with_chunks(chunk(b"abCD") * (MEGABYTE // 12)),
     "a PNG of 80,000 chunks of pixels": lambda: with_chunks(chunk(b"IDAT") * (MEGABYTE // 12)),
-    "a PNG of text that unpacks": lambda: with_chunks(chunk(b"zTXt", b"a\0\0" + packed(MEGABYTE)) * 900),
-    "a PNG of colour profiles that unpack": lambda: with_chunks(chunk(b"iCCP", b"a\0\0" + packed(MEGABYTE)) * 900),
+    "a PNG with text that decompresses to 900 MB": lambda: with_chunks(
+        chunk(b"zTXt", b"a\0\0" + packed(MEGABYTE)) * 900
+    ),
+    "a PNG with profiles that decompress to 900 MB": lambda: with_chunks(
+        chunk(b"iCCP", b"a\0\0" + packed(MEGABYTE)) * 900
+    ),
     "a GIF of 200,000 comments": lambda: gif_with(b"!\xfe\1a\0" * (MEGABYTE // 5), where=0),
     "a GIF of 200,000 extensions behind the picture": lambda: gif_with(b"!\xff\1a\0" * (MEGABYTE // 5), where=-1),
     "a GIF of many frames": lambda: animated("GIF", 3000),
     "a PNG of many frames": lambda: animated("PNG", 3000),
     "a WebP of many frames": lambda: animated("WEBP", 3000),
     "a TIFF of many pages": lambda: animated("TIFF", 1000),
-    "a TIFF of tags that share their bytes": lambda: overlapping_tags(1),
-    "a TIFF of numbers that share their bytes": lambda: overlapping_tags(3),
+    "a TIFF with overlapping tags": lambda: overlapping_tags(1),
+    "a TIFF with overlapping numbers": lambda: overlapping_tags(3),
     "a TIFF of 100,000 strips": lambda: many_strips(100_000),
-    "a TIFF whose directory follows itself": lambda: tiff(
+    "a TIFF whose directory links to itself": lambda: tiff(
         [(256, 4, 1, 9), (257, 4, 1, 9), *GREY_TAGS], bytes(99), next_directory=8
     ),
-    "an Exif whose entries share their bytes": lambda: encoded(photo(), "PNG", exif=shared_exif()),
+    "a PNG with overlapping Exif entries": lambda: encoded(photo(), "PNG", exif=shared_exif()),
 }
 
 
@@ -247,7 +251,7 @@ def shared_exif() -> bytes:
 def test_no_small_file_takes_long_or_much_memory(name: str, seen: Seen) -> None:
     content = COSTLY[name]()
     assert len(content) < 1.7 * MEGABYTE
-    before = forget_peak()
+    before = reset_peak()
     start = time.thread_time()
     outcomes = []
     for work in (lambda: read_header(io.BytesIO(content)), lambda: decode_image(content, image_size=(224, 224))):
@@ -263,8 +267,8 @@ def test_no_small_file_takes_long_or_much_memory(name: str, seen: Seen) -> None:
     seen(f"{name} ({len(content) / MEGABYTE:.2f} MB): {outcomes[-1]}, {seconds:.1f} s, {grown:,} MB")
 
 
-def forget_peak() -> int:
-    """Let the peak of this process's memory be what it takes now, and return that in megabytes."""
+def reset_peak() -> int:
+    """Reset this process's peak memory to its current use, and return that in megabytes."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return peak_megabytes()
 

@@ -1,4 +1,4 @@
-"""Whatever a config, a command line or a folder holds: a result, or an error with a place; nothing else, no hang."""
+"""Any config, command line or folder leads to a result or to an error with a location, and never to a hang."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PLACE = re.compile(r"(.+:\d+(:\d+)?|--\S.*|head '.*'|config): .")
 
 
 def refusal(load: Callable[[], Any]) -> list[str]:
-    """Return the lines of the mistakes that `load` finds, none when it ends well."""
+    """Return the lines of the error that `load` raises, none if it succeeds."""
     try:
         load()
     except (UsageError, DataError) as error:
@@ -44,7 +44,7 @@ def refusal(load: Callable[[], Any]) -> list[str]:
 
 
 def attempt(load: Callable[[], Any]) -> Any:
-    """Return what `load` gives; None for mistakes of the user, each a visible line that begins with its place."""
+    """Return the result of `load`, or None for user errors, each a printable line that begins with its location."""
     lines = refusal(load)
     for line in lines:
         assert shows_itself(line), ascii(line)
@@ -53,7 +53,7 @@ def attempt(load: Callable[[], Any]) -> Any:
 
 
 def check_config(config: Config) -> None:
-    """Check that what was read can be written, read again, and given to the file system."""
+    """Check that a loaded config can be written as printable YAML, and its paths passed to the file system."""
     text = config.to_yaml()
     text.encode("utf-8")
     assert shows_itself(text.replace("\n", ""))
@@ -74,7 +74,7 @@ EDITS = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 40), PIECES), 
 
 
 def edited(content: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
-    """Return bytes with pieces of them replaced: where (of 10,000), how many, by what."""
+    """Return bytes after edits, each a position (in 10,000ths), the number of bytes to replace, and the new bytes."""
     for where, count, piece in edits:
         start = where * len(content) // 10_000
         content = content[:start] + piece + content[start + count :]
@@ -88,7 +88,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=300)
 @given(name=st.sampled_from(sorted(TEXTS)), edits=EDITS)
-def test_an_edited_sample_loads_or_has_a_place(samples: Path, name: str, edits: list[tuple[int, int, bytes]]) -> None:
+def test_an_edited_sample_loads_or_fails_with_a_location(
+    samples: Path, name: str, edits: list[tuple[int, int, bytes]]
+) -> None:
     path = samples / name
     path.write_bytes(edited(TEXTS[name], edits))
     try:
@@ -101,18 +103,18 @@ def test_an_edited_sample_loads_or_has_a_place(samples: Path, name: str, edits: 
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000 + "x", "a\0b", "~nobody/x", "\ud800"])
-def test_a_base_that_no_system_can_look_at_is_an_error_with_a_place(tmp_path: Path, name: str) -> None:
+def test_an_impossible_path_in_extends_is_an_error_with_its_location(tmp_path: Path, name: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(dump_yaml({"extends": f"{name}.yaml"}), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"config\.yaml:1: extends '.*no such file"):
         load_config(path)
 
 
-# Values: anything at every key.
+# Values: anything for every key.
 
 
 def key_paths(node: dict[str, Any], path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
-    """Return every key path that the JSON Schema knows."""
+    """Return every key path in the JSON Schema."""
     if "$ref" in node:
         return key_paths(SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[1]], path)
     found: set[tuple[str, ...]] = {path} if path else set()
@@ -134,7 +136,7 @@ ODD_VALUES = st.sampled_from([
 @pytest.mark.parametrize("way", ["options", "file", "options over a file"])
 @settings(max_examples=300)
 @given(st.lists(st.tuples(st.sampled_from(KEY_PATHS), TREES | ODD_VALUES), min_size=1, max_size=3))
-def test_any_value_at_any_key_is_a_config_or_an_error_with_a_place(
+def test_any_value_of_any_key_loads_or_fails_with_a_location(
     tmp_path_factory: pytest.TempPathFactory, way: str, given_values: list[tuple[tuple[str, ...], Any]]
 ) -> None:
     in_file = {"options": 0, "file": 3, "options over a file": 1}[way]
@@ -158,7 +160,7 @@ def test_any_value_at_any_key_is_a_config_or_an_error_with_a_place(
         assert re.fullmatch(r"[^/\0]{1,200}", loaded.default_name)
 
 
-# Words of the command line.
+# Command-line arguments.
 
 SET_KEYS = st.sampled_from([*(".".join(path) for path in KEY_PATHS), "a.b.c.d", "train.phases.0.epochs", "extends"])
 SET_VALUES = PIECES.map(os.fsdecode) | st.text(max_size=8)
@@ -169,7 +171,7 @@ SET_VALUES = PIECES.map(os.fsdecode) | st.text(max_size=8)
 @example(["a.b.c.d=1"])
 @example(["train.optimizer.x.y=1"])
 @example(["train.epochs.x=1"])
-def test_any_words_behind_set_are_a_config_or_an_error_that_names_the_option(words: list[str]) -> None:
+def test_any_words_after_set_load_or_fail_with_an_error_that_names_the_option(words: list[str]) -> None:
     def load() -> LoadedConfig:
         return load_config(None, [parse_set(word) for word in words])
 
@@ -196,14 +198,14 @@ HEAD_OPTIONS = st.builds(
 @example("wise:name=gap")
 @example("wise:pooling.x=1")
 @example("\udcff\x1b")
-def test_any_head_is_the_options_of_a_head_or_an_error_with_a_place(text: str) -> None:
+def test_any_head_text_parses_or_fails_with_a_location(text: str) -> None:
     head = attempt(lambda: parse_head(text))
     if head is not None:
         assert isinstance(head, HeadOptions)
         assert attempt(lambda: parse_head(text, base=head)) == head
 
 
-# Folders: trees of folders, images, links, and what else a file system holds.
+# Folders: trees of folders, images, links, and whatever else a file system holds.
 
 FILE_NAMES = st.sampled_from([
     b"a", b"b", b"train", b"val", b"test", b"Training", b"A", b".h", b"x.png", b"y.jpg", b"z.txt", b"\xff.png", b"a\nb",
@@ -213,7 +215,7 @@ FILE_NAMES = st.sampled_from([
 KINDS = st.sampled_from(
     ["image", "other image", "empty", "text", "cut", "fifo", "socket", "up", "root", "gone", "itself"]
 )
-# Name -> what it is, or what is in it.
+# Name -> its kind, or its entries.
 TREE = st.recursive(
     KINDS, lambda inner: st.dictionaries(FILE_NAMES, inner, max_size=4), max_leaves=12
 ).filter(lambda tree: isinstance(tree, dict))  # fmt: skip
@@ -221,7 +223,7 @@ ROOTS = st.dictionaries(FILE_NAMES, TREE | KINDS, max_size=5)
 
 
 class Maker:
-    """Makes a tree on the disk."""
+    """Creates a tree on disk."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -264,7 +266,7 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
 @example(tree={b"a": {b"x.png": "image"}, b"b": {b"x.png": "empty"}}, fraction=0.0, strategy="hash", on_error="skip")
 @example(tree={b"\xff": {b"a": {}, b"b": {b"x.png": "image"}}}, fraction=0.2, strategy="stratified", on_error="fail")
 @example(tree={b"a": "gone", b"b": "itself"}, fraction=0.0, strategy="group", on_error="skip")
-def test_any_tree_of_folders_gives_results_or_a_data_error(
+def test_any_folder_tree_gives_results_or_a_data_error(
     maker: Maker, tree: dict[bytes, Any], fraction: float, strategy: str, on_error: str
 ) -> None:
     maker.make(tree)
@@ -288,5 +290,5 @@ def test_any_tree_of_folders_gives_results_or_a_data_error(
             assert all(shows_itself(problem.message) for problem in found.problems)
         elif isinstance(found, tuple):
             assert all(isinstance(finding, Finding) and shows_itself(finding.message) for finding in found)
-            if not any(finding.level == "fail" for finding in found):  # what a check passes can be trained on
+            if not any(finding.level == "fail" for finding in found):  # data that passes the check is usable
                 build_index(data, seed=0, listener=silent)

@@ -1,4 +1,4 @@
-"""A run loads and goes on whatever moment its process was killed at, and ends as if nothing had happened: SIGKILL."""
+"""A run killed with SIGKILL at any moment loads, resumes, and ends as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EPOCHS = 120
 SECONDS_FOR_A_PROCESS = 180
 GOING_ON = re.compile(r"resuming after epoch (\d+) of (\d+)")
 
-# Everything that draws random numbers, or that a state has to remember.
+# Everything that draws random numbers or that a saved state must contain.
 CONFIG = {
     "schema_version": 1,
     "seed": 7,
@@ -50,7 +50,7 @@ CONFIG = {
 
 @dataclass
 class Chain:
-    """A run that is killed and gone on with again and again, and what was counted on the way."""
+    """A run that is killed and resumed again and again, with counts of what happened."""
 
     run: Path
     config: Path
@@ -69,7 +69,7 @@ class Chain:
 
 
 class Process:
-    """A training in a process of its own, whose standard error is read as it comes."""
+    """A training in its own process, whose standard error is read as it arrives."""
 
     def __init__(self, chain: Chain, program: list[str]) -> None:
         folder = chain.run.parent
@@ -96,7 +96,7 @@ class Process:
         return self.lines[-1:] == ["(ended)"]
 
     def wait_for_epochs(self, count: int) -> None:
-        """Return when so many epochs have finished in this process, or it has ended."""
+        """Wait until `count` epochs have finished in this process, or it has ended."""
 
         def is_time() -> bool:
             return self.has_ended or sum(line.startswith("epoch ") for line in self.lines) >= count
@@ -105,7 +105,7 @@ class Process:
             assert self.changed.wait_for(is_time, SECONDS_FOR_A_PROCESS), self.lines
 
     def wait_for_start(self) -> None:
-        """Return when it has said after which epoch it goes on or has a run directory, or has ended."""
+        """Wait until it has printed its run directory, or has ended."""
 
         def is_time() -> bool:
             return self.has_ended or any(line.startswith("run directory") for line in self.lines)
@@ -114,14 +114,14 @@ class Process:
             assert self.changed.wait_for(is_time, SECONDS_FOR_A_PROCESS), self.lines
 
     def end(self) -> int:
-        """Return the exit code, having waited for the end."""
+        """Wait for the process to end and return its exit code."""
         with self.changed:
             assert self.changed.wait_for(lambda: self.has_ended, SECONDS_FOR_A_PROCESS), self.lines
         return self.popen.wait()
 
 
 def kill_at_random(chain: Chain, draw: random.Random) -> Process:
-    """Start a training and kill it at a random moment: while it starts, or some epochs later."""
+    """Start a training and kill it at a random moment: during startup, or some epochs later."""
     process = Process(chain, ["-m", "wisesr_cli"])
     if draw.random() < 0.2:
         time.sleep(draw.uniform(0, 6))
@@ -135,7 +135,7 @@ def kill_at_random(chain: Chain, draw: random.Random) -> Process:
 
 
 def kill_in_a_save(chain: Chain, draw: random.Random) -> tuple[Process, bool]:
-    """Start a training that kills itself at a random change to the disk; tell whether that change was left undone."""
+    """Start a training that kills itself at a random change to the disk; return whether that was left undone, too."""
     seconds = draw.choice((0, 0, draw.uniform(0.0002, 0.004)))
     change = draw.randint(1, 34)
     process = Process(chain, [str(SUPPORT / "killed_process.py"), str(chain.run), str(change), str(seconds)])
@@ -144,7 +144,7 @@ def kill_in_a_save(chain: Chain, draw: random.Random) -> tuple[Process, bool]:
 
 
 def note_resume(chain: Chain, process: Process, epochs: int | None) -> None:
-    """Check that a process went on exactly where the state before it stood, and count that."""
+    """Check that a process resumed exactly from the state before it, and count that."""
     found = [GOING_ON.search(line) for line in process.lines]
     said = [int(match[1]) for match in found if match]
     assert not any("Traceback" in line for line in process.lines), process.lines
@@ -153,8 +153,8 @@ def note_resume(chain: Chain, process: Process, epochs: int | None) -> None:
         chain.resumes += 1
 
 
-def break_and_mend(chain: Chain, kills: int) -> None:
-    """Kill the run so often, checking after every kill what it holds; then let it end."""
+def kill_and_resume(chain: Chain, kills: int) -> None:
+    """Kill and resume a run at least `kills` times, checking it after every kill; then let it finish."""
     draw = random.Random(chain.seed)
     while chain.kills < kills or chain.resumes < kills:
         before = check_whole(chain.run) if chain.run.exists() else None
@@ -191,10 +191,10 @@ def test_fifty_kills_lose_nothing_and_change_nothing(tmp_path: Path, seen: Seen)
     for chain in (*chains, whole):
         chain.run.parent.mkdir()
     with ThreadPoolExecutor(CHAINS) as pool:
-        working = [pool.submit(break_and_mend, chain, KILLS_PER_CHAIN) for chain in chains]
+        working = [pool.submit(kill_and_resume, chain, KILLS_PER_CHAIN) for chain in chains]
         for future in working:
             future.result()
-    break_and_mend(whole, 0)
+    kill_and_resume(whole, 0)
     expected = digest(whole.run)
     for chain in chains:
         assert digest(chain.run) == expected
@@ -210,6 +210,6 @@ def test_fifty_kills_lose_nothing_and_change_nothing(tmp_path: Path, seen: Seen)
     assert resumes >= 50
     seen(
         f"{kills} kills, {inside} of them inside a save ({torn} left torn files, {early} before the first state); "
-        f"{resumes} good resumes; weights, optimizer, history equal to those of the uninterrupted run: "
+        f"{resumes} successful resumes; weights, optimizer and history equal those of the uninterrupted run: "
         f"SHA-256 {expected[:12]}..."
     )

@@ -1,4 +1,4 @@
-"""The table of what must survive is whole, and says what the page it comes from says."""
+"""The table of promises is complete and matches the page it comes from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_the_lines_are_in_order() -> None:
     assert list(LINES) == list(range(1, 62))
 
 
-def test_a_line_without_a_passed_test_is_not_as_promised() -> None:
+def test_a_line_without_a_passing_test_is_not_as_promised() -> None:
     good = {number: Row(outcomes=["passed"]) for number in LINES}
     assert all_as_promised(good)
     for outcomes in ([], ["failed"], ["passed", "failed"], ["skipped"]):
@@ -23,12 +23,12 @@ def test_a_line_without_a_passed_test_is_not_as_promised() -> None:
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="the page is not on this machine")
-def test_every_line_of_the_page_is_there() -> None:
+def test_every_line_of_the_page_is_in_the_table() -> None:
     numbers = [int(number) for number in re.findall(r"^(\d+)\. ", PAGE.read_text(encoding="utf-8"), re.MULTILINE)]
     assert numbers == list(LINES)[: len(numbers)]
 
 
-def test_security_md_promises_the_same_lines() -> None:
+def test_security_md_and_the_count_in_the_readme_match_the_table() -> None:
     text = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
     rows = [row for row in text.splitlines() if re.match(r"\| \d+ \|", row)]
     assert f"lists {len(LINES)} promises" in (REPOSITORY / "README.md").read_text(encoding="utf-8")

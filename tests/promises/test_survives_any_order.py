@@ -1,9 +1,9 @@
-"""Commands in any order on a folder that holds files of the user: each changes its own only (lines 45 to 47).
+"""Commands in any order in a folder with user files: each changes only its own files (promises 45 to 47).
 
     WISESR_STEPS=1000 WISESR_SEED=7 pytest -m slow tests/promises/test_survives_any_order.py
 
-A step is a command, or something that a user or the machine does: a kill, a file moved, removed, edited or added. After
-it, every file of the user is as it was, and of all others only those have changed that the step may change.
+A step is a command, or something that a user or the machine does: a kill, or a file moved, removed, edited or added.
+After it, every user file is unchanged, and of all others only those that the step may change have changed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from wisesr_cli.demo import demo as demo_module
 from wisesr_cli.demo import harbour
 
 STEPS, SEED = int(os.environ.get("WISESR_STEPS", "60")), int(os.environ.get("WISESR_SEED", str(time.time_ns() % 10**6)))
-FINE = {0, 2, 3, 4, 5}  # a command may refuse; anything else is a bug
+FINE = {0, 2, 3, 4, 5}  # a command may fail with one of these codes; any other is a bug
 MINE = (
     "notes.txt", "export/README.md", "export/mine.onnx", "explain/image-00001-holiday.png", "labels.csv",
     "plots/reliability-mine.png", "evaluate-test/metrics.json", "evaluate-mine/metrics.json",
@@ -44,7 +44,7 @@ CORE = (
 
 @dataclass
 class World:
-    """Runs, the user's files in them, and what each step may change, as patterns of paths."""
+    """Runs, the user's files in them, and how often each command ended with which code."""
 
     wisesr: CommandLine
     root: Path
@@ -70,7 +70,7 @@ class World:
         self.done[f"{words[0]} {answer.code}"] += 1
 
 
-Step = Callable[[World], list[str]]  # does it, and returns the patterns of what may have changed
+Step = Callable[[World], list[str]]  # performs it, and returns patterns of the files it may change
 
 
 def train(world: World) -> list[str]:
@@ -234,7 +234,7 @@ COMMANDS: dict[Step, int] = {
 @pytest.mark.slow
 @pytest.mark.reliability(45, 46, 47)
 @pytest.mark.timeout(max(900, 30 * STEPS))
-def test_any_order_of_commands_changes_what_each_may_change_and_nothing_of_the_user(
+def test_commands_in_any_order_change_only_their_own_files(
     wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: Seen
 ) -> None:
     make = harbour.make_harbour
@@ -256,6 +256,4 @@ def test_any_order_of_commands_changes_what_each_may_change_and_nothing_of_the_u
         changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
         others = [path for path in changed if not any(fnmatch(str(path), pattern) for pattern in allowed)]
         assert not others, f"{where}: {others}"
-    seen(
-        f"{STEPS} steps, seed {SEED}: {len(world.mine)} files of the user unchanged; {dict(sorted(world.done.items()))}"
-    )
+    seen(f"{STEPS} steps, seed {SEED}: {len(world.mine)} user files unchanged; {dict(sorted(world.done.items()))}")

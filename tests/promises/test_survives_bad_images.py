@@ -1,4 +1,4 @@
-"""What unreadable images do to the commands: a record, a row, or one line with the file (lines 1 to 4, 9, 10)."""
+"""Unreadable images in every command: a record, a row, or one line that names the file (promises 1 to 4, 9, 10)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ UNSUPPORTED = {
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Give class folders of 18 sound images."""
+    """Return class folders with 18 intact images."""
     return make_photos(tmp_path / "photos", 6)
 
 
@@ -57,7 +57,7 @@ def train(wisesr: CommandLine, photos: Path, *more: object) -> Answer:
 
 
 def assert_bad_everywhere(wisesr: CommandLine, trained: Trained, photos: Path, bad: Path, reason: str) -> str:
-    """Assert what every command makes of one bad file among sound ones; return what train said."""
+    """Assert how every command handles one bad file among intact ones; return their exit codes as text."""
     before = snapshot(trained.run)
     answer = train(wisesr, photos)
     assert answer.code == 3
@@ -104,7 +104,7 @@ BAD = [
 
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put programs that decoders might start first in the path; give the file that one makes which is started."""
+    """Put programs that decoders might start first in the path; return the file that any of them creates."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for program in ("gs", "gswin32c", "gswin64c", "djpeg", "inkscape", "rsvg-convert", "convert", "magick"):
@@ -125,7 +125,7 @@ def test_a_bad_file_is_named_by_every_command_and_starts_no_program(
 
 
 @pytest.mark.reliability(1)
-def test_with_skip_an_empty_file_is_listed_and_left_out(wisesr: CommandLine, photos: Path, seen: Seen) -> None:
+def test_on_error_skip_reports_an_empty_file_and_leaves_it_out(wisesr: CommandLine, photos: Path, seen: Seen) -> None:
     (photos / "red" / "empty.jpg").write_bytes(b"")
     answer = train(wisesr, photos, "--epochs", 1, "-s", "data.on_error=skip").worked()
     assert answer.said("warning: 1 unreadable image skipped: red/empty.jpg: empty file")
@@ -136,7 +136,7 @@ def test_with_skip_an_empty_file_is_listed_and_left_out(wisesr: CommandLine, pho
 
 
 @pytest.mark.reliability(4)
-def test_a_bomb_takes_less_than_500_megabytes_in_a_fresh_process(tmp_path: Path, photos: Path, seen: Seen) -> None:
+def test_checking_a_decompression_bomb_takes_less_than_500_megabytes(tmp_path: Path, photos: Path, seen: Seen) -> None:
     def peak_megabytes() -> int:
         answer, megabytes = with_peak(tmp_path, "check", photos, "--image-size", "32")
         assert answer.code == (3 if bad.exists() else 0)
@@ -182,7 +182,9 @@ def test_the_pixel_limit_can_be_set(wisesr: CommandLine, trained: Trained, photo
 @pytest.mark.parametrize(
     "cache", [pytest.param("none", marks=pytest.mark.slow), pytest.param("memory", marks=pytest.mark.slow), "disk"]
 )
-def test_another_pixel_limit_finds_out_anew(cache: str, wisesr: CommandLine, photos: Path, seen: Seen) -> None:
+def test_a_changed_pixel_limit_takes_effect_whatever_the_cache(
+    cache: str, wisesr: CommandLine, photos: Path, seen: Seen
+) -> None:
     (photos / "red" / "large.png").write_bytes(encoded(photo(size=(40, 30)), "PNG"))
     codes = []
     for number, limit in enumerate((1200, 1100, 1200)):
@@ -190,10 +192,10 @@ def test_another_pixel_limit_finds_out_anew(cache: str, wisesr: CommandLine, pho
         line = ("train", photos, *QUICK, *settings, "--epochs", 1, "-o", "runs", "--name", f"run{number}")
         codes.append(wisesr(*line).code)
     assert codes == [0, 3, 0]
-    seen(f"cache {cache}: limits 1,200, 1,100, 1,200 give {codes}")
+    seen(f"cache {cache}: limits 1,200, 1,100, 1,200: exit {codes}")
 
 
-def test_the_setting_and_the_decoder_have_one_default() -> None:
+def test_the_setting_and_the_decoder_share_one_default() -> None:
     assert DataConfig().pixel_limit == PIXEL_LIMIT
 
 
@@ -209,7 +211,7 @@ RAISED = (
 @pytest.mark.reliability(9)
 @pytest.mark.parametrize("method", ["load", "open"])
 @pytest.mark.parametrize("raised", RAISED, ids=lambda error: error.__name__)
-def test_whatever_a_decoder_raises_is_an_error_of_the_file(
+def test_any_exception_in_a_decoder_is_an_error_of_the_file(
     raised: type[Exception],
     method: str,
     wisesr: CommandLine,
@@ -248,7 +250,7 @@ def test_whatever_a_decoder_raises_is_an_error_of_the_file(
 
 @pytest.mark.reliability(10)
 @pytest.mark.parametrize("harm", [pytest.param("gone", marks=pytest.mark.slow), "cut"])
-def test_a_file_harmed_during_training_is_named_and_the_run_goes_on_once_it_is_back(
+def test_a_file_damaged_during_training_is_named_and_the_run_resumes_once_restored(
     harm: str, wisesr: CommandLine, photos: Path, monkeypatch: pytest.MonkeyPatch, seen: Seen
 ) -> None:
     line = ("train", photos, *QUICK, "--epochs", 3, "-s", "data.cache=none", "-o", "runs")
@@ -282,7 +284,7 @@ def test_a_file_harmed_during_training_is_named_and_the_run_goes_on_once_it_is_b
 
 
 @pytest.mark.reliability(10)
-def test_a_file_gone_since_training_is_named_by_evaluate_and_gets_a_record_from_predict(
+def test_evaluate_and_predict_report_a_file_deleted_since_training(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, seen: Seen
 ) -> None:
     photos = shutil.copytree(trained.photos, tmp_path / "photos")
@@ -294,4 +296,4 @@ def test_a_file_gone_since_training_is_named_by_evaluate_and_gets_a_record_from_
     assert snapshot(Path("runs/new")) == before
     predicted = wisesr("predict", "runs/new", victim, photos / "test" / "red" / "01.png", "--format", "jsonl")
     assert (predicted.code, [row["error"] for row in predicted.records]) == (6, ["no such file", None])
-    seen("gone since training: evaluate 3, predict 6")
+    seen("deleted since training: evaluate exit 3, predict exit 6")

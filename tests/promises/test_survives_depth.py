@@ -1,4 +1,4 @@
-"""Images of more than 8 bits and of other colours, end to end: one range from training to every command (line 56)."""
+"""Images of more than 8 bits, end to end: one value range, from training to every command (promise 56)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def scans(root: Path, factor: int = 1) -> Path:
-    """Write 12-bit images in 16: dark ones and bright ones, which 8 bits of 16 cannot tell apart."""
+    """Write dark and bright 12-bit images stored in 16 bits, whose upper 8 bits hardly differ."""
     rng = np.random.default_rng(1)
     for number in range(24):
         level = 300 if number % 2 else 2_400
@@ -51,7 +51,7 @@ def test_a_measured_range_is_recorded_and_used_by_every_command(
     changed = wisesr(*line(photos, runs, "--resume", "-s", "data.value_range=full", epochs=4))
     assert changed.code == 4
     assert "data.value_range: [0.0, 4095.0] -> full" in changed.err
-    # The engines, and a file alone, prepare pixels alike: scores do not depend on where they are computed.
+    # Both engines, with a run or only its model file, prepare pixels in the same way, so their scores agree.
     scores = [
         [record["score"] for record in map(json.loads, wisesr("predict", model, photos, *more).out.splitlines())]
         for model, more in ((run, ()), (run / "best.keras", ("--engine", "keras")))
@@ -59,11 +59,11 @@ def test_a_measured_range_is_recorded_and_used_by_every_command(
     ]
     assert np.allclose(scores[0], scores[1], atol=1e-5)
     assert len(scores[0]) == 24
-    seen("0 to 4,095 measured, in config.yaml and the model; resumed; another range: exit 4; two engines alike")
+    seen("0 to 4,095 measured, in config.yaml and the model; resumed; another range: exit 4; two engines agree")
 
 
 @pytest.mark.reliability(56)
-def test_a_comparison_measures_once_and_keeps_the_range(wisesr: CommandLine, tmp_path: Path) -> None:
+def test_a_comparison_measures_the_range_once_and_keeps_it(wisesr: CommandLine, tmp_path: Path) -> None:
     photos = scans(tmp_path / "scans")
     options = ["--heads", "gap,wise", "--seeds", "0,", "-o", tmp_path / "runs", "--name", "both"]
     answer = wisesr("compare", photos, *QUICK, "--epochs", "1", *options)
@@ -74,7 +74,7 @@ def test_a_comparison_measures_once_and_keeps_the_range(wisesr: CommandLine, tmp
 
 
 @pytest.mark.reliability(56)
-def test_a_run_of_an_earlier_version_goes_on_with_the_full_depth(
+def test_a_run_of_an_earlier_version_resumes_with_the_full_range(
     wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos, run = scans(tmp_path / "scans"), tmp_path / "runs" / "tiny"

@@ -1,4 +1,4 @@
-"""Full disks, missing folders and those without permission, end to end: what was saved stays (line 28)."""
+"""Full disks, missing folders and missing permissions, end to end: saved work is kept (promise 28)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SUPPORT = Path(__file__).parents[1] / "support"
 @pytest.mark.reliability(28)
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("begun", [False, True], ids=["new run", "older checkpoint"])
-def test_a_full_disk_at_any_write_is_5_and_the_older_checkpoint_stays(
+def test_a_full_disk_at_any_write_exits_with_5_and_keeps_the_older_checkpoint(
     wisesr: CommandLine, photos: Path, tmp_path: Path, seen: Seen, begun: bool
 ) -> None:
-    """Refuse everything that takes room from the k-th write on, for every k until the training goes through."""
+    """Reject everything that takes space from the k-th write on, for every k until the training succeeds."""
     one_epoch = ("-s", "augment=light", "-s", "model.head.dropout=0.2")
     epochs = 2 if begun else 1
     runs = tmp_path / "runs"
@@ -71,10 +71,10 @@ def test_a_full_disk_at_any_write_is_5_and_the_older_checkpoint_stays(
 @pytest.mark.slow
 @pytest.mark.reliability(28)
 @pytest.mark.timeout(1200)
-def test_a_disk_that_fills_in_the_middle_of_a_file_is_5_and_the_older_checkpoint_stays(
+def test_a_disk_that_fills_up_within_a_file_exits_with_5_and_keeps_the_checkpoint(
     photos: Path, tmp_path: Path, seen: Seen
 ) -> None:
-    """On real file systems of growing sizes, made in a namespace of their own."""
+    """Run on real file systems of growing sizes, mounted in a separate namespace."""
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("no namespace to mount a small disk in: unshare -rm does not work here")
     command = ["unshare", "-rm", sys.executable, SUPPORT / "full_disk.py", "train", photos, tmp_path]
@@ -94,7 +94,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_file_is_5_and_the_older_checkpoint
 
 
 @pytest.mark.reliability(28)
-def test_a_missing_parent_folder_is_5_before_training(
+def test_a_missing_parent_folder_exits_with_5_before_training(
     photos: Path, tmp_path: Path, wisesr: CommandLine, seen: Seen
 ) -> None:
     answer = wisesr(*line(photos, tmp_path / "gone" / "runs"))
@@ -102,12 +102,12 @@ def test_a_missing_parent_folder_is_5_before_training(
     assert answer.err.splitlines() == [answer.error]
     assert f"{tmp_path / 'gone'}: no such folder; create it first, or give another --output-dir" in answer.error
     assert list(tmp_path.iterdir()) == []
-    assert wisesr(*line(photos, tmp_path / "runs", "--max-steps", "1")).code == 0  # the folder itself is made
+    assert wisesr(*line(photos, tmp_path / "runs", "--max-steps", "1")).code == 0  # the folder itself is created
     seen("missing parent: exit 5 ... no such folder; create it first")
 
 
-def drop_the_right_to_write_everywhere() -> None:
-    """Let root be refused like anybody else, in the program that is run next: CAP_DAC_OVERRIDE and _READ_SEARCH."""
+def drop_file_capabilities() -> None:
+    """Drop CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, so that permissions apply even if the tests run as root."""
     prctl = ctypes.CDLL(None).prctl
     for capability in (1, 2):
         prctl(24, capability, 0, 0, 0)
@@ -116,7 +116,7 @@ def drop_the_right_to_write_everywhere() -> None:
 @pytest.mark.reliability(28)
 @pytest.mark.skipif(sys.platform != "linux", reason="rights are dropped as Linux does it")
 @pytest.mark.parametrize("place", ["parent", "runs", "run"])
-def test_a_folder_without_permission_to_write_is_5_before_tensorflow_is_loaded(
+def test_a_read_only_folder_exits_with_5_before_tensorflow_is_loaded(
     photos: Path, tmp_path: Path, seen: Seen, place: str
 ) -> None:
     run = tmp_path / "parent" / "runs" / "tiny"
@@ -139,7 +139,7 @@ def test_a_folder_without_permission_to_write_is_5_before_tensorflow_is_loaded(
         *line(photos, run.parent, "--overwrite" if place == "run" else "-q"),
         cwd=tmp_path,
         program=("-c", program),
-        preexec_fn=drop_the_right_to_write_everywhere,
+        preexec_fn=drop_file_capabilities,
     )
     closed.chmod(0o700)
     assert answer.code == 5, answer.err
@@ -148,18 +148,20 @@ def test_a_folder_without_permission_to_write_is_5_before_tensorflow_is_loaded(
     seen(f"read-only {place}: exit 5 ... permission denied")
 
 
-# Writing anywhere
+# Other output files
 
 
 @pytest.mark.parametrize("place", ["/proc/x.yaml", "/proc/self/x.yaml", "/sys/x.yaml"])
-def test_a_place_that_takes_no_files_is_5_with_the_reason(wisesr: CommandLine, photos: Path, place: str) -> None:
+def test_a_place_where_no_file_can_be_created_exits_with_5_and_is_named(
+    wisesr: CommandLine, photos: Path, place: str
+) -> None:
     if not Path(place).parent.is_dir():
         pytest.skip(f"no {Path(place).parent} here")
     wisesr("init", photos, "-o", place).failed(5, place)
 
 
 @pytest.mark.parametrize("name", ["a" * 250 + ".yaml", "a." + "yaml" * 63 + "x"])
-def test_a_name_of_255_bytes_can_be_written_and_a_longer_one_is_5(
+def test_a_name_of_255_bytes_can_be_written_and_a_longer_one_is_an_error(
     wisesr: CommandLine, photos: Path, tmp_path: Path, name: str
 ) -> None:
     assert len(name) == 255
@@ -170,7 +172,9 @@ def test_a_name_of_255_bytes_can_be_written_and_a_longer_one_is_5(
     assert answer.error
 
 
-def test_a_disk_that_is_full_from_the_start_is_one_error(wisesr: CommandLine, photos: Path, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_from_the_start_exits_with_5_and_names_the_folder(
+    wisesr: CommandLine, photos: Path, tmp_path: Path
+) -> None:
     disk = FullDisk(0)
     with hearing(tmp_path, disk):
         answer = wisesr(*line(photos, tmp_path / "runs"))

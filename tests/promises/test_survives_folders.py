@@ -1,4 +1,4 @@
-"""Odd image folders, end to end: what every command that meets one does with it."""
+"""Odd image folders, end to end: how every command that reads one handles it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 @pytest.mark.reliability(12)
 @pytest.mark.parametrize("command", [*TRAINING_COMMANDS, "evaluate", "predict"])
-def test_hidden_and_system_files_are_counted(commands: Commands, command: str, tmp_path: Path, seen: Seen) -> None:
+def test_hidden_and_system_files_are_ignored_and_counted(
+    commands: Commands, command: str, tmp_path: Path, seen: Seen
+) -> None:
     folder = make_photos(tmp_path / "photos", 4)
     for name in ("__MACOSX/red", ".ipynb_checkpoints", "red/.ipynb_checkpoints", "blue/@eaDir"):
         make_photo(folder / name / "hidden.png", 0, 1)
@@ -36,14 +38,14 @@ def test_hidden_and_system_files_are_counted(commands: Commands, command: str, t
     if command == "predict":
         assert len(answer.out.splitlines()) == 12
     assert "9 files ignored: 9 hidden or system" in answer.out + answer.err
-    seen(f"{command}: exit 0, 12 images, 9 hidden or system files passed over")
+    seen(f"{command}: exit 0, 12 images, 9 hidden or system files ignored")
 
 
-# 13: class folders that cannot be used
+# 13: unusable class folders
 
 
 def spoil(folder: Path, case: str) -> str:
-    """Make the class 'green' unusable; return the reason that is expected."""
+    """Make the class 'green' unusable and return the expected reason."""
     green = folder / "green"
     shutil.rmtree(green)
     green.mkdir()
@@ -63,7 +65,9 @@ def spoil(folder: Path, case: str) -> str:
     ("command", "case"),
     [*product(TRAINING_COMMANDS, ["empty", "without images", "unreadable"]), ("evaluate", "unreadable")],
 )
-def test_an_unusable_class_folder_is_3(commands: Commands, command: str, case: str, tmp_path: Path, seen: Seen) -> None:
+def test_an_unusable_class_folder_exits_with_3(
+    commands: Commands, command: str, case: str, tmp_path: Path, seen: Seen
+) -> None:
     folder = make_photos(tmp_path / "photos", 4)
     reason = spoil(folder, case)
     with permissions_hold():
@@ -75,13 +79,13 @@ def test_an_unusable_class_folder_is_3(commands: Commands, command: str, case: s
 
 @pytest.mark.reliability(13)
 @pytest.mark.parametrize("case", ["empty", "without images"])
-def test_a_class_folder_without_images_to_judge_on_is_a_support_of_0(
+def test_evaluate_reports_a_support_of_0_for_a_class_folder_without_images(
     commands: Commands, case: str, tmp_path: Path, seen: Seen
 ) -> None:
     folder = make_photos(tmp_path / "photos", 4)
     spoil(folder, case)
     assert "test: no image of green: a support of 0" in commands["evaluate"](folder).worked().err
-    seen(f"evaluate, {case}: exit 0, a support of 0, said")
+    seen(f"evaluate, {case}: exit 0, a support of 0 reported")
 
 
 # 16: folders below a class
@@ -111,7 +115,9 @@ def test_folders_below_a_class_are_merged_into_it(commands: Commands, command: s
 
 @pytest.mark.reliability(17)
 @pytest.mark.parametrize("command", [*TRAINING_COMMANDS, "evaluate", "predict"])
-def test_loops_end_and_every_file_counts_once(commands: Commands, command: str, tmp_path: Path, seen: Seen) -> None:
+def test_link_loops_end_and_every_file_counts_once(
+    commands: Commands, command: str, tmp_path: Path, seen: Seen
+) -> None:
     folder = make_photos(tmp_path / "photos", 3)
     (folder / "red" / "loop").symlink_to(folder / "red")
     (folder / "red" / "up").symlink_to("../..")
@@ -119,7 +125,7 @@ def test_loops_end_and_every_file_counts_once(commands: Commands, command: str, 
     (folder / "green" / "again.png").symlink_to(folder / "green" / "00.png")
     (folder / "white").symlink_to(folder / "red")
     answer = commands[command](folder).worked()
-    if command == "predict":  # a link to a file is a name of its own there, a record for each
+    if command == "predict":  # which returns a record for a link to a file, too
         assert len(answer.out.splitlines()) == 10
     elif command == "evaluate":
         rows = read_rows(tmp_path / "runs" / "tiny" / "evaluate-photos" / "predictions.csv", 6)
@@ -130,7 +136,7 @@ def test_loops_end_and_every_file_counts_once(commands: Commands, command: str, 
         said = answer.out + answer.err
         assert "1 linked twice" in said
         assert "4 folders are links to one already read" in said
-    seen(f"{command}: ends, each of 9 files once")
+    seen(f"{command}: finishes, each of 9 files once")
 
 
 @pytest.mark.reliability(17)
@@ -138,14 +144,14 @@ def test_loops_end_and_every_file_counts_once(commands: Commands, command: str, 
 @pytest.mark.parametrize("place", ["red/gone.png", "red/gone", "gone"])
 @pytest.mark.parametrize("target", ["nowhere", "itself"])
 @pytest.mark.parametrize("command", [*TRAINING_COMMANDS, "evaluate"])
-def test_a_broken_link_is_named_also_where_it_may_have_been_a_class(
+def test_a_broken_link_is_named_even_if_it_could_be_a_class(
     commands: Commands, command: str, place: str, target: str, tmp_path: Path, seen: Seen
 ) -> None:
     folder = make_photos(tmp_path / "photos", 4)
     (folder / place).symlink_to(folder / place if target == "itself" else "/no/such/disk")
     reason = "a symbolic link that points to itself" if target == "itself" else "a broken link"
     answer = commands[command](folder)
-    if command == "init":  # leaves unreadable images out, and says so
+    if command == "init":  # skips unreadable images and reports them
         assert answer.code == 0
         assert f"1 unreadable image skipped: {place}: {reason}" in answer.err
         (tmp_path / "config.yaml").unlink()
@@ -155,7 +161,7 @@ def test_a_broken_link_is_named_also_where_it_may_have_been_a_class(
 
 
 @pytest.mark.reliability(17)
-def test_predict_gives_a_record_for_a_broken_link(commands: Commands, tmp_path: Path) -> None:
+def test_predict_returns_a_record_for_a_broken_link(commands: Commands, tmp_path: Path) -> None:
     folder = make_photos(tmp_path / "photos", 1)
     (folder / "red" / "gone.png").symlink_to("/no/such/disk")
     answer = commands["predict"](folder)
@@ -163,13 +169,13 @@ def test_predict_gives_a_record_for_a_broken_link(commands: Commands, tmp_path: 
     assert [row["path"] for row in answer.records if row["error"]] == [str(folder / "red" / "gone.png")]
 
 
-# 18: images without permission
+# 18: images without read permission
 
 
 @pytest.mark.reliability(18)
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("command", ["train", "check", "evaluate"])
-def test_an_image_without_permission_is_3(commands: Commands, command: str, tmp_path: Path, seen: Seen) -> None:
+def test_an_image_without_permission_exits_with_3(commands: Commands, command: str, tmp_path: Path, seen: Seen) -> None:
     folder = make_photos(tmp_path / "photos", 4)
     (folder / "red" / "01.png").chmod(0)
     with permissions_hold():
@@ -180,7 +186,7 @@ def test_an_image_without_permission_is_3(commands: Commands, command: str, tmp_
 
 
 @pytest.mark.reliability(18)
-def test_an_image_without_permission_is_left_out_by_init_and_by_skip_and_gets_a_record_in_predict(
+def test_init_on_error_skip_and_predict_continue_past_an_image_without_permission(
     commands: Commands, wisesr: CommandLine, tmp_path: Path, seen: Seen
 ) -> None:
     folder = make_photos(tmp_path / "photos", 4)
@@ -197,7 +203,7 @@ def test_an_image_without_permission_is_left_out_by_init_and_by_skip_and_gets_a_
     seen("predict: exit 6, error 'permission denied'; data.on_error: skip: exit 0, skipped")
 
 
-# 20: names that are the same to many a file system
+# 20: names that are the same on many file systems
 
 
 @pytest.mark.reliability(20)
@@ -206,7 +212,7 @@ def test_an_image_without_permission_is_left_out_by_init_and_by_skip_and_gets_a_
     ("first", "second"), [("Cat", "cat"), ("caf\u00e9", "cafe\u0301"), ("CAF\u00c9", "cafe\u0301"), ("\ufb01n", "FIN")]
 )
 @pytest.mark.parametrize("command", TRAINING_COMMANDS)
-def test_classes_that_differ_only_in_case_or_normalisation_are_3_and_both_are_listed(
+def test_classes_that_differ_only_in_case_or_normalisation_are_rejected_and_listed(
     commands: Commands, command: str, first: str, second: str, tmp_path: Path, seen: Seen
 ) -> None:
     folder = make_photos(tmp_path / "photos", 3, classes=(first, second, "red"))
@@ -224,7 +230,9 @@ def test_classes_that_differ_only_in_case_or_normalisation_are_3_and_both_are_li
 
 
 @pytest.mark.reliability(22)
-def test_the_same_image_twice_is_a_warning(commands: Commands, wisesr: CommandLine, tmp_path: Path, seen: Seen) -> None:
+def test_the_same_image_twice_is_a_warning_in_train_and_a_failure_in_check(
+    commands: Commands, wisesr: CommandLine, tmp_path: Path, seen: Seen
+) -> None:
     folder = make_splits(tmp_path / "photos", train=6, val=3, test=3)
     shutil.copy(folder / "train/red/00.png", folder / "val/red/copy.png")
     shutil.copy(folder / "train/red/01.png", folder / "train/blue/copy.png")
@@ -251,7 +259,7 @@ def test_the_same_image_twice_is_a_warning(commands: Commands, wisesr: CommandLi
 
 
 @pytest.mark.reliability(59)
-def test_copies_are_a_warning_with_pairs_and_a_sheet(wisesr: CommandLine, tmp_path: Path, seen: Seen) -> None:
+def test_near_duplicates_are_a_warning_with_pairs_and_a_sheet(wisesr: CommandLine, tmp_path: Path, seen: Seen) -> None:
     folder = tmp_path / "photos"
     for number, (split, label) in enumerate(product(("train", "val"), ("blue", "red"))):
         for image in range(10):
@@ -272,7 +280,7 @@ def test_copies_are_a_warning_with_pairs_and_a_sheet(wisesr: CommandLine, tmp_pa
     seen(f"check: exit 0, WARN {row['message']}")
     sheet = Path("near-duplicates.png")
     with Image.open(sheet) as picture:
-        assert picture.width > picture.height > 400  # two pairs in a row, two rows
+        assert picture.width > picture.height > 400  # two rows of up to two pairs
     sheet.write_text("of the user", encoding="utf-8")
     wisesr(*check).refused(2, "near-duplicates.png exists; give another --sheet, or replace it with --overwrite")
     wisesr(*check, "--sheet", "missing/sheet.png").refused(2, "missing: no such folder for the sheet")
@@ -282,11 +290,11 @@ def test_copies_are_a_warning_with_pairs_and_a_sheet(wisesr: CommandLine, tmp_pa
     wisesr(*check, "--overwrite").worked()
     with Image.open(sheet) as picture:
         assert picture.format == "PNG"
-    seen("exit 2 where the sheet exists, unless --overwrite")
+    seen("exit 2 if the sheet exists, unless --overwrite is given")
 
 
 @pytest.mark.parametrize("option", ["--sheet=x.png", "--overwrite"])
-def test_options_of_the_sheet_need_near_duplicates(wisesr: CommandLine, tmp_path: Path, option: str) -> None:
+def test_sheet_options_require_near_duplicates(wisesr: CommandLine, tmp_path: Path, option: str) -> None:
     folder = make_photos(tmp_path / "photos", 4)
     wisesr("check", folder, option).refused(2, f"{option.partition('=')[0]} needs --near-duplicates")
 
@@ -297,7 +305,7 @@ def test_options_of_the_sheet_need_near_duplicates(wisesr: CommandLine, tmp_path
 @pytest.mark.reliability(23)
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("command", ["train", "check"])
-def test_a_class_too_small_to_split_is_3(commands: Commands, command: str, tmp_path: Path, seen: Seen) -> None:
+def test_a_class_too_small_to_split_exits_with_3(commands: Commands, command: str, tmp_path: Path, seen: Seen) -> None:
     folder = make_photos(tmp_path / "photos", 4)
     for number in range(1, 4):
         (folder / "green" / f"{number:02}.png").unlink()
@@ -309,7 +317,7 @@ def test_a_class_too_small_to_split_is_3(commands: Commands, command: str, tmp_p
 
 @pytest.mark.reliability(23)
 @pytest.mark.slow
-def test_three_thousand_classes_run_with_short_tables(wisesr: CommandLine, tmp_path: Path, seen: Seen) -> None:
+def test_three_thousand_classes_work_with_shortened_tables(wisesr: CommandLine, tmp_path: Path, seen: Seen) -> None:
     folder = tmp_path / "photos"
     names = [f"class {number:04}" for number in range(3000)]
     for number, name in enumerate(names):

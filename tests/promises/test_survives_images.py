@@ -1,4 +1,4 @@
-"""What sound images are in every command, however they are stored, and a thousand odd ones (lines 5 to 8 and 11)."""
+"""Intact images in every command, however they are stored, and a thousand odd ones (promises 5 to 8 and 11)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def turned(image: Image.Image, orientation: int, format_name: str) -> bytes:
-    """Return a file that shows `image` when it is turned as its Exif says."""
+    """Return a file that shows `image` once its Exif orientation is applied."""
     inverse = {6: 8, 8: 6}.get(orientation, orientation)
     exif = Image.Exif()
     exif[ORIENTATION] = inverse
@@ -47,18 +47,18 @@ def turned(image: Image.Image, orientation: int, format_name: str) -> bytes:
 
 
 def upright(content: bytes) -> bytes:
-    """Return what Pillow makes of a turned file, as a PNG without Exif."""
+    """Return a rotated file as Pillow decodes it, as a PNG without Exif."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
     return encoded(Image.fromarray(np.asarray(image.convert("RGB"))), "PNG")
 
 
 @pytest.fixture
-def turned_and_upright(tmp_path: Path) -> tuple[Path, Path]:
-    """Give two folders of the same pictures: turned eight ways in four formats, and upright."""
+def rotated_and_upright(tmp_path: Path) -> tuple[Path, Path]:
+    """Return two folders of the same pictures: in eight orientations and four formats, and upright."""
     folders = tmp_path / "turned", tmp_path / "upright"
     for number, (label, orientation) in enumerate((label, value) for label in CLASSES for value in range(1, 9)):
         pixels = np.asarray(photo(size=(44, 36), seed=number)).copy()
-        pixels[:10, :20, CLASSES.index(label)] = 255  # tells up from down, left from right, and the class
+        pixels[:10, :20, CLASSES.index(label)] = 255  # distinguishes orientation and class
         for suffix in ("jpg", "png", "webp", "tif"):
             content = turned(Image.fromarray(pixels), orientation, FORMATS[suffix])
             for folder, stored in zip(folders, (content, upright(content)), strict=True):
@@ -69,45 +69,45 @@ def turned_and_upright(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.reliability(5)
-def test_turned_images_are_predicted_as_the_upright_ones(
-    wisesr: CommandLine, trained: Trained, turned_and_upright: tuple[Path, Path], seen: Seen
+def test_images_with_exif_orientation_are_predicted_like_upright_ones(
+    wisesr: CommandLine, trained: Trained, rotated_and_upright: tuple[Path, Path], seen: Seen
 ) -> None:
-    answers = [wisesr("predict", trained.run, folder, "--format", "jsonl").records for folder in turned_and_upright]
+    answers = [wisesr("predict", trained.run, folder, "--format", "jsonl").records for folder in rotated_and_upright]
     assert len(answers[0]) == 3 * 8 * 4
     assert len({row["score"] for row in answers[0]}) > 40  # the pictures are not all alike
     for one, other in zip(*answers, strict=True):
         assert Path(one["path"]).name == Path(other["path"]).name
         assert {**one, "path": ""} == {**other, "path": ""}
-    seen("predict: 96 turned JPEG, PNG, WebP and TIFF files have the records of the upright ones")
+    seen("predict: 96 rotated JPEG, PNG, WebP and TIFF files have the same records as the upright ones")
 
 
 @pytest.mark.slow
 @pytest.mark.reliability(5)
-def test_turned_images_are_judged_and_train_as_the_upright_ones(
-    wisesr: CommandLine, trained: Trained, turned_and_upright: tuple[Path, Path], tmp_path: Path, seen: Seen
+def test_images_with_exif_orientation_are_evaluated_and_trained_on_like_upright_ones(
+    wisesr: CommandLine, trained: Trained, rotated_and_upright: tuple[Path, Path], tmp_path: Path, seen: Seen
 ) -> None:
     run = trained.copy_to(tmp_path / "run")
-    answers = [wisesr("evaluate", run, "--data", folder, "--format", "json") for folder in turned_and_upright]
+    answers = [wisesr("evaluate", run, "--data", folder, "--format", "json") for folder in rotated_and_upright]
     assert [answer.code for answer in answers] == [0, 0]
     assert answers[0].data == answers[1].data
     assert answers[0].data["examples"] == 96
     seen("evaluate: the same metrics, to the last digit")
-    for folder in turned_and_upright:
+    for folder in rotated_and_upright:
         assert wisesr("train", folder, *QUICK, "--epochs", 2, "-o", "runs", "--name", folder.name).code == 0
-    turned, upright = (read_history(Path("runs", folder.name)) for folder in turned_and_upright)
+    turned, upright = (read_history(Path("runs", folder.name)) for folder in rotated_and_upright)
     assert turned == upright
     assert len(turned) == 2
     seen(f"train: the same history, loss {turned[-1]['loss']}")
 
 
 @pytest.mark.reliability(5)
-def test_turned_images_are_explained_as_the_upright_ones(
-    wisesr: CommandLine, trained: Trained, turned_and_upright: tuple[Path, Path], tmp_path: Path, seen: Seen
+def test_images_with_exif_orientation_are_explained_like_upright_ones(
+    wisesr: CommandLine, trained: Trained, rotated_and_upright: tuple[Path, Path], tmp_path: Path, seen: Seen
 ) -> None:
     line = ("--format", "json", "--pictures", "5")
     turned, upright = (
         wisesr("explain", trained.run, folder, "-o", tmp_path / str(number), *line)
-        for number, folder in enumerate(turned_and_upright)
+        for number, folder in enumerate(rotated_and_upright)
     )
     assert (turned.code, upright.code) == (0, 0)
     assert len(turned.data["rows"]) == 96
@@ -118,27 +118,27 @@ def test_turned_images_are_explained_as_the_upright_ones(
     assert len(pictures[0]) == 5 + 4  # a sheet for every 24 images
     for one, other in zip(*pictures, strict=True):
         assert (one.name, one.read_bytes()) == (other.name, other.read_bytes())
-    seen("explain: 96 turned files have the maps, the pictures and the sheets of the upright ones")
+    seen("explain: 96 rotated files have the same maps, pictures and sheets as the upright ones")
 
 
 # 6: colour
 
 
 def grey_16(format_name: str) -> tuple[bytes, np.ndarray]:
-    """Return a ramp of 16 bits over 32 x 32 pixels, and the 256 levels that it becomes."""
+    """Return a 16-bit ramp over 32 x 32 pixels, and the 256 levels that it becomes."""
     ramp = np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64
     return encoded(Image.fromarray(ramp), format_name), np.repeat((ramp >> 8).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def over_white(image: Image.Image) -> np.ndarray:
-    """Return an image with transparency laid over white, computed with fractions."""
+    """Return an image with transparency composited over white in floating point."""
     values = np.asarray(image.convert("RGBA")).astype(float)
     share = values[..., 3:] / 255
     return np.rint(values[..., :3] * share + 255 * (1 - share)).astype(np.uint8)
 
 
 def coloured() -> dict[str, tuple[bytes, np.ndarray]]:
-    """Return a 32 x 32 file for every kind of colour, with the RGB that the documentation promises."""
+    """Return a 32 x 32 file for every colour mode, with the RGB values that the documentation promises."""
     rgb = photo(size=(32, 32))
     cases: dict[str, tuple[bytes, np.ndarray]] = {}
     for name, mode, format_name in (
@@ -165,7 +165,9 @@ def coloured() -> dict[str, tuple[bytes, np.ndarray]]:
 
 
 @pytest.mark.reliability(6)
-def test_every_colour_is_its_documented_rgb(wisesr: CommandLine, trained: Trained, tmp_path: Path, seen: Seen) -> None:
+def test_every_colour_mode_becomes_its_documented_rgb(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path, seen: Seen
+) -> None:
     cases = coloured()
     for name, (content, rgb) in cases.items():
         (tmp_path / name).write_bytes(content)
@@ -179,9 +181,9 @@ def test_every_colour_is_its_documented_rgb(wisesr: CommandLine, trained: Traine
             {top["label"]: top["score"] for top in rows[key]["top"]} for key in (name, f"{name}.rgb.png")
         )
         differences.append(max(abs(ours[label] - documented[label]) for label in documented))
-        # Where alpha is rounded differently, a channel may be one of 255 away.
+        # Alpha may be rounded differently, which moves a channel by one level of 255.
         assert differences[-1] < (1e-2 if "A." in name else 1e-6), name
-    seen(f"{len(cases)} kinds: scores at most {max(differences):.1g} from those of the documented RGB")
+    seen(f"{len(cases)} colour modes: scores within {max(differences):.1g} of those of the documented RGB")
 
 
 # 7 and 8: animated, misnamed, ignored
@@ -189,7 +191,7 @@ def test_every_colour_is_its_documented_rgb(wisesr: CommandLine, trained: Traine
 
 @pytest.fixture
 def odd_photos(tmp_path: Path) -> Path:
-    """Give class folders with four films, five WebP files named .jpg, and seven files that are no images by name."""
+    """Return class folders with four animations, five WebP files named .jpg, and seven files of other suffixes."""
     folder = make_photos(tmp_path / "odd", 4)
     for number, (suffix, name) in enumerate({"gif": "GIF", "png": "PNG", "webp": "WEBP", "tif": "TIFF"}.items()):
         frames = [photo(size=(32, 32), seed=10 * number + frame) for frame in range(3)]
@@ -211,7 +213,7 @@ IGNORED = "7 files ignored: 6 .txt, 1 .cr2"
 
 @pytest.mark.reliability(7, 8)
 @pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
-def test_films_wrong_suffixes_and_other_files_are_counted_once(
+def test_animations_wrong_suffixes_and_other_files_are_counted_once(
     command: str, wisesr: CommandLine, trained: Trained, odd_photos: Path, tmp_path: Path, seen: Seen
 ) -> None:
     run = trained.copy_to(tmp_path / "run")
@@ -232,17 +234,19 @@ def test_films_wrong_suffixes_and_other_files_are_counted_once(
 
 
 @pytest.mark.reliability(7, 8)
-def test_check_has_rows_for_films_and_other_oddities(wisesr: CommandLine, odd_photos: Path, seen: Seen) -> None:
+def test_check_lists_animations_wrong_suffixes_and_ignored_files(
+    wisesr: CommandLine, odd_photos: Path, seen: Seen
+) -> None:
     answer = wisesr("check", odd_photos, "--image-size", "32", "--format", "json").worked()
     rows = {code: answer.finding(code) for code in ("animated", "wrong-suffix", "ignored-files")}
     assert [(row["level"], row["count"]) for row in rows.values()] == [("warn", 4), ("warn", 5), ("warn", 7)]
     assert len(rows["animated"]["paths"]) == 4
     assert IGNORED in rows["ignored-files"]["message"]
-    seen("check: WARN 4 animated, WARN 5 wrong-suffix, PASS 7 ignored-files")
+    seen("check: WARN 4 animated, WARN 5 wrong-suffix, WARN 7 ignored-files")
 
 
 @pytest.mark.reliability(7, 8)
-def test_the_python_function_tells_its_listener_at_the_end(trained: Trained, odd_photos: Path) -> None:
+def test_the_python_function_reports_to_its_listener_at_the_end(trained: Trained, odd_photos: Path) -> None:
     heard = Heard()
     records_of = api.predict(trained.run, [odd_photos], listener=heard)
     next(records_of)
@@ -254,7 +258,7 @@ def test_the_python_function_tells_its_listener_at_the_end(trained: Trained, odd
 
 
 @pytest.mark.reliability(8)
-def test_webp_named_jpg_is_predicted_as_what_it_is(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+def test_webp_named_jpg_is_predicted_like_webp(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
     content = encoded(photo(size=(32, 32)), "WEBP")
     for name in ("a.jpg", "a.webp"):
         (tmp_path / name).write_bytes(content)
@@ -264,7 +268,7 @@ def test_webp_named_jpg_is_predicted_as_what_it_is(wisesr: CommandLine, trained:
     assert answer.said("by content") == ["1 file read by content, not by suffix: a.jpg"]
 
 
-# 11: a thousand
+# 11: a thousand odd images
 
 
 @pytest.fixture(scope="module")
@@ -280,21 +284,23 @@ OUR_LINES = re.compile(
 
 
 def run_on_all(folder: Path, *arguments: object) -> tuple[Answer, int]:
-    """Run a command in a fresh process, which shows no traceback and nothing raw; return its peak of memory, too."""
+    """Run a command in a fresh process, check for tracebacks and raw escapes, and return its peak memory, too."""
     answer, megabytes = with_peak(folder, *arguments)
     assert "Traceback" not in answer.err
     assert "\x1b" not in answer.out + answer.err
     return answer, megabytes
 
 
-def test_the_thousand_are_a_thousand_and_always_the_same() -> None:
+def test_hostile_images_are_at_least_a_thousand_and_reproducible() -> None:
     files = hostile_images()
     assert len(files) >= 1000
     assert files == hostile_images.__wrapped__()
 
 
 @pytest.mark.reliability(11)
-def test_a_thousand_odd_images_give_records(trained: Trained, thousand: list[Path], tmp_path: Path, seen: Seen) -> None:
+def test_each_of_a_thousand_odd_images_gets_a_record(
+    trained: Trained, thousand: list[Path], tmp_path: Path, seen: Seen
+) -> None:
     answer, megabytes = run_on_all(tmp_path, "predict", trained.run, thousand[0].parent, "--format", "jsonl")
     rows = answer.records
     assert answer.code == 6
@@ -318,7 +324,7 @@ def spread_over_classes(thousand: list[Path], folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.reliability(11)
-def test_a_thousand_odd_images_among_others_are_listed_by_check_and_left_out_by_train(
+def test_unreadable_images_among_a_thousand_are_listed_by_check_and_skipped_by_train(
     wisesr: CommandLine, trained: Trained, thousand: list[Path], tmp_path: Path, seen: Seen
 ) -> None:
     predicted = wisesr("predict", trained.run, thousand[0].parent, "--format", "jsonl").records
@@ -342,7 +348,7 @@ def test_a_thousand_odd_images_among_others_are_listed_by_check_and_left_out_by_
     assert sum(counts) == len(bad)
     used = {Path(row["path"]).name for row in rows_of(tmp_path / "runs" / "new" / "splits.csv")}
     assert not used & bad
-    assert len(used) == len(thousand) - len(bad) + 6  # the sound ones have six names in three folders
+    assert len(used) == len(thousand) - len(bad) + 6  # the added images have six names in three folders
     assert max(check_megabytes, train_megabytes) < 4000
     seen(
         f"check: FAIL {row['count']}, exit 3, peak {check_megabytes:,} MB; train: {refused.code}; with skip: exit 0, "
@@ -358,7 +364,9 @@ def test_damaged_tiff_prints_nothing_in_a_fresh_process(trained: Trained, thousa
     assert not [line for line in answer.err.splitlines() if not OUR_LINES.fullmatch(line)]
 
 
-def test_skips_and_unknown_chunks_do_not_cost_the_image(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+def test_bmp_skips_and_unknown_png_chunks_do_not_make_an_image_unreadable(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path
+) -> None:
     (tmp_path / "skips.bmp").write_bytes(rle_bmp(4, 4, b"\4\1\0\2\0\2\4\1\0\1"))
     content = encoded(photo(), "PNG")
     (tmp_path / "odd.png").write_bytes(content[:33] + chunk(b"abCd", b"x") * 100 + content[33:])

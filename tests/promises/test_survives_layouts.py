@@ -1,4 +1,4 @@
-"""Folders without the layout, and those with splits, end to end: lines 14 and 15."""
+"""Folders without the expected layout, and folders with splits, end to end (promises 14 and 15)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wisesr_cli.run.records import read_rows
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
-# 14: folders without the layout
+# 14: folders without the expected layout
 
 
 def make_wrong_layout(root: Path, case: str) -> Path:
@@ -44,11 +44,13 @@ WRONG_LAYOUTS = ("flat", "empty", "missing", "hidden folders only", "links only"
     ("command", "case"),
     [*product(TRAINING_COMMANDS, ["one class", *WRONG_LAYOUTS]), *product(["evaluate"], WRONG_LAYOUTS)],
 )
-def test_a_folder_without_classes_is_3(commands: Commands, command: str, case: str, tmp_path: Path, seen: Seen) -> None:
+def test_a_folder_without_classes_exits_with_3_and_shows_the_expected_layout(
+    commands: Commands, command: str, case: str, tmp_path: Path, seen: Seen
+) -> None:
     found = refusal(commands[command](make_wrong_layout(tmp_path, case)))
     assert "photos" in found
     assert "FOLDER/CLASS/IMAGE.jpg" in found
-    seen(f"{case}: exit 3 with the layout expected")
+    seen(f"{case}: exit 3 with the expected layout")
 
 
 # 15: split folders
@@ -57,7 +59,9 @@ def test_a_folder_without_classes_is_3(commands: Commands, command: str, case: s
 @pytest.mark.reliability(15)
 @pytest.mark.parametrize("train", ["train", "training", "Train"])
 @pytest.mark.parametrize("validation", ["val", "valid", "validation", "dev", "VAL"])
-def test_folders_named_as_splits(wisesr: CommandLine, train: str, validation: str, tmp_path: Path, seen: Seen) -> None:
+def test_split_folders_are_recognised_by_name(
+    wisesr: CommandLine, train: str, validation: str, tmp_path: Path, seen: Seen
+) -> None:
     test = {"train": "test", "training": "testing", "Train": "TEST"}[train]
     folder = make_splits(tmp_path / "photos", **{train: 4, validation: 2, test: 3})
     rows = {row["code"]: row for row in wisesr("check", folder, "--format", "json").data["findings"]}

@@ -1,4 +1,4 @@
-"""Labels in a file, end to end: trained on as class folders are, and refused as they are."""
+"""Labels in a manifest, end to end: used for training, and rejected, like class folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRAIN = ("train", *QUICK, "--epochs", "1", "-o", "runs", "--augment", "light")
 
 
 def rows_below(photos: Path) -> list[list[str]]:
-    """Return path and class of the images in class folders."""
+    """Return the path and class of every image in class folders."""
     found = [path.relative_to(photos) for path in sorted(photos.rglob("*.png"))]
     return [[path.as_posix(), path.parts[-2]] for path in found]
 
@@ -34,15 +34,13 @@ def write(path: Path, rows: list[list[str]], *more: str) -> Path:
 
 
 def same_training(one: Path, other: Path) -> bool:
-    """Return whether two runs have the same examples and ended with the same weights."""
+    """Return whether two runs have the same examples and the same final weights."""
     weights = zip(*(load_engine(run).model.get_weights() for run in (one, other)), strict=True)
     splits = [(run / "splits.csv").read_bytes() for run in (one, other)]
     return splits[0] == splits[1] and all((first == second).all() for first, second in weights)
 
 
-def test_labels_in_a_file_train_as_the_folder_does_and_so_does_the_table_of_the_run(
-    wisesr: CommandLine, tmp_path: Path
-) -> None:
+def test_a_manifest_and_the_splits_table_of_a_run_train_like_the_folder(wisesr: CommandLine, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 5)
     file = write(photos / "labels.csv", rows_below(photos)[::-1])
     wisesr(*TRAIN, photos, "--name", "folder").worked()
@@ -52,12 +50,12 @@ def test_labels_in_a_file_train_as_the_folder_does_and_so_does_the_table_of_the_
     assert same_training(Path("runs/folder"), Path("runs/again"))
     data = load_config("runs/again/config.yaml").config.data
     assert (data.manifest, data.dir) == (tmp_path / "runs/file/splits.csv", photos)
-    file.unlink()  # the run has its labels itself
+    file.unlink()  # the run has its own copy of the labels
     wisesr("evaluate", "runs/file").worked()
     wisesr("evaluate", "runs/again", "--split", "train").worked()
 
 
-def test_init_and_check_take_labels_in_a_file(wisesr: CommandLine, tmp_path: Path) -> None:
+def test_init_and_check_accept_a_manifest(wisesr: CommandLine, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 6)
     rows = [[*row, f"scene {number % 6}"] for number, row in enumerate(rows_below(photos))]
     file = write(tmp_path / "labels.csv", [[f"photos/{path}", *row] for path, *row in rows], "group")
@@ -74,7 +72,7 @@ def test_init_and_check_take_labels_in_a_file(wisesr: CommandLine, tmp_path: Pat
     )
 
 
-def test_data_names_a_file_of_labels_or_the_folder_of_its_paths(wisesr: CommandLine, tmp_path: Path) -> None:
+def test_the_data_option_names_a_manifest_or_the_folder_of_its_paths(wisesr: CommandLine, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 4)
     file = write(tmp_path / "labels.csv", rows_below(photos)[2:])
     wisesr("check", file).failed(3)
@@ -92,7 +90,7 @@ def test_data_names_a_file_of_labels_or_the_folder_of_its_paths(wisesr: CommandL
     wisesr("check", config).failed(2, "data.manifest names the splits")
 
 
-def test_a_run_is_judged_on_labels_in_a_file(wisesr: CommandLine, run: Path, tmp_path: Path) -> None:
+def test_evaluate_accepts_a_manifest(wisesr: CommandLine, run: Path, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 4, first_seed=500)
     file = write(photos / "new.csv", [[f"{photos}/{path}", label] for path, label in rows_below(photos)])
     wisesr("evaluate", run, "--data", photos).worked()
@@ -106,7 +104,9 @@ def test_a_run_is_judged_on_labels_in_a_file(wisesr: CommandLine, run: Path, tmp
 
 @pytest.mark.reliability(60, 27)
 @pytest.mark.parametrize("edit", ["labels", "weights", "order and place"])
-def test_an_edited_file_of_labels_is_not_resumed(wisesr: CommandLine, tmp_path: Path, seen: Seen, edit: str) -> None:
+def test_resume_rejects_changed_labels_or_weights_but_accepts_a_moved_manifest(
+    wisesr: CommandLine, tmp_path: Path, seen: Seen, edit: str
+) -> None:
     photos = make_photos(tmp_path / "photos", 5)
     rows = [[*row, "1.5"] for row in rows_below(photos)]
     file = write(photos / "labels.csv", rows, "weight")
@@ -116,7 +116,7 @@ def test_an_edited_file_of_labels_is_not_resumed(wisesr: CommandLine, tmp_path: 
         place = photos.rename(tmp_path / "elsewhere")
         answer = wisesr(*TRAIN, write(place / "labels.csv", rows[::-1], "weight"), "--resume", "--epochs", "2").worked()
         assert answer.said(f"data.manifest: {file} -> {place}/labels.csv: the same images in another place")
-        seen("rows in another order, at another place: resumed, which is said")
+        seen("rows in another order, in another place: resumed with a note")
         return
     said = "the weights of training images"
     if edit == "weights":
@@ -126,7 +126,7 @@ def test_an_edited_file_of_labels_is_not_resumed(wisesr: CommandLine, tmp_path: 
     write(file, rows, "weight")
     wisesr(*TRAIN, file, "--resume", "--epochs", "2").failed(4, said)
     assert {name for name, content in snapshot(Path("runs")).items() if before.get(name) != content} <= {".lock"}
-    seen(f"other {edit}: exit 4, ... {said}")
+    seen(f"changed {edit}: exit 4, ... {said}")
 
 
 @pytest.mark.reliability(60)
@@ -135,10 +135,10 @@ def test_an_edited_file_of_labels_is_not_resumed(wisesr: CommandLine, tmp_path: 
     ("command", "case"),
     [
         *product([*TRAINING_COMMANDS, "evaluate"], ["twice", "two labels", "unknown columns"]),
-        *product(["train", "check", "evaluate"], ["missing"]),  # `init` leaves out what cannot be read
+        *product(["train", "check", "evaluate"], ["missing"]),  # `init` skips unreadable images
     ],
 )
-def test_faults_of_a_file_of_labels_are_3_with_their_line(
+def test_a_faulty_manifest_exits_with_3_and_the_reason(
     commands: Commands, command: str, case: str, tmp_path: Path, seen: Seen
 ) -> None:
     photos = make_photos(tmp_path / "photos", 4)
@@ -158,7 +158,7 @@ def test_faults_of_a_file_of_labels_are_3_with_their_line(
 
 
 @pytest.mark.reliability(18, 60)
-def test_an_image_without_permission_is_named_and_left_out_with_skip(
+def test_an_image_without_permission_is_named_or_skipped_on_request(
     wisesr: CommandLine, tmp_path: Path, seen: Seen
 ) -> None:
     photos = make_photos(tmp_path / "photos", 4)
@@ -167,7 +167,7 @@ def test_an_image_without_permission_is_named_and_left_out_with_skip(
     with permissions_hold():
         wisesr(*TRAIN, file).failed(3, "red/00.png: permission denied")
         wisesr(*TRAIN, file, "-s", "data.on_error=skip", "--dry-run").worked()
-    seen("exit 3 with its name; with skip, training goes on")
+    seen("exit 3 with its name; with skip, a dry run succeeds")
 
 
 @pytest.mark.reliability(19, 60)
@@ -181,10 +181,10 @@ def test_odd_labels_and_paths_are_escaped(wisesr: CommandLine, tmp_path: Path, s
     answer = wisesr(*TRAIN, "runs/folder/splits.csv", "--name", "file").worked()
     assert_nothing_raw(answer.err)
     assert same_training(Path("runs/folder"), Path("runs/file"))
-    seen(f"a class and a folder called with {name}: trained, shown escaped")
+    seen(f"a class with {name} in its name: trained, shown escaped")
 
 
-def test_a_label_that_is_a_path_names_no_file(wisesr: CommandLine, tmp_path: Path) -> None:
+def test_a_label_that_looks_like_a_path_writes_no_file_elsewhere(wisesr: CommandLine, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 4)
     rows = [[path, f"../../{label}/x"] for path, label in rows_below(photos)]
     wisesr(*TRAIN, write(photos / "labels.csv", rows), "--name", "run").worked()
@@ -195,13 +195,13 @@ def test_a_label_that_is_a_path_names_no_file(wisesr: CommandLine, tmp_path: Pat
     assert [name for name in set(snapshot(tmp_path)) - before if not name.startswith(places)] == []
 
 
-def test_weights_of_a_file_are_a_row_of_check(wisesr: CommandLine, tmp_path: Path) -> None:
+def test_check_reports_the_weights_of_a_manifest(wisesr: CommandLine, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 4)
     rows = [[*row, str(number % 2)] for number, row in enumerate(rows_below(photos))]
     answer = wisesr("check", write(photos / "labels.csv", rows, "weight"), "--format", "json").worked()
     assert answer.finding("weights")["message"].startswith("training images have weights of 0 to 1, 0.5 on average")
 
 
-def test_trained_runs_of_folders_can_be_compared_on_their_tables(trained: Trained, wisesr: CommandLine) -> None:
+def test_check_accepts_the_splits_table_of_a_run(trained: Trained, wisesr: CommandLine) -> None:
     answer = wisesr("check", trained.run / "splits.csv", "--format", "json").worked()
     assert "images: train 36, validation 15, test 15" in answer.finding("classes")["message"]

@@ -1,4 +1,4 @@
-"""Odd names of files and classes, end to end: exact, never raw on a terminal, in one order (lines 19 and 21)."""
+"""Odd names of files and classes, end to end: exact, never raw on a terminal, in one order (promises 19 and 21)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Give a run over classes of odd names, in a folder of an odd name, whose files have odd names too."""
+    """Return a run whose classes, folders and image files all have odd names."""
     root = tmp_path_factory.mktemp("odd")
     photos = root / ODD_NAMES["escape"] / ODD_NAMES["not UTF-8"] / "photos \x1b[2J\u202e[b]\n"
     for label, name in enumerate(ODD_NAMES.values()):
@@ -43,11 +43,11 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 def odd_file(name: str, number: int) -> str:
-    """Return a file name of at most 255 bytes that begins with an odd one."""
+    """Return a file name of at most 255 bytes that begins with an odd name."""
     return os.fsdecode(os.fsencode(name)[:240]) + f" {number}.png"
 
 
-ODD_CLASSES = sorted(name.partition("/")[0] for name in ODD_NAMES.values())  # a slash begins a folder in a class
+ODD_CLASSES = sorted(name.partition("/")[0] for name in ODD_NAMES.values())  # a slash starts a folder in a class
 
 
 @pytest.mark.reliability(19)
@@ -74,7 +74,7 @@ ODD_CLASSES = sorted(name.partition("/")[0] for name in ODD_NAMES.values())  # a
         "doctor --device cpu",
     ],
 )
-def test_odd_names_come_through_every_command_and_reach_no_terminal_raw(
+def test_every_command_handles_odd_names_and_prints_none_raw(
     wisesr: CommandLine, odd: Trained, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: Seen
 ) -> None:
     here = tmp_path / ODD_NAMES["escape"] / ODD_NAMES["not UTF-8"]
@@ -92,7 +92,7 @@ def test_odd_names_come_through_every_command_and_reach_no_terminal_raw(
 
 
 @pytest.mark.reliability(19)
-def test_every_file_of_a_run_gives_odd_names_back_exactly(wisesr: CommandLine, odd: Trained, seen: Seen) -> None:
+def test_every_file_of_a_run_preserves_odd_names_exactly(wisesr: CommandLine, odd: Trained, seen: Seen) -> None:
     run = odd.run
     assert wisesr("evaluate", run, "--report").code == 0
     assert re.fullmatch(r"[\w.-]+-wise", run.name)
@@ -117,7 +117,7 @@ def test_every_file_of_a_run_gives_odd_names_back_exactly(wisesr: CommandLine, o
 
 
 @pytest.mark.reliability(19)
-def test_predictions_give_odd_names_back_exactly(wisesr: CommandLine, odd: Trained, tmp_path: Path, seen: Seen) -> None:
+def test_predictions_preserve_odd_names_exactly(wisesr: CommandLine, odd: Trained, tmp_path: Path, seen: Seen) -> None:
     paths = sorted(str(path) for path in odd.photos.rglob("*.png"))
     records = wisesr("predict", odd.run, odd.photos, "--format", "json").data
     assert sorted(record["path"] for record in records) == paths
@@ -135,7 +135,9 @@ def test_predictions_give_odd_names_back_exactly(wisesr: CommandLine, odd: Train
 
 @pytest.mark.slow
 @pytest.mark.reliability(19)
-def test_init_train_and_resume_with_an_odd_name(wisesr: CommandLine, odd: Trained, tmp_path: Path, seen: Seen) -> None:
+def test_init_train_and_resume_work_with_odd_names(
+    wisesr: CommandLine, odd: Trained, tmp_path: Path, seen: Seen
+) -> None:
     assert wisesr("init", odd.photos, "-o", tmp_path / "c.yaml").code == 0
     words = ("train", tmp_path / "c.yaml", *QUICK, "-o", tmp_path / os.fsdecode(b"runs \xff\n\x1b[31m"), "--name", "r")
     first = wisesr(*words, "--epochs", "1").worked()
@@ -147,7 +149,7 @@ def test_init_train_and_resume_with_an_odd_name(wisesr: CommandLine, odd: Traine
 
 @pytest.mark.reliability(19)
 @pytest.mark.parametrize("name", ["escape", "newline", "bidi", "not UTF-8", "255 bytes"])
-def test_a_mistake_with_an_odd_name_is_one_line(
+def test_an_error_with_an_odd_name_is_one_line(
     wisesr: CommandLine, trained: Trained, name: str, tmp_path: Path
 ) -> None:
     folder = make_photos(tmp_path / "photos", 4)
@@ -192,11 +194,11 @@ def test_a_terminal_of_80_columns_shows_odd_names_as_escapes(odd: Trained, tmp_p
     assert_nothing_raw(OWN_CONTROLS.sub("", shown))
     assert "\\x1b[31m" in shown
     assert "\\u202e" in shown
-    seen("11 command lines on a pseudo-terminal of 80 columns: escapes shown, no control of a name's own")
+    seen("11 command lines on a pseudo-terminal of 80 columns: escapes shown, no raw control characters")
 
 
 def on_terminal(command: list[str], folder: Path, *, columns: int) -> str:
-    """Run a command with a pseudo-terminal for all its streams and return what it showed there."""
+    """Run a command with a pseudo-terminal for all its streams and return everything it displayed."""
     import fcntl
     import pty
     import struct
@@ -231,7 +233,7 @@ ORDER = ("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")
 
 @pytest.fixture(scope="module")
 def twelve(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Give a run over classes called 0 to 11."""
+    """Return a run with classes named 0 to 11."""
     root = tmp_path_factory.mktemp("twelve")
     for number, (split, count) in enumerate((("train", 4), ("val", 2), ("test", 3))):
         make_numbered(root / "photos" / split, count, first_seed=100 * number)
@@ -290,4 +292,4 @@ def test_classes_match_by_name_in_any_order(wisesr: CommandLine, twelve: Trained
     before = snapshot(run)
     wisesr("evaluate", run, "--data", lacking).refused(3, "1 class that the run does not know: '12'")
     assert snapshot(run) == before
-    seen("three orders: identical output; 9 classes lacking: support 0; class 12: exit 3")
+    seen("three orders: identical output; 9 missing classes: support 0; class 12: exit 3")

@@ -1,4 +1,4 @@
-"""No command removes or replaces a file that is not its own, and none takes over what is not a run (lines 45 to 47)."""
+"""No command removes or replaces files of others, or takes over a folder that is not a run (promises 45 to 47)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wisesr_cli.demo import demo as demo_module
 from wisesr_cli.demo import harbour
 from wisesr_cli.machine.locks import alone_in
 
-# 45: files of the user with our names
+# 45: user files with names that wisesr uses
 
 MINE = (
     "export/README.md", "explain/image-00001-holiday.png", "evaluate-mine/metrics.json", "plots/reliability-mine.png",
@@ -32,7 +32,7 @@ def run(trained: Trained, tmp_path: Path) -> Path:
     return trained.copy_to(tmp_path / "runs" / "tiny")
 
 
-def add_files_of_the_user(run: Path, names: tuple[str, ...] = MINE) -> dict[str, bytes]:
+def add_user_files(run: Path, names: tuple[str, ...] = MINE) -> dict[str, bytes]:
     for name in names:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(f"mine: {name}", encoding="utf-8")
@@ -40,14 +40,14 @@ def add_files_of_the_user(run: Path, names: tuple[str, ...] = MINE) -> dict[str,
 
 
 @pytest.mark.reliability(45)
-def test_overwrite_removes_what_the_run_wrote_and_names_what_stays(
+def test_overwrite_removes_only_files_of_the_run_and_names_those_it_keeps(
     wisesr: CommandLine, trained: Trained, run: Path, seen: Seen
 ) -> None:
     wisesr("evaluate", run, "--split", "validation").worked()
     wisesr("explain", run, trained.photos / "test").worked()
     edited = run / "evaluate-validation" / "per_class.csv"
     edited.write_text(edited.read_text(encoding="utf-8") + "my remarks", encoding="utf-8")
-    mine = {**add_files_of_the_user(run), "evaluate-validation/per_class.csv": edited.read_bytes()}
+    mine = {**add_user_files(run), "evaluate-validation/per_class.csv": edited.read_bytes()}
     ours = set(snapshot(run)) - set(mine)
     answer = wisesr(*line(trained.photos, run.parent), "--name", "tiny", "--epochs", "1", "--overwrite").worked()
     after = snapshot(run)
@@ -56,14 +56,14 @@ def test_overwrite_removes_what_the_run_wrote_and_names_what_stays(
     assert left == set()
     kept = "files that this run did not write, or that changed since, stay: evaluate-mine/metrics.json"
     assert len(answer.said(kept)) == 1
-    seen(f"{len(mine)} files of the user kept and named, {len(ours - set(after))} of the earlier run removed")
+    seen(f"{len(mine)} user files kept and named, {len(ours - set(after))} of the earlier run removed")
 
 
 @pytest.mark.reliability(45)
-def test_an_evaluation_takes_another_name_than_files_or_results_of_others(
+def test_evaluate_picks_another_name_beside_user_files_and_other_results(
     wisesr: CommandLine, trained: Trained, run: Path, tmp_path: Path, seen: Seen
 ) -> None:
-    mine = add_files_of_the_user(run, ("evaluate-test/metrics.json", "plots/reliability-validation.png"))
+    mine = add_user_files(run, ("evaluate-test/metrics.json", "plots/reliability-validation.png"))
     for split in ("test", "validation"):
         assert f"writing to evaluate-{split}-2" in " ".join(
             wisesr("evaluate", run, "--split", split).worked().err.split()
@@ -78,7 +78,7 @@ def test_an_evaluation_takes_another_name_than_files_or_results_of_others(
         supports.append(sorted(path.name for path in run.glob("evaluate-photos*")))
     assert supports[1:] == [["evaluate-photos", "evaluate-photos-2"]] * 3
     assert {name: (run / name).read_bytes() for name in mine} == mine
-    seen(f"another name beside {len(mine)} files of the user; a/photos and b/photos apart")
+    seen(f"another name beside {len(mine)} user files; a/photos and b/photos kept apart")
 
 
 @pytest.mark.reliability(45)
@@ -92,12 +92,12 @@ def test_an_evaluation_takes_another_name_than_files_or_results_of_others(
         (("explain", "{run}", "--weights"), "explain/weights.png"),
     ],
 )
-def test_a_result_that_was_edited_is_not_written_over(
+def test_an_edited_result_is_not_overwritten(
     wisesr: CommandLine, trained: Trained, run: Path, seen: Seen, command: tuple[str, ...], name: str
 ) -> None:
     words = [word.format(run=run, photos=trained.photos / "test") for word in command]
     wisesr(*words).worked()
-    wisesr(*words).worked()  # ours is replaced
+    wisesr(*words).worked()  # an unedited result is replaced
     (run / name).write_bytes((run / name).read_bytes() + b" and my remarks")
     before = snapshot(run)
     answer = wisesr(*words)
@@ -105,12 +105,12 @@ def test_a_result_that_was_edited_is_not_written_over(
     assert f"holds {Path(name).name}, not written by an" in answer.error
     assert "give another folder with -o" in answer.error
     assert snapshot(run) == before
-    seen(f"{command[0]}: exit 2 over an edited {name}")
+    seen(f"{command[0]}: exit 2 instead of overwriting an edited {name}")
 
 
 @pytest.mark.slow
 @pytest.mark.reliability(45)
-def test_a_second_demo_touches_what_the_first_one_made_only(
+def test_a_second_demo_replaces_only_files_of_the_first(
     wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: Seen
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -138,17 +138,17 @@ def test_a_second_demo_touches_what_the_first_one_made_only(
     Path("other").mkdir()
     make_photos(Path("other/harbour"), 2)
     assert "other/harbour: was not made by this demo" in wisesr("demo", "-o", "other").error
-    seen("the user's run and config unchanged; its own runs made anew")
+    seen("the user's run and config unchanged; the demo's own runs replaced")
 
 
-# 46: what is not a run, or has no state
+# 46: folders that are not runs, or have no state
 
 
 @pytest.mark.reliability(46)
 @pytest.mark.parametrize(
     "missing", [("state", "best.keras"), ("state",), ("state", "best.keras", "history.csv", "metrics.json")]
 )
-def test_resume_without_a_state_changes_nothing_and_says_the_two_ways_out(
+def test_resume_without_a_state_changes_nothing_and_names_both_ways_out(
     wisesr: CommandLine, trained: Trained, run: Path, seen: Seen, missing: tuple[str, ...]
 ) -> None:
     wisesr("evaluate", run, "--split", "validation").worked()
@@ -166,7 +166,7 @@ def test_resume_without_a_state_changes_nothing_and_says_the_two_ways_out(
 
 
 @pytest.mark.reliability(46)
-def test_resume_and_overwrite_take_over_nothing_that_is_not_named(
+def test_resume_and_overwrite_reject_folders_that_are_not_runs_and_ambiguous_names(
     wisesr: CommandLine, trained: Trained, run: Path, seen: Seen
 ) -> None:
     for name in ("state", "export"):
@@ -189,7 +189,7 @@ def test_resume_and_overwrite_take_over_nothing_that_is_not_named(
 
 
 @pytest.mark.reliability(47)
-def test_a_run_that_is_moved_while_it_trains_is_not_written_again_in_its_old_place(
+def test_a_run_that_is_moved_while_it_trains_is_not_recreated_at_its_old_path(
     many_steps: list[object], tmp_path: Path, seen: Seen
 ) -> None:
     run, moved = tmp_path / "runs" / "long", tmp_path / "runs" / "moved"
@@ -210,11 +210,11 @@ def test_a_run_that_is_moved_while_it_trains_is_not_written_again_in_its_old_pla
     assert "runs/long: was moved or removed meanwhile" in err
     assert not run.exists(), err
     assert {"config.yaml", "classes.json", "best.keras", "history.csv"} <= {path.name for path in moved.iterdir()}
-    seen("exit 5, nothing in the old place, the moved run whole")
+    seen("exit 5, nothing at the old path, the moved run complete")
 
 
 @pytest.mark.reliability(47)
-def test_a_live_export_is_no_leftover(wisesr: CommandLine, trained: Trained, run: Path, seen: Seen) -> None:
+def test_resume_leaves_a_live_export_alone(wisesr: CommandLine, trained: Trained, run: Path, seen: Seen) -> None:
     live = run / "export" / ".wisesr-live" / "model.onnx"
     live.parent.mkdir(parents=True)
     live.write_text("half a model", encoding="utf-8")
@@ -223,12 +223,12 @@ def test_a_live_export_is_no_leftover(wisesr: CommandLine, trained: Trained, run
     assert live.exists()
     wisesr(*line(trained.photos, run.parent), "--name", "tiny", "--epochs", "4", "--resume").worked()
     assert not live.exists()
-    seen("left alone while it is held, removed afterwards")
+    seen("left alone while its lock is held, removed afterwards")
 
 
 @pytest.mark.slow
 @pytest.mark.reliability(47)
-def test_after_a_kill_no_metrics_are_those_of_an_earlier_best_model(
+def test_metrics_of_an_earlier_best_model_are_gone_after_a_kill(
     many_steps: list[object], tmp_path: Path, seen: Seen
 ) -> None:
     run = tmp_path / "runs" / "long"
@@ -243,7 +243,7 @@ def test_after_a_kill_no_metrics_are_those_of_an_earlier_best_model(
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (run / "metrics.json").exists()
-    seen("none after SIGKILL")
+    seen("no outdated metrics after SIGKILL")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What `wisesr predict` survives: unreadable images, long lists, odd batches (lines 41, 43 and 44)."""
+"""What `wisesr predict` survives: unreadable images, long lists, odd batches (promises 41, 43 and 44)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reliability import Seen
 
 @pytest.fixture
 def tiny(trained: Trained) -> Path:
-    """Give the run of a model for images of 32 pixels."""
+    """Return a run whose model takes images of 32 pixels."""
     return trained.run
 
 
@@ -28,7 +28,7 @@ def tiny(trained: Trained) -> Path:
 
 @pytest.mark.reliability(41)
 @pytest.mark.parametrize("chosen", FORMATS)
-def test_one_unreadable_image_is_6_and_with_strict_3_with_every_record_written(
+def test_one_unreadable_image_exits_with_6_or_3_if_strict_and_writes_every_record(
     wisesr: CommandLine, tiny: Path, tmp_path: Path, chosen: str, seen: Seen
 ) -> None:
     photos = spread(tmp_path / "photos", 20, unreadable=1)
@@ -51,7 +51,7 @@ def test_one_unreadable_image_is_6_and_with_strict_3_with_every_record_written(
 
 @pytest.mark.reliability(41)
 @pytest.mark.parametrize("chosen", FORMATS)
-def test_all_unreadable_is_3_with_every_record_and_no_input_is_3_with_none(
+def test_all_unreadable_exits_with_3_and_every_record_and_no_input_with_3_and_none(
     wisesr: CommandLine, tiny: Path, tmp_path: Path, chosen: str, seen: Seen
 ) -> None:
     (tmp_path / "photos").mkdir()
@@ -91,7 +91,7 @@ INPUTS = ("one folder", "many folders", "standard input", "into a file", "a patt
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with 10,000 and 100,000 images, in one folder and spread over many, and lists of them."""
+    """Return a folder with 10,000 and 100,000 images, each in one folder and spread over many, and lists of them."""
     base = tmp_path_factory.mktemp("many")
     for count in (10_000, 100_000):
         one = spread(base / f"one{count}", count)
@@ -131,7 +131,7 @@ def peak_memory(tiny: Path, base: Path, count: int, inputs: str, folder: Path) -
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 @pytest.mark.parametrize("inputs", INPUTS)
-def test_memory_at_a_hundred_thousand_images_is_within_a_tenth_of_that_at_ten_thousand(
+def test_memory_for_100_000_images_is_at_most_a_tenth_above_that_for_10_000(
     tiny: Path, many: Path, tmp_path: Path, inputs: str, seen: Seen
 ) -> None:
     few, lots = (peak_memory(tiny, many, count, inputs, tmp_path) for count in (10_000, 100_000))
@@ -142,7 +142,7 @@ def test_memory_at_a_hundred_thousand_images_is_within_a_tenth_of_that_at_ten_th
 @pytest.mark.slow
 @pytest.mark.reliability(43)
 @pytest.mark.parametrize("chosen", FORMATS)
-def test_a_reader_that_leaves_gives_a_silent_141(tiny: Path, tmp_path: Path, chosen: str, seen: Seen) -> None:
+def test_a_closed_pipe_exits_silently_with_141(tiny: Path, tmp_path: Path, chosen: str, seen: Seen) -> None:
     photos = spread(tmp_path / "photos", 3_000)
     process = start("predict", tiny, photos, "--format", chosen, "-q", cwd=tmp_path, stdout=subprocess.PIPE)
     assert process.stdout.readline()
@@ -159,7 +159,7 @@ def test_records_appear_while_the_list_of_paths_is_still_being_written(tiny: Pat
     process = start(
         "predict", tiny, "-", "--format", "jsonl", cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    for photo in photos:  # each is written only when the record of the one before has come
+    for photo in photos:  # each path is sent only after the previous record has arrived
         process.stdin.write(f"{photo}\n".encode())
         process.stdin.flush()
         assert json.loads(process.stdout.readline())["path"] == str(photo)
@@ -171,7 +171,7 @@ def test_records_appear_while_the_list_of_paths_is_still_being_written(tiny: Pat
 
 
 def scores_of(answer: Answer) -> dict[str, list[float]]:
-    """Return all scores of every image that could be read, by name, in the order of the labels."""
+    """Return all scores of every readable image by path, in the order of the labels."""
     assert answer.code in {0, 6}, answer.err
     readable = [record for record in answer.data if record["error"] is None]
     by_label = {record["path"]: {top["label"]: top["score"] for top in record["top"]} for record in readable}
@@ -217,10 +217,10 @@ def test_neither_batch_size_nor_order_nor_neighbours_change_a_score(
 
 
 @pytest.mark.reliability(44)
-def test_an_image_always_stands_in_the_row_of_its_number(
+def test_a_resumed_prediction_puts_each_image_in_the_same_row_of_a_batch(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a process before did, so that arithmetic that depends on the row gives the same bits."""
+    """The last bits of a score may depend on the row."""
     from wisesr_cli.engines.keras import KerasEngine
 
     batches: list[np.ndarray[Any, Any]] = []
@@ -244,7 +244,9 @@ def test_an_image_always_stands_in_the_row_of_its_number(
 
 
 @pytest.mark.reliability(44)
-def test_float32_is_exact_again_after_another_precision(wisesr: CommandLine, trained: Trained, seen: Seen) -> None:
+def test_float32_scores_are_identical_again_after_another_precision(
+    wisesr: CommandLine, trained: Trained, seen: Seen
+) -> None:
     import tensorflow
 
     photos = sorted((trained.photos / "test").rglob("*.png"))
@@ -254,7 +256,7 @@ def test_float32_is_exact_again_after_another_precision(wisesr: CommandLine, tra
     assert not tensorflow.config.experimental.tensor_float_32_execution_enabled()
     mixed = scores_of(wisesr(*line, "--precision", "mixed_bfloat16"))
     assert 0 < largest_change(exact, mixed) < 0.1
-    tensorflow.config.experimental.enable_tensor_float_32_execution(True)  # whatever somebody else did meanwhile
+    tensorflow.config.experimental.enable_tensor_float_32_execution(True)  # as other code may do meanwhile
     again = scores_of(wisesr(*line))
     assert not tensorflow.config.experimental.tensor_float_32_execution_enabled()
     assert again == exact
@@ -262,7 +264,7 @@ def test_float32_is_exact_again_after_another_precision(wisesr: CommandLine, tra
 
 
 @pytest.mark.reliability(44)
-def test_evaluation_is_in_float32_again_after_another_precision(wisesr: CommandLine, tiny: Path, seen: Seen) -> None:
+def test_evaluation_returns_to_float32_after_another_precision(wisesr: CommandLine, tiny: Path, seen: Seen) -> None:
     import tensorflow
 
     line = ("evaluate", tiny, "--engine", "keras", "--format", "json")

@@ -1,4 +1,4 @@
-"""What a prediction into a file survives: kills, signals, full disks, and what changed meanwhile (line 42)."""
+"""What a prediction into a file survives: kills, signals, full disks, and changed inputs (promise 42)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 @pytest.fixture
 def tiny(trained: Trained) -> Path:
-    """Give the run of a model for images of 32 pixels."""
+    """Return a run whose model takes images of 32 pixels."""
     return trained.run
 
 
 # 42: killed and resumed
 
-KILLED_IN = (  # a process that is killed where it would call the function of this name
+KILLED_IN = (  # a process that is killed when it calls the function of this name
     "import os, signal, sys\n"
     "from wisesr_cli.cli import main as cli\nfrom wisesr_cli.prediction import journal, output\n"
     "{}= lambda self: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -43,7 +43,9 @@ KILLED_IN = (  # a process that is killed where it would call the function of th
 @pytest.mark.reliability(42)
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("chosen", FORMATS)
-def test_killed_again_and_again_it_gives_the_same_bytes(tiny: Path, tmp_path: Path, chosen: str, seen: Seen) -> None:
+def test_a_prediction_killed_again_and_again_writes_the_same_bytes(
+    tiny: Path, tmp_path: Path, chosen: str, seen: Seen
+) -> None:
     count, kills = 2_000, 6
     photos = spread(tmp_path / "photos", count, unreadable=40)
     line = ("predict", tiny, photos, "--format", chosen, "-q", "-o")
@@ -54,13 +56,13 @@ def test_killed_again_and_again_it_gives_the_same_bytes(tiny: Path, tmp_path: Pa
     draw = random.Random(chosen)
     moments = sorted(draw.randrange(count) for _ in range(kills))
 
-    def nothing_but_whole() -> None:
+    def assert_absent_or_complete() -> None:
         assert not out.exists() or out.read_bytes() == whole
 
     for moment in moments:
 
         def far_enough(moment: int = moment) -> bool:
-            nothing_but_whole()
+            assert_absent_or_complete()
             return journal_records(journal) > moment
 
         process = start(*line, out, "--resume", cwd=tmp_path)
@@ -68,7 +70,7 @@ def test_killed_again_and_again_it_gives_the_same_bytes(tiny: Path, tmp_path: Pa
         time.sleep(draw.random() / 50)
         process.kill()
         end(process)
-        nothing_but_whole()
+        assert_absent_or_complete()
     reached = journal_records(journal)
 
     process = start(*line, out, "--resume", cwd=tmp_path, program=("-c", KILLED_IN.format("output.Renderer.end")))
@@ -88,7 +90,7 @@ def test_killed_again_and_again_it_gives_the_same_bytes(tiny: Path, tmp_path: Pa
 
 @pytest.mark.reliability(42)
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT], ids=lambda stop: stop.name)
-def test_stopped_by_a_signal_while_it_waits_for_paths_it_says_how_to_go_on(
+def test_a_signal_while_waiting_for_paths_tells_how_to_resume(
     wisesr: CommandLine, tiny: Path, tmp_path: Path, stop: signal.Signals, seen: Seen
 ) -> None:
     photos = sorted(spread(tmp_path / "photos", 70, unreadable=2).iterdir())
@@ -128,16 +130,16 @@ sys.exit(cli.run(sys.argv[1:]))
 
 @pytest.mark.reliability(42)
 @pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
-def test_a_second_signal_ends_a_prediction_at_once_and_it_resumes(
+def test_a_second_signal_ends_a_prediction_at_once_and_it_can_be_resumed(
     wisesr: CommandLine, tiny: Path, tmp_path: Path, seen: Seen, numbers: tuple[signal.Signals, signal.Signals]
 ) -> None:
     photos = spread(tmp_path / "photos", 10)
     line = ("predict", tiny, photos, "--engine", "keras", "--format", "csv", "-o", tmp_path / "out")
     process = start(*line, cwd=tmp_path, program=("-c", SLOW_IMPORT))
     try:
-        assert b"importing\n" in process.stderr  # an import is not broken off by the first signal
+        assert b"importing\n" in process.stderr  # an import is not interrupted by the first signal
         process.send_signal(numbers[0])
-        assert b"received\n" in process.stderr  # two signals at one moment may count as one
+        assert b"received\n" in process.stderr  # two signals at the same moment may be merged into one
         process.send_signal(numbers[1])
         code, said = end(process)
     finally:
@@ -152,11 +154,11 @@ def test_a_second_signal_ends_a_prediction_at_once_and_it_resumes(
 
 
 @pytest.mark.reliability(42)
-def test_what_stands_before_a_slow_list_is_written_at_once(wisesr: CommandLine, tiny: Path, tmp_path: Path) -> None:
+def test_images_before_a_slow_list_are_recorded_at_once(wisesr: CommandLine, tiny: Path, tmp_path: Path) -> None:
     first, second = sorted(spread(tmp_path / "photos", 2).iterdir())
     line = ("predict", tiny, first, "-", "--format", "jsonl", "-o", tmp_path / "out")
     process = start(*line, cwd=tmp_path, stdin=subprocess.PIPE)
-    assert wait_until(lambda: journal_records(tmp_path / "out.partial") == 1, process)  # nothing was typed yet
+    assert wait_until(lambda: journal_records(tmp_path / "out.partial") == 1, process)  # before any path was sent
     code, said = end(process, f"{second}\n")
     assert code == 0, said
     expected = wisesr("predict", tiny, first, second, "--format", "jsonl").out
@@ -164,13 +166,15 @@ def test_what_stands_before_a_slow_list_is_written_at_once(wisesr: CommandLine, 
 
 
 @pytest.mark.reliability(42)
-def test_an_output_or_journal_that_exists_is_2(wisesr: CommandLine, tiny: Path, tmp_path: Path, seen: Seen) -> None:
+def test_an_existing_output_or_journal_is_a_usage_error(
+    wisesr: CommandLine, tiny: Path, tmp_path: Path, seen: Seen
+) -> None:
     photos, out = spread(tmp_path / "photos", 4), tmp_path / "out"
     line = ("predict", tiny, photos, "--format", "csv", "-o", out)
     out.write_bytes(b"mine")
     answer = wisesr(*line).refused(2, "--overwrite")
     assert "device" not in answer.err
-    seen(f"an output that exists: exit {answer.code}")
+    seen(f"an existing output: exit {answer.code}")
     answer = wisesr(*line, "--resume").worked()
     assert "exists, and there is no journal next to it: nothing to resume; replace it with --overwrite" in answer.err
     assert "complete" not in answer.err
@@ -188,7 +192,7 @@ def test_an_output_or_journal_that_exists_is_2(wisesr: CommandLine, tiny: Path, 
     assert "2 records found in the journal" in answer.err
     assert wisesr(*line, "--overwrite").code == 0
     assert len(out.read_text(encoding="utf-8").splitlines()) == 5
-    seen("--overwrite: exit 0, the old one there until the end; a journal that was left: 2")
+    seen("--overwrite: exit 0, the old output kept until the end; a leftover journal: exit 2")
 
 
 @pytest.mark.reliability(42)
@@ -201,7 +205,7 @@ def test_an_output_or_journal_that_exists_is_2(wisesr: CommandLine, tiny: Path, 
         (["--min-score", "0.5"], "min_score was 0.0 and is 0.5"),
     ],
 )
-def test_resumed_with_other_options_it_is_4_with_the_difference(
+def test_resume_with_other_options_exits_with_4_and_names_the_difference(
     wisesr: CommandLine, tiny: Path, tmp_path: Path, more: list[str], what: str
 ) -> None:
     line = ("predict", tiny, spread(tmp_path / "photos", 4), "--format", "jsonl", "-o", tmp_path / "out")
@@ -215,7 +219,7 @@ def test_resumed_with_other_options_it_is_4_with_the_difference(
 
 
 @pytest.mark.reliability(42)
-def test_resumed_with_another_model_or_a_damaged_journal_it_is_4_with_file_and_line(
+def test_resume_rejects_another_model_and_names_the_damaged_line_of_a_journal(
     wisesr: CommandLine, tiny: Path, tmp_path: Path, seen: Seen
 ) -> None:
     photos = spread(tmp_path / "photos", 6)
@@ -240,7 +244,9 @@ def test_resumed_with_another_model_or_a_damaged_journal_it_is_4_with_file_and_l
 
 @pytest.mark.reliability(42)
 @pytest.mark.parametrize("change", ["renamed", "removed", "added in front", "added behind", "damaged"])
-def test_changed_inputs_are_4_where_records_exist(wisesr: CommandLine, tiny: Path, tmp_path: Path, change: str) -> None:
+def test_resume_rejects_changes_to_inputs_that_already_have_records(
+    wisesr: CommandLine, tiny: Path, tmp_path: Path, change: str
+) -> None:
     photos = spread(tmp_path / "photos", 6)
     line = ("predict", tiny, photos, "--format", "jsonl", "-o", tmp_path / "out")
     with stopping_after(4):
@@ -267,7 +273,7 @@ def test_changed_inputs_are_4_where_records_exist(wisesr: CommandLine, tiny: Pat
 
 @pytest.mark.reliability(42)
 @pytest.mark.parametrize("more", [[], ["--resume"], ["--overwrite"]], ids=["plain", "resume", "overwrite"])
-def test_a_second_prediction_into_the_same_file_is_5_with_the_pid_and_the_first_goes_on(
+def test_a_second_prediction_into_the_same_file_exits_with_5_and_the_first_continues(
     wisesr: CommandLine, tiny: Path, tmp_path: Path, more: list[str], seen: Seen
 ) -> None:
     photos = sorted(spread(tmp_path / "photos", 40).iterdir())
@@ -287,8 +293,8 @@ def test_a_second_prediction_into_the_same_file_is_5_with_the_pid_and_the_first_
 @pytest.mark.slow
 @pytest.mark.reliability(42)
 @pytest.mark.parametrize("chosen", FORMATS)
-def test_a_disk_that_fills_up_is_5_and_goes_on_later(tiny: Path, tmp_path: Path, chosen: str, seen: Seen) -> None:
-    """On real file systems of growing sizes, made in a namespace of their own."""
+def test_a_full_disk_exits_with_5_and_can_be_resumed(tiny: Path, tmp_path: Path, chosen: str, seen: Seen) -> None:
+    """Run on real file systems of growing sizes, mounted in a separate namespace."""
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("no namespace to mount a small disk in: unshare -rm does not work here")
     photos = spread(tmp_path / "photos", 300)
@@ -321,7 +327,9 @@ def test_a_disk_that_fills_up_is_5_and_goes_on_later(tiny: Path, tmp_path: Path,
 
 
 @pytest.mark.reliability(42)
-def test_an_output_in_a_closed_folder_is_5_before_tensorflow(wisesr: CommandLine, tiny: Path, tmp_path: Path) -> None:
+def test_an_output_in_a_read_only_folder_exits_with_5_before_tensorflow_starts(
+    wisesr: CommandLine, tiny: Path, tmp_path: Path
+) -> None:
     photos = spread(tmp_path / "photos", 2)
     (tmp_path / "closed").mkdir(mode=0o500)
     with permissions_hold():
@@ -331,7 +339,7 @@ def test_an_output_in_a_closed_folder_is_5_before_tensorflow(wisesr: CommandLine
     assert "device" not in answer.err
 
 
-def test_a_name_too_long_for_the_journal_alone_is_5(wisesr: CommandLine, tiny: Path, tmp_path: Path) -> None:
+def test_a_name_too_long_only_for_the_journal_exits_with_5(wisesr: CommandLine, tiny: Path, tmp_path: Path) -> None:
     photos = spread(tmp_path / "photos", 2)
     for name in ("n" * 248, f"{'n' * 243}.json", "\u732b" * 83):
         answer = wisesr("predict", tiny, photos, "--format", "json", "-o", tmp_path / name).refused(
@@ -343,7 +351,7 @@ def test_a_name_too_long_for_the_journal_alone_is_5(wisesr: CommandLine, tiny: P
         assert len(json.loads((tmp_path / name).read_text(encoding="utf-8"))) == 2
 
 
-def test_an_image_or_a_list_that_is_read_is_never_written_over(wisesr: CommandLine, tiny: Path, tmp_path: Path) -> None:
+def test_an_input_image_or_list_is_never_overwritten(wisesr: CommandLine, tiny: Path, tmp_path: Path) -> None:
     photos = spread(tmp_path / "photos", 3)
     photo, listed = photos / "000001.png", tmp_path / "list"
     listed.write_text(f"{photo}\n", encoding="utf-8")
@@ -357,7 +365,9 @@ def test_an_image_or_a_list_that_is_read_is_never_written_over(wisesr: CommandLi
     assert names_in(photos) == ["000000.png", "000001.png", "000002.png"]
 
 
-def test_a_pattern_that_matches_the_journal_does_not_label_it(wisesr: CommandLine, tiny: Path, tmp_path: Path) -> None:
+def test_a_pattern_that_matches_the_journal_does_not_include_it(
+    wisesr: CommandLine, tiny: Path, tmp_path: Path
+) -> None:
     photos = spread(tmp_path / "photos", 5)
     line = ("predict", tiny, photos / "*", "--format", "csv", "-o", photos / "0.csv")
     with stopping_after(2):

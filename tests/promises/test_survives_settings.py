@@ -1,4 +1,4 @@
-"""Odd settings and texts, end to end: modules beside the images, settings of Keras, YAML, names, and CSV cells."""
+"""Odd settings and texts, end to end: modules beside the images, Keras settings, YAML, names, and CSV cells."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OTHERS = (
 
 @pytest.fixture
 def trapped(tmp_path: Path) -> Path:
-    """Give a folder with a module of every name that may be imported; one that runs says so in `executed`."""
+    """Return a folder with a module for every importable name; those that run list themselves in `executed`."""
     folder = tmp_path / "trapped"
     folder.mkdir()
     note = f"with open({str(tmp_path / 'executed')!r}, 'a') as file: file.write(__name__ + '\\n')\n"
@@ -48,7 +48,7 @@ def trapped(tmp_path: Path) -> Path:
 
 
 def executed(tmp_path: Path) -> list[str]:
-    """Return the modules of the current folder that ran."""
+    """Return the modules of the current folder that were executed."""
     path = tmp_path / "executed"
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
@@ -57,7 +57,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {"wisesr": {"executable": WISESR, "program
 
 
 def run_program(program: str, words: Sequence[str], folder: Path, **variables: str) -> Answer:
-    """Run `wisesr` or `python -m wisesr_cli` in a folder, its home and caches elsewhere."""
+    """Run `wisesr` or `python -m wisesr_cli` in a folder, with its home and caches elsewhere."""
     return fresh(*words, cwd=folder, home=folder.parent, variables=variables, **PROGRAMS[program])
 
 
@@ -66,7 +66,7 @@ def run_program(program: str, words: Sequence[str], folder: Path, **variables: s
     ("words", "code"),
     [("--version", 0), ("config show", 0), ("check PHOTOS --image-size 32 --format json", 0), ("nothing", 2)],
 )
-def test_no_module_of_the_current_folder_is_executed_by_either_program_and_both_say_the_same(
+def test_neither_program_executes_modules_of_the_current_folder_and_both_agree(
     words: str, code: int, trapped: Path, trained: Trained, tmp_path: Path, seen: Seen
 ) -> None:
     line = words.replace("PHOTOS", str(trained.photos)).split()
@@ -80,7 +80,7 @@ def test_no_module_of_the_current_folder_is_executed_by_either_program_and_both_
 @pytest.mark.reliability(35)
 @pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_no_module_of_the_current_folder_is_executed_by_any_command(
+def test_no_command_executes_modules_of_the_current_folder(
     program: str, trapped: Path, trained: Trained, tmp_path: Path, seen: Seen
 ) -> None:
     photos, run = str(trained.photos), str(shutil.copytree(trained.run, tmp_path / "run"))
@@ -101,14 +101,16 @@ def test_no_module_of_the_current_folder_is_executed_by_any_command(
 
 
 @pytest.mark.reliability(35)
-def test_our_own_name_and_an_empty_entry_of_pythonpath_do_nothing(tmp_path: Path, trained: Trained, seen: Seen) -> None:
+def test_a_folder_named_wisesr_cli_and_an_empty_pythonpath_entry_have_no_effect(
+    tmp_path: Path, trained: Trained, seen: Seen
+) -> None:
     folder = tmp_path / "folder"
     note = f"with open({str(tmp_path / 'executed')!r}, 'a') as file: file.write(__name__ + '\\n')\n"
     for name in ("wisesr_cli", "json", "keras_cv", "typer"):
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").write_text(note, encoding="utf-8")
     assert run_program("wisesr", ["config", "show"], folder).code == 0
-    shutil.rmtree(folder / "wisesr_cli")  # `python -m` and PYTHONPATH take it before any code of ours runs
+    shutil.rmtree(folder / "wisesr_cli")  # `python -m` and PYTHONPATH find it before our code runs
     (tmp_path / "link").symlink_to(folder)
     for program in PROGRAMS:
         for path in (":", str(folder), str(tmp_path / "link")):
@@ -120,7 +122,7 @@ def test_our_own_name_and_an_empty_entry_of_pythonpath_do_nothing(tmp_path: Path
 
 
 @pytest.mark.reliability(35)
-def test_settings_of_matplotlib_change_no_picture(
+def test_matplotlib_settings_do_not_change_plots(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, seen: Seen
 ) -> None:
     pictures = []
@@ -136,19 +138,19 @@ def test_settings_of_matplotlib_change_no_picture(
 
 
 @pytest.mark.reliability(35)
-def test_the_program_runs_in_the_folders_that_it_is_installed_in(tmp_path: Path) -> None:
+def test_the_program_runs_in_site_packages_and_the_standard_library(tmp_path: Path) -> None:
     for folder in (Path(pytest.__file__).parents[1], Path(os.__file__).parent):
         answer = fresh("--version", cwd=folder, home=tmp_path, **PROGRAMS["wisesr"])
         assert (answer.code, answer.err) == (0, "")
 
 
-def test_a_current_folder_that_is_gone_is_5(tmp_path: Path) -> None:
+def test_a_deleted_current_folder_exits_with_5(tmp_path: Path) -> None:
     program = "import os\nos.rmdir(os.getcwd())\nfrom wisesr_cli.__main__ import main\nmain()"
     (tmp_path / "gone").mkdir()
     fresh(cwd=tmp_path / "gone", program=("-c", program)).failed(5, "the current folder no longer exists")
 
 
-# 37: Keras' own settings
+# 37: Keras settings
 
 KERAS_SETTINGS = {"floatx": "float16", "epsilon": 0.5, "image_data_format": "channels_first", "backend": "torch"}
 
@@ -159,7 +161,7 @@ def write_settings(home: Path, settings: str) -> None:
 
 
 def train_fresh(folder: Path, photos: Path, settings: str | None, **variables: str) -> dict[str, Any]:
-    """Train and predict in fresh processes with these settings of Keras in the home; return what came out."""
+    """Train and predict in fresh processes with these Keras settings in the home folder; return the results."""
     folder.mkdir()
     if settings is not None:
         write_settings(folder, settings)
@@ -172,7 +174,7 @@ def train_fresh(folder: Path, photos: Path, settings: str | None, **variables: s
 
 
 @pytest.mark.reliability(37)
-def test_settings_of_keras_change_no_prediction(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+def test_keras_settings_do_not_change_predictions(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
     write_settings(tmp_path, json.dumps(KERAS_SETTINGS))
     line = ("predict", trained.run, trained.photos / "test" / "red" / "00.png", "--format", "json")
     answer, expected = fresh(*line, cwd=tmp_path), wisesr(*line).data[0]
@@ -184,7 +186,7 @@ def test_settings_of_keras_change_no_prediction(wisesr: CommandLine, trained: Tr
 
 @pytest.mark.reliability(37)
 @pytest.mark.slow
-def test_the_users_settings_of_keras_change_nothing(trained: Trained, tmp_path: Path, seen: Seen) -> None:
+def test_keras_settings_do_not_change_training(trained: Trained, tmp_path: Path, seen: Seen) -> None:
     plain = train_fresh(tmp_path / "plain", trained.photos, None)
     assert len(plain["history"]) == 2
     assert train_fresh(tmp_path / "odd", trained.photos, json.dumps(KERAS_SETTINGS)) == plain
@@ -198,12 +200,12 @@ def test_the_users_settings_of_keras_change_nothing(trained: Trained, tmp_path: 
 
 @pytest.mark.reliability(37)
 @pytest.mark.parametrize("settings", ['{"floatx": "bfloat16\\u001b[31m"}', "[1]"])
-def test_settings_that_keras_refuses_are_5(trained: Trained, settings: str, tmp_path: Path, seen: Seen) -> None:
+def test_settings_rejected_by_keras_exit_with_5(trained: Trained, settings: str, tmp_path: Path, seen: Seen) -> None:
     write_settings(tmp_path, settings)
-    assert fresh("predict", trained.run, trained.photos, cwd=tmp_path).code == 0  # LiteRT needs no settings of Keras
+    assert fresh("predict", trained.run, trained.photos, cwd=tmp_path).code == 0  # LiteRT does not read Keras settings
     answer = fresh("predict", trained.run, trained.photos, "--engine", "keras", cwd=tmp_path).refused(5, "keras.json")
     assert "\x1b" not in answer.err
-    seen(f"a keras.json that Keras refuses: exit 5, {answer.error[:60]}...")
+    seen(f"a keras.json that Keras rejects: exit 5, {answer.error[:60]}...")
 
 
 # 38: YAML
@@ -219,7 +221,7 @@ YAML = {case: row for case, row in REFUSED.items() if len(row[0]) <= MAX_BYTES a
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("command", ["train", "check", "config show", "summarize"])
 @pytest.mark.parametrize("case", YAML)
-def test_yaml_that_is_refused_is_2_with_line_and_column(
+def test_invalid_yaml_is_a_usage_error_with_line_and_column(
     wisesr: CommandLine, command: str, case: str, tmp_path: Path, seen: Seen
 ) -> None:
     text, line, column, word = YAML[case]
@@ -252,7 +254,7 @@ def test_numbers_are_numbers_and_class_names_are_text(wisesr: CommandLine, tmp_p
     seen("1e-3 is 0.001; classes no, on, 1e-3, null are text in config, classes.json and class_weights")
 
 
-# 39: names that would lead elsewhere
+# 39: names that point elsewhere
 
 LEADING_ELSEWHERE = ("../x", "/x", "a/b", "..", ".", "", "a\\b", ".hidden", "-x", "a\nb", "x" * 201, "~/x", "x/")
 
@@ -265,7 +267,7 @@ def below(folder: Path) -> set[str]:
 @pytest.mark.reliability(39)
 @pytest.mark.parametrize("way", ["--name", "--set", "config"])
 @pytest.mark.parametrize("name", LEADING_ELSEWHERE)
-def test_a_run_s_name_that_leads_elsewhere_is_2_and_writes_nothing(
+def test_a_run_name_that_is_not_a_plain_folder_name_is_rejected_and_writes_nothing(
     wisesr: CommandLine, name: str, way: str, tmp_path: Path, trained: Trained, seen: Seen
 ) -> None:
     (tmp_path / "c.yaml").write_text(f"data: {{dir: {trained.photos}}}\nname: {json.dumps(name)}\n", encoding="utf-8")
@@ -281,7 +283,7 @@ def test_a_run_s_name_that_leads_elsewhere_is_2_and_writes_nothing(
 
 @pytest.mark.reliability(39)
 @pytest.mark.parametrize("name", ["\0", "\\ud800"])
-def test_a_name_that_no_file_can_have_is_2(wisesr: CommandLine, trained: Trained, name: str) -> None:
+def test_a_name_that_no_file_can_have_is_a_usage_error(wisesr: CommandLine, trained: Trained, name: str) -> None:
     value = f'"{name}"' if name != "\0" else '"\\0"'
     for key in ("name", "output_dir", "data.dir", "data.train_dir", "model.weights"):
         wisesr("train", trained.photos, *QUICK, "-s", f"{key}={value}").failed(2, key.split(".")[-1])
@@ -304,7 +306,7 @@ LONG = "\u732b" * 85  # 255 bytes
         (os.fsdecode(b"\xff"), ".", ".", os.fsdecode(b"evaluate-\xff")),
     ],
 )
-def test_results_on_a_folder_stay_in_the_run_whatever_it_is_called(
+def test_results_stay_in_the_run_whatever_the_evaluated_folder_is_called(
     wisesr: CommandLine,
     trained: Trained,
     name: str,
@@ -334,7 +336,7 @@ FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1", "x;=1+1", "x,
 
 @pytest.fixture(scope="module")
 def formulas(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Give a run over classes, and files, that a spreadsheet would take for formulas."""
+    """Return a run whose class and file names a spreadsheet would take for formulas."""
     root = tmp_path_factory.mktemp("formulas")
     for label, name in enumerate(FORMULAS):
         for number in range(3):
@@ -348,7 +350,7 @@ def cells_of(text: str, delimiter: str = ",") -> list[str]:
 
 
 def assert_no_formula(text: str) -> None:
-    """Check that no cell starts a formula, also where the semicolon stands between cells."""
+    """Check that no cell starts a formula, even with semicolons as separators."""
     for delimiter in ",;":
         bad = [cell for cell in cells_of(text, delimiter) if re.match(r"[=+@\t\r]|-(?!\d)", cell)]
         assert not bad, bad
@@ -356,7 +358,7 @@ def assert_no_formula(text: str) -> None:
 
 
 @pytest.mark.reliability(40)
-def test_no_cell_of_any_csv_is_a_formula_and_every_name_comes_back(
+def test_no_csv_cell_is_a_formula_and_every_name_parses_back(
     wisesr: CommandLine, formulas: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: Seen
 ) -> None:
     run, photos = formulas.run, formulas.photos
@@ -385,7 +387,7 @@ def test_no_cell_of_any_csv_is_a_formula_and_every_name_comes_back(
 
 
 @pytest.mark.reliability(40)
-def test_jsonl_holds_names_that_look_like_formulas_exactly(wisesr: CommandLine, formulas: Trained, seen: Seen) -> None:
+def test_jsonl_preserves_names_that_look_like_formulas(wisesr: CommandLine, formulas: Trained, seen: Seen) -> None:
     answer = wisesr("predict", formulas.run, formulas.photos, "--format", "jsonl")
     records = answer.records
     assert sorted(record["path"] for record in records) == sorted(map(str, formulas.photos.rglob("*.png")))

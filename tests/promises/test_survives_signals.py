@@ -1,4 +1,4 @@
-"""Signals and second processes, end to end: a training ends whole, and one run has one process (lines 24 and 30)."""
+"""Signals and second processes, end to end: trainings stop cleanly; a run has one process (promises 24 and 30)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from run_states import check_whole, leftovers, read_history
 
 from wisesr_cli.run.folders import Start, choose_run
 
-# A training of hundreds of short steps per epoch, so that a signal meets it in the middle of one.
+# Hundreds of short steps per epoch, so that a signal arrives in the middle of one.
 LONG = ("--backbone", "compact_small", "--image-size", "32", "-b", "1", "--epochs", "500")
 
 
@@ -29,7 +29,7 @@ LONG = ("--backbone", "compact_small", "--image-size", "32", "-b", "1", "--epoch
 
 @contextmanager
 def started(arguments: list[object], folder: Path, *, before: str = "") -> Iterator[subprocess.Popen[str]]:
-    """Start a command line in a fresh process that runs `before` first; standard error is a pipe."""
+    """Start a command in a fresh process that runs `before` first; standard error is a pipe."""
     words = [str(argument) for argument in arguments]
     program = f"import sys; sys.argv = ['wisesr', *{words!r}]\n{before}\n"
     program += "from wisesr_cli.__main__ import main\nmain()"
@@ -49,7 +49,7 @@ def started(arguments: list[object], folder: Path, *, before: str = "") -> Itera
 
 
 def wait_for(process: subprocess.Popen[str], beginning: str) -> str:
-    """Return the line of standard error that begins so, having waited for it."""
+    """Wait for a line of standard error that starts with `beginning`, and return it."""
     assert process.stderr is not None
     before = []
     for text in process.stderr:
@@ -60,7 +60,7 @@ def wait_for(process: subprocess.Popen[str], beginning: str) -> str:
 
 
 def ending(process: subprocess.Popen[str]) -> Answer:
-    """Return what a process comes to, from here on."""
+    """Wait for a process to end, and return its exit code and the rest of its standard error."""
     _, err = process.communicate(timeout=500)
     return Answer(process.returncode, "", err)
 
@@ -74,12 +74,12 @@ def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
-def test_a_signal_in_the_middle_of_an_epoch_loses_no_more_than_that_epoch(
+def test_a_signal_in_the_middle_of_an_epoch_loses_only_that_epoch(
     wisesr: CommandLine, many_photos: Path, tmp_path: Path, seen: Seen, number: signal.Signals, code: int
 ) -> None:
     command = ["train", many_photos, *LONG, "-o", tmp_path, "--name", "run"]
     with started(command, tmp_path) as process:
-        wait_for(process, "epoch   1/500  ")  # its line: the progress before it counts its steps
+        wait_for(process, "epoch   1/500  ")  # the line of a finished epoch, not a count of its steps
         second = wisesr(*command, "--resume")
         process.send_signal(number)
         answer = ending(process)
@@ -113,7 +113,7 @@ pipeline.decoding.decode_with_header = slow
 @pytest.mark.reliability(24)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("cache", ["memory", "disk"])
-def test_a_signal_while_images_are_read_ends_and_leaves_nothing(
+def test_a_signal_while_images_are_read_ends_the_training_and_leaves_nothing(
     many_photos: Path, tmp_path: Path, seen: Seen, number: signal.Signals, code: int, cache: str
 ) -> None:
     command = ["train", many_photos, *LONG, "-o", tmp_path / "runs", "--name", "run", "-s", f"data.cache={cache}"]
@@ -149,14 +149,14 @@ state.flush_to_disk = slow
 @pytest.mark.parametrize(
     "numbers", [(signal.SIGINT, signal.SIGINT), pytest.param((signal.SIGTERM, signal.SIGINT), marks=pytest.mark.slow)]
 )
-def test_a_second_signal_ends_at_once_even_inside_a_save(
+def test_a_second_signal_ends_the_training_at_once_even_inside_a_save(
     wisesr: CommandLine, photos: Path, tmp_path: Path, seen: Seen, numbers: tuple[signal.Signals, signal.Signals]
 ) -> None:
     command = line(photos, tmp_path, epochs=4)
     with started(command, tmp_path, before=SLOW_SAVE) as process:
         wait_for(process, "saving")
         process.send_signal(numbers[0])
-        wait_for(process, "received")  # two signals at one moment may count as one
+        wait_for(process, "received")  # two signals at the same moment may be merged into one
         process.send_signal(numbers[1])
         answer = ending(process)
     assert answer.code == 128 + numbers[1]
@@ -168,10 +168,10 @@ def test_a_second_signal_ends_at_once_even_inside_a_save(
     after = wisesr(*command, "--resume").worked()
     assert "resuming after epoch 1 of 4" in after.err
     assert leftovers(tmp_path / "tiny") == []
-    seen(f"second signal inside a save: exit {answer.code}, the state of epoch 1 loads, goes on")
+    seen(f"second signal inside a save: exit {answer.code}, the state of epoch 1 loads and resumes")
 
 
-# 30: a second process (a live one: with the signals above)
+# 30: a second process (see also the signals above)
 
 HELD_BEFORE_READING = """
 import time, pathlib, wisesr_cli.training.train as training
@@ -186,7 +186,7 @@ training.open_examples = held
 
 
 @pytest.mark.reliability(30)
-def test_refused_processes_leave_the_lock_of_a_training_that_has_written_nothing_yet(
+def test_rejected_processes_keep_the_lock_of_a_training_that_has_written_nothing_yet(
     wisesr: CommandLine, photos: Path, tmp_path: Path, seen: Seen
 ) -> None:
     command = line(photos, tmp_path / "runs", epochs=1)
@@ -204,7 +204,7 @@ def test_refused_processes_leave_the_lock_of_a_training_that_has_written_nothing
 
 
 @pytest.mark.reliability(30)
-def test_a_run_that_another_process_finished_meanwhile_is_not_replaced(
+def test_a_run_finished_by_another_process_meanwhile_is_not_replaced(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: Seen
 ) -> None:
     run = tmp_path / "runs" / "tiny"
@@ -225,7 +225,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_not_replaced(
 
 @pytest.mark.slow
 @pytest.mark.reliability(30)
-def test_six_trainings_at_once_take_a_name_each(photos: Path, tmp_path: Path, seen: Seen) -> None:
+def test_six_simultaneous_trainings_get_different_names(photos: Path, tmp_path: Path, seen: Seen) -> None:
     words = [sys.executable, "-m", "wisesr_cli", "train", str(photos), *QUICK, "--epochs", "1", "-o", "runs", "-q"]
     options: dict[str, Any] = {"env": environment(tmp_path), "cwd": tmp_path, "stdout": subprocess.DEVNULL}
     processes = [subprocess.Popen(words, **options) for _ in range(6)]
@@ -233,13 +233,11 @@ def test_six_trainings_at_once_take_a_name_each(photos: Path, tmp_path: Path, se
     names = {path.name for path in (tmp_path / "runs").iterdir()}
     assert names == {"photos-wise", *(f"photos-wise-{number}" for number in range(2, 7))}
     assert all(len(read_history(tmp_path / "runs" / name)) == 1 for name in names)
-    seen("six of the default name at once: exit 0 each, -2 to -6")
+    seen("six trainings of the default name at once: exit 0 each, -2 to -6")
 
 
 @pytest.mark.reliability(30)
-def test_a_failed_start_that_has_the_lock_takes_its_folder_away(
-    wisesr: CommandLine, photos: Path, tmp_path: Path
-) -> None:
+def test_a_failed_start_removes_its_folder(wisesr: CommandLine, photos: Path, tmp_path: Path) -> None:
     (photos_copy := Path(shutil.copytree(photos, tmp_path / "photos"))).joinpath("red", "05.png").write_bytes(b"")
     assert wisesr(*line(photos_copy, tmp_path / "runs")).code == 3
     assert list((tmp_path / "runs").iterdir()) == []
@@ -264,7 +262,7 @@ def test_a_signal_ends_a_dry_run_and_leaves_nothing(
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_a_dry_run_takes_away_whatever_dead_processes_left_and_no_folder_that_is_about_to_be_locked(
+def test_a_dry_run_removes_folders_of_dead_processes_but_not_one_about_to_be_locked(
     wisesr: CommandLine, photos: Path, tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"
@@ -280,7 +278,7 @@ def test_a_dry_run_takes_away_whatever_dead_processes_left_and_no_folder_that_is
     assert [path.name for path in runs.iterdir()] == [".wisesr-dry-run-starting"]
 
 
-def test_a_dry_run_takes_away_what_killed_ones_left_and_nothing_of_a_live_one(
+def test_a_dry_run_removes_folders_of_killed_dry_runs_but_not_of_live_ones(
     wisesr: CommandLine, photos: Path, tmp_path: Path
 ) -> None:
     command = line(photos, tmp_path / "runs", "--dry-run")
@@ -300,7 +298,7 @@ def test_a_dry_run_takes_away_what_killed_ones_left_and_nothing_of_a_live_one(
 @pytest.mark.reliability(30)
 def test_a_stale_lock_does_not_block(wisesr: CommandLine, trained: Trained, tmp_path: Path, seen: Seen) -> None:
     two_epochs = trained.copy_to(tmp_path / "runs" / "tiny")
-    (two_epochs / ".lock").write_text(f"{os.getppid()}\n", encoding="utf-8")  # lives, but is not a wisesr
+    (two_epochs / ".lock").write_text(f"{os.getppid()}\n", encoding="utf-8")  # alive, but not a wisesr process
     wisesr(*resumed(trained, two_epochs)).worked()
     assert len(read_history(two_epochs)) == 3
     seen("stale lock with the pid of a live process: exit 0")

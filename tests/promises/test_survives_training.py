@@ -1,4 +1,4 @@
-"""Training survives changes, damage, other runs and losses that are not finite, end to end: lines 27 and 29 to 33."""
+"""Training survives changes, damage, other runs and non-finite losses, end to end (promises 27, 29, 31 to 33)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from wisesr_cli.run.state import read_state, write_state
 
 @pytest.fixture
 def two_epochs(trained: Trained, tmp_path: Path) -> Path:
-    """A copy of the finished run `tiny`."""
+    """Return a copy of the finished run `tiny`."""
     return trained.copy_to(tmp_path / "runs" / "tiny")
 
 
-# 27: what may change before a resumption
+# 27: what may change before resuming
 
 
 def with_other_versions(run: Path) -> None:
-    """Write the state as if the run had been trained with another NumPy."""
+    """Rewrite the state as if the run had been trained with another NumPy."""
     state = read_state(run / "state")
     state.progress["circumstances"]["versions"]["numpy"] = "1.0"
     epoch = len(state.progress["progress"]["history"])
@@ -37,7 +37,7 @@ def with_other_versions(run: Path) -> None:
 
 @pytest.mark.reliability(27)
 @pytest.mark.parametrize("change", ["data", "class", "config", "versions", "seed generators"])
-def test_a_change_that_would_change_the_numbers_is_refused_with_the_difference(
+def test_resume_rejects_a_change_that_affects_results_and_names_the_difference(
     wisesr: CommandLine, trained: Trained, two_epochs: Path, tmp_path: Path, seen: Seen, change: str
 ) -> None:
     moved = Trained(two_epochs, trained.photos)
@@ -72,7 +72,7 @@ def test_a_change_that_would_change_the_numbers_is_refused_with_the_difference(
 
 
 @pytest.mark.reliability(27)
-def test_epochs_may_grow_and_the_run_may_move(
+def test_resume_accepts_more_epochs_and_a_moved_run(
     wisesr: CommandLine, trained: Trained, two_epochs: Path, tmp_path: Path, seen: Seen
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -83,11 +83,11 @@ def test_epochs_may_grow_and_the_run_may_move(
     assert "resuming after epoch 2 of 3" in notes
     assert [row["epoch"] for row in read_history(run)] == ["1", "2", "3"]
     assert "learning rate of the remaining epochs is below" not in answer.err
-    seen("epochs 2 -> 3: exit 0, schedule of 3 epochs said")
+    seen("epochs 2 -> 3: exit 0, schedule of 3 epochs reported")
 
 
 @pytest.mark.reliability(27)
-def test_the_same_images_with_other_dates_or_at_another_place_go_on_with_a_note(
+def test_resume_accepts_moved_images_and_other_dates_with_a_note(
     wisesr: CommandLine, trained: Trained, two_epochs: Path, tmp_path: Path, seen: Seen
 ) -> None:
     photos = tmp_path / "elsewhere" / "photos"
@@ -103,11 +103,11 @@ def test_the_same_images_with_other_dates_or_at_another_place_go_on_with_a_note(
     again = wisesr(*resumed(trained, two_epochs), "--epochs", "4").worked()
     assert f"data.dir: {photos} -> {trained.photos}: the same images in another place" in again.err.splitlines()
     wisesr("evaluate", two_epochs).worked()
-    seen("copied with other dates, then moved: exit 0, both said")
+    seen("copied with other dates, then moved: exit 0, both reported")
 
 
 @pytest.mark.slow
-def test_more_epochs_at_a_rate_near_zero_are_warned_of(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+def test_resume_warns_of_a_learning_rate_near_zero(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
     schedule = ("-s", "train.schedule={name: exponential, decay_rate: 1e-3, decay_epochs: 1, staircase: true}")
     words = ("train", trained.photos, *QUICK, "-o", tmp_path, "--name", "run", *schedule)
     wisesr(*words, "--epochs", "1").worked()
@@ -118,7 +118,7 @@ def test_more_epochs_at_a_rate_near_zero_are_warned_of(wisesr: CommandLine, trai
 
 @pytest.mark.reliability(27)
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not limit processors")
-def test_another_number_of_threads_goes_on_with_a_warning(
+def test_resume_warns_of_another_number_of_threads(
     wisesr: CommandLine, trained: Trained, two_epochs: Path, seen: Seen
 ) -> None:
     processors = os.sched_getaffinity(0)
@@ -140,7 +140,7 @@ def test_another_number_of_threads_goes_on_with_a_warning(
 
 
 @pytest.mark.reliability(29)
-def test_overwrite_takes_the_run_s_files_and_leaves_those_of_the_user(
+def test_overwrite_replaces_files_of_the_run_and_keeps_those_of_the_user(
     wisesr: CommandLine, trained: Trained, two_epochs: Path, seen: Seen
 ) -> None:
     kept = {
@@ -156,12 +156,12 @@ def test_overwrite_takes_the_run_s_files_and_leaves_those_of_the_user(
     assert wisesr(*line(trained.photos, two_epochs.parent, "--overwrite", epochs=1)).code == 0
     assert all(path.read_text(encoding="utf-8") == text for path, text in kept.items())
     assert [row["epoch"] for row in read_history(two_epochs)] == ["1"]
-    seen(f"exit 2; with --overwrite {len(kept)} files of the user are still there")
+    seen(f"exit 2; with --overwrite, {len(kept)} user files are kept")
 
 
 @pytest.mark.reliability(29)
 @pytest.mark.parametrize("mistake", ["image", "device"])
-def test_overwrite_takes_nothing_away_before_the_new_training_can_begin(
+def test_overwrite_removes_nothing_before_the_new_training_can_start(
     wisesr: CommandLine, two_epochs: Path, tmp_path: Path, mistake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_photos(tmp_path / "photos", 6)
@@ -204,7 +204,7 @@ def is_answered(answer: Answer, name: str, expected: str | None, found: str | No
     if answer.code == 4:
         return Path(name).name in answer.error
     if name == "best.tflite" and answer.code == 0 and "engine: Keras, as " in answer.err and name in answer.err:
-        return True  # best.keras answers instead, and says so; its last digits are others
+        return True  # best.keras is used instead, with a note; its last digits differ
     return answer.code == 0 and found == expected
 
 
@@ -248,7 +248,7 @@ def test_every_damaged_file_of_a_run_is_named_or_not_needed(
 
 @pytest.mark.reliability(31)
 @pytest.mark.parametrize("command", ["evaluate", "train --resume", "check"])
-def test_a_damaged_config_of_a_run_is_4_and_not_a_mistake_of_the_user(
+def test_a_damaged_config_of_a_run_exits_with_4_and_is_not_a_usage_error(
     wisesr: CommandLine, two_epochs: Path, seen: Seen, command: str
 ) -> None:
     (two_epochs / "config.yaml").write_text("schema_version: 1\ntrain: {epochs: \xff", encoding="latin-1")
@@ -256,12 +256,12 @@ def test_a_damaged_config_of_a_run_is_4_and_not_a_mistake_of_the_user(
     seen(f"{command}: exit 4, config.yaml named")
 
 
-# 32: a loss that is not finite
+# 32: a non-finite loss
 
 
 @pytest.mark.reliability(32)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_loss_that_is_not_finite_ends_with_3_says_the_step_and_keeps_the_best(
+def test_a_non_finite_loss_exits_with_3_names_the_step_and_keeps_the_best_model(
     wisesr: CommandLine, photos: Path, tmp_path: Path, seen: Seen, optimizer: str
 ) -> None:
     phases = "train.phases=[{epochs: 1}, {epochs: 2, learning_rate: 100}]"
@@ -285,7 +285,7 @@ def test_a_loss_that_is_not_finite_ends_with_3_says_the_step_and_keeps_the_best(
 
 
 @pytest.mark.reliability(33)
-def test_the_history_is_whole_at_every_moment_and_has_finished_epochs_only(
+def test_the_history_is_complete_at_every_moment_and_has_only_finished_epochs(
     wisesr: CommandLine, photos: Path, tmp_path: Path, seen: Seen
 ) -> None:
     moments: list[int] = []
@@ -300,4 +300,4 @@ def test_the_history_is_whole_at_every_moment_and_has_finished_epochs_only(
         assert wisesr(*line(photos, tmp_path, epochs=3)).code == 0
     assert moments == sorted(moments)
     assert set(moments) == {1, 2, 3}
-    seen(f"read at {len(moments)} moments between writes: whole each time, rows 1 to 3 in turn")
+    seen(f"read at {len(moments)} moments between writes: complete each time, rows 1 to 3 in turn")
