@@ -1,4 +1,4 @@
-"""What is built of the repository: wheels, source distributions, the small installation, and the container."""
+"""What is built from the repository: wheels, source distributions, the small installation and the container."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 CORE = BACKEND["core"](PROJECT)
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
 PLACE = ("https://forge.example/own/wisesr", "v1.2")
-MOST_MEGABYTES = 300  # of the small installation, pip included
+MOST_MEGABYTES = 300  # of the small installation, including pip
 KINDS = {"LINUX_PC": ("linux", "x86_64"), "LINUX_ARM": ("linux", "aarch64"), "MAC": ("darwin", "arm64")}
 
 
 def steps(variant: str) -> list[str]:
-    """Return the commands that the Dockerfile runs, in their order."""
+    """Return the commands that the Dockerfile runs, in order."""
     lines = re.sub(r"\\\n", " ", DOCKERFILE)
     return [f"VARIANT={variant}; {line}" for line in re.findall(r"^RUN (.*)$", lines, re.MULTILINE)]
 
 
 def names(lines: list[str], kind: str, extra: str = "") -> set[str]:
-    """Return the packages that requirements install on a kind of machine."""
+    """Return the packages that the requirements install on a kind of machine."""
     platform, machine = KINDS[kind]
     place: dict[str, Any] = {**default_environment(), "sys_platform": platform, "platform_machine": machine}
     rows = map(Requirement, lines)
@@ -48,14 +48,14 @@ def names(lines: list[str], kind: str, extra: str = "") -> set[str]:
 # Metadata
 
 
-def test_where_cykooz_resizer_has_no_wheel_it_is_not_asked_for() -> None:
+def test_cykooz_resizer_is_required_only_where_it_has_a_wheel() -> None:
     assert "cykooz-resizer" in names(PROJECT["dependencies"], "LINUX_PC")
     assert "cykooz-resizer" in names(PROJECT["dependencies"], "MAC")
     assert "cykooz-resizer" not in names(PROJECT["dependencies"], "LINUX_ARM")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_small_distribution_is_the_whole_one_without_what_trains_and_draws(kind: str) -> None:
+def test_small_distribution_lacks_only_the_packages_for_training_and_plots(kind: str) -> None:
     whole, small = names(PROJECT["dependencies"], kind), names(CORE["dependencies"], kind)
     assert whole - small == {"tensorflow", "keras", "matplotlib", "jinja2", "tensorboard"}
     assert not small - whole
@@ -64,14 +64,14 @@ def test_the_small_distribution_is_the_whole_one_without_what_trains_and_draws(k
         assert small | names(CORE["optional-dependencies"][extra], kind) == whole
 
 
-def test_tensorflow_cpu_is_taken_where_it_has_wheels() -> None:
+def test_cpu_extra_uses_tensorflow_cpu_where_it_has_wheels() -> None:
     cpu = CORE["optional-dependencies"]["cpu"]
     found = {kind: names(cpu, kind) & {"tensorflow", "tensorflow-cpu"} for kind in KINDS}
     assert found == {"LINUX_PC": {"tensorflow-cpu"}, "LINUX_ARM": {"tensorflow"}, "MAC": {"tensorflow"}}
     assert names(cpu, "MAC") | names(CORE["dependencies"], "MAC") == names(PROJECT["dependencies"], "MAC")
 
 
-def test_bounds_and_other_extras_are_those_of_the_whole_one() -> None:
+def test_version_bounds_and_other_extras_match_the_full_distribution() -> None:
     assert {*CORE["dependencies"]} <= {*PROJECT["dependencies"]}
     for extra in ("jax", "onnx", "ray", "heic", "bands", "parquet", "mlflow", "wandb"):
         assert CORE["optional-dependencies"][extra] == PROJECT["optional-dependencies"][extra]
@@ -79,25 +79,25 @@ def test_bounds_and_other_extras_are_those_of_the_whole_one() -> None:
     assert versions == {str(Requirement(PROJECT["dependencies"][0]).specifier)}
 
 
-def test_a_package_to_leave_out_that_is_no_dependency_any_more_fails_the_build() -> None:
+def test_omitting_a_package_that_is_no_longer_a_dependency_fails_the_build() -> None:
     fewer = {**PROJECT, "dependencies": [line for line in PROJECT["dependencies"] if not line.startswith("jinja2")]}
     with pytest.raises(ValueError, match="no dependency jinja2"):
         BACKEND["core"](fewer)
 
 
-def test_the_settings_that_are_written_for_the_small_one_are_read_back() -> None:
+def test_toml_written_for_the_small_distribution_round_trips() -> None:
     table = {"a": {"b c": "ü\n'\"", "list": ["x", "y; z"], "deeper": {"flag": True}}, "other": {"n": 1}}
     assert tomllib.loads(BACKEND["as_toml"](table)) == table
 
 
-# The page of a package index
+# The page on a package index
 
 
 def links(text: str) -> list[str]:
     return re.findall(r"\]\(([^)]+)\)", text)
 
 
-def test_links_lead_to_the_repository_where_it_is_known() -> None:
+def test_readme_links_point_to_the_repository_if_it_is_known() -> None:
     found = links(SETUP["readme"](*PLACE))
     files = [link for link in links((REPOSITORY / "README.md").read_text(encoding="utf-8")) if "://" not in link]
     assert len(files) > 10
@@ -108,13 +108,13 @@ def test_links_lead_to_the_repository_where_it_is_known() -> None:
     assert {(kind, tag) for kind, tag, path in ours if path.endswith(".md")} == {("blob", "v1.2")}
 
 
-def test_without_a_repository_no_link_leads_nowhere() -> None:
+def test_readme_without_a_repository_has_no_broken_links() -> None:
     page = SETUP["readme"]("", "main")
     assert not [link for link in links(page) if not link.startswith("https://")]
-    assert "docs/heads.md shows where Wise wins" in page  # the words of the link stay
+    assert "docs/heads.md shows where Wise wins" in page  # the link text stays
 
 
-def test_urls_are_absolute_and_of_files_that_exist() -> None:
+def test_project_urls_are_absolute_and_point_to_existing_files() -> None:
     assert {*SETUP["urls"]("", "main").values()} == {"https://arxiv.org/abs/2104.12294"}
     found = SETUP["urls"](*PLACE)
     assert found["Source"] == PLACE[0]
@@ -127,7 +127,7 @@ def test_urls_are_absolute_and_of_files_that_exist() -> None:
 # Publishing
 
 
-def test_only_the_job_that_uploads_may_prove_who_it_is_and_no_secret_is_named() -> None:
+def test_only_the_publish_job_gets_an_id_token_and_no_secret_is_used() -> None:
     text = (REPOSITORY / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8")
     workflow = yaml.safe_load(text)
     assert "secrets." not in text
@@ -143,18 +143,18 @@ def test_only_the_job_that_uploads_may_prove_who_it_is_and_no_secret_is_named() 
 # The container
 
 
-def test_the_container_runs_as_another_user_than_root_and_writes_where_it_may() -> None:
+def test_container_runs_as_non_root_and_keeps_its_caches_in_one_folder() -> None:
     (user,) = re.findall(r"^USER (.*)$", DOCKERFILE, re.MULTILINE)
     assert int(user) > 0
     last = DOCKERFILE[DOCKERFILE.rindex("FROM ") :]
-    assert "COPY . " not in last  # of the sources, nothing but the wheels
+    assert "COPY . " not in last  # the wheels only, no sources
     caches = re.search(r"^ENV (WISESR_CACHE_DIR=.*)$", last, re.MULTILINE)
     assert caches
     assert all(word.partition("=")[2].startswith("/caches/") for word in caches.group(1).split())
 
 
 @pytest.mark.parametrize("variant", ["cpu", "gpu", "small"])
-def test_every_variant_is_a_wheel_with_an_extra_that_it_has(variant: str) -> None:
+def test_every_variant_installs_a_wheel_with_an_existing_extra(variant: str) -> None:
     row = re.search(
         rf"^ +{variant}\) wheel=\"\$\(echo /wheels/(\w+)-\*\.whl\)(?:\[(\w+)\])?\"", DOCKERFILE, re.MULTILINE
     )
@@ -164,7 +164,7 @@ def test_every_variant_is_a_wheel_with_an_extra_that_it_has(variant: str) -> Non
     assert f"VARIANT={variant}" in DOCKERFILE
 
 
-def test_what_is_copied_into_the_container_is_what_a_build_needs() -> None:
+def test_dockerignore_keeps_everything_that_a_build_needs() -> None:
     lines = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
     kept = {line[1:] for line in lines if line.startswith("!")}
     assert "*" in lines
@@ -174,8 +174,8 @@ def test_what_is_copied_into_the_container_is_what_a_build_needs() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_steps_of_the_container_make_a_small_installation_that_works(trained: Trained, tmp_path: Path) -> None:
-    """All steps but the last, which makes the user; without a daemon, in a virtual environment."""
+def test_container_steps_produce_a_working_small_installation(trained: Trained, tmp_path: Path) -> None:
+    """Runs all steps but the last, which creates the user, in a virtual environment instead of a container."""
     sources, wheels, venv = tmp_path / "source", tmp_path / "wheels", tmp_path / "venv"
     lines = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
     for name in (line[1:] for line in lines if line.startswith("!")):
@@ -196,7 +196,7 @@ def test_the_steps_of_the_container_make_a_small_installation_that_works(trained
     assert "useradd" in making_the_user
     for line in installing:
         run(line.replace("/wheels", str(wheels)))
-    _has_what_it_should(wheels)
+    _check_wheels(wheels)
     megabytes = sum(path.lstat().st_size for path in venv.rglob("*") if path.is_file()) / 1e6
     assert megabytes < MOST_MEGABYTES
     photos, model = trained.photos / "test", trained.copy_to(tmp_path / "run")
@@ -213,8 +213,8 @@ def test_the_steps_of_the_container_make_a_small_installation_that_works(trained
     assert {"tensorflow", "keras"} <= {row["metadata"]["name"] for row in report["install"]}
 
 
-def _has_what_it_should(wheels: Path) -> None:
-    """Check that both wheels have the samples and the templates, and differ in nothing but their names."""
+def _check_wheels(wheels: Path) -> None:
+    """Check that both wheels have the samples and the templates, and differ only in their names."""
     found = {}
     for path in wheels.glob("*.whl"):
         with zipfile.ZipFile(path) as file:

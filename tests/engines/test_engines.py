@@ -1,4 +1,4 @@
-"""A saved model runs in every arithmetic, and what it cannot compute is an error of one line."""
+"""A saved model runs at every precision, and a model that cannot run is a one-line error."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_kind_of_layer_and_operation_runs_in_another_precision(
 
 
 @pytest.mark.parametrize("chosen", ["table", "json", "jsonl", "csv", "markdown"])
-def test_a_model_whose_weights_are_no_numbers_labels_nothing(
+def test_model_with_nan_weights_exits_with_3_and_predicts_nothing(
     chosen: str, tmp_path: Path, trained: Trained, wisesr: CommandLine
 ) -> None:
     run = trained.copy_to(tmp_path / "run")
@@ -58,9 +58,9 @@ def test_a_model_whose_weights_are_no_numbers_labels_nothing(
     assert "nan" not in answer.out
 
 
-def test_too_little_memory_for_a_batch_is_a_memory_error(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_that_runs_out_of_memory_is_a_memory_error(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     class ResourceExhaustedError(Exception):
-        """What TensorFlow raises."""
+        """Named like the error of TensorFlow."""
 
     def refuse(model: keras.Model, pixels: object) -> None:
         raise ResourceExhaustedError("OOM when allocating tensor")
@@ -71,7 +71,7 @@ def test_too_little_memory_for_a_batch_is_a_memory_error(trained: Trained, monke
         engine.logits(np.zeros((1, *engine.info.image_size, 3), np.uint8))
 
 
-def test_a_model_that_loads_but_cannot_run_is_an_error_of_its_file(
+def test_model_that_loads_but_cannot_run_exits_with_4_and_names_its_file(
     trained: Trained, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(model: keras.Model, pixels: object) -> None:

@@ -1,4 +1,4 @@
-"""best.tflite says what best.keras says, is used only with the model that it was made from, and needs no TensorFlow."""
+"""best.tflite agrees with best.keras, is used only with the model that it was made from, and needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 
 @pytest.fixture
 def run(trained: Trained, tmp_path: Path) -> Run:
-    """Give a copy of the run that a test may write into."""
+    """Return a copy of the run that a test may modify."""
     return Run(trained.copy_to(tmp_path / "run"))
 
 
@@ -41,7 +41,7 @@ def noise(count: int, side: int = 32) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def rewritten(run: Run, change: Callable[[dict[str, Any]], None], content: bytes | None = None) -> None:
-    """Change the record behind the model of a run, or the model; the record fits the model again."""
+    """Rewrite best.tflite with another model, if given, and a matching record edited by `change`."""
     model = read_litert(run.litert, run.best)
     content = model.content if content is None else content
     whole = LiteRtModel(run.litert, model.info, content).to_bytes(run.best)
@@ -54,7 +54,7 @@ def rewritten(run: Run, change: Callable[[dict[str, Any]], None], content: bytes
     run.litert.write_bytes(content + tail.getvalue())
 
 
-def test_a_finished_training_leaves_the_best_model_for_litert_with_the_same_probabilities(trained: Trained) -> None:
+def test_finished_training_writes_a_litert_model_with_the_same_probabilities(trained: Trained) -> None:
     run = Run(trained.run)
     engine, converted = load_engine(run.path), LiteRtEngine(read_litert(run.litert, run.best))
     pixels = noise(40)
@@ -64,7 +64,7 @@ def test_a_finished_training_leaves_the_best_model_for_litert_with_the_same_prob
     assert converted.info == engine.info
 
 
-def test_an_image_gets_the_same_bits_alone_in_any_batch_and_in_any_thread(
+def test_image_gets_bit_identical_logits_alone_in_any_batch_and_in_any_thread(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = read_litert(Run(trained.run).litert, Run(trained.run).best)
@@ -72,24 +72,24 @@ def test_an_image_gets_the_same_bits_alone_in_any_batch_and_in_any_thread(
     expected = np.concatenate([engine.logits(pixels[row : row + 1]) for row in range(33)])
     assert np.array_equal(engine.logits(pixels), expected)
     assert np.array_equal(engine.logits(pixels[::-1])[::-1], expected)
-    monkeypatch.setattr(litert, "MOST_COPIES_BYTES", 1)  # as for a model whose copies do not fit
+    monkeypatch.setattr(litert, "MOST_COPIES_BYTES", 1)  # as for a model too large for several copies
     assert np.array_equal(LiteRtEngine(model).logits(pixels), expected)
 
 
-def test_predict_with_litert_loads_nothing_heavy_and_says_what_computes(trained: Trained, tmp_path: Path) -> None:
+def test_predict_with_litert_imports_no_heavy_package_and_names_the_engine(trained: Trained, tmp_path: Path) -> None:
     photos = trained.photos / "test"
     code, loaded, said = loaded_after(command("predict", str(trained.run / "best.keras"), str(photos)), tmp_path)
     assert code == 0, said
     assert "ai_edge_litert" in loaded
     assert not loaded & {"tensorflow", "keras", "jax", "h5py", "matplotlib", "tensorboard", "yaml"}
-    first, second, *_ = said.splitlines()  # nothing of LiteRT's own
+    first, second, *_ = said.splitlines()  # LiteRT itself prints nothing
     assert first.startswith("device: CPU: ")
-    assert second.rstrip() == "Labels"  # how often each was given
+    assert second.rstrip() == "Labels"  # heading of their counts
     assert "LiteRT runs best.tflite" in said
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_another_best_model_is_run_by_keras_and_one_note_says_why(
+def test_keras_runs_a_changed_best_model_with_a_note_of_the_reason(
     command: str, run: Run, trained: Trained, wisesr: CommandLine
 ) -> None:
     with run.best.open("ab") as file:
@@ -110,7 +110,7 @@ def test_another_best_model_is_run_by_keras_and_one_note_says_why(
         (["--precision", "mixed_bfloat16"], 2, "LiteRT computes in float32, and --precision mixed_bfloat16 was given"),
     ],
 )
-def test_what_litert_cannot_do_is_2_where_it_was_asked_for_and_else_done_by_keras(
+def test_unsupported_by_litert_is_a_usage_error_if_requested_else_keras_runs(
     options: list[str], code: int, reason: str, trained: Trained, wisesr: CommandLine
 ) -> None:
     line = ("predict", trained.run, trained.photos / "test", *options)
@@ -120,7 +120,7 @@ def test_what_litert_cannot_do_is_2_where_it_was_asked_for_and_else_done_by_kera
     assert f"engine: Keras, as {reason}\n" in wisesr(*line).err
 
 
-def test_without_its_file_or_its_package_litert_is_an_error_where_it_was_asked_for(
+def test_litert_without_its_file_or_package_is_an_error_if_requested(
     run: Run, trained: Trained, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = trained.photos / "test"
@@ -147,7 +147,7 @@ def test_evaluate_gives_the_same_metrics_with_both_engines(run: Run, wisesr: Com
 
 
 @pytest.mark.reliability(42)
-def test_a_prediction_resumes_on_the_engine_that_it_was_begun_with_or_not_at_all(
+def test_prediction_resumes_only_on_the_engine_it_started_with(
     run: Run, trained: Trained, tmp_path: Path, wisesr: CommandLine
 ) -> None:
     line = ("predict", run.path, trained.photos / "test", "--format", "jsonl", "-b", "4", "-o")
@@ -160,7 +160,7 @@ def test_a_prediction_resumes_on_the_engine_that_it_was_begun_with_or_not_at_all
 
 
 @pytest.mark.reliability(36)
-def test_a_damaged_file_is_not_believed(run: Run) -> None:
+def test_damaged_file_is_rejected(run: Run) -> None:
     whole, keras_bytes = run.litert.read_bytes(), run.best.stat().st_size
     model = read_litert(run.litert, run.best)
     middle = len(model.content) // 2
@@ -185,7 +185,7 @@ def test_a_damaged_file_is_not_believed(run: Run) -> None:
 
 
 @pytest.mark.reliability(36)
-def test_a_record_that_is_none_is_not_believed(run: Run) -> None:
+def test_invalid_record_is_rejected(run: Run) -> None:
     whole = run.litert.read_bytes()
     changes: list[Callable[[dict[str, Any]], object]] = [
         lambda record: record.pop("keras"),
@@ -205,26 +205,26 @@ def test_a_record_that_is_none_is_not_believed(run: Run) -> None:
             read_litert(run.litert, run.best)
     run.litert.write_bytes(whole)
     rewritten(run, lambda record: None)
-    assert read_litert(run.litert, run.best)  # what is refused above is refused for its change
+    assert read_litert(run.litert, run.best)  # only the changes above cause the rejections
 
 
 @pytest.mark.reliability(36)
-def test_a_record_of_no_bytes_is_not_believed(run: Run) -> None:
+def test_record_of_an_empty_model_is_rejected(run: Run) -> None:
     rewritten(run, lambda record: None, b"")
     with pytest.raises(UnusableError, match=r"best\.tflite is damaged"):
         read_litert(run.litert, run.best)
 
 
 @pytest.mark.reliability(36)
-def test_a_file_larger_than_any_model_for_litert_is_not_read(run: Run) -> None:
-    for path in (run.best, run.litert):  # the one would let the other be as large
+def test_file_larger_than_any_litert_model_is_not_read(run: Run) -> None:
+    for path in (run.best, run.litert):  # a large best.keras permits a large best.tflite
         with path.open("r+b") as file:
-            file.truncate(litert.MOST_BYTES + 1)  # a hole: takes no room on the disk
+            file.truncate(litert.MOST_BYTES + 1)  # a sparse file: takes no space on the disk
     with pytest.raises(UnusableError, match=r"best\.tflite is larger than a model for LiteRT can be"):
         read_litert(run.litert, run.best)
 
 
-def test_an_interpreter_that_does_not_fit_is_an_error_that_names_the_file(
+def test_interpreter_that_does_not_fit_in_memory_is_an_error_that_names_the_file(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = LiteRtEngine(read_litert(Run(trained.run).litert, Run(trained.run).best))
@@ -233,12 +233,12 @@ def test_an_interpreter_that_does_not_fit_is_an_error_that_names_the_file(
         raise RuntimeError("failed to\n allocate")
 
     monkeypatch.setattr(engine._logits, "_interpreter", refuse)
-    engine._logits._idle.clear()  # as where every other one is at work
+    engine._logits._idle.clear()  # as if all existing interpreters were busy
     with pytest.raises(RunError, match=r"best\.tflite: the model cannot be run: failed to allocate"):
         engine.logits(noise(1))
 
 
-def test_another_litert_that_cannot_say_its_operators_is_not_trusted(
+def test_keras_runs_if_litert_cannot_list_the_operators_of_a_model(
     run: Run, trained: Trained, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ai_edge_litert.interpreter import Interpreter
@@ -248,7 +248,7 @@ def test_another_litert_that_cannot_say_its_operators_is_not_trusted(
     assert "engine: Keras, as LiteRT does not accept best.tflite" in answer.err
 
 
-def test_an_engine_that_is_none_is_an_error_in_python_too(trained: Trained) -> None:
+def test_unknown_engine_is_a_usage_error_in_the_python_api(trained: Trained) -> None:
     with pytest.raises(UsageError, match=r"engine 'keros' is not one of auto, litert, keras"):
         api.predict(trained.run, [trained.photos], engine="keros")  # type: ignore[arg-type]
 
@@ -262,7 +262,7 @@ def test_an_engine_that_is_none_is_an_error_in_python_too(trained: Trained) -> N
         (lambda pixels: keras.ops.cast(keras.layers.GlobalAveragePooling2D()(pixels), "int32"), "outputs"),
     ],
 )
-def test_a_model_that_wisesr_does_not_build_is_not_run_by_litert(
+def test_litert_does_not_run_a_model_that_wisesr_does_not_build(
     build: Callable[[Any], Any], reason: str, run: Run, tmp_path: Path, trained: Trained, wisesr: CommandLine
 ) -> None:
     pixels = keras.Input((32, 32, 3))
@@ -275,7 +275,7 @@ def test_a_model_that_wisesr_does_not_build_is_not_run_by_litert(
     assert "LiteRT runs" not in answer.err
 
 
-def test_a_model_that_cannot_be_converted_or_does_not_agree_is_a_warning_and_no_file(
+def test_failed_or_inaccurate_conversion_is_a_warning_and_writes_no_file(
     tmp_path: Path, trained: Trained, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(trained.copy_to(tmp_path / "runs" / "tiny"))
@@ -304,11 +304,11 @@ def test_a_model_that_cannot_be_converted_or_does_not_agree_is_a_warning_and_no_
         assert answer.err.count("no best.tflite") == 1
         assert reason in answer.err
         run.litert.touch()
-    wisesr(*line).worked()  # a file that is none is replaced
+    wisesr(*line).worked()  # an empty file is replaced
     assert read_litert(run.litert, run.best).info.epoch == 2
 
 
-def test_without_tensorflow_a_note_says_that_there_is_no_file(
+def test_training_without_tensorflow_notes_that_no_file_is_written(
     tmp_path: Path, trained: Trained, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(trained.copy_to(tmp_path / "runs" / "tiny"))
@@ -321,7 +321,7 @@ def test_without_tensorflow_a_note_says_that_there_is_no_file(
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_converts_where_keras_runs_on_jax(
+def test_separate_process_converts_the_model_if_keras_runs_on_jax(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, expected = load_engine(run.path), read_litert(run.litert, run.best)
@@ -334,7 +334,7 @@ def test_a_process_of_its_own_converts_where_keras_runs_on_jax(
 
 
 @pytest.mark.slow
-def test_training_that_goes_on_never_keeps_the_model_of_an_earlier_best_epoch(
+def test_resumed_training_never_keeps_the_litert_model_of_an_earlier_best_epoch(
     tmp_path: Path, trained: Trained, wisesr: CommandLine
 ) -> None:
     run = Run(trained.copy_to(tmp_path / "runs" / "tiny"))

@@ -1,4 +1,4 @@
-"""What the pooling layers are compared with: slow loops, on feature maps and weights of random numbers."""
+"""Slow reference loops for the pooling layers, with random feature maps and weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_layer(height: int, width: int, grid: Any, pool: Any, *, constraint: str
 
 
 def cells_of(index: int, side: int, tiles: int, pool: int | None) -> list[int]:
-    """Return the positions of a side that belong to one tile or window."""
+    """Return the positions along a side that belong to one tile or window."""
     if pool is not None:
         return [position for position in range(side) if index * pool <= position < (index + 1) * pool]
     first, last = ((2 * number * side + tiles) // (2 * tiles) for number in (index, index + 1))

@@ -1,4 +1,4 @@
-"""The layers against slow loops and against the stock Keras layers that they stand for; runs on every backend."""
+"""The layers compared with slow loops and with the equivalent stock Keras layers; runs on every backend."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ def test_tiles_cover_every_position_once_and_differ_by_at_most_one() -> None:
     ],
     ids=["position weighted", "tiles"],
 )
-def test_basics(layer: Any, shape: tuple[int, ...], weights: list[tuple[int, ...]], tmp_path: Path) -> None:
+def test_layer_has_the_expected_shapes_and_weights_and_survives_saving(
+    layer: Any, shape: tuple[int, ...], weights: list[tuple[int, ...]], tmp_path: Path
+) -> None:
     inputs = keras.Input((7, 5, CHANNELS))
     model = keras.Model(inputs, layer(keras.layers.Conv2D(CHANNELS, 1, name="mix")(inputs)))
     assert model.output_shape == layer.compute_output_shape((None, 7, 5, CHANNELS)) == (None, *shape)
@@ -123,7 +125,7 @@ def test_basics(layer: Any, shape: tuple[int, ...], weights: list[tuple[int, ...
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
-def test_position_weighted_pooling_trains_as_computed_by_hand(policy: str) -> None:
+def test_training_step_of_position_weighted_pooling_matches_manual_computation(policy: str) -> None:
     inputs = keras.Input((4, 6, CHANNELS))
     layer = PositionWeightedPooling2D((2, 2), dtype=policy)
     model = keras.Model(inputs, keras.layers.Activation("linear", dtype="float32")(layer(inputs)))
@@ -135,7 +137,7 @@ def test_position_weighted_pooling_trains_as_computed_by_hand(policy: str) -> No
     model.train_on_batch(feature_map, target)
     tolerance = {"float32": 1e-5, "mixed_float16": 5e-3, "mixed_bfloat16": 5e-2}[policy]
     expected = np.maximum(kernel - 5.0 * np.einsum("byxc,bc->yxc", averaged, error), 0.0)
-    assert (expected == 0).any()  # or nothing would show that the constraint works
+    assert (expected == 0).any()  # otherwise the constraint would not be tested
     close(layer.kernel, expected, tolerance)
     close(layer.bias, bias - 5.0 * error.sum(axis=0), tolerance)
     assert layer.kernel.dtype == layer.bias.dtype == "float32"
@@ -149,7 +151,7 @@ def test_position_weighted_pooling_equals_the_slow_loop(height: int, width: int,
 
 
 @pytest.mark.parametrize(("height", "width", "grid", "pool"), ALL)
-def test_position_weights_times_the_map_plus_bias_is_the_output(height: int, width: int, grid: Any, pool: Any) -> None:
+def test_output_is_the_map_times_the_position_weights_plus_bias(height: int, width: int, grid: Any, pool: Any) -> None:
     for constraint in PositionWeightedPooling2D.CONSTRAINTS:
         layer = make_layer(height, width, grid, pool, constraint=constraint)
         feature_map = make_map(height, width)
@@ -158,7 +160,7 @@ def test_position_weights_times_the_map_plus_bias_is_the_output(height: int, wid
         close(layer(feature_map), (feature_map * weights).sum(axis=(1, 2)) + to_numpy(layer.bias))
 
 
-def test_positions_that_valid_pooling_drops_weigh_nothing() -> None:
+def test_positions_dropped_by_valid_pooling_have_zero_weight() -> None:
     weights = to_numpy(make_layer(11, 7, (2, 3), (4, 2)).position_weights(11, 7))
     assert np.all(weights[8:] == 0)
     assert np.all(weights[:, 6:] == 0)
@@ -174,7 +176,7 @@ def test_uniform_and_even_weights_are_global_average_pooling(height: int, width:
 
 
 def relative_change(grid: int, initializer: str) -> float:
-    """Return the largest change that one update of Adam makes to a weight, as a fraction of its start."""
+    """Return the largest relative change that one update of Adam makes to a weight."""
     inputs = keras.Input((grid, grid, CHANNELS))
     layer = PositionWeightedPooling2D((grid, grid), constraint="unit_sum", initializer=initializer)
     model = keras.Model(inputs, layer(inputs))
@@ -184,14 +186,14 @@ def relative_change(grid: int, initializer: str) -> float:
     return float(np.abs(to_numpy(layer.kernel) / before - 1).max())
 
 
-def test_an_update_moves_even_weights_as_far_on_every_grid_and_uniform_ones_farther_on_finer_ones() -> None:
+def test_relative_update_depends_on_the_grid_for_uniform_but_not_for_even_weights() -> None:
     assert relative_change(2, "even") == pytest.approx(49e-4, rel=0.01)
     assert relative_change(8, "even") == pytest.approx(49e-4, rel=0.01)
     assert relative_change(2, "uniform") == pytest.approx(4e-4, rel=0.01)
     assert relative_change(8, "uniform") == pytest.approx(64e-4, rel=0.01)
 
 
-def test_uniform_weights_with_valid_pooling_are_the_mean_of_what_is_kept() -> None:
+def test_uniform_weights_with_valid_pooling_average_the_kept_positions() -> None:
     feature_map = make_map(11, 7, seed=2)
     layer = PositionWeightedPooling2D((2, 3), pool_size=(4, 2))
     close(layer(feature_map), feature_map[:, :8, :6].astype("float64").mean(axis=(1, 2)), 1e-6)
@@ -206,14 +208,14 @@ def test_unit_sum_weights_are_relu_divided_by_their_sum() -> None:
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 2)])
-def test_with_unit_sum_and_the_start_of_the_paper_every_channel_learns(grid: tuple[int, int]) -> None:
+def test_paper_initializer_with_unit_sum_starts_with_positive_weights(grid: tuple[int, int]) -> None:
     layer = PositionWeightedPooling2D(grid, constraint="unit_sum", initializer="paper")
     layer(np.zeros((1, 4, 4, 256), "float32"))
     assert (to_numpy(layer.kernel) > 0).all()
     assert np.allclose(to_numpy(layer.effective_kernel()).sum((0, 1)), 1, atol=1e-4)
 
 
-def test_unit_sum_weights_that_are_all_negative_give_the_bias_and_no_nan() -> None:
+def test_all_negative_unit_sum_weights_output_the_bias_and_no_nan() -> None:
     layer = make_layer(4, 4, (2, 2), None, constraint="unit_sum")
     layer.set_weights([np.full((2, 2, CHANNELS), -1.0), np.arange(CHANNELS)])
     close(layer(make_map(4, 4)), np.tile(np.arange(CHANNELS), (2, 1)))
@@ -266,7 +268,7 @@ def test_sums_are_computed_in_float32_under_mixed_precision(policy: str, narrow:
     total = narrow(0)
     for _ in range(height * width):
         total = narrow(total + narrow(1))
-    assert float(total) == height * width / 2  # a narrow sum stands still where one more is lost to rounding
+    assert float(total) == height * width / 2  # the sum stalls once adding 1 is lost to rounding
     layer = PositionWeightedPooling2D((height, width), constraint="none", dtype=policy)
     layer.build(ones.shape)
     layer.set_weights([ones[0], np.zeros(1)])
@@ -280,7 +282,7 @@ def test_sums_are_computed_in_float32_under_mixed_precision(policy: str, narrow:
 @pytest.mark.parametrize(("policy", "narrow"), [("mixed_float16", np.float16), ("mixed_bfloat16", ml_dtypes.bfloat16)])
 def test_products_keep_the_digits_that_a_narrow_type_would_round_away(policy: str, narrow: Any) -> None:
     step = 2.0**-6 if narrow is np.float16 else 2.0**-5
-    assert float(narrow(1 + step) * narrow(1 + step)) == 1 + 2 * step  # its square is lost
+    assert float(narrow(1 + step) * narrow(1 + step)) == 1 + 2 * step  # the square of `step` is lost
     feature_map, kernel = np.empty((1, 8, 16, 1)), np.empty((8, 16, 1))
     feature_map[0, :, ::2], feature_map[0, :, 1::2] = 1 + step, -1.0
     kernel[:, ::2], kernel[:, 1::2] = 1 + step, 1 + 2 * step
@@ -290,7 +292,7 @@ def test_products_keep_the_digits_that_a_narrow_type_would_round_away(policy: st
     assert float(to_numpy(layer(feature_map)).astype("float32").item()) == 64 * step**2
 
 
-def test_partial_sums_beyond_the_range_of_float16_do_no_harm() -> None:
+def test_partial_sums_may_exceed_the_range_of_float16() -> None:
     feature_map = np.full((1, 32, 32, 1), 1000.0, "float32")
     feature_map[:, 16:] = -999.0
     with np.errstate(over="ignore"):
@@ -312,12 +314,14 @@ def test_partial_sums_beyond_the_range_of_float16_do_no_harm() -> None:
         ({"grid_size": (3, 3), "initializer": "zeros"}, "Received: initializer='zeros'"),
     ],
 )
-def test_a_wrong_argument_is_shown_with_what_is_expected(arguments: dict[str, Any], received: str) -> None:
+def test_invalid_argument_is_an_error_with_expected_and_received_values(
+    arguments: dict[str, Any], received: str
+) -> None:
     with pytest.raises(ValueError, match=rf"must be .*\. {received}"):
         PositionWeightedPooling2D(**arguments)
 
 
-def test_a_map_that_the_grid_does_not_fit_is_refused_with_what_was_received() -> None:
+def test_map_that_does_not_fit_the_grid_is_an_error_with_the_received_value() -> None:
     with pytest.raises(ValueError, match=r"grid of 3x3 .* must fit .*Received: a map of 2x7"):
         PositionWeightedPooling2D((3, 3)).build((None, 2, 7, 4))
     with pytest.raises(ValueError, match=r"grid of 3x3 with pool_size=\(2, 2\) must fit .*Received: a map of 8x8"):
@@ -334,7 +338,7 @@ def test_a_map_that_the_grid_does_not_fit_is_refused_with_what_was_received() ->
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
-def test_a_training_step_reaches_through_tile_average_pooling(policy: str) -> None:
+def test_training_step_reaches_through_tile_average_pooling(policy: str) -> None:
     inputs = keras.Input((7, 5, CHANNELS))
     mix = keras.layers.Conv2D(CHANNELS, 1, use_bias=False, dtype="float32")
     model = keras.Model(
@@ -343,7 +347,7 @@ def test_a_training_step_reaches_through_tile_average_pooling(policy: str) -> No
     model.compile(keras.optimizers.SGD(0.5), "mse", jit_compile=False)
     feature_map, target = make_map(7, 5), make_map(3, 2, seed=3)
     kernel = mix.get_weights()[0][0, 0]
-    averaged = slow_average(feature_map, (3, 2), None)  # the mean and a 1x1 convolution may change places
+    averaged = slow_average(feature_map, (3, 2), None)  # the mean and a 1x1 convolution commute
     error = 2.0 * (averaged @ kernel - target) / target.size
     model.train_on_batch(feature_map, target.reshape(2, -1))
     expected = kernel - 0.5 * np.einsum("byxi,byxo->io", averaged, error)
@@ -358,7 +362,7 @@ def test_tile_average_pooling_equals_the_slow_loop(height: int, width: int, grid
     close(compiled(layer)(feature_map), layer(feature_map), 1e-6)
 
 
-def test_tiles_that_divide_the_map_equal_stock_average_pooling() -> None:
+def test_tiles_that_divide_the_map_evenly_equal_stock_average_pooling() -> None:
     feature_map, upstream = make_map(6, 8), make_map(3, 2, seed=5)
     stock = keras.Sequential([keras.Input((6, 8, CHANNELS)), keras.layers.AveragePooling2D((2, 4))])
     expected, expected_gradients = outputs_and_gradients(stock, feature_map, upstream)
@@ -372,7 +376,7 @@ def test_tiles_that_divide_the_map_equal_stock_average_pooling() -> None:
 # --- both ---
 
 
-def test_a_fresh_process_loads_both_layers_once_they_are_imported(tmp_path: Path) -> None:
+def test_fresh_process_loads_both_layers_once_they_are_imported(tmp_path: Path) -> None:
     inputs = keras.Input((7, 5, CHANNELS))
     tiles = TileAveragePooling2D((3, 2))(inputs)
     model = keras.Model(inputs, PositionWeightedPooling2D((3, 2), initializer="paper")(tiles))

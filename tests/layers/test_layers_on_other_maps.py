@@ -1,4 +1,4 @@
-"""Weights of positions are carried to feature maps of another size, against a slow loop; runs on every backend."""
+"""Resampling of position weights to feature maps of another size, against a slow loop; runs on every backend."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ OTHER_MAPS = [  # height, width, grid, pool; height, width, grid
 
 
 def bounds_of(side: int, tiles: int, pool: int | None) -> list[float]:
-    """Return where the cells of a side end, as fractions of what they cover."""
+    """Return the boundaries of the cells along a side, as fractions of the length that they cover."""
     ends = [cells_of(tile, side, tiles, pool)[-1] + 1 for tile in range(tiles)]
     return [0.0, *(end / ends[-1] for end in ends)]
 
 
 def slow_share(before: list[float], after: list[float], old: int, new: int) -> float:
-    """Return which part of an old cell lies on a new one."""
+    """Return the fraction of an old cell that lies on a new one."""
     begin, end = max(before[old], after[new]), min(before[old + 1], after[new + 1])
     return max(0.0, end - begin) / (before[old + 1] - before[old])
 
 
-def carried(layer: PositionWeightedPooling2D, before: Any, after: Any, grid: Any) -> PositionWeightedPooling2D:
-    """Return a layer for another map with the weights of `layer`."""
+def resampled(layer: PositionWeightedPooling2D, before: Any, after: Any, grid: Any) -> PositionWeightedPooling2D:
+    """Return a layer for another map with the resampled weights of `layer`."""
     new = PositionWeightedPooling2D.from_config({**layer.get_config(), "grid_size": grid})
     new.build((None, *after, CHANNELS))
     new.resample_from(layer, before, after)
@@ -41,11 +41,11 @@ def carried(layer: PositionWeightedPooling2D, before: Any, after: Any, grid: Any
 
 
 @pytest.mark.parametrize(("height", "width", "grid", "pool", "new_height", "new_width", "new_grid"), OTHER_MAPS)
-def test_weights_on_another_map_are_the_parts_of_the_old_cells_that_lie_on_the_new_ones(
+def test_weights_on_another_map_follow_the_overlap_of_old_and_new_cells(
     height: int, width: int, grid: Any, pool: Any, new_height: int, new_width: int, new_grid: Any
 ) -> None:
     layer = make_layer(height, width, grid, pool)
-    new = carried(layer, (height, width), (new_height, new_width), new_grid)
+    new = resampled(layer, (height, width), (new_height, new_width), new_grid)
     old, bias = layer.get_weights()
     rows = [bounds_of(side, tiles, pool and pool[0]) for side, tiles in ((height, grid[0]), (new_height, new_grid[0]))]
     columns = [bounds_of(side, tiles, pool and pool[1]) for side, tiles in ((width, grid[1]), (new_width, new_grid[1]))]
@@ -60,37 +60,37 @@ def test_weights_on_another_map_are_the_parts_of_the_old_cells_that_lie_on_the_n
 
 @pytest.mark.parametrize(("height", "width", "grid", "pool", "new_height", "new_width", "new_grid"), OTHER_MAPS)
 @pytest.mark.parametrize("constraint", PositionWeightedPooling2D.CONSTRAINTS)
-def test_a_layer_that_is_gap_is_gap_on_another_map(
+def test_layer_equal_to_gap_stays_gap_on_another_map(
     height: int, width: int, grid: Any, pool: Any, new_height: int, new_width: int, new_grid: Any, constraint: str
 ) -> None:
     layer = PositionWeightedPooling2D(grid, pool_size=pool, constraint=constraint)
     layer.build((None, height, width, CHANNELS))
-    new = carried(layer, (height, width), (new_height, new_width), new_grid)
+    new = resampled(layer, (height, width), (new_height, new_width), new_grid)
     feature_map = make_map(new_height, new_width, seed=3)
     rows, columns = (side * window for side, window in zip(new_grid, pool or (1, 1), strict=True))
     kept = feature_map if pool is None else feature_map[:, :rows, :columns]  # `valid` drops the rest at any size
     close(new(feature_map), kept.astype("float64").mean(axis=(1, 2)), 1e-6)
 
 
-def test_equal_weights_of_positions_are_equal_to_the_last_bit_on_any_other_map() -> None:
+def test_equal_weights_stay_bit_identical_on_any_other_map() -> None:
     for before in range(1, 12):
         layer = PositionWeightedPooling2D((before, 3))
         layer.build((None, before, 3, CHANNELS))
         for after in range(1, 12):
-            kernel = carried(layer, (before, 3), (after, 7), (after, 7)).get_weights()[0]
+            kernel = resampled(layer, (before, 3), (after, 7), (after, 7)).get_weights()[0]
             assert len(np.unique(kernel)) == 1
 
 
-def test_weights_keep_their_signs_and_stay_as_they_are_where_cells_cover_the_same_parts() -> None:
+def test_weights_keep_their_signs_and_their_values_if_cells_cover_the_same_parts() -> None:
     layer = make_layer(6, 9, (3, 3), None)
     layer.set_weights([np.abs(layer.get_weights()[0]), layer.get_weights()[1]])
-    assert np.all(carried(layer, (6, 9), (7, 4), (3, 3)).get_weights()[0] > 0)
-    close(carried(layer, (6, 9), (12, 18), (3, 3)).kernel, layer.get_weights()[0], 1e-7)
-    back = carried(carried(layer, (6, 9), (60, 3), (3, 3)), (60, 3), (6, 9), (3, 3))
+    assert np.all(resampled(layer, (6, 9), (7, 4), (3, 3)).get_weights()[0] > 0)
+    close(resampled(layer, (6, 9), (12, 18), (3, 3)).kernel, layer.get_weights()[0], 1e-7)
+    back = resampled(resampled(layer, (6, 9), (60, 3), (3, 3)), (60, 3), (6, 9), (3, 3))
     close(back.kernel, layer.get_weights()[0], 1e-6)
 
 
-def test_negative_weights_under_unit_sum_take_nothing_from_their_neighbours_on_another_map() -> None:
+def test_negative_unit_sum_weights_do_not_reduce_their_neighbours_on_another_map() -> None:
     layer = PositionWeightedPooling2D((4, 1), constraint="unit_sum")
     layer.build((None, 4, 1, 1))
     layer.set_weights([np.array([-5.0, 1.0, 3.0, -2.0]).reshape(4, 1, 1), np.zeros(1)])
@@ -98,4 +98,4 @@ def test_negative_weights_under_unit_sum_take_nothing_from_their_neighbours_on_a
     new.build((None, 2, 1, 1))
     new.resample_from(layer, (4, 1), (2, 1))
     close(to_numpy(new.effective_kernel()).ravel(), [0.25, 0.75], 1e-6)
-    assert new.get_weights()[0].sum() == 4  # so that an optimizer's steps count as much as before
+    assert new.get_weights()[0].sum() == 4  # so that optimizer steps keep their relative size

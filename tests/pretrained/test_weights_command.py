@@ -1,4 +1,4 @@
-"""`wisesr weights` shows, fetches and adds weights; a training starts from what it finds, and says what it lacks."""
+"""`wisesr weights` lists, fetches and adds weights; training starts from available weights and reports missing ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wisesr_cli.machine.download import is_reachable
 from wisesr_cli.models.released import RELEASES
 from wisesr_cli.run.run import Run
 
-NAME = "MobileNet"  # Keras has no checksum of its weights
+NAME = "MobileNet"  # Keras has no checksum for its weights
 FILE = RELEASES[NAME].file_name
 OTHER = "mobilenet_notop.weights.h5"
 TINY = ("--backbone", NAME, "--image-size", "32", "-b", "4", "--epochs", "1", "--max-steps", "1")
@@ -36,7 +36,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "mine"
 
 
-def test_the_list_has_every_backbone_and_says_which_weights_are_here(
+def test_list_shows_every_backbone_and_which_weights_are_available(
     wisesr: CommandLine, mine: Path, release: Path
 ) -> None:
     mine.mkdir()
@@ -51,7 +51,7 @@ def test_the_list_has_every_backbone_and_says_which_weights_are_here(
     assert f"1 of {len(RELEASES)} backbones have weights here" in table
 
 
-def test_the_list_tells_a_release_from_a_damaged_one(
+def test_list_tells_a_release_from_a_damaged_file(
     wisesr: CommandLine, mine: Path, release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine.mkdir()
@@ -62,7 +62,9 @@ def test_the_list_tells_a_release_from_a_damaged_one(
         assert row["origin"] == origin
 
 
-def test_the_path_is_that_of_the_folders_or_of_one_backbone(wisesr: CommandLine, mine: Path, release: Path) -> None:
+def test_path_prints_the_weights_folders_or_the_file_of_one_backbone(
+    wisesr: CommandLine, mine: Path, release: Path
+) -> None:
     assert wisesr("weights", "path").worked().out.splitlines()[0] == str(mine)
     wisesr("weights", "path", NAME).refused(4, "not on this machine", f"wisesr weights fetch {NAME}")
     mine.mkdir()
@@ -71,7 +73,7 @@ def test_the_path_is_that_of_the_folders_or_of_one_backbone(wisesr: CommandLine,
 
 
 @pytest.mark.parametrize(("name", "said"), [("MobilNet", "Did you mean"), ("compact", "has no ImageNet weights")])
-def test_a_backbone_without_weights_is_2(wisesr: CommandLine, name: str, said: str) -> None:
+def test_unknown_backbone_or_one_without_weights_is_a_usage_error(wisesr: CommandLine, name: str, said: str) -> None:
     for line in (("path", name), ("fetch", name), ("add", name, "x.h5")):
         wisesr("weights", *line).refused(2, said)
 
@@ -79,7 +81,7 @@ def test_a_backbone_without_weights_is_2(wisesr: CommandLine, name: str, said: s
 # fetch
 
 
-def test_weights_are_fetched_to_a_folder_and_added_elsewhere(
+def test_weights_fetched_to_a_folder_can_be_added_elsewhere(
     wisesr: CommandLine, mine: Path, release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wisesr_cli.models.at_hand.is_reachable", is_reachable)
@@ -87,27 +89,27 @@ def test_weights_are_fetched_to_a_folder_and_added_elsewhere(
         release_as(monkeypatch, NAME, url=url + FILE, checksum=md5_of(release))
         answer = wisesr("weights", "fetch", NAME, "-o", "usb").worked()
     assert f"on the other machine: wisesr weights add {NAME} usb/{FILE}" in answer.err
-    assert ": already there" in wisesr("weights", "fetch", NAME, "-o", "usb").worked().err  # the server is gone
+    assert ": already there" in wisesr("weights", "fetch", NAME, "-o", "usb").worked().err  # the server is down
     assert "origin: release" in wisesr("weights", "add", NAME, f"usb/{FILE}").worked().err
     assert (mine / FILE).read_bytes() == release.read_bytes()
 
 
-def test_without_a_network_fetch_is_5_and_says_where_to_type_it(wisesr: CommandLine) -> None:
+def test_fetch_without_a_network_exits_with_5_and_a_command_for_another_machine(wisesr: CommandLine) -> None:
     wisesr("weights", "fetch", "VGG16").refused(5, "no network", "wisesr weights fetch VGG16 -o FOLDER")
 
 
 # add
 
 
-def test_a_release_without_a_known_checksum_is_known_by_its_name_and_tensors(
+def test_release_without_a_checksum_is_recognized_by_its_name_and_tensors(
     wisesr: CommandLine, mine: Path, release: Path
 ) -> None:
     assert "origin: release by its name" in wisesr("weights", "add", NAME, release).worked().err
     assert [path.name for path in mine.iterdir()] == [FILE]
-    wisesr("weights", "add", NAME, release).worked()  # the same again
+    wisesr("weights", "add", NAME, release).worked()  # adding it again is fine
 
 
-def test_another_file_that_fits_is_added_with_a_note_that_its_origin_is_not_known(
+def test_other_file_that_fits_is_added_with_a_note_of_its_unknown_origin(
     wisesr: CommandLine, mine: Path, release: Path, tmp_path: Path
 ) -> None:
     given = tmp_path / "found.h5"
@@ -124,7 +126,7 @@ def test_another_file_that_fits_is_added_with_a_note_that_its_origin_is_not_know
     assert (mine / OTHER).read_bytes() != first
 
 
-def test_a_file_that_does_not_fit_is_4_names_the_layer_and_adds_nothing(
+def test_file_that_does_not_fit_exits_with_4_and_adds_nothing(
     wisesr: CommandLine, mine: Path, release: Path, tmp_path: Path
 ) -> None:
     wisesr("weights", "add", "MobileNetV2", release).refused(4, "nothing was added")
@@ -137,9 +139,7 @@ def test_a_file_that_does_not_fit_is_4_names_the_layer_and_adds_nothing(
 # train, check
 
 
-def test_a_training_starts_from_weights_that_are_here_and_records_it(
-    wisesr: CommandLine, mine: Path, release: Path
-) -> None:
+def test_training_starts_from_available_weights_and_records_it(wisesr: CommandLine, mine: Path, release: Path) -> None:
     mine.mkdir()
     shutil.copy(release, mine)
     photos = make_photos(Path("photos"), 6)
@@ -148,7 +148,7 @@ def test_a_training_starts_from_weights_that_are_here_and_records_it(
     assert Run(Path("runs/run")).load_config().model.weights == "imagenet"
 
 
-def test_without_weights_and_network_a_training_says_so_at_its_start_and_end(wisesr: CommandLine) -> None:
+def test_training_without_weights_and_network_says_so_at_its_start_and_end(wisesr: CommandLine) -> None:
     photos = make_photos(Path("photos"), 6)
     answer = wisesr("train", photos, *TINY, "--name", "run").worked()
     lines = answer.err.splitlines()
@@ -157,25 +157,23 @@ def test_without_weights_and_network_a_training_says_so_at_its_start_and_end(wis
     assert said[0] < next(number for number, line in enumerate(lines) if "train" in line and number > said[0]) < said[1]
     assert Run(Path("runs/run")).load_config().model.weights is None
     resumed = wisesr("train", photos, *TINY, "--name", "run", "--resume").worked()
-    assert resumed.said("starts from random weights, which") == []  # it went on with what it had decided
+    assert resumed.said("starts from random weights, which") == []  # the resumed run keeps its choice
 
 
 @pytest.mark.parametrize("line", ["--weights imagenet", "-s model.weights=imagenet"])
-def test_imagenet_weights_that_are_asked_for_and_not_to_be_had_are_5_and_leave_no_run(
-    wisesr: CommandLine, line: str
-) -> None:
+def test_unavailable_imagenet_weights_exit_with_5_if_requested_and_leave_no_run(wisesr: CommandLine, line: str) -> None:
     photos = make_photos(Path("photos"), 6)
     wisesr("train", photos, *TINY, *line.split()).refused(5, "not on this machine", FILE, "--weights none")
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
 
 
-def test_none_is_random_without_a_word(wisesr: CommandLine) -> None:
+def test_weights_none_means_random_weights(wisesr: CommandLine) -> None:
     shown = wisesr("config", "show", "--weights", "none", "--format", "json").worked().data
     assert shown["model"]["weights"] is None
 
 
 @pytest.mark.parametrize(("weights", "level", "code"), [("auto", "warn", 0), ("imagenet", "fail", 3)])
-def test_check_says_that_weights_are_neither_here_nor_reachable(
+def test_check_reports_weights_that_are_neither_present_nor_reachable(
     wisesr: CommandLine, weights: str, level: str, code: int
 ) -> None:
     photos = make_photos(Path("photos"), 6)
@@ -187,7 +185,7 @@ def test_check_says_that_weights_are_neither_here_nor_reachable(
 
 
 @pytest.mark.slow
-def test_a_comparison_decides_once_and_says_so_at_its_start_and_end(wisesr: CommandLine) -> None:
+def test_comparison_chooses_weights_once_and_says_so_at_its_start_and_end(wisesr: CommandLine) -> None:
     photos = make_photos(Path("photos"), 8)
     line = ("compare", photos, "--heads", "gap,wise", "--seeds", "0,", "-b", "8", "--name", "both", "--epochs", "1")
     answer = wisesr(*line, "--backbone", NAME, "--image-size", "32").worked()

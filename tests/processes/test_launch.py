@@ -1,4 +1,4 @@
-"""Who trains together, who reads what, and how processes tell one another values and their ends."""
+"""How processes find each other, share the work, exchange values and end together."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OPEN_MPI = {
 
 
 def found_with(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], *given: Any) -> Cluster | None:
-    """Return what is found where only these variables of a scheduler are set; JAX reads them itself."""
+    """Return the cluster found with only these scheduler variables set; JAX reads them itself."""
     for name in {*SLURM, *OPEN_MPI, "SLURM_PTY_PORT", "KUBERNETES_SERVICE_HOST"}:
         monkeypatch.delenv(name, raising=False)
     for name, value in {"KERAS_BACKEND": "jax", **variables}.items():
@@ -53,20 +53,20 @@ def found_with(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], *give
     return find_cluster(*(given or (None, None, None)))
 
 
-def test_nobody_who_says_nothing_waits_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_runs_alone_without_options_or_with_one_process_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found_with(monkeypatch, {}) is None
     assert found_with(monkeypatch, {}, "a:1", 1, 0) is None
-    assert found_with(monkeypatch, SLURM, None, 1, None) is None  # somebody who says so in a step of many tasks
+    assert found_with(monkeypatch, SLURM, None, 1, None) is None  # requested in a step of many tasks
 
 
-def test_a_batch_script_or_a_shell_in_an_allocation_of_slurm_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_script_or_shell_in_a_slurm_allocation_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = {key: SLURM[key] for key in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID")}
     assert found_with(monkeypatch, batch) is None
     assert found_with(monkeypatch, {**SLURM, "SLURM_STEP_NUM_TASKS": "1"}) is None
     assert found_with(monkeypatch, {**SLURM, "SLURM_PTY_PORT": "40000"}) is None  # srun --ntasks=8 --pty bash
 
 
-def test_jax_finds_the_tasks_of_slurm_and_of_open_mpi_where_nothing_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jax_finds_slurm_and_open_mpi_tasks_unless_options_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jax")
     found = found_with(monkeypatch, SLURM)
     assert found is not None
@@ -77,7 +77,7 @@ def test_jax_finds_the_tasks_of_slurm_and_of_open_mpi_where_nothing_is_given(mon
     assert (found.coordinator.partition(":")[0], found.processes, found.process) == ("10.96.0.1", 4, 2)
 
 
-def test_what_jax_does_not_know_or_tensorflow_cannot_do_is_2(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_unknown_to_jax_or_unsupported_by_tensorflow_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jax")
     with pytest.raises(UsageError, match="JAX cannot tell which processes train together"):
         found_with(monkeypatch, {"OMPI_COMM_WORLD_SIZE": "4"})
@@ -85,10 +85,10 @@ def test_what_jax_does_not_know_or_tensorflow_cannot_do_is_2(monkeypatch: pytest
         found_with(monkeypatch, {**SLURM, "KERAS_BACKEND": "tensorflow"})
 
 
-def test_an_indexed_job_of_kubernetes_gives_the_number_of_the_process() -> None:
+def test_indexed_kubernetes_job_provides_the_process_id() -> None:
     job = {"JOB_COMPLETION_INDEX": "2"}
     assert find_cluster("train-0.train:1234", 4, None, environment=job) == Cluster("train-0.train:1234", 4, 2)
-    assert find_cluster(None, None, None, environment=job) is None  # an indexed job may do anything
+    assert find_cluster(None, None, None, environment=job) is None  # an indexed job need not train together
 
 
 @pytest.mark.parametrize(
@@ -100,21 +100,19 @@ def test_an_indexed_job_of_kubernetes_gives_the_number_of_the_process() -> None:
         (("h:1", 2, 2), "--process-id is 2; with 2 processes it is 0 to 1"),
     ],
 )
-def test_what_is_missing_or_wrong_is_named(given: tuple[str, int, int], message: str) -> None:
+def test_missing_or_invalid_option_is_named(given: tuple[str, int, int], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         find_cluster(*given, environment={})
     assert str(caught.value).startswith(message)
 
 
-def test_an_address_of_version_six_stands_in_brackets() -> None:
+def test_ipv6_address_is_given_in_brackets() -> None:
     assert find_cluster("[::1]:80", 2, 0, environment={}) == Cluster("[::1]:80", 2, 0)
 
 
 @pytest.mark.parametrize(("processes", "local"), [(1, 4), (2, 1), (4, 1), (4, 2), (3, 1)])
 @pytest.mark.parametrize("examples", [0, 1, 5, 8, 29])
-def test_the_shares_of_a_batch_are_the_batch_and_each_device_gets_as_many_rows(
-    examples: int, processes: int, local: int
-) -> None:
+def test_shares_partition_a_batch_and_every_device_gets_as_many_rows(examples: int, processes: int, local: int) -> None:
     batch = np.random.default_rng(examples).permutation(examples).astype(np.int64)
     shares = [
         share_of_batch(batch, process=process, processes=processes, devices=processes * local)
@@ -126,17 +124,17 @@ def test_the_shares_of_a_batch_are_the_batch_and_each_device_gets_as_many_rows(
     assert rows.pop() % local == 0
     assert sum(share.added for share in shares) == shares[0].padding < processes * local
     ends = [share.added for share in shares]
-    assert ends == sorted(ends)  # what is added stands at the end of the batch
+    assert ends == sorted(ends)  # the padding is at the end of the batch
 
 
-def test_every_file_is_tried_by_one_process() -> None:
+def test_every_file_is_assigned_to_one_process() -> None:
     files = np.arange(11)
     shares = [share_of_files(files, process=process, processes=3) for process in range(3)]
     assert sorted(np.concatenate(shares).tolist()) == files.tolist()
     assert {len(share) for share in shares} == {3, 4}
 
 
-def test_rows_that_fill_a_batch_up_are_zeros_of_its_type() -> None:
+def test_rows_that_pad_a_batch_are_zeros_of_its_dtype() -> None:
     rows = np.ones((2, 3), np.uint8)
     assert filled_up(rows, 0) is rows
     assert filled_up(rows, 2).tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
@@ -144,7 +142,7 @@ def test_rows_that_fill_a_batch_up_are_zeros_of_its_type() -> None:
 
 
 class Store:
-    """The store of JAX's coordinator, for processes that are threads of a test."""
+    """Stand-in for the store of JAX's coordinator, for processes that are threads of a test."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
@@ -163,8 +161,8 @@ class Store:
 
 
 def together(monkeypatch: pytest.MonkeyPatch, *parts: Callable[[Channel], Any]) -> list[Any]:
-    """Run functions of a channel as the processes of one training, in threads; return what each returned or raised."""
-    monkeypatch.setattr(atexit, "register", lambda *call: None)  # a process that fails ends for good
+    """Run functions of a channel in threads, as the processes of one training; return what each returned or raised."""
+    monkeypatch.setattr(atexit, "register", lambda *call: None)  # or pytest itself would exit as a failed process
     state = SimpleNamespace(client=Store())
     found: list[Any] = [None] * len(parts)
 
@@ -185,17 +183,17 @@ def together(monkeypatch: pytest.MonkeyPatch, *parts: Callable[[Channel], Any]) 
     return found
 
 
-def test_processes_exchange_values_and_take_over_those_of_the_main_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_exchange_values_and_receive_those_of_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def part(channel: Channel) -> object:
         if channel.process == 1:
-            time.sleep(1.2)  # for longer than the others wait at a time
+            time.sleep(1.2)  # longer than a single wait of the others
         return channel.exchange(channel.process**2), channel.from_main(f"of {channel.process}"), channel.rank_on_host
 
     found = together(monkeypatch, part, part, part)
     assert found == [([0, 1, 4], "of 0", place) for place in ((0, 2), (1, 2), (0, 1))]
 
 
-def test_one_process_alone_exchanges_with_nobody() -> None:
+def test_single_process_exchanges_with_no_other() -> None:
     channel = Channel()
     arrays = {"a": np.arange(3)}
     assert channel.exchange(1) == [1]
@@ -205,8 +203,8 @@ def test_one_process_alone_exchanges_with_nobody() -> None:
     assert channel.rank_on_host == (0, 1)
 
 
-def test_jax_keeps_its_handler_while_the_main_thread_waits_for_others() -> None:
-    """JAX sets it in C: Python still names its own one, which nobody may restore within the block."""
+def test_jax_keeps_its_signal_handler_while_the_main_thread_waits() -> None:
+    """JAX sets it in C, so Python still reports its own handler, which must not be restored within the block."""
     seen: list[str] = []
     jax_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: seen.append("jax"))
     system = ctypes.CDLL(None).signal
@@ -226,7 +224,7 @@ def test_jax_keeps_its_handler_while_the_main_thread_waits_for_others() -> None:
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_an_error_of_one_process_ends_those_that_wait_for_it_with_its_exit_code(
+def test_error_in_one_process_ends_the_waiting_ones_with_its_exit_code(
     failing: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def part(channel: Channel) -> None:
@@ -244,7 +242,7 @@ def test_an_error_of_one_process_ends_those_that_wait_for_it_with_its_exit_code(
     assert failing == 0 or str(found[0]) == "process 0 ended with the others: process 1: a.jpg: gone"
 
 
-def test_every_image_is_tried_by_one_process_and_all_agree_on_what_can_be_read(
+def test_every_image_is_checked_by_one_process_and_all_agree_on_the_readable_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WISESR_CACHE_DIR", str(tmp_path / "caches"))
@@ -287,5 +285,5 @@ def test_every_image_is_tried_by_one_process_and_all_agree_on_what_can_be_read(
     found = together(monkeypatch, part, part)
     assert found[0] == found[1]
     assert found[0][0] == [0, 1, 2, 4, 5, 6]
-    assert len(tried) <= len(paths) * 2  # each process decodes an image once at most
+    assert len(tried) <= len(paths) * 2  # each process decodes an image at most once
     assert found[0][1] == [int(decode_image(paths[n], image_size=(8, 8)).sum()) for n in (0, 1, 2, 4, 5, 6)]

@@ -10,8 +10,8 @@ from small_trainings import CLASSES, train_on
 
 
 @pytest.fixture(autouse=True)
-def precision_of_this_test() -> Iterator[None]:
-    """Let no test leave a numeric precision to the next one."""
+def reset_precision() -> Iterator[None]:
+    """Reset the numeric precision after each test."""
     yield
     if "keras" in sys.modules:
         sys.modules["keras"].config.set_dtype_policy("float32")
@@ -25,7 +25,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a finished run of two epochs; tests that write into it copy it first."""
+    """Return a finished run of two epochs; tests that modify it work on a copy."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WISESR_CACHE_DIR", str(folder / "caches"))

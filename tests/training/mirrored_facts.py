@@ -1,4 +1,4 @@
-"""Prints, as JSON, what two devices of TensorFlow do where Keras leaves something undone; in a process of its own."""
+"""Script that prints, as JSON, how two mirrored TensorFlow devices behave where Keras alone falls short."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STRATEGY = mirrored_strategy(2, "cpu")
 
 
 def on_both(function: Any, *values: Any) -> list[Any]:
-    """Run a function on both devices, each with its own value, and return what each gave."""
+    """Run a function on both devices, each with its own value, and return both results."""
     tensorflow = keras_start.loaded_tensorflow()
     given = STRATEGY.experimental_distribute_values_from_function(
         lambda context: tensorflow.constant(values[context.replica_id_in_sync_group])
@@ -31,7 +31,7 @@ def on_both(function: Any, *values: Any) -> list[Any]:
 
 
 def overflow(bad_device: int | None) -> dict[str, Any]:
-    """Return weights and scale after a step in which the gradient of one device is infinite."""
+    """Return the weights and the loss scale after a step in which the gradient of `bad_device` is infinite."""
     with STRATEGY.scope():
         variable = keras.Variable([1.0, 2.0])
         optimizer = LossScale(SGD(StepSchedule([0.5] * 9)), initial_scale=8.0, name="loss_scale_optimizer")
@@ -46,7 +46,7 @@ def overflow(bad_device: int | None) -> dict[str, Any]:
 
 
 def draws() -> list[Any]:
-    """Return what both devices draw with one seed generator."""
+    """Return the numbers that each device draws from one seed generator."""
     with STRATEGY.scope():
         generator = keras.random.SeedGenerator(3)
         Mirror(STRATEGY).diversify_seed(generator.state)
@@ -54,7 +54,7 @@ def draws() -> list[Any]:
 
 
 def statistics(sizes: tuple[int, int]) -> list[Any]:
-    """Return the moving means of both devices after shares of different sizes, and the mean of all their rows."""
+    """Return the moving mean of each device after shares of different sizes, then the mean over all rows."""
     rows = np.random.default_rng(0).normal(size=(sum(sizes), 4)).astype("float32")
     with STRATEGY.scope():
         inputs = keras.Input((4,))

@@ -1,8 +1,8 @@
-"""Runs trainings in a process of its own, and writes what every device holds when one has gone through its epochs.
+"""Script that runs trainings and saves the weights on every device after the last epoch of each one.
 
     python tests/training/shared_training.py '[["weights.npz", ["train", "photos", ...]], ...]'
 
-Each training is a command line; the weights of a device are written as `DEVICE NUMBER PATH`.
+Each training is a command line; the saved arrays are named `DEVICE NUMBER PATH`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wisesr_cli.cli.main import run
 
 
 def copies_of(variable: Any) -> list[Any]:
-    """Return what each device of this process holds of a Keras variable."""
+    """Return the copy of a Keras variable on each device of this process."""
     if hasattr(variable.value, "addressable_shards"):
         return [shard.data for shard in variable.value.addressable_shards]
     return list(getattr(variable.value, "values", None) or [variable.value])
@@ -33,7 +33,7 @@ def write_copies(trainer: Any, file: Path) -> None:
 
 
 def train(file: Path, words: list[str]) -> int:
-    """Run a command line, and write the weights of every device as they are after its last epoch."""
+    """Run a command line and save the weights on every device after the last epoch."""
     from wisesr_cli.machine import keras_start
 
     start = keras_start.start
@@ -51,7 +51,7 @@ def train(file: Path, words: list[str]) -> int:
 
 
 def watch(file: Path) -> None:
-    """Let the next trainer write its weights once it has fitted; its module brings Keras, which has been started."""
+    """Make the next trainer save its weights after fitting; its module imports Keras, which must be started by then."""
     from wisesr_cli.training.trainer import Trainer
 
     fit = Trainer.fit

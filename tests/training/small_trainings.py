@@ -1,4 +1,4 @@
-"""Small trainings on made images, their settings, and what they tell."""
+"""Small trainings on generated images, their settings, and a listener that records their reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wisesr_cli.training.train import TrainingOptions, train
 from wisesr_cli.training.trainer import Trainer
 
 CLASSES = ("a", "b", "c")
-STEPS = 5  # of an epoch: 36 images in batches of 8, the last one of 4
+STEPS = 5  # per epoch: 36 images in batches of 8, the last one of 4
 EVERYTHING_RANDOM = {
     "augment": "paper",
     "model.head": {"name": "wise", "dropout": 0.5},
@@ -36,7 +36,7 @@ EVERYTHING_RANDOM = {
 
 @dataclass
 class HeardTraining(Heard):
-    """Remembers what a training tells."""
+    """Records the plan and the epochs that a training reports."""
 
     rows: list[EpochResult] = field(default_factory=list)
     plan: TrainingPlan | None = None

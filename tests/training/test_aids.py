@@ -1,4 +1,4 @@
-"""Trainings with the aids: what each changes, what is saved, and that a stopped one goes on to the bit."""
+"""Training with aids: what each one changes, what is saved, and that a stopped training resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ALL = {
 
 
 def run_python(program: str, *, timeout: float = 290, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own: with another backend, or with several devices."""
+    """Run a program in a separate process, with another backend or several devices."""
     places = os.pathsep.join((str(Path(__file__).parent), str(REPOSITORY / "tests" / "support"), str(REPOSITORY)))
     return subprocess.run(
         [sys.executable, "-c", program],
@@ -58,7 +58,7 @@ def run_python(program: str, *, timeout: float = 290, **variables: str) -> subpr
 
 @pytest.fixture(scope="module")
 def plain(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a run of two epochs without any aid."""
+    """Return a run of two epochs without any aid."""
     folder = tmp_path_factory.mktemp("plain")
     train_on(images, folder, {"augment": "none"})
     return folder / "run"
@@ -66,9 +66,7 @@ def plain(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", AIDS)
-def test_an_aid_changes_the_training_and_a_stopped_one_goes_on_to_the_bit(
-    name: str, images: Path, plain: Path, tmp_path: Path
-) -> None:
+def test_aid_changes_the_training_and_resumes_bit_for_bit(name: str, images: Path, plain: Path, tmp_path: Path) -> None:
     for part in ("whole", "parts"):
         (tmp_path / part).mkdir()
     train_on(images, tmp_path / "whole", AIDS[name])
@@ -84,7 +82,7 @@ def test_an_aid_changes_the_training_and_a_stopped_one_goes_on_to_the_bit(
 
 
 @pytest.mark.slow
-def test_all_aids_together_stopped_in_every_phase_go_on_to_the_bit(images: Path, tmp_path: Path) -> None:
+def test_all_aids_combined_resume_bit_for_bit_after_stops_in_every_phase(images: Path, tmp_path: Path) -> None:
     check_stopped_training(images, tmp_path)
 
 
@@ -92,7 +90,7 @@ def check_stopped_training(images: Path, folder: Path) -> None:
     for part in ("whole", "parts"):
         (folder / part).mkdir()
     train_on(images, folder / "whole", ALL)
-    for steps in (2, STEPS, STEPS + 2):  # inside phase 1, at its end, and inside of phase 2
+    for steps in (2, STEPS, STEPS + 2):  # within phase 1, at its end, and within phase 2
         train_on(images, folder / "parts", ALL, resume=True, max_steps=steps)
     train_on(images, folder / "parts", ALL, resume=True)
     whole, parts = folder / "whole" / "run", folder / "parts" / "run"
@@ -105,7 +103,7 @@ def check_stopped_training(images: Path, folder: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-def test_on_jax_they_go_on_to_the_bit_too(images: Path, tmp_path: Path) -> None:
+def test_all_aids_combined_resume_bit_for_bit_on_jax(images: Path, tmp_path: Path) -> None:
     program = (
         f"import pathlib, test_aids as t; t.check_stopped_training(pathlib.Path({str(images)!r}), "
         f"pathlib.Path({str(tmp_path)!r}))"
@@ -113,10 +111,12 @@ def test_on_jax_they_go_on_to_the_bit_too(images: Path, tmp_path: Path) -> None:
     run_python(program, timeout=1700, KERAS_BACKEND="jax").check_returncode()
 
 
-# --- the average of the weights ---
+# --- averaged weights ---
 
 
-def test_the_average_is_validated_and_saved_and_the_weights_go_on(images: Path, tmp_path: Path) -> None:
+def test_averaged_weights_are_validated_and_saved_while_training_uses_the_raw_ones(
+    images: Path, tmp_path: Path
+) -> None:
     settings = {"augment": "none", "train.ema": 0.8, "train.batch_size": 12, "train.optimizer.learning_rate": 0.01}
     heard = HeardTraining()
     train_on(images, tmp_path, {**settings, "train.best_by": "loss"}, heard)
@@ -143,7 +143,7 @@ def test_the_average_is_validated_and_saved_and_the_weights_go_on(images: Path, 
     assert float(read_history(run)[best - 1]["val_loss"]) == pytest.approx(float(loss), rel=1e-4)
 
 
-def test_weights_and_averages_are_exchanged_without_a_change_of_a_bit(images: Path, tmp_path: Path) -> None:
+def test_swapping_in_averaged_weights_and_back_is_bit_exact(images: Path, tmp_path: Path) -> None:
     trainer = build_trainer(images, tmp_path, {"augment": "none", "train.ema": 0.8})
     trainer.begin_phase(trainer.config.phases[0])
     for _ in range(3):
@@ -158,7 +158,7 @@ def test_weights_and_averages_are_exchanged_without_a_change_of_a_bit(images: Pa
     assert any(not np.array_equal(inside[key], before[key]) for key in inside)
 
 
-def test_a_best_model_that_was_lost_is_made_of_the_averages_again(images: Path, tmp_path: Path) -> None:
+def test_lost_best_model_is_rebuilt_from_the_averages(images: Path, tmp_path: Path) -> None:
     settings = {"augment": "none", "train.ema": 0.8, "data.validation_split": 0.0, "train.epochs": 1}
     train_on(images / "train", tmp_path, settings)
     best = tmp_path / "run" / "best.keras"
@@ -171,7 +171,7 @@ def test_a_best_model_that_was_lost_is_made_of_the_averages_again(images: Path, 
 
 
 @pytest.mark.slow
-def test_two_devices_average_what_one_does(images: Path, tmp_path: Path) -> None:
+def test_two_devices_compute_the_same_averages_as_one(images: Path, tmp_path: Path) -> None:
     settings = {"augment": "none", "train.ema": 0.5, "train.optimizer.learning_rate": 0.01}
     two = {"distribute.strategy": "data_parallel", "distribute.devices": 2}
     program = (
@@ -190,11 +190,11 @@ def test_two_devices_average_what_one_does(images: Path, tmp_path: Path) -> None
     assert any(not np.array_equal(other.group("model")[key], value) for key, value in other.group("averaged").items())
 
 
-# --- where they meet something else ---
+# --- interaction with other features ---
 
 
 @pytest.mark.parametrize("augment", [None, "none"])
-def test_feature_maps_are_not_kept_in_a_phase_whose_images_are_mixed(
+def test_feature_maps_are_not_cached_in_a_phase_that_mixes_images(
     augment: str | None, images: Path, tmp_path: Path
 ) -> None:
     phase = {"epochs": 1, "freeze": "backbone", "augment": augment}
@@ -204,7 +204,7 @@ def test_feature_maps_are_not_kept_in_a_phase_whose_images_are_mixed(
     assert (said in heard.notes) == (augment is None)
 
 
-def test_several_devices_refuse_to_mix_before_a_run_is_begun(images: Path, tmp_path: Path) -> None:
+def test_mixing_on_several_devices_is_rejected_before_training_starts(images: Path, tmp_path: Path) -> None:
     program = (
         "import pathlib, small_trainings as t; "
         f"t.train_on(pathlib.Path({str(images)!r}), pathlib.Path({str(tmp_path)!r}), "
@@ -216,7 +216,7 @@ def test_several_devices_refuse_to_mix_before_a_run_is_begun(images: Path, tmp_p
 
 
 @pytest.mark.parametrize("name", ["mixup", "rand_augment", "random_erasing"])
-def test_what_tensorflow_cannot_compile_is_trained_without_xla(name: str, images: Path, tmp_path: Path) -> None:
+def test_aids_that_tensorflow_cannot_compile_train_without_xla(name: str, images: Path, tmp_path: Path) -> None:
     trainer = build_trainer(images, tmp_path, {**AIDS[name], "train.jit_compile": True})
     expected = keras.backend.backend() == "jax" or name == "random_erasing"
     trainer.begin_phase(trainer.config.phases[0])

@@ -1,4 +1,4 @@
-"""Every random operation: what it does to training images, and that it does nothing else; runs on every backend."""
+"""What each random operation does to training images, and that it does nothing else; runs on every backend."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def set_seed_state(layer: Any, state: int) -> None:
         variable.assign(np.full(variable.shape, state).astype(variable.dtype))
 
 
-def test_every_operation_of_the_table_is_tested_here() -> None:
+def test_every_registered_operation_is_tested() -> None:
     assert CONFIGS.keys() == OPERATIONS.keys()
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_changes_training_images_and_leaves_inference_alone(name: str) -> None:
+def test_operation_changes_training_images_and_leaves_inference_alone(name: str) -> None:
     layer, images = build_one(name), random_images()
     changed = apply(layer, images)
     assert changed.shape == images.shape
@@ -71,7 +71,7 @@ def test_values_stay_between_0_and_255(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_depends_on_its_seed_state_alone(name: str) -> None:
+def test_operation_depends_only_on_its_seed_state(name: str) -> None:
     layer, other, images = build_one(name), build_one(name, seed=7), random_images()
     results = []
     for drawer, state in [(layer, 5), (layer, 5), (other, 5), (layer, 6)]:
@@ -83,13 +83,13 @@ def test_an_operation_depends_on_its_seed_state_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_every_image_of_a_batch_gets_a_draw_of_its_own(name: str) -> None:
+def test_each_image_of_a_batch_gets_its_own_draw(name: str) -> None:
     images = np.repeat(random_images(batch=1), 16, axis=0)
     assert len(np.unique(apply(build_one(name), images).round(3), axis=0)) >= (2 if "flip" in name else 16)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_has_no_weights_and_computes_in_float32_whatever_the_precision(name: str) -> None:
+def test_operation_has_no_weights_and_computes_in_float32_at_any_precision(name: str) -> None:
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         layer = build_one(name)
@@ -101,12 +101,12 @@ def test_an_operation_has_no_weights_and_computes_in_float32_whatever_the_precis
 
 
 @pytest.mark.parametrize("name", MOVES)
-def test_what_comes_in_from_outside_the_image_repeats_its_border(name: str) -> None:
+def test_moved_images_are_filled_with_their_border(name: str) -> None:
     images = np.broadcast_to(np.array([10.0, 200.0, 90.0], "float32"), (8, 16, 16, 3))
     np.testing.assert_allclose(apply(build_one(name), images), images, atol=1e-2)
 
 
-def test_both_flips_together_are_drawn_apart_and_only_mirror() -> None:
+def test_combined_flips_are_drawn_independently_and_only_mirror() -> None:
     images = random_images(batch=32)
     results = images
     for layer in build_augmentation(AugmentConfig(horizontal_flip=True, vertical_flip=True), seed=0):
@@ -120,7 +120,7 @@ def test_both_flips_together_are_drawn_apart_and_only_mirror() -> None:
 
 
 @pytest.mark.parametrize(("axis", "config"), [(2, {"horizontal_flip": True}), (1, {"vertical_flip": True})])
-def test_a_single_flip_keeps_to_its_axis(axis: int, config: dict[str, bool]) -> None:
+def test_single_flip_mirrors_only_its_axis(axis: int, config: dict[str, bool]) -> None:
     images = random_images(batch=16)
     (layer,) = build_augmentation(AugmentConfig(**config), seed=0)
     results = [
@@ -130,7 +130,7 @@ def test_a_single_flip_keeps_to_its_axis(axis: int, config: dict[str, bool]) -> 
     assert set(results) == {(True, False), (False, True)}
 
 
-def test_a_shift_moves_at_most_by_its_fraction() -> None:
+def test_shift_moves_by_at_most_its_fraction() -> None:
     images = np.zeros((64, 21, 21, 3), "float32")
     images[:, 10, 10] = 255.0
     shifted = apply(build_augmentation(AugmentConfig(shift=0.2), seed=0)[0], images)[..., 0]
@@ -154,7 +154,7 @@ def test_brightness_multiplies_each_image_by_one_factor_and_clips() -> None:
     assert 1.4 < max(factors) <= 1.5
 
 
-def test_a_channel_shift_adds_one_value_to_each_image_and_clips() -> None:
+def test_channel_shift_adds_one_value_to_each_image_and_clips() -> None:
     images = random_images(batch=64, side=8)
     results = apply(RandomChannelShift(-50.0, 50.0, seed=0, dtype="float32"), images)
     shifts = []
@@ -166,7 +166,7 @@ def test_a_channel_shift_adds_one_value_to_each_image_and_clips() -> None:
     assert 40 < max(shifts) <= 50
 
 
-def test_a_rectangle_is_erased_with_the_given_probability_and_nothing_moves() -> None:
+def test_random_erasing_replaces_only_a_rectangle_with_the_given_probability() -> None:
     images = np.repeat(random_images(batch=1), 400, axis=0)
     found = apply(build_augmentation(AugmentConfig(random_erasing=0.3), seed=0)[0], images)
     is_other = (found != images).any(axis=-1)
@@ -175,17 +175,17 @@ def test_a_rectangle_is_erased_with_the_given_probability_and_nothing_moves() ->
     for erased in is_other[shares > 0]:
         rows, columns = np.flatnonzero(erased.any(axis=1)), np.flatnonzero(erased.any(axis=0))
         box = erased[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        assert box.mean() > 0.9  # noise may draw the pixel that was there
+        assert box.mean() > 0.9  # the noise may equal the original pixel
 
 
-def test_what_is_off_is_not_built() -> None:
+def test_disabled_operations_are_not_built() -> None:
     assert build_augmentation(AUGMENTATIONS["none"], seed=0) == []
     assert len(build_augmentation(AUGMENTATIONS["light"], seed=0)) == 4
     assert len(build_augmentation(AUGMENTATIONS["paper"], seed=0)) == 7
 
 
 @pytest.mark.parametrize("name", ["light", "paper"])
-def test_operations_of_one_set_draw_apart_from_each_other(name: str) -> None:
+def test_operations_of_one_preset_draw_independently(name: str) -> None:
     states = [
         tuple(np.ravel(keras.ops.convert_to_numpy(variable.value)).tolist())
         for layer in build_augmentation(AUGMENTATIONS[name], seed=3)
@@ -196,7 +196,7 @@ def test_operations_of_one_set_draw_apart_from_each_other(name: str) -> None:
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="TensorFlow has no XLA version of some operations")
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_on_jax_every_operation_is_compiled_and_gives_the_same(name: str) -> None:
+def test_every_operation_compiles_on_jax_with_equal_results(name: str) -> None:
     import jax
 
     layer, images = build_one(name), random_images()
@@ -210,11 +210,11 @@ def test_on_jax_every_operation_is_compiled_and_gives_the_same(name: str) -> Non
     np.testing.assert_allclose(jax.jit(change)(images), change(images), atol=0.05)
 
 
-# --- the warning ---
+# --- position warning ---
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_flips_and_wide_rotations_are_warned_of_where_the_head_reads_positions(name: str) -> None:
+def test_flips_and_wide_rotations_warn_if_the_head_reads_positions(name: str) -> None:
     head = HEADS[name].options()
     warning = position_warning(AUGMENTATIONS["paper"], head)
     assert (warning is not None) == HEADS[name].reads_position
@@ -238,6 +238,6 @@ def test_flips_and_wide_rotations_are_warned_of_where_the_head_reads_positions(n
         (AUGMENTATIONS["none"], None),
     ],
 )
-def test_only_what_takes_positions_away_is_warned_of(config: AugmentConfig, named: str | None) -> None:
+def test_only_operations_that_destroy_positions_warn(config: AugmentConfig, named: str | None) -> None:
     warning = position_warning(config, HEADS["wise"].options())
     assert warning is None if named is None else named in str(warning)

@@ -40,17 +40,17 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[WisesrError], str]] = {
         ConfigError,
         "compact_small starts from",
     ),
-    "a missing file of weights": (
+    "a missing weights file": (
         {"model": {"weights": "/nowhere/x.keras"}},
         RunError,
         "/nowhere/x.keras: no such file",
     ),
-    "a weight for an unknown class": (
+    "a class weight for an unknown class": (
         {"train": {"class_weights": {"cow": 2.0}}},
         ConfigError,
         "train.class_weights has 'cow', which is not a class; classes: cat, dog",
     ),
-    "stopping by a validation that is not there": (
+    "early stopping on a missing validation split": (
         {"data": {"validation_split": 0}, "train": {"early_stopping": {"monitor": "val_loss"}}},
         ConfigError,
         "train.early_stopping.monitor is val_loss, but there is no validation split",
@@ -60,7 +60,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[WisesrError], str]] = {
         ConfigError,
         "augment.rand_augment changes colours and needs RGB, but data.channels is 1",
     ),
-    "more accumulated steps than there are": (
+    "more accumulation steps than the phase has": (
         {"train": {"epochs": 2, "batch_size": 8, "gradient_accumulation_steps": 5}},
         ConfigError,
         "train.gradient_accumulation_steps is 5, but phase 1 has 4 steps: the weights would never be updated",
@@ -69,9 +69,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[WisesrError], str]] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_found_before_training_and_leaves_no_run_directory(
-    name: str, photos: Path, tmp_path: Path
-) -> None:
+def test_mistake_is_found_before_training_and_leaves_no_run_directory(name: str, photos: Path, tmp_path: Path) -> None:
     sections, error, message = MISTAKES[name]
     config = config_of(photos, tmp_path / "runs", **sections)
     with pytest.raises(error, match=message):
@@ -80,27 +78,25 @@ def test_a_mistake_is_found_before_training_and_leaves_no_run_directory(
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_check_fails_with_the_words_that_training_would_end_with(name: str, photos: Path, tmp_path: Path) -> None:
+def test_check_fails_with_the_same_message_as_training(name: str, photos: Path, tmp_path: Path) -> None:
     sections, _, message = MISTAKES[name]
     found = check_config(config_of(photos, tmp_path, **sections), Heard())
     assert found.status == "fail"
     assert [row for row in found.findings if row.level == "fail" and message in row.message]
 
 
-def test_sound_settings_pass(photos: Path, tmp_path: Path) -> None:
+def test_valid_settings_pass(photos: Path, tmp_path: Path) -> None:
     config = config_of(photos, tmp_path)
     check_settings(config)
     assert check_config(config, Heard()).status in {"pass", "warn"}  # the images are small
 
 
-def test_a_warmup_that_keeps_the_rate_near_zero_is_refused() -> None:
+def test_warmup_that_keeps_the_learning_rate_near_zero_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"train.schedule.warmup_epochs is 1e\+09 in a phase of 30 epochs"):
         check_settings(load_config(None, [Override(("train", "schedule", "warmup_epochs"), 1e9, "-s")]).config)
 
 
-def test_random_weights_on_few_images_are_warned_of_with_the_number_and_what_to_type(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_random_weights_on_few_images_warn_with_their_number_and_better_options(photos: Path, tmp_path: Path) -> None:
     config = config_of(photos, tmp_path, data={"validation_split": 0})
     message = {row.code: row.message for row in check_config(config, Heard()).findings if row.level == "warn"}
     assert message["random-weights"].startswith("12 training images are few for compact_small from random weights")
@@ -126,9 +122,9 @@ def test_random_weights_on_few_images_are_warned_of_with_the_number_and_what_to_
         ({"ema": 0.7, "gradient_accumulation_steps": 2}, ["over about the last 3 updates, but the last phase has 2"]),
     ],
 )
-def test_updates_that_are_lost_or_too_few_to_average_are_said(settings: dict[str, Any], said: list[str]) -> None:
+def test_lost_updates_and_too_few_updates_to_average_are_reported(settings: dict[str, Any], said: list[str]) -> None:
     config = Config.model_validate({"train": {"epochs": 2, "batch_size": 8, **settings}})
-    found = about_updates(config, 10)  # two steps an epoch
+    found = about_updates(config, 10)  # two steps per epoch
     assert len(found) == len(said)
     assert all(part in sentence for part, sentence in zip(said, found, strict=True))
 
@@ -143,7 +139,9 @@ def test_updates_that_are_lost_or_too_few_to_average_are_said(settings: dict[str
         ({"train": {"ema": 0.9, "loss": "focal"}, "augment": {"rand_augment": 0.1, "random_erasing": 0.5}}, 1, None),
     ],
 )
-def test_what_several_devices_cannot_do_is_refused(sections: dict[str, Any], processes: int, named: str | None) -> None:
+def test_settings_unsupported_on_several_devices_are_rejected(
+    sections: dict[str, Any], processes: int, named: str | None
+) -> None:
     config = Config.model_validate(sections)
     check_shared(config, Distribution())
     several = Distribution(processes=processes, local_devices=2, strategy=object())
@@ -168,13 +166,13 @@ IDLE: dict[str, tuple[dict[str, Any], str]] = {
         "train.augmented_views: 8 has no effect: no phase freezes the backbone",
     ),
     "cache": ({"train": {"feature_cache": "none"}}, "train.feature_cache: none has no effect: no phase freezes"),
-    "folder of weights": ({"model": {"weights_dir": "/w"}}, "model.weights_dir: /w has no effect: the backbone starts"),
+    "weights folder": ({"model": {"weights_dir": "/w"}}, "model.weights_dir: /w has no effect: the backbone starts"),
 }
 
 
 @pytest.mark.reliability(52)
 @pytest.mark.parametrize("case", IDLE)
-def test_a_setting_that_does_nothing_is_said_by_check_and_in_training(case: str, tmp_path: Path) -> None:
+def test_setting_without_effect_is_reported_by_check_and_training(case: str, tmp_path: Path) -> None:
     photos = make_folder(tmp_path / "photos", {f"{split}/{name}": 3 for split in ("train", "val") for name in "ab"})
     sections, said = IDLE[case]
     config = config_of(photos, tmp_path / "runs", **sections)
@@ -193,7 +191,7 @@ def test_a_setting_that_does_nothing_is_said_by_check_and_in_training(case: str,
         (r"patient(\d+)", r"data.group_regex 'patient(\d+)' does not match"),
     ],
 )
-def test_groups_that_given_splits_do_not_keep_together_are_refused(regex: str, said: str, tmp_path: Path) -> None:
+def test_group_regex_that_does_not_fit_the_given_splits_is_rejected(regex: str, said: str, tmp_path: Path) -> None:
     photos = make_folder(tmp_path / "photos", {f"{split}/{name}": 3 for split in ("train", "val") for name in "ab"})
     config = config_of(photos, tmp_path / "runs", data={"split_strategy": "group", "group_regex": regex})
     rows = [row for row in check_config(config, Heard()).findings if row.code == "groups"]
@@ -203,13 +201,13 @@ def test_groups_that_given_splits_do_not_keep_together_are_refused(regex: str, s
     assert said in str(caught.value)
 
 
-def test_why_a_folder_s_recipe_is_second_best_is_said_before_training(photos: Path, tmp_path: Path) -> None:
+def test_warning_of_a_recipe_is_reported_by_check(photos: Path, tmp_path: Path) -> None:
     recipe = Recipe({}, (), "compact starts from random weights: no network")
     found = check_config(config_of(photos, tmp_path), Heard(), recipe=recipe)
     assert [row.message for row in found.findings if row.code == "imagenet-weights"] == [recipe.warning]
 
 
-def test_a_folder_that_was_there_before_is_kept_when_training_fails(photos: Path, tmp_path: Path) -> None:
+def test_existing_output_dir_is_kept_when_training_fails(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "runs" / "photos-wise").mkdir(parents=True)
     config = config_of(photos, tmp_path / "runs", train={"class_weights": {"cow": 2.0}}, data={"on_error": "skip"})
     with pytest.raises(ConfigError):
@@ -217,13 +215,13 @@ def test_a_folder_that_was_there_before_is_kept_when_training_fails(photos: Path
     assert (tmp_path / "runs").is_dir()
 
 
-def test_runs_among_the_class_folders_are_refused(photos: Path) -> None:
+def test_output_dir_among_the_class_folders_is_rejected(photos: Path) -> None:
     config = config_of(photos, photos / "runs")
     with pytest.raises(ConfigError, match="is among the class folders"):
         train(LoadedConfig(config, (), "photos-wise"))
     assert sorted(path.name for path in photos.iterdir()) == ["cat", "dog"]
 
 
-def test_runs_beside_the_folders_of_splits_are_fine(tmp_path: Path) -> None:
+def test_output_dir_beside_the_split_folders_is_accepted(tmp_path: Path) -> None:
     photos = make_folder(tmp_path / "photos", {"train/cat": 3, "train/dog": 3, "test/cat": 1, "test/dog": 1})
     check_settings(config_of(photos, photos / "runs"))

@@ -1,4 +1,4 @@
-"""What several devices, or several processes, train is what one device trains, and all of them hold the same."""
+"""Training on several devices or processes matches training on one device, with the same weights on all of them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from run_states import read_history
 from served import free_port
 
-# Sums over a batch are taken in another order, which changes their last bits: about 1e-7 of the largest weights here,
-# and three epochs do not make ten times as much of it.
+# Several devices sum over a batch in another order, which changes the last bits: about 1e-7 of the largest weights
+# here, and three epochs amplify that less than tenfold.
 TOLERANCE = 2e-6
-STEPS_PER_EPOCH = 4  # 29 images in batches of 8: the last one has 5, which neither 2 nor 4 devices share evenly
+STEPS_PER_EPOCH = 4  # 29 images in batches of 8: the last one has 5, which neither 2 nor 4 devices can share evenly
 EPOCHS = 2
 
 Weights = dict[str, NDArray[np.float32]]
@@ -28,7 +28,7 @@ Weights = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Trained:
-    """A run directory, and what each device of each process held at its end."""
+    """A run directory, and the final weights on each device of each process."""
 
     run: Path
     devices: list[Weights]
@@ -40,7 +40,7 @@ class Trained:
 
 
 class Folder:
-    """Images, and the runs that were trained on them."""
+    """Images, and the runs trained on them."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.photos = path, path / "photos"
@@ -49,12 +49,12 @@ class Folder:
             make_photos(self.photos / "validation", validation, classes=(name,), first_seed=100)
 
     def command(self, run: str, *more: object, backend: str) -> list[str]:
-        """Return the command line of a training, which stops before its last epoch, so that nothing is converted."""
+        """Return the command line of a training that stops before its last epoch, so that no model is converted."""
         settings = {
             "train.optimizer.name": "sgd",
             "train.class_weights": "balanced",
             "augment": "none",
-            # Each device of TensorFlow draws what is random for its own images; JAX draws it for the whole batch.
+            # With TensorFlow, each device draws random numbers for its own images; JAX draws them for the whole batch.
             "model.head.dropout": 0.2 if backend == "jax" else 0.0,
         }
         words = ["train", self.photos, "--backbone", "compact_small", "--image-size", 32, "-b", 8, "--lr", 0.05]
@@ -64,11 +64,11 @@ class Folder:
         return [str(word) for word in (*words, *more)]
 
     def alone(self, backend: str) -> list[str]:
-        """Return the command line of the training on one device that the others are compared with."""
+        """Return the command line of the reference training on one device."""
         return self.command(f"{backend}-alone", "-s", "distribute.strategy=none", backend=backend)
 
     def start(self, jobs: list[tuple[str, list[str]]], backend: str) -> subprocess.Popen[str]:
-        """Start a process that runs one training after the other."""
+        """Start a process that runs the trainings one after another."""
         files = [[str(self.path / f"{name}.npz"), words] for name, words in jobs]
         return subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("shared_training.py")), json.dumps(files)],
@@ -80,7 +80,7 @@ class Folder:
         )
 
     def trained(self, run: str, *files: str) -> Trained:
-        """Return what a training left; of each process a file, the run's name where there is one only."""
+        """Return the results of a training; `files` has one name per process, by default only that of the run."""
         devices: list[Weights] = []
         for file in files or (run,):
             with np.load(self.path / f"{file}.npz") as arrays:
@@ -93,7 +93,7 @@ class Folder:
 
 
 def finish(*processes: subprocess.Popen[str]) -> None:
-    """Wait for processes, all of which must succeed."""
+    """Wait for the processes and check that all of them succeeded."""
     try:
         answers = [process.communicate(timeout=500) for process in processes]
     finally:
@@ -108,7 +108,7 @@ def shared(devices: int) -> tuple[str, ...]:
 
 
 def train_on_devices(folder: Folder, backend: str, devices: int, *more: tuple[str, list[str]]) -> Trained:
-    """Train on virtual devices and on one, and do more, in a single process."""
+    """Train on several virtual devices, on one, and as `more` says, all in a single process."""
     name, alone = f"{backend}-{devices}-devices", f"{backend}-alone"
     jobs = [(name, folder.command(name, *shared(devices), backend=backend)), (alone, folder.alone(backend)), *more]
     finish(folder.start(jobs, backend))
@@ -116,7 +116,7 @@ def train_on_devices(folder: Folder, backend: str, devices: int, *more: tuple[st
 
 
 def train_in_processes(folder: Folder, processes: int, devices: int = 1) -> Trained:
-    """Train in processes that are started by plain commands, and beside them in one process on one device."""
+    """Train in several processes started by plain commands, and alongside in one process on one device."""
     run = f"jax-{processes}-processes"
     files = [f"{run}-{number}" for number in range(processes)]
     others = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", processes, "--process-id")
@@ -137,7 +137,7 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def check_equal(shared: Trained, alone: Trained, *, devices: int) -> None:
-    """Check that all devices hold the same, to the bit, and that it is what one device holds, to rounding."""
+    """Check that weights are bit-identical on all devices, and equal to those of one device up to rounding."""
     first, *others = shared.devices
     assert len(shared.devices) == devices
     for other in others:
@@ -152,14 +152,14 @@ def check_equal(shared: Trained, alone: Trained, *, devices: int) -> None:
 
 
 def check_same_history(one: Trained, other: Trained) -> None:
-    """Check that the loss and the metrics of every epoch are the same to rounding."""
+    """Check that the loss and the metrics of every epoch are equal up to rounding."""
     assert len(one.history) == len(other.history) == EPOCHS
     for row, expected in zip(one.history, other.history, strict=True):
         assert row == pytest.approx(expected, rel=1e-5)
 
 
 def check_saved(trained: Trained) -> None:
-    """Check that what training said of its best epoch is what the saved model says on its own, on one device."""
+    """Check that the saved model, alone on one device, has the metrics that training reported for its best epoch."""
     metrics: dict[str, Any] = json.loads((trained.run / "metrics.json").read_text(encoding="utf-8"))
     best = max(trained.history, key=lambda row: (row["val_top1_accuracy"], -row["val_loss"]))
     assert metrics["top1_accuracy"] == pytest.approx(best["val_top1_accuracy"])
@@ -169,21 +169,21 @@ def check_saved(trained: Trained) -> None:
 
 
 @pytest.mark.slow
-def test_two_devices_of_tensorflow_train_what_one_does(folder: Folder) -> None:
+def test_two_tensorflow_devices_match_one(folder: Folder) -> None:
     trained = train_on_devices(folder, "tensorflow", 2)
     check_equal(trained, folder.trained("tensorflow-alone"), devices=2)
     check_saved(trained)
 
 
 @pytest.mark.slow
-def test_two_processes_of_jax_train_what_one_device_does(folder: Folder) -> None:
+def test_two_jax_processes_match_one_device(folder: Folder) -> None:
     pytest.importorskip("jax")
     trained = train_in_processes(folder, 2)
     check_equal(trained, folder.trained("jax-alone"), devices=2)
     check_saved(trained)
 
 
-def test_several_processes_of_tensorflow_are_2_and_the_way_on_jax_is_named(
+def test_several_tensorflow_processes_are_a_usage_error_that_suggests_jax(
     wisesr: CommandLine, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
@@ -196,7 +196,7 @@ def test_several_processes_of_tensorflow_are_2_and_the_way_on_jax_is_named(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_four_devices_train_what_one_does_and_one_goes_on_from_there(backend: str, folder: Folder) -> None:
+def test_four_devices_match_one_and_their_run_resumes_on_one(backend: str, folder: Folder) -> None:
     pytest.importorskip(backend)
     one_epoch = ("--max-steps", STEPS_PER_EPOCH)
     begun = folder.command("resumed", *shared(4), *one_epoch, backend=backend)
@@ -212,7 +212,7 @@ def test_four_devices_train_what_one_does_and_one_goes_on_from_there(backend: st
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize(("processes", "devices"), [(4, 1), (2, 2)])
-def test_four_devices_in_processes_train_what_one_does(processes: int, devices: int, folder: Folder) -> None:
+def test_four_devices_in_several_processes_match_one(processes: int, devices: int, folder: Folder) -> None:
     pytest.importorskip("jax")
     trained = train_in_processes(folder, processes, devices)
     check_equal(trained, folder.trained("jax-alone"), devices=4)

@@ -1,4 +1,4 @@
-"""The best epoch and early stopping, on epochs of the test's making."""
+"""The best epoch and early stopping, on made-up epochs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wisesr_cli.training.train import Limits
 
 
 def make_keeper(folder: Path, settings: dict[str, Any]) -> tuple[EpochKeeper, list[int]]:
-    """Return a keeper of a training that only pretends, and the epochs whose model it saves."""
+    """Return the keeper of a fake training, and the list of epochs whose model it saves."""
     saved: list[int] = []
     trainer: Any = SimpleNamespace(
         config=Config.model_validate({"train": {"epochs": 50, **settings}, "data": {"dir": folder}}),
@@ -48,11 +48,13 @@ def feed(keeper: EpochKeeper, epochs: list[tuple[float, float]]) -> None:
 @pytest.mark.parametrize(
     ("best_by", "saved_epochs"),
     [
-        ("top1_accuracy", [1, 3, 5]),  # better accuracy; then the same one with a lower loss
+        ("top1_accuracy", [1, 3, 5]),  # higher accuracy; then equal accuracy with a lower loss
         ("loss", [1, 2, 5]),
     ],
 )
-def test_the_best_epoch_is_by_accuracy_with_ties_by_loss(tmp_path: Path, best_by: str, saved_epochs: list[int]) -> None:
+def test_best_epoch_follows_best_by_and_loss_breaks_ties_in_accuracy(
+    tmp_path: Path, best_by: str, saved_epochs: list[int]
+) -> None:
     keeper, saved = make_keeper(tmp_path, {"best_by": best_by})
     feed(keeper, [(0.5, 1.0), (0.4, 0.7), (0.6, 0.9), (0.6, 0.9), (0.6, 0.6), (0.6, 0.65)])
     assert saved == saved_epochs
@@ -68,7 +70,7 @@ def test_the_best_epoch_is_by_accuracy_with_ties_by_loss(tmp_path: Path, best_by
         ({"monitor": "val_top1_accuracy", "patience": 2}, 3),
     ],
 )
-def test_early_stopping_stops_when_nothing_got_better(
+def test_early_stopping_stops_when_the_monitored_value_stops_improving(
     tmp_path: Path, options: dict[str, Any], stops_after: int | None
 ) -> None:
     keeper, _ = make_keeper(tmp_path, {"early_stopping": options})
@@ -83,21 +85,21 @@ def test_early_stopping_stops_when_nothing_got_better(
     assert progress.finished  # nothing is left to do
 
 
-def test_what_early_stopping_waited_in_one_phase_does_not_cut_the_next_one_short(tmp_path: Path) -> None:
+def test_early_stopping_patience_starts_anew_in_each_phase(tmp_path: Path) -> None:
     keeper, _ = make_keeper(tmp_path, {"early_stopping": {"monitor": "val_loss", "patience": 3}})
     keeper.begin_phase(1, 0)
     feed(keeper, [(0.5, 0.5), (0.5, 0.9), (0.5, 0.9)])
     assert keeper.trainer.progress.stopping_wait == 2
     keeper.begin_phase(2, 3)
-    feed(keeper, [(0.5, 0.8), (0.5, 0.7)])  # one more would have been the last with what was waited before
-    keeper.begin_phase(2, 3)  # resumed within the phase: its own waiting counts
+    feed(keeper, [(0.5, 0.8), (0.5, 0.7)])  # the first would be the last if the earlier wait counted
+    keeper.begin_phase(2, 3)  # resuming within the phase keeps its wait
     assert keeper.trainer.progress.stopping_wait == 2
     with pytest.raises(TrainingStopped, match="early stopping: val_loss did not improve for 3 epochs"):
         feed(keeper, [(0.5, 0.6)])
-    assert keeper.trainer.progress.stopping_best == -0.5  # of the first phase
+    assert keeper.trainer.progress.stopping_best == -0.5  # still that of the first phase
 
 
-def test_a_validation_loss_that_is_not_finite_keeps_the_earlier_epoch(tmp_path: Path) -> None:
+def test_non_finite_validation_loss_is_an_error_and_keeps_the_earlier_epoch(tmp_path: Path) -> None:
     keeper, saved = make_keeper(tmp_path, {})
     with pytest.raises(DataError, match="validation loss became nan at the end of epoch 2"):
         feed(keeper, [(0.5, 1.0), (0.9, float("nan"))])

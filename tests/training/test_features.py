@@ -1,4 +1,4 @@
-"""A frozen backbone's feature maps, computed once: the same training as through the backbone, on every backend."""
+"""Training on cached feature maps of a frozen backbone matches training through the backbone, on every backend."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from wisesr_cli.training.train import TrainingOptions, train
 from wisesr_cli.training.trainer import Trainer
 
 FROZEN = [{"epochs": 3, "freeze": "backbone"}, {"epochs": 1, "learning_rate": 1e-3}]
-STEPS = 3  # of an epoch: 18 images in batches of 8, the last one of 2
+STEPS = 3  # per epoch: 18 images in batches of 8, the last one of 2
 COMPUTING = "computing feature maps"
 
 
 class Labels(Heard):
-    """Remembers what progress was shown of."""
+    """Records the labels of the progress bars."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,10 +48,10 @@ class Labels(Heard):
         return super().progress(label, total)
 
     def prepared(self, plan: Any) -> None:
-        """Need no plan."""
+        """Ignore the plan."""
 
     def epoch_finished(self, row: Any, *, is_best: bool, total: int) -> None:
-        """Need no epochs."""
+        """Ignore the epochs."""
 
     @property
     def computed(self) -> list[str]:
@@ -97,7 +97,7 @@ def build_trainer(photos: Path, folder: Path, **settings: Any) -> Trainer:
 
 
 def assert_same_history(left: Path, right: Path, epochs: int = 4) -> None:
-    """Check that two histories are equal up to rounding, learning rates to the bit."""
+    """Check that two histories are equal up to rounding, and learning rates exactly."""
     ours, theirs = read_history(left), read_history(right)
     assert len(ours) == len(theirs) == epochs
     for one, other in zip(ours, theirs, strict=True):
@@ -107,7 +107,7 @@ def assert_same_history(left: Path, right: Path, epochs: int = 4) -> None:
 
 
 def compare_with_the_backbone(photos: Path, folder: Path, **settings: Any) -> None:
-    """Check a training on kept feature maps against one through the backbone."""
+    """Check that training on cached feature maps matches training through the backbone."""
     heard = Labels()
     kept = train_on(photos, folder / "kept", heard, **settings)
     through = train_on(photos, folder / "through", train__feature_cache="none", **settings)
@@ -115,13 +115,13 @@ def compare_with_the_backbone(photos: Path, folder: Path, **settings: Any) -> No
     assert_same_history(kept, through)
 
 
-# --- the same training ---
+# --- equal results ---
 
 
 @pytest.mark.parametrize(
     "backbone", ["compact_small", pytest.param("EfficientNetB0", marks=pytest.mark.slow)], ids=["norms", "drops"]
 )
-def test_the_two_pieces_give_the_logits_of_the_classifier(photos: Path, tmp_path: Path, backbone: str) -> None:
+def test_extractor_and_head_reproduce_the_logits_of_the_classifier(photos: Path, tmp_path: Path, backbone: str) -> None:
     classifier = build_trainer(photos, tmp_path, model__backbone=backbone).classifier
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     [maps] = numpy_outputs(classifier.extractor, pixels)
@@ -131,16 +131,14 @@ def test_the_two_pieces_give_the_logits_of_the_classifier(photos: Path, tmp_path
 
 
 @pytest.mark.parametrize("augment", [pytest.param("none", marks=pytest.mark.slow), "light"])
-def test_a_training_on_kept_feature_maps_is_the_one_through_the_backbone(
+def test_training_on_cached_feature_maps_matches_training_through_the_backbone(
     photos: Path, tmp_path: Path, augment: str
 ) -> None:
     compare_with_the_backbone(photos, tmp_path, augment=augment)
 
 
 @pytest.mark.slow
-def test_a_phase_without_augmentation_shows_the_images_as_they_are_and_resumes_to_the_bit(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_phase_without_augmentation_uses_plain_images_and_resumes_bit_for_bit(photos: Path, tmp_path: Path) -> None:
     phases = [{**FROZEN[0], "augment": "none"}, FROZEN[1]]
     settings: dict[str, Any] = {"augment": "light", "train__phases": phases}
     compare_with_the_backbone(photos, tmp_path, **settings)
@@ -153,7 +151,7 @@ def test_a_phase_without_augmentation_shows_the_images_as_they_are_and_resumes_t
 
 
 @pytest.mark.slow
-def test_dropout_inside_a_frozen_backbone_is_that_of_inference(
+def test_dropout_inside_a_frozen_backbone_is_inactive(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = BACKBONES["compact_small"]
@@ -171,12 +169,12 @@ def test_dropout_inside_a_frozen_backbone_is_that_of_inference(
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-def test_on_jax_it_is_the_same_too(photos: Path, tmp_path: Path) -> None:
+def test_cached_feature_maps_match_the_backbone_and_resume_on_jax(photos: Path, tmp_path: Path) -> None:
     program = (
         "import pathlib, test_features as t; "
         f"photos, folder = pathlib.Path({str(photos)!r}), pathlib.Path({str(tmp_path)!r}); "
         "t.compare_with_the_backbone(photos, folder, augment='light'); "
-        "t.test_a_training_stopped_between_epochs_goes_on_to_the_bit(photos, folder)"
+        "t.test_stopped_training_resumes_bit_for_bit(photos, folder)"
     )
     places = os.pathsep.join((str(Path(__file__).parent), str(REPOSITORY / "tests" / "support"), str(REPOSITORY)))
     variables = {**os.environ, "PYTHONPATH": places, "KERAS_BACKEND": "jax"}
@@ -184,17 +182,17 @@ def test_on_jax_it_is_the_same_too(photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_stopped_between_epochs_goes_on_to_the_bit(photos: Path, tmp_path: Path) -> None:
+def test_stopped_training_resumes_bit_for_bit(photos: Path, tmp_path: Path) -> None:
     settings = {"augment": {"zoom": 0.2, "contrast": 0.2}, "train__augmented_views": 2}
     whole = train_on(photos, tmp_path / "whole", **settings)
-    for steps in (STEPS, STEPS + 1, STEPS):  # after epoch 1, inside of 3, and where the next phase begins
+    for steps in (STEPS, STEPS + 1, STEPS):  # after epoch 1, within 3, and at the start of phase 2
         parts = train_on(photos, tmp_path / "parts", options={"resume": True, "max_steps": steps}, **settings)
     parts = train_on(photos, tmp_path / "parts", options={"resume": True}, **settings)
     assert len(read_history(whole)) == 4
     assert digest(whole) == digest(parts)
 
 
-def test_in_mixed_precision_the_head_gets_what_the_backbone_would_have_given(photos: Path, tmp_path: Path) -> None:
+def test_training_in_mixed_precision_uses_cached_feature_maps(photos: Path, tmp_path: Path) -> None:
     try:
         heard = Labels()
         path = train_on(photos, tmp_path, heard, train__precision="mixed_bfloat16")
@@ -207,7 +205,7 @@ def test_in_mixed_precision_the_head_gets_what_the_backbone_would_have_given(pho
 # --- views ---
 
 
-def test_fewer_views_than_epochs_are_shown_in_turns(photos: Path, tmp_path: Path) -> None:
+def test_fewer_views_than_epochs_are_used_in_turn(photos: Path, tmp_path: Path) -> None:
     heard = Labels()
     trainer = build_trainer(photos, tmp_path, augment="light", train__augmented_views=2)
     features = trainer.frozen_features(trainer.config.phases[0], 0, heard)
@@ -221,7 +219,7 @@ def test_fewer_views_than_epochs_are_shown_in_turns(photos: Path, tmp_path: Path
     assert heard.computed[2:] == ["training images, view 2 of 2"]
 
 
-def test_a_view_that_finds_no_room_any_more_is_left_out(
+def test_view_that_no_longer_fits_is_skipped_with_a_warning(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard = Labels()
@@ -238,11 +236,11 @@ def test_a_view_that_finds_no_room_any_more_is_left_out(
     assert heard.warnings == ["no room for feature maps of the training images, view 2 of 3: continuing with 1 view"]
 
 
-# --- where they are kept ---
+# --- storage ---
 
 
 @pytest.mark.slow
-def test_where_memory_is_short_they_are_kept_on_the_disk_for_the_next_training(
+def test_feature_maps_are_cached_on_disk_for_the_next_training_if_memory_is_short(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caches_of_this_test: Path
 ) -> None:
     in_memory = train_on(photos, tmp_path / "memory")
@@ -262,7 +260,7 @@ def test_where_memory_is_short_they_are_kept_on_the_disk_for_the_next_training(
     assert third.computed == first.computed
 
 
-def test_without_any_room_every_epoch_goes_through_the_backbone(
+def test_feature_maps_are_not_cached_if_neither_memory_nor_disk_has_room(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features_module, "available_memory_bytes", lambda: 1000)
@@ -275,7 +273,7 @@ def test_without_any_room_every_epoch_goes_through_the_backbone(
     assert heard.warnings[0].startswith("no room to keep feature maps (0.0 GB)")
 
 
-def test_a_file_that_is_cut_short_while_it_is_used_says_what_to_do(
+def test_cache_file_truncated_while_in_use_is_an_error_with_a_remedy(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caches_of_this_test: Path
 ) -> None:
     monkeypatch.setattr(features_module, "available_memory_bytes", lambda: 1000)
@@ -290,7 +288,7 @@ def test_a_file_that_is_cut_short_while_it_is_used_says_what_to_do(
 
 
 def keys_of(trainer: Trainer) -> list[str]:
-    """Return the keys of the training images' views and of the validation images."""
+    """Return the cache keys of the views of the training images and of the validation images."""
     phase = trainer.config.phases[0]
     features = FrozenFeatures(
         trainer.config, trainer.classifier, trainer.examples, phase, first_epoch=0, device="a device"
@@ -298,7 +296,7 @@ def keys_of(trainer: Trainer) -> list[str]:
     return [view.key for view in features._all()]
 
 
-def test_the_key_is_of_everything_that_decides_the_values(tmp_path: Path) -> None:
+def test_cache_key_depends_on_exactly_what_determines_the_feature_maps(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     make_photos(photos / "train", 3)
     make_photos(photos / "validation", 2, first_seed=100)
@@ -309,7 +307,7 @@ def test_the_key_is_of_everything_that_decides_the_values(tmp_path: Path) -> Non
     trainer.classifier.backbone.weights[0].assign_add(np.full(trainer.classifier.backbone.weights[0].shape, 1e-3))
     others = [
         keys_of(trainer),
-        keys_of(build_trainer(photos, tmp_path, seed=1)),  # another backbone
+        keys_of(build_trainer(photos, tmp_path, seed=1)),  # other initial weights
         keys_of(build_trainer(photos, tmp_path, data__image_size=40)),
         keys_of(build_trainer(photos, tmp_path, data__resize="crop")),
         keys_of(build_trainer(photos, tmp_path, model__preprocessing="caffe")),
@@ -325,7 +323,7 @@ def test_the_key_is_of_everything_that_decides_the_values(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_comparison_computes_them_once_for_all_heads_and_seeds(
+def test_compare_computes_feature_maps_once_for_all_heads_and_seeds(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[str] = []

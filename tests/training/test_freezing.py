@@ -1,4 +1,4 @@
-"""What a phase trains of a backbone, and that a network judges as it did in training, whatever it normalizes with."""
+"""Which layers of a backbone a phase trains, and that evaluation agrees with training for any normalization."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ SIDE = 32
 
 
 def donor(shift: float = 1.5) -> Any:
-    """Return a backbone of every normalization layer; its batch norm has the statistics of other images.
+    """Return a backbone with every kind of normalization layer; its batch norm has statistics of other images.
 
-    `shift`: how far off the means are, in deviations.
+    `shift`: how far off the means are, in standard deviations.
     """
     x = pixels = keras.Input((SIDE, SIDE, 3))
     x = layers.Normalization(mean=[120.0, 110.0, 100.0], variance=[3600.0] * 3)(x)
@@ -95,7 +95,7 @@ def train_on(photos: Path, folder: Path, **settings: Any) -> TrainingResult:
         pytest.param(None, 1.5, marks=pytest.mark.slow),
     ],
 )
-def test_what_was_learned_from_loaded_weights_is_seen_in_evaluation(
+def test_training_from_loaded_weights_is_seen_in_evaluation(
     photos: Path, tmp_path: Path, batch_norm: str | None, shift: float
 ) -> None:
     given = {} if batch_norm is None else {"batch_norm": batch_norm}
@@ -113,7 +113,7 @@ def test_what_was_learned_from_loaded_weights_is_seen_in_evaluation(
     seen = result.history[-1]
     assert seen.top1_accuracy > 0.9
     assert (logits.argmax(axis=1) == labels).mean() > seen.top1_accuracy - 0.05
-    if batch_norm != "train":  # a training step computes as an evaluation does
+    if batch_norm != "train":  # training steps compute exactly as evaluation does
         assert seen.loss == pytest.approx(losses.mean(), rel=1e-3, abs=1e-5)
 
 
@@ -122,7 +122,7 @@ def test_what_was_learned_from_loaded_weights_is_seen_in_evaluation(
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="is the one that runs on JAX")
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-def test_it_is_seen_with_jax_too(tmp_path: Path) -> None:
+def test_training_from_loaded_weights_is_seen_on_jax_too(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", __file__]
     words += ["-k", "seen_in_evaluation"]
     variables = {**environment(tmp_path), "KERAS_BACKEND": "jax"}
@@ -133,9 +133,9 @@ def test_it_is_seen_with_jax_too(tmp_path: Path) -> None:
     assert "3 passed" in done.stdout
 
 
-def test_backbones_have_no_other_normalization_than_these() -> None:
+def test_donor_has_every_allowed_normalization_layer_except_group_norm() -> None:
     known = {"BatchNormalization", "LayerNormalization", "Normalization"}
-    of_others = {"GroupNormalization"}  # which has no statistics
+    of_others = {"GroupNormalization"}  # has no statistics
     assert {name for _, name, _ in ALLOWED if name.endswith("Normalization")} == known | of_others
     assert {type(layer).__name__ for layer in donor().layers if "Norm" in type(layer).__name__} == known
 
@@ -144,7 +144,7 @@ def test_backbones_have_no_other_normalization_than_these() -> None:
 
 
 def trained_layers(backbone: Any) -> list[str]:
-    """Return the layers of which anything is trained."""
+    """Return the names of the layers with any trainable weight."""
     ids = {id(variable) for variable in keras.Sequential([backbone]).trainable_variables}
     return [layer.name for layer in backbone.layers if any(id(weight) in ids for weight in layer.weights)]
 
@@ -159,14 +159,14 @@ EVERYTHING = ["first", "first_norm", "middle", "middle_norm", "last", "last_norm
         ("backbone", []),
         (FreezePart(below="middle"), EVERYTHING[2:]),
         (FreezePart(below="first"), EVERYTHING),
-        (FreezePart(fraction=0.5), EVERYTHING[3:]),  # of seven layers with weights, with `Normalization`
+        (FreezePart(fraction=0.5), EVERYTHING[3:]),  # of seven layers with weights, including `Normalization`
         (FreezePart(fraction=1.0), []),
     ],
 )
 @pytest.mark.parametrize("batch_norm", ["train", "frozen"])
-def test_a_phase_trains_its_layers_and_no_others(freeze: Any, expected: list[str], batch_norm: Any) -> None:
+def test_phase_trains_its_layers_and_no_others(freeze: Any, expected: list[str], batch_norm: Any) -> None:
     backbone = donor()
-    freeze_layers(backbone, PhaseConfig(epochs=1, freeze="backbone"), is_loaded=True)  # the phase before
+    freeze_layers(backbone, PhaseConfig(epochs=1, freeze="backbone"), is_loaded=True)  # the previous phase
     freeze_layers(backbone, PhaseConfig(epochs=1, freeze=freeze, batch_norm=batch_norm), is_loaded=True)
     assert trained_layers(backbone) == expected
     before = [np.array(norm.moving_mean) for norm in batch_norms(backbone)]
@@ -179,16 +179,16 @@ def test_a_phase_trains_its_layers_and_no_others(freeze: Any, expected: list[str
 
 
 @pytest.mark.parametrize(("is_loaded", "kept"), [(True, True), (False, False)])
-def test_batch_norm_keeps_statistics_that_were_loaded_and_learns_others(is_loaded: bool, kept: bool) -> None:
+def test_batch_norm_keeps_its_statistics_only_if_they_were_loaded(is_loaded: bool, kept: bool) -> None:
     backbone = donor()
     freeze_layers(backbone, PhaseConfig(epochs=1), is_loaded=is_loaded)
     assert [norm.trainable for norm in batch_norms(backbone)] == [not kept] * 2
-    assert trained_layers(backbone) == EVERYTHING  # as before there was `batch_norm`: older states fit
+    assert trained_layers(backbone) == EVERYTHING  # as before the `batch_norm` setting: older states fit
     words = "everything; batch norm " + ("keeps its statistics" if kept else "uses those of each batch")
     assert trained_parts(backbone, (PhaseConfig(epochs=1),), is_loaded=is_loaded) == (words,)
 
 
-def test_a_layer_that_does_not_exist_is_an_error_before_training_with_the_nearest(photos: Path, tmp_path: Path) -> None:
+def test_unknown_freeze_layer_is_an_error_before_training_with_a_suggestion(photos: Path, tmp_path: Path) -> None:
     phases = [{"epochs": 1}, {"epochs": 1, "freeze": {"below": "mix_convolutoin"}}]
     settings = {"model.backbone": "compact_small", "train.phases": phases}
     message = r"train\.phases\.1\.freeze\.below is 'mix_convolutoin', .*Did you mean 'mix_convolution'\?"
@@ -197,7 +197,7 @@ def test_a_layer_that_does_not_exist_is_an_error_before_training_with_the_neares
     assert not (tmp_path / "run" / "history.csv").exists()
 
 
-def test_a_part_of_a_backbone_is_frozen_in_a_training(photos: Path, tmp_path: Path) -> None:
+def test_training_freezes_part_of_a_backbone(photos: Path, tmp_path: Path) -> None:
     phases = [{"epochs": 1, "freeze": {"below": "mix_convolution"}}]
     settings = {"model.backbone": "compact_small", "train.phases": phases, "data.image_size": 48}
     result = train_on(photos, tmp_path, **settings)

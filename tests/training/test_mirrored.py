@@ -1,4 +1,4 @@
-"""Several devices of TensorFlow: shares in which every example counts alike, and what Keras leaves undone."""
+"""Several TensorFlow devices: shares in which all examples count equally, and behaviour that Keras alone lacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wisesr_cli.training.devices.mirrored import even_shares, mirror_of, mirrore
 
 
 class Order:
-    """What `shares_of` asks of the batches of a split."""
+    """Stand-in for the batches of a split, with what `shares_of` needs."""
 
     def __init__(self, examples: int, batch_size: int) -> None:
         self.examples, self.batch_size = examples, batch_size
@@ -29,9 +29,7 @@ class Order:
 @pytest.mark.parametrize(
     ("examples", "batch_size", "devices"), [(29, 8, 2), (29, 8, 4), (24, 8, 3), (9, 9, 8), (8, 4, 1)]
 )
-def test_the_shares_of_a_batch_are_the_batch_and_of_nearly_one_size(
-    examples: int, batch_size: int, devices: int
-) -> None:
+def test_shares_partition_each_batch_into_nearly_equal_sizes(examples: int, batch_size: int, devices: int) -> None:
     batches: Any = Order(examples, batch_size)
     shares = shares_of(batches, 3, devices)
     steps = [shares[start : start + devices] for start in range(0, len(shares), devices)]
@@ -42,7 +40,7 @@ def test_the_shares_of_a_batch_are_the_batch_and_of_nearly_one_size(
     assert all(max(map(len, step)) - min(map(len, step)) <= 1 for step in steps)
 
 
-def test_a_batch_with_fewer_examples_than_devices_is_repeated_as_a_whole() -> None:
+def test_batch_with_fewer_examples_than_devices_is_repeated_as_a_whole() -> None:
     batches: Any = Order(9, 8)
     last = shares_of(batches, 0, 4)[4:]
     assert [share.tolist() for share in last] == [batches.order_of(0)[8:].tolist()] * 4
@@ -63,32 +61,32 @@ def test_every_validation_example_counts_once(examples: int, batch_size: int, de
     assert max(map(len, shares)) <= max(2, -(-batch_size // devices))
 
 
-def test_fewer_validation_examples_than_devices_all_count_alike() -> None:
+def test_fewer_validation_examples_than_devices_count_equally() -> None:
     counts = np.bincount(np.concatenate(even_shares(3, 8, 4)))
     assert counts.tolist() == [2, 2, 2]
 
 
-def test_one_device_sums_nothing_and_mirrors_nothing() -> None:
+def test_one_device_neither_sums_nor_mirrors() -> None:
     gradients = [np.ones(2)]
     assert summed(gradients) is gradients
     assert mirror_of(ALONE) is None
 
 
-def test_more_gpus_than_there_are_is_an_error_of_the_machine() -> None:
+def test_more_gpus_than_available_is_a_machine_error() -> None:
     with pytest.raises(MachineError, match=r"distribute\.devices is 64, but TensorFlow sees"):
         mirrored_strategy(64, "gpu")
 
 
 @pytest.mark.slow
-def test_what_keras_leaves_undone_is_done(tmp_path: Path) -> None:
+def test_mirrored_devices_behave_correctly_where_keras_alone_falls_short(tmp_path: Path) -> None:
     script = Path(__file__).with_name("mirrored_facts.py")
     facts = json.loads(fresh(cwd=tmp_path, program=(str(script),), timeout=600).worked().out.splitlines()[-1])
-    # In float16, an overflow on any device skips the step on all of them; Keras looks at the first device only.
+    # In float16, an overflow on any device skips the step on all of them; Keras checks only the first device.
     halved = {"weights": [1.0, 2.0], "scale": 4.0}
     assert facts["overflows"] == [halved, halved, {"weights": [0.0, 0.0], "scale": 8.0}]
-    # Devices draw each their own.
+    # Each device draws its own random numbers.
     assert not np.allclose(*facts["draws"])
-    # Batch norm takes the mean over all rows, however they are shared out; what is saved does not say so.
+    # Batch norm takes the mean over all rows, however they are shared; the saved config does not record it.
     first, second, expected, said, synchronized = facts["statistics"]
     assert first == second
     np.testing.assert_allclose(first, expected, atol=1e-6)

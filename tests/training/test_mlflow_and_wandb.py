@@ -1,4 +1,4 @@
-"""MLflow and Weights & Biases themselves are told of a training, without a network."""
+"""The real MLflow and Weights & Biases record a training, without a network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no connection of this process leave the machine."""
+    """Fail on any connection of this process to another machine."""
     connect = socket.socket.connect
 
     def inside(self: socket.socket, address: Any) -> Any:
@@ -38,7 +38,7 @@ SETTINGS = {"train.epochs": 2, "data.dir": None, "class (a)": [1, 2], "name": "a
 RUN = TrackedRun("a\udc80", "group", SETTINGS, {"device": "CPU", "classes": "c" * 10_000})
 
 
-def test_mlflow_keeps_what_it_is_told(no_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_records_what_is_logged(no_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     from wisesr_cli.training.trackers.mlflow import MlflowTracker
 
@@ -72,7 +72,9 @@ def test_mlflow_keeps_what_it_is_told(no_network: None, monkeypatch: pytest.Monk
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
-def test_mlflow_without_the_packages_of_a_database_is_5_with_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_database_without_its_packages_is_an_error_with_the_install_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("mlflow")
     from wisesr_cli.training.trackers import mlflow as mlflow_tracker
 
@@ -85,11 +87,11 @@ def test_mlflow_without_the_packages_of_a_database_is_5_with_the_install_line(mo
 
 
 def wandb_records(folder: Path) -> Iterator[Any]:
-    """Give the records of W&B's offline file: blocks of 32 KiB with chunks of LevelDB's log format."""
+    """Yield the records of W&B's offline file: blocks of 32 KiB with chunks in LevelDB's log format."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     (file,) = folder.glob("run-*.wandb")
-    content, position, pending = file.read_bytes(), 7, b""  # behind W&B's own header
+    content, position, pending = file.read_bytes(), 7, b""  # after W&B's own header
     while position + 7 <= len(content):
         rest = 32768 - position % 32768
         if rest < 7:
@@ -99,12 +101,12 @@ def wandb_records(folder: Path) -> Iterator[Any]:
         kind = content[position + 6]
         pending += content[position + 7 : position + 7 + size]
         position += 7 + size
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a whole record, or its last part
             yield Record.FromString(pending)
             pending = b""
 
 
-def test_wandb_keeps_what_it_is_told_offline(tmp_path: Path) -> None:
+def test_wandb_records_what_is_logged_offline(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     program = """
 import json, sys
@@ -126,13 +128,13 @@ print(json.dumps([tracker.id, tracker.where, again.where]))
 """
     answer = fresh(cwd=tmp_path, program=("-c", program), variables={"WANDB_MODE": "offline"})
     assert (answer.code, answer.err) == (0, "")
-    known, *sentences = answer.data  # nothing else stands on standard output
+    known, *sentences = answer.data  # there is nothing else on standard output
     folders = [Path(sentence.removeprefix("offline; to upload it: wandb sync ")) for sentence in sentences]
     first, second = (list(wandb_records(folder)) for folder in folders)
     begun = next(record.run for record in first if record.WhichOneof("record_type") == "run")
     assert (begun.run_id, begun.display_name, begun.run_group, begun.project) == (known, "a\\udc80", "group", "wisesr")
-    assert told_rows(first) == [{"loss": 0.5, "epoch": 1.0, "_step": 1.0}]
-    assert told_rows(second) == [{"loss": 0.25, "epoch": 2.0, "_step": 2.0}]
+    assert history_rows(first) == [{"loss": 0.5, "epoch": 1.0, "_step": 1.0}]
+    assert history_rows(second) == [{"loss": 0.25, "epoch": 2.0, "_step": 2.0}]
     config = {item.key: json.loads(item.value_json) for record in first for item in record.config.update}
     assert config["train.epochs"] == 2
     assert (config["name"], config["sizes"]) == ("a\\udc80b", [1, 2])
@@ -147,8 +149,8 @@ print(json.dumps([tracker.id, tracker.where, again.where]))
     assert (folders[1] / "files/wisesr/config.yaml").read_text(encoding="utf-8") == "seed: 0"
 
 
-def told_rows(records: list[Any]) -> list[dict[str, float]]:
-    """Return the rows of the history, without W&B's clocks."""
+def history_rows(records: list[Any]) -> list[dict[str, float]]:
+    """Return the rows of the history without W&B's timestamps."""
     rows = [
         {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
         for record in records
@@ -157,7 +159,7 @@ def told_rows(records: list[Any]) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if key in ("loss", "epoch", "_step")} for row in rows]
 
 
-def test_wandb_without_a_login_is_5_and_asks_nothing(tmp_path: Path) -> None:
+def test_wandb_without_a_login_is_an_error_and_does_not_prompt(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     program = """
 from wisesr_cli.errors import MachineError
@@ -173,7 +175,7 @@ except MachineError as error:
     assert (answer.code, answer.out, answer.err) == (0, expected, "")
 
 
-def test_wandb_that_is_turned_off_takes_everything_and_keeps_nothing(tmp_path: Path) -> None:
+def test_disabled_wandb_accepts_everything_and_records_nothing(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     program = """
 from pathlib import Path
@@ -192,7 +194,7 @@ print(tracker.where)
 
 
 @pytest.mark.slow
-def test_a_training_is_a_run_in_both_trackers_and_goes_on_there(tmp_path: Path) -> None:
+def test_training_is_recorded_by_both_trackers_across_a_resume(tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("wandb")
     photos = make_photos(tmp_path / "photos", 4)
@@ -211,6 +213,6 @@ def test_a_training_is_a_run_in_both_trackers_and_goes_on_there(tmp_path: Path) 
         told = [(row.step, row.value) for row in client.get_metric_history(run.info.run_id, name)]
         assert told == [(int(row["epoch"]), float(row[name])) for row in rows]
     folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
-    losses = [row["loss"] for folder in folders for row in told_rows(list(wandb_records(folder)))]
+    losses = [row["loss"] for folder in folders for row in history_rows(list(wandb_records(folder)))]
     assert losses == [float(row["loss"]) for row in rows]
     shutil.rmtree(tmp_path / "mlruns")

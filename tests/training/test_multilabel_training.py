@@ -1,4 +1,4 @@
-"""A training on images with any number of labels, and everything that is done with its model."""
+"""Training on images with any number of labels, and every use of the resulting model."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def trained(table: Path, heard: HeardTraining, tmp_path_factory: pytest.TempPath
 
 
 def cross_entropy(targets: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the loss of every example, by the formula."""
+    """Return the loss of every example, straight from the formula."""
     probabilities = 1 / (1 + np.exp(-logits))
     losses = -targets * np.log(probabilities) * weights - (1 - targets) * np.log(1 - probabilities)
     return losses.mean(axis=1)
 
 
-def test_the_loss_is_the_mean_cross_entropy_of_all_labels_with_those_that_are_there_weighted() -> None:
+def test_loss_is_the_mean_cross_entropy_of_all_labels_with_positives_weighted() -> None:
     random = np.random.default_rng(0)
     targets, logits = (random.random((6, 3)) < 0.5).astype("float32"), random.normal(size=(6, 3)).astype("float32")
     weights = np.array([1.0, 5.0, 0.5], np.float32)
@@ -74,7 +74,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_all_labels_with_those_that_are_th
     assert float(SeveralLabels(None, 1.5)(targets, logits)) == pytest.approx(float(focal), rel=1e-6)
 
 
-def test_the_accuracy_of_an_epoch_counts_images_with_labels_whose_best_class_is_one() -> None:
+def test_epoch_accuracy_counts_labelled_images_whose_best_class_is_a_label() -> None:
     metric = BestIsLabel(name="top1_accuracy")
     targets = np.array([[1, 1, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0]], np.float32) * 0.8 + 0.1  # label smoothing
     logits = np.array([[0, 2, 1], [0, 2, 1], [9, 0, 0], [0, 3, 1]], np.float32)
@@ -95,7 +95,7 @@ def test_balanced_weights_make_a_label_count_as_much_as_its_absence(table: Path,
     assert weights_of("none") is None
 
 
-def test_it_learns_and_keeps_thresholds_and_metrics(trained: TrainingResult, heard: HeardTraining) -> None:
+def test_training_learns_and_saves_thresholds_and_metrics(trained: TrainingResult, heard: HeardTraining) -> None:
     metrics = trained.metrics
     assert isinstance(metrics, MultilabelMetrics)
     assert metrics.mean_average_precision > 0.9
@@ -112,7 +112,7 @@ def test_it_learns_and_keeps_thresholds_and_metrics(trained: TrainingResult, hea
     assert any(note.startswith("thresholds of labels: ") for note in heard.notes)
 
 
-def test_evaluate_gives_tables_per_label_and_no_confusion(trained: TrainingResult) -> None:
+def test_evaluate_writes_per_label_tables_and_no_confusion_matrix(trained: TrainingResult) -> None:
     found = api.evaluate(trained.run_dir)
     assert isinstance(found, MultilabelEvaluation)
     assert found.metrics.examples == 50
@@ -130,13 +130,13 @@ def test_evaluate_gives_tables_per_label_and_no_confusion(trained: TrainingResul
     assert Path(trained.run_dir, "plots", "reliability-test.png").exists()
 
 
-def test_the_engines_agree_on_every_figure(trained: TrainingResult) -> None:
+def test_engines_agree_on_the_metrics(trained: TrainingResult) -> None:
     by_litert, by_keras = (api.evaluate(trained.run_dir, engine=engine).metrics for engine in ("litert", "keras"))
     assert by_litert.log_loss == pytest.approx(by_keras.log_loss, abs=1e-5)
     assert by_litert.micro_f1 == pytest.approx(by_keras.micro_f1, abs=0.02)
 
 
-def test_predict_gives_every_label_from_its_threshold_on(trained: TrainingResult, table: Path) -> None:
+def test_predict_returns_every_label_that_reaches_its_threshold(trained: TrainingResult, table: Path) -> None:
     info = check_model(Run(Path(trained.run_dir)).best).info
     images = [table.parent / f"{number:04d}.png" for number in range(12)]
     thresholds = dict(zip(SHAPES, info.thresholds, strict=True))
@@ -152,9 +152,7 @@ def test_predict_gives_every_label_from_its_threshold_on(trained: TrainingResult
         assert record.label is None
 
 
-def test_predictions_are_a_table_of_labels_that_training_and_evaluate_read(
-    trained: TrainingResult, table: Path, tmp_path: Path
-) -> None:
+def test_evaluate_reads_predictions_as_a_table_of_labels(trained: TrainingResult, table: Path, tmp_path: Path) -> None:
     images = sorted(table.parent.glob("00[0-4]*.png"))
     output, again = tmp_path / "labels.csv", table.parent / "again.csv"
     assert len(list(api.predict(trained.run_dir, images, output=output))) == len(images)
@@ -181,7 +179,7 @@ def test_predictions_are_a_table_of_labels_that_training_and_evaluate_read(
         (lambda run, image: api.evaluate(run, report=True), "--report is for models"),
     ],
 )
-def test_what_needs_one_label_is_refused_with_the_reason(
+def test_options_for_single_label_models_are_usage_errors_with_the_reason(
     trained: TrainingResult, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: object, expected: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -190,12 +188,14 @@ def test_what_needs_one_label_is_refused_with_the_reason(
     assert not list(tmp_path.iterdir())
 
 
-def test_compare_is_refused_with_what_to_do(table: Path) -> None:
+def test_compare_is_a_usage_error_with_an_alternative(table: Path) -> None:
     with pytest.raises(UsageError, match="compare the mean_average_precision"):
         api.compare(table, {"model.task": "multilabel"}, heads="gap,wise")
 
 
-def test_every_given_label_is_explained_and_the_parts_sum_to_its_logit(trained: TrainingResult, table: Path) -> None:
+def test_every_predicted_label_is_explained_and_its_parts_sum_to_its_logit(
+    trained: TrainingResult, table: Path
+) -> None:
     images = [table.parent / f"{number:04d}.png" for number in range(6)]
     predicted = {record.path: record for record in api.predict(trained.run_dir, images, probabilities=True)}
     for explanation in api.explain(trained.run_dir, images):
@@ -210,7 +210,9 @@ def test_every_given_label_is_explained_and_the_parts_sum_to_its_logit(trained: 
     assert [row.label for row in asked.asked] == ["yellow"]
 
 
-def test_pictures_of_given_labels_are_written(trained: TrainingResult, table: Path, tmp_path: Path) -> None:
+def test_explanation_images_of_predicted_labels_are_written(
+    trained: TrainingResult, table: Path, tmp_path: Path
+) -> None:
     images = [table.parent / f"{number:04d}.png" for number in range(3)]
     list(api.explain(trained.run_dir, images, write=True, output_dir=tmp_path / "maps"))
     assert len(list((tmp_path / "maps").glob("image-*.png"))) == 3
@@ -219,7 +221,7 @@ def test_pictures_of_given_labels_are_written(trained: TrainingResult, table: Pa
         assert np.isnan(arrays["decision_maps"]).all()
 
 
-def test_exports_give_the_probability_of_each_label_alone(trained: TrainingResult, tmp_path: Path) -> None:
+def test_exports_return_an_independent_probability_for_each_label(trained: TrainingResult, tmp_path: Path) -> None:
     result = api.export(trained.run_dir, to=["litert"], output_dir=tmp_path / "out")
     assert result.rows[0].max_probability_difference < 1e-4
     info = check_model(Run(Path(trained.run_dir)).best).info
@@ -241,7 +243,7 @@ def _probabilities(trained: TrainingResult, pixels: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.asarray(model(pixels)) / info.temperature))
 
 
-def test_a_stopped_training_goes_on_to_the_bit(table: Path, tmp_path: Path) -> None:
+def test_stopped_training_resumes_bit_for_bit(table: Path, tmp_path: Path) -> None:
     settings = {
         **SETTINGS,
         "train.epochs": 3,
@@ -256,7 +258,7 @@ def test_a_stopped_training_goes_on_to_the_bit(table: Path, tmp_path: Path) -> N
     assert digest(Path(whole.run_dir)) == digest(tmp_path / "parts" / "run")
 
 
-def test_another_task_does_not_resume(trained: TrainingResult, table: Path, tmp_path: Path) -> None:
+def test_resume_rejects_another_task(trained: TrainingResult, table: Path, tmp_path: Path) -> None:
     train_on(table, tmp_path, {**SETTINGS, "train.epochs": 1})
     named = [f"{number:04d}.png,red" if number % 2 else f"{number:04d}.png,blue" for number in range(20)]
     single = table.parent / "single.csv"
@@ -275,7 +277,7 @@ def test_thresholds_are_half_without_validation(table: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_it_trains_on_jax_too(table: Path, tmp_path: Path) -> None:
+def test_training_learns_on_jax(table: Path, tmp_path: Path) -> None:
     pytest.importorskip("jax")
     found = subprocess.run(
         [

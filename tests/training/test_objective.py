@@ -1,4 +1,4 @@
-"""What is mixed, and what is lost: against loops over examples, on every backend."""
+"""Mixing and losses, compared with loops over examples, on every backend."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def to_numpy(value: Any) -> Any:
 
 
 def images_and_targets(batch: int = 24) -> tuple[Any, Any]:
-    """Return random images, and for each a class of its own: mixed targets tell which images are mixed, and how."""
+    """Return random images, each with its own class, so that mixed targets tell which images are mixed, and how."""
     images = np.random.default_rng(0).uniform(0, 255, (batch, SIDE, SIDE, 3)).astype("float32")
     return images, np.eye(batch, dtype="float32")
 
@@ -36,7 +36,7 @@ def mixing_of(name: str, *, seed: int = 0) -> Any:
 
 
 def partner_of(row: Any, number: int) -> int:
-    """Return the example that another was mixed with, itself if it was not."""
+    """Return the example that example `number` was mixed with, or `number` if it was not mixed."""
     others = [other for other in np.flatnonzero(row) if other != number]
     assert len(others) <= 1
     return int(others[0]) if others else number
@@ -45,7 +45,7 @@ def partner_of(row: Any, number: int) -> int:
 # --- mixing ---
 
 
-def test_mixup_mixes_images_as_it_mixes_their_targets() -> None:
+def test_mixup_mixes_images_and_targets_in_the_same_proportion() -> None:
     images, targets = images_and_targets()
     found, labels = mixed(mixing_of("mixup"), images, targets)
     shares = []
@@ -59,10 +59,10 @@ def test_mixup_mixes_images_as_it_mixes_their_targets() -> None:
         np.testing.assert_allclose(found[number], expected, rtol=1e-4, atol=1e-2)
         assert row.sum() == pytest.approx(1.0, abs=1e-5)
         shares.append(share)
-    assert len(set(shares)) > len(images) / 2  # each example draws its own
+    assert len(set(shares)) > len(images) / 2  # each example draws its own share
 
 
-def test_cutmix_pastes_a_rectangle_at_its_own_place_and_mixes_targets_by_its_area() -> None:
+def test_cutmix_pastes_a_rectangle_in_place_and_mixes_targets_by_its_area() -> None:
     images, targets = images_and_targets()
     found, labels = mixed(mixing_of("cutmix"), images, targets)
     pasted = 0
@@ -79,7 +79,7 @@ def test_cutmix_pastes_a_rectangle_at_its_own_place_and_mixes_targets_by_its_are
                 assert is_other[y, x] or np.array_equal(pixel, images[number, y, x])
         rows, columns = np.flatnonzero(is_other.any(axis=1)), np.flatnonzero(is_other.any(axis=0))
         assert is_other.sum() == len(rows) * len(columns)
-        # Pixels are counted whole, the rectangle's sides are not whole numbers of them.
+        # Only whole pixels are counted, but the rectangle's sides need not be whole numbers of pixels.
         height, width = SIDE * np.sqrt(row[partner]), SIDE * np.sqrt(row[partner])
         assert abs(len(rows) - height) <= 1
         assert abs(len(columns) - width) <= 1
@@ -88,7 +88,7 @@ def test_cutmix_pastes_a_rectangle_at_its_own_place_and_mixes_targets_by_its_are
     assert pasted > len(images) / 2
 
 
-def test_with_both_a_batch_is_mixed_by_one_of_them() -> None:
+def test_each_batch_is_mixed_by_either_mixup_or_cutmix() -> None:
     images, targets = images_and_targets()
     mixing, kinds = mixing_of("both"), set()
     for _ in range(12):
@@ -107,7 +107,7 @@ def test_with_both_a_batch_is_mixed_by_one_of_them() -> None:
 
 
 @pytest.mark.parametrize("name", MIXERS)
-def test_mixing_is_for_training_only_and_depends_on_its_seeds_alone(name: str) -> None:
+def test_mixing_applies_only_in_training_and_depends_only_on_its_seeds(name: str) -> None:
     images, targets = images_and_targets()
     mixing, other = mixing_of(name), mixing_of(name, seed=9)
     same = mixed(mixing, images, targets, training=False)
@@ -123,7 +123,7 @@ def test_mixing_is_for_training_only_and_depends_on_its_seeds_alone(name: str) -
     assert not np.array_equal(results[0][1], results[3][1])
 
 
-def test_a_small_alpha_gives_numbers_where_the_draw_of_keras_is_none() -> None:
+def test_small_alpha_gives_finite_values_where_keras_draws_nan() -> None:
     images, targets = images_and_targets(64)
     found, labels = mixed(Mixing(AugmentConfig(mixup=0.001), seed=0), images, targets)
     assert np.isfinite(found).all()
@@ -132,7 +132,7 @@ def test_a_small_alpha_gives_numbers_where_the_draw_of_keras_is_none() -> None:
 
 @pytest.mark.parametrize("channels", [1, 5])
 @pytest.mark.parametrize("name", MIXERS)
-def test_pixels_that_are_no_rgb_are_mixed_too(name: str, channels: int) -> None:
+def test_images_that_are_not_rgb_are_mixed(name: str, channels: int) -> None:
     images = np.random.default_rng(0).uniform(0, 255, (12, SIDE, SIDE, channels)).astype("float32")
     found, labels = mixed(mixing_of(name), images, np.eye(12, dtype="float32"))
     assert found.shape == images.shape
@@ -144,7 +144,7 @@ def test_pixels_that_are_no_rgb_are_mixed_too(name: str, channels: int) -> None:
 
 
 def model_of_pixels(config: AugmentConfig, classes: int, *, loss: Any = None, is_plain: bool = False) -> Any:
-    """Return a compiled model of mixed pixels: logits are a dense layer on them."""
+    """Return a compiled model whose logits are a dense layer on mixed pixels."""
     keras.utils.set_random_seed(0)
     pixels = keras.Input((SIDE, SIDE, 3), dtype="uint8")
     images = keras.layers.Rescaling(1 / 255, dtype="float32")(pixels)
@@ -162,7 +162,7 @@ def cross_entropy(logits: Any, label: int) -> float:
     return float(-np.log(exponentials[label] / sum(exponentials)))
 
 
-def test_the_loss_of_a_mixed_example_is_the_sum_of_both_parts_with_their_own_weights() -> None:
+def test_loss_of_a_mixed_example_sums_both_parts_with_their_own_weights() -> None:
     model = model_of_pixels(AugmentConfig(mixup=0.4), classes=3)
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(4, 3)).astype("float32")
@@ -189,8 +189,8 @@ def test_the_loss_of_a_mixed_example_is_the_sum_of_both_parts_with_their_own_wei
     assert accuracy == pytest.approx(np.mean(right))
 
 
-def test_weights_of_examples_reach_the_loss_and_not_the_accuracy() -> None:
-    """Without augmentation in its phase, a mixed model is an ordinary one."""
+def test_example_weights_affect_the_loss_but_not_the_accuracy() -> None:
+    """In a phase without augmentation, a mixed model is an ordinary one."""
     model = model_of_pixels(AugmentConfig(mixup=0.4), classes=3, is_plain=True)
     pixels = np.random.default_rng(2).integers(0, 256, (5, SIDE, SIDE, 3)).astype("uint8")
     labels, weights = [0, 1, 2, 1, 0], np.array([1.0, 0.0, 2.0, 0.5, 3.0], "float32")
@@ -204,7 +204,7 @@ def test_weights_of_examples_reach_the_loss_and_not_the_accuracy() -> None:
 
 
 @pytest.mark.parametrize("name", MIXERS)
-def test_a_model_learns_from_mixed_examples_and_is_evaluated_on_plain_ones(name: str) -> None:
+def test_model_learns_from_mixed_examples_and_is_evaluated_on_plain_ones(name: str) -> None:
     rng = np.random.default_rng(3)
     labels = np.repeat([0, 1, 2], 16)
     means = np.eye(3)[labels] * 120 + 60
@@ -224,7 +224,7 @@ def test_a_model_learns_from_mixed_examples_and_is_evaluated_on_plain_ones(name:
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_the_focal_loss_is_that_of_a_loop_also_for_mixed_targets(gamma: float) -> None:
+def test_focal_loss_matches_a_loop_even_for_mixed_targets(gamma: float) -> None:
     rng = np.random.default_rng(4)
     logits = rng.normal(size=(6, 4)).astype("float32")
     targets = rng.dirichlet(np.ones(4), size=6).astype("float32")
@@ -239,7 +239,7 @@ def test_the_focal_loss_is_that_of_a_loop_also_for_mixed_targets(gamma: float) -
         assert float(to_numpy(loss_of_one_label(TrainConfig())(targets, logits))) == pytest.approx(expected, rel=1e-4)
 
 
-def test_focal_alone_is_the_one_of_gamma_2() -> None:
+def test_focal_loss_defaults_to_gamma_2() -> None:
     assert TrainConfig.model_validate({"loss": "focal"}).focal_gamma == 2.0
     assert TrainConfig.model_validate({"loss": {"name": "focal"}}).focal_gamma == 2.0
     assert TrainConfig().focal_gamma is None

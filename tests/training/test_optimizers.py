@@ -1,4 +1,4 @@
-"""Optimizers do bit by bit what those of Keras do, with the learning rates of a schedule."""
+"""Optimizers match those of Keras bit for bit, with the learning rates of a schedule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wisesr_cli.training.arrays import named_arrays
 from wisesr_cli.training.optimizers import SGD, Adam, AdamW, StepSchedule
 
 
-def test_the_learning_rate_of_every_step_is_looked_up() -> None:
+def test_schedule_looks_up_the_learning_rate_of_every_step() -> None:
     schedule = StepSchedule([0.1, 0.2, 0.3])
     rates = [float(schedule(step)) for step in (0, 1, 2, 3, 99)]
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.3])
@@ -28,7 +28,7 @@ OPTIMIZERS = {
 
 
 def trained_for_three_steps(optimizer: Any, gradients: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the variables of a small problem, and those of the optimizer, after three steps."""
+    """Return the variables of a small problem and of the optimizer after three steps."""
     variables = [
         keras.Variable(np.linspace(-1, 1, 7, dtype="float32") * scale, name=f"of scale {scale}")
         for scale in (0.1, 3.0, 50.0)
@@ -40,7 +40,7 @@ def trained_for_three_steps(optimizer: Any, gradients: list[np.ndarray]) -> dict
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_gives_bit_by_bit_what_that_of_keras_gives(name: str) -> None:
+def test_optimizer_matches_keras_bit_for_bit(name: str) -> None:
     ours, keras_own, options = OPTIMIZERS[name]
     gradients = list(np.random.default_rng(0).standard_normal((3, 7)).astype("float32"))
     rates = np.array([0.1, 0.03, 0.007], "float32")
@@ -60,9 +60,7 @@ def with_aids(optimizer: Any, *, steps: int | None = None, momentum: float | Non
 
 @pytest.mark.parametrize("aids", [{"steps": 2}, {"steps": 3}, {"momentum": 0.9}])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_accumulated_gradients_and_averaged_weights_are_bit_by_bit_those_of_keras(
-    name: str, aids: dict[str, Any]
-) -> None:
+def test_accumulated_gradients_and_averaged_weights_match_keras_bit_for_bit(name: str, aids: dict[str, Any]) -> None:
     ours, keras_own, options = OPTIMIZERS[name]
     gradients = list(np.random.default_rng(0).standard_normal((3, 7)).astype("float32"))
     schedule = StepSchedule([0.1, 0.03, 0.007])
@@ -74,7 +72,7 @@ def test_accumulated_gradients_and_averaged_weights_are_bit_by_bit_those_of_kera
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_accumulating_updates_once_with_the_mean_gradient(name: str) -> None:
+def test_gradient_accumulation_updates_once_with_the_mean_gradient(name: str) -> None:
     ours, _, options = OPTIMIZERS[name]
     draws = np.random.default_rng(1).standard_normal((5, 7)).astype("float32")
     start = np.linspace(-1, 1, 7, dtype="float32")
@@ -92,13 +90,13 @@ def test_accumulating_updates_once_with_the_mean_gradient(name: str) -> None:
     assert np.array_equal(values[0], start)
     assert np.array_equal(values[1], values[2])
     assert not np.array_equal(values[1], values[3])
-    np.testing.assert_array_equal(values[4], values[3])  # the fifth gradient waits
+    np.testing.assert_array_equal(values[4], values[3])  # the fifth gradient is pending
     np.testing.assert_allclose(values[4], keras.ops.convert_to_numpy(large), rtol=1e-6)
     [total] = [row.total for row in accumulating.rows]
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(total), draws[4])
 
 
-def test_the_average_of_weights_goes_by_updates_and_keeps_their_constraint() -> None:
+def test_weight_average_advances_per_update_and_keeps_the_constraint() -> None:
     variable = keras.Variable(np.array([0.5, 0.2], "float32"))
     variable.constraint = keras.constraints.NonNeg()
     optimizer = with_aids(SGD(StepSchedule([1.0])), steps=2, momentum=0.75)
@@ -119,7 +117,7 @@ def test_the_average_of_weights_goes_by_updates_and_keeps_their_constraint() -> 
 
 @pytest.mark.parametrize("norm", [0.5, 100.0])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_gradients_are_clipped_by_their_norm_together_as_keras_does(name: str, norm: float) -> None:
+def test_gradients_are_clipped_by_their_global_norm_as_in_keras(name: str, norm: float) -> None:
     ours, keras_own, options = OPTIMIZERS[name]
     gradients = list(np.random.default_rng(0).standard_normal((3, 7)).astype("float32"))
     schedule = StepSchedule([0.1])
@@ -134,7 +132,7 @@ def test_gradients_are_clipped_by_their_norm_together_as_keras_does(name: str, n
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_looks_the_learning_rate_up_once_for_all_variables(
+def test_optimizer_looks_up_the_learning_rate_once_for_all_variables(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, _, options = OPTIMIZERS[name]

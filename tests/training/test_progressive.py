@@ -1,4 +1,4 @@
-"""Training whose phases differ in image size: what is trained when, what is kept, and going on in the middle of it."""
+"""Training whose phases differ in image size: what each phase trains, what is saved, and resuming midway."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def load(**settings: Any) -> Any:
 # --- config ---
 
 
-def test_the_last_phase_has_the_image_size_that_the_model_is_for() -> None:
+def test_model_takes_the_image_size_of_the_last_phase() -> None:
     small_first = [{"epochs": 1, "image_size": 32}, {"epochs": 1, "image_size": "64x96"}]
     assert load(train__phases=small_first).data.image_size == (64, 96)
     config = load(train__phases=[*small_first[:1], {"epochs": 2}], data__image_size=64)
@@ -61,7 +61,7 @@ def test_the_last_phase_has_the_image_size_that_the_model_is_for() -> None:
     assert not load(train__phases=[{"epochs": 1}, {"epochs": 1, "image_size": 224}]).changes_image_size
 
 
-def test_a_setting_of_a_single_phase_is_refused_and_not_passed_over() -> None:
+def test_setting_of_a_single_phase_is_rejected_rather_than_ignored() -> None:
     with pytest.raises(ConfigError, match=r"train.phases is a list; give all of it: --set 'train.phases=\[...\]'"):
         load(train__phases=[{"epochs": 1}], **{"train__phases__0__image_size": 32})
 
@@ -75,14 +75,16 @@ def test_a_setting_of_a_single_phase_is_refused_and_not_passed_over() -> None:
         ({"model__backbone": "Xception"}, "train.phases.0.image_size is 32x32, but Xception needs at least 71x71"),
     ],
 )
-def test_phases_that_cannot_be_are_refused_before_anything_is_read(settings: dict[str, Any], message: str) -> None:
+def test_impossible_image_size_of_a_phase_is_rejected_before_reading_images(
+    settings: dict[str, Any], message: str
+) -> None:
     phases = [{"epochs": 1, "image_size": 32}, {"epochs": 1}]
     sizes = {"data__image_size": 96 if "model__backbone" in settings else 64}
     with pytest.raises(ConfigError, match=message):
         check_settings(load(train__phases=phases, **sizes, **settings))
 
 
-def test_heads_that_go_to_any_map_pass() -> None:
+def test_heads_that_fit_any_feature_map_are_accepted() -> None:
     phases = [{"epochs": 1, "image_size": 40}, {"epochs": 1, "image_size": 8}, {"epochs": 1}]
     for head in ({"name": "gap"}, {"name": "depthwise"}, {"name": "flatten", "pre_pool": 8}):
         check_settings(load(train__phases=phases, data__image_size=64, **{"model__head": head}))
@@ -90,11 +92,11 @@ def test_heads_that_go_to_any_map_pass() -> None:
 
 # --- a whole training ---
 
-HEAD = ("--head", "depthwise", "-s", "model.head.dropout=0.3")  # with as many weights as the map has positions
+HEAD = ("--head", "depthwise", "-s", "model.head.dropout=0.3")  # with one weight per position of the feature map
 
 
 class Watch:
-    """What was opened to be read, in order; images of one size are let go of before those of another are opened."""
+    """Records the images opened, in order, and checks that those of one size are closed before another is opened."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.opened: list[tuple[tuple[int, int], Any]] = []
@@ -109,7 +111,7 @@ class Watch:
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """Return the image sizes, each once for training and once for validation."""
+        """Return the image sizes in order; each is opened once for training and once for validation."""
         sizes = [size for size, _ in self.opened]
         assert sizes[::2] == sizes[1::2]
         return sizes[::2]
@@ -117,7 +119,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Whole:
-    """A training that was not cut, what it said, and the sizes that images were opened at."""
+    """An uninterrupted training, what it printed, and the sizes at which it opened images."""
 
     run: Path
     said: str
@@ -134,7 +136,7 @@ def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return Whole(runs / "whole", said.getvalue(), watch.sizes)
 
 
-def test_every_phase_sees_images_of_its_size_and_the_model_is_that_of_the_last(
+def test_every_phase_sees_images_of_its_size_and_the_last_one_yields_the_model(
     whole: Whole, wisesr: CommandLine
 ) -> None:
     assert whole.sizes == [(24, 24), (16, 24), (32, 32)]
@@ -152,15 +154,15 @@ def test_every_phase_sees_images_of_its_size_and_the_model_is_that_of_the_last(
     assert wisesr("evaluate", whole.run, "--format", "json").worked().data["examples"] == 4 * len(CLASSES)
 
 
-def test_a_training_cut_in_a_phase_goes_on_bit_for_bit(
+def test_training_interrupted_in_a_phase_resumes_bit_for_bit(
     whole: Whole, wisesr: CommandLine, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With three steps an epoch, it is cut in the first step of the second phase."""
+    """With three steps per epoch, it stops in the first step of the second phase."""
     wisesr(*line(photos, tmp_path, "cut", *HEAD, "--max-steps", 4)).worked()
-    assert kernel_of(tmp_path / "cut").shape == (3, 3, 64)  # the state is that of the phase before
+    assert kernel_of(tmp_path / "cut").shape == (3, 3, 64)  # the state is that of the previous phase
     watch = Watch(monkeypatch)
     wisesr(*line(photos, tmp_path, "cut", *HEAD, "--resume")).worked()
-    assert watch.sizes == [(16, 24), (32, 32)]  # no image is read at the size that is done with
+    assert watch.sizes == [(16, 24), (32, 32)]  # no image is read at the size already completed
     assert_equal_runs(tmp_path / "cut", whole.run)
 
 
@@ -174,10 +176,10 @@ def test_a_training_cut_in_a_phase_goes_on_bit_for_bit(
         (*WISE, "-s", "model.head.pooling=valid", "-s", "seed=3"),
     ],
 )
-def test_a_training_cut_in_every_phase_goes_on_bit_for_bit(
+def test_training_interrupted_in_every_phase_resumes_bit_for_bit(
     wisesr: CommandLine, photos: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
-    """With three steps an epoch, it is cut in the first step of the second phase, and in that of its last epoch."""
+    """With three steps per epoch, it stops in the first step of the second phase and of that phase's last epoch."""
     wisesr(*line(photos, tmp_path, "whole", *settings)).worked()
     shapes = []
     for steps in (4, 4, 6):
@@ -189,7 +191,7 @@ def test_a_training_cut_in_every_phase_goes_on_bit_for_bit(
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:
-    """Compare state, history and best model of two runs, bit for bit."""
+    """Check that state, history and best model of two runs are bit-identical."""
     assert digest(one) == digest(other)
     tables = [check_model(path / "best.keras").weights for path in (one, other)]
     assert tables[0] == tables[1]
@@ -208,13 +210,13 @@ def test_epochs_at_another_size_do_not_count_for_early_stopping(
     phases = "[{epochs: 3, image_size: 16}, {epochs: 9}]"
     stopping = ("-s", "train.early_stopping={monitor: val_loss, patience: 1, min_delta: 100}")
     answer = wisesr(*line(photos, tmp_path, "run", *WISE, *stopping, phases=phases)).worked()
-    assert len(read_history(tmp_path / "run")) == 5  # the first at full size is the best, the second is not better
+    assert len(read_history(tmp_path / "run")) == 5  # the first at full size is the best, the second no better
     assert "early stopping" in answer.out + answer.err
     assert read_model_info(tmp_path / "run" / "best.keras").epoch >= 4
 
 
 @pytest.mark.slow
-def test_a_dry_run_does_a_step_at_every_size(
+def test_dry_run_trains_one_step_at_every_size(
     wisesr: CommandLine, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from wisesr_cli.training.trainer import Trainer
@@ -233,10 +235,10 @@ def test_a_dry_run_does_a_step_at_every_size(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_image_that_is_gone_when_a_phase_begins_is_named_even_where_unreadable_ones_are_left_out(
+def test_image_missing_at_a_phase_start_is_an_error_despite_on_error_skip(
     tmp_path: Path,
 ) -> None:
-    """Labels and order count on what could be read when the run started."""
+    """Labels and order depend on what was readable when the run started."""
     own = make_photos(tmp_path / "own", 4)
     phases = [{"epochs": 1, "image_size": 16}, {"epochs": 1}]
     config = load(data__dir=str(own), data__image_size=32, data__on_error="skip", train__phases=phases)
@@ -249,7 +251,7 @@ def test_an_image_that_is_gone_when_a_phase_begins_is_named_even_where_unreadabl
 
 
 @pytest.mark.slow
-def test_an_image_that_is_gone_when_a_phase_begins_is_named_and_the_run_goes_on_when_it_is_back(
+def test_image_missing_at_a_phase_start_is_named_and_the_run_resumes_once_restored(
     wisesr: CommandLine, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = make_photos(tmp_path / "own", 8)
@@ -269,7 +271,7 @@ def test_an_image_that_is_gone_when_a_phase_begins_is_named_and_the_run_goes_on_
     command = line(own, tmp_path, "run", "--head", "gap", "-s", "data.on_error=skip", phases=phases)
     wisesr(*command).failed(3, "03.png")
     assert len(read_history(tmp_path / "run")) == 1
-    assert not (tmp_path / "run" / "best.keras").exists()  # no epoch was at full size yet
+    assert not (tmp_path / "run" / "best.keras").exists()  # no epoch has run at full size yet
     assert wisesr("evaluate", tmp_path / "run").code == 4
     (tmp_path / "aside.png").rename(lost)
     wisesr(*command, "--resume").worked()
@@ -277,7 +279,7 @@ def test_an_image_that_is_gone_when_a_phase_begins_is_named_and_the_run_goes_on_
     assert read_model_info(tmp_path / "run" / "best.keras").image_size == (32, 32)
 
 
-def test_a_signal_stops_what_is_done_between_phases_at_once() -> None:
+def test_signal_stops_work_between_phases_at_once() -> None:
     request = StopRequest()
     with request.deferred():
         with pytest.raises(machine_stopping._StopNow), request.at_once():
@@ -290,7 +292,7 @@ def test_a_signal_stops_what_is_done_between_phases_at_once() -> None:
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the runs above are on this backend already")
 @pytest.mark.slow
-def test_the_sample_of_a_progressive_training_trains(wisesr: CommandLine, photos: Path, tmp_path: Path) -> None:
+def test_progressive_sample_config_trains(wisesr: CommandLine, photos: Path, tmp_path: Path) -> None:
     sample = Path(__file__).parents[2] / "sample_configs" / "progressive.yaml"
     small = ("--backbone", "compact_small", "--image-size", "32", "-b", "8")
     plain = ("-s", "model.weights=none", "-s", "model.head.pre_pool=2")

@@ -1,4 +1,4 @@
-"""A training that was stopped, or that something happened to, goes on to the bit or says why not."""
+"""A stopped or damaged training resumes bit for bit, or says why it cannot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from wisesr_cli.training.trainer import Trainer
 
 @pytest.fixture
 def two_epochs(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run."""
+    """Return a copy of the finished run."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
@@ -38,12 +38,12 @@ def resume(images: Path, run: Path, listener: Any = None, *, epochs: int = 3) ->
 
 @pytest.mark.slow
 @pytest.mark.reliability(26, 27)
-def test_a_training_interrupted_in_every_phase_ends_as_the_uninterrupted_one(
+def test_training_interrupted_in_every_phase_ends_like_the_uninterrupted_one(
     images: Path, tmp_path: Path, seen: Seen
 ) -> None:
     train_on(images, tmp_path / "whole", EVERYTHING_RANDOM)
     stops = []
-    # In the middle of epoch 2; after 3, where a new phase is under way; then in the middle of its second epoch.
+    # In the middle of epoch 2; after epoch 3, the first of the second phase; then in the middle of epoch 5.
     for max_steps in (STEPS + 2, 2 * STEPS, STEPS + 1):
         result = train_on(images, tmp_path / "parts", EVERYTHING_RANDOM, resume=True, max_steps=max_steps)
         stops.append((len(result.history), result.finished))
@@ -55,7 +55,7 @@ def test_a_training_interrupted_in_every_phase_ends_as_the_uninterrupted_one(
     for left, right in zip(best_weights(whole), best_weights(parts), strict=True):
         assert np.array_equal(left, right)
     assert digest(whole) == digest(parts)
-    seen(f"stopped 3 times, twice inside an epoch: SHA-256 {digest(parts)[:12]}... as uninterrupted")
+    seen(f"stopped 3 times, twice within an epoch: SHA-256 {digest(parts)[:12]}..., same as uninterrupted")
 
 
 def _resume_in_a_fresh_process(images: Path, folder: Path) -> None:
@@ -67,7 +67,7 @@ def _resume_in_a_fresh_process(images: Path, folder: Path) -> None:
     subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": places}, check=True, timeout=240)
 
 
-def test_a_finished_run_has_nothing_left_to_do_until_more_epochs_are_asked_for(images: Path, two_epochs: Path) -> None:
+def test_finished_run_has_nothing_to_do_until_more_epochs_are_requested(images: Path, two_epochs: Path) -> None:
     before, splits = read_history(two_epochs), (two_epochs / "splits.csv").read_bytes()
     result = resume(images, two_epochs, epochs=2)
     assert (result.epochs_done_now, result.finished, result.best_epoch is not None) == (0, True, True)
@@ -84,7 +84,7 @@ def test_a_finished_run_has_nothing_left_to_do_until_more_epochs_are_asked_for(i
     assert "resuming after epoch 2 of 3" in heard.notes
 
 
-def test_resuming_refuses_a_damaged_state(images: Path, two_epochs: Path) -> None:
+def test_resume_rejects_a_damaged_state(images: Path, two_epochs: Path) -> None:
     file = next((two_epochs / "state").glob("*/optimizer.npz"))
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -94,7 +94,7 @@ def test_resuming_refuses_a_damaged_state(images: Path, two_epochs: Path) -> Non
 
 
 @pytest.mark.reliability(27)
-def test_a_time_limit_ends_with_a_state_to_go_on_from(images: Path, tmp_path: Path) -> None:
+def test_time_limit_leaves_a_state_to_resume_from(images: Path, tmp_path: Path) -> None:
     result = train_on(images, tmp_path, time_limit_seconds=1e-6)
     assert result.stopped == "the time limit of 1e-06 seconds"
     assert (result.finished, result.history, result.best_epoch) == (False, (), None)
@@ -102,13 +102,13 @@ def test_a_time_limit_ends_with_a_state_to_go_on_from(images: Path, tmp_path: Pa
     assert train_on(images, tmp_path, resume=True).finished
 
 
-def test_as_many_steps_as_an_epoch_has_end_with_the_epoch_done(images: Path, tmp_path: Path) -> None:
+def test_max_steps_of_exactly_one_epoch_completes_the_epoch(images: Path, tmp_path: Path) -> None:
     result = train_on(images, tmp_path, max_steps=STEPS)
     assert result.stopped == f"{STEPS} steps were requested"
     assert (len(result.history), result.best_epoch, result.finished) == (1, 1, False)
 
 
-def test_a_finished_run_without_its_state_is_not_started_anew(images: Path, two_epochs: Path) -> None:
+def test_finished_run_without_its_state_is_not_restarted(images: Path, two_epochs: Path) -> None:
     before = (two_epochs / "best.keras").read_bytes()
     shutil.rmtree(two_epochs / "state")
     with pytest.raises(RunError, match="no state to resume from"):
@@ -117,7 +117,7 @@ def test_a_finished_run_without_its_state_is_not_started_anew(images: Path, two_
 
 
 def make_best(run: Path, epoch: int) -> None:
-    """Write the state, and what the model says of itself, as if this epoch had been the best one."""
+    """Rewrite the state and the metadata of the model as if this epoch had been the best one."""
     state = read_state(run / "state")
     state.progress["progress"]["best_epoch"] = epoch
     write_state(run / "state", 2, state.arrays, state.progress)
@@ -125,7 +125,7 @@ def make_best(run: Path, epoch: int) -> None:
 
 
 def say_epoch(model: Path, epoch: int) -> None:
-    """Let a model file say that it is of another epoch."""
+    """Change the epoch in the metadata of a model file."""
     with zipfile.ZipFile(model) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     info = {**json.loads(members["wisesr.json"]), "epoch": epoch}
@@ -135,7 +135,7 @@ def say_epoch(model: Path, epoch: int) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "of the epoch before"])
-def test_a_best_model_that_a_killed_process_did_not_come_to_is_made_from_the_state(
+def test_best_model_not_written_by_a_killed_process_is_rebuilt_from_the_state(
     images: Path, two_epochs: Path, damage: str
 ) -> None:
     best = two_epochs / "best.keras"
@@ -153,9 +153,7 @@ def test_a_best_model_that_a_killed_process_did_not_come_to_is_made_from_the_sta
 
 
 @pytest.mark.parametrize("epoch", [2, 3])
-def test_a_best_model_of_an_epoch_that_is_not_the_best_one_is_refused(
-    images: Path, two_epochs: Path, epoch: int
-) -> None:
+def test_best_model_from_an_epoch_that_is_not_the_best_is_rejected(images: Path, two_epochs: Path, epoch: int) -> None:
     make_best(two_epochs, 1)
     say_epoch(two_epochs / "best.keras", epoch)
     with pytest.raises(
@@ -164,7 +162,7 @@ def test_a_best_model_of_an_epoch_that_is_not_the_best_one_is_refused(
         resume(images, two_epochs)
 
 
-def test_random_draws_other_than_those_of_the_state_are_refused(
+def test_resume_rejects_random_draws_that_differ_from_the_state(
     images: Path, two_epochs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = Trainer._seed_states
@@ -174,7 +172,7 @@ def test_random_draws_other_than_those_of_the_state_are_refused(
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
-def test_a_damaged_best_model_is_found_before_another_epoch(images: Path, two_epochs: Path, damage: str) -> None:
+def test_damaged_best_model_is_detected_before_the_next_epoch(images: Path, two_epochs: Path, damage: str) -> None:
     make_best(two_epochs, 1)
     best, history = two_epochs / "best.keras", (two_epochs / "history.csv").read_bytes()
     content = bytearray(best.read_bytes())
@@ -189,12 +187,12 @@ def test_a_damaged_best_model_is_found_before_another_epoch(images: Path, two_ep
     assert (two_epochs / "history.csv").read_bytes() == history
 
 
-def test_fewer_epochs_than_are_done_leave_nothing_to_do(images: Path, two_epochs: Path) -> None:
+def test_requesting_fewer_epochs_than_done_leaves_nothing_to_do(images: Path, two_epochs: Path) -> None:
     result = resume(images, two_epochs, epochs=1)
     assert (result.finished, result.epochs_done_now, len(result.history)) == (True, 0, 2)
 
 
-def test_a_changed_test_image_does_not_keep_a_run_from_going_on(tmp_path: Path) -> None:
+def test_resume_accepts_a_changed_test_image_but_not_a_changed_validation_image(tmp_path: Path) -> None:
     counts = {f"{split}/{name}": 4 for split in ("train", "validation", "test") for name in CLASSES}
     photos = make_folder(tmp_path / "photos", counts)
     train_on(photos, tmp_path, {"train.epochs": 1})

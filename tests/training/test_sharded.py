@@ -1,4 +1,4 @@
-"""Several processes on JAX: who reads and writes what, and how one stop or failure becomes that of all."""
+"""Several processes on JAX: which of them reads and writes what, and how a stop or failure of one ends all."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ LONG = (pytest.mark.slow, pytest.mark.long)
 
 @dataclass
 class Group:
-    """The processes of one training, each with a folder of its own to be started in."""
+    """The processes of one training, and the folder that they were started in."""
 
     processes: list[subprocess.Popen[bytes]]
     folder: Path
 
     def end(self) -> list[int]:
-        """Wait for all, and return their exit codes."""
+        """Wait for all processes and return their exit codes."""
         try:
             return [process.wait(PATIENCE_SECONDS) for process in self.processes]
         finally:
@@ -53,7 +53,7 @@ class Group:
 
 
 def start(folder: Path, count: int, *words: object, own: Callable[[int], tuple[object, ...]] = lambda i: ()) -> Group:
-    """Start `wisesr train` in `count` processes; `own` gives more words for each."""
+    """Start `wisesr train` in `count` processes; `own` returns more arguments for each."""
     variables = {**environment(folder), "KERAS_BACKEND": "jax", "OMP_NUM_THREADS": "1"}
     meeting: tuple[object, ...] = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", count)
     group = Group([], folder)
@@ -81,9 +81,7 @@ def photos(tmp_path: Path) -> Path:
     return make_photos(tmp_path / "photos", 9)
 
 
-def test_other_settings_images_or_unreadable_files_end_all_processes_before_jax_starts(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_mismatches_and_unreadable_images_end_all_processes_before_jax_starts(photos: Path, tmp_path: Path) -> None:
     line = (*SMALL, "-s", "data.cache=none")
     group = start(tmp_path, 2, photos, *line, own=lambda number: ("--seed", number))
     assert group.end() == [2, 2]
@@ -105,14 +103,12 @@ def test_other_settings_images_or_unreadable_files_end_all_processes_before_jax_
     group = start(tmp_path, 2, photos, *line)
     assert group.end() == [3, 3]
     assert "red/01.png: truncated PNG" in group.error(0)
-    assert "01.png" not in group.said(1)  # whoever tried it, one process says so
+    assert "01.png" not in group.said(1)  # only one process says so, whichever read it
     assert not list((tmp_path / "runs").iterdir())
 
 
 @pytest.mark.slow
-def test_only_the_main_process_writes_and_shows_and_the_model_is_judged_as_in_training(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_only_the_main_process_writes_and_prints_and_metrics_match_training(photos: Path, tmp_path: Path) -> None:
     (photos / "green" / "03.png").write_bytes(b"no image")
     folders = [tmp_path / "main", tmp_path / "other"]
     for folder in folders:
@@ -135,9 +131,9 @@ def test_only_the_main_process_writes_and_shows_and_the_model_is_judged_as_in_tr
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_run_goes_on_with_any_number_of_processes_to_the_same_numbers(photos: Path, tmp_path: Path) -> None:
+def test_run_resumes_with_any_number_of_processes_to_the_same_numbers(photos: Path, tmp_path: Path) -> None:
     line = (photos, *SMALL, "-o", tmp_path / "runs", "--epochs", 3)
-    for count in (2, 1, 4):  # an epoch each, as 21 images are 3 steps
+    for count in (2, 1, 4):  # one epoch each, as 21 images are 3 steps
         group = start(tmp_path, count, *line, "--name", "x", "--resume", "--max-steps", 3)
         assert group.end() == [0] * count
         if count == 1:
@@ -158,7 +154,7 @@ def test_a_run_goes_on_with_any_number_of_processes_to_the_same_numbers(photos: 
         pytest.param(1, signal.SIGSTOP, marks=LONG),
     ],
 )
-def test_a_lost_process_ends_the_others_within_a_minute_with_a_state_to_resume_from(
+def test_lost_process_ends_the_others_with_a_state_to_resume_from(
     victim: int, how: signal.Signals, photos: Path, tmp_path: Path
 ) -> None:
     line = (photos, *SMALL, "--epochs", 5000, "--name", "x", "-s", "distribute.lost_after_seconds=5")
@@ -168,11 +164,11 @@ def test_a_lost_process_ends_the_others_within_a_minute_with_a_state_to_resume_f
     group.processes[victim].send_signal(how)
     survivor = group.processes[1 - victim]
     try:
-        code = survivor.wait(300)  # a minute, where nothing else runs
+        code = survivor.wait(300)  # about a minute on an idle machine
     finally:
         for process in group.processes:
             process.kill()
-    # Either a step breaks off, or JAX misses the signs of life first: then it aborts.
+    # Either a step fails, or JAX first notices the missing heartbeats and aborts.
     assert code in {5, -signal.SIGABRT}
     said = group.said(1 - victim)
     assert "JAX cannot continue with the other processes" in said or "distributed service detected fatal errors" in said
@@ -183,13 +179,13 @@ def test_a_lost_process_ends_the_others_within_a_minute_with_a_state_to_resume_f
     ("number", "code"),
     [pytest.param(signal.SIGTERM, 143, marks=LONG), pytest.param(signal.SIGINT, 130, marks=LONG)],
 )
-def test_a_signal_to_one_process_stops_all_with_a_state_to_resume_from(
+def test_signal_to_one_process_stops_all_with_a_state_to_resume_from(
     number: signal.Signals, code: int, photos: Path, tmp_path: Path
 ) -> None:
     group = start(tmp_path, 2, photos, *SMALL, "--epochs", 5000, "--name", "x")
     wait_for_epochs(tmp_path / "runs" / "x", 1, group)
     group.processes[1 if number == signal.SIGTERM else 0].send_signal(number)
-    assert group.end() == [code, code]  # whoever went on for a step would wait for the other one, and be ended
+    assert group.end() == [code, code]  # a process one step ahead would wait for the other and be killed
     for process in (0, 1):
         assert f"stopped by {number.name}; " in group.error(process)
         assert "--resume" in group.error(process)
@@ -201,9 +197,7 @@ def test_a_signal_to_one_process_stops_all_with_a_state_to_resume_from(
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_an_image_that_is_gone_for_one_process_ends_it_with_3_and_the_others_with_it(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_image_removed_during_training_exits_with_3_and_ends_all_processes(photos: Path, tmp_path: Path) -> None:
     line = (photos, *SMALL, "--epochs", 5000, "--name", "x", "-s", "data.cache=none")
     group = start(tmp_path, 2, *line)
     wait_for_epochs(tmp_path / "runs" / "x", 1, group)
@@ -217,11 +211,11 @@ def test_an_image_that_is_gone_for_one_process_ends_it_with_3_and_the_others_wit
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_disk_that_fails_under_the_main_process_ends_all(photos: Path, tmp_path: Path) -> None:
+def test_disk_failure_in_the_main_process_ends_all_processes(photos: Path, tmp_path: Path) -> None:
     group = start(tmp_path, 2, photos, *SMALL, "--epochs", 5000, "--name", "x")
     run = tmp_path / "runs" / "x"
     wait_for_epochs(run, 1, group)
-    # Whoever is root writes wherever permissions forbid it: a folder in place of a file stops everybody.
+    # Root can write despite permissions, but nobody can write to a folder in place of a file.
     while True:
         try:
             (run / "history.csv").unlink(missing_ok=True)
@@ -236,7 +230,7 @@ def test_a_disk_that_fails_under_the_main_process_ends_all(photos: Path, tmp_pat
     assert "history.csv" in group.error(0)
 
 
-def test_several_processes_on_one_device_are_refused_before_they_meet(
+def test_several_processes_with_strategy_none_are_rejected_before_they_connect(
     wisesr: CommandLine, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "jax")

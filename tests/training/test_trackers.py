@@ -1,4 +1,4 @@
-"""Trackers are told of a training, offline here; none of them can make one fail."""
+"""Trackers record a training, offline here; a tracker that fails does not end the training."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_splits(tmp_path_factory.mktemp("photos") / "photos", train=8, validation=2)
 
 
-# A tracker that keeps what it is told, to see when it is told what
+# A tracker that records every call
 
 
 @dataclass
 class Told:
-    """What one run of the tracker was told; `broken` names the method that fails."""
+    """The calls received by one run of the tracker; `broken` names the method that fails."""
 
     run: TrackedRun
     id: str
@@ -78,7 +78,7 @@ class Told:
 
 
 class Recorder:
-    """Stands in the table for a tracker."""
+    """Takes the place of a tracker in the table."""
 
     def __init__(self) -> None:
         self.opened: list[Told] = []
@@ -105,7 +105,7 @@ def train(wisesr: CommandLine, photos: Path, *options: str) -> Answer:
 
 
 @pytest.mark.slow
-def test_a_tracker_hears_of_every_epoch_once_also_over_a_stop_and_a_resumption(
+def test_tracker_receives_every_epoch_once_across_a_stop_and_a_resume(
     wisesr: CommandLine, photos: Path, recorder: Recorder
 ) -> None:
     run = Path("runs/a")
@@ -135,7 +135,7 @@ def test_a_tracker_hears_of_every_epoch_once_also_over_a_stop_and_a_resumption(
     assert len(recorder.opened) == 2
 
 
-def test_a_tracker_that_cannot_be_used_is_5_before_anything_is_written(
+def test_unusable_tracker_exits_with_5_before_anything_is_written(
     wisesr: CommandLine, photos: Path, recorder: Recorder
 ) -> None:
     recorder.broken = "open"
@@ -145,11 +145,11 @@ def test_a_tracker_that_cannot_be_used_is_5_before_anything_is_written(
     assert not Path("runs/a").exists()
 
 
-# What drives them, without a training
+# What drives the trackers, without a training
 
 
 class Training:
-    """What `Tracking` knows of a training: its config, its history, and the run directory."""
+    """The parts of a training that `Tracking` uses: the config, the history and the run directory."""
 
     def __init__(self, folder: Path, *names: str) -> None:
         self.config = load_config(None, {"train.trackers": list(names)})
@@ -174,7 +174,7 @@ class Training:
 
 
 class Listening(Silent):
-    """Keeps warnings."""
+    """Records warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -184,7 +184,7 @@ class Listening(Silent):
 
 
 @pytest.mark.parametrize("broken", ["log", "log_best", "keep_file", "end"])
-def test_a_tracker_that_fails_is_one_warning_and_hears_later_of_what_it_missed(
+def test_failing_tracker_is_one_warning_and_receives_what_it_missed_on_resume(
     tmp_path: Path, recorder: Recorder, broken: str
 ) -> None:
     training = Training(tmp_path / "a", "wandb")
@@ -209,9 +209,7 @@ def test_a_tracker_that_fails_is_one_warning_and_hears_later_of_what_it_missed(
     assert (recorder.opened[-1].ends, recorder.opened[-1].best) == (["finished"], {"epoch": 1.0})
 
 
-def test_a_tracker_that_cannot_be_used_on_resuming_or_in_a_comparison_is_a_warning(
-    tmp_path: Path, recorder: Recorder
-) -> None:
+def test_unusable_tracker_is_a_warning_on_resume_or_in_a_comparison(tmp_path: Path, recorder: Recorder) -> None:
     recorder.broken = "open"
     (tmp_path / TRAININGS).write_text("{}", encoding="utf-8")
     for folder, resumed in ((tmp_path / "a", False), (tmp_path / "other" / "b", True)):
@@ -226,7 +224,7 @@ def test_a_tracker_that_cannot_be_used_on_resuming_or_in_a_comparison_is_a_warni
         assert recorder.opened[-1].run.group == tmp_path.name
 
 
-def test_where_one_of_two_trackers_cannot_be_used_the_run_in_the_other_one_is_ended(
+def test_unusable_tracker_ends_the_run_of_the_other_tracker_as_failed(
     tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = Recorder()
@@ -249,7 +247,7 @@ def test_where_one_of_two_trackers_cannot_be_used_the_run_in_the_other_one_is_en
         (KeyboardInterrupt(), "stopped"),
     ],
 )
-def test_an_error_and_a_signal_are_told_after_the_epochs_before_them(
+def test_error_or_signal_is_reported_after_the_preceding_epochs(
     tmp_path: Path, recorder: Recorder, error: BaseException, status: str
 ) -> None:
     training = Training(tmp_path / "a", "wandb")
@@ -266,9 +264,7 @@ def test_an_error_and_a_signal_are_told_after_the_epochs_before_them(
     assert [epoch for epoch, _ in recorder.opened[0].rows] == [1]
 
 
-def test_a_tracker_that_comes_later_hears_of_all_epochs_and_a_damaged_record_begins_anew(
-    tmp_path: Path, recorder: Recorder
-) -> None:
+def test_tracker_added_later_or_with_a_damaged_record_receives_all_epochs(tmp_path: Path, recorder: Recorder) -> None:
     training = Training(tmp_path / "a")
     with training.tracking() as tracking:
         tracking.open_runs()
@@ -297,9 +293,7 @@ def test_only_the_main_process_tracks(tmp_path: Path, recorder: Recorder) -> Non
 
 
 @pytest.mark.slow
-def test_the_trainings_of_a_comparison_are_runs_of_one_group(
-    wisesr: CommandLine, photos: Path, recorder: Recorder
-) -> None:
+def test_trainings_of_a_comparison_are_runs_of_one_group(wisesr: CommandLine, photos: Path, recorder: Recorder) -> None:
     words = ("compare", photos, "--heads", "gap,wise", "--seeds", "1,", *QUICK, "--epochs", "1", "--name", "both")
     assert wisesr(*words, "--tracker", "wandb").code == 0
     assert [(told.run.name, told.run.group) for told in recorder.opened] == [
@@ -309,7 +303,7 @@ def test_the_trainings_of_a_comparison_are_runs_of_one_group(
     assert [told.ends for told in recorder.opened] == [["finished"], ["finished"]]
 
 
-def test_tensorboard_is_told_of_every_epoch_once(tmp_path: Path) -> None:
+def test_tensorboard_receives_every_epoch_once(tmp_path: Path) -> None:
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     training = Training(tmp_path / "a")
     for resumed in (False, True):
@@ -325,7 +319,7 @@ def test_tensorboard_is_told_of_every_epoch_once(tmp_path: Path) -> None:
     assert [path.name for path in training.run.tensorboard.iterdir()] == ["train"]  # nothing was validated
 
 
-def test_logs_that_cannot_be_written_end_the_training_after_the_trackers_were_told(
+def test_unwritable_tensorboard_logs_end_the_training_after_trackers_are_updated(
     tmp_path: Path, recorder: Recorder
 ) -> None:
     training = Training(tmp_path / "a", "wandb")
@@ -342,11 +336,11 @@ def test_logs_that_cannot_be_written_end_the_training_after_the_trackers_were_to
     assert recorder.opened[0].ends == ["failed"]
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize("words", [("train",), ("compare",)])
-def test_a_tracker_that_is_not_installed_is_5_with_its_install_line(
+def test_tracker_that_is_not_installed_exits_with_5_and_the_install_command(
     wisesr: CommandLine, photos: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     for name in ("mlflow", "wandb"):
@@ -358,7 +352,7 @@ def test_a_tracker_that_is_not_installed_is_5_with_its_install_line(
     assert not Path("runs").exists()
 
 
-def test_a_tracker_of_no_kind_and_one_that_is_there_twice_are_2(wisesr: CommandLine, photos: Path) -> None:
+def test_unknown_or_repeated_tracker_is_a_usage_error(wisesr: CommandLine, photos: Path) -> None:
     answer = wisesr("train", photos, "--tracker", "mlfow")
     assert (answer.code, answer.error) == (
         2,
@@ -367,7 +361,7 @@ def test_a_tracker_of_no_kind_and_one_that_is_there_twice_are_2(wisesr: CommandL
     wisesr("train", photos, "--tracker", "wandb", "--tracker", "wandb").failed(2, "the same tracker is given twice")
 
 
-def test_without_the_option_the_trackers_are_those_of_the_config(
+def test_trackers_default_to_those_of_the_config(
     wisesr: CommandLine, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(table.TRACKERS, "wandb", TrackerRow("Recorder", ("no_such_package",), Recorder().open))

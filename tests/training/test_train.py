@@ -1,4 +1,4 @@
-"""Training on small folders of images: what it leaves, repeatable and honest when it fails; on every backend."""
+"""Training on small folders of images: its files, reproducibility and errors; on every backend."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from wisesr_cli.run.state import read_state
 from wisesr_cli.training.trainer import Trainer
 
 
-def test_the_run_directory_holds_exactly_what_the_interface_says(finished: Path) -> None:
+def test_run_directory_holds_exactly_the_documented_files(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir() if not path.name.startswith(".")) == [
         "README.md",
         "best.keras",
@@ -45,7 +45,7 @@ def test_the_run_directory_holds_exactly_what_the_interface_says(finished: Path)
     assert [path.name for path in (finished / "plots").iterdir()] == ["learning_curves.png"]
 
 
-def test_history_splits_and_classes_are_as_the_interface_says(finished: Path) -> None:
+def test_history_splits_and_classes_have_the_documented_format(finished: Path) -> None:
     header, *rows = (finished / "history.csv").read_text(encoding="utf-8").splitlines()
     assert header == "epoch,phase,learning_rate,loss,top1_accuracy,val_loss,val_top1_accuracy,epoch_seconds"
     assert [row.split(",")[:2] for row in rows] == [["1", "1"], ["2", "1"]]
@@ -55,7 +55,7 @@ def test_history_splits_and_classes_are_as_the_interface_says(finished: Path) ->
     assert json.loads((finished / "classes.json").read_text(encoding="utf-8")) == list(CLASSES)
 
 
-def test_the_saved_model_has_no_random_layer_and_answers_alike_every_time(finished: Path) -> None:
+def test_saved_model_has_no_random_layer_and_is_deterministic(finished: Path) -> None:
     model = load_engine(finished).model
     layers = [layer for part in (model, model.get_layer("backbone")) for layer in part.layers]
     assert not [layer.name for layer in layers if "Random" in type(layer).__name__]
@@ -65,7 +65,7 @@ def test_the_saved_model_has_no_random_layer_and_answers_alike_every_time(finish
     assert np.array_equal(first, again)
 
 
-def test_the_saved_model_takes_uint8_and_float32_and_gives_the_engines_logits(finished: Path) -> None:
+def test_saved_model_accepts_uint8_and_float32_and_matches_the_engine(finished: Path) -> None:
     engine = load_engine(finished)
     model = keras.models.load_model(finished / "best.keras")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
@@ -80,14 +80,16 @@ def test_the_saved_model_takes_uint8_and_float32_and_gives_the_engines_logits(fi
         assert "wisesr.json" in archive.namelist()
 
 
-def test_two_trainings_with_one_seed_give_the_same_history(images: Path, finished: Path, tmp_path: Path) -> None:
+def test_same_seed_reproduces_the_history_and_another_seed_does_not(
+    images: Path, finished: Path, tmp_path: Path
+) -> None:
     train_on(images, tmp_path, {"augment": "paper"})
     assert read_history(tmp_path / "run") == read_history(finished)
     train_on(images, tmp_path, {"augment": "paper", "seed": 1, "name": "other"})
     assert read_history(tmp_path / "other") != read_history(finished)
 
 
-def test_a_dry_run_saves_and_reloads_and_leaves_nothing_behind(images: Path, tmp_path: Path) -> None:
+def test_dry_run_trains_one_step_and_leaves_nothing_behind(images: Path, tmp_path: Path) -> None:
     heard = HeardTraining()
     result = train_on(images, tmp_path, EVERYTHING_RANDOM, heard, dry_run=True)
     assert result.stopped == "dry run"
@@ -110,7 +112,7 @@ def test_without_validation_the_last_epoch_is_the_best(images: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_a_mixed_precision_training_saves_a_float32_model(images: Path, tmp_path: Path, precision: str) -> None:
+def test_mixed_precision_training_saves_a_float32_model(images: Path, tmp_path: Path, precision: str) -> None:
     result = train_on(images, tmp_path, {"train.precision": precision, "train.epochs": 1, "model.head.dropout": 0.2})
     keras.config.set_dtype_policy("float32")
     model = load_engine(tmp_path / "run").model
@@ -124,12 +126,12 @@ def test_a_mixed_precision_training_saves_a_float32_model(images: Path, tmp_path
     assert result.history[0].val_top1_accuracy == pytest.approx(result.metrics.top1_accuracy, abs=2 / 12)
 
 
-def test_a_weight_for_an_unknown_class_is_an_error_that_lists_the_classes(images: Path, tmp_path: Path) -> None:
+def test_class_weight_for_an_unknown_class_is_an_error_that_lists_the_classes(images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"class_weights has 'd', which is not a class; classes: a, b, c"):
         train_on(images, tmp_path, {"train.class_weights": {"d": 2.0}})
 
 
-def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best_model(
+def test_non_finite_loss_is_an_error_that_names_the_step_and_keeps_the_best_model(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def rates(*arguments: Any, **options: Any) -> Any:
@@ -147,7 +149,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best_model(
     assert [path.name for path in (run / "state").iterdir()] == ["epoch-000001"]
 
 
-def test_an_image_that_goes_while_training_is_a_data_error_that_names_it(tmp_path: Path) -> None:
+def test_image_removed_during_training_is_a_data_error_that_names_it(tmp_path: Path) -> None:
     images = make_folder(
         tmp_path / "images", {f"{part}/{name}": 4 for part in ("train", "validation") for name in "ab"}
     )
@@ -170,9 +172,7 @@ def test_early_stopping_ends_a_training(images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
-def test_the_learning_rate_falls_on_a_plateau_and_training_goes_on(
-    images: Path, tmp_path: Path, precision: str
-) -> None:
+def test_learning_rate_falls_on_a_plateau_and_training_continues(images: Path, tmp_path: Path, precision: str) -> None:
     schedule = {"name": "plateau", "monitor": "loss", "factor": 0.5, "patience": 1, "min_delta": 100.0, "cooldown": 1}
     settings = {"train.schedule": schedule, "train.optimizer": {"name": "sgd", "learning_rate": 0.1}}
     try:
@@ -185,7 +185,7 @@ def test_the_learning_rate_falls_on_a_plateau_and_training_goes_on(
     assert factor == pytest.approx(0.125)
 
 
-def test_weights_that_are_not_finite_are_never_the_best_model(tmp_path: Path) -> None:
+def test_non_finite_weights_are_never_the_best_model(tmp_path: Path) -> None:
     def spoiled(self: Trainer) -> bool:
         return len(self.progress.history) == 0  # as if the last step of epoch 2 had spoilt them
 

@@ -1,4 +1,4 @@
-"""Grey and multi-band images through every command: learned, judged, predicted, explained, exported, and refused."""
+"""Grey and multi-band images in every command: trained, evaluated, predicted, explained, exported and rejected."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reas
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Give a run on images of four bands, of which the last one tells the classes."""
+    """Return a run on images of four bands, the last of which tells the classes apart."""
     folder = tmp_path_factory.mktemp("four")
     return train_apart(folder / "runs", make_bands(folder / "four", bands=4, count=32), *BANDS, *LONG)
 
 
 @pytest.fixture(scope="module")
 def grey(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Give a run on grey images."""
+    """Return a run on grey images."""
     folder = tmp_path_factory.mktemp("grey")
     return train_apart(folder / "runs", make_bands(folder / "grey", bands=1, count=32), *GREY, *LONG)
 
@@ -46,14 +46,14 @@ def first(trained: Trained, label: str = "upper") -> Path:
 
 
 @pytest.mark.parametrize("kind", ["four", "grey"])
-def test_what_one_band_tells_is_learned(kind: str, request: pytest.FixtureRequest) -> None:
+def test_training_learns_from_a_single_informative_band(kind: str, request: pytest.FixtureRequest) -> None:
     trained = request.getfixturevalue(kind)
     assert json.loads((trained.run / "metrics.json").read_text())["top1_accuracy"] == 1.0
 
 
-def test_a_run_keeps_its_channels_the_range_of_each_and_their_statistics(four: Trained) -> None:
+def test_run_records_its_channels_with_their_ranges_and_statistics(four: Trained) -> None:
     data = Run(four.run).load_config().data
-    # 10, 11 or 12 bits are used: up to 2,999 in three bands, 400 in the last one.
+    # Values reach 2,999 (12 bits) in three bands and 400 (9 bits) in the last one.
     assert data.value_range == ((0.0, 4095.0),) * 3 + ((0.0, 511.0),)
     info = read_model_info(four.run / "best.keras")
     assert (info.preparation.channels, info.preparation.value_range) == (4, data.value_range)
@@ -69,7 +69,7 @@ def test_a_run_keeps_its_channels_the_range_of_each_and_their_statistics(four: T
     np.testing.assert_allclose(np.array(data.statistics), expected, atol=1e-3)
 
 
-def test_every_engine_predicts_the_same_from_bands(four: Trained, grey: Trained, wisesr: CommandLine) -> None:
+def test_engines_agree_on_multi_band_and_grey_images(four: Trained, grey: Trained, wisesr: CommandLine) -> None:
     for trained in (four, grey):
         images = [first(trained), first(trained, "lower")]
         scores = []
@@ -81,7 +81,7 @@ def test_every_engine_predicts_the_same_from_bands(four: Trained, grey: Trained,
 
 
 @pytest.mark.slow
-def test_jax_builds_trains_and_predicts_bands_as_tensorflow_does(four: Trained, tmp_path: Path) -> None:
+def test_jax_predicts_bands_like_tensorflow_and_trains_on_them(four: Trained, tmp_path: Path) -> None:
     backend = {"KERAS_BACKEND": "jax"}
     line = ["predict", four.run, first(four), first(four, "lower"), "--engine", "keras", "--format", "jsonl"]
     found = [fresh(*line, cwd=tmp_path, variables=variables).worked() for variables in ({}, backend)]
@@ -91,7 +91,7 @@ def test_jax_builds_trains_and_predicts_bands_as_tensorflow_does(four: Trained, 
           "--dry-run", cwd=tmp_path, variables=backend).worked()  # fmt: skip
 
 
-def test_a_file_of_other_channels_is_refused_by_name_with_both_numbers_everywhere(
+def test_every_command_rejects_a_file_with_another_number_of_channels_by_name(
     four: Trained, wisesr: CommandLine, tmp_path: Path
 ) -> None:
     photos = make_bands(tmp_path / "photos", bands=4, count=6)
@@ -116,7 +116,7 @@ def test_a_file_of_other_channels_is_refused_by_name_with_both_numbers_everywher
         assert "has 3 channels, not 4 (data.channels)" in answer.out + answer.err
 
 
-def test_grey_takes_no_colours_and_rgb_takes_everything_as_before(
+def test_grey_model_rejects_colour_images_and_rgb_accepts_grey_ones(
     grey: Trained, wisesr: CommandLine, tmp_path: Path
 ) -> None:
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "rgb.jpg")
@@ -125,7 +125,7 @@ def test_grey_takes_no_colours_and_rgb_takes_everything_as_before(
     wisesr("check", grey.photos, "--format", "json").worked()
 
 
-def test_copies_are_found_among_bands(wisesr: CommandLine, tmp_path: Path) -> None:
+def test_near_duplicates_are_found_among_multi_band_images(wisesr: CommandLine, tmp_path: Path) -> None:
     photos = make_bands(tmp_path / "photos", bands=4, count=3, side=96)
     rows = np.linspace(0, 250, 96)[:, None] + 60 * np.sin(np.arange(96) / 9)
     values = np.clip(np.stack([rows, rows.T, rows[::-1], rows], -1), 0, 255).astype(np.uint8)
@@ -137,7 +137,7 @@ def test_copies_are_found_among_bands(wisesr: CommandLine, tmp_path: Path) -> No
     assert Image.open(sheet).mode == "RGB"
 
 
-def test_chosen_bands_are_in_the_picture_of_an_explanation(four: Trained, wisesr: CommandLine, tmp_path: Path) -> None:
+def test_explanation_image_shows_the_chosen_bands(four: Trained, wisesr: CommandLine, tmp_path: Path) -> None:
     image, folder = first(four), tmp_path / "explained"
     answer = wisesr("explain", four.run, image, "-o", folder, "--bands", "4,2,1", "--format", "json").worked()
     (row,) = (row for row in answer.data["rows"] if row["label"] == "upper")
@@ -146,15 +146,15 @@ def test_chosen_bands_are_in_the_picture_of_an_explanation(four: Trained, wisesr
     info = read_model_info(four.run / "best.keras")
     pixels = decode_image(image, image_size=(32, 32), preparation=info.preparation)
     photo = np.asarray(shown_photo(str(image), info, bands=(4, 2, 1)))
-    np.testing.assert_array_equal(photo[7::14, 7::14], shown(pixels, (4, 2, 1)))  # 448 pixels for 32
+    np.testing.assert_array_equal(photo[7::14, 7::14], shown(pixels, (4, 2, 1)))  # 448 pixels show 32
     drawn = np.asarray(Image.open(picture).convert("RGB"))
     places = np.lib.stride_tricks.sliding_window_view(drawn[:, 16:464], 448, axis=0).transpose(0, 3, 1, 2)
-    assert min(np.abs(place.astype(int) - photo).mean() for place in places) < 8  # there, but for the box
+    assert min(np.abs(place.astype(int) - photo).mean() for place in places) < 8  # present, except for the drawn box
     for given, said in (("5", "the model sees bands 1 to 4"), ("1,2", "one band, shown as grey, or three")):
         wisesr("explain", four.run, image, "-o", folder, "--bands", given).refused(2, "--bands", said)
 
 
-def test_a_report_shows_pictures_of_bands_and_says_which(
+def test_report_shows_images_and_names_the_bands(
     four: Trained, grey: Trained, wisesr: CommandLine, tmp_path: Path
 ) -> None:
     for trained, said in ((four, "4 bands; pictures show bands 1, 2, 3"), (grey, "one, grey")):
@@ -168,7 +168,7 @@ def test_a_report_shows_pictures_of_bands_and_says_which(
 
 @on_tensorflow
 @pytest.mark.parametrize("kind", ["four", "grey"])
-def test_exports_agree_and_say_their_channels(
+def test_exports_agree_with_the_model_and_describe_their_channels(
     kind: str, request: pytest.FixtureRequest, wisesr: CommandLine, tmp_path: Path
 ) -> None:
     trained = request.getfixturevalue(kind)
@@ -192,9 +192,7 @@ def test_exports_agree_and_say_their_channels(
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_an_upgraded_classifier_of_other_channels_gives_them_to_its_run(
-    channels: int, wisesr: CommandLine, tmp_path: Path
-) -> None:
+def test_upgraded_run_has_the_channels_of_its_classifier(channels: int, wisesr: CommandLine, tmp_path: Path) -> None:
     inputs = keras.Input((32, 32, channels))
     x = keras.layers.Rescaling(1 / 255)(inputs)
     x = keras.layers.Conv2D(8, 3, strides=4, activation="relu")(x)
@@ -211,7 +209,9 @@ def test_an_upgraded_classifier_of_other_channels_gives_them_to_its_run(
         assert read_model_info(run / "best.keras").preparation.channels == channels
 
 
-def test_a_run_of_bands_goes_on_with_what_it_measured(four: Trained, wisesr: CommandLine, tmp_path: Path) -> None:
+def test_multi_band_run_resumes_with_its_measured_statistics(
+    four: Trained, wisesr: CommandLine, tmp_path: Path
+) -> None:
     names = "--name", "run", "-o", tmp_path, "--backbone", "compact_small", "--image-size", 32, *BANDS
     wisesr("train", four.photos, *names, "--epochs", 2, "--max-steps", 3).worked()
     before = Run(tmp_path / "run").load_config().data
@@ -223,15 +223,15 @@ def test_a_run_of_bands_goes_on_with_what_it_measured(four: Trained, wisesr: Com
     )
 
 
-def test_costs_are_those_of_the_first_convolution_that_is_there(wisesr: CommandLine) -> None:
+def test_parameter_count_follows_the_channels_of_the_first_convolution(wisesr: CommandLine) -> None:
     line = "summarize", "--backbone", "compact_small", "--head", "gap", "--image-size", 32, "--format", "json"
     rows = [wisesr(*line, "-s", f"data.channels={channels}").worked().data["rows"][0] for channels in (3, 1, 5)]
-    kernel = 4 * 4 * 24  # of each channel
+    kernel = 4 * 4 * 24  # per channel
     parameters = [row["backbone_parameters"] - rows[0]["backbone_parameters"] for row in rows]
     assert parameters == [0, -2 * kernel, 2 * kernel]
 
 
-def test_caches_are_kept_apart_by_channels_and_those_of_rgb_are_found_as_before(tmp_path: Path) -> None:
+def test_cache_keys_differ_by_channels_and_stay_the_same_for_rgb(tmp_path: Path) -> None:
     path = str(tmp_path / "a.png")
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(path)
     keys = file_keys([path])

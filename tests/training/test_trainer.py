@@ -26,7 +26,7 @@ from wisesr_cli.training.batches import Batches, balanced_weights, example_weigh
 from wisesr_cli.training.trainer import Trainer
 
 
-def test_every_epoch_takes_its_own_order_from_seed_and_epoch(
+def test_every_epoch_has_its_own_order_derived_from_seed_and_epoch(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: dict[tuple[int, ...], set[int]] = {}
@@ -47,7 +47,7 @@ def test_every_epoch_takes_its_own_order_from_seed_and_epoch(
 def test_every_epoch_trains_on_every_image_once(images: Path, tmp_path: Path) -> None:
     settings = {
         "augment": "none",
-        "train.optimizer": {"name": "sgd", "learning_rate": 1e-30},  # so that nothing but the images decides the loss
+        "train.optimizer": {"name": "sgd", "learning_rate": 1e-30},  # so that only the images determine the loss
         "train.phases": [{"epochs": 3, "freeze": "backbone"}],
         "train.epochs": 3,
     }
@@ -56,18 +56,18 @@ def test_every_epoch_trains_on_every_image_once(images: Path, tmp_path: Path) ->
     logits = np.asarray(numpy_logits(trainer.classifier.model, trainer.examples.train.batch(np.arange(36))), "float64")
     labels = trainer.examples.labels("train")
     losses = [np.log(np.exp(row).sum()) - row[label] for row, label in zip(logits, labels, strict=True)]
-    assert np.std(losses) > 1e-3  # or it would not matter which images there are
+    assert np.std(losses) > 1e-3  # otherwise it would not matter which images are used
     assert [row.loss for row in result.history] == pytest.approx([np.mean(losses)] * 3, rel=1e-5)
 
 
 @pytest.mark.reliability(50)
-def test_without_locks_between_processes_one_thread_reads_and_the_numbers_are_the_same(
+def test_training_without_multiprocessing_locks_gives_the_same_losses(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = train_on(images, tmp_path / "two", {"train.epochs": 1})
 
     def refuse(*_: object) -> None:
-        raise OSError(30, "Read-only file system")  # /dev/shm in some containers
+        raise OSError(30, "Read-only file system")  # like /dev/shm in some containers
 
     monkeypatch.setattr(multiprocessing, "Lock", refuse)
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
@@ -76,7 +76,7 @@ def test_without_locks_between_processes_one_thread_reads_and_the_numbers_are_th
 
 
 @pytest.mark.reliability(50)
-def test_a_step_that_does_not_fit_into_memory_says_what_to_lower(
+def test_step_that_runs_out_of_memory_suggests_a_smaller_batch_size(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor")
@@ -88,7 +88,7 @@ def test_a_step_that_does_not_fit_into_memory_says_what_to_lower(
     assert (tmp_path / "run" / "config.yaml").is_file()
 
 
-def test_batches_give_every_example_once_and_a_smaller_last_one(images: Path, tmp_path: Path) -> None:
+def test_batches_hold_every_example_once_and_the_last_one_is_smaller(images: Path, tmp_path: Path) -> None:
     trainer = build_trainer(images, tmp_path)
     trainer.begin_epoch(1)
     batches = [trainer.batches[index] for index in range(trainer.batches.num_batches)]
@@ -99,7 +99,9 @@ def test_batches_give_every_example_once_and_a_smaller_last_one(images: Path, tm
 
 
 @pytest.mark.parametrize("freeze", ["backbone", "none"])
-def test_only_a_frozen_backbone_stays_as_it_was_its_batch_norm_too(images: Path, tmp_path: Path, freeze: str) -> None:
+def test_only_a_frozen_backbone_stays_unchanged_including_its_batch_norm(
+    images: Path, tmp_path: Path, freeze: str
+) -> None:
     settings = {"train.phases": [{"epochs": 1, "freeze": freeze}], "train.epochs": 1, "augment": "light"}
     train_on(images, tmp_path, settings)
     config = load(images, tmp_path, settings).config
@@ -113,7 +115,7 @@ def test_only_a_frozen_backbone_stays_as_it_was_its_batch_norm_too(images: Path,
         assert not np.array_equal(before, after)
 
 
-def test_a_phase_after_a_frozen_one_trains_the_backbone_with_a_fresh_optimizer(images: Path, tmp_path: Path) -> None:
+def test_phase_after_a_frozen_one_trains_the_backbone_with_a_fresh_optimizer(images: Path, tmp_path: Path) -> None:
     trainer = build_trainer(images, tmp_path)
     begun = []
     for phase in (PhaseConfig(epochs=1, freeze="backbone"), PhaseConfig(epochs=1, learning_rate=1e-4)):
@@ -130,7 +132,7 @@ def test_a_phase_after_a_frozen_one_trains_the_backbone_with_a_fresh_optimizer(i
 
 
 @pytest.mark.parametrize("weights", ["none", "balanced", {"a": 2.0, "c": 0.5}])
-def test_the_loss_of_a_step_is_weighted_smoothed_cross_entropy(images: Path, tmp_path: Path, weights: Any) -> None:
+def test_loss_of_a_step_is_weighted_smoothed_cross_entropy(images: Path, tmp_path: Path, weights: Any) -> None:
     trainer = build_trainer(
         images, tmp_path, {"train.label_smoothing": 0.1, "train.class_weights": weights, "augment": "none"}
     )
@@ -148,7 +150,7 @@ def test_the_loss_of_a_step_is_weighted_smoothed_cross_entropy(images: Path, tmp
     assert trainer.train_one_step() == pytest.approx(sum(losses) / 8, rel=1e-4)
 
 
-def test_weights_of_examples_multiply_those_of_classes_in_training_alone(images: Path, tmp_path: Path) -> None:
+def test_example_weights_multiply_class_weights_in_training_only(images: Path, tmp_path: Path) -> None:
     trainer = build_trainer(images, tmp_path, {"train.class_weights": {"a": 2.0, "c": 0.5}, "augment": "none"})
     plain = trainer.batches.weights
     own = np.linspace(0, 3, 36).astype("float32")
@@ -170,14 +172,14 @@ def test_weights_of_examples_multiply_those_of_classes_in_training_alone(images:
     assert len(trainer.validation[0]) == 2
 
 
-def test_balanced_weights_make_every_class_count_alike() -> None:
+def test_balanced_weights_make_all_classes_count_equally() -> None:
     labels = np.array([0] * 6 + [1] * 3 + [2], dtype=np.int64)
     weights = balanced_weights(labels, 3)
     totals = [sum(float(weights[label]) for label in labels if label == name) for name in range(3)]
     assert totals == pytest.approx([10 / 3] * 3)
 
 
-def test_a_state_holds_what_the_next_epoch_begins_its_random_draws_with(images: Path, tmp_path: Path) -> None:
+def test_state_holds_the_random_seeds_that_the_next_epoch_starts_with(images: Path, tmp_path: Path) -> None:
     trainer = build_trainer(images, tmp_path, {"augment": "paper", "model.head.dropout": 0.5})
     trainer.begin_phase(trainer.config.phases[0])
     trainer.write_state(tmp_path / "state")
@@ -195,7 +197,7 @@ def test_a_state_holds_what_the_next_epoch_begins_its_random_draws_with(images: 
     assert all(not np.array_equal(stored[name], array) for name, array in trainer.random_draws(1).items())
 
 
-def test_weights_are_finite_looks_at_every_weight(images: Path, tmp_path: Path) -> None:
+def test_weights_are_finite_checks_every_weight(images: Path, tmp_path: Path) -> None:
     trainer = build_trainer(images, tmp_path)
     assert trainer.weights_are_finite()
     bias = trainer.classifier.model.weights[-1]
@@ -203,7 +205,7 @@ def test_weights_are_finite_looks_at_every_weight(images: Path, tmp_path: Path) 
     assert not trainer.weights_are_finite()
 
 
-def test_the_float32_twin_keeps_the_batch_norm_of_loaded_weights(images: Path, tmp_path: Path) -> None:
+def test_float32_twin_keeps_the_batch_norm_momentum_of_loaded_weights(images: Path, tmp_path: Path) -> None:
     source = train_on(images, tmp_path, {"train.epochs": 1, "name": "source"})
     settings = {"model.weights": source.run_dir, "train.precision": "mixed_bfloat16"}
     trainer = build_trainer(images, tmp_path, settings)
@@ -214,7 +216,7 @@ def test_the_float32_twin_keeps_the_batch_norm_of_loaded_weights(images: Path, t
     assert momenta[0] == momenta[1] != []
 
 
-def test_a_restored_normalization_computes_with_what_was_restored() -> None:
+def test_restored_normalization_computes_with_the_restored_statistics() -> None:
     def build() -> Any:
         pixels = keras.Input((4, 4, 3))
         return keras.Model(pixels, keras.layers.Normalization(name="norm")(pixels))
@@ -229,7 +231,7 @@ def test_a_restored_normalization_computes_with_what_was_restored() -> None:
 
 
 def stand_in(model: Any) -> Any:
-    """Return what has the model of a trainer, and no more."""
+    """Return a minimal stub of a trainer around a model."""
     return SimpleNamespace(
         config=SimpleNamespace(train=SimpleNamespace(ema=None)),
         classifier=SimpleNamespace(model=model),
@@ -239,7 +241,7 @@ def stand_in(model: Any) -> Any:
     )
 
 
-def test_a_released_trainer_keeps_no_model_and_no_feature_maps_alive(images: Path, tmp_path: Path) -> None:
+def test_released_trainer_keeps_no_model_and_no_feature_maps_alive(images: Path, tmp_path: Path) -> None:
     settings = {"augment": "none", "train.epochs": 1, "train.phases": [{"epochs": 1, "freeze": "backbone"}]}
     trainer = build_trainer(images, tmp_path, settings)
     phase = trainer.config.phases[0]
