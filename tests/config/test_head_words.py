@@ -1,4 +1,4 @@
-"""Heads as they are named on the command line: `wise:pooling=valid`, `wise:paper`, and what `preset` writes out."""
+"""Heads named on the command line, such as `wise:pooling=valid` and `wise:paper`, and the options of a `preset`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from wisesr_cli.config.reader import load_config, parse_head, parse_set
 from wisesr_cli.errors import ConfigError, UsageError
 
 
-def test_a_head_with_options_is_read_from_one_word() -> None:
+def test_head_and_its_options_are_parsed_from_one_word() -> None:
     head = parse_head("wise:pooling=valid:initializer=paper:pre_pool=3")
     assert head.model_dump(exclude_defaults=True) == {"pooling": "valid", "initializer": "paper", "pre_pool": 3}
     (hidden,) = parse_head("wise:hidden=[{units: 8, activation: gelu}]:dropout=0.5").hidden
     assert (hidden.units, hidden.activation) == (8, "gelu")
     base = load_config(None, [parse_set("model.head.dropout=0.5")]).config.model.head
     assert parse_head("wise:pooling=valid", base=base).dropout == 0.5
-    assert parse_head("gap", base=base) == parse_head("gap:dropout=0.5")  # what every head has
+    assert parse_head("gap", base=base) == parse_head("gap:dropout=0.5")  # an option of every head
     with pytest.raises(ConfigError, match=r"Did you mean 'wise'\?"):
         parse_head("wize")
     with pytest.raises(ConfigError, match=r"model\.head\.pre_pool is not an option of the head 'gap'"):
@@ -33,7 +33,7 @@ PUBLISHED = {
 }
 
 
-def test_the_published_head_is_one_word_and_is_written_out() -> None:
+def test_paper_preset_expands_to_the_published_options() -> None:
     head = load_config(None, [parse_set("model.head.preset=paper")]).config.model.head
     assert head == parse_head("wise:paper") == parse_head("wise:" + ":".join(f"{k}={v}" for k, v in PUBLISHED.items()))
     assert head.model_dump() == {"name": "wise", "pre_pool": "auto", "dropout": 0.0, "hidden": (), **PUBLISHED}
@@ -46,7 +46,7 @@ def test_the_published_head_is_one_word_and_is_written_out() -> None:
         parse_head("wise:papre")
 
 
-def test_options_beside_the_preset_stay_and_those_before_it_go(tmp_path: Path) -> None:
+def test_preset_overrides_earlier_options_but_not_those_given_with_or_after_it(tmp_path: Path) -> None:
     beside = write(tmp_path, "model: {head: {preset: paper, pooling: tile, dropout: 0.5}}", "beside.yaml")
     head = load_config(beside).config.model.head.model_dump()
     assert head == {"name": "wise", "pre_pool": "auto", "dropout": 0.5, "hidden": (), **PUBLISHED, "pooling": "tile"}
@@ -56,4 +56,4 @@ def test_options_beside_the_preset_stay_and_those_before_it_go(tmp_path: Path) -
     given = [parse_set("model.head.constraint=none"), parse_set("model.head.preset=paper")]
     assert load_config(beside, given).config.model.head.model_dump()["constraint"] == "non_negative"
     assert load_config(beside, given[::-1]).config.model.head.model_dump()["constraint"] == "none"
-    assert "preset" not in load_config(beside).config.to_yaml()  # a run's config names every option
+    assert "preset" not in load_config(beside).config.to_yaml()  # a saved config lists every option instead

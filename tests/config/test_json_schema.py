@@ -1,4 +1,4 @@
-"""The JSON Schema of a config, by which editors complete and check it, agrees with the config itself."""
+"""The JSON Schema with which editors complete and check configs agrees with the config reader."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from wisesr_cli.config.yaml_reader import Document
 from wisesr_cli.errors import ConfigError
 
 
-def test_the_json_schema_takes_a_mapping_without_a_name_for_its_default() -> None:
+def test_json_schema_reads_a_mapping_without_a_name_as_the_default_kind() -> None:
     for section, options in (("optimizer", {"learning_rate": 1e-4}), ("schedule", {"warmup_epochs": 2}), ("loss", {})):
         assert complaints({"train": {section: options}}) == []
     assert complaints({"model": {"head": {"dropout": 0.5, "pre_pool": 2}}}) == []
-    assert complaints({"train": {"optimizer": {"momentum": 0.5}}})  # an option of another one, which must be named
+    assert complaints({"train": {"optimizer": {"momentum": 0.5}}})  # an option of sgd, which must be named
     with pytest.raises(ConfigError):
         validate(Document({"train": {"optimizer": {"momentum": 0.5}}}))
 
@@ -26,14 +26,14 @@ def test_the_json_schema_takes_a_mapping_without_a_name_for_its_default() -> Non
     [{"sed": 1}, {"seed": -1}, {"train": {"epochs": "3"}}, {"model": {"head": {"name": "gap", "pre_pool": 2}}},
      {"data": {"image_size": [1]}}, {"augment": "lite"}, {"train": {"phases": []}}, {"train": {"phases": [{}]}}],
 )  # fmt: skip
-def test_the_json_schema_refuses_what_the_config_refuses(tree: dict[str, Any]) -> None:
+def test_json_schema_rejects_what_the_config_reader_rejects(tree: dict[str, Any]) -> None:
     assert complaints(tree)
     with pytest.raises(ConfigError):
         validate(Document(tree))
 
 
 def properties() -> list[tuple[str, dict[str, Any]]]:
-    """Return every key of every record in the JSON Schema, and its schema."""
+    """Return the name and the schema of every property in the JSON Schema."""
     nodes = {"config": SCHEMA, **SCHEMA["$defs"]}
     assert len(nodes) > 15
     return [(f"{name}.{key}", schema) for name, node in nodes.items() for key, schema in node["properties"].items()]
@@ -48,14 +48,14 @@ def test_every_property_of_the_json_schema_has_a_title_and_a_description() -> No
     assert lacking == []
 
 
-def test_every_property_of_the_json_schema_has_examples_that_it_allows() -> None:
+def test_every_property_of_the_json_schema_has_valid_examples() -> None:
     for name, schema in properties():
         assert schema["examples"], name
         assert [complaints(example, schema, name) for example in schema["examples"]] == [[]] * len(schema["examples"])
 
 
 @pytest.mark.parametrize("section", [("data",), ("train",), ("model",), ("model", "head"), ("augment",)])
-def test_a_config_takes_every_example_of_a_section(section: tuple[str, ...]) -> None:
+def test_every_example_in_a_section_is_a_valid_config(section: tuple[str, ...]) -> None:
     record = {"augment": "AugmentConfig", "head": "WiseOptions"}.get(section[-1], f"{section[-1].title()}Config")
     needs: dict[str, dict[str, Any]] = {
         "validation_dir": {"train_dir": "x"},

@@ -1,4 +1,4 @@
-"""The recipe for a folder: what it chooses, and that `train`, `init`, `check` and `compare` choose alike."""
+"""The recipe chosen for a folder, which `train`, `init`, `check` and `compare` share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL = replace(PHOTOS, median_height=32, median_width=32)
 
 @pytest.fixture(autouse=True)
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of weights that is empty, and no network."""
+    """Provide an empty folder of weights, without a network."""
     folder = tmp_path / "weights"
     folder.mkdir()
     monkeypatch.setenv("WISESR_WEIGHTS", str(folder))
@@ -48,7 +48,7 @@ def model(found: recipe.Recipe) -> tuple[str, str | None]:
     return found.settings["model"]["backbone"], found.settings["model"]["weights"]
 
 
-def test_photos_start_from_weights_on_this_machine_head_first(weights: Path) -> None:
+def test_photos_start_from_local_weights_and_train_the_head_first(weights: Path) -> None:
     (weights / own_name("MobileNet")).touch()
     found = choose(PHOTOS, Wanted())
     assert model(found) == ("MobileNet", "imagenet")
@@ -61,13 +61,13 @@ def test_photos_start_from_weights_on_this_machine_head_first(weights: Path) -> 
     assert model(choose(PHOTOS, Wanted())) == ("MobileNetV2", "imagenet")
 
 
-def test_photos_start_from_weights_that_can_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photos_start_from_downloadable_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "check_reachable", lambda name: None)
     found = choose(PHOTOS, Wanted())
     assert (model(found), found.warning) == (("MobileNetV2", "imagenet"), None)
 
 
-def test_without_weights_and_network_a_small_network_is_trained_behind_a_warning() -> None:
+def test_small_network_is_trained_with_a_warning_without_weights_or_network() -> None:
     found = choose(PHOTOS, Wanted())
     assert model(found) == ("compact", None)
     assert found.settings["data"]["image_size"] == [64, 64]
@@ -78,7 +78,7 @@ def test_without_weights_and_network_a_small_network_is_trained_behind_a_warning
     assert "--weights none" in found.warning
 
 
-def test_small_images_are_used_as_they_are() -> None:
+def test_small_images_keep_their_size_and_train_a_small_network() -> None:
     found = choose(SMALL, Wanted())
     assert (model(found), found.warning) == (("compact", None), None)
     assert found.settings["data"]["image_size"] == [32, 32]
@@ -93,14 +93,12 @@ def test_small_images_are_used_as_they_are() -> None:
         ({("model", "weights"): "/some/run"}, ("MobileNetV2", "/some/run")),
     ],
 )
-def test_what_is_asked_for_on_the_command_line_decides(
-    values: dict[Any, Any], expected: tuple[str, str | None]
-) -> None:
+def test_command_line_options_override_the_recipe(values: dict[Any, Any], expected: tuple[str, str | None]) -> None:
     found = choose(PHOTOS, wanted_of(values))
     assert (model(found), found.warning) == (expected, None)
 
 
-def test_weights_of_a_run_bring_their_backbone(tmp_path: Path) -> None:
+def test_weights_of_a_run_determine_the_backbone(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "best.keras", "w") as archive:
         archive.writestr("config.json", "{}")
         archive.writestr("model.weights.h5", b"")
@@ -112,7 +110,7 @@ def test_weights_of_a_run_bring_their_backbone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("epochs", "lengths"), [(1, [1]), (2, [1, 1]), (7, [5, 2])])
-def test_epochs_are_shared_among_the_phases(weights: Path, epochs: int, lengths: list[int]) -> None:
+def test_epochs_are_divided_among_the_phases(weights: Path, epochs: int, lengths: list[int]) -> None:
     (weights / own_name("MobileNet")).touch()
     phases = choose(PHOTOS, Wanted(epochs=epochs)).settings["train"]["phases"]
     assert [phase["epochs"] for phase in phases] == lengths
@@ -120,7 +118,7 @@ def test_epochs_are_shared_among_the_phases(weights: Path, epochs: int, lengths:
 
 @pytest.mark.parametrize("facts", [PHOTOS, SMALL, replace(PHOTOS, counts=(300, 10)), replace(PHOTOS, counts=(5, 1))])
 @pytest.mark.parametrize("has_weights", [True, False])
-def test_the_starter_says_what_the_recipe_chose(weights: Path, facts: FolderFacts, has_weights: bool) -> None:
+def test_starter_config_matches_the_recipe(weights: Path, facts: FolderFacts, has_weights: bool) -> None:
     if has_weights:
         (weights / own_name("MobileNet")).touch()
     found = choose(facts, Wanted())
@@ -131,7 +129,7 @@ def test_the_starter_says_what_the_recipe_chose(weights: Path, facts: FolderFact
     assert written["augment"] == found.settings["augment"]
 
 
-def test_all_commands_choose_alike_and_options_win(tmp_path: Path, weights: Path) -> None:
+def test_train_and_compare_use_the_same_recipe_and_options_override_it(tmp_path: Path, weights: Path) -> None:
     (weights / own_name("MobileNet")).touch()
     photos = make_folder(tmp_path / "photos", {"a": 12, "b": 12})
     trained = load_source(photos).config
@@ -143,9 +141,9 @@ def test_all_commands_choose_alike_and_options_win(tmp_path: Path, weights: Path
     assert trained.train.batch_size == 16
     override = Override(("train", "batch_size"), 5, "--batch-size")
     assert load_source(photos, [override]).config.train.batch_size == 5
-    assert load_config(photos).config.train.batch_size == 32  # a folder alone has no recipe
+    assert load_config(photos).config.train.batch_size == 32  # load_config applies no recipe
 
 
-def test_a_folder_that_cannot_be_used_has_no_recipe(tmp_path: Path) -> None:
+def test_empty_folder_has_no_recipe(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     assert load_source(tmp_path / "photos").config.train.batch_size == 32

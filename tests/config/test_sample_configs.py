@@ -14,7 +14,7 @@ FILES = sorted(FOLDER.rglob("*.yaml"))
 NAMES = [path.relative_to(FOLDER).as_posix() for path in FILES]
 CLASSES = {"imagenet70": 70, "intel": 6, "mit": 67}
 
-# What the paper's notebooks train: head, pooling before, dropout, weights never negative.
+# What the paper's notebooks train: head, pooling before it, dropout, whether weights are non-negative.
 GAP, GAP_DROPOUT = ("gap", 1, 0.0, False), ("gap", 1, 0.5, False)
 DEPTHWISE, DEPTHWISE_NONNEG = ("depthwise", 1, 0.0, False), ("depthwise", 1, 0.0, True)
 WISE, WISE_DROPOUT = ("wise", 2, 0.0, True), ("wise", 2, 0.5, True)
@@ -30,7 +30,7 @@ NOTEBOOKS = {
     },
     "mit_xception_512": {"gap": GAP, "pool_flatten": ("flatten", 3, 0.0, False), "wise": ("wise", 3, 0.0, True)},
 }
-# Backbone, weights, image size, batch size, epochs, and the feature map that the architecture gives.
+# Backbone, weights, image size, batch size, epochs, and the shape of the architecture's feature map.
 SETTINGS = {
     "imagenet70_resnet50": ("ResNet50", None, 224, 70, 148, (7, 7, 2048)),
     "intel_densenet169": ("DenseNet169", None, 224, 70, 220, (7, 7, 1664)),
@@ -49,7 +49,7 @@ def backbone_without_values(name: str, image_size: tuple[int, int]) -> Any:
 
 
 def build(path: Path, classes: int) -> tuple[tuple[int, ...], int]:
-    """Return the feature map and the head's parameters of a config's model, whose variables hold no values."""
+    """Return the shape of the feature map and the number of head parameters of a config's model."""
     import keras
 
     from wisesr_cli.model_files.loading import build_without_values
@@ -71,7 +71,7 @@ def build(path: Path, classes: int) -> tuple[tuple[int, ...], int]:
 
 
 def formula(name: str, pool: int, feature_map: tuple[int, int, int], classes: int) -> int:
-    """Return the head's parameters as the paper counts them; `valid` pooling drops the remainder."""
+    """Return the number of head parameters as the paper counts them; `valid` pooling drops the remainder."""
     height, width, channels = feature_map
     grid = (height // pool) * (width // pool)
     if name == "flatten":
@@ -82,7 +82,7 @@ def formula(name: str, pool: int, feature_map: tuple[int, int, int], classes: in
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_every_sample_config_resolves_and_builds_and_says_how_to_run_it(path: Path) -> None:
+def test_every_sample_config_loads_builds_and_documents_its_command(path: Path) -> None:
     header = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -100,7 +100,7 @@ def test_every_sample_config_resolves_and_builds_and_says_how_to_run_it(path: Pa
 
 
 @pytest.mark.parametrize(("key", "head"), ALL_NOTEBOOKS, ids=[f"{key}_{head}" for key, head in ALL_NOTEBOOKS])
-def test_a_notebook_has_exactly_the_paper_s_settings_and_head_parameters(key: str, head: str) -> None:
+def test_notebook_config_has_the_settings_and_head_parameters_of_the_paper(key: str, head: str) -> None:
     path = FOLDER / "paper" / f"{key}_{head}.yaml"
     name, pool, dropout, non_negative = NOTEBOOKS[key][head]
     backbone, weights, size, batch_size, epochs, feature_map = SETTINGS[key]
@@ -131,7 +131,7 @@ def test_a_notebook_has_exactly_the_paper_s_settings_and_head_parameters(key: st
 
 
 @pytest.mark.parametrize("key", SETTINGS)
-def test_the_notebooks_learning_rate_falls_by_0_94_every_second_epoch(key: str) -> None:
+def test_notebook_learning_rate_is_multiplied_by_0_94_every_second_epoch(key: str) -> None:
     train = load_config(FOLDER / "paper" / f"base_{key}.yaml").config.train
     rates = learning_rates(
         train.optimizer.learning_rate, train.schedule, total_epochs=train.epochs, steps_per_epoch=3
@@ -143,7 +143,7 @@ def test_the_notebooks_learning_rate_falls_by_0_94_every_second_epoch(key: str) 
         assert in_epoch.tolist() == pytest.approx([expected] * 3)
 
 
-def test_there_are_the_17_notebooks_and_their_4_bases_and_nothing_else() -> None:
+def test_paper_folder_holds_exactly_17_notebooks_and_their_4_bases() -> None:
     expected = {f"paper/{key}_{head}.yaml" for key, head in ALL_NOTEBOOKS} | {
         f"paper/base_{key}.yaml" for key in SETTINGS
     }

@@ -1,4 +1,4 @@
-"""`wisesr init --sample`: every sample becomes a config of its own that trains the same."""
+"""`wisesr init --sample` turns every sample into a standalone config that trains the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLACES = ("dir", "train_dir", "validation_dir")
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
-def test_every_sample_is_listed_but_those_that_others_extend(wisesr: CommandLine) -> None:
+def test_every_sample_is_listed_except_the_bases_of_others(wisesr: CommandLine) -> None:
     files = {path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml")}
     assert set(NAMES) == {name for name in files if "base_" not in name}
     assert len(NAMES) == 23
@@ -29,9 +29,7 @@ def test_every_sample_is_listed_but_those_that_others_extend(wisesr: CommandLine
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sample_is_written_for_a_folder_and_trains_as_its_file_does(
-    wisesr: CommandLine, photos: Path, name: str
-) -> None:
+def test_sample_written_for_a_folder_has_the_settings_of_its_file(wisesr: CommandLine, photos: Path, name: str) -> None:
     answer = wisesr("init", photos, "--sample", name, "-o", "mine.yaml").worked()
     assert "next: wisesr check mine.yaml\n" in answer.err
     text = Path("mine.yaml").read_text(encoding="utf-8")
@@ -46,7 +44,7 @@ def test_a_sample_is_written_for_a_folder_and_trains_as_its_file_does(
     assert ours == theirs
 
 
-def test_without_a_folder_the_images_are_those_of_the_command_line(wisesr: CommandLine, photos: Path) -> None:
+def test_sample_written_without_a_folder_takes_images_from_the_command_line(wisesr: CommandLine, photos: Path) -> None:
     for name in ("quick_start.yaml", "paper/intel_densenet169_wise"):
         answer = wisesr("init", "--sample", name, "--overwrite").worked()
         assert "next: wisesr check config.yaml --data FOLDER\n" in answer.err
@@ -56,7 +54,7 @@ def test_without_a_folder_the_images_are_those_of_the_command_line(wisesr: Comma
         assert f"dir: {photos}" in shown.out
 
 
-def test_comments_stay(wisesr: CommandLine) -> None:
+def test_comments_are_kept(wisesr: CommandLine) -> None:
     wisesr("init", "--sample", "medical").worked()
     text = Path("config.yaml").read_text(encoding="utf-8")
     schema, _, rest = text.partition("\n")
@@ -66,7 +64,7 @@ def test_comments_stay(wisesr: CommandLine) -> None:
     )
 
 
-def test_mistakes_are_2_or_3_and_write_nothing(wisesr: CommandLine, photos: Path) -> None:
+def test_mistakes_exit_with_2_or_3_and_write_nothing(wisesr: CommandLine, photos: Path) -> None:
     wisesr("init", "--sample", "foto").refused(2, "Did you mean 'photos'?", "wisesr init --list")
     answer = wisesr("init", photos, "--sample", "photos", "--task", "multilabel")
     answer.refused(2, "--task multilabel cannot be combined with --sample")
@@ -77,14 +75,16 @@ def test_mistakes_are_2_or_3_and_write_nothing(wisesr: CommandLine, photos: Path
     assert Path("config.yaml").read_text(encoding="utf-8") == "mine"
 
 
-def test_a_folder_of_any_name_is_read_back(wisesr: CommandLine) -> None:
+def test_folder_name_with_special_characters_is_read_back(wisesr: CommandLine) -> None:
     odd = Path("a: b #ü'\"")
     odd.mkdir()
     wisesr("init", odd, "--sample", "photos").worked()
     assert load_config("config.yaml").config.data.dir == odd.absolute()
 
 
-def test_an_installation_without_samples_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_samples_raise_an_error_that_suggests_reinstalling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(samples, "_PACKAGE", tmp_path / "wisesr_cli")
     with pytest.raises(MachineError, match="the sample configs are missing; reinstall wisesr"):
         samples.list_samples()

@@ -27,7 +27,7 @@ def rates(options: ScheduleOptions, *, epochs: int = 10, steps: int = 7, base: f
 
 
 def slow_factor(options: ScheduleOptions, step: int, *, epochs: int, steps: int) -> float:
-    """Return the factor of one step, the obvious way."""
+    """Return the factor of one step, computed naively."""
     position = step / steps
     if isinstance(options, ConstantOptions):
         factor = 1.0
@@ -65,18 +65,18 @@ OPTIONS = st.one_of(
 
 
 @given(OPTIONS, st.integers(4, 12), st.integers(1, 30))
-def test_every_schedule_is_what_a_slow_loop_gives(options: ScheduleOptions, epochs: int, steps: int) -> None:
+def test_every_schedule_matches_a_naive_loop(options: ScheduleOptions, epochs: int, steps: int) -> None:
     expected = [0.3 * slow_factor(options, step, epochs=epochs, steps=steps) for step in range(epochs * steps)]
     assert rates(options, epochs=epochs, steps=steps, base=0.3) == pytest.approx(expected, rel=1e-5, abs=1e-8)
 
 
-def test_stairs_come_on_time_where_the_fraction_is_not_exact() -> None:
+def test_staircase_steps_on_time_despite_inexact_fractions() -> None:
     # 0.3 / 0.1 is 2.9999999999999996.
     found = rates(ExponentialOptions(decay_rate=0.5, decay_epochs=0.1), epochs=1, steps=10)
     assert found == pytest.approx([0.5**step for step in range(10)])
 
 
-def test_cosine_starts_at_the_base_is_half_in_the_middle_and_ends_near_zero() -> None:
+def test_cosine_starts_at_the_base_rate_halves_midway_and_ends_near_zero() -> None:
     found = rates(CosineOptions(warmup_epochs=0), epochs=10, steps=100, base=0.2)
     assert found[0] == pytest.approx(0.2)
     assert found[500] == pytest.approx(0.1)
@@ -90,14 +90,14 @@ def test_warmup_rises_in_equal_steps_from_above_zero_to_the_base() -> None:
     assert found[10:] == [1.0] * 10
 
 
-def test_a_warmup_as_long_as_the_training_or_longer_only_rises() -> None:
+def test_warmup_at_least_as_long_as_training_only_rises() -> None:
     for warmup in (3, 5):
         found = rates(CosineOptions(warmup_epochs=warmup), epochs=3, steps=4)
         assert all(earlier < later <= 1 for earlier, later in itertools.pairwise(found))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_every_row_gives_a_finite_rate_per_step_never_above_the_base(name: str) -> None:
+def test_every_schedule_has_a_finite_rate_per_step_never_above_the_base(name: str) -> None:
     found = learning_rates(0.5, SCHEDULES[name].options(name=name), total_epochs=3, steps_per_epoch=4)
     assert found.shape == (12,)
     assert found.dtype == np.float32
@@ -119,7 +119,7 @@ def test_every_row_gives_a_finite_rate_per_step_never_above_the_base(name: str) 
         monitor=st.sampled_from(["val_loss", "val_top1_accuracy"]),
     ),
 )
-def test_plateaus_are_those_of_keras(values: list[float], options: PlateauOptions) -> None:
+def test_plateau_factor_matches_keras(values: list[float], options: PlateauOptions) -> None:
     mode = "max" if options.monitor.endswith("accuracy") else "min"
     given = {"factor": options.factor, "patience": options.patience, "min_delta": options.min_delta}
     callback = keras.callbacks.ReduceLROnPlateau(

@@ -20,7 +20,7 @@ from wisesr_cli.config.yaml_reader import Document, read_yaml
 from wisesr_cli.errors import ConfigError, DataError, UsageError
 from wisesr_cli.models.heads import HEADS
 
-# The example of the documentation, comments and all.
+# The example in the documentation, with its comments.
 EXAMPLE = """
 schema_version: 1
 name: null                    # run directory's name; default: made from the source and the head
@@ -92,7 +92,7 @@ distribute:
   lost_after_seconds: 30.0
 """
 
-# Values that the comments of the example promise.
+# Values that the comments of the example mention.
 PROMISED = [
     *(f"model.head={{name: {head}}}" for head in ("gap", "gmp", "depthwise", "wise", "flatten", "fc")),
     "model.head={name: flatten, pre_pool: 3, pooling: valid, dropout: 0.5, classifier_initializer: paper}",
@@ -150,21 +150,21 @@ PROMISED = [
 ]
 
 
-def test_the_defaults_are_the_example_of_the_documentation(tmp_path: Path) -> None:
+def test_defaults_match_the_documented_example(tmp_path: Path) -> None:
     assert load_config(None).config.to_dict() == read_yaml(EXAMPLE, origin="example").value
     assert load_config(write(tmp_path, EXAMPLE)).config == Config()
     assert load_config(write(tmp_path, "# nothing\n")).config == Config()
 
 
 @pytest.mark.parametrize("setting", PROMISED)
-def test_every_value_of_the_documentation_is_taken_and_survives_being_written(tmp_path: Path, setting: str) -> None:
+def test_every_documented_value_is_accepted_and_survives_a_round_trip(tmp_path: Path, setting: str) -> None:
     config = load_config(None, [parse_set(setting)]).config
     assert config != Config() or setting.partition("=")[2] in {"squash", "auto", "srgb", "3", "{name: wise}"}
     assert load_config(write(tmp_path, config.to_yaml())).config == config
     assert complaints(config.to_dict()) == []
 
 
-def test_a_resolved_config_reads_back_equal_down_to_small_numbers_and_odd_names(tmp_path: Path) -> None:
+def test_resolved_config_reads_back_equal_with_small_numbers_and_odd_names(tmp_path: Path) -> None:
     text = (
         "name: 'no'\nseed: 7\ndata: {dir: './caf\\u00e9 1e-3', image_size: [96, 128]}\n"
         "train:\n  optimizer: {learning_rate: 1e-5, weight_decay: 1e-7}\n"
@@ -177,7 +177,7 @@ def test_a_resolved_config_reads_back_equal_down_to_small_numbers_and_odd_names(
     assert again.train.class_weights == {"no": 1e-6, "[red]": 2.0, "a: b": 3.0, "\udcff\n": 4.0}
 
 
-def test_a_named_option_wins_over_set_which_wins_over_the_file_which_wins_over_the_default(tmp_path: Path) -> None:
+def test_precedence_is_named_option_then_set_then_file_then_default(tmp_path: Path) -> None:
     path = write(tmp_path, "train: {epochs: 11, batch_size: 12, label_smoothing: 0.1}")
     overrides = [
         parse_set("train.epochs=20"),
@@ -201,7 +201,7 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
     assert config.output_dir == Path("out")
 
 
-def test_imagenet_is_no_path_and_an_unknown_home_stays_as_it_is(tmp_path: Path) -> None:
+def test_imagenet_is_not_a_path_and_an_unknown_home_is_not_expanded(tmp_path: Path) -> None:
     text = "model: {weights: imagenet}\ndata: {dir: ~no-such-user/photos}"
     config = load_config(write(tmp_path, text)).config
     assert config.model.weights == "imagenet"
@@ -213,12 +213,12 @@ def test_imagenet_is_no_path_and_an_unknown_home_stays_as_it_is(tmp_path: Path) 
 @pytest.mark.parametrize(
     "text", ["", "data:", "data: {train_dir: a, validation_dir: b, test_dir: c}", "data: {dir: old}"]
 )
-def test_data_on_the_command_line_takes_the_place_of_all_folders_of_the_file(tmp_path: Path, text: str) -> None:
+def test_data_on_the_command_line_replaces_all_folders_in_the_file(tmp_path: Path, text: str) -> None:
     data = load_config(write(tmp_path, text), [Override(("data", "dir"), str(tmp_path), "--data")]).config.data
     assert (data.dir, data.train_dir, data.validation_dir, data.test_dir) == (tmp_path, None, None, None)
 
 
-def test_a_file_s_way_to_name_folders_takes_the_place_of_its_base_s(tmp_path: Path) -> None:
+def test_folders_in_a_file_replace_those_of_its_base(tmp_path: Path) -> None:
     write(tmp_path, "data: {train_dir: a, validation_dir: b}", "base.yaml")
     data = load_config(write(tmp_path, "extends: base.yaml\ndata: {dir: c}", "one.yaml")).config.data
     assert (data.dir, data.train_dir, data.validation_dir) == (tmp_path / "c", None, None)
@@ -226,7 +226,7 @@ def test_a_file_s_way_to_name_folders_takes_the_place_of_its_base_s(tmp_path: Pa
     assert (data.dir, data.train_dir, data.validation_dir) == (None, tmp_path / "d", None)
 
 
-def test_epochs_are_the_sum_of_the_phases_and_another_number_changes_the_last_one(tmp_path: Path) -> None:
+def test_epochs_are_the_sum_of_the_phases_and_setting_them_changes_the_last_phase(tmp_path: Path) -> None:
     path = write(tmp_path, "train: {phases: [{epochs: 5, freeze: backbone}, {epochs: 20, learning_rate: 1e-4}]}")
     config = load_config(path).config
     assert config.train.epochs == 25
@@ -241,7 +241,7 @@ def test_epochs_are_the_sum_of_the_phases_and_another_number_changes_the_last_on
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_options_that_a_head_on_the_command_line_lacks_are_dropped_with_one_note(tmp_path: Path, head: str) -> None:
+def test_options_that_a_command_line_head_lacks_are_dropped_with_one_note(tmp_path: Path, head: str) -> None:
     given = {"pre_pool": 2, "pooling": "valid", "constraint": "none", "initializer": "paper", "dropout": 0.25}
     path = write(tmp_path, dump_yaml({"model": {"head": {"name": "wise", **given}}}))
     loaded = load_config(path, [head_option(head)])
@@ -251,7 +251,7 @@ def test_options_that_a_head_on_the_command_line_lacks_are_dropped_with_one_note
     assert loaded.config.model.head.dropout == 0.25
 
 
-def test_an_optimizer_named_by_set_drops_what_it_lacks_too() -> None:
+def test_options_that_an_optimizer_named_by_set_lacks_are_dropped_with_one_note() -> None:
     loaded = load_config(
         None, [parse_set("train.optimizer={name: sgd, momentum: 0.5}"), parse_set("train.optimizer.name=adam")]
     )
@@ -260,13 +260,13 @@ def test_an_optimizer_named_by_set_drops_what_it_lacks_too() -> None:
     assert "the optimizer 'adam' has no momentum" in loaded.notes[0]
 
 
-def test_a_mapping_given_as_a_setting_stays_as_it_is() -> None:
+def test_mapping_passed_as_a_setting_is_not_modified() -> None:
     given: dict[str, Any] = {"epochs": 3}
     config = load_config(None, [Override(("train",), given, "a"), Override(("train", "epochs"), 5, "b")]).config
     assert (config.train.epochs, given) == (5, {"epochs": 3})
 
 
-def test_what_does_not_show_itself_is_escaped_in_a_written_config_and_reads_back(tmp_path: Path) -> None:
+def test_unprintable_characters_are_escaped_when_written_and_read_back(tmp_path: Path) -> None:
     names = ["\u202egnp", "a\nb\x1b", "\u2028", "\U000e0001", "\U0001f63a", os.fsdecode(b"\xff"), "  x \u200f  y"]
     tree = {"train": {"class_weights": dict.fromkeys(names, 1.0)}, "data": {"dir": "/" + "".join(names)}}
     text = dump_yaml(tree)
@@ -274,7 +274,7 @@ def test_what_does_not_show_itself_is_escaped_in_a_written_config_and_reads_back
     assert read_yaml(text, origin="again").value == tree
 
 
-def test_a_setting_below_a_word_replaces_the_word_by_a_mapping() -> None:
+def test_nested_setting_replaces_a_word_with_a_mapping() -> None:
     config = load_config(
         None, [parse_set("train.class_weights=balanced"), parse_set("train.class_weights.no=2")]
     ).config
@@ -289,7 +289,7 @@ def test_an_operation_is_added_to_those_of_the_preset(preset: str | None) -> Non
     assert config.augmentation.model_dump(exclude_defaults=True) == expected
 
 
-def test_a_mapping_in_a_file_is_all_of_the_augmentation(tmp_path: Path) -> None:
+def test_mapping_in_a_file_replaces_the_default_augmentation(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("augment: {mixup: 0.2}\n", encoding="utf-8")
     assert load_config(path).config.augmentation.model_dump(exclude_defaults=True) == {"mixup": 0.2}
@@ -305,7 +305,7 @@ def test_a_mapping_in_a_file_is_all_of_the_augmentation(tmp_path: Path) -> None:
         ("猫" * 80, None),
     ],
 )
-def test_a_run_s_default_name_is_made_of_the_source(tmp_path: Path, name: str, expected: str | None) -> None:
+def test_default_run_name_is_derived_from_the_source(tmp_path: Path, name: str, expected: str | None) -> None:
     (tmp_path / name).mkdir()
     found = load_config(tmp_path / name).default_name
     assert found == expected or (expected is None and found.endswith("-wise"))
@@ -314,7 +314,7 @@ def test_a_run_s_default_name_is_made_of_the_source(tmp_path: Path, name: str, e
     assert Config(name=found).name == found
 
 
-def test_a_run_of_a_config_is_called_after_the_file_and_of_a_run_s_config_after_the_folder(tmp_path: Path) -> None:
+def test_run_is_named_after_its_config_file_or_the_images_for_config_yaml(tmp_path: Path) -> None:
     text = "data: {dir: photos}\nmodel: {head: {name: gap}}"
     assert load_config(write(tmp_path, text, "quick.yaml")).default_name == "quick-gap"
     assert load_config(write(tmp_path, text)).default_name == "photos-gap"
@@ -322,14 +322,16 @@ def test_a_run_of_a_config_is_called_after_the_file_and_of_a_run_s_config_after_
 
 
 @pytest.mark.parametrize(("name", "error"), [("gone", DataError), ("a.txt", UsageError), ("a.keras", UsageError)])
-def test_a_source_that_is_no_config_or_folder_is_refused(tmp_path: Path, name: str, error: type[Exception]) -> None:
+def test_source_that_is_neither_config_nor_folder_is_rejected(
+    tmp_path: Path, name: str, error: type[Exception]
+) -> None:
     if name != "gone":
         (tmp_path / name).touch()
     with pytest.raises(error, match=name):
         load_config(tmp_path / name)
 
 
-def test_augmentations_are_what_the_documentation_says() -> None:
+def test_augmentation_presets_match_the_documentation() -> None:
     paper = AUGMENTATIONS["paper"]
     assert (paper.horizontal_flip, paper.vertical_flip, paper.rotation, paper.zoom) == (True, True, 360, 0.2)
     assert (paper.shift, paper.channel_shift, paper.brightness) == (0.1, 50, (0, 1.2))
@@ -338,17 +340,17 @@ def test_augmentations_are_what_the_documentation_says() -> None:
     assert not AUGMENTATIONS["none"].model_dump(exclude_defaults=True)
 
 
-def test_the_json_schema_accepts_the_defaults_and_the_example_and_a_file_that_extends() -> None:
+def test_json_schema_accepts_the_defaults_the_example_and_extends() -> None:
     assert complaints(Config().to_dict()) == []
     assert complaints(read_yaml(EXAMPLE, origin="example").value) == []
     assert complaints({"extends": "base.yaml", "seed": 1}) == []
 
 
-# Whatever the tree, a config or a ConfigError.
+# Arbitrary trees
 
 
 def loaded_or_refused(load: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """Return what `load` gives, or the lines of its `ConfigError`."""
+    """Return the result of `load`, or the lines of its `ConfigError`."""
     try:
         return load(), []
     except ConfigError as error:
@@ -366,7 +368,7 @@ def test_any_tree_is_a_config_or_a_config_error(tree: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("table", [HEADS, SCHEDULES])
-def test_every_row_of_a_table_can_be_named_in_a_config(table: dict[str, Any]) -> None:
+def test_every_head_and_schedule_can_be_named_in_a_config(table: dict[str, Any]) -> None:
     path = "model.head" if table is HEADS else "train.schedule"
     for name in table:
         config = load_config(None, [parse_set(f"{path}={{name: {name}}}")]).config

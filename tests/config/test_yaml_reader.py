@@ -15,15 +15,13 @@ from wisesr_cli.config.schema import dump_yaml
 from wisesr_cli.config.yaml_reader import MAX_BYTES, read_yaml, read_yaml_file
 from wisesr_cli.errors import ConfigError
 
-# What is refused: the text, line and column of the complaint, and a word of it.
-
 
 def read(text: str) -> Any:
     return read_yaml(text, origin="config.yaml").value
 
 
 def refusal(read_it: Callable[[], Any]) -> str | None:
-    """Return the message of the `ConfigError` that reading ends in, None when it ends well."""
+    """Return the message of the `ConfigError` that reading raises, or None."""
     try:
         read_it()
     except ConfigError as error:
@@ -33,7 +31,7 @@ def refusal(read_it: Callable[[], Any]) -> str | None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_refused_is_refused_at_once_with_line_and_column(case: str) -> None:
+def test_rejected_yaml_is_reported_with_line_and_column(case: str) -> None:
     text, line, column, word = REFUSED[case]
     with pytest.raises(ConfigError) as caught:
         read(text)
@@ -48,7 +46,7 @@ def test_what_is_refused_is_refused_at_once_with_line_and_column(case: str) -> N
     "text",
     ["[" + "1," * 32_000 + "]", "- 1\n" * 16_000, "k: {a: 1}\n" * 6_000, "{" * 10 + "a: 1," * 12_000, "x " * 32_000],
 )
-def test_the_largest_files_take_less_than_a_second(text: str) -> None:
+def test_largest_files_are_read_or_rejected_with_a_location(text: str) -> None:
     assert len(text) <= MAX_BYTES
     complaint = refusal(lambda: read(text))
     assert complaint is None or re.match(r"config\.yaml:\d+:\d+: ", complaint)
@@ -68,22 +66,22 @@ VALUES: dict[str, object] = {
 
 
 @pytest.mark.parametrize(("text", "value"), VALUES.items())
-def test_plain_values_mean_what_yaml_1_2_says(text: str, value: object) -> None:
+def test_plain_scalars_follow_yaml_1_2(text: str, value: object) -> None:
     found = read(text)
     assert found == value
     assert type(found) is type(value)
 
 
 @pytest.mark.parametrize("word", ["no", "yes", "on", "off", "true", "null", "~", "1", "1e-3", "y", "N"])
-def test_a_key_is_always_text_so_that_a_class_may_be_called_no(word: str) -> None:
+def test_keys_are_always_text_so_a_class_can_be_named_no(word: str) -> None:
     assert read(f"train:\n  class_weights: {{{word}: 2}}") == {"train": {"class_weights": {word: 2}}}
 
 
-def test_a_merge_key_is_a_key_like_any_other() -> None:
+def test_merge_key_is_an_ordinary_key() -> None:
     assert read("a: &a {b: 1}\nc: {<<: *a}") == {"a": {"b": 1}, "c": {"<<": {"b": 1}}}
 
 
-def test_every_key_and_item_has_its_place() -> None:
+def test_every_key_and_item_has_a_location() -> None:
     document = read_yaml("a: 1\nb:\n  c:\n    - x\n    - d: 2\n", origin="f")
     assert document.places[("a",)] == "f:1"
     assert document.places[("b", "c")] == "f:3"
@@ -91,7 +89,7 @@ def test_every_key_and_item_has_its_place() -> None:
     assert document.places[("b", "c", 1, "d")] == "f:5"
 
 
-def test_an_origin_with_escape_sequences_is_shown_with_escapes() -> None:
+def test_escape_sequences_in_the_origin_are_escaped() -> None:
     with pytest.raises(ConfigError, match=r"^a\\x1b\[31m\\n\.yaml:1:4: ") as caught:
         read_yaml("a: .nan", origin="a\x1b[31m\n.yaml")
     assert shows_itself(str(caught.value))
@@ -107,7 +105,9 @@ def test_an_origin_with_escape_sequences_is_shown_with_escapes() -> None:
         (b"#" * (MAX_BYTES + 1), r":1:1: larger than 64 KB"),
     ],
 )
-def test_a_file_that_is_no_page_of_text_is_refused(tmp_path: Path, content: bytes, place: str) -> None:
+def test_invalid_text_or_an_oversized_file_is_rejected_with_its_location(
+    tmp_path: Path, content: bytes, place: str
+) -> None:
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=re.escape(str(path)) + place):
@@ -120,7 +120,7 @@ def test_a_file_of_exactly_64_kb_is_read(tmp_path: Path) -> None:
     assert read_yaml_file(path).value == {"a": 1}
 
 
-def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path: Path) -> None:
+def test_byte_order_mark_and_windows_line_endings_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\r\nb: [x, y]\r\n")
     document = read_yaml_file(path)
@@ -129,7 +129,7 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", "folder.yaml"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+def test_unreadable_file_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.yaml").mkdir()
     with pytest.raises(ConfigError, match=f"{name}: cannot be read"):
         read_yaml_file(tmp_path / name)
@@ -141,13 +141,15 @@ YAML_LIKE = st.text(
 
 
 @given(st.text() | YAML_LIKE)
-def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
+def test_any_text_is_read_or_rejected_with_a_location(text: str) -> None:
     complaint = refusal(lambda: read(text))
     assert complaint is None or (shows_itself(complaint) and re.match(r"config\.yaml:\d+:\d+: .", complaint))
 
 
 @given(st.binary() | YAML_LIKE.map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_any_bytes_are_read_or_refused_with_a_place(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_bytes_are_read_or_rejected_with_a_location(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_bytes(content)
     complaint = refusal(lambda: read_yaml_file(path))
@@ -166,7 +168,7 @@ TREES = st.recursive(
 
 
 @given(TREES)
-def test_what_dump_yaml_writes_reads_back_the_same(tree: Any) -> None:
+def test_dump_yaml_output_reads_back_unchanged(tree: Any) -> None:
     found = read(dump_yaml(tree))
     assert found == tree
     assert repr(found) == repr(tree)  # 1 is not 1.0 and not True, and -0.0 is not 0.0

@@ -31,12 +31,12 @@ def refused(root: Path, **options: object) -> str:
     return message
 
 
-def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
+def test_two_folders_for_one_split_are_rejected(tmp_path: Path) -> None:
     make_folder(tmp_path, {f"{split}/{name}": 2 for split in ("train", "val", "validation") for name in "ab"})
     assert "val/ and validation/ both hold the split 'validation'" in refused(tmp_path)
 
 
-def test_train_alone_gives_validation_by_fraction(tmp_path: Path) -> None:
+def test_missing_validation_is_split_from_train_by_fraction(tmp_path: Path) -> None:
     make_folder(tmp_path, {"train/a": 10, "train/b": 5, "test/a": 2})
     index = built(tmp_path)
     assert index.counts("validation").tolist() == [2, 1]
@@ -54,7 +54,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert built(tmp_path).class_names == ("bus", "train", "tram")
 
 
-def test_splits_may_be_named_one_by_one(tmp_path: Path) -> None:
+def test_split_folders_can_be_named_individually(tmp_path: Path) -> None:
     make_folder(tmp_path, {"here/a": 3, "here/b": 3, "there/x/a": 2})
     data = Data(train_dir=tmp_path / "here", validation_dir=tmp_path / "there" / "x")
     index = build_index(data, seed=0, listener=Silent())
@@ -62,17 +62,17 @@ def test_splits_may_be_named_one_by_one(tmp_path: Path) -> None:
     assert index.splits["validation"].paths == ("there/x/a/000.png", "there/x/a/001.png")
 
 
-def test_a_file_in_place_of_a_folder_is_refused_with_the_layout_expected(tmp_path: Path) -> None:
+def test_file_instead_of_a_folder_is_rejected_with_the_expected_layout(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"")
     assert re.search(r"/data.*Expected one folder per class", refused(tmp_path / "data"))
 
 
-def test_split_folders_without_training_are_refused(tmp_path: Path) -> None:
+def test_split_folders_without_training_are_rejected(tmp_path: Path) -> None:
     make_folder(tmp_path, {"val/a": 1, "val/b": 1, "test/a": 1})
     assert "no folder train/" in refused(tmp_path)
 
 
-def test_files_with_unlisted_suffixes_are_counted(tmp_path: Path) -> None:
+def test_ignored_files_are_counted_by_reason(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 3, "b": 3})
     for name in ("a/x.txt", "a/y.txt", "b/labels.csv", "README"):
         (tmp_path / name).write_bytes(b"x")
@@ -104,7 +104,7 @@ NAMES = [
 ]
 
 
-def test_unreadable_images_are_named_with_reasons_and_the_way_out(tmp_path: Path) -> None:
+def test_unreadable_images_are_named_with_reasons_and_a_remedy(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 5, "b": 5})
     (tmp_path / "a" / "zero.jpg").write_bytes(b"")
     (tmp_path / "b" / "text.jpg").write_bytes(b"hello")
@@ -115,18 +115,18 @@ def test_unreadable_images_are_named_with_reasons_and_the_way_out(tmp_path: Path
     assert "--set data.on_error=skip" in message
 
 
-def test_a_class_whose_images_are_all_unreadable_is_refused(tmp_path: Path) -> None:
+def test_class_whose_images_are_all_unreadable_is_rejected(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 3, "b": 3, "c": 0})
     (tmp_path / "c" / "zero.jpg").write_bytes(b"")
     assert "without a readable image: c" in refused(tmp_path, on_error="skip")
 
 
-def test_validation_class_that_training_lacks_is_refused(tmp_path: Path) -> None:
+def test_validation_class_that_training_lacks_is_rejected(tmp_path: Path) -> None:
     make_folder(tmp_path, {"train/a": 2, "train/b": 2, "val/a": 2, "val/zebra": 2})
     assert "zebra" in refused(tmp_path)
 
 
-def test_files_that_differ_only_in_the_middle_are_no_duplicates(tmp_path: Path) -> None:
+def test_files_that_differ_only_in_the_middle_are_not_duplicates(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 2, "b": 2})
     pixels = np.zeros((100, 100, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a" / "x.bmp")
@@ -135,7 +135,7 @@ def test_files_that_differ_only_in_the_middle_are_no_duplicates(tmp_path: Path) 
     assert find_duplicates(built(tmp_path), Silent()) == ()
 
 
-def test_the_second_scan_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_scan_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(tmp_path, {"a": 5, "b": 5})
     first = built(tmp_path)
     monkeypatch.setattr("wisesr_cli.images.decoding.read_header", lambda *_: pytest.fail("a header was read"))
@@ -150,7 +150,7 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
-def test_a_damaged_memory_of_the_scan_is_ignored(damage: str, tmp_path: Path, caches_of_this_test: Path) -> None:
+def test_damaged_scan_cache_is_ignored(damage: str, tmp_path: Path, caches_of_this_test: Path) -> None:
     make_folder(tmp_path, {"a": 5, "b": 5})
     first = built(tmp_path)
     memories = list(caches_of_this_test.glob("scans/*.npz"))
@@ -162,20 +162,20 @@ def test_a_damaged_memory_of_the_scan_is_ignored(damage: str, tmp_path: Path, ca
     assert built(tmp_path).record() == first.record()
 
 
-def test_a_cache_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_cache_folder_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(tmp_path / "data", {"a": 5, "b": 5})
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("WISESR_CACHE_DIR", str(tmp_path / "file" / "inside"))
     assert len(built(tmp_path / "data").splits) == 2
 
 
-def test_a_file_put_in_the_place_of_one_with_its_size_and_date_is_read_again(tmp_path: Path) -> None:
+def test_file_replaced_by_one_of_the_same_size_and_date_is_read_again(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 5, "b": 5})
     for name, color in (("a/x.bmp", 10), ("b/x.bmp", 200)):
         Image.new("RGB", (8, 8), (color,) * 3).save(tmp_path / name)
         os.utime(tmp_path / name, (10**9, 10**9))
     assert find_duplicates(built(tmp_path), Silent()) == ()
-    shutil.copy2(tmp_path / "a" / "x.bmp", tmp_path / "b" / "x.bmp")  # into the same inode
+    shutil.copy2(tmp_path / "a" / "x.bmp", tmp_path / "b" / "x.bmp")  # keeps the inode
     assert len(find_duplicates(built(tmp_path), Silent())) == 1
     Image.new("RGB", (8, 8), (99,) * 3).save(tmp_path / "other.bmp")
     os.utime(tmp_path / "other.bmp", (10**9, 10**9))
@@ -188,7 +188,7 @@ def known(folder: Path) -> DatasetIndex:
     return with_contents(index, index.splits, listener=Silent())
 
 
-def test_a_record_notices_added_removed_and_changed_files(tmp_path: Path) -> None:
+def test_record_detects_added_and_changed_files_and_new_classes(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 6, "b": 6})
     before = known(tmp_path)
     record = before.record()
@@ -205,10 +205,10 @@ def test_a_record_notices_added_removed_and_changed_files(tmp_path: Path) -> Non
     assert known(tmp_path).changes_since(record).lines[0] == "classes: 2 before, 3 now; new: c"
 
 
-def test_a_record_is_compared_by_content_where_it_has_it(tmp_path: Path) -> None:
+def test_record_is_compared_by_content_if_it_has_content_hashes(tmp_path: Path) -> None:
     make_folder(tmp_path / "before", {"a": 6, "b": 6})
     record = known(tmp_path / "before").record()
-    dated = built(tmp_path / "before", validation_split=0.0).record()  # as earlier versions wrote it
+    dated = built(tmp_path / "before", validation_split=0.0).record()  # as written by earlier versions
     shutil.copytree(tmp_path / "before", tmp_path / "with dates")
     shutil.copytree(tmp_path / "before", tmp_path / "without", copy_function=shutil.copyfile)
     assert known(tmp_path / "with dates").changes_since(record) == Changes((), False)
@@ -224,7 +224,7 @@ def test_a_record_is_compared_by_content_where_it_has_it(tmp_path: Path) -> None
     )
 
 
-def test_rows_give_the_index_back(tmp_path: Path) -> None:
+def test_index_is_restored_from_its_rows(tmp_path: Path) -> None:
     make_folder(tmp_path, {f"{split}/{name}": 3 for split in ("train", "test") for name in "ab"})
     index = built(tmp_path)
     again = index_from_rows(index.root, index.class_names, index.rows())
@@ -233,7 +233,7 @@ def test_rows_give_the_index_back(tmp_path: Path) -> None:
     assert np.array_equal(again.splits["train"].labels, index.splits["train"].labels)
 
 
-def test_evaluation_refuses_a_class_that_the_run_does_not_know(tmp_path: Path) -> None:
+def test_evaluation_rejects_a_class_unknown_to_the_run(tmp_path: Path) -> None:
     make_folder(tmp_path, {"cat": 2, "dogs": 3})
     with pytest.raises(DataError, match=r"dogs.*Did you mean 'dog'"):
         scan_folder_for_evaluation(tmp_path, ["cat", "dog"], on_error="fail", listener=Silent())
@@ -242,7 +242,7 @@ def test_evaluation_refuses_a_class_that_the_run_does_not_know(tmp_path: Path) -
 COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
 
 
-def test_names_that_unicode_spells_in_two_ways_are_one_across_splits_and_runs(tmp_path: Path) -> None:
+def test_class_names_match_across_splits_and_runs_despite_unicode_normalization(tmp_path: Path) -> None:
     make_folder(tmp_path, {f"train/{COMPOSED}": 4, "train/dog": 4, f"test/{DECOMPOSED}": 2, "test/dog": 1})
     index = built(tmp_path)
     assert (index.class_names, index.counts("test").tolist()) == ((COMPOSED, "dog"), [2, 1])
@@ -250,7 +250,7 @@ def test_names_that_unicode_spells_in_two_ways_are_one_across_splits_and_runs(tm
     assert (judged.class_names, judged.counts("test").tolist()) == ((COMPOSED, "dog"), [2, 1])
 
 
-def test_spaces_at_the_ends_of_names_are_seen(tmp_path: Path) -> None:
+def test_trailing_spaces_in_class_names_are_reported(tmp_path: Path) -> None:
     make_folder(tmp_path / "run", {"dog ": 1})
     with pytest.raises(DataError, match=r"does not know: 'dog '\. Did you mean 'dog'"):
         scan_folder_for_evaluation(tmp_path / "run", ["cat", "dog"], on_error="fail", listener=Silent())
@@ -258,7 +258,7 @@ def test_spaces_at_the_ends_of_names_are_seen(tmp_path: Path) -> None:
     assert "differ only in case, in leading or trailing spaces or" in refused(tmp_path / "both")
 
 
-def test_a_class_without_an_image_outside_of_training_is_a_note(tmp_path: Path) -> None:
+def test_class_without_images_in_validation_or_test_is_noted(tmp_path: Path) -> None:
     make_folder(tmp_path, {"train/a": 4, "train/b": 4, "val/a": 2, "test/b": 2})
     (tmp_path / "val" / "b").mkdir()
     heard = Heard()
@@ -267,7 +267,9 @@ def test_a_class_without_an_image_outside_of_training_is_a_note(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("splits", "expected"), [(("train", "val", "test"), "test"), (("train", "val"), "val")])
-def test_evaluation_takes_the_test_split_of_a_folder(splits: tuple[str, ...], expected: str, tmp_path: Path) -> None:
+def test_evaluation_uses_the_test_split_or_else_the_validation_split(
+    splits: tuple[str, ...], expected: str, tmp_path: Path
+) -> None:
     make_folder(tmp_path, {f"{split}/{name}": 2 for split in splits for name in "ab"})
     heard = Heard()
     index = scan_folder_for_evaluation(tmp_path, ["a", "b"], on_error="fail", listener=heard)
@@ -275,7 +277,7 @@ def test_evaluation_takes_the_test_split_of_a_folder(splits: tuple[str, ...], ex
     assert heard.notes == [f"{tmp_path} holds splits: evaluating on {expected}/"]
 
 
-def test_find_splits_says_what_it_left_out(tmp_path: Path) -> None:
+def test_find_splits_reports_ignored_folders(tmp_path: Path) -> None:
     make_folder(tmp_path, {"train/a": 1, "val/a": 1, "extra/x": 1})
     layout = find_splits(tmp_path)
     assert set(layout.folders) == {"train", "validation"}
@@ -291,4 +293,4 @@ def test_three_thousand_classes_are_indexed(tmp_path: Path) -> None:
             os.link(source, folder / f"{number}-{name}")
     index = built(tmp_path / "data", on_error="skip", validation_split=0.0)
     assert len(index.class_names) == 3000
-    assert index.counts("train").min() == 1  # both names of one real file
+    assert index.counts("train").min() == 1  # both names refer to one file

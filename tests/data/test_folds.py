@@ -1,4 +1,4 @@
-"""Every training image is held out once, and nothing of a fold is in what it is held out of."""
+"""Every training image is held out exactly once, and held-out images or groups never leak into training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def options(seed: int = 0, regex: str | None = PATIENT) -> SplitOptions:
 
 
 @pytest.mark.parametrize("strategy", FOLDERS)
-def test_the_same_seed_gives_the_same_folds_in_whatever_order_files_come(strategy: str) -> None:
+def test_folds_depend_on_the_seed_and_not_on_the_order_of_files(strategy: str) -> None:
     folds = choose_folds(strategy, IMAGES, options(), 5)
     order = np.random.default_rng(5).permutation(len(PATHS))
     assert np.array_equal(folds[order], choose_folds(strategy, IMAGES.taken(order), options(), 5))
@@ -36,14 +36,14 @@ def test_the_same_seed_gives_the_same_folds_in_whatever_order_files_come(strateg
 
 
 @pytest.mark.parametrize("count", [2, 5, 7])
-def test_stratified_folds_differ_by_at_most_one_image_of_each_class_and_in_all(count: int) -> None:
+def test_stratified_folds_differ_by_at_most_one_image_per_class_and_in_total(count: int) -> None:
     folds = choose_folds("stratified", IMAGES, options(), count)
     table = np.array([np.bincount(folds[label == LABELS], minlength=count) for label in range(3)])
     assert np.ptp(table, axis=1).max() <= 1
     assert np.ptp(table.sum(axis=0)) <= 1
 
 
-def test_folds_by_hash_never_move_a_file_when_others_come_or_go() -> None:
+def test_hash_folds_never_move_a_file_when_others_are_added_or_removed() -> None:
     folds = choose_folds("hash", IMAGES, options(), 5)
     assert np.array_equal(folds[::3], choose_folds("hash", IMAGES.taken(np.arange(0, len(PATHS), 3)), options(), 5))
     assert np.bincount(folds).min() > 40
@@ -65,7 +65,7 @@ def test_unequal_groups_are_spread_about_as_evenly_as_by_scikit_learn() -> None:
 
 
 def unevenness(folds: np.ndarray, labels: np.ndarray) -> float:
-    """Return the largest distance of a class's share in a fold from a fifth."""
+    """Return the largest deviation from a fifth of any class's share in any fold."""
     shares = [np.bincount(folds[labels == label], minlength=5) / (labels == label).sum() for label in range(3)]
     return float(np.abs(np.array(shares) - 0.2).max())
 
@@ -86,7 +86,7 @@ def test_every_image_is_held_out_once_and_validation_comes_from_the_other_folds(
     assert sorted(held) == sorted(PATHS)
 
 
-def test_a_named_group_stays_together_whatever_the_strategy() -> None:
+def test_named_groups_stay_together_without_the_group_strategy() -> None:
     images = Split(PATHS, LABELS, groups=tuple(path[4:14] for path in PATHS))
     parts = splits_for_training(DataConfig(fold="0/5", validation_split=0), {"train": images}, CLASSES, seed=0)
     train, held = (set(parts[name].groups or ()) for name in ("train", "test"))
@@ -94,7 +94,7 @@ def test_a_named_group_stays_together_whatever_the_strategy() -> None:
     assert not train & held
 
 
-def test_validation_images_of_their_own_stay_and_test_images_are_left_alone(tmp_path: Path) -> None:
+def test_folds_keep_the_validation_folder_and_ignore_the_test_folder(tmp_path: Path) -> None:
     counts = {f"{split}/{name}": 6 for split in ("train", "validation", "test") for name in ("a", "b")}
     data = Data(dir=make_folder(tmp_path / "photos", counts), fold="1/3")
     index = build_index(data, seed=0, listener=Heard())
@@ -104,7 +104,7 @@ def test_validation_images_of_their_own_stay_and_test_images_are_left_alone(tmp_
     assert check_folds(data, index, (0, 1)) == 12
 
 
-def test_a_class_too_small_for_the_folds_is_refused_with_counts() -> None:
+def test_class_too_small_for_the_folds_is_rejected_with_counts() -> None:
     images = Split(("a/1", "a/2", "a/3", "b/1", "b/2"), np.array([0, 0, 0, 1, 1]))
     small = SplitOptions(0.2, 0, ("a", "b"))
     assert len(choose_folds("stratified", images, small, 2)) == 5
@@ -112,7 +112,7 @@ def test_a_class_too_small_for_the_folds_is_refused_with_counts() -> None:
         choose_folds("stratified", images, small, 3, sides=2)
 
 
-def test_too_few_groups_and_empty_folds_are_refused() -> None:
+def test_too_few_groups_and_empty_folds_are_rejected() -> None:
     with pytest.raises(DataError, match="finds 20 groups in 309 images; a split needs at least 21"):
         choose_folds("group", IMAGES, options(), 21)
     groups = SplitOptions(0.2, 0, CLASSES, groups=("x", "y", "z"))
@@ -122,7 +122,7 @@ def test_too_few_groups_and_empty_folds_are_refused() -> None:
         choose_folds("hash", Split(("1", "2", "3"), LABELS[:3]), options(), 9)
 
 
-def test_a_fold_that_only_another_seed_makes_impossible_is_found_beforehand(tmp_path: Path) -> None:
+def test_check_folds_rejects_seeds_that_make_a_fold_impossible(tmp_path: Path) -> None:
     data = Data(dir=make_folder(tmp_path, {"a": 4, "b": 4}), split_strategy="hash", fold="0/3", validation_split=0.3)
     failing = []
     for seed in range(30):
@@ -134,7 +134,7 @@ def test_a_fold_that_only_another_seed_makes_impossible_is_found_beforehand(tmp_
 
 
 @pytest.mark.parametrize("fold", ["3", "5/5", "0/1", "0/101", "-1/3", "a/b"])
-def test_what_is_no_fold_is_named_with_an_example(fold: str) -> None:
+def test_invalid_fold_is_rejected_with_an_example(fold: str) -> None:
     import wisesr_cli
 
     with pytest.raises(ConfigError, match=r"data\.fold.*0/5 is the first of five"):

@@ -40,13 +40,13 @@ def type_in(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
 
 
-def test_a_named_file_is_given_as_typed_whatever_it_is(here: Path) -> None:
+def test_named_files_are_returned_exactly_as_typed(here: Path) -> None:
     make("a.jpg", "notes.txt", ".hidden.png")
     typed = ["./a.jpg", "notes.txt", ".hidden.png", str(here / "a.jpg"), "gone.jpg", "a.jpg", "a.jpg"]
     assert found(*typed) == typed
 
 
-def test_a_folder_gives_its_images_sorted_then_those_of_its_folders() -> None:
+def test_folder_yields_its_sorted_images_then_those_of_its_subfolders() -> None:
     make(*(f"p/{name}" for name in ("b.JPG", "a.png", "10.webp", "2.tiff", "notes.txt", "q.eps")))
     make("p/z/y/c.gif", "p/z/b.bmp", "p/a/d.jpeg")
     expected = ["p/10.webp", "p/2.tiff", "p/a.png", "p/b.JPG", "p/a/d.jpeg", "p/z/b.bmp", "p/z/y/c.gif"]
@@ -54,12 +54,12 @@ def test_a_folder_gives_its_images_sorted_then_those_of_its_folders() -> None:
     assert found("./p")[0] == "./p/10.webp"
 
 
-def test_hidden_files_and_folders_in_a_folder_are_passed_over() -> None:
+def test_hidden_files_and_system_folders_are_skipped() -> None:
     make("p/a.png", "p/.b.png", "p/._a.png", "p/.cache/c.png", "p/lost+found/d.png", "p/@Recycle/e.png")
     assert found("p") == ["p/a.png"]
 
 
-def test_links_to_other_folders_are_followed_once_and_those_to_its_own_never() -> None:
+def test_folder_links_are_followed_once_and_never_within_the_same_folder() -> None:
     make("p/a.png", "p/own/b.png", "q/d.png", "q/in/e.png")
     for name, target in {"up": "..", "loop": ".", "self": "own", "there": "../q", "thereagain": "../q"}.items():
         Path("p", name).symlink_to(target)
@@ -74,35 +74,35 @@ def test_links_to_other_folders_are_followed_once_and_those_to_its_own_never() -
     assert found("linked")[0] == "linked/d.png"
 
 
-def test_inputs_come_in_the_order_typed() -> None:
+def test_inputs_keep_the_order_typed() -> None:
     make("p/a.png", "b.png", "c.png")
     assert found("c.png", "p", "b.png") == ["c.png", "p/a.png", "b.png"]
 
 
-def test_a_glob_gives_its_matches_sorted_and_folders_expanded() -> None:
+def test_glob_yields_sorted_matches_and_expands_folders() -> None:
     make("p/b1.png", "p/a1.png", "p/c.txt", "p/b2/x.png", "p/b2/x.txt")
     assert found("p/*1.png") == ["p/a1.png", "p/b1.png"]
     assert found("p/b*") == ["p/b1.png", "p/b2/x.png"]
     assert found("p/[ab]1.png") == ["p/a1.png", "p/b1.png"]
 
 
-def test_a_recursive_glob_gives_every_image_once() -> None:
+def test_recursive_glob_yields_every_image_once() -> None:
     make("p/a.png", "p/q/b.png", "p/q/r/c.png")
     assert sorted(found("p/**")) == sorted(found("p/**/*")) == ["p/a.png", "p/q/b.png", "p/q/r/c.png"]
     assert found("p/**/*.png") == ["p/a.png", "p/q/b.png", "p/q/r/c.png"]
 
 
-def test_a_file_with_the_name_of_a_pattern_is_taken_for_itself() -> None:
+def test_file_whose_name_looks_like_a_pattern_is_taken_literally() -> None:
     make("a[1].png", "a1.png", "what?.png")
     assert found("a[1].png", "what?.png") == ["a[1].png", "what?.png"]
 
 
-def test_a_pattern_that_matches_nothing_is_an_error_that_shows_it() -> None:
+def test_pattern_without_matches_is_an_error_that_shows_it() -> None:
     with pytest.raises(DataError, match=r"^\*\\x1b\.png: matches no file$"):
         found("*\x1b.png")
 
 
-def test_a_subfolder_that_cannot_be_read_is_an_input_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_subfolder_is_yielded_as_an_input(monkeypatch: pytest.MonkeyPatch) -> None:
     make("photos/a.png", "photos/private/b.png", "photos/z/c.png")
     scandir = os.scandir
 
@@ -117,7 +117,7 @@ def test_a_subfolder_that_cannot_be_read_is_an_input_itself(monkeypatch: pytest.
         list(find_inputs(["photos/private"]))
 
 
-def test_a_folder_without_images_gives_nothing_and_nothing_at_all_is_an_error() -> None:
+def test_folder_without_images_yields_nothing_and_no_images_at_all_is_an_error() -> None:
     make("p/notes.txt")
     assert found("p") == []
     with pytest.raises(DataError, match="no image to label"):
@@ -125,7 +125,7 @@ def test_a_folder_without_images_gives_nothing_and_nothing_at_all_is_an_error() 
     assert list(not_empty(["a", "b"])) == ["a", "b"]
 
 
-def test_no_input_is_no_folder() -> None:
+def test_empty_input_is_not_taken_for_a_folder() -> None:
     make("a.png")
     assert found("") == [""]
 
@@ -144,7 +144,7 @@ def test_no_input_is_no_folder() -> None:
         (b"\xef\xbb", ["\udcef\udcbb"]),
     ],
 )
-def test_paths_come_as_they_are_listed(monkeypatch: pytest.MonkeyPatch, content: bytes, expected: list[str]) -> None:
+def test_listed_paths_are_taken_literally(monkeypatch: pytest.MonkeyPatch, content: bytes, expected: list[str]) -> None:
     type_in(monkeypatch, content)
     assert found("-") == expected
     Path("list.txt").write_bytes(content)
@@ -152,19 +152,19 @@ def test_paths_come_as_they_are_listed(monkeypatch: pytest.MonkeyPatch, content:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le"])
-def test_a_list_in_utf_16_is_an_error_that_says_so(encoding: str) -> None:
+def test_list_in_utf_16_is_an_error_that_suggests_conversion(encoding: str) -> None:
     Path("list.txt").write_bytes("\ufeffa.png\nb.png\n".encode(encoding))
     with pytest.raises(DataError, match=r"^list\.txt: in UTF-16; convert it to UTF-8: iconv"):
         found(from_file="list.txt")
 
 
-def test_the_mark_of_utf_8_may_come_in_pieces(pipe: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_utf_8_byte_order_mark_may_arrive_in_pieces(pipe: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with os.fdopen(os.dup(pipe), "wb", buffering=0) as writer:
         threading.Thread(target=lambda: [writer.write(b"%c" % byte) for byte in b"\xef\xbb\xbfa.png\n"]).start()
         assert next(find_inputs(["-"])) == "a.png"
 
 
-def test_a_folder_with_brackets_in_its_name_stands_for_itself_in_a_pattern() -> None:
+def test_folder_with_brackets_in_its_name_is_literal_within_a_pattern() -> None:
     make("photos [1]/a.png", "photos [1]/in/b.png", "photos 1/c.png", "d[e]/f.png")
     assert found("photos [1]/*.png") == ["photos [1]/a.png"]
     assert found("photos [1]/**/*.png") == ["photos [1]/a.png", "photos [1]/in/b.png"]
@@ -173,7 +173,7 @@ def test_a_folder_with_brackets_in_its_name_stands_for_itself_in_a_pattern() -> 
     assert found("photos[ ][1]/*.png") == ["photos 1/c.png"]
 
 
-def test_paths_separated_by_nul_may_hold_line_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_null_separated_paths_may_contain_line_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
     content = b"a\nb.png\0c\r\0\0d.png"
     type_in(monkeypatch, content)
     assert found("-", null_separated=True) == ["a\nb.png", "c\r", "d.png"]
@@ -181,20 +181,20 @@ def test_paths_separated_by_nul_may_hold_line_feeds(monkeypatch: pytest.MonkeyPa
     assert found(from_file="list", null_separated=True) == ["a\nb.png", "c\r", "d.png"]
 
 
-def test_arguments_standard_input_and_a_list_go_together_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_standard_input_and_a_list_are_combined_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     type_in(monkeypatch, b"b.png\n")
     Path("list").write_bytes(b"d.png\n")
     assert found("a.png", "-", "c.png", from_file="list") == ["a.png", "b.png", "c.png", "d.png"]
 
 
 @given(st.lists(st.binary(min_size=1, max_size=9).filter(lambda name: b"\0" not in name), max_size=30))
-def test_names_survive_a_list_separated_by_nul(tmp_path_factory: pytest.TempPathFactory, names: list[bytes]) -> None:
+def test_any_name_survives_a_null_separated_list(tmp_path_factory: pytest.TempPathFactory, names: list[bytes]) -> None:
     path = tmp_path_factory.getbasetemp() / "list"
     path.write_bytes(b"\0".join(names))
     assert [os.fsencode(name) for name in find_inputs([], from_file=str(path), null_separated=True)] == names
 
 
-def test_a_list_longer_than_a_block_is_cut_at_no_wrong_place() -> None:
+def test_list_longer_than_a_block_is_split_correctly() -> None:
     names = [f"{number:05}-{'x' * (number % 97)}.png" for number in range(5000)]
     Path("list").write_text("\n".join(names), encoding="ascii")
     assert found(from_file="list") == names
@@ -210,7 +210,7 @@ def test_names_that_are_not_utf_8_are_found_and_keep_their_bytes(here: Path) -> 
     assert os.fsencode(found("p")[0]) == b"p/\xff\xfe.png"
 
 
-def test_a_list_that_cannot_be_read_is_an_error_that_names_it() -> None:
+def test_unreadable_list_is_an_error_that_names_it() -> None:
     with pytest.raises(DataError, match=r"gone\\n\.txt: cannot be read: No such file"):
         found(from_file="gone\n.txt")
     Path("folder").mkdir()
@@ -218,7 +218,7 @@ def test_a_list_that_cannot_be_read_is_an_error_that_names_it() -> None:
         found(from_file="folder")
 
 
-def test_inputs_are_found_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_are_found_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
     make("a.png")
     paths = find_inputs(["a.png", "*.nothing"])
     assert next(paths) == "a.png"
@@ -226,7 +226,7 @@ def test_inputs_are_found_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
         next(paths)
 
 
-def test_folders_in_folders_as_deep_as_a_path_can_be_are_read(here: Path) -> None:
+def test_folders_nested_to_the_maximum_path_length_are_read(here: Path) -> None:
     depth = 0
     try:
         while True:
@@ -241,19 +241,19 @@ def test_folders_in_folders_as_deep_as_a_path_can_be_are_read(here: Path) -> Non
         assert found("d") == ["d/" * depth + "a.png"]
     finally:
         os.chdir(here)
-        subprocess.run(["rm", "-r", "d"], check=True)  # too deep for Python's own way
+        subprocess.run(["rm", "-r", "d"], check=True)  # too deep for shutil.rmtree
 
 
 @pytest.fixture
 def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Let standard input be a pipe; give the end that is written to."""
+    """Make standard input a pipe and yield its write end."""
     read_end, write_end = os.pipe()
     with open(read_end, encoding="utf-8") as standard_input:  # noqa: PTH123
         monkeypatch.setattr(sys, "stdin", standard_input)
         yield write_end
 
 
-def test_a_pipe_says_whether_the_next_path_is_there(pipe: int) -> None:
+def test_ready_tells_whether_the_next_path_has_arrived_in_a_pipe(pipe: int) -> None:
     paths = find_inputs(["first.png", "-"])
     assert next(paths) == "first.png"
     os.write(pipe, b"a.png\nb.png\nc.p")
@@ -272,7 +272,7 @@ def test_a_pipe_says_whether_the_next_path_is_there(pipe: int) -> None:
 
 
 @pytest.mark.parametrize("before", ["first.png", "folder", "f*.png"])
-def test_what_stands_before_a_pipe_does_not_wait_for_it(pipe: int, before: str) -> None:
+def test_inputs_before_a_pipe_do_not_wait_for_it(pipe: int, before: str) -> None:
     make("first.png", "folder/a.png")
     paths = find_inputs([before, "-", "last.png"])
     assert next(paths) in {"first.png", "folder/a.png"}
@@ -287,7 +287,7 @@ def test_what_stands_before_a_pipe_does_not_wait_for_it(pipe: int, before: str) 
     assert list(paths) == ["last.png"]
 
 
-def test_what_stands_before_a_named_pipe_does_not_wait_for_whoever_opens_it() -> None:
+def test_inputs_before_a_named_pipe_do_not_wait_for_its_writer() -> None:
     os.mkfifo("list")
     paths = find_inputs(["a.png", "b.png"], from_file="list")
     assert next(paths) == "a.png"
@@ -299,13 +299,13 @@ def test_what_stands_before_a_named_pipe_does_not_wait_for_whoever_opens_it() ->
     assert list(paths) == []
 
 
-def test_a_pipe_that_does_not_block_is_read_to_its_end(pipe: int) -> None:
+def test_non_blocking_pipe_is_read_to_its_end(pipe: int) -> None:
     os.set_blocking(sys.stdin.fileno(), False)
     threading.Timer(0.1, lambda: (os.write(pipe, b"a.png\n"), os.close(pipe))).start()
     assert found("-") == ["a.png"]
 
 
-def test_lists_of_files_and_the_disk_are_always_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_without_a_pipe_are_always_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     make("p/a.png")
     Path("list").write_bytes(b"a.png\nb.png\n")
     type_in(monkeypatch, b"c.png\n")
@@ -313,7 +313,7 @@ def test_lists_of_files_and_the_disk_are_always_ready(monkeypatch: pytest.Monkey
     assert [paths.ready() for _ in paths] == [True] * 4
 
 
-def test_what_is_no_list_of_paths_is_refused_before_it_fills_the_memory(pipe: int) -> None:
+def test_endless_line_is_rejected_before_it_fills_the_memory(pipe: int) -> None:
     def write_on() -> None:
         with suppress(BrokenPipeError):
             while True:
@@ -325,19 +325,19 @@ def test_what_is_no_list_of_paths_is_refused_before_it_fills_the_memory(pipe: in
     sys.stdin.close()
 
 
-def test_a_path_of_any_length_that_a_list_may_hold_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_longest_path_allowed_in_a_list_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     type_in(monkeypatch, b"x" * LONGEST_PATH + b"\ny.png")
     assert [len(path) for path in found("-")] == [LONGEST_PATH, 5]
 
 
-def test_standard_input_that_is_closed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_standard_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(DataError, match="standard input: cannot be read: it is closed"):
         found("-")
 
 
 @pytest.mark.parametrize("run", [1, 4, 1000])
-def test_a_file_that_a_pattern_meets_twice_comes_once(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_matched_twice_by_a_pattern_is_yielded_once(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "RUN", run)
     names = [f"p/{number:02}.png" for number in range(30)]
     make(*names)
@@ -346,14 +346,14 @@ def test_a_file_that_a_pattern_meets_twice_comes_once(run: int, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, RUN, RUN + 1, 3 * RUN + 7])
-def test_names_come_in_the_order_that_sorted_gives(count: int) -> None:
+def test_sorted_names_has_the_order_of_sorted(count: int) -> None:
     draw = random.Random(count)
     letters = ["a", "Z", "0", ".", "é", "\U0001f600", "\udcff", "\n", "/"]
     names = ["".join(draw.choices(letters, k=draw.randrange(1, 40))) for _ in range(count)]
     assert list(sorted_names(names)) == sorted(names)
 
 
-def test_names_are_read_at_once_and_given_one_by_one() -> None:
+def test_sorted_names_reads_eagerly_and_yields_one_by_one() -> None:
     names = iter(["b", "a"])
     ordered = sorted_names(names)
     assert next(names, None) is None

@@ -29,7 +29,7 @@ def test_a_sound_folder_passes(tmp_path: Path) -> None:
     assert "2 classes (a 10, b 10); images: train 20, validation 100" in found["classes"].message
 
 
-def test_classes_of_few_images_and_splits_that_tell_nothing_are_warned_of(tmp_path: Path) -> None:
+def test_small_classes_and_small_splits_trigger_warnings(tmp_path: Path) -> None:
     make_folder(tmp_path, {"train/a": 10, "train/b": 9, "validation/a": 99, "test/a": 50, "test/b": 50})
     (tmp_path / "validation" / "b").mkdir()
     found = findings(tmp_path)
@@ -41,7 +41,7 @@ def test_classes_of_few_images_and_splits_that_tell_nothing_are_warned_of(tmp_pa
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_a_class_without_an_image_in_validation_or_test_has_no_support(tmp_path: Path, is_there: bool) -> None:
+def test_class_without_images_in_validation_or_test_triggers_a_warning(tmp_path: Path, is_there: bool) -> None:
     make_folder(tmp_path, {"train/a": 10, "train/b": 10, "train/c": 10, "validation/a": 5, "test/a": 5, "test/b": 5})
     if is_there:
         for folder in ("validation/b", "validation/c", "test/c"):
@@ -56,7 +56,7 @@ def test_a_class_without_an_image_in_validation_or_test_has_no_support(tmp_path:
 
 
 @pytest.mark.parametrize(("suffix", "level"), [("JXL", "warn"), ("psd", "warn"), ("dcm", "warn"), ("txt", "pass")])
-def test_ignored_files_are_warned_of_where_they_are_images(tmp_path: Path, suffix: str, level: str) -> None:
+def test_ignored_files_trigger_a_warning_only_if_they_are_images(tmp_path: Path, suffix: str, level: str) -> None:
     make_folder(tmp_path, {"a": 5, "b": 5})
     (tmp_path / "a" / f"x.{suffix}").touch()
     finding = findings(tmp_path)["ignored-files"]
@@ -64,7 +64,7 @@ def test_ignored_files_are_warned_of_where_they_are_images(tmp_path: Path, suffi
 
 
 @pytest.mark.parametrize(("on_error", "level"), [("fail", "fail"), ("skip", "warn")])
-def test_truncated_images_are_found_with_all_others(on_error: str, level: str, tmp_path: Path) -> None:
+def test_truncated_images_are_reported_with_other_unreadable_ones(on_error: str, level: str, tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 5, "b": 5})
     (tmp_path / "a" / "zero.jpg").write_bytes(b"")
     whole = make_image(tmp_path / "b" / "whole.png", seed=90).read_bytes()
@@ -76,14 +76,14 @@ def test_truncated_images_are_found_with_all_others(on_error: str, level: str, t
         assert "b/cut.png: truncated PNG" in finding.message
 
 
-def test_imbalance_is_warned_of_from_tenfold_on(tmp_path: Path) -> None:
+def test_tenfold_imbalance_triggers_a_warning(tmp_path: Path) -> None:
     make_folder(tmp_path / "nine", {"a": 18, "b": 2})
     make_folder(tmp_path / "ten", {"a": 20, "b": 2})
     assert "imbalance" not in findings(tmp_path / "nine")
     assert findings(tmp_path / "ten")["imbalance"].level == "warn"
 
 
-def test_class_problems_are_all_listed(tmp_path: Path) -> None:
+def test_all_class_problems_are_listed(tmp_path: Path) -> None:
     make_folder(tmp_path, {"train/Cat": 2, "train/cat": 2, "train/empty": 0, "val/cat": 2, "val/new": 2})
     found = findings(tmp_path)
     assert {code for code, finding in found.items() if finding.level == "fail"} >= {
@@ -101,7 +101,7 @@ def test_one_class_and_a_class_too_small_to_split_fail(tmp_path: Path) -> None:
     assert "b (1)" in findings(tmp_path / "small")["validation"].message
 
 
-def test_odd_kinds_of_images_are_counted(tmp_path: Path) -> None:
+def test_unusual_images_are_counted(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 3, "b": 3})
     Image.new("RGB", (30, 30), (9, 9, 9)).save(tmp_path / "a" / "webp.jpg", format="WEBP")
     Image.new("RGBA", (30, 30), (9, 9, 9, 9)).save(tmp_path / "a" / "alpha.png")
@@ -124,13 +124,13 @@ def test_odd_kinds_of_images_are_counted(tmp_path: Path) -> None:
     assert found["ignored-files"].count == 1
 
 
-def test_images_far_smaller_than_the_image_size_are_warned_of(tmp_path: Path) -> None:
+def test_images_far_smaller_than_the_image_size_trigger_a_warning(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 3, "b": 3})  # 24 x 20
     assert "small-images" not in findings(tmp_path, image_size=(32, 32))
     assert findings(tmp_path, image_size=(64, 64))["small-images"].count == 6
 
 
-def test_copies_that_the_split_would_tear_apart_fail(tmp_path: Path) -> None:
+def test_duplicates_that_the_split_would_separate_fail(tmp_path: Path) -> None:
     for number in range(8):
         make_image(tmp_path / "a" / f"{number}.png", 1)
         make_image(tmp_path / "b" / f"{number}.png", 10 + number)
@@ -139,7 +139,7 @@ def test_copies_that_the_split_would_tear_apart_fail(tmp_path: Path) -> None:
     assert "in two splits" in found.message
 
 
-def test_a_class_whose_images_are_all_unreadable_fails_also_where_they_are_skipped(tmp_path: Path) -> None:
+def test_class_whose_images_are_all_unreadable_fails_even_if_they_are_skipped(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 3, "b": 0, "c": 2})
     (tmp_path / "b" / "zero.jpg").write_bytes(b"")
     found = findings(tmp_path, on_error="skip", validation_split=0.0)
@@ -149,7 +149,7 @@ def test_a_class_whose_images_are_all_unreadable_fails_also_where_they_are_skipp
 
 
 @pytest.mark.parametrize("stage", ["looking at images", "decoding images"])
-def test_a_stop_leaves_no_thread_behind(stage: str, tmp_path: Path) -> None:
+def test_interrupt_leaves_no_thread_behind(stage: str, tmp_path: Path) -> None:
     class Stopping(Silent):
         @contextmanager
         def progress(self, label: str, total: int | None) -> Iterator[Progress]:
@@ -157,11 +157,11 @@ def test_a_stop_leaves_no_thread_behind(stage: str, tmp_path: Path) -> None:
             yield self
 
         def advance(self, steps: int = 1) -> None:
-            if self.stage == stage and steps:  # the scan begins with a step of those that it knows
+            if self.stage == stage and steps:  # the scan first reports known images, here none
                 raise KeyboardInterrupt
 
     make_folder(tmp_path, {"a": 40, "b": 40})
     with pytest.raises(KeyboardInterrupt) as caught:
         inspect_data(Data(dir=tmp_path), seed=0, listener=Stopping())
-    assert caught.value.__traceback__ is not None  # whoever holds it holds the frames, and what they hold
+    assert caught.value.__traceback__ is not None  # holding it keeps the frames and their objects alive
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("wisesr")] == []

@@ -1,4 +1,4 @@
-"""Images with any number of labels: read from tables, split, dealt into folds, and compared with an earlier record."""
+"""Images with any number of labels: reading tables, splitting, folding, and comparing with an earlier record."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def rewritten(table: Path, folder: Path, name: str, lines: list[str]) -> Path:
     return folder / name
 
 
-def test_labels_are_taken_apart_sorted_and_each_counted_once(table: Path, tmp_path: Path) -> None:
+def test_labels_are_separated_sorted_and_deduplicated(table: Path, tmp_path: Path) -> None:
     lines = ["path,label", "0000.png,red | blue|red", "0001.png,", "0002.png,|blue|", "0003.png, green"]
     index = index_of(rewritten(table, tmp_path, "own.csv", lines))
     assert index.class_names == ("blue", "green", "red")
@@ -53,7 +53,7 @@ def test_labels_are_taken_apart_sorted_and_each_counted_once(table: Path, tmp_pa
     assert index.splits["train"].labels.dtype == np.bool_
 
 
-def test_a_list_of_json_lines_means_the_same_as_text_with_separators(table: Path, tmp_path: Path) -> None:
+def test_list_in_json_lines_is_equivalent_to_separated_text(table: Path, tmp_path: Path) -> None:
     as_text = ["path,label", "0000.png,red|blue", "0001.png,", "0002.png,green"]
     rows = [("0000.png", ["red", "blue"]), ("0001.png", []), ("0002.png", "green")]
     as_lists = [json.dumps({"path": path, "label": labels}) for path, labels in rows]
@@ -65,7 +65,7 @@ def test_a_list_of_json_lines_means_the_same_as_text_with_separators(table: Path
 
 
 @pytest.mark.parametrize("labels", [["red", 3.5, None, {"a": 1}], ["red|blue"]])
-def test_a_list_that_holds_anything_but_names_is_refused_with_its_line(
+def test_list_of_anything_but_labels_is_rejected_with_its_line(
     table: Path, tmp_path: Path, labels: list[object]
 ) -> None:
     lines = [json.dumps({"path": "0000.png", "label": labels})]
@@ -73,14 +73,14 @@ def test_a_list_that_holds_anything_but_names_is_refused_with_its_line(
         index_of(rewritten(table, tmp_path, "odd.jsonl", lines))
 
 
-def test_another_separator_can_be_set_and_a_wrong_one_is_named(table: Path, tmp_path: Path) -> None:
+def test_separator_can_be_set_and_a_wrong_one_is_reported(table: Path, tmp_path: Path) -> None:
     other = rewritten(table, tmp_path, "other.csv", ["path,label", "0000.png,red;blue", "0001.png,blue;green"])
     assert index_of(other, label_separator=";").class_names == ("blue", "green", "red")
     with pytest.raises(DataError, match=r"contain ';'.*--set data.label_separator=';'"):
         index_of(other)
 
 
-def test_the_same_table_stays_one_of_single_labels_unless_asked(table: Path, tmp_path: Path) -> None:
+def test_labels_are_single_by_default_with_a_hint_at_multilabel(table: Path, tmp_path: Path) -> None:
     lines = ["path,label", *(f"{number:04d}.png,{('red', 'blue|red')[number % 2]}" for number in range(8))]
     file = rewritten(table, tmp_path, "single.csv", lines)
     heard = Heard()
@@ -92,19 +92,19 @@ def test_the_same_table_stays_one_of_single_labels_unless_asked(table: Path, tmp
     assert "'blue|red' is read as one label" in finding.message
 
 
-def test_empty_labels_are_a_fault_of_single_labels_that_says_what_several_would_allow(table: Path) -> None:
+def test_empty_label_is_an_error_that_suggests_multilabel(table: Path) -> None:
     with pytest.raises(DataError, match=r"no label.*--set model.task=multilabel"):
         read_manifest(table)
 
 
-def test_stored_rows_give_the_same_index(table: Path) -> None:
+def test_index_is_restored_from_its_rows(table: Path) -> None:
     index = index_of(table)
     again = index_from_rows(index.root, index.class_names, index.rows(), index.separator)
     assert (again.splits["train"].labels == index.splits["train"].labels).all()
     assert list(again.rows()) == list(index.rows())
 
 
-def test_every_class_has_its_fraction_in_validation(table: Path) -> None:
+def test_validation_holds_its_fraction_of_every_class(table: Path) -> None:
     index = index_of(table, validation_split=0.25)
     validation, total = index.counts("validation"), index.counts("validation") + index.counts("train")
     assert np.abs(validation - 0.25 * total).max() <= 1
@@ -114,9 +114,7 @@ def test_every_class_has_its_fraction_in_validation(table: Path) -> None:
     assert index_of(table, validation_split=0.25).splits["validation"].paths == index.splits["validation"].paths
 
 
-def test_a_label_of_a_single_image_stays_in_training_and_one_of_two_is_on_both_sides(
-    table: Path, tmp_path: Path
-) -> None:
+def test_label_of_one_image_stays_in_training_and_of_two_images_is_in_both_splits(table: Path, tmp_path: Path) -> None:
     rare = {"0007.png": "unique|red", "0011.png": "pair", "0012.png": "pair|blue"}
     lines = ["path,label", *(f"{n:04d}.png,{rare.get(f'{n:04d}.png', SHAPES[n % 4])}" for n in range(40))]
     file = rewritten(table, tmp_path, "rare.csv", lines)
@@ -126,7 +124,7 @@ def test_a_label_of_a_single_image_stays_in_training_and_one_of_two_is_on_both_s
         assert (counts["unique"], counts["pair"]) == (1, 1)
 
 
-def test_dealing_out_meets_the_wanted_numbers_better_than_chance() -> None:
+def test_deal_out_meets_its_targets_better_than_chance() -> None:
     random = np.random.default_rng(0)
     rarity = np.array([0.5, 0.2, 0.05, 0.02])
     labels = random.random((1000, 4)) < rarity
@@ -143,7 +141,7 @@ def test_dealing_out_meets_the_wanted_numbers_better_than_chance() -> None:
     assert np.ptp(counts, axis=0).sum() < np.ptp(by_chance, axis=0).sum()
 
 
-def test_the_parts_do_not_depend_on_the_order_of_the_images() -> None:
+def test_deal_out_does_not_depend_on_the_order_of_images() -> None:
     labels = np.random.default_rng(3).random((60, 3)) < 0.3
     paths = [f"{number:02d}" for number in range(60)]
     order = np.random.default_rng(4).permutation(60)
@@ -154,7 +152,7 @@ def test_the_parts_do_not_depend_on_the_order_of_the_images() -> None:
     assert (second == first[order]).all()
 
 
-def test_folds_hold_every_image_out_once(table: Path) -> None:
+def test_folds_hold_out_every_image_once(table: Path) -> None:
     data = Data(manifest=table, label_separator="|", validation_split=0.2, fold="0/4")
     index = build_index(data, seed=0, listener=Silent())
     assert check_folds(data, index, (0,)) == 120
@@ -165,7 +163,7 @@ def test_folds_hold_every_image_out_once(table: Path) -> None:
     assert sorted(path for paths in held_out for path in paths) == [f"{number:04d}.png" for number in range(120)]
 
 
-def test_a_record_notices_that_an_image_got_another_label(table: Path, tmp_path: Path) -> None:
+def test_record_detects_an_added_label(table: Path, tmp_path: Path) -> None:
     before = index_of(table)
     lines = table.read_text(encoding="utf-8").splitlines()
     changed = [line + ("|red" if line.startswith("0001.png") and "red" not in line else "") for line in lines]
@@ -176,7 +174,7 @@ def test_a_record_notices_that_an_image_got_another_label(table: Path, tmp_path:
     assert not before.changes_since(before.record()).lines
 
 
-def test_a_record_notices_that_an_image_lost_its_only_label(table: Path, tmp_path: Path) -> None:
+def test_record_detects_that_an_image_lost_its_only_label(table: Path, tmp_path: Path) -> None:
     lines = ["path,label", "0000.png,red", "0001.png,blue", "0002.png,red"]
     before = index_of(rewritten(table, tmp_path, "a.csv", lines))
     after = index_of(rewritten(table, tmp_path, "b.csv", [*lines[:3], "0002.png,"]))
@@ -184,7 +182,7 @@ def test_a_record_notices_that_an_image_lost_its_only_label(table: Path, tmp_pat
     assert any("images without a label: 0 files before, 1 now" in line for line in found)
 
 
-def test_images_to_evaluate_on_need_a_table_with_known_labels(table: Path, tmp_path: Path) -> None:
+def test_evaluation_needs_a_table_with_known_labels(table: Path, tmp_path: Path) -> None:
     judged = scan_folder_for_evaluation(table, SHAPES, on_error="fail", separator="|", listener=Silent())
     assert judged.splits["test"].labels.shape == (120, 4)
     with pytest.raises(DataError, match="class folders cannot express"):
@@ -194,7 +192,7 @@ def test_images_to_evaluate_on_need_a_table_with_known_labels(table: Path, tmp_p
         scan_folder_for_evaluation(unknown, SHAPES, on_error="fail", separator="|", listener=Silent())
 
 
-def test_equal_files_under_other_label_sets_are_found(table: Path, tmp_path: Path) -> None:
+def test_identical_files_with_different_label_sets_are_found(table: Path, tmp_path: Path) -> None:
     lines = ["path,label", "0000.png,red|blue", "copy.png,red", "0001.png,green", "0002.png,blue"]
     file = rewritten(table, tmp_path, "copies.csv", lines)
     (tmp_path / "copy.png").write_bytes((table.parent / "0000.png").read_bytes())
@@ -204,7 +202,7 @@ def test_equal_files_under_other_label_sets_are_found(table: Path, tmp_path: Pat
     assert "0000.png (train, blue|red) = copy.png (train, red)" in finding.message
 
 
-def test_check_counts_the_labels_of_images_and_names_one_that_all_have(table: Path, tmp_path: Path) -> None:
+def test_check_counts_images_without_labels_and_reports_a_constant_label(table: Path, tmp_path: Path) -> None:
     data = Data(manifest=table, label_separator="|")
     found = {row.code: row for row in inspect_data(data, seed=0, listener=Silent())}
     assert "without any" in found["label-sets"].message
@@ -222,13 +220,13 @@ def test_check_counts_the_labels_of_images_and_names_one_that_all_have(table: Pa
         ({"model.task": "multilabel", "augment": {"mixup": 0.2}}, "augment.mixup mixes images of one label each"),
     ],
 )
-def test_settings_that_exclude_each_other_are_refused(settings: dict[str, object], expected: str) -> None:
+def test_mutually_exclusive_settings_are_rejected(settings: dict[str, object], expected: str) -> None:
     overrides = [Override(tuple(key.split(".")), value, key) for key, value in settings.items()]
     with pytest.raises(ConfigError, match=expected):
         load_config(None, overrides)
 
 
-def test_the_task_decides_separator_and_best_epoch_unless_they_are_set() -> None:
+def test_task_determines_separator_and_best_by_unless_they_are_set() -> None:
     task = Override(("model", "task"), "multilabel", "task")
     config = load_config(None, [task]).config
     assert (config.data.label_separator, config.train.best_by) == ("|", "loss")

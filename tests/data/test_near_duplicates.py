@@ -1,4 +1,4 @@
-"""Copies are found however they were changed, and pictures that resemble one another are not reported as copies."""
+"""Copies are found after common changes, and merely similar pictures are not reported as copies."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def described(pictures: list[Image.Image]) -> Descriptors:
     return found
 
 
-# What is found
+# Copies
 
 
 @pytest.mark.parametrize("kind", COPIES)
@@ -64,7 +64,7 @@ def test_every_copy_in_another_split_is_found_and_nothing_else(tmp_path: Path, k
     assert set(near_duplicates(tmp_path).pairs) == expected
 
 
-def test_copies_under_two_labels_are_found_and_those_of_one_place_are_harmless(tmp_path: Path) -> None:
+def test_copies_under_two_labels_are_found_and_those_in_one_class_and_split_ignored(tmp_path: Path) -> None:
     for number in range(3):
         save(draw_picture(number), tmp_path / "train/a" / f"{number}.png")
         save(draw_picture(10 + number), tmp_path / "train/b" / f"{number}.png")
@@ -80,7 +80,7 @@ def test_copies_under_two_labels_are_found_and_those_of_one_place_are_harmless(t
     )
 
 
-def test_copies_that_the_validation_split_would_tear_apart_are_found(tmp_path: Path) -> None:
+def test_copies_that_the_validation_split_would_separate_are_found(tmp_path: Path) -> None:
     for number in range(6):
         save(draw_picture(number), tmp_path / "a" / f"{number}.png")
         save_copy(draw_picture(50), "resized by 0.5" if number % 2 else "resized by 2", tmp_path / "b", str(number))
@@ -89,7 +89,7 @@ def test_copies_that_the_validation_split_would_tear_apart_are_found(tmp_path: P
     assert pairs
 
 
-def test_equal_files_stay_with_their_own_row(tmp_path: Path) -> None:
+def test_identical_files_are_reported_only_as_duplicates(tmp_path: Path) -> None:
     for number in range(3):
         save(draw_picture(number), tmp_path / "train/a" / f"{number}.png", tmp_path / "validation/b" / f"{number}.png")
         save(draw_picture(10 + number), tmp_path / "train/b" / f"{number}.png")
@@ -102,7 +102,7 @@ def test_equal_files_stay_with_their_own_row(tmp_path: Path) -> None:
     )
 
 
-def test_without_the_option_the_row_is_about_equal_bytes_and_names_it(tmp_path: Path) -> None:
+def test_duplicates_row_suggests_near_duplicates_unless_the_option_is_given(tmp_path: Path) -> None:
     for number in range(10):
         save(draw_picture(number), tmp_path / "ab"[number % 2] / f"{number}.png")
     found = {each.code: each for each in inspect_data(Data(dir=tmp_path), seed=0, listener=Silent())}
@@ -119,11 +119,11 @@ def test_without_the_option_the_row_is_about_equal_bytes_and_names_it(tmp_path: 
     )
 
 
-# What is not
+# Similar, uniform, small and unreadable pictures
 
 
 def a_form(number: int) -> Image.Image:
-    """Return a page that is ruled as all of them are, with other entries."""
+    """Return a form: the same lines on every page, with different entries."""
     draws = np.random.default_rng(number)
     page = Image.new("RGB", (310, 440), "white")
     canvas = ImageDraw.Draw(page)
@@ -136,7 +136,7 @@ def a_form(number: int) -> Image.Image:
 
 
 def an_xray(number: int) -> Image.Image:
-    """Return two lungs, as all of them have, with their own shades."""
+    """Return a chest X-ray: the same two lungs, with different shades."""
     draws = np.random.default_rng(number)
     y, x = np.mgrid[:256, :256] / 256.0
 
@@ -157,7 +157,7 @@ def a_texture(number: int) -> Image.Image:
 
 
 def a_shirt(number: int) -> Image.Image:
-    """Return one shirt in colours of the same brightness."""
+    """Return the same shirt in a different colour of the same brightness."""
     shirt = Image.new("RGB", (120, 150), "white")
     hue = Image.new("HSV", (1, 1), (number * 6, 160, 160)).convert("RGB").getpixel((0, 0))
     assert isinstance(hue, tuple)
@@ -171,14 +171,14 @@ def a_shirt(number: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("draw", [a_form, an_xray, a_texture])
-def test_pictures_of_one_kind_are_not_copies_of_one_another(tmp_path: Path, draw: Callable[[int], Image.Image]) -> None:
+def test_similar_pictures_are_not_reported_as_copies(tmp_path: Path, draw: Callable[[int], Image.Image]) -> None:
     for number in range(40):
         save(draw(number), tmp_path / ("train", "validation")[number % 2] / "ab"[number % 4 > 1] / f"{number}.png")
     copy = save_copy(draw(0), "resized by 0.5", tmp_path / "validation/a", "copy")
     assert near_duplicates(tmp_path).pairs == (("train/a/0.png", copy.relative_to(tmp_path).as_posix()),)
 
 
-def test_one_shape_in_two_colours_is_no_copy_and_in_one_colour_is(tmp_path: Path) -> None:
+def test_same_shape_is_a_copy_only_in_the_same_colour(tmp_path: Path) -> None:
     for number in range(2):
         save(a_shirt(20 * number), tmp_path / ("train", "validation")[number] / "ab"[number] / "shirt.png")
     save(draw_picture(0), tmp_path / "train/b/0.png")
@@ -188,7 +188,7 @@ def test_one_shape_in_two_colours_is_no_copy_and_in_one_colour_is(tmp_path: Path
     assert near_duplicates(tmp_path).pairs == (("train/a/shirt.png", "validation/a/copy.jpg"),)
 
 
-def test_pictures_without_edges_are_counted_and_never_paired(tmp_path: Path) -> None:
+def test_uniform_pictures_are_counted_and_never_paired(tmp_path: Path) -> None:
     y, x = np.mgrid[:128, :128] / 128
     plain = {
         "white": np.full((128, 128), 255.0),
@@ -211,7 +211,7 @@ def test_pictures_without_edges_are_counted_and_never_paired(tmp_path: Path) -> 
     assert row.message.startswith("12 nearly uniform pictures, too plain to be compared: train/a/grey.jpg, ")
 
 
-def test_where_no_picture_has_edges_none_is_compared(tmp_path: Path) -> None:
+def test_nothing_is_compared_if_all_pictures_are_uniform(tmp_path: Path) -> None:
     for number in range(4):
         save(
             Image.new("RGB", (40, 40), (number, 0, 0)),
@@ -223,7 +223,7 @@ def test_where_no_picture_has_edges_none_is_compared(tmp_path: Path) -> None:
     assert row.message.startswith("0 pictures compared")
 
 
-def test_pictures_whose_copies_may_be_missed_are_counted(tmp_path: Path) -> None:
+def test_small_pictures_whose_copies_may_be_missed_are_counted(tmp_path: Path) -> None:
     for number in range(10):
         save(draw_picture(number, size=(63 + number % 2, 64)), tmp_path / "ab"[number < 5] / f"{number}.png")
     assert near_duplicates(tmp_path).message == (
@@ -232,7 +232,7 @@ def test_pictures_whose_copies_may_be_missed_are_counted(tmp_path: Path) -> None
     )
 
 
-def test_an_unreadable_image_is_left_to_its_own_row(tmp_path: Path) -> None:
+def test_unreadable_image_is_reported_only_as_unreadable(tmp_path: Path) -> None:
     for number in range(10):
         save(draw_picture(number), tmp_path / "ab"[number % 2] / f"{number}.png")
     file = tmp_path / "a" / "0.png"
@@ -246,7 +246,7 @@ def test_an_unreadable_image_is_left_to_its_own_row(tmp_path: Path) -> None:
 # The search
 
 
-def test_blocks_find_what_a_slow_loop_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blockwise_search_matches_a_naive_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "BLOCK", 16)
     monkeypatch.setattr(search, "_PAIRS", 3)
     originals = [draw_picture(number, size=(64, 64)) for number in range(40)]
@@ -266,7 +266,7 @@ def test_blocks_find_what_a_slow_loop_finds(monkeypatch: pytest.MonkeyPatch) -> 
     assert search.find_pairs(pictures, places, same, Silent()).tolist() == [list(pair) for pair in slow]
 
 
-def test_the_lowest_frequencies_give_upper_bounds() -> None:
+def test_lowest_frequencies_yield_upper_bounds_of_correlations() -> None:
     edges = described([draw_picture(number, size=(64, 64)) for number in range(60)]).edges
     lowest = coarse(edges)
     slack = correlations(lowest, lowest) - correlations(edges, edges)
@@ -274,7 +274,7 @@ def test_the_lowest_frequencies_give_upper_bounds() -> None:
     assert lowest.shape[1] < edges.shape[1] / 3
 
 
-def test_many_copies_of_one_picture_are_few_pairs_with_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_copies_of_one_picture_yield_few_pairs_that_include_each_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "BLOCK", 16)
     pictures = described([draw_picture(0)] * 60)
     pairs = search.find_pairs(pictures, np.arange(60) % 2, np.full(60, -1), Silent())
@@ -287,7 +287,7 @@ def test_many_copies_of_one_picture_are_few_pairs_with_each_of_them(monkeypatch:
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the photos of clothing")
-def test_no_two_of_965_photos_are_taken_for_copies_and_their_copies_are_found(tmp_path: Path) -> None:
+def test_no_two_of_965_photos_are_reported_as_copies_but_their_copies_are(tmp_path: Path) -> None:
     shutil.copytree(PHOTOS, tmp_path / "photos", ignore=shutil.ignore_patterns("LICENSE"))
     found = near_duplicates(tmp_path / "photos")
     assert (found.pairs, found.message[:22]) == ((), "965 pictures compared:")

@@ -51,14 +51,14 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("cache", CACHES)
-def test_every_cache_gives_the_pixels_of_the_decoder(cache: str, paths: list[str]) -> None:
+def test_every_cache_returns_the_decoded_pixels(cache: str, paths: list[str]) -> None:
     pixels = opened(paths, cache)
     assert len(pixels) == 23
     order = np.random.default_rng(0).permutation(23)
     batch = pixels.batch(order)
     assert batch.dtype == np.uint8
     assert np.array_equal(batch, decoded(paths)[order])
-    batch[:] = 0  # a batch belongs to who asked for it
+    batch[:] = 0  # the caller owns the batch
     assert np.array_equal(pixels.batch(order), decoded(paths)[order])
     pixels.close()
 
@@ -74,7 +74,7 @@ def test_batches_are_the_same_from_many_threads(cache: str, paths: list[str]) ->
 
 
 @pytest.mark.parametrize("cache", CACHES)
-def test_an_unreadable_image_is_named_before_the_first_batch(cache: str, paths: list[str]) -> None:
+def test_unreadable_images_are_named_before_the_first_batch(cache: str, paths: list[str]) -> None:
     whole = Path(paths[3]).read_bytes()
     Path(paths[3]).write_bytes(whole[: len(whole) // 2])
     Path(paths[5]).unlink()
@@ -103,14 +103,14 @@ def test_skip_keeps_the_readable_images_and_lists_the_others(cache: str, paths: 
             opened(paths, cache)
 
 
-def test_nothing_readable_is_an_error_even_with_skip(paths: list[str]) -> None:
+def test_no_readable_image_is_an_error_even_with_skip(paths: list[str]) -> None:
     for path in paths:
         Path(path).write_bytes(b"")
     with pytest.raises(DataError, match="no image can be read"):
         opened(paths, "memory", on_error="skip")
 
 
-def test_a_file_damaged_or_gone_later_is_named(paths: list[str]) -> None:
+def test_file_damaged_or_removed_later_is_named(paths: list[str]) -> None:
     pixels = opened(paths, "none")
     Path(paths[7]).unlink()
     Path(paths[8]).write_bytes(b"text")
@@ -121,11 +121,11 @@ def test_a_file_damaged_or_gone_later_is_named(paths: list[str]) -> None:
     assert len(pixels.batch(np.array([6]))) == 1
 
 
-def test_a_batch_that_failed_keeps_no_pixels_alive(paths: list[str]) -> None:
+def test_failed_batch_does_not_keep_the_images_alive(paths: list[str]) -> None:
     pixels = opened(paths, "none")
     reference = weakref.ref(pixels)
     Path(paths[7]).unlink()
-    gc.disable()  # threads and an open cache do not wait for it
+    gc.disable()  # threads and an open cache must be freed without it
     try:
         with suppress(DataError):
             pixels.batch(np.array([7]))
@@ -136,13 +136,13 @@ def test_a_batch_that_failed_keeps_no_pixels_alive(paths: list[str]) -> None:
         gc.enable()
 
 
-def test_reading_reports_every_image_once(paths: list[str]) -> None:
+def test_reading_reports_progress_once_per_image(paths: list[str]) -> None:
     heard = Heard()
     opened(paths, "memory", heard)
     assert heard.steps == {"reading images": 23}
 
 
-def test_files_known_as_sound_are_not_decoded_again(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_known_to_be_sound_are_not_decoded_again(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     opened(paths, "memory").close()
     make_image(Path(paths[4]), seed=100)
     heard = Heard()
@@ -160,20 +160,20 @@ def test_the_disk_cache_is_reused_without_decoding(paths: list[str], monkeypatch
     assert np.array_equal(pixels.batch(np.arange(23)), expected)
 
 
-def test_the_disk_cache_follows_the_files(paths: list[str]) -> None:
+def test_disk_cache_is_updated_when_a_file_changes(paths: list[str]) -> None:
     opened(paths, "disk").close()
     make_image(Path(paths[4]), seed=100)
     assert np.array_equal(opened(paths, "disk").batch(np.arange(23)), decoded(paths))
 
 
-def test_a_cut_disk_cache_is_written_anew(paths: list[str], caches_of_this_test: Path) -> None:
+def test_truncated_disk_cache_is_rewritten(paths: list[str], caches_of_this_test: Path) -> None:
     opened(paths, "disk").close()
     (file,) = caches_of_this_test.glob("pixels/*")
     file.write_bytes(file.read_bytes()[:-5])
     assert np.array_equal(opened(paths, "disk").batch(np.arange(23)), decoded(paths))
 
 
-def test_a_disk_cache_cut_short_while_it_is_used_is_an_error(paths: list[str], caches_of_this_test: Path) -> None:
+def test_disk_cache_truncated_while_in_use_is_an_error(paths: list[str], caches_of_this_test: Path) -> None:
     pixels = opened(paths, "disk")
     (file,) = caches_of_this_test.glob("pixels/*")
     os.truncate(file, 23 + 5 * SIZE[0] * SIZE[1] * 3)
@@ -200,7 +200,7 @@ def test_a_disk_cache_is_not_closed_while_it_is_read(paths: list[str], monkeypat
 
 
 @pytest.mark.parametrize("call", ["posix_fallocate", "pwrite"])
-def test_a_full_disk_costs_the_cache_not_the_run(
+def test_full_disk_disables_the_cache_with_a_warning(
     call: str, paths: list[str], monkeypatch: pytest.MonkeyPatch, caches_of_this_test: Path
 ) -> None:
     def fail(*_: object) -> None:
@@ -214,7 +214,7 @@ def test_a_full_disk_costs_the_cache_not_the_run(
     assert list(caches_of_this_test.glob("pixels/*")) == []
 
 
-def test_too_little_memory_costs_the_cache_not_the_run(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_disables_the_cache_with_a_warning(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     empty = np.empty
 
     def fail(shape: object, *rest: object, **options: object) -> np.ndarray:
@@ -228,7 +228,7 @@ def test_too_little_memory_costs_the_cache_not_the_run(paths: list[str], monkeyp
     assert len(heard.warnings) == 1
 
 
-def test_the_oldest_unused_cache_makes_room_and_a_used_one_stays(
+def test_oldest_unused_cache_is_removed_to_make_room_and_one_in_use_is_kept(
     paths: list[str], monkeypatch: pytest.MonkeyPatch, caches_of_this_test: Path
 ) -> None:
     one = 10 + 10 * SIZE[0] * SIZE[1] * 3
@@ -244,14 +244,14 @@ def test_the_oldest_unused_cache_makes_room_and_a_used_one_stays(
     assert np.array_equal(used.batch(np.arange(10)), decoded(paths[:10]))
 
 
-def test_a_cache_that_does_not_fit_the_limit_is_not_written(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_over_the_disk_limit_is_not_written(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_cache, "DISK_LIMIT_BYTES", 100)
     heard = Heard()
     assert opened(paths, "disk", heard).cache == "none"
     assert len(heard.warnings) == 1
 
 
-def test_left_overs_of_a_killed_process_are_removed(paths: list[str], caches_of_this_test: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(paths: list[str], caches_of_this_test: Path) -> None:
     left_over = caches_of_this_test / "pixels" / "abc.123.tmp"
     left_over.parent.mkdir()
     left_over.write_bytes(b"x" * 1000)
@@ -260,7 +260,7 @@ def test_left_overs_of_a_killed_process_are_removed(paths: list[str], caches_of_
 
 
 class Stopping(Heard):
-    """A listener that is interrupted at the first step of whatever goes on."""
+    """A listener that raises KeyboardInterrupt at the first step of progress."""
 
     def advance(self, steps: int = 1) -> None:
         raise KeyboardInterrupt
@@ -275,22 +275,24 @@ def decoding_threads() -> list[str]:
 
 
 @pytest.mark.parametrize("cache", CACHES)
-def test_a_stop_while_images_are_read_leaves_no_thread(cache: str, paths: list[str], caches_of_this_test: Path) -> None:
+def test_interrupt_while_reading_leaves_no_thread_and_no_cache_file(
+    cache: str, paths: list[str], caches_of_this_test: Path
+) -> None:
     before = decoding_threads()
     with pytest.raises(KeyboardInterrupt) as caught:
         opened(paths, cache, Stopping())
-    assert caught.value.__traceback__ is not None  # whoever holds it holds the frames, and what they hold
+    assert caught.value.__traceback__ is not None  # holding it keeps the frames and their objects alive
     assert decoding_threads() == before
     assert list(caches_of_this_test.glob("pixels/*")) == []
 
 
-def test_a_writer_that_is_closed_writes_into_no_other_file(tmp_path: Path) -> None:
+def test_closed_writer_does_not_write_into_another_file(tmp_path: Path) -> None:
     pixels = np.ones((*SIZE, 3), np.uint8)
     with disk_cache.new_cache(tmp_path / "a.pixels", (2, *SIZE, 3)) as writer:
         number = writer._descriptor
         writer.write(0, pixels)
     with (tmp_path / "other").open("w+b") as other:
-        os.dup2(other.fileno(), number)  # mostly the same
+        os.dup2(other.fileno(), number)  # usually the same number already
         with pytest.raises(ValueError, match="closed"):
             writer.write(1, pixels)
         assert other.read() == b""
@@ -333,7 +335,7 @@ def test_a_writer_is_not_closed_while_it_writes(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("memory", "room", "expected"), [(10**9, True, "memory"), (1000, True, "disk"), (1000, False, "none")]
 )
-def test_auto_takes_memory_then_disk_then_nothing(
+def test_auto_prefers_memory_then_disk_then_no_cache(
     memory: int, room: bool, expected: str, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "available_memory_bytes", lambda: memory)
@@ -345,7 +347,7 @@ def test_available_memory_is_known() -> None:
     assert 10**7 < machine_memory.available_memory_bytes() < 10**14
 
 
-def test_epoch_order_is_a_permutation_of_seed_and_epoch_alone() -> None:
+def test_epoch_order_is_a_permutation_determined_by_seed_and_epoch() -> None:
     order = epoch_order(1000, seed=3, epoch=7)
     assert sorted(order.tolist()) == list(range(1000))
     np.random.default_rng(0)
@@ -358,7 +360,7 @@ def stream(paths: Iterator[str] | list[str], batch_size: int = 5) -> Iterator[li
     return decode_in_order(paths, image_size=SIZE, preparation=Preparation(), batch_size=batch_size)
 
 
-def test_a_stream_keeps_the_order_and_gives_a_record_per_input(paths: list[str]) -> None:
+def test_stream_keeps_the_order_and_yields_one_record_per_input(paths: list[str]) -> None:
     Path(paths[2]).write_bytes(b"")
     inputs = [*paths, "absent.jpg", "a\0b", paths[0]]
     batches = list(stream(inputs))

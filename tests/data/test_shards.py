@@ -1,4 +1,4 @@
-"""Shards split the inputs: every one is in exactly one shard, and the shards together are one run."""
+"""Shards partition the inputs: every input is in exactly one shard, and all shards together equal one run."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def part(names: list[str], shard: Shard) -> list[str]:
 
 
 @given(NAMES, st.integers(1, 9))
-def test_every_input_is_in_exactly_one_shard_and_taking_turns_gives_the_list_back(names: list[str], count: int) -> None:
+def test_every_input_is_in_exactly_one_shard_and_interleaving_restores_the_list(names: list[str], count: int) -> None:
     parts = [part(names, Shard(index, count)) for index in range(count)]
     in_turns = [name for turn in zip_longest(*parts) for name in turn if name is not None]
     assert in_turns == names
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_a_list_without_inputs_is_an_error_in_every_shard_and_an_empty_shard_is_none() -> None:
+def test_empty_list_is_an_error_in_every_shard_but_an_empty_shard_is_not() -> None:
     assert part(["a"], Shard(1, 2)) == []
     for index in range(2):
         with pytest.raises(DataError, match="no image to label"):
@@ -52,14 +52,14 @@ def test_a_list_without_inputs_is_an_error_in_every_shard_and_an_empty_shard_is_
         *((text, "expected I/N, for instance 0/4") for text in ("a/b", "", "1", "1/", "/4", "-1/4", "0.5/4", "1/2/3")),
     ],
 )
-def test_a_shard_that_is_none_says_what_is_allowed(text: str, reason: str) -> None:
+def test_invalid_shard_is_a_usage_error_that_says_what_is_allowed(text: str, reason: str) -> None:
     with pytest.raises(UsageError) as error:
         parse_shard(text)
     assert str(error.value).startswith(f"--shard {text}: {reason}")
 
 
-def test_a_shard_is_ready_only_when_an_input_of_its_own_has_come() -> None:
-    """A list that is written slowly must not hold back what is there already."""
+def test_shard_is_ready_only_once_an_input_of_its_own_has_arrived() -> None:
+    """A slowly written list must not delay inputs that have already arrived."""
     source, sink = os.pipe()
     with os.fdopen(source, "rb") as file, os.fdopen(sink, "wb", buffering=0) as writer:
         paths = PathList("list", file, b"\n")
@@ -80,7 +80,7 @@ def test_a_shard_is_ready_only_when_an_input_of_its_own_has_come() -> None:
 
 
 @pytest.mark.parametrize("source", ["folder", "list", "pipe"])
-def test_the_lines_of_all_shards_in_turn_are_those_of_one_run(
+def test_interleaved_lines_of_all_shards_equal_those_of_one_run(
     wisesr: CommandLine, trained: Trained, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = make_photos(Path("photos"), 3)
@@ -102,7 +102,7 @@ def test_the_lines_of_all_shards_in_turn_are_those_of_one_run(
     assert [line for turn in zip_longest(*parts) for line in turn if line is not None] == lines()
 
 
-def test_keras_gives_an_image_the_same_scores_in_every_shard_to_rounding(wisesr: CommandLine, trained: Trained) -> None:
+def test_keras_scores_are_the_same_with_shards_up_to_rounding(wisesr: CommandLine, trained: Trained) -> None:
     inputs = ("predict", trained.run, trained.photos / "test", "--format", "json", "--engine", "keras", "-b", "4")
     whole = {row["path"]: row for row in wisesr(*inputs).data}
     for index in range(2):
@@ -111,7 +111,7 @@ def test_keras_gives_an_image_the_same_scores_in_every_shard_to_rounding(wisesr:
             assert row["score"] == pytest.approx(whole[row["path"]]["score"], abs=1e-6)
 
 
-def test_a_shard_counts_its_inputs_and_tells_its_list_from_another(wisesr: CommandLine, trained: Trained) -> None:
+def test_shard_reports_its_number_of_inputs_and_identifies_the_list(wisesr: CommandLine, trained: Trained) -> None:
     make_photos(Path("photos"), 2)
     notes = [
         wisesr("predict", trained.run, "photos", "--shard", f"{index}/4", "--format", "jsonl").err for index in range(4)
@@ -133,7 +133,9 @@ def test_a_shard_counts_its_inputs_and_tells_its_list_from_another(wisesr: Comma
     ("chosen", "expected"),
     [("jsonl", ""), ("json", "[\n]\n"), ("csv", "path,label,score,error,margin,entropy,note\n"), ("table", "")],
 )
-def test_an_empty_shard_has_a_whole_output(wisesr: CommandLine, trained: Trained, chosen: str, expected: str) -> None:
+def test_empty_shard_writes_a_complete_output(
+    wisesr: CommandLine, trained: Trained, chosen: str, expected: str
+) -> None:
     make_photos(Path("photos"), 1)
     words = ("predict", trained.run, "photos", "--shard", "3/4", "--format", chosen)
     answer = wisesr(*words)
@@ -143,7 +145,9 @@ def test_an_empty_shard_has_a_whole_output(wisesr: CommandLine, trained: Trained
     assert Path("labels").read_text(encoding="utf-8") == expected
 
 
-def test_a_shard_resumes_only_as_itself(wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_cannot_be_resumed_as_another_shard(
+    wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from wisesr_cli.prediction.output import FileOutput
 
     def killed(self: FileOutput) -> None:
@@ -161,6 +165,6 @@ def test_a_shard_resumes_only_as_itself(wisesr: CommandLine, trained: Trained, m
     assert found == [str(path) for path in sorted(Path("photos").rglob("*.png"))][1::2]
 
 
-def test_a_wrong_shard_is_2_before_the_model_is_looked_at(wisesr: CommandLine) -> None:
+def test_invalid_shard_exits_with_2_before_the_model_is_opened(wisesr: CommandLine) -> None:
     for text in ("0/0", "5/4", "a/b"):
         wisesr("predict", "nowhere", "photos", "--shard", text).failed(2, f"--shard {text}")

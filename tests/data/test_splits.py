@@ -18,7 +18,7 @@ def options(fraction: float = 0.2, seed: int = 0, regex: str | None = PATIENT) -
 
 
 @pytest.mark.parametrize("strategy", SPLITTERS)
-def test_the_same_seed_gives_the_same_split_in_whatever_order_files_come(strategy: str) -> None:
+def test_split_depends_on_the_seed_and_not_on_the_order_of_files(strategy: str) -> None:
     chosen = choose_validation(strategy, PATHS, LABELS, options())
     order = np.random.default_rng(5).permutation(len(PATHS))
     again = choose_validation(strategy, [PATHS[i] for i in order], LABELS[order], options())
@@ -34,14 +34,16 @@ def test_the_fraction_is_met(strategy: str, fraction: float) -> None:
 
 
 @pytest.mark.parametrize(("count", "fraction", "expected"), [(2, 0.01, 1), (2, 0.99, 1), (10, 0.2, 2), (7, 0.5, 4)])
-def test_stratified_takes_at_least_one_of_each_class_and_not_all(count: int, fraction: float, expected: int) -> None:
+def test_stratified_takes_at_least_one_image_of_each_class_but_not_all(
+    count: int, fraction: float, expected: int
+) -> None:
     paths = [f"{name}/{number}" for name in CLASSES for number in range(count)]
     labels = np.repeat(np.arange(3), count)
     chosen = choose_validation("stratified", paths, labels, options(fraction))
     assert np.bincount(labels[chosen]).tolist() == [expected] * 3
 
 
-def test_stratified_leaves_the_other_classes_alone_when_one_is_added() -> None:
+def test_stratified_split_of_a_class_is_unaffected_by_adding_another() -> None:
     chosen = choose_validation("stratified", PATHS, LABELS, options())
     more = [*PATHS, "ant/1", "ant/2"]
     labels = np.concatenate([LABELS + 1, [0, 0]])
@@ -49,18 +51,18 @@ def test_stratified_leaves_the_other_classes_alone_when_one_is_added() -> None:
     assert np.array_equal(chosen, again[:-2])
 
 
-def test_a_class_too_small_to_split_is_refused_with_counts() -> None:
+def test_class_too_small_to_split_is_rejected_with_counts() -> None:
     with pytest.raises(DataError, match=r"1 class too small to split.*: emu \(1\)"):
         choose_validation("stratified", ["a/1", "a/2", "b/1", "b/2", "c/1"], np.array([0, 0, 1, 1, 2]), options())
 
 
-def test_hash_never_moves_a_file_when_others_come_or_go() -> None:
+def test_hash_never_moves_a_file_when_others_are_added_or_removed() -> None:
     chosen = choose_validation("hash", PATHS, LABELS, options())
     fewer = choose_validation("hash", PATHS[::3], LABELS[::3], options())
     assert np.array_equal(chosen[::3], fewer)
 
 
-def test_an_empty_side_is_refused() -> None:
+def test_empty_side_is_rejected() -> None:
     with pytest.raises(DataError, match="one side is empty"):
         choose_validation("hash", PATHS[:3], LABELS[:3], options(0.0001))
 
@@ -74,7 +76,7 @@ def test_no_group_straddles_the_splits(regex: str, seed: int) -> None:
     assert np.bincount(LABELS[chosen]).tolist() == [20, 20, 20]
 
 
-def test_unequal_groups_still_come_near_the_fraction_of_every_class() -> None:
+def test_unequal_groups_still_approximate_the_fraction_of_every_class() -> None:
     random = np.random.default_rng(3)
     paths, labels = [], []
     for group in range(60):
@@ -99,12 +101,12 @@ def test_a_path_without_a_group_is_named() -> None:
 
 
 @pytest.mark.parametrize(("paths", "message"), [(["a/g1_1", "b/g1_2"], "1 group"), (["a/g1_1", "b/g2_2"], "one side")])
-def test_groups_that_cannot_be_split_are_refused(paths: list[str], message: str) -> None:
+def test_groups_that_cannot_be_split_are_rejected(paths: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         choose_validation("group", paths, np.array([0, 1]), options(0.5, regex=r"g\d"))
 
 
-def test_groups_in_two_splits_are_refused_with_their_names() -> None:
+def test_groups_in_two_splits_are_rejected_with_their_names() -> None:
     def split(*people: str) -> Split:
         paths = tuple(f"{person}_{view}.png" for person in people for view in range(2))
         return Split(paths, np.zeros(len(paths), np.int64))

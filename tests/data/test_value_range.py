@@ -1,4 +1,4 @@
-"""The value range of a data set: what is measured, recorded, and warned of."""
+"""The value range of a data set: how it is measured and kept, and which ranges trigger warnings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WAVES = (np.sin(np.arange(48)[:, None] / 5) * np.cos(np.arange(40) / 7) + 1) / 2
 
 
 def deep_folder(root: Path, low: float, high: float, kind: str = "u2", outlier: float | None = None) -> Path:
-    """Write 12 images of two classes whose values are all over a range; one pixel of each may lie outside."""
+    """Write 12 images of two classes whose values cover a range; one pixel of each may be an outlier."""
     for number in range(12):
         values = low + (WAVES * 0.9 + RNG.random(WAVES.shape) * 0.1) * (high - low)
         if outlier is not None:
@@ -59,7 +59,7 @@ def findings(root: Path, **settings: object) -> dict[str, Finding]:
     ],
 )
 @pytest.mark.reliability(56)
-def test_the_range_is_the_depth_that_is_used(
+def test_range_is_the_bit_depth_in_use(
     tmp_path: Path, low: float, high: float, kind: str, outlier: float | None, expected: ValueRange | str
 ) -> None:
     found, heard = measured(deep_folder(tmp_path, low, high, kind, outlier))
@@ -79,7 +79,7 @@ def test_the_range_is_the_depth_that_is_used(
         (0.4, 0.5, "f4"),
     ],
 )
-def test_other_values_are_measured_by_their_tails(tmp_path: Path, low: float, high: float, kind: str) -> None:
+def test_range_of_other_values_is_measured_by_quantiles(tmp_path: Path, low: float, high: float, kind: str) -> None:
     found, _ = measured(deep_folder(tmp_path, low, high, kind))
     assert isinstance(found, tuple)
     assert low <= found[0] < low + 0.1 * (high - low)
@@ -89,7 +89,7 @@ def test_other_values_are_measured_by_their_tails(tmp_path: Path, low: float, hi
     assert "clipped" not in rows
 
 
-def test_ordinary_images_have_none(tmp_path: Path) -> None:
+def test_ordinary_images_have_no_measured_range(tmp_path: Path) -> None:
     found, heard = measured(make_folder(tmp_path, {"a": 5, "b": 5}))
     assert found == "full"
     assert not heard.notes
@@ -97,7 +97,7 @@ def test_ordinary_images_have_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.reliability(56)
-def test_a_range_that_loses_levels_or_clips_is_warned_of(tmp_path: Path) -> None:
+def test_range_that_loses_levels_or_clips_triggers_a_warning(tmp_path: Path) -> None:
     deep_folder(tmp_path, 0, 4_095)
     rows = findings(tmp_path, value_range="full")
     assert rows["deep"].level == "pass"
@@ -113,7 +113,7 @@ def test_a_range_that_loses_levels_or_clips_is_warned_of(tmp_path: Path) -> None
     assert {"few-levels", "clipped"}.isdisjoint(rows)
 
 
-def test_a_mask_of_two_values_loses_nothing(tmp_path: Path) -> None:
+def test_mask_of_two_values_triggers_no_warning_of_lost_levels(tmp_path: Path) -> None:
     for number in range(12):
         path = tmp_path / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
@@ -121,7 +121,7 @@ def test_a_mask_of_two_values_loses_nothing(tmp_path: Path) -> None:
     assert "few-levels" not in findings(tmp_path, value_range="full")
 
 
-def test_what_a_run_decided_is_kept_and_earlier_versions_took_the_full_depth() -> None:
+def test_resume_keeps_the_choices_of_the_run_and_full_depth_of_earlier_versions() -> None:
     data = DataConfig()
     assert data.as_begun({}).preparation == DataConfig(value_range="full", color="as_is").preparation
     before = {"value_range": [0.0, 4095.0], "color": "srgb"}

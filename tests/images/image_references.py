@@ -1,4 +1,4 @@
-"""Two pictures, what Pillow makes of a file, and why the decoder refuses one."""
+"""Two test pictures, Pillow's reading of a file, and the decoder's reason for rejecting one."""
 
 from __future__ import annotations
 

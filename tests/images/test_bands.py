@@ -1,4 +1,4 @@
-"""Grey images and those of bands: what becomes of every way to store them, and which files are refused and why."""
+"""Grey and multi-band images: how every way to store them is read, and which files are rejected and why."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIVE, GREY = Preparation(channels=5), Preparation(channels=1)
 
 
 def outcome(source: bytes, **options: object) -> np.ndarray | str:
-    """Return the pixels of five bands, or the reason why there are none."""
+    """Return the pixels of five bands, or the reason for rejecting the file."""
     try:
         return decode_image(source, image_size=None, preparation=FIVE, **options)
     except ImageError as error:
@@ -41,7 +41,7 @@ def packed(kind: str, image: Image.Image, **options: object) -> bytes:
 
 @pytest.mark.parametrize("options", STORED.values(), ids=STORED)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
-def test_bands_are_read_whole_however_they_are_stored(options: dict[str, object], dtype: str) -> None:
+def test_bands_are_read_completely_however_they_are_stored(options: dict[str, object], dtype: str) -> None:
     if dtype == "float32" and options.get("predictor"):
         options = {**options, "predictor": 3}
     full = {"uint8": BANDS, "uint16": BANDS * np.uint16(257), "int16": BANDS.astype(np.int16) * 128}
@@ -61,12 +61,12 @@ def test_every_band_has_its_own_range() -> None:
     prepared = Preparation(channels=5, value_range=ranges)
     pixels = decode_image(tiff(values, planarconfig="contig"), image_size=None, preparation=prepared)
     assert pixels[0, 0].tolist() == [64, 128, 0, 0, 0]
-    np.testing.assert_array_equal(  # bytes are what they are
+    np.testing.assert_array_equal(  # 8-bit values are not scaled
         decode_image(tiff(BANDS, planarconfig="contig"), image_size=None, preparation=prepared), BANDS
     )
 
 
-def test_every_band_is_resized_as_a_grey_image_is() -> None:
+def test_every_band_is_resized_like_a_grey_image() -> None:
     source = tiff(np.dstack([SMOOTH, SMOOTH[..., :1], NOISE[..., :1]]), planarconfig="contig")
     for resize in ("squash", "crop", "pad"):
         found = decode_image(source, image_size=(40, 33), preparation=Preparation(resize, channels=5))
@@ -87,7 +87,7 @@ def test_bands_are_turned_upright() -> None:
     assert header == read_header(source, preparation=FIVE)
 
 
-def test_alpha_is_a_band_among_bands_and_laid_over_white_in_grey() -> None:
+def test_alpha_is_kept_as_a_band_and_composited_over_white_for_grey() -> None:
     rgba = np.dstack([SMOOTH, NOISE[..., 0]])
     for kind in ("PNG", "TIFF"):
         four = decode_image(packed(kind, Image.fromarray(rgba)), image_size=None, preparation=Preparation(channels=4))
@@ -100,9 +100,9 @@ def test_alpha_is_a_band_among_bands_and_laid_over_white_in_grey() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "WEBP-RGB", "PALETTE"])
-def test_grey_is_one_of_the_three_equal_channels_of_rgb(kind: str) -> None:
+def test_grey_equals_each_channel_of_the_image_read_as_rgb(kind: str) -> None:
     image = Image.fromarray(SMOOTH[..., 0])
-    if kind == "WEBP-RGB":  # it has no grey: such a file is RGB
+    if kind == "WEBP-RGB":  # WebP has no grey mode: the file is RGB
         assert reason(packed("WEBP", image), preparation=GREY) == "has 3 channels, not 1 (data.channels)"
         return
     source = packed("PNG", image.convert("P")) if kind == "PALETTE" else packed(kind, image)
@@ -112,7 +112,7 @@ def test_grey_is_one_of_the_three_equal_channels_of_rgb(kind: str) -> None:
         assert (rgb == rgb[..., :1]).all()
 
 
-def test_grey_of_16_bits_is_scaled_by_its_range() -> None:
+def test_16_bit_grey_is_scaled_by_its_range() -> None:
     image = Image.fromarray(np.array([[0, 1000, 4095], [4096, 2047, 9]], np.uint16))
     prepared = Preparation(channels=1, value_range=(0.0, 4095.0))
     for kind in ("PNG", "TIFF"):
@@ -135,10 +135,10 @@ def test_grey_of_16_bits_is_scaled_by_its_range() -> None:
         (packed("TIFF", Image.fromarray(SMOOTH)), 4, 3),
         (tiff(BANDS, planarconfig="contig"), 4, 5),
         (tiff(BANDS), 4, 5),
-        (tiff(np.zeros((4, 4, 66), np.uint8)), 4, 65),  # no further page is looked at
+        (tiff(np.zeros((4, 4, 66), np.uint8)), 4, 65),  # later pages are not read
     ],
 )
-def test_another_number_of_channels_is_refused_with_both_numbers(source: bytes, channels: int, found: int) -> None:
+def test_wrong_number_of_channels_is_rejected_with_both_numbers(source: bytes, channels: int, found: int) -> None:
     wanted = Preparation(channels=channels)
     said = f"has {found} channel{'s' if found > 1 else ''}, not {channels} (data.channels)"
     assert reason(source, preparation=wanted) == said
@@ -146,18 +146,18 @@ def test_another_number_of_channels_is_refused_with_both_numbers(source: bytes, 
         read_header(source, preparation=wanted)
 
 
-def test_the_pixel_limit_holds_before_anything_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixel_limit_is_enforced_before_unpacking(monkeypatch: pytest.MonkeyPatch) -> None:
     source = tiff(np.zeros((100, 200, 5), np.float32), planarconfig="contig", compression="zlib")
     monkeypatch.setattr(bands, "_values", lambda *_: pytest.fail("unpacked"))
     said = reason(source, preparation=FIVE, pixel_limit=19_999)
     assert said.startswith("over the pixel limit of 19,999 pixels (200x100)")
-    # Five floats are more than the 16 bytes of a pixel that the limit is about.
+    # Five floats exceed the 16 bytes per pixel that the limit assumes.
     assert reason(source, preparation=FIVE, pixel_limit=20_000).startswith("over 320,000 bytes of values")
 
 
 @pytest.mark.reliability(61)
 def with_tag(source: bytes, tag: int, value: int) -> bytes:
-    """Return a little-endian TIFF whose tag, of one short or long number, has another value."""
+    """Return a little-endian TIFF with one tag, a single short or long number, set to `value`."""
     (start,) = struct.unpack_from("<I", source, 4)
     (count,) = struct.unpack_from("<H", source, start)
     for entry in range(start + 2, start + 2 + 12 * count, 12):
@@ -169,7 +169,7 @@ def with_tag(source: bytes, tag: int, value: int) -> bytes:
     raise AssertionError(f"no tag {tag}")
 
 
-def test_what_unpacks_to_more_than_is_declared_is_not_unpacked_whole() -> None:
+def test_data_that_unpacks_to_more_than_declared_is_not_fully_unpacked() -> None:
     honest = tiff(np.zeros((16, 16, 5), np.uint8), planarconfig="contig", compression="zlib")
     bomb = zlib.compress(bytes(200_000_000), 9)
     source = with_tag(with_tag(honest, 279, len(bomb)), 273, len(honest)) + bomb
@@ -177,18 +177,18 @@ def test_what_unpacks_to_more_than_is_declared_is_not_unpacked_whole() -> None:
     found = outcome(source)
     assert tracemalloc.get_traced_memory()[1] < 20_000_000
     tracemalloc.stop()
-    assert isinstance(found, np.ndarray) or found == "damaged TIFF"  # what is declared is there, and zeros
+    assert isinstance(found, np.ndarray) or found == "damaged TIFF"  # the declared part is complete, and all zeros
 
 
 @pytest.mark.reliability(61)
 @pytest.mark.reliability(61)
 @pytest.mark.parametrize("options", STORED.values(), ids=STORED)
-def test_a_cut_file_is_refused_wherever_it_is_cut(options: dict[str, object]) -> None:
+def test_file_truncated_anywhere_is_rejected(options: dict[str, object]) -> None:
     source = tiff(np.random.default_rng(1).integers(0, 60_000, (40, 40, 5)).astype(np.uint16), **options)
     whole = decode_image(source, image_size=None, preparation=FIVE)
     for end in np.linspace(9, len(source) - 1, 12).astype(int).tolist():
         found = outcome(source[:end])
-        if isinstance(found, str):  # of pages, those behind the cut are not there
+        if isinstance(found, str):  # if it stores pages, those after the cut are missing
             assert found.startswith(("truncated TIFF", "damaged TIFF") if options else ("trunc", "damaged", "has "))
         else:  # the last bytes only say that no page follows
             assert end > len(source) - 8
@@ -196,7 +196,7 @@ def test_a_cut_file_is_refused_wherever_it_is_cut(options: dict[str, object]) ->
 
 
 @pytest.mark.reliability(61)
-def test_any_damage_is_one_reason_and_never_another_error() -> None:
+def test_damaged_file_is_read_or_rejected_with_a_one_line_reason() -> None:
     for options in (STORED["planes"], STORED["strips"], STORED["pages"], STORED["tiles of planes"]):
         source = tiff(BANDS * np.uint16(100), **options)
         for seed in range(60):
@@ -207,7 +207,7 @@ def test_any_damage_is_one_reason_and_never_another_error() -> None:
             assert "\n" not in found if isinstance(found, str) else found.shape[2] == 5
 
 
-def test_kinds_that_are_not_read_are_named() -> None:
+def test_unsupported_kinds_are_named() -> None:
     jpeg = tiff(SMOOTH, "rgb", compression="jpeg")
     assert "compression by JPEG" in reason(jpeg, preparation=Preparation(channels=4))
     wide = tiff(BANDS.astype(np.complex64), planarconfig="contig")
@@ -215,12 +215,12 @@ def test_kinds_that_are_not_read_are_named() -> None:
     deep = Image.fromarray(np.dstack([SMOOTH, SMOOTH[..., 0]]))
     source = packed("PNG", deep)
     header = bytearray(source)
-    header[24] = 16  # bits of a value; its checksum is computed anew
+    header[24] = 16  # bits per value; the checksum is recomputed below
     header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4)
     assert "16 bits" in reason(bytes(header), preparation=Preparation(channels=4))
 
 
-def test_without_the_packages_the_reason_is_the_command_that_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bands, "find_spec", lambda name: None if name == "tifffile" else object())
     said = f"reading bands needs tifffile and imagecodecs; install them with: {install_line('bands')}"
     assert reason(tiff(BANDS), preparation=FIVE) == said
@@ -228,15 +228,15 @@ def test_without_the_packages_the_reason_is_the_command_that_installs_them(monke
     assert decode_image(rgba, image_size=(8, 8), preparation=Preparation(channels=4)).shape == (8, 8, 4)
 
 
-def test_a_file_on_the_disk_is_read_as_its_bytes_are(tmp_path: Path) -> None:
-    path = tmp_path / "a.lsm"  # a vendor's suffix is no reason to read it otherwise
+def test_file_on_disk_is_read_like_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.lsm"  # a vendor's suffix makes no difference
     path.write_bytes(tiff(BANDS, planarconfig="contig"))
     np.testing.assert_array_equal(decode_image(path, image_size=None, preparation=FIVE), BANDS)
     with path.open("rb") as file:
         assert read_header(file, preparation=FIVE).height == 24
 
 
-def test_chosen_bands_are_shown_as_red_green_and_blue_or_one_of_them_as_grey() -> None:
+def test_three_chosen_bands_are_shown_as_rgb_and_one_as_grey() -> None:
     np.testing.assert_array_equal(shown(BANDS), BANDS[..., :3])
     np.testing.assert_array_equal(shown(BANDS, (5, 2, 1)), BANDS[..., [4, 1, 0]])
     np.testing.assert_array_equal(shown(BANDS, (4,)), BANDS[..., [3, 3, 3]])

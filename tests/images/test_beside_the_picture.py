@@ -1,4 +1,4 @@
-"""Texts, profiles and the like never cost the picture; one file has one answer at every size."""
+"""Damaged metadata never makes a picture unreadable, and a file is read alike at every size."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def shown(content: bytes) -> Pixels:
 @pytest.mark.reliability(53)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1", "I;16"])
 @pytest.mark.parametrize("kind", CHUNKS)
-def test_no_chunk_beside_a_png_costs_its_picture(mode: str, kind: bytes) -> None:
+def test_ancillary_chunks_of_a_png_never_make_it_unreadable(mode: str, kind: bytes) -> None:
     plain = written(mode)
     before_end = plain.index(b"IEND") - 4
     for body in (CHUNKS[kind], b"", b"\xff" * 50):
-        for whole in (chunk(kind, body), chunk(kind, body)[:-4] + b"abcd"):  # with the right sum, and a wrong one
+        for whole in (chunk(kind, body), chunk(kind, body)[:-4] + b"abcd"):  # with a valid and an invalid checksum
             for place in (33, before_end):
                 content = plain[:place] + whole + plain[place:]
                 assert np.array_equal(shown(content), shown(plain)), (body[:9], place)
@@ -65,7 +65,7 @@ SEGMENTS = (
 
 @pytest.mark.reliability(53)
 @pytest.mark.parametrize("marker", [*range(0xE0, 0xF0), 0xFE])
-def test_no_segment_beside_a_jpeg_costs_its_picture(marker: int) -> None:
+def test_metadata_segments_of_a_jpeg_never_make_it_unreadable(marker: int) -> None:
     plain = written("RGB", "JPEG")
     for body in SEGMENTS:
         segment = b"\xff" + bytes([marker]) + (len(body) + 2).to_bytes(2) + body
@@ -75,7 +75,7 @@ def test_no_segment_beside_a_jpeg_costs_its_picture(marker: int) -> None:
 
 
 @pytest.mark.parametrize("format_name", ["PNG", "JPEG"])
-def test_a_damaged_picture_stays_damaged_whatever_lies_beside_it(format_name: str) -> None:
+def test_truncated_picture_is_rejected_despite_metadata_before_it(format_name: str) -> None:
     plain = written("RGBA" if format_name == "PNG" else "RGB", format_name)
     beside = chunk(b"iTXt", b"a\0\1\0\0\0" + UNPACKS) if format_name == "PNG" else b"\xff\xeeAdobe"[:2] + b"\0\7Adobe"
     place = 33 if format_name == "PNG" else 2

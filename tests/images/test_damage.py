@@ -1,4 +1,4 @@
-"""JPEG files that the library decodes with a complaint: labelled and trained on, and counted."""
+"""JPEG files that the library decodes with a warning: they are used, and their damage is reported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS: dict[str, dict[str, object]] = {
     "grey": {"mode": "L"},
     "progressive": {"progressive": True},
     "CMYK": {"mode": "CMYK"},
-    "with a comment of Photoshop": {"photoshop": True},
+    "with a Photoshop segment": {"photoshop": True},
 }
 
 
@@ -34,7 +34,7 @@ def damage(content: bytes, side: int = 16) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("side", [4, 16, 64])
 @pytest.mark.reliability(58)
-def test_damage_inside_is_said_at_every_size(kind: str, side: int) -> None:
+def test_damage_in_the_data_is_reported_at_every_size(kind: str, side: int) -> None:
     sound = encoded(**KINDS[kind])  # type: ignore[arg-type]
     assert damage(sound, side) == ""
     early = sound[: len(sound) * 9 // 10] + b"\xff\xd9"
@@ -43,12 +43,12 @@ def test_damage_inside_is_said_at_every_size(kind: str, side: int) -> None:
     assert any(damage(sound[:place] + sound[place + 40 :], side) for place in places)
 
 
-def test_data_after_the_picture_is_no_damage() -> None:
+def test_data_after_the_picture_is_not_damage() -> None:
     assert damage(encoded() + bytes(500)) == ""
     assert damage(encoded() + encoded()) == ""
 
 
-def test_other_formats_have_none() -> None:
+def test_other_formats_report_no_damage() -> None:
     for format_name in ("PNG", "GIF", "WEBP"):
         file = io.BytesIO()
         Image.fromarray(PICTURE).save(file, format_name)

@@ -46,7 +46,7 @@ def png(pixels: np.ndarray, bits: int, colour_type: int, *extra: tuple[bytes, by
 
 
 @pytest.mark.parametrize("format_name", SUPPORTED)
-def test_every_supported_format_decodes_as_the_reference_does_whatever_stands_behind_it(format_name: str) -> None:
+def test_every_supported_format_matches_the_reference_despite_trailing_data(format_name: str) -> None:
     data = encoded(SMOOTH, format_name)
     for more in (b"", b"\0" * 10_000):
         assert np.array_equal(decode_image(data + more, image_size=None), reference(data))
@@ -56,7 +56,7 @@ def test_every_supported_format_decodes_as_the_reference_does_whatever_stands_be
 
 @pytest.mark.reliability(6)
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "CMYK", "YCbCr", "LAB"])
-def test_colour_modes_become_rgb_as_the_reference_does(mode: str) -> None:
+def test_colour_modes_are_converted_to_rgb_like_the_reference(mode: str) -> None:
     image = Image.fromarray(SMOOTH)
     image = Image.merge("LAB", image.split()) if mode == "LAB" else image.convert(mode)
     data = encoded(image, "TIFF")
@@ -65,7 +65,7 @@ def test_colour_modes_become_rgb_as_the_reference_does(mode: str) -> None:
 
 
 @pytest.mark.reliability(6)
-def test_cmyk_jpeg_inverted_as_adobe_does_keeps_its_colours() -> None:
+def test_inverted_adobe_cmyk_jpeg_keeps_its_colours() -> None:
     data = encoded(Image.fromarray(SMOOTH).convert("CMYK"), "JPEG", quality=95)
     assert b"Adobe" in data
     assert difference(decode_image(data, image_size=None), SMOOTH) < 4
@@ -84,7 +84,7 @@ def test_bitfield_bmp_has_the_colours_of_its_masks(bits_per_pixel: int) -> None:
 
 
 RAMP = np.arange(256).reshape(16, 16)
-DEEP = {  # files of more than 8 bits, and how many they say
+DEEP = {  # files of more than 8 bits, and the depth in their header
     **{name: (encoded((RAMP * 257).astype(np.uint16), name), 16) for name in ("PNG", "TIFF", "PPM")},
     "big-endian TIFF": (encoded((RAMP * 257).astype(">u2"), "TIFF"), 16),
     "TIFF of wide integers": (encoded((RAMP * 257).astype(np.int32), "TIFF"), None),
@@ -112,7 +112,7 @@ def test_nan_and_infinity_in_a_tiff_are_clipped_without_a_warning() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "F", "I;16"])
-def test_bands_give_what_the_whole_gives(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_converting_rows_in_bands_matches_converting_the_whole(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if mode in ("RGBA", "LA"):
         image = Image.fromarray(NOISE).convert(mode)
         image.putalpha(Image.fromarray(COLUMNS.astype(np.uint8)))
@@ -132,7 +132,7 @@ def test_bands_give_what_the_whole_gives(mode: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.reliability(6)
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 @pytest.mark.parametrize("format_name", ["PNG", "TIFF", "WEBP"])
-def test_alpha_is_laid_over_the_background(mode: str, format_name: str) -> None:
+def test_alpha_is_composited_over_the_background(mode: str, format_name: str) -> None:
     if (mode, format_name) == ("LA", "WEBP"):
         pytest.skip("WebP has no grey")
     alpha = Image.fromarray((COLUMNS % 256).astype(np.uint8))
@@ -165,7 +165,7 @@ def test_transparent_colours_show_the_background() -> None:
 @pytest.mark.reliability(5)
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_exif_orientation_gives_the_upright_image(orientation: int, format_name: str) -> None:
+def test_exif_orientation_is_applied(orientation: int, format_name: str) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     data = encoded(SMOOTH, format_name, exif=exif)
@@ -197,7 +197,7 @@ def test_exif_orientation_gives_the_upright_image(orientation: int, format_name:
     ],
 )
 @pytest.mark.parametrize("image_size", [None, (8, 8)])
-def test_cut_file_is_truncated_not_filled(
+def test_truncated_file_is_rejected_not_filled(
     format_name: str, options: dict[str, object], pixels: np.ndarray, share: float, image_size: tuple[int, int] | None
 ) -> None:
     data = encoded(pixels, format_name, **options)
@@ -205,7 +205,7 @@ def test_cut_file_is_truncated_not_filled(
         decode_image(data[: int(len(data) * share)], image_size=image_size)
 
 
-def test_a_gif_cut_in_its_picture_and_a_png_without_its_end_chunk_are_truncated() -> None:
+def test_truncated_gif_and_png_without_its_end_chunk_are_rejected() -> None:
     data = encoded(NOISE, "GIF")
     assert reason(data[: len(data) // 2]) == "truncated GIF"
     assert reason(encoded(SMOOTH, "PNG")[:-12]) == "truncated PNG"
@@ -234,7 +234,9 @@ def test_a_gif_cut_in_its_picture_and_a_png_without_its_end_chunk_are_truncated(
         (b"\x89PNG\r\n\x1a\n", "truncated PNG"),
     ],
 )
-def test_what_is_no_supported_image_is_told_apart(content: bytes, expected: str, tmp_path: Path) -> None:
+def test_reason_tells_empty_truncated_unsupported_and_non_image_files_apart(
+    content: bytes, expected: str, tmp_path: Path
+) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     assert reason(path) == expected
@@ -242,12 +244,12 @@ def test_what_is_no_supported_image_is_told_apart(content: bytes, expected: str,
 
 @pytest.mark.reliability(9)
 @pytest.mark.parametrize("format_name", ["ICO", "TGA", "PCX", "SGI", "DDS", "PDF", "EPS", "ICNS"])
-def test_formats_that_are_not_listed_are_refused(format_name: str) -> None:
+def test_unlisted_formats_are_rejected(format_name: str) -> None:
     data = encoded(Image.fromarray(SMOOTH).resize((64, 64)), format_name)
     assert reason(data) in ("not a supported format", "not an image")
 
 
-def test_missing_folders_pipes_and_odd_names_are_image_errors(tmp_path: Path) -> None:
+def test_missing_files_folders_pipes_and_odd_names_are_image_errors(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.jpg"
     os.mkfifo(pipe)
     loop = tmp_path / "loop.jpg"
@@ -260,7 +262,7 @@ def test_missing_folders_pipes_and_odd_names_are_image_errors(tmp_path: Path) ->
 
 @pytest.mark.reliability(7)
 @pytest.mark.parametrize("format_name", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_animated_image_gives_its_first_frame(format_name: str) -> None:
+def test_first_frame_of_an_animated_image_is_decoded(format_name: str) -> None:
     first, second = Image.new("RGB", (9, 7), (255, 0, 0)), Image.new("RGB", (9, 7), (0, 0, 255))
     options = {"lossless": True} if format_name == "WEBP" else {}
     data = encoded(first, format_name, save_all=True, append_images=[second], **options)
@@ -270,7 +272,7 @@ def test_animated_image_gives_its_first_frame(format_name: str) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"!", b",", b"!\xf9\0", b"," + b"\xff" * 9])
-def test_damage_behind_the_first_frame_of_a_gif_does_not_cost_it(damage: bytes) -> None:
+def test_damage_after_the_first_frame_of_a_gif_is_ignored(damage: bytes) -> None:
     data = encoded(SMOOTH, "GIF")
     damaged = data[:-1] + damage
     pixels, header = decode_with_header(damaged, image_size=(120, 160), preparation=Preparation(), pixel_limit=10**6)
@@ -279,7 +281,7 @@ def test_damage_behind_the_first_frame_of_a_gif_does_not_cost_it(damage: bytes) 
     assert not header.animated
 
 
-def test_a_scan_too_many_is_refused_and_a_film_behind_the_photo_is_no_scan() -> None:
+def test_too_many_scans_are_rejected_but_markers_in_other_data_are_not_scans() -> None:
     data = encoded(SMOOTH, "JPEG", progressive=True)
     scan = data[data.rindex(b"\xff\xda") : -2]
     assert reason(data[:-2] + scan * 100 + data[-2:]) == "damaged JPEG: more than 100 scans"
@@ -290,7 +292,7 @@ def test_a_scan_too_many_is_refused_and_a_film_behind_the_photo_is_no_scan() -> 
         assert np.array_equal(decode_image(whole, image_size=None), reference(data))
 
 
-def test_scans_are_counted_wherever_the_blocks_of_a_file_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scans_are_counted_regardless_of_block_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(SMOOTH, "JPEG", progressive=True)
     scan = data[data.rindex(b"\xff\xda") : -2]
     scans = data.count(b"\xff\xda")
@@ -303,7 +305,7 @@ def test_scans_are_counted_wherever_the_blocks_of_a_file_begin(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("where", ["before the picture", "behind the picture"])
-def test_a_jpeg_of_a_million_empty_segments_is_refused_before_it_takes_memory(where: str) -> None:
+def test_jpeg_of_a_million_empty_segments_is_rejected_before_it_takes_memory(where: str) -> None:
     data, segments = encoded(SMOOTH, "JPEG"), b"\xff\xe0\0\2" * 1_000_000
     hostile = data[:2] + segments + data[2:] if where == "before the picture" else data[:-2] + segments + data[-2:]
     with less_memory_than(10_000_000):
@@ -312,7 +314,7 @@ def test_a_jpeg_of_a_million_empty_segments_is_refused_before_it_takes_memory(wh
 
 
 @pytest.mark.parametrize("where", ["behind the end", "before the end"])
-def test_a_jpeg_with_a_hole_takes_no_memory_for_the_hole(where: str, tmp_path: Path) -> None:
+def test_sparse_jpeg_takes_no_memory_for_its_hole(where: str, tmp_path: Path) -> None:
     hole, scans = 200_000_000, b"\xff\xda\0\2" * 200
     data = encoded(SMOOTH, "JPEG")
     path = tmp_path / "hole.jpg"
@@ -328,17 +330,17 @@ def test_a_jpeg_with_a_hole_takes_no_memory_for_the_hole(where: str, tmp_path: P
 
 
 @pytest.mark.parametrize("format_name", SUPPORTED)
-def test_a_file_over_the_file_limit_is_refused_unread(format_name: str, tmp_path: Path) -> None:
+def test_file_over_the_file_limit_is_rejected_unread(format_name: str, tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(encoded(SMOOTH, format_name))
-    os.truncate(path, decoding.FILE_LIMIT + 1)  # a hole: the disk holds a few kilobytes
+    os.truncate(path, decoding.FILE_LIMIT + 1)  # sparse: it takes a few kilobytes on disk
     assert reason(path) == "over the file limit of 1 GiB"
     with pytest.raises(ImageError, match="over the file limit of 1 GiB"):
         read_header(path)
 
 
 @pytest.mark.parametrize("planes", [1, 2])
-def test_a_tiff_that_lacks_strips_is_refused_not_filled(planes: int) -> None:
+def test_tiff_with_missing_strips_is_rejected_not_filled(planes: int) -> None:
     whole = encoded(SMOOTH, "TIFF", tiffinfo={278: 10})  # 12 strips of 10 rows
     image = Image.open(io.BytesIO(whole))
     assert len(image.tag_v2[273]) == 12
@@ -370,7 +372,7 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch)
         assert (max(most) == 1) == (expected == 1)
 
 
-def test_webp_canvas_over_the_limit_is_refused_before_its_decoder_takes_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webp_canvas_over_the_limit_is_rejected_before_its_decoder_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     lossy, lossless = encoded(SMOOTH, "WEBP"), encoded(SMOOTH, "WEBP", lossless=True)
     animated = encoded(SMOOTH, "WEBP", save_all=True, append_images=[Image.fromarray(NOISE)])
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("the decoder was started"))
@@ -385,10 +387,10 @@ def test_pillows_warnings_do_not_reach_the_terminal() -> None:
         warnings.simplefilter("error")
         assert decode_image(data, image_size=None).shape == SMOOTH.shape
         assert read_header(io.BytesIO(data)).orientation == 1
-        decode_image(png(np.zeros((9000, 10000)), 8, 0), image_size=(2, 2))  # Pillow warns from 89 megapixels on
+        decode_image(png(np.zeros((9000, 10000)), 8, 0), image_size=(2, 2))  # Pillow warns above 89 megapixels
 
 
-def test_damaged_exif_does_not_cost_the_image() -> None:
+def test_image_with_damaged_exif_is_decoded() -> None:
     for exif in (b"Exif\0\0", b"Exif\0\0II", b"Exif\0\0" + b"\xff" * 40):
         data = encoded(SMOOTH, "JPEG", exif=exif)
         assert decode_image(data, image_size=None).shape == SMOOTH.shape

@@ -1,4 +1,4 @@
-"""Values of more than 8 bits, over their full depth and in a range."""
+"""Values of more than 8 bits, scaled over their full depth or a given range."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(3)
 
 
 def png16(values: np.ndarray, kind: int, transparent: tuple[int, ...] = ()) -> bytes:
-    """Return a PNG of 16 bits from values (height, width, channels)."""
+    """Return a 16-bit PNG of values (height, width, channels)."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -33,7 +33,7 @@ def png16(values: np.ndarray, kind: int, transparent: tuple[int, ...] = ()) -> b
 
 
 def tiff(values: np.ndarray, *, white_is_zero: bool = False, order: str = "<") -> bytes:
-    """Return a TIFF of one band with the type of `values`."""
+    """Return a one-band TIFF with the dtype of `values`."""
     height, width = values.shape
     data = values.astype(values.dtype.newbyteorder(order)).tobytes()
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
@@ -68,7 +68,7 @@ def levels(data: bytes, value_range: tuple[float, float] | None = None) -> np.nd
 
 @pytest.mark.parametrize("kind", PNG_KINDS)
 @pytest.mark.reliability(56)
-def test_a_range_reads_both_bytes_of_a_png(kind: int) -> None:
+def test_range_uses_both_bytes_of_a_16_bit_png(kind: int) -> None:
     values = RNG.integers(0, 4096, (11, 7, PNG_KINDS[kind]))
     if kind in (4, 6):
         values[..., -1] = 65535
@@ -82,7 +82,7 @@ def test_a_range_reads_both_bytes_of_a_png(kind: int) -> None:
     assert read_header(data).bits == 16
 
 
-def test_transparency_of_16_bits_is_kept_in_a_range() -> None:
+def test_16_bit_transparency_is_applied_with_a_range() -> None:
     values = RNG.integers(1_000, 3_000, (6, 5, 4))
     values[..., 3] = 65535
     values[0, :, 3] = 0
@@ -100,7 +100,7 @@ def test_transparency_of_16_bits_is_kept_in_a_range() -> None:
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("kind", ["u2", "i2", "i4", "u4", "f4", "i1"])
 @pytest.mark.reliability(56)
-def test_a_range_applies_to_every_type_of_tiff(kind: str, order: str) -> None:
+def test_range_applies_to_every_type_of_tiff(kind: str, order: str) -> None:
     low, high = (-100, 100) if kind == "i1" else (-1_000, 3_000) if kind[0] != "u" else (200, 3_000)
     values = (RNG.random((9, 8)) * (high - low) + low).astype(kind)
     value_range = (low / 2, high / 2)
@@ -113,25 +113,25 @@ def test_a_range_applies_to_every_type_of_tiff(kind: str, order: str) -> None:
     assert np.array_equal(shown[..., 0], shown[..., 2])
 
 
-def test_integers_beyond_the_range_of_signed_ones_are_white() -> None:
+def test_integers_beyond_the_signed_range_are_white() -> None:
     values = np.array([[0, 2**31 + 5, 2**32 - 1, 30_000]], np.uint32)
     assert levels(tiff(values))[0, :, 0].tolist() == [0, 255, 255, 30_000 >> 8]
     assert levels(tiff(values), (0.0, 2.0**32 - 1))[0, :, 0].tolist() == [0, 128, 255, 0]
 
 
-def test_signed_bytes_are_as_bright_as_their_values_and_negative_ones_are_black() -> None:
+def test_signed_bytes_are_scaled_by_value_and_negative_ones_are_black() -> None:
     values = np.array([[-128, -1, 0, 1, 64, 127]], np.int8)
     assert levels(tiff(values))[0, :, 0].tolist() == [0, 0, 0, 2, 128, 254]
     assert levels(tiff(values), (-128.0, 127.0))[0, :, 0].tolist() == [0, 127, 128, 129, 192, 255]
     assert read_header(tiff(values)).bits == 16
 
 
-def test_nan_is_black_and_infinity_is_at_its_end_of_a_range() -> None:
+def test_nan_is_black_and_infinities_are_clipped_to_the_range() -> None:
     values = np.array([[np.nan, -np.inf, np.inf, 2_000]], np.float32)
     assert levels(tiff(values), WIDE)[0, :, 0].tolist() == [0, 0, 255, 128]
 
 
-def test_a_range_does_not_touch_8_bits() -> None:
+def test_range_does_not_affect_8_bit_images() -> None:
     pixels = RNG.integers(0, 256, (20, 20, 3)).astype(np.uint8)
     for format_name, mode in (
         ("PNG", "RGB"),

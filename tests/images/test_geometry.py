@@ -1,4 +1,4 @@
-"""Images are resized as Pillow's antialiased bilinear filter does it, whatever library computes it."""
+"""Resizing matches Pillow's antialiased bilinear filter, whichever library computes it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def squashed(pixels: Pixels, size: tuple[int, int], box: Box | None = None) -> P
 @pytest.mark.parametrize(
     "resized", [pytest.param(resizing.resized_by_cykooz, marks=NEEDS_CYKOOZ), resizing.resized_by_pillow]
 )
-def test_resizing_is_pillows_but_for_rounding(
+def test_resizing_matches_pillow_up_to_rounding(
     given: tuple[int, int], wanted: tuple[int, int], cut: float, resized: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resizing, "resized", resized)
@@ -58,7 +58,7 @@ def test_resizing_is_pillows_but_for_rounding(
 @NEEDS_CYKOOZ
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
 @pytest.mark.parametrize("resize", RESIZERS)
-def test_where_cykooz_has_no_wheel_pillow_gives_the_same_to_within_1(
+def test_pillow_fallback_matches_cykooz_to_within_1(
     channels: int, resize: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = np.random.default_rng(channels).integers(0, 256, (61, 83, channels), dtype=np.uint8)[:, ::-1]
@@ -72,7 +72,7 @@ def test_where_cykooz_has_no_wheel_pillow_gives_the_same_to_within_1(
 
 
 @NEEDS_CYKOOZ
-def test_without_cykooz_pillow_is_chosen_and_caches_of_pixels_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillow_is_used_without_cykooz_and_has_its_own_pixel_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     keys, chosen = np.array([1], np.uint64), resizing.resized
     before = pixels_key(keys, (8, 8), Preparation())
     monkeypatch.setitem(sys.modules, "cykooz_resizer", None)
@@ -98,7 +98,7 @@ def test_threads_resize_to_the_same_pixels() -> None:
 
 @pytest.mark.parametrize("name", list(RESIZERS))
 @pytest.mark.parametrize(("given", "wanted"), SHAPES)
-def test_every_way_gives_the_size_that_is_wanted(name: str, given: tuple[int, int], wanted: tuple[int, int]) -> None:
+def test_every_resizer_returns_the_requested_size(name: str, given: tuple[int, int], wanted: tuple[int, int]) -> None:
     resized = RESIZERS[name](noise(*given), wanted, (0, 0, given[1] - 0.5, given[0] - 0.25))
     assert (resized.shape, resized.dtype) == ((*wanted, 3), np.uint8)
     assert resized.flags.writeable
@@ -107,7 +107,9 @@ def test_every_way_gives_the_size_that_is_wanted(name: str, given: tuple[int, in
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("resize", geometry.RESIZERS)
 @pytest.mark.parametrize("size", [(64, 48), (49, 80)])
-def test_a_large_turned_jpeg_is_resized_like_the_whole(orientation: int, resize: str, size: tuple[int, int]) -> None:
+def test_large_rotated_jpeg_is_resized_like_the_full_decode(
+    orientation: int, resize: str, size: tuple[int, int]
+) -> None:
     rows, columns = np.mgrid[0:603, 0:805]
     waves = np.stack([128 + 120 * np.sin(rows / 9), 128 + 120 * np.cos(columns / 7), columns % 256], -1)
     exif = Image.Exif()
@@ -143,7 +145,7 @@ def test_resizing_agrees_with_the_plain_reference(resize: str, pixels: np.ndarra
     )
 
 
-def test_pad_shows_the_background_beside_the_whole_image_and_crop_keeps_the_centre() -> None:
+def test_pad_adds_background_around_the_whole_image_and_crop_keeps_the_centre() -> None:
     decoded = decode_image(
         encoded(np.zeros((10, 20, 3), np.uint8), "PNG"), image_size=(20, 20), preparation=Preparation("pad")
     )
@@ -154,7 +156,7 @@ def test_pad_shows_the_background_beside_the_whole_image_and_crop_keeps_the_cent
 
 
 @pytest.mark.parametrize("period", [2, 2.5, 3, 5, 8, 10])
-def test_lines_near_the_grid_of_scaled_decoding_differ_by_no_more_than_is_said(period: float) -> None:
+def test_scaled_decoding_of_fine_lines_differs_by_no_more_than_documented(period: float) -> None:
     for side, size in ((640, 160), (640, 64), (640, 32), (800, 96), (1000, 224)):
         content = scaled_decoding.lines(side, 0, period, sharp=True)
         whole = decode_image(content, image_size=None)

@@ -1,4 +1,4 @@
-"""Ordinary JPEG and PNG files take a short way to the same decoders: same pixels, same refusals as Pillow's readers."""
+"""Ordinary JPEG and PNG files take a fast path to the same decoders, with the pixels and errors of Pillow's readers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def turned(orientation: int) -> bytes:
 
 
 def oriented(kind: int, content: bytes) -> bytes:
-    """Return an EXIF segment whose orientation is of a kind that nobody should give it."""
+    """Return an EXIF segment whose orientation has an unusual type."""
     return b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12" + struct.pack(">HI", kind, 1) + content
 
 
@@ -50,9 +50,9 @@ def jpegs() -> Iterator[bytes]:
         yield encoded(PICTURE, "JPEG", mode, icc_profile=b"profile" * 20_000)
     for orientation in range(10):
         yield encoded(PICTURE, "JPEG", exif=turned(orientation))
-    yield with_segment(0xE1, oriented(5, b"\0\0\0\x1a\0\0\0\0\0\0\0\6\0\0\0\1"))  # the ratio of 6 to 1
-    yield with_segment(0xEE, b"Adobe\0\x64\0\0\0\0\0")  # its three channels are red, green, blue
-    yield encoded(PICTURE, "JPEG") + b"\0\xff\xda" * 1000  # a film behind the photo
+    yield with_segment(0xE1, oriented(5, b"\0\0\0\x1a\0\0\0\0\0\0\0\6\0\0\0\1"))  # the rational number 6/1
+    yield with_segment(0xEE, b"Adobe\0\x64\0\0\0\0\0")  # its channels are RGB
+    yield encoded(PICTURE, "JPEG") + b"\0\xff\xda" * 1000  # a film after the photo
 
 
 def pngs() -> Iterator[bytes]:
@@ -80,10 +80,10 @@ def in_pieces(png: bytes, size: int) -> bytes:
 
 
 def unusual() -> Iterator[bytes]:
-    """Give sound files whose pixels, size or mode depend on what only Pillow's readers look for."""
+    """Yield sound files whose pixels, size or mode depend on data that only Pillow's readers interpret."""
     xmp = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="6"/>'
     yield with_segment(0xE1, xmp)
-    yield with_segment(0xE1, turned(3), exif=turned(6))  # two EXIF segments are one
+    yield with_segment(0xE1, turned(3), exif=turned(6))  # two EXIF segments are joined
     yield with_segment(0xE2, b"MPF\0" + b"MM\0*\0\0\0\x08\0\0")
     yield encoded(PICTURE, "JPEG", "CMYK")
     for mode in ("RGBA", "LA", "P", "1", "I;16"):
@@ -110,7 +110,7 @@ def outcome(data: bytes, **options: Any) -> np.ndarray | str:
 
 
 @pytest.mark.parametrize("data", [*jpegs(), *pngs()])
-def test_ordinary_files_are_read_as_pillows_readers_do(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ordinary_files_are_read_as_by_pillows_readers(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ordinary.parse(data) is not None
     for image_size, resize in WAYS:
         options = {"image_size": image_size, "preparation": Preparation(resize)}
@@ -130,14 +130,14 @@ def test_files_that_only_pillows_readers_understand_are_left_to_them(data: bytes
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG"])
-def test_the_short_way_starts_no_reader_of_pillow(format_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_path_starts_no_reader_of_pillow(format_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(PICTURE, format_name)
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("Pillow's reader was started"))
     assert decode_image(data, image_size=(8, 8)).shape == (8, 8, 3)
     assert header_of_prefix(data, pixel_limit=10**6) is not None
 
 
-def test_damaged_files_give_what_pillows_readers_make_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_files_have_the_same_outcome_as_with_pillows_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     sources = [
         encoded(PICTURE, "JPEG", exif=turned(6)),
@@ -161,7 +161,7 @@ def test_damaged_files_give_what_pillows_readers_make_of_them(monkeypatch: pytes
 
 @pytest.mark.parametrize("rows", [0, 1, 96])
 @pytest.mark.parametrize("size", [1, 10**6])
-def test_a_png_whose_stream_ends_before_its_last_row_is_never_filled_in(rows: int, size: int) -> None:
+def test_png_whose_stream_ends_before_its_last_row_is_never_filled_in(rows: int, size: int) -> None:
     lines = [b"\0" + PICTURE[row].tobytes() for row in range(rows)]
     png = encoded(PICTURE, "PNG")
     short = in_pieces(png[:33] + chunk(b"IDAT", zlib.compress(b"".join(lines))), size)
@@ -178,7 +178,9 @@ def test_a_png_that_ends_with_the_colour_of_untouched_pixels_is_decoded(mode: st
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG"])
-def test_pillows_readers_take_over_where_arguments_differ(format_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_readers_take_over_if_the_decoder_arguments_differ(
+    format_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = encoded(PICTURE, format_name)
     expected = decode_image(data, image_size=None)
 
@@ -189,7 +191,7 @@ def test_pillows_readers_take_over_where_arguments_differ(format_name: str, monk
     assert np.array_equal(decode_image(data, image_size=None), expected)
 
 
-def test_scans_behind_one_that_holds_all_are_left_to_pillows_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scans_after_a_complete_one_are_left_to_pillows_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(PICTURE, "JPEG")
     scan = data[data.index(b"\xff\xda") : -2]
     for more in (1, 40):
@@ -207,7 +209,7 @@ def test_a_large_file_is_not_read_as_a_whole(tmp_path: Path, monkeypatch: pytest
     assert np.array_equal(decode_image(path, image_size=(8, 8)), whole)
 
 
-def test_a_file_longer_than_its_first_bytes_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_longer_than_the_prefix_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(PICTURE).save(path)
     monkeypatch.setattr(opening, "PREFIX_BYTES", 64)

@@ -1,4 +1,4 @@
-"""AVIF, JPEG 2000 and HEIC: decoded as their libraries do, cut ones refused, HEIC where its library is installed."""
+"""AVIF, JPEG 2000 and HEIC: decoded as by their libraries, rejected if truncated, HEIC only with its library."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
-def test_pixels_are_those_of_the_library(kind: str, mode: str) -> None:
+def test_pixels_match_the_library(kind: str, mode: str) -> None:
     name, options = KINDS[kind]
     data = encoded(Image.fromarray(PICTURE).convert(mode), name, **options)
     assert formats.format_of(data[: formats.PREFIX_BYTES]) == name
@@ -45,7 +45,7 @@ def test_pixels_are_those_of_the_library(kind: str, mode: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.reliability(9)
-def test_a_cut_file_is_refused_wherever_it_is_cut(kind: str) -> None:
+def test_file_truncated_anywhere_is_rejected(kind: str) -> None:
     name, options = KINDS[kind]
     data = encoded(PICTURE, name, **options)
     said = Counter(reason(data[:length]) for length in range(len(data) - 1, 0, -max(1, len(data) // 60)))
@@ -70,7 +70,7 @@ def test_pictures_are_upright(name: str, orientation: int) -> None:
     assert (header.height, header.width) == expected.shape[:2]
 
 
-def test_16_bits_of_jpeg_2000_are_deep() -> None:
+def test_16_bit_jpeg_2000_is_read_as_deep() -> None:
     values = (ROWS * 500 + COLUMNS * 100).astype(np.uint16)
     data = encoded(values, "JPEG2000")
     assert read_header(data).bits == 16
@@ -78,13 +78,13 @@ def test_16_bits_of_jpeg_2000_are_deep() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_pixel_limit_holds(kind: str) -> None:
+def test_pixel_limit_is_enforced(kind: str) -> None:
     name, options = KINDS[kind]
     with pytest.raises(ImageError, match="over the pixel limit of 4,000 pixels"):
         decode_image(encoded(PICTURE, name, **options), image_size=(8, 8), pixel_limit=4_000)
 
 
-def test_without_its_library_heic_is_named_with_what_to_install(
+def test_heic_without_its_library_is_reported_with_the_install_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.heic"
@@ -96,7 +96,7 @@ def test_without_its_library_heic_is_named_with_what_to_install(
     assert ignored_message(Counter({".heic": 2})).endswith(f"2 .heic; to read HEIC: {install_line('heic')}")
 
 
-def test_a_general_brand_is_read_by_what_it_is_compatible_with() -> None:
+def test_generic_brand_is_resolved_by_its_compatible_brands() -> None:
     start = b"\0\0\0\x1cftypmif1\0\0\0\0mif1"
     assert formats.format_of(start + b"avifmiaf") == "AVIF"
     assert formats.format_of(start + b"heicmiaf") == "HEIF"

@@ -1,4 +1,4 @@
-"""Colours with an ICC profile are converted to sRGB where a model was trained so."""
+"""Colours with an ICC profile are converted to sRGB if the model was trained that way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PICTURE = np.dstack([RAMP, 255 - RAMP[..., 0]]).astype(np.uint8)  # (32, 24, 3)
 
 
 def profile(*, gamma: float = 2.2, wide: bool = True, space: bytes = b"RGB ") -> bytes:
-    """Return a profile as cameras write it: primaries, or grey, and one exponent; `wide` is that of Display P3."""
+    """Return a profile like those of cameras: primaries, or grey, and one gamma; `wide` selects those of Display P3."""
 
     def xyz(*values: float) -> bytes:
         return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(value * 65536)) for value in values)
@@ -60,7 +60,7 @@ def decoded(data: bytes, color: Color, size: tuple[int, int] | None = None) -> n
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.reliability(57)
-def test_colours_are_those_that_littlecms_gives(format_name: str) -> None:
+def test_colours_match_littlecms(format_name: str) -> None:
     plain, wide = encoded(format_name, None), encoded(format_name, profile())
     as_is = decoded(wide, "as_is")
     assert np.array_equal(as_is, decoded(plain, "as_is"))
@@ -77,22 +77,22 @@ def test_colours_are_those_that_littlecms_gives(format_name: str) -> None:
     assert np.abs(decoded(wide, "srgb", (16, 12)) - decoded(plain, "srgb", (16, 12))).max() > 10
 
 
-def test_a_profile_of_srgb_changes_no_pixel() -> None:
+def test_srgb_profile_changes_no_pixel() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for format_name in ("JPEG", "PNG"):
         data = encoded(format_name, srgb)
         assert np.array_equal(decoded(data, "srgb"), decoded(data, "as_is"))
 
 
-def test_both_ways_to_a_jpeg_give_the_same_colours() -> None:
+def test_both_paths_of_reading_a_jpeg_yield_the_same_colours() -> None:
     data = encoded("JPEG", profile())
-    other = data[:2] + b"\xff\xed\0\x12Photoshop 3.0\0\0\0" + data[2:]  # leaves the short way
+    other = data[:2] + b"\xff\xed\0\x12Photoshop 3.0\0\0\0" + data[2:]  # takes it off the fast path
     for size in (None, (9, 13)):
         assert np.array_equal(decoded(data, "srgb", size), decoded(other, "srgb", size))
 
 
 @pytest.mark.parametrize("space", [b"GRAY", b"RGB "])
-def test_grey_images_are_converted_by_grey_profiles_alone(space: bytes) -> None:
+def test_grey_images_are_converted_only_by_grey_profiles(space: bytes) -> None:
     for format_name in ("JPEG", "PNG"):
         data = encoded(format_name, profile(gamma=1.0, space=space), "L")
         changed = np.abs(decoded(data, "srgb") - decoded(data, "as_is")).max()
@@ -108,7 +108,7 @@ def test_a_large_profile_in_several_segments_is_joined() -> None:
 
 
 @pytest.mark.reliability(57)
-def test_a_damaged_profile_is_passed_over(seen: Callable[[str], None]) -> None:
+def test_damaged_profile_is_ignored(seen: Callable[[str], None]) -> None:
     whole = profile()
     rng = np.random.default_rng(0)
     tried = 0
@@ -126,6 +126,6 @@ def test_a_damaged_profile_is_passed_over(seen: Callable[[str], None]) -> None:
     seen(f"{tried} damaged profiles")
 
 
-def test_cmyk_is_converted_by_its_own_profile_or_as_without_one() -> None:
-    data = encoded("JPEG", profile(), "CMYK")  # a profile of other colours
+def test_cmyk_image_ignores_a_profile_of_another_colour_space() -> None:
+    data = encoded("JPEG", profile(), "CMYK")  # an RGB profile
     assert np.array_equal(decoded(data, "srgb"), decoded(data, "as_is"))

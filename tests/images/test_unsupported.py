@@ -1,4 +1,4 @@
-"""Sound files of kinds that are not supported are called that, with the kind; damaged ones are called damaged."""
+"""Sound files of unsupported kinds are reported with their kind, and damaged files as damaged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BITS, COMPRESSION, WHITE, SAMPLES = 258, 259, 262, 277
 
 
 def tiff(order: str = "<", *, is_big: bool = False, data: bytes = bytes(20_000), **changes: int) -> bytes:
-    """Return a TIFF of 20x10 pixels of 16 bits in one strip; `t258=8` changes a tag."""
+    """Return a 16-bit TIFF of 20x10 pixels in one strip; `t258=8` changes a tag."""
     tags = {
         256: 20,
         257: 10,
@@ -72,14 +72,14 @@ TIFFS = {
 
 @pytest.mark.reliability(55)
 @pytest.mark.parametrize("kind", TIFFS)
-def test_a_tiff_of_another_kind_is_called_so(kind: str) -> None:
+def test_unsupported_tiff_is_reported_with_its_kind(kind: str) -> None:
     for size in ((8, 8), None):
         with pytest.raises(ImageError) as caught:
             decode_image(TIFFS[kind], image_size=size)
         assert str(caught.value) == f"a kind of TIFF that is not supported ({kind})"
 
 
-def test_usual_tiffs_are_read() -> None:
+def test_ordinary_tiffs_are_read() -> None:
     ramp = np.arange(200, dtype=np.uint16).reshape(10, 20) * 300
     for order in "<>":
         content = tiff(order, data=ramp.astype(f"{order}u2").tobytes())
@@ -89,7 +89,7 @@ def test_usual_tiffs_are_read() -> None:
 
 
 def jpeg(marker: int, bits: int) -> bytes:
-    """Return a JPEG whose header says that it is another one."""
+    """Return a JPEG whose header claims another kind."""
     file = io.BytesIO()
     Image.new("RGB", (64, 48), "red").save(file, "JPEG")
     content = bytearray(file.getvalue())
@@ -109,20 +109,20 @@ def jpeg(marker: int, bits: int) -> bytes:
         (0xCB, 8, "lossless, arithmetic coding"),
     ],
 )
-def test_a_jpeg_of_another_kind_is_called_so(marker: int, bits: int, kind: str) -> None:
+def test_unsupported_jpeg_is_reported_with_its_kind(marker: int, bits: int, kind: str) -> None:
     with pytest.raises(ImageError) as caught:
         decode_image(jpeg(marker, bits), image_size=(8, 8))
     assert str(caught.value) == f"a kind of JPEG that is not supported ({kind})"
 
 
 @pytest.mark.parametrize("content", [tiff()[:30], tiff(t256=0, t258=8), jpeg(0xC0, 8)[:400]])
-def test_damage_is_still_called_damage(content: bytes) -> None:
+def test_damage_is_still_reported_as_damage(content: bytes) -> None:
     with pytest.raises(ImageError, match=r"^(truncated|damaged) (TIFF|JPEG)$"):
         decode_image(content, image_size=None)
 
 
 @pytest.mark.parametrize("offset", [2**64 - 1, 2**63, 2**62, 0, 17])
-def test_an_offset_to_nowhere_is_damage(offset: int) -> None:
+def test_invalid_offset_is_reported_as_damage(offset: int) -> None:
     content = bytearray(tiff(is_big=True, t258=10))
     content[8:16] = struct.pack("<Q", offset)
     with pytest.raises(ImageError, match=r"^(truncated|damaged) TIFF$"):
@@ -130,6 +130,6 @@ def test_an_offset_to_nowhere_is_damage(offset: int) -> None:
 
 
 @pytest.mark.parametrize("start", [b"II\xbc\x01\x08\0\0\0", b"\x59\xa6\x6a\x95\0\0\0\x40"])
-def test_images_of_other_formats_are_called_that(start: bytes) -> None:
+def test_images_of_other_formats_are_reported_as_unsupported(start: bytes) -> None:
     with pytest.raises(ImageError, match="not a supported format"):
         decode_image(start + bytes(600), image_size=None)

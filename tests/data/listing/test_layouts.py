@@ -1,4 +1,4 @@
-"""Which folders are splits, which are classes, and what is refused because it may be either."""
+"""Which folders are splits, which are classes, and which layouts are rejected as ambiguous."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ WAYS = ("init", "check", "train --dry-run", "compare")
         (("dataset", "images"), ""),
     ],
 )
-def test_names_of_splits(names: tuple[str, ...], expected: str) -> None:
+def test_split_names_are_recognised(names: tuple[str, ...], expected: str) -> None:
     assert " ".join(split_names(names).values()) == expected
 
 
-def test_a_split_by_another_word_is_one(tmp_path: Path) -> None:
+def test_splits_with_alternative_names_are_found(tmp_path: Path) -> None:
     make_folder(tmp_path, {f"{split}/{name}": 1 for split in ("Train-Set", "eval") for name in ("cat", "dog")})
     assert find_splits(tmp_path).folders == {"train": f"{tmp_path}/Train-Set", "validation": f"{tmp_path}/eval"}
 
 
 CLASSES = {
     "a class called test": ["test", "control"],
-    "a class called train, with folders in it and images": ["train", "train/old", "car"],
-    "kinds below kinds": ["pets/cat", "pets/dog", "vehicles/car", "vehicles/bus"],
+    "a class called train, with subfolders and images": ["train", "train/old", "car"],
+    "subfolders of classes": ["pets/cat", "pets/dog", "vehicles/car", "vehicles/bus"],
     "digits": ["0", "1", "2"],
-    "one class in two parts": ["cat/old", "cat/new", "dog"],
+    "one class in two subfolders": ["cat/old", "cat/new", "dog"],
 }
 
 
 @pytest.mark.parametrize("case", CLASSES)
-def test_classes_are_classes(tmp_path: Path, case: str) -> None:
+def test_class_folders_are_not_taken_for_splits(tmp_path: Path, case: str) -> None:
     make_folder(tmp_path, dict.fromkeys(CLASSES[case], 1))
     assert find_splits(tmp_path).folders == {"train": str(tmp_path)}
 
@@ -59,11 +59,11 @@ BOTH = ("cat", "dog")
 REFUSED = {
     "splits without classes": (["train", "test", "valid"], "named like splits, but with images outside class folders"),
     "one split without classes": (["train"], "with images outside class folders: train/"),
-    "a split beside loose images": (
+    "a split next to loose images": (
         [*(f"train/{name}" for name in BOTH), "test"],
         "there are class folders in train/, as in a split, but test/ next to them: images without a class.",
     ),
-    "a split beside what is none": (
+    "a split next to another folder": (
         [f"{split}/{name}" for split in ("train", "holdback") for name in BOTH],
         "class folders in train/, as in a split, but holdback/ next to them is not a split.",
     ),
@@ -87,7 +87,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_may_be_either_is_refused_with_what_was_seen(tmp_path: Path, case: str) -> None:
+def test_ambiguous_layout_is_rejected_with_what_was_found(tmp_path: Path, case: str) -> None:
     folders, said = REFUSED[case]
     make_folder(tmp_path, dict.fromkeys(folders, 2))
     with pytest.raises(DataError) as caught:
@@ -95,14 +95,14 @@ def test_what_may_be_either_is_refused_with_what_was_seen(tmp_path: Path, case: 
     assert said.replace("ROOT", str(tmp_path)) in str(caught.value)
 
 
-def test_a_hidden_picture_makes_no_class_of_a_folder(tmp_path: Path) -> None:
+def test_hidden_image_does_not_make_a_folder_a_class(tmp_path: Path) -> None:
     make_folder(tmp_path, {f"photos/{name}": 1 for name in BOTH})
     (tmp_path / "photos" / "._preview.jpg").touch()
     with pytest.raises(DataError, match="are further down"):
         find_splits(tmp_path)
 
 
-def test_the_one_folder_with_images_among_others_is_named(tmp_path: Path) -> None:
+def test_only_folder_with_images_is_suggested(tmp_path: Path) -> None:
     make_folder(tmp_path, {"images/cat": 2, "images/dog": 2})
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "boxes.json").write_text("{}", encoding="utf-8")
@@ -111,13 +111,13 @@ def test_the_one_folder_with_images_among_others_is_named(tmp_path: Path) -> Non
 
 
 def make_run(folder: Path) -> Path:
-    """Make what marks a folder as a run, and a plot in it."""
+    """Make a folder that is recognised as a run, with a plot in it."""
     make_folder(folder, {"plots": 1})
     (folder / ".written.jsonl").touch()
     return folder
 
 
-def test_runs_beside_the_photos_are_no_class(tmp_path: Path) -> None:
+def test_runs_next_to_the_photos_are_not_a_class(tmp_path: Path) -> None:
     make_folder(tmp_path, {f"photos/{name}": 1 for name in BOTH})
     make_run(tmp_path / "runs" / "photos-wise")
     with pytest.raises(DataError, match=rf"wisesr train {tmp_path}/photos$"):
@@ -126,7 +126,7 @@ def test_runs_beside_the_photos_are_no_class(tmp_path: Path) -> None:
 
 @pytest.mark.reliability(51)
 @pytest.mark.parametrize("way", ["check", "train --dry-run"])
-def test_runs_among_the_classes_are_refused(wisesr: CommandLine, tmp_path: Path, way: str) -> None:
+def test_runs_among_the_classes_are_rejected(wisesr: CommandLine, tmp_path: Path, way: str) -> None:
     make_folder(tmp_path / "photos", dict.fromkeys(BOTH, 3))
     run = make_run(tmp_path / "photos" / "runs" / "wise")
     command, *more = way.split()
@@ -138,7 +138,7 @@ def test_runs_among_the_classes_are_refused(wisesr: CommandLine, tmp_path: Path,
 
 
 @pytest.mark.parametrize("given", ["runs", "runs/wise"])
-def test_a_folder_of_runs_is_no_folder_of_classes(tmp_path: Path, given: str) -> None:
+def test_folder_of_runs_is_not_a_folder_of_classes(tmp_path: Path, given: str) -> None:
     make_run(tmp_path / "runs" / "wise")
     with pytest.raises(DataError, match="runs of wisesr, not images"):
         find_splits(tmp_path / given)
@@ -146,7 +146,7 @@ def test_a_folder_of_runs_is_no_folder_of_classes(tmp_path: Path, given: str) ->
 
 @pytest.mark.reliability(51)
 @pytest.mark.parametrize("way", WAYS)
-def test_every_command_refuses_it_before_anything_else(wisesr: CommandLine, tmp_path: Path, way: str) -> None:
+def test_every_command_rejects_folds_before_anything_else(wisesr: CommandLine, tmp_path: Path, way: str) -> None:
     make_folder(tmp_path / "photos", {f"fold{fold}/{name}": 3 for fold in range(3) for name in BOTH})
     command, *more = way.split()
     answer = wisesr(command, tmp_path / "photos", *more)
@@ -157,8 +157,8 @@ def test_every_command_refuses_it_before_anything_else(wisesr: CommandLine, tmp_
 
 
 @pytest.mark.reliability(51)
-def test_folders_that_are_said_to_be_the_classes_are(wisesr: CommandLine, tmp_path: Path) -> None:
-    """The way out in the error: `-s data.train_dir=` over the folder, with the recipe for its images."""
+def test_folders_declared_as_classes_are_accepted(wisesr: CommandLine, tmp_path: Path) -> None:
+    """The command suggested by the error, with `-s data.train_dir=`, works and applies the recipe."""
     photos = tmp_path / "photos"
     make_folder(photos, {f"fold{fold}/{name}": 3 for fold in range(3) for name in BOTH})
     words = wisesr("train", photos, "--dry-run").error.partition("class folders are: wisesr ")[2].split()

@@ -1,4 +1,4 @@
-"""A data set of labels in a file: the images, groups and weights, and that the rest is as with folders."""
+"""Data sets from a manifest: images, groups and weights, and agreement with class folders."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_labels_in_a_file_give_the_index_of_the_folder(tmp_path: Path, photos: Path, kind: str) -> None:
+def test_manifest_yields_the_same_index_as_class_folders(tmp_path: Path, photos: Path, kind: str) -> None:
     rows = list(reversed(labelled(photos)))
     file = WRITERS[kind](photos, ("path", "label"), rows)
     index, expected = built(file), build_index(Data(dir=photos), seed=0, listener=Silent())
     assert (index.class_names, index.root) == (expected.class_names, expected.root)
-    assert list(index.rows()) == list(expected.rows())  # in the same order, so that a training is the same
+    assert list(index.rows()) == list(expected.rows())  # in the same order, so that training is identical
     assert index.changes_since(expected.record()).lines == ()
     assert count_classes(Data(manifest=file)) == 2
 
 
-def test_paths_begin_at_the_folder_that_is_given(tmp_path: Path, photos: Path) -> None:
+def test_paths_are_relative_to_the_given_folder(tmp_path: Path, photos: Path) -> None:
     file = write_csv(tmp_path / "l.csv", ("path", "label"), labelled(photos))
     message = refused(file)
     assert "none of its 25 files exists (line 2: " in message
@@ -47,18 +47,18 @@ def test_paths_begin_at_the_folder_that_is_given(tmp_path: Path, photos: Path) -
     assert list(built(file, dir=photos).rows()) == list(build_index(Data(dir=photos), seed=0, listener=Silent()).rows())
 
 
-def test_absolute_paths_begin_where_they_have_in_common(tmp_path: Path, photos: Path) -> None:
+def test_absolute_paths_are_made_relative_to_their_common_folder(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     rows: Rows = [(str(photos / path), label) for path, label in labelled(photos)]
     index = built(write_csv(tmp_path / "elsewhere" / "l.csv", ("path", "label"), rows))
     assert index.root == str(photos)
     assert list(index.rows()) == list(build_index(Data(dir=photos), seed=0, listener=Silent()).rows())
-    rows[3] = (rows[3][0].removeprefix(f"{photos}/"), rows[3][1])  # one that is relative
+    rows[3] = (rows[3][0].removeprefix(f"{photos}/"), rows[3][1])  # one relative path
     assert "line 2: " in refused(write_csv(tmp_path / "elsewhere" / "l.csv", ("path", "label"), rows))
 
 
 @pytest.mark.reliability(60)
-def test_missing_files_are_named_with_their_line_or_left_out(photos: Path) -> None:
+def test_missing_files_are_reported_with_their_line_or_skipped(photos: Path) -> None:
     rows = [*labelled(photos), ("cat/gone.png", "cat"), ("dog", "dog")]
     file = write_csv(photos / "l.csv", ("path", "label"), rows)
     message = refused(file)
@@ -68,7 +68,7 @@ def test_missing_files_are_named_with_their_line_or_left_out(photos: Path) -> No
     assert "2 unreadable images skipped: cat/gone.png: no such file (line 27 of l.csv)" in heard.warnings[0]
 
 
-def test_no_image_and_damaged_ones_are_unreadable(photos: Path) -> None:
+def test_non_images_and_broken_links_are_unreadable(photos: Path) -> None:
     (photos / "cat" / "note.png").write_text("hello", encoding="utf-8")
     (photos / "cat" / "link.png").symlink_to("nowhere")
     rows = [*labelled(photos), ("cat/link.png", "cat")]
@@ -77,7 +77,7 @@ def test_no_image_and_damaged_ones_are_unreadable(photos: Path) -> None:
     assert "cat/link.png: no such file" in message
 
 
-def test_a_file_under_two_paths_counts_once_in_a_class(photos: Path) -> None:
+def test_file_listed_under_two_paths_counts_once_in_a_class(photos: Path) -> None:
     (photos / "link.png").symlink_to("cat/000.png")
     file = write_csv(photos / "l.csv", ("path", "label"), [*labelled(photos)[:-1], labelled(photos)[-1]])
     rows = [("link.png" if path == "cat/001.png" else path, label) for path, label in labelled(photos) if "/" in path]
@@ -96,12 +96,12 @@ def test_a_file_under_two_paths_counts_once_in_a_class(photos: Path) -> None:
         (("cat", "cat "), "class names that differ only in case"),
     ],
 )
-def test_classes_that_cannot_be_told_apart_are_refused(tmp_path: Path, labels: tuple[str, str], said: str) -> None:
+def test_single_or_indistinguishable_classes_are_rejected(tmp_path: Path, labels: tuple[str, str], said: str) -> None:
     rows: Rows = [(make_image(tmp_path / f"{number}.png", number).name, label) for number, label in enumerate(labels)]
     assert said in refused(write_csv(tmp_path / "l.csv", ("path", "label"), rows))
 
 
-def test_labels_of_other_splits_match_however_unicode_spells_them(tmp_path: Path) -> None:
+def test_labels_match_across_splits_despite_unicode_normalization(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 3, "b": 3})
     rows = [("a/000.png", "caf\u00e9", "train"), ("b/000.png", "b", "train"), ("a/001.png", "cafe\u0301", "valid")]
     index = built(write_csv(tmp_path / "l.csv", OWN[:3], rows))
@@ -111,7 +111,7 @@ def test_labels_of_other_splits_match_however_unicode_spells_them(tmp_path: Path
     assert "the validation split has 1 class that training lacks: 'c'" in message
 
 
-def test_equal_images_under_two_labels_are_warned_of(tmp_path: Path) -> None:
+def test_identical_images_under_two_labels_trigger_a_warning(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 3, "b": 3})
     make_image(tmp_path / "b" / "009.png", 1)
     heard = Heard()
@@ -119,7 +119,7 @@ def test_equal_images_under_two_labels_are_warned_of(tmp_path: Path) -> None:
     assert "1 image in two splits or under two labels: a/000.png" in heard.warnings[0]
 
 
-def test_an_evaluation_takes_the_test_rows_and_matches_classes_by_name(photos: Path) -> None:
+def test_evaluation_uses_test_rows_and_matches_classes_by_name(photos: Path) -> None:
     rows: Rows = [
         (path, label, split)
         for (path, label), split in zip(labelled(photos), ["train", "test", "val"] * 9, strict=False)
@@ -160,7 +160,7 @@ def test_groups_of_a_manifest_stay_together(photos: Path) -> None:
     assert built(plain, split_strategy="group", group_regex=r"(\d)\.png").counts("validation").sum() > 0
 
 
-def test_groups_that_given_splits_do_not_keep_together_are_refused(photos: Path) -> None:
+def test_groups_that_straddle_given_splits_are_rejected(photos: Path) -> None:
     splits = ["train", "train", "validation"] * 9
     rows: Rows = [(*row, split, split[0]) for row, split in zip(labelled(photos), splits, strict=False)]
     built(write_csv(photos / "l.csv", OWN[:4], rows))
@@ -170,7 +170,7 @@ def test_groups_that_given_splits_do_not_keep_together_are_refused(photos: Path)
     assert "or remove the split column" in message
 
 
-def test_weights_go_with_their_images_and_are_said(photos: Path) -> None:
+def test_weights_stay_with_their_images_and_are_reported(photos: Path) -> None:
     rows: Rows = [(path, label, number) for number, (path, label) in enumerate(labelled(photos))]
     weight_of = {path: weight for path, _, weight in rows}
     heard = Heard()
@@ -182,7 +182,7 @@ def test_weights_go_with_their_images_and_are_said(photos: Path) -> None:
     assert any(note.startswith("training images have weights of 0 to 24, 12 on average: ") for note in heard.notes)
 
 
-def test_another_weight_is_a_change(photos: Path) -> None:
+def test_changed_weight_is_reported_as_a_change(photos: Path) -> None:
     rows: Rows = [(path, label, 1 + number) for number, (path, label) in enumerate(labelled(photos))]
     before = built(write_csv(photos / "l.csv", ("path", "label", "weight"), rows))
     shuffled = built(write_csv(photos / "l.csv", ("path", "label", "weight"), rows[::-1]))
@@ -196,7 +196,7 @@ def test_another_weight_is_a_change(photos: Path) -> None:
 
 
 @pytest.mark.parametrize("edit", ["a label", "a path"])
-def test_an_edited_manifest_is_a_change(photos: Path, edit: str) -> None:
+def test_edited_manifest_is_reported_as_a_change(photos: Path, edit: str) -> None:
     rows = labelled(photos)
     before = built(write_csv(photos / "l.csv", ("path", "label"), rows), validation_split=0.0)
     if edit == "a label":
