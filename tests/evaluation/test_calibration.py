@@ -1,4 +1,4 @@
-"""A temperature is the one that others fit too, helps where it is kept, and is left at 1 where it would not help."""
+"""The temperature matches scikit-learn's, improves calibration, and stays 1 if it would not help."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wisesr_cli.evaluation.probabilities import softmax
 
 
 def drawn(examples: int, *, classes: int = 6, sureness: float = 1.0, seed: int = 0) -> tuple[NDArray, NDArray]:
-    """Return logits that are `sureness` times those that the labels were drawn from, and the labels."""
+    """Return logits that are `sureness` times those from which the labels were drawn, and the labels."""
     random = np.random.default_rng(seed)
     logits = random.normal(scale=2, size=(examples, classes))
     labels = np.array([random.choice(classes, p=row) for row in softmax(logits)])
@@ -38,7 +38,7 @@ class GivenLogits(ClassifierMixin, BaseEstimator):
 
 
 @pytest.mark.parametrize("sureness", [0.3, 1.0, 2.5])
-def test_the_temperature_is_that_of_scikit_learn(sureness: float) -> None:
+def test_the_temperature_matches_scikit_learn(sureness: float) -> None:
     logits, labels = drawn(800, sureness=sureness)
     labels[:6] = range(6)
     theirs = CalibratedClassifierCV(FrozenEstimator(GivenLogits().fit(logits, labels)), method="temperature")
@@ -59,7 +59,7 @@ def test_no_other_temperature_has_a_lower_log_loss() -> None:
 
 
 @pytest.mark.parametrize("sureness", [0.5, 2.0])
-def test_it_lowers_the_calibration_error_of_other_images(sureness: float) -> None:
+def test_calibration_lowers_the_calibration_error_on_unseen_images(sureness: float) -> None:
     found = calibrate(*drawn(300, sureness=sureness, seed=1))
     assert found.reason is None
     assert found.temperature == pytest.approx(sureness, rel=0.3)
@@ -73,13 +73,13 @@ def test_it_lowers_the_calibration_error_of_other_images(sureness: float) -> Non
     assert plain.top1_accuracy == measured.top1_accuracy
 
 
-def test_scores_that_are_right_already_stay() -> None:
+def test_scores_that_are_already_calibrated_are_kept() -> None:
     kept = [calibrate(*drawn(200, seed=seed)) for seed in range(20)]
     assert sum(found.temperature == 1 for found in kept) >= 16
     assert all("clearly better" in (found.reason or "clearly better") for found in kept)
 
 
-def test_few_images_and_no_mistakes_say_nothing() -> None:
+def test_too_few_images_or_no_mistakes_keep_the_temperature_at_one() -> None:
     logits, labels = drawn(19, sureness=5)
     assert (calibrate(logits, labels).temperature, "too few" in str(calibrate(logits, labels))) == (1, True)
     logits, _ = drawn(100, sureness=5)
@@ -87,7 +87,7 @@ def test_few_images_and_no_mistakes_say_nothing() -> None:
     assert (found.temperature, "makes no mistake" in str(found)) == (1, True)
 
 
-def test_blocks_and_huge_logits_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_and_huge_logits_do_not_change_the_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = drawn(200, sureness=2)
     expected = fit_temperature(logits, labels)
     assert fit_temperature(logits + np.float32(1000), labels) == pytest.approx(expected, rel=1e-3)
@@ -95,7 +95,7 @@ def test_blocks_and_huge_logits_change_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert fit_temperature(logits, labels) == pytest.approx(expected, rel=1e-9)
 
 
-def test_of_very_many_logits_those_of_some_images_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_set_of_logits_is_fitted_on_a_reproducible_subset(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = drawn(4000, sureness=2)
     monkeypatch.setattr(calibration, "_MOST_NUMBERS", 600 * logits.shape[1])
     found = calibrate(logits, labels)

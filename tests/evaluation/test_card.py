@@ -1,4 +1,4 @@
-"""The model card of a run: what it says is what the run's files say, and an edited one stays."""
+"""The model card of a run agrees with the run's files, and an edited card is kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def front_matter(card: Path) -> dict:
     return yaml.safe_load(text.split("\n---\n")[0].removeprefix("---\n"))
 
 
-def test_a_training_writes_it_and_an_evaluation_adds_its_figures(wisesr: CommandLine, run: Path) -> None:
+def test_training_writes_the_card_and_evaluation_adds_its_metrics(wisesr: CommandLine, run: Path) -> None:
     assert (run / "README.md").is_file()
     found = json.loads(wisesr("evaluate", run, "--format", "json", "-q").out)
     results = front_matter(run / "README.md")["model-index"][0]["results"]
@@ -44,7 +44,7 @@ def test_a_training_writes_it_and_an_evaluation_adds_its_figures(wisesr: Command
     assert "It was not evaluated on a test split" not in text
 
 
-def test_a_card_that_was_edited_stays_and_this_is_said(wisesr: CommandLine, run: Path) -> None:
+def test_an_edited_card_is_kept_with_a_message(wisesr: CommandLine, run: Path) -> None:
     (run / "README.md").write_text("my own words\n", encoding="utf-8")
     answer = wisesr("evaluate", run)
     assert "README.md was not written by wisesr, or was edited, and is left unchanged" in " ".join(answer.err.split())
@@ -61,14 +61,16 @@ def test_a_damaged_run_gets_no_card_but_a_warning(run: Path) -> None:
     assert heard.warnings[0].startswith("no model card: ")
 
 
-def test_the_readme_of_an_export_begins_with_its_front_matter(wisesr: CommandLine, run: Path, tmp_path: Path) -> None:
+def test_the_readme_of_an_export_has_the_front_matter_of_the_card(
+    wisesr: CommandLine, run: Path, tmp_path: Path
+) -> None:
     assert wisesr("export", run, "--to", "keras", "-o", tmp_path / "out").code == 0
     exported = front_matter(tmp_path / "out" / "README.md")
     assert exported == front_matter(run / "README.md")
     assert exported["pipeline_tag"] == "image-classification"
 
 
-def test_overwriting_a_run_removes_its_card_and_not_one_of_others(
+def test_the_card_of_a_copied_run_is_rewritten_with_its_new_name(
     wisesr: CommandLine, trained: Trained, run: Path
 ) -> None:
     before = (run / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Sets of labels hold the true class as often as was asked for, and are those of an independent library."""
+"""Label sets contain the true class as often as requested, and match those of an independent library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLASSES = 5
 
 
 def drawn(examples: int, seed: int) -> tuple[NDArray, NDArray]:
-    """Return logits that are too sure, and labels."""
+    """Return overconfident logits, and labels."""
     random = np.random.default_rng(seed)
     logits = random.normal(scale=1.5, size=(examples, CLASSES))
     labels = np.array([random.choice(CLASSES, p=row) for row in softmax(logits)])
@@ -32,20 +32,20 @@ def found(coverage: float, logits: NDArray, labels: NDArray) -> Coverage:
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
-def test_the_true_class_is_in_the_set_as_often_as_asked_for(coverage: float) -> None:
-    """Over exchangeable splits: each has another threshold, and none of them is seen by the images it is judged on."""
+def test_the_true_class_is_in_the_set_as_often_as_requested(coverage: float) -> None:
+    """Average over exchangeable splits, each with its own threshold and measured on images not used to set it."""
     covered = []
     for seed in range(60):
         logits, labels = drawn(400, seed)
         some = found(coverage, logits[:150], labels[:150])
         covered.append(measure(some, logits[150:], labels[150:], 1.0).covered or 0)
-    # The spread of each is that of its 250 images, and of the 150 behind its threshold.
+    # The spread of each split comes from its 250 images and from the 150 that set its threshold.
     error = np.sqrt(coverage * (1 - coverage) * (1 / 250 + 1 / 151) / 60)
     assert abs(np.mean(covered) - coverage) < 3 * error + 1 / 151
 
 
 @pytest.mark.parametrize("coverage", [0.7, 0.9, 0.97])
-def test_the_threshold_is_that_of_a_slow_count(coverage: float) -> None:
+def test_the_threshold_matches_a_slow_count(coverage: float) -> None:
     logits, labels = drawn(99, 3)
     scores = answers_of(logits, labels).truth_scores
     threshold = found(coverage, logits, labels).set_score
@@ -55,7 +55,7 @@ def test_the_threshold_is_that_of_a_slow_count(coverage: float) -> None:
 
 
 class _Known:
-    """A fitted classifier, as MAPIE wants one: what goes in are the probabilities themselves."""
+    """A fitted classifier for MAPIE, whose inputs are the probabilities themselves."""
 
     classes_ = np.arange(CLASSES)
 
@@ -73,7 +73,7 @@ class _Known:
 
 
 @pytest.mark.parametrize("coverage", [0.7, 0.9, 0.97])
-def test_the_sets_are_those_of_mapie_and_never_empty(coverage: float) -> None:
+def test_the_sets_match_mapie_and_are_never_empty(coverage: float) -> None:
     from mapie.classification import SplitConformalClassifier
 
     logits, labels = drawn(320, 6)
@@ -87,7 +87,7 @@ def test_the_sets_are_those_of_mapie_and_never_empty(coverage: float) -> None:
         assert set(some.labels(row)) == (set(np.flatnonzero(expected).tolist()) or {own})
 
 
-def test_a_single_answer_is_withheld_below_the_score_that_is_right_often_enough() -> None:
+def test_a_single_answer_is_withheld_below_the_score_with_the_required_accuracy() -> None:
     logits, labels = drawn(300, 4)
     some, answers = found(0.9, logits, labels), answers_of(logits, labels)
     assert some.answer_score is not None
@@ -100,7 +100,7 @@ def test_a_single_answer_is_withheld_below_the_score_that_is_right_often_enough(
     assert f"below score {some.answer_score:.3f}" in str(some)
 
 
-def test_where_no_score_is_right_often_enough_every_single_answer_is_withheld() -> None:
+def test_every_single_answer_is_withheld_if_no_score_is_accurate_enough() -> None:
     scores = np.linspace(0.3, 0.9, 50)
     some = thresholds(0.9, np.full(50, 0.1), scores, np.zeros(50, np.bool_))
     assert some.answer_score is None
@@ -108,20 +108,22 @@ def test_where_no_score_is_right_often_enough_every_single_answer_is_withheld() 
     assert "every single answer is withheld" in str(some)
 
 
-def test_too_few_validation_images_are_said_with_what_they_allow() -> None:
+def test_too_few_validation_images_are_a_usage_error_with_the_allowed_range() -> None:
     logits, labels = drawn(15, 5)
     found(0.93, logits, labels)
     with pytest.raises(UsageError, match=r"needs 19 validation images or more; the run has 15; allowed: values up"):
         found(0.95, logits, labels)
 
 
-def test_a_set_is_never_empty_and_best_first() -> None:
+def test_a_set_is_never_empty_and_is_sorted_best_first() -> None:
     some = Coverage(0.5, 10, 0.3, 0.9, 1, 1)
     assert some.labels(np.array([0.1, 0.35, 0.5, 0.05])) == [2, 1]
     assert some.labels(np.array([0.26, 0.25, 0.25, 0.24])) == [0]
 
 
-def test_predict_and_evaluate_give_the_sets_of_a_run(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+def test_predict_and_evaluate_report_sets_for_the_requested_coverage(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path
+) -> None:
     run = trained.copy_to(tmp_path / "run")
     kept = json.loads((run / "calibration.json").read_text(encoding="utf-8"))
     assert len(kept["truth_scores"]) == 15
@@ -148,13 +150,15 @@ def test_predict_and_evaluate_give_the_sets_of_a_run(wisesr: CommandLine, traine
         (("--coverage", "0.8", "--image-size", "40"), 2, "leave out --precision and --image-size"),
     ],
 )
-def test_a_coverage_that_cannot_be_given_is_refused(
+def test_an_impossible_coverage_is_rejected(
     wisesr: CommandLine, trained: Trained, options: tuple[str, ...], code: int, text: str
 ) -> None:
     wisesr("predict", trained.run, trained.photos, *options).failed(code, text)
 
 
-def test_scores_of_another_model_or_none_are_refused(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+def test_calibration_scores_that_are_foreign_damaged_or_missing_exit_with_4(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path
+) -> None:
     run = trained.copy_to(tmp_path / "run")
     path = run / "calibration.json"
     changed = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A run is judged by class names, in float32, and what is printed is what is written."""
+"""A run is evaluated by class name, in float32, and the printed metrics are those written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 @pytest.fixture
 def run(trained: Trained, tmp_path: Path) -> Path:
-    """Give a copy of the run that a test may write into."""
+    """Return a copy of the run that a test may write to."""
     return trained.copy_to(tmp_path / "run")
 
 
@@ -25,7 +25,7 @@ def test_photos(tmp_path: Path) -> Path:
     return make_photos(tmp_path / "fresh", 4, first_seed=500)
 
 
-def test_the_test_split_is_the_default_and_a_split_can_be_chosen(wisesr: CommandLine, run: Path) -> None:
+def test_the_test_split_is_the_default_and_another_can_be_chosen(wisesr: CommandLine, run: Path) -> None:
     assert wisesr("evaluate", run, "--format", "json").data["examples"] == 15
     assert (run / "evaluate-test").is_dir()
     train = wisesr("evaluate", run, "--split", "train", "--format", "json")
@@ -33,7 +33,7 @@ def test_the_test_split_is_the_default_and_a_split_can_be_chosen(wisesr: Command
     assert wisesr("evaluate", run, "--split", "validation", "--format", "json").data["examples"] == 15
 
 
-def test_validation_is_judged_where_a_run_lacks_a_test_split(wisesr: CommandLine, run: Path, trained: Trained) -> None:
+def test_validation_is_evaluated_if_a_run_has_no_test_split(wisesr: CommandLine, run: Path, trained: Trained) -> None:
     rows = (run / "splits.csv").read_text(encoding="utf-8").splitlines(keepends=True)
     (run / "splits.csv").write_text(
         "".join(row for row in rows if not row.rstrip().endswith(",test")), encoding="utf-8"
@@ -44,13 +44,13 @@ def test_validation_is_judged_where_a_run_lacks_a_test_split(wisesr: CommandLine
     wisesr("evaluate", run, "--split", "test").failed(2, "validation")
 
 
-def test_metrics_json_is_what_was_printed(wisesr: CommandLine, run: Path, test_photos: Path) -> None:
+def test_metrics_json_matches_what_was_printed(wisesr: CommandLine, run: Path, test_photos: Path) -> None:
     for folder, line in (("evaluate-test", []), ("evaluate-fresh", ["--data", test_photos])):
         answer = wisesr("evaluate", run, *line, "--format", "json").worked()
         assert json.loads((run / folder / "metrics.json").read_text(encoding="utf-8")) == answer.data
 
 
-def test_an_evaluation_of_validation_repeats_the_metrics_of_the_training(wisesr: CommandLine, run: Path) -> None:
+def test_evaluating_validation_reproduces_the_metrics_of_training(wisesr: CommandLine, run: Path) -> None:
     answer = wisesr("evaluate", run, "--split", "validation", "--format", "json")
     trained = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert list(trained) == list(answer.data)
@@ -98,7 +98,7 @@ def test_evaluate_and_predict_agree_on_every_image(wisesr: CommandLine, run: Pat
 
 def test_classes_are_matched_by_name_and_not_by_position(wisesr: CommandLine, run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "swapped"
-    for name, label in (("blue", 2), ("green", 1), ("red", 0)):  # blue images called red, and red ones blue
+    for name, label in (("blue", 2), ("green", 1), ("red", 0)):  # blue images labelled red, and red ones blue
         for number in range(3):
             make_photo(folder / name / f"{number}.png", label, 800 + number)
     data = wisesr("evaluate", run, "--data", folder, "--format", "json").data
@@ -107,7 +107,7 @@ def test_classes_are_matched_by_name_and_not_by_position(wisesr: CommandLine, ru
     assert only.data["confusion_matrix"] == [[0, 0, 0], [0, 0, 0], [0, 0, 3]]
 
 
-def test_a_lone_model_file_predicts_and_is_judged_on_a_folder(
+def test_a_lone_model_file_can_predict_and_be_evaluated_on_a_folder(
     wisesr: CommandLine, trained: Trained, run: Path, test_photos: Path, tmp_path: Path
 ) -> None:
     lone = tmp_path / "elsewhere" / "model.keras"
@@ -121,12 +121,14 @@ def test_a_lone_model_file_predicts_and_is_judged_on_a_folder(
     assert json.loads((lone.parent / "evaluate-fresh" / "metrics.json").read_text(encoding="utf-8")) == answer.data
 
 
-def test_a_lone_model_file_without_a_folder_is_4(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+def test_evaluating_a_lone_model_file_without_a_folder_exits_with_4(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path
+) -> None:
     shutil.copy(trained.run / "best.keras", tmp_path / "model.keras")
     wisesr("evaluate", tmp_path / "model.keras").failed(4)
 
 
-def test_the_best_model_of_a_run_is_the_run(wisesr: CommandLine, run: Path) -> None:
+def test_the_best_model_of_a_run_is_evaluated_like_the_run(wisesr: CommandLine, run: Path) -> None:
     by_file = wisesr("evaluate", run / "best.keras", "--format", "json").worked()
     assert by_file.data == wisesr("evaluate", run, "--format", "json").data
 
@@ -151,7 +153,9 @@ def test_top_k_and_min_score_shape_the_record(wisesr: CommandLine, trained: Trai
     assert unsure["top"] == whole["top"]
 
 
-def test_an_unreadable_image_fails_a_judgement_or_is_skipped(wisesr: CommandLine, run: Path, test_photos: Path) -> None:
+def test_an_unreadable_image_fails_an_evaluation_or_is_skipped_on_request(
+    wisesr: CommandLine, run: Path, test_photos: Path
+) -> None:
     (test_photos / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     answer = wisesr("evaluate", run, "--data", test_photos, "--format", "json").refused(3, "broken.png")
     answer = wisesr("evaluate", run, "--data", test_photos, "--on-error", "skip", "--format", "json").worked()
@@ -167,14 +171,14 @@ def test_a_second_evaluation_replaces_the_first(wisesr: CommandLine, run: Path) 
     assert snapshot(run / "evaluate-test") == {**first, "mine.txt": b"a note"}
 
 
-def test_images_that_have_moved_are_4_with_what_to_give(wisesr: CommandLine, run: Path) -> None:
+def test_moved_images_exit_with_4_and_a_suggestion(wisesr: CommandLine, run: Path) -> None:
     config = (run / "config.yaml").read_text(encoding="utf-8")
     line = next(line for line in config.splitlines() if line.strip().startswith("dir: "))
     (run / "config.yaml").write_text(config.replace(line, "  dir: /nowhere/photos"), encoding="utf-8")
     wisesr("evaluate", run).failed(4, "--data FOLDER")
 
 
-def test_the_python_functions_do_what_the_commands_do(wisesr: CommandLine, run: Path, trained: Trained) -> None:
+def test_the_python_functions_match_the_commands(wisesr: CommandLine, run: Path, trained: Trained) -> None:
     import wisesr_cli
 
     photo = trained.photos / "test" / "red" / "00.png"
@@ -185,7 +189,7 @@ def test_the_python_functions_do_what_the_commands_do(wisesr: CommandLine, run: 
     assert wisesr_cli.load_config(run).model.backbone == "compact_small"
 
 
-def test_mixed_precision_changes_the_arithmetic_and_hardly_the_scores(trained: Trained) -> None:
+def test_mixed_precision_changes_the_arithmetic_but_hardly_the_logits(trained: Trained) -> None:
     from run_states import load_engine
 
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
@@ -206,7 +210,9 @@ def test_mixed_precision_changes_the_arithmetic_and_hardly_the_scores(trained: T
         ("plots/reliability-test.png", True),
     ],
 )
-def test_what_is_in_the_way_is_4_before_tensorflow(wisesr: CommandLine, run: Path, name: str, is_folder: bool) -> None:
+def test_an_obstructed_output_exits_with_4_before_tensorflow_starts(
+    wisesr: CommandLine, run: Path, name: str, is_folder: bool
+) -> None:
     if is_folder:
         (run / name).mkdir(parents=True)
     else:
@@ -218,7 +224,9 @@ def test_what_is_in_the_way_is_4_before_tensorflow(wisesr: CommandLine, run: Pat
 
 
 @pytest.mark.parametrize("closed", [".", "evaluate-test", "plots"])
-def test_where_it_may_not_write_is_5_before_tensorflow_starts(wisesr: CommandLine, run: Path, closed: str) -> None:
+def test_an_unwritable_output_exits_with_5_before_tensorflow_starts(
+    wisesr: CommandLine, run: Path, closed: str
+) -> None:
     (run / closed).mkdir(exist_ok=True)
     (run / closed).chmod(0o500)
     with permissions_hold():

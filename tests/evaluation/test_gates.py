@@ -1,4 +1,4 @@
-"""A gate is met, missed, or no gate at all; each is said in words."""
+"""A gate is met, missed or invalid, and the message says which."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wisesr_cli.evaluation.metrics import METRICS, compute_metrics
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_every_metric_can_be_a_gate_that_is_met_and_missed(name: str) -> None:
+def test_every_metric_can_be_a_gate_that_is_met_or_missed(name: str) -> None:
     draws = np.random.default_rng(2)
     found = compute_metrics(draws.normal(size=(90, 7)), draws.integers(0, 7, 90), list("abcdefg"))
     value = getattr(found, name)
@@ -44,7 +44,7 @@ def test_a_gate_is_a_metric_and_a_number() -> None:
         ("bad\x1b[31m=1", "bad\\x1b[31m"),
     ],
 )
-def test_a_gate_that_nobody_could_mean_is_a_usage_error(gate: str, part: str) -> None:
+def test_a_nonsensical_gate_is_a_usage_error(gate: str, part: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_gate(gate)
     assert part in str(caught.value)
@@ -52,7 +52,7 @@ def test_a_gate_that_nobody_could_mean_is_a_usage_error(gate: str, part: str) ->
     assert "\x1b" not in str(caught.value)
 
 
-def test_missed_gates_are_named_together_with_value_and_bound() -> None:
+def test_missed_gates_are_reported_together_with_value_and_bound() -> None:
     found = compute_metrics(np.array([[0.0, 1], [1, 0]]), [0, 0], ["a", "b"])
     with pytest.raises(GateMissed) as caught:
         check_gates(found, [("top1_accuracy", 0.75), ("log_loss", 0.1), ("macro_auc", 0.5), ("top5_accuracy", 1.0)])
@@ -66,7 +66,7 @@ def test_missed_gates_are_named_together_with_value_and_bound() -> None:
     assert "\n" not in message
 
 
-def test_gates_without_anything_judged_are_missed_and_no_gates_are_not() -> None:
+def test_gates_are_missed_if_nothing_was_evaluated() -> None:
     check_gates(None, [])
     with pytest.raises(GateMissed, match="nothing was evaluated"):
         check_gates(None, [("top1_accuracy", 0.5)])

@@ -1,4 +1,4 @@
-"""Labels that are likely to be wrong: the same ones as by cleanlab, ranked, in a table and on a contact sheet."""
+"""Labels that are likely wrong match cleanlab's, and are ranked in a table and on a contact sheet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(trained: Trained, tmp_path: Path) -> Path:
 
 
 def drawn(seed: int, classes: int, images: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities of a model that is often right, and labels of which a tenth is wrong."""
+    """Return probabilities of a mostly correct model, and labels of which a tenth are wrong."""
     random = np.random.default_rng(seed)
     truth = random.choice(classes, images, p=random.dirichlet(np.full(classes, 2.0)))
     logits = random.normal(size=(images, classes))
@@ -33,13 +33,13 @@ def drawn(seed: int, classes: int, images: int, sharpness: float) -> tuple[np.nd
 
 
 def suspected_by_cleanlab(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return which labels cleanlab suspects, without those that the model finds the most likely ones."""
+    """Return which labels cleanlab suspects, except those that the model predicts itself."""
     found = cleanlab.filter.find_label_issues(labels, probabilities, filter_by="low_self_confidence", n_jobs=1)
     return np.asarray(found & (probabilities.argmax(axis=1) != labels))
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_the_same_labels_are_suspected_as_by_cleanlab(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suspected_labels_match_cleanlab(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "_BLOCK_NUMBERS", 1000)  # several blocks
     probabilities, labels = drawn(seed, classes=(2, 3, 10, 40)[seed % 4], images=700, sharpness=(1, 2.5, 6)[seed % 3])
     doubts = find_doubts(probabilities, labels)
@@ -51,7 +51,7 @@ def test_the_same_labels_are_suspected_as_by_cleanlab(seed: int, monkeypatch: py
     assert np.array_equal(doubts.suggested, probabilities.argmax(axis=1))
 
 
-def test_a_class_that_no_label_names_makes_no_label_wrong() -> None:
+def test_suspected_labels_match_cleanlab_if_a_class_has_no_images() -> None:
     probabilities, labels = drawn(0, classes=4, images=400, sharpness=3)
     labels = np.where(labels == 3, 0, labels)
     doubts = find_doubts(probabilities, labels)
@@ -60,7 +60,7 @@ def test_a_class_that_no_label_names_makes_no_label_wrong() -> None:
 
 
 def with_other_labels(run: Path, wrong: dict[str, str]) -> dict[str, str]:
-    """Give images of a run, by path, other labels in its splits.csv."""
+    """Relabel images of a run, by path, in its splits.csv."""
     file = run / "splits.csv"
     text = file.read_text(encoding="utf-8")
     for path, label in wrong.items():
@@ -71,7 +71,7 @@ def with_other_labels(run: Path, wrong: dict[str, str]) -> dict[str, str]:
     return wrong
 
 
-def test_planted_labels_of_validation_and_test_come_first_and_on_the_sheet(wisesr: CommandLine, run: Path) -> None:
+def test_planted_label_errors_are_ranked_first_and_shown_on_the_sheet(wisesr: CommandLine, run: Path) -> None:
     wrong = with_other_labels(run, {"test/red/01.png": "green", "validation/blue/03.png": "red"})
     answer = wisesr("evaluate", run, "--label-issues").worked()
     rows = rows_of(run / "evaluate-test" / "label_issues.csv")
@@ -92,7 +92,7 @@ def test_planted_labels_of_validation_and_test_come_first_and_on_the_sheet(wises
     assert answer.said("wisesr compare ")[0].endswith("--folds 5 --label-issues")
 
 
-def test_without_a_suspected_label_there_is_no_sheet_also_none_of_before(wisesr: CommandLine, run: Path) -> None:
+def test_a_contact_sheet_exists_only_if_labels_are_suspected(wisesr: CommandLine, run: Path) -> None:
     wrong = with_other_labels(run, {"test/red/01.png": "green"})
     assert wisesr_cli.evaluate(run, label_issues=True).label_issues is not None
     assert (run / "evaluate-test" / "label_issues.png").is_file()
@@ -106,7 +106,7 @@ def test_without_a_suspected_label_there_is_no_sheet_also_none_of_before(wisesr:
     assert (issues.sheet is not None) == (issues.suspected > 0) == (run / "evaluate-test/label_issues.png").exists()
 
 
-def test_a_named_split_or_folder_is_doubted_alone(wisesr: CommandLine, run: Path, trained: Trained) -> None:
+def test_an_explicit_split_or_folder_is_checked_alone(wisesr: CommandLine, run: Path, trained: Trained) -> None:
     wisesr("evaluate", run, "--split", "validation", "--label-issues").worked()
     rows = rows_of(run / "evaluate-validation" / "label_issues.csv")
     assert {row["split"] for row in rows} == {"validation"}
@@ -116,6 +116,6 @@ def test_a_named_split_or_folder_is_doubted_alone(wisesr: CommandLine, run: Path
     assert len(rows_of(run / "evaluate-test" / "label_issues.csv")) == 5 * len(CLASSES)
 
 
-def test_without_the_option_nothing_is_listed(wisesr: CommandLine, run: Path) -> None:
+def test_label_issues_are_listed_only_on_request(wisesr: CommandLine, run: Path) -> None:
     wisesr("evaluate", run).worked()
     assert not list(run.rglob("label_issues*"))

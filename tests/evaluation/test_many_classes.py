@@ -1,4 +1,4 @@
-"""What an evaluation costs grows with images plus classes, not with pairs of classes, in memory and on the disk."""
+"""Memory and disk usage of an evaluation grow with images plus classes, not with pairs of classes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMAGENET_21K = 21_841
 
 
 def judged(classes: int, examples: int, seed: int = 0) -> tuple[Metrics, np.ndarray, np.ndarray]:
-    """Return metrics of answers that are right about every second time, with the labels and what was predicted."""
+    """Return metrics of predictions that are about half correct, with the labels and the predictions."""
     draws = np.random.default_rng(seed)
     labels = draws.integers(0, classes, examples)
     logits = draws.standard_normal((examples, classes), dtype=np.float32)
@@ -46,7 +46,7 @@ def dense(classes: int, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """Return the most memory that a function held at once, NumPy's arrays included."""
+    """Return the peak memory of a function, including NumPy arrays."""
     tracemalloc.start()
     try:
         work()
@@ -56,7 +56,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("classes", [MOST_DENSE, MOST_DENSE + 1, 300])
-def test_the_json_has_the_whole_matrix_up_to_a_number_of_classes_and_its_cells_above(classes: int) -> None:
+def test_the_json_has_the_whole_matrix_for_few_classes_and_its_cells_for_many(classes: int) -> None:
     found, labels, predicted = judged(classes, 2 * classes)
     expected = dense(classes, labels, predicted)
     read = json.loads(json.dumps(found.to_json()))
@@ -71,7 +71,7 @@ def test_the_json_has_the_whole_matrix_up_to_a_number_of_classes_and_its_cells_a
     assert list(read).index("confusion_matrix") == list(read).index("per_class") + 1
 
 
-def test_sparse_and_dense_matrices_give_the_same_figures() -> None:
+def test_sparse_and_dense_matrices_have_the_same_statistics() -> None:
     found, labels, predicted = judged(30, 400)
     matrix = dense(30, labels, predicted)
     wrong = matrix - np.diag(matrix.diagonal())
@@ -90,10 +90,10 @@ def test_metrics_json_grows_with_images_plus_classes(tmp_path: Path, seen: Seen)
         write_json(tmp_path / "metrics.json", judged(classes, 200)[0].to_json())
         found[classes] = (tmp_path / "metrics.json").stat().st_size / (classes + 200)
     assert max(found.values()) < 150
-    seen(f"metrics.json: {found[500]:.0f} bytes per image and class of 500 classes, {found[5_000]:.0f} of 5,000")
+    seen(f"metrics.json: {found[500]:.0f} bytes per image or class with 500 classes, {found[5_000]:.0f} with 5,000")
 
 
-def test_nothing_is_held_per_pair_of_classes() -> None:
+def test_no_memory_is_used_per_pair_of_classes() -> None:
     classes, examples = 8_000, 20  # a byte per pair would be 64 MB, the logits are 0.6 MB
     kept: list[Metrics] = []
     assert peak_bytes(lambda: kept.append(judged(classes, examples)[0])) < 40_000_000
@@ -102,13 +102,13 @@ def test_nothing_is_held_per_pair_of_classes() -> None:
     assert peak_bytes(lambda: most_confused(kept[0])) < 40_000_000
 
 
-def test_answers_to_many_images_hold_no_probabilities_of_all_classes() -> None:
+def test_answers_do_not_keep_the_probabilities_of_all_classes() -> None:
     logits = np.zeros((4_000, 4_000), np.float32)  # its probabilities are 128 MB; a block of them 32 MB
     assert peak_bytes(lambda: answers_of(logits, np.zeros(4_000, int))) < 110_000_000
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_a_batch_has_the_targets_of_its_examples_alone(smoothing: float) -> None:
+def test_a_batch_holds_only_the_targets_of_its_own_examples(smoothing: float) -> None:
     labels = np.arange(12) * 1_000
 
     class Nothing:
@@ -128,7 +128,7 @@ def test_a_batch_has_the_targets_of_its_examples_alone(smoothing: float) -> None
     assert np.array_equal(targets, expected)
 
 
-def test_the_area_of_few_members_is_that_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_macro_auc_is_the_same_by_counting_and_by_sorting(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = np.random.default_rng(3)
     labels = draws.integers(0, 40, 200)
     logits = np.round(draws.normal(size=(200, 40)))  # with many equal scores
@@ -139,7 +139,7 @@ def test_the_area_of_few_members_is_that_of_many(monkeypatch: pytest.MonkeyPatch
     assert len(areas) == 1
 
 
-def test_an_evaluation_of_many_classes_writes_the_cells(
+def test_an_evaluation_of_many_classes_writes_cells_instead_of_the_matrix(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained.copy_to(tmp_path / "run")

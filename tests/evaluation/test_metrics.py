@@ -26,7 +26,7 @@ def names(classes: int) -> list[str]:
 
 
 def random_case(seed: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return logits, labels and the number of classes: ties, classes without support and sharp answers among them."""
+    """Return logits, labels and the number of classes, with ties, classes without support and confident answers."""
     draws = np.random.default_rng(seed)
     classes, examples = int(draws.integers(2, 12)), int(draws.integers(1, 60))
     present = draws.permutation(classes)[: draws.integers(1, classes + 1)]
@@ -37,7 +37,7 @@ def random_case(seed: int) -> tuple[np.ndarray, np.ndarray, int]:
     return logits, labels, classes
 
 
-# The same numbers, one example and one class at a time.
+# The same metrics, computed one example and one class at a time.
 
 
 def slow_probabilities(row: np.ndarray) -> list[float]:
@@ -98,7 +98,7 @@ def slow_log_loss(row: np.ndarray, truth: int) -> float:
 
 
 def slow_auc(logits: np.ndarray, labels: np.ndarray, classes: int, *, equal: float) -> float | None:
-    """Return the mean area; pairs of scores that differ by rounding alone, if at all, count `equal`."""
+    """Return the mean area; pairs of scores that are equal up to rounding count `equal`."""
     areas = []
     for label in range(classes):
         scores = [-slow_log_loss(row, label) for row in logits]
@@ -124,7 +124,7 @@ def slow_ece(probabilities: list[list[float]], orders: list[list[int]], labels: 
 
 
 def no_bin_edges(logits: np.ndarray) -> bool:
-    """Return whether no confidence lies on the edge of a bin, where one rounding decides."""
+    """Return whether no confidence lies on the edge of a bin, where rounding would decide."""
     confidences = softmax(logits).max(axis=1) * 15
     inside = confidences < 15 - 1e-9
     return bool((np.abs(confidences - np.round(confidences))[inside] > 1e-9).all())
@@ -163,13 +163,13 @@ def test_examples_with_the_same_logits_share_their_rank(seed: int) -> None:
     assert compute_metrics(logits, labels, names(classes)).macro_auc == pytest.approx(expected, abs=1e-12)
 
 
-def test_scores_so_near_to_one_that_a_float_cannot_tell_them_apart_keep_their_order() -> None:
+def test_scores_that_round_to_one_keep_their_order() -> None:
     logits = np.array([[60.0, 0], [61, 0], [62, 0]])
     assert compute_metrics(logits, [1, 0, 0], names(2)).macro_auc == 1.0
     assert compute_metrics(logits, [0, 0, 1], names(2)).macro_auc == 0.0
 
 
-def test_ece_equals_a_slow_loop_at_least_for_most_cases() -> None:
+def test_most_random_cases_are_suitable_for_comparing_ece() -> None:
     assert sum(no_bin_edges(random_case(seed)[0]) for seed in range(40)) >= 30
 
 
@@ -191,10 +191,10 @@ def test_metrics_equal_those_of_scikit_learn(seed: int) -> None:
     assert np.array_equal(found.confusion_matrix, sklearn.confusion_matrix(labels, predicted, labels=everything))
     if probabilities[np.arange(len(labels)), labels].min() > 1e-12:  # scikit-learn clips probabilities
         assert found.log_loss == pytest.approx(sklearn.log_loss(labels, probabilities, labels=everything), abs=1e-9)
-    if seed % 2 == 0:  # with many equal logits, rounding decides what scikit-learn takes for equal scores
+    if seed % 2 == 0:  # with many equal logits, rounding decides which scores scikit-learn treats as equal
         wide = logits.astype(np.float64)
         areas = [
-            # The odds of a class order the examples as its probability does, and none is rounded to 1.
+            # Log odds of a class order the examples like its probability, and are never rounded to 1.
             sklearn.roc_auc_score(
                 labels == label, wide[:, label] - np.logaddexp.reduce(np.delete(wide, label, axis=1), axis=1)
             )
@@ -215,7 +215,7 @@ def test_top5_accuracy_is_one_with_five_classes_or_fewer(classes: int) -> None:
     assert compute_metrics(logits, np.zeros(30, int), names(classes)).top5_accuracy == 1.0
 
 
-def test_of_equal_logits_the_first_class_is_the_answer() -> None:
+def test_the_first_class_wins_among_equal_logits() -> None:
     found = compute_metrics(np.zeros((4, 8)), [0, 4, 5, 7], names(8))
     assert found.top1_accuracy == 0.25
     assert found.top5_accuracy == 0.5
@@ -223,7 +223,7 @@ def test_of_equal_logits_the_first_class_is_the_answer() -> None:
     assert [row[0] for row in found.confusion_matrix] == [1, 0, 0, 0, 1, 1, 0, 1]
 
 
-def test_a_class_without_support_counts_in_no_mean_and_its_values_are_none() -> None:
+def test_a_class_without_support_is_excluded_from_means_and_has_no_recall() -> None:
     logits = np.array([[9.0, 0, 0], [0, 9, 0], [0, 0, 9]])
     found = compute_metrics(logits, [0, 1, 1], names(3))
     assert found.balanced_accuracy == pytest.approx((1 + 0.5) / 2)
@@ -240,7 +240,7 @@ def test_a_class_that_is_never_predicted_has_no_precision_but_counts_as_zero() -
     assert found.macro_precision == pytest.approx((0.5 + 0) / 2)
 
 
-def test_with_one_class_only_the_area_is_none_and_the_rest_is_defined() -> None:
+def test_with_a_single_class_only_macro_auc_is_undefined() -> None:
     found = compute_metrics(np.zeros((3, 1)), [0, 0, 0], ["only"])
     assert found.macro_auc is None
     assert (found.top1_accuracy, found.macro_f1, found.log_loss, found.ece) == (1.0, 1.0, 0.0, 0.0)
@@ -259,7 +259,7 @@ def test_without_examples_every_metric_is_none() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_undefined_is_null_and_never_nan_in_json(seed: int) -> None:
+def test_undefined_metrics_are_null_and_never_nan_in_json(seed: int) -> None:
     logits, labels, classes = random_case(seed)
     text = json.dumps(compute_metrics(logits, labels, names(classes)).to_json(), allow_nan=False)
     assert "NaN" not in text
@@ -273,13 +273,13 @@ def test_a_perfect_model_has_a_log_loss_of_zero_and_not_minus_zero() -> None:
     assert str(found.log_loss) == "0.0"
 
 
-def test_a_sure_mistake_has_a_large_and_finite_log_loss() -> None:
+def test_a_confident_mistake_has_a_large_but_finite_log_loss() -> None:
     found = compute_metrics(np.array([[2000.0, 0]], np.float32), [1], names(2))
     assert found.log_loss == pytest.approx(2000)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_finite_are_a_data_error_with_their_number(bad: float) -> None:
+def test_non_finite_logits_are_a_data_error_with_the_number_of_images(bad: float) -> None:
     logits = np.zeros((4, 3))
     logits[1, 2] = logits[3, 0] = bad
     with pytest.raises(DataError, match="2 of 4 images"):
@@ -290,12 +290,12 @@ def test_logits_that_are_not_finite_are_a_data_error_with_their_number(bad: floa
     ("logits", "labels"),
     [(np.zeros((3, 2)), [0, 1]), (np.zeros(3), [0, 1, 1]), (np.zeros((2, 3)), [0, 1]), (np.zeros((2, 2)), [0, 2])],
 )
-def test_arrays_that_do_not_fit_are_refused(logits: np.ndarray, labels: list[int]) -> None:
+def test_mismatched_arrays_are_rejected(logits: np.ndarray, labels: list[int]) -> None:
     with pytest.raises(ValueError, match="Received"):
         compute_metrics(logits, labels, names(2))
 
 
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_does_not_change_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = np.random.default_rng(5)
     logits, labels = draws.normal(size=(101, 7)).astype(np.float32), draws.integers(0, 7, 101)
     whole = compute_metrics(logits, labels, names(7))
@@ -323,7 +323,7 @@ def answers_by(probabilities: np.ndarray, labels: Sequence[int]) -> Answers:
     return Answers(np.array(labels), predicted, probabilities[every, predicted], probabilities[every, labels])
 
 
-def test_reliability_bins_hold_their_upper_edge_and_sum_to_all_examples() -> None:
+def test_reliability_bins_include_their_upper_edge_and_count_every_example() -> None:
     probabilities = np.array([[1.0, 0], [0.6, 0.4], [0.6, 0.4], [0.5, 0.5]])
     bins = reliability_bins(answers_by(probabilities, [0, 0, 1, 1]), bins=10)
     assert [row.count for row in bins] == [0, 0, 0, 0, 1, 2, 0, 0, 0, 1]
@@ -352,7 +352,7 @@ def test_confused_pairs_are_counted_and_the_most_frequent_comes_first() -> None:
     assert len(most_confused(compute_metrics(np.eye(3)[answers], truth, ["a", "b", "c"]), limit=2)) == 2
 
 
-def test_worst_mistakes_are_the_wrong_ones_with_the_surest_first() -> None:
+def test_worst_mistakes_are_listed_with_the_most_confident_first() -> None:
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.1, 0.9], [0.2, 0.8]])
     found = worst_mistakes(["d", "c", "b", "e", "a"], answers_by(probabilities, [1, 0, 1, 1, 0]), ["x", "y"])
     assert [mistake.path for mistake in found] == ["d", "a", "c", "b"]
@@ -360,6 +360,6 @@ def test_worst_mistakes_are_the_wrong_ones_with_the_surest_first() -> None:
     assert len(worst_mistakes(["d", "c"], answers_by(probabilities[:2], [1, 0]), ["x", "y"], limit=1)) == 1
 
 
-def test_every_row_of_metrics_is_a_field_of_the_record_and_the_other_way_round() -> None:
+def test_the_table_of_metrics_and_the_record_have_the_same_fields() -> None:
     others = {"examples", "classes", "per_class", "confusion", "interval", "temperature", "verdict", "coverage"}
     assert {field.name for field in fields(Metrics)} - others == set(METRICS)

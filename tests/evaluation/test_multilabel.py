@@ -1,4 +1,4 @@
-"""Metrics, thresholds and temperature of several labels, against scikit-learn and slow, obvious code."""
+"""Multi-label metrics, thresholds and temperature against scikit-learn and slow, obvious code."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ INFO = ModelInfo(NAMES, (8, 8), Preparation(), (255,) * 3, "compact", "wise", 1,
 
 
 def made(images: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits that tell something about labels of different rarity, the last of which no image has."""
+    """Return logits correlated with labels of different rarity, the last of which no image has."""
     random = np.random.default_rng(seed)
     labels = random.random((images, 5)) < np.array([0.5, 0.3, 0.1, 0.05, 0.0])
     logits = random.normal(size=(images, 5)) * 2 + np.where(labels, 1.5, -1.5)
     return logits.astype(np.float32), labels
 
 
-def test_metrics_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_match_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "_BLOCK_NUMBERS", 70)  # several blocks
     logits, labels = made()
     found, answers = multilabel_metrics(logits, labels, INFO)
@@ -66,7 +66,7 @@ def test_metrics_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> N
     assert found.per_class[2].f1 == pytest.approx(oracle.f1_score(labels[:, 2], given[:, 2]))
 
 
-def test_calibration_error_is_that_of_bins_over_all_probabilities() -> None:
+def test_calibration_error_is_binned_over_all_probabilities() -> None:
     logits, labels = made()
     found, answers = multilabel_metrics(logits, labels, INFO)
     probabilities, truth = sigmoid(logits, 1.3).ravel(), labels.ravel()
@@ -86,14 +86,14 @@ def test_equal_scores_count_together_in_average_precision() -> None:
     assert average_precision(scores, np.zeros(60, np.bool_)) is None
 
 
-def test_logits_that_are_not_finite_are_refused() -> None:
+def test_non_finite_logits_are_rejected() -> None:
     logits, labels = made(20)
     logits[3, 1] = np.nan
     with pytest.raises(DataError, match="not finite for 1 of 20 images"):
         multilabel_metrics(logits, labels, INFO)
 
 
-def test_a_threshold_has_the_best_f1_of_all() -> None:
+def test_the_best_threshold_maximizes_f1() -> None:
     random = np.random.default_rng(2)
     for _ in range(20):
         truth = random.random(50) < 0.4
@@ -105,7 +105,7 @@ def test_a_threshold_has_the_best_f1_of_all() -> None:
         assert threshold not in scores or np.count_nonzero(scores == threshold) == 0
 
 
-def test_a_label_of_few_images_gets_the_threshold_of_all_together() -> None:
+def test_a_label_with_few_images_gets_the_common_threshold() -> None:
     logits, labels = made(400)
     labels[:, 3] = False
     labels[: FEWEST_IMAGES - 1, 3] = True
@@ -117,7 +117,7 @@ def test_a_label_of_few_images_gets_the_threshold_of_all_together() -> None:
     assert fit_thresholds(probabilities, np.zeros_like(labels)) == (0.5,) * 5
 
 
-def test_the_temperature_has_the_least_log_loss() -> None:
+def test_the_temperature_minimizes_log_loss() -> None:
     logits, labels = made(2000)
     overconfident = logits * 3
     found = fit_temperature(overconfident, labels)
@@ -133,7 +133,7 @@ def test_the_temperature_has_the_least_log_loss() -> None:
     assert calibrate(np.where(labels, 5.0, -5.0), labels).reason is not None
 
 
-def test_the_surest_wrong_labels_come_first() -> None:
+def test_the_most_confident_wrong_labels_come_first() -> None:
     logits, labels = made(40)
     _, answers = multilabel_metrics(logits, labels, INFO)
     paths = [f"{number}.png" for number in range(40)]
@@ -146,7 +146,7 @@ def test_the_surest_wrong_labels_come_first() -> None:
         assert labels[image, label] == (each.kind == "missed")
 
 
-def test_a_verdict_compares_with_random_order_and_names_labels_that_are_never_given() -> None:
+def test_a_verdict_compares_with_random_ranking_and_lists_labels_never_predicted() -> None:
     logits, labels = made(300)
     info = replace(INFO, thresholds=(0.5, 0.5, 0.5, 1.0, 0.5))
     scored = with_verdict(ScoredLabels(*multilabel_metrics(logits, labels, info), info), None)
@@ -157,7 +157,7 @@ def test_a_verdict_compares_with_random_order_and_names_labels_that_are_never_gi
     assert {each.code: each.level for each in reversed_order.metrics.verdict}["accuracy"] == "fail"
 
 
-def test_gates_know_the_metrics_of_several_labels_and_miss_those_that_are_not_defined() -> None:
+def test_gates_support_multilabel_metrics_and_miss_undefined_ones() -> None:
     logits, labels = made()
     found, _ = multilabel_metrics(logits, labels, INFO)
     check_gates(found, [parse_gate("mean_average_precision=0.1"), parse_gate("hamming_loss=0.9")])

@@ -1,4 +1,4 @@
-"""What a verdict says of figures that were made up for it, and of a run."""
+"""Verdicts on synthetic results and on a real run."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("code", CASES)
-def test_what_is_wrong_is_said_with_the_command_to_try(code: str) -> None:
+def test_a_problem_is_reported_with_the_command_to_try(code: str) -> None:
     logits, known, words, command = CASES[code]
     row = verdict(TRUTH, logits, known)[code]
     assert words in row.message
@@ -101,7 +101,7 @@ def test_what_is_wrong_is_said_with_the_command_to_try(code: str) -> None:
     assert row.level in ("warn", "fail")
 
 
-def test_every_sentence_has_a_case() -> None:
+def test_every_verdict_has_a_case() -> None:
     assert {name.strip("_").replace("_", "-") for name in (judge.__name__ for judge in VERDICTS)} == {
         "accuracy",
         *CASES,
@@ -109,18 +109,18 @@ def test_every_sentence_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("code", sorted(CASES.keys() - {"one-label", "equal-scores", "never-predicted"}))
-def test_a_training_that_gives_no_reason_is_not_blamed(code: str) -> None:
+def test_a_sound_training_gets_no_warning(code: str) -> None:
     assert code not in verdict(TRUTH, answers(TRUTH, RIGHT), training())
 
 
-def test_a_class_of_few_images_is_given_weight() -> None:
+def test_class_weights_are_suggested_for_a_rare_class() -> None:
     known = training(counts=(900, 900, 30))
     assert "class_weights=balanced" in str(
         verdict(TRUTH, answers(TRUTH, [0, 1, 0] * 30), known)["never-predicted"].command
     )
 
 
-def test_without_a_run_the_answers_alone_are_judged() -> None:
+def test_without_a_run_only_the_predictions_are_judged() -> None:
     found = verdict(TRUTH, answers(TRUTH, [1] * 90, sure=0.05))
     assert {code: row.command for code, row in found.items()} == dict.fromkeys(
         ("accuracy", "one-label", "equal-scores")
@@ -133,7 +133,7 @@ def test_without_examples_there_is_no_verdict() -> None:
     assert not with_verdict(scored, training()).metrics.verdict
 
 
-def test_terminal_json_and_report_of_an_evaluation_say_the_same(wisesr: CommandLine, trained: Trained) -> None:
+def test_terminal_json_and_report_show_the_same_verdict(wisesr: CommandLine, trained: Trained) -> None:
     table = wisesr("evaluate", trained.run, "--report")
     record = wisesr("evaluate", trained.run, "--format", "json").data
     page = (trained.run / "evaluate-test" / "report.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The list of classes that are loaded is what wisesr builds with, and every backbone passes through it."""
+"""The list of allowed classes has exactly those that wisesr builds with, and every backbone passes it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUICK = ("compact", "compact_small", "MobileNetV2", "ConvNeXtTiny", "EfficientNe
 
 
 def same_after_reload(backbone: str, head: str, preprocessing: str, folder: Path) -> bool:
-    """Save a model, load it through the checks, and return whether it holds the same and computes the same."""
+    """Save a model, load it through the checks, and return whether weights and outputs are the same."""
     side = max(64, BACKBONES[backbone].minimum_size)
     config = ModelConfig(backbone=backbone, head=parse_head(head), preprocessing=preprocessing)  # type: ignore[arg-type]
     model = build_classifier(config, image_size=(side, side), classes=3).model
@@ -41,14 +41,14 @@ def same_after_reload(backbone: str, head: str, preprocessing: str, folder: Path
     return all(np.array_equal(one, other) for one, other in weights) and np.allclose(*logits, atol=1e-6)
 
 
-def test_what_the_quick_backbones_are_made_of_is_on_the_list() -> None:
+def test_classes_of_the_quick_backbones_are_on_the_list() -> None:
     assert classes_of_models(QUICK) | classes_of_others() <= ALLOWED
 
 
 @pytest.mark.slow
 @pytest.mark.reliability(34)
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the list is made on TensorFlow")
-def test_the_list_is_exactly_what_all_backbones_heads_and_preprocessings_are_made_of(seen: Seen) -> None:
+def test_the_list_has_exactly_the_classes_of_all_backbones_heads_and_preprocessings(seen: Seen) -> None:
     classes = classes_of_models(BACKBONES) | classes_of_others()
     assert classes == ALLOWED
     assert not set(source_of(classes).split()) - set(TARGET.read_text(encoding="utf-8").split())
@@ -61,35 +61,35 @@ LONG = (pytest.mark.slow, pytest.mark.long)
 
 @pytest.mark.parametrize(
     ("head", "preprocessing"),
-    # The backbone lies between them: a scaling for every head, several heads for each scaling; all pairs when asked.
+    # Independent, as the backbone is between them: one scaling per head; all pairs in long runs only.
     [
         pytest.param(head, SCALINGS[(number + turn) % 5], marks=LONG if turn else ())
         for number, head in enumerate(variant for variant in VARIANTS if not variant.startswith("fc"))
         for turn in range(5)
     ],
 )
-def test_every_head_and_preprocessing_comes_back_through_the_checks(
+def test_every_head_and_preprocessing_survives_a_round_trip_through_the_checks(
     head: str, preprocessing: str, tmp_path: Path
 ) -> None:
     assert same_after_reload("compact_small", head, preprocessing, tmp_path)
 
 
 @pytest.mark.parametrize("head", ["fc", "wise:dropout=0.5"])
-def test_a_published_backbone_comes_back_through_the_checks(head: str, tmp_path: Path) -> None:
+def test_a_published_backbone_survives_a_round_trip_through_the_checks(head: str, tmp_path: Path) -> None:
     assert same_after_reload("MobileNetV2", head, "auto", tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.reliability(34)
-def test_every_backbone_comes_back_through_the_checks(tmp_path: Path, seen: Seen) -> None:
+def test_every_backbone_survives_a_round_trip_through_the_checks(tmp_path: Path, seen: Seen) -> None:
     for name in BACKBONES:
         assert same_after_reload(name, "wise", "auto", tmp_path), name
         keras.utils.clear_session(free_memory=True)
     seen(f"{len(BACKBONES)} backbones saved, checked, loaded: same weights, same logits")
 
 
-def test_a_short_constant_of_an_operation_is_loaded_and_a_long_one_is_not(tmp_path: Path) -> None:
+def test_a_short_constant_of_an_operation_is_allowed_and_a_long_one_is_rejected(tmp_path: Path) -> None:
     pixels = keras.Input((8, 8, 3))
     for name, constant in (("short", np.ones((1, 1, 1, 3))), ("long", np.ones((1, 8, 8, 3)))):
         shifted = pixels + keras.ops.convert_to_tensor(constant.astype("float32"))
@@ -100,7 +100,7 @@ def test_a_short_constant_of_an_operation_is_loaded_and_a_long_one_is_not(tmp_pa
 
 
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
-def test_a_model_of_another_precision_gives_its_weights(precision: str, tmp_path: Path) -> None:
+def test_weights_are_loaded_from_a_model_in_mixed_precision(precision: str, tmp_path: Path) -> None:
     keras.config.set_dtype_policy(precision)
     try:
         model = build_classifier(ModelConfig(backbone="compact_small"), image_size=(32, 32), classes=3).model
@@ -113,7 +113,7 @@ def test_a_model_of_another_precision_gives_its_weights(precision: str, tmp_path
 
 
 def change_layer(class_name: str, **options: Any) -> Callable[[dict[str, Any]], None]:
-    """Give options of the first layer of a class other values."""
+    """Change options of the first layer of a class."""
 
     def change(config: dict[str, Any]) -> None:
         layers = config["config"]["layers"]
@@ -123,7 +123,7 @@ def change_layer(class_name: str, **options: Any) -> Callable[[dict[str, Any]], 
 
 
 def call_on(*arguments: Any, **options: Any) -> Callable[[dict[str, Any]], None]:
-    """Call the model inside the model on something else."""
+    """Call the nested model on something else."""
 
     def change(config: dict[str, Any]) -> None:
         inner = next(layer for layer in config["config"]["layers"] if layer["class_name"] == "Functional")
@@ -140,13 +140,13 @@ COLUMN = [[0.0]] * 1000
 NUMBER = {"class_name": "__tensor__", "config": {"value": [[[[1.0]]]], "dtype": "float32"}}
 INPUT = {"class_name": "__keras_tensor__", "config": {"keras_history": ["pixels", 0, 0]}}
 
-# Each would have Keras compute gigabytes from a small file, before or without any size being known.
+# Each would make Keras compute gigabytes from a small file, before the size is known, if it ever is.
 GREEDY: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "a constant of a column": (
+    "a constant initializer with a column": (
         change_layer("Dense", bias_initializer=an_initializer("Constant", value=COLUMN)),
         "an initializer in it has an option that is not a plain value",
     ),
-    "random numbers above a column": (
+    "random numbers with a column as minimum": (
         change_layer("Dense", bias_initializer=an_initializer("RandomUniform", minval=COLUMN, maxval=1.0)),
         "an initializer in it has an option that is not a plain value",
     ),
@@ -176,11 +176,11 @@ GREEDY: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         call_on([1.0], mask=INPUT),
         "the layer 'inner' in it is called on constant numbers",
     ),
-    "a model called on a constant beside what looks like a tensor": (
+    "a model called on a constant beside a fake tensor": (
         call_on(NUMBER, mask={"keras_history": ["pixels", 0, 0]}),
         "the layer 'inner' in it is called on nothing that was computed",
     ),
-    "a tensor of no layer": (
+    "a tensor from no layer": (
         call_on({"class_name": "__keras_tensor__", "config": {"shape": [1]}}),
         "a tensor in it comes from no layer",
     ),
@@ -189,7 +189,7 @@ GREEDY: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 
 @pytest.fixture(scope="module")
 def classifier_config() -> str:
-    """What Keras writes of a model with one inside it."""
+    """Return the config that Keras writes for a model with a nested model."""
     pixels, inside = keras.Input((8, 8, 3), name="pixels"), keras.Input((8, 8, 3))
     inner = keras.Model(inside, keras.layers.GlobalAveragePooling2D()(inside), name="inner")
     scaled = keras.layers.Rescaling(1 / 255)(pixels)
@@ -198,7 +198,7 @@ def classifier_config() -> str:
 
 @pytest.mark.reliability(36)
 @pytest.mark.parametrize("name", GREEDY)
-def test_what_keras_would_compute_before_its_size_is_known_is_refused(name: str, classifier_config: str) -> None:
+def test_a_config_that_computes_before_its_size_is_known_is_rejected(name: str, classifier_config: str) -> None:
     config = json.loads(classifier_config)
     check_model_config(config)
     change, reason = GREEDY[name]

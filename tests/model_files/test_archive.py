@@ -1,4 +1,4 @@
-"""A model file is read to its last byte, and found to be what wisesr writes, before any code of Keras sees it."""
+"""A model file is checked to its last byte, and found to be what wisesr writes, before Keras sees it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from wisesr_cli.model_files.hdf5 import check_weights, table_of
 
 MEMORY_LIMIT_MB = 500
 FUNCTIONAL = {"module": "keras.src.models.functional", "class_name": "Functional", "registered_name": "Functional"}
-CHILD_LIMIT_MB = 2600  # what `isolation` sets, and what was there before it
+CHILD_LIMIT_MB = 2600  # the limit set by `isolation`, plus the memory in use before
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def members(trained: Trained) -> Members:
 
 @pytest.fixture
 def no_keras(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let any use of Keras' loading code fail the test."""
+    """Fail the test if Keras' loading code is used."""
 
     def loaded(*arguments: object, **options: object) -> None:
         raise AssertionError("Keras' loading code was reached")
@@ -63,7 +63,7 @@ def no_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keras.src.saving.serialization_lib.deserialize_keras_object", loaded)
 
 
-def test_a_good_file_passes_and_says_what_it_holds(trained: Trained) -> None:
+def test_a_valid_file_passes_with_its_weights_and_config(trained: Trained) -> None:
     checked = check_model(trained.run / "best.keras")
     model = keras.models.load_model(trained.run / "best.keras")
     assert Counter(checked.weights.values()) == Counter(
@@ -76,7 +76,7 @@ def test_a_good_file_passes_and_says_what_it_holds(trained: Trained) -> None:
 @pytest.mark.usefixtures("no_keras")
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
 @pytest.mark.parametrize("name", FOREIGN_OBJECTS)
-def test_a_class_that_is_not_on_the_list_is_refused_wherever_it_stands(
+def test_a_class_that_is_not_on_the_list_is_rejected_anywhere_in_the_config(
     tmp_path: Path, members: Members, name: str, place: Callable[[dict[str, Any], dict[str, Any]], None]
 ) -> None:
     path = with_config(tmp_path / "x.keras", members, lambda config: place(config, FOREIGN_OBJECTS[name]))
@@ -90,7 +90,7 @@ def test_a_class_that_is_not_on_the_list_is_refused_wherever_it_stands(
 @pytest.mark.reliability(34)
 @pytest.mark.usefixtures("no_keras")
 @pytest.mark.parametrize("name", ["Lambda", "TFSMLayer", "TorchModuleWrapper", "StringLookup", "a bare lambda"])
-def test_every_command_refuses_a_model_with_a_foreign_class_before_keras_loads_it(
+def test_every_command_rejects_a_model_with_a_foreign_class_before_keras_loads_it(
     tmp_path: Path, trained: Trained, members: Members, wisesr: CommandLine, seen: Seen, name: str
 ) -> None:
     run = trained.copy_to(tmp_path / "run")
@@ -116,7 +116,7 @@ def test_a_lambda_that_would_write_a_file_never_runs(
     source = f"lambda x: [open({str(trace)!r}, 'w').close(), x][1]"
     function = eval(source)
     model = keras.Model(pixels, keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.Lambda(function)(pixels))))
-    trace.unlink(missing_ok=True)  # building it ran it
+    trace.unlink(missing_ok=True)  # building the model ran it
     run = trained.copy_to(tmp_path / "run")
     record = members_of(run / "best.keras")["wisesr.json"]
     config = model.get_config()
@@ -130,11 +130,11 @@ def test_a_lambda_that_would_write_a_file_never_runs(
     pack(run / "best.keras", {CONFIG: text, WEIGHTS: weights.getvalue(), "wisesr.json": record})
     wisesr("predict", run, trained.photos / "test").failed(4, "'Lambda' of keras.layers")
     assert not trace.exists()
-    seen("a Lambda that would write a file: no file")
+    seen("a Lambda that would write a file: no file written")
 
 
 @pytest.mark.reliability(34)
-def test_nothing_of_ours_unpickles_or_offers_to_load_more() -> None:
+def test_our_code_never_unpickles_or_enables_unsafe_loading() -> None:
     for path in sorted((REPOSITORY / "wisesr_cli").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"\b(import pickle|pickle\.|safe_mode=False|enable_unsafe|allow_pickle=True)", text), path
@@ -145,7 +145,7 @@ def test_nothing_of_ours_unpickles_or_offers_to_load_more() -> None:
 @pytest.mark.reliability(36)
 @pytest.mark.usefixtures("no_keras")
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_an_archive_that_is_more_than_a_model_is_refused(tmp_path: Path, members: Members, name: str) -> None:
+def test_an_archive_that_is_not_exactly_a_model_is_rejected(tmp_path: Path, members: Members, name: str) -> None:
     path = ARCHIVES[name](tmp_path / "x.keras", members)
     with pytest.raises(RunError, match=r"x\.keras: (refused|damaged): ") as caught:
         check_model(path)
@@ -155,7 +155,7 @@ def test_an_archive_that_is_more_than_a_model_is_refused(tmp_path: Path, members
 
 @pytest.mark.reliability(36)
 @pytest.mark.parametrize("name", [*CONFIGS, *RAW_CONFIGS])
-def test_a_config_of_absurd_numbers_or_shapes_is_refused(
+def test_a_config_with_absurd_numbers_or_shapes_is_rejected(
     tmp_path: Path, trained: Trained, members: Members, wisesr: CommandLine, name: str
 ) -> None:
     path = tmp_path / "x.keras"
@@ -169,7 +169,7 @@ def test_a_config_of_absurd_numbers_or_shapes_is_refused(
 @pytest.mark.reliability(36)
 @pytest.mark.usefixtures("no_keras")
 @pytest.mark.parametrize("name", WEIGHT_FILES)
-def test_hdf5_that_is_more_than_numbers_in_one_file_is_refused(tmp_path: Path, members: Members, name: str) -> None:
+def test_hdf5_with_more_than_numbers_in_one_file_is_rejected(tmp_path: Path, members: Members, name: str) -> None:
     weights = WEIGHT_FILES[name](tmp_path, members[WEIGHTS])
     pack(tmp_path / "x.keras", {**members, WEIGHTS: weights})
     with pytest.raises(RunError, match=r"x\.keras: refused: model\.weights\.h5 in it: "):
@@ -182,7 +182,7 @@ def test_hdf5_that_is_more_than_numbers_in_one_file_is_refused(tmp_path: Path, m
 
 @pytest.mark.reliability(36, 31)
 @pytest.mark.parametrize("name", OTHER_WEIGHTS)
-def test_weights_that_are_not_those_of_the_model_are_refused(
+def test_weights_that_do_not_match_the_model_are_rejected(
     tmp_path: Path, trained: Trained, members: Members, wisesr: CommandLine, name: str
 ) -> None:
     weights = OTHER_WEIGHTS[name](tmp_path, members[WEIGHTS])
@@ -193,7 +193,7 @@ def test_weights_that_are_not_those_of_the_model_are_refused(
 
 
 @pytest.mark.reliability(36)
-def test_a_file_of_weights_must_have_a_suffix_that_says_what_it_is(tmp_path: Path) -> None:
+def test_a_weights_file_with_an_unknown_suffix_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "weights.json"
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(RunError, match=r"weights\.json: refused: neither a \.keras nor a \.h5 or \.hdf5 file"):
@@ -202,7 +202,7 @@ def test_a_file_of_weights_must_have_a_suffix_that_says_what_it_is(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.reliability(36)
-def test_all_of_them_together_take_little_memory(
+def test_all_rejected_files_together_take_little_memory(
     tmp_path: Path, members: Members, trained: Trained, seen: Seen
 ) -> None:
     paths = [make(tmp_path / f"archive{number}.keras", members) for number, make in enumerate(ARCHIVES.values())]
@@ -235,15 +235,15 @@ def test_all_of_them_together_take_little_memory(
     grew, child = (int(said.split(f"{name} ")[1].split()[0]) for name in ("GREW", "CHILD"))
     assert grew < MEMORY_LIMIT_MB
     assert child < CHILD_LIMIT_MB
-    seen(f"{len(paths)} files that are refused: memory grew by {grew} MB; the process that reads HDF5: {child} MB")
+    seen(f"{len(paths)} rejected files: memory grew by {grew} MB; the process that reads HDF5: {child} MB")
 
 
-def test_what_was_packed_again_with_a_common_program_still_loads(tmp_path: Path, members: Members) -> None:
+def test_a_recompressed_archive_still_passes(tmp_path: Path, members: Members) -> None:
     path = pack(tmp_path / "x.keras", members, packed=zipfile.ZIP_DEFLATED)
     assert check_model(path).weights
 
 
-def test_bfloat16_and_scalars_are_numbers(tmp_path: Path) -> None:
+def test_bfloat16_scalars_and_empty_tensors_are_accepted(tmp_path: Path) -> None:
     file = io.BytesIO()
     with h5py.File(file, "w") as root:
         root["scalar"] = np.float32(3)
@@ -254,7 +254,7 @@ def test_bfloat16_and_scalars_are_numbers(tmp_path: Path) -> None:
     assert shapes == {"/scalar": (), "/layers/vars/0": (2, 3), "/empty": (0, 3)}
 
 
-def test_the_optimizer_of_a_compiled_model_does_no_harm(tmp_path: Path) -> None:
+def test_the_optimizer_of_a_compiled_model_is_ignored(tmp_path: Path) -> None:
     from wisesr_cli.models.weights import load_backbone
 
     pixels = keras.Input((32, 32, 3))
@@ -270,7 +270,7 @@ def test_the_optimizer_of_a_compiled_model_does_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.reliability(31)
-def test_a_weight_that_keras_leaves_out_in_silence_is_an_error(
+def test_a_weight_silently_skipped_by_keras_is_an_error(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, wisesr: CommandLine, seen: Seen
 ) -> None:
     original = keras.layers.Conv2D.load_own_variables
@@ -288,7 +288,7 @@ def test_a_weight_that_keras_leaves_out_in_silence_is_an_error(
 
 @pytest.mark.reliability(36)
 @pytest.mark.parametrize("suffix", ["weights.h5", "keras"])
-def test_a_file_of_holes_is_refused_whatever_size_it_claims(tmp_path: Path, members: Members, suffix: str) -> None:
+def test_a_sparse_file_is_rejected_whatever_size_it_claims(tmp_path: Path, members: Members, suffix: str) -> None:
     path = tmp_path / f"x.{suffix}"
     path.write_bytes(pack(tmp_path / "whole", members).read_bytes() if suffix == "keras" else members[WEIGHTS])
     with path.open("r+b") as file:
@@ -297,7 +297,7 @@ def test_a_file_of_holes_is_refused_whatever_size_it_claims(tmp_path: Path, memb
         check_weights_file(path)
 
 
-def test_a_large_file_of_numbers_is_read(tmp_path: Path) -> None:
+def test_a_large_file_of_numbers_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "x.weights.h5"
     with h5py.File(path, "w") as root:
         root["vars/0"] = np.random.default_rng(0).standard_normal((4096, 5120), "float32")

@@ -22,7 +22,7 @@ from wisesr_cli.upgrading import convert
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
-    """Count how often a model file is opened, and how often its weights are checked, by its name."""
+    """Count how often a model file is opened, and how often its weights are checked, by file name."""
     found: Counter[tuple[str, str]] = Counter()
 
     def counting(what: str, original: Callable[..., Any], name_of: Callable[[Any], str]) -> Callable[..., Any]:
@@ -51,7 +51,7 @@ COMMANDS = {
     "predict by LiteRT with pictures": (1, "predict {run} {photos}/test/red/00.png --explain {tmp}/pictures"),
     "explain": (1, "explain {run} {photos}/test/red/00.png"),
     "export": (1, "export {run} --to keras --data {photos}/test"),
-    "resume": (2, "train {run} --resume"),  # before it goes on, and the best one at the end
+    "resume": (2, "train {run} --resume"),  # before resuming, and the best model at the end
 }
 
 
@@ -63,7 +63,7 @@ def test_a_command_opens_and_checks_the_best_model_once(
     places = {"run": trained.copy_to(tmp_path / "run"), "photos": trained.photos, "tmp": tmp_path}
     wisesr(*(word.format(**places) for word in line.split())).worked()
     assert counted["best.keras", "checked"] == times
-    assert counted["best.keras", "opened"] == times + (command == "resume")  # whose scaling is read first
+    assert counted["best.keras", "opened"] == times + (command == "resume")  # which reads the scaling first
 
 
 def test_an_upgrade_opens_and_checks_a_model_once(
@@ -77,7 +77,7 @@ def test_an_upgrade_opens_and_checks_a_model_once(
 
 @pytest.mark.reliability(34)
 @pytest.mark.parametrize("place", ["another file", "the same file"])
-def test_a_file_that_was_replaced_or_written_to_since_it_was_checked_is_not_loaded(
+def test_a_file_replaced_or_rewritten_since_its_check_is_not_loaded(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     path, other = tmp_path / "best.keras", tmp_path / "other.keras"
@@ -91,7 +91,7 @@ def test_a_file_that_was_replaced_or_written_to_since_it_was_checked_is_not_load
 
 
 @pytest.mark.reliability(34)
-def test_a_file_that_is_replaced_while_it_is_loaded_is_refused(
+def test_a_file_replaced_while_it_is_loaded_is_rejected(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import keras

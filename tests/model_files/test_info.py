@@ -1,4 +1,4 @@
-"""What a model file says of itself comes back exactly, and any damage to it is one error."""
+"""The record in a model file reads back exactly, and any damage to it is a run error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INFO = ModelInfo(
 
 
 def write_archive(path: Path, record: str | None = None) -> None:
-    """Write the least that has the members of a model."""
+    """Write a minimal archive with the members of a model."""
     weights = io.BytesIO()
     h5py.File(weights, "w").close()
     with zipfile.ZipFile(path, "w") as archive:
@@ -32,7 +32,7 @@ def write_archive(path: Path, record: str | None = None) -> None:
             archive.writestr("wisesr.json", record)
 
 
-def test_a_model_file_says_what_it_is(tmp_path: Path) -> None:
+def test_a_model_record_reads_back_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "best.keras"
     write_archive(path)
     with pytest.raises(RunError, match="not a model of wisesr train"):
@@ -41,7 +41,7 @@ def test_a_model_file_says_what_it_is(tmp_path: Path) -> None:
     assert read_model_info(path) == INFO
 
 
-def test_any_damage_to_a_model_file_is_a_run_error_or_not_seen_yet(tmp_path: Path) -> None:
+def test_damage_to_a_model_file_raises_nothing_but_run_errors(tmp_path: Path) -> None:
     path = tmp_path / "best.keras"
     write_archive(path, json.dumps(INFO.to_json()))
     content = path.read_bytes()
@@ -83,7 +83,7 @@ def with_value(**values: object) -> str:
         with_value(class_names=["a", "a"]),
     ],
 )
-def test_a_model_that_says_nonsense_of_itself_is_a_run_error(tmp_path: Path, text: str) -> None:
+def test_a_nonsensical_model_record_is_a_run_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "best.keras"
     write_archive(path, text)
     with pytest.raises(RunError, match=r"best\.keras"):

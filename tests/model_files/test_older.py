@@ -1,4 +1,4 @@
-"""Whole models in older forms are read as what they are, and refused where Keras 3 would compute something else."""
+"""Whole models in older formats are read faithfully, and rejected where Keras 3 would compute something else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from wisesr_cli.model_files.older import check_older_model, is_older
 
 X = np.linspace(-4.0, 8.0, 2 * 2 * 2 * 3).reshape(2, 2, 2, 3)
 HALF = np.array([0.5, 2.0, -3.0])
-# What each function is, and its arguments in a file.
+# The arguments of each function in a file, and what it computes.
 FUNCTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any]]] = {
     "__operators__.add": ({"y": 3.0}, lambda x: x + 3),
     "__operators__.getitem": (
@@ -107,7 +107,7 @@ saved(keras.Sequential([scaling, base("MobileNetV3Small"), *rest]), "sequential"
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_models_that_keras_2_itself_saved_give_what_they_gave_there(tmp_path: Path) -> None:
+def test_models_saved_by_keras_2_itself_keep_their_outputs(tmp_path: Path) -> None:
     target, release = tmp_path / "installed", ".".join(version("tensorflow").split(".")[:2])
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target)]
     install_or_skip(f"tf_keras {release}", [*install, f"tf_keras=={release}.*"])
@@ -128,7 +128,7 @@ def test_models_that_keras_2_itself_saved_give_what_they_gave_there(tmp_path: Pa
 
 
 def _normal(value: float) -> float:
-    """The distribution function of the normal distribution."""
+    """Return the cumulative distribution function of the standard normal distribution."""
     return 0.5 * (1 + erf(value / sqrt(2)))
 
 
@@ -140,7 +140,7 @@ def written(path: Path, model: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", ["model.h5", "model.keras", "model-2.12.keras"])
-def test_a_model_of_keras_2_gives_what_the_same_layers_give_in_keras_3(tmp_path: Path, name: str) -> None:
+def test_a_keras_2_model_computes_the_same_as_its_layers_in_keras_3(tmp_path: Path, name: str) -> None:
     model = old.reference()
     path = written(tmp_path / name, model)
     assert is_older(path)
@@ -153,7 +153,7 @@ def test_a_model_of_keras_2_gives_what_the_same_layers_give_in_keras_3(tmp_path:
     assert base.get_layer("conv_1_bn").trainable
 
 
-def test_a_whole_model_that_keras_3_wrote_as_h5_is_read(tmp_path: Path) -> None:
+def test_a_whole_model_written_by_keras_3_as_h5_is_read(tmp_path: Path) -> None:
     model = nested()
     model.layers[1].trainable = False
     model.save(tmp_path / "model.h5")
@@ -163,7 +163,7 @@ def test_a_whole_model_that_keras_3_wrote_as_h5_is_read(tmp_path: Path) -> None:
     assert not is_older(tmp_path / "model.keras")
 
 
-def test_weights_whose_order_is_not_that_of_the_layers_are_found_by_their_names(tmp_path: Path) -> None:
+def test_weights_stored_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
     model = old.reference()
     tensors = {top: dict(reversed(members.items())) for top, members in old.tensors_of(model).items()}
     loaded = load_model(check_older_model(old.write_h5(tmp_path / "model.h5", old.classifier(), tensors)))
@@ -171,7 +171,7 @@ def test_weights_whose_order_is_not_that_of_the_layers_are_found_by_their_names(
 
 
 def outputs(config: dict[str, Any]) -> Any:
-    """Return what a model without weights gives of X."""
+    """Return the output of a model without weights for X."""
     translated = translate(config).config
     check_model_config(translated)
     return keras.ops.convert_to_numpy(keras.saving.deserialize_keras_object(translated)(X.astype("float32")))
@@ -182,7 +182,7 @@ def calling(called: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("called", RULES)
-def test_a_function_of_tensorflow_gives_what_numpy_gives(called: str) -> None:
+def test_a_tensorflow_function_matches_numpy(called: str) -> None:
     arguments, expected = FUNCTIONS[called]
     np.testing.assert_allclose(outputs(calling(called, arguments)), expected(X), rtol=1e-5, atol=1e-6)
 
@@ -212,13 +212,13 @@ CODE = {"class_name": "__lambda__", "config": {"code": "4wEAAAAAAAAA", "defaults
 REFUSED: dict[str, tuple[Any, str]] = {
     "lambda": (one("Lambda", function=CODE), r"its layer 'odd' \(Lambda\) is of a class that no wisesr model contains"),
     "unknown": (one("MyLayer"), r"its layer 'odd' \(MyLayer\) is of a class that no wisesr model contains"),
-    "of a user": (
+    "registered by a user": (
         old.model_of(
             "m", [old.pixels(), {**old.layer("Dense", "odd", old.on("input_1")), "registered_name": "me>Dense"}]
         ),
         r"'odd' \(Dense\) is registered as 'me>Dense'",
     ),
-    "of a module": (
+    "from another module": (
         old.model_of("m", [old.pixels(), {**old.layer("Dense", "odd", old.on("input_1")), "module": "os"}]),
         r"'odd' \(Dense\) is of os",
     ),
@@ -240,12 +240,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "long": (old.model_of("m", [old.pixels(f"input_{number}") for number in range(3001)]), r"more layers than any"),
     "nested": (deep(6), r"more models in models than any backbone"),
     "subclass": ({"class_name": "MyModel", "config": {}}, r"it is a 'MyModel', not a functional or sequential model"),
-    "no model": ({"class_name": "Functional", "config": {"layers": [1]}}, r"its config is not a model of Keras"),
+    "not a model": ({"class_name": "Functional", "config": {"layers": [1]}}, r"its config is not a model of Keras"),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_not_known_to_be_the_same_is_refused_with_the_layer_and_its_class(kind: str) -> None:
+def test_anything_not_known_to_be_equivalent_is_rejected_with_the_reason(kind: str) -> None:
     config, reason = REFUSED[kind]
     with pytest.raises(UnsafeFileError, match=reason):
         check_model_config(translate(config).config)
@@ -260,16 +260,16 @@ def test_what_is_not_known_to_be_the_same_is_refused_with_the_layer_and_its_clas
         (one("Dense", units=2), r"needs a weight of the shape \((2|3, 2),?\)"),
         (one("Lambda", function=CODE), r"its layer 'odd' \(Lambda\) is of a class that no wisesr model contains"),
     ],
-    ids=["no JSON", "too deep", "no weights", "code"],
+    ids=["not JSON", "too deep", "no weights", "code"],
 )
-def test_a_file_with_a_config_that_is_damaged_or_asks_for_more_than_is_there_is_refused(
+def test_a_file_with_a_damaged_or_unsupported_config_or_without_weights_is_rejected(
     tmp_path: Path, config: Any, reason: str
 ) -> None:
     with pytest.raises(RunError, match=reason):
         load_model(check_older_model(old.write_h5(tmp_path / "model.h5", config, {})))
 
 
-def test_a_config_of_many_megabytes_and_weights_alone_are_refused(tmp_path: Path) -> None:
+def test_a_config_of_many_megabytes_and_weights_alone_are_rejected(tmp_path: Path) -> None:
     path = old.write_h5(tmp_path / "large.h5", json.dumps({"class_name": "x" * (5 << 20)}), {})
     with pytest.raises(RunError, match=r"its config takes 5,242,\d+ bytes; at most 4,194,304 are read"):
         check_older_model(path)
@@ -278,7 +278,7 @@ def test_a_config_of_many_megabytes_and_weights_alone_are_refused(tmp_path: Path
         check_older_model(tmp_path / "alone.weights.h5")
 
 
-def test_a_tensor_of_another_shape_or_one_too_many_is_refused(tmp_path: Path) -> None:
+def test_a_superfluous_or_missing_tensor_is_rejected(tmp_path: Path) -> None:
     tensors = old.tensors_of(old.reference())
     tensors["dense"]["dense/more:0"] = np.zeros(SIDE)
     with pytest.raises(RunError, match=r"has no use for a weight of the shape \(32, 24\)"):

@@ -1,4 +1,4 @@
-"""A saved model names no argument at its default, and so loads in earlier releases of Keras, with the same outputs."""
+"""A saved model omits default arguments, and so loads in earlier releases of Keras, with the same outputs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def classifier(backbone: str, head: str = "wise", side: int = SIDE) -> Any:
     return build_classifier(config, image_size=(side, side), classes=3).model
 
 
-def test_a_saved_model_is_the_model_and_names_no_default(tmp_path: Path) -> None:
+def test_a_saved_model_reloads_identically_and_omits_default_arguments(tmp_path: Path) -> None:
     path, model = tmp_path / "model.keras", classifier("compact", side=32)
     info = ModelInfo(("a", "b", "c"), (32, 32), Preparation(), BACKGROUND, "compact", "wise", 1, {})
     save_model(model, path, info)
@@ -65,7 +65,7 @@ def test_a_saved_model_is_the_model_and_names_no_default(tmp_path: Path) -> None
     assert names.isdisjoint({"quantization_config", "lora_alpha", "renorm", "input_axes"})
 
 
-def test_values_that_are_not_defaults_are_kept(tmp_path: Path) -> None:
+def test_non_default_arguments_are_kept(tmp_path: Path) -> None:
     given = keras.Input((8, 8, 3))
     layer = keras.layers.Conv2D(4, 3, use_bias=False, padding="same", kernel_initializer=keras.initializers.HeNormal(3))
     model = keras.Model(given, keras.layers.BatchNormalization(momentum=0.5, scale=False)(layer(given)))
@@ -74,7 +74,7 @@ def test_values_that_are_not_defaults_are_kept(tmp_path: Path) -> None:
     assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(source: Any, target: Any, length: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -86,7 +86,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_oldest_release_of_keras_loads_exports_and_best_models(tmp_path: Path) -> None:
+def test_the_oldest_supported_keras_release_loads_exports_and_best_models(tmp_path: Path) -> None:
     compare_in_release(RELEASES[0], write_stock_files(tmp_path, ("compact", "EfficientNetV2B0")), tmp_path)
 
 
@@ -119,7 +119,7 @@ def stock_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def write_stock_files(folder: Path, backbones: Sequence[str]) -> list[Path]:
-    """Write models of stock layers, each with pixels and logits beside it: exports, and a `best.keras`."""
+    """Write models of stock layers, exports and a `best.keras`, each with its pixels and logits."""
     files = []
     pixels = np.random.default_rng(0).uniform(0, 255, (2, SIDE, SIDE, 3)).astype("float32")
     models = {name: with_stock_layers(classifier(name)) for name in backbones} | {"best": classifier("compact", "gap")}

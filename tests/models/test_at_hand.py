@@ -1,4 +1,4 @@
-"""ImageNet weights are found where they lie, and `auto` is what this machine has."""
+"""Local ImageNet weights are found, and `auto` uses what this machine has."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def put(path: Path, content: bytes = b"weights") -> Path:
     return path
 
 
-def test_weights_are_looked_for_in_the_configs_folder_then_that_of_the_variable_then_keras_cache(
+def test_lookup_order_is_config_folder_then_environment_variable_then_keras_cache(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert weights_folders() == (cache,)
@@ -46,13 +46,13 @@ def test_weights_are_looked_for_in_the_configs_folder_then_that_of_the_variable_
     assert backbones_at_hand() == {NAME: tmp_path / "mine" / RELEASES[NAME].file_name}
 
 
-def test_without_keras_home_the_cache_is_that_of_keras(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_keras_home_the_cache_is_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("KERAS_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert weights_folders() == (tmp_path / ".keras" / "models",)
 
 
-def test_auto_is_imagenet_where_its_weights_are_here_and_random_where_there_can_be_none(cache: Path) -> None:
+def test_auto_is_imagenet_if_its_weights_are_local_and_random_if_none_exist(cache: Path) -> None:
     put(cache / own_name(NAME))
     assert resolve_weights(MODEL, Silent()) == at_hand.Resolved(MODEL.model_copy(update={"weights": "imagenet"}))
     compact = resolve_weights(ModelConfig(backbone="compact"), Silent())
@@ -60,7 +60,7 @@ def test_auto_is_imagenet_where_its_weights_are_here_and_random_where_there_can_
 
 
 @pytest.mark.parametrize("weights", [None, "some/run"])
-def test_weights_that_are_named_stay(weights: str | None) -> None:
+def test_explicit_weights_are_kept(weights: str | None) -> None:
     named = ModelConfig(backbone=NAME, weights=weights)
     assert resolve_weights(named, Silent()) == at_hand.Resolved(named)
 
@@ -82,7 +82,7 @@ def test_without_a_network_auto_is_random_with_a_warning_and_imagenet_is_an_erro
             assert words in text
 
 
-def test_weights_that_are_not_here_are_downloaded_once_into_keras_cache(
+def test_missing_weights_are_downloaded_once_into_the_keras_cache(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(at_hand, "is_reachable", is_reachable)
@@ -96,7 +96,7 @@ def test_weights_that_are_not_here_are_downloaded_once_into_keras_cache(
     assert resolve_weights(MODEL, Silent()).model.weights == "imagenet"  # the server is gone
 
 
-def test_a_download_with_another_checksum_is_no_weights(
+def test_a_download_with_a_wrong_checksum_is_discarded(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(at_hand, "is_reachable", is_reachable)
@@ -110,7 +110,7 @@ def test_a_download_with_another_checksum_is_no_weights(
 
 
 @pytest.mark.parametrize("weights", ["auto", "imagenet"])
-def test_a_release_that_was_cut_short_is_named_with_the_command_that_replaces_it(
+def test_a_truncated_release_is_an_error_with_the_command_that_replaces_it(
     cache: Path, monkeypatch: pytest.MonkeyPatch, weights: str
 ) -> None:
     path = put(cache / RELEASES[NAME].file_name, b"half")
@@ -122,7 +122,7 @@ def test_a_release_that_was_cut_short_is_named_with_the_command_that_replaces_it
     assert str(path) in str(raised.value)
 
 
-def test_weights_are_found_without_keras(tmp_path: Path) -> None:
+def test_weights_are_resolved_without_importing_keras(tmp_path: Path) -> None:
     program = (
         "from wisesr_cli.models import at_hand\nfrom wisesr_cli.models.settings import ModelConfig\n"
         "at_hand.is_reachable = lambda url: False\nprint(at_hand.resolve_weights(ModelConfig(), None).model.weights)"

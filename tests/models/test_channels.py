@@ -1,4 +1,4 @@
-"""Backbones for other channels than RGB: what their first convolution and the scaling before it make of pixels."""
+"""Backbones for channels other than RGB: their adapted first convolution and the scaling before it."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def close(one: np.ndarray, other: np.ndarray) -> bool:
 
 @pytest.fixture(scope="module")
 def rgb_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the weights of an RGB backbone, as a file."""
+    """Return a file with the weights of an RGB backbone."""
     path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
     build_backbone("MobileNetV2", SIZE).save_weights(path)
     return path
 
 
-def test_a_kernel_of_one_channel_is_the_sum_and_those_of_more_keep_the_sum() -> None:
+def test_an_adapted_kernel_keeps_the_sum_over_channels() -> None:
     kernel = np.random.default_rng(1).normal(size=(3, 3, 3, 5)).astype(np.float32)
     for channels in (1, 2, 4, 13):
         found = adapted_kernel(kernel, channels)
@@ -66,9 +66,9 @@ def test_a_kernel_of_one_channel_is_the_sum_and_those_of_more_keep_the_sum() -> 
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_grey_gives_the_feature_map_that_rgb_weights_give_to_it_three_times(rgb_weights: Path, channels: int) -> None:
+def test_grey_gives_the_same_feature_map_as_grey_repeated_into_rgb(rgb_weights: Path, channels: int) -> None:
     rgb = build("MobileNetV2", Channels(), rgb_weights)
-    other = build("MobileNetV2", Channels(channels), rgb_weights)  # pixels count as those of photos
+    other = build("MobileNetV2", Channels(channels), rgb_weights)  # pixels are treated like those of photos
     expected = outputs(rgb.extractor, np.repeat(GREY, 3, axis=-1))
     assert close(outputs(other.extractor, np.repeat(GREY, channels, axis=-1)), expected)
     assert other.loaded_tensors == rgb.loaded_tensors
@@ -76,7 +76,7 @@ def test_grey_gives_the_feature_map_that_rgb_weights_give_to_it_three_times(rgb_
 
 
 @pytest.mark.parametrize("name", BRIEF)
-def test_every_backbone_scales_grey_as_it_scales_rgb(name: str) -> None:
+def test_a_backbone_scales_grey_as_it_scales_rgb(name: str) -> None:
     backbone = build_backbone(name, SIZE)
     scaling = Scaling(BACKBONES[name].scaling)
     _check_scaling(backbone, scaling)
@@ -84,14 +84,14 @@ def test_every_backbone_scales_grey_as_it_scales_rgb(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
-def test_every_other_backbone_does_the_same(name: str) -> None:
+def test_every_other_backbone_scales_grey_as_it_scales_rgb(name: str) -> None:
     size = max(32, BACKBONES[name].minimum_size)
     _check_scaling(build_backbone(name, (size, size)), Scaling(BACKBONES[name].scaling))
     keras.utils.clear_session()
 
 
 def _check_scaling(backbone: Any, scaling: Scaling) -> None:
-    """Check that a backbone for grey gives what RGB gives to the same numbers before its first weights."""
+    """Check that a grey backbone's scaling and first convolution match those for RGB with equal channels."""
     grey = with_channels(backbone, 1, keeps_kernel=True)
     found = channel_scaling(scaling, backbone, Channels(1))
     black, white = after_scaling(scaling.name, backbone)[:2]
@@ -99,8 +99,8 @@ def _check_scaling(backbone: Any, scaling: Scaling) -> None:
     np.testing.assert_allclose([offset, 255 * factor + offset], [black.mean(), white.mean()], rtol=1e-4, atol=1e-4)
     sides = backbone.inputs[0].shape[1:3]
     scaled = np.random.default_rng(2).normal(size=(1, *sides, 1)).astype(np.float32)
-    whole = with_channels(backbone, 3, keeps_kernel=True)  # RGB without the scaling inside
-    # Behind its first convolution, a deep network of random weights makes anything of the last bits.
+    whole = with_channels(backbone, 3, keeps_kernel=True)  # RGB without the built-in scaling
+    # After its first convolution, a deep network with random weights amplifies rounding errors arbitrarily.
     assert close(outputs(_to_first(grey), scaled), outputs(_to_first(whole), np.repeat(scaled, 3, axis=-1)))
     assert grey.output_shape == backbone.output_shape
     assert with_channels(backbone, 5, keeps_kernel=False).input_shape == (None, *sides, 5)
@@ -111,16 +111,16 @@ def _to_first(backbone: Any) -> keras.Model:
     return keras.Model(backbone.input, first.output)
 
 
-def test_channels_come_to_the_mean_and_spread_of_photos_before_what_rgb_weights_were_trained_with() -> None:
+def test_channels_are_normalized_to_the_mean_and_spread_of_photos_before_rgb_scaling() -> None:
     statistics = ((40.0, 10.0), (200.0, 30.0), (7.0, 0.0))
     backbone = build_backbone("MobileNetV2", SIZE)
     found = channel_scaling(Scaling("tf"), backbone, Channels(3, statistics))
     for (mean, spread), factor, offset in zip(statistics, found.factors, found.offsets, strict=True):
         assert mean * factor + offset == pytest.approx(PHOTO_MEAN / 127.5 - 1)
-        assert max(spread, 1.0) * factor == pytest.approx(PHOTO_SPREAD / 127.5)  # a constant one is not blown up
+        assert max(spread, 1.0) * factor == pytest.approx(PHOTO_SPREAD / 127.5)  # a constant channel is not amplified
 
 
-def test_random_weights_see_each_band_with_weights_of_its_own_and_equal_seeds_give_equal_ones() -> None:
+def test_random_kernels_differ_between_bands_and_are_reproducible() -> None:
     models = [build("compact", Channels(4, ((100.0, 50.0),) * 4)) for _ in range(2)]
     kernels = [next(weight for weight in model.backbone.weights if "kernel" in weight.path) for model in models]
     first, second = (keras.ops.convert_to_numpy(kernel) for kernel in kernels)
@@ -129,7 +129,7 @@ def test_random_weights_see_each_band_with_weights_of_its_own_and_equal_seeds_gi
     np.testing.assert_array_equal(first, second)
 
 
-def test_asked_scalings_hold_for_every_channel_and_the_rules_of_rgb_are_refused() -> None:
+def test_explicit_scalings_apply_to_every_channel_and_rgb_only_ones_are_rejected() -> None:
     for asked, (low, high) in {"none": (0, 255), "unit": (0, 1), "tf": (-1, 1)}.items():
         scaling = build("MobileNetV2", Channels(2, ((9.0, 9.0),) * 2), preprocessing=asked).scaling
         np.testing.assert_allclose(scaling.offsets, [low, low], atol=1e-6)
@@ -140,7 +140,7 @@ def test_asked_scalings_hold_for_every_channel_and_the_rules_of_rgb_are_refused(
             load_config(None, settings)
 
 
-def test_a_model_of_bands_is_saved_checked_loaded_and_gives_its_weights_to_another(tmp_path: Path) -> None:
+def test_a_multiband_model_survives_a_round_trip_and_initializes_another_model(tmp_path: Path) -> None:
     statistics = tuple((100.0 + channel, 20.0 + channel) for channel in range(64))
     built = build("compact_small", Channels(64, statistics))
     path = tmp_path / "best.keras"
@@ -156,12 +156,12 @@ def test_a_model_of_bands_is_saved_checked_loaded_and_gives_its_weights_to_anoth
     np.testing.assert_allclose(saved_scaling(path)[2:], built.scaling[2:], rtol=1e-6)
     for name in ("compact_small", "from_weights"):
         again = build(name, Channels(64, ((1.0, 1.0),) * 64), path)
-        assert close(outputs(again.extractor, pixels), outputs(built.extractor, pixels))  # its scaling, too
+        assert close(outputs(again.extractor, pixels), outputs(built.extractor, pixels))  # including its scaling
         with pytest.raises(ConfigError, match=r"best.keras: is for 64 channels, but data.channels is 4"):
             build(name, Channels(4), path)
 
 
-def test_a_backbone_whose_pixels_another_layer_takes_is_refused() -> None:
+def test_a_backbone_whose_first_layer_is_not_a_plain_convolution_is_rejected() -> None:
     inputs = keras.Input((*SIZE, 3))
     model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(keras.layers.DepthwiseConv2D(3)(inputs)))
     with pytest.raises(RunError, match="the backbone does not accept 4 channels in place of RGB"):

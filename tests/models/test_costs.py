@@ -1,4 +1,4 @@
-"""The table of what backbones cost says the same as Keras does of each of them, at every image size."""
+"""The table of backbone costs agrees with Keras for every backbone, at every image size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wisesr_cli.models.backbones import BACKBONES
 from wisesr_cli.models.costs import side_at
 from wisesr_cli.models.costs_table import BACKBONE_SIZES
 
-# One of each way to pad, to pool and to squeeze, and quick to build.
+# One for each style of padding, pooling and squeezing, and quick to build.
 QUICK = (
     "compact",
     "compact_small",
@@ -43,7 +43,7 @@ def keras_is_started() -> None:
     keras_start.start("cpu")
 
 
-def test_the_table_has_exactly_the_backbones() -> None:
+def test_the_table_lists_exactly_the_known_backbones() -> None:
     assert list(BACKBONE_SIZES) == list(BACKBONES)
 
 
@@ -51,7 +51,7 @@ def test_the_file_is_what_the_generator_writes() -> None:
     assert TARGET.read_text(encoding="utf-8") == source_of(BACKBONE_SIZES)
 
 
-def test_windows_one_after_the_other_are_one_division() -> None:
+def test_consecutive_windows_compose_into_one_division() -> None:
     draw = random.Random(0)
     for _ in range(200):
         steps = [(draw.randint(1, 3), draw.randint(-5, 5)) for _ in range(5)]
@@ -66,18 +66,18 @@ def test_windows_one_after_the_other_are_one_division() -> None:
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_row_is_what_following_the_keras_model_gives_and_holds_at_other_sizes(name: str) -> None:
+def test_a_row_matches_the_keras_model_and_holds_at_other_sizes(name: str) -> None:
     assert sizes_of(name) == BACKBONE_SIZES[name]
     assert not list(mistakes(name, BACKBONE_SIZES[name], sizes_to_verify(name)[:6:2]))
 
 
-def test_a_wrong_row_is_noticed() -> None:
+def test_a_wrong_row_is_detected() -> None:
     wrong = list(mistakes("compact", BACKBONE_SIZES["compact_small"], [(40, 56)]))
     assert [line.split(": ")[1].split(" ", 1)[0] for line in wrong] == ["parameters", "trainable", "feature", "FLOPs"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_are_those_that_keras_publishes(name: str) -> None:
+def test_parameters_match_those_published_by_keras(name: str) -> None:
     sizes = BACKBONE_SIZES[name]
     norm = 2 * sizes.channels if name.startswith("ConvNeXt") else 0
     assert sizes.parameters + norm + 1000 * (sizes.channels + 1) == pytest.approx(1e6 * PUBLISHED[name], abs=0.12e6)
@@ -86,8 +86,8 @@ def test_parameters_are_those_that_keras_publishes(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_every_row_says_what_keras_says_at_two_sizes() -> None:
-    """Two minutes; all eleven sizes are compared whenever the table is made."""
+def test_every_row_matches_keras_at_two_sizes() -> None:
+    """Takes two minutes; all eleven sizes are compared whenever the table is generated."""
     for name in BACKBONES:
         assert sizes_of(name) == BACKBONE_SIZES[name]
         assert not list(mistakes(name, BACKBONE_SIZES[name], sizes_to_verify(name)[::8]))

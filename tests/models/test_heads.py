@@ -1,4 +1,4 @@
-"""Every head of the table on several maps: counts, outputs, and what the paper and the notebooks say."""
+"""Every head in the table on several feature maps: counts, outputs, and figures of the paper and the notebooks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from wisesr_cli.models.settings import ModelConfig
 
 MAPS = [(7, 7, 32), (16, 16, 8), (5, 9, 4), (1, 1, 8), (3, 3, 6)]
 POOLING = ["pooling=tile", "pooling=valid", "pre_pool=1", "pre_pool=3", "pre_pool=2:pooling=valid"]
-# Every head as it is, and those with options of their own with each of them.
+# Every head with its defaults, and those with specific options with each of these.
 VARIANTS = [
     *HEADS,
     *(f"{name}:{options}" for name in ("wise", "flatten") for options in POOLING),
@@ -46,7 +46,7 @@ PAPER_MAP = (7, 7, 2048)
 
 
 def build(feature_map: tuple[int, int, int], classes: int, options: HeadOptions, *, values: bool = True) -> Any:
-    """Return a Keras model of the head alone; without values it is made quickly and can only be counted."""
+    """Return a Keras model of the head alone; without values it is quick to build but can only be counted."""
     if not values:
         return build_without_values(lambda: build(feature_map, classes, options))
     inputs = keras.Input(feature_map)
@@ -93,7 +93,7 @@ HIDDEN = (
 
 
 @pytest.mark.parametrize("layer", HIDDEN, ids=lambda layer: "-".join(map(str, layer.values())))
-def test_hidden_layers_are_counted_and_compute_what_keras_computes(layer: dict[str, Any]) -> None:
+def test_hidden_layers_match_the_counts_of_keras_and_a_numpy_reference(layer: dict[str, Any]) -> None:
     feature_map, options = (3, 4, 6), GapOptions(hidden=({"units": 7}, HiddenLayer(**layer)))
     model = build(feature_map, 4, options)
     assert head_parameters(feature_map, 4, options) == model.count_params()
@@ -126,7 +126,7 @@ def test_hidden_layers_are_counted_and_compute_what_keras_computes(layer: dict[s
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_every_head_gives_finite_logits_and_learns(name: str) -> None:
+def test_every_head_has_finite_losses_and_learns(name: str) -> None:
     feature_map = (5, 4, 3)
     keras.utils.set_random_seed(0)
     model = build(feature_map, 4, HEADS[name].options())
@@ -140,7 +140,7 @@ def test_every_head_gives_finite_logits_and_learns(name: str) -> None:
 
 
 def slow_flops(feature_map: tuple[int, int, int], classes: int, variant: str) -> int:
-    """Count, one by one, the multiply-adds (2) and the additions of a pooling (1) of a head."""
+    """Count the multiply-adds (2 each) and pooling additions (1 each) of a head, one by one."""
     name, *settings = variant.split(":")
     given = dict(setting.split("=") for setting in settings)
     height, width, channels = feature_map
@@ -154,7 +154,7 @@ def slow_flops(feature_map: tuple[int, int, int], classes: int, variant: str) ->
     flops = 0
     for _ in range(channels):
         for _ in range(read):
-            # One addition each in a pooling; where nothing is pooled, the head reads the position itself.
+            # One addition per position in a pooling; without pooling, the head reads the position itself.
             flops += 1 if name in {"gap", "gmp"} or sides != [1, 1] else 0
         for _ in range(grid[0] * grid[1]):
             flops += 2 if name in {"wise", "depthwise"} else 0
@@ -177,7 +177,7 @@ def test_head_flops_equal_a_slow_count(feature_map: Any, variant: str) -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_logits_are_float32_under_mixed_precision(name: str, policy: str) -> None:
     def build_with_policy() -> Any:
-        keras.config.set_dtype_policy(policy)  # of this thread
+        keras.config.set_dtype_policy(policy)  # for this thread only
         return build((3, 3, 6), 4, HEADS[name].options(dropout=0.5))
 
     model = build_without_values(build_with_policy)
@@ -189,7 +189,7 @@ def test_logits_are_float32_under_mixed_precision(name: str, policy: str) -> Non
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_dropout_acts_in_training_and_not_in_inference(name: str) -> None:
+def test_dropout_is_active_in_training_only(name: str) -> None:
     feature_map = (3, 3, 6)
     plain, dropping = (build(feature_map, 4, HEADS[name].options(dropout=dropout)) for dropout in (0.0, 0.5))
     dropping.set_weights(plain.get_weights())
@@ -201,7 +201,7 @@ def test_dropout_acts_in_training_and_not_in_inference(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_on_a_map_of_one_position_every_head_that_reads_positions_is_gap(name: str) -> None:
+def test_positional_heads_fall_back_to_gap_on_a_1x1_map(name: str) -> None:
     options = HEADS[name].options(dropout=0.25, classifier_initializer="paper")
     falls_back = HEADS[name].is_gap_at_one_position
     expected = GapOptions(dropout=0.25, classifier_initializer="paper") if falls_back else options
@@ -211,11 +211,11 @@ def test_on_a_map_of_one_position_every_head_that_reads_positions_is_gap(name: s
         assert head_parameters((1, 1, 8), 5, options) == (8 + 1) * 5
 
 
-def test_the_published_heads_that_read_positions_are_gap_where_there_is_one() -> None:
+def test_the_published_positional_heads_fall_back_to_gap_on_a_1x1_map() -> None:
     assert {"depthwise", "wise", "flatten"} <= {name for name, head in HEADS.items() if head.is_gap_at_one_position}
 
 
-def test_falling_back_to_gap_is_said() -> None:
+def test_falling_back_to_gap_is_reported() -> None:
     notes = notes_about(ModelConfig(backbone="compact", head=WiseOptions()), (1, 1, 256))
     assert len(notes) == 1
     assert "'wise' equals GAP" in notes[0]
@@ -234,7 +234,7 @@ def test_pre_pool_larger_than_the_map_is_a_config_error(options: HeadOptions) ->
     assert grid_size((4, 9, 4), options) == (1, 2)
 
 
-def test_auto_pooling_is_that_of_the_notebooks() -> None:
+def test_auto_pooling_matches_the_notebooks() -> None:
     assert grid_size((7, 7, 1), WiseOptions()) == (3, 3)
     assert pool_size((7, 7, 1), WiseOptions()) == (2, 2)
     assert grid_size((16, 16, 1), WiseOptions()) == (5, 5)
@@ -243,7 +243,7 @@ def test_auto_pooling_is_that_of_the_notebooks() -> None:
     assert grid_size((7, 7, 1), FlattenOptions()) == grid_size((7, 7, 1), DepthwiseOptions()) == (7, 7)
 
 
-# --- figures of the paper and of the notebooks ---
+# --- figures from the paper and the notebooks ---
 
 
 @pytest.mark.parametrize(
@@ -258,18 +258,20 @@ def test_auto_pooling_is_that_of_the_notebooks() -> None:
         (FcOptions(), 1000, (7 * 7 * 2048 + 1) * 4096 + 4097 * 4096 + 4097 * 1000),
     ],
 )
-def test_the_published_numbers_of_parameters_on_xception(options: HeadOptions, classes: int, parameters: int) -> None:
+def test_parameters_on_xception_match_the_published_numbers(
+    options: HeadOptions, classes: int, parameters: int
+) -> None:
     assert head_parameters(PAPER_MAP, classes, options) == parameters
 
 
-def test_the_backbone_xception_has_its_published_map_and_parameters() -> None:
+def test_xception_has_its_published_feature_map_and_parameters() -> None:
     shape, backbone = feature_map_of(ModelConfig(backbone="Xception"), (224, 224))
     assert shape == PAPER_MAP
     assert backbone.count_params() == 20_861_480
 
 
 def stock_head(feature_map: tuple[int, int, int], classes: int) -> Any:
-    """Return the head of the notebooks, made of stock layers."""
+    """Return the head of the notebooks, built from stock layers."""
     normal = keras.initializers.RandomNormal(0.0, 0.01)
     return keras.Sequential(
         [
@@ -301,7 +303,7 @@ def test_the_published_head_equals_the_stock_layers_of_the_notebooks(backbone: s
     np.testing.assert_allclose(wise.predict_on_batch(inputs), stock.predict_on_batch(inputs), rtol=1e-5, atol=1e-5)
 
 
-def test_the_start_of_the_published_head_is_normal_with_a_hundredth() -> None:
+def test_the_published_head_is_initialized_normally_with_deviation_0_01() -> None:
     keras.utils.set_random_seed(0)
     weights = build(PAPER_MAP, 70, PUBLISHED).get_weights()
     for kernel, bias in (weights[:2], weights[2:]):
@@ -311,7 +313,7 @@ def test_the_start_of_the_published_head_is_normal_with_a_hundredth() -> None:
 
 
 @pytest.mark.parametrize("head", [WiseOptions(), DepthwiseOptions(), WiseOptions(constraint="unit_sum")])
-def test_a_uniform_start_makes_the_classifier_equal_to_gap(head: HeadOptions) -> None:
+def test_a_uniform_initialization_makes_the_classifier_equal_to_gap(head: HeadOptions) -> None:
     models = [
         build_classifier(
             ModelConfig(backbone="compact", head=options.model_copy(update={"classifier_initializer": "default"})),
@@ -329,7 +331,7 @@ def test_a_uniform_start_makes_the_classifier_equal_to_gap(head: HeadOptions) ->
         assert np.array_equal(left, right)
     ours.get_layer("classifier").set_weights(gap.get_layer("classifier").get_weights())
     logits, expected = (model.predict_on_batch(pixels.astype("float32")) for model in models)
-    assert expected.std() > 1e-3  # else anything would be equal
+    assert expected.std() > 1e-3  # otherwise anything would be equal
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -345,6 +347,6 @@ def test_flatten_with_valid_pooling_is_average_pooling_then_flatten() -> None:
     np.testing.assert_allclose(model.predict_on_batch(inputs), pooled.reshape(2, -1) @ kernel + bias, atol=1e-5)
 
 
-def test_the_backbones_of_the_paper_give_maps_of_seven_by_seven() -> None:
+def test_the_papers_backbones_have_seven_by_seven_feature_maps() -> None:
     for name in ("Xception", "ResNet50", "DenseNet169"):
         assert feature_map_of(ModelConfig(backbone=name), (224, 224))[0][:2] == (7, 7)

@@ -1,4 +1,4 @@
-"""A trained model at another image size: what it computes, what it refuses, and what the commands write."""
+"""A trained model at another image size: what it computes, what it rejects, and what the commands write."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _started() -> None:
 
 
 def build(head: str, size: tuple[int, int] = SIZE, backbone: str = "compact_small") -> Any:
-    """Return a classifier, with the same backbone under every head and at every size."""
+    """Return a classifier whose backbone is the same for every head and size."""
     config = ModelConfig(backbone=backbone, head=parse_head(head))
     model = build_classifier(config, image_size=size, classes=3).model
     draws = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def draw_pixels(size: tuple[int, int], count: int = 3) -> Any:
 
 
 def feature_maps(model: Any, pixels: Any) -> Any:
-    """Return what the backbone of a classifier gives."""
+    """Return the output of a classifier's backbone."""
     number = [layer.name for layer in model.layers].index("backbone")
     return keras.Model(model.inputs[0], model.layers[number + 1].input).predict_on_batch(pixels)
 
@@ -90,18 +90,18 @@ def save(model: Any, path: Path, head: str, size: tuple[int, int] = SIZE, backbo
 
 
 @pytest.mark.parametrize("head", GAP_LIKE)
-def test_a_head_that_is_gap_is_gap_at_any_size(head: str) -> None:
+def test_a_head_equivalent_to_gap_stays_so_at_any_size(head: str) -> None:
     model = build(head)
     kernel, bias = model.get_layer("classifier").get_weights()
     for size in OTHERS:
         pixels, rebuilt = draw_pixels(size), at_size(model, size)
-        at_that_size = build("gap", size)  # of the same backbone, built for that size
+        at_that_size = build("gap", size)  # with the same backbone, built for that size
         gap = feature_maps(at_that_size, pixels).astype("float64").mean(axis=(1, 2))
-        assert gap.std(axis=0).max() > 1e-3  # images differ, or this would show little
+        assert gap.std(axis=0).max() > 1e-3  # images must differ for this to prove anything
         np.testing.assert_allclose(rebuilt.predict_on_batch(pixels), gap @ kernel + bias, atol=1e-5)
 
 
-def test_valid_pooling_that_is_gap_of_what_it_keeps_is_so_at_any_size() -> None:
+def test_valid_pooling_is_gap_over_the_kept_positions_at_any_size() -> None:
     model = build("wise:pooling=valid:pre_pool=2")
     kernel, bias = model.get_layer("classifier").get_weights()
     for size in OTHERS:
@@ -125,7 +125,7 @@ def test_a_rebuilt_model_has_the_same_layers_and_its_own_weights() -> None:
     assert model.input_shape == (None, *SIZE, 3)
 
 
-def test_there_and_back_again_is_the_same_model() -> None:
+def test_resizing_a_model_there_and_back_restores_it() -> None:
     model, pixels = build("wise:pre_pool=2"), draw_pixels(SIZE)
     back = at_size(at_size(model, (112, 80)), SIZE)
     np.testing.assert_allclose(back.predict_on_batch(pixels), model.predict_on_batch(pixels), atol=1e-6)
@@ -134,7 +134,7 @@ def test_there_and_back_again_is_the_same_model() -> None:
 @pytest.mark.parametrize(
     ("before", "after"), [((64, 96), (65, 63)), pytest.param((65, 63), (64, 96), marks=pytest.mark.slow)]
 )
-def test_a_rebuilt_mobilenet_v2_computes_what_one_built_for_the_size_computes(before: Any, after: Any) -> None:
+def test_a_rebuilt_mobilenet_v2_matches_one_built_for_the_size(before: Any, after: Any) -> None:
     rebuilt, pixels = at_size(build("gap", before, "MobileNetV2"), after), draw_pixels(after, 2)
     built = build("gap", after, "MobileNetV2")
     copy_weights(built, rebuilt)
@@ -144,7 +144,7 @@ def test_a_rebuilt_mobilenet_v2_computes_what_one_built_for_the_size_computes(be
 
 
 def layers_of(model: Any) -> list[Any]:
-    """Return what every layer of a model does and gives, without its name, in which Keras counts on."""
+    """Return the type, config and output shape of every layer, without its name, which Keras numbers globally."""
     return [
         (type(layer).__name__, {**layer.get_config(), "name": ""}, layer.output.shape) for layer in flat_layers(model)
     ]
@@ -157,7 +157,7 @@ FAMILIES += ["InceptionV3", "InceptionResNetV2", "VGG16"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", FAMILIES)
-def test_the_layers_of_a_rebuilt_backbone_are_those_that_keras_builds_for_the_size(backbone: str) -> None:
+def test_a_rebuilt_backbone_has_the_layers_that_keras_builds_for_the_size(backbone: str) -> None:
     for before, after in (((96, 96), (97, 111)), ((97, 111), (96, 128))):
         found = build_without_values(
             lambda: _rebuild(build_backbone(backbone, before), after, copies=False)  # noqa: B023
@@ -166,7 +166,7 @@ def test_the_layers_of_a_rebuilt_backbone_are_those_that_keras_builds_for_the_si
         assert layers_of(found) == layers_of(expected)
 
 
-def test_normalization_that_was_adapted_counts_at_another_size_and_in_another_precision(tmp_path: Path) -> None:
+def test_an_adapted_normalization_is_kept_at_another_size_and_precision(tmp_path: Path) -> None:
     inputs = keras.Input((8, 8, 3), name="pixels")
     scaled = keras.layers.Normalization(name="normalization")(inputs)
     features = keras.layers.GlobalAveragePooling2D()(scaled)
@@ -181,24 +181,24 @@ def test_normalization_that_was_adapted_counts_at_another_size_and_in_another_pr
     np.testing.assert_allclose(engine.logits(pixels.astype("uint8")), expected, rtol=0.02, atol=0.02)
 
 
-# --- what it refuses ---
+# --- what it rejects ---
 
 
 @pytest.mark.parametrize("head", ["flatten", "fc"])
-def test_a_head_with_a_weight_for_every_position_is_refused_with_the_reason(head: str) -> None:
+def test_a_head_with_weights_per_position_is_rejected_with_the_reason(head: str) -> None:
     with pytest.raises(UsageError, match="weights for each of 7x5 positions; that image size gives 8x5"):
         at_size(build(head), (64, 40))
     assert at_size(build(head), (55, 39)).input_shape == (None, 55, 39, 3)  # the map is 7x5 again
 
 
-def test_flatten_after_valid_pooling_goes_where_the_grid_stays() -> None:
+def test_flatten_after_valid_pooling_works_only_if_the_grid_is_unchanged() -> None:
     model = build("flatten:pre_pool=3:pooling=valid")  # 7x5 -> 2x1
     assert at_size(model, (64, 32)).get_layer("pre_pool").output.shape == (None, 2, 1, 64)
     with pytest.raises(UsageError, match="2x1 positions; that image size gives 3x1"):
         at_size(model, (72, 32))
 
 
-def test_flatten_after_tiles_keeps_its_grid_at_any_size() -> None:
+def test_flatten_after_tile_pooling_keeps_its_grid_at_any_size() -> None:
     model, size = build("flatten:pre_pool=2"), (96, 64)
     pixels = draw_pixels(size)
     features = feature_maps(build("gap", size), pixels)  # 12x8, in a grid of 3x2
@@ -207,14 +207,14 @@ def test_flatten_after_tiles_keeps_its_grid_at_any_size() -> None:
     np.testing.assert_allclose(at_size(model, size).predict_on_batch(pixels), means @ kernel + bias, atol=1e-5)
 
 
-def test_a_map_smaller_than_the_grid_is_refused_with_the_smallest_size_that_works() -> None:
+def test_a_map_smaller_than_the_grid_is_rejected_with_the_smallest_size_that_works() -> None:
     model = build("wise:pre_pool=2")  # a grid of 3x2
     with pytest.raises(UsageError, match=r"2x2 positions, and the head needs at least 3x2; .* works is 17x17"):
         at_size(model, (16, 16))
     assert at_size(model, (17, 17)).get_layer("backbone").output_shape == (None, 3, 3, 64)
 
 
-def test_what_is_refused_without_keras_is_what_keras_refuses() -> None:
+def test_the_check_without_keras_rejects_the_same_sizes_as_keras() -> None:
     answers = set()
     feature_map = BACKBONE_SIZES["compact_small"].feature_map(SIZE)
     for head in ("gmp", "depthwise", "wise:pre_pool=2", "wise:pooling=valid:pre_pool=2", *FLATTEN):
@@ -224,7 +224,7 @@ def test_what_is_refused_without_keras_is_what_keras_refuses() -> None:
         for size in ((8, 8), (16, 9), (55, 33), (72, 48)):
             said = [reason(check_image_size, config, info, size), reason(check_size, model, size)]
             said.append(reason(check_map, needs_of(parse_head(head), feature_map), info.backbone, SIZE, size))
-            shortened = {text.partition("; the smallest")[0] for text in said}  # Keras looks for square ones
+            shortened = {text.partition("; the smallest")[0] for text in said}  # with Keras, only squares are tried
             assert len(shortened) == 1, (head, size, said)
             answers |= shortened
     assert {""} < answers
@@ -238,13 +238,13 @@ def reason(check: Any, *arguments: Any) -> str:
     return ""
 
 
-def test_a_size_below_the_minimum_of_the_backbone_is_refused_as_in_training() -> None:
+def test_a_size_below_the_backbones_minimum_is_rejected_as_in_training() -> None:
     info = ModelInfo(("a", "b"), (96, 96), Preparation(), (255, 255, 255), "Xception", "gap", 1, {})
     with pytest.raises(UsageError, match="the image size is 64x96, but Xception needs at least 71x71"):
         check_image_size({"config": {}}, info, (64, 96))
 
 
-def test_a_cut_backbone_is_not_judged_by_the_table_of_whole_ones(tmp_path: Path) -> None:
+def test_a_cut_backbone_is_not_checked_against_the_table_of_full_backbones(tmp_path: Path) -> None:
     config = ModelConfig(backbone="compact_small", feature_layer="patch_relu", head=parse_head("wise:pre_pool=2"))
     model = build_classifier(config, image_size=(32, 32), classes=3).model  # a map of 8x8, a grid of 4x4
     path = save(model, tmp_path / "best.keras", "wise", (32, 32))
@@ -254,12 +254,12 @@ def test_a_cut_backbone_is_not_judged_by_the_table_of_whole_ones(tmp_path: Path)
         at_size(model, (12, 12))
 
 
-def test_a_size_whose_maps_take_more_memory_than_is_given_is_refused() -> None:
+def test_a_size_whose_feature_maps_need_too_much_memory_is_rejected() -> None:
     with pytest.raises(UsageError, match=r"4096x4096 .* numbers for one image; .* 67,108,864 .*; give a smaller one"):
         at_size(build("gap", backbone="compact"), (4096, 4096))
 
 
-def test_the_smallest_side_is_found_among_all() -> None:
+def test_the_smallest_valid_side_is_found() -> None:
     for smallest in range(1, 40):
         assert smallest_side(lambda side, least=smallest: side >= least, 40) == smallest
 
@@ -267,7 +267,7 @@ def test_the_smallest_side_is_found_among_all() -> None:
 # --- engines ---
 
 
-def test_an_engine_at_another_size_says_so_and_runs_in_any_precision(trained: Trained) -> None:
+def test_an_engine_at_another_size_reports_it_and_runs_in_any_precision(trained: Trained) -> None:
     path, pixels = trained.run / "best.keras", draw_pixels((48, 40)).astype("uint8")
     engine = load_engine(path, image_size=(48, 40))
     assert engine.info == replace(read_model_info(path), image_size=(48, 40))
@@ -277,7 +277,7 @@ def test_an_engine_at_another_size_says_so_and_runs_in_any_precision(trained: Tr
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow writes best.tflite")
-def test_litert_runs_the_size_of_the_training_only(trained: Trained) -> None:
+def test_litert_runs_only_the_size_used_in_training(trained: Trained) -> None:
     class Notes(Silent):
         def __init__(self) -> None:
             self.notes: list[str] = []
@@ -298,7 +298,7 @@ def test_litert_runs_the_size_of_the_training_only(trained: Trained) -> None:
 # --- commands ---
 
 
-def test_evaluate_at_another_size_keeps_the_results_at_the_size_of_the_training(
+def test_evaluate_at_another_size_keeps_the_results_for_the_training_size(
     wisesr: CommandLine, trained: Trained, tmp_path: Path
 ) -> None:
     run = trained.copy_to(tmp_path / "run")
@@ -325,7 +325,7 @@ def test_evaluate_at_another_size_keeps_the_results_at_the_size_of_the_training(
     assert engine.info.image_size == (48, 40)
 
 
-def test_predict_at_another_size_is_part_of_what_an_output_is_resumed_by(
+def test_predict_at_another_size_changes_the_scores_and_writes_the_same_to_a_file(
     wisesr: CommandLine, trained: Trained, tmp_path: Path
 ) -> None:
     line = ["predict", trained.run, trained.photos / "test", "--format", "jsonl", "--image-size", "40"]
@@ -338,7 +338,7 @@ def test_predict_at_another_size_is_part_of_what_an_output_is_resumed_by(
     assert len(list((tmp_path / "maps").glob("image-*.png"))) == 15
 
 
-def test_another_size_than_that_of_a_journal_is_refused(trained: Trained) -> None:
+def test_the_image_size_is_part_of_the_journal_header(trained: Trained) -> None:
     run, headers = locate(trained.run), []
     for size in (None, (32, 32), (40, 40), (48, 40)):
         request = PredictRequest(trained.run, engine="keras", image_size=size)
@@ -348,7 +348,7 @@ def test_another_size_than_that_of_a_journal_is_refused(trained: Trained) -> Non
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
-def test_what_cannot_be_is_said_before_keras_starts(
+def test_an_impossible_size_is_a_usage_error_before_keras_starts(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setattr(choose.keras_start, "start", lambda *arguments, **options: pytest.fail("Keras was started"))

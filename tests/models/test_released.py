@@ -1,4 +1,4 @@
-"""The table of releases says what the installed Keras downloads."""
+"""The table of releases matches what the installed Keras downloads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wisesr_cli.models.released import RELEASES, size_bytes
 QUICK = ("MobileNet", "VGG16", "ResNet50")  # the others take long to build
 
 
-def test_every_backbone_that_is_not_trained_from_scratch_has_a_release() -> None:
+def test_every_backbone_not_trained_from_scratch_has_a_release() -> None:
     assert list(RELEASES) == [name for name, row in BACKBONES.items() if not row.from_scratch]
     assert all(row.url.startswith("https://") and row.licence for row in RELEASES.values())
 
@@ -23,5 +23,5 @@ def test_the_release_is_the_file_that_keras_downloads(name: str) -> None:
     assert asked_for(name) == expected
 
 
-def test_a_release_is_about_as_large_as_its_numbers() -> None:
+def test_a_release_takes_four_bytes_per_parameter() -> None:
     assert size_bytes("MobileNet") == 4 * 3_228_864

@@ -1,4 +1,4 @@
-"""A model gets the pixels that its loaded weights were trained with, or it is said that nobody knows."""
+"""Pixels are scaled as in the training of the loaded weights, or the scaling is reported as assumed."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def stock() -> Any:
     return keras.applications.MobileNet(include_top=False, weights=None, input_shape=(*SIZE, 3))
 
 
-def classifier_of_others(scale: Callable[[Any], Any], path: Path) -> Path:
-    """Save a classifier as others build them, which scales its pixels before the backbone."""
+def third_party_classifier(scale: Callable[[Any], Any], path: Path) -> Path:
+    """Save a third-party classifier that scales its pixels before the backbone."""
     pixels = keras.Input((*SIZE, 3))
     x = stock()(scale(pixels), training=False)
     keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x))).save(path)
@@ -56,8 +56,8 @@ def classifier_of_others(scale: Callable[[Any], Any], path: Path) -> Path:
 
 @pytest.mark.parametrize("where", ["run", "best.keras"])
 @pytest.mark.parametrize("scaling", get_args(Preprocessing))
-def test_auto_is_the_scaling_of_the_run(tmp_path: Path, where: str, scaling: Preprocessing) -> None:
-    for name in ("compact_small", "from_weights"):  # which scales inside, too
+def test_auto_uses_the_scaling_of_the_run(tmp_path: Path, where: str, scaling: Preprocessing) -> None:
+    for name in ("compact_small", "from_weights"):  # the backbone also scales pixels itself
         run = save_run(tmp_path / "run", backbone="compact_small", preprocessing=scaling)
         source = run if where == "run" else run / BEST
         classifier = build(source, backbone=name)
@@ -69,7 +69,7 @@ def test_auto_is_the_scaling_of_the_run(tmp_path: Path, where: str, scaling: Pre
         np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(model(pixels, training=False)) for model in maps))
 
 
-def test_a_run_of_a_backbone_that_scales_nothing_itself_is_followed(tmp_path: Path) -> None:
+def test_auto_follows_a_run_whose_backbone_does_not_scale_pixels(tmp_path: Path) -> None:
     assert build(save_run(tmp_path / "run", backbone=NAME, preprocessing="caffe")).scaling.name == "caffe"
 
 
@@ -88,14 +88,14 @@ OTHERS: dict[str, tuple[Callable[[Any], Any], Preprocessing]] = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_auto_is_what_a_model_of_others_does_to_its_pixels(tmp_path: Path, case: str) -> None:
+def test_auto_detects_the_scaling_of_a_third_party_model(tmp_path: Path, case: str) -> None:
     scale, expected = OTHERS[case]
-    classifier = build(classifier_of_others(scale, tmp_path / "other.keras"))
+    classifier = build(third_party_classifier(scale, tmp_path / "other.keras"))
     assert (classifier.scaling.name, classifier.scaling.reason) == (expected, f"as in {tmp_path / 'other.keras'}")
 
 
 @pytest.mark.slow
-def test_a_backbone_of_others_that_scales_inside_is_none(tmp_path: Path) -> None:
+def test_auto_is_none_for_a_third_party_backbone_that_scales_pixels_itself(tmp_path: Path) -> None:
     keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(*SIZE, 3)).save(
         tmp_path / "m.keras"
     )
@@ -104,9 +104,7 @@ def test_a_backbone_of_others_that_scales_inside_is_none(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("suffix", [pytest.param("keras", marks=pytest.mark.slow), "weights.h5"])
-def test_a_file_that_does_not_say_it_gets_that_of_the_backbone_which_is_called_assumed(
-    tmp_path: Path, suffix: str
-) -> None:
+def test_a_file_without_scaling_gets_the_backbones_own_reported_as_assumed(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"stock.{suffix}"
     stock().save_weights(path) if suffix == "weights.h5" else stock().save(path)
     scaling = build(path).scaling
@@ -115,7 +113,7 @@ def test_a_file_that_does_not_say_it_gets_that_of_the_backbone_which_is_called_a
     assert build(path, preprocessing="caffe").scaling == Scaling("caffe")
 
 
-def test_another_scaling_than_that_of_the_file_is_an_error_with_both_and_what_to_type(tmp_path: Path) -> None:
+def test_a_conflicting_scaling_is_a_config_error_with_both_values_and_the_fix(tmp_path: Path) -> None:
     run = save_run(tmp_path / "run", backbone="compact_small", preprocessing="caffe")
     for backbone in ("compact_small", "from_weights"):
         message = r"preprocessing is tf, but .*best\.keras was trained with caffe; .*-s model\.preprocessing=caffe"
@@ -125,8 +123,8 @@ def test_another_scaling_than_that_of_the_file_is_an_error_with_both_and_what_to
 
 
 @pytest.mark.slow
-def test_a_scaling_that_is_none_of_ours_is_said_and_how_to_keep_it(tmp_path: Path) -> None:
-    path = classifier_of_others(layers.Rescaling(1 / 51, 2.0), tmp_path / "odd.keras")
+def test_an_unsupported_scaling_is_a_config_error_that_says_how_to_keep_it(tmp_path: Path) -> None:
+    path = third_party_classifier(layers.Rescaling(1 / 51, 2.0), tmp_path / "odd.keras")
     with pytest.raises(
         ConfigError, match=r"odd\.keras: has its pixels scaled such that 0 is 2 and 255 is 7, .*; wisesr upgrade .*odd"
     ):
@@ -135,7 +133,7 @@ def test_a_scaling_that_is_none_of_ours_is_said_and_how_to_keep_it(tmp_path: Pat
     assert (scaling.name, scaling.reason.startswith("as requested; ")) == ("unit", True)
 
 
-def test_a_model_that_is_built_again_keeps_its_scaling(tmp_path: Path) -> None:
+def test_a_rebuilt_model_keeps_its_scaling(tmp_path: Path) -> None:
     first = build(save_run(tmp_path / "run", backbone="compact_small", preprocessing="caffe"), backbone="compact_small")
     again = build_classifier(ModelConfig(backbone="compact_small"), image_size=SIZE, classes=3, scaling=first.scaling)
     assert check_model(tmp_path / "run" / BEST).record is not None

@@ -1,4 +1,4 @@
-"""A backbone's tensors are found in files of any model that contains it, as Keras 2 and 3 write them."""
+"""A backbone's tensors are found in files of any model that contains it, written by Keras 2 or 3."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ SIZE = (32, 32)
 
 
 @pytest.mark.parametrize("suffix", ["weights.h5", "h5"])
-def test_statistics_that_a_normalization_learned_are_computed_with_once_they_are_copied(
-    tmp_path: Path, suffix: str
-) -> None:
+def test_copied_normalization_statistics_take_effect(tmp_path: Path, suffix: str) -> None:
     learned, fresh = (keras.layers.Normalization(name="norm") for _ in range(2))
     learned.adapt(np.random.default_rng(0).normal(7.0, 2.0, (50, 3)))
     origin, target = (keras.Sequential([keras.Input((3,)), layer]) for layer in (learned, fresh))
@@ -36,7 +34,7 @@ def test_statistics_that_a_normalization_learned_are_computed_with_once_they_are
 
 
 def nested(base: Any) -> Any:
-    """A classifier as the guide to transfer learning builds it, with layers that wisesr does not let Keras build."""
+    """Return a classifier as in the transfer learning guide, with layers that wisesr does not let Keras build."""
     pixels = keras.Input(base.input_shape[1:])
     scaled = keras.layers.Rescaling(1 / 127.5, -1)(keras.layers.RandomFlip()(pixels))
     vector = keras.layers.GlobalAveragePooling2D()(base(scaled))
@@ -55,7 +53,7 @@ def flat(base: Any) -> Any:
 @pytest.mark.parametrize("suffix", ["keras", "weights.h5", "h5"])
 @pytest.mark.parametrize("build", [nested, pooled, flat], ids=lambda build: build.__name__)
 @pytest.mark.parametrize("name", ["MobileNet", pytest.param("Xception", marks=pytest.mark.slow)])
-def test_a_backbone_is_found_in_a_whole_model_of_others(
+def test_a_backbone_is_found_in_a_whole_third_party_model(
     tmp_path: Path, name: str, build: Callable[[Any], Any], suffix: str
 ) -> None:
     side = 71 if name == "Xception" else 32
@@ -79,11 +77,11 @@ def test_a_backbone_is_found_in_a_whole_model_of_others(
 
 
 def states_of(model: Any) -> list[Any]:
-    """The seed states of a model's random layers, which are no weights of a backbone."""
+    """Return the seed states of a model's random layers, which are not backbone weights."""
     return [weight for weight in model.weights if "seed" in weight.path]
 
 
-def test_two_parts_that_fit_equally_well_are_refused(tmp_path: Path) -> None:
+def test_two_parts_that_fit_equally_well_are_rejected(tmp_path: Path) -> None:
     shape = (*SIZE, 3)
     bases = [keras.applications.MobileNet(shape, include_top=False, weights=None, name=name) for name in "ab"]
     pixels = keras.Input((*SIZE, 3))
@@ -97,7 +95,7 @@ def test_two_parts_that_fit_equally_well_are_refused(tmp_path: Path) -> None:
 
 
 def write_as_keras_2(model: Any, path: Path, inside: str | None) -> None:
-    """Write an `.h5` with the names of Keras 2, as `conv1/bn`; `inside`: as one layer of a whole model."""
+    """Write an `.h5` with Keras 2 names such as `conv1/bn`; `inside` names the one layer of a whole model."""
     with h5py.File(path, "w") as file:
         root = file if inside is None else file.create_group("model_weights")
         layers = [layer for layer in layers_of(model) if layer.weights]
@@ -107,7 +105,7 @@ def write_as_keras_2(model: Any, path: Path, inside: str | None) -> None:
         root.attrs["layer_names"] = list(groups)
         for name, members in groups.items():
             group, found = root.create_group(name), [(member, by_name[member]) for member in members]
-            # All that are trained come first, as Keras 2 lists the weights of a model in a model.
+            # Trainable weights come first, as Keras 2 lists the weights of a nested model.
             weights = [(member, weight) for member, layer in found for weight in layer.trainable_weights]
             weights += [(member, weight) for member, layer in found for weight in layer.non_trainable_weights]
             group.attrs["weight_names"] = [f"{member}/{weight.name}:0" for member, weight in weights]
@@ -120,7 +118,7 @@ def slashed(name: str) -> str:
 
 
 @pytest.mark.parametrize("inside", [None, "mobilenet_1.00_32"])
-def test_layers_that_keras_2_named_otherwise_are_found_in_their_order(tmp_path: Path, inside: str | None) -> None:
+def test_layers_named_differently_by_keras_2_are_matched_by_order(tmp_path: Path, inside: str | None) -> None:
     base = randomize(keras.applications.MobileNet(include_top=False, weights=None, input_shape=(*SIZE, 3)))
     write_as_keras_2(base, tmp_path / "old.h5", inside)
     backbone, source = load_backbone("MobileNet", SIZE, str(tmp_path / "old.h5"))

@@ -1,4 +1,4 @@
-"""Weights from every kind of file reach the backbone whole, or the error says where they do not fit."""
+"""Weights from any kind of file are loaded completely, or the error says where they do not fit."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def h5_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_no_source_gives_random_weights() -> None:
+def test_weights_are_random_without_a_source() -> None:
     backbone, source = load_backbone("compact_small", SIZE, None)
     assert source is None
     assert backbone.name == "backbone"
@@ -60,14 +60,14 @@ def test_no_source_gives_random_weights() -> None:
     [
         *((NAME, suffix, False) for suffix in ("keras", "weights.h5", "h5")),
         (NAME, "keras", True),
-        *(  # in spite of its extra scaling
+        *(  # despite its extra scaling
             pytest.param("EfficientNetB0", suffix, False, marks=pytest.mark.slow) for suffix in ("keras", "weights.h5")
         ),
     ],
 )
 def test_a_file_of_a_stock_application_is_loaded(tmp_path: Path, name: str, suffix: str, top: bool) -> None:
     source, path = stock(name, top=top), tmp_path / f"stock.{suffix}"
-    # The older format, .h5, is the one in which Keras publishes its weights.
+    # Keras publishes its weights in the older format, .h5.
     source.save_weights(path) if suffix == "weights.h5" else source.save(path)
     backbone, origin = load_backbone(name, SIZE, str(path))
     assert origin is not None
@@ -75,7 +75,7 @@ def test_a_file_of_a_stock_application_is_loaded(tmp_path: Path, name: str, suff
     assert same_weights(backbone, source)
 
 
-def test_a_run_directory_gives_the_backbone_of_its_best_model(tmp_path: Path) -> None:
+def test_a_run_directory_provides_the_backbone_of_its_best_model(tmp_path: Path) -> None:
     config = ModelConfig(backbone="compact_small", head=WiseOptions())
     classifier = build_classifier(config, image_size=SIZE, classes=3)
     randomize(classifier.backbone)
@@ -87,7 +87,7 @@ def test_a_run_directory_gives_the_backbone_of_its_best_model(tmp_path: Path) ->
         assert same_weights(backbone, classifier.backbone)
 
 
-def test_a_classifier_starts_from_loaded_weights_and_says_how_many(keras_file: Path) -> None:
+def test_a_classifier_starts_from_loaded_weights_and_reports_how_many(keras_file: Path) -> None:
     config = ModelConfig(backbone=NAME, weights=str(keras_file), feature_layer="block_6_expand_relu")
     classifier = build_classifier(config, image_size=SIZE, classes=3, steps_per_epoch=5)
     assert classifier.loaded_tensors == len(classifier.backbone.weights) == 95
@@ -98,27 +98,27 @@ def test_a_classifier_starts_from_loaded_weights_and_says_how_many(keras_file: P
             pairs = zip(layer.get_weights(), expected.get_layer(layer.name).get_weights(), strict=True)
             assert all(np.array_equal(*pair) for pair in pairs)
     norm = classifier.backbone.get_layer("bn_Conv1")
-    assert norm.momentum == 0.9  # or a training that updates them would hardly change the loaded statistics
+    assert norm.momentum == 0.9  # otherwise training would hardly change the loaded statistics
 
 
 # --- what does not fit ---
 
 
-def test_a_missing_file_says_what_is_allowed(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_that_says_what_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"model\.weights: .*nowhere\.keras: no such file; allowed: imagenet, "):
         load_backbone(NAME, SIZE, str(tmp_path / "nowhere.keras"))
     with pytest.raises(RunError, match=r"best\.keras: no such file"):
         load_backbone(NAME, SIZE, str(tmp_path))
 
 
-def test_another_architecture_in_a_keras_file_names_both_layers(keras_file: Path) -> None:
+def test_a_keras_file_of_another_architecture_is_rejected_with_both_shapes(keras_file: Path) -> None:
     with pytest.raises(
         RunError, match=r"stock\.keras: does not fit .* layer '\w+' of the backbone needs .*and the file has"
     ):
         load_backbone("ResNet50", SIZE, str(keras_file))
 
 
-def test_a_layer_of_another_shape_in_a_keras_file_is_named(tmp_path: Path) -> None:
+def test_a_keras_file_with_a_wrong_shape_is_rejected_with_the_layer(tmp_path: Path) -> None:
     keras.applications.MobileNetV2(
         alpha=0.35, include_top=False, weights=None, input_shape=(*SIZE, 3), name="thin"
     ).save(tmp_path / "thin.keras")
@@ -126,7 +126,7 @@ def test_a_layer_of_another_shape_in_a_keras_file_is_named(tmp_path: Path) -> No
         load_backbone(NAME, SIZE, str(tmp_path / "thin.keras"))
 
 
-def test_a_keras_file_that_ends_too_early_names_the_first_layer_without_weights(tmp_path: Path) -> None:
+def test_a_keras_file_that_ends_early_is_rejected_with_the_first_missing_layer(tmp_path: Path) -> None:
     whole = stock()
     keras.Model(whole.input, whole.get_layer("out_relu").input).save(tmp_path / "whole.keras")
     keras.Model(whole.input, whole.get_layer("Conv_1").input).save(tmp_path / "cut.keras")
@@ -138,14 +138,14 @@ def test_a_keras_file_that_ends_too_early_names_the_first_layer_without_weights(
 
 
 @pytest.mark.parametrize("suffix", ["weights.h5", "h5"])
-def test_a_weights_file_of_another_architecture_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_weights_file_of_another_architecture_is_rejected(tmp_path: Path, suffix: str) -> None:
     other, path = stock("MobileNet"), tmp_path / f"other.{suffix}"
     other.save(path) if suffix == "h5" else other.save_weights(path)
     with pytest.raises(RunError, match=r"model\.weights: .*other\..*h5: does not fit the backbone: .*layer"):
         load_backbone(NAME, SIZE, str(path))
 
 
-def test_a_tensor_of_another_shape_in_a_weights_file_names_the_layer(tmp_path: Path) -> None:
+def test_a_weights_file_with_a_wrong_shape_is_rejected_with_the_layer(tmp_path: Path) -> None:
     path = tmp_path / "small.weights.h5"
     build_backbone("compact_small", SIZE).save_weights(path)
     with h5py.File(path, "r+") as file:
@@ -157,7 +157,7 @@ def test_a_tensor_of_another_shape_in_a_weights_file_names_the_layer(tmp_path: P
 
 
 @pytest.mark.parametrize("member", ["layers/conv2d_1/vars/0", "layers/conv2d_1", "layers/batch_normalization/vars/3"])
-def test_a_weights_file_that_lacks_a_tensor_is_refused_and_the_layer_named(tmp_path: Path, member: str) -> None:
+def test_a_weights_file_that_lacks_a_tensor_is_rejected_with_the_layer(tmp_path: Path, member: str) -> None:
     path = tmp_path / "small.weights.h5"
     build_backbone("compact_small", SIZE).save_weights(path)
     with h5py.File(path, "r+") as file:
@@ -168,7 +168,7 @@ def test_a_weights_file_that_lacks_a_tensor_is_refused_and_the_layer_named(tmp_p
 
 
 @pytest.mark.reliability(31)
-def test_a_tensor_that_a_file_leaves_out_in_silence_is_an_error(h5_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silently_skipped_tensor_is_an_error(h5_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_all_but_one(model: Any, path: Any) -> None:
         for weight in model.weights:
             if weight is not model.get_layer("block_3_expand_BN").weights[2]:
@@ -181,7 +181,7 @@ def test_a_tensor_that_a_file_leaves_out_in_silence_is_an_error(h5_file: Path, m
 
 @pytest.mark.parametrize("suffix", ["keras", "weights.h5", "h5"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
-def test_a_damaged_file_is_a_run_error_of_one_line(
+def test_a_damaged_file_is_a_one_line_run_error(
     tmp_path: Path, keras_file: Path, h5_file: Path, suffix: str, damage: str
 ) -> None:
     whole = (keras_file if suffix == "keras" else h5_file).read_bytes()
@@ -196,7 +196,7 @@ def test_a_damaged_file_is_a_run_error_of_one_line(
 # --- imagenet, without a network ---
 
 
-def test_imagenet_weights_are_taken_from_where_keras_keeps_them(caches_of_this_test: Path) -> None:
+def test_imagenet_weights_are_loaded_from_the_keras_cache(caches_of_this_test: Path) -> None:
     path = caches_of_this_test / "keras/models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
     source = write_release(NAME, path)
     with warnings.catch_warnings(action="error"):
@@ -207,7 +207,7 @@ def test_imagenet_weights_are_taken_from_where_keras_keeps_them(caches_of_this_t
 
 
 @pytest.mark.slow
-def test_an_efficientnet_gives_the_same_from_our_loader_as_from_keras(
+def test_an_efficientnet_from_our_loader_computes_the_same_as_from_keras(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "efficientnetb0_notop.h5"
@@ -220,27 +220,27 @@ def test_an_efficientnet_gives_the_same_from_our_loader_as_from_keras(
     pixels = np.random.default_rng(0).uniform(0, 255, (1, *SIZE, 3)).astype("float32")
     maps = [model.predict_on_batch(pixels) for model in (start.backbone, of_keras, source)]
     np.testing.assert_allclose(maps[0], maps[1], rtol=1e-5, atol=1e-6)
-    assert not np.allclose(maps[0], maps[2], rtol=1e-5, atol=1e-6)  # Keras without imagenet scales otherwise
+    assert not np.allclose(maps[0], maps[2], rtol=1e-5, atol=1e-6)  # without ImageNet weights, Keras scales differently
 
 
 SLOW_BACKBONES = [pytest.param(name, marks=pytest.mark.slow) for name in ("DenseNet121", "NASNetMobile")]
 
 
 @pytest.mark.parametrize("name", ["MobileNet", "MobileNetV3Small", "ConvNeXtTiny", *SLOW_BACKBONES])
-def test_what_keras_downloads_gives_the_same_maps_from_our_loader(
+def test_a_keras_release_has_the_same_weights_from_our_loader_as_from_keras(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     path = tmp_path / RELEASES[name].file_name
     write_release(name, path)
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *a, **k: str(path))
-    with warnings.catch_warnings(action="ignore"):  # about sizes that share weights
+    with warnings.catch_warnings(action="ignore"):  # that several sizes share these weights
         of_keras = getattr(keras.applications, name)(include_top=False, input_shape=(*SIZE, 3))
     start = load_start(ModelConfig(backbone=name, weights="imagenet", weights_dir=tmp_path), SIZE)
     assert start.tensors == len(of_keras.weights)
     assert same_weights(start.backbone, of_keras)
 
 
-def test_imagenet_weights_that_are_not_here_are_a_machine_error_with_a_way_out() -> None:
+def test_missing_imagenet_weights_are_a_machine_error_with_a_workaround() -> None:
     with pytest.raises(
         MachineError, match=r"ImageNet weights of MobileNetV2 are not on this machine: .*--weights none"
     ):
@@ -248,15 +248,15 @@ def test_imagenet_weights_that_are_not_here_are_a_machine_error_with_a_way_out()
 
 
 @pytest.mark.skipif(REAL is None, reason="WISESR_TEST_WEIGHTS names no folder with the weights of MobileNet")
-def test_the_real_weights_of_mobilenet_tell_photos_apart() -> None:
+def test_the_real_weights_of_mobilenet_are_loaded() -> None:
     config = ModelConfig(backbone="MobileNet", weights="imagenet", weights_dir=Path(REAL or ""))
     start = load_start(config, (96, 96))
     assert (start.tensors, start.preprocessing) == (135, "tf")
     kernel = start.backbone.get_layer("conv1").get_weights()[0]
-    assert 0.1 < float(kernel.std()) < 1.0  # trained; Glorot's start has 0.08
+    assert 0.1 < float(kernel.std()) < 1.0  # trained; Glorot initialization gives 0.08
 
 
-def test_a_run_that_was_cut_gives_its_weights_to_a_backbone_cut_alike(tmp_path: Path) -> None:
+def test_a_cut_backbone_loads_the_weights_of_a_run_cut_at_the_same_layer(tmp_path: Path) -> None:
     layer = "stage1_relu"
     first = ModelConfig(backbone="compact", feature_layer=layer)
     origin = build_classifier(first, image_size=(32, 32), classes=3)
@@ -268,11 +268,11 @@ def test_a_run_that_was_cut_gives_its_weights_to_a_backbone_cut_alike(tmp_path: 
     assert same_weights(loaded.backbone, origin.backbone)
 
 
-# --- a backbone that is what the file holds, and heads that go on from one ---
+# --- backbones built from the file itself, and loaded heads ---
 
 
 def save_run(folder: Path, *, epoch: int = 0, names: tuple[str, ...] = ("a", "b", "c"), **options: Any) -> Path:
-    """Save a classifier with weights of its own as the best model of a run, and return its folder."""
+    """Save a classifier with random weights as the best model of a run, and return its folder."""
     config = ModelConfig(backbone="compact_small", **options)
     model = randomize(build_classifier(config, image_size=SIZE, classes=len(names)).model)
     model.save(folder / BEST)
@@ -290,7 +290,7 @@ def head_of(model: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(("scaling", "size"), [("auto", SIZE), ("caffe", SIZE), ("tf", (48, 40))])
-def test_a_backbone_from_weights_computes_as_that_of_the_run_does(tmp_path: Path, scaling: Any, size: Any) -> None:
+def test_a_backbone_from_weights_computes_the_same_as_that_of_the_run(tmp_path: Path, scaling: Any, size: Any) -> None:
     run = save_run(tmp_path, preprocessing=scaling)
     classifier = build_classifier(from_run(run), image_size=size, classes=5)
     saved = load_model(check_model(run / BEST))
@@ -303,7 +303,7 @@ def test_a_backbone_from_weights_computes_as_that_of_the_run_does(tmp_path: Path
     assert classifier.feature_map == (size[0] // 8, size[1] // 8, 64)
 
 
-def test_a_head_is_loaded_from_an_upgraded_run_only_unless_it_is_asked_for(tmp_path: Path) -> None:
+def test_auto_loads_the_head_of_an_upgraded_run_only_and_can_be_overridden(tmp_path: Path) -> None:
     for folder, epoch in (("upgraded", 0), ("trained", 7)):
         (tmp_path / folder).mkdir()
         save_run(tmp_path / folder, epoch=epoch)
@@ -326,7 +326,7 @@ def test_a_head_of_a_named_backbone_is_loaded_too(tmp_path: Path) -> None:
     assert same_weights(classifier.model, load_model(check_model(tmp_path / BEST)))
 
 
-def test_classes_of_a_loaded_head_are_found_by_name(tmp_path: Path) -> None:
+def test_classes_of_a_loaded_head_are_matched_by_name(tmp_path: Path) -> None:
     run = save_run(tmp_path)
     classifier = build_classifier(from_run(run), image_size=SIZE, classes=3, class_names=("c", "a", "b"))
     kernel, bias = load_model(check_model(run / BEST)).get_layer("classifier").get_weights()
@@ -349,7 +349,7 @@ def test_classes_of_a_loaded_head_are_found_by_name(tmp_path: Path) -> None:
         ({"head": WiseOptions(pre_pool=2)}, None, SIZE, r"grid_size of its 'wise' is \(4, 4\), and here \(2, 2\)"),
     ],
 )
-def test_a_head_that_does_not_fit_starts_anew_and_says_why_or_is_an_error_where_it_is_asked_for(
+def test_a_mismatched_head_is_reinitialized_with_the_reason_or_an_error_if_requested(
     tmp_path: Path, options: dict[str, Any], names: Any, size: tuple[int, int], reason: str
 ) -> None:
     run = save_run(tmp_path)
@@ -359,7 +359,7 @@ def test_a_head_that_does_not_fit_starts_anew_and_says_why_or_is_an_error_where_
         build_classifier(from_run(run, **options, load_head=True), image_size=size, classes=3, class_names=names)
 
 
-def test_a_backbone_from_weights_takes_the_precision_of_the_training_and_thaws(tmp_path: Path) -> None:
+def test_a_backbone_from_weights_adopts_the_training_precision_and_is_trainable(tmp_path: Path) -> None:
     run = save_run(tmp_path)
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -371,7 +371,7 @@ def test_a_backbone_from_weights_takes_the_precision_of_the_training_and_thaws(t
     assert all(layer.trainable for layer in convolutions)
 
 
-def test_a_source_that_holds_no_backbone_is_refused_with_what_to_do(keras_file: Path, h5_file: Path) -> None:
+def test_a_source_without_a_backbone_is_rejected_with_a_suggestion(keras_file: Path, h5_file: Path) -> None:
     for weights in (None, "imagenet", str(h5_file)):
         with pytest.raises(
             ConfigError, match=r"model.weights is .*, which holds no backbone; give a run, or a \.keras"

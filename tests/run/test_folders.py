@@ -1,4 +1,4 @@
-"""Which folder a run takes, and what of it overwriting removes."""
+"""Which folder a run uses, and what overwriting removes from it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def choose(folder: Path, *, name: str | None = None, resume: bool = False, overw
     return start.run.name, start.resumed
 
 
-def test_a_default_name_that_is_taken_gets_the_next_number(tmp_path: Path) -> None:
+def test_a_default_name_that_is_taken_gets_the_next_free_number(tmp_path: Path) -> None:
     assert choose(tmp_path) == ("photos-wise", False)
     make_run(tmp_path / "photos-wise")
     assert choose(tmp_path) == ("photos-wise-2", False)
@@ -43,7 +43,7 @@ def test_choosing_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["a file", "a folder with a file", "a broken link"])
-def test_a_default_name_avoids_whatever_lies_there(tmp_path: Path, content: str) -> None:
+def test_a_default_name_avoids_anything_that_exists(tmp_path: Path, content: str) -> None:
     path = tmp_path / "photos-wise"
     if content == "a file":
         path.touch()
@@ -55,7 +55,7 @@ def test_a_default_name_avoids_whatever_lies_there(tmp_path: Path, content: str)
     assert choose(tmp_path) == ("photos-wise-2", False)
 
 
-def test_what_a_killed_start_leaves_does_not_take_the_name(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_start_do_not_occupy_the_name(tmp_path: Path) -> None:
     folder = tmp_path / "photos-wise"
     folder.mkdir()
     (folder / ".lock").touch()
@@ -66,7 +66,7 @@ def test_what_a_killed_start_leaves_does_not_take_the_name(tmp_path: Path) -> No
     assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
-def test_a_folder_that_is_taken_away_does_not_take_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_removed_meanwhile_does_not_occupy_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, iterdir = tmp_path / "photos-wise", Path.iterdir
     folder.mkdir()
 
@@ -79,7 +79,7 @@ def test_a_folder_that_is_taken_away_does_not_take_the_name(tmp_path: Path, monk
     assert choose(tmp_path) == ("photos-wise", False)
 
 
-def test_a_given_name_that_is_taken_is_refused_with_the_ways_out(tmp_path: Path) -> None:
+def test_an_explicit_name_that_exists_is_rejected_with_the_alternatives(tmp_path: Path) -> None:
     assert choose(tmp_path, name="mine") == ("mine", False)
     make_run(tmp_path / "mine")
     with pytest.raises(UsageError, match=r"mine exists; give another --name, continue with --resume, or .*--overwrite"):
@@ -88,7 +88,7 @@ def test_a_given_name_that_is_taken_is_refused_with_the_ways_out(tmp_path: Path)
     assert choose(tmp_path, name="mine", overwrite=True) == ("mine", False)
 
 
-def test_a_given_name_that_is_a_file_is_refused_even_with_overwrite(tmp_path: Path) -> None:
+def test_an_explicit_name_that_is_a_file_is_rejected_even_with_overwrite(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     for overwrite in (False, True):
         with pytest.raises(UsageError, match="mine is not a folder"):
@@ -108,7 +108,7 @@ def test_resume_without_a_name_takes_the_newest_run_of_the_default_name(tmp_path
     assert choose(tmp_path, resume=True) == ("photos-wise-2", True)
 
 
-def test_overwrite_needs_a_name_where_there_are_several_runs(tmp_path: Path) -> None:
+def test_overwrite_needs_a_name_if_there_are_several_runs(tmp_path: Path) -> None:
     make_run(tmp_path / "photos-wise", age=30)
     assert choose(tmp_path, overwrite=True) == ("photos-wise", False)
     make_run(tmp_path / "photos-wise-2", age=10)
@@ -117,7 +117,7 @@ def test_overwrite_needs_a_name_where_there_are_several_runs(tmp_path: Path) -> 
     assert choose(tmp_path, name="photos-wise", overwrite=True) == ("photos-wise", False)
 
 
-def test_resume_does_not_take_over_what_is_no_run(tmp_path: Path) -> None:
+def test_resume_rejects_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     for name in ("state", "export"):
         (tmp_path / "mine" / name).mkdir(parents=True)
         (tmp_path / "mine" / name / "notes.txt").touch()
@@ -125,12 +125,12 @@ def test_resume_does_not_take_over_what_is_no_run(tmp_path: Path) -> None:
         choose(tmp_path, name="mine", resume=True)
 
 
-def test_resume_finds_the_newest_run_also_when_an_earlier_one_was_deleted(tmp_path: Path) -> None:
+def test_resume_finds_the_newest_run_even_if_an_earlier_one_was_deleted(tmp_path: Path) -> None:
     make_run(tmp_path / "photos-wise-3")
     assert choose(tmp_path, resume=True) == ("photos-wise-3", True)
 
 
-def test_a_default_name_that_another_process_holds_is_not_taken(tmp_path: Path) -> None:
+def test_a_default_name_locked_by_another_process_is_skipped(tmp_path: Path) -> None:
     def choosing(name: str | None = None) -> AbstractContextManager[Start]:
         config = Config(name=name, output_dir=tmp_path)
         return held_start(lambda: choose_run(config, "a", resume=False, overwrite=False))
@@ -144,7 +144,7 @@ def test_a_default_name_that_another_process_holds_is_not_taken(tmp_path: Path) 
     assert not (tmp_path / "a").exists()
 
 
-def test_a_lock_knows_when_its_folder_was_moved(tmp_path: Path) -> None:
+def test_a_lock_detects_that_its_folder_was_moved(tmp_path: Path) -> None:
     with held_start(lambda: choose_run(Config(output_dir=tmp_path), "a", resume=False, overwrite=False)) as start:
         start.run.check_place()
         start.run.path.rename(tmp_path / "b")
@@ -152,7 +152,7 @@ def test_a_lock_knows_when_its_folder_was_moved(tmp_path: Path) -> None:
             start.run.check_place()
 
 
-def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
+def test_resume_and_overwrite_are_mutually_exclusive(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exclude each other"):
         choose(tmp_path, resume=True, overwrite=True)
 
@@ -193,7 +193,7 @@ def files_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
-def test_overwrite_takes_away_what_a_run_wrote_and_names_all_other_files(tmp_path: Path) -> None:
+def test_overwrite_removes_what_a_run_wrote_and_reports_other_files(tmp_path: Path) -> None:
     fill(tmp_path, [*OURS, *FOREIGN])
     record(tmp_path, RECORDED)
     (tmp_path / "export/README.md").write_text("with notes of mine", encoding="utf-8")
@@ -206,32 +206,32 @@ def test_overwrite_takes_away_what_a_run_wrote_and_names_all_other_files(tmp_pat
     assert "and 12 more" in warning
 
 
-def test_overwrite_leaves_an_empty_folder_where_a_run_was(tmp_path: Path) -> None:
+def test_overwrite_leaves_an_empty_folder_of_an_unmodified_run(tmp_path: Path) -> None:
     fill(tmp_path, OURS)
     record(tmp_path, RECORDED)
     prepare_folder(Run(tmp_path), overwrite=True)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_results_of_a_version_without_a_record_stay(tmp_path: Path) -> None:
+def test_results_of_a_version_without_a_record_are_kept(tmp_path: Path) -> None:
     fill(tmp_path, [*OURS, *RECORDED])
     prepare_folder(Run(tmp_path), overwrite=True)
     assert files_below(tmp_path) == sorted(RECORDED)
 
 
-def test_what_another_command_is_writing_is_no_leftover(tmp_path: Path) -> None:
+def test_files_being_written_by_another_command_are_not_leftovers(tmp_path: Path) -> None:
     live, dead = ("export/.wisesr-new/model.onnx", "evaluate-test/.wisesr-ab.csv"), "plots/.wisesr-cd.png"
     fill(tmp_path, [*live, dead, ".wisesr-labels"])
     with alone_in(tmp_path / "export"), alone_in(tmp_path / "evaluate-test", shared=True):
         prepare_folder(Run(tmp_path), overwrite=False)
-    assert files_below(tmp_path) == sorted([*live, ".wisesr-labels"])  # the last one: of a prediction
+    assert files_below(tmp_path) == sorted([*live, ".wisesr-labels"])  # the last one belongs to a prediction
     prepare_folder(Run(tmp_path), overwrite=False)
     assert files_below(tmp_path) == [".wisesr-labels"]
 
 
 @pytest.mark.parametrize("removing", ["pathlib.Path.unlink", "shutil.rmtree"])
 @pytest.mark.parametrize("number", [errno.EBUSY, errno.ENOTEMPTY])
-def test_what_overwrite_cannot_take_away_is_an_error_that_names_it(
+def test_a_file_that_overwrite_cannot_remove_is_an_error_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removing: str, number: int
 ) -> None:
     fill(tmp_path, OURS)
@@ -245,7 +245,7 @@ def test_what_overwrite_cannot_take_away_is_an_error_that_names_it(
     assert str(caught.value).startswith(f"{tmp_path}/")
 
 
-def test_overwrite_follows_no_link_out_of_the_run(tmp_path: Path) -> None:
+def test_overwrite_does_not_follow_links_out_of_the_run(tmp_path: Path) -> None:
     fill(tmp_path / "elsewhere", ["a.npz"])
     (tmp_path / "run/state").mkdir(parents=True)
     (tmp_path / "run/state/epoch-000001").symlink_to(tmp_path / "elsewhere")
@@ -275,14 +275,14 @@ def test_no_reader_follows_a_link_out_of_the_run(tmp_path: Path, name: str) -> N
         READERS.get(name, lambda run: locate(run.path))(run)
 
 
-def test_without_overwrite_nothing_but_leftovers_goes(tmp_path: Path) -> None:
+def test_without_overwrite_only_leftovers_are_removed(tmp_path: Path) -> None:
     fill(tmp_path, OURS)
     prepare_folder(Run(tmp_path), overwrite=False)
     assert files_below(tmp_path) == sorted(name for name in OURS if name != ".wisesr-ab.keras")
 
 
 @pytest.mark.parametrize("choice", ["resume", "overwrite"])
-def test_a_folder_that_is_no_run_is_refused_whatever_was_asked(tmp_path: Path, choice: str) -> None:
+def test_a_folder_with_a_foreign_config_is_rejected_by_resume_and_overwrite(tmp_path: Path, choice: str) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "config.yaml").write_text("my: config\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`wisesr runs` shows what is there, damaged or not, and `latest` is the newest of it."""
+"""`wisesr runs` lists every run, damaged or not, and `latest` is the newest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def heard() -> tuple[list[str], Callable[[str], None]]:
     return notes, notes.append
 
 
-def test_a_finished_run_is_a_row_with_what_its_files_say(trained: Trained, tmp_path: Path) -> None:
+def test_a_finished_run_is_listed_with_the_values_of_its_files(trained: Trained, tmp_path: Path) -> None:
     run = trained.copy_to(tmp_path / "runs" / "tiny")
     (row,) = api.list_runs()
     assert (row.name, row.path, row.status, row.problem) == ("tiny", "runs/tiny", "finished", None)
@@ -38,7 +38,7 @@ def test_a_finished_run_is_a_row_with_what_its_files_say(trained: Trained, tmp_p
     assert row.changed.startswith("20")
 
 
-def test_the_size_is_that_of_all_files(trained: Trained, tmp_path: Path) -> None:
+def test_the_size_includes_all_files(trained: Trained, tmp_path: Path) -> None:
     run = trained.copy_to(tmp_path / "runs" / "tiny")
     (run / "notes").mkdir()
     (run / "notes" / "mine.txt").write_bytes(b"x" * 12345)
@@ -46,7 +46,7 @@ def test_the_size_is_that_of_all_files(trained: Trained, tmp_path: Path) -> None
     assert api.list_runs()[0].bytes == sum(map(int, found.stdout.split()))
 
 
-def test_the_newest_comes_first_and_what_is_no_run_is_passed_over(tmp_path: Path) -> None:
+def test_runs_are_listed_newest_first_and_anything_else_is_ignored(tmp_path: Path) -> None:
     for name, age in (("older", 10), ("newest", 0), ("oldest", 20)):
         make_run(tmp_path / "runs" / name, age=age)
     others = tmp_path / "runs"
@@ -54,7 +54,7 @@ def test_the_newest_comes_first_and_what_is_no_run_is_passed_over(tmp_path: Path
     (others / "empty").mkdir()
     for name, file in (("app", "config.yaml"), ("site", "classes.json"), ("keras", "best.keras")):
         (others / name).mkdir()
-        (others / name / file).write_text("a: 1\n", encoding="utf-8")  # one such file may be anybody's
+        (others / name / file).write_text("a: 1\n", encoding="utf-8")  # one such file alone does not make a run
     make_run(others / ".hidden")
     (others / "gone").symlink_to("nowhere")
     (others / "circle").symlink_to("circle")
@@ -76,7 +76,7 @@ def test_the_newest_comes_first_and_what_is_no_run_is_passed_over(tmp_path: Path
         ("state/*/progress.json", None),
     ],
 )
-def test_a_damaged_run_is_shown_as_one_with_the_file(
+def test_a_damaged_run_is_listed_as_damaged_with_the_file(
     trained: Trained, tmp_path: Path, wisesr: CommandLine, name: str, content: str | None
 ) -> None:
     run = trained.copy_to(tmp_path / "runs" / "tiny")
@@ -90,14 +90,14 @@ def test_a_damaged_run_is_shown_as_one_with_the_file(
     assert answer.said("warning: tiny: ")
 
 
-def test_a_run_that_is_trained_just_now_says_so(trained: Trained, tmp_path: Path) -> None:
+def test_a_run_being_trained_is_listed_as_training(trained: Trained, tmp_path: Path) -> None:
     run = trained.copy_to(tmp_path / "runs" / "tiny")
     with locked(run / ".lock"):
         assert api.list_runs()[0].status == "training"
     assert api.list_runs()[0].status == "finished"
 
 
-def test_a_run_that_stopped_early_is_unfinished(trained: Trained, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_listed_as_unfinished(trained: Trained, tmp_path: Path) -> None:
     run = trained.copy_to(tmp_path / "runs" / "tiny")
     (progress,) = run.glob("state/*/progress.json")
     values = json.loads(progress.read_text(encoding="utf-8"))
@@ -109,7 +109,7 @@ def test_a_run_that_stopped_early_is_unfinished(trained: Trained, tmp_path: Path
     assert row.top1_accuracy == max(epoch["val_top1_accuracy"] for epoch in values["progress"]["history"])
 
 
-def test_every_format_has_a_row_per_run_and_the_folder_may_be_named(
+def test_every_format_has_a_row_per_run_and_the_folder_can_be_given(
     trained: Trained, tmp_path: Path, wisesr: CommandLine
 ) -> None:
     trained.copy_to(tmp_path / "mine" / "first")
@@ -124,7 +124,7 @@ def test_every_format_has_a_row_per_run_and_the_folder_may_be_named(
     assert len(wisesr("runs", "--format", "json", "mine").worked().data["rows"]) == 2
 
 
-def test_a_folder_that_is_not_there_is_4_and_one_without_runs_is_empty(tmp_path: Path, wisesr: CommandLine) -> None:
+def test_a_missing_folder_exits_with_4_and_one_without_runs_lists_none(tmp_path: Path, wisesr: CommandLine) -> None:
     wisesr("runs").refused(4, "runs: no such folder")
     (tmp_path / "runs").mkdir()
     assert wisesr("runs", "--format", "json").worked().data == {"rows": []}
@@ -133,7 +133,7 @@ def test_a_folder_that_is_not_there_is_4_and_one_without_runs_is_empty(tmp_path:
 # latest
 
 
-def test_latest_is_the_run_that_was_begun_or_resumed_last(tmp_path: Path) -> None:
+def test_latest_is_the_run_started_or_resumed_last(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "first", age=0)
     make_run(tmp_path / "runs" / "second", age=5)
     notes, note = heard()
@@ -143,7 +143,7 @@ def test_latest_is_the_run_that_was_begun_or_resumed_last(tmp_path: Path) -> Non
     assert resolved("latest", note) == Path("runs/second")
 
 
-def test_what_is_really_called_latest_comes_first(tmp_path: Path) -> None:
+def test_a_run_actually_named_latest_takes_precedence(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "first")
     make_run(tmp_path / "latest")
     notes, note = heard()
@@ -152,7 +152,7 @@ def test_what_is_really_called_latest_comes_first(tmp_path: Path) -> None:
     assert notes == []
 
 
-def test_latest_without_any_run_is_4(wisesr: CommandLine) -> None:
+def test_latest_without_any_run_exits_with_4(wisesr: CommandLine) -> None:
     for line in ("evaluate latest", "predict latest x.png", "train latest --resume", "runs remove latest --yes"):
         wisesr(*line.split()).refused(4, "latest: there is no run in runs yet")
 
@@ -160,7 +160,7 @@ def test_latest_without_any_run_is_4(wisesr: CommandLine) -> None:
 @pytest.mark.parametrize(
     "line", ["evaluate latest", "predict latest PHOTOS", "embed latest PHOTOS -o out.npz", "config show latest"]
 )
-def test_commands_take_latest_and_say_which_run_it_is(
+def test_commands_accept_latest_and_report_which_run_it_is(
     trained: Trained, photos: Path, tmp_path: Path, wisesr: CommandLine, line: str
 ) -> None:
     make_run(tmp_path / "runs" / "older", age=1_000_000)
@@ -170,24 +170,24 @@ def test_commands_take_latest_and_say_which_run_it_is(
         assert answer.said("latest: runs/tiny") == ["latest: runs/tiny"]
 
 
-def test_a_training_goes_on_with_the_latest_run(trained: Trained, tmp_path: Path) -> None:
+def test_latest_can_be_resumed(trained: Trained, tmp_path: Path) -> None:
     trained.copy_to(tmp_path / "runs" / "tiny")
     loaded = load_training("latest", resume=True)
     assert (loaded.config.name, loaded.config.output_dir) == ("tiny", tmp_path / "runs")
     assert loaded.notes[0] == "latest: runs/tiny"
 
 
-def test_the_latest_run_without_a_model_says_which_it_is(tmp_path: Path) -> None:
+def test_latest_without_a_model_is_an_error_that_names_the_run(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "begun")
     with pytest.raises(RunError, match=r"runs/begun: no best\.keras yet"):
         locate("latest")
 
 
-# A run as the source of a training
+# A run as the source of training
 
 
 @pytest.mark.parametrize("source", ["runs/tiny", "runs/tiny/best.keras", "latest"])
-def test_a_run_as_the_source_asks_whether_to_go_on_with_it_or_to_repeat_it(
+def test_a_run_as_the_source_is_a_usage_error_that_suggests_resume_or_its_config(
     trained: Trained, tmp_path: Path, wisesr: CommandLine, source: str
 ) -> None:
     trained.copy_to(tmp_path / "runs" / "tiny")

@@ -43,7 +43,7 @@ def changed(*lines: str, are_dates_other: bool = False) -> Changes:
 
 
 def remarks(before: Circumstances, now: Circumstances, changes: Changes = changed()) -> list[str]:  # noqa: B008
-    """Return what is said of a resumption that is possible."""
+    """Return the notes and warnings of a resume that is accepted."""
     heard = Heard()
     check_resumable(before, now, changes, heard)
     return [*heard.notes, *heard.warnings]
@@ -67,7 +67,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_changed_setting_is_refused_and_named_with_both_values(case: str) -> None:
+def test_resume_rejects_a_changed_setting_and_names_both_values(case: str) -> None:
     settings, difference = REFUSED[case]
     with pytest.raises(RunError, match=r"^cannot resume, because these differ: .*--overwrite$") as caught:
         remarks(circumstances(), circumstances(*settings))
@@ -94,18 +94,18 @@ def test_packages_of_the_other_backend_may_change() -> None:
         ({"versions": {"keras": "3.15.1"}}, "tensorflow: 2.21.0 -> absent"),
     ],
 )
-def test_changed_classes_versions_and_backend_are_refused_and_named(changes: dict[str, Any], difference: str) -> None:
+def test_resume_rejects_changed_classes_versions_and_backend_by_name(changes: dict[str, Any], difference: str) -> None:
     with pytest.raises(RunError) as caught:
         remarks(circumstances(), circumstances(**changes))
     assert difference in str(caught.value)
 
 
-def test_changed_data_is_refused_with_what_changed() -> None:
+def test_resume_rejects_changed_data_and_says_what_changed() -> None:
     with pytest.raises(RunError, match="train, class 'cat': 5 files before, 6 now"):
         remarks(circumstances(), circumstances(), changed("train, class 'cat': 5 files before, 6 now"))
 
 
-def test_the_same_images_at_another_place_or_with_other_dates_go_on_with_a_note() -> None:
+def test_resume_accepts_moved_images_or_changed_dates_with_a_note() -> None:
     at_a, at_b = circumstances("data.dir=/a"), circumstances("data.dir=/b")
     assert remarks(at_a, at_b) == ["data.dir: /a -> /b: the same images in another place"]
     assert remarks(at_a, at_a, changed(are_dates_other=True)) == [
@@ -115,17 +115,17 @@ def test_the_same_images_at_another_place_or_with_other_dates_go_on_with_a_note(
         remarks(at_a, at_b, changed("train, class 'cat': some of its 5 files have changed"))
 
 
-def test_many_differences_are_shortened_and_counted() -> None:
+def test_a_long_list_of_differences_is_shortened_with_a_count() -> None:
     with pytest.raises(RunError, match=r"; and 5 more; undo"):
         remarks(circumstances(), circumstances(), changed(*(f"difference {number}" for number in range(15))))
 
 
 @pytest.mark.parametrize("setting", ["train.epochs=99", "name=other", "output_dir=/other", "data.cache=none"])
-def test_epochs_may_grow_and_where_things_are_kept_may_change(setting: str) -> None:
+def test_resume_accepts_more_epochs_and_other_storage_settings(setting: str) -> None:
     assert remarks(circumstances(), circumstances(setting)) == []
 
 
-def test_a_state_from_before_a_setting_existed_goes_on_with_its_default() -> None:
+def test_a_state_older_than_a_setting_resumes_with_its_default() -> None:
     before = circumstances()
     for key in ("train.feature_cache", "train.augmented_views"):
         del before.config[key]
@@ -134,7 +134,7 @@ def test_a_state_from_before_a_setting_existed_goes_on_with_its_default() -> Non
         remarks(circumstances(), circumstances("train.feature_cache=none"))
 
 
-def test_a_state_from_before_the_training_aids_had_none_of_them() -> None:
+def test_a_state_older_than_the_training_aids_resumes_without_them() -> None:
     aids = ("train.loss", "train.ema", "train.gradient_accumulation_steps", "augment.mixup", "augment.cutmix")
     before = circumstances("augment={zoom: 0.1}")
     for key in (*aids, "augment.rand_augment", "augment.random_erasing"):
@@ -151,7 +151,7 @@ def test_a_state_from_before_the_training_aids_had_none_of_them() -> None:
         assert remarks(circumstances(setting), circumstances(setting)) == []
 
 
-def test_with_phases_the_last_one_may_grow_and_the_others_may_not() -> None:
+def test_resume_accepts_more_epochs_in_the_last_phase_only() -> None:
     longer = PHASES.replace("20", "30")
     assert remarks(circumstances(PHASES), circumstances(longer)) == []
     assert remarks(circumstances(PHASES), circumstances(PHASES, "train.epochs=40")) == []
@@ -161,13 +161,13 @@ def test_with_phases_the_last_one_may_grow_and_the_others_may_not() -> None:
         remarks(circumstances(PHASES), circumstances(PHASES.replace("20", "20, learning_rate: 0.1")))
 
 
-def test_other_threads_and_another_device_go_on_with_a_warning() -> None:
+def test_resume_accepts_other_threads_and_another_device_with_a_warning() -> None:
     warnings = remarks(circumstances(), circumstances(threads=8, device="GPU"))
     assert [warning.partition(";")[0] for warning in warnings] == ["threads: 4 -> 8", "device: CPU -> GPU"]
     assert remarks(circumstances(), circumstances()) == []
 
 
-def test_every_setting_but_the_free_ones_is_compared() -> None:
+def test_every_setting_is_compared_except_the_free_ones() -> None:
     compared = {key.split(".")[0] + "." + key.split(".")[1] for key in config_for_comparison(config()) if "." in key}
     dumped = Config().to_dict()
     expected = {f"{part}.{key}" for part in ("data", "model", "train") for key in dumped[part]}
@@ -175,7 +175,7 @@ def test_every_setting_but_the_free_ones_is_compared() -> None:
     assert expected - compared == free
 
 
-def test_circumstances_and_progress_survive_json() -> None:
+def test_circumstances_and_progress_survive_a_json_round_trip() -> None:
     before = circumstances(PHASES, classes=("caf\u00e9", "\udcff"))
     assert circumstances_from_json(json.loads(json.dumps(before.to_json()))) == before
     row = EpochResult(1, 1, 1e-3, 0.1 + 0.2, 0.5, None, None, 1.25)
@@ -189,7 +189,7 @@ def test_circumstances_and_progress_survive_json() -> None:
 @pytest.mark.parametrize(
     "values", [{}, {"history": 5}, {"history": [], "best_rank": [], "more": 1}, {"history": [{"x": 1}]}]
 )
-def test_a_state_of_another_shape_is_an_error_that_says_what_to_do(values: dict[str, Any]) -> None:
+def test_a_malformed_state_is_an_error_that_says_what_to_do(values: dict[str, Any]) -> None:
     with pytest.raises(RunError, match=r"damaged or from another version.*--overwrite"):
         Progress.from_json(values)
     with pytest.raises(RunError, match=r"damaged or from another version.*--overwrite"):
@@ -197,7 +197,7 @@ def test_a_state_of_another_shape_is_an_error_that_says_what_to_do(values: dict[
 
 
 @pytest.mark.parametrize("data", [{}, {"classes": 5}, {"classes": [], "splits": {"train": {"cat": "x"}}}, []])
-def test_a_record_of_the_images_that_is_none_is_an_error_that_says_what_to_do(data: Any) -> None:
+def test_a_malformed_image_record_is_an_error_that_says_what_to_do(data: Any) -> None:
     values = json.loads(json.dumps(circumstances().to_json()))
     with pytest.raises(RunError, match=r"damaged or from another version.*data.*--overwrite"):
         circumstances_from_json({**values, "data": data})

@@ -1,4 +1,4 @@
-"""`wisesr runs remove` removes what wisesr wrote, asks first, and never touches a file of the user's."""
+"""`wisesr runs remove` removes what wisesr wrote, asks first, and never touches the user's files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(trained: Trained, tmp_path: Path) -> Path:
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
-    """Let standard input be a terminal on which this is typed."""
+    """Make standard input a terminal on which this answer is typed."""
     import io
 
     stream = io.StringIO(f"{answer}\n")
@@ -31,7 +31,9 @@ def answering(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     monkeypatch.setattr(sys, "stdin", stream)
 
 
-def test_all_that_wisesr_wrote_goes_and_other_runs_stay(run: Path, tmp_path: Path, wisesr: CommandLine) -> None:
+def test_everything_wisesr_wrote_is_removed_and_other_runs_are_kept(
+    run: Path, tmp_path: Path, wisesr: CommandLine
+) -> None:
     other = Path(shutil.copytree(run, tmp_path / "runs" / "other"))
     before = snapshot(other)
     wisesr("evaluate", run).worked()
@@ -45,7 +47,7 @@ def test_all_that_wisesr_wrote_goes_and_other_runs_stay(run: Path, tmp_path: Pat
     assert size > 100_000
 
 
-def test_files_of_the_user_stay_and_are_named(run: Path, wisesr: CommandLine) -> None:
+def test_files_of_the_user_are_kept_and_listed(run: Path, wisesr: CommandLine) -> None:
     (run / "plots" / "mine.png").write_bytes(b"mine")
     (run / "notes.txt").write_text("mine", encoding="utf-8")
     (run / "state" / "epoch-mine").mkdir()
@@ -57,7 +59,7 @@ def test_files_of_the_user_stay_and_are_named(run: Path, wisesr: CommandLine) ->
     assert (run / "notes.txt").exists()
 
 
-def test_a_result_that_the_user_changed_stays(run: Path, wisesr: CommandLine) -> None:
+def test_a_result_changed_by_the_user_is_kept(run: Path, wisesr: CommandLine) -> None:
     wisesr("evaluate", run).worked()
     table = run / "evaluate-test" / "per_class.csv"
     table.write_text("mine", encoding="utf-8")
@@ -66,20 +68,20 @@ def test_a_result_that_the_user_changed_stays(run: Path, wisesr: CommandLine) ->
     assert snapshot(run) == {"evaluate-test/per_class.csv": b"mine"}
 
 
-def test_the_bytes_that_were_freed_are_those_of_the_run(run: Path) -> None:
+def test_the_freed_bytes_match_the_size_of_the_run(run: Path) -> None:
     size = api.list_runs()[0].bytes
     (removed,) = api.remove_runs(["tiny"])
     assert size <= removed.bytes <= size + 10  # the lock has a number in it
 
 
-def test_without_a_terminal_it_needs_yes_and_says_what_it_would_remove(run: Path, wisesr: CommandLine) -> None:
+def test_without_a_terminal_removal_requires_yes_and_says_what_it_would_remove(run: Path, wisesr: CommandLine) -> None:
     before = snapshot(run)
     wisesr("runs", "remove", "tiny").refused(2, "would remove 1 run (0.5 MB): runs/tiny", "--yes")
     assert snapshot(run) == before
 
 
 @pytest.mark.parametrize(("answer", "stays"), [("n", True), ("", True), ("y", False)])
-def test_on_a_terminal_it_asks(
+def test_removal_asks_for_confirmation_on_a_terminal(
     run: Path, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch, answer: str, stays: bool
 ) -> None:
     answering(monkeypatch, answer)
@@ -90,7 +92,9 @@ def test_on_a_terminal_it_asks(
     assert bool(found.said("nothing was removed")) == stays
 
 
-def test_a_run_that_is_trained_is_5_and_none_is_removed(run: Path, tmp_path: Path, wisesr: CommandLine) -> None:
+def test_a_run_being_trained_exits_with_5_and_nothing_is_removed(
+    run: Path, tmp_path: Path, wisesr: CommandLine
+) -> None:
     make_run(tmp_path / "runs" / "other")
     with locked(run / ".lock"):
         wisesr("runs", "remove", "other", "tiny", "--yes").refused(5, "runs/tiny: is being trained")
@@ -100,7 +104,7 @@ def test_a_run_that_is_trained_is_5_and_none_is_removed(run: Path, tmp_path: Pat
     assert (run / "best.keras").exists()
 
 
-def test_a_run_that_is_evaluated_is_5(run: Path, wisesr: CommandLine) -> None:
+def test_a_run_being_evaluated_exits_with_5(run: Path, wisesr: CommandLine) -> None:
     wisesr("evaluate", run).worked()
     before = snapshot(run)
     with alone_in(run / "evaluate-test", shared=True):
@@ -111,7 +115,7 @@ def test_a_run_that_is_evaluated_is_5(run: Path, wisesr: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "folder", "file", "link", "../photos", "runs"])
-def test_what_is_no_run_is_4_and_stays(run: Path, tmp_path: Path, wisesr: CommandLine, name: str) -> None:
+def test_anything_but_a_run_exits_with_4_and_is_kept(run: Path, tmp_path: Path, wisesr: CommandLine, name: str) -> None:
     (tmp_path / "runs" / "folder").mkdir()
     (tmp_path / "runs" / "folder" / "config.yaml").write_text("mine: 1\n", encoding="utf-8")
     (tmp_path / "runs" / "file").write_text("mine", encoding="utf-8")
@@ -121,7 +125,7 @@ def test_what_is_no_run_is_4_and_stays(run: Path, tmp_path: Path, wisesr: Comman
     assert snapshot(tmp_path) == before
 
 
-def test_files_of_another_program_with_the_names_of_a_run_stay(tmp_path: Path, wisesr: CommandLine) -> None:
+def test_files_of_another_program_with_the_names_of_a_run_are_kept(tmp_path: Path, wisesr: CommandLine) -> None:
     folder = tmp_path / "runs" / "detector"
     folder.mkdir(parents=True)
     for name, text in (
@@ -139,7 +143,7 @@ def test_files_of_another_program_with_the_names_of_a_run_stay(tmp_path: Path, w
     assert not folder.exists()
 
 
-def test_a_folder_of_the_user_in_place_of_a_file_of_the_run_is_not_removed(run: Path) -> None:
+def test_a_user_folder_in_place_of_a_run_file_is_not_removed(run: Path) -> None:
     (run / "history.csv").unlink()
     (run / "history.csv").mkdir()
     (run / "history.csv" / "mine.txt").write_text("mine", encoding="utf-8")
@@ -148,7 +152,7 @@ def test_a_folder_of_the_user_in_place_of_a_file_of_the_run_is_not_removed(run: 
     assert (run / "history.csv" / "mine.txt").exists()
 
 
-def test_a_damaged_run_can_be_removed_and_another_folder_be_named(run: Path, tmp_path: Path) -> None:
+def test_a_damaged_run_can_be_removed_from_another_folder(run: Path, tmp_path: Path) -> None:
     (run / "classes.json").unlink()
     (run / "config.yaml").write_text("[", encoding="utf-8")
     run.rename(tmp_path / "mine")
@@ -164,7 +168,7 @@ def test_latest_is_the_newest_run_of_the_folder(run: Path, tmp_path: Path, wises
     assert (tmp_path / "runs" / "older").exists()
 
 
-def test_the_last_run_that_used_a_cache_frees_it(
+def test_removing_the_last_run_that_uses_a_cache_frees_it(
     photos: Path, tmp_path: Path, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WISESR_CACHE_DIR", str(tmp_path / "caches"))
@@ -176,8 +180,8 @@ def test_the_last_run_that_used_a_cache_frees_it(
     assert caches
     assert not wisesr("runs", "remove", "one", "--yes").worked().said("caches that no other run uses")
     assert sorted(mine.parent.glob("*.pixels")) == caches
-    (tmp_path / "runs" / "one").mkdir()  # as one with a file of the user's stays; it is no run
-    with caches[0].open("rb") as file:  # as a training that reads it does
+    (tmp_path / "runs" / "one").mkdir()  # like a removed run with a user's file left; it is no longer a run
+    with caches[0].open("rb") as file:  # like a training that is reading it
         assert take(file, shared=True)
         wisesr("runs", "remove", "two", "--yes").worked()
     assert sorted(mine.parent.glob("*.pixels")) == caches[:1]

@@ -21,7 +21,9 @@ NAMES = st.text(st.characters() | st.characters(categories=["Cs", "Cc"]) | st.sa
 
 
 @given(st.lists(st.tuples(NAMES, NAMES, st.sampled_from(["train", "validation", "test"])), max_size=5))
-def test_splits_read_back_any_names(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]) -> None:
+def test_splits_survive_a_round_trip_with_any_names(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]
+) -> None:
     run = Run(tmp_path_factory.getbasetemp() / "splits")
     run.path.mkdir(exist_ok=True)
     write_rows(run.path / "splits.csv", ("path", "label", "split"), rows)
@@ -49,7 +51,7 @@ def test_damaged_classes_are_an_error_that_names_the_file(tmp_path: Path, conten
         Run(tmp_path).read_classes()
 
 
-def test_what_is_written_at_the_start_reads_back(tmp_path: Path) -> None:
+def test_files_written_at_the_start_can_be_read_back(tmp_path: Path) -> None:
     config = load_config(None, [parse_set("name=x"), parse_set("output_dir=here"), parse_set("seed=3")]).config
     classes = ["no", "[red]x[/red]", "\udcff", "a\nb"]
     rows = [("no/1.png", "no", "train"), ("\udcff/\x1b.png", "\udcff", "validation")]
@@ -76,9 +78,7 @@ def test_history_has_a_row_per_epoch_with_numbers_that_read_back_exactly(tmp_pat
     assert len(lines) == 2
 
 
-def test_a_name_without_its_folder_leads_to_the_run_of_that_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bare_run_name_suggests_the_run_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(tmp_path / "runs" / "photos-wise")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError, match=r"^photos-wise: no such run directory; you may mean runs/photos-wise$"):
@@ -104,14 +104,14 @@ def test_a_run_is_opened_by_its_folder_or_its_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", ["../x.png,cat,train", "/etc/x.png,cat,train", "x.png,cow,train", "x.png,cat,dev"])
-def test_a_row_of_the_splits_that_is_no_example_of_the_run_is_named(tmp_path: Path, row: str) -> None:
+def test_an_invalid_splits_row_is_an_error_that_names_its_line(tmp_path: Path, row: str) -> None:
     run = Run(tmp_path)
     (tmp_path / "splits.csv").write_text(f"path,label,split\na.png,cat,train\n{row}\n", encoding="utf-8")
     with pytest.raises(RunError, match=r"splits\.csv:3: damaged"):
         run.check_splits(("cat", "dog"), run.read_splits())
 
 
-def test_a_file_of_a_run_that_is_endless_or_huge_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_an_endless_or_huge_run_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     run = Run(make_run(tmp_path / "run"))
     for name, read in ((CLASSES, run.read_classes), (SPLITS, run.read_splits)):
         path = run.path / name
@@ -127,7 +127,7 @@ def test_a_file_of_a_run_that_is_endless_or_huge_is_an_error_that_names_it(tmp_p
 
 
 @pytest.mark.parametrize("name", ["plots", "tensorboard", "state"])
-def test_a_folder_of_a_run_that_is_a_link_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_linked_folder_in_a_run_is_rejected(tmp_path: Path, name: str) -> None:
     run = Run(make_run(tmp_path / "run"))
     (tmp_path / "elsewhere").mkdir()
     (run.path / name).symlink_to(tmp_path / "elsewhere")

@@ -43,21 +43,21 @@ def assert_same(found: state.State, seed: int, progress: dict[str, Any] = PROGRE
             assert np.array_equal(found.arrays[group][name], value)
 
 
-def test_a_state_reads_back_exactly_what_was_written(tmp_path: Path) -> None:
+def test_a_state_reads_back_exactly_as_it_was_written(tmp_path: Path) -> None:
     write_state(tmp_path / "state", 3, arrays(), PROGRESS)
     assert has_state(tmp_path / "state")
     assert_same(read_state(tmp_path / "state"), 0)
     assert names(tmp_path / "state") == ["epoch-000003"]
 
 
-def test_a_newer_state_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+def test_a_newer_state_replaces_the_previous_one(tmp_path: Path) -> None:
     for epoch in range(12):
         write_state(tmp_path, epoch, arrays(epoch), {"epoch": epoch})
         assert names(tmp_path) == [f"epoch-{epoch:06d}"]
     assert_same(read_state(tmp_path), 11, {"epoch": 11})
 
 
-def test_a_state_can_be_written_again_and_again_for_one_epoch(tmp_path: Path) -> None:
+def test_a_state_can_be_rewritten_repeatedly_for_one_epoch(tmp_path: Path) -> None:
     for number in range(12):
         write_state(tmp_path, 4, arrays(number), {"number": number})
         assert len(names(tmp_path)) == 1
@@ -87,7 +87,7 @@ def test_any_changed_byte_of_any_file_is_an_error_that_names_it(tmp_path: Path, 
 
 @pytest.mark.parametrize("file", ["model.npz", "optimizer.npz", "progress.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut", "longer", "a folder"])
-def test_a_file_that_is_gone_cut_or_longer_is_an_error_that_names_it(tmp_path: Path, file: str, damage: str) -> None:
+def test_a_missing_truncated_or_extended_file_is_an_error_that_names_it(tmp_path: Path, file: str, damage: str) -> None:
     write_state(tmp_path, 1, arrays(), PROGRESS)
     path = tmp_path / "epoch-000001" / file
     content = path.read_bytes()
@@ -101,7 +101,7 @@ def test_a_file_that_is_gone_cut_or_longer_is_an_error_that_names_it(tmp_path: P
 
 
 def forge(folder: Path, name: str, content: bytes) -> Path:
-    """Replace a file of the only state in a folder, and let its manifest agree."""
+    """Replace a file of the only state in a folder, and update its manifest to match."""
     newest = next(folder.iterdir())
     path, manifest = newest / name, newest / "manifest.json"
     path.write_bytes(content)
@@ -112,14 +112,14 @@ def forge(folder: Path, name: str, content: bytes) -> Path:
 
 
 def npy(header: str, values: bytes = b"") -> bytes:
-    """Return an array file with a header of the test's making."""
+    """Return an array file with a custom header."""
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode("latin-1") + values
 
 
 def npz(content: bytes, *, compression: int = zipfile.ZIP_STORED, times: int = 1) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", compression) as archive:
-        warnings.simplefilter("ignore")  # of names that come twice
+        warnings.simplefilter("ignore")  # about duplicate names
         for _ in range(times):
             archive.writestr("a.npy", content)
     return buffer.getvalue()
@@ -129,23 +129,23 @@ HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000), }"
 SMALL = npy("{'descr': '|u1', 'fortran_order': False, 'shape': (4,), }", b"1234")
 
 HOSTILE = {
-    "a shape that is not there": npz(npy(HUGE, bytes(64))),
-    "a shape below zero": npz(npy(HUGE.replace("(1000000, 1000000)", "(-4, -4)"), bytes(64))),
+    "a shape without data": npz(npy(HUGE, bytes(64))),
+    "a negative shape": npz(npy(HUGE.replace("(1000000, 1000000)", "(-4, -4)"), bytes(64))),
     "a compressed gigabyte": npz(npy(HUGE.replace("(1000000, 1000000)", "(1 << 20,)"), bytes(1 << 22)), compression=8),
     "objects": npz(npy(HUGE.replace("<f4", "|O").replace("(1000000, 1000000)", "(1,)"), bytes(8))),
-    "a header of nonsense": npz(npy("-" * 5000 + "1")),
-    "a header without an end": npz(b"\x93NUMPY\x01\x00\xff\xff{"),
+    "a nonsensical header": npz(npy("-" * 5000 + "1")),
+    "an unterminated header": npz(b"\x93NUMPY\x01\x00\xff\xff{"),
     "another version": npz(b"\x93NUMPY\x02\x00" + SMALL[8:]),
-    "no array": npz(b""),
-    "one name twice": npz(SMALL, times=2),
-    "no archive": b"PK\x03\x04",
+    "not an array": npz(b""),
+    "a duplicate name": npz(SMALL, times=2),
+    "not an archive": b"PK\x03\x04",
     "an encrypted member": npz(SMALL).replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"),
 }
 
 
 @pytest.mark.reliability(31)
 @pytest.mark.parametrize("case", HOSTILE)
-def test_arrays_that_are_not_as_they_say_are_refused_before_memory_is_taken(tmp_path: Path, case: str) -> None:
+def test_forged_arrays_are_rejected_before_memory_is_allocated(tmp_path: Path, case: str) -> None:
     write_state(tmp_path, 1, arrays(), PROGRESS)
     path = forge(tmp_path, "model.npz", HOSTILE[case])
     tracemalloc.start()
@@ -159,7 +159,7 @@ def test_arrays_that_are_not_as_they_say_are_refused_before_memory_is_taken(tmp_
     assert "\n" not in str(caught.value)
 
 
-def test_a_member_said_to_be_larger_than_its_archive_is_refused(tmp_path: Path) -> None:
+def test_a_member_claiming_to_be_larger_than_its_archive_is_rejected(tmp_path: Path) -> None:
     write_state(tmp_path, 1, arrays(), PROGRESS)
     content = bytearray(npz(SMALL))
     directory = content.index(b"PK\x01\x02")
@@ -169,7 +169,7 @@ def test_a_member_said_to_be_larger_than_its_archive_is_refused(tmp_path: Path) 
         read_state(tmp_path)
 
 
-def test_a_progress_record_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_oversized_progress_record_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_state(tmp_path, 1, arrays(), PROGRESS)
     monkeypatch.setattr(state, "MAX_JSON_BYTES", 1000)
     forge(tmp_path, "progress.json", b"[" + b" " * 1000)
@@ -177,7 +177,7 @@ def test_a_progress_record_that_is_too_large_is_not_read(tmp_path: Path, monkeyp
         read_state(tmp_path)
 
 
-def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path: Path) -> None:
+def test_a_manifest_that_names_files_elsewhere_is_rejected(tmp_path: Path) -> None:
     write_state(tmp_path / "state", 1, arrays(), PROGRESS)
     (tmp_path / "secret.npz").write_bytes(npz(SMALL))
     forge(tmp_path / "state", "../../secret.npz", npz(SMALL))
@@ -185,7 +185,7 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path: Path) -> Non
         read_state(tmp_path / "state")
 
 
-def test_a_group_or_record_that_is_missing_is_an_error_that_names_its_file(tmp_path: Path) -> None:
+def test_a_missing_group_or_record_is_an_error_that_names_its_file(tmp_path: Path) -> None:
     write_state(tmp_path, 1, arrays(), {"progress": 5})
     found = read_state(tmp_path)
     assert found.group("model").keys() == arrays()["model"].keys()
@@ -196,7 +196,7 @@ def test_a_group_or_record_that_is_missing_is_an_error_that_names_its_file(tmp_p
             found.record(name)
 
 
-def test_folders_of_the_user_are_no_states(tmp_path: Path) -> None:
+def test_folders_of_the_user_are_not_taken_for_states(tmp_path: Path) -> None:
     for name in ("epoch-notes", "epoch-1", "epoch-000009.txt", "epochs"):
         (tmp_path / name).mkdir()
     assert not has_state(tmp_path)
@@ -207,7 +207,7 @@ def test_folders_of_the_user_are_no_states(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "5", "{}", '{"model.npz": 5}', '{"model.npz": {"size": 1}}', "[" * 5000, "\\"])
-def test_a_manifest_of_another_shape_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
+def test_a_malformed_manifest_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
     write_state(tmp_path, 1, arrays(), PROGRESS)
     path = tmp_path / "epoch-000001" / "manifest.json"
     path.write_text(text, encoding="utf-8")
@@ -215,20 +215,20 @@ def test_a_manifest_of_another_shape_is_an_error_that_names_it(tmp_path: Path, t
         read_state(tmp_path)
 
 
-def test_arrays_of_python_objects_are_neither_written_nor_read(tmp_path: Path) -> None:
+def test_arrays_of_python_objects_are_not_read(tmp_path: Path) -> None:
     write_state(tmp_path, 1, {"model": {"a": np.array([{}], dtype=object)}}, {})
     with pytest.raises(RunError, match=r"model\.npz: damaged"):
         read_state(tmp_path)
 
 
-def test_no_state_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_state_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     assert not has_state(tmp_path)
     assert not has_state(tmp_path / "gone")
     with pytest.raises(RunError, match=r"no state to resume from.*--overwrite"):
         read_state(tmp_path)
 
 
-def test_leftovers_of_killed_writes_and_older_states_are_cleaned_up_and_the_user_s_files_stay(tmp_path: Path) -> None:
+def test_leftovers_and_older_states_are_removed_and_files_of_the_user_are_kept(tmp_path: Path) -> None:
     write_state(tmp_path, 1, arrays(1), {})
     shutil.copytree(tmp_path / "epoch-000001", tmp_path / "epoch-000000")
     (tmp_path / f"{TEMPORARY_PREFIX}epoch-000002").mkdir()
@@ -243,8 +243,8 @@ def test_leftovers_of_killed_writes_and_older_states_are_cleaned_up_and_the_user
 
 @pytest.mark.reliability(25)
 @pytest.mark.parametrize("epoch", [2, 1])
-def test_at_every_moment_there_is_a_whole_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Stop the write at every call that touches the disk, as a kill would, and read what is there."""
+def test_a_complete_state_exists_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Abort the write at each call that touches the disk, as a kill would, and read what is there."""
     moment = 0
     seen = set()
     while True:
@@ -278,7 +278,7 @@ class Killed(BaseException):
 
 
 def stop_at(patched: pytest.MonkeyPatch, moment: int) -> list[str]:
-    """Make the call with this number, of all that touch the disk, raise instead; a removal stops half-way."""
+    """Make the disk call with this number raise instead; a removal stops halfway."""
     calls: list[str] = []
 
     def watch(owner: Any, name: str) -> None:
@@ -305,7 +305,7 @@ def stop_at(patched: pytest.MonkeyPatch, moment: int) -> list[str]:
     return calls
 
 
-def test_a_state_is_written_without_pickle_and_with_a_manifest_of_every_file(tmp_path: Path) -> None:
+def test_a_state_has_a_manifest_of_every_file(tmp_path: Path) -> None:
     write_state(tmp_path, 1, arrays(), PROGRESS)
     folder = tmp_path / "epoch-000001"
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -315,7 +315,7 @@ def test_a_state_is_written_without_pickle_and_with_a_manifest_of_every_file(tmp
         assert row == {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
 
 
-def test_a_pipe_or_a_link_in_place_of_an_older_state_is_taken_away_and_nothing_hangs(tmp_path: Path) -> None:
+def test_a_pipe_or_link_in_place_of_an_older_state_is_removed_without_hanging(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     folder = tmp_path / "state"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""The record of what wisesr wrote: what is ours, what is the user's, and what a stranger's record cannot do."""
+"""The record of written files: which are ours, which are the user's, and what a forged record cannot do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def put(written: Written, name: str, text: str = "ours", *, grows: bool = False)
     return path
 
 
-def test_a_file_is_ours_as_long_as_it_is_as_it_was_written(written: Written) -> None:
+def test_a_file_is_ours_as_long_as_it_is_unchanged(written: Written) -> None:
     path, other = put(written, "plots/a.png"), written.folder / "plots" / "b.png"
     other.write_text("ours", encoding="utf-8")
     assert (written.has(path), written.has(other)) == (True, False)
@@ -41,7 +41,7 @@ def test_a_file_is_ours_as_long_as_it_is_as_it_was_written(written: Written) -> 
     assert written.has(path)
 
 
-def test_only_a_file_that_grows_may_have_more(written: Written) -> None:
+def test_only_a_growing_file_may_be_appended_to(written: Written) -> None:
     log = put(written, "tensorboard/train/log", "header", grows=True)
     with log.open("a", encoding="utf-8") as file:
         file.write(" and rows")
@@ -50,7 +50,7 @@ def test_only_a_file_that_grows_may_have_more(written: Written) -> None:
     assert not written.has(log)
 
 
-def test_every_atomic_write_below_the_folder_is_recorded_before_it_is_there(
+def test_every_atomic_write_in_the_folder_is_recorded_before_the_file_exists(
     written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside, outside, killed = written.folder / "a.json", tmp_path / "b.json", written.folder / "c.json"
@@ -78,7 +78,7 @@ def test_a_folder_is_recorded_file_by_file_under_its_new_name(written: Written) 
     assert written.files() == [written.folder / "export" / "saved_model" / "variables" / "index"]
 
 
-def test_half_a_line_or_a_damaged_one_names_no_file_and_loses_no_other(written: Written) -> None:
+def test_partial_and_damaged_lines_are_ignored_without_losing_others(written: Written) -> None:
     first = put(written, "a.txt")
     with written.path.open("ab") as file:
         file.write(b'{"path": "b.txt", "bytes": 4, "sha')
@@ -90,7 +90,7 @@ def test_half_a_line_or_a_damaged_one_names_no_file_and_loses_no_other(written: 
 
 @pytest.mark.reliability(49)
 @pytest.mark.parametrize("name", ["../mine.txt", "{outside}", "link/mine.txt", "linked.txt", "a/../../mine.txt"])
-def test_a_strangers_record_names_nothing_outside_its_folder(written: Written, tmp_path: Path, name: str) -> None:
+def test_a_forged_record_cannot_name_files_outside_its_folder(written: Written, tmp_path: Path, name: str) -> None:
     mine = tmp_path / "mine.txt"
     mine.write_text("mine", encoding="utf-8")
     (written.folder / "link").symlink_to(tmp_path)

@@ -1,4 +1,4 @@
-"""Classifiers as the public guides build them are upgraded by the command line: one output, images of any size."""
+"""Classifiers built as in the public guides are upgraded by the command line: one output, images of any size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _in_a_folder_of_its_own(empty_folder: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(convert, "keep_litert", lambda *arguments, **options: None)  # takes most of the time
 
 
-def test_one_unit_becomes_no_and_yes_and_seventy_classes_stay_seventy(wisesr: CommandLine) -> None:
+def test_a_single_unit_becomes_two_classes_and_seventy_classes_are_kept(wisesr: CommandLine) -> None:
     unit = in_a_row(keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1, activation="sigmoid"))
     answer = wisesr("upgrade", save(ending(unit), Path("unit.keras")), "--format", "json")
     assert answer.data["class_names"] == ["class_0", "class_1"]
@@ -27,7 +27,7 @@ def test_one_unit_becomes_no_and_yes_and_seventy_classes_stay_seventy(wisesr: Co
     assert "and 58 more" in answer.out
 
 
-def test_one_logit_is_two_classes_where_the_model_was_compiled_for_it(wisesr: CommandLine) -> None:
+def test_a_single_logit_becomes_two_classes_only_if_compiled_with_from_logits(wisesr: CommandLine) -> None:
     for from_logits in (False, True):
         model = ending(in_a_row(keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)))
         model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=from_logits))
@@ -54,9 +54,7 @@ def test_a_model_that_resizes_images_itself_is_upgraded_at_that_size(wisesr: Com
 
 
 @pytest.mark.parametrize("suffix", ["h5", "keras"])
-def test_a_model_that_keras_2_saved_is_upgraded_with_the_loss_that_it_was_compiled_with(
-    wisesr: CommandLine, suffix: str
-) -> None:
+def test_a_keras_2_model_is_upgraded_according_to_its_compiled_loss(wisesr: CommandLine, suffix: str) -> None:
     model, path = keras2_files.reference(), Path(f"old.{suffix}")
     if suffix == "h5":
         keras2_files.write_h5(path, keras2_files.classifier(), keras2_files.tensors_of(model), keras2_files.COMPILED)
@@ -70,7 +68,7 @@ def test_a_model_that_keras_2_saved_is_upgraded_with_the_loss_that_it_was_compil
     assert "the model froze 1 layer of its backbone" in answer.err
 
 
-def test_a_model_of_keras_2_with_code_of_its_own_is_refused_with_the_layer_and_what_works(wisesr: CommandLine) -> None:
+def test_a_keras_2_model_with_custom_code_is_rejected_with_layer_and_workaround(wisesr: CommandLine) -> None:
     code = keras2_files.layer("Lambda", "scale", keras2_files.on("input_1"), function={"class_name": "__lambda__"})
     keras2_files.write_h5(Path("old.h5"), keras2_files.model_of("m", [keras2_files.pixels(), code]), {})
     answer = wisesr("upgrade", "old.h5")

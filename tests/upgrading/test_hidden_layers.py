@@ -1,4 +1,4 @@
-"""Classifiers with hidden layers behind their pooling become runs that keep them, which every command knows."""
+"""Classifiers with hidden layers after their pooling become runs that keep them, in every command."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def predictions(wisesr: CommandLine, run: Path, photos: Path, *options: str) -> 
     return scores_of(wisesr("predict", run, photos / "test", "--format", "json", "--top-k", 3, "-q", *options))
 
 
-def test_the_hidden_layers_are_in_the_config_the_table_and_the_costs(
+def test_the_hidden_layers_appear_in_the_config_the_table_and_the_costs(
     wisesr: CommandLine, model_file: Path, run: Path
 ) -> None:
     hidden = wisesr_cli.load_config(run).model.head.hidden
@@ -93,7 +93,7 @@ def test_the_hidden_layers_are_in_the_config_the_table_and_the_costs(
     assert row["head_flops"] == 8 * 6 * 12 + 2 * 4 * 3 * 12 + 2 * (12 * 7 + 7 * 5 + 5 * 3)
 
 
-def test_every_command_gives_what_the_original_gives(
+def test_every_command_matches_the_original_model(
     wisesr: CommandLine, run: Path, upgraded: Path, model_file: Path, photos: Path
 ) -> None:
     answer = wisesr("predict", run, photos / "test", "--format", "json", "--top-k", 3, "-q", "--engine", "keras")
@@ -123,7 +123,7 @@ def read(path: str) -> Any:
     return decode_image(path, image_size=(32, 24), preparation=Preparation())
 
 
-def test_every_activation_runs_without_tensorflow(wisesr: CommandLine, photos: Path) -> None:
+def test_every_activation_computes_the_same_in_litert(wisesr: CommandLine, photos: Path) -> None:
     named = [name for name in ACTIVATIONS if name not in {"linear", "prelu"}]
     tail: list[Any] = [layers.GlobalAveragePooling2D()]
     for activation in (*map(layers.Activation, named), layers.ELU(0.3), layers.PReLU()):
@@ -135,19 +135,19 @@ def test_every_activation_runs_without_tensorflow(wisesr: CommandLine, photos: P
 
 
 @pytest.mark.slow
-def test_exports_give_the_same(wisesr: CommandLine, run: Path) -> None:
+def test_a_run_with_hidden_layers_can_be_exported_to_every_format(wisesr: CommandLine, run: Path) -> None:
     rows = wisesr("export", run, "--to", "keras,litert,onnx,saved_model", "--format", "json", "-q").data["rows"]
     assert [row["format"] for row in rows] == ["keras", "litert", "onnx", "saved_model"]
 
 
 @pytest.mark.slow
-def test_on_jax_the_run_predicts_the_same(wisesr: CommandLine, run: Path, photos: Path) -> None:
+def test_the_run_predicts_the_same_on_jax(wisesr: CommandLine, run: Path, photos: Path) -> None:
     line = ("predict", run, photos / "test", "--format", "json", "--top-k", "3", "-q", "--engine", "keras")
     answer = fresh(*line, cwd=run.parent, variables={"KERAS_BACKEND": "jax"}).worked()
     np.testing.assert_allclose(scores_of(answer), predictions(wisesr, run, photos), atol=1e-5)
 
 
-def test_training_goes_on_from_the_hidden_layers_or_says_why_not(
+def test_training_starts_from_the_hidden_layers_or_says_why_not(
     wisesr: CommandLine, upgraded: Path, photos: Path
 ) -> None:
     config = upgraded / "config.yaml"
@@ -167,7 +167,7 @@ def test_training_goes_on_from_the_hidden_layers_or_says_why_not(
     )
 
 
-def test_a_new_network_learns_with_hidden_layers(wisesr: CommandLine, photos: Path) -> None:
+def test_a_new_network_can_be_trained_with_hidden_layers(wisesr: CommandLine, photos: Path) -> None:
     hidden = "model.head.hidden=[{units: 6, norm: batch, activation: silu, dropout: 0.2}, 5]"
     line = ("--backbone", "compact_small", "--image-size", "32", "--epochs", "2", "-s", hidden, "--weights", "none")
     wisesr("train", photos, *line, "--name", "new", "-o", "runs", "-q").worked()
@@ -188,7 +188,7 @@ def test_a_new_network_learns_with_hidden_layers(wisesr: CommandLine, photos: Pa
         ("ConvNeXtTiny", ["layer norm"]),
     ],
 )
-def test_classifiers_of_keras_applications_with_a_top_give_the_same(name: str, hidden: list[str], head: str) -> None:
+def test_keras_applications_with_a_top_keep_their_outputs(name: str, hidden: list[str], head: str) -> None:
     model = randomize(getattr(keras.applications, name)(input_shape=(64, 64, 3), weights=None, classes=5))
     parts = take_apart(model, (64, 64))
     assert [str(layer.options) for layer in parts.folded.hidden] == hidden
@@ -197,5 +197,5 @@ def test_classifiers_of_keras_applications_with_a_top_give_the_same(name: str, h
     fill_head(ours, parts.folded)
     pixels = pixels_of(4, (64, 64))
     expected = outputs_of(model, pixels)
-    assert np.ptp(expected, axis=0).max() > 2e-5  # random networks see little of what differs
+    assert np.ptp(expected, axis=0).max() > 2e-5  # random networks barely tell images apart
     np.testing.assert_allclose(softmax(outputs_of(ours, pixels)), expected, atol=1e-6)

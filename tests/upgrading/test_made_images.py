@@ -5,7 +5,7 @@ import numpy as np
 from wisesr_cli.upgrading.made_images import made_image
 
 
-def test_made_images_are_always_the_same_and_vary_as_photos_do() -> None:
+def test_made_images_are_reproducible_and_vary_like_photos() -> None:
     images = np.stack([made_image(number, (64, 48)) for number in range(16)]).astype("float64")
     assert np.array_equal(images[3], made_image(3, (64, 48)))
     assert images.mean(axis=(1, 2, 3)).std() > 20  # brightness

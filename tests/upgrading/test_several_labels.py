@@ -1,4 +1,4 @@
-"""Keras classifiers that give an image any number of labels become runs that do."""
+"""Multi-label Keras classifiers become multi-label runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def photos(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "logits"])
-def test_scores_are_those_of_the_model_and_labels_those_of_at_least_one_half(kind: str, tmp_path: Path) -> None:
+def test_scores_match_the_model_and_labels_are_those_with_at_least_one_half(kind: str, tmp_path: Path) -> None:
     model = several("sigmoid" if kind == "sigmoid" else None)
     if kind == "logits":
         model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
@@ -53,7 +53,7 @@ def test_scores_are_those_of_the_model_and_labels_those_of_at_least_one_half(kin
         assert set(record.labels) == {f"class_{label}" for label in np.flatnonzero(scores >= 0.5)}
 
 
-def test_a_table_of_labels_names_the_classes_and_the_run_can_be_trained(tmp_path: Path) -> None:
+def test_a_multilabel_run_needs_a_table_of_labels_and_can_be_trained(tmp_path: Path) -> None:
     table = write_label_sets(tmp_path / "shapes", count=60)
     model = saved(several(), tmp_path)
     place = {"output_dir": str(tmp_path), "name": "run", "data.manifest": str(table), "data.dir": str(table.parent)}
@@ -75,7 +75,7 @@ def single_labels(folder: Path) -> Path:
     return folder
 
 
-def test_a_model_of_one_label_is_not_made_one_of_several(tmp_path: Path) -> None:
+def test_a_single_label_model_cannot_become_multilabel(tmp_path: Path) -> None:
     settings = {"output_dir": str(tmp_path), "name": "run", "model.task": "multilabel"}
     with pytest.raises(UsageError, match="gives an image one label"):
         api.upgrade(saved(plain(), tmp_path), settings)

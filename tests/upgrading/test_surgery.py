@@ -1,4 +1,4 @@
-"""Ordinary classifiers are taken apart at their pooling, and what is put together again gives the same numbers."""
+"""Ordinary classifiers are taken apart at their pooling, and the reassembled model has the same outputs."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def put_back(parts: Parts, head: str = "wise") -> keras.Model:
 
 
 def check_equal(model: keras.Model, parts: Parts, head: str) -> None:
-    """Compare the probabilities of what is put together from the parts with those of the whole."""
+    """Compare the probabilities of the reassembled model with those of the original."""
     pixels = pixels_of(6)
     expected, ours = outputs_of(model, pixels), softmax(outputs_of(put_back(parts, head), pixels))
     if parts.folded.activation == "linear":
         expected = softmax(expected)
     elif parts.folded.activation == "sigmoid":
         expected = np.concatenate([1 - expected, expected], axis=1)
-    assert np.ptp(expected, axis=0).max() > 0.01  # wrong weights would show
+    assert np.ptp(expected, axis=0).max() > 0.01  # so that wrong weights would be noticed
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("head", ["wise", "depthwise", "gap"])
 @pytest.mark.parametrize("end", ENDS)
-def test_what_is_put_together_from_the_parts_gives_what_the_whole_gave(end: str, head: str) -> None:
+def test_a_reassembled_model_computes_the_same_as_the_original(end: str, head: str) -> None:
     model = ENDS[end]()
     parts = take_apart(model, SIDE)
     check_equal(model, parts, head)
@@ -58,7 +58,7 @@ def test_what_is_put_together_from_the_parts_gives_what_the_whole_gave(end: str,
 
 @pytest.mark.parametrize("head", ["wise", "depthwise", "gap"])
 @pytest.mark.parametrize("end", HIDDEN)
-def test_what_is_not_linear_behind_the_pooling_stays_as_hidden_layers(end: str, head: str) -> None:
+def test_nonlinear_layers_after_the_pooling_are_kept_as_hidden_layers(end: str, head: str) -> None:
     build, hidden = HIDDEN[end]
     model = build()
     parts = take_apart(model, SIDE)
@@ -83,19 +83,19 @@ def test_folding_equals_a_slow_loop_over_the_layers() -> None:
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_what_is_no_pooled_classifier_is_refused_with_the_layer_and_the_reason(kind: str) -> None:
+def test_a_model_that_is_not_a_pooled_classifier_is_rejected_with_the_reason(kind: str) -> None:
     build, reason = OTHERS[kind]
     with pytest.raises(RunError, match=reason):
         take_apart(build(), SIDE)
 
 
-def test_a_map_with_channels_first_is_refused() -> None:
+def test_a_map_with_channels_first_is_rejected() -> None:
     model = ending(in_a_row(layers.GlobalAveragePooling2D(data_format="channels_first", name="first"), layers.Dense(3)))
     with pytest.raises(RunError, match=r"'first' takes its channels first; wisesr keeps them last"):
         take_apart(model, SIDE)
 
 
-def test_a_model_for_any_size_is_taken_apart_at_the_one_asked_for_and_stays_as_it_is() -> None:
+def test_a_model_for_any_size_is_taken_apart_at_the_requested_size_and_unchanged() -> None:
     model = plain(shape=(None, None, 3))
     before = model.get_config()
     assert take_apart(model, (64, 48)).feature_map == (16, 12, 12)
@@ -103,7 +103,7 @@ def test_a_model_for_any_size_is_taken_apart_at_the_one_asked_for_and_stays_as_i
     assert model.input_shape == (None, None, None, 3)
 
 
-def test_augmentation_regularizers_frozen_layers_and_half_precision_do_not_come_along() -> None:
+def test_augmentation_regularizers_freezing_and_half_precision_are_dropped() -> None:
     keras.config.set_dtype_policy("mixed_float16")
     try:
         x = pixels = keras.Input((*SIDE, 3))
@@ -130,7 +130,7 @@ def test_augmentation_regularizers_frozen_layers_and_half_precision_do_not_come_
         (("c_2",), None),
     ],
 )
-def test_layers_that_could_not_be_trained_are_what_a_phase_freezes(frozen: tuple[str, ...], expected: object) -> None:
+def test_frozen_layers_become_the_frozen_part_of_a_phase(frozen: tuple[str, ...], expected: object) -> None:
     model = plain()
     for name in frozen:
         model.get_layer(name).trainable = False
@@ -139,7 +139,7 @@ def test_layers_that_could_not_be_trained_are_what_a_phase_freezes(frozen: tuple
     assert frozen_part(parts) == expected
 
 
-def test_statistics_of_a_normalization_come_along() -> None:
+def test_statistics_of_a_normalization_are_kept() -> None:
     norm = layers.Normalization(name="statistics")
     norm.adapt(pixels_of(8))
     pixels = keras.Input((*SIDE, 3))
@@ -150,7 +150,7 @@ def test_statistics_of_a_normalization_come_along() -> None:
     assert parts.scaling == ("statistics",)
 
 
-def test_layers_of_the_same_name_in_two_models_get_names_of_their_own() -> None:
+def test_layers_of_the_same_name_in_two_models_get_unique_names() -> None:
     def part(name: str, channels: int) -> keras.Model:
         inside = keras.Input((None, None, channels))
         return keras.Model(inside, layers.Conv2D(3, 3, name="same")(inside), name=name)
@@ -175,12 +175,12 @@ def check_families(names: list[str]) -> set[str]:
     return found
 
 
-def test_networks_are_known_by_their_layers_and_others_are_not() -> None:
+def test_known_networks_are_recognized_by_their_layers_and_others_are_not() -> None:
     assert check_families(["MobileNetV2", "ResNet50", "VGG16"]) == {"MobileNetV2", "ResNet", "VGG"}
     assert family_of({"conv2d", "rescaling"}) is None
 
 
 @pytest.mark.slow
-def test_every_published_backbone_that_is_scaled_outside_is_known_by_its_layers() -> None:
+def test_every_externally_scaled_backbone_is_recognized_by_its_layers() -> None:
     outside = [name for name, row in BACKBONES.items() if not row.scales_inside]
     assert check_families(outside) == {family.name for family in FAMILIES}

@@ -1,4 +1,4 @@
-"""A classifier of others becomes a run with the same outputs, which every command knows and training goes on from."""
+"""A third-party classifier becomes a run with the same outputs, which every command accepts and training can resume."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FROZEN = ("--epochs", "1", "-s", "train.phases=[{epochs: 1, freeze: backbone}]")
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Takes most of the time of an upgrade; the fixture `upgraded` is made before, and has it.
+    # Takes most of the time of an upgrade; the fixture `upgraded` is created earlier, and includes it.
     monkeypatch.setattr(convert, "keep_litert", lambda *arguments, **options: None)
 
 
@@ -57,14 +57,14 @@ def upgraded(model_file: Path, photos: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def probabilities_of(model_file: Path, folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return what the original says of the images of class folders, and their labels."""
+    """Return the original's probabilities for the images of class folders, and their labels."""
     paths = [(path, label) for label, name in enumerate(CLASSES) for path in sorted((folder / name).iterdir())]
     pixels = np.stack([decode_image(str(path), image_size=SIZE, preparation=Preparation()) for path, _ in paths])
     return outputs_of(keras.models.load_model(model_file, compile=False), pixels), np.array([n for _, n in paths])
 
 
 def scores_of(answer: Answer, names: Sequence[str] = CLASSES) -> list[list[float]]:
-    """Return what predictions say of each class."""
+    """Return the predicted scores of each class."""
     rows = [{top["label"]: top["score"] for top in row["top"]} for row in answer.data]
     return [[row[name] for name in names] for row in rows]
 
@@ -73,7 +73,7 @@ def files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_a_run_is_made_with_all_that_a_run_has_before_its_first_epoch(upgraded: Path, model_file: Path) -> None:
+def test_an_upgraded_run_has_everything_a_run_has_before_its_first_epoch(upgraded: Path, model_file: Path) -> None:
     kept = {"config.yaml", "classes.json", "environment.json", "splits.csv", "best.keras", "upgraded.keras"}
     assert {path.name for path in upgraded.iterdir()} - {".lock"} == kept | {"best.tflite", ".written.jsonl"}
     assert json.loads((upgraded / "classes.json").read_text(encoding="utf-8")) == list(CLASSES)
@@ -86,7 +86,7 @@ def test_a_run_is_made_with_all_that_a_run_has_before_its_first_epoch(upgraded: 
     assert config.train.optimizer.learning_rate == 1e-4
 
 
-def test_every_command_gives_what_the_original_gives(
+def test_every_command_matches_the_original_model(
     wisesr: CommandLine, upgraded: Path, model_file: Path, photos: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(upgraded, tmp_path / "copy")
@@ -105,7 +105,7 @@ def test_every_command_gives_what_the_original_gives(
     assert row["total_parameters"] == load_model(check_model(run / "best.keras")).count_params()
 
 
-def test_the_answer_says_what_was_found_and_what_to_type_next(
+def test_the_output_reports_what_was_found_and_the_next_command(
     wisesr: CommandLine, photos: Path, model_file: Path, tmp_path: Path
 ) -> None:
     answer = wisesr("upgrade", model_file, "--data", photos, "-o", tmp_path / "runs").worked()
@@ -126,7 +126,9 @@ def test_the_answer_says_what_was_found_and_what_to_type_next(
     assert "--data FOLDER" in other.err
 
 
-def test_the_machine_readable_answer_holds_everything(wisesr: CommandLine, model_file: Path, tmp_path: Path) -> None:
+def test_the_json_output_describes_the_model_and_the_difference(
+    wisesr: CommandLine, model_file: Path, tmp_path: Path
+) -> None:
     found = wisesr("upgrade", model_file, "--format", "json", "-q").data
     assert (found["feature_map"], found["activation"], found["class_names"][2]) == ([8, 6, 12], "softmax", "class_2")
     assert 0 <= found["max_probability_difference"] <= 1e-5 < found["variation"]
@@ -143,7 +145,7 @@ def original_loss(model_file: Path, photos: Path) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
-def test_resuming_an_upgraded_run_begins_with_the_loss_and_accuracy_of_the_original(
+def test_resuming_an_upgraded_run_starts_with_the_loss_and_accuracy_of_the_original(
     wisesr: CommandLine, upgraded: Path, model_file: Path, photos: Path, precision: str
 ) -> None:
     run = move_to(upgraded, Path("here") / "run")
@@ -161,7 +163,7 @@ def test_resuming_an_upgraded_run_begins_with_the_loss_and_accuracy_of_the_origi
 
 
 def move_to(upgraded: Path, run: Path) -> Path:
-    """Copy an upgraded run to another place, and let its config know."""
+    """Copy an upgraded run elsewhere, and update its config."""
     run = Path(shutil.copytree(upgraded, run.absolute(), ignore=shutil.ignore_patterns("evaluate-*", "explain")))
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(upgraded / "upgraded.keras"), str(run / "upgraded.keras")))
@@ -173,9 +175,7 @@ def read_history(run: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_fine_tuning_that_stops_and_goes_on_ends_bit_for_bit_as_one_that_does_not(
-    wisesr: CommandLine, upgraded: Path
-) -> None:
+def test_interrupted_fine_tuning_resumes_to_a_bit_for_bit_identical_end(wisesr: CommandLine, upgraded: Path) -> None:
     whole, parts = move_to(upgraded, Path("whole/run")), move_to(upgraded, Path("parts/run"))
     quick = ("--resume", "-b", "12", "--epochs", "2", "-q", "--lr", "0.01")
     assert wisesr("train", whole, *quick).code == 0
@@ -199,7 +199,7 @@ def load_weights(path: Path) -> NDArray[Any]:
 
 
 @pytest.mark.slow
-def test_a_run_without_images_is_trained_on_those_that_are_given_later(
+def test_a_run_without_images_can_be_trained_on_images_given_later(
     wisesr: CommandLine, model_file: Path, photos: Path
 ) -> None:
     assert wisesr("upgrade", model_file, "-o", "runs", "--name", "run", "-q").code == 0
@@ -211,7 +211,7 @@ def test_a_run_without_images_is_trained_on_those_that_are_given_later(
 
 
 @pytest.mark.slow
-def test_a_config_that_names_the_run_starts_from_its_backbone_and_head(
+def test_a_config_that_names_an_upgraded_run_starts_from_its_backbone_and_head(
     wisesr: CommandLine, upgraded: Path, model_file: Path, photos: Path
 ) -> None:
     Path("c.yaml").write_text(
@@ -236,7 +236,7 @@ def test_compared_heads_are_all_newly_initialized(upgraded: Path) -> None:
 # Classes
 
 
-def test_class_names_of_a_file_are_in_the_order_of_the_outputs_and_the_run_has_them_in_that_of_its_folders(
+def test_class_names_in_output_order_are_reordered_like_the_folders(
     wisesr: CommandLine, model_file: Path, photos: Path
 ) -> None:
     names = ["red", "blue", "green"]
@@ -257,7 +257,7 @@ def test_class_names_of_a_file_are_in_the_order_of_the_outputs_and_the_run_has_t
         ("a\nb\nred\n", "'a' is only one of --classes and the class folders"),
     ],
 )
-def test_class_names_that_do_not_fit_are_3(
+def test_mismatched_class_names_exit_with_3(
     wisesr: CommandLine, model_file: Path, photos: Path, text: str, reason: str
 ) -> None:
     Path("names.txt").write_text(text, encoding="utf-8")
@@ -265,7 +265,7 @@ def test_class_names_that_do_not_fit_are_3(
     assert files_in(Path("runs")) == [] if Path("runs").exists() else True
 
 
-def test_odd_names_are_shown_with_escapes_and_kept_exactly(wisesr: CommandLine) -> None:
+def test_odd_names_are_shown_escaped_and_kept_exactly(wisesr: CommandLine) -> None:
     names = ["=cmd", "\x1b[31mred", "[/red]:cat: \u202e"]
     Path("odd.txt").write_text("\n".join(names), encoding="utf-8")
     path = save(plain(), Path("\x1b[31m \u202ex.keras"))
@@ -276,15 +276,15 @@ def test_odd_names_are_shown_with_escapes_and_kept_exactly(wisesr: CommandLine) 
 
 @pytest.fixture
 def gap_run(photos: Path, tmp_path: Path) -> Path:
-    """A run of wisesr with global average pooling, which crops images and scales their pixels."""
+    """Return a wisesr run with global average pooling, which crops images and scales their pixels."""
     settings = {"name": "photos-gap", "train.epochs": 1, "data.resize": "crop", "data.image_size": list(SIZE)}
     model = {"model.backbone": "compact_small", "model.preprocessing": "caffe", "model.head.name": "gap"}
-    settings["model.head.classifier_initializer"] = "default"  # an epoch brings the other one to nearly equal scores
+    settings["model.head.classifier_initializer"] = "default"  # one epoch of the other leaves nearly equal scores
     result = wisesr_cli.train(photos, {**settings, **model, "output_dir": str(tmp_path / "runs"), "augment": "none"})
     return Path(result.run_dir)
 
 
-def test_a_run_of_wisesr_with_global_average_pooling_becomes_one_with_a_wise_head(
+def test_a_wisesr_run_with_global_average_pooling_becomes_one_with_a_wise_head(
     wisesr: CommandLine, gap_run: Path, photos: Path
 ) -> None:
     answer = wisesr("upgrade", gap_run, "--format", "json").worked()
@@ -305,16 +305,16 @@ def test_a_run_of_wisesr_with_global_average_pooling_becomes_one_with_a_wise_hea
     wisesr("upgrade", run).failed(4, "is already a model of wisesr, with the head 'wise'")
 
 
-# What is refused
+# What is rejected
 
 
-def test_what_cannot_be_converted_is_4_and_leaves_nothing(wisesr: CommandLine) -> None:
+def test_a_model_that_cannot_be_converted_exits_with_4_and_leaves_nothing(wisesr: CommandLine) -> None:
     path = save(OTHERS["flattened"][0](), Path("flat.keras"))
     wisesr("upgrade", path).refused(4, "flat.keras: cannot be converted: the layer after the feature map of 8x6x12 is")
     assert files_in(Path()) in (["flat.keras"], ["flat.keras", "runs"])
 
 
-def test_other_outputs_are_4_and_leave_nothing(
+def test_different_outputs_exit_with_4_and_leave_nothing(
     wisesr: CommandLine, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tripled(found: convert.Upgraded) -> Any:
@@ -332,7 +332,7 @@ def test_a_signal_leaves_nothing(wisesr: CommandLine, model_file: Path, monkeypa
     assert files_in(Path("runs")) == []
 
 
-def test_mistakes_in_what_is_asked_for_are_2(wisesr: CommandLine, model_file: Path) -> None:
+def test_missing_and_conflicting_options_are_usage_errors(wisesr: CommandLine, model_file: Path) -> None:
     any_size = save(plain(shape=(None, None, 3)), Path("any.keras"))
     pixels = keras.Input((*SIZE, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(pixels))
@@ -351,7 +351,7 @@ def test_mistakes_in_what_is_asked_for_are_2(wisesr: CommandLine, model_file: Pa
         assert wisesr("upgrade", *words, "-q").code == 0
 
 
-def test_files_that_are_no_model_of_others_are_4_without_keras(
+def test_files_that_are_not_third_party_models_exit_with_4_without_keras(
     wisesr: CommandLine, trained: Trained, tmp_path: Path
 ) -> None:
     for name, text in (("old.h5", ""), ("x.txt", ""), ("broken.keras", "no archive")):
@@ -374,7 +374,7 @@ def test_files_that_are_no_model_of_others_are_4_without_keras(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50"])
-def test_an_application_with_its_top_becomes_a_run(wisesr: CommandLine, name: str) -> None:
+def test_a_keras_application_with_its_top_becomes_a_run(wisesr: CommandLine, name: str) -> None:
     application = getattr(keras.applications, name)
     save(application(weights=None, classes=10, input_shape=(64, 64, 3)), Path("top.keras"))
     found = wisesr("upgrade", "top.keras", "--format", "json", "--overwrite", "--name", "run", "-q").data
