@@ -1,4 +1,4 @@
-"""The command line keeps its promises: exit codes, one line per error, and options."""
+"""The contract of the command line: exit codes, one line per error, and options."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_help_lists_every_option(wisesr: CommandLine, command: str, monkeypatch:
     assert "\x1b" not in answer.out
 
 
-def test_help_names_every_command_with_a_sentence(wisesr: CommandLine) -> None:
+def test_help_lists_every_command_with_a_summary(wisesr: CommandLine) -> None:
     answer = wisesr("--help")
     assert (answer.code, answer.err) == (0, "")
     for name, sentence in COMMANDS.items():
@@ -79,7 +79,7 @@ def test_help_names_every_command_with_a_sentence(wisesr: CommandLine) -> None:
         assert " ".join(sentence.split()[:4]) in answer.out
 
 
-def test_the_commands_are_in_modules_of_their_names() -> None:
+def test_every_command_has_a_module_of_the_same_name() -> None:
     folder = Path(sys.modules["wisesr_cli"].__file__ or "").with_name("cli")
     modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "main", "options", "topics", "words"}
     groups = {path.stem for path in (folder / "groups").glob("*.py")} - {"__init__"}
@@ -88,7 +88,7 @@ def test_the_commands_are_in_modules_of_their_names() -> None:
     assert not modules & groups
 
 
-def test_without_arguments_the_help_is_shown_and_the_exit_code_is_2(wisesr: CommandLine) -> None:
+def test_no_arguments_shows_the_help_and_exits_with_2(wisesr: CommandLine) -> None:
     answer = wisesr()
     assert answer.code == 2
     assert "summarize" in answer.out
@@ -99,18 +99,20 @@ def test_version_is_one_line(wisesr: CommandLine) -> None:
     assert (answer.code, answer.out.split()[0], answer.out.count("\n")) == (0, "wisesr", 1)
 
 
-# Usage and config: 2
+# Usage and config errors: exit code 2
 
 
 @pytest.mark.parametrize(
     ("command", "meant"),
     [("evaluat", "evaluate"), ("trian", "train"), ("sumarize", "summarize"), ("Predict", "predict")],
 )
-def test_an_unknown_command_is_2_with_the_nearest_spelling(wisesr: CommandLine, command: str, meant: str) -> None:
+def test_an_unknown_command_exits_with_2_and_suggests_the_nearest(
+    wisesr: CommandLine, command: str, meant: str
+) -> None:
     wisesr(command, "x").refused(2, f"Did you mean '{meant}'?")
 
 
-def test_an_unknown_command_below_config_is_2_with_the_nearest_spelling_or_all_of_them(wisesr: CommandLine) -> None:
+def test_an_unknown_subcommand_exits_with_2_and_suggests_the_nearest_or_lists_all(wisesr: CommandLine) -> None:
     wisesr("runs", "remov", "x").refused(2, "Did you mean 'remove'?")
     for word, meant in (("shwo", "Did you mean 'show'?"), ("nothing", "Allowed: show, schema.")):
         wisesr("config", word).refused(2, meant)
@@ -131,7 +133,9 @@ def test_an_unknown_command_below_config_is_2_with_the_nearest_spelling_or_all_o
         ("config show", "--nam=x", "--name"),
     ],
 )
-def test_an_unknown_option_is_2_with_the_nearest(wisesr: CommandLine, command: str, option: str, meant: str) -> None:
+def test_an_unknown_option_exits_with_2_and_suggests_the_nearest(
+    wisesr: CommandLine, command: str, option: str, meant: str
+) -> None:
     wisesr(*command.split(), option).refused(2, meant, "--help")
 
 
@@ -189,11 +193,13 @@ def test_an_unknown_option_is_2_with_the_nearest(wisesr: CommandLine, command: s
         "init PHOTOS -o missing/config.yaml",
     ],
 )
-def test_a_mistake_is_2_and_one_line(wisesr: CommandLine, trained: Trained, photos: Path, line: str) -> None:
+def test_a_usage_error_exits_with_2_and_prints_one_line(
+    wisesr: CommandLine, trained: Trained, photos: Path, line: str
+) -> None:
     wisesr.line(line, RUN=trained.run, PHOTOS=photos).refused(2)
 
 
-def test_a_newline_in_what_was_typed_does_not_start_a_second_line(wisesr: CommandLine) -> None:
+def test_a_newline_in_an_argument_does_not_split_the_error_message(wisesr: CommandLine) -> None:
     for line in (["train", "x", "--ev\nil\x1b[31m"], ["ev\nil"], ["train", "x", "--device", "g\npu"]):
         answer = wisesr(*line)
         assert answer.code == 2
@@ -201,7 +207,7 @@ def test_a_newline_in_what_was_typed_does_not_start_a_second_line(wisesr: Comman
         assert "\x1b" not in answer.err
 
 
-def test_every_mistake_in_a_config_is_one_line_with_file_line_and_key(wisesr: CommandLine, tmp_path: Path) -> None:
+def test_every_config_error_is_one_line_with_file_line_and_key(wisesr: CommandLine, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("schema_version: 1\nmodel:\n  bakbone: VGG16\ntrain:\n  epochs: many\n", encoding="utf-8")
     answer = wisesr("train", config)
@@ -212,27 +218,29 @@ def test_every_mistake_in_a_config_is_one_line_with_file_line_and_key(wisesr: Co
     assert second.startswith(f"wisesr: {config}:5: ")
 
 
-def test_a_name_that_was_given_and_is_taken_is_2(wisesr: CommandLine, trained: Trained) -> None:
+def test_an_explicit_name_that_is_taken_exits_with_2(wisesr: CommandLine, trained: Trained) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.run.rglob("*")}
     answer = wisesr("train", trained.photos, *QUICK, "-o", trained.run.parent, "--name", trained.run.name)
     answer.failed(2, "--resume", "--overwrite")
     assert {path: path.stat().st_mtime_ns for path in trained.run.rglob("*")} == before
 
 
-# Data: 3
+# Data errors: exit code 3
 
 
 @pytest.mark.parametrize("command", ["train", "check", "init", "config show", "summarize"])
-def test_a_missing_folder_is_3(wisesr: CommandLine, command: str) -> None:
+def test_a_missing_folder_exits_with_3(wisesr: CommandLine, command: str) -> None:
     wisesr(*command.split(), "no-such-folder").refused(3, "no-such-folder")
 
 
-# Run directory: 4
+# Run directory errors: exit code 4
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "embed"])
 @pytest.mark.parametrize("run_path", ["missing", "photos", "file.txt", "broken.keras"])
-def test_what_is_no_run_is_4(wisesr: CommandLine, photos: Path, tmp_path: Path, command: str, run_path: str) -> None:
+def test_a_path_that_is_not_a_run_exits_with_4(
+    wisesr: CommandLine, photos: Path, tmp_path: Path, command: str, run_path: str
+) -> None:
     (tmp_path / "file.txt").write_text("text", encoding="utf-8")
     (tmp_path / "broken.keras").write_bytes(b"PK\x03\x04 no archive")
     shutil.copytree(photos, tmp_path / "photos")
@@ -240,11 +248,13 @@ def test_what_is_no_run_is_4(wisesr: CommandLine, photos: Path, tmp_path: Path, 
     wisesr(command, tmp_path / run_path, *more).refused(4, run_path)
 
 
-# The machine: 5
+# Machine errors: exit code 5
 
 
 @pytest.mark.parametrize("command", ["train PHOTOS", "evaluate RUN", "predict RUN PHOTOS", "summarize"])
-def test_a_missing_gpu_is_5_with_the_cure(wisesr: CommandLine, trained: Trained, photos: Path, command: str) -> None:
+def test_a_missing_gpu_exits_with_5_and_the_install_command(
+    wisesr: CommandLine, trained: Trained, photos: Path, command: str
+) -> None:
     import tensorflow
 
     if tensorflow.config.list_physical_devices("GPU"):
@@ -252,17 +262,19 @@ def test_a_missing_gpu_is_5_with_the_cure(wisesr: CommandLine, trained: Trained,
     wisesr.line(command, "--device", "gpu", RUN=trained.run, PHOTOS=photos).refused(5, install_line("gpu"))
 
 
-def test_a_file_where_the_output_folder_should_be_is_no_bug(wisesr: CommandLine, photos: Path, tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_output_folder_is_a_clean_error(
+    wisesr: CommandLine, photos: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     answer = wisesr("train", photos, *SMALL, "-o", tmp_path / "file")
     assert answer.code in {2, 5}
     assert "file" in answer.error
 
 
-# Gates: 7
+# Missed gates: exit code 7
 
 
-def test_a_gate_that_is_missed_is_7_after_the_result(wisesr: CommandLine, trained: Trained) -> None:
+def test_a_missed_gate_exits_with_7_after_printing_the_result(wisesr: CommandLine, trained: Trained) -> None:
     line = ("evaluate", trained.run, "--format", "json", "--fail-under")
     answer = wisesr(*line, "log_loss=0.0001")
     assert answer.code == 7
@@ -281,7 +293,7 @@ def test_train_has_gates_too(wisesr: CommandLine, photos: Path, tmp_path: Path) 
 # Debug and bugs
 
 
-def test_a_traceback_is_shown_with_debug_only(wisesr: CommandLine) -> None:
+def test_a_traceback_is_shown_only_with_debug(wisesr: CommandLine) -> None:
     assert "Traceback" not in wisesr("train", "nowhere").err
     answer = wisesr("train", "nowhere", "--debug")
     assert answer.code == 3
@@ -289,7 +301,7 @@ def test_a_traceback_is_shown_with_debug_only(wisesr: CommandLine) -> None:
     assert answer.err.startswith("wisesr: nowhere")
 
 
-def test_a_traceback_shows_odd_names_as_escapes(wisesr: CommandLine, tmp_path: Path) -> None:
+def test_a_traceback_escapes_unprintable_characters(wisesr: CommandLine, tmp_path: Path) -> None:
     answer = wisesr("train", "no\x1b[31m\n\u202e", "--debug")
     assert answer.code == 3
     assert "Traceback" in answer.err
@@ -306,7 +318,7 @@ def test_a_traceback_shows_odd_names_as_escapes(wisesr: CommandLine, tmp_path: P
     assert "\x1b" not in bug.err
 
 
-def test_too_little_memory_is_5(trained: Trained, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_exits_with_5(trained: Trained, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise MemoryError("Unable to allocate 286. GiB")
 
@@ -320,7 +332,7 @@ def test_too_little_memory_is_5(trained: Trained, wisesr: CommandLine, monkeypat
 
 
 def with_tensorflow(code: str, folder: Path) -> Answer:
-    """Run a command line that needs a backend in a fresh process with this code in place of TensorFlow's."""
+    """Run a command that needs a backend in a fresh process, with `code` in place of TensorFlow."""
     (folder / "modules").mkdir()
     (folder / "modules" / "tensorflow.py").write_text(code, encoding="utf-8")
     program = f"import sys; sys.path.insert(0, {str(folder / 'modules')!r})\n"
@@ -339,12 +351,12 @@ def with_tensorflow(code: str, folder: Path) -> Answer:
         ("import odd_package", "odd_package is not installed"),
     ],
 )
-def test_a_backend_that_cannot_be_loaded_is_5_with_the_reason(code: str, said: str, tmp_path: Path) -> None:
+def test_a_backend_that_fails_to_load_exits_with_5_and_the_reason(code: str, said: str, tmp_path: Path) -> None:
     answer = with_tensorflow(code, tmp_path).refused(5, said)
     assert "keras.json" not in answer.error
 
 
-def test_a_bug_of_the_backend_is_not_blamed_on_settings_of_keras(tmp_path: Path) -> None:
+def test_a_backend_bug_is_not_blamed_on_keras_settings(tmp_path: Path) -> None:
     answer = with_tensorflow("raise ValueError('a bug of its own')", tmp_path)
     assert answer.code == 1
     assert "ValueError: a bug of its own" in answer.err

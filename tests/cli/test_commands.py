@@ -1,4 +1,4 @@
-"""init, check, config, doctor and demo: what they write is right, and they leave nothing else behind."""
+"""init, check, config, doctor and demo write correct output and leave nothing else behind."""
 
 from __future__ import annotations
 
@@ -50,20 +50,22 @@ def test_init_writes_a_config_that_loads_checks_and_trains(wisesr: CommandLine, 
     assert sorted(path.name for path in Path().iterdir()) == ["config.yaml", "runs", "wisesr.schema.json"]
 
 
-def test_init_names_a_schema_to_editors_and_writes_it_beside_the_config(wisesr: CommandLine, trained: Trained) -> None:
+def test_init_writes_a_schema_for_editors_beside_the_config_and_references_it(
+    wisesr: CommandLine, trained: Trained
+) -> None:
     Path("configs").mkdir()
     wisesr("init", trained.photos, "-o", "configs/mine.yaml").worked().said("for editors: wisesr.schema.json")
     first, *_ = Path("configs/mine.yaml").read_text(encoding="utf-8").split("\n")
     assert first == "# yaml-language-server: $schema=wisesr.schema.json"
     schema = Path("configs/wisesr.schema.json")
     assert json.loads(schema.read_text(encoding="utf-8")) == api.config_schema()
-    schema.write_text('{"title": "wisesr config"}', encoding="utf-8")  # that of another version
+    schema.write_text('{"title": "wisesr config"}', encoding="utf-8")  # as written by another version
     wisesr("init", trained.photos, "-o", "configs/other.yaml").worked()
     assert json.loads(schema.read_text(encoding="utf-8")) == api.config_schema()
 
 
 @pytest.mark.parametrize("content", ["mine", "[1]", '{"title": "mine"}', "[" * 100_000])
-def test_init_leaves_another_file_of_the_schema_s_name_alone(
+def test_init_does_not_overwrite_an_unrelated_file_named_like_the_schema(
     wisesr: CommandLine, trained: Trained, content: str
 ) -> None:
     Path("wisesr.schema.json").write_text(content, encoding="utf-8")
@@ -87,7 +89,7 @@ def test_init_chooses_imagenet_weights_for_photos_and_says_so(
     assert "#" in Path("p.yaml").read_text(encoding="utf-8")
 
 
-def test_the_phases_of_the_config_for_photos_train(wisesr: CommandLine, tmp_path: Path) -> None:
+def test_the_phases_of_a_config_for_photos_can_be_trained(wisesr: CommandLine, tmp_path: Path) -> None:
     photos = large_photos(tmp_path / "photos", {"a": 4, "b": 4})
     assert wisesr("init", photos).code == 0
     line = ("-s", "model.weights=none", "--backbone", "compact_small", "--image-size", "64", "--dry-run")
@@ -108,13 +110,13 @@ def test_init_pads_images_that_are_far_from_square(wisesr: CommandLine, tmp_path
     assert load_config("config.yaml").config.data.resize == "pad"
 
 
-def test_init_uses_folders_of_splits_as_they_are(wisesr: CommandLine, trained: Trained) -> None:
+def test_init_uses_split_folders_as_they_are(wisesr: CommandLine, trained: Trained) -> None:
     assert wisesr("init", trained.photos).code == 0
     assert "train, validation, test" in Path("config.yaml").read_text(encoding="utf-8")
     wisesr("check", "config.yaml", "--format", "json").worked()
 
 
-def test_init_never_writes_over_a_file_unasked(wisesr: CommandLine, trained: Trained) -> None:
+def test_init_overwrites_a_file_only_on_request(wisesr: CommandLine, trained: Trained) -> None:
     Path("config.yaml").write_text("mine", encoding="utf-8")
     wisesr("init", trained.photos).failed(2, "--overwrite")
     assert Path("config.yaml").read_text(encoding="utf-8") == "mine"
@@ -125,7 +127,7 @@ def test_init_never_writes_over_a_file_unasked(wisesr: CommandLine, trained: Tra
 @pytest.mark.parametrize(
     "name", ["a: b", "no", "100", "#x", "it's", "esc\x1b[31m", "two\nlines", "猫", "{x}", "'q'", "\U0001f63a", "\u202e"]
 )
-def test_init_reads_back_any_folder_and_class_name(wisesr: CommandLine, tmp_path: Path, name: str) -> None:
+def test_any_folder_and_class_name_written_by_init_reads_back(wisesr: CommandLine, tmp_path: Path, name: str) -> None:
     photos = make_photos(tmp_path / name, 3, classes=(name, "other"))
     assert wisesr("init", photos).code == 0
     assert load_config("config.yaml").config.data.dir == photos
@@ -133,7 +135,7 @@ def test_init_reads_back_any_folder_and_class_name(wisesr: CommandLine, tmp_path
     assert all(character.isprintable() or character == "\n" for character in text)
 
 
-def test_the_next_command_of_init_can_be_pasted_into_a_shell(wisesr: CommandLine, trained: Trained) -> None:
+def test_the_commands_suggested_by_init_can_be_pasted_into_a_shell(wisesr: CommandLine, trained: Trained) -> None:
     answer = wisesr("init", trained.photos, "-o", "my config.yaml")
     assert "wisesr check 'my config.yaml'" in answer.err
     assert "wisesr train 'my config.yaml'" in answer.err
@@ -150,7 +152,7 @@ def test_check_fails_on_a_size_below_the_backbones_minimum(wisesr: CommandLine, 
     assert "backbone" in {row["code"] for row in answer.data["findings"] if row["level"] == "fail"}
 
 
-def test_check_warns_about_a_frozen_backbone_of_random_weights(wisesr: CommandLine, trained: Trained) -> None:
+def test_check_warns_about_a_frozen_backbone_with_random_weights(wisesr: CommandLine, trained: Trained) -> None:
     phases = "train.phases=[{epochs: 2, freeze: backbone}, {epochs: 3}]"
     answer = wisesr("check", trained.photos, "-s", phases, "--format", "json").worked()
     assert "frozen-random-backbone" in {row["code"] for row in answer.data["findings"] if row["level"] == "warn"}
@@ -166,7 +168,7 @@ def test_check_leaves_nothing_behind_in_the_folder(wisesr: CommandLine, trained:
 # config
 
 
-def test_config_show_gives_every_setting_and_reads_back_as_the_same(wisesr: CommandLine, trained: Trained) -> None:
+def test_config_show_prints_every_setting_and_reads_back_unchanged(wisesr: CommandLine, trained: Trained) -> None:
     settings = (
         "--epochs",
         "6",
@@ -187,12 +189,14 @@ def test_config_show_gives_every_setting_and_reads_back_as_the_same(wisesr: Comm
     assert yaml.safe_load(again.out) == yaml.safe_load(shown.out)
     first, second = load_config("again.yaml").config, json.loads(wisesr(*line, "--format", "json").out)
     assert first.to_dict() == second
-    assert first.train.epochs == 6  # a named option wins, wherever it stands
+    assert first.train.epochs == 6  # a named option wins regardless of its position
     assert first.model.head.name == "flatten"
     assert first.train.optimizer.learning_rate == 1e-4
 
 
-def test_training_on_a_runs_config_makes_a_new_run_with_the_same(wisesr: CommandLine, trained: Trained) -> None:
+def test_training_on_a_runs_config_creates_a_new_run_with_the_same_config(
+    wisesr: CommandLine, trained: Trained
+) -> None:
     config = trained.run / "config.yaml"
     wisesr("train", config, "-o", "again", "--max-steps", "1").worked()
     (run,) = Path("again").iterdir()
@@ -203,7 +207,7 @@ def test_training_on_a_runs_config_makes_a_new_run_with_the_same(wisesr: Command
     assert old["name"] is None
 
 
-def test_config_show_of_a_run_is_the_config_of_the_run(wisesr: CommandLine, trained: Trained) -> None:
+def test_config_show_of_a_run_prints_its_config(wisesr: CommandLine, trained: Trained) -> None:
     shown = yaml.safe_load(wisesr("config", "show", trained.run).out)
     assert shown == yaml.safe_load((trained.run / "config.yaml").read_text(encoding="utf-8"))
 
@@ -241,13 +245,15 @@ def test_doctor_passes_and_leaves_nothing_behind(wisesr: CommandLine, monkeypatc
     assert "wisesr" in wisesr("doctor", "--device", "cpu").out
 
 
-def test_doctor_warns_when_compiled_files_are_not_kept(wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_warns_if_bytecode_is_not_cached(wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     findings = {row["code"]: row for row in wisesr("doctor", "--format", "json").data["findings"]}
     assert findings["bytecode"]["level"] == "warn"
 
 
-def test_doctor_shows_every_row_and_is_5_when_one_fails(wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_shows_every_row_and_exits_with_5_if_one_fails(
+    wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from wisesr_cli.training import diagnosis
 
     def broken(output_dir: str, device: str) -> tuple[str, str]:
@@ -267,7 +273,7 @@ def test_doctor_shows_every_row_and_is_5_when_one_fails(wisesr: CommandLine, mon
 
 
 def check_demo(wisesr: CommandLine, answer: Answer, per_class: int) -> dict[str, float]:
-    """Check what the demo said and left; return the accuracy of each head."""
+    """Check the output and the files of the demo; return the accuracy of each head."""
     lines = {line.split()[0]: line for line in answer.worked().out.splitlines() if line.split()}
     assert "harbour-gap" in lines["gap"]
     assert "harbour-wise" in lines["wise"]
@@ -293,7 +299,7 @@ def stop_here() -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_runs_also_over_one_that_was_stopped(wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_can_be_repeated_after_it_was_stopped(wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     make = harbour.make_harbour
     monkeypatch.setattr(
         harbour, "make_harbour", lambda folder, **options: make(folder, train_per_class=4, test_per_class=2, **options)
@@ -307,11 +313,11 @@ def test_the_demo_runs_also_over_one_that_was_stopped(wisesr: CommandLine, monke
 
 
 @pytest.mark.slow
-def test_the_demo_shows_that_wise_knows_where_and_gap_does_not(wisesr: CommandLine) -> None:
+def test_the_demo_shows_that_wise_uses_positions_and_gap_does_not(wisesr: CommandLine) -> None:
     accuracy = check_demo(wisesr, wisesr("demo"), per_class=60)
     assert accuracy["gap"] < 0.35
     assert accuracy["wise"] > 0.9
-    # Wise looks at the red sails: what decides lies in their third of the picture.
+    # Wise looks at the red sails: most of the decision comes from their part of the picture.
     explanations = list(wisesr_cli.explain("demo/runs/harbour-wise", ["demo/harbour/test/nw"]))
     corners = [np.array(row.decision.map)[:5, :5].sum() / row.decision.sum for row in explanations if row.decision]
     assert np.median(corners) > 0.6
@@ -321,7 +327,7 @@ def test_the_demo_shows_that_wise_knows_where_and_gap_does_not(wisesr: CommandLi
 
 
 @pytest.mark.parametrize("command", ["predict", "explain"])
-def test_a_long_table_is_shortened_and_the_command_that_shows_all_is_named(
+def test_a_long_table_is_shortened_with_a_command_that_shows_all_rows(
     wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setattr("wisesr_cli.display.terminal.LONG_TABLE", 4)

@@ -1,4 +1,4 @@
-"""The machine formats of the commands: their fields, and the same records in all of them."""
+"""The machine-readable formats of the commands: their fields, and the same records in all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from command_line import CLASSES, CommandLine, Trained, make_photo, make_photos
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
-FIELDS: dict[str, tuple[str, str, str]] = {  # of the answer; what holds rows; of every row
+FIELDS: dict[str, tuple[str, str, str]] = {  # fields of the result; the key of its rows; fields of every row
     "evaluate RUN": (
         "examples top1_accuracy top5_accuracy balanced_accuracy macro_precision macro_recall macro_f1 macro_auc "
         "log_loss ece ece_uncalibrated classes per_class confusion_matrix interval temperature verdict",
@@ -39,7 +39,7 @@ def mixed(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("line", FIELDS)
-def test_json_has_exactly_the_promised_fields(wisesr: CommandLine, trained: Trained, photos: Path, line: str) -> None:
+def test_json_has_exactly_the_documented_fields(wisesr: CommandLine, trained: Trained, photos: Path, line: str) -> None:
     fields, rows, fields_of_rows = FIELDS[line]
     answer = wisesr.line(line, "--format", "json", RUN=trained.run, PHOTOS=photos).worked()
     assert list(answer.data) == fields.split()
@@ -76,7 +76,7 @@ def test_predict_json_jsonl_and_csv_hold_the_same_records(wisesr: CommandLine, t
 
 @pytest.mark.parametrize("output", ["csv", "markdown"])
 @pytest.mark.parametrize("command", ["evaluate RUN", "summarize --backbone compact_small", "check PHOTOS"])
-def test_csv_and_markdown_are_tables_with_rows_of_one_length(
+def test_csv_and_markdown_are_tables_with_rows_of_equal_length(
     wisesr: CommandLine, trained: Trained, photos: Path, command: str, output: str
 ) -> None:
     answer = wisesr.line(command, "--format", output, RUN=trained.run, PHOTOS=photos).worked()

@@ -1,4 +1,4 @@
-"""What is typed reaches the request: arguments of a command are fields of its request, or about showing alone."""
+"""Arguments of a command reach its request: each is a field of it or only affects the display."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wisesr_cli.cli import options
 SHOWN = {"output", "output_format", "quiet", "verbose", "debug", "show"}
 NAMED = {name.replace("-", "_") for name in options.NAMED_OPTIONS}
 VERBS: dict[str, tuple[Any, set[str]]] = {
-    # command: its function of `api`, and what else the command does with an argument
+    # command: its function in `api`, and the arguments that the command handles itself
     "evaluate": (api.evaluate, {"fail_under"}),
     "predict": (api.predict, {"strict"}),
     "embed": (api.embed, {"strict"}),
@@ -32,20 +32,20 @@ def parameters_of(command: str) -> dict[str, Parameter]:
 
 
 @pytest.mark.parametrize("command", VERBS)
-def test_every_argument_of_a_command_is_a_field_of_its_request_or_is_about_showing(command: str) -> None:
+def test_every_argument_is_a_field_of_the_request_or_only_affects_the_display(command: str) -> None:
     verb, others = VERBS[command]
     assert parameters_of(command).keys() - signature(verb).parameters.keys() <= SHOWN | others
 
 
 @pytest.mark.parametrize("command", VERBS)
-def test_what_is_not_typed_has_the_default_of_the_request(command: str) -> None:
+def test_omitted_arguments_have_the_defaults_of_the_request(command: str) -> None:
     fields = signature(VERBS[command][0]).parameters
     typed = {name: parameter.default for name, parameter in parameters_of(command).items() if name in fields}
     differing = {name for name, default in typed.items() if default not in (None, fields[name].default)}
-    # What is required; what is for standard output; "3" as it is typed.
+    # Required arguments; the format for standard output; "3", as typed.
     assert differing <= {"run", "source", "model", "output_format", "seeds"}
 
 
-def test_a_field_that_is_misspelt_is_refused() -> None:
+def test_a_misspelt_field_raises_a_type_error() -> None:
     with pytest.raises(TypeError, match="top_q"):
         api.predict("run", ["photo.jpg"], top_q=3)  # type: ignore[call-arg]

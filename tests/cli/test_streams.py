@@ -1,4 +1,4 @@
-"""What goes to which standard stream; one that is closed, full, read by nobody or of ASCII alone is not a bug."""
+"""What goes to which standard stream, and how closed, full, unread and ASCII-only streams are handled."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 CHEAP = (["config", "show"], ["--help"], ["config", "schema"], ["check", "photos", "--format", "json", "-q"])
 
 
-def nobody_takes(broken: str) -> TextIO:
-    """Return a stream on a full disk, or into a pipe that nobody reads."""
+def broken_stream(broken: str) -> TextIO:
+    """Return a stream to a full disk or to a pipe without a reader."""
     if broken == "full":
         return Path("/dev/full").open("w", encoding="utf-8")
     read_end, write_end = os.pipe()
@@ -35,9 +35,11 @@ def nobody_takes(broken: str) -> TextIO:
 @pytest.mark.reliability(43)
 @pytest.mark.parametrize("line", CHEAP, ids=" ".join)
 @pytest.mark.parametrize(("broken", "code", "said"), [("full", 5, DISK_FULL), ("pipe", 141, "")])
-def test_output_nobody_takes_is_5_or_141(line: list[str], broken: str, code: int, said: str, tmp_path: Path) -> None:
+def test_output_to_a_broken_stream_exits_with_5_or_141(
+    line: list[str], broken: str, code: int, said: str, tmp_path: Path
+) -> None:
     make_photos(tmp_path / "photos", 3)
-    with nobody_takes(broken) as stream:
+    with broken_stream(broken) as stream:
         answer = fresh(*line, cwd=tmp_path, stdout=stream)
     assert (answer.code, answer.err) == (code, said)
 
@@ -53,7 +55,7 @@ PRINTING = (
 @pytest.mark.reliability(43)
 @pytest.mark.parametrize("command", PRINTING)
 @pytest.mark.parametrize("broken", ["full", "pipe"])
-def test_results_that_nobody_takes_are_5_and_141(
+def test_results_to_a_broken_stream_exit_with_5_or_141(
     command: str,
     broken: str,
     trained: Trained,
@@ -62,7 +64,7 @@ def test_results_that_nobody_takes_are_5_and_141(
     seen: Seen,
 ) -> None:
     words = {"RUN": str(trained.run), "PHOTOS": str(trained.photos / "train")}
-    stream = nobody_takes(broken)
+    stream = broken_stream(broken)
     monkeypatch.setattr(sys, "stdout", stream)
     code = run([*(words.get(word, word) for word in command.split()), "-q"])
     monkeypatch.undo()
@@ -72,7 +74,7 @@ def test_results_that_nobody_takes_are_5_and_141(
     seen(f"{len(PRINTING)} commands: {'/dev/full' if broken == 'full' else 'closed pipe'}: exit {code}")
 
 
-def test_a_terminal_that_knows_ascii_only_gets_escapes_and_no_crash(tmp_path: Path) -> None:
+def test_an_ascii_only_terminal_gets_escapes_instead_of_a_crash(tmp_path: Path) -> None:
     make_photos(tmp_path / "猫", 3)
     answer = fresh("check", tmp_path / "猫", cwd=tmp_path, variables={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
     assert answer.code == 0, answer.err
@@ -84,14 +86,14 @@ CLOSED = ("<&-", ">&-", "2>&-", "<&- >&- 2>&-")
 
 
 def with_closed(closed: str, *arguments: object, folder: Path) -> Answer:
-    """Run a command line in a fresh process without some of its standard streams."""
+    """Run a command line in a fresh process with some standard streams closed."""
     script = f'exec "$0" -m wisesr_cli "$@" {closed}'
     return fresh(*arguments, cwd=folder, executable="sh", program=("-c", script, sys.executable))
 
 
 @pytest.mark.parametrize("closed", CLOSED)
 @pytest.mark.parametrize("line", [["--version"], ["config", "schema"]], ids=" ".join)
-def test_standard_streams_that_are_closed_are_no_bug_and_lost_output_is_5(
+def test_closed_standard_streams_are_handled_and_lost_output_exits_with_5(
     line: list[str], closed: str, tmp_path: Path
 ) -> None:
     answer = with_closed(closed, *line, folder=tmp_path)
@@ -102,7 +104,7 @@ def test_standard_streams_that_are_closed_are_no_bug_and_lost_output_is_5(
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
-def test_without_standard_streams_a_prediction_is_the_same_and_no_file_takes_their_place(
+def test_predict_with_closed_streams_gives_the_same_labels_and_no_other_files(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, closed: str
 ) -> None:
     line = ("predict", trained.run, trained.photos / "test", "--format", "jsonl", "-o")
@@ -119,7 +121,7 @@ def test_without_standard_streams_a_prediction_is_the_same_and_no_file_takes_the
 
 
 @pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
-def test_paths_from_a_standard_input_that_is_closed_are_3(trained: Trained, tmp_path: Path, closed: str) -> None:
+def test_reading_paths_from_a_closed_standard_input_exits_with_3(trained: Trained, tmp_path: Path, closed: str) -> None:
     answer = with_closed(closed, "predict", trained.run, "-", folder=tmp_path)
     assert answer.code == 3
     if closed == "<&-":
@@ -146,7 +148,7 @@ def test_quiet_leaves_standard_error_empty(wisesr: CommandLine, trained: Trained
         assert (answer.code, [line for line in answer.err.splitlines() if "retracing" not in line]) == (0, []), line
 
 
-def test_verbose_shows_a_long_table_whole(wisesr: CommandLine, tmp_path: Path) -> None:
+def test_verbose_shows_a_long_table_in_full(wisesr: CommandLine, tmp_path: Path) -> None:
     for number in range(60):
         make_photo(tmp_path / "many" / f"class {number:02}" / "a.png", number % 3, number)
     line = ("train", tmp_path / "many", *SMALL, "--dry-run", "-s", "data.validation_split=0", "-o", tmp_path / "runs")

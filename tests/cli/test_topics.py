@@ -1,4 +1,4 @@
-"""`wisesr help TOPIC` shows pages that are shipped with the package, as plain text."""
+"""`wisesr help TOPIC` shows the pages shipped with the package as plain text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_help_lists_the_topics(wisesr: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_help_shows_a_topic_without_marks_and_leaves_no_word_out(wisesr: CommandLine, name: str) -> None:
+def test_help_shows_a_topic_without_markup_and_omits_no_word(wisesr: CommandLine, name: str) -> None:
     said = wisesr("help", name).worked().out
     assert said.startswith(PAGES[name].split("\n")[0].removeprefix("# ").upper())
     assert not re.search(r"^(#|\|)|\]\(|\*\*|```", said, re.MULTILINE)
@@ -34,13 +34,13 @@ def test_help_shows_a_topic_without_marks_and_leaves_no_word_out(wisesr: Command
 
 
 def titles_of_tables(name: str) -> set[str]:
-    """Return the words over the first two columns of a page's tables, which are not shown, and names of languages."""
+    """Return words that may be omitted: column titles of a page's tables, and the languages of its code blocks."""
     found = re.findall(r"^(\|.*)\n\| ---", PAGES[name], re.MULTILINE)
     languages = set(re.findall(r"^```(\w+)", PAGES[name], re.MULTILINE))
     return languages | {word for line in found for word in re.findall(r"\w+", line.casefold())}
 
 
-def test_paragraphs_are_filled_and_code_is_left_as_it_is() -> None:
+def test_paragraphs_are_wrapped_and_code_is_unchanged() -> None:
     page = "# A title\n\nOne two\nthree **four** [five](x.md).\n\n- one two three four\n  five\n- six\n\n"
     page += "```bash\n# a  b\n```\n\n| a | b | c |\n| --- | --- | --- |\n| `x` | y \\| z | w |\n"
     assert topics.plain(page, 16) == (
@@ -50,12 +50,12 @@ def test_paragraphs_are_filled_and_code_is_left_as_it_is() -> None:
     assert topics.plain("See [there](https://example.org/x).\n", 80) == "See there (https://example.org/x).\n"
 
 
-def test_an_unknown_topic_is_2_with_the_nearest_or_where_they_are_listed(wisesr: CommandLine) -> None:
+def test_an_unknown_topic_exits_with_2_and_suggests_the_nearest_or_the_list(wisesr: CommandLine) -> None:
     wisesr("help", "imbalanse").refused(2, "no command or topic is called 'imbalanse'. Did you mean 'imbalance'?")
     wisesr("help", "qqqqqq").refused(2, "`wisesr help` lists both")
 
 
-def test_a_topic_is_shown_from_a_folder_that_holds_nothing(
+def test_a_topic_is_shown_from_an_empty_folder(
     wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Help in every form, the words of other tools, and the named options of a training."""
+"""All forms of help, hints for options of other tools, and the named options of a training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_help_has_three_forms(wisesr: CommandLine, words: tuple[str, ...]) -> No
     assert wisesr(*words, "-h").worked().out == wisesr("help", *words).worked().out == expected
 
 
-def test_help_and_version_are_words_too(wisesr: CommandLine) -> None:
+def test_help_and_version_are_commands_too(wisesr: CommandLine) -> None:
     assert wisesr("help").worked().out == wisesr("--help").worked().out
     assert wisesr("version").worked().out == wisesr("--version").worked().out
     wisesr("help", "trian").failed(2, "Did you mean 'train'?")
@@ -41,19 +41,19 @@ def test_help_and_version_are_words_too(wisesr: CommandLine) -> None:
         (("more",), "unexpected extra argument"),
     ],
 )
-def test_the_words_of_other_tools_are_answered_with_ours(
+def test_options_of_other_tools_are_answered_with_a_hint(
     wisesr: CommandLine, typed: tuple[str, ...], hint: str
 ) -> None:
     wisesr("train", "photos", *typed).failed(2, hint)
 
 
-def test_no_hint_names_an_option_that_exists_or_one_that_does_not(wisesr: CommandLine) -> None:
+def test_hints_are_for_unknown_options_and_suggest_existing_ones(wisesr: CommandLine) -> None:
     known = {word.strip(",") for command in COMMANDS for word in wisesr(command, "--help").out.split()}
     assert not known & {name for name in OPTIONS if name not in ("--output",)}
     assert {meant.split()[0] for meant in OPTIONS.values() if meant.startswith("--")} <= known
 
 
-def test_named_options_reach_their_keys() -> None:
+def test_named_options_set_their_config_keys() -> None:
     given = {"dropout": 0.3, "augment": "none", "optimizer": "sgd", "schedule": "constant"}
     config = load_config(None, options.overrides(None, **given)).config
     assert (config.model.head.dropout, config.augment) == (0.3, "none")
@@ -74,13 +74,13 @@ def test_freeze_makes_one_phase(given: dict[str, object], expected: tuple[object
     assert (phase.epochs, phase.freeze, phase.learning_rate) == expected
 
 
-def test_freeze_takes_no_larger_steps_with_hidden_layers() -> None:
+def test_freeze_does_not_raise_the_learning_rate_with_hidden_layers() -> None:
     (phase,) = load_config(None, options.overrides(["model.head.hidden=8"], freeze="backbone")).config.phases
     assert phase.learning_rate is None
 
 
 @pytest.mark.parametrize(("option", "value"), [("head", "wise"), ("backbone", "MobileNetV2"), ("schedule", "cosine")])
-def test_values_are_completed(
+def test_option_values_are_completed(
     option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from wisesr_cli.cli.main import run
@@ -95,7 +95,7 @@ def test_values_are_completed(
     assert value in capsys.readouterr().out.split()
 
 
-def test_the_command_after_a_check_has_its_settings(
+def test_the_command_suggested_by_check_keeps_its_settings(
     wisesr: CommandLine, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = [

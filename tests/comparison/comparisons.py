@@ -1,4 +1,4 @@
-"""A small comparison: its options, its settings, and its answer without what a clock decides."""
+"""A small comparison: its options, its settings, and its result without timings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIONS = (*QUICK, "--heads", "gap,wise", "--seeds", "2", "--epochs", "2")
 
 @dataclass(frozen=True)
 class Compared:
-    """A finished comparison, its answer as JSON, and the images that it was made on."""
+    """A finished comparison, the images it used, and its result as JSON."""
 
     folder: Path
     photos: Path
@@ -27,12 +27,12 @@ class Compared:
         return Path(shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(".lock")))
 
     def line(self, folder: Path, *more: object) -> list[object]:
-        """Return the command line that makes, or goes on with, this comparison in another folder."""
+        """Return the command line that starts or resumes this comparison in another folder."""
         return ["compare", self.photos, *OPTIONS, "-o", folder.parent, "--name", folder.name, *more]
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """Return what `OPTIONS` say, as settings."""
+    """Return `OPTIONS` as settings."""
     return {
         "output_dir": str(folder.parent),
         "name": folder.name,
@@ -47,7 +47,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 
 def without_seconds(value: Any) -> Any:
-    """Return an answer without what a clock decides."""
+    """Return a result without its timings."""
     if isinstance(value, dict):
         return {key: without_seconds(item) for key, item in value.items() if "seconds" not in key}
     return [without_seconds(item) for item in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""The interval of a paired difference: what it is made of, and how often it holds a truth that is known."""
+"""The interval of a paired difference: its components, and how often it covers a known true value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def drawn_differences(seeds: int, examples: int, *, shift: float = 0.1, seed: in
     return [random.choice([-1, 0, 1], examples, p=chances) for _ in range(seeds)]
 
 
-def test_the_quantile_of_t_is_where_its_density_has_97_and_a_half_percent_below() -> None:
+def test_the_t_quantile_has_97_5_percent_of_the_density_below_it() -> None:
     for freedom in (1, 2, 3, 4, 5, 6, 9, 30, 200):
         scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
         steps = np.linspace(0, t_quantile(freedom), 200_001)
@@ -27,8 +27,8 @@ def test_the_quantile_of_t_is_where_its_density_has_97_and_a_half_percent_below(
         assert np.trapezoid(density, steps) == pytest.approx(0.475, abs=1e-4), freedom
 
 
-def test_moves_by_examples_are_those_of_drawing_every_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference draws whole examples, with all seeds at once, in a loop."""
+def test_resampling_of_examples_matches_drawing_every_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference draws whole examples, for all seeds at once, in a loop."""
     monkeypatch.setattr(bootstrap, "seed_factor", lambda seeds: 0.0)
     differences = drawn_differences(3, 40)
     random, table = np.random.default_rng(1), np.array(differences)
@@ -37,7 +37,7 @@ def test_moves_by_examples_are_those_of_drawing_every_example(monkeypatch: pytes
     assert paired_interval(differences, same_examples=True) == pytest.approx(expected, abs=0.012)
 
 
-def test_with_other_examples_for_every_seed_these_are_drawn_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_that_differ_between_seeds_are_drawn_separately(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "seed_factor", lambda seeds: 0.0)
     differences = [*drawn_differences(1, 25), *drawn_differences(1, 60, seed=5)]
     random = np.random.default_rng(1)
@@ -48,7 +48,7 @@ def test_with_other_examples_for_every_seed_these_are_drawn_apart(monkeypatch: p
 
 
 def test_seeds_that_differ_widen_the_interval_by_the_corrected_factor() -> None:
-    """Where all examples of a seed agree, only the seeds are drawn, and the deviation is that of Student's interval."""
+    """If all examples of a seed agree, only seeds are drawn, and the interval is Student's."""
     means = np.array([0, 0, 1, 1, 0, 1, 0, 1, 1, 1])
     low, high = paired_interval([np.full(500, value) for value in means], same_examples=False)
     student = t_quantile(9) * means.std(ddof=1) / math.sqrt(10)
@@ -70,16 +70,16 @@ def test_one_seed_has_an_interval_over_its_examples() -> None:
     assert (low, high) == (pytest.approx(mean - 1.96 * error, abs=0.01), pytest.approx(mean + 1.96 * error, abs=0.01))
 
 
-def test_heads_that_answer_alike_have_an_interval_of_zero() -> None:
+def test_heads_with_equal_answers_have_a_zero_interval() -> None:
     assert paired_interval([np.zeros(50, int)] * 3, same_examples=True) == (0.0, 0.0)
 
 
-def test_an_interval_stays_within_the_possible() -> None:
+def test_an_interval_stays_between_minus_one_and_one() -> None:
     low, high = paired_interval([np.ones(4, int), -np.ones(4, int)], same_examples=True)
     assert (low, high) == (-1.0, 1.0)
 
 
-def test_equal_draws_give_equal_intervals_and_the_second_head_mirrors_the_first() -> None:
+def test_intervals_are_reproducible_and_mirrored_when_heads_are_swapped() -> None:
     differences = drawn_differences(5, 100)
     first, again = (paired_interval(differences, same_examples=True) for _ in range(2))
     mirrored = paired_interval([-values for values in differences], same_examples=True)
@@ -88,14 +88,16 @@ def test_equal_draws_give_equal_intervals_and_the_second_head_mirrors_the_first(
 
 
 @pytest.mark.parametrize("same_examples", [True, False])
-def test_few_seeds_hold_the_truth_as_often_as_promised(same_examples: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three seeds, whose differences spread by 10 points around 10, and 400 examples; 400 times."""
+def test_intervals_of_few_seeds_cover_the_truth_as_often_as_promised(
+    same_examples: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """400 repetitions with 400 examples and three seeds, whose differences have mean and deviation 10 points."""
 
     def held() -> float:
         random, truth, hits = np.random.default_rng(2), 0.1, 0
         for _ in range(400):
             shifts = random.normal(truth, 0.1, (3, 1))
-            hard = random.normal(0, 0.4, (1 if same_examples else 3, 400))  # of an example, for one head more
+            hard = random.normal(0, 0.4, (1 if same_examples else 3, 400))  # how much an example favours one head
             chance = random.uniform(-1, 1, (3, 400))
             differences = list(np.sign(chance + np.clip(hard + shifts, -1, 1)).astype(int))
             low, high = paired_interval(differences, same_examples=same_examples, replicates=1000)

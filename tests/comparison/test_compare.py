@@ -65,10 +65,10 @@ def correct(run: Path) -> list[bool]:
     return [row["truth"] == row["predicted"] for row in rows_of(run / "evaluate-test" / "predictions.csv")]
 
 
-# What comes out
+# Results
 
 
-def test_the_answer_has_the_promised_fields_and_the_figures_of_the_single_runs(compared: Compared) -> None:
+def test_the_result_has_the_documented_fields_and_the_figures_of_its_runs(compared: Compared) -> None:
     answers = {(head, seed): correct(compared.folder / f"{head}-seed{seed}") for head in HEADS for seed in SEEDS}
     gap, wise = compared.answer["rows"]
     for row in (gap, wise):
@@ -86,13 +86,13 @@ def test_the_answer_has_the_promised_fields_and_the_figures_of_the_single_runs(c
     assert [compared.answer[name] for name in ("split", "examples", "same_examples")] == ["test", 21, True]
 
 
-def test_every_training_is_a_run_of_its_own_that_other_commands_know(compared: Compared, wisesr: CommandLine) -> None:
+def test_every_training_is_a_separate_run_that_other_commands_accept(compared: Compared, wisesr: CommandLine) -> None:
     run = compared.folder / "wise-seed1"
     assert load_config(run / "config.yaml").config.seed == 1
     assert wisesr("predict", run, compared.photos / "test" / "red", "-q").code == 0
 
 
-def test_json_csv_and_markdown_say_the_same(compared: Compared, wisesr: CommandLine) -> None:
+def test_json_csv_and_markdown_agree(compared: Compared, wisesr: CommandLine) -> None:
     line = ["compare", compared.photos, *OPTIONS, "-o", compared.folder.parent, "--name", compared.folder.name]
     answer = wisesr(*line, "--resume", "--format", "json")
     assert answer.data == compared.answer == json.loads((compared.folder / "comparison.json").read_text())
@@ -111,7 +111,7 @@ def test_json_csv_and_markdown_say_the_same(compared: Compared, wisesr: CommandL
     assert pictures == [b"\x89PNG"] * 2
 
 
-def test_epochs_to_the_first_heads_best_are_counted_in_the_curves_of_the_same_seed(compared: Compared) -> None:
+def test_epochs_to_the_first_heads_best_are_counted_within_the_same_seed(compared: Compared) -> None:
     for training in compared.answer["trainings"]:
         first = next(
             item for item in compared.answer["trainings"] if (item["head"], item["seed"]) == ("gap", training["seed"])
@@ -121,7 +121,7 @@ def test_epochs_to_the_first_heads_best_are_counted_in_the_curves_of_the_same_se
 
 
 @pytest.mark.slow
-def test_a_training_does_not_depend_on_those_before_it_in_the_same_process(compared: Compared, tmp_path: Path) -> None:
+def test_a_training_does_not_depend_on_earlier_ones_in_the_same_process(compared: Compared, tmp_path: Path) -> None:
     """The last of four trainings equals the same one in a process of its own, bit for bit."""
     run = compared.folder / "wise-seed1"
     variables = {"PYTHONPATH": str(REPOSITORY), "KERAS_BACKEND": keras_start.backend_name()}
@@ -134,7 +134,7 @@ def test_a_training_does_not_depend_on_those_before_it_in_the_same_process(compa
 
 
 def interrupt_after(steps: int, patch: pytest.MonkeyPatch) -> None:
-    """Let a signal come after so many steps of training."""
+    """Send SIGTERM to this process after `steps` training steps."""
     advance, done = CombinedProgress.advance, [0]
 
     def advance_and_signal(self: CombinedProgress, count: int = 1) -> None:
@@ -148,13 +148,13 @@ def interrupt_after(steps: int, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.reliability(24)
-def test_interrupted_and_resumed_it_ends_as_an_uninterrupted_one(
+def test_an_interrupted_and_resumed_comparison_equals_an_uninterrupted_one(
     compared: Compared, wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "runs" / "cut"
     (tmp_path / "runs").mkdir()
     with monkeypatch.context() as patch:
-        interrupt_after(11, patch)  # each training takes 6 steps: in the second epoch of the second one
+        interrupt_after(11, patch)  # each training takes 6 steps: this is in the second epoch of the second one
         stopped = wisesr(*compared.line(folder))
     assert stopped.code == 143
     assert "stopped by SIGTERM" in stopped.error
@@ -170,7 +170,7 @@ def test_interrupted_and_resumed_it_ends_as_an_uninterrupted_one(
 
 
 def count_trainings(trained: list[str], patch: pytest.MonkeyPatch) -> None:
-    """Note the name of every run that is trained."""
+    """Record the name of every run that is trained."""
     train = compare.train.train
 
     def noted(loaded: Any, *arguments: Any) -> Any:
@@ -180,7 +180,7 @@ def count_trainings(trained: list[str], patch: pytest.MonkeyPatch) -> None:
     patch.setattr(compare.train, "train", noted)
 
 
-def test_a_finished_comparison_is_told_again_without_keras(compared: Compared, tmp_path: Path) -> None:
+def test_a_finished_comparison_is_reported_again_without_keras(compared: Compared, tmp_path: Path) -> None:
     folder = compared.copy_to(tmp_path / "again")
     words = [str(word) for word in compared.line(folder, "--resume", "--format", "json")]
     code, loaded, err = loaded_after(command(*words), tmp_path)
@@ -191,7 +191,7 @@ def test_a_finished_comparison_is_told_again_without_keras(compared: Compared, t
 
 @pytest.mark.slow
 @pytest.mark.reliability(32)
-def test_with_more_seeds_a_loss_that_is_not_finite_leaves_out_its_training_alone(
+def test_a_non_finite_loss_after_adding_seeds_skips_only_its_own_training(
     compared: Compared, wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, trained = compared.copy_to(tmp_path / "more"), []
@@ -218,7 +218,9 @@ def test_with_more_seeds_a_loss_that_is_not_finite_leaves_out_its_training_alone
     assert [row["seeds"] for row in mended.data["rows"]] == [[0, 1, 2], [0, 1, 2]]
 
 
-def test_losses_that_are_not_finite_end_in_a_table(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
+def test_a_comparison_with_only_non_finite_losses_still_prints_a_table(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path
+) -> None:
     # Every step makes every weight 99 times larger.
     larger = "train.optimizer={name: sgd, learning_rate: 100, weight_decay: 1}"
     broken = ["-s", larger, "--lr", "100", "-b", "1", "--seeds", "1", "--format", "json"]
@@ -227,7 +229,7 @@ def test_losses_that_are_not_finite_end_in_a_table(compared: Compared, wisesr: C
     assert not (tmp_path / "broken" / "plots").exists()
 
 
-def test_fewer_epochs_are_refused(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
+def test_fewer_epochs_are_rejected(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
     folder = compared.copy_to(tmp_path / "shorter")
     before = (folder / "trainings.json").read_bytes()
     wisesr(*compared.line(folder, "--resume", "--epochs", "1")).failed(
@@ -237,14 +239,16 @@ def test_fewer_epochs_are_refused(compared: Compared, wisesr: CommandLine, tmp_p
 
 
 @pytest.mark.slow
-def test_more_epochs_go_on(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
+def test_more_epochs_extend_the_trainings(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
     folder = compared.copy_to(tmp_path / "longer")
     answer = wisesr(*compared.line(folder, "--resume", "--format", "json", "--epochs", "3", "--seeds", "1")).worked()
     assert [(item["schedules"], item["epochs"]) for item in answer.data["trainings"]] == [([2, 3], 3)] * 2
 
 
 @pytest.mark.reliability(27, 31)
-def test_another_config_images_and_damage_are_4(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
+def test_changed_config_or_images_and_damage_exit_with_4(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path
+) -> None:
     folder = compared.copy_to(tmp_path / "kept")
     before = snapshot(folder)
     changed = wisesr(*compared.line(folder, "--resume", "-b", "6")).failed(4, "train.batch_size: 12 -> 6")
@@ -263,7 +267,9 @@ def test_another_config_images_and_damage_are_4(compared: Compared, wisesr: Comm
         assert (damaged.code, "trainings.json: damaged" in damaged.error) == (4, True), damage
 
 
-def test_a_missing_result_needs_no_training(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
+def test_a_missing_evaluation_is_repeated_without_training(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path
+) -> None:
     folder = compared.copy_to(tmp_path / "again")
     shutil.rmtree(folder / "gap-seed1" / "evaluate-test")
     history = (folder / "gap-seed1" / "history.csv").read_bytes()
@@ -272,9 +278,7 @@ def test_a_missing_result_needs_no_training(compared: Compared, wisesr: CommandL
     assert (folder / "gap-seed1" / "history.csv").read_bytes() == history
 
 
-def test_the_same_images_at_another_place_go_on_with_a_note(
-    compared: Compared, wisesr: CommandLine, tmp_path: Path
-) -> None:
+def test_resume_accepts_moved_images_with_a_note(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
     photos = shutil.copytree(compared.photos, tmp_path / "copied", copy_function=shutil.copyfile)
     line = compared.line(compared.copy_to(tmp_path / "kept"), "--resume", "--data", photos, "--format", "json")
     answer = wisesr(*line).worked()
@@ -282,7 +286,7 @@ def test_the_same_images_at_another_place_go_on_with_a_note(
     assert f"-> {photos}: the same images in another place" in answer.err
 
 
-def test_a_run_with_edited_results_is_judged_again_beside_them(
+def test_a_run_with_edited_results_is_evaluated_again_without_overwriting_them(
     compared: Compared, wisesr: CommandLine, tmp_path: Path
 ) -> None:
     folder = compared.copy_to(tmp_path / "judged")
@@ -292,13 +296,13 @@ def test_a_run_with_edited_results_is_judged_again_beside_them(
         lines = predictions.read_text().splitlines()
         edited[predictions] = "\n".join([lines[0], *(f"{line.rpartition(',')[0]},{answer}" for line in lines[1:])])
         predictions.write_text(edited[predictions])
-    for _ in range(2):  # the second time, nothing is left to do
+    for _ in range(2):  # the second time, there is nothing left to do
         again = wisesr(*compared.line(folder, "--resume", "--format", "json"))
         assert (again.code, without_seconds(again.data)) == (0, without_seconds(compared.answer))
         assert {path: path.read_text() for path in edited} == edited
 
 
-def test_another_run_in_the_place_of_one_is_refused(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
+def test_a_run_replaced_by_something_else_is_rejected(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
     folder = compared.copy_to(tmp_path / "swapped")
     shutil.rmtree(folder / "wise-seed1")
     shutil.copytree(folder / "gap-seed1", folder / "wise-seed1", ignore=shutil.ignore_patterns(".lock"))
@@ -308,7 +312,7 @@ def test_another_run_in_the_place_of_one_is_refused(compared: Compared, wisesr: 
     wisesr(*compared.line(folder, "--resume")).failed(2, f"remove {folder / 'wise-seed1'}")
 
 
-def test_a_run_that_was_taken_away_forgets_the_epochs_that_it_was_asked_for(compared: Compared, tmp_path: Path) -> None:
+def test_a_removed_run_forgets_its_earlier_schedules(compared: Compared, tmp_path: Path) -> None:
     run = Run(compared.folder / "gap-seed0")
     assert compare.schedules_of(run, (2,), 2) == (2,)
     assert compare.schedules_of(run, (2,), 3) == (2, 3)
@@ -317,14 +321,16 @@ def test_a_run_that_was_taken_away_forgets_the_epochs_that_it_was_asked_for(comp
 
 
 @pytest.mark.reliability(30)
-def test_a_comparison_in_use_is_5(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
+def test_a_comparison_in_use_exits_with_5(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
     folder = compared.copy_to(tmp_path / "held")
     with locked(folder / ".lock"):
         answer = wisesr(*compared.line(folder, "--resume"))
     assert (answer.code, f"in use by another wisesr (pid {os.getpid()})" in answer.error) == (5, True)
 
 
-def test_a_default_name_is_the_source_s_counted_on(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
+def test_the_default_name_is_the_source_name_with_a_counter(
+    compared: Compared, wisesr: CommandLine, tmp_path: Path
+) -> None:
     compared.copy_to(tmp_path / "photos-compare")
     line = ["compare", compared.photos, *OPTIONS, "-o", tmp_path]
     again = wisesr(*line, "--resume", "-q", "--format", "json")
@@ -339,7 +345,7 @@ def test_a_default_name_is_the_source_s_counted_on(compared: Compared, wisesr: C
     assert choose_comparison(loaded, "photos-compare", resume=False).run.path.name == "photos-compare-3"
 
 
-def test_a_damaged_run_is_named_with_the_way_out(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
+def test_a_damaged_run_is_reported_with_a_remedy(compared: Compared, wisesr: CommandLine, tmp_path: Path) -> None:
     folder = compared.copy_to(tmp_path / "damaged")
     (folder / "gap-seed1" / "best.keras").write_bytes(b"PK")
     shutil.rmtree(folder / "gap-seed1" / "evaluate-test")
@@ -353,10 +359,10 @@ def test_a_damaged_run_is_named_with_the_way_out(compared: Compared, wisesr: Com
 @pytest.mark.slow
 @pytest.mark.reliability(25)
 @pytest.mark.parametrize("moment", ["gap, seed 0 (1", "wise, seed 0 (2", "gap, seed 1 (3", "wise, seed 1 (4"])
-def test_killed_at_any_moment_and_resumed_it_ends_as_an_uninterrupted_one(
+def test_a_comparison_killed_at_any_moment_and_resumed_equals_an_uninterrupted_one(
     compared: Compared, wisesr: CommandLine, tmp_path: Path, moment: str, seen: Seen
 ) -> None:
-    """A process kills itself, first before and then after it remembers what a training came to, and is resumed."""
+    """A process kills itself, first just before and then just after it records a training's result, and is resumed."""
     folder, number = tmp_path / "killed", moment[-1]
     words = [str(word) for word in compared.line(folder, "--resume", "-q")]
     for when in ("before", "after"):
@@ -365,7 +371,7 @@ def test_killed_at_any_moment_and_resumed_it_ends_as_an_uninterrupted_one(
         assert answer.code == -signal.SIGKILL, answer.err
     answer = wisesr(*words[:-1], "--format", "json").worked()
     assert without_seconds(answer.data) == without_seconds(compared.answer)
-    seen("killed twice in a training of a comparison: resumed to the same figures")
+    seen("comparison killed twice during a training: resumed with the same figures")
 
 
 KILLED = """

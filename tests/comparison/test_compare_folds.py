@@ -1,4 +1,4 @@
-"""`wisesr compare --folds`: every training image is predicted once for each head, by a training that held it out."""
+"""`wisesr compare --folds`: every training image is predicted once per head, by a training that held it out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PER_CLASS, WRONG = 40, 6  # of 120 labels, 5 %
 
 @pytest.fixture(scope="module")
 def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Comparison]:
-    """Give the folder of a comparison over folds, its photos, and its result; 5 % of the labels are wrong."""
+    """Return the folder of a comparison over folds, its photos and its result; 5 % of the labels are wrong."""
     folder = tmp_path_factory.mktemp("folded")
     photos = make_splits(folder / "photos", train=PER_CLASS, test=2)
     for number, (label, given) in enumerate(
@@ -49,7 +49,7 @@ def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Compar
 ASKED = {"heads": ("gap", "wise"), "folds": FOLDS, "label_issues": True}
 
 
-def test_every_training_image_is_predicted_once_for_each_head_by_what_held_it_out(
+def test_every_training_image_is_predicted_once_per_head_by_a_run_that_held_it_out(
     folded: tuple[Path, Path, Comparison],
 ) -> None:
     folder, photos, result = folded
@@ -74,7 +74,7 @@ def test_every_training_image_is_predicted_once_for_each_head_by_what_held_it_ou
     assert (result.folds, result.split, result.same_examples) == (FOLDS, "held-out folds", True)
 
 
-def test_the_figures_are_those_of_the_single_folds(folded: tuple[Path, Path, Comparison]) -> None:
+def test_the_figures_are_computed_from_the_single_folds(folded: tuple[Path, Path, Comparison]) -> None:
     folder, _, result = folded
     rows = rows_of(folder / "out_of_fold.csv")
     for row in result.rows:
@@ -107,11 +107,11 @@ def test_four_fifths_of_the_wrong_labels_are_in_the_first_tenth_of_the_list(
 
 
 def planted(row: dict[str, str]) -> set[str]:
-    """Return the numbers of the images in a class folder that show something else."""
+    """Return the numbers of the images in a row's class folder that show another class."""
     return {"green": {"00", "05"}, "red": {"01", "03"}, "blue": {"02", "04"}}[row["label"]]
 
 
-def test_resumed_it_trains_nothing_and_says_the_same(
+def test_resume_of_a_finished_comparison_trains_nothing_and_returns_the_same(
     folded: tuple[Path, Path, Comparison], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, photos, result = folded
@@ -123,7 +123,7 @@ def test_resumed_it_trains_nothing_and_says_the_same(
 
 
 @pytest.mark.slow
-def test_lost_probabilities_are_made_again_without_training(folded: tuple[Path, Path, Comparison]) -> None:
+def test_lost_probabilities_are_computed_again_without_training(folded: tuple[Path, Path, Comparison]) -> None:
     folder, photos, result = folded
     lost = folder / "wise-seed0-fold1" / "evaluate-test" / "probabilities.npy"
     before = lost.read_bytes()
@@ -133,7 +133,7 @@ def test_lost_probabilities_are_made_again_without_training(folded: tuple[Path, 
     assert without_seconds(again.to_json()) == without_seconds(result.to_json())
 
 
-def test_other_folds_are_refused(folded: tuple[Path, Path, Comparison], wisesr: CommandLine) -> None:
+def test_resume_rejects_a_different_number_of_folds(folded: tuple[Path, Path, Comparison], wisesr: CommandLine) -> None:
     folder, photos, _ = folded
     set_to = [word for key, value in settings_of(folder).items() for word in ("-s", f"{key}={value}")]
     line = ["compare", photos, *set_to, "--heads", "gap,wise", "--resume"]
@@ -141,7 +141,7 @@ def test_other_folds_are_refused(folded: tuple[Path, Path, Comparison], wisesr: 
     wisesr(*line).failed(4, "data.fold: 0/2 -> null")
 
 
-def test_one_head_and_groups_of_a_pattern_are_taken_before_anything_is_trained(
+def test_folds_accept_one_head_and_groups_and_are_checked_before_training(
     wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = make_photos(tmp_path / "photos", 8)
@@ -159,7 +159,7 @@ def test_one_head_and_groups_of_a_pattern_are_taken_before_anything_is_trained(
 
 
 def judged(folder: Path, answers: dict[tuple[str, int, int], tuple[list[str], list[bool]]]) -> Comparison:
-    """Write what trainings answered for their folds, and return how their heads compare."""
+    """Write the predictions of trainings for their folds and return the comparison of their heads."""
     state = ComparisonState(folder / TRAININGS, Circumstances({}, (), {}, {}, "", 1, ""), 3)
     planned = []
     for (head, seed, fold), (paths, correct) in answers.items():
@@ -184,7 +184,7 @@ def judged(folder: Path, answers: dict[tuple[str, int, int], tuple[list[str], li
 
 
 def drawn(seeds: int) -> dict[tuple[str, int, int], tuple[list[str], list[bool]]]:
-    """Return answers to 30 images, dealt into three folds otherwise for every seed."""
+    """Return answers for 30 images, split into three folds differently for every seed."""
     random = np.random.default_rng(0)
     found: dict[tuple[str, int, int], tuple[list[str], list[bool]]] = {}
     for seed in range(seeds):
@@ -225,7 +225,7 @@ def test_a_fold_without_a_result_is_left_out_of_the_pairs(tmp_path: Path) -> Non
     assert (row.seeds, row.missing_seeds) == ((0, 1), (1,))
 
 
-def test_the_interval_over_folds_holds_the_truth_as_often_as_promised_where_trainings_are_equal() -> None:
+def test_the_fold_interval_of_equal_trainings_covers_the_truth_as_often_as_promised() -> None:
     random = np.random.default_rng(3)
     held = 0
     for _ in range(200):

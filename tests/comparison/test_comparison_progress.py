@@ -28,7 +28,7 @@ def plan(*warnings: str) -> TrainingPlan:
     )
 
 
-def test_one_bar_counts_the_steps_of_all_trainings_and_every_warning_comes_once() -> None:
+def test_one_bar_counts_the_steps_of_all_trainings_and_warnings_are_shown_once() -> None:
     heard = Heard()
     combined = CombinedProgress(heard, trainings=2, epochs=3, stop=StopRequest())
     for title, steps in (("gap, seed 0", 12), ("wise, seed 0", 8)):  # the second one is resumed after an epoch
@@ -46,7 +46,7 @@ def test_one_bar_counts_the_steps_of_all_trainings_and_every_warning_comes_once(
     assert heard.notes == ["device: CPU", "images: 16 train, 4 test; 2 classes"]
 
 
-def test_between_two_trainings_a_signal_stops_at_the_next_step() -> None:
+def test_a_signal_between_trainings_stops_at_the_next_step() -> None:
     stop = StopRequest()
     combined = CombinedProgress(Heard(), trainings=1, epochs=3, stop=stop)
     combined.start("gap, seed 0")
@@ -59,7 +59,7 @@ def test_between_two_trainings_a_signal_stops_at_the_next_step() -> None:
 # One display
 
 
-def test_a_warning_about_the_images_comes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warning_about_the_images_is_shown_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard, photos = Heard(), make_photos(tmp_path / "photos", 8)
     shutil.copy(photos / "red" / "00.png", photos / "blue" / "00.png")
 

@@ -1,4 +1,4 @@
-"""What a comparison says in words, in tables and in pictures, and how its figures come from single predictions."""
+"""The conclusions, tables and plots of a comparison, and its figures computed from single predictions."""
 
 from __future__ import annotations
 
@@ -73,19 +73,19 @@ def said(*rows: ComparisonRow, **values: Any) -> str:
         (0.0, 0.05, "the interval includes zero"),
     ],
 )
-def test_a_verdict_is_given_only_where_the_interval_leaves_zero_out(low: float, high: float, verdict: str) -> None:
+def test_a_verdict_is_given_only_if_the_interval_excludes_zero(low: float, high: float, verdict: str) -> None:
     text = said(row("gap"), row("wise", low, high))
     assert f"{points(low)} to {points(high)}; 5 seeds, 179 examples): {verdict}" in text
     assert text.count("no clear difference") + text.count("by more than the choice of seed") == 1
 
 
-def test_the_difference_is_told_in_points_with_its_interval() -> None:
+def test_the_difference_is_stated_in_points_with_its_interval() -> None:
     text = said(row("gap"), row("wise", 0.012, 0.05))
     assert "wise against gap: +3.1 points (95 % interval +1.2 to +5.0; 5 seeds, 179 examples)" in text
 
 
 @pytest.mark.parametrize("difference", [0.0, 1.0])
-def test_an_interval_without_width_is_no_verdict(difference: float) -> None:
+def test_a_zero_width_interval_gives_no_verdict(difference: float) -> None:
     text = said(row("gap"), row("wise", difference, difference))
     assert "the interval has zero width and says nothing about other images" in text
     assert "better on" not in text
@@ -98,12 +98,12 @@ def test_one_seed_claims_nothing_about_other_trainings() -> None:
     assert "--seeds 5 --resume" in text
 
 
-def test_two_seeds_are_told_to_be_few_and_three_are_not() -> None:
+def test_two_seeds_are_reported_as_too_few_and_three_are_not() -> None:
     assert "2 seeds say little" in said(row("gap", seeds=2), row("wise", -0.1, 0.1, seeds=2))
     assert "--seeds 5" not in said(row("gap", seeds=3), row("wise", -0.1, 0.1, seeds=3))
 
 
-def test_few_seeds_in_common_are_told_whatever_other_heads_lack() -> None:
+def test_few_common_seeds_are_reported_even_if_other_heads_have_none() -> None:
     failed = row("fc", seeds=0)
     assert "1 seed: the intervals cover differences between images" in said(
         row("gap", seeds=1), failed, row("wise", 0.01, 0.05, seeds=1)
@@ -112,13 +112,13 @@ def test_few_seeds_in_common_are_told_whatever_other_heads_lack() -> None:
     assert "1 seed: the intervals cover differences between images" in text
 
 
-def test_the_seeds_that_are_advised_hold_those_that_there_are() -> None:
+def test_suggested_seeds_include_the_existing_ones() -> None:
     advised = {(0,): "5", (0, 1): "5", (7, 9): "7,9,0,1,2", (1,): "5", tuple(range(8)): "8"}
     assert {seeds: more_seeds(seeds) for seeds in advised} == advised
     assert "--seeds 7,0,1,2,3 --resume" in said(row("gap", seeds=(7,)), row("wise", 0.01, 0.05, seeds=(7,)))
 
 
-def test_images_that_are_no_independent_draws_are_told() -> None:
+def test_images_that_are_not_independent_are_reported() -> None:
     rows = row("gap"), row("wise", 0.01, 0.05)
     overlapping = said(*rows, split="validation", same_examples=False)
     assert "those of different seeds overlap" in overlapping
@@ -128,19 +128,19 @@ def test_images_that_are_no_independent_draws_are_told() -> None:
     assert "of the same group" in "".join(conclude(comparison(*rows), in_groups=True).conclusions)
 
 
-def test_many_comparisons_at_once_are_mentioned() -> None:
+def test_multiple_comparisons_are_reported() -> None:
     others = [row(head, 0.01, 0.02) for head in ("wise", "flatten", "depthwise")]
     assert "3 heads are compared to gap, each at 95 % on its own" in said(row("gap"), *others)
     assert "up to 15 %" in said(row("gap"), *others)
     assert "on its own" not in said(row("gap"), *others[:2])
 
 
-def test_a_map_of_one_position_is_told_first() -> None:
+def test_a_map_of_one_position_is_reported_first() -> None:
     lines = said(row("gap"), row("wise", 0.0, 0.0), feature_map=(1, 1, 64)).splitlines()
     assert lines[0].startswith("the feature map has a single position")
 
 
-def test_validation_missing_trainings_and_unlike_schedules_are_told() -> None:
+def test_validation_missing_trainings_and_differing_schedules_are_reported() -> None:
     rows = row("gap", seeds=2), row("wise", -0.1, 0.1, seeds=2)
     trainings = (
         training("gap", 0, schedules=(3, 5)),
@@ -160,7 +160,7 @@ def test_heads_without_a_seed_in_common_are_not_compared() -> None:
     assert "no seed has a result for both, so they cannot be compared" in said(row("gap", seeds=0), row("wise"))
 
 
-def test_costs_are_told_in_parameters() -> None:
+def test_costs_are_stated_in_parameters() -> None:
     text = said(row("gap"), row("wise", 0, 0, head_parameters=2500, total_parameters=6500))
     assert "wise has 2,500 parameters in its head, gap 1,000 (2.50 times)" in text
     assert "with the backbone 6,500 and 5,000 (1.30 times)" in text
@@ -170,7 +170,7 @@ def test_points_have_a_sign_but_zero_has_none() -> None:
     assert [points(value) for value in (0.031, -0.0004, 0.0004, 0.0, -0.2)] == ["+3.1", "0.0", "0.0", "0.0", "-20.0"]
 
 
-def test_heads_of_which_nothing_is_known_have_dashes() -> None:
+def test_heads_without_results_are_shown_with_dashes() -> None:
     nothing = row("wise", seeds=0, top1_accuracy_mean=None, macro_f1_mean=None, head_parameters=None)
     nothing = replace(nothing, total_parameters=None, seconds_per_epoch_mean=None)
     accuracy, cost = comparison_grids(comparison(row("gap", seeds=1), nothing))
@@ -180,7 +180,7 @@ def test_heads_of_which_nothing_is_known_have_dashes() -> None:
     assert comparison_rows(comparison(nothing))[0].count(None) == 11
 
 
-def test_what_means_something_in_markdown_is_escaped() -> None:
+def test_markdown_special_characters_are_escaped() -> None:
     failed = (training("wise", 0, error="a `b` | <i>c</i>"),)
     text = comparison_markdown(conclude(comparison(row("gap"), row("wise:pre_pool=2", 0, 0), trainings=failed)))
     assert "wise:pre\\_pool=2" in text
@@ -191,7 +191,7 @@ def test_what_means_something_in_markdown_is_escaped() -> None:
 
 
 def judged(folder: Path, answers: dict[tuple[str, int], tuple[list[str], list[bool]]]) -> Comparison:
-    """Write what runs answered to which images, and return how their heads compare."""
+    """Write the predictions of runs and return the comparison of their heads."""
     state = ComparisonState(folder / TRAININGS, Circumstances({}, (), {}, {}, "", 1, ""), 3)
     planned = []
     for (head, seed), (paths, correct) in answers.items():
@@ -215,7 +215,7 @@ def judged(folder: Path, answers: dict[tuple[str, int], tuple[list[str], list[bo
     return compare_trainings(Run(folder), planned, state, "test")
 
 
-def test_seeds_with_images_of_their_own_are_paired_within_the_seed(tmp_path: Path) -> None:
+def test_seeds_with_different_images_are_paired_within_each_seed(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     answers = {
         (head, seed): ([f"{seed}-{n}.png" for n in range(30)], (random.random(30) < chance).tolist())
@@ -230,13 +230,13 @@ def test_seeds_with_images_of_their_own_are_paired_within_the_seed(tmp_path: Pat
     assert result.rows[1].difference_to_first_ci95 == paired_interval(differences, same_examples=False)
 
 
-def test_heads_that_were_judged_on_different_images_are_refused(tmp_path: Path) -> None:
+def test_heads_evaluated_on_different_images_are_rejected(tmp_path: Path) -> None:
     answers = {("gap", 0): (["a.png"], [True]), ("wise", 0): (["b.png"], [True])}
     with pytest.raises(RunError, match="were evaluated on different images"):
         judged(tmp_path, answers)
 
 
-def test_predictions_that_do_not_say_what_is_correct_are_damaged(tmp_path: Path) -> None:
+def test_predictions_with_an_invalid_correct_column_are_reported_as_damaged(tmp_path: Path) -> None:
     judged(tmp_path, {("gap", 0): (["a.png"], [True]), ("wise", 0): (["a.png"], [False])})
     path = tmp_path / "gap-seed0" / "evaluate-test" / PREDICTIONS
     path.write_text(path.read_text(encoding="utf-8").replace("true", "yes"), encoding="utf-8")
@@ -244,7 +244,7 @@ def test_predictions_that_do_not_say_what_is_correct_are_damaged(tmp_path: Path)
         read_example_results(Run(tmp_path / "gap-seed0"), "test", TrainingRecord())
 
 
-# Pictures
+# Plots
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, plot: Any, shown: Comparison) -> Any:
@@ -255,7 +255,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, plot: Any, shown: Comparison) -> Any:
     return figures[0].axes[0]
 
 
-def test_accuracies_stand_at_the_parameters_with_a_dot_per_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accuracies_are_plotted_over_parameters_with_a_dot_per_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     axes = drawn(monkeypatch, plot_accuracies, comparison(row("gap"), row("wise", 0, 0, head_parameters=9000)))
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["gap", "wise"]
@@ -264,7 +264,7 @@ def test_accuracies_stand_at_the_parameters_with_a_dot_per_seed(monkeypatch: pyt
     assert [points[:, 0].tolist() for points in dots] == [[1000.0] * 5, [9000.0] * 5]
 
 
-def test_learning_curves_are_means_of_the_trainings_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_curves_average_the_trainings_that_reach_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     trainings = (training("gap", 0, accuracies=(0.1, 0.3)), training("gap", 1, accuracies=(0.3, 0.5, 0.9)))
     axes = drawn(monkeypatch, plot_curves, comparison(row("gap", seeds=2), trainings=trainings))
     assert axes.lines[0].get_ydata() == pytest.approx([20, 40, 90])

@@ -1,4 +1,4 @@
-"""What summarize says of a model is what Keras counts in it, and what a count by hand gives."""
+"""The costs reported by `wisesr summarize` equal those counted by Keras and by hand."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def compact_flops(side: int) -> int:
 def compact_parameters() -> int:
     widths = [3, 32, 64, 64, 128, 128, 256, 256]
     pairs = pairwise(widths)
-    return sum(9 * before * after + 4 * after for before, after in pairs)  # without bias; four numbers of batch norm
+    return sum(9 * before * after + 4 * after for before, after in pairs)  # no bias; batch norm has four per filter
 
 
 def mobilenet_v2(side: int) -> tuple[int, int]:
@@ -116,7 +116,7 @@ def test_parameters_equal_those_of_the_keras_model(wisesr: CommandLine, name: st
         assert row["size_mb"] == pytest.approx(4 * row["total_parameters"] / 1e6)
 
 
-def test_the_flops_of_a_nested_model_are_those_of_its_layers() -> None:
+def test_the_flops_of_a_nested_model_are_the_sum_over_its_layers() -> None:
     keras_start.start("cpu")
     import keras
 
@@ -133,7 +133,7 @@ def test_the_flops_of_a_nested_model_are_those_of_its_layers() -> None:
     assert count_flops(keras.Model(inputs, x)) == expected
 
 
-def test_without_a_source_it_is_mobilenetv2_with_every_head_10_classes_and_224_pixels(wisesr: CommandLine) -> None:
+def test_the_default_is_mobilenetv2_with_every_head_10_classes_and_224_pixels(wisesr: CommandLine) -> None:
     rows = rows_of(wisesr)
     assert [row["head"] for row in rows] == list(HEADS)
     assert {(row["backbone"], row["image_height"], row["image_width"], row["classes"]) for row in rows} == {
@@ -142,7 +142,7 @@ def test_without_a_source_it_is_mobilenetv2_with_every_head_10_classes_and_224_p
     assert rows[0]["feature_map"] == [7, 7, 1280]
 
 
-def test_a_size_below_the_minimum_of_a_backbone_is_left_out_with_a_note(wisesr: CommandLine) -> None:
+def test_a_size_below_the_minimum_of_a_backbone_is_skipped_with_a_note(wisesr: CommandLine) -> None:
     line = ("--backbone", "MobileNetV2", "--backbone", "compact", "--image-size", "16", "--image-size", "32x40")
     answer = wisesr("summarize", *line, "--head", "gap", "--format", "json").worked()
     shown = [(row["backbone"], row["image_height"], row["image_width"]) for row in answer.data["rows"]]
@@ -150,11 +150,11 @@ def test_a_size_below_the_minimum_of_a_backbone_is_left_out_with_a_note(wisesr: 
     assert "skipped: data.image_size is 16x16, but MobileNetV2 needs at least 32x32" in answer.err
 
 
-def test_nothing_that_can_be_built_is_2(wisesr: CommandLine) -> None:
+def test_nothing_left_to_build_is_a_usage_error(wisesr: CommandLine) -> None:
     wisesr("summarize", "--image-size", "16", "--format", "json").refused(2, "needs at least 32x32")
 
 
-def test_a_feature_map_of_one_position_is_said_to_make_every_head_gap(wisesr: CommandLine) -> None:
+def test_a_feature_map_of_one_position_is_reported_to_make_wise_equal_gap(wisesr: CommandLine) -> None:
     answer = wisesr("summarize", "--image-size", "32", "--head", "wise", "--head", "gap", "--format", "json")
     wise, gap = answer.data["rows"]
     assert wise["feature_map"] == [1, 1, 1280]
@@ -162,7 +162,7 @@ def test_a_feature_map_of_one_position_is_said_to_make_every_head_gap(wisesr: Co
     assert "only one position, so wise equals GAP" in answer.err
 
 
-def test_a_run_a_config_and_a_folder_can_be_the_source(wisesr: CommandLine, trained: Trained) -> None:
+def test_a_run_a_config_or_a_folder_can_be_the_source(wisesr: CommandLine, trained: Trained) -> None:
     rows = rows_of(wisesr, trained.run)
     assert [row["head"] for row in rows] == list(HEADS)
     assert {(row["backbone"], row["image_height"], row["classes"]) for row in rows} == {("compact_small", 32, 3)}
@@ -191,7 +191,7 @@ def test_csv_and_table_show_the_numbers_of_the_json(wisesr: CommandLine) -> None
     assert "1.00x" in table
 
 
-def test_latency_is_measured_only_when_it_is_asked_for(wisesr: CommandLine) -> None:
+def test_latency_is_measured_only_on_request(wisesr: CommandLine) -> None:
     line = ("--backbone", "compact_small", "--image-size", "32", "--head", "gap")
     (row,) = rows_of(wisesr, *line, "--latency")
     assert 0 < row.pop("latency_ms") < 10_000
@@ -204,7 +204,7 @@ def test_latency_is_measured_only_when_it_is_asked_for(wisesr: CommandLine) -> N
     assert float(timed[1].rsplit(",", 1)[1]) > 0
 
 
-def test_several_backbones_and_sizes_are_one_table_with_a_row_each(wisesr: CommandLine) -> None:
+def test_several_backbones_and_sizes_share_one_table_with_a_row_each(wisesr: CommandLine) -> None:
     line = ("--backbone", "compact", "--backbone", "compact_small", "--image-size", "32", "--image-size", "64")
     answer = wisesr("summarize", *line, "--head", "gap", "--head", "wise", "--format", "markdown")
     assert [line for line in answer.out.splitlines() if line.startswith("### ")] == ["### Backbones · 10 classes"]
@@ -221,7 +221,7 @@ def test_several_backbones_and_sizes_are_one_table_with_a_row_each(wisesr: Comma
             assert row[titles.index(f"+ {head}")] == f"{count / 1000:,.1f} k"
 
 
-def test_the_table_of_all_backbones_is_whole_and_says_where_imagenet_weights_are(
+def test_the_table_of_all_backbones_is_complete_and_locates_imagenet_weights(
     wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / own_name("Xception")).touch()
@@ -235,7 +235,7 @@ def test_the_table_of_all_backbones_is_whole_and_says_where_imagenet_weights_are
     assert shown == {name: where or "-" for name, where in expected.items()}
 
 
-def test_a_backbone_that_is_cut_at_a_layer_is_built_in_keras_which_is_said(wisesr: CommandLine) -> None:
+def test_a_backbone_cut_at_a_layer_is_built_in_keras_with_a_note(wisesr: CommandLine) -> None:
     cut = ("-s", "model.backbone=compact", "-s", "model.feature_layer=stage1_relu")
     answer = wisesr("summarize", *cut, "--image-size", "32x40", "--head", "gap", "--format", "json")
     (row,) = answer.data["rows"]
@@ -245,7 +245,7 @@ def test_a_backbone_that_is_cut_at_a_layer_is_built_in_keras_which_is_said(wises
     assert "building compact in Keras, as model.feature_layer is given" in answer.err
 
 
-def test_a_feature_layer_stays_with_its_own_backbone_and_the_others_come_from_the_table(wisesr: CommandLine) -> None:
+def test_a_feature_layer_applies_to_its_own_backbone_only(wisesr: CommandLine) -> None:
     cut = ("-s", "model.backbone=compact", "-s", "model.feature_layer=stage1_relu", "--image-size", "32")
     whole = rows_of(wisesr, "--backbone", "compact_small", "--image-size", "32")
     both = rows_of(wisesr, *cut, "--backbone", "compact", "--backbone", "compact_small")
@@ -253,7 +253,7 @@ def test_a_feature_layer_stays_with_its_own_backbone_and_the_others_come_from_th
     assert both[0]["feature_map"] == [16, 16, 64]
 
 
-def test_keras_is_started_only_where_the_output_says_why(wisesr: CommandLine) -> None:
+def test_keras_is_started_only_with_a_stated_reason(wisesr: CommandLine) -> None:
     line = ("summarize", "--backbone", "compact_small", "--image-size", "32", "--head", "gap")
     assert wisesr(*line, "--device", "cpu").err == ""
     assert "building compact_small in Keras, as --latency was given" in wisesr(*line, "--latency").err

@@ -1,4 +1,4 @@
-"""What is compared: heads and seeds as they are asked for, and the mistakes in it."""
+"""The plan of a comparison: its heads, seeds and folds, and usage errors."""
 
 from __future__ import annotations
 
@@ -46,13 +46,15 @@ from wisesr_cli.training.trainer import Trainer
         (["--name", "../x"], "name"),
     ],
 )
-def test_a_mistake_is_2_and_leaves_nothing(words: list[str], said: str, wisesr: CommandLine, tmp_path: Path) -> None:
+def test_a_usage_error_exits_with_2_and_writes_nothing(
+    words: list[str], said: str, wisesr: CommandLine, tmp_path: Path
+) -> None:
     photos = make_photos(tmp_path / "photos", 4)
     wisesr("compare", photos, *QUICK, "-o", tmp_path / "runs", *words).failed(2, said)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".png"]
 
 
-def test_seeds_are_a_number_of_them_or_a_list(tmp_path: Path) -> None:
+def test_seeds_are_given_as_a_count_or_a_list(tmp_path: Path) -> None:
     assert parse_seeds("3") == (0, 1, 2)
     assert parse_seeds("0, 5,7") == (0, 5, 7)
     assert parse_seeds("7,") == (7,)
@@ -60,14 +62,14 @@ def test_seeds_are_a_number_of_them_or_a_list(tmp_path: Path) -> None:
         plan_of(CompareRequest(str(tmp_path), heads=HEADS, seeds=()))
 
 
-def test_the_command_and_the_function_compare_the_same_heads_where_none_are_named() -> None:
+def test_the_command_and_the_function_have_the_same_defaults() -> None:
     defaults, fields = inspect.signature(compare_command).parameters, CompareRequest("photos")
     assert defaults["heads"].default == fields.heads
     assert [defaults[name].default for name in ("seeds", "folds", "label_issues")] == [None, None, False]
     assert (fields.seeds, fields.folds, fields.label_issues) == (None, None, False)
 
 
-def test_three_seeds_are_usual_and_one_where_each_is_trained_on_every_fold(tmp_path: Path) -> None:
+def test_seeds_default_to_three_or_with_folds_to_one(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 4)
     assert plan_of(CompareRequest(photos)).seeds == (0, 1, 2)
     assert plan_of(CompareRequest(photos, folds=5)).seeds == (0,)
@@ -77,7 +79,7 @@ def test_three_seeds_are_usual_and_one_where_each_is_trained_on_every_fold(tmp_p
     assert [training.loaded.config.data.fold for training in trainings] == ["0/2", "1/2"] * 2
 
 
-def test_options_of_the_config_hold_for_every_head_that_has_them(tmp_path: Path) -> None:
+def test_options_of_the_config_apply_to_every_head_that_has_them(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("model: {head: {name: wise, dropout: 0.5, pooling: valid}}\n", encoding="utf-8")
     plan = plan_of(CompareRequest(tmp_path / "c.yaml", heads=("gap", "wise", "wise:pooling=tile"), seeds=(0,)))
     heads = [head.loaded.config.model.head.model_dump() for head in plan.heads]
@@ -88,7 +90,7 @@ def test_options_of_the_config_hold_for_every_head_that_has_them(tmp_path: Path)
     assert names == ["gap-dropout-0.5-seed0", "wise-dropout-0.5-pooling-valid-seed0", "wise-dropout-0.5-seed0"]
 
 
-def test_settings_that_compare_decides_itself_are_left_out_with_a_note(tmp_path: Path) -> None:
+def test_settings_controlled_by_compare_are_ignored_with_a_note(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("{seed: 5, model: {head: wise}}\n", encoding="utf-8")
     given = [parse_set(text) for text in ("seed=7", "model.head.name=fc", "name=mine")]
     plan = plan_of(CompareRequest(tmp_path / "c.yaml", given, heads=HEADS, seeds=SEEDS))
@@ -102,7 +104,7 @@ def test_settings_that_compare_decides_itself_are_left_out_with_a_note(tmp_path:
 # All else equal
 
 
-def test_heads_of_one_seed_start_alike_and_see_the_same_examples_in_the_same_order(tmp_path: Path) -> None:
+def test_heads_with_the_same_seed_share_initial_weights_split_and_example_order(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 12)
     device, starts = keras_start.start("cpu"), {}
     for head in ("gap", "wise", "flatten", "fc"):

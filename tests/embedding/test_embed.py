@@ -1,4 +1,4 @@
-"""`wisesr embed` gives what the classifier layer gets, in order, resumed or not, without TensorFlow where it can."""
+"""`wisesr embed` writes the classifier layer's inputs in order, resumed or not, without TensorFlow if possible."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def arrays(path: Path) -> dict[str, Any]:
 
 
 def make_model(file: Path, head: dict[str, Any]) -> None:
-    """Write a model with random numbers in all of its weights, and the one for LiteRT beside it."""
+    """Write a model with random weights, and its LiteRT version beside it."""
     config = ModelConfig(backbone="compact_small", head=head, weights="none")
     model = build_classifier(config, image_size=(32, 32), classes=3, steps_per_epoch=1).model
     random = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def make_model(file: Path, head: dict[str, Any]) -> None:
 
 
 def keras_features(file: Path, paths: list[Path]) -> np.ndarray[Any, Any]:
-    """Return the input of the last layer, computed one image at a time by a model that Keras loaded itself."""
+    """Return the input of the last layer, computed one image at a time by a model loaded with Keras."""
     model = keras.models.load_model(file)
     last = keras.Model(model.inputs, model.layers[-1].input)
     return np.concatenate([last([np.asarray(Image.open(path), "float32")[None]], training=False) for path in paths])
@@ -76,7 +76,7 @@ def tiny(trained: Trained, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "head", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in HEADS]
 )
-def test_vectors_are_what_the_classifier_layer_gets_with_either_engine(
+def test_vectors_are_the_inputs_of_the_classifier_layer_with_either_engine(
     head: str, photos: Path, tmp_path: Path, wisesr: CommandLine
 ) -> None:
     model = tmp_path / "best.keras"
@@ -94,7 +94,7 @@ def test_vectors_are_what_the_classifier_layer_gets_with_either_engine(
         np.testing.assert_allclose(found["vectors"] / scale, expected / scale, rtol=0, atol=1e-5)
 
 
-def test_the_classifier_layer_makes_the_logits_of_the_vectors(trained: Trained) -> None:
+def test_the_classifier_layer_maps_vectors_to_the_predicted_scores(trained: Trained) -> None:
     record = next(api.embed(trained.run, [next((trained.photos / "test").rglob("*.png"))]))
     model = keras.models.load_model(trained.run / "best.keras")
     kernel, bias = model.layers[-1].get_weights()
@@ -117,7 +117,7 @@ def test_embed_with_litert_loads_no_tensorflow(trained: Trained, tmp_path: Path)
 
 
 @on_tensorflow
-def test_a_litert_model_without_the_place_of_its_features_is_left_to_keras_with_a_note(
+def test_a_litert_model_without_usable_features_falls_back_to_keras_with_a_note(
     trained: Trained, tiny: Path, tmp_path: Path, wisesr: CommandLine
 ) -> None:
     model = read_litert(tiny / "best.tflite", tiny / "best.keras")
@@ -133,7 +133,7 @@ def test_a_litert_model_without_the_place_of_its_features_is_left_to_keras_with_
     assert arrays(tmp_path / "v.npz")["vectors"].shape == (15, 64)
 
 
-def test_an_unreadable_image_keeps_its_row_and_says_why(tiny: Path, photos: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_keeps_its_row_with_the_reason(tiny: Path, photos: Path, tmp_path: Path) -> None:
     folder = make_photos(tmp_path / "photos", 2, classes=("blue",))
     (folder / "blue" / "00b.png").write_bytes(b"no image")
     *_, last = records = list(api.embed(tiny, [folder], output=str(tmp_path / "v.npz")))
@@ -148,7 +148,7 @@ def test_an_unreadable_image_keeps_its_row_and_says_why(tiny: Path, photos: Path
 @pytest.mark.parametrize(
     ("names", "options", "code"), [(["bad", "good"], [], 6), (["bad", "good"], ["--strict"], 3), (["bad"], [], 3)]
 )
-def test_unreadable_images_end_as_in_predict(
+def test_unreadable_images_give_the_same_exit_codes_as_in_predict(
     tiny: Path, tmp_path: Path, wisesr: CommandLine, names: list[str], options: list[str], code: int
 ) -> None:
     make_photos(tmp_path / "good", 1, classes=("blue",))
@@ -177,7 +177,7 @@ def test_parquet_has_the_same_rows(tiny: Path, tmp_path: Path, wisesr: CommandLi
     assert np.array_equal(np.asarray(vectors, np.float32), found["vectors"][found["errors"] == ""])
 
 
-def test_parquet_without_pyarrow_is_5_with_the_install_line_before_anything_else(
+def test_parquet_without_pyarrow_exits_with_5_and_the_install_command_at_once(
     wisesr: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
@@ -185,7 +185,7 @@ def test_parquet_without_pyarrow_is_5_with_the_install_line_before_anything_else
     wisesr(*line).refused(5, install_line("parquet"))
 
 
-def test_paths_come_from_a_list_and_from_standard_input(
+def test_paths_are_read_from_a_list_and_from_standard_input(
     tiny: Path, photos: Path, tmp_path: Path, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = sorted(map(str, photos.rglob("*.png")))[::-1]
@@ -201,7 +201,7 @@ def test_paths_come_from_a_list_and_from_standard_input(
 
 @on_tensorflow
 @pytest.mark.parametrize("engine", ["litert", pytest.param("keras", marks=pytest.mark.slow)])
-def test_killed_and_resumed_it_gives_the_same_vectors(tiny: Path, tmp_path: Path, engine: str) -> None:
+def test_embed_killed_and_resumed_gives_the_same_vectors(tiny: Path, tmp_path: Path, engine: str) -> None:
     folder = spread(tmp_path / "many", 3000, unreadable=30)
     line = ("embed", tiny, folder, "--engine", engine, "-b", "8", "-q", "-o")
     whole = tmp_path / "whole.npz"
@@ -231,7 +231,7 @@ def test_killed_and_resumed_it_gives_the_same_vectors(tiny: Path, tmp_path: Path
     assert all(np.array_equal(first[name], second[name], equal_nan=name == "vectors") for name in first)
 
 
-def test_an_output_that_exists_is_2_and_is_replaced_or_left_where_that_is_asked_for(
+def test_an_existing_output_exits_with_2_unless_resumed_or_overwritten(
     tiny: Path, photos: Path, tmp_path: Path, wisesr: CommandLine
 ) -> None:
     line = ("embed", tiny, photos, "-o", tmp_path / "v.npz")
@@ -244,7 +244,7 @@ def test_an_output_that_exists_is_2_and_is_replaced_or_left_where_that_is_asked_
     wisesr(*line, "--overwrite").worked()
 
 
-def test_resuming_with_another_model_or_a_journal_of_predictions_is_4(
+def test_resume_with_other_options_inputs_or_another_commands_journal_is_rejected(
     tiny: Path, photos: Path, tmp_path: Path, wisesr: CommandLine
 ) -> None:
     file = str(tmp_path / "v.npz")
@@ -268,7 +268,7 @@ def test_records_in_a_journal_are_read_back_bit_for_bit() -> None:
         assert output.VectorsFile.form.decode(output.VectorsFile.form.encode(record)) == record
 
 
-def test_memory_does_not_grow_with_the_images(tiny: Path, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(tiny: Path, tmp_path: Path) -> None:
     from command_line import with_peak
 
     peaks = []

@@ -1,4 +1,4 @@
-"""What each position adds to a logit, against what the model itself loses when the position is taken away."""
+"""The contribution of each position to a logit, compared with what the model loses without that position."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ HIDDEN = (
 
 @pytest.fixture(autouse=True)
 def small_hidden_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give `fc` few enough units for slow loops; their number is that of VGG otherwise."""
+    """Give `fc` few enough units for slow loops; it normally has as many as VGG."""
     monkeypatch.setattr(heads, "FC_UNITS", 6)
 
 
 def every_option() -> Iterator[HeadOptions]:
-    """Give every head of the table as it is, with each value of each of its options, and with two options at once."""
+    """Yield every head with its defaults, with each value of each option, and with two options combined."""
     for name, head in HEADS.items():
         yield head.options()
         yield head.options(dropout=0.5)
@@ -76,7 +76,7 @@ def cases() -> list[Any]:
 
 
 def build(shape: tuple[int, int, int], options: HeadOptions) -> Any:
-    """Return a head as a model, with weights as training leaves them: all different, biases too."""
+    """Return a head as a model whose weights, including biases, are all different, as after training."""
     inputs = keras.Input(shape)
     model = keras.Model(inputs, build_head(inputs, CLASSES, options))
     draws = np.random.default_rng(1)
@@ -92,7 +92,7 @@ def build(shape: tuple[int, int, int], options: HeadOptions) -> Any:
 
 
 def random_maps(shape: tuple[int, int, int], *, batch: int = 3) -> Any:
-    """Return features as behind a ReLU: many zeros, and no two of the others equal."""
+    """Return features as after a ReLU: many zeros, and no two other values equal."""
     return np.random.default_rng(2).normal(size=(batch, *shape)).clip(0).astype("float32")
 
 
@@ -101,7 +101,7 @@ def numpy(tensor: Any) -> Any:
 
 
 def outputs_of(model: Any, maps: Any) -> list[Any]:
-    """Return what the input layer and every layer behind it give."""
+    """Return the outputs of the input layer and of every layer after it."""
     outputs = keras.Model(model.input, [model.input, *(layer.output for layer in model.layers[1:])])(maps)
     return [numpy(output) for output in outputs]
 
@@ -120,7 +120,7 @@ def explain(model: Any, maps: Any, label: int) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize(("shape", "options"), cases())
-def test_a_position_adds_what_the_logit_loses_without_it(shape: Any, options: HeadOptions) -> None:
+def test_a_contribution_equals_the_drop_in_the_logit_without_that_position(shape: Any, options: HeadOptions) -> None:
     model, maps = build(shape, options), random_maps(shape, batch=2)
     logits = numpy(model(maps))
     for label in (0, CLASSES - 1):
@@ -135,7 +135,7 @@ def test_a_position_adds_what_the_logit_loses_without_it(shape: Any, options: He
 
 
 def losses(model: Any, feature_map: Any, label: int) -> tuple[Any, float]:
-    """Return what a logit loses with each position taken away, (height, width), and the logit of an empty map."""
+    """Return the drop in a logit without each position, (height, width), and the logit of an empty map."""
     height, width, _ = feature_map.shape
     batch = [feature_map, np.zeros_like(feature_map)]
     for row in range(height):
@@ -146,13 +146,13 @@ def losses(model: Any, feature_map: Any, label: int) -> tuple[Any, float]:
     return (whole - np.array(without)).reshape(height, width), nothing
 
 
-def test_all_heads_but_gmp_and_fc_weigh_every_image_alike() -> None:
+def test_all_heads_except_gmp_and_fc_are_linear() -> None:
     for name in ("gap", "gmp", "depthwise", "wise", "flatten", "fc"):
         model = build((3, 3, 2), HEADS[name].options())
         assert is_linear(model.layers[1:-1]) == (name not in {"gmp", "fc"})
 
 
-def test_positions_that_valid_pooling_drops_add_nothing() -> None:
+def test_positions_dropped_by_valid_pooling_contribute_nothing() -> None:
     shape = (7, 8, 3)
     for name in ("wise", "flatten"):
         model = build(shape, HEADS[name].options(pre_pool=3, pooling="valid"))
@@ -162,11 +162,11 @@ def test_positions_that_valid_pooling_drops_add_nothing() -> None:
         assert np.abs(found[:, :6, :6]).min() > 0
 
 
-def test_max_pooling_gives_each_channel_to_the_first_position_of_its_maximum() -> None:
+def test_max_pooling_assigns_each_channel_to_the_first_position_of_its_maximum() -> None:
     shape = (3, 4, 5)
     model, maps = build(shape, HEADS["gmp"].options()), random_maps(shape)
-    maps[0, 1, 2, 0] = maps[0, 2, 1, 0] = maps[0].max() + 1  # two that are equal
-    maps[1, :, :, 3] = 0  # all of them
+    maps[0, 1, 2, 0] = maps[0, 2, 1, 0] = maps[0].max() + 1  # a tie of two
+    maps[1, :, :, 3] = 0  # a tie of all
     kernel, bias = (weight.astype("float64") for weight in model.get_layer("classifier").get_weights())
     for label in range(CLASSES):
         expected = np.zeros((len(maps), 3, 4))
@@ -183,8 +183,8 @@ def test_max_pooling_gives_each_channel_to_the_first_position_of_its_maximum() -
         np.testing.assert_allclose(constants, bias[label])
 
 
-def slow_pieces(weights: Sequence[Any], feature_map: Any, label: int) -> tuple[Any, float]:
-    """Return contributions to a logit of `fc` and its bias: every path through active units, one by one."""
+def reference_pieces(weights: Sequence[Any], feature_map: Any, label: int) -> tuple[Any, float]:
+    """Return contributions to a logit of `fc` and its bias, adding up every path through active units."""
     first, first_bias, second, second_bias, last, last_bias = (weight.astype("float64") for weight in weights)
     given = feature_map.astype("float64").ravel()
     units = range(len(first_bias))
@@ -204,7 +204,7 @@ def slow_pieces(weights: Sequence[Any], feature_map: Any, label: int) -> tuple[A
     return found.reshape(feature_map.shape).sum(axis=2), bias
 
 
-def test_hidden_layers_pass_on_what_goes_through_their_active_units() -> None:
+def test_hidden_layers_propagate_contributions_through_their_active_units() -> None:
     shape = (2, 3, 2)
     model, maps = build(shape, HEADS["fc"].options(dropout=0.5)), random_maps(shape)
     assert not is_linear(model.layers[1:-1])
@@ -214,16 +214,16 @@ def test_hidden_layers_pass_on_what_goes_through_their_active_units() -> None:
     for label in range(CLASSES):
         found, constants = explain(model, maps, label)
         for image in range(len(maps)):
-            expected, bias = slow_pieces(model.get_weights(), maps[image], label)
+            expected, bias = reference_pieces(model.get_weights(), maps[image], label)
             np.testing.assert_allclose(found[image], expected, atol=1e-12)
             np.testing.assert_allclose(constants[image], bias, atol=1e-12)
 
 
-def slow_gains(model: Any, features: Any, label: int) -> tuple[Any, float]:
-    """Return what each pooled feature adds to a logit, and the bias: layer by layer, a loop over its units.
+def reference_gains(model: Any, features: Any, label: int) -> tuple[Any, float]:
+    """Return the contribution of each pooled feature to a logit, and the bias, layer by layer and unit by unit.
 
-    Every unit is written as the sum of what the features add, and a constant; an activation multiplies all of it by one
-    gain, a layer normalization by one over the deviation that the units have.
+    Every unit is the sum of the features' contributions and a constant. An activation multiplies all of it by one gain;
+    a layer normalization divides it by the deviation of the units.
     """
     size = len(features)
     parts = [[float(features[place]) * (place == unit) for place in range(size)] for unit in range(size)]
@@ -267,7 +267,7 @@ FUNCTIONS: dict[str, Callable[[float], float]] = {
 
 
 @pytest.mark.parametrize("name", ["gap", "wise", "depthwise"])
-def test_curved_hidden_layers_pass_on_with_the_gain_that_each_unit_has(name: str) -> None:
+def test_nonlinear_hidden_layers_propagate_contributions_by_the_gain_of_each_unit(name: str) -> None:
     hidden = (
         {"units": 5, "activation": "sigmoid"},
         {"norm": "layer", "activation": "gelu", "epsilon": 1e-6, "dropout": 0.5},
@@ -283,8 +283,8 @@ def test_curved_hidden_layers_pass_on_with_the_gain_that_each_unit_has(name: str
     for label in range(CLASSES):
         found, constants = explain(model, maps, label)
         for image in range(len(maps)):
-            added, bias = slow_gains(model, pooled[image], label)
-            gains = added / pooled[image]  # of each feature, which itself is an exact sum over positions
+            added, bias = reference_gains(model, pooled[image], label)
+            gains = added / pooled[image]  # per feature, each of which is an exact sum over positions
             sums = pull_back(pooling, WeightedSums(gains[None], np.zeros(1), np.zeros(1)))
             expected = contributions(sums, maps[image : image + 1])[0]
             scale = np.abs(expected).sum() + abs(bias)
@@ -292,7 +292,7 @@ def test_curved_hidden_layers_pass_on_with_the_gain_that_each_unit_has(name: str
             np.testing.assert_allclose(constants[image], bias + sums.constants[0], atol=1e-5 * scale)
 
 
-def test_a_unit_at_zero_has_the_gain_of_its_surroundings() -> None:
+def test_a_unit_at_zero_has_the_gain_of_nearby_values() -> None:
     layer = keras.layers.Activation("sigmoid")
     inputs = np.array([[0.0, 1e-9, -1e-9, 2.0]], "float32")
     layer(keras.Input((4,)))
@@ -305,7 +305,7 @@ def test_a_unit_at_zero_has_the_gain_of_its_surroundings() -> None:
     )
 
 
-def test_only_pieces_of_lines_are_said_to_hold_near_an_image() -> None:
+def test_only_relu_prelu_and_leaky_relu_keep_coefficients_valid_near_an_image() -> None:
     for activation, is_line in {"relu": True, "prelu": True, "leaky_relu": True, "gelu": False, "relu6": False}.items():
         model = build((3, 3, 2), HEADS["wise"].options(hidden=({"units": 3, "activation": activation},)))
         assert not is_linear(model.layers[1:-1])
@@ -323,7 +323,7 @@ def test_only_pieces_of_lines_are_said_to_hold_near_an_image() -> None:
     ],
     ids=["batch_normalization", "dense", "overlapping", "gaps"],
 )
-def test_other_heads_of_layers_with_a_rule_are_explained(pooling: list[Any]) -> None:
+def test_other_heads_of_supported_layers_are_explained(pooling: list[Any]) -> None:
     features = inputs = keras.Input((5, 6, 3))
     for layer in [*pooling, keras.layers.Flatten(), keras.layers.Dense(CLASSES, use_bias=False)]:
         features = layer(features)
@@ -347,7 +347,7 @@ def test_other_heads_of_layers_with_a_rule_are_explained(pooling: list[Any]) -> 
     ],
     ids=["unknown", "gelu", "map", "axis", "same"],
 )
-def test_a_layer_without_a_rule_is_named(layer: Any, given: tuple[int, ...], message: str) -> None:
+def test_an_unsupported_layer_is_named_in_the_error(layer: Any, given: tuple[int, ...], message: str) -> None:
     built = layer(name="odd")
     taken = built(keras.Input(given))
     with pytest.raises(RunError, match=re.escape(message)):
@@ -355,13 +355,13 @@ def test_a_layer_without_a_rule_is_named(layer: Any, given: tuple[int, ...], mes
 
 
 @pytest.mark.parametrize("layer", [keras.layers.Dense(3, "softmax", name="odd"), keras.layers.Flatten(name="odd")])
-def test_an_end_that_gives_no_logits_is_named(layer: Any) -> None:
+def test_a_last_layer_that_gives_no_logits_is_named_in_the_error(layer: Any) -> None:
     layer(keras.Input((4,)))
     with pytest.raises(RunError, match="not a dense layer without activation \\('odd'\\)"):
         classifier_columns(layer, [0])
 
 
-def test_explaining_a_class_takes_no_memory_for_the_others() -> None:
+def test_explaining_one_class_takes_no_memory_for_the_others() -> None:
     shape, classes = (8, 8, 64), 300
     inputs = keras.Input(shape)
     model = keras.Model(inputs, build_head(inputs, classes, HEADS["flatten"].options()))

@@ -1,4 +1,4 @@
-"""`wisesr explain`, `predict --explain` and `--show`: what is written, where, and what odd inputs come to."""
+"""`wisesr explain`, `predict --explain` and `--show`: the files they write, and how odd inputs are handled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NUMBERS = {"contributions.npz", "explanations.csv", "explanations.json"}
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a folder of the test's own, in which `photos` holds three images."""
+    """Work in the test's own folder, where `photos` holds three images."""
     monkeypatch.chdir(tmp_path)
     for label, name in enumerate(("b", "g", "r")):
         make_photo(tmp_path / "photos" / f"{name}.png", label, 7)
@@ -49,7 +49,7 @@ def sums_are_right(rows: list[dict[str, Any]]) -> bool:
     )
 
 
-def test_rows_hold_maps_whose_sum_and_bias_is_the_logit(wisesr: CommandLine, trained: Trained) -> None:
+def test_map_and_bias_of_every_row_add_up_to_the_logit(wisesr: CommandLine, trained: Trained) -> None:
     answer = wisesr("explain", trained.run, "photos", "-o", "out", "--format", "json", "-q")
     assert (answer.code, answer.err) == (0, "")
     rows = answer.data["rows"]
@@ -89,7 +89,7 @@ def test_the_folder_holds_a_picture_per_image_a_sheet_and_the_numbers(wisesr: Co
 
 
 @pytest.mark.parametrize("chosen", ["table", "csv", "markdown"])
-def test_tables_name_class_logit_and_strongest_position(wisesr: CommandLine, trained: Trained, chosen: str) -> None:
+def test_tables_show_class_logit_and_strongest_position(wisesr: CommandLine, trained: Trained, chosen: str) -> None:
     answer = wisesr("explain", trained.run, "photos", "-o", "out", "--format", chosen, "--class", "red").worked()
     if chosen != "csv":
         assert answer.out.count("photos/") == answer.out.count(" red ") == 3
@@ -120,7 +120,7 @@ def test_tables_name_class_logit_and_strongest_position(wisesr: CommandLine, tra
         (["nowhere", "photos"], 4, "no such run directory"),
     ],
 )
-def test_mistakes_are_answered_before_keras_is_imported(
+def test_mistakes_are_reported_before_keras_is_imported(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, words: list[str], code: int, said: str
 ) -> None:
     words = [str(trained.run) if word == "RUN" else word for word in words]
@@ -138,12 +138,12 @@ def test_an_unreadable_image_is_named_and_the_others_are_explained(wisesr: Comma
     assert len(answer.data["rows"]) == 3
     assert "photos/c\\x1b.png: not an image" in answer.err
     assert "1 of 4 images could not be read" in answer.err
-    assert {"image-00001-b.png", "image-00003-g.png"} <= names("out")  # numbers are those of the inputs
+    assert {"image-00001-b.png", "image-00003-g.png"} <= names("out")  # numbered like the inputs
     rows = rows_of(Path("out/explanations.csv"))
     assert [row["error"] for row in rows] == ["", "not an image", "", ""]
 
 
-def test_where_no_image_can_be_read_nothing_is_left(wisesr: CommandLine, trained: Trained) -> None:
+def test_nothing_is_left_behind_if_no_image_can_be_read(wisesr: CommandLine, trained: Trained) -> None:
     Path("bad.png").write_bytes(b"no image")
     answer = wisesr("explain", trained.run, "bad.png", "missing.png", "-o", "out", "--format", "json")
     assert answer.code == 3
@@ -154,7 +154,7 @@ def test_where_no_image_can_be_read_nothing_is_left(wisesr: CommandLine, trained
     assert not Path("out").exists()
 
 
-def test_a_rerun_takes_its_own_pictures_away_and_nothing_else(wisesr: CommandLine, trained: Trained) -> None:
+def test_a_rerun_removes_its_own_pictures_and_nothing_else(wisesr: CommandLine, trained: Trained) -> None:
     Path("photos/out").mkdir()
     mine = shutil.copy("photos/b.png", "photos/out/image-00007-mine.png")
     sheet = shutil.copy("photos/b.png", "photos/out/contact_sheet-002.png")
@@ -162,7 +162,7 @@ def test_a_rerun_takes_its_own_pictures_away_and_nothing_else(wisesr: CommandLin
     assert "image-00003-r.png" in names("photos/out")
     Path("photos/r.png").unlink()
     answer = wisesr("explain", trained.run, "photos", "-o", "photos/out", "--format", "json")
-    # The user's own, whatever they are called, and none of our pictures.
+    # The user's own files, regardless of their names, and none of our pictures.
     assert [row["path"] for row in answer.data["rows"]] == ["photos/b.png", "photos/g.png", str(sheet), str(mine)]
     pictures = {"image-00001-b.png", "image-00002-g.png", "image-00003-contact_sheet-002.png"}
     pictures |= {"image-00004-image-00007-mine.png", "contact_sheet-001.png"}
@@ -171,7 +171,9 @@ def test_a_rerun_takes_its_own_pictures_away_and_nothing_else(wisesr: CommandLin
 
 
 @pytest.mark.parametrize("words", [("explain", "-o"), ("predict", "--explain")])
-def test_a_rerun_that_reads_nothing_leaves_all(wisesr: CommandLine, trained: Trained, words: tuple[str, str]) -> None:
+def test_a_rerun_without_readable_images_changes_nothing(
+    wisesr: CommandLine, trained: Trained, words: tuple[str, str]
+) -> None:
     Path("bad.png").write_bytes(b"no image")
     name, option = words
     assert wisesr(name, trained.run, "photos", option, "out").code == 0
@@ -182,7 +184,9 @@ def test_a_rerun_that_reads_nothing_leaves_all(wisesr: CommandLine, trained: Tra
 
 @pytest.mark.parametrize("words", [("explain", "-o"), ("predict", "--explain")])
 @pytest.mark.parametrize("place", ["image-00001-b.png", "contact_sheet-001.png"])
-def test_a_picture_not_ours_stays(wisesr: CommandLine, trained: Trained, words: tuple[str, str], place: str) -> None:
+def test_a_picture_not_drawn_by_wisesr_is_kept(
+    wisesr: CommandLine, trained: Trained, words: tuple[str, str], place: str
+) -> None:
     name, option = words
     Path("out").mkdir()
     mine = Path(shutil.copy("photos/r.png", Path("out", place)))
@@ -206,7 +210,7 @@ def test_two_processes_never_share_a_folder(wisesr: CommandLine, trained: Traine
     assert names("out") == set()
 
 
-def test_overwriting_a_run_takes_its_explanations_away_and_nothing_else(wisesr: CommandLine, trained: Trained) -> None:
+def test_overwriting_a_run_removes_its_explanations_and_nothing_else(wisesr: CommandLine, trained: Trained) -> None:
     run = trained.copy_to(Path("run"))
     assert wisesr("explain", run, "photos").code == 0
     assert wisesr("explain", run, "--weights").code == 0
@@ -215,7 +219,7 @@ def test_overwriting_a_run_takes_its_explanations_away_and_nothing_else(wisesr: 
     assert names(run / "explain") == {"notes.txt"}
 
 
-def test_images_of_the_same_name_have_pictures_of_their_own(wisesr: CommandLine, trained: Trained) -> None:
+def test_images_with_odd_or_equal_names_get_separate_pictures(wisesr: CommandLine, trained: Trained) -> None:
     odd = "..", "..a", "[red]:cat:", "x\x1b[2J\n\u202ey", "\udcff", "名前", "n" * 240, "-o", "%s {0}"
     paths = [Path(f"folder {number}", f"{name}.png") for number, name in enumerate(odd)]
     for path in paths:
@@ -231,7 +235,7 @@ def test_images_of_the_same_name_have_pictures_of_their_own(wisesr: CommandLine,
         assert arrays["paths"].tolist()[: len(odd)] == list(map(str, paths))
 
 
-def test_sheets_fill_and_pictures_are_limited(
+def test_contact_sheets_are_split_and_pictures_are_limited(
     wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(explanation_folder, "TILES", 2)
@@ -248,7 +252,9 @@ def test_a_lone_model_file_has_its_explanations_beside_it(wisesr: CommandLine, t
     assert names("explain") == {"image-00001-b.png", *NUMBERS}
 
 
-def test_ctrl_c_leaves_whole_pictures(wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_leaves_only_complete_pictures(
+    wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = own_pictures.write_picture
 
     def stopped_after_the_second(picture: Image.Image, path: Path) -> None:
@@ -262,7 +268,7 @@ def test_ctrl_c_leaves_whole_pictures(wisesr: CommandLine, trained: Trained, mon
 
 
 @pytest.mark.reliability(44)
-def test_batch_size_and_neighbours_change_no_map(wisesr: CommandLine, trained: Trained, seen: Seen) -> None:
+def test_maps_do_not_depend_on_batch_size_or_neighbours(wisesr: CommandLine, trained: Trained, seen: Seen) -> None:
     Path("broken.png").write_bytes(b"no image")
 
     def maps(*words: object) -> dict[str, tuple[float, np.ndarray]]:
@@ -276,21 +282,21 @@ def test_batch_size_and_neighbours_change_no_map(wisesr: CommandLine, trained: T
         for name, (logit, found) in maps(*words).items():
             changes += [abs(logit - expected[name][0]), np.abs(found - expected[name][1]).max()]
     assert max(changes) <= 1e-5
-    seen(f"explain: largest change of a logit or a contribution: {max(changes):.1e}")
+    seen(f"explain: largest change in a logit or contribution: {max(changes):.1e}")
 
 
 @pytest.mark.reliability(44)
-def test_explanations_are_in_float32_with_tf32_off(wisesr: CommandLine, trained: Trained) -> None:
+def test_explanations_are_computed_in_float32_with_tf32_off(wisesr: CommandLine, trained: Trained) -> None:
     tensorflow = pytest.importorskip("tensorflow")
     line = ("explain", trained.run, "photos", "-o", "out", "--format", "json")
     exact = wisesr(*line).data
     assert wisesr("predict", trained.run, "photos", "--engine", "keras", "--precision", "mixed_bfloat16").code == 0
-    tensorflow.config.experimental.enable_tensor_float_32_execution(True)  # whatever somebody else did meanwhile
+    tensorflow.config.experimental.enable_tensor_float_32_execution(True)  # as other code might do in between
     assert wisesr(*line).data == exact
     assert not tensorflow.config.experimental.tensor_float_32_execution_enabled()
 
 
-def test_python_gets_records(trained: Trained) -> None:
+def test_the_api_returns_records(trained: Trained) -> None:
     Path("broken.png").write_bytes(b"no image")
     first, second = wisesr_cli.explain(trained.run, [Path("photos/b.png"), "broken.png"], classes=["green"])
     assert isinstance(first, Explanation)
@@ -318,7 +324,7 @@ def test_the_weights_of_a_head_are_shown_without_an_image(wisesr: CommandLine, t
         assert arrays["class_names"].tolist() == ["red"]
         height, width, depth = arrays["weights"].shape
         np.testing.assert_allclose(average["map"], arrays["weights"].mean(axis=2), rtol=1e-6)
-        # A feature map of ones has, for each channel, the sum of its position weights, and the bias.
+        # A feature map of ones gives, for each channel, the sum of its position weights plus the bias.
         ones = np.asarray(pooling(np.ones((1, height, width, depth), np.float32)))[0]
         zeros = np.asarray(pooling(np.zeros((1, height, width, depth), np.float32)))[0]
         np.testing.assert_allclose(arrays["weights"].sum(axis=(0, 1)), ones - zeros, atol=1e-5)
@@ -330,13 +336,13 @@ def test_the_weights_of_a_head_are_shown_without_an_image(wisesr: CommandLine, t
 
 
 @pytest.mark.parametrize("chosen", ["table", "csv", "markdown"])
-def test_weights_come_in_every_format(wisesr: CommandLine, trained: Trained, chosen: str) -> None:
+def test_weights_are_printed_in_every_format(wisesr: CommandLine, trained: Trained, chosen: str) -> None:
     answer = wisesr("explain", trained.run, "--weights", "-o", "out", "--format", chosen, "--verbose").worked()
     assert answer.out.count("green") == 9  # its mean and eight channels
     assert "position weights of the head 'wise'" in answer.err
 
 
-def test_predict_explains_beside_its_records_and_changes_none(wisesr: CommandLine, trained: Trained) -> None:
+def test_predict_explains_its_records_without_changing_them(wisesr: CommandLine, trained: Trained) -> None:
     Path("photos/c.png").write_bytes(b"no image")
     line = ("predict", trained.run, "photos", "--format", "jsonl")
     plain, explained = wisesr(*line), wisesr(*line, "--explain", "why")
@@ -348,7 +354,7 @@ def test_predict_explains_beside_its_records_and_changes_none(wisesr: CommandLin
     assert wisesr(*line, "--explain", "").code == 2
 
 
-def test_an_interrupted_predict_has_a_picture_for_every_record_and_goes_on(
+def test_predict_stopped_by_a_full_disk_has_a_picture_per_record_and_can_be_resumed(
     wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = ("predict", trained.run, "photos", "-o", "out.jsonl", "--format", "jsonl", "--explain", "why")
@@ -378,7 +384,9 @@ def test_an_interrupted_predict_has_a_picture_for_every_record_and_goes_on(
 @pytest.mark.parametrize(
     "words", [("predict", "photos"), ("explain", "photos", "-o", "out"), ("explain", "--weights", "-o", "out")]
 )
-def test_a_terminal_without_pictures_says_so(wisesr: CommandLine, trained: Trained, words: tuple[str, ...]) -> None:
+def test_show_warns_if_the_terminal_cannot_show_pictures(
+    wisesr: CommandLine, trained: Trained, words: tuple[str, ...]
+) -> None:
     name, *rest = words
     line = (name, trained.run, *rest, "--format", "json")
     plain, shown = wisesr(*line), wisesr(*line, "--show")

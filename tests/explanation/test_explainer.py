@@ -1,4 +1,4 @@
-"""Explanations of model files: they say what the model says, whatever the head, the batch and the neighbours."""
+"""Explanations of model files agree with the model, regardless of the head, the batch and its other images."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def explainer_of(path: Path) -> Explainer:
 def save(
     path: Path, head: str, *, size: tuple[int, int] = SIZE, names: tuple[str, ...] = NAMES, **options: Any
 ) -> Path:
-    """Write a model file whose head has weights as training leaves them."""
+    """Write a model file whose head has random weights, as after training."""
     config = ModelConfig(backbone="compact_small", head=parse_head(head), **options)
     classifier = build_classifier(config, image_size=size, classes=len(names))
     draws = np.random.default_rng(0)
@@ -97,7 +97,7 @@ def test_any_head_is_explained(
         check_sum(decision.predicted.minus(decision.runner_up))
 
 
-def test_gap_is_explained_as_its_formula_says(tmp_path: Path) -> None:
+def test_contributions_of_gap_match_its_formula(tmp_path: Path) -> None:
     explainer, pixels = explainer_of(save(tmp_path / "best.keras", "gap")), random_pixels(2)
     model = load_engine(explainer.path).model
     features = keras.Model(model.input, model.get_layer("gap").input).predict_on_batch(pixels.astype("float32"))
@@ -111,7 +111,7 @@ def test_gap_is_explained_as_its_formula_says(tmp_path: Path) -> None:
                     assert contribution.map[row][column] == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_smaller_batch_is_filled_up_and_traced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_smaller_batch_is_padded_to_the_same_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     explainer, sizes = explainer_of(save(tmp_path / "best.keras", "wise")), []
     predict = keras.Model.predict_on_batch
     monkeypatch.setattr(keras.Model, "predict_on_batch", lambda model, x: sizes.append(len(x)) or predict(model, x))
@@ -145,7 +145,7 @@ def test_contributions_that_do_not_add_up_are_never_shown(tmp_path: Path, monkey
         explainer.explain(random_pixels(2))
 
 
-def test_a_mistake_of_a_rule_is_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_rule_is_reported_as_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(attribution.RULES, "GlobalMaxPooling2D", attribution.RULES["GlobalAveragePooling2D"])
     explainer = explainer_of(save(tmp_path / "best.keras", "gmp"))
     with pytest.raises(WisesrError, match="please report this") as caught:
@@ -153,7 +153,7 @@ def test_a_mistake_of_a_rule_is_a_bug(tmp_path: Path, monkeypatch: pytest.Monkey
     assert caught.value.exit_code == 1
 
 
-def test_logits_that_are_no_numbers_are_not_explained(tmp_path: Path) -> None:
+def test_non_finite_logits_are_not_explained(tmp_path: Path) -> None:
     explainer = explainer_of(save(tmp_path / "best.keras", "wise"))
     for layer in explainer._engine.model.layers:
         layer.set_weights([np.full(weight.shape, np.nan) for weight in layer.get_weights()])
@@ -162,14 +162,14 @@ def test_logits_that_are_no_numbers_are_not_explained(tmp_path: Path) -> None:
 
 
 def rebuilt(path: Path, head: Any) -> Path:
-    """Write a model file whose head was made by hand."""
+    """Write a model file with a custom head."""
     backbone = build_backbone("compact_small", (32, 32))
     pixels = keras.Input((32, 32, 3))
     return written(path, keras.Model(pixels, head(backbone(pixels))))
 
 
 def written(path: Path, model: Any) -> Path:
-    """Write a model of 32x32 pixels and two classes with the record of one of ours."""
+    """Write a model of 32x32 pixels and two classes with the model info of a wisesr model."""
     model.save(path)
     append_model_info(path, ModelInfo(("a", "b"), (32, 32), Preparation(), BACKGROUND, "compact_small", "wise", 1, {}))
     return path
@@ -197,7 +197,9 @@ def probabilities(features: Any) -> Any:
         (probabilities, "the head has an end that is not a dense layer without activation ('odd')"),
     ],
 )
-def test_a_head_that_cannot_be_explained_is_an_error_that_says_why(head: Any, reason: str, tmp_path: Path) -> None:
+def test_a_head_that_cannot_be_explained_raises_an_error_with_the_reason(
+    head: Any, reason: str, tmp_path: Path
+) -> None:
     path = rebuilt(tmp_path / "best.keras", head)
     with pytest.raises(RunError) as caught:
         explainer_of(path)
@@ -231,7 +233,7 @@ def vector() -> Any:
         (vector, "its backbone gives (None, 3), not a feature map of known size"),
     ],
 )
-def test_a_model_of_another_kind_is_an_error_that_says_why(build: Any, reason: str, tmp_path: Path) -> None:
+def test_an_unsupported_model_raises_an_error_with_the_reason(build: Any, reason: str, tmp_path: Path) -> None:
     path = written(tmp_path / "best.keras", build())
     with pytest.raises(RunError) as caught:
         explainer_of(path)
@@ -258,7 +260,7 @@ def test_a_map_of_one_position_holds_the_whole_logit(tmp_path: Path) -> None:
     assert "each position sees the whole image of 8x8 pixels" in explainer.statement
 
 
-def test_the_statement_says_what_a_position_sees(tmp_path: Path) -> None:
+def test_the_statement_includes_what_a_position_sees(tmp_path: Path) -> None:
     explainer = explainer_of(save(tmp_path / "best.keras", "wise"))
     assert explainer.statement == (
         "exact on the feature map of 5x7 positions (sum + bias = logit), not on pixels: each position sees at most "
@@ -268,7 +270,7 @@ def test_the_statement_says_what_a_position_sees(tmp_path: Path) -> None:
     assert explainer.statement.endswith("which of the image's 40x56 pixels a position sees is not known")
 
 
-def test_the_weights_of_a_head_with_position_weights_are_those_it_computes_with(tmp_path: Path) -> None:
+def test_position_weights_are_those_the_head_computes_with(tmp_path: Path) -> None:
     explainer = explainer_of(save(tmp_path / "best.keras", "wise:pre_pool=2:constraint=non_negative"))
     found = explainer.weights()
     model = load_engine(explainer.path).model
@@ -293,13 +295,13 @@ def test_the_weights_of_a_head_with_position_weights_are_those_it_computes_with(
     assert (of_class.label, found.uniform) == ("d", 1 / 35)
 
 
-def test_global_average_pooling_weighs_every_position_alike(tmp_path: Path) -> None:
+def test_global_average_pooling_weighs_every_position_equally(tmp_path: Path) -> None:
     found = explainer_of(save(tmp_path / "best.keras", "gap")).weights()
     np.testing.assert_allclose(found.average, np.full((5, 7), 1 / 35))
     assert found.statement == "the head 'gap' has learned no position weights: each of 5x7 counts the same"
 
 
-def test_a_flattened_head_has_weights_of_its_own_for_every_class(tmp_path: Path) -> None:
+def test_a_flatten_head_has_separate_weights_for_every_class(tmp_path: Path) -> None:
     explainer = explainer_of(save(tmp_path / "best.keras", "flatten"))
     found = explainer.weights()
     kernel = load_engine(explainer.path).model.get_layer("classifier").get_weights()[0].reshape(5, 7, 64, 5)
@@ -325,7 +327,7 @@ def test_a_flattened_head_has_weights_of_its_own_for_every_class(tmp_path: Path)
         ),
     ],
 )
-def test_of_hidden_layers_is_said_what_is_exact_and_position_weights_stay(
+def test_hidden_layers_narrow_the_statement_and_keep_the_position_weights(
     hidden: str, formula: str, tmp_path: Path
 ) -> None:
     path = save(tmp_path / "best.keras", f"wise:pre_pool=1:constraint=non_negative:hidden={hidden}")
@@ -347,6 +349,6 @@ def test_of_hidden_layers_is_said_what_is_exact_and_position_weights_stay(
         explainer_of(save(tmp_path / "flatten.keras", "flatten:hidden=8")).weights()
 
 
-def test_heads_whose_weights_depend_on_the_image_have_none_to_show(tmp_path: Path) -> None:
+def test_heads_with_image_dependent_weights_have_none_to_show(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="the head 'gmp' has no position weights: which position counts depends on the"):
         explainer_of(save(tmp_path / "best.keras", "gmp")).weights()

@@ -1,4 +1,4 @@
-"""Contributions as colours, in panels and on a terminal: each position a sharp block, nothing of the photo mistaken."""
+"""Contributions as colours, in panels and on a terminal: sharp blocks, aligned with the photo."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def contribution(values: list[list[float]] | np.ndarray) -> Contribution:
     return Contribution("dress", 0.0, 0.0, rows, sum(map(sum, rows)))
 
 
-def test_what_speaks_for_is_orange_what_speaks_against_is_blue_and_strength_is_opacity() -> None:
+def test_evidence_for_is_orange_against_is_blue_and_strength_is_opacity() -> None:
     colors = tint(contribution([[2.0, -1.0], [0.0, -0.5]]))
     assert colors.dtype == np.uint8
     assert colors.shape == (2, 2, 4)
@@ -48,7 +48,7 @@ def test_what_speaks_for_is_orange_what_speaks_against_is_blue_and_strength_is_o
     assert tuple(colors[1, 1]) == (*AGAINST, STRONGEST // 4)
 
 
-def test_a_common_scale_makes_maps_comparable_and_cuts_what_is_beyond() -> None:
+def test_a_common_scale_makes_maps_comparable_and_clips_larger_values() -> None:
     assert tint(contribution([[1.0, -8.0]]), 4.0)[0, :, 3].tolist() == [STRONGEST // 4, STRONGEST]
     assert scale_of([contribution([[1.0]]), contribution([[-3.0, 2.0]])]) == 3.0
 
@@ -72,7 +72,7 @@ def test_every_position_is_a_sharp_block_with_an_outline(map_size: tuple[int, in
     inside = {place: max(set(found), key=found.count) for place, found in colors.items()}
     for place, found in colors.items():
         lines = [color for color in found if color != inside[place]]
-        assert len(lines) < len(found) / 2  # one colour, and lines on its borders, lighter than it
+        assert len(lines) < len(found) / 2  # one colour, with lighter lines on its borders
         assert all(sum(color) > sum(inside[place]) for color in lines)
     assert len(set(inside.values())) == len(inside)
 
@@ -92,7 +92,7 @@ def test_small_positions_have_no_lines_and_a_photo_smaller_than_the_map_is_enlar
 
 
 @pytest.mark.parametrize("panels", [1, 4, 9])
-def test_panels_stand_in_rows_where_they_are_read(panels: int) -> None:
+def test_panels_are_arranged_in_rows_in_reading_order(panels: int) -> None:
     images = [
         Panel(Image.new("RGB", (50, 40), (number, 0, 200)), ("a\x1bb", "line " * 100)) for number in range(panels)
     ]
@@ -107,7 +107,7 @@ def test_panels_stand_in_rows_where_they_are_read(panels: int) -> None:
 
 
 def screen(width: int = 120, *, colors: bool = True) -> tuple[Screen, io.StringIO]:
-    """Return a screen and what was written on it."""
+    """Return a screen and the stream it writes to."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     listener = TerminalListener()
     listener.console = Console(
@@ -135,7 +135,7 @@ def test_a_terminal_shows_photo_and_map_in_half_blocks(width: int, across: int) 
         assert "48;2;10;20;30" in lines[0]
 
 
-def test_a_terminal_shows_all_of_a_map_with_more_positions_than_it_has_pixels() -> None:
+def test_a_terminal_shows_the_whole_map_even_with_more_positions_than_pixels() -> None:
     shown, stream = screen(60)
     row = (-1.0,) * 75 + (1.0,) * 25
     shown.show(Image.new("RGB", (64, 64), "white"), "", Contribution("red", 0.0, 0.0, (row,) * 100, 0.0))
@@ -145,7 +145,7 @@ def test_a_terminal_shows_all_of_a_map_with_more_positions_than_it_has_pixels() 
     assert reds[0] < 64 < 128 < reds[-1]  # blue at the left end, orange at the right
 
 
-def test_a_terminal_shows_what_predict_and_explain_say_of_an_image(trained: Trained) -> None:
+def test_a_terminal_shows_the_captions_of_predict_and_explain(trained: Trained) -> None:
     shown, stream = screen()
     make_photo(Path("photos/b.png"), 0, 7)
     record = Prediction("photos/b.png", "blue", 0.9)
@@ -158,7 +158,7 @@ def test_a_terminal_shows_what_predict_and_explain_say_of_an_image(trained: Trai
     assert f", not {explanation.runner_up.label}" in captions[1]
 
 
-def test_a_terminal_without_colours_is_shown_nothing() -> None:
+def test_a_terminal_without_colours_shows_nothing() -> None:
     shown, stream = screen(colors=False)
     shown.show(Image.new("RGB", (8, 8)), "caption")
     assert "caption" not in written(stream)
@@ -166,7 +166,9 @@ def test_a_terminal_without_colours_is_shown_nothing() -> None:
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
 @pytest.mark.parametrize("size", [(700, 500), (300, 900), (30, 50)])
-def test_positions_of_the_shown_photo_are_the_models(trained: Trained, resize: Resize, size: tuple[int, int]) -> None:
+def test_the_shown_photo_is_aligned_with_the_model_input(
+    trained: Trained, resize: Resize, size: tuple[int, int]
+) -> None:
     preparation = Preparation(resize)
     info = replace(read_model_info(trained.run / "best.keras"), preparation=preparation, image_size=(48, 64))
     coarse = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
@@ -181,7 +183,7 @@ def test_positions_of_the_shown_photo_are_the_models(trained: Trained, resize: R
 
 
 @pytest.mark.parametrize("side", [16, 300, 4000])
-def test_the_box_holds_all_that_a_position_sees_however_little_that_is(side: int) -> None:
+def test_the_box_covers_all_that_a_position_sees_even_if_tiny(side: int) -> None:
     seen = tuple((max(0, 4 * place - 4), min(side, 4 * place + 8)) for place in range(side // 4))
     field = ReceptiveField((side, side), seen, seen, (12, 12), (4, 4))
     photo = Image.new("RGB", (96, 96), "grey")
@@ -193,7 +195,7 @@ def test_the_box_holds_all_that_a_position_sees_however_little_that_is(side: int
         assert (np.ptp(drawn, axis=0) <= max(4, end - first)).all()
 
 
-def test_a_small_image_is_shown_with_its_pixels_sharp(trained: Trained) -> None:
+def test_a_small_image_is_shown_with_sharp_pixels(trained: Trained) -> None:
     info = read_model_info(trained.run / "best.keras")
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("small.png")
@@ -202,7 +204,7 @@ def test_a_small_image_is_shown_with_its_pixels_sharp(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", ".", "..", "../..", "x/../y.png", "a" * 300, "\0", "", "a\\b.png", "con.png"])
-def test_the_name_of_a_picture_is_one_file_in_its_folder(path: str) -> None:
+def test_a_picture_name_is_a_single_file_in_its_folder(path: str) -> None:
     name = picture_name(3, path)
     assert name.startswith("image-00003-")
     assert Path(name).name == name

@@ -1,4 +1,4 @@
-"""Which pixels a position sees, against models that show it: without negative numbers, what is seen is above zero."""
+"""The pixels a position sees, checked with models without negative weights, where every seen pixel shows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PUBLISHED = {
 
 
 def with_positive_weights(model: Any) -> Any:
-    """Give a model weights with which nothing that is seen cancels out, and batch norm that changes nothing."""
+    """Give a model weights with which no inputs cancel out, and batch norm that changes nothing."""
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.set_weights([weight * 0 + (number in {0, 3}) for number, weight in enumerate(layer.get_weights())])
@@ -34,7 +34,7 @@ def with_positive_weights(model: Any) -> Any:
 
 
 def seen_by(model: Any, row: int, column: int, *, zero: float = 0.0) -> tuple[list[int], list[int]]:
-    """Return the pixel rows and the pixel columns that a position sees, found by lighting one after the other."""
+    """Return the pixel rows and columns that a position sees, found by lighting them one at a time."""
     found = []
     for axis in (1, 2):
         side = model.input_shape[axis]
@@ -42,13 +42,13 @@ def seen_by(model: Any, row: int, column: int, *, zero: float = 0.0) -> tuple[li
         for pixel in range(side):
             np.moveaxis(images[pixel], axis - 1, 0)[pixel] = 255
         outputs = np.concatenate([model.predict_on_batch(part) for part in np.array_split(images, 4)])
-        lit = outputs[:, row, column].max(axis=1) > 1e-5 * outputs.max()  # `zero` is scaled to zero but for rounding
+        lit = outputs[:, row, column].max(axis=1) > 1e-5 * outputs.max()  # `zero` is scaled to zero, up to rounding
         found.append(np.flatnonzero(lit).tolist())
     return found[0], found[1]
 
 
-def check_every_position(model: Any, field: ReceptiveField, *, zero: float = 0.0) -> None:
-    """Compare the middle and the borders of a map with what is found by lighting pixels."""
+def check_positions(model: Any, field: ReceptiveField, *, zero: float = 0.0) -> None:
+    """Compare the middle and two corners of a map with what is found by lighting pixels."""
     height, width = model.output_shape[1:3]
     assert (len(field.rows), len(field.columns)) == (height, width)
     for row, column in {(0, 0), (height // 2, width // 2), (height - 1, width - 1)}:
@@ -58,14 +58,14 @@ def check_every_position(model: Any, field: ReceptiveField, *, zero: float = 0.0
 
 
 @pytest.mark.parametrize(("name", "side", "stride"), [("compact_small", 12, 8), ("compact", 45, 8)])
-def test_the_small_backbones_see_what_lights_them(name: str, side: int, stride: int) -> None:
+def test_the_small_backbones_see_exactly_the_pixels_that_light_them(name: str, side: int, stride: int) -> None:
     model = with_positive_weights(build_backbone(name, (48, 72)))
     field = find_receptive_field(model)
     assert field is not None
     assert (field.image_size, field.size, field.stride) == ((48, 72), (side, side), (stride, stride))
     assert field.covers_image is False
     assert field.most_seen == (side, side)
-    check_every_position(model, field, zero=127.5)
+    check_positions(model, field, zero=127.5)
 
 
 def test_mobilenet_sees_491_pixels_and_not_one_more() -> None:
@@ -121,14 +121,14 @@ def cropped_then_padded(x: Any) -> Any:
 
 
 @pytest.mark.parametrize("give", [odd_paddings, dilated, branches, models_inside, cropped_then_padded])
-def test_every_kind_of_layer_is_followed_to_the_pixel(give: Callable[[Any], Any]) -> None:
+def test_every_kind_of_layer_is_traced_to_the_exact_pixel(give: Callable[[Any], Any]) -> None:
     model = build(give)
     field = find_receptive_field(model)
     assert field is not None
-    check_every_position(model, field)
+    check_positions(model, field)
 
 
-def test_a_mean_over_the_image_on_the_way_lets_every_position_see_all_of_it() -> None:
+def test_an_intermediate_global_mean_lets_every_position_see_the_whole_image() -> None:
     def squeeze_and_excite(x: Any) -> Any:
         x = layers.Conv2D(4, 3, strides=2)(x)
         scale = layers.Dense(4)(layers.Reshape((1, 1, 4))(layers.GlobalAveragePooling2D()(x)))
@@ -143,7 +143,7 @@ def test_a_mean_over_the_image_on_the_way_lets_every_position_see_all_of_it() ->
 
 
 @pytest.mark.parametrize("scaling", ["caffe", "tf", "torch", "none"])
-def test_scaling_the_pixels_changes_nothing_about_which_are_seen(scaling: Any) -> None:
+def test_pixel_scaling_does_not_change_the_receptive_field(scaling: Any) -> None:
     model = build(lambda x: layers.Conv2D(1, 3, strides=2)(preprocess(x, scaling)), (9, 12))
     field = find_receptive_field(model)
     assert field is not None
@@ -163,12 +163,12 @@ def test_scaling_the_pixels_changes_nothing_about_which_are_seen(scaling: Any) -
         lambda x: layers.Add()([x, keras.ops.flip(x, axis=1)]),
     ],
 )
-def test_what_is_not_known_is_not_guessed(give: Callable[[Any], Any]) -> None:
+def test_models_with_unsupported_layers_have_no_receptive_field(give: Callable[[Any], Any]) -> None:
     assert find_receptive_field(build(give)) is None
 
 
 @pytest.mark.parametrize("name", ["MobileNet", "ResNet50", "VGG16"])
-def test_receptive_fields_are_those_that_were_published(name: str) -> None:
+def test_receptive_fields_match_the_published_ones(name: str) -> None:
     field = find_receptive_field(build_without_values(lambda: build_backbone(name, (224, 224))))
     assert field is not None
     assert (field.size, field.stride) == ((PUBLISHED[name],) * 2, (32, 32))

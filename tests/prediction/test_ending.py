@@ -1,4 +1,4 @@
-"""What `wisesr predict` does with its records, typed and from Python: ordered, chosen, shown, sorted into folders."""
+"""`wisesr predict` from the command line and from Python: sorting, filtering, contact sheets, sorting into folders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 @pytest.fixture
 def photos() -> Path:
-    """Give 15 images of three classes, and one file that is none, in the current folder."""
+    """Create 15 images of three classes and a broken one in the current folder."""
     folder = make_photos(Path("photos"), 5, first_seed=100)
     (folder / "red" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     return folder
@@ -44,7 +44,7 @@ def records_of(wisesr: CommandLine, trained: Trained, *more: object) -> list[dic
 
 
 @pytest.mark.parametrize("sort", ["uncertain", "path", "label", "score"])
-def test_sorted_records_are_those_of_the_inputs_in_another_order(
+def test_sort_only_changes_the_order_of_the_records(
     wisesr: CommandLine, trained: Trained, photos: Path, sort: str
 ) -> None:
     plain = records_of(wisesr, trained)
@@ -65,7 +65,7 @@ def test_sorted_records_are_those_of_the_inputs_in_another_order(
 
 @pytest.mark.parametrize("chosen", [["--sort", "score"], ["--only", "uncertain=7"]])
 @pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "md", "parquet"])
-def test_resumed_after_a_stop_a_sorted_file_is_the_same_bytes(
+def test_a_sorted_file_resumed_after_a_stop_is_byte_identical(
     wisesr: CommandLine, trained: Trained, photos: Path, suffix: str, chosen: list[str]
 ) -> None:
     line = ("predict", trained.run, photos, *chosen, "--coverage", "0.9", "-o")
@@ -77,7 +77,7 @@ def test_resumed_after_a_stop_a_sorted_file_is_the_same_bytes(
     assert Path(f"out.{suffix}").read_bytes() == Path(f"whole.{suffix}").read_bytes()
 
 
-def test_from_python_a_resumed_sorted_output_gives_all_records_in_order(trained: Trained, photos: Path) -> None:
+def test_the_api_yields_all_records_in_order_when_resuming_a_sorted_output(trained: Trained, photos: Path) -> None:
     whole = list(wisesr_cli.predict(trained.run, ["photos"], sort="score"))
     with stopping_after(9), pytest.raises(KeyboardInterrupt):
         list(wisesr_cli.predict(trained.run, ["photos"], output="out.jsonl"))
@@ -87,7 +87,7 @@ def test_from_python_a_resumed_sorted_output_gives_all_records_in_order(trained:
     assert written == [record.path for record in whole]
 
 
-def test_a_caller_that_stops_in_the_middle_of_sorted_records_can_resume(trained: Trained, photos: Path) -> None:
+def test_sorted_output_can_be_resumed_after_the_caller_stops_iterating(trained: Trained, photos: Path) -> None:
     records = wisesr_cli.predict(trained.run, ["photos"], sort="path", output="out.jsonl", sheet="look.png")
     next(records)
     records.close()
@@ -99,7 +99,9 @@ def test_a_caller_that_stops_in_the_middle_of_sorted_records_can_resume(trained:
     assert names() == ["look.png", "out.jsonl", "photos"]
 
 
-def test_only_gives_the_most_uncertain_and_counts_all(wisesr: CommandLine, trained: Trained, photos: Path) -> None:
+def test_only_selects_the_most_uncertain_images_and_counts_all(
+    wisesr: CommandLine, trained: Trained, photos: Path
+) -> None:
     plain = [row for row in records_of(wisesr, trained) if row["error"] is None]
     nearest = sorted(plain, key=lambda row: row["margin"])[:4]  # type: ignore[arg-type, return-value]
     assert records_of(wisesr, trained, "--only", "uncertain=4") == nearest
@@ -112,7 +114,7 @@ def test_only_gives_the_most_uncertain_and_counts_all(wisesr: CommandLine, train
     assert answer.said("5 images labelled, 4 of them given: blue.csv")
 
 
-def test_how_often_each_label_was_given_is_said_at_the_end(wisesr: CommandLine, trained: Trained, photos: Path) -> None:
+def test_label_counts_are_reported_at_the_end(wisesr: CommandLine, trained: Trained, photos: Path) -> None:
     plain = records_of(wisesr, trained)
     answer = wisesr("predict", trained.run, photos, "--format", "jsonl")
     rows = {line.split()[0]: line.split()[1:3] for line in answer.err.splitlines() if "%" in line}
@@ -125,7 +127,7 @@ def test_how_often_each_label_was_given_is_said_at_the_end(wisesr: CommandLine, 
     assert "Labels" not in wisesr("predict", trained.run, photos / "blue" / "00.png").err
 
 
-def test_probabilities_are_those_of_every_class(wisesr: CommandLine, trained: Trained, photos: Path) -> None:
+def test_probabilities_cover_every_class(wisesr: CommandLine, trained: Trained, photos: Path) -> None:
     for row in records_of(wisesr, trained, "--probabilities", "--top-k", "3"):
         top = {scored["label"]: scored["score"] for scored in row["top"]}  # type: ignore[attr-defined]
         assert row.get("probabilities", {}) == top
@@ -157,7 +159,9 @@ def test_the_sheet_shows_the_images_in_the_order_of_their_records(
     assert labels == sorted(labels)
 
 
-def test_a_sheet_is_not_replaced_or_labelled_unasked(wisesr: CommandLine, trained: Trained, photos: Path) -> None:
+def test_a_sheet_is_not_overwritten_by_default_and_is_never_an_input(
+    wisesr: CommandLine, trained: Trained, photos: Path
+) -> None:
     sheet = photos / "look.png"
     assert wisesr("predict", trained.run, photos, "--sheet", sheet).code == 6
     before = sheet.read_bytes()
@@ -171,7 +175,7 @@ def test_a_sheet_is_not_replaced_or_labelled_unasked(wisesr: CommandLine, traine
 
 
 def sorted_as(records: list[dict[str, object]]) -> dict[str, bytes]:
-    """Return what a folder should hold: the images of these records, which are of the names 00 to 04 in each class."""
+    """Return the files that the sorted folder should hold; images are named 00 to 04 in every class."""
     found: dict[str, bytes] = {}
     for row in records:
         if row["error"] is None:
@@ -197,7 +201,7 @@ def test_images_are_sorted_into_a_folder_per_label(
 
 
 def run_with(body: str, *line: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a command in a process of its own in which this is done in place of putting an image somewhere."""
+    """Run a command in its own process, with `body` in place of the function that places an image."""
     program = (
         "import os, signal, sys\nfrom wisesr_cli.cli import main\nfrom wisesr_cli.prediction import placing\n"
         f"put, done = placing._put, []\ndef put_or_not(*given):\n    done.append(given)\n    {body}\n"
@@ -209,7 +213,7 @@ def run_with(body: str, *line: str) -> subprocess.CompletedProcess[bytes]:
 
 @pytest.mark.parametrize("mode", ["copy", "link", "move"])
 @pytest.mark.parametrize("output", [["-o", "out.csv"], []])
-def test_killed_while_it_labels_and_while_it_places_it_goes_on(
+def test_sort_into_resumes_after_stops_while_labelling_and_while_placing(
     wisesr: CommandLine, trained: Trained, photos: Path, mode: str, output: list[str]
 ) -> None:
     expected = sorted_as(records_of(wisesr, trained, "--sort", "label"))
@@ -232,7 +236,9 @@ def test_killed_while_it_labels_and_while_it_places_it_goes_on(
     assert len(snapshot(photos)) == (1 if mode == "move" else 16)
 
 
-def test_an_interrupted_sorting_ends_130_between_two_images_with_what_to_do(trained: Trained, photos: Path) -> None:
+def test_an_interrupted_sort_into_exits_with_130_between_images_and_suggests_resume(
+    trained: Trained, photos: Path
+) -> None:
     stop = "os.kill(os.getpid(), signal.SIGINT); return put(*given)"
     done = run_with(stop, "predict", str(trained.run), "photos", "--sort-into", "sorted")
     assert done.returncode == 130
@@ -240,9 +246,7 @@ def test_an_interrupted_sorting_ends_130_between_two_images_with_what_to_do(trai
     assert len([name for name in snapshot(Path("sorted")) if not name.startswith(".")]) == 1
 
 
-def test_another_command_does_not_go_on_with_images_that_are_being_placed(
-    wisesr: CommandLine, trained: Trained, photos: Path
-) -> None:
+def test_resume_rejects_placing_started_by_another_command(wisesr: CommandLine, trained: Trained, photos: Path) -> None:
     placing = Placing(Path("sorted").absolute(), "copy", ["red"])
     placing.folder.mkdir()
     list(placing.planned([Prediction("photos/red/00.png", "red", 1.0)] * 2))
@@ -258,7 +262,7 @@ def test_another_command_does_not_go_on_with_images_that_are_being_placed(
     assert len(snapshot(Path("sorted"))) == 15
 
 
-def test_what_cannot_be_ordered_is_refused_with_the_reason(trained: Trained, photos: Path) -> None:
+def test_sort_and_only_are_rejected_with_show_or_shard(trained: Trained, photos: Path) -> None:
     class Screen:
         def show(self, *given: object) -> None:
             raise AssertionError
@@ -273,8 +277,10 @@ def test_what_cannot_be_ordered_is_refused_with_the_reason(trained: Trained, pho
     assert names() == ["photos"]
 
 
-def test_sorted_records_come_at_once_or_not_at_all(wisesr: CommandLine, trained: Trained, photos: Path) -> None:
-    """With a damaged list of inputs at its end, nothing is on standard output."""
+def test_sorted_records_are_printed_all_at_once_or_not_at_all(
+    wisesr: CommandLine, trained: Trained, photos: Path
+) -> None:
+    """A pattern without a match as the last input leaves standard output empty."""
     Path("list").write_text("photos/red/00.png\nphotos/missing/*.png\n", encoding="utf-8")
     answer = wisesr("predict", trained.run, "photos/red/00.png", "photos/missing/*.png", "--sort", "path")
     assert answer.out == ""
@@ -283,7 +289,7 @@ def test_sorted_records_come_at_once_or_not_at_all(wisesr: CommandLine, trained:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_on_ray_the_outputs_are_the_same(wisesr: CommandLine, trained: Trained, photos: Path) -> None:
+def test_ray_writes_the_same_outputs(wisesr: CommandLine, trained: Trained, photos: Path) -> None:
     pytest.importorskip("ray")
     line = ("predict", trained.run, photos, "--sort", "uncertain", "--probabilities")
     for folder, engine in (("here", "litert"), ("ray", "ray")):

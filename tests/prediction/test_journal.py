@@ -34,7 +34,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def written(path: Path, records: list[Prediction] = RECORDS) -> bytes:
-    """Write a journal as a process does that is killed at its end, and return its bytes."""
+    """Write a journal as a process killed after its last record leaves it; return its bytes."""
     journal = Journal(path, HEADER)
     journal.start()
     for record in records:
@@ -57,7 +57,7 @@ def test_records_read_back_exactly(path: Path) -> None:
     assert read(path) == RECORDS
 
 
-def test_a_journal_that_was_taken_over_is_as_if_one_process_had_written_it(path: Path) -> None:
+def test_a_journal_resumed_after_partial_lines_equals_an_uninterrupted_one(path: Path) -> None:
     whole = written(path)
     path.unlink()
     written(path, RECORDS[:1])
@@ -72,7 +72,7 @@ def test_a_journal_that_was_taken_over_is_as_if_one_process_had_written_it(path:
     assert path.read_bytes() == whole
 
 
-def test_cut_anywhere_a_journal_gives_its_first_records(path: Path) -> None:
+def test_a_journal_truncated_anywhere_yields_its_complete_records(path: Path) -> None:
     whole = written(path)
     for length in range(1, len(whole) + 1):
         path.write_bytes(whole[:length])
@@ -82,7 +82,9 @@ def test_cut_anywhere_a_journal_gives_its_first_records(path: Path) -> None:
 
 
 @given(st.data())
-def test_a_changed_byte_is_found_with_its_line(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_a_changed_byte_is_detected_and_reported_with_its_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     path = tmp_path_factory.mktemp("journal") / "out.partial"
     whole = written(path)
     position = data.draw(st.integers(0, len(whole) - 1))
@@ -99,17 +101,17 @@ def test_a_changed_byte_is_found_with_its_line(tmp_path_factory: pytest.TempPath
         assert line == 1
         assert "is in the way" in str(refusal)
     elif refusal is not None:
-        # A line feed that was changed makes one line of two, and the last one of a file an unfinished line.
+        # A changed line feed merges two lines; a changed last one leaves an unfinished line.
         assert named is not None
         assert int(named[1]) == line
     else:
         last_line_feed = position == len(whole) - 1
         assert found == (RECORDS[:-1] if last_line_feed else RECORDS)
-        assert last_line_feed or line == 1  # the number of the process says nothing about the records
+        assert last_line_feed or line == 1  # the process id does not affect the records
 
 
 @pytest.mark.parametrize("damage", ["lost", "doubled", "swapped", "of another journal"])
-def test_a_line_that_was_lost_doubled_swapped_or_put_in_is_found(path: Path, damage: str) -> None:
+def test_a_lost_duplicated_swapped_or_foreign_line_is_detected(path: Path, damage: str) -> None:
     lines = written(path).splitlines(keepends=True)
     path.unlink()
     foreign = written(path, [RECORDS[1], RECORDS[0]]).splitlines(keepends=True)
@@ -128,14 +130,14 @@ def test_a_line_that_was_lost_doubled_swapped_or_put_in_is_found(path: Path, dam
 @pytest.mark.parametrize(
     "content", [b"", b"a download of somebody else", b"\0" * 99, b"wisesr journal 2, process          1\n"]
 )
-def test_a_file_of_somebody_else_is_refused_and_stays(path: Path, content: bytes) -> None:
+def test_a_foreign_file_is_rejected_and_left_unchanged(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"out\.partial: is in the way"):
         Journal(path, HEADER)
     assert path.read_bytes() == content
 
 
-def test_a_second_holder_is_refused_with_the_pid_of_the_first_until_that_one_is_gone(path: Path) -> None:
+def test_a_second_process_is_rejected_with_the_pid_of_the_first_until_that_exits(path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom wisesr_cli.prediction.journal import Journal, JournalHeader\n"
         "journal = Journal(Path(sys.argv[1]), JournalHeader('', {}))\njournal.start()\nprint(flush=True)\ninput()"
@@ -154,7 +156,7 @@ def test_a_second_holder_is_refused_with_the_pid_of_the_first_until_that_one_is_
     assert written(path) != held
 
 
-def test_a_journal_finished_while_it_opens_is_not_the_new_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_removed_between_open_and_lock_is_created_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
     written(path)
@@ -173,7 +175,9 @@ def test_a_journal_finished_while_it_opens_is_not_the_new_one(path: Path, monkey
     assert len(calls) == 2
 
 
-def test_a_record_that_does_not_fit_is_cut_off_and_others_stay(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_cut_short_by_a_full_disk_is_dropped_and_others_are_kept(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written(path, RECORDS[:2])
     journal = Journal(path, HEADER)
     journal.resume()
@@ -190,7 +194,7 @@ def test_a_record_that_does_not_fit_is_cut_off_and_others_stay(path: Path, monke
     assert read(path) == RECORDS[:2]
 
 
-def test_a_journal_is_never_empty_whenever_its_process_is_killed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_is_never_empty_even_after_a_kill(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Journal(path, HEADER)
     content = path.read_bytes()
     assert content
@@ -206,7 +210,7 @@ def test_a_journal_is_never_empty_whenever_its_process_is_killed(path: Path, mon
     assert read(path) == []
 
 
-def test_a_journal_that_was_removed_meanwhile_is_read_and_closed_all_the_same(path: Path) -> None:
+def test_a_journal_deleted_while_open_can_still_be_read_and_closed(path: Path) -> None:
     written(path)
     journal = Journal(path, HEADER)
     journal.resume()
@@ -220,7 +224,7 @@ def test_a_journal_that_was_removed_meanwhile_is_read_and_closed_all_the_same(pa
     assert not path.exists()
 
 
-def test_what_lies_in_the_place_of_a_journal_that_was_removed_stays(path: Path) -> None:
+def test_close_leaves_a_file_that_replaced_the_journal(path: Path) -> None:
     journal = Journal(path, HEADER)
     journal.start()
     path.rename(path.with_name("moved"))
@@ -229,7 +233,7 @@ def test_what_lies_in_the_place_of_a_journal_that_was_removed_stays(path: Path) 
     assert path.read_bytes() == b"mine"
 
 
-def test_an_error_inside_is_not_hidden_by_a_journal_that_cannot_be_taken_away(tmp_path: Path) -> None:
+def test_close_does_not_raise_if_the_journal_cannot_be_removed(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     journal = Journal(folder / "out.partial", HEADER)

@@ -16,7 +16,7 @@ from wisesr_cli.results.streams import Prediction, ScoredLabel
 
 
 def records(count: int, seed: int = 0) -> list[Prediction]:
-    """Make records with many equal keys, some withheld, some unreadable."""
+    """Create records with many equal keys, some without a label, some unreadable."""
     draw, made = random.Random(seed), []
     for number in range(count):
         score, path = draw.choice([0.5, 0.7, 0.9]), f"{draw.randrange(count):04}-{number:04}\udcff.jpg"
@@ -37,14 +37,14 @@ def ordered(found: list[Prediction], sort: str | None, most: int | None = None) 
 
 @pytest.fixture(params=["in memory", "in parts", "in merged parts"])
 def _parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sort all in memory, or in many files, or in so many that they are merged on the way."""
+    """Sort in memory, in many files, or in so many that they are merged along the way."""
     if request.param != "in memory":
         monkeypatch.setattr(ordering, "PART_BYTES", 1500)
         monkeypatch.setattr(ordering, "MERGED", 64 if request.param == "in parts" else 3)
 
 
 @pytest.mark.usefixtures("_parts")
-def test_each_order_is_what_its_name_says_and_equal_records_stay_in_their_order() -> None:
+def test_every_order_sorts_by_its_key_and_is_stable() -> None:
     found = records(300)
     position = {record.path: number for number, record in enumerate(found)}
     for sort in SORTS:
@@ -63,7 +63,7 @@ def test_each_order_is_what_its_name_says_and_equal_records_stay_in_their_order(
 
 @pytest.mark.usefixtures("_parts")
 @pytest.mark.parametrize("held", [1000, 5])
-def test_only_gives_the_most_uncertain_of_those_that_were_read(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+def test_only_selects_the_most_uncertain_readable_images(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
     monkeypatch.setattr(ordering, "HELD", held)
     found = records(200)
     all_of_them = [record for record in ordered(found, "uncertain") if record.error is None]
@@ -73,7 +73,7 @@ def test_only_gives_the_most_uncertain_of_those_that_were_read(monkeypatch: pyte
 
 
 @given(st.lists(st.floats(0, 1)), st.integers(1, 300))
-def test_whatever_the_scores_the_order_is_that_of_a_plain_sort(scores: list[float], part_bytes: int) -> None:
+def test_the_order_equals_a_plain_sort_for_any_scores(scores: list[float], part_bytes: int) -> None:
     found = [Prediction(str(number), "a", score, margin=score, entropy=1.0) for number, score in enumerate(scores)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ordering, "PART_BYTES", part_bytes)
@@ -82,7 +82,7 @@ def test_whatever_the_scores_the_order_is_that_of_a_plain_sort(scores: list[floa
         assert [record.score for record in ordered(found, "uncertain")] == sorted(scores)
 
 
-def test_an_order_that_is_not_known_is_refused_with_what_is_allowed() -> None:
+def test_an_unknown_order_is_rejected_with_the_allowed_values() -> None:
     with pytest.raises(UsageError, match=r"--sort size is not known; allowed: uncertain, path, label, score"):
         check_order("size", None)
     for only in ("uncertain", "uncertain=0", "uncertain=-1", "uncertain=1e3", "100", "certain=3", "uncertain=٣", ""):
@@ -91,7 +91,7 @@ def test_an_order_that_is_not_known_is_refused_with_what_is_allowed() -> None:
     assert (check_order("path", None), check_order(None, "uncertain=0100")) == (None, 100)
 
 
-# Without the records themselves, which would take some 150 MB.
+# Records are created one at a time: all of them would take about 150 MB.
 MANY = """
 import random, resource, sys
 from pathlib import Path

@@ -26,7 +26,7 @@ ODD = ("=1+1", "a\nb", "[/red]", ":cat:", "\x1b[31m", "\udcff", "a|b*", "\u202e"
 
 
 def opened(output_format: str, path: Path | str | None, **options: Any) -> FileOutput | None:
-    """Return the output of a request; what its journal depends on is `HEADER`."""
+    """Return the output of a request, with `HEADER` for its journal."""
     output = None if path is None else str(path)
     request = PredictRequest("run", output=output, output_format=output_format, **options)  # type: ignore[arg-type]
     return open_output(request, lambda: HEADER)
@@ -115,7 +115,7 @@ def test_csv_has_a_safe_line_per_record_that_reads_back() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 199, 200, 201, 400, 450])
-def test_markdown_is_one_table_however_many_records(count: int) -> None:
+def test_markdown_is_one_table_for_any_number_of_records(count: int) -> None:
     lines = render("markdown", predictions(count)).splitlines()
     assert len(lines) == (count + 2 if count else 0)
     assert sum(line.startswith("| ---") for line in lines) == (1 if count else 0)
@@ -131,7 +131,7 @@ def test_a_table_shows_every_record_on_one_line_without_a_control_character(coun
 
 
 @pytest.mark.parametrize("count", [0, 1, 19, 20, 21, 39, 40, 41, 42, 450])
-def test_a_long_table_shows_the_first_and_the_last_records_and_how_many_are_between(count: int) -> None:
+def test_a_long_table_shows_the_first_and_last_records_and_the_number_hidden(count: int) -> None:
     stream = io.StringIO()
     renderer = Renderer("table", stream, limit=40)
     for record in predictions(count):
@@ -144,7 +144,7 @@ def test_a_long_table_shows_the_first_and_the_last_records_and_how_many_are_betw
 
 
 @pytest.mark.parametrize("chosen", ["json", "jsonl", "csv", "markdown"])
-def test_what_programs_read_is_never_shortened(chosen: str) -> None:
+def test_machine_readable_formats_are_never_shortened(chosen: str) -> None:
     stream = io.StringIO()
     renderer = Renderer(chosen, stream, limit=40)
     for record in predictions(100):
@@ -154,7 +154,7 @@ def test_what_programs_read_is_never_shortened(chosen: str) -> None:
 
 
 @pytest.mark.parametrize("chosen", FORMATS)
-def test_a_file_holds_what_the_stream_would_and_its_journal_is_gone(tmp_path: Path, chosen: str) -> None:
+def test_a_file_equals_the_stream_output_and_its_journal_is_removed(tmp_path: Path, chosen: str) -> None:
     records = predictions(450)
     write_file(chosen, tmp_path / "out", records)
     assert (tmp_path / "out").read_text(encoding="utf-8") == render(chosen, records)
@@ -163,7 +163,7 @@ def test_a_file_holds_what_the_stream_would_and_its_journal_is_gone(tmp_path: Pa
 
 @pytest.mark.parametrize("chosen", FORMATS)
 @pytest.mark.parametrize("stop_before", [0, 1, 199, 200, 201, 449, 450])
-def test_resumed_after_a_kill_the_output_is_the_same_bytes(tmp_path: Path, chosen: str, stop_before: int) -> None:
+def test_an_output_resumed_after_a_kill_is_byte_identical(tmp_path: Path, chosen: str, stop_before: int) -> None:
     records = predictions(450)
     path = tmp_path / "out"
     with pytest.raises(Killed):
@@ -174,7 +174,7 @@ def test_resumed_after_a_kill_the_output_is_the_same_bytes(tmp_path: Path, chose
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
-def test_resumed_twice_and_from_any_cut_of_the_journal_the_output_is_the_same(tmp_path: Path) -> None:
+def test_an_output_resumed_twice_from_any_truncated_journal_is_identical(tmp_path: Path) -> None:
     records, path = predictions(12), tmp_path / "out"
     journal = tmp_path / "out.partial"
     with pytest.raises(Killed):
@@ -189,7 +189,7 @@ def test_resumed_twice_and_from_any_cut_of_the_journal_the_output_is_the_same(tm
         path.unlink()
 
 
-def test_killed_between_rename_and_clean_up_resuming_ends_with_the_same_file(tmp_path: Path) -> None:
+def test_resume_after_a_kill_between_rename_and_cleanup_gives_the_same_file(tmp_path: Path) -> None:
     records, path = predictions(5), tmp_path / "out"
     with pytest.raises(Killed):
         write_file("csv", path, records, stop_before=5)
@@ -200,7 +200,7 @@ def test_killed_between_rename_and_clean_up_resuming_ends_with_the_same_file(tmp
 
 
 @pytest.mark.parametrize("change", ["reordered", "fewer", "renamed", "none"])
-def test_other_inputs_than_before_are_refused(tmp_path: Path, change: str) -> None:
+def test_resume_rejects_changed_inputs(tmp_path: Path, change: str) -> None:
     records, path = predictions(6), tmp_path / "out"
     with pytest.raises(Killed):
         write_file("jsonl", path, records, stop_before=4)
@@ -218,7 +218,7 @@ def test_an_output_without_a_record_leaves_nothing_behind(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_process_that_was_killed_while_rendering_left_is_taken_away(tmp_path: Path) -> None:
+def test_leftovers_of_a_process_killed_while_rendering_are_removed(tmp_path: Path) -> None:
     output = opened("csv", tmp_path / "out")
     (tmp_path / f"{output._rendering}0123").write_text("half", encoding="utf-8")  # type: ignore[union-attr]
     write_file("csv", tmp_path / "out", predictions(3))
@@ -227,7 +227,7 @@ def test_what_a_process_that_was_killed_while_rendering_left_is_taken_away(tmp_p
 
 @pytest.mark.reliability(48)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")
-def test_a_link_that_another_user_put_there_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_created_by_another_user_is_not_followed(tmp_path: Path) -> None:
     victim, link = tmp_path / "victim", tmp_path / "out"
     victim.write_text("mine", encoding="utf-8")
     link.symlink_to(victim)
@@ -247,7 +247,7 @@ def test_a_journal_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     assert victim.read_text(encoding="utf-8") == ""
 
 
-def test_the_journal_is_never_an_input_and_the_output_is_refused_as_one(tmp_path: Path) -> None:
+def test_the_journal_is_skipped_as_an_input_and_the_output_is_rejected(tmp_path: Path) -> None:
     other = tmp_path / "sub" / "out"
     other.parent.mkdir()
     other.touch()
@@ -259,7 +259,7 @@ def test_the_journal_is_never_an_input_and_the_output_is_refused_as_one(tmp_path
             list(output.without_own_files(typed))
 
 
-def test_an_output_that_cannot_be_is_refused_before_anything_runs(tmp_path: Path) -> None:
+def test_an_impossible_output_is_rejected_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder"):
         opened("jsonl", tmp_path)
     with pytest.raises(UsageError, match="no such folder"):
@@ -280,7 +280,7 @@ RECORDS = st.builds(
 
 
 @given(st.lists(RECORDS, max_size=4))
-def test_whatever_the_names_every_format_stays_valid(records: list[Prediction]) -> None:
+def test_every_format_stays_valid_for_any_names(records: list[Prediction]) -> None:
     expected = [json.loads(json.dumps(record.to_json())) for record in records]
     assert json.loads(render("json", records)) == expected
     assert [json.loads(line) for line in render("jsonl", records).splitlines()] == expected
@@ -290,14 +290,14 @@ def test_whatever_the_names_every_format_stays_valid(records: list[Prediction]) 
     render("table", records).encode("utf-8")
 
 
-def test_an_output_that_is_no_regular_file_is_refused_and_stays(tmp_path: Path) -> None:
+def test_an_output_that_is_not_a_regular_file_is_rejected_and_kept(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="not a regular file"):
         opened("jsonl", tmp_path / "pipe", overwrite=True)
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
-def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
+def test_a_link_is_kept_and_its_target_is_written(tmp_path: Path) -> None:
     target, link = tmp_path / "target.jsonl", tmp_path / "link.jsonl"
     target.write_text("old\n", encoding="utf-8")
     link.symlink_to(target)
@@ -306,7 +306,7 @@ def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
     assert target.read_text(encoding="utf-8") == render("jsonl", predictions(2))
 
 
-def test_without_a_file_there_is_no_output_and_nothing_is_hashed() -> None:
+def test_open_output_without_a_file_returns_none_and_hashes_nothing() -> None:
     def hashed() -> JournalHeader:
         raise AssertionError("the model was hashed")
 

@@ -1,4 +1,4 @@
-"""Images in a folder per label, for `--sort-into`: names, kills, and what is never replaced."""
+"""Placing images in a folder per label (`--sort-into`): file names, resuming after kills, never overwriting."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def never() -> None:
 
 
 def made(folder: Path) -> list[Prediction]:
-    """Make nine files, several of one name, and their records; one is unreadable, one has no label."""
+    """Create eight files, several of the same name, and return nine records; one is unreadable, one has no label."""
     names = ["1/x.jpg", "2/x.jpg", "3/x.jpg", "1/x-2.jpg", "1/odd\udcff\n.jpg", "1/.hidden.jpg", "2/no", "1/y.jpg"]
     labels = ["cat", "cat", "cat", "cat", "a/b", "..", None, "dog"]
     records = []
@@ -78,7 +78,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_image_comes_into_the_folder_of_its_label_under_a_name_of_its_own(
+def test_every_image_is_placed_in_the_folder_of_its_label_under_a_unique_name(
     tmp_path: Path, mode: PlacingMode
 ) -> None:
     records, into = made(tmp_path / "photos"), tmp_path / "sorted"
@@ -92,7 +92,7 @@ def test_every_image_comes_into_the_folder_of_its_label_under_a_name_of_its_own(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_lies_there_is_never_replaced(tmp_path: Path, mode: PlacingMode) -> None:
+def test_existing_files_are_never_overwritten(tmp_path: Path, mode: PlacingMode) -> None:
     into = tmp_path / "sorted"
     (into / "cat" / "x-2.jpg").mkdir(parents=True)
     (into / "cat" / "x.jpg").write_bytes(b"mine")
@@ -108,8 +108,8 @@ def test_what_lies_there_is_never_replaced(tmp_path: Path, mode: PlacingMode) ->
     assert found["dog/y-2.jpg"] == b"image 7"
 
 
-def each_moment(monkeypatch: pytest.MonkeyPatch, moment: int, die: Callable[[], None]) -> None:
-    """Die at the n-th change of the disk, before it or, the next time, right behind it."""
+def die_at_change(monkeypatch: pytest.MonkeyPatch, moment: int, die: Callable[[], None]) -> None:
+    """Die just before or just after a change on disk; `moment` counts both for every change."""
     changes = 0
 
     def dying(work: Callable[..., object]) -> Callable[..., object]:
@@ -133,7 +133,7 @@ def each_moment(monkeypatch: pytest.MonkeyPatch, moment: int, die: Callable[[], 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_killed_at_any_moment_it_goes_on_with_the_same_names(tmp_path: Path, mode: PlacingMode) -> None:
+def test_placing_killed_at_any_moment_resumes_with_the_same_names(tmp_path: Path, mode: PlacingMode) -> None:
     def die() -> None:
         raise Killed
 
@@ -145,7 +145,7 @@ def test_killed_at_any_moment_it_goes_on_with_the_same_names(tmp_path: Path, mod
         records = [record for number, record in enumerate(made(tmp_path / f"photos{moment}")) if number in (0, 1, 4, 6)]
         list(Placing(into, mode, CLASSES).planned(records))
         with pytest.MonkeyPatch.context() as patch:
-            each_moment(patch, moment, die)
+            die_at_change(patch, moment, die)
             try:
                 Placing(into, mode, CLASSES).carry_out(Silent(), never)
             except Killed:
@@ -160,7 +160,7 @@ def test_killed_at_any_moment_it_goes_on_with_the_same_names(tmp_path: Path, mod
     assert kills > 10
 
 
-def test_an_incomplete_last_line_of_the_names_is_no_name(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_of_the_names_file_is_ignored(tmp_path: Path) -> None:
     into, records = tmp_path / "sorted", made(tmp_path / "photos")
     into.mkdir()
     list(Placing(into, "copy", CLASSES).planned(records))
@@ -180,7 +180,7 @@ def test_an_incomplete_last_line_of_the_names_is_no_name(tmp_path: Path) -> None
     assert heard.said[0].endswith("continuing after 2 images")
 
 
-def test_an_image_that_is_gone_is_said_and_leaves_no_empty_file(tmp_path: Path) -> None:
+def test_a_missing_image_is_reported_and_leaves_no_empty_file(tmp_path: Path) -> None:
     records, into = made(tmp_path / "photos"), tmp_path / "sorted"
     into.mkdir()
     work, heard = Placing(into, "copy", CLASSES), Heard()
@@ -192,7 +192,7 @@ def test_an_image_that_is_gone_is_said_and_leaves_no_empty_file(tmp_path: Path) 
     assert sorted(content(into)) == sorted(set(EXPECTED) - {"dog/y.jpg"})
 
 
-def test_a_link_that_is_moved_still_leads_to_its_image(tmp_path: Path) -> None:
+def test_a_moved_link_still_points_to_its_image(tmp_path: Path) -> None:
     (tmp_path / "real.jpg").write_bytes(b"real")
     (tmp_path / "links").mkdir()
     link = tmp_path / "links" / "x.jpg"
@@ -218,7 +218,7 @@ def test_an_image_on_another_disk_is_moved_too(tmp_path: Path, monkeypatch: pyte
     assert not photo.exists()
 
 
-def test_the_longest_names_get_numbers_too(tmp_path: Path) -> None:
+def test_names_of_maximum_length_are_numbered_too(tmp_path: Path) -> None:
     name = "ü" * 125 + ".jpg"
     records = []
     for folder in ("1", "2"):
@@ -238,12 +238,12 @@ def test_the_longest_names_get_numbers_too(tmp_path: Path) -> None:
         ("é" * 150, "é" * 100), ("a" + "é" * 150, "a" + "é" * 99),
     ],
 )  # fmt: skip
-def test_a_folder_has_the_name_of_its_class_or_a_safe_one_like_it(name: str, expected: str) -> None:
+def test_a_folder_is_named_after_its_class_or_a_safe_variant(name: str, expected: str) -> None:
     assert folder_name(name) == expected
     assert folder_name(expected) == expected
 
 
-def test_no_two_classes_share_a_folder_and_none_has_that_of_the_unsure() -> None:
+def test_no_two_classes_share_a_folder_and_none_uses_the_unsure_folder() -> None:
     names = ("a/b", "a_b", "a\\b", "unsure", "unsure-2", "..", "__")
     found = folder_names(names)
     assert len({*found.values(), "unsure"}) == len(names) + 1
@@ -263,7 +263,7 @@ def asked(folder: Path | str, **options: object) -> PredictRequest:
     return PredictRequest("run", sort_into=str(folder), **options)  # type: ignore[arg-type]
 
 
-def test_a_folder_is_made_locked_and_removed_where_nothing_came_into_it(tmp_path: Path) -> None:
+def test_a_folder_is_created_locked_and_removed_if_it_stays_empty(tmp_path: Path) -> None:
     into = tmp_path / "sorted"
     with placing_folder(asked(into), Info()) as work:  # type: ignore[arg-type]
         assert into.is_dir()
@@ -276,7 +276,7 @@ def test_a_folder_is_made_locked_and_removed_where_nothing_came_into_it(tmp_path
     assert not into.exists()
 
 
-def test_unfinished_work_is_not_forgotten_unless_that_is_said(tmp_path: Path) -> None:
+def test_unfinished_work_is_discarded_only_with_overwrite(tmp_path: Path) -> None:
     records = made(tmp_path / "photos")
     list(Placing(tmp_path, "copy", CLASSES).planned(records))
     with pytest.raises(UsageError, match="continue with --resume"), placing_folder(asked(tmp_path), Info()):  # type: ignore[arg-type]
@@ -292,8 +292,8 @@ def test_unfinished_work_is_not_forgotten_unless_that_is_said(tmp_path: Path) ->
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 @pytest.mark.parametrize("name", [PLAN, NAMES, "cat", "."])
-def test_neither_plan_nor_link_of_another_user_is_followed(tmp_path: Path, name: str) -> None:
-    """A plan says which files are copied, or moved, to where others may read them."""
+def test_plans_and_links_of_another_user_are_not_followed(tmp_path: Path, name: str) -> None:
+    """A forged plan could copy or move files to where other users can read them."""
     records, into, theirs = made(tmp_path / "photos"), tmp_path / "sorted", tmp_path / "theirs"
     theirs.mkdir()
     into.mkdir()
@@ -317,7 +317,7 @@ def test_neither_plan_nor_link_of_another_user_is_followed(tmp_path: Path, name:
     assert list(theirs.iterdir()) == []
 
 
-def test_a_link_in_place_of_the_names_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_names_file_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("mine", encoding="utf-8")
     into = tmp_path / "sorted"
     into.mkdir()
@@ -330,14 +330,14 @@ def test_a_link_in_place_of_the_names_is_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["", "file"])
-def test_what_is_no_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+def test_a_path_that_is_not_a_folder_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     with pytest.raises(UsageError), placing_folder(asked(folder), Info()):  # type: ignore[arg-type]
         pass
 
 
-def test_a_folder_that_cannot_be_written_is_5_before_anything_is_labelled(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_a_machine_error_before_anything_is_labelled(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     refused = pytest.raises(MachineError, match="permission denied")
     with permissions_hold(), refused, placing_folder(asked(tmp_path), Info()):  # type: ignore[arg-type]

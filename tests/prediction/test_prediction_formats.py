@@ -37,7 +37,7 @@ def write(name: str, path: Path, layout: Layout, records: list[Prediction] = REC
 
 
 @pytest.mark.parametrize(("suffix", "name"), SUFFIXES.items())
-def test_the_suffix_says_which_format_and_a_format_that_contradicts_it_is_refused(suffix: str, name: str) -> None:
+def test_the_suffix_selects_the_format_and_a_conflicting_format_is_rejected(suffix: str, name: str) -> None:
     assert chosen_format(f"a.b{suffix}", None) == chosen_format(f"a{suffix.upper()}", name) == name
     for other in {"table", *SUFFIXES.values()} - {name}:
         with pytest.raises(UsageError, match=rf"a\{suffix} is the name of a {name} file, and --format says {other}"):
@@ -51,7 +51,7 @@ def test_an_unknown_suffix_needs_a_format_and_the_choices_are_listed(output: str
     assert chosen_format(output, "table") == "table"
 
 
-def test_what_a_format_cannot_hold_is_refused() -> None:
+def test_probabilities_in_tables_and_parquet_without_a_file_are_rejected() -> None:
     assert chosen_format(None, None) == "table"
     for output, given in ((None, None), (None, "markdown"), ("a.md", None), ("a", "table")):
         with pytest.raises(UsageError, match=r"--probabilities does not work with .*: csv, json, jsonl, parquet"):
@@ -60,13 +60,13 @@ def test_what_a_format_cannot_hold_is_refused() -> None:
         chosen_format(None, "parquet")
 
 
-def test_without_pyarrow_parquet_is_5_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_without_pyarrow_is_a_machine_error_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     with pytest.raises(MachineError, match=re.escape(install_line("parquet"))):
         chosen_format("a.parquet", None)
 
 
-def test_csv_has_a_column_for_everything_and_reads_back(tmp_path: Path) -> None:
+def test_csv_has_every_column_and_reads_back(tmp_path: Path) -> None:
     header, *rows = csv.reader(io.StringIO(write("csv", tmp_path / "a.csv", WHOLE)))
     probabilities = ["probability:path", "probability:a|b", "probability:=h\\udcff"]
     assert header == ["path", "label", "score", "error", "margin", "entropy", "labels", "note", *probabilities]
@@ -100,7 +100,7 @@ def test_parquet_has_the_columns_of_csv_with_their_types(
     assert (third["label"], third["labels"], third["note"]) == (None, [], "damaged inside: x")
 
 
-def test_parquet_without_a_record_has_the_columns(tmp_path: Path) -> None:
+def test_parquet_without_records_still_has_its_columns(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     write("parquet", tmp_path / "a.parquet", Layout(), [])
     table = parquet.read_table(tmp_path / "a.parquet")
@@ -115,7 +115,7 @@ def test_json_has_the_probability_of_every_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["table", "markdown"])
-def test_tables_show_margin_and_sets_of_labels_where_they_were_asked_for(tmp_path: Path, name: str) -> None:
+def test_tables_show_margins_and_label_sets_only_on_request(tmp_path: Path, name: str) -> None:
     plain, whole = write(name, tmp_path / "a", Layout()), write(name, tmp_path / "b", WHOLE)
     assert "margin" not in plain
     assert "0.200" not in plain

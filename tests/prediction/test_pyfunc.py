@@ -1,4 +1,4 @@
-"""A model that the MLflow tracker kept is loaded by MLflow itself, and labels images as `predict` does."""
+"""A model logged by the MLflow tracker is loaded by MLflow itself and labels images as `predict` does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from wisesr_cli.prediction.pyfunc import LabelsImages
 from wisesr_cli.training.trackers.tracker import TrackedRun
 
 
-def test_mlflow_loads_what_the_tracker_kept(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_loads_the_model_logged_by_the_tracker(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mlflow = pytest.importorskip("mlflow")
     pandas = pytest.importorskip("pandas")
     from wisesr_cli.training.trackers.mlflow import MlflowTracker
@@ -35,7 +37,7 @@ def test_mlflow_loads_what_the_tracker_kept(trained: Trained, tmp_path: Path, mo
     assert found["score"].tolist() == pytest.approx([record.score for record in expected])
 
 
-def test_paths_come_as_a_list_or_in_a_column_and_other_input_is_refused(trained: Trained) -> None:
+def test_paths_are_accepted_as_a_list_or_column_and_other_input_is_rejected(trained: Trained) -> None:
     pandas = pytest.importorskip("pandas")
     model = LabelsImages(trained.run / "best.keras")
     image = str(sorted((trained.photos / "test").rglob("*.*"))[0])

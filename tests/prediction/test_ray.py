@@ -1,4 +1,4 @@
-"""Ray labels as this process does: the same records in the same order, also where a worker is killed half-way."""
+"""Ray gives the same records in the same order as a single process, even if a worker is killed midway."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WAIT_SECONDS = 240
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
-# What a worker does, in this process
+# The worker, run in this process
 
 
 def job(trained: Trained, **options: Any) -> Job:
@@ -46,7 +46,7 @@ def job(trained: Trained, **options: Any) -> Job:
 
 
 def asked(trained: Trained, *, engine: str = "litert", **options: Any) -> tuple[PredictRequest, ChosenEngine]:
-    """Return a request, and the engine that was chosen for it."""
+    """Return a request and the engine chosen for it."""
     values = {"top_k": 2, "min_score": 0.0, "batch_size": 4, "pixel_limit": 10**6, **options}
     chosen = choose_engine(locate(trained.run), engine, listener=Silent())  # type: ignore[arg-type]
     return PredictRequest(trained.run, **values), chosen
@@ -54,7 +54,7 @@ def asked(trained: Trained, *, engine: str = "litert", **options: Any) -> tuple[
 
 @pytest.fixture
 def labeller(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Give a function that makes the labeller of a job, as a worker does, and leaves this process as it was."""
+    """Return a function that creates a job's labeller as a worker does, without changing this process."""
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "get", lambda reference: reference)
     monkeypatch.setattr("wisesr_cli.prediction.ray.worker.limit_worker_count", lambda most: None)
@@ -62,7 +62,7 @@ def labeller(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("engine", ["litert", "keras"])
-def test_a_worker_gives_the_records_of_this_process_bit_by_bit(trained: Trained, labeller: Any, engine: str) -> None:
+def test_a_worker_returns_exactly_the_records_of_this_process(trained: Trained, labeller: Any, engine: str) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     photos = make_photos(Path("photos"), 3)
     paths = [*map(str, sorted(photos.rglob("*.png"))), "photos/missing.png", "", "photos/odd\udc80.png"]
@@ -85,9 +85,7 @@ def test_a_worker_gives_the_records_of_this_process_bit_by_bit(trained: Trained,
     assert oddities.misnamed.count == 1
 
 
-def test_errors_of_a_worker_arrive_as_they_were(
-    trained: Trained, labeller: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_errors_are_raised_unchanged(trained: Trained, labeller: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     block = pyarrow.table({"number": [0], "path": [b"a.png"]})
 
@@ -128,13 +126,13 @@ def raising(error: Exception) -> Any:
         (50, 1, 2, 3),
     ],
 )
-def test_blocks_are_whole_batches_and_leave_every_worker_several(
+def test_blocks_are_whole_batches_and_leave_several_for_every_worker(
     inputs: int, batch_size: int, workers: int, expected: int
 ) -> None:
     assert block_size(inputs, batch_size, workers) == expected
 
 
-# What is refused, before anything is started
+# Errors before anything is started
 
 
 @pytest.mark.parametrize(
@@ -149,14 +147,14 @@ def test_blocks_are_whole_batches_and_leave_every_worker_several(
         (("--engine", "ray", "--ray-address", "ray://host:10001"), "give HOST:PORT of a cluster's head, or auto"),
     ],
 )
-def test_what_does_not_go_with_ray_is_2(
+def test_options_incompatible_with_ray_are_usage_errors(
     wisesr: CommandLine, trained: Trained, words: tuple[str, ...], reason: str
 ) -> None:
     wisesr("predict", trained.run, trained.photos / "test", *words).refused(2, reason)
     assert not Path("why").exists()
 
 
-def test_ray_that_is_not_installed_is_5_with_its_install_line(
+def test_missing_ray_exits_with_5_and_the_install_command(
     wisesr: CommandLine, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_session, "find_spec", lambda package: None)
@@ -165,8 +163,8 @@ def test_ray_that_is_not_installed_is_5_with_its_install_line(
     assert answer.error.endswith(f"ray is not installed: {install_line('ray')}")
 
 
-def test_a_cluster_that_is_not_there_is_5_at_once(wisesr: CommandLine, trained: Trained) -> None:
-    with socket.socket() as listener:  # bound, and nobody listens
+def test_an_unreachable_cluster_exits_with_5_immediately(wisesr: CommandLine, trained: Trained) -> None:
+    with socket.socket() as listener:  # bound, but not listening
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         words = ("predict", trained.run, trained.photos / "test", "--engine", "ray", "--ray-address", address)
@@ -180,7 +178,7 @@ def test_a_cluster_that_is_not_there_is_5_at_once(wisesr: CommandLine, trained: 
     ("answer", "seconds", "reason"),
     [(b"", 0.2, "timed out"), (b"HTTP/1.1 400", 60, "something else listens there")],
 )
-def test_what_listens_and_is_no_ray_cluster_is_found_out_by_its_protocol(
+def test_a_server_that_does_not_speak_the_ray_protocol_is_rejected(
     monkeypatch: pytest.MonkeyPatch, answer: bytes, seconds: float, reason: str
 ) -> None:
     pytest.importorskip("ray")
@@ -193,14 +191,14 @@ def test_what_listens_and_is_no_ray_cluster_is_found_out_by_its_protocol(
             pass
 
 
-def test_an_address_that_is_none_is_called_by_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_address_is_reported_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ADDRESS", "nowhere")
     with pytest.raises(UsageError, match=r"^RAY_ADDRESS nowhere: expected HOST:PORT"), session(RayOptions(), 1):
         pass
 
 
-def test_ray_ends_where_labelling_is_stopped_before_its_first_record(
+def test_ray_shuts_down_if_labelling_stops_before_the_first_record(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[bool] = []
@@ -220,11 +218,11 @@ def test_ray_ends_where_labelling_is_stopped_before_its_first_record(
     assert ended == [True]
 
 
-# Ray itself
+# With Ray running
 
 
 def large_photos(folder: Path) -> list[str]:
-    """Write images that take a while to decode, and one that cannot be; return paths to label, most of them often."""
+    """Write images that are slow to decode and a broken one; return 140 paths that repeat them."""
     names = [str(make_photo(folder / f"{number}.png", number % 3, number, (1200, 1200))) for number in range(6)]
     (folder / "broken.png").write_bytes(b"nothing")
     names.append(str(folder / "broken.png"))
@@ -253,7 +251,7 @@ def wait_for_labellers(session: Path, count: int) -> None:
 
 
 def labelling_processes(session: Path) -> list[int]:
-    """Return the processes in which a labeller is, of the Ray whose files are in a folder."""
+    """Return the ids of the labelling processes of the Ray instance whose files are in `session`."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -267,7 +265,7 @@ def labelling_processes(session: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def expected(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    """Give a list of inputs, and what this machine alone makes of them."""
+    """Return a list of inputs and the output of predicting them without Ray."""
     folder = tmp_path_factory.mktemp("large")
     (folder / "list.txt").write_text("".join(f"{path}\n" for path in large_photos(folder)), encoding="utf-8")
     words = ("predict", trained.run, "--from-file", folder / "list.txt", "--format", "jsonl", "-b", "3")
@@ -279,7 +277,7 @@ def expected(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """Give a Ray cluster on this machine: a head that computes nothing, and two machines of one processor each."""
+    """Start a local Ray cluster: a head that computes nothing and two nodes with one CPU each."""
     pytest.importorskip("ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
@@ -300,7 +298,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_every_input_is_labelled_exactly_once_where_a_worker_is_killed_and_a_machine_is_lost(
+def test_every_input_is_labelled_exactly_once_if_a_worker_and_a_machine_are_lost(
     trained: Trained, expected: tuple[Path, bytes], cluster: Any, tmp_path: Path
 ) -> None:
     names, whole = expected
@@ -325,23 +323,23 @@ def test_every_input_is_labelled_exactly_once_where_a_worker_is_killed_and_a_mac
 
 
 @pytest.mark.slow
-def test_a_stopped_driver_leaves_nothing_behind_and_is_gone_on_with_by_ray_or_without(
+def test_a_stopped_driver_leaves_nothing_behind_and_can_be_resumed_without_ray(
     trained: Trained, expected: tuple[Path, bytes], tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
     names, whole = expected
     words = ("predict", trained.run, "--from-file", names, "--format", "jsonl", "-b", "3", "-o", "labels.jsonl")
-    with TemporaryDirectory(dir="/tmp") as short:  # the names of sockets below it must be short, too
+    with TemporaryDirectory(dir="/tmp") as short:  # paths of sockets inside it must be short, too
         files = Path(short)
         process = start(*words, "--engine", "ray", "--ray-workers", "2", folder=tmp_path, TMPDIR=short)
         wait_for_records(tmp_path / "labels.jsonl.partial", 30, process)
         wait_for_labellers(files, 2)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=WAIT_SECONDS)
-        ours = [line for line in out.splitlines() if b"(raylet)" not in line]  # Ray may say that a worker was killed
+        ours = [line for line in out.splitlines() if b"(raylet)" not in line]  # Ray may report a killed worker
         assert (process.returncode, ours) == (143, []), err.decode()
         assert err.decode().splitlines()[-1] == "wisesr: stopped by SIGTERM; repeat the command with --resume"
-        wait_for_labellers(files, 0)  # they end on their own, soon after Ray
+        wait_for_labellers(files, 0)  # they exit on their own soon after Ray
         assert list(files.iterdir()) == []
     assert not (tmp_path / ".ray").exists()
     process = start(*words, "--resume", folder=tmp_path)
@@ -351,10 +349,10 @@ def test_a_stopped_driver_leaves_nothing_behind_and_is_gone_on_with_by_ray_or_wi
 
 
 @pytest.mark.slow
-def test_the_parts_of_a_long_list_follow_each_other_and_keras_labels_as_here(
+def test_ray_labels_a_long_list_in_order_and_matches_local_litert_and_keras(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one Ray, which is the program's own."""
+    """Both engines use a Ray instance started by the calling program, which must keep running."""
     ray = pytest.importorskip("ray")
     paths = [str(path) for path in sorted(make_photos(Path("photos"), 3).rglob("*.png"))]
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
