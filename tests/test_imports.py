@@ -1,4 +1,4 @@
-"""What is not needed is not imported: help and mistakes are answered at once; imports go down only."""
+"""Imports are lazy, so that help and usage errors are immediate, and only lower layers are imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in pa
 
 
 def imports_of(path: Path, *, top: bool) -> set[str]:
-    """Return the modules that a file imports: at its top (`TYPE_CHECKING` blocks left out), or anywhere."""
+    """Return the modules that a file imports, at its top (except in `TYPE_CHECKING` blocks) or anywhere."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = _top_nodes(tree.body) if top else list(ast.walk(tree))
     found = set()
@@ -45,11 +45,11 @@ def _top_nodes(body: list[ast.stmt]) -> list[ast.stmt]:
     return found
 
 
-WORKING = {*KERAS} - {"matplotlib"}  # Matplotlib draws; it is no reason to wait
+WORKING = {*KERAS} - {"matplotlib"}  # Matplotlib only draws, and may be loaded
 PREPOOL = "prepool.yaml:3: model.head.prepool is not an option of the head 'wise'. Did you mean 'pre_pool'?"
 SEDE = "sede.yaml:2: sede is not a key of a config. Did you mean 'seed'?"
 
-# Words, exit code, what is not loaded, and the one line on standard error where it is promised.
+# Arguments, exit code, packages that must not be loaded, and the line on standard error if it is specified.
 ANSWERED_WITHOUT: list[tuple[str, int, set[str], str | None]] = [
     *((words, code, {*HEAVY}, None) for words, code in (("--help", 0), ("--version", 0), ("", 2))),
     ("tarin", 2, {*HEAVY} - {"pydantic"}, None),
@@ -59,7 +59,7 @@ ANSWERED_WITHOUT: list[tuple[str, int, set[str], str | None]] = [
         (f"summarize {words}", 0, {*KERAS, "numpy", "PIL"}, "")
         for words in ("--backbone all", "sound.yaml --device cpu")
     ),
-    ("summarize photos", 0, {*KERAS}, ""),  # they are counted
+    ("summarize photos", 0, {*KERAS}, ""),  # the images are counted
     *((words, 4, WORKING, None) for words in ("evaluate nowhere", "predict nowhere photos")),
     ("train photos --fail-under x=1", 2, WORKING, None),
     *((f"{words} photos", 0, {*KERAS}, None) for words in ("check", "config show", "init")),
@@ -70,7 +70,9 @@ ANSWERED_WITHOUT: list[tuple[str, int, set[str], str | None]] = [
 @pytest.mark.parametrize(
     ("words", "code", "absent", "said"), ANSWERED_WITHOUT, ids=[row[0] for row in ANSWERED_WITHOUT]
 )
-def test_nothing_unneeded_is_loaded(words: str, code: int, absent: set[str], said: str | None, tmp_path: Path) -> None:
+def test_a_command_loads_nothing_unneeded(
+    words: str, code: int, absent: set[str], said: str | None, tmp_path: Path
+) -> None:
     make_photos(tmp_path / "photos", 4)
     for name, text in (
         ("prepool", "schema_version: 1\nmodel:\n  head: {name: wise, prepool: 2}\n"),
@@ -84,7 +86,7 @@ def test_nothing_unneeded_is_loaded(words: str, code: int, absent: set[str], sai
     assert said is None or err == (said and f"wisesr: {said}\n")
 
 
-def test_the_help_of_no_command_loads_anything_heavy_and_the_list_of_them_builds_no_options(tmp_path: Path) -> None:
+def test_help_loads_nothing_heavy_and_the_command_list_imports_no_command(tmp_path: Path) -> None:
     program = """
 from wisesr_cli.cli.main import COMMANDS, run
 assert run(['--help']) == 0
@@ -94,7 +96,7 @@ for name in COMMANDS: assert run([name, '--help']) == 0
 """
     code, loaded, err = loaded_after(program, tmp_path)
     assert code == 0, err
-    assert not loaded & set(HEAVY) - {"pydantic"}  # Typer looks at it where options are declared
+    assert not loaded & set(HEAVY) - {"pydantic"}  # Typer looks for it when options are declared
 
 
 def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
@@ -103,8 +105,8 @@ def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
     assert not loaded & {*HEAVY, "typer"}
 
 
-def test_the_contracts_about_imports_hold() -> None:
-    """What imports what is written at the end of pyproject.toml; `lint-imports` says what breaks it."""
+def test_the_import_contracts_hold() -> None:
+    """The contracts are at the end of pyproject.toml; `lint-imports` reports what breaks them."""
     program = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([program], cwd=REPOSITORY, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout
@@ -115,7 +117,7 @@ def name_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_a_backend_is_imported_where_keras_is_started_only(path: Path) -> None:
+def test_backends_are_imported_only_where_keras_is_started(path: Path) -> None:
     names = {name.partition(".")[0] for name in imports_of(path, top=False)}
     calls = [
         ast.unparse(node)
@@ -127,7 +129,7 @@ def test_a_backend_is_imported_where_keras_is_started_only(path: Path) -> None:
         assert not [call for call in calls if "tensorflow" in call or "jax" in call or "backend" in call]
 
 
-def test_no_command_module_imports_work_at_its_top() -> None:
+def test_command_modules_import_only_options_at_their_top() -> None:
     for path in sorted((PACKAGE / "cli").rglob("*.py")):
         names = imports_of(path, top=True)
         assert {name.partition(".")[0] for name in names} <= {"typer", "wisesr_cli", *sys.stdlib_module_names}, path
@@ -135,19 +137,19 @@ def test_no_command_module_imports_work_at_its_top() -> None:
             assert {name for name in names if name.startswith("wisesr_cli")} <= {"wisesr_cli.cli.options"}, path
 
 
-def test_only_images_decodes_images() -> None:
+def test_only_the_decoding_module_opens_images() -> None:
     for path in FILES:
-        if name_of(path) not in {"images/decoding.py", "exporting/readme.py"}:  # the latter shows others how to
+        if name_of(path) not in {"images/decoding.py", "exporting/readme.py"}:  # the latter holds snippets for users
             assert "Image.open(" not in path.read_text(encoding="utf-8"), path
 
 
-def test_an_init_is_a_sentence_without_imports() -> None:
+def test_an_init_file_is_only_a_docstring() -> None:
     for path in sorted(PACKAGE.rglob("__init__.py")):
         if path.parent != PACKAGE:
             (sentence,) = ast.parse(path.read_text(encoding="utf-8")).body
             assert ast.unparse(sentence).startswith(("'", '"')), path
 
 
-def test_no_module_takes_the_name_of_a_function_of_the_package() -> None:
+def test_no_module_shadows_a_function_of_the_package() -> None:
     modules = {path.stem for path in PACKAGE.iterdir()}
-    assert not modules & set(wisesr_cli.__all__)  # once imported, the module would be in the function's place
+    assert not modules & set(wisesr_cli.__all__)  # importing such a module would replace the function

@@ -1,6 +1,6 @@
-"""Which private names of Keras and other libraries are used: a release may change any of them without a word.
+"""The private names of Keras and other libraries that are used; a release may change any of them without notice.
 
-One more or one less is a row in `PRIVATE`, and stands in pyproject.toml beside the bound of its library.
+Each has a row in `PRIVATE` and is named in pyproject.toml beside the version bound of its library.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ TREES = {
 
 
 def functional() -> Any:
-    """Return the class of functional models, which Keras does not name to others."""
+    """Return the class of functional models, which Keras does not export."""
     pixels = keras.Input((2,))
     return type(keras.Model(pixels, keras.layers.ReLU()(pixels)))
 
 
-# By file and name: what has it, and the parameters that are counted on.
+# (file, name) -> the object that has it, and the parameters that are relied on.
 PRIVATE: dict[tuple[str, str], tuple[Callable[[], Any], list[str]]] = {
     ("training/devices/mirrored.py", "_maybe_symbolic_build"): (lambda: keras.Model, ["iterator", "data_batch"]),
     ("explanation/receptive_field.py", "_run_through_graph"): (functional, ["inputs", "operation_fn", "call_fn"]),
@@ -49,7 +49,7 @@ def is_private(name: str) -> bool:
 
 
 def own_names(tree: ast.AST) -> Iterator[str]:
-    """Give the names that a module gives to functions, classes, attributes and variables of its own."""
+    """Yield the names of the functions, classes, attributes and variables that a module defines."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
@@ -58,7 +58,7 @@ def own_names(tree: ast.AST) -> Iterator[str]:
 
 
 def keras_classes() -> set[str]:
-    """Return the names of the package's classes that derive from one of Keras."""
+    """Return the names of the package's classes that derive from a Keras class."""
     bases = {
         node.name: {ast.unparse(base) for base in node.bases}
         for tree in TREES.values()
@@ -75,7 +75,7 @@ def keras_classes() -> set[str]:
 
 
 def private_names() -> set[tuple[str, str]]:
-    """Return the private names that are used and not our own, and those of Keras that are overridden, by file."""
+    """Return (file, name) of private names that are used but not ours, and of those of Keras that are overridden."""
     own = {name for tree in TREES.values() for name in own_names(tree)}
     derived, of_keras = keras_classes(), {name for base in KERAS_BASES for name in dir(base)}
     found = set()
@@ -85,25 +85,25 @@ def private_names() -> set[tuple[str, str]]:
                 found.add((file, node.attr))
             elif isinstance(node, ast.ClassDef) and node.name in derived:
                 found |= {(file, name) for name in own_names(node) if is_private(name) and name in of_keras}
-    return {(file, name) for file, name in found if name != "_exit"}  # of `os`, which documents it
+    return {(file, name) for file, name in found if name != "_exit"}  # `os._exit` is documented
 
 
-def test_the_private_names_that_are_used_are_those_of_the_table() -> None:
+def test_the_private_names_in_use_match_the_table() -> None:
     expected = {*PRIVATE, *JAX}
     if keras.backend.backend() != "tensorflow":
-        expected -= {("training/devices/mirrored.py", "_maybe_symbolic_build")}  # a method of that backend
+        expected -= {("training/devices/mirrored.py", "_maybe_symbolic_build")}  # a method of the TensorFlow backend
     assert private_names() == expected
 
 
 @pytest.mark.parametrize(("file", "name"), PRIVATE)
-def test_a_private_name_is_there_and_takes_what_is_counted_on(file: str, name: str) -> None:
+def test_a_private_name_exists_and_has_the_expected_parameters(file: str, name: str) -> None:
     owner, parameters = PRIVATE[file, name]
     if owner() is keras.Model and keras.backend.backend() != "tensorflow":
         pytest.skip("a method of the TensorFlow backend")
     assert list(inspect.signature(getattr(owner(), name)).parameters) == ["self", *parameters]
 
 
-def test_jax_keeps_what_several_processes_use_of_it() -> None:
+def test_the_jax_internals_for_several_processes_still_exist() -> None:
     pytest.importorskip("jax")
     from jax._src import clusters, distributed
 
@@ -112,7 +112,7 @@ def test_jax_keeps_what_several_processes_use_of_it() -> None:
     assert {"client", "initialize_preemption_sync_manager"} <= set(dir(distributed.global_state))
 
 
-def test_keras_and_jax_are_bounded_and_the_private_names_stand_beside_the_bounds() -> None:
+def test_keras_and_jax_have_version_bounds_and_pyproject_lists_private_names() -> None:
     content = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     project = tomllib.loads(content)["project"]
     for line in (*project["dependencies"], *project["optional-dependencies"]["jax"]):

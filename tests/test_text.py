@@ -21,7 +21,7 @@ from wisesr_cli.text import (
     visible,
 )
 
-# Every code point may turn up, lone surrogates from file names that are not UTF-8 among them.
+# Every code point, including lone surrogates, as in file names that are not UTF-8.
 ANY_TEXT = st.text(
     st.characters() | st.characters(categories=["Cs", "Cc", "Cf"]) | st.sampled_from("\\'=+-@\t\r\n\"x0u,;")
 )
@@ -35,12 +35,12 @@ ANY_TEXT = st.text(
 @example("\\U0010ffff\U0010ffff")
 @example("\ud83d\ude00")
 @example("")
-def test_a_csv_cell_gives_its_text_back(text: str) -> None:
+def test_a_csv_cell_round_trips_any_text(text: str) -> None:
     assert parse_csv_cell(csv_cell(text)) == text
 
 
 @given(st.lists(ANY_TEXT, min_size=2, max_size=4))
-def test_a_row_survives_a_csv_file_as_one_line(texts: list[str]) -> None:
+def test_a_row_round_trips_through_a_csv_file_as_one_line(texts: list[str]) -> None:
     content = to_csv(["a"] * len(texts), [texts])
     assert len(content.splitlines()) == 2
     content.encode("utf-8")
@@ -49,14 +49,14 @@ def test_a_row_survives_a_csv_file_as_one_line(texts: list[str]) -> None:
 
 
 @given(ANY_TEXT)
-def test_a_csv_cell_never_starts_a_formula_and_hides_nothing(text: str) -> None:
+def test_a_csv_cell_never_starts_a_formula_or_contains_control_characters(text: str) -> None:
     cell = csv_cell(text)
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
     assert shows_itself(cell)
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0", "'=1"])
-def test_what_could_start_a_formula_gets_a_quote_before_it(text: str) -> None:
+def test_text_that_could_start_a_formula_is_prefixed_with_a_quote(text: str) -> None:
     assert csv_cell(text).startswith("'")
     assert parse_csv_cell(csv_cell(text)) == text
 
@@ -65,21 +65,21 @@ def test_what_could_start_a_formula_gets_a_quote_before_it(text: str) -> None:
 @example("x;=1+1")
 @example("x;'=1")
 @example(";;-1;@x\\x3b;+")
-def test_a_cell_that_is_cut_at_its_semicolons_starts_no_formula_either(text: str) -> None:
+def test_a_cell_split_at_its_semicolons_starts_no_formula(text: str) -> None:
     cell = csv_cell(text)
     assert parse_csv_cell(cell) == text
     assert not [part for part in cell.split(";") if part.lstrip("'\"").startswith(("=", "+", "-", "@"))][1:]
 
 
 @given(ANY_TEXT)
-def test_a_damaged_cell_is_read_as_something_and_never_fails(cell: str) -> None:
+def test_parsing_any_text_as_a_cell_never_fails(cell: str) -> None:
     assert isinstance(parse_csv_cell(cell), str)
 
 
 @pytest.mark.parametrize(
     "cell", ["\\xzz", "\\x1", "\\u+123", "\\u12", "\\Uffffffff", "\\U00110000", "\\", "a\\", "\\q", "\\x1_"]
 )
-def test_what_is_no_escape_stays_as_it_is(cell: str) -> None:
+def test_invalid_escapes_are_left_unchanged(cell: str) -> None:
     assert parse_csv_cell(cell) == cell
 
 
@@ -89,14 +89,14 @@ def test_what_is_no_escape_stays_as_it_is(cell: str) -> None:
 @example("\u2066x\u2069")
 @example("\udcff")
 @example("\u2028\u2029\x85\x7f\u200b\ufeff")
-def test_visible_lets_no_control_bidi_or_surrogate_character_through(text: str) -> None:
+def test_visible_passes_no_control_bidi_or_surrogate_character(text: str) -> None:
     shown = visible(text)
     assert shows_itself(shown)
     shown.encode("utf-8")
 
 
 @pytest.mark.parametrize("text", ["plain", "[/red]", ":cat:", "na\u00efve \u732b \U0001f408", "a\\b", "C:\\x"])
-def test_visible_changes_nothing_that_shows_itself(text: str) -> None:
+def test_visible_leaves_printable_text_unchanged(text: str) -> None:
     assert visible(text) == text
 
 
@@ -105,29 +105,29 @@ def test_visible_changes_nothing_that_shows_itself(text: str) -> None:
     [("a\nb", "a\\nb"), ("\t\r", "\\t\\r"), ("\x1b[2J", "\\x1b[2J"), ("\udcff", "\\udcff"), ("\u202e", "\\u202e"),
      ("\U000e0001", "\\U000e0001"), (None, "None"), (7, "7")],
 )  # fmt: skip
-def test_visible_writes_the_rest_as_escapes(text: object, expected: str) -> None:
+def test_visible_escapes_all_other_characters(text: object, expected: str) -> None:
     assert visible(text) == expected
 
 
 @given(ANY_TEXT)
-def test_visible_of_visible_is_visible(text: str) -> None:
+def test_visible_is_idempotent(text: str) -> None:
     assert visible(visible(text)) == visible(text)
 
 
-def test_the_nearest_word_is_found_whatever_its_case_and_none_when_none_is_near() -> None:
+def test_the_nearest_word_is_suggested_ignoring_case_and_only_if_close() -> None:
     assert nearest("MOBILENETV2", ["Xception", "MobileNetV2"]) == " Did you mean 'MobileNetV2'?"
     assert nearest("prepool", ["pooling", "pre_pool"]) == " Did you mean 'pre_pool'?"
     assert nearest("qqq", ["gap", "wise"]) == ""
     assert nearest("x", []) == ""
 
 
-def test_words_are_joined_and_counted_for_reading() -> None:
+def test_words_are_joined_and_counted_for_display() -> None:
     assert joined(["a", "b\n", 3]) == "a, b\\n, 3"
     assert (counted(1, "image"), counted(0, "image"), counted(2000, "image")) == ("1 image", "0 images", "2,000 images")
     assert counted(2, "class", "classes") == "2 classes"
 
 
-def test_an_error_is_put_on_one_line_and_cut_unless_it_is_wanted_whole() -> None:
+def test_an_error_becomes_one_line_and_is_truncated_by_default() -> None:
     assert on_one_line(ValueError("a\n  b\x1b[31m")) == "a b\\x1b[31m"
     assert on_one_line(KeyError()) == "KeyError"
     assert len(on_one_line(ValueError("x" * 9999))) == LONGEST_REASON

@@ -1,4 +1,4 @@
-"""Plots are whole, readable PNG files for any number of classes and any name; a failure leaves nothing behind."""
+"""Plots are complete, readable PNG files for any number of classes and any name; a failure leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def history(epochs: int, *, validation: bool = True, phases: int = 1) -> list[Ep
 
 
 def read_whole(path: Path) -> np.ndarray:
-    """Return the pixels of a PNG, having made sure that it is whole, not empty, and alone in its folder."""
+    """Check that a PNG is complete, not blank, and alone in its folder, and return its pixels."""
     assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
     assert list(path.parent.iterdir()) == [path]
     with Image.open(path) as image:
@@ -66,14 +66,14 @@ def read_whole(path: Path) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def _no_warning() -> object:
-    """Let a warning fail the test: on a terminal it would stand in the middle of a progress bar."""
+    """Turn warnings into errors, as they would break a progress bar on a terminal."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
 
 
 @pytest.mark.parametrize(("classes", "examples"), [*((n, None) for n in (1, 2, 20, 80, 200)), (3, 0)])
-def test_a_confusion_matrix_is_a_readable_picture_for_any_number_of_classes_and_examples(
+def test_a_confusion_matrix_is_readable_for_any_number_of_classes_and_examples(
     tmp_path: Path, classes: int, examples: int | None
 ) -> None:
     plot_confusion_matrix(judged(classes, examples=examples), tmp_path / "matrix.png")
@@ -81,7 +81,7 @@ def test_a_confusion_matrix_is_a_readable_picture_for_any_number_of_classes_and_
     assert 0.5 < pixels.shape[0] / pixels.shape[1] < 2
 
 
-def test_a_confusion_matrix_of_more_classes_is_larger_up_to_a_limit(tmp_path: Path) -> None:
+def test_a_confusion_matrix_grows_with_the_number_of_classes_up_to_a_limit(tmp_path: Path) -> None:
     sizes = []
     for classes in (2, 20, 200):
         plot_confusion_matrix(judged(classes), tmp_path / "matrix.png")
@@ -89,7 +89,7 @@ def test_a_confusion_matrix_of_more_classes_is_larger_up_to_a_limit(tmp_path: Pa
     assert sizes[0] < sizes[1] < sizes[2] < 40_000_000
 
 
-def test_of_very_many_classes_those_that_are_confused_most_are_drawn_and_the_picture_says_so(
+def test_only_the_most_confused_of_many_classes_are_drawn_and_the_title_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     titles, save = [], plots.save_figure
@@ -105,11 +105,11 @@ def test_of_very_many_classes_those_that_are_confused_most_are_drawn_and_the_pic
     assert titles == ["", "the 200 of 3,000 classes that are confused most"]
 
 
-def test_the_diagonal_of_a_perfect_model_is_dark_and_the_rest_is_light(tmp_path: Path) -> None:
+def test_the_diagonal_of_a_perfect_model_is_dark(tmp_path: Path) -> None:
     metrics = compute_metrics(20 * np.eye(4), range(4), tuple("abcd"))
     plot_confusion_matrix(metrics, tmp_path / "matrix.png")
     pixels = read_whole(tmp_path / "matrix.png").astype(int)
-    dark = (np.abs(pixels - (8, 48, 107)).max(axis=-1) <= 2).mean(axis=0)  # the end of the colour map, by column
+    dark = (np.abs(pixels - (8, 48, 107)).max(axis=-1) <= 2).mean(axis=0)  # the darkest colour, by column
     assert (dark > 0.1).mean() > 0.5
 
 
@@ -122,7 +122,9 @@ def test_any_class_name_can_be_drawn(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("epochs", "validation", "phases"), [(1, True, 1), (1, False, 1), (2, True, 2), (30, False, 3)]
 )
-def test_learning_curves_begin_at_the_first_epoch(tmp_path: Path, epochs: int, validation: bool, phases: int) -> None:
+def test_learning_curves_can_be_drawn_after_any_epoch_with_or_without_validation(
+    tmp_path: Path, epochs: int, validation: bool, phases: int
+) -> None:
     plot_learning_curves(history(epochs, validation=validation, phases=phases), tmp_path / "curves.png")
     pixels = read_whole(tmp_path / "curves.png")
     assert pixels.shape[1] > pixels.shape[0]
@@ -139,7 +141,7 @@ def test_a_reliability_diagram_is_drawn_with_empty_bins(tmp_path: Path, examples
     read_whole(tmp_path / "reliability.png")
 
 
-def test_a_plot_replaces_the_one_before(tmp_path: Path) -> None:
+def test_a_plot_replaces_an_earlier_one(tmp_path: Path) -> None:
     path = tmp_path / "curves.png"
     path.write_bytes(b"old")
     plot_learning_curves(history(3), path)
@@ -163,7 +165,7 @@ def test_a_failure_leaves_the_old_plot_and_nothing_else(tmp_path: Path, monkeypa
     assert path.read_bytes() == before
 
 
-def test_a_failure_while_a_sheet_is_saved_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_saving_a_sheet_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Image.Image, path: Path, format: str, **options: object) -> None:
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
@@ -196,7 +198,7 @@ def test_a_sheet_has_green_and_red_borders_at_the_right_tiles(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("shape", [(10, 40), (40, 10), (1, 300)])
-def test_a_picture_on_a_sheet_keeps_its_shape_on_white(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_a_picture_on_a_sheet_keeps_its_aspect_ratio_on_white(tmp_path: Path, shape: tuple[int, int]) -> None:
     contact_sheet([(np.zeros((*shape, 3), np.uint8), "", None)], columns=1, tile=120, path=tmp_path / "sheet.png")
     dark = np.asarray(Image.open(tmp_path / "sheet.png").convert("L")) < 128
     height, width = dark.any(axis=1).sum(), dark.any(axis=0).sum()
@@ -231,7 +233,9 @@ def test_the_epochs_on_the_axis_are_whole_numbers(tmp_path: Path, monkeypatch: p
         assert all(tick == round(tick) for tick in ticks)
 
 
-def test_a_confusion_of_few_percent_is_seen_among_many_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_confusion_of_a_few_percent_is_visible_among_many_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     figures: list[Any] = []
     monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
     plot_confusion_matrix(judged(40), tmp_path / "matrix.png")

@@ -1,4 +1,4 @@
-"""Nothing from outside reaches a terminal raw, and every format is exact for the program that reads it."""
+"""External text never reaches a terminal raw, and every format is exact for the program that reads it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OWN_STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -59,7 +59,7 @@ def drawn(grid: Grid, stream: io.StringIO | None = None, **options: int | None) 
 
 
 @pytest.mark.parametrize(("encoding", "expected"), [("utf-8", "███▌"), ("latin-1", "###"), ("ascii", "###")])
-def test_bars_are_drawn_in_what_the_stream_can_show(encoding: str, expected: str) -> None:
+def test_bars_use_only_characters_that_the_stream_can_encode(encoding: str, expected: str) -> None:
     stream = io.TextIOWrapper(content := io.BytesIO(), encoding=encoding, errors="backslashreplace")
     show_grid(Grid("", (Column("bar"),), (("███▌",), ("██▊",), ("",))), file=stream)
     stream.flush()
@@ -70,7 +70,7 @@ def test_bars_are_drawn_in_what_the_stream_can_show(encoding: str, expected: str
 
 @pytest.mark.parametrize("name", EVIL)
 @pytest.mark.parametrize("place", ["title", "header", "cell", "caption"])
-def test_a_name_in_a_table_is_shown_as_it_is_with_escapes_and_without_raw_bytes(name: str, place: str) -> None:
+def test_a_name_in_a_table_is_shown_literally_with_control_characters_escaped(name: str, place: str) -> None:
     grid = {
         "title": Grid(name, (Column("x"),), (("y",),)),
         "header": Grid("t", (Column(name),), (("y",),)),
@@ -83,11 +83,11 @@ def test_a_name_in_a_table_is_shown_as_it_is_with_escapes_and_without_raw_bytes(
 
 
 @pytest.mark.parametrize("name", EVIL)
-def test_a_name_on_a_terminal_brings_no_control_character(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_adds_no_control_character_on_a_terminal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "80")
     text = drawn(Grid(name, (Column(name),), ((name,),), name), Terminal())
-    assert text.count("\x1b") > 0  # rich's own
+    assert text.count("\x1b") > 0  # Rich's own styles
     assert not RAW.search(OWN_STYLE.sub("", text))
     assert OWN_STYLE.sub("", text).count(EVIL[name]) == 4
     if name == "esc\x1b[31mred":
@@ -107,7 +107,7 @@ def test_notes_and_warnings_are_one_line_each_on_standard_error(name: str, capsy
     assert captured.err == f"{EVIL[name]}\nwarning: {EVIL[name]}\n"
 
 
-def test_a_long_message_is_not_wrapped_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_message_is_not_wrapped_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     listener = TerminalListener()
     listener.warn("word " * 5_000)
     assert capsys.readouterr().err.count("\n") == 1
@@ -122,12 +122,12 @@ def test_quiet_keeps_warnings_and_drops_notes_and_tables(capsys: pytest.CaptureF
     assert (captured.out, captured.err) == ("", "warning: look here\n")
 
 
-def test_a_table_is_not_wrapped_off_a_terminal() -> None:
+def test_a_table_is_not_wrapped_without_a_terminal() -> None:
     lines = drawn(grid_of("x" * 900, "y" * 900)).splitlines()
     assert sum("x" * 900 + "   " + "y" * 900 in line for line in lines) == 1
 
 
-def test_a_long_cell_is_folded_and_never_cut_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_cell_is_wrapped_and_never_truncated_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     name = "".join(chr(97 + number % 26) for number in range(255))
     text = OWN_STYLE.sub("", drawn(grid_of(name), Terminal()))
@@ -135,7 +135,7 @@ def test_a_long_cell_is_folded_and_never_cut_on_a_terminal(monkeypatch: pytest.M
     assert max(map(len, text.splitlines())) <= 40
 
 
-def test_a_long_table_is_shortened_to_its_ends() -> None:
+def test_a_long_table_is_shortened_to_its_first_and_last_rows() -> None:
     grid = Grid("", (Column("a"), Column("b")), tuple((f"<{number}>", "z") for number in range(100)))
     text = drawn(grid)
     assert "... 60 more ..." in text
@@ -147,7 +147,7 @@ def test_a_long_table_is_shortened_to_its_ends() -> None:
     assert "more" not in drawn(just)
 
 
-def test_verbose_shows_a_table_beside_the_data_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_shows_long_tables_on_standard_error_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     grid = grid_of("a", rows=100)
     TerminalListener().grid(grid)
     assert "60 more" in capsys.readouterr().err
@@ -156,7 +156,7 @@ def test_verbose_shows_a_table_beside_the_data_whole(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("name", [*EVIL, "a|b", "`code`", "*bold*", "_it_", "<b>x</b>", "# title", "back\\slash"])
-def test_markdown_keeps_one_row_per_row_and_every_special_character_escaped(name: str) -> None:
+def test_markdown_has_one_line_per_row_and_escapes_special_characters(name: str) -> None:
     lines = to_markdown(grid_of(name, "end")).split("\n")
     assert len(lines) == 4
     assert lines[3] == ""
@@ -167,36 +167,36 @@ def test_markdown_keeps_one_row_per_row_and_every_special_character_escaped(name
     assert re.sub(r"\\([\\|*_`\[\]<>#])", r"\1", cell) == visible(name)
 
 
-def test_markdown_puts_numbers_to_the_right() -> None:
+def test_markdown_aligns_numbers_to_the_right() -> None:
     assert "| --- | ---: |" in to_markdown(Grid("", (Column("a"), Column("b", True)), (("1", "2"),)))
 
 
-def test_csv_numbers_are_exact_and_none_is_empty() -> None:
+def test_csv_numbers_are_exact_and_none_becomes_an_empty_cell() -> None:
     assert to_csv(("a", "b", "c", "d"), [(0.1 + 0.2, None, -1.5, 3)]) == "a,b,c,d\n0.30000000000000004,,-1.5,3\n"
 
 
 @settings(max_examples=100)
 @given(st.text(st.characters(), min_size=1))
-def test_any_name_gives_one_line_of_json_that_gives_it_back(name: str) -> None:
+def test_any_name_round_trips_through_one_line_of_json(name: str) -> None:
     text = to_json({"label": name})
     assert text.isascii()
     assert "\n" not in text
     assert json.loads(text)["label"] == name
 
 
-def test_json_refuses_what_is_not_finite() -> None:
+def test_json_rejects_non_finite_numbers() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         to_json({"value": float("nan")})
 
 
-def test_values_that_are_not_defined_are_a_dash() -> None:
+def test_undefined_values_are_shown_as_a_dash() -> None:
     assert (percent(None), decimal(None), score_bar(None)) == ("-", "-", "")
     assert (percent(0.9346), decimal(1.23456), score_bar(1.0), score_bar(0.0)) == ("93.5 %", "1.2346", "█" * 10, "")
     assert len(score_bar(0.55)) == 6
 
 
 @pytest.mark.parametrize("chosen", ["table", *FORMATS])
-def test_a_result_goes_to_standard_output_alone(chosen: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_result_is_written_only_to_standard_output(chosen: str, capsys: pytest.CaptureFixture[str]) -> None:
     show_result(chosen, grids=[grid_of("a"), grid_of("second")], header=("h",), rows=[("a",)], value={"k": "a"})
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -225,7 +225,7 @@ def test_every_scalar_metric_has_a_row_in_the_table_and_in_the_csv() -> None:
     assert "None" not in drawn(tables.metrics_grid(empty, "t"))
 
 
-def test_every_finding_of_a_check_is_a_row_and_only_the_bad_ones_list_files() -> None:
+def test_every_finding_of_a_check_is_a_row_and_only_bad_ones_list_files() -> None:
     result = CheckResult(
         (
             Finding("pass", "good", "fine", 1, ("a.png",)),
@@ -239,7 +239,7 @@ def test_every_finding_of_a_check_is_a_row_and_only_the_bad_ones_list_files() ->
     assert result.status == "fail"
 
 
-def test_off_a_terminal_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_without_a_terminal_is_an_occasional_line(capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 1.0, 12.0, 13.0, 30.0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wisesr_cli.display.terminal.time.monotonic", lambda: next(clock))
@@ -250,7 +250,7 @@ def test_off_a_terminal_progress_is_a_line_now_and_then(capsys: pytest.CaptureFi
     assert lines == ["reading: 10 of 40, about 36 s left", "reading: 20 of 40, about 30 s left"]
 
 
-def test_off_a_terminal_progress_may_begin_late(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_without_a_terminal_is_shown_before_the_first_step(capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 11.0, 22.0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wisesr_cli.display.terminal.time.monotonic", lambda: next(clock))

@@ -1,4 +1,4 @@
-"""The benchmarks compare what they say they compare, and docs/performance.md shows the figures that are kept."""
+"""Measurements and verdicts of the benchmarks, and that every benchmark script runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from benchmarks.speed import performance
 
 
 def scripts() -> list[str]:
-    """Return every module of the benchmarks that is run."""
+    """Return every benchmark module that can be run as a script."""
     files = sorted(path for path in (REPOSITORY / "benchmarks").glob("*/*.py") if "__main__" in path.read_text("utf-8"))
     return [".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in files]
 
 
-def test_the_ratio_is_that_of_the_medians_and_the_spread_that_of_the_pairs() -> None:
+def test_the_ratio_compares_medians_and_the_spread_compares_pairs() -> None:
     question = measuring.Question("a", "b", "seconds", 0.5, 0.25)
     answer = measuring.Answer(question, [1.0, 3.0, 2.0], [4.0, 4.0, 10.0])
     assert answer.ratio == 0.5
@@ -41,17 +41,17 @@ def test_the_ratio_is_that_of_the_medians_and_the_spread_that_of_the_pairs() -> 
         ("images/s", 12.0, "aim"),
     ],
 )
-def test_less_time_and_memory_and_more_images_per_second_are_better(unit: str, ours: float, verdict: str) -> None:
+def test_lower_time_and_memory_and_higher_throughput_are_better(unit: str, ours: float, verdict: str) -> None:
     reach, aim = (0.5, 1.0) if unit == "images/s" else (0.5, 0.25)
     answer = measuring.Answer(measuring.Question("a", "b", unit, reach, aim), [ours], [10.0])
     assert answer.verdict == verdict
 
 
-def test_a_question_without_an_aim_is_reached_at_most() -> None:
+def test_without_an_aim_the_best_verdict_is_reached() -> None:
     assert measuring.Answer(measuring.Question("a", "b", "seconds", 0.5), [1.0], [10.0]).verdict == "reached"
 
 
-def test_both_sides_are_measured_in_turns() -> None:
+def test_both_sides_are_measured_alternately() -> None:
     order: list[str] = []
 
     def side(name: str, value: float) -> float:
@@ -63,24 +63,24 @@ def test_both_sides_are_measured_in_turns() -> None:
     assert figures == ([1.0] * 3, [2.0] * 3)
 
 
-def test_the_cost_of_a_process_is_its_time_and_its_memory() -> None:
+def test_the_cost_of_a_process_covers_time_and_peak_memory() -> None:
     cost = measuring.run_process([sys.executable, "-c", "x = b'1' * 300_000_000; print(len(x))"])
     assert cost.stdout == "300000000\n"
     assert cost.seconds > 0
     assert cost.peak_mebibytes > 300_000_000 / 2**20
 
 
-def test_a_process_that_fails_ends_the_benchmark_with_what_it_said() -> None:
+def test_a_failing_process_aborts_the_benchmark_with_its_error_output() -> None:
     with pytest.raises(SystemExit, match="no such thing"):
         measuring.run_process([sys.executable, "-c", "raise SystemExit('no such thing')"])
 
 
-def test_a_process_that_takes_too_long_is_ended() -> None:
+def test_a_process_is_killed_after_its_timeout() -> None:
     with pytest.raises(SystemExit, match="-9"):
         measuring.run_process([sys.executable, "-c", "import time; time.sleep(100)"], timeout=0.2)
 
 
-def test_every_benchmark_of_the_document_is_a_script() -> None:
+def test_every_benchmark_in_the_document_is_a_script() -> None:
     names = {f"benchmarks.speed.{name}" for name in performance.SCRIPTS} | set(performance.TABLES.values())
     assert names <= set(scripts())
 

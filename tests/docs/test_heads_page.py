@@ -1,4 +1,4 @@
-"""docs/heads.md says what docs/heads.json gives, and no more than its intervals allow."""
+"""docs/heads.md reports the figures in docs/heads.json and claims no more than their intervals allow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def block(pictures: str, *rows: dict[str, Any]) -> dict[str, Any]:
     return {"pictures": pictures, "rows_to_wise": list(rows)}
 
 
-def test_the_kept_figures_are_those_of_the_recipes_in_the_script() -> None:
+def test_stored_figures_come_from_the_recipes_in_the_script() -> None:
     known = {block.name: block for block in BLOCKS}
     for name, kept in page.stored().items():
         pictures = PICTURES[known[name].pictures]
@@ -32,12 +32,12 @@ def test_the_kept_figures_are_those_of_the_recipes_in_the_script() -> None:
         assert kept["command"] == command_line(kept["settings"], pictures, known[name]), name
 
 
-def test_the_page_names_no_place_on_the_machine_that_measured() -> None:
+def test_the_page_and_its_figures_contain_no_local_paths() -> None:
     text = page.FIGURES.read_text(encoding="utf-8") + page.DOCUMENT.read_text(encoding="utf-8")
     assert not [place for place in ("/work/", "/tmp/", "/home/", "/root/") if place in text]
 
 
-def test_every_block_can_be_compared_as_it_is_written(tmp_path: Path) -> None:
+def test_every_block_is_a_valid_comparison_of_at_least_five_seeds(tmp_path: Path) -> None:
     for block in BLOCKS:
         settings = recipe(block, PICTURES[block.pictures])
         overrides = [Override(tuple(key.split(".")), value, key) for key, value in settings.items()]
@@ -46,13 +46,13 @@ def test_every_block_can_be_compared_as_it_is_written(tmp_path: Path) -> None:
         assert block.heads[:2] == ("gap", "wise")
 
 
-def test_names_choose_the_blocks_of_their_pictures_and_backbones() -> None:
+def test_blocks_are_selected_by_the_names_of_pictures_and_backbones() -> None:
     assert compare.chosen_blocks([], None) == list(BLOCKS)
     chosen = compare.chosen_blocks(["harbour", "compact_small"], 7)
     assert [(block.name, block.seeds) for block in chosen] == [("harbour-compact_small", 7)]
 
 
-def test_own_images_are_compared_once_with_every_backbone(tmp_path: Path) -> None:
+def test_own_images_get_one_block_per_backbone(tmp_path: Path) -> None:
     folder = tmp_path / "two words"
     own = compare.own_blocks(folder, BLOCKS)
     assert [block.backbone for block, _ in own] == ["compact_small", "mobilenet_3", "mobilenet_5", "mobilenet_11"]
@@ -60,7 +60,7 @@ def test_own_images_are_compared_once_with_every_backbone(tmp_path: Path) -> Non
     assert own[0][1].make(tmp_path) == folder
 
 
-def test_only_an_interval_that_leaves_zero_out_is_a_difference() -> None:
+def test_only_an_interval_that_excludes_zero_counts_as_a_difference() -> None:
     assert [page.verdict_of(row(*ends)) for ends in ((0.01, 0.2), (-0.2, -0.01), (-0.01, 0.2), (0.0, 0.2))] == [
         "better",
         "worse",
@@ -80,11 +80,11 @@ def test_only_an_interval_that_leaves_zero_out_is_a_difference() -> None:
         ([block("a", row(-0.1, 0.2)), block("b", row(-0.1, 0.2))], "no clear difference from the default anywhere."),
     ],
 )
-def test_clearly_better_takes_two_kinds_of_pictures_and_five_seeds(blocks: list[dict[str, Any]], said: str) -> None:
+def test_clearly_better_requires_two_kinds_of_pictures_and_five_seeds(blocks: list[dict[str, Any]], said: str) -> None:
     assert page.clearly(blocks, "wise:constraint=none") == said
 
 
-def test_figures_of_one_block_leave_the_others_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storing_one_block_keeps_the_figures_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "FIGURES", tmp_path / "heads.json")
     for name in ("second", "first"):
         page.keep(name, {"is": name}, order=["first", "second", "third"])

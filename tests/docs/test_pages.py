@@ -1,4 +1,4 @@
-"""The pages of the documentation: the commands that they show exist, links lead somewhere, references are complete."""
+"""Documentation pages: the commands they show are valid, links resolve, and references are complete."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEXTS = {path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of every `wisesr` command that a page shows, in blocks and in lines."""
+    """Yield the words of every `wisesr` command that a page shows, in code blocks and inline."""
     blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").split("\n")]
     for line in (*lines, *re.findall(r"(?<!\\)`(wisesr [^`]+)(?<!\\)`", text)):
@@ -44,7 +44,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("page", TEXTS)
-def test_commands_of_a_page_have_options_that_there_are_and_settings_that_are_taken(
+def test_commands_in_a_page_use_existing_options_and_valid_settings(
     wisesr: CommandLine, page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
@@ -65,22 +65,22 @@ def test_commands_of_a_page_have_options_that_there_are_and_settings_that_are_ta
 
 
 @pytest.mark.parametrize("page", TEXTS)
-def test_links_of_a_page_lead_to_files_that_there_are(page: str) -> None:
+def test_relative_links_in_a_page_point_to_existing_files(page: str) -> None:
     text = re.sub(r"^```.*?^```", "", TEXTS[page], flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
         assert ((REPOSITORY / page).parent / target).exists(), target
 
 
-def test_every_page_has_its_place_in_the_site() -> None:
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
     text = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
     placed = set(re.findall(r"(\S+\.md)$", text, re.MULTILINE))
     expected = {path.name for path in (REPOSITORY / "docs").glob("*.md")} | {f"topics/{name}.md" for name in TOPICS}
     assert placed == expected | set(reference.PAGES) | {"index.md", "changelog.md", "contributing.md", "security.md"}
     theme = yaml.safe_load(text)["theme"]
-    assert theme["font"] is False  # or browsers would be sent elsewhere for it
+    assert theme["font"] is False  # otherwise browsers would fetch fonts from another server
 
 
-def test_the_reference_of_commands_names_every_command_and_option(wisesr: CommandLine) -> None:
+def test_the_command_reference_lists_every_command_with_options(wisesr: CommandLine) -> None:
     page = reference.commands()
     for name in COMMANDS:
         assert f"\n## wisesr {name}\n" in f"\n{page}"
@@ -88,7 +88,7 @@ def test_the_reference_of_commands_names_every_command_and_option(wisesr: Comman
         assert option in page
 
 
-def test_the_reference_of_the_config_has_a_row_for_every_key_of_every_mapping() -> None:
+def test_the_config_reference_has_a_row_for_every_key_of_every_mapping() -> None:
     page, schema = reference.config(), Config.model_json_schema()
     for record in (schema, *schema["$defs"].values()):
         for key in record["properties"]:
@@ -98,7 +98,7 @@ def test_the_reference_of_the_config_has_a_row_for_every_key_of_every_mapping() 
     assert all(row.count(" | ") == 4 for row in (re.sub(r"`[^`]*`|\\\|", "", row) for row in rows))
 
 
-def test_the_reference_of_json_has_every_field_of_the_records_and_their_commands() -> None:
+def test_the_json_reference_lists_every_record_field_and_only_real_commands() -> None:
     page = reference.json_fields()
     assert set(reference.JSON_OF) <= set(COMMANDS)
     few = Confusion(2, ((0, 0, 1), (1, 0, 1)))
@@ -121,7 +121,7 @@ def test_the_reference_of_json_has_every_field_of_the_records_and_their_commands
         assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == set(found), record
 
 
-def test_types_are_written_as_those_of_json() -> None:
+def test_types_are_described_in_json_terms() -> None:
     for annotation, words in (
         ("tuple[tuple[str, int], ...] | None", "list of list of 2: text, whole number or null"),
         ("Literal['here', 'download']", "`here`, `download`"),
@@ -131,7 +131,7 @@ def test_types_are_written_as_those_of_json() -> None:
         assert reference.json_type(ast.parse(annotation, mode="eval").body) == words
 
 
-def test_the_topic_on_files_names_what_stands_in_a_run_directory() -> None:
+def test_the_files_topic_names_everything_in_a_run_directory() -> None:
     for name in (
         *(
             names.CONFIG,
@@ -150,21 +150,21 @@ def test_the_topic_on_files_names_what_stands_in_a_run_directory() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, shot in screenshots.SHOTS.items() if shot.is_quick])
-def test_a_picture_of_a_terminal_shows_what_its_command_writes_today(name: str, tmp_path: Path) -> None:
+def test_a_terminal_screenshot_matches_the_current_output_of_its_command(name: str, tmp_path: Path) -> None:
     shot = screenshots.SHOTS[name]
     kept = (screenshots.FOLDER / f"{name}.svg").read_text(encoding="utf-8")
     drawn = screenshots.draw(shot, screenshots.run(shot, tmp_path), name)
     assert kept == f"{drawn}\n", f"draw it anew: python -m website.screenshots {name}"
 
 
-def test_pictures_of_a_terminal_load_nothing_and_name_no_place_of_the_machine() -> None:
+def test_terminal_screenshots_load_nothing_and_contain_no_local_paths() -> None:
     assert {path.stem for path in screenshots.FOLDER.glob("*.svg")} == set(screenshots.SHOTS)
     for path in screenshots.FOLDER.glob("*.svg"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"url\(\"?http|href=\"http|/tmp/|/home/|/root/", text), path
 
 
-def test_a_terminal_keeps_what_was_not_erased() -> None:
+def test_the_screen_keeps_only_text_that_was_not_erased() -> None:
     written = "a\r\nbar 10 %\r\x1b[2Kbar 20 %\r\n\x1b[1A\x1b[2K\x1b[32mdone\x1b[0m\r\n"
     assert list(screenshots.screen(written)) == ["a", "\x1b[32mdone\x1b[0m", ""]
 
@@ -184,11 +184,11 @@ def hooks() -> Any:
         ('<a href="https://e.org">x</a><script src="assets/x.js"></script><link href="../site.css">', False),
     ],
 )
-def test_what_a_page_would_load_from_elsewhere_is_found(hooks: Any, html: str, is_foreign: bool) -> None:
+def test_resources_from_other_servers_are_detected(hooks: Any, html: str, is_foreign: bool) -> None:
     assert bool(hooks.FOREIGN.search(html)) is is_foreign
 
 
-def test_links_lead_to_pages_of_the_site(hooks: Any) -> None:
+def test_links_are_rewritten_to_pages_of_the_site(hooks: Any) -> None:
     pages = {"heads.md", "topics/offline.md", "security.md", "index.md", "heads.png"}
     text = "[a](docs/heads.md#x) [b](wisesr_cli/topics/offline.md) [c](SECURITY.md) [d](https://e.org)"
     text += " ![e](docs/heads.png)"

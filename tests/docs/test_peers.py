@@ -1,4 +1,4 @@
-"""What the comparison with other tools measures."""
+"""How the comparison with other tools measures time, memory and size."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bench(tmp_path: Path) -> peers.Bench:
     return peers.Bench(options, tmp_path / "work")
 
 
-def test_a_command_runs_on_the_cores_that_it_is_given_and_its_lines_have_their_times() -> None:
+def test_a_command_runs_on_the_given_cores_and_its_output_lines_are_timed() -> None:
     before = os.sched_getaffinity(0)
     cost = run_tree(python("import os, time; print(os.sched_getaffinity(0)); time.sleep(0.3); print('later')"), cores=1)
     assert cost.lines[0][1] == f"{{{min(before)}}}\n"
@@ -41,7 +41,7 @@ def test_a_command_runs_on_the_cores_that_it_is_given_and_its_lines_have_their_t
         cost.seconds_until("sooner")
 
 
-def test_memory_is_that_of_all_processes_together() -> None:
+def test_peak_memory_is_summed_over_all_processes() -> None:
     child = "import time; x = b'1' * 200_000_000; time.sleep(5)"
     code = f"import subprocess, sys; x = b'1' * 200_000_000; subprocess.run([sys.executable, '-c', {child!r}])"
     cost = run_tree(python(code), cores=1, sample_seconds=0.1)
@@ -49,12 +49,12 @@ def test_memory_is_that_of_all_processes_together() -> None:
     assert run_tree(python("pass"), cores=1).peak_mebibytes == 0
 
 
-def test_a_command_that_fails_ends_the_benchmark_with_its_last_lines() -> None:
+def test_a_failing_command_aborts_the_benchmark_with_its_last_lines() -> None:
     with pytest.raises(SystemExit, match=r"ended with 1:(?s:.*)no such thing"):
         run_tree(python("raise SystemExit('no such thing')"), cores=1)
 
 
-def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started() -> None:
+def test_a_command_is_killed_after_its_timeout_with_all_its_children() -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
     started = time.monotonic()
     with pytest.raises(SystemExit, match="-9"):
@@ -62,7 +62,7 @@ def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started() -> No
     assert time.monotonic() - started < 30
 
 
-def test_an_epoch_lasts_from_the_end_of_one_to_the_end_of_the_next() -> None:
+def test_epoch_time_is_measured_between_the_ends_of_consecutive_epochs() -> None:
     ours = ["epoch 1/2: 1 of 12, about 9 s left", "epoch 1/2  loss 2.1", "epoch 2/2: 9 of 12", "epoch 2/2  loss 2.0"]
     lines = [(float(number**2), f"{line}\n") for number, line in enumerate(ours)]
     assert peers.epoch_seconds(TreeCost(9, 0, lines)) == [8.0]
@@ -72,7 +72,7 @@ def test_an_epoch_lasts_from_the_end_of_one_to_the_end_of_the_next() -> None:
         peers.epoch_seconds(TreeCost(9, 0, others[:2]))
 
 
-def test_every_tool_is_measured_as_often_and_each_begins_once(bench: peers.Bench) -> None:
+def test_tools_are_measured_equally_often_and_each_goes_first_once(bench: peers.Bench) -> None:
     order: list[str] = []
 
     def measure(tool: object) -> tuple[float, float]:
@@ -89,7 +89,7 @@ def test_every_tool_is_measured_as_often_and_each_begins_once(bench: peers.Bench
     assert all(answer.ours == first["wisesr"] for answer in answers)
 
 
-def test_tools_get_as_many_photos_of_each_class(bench: peers.Bench) -> None:
+def test_tools_get_a_balanced_sample_of_photos(bench: peers.Bench) -> None:
     training = bench.training("ResNet50", 96, 3)
     counts = [len(list(folder.iterdir())) for folder in sorted((training.data / "train").iterdir())]
     assert sum(counts) == 20
@@ -104,7 +104,7 @@ def test_the_programs_of_a_tool_exist(tool: peers.Tool) -> None:
     assert all(Path(part).exists() for command in commands for part in command if part.endswith((".py", "wisesr")))
 
 
-def test_a_requirement_counts_once_and_those_of_a_gpu_can_be_left_out() -> None:
+def test_the_installed_size_counts_each_requirement_once() -> None:
     whole, without = installed_mebibytes("jinja2")
     own = sum(
         Path(str(found.locate_file(file))).stat().st_size

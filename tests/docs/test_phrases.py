@@ -1,4 +1,4 @@
-"""Texts that people read have none of the phrases that CONTRIBUTING.md tells to avoid."""
+"""User-facing texts contain none of the phrases that CONTRIBUTING.md says to avoid."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FOUND = re.compile(
 
 
 def texts_of(module: Path) -> Iterator[tuple[int, str]]:
-    """Yield the strings of a module that are not docstrings of code: messages, help, and what describes a setting."""
+    """Yield the strings of a module that are not docstrings: messages, help texts and descriptions of settings."""
     tree = ast.parse(module.read_text(encoding="utf-8"))
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
     docstrings = {
@@ -49,7 +49,7 @@ def texts_of(module: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-def test_the_table_is_read() -> None:
+def test_the_table_of_phrases_is_parsed() -> None:
     assert len(PHRASES) > 15
     assert "start anew" in PHRASES
     assert FOUND.search("Then Start\nanew, please") is not None

@@ -52,7 +52,7 @@ def _run(command: str, folder: Path, *, timeout_seconds: float = 300) -> subproc
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(1500)
-def test_every_command_of_the_tour_prints_what_is_said_beside_it(tmp_path: Path) -> None:
+def test_every_command_of_the_tour_prints_the_output_shown_beside_it(tmp_path: Path) -> None:
     block = tour.block(tour.PAGE.read_text(encoding="utf-8"))
     lines = iter(block.splitlines())
     expected = {line: next(lines) for line in lines if line in tour.commands(block)}
@@ -78,7 +78,7 @@ def test_the_python_example_runs(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_the_first_command_installs_and_runs_the_demo_word_for_word(tmp_path: Path) -> None:
+def test_the_first_command_as_written_installs_and_runs_the_demo(tmp_path: Path) -> None:
     copy = tmp_path / "wisesr"
     made = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__")
     made_at_the_top = {"demo", "runs", "build"}
@@ -91,13 +91,13 @@ def test_the_first_command_installs_and_runs_the_demo_word_for_word(tmp_path: Pa
     assert (copy / "demo" / "contact_sheet.png").is_file()
 
 
-def test_the_second_command_installs_what_tests_need_and_runs_them() -> None:
-    # Run word for word by .ci/run: a test cannot run itself.
+def test_the_second_command_is_the_test_command_that_ci_runs() -> None:
+    # .ci/run runs it as written; a test cannot run its own suite.
     assert _block("second command").strip() == "pip install -e '.[test]' && pytest -n auto"
     assert "second command" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_the_table_of_heads_holds_what_summarize_says() -> None:
+def test_the_table_of_heads_matches_summarize() -> None:
     from wisesr_cli import api
 
     summary = api.summarize(backbones=["Xception"], classes=70)

@@ -1,4 +1,4 @@
-"""docs/scale.md and the files beside it: figures that are kept or computed, and jobs that a scheduler can start."""
+"""docs/scale.md and the files beside it: stored and calculated figures, and jobs that a scheduler can start."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ DOCS = REPOSITORY / "docs"
 BATCH_SCRIPT, JOB = DOCS / "slurm" / "train.sbatch", DOCS / "kubernetes" / "train-job.yaml"
 
 
-def test_a_ring_sends_what_passing_parts_round_sends() -> None:
-    """Every device passes one part on in each of N - 1 steps, and again to hand out the sums."""
+def test_the_bytes_of_a_ring_all_reduce_match_a_step_by_step_count() -> None:
+    """Every device passes on one part in each of N - 1 steps, and again to distribute the sums."""
     for devices in (2, 3, 8):
         parts = [1000 * devices // devices] * devices
         sent = sum(parts[step % devices] for step in range(2 * (devices - 1)))
         assert communication.sent_bytes(sum(parts), devices) == pytest.approx(sent)
 
 
-def test_the_wise_head_sends_what_gap_sends_and_flatten_four_times_the_backbone() -> None:
-    """The sentences of the page: 20,480 weights beside GAP's; 100,353,000 are four fifths of ResNet50's gradients."""
+def test_the_gradient_sizes_of_heads_match_the_page() -> None:
+    """The page says: 20,480 more than GAP; with ResNet50, the 100,353,000 of Flatten are four fifths of the total."""
     gap, wise, flatten = (
         communication.step_of("ResNet50", head, communication.DEFAULTS) for head in communication.HEADS
     )
@@ -46,7 +46,7 @@ def test_the_wise_head_sends_what_gap_sends_and_flatten_four_times_the_backbone(
     assert round(flatten.gradient_bytes / wise.gradient_bytes) == 18
 
 
-def test_more_work_per_device_hides_more_and_more_devices_wait_longer() -> None:
+def test_efficiency_rises_with_work_per_device_and_falls_with_more_devices() -> None:
     step = communication.step_of("ResNet50", "wise", communication.DEFAULTS)
     parts = [communication.efficiency(step, devices, 100, communication.DEFAULTS) for devices in communication.DEVICES]
     assert parts == sorted(parts, reverse=True)
@@ -65,7 +65,7 @@ def test_more_work_per_device_hides_more_and_more_devices_wait_longer() -> None:
         for name in communication.LAYERS
     ],
 )
-def test_batch_norms_are_counted_as_keras_has_them(backbone: str) -> None:
+def test_batch_norm_counts_match_the_keras_models(backbone: str) -> None:
     from wisesr_cli.machine import keras_start
 
     keras_start.start("cpu")
@@ -79,7 +79,7 @@ def test_batch_norms_are_counted_as_keras_has_them(backbone: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_step_exchanges_what_is_computed_on_paper(tmp_path: Path) -> None:
+def test_a_compiled_step_exchanges_the_calculated_number_of_bytes(tmp_path: Path) -> None:
     pytest.importorskip("jax")
     photos, dump = make_photos(tmp_path / "photos", 8), tmp_path / "hlo"
     words = [
@@ -112,18 +112,18 @@ def test_a_compiled_step_exchanges_what_is_computed_on_paper(tmp_path: Path) -> 
         layers=3,
         flops=0,
     )
-    metrics = 2  # the sums of the loss and of the accuracy
+    metrics = 2  # the sums of loss and accuracy
     assert communication.BYTES * (sum(exchanged) - metrics) == step.all_bytes
     assert len(exchanged) == communication.ROUNDS_PER_LAYER * step.layers + 1
 
 
 def _numbers(shapes: str) -> int:
-    """Return how many numbers the shapes of an all-reduce hold: `(f32[24]{0}, f32[3,4]{1,0})` is 36."""
+    """Return the number of elements in the shapes of an all-reduce: `(f32[24]{0}, f32[3,4]{1,0})` is 36."""
     found = re.findall(r"f32\[([\d,]*)\]", shapes)
     return sum(prod(int(side) for side in shape.split(",") if side) for shape in found)
 
 
-def test_the_batch_script_is_one_that_bash_reads() -> None:
+def test_the_batch_script_is_valid_bash_with_the_required_options() -> None:
     done = subprocess.run(["bash", "-n", str(BATCH_SCRIPT)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     options = re.findall(r"^#SBATCH (--[\w-]+)", BATCH_SCRIPT.read_text(encoding="utf-8"), re.MULTILINE)
@@ -133,7 +133,7 @@ def test_the_batch_script_is_one_that_bash_reads() -> None:
 @pytest.mark.parametrize(
     ("ended_with", "restarts", "expected"), [(0, 0, 0), (143, 0, 0), (134, 0, 0), (5, 3, 0), (5, 20, 5), (3, 0, 3)]
 )
-def test_the_batch_script_starts_tasks_and_goes_back_into_the_queue(
+def test_the_batch_script_starts_tasks_and_requeues_after_recoverable_exits(
     ended_with: int, restarts: int, expected: int, tmp_path: Path
 ) -> None:
     for name, body in (("srun", f'echo "$KERAS_BACKEND $@"\nexit {ended_with}'), ("scontrol", 'echo "scontrol $@"')):
@@ -158,7 +158,7 @@ def test_the_batch_script_starts_tasks_and_goes_back_into_the_queue(
 
 
 def test_the_tasks_of_the_batch_script_find_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What srun sets for the tasks of the script, one per node."""
+    """They find each other by the variables that srun sets for the tasks of the script, one per node."""
     pytest.importorskip("jax")
     common = {"SLURM_JOB_ID": "77", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
     found = []
@@ -197,7 +197,7 @@ def test_the_pods_of_the_job_find_one_another() -> None:
     assert mounts == volumes
 
 
-def test_the_job_trains_with_options_that_there_are_and_gives_up_where_starting_anew_changes_nothing(
+def test_the_job_uses_valid_options_and_fails_on_exit_codes_a_retry_cannot_fix(
     wisesr: CommandLine, tmp_path: Path
 ) -> None:
     _, job = yaml.safe_load_all(JOB.read_text(encoding="utf-8"))
@@ -206,18 +206,18 @@ def test_the_job_trains_with_options_that_there_are_and_gives_up_where_starting_
     (tmp_path / "config.yaml").write_text("train: {epochs: 2}\n", encoding="utf-8")
     words = [str(tmp_path / "config.yaml"), *command[3:]]
     answer = wisesr("train", *words)
-    assert answer.code == 3  # every option was understood; what is missing is the images
+    assert answer.code == 3  # every option is accepted; only the images are missing
     assert "no image folder is given" in answer.error
     [fails, _] = job["spec"]["podFailurePolicy"]["rules"]
     assert fails["onExitCodes"]["values"] == [1, 2, 3, 4]
 
 
-def test_the_page_names_no_place_on_the_machine_that_measured() -> None:
+def test_the_page_and_its_figures_contain_no_local_paths() -> None:
     text = page.FIGURES.read_text(encoding="utf-8") + page.DOCUMENT.read_text(encoding="utf-8")
     assert not [place for place in ("/work/", "/tmp/", "/home/", "/root/") if place in text]
 
 
-def test_kept_figures_have_a_note_of_what_was_trained() -> None:
+def test_stored_figures_name_the_machine_and_what_was_trained() -> None:
     kept = json.loads(page.FIGURES.read_text(encoding="utf-8"))
     assert kept["machine"]
     assert all("images per process" in answer["note"] for answer in kept["figures"])

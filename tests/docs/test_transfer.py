@@ -1,4 +1,4 @@
-"""Heads on frozen features are trained as alone and on whole maps, judged in pairs, and shown as they are kept."""
+"""Benchmark of heads on frozen features: training, choice of the learning rate, paired differences, stored figures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADS = (
 
 
 def features(shape: tuple[int, int, int] = (7, 7, 6), classes: int = 3, images: int = 40) -> maps.Features:
-    """Return maps in which the class is where the largest values are."""
+    """Return maps whose class is given by where the largest values are."""
     random = np.random.default_rng(0)
     found, labels = {}, {}
     for name in maps.SPLITS:
@@ -39,7 +39,7 @@ def features(shape: tuple[int, int, int] = (7, 7, 6), classes: int = 3, images: 
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_head_on_averaged_maps_gives_the_logits_that_it_gives_on_whole_ones(name: str) -> None:
+def test_a_head_gives_the_same_logits_on_averaged_maps_as_on_whole_maps(name: str) -> None:
     import keras
 
     from wisesr_cli.models.heads import build_head
@@ -57,7 +57,7 @@ def test_a_head_on_averaged_maps_gives_the_logits_that_it_gives_on_whole_ones(na
     np.testing.assert_allclose(model.predict_on_batch(whole), on_small.predict_on_batch(small), rtol=1e-4, atol=1e-4)
 
 
-def test_seeds_that_are_trained_together_come_out_as_alone() -> None:
+def test_seeds_trained_together_match_seeds_trained_alone() -> None:
     data, options = features(), parse_head("wise")
     reduced = trials.reduced_maps(data, options)
 
@@ -74,11 +74,11 @@ def test_seeds_that_are_trained_together_come_out_as_alone() -> None:
     assert together[3].correct.mean() > 0.7  # it has learned; chance is a third
 
 
-def test_every_candidate_starts_equal_to_global_average_pooling() -> None:
+def test_every_candidate_initially_equals_global_average_pooling() -> None:
     from benchmarks.heads.candidates import CANDIDATES, READS
     from wisesr_cli.models.heads import WiseOptions
 
-    data = features((6, 6, 5))  # tiles of equal sizes, whose mean is that of the map
+    data = features((6, 6, 5))  # equal tiles, so that their mean is that of the map
     for name, candidate in CANDIDATES.items():
         options = READS.get(name, WiseOptions())
         small = maps.reduced(data.maps["test"], options)
@@ -97,7 +97,7 @@ def test_the_learning_rate_is_chosen_by_validation_alone() -> None:
     assert trials.chosen_rate([trial(0.1, 0.5, loss=2.0), trial(0.2, 0.5, loss=1.5, right=False)]) == 0.2
 
 
-def test_folds_test_on_every_image_once_and_share_none_between_roles() -> None:
+def test_folds_test_every_image_once_and_keep_their_splits_disjoint() -> None:
     data = features(images=10)
     values = np.concatenate([data.maps[name] for name in maps.SPLITS])
     parts = data.folds(5)
@@ -109,14 +109,14 @@ def test_folds_test_on_every_image_once_and_share_none_between_roles() -> None:
         assert all(len(part.maps[name]) == len(part.labels[name]) for name in maps.SPLITS)
 
 
-def test_few_images_are_those_of_training_only() -> None:
+def test_few_reduces_only_the_training_images() -> None:
     few = features().few(2)
     assert np.bincount(few.labels["train"]).tolist() == [2, 2, 2]
     assert len(few.labels["test"]) == 40
 
 
 def photos(folder: Path) -> Path:
-    """Write photos of one colour, shoes red and hats blue, brighter on the left."""
+    """Write photos of red shoes and blue hats, each of a single colour that is brighter on the left."""
     for split in maps.SPLITS:
         for name, channel in (("shoes", 0), ("hat", 2)):
             place = folder / split / name
@@ -128,7 +128,7 @@ def photos(folder: Path) -> Path:
     return folder
 
 
-def test_a_mosaic_has_the_shoes_in_the_quarter_of_its_class(tmp_path: Path) -> None:
+def test_a_mosaic_shows_the_shoes_in_the_quarter_of_its_class(tmp_path: Path) -> None:
     seen = set()
     for number, (_, label, _, image) in enumerate(pictures.quarters(photos(tmp_path))):
         red, side = np.asarray(image)[..., 0].astype(int), pictures.TILE
@@ -141,7 +141,7 @@ def test_a_mosaic_has_the_shoes_in_the_quarter_of_its_class(tmp_path: Path) -> N
     assert seen == set(pictures.QUARTERS)
 
 
-def test_mirrored_photos_are_mirrored_and_the_others_are_not(tmp_path: Path) -> None:
+def test_only_photos_labelled_mirrored_are_mirrored(tmp_path: Path) -> None:
     labels = []
     for _, label, _, image in pictures.mirrored(photos(tmp_path)):
         pixels = np.asarray(image).sum(-1)
@@ -151,7 +151,7 @@ def test_mirrored_photos_are_mirrored_and_the_others_are_not(tmp_path: Path) -> 
     assert len(labels) == 30
 
 
-def test_a_difference_is_one_of_pairs_with_its_interval() -> None:
+def test_a_difference_is_paired_and_has_an_interval() -> None:
     right = np.zeros((5, 100), bool)
     better = right.copy()
     better[:, :30] = True
@@ -162,7 +162,7 @@ def test_a_difference_is_one_of_pairs_with_its_interval() -> None:
     assert transfer.difference(one := transfer.Trained(right, {}), one) is None
 
 
-def test_what_is_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trained_cell_is_reused_instead_of_retrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = transfer.Cell("harbour", heads=("gap", "wise"))
     first = transfer.train_cell(cell, features(), tmp_path)
     monkeypatch.setattr(trials, "trials_of", lambda *_, **__: pytest.fail("trained again"))
@@ -173,14 +173,16 @@ def test_what_is_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pytes
     assert len(figures["heads"]["wise"]["accuracies"]) == 5
 
 
-def test_without_weights_it_says_which_ones_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_weights_are_a_usage_error_that_names_the_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("WISESR_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     with pytest.raises(UsageError, match=r"--weights-dir FOLDER with mobilenet_notop\.weights\.h5, xception_notop"):
         transfer._need_weights(["MobileNet", "Xception"])
 
 
-def test_the_kept_cells_are_those_of_the_script() -> None:
+def test_stored_cells_match_the_script() -> None:
     kept: dict[str, Any] = transfer_page.read_figures(transfer_page.FIGURES)
     assert list(kept) == [name for name in ORDER if name in kept]
     for cell in CELLS:

@@ -1,4 +1,4 @@
-"""docs/upgrading.md shows what is kept of the recipes, and upgrading them comes to that."""
+"""Upgrading the recipes reproduces the stored outcomes that docs/upgrading.md shows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def upgraded(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Outcom
     return outcome_of(name, RECIPES[name], folder)
 
 
-def test_every_recipe_became_a_run_with_the_same_outputs_or_was_refused_with_a_reason() -> None:
+def test_every_recipe_was_upgraded_with_equal_outputs_or_rejected_with_a_reason() -> None:
     assert list(KEPT) == [name for name in RECIPES if name in KEPT]
     assert len(KEPT) >= 31
     assert MACHINE in FIGURES.read_text(encoding="utf-8")
@@ -29,13 +29,15 @@ def test_every_recipe_became_a_run_with_the_same_outputs_or_was_refused_with_a_r
             assert len(outcome.refused) > 20
         else:
             assert outcome.difference <= MOST_DIFFERENCE
-            assert outcome.variation > 100 * MOST_DIFFERENCE  # or else equal outputs would say little
+            assert outcome.variation > 100 * MOST_DIFFERENCE  # otherwise equal outputs would prove little
             assert outcome.tail
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the figures are those of TensorFlow")
 @pytest.mark.parametrize("name", QUICK)
-def test_a_small_recipe_comes_to_what_is_kept(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_recipe_reproduces_its_stored_outcome(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = upgraded(name, tmp_path, monkeypatch)
     assert (found.refused, found.tail, found.scaling) == (KEPT[name].refused, KEPT[name].tail, KEPT[name].scaling)
     assert found.difference <= MOST_DIFFERENCE
@@ -45,7 +47,9 @@ def test_a_small_recipe_comes_to_what_is_kept(name: str, tmp_path: Path, monkeyp
 @pytest.mark.long
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the figures are those of TensorFlow")
 @pytest.mark.parametrize("name", sorted(set(RECIPES) - set(QUICK)))
-def test_every_recipe_comes_to_what_is_kept(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_other_recipe_reproduces_its_stored_outcome(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = upgraded(name, tmp_path, monkeypatch)
     assert bool(found.refused) == bool(KEPT[name].refused)
     assert found.tail == KEPT[name].tail

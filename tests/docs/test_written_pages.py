@@ -1,4 +1,4 @@
-"""Pages that a benchmark writes show the figures that are kept beside them."""
+"""Pages written by a benchmark show the figures stored beside them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from benchmarks.upgrade import recipes
 
 
 @pytest.mark.parametrize("writer", [heads, peers, scale, performance, recipes], ids=lambda module: module.__name__)
-def test_a_page_shows_the_figures_that_are_kept(
-    writer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_shows_the_stored_figures(writer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = writer.DOCUMENT.read_text(encoding="utf-8")
     copy = tmp_path / writer.DOCUMENT.name
     copy.write_text(before, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The runtimes of others, each in a process that knows nothing of wisesr, give the labels of `wisesr predict`."""
+"""Third-party runtimes, each in a process without wisesr, give the labels of `wisesr predict`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def expected(trained: Trained, photos: list[Path]) -> list[int]:
     return labels
 
 
-def test_runtimes_give_the_labels_of_predict_and_one_that_is_missing_is_named_with_its_command(
+def test_runtimes_match_predict_and_missing_ones_are_listed_with_an_install_command(
     exports: Path, pixels: list[Path], expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = {name: CLIENTS[name] for name in ("LiteRT", "ONNX Runtime", "onnxruntime-web, in Node", "Keras")}
@@ -58,16 +58,16 @@ def test_runtimes_give_the_labels_of_predict_and_one_that_is_missing_is_named_wi
         ("ONNX Runtime", "model.onnx", all_of_them, all_of_them),
     ]
     assert rows[2][2] == "not installed: npm install onnxruntime-web"
-    assert rows[3][2] == "not installed: pip install keras tensorflow"  # there is no such export
+    assert rows[3][2] == "not installed: pip install keras tensorflow"  # this export does not exist
 
 
 @pytest.mark.skipif(find_spec("openvino") is not None, reason="OpenVINO is installed")
-def test_a_runtime_is_looked_for_in_every_python(exports: Path, pixels: list[Path]) -> None:
+def test_a_runtime_found_in_none_of_the_pythons_is_absent(exports: Path, pixels: list[Path]) -> None:
     with pytest.raises(AbsentError):
         labels_by(CLIENTS["OpenVINO"], exports, pixels[0], Places((sys.executable, "/no/python")))
 
 
-def test_a_runtime_that_fails_ends_the_benchmark_with_what_it_said(exports: Path, pixels: list[Path]) -> None:
+def test_a_failing_runtime_aborts_the_benchmark_and_is_named(exports: Path, pixels: list[Path]) -> None:
     broken = exports / "broken.onnx"
     broken.write_bytes(b"no model")
     client = clients.Client("onnxruntime", broken.name, "pip install onnxruntime")
@@ -85,7 +85,7 @@ def test_onnxruntime_web_gives_the_labels_of_predict(
     assert found == expected
 
 
-def test_the_page_has_a_row_of_every_runtime() -> None:
+def test_the_page_has_a_row_for_every_runtime() -> None:
     page = clients.DOCUMENT.read_text(encoding="utf-8")
     table = page.partition("<!-- clients: ")[2].partition("<!-- end of clients -->")[0]
     rows = [line.split(" | ")[0].removeprefix("| ").replace("\\", "") for line in table.splitlines() if " of " in line]

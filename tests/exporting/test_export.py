@@ -1,4 +1,4 @@
-"""`wisesr export`: models in other formats say what the run says, need no wisesr, and are whole or not there."""
+"""`wisesr export`: exported models agree with the run, need no wisesr, and are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 
 @pytest.fixture
 def run(trained: Trained, tmp_path: Path) -> Path:
-    """Give a copy of the run that a test may write into."""
+    """Return a copy of the run that a test may write to."""
     return trained.copy_to(tmp_path / "run")
 
 
@@ -48,14 +48,16 @@ def run(trained: Trained, tmp_path: Path) -> Path:
         (["--to", "keras", "--image-size", "7"], 2, "7"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(
+def test_an_invalid_request_is_rejected_in_one_line(
     words: list[str], code: int, reason: str, trained: Trained, wisesr: CommandLine
 ) -> None:
     wisesr("export", trained.run, *words).refused(code, reason)
     assert not (trained.run / "export").exists()
 
 
-def test_refusals_and_missing_packages_are_said_before_keras_is_loaded(trained: Trained, tmp_path: Path) -> None:
+def test_invalid_requests_and_missing_packages_are_reported_before_keras_is_loaded(
+    trained: Trained, tmp_path: Path
+) -> None:
     model = trained.copy_to(tmp_path / "run") / "best.keras"
     lone = model.rename(tmp_path / "best.keras")
     lines = (
@@ -82,7 +84,9 @@ def test_refusals_and_missing_packages_are_said_before_keras_is_loaded(trained: 
         assert not loaded & {"tensorflow", "keras", "jax"}
 
 
-def test_a_lone_model_is_compared_on_a_folder_of_images(trained: Trained, tmp_path: Path, wisesr: CommandLine) -> None:
+def test_a_model_file_without_its_run_is_compared_on_a_folder_of_images(
+    trained: Trained, tmp_path: Path, wisesr: CommandLine
+) -> None:
     model = trained.copy_to(tmp_path / "run") / "best.keras"
     lone = model.rename(tmp_path / "best.keras")
     answer = wisesr("export", lone, "--to", "keras", "--data", trained.photos / "test", "--format", "json").worked()
@@ -154,7 +158,7 @@ def stopped(model: Any, target: Path, quantize: str | None, examples: object) ->
         (stopped, 143, "stopped by SIGTERM; nothing was exported; repeat the command"),
     ],
 )
-def test_an_export_that_fails_leaves_nothing_and_what_was_there_before(
+def test_a_failed_export_leaves_nothing_behind_and_keeps_earlier_exports(
     write: Any, code: int, reason: str, run: Path, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sorted(run.rglob("*"))
@@ -171,7 +175,7 @@ def test_an_export_that_fails_leaves_nothing_and_what_was_there_before(
     assert {path: path.read_bytes() for path in (run / "export").iterdir()} == kept
 
 
-def test_a_runtime_that_is_installed_and_cannot_be_loaded_is_the_machines_fault(
+def test_an_installed_runtime_that_cannot_be_loaded_exits_with_5(
     run: Path, wisesr: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unloadable(path: Path, form: conversion.Form) -> Any:
@@ -185,7 +189,7 @@ def test_a_runtime_that_is_installed_and_cannot_be_loaded_is_the_machines_fault(
 
 
 @pytest.mark.reliability(28)
-def test_a_full_disk_is_one_where_another_process_converts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_recognized_if_another_process_converts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = keras.Input((4, 4, 3))
     model = keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(pixels))
     last = f"ResourceExhaustedError: {'/long' * 100}/variables.data; {conversion.FULL}"
@@ -201,7 +205,7 @@ def test_a_full_disk_is_one_where_another_process_converts_too(tmp_path: Path, m
         conversion.convert(model, "litert", tmp_path / "model.tflite")
 
 
-def test_exports_are_replaced_only_when_asked_and_only_where_they_are_ours(run: Path, wisesr: CommandLine) -> None:
+def test_exports_are_replaced_only_with_overwrite_and_other_files_stay(run: Path, wisesr: CommandLine) -> None:
     folder = run / "export"
     line = ("export", run, "--to", "keras")
     assert wisesr(*line).code == 0
@@ -224,7 +228,7 @@ def test_exports_are_replaced_only_when_asked_and_only_where_they_are_ours(run: 
 
 
 def save_again(path: Path) -> None:
-    """Write a model file once more, with another byte in it."""
+    """Rewrite a model file with one more byte in it."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
@@ -232,7 +236,7 @@ def save_again(path: Path) -> None:
             archive.writestr(name, content + b" " if name == "metadata.json" else content)
 
 
-def test_what_no_export_wrote_is_never_replaced(run: Path, tmp_path: Path, wisesr: CommandLine) -> None:
+def test_files_not_written_by_an_export_are_never_replaced(run: Path, tmp_path: Path, wisesr: CommandLine) -> None:
     place = tmp_path / "project"
     place.mkdir()
     (place / "README.md").write_text("my project")
@@ -257,7 +261,7 @@ def test_what_no_export_wrote_is_never_replaced(run: Path, tmp_path: Path, wises
 
 
 @pytest.mark.reliability(30)
-def test_a_second_export_into_a_folder_waits_for_nobody_and_is_5(run: Path, wisesr: CommandLine) -> None:
+def test_a_concurrent_export_to_the_same_folder_exits_with_5_without_waiting(run: Path, wisesr: CommandLine) -> None:
     (run / "export").mkdir()
     with alone_in(run / "export"):
         answer = wisesr("export", run, "--to", "keras")
@@ -269,7 +273,7 @@ def test_a_second_export_into_a_folder_waits_for_nobody_and_is_5(run: Path, wise
     assert not leftover.exists()
 
 
-def test_another_image_size_is_exported_with_weights_that_fit(run: Path, wisesr: CommandLine) -> None:
+def test_an_export_at_another_image_size_adapts_the_weights(run: Path, wisesr: CommandLine) -> None:
     wisesr("export", run, "--to", "keras,onnx", "--image-size", "40x48", "--format", "json").worked()
     model = runtimes.open_onnx(run / "export" / "model.onnx")
     pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 48, 3), dtype=np.uint8)
@@ -296,7 +300,7 @@ def test_every_head_is_exported_in_every_format(
 
 
 @pytest.mark.slow
-def test_where_keras_runs_on_jax_formats_of_tensorflow_are_exported_too(run: Path) -> None:
+def test_tensorflow_formats_can_be_exported_with_the_jax_backend(run: Path) -> None:
     line = ("export", run, "--to", "keras,litert,saved_model", "--quantize", "int8", "--format", "json")
     answer = fresh(*line, cwd=run.parent, variables={"KERAS_BACKEND": "jax"}).worked()
     assert [row["top1_agreement"] for row in answer.data["rows"]] == [1.0] * 3

@@ -1,4 +1,4 @@
-"""Exported models say what the run says, in every format, and their snippets need no wisesr."""
+"""Exported models agree with the run in every format, and their snippets need no wisesr."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from wisesr_cli.run.written import Written
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow converts")
 
-# Nothing of wisesr can be imported in what runs after this.
+# A program that starts with this cannot import wisesr.
 ALONE = "import runpy, sys\nsys.modules['wisesr_cli'] = None\n"
 SNIPPETS = re.compile(r"^## (\S+)\n.*?```python\n(.*?)```", re.DOTALL | re.MULTILINE)
 
 
 def check_snippets(folder: Path, photo: Path, expected: Prediction) -> None:
-    """Check that every snippet of the README in a folder, run as it is there, labels a photo as expected."""
+    """Check that every snippet in a folder's README, run as it is, labels a photo as expected."""
     found = SNIPPETS.findall((folder / "README.md").read_text(encoding="utf-8"))
     assert found
     for name, program in found:
@@ -55,7 +55,7 @@ def check_snippets(folder: Path, photo: Path, expected: Prediction) -> None:
 
 @pytest.fixture(scope="module")
 def exports(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Exports:
-    """Give every format, with its metadata, in one folder."""
+    """Export every format, with its metadata, to one folder."""
     folder = tmp_path_factory.mktemp("exports")
     whole = wisesr_cli.export(trained.run, ["keras", "onnx", "litert", "saved_model"], output_dir=folder)
     small = wisesr_cli.export(trained.run, "litert", quantize="int8", output_dir=folder)
@@ -71,9 +71,7 @@ def noise(count: int, side: int = 32) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def test_every_format_gives_the_probabilities_of_the_run_to_batches_of_any_size(
-    exports: Exports, trained: Trained
-) -> None:
+def test_every_format_gives_the_probabilities_of_the_run_for_any_batch_size(exports: Exports, trained: Trained) -> None:
     engine, pixels = load_engine(trained.run), noise(21)
     exact = softmax(engine.logits(pixels))
     assert np.ptp(exact, axis=0).max() > 0.05
@@ -84,7 +82,7 @@ def test_every_format_gives_the_probabilities_of_the_run_to_batches_of_any_size(
             np.testing.assert_allclose(found, exact[:count], rtol=0, atol=1e-4 if row.quantize is None else 0.1)
 
 
-def test_means_that_a_backbone_subtracts_itself_are_no_inputs_of_its_onnx_file(tmp_path: Path) -> None:
+def test_means_of_a_normalization_layer_are_not_inputs_of_the_onnx_file(tmp_path: Path) -> None:
     inside = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Normalization(mean=[1, 2, 3], variance=[1, 4, 9])])
     pixels = keras.Input((4, 4, 3))
     model = keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(inside(pixels)))
@@ -106,7 +104,7 @@ def test_the_activation_of_convnext_is_converted_to_onnx(tmp_path: Path) -> None
     np.testing.assert_allclose(runtimes.open_onnx(tmp_path / "model.onnx")(noise(3, side=4)), expected, atol=1e-5)
 
 
-def test_what_was_compared_is_said_in_every_row(exports: Exports) -> None:
+def test_every_row_states_what_was_compared(exports: Exports) -> None:
     for row in exports.rows:
         assert (row.compared_on, row.compared_images) == ("the validation split", 15)
         assert row.top1_agreement == 1.0
@@ -118,7 +116,7 @@ def test_what_was_compared_is_said_in_every_row(exports: Exports) -> None:
         )
 
 
-def test_class_names_and_preprocessing_go_with_every_format(exports: Exports, trained: Trained) -> None:
+def test_every_format_contains_class_names_and_preprocessing(exports: Exports, trained: Trained) -> None:
     import onnx
 
     folder, info = Path(exports.output_dir), read_model_info(trained.run / "best.keras")
@@ -140,7 +138,7 @@ def test_class_names_and_preprocessing_go_with_every_format(exports: Exports, tr
     assert [value.name for value in converted.graph.output] == ["logits"]
 
 
-def test_the_snippets_of_the_readme_label_a_photo_without_wisesr(exports: Exports, trained: Trained) -> None:
+def test_the_readme_snippets_label_a_photo_without_wisesr(exports: Exports, trained: Trained) -> None:
     folder, photo = Path(exports.output_dir), sorted((trained.photos / "test" / "green").iterdir())[0]
     (expected,) = wisesr_cli.predict(trained.run, [photo])
     found = dict(SNIPPETS.findall((folder / "README.md").read_text(encoding="utf-8")))
@@ -162,7 +160,7 @@ def test_the_snippets_of_the_readme_label_a_photo_without_wisesr(exports: Export
             assert float(score) == pytest.approx(expected.score, abs=0.05 if "int8" in name else 1e-4)
 
 
-def test_logits_a_fixed_batch_and_channels_first_are_given_where_asked_for(trained: Trained, tmp_path: Path) -> None:
+def test_logits_fixed_batch_and_channels_first_are_exported_on_request(trained: Trained, tmp_path: Path) -> None:
     import onnxruntime
     from ai_edge_litert.interpreter import Interpreter
 
@@ -186,7 +184,7 @@ def test_logits_a_fixed_batch_and_channels_first_are_given_where_asked_for(train
     check_snippets(tmp_path, photo, expected)
 
 
-def test_a_temperature_goes_into_probabilities_records_and_snippets(trained: Trained, tmp_path: Path) -> None:
+def test_a_temperature_applies_to_probabilities_metadata_and_snippets(trained: Trained, tmp_path: Path) -> None:
     run, photo = trained.copy_to(tmp_path / "run"), sorted((trained.photos / "test" / "green").iterdir())[0]
     (before,) = wisesr_cli.predict(run, [photo])
     replace_model_info(run / "best.keras", replace(read_model_info(run / "best.keras"), temperature=2.5))
@@ -205,7 +203,9 @@ def test_a_temperature_goes_into_probabilities_records_and_snippets(trained: Tra
 
 
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-def test_images_of_any_size_are_resized_inside_as_wisesr_does(trained: Trained, tmp_path: Path, layout: str) -> None:
+def test_resizing_inside_the_model_matches_wisesr_for_any_image_size(
+    trained: Trained, tmp_path: Path, layout: str
+) -> None:
     photos = make_splits(tmp_path / "photos", train=1, validation=3, test=1)
     for path in photos.rglob("*.png"):
         Image.open(path).resize((61, 97), Image.Resampling.BICUBIC).save(path)
@@ -236,7 +236,7 @@ def test_images_of_any_size_are_resized_inside_as_wisesr_does(trained: Trained, 
     assert answer.out.split()[0] == expected.label
 
 
-def test_a_litert_model_has_the_metadata_of_tensorflow_lite(exports: Exports) -> None:
+def test_a_litert_model_contains_tensorflow_lite_metadata(exports: Exports) -> None:
     folder = Path(exports.output_dir)
     for name in ("model.tflite", "model-int8.tflite"):
         assert (folder / name).read_bytes().count(b"TFLITE_METADATA") == 1
@@ -246,7 +246,7 @@ def test_a_litert_model_has_the_metadata_of_tensorflow_lite(exports: Exports) ->
 
 
 @pytest.mark.parametrize("rule", sorted(RESIZERS))
-def test_the_snippets_resize_as_the_run_does(rule: str) -> None:
+def test_the_snippets_resize_like_the_run(rule: str) -> None:
     assert set(RESIZING) == set(RESIZERS)
     smooth = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     image = Image.fromarray(smooth).resize((90, 70), Image.Resampling.BICUBIC)
@@ -259,7 +259,7 @@ def test_the_snippets_resize_as_the_run_does(rule: str) -> None:
 
 
 @pytest.mark.reliability(19)
-def test_odd_class_names_stay_on_their_lines_and_in_the_record(
+def test_odd_class_names_are_escaped_in_text_and_exact_in_the_metadata(
     exports: Exports, tmp_path: Path, trained: Trained
 ) -> None:
     names = ("a\nb", "[/red]|`", "\u202e\x1b[31m", "caf\udce9", "grün ", "x\u2028y")
@@ -276,7 +276,7 @@ def test_odd_class_names_stay_on_their_lines_and_in_the_record(
     assert tuple(json.loads(zipfile.ZipFile(path).read("wisesr.json"))["class_names"]) == names
 
 
-def test_a_quantized_model_says_what_it_costs_and_is_refused_when_broken(
+def test_a_quantized_model_reports_its_accuracy_loss_and_is_rejected_if_broken(
     exports: Exports, trained: Trained, wisesr: CommandLine
 ) -> None:
     row = exports.rows[-1]
@@ -297,7 +297,7 @@ def test_a_quantized_model_says_what_it_costs_and_is_refused_when_broken(
 
 
 def numbers_in(path: Path) -> dict[str, set[str]]:
-    """Return the types of all inputs and outputs of the operators of a model for LiteRT, by the operator's name."""
+    """Return the types of all inputs and outputs of a LiteRT model's operators, by operator name."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     with keras_start.quiet_stderr():
@@ -310,7 +310,7 @@ def numbers_in(path: Path) -> dict[str, set[str]]:
     return found
 
 
-def test_a_quantized_model_holds_and_computes_with_small_numbers(exports: Exports, tmp_path: Path) -> None:
+def test_a_quantized_model_stores_and_computes_in_low_precision(exports: Exports, tmp_path: Path) -> None:
     folder = Path(exports.output_dir)
     computing = {
         name: types for name, types in numbers_in(folder / "model-int8.tflite").items() if "QUANTIZE" not in name
@@ -326,22 +326,22 @@ def test_a_quantized_model_holds_and_computes_with_small_numbers(exports: Export
     assert sizes[0] < 0.7 * sizes[1]
 
 
-def test_logits_that_are_off_are_seen_where_probabilities_hide_them() -> None:
+def test_wrong_logits_are_detected_even_if_probabilities_hide_them() -> None:
     exact = np.float32([[0, 60], [55, 0]])
     assert objection(compare(exact, exact * np.float32(1.01)), exact, quantized=False) is not None
     assert objection(compare(exact, exact + np.float32(1e-5)), exact, quantized=False) is None
 
 
-def test_images_that_the_run_cannot_tell_apart_are_said_to_prove_little() -> None:
+def test_images_that_the_run_cannot_distinguish_are_reported_as_weak_evidence() -> None:
     alike = np.float32([[0.5, -0.5], [0.5001, -0.5]])
-    assert objection(compare(alike, alike[::-1]), alike, quantized=False) is None  # another model would pass
+    assert objection(compare(alike, alike[::-1]), alike, quantized=False) is None  # a different model would pass
     assert "logits differ by 1.0e-04" in (agreement.doubt(alike) or "")
     assert agreement.doubt(alike[:1]) is not None
     assert agreement.doubt(alike * np.float32([[1], [1.1]])) is None
     assert agreement.doubt(np.float32([[900, 0], [902, 0]])) is not None
 
 
-def test_the_first_image_is_computed_alone_and_none_is_lost() -> None:
+def test_the_first_image_runs_alone_and_batches_cover_all_images() -> None:
     seen = []
 
     def model(pixels: Any) -> Any:
@@ -357,7 +357,7 @@ def test_the_first_image_is_computed_alone_and_none_is_lost() -> None:
         assert max(seen) <= agreement.BATCH
 
 
-def test_training_anew_takes_the_exports_away_and_nothing_else(exports: Exports, tmp_path: Path) -> None:
+def test_overwriting_a_run_removes_its_exports_and_nothing_else(exports: Exports, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     shutil.copytree(exports.output_dir, run.path / "export")
     written = Written(run.path)
@@ -384,7 +384,7 @@ def test_the_table_and_the_csv_name_every_export(
     assert "model.keras" in answer.out
 
 
-def test_a_snippet_has_about_ten_lines(trained: Trained) -> None:
+def test_a_snippet_is_short_and_compiles(trained: Trained) -> None:
     info = read_model_info(trained.run / "best.keras")
     for (name, quantize), file in EXPORTED_MODELS.items():
         row = ExportedModel(name, file, quantize, 1, "x", 1, 0.0, 0.0, 1.0)

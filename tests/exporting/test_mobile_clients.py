@@ -1,4 +1,4 @@
-"""MediaPipe and TensorFlow's metadata writer take a LiteRT export as it is; each is installed for the test."""
+"""MediaPipe and TensorFlow's metadata writer accept a LiteRT export unchanged; each is installed for its test."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ writer_utils.save_file(writer.populate(), target)
 
 
 def environment_with(folder: Path, *packages: str) -> Path:
-    """Return Python in a virtual environment of its own with these packages, or skip."""
+    """Return the Python of a new virtual environment with these packages, or skip the test."""
     venv.create(folder, with_pip=True)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     install_or_skip(packages[0], [str(python), "-m", "pip", "install", "-q", *packages])
@@ -69,7 +69,7 @@ def run(python: Path, program: str, *arguments: object) -> str:
 def test_mediapipe_gives_the_labels_of_predict(trained: Trained, tmp_path: Path) -> None:
     python = environment_with(tmp_path / "mediapipe", "mediapipe==1.2.3")
     imported = subprocess.run([python, "-c", "import mediapipe"], capture_output=True, text=True, check=False)
-    if imported.returncode:  # as where a library of graphics is missing
+    if imported.returncode:  # for example, because a graphics library is missing
         pytest.skip(f"mediapipe cannot be imported: {imported.stderr.strip()[-200:]}")
     folder = tmp_path / "exports"
     wisesr_cli.export(trained.run, "litert", output_dir=folder)
@@ -85,7 +85,7 @@ def test_mediapipe_gives_the_labels_of_predict(trained: Trained, tmp_path: Path)
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-support ends with Python 3.11")
-def test_the_metadata_writer_of_tensorflow_reads_the_metadata_and_adds_to_it(trained: Trained, tmp_path: Path) -> None:
+def test_the_tensorflow_metadata_writer_reads_and_extends_the_metadata(trained: Trained, tmp_path: Path) -> None:
     python = environment_with(tmp_path / "writer", "tflite-support==0.4.4", "numpy<2")
     wisesr_cli.export(trained.run, "litert", output_dir=tmp_path)
     shown = run(python, WRITE, tmp_path / "model.tflite", tmp_path / "labels.txt", tmp_path / "again.tflite")

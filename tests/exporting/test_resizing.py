@@ -1,4 +1,4 @@
-"""The README of an export says how often labels are the same where others resize, and measures it."""
+"""The README of an export states how often labels agree if another library resizes, as measured."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ROW = re.compile(
 
 
 def smooth(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Return pixels without noise, which every filter shrinks alike, (height, width, 3)."""
+    """Return noise-free pixels (height, width, 3), which every filter shrinks alike."""
     few = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(few).resize((width, height), Image.Resampling.BICUBIC))
 
 
 @pytest.mark.parametrize("rule", sorted(RESIZERS))
-def test_what_is_measured_of_pillow_is_what_the_snippets_call(rule: str) -> None:
+def test_the_measured_pillow_resizing_is_that_of_the_snippets(rule: str) -> None:
     assert set(PILLOW) == set(RESIZERS)
     pixels = smooth(70, 90)
     expression = RESIZING[rule].format(height=24, width=40, background=(255, 255, 255))
@@ -41,7 +41,7 @@ def test_what_is_measured_of_pillow_is_what_the_snippets_call(rule: str) -> None
 
 
 @pytest.mark.parametrize("name", sorted(LIBRARIES))
-def test_every_library_comes_near_on_pixels_without_noise(name: str) -> None:
+def test_every_library_is_close_on_noise_free_pixels(name: str) -> None:
     library = LIBRARIES[name]
     if not library.can_be_imported():
         pytest.skip(f"{name} is not installed: {library.install}")
@@ -52,7 +52,7 @@ def test_every_library_comes_near_on_pixels_without_noise(name: str) -> None:
     assert np.abs(found - expected.astype(float)).mean() < 1.5
 
 
-def test_a_library_that_is_missing_or_broken_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_or_broken_library_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = resizing.Library("no_such_library", "", "", PILLOW["squash"].resize)
     assert not absent.can_be_imported()
 
@@ -64,13 +64,13 @@ def test_a_library_that_is_missing_or_broken_is_not_measured(monkeypatch: pytest
     assert "OpenCV" not in resizing.at_hand()
 
 
-def test_only_pillow_is_measured_where_images_are_cropped_or_padded() -> None:
+def test_only_pillow_is_measured_if_images_are_cropped_or_padded() -> None:
     assert len(calls_for("squash", ["Pillow", "TensorFlow"])) == 2
     for rule in ("crop", "pad"):
         assert list(calls_for(rule, ["Pillow", "TensorFlow"])) == [PILLOW[rule].call]
 
 
-def test_the_agreement_is_that_of_the_run_with_itself_on_both_pixels() -> None:
+def test_the_agreement_compares_the_run_with_itself_on_both_resized_images() -> None:
     wholes = [smooth(50, 40, seed) for seed in range(5)]
     read = [RESIZERS["squash"](whole, (8, 8), (0, 0, 40, 50)) for whole in wholes]
 
@@ -90,7 +90,7 @@ def test_the_agreement_is_that_of_the_run_with_itself_on_both_pixels() -> None:
     assert far.agreement.top1_agreement < 0.5
 
 
-def test_the_readme_of_an_export_has_what_was_measured(trained: Trained, tmp_path: Path) -> None:
+def test_the_readme_of_an_export_shows_the_measurements(trained: Trained, tmp_path: Path) -> None:
     photos = make_splits(tmp_path / "photos", train=1, validation=3, test=1)
     for path in photos.rglob("*.png"):
         Image.open(path).resize((61, 97), Image.Resampling.BICUBIC).save(path)

@@ -1,4 +1,4 @@
-"""Exports arranged for model servers: folders and names as their rules say, and the same numbers."""
+"""Exports for model servers: folders and names follow the servers' rules, and outputs are the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def field(text: str, block: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-def test_a_triton_repository_describes_the_onnx_model_that_is_in_it(
+def test_a_triton_repository_describes_its_onnx_model(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, layout: str
 ) -> None:
     import onnxruntime
@@ -48,7 +48,7 @@ def test_a_triton_repository_describes_the_onnx_model_that_is_in_it(
     assert (model / "labels.txt").read_bytes() == (tmp_path / "labels.txt").read_bytes()
 
 
-def test_tensorflow_serving_finds_a_version_with_its_signature(
+def test_a_tensorflow_serving_export_has_a_version_with_a_signature(
     wisesr: CommandLine, trained: Trained, tmp_path: Path
 ) -> None:
     import tensorflow
@@ -68,7 +68,9 @@ def test_tensorflow_serving_finds_a_version_with_its_signature(
     assert wisesr(*line, "--overwrite").code == 0
 
 
-def test_a_folder_of_others_is_not_replaced(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+def test_a_folder_not_written_by_an_export_is_not_replaced(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path
+) -> None:
     (tmp_path / "triton").mkdir()
     (tmp_path / "triton" / "mine.txt").write_text("mine", encoding="utf-8")
     answer = wisesr("export", trained.run, "--to", "onnx", "--layout", "triton", "-o", tmp_path, "--overwrite")
@@ -76,7 +78,9 @@ def test_a_folder_of_others_is_not_replaced(wisesr: CommandLine, trained: Traine
     assert (tmp_path / "triton" / "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
-def test_no_server_folder_keeps_an_earlier_model_unasked(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+def test_server_folders_are_never_stale_and_need_overwrite_to_be_replaced(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path
+) -> None:
     line = ("export", trained.run, "--layout", "triton", "-o", tmp_path)
     wisesr(*line, "--to", "onnx").worked()
     other = wisesr(*line, "--to", "saved_model")
@@ -89,5 +93,5 @@ def test_no_server_folder_keeps_an_earlier_model_unasked(wisesr: CommandLine, tr
 @pytest.mark.parametrize(
     ("name", "expected"), [("photos-wise", "photos-wise"), ("a b/c.keras", "a-b-c-keras"), ("…", "model")]
 )
-def test_names_on_servers_are_plain(name: str, expected: str) -> None:
+def test_model_names_on_servers_are_sanitized(name: str, expected: str) -> None:
     assert model_name(name) == expected

@@ -1,4 +1,4 @@
-"""A classifier of stock layers says what the one with our layers says, for every head, on maps of any shape."""
+"""A classifier of stock layers gives the outputs of the one with our layers, for every head and map shape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wisesr_cli.models.build import build_classifier
 from wisesr_cli.models.heads import HEADS, build_head
 from wisesr_cli.models.settings import ModelConfig
 
-MAPS = ((7, 7, 5), (5, 8, 4), (12, 6, 3), (1, 9, 4))  # tiles of different sizes, of equal ones, and of one position
+MAPS = ((7, 7, 5), (5, 8, 4), (12, 6, 3), (1, 9, 4))  # tiles of different sizes, of equal sizes, and of one position
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "gap": [{}],
     "gmp": [{}],
@@ -29,7 +29,7 @@ HIDDEN = ({"units": 5, "activation": "gelu", "dropout": 0.5}, {"norm": "layer", 
 
 
 def with_random_weights(model: Any, seed: int = 0) -> Any:
-    """Give a model weights of which none is as it started; position weights of both signs, too."""
+    """Set all weights of a model to random values, so that position weights have both signs."""
     draws = np.random.default_rng(seed)
     model.set_weights([draws.normal(0.1, 0.3, weight.shape).astype("float32") for weight in model.get_weights()])
     return model
@@ -45,7 +45,7 @@ def foreign_layers(model: Any) -> set[str]:
     return {type(layer).__name__ for layer in layers if not type(layer).__module__.startswith("keras.")}
 
 
-def test_every_head_has_options_here() -> None:
+def test_options_cover_every_head() -> None:
     assert set(OPTIONS) == set(HEADS)
 
 
@@ -65,7 +65,7 @@ def test_a_head_of_stock_layers_gives_the_same_logits(head: str, monkeypatch: py
             assert not foreign_layers(stock), (shape, options)
 
 
-def test_position_weights_are_one_depthwise_convolution_as_large_as_the_map() -> None:
+def test_position_weights_become_one_depthwise_convolution_of_the_map_size() -> None:
     model = with_random_weights(head_model((7, 5, 2), {"name": "wise", "constraint": "non_negative"}))
     (kernel, bias, *_), layer = model.get_weights(), with_stock_layers(model).get_layer("wise")
     assert isinstance(layer, keras.layers.DepthwiseConv2D)
@@ -81,7 +81,7 @@ def test_position_weights_are_one_depthwise_convolution_as_large_as_the_map() ->
 
 
 @pytest.mark.parametrize(("shape", "grid"), [((7, 5, 2), (3, 2)), ((6, 4, 3), (3, 2)), ((5, 4, 2), (2, 4))])
-def test_averages_of_tiles_are_their_means_without_our_layer(shape: tuple[int, ...], grid: tuple[int, int]) -> None:
+def test_tile_averages_are_the_means_of_tiles_without_our_layer(shape: tuple[int, ...], grid: tuple[int, int]) -> None:
     feature_map = keras.Input(shape)
     stock = with_stock_layers(keras.Model(feature_map, TileAveragePooling2D(grid)(feature_map)))
     maps = np.random.default_rng(0).normal(size=(2, *shape)).astype("float32")
@@ -95,7 +95,7 @@ def test_averages_of_tiles_are_their_means_without_our_layer(shape: tuple[int, .
     assert not foreign_layers(stock)
 
 
-def test_a_convolution_with_a_group_per_channel_becomes_a_depthwise_one_inside_a_backbone_too() -> None:
+def test_a_convolution_with_one_group_per_channel_in_a_backbone_becomes_depthwise() -> None:
     pixels = inner = keras.Input((6, 8, 4))
     inner = keras.layers.Conv2D(4, 3, groups=4, padding="same", strides=2, activation="relu", name="own")(inner)
     inner = keras.layers.Conv2D(4, 3, groups=2, name="shared")(inner)

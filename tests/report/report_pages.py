@@ -1,4 +1,4 @@
-"""Makes what a report shows without a model: logits drawn at random, pictures of one colour, maps that add up."""
+"""Makes report content without a model: random logits, single-colour pictures, and maps that add up."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from wisesr_cli.results.training import EpochResult
 
 
 def make_answers(classes: int, examples: int, seed: int = 0) -> tuple[Answers, np.ndarray]:
-    """Return answers that are right about two times of three, the labels in turns, and the logits behind them."""
+    """Return answers of which about two thirds are right, with the labels in rotation, and their logits."""
     random = np.random.default_rng(seed)
     labels = np.arange(examples) % classes
     logits = random.normal(size=(examples, classes)).astype(np.float32)
@@ -118,7 +118,7 @@ ATTACKS = (
 
 
 class Page(HTMLParser):
-    """What a browser finds in a page: tags with their attributes, and the text of each element by its tag."""
+    """The tags of a page with their attributes, and the text of each element by tag."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""A report.html works in a real browser, from disk: it sorts, clicks, prints, and says nothing on the console.
+"""A report.html opened from disk works in a real browser: sorting, clicking, printing, and an empty console.
 
-Needs Chromium with its driver, and selenium; without them these tests are skipped.
+These tests require Chromium, its driver, and selenium; otherwise they are skipped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Give one Chromium for all tests."""
+    """Start one Chromium for all tests."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     from selenium.common import WebDriverException
 
@@ -62,7 +62,7 @@ def content() -> ReportContent:
 
 @pytest.fixture
 def page(browser: Any, content: ReportContent, tmp_path: Path) -> Any:
-    """Give the browser with a fresh page, opened from disk in a folder of an odd name."""
+    """Return the browser with a new page, opened from disk in a folder with an odd name."""
     return opened(browser, content, tmp_path / "a b # % \u00e9")
 
 
@@ -82,12 +82,12 @@ def all_of(page: Any, selector: str) -> list[Any]:
 
 
 def requests_of(page: Any) -> list[tuple[str, str]]:
-    """Return the addresses outside itself that a page wanted since it was opened, and what kept it from them."""
+    """Return the addresses that a page requested since it was opened, without data: URLs, and why any were blocked."""
     events = [json.loads(row["message"])["message"] for row in page.get_log("performance")]
     wanted, refused = {}, {}
     for event in events:
         if event["method"] == "Network.requestWillBeSent":
-            if not event["params"]["documentURL"].startswith("chrome"):  # the browser's own first page
+            if not event["params"]["documentURL"].startswith("chrome"):  # the browser's own start page
                 wanted[event["params"]["requestId"]] = event["params"]["request"]["url"]
         elif event["method"] == "Network.loadingFailed":
             refused[event["params"]["requestId"]] = event["params"].get("blockedReason", "")
@@ -95,7 +95,7 @@ def requests_of(page: Any) -> list[tuple[str, str]]:
 
 
 def click_cell(page: Any, truth: int, predicted: int) -> Any:
-    """Click a cell of the matrix, as one who has scrolled to it, and return its button."""
+    """Scroll to a cell of the matrix, click it, and return its button."""
     (button,) = all_of(page, f'#matrix tr[data-truth="{truth}"] button[data-predicted="{predicted}"]')
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
     button.click()
@@ -110,7 +110,7 @@ def confused(content: ReportContent) -> tuple[int, int]:
 
 
 @pytest.mark.reliability(40)
-def test_the_page_asks_for_nothing_else_and_says_nothing_on_the_console(page: Any, content: ReportContent) -> None:
+def test_the_page_requests_nothing_else_and_logs_nothing_to_the_console(page: Any, content: ReportContent) -> None:
     click_cell(page, *confused(content))
     page.execute_script("for (const part of document.querySelectorAll('details')) part.open = true")
     assert [row for row in page.get_log("browser") if row["level"] != "INFO"] == []
@@ -120,7 +120,7 @@ def test_the_page_asks_for_nothing_else_and_says_nothing_on_the_console(page: An
 
 
 @pytest.mark.reliability(40)
-def test_the_policy_keeps_scripts_styles_and_pictures_from_outside_out(page: Any) -> None:
+def test_the_policy_blocks_injected_scripts_styles_and_pictures(page: Any) -> None:
     page.execute_script("""
         const add = (name, properties) => document.body.append(Object.assign(document.createElement(name), properties));
         add("script", {textContent: "document.title = 'taken over'"});
@@ -169,7 +169,7 @@ def test_every_column_sorts_both_ways(page: Any, content: ReportContent) -> None
         assert len(all_of(page, "th[aria-sort]")) == 1
 
 
-def test_what_has_no_value_comes_last_both_ways(browser: Any, tmp_path: Path) -> None:
+def test_rows_without_a_value_sort_last_both_ways(browser: Any, tmp_path: Path) -> None:
     page = opened(browser, make_content(("a", "b", "c", "d"), ["0.png", "1.png", "2.png"]), tmp_path / "page")
     (recall,) = (row for row in all_of(page, "table.sortable th button") if row.text.startswith("recall"))
     for _ in range(2):
@@ -201,7 +201,7 @@ def test_a_click_on_a_cell_lists_exactly_its_images(page: Any, content: ReportCo
     assert all_of(page, "#cell h3 bdi")
 
 
-def test_a_full_cell_shows_more_when_asked_and_says_what_is_not_in_the_page(browser: Any, tmp_path: Path) -> None:
+def test_a_large_cell_shows_more_on_request_and_counts_what_is_omitted(browser: Any, tmp_path: Path) -> None:
     from dataclasses import replace
 
     content = make_content(("a", "b"), [f"{number:03}.png" for number in range(300)])
@@ -268,7 +268,7 @@ def test_colours_follow_the_system_and_the_switch(page: Any) -> None:
     assert background() == light
 
 
-def test_on_paper_everything_is_unfolded_and_nothing_is_wider_than_the_page(page: Any) -> None:
+def test_printing_unfolds_everything_and_folds_it_again_afterwards(page: Any) -> None:
     assert not any(part.get_property("open") for part in all_of(page, "details"))
     page.execute_script("""
         addEventListener("beforeprint", () => (globalThis.unfolded = [...document.querySelectorAll("details")]
@@ -283,7 +283,7 @@ def test_on_paper_everything_is_unfolded_and_nothing_is_wider_than_the_page(page
 
 
 @pytest.mark.parametrize(("width", "media"), [(360, "screen"), (1200, "screen"), (688, "print")])
-def test_no_page_is_wider_than_its_window(browser: Any, tmp_path: Path, width: int, media: str) -> None:
+def test_the_page_is_never_wider_than_its_window(browser: Any, tmp_path: Path, width: int, media: str) -> None:
     page = opened(browser, make_content(MANY, [f"{number}.png" for number in range(500)]), tmp_path / "page")
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -295,7 +295,7 @@ def test_no_page_is_wider_than_its_window(browser: Any, tmp_path: Path, width: i
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
-def test_the_page_reads_without_scripts(browser: Any, content: ReportContent, tmp_path: Path) -> None:
+def test_the_page_is_readable_without_scripts(browser: Any, content: ReportContent, tmp_path: Path) -> None:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         page = opened(browser, content, tmp_path / "page")

@@ -38,7 +38,7 @@ from wisesr_cli.run.run import Run
 
 @pytest.fixture(scope="module")
 def reported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a run that was evaluated with a report."""
+    """Return a run that was evaluated with a report."""
     from wisesr_cli.cli.main import run
 
     folder = trained.copy_to(tmp_path_factory.mktemp("reported") / "run")
@@ -47,7 +47,7 @@ def reported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def page_of(folder: Path) -> tuple[str, dict[str, list[list[object]]]]:
-    """Return the text of a report, and what its script lists."""
+    """Return the text of a report, and the data in its script."""
     text = (folder / "report.html").read_text(encoding="utf-8")
     return text, json.loads(Page(text).texts["script"][0])
 
@@ -76,11 +76,11 @@ def test_sums_below_the_maps_add_up_to_the_logits(reported: Path) -> None:
     sums = re.findall(r'class="sum"><strong>(\S+)</strong> = (\S+) ([+\u2212]) ([\d.]+)<', text)
     assert len(sums) >= 6
     for logit, total, sign, bias in (tuple(part.replace("\u2212", "-") for part in row) for row in sums):
-        assert float(logit) == pytest.approx(float(total) + float(sign + bias), abs=0.0151)  # two digits each
+        assert float(logit) == pytest.approx(float(total) + float(sign + bias), abs=0.0151)  # rounded to two digits
     assert "exact on the feature map of" in text
 
 
-def test_the_report_names_no_folder_that_the_run_lies_in(reported: Path, trained: Trained) -> None:
+def test_the_report_does_not_reveal_parent_folders(reported: Path, trained: Trained) -> None:
     text, _ = page_of(reported / "evaluate-test")
     assert f"\u2026/{trained.photos.name}" in unescape(text)
     for folder in (reported.parent, trained.photos.parent):
@@ -102,11 +102,13 @@ def test_the_report_names_no_folder_that_the_run_lies_in(reported: Path, trained
         ),
     ],
 )
-def test_absolute_paths_are_shortened_to_their_last_name(value: object, shortened: object) -> None:
+def test_absolute_paths_are_shortened_to_their_last_component(value: object, shortened: object) -> None:
     assert without_folders(value) == shortened
 
 
-def test_a_lone_model_reports_without_what_a_run_knows(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+def test_a_report_on_a_lone_model_omits_what_only_a_run_knows(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path
+) -> None:
     shutil.copy(trained.run / "best.keras", tmp_path / "mine.keras")
     answer = wisesr("evaluate", tmp_path / "mine.keras", "--data", trained.photos / "test", "--report").worked()
     assert f"{tmp_path / 'evaluate-test' / 'report.html'}" in answer.err
@@ -118,7 +120,9 @@ def test_a_lone_model_reports_without_what_a_run_knows(wisesr: CommandLine, trai
     assert '<section id="images"' in text
 
 
-def test_a_report_names_images_and_classes_left_out(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+def test_a_report_names_skipped_images_and_classes_without_images(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path
+) -> None:
     photos = tmp_path / "fresh"
     for number in range(3):
         make_photo(photos / "red" / f"{number}.png", 2, number)
@@ -134,7 +138,9 @@ def test_a_report_names_images_and_classes_left_out(wisesr: CommandLine, trained
     assert re.search(r"<th scope=.col. class=.number.><bdi>validation</bdi> images</th>", text)
 
 
-def test_a_folder_called_as_a_split_is_not_taken_for_it(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+def test_a_folder_named_like_a_split_is_not_mistaken_for_it(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path
+) -> None:
     photos = tmp_path / "validation"
     for number in range(2):
         make_photo(photos / "red" / f"{number}.png", 2, number)
@@ -150,7 +156,7 @@ def test_a_folder_called_as_a_split_is_not_taken_for_it(wisesr: CommandLine, tra
     assert "The best epoch was chosen on these images" in page_of(run / "evaluate-validation-2")[0]
 
 
-def test_a_report_says_why_it_has_no_maps_and_shows_the_rest(
+def test_a_report_without_maps_states_why_and_shows_the_rest(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained.copy_to(tmp_path / "run")
@@ -172,7 +178,7 @@ def test_a_report_says_why_it_has_no_maps_and_shows_the_rest(
     assert len(data["examples"]) == 15
 
 
-def test_evaluating_without_a_report_says_that_the_one_there_is_older(wisesr: CommandLine, reported: Path) -> None:
+def test_evaluating_without_a_report_notes_that_the_existing_one_is_older(wisesr: CommandLine, reported: Path) -> None:
     before = (reported / "evaluate-test" / "report.html").read_bytes()
     answer = wisesr("evaluate", reported)
     assert "report.html is from an earlier evaluation; --report rewrites it" in answer.err
@@ -180,11 +186,11 @@ def test_evaluating_without_a_report_says_that_the_one_there_is_older(wisesr: Co
 
 
 @pytest.mark.reliability(28)
-def test_a_full_disk_is_5_and_the_older_report_stays(wisesr: CommandLine, reported: Path) -> None:
+def test_a_full_disk_exits_with_5_and_keeps_the_earlier_report(wisesr: CommandLine, reported: Path) -> None:
     before = (reported / "evaluate-test" / "report.html").read_bytes()
 
     class Full(FullDisk):
-        """Full for the report alone: every other file of an evaluation has a test of its own."""
+        """Full for the report only; the other files of an evaluation have their own tests."""
 
         def __call__(self, event: str, path: str) -> None:
             if path.endswith(".html"):
@@ -200,14 +206,16 @@ def test_a_full_disk_is_5_and_the_older_report_stays(wisesr: CommandLine, report
     assert not list((reported / "evaluate-test").glob(".wisesr-*"))
 
 
-def test_a_folder_in_place_of_the_report_is_4_at_once(wisesr: CommandLine, trained: Trained, tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_report_exits_with_4_before_evaluation(
+    wisesr: CommandLine, trained: Trained, tmp_path: Path
+) -> None:
     run = trained.copy_to(tmp_path / "run")
     (run / "evaluate-test" / "report.html").mkdir(parents=True)
     wisesr("evaluate", run, "--report").failed(4, "report.html: is a folder")
     assert not (run / "evaluate-test" / "metrics.json").exists()
 
 
-def test_mistakes_are_the_worst_ones_and_one_of_every_class() -> None:
+def test_chosen_mistakes_are_the_worst_ones_and_one_of_every_other_class() -> None:
     paths = [f"{number:03}.png" for number in range(120)]
     answers, logits = make_answers(6, len(paths))
     evaluation = make_evaluation(paths, answers, logits, [f"class {number}" for number in range(6)])
@@ -221,7 +229,7 @@ def test_mistakes_are_the_worst_ones_and_one_of_every_class() -> None:
     assert not [row for row in chosen if row.is_right]
 
 
-def test_right_answers_are_the_surest_and_the_least_sure_of_every_class() -> None:
+def test_chosen_right_answers_are_the_most_and_least_confident_of_every_class() -> None:
     answers, _ = make_answers(5, 60)
     examples = examples_of([f"{number:03}.png" for number in range(60)], answers)
     chosen = choose_right(examples)
@@ -230,7 +238,7 @@ def test_right_answers_are_the_surest_and_the_least_sure_of_every_class() -> Non
         assert [row.score for row in chosen if row.truth == label] == [scores[0], scores[-1]]
 
 
-def test_images_are_listed_evenly_over_cells_mistakes_before_right_answers_within_the_bytes() -> None:
+def test_images_are_listed_evenly_over_cells_mistakes_first_within_the_size_limit() -> None:
     answers, _ = make_answers(3, 90)
     examples = examples_of([f"{number:03}.png" for number in range(90)], answers)
     everything = choose_listed(examples, 1_000_000)
@@ -239,7 +247,7 @@ def test_images_are_listed_evenly_over_cells_mistakes_before_right_answers_withi
     for size in range(1, 91):
         counts = Counter((row.truth, row.predicted) for row in everything[:size])
         waiting = [cell for cell in totals if counts[cell] < totals[cell] and len({*cell}) == 2]
-        for cell in waiting:  # of mistakes: no other one is ahead by two, right answers have one for four
+        for cell in waiting:  # mistakes: none is ahead by two; right answers get one for every four
             assert all(counts[other] <= counts[cell] + 1 for other in totals if len({*other}) == 2)
             assert all(4 * (counts[label, label] - 1) <= counts[cell] for label in range(3))
     few = choose_listed(examples, sum(map(listed_bytes, everything[:20])))
@@ -255,7 +263,7 @@ def test_images_are_listed_evenly_over_cells_mistakes_before_right_answers_withi
         ("pad", (30, 30), (80, 40)),
     ],
 )
-def test_a_thumbnail_shows_all_seen(
+def test_a_thumbnail_shows_all_that_the_model_sees(
     tmp_path: Path, resize: Resize, size: tuple[int, int], shown: tuple[int, int]
 ) -> None:
     photo = make_photo(tmp_path / "a.png", 0, 1, size)
@@ -272,7 +280,7 @@ def test_a_thumbnail_shows_all_seen(
 @pytest.mark.parametrize(
     ("classes", "images", "positions"), [(10, 1_000, 14), (100, 20_000, 14), (1_200, 2_400, 7), (10, 300, 200)]
 )
-def test_a_report_of_many_images_and_classes_can_be_mailed(
+def test_a_report_of_many_images_and_classes_stays_small_enough_to_mail(
     classes: int, images: int, positions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = tuple(f"class {number:04}" for number in range(classes))
@@ -288,7 +296,7 @@ def test_a_report_of_many_images_and_classes_can_be_mailed(
     evaluated = Evaluated(request, locate(model), subject, info, "litert", 1, evaluation, tuple(paths), answers, logits)
 
     def noise(paths: list[str], side: int, info: ModelInfo, *, pixel_limit: int) -> Generator[Thumbnail, None, None]:
-        """Give pictures as large as photos with much detail are."""
+        """Yield thumbnails as large as those of detailed photos."""
         for number in range(len(paths)):
             yield Thumbnail("image/webp", np.random.default_rng(number).bytes(side * side // 5), side, side)
 
@@ -306,13 +314,13 @@ def test_a_report_of_many_images_and_classes_can_be_mailed(
         assert {*content.thumbnails, *with_card} == {*range(images)}
     elif images == 20_000:
         assert 100 < len(content.thumbnails) < len(content.listed) < images
-        assert size > 4_500_000  # the room is used
+        assert size > 4_500_000  # the available size is used
     else:
         assert len(content.listed) == images
     assert any("the file would be too large" in line for line in content.left_out) == (positions == 200)
 
 
-def test_where_the_page_is_full_images_are_named_without_a_picture(
+def test_images_that_do_not_fit_are_listed_without_a_thumbnail(
     wisesr: CommandLine, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained.copy_to(tmp_path / "run")
@@ -323,7 +331,7 @@ def test_where_the_page_is_full_images_are_named_without_a_picture(
     assert len(data["examples"]) == 15
 
 
-def test_a_history_and_an_environment_read_back_as_they_were_written(trained: Trained, tmp_path: Path) -> None:
+def test_a_history_round_trips_and_a_damaged_one_is_rejected(trained: Trained, tmp_path: Path) -> None:
     run = Run(trained.copy_to(tmp_path / "run"))
     history = run.read_history()
     assert [row.epoch for row in history] == [1, 2]
@@ -340,7 +348,7 @@ def test_a_history_and_an_environment_read_back_as_they_were_written(trained: Tr
             run.read_history()
 
 
-def test_what_was_rounded_to_thousandths_is_a_probability() -> None:
+def test_scores_rounded_to_thousandths_remain_probabilities() -> None:
     answers, logits = make_answers(4, 3)
     for row in examples_of(["a", "b", "c"], answers):
         assert 0 <= row.truth_score <= row.score <= 1

@@ -1,4 +1,4 @@
-"""A report.html is one file that shows what was found, escapes everything, and can load nothing from anywhere."""
+"""A report.html is a single file that shows all results, escapes everything, and cannot load anything."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def page() -> str:
     return render(make_content(NAMES, PATHS))
 
 
-def test_every_tag_is_closed_and_every_id_is_there_once_and_every_link_leads_to_one(page: str) -> None:
+def test_tags_are_closed_and_ids_are_unique_and_links_have_targets(page: str) -> None:
     found = Page(page)
     ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -49,7 +49,7 @@ def test_every_tag_is_closed_and_every_id_is_there_once_and_every_link_leads_to_
 
 
 @pytest.mark.reliability(40)
-def test_the_policy_allows_the_style_and_the_script_of_the_page_alone(page: str) -> None:
+def test_the_policy_allows_only_the_style_and_the_script_of_the_page(page: str) -> None:
     policies = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
     assert len(policies) == 1
     directives = dict(part.split(" ", 1) for part in policies[0].replace("&#39;", "'").split("; "))
@@ -74,11 +74,11 @@ def test_nothing_in_the_page_points_outside(page: str, seen: object) -> None:
     assert not re.findall(r"(?:https?:)?//[a-z]", found.texts["style"][0] + found.texts["script"][1])
     assert "url(" not in found.texts["style"][0]
     assert "@import" not in found.texts["style"][0]
-    seen(f"report.html: {len(found.tags)} tags, no address but # and data:")  # type: ignore[operator]
+    seen(f"report.html: {len(found.tags)} tags, only # and data: as addresses")  # type: ignore[operator]
 
 
 @pytest.mark.reliability(19, 40)
-def test_names_that_are_html_or_cannot_be_shown_are_text_in_the_page(seen: object) -> None:
+def test_names_with_html_or_unprintable_characters_appear_as_text(seen: object) -> None:
     names = (*ATTACKS, *ODD_NAMES.values())
     paths = tuple(f"{first}/{second}.png" for first, second in product(names, names))[: 4 * len(names)]
     plain = Page(render(make_content([f"class {number}" for number in range(len(names))], paths, title="tiny")))
@@ -96,7 +96,7 @@ def test_names_that_are_html_or_cannot_be_shown_are_text_in_the_page(seen: objec
         assert "49{" not in text
         shown = found.texts["bdi"]
         assert {*ATTACKS, ODD_NAMES["quotes"], ODD_NAMES["Unicode"], "two\\nlines"} <= set(shown)
-    seen(f"report.html: {len(names)} names as text, nothing raw, no tag of theirs")  # type: ignore[operator]
+    seen(f"report.html: {len(names)} names shown as text, nothing raw, no injected tags")  # type: ignore[operator]
 
 
 def test_every_image_is_listed_once_with_its_answer(page: str) -> None:
@@ -164,7 +164,7 @@ def test_the_matrix_holds_every_count_of_its_classes(classes: int, most: int, mo
     assert "full matrix of 30 classes is in confusion_matrix.csv" in text
 
 
-def test_of_very_many_classes_those_with_the_lowest_f1_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_classes_with_the_lowest_f1_are_shown_if_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MOST_CLASSES", 20)
     content = make_content([f"class {number:02}" for number in range(30)], [f"{number}.png" for number in range(90)])
     text = render(content)
@@ -178,7 +178,7 @@ def test_of_very_many_classes_those_with_the_lowest_f1_are_shown(monkeypatch: py
 
 
 @pytest.mark.parametrize(("correct", "examples"), [(0, 5), (5, 5), (38, 179), (1, 1), (9_000, 10_000)])
-def test_the_ends_of_wilsons_interval_lie_as_far_off_as_chance_brings_it(correct: int, examples: int) -> None:
+def test_the_bounds_of_wilsons_interval_satisfy_their_equation(correct: int, examples: int) -> None:
     found = wilson_interval(correct, examples)
     assert found is not None
     for end in found:
@@ -199,12 +199,12 @@ def test_without_examples_there_is_no_interval() -> None:
         (0.0, "0.00", "+ 0.00"),
     ],
 )
-def test_numbers_have_a_real_minus_and_nothing_is_minus_zero(value: float, text: str, with_sign: str) -> None:
+def test_numbers_have_a_typographic_minus_and_zero_is_never_negative(value: float, text: str, with_sign: str) -> None:
     assert signed(value) == text
     assert signed(value, always=True) == with_sign
 
 
-def test_a_bar_of_the_reliability_diagram_is_as_high_as_its_bin_was_right() -> None:
+def test_a_reliability_bar_is_as_high_as_the_accuracy_of_its_bin() -> None:
     answers, logits = make_answers(3, len(PATHS))
     evaluation = make_evaluation(PATHS, answers, logits, NAMES)
     upper, lower = reliability_charts(evaluation.reliability, evaluation.metrics.ece)
@@ -221,7 +221,7 @@ def test_a_chart_of_one_empty_bin_has_no_bars() -> None:
     assert upper.bars == lower.bars == ()
 
 
-def test_learning_curves_mark_phases_and_the_best_epoch_and_skip_what_is_no_number() -> None:
+def test_learning_curves_mark_phases_and_the_best_epoch_and_skip_missing_values() -> None:
     history = [*make_history(4), EpochResult(5, 3, 1e-3, float("nan"), 0.5, None, None, 1.0)]
     loss, accuracy = learning_curves(history, 3)
     assert [curve.kind for curve in loss.curves] == ["training", "validation"]
@@ -243,7 +243,7 @@ def test_a_curve_of_one_epoch_of_zeros_can_be_drawn() -> None:
         assert chart.curves[0].points[0][1] == HEIGHT
 
 
-def test_thumbnails_of_cards_are_in_the_page_once(page: str) -> None:
+def test_thumbnails_of_cards_are_embedded_only_once(page: str) -> None:
     content: ReportContent = make_content(NAMES, PATHS)
     assert content.mistakes[0].thumbnail == make_thumbnail(content.mistakes[0].example.position)
     pictures = [attributes for tag, attributes in Page(page).tags if tag == "image" and "id" in attributes]
@@ -253,5 +253,5 @@ def test_thumbnails_of_cards_are_in_the_page_once(page: str) -> None:
 
 
 @pytest.mark.parametrize(("count", "text"), [(9_999, "9999"), (10_000, "10k"), (999_499, "999k"), (1_234_567, "1.2M")])
-def test_a_count_fits_into_a_cell_of_the_matrix(count: int, text: str) -> None:
+def test_a_count_is_shortened_to_fit_into_a_cell_of_the_matrix(count: int, text: str) -> None:
     assert short(count) == text

@@ -1,8 +1,8 @@
-"""Collects the classes that models are made of; `python tests/support/allowed_classes.py` writes the list anew.
+"""Collects the classes that models are made of; `python tests/support/allowed_classes.py` rewrites the list.
 
-Every backbone is built with every preprocessing and every head (each of its options that changes layers), without
-values, and what Keras writes about each is searched for classes. So is a model of the layers that `wisesr upgrade`
-finds in ordinary classifiers of others.
+Every backbone is built without values, with every preprocessing and every head (and each of its options that changes
+layers), and the classes are collected from what Keras serializes. The same is done for a model with the layers that
+`wisesr upgrade` finds in ordinary classifiers of other projects.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def classes_of_models(backbones: Iterable[str]) -> set[Class]:
 
 
 def _records(name: str, image_size: tuple[int, int]) -> Iterator[Any]:
-    """Give what Keras writes of a backbone, of what comes before it, and of what comes behind it."""
+    """Yield what Keras serializes for a backbone, for its preprocessing, and for its heads."""
     backbone = build_backbone(name, image_size)
     yield keras.saving.serialize_keras_object(backbone)
     for scaling in get_args(Preprocessing):
@@ -65,7 +65,7 @@ def _records(name: str, image_size: tuple[int, int]) -> Iterator[Any]:
 
 
 def classes_of_others() -> set[Class]:
-    """Return the classes of what ordinary classifiers have beside those of wisesr: their layers, starts and scaling."""
+    """Return the additional classes of ordinary classifiers: layers, initializers and scaling."""
     return set(build_without_values(lambda: list(classes_in(keras.saving.serialize_keras_object(_ordinary())))))
 
 
@@ -104,7 +104,7 @@ def _ordinary() -> Any:
 
 
 def classes_in(record: Any) -> Iterator[Class]:
-    """Give every class that a record of Keras names, at any depth."""
+    """Yield every class that a serialized Keras object names, at any depth."""
     if isinstance(record, dict):
         if "class_name" in record:
             yield record.get("module"), record["class_name"], record.get("registered_name")
@@ -116,7 +116,7 @@ def classes_in(record: Any) -> Iterator[Class]:
 
 
 def source_of(classes: Iterable[Class]) -> str:
-    """Return the module that holds the classes."""
+    """Return the source of the module that lists the classes."""
     groups: dict[tuple[str | None, str | None], list[str]] = {}
     for module, name, registered in sorted(classes, key=lambda row: (row[0] or "", row[1])):
         start = None if registered is None else registered.removesuffix(name)

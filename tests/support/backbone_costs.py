@@ -1,8 +1,8 @@
-"""Makes the table of what backbones cost at any image size; `python tests/support/backbone_costs.py` writes it anew.
+"""Makes the table of backbone costs at any image size; `python tests/support/backbone_costs.py` rewrites it.
 
-Every backbone is built once, without values, and its operations are followed from the pixels on: each one that reads a
-window makes another resolution of the one before. Before they are written, the rows are compared with Keras at many
-image sizes; that takes minutes.
+Every backbone is built once, without values, and its operations are followed from the pixels on: each operation over a
+window turns one resolution into another. Before the rows are written, they are compared with Keras at many image
+sizes, which takes minutes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from wisesr_cli.models.flops import COUNTS, count_flops
 
 TARGET = Path(__file__).parents[2] / "wisesr_cli" / "models" / "costs_table.py"
 
-# Keras pads some sides by their parity, so that (side + 1) // 2 comes out. At odd sides that is kernel // 2 at either
-# end, and this padding gives (side + 1) // 2 for even sides, too. These sides stay odd however often they are halved.
+# Keras pads some sides according to their parity, to get (side + 1) // 2. For odd sides that is kernel // 2 at either
+# end, a padding that gives (side + 1) // 2 for even sides, too. These sides stay odd however often they are halved.
 TRACED_SIDE = 257
 TRACED_SIDES = {"NASNetMobile": 259, "NASNetLarge": 259}  # their first convolution takes (side - 1) // 2
 
@@ -59,7 +59,7 @@ def sizes_of(name: str) -> BackboneSizes:
 def follow(model: Any, inputs: list[Resolutions], costs: dict[Resolution | None, int]) -> list[Resolutions]:
     """Return the resolutions of a model's outputs, and add to `costs` the FLOPs per position of each resolution."""
     known = {id(tensor): each for tensor, each in zip(model.inputs, inputs, strict=True)}
-    for operation in getattr(model, "operations", model.layers):  # a `Sequential` has layers only
+    for operation in getattr(model, "operations", model.layers):  # a `Sequential` has only layers
         if type(operation).__name__ == "InputLayer":
             continue
         given = [known[id(tensor)] for tensor in tensors(operation.input)]
@@ -87,7 +87,7 @@ def after(operation: Any, given: list[Resolutions]) -> Resolutions:
 
 
 def count(operation: Any, before: Resolutions, behind: Resolutions, costs: dict[Resolution | None, int]) -> None:
-    """Add the FLOPs of an operation to those of the positions that it computes, or reads where it leaves none."""
+    """Add the FLOPs of an operation to the positions of its output or, if that has none, of its input."""
     if type(operation).__name__ not in COUNTS:
         return
     shapes = tuple(operation.input.shape[1:]), tuple(operation.output.shape[1:])
@@ -100,7 +100,7 @@ def count(operation: Any, before: Resolutions, behind: Resolutions, costs: dict[
 
 
 def of_both_sides(resolutions: Resolutions) -> Resolution:
-    """Return the resolution of rows and of columns, which no backbone treats differently."""
+    """Return the resolution of rows and columns, which is the same in every backbone."""
     assert resolutions is not None
     rows, columns = resolutions
     assert rows == columns, f"rows {rows}, columns {columns}"
@@ -108,7 +108,7 @@ def of_both_sides(resolutions: Resolutions) -> Resolution:
 
 
 def window(layer: Any, sizes: tuple[int, int], given: tuple[Resolution, Resolution]) -> Resolutions:
-    """Follow a layer that moves a window over the map: 'same' makes ceil(side / stride) of a side."""
+    """Follow a layer with a sliding window; padding 'same' turns a side into ceil(side / stride)."""
     spread = getattr(layer, "dilation_rate", (1, 1))
     found = []
     for resolution, size, stride, dilation in zip(given, sizes, layer.strides, spread, strict=True):
@@ -144,7 +144,7 @@ RULES: dict[str, Callable[[Any, tuple[Resolution, Resolution]], Resolutions]] = 
 
 
 def mistakes(name: str, sizes: BackboneSizes, image_sizes: Iterable[tuple[int, int]]) -> Iterator[str]:
-    """Give a line for everything that a row says otherwise than Keras does of a backbone at these image sizes."""
+    """Yield a line for every difference between a row and the Keras backbone at these image sizes."""
     for image_size in image_sizes:
         backbone = build_without_values(lambda size=image_size: build_backbone(name, size))
         trainable = sum(prod(weight.shape) for weight in backbone.trainable_weights)
@@ -159,14 +159,14 @@ def mistakes(name: str, sizes: BackboneSizes, image_sizes: Iterable[tuple[int, i
 
 
 def sizes_to_verify(name: str) -> tuple[tuple[int, int], ...]:
-    """Return image sizes of all kinds: the smallest, odd and even, both ways round, and the native one."""
+    """Return various image sizes: the smallest, odd and even, portrait and landscape, and the native one."""
     least, native = BACKBONES[name].minimum_size, BACKBONES[name].native_size
     more = ((1, 0), (2, 3), (7, 12), (16, 5), (29, 62), (64, 31), (91, 130), (161, 88))
     return ((least, least), *((least + rows, least + columns) for rows, columns in more), (native, native), (512, 385))
 
 
 def source_of(table: dict[str, BackboneSizes]) -> str:
-    """Return the module that holds the table."""
+    """Return the source of the module with the table."""
     columns = ", ".join(field.name for field in fields(BackboneSizes))
     rows = "".join(f'    "{name}": BackboneSizes({_source_of_row(sizes)}),\n' for name, sizes in table.items())
     return (

@@ -1,4 +1,4 @@
-"""TIFF files of several bands, stored in the ways there are, and folders of them whose classes one band alone tells."""
+"""Multi-band TIFF files in every storage layout, and folders of them whose class shows only in one band."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# How tifffile is asked to store an image; each leads to the same pixels.
+# Options of tifffile for each storage layout; all result in the same pixels.
 STORED: dict[str, dict[str, object]] = {
     "samples": {"planarconfig": "contig"},
     "planes": {"planarconfig": "separate"},
@@ -23,7 +23,7 @@ STORED: dict[str, dict[str, object]] = {
 
 
 def tiff(pixels: np.ndarray, photometric: str = "minisblack", **options: object) -> bytes:
-    """Return a TIFF of pixels (height, width, channels), which are pages where nothing else is asked for."""
+    """Return a TIFF of pixels (height, width, channels), stored as pages unless options say otherwise."""
     import tifffile
 
     file = io.BytesIO()
@@ -33,9 +33,9 @@ def tiff(pixels: np.ndarray, photometric: str = "minisblack", **options: object)
 
 
 def make_bands(folder: Path, *, bands: int, count: int = 16, side: int = 32) -> Path:
-    """Make class folders `upper` and `lower` of uint16 images, where only in the last band a square tells the class.
+    """Make class folders `upper` and `lower` of uint16 images, whose class shows only in a square in the last band.
 
-    In each way of `STORED` by turns; one band alone is a PNG of 8 bits.
+    The layouts of `STORED` alternate; a single band is an 8-bit PNG.
     """
     draws = np.random.default_rng(bands)
     for label, first in (("lower", side - 10), ("upper", 2)):

@@ -1,4 +1,4 @@
-"""Runs command lines in this process or in a fresh one, and makes the images that they are run on."""
+"""Runs command lines in this process or in a fresh one, and makes images for them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUICK = (*SMALL, "--lr", "0.01", "-s", "train.schedule.name=constant")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command line came to."""
+    """The result of a command line."""
 
     code: int
     out: str
@@ -49,12 +49,12 @@ class Answer:
         return dict(row)
 
     def said(self, words: str) -> list[str]:
-        """Return the lines on standard error that hold these words."""
+        """Return the lines on standard error that contain these words."""
         return [line for line in self.err.splitlines() if words in line]
 
     @property
     def error(self) -> str:
-        """The one line on standard error that says what is wrong; there is no traceback."""
+        """The single error line on standard error, which has no traceback."""
         lines = [line for line in self.err.splitlines() if line.startswith("wisesr: ")]
         assert len(lines) == 1, self.err
         assert self.err.splitlines()[-1] == lines[0]
@@ -67,20 +67,20 @@ class Answer:
         return self
 
     def failed(self, code: int, *said: str) -> Answer:
-        """Check the exit code, and that the one line about it says all this."""
+        """Check the exit code, and that the error line contains all of these words."""
         assert self.code == code, self.err
         error = self.error
         assert [words for words in said if words not in error] == [], error
         return self
 
     def refused(self, code: int, *said: str) -> Answer:
-        """Check the same, and that nothing was written to standard output."""
+        """Check the same as `failed`, and that nothing was written to standard output."""
         assert self.out == ""
         return self.failed(code, *said)
 
 
 class CommandLine:
-    """Calls `wisesr` in this process and gives what it wrote."""
+    """Calls `wisesr` in this process and returns what it wrote."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self.capsys = capsys
@@ -92,7 +92,7 @@ class CommandLine:
         return Answer(code, captured.out, captured.err)
 
     def line(self, words: str, *more: object, **places: object) -> Answer:
-        """Call `wisesr` with these words, those in `places` replaced by what stands there."""
+        """Call `wisesr` with these words, replacing those that are keys of `places` by their values."""
         return self(*(places.get(word, word) for word in words.split()), *more)
 
 
@@ -102,7 +102,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {**kept, "WISESR_CACHE_DIR": str(folder / "caches"), "HOME": str(folder), "CUDA_VISIBLE_DEVICES": "-1"}
 
 
-# For the program of a fresh process, which then says that it has received a signal.
+# Makes the program of a fresh process report each signal that it receives.
 TELLS_OF_SIGNALS = """
 import os
 from wisesr_cli.machine.stopping import StopRequest
@@ -135,7 +135,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file, a column by its name."""
+    """Return the rows of a CSV file, column name -> value."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -159,7 +159,7 @@ def make_photos(folder: Path, per_class: int, *, first_seed: int = 0, classes: t
 
 
 def make_splits(folder: Path, **per_class: int) -> Path:
-    """Write so many images of each class into each split, no two alike."""
+    """Write the given number of images of each class into each split, all different."""
     for number, (split, count) in enumerate(per_class.items()):
         make_photos(folder / split, count, first_seed=100 * number)
     return folder
@@ -173,14 +173,14 @@ class Trained:
     photos: Path
 
     def copy_to(self, folder: Path) -> Path:
-        """Copy the run as training left it, without what other tests made of it since."""
+        """Copy the run as training left it, without files that other tests have added since."""
         made_since = "evaluate-*", "explain", "export", "confusion_matrix-*", "reliability-*", ".lock"
         others = shutil.ignore_patterns(*made_since)
         return Path(shutil.copytree(self.run, folder, ignore=others))
 
 
 def train_apart(folder: Path, photos: Path, *more: str, name: str | None = "run") -> Trained:
-    """Train in this process with caches of its own, for a run that several tests share; `None` names no run."""
+    """Train in this process with separate caches, for a run that several tests share; `None` sets no run name."""
     named = ["--name", name] if name else []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WISESR_CACHE_DIR", str(photos.parent / "caches"))
@@ -221,7 +221,7 @@ TELL_MEMORY = (
 
 
 def with_peak(folder: Path, *arguments: object) -> tuple[Answer, int]:
-    """Run a command in a fresh process; return its answer and its peak of memory in megabytes."""
+    """Run a command in a fresh process; return its answer and its peak memory in megabytes."""
     answer = fresh(*arguments, cwd=folder, program=("-c", TELL_MEMORY))
     return answer, int((folder / "peak").read_text(encoding="ascii")) // 1024
 

@@ -1,4 +1,4 @@
-"""Trees of settings, right and wrong, drawn at random; configs in files, and what is wrong with them."""
+"""Random trees of valid and invalid settings, configs in files, and the errors in them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SCALARS = (
 
 
 def section(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Return mappings with the keys of a section, its values mostly wrong."""
+    """Return mappings with the keys of a section and mostly invalid values."""
     keys = list(schema.get("properties", {}))
     return st.dictionaries(st.sampled_from([*keys, "name", "xyzzy"]), TREES, max_size=4)
 
@@ -92,7 +92,7 @@ def head_option(value: str) -> Override:
     return Override(("model", "head", "name"), value, "--head")
 
 
-# The JSON Schema, read by a small validator that knows the words which occur in it.
+# A small validator for the JSON Schema, which knows the keywords that occur in it.
 
 TYPES: dict[str, Any] = {
     "object": dict, "array": list, "string": str, "number": (int, float), "integer": int, "boolean": bool,
@@ -106,7 +106,7 @@ KNOWN_WORDS = {
 
 
 def complaints(value: Any, schema: dict[str, Any] = SCHEMA, where: str = "config") -> list[str]:
-    """Return what a JSON value does to break a schema."""
+    """Return how a JSON value violates a schema."""
     assert set(schema) <= KNOWN_WORDS, set(schema) - KNOWN_WORDS
     if "$ref" in schema:
         return complaints(value, SCHEMA["$defs"][schema["$ref"].rsplit("/", 1)[1]], where)

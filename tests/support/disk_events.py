@@ -1,4 +1,4 @@
-"""Hears of everything that this process is about to write below a folder: Python's audit events, which come before."""
+"""Intercepts everything that this process is about to write below a folder, through Python's audit events."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-Listener = Callable[[str, str], None]  # what is about to happen, and the path that it happens to
+Listener = Callable[[str, str], None]  # called with the event that is about to happen, and its path
 
-# Event -> which of its arguments is the path.
+# Event -> position of the path in its arguments.
 _CHANGES = {"os.rename": 1, "os.mkdir": 0, "os.remove": 0, "os.rmdir": 0, "os.truncate": 0, "shutil.rmtree": 0}
 _TAKES_ROOM = {"open", "os.rename", "os.mkdir"}
 _listeners: list[tuple[str, Listener]] = []
@@ -21,8 +21,8 @@ _hooked = False
 
 @contextmanager
 def hearing(folder: Path, listener: Listener) -> Iterator[None]:
-    """Call `listener` before every change below `folder`; what it raises is what the change ends with."""
-    global _hooked  # a hook stays for as long as the process lives
+    """Call `listener` before every change below `folder`; if it raises, the change fails with that exception."""
+    global _hooked  # an audit hook cannot be removed
     if not _hooked:
         sys.addaudithook(_hear)
         _hooked = True
@@ -49,12 +49,12 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _writes(mode: str | None, flags: int) -> bool:
-    """Return whether a file is opened to write to it."""
+    """Return whether a file is opened for writing."""
     return bool(set(mode or "") & set("wax+")) or bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
 class FullDisk:
-    """Refuses everything that takes room on the disk, from the event with the number `after` on."""
+    """Fails every event that takes disk space, after the first `after` ones."""
 
     def __init__(self, after: int) -> None:
         self.after, self.heard = after, 0

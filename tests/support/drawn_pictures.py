@@ -1,4 +1,4 @@
-"""Pictures with edges that tests draw by a number."""
+"""Pictures with edges, drawn from a number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 
 def draw_picture(number: int, *, size: tuple[int, int] = (200, 150)) -> Image.Image:
-    """Return shapes on a background that gets brighter to one side, all drawn by `number`."""
+    """Return random shapes on a background with a gradient; `number` is the seed."""
     draws = np.random.default_rng(number)
     width, height = size
     ramp = np.linspace(0, draws.uniform(-60, 60), width)[None, :, None] + draws.uniform(90, 160, 3)

@@ -1,7 +1,7 @@
-"""Trains, or predicts into files, on small disks of growing sizes; run in a namespace of its own: unshare -rm.
+"""Trains, or predicts into files, on small disks of growing size; run it in its own namespace: unshare -rm.
 
 Arguments: `train`, a folder of images, and a folder to work in; or `predict`, a run, a folder of images, a format, and
-an empty folder to mount disks on. Prints a line of JSON with a row per disk.
+an empty folder to mount disks on. Prints one line of JSON with a row per disk.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from wisesr_cli.cli.main import run
 
 TRAININGS = 12
 PREDICTIONS = range(4, 200, 12)  # kilobytes
-LAST_KILOBYTES = 4096  # room for everything
+LAST_KILOBYTES = 4096  # enough for everything
 
 
 @contextlib.contextmanager
@@ -58,7 +58,7 @@ def needed_kilobytes(disk: Path) -> int:
 
 
 def train_on_disk(photos: Path, disk: Path, kilobytes: int, *more: str) -> dict[str, Any]:
-    """Train on a disk of this size, then go on with more room."""
+    """Train on a disk of this size, then resume with more space."""
     with mounted(disk, f"size={kilobytes}k"):
         code, said = train(photos, disk, *more)
         progress = check_whole(disk / "run")
@@ -77,7 +77,7 @@ def train_on_disk(photos: Path, disk: Path, kilobytes: int, *more: str) -> dict[
 
 
 def full_cache(photos: Path, disk: Path, caches: Path) -> dict[str, Any]:
-    """Train where only the folder of caches is on a full disk."""
+    """Train with only the folder of caches on a full disk."""
     caches.mkdir()
     mount(caches, "size=8k")
     (caches / "fill").write_bytes(bytes(4096))
@@ -86,7 +86,7 @@ def full_cache(photos: Path, disk: Path, caches: Path) -> dict[str, Any]:
 
 
 def trainings(photos: Path, folder: Path) -> list[dict[str, Any]]:
-    """Measure the room that is needed, then train with parts of it, the last time with all."""
+    """Measure the space that is needed, then train with parts of it, with full caches, and finally with enough."""
     disk = folder / "disk"
     disk.mkdir()
     with mounted(disk, f"size={LAST_KILOBYTES}k"):
@@ -101,7 +101,7 @@ def trainings(photos: Path, folder: Path) -> list[dict[str, Any]]:
 
 
 def predict_on_disk(line: list[str], disk: Path, kilobytes: int) -> dict[str, Any]:
-    """Predict on a disk of this size, then go on with more room."""
+    """Predict on a disk of this size, then resume with more space."""
     output = disk / "out"
     with mounted(disk, f"size={kilobytes}k"):
         code, said = wisesr(*line, "-o", str(output))
@@ -123,7 +123,7 @@ def predict_on_disk(line: list[str], disk: Path, kilobytes: int) -> dict[str, An
 
 
 def predictions(trained: str, photos: str, chosen: str, disk: Path) -> list[dict[str, Any]]:
-    """Try a disk that nobody may write to, then disks that are too small until one is large enough."""
+    """Try a read-only disk, then disks of growing size, from too small to large enough."""
     line = ["predict", trained, photos, "--format", chosen]
     with mounted(disk, "ro"):
         code, said = wisesr(*line, "-o", str(disk / "out"))

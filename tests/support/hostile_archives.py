@@ -1,4 +1,4 @@
-"""Model files that nobody should load: each made from a good one by one change, named by what it does."""
+"""Model files that must not be loaded, each a valid one with a single change, named after that change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def members_of(path: Path) -> Members:
 
 
 def pack(path: Path, members: Members, *extra: tuple[str | zipfile.ZipInfo, bytes], packed: int = 0) -> Path:
-    """Write members as Keras does, without compression, then others as they are."""
+    """Write members as Keras does, without compression, then `extra` ones as they are."""
     with zipfile.ZipFile(path, "w", packed) as archive, warnings.catch_warnings(action="ignore"):
         for name, content in members.items():
             archive.writestr(name, content)
@@ -36,7 +36,7 @@ def pack(path: Path, members: Members, *extra: tuple[str | zipfile.ZipInfo, byte
     return path
 
 
-# --- what config.json may ask for ---
+# --- foreign objects in config.json ---
 
 
 def layer_record(module: str | None, name: str, config: Any = None, registered: str | None = None) -> dict[str, Any]:
@@ -57,7 +57,7 @@ FOREIGN_OBJECTS: dict[str, dict[str, Any]] = {
     "TorchModuleWrapper": layer_record("keras.layers", "TorchModuleWrapper", {"module": "gASVAA=="}),
     "StringLookup": layer_record("keras.layers", "StringLookup", {"vocabulary": "/etc/passwd"}),
     "TextVectorization": layer_record("keras.layers", "TextVectorization", {"vocabulary": "/etc/passwd"}),
-    "a layer of Keras that is not used": layer_record("keras.layers", "LSTM", {"units": 3}),
+    "a Keras layer that wisesr does not use": layer_record("keras.layers", "LSTM", {"units": 3}),
     "a function": layer_record("builtins", "function", "get_file"),
     "a function of Keras": layer_record("keras.utils", "function", "get_file"),
     "a type of TensorFlow": {**layer_record("tensorflow", "__typespec__", []), "spec_name": "TensorSpec"},
@@ -72,7 +72,7 @@ FOREIGN_OBJECTS: dict[str, dict[str, Any]] = {
     "our layer with another registered name": layer_record(
         "wisesr_cli.layers", "TileAveragePooling2D", registered="guest>Tile"
     ),
-    "a class whose name is no text": {**layer_record("keras.layers", "Dense"), "class_name": ["Dense"]},
+    "a class whose name is not text": {**layer_record("keras.layers", "Dense"), "class_name": ["Dense"]},
     "a class whose module is a number": {**layer_record("keras.layers", "Dense"), "module": 5},
 }
 
@@ -83,18 +83,18 @@ def put_layer(config: dict[str, Any], record: dict[str, Any]) -> None:
 
 
 def put_nested(config: dict[str, Any], record: dict[str, Any]) -> None:
-    """Add a layer to the model inside the model."""
+    """Add a layer to the nested model."""
     inner = first_of(config, "Functional")
     inner["config"]["layers"].append(record)
 
 
 def put_initializer(config: dict[str, Any], record: dict[str, Any]) -> None:
-    """Ask for an object in place of an initializer, deep inside a layer."""
+    """Put an object in place of an initializer, deep inside a layer."""
     first_of(config, "Dense")["config"]["kernel_initializer"] = [{"deep": [record]}]
 
 
 def put_compiled(config: dict[str, Any], record: dict[str, Any]) -> None:
-    """Ask for an object when the model inside the model is compiled."""
+    """Put an object into the compile config of the nested model."""
     inner = first_of(config, "Functional")
     inner["compile_config"] = {"optimizer": record}
 
@@ -113,7 +113,7 @@ def with_config(path: Path, members: Members, change: Callable[[dict[str, Any]],
     return pack(path, {**members, CONFIG: json.dumps(config).encode()})
 
 
-# --- what an archive may be ---
+# --- malformed archives ---
 
 
 def _without(members: Members, name: str) -> Members:
@@ -137,7 +137,7 @@ def _bomb(path: Path, members: Members) -> Path:
 
 
 def _says_less(path: Path, members: Members) -> Path:
-    """A member that is longer than the list of members says."""
+    """A member that is longer than its declared size."""
     content = pack(path, members).read_bytes()
     size = struct.pack("<I", len(members[WEIGHTS]))
     path.write_bytes(content.replace(size, struct.pack("<I", len(members[WEIGHTS]) // 2)))
@@ -163,7 +163,7 @@ def _flagged(path: Path, members: Members, flag: int) -> Path:
 
 
 def _endless_list(path: Path, members: Members) -> Path:
-    """A list of members of 3 MB."""
+    """A directory of members of 3 MB."""
     return pack(path, members, *((f"member{number:06}", b"") for number in range(30_000)))
 
 
@@ -190,13 +190,13 @@ ARCHIVES: dict[str, Callable[[Path, Members], Path]] = {
     "weights packed with LZMA": lambda path, members: pack(path, members, packed=zipfile.ZIP_LZMA),
     "an encrypted member": lambda path, members: _flagged(path, members, 1),
     "members that overlap": _overlapping,
-    "a member longer than it says": _says_less,
-    "a flag that nobody knows": lambda path, members: _flagged(path, members, 0x40),
-    "a list of 30,000 members": _endless_list,
+    "a member longer than its declared size": _says_less,
+    "an unknown flag": lambda path, members: _flagged(path, members, 0x40),
+    "a directory of 30,000 members": _endless_list,
 }
 
 
-# --- what config.json may be ---
+# --- malformed config.json ---
 
 
 def _numbers(key: str, value: object) -> Callable[[dict[str, Any]], None]:
@@ -207,14 +207,14 @@ def _numbers(key: str, value: object) -> Callable[[dict[str, Any]], None]:
 
 
 def _wide_input(config: dict[str, Any]) -> None:
-    """The same weights on pictures of a million by a million pixels."""
+    """The same weights, but pictures of a million by a million pixels."""
     text = json.dumps(config).replace("[null, 32, 32, 3]", "[null, 1000000, 1000000, 3]")
     config.clear()
     config.update(json.loads(text))
 
 
 def _option(class_name: str, key: str, value: object) -> Callable[[dict[str, Any]], None]:
-    """Give an option of the first layer of a class inside the backbone another value."""
+    """Change an option of the first layer of a class inside the backbone."""
 
     def change(config: dict[str, Any]) -> None:
         first_of(first_of(config, "Functional"), class_name)["config"][key] = value
@@ -223,7 +223,7 @@ def _option(class_name: str, key: str, value: object) -> Callable[[dict[str, Any
 
 
 def _loose_layer(config: dict[str, Any]) -> None:
-    """A layer with 3.6 GB of weights that leads nowhere."""
+    """A layer with 3.6 GB of weights whose output is not used."""
     dense = json.loads(json.dumps(first_of(config, "Dense")))
     dense["name"] = dense["config"]["name"] = "loose"
     dense["config"]["units"] = 30_000
@@ -248,7 +248,7 @@ def _models_in_models(config: dict[str, Any]) -> None:
 
 
 CONFIGS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "a layer that leads nowhere": _loose_layer,
+    "a layer whose output is not used": _loose_layer,
     "a model that is called twice": _called_twice,
     "layers before their inputs": _backwards,
     "models in models in models": _models_in_models,
@@ -259,7 +259,7 @@ CONFIGS: dict[str, Callable[[dict[str, Any]], None]] = {
     ),
     "a slow initializer": _numbers("kernel_initializer", "orthogonal"),
     "an activation of another kind": _numbers("activation", "glu"),
-    "an activation that is none": _numbers("activation", "get"),
+    "an activation that is not one": _numbers("activation", "get"),
     "a name with a line feed": _numbers("name", "a\nb\x1b[31m"),
     "a name with a space": _numbers("name", "a b"),
     "an input of text": lambda config: config["config"]["layers"][0]["config"].update(dtype="string"),
@@ -270,7 +270,7 @@ CONFIGS: dict[str, Callable[[dict[str, Any]], None]] = {
     "a billion units": _numbers("units", 1_000_000_000),
     "a million units without their weights": _numbers("units", 1_000_000),
     "infinitely many units": _numbers("units", float("inf")),
-    "units that are no number": _numbers("units", float("nan")),
+    "units that are not a number": _numbers("units", float("nan")),
     "a number of 3,000 digits": _numbers("units", 10**3000),
     "negative units": _numbers("units", -5),
     "pictures of a million by a million pixels": _wide_input,
@@ -279,11 +279,11 @@ CONFIGS: dict[str, Callable[[dict[str, Any]], None]] = {
         inbound_nodes=config["config"]["layers"][2]["inbound_nodes"]
     ),
     "a compiled model inside": lambda config: put_compiled(config, {"module": "keras.optimizers"}),
-    "no model": lambda config: [config.pop(key) for key in list(config)] and None,
+    "not a model": lambda config: [config.pop(key) for key in list(config)] and None,
 }
 
 RAW_CONFIGS: dict[str, bytes] = {
-    "no JSON": b"\x80\x04K\x05.",
+    "not JSON": b"\x80\x04K\x05.",
     "a list": b"[]",
     "nothing": b"",
     "nested a million deep": b'{"class_name":' * 1_000_000,
@@ -293,7 +293,7 @@ RAW_CONFIGS: dict[str, bytes] = {
 }
 
 
-# --- what a file of weights may be ---
+# --- malformed weight files ---
 
 
 def _changed_weights(change: Callable[[h5py.File], None], **options: Any) -> Callable[[Path, bytes], bytes]:
@@ -316,7 +316,7 @@ def first_table(root: h5py.File) -> str:
 
 
 def _instead(make: Callable[[h5py.File, str, Any], None]) -> Callable[[Path, bytes], bytes]:
-    """Put something else in the place of the first table."""
+    """Replace the first table with something else."""
 
     def change(root: h5py.File) -> None:
         path = first_table(root)
@@ -341,7 +341,7 @@ def _long_attribute(root: h5py.File) -> None:
     root.create_group("more").attrs.create("layer_names", np.zeros(480_000, "S100"))
 
 
-# HDF5 of three small tables with three bytes changed, packed: its library wants gigabytes to read it.
+# HDF5 of three small tables with three bytes changed, compressed here; its library needs gigabytes to read it.
 GREEDY = zlib.decompress(
     base64.b85decode(
         "c-rgqaB<`1lHy_j0S*oZ76t(ZWbhvfz9^&eVe$!3nh{EOK<O1sFmXn(oCH){5NbZUx{x4OSCH!eXaHu<A2tZh!7#kR5{6NL4S2XZ27u@"
@@ -377,20 +377,20 @@ WEIGHT_FILES: dict[str, Callable[[Path, bytes], bytes]] = {
     ),
     "an attribute of 48 MB": _changed_weights(_long_attribute, libver="latest"),
     "a file that takes gigabytes to read": lambda folder, weights: GREEDY,
-    "no HDF5": lambda folder, weights: b"numbers, numbers\n" * 100,
+    "not HDF5": lambda folder, weights: b"numbers, numbers\n" * 100,
     "nothing": lambda folder, weights: b"",
-    "half of it": lambda folder, weights: weights[: len(weights) // 2],
+    "the first half of the file": lambda folder, weights: weights[: len(weights) // 2],
 }
 
-# These are fit to be read, but are not the weights of the model.
+# These can be read, but are not the weights of the model.
 OTHER_WEIGHTS: dict[str, Callable[[Path, bytes], bytes]] = {
-    "a table missing": _instead(lambda root, path, values: None),
+    "a missing table": _instead(lambda root, path, values: None),
     "a table of another shape": _instead(
         lambda root, path, values: root.create_dataset(path, data=np.zeros((5, 5), "f4"))
     ),
-    "a table turned round": _instead(
+    "a transposed table": _instead(
         lambda root, path, values: root.create_dataset(path, data=np.ascontiguousarray(values.T))
     ),
-    "a table too many": _changed_weights(lambda root: root.create_dataset("more/vars/0", data=np.zeros(3, "f4"))),
-    "a group renamed": _changed_weights(lambda root: root.move(first_table(root).partition("/vars")[0], "elsewhere")),
+    "an extra table": _changed_weights(lambda root: root.create_dataset("more/vars/0", data=np.zeros(3, "f4"))),
+    "a renamed group": _changed_weights(lambda root: root.move(first_table(root).partition("/vars")[0], "elsewhere")),
 }

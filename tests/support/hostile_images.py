@@ -1,7 +1,7 @@
-"""A thousand odd image files, the same ones every time: cut, damaged, lying, in the wrong place, or just unusual.
+"""A thousand odd image files, always the same ones: truncated, damaged, misdeclared, misnamed, or just unusual.
 
-`write_hostile_images` writes them; a name says how a file was made. Those that begin as in `SOUND` are whole images of
-a supported format, which must be readable, whatever else is odd about them.
+`write_hostile_images` writes them; the name says how a file was made. Those whose names begin as in `SOUND` are
+complete images of a supported format, which must be readable, whatever else is odd about them.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ COMPRESSIONS = (
 )
 UNSUPPORTED = ("ICO", "TGA", "PCX", "SGI", "DDS", "EPS", "ICNS", "MSP", "SPIDER", "XBM", "BLP")
 ORIENTATION = 0x0112
-SOUND = ("whole", "mode", "unusual")  # beginnings of names
+SOUND = ("whole", "mode", "unusual")  # prefixes of names
 
 
 def write_hostile_images(folder: Path) -> list[Path]:
-    """Write all of them into a folder, and return their paths in the order of their names."""
+    """Write all of them into a folder, and return their paths sorted by name."""
     folder.mkdir(parents=True, exist_ok=True)
     files = hostile_images()
     for name, content in files.items():
@@ -53,7 +53,7 @@ def write_hostile_images(folder: Path) -> list[Path]:
 
 @cache
 def hostile_images() -> dict[str, bytes]:
-    """Return all of them, name -> content, made once in a process; nobody changes them."""
+    """Return all of them, name -> content; made once per process, and not to be changed."""
     files: dict[str, bytes] = {}
     for make in MAKERS:
         for name, content in make():
@@ -89,7 +89,7 @@ def chunk(kind: bytes, body: bytes = b"") -> bytes:
 
 
 def big_png(width: int, height: int, *, bits: int = 8, colour_type: int = 2, channels: int = 3) -> bytes:
-    """Return a PNG of black pixels, a thousandth of their size."""
+    """Return a PNG of black pixels, compressed to a thousandth of their size."""
     compressor = zlib.compressobj(9)
     line = b"\0" + bytes((width * channels * bits + 7) // 8)
     body = b"".join(compressor.compress(line) for _ in range(height)) + compressor.flush()
@@ -98,19 +98,19 @@ def big_png(width: int, height: int, *, bits: int = 8, colour_type: int = 2, cha
 
 
 def tiff(tags: list[tuple[int, int, int, int]], data: bytes = b"", *, next_directory: int = 0) -> bytes:
-    """Return a little-endian TIFF of one directory: (tag, type, count, value or offset) each."""
+    """Return a little-endian TIFF with one directory; each tag is (tag, type, count, value or offset)."""
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", next_directory) + data
 
 
 def progressive_with_scans(scans: int, size: tuple[int, int] = SIZE) -> bytes:
-    """Return a progressive JPEG whose last scan is repeated, up to `scans` more times."""
+    """Return a progressive JPEG whose last scan is repeated `scans` more times."""
     data = encoded(Image.new("L", size, 128), "JPEG", progressive=True)
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * scans + data[-2:]
 
 
 def rle_bmp(width: int, height: int, body: bytes) -> bytes:
-    """Return a BMP of 8 bits with run lengths, black and white."""
+    """Return a run-length encoded 8-bit BMP, black and white."""
     header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(body), 0, 0, 2, 0)
     start = 14 + 40 + 8
     palette = b"\0\0\0\0\xff\xff\xff\0"
@@ -118,7 +118,7 @@ def rle_bmp(width: int, height: int, body: bytes) -> bytes:
 
 
 def variants() -> dict[str, bytes]:
-    """Return a whole image for each way of encoding the supported formats, name with suffix -> bytes."""
+    """Return a complete image for each encoding of the supported formats, file name -> bytes."""
     found = {f"plain.{suffix}": encoded(photo(), name) for suffix, name in FORMATS.items()}
     found["progressive.jpg"] = encoded(photo(), "JPEG", progressive=True)
     found["cmyk.jpg"] = encoded(photo("CMYK"), "JPEG")
@@ -176,7 +176,7 @@ def _modes() -> Iterator[File]:
                 content = encoded(photo(mode), name)
             except (OSError, ValueError, KeyError):  # the format cannot hold it
                 continue
-            kind = "unsupported" if (mode, name) == ("F", "PPM") else "mode"  # a PFM, really
+            kind = "unsupported" if (mode, name) == ("F", "PPM") else "mode"  # actually a PFM
             yield f"{kind}-{mode.replace(';', '')}.{suffix}", content
 
 
@@ -249,7 +249,7 @@ def _bombs() -> Iterator[File]:
 
 
 def with_chunks(*chunks: bytes) -> bytes:
-    """Return a PNG with chunks of its own behind the header."""
+    """Return a PNG with additional chunks after the header."""
     content = encoded(photo(), "PNG")
     return content[:33] + b"".join(chunks) + content[33:]
 
@@ -305,7 +305,7 @@ def _odd_tiffs() -> Iterator[File]:
     for number, (name, content) in enumerate(variants().items()):
         if name.endswith(".tif") and name != "plain.tif":
             random = np.random.default_rng([9, number])
-            for attempt in range(12):  # in the picture, which a C library of its own decodes
+            for attempt in range(12):  # in the picture data, which a separate C library decodes
                 damaged = bytearray(content)
                 for position in random.integers(8, max(9, len(content) // 2), 5):
                     damaged[position] = random.integers(0, 256)

@@ -1,4 +1,4 @@
-"""Image folders that tests make for themselves, and a listener that remembers."""
+"""Makes image folders for tests, and records what a listener is told."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Data(DataConfig):
 
 @dataclass
 class Heard(Silent):
-    """Remembers what is told, the bars with their totals, and the steps of each."""
+    """Records notes and warnings, the progress bars with their totals, and the steps of each."""
 
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Counter:
 
 
 def make_image(path: Path, seed: int = 0, size: tuple[int, int] = (24, 20)) -> Path:
-    """Write an image that no other seed gives; `size` is (height, width)."""
+    """Write an image of noise from a seed; `size` is (height, width)."""
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)

@@ -1,4 +1,4 @@
-"""Packages that a test installs for itself; where they cannot be had, it is skipped with the reason."""
+"""Installs packages for a single test; if that fails, the test is skipped with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model files as Keras 2 writes them, made by hand: a config in JSON and tables in HDF5, and the same model."""
+"""Model files as Keras 2 writes them, made by hand from JSON and HDF5, and the same model in Keras 3."""
 
 from __future__ import annotations
 
@@ -97,12 +97,12 @@ def classifier() -> dict[str, Any]:
 
 
 def on_second(name: str) -> list[Node]:
-    """Return the call on what a model in the model gives at its second call; the first made it."""
+    """Return the call on the output of the second call of a nested model; its first call built it."""
     return [[[name, 1, 0, {"training": False}]]]
 
 
 def reference() -> Any:
-    """Return the same model, built with Keras 3, with weights that no two layers share."""
+    """Return the same model, built with Keras 3, with different weights in every layer."""
     inside = keras.Input((*SIDE, 3))
     x = layers.Conv2D(8, 3, 2, padding="same", activation="silu", name="conv")(inside)
     x = layers.BatchNormalization(epsilon=0.01, name="bn")(x)
@@ -117,7 +117,7 @@ def reference() -> Any:
 
 
 def tensors_of(model: Any) -> dict[str, dict[str, Any]]:
-    """Return the weights of `reference` as a `.h5` of Keras 2 has them: by the layer of the model, and their names."""
+    """Return the weights of `reference` as in a `.h5` file of Keras 2: by the layer of the model, then by name."""
     base = next(member for member in model.layers if hasattr(member, "layers"))
     conv, norm, depthwise, separable = (base.get_layer(name) for name in ("conv", "bn", "depthwise", "separable"))
     trained = {
@@ -135,7 +135,7 @@ def tensors_of(model: Any) -> dict[str, dict[str, Any]]:
 
 
 def places_of(model: Any) -> dict[str, list[Any]]:
-    """Return the weights of `reference` as a `.keras` of Keras 2 has them: by the classes of the layers, counted."""
+    """Return the weights of `reference` as in a `.keras` file of Keras 2: by the numbered classes of the layers."""
     base = next(member for member in model.layers if hasattr(member, "layers"))
     found = {
         f"functional/layers/{kind}": base.get_layer(name).weights

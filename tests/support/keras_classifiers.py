@@ -1,4 +1,4 @@
-"""Small classifiers as others save them with Keras, with weights that no two layers share, and what they give."""
+"""Small classifiers as others save them with Keras, with different weights in every layer, and their outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIDE = (32, 24)  # height, width
 
 
 def randomize(model: Any, seed: int = 0) -> Any:
-    """Give every weight values that no initializer gives, such that outputs differ from image to image."""
+    """Set all weights to values that no initializer produces, so that outputs differ from image to image."""
     draws = np.random.default_rng(seed)
     for weight in model.weights:
         spread = 2.0 / np.sqrt(np.prod(weight.shape[:-1])) if len(weight.shape) > 1 else 0.2
@@ -38,13 +38,13 @@ def feature_map(pixels: Any, name: str = "c") -> Any:
 
 
 def ending(tail: Callable[[Any], Any], *, shape: tuple[int | None, ...] = (*SIDE, 3)) -> Any:
-    """Return a functional classifier whose end `tail` puts behind a feature map."""
+    """Return a functional classifier that applies `tail` to a feature map."""
     pixels = keras.Input(shape)
     return randomize(keras.Model(pixels, tail(feature_map(pixels))))
 
 
 def in_a_row(*tail: Any) -> Callable[[Any], Any]:
-    """Return a function that puts layers one behind the other."""
+    """Return a function that applies layers one after the other."""
 
     def put(x: Any) -> Any:
         for layer in tail:
@@ -55,7 +55,7 @@ def in_a_row(*tail: Any) -> Callable[[Any], Any]:
 
 
 def plain(classes: int = 3, *, shape: tuple[int | None, ...] = (*SIDE, 3)) -> Any:
-    """Return the ordinary one: pooling, dropout, softmax."""
+    """Return an ordinary classifier: pooling, dropout, softmax."""
     tail = in_a_row(
         layers.GlobalAveragePooling2D(name="pool"), layers.Dropout(0.4), layers.Dense(classes, activation="softmax")
     )
@@ -63,7 +63,7 @@ def plain(classes: int = 3, *, shape: tuple[int | None, ...] = (*SIDE, 3)) -> An
 
 
 def nested() -> Any:
-    """Return a Sequential over a backbone that pools inside, batch normalization behind it."""
+    """Return a Sequential around a backbone that pools inside, with batch normalization after it."""
     inside = keras.Input((*SIDE, 3))
     backbone = keras.Model(inside, layers.GlobalAveragePooling2D()(feature_map(inside)), name="inner")
     tail = (layers.Dropout(0.3), layers.BatchNormalization(), layers.Dense(3, activation="softmax"))
@@ -71,7 +71,7 @@ def nested() -> Any:
 
 
 def resizing() -> Any:
-    """Return one that takes images of any size, resizes and augments them."""
+    """Return a classifier that takes images of any size, and resizes and augments them."""
     pixels = keras.Input((None, None, 3))
     x = layers.Resizing(*SIDE)(pixels)
     for name in AUGMENTATION:
@@ -128,7 +128,7 @@ ENDS: dict[str, Callable[[], Any]] = {
     "resizing and augmentation in front": resizing,
 }
 
-# Ends that are not linear, and what of them stays as hidden layers of the head.
+# Nonlinear ends, and the hidden layers of the head that they become.
 HIDDEN: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "relu, as in most guides": (
         lambda: ending(
@@ -238,24 +238,24 @@ HIDDEN: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
 
 
 def two_pools(x: Any) -> Any:
-    """Put the mean and the maximum of a map side by side."""
+    """Return the prediction from the mean and the maximum of a map, concatenated."""
     both = [layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)]
     return layers.Dense(3, activation="softmax")(layers.Concatenate(name="both")(both))
 
 
 def without_mean() -> Any:
-    """Return a layer normalization that only scales, of which Keras says that it is no longer meant to be used."""
+    """Return a layer normalization that only scales, which Keras reports as deprecated."""
     with warnings.catch_warnings(action="ignore"):
         return layers.LayerNormalization(rms_scaling=True)
 
 
 def two_outputs(x: Any) -> Any:
-    """Give two predictions."""
+    """Return two predictions."""
     pooled = layers.GlobalAveragePooling2D()(x)
     return [layers.Dense(3)(pooled), layers.Dense(2)(pooled)]
 
 
-# What cannot be converted, and what the reason must say.
+# Classifiers that cannot be converted, and the reason that must be given.
 OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     "maximum": (
         lambda: ending(in_a_row(layers.GlobalMaxPooling2D(name="gmp"), layers.Dense(3))),
@@ -338,14 +338,14 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 def pixels_of(count: int, size: tuple[int, int] = SIDE) -> NDArray[np.uint8]:
-    """Return noise as images, uint8 (count, height, width, 3), each of another brightness."""
+    """Return images of noise, each of a different brightness, uint8 (count, height, width, 3)."""
     draws = np.random.default_rng(5)
     noise = draws.integers(0, 120, (count, *size, 3))
     return np.asarray(noise + draws.integers(0, 135, (count, 1, 1, 3)), np.uint8)
 
 
 def outputs_of(model: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return what a model gives at inference, float64 (images, outputs)."""
+    """Return a model's outputs at inference, float64 (images, outputs)."""
     outputs = keras.ops.convert_to_numpy(model(pixels.astype("float32"), training=False))
     return np.asarray(outputs, np.float64).reshape(len(pixels), -1)
 

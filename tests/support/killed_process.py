@@ -1,8 +1,8 @@
-"""Runs a command line of wisesr that kills its own process inside a save, with SIGKILL.
+"""Runs a wisesr command line that kills its own process with SIGKILL during a save.
 
-Arguments: the run directory, the number of the change to the disk to be killed at, seconds to go on after it, then the
-command line. Only changes inside saves count: those of a state or of the best model. With 0 seconds the change does not
-happen; with more, it and what follows is cut short somewhere.
+Arguments: the run directory, the number of the disk change at which to kill, the delay in seconds, then the command
+line. Only changes during saves of a state or of the best model count. With a delay of 0, the change does not happen;
+with a longer one, this change or a later one is cut short at some point.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MARK = "killed inside a save"
 
 
 class Killer:
-    """Hears of every change to the disk, and kills the process at the chosen one."""
+    """Listens to every change to the disk, and kills the process at the chosen one."""
 
     def __init__(self, run: Path, at: int, seconds: float) -> None:
         self.run, self.at, self.seconds = str(run), at, seconds
@@ -46,7 +46,7 @@ class Killer:
 
     def _kill_soon(self) -> None:
         time.sleep(self.seconds)
-        if self.inside:  # or the save is over: the next one is tried
+        if self.inside:  # otherwise the save is over, and the next change is tried
             os.kill(os.getpid(), signal.SIGKILL)
 
 

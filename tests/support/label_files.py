@@ -1,4 +1,4 @@
-"""Labels in files of every format, which tests write for themselves."""
+"""Writes label files of every format."""
 
 from __future__ import annotations
 

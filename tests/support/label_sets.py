@@ -1,4 +1,4 @@
-"""Images with any number of drawn shapes, and the table that names them: what a model of several labels can learn."""
+"""Images with any number of drawn shapes and the table of their labels, which a multi-label model can learn."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-SHAPES = ("blue", "green", "red", "yellow")  # of the shape: a square, a triangle, a disc, a bar
+SHAPES = ("blue", "green", "red", "yellow")  # colours of a square, a triangle, a disc and a bar
 COLORS = {"blue": "#2050D0", "green": "#20A040", "red": "#D03030", "yellow": "#E0C020"}
 
 
 def draw_shapes(names: Sequence[str], random: np.random.Generator, *, side: int = 32) -> Image.Image:
-    """Return an image with these shapes, each at a place of its own quarter."""
+    """Return an image with these shapes, each in a quarter of its own."""
     image = Image.fromarray(random.integers(90, 130, (side, side, 3), np.uint8))
     draw, half = ImageDraw.Draw(image), side // 2
     for quarter, name in zip(random.permutation(4).tolist(), names, strict=False):
@@ -33,7 +33,7 @@ def draw_shapes(names: Sequence[str], random: np.random.Generator, *, side: int 
 def write_label_sets(
     folder: Path, *, count: int = 120, seed: int = 0, separator: str = "|", splits: bool = False, side: int = 32
 ) -> Path:
-    """Draw images with 0 to 3 shapes into a folder, and return the table of their labels, `labels.csv` in it."""
+    """Write images with 0 to 3 shapes into a folder, and return the path of its `labels.csv`."""
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["path,label,split" if splits else "path,label"]

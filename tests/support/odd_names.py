@@ -1,4 +1,4 @@
-"""Names of files and classes that a file system allows, and what must not reach a terminal or a page."""
+"""Odd names of files and classes that a file system allows, and characters that no terminal or page may receive."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u
 
 
 def shows_itself(text: str) -> bool:
-    """Return whether a text holds nothing that a terminal would act on, line ends among it."""
+    """Return whether a text has no characters that a terminal would act on, line ends included."""
     return not any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for character in text)
 
 

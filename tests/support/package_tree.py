@@ -1,7 +1,7 @@
-"""Makes CONTRIBUTING.md's list of what is where; `python tests/support/package_tree.py` writes it anew.
+"""Makes the list of modules in CONTRIBUTING.md; `python tests/support/package_tree.py` rewrites it.
 
-The folders come in the order of the layers in pyproject.toml, each with the sentence of its `__init__`; below each come
-its modules, with the first sentence of theirs.
+The folders are in the order of the layers in pyproject.toml, each with the sentence of its `__init__`; below it are
+its modules, each with the first sentence of its docstring.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BEGIN, END = "<!-- modules: written by tests/support/package_tree.py -->\n", "<!
 
 
 def rows() -> list[str]:
-    """Return the rows of the package from the top down, as the contract about its layers has them."""
+    """Return the rows of the package from the top down, as in the import contract on its layers."""
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     (contract,) = (each for each in settings["tool"]["importlinter"]["contracts"] if each["type"] == "layers")
     return list(contract["layers"])
@@ -33,18 +33,18 @@ def sentence_of(path: Path) -> str:
 
 
 def lines() -> Iterator[str]:
-    """Give the lines of the list."""
+    """Yield the lines of the list."""
     for row in rows():
         names = re.split(r" [|:] ", row)
         for name in names:
-            others = [f"`{other}`" for other in names if other != name and "|" in row]  # `:` stands between a row's
-            beside = f", beside {' and '.join(others)}" if others else ""  # modules that may import one another
+            others = [f"`{other}`" for other in names if other != name and "|" in row]  # `:` separates modules
+            beside = f", beside {' and '.join(others)}" if others else ""  # that may import one another
             folder = PACKAGE / name
             yield from lines_of(folder if folder.is_dir() else folder.with_suffix(".py"), beside=beside)
 
 
 def lines_of(path: Path, *, indent: str = "", beside: str = "") -> Iterator[str]:
-    """Give the line of a folder or module, and those of what is in the folder."""
+    """Yield the line of a folder or module, and those of the contents of a folder."""
     yield f"{indent}- `{path.name}{'/' if path.is_dir() else ''}`{beside}: {sentence_of(path)}"
     if path.is_dir():
         inside = [each for each in path.iterdir() if each.suffix == ".py" or (each / "__init__.py").exists()]
@@ -54,7 +54,7 @@ def lines_of(path: Path, *, indent: str = "", beside: str = "") -> Iterator[str]
 
 
 def document() -> str:
-    """Return CONTRIBUTING.md with the list as it is now."""
+    """Return CONTRIBUTING.md with the current list."""
     before, begin, rest = TARGET.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     assert end, f"{TARGET.name} lacks the marks {BEGIN.strip()} and {END}"

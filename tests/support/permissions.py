@@ -1,4 +1,4 @@
-"""Lets file permissions hold also where the tests run as root, who otherwise reads and writes everything."""
+"""Enforces file permissions even if the tests run as root."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Sets(ctypes.Structure):
 
 @contextmanager
 def permissions_hold() -> Iterator[None]:
-    """Take root's right to pass over permissions from this thread, and from those that it starts, for the block."""
+    """Drop root's right to bypass permissions in this thread, and in those that it starts, for the block."""
     if os.geteuid() != 0:
         yield
         return

@@ -1,4 +1,4 @@
-"""Predictions in processes of their own, or interrupted at a chosen moment, and the many images that they are of."""
+"""Runs predictions in separate processes or interrupts them at a chosen moment, and makes many images for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 
 
 def spread(folder: Path, count: int, *, unreadable: int = 0) -> Path:
-    """Make a folder of `count` images, most of them the same few under other names, some of them no images."""
+    """Make a folder of `count` links to a few images, about `unreadable` of them to a truncated one."""
     sources = [make_photo(folder.with_name(f"{folder.name} sources") / f"{n}.png", n % 3, n, (8, 8)) for n in range(12)]
     broken = sources[0].with_name("broken.png")
     broken.write_bytes(sources[0].read_bytes()[:-20])
@@ -43,13 +43,13 @@ def start(*arguments: object, cwd: Path, program: Sequence[str] = ("-m", "wisesr
 
 
 def end(process: Any, rest: str = "") -> tuple[int, str]:
-    """Write what is left to a process's input, wait for its end, and return exit code and standard error."""
+    """Write the rest of a process's input, wait for its end, and return exit code and standard error."""
     error = process.communicate(rest.encode() or None, timeout=120)[1]
     return process.returncode, error.decode()
 
 
 def wait_until(condition: Callable[[], bool], process: Any) -> bool:
-    """Wait until something holds; return whether it does before the process ends."""
+    """Wait until a condition holds; return whether it did before the process ended."""
     while not condition():
         if process.poll() is not None:
             return condition()
@@ -63,7 +63,7 @@ def journal_records(journal: Path) -> int:
 
 @contextmanager
 def stopping_after(count: int) -> Iterator[None]:
-    """Let a prediction into a file stop, as from the keyboard, when so many more records were written."""
+    """Interrupt a prediction into a file, as from the keyboard, after `count` more records."""
     write, written = output.FileOutput.write, 0
 
     def write_or_stop(self: output.FileOutput, record: Any) -> None:

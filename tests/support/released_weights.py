@@ -1,6 +1,6 @@
-"""Says which file Keras downloads for the ImageNet weights of a backbone; `models/released.py` repeats it.
+"""Finds the file that Keras downloads for the ImageNet weights of a backbone; `models/released.py` repeats it.
 
-`python tests/support/released_weights.py` prints the rows of that table, which a test compares with what is found here.
+`python tests/support/released_weights.py` prints the rows of that table, which a test compares with these findings.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from wisesr_cli.model_files.loading import build_without_values
 from wisesr_cli.models.backbones import BACKBONES
 
 
-class Asked(Exception):  # noqa: N818  (it ends the building of a model, of which only the file is wanted)
-    """Keras asked for a file."""
+class Asked(Exception):  # noqa: N818  (stops the build of a model as soon as the file is known)
+    """Raised when Keras asks for a file."""
 
 
 def asked_for(name: str) -> dict[str, Any]:
-    """Return what Keras' own code gives to `get_file` for a backbone without its head."""
+    """Return what Keras passes to `get_file` for a backbone without its head."""
     import keras
 
     side = BACKBONES[name].minimum_size

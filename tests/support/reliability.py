@@ -1,8 +1,8 @@
-"""The lines of what must survive: what comes in, what is promised, and which tests show it.
+"""The reliability table: lines of input and promise, and the results of the tests that cover them.
 
-A test shows a line when it carries `@pytest.mark.reliability(number, ...)`; what it saw goes to its `seen` fixture.
-`pytest -m reliability` runs them all, the slow ones too, and ends with a row per line. SECURITY.md holds the same
-lines.
+A test covers a line if it is marked with `@pytest.mark.reliability(number, ...)`; it reports what it observed through
+the fixture `seen`. `pytest -m reliability` runs all of them, including the slow ones, and ends with a row per line.
+SECURITY.md has the same lines.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-Seen = Callable[[str], None]  # what the fixture `seen` gives: it notes what a test of a line saw
+Seen = Callable[[str], None]  # the fixture `seen`, which records what a test of a line observed
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line: what comes in, and what the user gets."""
+    """A line of the table: the input, and what the user is promised."""
 
     input: str
     promised: str
@@ -30,7 +30,7 @@ class Line:
 
 @dataclass
 class Row:
-    """What the tests of a line came to."""
+    """The results of the tests of a line."""
 
     seen: list[str] = field(default_factory=list)
     outcomes: list[str] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Row:
 
 
 def collect_rows(reports: Iterable[pytest.TestReport]) -> dict[int, Row]:
-    """Return a row per line from the reports of all tests, those of other tests passed over."""
+    """Return a row per line from the reports of all tests, ignoring tests without a line."""
     rows: dict[int, Row] = defaultdict(Row)
     for report in reports:
         numbers = [int(str(value)) for name, value in report.user_properties if name == "line"]
@@ -79,7 +79,7 @@ def print_rows(rows: dict[int, Row]) -> None:
 
 
 def all_as_promised(rows: dict[int, Row]) -> bool:
-    """Return whether every line was shown."""
+    """Return whether the tests of every line passed."""
     return all(rows.get(number, Row()).verdict == "as promised" for number in LINES)
 
 

@@ -1,4 +1,4 @@
-"""What a run directory holds, for comparison: everything that training decides, and nothing that a clock does."""
+"""The contents of a run directory for comparison: everything that training determines, without measured times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wisesr_cli.run.state import has_state, read_state
 
 
 def make_run(path: Path, age: int = 0) -> Path:
-    """Write the least that makes a run directory; `age` in seconds."""
+    """Write a minimal run directory; `age` is in seconds."""
     path.mkdir(parents=True)
     (path / "config.yaml").write_text("seed: 1\n", encoding="utf-8")
     (path / "classes.json").write_text('["a", "b"]', encoding="utf-8")
@@ -28,14 +28,14 @@ def make_run(path: Path, age: int = 0) -> Path:
 
 
 def read_history(run: Path) -> list[dict[str, str]]:
-    """Return the rows of history.csv without clock columns."""
+    """Return the rows of history.csv without measured times."""
     with (run / "history.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return [{name: value for name, value in row.items() if not name.endswith("_seconds")} for row in rows]
 
 
 def digest(run: Path) -> str:
-    """Return the SHA-256 of weights, optimizer, random states, progress and history of a run, clock columns apart."""
+    """Return the SHA-256 of weights, optimizer, random states, progress and history of a run, without times."""
     state = read_state(run / "state")
     everything = hashlib.sha256()
     for group in ("model", "optimizer", "random"):
@@ -50,23 +50,23 @@ def digest(run: Path) -> str:
 
 
 def progress_of(run: Path) -> Progress | None:
-    """Return how far a run has come; None before its first state is there."""
+    """Return the progress of a run; None before its first state is written."""
     if not has_state(run / "state"):
         return None
     return Progress.from_json(read_state(run / "state").record("progress"))
 
 
 def check_whole(run: Path) -> Progress | None:
-    """Check whatever a run holds at this moment, and return how far it has come.
+    """Check whatever a run contains at this moment, and return its progress.
 
-    The state loads; the best model, where there is one, is whole, and the one for LiteRT was made from it; the history
-    has whole rows of finished epochs only.
+    The state loads; the best model, if there is one, is complete, and the LiteRT model was made from it; the history
+    has only complete rows of finished epochs.
     """
     progress = progress_of(run)
     epochs = progress.epoch if progress else 0
     if (run / "best.keras").exists():
         check_model(run / "best.keras")
-    elif progress is not None:  # not written yet, and made from the state
+    elif progress is not None:  # not written yet; it is made from the state
         assert progress.best_epoch in {None, progress.epoch}
     if (run / "best.tflite").exists():
         read_litert(run / "best.tflite", run / "best.keras")
@@ -84,7 +84,7 @@ def leftovers(run: Path) -> list[str]:
 
 
 def load_engine(run: str | Path, precision: str = "float32", image_size: ImageSize | None = None) -> Any:
-    """Return what runs a run directory or a model file on Keras, which has been started before."""
-    from wisesr_cli.engines.keras import KerasEngine  # brings Keras, which not all who compare runs have started
+    """Return the Keras engine of a run directory or a model file; Keras must have been started."""
+    from wisesr_cli.engines.keras import KerasEngine  # imports Keras, which not every user of this module has started
 
     return KerasEngine(locate(run).checked, precision, image_size)

@@ -1,4 +1,4 @@
-"""Weights that a test makes, under the names of Keras' releases, and a server on this machine that they lie on."""
+"""Makes weights under the names of Keras' releases, and serves them from this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wisesr_cli.models.released import RELEASES
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on and that the system gives to no connection meanwhile."""
+    """Return a free port outside the range that the system assigns to connections."""
     for port in range(20_000 + 40 * (os.getpid() % 300), 32_001):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -30,7 +30,7 @@ def free_port() -> int:
 
 
 def randomize(model: Any, seed: int = 0) -> Any:
-    """Give every tensor of a model values that no initializer gives, and return the model."""
+    """Set every tensor of a model to values that no initializer produces, and return the model."""
     draws = np.random.default_rng(seed)
     model.set_weights([draws.uniform(0.5, 1.5, weight.shape).astype(weight.dtype) for weight in model.weights])
     return model
@@ -43,7 +43,7 @@ def same_weights(backbone: Any, expected: Any) -> bool:
 
 
 def write_release(name: str, path: Path, seed: int = 0) -> Any:
-    """Write weights of a backbone that no initializer gives, in the format of Keras' releases; return the model."""
+    """Write random weights of a backbone in the format of Keras' releases, and return the model."""
     import keras
 
     model = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(32, 32, 3))
@@ -58,17 +58,17 @@ def md5_of(path: Path) -> str:
 
 
 def release_as(patch: pytest.MonkeyPatch, name: str, **fields: Any) -> None:
-    """Let the release of a backbone have other fields: the checksum of weights that a test made, or their place."""
+    """Override fields of the release of a backbone, such as the checksum or URL of weights that a test made."""
     patch.setitem(RELEASES, name, replace(RELEASES[name], **fields))
 
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Short(_Quiet):
-    """Announces more than it sends."""
+    """Announces more bytes than it sends."""
 
     def send_header(self, keyword: str, value: str) -> None:
         super().send_header(keyword, str(int(value) + 5) if keyword == "Content-Length" else value)
@@ -76,7 +76,7 @@ class Short(_Quiet):
 
 @contextmanager
 def served(folder: Path, handler: type[SimpleHTTPRequestHandler] = _Quiet) -> Iterator[str]:
-    """Serve a folder on the loopback; give its URL, which ends in a slash."""
+    """Serve a folder on the loopback interface; yield its URL, which ends in a slash."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
