@@ -92,18 +92,6 @@ def test_links_to_folders_and_files_elsewhere_are_followed(tmp_path: Path) -> No
     assert built(root, validation_split=0.0).counts("train").tolist() == [4, 2]
 
 
-NAMES = [
-    "ünïcödé",
-    "new\nline",
-    "[red]",
-    ":cat:",
-    "esc\x1b[31m",
-    "bidi\u202e",
-    "x" * 250,
-    os.fsdecode(b"bytes\xff\xfe"),
-]
-
-
 def test_unreadable_images_are_named_with_reasons_and_a_remedy(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 5, "b": 5})
     (tmp_path / "a" / "zero.jpg").write_bytes(b"")

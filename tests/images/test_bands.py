@@ -121,7 +121,6 @@ def test_16_bit_grey_is_scaled_by_its_range() -> None:
 
 
 @pytest.mark.reliability(61)
-@pytest.mark.reliability(61)
 @pytest.mark.parametrize(
     ("source", "channels", "found"),
     [
@@ -155,7 +154,6 @@ def test_pixel_limit_is_enforced_before_unpacking(monkeypatch: pytest.MonkeyPatc
     assert reason(source, preparation=FIVE, pixel_limit=20_000).startswith("over 320,000 bytes of values")
 
 
-@pytest.mark.reliability(61)
 def with_tag(source: bytes, tag: int, value: int) -> bytes:
     """Return a little-endian TIFF with one tag, a single short or long number, set to `value`."""
     (start,) = struct.unpack_from("<I", source, 4)
@@ -169,6 +167,7 @@ def with_tag(source: bytes, tag: int, value: int) -> bytes:
     raise AssertionError(f"no tag {tag}")
 
 
+@pytest.mark.reliability(61)
 def test_data_that_unpacks_to_more_than_declared_is_not_fully_unpacked() -> None:
     honest = tiff(np.zeros((16, 16, 5), np.uint8), planarconfig="contig", compression="zlib")
     bomb = zlib.compress(bytes(200_000_000), 9)
@@ -180,7 +179,6 @@ def test_data_that_unpacks_to_more_than_declared_is_not_fully_unpacked() -> None
     assert isinstance(found, np.ndarray) or found == "damaged TIFF"  # the declared part is complete, and all zeros
 
 
-@pytest.mark.reliability(61)
 @pytest.mark.reliability(61)
 @pytest.mark.parametrize("options", STORED.values(), ids=STORED)
 def test_file_truncated_anywhere_is_rejected(options: dict[str, object]) -> None:

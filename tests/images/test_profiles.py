@@ -36,12 +36,30 @@ def profile(*, gamma: float = 2.2, wide: bool = True, space: bytes = b"RGB ") ->
         for name, values in zip(b"rgb", primaries, strict=True):
             tags[bytes([name]) + b"XYZ"] = xyz(*values)
             tags[bytes([name]) + b"TRC"] = curve
+    return with_header(b"mntr", space, b"XYZ ", tags)
+
+
+def cmyk_profile() -> bytes:
+    """Return a profile of a printer: a table from the corners of CMYK to Lab, with paper that is not white."""
+    corners = np.indices((2, 2, 2, 2)).reshape(4, 16).T  # (16, CMYK), as the table is stored
+    c, m, y, k = corners.T
+    lab = np.stack([92 * (1 - k) * (1 - 0.2 * (c + m + y)), 50 * (m - c) * (1 - k), 60 * y * (1 - k) - 10], axis=1)
+    table = np.rint(lab * (2.55, 1, 1) + (0, 128, 128)).astype(np.uint8).tobytes()
+    identity = b"".join(struct.pack(">i", 65536 * (row == column)) for row in range(3) for column in range(3))
+    ramp = bytes(range(256))
+    return with_header(
+        *(b"prtr", b"CMYK", b"Lab "),
+        {b"A2B0": b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + identity + 4 * ramp + table + 3 * ramp},
+    )
+
+
+def with_header(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
     position, table, body = 128 + 4 + 12 * len(tags), struct.pack(">I", len(tags)), b""
     for name, content in tags.items():
         table += name + struct.pack(">II", position + len(body), len(content))
         body += content
     size = position + len(body)
-    head = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x02400000, b"mntr", space, b"XYZ ") + bytes(12) + b"acsp"
+    head = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x02400000, kind, space, connection) + bytes(12) + b"acsp"
     return head.ljust(68, b"\0") + struct.pack(">iii", 63190, 65536, 54061) + bytes(48) + table + body
 
 
@@ -129,3 +147,18 @@ def test_damaged_profile_is_ignored(seen: Callable[[str], None]) -> None:
 def test_cmyk_image_ignores_a_profile_of_another_colour_space() -> None:
     data = encoded("JPEG", profile(), "CMYK")  # an RGB profile
     assert np.array_equal(decoded(data, "srgb"), decoded(data, "as_is"))
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "TIFF"])
+def test_cmyk_image_is_converted_by_its_own_profile(format_name: str) -> None:
+    data = encoded(format_name, cmyk_profile(), "CMYK")
+    reference = ImageCms.profileToProfile(
+        Image.open(io.BytesIO(data)),
+        ImageCms.ImageCmsProfile(io.BytesIO(cmyk_profile())),
+        ImageCms.createProfile("sRGB"),
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode="RGB",
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    assert np.array_equal(decoded(data, "srgb"), np.asarray(reference))
+    assert np.abs(decoded(data, "srgb") - decoded(data, "as_is")).mean() > 5

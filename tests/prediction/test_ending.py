@@ -281,7 +281,6 @@ def test_sorted_records_are_printed_all_at_once_or_not_at_all(
     wisesr: CommandLine, trained: Trained, photos: Path
 ) -> None:
     """A pattern without a match as the last input leaves standard output empty."""
-    Path("list").write_text("photos/red/00.png\nphotos/missing/*.png\n", encoding="utf-8")
     answer = wisesr("predict", trained.run, "photos/red/00.png", "photos/missing/*.png", "--sort", "path")
     assert answer.out == ""
     assert answer.code == 3
