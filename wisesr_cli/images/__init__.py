@@ -1,1 +1,1 @@
-"""Decoding images: one result, whatever the format and the path."""
+"""Decodes images: the same result for every format and code path."""

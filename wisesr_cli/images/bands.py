@@ -1,9 +1,9 @@
-"""Images of any number of channels, as they are stored: the bands of a TIFF, and the channels of pictures with alpha.
+"""Images with any number of channels, as stored: the bands of a TIFF, or the channels of an image with alpha.
 
-tifffile reads the TIFF: samples of a pixel one after the other, planes, or a page for each band; whole numbers of up to
-32 bits, or floats; bytes as they are, or packed by a method of `_METHODS`, whose decoders stop at the size that is
-declared. That size is known, and limited, before anything is unpacked; a part that is missing or cut is an error.
-Nothing is laid over a background: alpha is a band like others.
+TIFFs are read by tifffile: interleaved samples, planes, or one page per band; integers of up to 32 bits, or floats;
+uncompressed, or compressed by a method in `_METHODS`, whose decoders stop at the declared size. That size is checked
+before anything is decompressed. A missing or truncated part is an error. Nothing is composited over a background: alpha
+is a band like any other.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from wisesr_cli.machine.installation import install_line
 from wisesr_cli.text import counted
 
 PACKAGES = ("tifffile", "imagecodecs")
-BYTES_OF_A_PIXEL = 16  # of `data.pixel_limit`: four floats; of more bands, fewer pixels are allowed
-MOST_TILE = 1 << 14  # pixels of a tile's side
+BYTES_OF_A_PIXEL = 16  # per pixel of `data.pixel_limit`: four floats; with more bands, fewer pixels are allowed
+MOST_TILE = 1 << 14  # largest side of a tile, in pixels
 
 
 @dataclass(frozen=True)
 class Banded:
-    """An opened image of bands, not yet decoded; width and height are those stored."""
+    """An image with bands, opened but not yet decoded; width and height are as stored."""
 
     format: str
     width: int
@@ -41,18 +41,18 @@ class Banded:
     channels: int
     bits: int  # per value, as stored
     orientation: int  # EXIF, 1 to 8
-    is_animated: bool  # it has further pages, which are not read
+    is_animated: bool  # has more pages, which are not read
     read: Callable[[], DeepValues]  # (height, width, channels)
 
 
 def check_channels(found: int, wanted: int) -> None:
-    """Raise `ImageError` where an image has another number of channels than is wanted."""
+    """Raise `ImageError` unless an image has the wanted number of channels."""
     if found != wanted:
         raise ImageError(f"has {counted(found, 'channel')}, not {wanted} (data.channels)")
 
 
 def channels_of(image: Image.Image) -> int:
-    """Return the number of channels of an opened picture: grey 1, colours of whatever kind 3, and 1 for its alpha."""
+    """Return the number of channels of an opened image: 1 for grey or 3 for any kind of colour, plus 1 for alpha."""
     if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;"):
         return 1
     if image.mode == "P":
@@ -64,10 +64,10 @@ def channels_of(image: Image.Image) -> int:
 
 
 def check_picture(image: Image.Image, preparation: Preparation) -> None:
-    """Raise `ImageError` where a picture has not the channels that are wanted; grey may have alpha, laid over white."""
+    """Raise `ImageError` unless an image has the wanted channels; grey may have alpha, composited over white."""
     wanted = preparation.channels
     if wanted == RGB:
-        return  # whatever it is, it becomes RGB
+        return  # any image can be converted to RGB
     found = channels_of(image)
     check_channels(1 if (found, wanted) == (2, 1) else found, wanted)
     if preparation.has_bands and is_deep(image):
@@ -75,7 +75,7 @@ def check_picture(image: Image.Image, preparation: Preparation) -> None:
 
 
 def banded_picture(image: Any, load: Callable[[], object], orientation: int, *, is_animated: bool) -> Banded:
-    """Return a picture with alpha, opened by Pillow, as bands; `load` decodes it."""
+    """Wrap an image with alpha, opened by Pillow, as bands; `load` decodes it."""
 
     def read() -> DeepValues:
         load()
@@ -88,9 +88,9 @@ def banded_picture(image: Any, load: Callable[[], object], orientation: int, *, 
 
 @contextmanager
 def opened_tiff(file: IO[bytes], most_bytes: int) -> Iterator[Banded]:
-    """Open a TIFF of any number of bands; its size is not checked yet.
+    """Open a TIFF with any number of bands; the caller must check its width and height.
 
-    Decoding takes at most `most_bytes` for the values as stored. Raises `ImageError` for kinds that are not read, and
+    The values, as stored, may take at most `most_bytes`. Raises `ImageError` for unsupported kinds of TIFF, and
     whatever tifffile raises for a damaged file.
     """
     if not reads_bands():
@@ -99,7 +99,7 @@ def opened_tiff(file: IO[bytes], most_bytes: int) -> Iterator[Banded]:
 
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    # Only the file itself is read: flags of vendor formats would add pages, by other rules.
+    # Read only the file's own pages: the rules of vendor formats would add others.
     with tifffile.TiffFile(file, name="image", is_lsm=False, is_ndpi=False, is_scanimage=False) as opened:
         pages = _pages(opened)
         first = pages[0]
@@ -127,7 +127,7 @@ def opened_tiff(file: IO[bytes], most_bytes: int) -> Iterator[Banded]:
 
 
 def reads_bands() -> bool:
-    """Return whether the packages that read bands are installed; keeps tifffile's messages off standard error."""
+    """Return whether the packages for reading bands are installed; if so, keep tifffile's log off standard error."""
     if any(find_spec(package) is None for package in PACKAGES):
         return False
     _silence()
@@ -142,7 +142,7 @@ def _silence() -> None:
 
 
 def _pages(opened: Any) -> list[Any]:
-    """Return the first page and, up to one more than there can be bands, those that follow and are alike."""
+    """Return the first page and the matching pages right after it, up to one page more than `MOST_CHANNELS`."""
     first = opened.pages[0]
     found = [first]
     alike = (first.imagewidth, first.imagelength, first.samplesperpixel, first.dtype, first.compression)
@@ -152,14 +152,14 @@ def _pages(opened: Any) -> list[Any]:
         except IndexError:
             break
         shape = (page.imagewidth, page.imagelength, page.samplesperpixel, page.dtype, page.compression)
-        if shape != alike or page.is_reduced:  # a preview, or a level of a pyramid
+        if shape != alike or page.is_reduced:  # a preview or a pyramid level
             break
         found.append(page)
     return found
 
 
 def _check_kind(page: Any) -> None:
-    """Raise `ImageError` for values that are not read."""
+    """Raise `ImageError` for unsupported kinds of TIFF."""
     dtype, bits = page.dtype, page.bitspersample
     kind = None
     if page.compression not in _METHODS:
@@ -183,7 +183,7 @@ def _values(pages: Sequence[Any], size: int) -> DeepValues:
 
 
 def _decode_into(stored: Values, page: Any) -> None:
-    """Decode the strips or tiles of a page into (height, width, samples)."""
+    """Decode the strips or tiles of a page into `stored` (height, width, samples)."""
     for part, (sample, _, row, column, _), _ in page.segments(maxworkers=1):
         samples = slice(None) if page.planarconfig == _CONTIGUOUS else slice(sample, sample + 1)
         place = stored[row : row + part.shape[1], column : column + part.shape[2], samples]
@@ -191,7 +191,7 @@ def _decode_into(stored: Values, page: Any) -> None:
 
 
 def _check_parts(page: Any, size: int) -> None:
-    """Raise `ImageError` unless every strip or tile is there, inside the file, and as large as it may be."""
+    """Raise `ImageError` unless every strip or tile is present, inside the file, and within the size limits."""
     height, width = page.imagelength, page.imagewidth
     down, across = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
     if min(down, across) < 1 or (page.is_tiled and max(down, across) > max(MOST_TILE, height, width)):
@@ -201,7 +201,7 @@ def _check_parts(page: Any, size: int) -> None:
     offsets, counts = page.dataoffsets, page.databytecounts
     if len(offsets) < needed or len(counts) < needed or not all(offsets) or not all(counts):
         raise ImageError("damaged TIFF: parts of the picture are missing")
-    if len(offsets) > needed or sum(counts) > 2 * size:  # many parts that are the same bytes would take hours
+    if len(offsets) > needed or sum(counts) > 2 * size:  # decoding the same bytes for many parts would take hours
         raise ImageError("damaged TIFF")
     if any(offset + count > size for offset, count in zip(offsets, counts, strict=False)):
         raise ImageError("truncated TIFF")
@@ -213,4 +213,4 @@ def _orientation(page: Any) -> int:
 
 
 _ORIENTATION, _CONTIGUOUS, _WHITE_IS_ZERO, _PALETTE = 274, 1, 0, 3
-_METHODS = {1, 5, 8, 32946, 32773, 34925, 50000}  # none, LZW, Deflate (two numbers), PackBits, LZMA, Zstandard
+_METHODS = {1, 5, 8, 32946, 32773, 34925, 50000}  # none, LZW, Deflate (two codes), PackBits, LZMA, Zstandard

@@ -1,8 +1,8 @@
-"""Conversion of every kind of pixel to 8-bit RGB.
+"""Converts every kind of pixel to 8-bit RGB.
 
 - Transparency (an alpha channel, a transparent palette entry, a transparent colour) is composited over `BACKGROUND`.
-- More than 8 bits are reduced in `depth`.
-- CMYK (inverted by Adobe or not), YCbCr, Lab, palettes, grey and 1-bit images become RGB as Pillow converts them.
+- Values of more than 8 bits are reduced by `depth`.
+- Pillow converts CMYK (inverted by Adobe or not), YCbCr, Lab, palette, grey and 1-bit images.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from wisesr_cli.text import joined
 
 Pixels = npt.NDArray[np.uint8]
 
-BACKGROUND = (255, 255, 255)  # behind transparent pixels, and the padding of an image
+BACKGROUND = (255, 255, 255)  # behind transparent pixels, and as padding
 
 
 def to_rgb(image: Image.Image, value_range: Ranges | None, again: ImageFile.ImageFile | None = None) -> Image.Image:
     """Return a loaded image of any Pillow mode as RGB.
 
-    `value_range` applies to more than 8 bits; of an image with colours of that kind, `again` is the file opened again.
+    `value_range` applies to values of more than 8 bits; for colour images of that kind, `again` is the file, reopened.
     """
     transparent = image.info.get("transparency")
     if depth.is_deep_grey(image):
@@ -42,10 +42,10 @@ def to_rgb(image: Image.Image, value_range: Ranges | None, again: ImageFile.Imag
 
 
 def shown(pixels: Pixels, bands: Sequence[int] = ()) -> Pixels:
-    """Return pixels of any number of channels as RGB, for people: (height, width, 3).
+    """Return pixels with any number of channels as RGB for display: (height, width, 3).
 
-    `bands`, numbered from 1, are shown as red, green and blue, or one of them as grey. Without: RGB as it is, of more
-    channels the first three, of fewer the first one as grey.
+    `bands`, numbered from 1, are three bands to show as red, green and blue, or one to show as grey. The default is the
+    first three channels, or the first one as grey if there are fewer than three.
     """
     count = pixels.shape[-1]
     chosen = tuple(bands) or _default(count)
@@ -55,13 +55,13 @@ def shown(pixels: Pixels, bands: Sequence[int] = ()) -> Pixels:
 
 
 def bands_text(bands: Sequence[int], channels: int) -> str:
-    """Return which bands `shown` shows: `bands 3, 2, 1 as red, green, blue`, or `band 4 as grey`."""
+    """Describe the bands that `shown` displays: `bands 3, 2, 1 as red, green, blue`, or `band 4 as grey`."""
     chosen = tuple(bands) or _default(channels)
     return f"band {chosen[0]} as grey" if len(chosen) == 1 else f"bands {joined(chosen)} as red, green, blue"
 
 
 def checked_bands(bands: str | Sequence[int], channels: int) -> tuple[int, ...]:
-    """Return bands to show, given as numbers or as `3,2,1`; raises `ValueError` unless they are one or three."""
+    """Return the bands to show, given as numbers or as `3,2,1`; raises `ValueError` unless there are one or three."""
     words = [word.strip() for word in bands.split(",")] if isinstance(bands, str) else [str(band) for band in bands]
     if len(words) not in (1, RGB) or not all(word.isascii() and word.isdigit() for word in words):
         raise ValueError("give one band, shown as grey, or three, as red, green and blue: 3,2,1")
@@ -100,7 +100,7 @@ def _opaque_but(shown: npt.NDArray[np.bool_]) -> Pixels:
 
 
 def _over_background(image: Image.Image) -> Image.Image:
-    """Return a transparent image as RGB, band by band, because a whole image would take three copies."""
+    """Convert a transparent image to RGB in strips: converting it whole would take three copies of it."""
     width, height = image.size
     rgb = Image.new("RGB", image.size)
     for start, end in depth.bands(width, height):

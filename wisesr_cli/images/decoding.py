@@ -1,12 +1,12 @@
-"""The only module that decodes images: the same pixels for training, evaluation, prediction and explanation.
+"""Decodes images: the same pixels for training, evaluation, prediction and explanation.
 
-The result is always the first frame, upright, uint8: as RGB, or where a model takes other channels, as grey or bands
-(`bands.py`). EXIF orientation is applied, colour profiles (`profiles.py`) where a model was trained so;
-transparency and other colour spaces are handled in `color.py`, more than 8 bits in `depth.py`, resizing in
-`geometry.py`.
+No other module decodes images. The result is always the first frame, upright, as uint8: RGB, or grey or bands
+(`bands.py`) for a model with other channels. EXIF orientation is applied; colour profiles (`profiles.py`) are applied
+if the model was trained with them. `color.py` handles transparency and other colour spaces, `depth.py` more than
+8 bits, and `geometry.py` resizing.
 
-A file that cannot be decoded completely is an `ImageError`; missing data is never filled in. Only the formats in
-`supported.py` are tried, none of which starts another program.
+A file that cannot be decoded completely raises an `ImageError`; missing data is never filled in. Only the formats in
+`supported.py` are tried, and none of them starts another program.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from wisesr_cli.machine.installation import install_line
 Result = TypeVar("Result")
 
 AS_STORED = Preparation()
-PIXEL_LIMIT = 100_000_000  # a 100-megapixel camera; one image then takes 0.4 to 1.6 GB while it is decoded
-SIDE_LIMIT = 1_000_000  # Pillow takes memory and time for every line, however short
-LARGE = 25_000_000  # pixels; images from this size on are decoded one at a time, to limit memory
-FILE_LIMIT = 1 << 30  # bytes; WebP is read entirely, and a JPEG is searched entirely for markers
-DECODER_VERSION = 4  # increase it when decoding changes any pixel: caches depend on it
+PIXEL_LIMIT = 100_000_000  # a 100-megapixel camera; decoding one such image takes 0.4 to 1.6 GB
+SIDE_LIMIT = 1_000_000  # every row costs Pillow memory and time, however short
+LARGE = 25_000_000  # pixels; images of at least this size are decoded one at a time, to limit memory
+FILE_LIMIT = 1 << 30  # bytes; WebP files are read, and JPEG files searched for markers, to the end
+DECODER_VERSION = 4  # increase when a change of decoding alters any pixel: caches depend on it
 
 
 class ImageHeader(NamedTuple):
-    """The properties of an image, known before it is decoded."""
+    """The properties of an image that are known before decoding."""
 
     format: str
     width: int  # after EXIF orientation
@@ -56,14 +56,14 @@ class ImageHeader(NamedTuple):
     animated: bool
     orientation: int  # EXIF, 1 to 8
     alpha: bool
-    bits: int  # per channel: 8, or 16 for 16 and more
-    damage: str = ""  # inside a JPEG that was decoded nevertheless
+    bits: int  # per channel: 8, or 16 for more than 8
+    damage: str = ""  # in a JPEG that was decoded despite it
 
 
 def read_header(source: Source, *, pixel_limit: int = PIXEL_LIMIT, preparation: Preparation = AS_STORED) -> ImageHeader:
     """Return the header of an image without decoding it.
 
-    Raises `ImageError` with only the reason, which may be that it has other channels than those of `preparation`.
+    Raises `ImageError` with only the reason, for example that its channels are not those of `preparation`.
     """
     if preparation.has_bands:
         return _with_bands(source, pixel_limit, preparation, _header_of_bands)
@@ -82,9 +82,9 @@ def decode_image(
     preparation: Preparation = AS_STORED,
     pixel_limit: int = PIXEL_LIMIT,
 ) -> Pixels:
-    """Return an image as uint8 (height, width, channels), upright; RGB, unless `preparation` has other channels.
+    """Return an image as uint8 (height, width, channels), upright; RGB unless `preparation` has other channels.
 
-    `image_size` is (height, width); None keeps the original size. `preparation.resize` handles other aspect ratios:
+    `image_size` is (height, width); None keeps the original size. `preparation.resize` adapts the aspect ratio:
     `squash` distorts, `crop` cuts off both ends of the longer side, `pad` adds `BACKGROUND` at both ends of the shorter
     side.
     Raises `ImageError` with only the reason.
@@ -106,7 +106,7 @@ def decode_image(
 def decode_with_header(
     source: Source, *, image_size: tuple[int, int], preparation: Preparation, pixel_limit: int
 ) -> tuple[Pixels, ImageHeader]:
-    """Return the results of `decode_image` and `read_header`, opening the file once."""
+    """Return the results of `decode_image` and `read_header`, but open the file only once."""
     if preparation.has_bands:
         return _with_bands(
             source,
@@ -130,7 +130,7 @@ def decode_with_header(
 
 
 def read_values(source: Source, *, pixel_limit: int, preparation: Preparation = AS_STORED) -> DeepValues | None:
-    """Return the values of an image of more than 8 bits, as stored; None for others. Raises as `decode_image` does."""
+    """Return the stored values of an image of more than 8 bits; None for other images. Raises like `decode_image`."""
     if preparation.has_bands:
         return _with_bands(source, pixel_limit, preparation, lambda banded: banded.read() if banded.bits > 8 else None)
 
@@ -145,7 +145,7 @@ def read_values(source: Source, *, pixel_limit: int, preparation: Preparation = 
 
 
 def header_of_prefix(prefix: bytes, *, pixel_limit: int, preparation: Preparation = AS_STORED) -> ImageHeader | None:
-    """Return the header from the first bytes of a file; None where `read_header` is needed, or would refuse it."""
+    """Return the header from the first bytes of a file, or None if `read_header` is needed or would reject the file."""
     found = _parse_ordinary(prefix, pixel_limit)
     if found is None or (preparation.channels != RGB and (preparation.has_bands or found.mode != "L")):
         return None
@@ -153,15 +153,15 @@ def header_of_prefix(prefix: bytes, *, pixel_limit: int, preparation: Preparatio
 
 
 def size_reason(width: int, height: int, pixel_limit: int) -> str:
-    """Return why an image of this size is refused, or an empty string."""
+    """Return why an image of this size is rejected, or an empty string."""
     if width * height > pixel_limit:
         return f"over the pixel limit of {pixel_limit:,} pixels ({width}x{height}); {_RAISED_BY}"
     return f"a side of more than {SIDE_LIMIT:,} pixels ({width}x{height})" if max(width, height) > SIDE_LIMIT else ""
 
 
 def _parse_ordinary(prefix: bytes, pixel_limit: int) -> ordinary.Ordinary | None:
-    """Return the header of an ordinary image that is within the limits, else None."""
-    prepare_pillow(pixel_limit)  # EXIF is read by Pillow
+    """Return the header of an ordinary image within the limits, otherwise None."""
+    prepare_pillow(pixel_limit)  # Pillow reads the EXIF data
     found = ordinary.parse(prefix)
     return None if found is None or size_reason(found.width, found.height, pixel_limit) else found
 
@@ -169,7 +169,7 @@ def _parse_ordinary(prefix: bytes, pixel_limit: int) -> ordinary.Ordinary | None
 def _decode_ordinary(
     content: bytes, found: ordinary.Ordinary | None, image_size: tuple[int, int] | None, preparation: Preparation
 ) -> Pixels | None:
-    """Return the pixels of an ordinary image; None where Pillow must decode it."""
+    """Return the pixels of an ordinary image, or None if Pillow must decode it."""
     if found is None or found.width * found.height >= LARGE:
         return None
     if preparation.channels != RGB:
@@ -191,7 +191,7 @@ def _decode_ordinary(
 
 
 def _wanted(pixels: Pixels, preparation: Preparation) -> Pixels:
-    """Return RGB pixels in the channels of a preparation: of grey, which was checked, all three are the same."""
+    """Reduce RGB pixels to the channels of `preparation`; all three are equal in a grey image, which was checked."""
     return pixels if preparation.channels == RGB else np.ascontiguousarray(pixels[..., : preparation.channels])
 
 
@@ -203,7 +203,7 @@ def _ordinary_header(found: ordinary.Ordinary) -> ImageHeader:
 
 
 def _with_bands(source: Source, pixel_limit: int, preparation: Preparation, use: Callable[[Banded], Result]) -> Result:
-    """Return what `use` makes of an open image of bands, of which as many are there as `preparation` has."""
+    """Open an image that has as many bands as `preparation`, and return what `use` returns for it."""
     with opened(source) as file:
         with translated(file):
             is_tiff = _recognised(file)[0] == "TIFF"
@@ -238,7 +238,7 @@ def _header_of_bands(banded: Banded) -> ImageHeader:
 
 
 def _with_image(source: Source, pixel_limit: int, use: Callable[[ImageFile.ImageFile, IO[bytes]], Result]) -> Result:
-    """Return what `use` makes of an open image; of one that fails, of its picture alone."""
+    """Open an image and return what `use` returns for it; if a decoder fails, retry without the file's metadata."""
     with opened(source) as file:
         try:
             with _opened_image(file, pixel_limit) as image:
@@ -264,7 +264,7 @@ def _opened_image(file: IO[bytes], pixel_limit: int) -> Iterator[ImageFile.Image
 
 
 def _recognised(file: IO[bytes]) -> tuple[str, tuple[int, int]]:
-    """Return Pillow's name of a file's format, and the size where the first bytes contain it."""
+    """Return Pillow's name for a file's format, and the image size if the first bytes contain it."""
     file.seek(0)
     prefix = file.read(formats.PREFIX_BYTES)
     if not prefix:
@@ -297,7 +297,7 @@ def _check_size(size: tuple[int, int], pixel_limit: int) -> None:
 
 @contextmanager
 def _one_large_at_a_time(size: tuple[int, int]) -> Iterator[None]:
-    """Block other large images while one is decoded."""
+    """Make other large images wait while one is decoded."""
     with _ONE_LARGE_IMAGE if size[0] * size[1] >= LARGE else nullcontext():
         yield
 
@@ -331,7 +331,7 @@ def _decode(
     again = _opened_again(image, file) if is_color and preparation.value_range is not None else None
     rgb = to_rgb(cmyk_to_rgb(image, profile) if image.mode == "CMYK" else image, preparation.value_range, again)
     if image_size is not None and rgb.width * rgb.height >= LARGE:
-        # Resizing copies the image; large ones are first reduced by averaging blocks of pixels.
+        # Resizing copies the image, so large ones are first reduced by averaging blocks of pixels.
         width, height = draft_size(image.size, orientation, image_size, resize)
         factor = max(1, min(rgb.width // width, rgb.height // height))
         left, upper, right, lower = (side / factor for side in content)
@@ -346,7 +346,7 @@ def _opened_again(image: ImageFile.ImageFile, file: IO[bytes]) -> ImageFile.Imag
 
 
 def _damage(format_name: str, file: IO[bytes]) -> str:
-    """Return what the JPEG library says of a file that was decoded; empty for a sound one, and for other formats."""
+    """Return what the JPEG library reports about a decoded file; empty for intact files and other formats."""
     if format_name != "JPEG" or file.seek(0, io.SEEK_END) > _DAMAGE_LIMIT:
         return ""
     file.seek(0)
@@ -356,7 +356,7 @@ def _damage(format_name: str, file: IO[bytes]) -> str:
 def _finish(
     pixels: Pixels, orientation: int, content: Box, image_size: tuple[int, int] | None, resize: Resize
 ) -> Pixels:
-    """Return stored pixels upright and resized; `content` is the part that contains the picture."""
+    """Turn stored pixels upright and resize them; `content` is the box that contains the image."""
     upright = turn(pixels, orientation)
     if image_size is None:
         return np.ascontiguousarray(upright)
@@ -365,7 +365,7 @@ def _finish(
 
 
 def _load(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, int] | None, resize: Resize) -> Box:
-    """Decode the first frame; return the part that contains the picture, as stored."""
+    """Decode the first frame, and return the box of stored pixels that contains the image."""
     refuse_before_loading(image, file)
     content: Box = (0, 0, *image.size)
     if image_size is not None and image.format in ("JPEG", "MPO") and formats.is_scalable_jpeg(file):
@@ -378,7 +378,7 @@ def _load(image: ImageFile.ImageFile, file: IO[bytes], image_size: tuple[int, in
     return content
 
 
-_DAMAGE_LIMIT = 1 << 26  # bytes of a file that is held in memory
+_DAMAGE_LIMIT = 1 << 26  # bytes; files up to this size are read into memory
 _RAISED_BY = "data.pixel_limit or --pixel-limit raises the limit"
 
 _ONE_LARGE_IMAGE = threading.RLock()

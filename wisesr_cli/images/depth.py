@@ -1,8 +1,8 @@
-"""Values of more than 8 bits: read whole, and reduced to 8.
+"""Reads values of more than 8 bits at full depth, and reduces them to 8 bits.
 
-Without a value range, integers keep the highest 8 of the bits that the file states: 0..65535 becomes 0..255. Integers
-stored in 32 bits count as 16-bit. Negative values are black. Floats are 0..1 when no value is outside, else 0..255.
-With a range, its ends become 0 and 255. Values outside are clipped; NaN is black.
+Without a value range, integers keep the highest 8 of the bits that the file declares: 0..65535 becomes 0..255. Integers
+stored in 32 bits count as 16-bit. Negative values become black. Floats are scaled from 0..1 if all values are within
+it, otherwise from 0..255. With a range, its ends become 0 and 255. Values outside are clipped; NaN becomes black.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Values = npt.NDArray[Any]  # integers or floats, (height, width) or (height, wid
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Return whether an opened, not yet loaded image has other values than 0..255."""
+    """Return whether an opened but not yet loaded image has values other than 0..255."""
     return is_deep_grey(image) or is_deep_color(image)
 
 
 def is_deep_grey(image: Image.Image) -> bool:
-    """Return whether an image, loaded or not, has one channel of other values than 0..255."""
+    """Return whether an image, loaded or not, has a single channel with values other than 0..255."""
     return image.mode[0] in "IF" or _is_signed_byte(image)
 
 
 def is_deep_color(image: Image.Image) -> bool:
-    """Return whether an opened, not yet loaded image has colours of 16 bits, of which Pillow keeps 8."""
+    """Return whether an opened but not yet loaded image has 16-bit colours, of which Pillow keeps 8 bits."""
     return image.mode.startswith("RGB") and any(";16" in str(tile) for tile in getattr(image, "tile", ()))
 
 
@@ -41,13 +41,13 @@ class DeepValues:
     """The values of an image: integers or floats, (height, width) or (height, width, channels)."""
 
     stored: Values
-    bits: int  # per value, as the file states them, without the sign
-    is_white_zero: bool = False  # a TIFF whose values grow from white to black
+    bits: int  # per value, as declared by the file, without the sign bit
+    is_white_zero: bool = False  # a TIFF in which 0 is white
 
     def levels(self, value_range: Ranges | None) -> npt.NDArray[np.uint8]:
-        """Return the values as bytes, the ends of the range becoming 0 and 255; None is the full depth.
+        """Return the values as bytes; the ends of the range become 0 and 255, and None means the full depth.
 
-        Of several ranges, each is that of a band.
+        Several ranges apply to one band each.
         """
         if value_range is None and self.stored.dtype.kind != "f":
             levels = _in_bands(self.stored, self._highest_bits)
@@ -67,7 +67,7 @@ class DeepValues:
 
 
 def ends_of(value_range: Ranges) -> tuple[Any, Any]:
-    """Return the lower and the upper end: numbers, or of bands float64 (bands,) each."""
+    """Return the lower and the upper end: two numbers, or two float64 arrays (bands,) for one range per band."""
     if isinstance(value_range[0], tuple):
         low, high = np.array(value_range, np.float64).T
         return low, high
@@ -75,7 +75,7 @@ def ends_of(value_range: Ranges) -> tuple[Any, Any]:
 
 
 def grey_values(image: Image.Image) -> DeepValues:
-    """Return the values of a loaded image that `is_deep_grey`."""
+    """Return the values of a loaded image for which `is_deep_grey` is true."""
     values, tags = np.asarray(image), _tags(image)
     bits, is_signed = tags.get(_BITS, (16,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED
     if image.mode == "L":
@@ -87,9 +87,9 @@ def grey_values(image: Image.Image) -> DeepValues:
 
 
 def color_values(image: Image.Image, again: ImageFile.ImageFile) -> DeepValues:
-    """Return the values of a loaded image that was `is_deep_color`.
+    """Return the values of a loaded image for which `is_deep_color` was true.
 
-    Pillow keeps one byte of each value, so that the file, opened `again`, is decoded for the other one.
+    Pillow keeps only one byte of each value, so the file, opened `again`, is decoded a second time for the other one.
     """
     again.tile = [type(tile)(*tile[:-1], _other_bytes(tile.args)) for tile in again.tile]
     is_grey = again.tile[0].args == _GREY_AS_FOUR
@@ -99,7 +99,7 @@ def color_values(image: Image.Image, again: ImageFile.ImageFile) -> DeepValues:
 
 
 def bands(width: int, height: int) -> Iterator[tuple[int, int]]:
-    """Yield the first row, and the one after the last, of parts of an image that are converted one at a time."""
+    """Yield the start and end rows (end exclusive) of the strips of an image that are converted one at a time."""
     rows = max(1, _BAND_PIXELS // width)
     for start in range(0, height, rows):
         yield start, min(start + rows, height)
@@ -129,9 +129,9 @@ def _tags(image: Image.Image) -> Any:
 
 
 def _other_bytes(args: Any) -> Any:
-    """Return the arguments of a decoder, a raw mode or several arguments with one, for the low bytes of each value.
+    """Return a decoder's arguments, a raw mode or a sequence that contains one, for reading each value's low byte.
 
-    Grey with alpha is read as four channels: the high and the low byte of both.
+    Grey with alpha is read as four channels: the high and low bytes of each.
     """
     if isinstance(args, str):
         if args == "LA;16B":

@@ -1,4 +1,4 @@
-"""Turns whatever a decoder raises into one reason, which says what kind of file it is and what is wrong with it."""
+"""Turns exceptions from decoders into a short reason: the kind of file, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from wisesr_cli.images.unsupported import kind_of
 
 
 class SpoiltError(ImageError):
-    """What a decoder raised, for whatever reason."""
+    """A decoder failed with any exception other than an `ImageError` or a `MemoryError`."""
 
 
 @contextmanager
 def translated(file: IO[bytes], *, of_pillow: bool = True) -> Iterator[None]:
-    """Turn any exception of a decoder into an `ImageError` with a short reason.
+    """Turn any exception from a decoder into an `ImageError` with a short reason.
 
-    `of_pillow`: whether the decoder lacks the kinds of files that Pillow lacks.
+    `of_pillow`: whether the decoder fails on the same kinds of files as Pillow.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Detects the format of a file from its first bytes, and whether it is truncated.
+"""Detects the format of a file from its first bytes, and whether the file is truncated.
 
-Nothing is decoded here. To add a format, add its first bytes to `_SUPPORTED`, and a check for truncation to
-`_ENDS_EARLY`; suffixes are in `supported.py`. Standard library only.
+Decodes nothing and uses only the standard library. To add a format, add its first bytes to `_SUPPORTED` and a
+truncation check to `_ENDS_EARLY`; suffixes are in `supported.py`.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
 PREFIX_BYTES = 512
-JPEG_SCAN = b"\xda"  # the marker of a scan
+JPEG_SCAN = b"\xda"  # the marker that starts a scan
 
 
 def format_of(prefix: bytes) -> str | None:
-    """Return Pillow's name of the supported format of a file that starts with `prefix`."""
+    """Return Pillow's name for the format of a file that starts with `prefix`; None if it is not supported."""
     return next((name for name, pattern in _SUPPORTED.items() if pattern.match(prefix)), None)
 
 
 def is_other_image(prefix: bytes) -> bool:
-    """Return whether `prefix` starts an image or document in an unsupported format."""
+    """Return whether a file that starts with `prefix` is an image or document in an unsupported format."""
     return _OTHERS.match(prefix) is not None
 
 
 def is_cut_short(format_name: str, file: IO[bytes]) -> bool:
-    """Return whether a file that failed to decode is truncated, according to its format."""
+    """Return whether a file that could not be decoded is truncated."""
     size = file.seek(0, io.SEEK_END)
     try:
         return _ENDS_EARLY[format_name](file, size)
-    except (struct.error, IndexError):  # too short even for the required fields
+    except (struct.error, IndexError):  # shorter than its required fields
         return True
 
 
 def early_size(format_name: str, prefix: bytes) -> tuple[int, int]:
-    """Return (width, height) from the first bytes of PNG and WebP, (0, 0) for other formats.
+    """Return (width, height) from the first bytes of a PNG or WebP, (0, 0) for other formats.
 
-    WebP needs it: its decoder allocates the whole canvas as soon as a file is opened.
+    WebP must be checked early: its decoder allocates the whole canvas when it opens a file.
     """
     if len(prefix) < 30:
         return 0, 0
@@ -60,7 +60,7 @@ def _webp_size(prefix: bytes) -> tuple[int, int]:
 
 
 def png_ends_early(file: IO[bytes], size: int) -> bool:
-    """Return whether a PNG has no end chunk, which decoders accept, although pixels may be missing."""
+    """Return whether a PNG lacks its end chunk; decoders accept that, although pixels may be missing."""
     position = 8
     while position + 12 <= size:
         file.seek(position)
@@ -72,9 +72,9 @@ def png_ends_early(file: IO[bytes], size: int) -> bool:
 
 
 def without_extras(file: IO[bytes]) -> IO[bytes] | None:
-    """Return a PNG or JPEG without texts, profiles and the like; None where it has none, or is of another format.
+    """Return a PNG or JPEG without unneeded metadata; None if it has none, is very large, or is in another format.
 
-    Pillow refuses a picture for the sake of what lies beside it when that is damaged, or unpacks to a megabyte.
+    Pillow rejects a whole image if its metadata is damaged or unpacks to more than 1 MB.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -86,7 +86,7 @@ def without_extras(file: IO[bytes]) -> IO[bytes] | None:
 
 
 def _png_parts(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """Yield the chunks of a PNG that decide how it looks: its own, transparency, animation, EXIF's orientation."""
+    """Yield the chunks of a PNG that affect how it looks: critical ones, transparency, animation, EXIF orientation."""
     file.seek(0)
     yield file.read(8)
     position = 8
@@ -104,7 +104,7 @@ def _png_parts(file: IO[bytes], size: int) -> Iterator[bytes]:
 
 
 def _jpeg_parts(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """Yield a JPEG without its comments and application segments, but for whole ones of EXIF and colour."""
+    """Yield a JPEG without comments and application segments, except EXIF and complete Adobe (colour) segments."""
     file.seek(0)
     content = file.read()
     yield content[:2]
@@ -122,7 +122,7 @@ def _jpeg_parts(file: IO[bytes], size: int) -> Iterator[bytes]:
 
 
 def is_scalable_jpeg(file: IO[bytes]) -> bool:
-    """Return whether a JPEG can be decoded at a fraction of its size: lossless ones cannot."""
+    """Return whether a JPEG can be decoded at a fraction of its size; a lossless one cannot."""
     position = file.tell()
     frame = next((marker for marker in jpeg_markers(file) if marker in _JPEG_FRAMES), b"")
     file.seek(position)
@@ -130,16 +130,16 @@ def is_scalable_jpeg(file: IO[bytes]) -> bool:
 
 
 def jpeg_markers(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield the markers of a JPEG that start a segment, holding one block of the file in memory at a time.
+    """Yield the markers of a JPEG that start a segment, keeping one block of the file in memory at a time.
 
-    The content of segments, and data after the end (a video, in photos of some phones), is skipped.
+    Skips the content of segments, and data after the end of the image (some phones append a video).
     """
-    start, block = 0, b""  # where the block starts in the file
-    position = 2  # in the file; everything before it has been read
+    start, block = 0, b""  # offset of the block in the file
+    position = 2  # in the file; everything before it has been processed
     while True:
         marker = _JPEG_MARKER.search(block, max(0, position - start))
         if marker is None:
-            start = max(position, start + len(block) - _JPEG_MARKER_BYTES + 1)  # the block may end within a marker
+            start = max(position, start + len(block) - _JPEG_MARKER_BYTES + 1)  # a marker may span two blocks
             file.seek(start)
             block = file.read(_JPEG_BLOCK_BYTES)
             if len(block) < _JPEG_MARKER_BYTES:
@@ -152,7 +152,7 @@ def jpeg_markers(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def plain_comments(file: IO[bytes]) -> int:
-    """Return an upper bound of the number of comments in a plain-text PPM; 0 for a binary one."""
+    """Return an upper bound on the number of comments in a plain-text PPM; 0 for a binary one."""
     file.seek(0)
     if file.read(2) not in (b"P1", b"P2", b"P3"):
         return 0
@@ -201,7 +201,7 @@ def _tiff_ends_early(file: IO[bytes], size: int) -> bool:
 
 
 def _jpeg2000_ends_early(file: IO[bytes], size: int) -> bool:
-    """Return whether a codestream lacks its end, a marker that packed pixels never contain."""
+    """Return whether a codestream lacks its end marker, which never occurs in compressed pixels."""
     file.seek(0)
     wanted, rest = b"\xff\x4f\xff\x51", b""
     while block := file.read(_BLOCK_BYTES):
@@ -215,7 +215,7 @@ def _jpeg2000_ends_early(file: IO[bytes], size: int) -> bool:
 
 
 def _boxes_end_early(file: IO[bytes], size: int) -> bool:
-    """Return whether the last box of an AVIF or HEIC goes on behind the end of the file."""
+    """Return whether the last box of an AVIF or HEIC extends beyond the end of the file."""
     position = 0
     while position + 8 <= size:
         file.seek(position)
@@ -224,7 +224,7 @@ def _boxes_end_early(file: IO[bytes], size: int) -> bool:
             file.seek(position + 8)
             (length,) = struct.unpack(">Q", file.read(8))
         position += length
-        if length < 8:  # 0: up to the end of the file
+        if length < 8:  # 0: the box extends to the end of the file
             return bool(length)
     return position != size
 
@@ -232,7 +232,7 @@ def _boxes_end_early(file: IO[bytes], size: int) -> bool:
 def _ppm_ends_early(file: IO[bytes], size: int) -> bool:
     file.seek(0)
     header = re.match(rb"P([56])\s+(?:#.*\n\s*)*(\d+)\s+(\d+)\s+(\d+)\s", file.read(PREFIX_BYTES))
-    if header is None:  # plain text, whose end is unknown, or truncated in the header
+    if header is None:  # plain text, whose length is unknown, or a truncated header
         return size < _SHORT_PPM
     kind, width, height, maximum = map(int, header.groups())
     row_bytes = width * (3 if kind == 6 else 1) * (2 if maximum > 255 else 1)
@@ -243,8 +243,8 @@ _JPEG_FRAMES = {bytes([marker]) for marker in range(0xC0, 0xD0)} - {b"\xc4", b"\
 _JPEG_END = b"\xff\xd9"
 _JPEG_LOSSLESS = {b"\xc3", b"\xc7", b"\xcb", b"\xcf"}
 
-_EXTRAS_LIMIT = 1 << 26  # bytes of a file that is held in memory
-_PNG_KEPT = {b"tRNS": 0, b"acTL": 8, b"fcTL": 26, b"fdAT": 0, b"eXIf": 0}  # with their lengths; 0: any
+_EXTRAS_LIMIT = 1 << 26  # bytes; larger files are not read into memory
+_PNG_KEPT = {b"tRNS": 0, b"acTL": 8, b"fcTL": 26, b"fdAT": 0, b"eXIf": 0}  # with lengths; 0: any
 _WITHOUT_EXTRAS: dict[str, Callable[[IO[bytes], int], Iterable[bytes]]] = {"PNG": _png_parts, "JPEG": _jpeg_parts}
 
 _SUPPORTED = {
@@ -253,10 +253,10 @@ _SUPPORTED = {
     "GIF": re.compile(rb"GIF8[79]a"),
     "WEBP": re.compile(rb"RIFF.{4}WEBPVP8[ LX]", re.DOTALL),
     "TIFF": re.compile(rb"II[*+]\0|MM\0[*+]"),
-    # The size of BMP's second header, and PPM's first number, exclude text that starts with BM or P1.
+    # Checking the size of BMP's second header and PPM's first number rules out text that starts with BM or P1.
     "BMP": re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL),
     "PPM": re.compile(rb"P[1-6]\s+(?:#|\d)"),
-    # The brand of the file, or a general one beside others that it is compatible with.
+    # The major brand, or a generic major brand with this one among the compatible brands.
     "AVIF": re.compile(rb".{4}ftyp(?:avi[fs]|m(?:if|sf)1.{4}(?:.{4}){0,9}?avi[fs])", re.DOTALL),
     "HEIF": re.compile(rb".{4}ftyp(?:he(?:ic|ix|im|is|vc|vx|vm|vs)|m(?:if|sf)1)", re.DOTALL),
     "JPEG2000": re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
@@ -269,17 +269,17 @@ _OTHERS = re.compile(
     rb"|II\xbc\x01|\x59\xa6\x6a\x95"  # JPEG XR, Sun raster
     rb"|8BPS|gimp xcf|DDS |qoif|\x76\x2f\x31\x01|#\?RADIANCE|SIMPLE  =|.{128}DICM"
     rb"|P7\n|P[Ff]\s|\x0a[\x00-\x05]\x01[\x01\x02\x04\x08]|\x01\xda[\x00\x01]"  # PAM, PFM, PCX, SGI
-    rb"|RIFF.{4}WEBP|BM.{4}\0{4}"  # variants of supported formats that Pillow does not know
+    rb"|RIFF.{4}WEBP|BM.{4}\0{4}"  # variants of supported formats that Pillow cannot read
     rb"|(?:\xef\xbb\xbf)?\s*<(?:\?xml|svg|!DOCTYPE svg)",
     re.DOTALL,
 )
 
 _BLOCK_BYTES = 1 << 20
-_SHORT_PPM = 12  # bytes up to the first pixel: P6, three numbers
-# The end, or a marker followed by a segment, which starts with its length.
+_SHORT_PPM = 12  # bytes before the first pixel: P6 and three numbers
+# The end marker, or the marker and length that start a segment.
 _JPEG_MARKER = re.compile(rb"\xff(?:\xd9|([\xc0-\xcf\xda-\xfe])(..))", re.DOTALL)
 _JPEG_MARKER_BYTES = 4
-_JPEG_BLOCK_BYTES = 1 << 16  # small, because of most files only the header is read
+_JPEG_BLOCK_BYTES = 1 << 16  # small, because only the header of most files is read
 
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 
@@ -295,5 +295,5 @@ _ENDS_EARLY: dict[str, Callable[[IO[bytes], int], bool]] = {
     "HEIF": _boxes_end_early,
     "JPEG2000": _jpeg2000_ends_early,
 }
-# Formats whose decoders fill in what is missing.
+# Formats whose decoders fill in missing pixels.
 FILLED_IN = {"PNG": png_ends_early, "JPEG2000": _jpeg2000_ends_early}

@@ -1,7 +1,7 @@
-"""Resizes images: squashed, cropped or padded. To add a mode, write a function and a row in `RESIZERS`.
+"""Resizes images by squashing, cropping or padding. To add a mode, write a function and add it to `RESIZERS`.
 
-A function gets upright pixels (height, width, channels), the size (height, width) and the part that has the
-picture.
+Each function takes upright pixels (height, width, channels), the target size (height, width) and the box that contains
+the image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _squash(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:
     height, width = pixels.shape[:2]
     if (height, width) == size and content == (0, 0, width, height):
         return np.ascontiguousarray(pixels)
-    if pixels.shape[2] != RGB:  # bands one by one: two or four would count as colours with alpha
+    if pixels.shape[2] != RGB:  # one band at a time: two or four would be read as colours with alpha
         bands = [resizing.resized(pixels[..., [band]], size, content) for band in range(pixels.shape[2])]
         return np.concatenate(bands, axis=-1)
     return resizing.resized(pixels, size, content)
@@ -33,7 +33,7 @@ def _crop(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:
     height = min(lower - upper, (right - left) * size[0] / size[1])
     left += (right - left - width) / 2
     upper += (lower - upper - height) / 2
-    # Rounding must not exceed the image.
+    # Rounding must not move the box outside the image.
     box = (left, upper, min(left + width, pixels.shape[1]), min(upper + height, pixels.shape[0]))
     return _squash(pixels, size, box)
 
@@ -55,7 +55,7 @@ RESIZERS: dict[str, Callable[[Pixels, tuple[int, int], Box], Pixels]] = {"squash
 def draft_size(
     stored: tuple[int, int], orientation: int, image_size: tuple[int, int], resize: Resize
 ) -> tuple[int, int]:
-    """Return the smallest stored size (width, height) before resizing: twice the final one."""
+    """Return the smallest size (width, height), as stored, to decode to before resizing: twice the final size."""
     height, width = image_size
     if orientation > 4:
         width, height = height, width
@@ -66,22 +66,22 @@ def draft_size(
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Return the EXIF orientation of an opened image, 1 to 8."""
+    """Return the EXIF orientation of an opened image: 1 to 8."""
     try:
-        # PNG's own `getexif` would decode the image to find EXIF after the pixels.
+        # The `getexif` of PNG images would decode the pixels to look for EXIF after them.
         orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF is no reason to refuse the image
+    except Exception:  # damaged EXIF is ignored
         return 1
     return int(orientation) if orientation in range(1, 9) else 1
 
 
 def turn(pixels: Pixels, orientation: int) -> Pixels:
-    """Return a view of pixels (height, width, channels) turned upright."""
+    """Return an upright view of pixels (height, width, channels)."""
     return _TURNS[orientation](pixels) if orientation in _TURNS else pixels
 
 
 def turned_box(box: Box, upright: Pixels, orientation: int) -> Box:
-    """Return the position of the stored box (0, 0, right, lower) in the upright pixels."""
+    """Return where the box (0, 0, right, lower) of the stored image lies in the upright pixels."""
     whole_height, whole_width = upright.shape[:2]
     width, height = (box[3], box[2]) if orientation > 4 else (box[2], box[3])
     left = whole_width - width if orientation in (2, 3, 6, 7) else 0

@@ -1,4 +1,4 @@
-"""Opens image files: only regular ones, without waiting on pipes or devices."""
+"""Opens image files: regular files only, without blocking on pipes or devices."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from wisesr_cli.images import ordinary
 
 Source = str | os.PathLike[str] | bytes | IO[bytes]
 
-WHOLE_LIMIT = 16 << 20  # bytes of a file read entirely: few JPEGs of less than `LARGE` pixels have more
-PREFIX_BYTES = 1 << 16  # read first: all of most small files, and the header of most others
+WHOLE_LIMIT = 16 << 20  # bytes of a file read at once: few JPEGs of less than `LARGE` pixels are larger
+PREFIX_BYTES = 1 << 16  # read first: all of most small files, the header of most others
 
 
 @contextmanager
 def open_regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
-    """Open a regular file for reading; raises `ImageError` for anything else, without waiting on pipes or devices."""
+    """Open a regular file for reading; raises `ImageError` for anything else, without blocking on pipes or devices."""
     descriptor, _ = open_descriptor(path)
     with os.fdopen(descriptor, "rb") as file:
         yield file
@@ -29,7 +29,7 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
 
 @contextmanager
 def opened(source: Source) -> Iterator[IO[bytes]]:
-    """Open a file, or give bytes or an open file as one in which can be searched; raises as `open_regular` does."""
+    """Open a path, bytes or an open file as a seekable file; raises as `open_regular` does."""
     if isinstance(source, bytes):
         yield io.BytesIO(source)
     elif isinstance(source, str | os.PathLike):
@@ -40,7 +40,7 @@ def opened(source: Source) -> Iterator[IO[bytes]]:
 
 
 def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return the descriptor of a regular file, for the caller to close, and its size; raises as `open_regular` does."""
+    """Return the descriptor (the caller closes it) and size of a regular file; raises as `open_regular` does."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -55,7 +55,7 @@ def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def read_whole(source: Source) -> bytes | None:
-    """Return the content of a possibly ordinary image; None for other formats, large files, and open files."""
+    """Return the content of a file that may be an ordinary image; None for other formats, large or open files."""
     if isinstance(source, bytes):
         return source
     if not isinstance(source, str | os.PathLike):
@@ -68,7 +68,7 @@ def read_whole(source: Source) -> bytes | None:
         if not content.startswith(ordinary.STARTS):
             return None
         return content if len(content) == size else os.pread(descriptor, size, 0)
-    except OSError:  # opening it again reports the error
+    except OSError:  # reported when the file is opened again
         return None
     finally:
         os.close(descriptor)

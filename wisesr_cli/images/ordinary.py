@@ -1,8 +1,9 @@
 """Decodes ordinary JPEG and PNG files by calling the libraries below Pillow directly.
 
-Pillow's readers extract far more than pixels, which is most of the time for a small image. Supported here is what
-nearly all files of a dataset are: 8-bit RGB or grey, JPEG with one or several scans, PNG without transparency. Anything
-else is None and left to Pillow, which also reports the errors. The pixels equal those of Pillow.
+Pillow's readers also extract much else, which takes most of the time for a small image. This module handles the kinds
+that make up nearly all of a dataset: 8-bit RGB or grey, as JPEG with one or several scans, or PNG without transparency.
+For anything else, functions return None and Pillow decodes the file and reports errors. The pixels are identical to
+Pillow's.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from PIL import Image
 from wisesr_cli.images import formats
 from wisesr_cli.images.color import Pixels
 
-_SEGMENT_LIMIT = 200  # before the picture; a colour profile of 1 MB takes 16
-_SCANS = 25  # allowed in a JPEG of any size, see `pillow`; ten are usual
+_SEGMENT_LIMIT = 200  # before the pixels; a colour profile of 1 MB takes 16
+_SCANS = 25  # allowed in a JPEG of any size (see `pillow.py`); ten are usual
 
 
 class Ordinary(NamedTuple):
@@ -32,27 +33,27 @@ class Ordinary(NamedTuple):
     width: int  # as stored
     height: int
     orientation: int  # EXIF, 1 to 8
-    start: int  # of the picture: after the header of the first scan, or at the first IDAT chunk
+    start: int  # of the pixels: after the header of the first scan, or at the first IDAT chunk
     profile: bytes | None = None  # ICC
 
 
 def parse(prefix: bytes) -> Ordinary | None:
-    """Return the header of a file from its first bytes; None where they are too few, or the file is not ordinary."""
+    """Return the header of a file from its first bytes; None if they are too few or the file is not ordinary."""
     if prefix.startswith(_JPEG_START):
         return _parse_jpeg(prefix)
     return _parse_png(prefix) if prefix.startswith(_PNG_START) else None
 
 
 def load(found: Ordinary, content: bytes, scale: int) -> Pixels | None:
-    """Return the picture as stored, RGB, the sides of a JPEG divided by `scale` (1, 2, 4, 8) and rounded up.
+    """Return the pixels as stored, in RGB; the sides of a JPEG are divided by `scale` (1, 2, 4, 8) and rounded up.
 
-    None for damaged files. `content` is the whole file with the header `found`.
+    Returns None for a damaged file. `content` is the whole file, `found` its header.
     """
     try:
         if found.format == "JPEG":
             return _load_jpeg(found, content, scale)
         return _load_png(found, content)
-    except Exception:  # a damaged file, or a Pillow version with other arguments
+    except Exception:  # a damaged file, or a Pillow version whose arguments differ
         return None
 
 
@@ -83,7 +84,7 @@ def _parse_jpeg(prefix: bytes) -> Ordinary | None:
 
 
 def _joined(segments: list[bytes]) -> bytes | None:
-    """Return the ICC profile in the segments of a JPEG; None where there is none, or one is missing."""
+    """Return the ICC profile in the segments of a JPEG; None if there is none or a segment is missing."""
     length = len(_PROFILE_START)
     if not segments or segments[0][length + 1] != len(segments):
         return None
@@ -116,7 +117,7 @@ def _is_table(body: bytes) -> bool:
 
 
 def _orientation(exif: bytes | None, xmp: bool) -> int | None:
-    """Return the orientation; None where XMP may define it, which only Pillow reads."""
+    """Return the orientation; None if it may be in XMP, which only Pillow reads."""
     if exif is None:
         return None if xmp else 1
     tags = Image.Exif()
@@ -140,7 +141,7 @@ def _load_jpeg(found: Ordinary, content: bytes, scale: int) -> Pixels | None:
 
 
 def jpeg_damage(content: bytes) -> str:
-    """Return what the JPEG library says of a file that is damaged inside, and yet decoded; empty for a sound one."""
+    """Return the JPEG library's message about damage in a file that can still be decoded; empty if it is intact."""
     said = ""
     for strict in (True, False):
         try:
@@ -149,11 +150,11 @@ def jpeg_damage(content: bytes) -> str:
             said = str(error)
         else:
             return said
-    return ""  # a kind that only Pillow decodes
+    return ""  # a kind of JPEG that only Pillow decodes
 
 
 def _has_few_scans(content: bytes, start: int) -> bool:
-    """Return whether the file has one scan or a few."""
+    """Return whether the file has at most `_SCANS` scans, and few segments."""
     following = _MARKER.search(content, start)
     if following is None:
         return False
@@ -183,7 +184,7 @@ def _parse_png(prefix: bytes) -> Ordinary | None:
 
 
 def _chunks(content: bytes, position: int = 8) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, start and end of each chunk; the end of the last may be beyond `content`."""
+    """Yield the kind, start and end of each chunk; the last may end beyond `content`."""
     while position + 8 <= len(content):
         start = position + 8
         end = start + int.from_bytes(content[position : position + 4])
@@ -196,7 +197,7 @@ def _is_intact(content: bytes, kind: bytes, start: int, end: int) -> bool:
 
 
 def _load_png(found: Ordinary, content: bytes) -> Pixels | None:
-    """Decode the IDAT chunks, if they are consecutive and only the end follows."""
+    """Decode the IDAT chunks; return None unless they are consecutive and only the end chunk follows."""
     parts: list[bytes] = []
     for kind, start, end in _chunks(content, found.start):
         if kind == b"IEND" and end + 4 <= len(content):
@@ -208,7 +209,7 @@ def _load_png(found: Ordinary, content: bytes) -> Pixels | None:
 
 
 def _unpack(found: Ordinary, packed: bytes) -> Pixels | None:
-    """Decompress the pixels; None where the stream may end before the last row, which the decoder does not report."""
+    """Decompress the pixels; return None if data may be missing at the end, which the decoder does not report."""
     untouched = _UNTOUCHED[found.mode]
     image = Image.new(found.mode, (found.width, found.height), untouched)
     image.frombytes(packed, "zip", (found.mode,))
@@ -223,21 +224,21 @@ _PROFILE_START = b"ICC_PROFILE\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
 _MODES = {1: "L", 3: "RGB"}  # by the number of components
-# A marker after the first scan, except restarts.
+# A marker after the first scan, other than a restart.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-# Huffman tables, restart interval, application segments, comment.
-_HARMLESS = {0xC4, 0xDD, *range(0xE0, 0xF0), 0xFE} - {0xED}  # 0xED: Photoshop's, which Pillow parses
+# Huffman tables, restart intervals, application segments and comments.
+_HARMLESS = {0xC4, 0xDD, *range(0xE0, 0xF0), 0xFE} - {0xED}  # 0xED: Photoshop segments, which Pillow parses
 _CHECKS: dict[int, Callable[[bytes], bool]] = {
     0xDB: _is_table,
     0xE0: lambda body: not body.startswith(b"JFIF") or len(body) >= 12,
-    0xE1: lambda body: not body.startswith(b"Exif\0\0"),  # a second one: Pillow joins them
+    0xE1: lambda body: not body.startswith(b"Exif\0\0"),  # a second EXIF segment: Pillow joins them
     0xE2: lambda body: not body.startswith((b"MPF\0", b"ICC_PROFILE\0")) or (body[:1] == b"I" and len(body) > 13),
     0xEE: lambda body: not body.startswith(b"Adobe") or len(body) >= 12,
 }
 
 _JPEG_START = b"\xff\xd8\xff"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-STARTS = (_JPEG_START, _PNG_START)  # the first bytes of files that may be ordinary
+STARTS = (_JPEG_START, _PNG_START)  # first bytes of files that may be ordinary
 _PNG_KINDS = {b"\x08\x02\0\0\0": "RGB", b"\x08\0\0\0\0": "L"}  # 8 bits, not interlaced
-_UNTOUCHED: dict[str, int | tuple[int, ...]] = {"RGB": (187, 3, 91), "L": 91}  # colours that rarely end a picture
-_PNG_HARMLESS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"tIME": 7, b"sBIT": 3, b"bKGD": 6}  # bytes of each
+_UNTOUCHED: dict[str, int | tuple[int, ...]] = {"RGB": (187, 3, 91), "L": 91}  # rarely the last pixel
+_PNG_HARMLESS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"tIME": 7, b"sBIT": 3, b"bKGD": 6}  # with lengths

@@ -1,4 +1,4 @@
-"""Configures Pillow, and refuses files whose decoding would take minutes or all memory."""
+"""Configures Pillow, and rejects files that would take it minutes or all memory to decode."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from wisesr_cli.errors import ImageError
 from wisesr_cli.images import formats
 from wisesr_cli.images.unsupported import planes_of_a_tiff
 
-SEGMENT_LIMIT = 10_000  # in a JPEG: a depth map takes hundreds; each costs Pillow memory and time
-SCAN_LIMIT = 100  # in a progressive JPEG: ten are usual, and a scan of 14 bytes costs as much as a full one
-SCAN_PIXELS = 2_500_000_000  # total over all scans of a very large JPEG: two to three seconds
-COMMENT_LIMIT = 1000  # in a plain PPM, whose decoder copies 1 MB for each
+SEGMENT_LIMIT = 10_000  # in a JPEG: a depth map takes hundreds, and each costs Pillow memory and time
+SCAN_LIMIT = 100  # in a progressive JPEG: ten are usual; a scan of 14 bytes takes as long as a full one
+SCAN_PIXELS = 2_500_000_000  # total of all scans of a very large JPEG: two to three seconds
+COMMENT_LIMIT = 1000  # in a plain-text PPM: the decoder copies 1 MB for each
 
 
 def refuse_before_opening(format_name: str, file: IO[bytes]) -> None:
-    """Raise `ImageError` for files whose header would take Pillow minutes or all memory."""
+    """Raise `ImageError` for a file whose header would take Pillow minutes or all memory to read."""
     if format_name == "JPEG":
         for number, marker in enumerate(formats.jpeg_markers(file)):
             if marker == formats.JPEG_SCAN:
@@ -32,7 +32,7 @@ def refuse_before_opening(format_name: str, file: IO[bytes]) -> None:
 
 
 def refuse_before_loading(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
-    """Raise `ImageError` for files that take minutes to decode, or whose missing data would be filled in."""
+    """Raise `ImageError` for a file that would take minutes to decode, or whose missing data would be filled in."""
     position = file.tell()
     if image.format in ("JPEG", "MPO"):
         _check_jpeg_scans(image, file)
@@ -54,13 +54,13 @@ def _check_jpeg_scans(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
 
 
 def _check_segments(number: int) -> None:
-    """Raise when `number`, counted from 0, exceeds the limit of JPEG segments."""
+    """Raise `ImageError` if segment `number` of a JPEG, counted from 0, is beyond the limit."""
     if number >= SEGMENT_LIMIT:
         raise ImageError(f"damaged JPEG: more than {SEGMENT_LIMIT:,} segments")
 
 
 def _check_tiff_strips(image: TiffImagePlugin.TiffImageFile, file: IO[bytes]) -> None:
-    """Refuse missing or truncated strips or tiles, which some decoders fill in silently, and planes read wrongly."""
+    """Reject missing or truncated strips or tiles, which decoders may fill in, and planes that Pillow misreads."""
     if (kind := planes_of_a_tiff(file)) is not None:
         raise ImageError(f"a kind of TIFF that is not supported ({kind})")
     tags = image.tag_v2
@@ -76,34 +76,34 @@ def _check_tiff_strips(image: TiffImagePlugin.TiffImageFile, file: IO[bytes]) ->
 
 
 def is_animated(image: ImageFile.ImageFile) -> bool:
-    """Return whether an opened image has further frames or pages, which are not read."""
-    if image.format == "MPO":  # further frames are a second eye's view or a preview
+    """Return whether an opened image has more frames or pages; only the first is read."""
+    if image.format == "MPO":  # its other frames are a stereo view or a preview
         return False
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # damage after the first frame of a GIF does not matter
+    except Exception:  # damage after the first frame of a GIF is ignored
         return False
 
 
 def prepare_pillow(pixel_limit: int) -> None:
-    """Silence Pillow's warnings (EXIF, many pixels, palettes), and raise its pixel limit above `pixel_limit`.
+    """Silence Pillow's warnings (EXIF, pixel count, palettes), and raise its pixel limit to allow `pixel_limit`.
 
-    `warnings.catch_warnings` is not thread-safe, so a filter is added once, and again if it was removed.
+    `warnings.catch_warnings` is not thread-safe; instead, a filter is added, and added again if it was removed.
     """
     if _WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\b")
-    if Image.MAX_IMAGE_PIXELS is not None and pixel_limit > 2 * Image.MAX_IMAGE_PIXELS:  # it refuses twice that
+    if Image.MAX_IMAGE_PIXELS is not None and pixel_limit > 2 * Image.MAX_IMAGE_PIXELS:  # it allows twice that
         Image.MAX_IMAGE_PIXELS = pixel_limit
     silence_logs()
 
 
 @cache
 def silence_logs() -> bool:
-    """Keep Pillow and libtiff from writing errors to standard error; return whether that worked for both.
+    """Stop Pillow and libtiff from writing to standard error; return whether that worked for both.
 
-    libtiff is found through Pillow's extension module; when linked statically, it may be hidden.
+    Finds libtiff through Pillow's extension module; if it is linked statically, its symbols may be hidden.
     """
-    # Without a handler, Python writes a library's log to standard error.
+    # Python writes the log of a library without a handler to standard error.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     try:
         pillow = ctypes.CDLL(_imaging.__file__)

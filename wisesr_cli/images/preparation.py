@@ -1,6 +1,6 @@
-"""How the pixels of any file become those that a model sees: decided in training, and stored in its file.
+"""Rules that turn the pixels of a file into a model's input; set in training and stored in the model file.
 
-Standard library only: file names and model records need no decoder.
+Uses only the standard library, so that handling file names and model records loads no decoder.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any, Literal, get_args
 Resize = Literal["squash", "crop", "pad"]
 Color = Literal["srgb", "as_is"]
 ValueRange = tuple[float, float]
-Ranges = ValueRange | tuple[ValueRange, ...]  # one for all bands, or of each
+Ranges = ValueRange | tuple[ValueRange, ...]  # one for all bands, or one for each
 
 RGB = 3  # channels
-MOST_CHANNELS = 64  # satellites have up to 13 bands, microscopes some dozens
+MOST_CHANNELS = 64  # satellites have up to 13 bands, microscopes a few dozen
 
 
 @dataclass(frozen=True)
 class Channels:
-    """The channels of pixels: their number and, where known, mean and spread of each over the training images."""
+    """The number of channels and, if known, the mean and spread of each over the training images."""
 
     count: int = RGB
     statistics: tuple[tuple[float, float], ...] = ()
@@ -31,26 +31,26 @@ IN_RGB = Channels()
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to pixels beside scaling to a size.
+    """How pixels are prepared, apart from the target size.
 
-    `value_range` are the values that become 0 and 255 in images of more than 8 bits; None is their full depth, and
-    0..1 or 0..255 for floats; of other images than grey or RGB, each band may have its own. `color`: whether colours of
-    an image with an ICC profile are converted to sRGB. `channels`: of the pixels: 1 is grey, 3 RGB, others are bands
-    as they are stored.
+    `value_range`: the values that become 0 and 255 in images of more than 8 bits. None is the full bit depth, or 0..1
+    or 0..255 for floats. In images that are neither grey nor RGB, each band may have its own range.
+    `color`: whether images with an ICC profile are converted to sRGB.
+    `channels`: 1 is grey, 3 is RGB; any other number is bands as stored.
     """
 
     resize: Resize = "squash"
     value_range: Ranges | None = None
     color: Color = "as_is"
-    channels: int = field(default=RGB, repr=False)  # what is written of it is part of the keys of caches
+    channels: int = field(default=RGB, repr=False)  # cache keys contain the repr
 
     @property
     def has_bands(self) -> bool:
-        """Whether pixels are bands as they are stored, neither grey nor RGB."""
+        """Whether the pixels are bands as stored, neither grey nor RGB."""
         return self.channels not in (1, RGB)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields of a model's record."""
+        """Return the fields for a model's record."""
         value_range = self.value_range and [
             list(part) if isinstance(part, tuple) else part for part in self.value_range
         ]
@@ -58,9 +58,9 @@ class Preparation:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Preparation:
-        """Return the rules in a model's record; those of earlier versions lack all but `resize`.
+        """Return the rules in a model's record; records of earlier versions may have only `resize`.
 
-        Raises `ValueError` for what is none, `KeyError` without `resize`.
+        Raises `ValueError` for invalid values and `KeyError` if `resize` is missing.
         """
         resize, color, value_range = values["resize"], values.get("color", "as_is"), values.get("value_range")
         channels = values.get("channels", RGB)
@@ -76,7 +76,7 @@ class Preparation:
 
 
 def checked_ranges(values: Any) -> Ranges:
-    """Return one range, or one for each band; raises `ValueError` for anything else."""
+    """Return `values` as one range, or as one for each band; raises `ValueError` for anything else."""
     is_list = isinstance(values, list | tuple) and len(values) > 0
     if is_list and all(isinstance(part, list | tuple) for part in values):
         return tuple(map(checked_range, values))
@@ -84,7 +84,7 @@ def checked_ranges(values: Any) -> Ranges:
 
 
 def check_bands(ranges: Ranges | None, channels: int) -> None:
-    """Raise `ValueError` where ranges of bands are not one for each of them."""
+    """Raise `ValueError` if there are ranges for bands, but not exactly one for each band."""
     if ranges is None or not isinstance(ranges[0], tuple):
         return
     if channels in (1, RGB):
@@ -94,7 +94,7 @@ def check_bands(ranges: Ranges | None, channels: int) -> None:
 
 
 def checked_range(values: Any) -> ValueRange:
-    """Return two finite numbers in ascending order as a range; raises `ValueError` for anything else."""
+    """Return `values` as a range: two finite numbers in ascending order; raises `ValueError` for anything else."""
     is_pair = isinstance(values, list | tuple) and len(values) == 2
     if not is_pair or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
         raise ValueError(f"the value range {values!r}: two numbers are needed, [low, high]")
@@ -105,7 +105,7 @@ def checked_range(values: Any) -> ValueRange:
 
 
 def range_text(value_range: Ranges) -> str:
-    """Return `0 to 4,095`, or of the first few bands `0 to 1; 0 to 4,095 (band by band)`."""
+    """Return a range as text: `0 to 4,095`, or for the first few bands `0 to 1; 0 to 4,095 (band by band)`."""
     bands = [part for part in value_range if isinstance(part, tuple)]
     if bands:
         shown = [range_text(band) for band in bands[:_SHOWN]] + (["..."] if len(bands) > _SHOWN else [])
@@ -114,4 +114,4 @@ def range_text(value_range: Ranges) -> str:
     return " to ".join(f"{value:,.6g}" if value != int(value) else f"{int(value):,}" for value in ends)
 
 
-_SHOWN = 6  # bands in a sentence
+_SHOWN = 6  # the most bands listed in a message

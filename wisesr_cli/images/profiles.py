@@ -1,6 +1,6 @@
-"""Colours of an ICC profile, which phones and cameras put beside their pictures, converted to sRGB by LittleCMS.
+"""Converts images with an ICC profile, as phones and cameras embed, to sRGB with LittleCMS.
 
-Profiles of RGB, grey and CMYK are used; damaged ones, and those of other colours than the image has, are passed over.
+Supports RGB, grey and CMYK profiles; ignores damaged ones, and those whose colour space is not the image's.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from PIL import Image, ImageCms
 
 Pixels = npt.NDArray[np.uint8]
 
-PROFILE_LIMIT = 1 << 22  # bytes; those of printing presses have up to half of it
-NOTICED = 2  # of 255: a profile whose colours differ less from sRGB changes nothing
+PROFILE_LIMIT = 1 << 22  # bytes; profiles of printing presses reach half of this
+NOTICED = 2  # of 255; an RGB or grey profile that changes no colour by more is ignored
 _SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
 
 
 def to_srgb(pixels: Pixels, profile: bytes | None, *, is_grey: bool) -> Pixels:
-    """Return RGB pixels (height, width, 3) in sRGB; those of a grey image have a grey profile."""
+    """Return RGB pixels (height, width, 3) converted to sRGB; `is_grey`: the image and its profile are grey."""
     conversion = _conversion(profile, "L" if is_grey else "RGB") if profile else None
     if conversion is None:
         return pixels
@@ -29,7 +29,7 @@ def to_srgb(pixels: Pixels, profile: bytes | None, *, is_grey: bool) -> Pixels:
 
 
 def cmyk_to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Return a CMYK image as RGB by its profile, or unchanged where that cannot be used."""
+    """Return a CMYK image converted to RGB by its profile, or unchanged if the profile cannot be used."""
     conversion = _conversion(profile, "CMYK") if profile else None
     if conversion is None:
         return image
@@ -38,7 +38,7 @@ def cmyk_to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return the conversion from a profile to sRGB; None where it cannot be used, or changes nothing."""
+    """Return the conversion from a profile to sRGB; None if it cannot be used or makes no visible difference."""
     if len(profile) > PROFILE_LIMIT:
         return None
     try:
@@ -59,7 +59,7 @@ def _conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _is_noticed(conversion: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Return whether a conversion changes colours from all over the cube by more than `NOTICED`."""
+    """Return whether a conversion changes any of a grid of colours by more than `NOTICED`."""
     side = np.arange(256, dtype=np.uint8)[:: 17 if mode == "RGB" else 1]
     colors = np.stack(np.meshgrid(side, side, side), axis=-1).reshape(len(side), -1, 3) if mode == "RGB" else side[None]
     converted = np.array(ImageCms.applyTransform(Image.fromarray(colors), conversion), np.int16)

@@ -1,7 +1,7 @@
-"""Resizes pixels by the bilinear filter of Pillow: with cykooz-resizer, or with Pillow where that has no wheel.
+"""Resizes pixels with Pillow's bilinear filter, using cykooz-resizer, or Pillow on platforms without its wheel.
 
-Both give the same to within 1 of 255; cykooz-resizer is faster. A function gets pixels (height, width, channels), RGB
-or of one channel, the size (height, width) and the part that has the picture.
+Their results differ by at most 1 of 255; cykooz-resizer is faster. Each function takes RGB or one-channel pixels
+(height, width, channels), the target size (height, width) and the box that contains the image.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Box = tuple[float, float, float, float]  # left, upper, right, lower
 
 
 def resized_by_cykooz(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:
-    """Return the pixels of `content` at another size, computed by cykooz-resizer."""
+    """Return the pixels in `content`, resized by cykooz-resizer."""
     height, width, channels = pixels.shape
     left, upper, right, lower = content
     kind = cykooz_resizer.PixelType.U8x3 if channels == RGB else cykooz_resizer.PixelType.U8
@@ -41,7 +41,7 @@ def resized_by_cykooz(pixels: Pixels, size: tuple[int, int], content: Box) -> Pi
 
 
 def resized_by_pillow(pixels: Pixels, size: tuple[int, int], content: Box) -> Pixels:
-    """Return the pixels of `content` at another size, computed by Pillow."""
+    """Return the pixels in `content`, resized by Pillow."""
     channels = pixels.shape[2]
     image = Image.fromarray(np.ascontiguousarray(pixels if channels == RGB else pixels[..., 0]))
     resized = image.resize(size[::-1], Image.Resampling.BILINEAR, box=content)
@@ -49,7 +49,7 @@ def resized_by_pillow(pixels: Pixels, size: tuple[int, int], content: Box) -> Pi
 
 
 def _resizer() -> Any:
-    """Return the resizer of this thread."""
+    """Return this thread's resizer."""
     if not hasattr(_OF_THREAD, "resizer"):
         _OF_THREAD.resizer = cykooz_resizer.Resizer()
     return _OF_THREAD.resizer
@@ -61,5 +61,5 @@ resized = resized_by_pillow if cykooz_resizer is None else resized_by_cykooz
 
 
 def resizer_name() -> str:
-    """Return the name of the package that resizes."""
+    """Return the name of the package that does the resizing."""
     return "cykooz-resizer" if resized is resized_by_cykooz else "Pillow"

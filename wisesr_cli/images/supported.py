@@ -1,4 +1,4 @@
-"""The formats that are read, the suffixes of their files, and Pillow's plugins for them.
+"""Supported formats, their file suffixes, and Pillow's plugins for them.
 
 To add a format, add its row to `SUPPORTED` and its first bytes to `formats.py`.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 from functools import cache
 from importlib.util import find_spec
 
-# Importing these registers their decoders; otherwise Pillow imports every decoder at the first TIFF or WebP.
+# Importing these registers their decoders; otherwise the first TIFF or WebP makes Pillow import every decoder.
 from PIL import AvifImagePlugin, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
-# Pillow's name of each format, and the suffixes of its files.
+# Pillow's name for each format, and its file suffixes.
 SUPPORTED: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png",),
@@ -22,11 +22,11 @@ SUPPORTED: dict[str, tuple[str, ...]] = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
     "AVIF": (".avif", ".avifs"),
     "JPEG2000": (".jp2", ".j2k", ".jpx", ".j2c", ".jpc"),
-    "HEIF": (".heic", ".heif"),  # where pillow-heif is installed
+    "HEIF": (".heic", ".heif"),  # if pillow-heif is installed
 }
 SHOWN_NAMES = {"WEBP": "WebP", "JPEG2000": "JPEG 2000", "HEIF": "HEIC"}
 
-# Of images that are not read: files that have them were probably meant.
+# Suffixes of unsupported formats; a file with one was probably meant to be part of the dataset.
 UNREAD_SUFFIXES = frozenset(
     {
         ".arw", ".cr2", ".cr3", ".dcm", ".dicom", ".dng", ".exr", ".hdr", ".jxl", ".jxr", ".nef", ".nii", ".orf",
@@ -41,7 +41,7 @@ if find_spec("pillow_heif") is None:
 
 @cache
 def reads_heic() -> bool:
-    """Return whether HEIC can be read; registers its decoder."""
+    """Register the HEIC decoder if it is installed; return whether it is."""
     if find_spec("pillow_heif") is None:
         return False
     import pillow_heif

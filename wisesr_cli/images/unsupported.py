@@ -1,7 +1,6 @@
-"""Says of which kind a file is that Pillow cannot decode: sound files of rare kinds are not damaged.
+"""Names kinds of files that Pillow cannot decode, so that rare but intact files are not reported as damaged.
 
-Only headers are read, of files that failed. To name another kind, add to `_TIFF_RULES` or `_JPEG_KINDS`. Standard
-library only.
+Reads only headers and uses only the standard library. To name another kind, add it to `_TIFF_RULES` or `_JPEG_KINDS`.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ Tags = dict[int, tuple[int, ...]]
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _FORMAT = 258, 259, 262, 277, 284, 339
 _MOST_TAGS, _MOST_VALUES = 1000, 64
-_DAMAGE = (struct.error, IndexError, ValueError, OSError, OverflowError)  # the last one: an offset beyond any file
+_DAMAGE = (struct.error, IndexError, ValueError, OSError, OverflowError)  # OverflowError: an offset beyond any file
 
 
 def kind_of(format_name: str, file: IO[bytes]) -> str | None:
-    """Return what is unusual about a file of a format (`5 bands, ...`), or None where nothing is that Pillow lacks."""
+    """Return the feature of a file that Pillow does not support (`5 bands, ...`), or None if there is none."""
     try:
         return _KINDS[format_name](file) if format_name in _KINDS else None
     except _DAMAGE:
@@ -26,7 +25,7 @@ def kind_of(format_name: str, file: IO[bytes]) -> str | None:
 
 
 def planes_of_a_tiff(file: IO[bytes]) -> str | None:
-    """Return the kind of a TIFF whose colours lie in planes that Pillow reads wrongly, or None."""
+    """Return the kind of a TIFF whose colours are stored in planes that Pillow misreads; None for any other TIFF."""
     try:
         return _planes(_tiff_tags(file))
     except _DAMAGE:
@@ -45,7 +44,10 @@ def _tiff_kind(file: IO[bytes]) -> str | None:
 
 
 def _tiff_tags(file: IO[bytes]) -> Tags:
-    """Return the whole numbers of the first directory, at most some of each; `struct.error` where it is damaged."""
+    """Return the integer tags of the first directory, with at most `_MOST_VALUES` values each.
+
+    Raises `struct.error` if the directory is damaged.
+    """
     file.seek(0)
     order = "<" if file.read(2) == b"II" else ">"
     (version,) = struct.unpack(order + "H", file.read(2))
@@ -122,7 +124,7 @@ _OTHER_COMPRESSIONS = {
     52546: "JPEG XL", 32809: "ThunderScan", 34661: "JBIG", 34892: "lossy JPEG of DNG", 22610: "JPEG XR",
     34934: "JPEG XR", 34933: "PNG",
 }  # fmt: skip
-# By the marker of the frame; usual frames of more than 8 bits are unusual, too.
+# By frame marker; a common kind ("") is unsupported only with more than 8 bits.
 _JPEG_KINDS = {
     0xC0: "", 0xC1: "", 0xC2: "", 0xC3: "lossless", 0xC5: "hierarchical", 0xC6: "hierarchical", 0xC7: "hierarchical",
     0xC9: "arithmetic coding", 0xCA: "arithmetic coding", 0xCB: "lossless, arithmetic coding", 0xCD: "hierarchical",
