@@ -289,6 +289,16 @@ def test_an_operation_is_added_to_those_of_the_preset(preset: str | None) -> Non
     assert config.augmentation.model_dump(exclude_defaults=True) == expected
 
 
+def test_an_operation_is_kept_in_any_order_and_a_misspelt_preset_is_reported(tmp_path: Path) -> None:
+    words = [parse_set("augment.mixup=0.2"), Override(("augment",), "paper", "--augment")]
+    expected = AUGMENTATIONS["paper"].model_dump(exclude_defaults=True) | {"mixup": 0.2}
+    assert load_config(None, words).config.augmentation.model_dump(exclude_defaults=True) == expected
+    path = tmp_path / "config.yaml"
+    path.write_text("augment: ligth\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="augment is 'ligth'"):
+        load_config(path, [parse_set("augment.mixup=0.2")])
+
+
 def test_mapping_in_a_file_replaces_the_default_augmentation(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("augment: {mixup: 0.2}\n", encoding="utf-8")

@@ -85,7 +85,10 @@ def test_server_folders_are_never_stale_and_need_overwrite_to_be_replaced(
     wisesr(*line, "--to", "onnx").worked()
     other = wisesr(*line, "--to", "saved_model")
     assert (other.code, "triton exists; replace it with --overwrite" in other.error) == (2, True)
-    wisesr("export", trained.run, "--to", "onnx", "--image-size", "40x40", "-o", tmp_path, "--overwrite").worked()
+    again = wisesr(
+        "export", trained.run, "--to", "onnx", "--image-size", "40x40", "-o", tmp_path, "--overwrite"
+    ).worked()
+    assert again.said("exports of an earlier model removed: triton")
     assert (tmp_path / "model.onnx").exists()
     assert not (tmp_path / "triton").exists()
 

@@ -145,15 +145,13 @@ def test_ignored_signals_stay_ignored_and_other_threads_change_nothing(handlers:
     assert found == [before]
 
 
-def test_a_signal_without_a_handler_ends_the_process_when_delivered() -> None:
+def test_the_default_action_is_not_held() -> None:
     program = """
 import os, signal
 from wisesr_cli.machine.stopping import signals_held
-with signals_held() as deliver:
+with signals_held():
     os.kill(os.getpid(), signal.SIGTERM)
-    print("held", flush=True)
-    deliver()
     print("not reached", flush=True)
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert (ended.returncode, ended.stdout) == (-signal.SIGTERM, "held\n")
+    assert (ended.returncode, ended.stdout) == (-signal.SIGTERM, "")

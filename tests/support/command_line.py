@@ -102,7 +102,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {**kept, "WISESR_CACHE_DIR": str(folder / "caches"), "HOME": str(folder), "CUDA_VISIBLE_DEVICES": "-1"}
 
 
-# Makes the program of a fresh process report each signal that it receives.
+# Makes the program of a fresh process report each signal that it receives while it defers stops.
 TELLS_OF_SIGNALS = """
 import os
 from wisesr_cli.machine.stopping import StopRequest

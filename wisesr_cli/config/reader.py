@@ -109,7 +109,7 @@ def load_config(
     keys = {override.path for override in given}
     if _MANIFEST in keys and _FOLDER not in keys:  # paths in it are relative to itself, not to the config's folder
         _forget_data(document, (_FOLDER,))
-    for override in given:
+    for override in sorted(given, key=_is_operation):  # a preset does not drop the operations given beside it
         _apply(document, override, notes)
     _spare_hidden_layers(document, given)
     config = validate(document)
@@ -296,7 +296,10 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
     tree = document.value
     for depth, key in enumerate(override.path[:-1], start=1):
         if tree.get(key) is None or isinstance(tree[key], str):
-            tree[key] = _mapping_for(override.path[:depth], tree.get(key))
+            mapping = _mapping_for(override.path[:depth], tree.get(key))
+            if mapping is None:
+                return  # a mistake in the file, which validation reports
+            tree[key] = mapping
             document.places[override.path[:depth]] = override.origin
         if isinstance(tree[key], list):
             name = visible(".".join(map(str, override.path[:depth])))
@@ -316,12 +319,20 @@ def _apply(document: Document, override: Override, notes: list[str]) -> None:
         _note_phases_with_own_learning_rate(document, override, notes)
 
 
-def _mapping_for(path: KeyPath, word: str | None) -> dict[str, Any]:
-    """Return what replaces a word when a setting below it is given: a preset's own settings, so that one is added."""
+def _is_operation(override: Override) -> bool:
+    """Return whether an override is of one operation of augmentation."""
+    return override.path[:-1] == _AUGMENT
+
+
+def _mapping_for(path: KeyPath, word: str | None) -> dict[str, Any] | None:
+    """Return what replaces a word when a setting below it is given: a preset's own settings, so that one is added.
+
+    None if there is no such preset.
+    """
     if path != _AUGMENT:
         return {}
-    preset = AUGMENTATIONS.get(word or Config.model_fields["augment"].default)
-    return {} if preset is None else preset.model_dump(mode="json", exclude_defaults=True)
+    preset = AUGMENTATIONS.get(Config.model_fields["augment"].default if word is None else word)
+    return None if preset is None else preset.model_dump(mode="json", exclude_defaults=True)
 
 
 def _note_phases_with_own_learning_rate(document: Document, override: Override, notes: list[str]) -> None:

@@ -133,6 +133,8 @@ def export(request: ExportRequest) -> Exports:
         with stop.deferred():
             place.take_in(rows)
             stop.hint = f"everything was exported to {visible(place.folder)}"
+    if place.outdated:
+        listener.note(f"exports of an earlier model removed: {joined(place.outdated)}")
     return Exports(str(place.folder), tuple(rows))
 
 

@@ -1,9 +1,9 @@
 """Decodes images: the same pixels for training, evaluation, prediction and explanation.
 
-No other module decodes images. The result is always the first frame, upright, as uint8: RGB, or grey or bands
-(`bands.py`) for a model with other channels. EXIF orientation is applied; colour profiles (`profiles.py`) are applied
-if the model was trained with them. `color.py` handles transparency and other colour spaces, `depth.py` more than
-8 bits, and `geometry.py` resizing.
+Nothing outside this folder decodes images. The result is always the first frame, upright, as uint8: RGB, or grey or
+bands (`bands.py`) for a model with other channels. EXIF orientation is applied; colour profiles (`profiles.py`) are
+applied if the model was trained with them. `color.py` handles transparency and other colour spaces, `depth.py` more
+than 8 bits, and `geometry.py` resizing.
 
 A file that cannot be decoded completely raises an `ImageError`; missing data is never filled in. Only the formats in
 `supported.py` are tried, and none of them starts another program.
@@ -264,7 +264,7 @@ def _opened_image(file: IO[bytes], pixel_limit: int) -> Iterator[ImageFile.Image
 
 
 def _recognised(file: IO[bytes]) -> tuple[str, tuple[int, int]]:
-    """Return Pillow's name for a file's format, and the image size if the first bytes contain it."""
+    """Return Pillow's name for a file's format, and the size of a PNG or WebP image, (0, 0) for others."""
     file.seek(0)
     prefix = file.read(formats.PREFIX_BYTES)
     if not prefix:

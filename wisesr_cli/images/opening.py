@@ -55,7 +55,10 @@ def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def read_whole(source: Source) -> bytes | None:
-    """Return the content of a file that may be an ordinary image; None for other formats, large or open files."""
+    """Return the content of a path that may be an ordinary image; None for other formats, large or open files.
+
+    Bytes are returned as they are.
+    """
     if isinstance(source, bytes):
         return source
     if not isinstance(source, str | os.PathLike):

@@ -44,7 +44,7 @@ def _tiff_kind(file: IO[bytes]) -> str | None:
 
 
 def _tiff_tags(file: IO[bytes]) -> Tags:
-    """Return the integer tags of the first directory, with at most `_MOST_VALUES` values each.
+    """Return the tags of type SHORT, LONG or LONG8 in the first directory, with at most `_MOST_VALUES` values each.
 
     Raises `struct.error` if the directory is damaged.
     """

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from wisesr_cli.errors import MachineError
 from wisesr_cli.listening import Listener
 from wisesr_cli.machine.files import make_folder, replacing
+from wisesr_cli.machine.stopping import signals_held
 from wisesr_cli.text import on_one_line, visible
 
 CONNECT_SECONDS = 2.0  # a name lookup can take half a minute without a network
@@ -45,7 +46,8 @@ def within(seconds: float, work: Callable[[], Any]) -> Any:
             result.append(None)
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    with signals_held():
+        thread.start()
     thread.join(seconds)
     return result[0] if result else None
 

@@ -105,8 +105,8 @@ def signals_held() -> Iterator[Callable[[], None]]:
     """Hold SIGINT and SIGTERM during a block that waits for threads; yields a function that delivers them.
 
     Python runs the handler of a signal between any two instructions. If it raises while `threading` holds a lock, the
-    lock is never released, and other threads wait forever. Signals still held at the end are delivered there. Handlers
-    run in the main thread only: in others, nothing changes.
+    lock is never released, and other threads wait forever. Signals still held at the end are delivered there. Only
+    handlers in Python are replaced, and only in the main thread, where they run.
     """
     handlers: dict[int, Any] = {}
     held: list[int] = []
@@ -120,19 +120,15 @@ def signals_held() -> Iterator[Callable[[], None]]:
     def deliver() -> None:
         while held:
             number = held.pop(0)
-            if callable(handlers[number]):
-                handlers[number](number, None)
-            else:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
+            handlers[number](number, None)
 
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handler = signal.getsignal(number)
-            if callable(handler) or handler == signal.SIG_DFL:  # neither ignored nor handled by C code
-                handlers[number] = handler
-                signal.signal(number, hold)
     try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(number)
+                if callable(handler):  # one in C, and the default action, take no Python lock
+                    handlers[number] = handler
+                    signal.signal(number, hold)
         yield deliver
     finally:
         ended = True  # a handler may raise before all are restored

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 _REPORT_SECONDS = 0.1
 TRIAL, HOLD = 0.2, 5.0  # seconds, see `Pace`
 SMALL_ITEMS = 1000  # per second; if fewer are finished, they are large enough for all threads
-BUSY = 0.75  # of the time of all threads; if they compute for more of it, they do not wait for Python's lock
+BUSY = 0.75  # of the time of all processors; threads that use more of it do not wait for Python's lock
 
 
 _most_workers: int | None = None  # set in a process that shares its processors with others like it
@@ -74,7 +74,7 @@ def for_each(
     rest = iter(items)
     done = [0] * workers
     stopping = threading.Event()
-    pace = Pace(workers)
+    pace = Pace(min(workers, worker_count()))
 
     def work(worker: int) -> None:
         while worker == 0 or pace.may_go_on():
@@ -104,8 +104,9 @@ def for_each(
                 reported = count
                 deliver()
     finally:
-        stopping.set()
-        pace.release()
+        with signals_held():
+            stopping.set()
+            pace.release()
         executor.shutdown(wait=True, cancel_futures=True)
 
 
@@ -126,8 +127,8 @@ class Pace:
     alone meets large ones.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
+    def __init__(self, processors: int) -> None:
+        self._processors = processors  # that all threads together can use
         self._others = threading.Event()
         self._others.set()
         self._lock = threading.Lock()
@@ -173,7 +174,7 @@ class Pace:
                 self._together.append(report)
                 if _seconds(self._together) < TRIAL:
                     return
-                if _rate(self._together) < SMALL_ITEMS or _processors(self._together) >= BUSY * self._threads:
+                if _rate(self._together) < SMALL_ITEMS or _processors(self._together) >= BUSY * self._processors:
                     self._decide(now, is_alone=False)
                 else:
                     self._others.clear()

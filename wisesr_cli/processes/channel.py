@@ -93,11 +93,11 @@ class Channel:
         Python's is to ignore the signal.
         """
         before = None
-        if self.processes > 1:
-            with suppress(ValueError):  # not the main thread
-                before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            self._state.initialize_preemption_sync_manager()
         try:
+            if self.processes > 1:
+                with suppress(ValueError):  # not the main thread
+                    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                self._state.initialize_preemption_sync_manager()
             yield
         finally:
             if before is not None:

@@ -114,7 +114,16 @@ def make_run(folder: Path) -> Path:
     """Make a folder that is recognised as a run, with a plot in it."""
     make_folder(folder, {"plots": 1})
     (folder / ".written.jsonl").touch()
+    (folder / "best.keras").touch()
     return folder
+
+
+def test_the_demo_folder_is_not_taken_for_a_run(tmp_path: Path) -> None:
+    make_folder(tmp_path, {f"harbour/train/{name}": 1 for name in BOTH} | {f"harbour/test/{name}": 1 for name in BOTH})
+    make_run(tmp_path / "runs" / "harbour-wise")
+    (tmp_path / ".written.jsonl").touch()
+    with pytest.raises(DataError, match=rf"further down, in {tmp_path}/harbour"):
+        find_splits(tmp_path)
 
 
 def test_runs_next_to_the_photos_are_not_a_class(tmp_path: Path) -> None:

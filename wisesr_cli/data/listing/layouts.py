@@ -5,7 +5,7 @@ run, but mean nothing. So every layout that can be read in two ways is an error 
 expected, and how to name the folders explicitly (`data.train_dir`).
 """
 
-# ruff: noqa: PTH100, PTH118  (as in folders.py)
+# ruff: noqa: PTH100, PTH113, PTH118  (as in folders.py)
 from __future__ import annotations
 
 import os
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from wisesr_cli import text
 from wisesr_cli.data.listing.folders import has_images, is_run_folder, sorted_entries, subfolders
 from wisesr_cli.errors import DataError
+from wisesr_cli.model_files.info import BEST
 
 EXPECTED = (
     "Expected one folder per class, FOLDER/CLASS/IMAGE.jpg, or class folders inside splits, "
@@ -100,7 +101,8 @@ def check_class_folders(root: str) -> list[str]:
         reason = _FOLDER_REASONS.get(type(error), error.strerror or "cannot be read")
         raise DataError(f"{text.visible(root)}: {reason}. {EXPECTED}.") from error
     names = subfolders(root)
-    if is_run_folder(root) or (names and all(is_run_folder(os.path.join(root, name)) for name in names)):
+    is_run = is_run_folder(root) and os.path.isfile(os.path.join(root, BEST))  # a demo has a record of files, too
+    if is_run or (names and all(is_run_folder(os.path.join(root, name)) for name in names)):
         raise DataError(f"{text.visible(root)}: runs of wisesr, not images. {EXPECTED}.")
     if not names:
         raise DataError(f"{text.visible(root)}: no class folders in it. {EXPECTED}.")
