@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-SECONDS = 500
+SECONDS = 300
 
 
 def install_or_skip(what: str, command: list[str]) -> None:
