@@ -65,6 +65,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"no part is called {', '.join(sorted(unknown))}")
+    for split in ("train", "validation"):
+        if not (arguments.photos / split).is_dir():
+            parser.error(f"{arguments.photos} has no folder {split}/ with a folder per class")
     say_which_are_missing()
     every: list[Answer] = []
     for part in arguments.parts or PARTS if present_peers() else ():

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from command_line import CommandLine, Trained, command, environment, loaded_after, make_photos
+from command_line import CommandLine, Trained, command, fresh, loaded_after, make_photos
 from PIL import Image
 from predictions import spread, start, wait_until
 
@@ -214,17 +213,9 @@ def test_embed_killed_and_resumed_gives_the_same_vectors(tiny: Path, tmp_path: P
     assert not killed.exists()
     done = journal.read_bytes().count(b"\n") - 2
     assert 0 < done < 3000
-    resumed = subprocess.run(
-        [__import__("sys").executable, "-m", "wisesr_cli", *map(str, line[:-2]), "--resume", "-o", str(killed)],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert resumed.returncode == 6, resumed.stderr
-    assert "found in the journal" in resumed.stderr
+    resumed = fresh(*line[:-2], "--resume", "-o", killed, cwd=tmp_path)
+    assert resumed.code == 6, resumed.err
+    assert "found in the journal" in resumed.err
     assert not journal.exists()
     first, second = arrays(whole), arrays(killed)
     assert len(first["paths"]) == 3000

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import environment
+from command_line import fresh
 
 from wisesr_cli.errors import Interrupted
 from wisesr_cli.machine.stopping import signals_held, stop_on_signals
@@ -79,16 +79,8 @@ def handlers() -> Iterator[None]:
 
 @pytest.mark.parametrize("function", ["for_each", "map_in_batches"])
 def test_a_signal_at_any_moment_leaves_no_thread_waiting_forever(function: str, tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM, function],
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert int(ended.stdout) > 100
+    ended = fresh(function, cwd=tmp_path, program=("-c", PROGRAM)).worked()
+    assert int(ended.out) > 100
 
 
 def test_a_held_signal_is_handled_when_delivered_or_at_the_end(handlers: None) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from wisesr_cli.images.supported import reads_heic
+
 File = tuple[str, bytes]  # name, content
 
 SIZE = (23, 17)  # width, height
@@ -77,6 +79,8 @@ def photo(mode: str = "RGB", size: tuple[int, int] = SIZE, seed: int = 0) -> Ima
 
 def encoded(image: Image.Image | np.ndarray, format_name: str, **options: object) -> bytes:
     """Return an image as a file's bytes."""
+    if format_name == "HEIF":
+        assert reads_heic()  # registers what writes it, too
     buffer = io.BytesIO()
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     image.save(buffer, format_name, **options)  # type: ignore[arg-type]
